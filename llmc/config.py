@@ -1,0 +1,167 @@
+"""Settings as frozen dataclasses, and presets as TOML files that hold differences only.
+
+Flags win over the file, the file over the defaults. A preset lives in ``configs/`` and is named
+without its ending (``gpt2-124m``), or is any TOML file by path. Its tables are ``[model]``,
+``[train]`` and ``[sample]``, plus ``tokenizer = "…"`` at the top.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llmc.errors import Usage
+from llmc.paths import shipped_dir
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a GPT-2: ``V`` tokens, ``maxT`` positions, ``L`` layers of ``NH`` heads, ``C`` channels."""
+
+    layers: int = 12
+    heads: int = 12
+    channels: int = 768
+    context: int = 1024
+    vocab_size: int = 50257
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no GPT-2 has.
+
+        Raises:
+            Usage: a dimension is not positive, or the heads do not divide the channels.
+        """
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value < 1:
+                raise Usage(f"the model's {item.name} must be at least 1, not {value}")
+        if self.channels % self.heads:
+            raise Usage(
+                f"{self.heads} heads do not divide {self.channels} channels: "
+                "choose channels as a multiple of heads"
+            )
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Vp: V rounded up to a multiple of 128."""
+        return -(-self.vocab_size // 128) * 128
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the defaults are llm.c's."""
+
+    steps: int = 40
+    batch_size: int = 4
+    seq_len: int = 64
+    lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    seed: int = 1337
+    shuffle: bool = True
+    val_every: int = 10
+    val_batches: int = 5
+    sample_every: int = 20
+    save_every: int = 0
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How to choose the next token."""
+
+    tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 1337
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe: a model's shape, how to train it, how to sample from it, and its tokenizer."""
+
+    name: str = "defaults"
+    tokenizer: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+T = TypeVar("T")
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with llmc."""
+    return sorted(path.stem for path in shipped_dir("configs").glob("*.toml"))
+
+
+def load_preset(name_or_path: str) -> Preset:
+    """Read a preset by name or path.
+
+    Raises:
+        Usage: there is no such preset, or it holds an unknown key, a wrong type or broken TOML.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = shipped_dir("configs") / f"{name_or_path}.toml"
+        if not path.is_file():
+            raise Usage(f"no preset '{name_or_path}'{nearest(name_or_path, preset_names())}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Usage(f"cannot read the config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Usage(f"{path} is not valid TOML: {error}") from error
+    allowed = [item.name for item in fields(Preset) if item.name != "name"]
+    for key in table:
+        if key not in allowed:
+            raise Usage(f"{path}: unknown key '{key}'{nearest(key, allowed)}")
+    tokenizer = table.get("tokenizer")
+    if tokenizer is not None and not isinstance(tokenizer, str):
+        raise Usage(f"{path}: tokenizer must be a string such as \"bpe:2048\"")
+    defaults = Preset()
+    return Preset(
+        name=path.stem,
+        tokenizer=tokenizer,
+        model=_updated(defaults.model, table.get("model", {}), f"{path} [model]"),
+        train=_updated(defaults.train, table.get("train", {}), f"{path} [train]"),
+        sample=_updated(defaults.sample, table.get("sample", {}), f"{path} [sample]"),
+    )
+
+
+def overridden(settings: T, flags: Mapping[str, Any]) -> T:
+    """Return ``settings`` with every flag that was given (is not None) put over it."""
+    return replace(settings, **{k: v for k, v in flags.items() if v is not None})  # type: ignore[type-var]
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """Return ``"; did you mean 'x'?"``, or the list of words when none is near."""
+    match = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(words)}"
+
+
+def _updated(settings: T, table: object, where: str) -> T:
+    """Put a TOML table over a dataclass, checking names and types.
+
+    Raises:
+        Usage: the table holds an unknown key or a value of another type.
+    """
+    if not isinstance(table, dict):
+        raise Usage(f"{where} must be a table")
+    types = {item.name: type(getattr(settings, item.name)) for item in fields(settings)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in types:
+            raise Usage(f"{where}: unknown key '{key}'{nearest(key, list(types))}")
+        wanted = types[key]
+        if wanted is float and type(value) is int:
+            value = float(value)  # noqa: PLW2901 -- TOML's 1 is a fine float
+        if type(value) is not wanted:
+            raise Usage(f"{where}: {key} must be {wanted.__name__}, not {value!r}")
+        values[key] = value
+    return overridden(settings, values)

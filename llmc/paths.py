@@ -1,0 +1,133 @@
+"""Where files live: the workspace, the cache, the C sources; and how a file is written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from llmc.errors import BadData, MissingOutput
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder a person works in: ``data/<dataset>/``, ``models/``, ``runs/<run>/``."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """One folder per dataset: its text, token files, manifest and tokenizer."""
+        return self.root / "data"
+
+    @property
+    def models(self) -> Path:
+        """Model checkpoints that training starts from."""
+        return self.root / "models"
+
+    @property
+    def runs(self) -> Path:
+        """One folder per training run: config, metrics, checkpoint."""
+        return self.root / "runs"
+
+    def shown(self, path: Path) -> str:
+        """Return ``path`` as a person in the workspace would type it."""
+        try:
+            return str(path.resolve().relative_to(Path.cwd()))
+        except ValueError:
+            return str(path)
+
+    def newest_dataset(self) -> Path:
+        """Return the folder of the dataset prepared last.
+
+        Raises:
+            MissingOutput: nothing has been tokenized in this workspace.
+        """
+        manifests = list(self.data.glob("*/manifest.json"))
+        if not manifests:
+            raise MissingOutput(
+                f"no dataset in {self.shown(self.data)}: run 'llmc prepare NAME' first "
+                "('llmc prepare stdlib' needs no network)"
+            )
+        return max(manifests, key=lambda path: path.stat().st_mtime_ns).parent
+
+    def newest_run(self) -> Path:
+        """Return the folder of the run whose checkpoint was written last.
+
+        Raises:
+            MissingOutput: no run has saved a checkpoint in this workspace.
+        """
+        checkpoints = list(self.runs.glob("*/model.bin"))
+        if not checkpoints:
+            raise MissingOutput(
+                f"no trained model in {self.shown(self.runs)}: run 'llmc train' first, "
+                "or name weights with --model FILE"
+            )
+        return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def cache_dir() -> Path:
+    """Return the folder for downloads and compiled binaries (``LLMC_CACHE_DIR`` overrides it)."""
+    override = os.environ.get("LLMC_CACHE_DIR")
+    return Path(override) if override else platformdirs.user_cache_path("llmc")
+
+
+def shipped_dir(name: str) -> Path:
+    """Return ``native`` or ``configs``: inside the package in a wheel, beside it in a checkout.
+
+    Raises:
+        BadData: the installation lacks the folder.
+    """
+    package = Path(__file__).resolve().parent
+    for candidate in (package / name, package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise BadData(f"this installation of llmc lacks its {name}/ folder: reinstall llmc")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it into place when the block ends well.
+
+    A reader sees the old file or the new one, never half of it, and a failure leaves nothing behind.
+
+    Raises:
+        BadData: the disk is full, or the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(path)
+    except OSError as error:
+        if error.filename not in (None, name) and error.errno != errno.ENOSPC:
+            raise
+        raise _unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _unwritable(path: Path, error: OSError) -> BadData:
+    if error.errno == errno.ENOSPC:
+        return BadData(f"the disk is full: {path} was not written; free some space and run it again")
+    return BadData(f"cannot write {path}: {error.strerror or error}; choose another place")

@@ -1,0 +1,84 @@
+"""What the person sees: prose on stderr, data on stdout, rich where there is a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+class Ui:
+    """The voice of one command.
+
+    Attributes:
+        json: stdout carries exactly one JSON object, the command's result, and nothing else.
+        quiet: nothing but errors is said on stderr.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        """Choose the voice; no output yet."""
+        self.json = json
+        self.quiet = quiet
+        self._console: Console | None = None
+
+    @property
+    def console(self) -> Console:
+        """The console on stderr, made on first use: importing rich costs a tenth of a second."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        return self._console
+
+    def note(self, message: str) -> None:
+        """Say what was chosen or done, one line on stderr."""
+        if not self.quiet:
+            self.console.print(message, markup=False)
+
+    def next(self, *commands: str) -> None:
+        """End with the next commands to type."""
+        if self.quiet:
+            return
+        from rich.text import Text
+
+        for index, command in enumerate(commands):
+            label = "next: " if index == 0 else "      "
+            self.console.print(Text.assemble((label, "dim"), (command, "bold cyan")))
+
+    def error(self, message: str) -> None:
+        """Say what went wrong; said even when quiet."""
+        from rich.text import Text
+
+        self.console.print(Text.assemble(("error: ", "bold red"), message))
+
+    def result(self, fields: dict[str, Any]) -> None:
+        """Print the command's result as one JSON object on stdout, when ``--json`` asks for it."""
+        if self.json:
+            sys.stdout.write(json.dumps(fields) + "\n")
+            sys.stdout.flush()
+
+    def progress(self) -> Progress:
+        """Return a progress display for bytes with rate and ETA; invisible in a pipe or when quiet."""
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=self.quiet or not self.console.is_terminal,
+        )
