@@ -1,0 +1,49 @@
+/* Every file the engine reads or writes, as prose: the source of truth for llmc/formats/ as well.
+ *
+ * All little-endian. A file is a header of 256 int32 (1,024 bytes) and a payload; ints that are not
+ * named here are zero. The layouts are llm.c's (github.com/karpathy/llm.c: llmc/dataloader.h,
+ * train_gpt2.c), so that its files are read and its programs read ours.
+ */
+#ifndef LLMC_FORMAT_H
+#define LLMC_FORMAT_H
+
+enum { HEADER_INTS = 256, HEADER_BYTES = 4 * HEADER_INTS };
+
+/* Token file (train.bin, val.bin). The size of the file must be exactly header + count * width.
+ *   [0] magic   [1] version   [2] number of tokens (unsigned)
+ *   20240520, version 1: uint16 tokens;   20240801, version 7: uint32 tokens                       */
+enum {
+  TOKENS16_MAGIC = 20240520, TOKENS16_VERSION = 1,
+  TOKENS32_MAGIC = 20240801, TOKENS32_VERSION = 7,
+  TOKENS_MAGIC_AT = 0, TOKENS_VERSION_AT = 1, TOKENS_COUNT_AT = 2,
+};
+
+/* Model checkpoint (model.bin). The payload is the tensors of gpt2.h, in that order, nothing between.
+ *   [0] magic   [1] version   [2] maxT   [3] V   [4] L   [5] NH   [6] C   [7] Vp
+ *   version 1: fp32, wte has V rows, [7] is unused;   version 3: fp32, wte has Vp rows, those from V
+ *   on zero, Vp = V rounded up to 128;   version 5: as 3, every tensor bfloat16                     */
+enum {
+  MODEL_MAGIC = 20240326,
+  MODEL_FP32_UNPADDED = 1, MODEL_FP32 = 3, MODEL_BF16 = 5,
+  MODEL_MAGIC_AT = 0, MODEL_VERSION_AT = 1, MODEL_CONTEXT_AT = 2, MODEL_VOCAB_AT = 3,
+  MODEL_LAYERS_AT = 4, MODEL_HEADS_AT = 5, MODEL_CHANNELS_AT = 6, MODEL_PADDED_VOCAB_AT = 7,
+  VOCAB_MULTIPLE = 128,
+};
+
+/* llmc's extension of the model header, in ints that llm.c leaves zero and ignores. A file that has it
+ * is verified on load; one without it (llm.c's own) still loads.
+ *   [8]  magic: the bytes "LLMC"
+ *   [9]  version of the extension: 1
+ *   [10] CRC-32 of the payload (zlib's polynomial)
+ *   [11] training step the weights were saved at (0: not trained)
+ *   [12] flags: 1 = the tokenizer is known, 2 = the validation loss is known
+ *   [13] validation loss, the bits of a float32
+ *   [14] … [21] SHA-256 fingerprint of the tokenizer, its 32 bytes in order                         */
+enum {
+  EXT_MAGIC = 0x434D4C4C, EXT_VERSION = 1,
+  EXT_MAGIC_AT = 8, EXT_VERSION_AT = 9, EXT_CRC_AT = 10, EXT_STEP_AT = 11, EXT_FLAGS_AT = 12,
+  EXT_VAL_LOSS_AT = 13, EXT_TOKENIZER_AT = 14, EXT_TOKENIZER_BYTES = 32,
+  EXT_HAS_TOKENIZER = 1, EXT_HAS_VAL_LOSS = 2,
+};
+
+#endif
