@@ -1,0 +1,43 @@
+"""``llmc build``: compile the engine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmc.builder import ensure_native, native_binary
+from llmc.context import Context
+from llmc.toolchain import Mode
+
+
+def build(
+    ctx: typer.Context,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compile even if the binary is up to date.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Keep symbols and optimise little, for a debugger.")
+    ] = False,
+    sanitize: Annotated[
+        bool,
+        typer.Option(
+            "--sanitize",
+            help="As --debug, and stop at undefined behaviour "
+            "(UBSan; zig ships no AddressSanitizer).",
+        ),
+    ] = False,
+) -> None:
+    """Compile the C engine for this machine, once per version; a second build is instant.
+
+    The compiler is zig, from pip; the binary goes to the cache. The training and sampling commands
+    build by themselves when needed. Any other C compiler: make native CC=cc.
+    """
+    here: Context = ctx.obj
+    mode = Mode.SANITIZE if sanitize else Mode.DEBUG if debug else Mode.RELEASE
+    there = native_binary(mode).is_file() and not force
+    binary = ensure_native(here, force=force, debug=debug, sanitize=sanitize)
+    if there:
+        here.ui.note(f"the engine is up to date: {binary}")
+    here.ui.result({"binary": str(binary), "mode": mode.value, "built": not there})
+    here.ui.next("llmc prepare stdlib")

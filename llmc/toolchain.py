@@ -1,0 +1,331 @@
+"""How the engine is compiled: which sources, which flags for which file, which hash names a build.
+
+Nothing is executed here. The same table serves zig (``llmc build``) and any other C compiler,
+through the makefile that ``python -m llmc.toolchain --cc cc --out DIR`` prints. One binary holds
+every instruction set of the machine's family: only the files in ``native/isa/`` are compiled for
+newer CPUs, everything else for the oldest, and the engine chooses while running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import importlib.util
+import platform
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from llmc.errors import CompileFailed
+
+BINARY = "llmc-native"
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One file of ``native/isa/``: the machines it is for, and its flags in both dialects."""
+
+    machine: str | None  # None: every machine
+    zig: tuple[str, ...]
+    cc: tuple[str, ...]
+
+
+# zig spells CPU names with underscores and refuses gcc's -march. x86-64-v4 computes in half-width
+# registers unless told to prefer whole ones.
+ISAS = {
+    "generic": Isa(None, (), ()),
+    "avx2": Isa("x86_64", ("-mcpu=x86_64_v3",), ("-march=x86-64-v3",)),
+    "avx512": Isa(
+        "x86_64",
+        ("-mcpu=x86_64_v4", "-mprefer-vector-width=512"),
+        ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    ),
+    "avx512bf16": Isa(
+        "x86_64",
+        ("-mcpu=x86_64_v4+avx512bf16", "-mprefer-vector-width=512"),
+        ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
+    ),
+    "neon": Isa("aarch64", (), ()),
+}
+
+# The plain loops that everything else is measured against: no clever reordering of loops.
+UNUSUAL = {"reference.c": ("-O2",)}
+
+WARNINGS = (
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wstrict-prototypes",
+    "-Wmissing-prototypes",
+    # Vectors are passed between inlined functions only, where no calling convention applies.
+    "-Wno-psabi",
+)
+
+
+class Mode(Enum):
+    """What a build is for."""
+
+    RELEASE = "release"
+    DEBUG = "debug"
+    SANITIZE = "sanitize"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The optimisation and debugging flags, the same for every compiler."""
+        return ("-O3",) if self is Mode.RELEASE else ("-O1", "-g", "-fno-omit-frame-pointer")
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler: how it is called, how it spells CPUs, and what identifies its version.
+
+    Attributes:
+        command: the words before the flags.
+        is_zig: it is ``zig cc``.
+        version: part of the build's hash.
+        extra: flags put last, so that they win.
+    """
+
+    command: tuple[str, ...]
+    is_zig: bool
+    version: str = ""
+    extra: tuple[str, ...] = ()
+
+    @property
+    def baseline(self) -> tuple[str, ...]:
+        """Flags for the oldest CPU of this machine's family: any other compiler's own default."""
+        return ("-mcpu=baseline",) if self.is_zig else ()
+
+    def isa(self, isa: Isa) -> tuple[str, ...]:
+        """Return the flags that choose an instruction set; the baseline's where it names none."""
+        return (isa.zig if self.is_zig else isa.cc) or self.baseline
+
+    def mode(self, mode: Mode) -> tuple[str, ...]:
+        """Return the flags of a mode, for compiling and for linking.
+
+        zig turns the undefined-behaviour sanitizer on by itself unless told not to (seventy times
+        slower), and ships no address sanitizer runtime.
+        """
+        if mode is not Mode.SANITIZE:
+            return (*mode.flags, *(("-fno-sanitize=all",) if self.is_zig else ()))
+        kinds = "undefined" if self.is_zig else "undefined,address"
+        return (*mode.flags, f"-fsanitize={kinds}", "-fno-sanitize-recover=all")
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The flags of every file: C11, threads, warnings, FMA but no other liberty with floats.
+
+        gcc contracts nothing in ISO mode and knows only ``fast``, which (unlike -ffast-math)
+        permits contraction and nothing else. Warnings are errors under zig, whose version is known;
+        with another compiler a person may ask for that: ``CFLAGS=-Werror``.
+        """
+        return (
+            "-std=c11",
+            "-pthread",
+            "-ffp-contract=on" if self.is_zig else "-ffp-contract=fast",
+            *WARNINGS,
+            *(("-Werror",) if self.is_zig else ()),
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of the compiler."""
+
+    output: Path
+    source: Path | None  # None: a link
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be run for one build; the objects in any order, the links after them."""
+
+    objects: tuple[Step, ...]
+    links: tuple[Step, ...]
+
+
+def zig() -> Compiler:
+    """Return zig's C compiler, from the ``ziglang`` package.
+
+    Raises:
+        CompileFailed: the package is not installed.
+    """
+    found = importlib.util.find_spec("ziglang")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        for name in ("zig", "zig.exe"):
+            program = Path(folder, name)
+            if program.is_file():
+                version = importlib.metadata.version("ziglang")
+                return Compiler((str(program), "cc"), is_zig=True, version=version)
+    raise CompileFailed("the C compiler is missing: run 'pip install ziglang', then try again")
+
+
+def c_compiler(command: str, flags: str = "") -> Compiler:
+    """Return a compiler from the words of ``CC`` and ``CFLAGS``."""
+    words = tuple(shlex.split(command))
+    is_zig = any(Path(word).name in ("zig", "zig.exe", "ziglang") for word in words)
+    return Compiler(words, is_zig, extra=tuple(shlex.split(flags)))
+
+
+def host_machine() -> str:
+    """Return ``x86_64``, ``aarch64``, or whatever else this machine calls itself."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def sources(native: Path, machine: str) -> list[Path]:
+    """Return the engine's compilation units: ``native/*.c`` and ``native/isa/*.c`` of ``machine``.
+
+    ``native/kernels/*.c`` are templates, which the latter include; ``native/tests/*.c`` are
+    programs of their own.
+
+    Raises:
+        CompileFailed: there are none, or an instruction set has no flags in this module's table.
+    """
+    isas = []
+    for path in sorted(native.glob("isa/*.c")):
+        if path.stem not in ISAS:
+            raise CompileFailed(
+                f"{path} has no row in the table ISAS of llmc/toolchain.py: add one"
+            )
+        if ISAS[path.stem].machine in (None, machine):
+            isas.append(path)
+    found = sorted(native.glob("*.c")) + isas
+    if not found:
+        raise CompileFailed(f"no C sources in {native}: reinstall llmc")
+    return found
+
+
+def plan(
+    compiler: Compiler,
+    native: Path,
+    out: Path,
+    *,
+    mode: Mode = Mode.RELEASE,
+    machine: str | None = None,
+    tests: bool = False,
+) -> Plan:
+    """Return the commands that build ``out/llmc-native``, or each test program, from ``native``.
+
+    A test program ``native/tests/test_*.c`` is linked with every object but main.o.
+
+    Raises:
+        CompileFailed: as :func:`sources`.
+    """
+    machine = machine or host_machine()
+    files = sources(native, machine)
+    tables = [path.stem for path in files if path.parent.name == "isa"]
+    common = (
+        *compiler.common,
+        *compiler.mode(mode),
+        f"-I{native}",
+        *(f"-DLLMC_HAVE_{name.upper()}" for name in tables),
+    )
+
+    def compiled(source: Path) -> Step:
+        output = out / (
+            source.relative_to(native).with_suffix("").as_posix().replace("/", "_") + ".o"
+        )
+        isa = ISAS[source.stem] if source.parent.name == "isa" else ISAS["generic"]
+        unusual = UNUSUAL.get(source.name, ()) if mode is Mode.RELEASE else ()
+        flags = (*unusual, *compiler.isa(isa), *compiler.extra)
+        return Step(
+            output,
+            source,
+            (*compiler.command, *common, *flags, "-c", str(source), "-o", str(output)),
+        )
+
+    def linked(name: str, objects: list[Step]) -> Step:
+        output = out / name
+        inputs = tuple(str(step.output) for step in objects)
+        flags = (*compiler.mode(mode), *compiler.baseline, "-pthread", *compiler.extra)
+        return Step(
+            output,
+            None,
+            (*compiler.command, *flags, *inputs, "-o", str(output), "-lm", "-lpthread"),
+        )
+
+    objects = [compiled(source) for source in files]
+    if not tests:
+        return Plan(tuple(objects), (linked(BINARY, objects),))
+    shared = [step for step in objects if step.source != native / "main.c"]
+    programs = [compiled(source) for source in sorted(native.glob("tests/test_*.c"))]
+    links = [linked(step.output.stem.removeprefix("tests_"), [*shared, step]) for step in programs]
+    return Plan((*shared, *programs), tuple(links))
+
+
+def build_key(compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE) -> str:
+    """Return the name of a build: a hash of sources, headers, flags, compiler and machine.
+
+    Where the sources lie does not matter; what they are called and what they hold does.
+
+    Raises:
+        CompileFailed: as :func:`sources`.
+    """
+    digest = hashlib.sha256()
+
+    def add(*words: str | bytes) -> None:
+        for word in words:
+            data = word.encode() if isinstance(word, str) else word
+            digest.update(len(data).to_bytes(8, "little") + data)
+
+    add(platform.system(), host_machine(), compiler.version, mode.name)
+    nowhere = Path("out")
+    for step in (*(whole := plan(compiler, native, nowhere, mode=mode)).objects, *whole.links):
+        words = step.argv[len(compiler.command) :]
+        add(*(word.replace(str(native), "native") for word in words))
+    for path in _files(native):
+        add(path.relative_to(native).as_posix(), path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _files(native: Path) -> Iterator[Path]:
+    for folder in (native, native / "isa", native / "kernels"):
+        for pattern in ("*.c", "*.h"):
+            yield from sorted(folder.glob(pattern))
+
+
+def makefile(compiler: Compiler, native: Path, out: Path, mode: Mode = Mode.RELEASE) -> str:
+    """Return rules for make: ``native`` builds the engine, ``native-tests`` the test programs.
+
+    Raises:
+        CompileFailed: as :func:`sources`.
+    """
+    headers = " ".join(
+        str(path) for path in _files(native) if path.parent.name == "kernels" or path.suffix == ".h"
+    )
+    engine = plan(compiler, native, out, mode=mode)
+    programs = plan(compiler, native, out, mode=mode, tests=True)
+    steps = {step.output: step for step in (*engine.objects, *programs.objects)}
+    links = (*engine.links, *programs.links)
+    lines = [
+        "native: " + " ".join(str(step.output) for step in engine.links),
+        "native-tests: " + " ".join(str(step.output) for step in programs.links),
+        ".PHONY: native native-tests",
+    ]
+    for step in (*steps.values(), *links):
+        inputs = [word for word in step.argv if word.endswith(".o") and word != str(step.output)]
+        needs = f"{step.source} {headers}" if step.source else " ".join(inputs)
+        lines += [f"{step.output}: {needs}", f"\t@mkdir -p {out}", f"\t{shlex.join(step.argv)}"]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the makefile that builds the engine with another C compiler."""
+    parser = argparse.ArgumentParser(prog="python -m llmc.toolchain", description=main.__doc__)
+    parser.add_argument("--cc", default="cc", help="the compiler, as CC names it")
+    parser.add_argument("--cflags", default="", help="more flags, as CFLAGS names them")
+    parser.add_argument("--native", type=Path, default=Path("native"), help="the C sources")
+    parser.add_argument("--out", type=Path, required=True, help="where objects and programs go")
+    parser.add_argument("--mode", choices=[mode.value for mode in Mode], default="release")
+    words = parser.parse_args()
+    compiler = c_compiler(words.cc, words.cflags)
+    print(makefile(compiler, words.native, words.out, Mode(words.mode)), end="")
+
+
+if __name__ == "__main__":
+    main()
