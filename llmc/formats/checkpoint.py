@@ -1,0 +1,377 @@
+"""llm.c's model checkpoint: a header of 256 int32 and the tensors, nothing between.
+
+``native/format.h`` is the source of truth for the layout. llmc writes version 3 (fp32) and 5
+(bfloat16), with its extension of the header, and reads version 1 (fp32, unpadded) as well. A file
+with the extension is verified by its checksum; one without it, llm.c's own, still loads.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from llmc.config import ModelConfig
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.paths import written_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+HEADER_BYTES = 1024
+MAGIC = 20240326
+FP32_UNPADDED, FP32, BF16 = 1, 3, 5
+TOKEN_MAGICS = (20240520, 20240801)
+EXT_MAGIC, EXT_VERSION = 0x434D4C4C, 1
+EXT_AT = 4 * 8
+EXT_HAS_TOKENIZER, EXT_HAS_VAL_LOSS = 1, 2
+FINGERPRINT_BYTES = 32
+
+# Ints 0 to 7; then the extension: magic, version, CRC-32, step, flags, loss, fingerprint.
+MODEL_INTS = struct.Struct("<8i")
+EXTENSION = struct.Struct("<IIIIIf32s")
+
+PIECE_ELEMENTS = 1 << 22  # converted, checksummed and written at a time
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        config: the model's shape.
+        version: 1, 3 or 5.
+        crc: CRC-32 of the payload; None in a file without llmc's extension.
+        step: the training step the weights were saved at; 0 if not trained.
+        val_loss: the validation loss then, if known.
+        tokenizer: the 32 bytes of the tokenizer's SHA-256 fingerprint, if known.
+    """
+
+    config: ModelConfig
+    version: int
+    crc: int | None = None
+    step: int = 0
+    val_loss: float | None = None
+    tokenizer: bytes | None = None
+
+    @property
+    def dtype(self) -> str:
+        """``fp32`` or ``bf16``."""
+        return "bf16" if self.version == BF16 else "fp32"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors as they lie in the file: version 1 does not pad the vocabulary."""
+        shapes = tensor_shapes(self.config)
+        if self.version == FP32_UNPADDED:
+            shapes["wte"] = (self.config.vocab_size, self.config.channels)
+        return shapes
+
+    @property
+    def file_bytes(self) -> int:
+        """The exact size of the file."""
+        width = 2 if self.version == BF16 else 4
+        return HEADER_BYTES + width * sum(math.prod(shape) for shape in self.shapes.values())
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the 16 tensors, by name, in the order of the file, row-major (out, in).
+
+    ``wte`` has Vp rows (the vocabulary rounded up to 128); layers are stacked over L.
+    """
+    L, C = config.layers, config.channels
+    return {
+        "wte": (config.padded_vocab_size, C),
+        "wpe": (config.context, C),
+        "ln1w": (L, C),
+        "ln1b": (L, C),
+        "qkvw": (L, 3 * C, C),
+        "qkvb": (L, 3 * C),
+        "attprojw": (L, C, C),
+        "attprojb": (L, C),
+        "ln2w": (L, C),
+        "ln2b": (L, C),
+        "fcw": (L, 4 * C, C),
+        "fcb": (L, 4 * C),
+        "fcprojw": (L, C, 4 * C),
+        "fcprojb": (L, C),
+        "lnfw": (C,),
+        "lnfb": (C,),
+    }
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Return how many parameters a model has; the padding of the vocabulary is none."""
+    padding = (config.padded_vocab_size - config.vocab_size) * config.channels
+    return sum(math.prod(shape) for shape in tensor_shapes(config).values()) - padding
+
+
+def checkpoint_bytes(config: ModelConfig, dtype: str) -> int:
+    """Return the size of a checkpoint written as ``fp32`` or ``bf16``."""
+    return CheckpointHeader(config, BF16 if dtype == "bf16" else FP32).file_bytes
+
+
+def to_bf16(values: Floats) -> NDArray[np.uint16]:
+    """Round float32 to the bits of bfloat16, to the nearest, ties to even; a NaN stays a NaN."""
+    import numpy as np
+
+    bits = values.view(np.uint32)
+    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+
+
+def from_bf16(bits: NDArray[np.uint16]) -> Floats:
+    """Widen the bits of bfloat16 to float32, exactly."""
+    import numpy as np
+
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def write_checkpoint(
+    path: Path,
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, Floats]],
+    *,
+    dtype: str = "fp32",
+    tokenizer: bytes | None = None,
+    step: int = 0,
+    val_loss: float | None = None,
+) -> CheckpointHeader:
+    """Write a checkpoint, whole or not at all, and return its header.
+
+    Args:
+        path: the file.
+        config: the model's shape.
+        tensors: names and float32 arrays in the order of :func:`tensor_shapes`; taken one at a
+            time, so that a generator never holds the model twice. ``wte`` may lack its padding
+            rows.
+        dtype: ``fp32`` (version 3) or ``bf16`` (version 5).
+        tokenizer: the 32-byte fingerprint of the tokenizer the model belongs to.
+        step: the training step.
+        val_loss: the validation loss at that step.
+
+    Raises:
+        BadData: the disk is full or the place cannot be written.
+        ValueError: the tensors are not the model's.
+    """
+    version = BF16 if dtype == "bf16" else FP32
+    with written_whole(path) as partial, partial.open("wb") as file:
+        file.write(bytes(HEADER_BYTES))
+        crc = 0
+        wanted = iter(tensor_shapes(config).items())
+        for name, array in tensors:
+            expected = next(wanted, ("nothing", ()))
+            padding = _checked_padding(name, array, *expected, config)
+            crc = _write_tensor(file, array, dtype, crc)
+            crc = _write_zeros(file, padding * (2 if dtype == "bf16" else 4), crc)
+        if (left := next(wanted, None)) is not None:
+            raise ValueError(f"the tensors end before {left[0]}")
+        header = CheckpointHeader(config, version, crc, step, val_loss, tokenizer)
+        file.seek(0)
+        file.write(_packed(header))
+    return header
+
+
+def read_header(path: Path) -> CheckpointHeader:
+    """Read and check a checkpoint's header: magic, version, dimensions, the exact size of the file.
+
+    Raises:
+        MissingOutput: there is no such file.
+        BadData: it is not a checkpoint, or a damaged one.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(HEADER_BYTES)
+            file.seek(0, 2)
+            size = file.tell()
+    except FileNotFoundError as error:
+        raise MissingOutput(
+            f"no model {path}: run 'llmc export-weights gpt2' or 'llmc prepare' to make one"
+        ) from error
+    except OSError as error:
+        raise BadData(f"cannot read the model {path}: {error.strerror}") from error
+    _check_magic(path, raw)
+    _, version, context, vocab_size, layers, heads, channels, padded = MODEL_INTS.unpack_from(raw)
+    if version not in (FP32_UNPADDED, FP32, BF16):
+        raise BadData(
+            f"{path} is a model checkpoint of version {version}; llmc reads 1, 3 and 5: "
+            "write it anew with 'llmc export-weights'"
+        )
+    try:
+        config = ModelConfig(layers, heads, channels, context, vocab_size)
+    except Usage as error:
+        raise BadData(f"the header of {path} is damaged: {error}; {_AGAIN}") from error
+    if version != FP32_UNPADDED and padded != config.padded_vocab_size:
+        raise BadData(
+            f"the header of {path} is damaged: a vocabulary of {vocab_size} is padded to "
+            f"{config.padded_vocab_size}, not {padded}; {_AGAIN}"
+        )
+    header = _with_extension(path, raw, CheckpointHeader(config, version))
+    if size != header.file_bytes:
+        what = "truncated" if size < header.file_bytes else "too long"
+        raise BadData(
+            f"the model {path} is {what}: its header promises {header.file_bytes:,} bytes, "
+            f"it has {size:,}; {_AGAIN}"
+        )
+    return header
+
+
+def read_checkpoint(
+    path: Path, *, verify: bool = True
+) -> tuple[CheckpointHeader, dict[str, Floats]]:
+    """Read a whole checkpoint as float32: memory-mapped, or widened if it is bfloat16.
+
+    Args:
+        path: the file.
+        verify: compare the payload with the checksum, where the file has one.
+
+    Returns:
+        The header, and the arrays in the shapes of :func:`tensor_shapes`.
+
+    Raises:
+        MissingOutput: there is no such file.
+        BadData: it is not a checkpoint, or a damaged one.
+    """
+    header = read_header(path)
+    if verify:
+        verify_checksum(path, header)
+    return header, dict(read_tensors(path, header))
+
+
+def read_tensors(path: Path, header: CheckpointHeader) -> Iterator[tuple[str, Floats]]:
+    """Yield names and float32 arrays one at a time; see :func:`read_checkpoint`."""
+    import numpy as np
+
+    bf16 = header.version == BF16
+    offset = HEADER_BYTES
+    for name, shape in header.shapes.items():
+        stored: NDArray[Any] = np.memmap(path, "<u2" if bf16 else "<f4", "r", offset, shape)
+        offset += stored.nbytes
+        values = from_bf16(stored) if bf16 else stored
+        if name == "wte" and (missing := header.config.padded_vocab_size - shape[0]) > 0:
+            values = np.pad(values, ((0, missing), (0, 0)))
+        yield name, values
+
+
+def verify_checksum(path: Path, header: CheckpointHeader) -> None:
+    """Compare the payload with the header's CRC-32, if it has one.
+
+    Raises:
+        BadData: they differ.
+    """
+    if header.crc is None:
+        return
+    crc = 0
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        while piece := file.read(1 << 24):
+            crc = zlib.crc32(piece, crc)
+    if crc != header.crc:
+        raise BadData(
+            f"the model {path} is damaged: its checksum is {crc:08x}, its header promises "
+            f"{header.crc:08x}; {_AGAIN}"
+        )
+
+
+_AGAIN = "get or make the file again"
+
+
+def _check_magic(path: Path, raw: bytes) -> None:
+    magic = int.from_bytes(raw[:4], "little") if len(raw) >= 4 else None
+    if magic in TOKEN_MAGICS:
+        raise BadData(f"{path} holds tokens, not a model: name it with --data, not --model")
+    if magic != MAGIC:
+        found = "GGUF" if raw[:4] == b"GGUF" else f"the bytes {raw[:4].hex(' ') or '(none)'}"
+        raise BadData(
+            f"{path} is not a model checkpoint: it begins with {found} instead of {MAGIC}; "
+            "convert weights from elsewhere with 'llmc export-weights'"
+        )
+    if len(raw) < HEADER_BYTES:
+        raise BadData(
+            f"the model {path} is truncated: its header is {HEADER_BYTES} bytes, "
+            f"it has {len(raw)}; {_AGAIN}"
+        )
+
+
+def _with_extension(path: Path, raw: bytes, header: CheckpointHeader) -> CheckpointHeader:
+    magic, version, crc, step, flags, loss, fingerprint = EXTENSION.unpack_from(raw, EXT_AT)
+    if magic != EXT_MAGIC:
+        return header
+    if version != EXT_VERSION:
+        raise BadData(
+            f"{path} was written by a newer llmc (header extension {version}, "
+            f"known: {EXT_VERSION}): upgrade llmc"
+        )
+    return CheckpointHeader(
+        header.config,
+        header.version,
+        crc,
+        step,
+        loss if flags & EXT_HAS_VAL_LOSS else None,
+        fingerprint if flags & EXT_HAS_TOKENIZER else None,
+    )
+
+
+def _packed(header: CheckpointHeader) -> bytes:
+    config = header.config
+    ints = MODEL_INTS.pack(
+        MAGIC,
+        header.version,
+        config.context,
+        config.vocab_size,
+        config.layers,
+        config.heads,
+        config.channels,
+        config.padded_vocab_size,
+    )
+    known, loss = header.tokenizer is not None, header.val_loss is not None
+    extension = EXTENSION.pack(
+        EXT_MAGIC,
+        EXT_VERSION,
+        header.crc or 0,
+        header.step,
+        EXT_HAS_TOKENIZER * known | EXT_HAS_VAL_LOSS * loss,
+        header.val_loss or 0.0,
+        header.tokenizer or bytes(FINGERPRINT_BYTES),
+    )
+    return (ints + extension).ljust(HEADER_BYTES, b"\0")
+
+
+def _checked_padding(
+    name: str, array: Floats, expected: str, shape: tuple[int, ...], config: ModelConfig
+) -> int:
+    """Return how many zeros must follow ``array``.
+
+    Raises:
+        ValueError: it is not the tensor that is expected here.
+    """
+    if name == expected == "wte" and array.shape == (config.vocab_size, config.channels):
+        return (config.padded_vocab_size - config.vocab_size) * config.channels
+    if (name, array.shape) != (expected, shape):
+        raise ValueError(f"expected {expected} {shape}, got {name} {array.shape}")
+    return 0
+
+
+def _write_tensor(file: BinaryIO, array: Floats, dtype: str, crc: int) -> int:
+    import numpy as np
+
+    flat = np.ascontiguousarray(array, "<f4").reshape(-1)
+    for start in range(0, flat.size, PIECE_ELEMENTS):
+        piece = flat[start : start + PIECE_ELEMENTS]
+        data = (to_bf16(piece).astype("<u2") if dtype == "bf16" else piece).tobytes()
+        crc = zlib.crc32(data, crc)
+        file.write(data)
+    return crc
+
+
+def _write_zeros(file: BinaryIO, count: int, crc: int) -> int:
+    zeros = bytes(count)
+    file.write(zeros)
+    return zlib.crc32(zeros, crc)
