@@ -46,4 +46,13 @@ enum {
   EXT_HAS_TOKENIZER = 1, EXT_HAS_VAL_LOSS = 2,
 };
 
+/* What one batch does (debug_state.bin), for comparison with another implementation.
+ *   [0] magic   [1] version 2   [2] B   [3] T
+ *   then tokens int32 (B, T), targets int32 (B, T), logits fp32 (B, T, V), loss fp32, and the gradients
+ *   of the tensors of gpt2.h in order, wte with Vp rows                                             */
+enum {
+  DEBUG_MAGIC = 20240327, DEBUG_VERSION = 2,
+  DEBUG_MAGIC_AT = 0, DEBUG_VERSION_AT = 1, DEBUG_BATCH_AT = 2, DEBUG_TIME_AT = 3,
+};
+
 #endif

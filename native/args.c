@@ -1,0 +1,76 @@
+#include "args.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util.h"
+
+static void print_default(const struct Arg *arg) {
+  switch (arg->kind) {
+    case ARG_TEXT: {
+      const char *text = *(const char **)arg->value;
+      printf("%s", text != NULL ? text : "none");
+      break;
+    }
+    case ARG_COUNT: printf("%zu", *(size_t *)arg->value); break;
+    case ARG_NUMBER: printf("%g", *(double *)arg->value); break;
+    case ARG_SWITCH: printf("%d", *(bool *)arg->value); break;
+  }
+}
+
+static void print_help(const char *subcommand, const struct Arg *args, size_t count) {
+  printf("usage: llmc-native %s [--key value …]\n", subcommand);
+  for (size_t i = 0; i < count; i++) {
+    printf("  --%-14s %s [", args[i].key, args[i].help);
+    print_default(&args[i]);
+    printf("]\n");
+  }
+}
+
+static void set(const struct Arg *arg, const char *text) {
+  if (arg->kind == ARG_TEXT) {
+    *(const char **)arg->value = text;
+    return;
+  }
+  char *end;
+  errno = 0;
+  double number = strtod(text, &end);
+  if (end == text || *end != '\0' || errno == ERANGE || !isfinite(number)) {
+    die(EXIT_USAGE, "--%s takes a number, not '%s'", arg->key, text);
+  }
+  if (number < arg->least || number > arg->most) {
+    die(EXIT_USAGE, "--%s must be between %g and %g, not %s", arg->key, arg->least, arg->most, text);
+  }
+  if (arg->kind == ARG_NUMBER) {
+    *(double *)arg->value = number;
+    return;
+  }
+  unsigned long long whole = strtoull(text, &end, 10);
+  if (*end != '\0') die(EXIT_USAGE, "--%s takes a whole number, not '%s'", arg->key, text);
+  if (arg->kind == ARG_COUNT) *(size_t *)arg->value = whole;
+  if (arg->kind == ARG_SWITCH) *(bool *)arg->value = whole == 1;
+}
+
+void args_parse(const char *subcommand, const struct Arg *args, size_t count, int argc, char **argv) {
+  enum { MOST_ARGS = 64 };
+  bool seen[MOST_ARGS] = {false};
+  for (int i = 0; i < argc; i += 2) {
+    if (strcmp(argv[i], "--help") == 0) {
+      print_help(subcommand, args, count);
+      exit(EXIT_OK);
+    }
+    size_t at = 0;
+    while (at < count && (strncmp(argv[i], "--", 2) != 0 || strcmp(argv[i] + 2, args[at].key) != 0)) at++;
+    if (at == count) {
+      die(EXIT_USAGE, "%s does not know '%s'; 'llmc-native %s --help' lists what it knows", subcommand,
+          argv[i], subcommand);
+    }
+    if (i + 1 == argc) die(EXIT_USAGE, "%s needs a value", argv[i]);
+    if (seen[at]) die(EXIT_USAGE, "%s is given twice", argv[i]);
+    seen[at] = true;
+    set(&args[at], argv[i + 1]);
+  }
+}

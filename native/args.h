@@ -1,0 +1,23 @@
+/* Strict --key value pairs: an unknown key, a key given twice, a value that is not a number and a
+ * number out of its range are all refused with EXIT_USAGE. */
+#ifndef LLMC_ARGS_H
+#define LLMC_ARGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum ArgKind { ARG_TEXT, ARG_COUNT, ARG_NUMBER, ARG_SWITCH };  // const char *, size_t, double, bool
+
+struct Arg {
+  const char *key;    // without the dashes
+  enum ArgKind kind;
+  void *value;        // the default is what it holds
+  double least, most; // both allowed; not for text
+  const char *help;
+};
+
+/* Reads argv into the values. `--help` prints them all with their defaults on stdout and exits. */
+void args_parse(const char *subcommand, const struct Arg *args, size_t count, int argc, char **argv);
+
+#endif

@@ -1,0 +1,10 @@
+/* The subcommands: one file each. argc and argv begin behind the subcommand's name; the result is the
+ * exit code. */
+#ifndef LLMC_COMMANDS_H
+#define LLMC_COMMANDS_H
+
+int command_train(int argc, char **argv);
+int command_sample(int argc, char **argv);
+int command_debug_state(int argc, char **argv);
+
+#endif

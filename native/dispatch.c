@@ -1,0 +1,92 @@
+/* Asks the CPU once what it can do and picks the table. The only file that names the tables.
+ *
+ * The compiler's own __builtin_cpu_supports answers 0 to everything under zig, so the question goes
+ * to the CPU itself: CPUID for what it has, XGETBV for what the system saves on a switch.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "util.h"
+
+extern const struct Kernels kernels_reference, kernels_generic;
+#ifdef LLMC_HAVE_AVX2
+extern const struct Kernels kernels_avx2;
+#endif
+#ifdef LLMC_HAVE_AVX512
+extern const struct Kernels kernels_avx512;
+#endif
+#ifdef LLMC_HAVE_NEON
+extern const struct Kernels kernels_neon;
+#endif
+
+static int always(void) { return 1; }
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* Bits of CPUID leaf 7, register EBX, and leaf 1, register ECX; bits of XCR0. Intel SDM, volume 2A. */
+enum { LEAF1_FMA = 1 << 12, LEAF1_OSXSAVE = 1 << 27, LEAF7_AVX2 = 1 << 5 };
+enum { XCR0_AVX = 0x06, XCR0_AVX512 = 0xE6 };
+/* F, DQ, CD, BW, VL: what the x86-64-v4 level asks for. */
+static const unsigned LEAF7_AVX512 = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31;
+
+static int has(unsigned leaf7_ebx, unsigned xcr0) {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & LEAF1_FMA) || !(c & LEAF1_OSXSAVE)) return 0;
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & xcr0) != xcr0) return 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf7_ebx) == leaf7_ebx;
+}
+
+static int has_avx2(void) { return has(LEAF7_AVX2, XCR0_AVX); }
+static int has_avx512(void) { return has(LEAF7_AVX2 | LEAF7_AVX512, XCR0_AVX512); }
+#endif
+
+/* Worst first: the last one that the machine can run is taken. */
+static const struct {
+  const struct Kernels *kernels;
+  int (*runnable)(void);
+} tables[] = {
+    {&kernels_reference, always},
+    {&kernels_generic, always},
+#ifdef LLMC_HAVE_NEON
+    {&kernels_neon, always},  // every 64-bit ARM has it
+#endif
+#ifdef LLMC_HAVE_AVX2
+    {&kernels_avx2, has_avx2},
+#endif
+#ifdef LLMC_HAVE_AVX512
+    {&kernels_avx512, has_avx512},
+#endif
+};
+enum { TABLES = sizeof tables / sizeof *tables };
+
+const struct Kernels *kernels_at(int i) { return i < TABLES ? tables[i].kernels : NULL; }
+
+int kernels_runnable(const struct Kernels *kernels) {
+  for (int i = 0; i < TABLES; i++) {
+    if (tables[i].kernels == kernels) return tables[i].runnable();
+  }
+  return 0;
+}
+
+const struct Kernels *kernels_choose(void) {
+  const char *forced = getenv("LLMC_ISA");
+  if (forced == NULL || *forced == '\0') {
+    int best = TABLES - 1;
+    while (!tables[best].runnable()) best--;
+    return tables[best].kernels;
+  }
+  char known[128] = "";
+  for (int i = 0; i < TABLES; i++) {
+    if (strcmp(forced, tables[i].kernels->name) == 0) {
+      if (tables[i].runnable()) return tables[i].kernels;
+      die(EXIT_USAGE, "LLMC_ISA=%s: this machine's CPU cannot run it; unset LLMC_ISA", forced);
+    }
+    strcat(strcat(known, " "), tables[i].kernels->name);
+  }
+  die(EXIT_USAGE, "LLMC_ISA=%s: no such instruction set; this build has:%s", forced, known);
+}

@@ -1,0 +1,112 @@
+#define _POSIX_C_SOURCE 200809L
+#include "events.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "file.h"
+#include "pool.h"
+#include "util.h"
+
+struct Line {
+  char text[1 << 14];
+  size_t length;
+};
+
+static void add(struct Line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void add(struct Line *line, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  size_t room = sizeof line->text - line->length;
+  int length = vsnprintf(line->text + line->length, room, format, arguments);
+  va_end(arguments);
+  if (length < 0 || (size_t)length >= room) die(EXIT_INTERNAL, "an event is too long for its line");
+  line->length += (size_t)length;
+}
+
+static void say(const struct Line *line) {
+  if (file_write(STDOUT_FILENO, line->text, line->length)) return;
+  if (errno == EPIPE) _exit(EXIT_OK);  // the reader has what it wanted
+  die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
+}
+
+static void record(const struct Events *events, const struct Line *line) {
+  if (events->metrics >= 0 && !file_write(events->metrics, line->text, line->length)) {
+    die(EXIT_BAD_DATA, "cannot write metrics.jsonl: %s; free some space and run it again", strerror(errno));
+  }
+}
+
+void events_start(const struct Events *events, const struct Gpt2 *model, size_t arena_bytes, size_t steps) {
+  const struct MemoryPlan *plan = &model->plan;
+  const struct Config *config = &model->config;
+  struct Line line = {.length = 0};
+  /* V rather than Vp rows of wte count: the padding is no parameter. */
+  size_t parameters = model->count - (config->Vp - config->V) * config->C;
+  if (events->json) {
+    add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"threads\":%d,\"steps\":%zu,"
+        "\"memory\":%zu,\"memory_parts\":{\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
+        "\"activations\":%zu,\"scratch\":%zu}}\n", parameters, model->kernels->name,
+        pool_threads(model->workers.pool), steps, arena_bytes, plan->parameters, plan->gradients,
+        plan->optimizer, plan->activations, plan->scratch);
+  } else {
+    add(&line, "[GPT-2]\nmax_seq_len: %zu\nvocab_size: %zu\nnum_layers: %zu\nnum_heads: %zu\n"
+        "channels: %zu\nnum_parameters: %zu\n", config->maxT, config->V, config->L, config->NH,
+        config->C, parameters);
+    add(&line, "memory: %.1f MB (parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, "
+        "scratch %.1f)\nisa: %s, threads: %d\n", (double)arena_bytes / 1e6, (double)plan->parameters / 1e6,
+        (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6, (double)plan->activations / 1e6,
+        (double)plan->scratch / 1e6, model->kernels->name, pool_threads(model->workers.pool));
+  }
+  say(&line);
+}
+
+void events_step(const struct Events *events, const struct StepMetrics *m) {
+  struct Line line = {.length = 0};
+  add(&line, "{\"step\":%zu,\"train_loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"step_ms\":%.3f,"
+      "\"tokens_per_second\":%.1f}\n", m->step, m->train_loss, m->lr, m->grad_norm, m->step_ms,
+      m->tokens_per_second);
+  record(events, &line);
+  if (!events->json) {
+    line.length = 0;
+    add(&line, "step %zu: train loss %f (took %f ms)\n", m->step, m->train_loss, m->step_ms);
+  }
+  say(&line);
+}
+
+void events_validation(const struct Events *events, size_t step, double val_loss) {
+  struct Line line = {.length = 0};
+  add(&line, "{\"step\":%zu,\"val_loss\":%.9g}\n", step, val_loss);
+  record(events, &line);
+  if (!events->json) {
+    line.length = 0;
+    add(&line, "val loss %f\n", val_loss);
+  }
+  say(&line);
+}
+
+void events_sample(const struct Events *events, size_t step, const int *tokens, size_t count) {
+  struct Line line = {.length = 0};
+  if (events->json) {
+    add(&line, "{\"event\":\"sample\",\"step\":%zu,\"tokens\":[", step);
+  } else {
+    add(&line, "generating:\n---\n");
+  }
+  for (size_t i = 0; i < count; i++) {
+    add(&line, "%s%d", i == 0 ? "" : events->json ? "," : " ", tokens[i]);
+  }
+  add(&line, events->json ? "]}\n" : "\n---\n");
+  say(&line);
+}
+
+void events_saved(const struct Events *events, size_t step, const char *path) {
+  struct Line line = {.length = 0};
+  if (events->json) {
+    add(&line, "{\"event\":\"saved\",\"step\":%zu}\n", step);
+  } else {
+    add(&line, "saved %s\n", path);
+  }
+  say(&line);
+}

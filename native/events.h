@@ -1,0 +1,32 @@
+/* What a run tells the world: lines on stdout, for a person or as JSON, and metrics.jsonl.
+ *
+ * A step's numbers are measured after that many updates: the training loss of step 0 and the first
+ * validation loss are both the untrained model's. Losses are printed with the 9 digits that give back
+ * the same float32.
+ */
+#ifndef LLMC_EVENTS_H
+#define LLMC_EVENTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "gpt2.h"
+
+struct Events {
+  bool json;     // stdout carries one JSON object a line
+  int metrics;   // file descriptor of metrics.jsonl, or -1
+};
+
+struct StepMetrics {
+  size_t step;
+  double train_loss, lr, grad_norm, step_ms, tokens_per_second;
+};
+
+/* All die with EXIT_BAD_DATA when the disk refuses, and with EXIT_OK, quietly, when nobody reads stdout. */
+void events_start(const struct Events *, const struct Gpt2 *model, size_t arena_bytes, size_t steps);
+void events_step(const struct Events *, const struct StepMetrics *metrics);
+void events_validation(const struct Events *, size_t step, double val_loss);
+void events_sample(const struct Events *, size_t step, const int *tokens, size_t count);
+void events_saved(const struct Events *, size_t step, const char *path);
+
+#endif

@@ -1,0 +1,102 @@
+/* The operations a GPT-2 is made of: one function pointer each. A table of them is one way to compute;
+ * reference.c holds the plainest, isa/ the fast ones, and gpt2.c does not know which it runs on.
+ *
+ * B batch, T time, C channels, V vocabulary, Vp padded vocabulary, NH heads, HS head size, N rows.
+ * Linear layers are products of M rows, N outputs and K inputs. Everything is float32, row-major,
+ * without alignment. Arguments run: outputs, inputs, weights, dimensions. Gradients are prefixed d.
+ * "+=" adds to what is there, "=" overwrites. Kernels cannot fail.
+ */
+#ifndef LLMC_KERNELS_H
+#define LLMC_KERNELS_H
+
+#include <stddef.h>
+
+struct Pool;
+
+/* Who works, and the scratch memory they work in. */
+struct Workers {
+  struct Pool *pool;
+  float *shared;           // one block for all threads: Kernels.shared_floats
+  float *own;              // one block per thread, own_floats apart
+  size_t own_floats;       // Kernels.own_floats(T, HS)
+};
+
+/* One step's constants; double, because 1 - 0.999 loses four digits in float. */
+struct AdamW {
+  double lr, beta1, beta2, eps, weight_decay;
+  double correction1, correction2;  // 1 - beta^t, by which the running means are divided
+};
+
+struct Kernels {
+  const char *name;                          // as in LLMC_ISA
+  size_t shared_floats;                      // scratch that all threads share
+  size_t (*own_floats)(size_t T, size_t HS); // scratch of one thread, for T positions and heads of size HS
+
+  /* out (B, T, C) = wte[token] + wpe[t];  tokens (B, T), wte (V, C), wpe (maxT, C) */
+  void (*encoder_forward)(const struct Workers *, float *out, const int *tokens, const float *wte,
+                          const float *wpe, size_t B, size_t T, size_t C);
+  /* dwte[token] += dout, dwpe[t] += dout */
+  void (*encoder_backward)(const struct Workers *, float *dwte, float *dwpe, const float *dout,
+                           const int *tokens, size_t B, size_t T, size_t C);
+
+  /* out (N, C) = (inp - mean) * rstd * weight + bias over each row;  mean, rstd (N); weight, bias (C).
+   * The variance is the biased one, epsilon 1e-5. Ba et al. 2016, torch.nn.LayerNorm. */
+  void (*layernorm_forward)(const struct Workers *, float *out, float *mean, float *rstd,
+                            const float *inp, const float *weight, const float *bias, size_t N, size_t C);
+  /* dinp (N, C) +=, dweight (C) +=, dbias (C) += */
+  void (*layernorm_backward)(const struct Workers *, float *dinp, float *dweight, float *dbias,
+                             const float *dout, const float *inp, const float *mean, const float *rstd,
+                             const float *weight, size_t N, size_t C);
+
+  /* out (M, N) = inp (M, K) · weightᵀ + bias;  weight (N, K), bias (N) or NULL. torch.nn.Linear */
+  void (*linear_forward)(const struct Workers *, float *out, const float *inp, const float *weight,
+                         const float *bias, size_t M, size_t N, size_t K);
+  /* out (M, N) = residual (M, N) + inp · weightᵀ + bias;  out may be the residual when M is 1 */
+  void (*linear_residual)(const struct Workers *, float *out, const float *residual, const float *inp,
+                          const float *weight, const float *bias, size_t M, size_t N, size_t K);
+  /* pre (M, N) = inp · weightᵀ + bias;  out (M, N) = GELU(pre), in its tanh form (Hendrycks, Gimpel 2016) */
+  void (*linear_gelu)(const struct Workers *, float *out, float *pre, const float *inp,
+                      const float *weight, const float *bias, size_t M, size_t N, size_t K);
+  /* dinp (M, K) = dout (M, N) · weight */
+  void (*linear_backward_input)(const struct Workers *, float *dinp, const float *dout,
+                                const float *weight, size_t M, size_t N, size_t K);
+  /* dpre (M, K) = (dout (M, N) · weight) ∘ GELU'(pre);  the layer's input was GELU(pre), pre (M, K) */
+  void (*linear_backward_gelu)(const struct Workers *, float *dpre, const float *dout, const float *pre,
+                               const float *weight, size_t M, size_t N, size_t K);
+  /* dweight (N, K) += doutᵀ · inp;  dbias (N) += the column sums of dout, unless dbias is NULL */
+  void (*linear_backward_weight)(const struct Workers *, float *dweight, float *dbias, const float *dout,
+                                 const float *inp, size_t M, size_t N, size_t K);
+
+  /* Causal self-attention. qkv (B, T, 3C): query, key, value, each NH heads of HS = C / NH.
+   * out (B, T, C);  lse (B, NH, T): the log of the sum of exponentials of each row of scores. */
+  void (*attention_forward)(const struct Workers *, float *out, float *lse, const float *qkv,
+                            size_t B, size_t T, size_t C, size_t NH);
+  /* dqkv (B, T, 3C) = */
+  void (*attention_backward)(const struct Workers *, float *dqkv, const float *dout, const float *qkv,
+                             const float *out, const float *lse, size_t B, size_t T, size_t C, size_t NH);
+  /* One query: out (C) = attention of q (C) over keys and values (T, C) each. */
+  void (*attention_decode)(const struct Workers *, float *out, const float *q, const float *keys,
+                           const float *values, size_t T, size_t C, size_t NH);
+
+  /* losses (N) = -log softmax(logits)[target], over the first V columns;
+   * logits (N, Vp) = scale * d losses / d logits, the columns from V on zero. */
+  void (*crossentropy)(const struct Workers *, float *losses, float *logits, const int *targets,
+                       float scale, size_t N, size_t V, size_t Vp);
+
+  /* The sum of the squares of x (n). */
+  double (*sum_squares)(const struct Workers *, const float *x, size_t n);
+  /* One step on params (n), with running means m, v (n) of the gradient and its square.
+   * Loshchilov, Hutter 2019; torch.optim.AdamW */
+  void (*adamw_update)(const struct Workers *, float *params, float *m, float *v, const float *grads,
+                       const struct AdamW *, size_t n);
+};
+
+/* The table for this machine: the best it can run, or the one that the environment's LLMC_ISA names.
+ * Dies with EXIT_USAGE when LLMC_ISA names none, or one that this machine cannot run. */
+const struct Kernels *kernels_choose(void);
+
+/* The i-th table in the binary, best last, whether or not this machine can run it; NULL after the last. */
+const struct Kernels *kernels_at(int i);
+int kernels_runnable(const struct Kernels *kernels);
+
+#endif

@@ -1,0 +1,97 @@
+/* LayerNorm: rows are split over the threads; where rows are summed (dweight, dbias), columns are. */
+
+struct LayerNorm {
+  float *out, *mean, *rstd;                       // forward writes (N, C), (N), (N)
+  const float *inp, *weight, *bias;
+  float *dinp, *dweight, *dbias;                  // backward adds to
+  const float *dout, *mean_read, *rstd_read;
+  size_t N, C;
+};
+
+static void layernorm_forward_task(void *argument, int thread, int threads) {
+  const struct LayerNorm *ln = argument;
+  const size_t C = ln->C, whole = C / VL * VL;
+  size_t begin, end;
+  pool_part(ln->N, 1, thread, threads, &begin, &end);
+  for (size_t n = begin; n < end; n++) {
+    const float *x = ln->inp + n * C;
+    float *out = ln->out + n * C;
+    vf sums = {0};
+    float tail = 0;
+    for (size_t c = 0; c < whole; c += VL) sums += vload(x + c);
+    for (size_t c = whole; c < C; c++) tail += x[c];
+    float mean = (vsum(sums) + tail) / (float)C;
+    vf squares = {0};
+    tail = 0;
+    for (size_t c = 0; c < whole; c += VL) squares += (vload(x + c) - mean) * (vload(x + c) - mean);
+    for (size_t c = whole; c < C; c++) tail += (x[c] - mean) * (x[c] - mean);
+    float rstd = 1 / sqrtf((vsum(squares) + tail) / (float)C + 1e-5f);
+    for (size_t c = 0; c < whole; c += VL) {
+      vstore(out + c, (vload(x + c) - mean) * rstd * vload(ln->weight + c) + vload(ln->bias + c));
+    }
+    for (size_t c = whole; c < C; c++) out[c] = (x[c] - mean) * rstd * ln->weight[c] + ln->bias[c];
+    ln->mean[n] = mean;
+    ln->rstd[n] = rstd;
+  }
+}
+
+static void layernorm_forward(const struct Workers *workers, float *out, float *mean, float *rstd,
+                              const float *inp, const float *weight, const float *bias,
+                              size_t N, size_t C) {
+  struct LayerNorm ln = {.out = out, .mean = mean, .rstd = rstd, .inp = inp, .weight = weight,
+                         .bias = bias, .N = N, .C = C};
+  pool_run(workers->pool, layernorm_forward_task, &ln);
+}
+
+/* dinp of row n; the formula is derived in reference.c and docs/layernorm.md */
+static void layernorm_backward_row(const struct LayerNorm *ln, size_t n) {
+  const size_t C = ln->C, whole = C / VL * VL;
+  const float *x = ln->inp + n * C, *dy = ln->dout + n * C, *weight = ln->weight;
+  const float mean = ln->mean_read[n], rstd = ln->rstd_read[n];
+  float *dx = ln->dinp + n * C;
+  vf sums = {0}, products = {0};
+  float sum_tail = 0, product_tail = 0;
+  for (size_t c = 0; c < whole; c += VL) {
+    vf dxhat = vload(dy + c) * vload(weight + c);
+    sums += dxhat;
+    products += dxhat * ((vload(x + c) - mean) * rstd);
+  }
+  for (size_t c = whole; c < C; c++) {
+    float dxhat = dy[c] * weight[c];
+    sum_tail += dxhat;
+    product_tail += dxhat * ((x[c] - mean) * rstd);
+  }
+  const float sum = (vsum(sums) + sum_tail) / (float)C;
+  const float product = (vsum(products) + product_tail) / (float)C;
+  for (size_t c = 0; c < whole; c += VL) {
+    vf xhat = (vload(x + c) - mean) * rstd, dxhat = vload(dy + c) * vload(weight + c);
+    vstore(dx + c, vload(dx + c) + rstd * (dxhat - sum - xhat * product));
+  }
+  for (size_t c = whole; c < C; c++) {
+    dx[c] += rstd * (dy[c] * weight[c] - sum - (x[c] - mean) * rstd * product);
+  }
+}
+
+static void layernorm_backward_task(void *argument, int thread, int threads) {
+  const struct LayerNorm *ln = argument;
+  const size_t C = ln->C;
+  size_t begin, end;
+  pool_part(ln->N, 1, thread, threads, &begin, &end);
+  for (size_t n = begin; n < end; n++) layernorm_backward_row(ln, n);
+  pool_part(C, 16, thread, threads, &begin, &end);
+  for (size_t n = 0; n < ln->N; n++) {
+    const float *x = ln->inp + n * C, *dy = ln->dout + n * C;
+    for (size_t c = begin; c < end; c++) {
+      ln->dweight[c] += dy[c] * ((x[c] - ln->mean_read[n]) * ln->rstd_read[n]);
+      ln->dbias[c] += dy[c];
+    }
+  }
+}
+
+static void layernorm_backward(const struct Workers *workers, float *dinp, float *dweight, float *dbias,
+                               const float *dout, const float *inp, const float *mean,
+                               const float *rstd, const float *weight, size_t N, size_t C) {
+  struct LayerNorm ln = {.dinp = dinp, .dweight = dweight, .dbias = dbias, .dout = dout, .inp = inp,
+                         .mean_read = mean, .rstd_read = rstd, .weight = weight, .N = N, .C = C};
+  pool_run(workers->pool, layernorm_backward_task, &ln);
+}

@@ -1,0 +1,113 @@
+/* Linear layers: which product each of the six is, and the matrix-vector product for a single row. */
+
+/* The sum of a[i] * b[i]; six accumulators hide the latency of the additions. */
+INLINE float linear_dot(const float *a, const float *b, size_t n) {
+  enum { ACCUMULATORS = 6 };
+  vf acc[ACCUMULATORS] = {0};
+  size_t i = 0;
+  for (; i + ACCUMULATORS * VL <= n; i += ACCUMULATORS * VL) {
+#pragma GCC unroll 6
+    for (size_t j = 0; j < ACCUMULATORS; j++) acc[j] += vload(a + i + j * VL) * vload(b + i + j * VL);
+  }
+  for (; i + VL <= n; i += VL) acc[0] += vload(a + i) * vload(b + i);
+  float sum = vsum(((acc[0] + acc[1]) + (acc[2] + acc[3])) + (acc[4] + acc[5]));
+  for (; i < n; i++) sum += a[i] * b[i];
+  return sum;
+}
+
+/* out (N) of one row: reading the weights once, straight ahead, is all that costs. */
+static void linear_row_task(void *argument, int thread, int threads) {
+  const struct Gemm *gemm = argument;
+  size_t begin, end;
+  pool_part(gemm->N, 16, thread, threads, &begin, &end);
+  for (size_t n = begin; n < end; n++) {
+    vf x = vsplat(linear_dot(gemm->a, gemm->b + n * gemm->b_col, gemm->K));
+    if (gemm->bias != NULL) x += gemm->bias[n];
+    if (gemm->finish == RESIDUAL) x += gemm->other[n];
+    if (gemm->finish == GELU) {
+      gemm->other[n] = x[0];
+      x = gelu_value(x);
+    }
+    gemm->out[n] = x[0];
+  }
+}
+
+static void linear_run(struct Gemm gemm) {
+  int one_row = gemm.M == 1 && gemm.b_row == 1 && gemm.a_col == 1;
+  pool_run(gemm.workers->pool, one_row ? linear_row_task : gemm_task, &gemm);
+}
+
+/* inp (M, K) · weight (N, K)ᵀ */
+INLINE struct Gemm linear_product(const struct Workers *workers, float *out, const float *inp,
+                                  const float *weight, const float *bias, size_t M, size_t N, size_t K) {
+  return (struct Gemm){.workers = workers, .out = out, .a = inp, .a_row = K, .a_col = 1, .b = weight,
+                       .b_row = 1, .b_col = K, .M = M, .N = N, .K = K, .bias = bias};
+}
+
+static void linear_forward(const struct Workers *workers, float *out, const float *inp,
+                           const float *weight, const float *bias, size_t M, size_t N, size_t K) {
+  linear_run(linear_product(workers, out, inp, weight, bias, M, N, K));
+}
+
+static void linear_residual(const struct Workers *workers, float *out, const float *residual,
+                            const float *inp, const float *weight, const float *bias,
+                            size_t M, size_t N, size_t K) {
+  struct Gemm gemm = linear_product(workers, out, inp, weight, bias, M, N, K);
+  gemm.finish = RESIDUAL;
+  gemm.other = (float *)(uintptr_t)residual;  // read only
+  linear_run(gemm);
+}
+
+static void linear_gelu(const struct Workers *workers, float *out, float *pre, const float *inp,
+                        const float *weight, const float *bias, size_t M, size_t N, size_t K) {
+  struct Gemm gemm = linear_product(workers, out, inp, weight, bias, M, N, K);
+  gemm.finish = GELU;
+  gemm.other = pre;
+  linear_run(gemm);
+}
+
+/* dout (M, N) · weight (N, K): the outputs of the layer are summed over */
+INLINE struct Gemm linear_product_input(const struct Workers *workers, float *dinp, const float *dout,
+                                        const float *weight, size_t M, size_t N, size_t K) {
+  return (struct Gemm){.workers = workers, .out = dinp, .a = dout, .a_row = N, .a_col = 1, .b = weight,
+                       .b_row = K, .b_col = 1, .M = M, .N = K, .K = N};
+}
+
+static void linear_backward_input(const struct Workers *workers, float *dinp, const float *dout,
+                                  const float *weight, size_t M, size_t N, size_t K) {
+  linear_run(linear_product_input(workers, dinp, dout, weight, M, N, K));
+}
+
+static void linear_backward_gelu(const struct Workers *workers, float *dpre, const float *dout,
+                                 const float *pre, const float *weight, size_t M, size_t N, size_t K) {
+  struct Gemm gemm = linear_product_input(workers, dpre, dout, weight, M, N, K);
+  gemm.finish = GELU_DERIVATIVE;
+  gemm.other = (float *)(uintptr_t)pre;  // read only
+  linear_run(gemm);
+}
+
+struct LinearBias {
+  float *dbias;       // (N)
+  const float *dout;  // (M, N)
+  size_t M, N;
+};
+
+static void linear_bias_task(void *argument, int thread, int threads) {
+  const struct LinearBias *bias = argument;
+  size_t begin, end;
+  pool_part(bias->N, 16, thread, threads, &begin, &end);
+  for (size_t m = 0; m < bias->M; m++) {
+    const float *drow = bias->dout + m * bias->N;
+    for (size_t n = begin; n < end; n++) bias->dbias[n] += drow[n];
+  }
+}
+
+static void linear_backward_weight(const struct Workers *workers, float *dweight, float *dbias,
+                                   const float *dout, const float *inp, size_t M, size_t N, size_t K) {
+  /* doutᵀ (N, M) · inp (M, K): the rows are summed over */
+  linear_run((struct Gemm){.workers = workers, .out = dweight, .a = dout, .a_row = 1, .a_col = N,
+                           .b = inp, .b_row = K, .b_col = 1, .M = N, .N = K, .K = M, .accumulate = 1});
+  if (dbias != NULL) {
+    pool_run(workers->pool, linear_bias_task, &(struct LinearBias){dbias, dout, M, N});
+  }
+}

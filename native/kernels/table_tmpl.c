@@ -1,0 +1,32 @@
+/* The table of one instruction set, from the templates included before this one. */
+
+/* The packed block of A, which sum_squares borrows for its parts. */
+enum { SHARED_FLOATS = MC * KC > 2 * SQUARES_PARTS ? MC * KC : 2 * SQUARES_PARTS };
+
+static size_t own_floats(size_t T, size_t HS) {
+  size_t attention = size_max(attention_forward_floats(T, HS), attention_backward_floats(T, HS));
+  return round_up(size_max((size_t)NC_MAX * KC, attention), 16);
+}
+
+extern const struct Kernels ISA_TABLE;
+const struct Kernels ISA_TABLE = {
+    .name = ISA_NAME,
+    .shared_floats = SHARED_FLOATS,
+    .own_floats = own_floats,
+    .encoder_forward = encoder_forward,
+    .encoder_backward = encoder_backward,
+    .layernorm_forward = layernorm_forward,
+    .layernorm_backward = layernorm_backward,
+    .linear_forward = linear_forward,
+    .linear_residual = linear_residual,
+    .linear_gelu = linear_gelu,
+    .linear_backward_input = linear_backward_input,
+    .linear_backward_gelu = linear_backward_gelu,
+    .linear_backward_weight = linear_backward_weight,
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
+    .attention_decode = attention_decode,
+    .crossentropy = crossentropy,
+    .sum_squares = sum_squares,
+    .adamw_update = adamw_update,
+};

@@ -1,0 +1,97 @@
+/* Vectors of VL floats, and the few things that the compiler's vector types do not bring along.
+ * Included by isa/X.c after it has defined VL; everything here is static, so no vector crosses an
+ * object file. */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef float vf __attribute__((vector_size(4 * VL)));
+typedef int32_t vi __attribute__((vector_size(4 * VL)));
+typedef float vf_unaligned __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+INLINE vf vload(const float *at) { return *(const vf_unaligned *)at; }
+INLINE void vstore(float *at, vf x) { *(vf_unaligned *)at = x; }
+INLINE vf vsplat(float x) { return x - (vf){0}; }
+
+/* The first n < VL floats; the other lanes are `fill`. */
+INLINE vf vload_part(const float *at, size_t n, float fill) {
+  vf x = vsplat(fill);
+  memcpy(&x, at, n * sizeof(float));
+  return x;
+}
+
+INLINE void vstore_part(float *at, vf x, size_t n) { memcpy(at, &x, n * sizeof(float)); }
+
+/* a in the lanes whose mask is all ones, b where it is zero */
+INLINE vf vselect(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+
+INLINE vf vmax(vf a, vf b) { return vselect(a > b, a, b); }
+
+/* Horizontal: a tree, so that the order of the sum is the same on every path. */
+INLINE float vsum(vf x) {
+  float lane[VL];
+  memcpy(lane, &x, sizeof x);
+#pragma GCC unroll 8
+  for (int width = VL / 2; width > 0; width /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+  }
+  return lane[0];
+}
+
+INLINE float vmax_lane(vf x) {
+  float max = x[0];
+  for (int i = 1; i < VL; i++) max = x[i] > max ? x[i] : max;
+  return max;
+}
+
+/* exp(x), relative error 2e-7; 0 below -87.3, where float would be subnormal; NaN stays NaN.
+ * x = n ln 2 + r with |r| <= ln 2 / 2, and exp(r) by its Taylor polynomial of degree 7, whose error
+ * there is 5e-9. Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
+INLINE vf vexp(vf x) {
+  const float high = 88.37f, low = -87.3f;
+  vf clamped = vselect(x > high, vsplat(high), x);
+  clamped = vselect(clamped < low, vsplat(low), clamped);
+  const float rounder = 12582912.0f;
+  vf shifted = clamped * 1.44269504088896341f + rounder;
+  vf n = shifted - rounder;
+  vf r = clamped - n * 0.693145751953125f;  // the high bits of ln 2: the product is exact
+  r = r - n * 1.42860682030941723e-6f;
+  vf p = r * (1.0f / 5040) + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  vi exponent = ((vi)shifted - (vi)vsplat(rounder)) << 23;
+  vf result = (vf)((vi)p + exponent);
+  return vselect(x < low, vsplat(0), result);
+}
+
+/* Eight rows of eight floats, turned: three rounds of exchanging pairs, fours and halves. */
+typedef float v8 __attribute__((vector_size(32)));
+typedef float v8_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
+
+INLINE void transpose8(v8 row[8]) {
+  v8 pair[8], four[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pair[i] = __builtin_shufflevector(row[i], row[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+    pair[i + 1] = __builtin_shufflevector(row[i], row[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    int at = (i & 1) | ((i & 2) << 1);
+    four[at] = __builtin_shufflevector(pair[at], pair[at + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    four[at + 2] = __builtin_shufflevector(pair[at], pair[at + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    row[i] = __builtin_shufflevector(four[i], four[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    row[i + 4] = __builtin_shufflevector(four[i], four[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}

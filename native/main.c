@@ -1,0 +1,30 @@
+/* llmc-native: the engine as a program of its own. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "commands.h"
+#include "util.h"
+
+static const struct {
+  const char *name;
+  int (*run)(int argc, char **argv);
+  const char *help;
+} commands[] = {
+    {"train", command_train, "train a model on token files"},
+    {"sample", command_sample, "write tokens with a trained model"},
+    {"debug-state", command_debug_state, "one batch's logits, loss and gradients, for comparison"},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+int main(int argc, char **argv) {
+  signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write(), met where it happens
+  for (int i = 0; argc > 1 && i < COMMANDS; i++) {
+    if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 2, argv + 2);
+  }
+  const int asked = argc > 1 && strcmp(argv[1], "--help") == 0;
+  if (argc > 1 && !asked) die(EXIT_USAGE, "no subcommand '%s'; 'llmc-native --help' lists them", argv[1]);
+  printf("usage: llmc-native SUBCOMMAND [--key value …]\n");
+  for (int i = 0; i < COMMANDS; i++) printf("  %-12s %s\n", commands[i].name, commands[i].help);
+  return asked ? EXIT_OK : EXIT_USAGE;
+}

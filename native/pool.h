@@ -1,0 +1,37 @@
+/* The engine's threads: made once, then woken for one parallel region after another. */
+#ifndef LLMC_POOL_H
+#define LLMC_POOL_H
+
+#include <stddef.h>
+
+struct Pool;
+
+/* What every thread runs in a region; `thread` counts from 0 to threads - 1. */
+typedef void PoolTask(void *argument, int thread, int threads);
+
+enum { POOL_MAX_THREADS = 256 };
+
+/* Starts threads - 1 helpers; the caller is thread 0. Dies when the system refuses a thread. */
+struct Pool *pool_create(int threads);
+void pool_destroy(struct Pool *pool);
+int pool_threads(const struct Pool *pool);
+
+/* Runs the task once on every thread and returns when all have returned. */
+void pool_run(struct Pool *pool, PoolTask *task, void *argument);
+
+/* Inside a region: no thread goes on until all are here. */
+void pool_barrier(struct Pool *pool);
+
+/* Inside a region: the next number of 0, 1, 2, …, each given out once until pool_claim_reset. */
+size_t pool_claim(struct Pool *pool);
+
+/* Inside a region: starts the numbers again at 0. One thread calls it, between two barriers. */
+void pool_claim_reset(struct Pool *pool);
+
+/* Fills `bytes` bytes with zero, each thread its own part: also the first touch of fresh pages. */
+void pool_zero(struct Pool *pool, void *memory, size_t bytes);
+
+/* The half-open part [*begin, *end) of `count` items that is this thread's, in multiples of `grain`. */
+void pool_part(size_t count, size_t grain, int thread, int threads, size_t *begin, size_t *end);
+
+#endif

@@ -1,0 +1,222 @@
+/* llmc-native train: the loop, and what happens around it. */
+#define _POSIX_C_SOURCE 200809L
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "args.h"
+#include "checkpoint.h"
+#include "commands.h"
+#include "dataloader.h"
+#include "decoder.h"
+#include "events.h"
+#include "format.h"
+#include "gpt2.h"
+#include "pool.h"
+#include "sampler.h"
+#include "util.h"
+
+struct Options {
+  const char *data, *val_data, *model, *out, *events;
+  size_t steps, batch_size, seq_len, threads, seed;
+  size_t val_every, val_batches, sample_every, sample_tokens, save_every;
+  double lr, beta1, beta2, eps, weight_decay;
+  bool shuffle;
+};
+
+static struct Options read_options(int argc, char **argv) {
+  struct Options o = {
+      .events = "text", .steps = 40, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
+      .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .save_every = 0,
+      .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0, .shuffle = true,
+  };
+  const double most = 1e9, below1 = 1 - 0x1p-53;
+  const struct Arg args[] = {
+      {"data", ARG_TEXT, &o.data, 0, 0, "token file to train on"},
+      {"val-data", ARG_TEXT, &o.val_data, 0, 0, "token file to validate on"},
+      {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to start from"},
+      {"out", ARG_TEXT, &o.out, 0, 0, "folder for model.bin and metrics.jsonl"},
+      {"events", ARG_TEXT, &o.events, 0, 0, "what stdout carries: text or json"},
+      {"steps", ARG_COUNT, &o.steps, 0, most, "updates to make"},
+      {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
+      {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
+      {"lr", ARG_NUMBER, &o.lr, 0, most, "learning rate"},
+      {"beta1", ARG_NUMBER, &o.beta1, 0, below1, "AdamW's decay of the mean"},
+      {"beta2", ARG_NUMBER, &o.beta2, 0, below1, "AdamW's decay of the square"},
+      {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
+      {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's decay of matrices"},
+      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+      {"seed", ARG_COUNT, &o.seed, 0, 0x1p53, "seed of the shuffle and of samples"},
+      {"shuffle", ARG_SWITCH, &o.shuffle, 0, 1, "1: shuffled windows, 0: in order"},
+      {"val-every", ARG_COUNT, &o.val_every, 0, most, "steps between validations, 0: never"},
+      {"val-batches", ARG_COUNT, &o.val_batches, 1, most, "batches in a validation, at most"},
+      {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples, 0: never"},
+      {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
+      {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end"},
+  };
+  args_parse("train", args, sizeof args / sizeof *args, argc, argv);
+  if (o.data == NULL || o.model == NULL) die(EXIT_USAGE, "train needs --data FILE and --model FILE");
+  if (strcmp(o.events, "text") != 0 && strcmp(o.events, "json") != 0) {
+    die(EXIT_USAGE, "--events takes text or json, not '%s'", o.events);
+  }
+  return o;
+}
+
+/* The first Ctrl-C lets the step finish and saves; the second leaves at once. */
+static volatile sig_atomic_t interrupts;
+
+static void on_interrupt(int signal) {
+  (void)signal;
+  if (++interrupts > 1) _exit(EXIT_INTERRUPTED);
+}
+
+struct Run {
+  struct Options options;
+  struct Checkpoint checkpoint;
+  struct Gpt2 model;
+  struct DataLoader train, val;
+  struct Decoder decoder;
+  struct Sampler sampler;
+  struct Events events;
+  int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)
+  char model_path[1024];
+  double val_loss;
+};
+
+static void layout(struct Run *run, struct Arena *arena) {
+  const struct Options *o = &run->options;
+  const size_t BT = o->batch_size * o->seq_len;
+  gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
+  dataloader_layout(&run->train, arena);
+  if (o->val_data != NULL) dataloader_layout(&run->val, arena);
+  decoder_layout(&run->decoder, arena, &run->model.config,
+                 size_min(o->sample_tokens, run->model.config.maxT));
+  sampler_layout(&run->sampler, arena, run->model.config.V);
+  run->tokens = arena_alloc(arena, BT, sizeof(int));
+  run->targets = arena_alloc(arena, BT, sizeof(int));
+  run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
+}
+
+static void validate(struct Run *run, size_t step) {
+  const size_t batches = size_min(run->options.val_batches, dataloader_batches(&run->val));
+  double sum = 0;
+  for (size_t i = 0; i < batches; i++) {
+    dataloader_batch(&run->val, i, run->tokens, run->targets);
+    sum += gpt2_loss(&run->model, run->tokens, run->targets);
+  }
+  run->val_loss = sum / (double)batches;
+  run->checkpoint.has_val_loss = true;
+  run->checkpoint.val_loss = (float)run->val_loss;
+  events_validation(&run->events, step, run->val_loss);
+}
+
+/* Writes from the end-of-text token on, which every tokenizer of llmc has as its last. */
+static void sample(struct Run *run, size_t step) {
+  const size_t count = size_min(run->options.sample_tokens, run->decoder.positions);
+  int token = (int)run->model.config.V - 1;
+  for (size_t i = 0; i < count; i++) {
+    decoder_step(&run->decoder, &run->model, token, i);
+    token = sampler_draw(&run->sampler, run->decoder.logits, run->model.config.V);
+    run->written[i] = token;
+  }
+  events_sample(&run->events, step, run->written, count);
+}
+
+static void save(struct Run *run, size_t step) {
+  if (run->options.out == NULL) return;
+  run->checkpoint.step = (uint32_t)step;
+  checkpoint_write(run->model_path, &run->checkpoint, run->model.params.first);
+  events_saved(&run->events, step, run->model_path);
+}
+
+static bool due(size_t step, size_t every) { return every > 0 && step % every == 0; }
+
+/* Update number `step` + 1. */
+static void train_step(struct Run *run, size_t step) {
+  const struct Options *o = &run->options;
+  const double started = clock_seconds();
+  dataloader_batch(&run->train, step, run->tokens, run->targets);
+  const double loss = gpt2_gradients(&run->model, run->tokens, run->targets);
+  const double norm = gpt2_gradient_norm(&run->model);
+  if (!isfinite(loss) || !isfinite(norm)) {
+    die(EXIT_NOT_FINITE, "the loss is %g and the gradient's norm %g at step %zu; the weights before it "
+        "were%s saved; try a smaller --lr", loss, norm, step,
+        run->checkpoint.step > 0 && o->out != NULL ? " last" : " not");
+  }
+  const struct UpdateConfig update = {o->lr, o->beta1, o->beta2, o->eps, o->weight_decay};
+  gpt2_update(&run->model, &update, step + 1);
+  const double seconds = clock_seconds() - started;
+  events_step(&run->events, &(struct StepMetrics){
+      .step = step, .train_loss = loss, .lr = o->lr, .grad_norm = norm, .step_ms = 1e3 * seconds,
+      .tokens_per_second = (double)(o->batch_size * o->seq_len) / seconds});
+}
+
+static int loop(struct Run *run) {
+  const struct Options *o = &run->options;
+  size_t step = 0;
+  for (;; step++) {
+    const bool last = step == o->steps || interrupts > 0;
+    if (o->val_data != NULL && o->val_every > 0 && (due(step, o->val_every) || last)) validate(run, step);
+    if (step > 0 && due(step, o->sample_every)) sample(run, step);
+    if (last || (step > 0 && due(step, o->save_every))) save(run, step);
+    if (last) return interrupts > 0 ? EXIT_INTERRUPTED : EXIT_OK;
+    train_step(run, step);
+  }
+}
+
+static void open_outputs(struct Run *run) {
+  const struct Options *o = &run->options;
+  run->events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
+  if (o->out == NULL) return;
+  if (mkdir(o->out, 0777) != 0 && errno != EEXIST) {
+    die(EXIT_BAD_DATA, "cannot make the folder %s: %s; choose another --out", o->out, strerror(errno));
+  }
+  char path[sizeof run->model_path];
+  int length = snprintf(path, sizeof path, "%s/metrics.jsonl", o->out);
+  if (length < 0 || (size_t)length >= sizeof path) die(EXIT_USAGE, "the path %s is too long", o->out);
+  snprintf(run->model_path, sizeof run->model_path, "%s/model.bin", o->out);
+  run->events.metrics = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (run->events.metrics < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
+}
+
+int command_train(int argc, char **argv) {
+  static struct Run run;  // static: too large to be anyone's stack frame
+  struct Arena arena = {0};
+  run.options = read_options(argc, argv);
+  const struct Options *o = &run.options;
+
+  const int file = checkpoint_open(o->model, &run.checkpoint);
+  const struct Config *config = &run.checkpoint.config;
+  if (o->seq_len > config->maxT) {
+    die(EXIT_USAGE, "--seq-len %zu is more than the %zu positions of %s; use at most that", o->seq_len,
+        config->maxT, o->model);
+  }
+  dataloader_open(&run.train, o->data, o->batch_size, o->seq_len, config->V);
+  run.train.shuffle = o->shuffle;
+  run.train.seed = o->seed;
+  if (o->val_data != NULL) dataloader_open(&run.val, o->val_data, o->batch_size, o->seq_len, config->V);
+  run.sampler = (struct Sampler){.temperature = 1, .top_p = 1, .seed = o->seed};
+  run.model.config = *config;
+  run.model.kernels = kernels_choose();
+  run.model.workers.pool = pool_create((int)o->threads);
+  open_outputs(&run);
+
+  layout(&run, &arena);
+  events_start(&run.events, &run.model, arena.used, o->steps);
+  arena_take(&arena);
+  pool_zero(run.model.workers.pool, arena.base, arena.size);
+  layout(&run, &arena);
+  checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
+
+  sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt, .sa_flags = SA_RESTART}, NULL);
+  sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_interrupt, .sa_flags = SA_RESTART}, NULL);
+  const int code = loop(&run);
+  pool_destroy(run.model.workers.pool);
+  arena_free(&arena);
+  return code;
+}
