@@ -117,8 +117,10 @@ def _reason(step: Step, output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line] or lines or ["the compiler said nothing"]
     errors = [line for line in errors if "errors generated" not in line][:SHOWN_ERRORS]
-    what = step.source.name if step.source else step.output.name
-    return f"{what} did not compile: {'; '.join(errors)}"
+    what = (
+        f"{step.source.name} did not compile" if step.source else f"{step.output.name} did not link"
+    )
+    return f"{what}: {'; '.join(errors)}"
 
 
 @contextmanager

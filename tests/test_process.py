@@ -1,0 +1,210 @@
+"""Children are read as they speak, stopped when asked, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from llmc import process
+from llmc.errors import (
+    BadData,
+    ExitCode,
+    Interrupted,
+    LlmcError,
+    LossNotFinite,
+    MissingOutput,
+    Usage,
+)
+from llmc.process import Engine, run_quietly
+
+# A child that says its process id first, then does what the test wants.
+PRELUDE = "import os, signal, sys, time\nprint(os.getpid(), flush=True)\n"
+FOREVER = "while True: time.sleep(0.01)\n"
+
+
+def engine(script: str) -> Engine:
+    return Engine([sys.executable, "-c", PRELUDE + script])
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def failure(script: str) -> LlmcError:
+    """Run a child to its end and return what it raised."""
+    with pytest.raises(LlmcError) as caught, engine(script) as running:
+        for _ in running:
+            pass
+    return caught.value
+
+
+def test_lines_come_while_the_child_works() -> None:
+    with engine("print('{\"step\": 0}', flush=True)\n" + FOREVER) as running:
+        lines = iter(running)
+        assert alive(int(next(lines)))
+        assert next(lines) == '{"step": 0}'
+
+
+def test_a_child_that_ends_well_raises_nothing() -> None:
+    with engine("print('last')\nsys.stderr.write('memory: 2 GB\\n')\n") as running:
+        assert list(running)[1:] == ["last"]
+        assert list(running.prose) == ["memory: 2 GB"]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(1, BadData), (2, Usage), (3, MissingOutput), (5, LossNotFinite), (130, Interrupted)],
+)
+def test_an_exit_code_becomes_its_exception(code: int, kind: type[LlmcError]) -> None:
+    said = "warning: early\\nerror: first\\nerror: train.bin is truncated\\nafterwards\\n"
+    error = failure(f"sys.stderr.write('{said}')\nsys.exit({code})\n")
+    assert type(error) is kind
+    assert str(error) == "train.bin is truncated"
+    assert error.exit_code == code
+
+
+@pytest.mark.parametrize("code", [70, 42])
+def test_any_other_exit_code_is_internal(code: int) -> None:
+    error = failure(f"sys.stderr.write('table not found\\n')\nsys.exit({code})\n")
+    assert error.exit_code == ExitCode.INTERNAL
+    assert f"code {code}" in str(error)
+    assert "table not found" in str(error)
+
+
+def test_a_child_that_fails_without_a_word_still_has_its_exit_code() -> None:
+    error = failure("sys.exit(1)\n")
+    assert type(error) is BadData
+    assert "code 1" in str(error)
+
+
+def test_a_killed_child_makes_one_think_of_memory() -> None:
+    error = failure("os.kill(os.getpid(), signal.SIGKILL)\n")
+    assert error.exit_code == ExitCode.INTERNAL
+    assert "memory" in str(error)
+
+
+def test_a_crash_names_its_signal_and_what_the_sanitizer_found() -> None:
+    said = "thread 1 panic: signed integer overflow\\n" + "  at line\\n" * 5
+    error = failure(f"sys.stderr.write('{said}')\nsys.stderr.flush()\nos.abort()\n")
+    assert error.exit_code == ExitCode.INTERNAL
+    assert "SIGABRT" in str(error)
+    assert "signed integer overflow" in str(error)
+
+
+def test_a_flood_on_stderr_blocks_nothing() -> None:
+    with engine(
+        "[sys.stderr.write('y' * 99 + '\\n') for _ in range(20000)]\nprint('done')\n"
+    ) as running:
+        assert list(running)[-1] == "done"
+        assert len(running.prose) == process.KEPT_LINES
+
+
+def test_leaving_early_ends_the_child() -> None:
+    with engine(FOREVER) as running:
+        for line in running:
+            pid = int(line)
+            break
+    assert not alive(pid)
+
+
+def test_a_consumer_that_fails_ends_the_child() -> None:
+    with pytest.raises(BrokenPipeError), engine(FOREVER) as running:
+        pid = int(next(iter(running)))
+        raise BrokenPipeError
+    assert not alive(pid)
+
+
+def test_a_child_that_blocks_on_its_output_is_ended() -> None:
+    with engine("while True: print('x' * 1000)\n") as running:
+        pid = int(next(iter(running)))
+        time.sleep(0.1)  # it fills the pipe
+    assert not alive(pid)
+
+
+def test_a_stubborn_child_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.2)
+    with engine(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n" + FOREVER
+    ) as running:
+        lines = iter(running)
+        pid = int(next(lines))
+        assert next(lines) == "deaf"
+    assert not alive(pid)
+
+
+SAVES = """
+stopped = []
+signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
+print(os.getpgrp(), flush=True)
+while not stopped: time.sleep(0.01)
+print('saved', flush=True)
+sys.stderr.write('error: interrupted; saved in runs/first\\n')
+sys.exit(130)
+"""
+
+
+def test_ctrl_c_lets_the_child_finish_and_is_told_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    heard = []
+    with pytest.raises(Interrupted, match="saved in runs/first"), engine(SAVES) as running:
+        for line in running:
+            heard.append(line)
+            if len(heard) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+    assert heard[2] == "saved"
+    assert int(heard[1]) != os.getpgrp(), "a terminal's Ctrl-C must reach Python alone"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_end_asked_for_from_outside_ends_the_child(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=number.name), engine(FOREVER) as running:
+        for line in running:
+            pid = int(line)
+            os.kill(os.getpid(), number)
+    assert not alive(pid)
+    assert signal.getsignal(number) is before
+
+
+def test_an_engine_runs_in_any_thread() -> None:
+    heard: list[str] = []
+
+    def read() -> None:
+        with engine("print('hello')\n") as running:
+            heard.extend(running)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert heard[1:] == ["hello"]
+
+
+def test_an_engine_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(LlmcError, match="llmc build --force"), Engine([str(tmp_path / "no")]):
+        pass
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_run_quietly_returns_all_that_was_said() -> None:
+    script = "import os, sys; print(os.environ['LLMC_TEST'], flush=True); sys.exit('oh no')"
+    done = run_quietly([sys.executable, "-c", script], {"LLMC_TEST": "in the environment"})
+    assert done.code == 1
+    assert done.output.split("\n") == ["in the environment", "oh no", ""]
+
+
+def test_run_quietly_says_what_it_cannot_start(tmp_path: Path) -> None:
+    done = run_quietly([str(tmp_path / "no-such-compiler")])
+    assert done.code == 127
+    assert "no-such-compiler" in done.output

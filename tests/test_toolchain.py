@@ -1,0 +1,185 @@
+"""The flags of every source file, in both dialects, and the hash that names a build."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmc import toolchain
+from llmc.errors import CompileFailed
+from llmc.paths import shipped_dir
+from llmc.toolchain import Compiler, Mode, Step
+
+ZIG = Compiler(("zig", "cc"), is_zig=True, version="1")
+CC = toolchain.c_compiler("gcc", "-Werror")
+
+
+@pytest.fixture
+def native(tmp_path: Path) -> Path:
+    """A folder of C sources with everything that needs telling apart."""
+    folder = tmp_path / "native"
+    for name in ("isa", "kernels", "tests"):
+        (folder / name).mkdir(parents=True)
+    (folder / "main.c").write_text(
+        "#ifndef LLMC_HAVE_GENERIC\n#error no generic table\n#endif\n"
+        '#include "other.h"\nint main(void) { return other(); }\n'
+    )
+    (folder / "other.h").write_text("int other(void);\n")
+    (folder / "other.c").write_text('#include "other.h"\nint other(void) { return 0; }\n')
+    (folder / "reference.c").write_text("typedef int nothing;\n")
+    for isa in toolchain.ISAS:
+        (folder / "isa" / f"{isa}.c").write_text("typedef int nothing;\n")
+    (folder / "kernels" / "gemm_tmpl.c").write_text("#error a template is never compiled alone\n")
+    (folder / "tests" / "test_other.c").write_text(
+        '#include "other.h"\nint main(void) { return other(); }\n'
+    )
+    return folder
+
+
+def objects(
+    native: Path, compiler: Compiler, machine: str, mode: Mode = Mode.RELEASE
+) -> dict[str, Step]:
+    steps = toolchain.plan(compiler, native, Path("out"), machine=machine, mode=mode).objects
+    return {str(step.source and step.source.relative_to(native)): step for step in steps}
+
+
+def test_each_machine_gets_its_own_instruction_sets(native: Path) -> None:
+    x86 = objects(native, ZIG, "x86_64")
+    arm = objects(native, ZIG, "aarch64")
+    other = objects(native, ZIG, "riscv64")
+    assert {name for name in x86 if name.startswith("isa")} == {
+        "isa/generic.c",
+        "isa/avx2.c",
+        "isa/avx512.c",
+        "isa/avx512bf16.c",
+    }
+    assert {name for name in arm if name.startswith("isa")} == {"isa/generic.c", "isa/neon.c"}
+    assert {name for name in other if name.startswith("isa")} == {"isa/generic.c"}
+    assert "-DLLMC_HAVE_AVX2" in x86["main.c"].argv
+    assert "-DLLMC_HAVE_NEON" not in x86["main.c"].argv
+    assert "-DLLMC_HAVE_NEON" in arm["main.c"].argv
+    assert "-DLLMC_HAVE_AVX2" not in arm["main.c"].argv
+
+
+def test_templates_and_test_programs_are_no_part_of_the_engine(native: Path) -> None:
+    names = set(objects(native, ZIG, "x86_64"))
+    assert not any(name.startswith(("kernels", "tests")) for name in names)
+    assert {"main.c", "other.c", "reference.c"} <= names
+
+
+@pytest.mark.parametrize(
+    ("compiler", "flags"),
+    [
+        (ZIG, {"isa/avx2.c": "-mcpu=x86_64_v3", "isa/avx512.c": "-mcpu=x86_64_v4"}),
+        (CC, {"isa/avx2.c": "-march=x86-64-v3", "isa/avx512.c": "-march=x86-64-v4"}),
+    ],
+)
+def test_only_the_instruction_set_files_need_a_newer_cpu(
+    native: Path, compiler: Compiler, flags: dict[str, str]
+) -> None:
+    for name, step in objects(native, compiler, "x86_64").items():
+        cpu = [word for word in step.argv if word.startswith(("-mcpu=", "-march="))]
+        if name in flags:
+            assert cpu == [flags[name]]
+        elif not name.startswith("isa/avx"):
+            assert cpu == (["-mcpu=baseline"] if compiler.is_zig else [])
+    wide = objects(native, compiler, "x86_64")["isa/avx512.c"].argv
+    assert "-mprefer-vector-width=512" in wide
+
+
+@pytest.mark.parametrize("compiler", [ZIG, CC])
+@pytest.mark.parametrize("mode", Mode)
+def test_no_build_is_unoptimised_or_takes_liberties_with_floats(
+    native: Path, compiler: Compiler, mode: Mode
+) -> None:
+    for step in objects(native, compiler, "x86_64", mode=mode).values():
+        levels = [word for word in step.argv if word.startswith("-O")]
+        assert levels[0] == ("-O3" if mode is Mode.RELEASE else "-O1")
+        assert not {"-Ofast", "-O0", "-ffast-math"} & set(step.argv)
+        sanitized = [word for word in step.argv if word.startswith("-fsanitize=")]
+        assert bool(sanitized) == (mode is Mode.SANITIZE)
+        if compiler.is_zig and mode is not Mode.SANITIZE:
+            assert "-fno-sanitize=all" in step.argv  # zig's default is seventy times slower
+
+
+def test_the_modes_are_three(native: Path) -> None:
+    assert len({toolchain.build_key(ZIG, native, mode) for mode in Mode}) == len(Mode) == 3
+
+
+def test_an_instruction_set_without_flags_is_refused(native: Path) -> None:
+    (native / "isa" / "sve2.c").write_text("typedef int nothing;\n")
+    with pytest.raises(CompileFailed, match=r"sve2\.c has no row in the table"):
+        toolchain.sources(native, "aarch64")
+
+
+def test_a_folder_without_sources_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompileFailed, match="no C sources"):
+        toolchain.sources(tmp_path, "x86_64")
+
+
+def test_the_key_follows_what_the_binary_is_made_of(native: Path, tmp_path: Path) -> None:
+    keys = [toolchain.build_key(ZIG, native)]
+    (native / "other.h").write_text("int other(void); /* new */\n")
+    keys.append(toolchain.build_key(ZIG, native))
+    (native / "kernels" / "gemm_tmpl.c").write_text("#error changed\n")
+    keys.append(toolchain.build_key(ZIG, native))
+    (native / "other.c").rename(native / "another.c")
+    keys.append(toolchain.build_key(ZIG, native))
+    keys.append(toolchain.build_key(Compiler(("zig", "cc"), is_zig=True, version="2"), native))
+    assert len(set(keys)) == len(keys)
+
+    (native / "tests" / "test_other.c").write_text("int main(void) { return 1; }\n")
+    moved = Path(shutil.copytree(native, tmp_path / "elsewhere"))
+    assert toolchain.build_key(ZIG, moved) == keys[3]
+
+
+def test_a_machine_of_another_kind_has_another_key(
+    native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = toolchain.build_key(ZIG, native)
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert toolchain.build_key(ZIG, native) != here
+
+
+def test_a_missing_compiler_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CompileFailed, match="pip install ziglang"):
+        toolchain.zig()
+
+
+@pytest.mark.parametrize("command", ["zig cc", "/opt/zig/zig cc", "python3 -m ziglang cc"])
+def test_zig_by_another_name_is_still_zig(command: str) -> None:
+    assert toolchain.c_compiler(command).is_zig
+    assert not toolchain.c_compiler("gcc").is_zig
+
+
+@pytest.mark.skipif(not (shutil.which("make") and shutil.which("cc")), reason="no make or no cc")
+def test_make_builds_with_the_systems_compiler(native: Path, tmp_path: Path) -> None:
+    out = tmp_path / "objects"
+    module = [sys.executable, "-m", "llmc.toolchain", "--cc", "cc", "--cflags=-Werror"]
+    rules = subprocess.run(
+        [*module, "--native", str(native), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    make = ["make", "-s", "-f", "-", "native", "native-tests"]
+    subprocess.run(make, input=rules, text=True, check=True)
+    assert subprocess.run([out / "llmc-native"], check=False).returncode == 0
+    assert subprocess.run([out / "test_other"], check=False).returncode == 0
+
+    before = (out / "main.o").stat().st_mtime_ns, (out / "reference.o").stat().st_mtime_ns
+    (native / "other.h").write_text("int other(void); /* every object may depend on it */\n")
+    subprocess.run(make, input=rules, text=True, check=True)
+    assert (out / "main.o").stat().st_mtime_ns > before[0]
+    assert (out / "reference.o").stat().st_mtime_ns > before[1]
+
+
+def test_every_shipped_instruction_set_has_flags() -> None:
+    shipped = {path.stem for path in (shipped_dir("native") / "isa").glob("*.c")}
+    assert "generic" in shipped
+    assert shipped <= set(toolchain.ISAS)
