@@ -105,7 +105,7 @@ class GPT2(nn.Module):
         return [self.get_parameter(f"blocks.{i}.{OF_BLOCK[name]}") for i in range(len(self.blocks))]
 
     @torch.no_grad()
-    def load(self, tensors: Mapping[str, NDArray[np.float32]]) -> GPT2:
+    def load(self, tensors: Mapping[str, NDArray[np.floating]]) -> GPT2:
         """Take the tensors of a checkpoint, without the padding of the vocabulary; return self."""
         for name in tensor_shapes(self.config):
             mine = self.named(name)

@@ -151,6 +151,12 @@ def random_tensors(config: ModelConfig, seed: int) -> Tensors:
     import numpy as np
 
     generator = np.random.Generator(np.random.PCG64(seed))
+
+    def normal(shape: tuple[int, ...], std: float) -> NDArray[np.float32]:
+        values = generator.standard_normal(shape, np.float32)
+        values *= np.float32(std)
+        return values
+
     for name, padded in tensor_shapes(config).items():
         shape = (config.vocab_size, config.channels) if name == "wte" else padded
         if name.endswith("b"):
@@ -158,10 +164,10 @@ def random_tensors(config: ModelConfig, seed: int) -> Tensors:
         elif name.startswith("ln"):
             yield name, np.ones(shape, np.float32)
         else:
-            std = 0.02 / math.sqrt(2 * config.layers) if name in RESIDUAL else 0.02
-            values = generator.standard_normal(shape, np.float32)
-            values *= np.float32(std)
-            yield name, values
+            yield (
+                name,
+                normal(shape, 0.02 / math.sqrt(2 * config.layers if name in RESIDUAL else 1)),
+            )
 
 
 def _random_model(preset: str, given: Mapping[str, int]) -> tuple[str, ModelConfig]:

@@ -171,6 +171,7 @@ def write_checkpoint(
             padding = _checked_padding(name, array, *expected, config)
             crc = _write_tensor(file, array, dtype, crc)
             crc = _write_zeros(file, padding * (2 if dtype == "bf16" else 4), crc)
+            del array  # else it would live on while the next one is made
         if (left := next(wanted, None)) is not None:
             raise ValueError(f"the tensors end before {left[0]}")
         header = CheckpointHeader(config, version, crc, step, val_loss, tokenizer)

@@ -121,15 +121,18 @@ class HuggingFaceModel:
                 "this is another model"
             )
         for name, shape in tensor_shapes(self.config).items():
-            theirs, conv1d = NAMES[name]
-            if "{}" not in theirs:
-                yield name, self._read(theirs)
-                continue
-            stacked = np.empty(shape, np.float32)
-            for layer in range(self.config.layers):
-                values = self._read(theirs.format(layer))
-                stacked[layer] = values.T if conv1d else values
-            yield name, stacked
+            yield name, self._stacked(*NAMES[name], shape)
+
+    def _stacked(self, theirs: str, conv1d: bool, shape: tuple[int, ...]) -> Floats:
+        import numpy as np
+
+        if "{}" not in theirs:
+            return self._read(theirs)
+        stacked = np.empty(shape, np.float32)
+        for layer in range(self.config.layers):
+            values = self._read(theirs.format(layer))
+            stacked[layer] = values.T if conv1d else values
+        return stacked
 
     def _read(self, name: str) -> Floats:
         import numpy as np
@@ -158,7 +161,9 @@ class HuggingFaceModel:
         wanted["lm_head.weight"] = wanted["wte.weight"]
         for name, entry in self._entries.items():
             if name not in wanted:
-                raise BadData(f"{self.path} has a tensor {name}, which GPT-2 has not")
+                raise BadData(
+                    f"{self.path} has a tensor {name}, which a GPT-2 of its shape has not"
+                )
             if entry.dtype not in STORED:
                 raise BadData(
                     f"{self.path}: {name} is of type {entry.dtype}; llmc reads F32, F16, BF16, F64"

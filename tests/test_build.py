@@ -1,0 +1,238 @@
+"""``llmc build``: one binary, compiled once, whoever else is compiling it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmc import builder
+from llmc.builder import build_test_programs, ensure_native, native_binary
+from llmc.context import Context
+from llmc.errors import BadData, CompileFailed, ExitCode
+from llmc.toolchain import Mode
+
+MAIN = """
+#include <limits.h>
+#include <stdio.h>
+#include "number.h"
+int main(int count, char **words) {
+  (void)words;
+  int grown = INT_MAX;
+  grown += count;  /* undefined: what a sanitizer stops at */
+  printf("%d\\n", number());
+  return grown == 0;
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(cache))
+
+
+@pytest.fixture
+def native(tmp_path: Path) -> Path:
+    """A small engine, different in every test."""
+    folder = tmp_path / "native"
+    (folder / "tests").mkdir(parents=True)
+    (folder / "main.c").write_text(MAIN)
+    (folder / "number.h").write_text("int number(void);\n")
+    (folder / "number.c").write_text(
+        f'#include "number.h"\n/* {tmp_path} */\nint number(void) {{ return 7; }}\n'
+    )
+    (folder / "tests" / "test_number.c").write_text(
+        '#include "number.h"\nint main(void) { return number() == 7 ? 0 : 1; }\n'
+    )
+    return folder
+
+
+def said(binary: Path) -> str:
+    return subprocess.run([binary], capture_output=True, text=True, check=True).stdout
+
+
+def no_compiler(*_: object) -> None:
+    raise AssertionError("the compiler ran")
+
+
+def test_a_build_makes_a_program_and_a_second_one_does_nothing(
+    here: Context, native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = ensure_native(here, native=native)
+    assert said(binary) == "7\n"
+    assert [path.name for path in binary.parent.iterdir()] == ["llmc-native"]
+    monkeypatch.setattr(builder, "run_quietly", no_compiler)
+    assert ensure_native(here, native=native) == binary
+
+
+def test_a_changed_source_is_another_build(here: Context, native: Path) -> None:
+    first = ensure_native(here, native=native)
+    (native / "number.c").write_text('#include "number.h"\nint number(void) { return 8; }\n')
+    second = ensure_native(here, native=native)
+    assert (said(first), said(second)) == ("7\n", "8\n")
+
+
+def test_force_compiles_again(here: Context, native: Path) -> None:
+    binary = ensure_native(here, native=native)
+    before = binary.stat().st_ino
+    assert ensure_native(here, native=native, force=True) == binary
+    assert binary.stat().st_ino != before
+    assert said(binary) == "7\n"
+
+
+def test_debug_keeps_symbols(here: Context, native: Path) -> None:
+    release = ensure_native(here, native=native)
+    debug = ensure_native(here, native=native, debug=True)
+    assert debug != release
+    assert said(debug) == "7\n"
+
+
+def test_sanitize_stops_at_undefined_behaviour(here: Context, native: Path) -> None:
+    binary = ensure_native(here, native=native, sanitize=True)
+    done = subprocess.run([binary], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "signed integer overflow" in done.stderr
+
+
+def test_a_broken_source_is_one_clear_sentence(here: Context, native: Path) -> None:
+    (native / "number.c").write_text("int number(void) { return seven; }\n")
+    with pytest.raises(CompileFailed) as caught:
+        ensure_native(here, native=native)
+    assert caught.value.exit_code == ExitCode.COMPILE
+    message = str(caught.value)
+    assert message.startswith("number.c did not compile: ")
+    assert "seven" in message
+    assert "\n" not in message
+    assert list(native_binary(native=native).parent.iterdir()) == [], "something half-made is left"
+
+
+def test_a_warning_fails_the_build(here: Context, native: Path) -> None:
+    (native / "number.c").write_text(
+        '#include "number.h"\nint number(void) { int unused = 1; return 7; }\n'
+    )
+    with pytest.raises(CompileFailed, match="unused"):
+        ensure_native(here, native=native)
+
+
+def test_a_missing_function_fails_at_the_link(here: Context, native: Path) -> None:
+    (native / "number.c").write_text("typedef int nothing;\n")
+    with pytest.raises(CompileFailed, match=r"llmc-native did not link: .*number"):
+        ensure_native(here, native=native)
+
+
+def test_a_cache_that_cannot_be_written_is_said_so(
+    here: Context, native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(BadData, match="set LLMC_CACHE_DIR"):
+        ensure_native(here, native=native)
+
+
+BUILD_AT_ONCE = """
+import sys
+from pathlib import Path
+from llmc.builder import ensure_native
+from llmc.context import Context
+from llmc.paths import Workspace
+from llmc.ui import Ui
+here = Context(Workspace(Path()), Ui(quiet=True))
+print("ready", flush=True)
+sys.stdin.readline()
+print(ensure_native(here, native=Path(sys.argv[1]), force=True))
+"""
+
+
+def test_builds_at_once_do_not_collide(native: Path) -> None:
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD_AT_ONCE, str(native)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    paths = set()
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    for racer in racers:
+        out, _ = racer.communicate(timeout=60)
+        assert racer.returncode == 0
+        paths.add(out)
+    assert len(paths) == 1
+    binary = Path(paths.pop().strip())
+    assert said(binary) == "7\n"
+    assert [path.name for path in binary.parent.iterdir()] == ["llmc-native"]
+
+
+def test_test_programs_are_linked_with_the_engine(native: Path, tmp_path: Path) -> None:
+    (native / "tests" / "test_wrong.c").write_text(
+        '#include "number.h"\nint main(void) { return number() == 8 ? 0 : 1; }\n'
+    )
+    right, wrong = build_test_programs(tmp_path / "programs", native=native)
+    assert (right.name, wrong.name) == ("test_number", "test_wrong")
+    assert subprocess.run([right], check=False).returncode == 0
+    assert subprocess.run([wrong], check=False).returncode == 1
+
+
+@pytest.fixture
+def cli(tmp_path: Path, native: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line, with the small engine in place of the shipped one."""
+    script = (
+        "from pathlib import Path\nimport llmc.paths\nshipped = llmc.paths.shipped_dir\n"
+        f"llmc.paths.shipped_dir = lambda name: Path({str(native)!r}) "
+        "if name == 'native' else shipped(name)\n"
+        "from llmc.cli import main; main()\n"
+    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", script, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_command_prints_its_result(
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    first, second = cli("build", "--json"), cli("build", "--json")
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["built"] is True
+    assert json.loads(second.stdout)["built"] is False
+    assert said(Path(json.loads(second.stdout)["binary"])) == "7\n"
+    assert "up to date" in second.stderr
+    assert "next: llmc prepare stdlib" in second.stderr
+
+
+def test_the_command_exits_4_on_a_broken_source(
+    cli: Callable[..., subprocess.CompletedProcess[str]], native: Path
+) -> None:
+    (native / "main.c").write_text("int main(void) { return }\n")
+    done = cli("build")
+    assert done.returncode == ExitCode.COMPILE
+    assert "error: main.c did not compile: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_shipped_engine_compiles_without_a_warning(here: Context) -> None:
+    binary = ensure_native(here)
+    done = subprocess.run([binary, "no-such-command"], capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.startswith("error: ")
+    assert native_binary(Mode.RELEASE) == binary
