@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from llmc import __version__
 from llmc.commands.build import build
@@ -23,7 +24,22 @@ from llmc.errors import ExitCode, LlmcError
 from llmc.paths import Workspace
 from llmc.ui import Ui
 
+
+class _Commands(TyperGroup):
+    """The commands, any of which may find that its reader has left."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; a closed pipe ends it in peace, where Typer would call it a failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # The reader (head, less) has what it wanted; Python must not complain while flushing.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(ExitCode.OK) from error
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="llmc",
     help="Train GPT-2-class language models on the computer you already have.",
     epilog="Start here: llmc prepare stdlib, then llmc train --config python-stdlib, "
@@ -93,10 +109,6 @@ def main() -> None:
     except KeyboardInterrupt:
         Ui().error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader (head, less) has what it wanted; Python must not complain while flushing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.OK)
     except Exception as error:
         if os.environ.get("LLMC_TRACEBACK"):
             raise
