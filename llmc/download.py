@@ -68,7 +68,7 @@ def download(
             # Inside written_whole, which would take it for the disk's: it is an OSError.
             if received or isinstance(error, requests.exceptions.ChunkedEncodingError):
                 raise BadData(_broken_off(url, received, expected)) from error
-            raise BadData(_unreachable(url, hint)) from error
+            raise BadData(_unreachable(url, hint, error)) from error
         if expected is not None and received != expected:
             raise BadData(_broken_off(url, received, expected))
         file.flush()
@@ -171,9 +171,9 @@ def _hub_errors(url: str) -> Iterator[None]:
             ) from error
         if error.errno is not None:
             raise  # the disk's errors: written_whole words them
-        raise BadData(_unreachable(url, SOURCE_HINT)) from error
+        raise BadData(_unreachable(url, SOURCE_HINT, error)) from error
     except Exception as error:
-        raise BadData(_unreachable(url, SOURCE_HINT)) from error
+        raise BadData(_unreachable(url, SOURCE_HINT, error)) from error
 
 
 def _bar(advance: Advance) -> type[Any]:
@@ -246,6 +246,9 @@ def _broken_off(url: str, received: int, expected: int | None) -> str:
     )
 
 
-def _unreachable(url: str, hint: str) -> str:
+def _unreachable(url: str, hint: str, error: Exception) -> str:
     host = urlsplit(url).netloc
-    return f"cannot download {url}: {host} cannot be reached; {hint}, or try again with a network"
+    return (
+        f"cannot download {url}: no answer from {host} ({type(error).__name__}); "
+        f"{hint}, or try again with a network"
+    )
