@@ -1,0 +1,136 @@
+"""What several tests share: the command line as a person runs it, and no way to the network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from llmc.context import Context
+from llmc.errors import BadData
+from llmc.paths import Workspace
+from llmc.tokenizers import Tokenizer, load_tokenizer
+from llmc.ui import Ui
+
+# Nothing listens on the discard port: whoever asks for the outside world is refused at once.
+NO_NETWORK = {
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+}
+# Wall-clock limits per example say more about how busy the machine is than about the code.
+settings.register_profile("llmc", deadline=None)
+settings.load_profile("llmc")
+
+OURS = ("LLMC_", "HF_", "HUGGING_FACE_")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Keep every test, and every process it starts, on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in NO_NETWORK.items():
+            patch.setenv(name, value)
+        patch.delenv("ALL_PROXY", raising=False)
+        patch.delenv("all_proxy", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the whole session: compiled binaries are made once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@dataclass(frozen=True)
+class Llmc:
+    """Runs ``python -m llmc`` in a workspace of its own; that is its current directory too."""
+
+    workspace: Path
+    cache: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def env(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the environment of the commands: this one's, without settings that leak in."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        isolated = {"LLMC_CACHE_DIR": str(self.cache), "HF_HOME": str(self.cache / "hub")}
+        return {**kept, **isolated, **self.environment, **(extra or {})}
+
+    def raw(
+        self, *args: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command; stdout and stderr come back as bytes."""
+        return subprocess.run(
+            [*self.command, *map(str, args)],
+            cwd=self.workspace,
+            env=self.env(env),
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=300,
+        )
+
+    def __call__(
+        self, *args: str | Path, stdin: str = "", env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command; stdout and stderr come back as text."""
+        done = self.raw(*args, stdin=stdin.encode(), env=env)
+        out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    @property
+    def command(self) -> list[str]:
+        """What starts llmc, for tests that need the pipes themselves."""
+        return [sys.executable, "-m", "llmc"]
+
+
+@pytest.fixture
+def llmc(tmp_path: Path, cache: Path) -> Llmc:
+    """Return the command line, in an empty workspace."""
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    return Llmc(workspace, cache)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Context:
+    """Return the context that commands' core functions take, in an empty workspace."""
+    return Context(Workspace(tmp_path / "workspace"), Ui(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> Tokenizer:
+    """Return GPT-2's tokenizer, where its vocabulary is on this machine."""
+    try:
+        return load_tokenizer("gpt2")
+    except BadData as error:
+        pytest.skip(f"GPT-2's vocabulary is not on this machine: {error}")
+
+
+@pytest.fixture(scope="session")
+def tinyshakespeare() -> Path:
+    """Return the real text, from the folder that LLMC_TEST_DATA names."""
+    folder = os.environ.get("LLMC_TEST_DATA")
+    path = Path(folder or "") / "tinyshakespeare.txt"
+    if folder is None or not path.is_file():
+        pytest.skip("LLMC_TEST_DATA names no folder with tinyshakespeare.txt in it")
+    return path
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """Hold a failed command to the rules: its exit code, one error line, no traceback, no data."""
+    assert done.returncode == code, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    return errors[0]

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmc import datasets
+from llmc.datasets import (
+    FETCHED,
+    blank_line_documents,
+    open_source,
+    separated_documents,
+    stdlib_folder,
+)
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.paths import Workspace
+
+E_ACUTE_LATIN1 = b"caf\xe9"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.chdir(tmp_path)
+    return Workspace(tmp_path)
+
+
+@given(st.text(alphabet="ab\n"))
+def test_blank_lines_end_documents_as_in_llm_c(text: str) -> None:
+    # llm.c puts the separator in front and behind each blank line of the text as a whole.
+    separated = "|" + text.replace("\n\n", "\n\n|")
+    assert "".join(f"|{document}" for document in blank_line_documents(text)) == separated
+
+
+@pytest.mark.parametrize("characters", [1, 2, 7, 1 << 20])
+def test_separated_documents_are_stripped_wherever_the_parts_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: int
+) -> None:
+    monkeypatch.setattr(datasets, "CHUNK_CHARACTERS", characters)
+    path = tmp_path / "stories.txt"
+    path.write_bytes("\nOne “é”.\r\nMore. \n<|endoftext|>\n\n<|endoftext|>Two<|endof\n".encode())
+    assert list(separated_documents(path)) == ["One “é”.\r\nMore.", "Two<|endof"]
+
+
+def test_stories_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_bytes(E_ACUTE_LATIN1)
+    with pytest.raises(BadData, match=r"cannot read .*stories\.txt"):
+        list(separated_documents(path))
+
+
+def test_tinystories_validates_on_its_own_text(workspace: Workspace) -> None:
+    folder = workspace.data / "tinystories"
+    folder.mkdir(parents=True)
+    (folder / "TinyStoriesV2-GPT4-train.txt").write_text("A\n<|endoftext|>\nB\n")
+    (folder / "TinyStoriesV2-GPT4-valid.txt").write_text("C\n<|endoftext|>\n")
+    source = open_source(workspace, ["tinystories"])
+    assert list(source.documents()) == ["A", "B"]
+    assert source.val_documents is not None
+    assert list(source.val_documents()) == ["C"]
+    assert source.records[1] == {
+        "name": "TinyStoriesV2-GPT4-valid.txt",
+        "bytes": 16,
+        "sha256": hashlib.sha256(b"C\n<|endoftext|>\n").hexdigest(),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(FETCHED))
+def test_what_is_not_fetched_names_the_command(workspace: Workspace, name: str) -> None:
+    with pytest.raises(MissingOutput, match=f"run 'llmc fetch {name}' first"):
+        open_source(workspace, [name])
+
+
+def test_another_text_is_not_tinyshakespeare(workspace: Workspace) -> None:
+    path = workspace.data / "tinyshakespeare" / "tinyshakespeare.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("To be, or not to be\n")
+    with pytest.raises(BadData, match="llmc fetch tinyshakespeare --force"):
+        open_source(workspace, ["tinyshakespeare"])
+
+
+def test_stdlib_is_the_sources_of_this_python_and_nothing_else(workspace: Workspace) -> None:
+    source = open_source(workspace, ["stdlib"])
+    documents = list(source.documents())
+    folder = stdlib_folder()
+    assert (folder / "argparse.py").read_text(encoding="utf-8") in documents
+    assert not set(documents) & {
+        path.read_text(encoding="utf-8")
+        for pattern in ("test/test_arg*.py", "encodings/cp*.py", "pydoc_data/topics.py")
+        for path in folder.glob(pattern)
+    }
+    assert source.total_bytes == sum(len(document.encode()) for document in documents)
+    assert source.total_bytes > 5_000_000
+    assert source.records[0]["files"] == len(documents)
+
+
+def test_stdlib_is_shuffled_the_same_way_every_time(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "lib"
+    (library / "json").mkdir(parents=True)
+    names = [*(f"{letter}.py" for letter in "abcdefghij"), "json/tool.py", "os.py"]
+    for name in names:
+        (library / name).write_text(f"name = '{name}'\n")
+    for skipped in ("test", "site-packages", "json/tests", "__pycache__"):
+        (library / skipped).mkdir()
+        (library / skipped / "x.py").write_text("x = 1\n")
+    (library / "latin.py").write_bytes(b"# caf\xe9\n")
+    (library / "__init__.py").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda _name: str(library))
+    source = open_source(workspace, ["stdlib"])
+    order = [document.split("'")[1] for document in source.documents()]
+    assert sorted(order) == sorted(names)
+    assert order != sorted(names)
+    (library / "a.py").unlink()
+    shorter = [d.split("'")[1] for d in open_source(workspace, ["stdlib"]).documents()]
+    assert shorter == [name for name in order if name != "a.py"]
+    assert source.skipped == 2
+
+
+def test_a_python_without_sources_is_refused(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda _name: str(tmp_path))
+    with pytest.raises(BadData, match="no sources of its standard library"):
+        open_source(workspace, ["stdlib"])
+
+
+def test_a_file_is_one_document_to_the_last_byte(workspace: Workspace, tmp_path: Path) -> None:
+    text = "\ufeffone\r\n\r\ntwo \n"
+    (tmp_path / "my.text.txt").write_bytes(text.encode())
+    source = open_source(workspace, ["my.text.txt"])
+    assert list(source.documents()) == [text]
+    assert list(source.documents()) == [text]
+    assert source.name == "my.text"
+    (record,) = source.records
+    assert record == {
+        "path": str(tmp_path / "my.text.txt"),
+        "bytes": len(text.encode()),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    (folder / "deep").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    (folder / "b.txt").write_text("B")
+    (folder / "a.md").write_text("A")
+    (folder / "deep" / "c.txt").write_text("C")
+    (folder / ".git" / "config").write_text("hidden")
+    (folder / "image.png").write_bytes(b"\x89PNG\0\0")
+    (folder / "old.txt").write_bytes(E_ACUTE_LATIN1)
+    (folder / "empty.txt").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("inputs", "wanted", "name"),
+    [
+        (["notes"], ["A", "B", "C"], "notes"),
+        (["notes/"], ["A", "B", "C"], "notes"),
+        (["notes/*.txt"], ["B"], "notes"),
+        (["notes/**/*.txt"], ["B", "C"], "notes"),
+        (["notes/b.txt", "notes"], ["B", "A", "C"], "b-and-1-more"),
+    ],
+)
+def test_folders_and_patterns_give_their_text_files_sorted(
+    workspace: Workspace, folder: Path, inputs: list[str], wanted: list[str], name: str
+) -> None:
+    assert folder.is_dir()
+    source = open_source(workspace, inputs)
+    assert list(source.documents()) == wanted
+    assert source.name == name
+
+
+def test_the_combined_hash_sees_content_and_names(workspace: Workspace, folder: Path) -> None:
+    def record() -> object:
+        return open_source(workspace, ["notes"]).records[0]["sha256"]
+
+    before = record()
+    assert record() == before
+    (folder / "a.md").write_text("Z")
+    changed = record()
+    (folder / "a.md").write_text("A")
+    (folder / "a.md").rename(folder / "a2.md")
+    assert len({before, changed, record()}) == 3
+
+
+def test_what_was_passed_over_is_counted(workspace: Workspace, folder: Path) -> None:
+    assert folder.is_dir()
+    assert open_source(workspace, ["notes"]).skipped == 3
+
+
+def test_a_file_named_outright_must_be_text(workspace: Workspace, folder: Path) -> None:
+    for name in ("old.txt", "image.png"):
+        with pytest.raises(BadData, match=f"{name} is not UTF-8 text"):
+            open_source(workspace, [str(folder / name)])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("tinyshakespear", "did you mean 'tinyshakespeare'"), ("qqq", "known: tinyshakespeare")],
+)
+def test_an_unknown_name_is_a_usage_error(workspace: Workspace, name: str, hint: str) -> None:
+    with pytest.raises(Usage, match=f"no dataset, file or folder '{name}'.*{hint}"):
+        open_source(workspace, [name])
+
+
+def test_names_and_paths_do_not_mix(workspace: Workspace, folder: Path) -> None:
+    with pytest.raises(Usage, match="'stdlib' is a dataset"):
+        open_source(workspace, [str(folder), "stdlib"])
+
+
+def test_nothing_to_read_is_bad_data(workspace: Workspace, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    with pytest.raises(BadData, match="there are no files in hollow"):
+        open_source(workspace, ["hollow"])
+    with pytest.raises(BadData, match=r"no files in .*\.rst"):
+        open_source(workspace, [f"{folder}/*.rst"])
+    (folder / "deep" / "c.txt").unlink()
+    (folder / "deep" / "x.png").write_bytes(b"\0")
+    (folder / "deep" / "y.png").write_bytes(b"\0")
+    with pytest.raises(BadData, match="none of the 2 files of 'deep' is UTF-8 text"):
+        open_source(workspace, [str(folder / "deep")])
