@@ -206,11 +206,12 @@ def _path_source(inputs: list[str]) -> Source:
     first: Path | None = None
     for text in inputs:
         path = Path(text)
+        is_pattern = not path.exists() and any(character in text for character in "*?[")
         if path.is_dir():
             matches = _files_beneath(path)
         elif path.is_file():
             matches = [path]
-        elif glob.has_magic(text):
+        elif is_pattern:
             # Path.glob cannot take an absolute pattern.
             names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207
             matches = [Path(name) for name in names if Path(name).is_file()]
@@ -218,7 +219,7 @@ def _path_source(inputs: list[str]) -> Source:
             raise Usage(f"no dataset, file or folder '{text}'{nearest(text, list(NAMES))}")
         if not matches:
             raise BadData(f"there are no files in {text}: name a file or folder that holds text")
-        first = first or (matches[0].parent if glob.has_magic(text) and not path.exists() else path)
+        first = first or (matches[0].parent if is_pattern else path)
         found |= dict.fromkeys(matches)
     if first is None:
         raise Usage("name a dataset, or files, folders or patterns of text")

@@ -140,7 +140,9 @@ def tokenize_inputs(
         here.ui.note(f"tokenizer: {DEFAULT_TOKENIZER} (the default; --tokenizer names another)")
     if vocab_size is not None:
         here.ui.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
-        chosen = train_bpe(source.documents(), vocab_size)
+        with here.ui.progress() as progress:
+            meter = _Meter(progress, f"reading {source.name}", source.total_bytes)
+            chosen = train_bpe(meter.passing(source.documents()), vocab_size)
     else:
         chosen = load_tokenizer(tokenizer or DEFAULT_TOKENIZER)
     cut = _cut(here, source, val_tokens, val_fraction)
@@ -227,10 +229,10 @@ def _cut(here: Context, source: Source, val_tokens: int | None, val_fraction: fl
 class _Meter:
     """Counts the bytes of the documents that pass, and shows them as progress."""
 
-    def __init__(self, progress: Progress, source: Source) -> None:
+    def __init__(self, progress: Progress, description: str, total: int) -> None:
         self.bytes = 0
         self.progress = progress
-        self.task = progress.add_task(f"tokenizing {source.name}", total=source.total_bytes)
+        self.task = progress.add_task(description, total=total)
 
     def passing(self, documents: Iterable[str]) -> Iterator[str]:
         for document in documents:
@@ -247,7 +249,7 @@ def _write(here: Context, source: Source, tokenizer: Tokenizer, cut: Cut, folder
         BadData: there is too little text for both splits, or the disk is full.
     """
     with here.ui.progress() as progress:
-        meter = _Meter(progress, source)
+        meter = _Meter(progress, f"tokenizing {source.name}", source.total_bytes)
         ids = tokenizer.encode_documents(meter.passing(source.documents()))
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tokenize.", dir=folder) as name:
