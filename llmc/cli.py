@@ -1,4 +1,7 @@
-"""The command line: registers the commands; the one place where an LlmcError becomes an exit code."""
+"""The command line: registers the commands, and turns an LlmcError into an exit code.
+
+Nothing else in the project exits.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from llmc.commands.sample import sample
 from llmc.commands.tokenize import tokenize
 from llmc.commands.train import train
 from llmc.context import Context
-from llmc.errors import ExitCode, LlmcError
+from llmc.errors import ExitCode, Interrupted, LlmcError
 from llmc.paths import Workspace
 from llmc.ui import Ui
 
@@ -103,6 +106,9 @@ def main() -> None:
     """Run ``llmc`` and exit with the code of what happened."""
     try:
         app(args=globals_first(sys.argv[1:]))
+    except Interrupted as stop:
+        Ui().note(str(stop))
+        sys.exit(stop.exit_code)
     except LlmcError as error:
         Ui().error(str(error))
         sys.exit(error.exit_code)

@@ -20,7 +20,7 @@ from llmc.paths import shipped_dir
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a GPT-2: ``V`` tokens, ``maxT`` positions, ``L`` layers of ``NH`` heads, ``C`` channels."""
+    """The shape of a GPT-2: L layers of NH heads, C channels, maxT positions, V tokens."""
 
     layers: int = 12
     heads: int = 12
@@ -123,7 +123,7 @@ def load_preset(name_or_path: str) -> Preset:
             raise Usage(f"{path}: unknown key '{key}'{nearest(key, allowed)}")
     tokenizer = table.get("tokenizer")
     if tokenizer is not None and not isinstance(tokenizer, str):
-        raise Usage(f"{path}: tokenizer must be a string such as \"bpe:2048\"")
+        raise Usage(f'{path}: tokenizer must be a string such as "bpe:2048"')
     defaults = Preset()
     return Preset(
         name=path.stem,

@@ -1,4 +1,4 @@
-"""Where files live: the workspace, the cache, the C sources; and how a file is written whole or not at all."""
+"""Where files live: workspace, cache, C sources; and how a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def shipped_dir(name: str) -> Path:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place when the block ends well.
 
-    A reader sees the old file or the new one, never half of it, and a failure leaves nothing behind.
+    A reader sees the old file or the new one, never half of it; a failure leaves nothing behind.
 
     Raises:
         BadData: the disk is full, or the place cannot be written.
@@ -129,5 +129,7 @@ def _umask() -> int:
 
 def _unwritable(path: Path, error: OSError) -> BadData:
     if error.errno == errno.ENOSPC:
-        return BadData(f"the disk is full: {path} was not written; free some space and run it again")
+        return BadData(
+            f"the disk is full: {path} was not written; free some space and run it again"
+        )
     return BadData(f"cannot write {path}: {error.strerror or error}; choose another place")

@@ -62,7 +62,7 @@ class Ui:
             sys.stdout.flush()
 
     def progress(self) -> Progress:
-        """Return a progress display for bytes with rate and ETA; invisible in a pipe or when quiet."""
+        """Return a progress display for bytes, with rate and ETA; invisible in a pipe."""
         from rich.progress import (
             BarColumn,
             DownloadColumn,

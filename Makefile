@@ -1,0 +1,57 @@
+# Two commands: `make demo` trains a small GPT on real text and lets it write; `make test` proves the
+# project. Both set up what they need in .venv first: Python 3.11 or newer and make are enough.
+
+PYTHON ?= python3
+CC     ?= cc
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+# Where the demo works: a workspace of its own, so that it never mixes with yours.
+DEMO   := build/demo
+
+.PHONY: demo test lint native setup setup-dev clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train a small GPT on Python's standard library and let it write (minutes)"
+	@echo "make test    linters, types, C tests, Python tests"
+	@echo "make native  build the engine with another C compiler: make native CC=cc"
+	@echo "make clean   remove what make made"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[offline]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable '.[dev,offline,plot,torch]'
+	@touch $@
+
+setup: $(VENV)/installed
+
+setup-dev: $(VENV)/installed-dev
+
+demo: setup
+	$(BIN)/llmc --workspace $(DEMO) prepare stdlib
+	$(BIN)/llmc --workspace $(DEMO) train --config python-stdlib
+	$(BIN)/llmc --workspace $(DEMO) sample --decode --temperature 0.8 --top-k 40
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The engine alone, by any C compiler, from the flag table that `llmc build` uses.
+native: setup
+	@mkdir -p build/native
+	$(BIN)/python -m llmc.toolchain --cc '$(CC)' --out build/native > build/native/Makefile
+	$(MAKE) --no-print-directory --file build/native/Makefile
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

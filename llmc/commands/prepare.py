@@ -1,0 +1,155 @@
+"""``llmc prepare``: everything before training, in order, skipping what is there and valid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmc.builder import ensure_native
+from llmc.commands.export_weights import PUBLISHED, export
+from llmc.commands.fetch import fetch_dataset
+from llmc.commands.tokenize import tokenize_inputs, tokenized_already
+from llmc.config import load_preset
+from llmc.context import Context
+from llmc.datasets import FETCHED, STDLIB
+from llmc.errors import LlmcError, Usage
+from llmc.formats.checkpoint import CheckpointHeader, read_header, verify_checksum
+from llmc.manifest import Manifest, load_manifest
+from llmc.prepared import record_prepared
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a dataset is prepared with unless flags say otherwise."""
+
+    tokenizer: str = "gpt2"
+    model: str = "gpt2"
+    config: str | None = None  # the preset that `llmc train` is best run with
+
+
+def recipe_of(inputs: list[str]) -> Recipe:
+    """Return the recipe of a dataset: llm.c's, or for the standard library one from scratch."""
+    if inputs == [STDLIB]:
+        preset = load_preset("python-stdlib")
+        return Recipe(preset.tokenizer or "gpt2", f"random:{preset.name}", preset.name)
+    return Recipe()
+
+
+def prepare(
+    ctx: typer.Context,
+    *,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME|PATH...",
+            help="tinyshakespeare, tinystories, stdlib; or files, folders and glob patterns.",
+        ),
+    ],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="gpt2|byte|bpe:N|FILE", help="Default: gpt2; for stdlib its preset's bpe."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="gpt2|FILE|random[:PRESET]",
+            help="Weights to start from. Default: gpt2; for stdlib a small random model.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="PATH|URL", help="A local copy or a mirror of the dataset NAME."),
+    ] = None,
+) -> None:
+    """Fetch, tokenize, export weights and build: all that training needs, ready."""
+    here: Context = ctx.obj
+    recipe = recipe_of(inputs)
+    chosen_tokenizer, chosen_model = tokenizer or recipe.tokenizer, model or recipe.model
+    if tokenizer is None:
+        here.ui.note(f"tokenizer: {chosen_tokenizer} (the default; --tokenizer names another)")
+    if model is None:
+        here.ui.note(f"model: {chosen_model} (the default; --model names another)")
+    manifest = _data(here, inputs, chosen_tokenizer, source)
+    weights = _model(here, chosen_model, manifest)
+    record_prepared(here.workspace, manifest.folder, weights)
+    binary = ensure_native(here)
+    here.ui.note("ready to train")
+    here.ui.result(
+        {
+            "dataset": manifest.dataset,
+            "folder": str(manifest.folder),
+            "train_tokens": manifest.train.tokens,
+            "val_tokens": manifest.val.tokens,
+            "tokenizer": manifest.tokenizer.name,
+            "model": str(weights),
+            "binary": str(binary),
+        }
+    )
+    settings = f" --config {recipe.config}" if recipe.config is not None else ""
+    here.ui.next(f"llmc train{settings}", "llmc sample --decode")
+
+
+def _data(here: Context, inputs: list[str], tokenizer: str, source: str | None) -> Manifest:
+    """Fetch and tokenize, unless that is done.
+
+    Raises:
+        LlmcError: a stage failed.
+    """
+    names = [name for name in inputs if name in FETCHED or name == STDLIB]
+    if source is not None and not names:
+        raise Usage(
+            f"--source is a copy of a named dataset, and {inputs[0]} is a path: leave it out"
+        )
+    for name in names:
+        fetch_dataset(here, name, source=source, force=False)
+    folder = tokenized_already(here, inputs, tokenizer=tokenizer, out=None)
+    if folder is not None:
+        here.ui.note(f"{here.workspace.shown(folder)} is tokenized and whole")
+    else:
+        folder = tokenize_inputs(
+            here, inputs, tokenizer=tokenizer, val_tokens=None, val_fraction=None, out=None
+        )
+    return load_manifest(folder)
+
+
+def _model(here: Context, source: str, manifest: Manifest) -> Path:
+    """Export the weights that ``source`` names, unless that is done; return the checkpoint.
+
+    Raises:
+        LlmcError: a stage failed.
+    """
+    if Path(source).suffix == ".bin" and Path(source).is_file():
+        read_header(Path(source))
+        return Path(source)
+    kind, _, preset = source.partition(":")
+    fingerprint = bytes.fromhex(manifest.tokenizer.fingerprint)
+    if kind == "random":
+        recipe = load_preset(preset or "gpt2-124m")
+        overrides = {"vocab_size": manifest.tokenizer.vocab_size}
+        out = here.workspace.models / f"{recipe.name}-{manifest.dataset}.bin"
+        if (header := _whole(out)) is not None and header.tokenizer == fingerprint:
+            here.ui.note(f"{here.workspace.shown(out)} is exported and whole")
+            return out
+        return export(here, source, out=out, overrides=overrides, tokenizer=fingerprint)
+    if source in PUBLISHED:
+        fetch_dataset(here, source, source=None, force=False)
+        out = here.workspace.models / f"{source}.bin"
+        if _whole(out) is not None:
+            here.ui.note(f"{here.workspace.shown(out)} is exported and whole")
+            return out
+    return export(here, source)
+
+
+def _whole(path: Path) -> CheckpointHeader | None:
+    """Return the header of a checkpoint that is there and undamaged, or None."""
+    try:
+        header = read_header(path)
+        verify_checksum(path, header)
+    except LlmcError:
+        return None
+    return header

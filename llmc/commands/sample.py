@@ -1,0 +1,200 @@
+"""``llmc sample``: let a trained model write."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmc.builder import ensure_native
+from llmc.config import SampleConfig
+from llmc.context import Context
+from llmc.errors import BadData, LlmcError, MissingOutput, Usage
+from llmc.formats.checkpoint import read_header
+from llmc.machine import available_cores
+from llmc.manifest import load_manifest
+from llmc.process import Engine
+from llmc.runs import CHECKPOINT, find_run
+from llmc.tokenizers import Tokenizer, load_tokenizer, recorded_tokenizer
+
+DEFAULT = SampleConfig()
+LARGEST = 2**53  # what the engine's arguments can hold exactly
+
+
+def sample(
+    ctx: typer.Context,
+    *,
+    run: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run to sample from. Default: the newest.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Checkpoint to sample from, instead.")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What to go on from. Default: a new document."),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=0, max=10**9, help="Tokens to write after the prompt.")
+    ] = DEFAULT.tokens,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Below 1 bolder in its habits; 0: always the likeliest.")
+    ] = DEFAULT.temperature,
+    top_k: Annotated[
+        int, typer.Option(min=0, max=10**9, help="Draw from the K likeliest; 0: from all.")
+    ] = DEFAULT.top_k,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Draw from the likeliest that together reach P; 1: from all."
+        ),
+    ] = DEFAULT.top_p,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST, help="The same seed writes the same text.")
+    ] = DEFAULT.seed,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads. Default: one per core. Same text for any.")
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Print text, not token ids, as it is made.")
+    ] = False,
+) -> None:
+    """Write with a trained model: token ids on stdout, one a line, or text with --decode.
+
+    The prompt is part of what is printed. A text longer than the model's context goes on from its
+    newer half.
+    """
+    here: Context = ctx.obj
+    if run is not None and model is not None:
+        raise Usage("--run and --model exclude each other: give one")
+    chosen = find_weights(here, run, model, needs_tokenizer=decode or prompt is not None)
+    binary = ensure_native(here)
+    ids = chosen.tokenizer.encode(prompt) if prompt and chosen.tokenizer is not None else []
+    argv = [
+        *(str(binary), "sample", "--model", str(chosen.checkpoint), "--tokens", str(tokens)),
+        *("--temperature", repr(temperature), "--top-k", str(top_k), "--top-p", repr(top_p)),
+        *("--seed", str(seed), "--threads", str(threads or available_cores())),
+        *(["--prompt", ",".join(map(str, ids))] if ids else []),
+    ]
+    written = []
+    for token in [*ids, *_written(argv)]:
+        written.append(token)
+        if not here.ui.json:
+            _print(token, chosen.tokenizer if decode else None)
+    if decode and not here.ui.json and not here.ui.quiet and sys.stdout.isatty():
+        sys.stderr.write("\n")
+    here.ui.result(
+        {
+            "model": str(chosen.checkpoint),
+            "prompt_tokens": len(ids),
+            "ids": written,
+            "text": chosen.text(written),
+        }
+    )
+    here.ui.next(
+        "llmc sample --decode --temperature 0.7 --seed 1" if decode else "llmc sample --decode"
+    )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint and, where it is known, the tokenizer it was trained with."""
+
+    checkpoint: Path
+    tokenizer: Tokenizer | None
+
+    def text(self, ids: list[int]) -> str | None:
+        """Return the text of ``ids``, None where the tokenizer is not known."""
+        if self.tokenizer is None:
+            return None
+        return self.tokenizer.decode_bytes(ids).decode(errors="replace")
+
+
+def find_weights(
+    here: Context, run: str | None, model: Path | None, *, needs_tokenizer: bool
+) -> Weights:
+    """Return what to sample from: the file or run named, or the newest run.
+
+    Raises:
+        MissingOutput: there is none.
+        BadData: it is damaged, or a tokenizer is needed and none is known for it.
+    """
+    if model is not None:
+        if not model.is_file():
+            raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
+        checkpoint = model
+        tokenizer = _tokenizer_of(here, checkpoint)
+    else:
+        folder = find_run(here.workspace, run)
+        if run is None:
+            here.ui.note(f"run: {here.workspace.shown(folder)} (the newest)")
+        checkpoint = folder / CHECKPOINT
+        tokenizer = recorded_tokenizer(folder) or _tokenizer_of(here, checkpoint)
+    if needs_tokenizer and tokenizer is None:
+        raise BadData(
+            f"nothing in the workspace tells the tokenizer of {here.workspace.shown(checkpoint)}: "
+            "leave out --prompt and --decode, and name it with 'llmc decode --tokenizer'"
+        )
+    return Weights(checkpoint, tokenizer)
+
+
+def _tokenizer_of(here: Context, checkpoint: Path) -> Tokenizer | None:
+    """Look for the tokenizer with the fingerprint in the checkpoint's header.
+
+    Raises:
+        BadData: the checkpoint is damaged.
+    """
+    header = read_header(checkpoint)
+    for tokenizer in _candidates(here):
+        if header.tokenizer is None:
+            # llm.c's own checkpoints say nothing; GPT-2's vocabulary speaks for itself.
+            if tokenizer.name == "gpt2" and tokenizer.vocab_size == header.config.vocab_size:
+                return tokenizer
+        elif tokenizer.fingerprint == header.tokenizer.hex():
+            return tokenizer
+    return None
+
+
+def _candidates(here: Context) -> Iterator[Tokenizer]:
+    """Yield every tokenizer that can be found; what is broken is nobody's tokenizer."""
+    manifests = here.workspace.data.glob("*/manifest.json")
+    records = here.workspace.runs.glob("*/tokenizer.json")
+    places: list[Callable[[], Tokenizer | None]] = [
+        *(partial(load_tokenizer, name) for name in ("byte", "gpt2")),
+        *(partial(_dataset_tokenizer, path.parent) for path in manifests),
+        *(partial(recorded_tokenizer, path.parent) for path in records),
+    ]
+    for load in places:
+        try:
+            found = load()
+        except LlmcError:
+            continue
+        if found is not None:
+            yield found
+
+
+def _dataset_tokenizer(folder: Path) -> Tokenizer:
+    return load_manifest(folder).load_tokenizer()
+
+
+def _written(argv: list[str]) -> Iterator[int]:
+    """Yield the engine's tokens as they come.
+
+    Raises:
+        LlmcError: the engine failed.
+    """
+    with Engine(argv) as engine:
+        for line in engine:
+            yield int(line)
+
+
+def _print(token: int, tokenizer: Tokenizer | None) -> None:
+    """Write one token to stdout at once: its bytes, perhaps half a character, or its id."""
+    data = tokenizer.decode_bytes([token]) if tokenizer is not None else b"%d\n" % token
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,352 @@
+"""``llmc train``: run the engine on a dataset and show how it goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmc.builder import ensure_native
+from llmc.config import Preset, TrainConfig, load_preset, overridden
+from llmc.context import Context
+from llmc.errors import BadData, Interrupted, LlmcError, MissingOutput, Usage
+from llmc.formats.checkpoint import CheckpointHeader, read_header
+from llmc.machine import available_cores
+from llmc.manifest import FILENAME as MANIFEST
+from llmc.manifest import Manifest, load_manifest, verify
+from llmc.prepared import prepared_model
+from llmc.process import Engine
+from llmc.runs import CHECKPOINT, METRICS, new_run, write_config
+from llmc.tokenizers import Tokenizer, record_tokenizer
+from llmc.training_view import History, PlainView, choose_view, clock, megabytes
+
+DEFAULT = TrainConfig()
+SAMPLE_TOKENS = 64
+LARGEST = 2**53  # what the engine's arguments can hold exactly
+
+
+def train(
+    ctx: typer.Context,
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Dataset folder or token file. Default: the dataset prepared last."),
+    ] = None,
+    val_data: Annotated[
+        Path | None, typer.Option(help="Token file to validate on. Default: the dataset's val.bin.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint to start from. Default: the one prepared with the data."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="TOML", help="Preset by name (python-stdlib) or file; flags win."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST, help=f"Updates to make ({DEFAULT.steps}).")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help=f"B, rows in a batch ({DEFAULT.batch_size}).")
+    ] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(min=1, help=f"T, tokens in a row ({DEFAULT.seq_len}).")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(min=0, help=f"Learning rate ({DEFAULT.lr:g}).")
+    ] = None,
+    beta1: Annotated[
+        float | None, typer.Option(min=0, help=f"AdamW's decay of the mean ({DEFAULT.beta1:g}).")
+    ] = None,
+    beta2: Annotated[
+        float | None, typer.Option(min=0, help=f"AdamW's decay of the square ({DEFAULT.beta2:g}).")
+    ] = None,
+    eps: Annotated[
+        float | None, typer.Option(min=0, help=f"AdamW's epsilon ({DEFAULT.eps:g}).")
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(min=0, help=f"AdamW's decay, of matrices only ({DEFAULT.weight_decay:g})."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads. Default: one per core. Same bits for any.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=LARGEST, help=f"Of the shuffle and the samples ({DEFAULT.seed})."),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Folder in runs/. Default: DATASET-NUMBER.")
+    ] = None,
+    shuffle: Annotated[
+        bool | None,
+        typer.Option(
+            "--shuffle/--no-shuffle",
+            help="Visit windows of T tokens in random order, each once an epoch, or in order "
+            "(--shuffle).",
+        ),
+    ] = None,
+    val_every: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=LARGEST, help=f"Steps between validations, 0: never ({DEFAULT.val_every})."
+        ),
+    ] = None,
+    val_batches: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=LARGEST, help=f"Batches in a validation, at most ({DEFAULT.val_batches})."
+        ),
+    ] = None,
+    sample_every: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=LARGEST, help=f"Steps between samples, 0: never ({DEFAULT.sample_every})."
+        ),
+    ] = None,
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=LARGEST,
+            help="Steps between checkpoints; one is always saved at the end (0: only there).",
+        ),
+    ] = None,
+) -> None:
+    """Train a model. Ctrl-C finishes the step and saves.
+
+    The defaults are llm.c's. The run's folder gets the resolved config, metrics.jsonl and the
+    checkpoint.
+    """
+    here: Context = ctx.obj
+    preset = load_preset(config) if config is not None else Preset()
+    settings = overridden(
+        preset.train,
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "seq_len": seq_len,
+            "lr": lr,
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "seed": seed,
+            "shuffle": shuffle,
+            "val_every": val_every,
+            "val_batches": val_batches,
+            "sample_every": sample_every,
+            "save_every": save_every,
+        },
+    )
+    dataset = find_data(here, data, val_data)
+    start = find_model(here, model, dataset)
+    header = read_header(start)
+    check_match(here, dataset, start, header)
+    if settings.seq_len > header.config.context:
+        raise Usage(
+            f"--seq-len {settings.seq_len} is more than the {header.config.context} positions of "
+            f"{here.workspace.shown(start)}: use at most that"
+        )
+    threads = threads or available_cores()
+    folder = new_run(here.workspace, run, dataset.name)
+    binary = ensure_native(here)
+    where = here.workspace.shown
+    here.ui.note(f"data: {where(dataset.train)}")
+    here.ui.note(f"validation: {where(dataset.val) if dataset.val else 'none'}")
+    here.ui.note(f"model: {where(start)}")
+    here.ui.note(f"settings: {preset.name}; threads: {threads}; run: {where(folder)}")
+
+    facts = {"data": str(dataset.train), "model": str(start), "threads": str(threads)}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, header.config, settings, preset.sample, facts)
+    if dataset.tokenizer is not None:
+        record_tokenizer(dataset.tokenizer, folder)
+    argv = [str(binary), "train"]
+    argv += engine_arguments(dataset, start, folder, settings, threads)
+    history = History(settings.steps)
+    view = choose_view(silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}")
+    try:
+        run_engine(argv, view, history, dataset.decode)
+    except Interrupted as stop:
+        report(here, folder, history)
+        saved = (
+            f"saved {where(folder / CHECKPOINT)}" if history.saved_step is not None else "not saved"
+        )
+        done = len(history.train)
+        raise Interrupted(
+            f"interrupted after {done:,} of {settings.steps:,} steps; {saved}"
+        ) from stop
+    report(here, folder, history)
+    here.ui.next(
+        "llmc sample --decode", f"llmc sample --decode --run {folder.name} --temperature 0.8"
+    )
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on.
+
+    Attributes:
+        name: the dataset's, which names the run.
+        train: token file.
+        val: token file; None where there is none.
+        manifest: what vouches for them; None for a bare token file.
+        tokenizer: what made them; None where that is not known.
+    """
+
+    name: str
+    train: Path
+    val: Path | None
+    manifest: Manifest | None = None
+    tokenizer: Tokenizer | None = None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids``, or the ids themselves where the tokenizer is not known."""
+        if self.tokenizer is None:
+            return " ".join(map(str, ids))
+        known = [token for token in ids if token < self.tokenizer.vocab_size]
+        return self.tokenizer.decode_bytes(known).decode(errors="replace")
+
+
+def find_data(here: Context, data: Path | None, val_data: Path | None) -> Data:
+    """Return the dataset that the flags name, or the one prepared last, its files verified.
+
+    Raises:
+        MissingOutput: there is none.
+        BadData: it is not what its manifest says.
+    """
+    path = data if data is not None else here.workspace.newest_dataset()
+    if not path.exists():
+        raise MissingOutput(
+            f"there is no {path}: make a dataset with 'llmc prepare NAME' or 'llmc tokenize PATH'"
+        )
+    if val_data is not None and not val_data.is_file():
+        raise MissingOutput(f"there is no file {val_data}: make one with 'llmc tokenize PATH'")
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and not (folder / MANIFEST).is_file():
+        return Data(path.resolve().stem, path, val_data)
+    manifest = load_manifest(folder)
+    verify(manifest)
+    train = path if path.is_file() else manifest.train_path
+    val = val_data or (manifest.val_path if train.name == manifest.train.file else None)
+    return Data(manifest.dataset, train, val, manifest, manifest.load_tokenizer())
+
+
+def find_model(here: Context, model: Path | None, data: Data) -> Path:
+    """Return the checkpoint to start from: the one named, or the one prepared with the data.
+
+    Raises:
+        MissingOutput: there is none.
+    """
+    if model is not None:
+        if not model.is_file():
+            raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
+        return model
+    prepared = prepared_model(here.workspace, data.train.parent)
+    if prepared is not None:
+        return prepared
+    models = sorted(here.workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
+    if not models:
+        raise MissingOutput(
+            f"no model in {here.workspace.shown(here.workspace.models)}: run "
+            "'llmc export-weights random' or 'llmc prepare NAME' first, or name one with --model"
+        )
+    return models[-1]
+
+
+def check_match(here: Context, data: Data, path: Path, header: CheckpointHeader) -> None:
+    """Refuse data and a model that speak of different tokens.
+
+    Raises:
+        BadData: their tokenizers differ, or the model knows too few tokens.
+    """
+    if data.manifest is None:
+        return
+    tokenizer = data.manifest.tokenizer
+    shown, folder = here.workspace.shown(path), here.workspace.shown(data.manifest.folder)
+    advice = "prepare the data with the model's tokenizer, or train another model (--model)"
+    if header.tokenizer is not None and header.tokenizer.hex() != tokenizer.fingerprint:
+        raise BadData(
+            f"{shown} was made for another tokenizer than {folder} ({tokenizer.name}): {advice}"
+        )
+    if tokenizer.vocab_size > header.config.vocab_size:
+        raise BadData(
+            f"{folder} uses {tokenizer.vocab_size:,} tokens, but {shown} knows only "
+            f"{header.config.vocab_size:,}: {advice}"
+        )
+
+
+def engine_arguments(
+    data: Data, model: Path, folder: Path, settings: TrainConfig, threads: int
+) -> list[str]:
+    """Return what the engine's ``train`` is told: every setting under its own name."""
+    argv = ["--data", str(data.train), "--model", str(model)]
+    argv += ["--val-data", str(data.val)] if data.val is not None else []
+    argv += ["--out", str(folder), "--threads", str(threads), "--events", "json"]
+    argv += ["--sample-tokens", str(SAMPLE_TOKENS)]
+    for name, value in asdict(settings).items():
+        shown = int(value) if isinstance(value, bool) else repr(value)
+        argv += [f"--{name.replace('_', '-')}", str(shown)]
+    return argv
+
+
+def run_engine(
+    argv: Sequence[str],
+    view: PlainView,
+    history: History,
+    decode: Callable[[Sequence[int]], str],
+) -> None:
+    """Run the engine to its end, showing each event as it comes.
+
+    Raises:
+        LlmcError: the engine failed or was interrupted.
+    """
+    with Engine(argv) as engine, view:
+        for line in engine:
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                raise LlmcError(f"the engine said what is no event: {line[:80]!r}") from error
+            history.add(event, decode)
+            view.update(event, history)
+
+
+def report(here: Context, folder: Path, history: History) -> None:
+    """Say how the run ended: the curve, the numbers, where things are."""
+    where = here.workspace.shown
+    if len(history.train) > 1 and not here.ui.quiet:
+        here.ui.note("\nloss over steps (● validation)")
+        here.ui.note(history.curve() + "\n")
+    seconds = sum(step_ms for step_ms in history.step_ms) / 1e3
+    val = history.val[-1][1] if history.val else None
+    train_loss = history.train[-1][1] if history.train else None
+    losses = [f"train loss {train_loss:.4f}"] if train_loss is not None else []
+    losses += [f"val loss {val:.4f}"] if val is not None else []
+    speed = f"{history.tokens_per_second:,.0f} tokens/s"
+    here.ui.note(
+        f"{len(history.train):,} steps in {clock(seconds)}: "
+        f"{', '.join([*losses, speed, megabytes(history.start.get('memory', 0))])}"
+    )
+    saved = history.saved_step is not None
+    if saved:
+        here.ui.note(f"saved {where(folder / CHECKPOINT)}; metrics in {where(folder / METRICS)}")
+    here.ui.result(
+        {
+            "run": folder.name,
+            "folder": str(folder),
+            "steps": len(history.train),
+            "train_loss": train_loss,
+            "val_loss": val,
+            "tokens_per_second": history.tokens_per_second,
+            "memory_bytes": history.start.get("memory"),
+            "isa": history.start.get("isa"),
+            "threads": history.start.get("threads"),
+            "checkpoint": str(folder / CHECKPOINT) if saved else None,
+            "metrics": str(folder / METRICS),
+        }
+    )

@@ -1,0 +1,40 @@
+"""Which model a dataset was prepared with: ``llmc prepare`` leaves it for ``llmc train``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from llmc.errors import BadData
+from llmc.paths import Workspace, written_whole
+
+FILENAME = "prepared.json"
+
+
+def record_prepared(workspace: Workspace, dataset: Path, model: Path) -> None:
+    """Write beside the dataset's files which model belongs to it, relative to the workspace.
+
+    Raises:
+        BadData: the place cannot be written.
+    """
+    place = os.path.relpath(model, workspace.root)
+    with written_whole(dataset / FILENAME) as partial:
+        partial.write_text(json.dumps({"model": place}, indent=2) + "\n", encoding="utf-8")
+
+
+def prepared_model(workspace: Workspace, dataset: Path) -> Path | None:
+    """Return the model that the dataset in this folder was prepared with, if that is recorded.
+
+    Raises:
+        BadData: the record cannot be read.
+    """
+    path = dataset / FILENAME
+    try:
+        place = json.loads(path.read_text(encoding="utf-8"))["model"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadData(f"cannot read {path} ({error}): run 'llmc prepare' again") from error
+    model = workspace.root / str(place)
+    return model if model.is_file() else None

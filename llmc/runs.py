@@ -1,0 +1,88 @@
+"""A training run's folder: its config, its tokenizer, its metrics, its checkpoint."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llmc import __version__
+from llmc.config import ModelConfig, SampleConfig, TrainConfig
+from llmc.errors import MissingOutput, Usage
+from llmc.paths import Workspace, written_whole
+
+CHECKPOINT = "model.bin"
+METRICS = "metrics.jsonl"
+CONFIG = "config.toml"
+
+
+def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
+    """Return a folder for a new run: the one named, or the next free ``<dataset>-<number>``.
+
+    Raises:
+        Usage: the name is no file name, or that run exists.
+    """
+    if name is None:
+        taken = [path.name for path in workspace.runs.glob(f"{dataset}-*")]
+        numbers = [int(t[len(dataset) + 1 :]) for t in taken if t[len(dataset) + 1 :].isdecimal()]
+        return workspace.runs / f"{dataset}-{max(numbers, default=0) + 1}"
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        raise Usage(f"--run '{name}' is no name for a folder: use letters, digits, '.', '-', '_'")
+    if (workspace.runs / name / CHECKPOINT).exists():
+        raise Usage(
+            f"the run {workspace.shown(workspace.runs / name)} exists: "
+            "choose another --run, or delete that folder"
+        )
+    return workspace.runs / name
+
+
+def find_run(workspace: Workspace, name: str | None) -> Path:
+    """Return the folder of a run that has saved a checkpoint; the newest one unless named.
+
+    Raises:
+        MissingOutput: there is none.
+    """
+    if name is None:
+        return workspace.newest_run()
+    folder = workspace.runs / name
+    if not (folder / CHECKPOINT).is_file():
+        raise MissingOutput(
+            f"no trained model in {workspace.shown(folder)}: run 'llmc train --run {name}' first"
+        )
+    return folder
+
+
+def write_config(
+    folder: Path,
+    model: ModelConfig,
+    train: TrainConfig,
+    sample: SampleConfig,
+    facts: Mapping[str, str],
+) -> None:
+    """Write the resolved settings as a preset that ``llmc train --config`` takes again.
+
+    Args:
+        folder: the run's.
+        model: the shape of the model.
+        train: all training settings.
+        sample: all sampling settings.
+        facts: what a preset has no place for, written as comments.
+
+    Raises:
+        BadData: the place cannot be written.
+    """
+    lines = [f"# llmc {__version__}: {shlex.join(['llmc', *sys.argv[1:]])}"]
+    lines += [f"# {key}: {value}" for key, value in facts.items()]
+    for table, settings in (("model", model), ("train", train), ("sample", sample)):
+        lines += ["", f"[{table}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in asdict(settings).items()]
+    with written_whole(folder / CONFIG) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
