@@ -1,10 +1,12 @@
 """The command line: registers the commands, and turns an LlmcError into an exit code.
 
-Nothing else in the project exits.
+Nothing else in the project exits. A command's module is imported when it is called, so that
+``llmc --help`` answers at once.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -14,22 +16,50 @@ import typer
 from typer.core import TyperGroup
 
 from llmc import __version__
-from llmc.commands.build import build
-from llmc.commands.decode import decode
-from llmc.commands.export_weights import export_weights
-from llmc.commands.fetch import fetch
-from llmc.commands.prepare import prepare
-from llmc.commands.sample import sample
-from llmc.commands.tokenize import tokenize
-from llmc.commands.train import train
 from llmc.context import Context
 from llmc.errors import ExitCode, Interrupted, LlmcError
 from llmc.paths import Workspace
 from llmc.ui import Ui
 
 
+# Name -> the first line of the command's own help, in the order of use.
+COMMANDS = {
+    "prepare": "Fetch, tokenize, export weights and build: all that training needs, ready.",
+    "train": "Train a model. Ctrl-C finishes the step and saves.",
+    "sample": "Write with a trained model: token ids on stdout, one a line, or text with --decode.",
+    "decode": "Turn token ids into text, on stdin as they arrive.",
+    "fetch": "Download a dataset's text or a model's weights.",
+    "tokenize": "Turn text into train.bin, val.bin and a manifest.",
+    "export-weights": "Write a model checkpoint that training starts from, in llm.c's format.",
+    "build": "Compile the C engine for this machine, once per version; a second build is instant.",
+}
+
+
+def load_command(name: str) -> Any:
+    """Import a command and return what Typer makes of its signature."""
+    identifier = name.replace("-", "_")
+    module = importlib.import_module(f"llmc.commands.{identifier}")
+    alone = typer.Typer(rich_markup_mode=None, context_settings=HELP)
+    alone.command(name)(getattr(module, identifier))
+    return typer.main.get_command(alone)
+
+
 class _Commands(TyperGroup):
-    """The commands, any of which may find that its reader has left."""
+    """The commands, each loaded on demand; any may find that its reader has left."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names, in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, or None; the names are what a typo is compared with."""
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[arg-type]
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands without loading any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; a closed pipe ends it in peace, where Typer would call it a failure."""
@@ -41,18 +71,17 @@ class _Commands(TyperGroup):
             raise typer.Exit(ExitCode.OK) from error
 
 
+HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     cls=_Commands,
     name="llmc",
     help="Train GPT-2-class language models on the computer you already have.",
     epilog="Start here: llmc prepare stdlib, then llmc train --config python-stdlib, "
     "then llmc sample --decode.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # plain help: rich's takes longer to import than all of llmc
+    context_settings=HELP,
 )
-for command in (prepare, train, sample, decode, fetch, tokenize, export_weights, build):
-    app.command()(command)
 
 FLAGS = ("--json", "--quiet", "--version")
 
@@ -105,7 +134,7 @@ def globals_first(argv: list[str]) -> list[str]:
 def main() -> None:
     """Run ``llmc`` and exit with the code of what happened."""
     try:
-        app(args=globals_first(sys.argv[1:]))
+        app(args=globals_first(sys.argv[1:]) or ["--help"])
     except Interrupted as stop:
         Ui().note(str(stop))
         sys.exit(stop.exit_code)

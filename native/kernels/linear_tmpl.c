@@ -33,7 +33,9 @@ static void linear_row_task(void *argument, int thread, int threads) {
 }
 
 static void linear_run(struct Gemm gemm) {
-  int one_row = gemm.M == 1 && gemm.b_row == 1 && gemm.a_col == 1;
+  /* Where K is 1, other products than inp · weightᵀ have these strides too. */
+  int one_row = gemm.M == 1 && gemm.b_row == 1 && gemm.a_col == 1 && !gemm.accumulate &&
+                gemm.finish != GELU_DERIVATIVE;
   pool_run(gemm.workers->pool, one_row ? linear_row_task : gemm_task, &gemm);
 }
 

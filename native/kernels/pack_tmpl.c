@@ -15,7 +15,7 @@ INLINE void pack_turned(float *dst, const float *src, size_t stride, size_t lane
         v8 row[8];
 #pragma GCC unroll 8
         for (size_t i = 0; i < 8; i++) {
-          row[i] = i < width && i < have ? *(const v8_unaligned *)(from + i * stride + k) : (v8){0};
+          row[i] = i < width && i < have ? v8_load(from + i * stride + k) : (v8){0};
         }
         transpose8(row);
 #pragma GCC unroll 8

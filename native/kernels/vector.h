@@ -68,6 +68,7 @@ INLINE vf vexp(vf x) {
   p = p * r + 1.0f;
   p = p * r + 1.0f;
   vi exponent = ((vi)shifted - (vi)vsplat(rounder)) << 23;
+  exponent &= clamped == clamped;  // added to the bits of a NaN it would make a number of some
   vf result = (vf)((vi)p + exponent);
   return vselect(x < low, vsplat(0), result);
 }
@@ -75,6 +76,8 @@ INLINE vf vexp(vf x) {
 /* Eight rows of eight floats, turned: three rounds of exchanging pairs, fours and halves. */
 typedef float v8 __attribute__((vector_size(32)));
 typedef float v8_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
+
+INLINE v8 v8_load(const float *at) { return *(const v8_unaligned *)at; }
 
 INLINE void transpose8(v8 row[8]) {
   v8 pair[8], four[8];
