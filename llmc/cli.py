@@ -21,7 +21,6 @@ from llmc.errors import ExitCode, Interrupted, LlmcError
 from llmc.paths import Workspace
 from llmc.ui import Ui
 
-
 # Name -> the first line of the command's own help, in the order of use.
 COMMANDS = {
     "prepare": "Fetch, tokenize, export weights and build: all that training needs, ready.",
@@ -53,7 +52,7 @@ class _Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, or None; the names are what a typo is compared with."""
-        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[arg-type]
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]
         return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
