@@ -1,0 +1,137 @@
+"""What the tests of the compiled engine share: the binary, small models and token files, a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from llmc.builder import ensure_native
+from llmc.config import ModelConfig
+from llmc.context import Context
+from llmc.formats.checkpoint import tensor_shapes, write_checkpoint
+from llmc.formats.tokens import write_tokens
+from llmc.paths import Workspace
+from llmc.ui import Ui
+
+Floats = NDArray[np.float32]
+
+SMALL = ModelConfig(layers=2, heads=4, channels=64, context=64, vocab_size=512)
+# Nothing here is a multiple of any vector, tile or block.
+RAGGED = ModelConfig(layers=3, heads=5, channels=40, context=41, vocab_size=301)
+
+ALL_ISAS = ("reference", "generic", "neon", "avx2", "avx512", "avx512bf16")
+
+
+@dataclass(frozen=True)
+class Native:
+    """Runs the engine; every flag is a keyword, with underscores for dashes."""
+
+    binary: Path
+
+    def argv(self, subcommand: str, **flags: object) -> list[str]:
+        words = [str(self.binary), subcommand]
+        for name, value in flags.items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return words
+
+    def __call__(
+        self,
+        subcommand: str,
+        *,
+        isa: str | None = None,
+        env: Mapping[str, str] | None = None,
+        before: Callable[[], None] | None = None,
+        **flags: object,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(subcommand, **flags),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env=environment(isa, env),
+            preexec_fn=before,
+            timeout=300,
+        )
+
+
+def environment(isa: str | None = None, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's variables, without a choice of instruction set that leaks in."""
+    kept = {name: value for name, value in os.environ.items() if name != "LLMC_ISA"}
+    return {**kept, **({"LLMC_ISA": isa} if isa else {}), **(env or {})}
+
+
+def build(cache: Path, *, sanitize: bool = False) -> Native:
+    """Compile the engine, once per session, into the session's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMC_CACHE_DIR", str(cache))
+        here = Context(Workspace(cache), Ui(quiet=True))
+        return Native(ensure_native(here, sanitize=sanitize))
+
+
+def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    return done
+
+
+def refused(done: subprocess.CompletedProcess[str], *codes: int) -> str:
+    """Hold a failed run to the rules: its code, one sentence, never a signal; return the sentence."""
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise AssertionError(f"{done.args} died of {name}: {done.stderr}")
+    assert done.returncode in codes, (done.args, done.returncode, done.stderr)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), (done.args, done.stderr)
+    return lines[0]
+
+
+def runnable_isas(native: Native, scratch: Path) -> list[str]:
+    """Return the instruction sets that this build has and this machine can run, worst first."""
+    model, data = scratch / "probe.bin", scratch / "probe-tokens.bin"
+    config = ModelConfig(layers=1, heads=1, channels=4, context=4, vocab_size=8)
+    save_model(model, config)
+    save_tokens(data, np.zeros(5, np.int64), 8)
+    flags: dict[str, Any] = {"model": model, "data": data, "batch_size": 1, "seq_len": 4, "steps": 0}
+    codes = {isa: native("train", isa=isa, **flags).returncode for isa in ALL_ISAS}
+    assert set(codes.values()) <= {0, 2}, codes
+    return [isa for isa, code in codes.items() if code == 0]
+
+
+def some_tensors(config: ModelConfig, seed: int = 7) -> dict[str, Floats]:
+    """Return weights in which every bias and every norm counts, and logits are of some size."""
+    generator = np.random.default_rng(seed)
+    made = {}
+    for name, shape in tensor_shapes(config).items():
+        values = generator.standard_normal(shape, np.float32)
+        values *= 0.1 if len(shape) > 1 and not name.endswith("b") else 0.05
+        made[name] = values + np.float32(name in ("ln1w", "ln2w", "lnfw"))
+    made["wte"][config.vocab_size :] = 0
+    return made
+
+
+def save_model(path: Path, config: ModelConfig, tensors: Mapping[str, Floats] | None = None) -> Path:
+    write_checkpoint(path, config, iter((tensors or some_tensors(config)).items()))
+    return path
+
+
+def save_tokens(path: Path, tokens: NDArray[np.integer[Any]], vocab_size: int) -> Path:
+    write_tokens(path, [tokens], vocab_size)
+    return path
+
+
+def random_tokens(count: int, vocab_size: int, seed: int = 3) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, vocab_size, count)
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
