@@ -12,13 +12,15 @@ from llmc.builder import ensure_native
 from llmc.commands.export_weights import PUBLISHED, export
 from llmc.commands.fetch import fetch_dataset
 from llmc.commands.tokenize import tokenize_inputs, tokenized_already
-from llmc.config import load_preset
+from llmc.commands.train import Data, check_match
+from llmc.config import load_preset, overridden
 from llmc.context import Context
 from llmc.datasets import FETCHED, STDLIB
 from llmc.errors import LlmcError, Usage
 from llmc.formats.checkpoint import CheckpointHeader, read_header, verify_checksum
 from llmc.manifest import Manifest, load_manifest
 from llmc.prepared import record_prepared
+from llmc.ui import Ui
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,17 @@ def prepare(
         here.ui.note(f"tokenizer: {chosen_tokenizer} (the default; --tokenizer names another)")
     if model is None:
         here.ui.note(f"model: {chosen_model} (the default; --model names another)")
+    if chosen_model in PUBLISHED and chosen_tokenizer != "gpt2":
+        raise Usage(
+            f"{chosen_model}'s weights know GPT-2's tokens only, not {chosen_tokenizer}'s: "
+            "choose another --model, such as random:gpt2-124m, or --tokenizer gpt2"
+        )
     manifest = _data(here, inputs, chosen_tokenizer, source)
-    weights = _model(here, chosen_model, manifest)
+    # One JSON object: the stages' own results stay unsaid.
+    silent = Context(here.workspace, Ui(quiet=here.ui.quiet))
+    weights = _model(silent, chosen_model, manifest)
+    data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
+    check_match(here, data, weights, read_header(weights))
     record_prepared(here.workspace, manifest.folder, weights)
     binary = ensure_native(here)
     here.ui.note("ready to train")
@@ -132,7 +143,8 @@ def _model(here: Context, source: str, manifest: Manifest) -> Path:
         recipe = load_preset(preset or "gpt2-124m")
         overrides = {"vocab_size": manifest.tokenizer.vocab_size}
         out = here.workspace.models / f"{recipe.name}-{manifest.dataset}.bin"
-        if (header := _whole(out)) is not None and header.tokenizer == fingerprint:
+        wanted = (overridden(recipe.model, overrides), fingerprint)
+        if (header := _whole(out)) is not None and (header.config, header.tokenizer) == wanted:
             here.ui.note(f"{here.workspace.shown(out)} is exported and whole")
             return out
         return export(here, source, out=out, overrides=overrides, tokenizer=fingerprint)
