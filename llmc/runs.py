@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from llmc import __version__
 from llmc.config import ModelConfig, SampleConfig, TrainConfig
 from llmc.errors import MissingOutput, Usage
 from llmc.paths import Workspace, written_whole
+from llmc.tokenizers import RECORD_FILE, TOKENIZER_FILE
 
 CHECKPOINT = "model.bin"
 METRICS = "metrics.jsonl"
@@ -38,6 +40,14 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
             "choose another --run, or delete that folder"
         )
     return workspace.runs / name
+
+
+def discard_run(folder: Path) -> None:
+    """Remove what a run left that ended before its first step; other files keep the folder."""
+    with suppress(OSError):
+        for name in (CONFIG, METRICS, RECORD_FILE, TOKENIZER_FILE):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def find_run(workspace: Workspace, name: str | None) -> Path:
@@ -75,8 +85,10 @@ def write_config(
     Raises:
         BadData: the place cannot be written.
     """
-    lines = [f"# llmc {__version__}: {shlex.join(['llmc', *sys.argv[1:]])}"]
-    lines += [f"# {key}: {value}" for key, value in facts.items()]
+    comments = [f"llmc {__version__}: {shlex.join(['llmc', *sys.argv[1:]])}"]
+    comments += [f"{key}: {value}" for key, value in facts.items()]
+    # A comment is one line of printable characters, whatever a path is made of.
+    lines = [f"# {''.join(c if c.isprintable() else '?' for c in text)}" for text in comments]
     for table, settings in (("model", model), ("train", train), ("sample", sample)):
         lines += ["", f"[{table}]"]
         lines += [f"{key} = {_toml(value)}" for key, value in asdict(settings).items()]

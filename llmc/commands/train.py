@@ -20,7 +20,7 @@ from llmc.manifest import FILENAME as MANIFEST
 from llmc.manifest import Manifest, load_manifest, verify
 from llmc.prepared import prepared_model
 from llmc.process import Engine
-from llmc.runs import CHECKPOINT, METRICS, new_run, write_config
+from llmc.runs import CHECKPOINT, METRICS, discard_run, new_run, write_config
 from llmc.tokenizers import Tokenizer, record_tokenizer
 from llmc.training_view import History, PlainView, choose_view, clock, megabytes
 
@@ -162,15 +162,14 @@ def train(
     here.ui.note(f"settings: {preset.name}; threads: {threads}; run: {where(folder)}")
 
     facts = {"data": str(dataset.train), "model": str(start), "threads": str(threads)}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, header.config, settings, preset.sample, facts)
-    if dataset.tokenizer is not None:
-        record_tokenizer(dataset.tokenizer, folder)
     argv = [str(binary), "train"]
     argv += engine_arguments(dataset, start, folder, settings, threads)
     history = History(settings.steps)
     view = choose_view(silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}")
     try:
+        write_config(folder, header.config, settings, preset.sample, facts)
+        if dataset.tokenizer is not None:
+            record_tokenizer(dataset.tokenizer, folder)
         run_engine(argv, view, history, dataset.decode)
     except Interrupted as stop:
         report(here, folder, history)
@@ -181,6 +180,10 @@ def train(
         raise Interrupted(
             f"interrupted after {done:,} of {settings.steps:,} steps; {saved}"
         ) from stop
+    except LlmcError:
+        if not (history.train or history.val):
+            discard_run(folder)  # it never began
+        raise
     report(here, folder, history)
     here.ui.next(
         "llmc sample --decode", f"llmc sample --decode --run {folder.name} --temperature 0.8"
