@@ -165,9 +165,10 @@ def _candidates(here: Context) -> Iterator[Tokenizer]:
     manifests = here.workspace.data.glob("*/manifest.json")
     records = here.workspace.runs.glob("*/tokenizer.json")
     places: list[Callable[[], Tokenizer | None]] = [
-        *(partial(load_tokenizer, name) for name in ("byte", "gpt2")),
+        partial(load_tokenizer, "byte"),
         *(partial(_dataset_tokenizer, path.parent) for path in manifests),
         *(partial(recorded_tokenizer, path.parent) for path in records),
+        partial(load_tokenizer, "gpt2"),  # last: it may ask the network
     ]
     for load in places:
         try:
