@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 SAMPLE_LINES = 6
+REDRAW_SECONDS = 0.1
 
 
 @dataclass
@@ -128,6 +130,8 @@ class LiveView(PlainView):
         self.console = console
         self.title = title
         self.began = time.monotonic()
+        self.drawn = -math.inf
+        self.history: History | None = None
         self.live = Live(console=console, auto_refresh=False, transient=False)
 
     def __enter__(self) -> LiveView:
@@ -137,11 +141,16 @@ class LiveView(PlainView):
 
     def __exit__(self, *unused: object) -> None:
         """Leave the last picture standing."""
+        if self.history is not None:
+            self.live.update(self.picture(self.history))
         self.live.stop()
 
     def update(self, event: Event, history: History) -> None:
-        """Draw the picture anew."""
-        self.live.update(self.picture(history), refresh=True)
+        """Draw the picture anew, unless it was drawn just now: training must not wait for it."""
+        self.history = history
+        if (now := time.monotonic()) - self.drawn >= REDRAW_SECONDS:
+            self.drawn = now
+            self.live.update(self.picture(history), refresh=True)
 
     def picture(self, history: History) -> RenderableType:
         """Return the picture of a run: at most 80 columns are needed, more are used."""
