@@ -7,7 +7,9 @@ Nothing else in the project exits. A command's module is imported when it is cal
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +40,7 @@ def load_command(name: str) -> Any:
     """Import a command and return what Typer makes of its signature."""
     identifier = name.replace("-", "_")
     module = importlib.import_module(f"llmc.commands.{identifier}")
-    alone = typer.Typer(rich_markup_mode=None, context_settings=HELP)
+    alone = typer.Typer(rich_markup_mode=None, context_settings=HELP, add_completion=False)
     alone.command(name)(getattr(module, identifier))
     return typer.main.get_command(alone)
 
@@ -83,6 +85,7 @@ app = typer.Typer(
 )
 
 FLAGS = ("--json", "--quiet", "--version")
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Typer has no name of its own for it
 
 
 def _print_version(wanted: bool) -> None:
@@ -110,7 +113,9 @@ def main_options(
     ] = False,
 ) -> None:
     """Resolve the global flags; every command finds them in ``ctx.obj``."""
-    ctx.obj = Context(Workspace(workspace), Ui(json=json, quiet=quiet))
+    found = workspace == Path(os.environ.get("LLMC_WORKSPACE", ""))  # without the flag, that is
+    typed = "llmc" if found else f"llmc --workspace {shlex.quote(str(workspace))}"
+    ctx.obj = Context(Workspace(workspace), Ui(json=json, quiet=quiet, typed=typed))
 
 
 def globals_first(argv: list[str]) -> list[str]:
@@ -130,10 +135,26 @@ def globals_first(argv: list[str]) -> list[str]:
     return front + rest
 
 
+def _one_sentence(error: Any) -> str:
+    """Return what Typer has to say of a command line, and where help is."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if error.ctx is not None else "llmc"
+    return f"{message} ('{command} --help' tells more)"
+
+
 def main() -> None:
     """Run ``llmc`` and exit with the code of what happened."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a loss curve is no reason to fail in Latin-1
     try:
-        app(args=globals_first(sys.argv[1:]) or ["--help"])
+        args = globals_first(sys.argv[1:]) or ["--help"]
+        code = app(args=args, prog_name="llmc", standalone_mode=False)
+        if code == ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt  # Typer made an exit code of it
+        sys.exit(code)
+    except USAGE_ERROR as error:
+        Ui().error(_one_sentence(error))
+        sys.exit(ExitCode.USAGE)
     except Interrupted as stop:
         Ui().note(str(stop))
         sys.exit(stop.exit_code)

@@ -17,12 +17,14 @@ class Ui:
     Attributes:
         json: stdout carries exactly one JSON object, the command's result, and nothing else.
         quiet: nothing but errors is said on stderr.
+        typed: how the next command begins, to work in the same workspace.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+    def __init__(self, *, json: bool = False, quiet: bool = False, typed: str = "llmc") -> None:
         """Choose the voice; no output yet."""
         self.json = json
         self.quiet = quiet
+        self.typed = typed
         self._console: Console | None = None
 
     @property
@@ -37,7 +39,7 @@ class Ui:
     def note(self, message: str) -> None:
         """Say what was chosen or done, one line on stderr."""
         if not self.quiet:
-            self.console.print(message, markup=False)
+            self.console.print(message, markup=False, emoji=False)
 
     def next(self, *commands: str) -> None:
         """End with the next commands to type."""
@@ -45,7 +47,8 @@ class Ui:
             return
         from rich.text import Text
 
-        for index, command in enumerate(commands):
+        for index, words in enumerate(commands):
+            command = words.replace("llmc ", f"{self.typed} ", 1)
             label = "next: " if index == 0 else "      "
             self.console.print(Text.assemble((label, "dim"), (command, "bold cyan")))
 
