@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,6 @@ class Native:
         *,
         isa: str | None = None,
         env: Mapping[str, str] | None = None,
-        before: Callable[[], None] | None = None,
         **flags: object,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -60,7 +59,6 @@ class Native:
             errors="replace",
             check=False,
             env=environment(isa, env),
-            preexec_fn=before,
             timeout=300,
         )
 

@@ -1,0 +1,200 @@
+"""The engine and its PyTorch twin over the same steps, in float32 and in float64.
+
+``python tests/parity.py`` prints the tables of ``docs/parity.md``; the tests hold the same figures
+to ``tolerances.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from engine import RAGGED, SMALL, Floats, Native, build, json_lines, random_tokens, save_model
+from engine import save_tokens as save
+from engine import some_tensors, succeeded
+from numpy.typing import NDArray
+from tolerances import STEPS
+
+from llmc.commands.export_weights import random_tensors
+from llmc.config import ModelConfig, TrainConfig
+from llmc.formats.checkpoint import read_checkpoint, tensor_shapes
+from llmc.paths import cache_dir
+from llmc.reference import GPT2
+
+Values = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model, its weights, and the batches it is trained on, in order."""
+
+    config: ModelConfig
+    train: TrainConfig
+    tensors: Mapping[str, Floats]
+    tokens: NDArray[np.int64]
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return inputs and targets (B,T) of a step, as the engine reads them without shuffling."""
+        B, T = self.train.batch_size, self.train.seq_len
+        run = torch.from_numpy(self.tokens[step * B * T : (step + 1) * B * T + 1])
+        return run[:-1].view(B, T), run[1:].view(B, T)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one implementation makes of a setup: the first step in detail, and all of them."""
+
+    first: dict[str, Values]  # logits, loss, and each tensor's gradient
+    last: dict[str, Values]  # the losses of the steps, and each parameter after them
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Relative distances of one tensor."""
+
+    ours: float  # ours to torch's float32
+    ours_to_double: float | None
+    torchs_own: float | None  # torch's float32 to its float64
+
+
+def setup(config: ModelConfig, B: int, T: int, lr: float, weight_decay: float = 0.0) -> Setup:
+    train = TrainConfig(batch_size=B, seq_len=T, lr=lr, weight_decay=weight_decay, steps=STEPS)
+    whole_gpt2 = config == ModelConfig()
+    tensors = dict(random_tensors(config, 1)) if whole_gpt2 else some_tensors(config)
+    return Setup(config, train, tensors, random_tokens(STEPS * B * T + 1, config.vocab_size))
+
+
+def gpt2_124m() -> Setup:
+    """The full shape, initialised as GPT-2 was."""
+    return setup(ModelConfig(), B=4, T=64, lr=1e-4)
+
+
+def small(weight_decay: float = 0.0) -> Setup:
+    return setup(SMALL, B=4, T=64, lr=1e-3, weight_decay=weight_decay)
+
+
+def ragged(weight_decay: float = 0.0) -> Setup:
+    return setup(RAGGED, B=3, T=37, lr=1e-3, weight_decay=weight_decay)
+
+
+def torchs(given: Setup, dtype: torch.dtype) -> Outcome:
+    """Run the twin."""
+    model = GPT2(given.config).to(dtype).load(given.tensors)
+    optimizer = model.adamw(given.train, fused=True)
+    first: dict[str, Values] = {}
+    losses = []
+    for step in range(given.train.steps):
+        logits, loss = model(*given.batch(step))
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            first = {"logits": logits.detach().numpy(), "loss": loss.detach().numpy()}
+            first |= {name: grad.copy() for name, grad in model.gradients().items()}
+        del logits
+        optimizer.step()
+        losses.append(loss.item())
+    return Outcome(first, {"losses": np.array(losses), **model.tensors()})
+
+
+def ours(
+    given: Setup, native: Native, folder: Path, *, isa: str | None = None, threads: int = 2
+) -> Outcome:
+    """Run the engine twice: for the first step's details, and for all steps."""
+    config, train = given.config, given.train
+    model, data, out = folder / "model.bin", folder / "tokens.bin", folder / "out"
+    if not model.exists():
+        save_model(model, config, given.tensors)
+        save(data, given.tokens, config.vocab_size)
+    shutil.rmtree(out, ignore_errors=True)
+    common = {"model": model, "data": data, "threads": threads}
+    common |= {"batch_size": train.batch_size, "seq_len": train.seq_len}
+    state = folder / "state.bin"
+    succeeded(native("debug-state", isa=isa, out=state, **common))
+    first = read_debug_state(state, config)
+    state.unlink()
+    flags = {"steps": train.steps, "lr": train.lr, "weight_decay": train.weight_decay}
+    flags |= {"shuffle": 0, "sample_every": 0, "out": out}
+    succeeded(native("train", isa=isa, **common, **flags))
+    _, parameters = read_checkpoint(out / "model.bin")
+    last: dict[str, Values] = {name: np.array(values) for name, values in parameters.items()}
+    shutil.copy(out / "metrics.jsonl", folder / "metrics.jsonl")
+    shutil.rmtree(out)
+    metrics = json_lines((folder / "metrics.jsonl").read_text())
+    return Outcome(first, {"losses": np.array([line["train_loss"] for line in metrics]), **last})
+
+
+def read_debug_state(path: Path, config: ModelConfig) -> dict[str, Values]:
+    """Read what ``llmc-native debug-state`` writes; ``native/format.h`` has the layout."""
+    raw = path.read_bytes()
+    magic, version, B, T = np.frombuffer(raw, "<i4", 4).tolist()
+    assert (magic, version) == (20240327, 2)
+    values = np.frombuffer(raw, "<f4", offset=1024 + 4 * 2 * B * T)
+    logits, loss, rest = np.split(values, [B * T * config.vocab_size, B * T * config.vocab_size + 1])
+    found: dict[str, Values] = {"logits": logits.reshape(B, T, -1), "loss": loss[0]}
+    for name, shape in tensor_shapes(config).items():
+        found[name], rest = rest[: math.prod(shape)].reshape(shape), rest[math.prod(shape) :]
+    assert rest.size == 0
+    return found
+
+
+def distance(got: Values, expected: Values) -> float:
+    """Return ‖got − expected‖ / ‖expected‖, summed in float64."""
+    difference = np.asarray(got, np.float64) - np.asarray(expected, np.float64)
+    return float(np.linalg.norm(difference) / np.linalg.norm(np.asarray(expected, np.float64)))
+
+
+def distances(
+    mine: Mapping[str, Values], single: Mapping[str, Values], double: Mapping[str, Values] | None
+) -> dict[str, Distances]:
+    assert set(mine) == set(single)
+    return {
+        name: Distances(
+            distance(mine[name], single[name]),
+            None if double is None else distance(mine[name], double[name]),
+            None if double is None else distance(single[name], double[name]),
+        )
+        for name in mine
+    }
+
+
+def table(title: str, rows: Mapping[str, Distances]) -> str:
+    lines = [
+        f"### {title}",
+        "",
+        "| tensor | ours to float32 | ours to float64 | torch's float32 to float64 |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, row in rows.items():
+        lines.append(f"| {name} | {row.ours:.1e} | {row.ours_to_double:.1e} | {row.torchs_own:.1e} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the tables of docs/parity.md."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--small-only", action="store_true", help="leave out GPT-2 124M")
+    setups = {"Small model": small()}
+    if not parser.parse_args().small_only:
+        setups["GPT-2 124M"] = gpt2_124m()
+    native = build(cache_dir())
+    torch.set_num_threads(os.cpu_count() or 1)
+    for title, given in setups.items():
+        with tempfile.TemporaryDirectory() as folder:
+            mine = ours(given, native, Path(folder))
+        single, double = torchs(given, torch.float32), torchs(given, torch.float64)
+        first = distances(mine.first, single.first, double.first)
+        last = distances(mine.last, single.last, double.last)
+        print(table(f"{title}: one step, gradients under their tensors' names", first))
+        print(table(f"{title}: after {STEPS} steps of AdamW", last))
+
+
+if __name__ == "__main__":
+    main()

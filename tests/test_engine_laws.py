@@ -1,0 +1,340 @@
+"""What the engine promises whatever it computes: same bits, no allocation, honest sizes and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine import (
+    ALL_ISAS,
+    RAGGED,
+    SMALL,
+    Native,
+    build,
+    environment,
+    json_lines,
+    random_tokens,
+    refused,
+    runnable_isas,
+    save_model,
+    save_tokens,
+    some_tensors,
+    succeeded,
+)
+
+from llmc.formats.checkpoint import read_header
+from llmc.toolchain import zig
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or preloads a library")
+HUGE_PAGE = 2 << 20  # what the arena is rounded up to
+
+COUNTER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+static atomic_long calls;
+static atomic_size_t largest;
+void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+void *__libc_memalign(size_t, size_t);
+void *malloc(size_t n) { calls++; return __libc_malloc(n); }
+void *calloc(size_t n, size_t m) { calls++; return __libc_calloc(n, m); }
+void *realloc(void *p, size_t n) { calls++; return __libc_realloc(p, n); }
+void *memalign(size_t a, size_t n) { calls++; return __libc_memalign(a, n); }
+void *aligned_alloc(size_t a, size_t n) { calls++; return __libc_memalign(a, n); }
+int posix_memalign(void **p, size_t a, size_t n) { *p = aligned_alloc(a, n); return *p ? 0 : 12; }
+typedef void *Map(void *, size_t, int, int, int, off_t);
+static void *mapped(const char *name, void *at, size_t n, int prot, int flags, int file, off_t from) {
+  calls++;
+  if (n > largest) largest = n;
+  return ((Map *)dlsym(RTLD_NEXT, name))(at, n, prot, flags, file, from);
+}
+void *mmap(void *at, size_t n, int p, int f, int d, off_t o) { return mapped("mmap", at, n, p, f, d, o); }
+void *mmap64(void *at, size_t n, int p, int f, int d, off_t o) { return mapped("mmap64", at, n, p, f, d, o); }
+void *sbrk(intptr_t n) { calls++; return ((void *(*)(intptr_t))dlsym(RTLD_NEXT, "sbrk"))(n); }
+int brk(void *to) { calls++; return ((int (*)(void *))dlsym(RTLD_NEXT, "brk"))(to); }
+__attribute__((destructor)) static void report(void) {
+  char line[64];
+  int length = snprintf(line, sizeof line, "%ld %zu\n", (long)calls, (size_t)largest);
+  FILE *file = fopen(getenv("COUNTER_REPORT"), "w");
+  if (file) { fwrite(line, 1, (size_t)length, file); fclose(file); }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def native(cache: Path) -> Native:
+    return build(cache)
+
+
+@pytest.fixture(scope="module")
+def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model whose sizes are multiples of nothing, and tokens to train and validate on."""
+    folder = tmp_path_factory.mktemp("files")
+    V = RAGGED.vocab_size
+    return {
+        "model": save_model(folder / "model.bin", RAGGED),
+        "data": save_tokens(folder / "train.bin", random_tokens(1200, V), V),
+        "val_data": save_tokens(folder / "val.bin", random_tokens(400, V, 4), V),
+    }
+
+
+BATCH = {"batch_size": 3, "seq_len": 37}
+ALL_EVENTS = {"val_every": 1, "sample_every": 1, "save_every": 1, "sample_tokens": 16}
+
+
+def without_times(text: str) -> list[dict[str, Any]]:
+    lines = json_lines(text)
+    for line in lines:
+        for name in ("step_ms", "tokens_per_second", "threads", "memory", "memory_parts"):
+            line.pop(name, None)
+    return lines
+
+
+@pytest.mark.parametrize("isa", ALL_ISAS)
+def test_the_same_bits_for_any_number_of_threads(
+    isa: str, native: Native, isas: list[str], files: dict[str, Path], tmp_path: Path
+) -> None:
+    if isa not in isas:
+        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    expected = None
+    for threads in (1, 2, 3, 7):
+        out = tmp_path / str(threads)
+        flags = {**files, **BATCH, "val_every": 2, "sample_every": 2, "sample_tokens": 16}
+        flags |= {"steps": 5, "lr": 1e-3, "out": out, "threads": threads, "events": "json"}
+        done = succeeded(native("train", isa=isa, **flags))
+        metrics = without_times((out / "metrics.jsonl").read_text())
+        got = (metrics, without_times(done.stdout), (out / "model.bin").read_bytes())
+        expected = expected or got
+        assert got[0] == expected[0], threads
+        assert got[1] == expected[1], threads
+        assert got[2] == expected[2], threads
+    assert expected is not None
+    assert sum("train_loss" in line for line in expected[0]) == 5
+    assert sum("val_loss" in line for line in expected[0]) == 4  # steps 0, 2, 4, and the end
+    assert sum(line.get("event") == "sample" for line in expected[1]) == 2
+    texts = {
+        native("sample", isa=isa, model=files["model"], tokens=12, threads=threads).stdout
+        for threads in (1, 2, 3, 7)
+    }
+    assert len(texts) == 1 and len(texts.pop().split()) == 12
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A library that counts every call which asks for memory, and reports at the end."""
+    folder = tmp_path_factory.mktemp("counter")
+    source, library = folder / "counter.c", folder / "counter.so"
+    source.write_text(COUNTER)
+    argv = [*zig().command, "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"]
+    zigs_own = {"ZIG_GLOBAL_CACHE_DIR": str(cache / "zig"), "ZIG_LOCAL_CACHE_DIR": str(cache / "zig")}
+    subprocess.run(argv, env={**os.environ, **zigs_own}, check=True, capture_output=True)
+    return library
+
+
+def counted(
+    native: Native, counter: Path, report: Path, **flags: object
+) -> tuple[int, int, dict[str, Any]]:
+    """Return how often memory was asked for, the largest mapping, and the start event."""
+    env = {"LD_PRELOAD": str(counter), "COUNTER_REPORT": str(report)}
+    done = succeeded(native("train", env=env, events="json", **flags))
+    calls, largest = map(int, report.read_text().split())
+    return calls, largest, json_lines(done.stdout)[0]
+
+
+@LINUX
+@pytest.mark.parametrize("threads", [1, 3])
+def test_training_takes_no_memory(
+    threads: int, native: Native, counter: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    flags = {**files, **BATCH, **ALL_EVENTS, "threads": threads, "out": tmp_path / "out"}
+    few, _, _ = counted(native, counter, tmp_path / "report", steps=2, **flags)
+    many, _, _ = counted(native, counter, tmp_path / "report", steps=12, **flags)
+    assert few > 0, "the counter does not count"
+    assert many == few
+
+
+@LINUX
+def test_the_size_announced_is_the_size_taken(
+    native: Native, counter: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    _, largest, start = counted(native, counter, tmp_path / "report", steps=1, **files, **BATCH)
+    assert start["event"] == "start"
+    assert start["memory"] <= largest < start["memory"] + HUGE_PAGE
+    assert sum(start["memory_parts"].values()) <= start["memory"]
+    parameters = start["parameters"]
+    assert start["memory_parts"]["parameters"] >= 4 * parameters
+    assert start["memory_parts"]["optimizer"] == 2 * start["memory_parts"]["gradients"]
+
+
+@LINUX
+def test_the_resident_set_does_not_grow(
+    native: Native, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """A page for each step would be a megabyte at the end."""
+    flags = {**files, **BATCH, **ALL_EVENTS, "steps": 300, "threads": 2, "events": "json"}
+    flags |= {"save_every": 0, "val_every": 10, "sample_every": 10, "out": tmp_path / "out"}
+    sizes: list[dict[str, int]] = []
+    with subprocess.Popen(
+        native.argv("train", **flags), stdout=subprocess.PIPE, text=True, env=environment()
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if "train_loss" in line and json.loads(line)["step"] < 290:
+                status = Path(f"/proc/{child.pid}/status").read_text()
+                found = re.findall(r"(VmRSS|VmHWM|VmSize):\s+(\d+) kB", status)
+                sizes.append({name: int(kilobytes) for name, kilobytes in found})
+    assert child.returncode == 0
+    settled, last = sizes[20], sizes[-1]  # both kinds of event have happened by then
+    assert last["VmSize"] == settled["VmSize"]
+    for name in ("VmRSS", "VmHWM"):
+        assert last[name] <= settled[name] + 512, (settled, last)
+
+
+def test_events_are_json_lines(native: Native, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flags = {**files, **BATCH, **ALL_EVENTS, "steps": 2, "out": out, "events": "json"}
+    lines = json_lines(succeeded(native("train", **flags)).stdout)
+    kinds = [line.get("event") or next(iter(set(line) & {"train_loss", "val_loss"})) for line in lines]
+    once = ["train_loss", "val_loss", "sample", "saved"]
+    assert kinds == ["start", "val_loss", *once, *once]
+    assert (lines[0]["steps"], lines[0]["threads"]) == (2, 1)
+    step = next(line for line in lines if "train_loss" in line)
+    assert list(step) == ["step", "train_loss", "lr", "grad_norm", "step_ms", "tokens_per_second"]
+    metrics = json_lines((out / "metrics.jsonl").read_text())
+    assert metrics == [line for line in lines if "event" not in line]
+    assert all(len(line["tokens"]) == 16 for line in lines if line.get("event") == "sample")
+    assert read_header(out / "model.bin").step == 2
+    assert read_header(out / "model.bin").val_loss == np.float32(metrics[-1]["val_loss"])
+
+
+def test_losses_have_every_digit(native: Native, files: dict[str, Path], tmp_path: Path) -> None:
+    """The printed loss gives back the float32 that debug-state writes in binary."""
+    out, state = tmp_path / "out", tmp_path / "state.bin"
+    given = {"model": files["model"], "data": files["data"], **BATCH}
+    succeeded(native("train", out=out, steps=1, shuffle=0, **given))
+    succeeded(native("debug-state", out=state, **given))
+    B, T, V = 3, 37, RAGGED.vocab_size
+    loss = np.frombuffer(state.read_bytes(), "<f4", 1, 1024 + 8 * B * T + 4 * B * T * V)[0]
+    printed = json_lines((out / "metrics.jsonl").read_text())[0]["train_loss"]
+    assert np.float32(printed) == loss
+    assert printed != round(printed, 6)
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00001, 0x7F800000])
+def test_no_number_hides_what_is_none(
+    bits: int, native: Native, isas: list[str], files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Fast-math would let a NaN or an infinity pass as if it were a number."""
+    for name in ("wte", "qkvw", "lnfb", "fcb"):
+        tensors = some_tensors(RAGGED)
+        tensors[name].view(np.uint32).flat[0] = bits
+        model = save_model(tmp_path / "model.bin", RAGGED, tensors)
+        data = save_tokens(tmp_path / "data.bin", np.zeros(200, np.int64), RAGGED.vocab_size)
+        for isa in isas:
+            out = tmp_path / "out"
+            done = native("train", isa=isa, model=model, data=data, out=out, steps=3, **BATCH)
+            assert "loss" in refused(done, 5)
+            assert not (out / "model.bin").exists()
+            shutil.rmtree(out)
+
+
+def test_a_run_that_diverges_keeps_what_was_saved(
+    native: Native, files: dict[str, Path], tmp_path: Path
+) -> None:
+    flags = {**files, **BATCH, "steps": 200, "lr": 1e9, "save_every": 1, "out": tmp_path / "out"}
+    refused(native("train", **flags), 5)
+    saved = read_header(tmp_path / "out" / "model.bin").step
+    assert saved == len(
+        [line for line in json_lines((tmp_path / "out" / "metrics.jsonl").read_text()) if "lr" in line]
+    )
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_the_instruction_set_can_be_forced(
+    native: Native, isas: list[str], files: dict[str, Path]
+) -> None:
+    flags = {**files, **BATCH, "steps": 1, "events": "json"}
+    assert isas[0] == "reference" and "generic" in isas
+    for isa in isas:
+        start = json_lines(succeeded(native("train", isa=isa, **flags)).stdout)[0]
+        assert start["isa"] == isa
+    assert json_lines(succeeded(native("train", **flags)).stdout)[0]["isa"] == isas[-1]
+    for isa in ("abacus", *(set(ALL_ISAS) - set(isas))):
+        message = refused(native("train", isa=isa, **flags), 2)
+        assert f"LLMC_ISA={isa}" in message
+
+
+def started(native: Native, files: Mapping[str, Path], out: Path) -> subprocess.Popen[str]:
+    flags: dict[str, object] = {**files, **BATCH, "steps": 10**6, "out": out, "events": "json"}
+    flags |= {"val_every": 0, "sample_every": 0}
+    child = subprocess.Popen(
+        native.argv("train", **flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if '"step":3' in line:
+            break
+    return child
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_finishes_the_step_and_saves(
+    number: signal.Signals, native: Native, files: dict[str, Path], tmp_path: Path
+) -> None:
+    with started(native, files, tmp_path / "out") as child:
+        child.send_signal(number)
+        rest, said = child.communicate(timeout=60)
+    assert (child.returncode, said) == (130, "")
+    assert json.loads(rest.splitlines()[-1])["event"] == "saved"
+    steps = len(json_lines((tmp_path / "out" / "metrics.jsonl").read_text()))
+    assert read_header(tmp_path / "out" / "model.bin").step == steps < 10**6
+    again = {"model": tmp_path / "out" / "model.bin", "data": files["data"]}
+    succeeded(native("train", steps=1, **again, **BATCH))
+
+
+def test_a_reader_that_leaves_ends_the_trainer(
+    native: Native, files: dict[str, Path], tmp_path: Path
+) -> None:
+    with started(native, files, tmp_path / "out") as child:
+        assert child.stdout is not None and child.stderr is not None
+        child.stdout.close()
+        assert child.wait(60) == 0
+        assert child.stderr.read() == ""
+    assert not list((tmp_path / "out").glob("*.part"))
+    argv = native.argv("sample", model=files["model"], tokens=10**6)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment()) as sampler:
+        assert sampler.stdout is not None
+        sampler.stdout.readline()
+        sampler.stdout.close()
+        assert sampler.wait(60) == 0
+
+
+def test_no_steps_still_save(native: Native, tmp_path: Path) -> None:
+    """What comes out is what went in, with its step and checksum."""
+    model = save_model(tmp_path / "model.bin", SMALL)
+    data = save_tokens(tmp_path / "data.bin", random_tokens(300, SMALL.vocab_size), SMALL.vocab_size)
+    succeeded(native("train", model=model, data=data, steps=0, out=tmp_path / "out"))
+    assert (tmp_path / "out" / "model.bin").read_bytes() == model.read_bytes()
