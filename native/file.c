@@ -14,7 +14,7 @@
 enum { MOST_AT_ONCE = 1 << 30 };  // Linux and macOS move at most 2 GB in one call
 
 int file_open(const char *path, const char *maker, uint64_t *size) {
-  int file = open(path, O_RDONLY | O_CLOEXEC);
+  int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe is refused below, not waited for
   if (file < 0 && errno == ENOENT) die(EXIT_MISSING, "there is no file %s; run '%s' first", path, maker);
   struct stat status;
   if (file < 0 || fstat(file, &status) != 0) {
