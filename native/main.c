@@ -18,7 +18,9 @@ static const struct {
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 int main(int argc, char **argv) {
-  signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write(), met where it happens
+  /* A closed pipe and a file that may not grow are errors of write(), met where they happen. */
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
   for (int i = 0; argc > 1 && i < COMMANDS; i++) {
     if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 2, argv + 2);
   }
