@@ -180,7 +180,7 @@ static void open_outputs(struct Run *run) {
   int length = snprintf(path, sizeof path, "%s/metrics.jsonl", o->out);
   if (length < 0 || (size_t)length >= sizeof path) die(EXIT_USAGE, "the path %s is too long", o->out);
   snprintf(run->model_path, sizeof run->model_path, "%s/model.bin", o->out);
-  run->events.metrics = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  run->events.metrics = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);  // emptied when all is well
   if (run->events.metrics < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
 }
 
@@ -212,6 +212,9 @@ int command_train(int argc, char **argv) {
   pool_zero(run.model.workers.pool, arena.base, arena.size);
   layout(&run, &arena);
   checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
+  if (run.events.metrics >= 0 && ftruncate(run.events.metrics, 0) != 0) {
+    die(EXIT_BAD_DATA, "cannot empty the old metrics.jsonl in %s: %s", o->out, strerror(errno));
+  }
 
   sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt, .sa_flags = SA_RESTART}, NULL);
   sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_interrupt, .sa_flags = SA_RESTART}, NULL);
