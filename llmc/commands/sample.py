@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -82,10 +83,11 @@ def sample(
         *(["--prompt", ",".join(map(str, ids))] if ids else []),
     ]
     written = []
-    for token in [*ids, *_written(argv)]:
-        written.append(token)
-        if not here.ui.json:
-            _print(token, chosen.tokenizer if decode else None)
+    with Engine(argv) as engine:
+        for token in chain(ids, map(int, engine)):
+            written.append(token)
+            if not here.ui.json:
+                _print(token, chosen.tokenizer if decode else None)
     if decode and not here.ui.json and not here.ui.quiet and sys.stdout.isatty():
         sys.stderr.write("\n")
     here.ui.result(
@@ -181,17 +183,6 @@ def _candidates(here: Context) -> Iterator[Tokenizer]:
 
 def _dataset_tokenizer(folder: Path) -> Tokenizer:
     return load_manifest(folder).load_tokenizer()
-
-
-def _written(argv: list[str]) -> Iterator[int]:
-    """Yield the engine's tokens as they come.
-
-    Raises:
-        LlmcError: the engine failed.
-    """
-    with Engine(argv) as engine:
-        for line in engine:
-            yield int(line)
 
 
 def _print(token: int, tokenizer: Tokenizer | None) -> None:
