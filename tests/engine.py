@@ -24,6 +24,7 @@ from llmc.paths import Workspace
 from llmc.ui import Ui
 
 Floats = NDArray[np.float32]
+Flags = dict[str, Any]
 
 SMALL = ModelConfig(layers=2, heads=4, channels=64, context=64, vocab_size=512)
 # Nothing here is a multiple of any vector, tile or block.
@@ -83,7 +84,7 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedPro
 
 
 def refused(done: subprocess.CompletedProcess[str], *codes: int) -> str:
-    """Hold a failed run to the rules: its code, one sentence, never a signal; return the sentence."""
+    """Hold a failed run to the rules: its code, no signal, one sentence, which is returned."""
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         raise AssertionError(f"{done.args} died of {name}: {done.stderr}")
@@ -99,7 +100,13 @@ def runnable_isas(native: Native, scratch: Path) -> list[str]:
     config = ModelConfig(layers=1, heads=1, channels=4, context=4, vocab_size=8)
     save_model(model, config)
     save_tokens(data, np.zeros(5, np.int64), 8)
-    flags: dict[str, Any] = {"model": model, "data": data, "batch_size": 1, "seq_len": 4, "steps": 0}
+    flags: Flags = {
+        "model": model,
+        "data": data,
+        "batch_size": 1,
+        "seq_len": 4,
+        "steps": 0,
+    }
     codes = {isa: native("train", isa=isa, **flags).returncode for isa in ALL_ISAS}
     assert set(codes.values()) <= {0, 2}, codes
     return [isa for isa, code in codes.items() if code == 0]
@@ -117,7 +124,9 @@ def some_tensors(config: ModelConfig, seed: int = 7) -> dict[str, Floats]:
     return made
 
 
-def save_model(path: Path, config: ModelConfig, tensors: Mapping[str, Floats] | None = None) -> Path:
+def save_model(
+    path: Path, config: ModelConfig, tensors: Mapping[str, Floats] | None = None
+) -> Path:
     write_checkpoint(path, config, iter((tensors or some_tensors(config)).items()))
     return path
 

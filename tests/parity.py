@@ -17,9 +17,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from engine import RAGGED, SMALL, Floats, Native, build, json_lines, random_tokens, save_model
-from engine import save_tokens as save
-from engine import some_tensors, succeeded
+from engine import (
+    RAGGED,
+    SMALL,
+    Flags,
+    Floats,
+    Native,
+    build,
+    json_lines,
+    random_tokens,
+    save_model,
+    save_tokens,
+    some_tensors,
+    succeeded,
+)
 from numpy.typing import NDArray
 from tolerances import STEPS
 
@@ -112,15 +123,15 @@ def ours(
     model, data, out = folder / "model.bin", folder / "tokens.bin", folder / "out"
     if not model.exists():
         save_model(model, config, given.tensors)
-        save(data, given.tokens, config.vocab_size)
+        save_tokens(data, given.tokens, config.vocab_size)
     shutil.rmtree(out, ignore_errors=True)
-    common = {"model": model, "data": data, "threads": threads}
+    common: Flags = {"model": model, "data": data, "threads": threads}
     common |= {"batch_size": train.batch_size, "seq_len": train.seq_len}
     state = folder / "state.bin"
     succeeded(native("debug-state", isa=isa, out=state, **common))
     first = read_debug_state(state, config)
     state.unlink()
-    flags = {"steps": train.steps, "lr": train.lr, "weight_decay": train.weight_decay}
+    flags: Flags = {"steps": train.steps, "lr": train.lr, "weight_decay": train.weight_decay}
     flags |= {"shuffle": 0, "sample_every": 0, "out": out}
     succeeded(native("train", isa=isa, **common, **flags))
     _, parameters = read_checkpoint(out / "model.bin")
@@ -137,7 +148,9 @@ def read_debug_state(path: Path, config: ModelConfig) -> dict[str, Values]:
     magic, version, B, T = np.frombuffer(raw, "<i4", 4).tolist()
     assert (magic, version) == (20240327, 2)
     values = np.frombuffer(raw, "<f4", offset=1024 + 4 * 2 * B * T)
-    logits, loss, rest = np.split(values, [B * T * config.vocab_size, B * T * config.vocab_size + 1])
+    logits, loss, rest = np.split(
+        values, [B * T * config.vocab_size, B * T * config.vocab_size + 1]
+    )
     found: dict[str, Values] = {"logits": logits.reshape(B, T, -1), "loss": loss[0]}
     for name, shape in tensor_shapes(config).items():
         found[name], rest = rest[: math.prod(shape)].reshape(shape), rest[math.prod(shape) :]
@@ -173,7 +186,9 @@ def table(title: str, rows: Mapping[str, Distances]) -> str:
         "| --- | --- | --- | --- |",
     ]
     for name, row in rows.items():
-        lines.append(f"| {name} | {row.ours:.1e} | {row.ours_to_double:.1e} | {row.torchs_own:.1e} |")
+        lines.append(
+            f"| {name} | {row.ours:.1e} | {row.ours_to_double:.1e} | {row.torchs_own:.1e} |"
+        )
     return "\n".join(lines) + "\n"
 
 

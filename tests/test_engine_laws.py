@@ -1,4 +1,4 @@
-"""What the engine promises whatever it computes: same bits, no allocation, honest sizes and ends."""
+"""The engine's laws: same bits, no allocation while training, honest sizes, losses and ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from engine import (
     ALL_ISAS,
     RAGGED,
     SMALL,
+    Flags,
     Native,
     build,
     environment,
@@ -57,13 +57,17 @@ void *memalign(size_t a, size_t n) { calls++; return __libc_memalign(a, n); }
 void *aligned_alloc(size_t a, size_t n) { calls++; return __libc_memalign(a, n); }
 int posix_memalign(void **p, size_t a, size_t n) { *p = aligned_alloc(a, n); return *p ? 0 : 12; }
 typedef void *Map(void *, size_t, int, int, int, off_t);
-static void *mapped(const char *name, void *at, size_t n, int prot, int flags, int file, off_t from) {
+static void *mapped(const char *name, void *at, size_t n, int p, int f, int file, off_t from) {
   calls++;
   if (n > largest) largest = n;
-  return ((Map *)dlsym(RTLD_NEXT, name))(at, n, prot, flags, file, from);
+  return ((Map *)dlsym(RTLD_NEXT, name))(at, n, p, f, file, from);
 }
-void *mmap(void *at, size_t n, int p, int f, int d, off_t o) { return mapped("mmap", at, n, p, f, d, o); }
-void *mmap64(void *at, size_t n, int p, int f, int d, off_t o) { return mapped("mmap64", at, n, p, f, d, o); }
+void *mmap(void *at, size_t n, int p, int f, int d, off_t o) {
+  return mapped("mmap", at, n, p, f, d, o);
+}
+void *mmap64(void *at, size_t n, int p, int f, int d, off_t o) {
+  return mapped("mmap64", at, n, p, f, d, o);
+}
 void *sbrk(intptr_t n) { calls++; return ((void *(*)(intptr_t))dlsym(RTLD_NEXT, "sbrk"))(n); }
 int brk(void *to) { calls++; return ((int (*)(void *))dlsym(RTLD_NEXT, "brk"))(to); }
 __attribute__((destructor)) static void report(void) {
@@ -86,7 +90,7 @@ def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Flags:
     """A model whose sizes are multiples of nothing, and tokens to train and validate on."""
     folder = tmp_path_factory.mktemp("files")
     V = RAGGED.vocab_size
@@ -97,8 +101,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-BATCH = {"batch_size": 3, "seq_len": 37}
-ALL_EVENTS = {"val_every": 1, "sample_every": 1, "save_every": 1, "sample_tokens": 16}
+BATCH: Flags = {"batch_size": 3, "seq_len": 37}
+ALL_EVENTS: Flags = {"val_every": 1, "sample_every": 1, "save_every": 1, "sample_tokens": 16}
 
 
 def without_times(text: str) -> list[dict[str, Any]]:
@@ -111,14 +115,14 @@ def without_times(text: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("isa", ALL_ISAS)
 def test_the_same_bits_for_any_number_of_threads(
-    isa: str, native: Native, isas: list[str], files: dict[str, Path], tmp_path: Path
+    isa: str, native: Native, isas: list[str], files: Flags, tmp_path: Path
 ) -> None:
     if isa not in isas:
         pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
     expected = None
     for threads in (1, 2, 3, 7):
         out = tmp_path / str(threads)
-        flags = {**files, **BATCH, "val_every": 2, "sample_every": 2, "sample_tokens": 16}
+        flags: Flags = {**files, **BATCH, "val_every": 2, "sample_every": 2, "sample_tokens": 16}
         flags |= {"steps": 5, "lr": 1e-3, "out": out, "threads": threads, "events": "json"}
         done = succeeded(native("train", isa=isa, **flags))
         metrics = without_times((out / "metrics.jsonl").read_text())
@@ -145,13 +149,16 @@ def counter(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     source, library = folder / "counter.c", folder / "counter.so"
     source.write_text(COUNTER)
     argv = [*zig().command, "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"]
-    zigs_own = {"ZIG_GLOBAL_CACHE_DIR": str(cache / "zig"), "ZIG_LOCAL_CACHE_DIR": str(cache / "zig")}
+    zigs_own = {
+        "ZIG_GLOBAL_CACHE_DIR": str(cache / "zig"),
+        "ZIG_LOCAL_CACHE_DIR": str(cache / "zig"),
+    }
     subprocess.run(argv, env={**os.environ, **zigs_own}, check=True, capture_output=True)
     return library
 
 
 def counted(
-    native: Native, counter: Path, report: Path, **flags: object
+    native: Native, counter: Path, report: Path, **flags: Any
 ) -> tuple[int, int, dict[str, Any]]:
     """Return how often memory was asked for, the largest mapping, and the start event."""
     env = {"LD_PRELOAD": str(counter), "COUNTER_REPORT": str(report)}
@@ -163,9 +170,9 @@ def counted(
 @LINUX
 @pytest.mark.parametrize("threads", [1, 3])
 def test_training_takes_no_memory(
-    threads: int, native: Native, counter: Path, files: dict[str, Path], tmp_path: Path
+    threads: int, native: Native, counter: Path, files: Flags, tmp_path: Path
 ) -> None:
-    flags = {**files, **BATCH, **ALL_EVENTS, "threads": threads, "out": tmp_path / "out"}
+    flags: Flags = {**files, **BATCH, **ALL_EVENTS, "threads": threads, "out": tmp_path / "out"}
     few, _, _ = counted(native, counter, tmp_path / "report", steps=2, **flags)
     many, _, _ = counted(native, counter, tmp_path / "report", steps=12, **flags)
     assert few > 0, "the counter does not count"
@@ -174,7 +181,7 @@ def test_training_takes_no_memory(
 
 @LINUX
 def test_the_size_announced_is_the_size_taken(
-    native: Native, counter: Path, files: dict[str, Path], tmp_path: Path
+    native: Native, counter: Path, files: Flags, tmp_path: Path
 ) -> None:
     _, largest, start = counted(native, counter, tmp_path / "report", steps=1, **files, **BATCH)
     assert start["event"] == "start"
@@ -186,11 +193,9 @@ def test_the_size_announced_is_the_size_taken(
 
 
 @LINUX
-def test_the_resident_set_does_not_grow(
-    native: Native, files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_resident_set_does_not_grow(native: Native, files: Flags, tmp_path: Path) -> None:
     """A page for each step would be a megabyte at the end."""
-    flags = {**files, **BATCH, **ALL_EVENTS, "steps": 300, "threads": 2, "events": "json"}
+    flags: Flags = {**files, **BATCH, **ALL_EVENTS, "steps": 300, "threads": 2, "events": "json"}
     flags |= {"save_every": 0, "val_every": 10, "sample_every": 10, "out": tmp_path / "out"}
     sizes: list[dict[str, int]] = []
     with subprocess.Popen(
@@ -209,11 +214,13 @@ def test_the_resident_set_does_not_grow(
         assert last[name] <= settled[name] + 512, (settled, last)
 
 
-def test_events_are_json_lines(native: Native, files: dict[str, Path], tmp_path: Path) -> None:
+def test_events_are_json_lines(native: Native, files: Flags, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    flags = {**files, **BATCH, **ALL_EVENTS, "steps": 2, "out": out, "events": "json"}
+    flags: Flags = {**files, **BATCH, **ALL_EVENTS, "steps": 2, "out": out, "events": "json"}
     lines = json_lines(succeeded(native("train", **flags)).stdout)
-    kinds = [line.get("event") or next(iter(set(line) & {"train_loss", "val_loss"})) for line in lines]
+    kinds = [
+        line.get("event") or next(iter(set(line) & {"train_loss", "val_loss"})) for line in lines
+    ]
     once = ["train_loss", "val_loss", "sample", "saved"]
     assert kinds == ["start", "val_loss", *once, *once]
     assert (lines[0]["steps"], lines[0]["threads"]) == (2, 1)
@@ -226,10 +233,10 @@ def test_events_are_json_lines(native: Native, files: dict[str, Path], tmp_path:
     assert read_header(out / "model.bin").val_loss == np.float32(metrics[-1]["val_loss"])
 
 
-def test_losses_have_every_digit(native: Native, files: dict[str, Path], tmp_path: Path) -> None:
+def test_losses_have_every_digit(native: Native, files: Flags, tmp_path: Path) -> None:
     """The printed loss gives back the float32 that debug-state writes in binary."""
     out, state = tmp_path / "out", tmp_path / "state.bin"
-    given = {"model": files["model"], "data": files["data"], **BATCH}
+    given: Flags = {"model": files["model"], "data": files["data"], **BATCH}
     succeeded(native("train", out=out, steps=1, shuffle=0, **given))
     succeeded(native("debug-state", out=state, **given))
     B, T, V = 3, 37, RAGGED.vocab_size
@@ -241,7 +248,7 @@ def test_losses_have_every_digit(native: Native, files: dict[str, Path], tmp_pat
 
 @pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00001, 0x7F800000])
 def test_no_number_hides_what_is_none(
-    bits: int, native: Native, isas: list[str], files: dict[str, Path], tmp_path: Path
+    bits: int, native: Native, isas: list[str], files: Flags, tmp_path: Path
 ) -> None:
     """Fast-math would let a NaN or an infinity pass as if it were a number."""
     for name in ("wte", "qkvw", "lnfb", "fcb"):
@@ -258,21 +265,30 @@ def test_no_number_hides_what_is_none(
 
 
 def test_a_run_that_diverges_keeps_what_was_saved(
-    native: Native, files: dict[str, Path], tmp_path: Path
+    native: Native, files: Flags, tmp_path: Path
 ) -> None:
-    flags = {**files, **BATCH, "steps": 200, "lr": 1e9, "save_every": 1, "out": tmp_path / "out"}
+    flags: Flags = {
+        **files,
+        **BATCH,
+        "steps": 200,
+        "lr": 1e9,
+        "save_every": 1,
+        "out": tmp_path / "out",
+    }
     refused(native("train", **flags), 5)
     saved = read_header(tmp_path / "out" / "model.bin").step
     assert saved == len(
-        [line for line in json_lines((tmp_path / "out" / "metrics.jsonl").read_text()) if "lr" in line]
+        [
+            line
+            for line in json_lines((tmp_path / "out" / "metrics.jsonl").read_text())
+            if "lr" in line
+        ]
     )
     assert not list((tmp_path / "out").glob("*.part"))
 
 
-def test_the_instruction_set_can_be_forced(
-    native: Native, isas: list[str], files: dict[str, Path]
-) -> None:
-    flags = {**files, **BATCH, "steps": 1, "events": "json"}
+def test_the_instruction_set_can_be_forced(native: Native, isas: list[str], files: Flags) -> None:
+    flags: Flags = {**files, **BATCH, "steps": 1, "events": "json"}
     assert isas[0] == "reference" and "generic" in isas
     for isa in isas:
         start = json_lines(succeeded(native("train", isa=isa, **flags)).stdout)[0]
@@ -283,8 +299,8 @@ def test_the_instruction_set_can_be_forced(
         assert f"LLMC_ISA={isa}" in message
 
 
-def started(native: Native, files: Mapping[str, Path], out: Path) -> subprocess.Popen[str]:
-    flags: dict[str, object] = {**files, **BATCH, "steps": 10**6, "out": out, "events": "json"}
+def started(native: Native, files: Flags, out: Path) -> subprocess.Popen[str]:
+    flags: Flags = {**files, **BATCH, "steps": 10**6, "out": out, "events": "json"}
     flags |= {"val_every": 0, "sample_every": 0}
     child = subprocess.Popen(
         native.argv("train", **flags),
@@ -302,7 +318,7 @@ def started(native: Native, files: Mapping[str, Path], out: Path) -> subprocess.
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_finishes_the_step_and_saves(
-    number: signal.Signals, native: Native, files: dict[str, Path], tmp_path: Path
+    number: signal.Signals, native: Native, files: Flags, tmp_path: Path
 ) -> None:
     with started(native, files, tmp_path / "out") as child:
         child.send_signal(number)
@@ -311,12 +327,12 @@ def test_an_interrupt_finishes_the_step_and_saves(
     assert json.loads(rest.splitlines()[-1])["event"] == "saved"
     steps = len(json_lines((tmp_path / "out" / "metrics.jsonl").read_text()))
     assert read_header(tmp_path / "out" / "model.bin").step == steps < 10**6
-    again = {"model": tmp_path / "out" / "model.bin", "data": files["data"]}
+    again: Flags = {"model": tmp_path / "out" / "model.bin", "data": files["data"]}
     succeeded(native("train", steps=1, **again, **BATCH))
 
 
 def test_a_reader_that_leaves_ends_the_trainer(
-    native: Native, files: dict[str, Path], tmp_path: Path
+    native: Native, files: Flags, tmp_path: Path
 ) -> None:
     with started(native, files, tmp_path / "out") as child:
         assert child.stdout is not None and child.stderr is not None
@@ -335,6 +351,8 @@ def test_a_reader_that_leaves_ends_the_trainer(
 def test_no_steps_still_save(native: Native, tmp_path: Path) -> None:
     """What comes out is what went in, with its step and checksum."""
     model = save_model(tmp_path / "model.bin", SMALL)
-    data = save_tokens(tmp_path / "data.bin", random_tokens(300, SMALL.vocab_size), SMALL.vocab_size)
+    data = save_tokens(
+        tmp_path / "data.bin", random_tokens(300, SMALL.vocab_size), SMALL.vocab_size
+    )
     succeeded(native("train", model=model, data=data, steps=0, out=tmp_path / "out"))
     assert (tmp_path / "out" / "model.bin").read_bytes() == model.read_bytes()
