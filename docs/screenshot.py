@@ -1,7 +1,7 @@
 """Draws docs/training.svg: the training view of a real run, two thirds through.
 
-    make setup && .venv/bin/llmc --workspace build/demo prepare stdlib
-    .venv/bin/python docs/screenshot.py build/demo
+make setup && .venv/bin/llmc --workspace build/demo prepare stdlib
+.venv/bin/python docs/screenshot.py build/demo
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Camera(SilentView):
     """Keeps the view up to a step, then exports it."""
 
     def __init__(self, steps: int, out: Path) -> None:
+        """Aim at ``out`` and wait for the step."""
         self.console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
         self.view = LiveView(self.console, "llmc train · stdlib-1")
         self.steps = steps

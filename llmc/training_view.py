@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmc.curves import curve, smoothed, sparkline
+from llmc.units import clock, megabytes
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -70,11 +71,6 @@ class History:
     def curve(self, width: int = 76) -> str:
         """Draw both losses; the training loss as means, about one to a column of dots."""
         return curve(smoothed(self.train, 2 * width), self.val, width=width)
-
-
-def megabytes(count: float) -> str:
-    """Return bytes as a person reads them: ``61.5 MB``, ``2.21 GB``."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def plain_lines(event: Event, history: History) -> str:
@@ -200,13 +196,6 @@ def _cells(history: History, elapsed: float) -> list[tuple[str, str]]:
         ("memory", megabytes(history.start.get("memory", 0))),
         ("took", clock(elapsed)),
     ]
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as ``mm:ss`` or ``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
 def _printable(text: str) -> str:

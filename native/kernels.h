@@ -89,6 +89,10 @@ struct Kernels {
    * Loshchilov, Hutter 2019; torch.optim.AdamW */
   void (*adamw_update)(const struct Workers *, float *params, float *m, float *v, const float *grads,
                        const struct AdamW *, size_t n);
+
+  /* Multiplies and adds in registers alone, on all threads, and returns how many floating-point
+   * operations that were: timed, it is the machine's peak. */
+  double (*peak_flops)(const struct Workers *);
 };
 
 /* The table for this machine: the best it can run, or the one that the environment's LLMC_ISA names.

@@ -13,6 +13,7 @@ static const struct {
 } commands[] = {
     {"train", command_train, "train a model on token files"},
     {"sample", command_sample, "write tokens with a trained model"},
+    {"bench", command_bench, "time training steps on random tokens"},
     {"debug-state", command_debug_state, "one batch's logits, loss and gradients, for comparison"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -33,6 +33,8 @@ struct Pool {
   _Alignas(64) atomic_uint generation;   // counts barriers passed
   _Alignas(64) atomic_size_t claimed;
 
+  struct PoolProfile profiles[POOL_MAX_LABELS];
+
   pthread_mutex_t mutex;                 // guards sleeping only
   pthread_cond_t changed;
   atomic_int sleepers;
@@ -127,14 +129,37 @@ void pool_destroy(struct Pool *pool) {
 
 int pool_threads(const struct Pool *pool) { return pool->threads; }
 
-void pool_run(struct Pool *pool, PoolTask *task, void *argument) {
+/* Labels are constants, so the same label is the same pointer, or at worst a second row. */
+static struct PoolProfile *find_profile(struct Pool *pool, const char *label) {
+  for (int i = 0; i < POOL_MAX_LABELS; i++) {
+    struct PoolProfile *profile = &pool->profiles[i];
+    if (profile->label == label) return profile;
+    if (profile->label == NULL) {
+      profile->label = label;
+      return profile;
+    }
+  }
+  return &pool->profiles[POOL_MAX_LABELS - 1];
+}
+
+void pool_run(struct Pool *pool, const char *label, PoolTask *task, void *argument) {
+  const double started = clock_seconds();
   pool->task = task;
   pool->argument = argument;
   atomic_store_explicit(&pool->claimed, 0, memory_order_relaxed);
   advance(pool, &pool->region);
   task(argument, 0, pool->threads);
   pool_barrier(pool);
+  struct PoolProfile *profile = find_profile(pool, label);
+  profile->calls++;
+  profile->seconds += clock_seconds() - started;
 }
+
+const struct PoolProfile *pool_profile(const struct Pool *pool, int i) {
+  return i < POOL_MAX_LABELS && pool->profiles[i].label != NULL ? &pool->profiles[i] : NULL;
+}
+
+void pool_profile_reset(struct Pool *pool) { memset(pool->profiles, 0, sizeof pool->profiles); }
 
 size_t pool_claim(struct Pool *pool) {
   return atomic_fetch_add_explicit(&pool->claimed, 1, memory_order_relaxed);
@@ -163,5 +188,5 @@ static void zero_task(void *argument, int thread, int threads) {
 }
 
 void pool_zero(struct Pool *pool, void *memory, size_t bytes) {
-  pool_run(pool, zero_task, &(struct Zero){memory, bytes});
+  pool_run(pool, "zero", zero_task, &(struct Zero){memory, bytes});
 }

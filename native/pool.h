@@ -16,8 +16,22 @@ struct Pool *pool_create(int threads);
 void pool_destroy(struct Pool *pool);
 int pool_threads(const struct Pool *pool);
 
-/* Runs the task once on every thread and returns when all have returned. */
-void pool_run(struct Pool *pool, PoolTask *task, void *argument);
+/* Runs the task once on every thread and returns when all have returned. The time is booked under the
+ * label, a string constant. */
+void pool_run(struct Pool *pool, const char *label, PoolTask *task, void *argument);
+
+/* What the regions of one label took so far, since pool_profile_reset. */
+struct PoolProfile {
+  const char *label;
+  size_t calls;
+  double seconds;
+};
+
+enum { POOL_MAX_LABELS = 32 };
+
+/* The i-th label's profile, in the order of their first region; NULL after the last. */
+const struct PoolProfile *pool_profile(const struct Pool *pool, int i);
+void pool_profile_reset(struct Pool *pool);
 
 /* Inside a region: no thread goes on until all are here. */
 void pool_barrier(struct Pool *pool);

@@ -21,4 +21,5 @@
 #include "../kernels/encoder_tmpl.c"
 #include "../kernels/crossentropy_tmpl.c"
 #include "../kernels/adamw_tmpl.c"
+#include "../kernels/peak_tmpl.c"
 #include "../kernels/table_tmpl.c"

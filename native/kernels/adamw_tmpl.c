@@ -32,7 +32,7 @@ static void sum_squares_task(void *argument, int thread, int threads) {
 
 static double sum_squares(const struct Workers *workers, const float *x, size_t n) {
   struct SumSquares squares = {x, n, (double *)(void *)workers->shared};
-  pool_run(workers->pool, sum_squares_task, &squares);
+  pool_run(workers->pool, "sum_squares", sum_squares_task, &squares);
   double sum = 0;
   for (size_t part = 0; part < SQUARES_PARTS; part++) sum += squares.parts[part];
   return sum;
@@ -71,5 +71,5 @@ static void adamw_task(void *argument, int thread, int threads) {
 static void adamw_update(const struct Workers *workers, float *params, float *m, float *v,
                          const float *grads, const struct AdamW *adamw, size_t n) {
   struct AdamWTask task = {params, m, v, grads, adamw, n};
-  pool_run(workers->pool, adamw_task, &task);
+  pool_run(workers->pool, "adamw_update", adamw_task, &task);
 }

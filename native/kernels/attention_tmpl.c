@@ -144,7 +144,7 @@ static void attention_forward(const struct Workers *workers, float *out, float *
                               size_t B, size_t T, size_t C, size_t NH) {
   struct Attention at = {.workers = workers, .out = out, .lse = lse, .qkv = qkv,
                          .B = B, .T = T, .C = C, .NH = NH, .HS = C / NH};
-  pool_run(workers->pool, attention_forward_task, &at);
+  pool_run(workers->pool, "attention_forward", attention_forward_task, &at);
 }
 
 /* What backward packs of one head, once. Left panels: (HS, T) of the queries and of dout, and by tiles
@@ -257,7 +257,7 @@ static void attention_backward(const struct Workers *workers, float *dqkv, const
                                size_t B, size_t T, size_t C, size_t NH) {
   struct Attention at = {.workers = workers, .dqkv = dqkv, .dout = dout, .qkv = qkv, .y = out,
                          .lse_read = lse, .B = B, .T = T, .C = C, .NH = NH, .HS = C / NH};
-  pool_run(workers->pool, attention_backward_task, &at);
+  pool_run(workers->pool, "attention_backward", attention_backward_task, &at);
 }
 
 /* ---- one query at a time ------------------------------------------------------------------------ */
@@ -296,5 +296,5 @@ static void attention_decode(const struct Workers *workers, float *out, const fl
                              const float *keys, const float *values, size_t T, size_t C, size_t NH) {
   struct Decode decode = {.workers = workers, .out = out, .q = q, .keys = keys, .values = values,
                           .T = T, .C = C, .HS = C / NH};
-  pool_run(workers->pool, attention_decode_task, &decode);
+  pool_run(workers->pool, "attention_decode", attention_decode_task, &decode);
 }

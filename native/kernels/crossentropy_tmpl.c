@@ -45,5 +45,5 @@ static void crossentropy_task(void *argument, int thread, int threads) {
 static void crossentropy(const struct Workers *workers, float *losses, float *logits,
                          const int *targets, float scale, size_t N, size_t V, size_t Vp) {
   struct CrossEntropy ce = {losses, logits, targets, scale, N, V, Vp};
-  pool_run(workers->pool, crossentropy_task, &ce);
+  pool_run(workers->pool, "crossentropy", crossentropy_task, &ce);
 }

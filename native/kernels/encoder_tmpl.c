@@ -23,7 +23,7 @@ static void encoder_forward_task(void *argument, int thread, int threads) {
 static void encoder_forward(const struct Workers *workers, float *out, const int *tokens,
                             const float *wte, const float *wpe, size_t B, size_t T, size_t C) {
   struct Encoder encoder = {.out = out, .tokens = tokens, .wte = wte, .wpe = wpe, .B = B, .T = T, .C = C};
-  pool_run(workers->pool, encoder_forward_task, &encoder);
+  pool_run(workers->pool, "encoder_forward", encoder_forward_task, &encoder);
 }
 
 static void encoder_backward_task(void *argument, int thread, int threads) {
@@ -45,5 +45,5 @@ static void encoder_backward_task(void *argument, int thread, int threads) {
 static void encoder_backward(const struct Workers *workers, float *dwte, float *dwpe, const float *dout,
                              const int *tokens, size_t B, size_t T, size_t C) {
   struct Encoder encoder = {.dwte = dwte, .dwpe = dwpe, .dout = dout, .tokens = tokens, .B = B, .T = T, .C = C};
-  pool_run(workers->pool, encoder_backward_task, &encoder);
+  pool_run(workers->pool, "encoder_backward", encoder_backward_task, &encoder);
 }

@@ -40,7 +40,7 @@ static void layernorm_forward(const struct Workers *workers, float *out, float *
                               size_t N, size_t C) {
   struct LayerNorm ln = {.out = out, .mean = mean, .rstd = rstd, .inp = inp, .weight = weight,
                          .bias = bias, .N = N, .C = C};
-  pool_run(workers->pool, layernorm_forward_task, &ln);
+  pool_run(workers->pool, "layernorm_forward", layernorm_forward_task, &ln);
 }
 
 /* dinp of row n; the formula is derived in reference.c and docs/layernorm.md */
@@ -93,5 +93,5 @@ static void layernorm_backward(const struct Workers *workers, float *dinp, float
                                const float *rstd, const float *weight, size_t N, size_t C) {
   struct LayerNorm ln = {.dinp = dinp, .dweight = dweight, .dbias = dbias, .dout = dout, .inp = inp,
                          .mean_read = mean, .rstd_read = rstd, .weight = weight, .N = N, .C = C};
-  pool_run(workers->pool, layernorm_backward_task, &ln);
+  pool_run(workers->pool, "layernorm_backward", layernorm_backward_task, &ln);
 }

@@ -32,11 +32,11 @@ static void linear_row_task(void *argument, int thread, int threads) {
   }
 }
 
-static void linear_run(struct Gemm gemm) {
+static void linear_run(const char *label, struct Gemm gemm) {
   /* Where K is 1, other products than inp · weightᵀ have these strides too. */
   int one_row = gemm.M == 1 && gemm.b_row == 1 && gemm.a_col == 1 && !gemm.accumulate &&
                 gemm.finish != GELU_DERIVATIVE;
-  pool_run(gemm.workers->pool, one_row ? linear_row_task : gemm_task, &gemm);
+  pool_run(gemm.workers->pool, label, one_row ? linear_row_task : gemm_task, &gemm);
 }
 
 /* inp (M, K) · weight (N, K)ᵀ */
@@ -48,7 +48,7 @@ INLINE struct Gemm linear_product(const struct Workers *workers, float *out, con
 
 static void linear_forward(const struct Workers *workers, float *out, const float *inp,
                            const float *weight, const float *bias, size_t M, size_t N, size_t K) {
-  linear_run(linear_product(workers, out, inp, weight, bias, M, N, K));
+  linear_run("linear_forward", linear_product(workers, out, inp, weight, bias, M, N, K));
 }
 
 static void linear_residual(const struct Workers *workers, float *out, const float *residual,
@@ -57,7 +57,7 @@ static void linear_residual(const struct Workers *workers, float *out, const flo
   struct Gemm gemm = linear_product(workers, out, inp, weight, bias, M, N, K);
   gemm.finish = RESIDUAL;
   gemm.other = (float *)(uintptr_t)residual;  // read only
-  linear_run(gemm);
+  linear_run("linear_residual", gemm);
 }
 
 static void linear_gelu(const struct Workers *workers, float *out, float *pre, const float *inp,
@@ -65,7 +65,7 @@ static void linear_gelu(const struct Workers *workers, float *out, float *pre, c
   struct Gemm gemm = linear_product(workers, out, inp, weight, bias, M, N, K);
   gemm.finish = GELU;
   gemm.other = pre;
-  linear_run(gemm);
+  linear_run("linear_gelu", gemm);
 }
 
 /* dout (M, N) · weight (N, K): the outputs of the layer are summed over */
@@ -77,7 +77,7 @@ INLINE struct Gemm linear_product_input(const struct Workers *workers, float *di
 
 static void linear_backward_input(const struct Workers *workers, float *dinp, const float *dout,
                                   const float *weight, size_t M, size_t N, size_t K) {
-  linear_run(linear_product_input(workers, dinp, dout, weight, M, N, K));
+  linear_run("linear_backward_input", linear_product_input(workers, dinp, dout, weight, M, N, K));
 }
 
 static void linear_backward_gelu(const struct Workers *workers, float *dpre, const float *dout,
@@ -85,7 +85,7 @@ static void linear_backward_gelu(const struct Workers *workers, float *dpre, con
   struct Gemm gemm = linear_product_input(workers, dpre, dout, weight, M, N, K);
   gemm.finish = GELU_DERIVATIVE;
   gemm.other = (float *)(uintptr_t)pre;  // read only
-  linear_run(gemm);
+  linear_run("linear_backward_gelu", gemm);
 }
 
 struct LinearBias {
@@ -107,9 +107,9 @@ static void linear_bias_task(void *argument, int thread, int threads) {
 static void linear_backward_weight(const struct Workers *workers, float *dweight, float *dbias,
                                    const float *dout, const float *inp, size_t M, size_t N, size_t K) {
   /* doutᵀ (N, M) · inp (M, K): the rows are summed over */
-  linear_run((struct Gemm){.workers = workers, .out = dweight, .a = dout, .a_row = 1, .a_col = N,
+  linear_run("linear_backward_weight", (struct Gemm){.workers = workers, .out = dweight, .a = dout, .a_row = 1, .a_col = N,
                            .b = inp, .b_row = K, .b_col = 1, .M = N, .N = K, .K = M, .accumulate = 1});
   if (dbias != NULL) {
-    pool_run(workers->pool, linear_bias_task, &(struct LinearBias){dbias, dout, M, N});
+    pool_run(workers->pool, "linear_bias", linear_bias_task, &(struct LinearBias){dbias, dout, M, N});
   }
 }

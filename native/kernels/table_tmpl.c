@@ -29,4 +29,5 @@ const struct Kernels ISA_TABLE = {
     .crossentropy = crossentropy,
     .sum_squares = sum_squares,
     .adamw_update = adamw_update,
+    .peak_flops = peak_flops,
 };

@@ -46,7 +46,7 @@ static void check_region(int threads, bool sleeping) {
   const int rounds = sleeping ? 20 : ROUNDS;
   for (int round = 0; round < rounds; round++) {
     if (sleeping) usleep(2000);  // the helpers have given up spinning
-    pool_run(pool, region, &r);
+    pool_run(pool, "test", region, &r);
     for (int thread = 0; thread < threads; thread++) {
       check(r.ran[thread] == round + 1, "thread %d of %d: expected %d runs, got %d", thread, threads, round + 1,
             r.ran[thread]);
