@@ -22,7 +22,8 @@ from llmc.prepared import prepared_model
 from llmc.process import Engine
 from llmc.runs import CHECKPOINT, METRICS, discard_run, new_run, write_config
 from llmc.tokenizers import Tokenizer, record_tokenizer
-from llmc.training_view import History, PlainView, choose_view, clock, megabytes
+from llmc.training_view import History, PlainView, choose_view
+from llmc.units import clock, megabytes
 
 DEFAULT = TrainConfig()
 SAMPLE_TOKENS = 64
@@ -234,6 +235,9 @@ def find_data(here: Context, data: Path | None, val_data: Path | None) -> Data:
     if path.is_file() and not (folder / MANIFEST).is_file():
         return Data(path.resolve().stem, path, val_data)
     manifest = load_manifest(folder)
+    for file in (manifest.train_path, manifest.val_path):
+        if not file.is_file():
+            raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize'")
     verify(manifest)
     train = path if path.is_file() else manifest.train_path
     val = val_data or (manifest.val_path if train.name == manifest.train.file else None)
