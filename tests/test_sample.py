@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Llmc, assert_one_sentence
+from workspace import copy_of, ok, prepared_workspace, trained
+
+from llmc.commands.export_weights import random_tensors
+from llmc.commands.sample import find_weights
+from llmc.config import ModelConfig, SampleConfig
+from llmc.context import Context
+from llmc.formats.checkpoint import read_checkpoint, write_checkpoint
+from llmc.paths import Workspace
+from llmc.tokenizers import Tokenizer, train_bpe
+from llmc.ui import Ui
+
+FLAGS = ["run", "model", "prompt", "tokens", "temperature", "top-k", "top-p", "seed", "threads"]
+FLAGS += ["decode"]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    """A workspace with a model that has learned a little of how UTF-8 goes."""
+    llmc = prepared_workspace(tmp_path_factory.mktemp("sample") / "workspace", cache)
+    trained(llmc, "--steps", "300", "--lr", "0.01", "--val-every", "0", run="first")
+    return llmc
+
+
+@pytest.fixture
+def llmc(template: Llmc, tmp_path: Path) -> Llmc:
+    """Return the command line, in a workspace of its own with a trained model."""
+    return copy_of(template, tmp_path / "workspace")
+
+
+def ids(llmc: Llmc, *flags: str) -> list[int]:
+    return [int(line) for line in ok(llmc("sample", *flags)).stdout.splitlines()]
+
+
+def test_every_flag_is_in_the_help(template: Llmc) -> None:
+    shown = ok(template("sample", "--help")).stdout
+    for flag in FLAGS:
+        assert re.search(rf"--{flag}\b", shown), flag
+
+
+def test_the_pipe_equals_decode_byte_for_byte(template: Llmc) -> None:
+    flags = ["sample", "--prompt", "naï", "--tokens", "150"]
+    text = template.raw(*flags, "--decode")
+    pipe = template.raw("decode", stdin=template.raw(*flags).stdout)
+    assert text.returncode == pipe.returncode == 0
+    assert pipe.stdout == text.stdout
+    assert text.stdout.startswith("naï".encode())
+    # The tokens are bytes, so that characters are split; the model has learned to complete some.
+    assert len(text.stdout) > 100
+    assert any(char > "\x7f" for char in text.stdout.decode(errors="ignore")[3:])
+
+
+def test_half_a_character_is_written_as_it_is(template: Llmc) -> None:
+    header, tensors = read_checkpoint(template.workspace / "runs/first/model.bin")
+    lead = "é".encode()[0]
+    tensors["lnfw"] = np.zeros_like(tensors["lnfw"])
+    tensors["lnfb"] = np.ones_like(tensors["lnfb"])
+    tensors["wte"] = np.zeros_like(tensors["wte"])
+    tensors["wte"][lead] = 1
+    path = template.workspace / "stuck.bin"
+    write_checkpoint(path, header.config, tensors.items(), tokenizer=header.tokenizer)
+    flags = ["--model", "stuck.bin", "--temperature", "0", "--tokens", "3"]
+    assert template.raw("sample", *flags, "--decode").stdout == bytes([lead] * 3)
+    assert json.loads(template("sample", *flags, "--json").stdout)["text"] == "\ufffd" * 3
+
+
+def test_the_likeliest_token_needs_no_luck(template: Llmc) -> None:
+    greedy = ids(template, "--temperature", "0", "--tokens", "40", "--seed", "1")
+    assert len(greedy) == 40
+    assert ids(template, "--temperature", "0", "--tokens", "40", "--seed", "2") == greedy
+    assert ids(template, "--top-k", "1", "--tokens", "40") == greedy
+    assert ids(template, "--top-p", "0", "--tokens", "40") == greedy
+    assert ids(template, "--top-k", "257", "--tokens", "40") != greedy
+
+
+def test_a_seed_decides_every_token_on_any_number_of_threads(template: Llmc) -> None:
+    written = ids(template, "--seed", "5", "--tokens", "50", "--threads", "1")
+    for threads in ("2", "3"):
+        assert ids(template, "--seed", "5", "--tokens", "50", "--threads", threads) == written
+    assert ids(template, "--seed", "6", "--tokens", "50") != written
+
+
+def test_the_defaults(template: Llmc) -> None:
+    assert SampleConfig() == SampleConfig(
+        tokens=256, temperature=1.0, top_k=0, top_p=1.0, seed=1337
+    )
+    written = ids(template)  # four times the context of the model
+    assert len(written) == 256
+    assert written == ids(
+        template, "--tokens", "256", "--temperature", "1", "--top-k", "0", "--top-p", "1",
+        "--seed", "1337", "--run", "first",
+    )  # fmt: skip
+
+
+def test_the_prompt_is_part_of_what_is_written(template: Llmc) -> None:
+    prompt = "Größe 🙂 "
+    written = ids(template, "--prompt", prompt, "--tokens", "5")
+    assert bytes(written[:-5]).decode() == prompt
+    assert ids(template, "--prompt", prompt, "--tokens", "0") == list(prompt.encode())
+    assert ids(template, "--tokens", "0") == []
+    assert ids(template, "--prompt", "", "--tokens", "5") == ids(template, "--tokens", "5")
+    long = "das und the of " * 10  # more than the context
+    assert ids(template, "--prompt", long, "--tokens", "3")[:-3] == list(long.encode())
+
+
+def test_a_prompt_may_look_like_a_flag(template: Llmc) -> None:
+    assert ids(template, "--prompt=--json", "--tokens", "0") == list(b"--json")
+
+
+def test_json_is_one_object(template: Llmc) -> None:
+    flags = ["--prompt", "das ", "--tokens", "6", "--seed", "3"]
+    done = ok(template("sample", *flags, "--decode", "--json"))
+    result = json.loads(done.stdout)
+    written = ids(template, *flags)
+    assert result == {
+        "model": "runs/first/model.bin",
+        "prompt_tokens": 4,
+        "ids": written,
+        "text": bytes(written).decode(errors="replace"),
+    }
+
+
+def test_what_was_chosen_and_what_comes_next_is_said(template: Llmc) -> None:
+    done = ok(template("sample", "--tokens", "1"))
+    assert "run: runs/first (the newest)\n" in done.stderr
+    assert "next: llmc sample --decode\n" in done.stderr
+    done = ok(template("sample", "--tokens", "1", "--decode", "--quiet"))
+    assert done.stderr == ""
+    assert done.stdout != ""
+
+
+def test_the_newest_run_is_taken_unless_one_is_named(llmc: Llmc) -> None:
+    flags = ["--temperature", "0", "--tokens", "30"]
+    first = ids(llmc, *flags)
+    trained(llmc, run="second")
+    second = ids(llmc, *flags)
+    assert second != first
+    assert ids(llmc, *flags, "--run", "second") == second
+    assert ids(llmc, *flags, "--run", "first") == first
+    assert ids(llmc, *flags, "--model", "runs/first/model.bin") == first
+
+
+def test_a_model_finds_its_tokenizer_by_fingerprint(llmc: Llmc) -> None:
+    done = ok(llmc("tokenize", "texts", "--tokenizer", "bpe:280", "--out", "data/bpe", "--json"))
+    tokenizer = bytes.fromhex(json.loads(done.stdout)["tokenizer"]["fingerprint"])
+    config = ModelConfig(1, 2, 16, 64, 280)
+    model = llmc.workspace / "mine.bin"
+    write_checkpoint(model, config, random_tensors(config, 1), tokenizer=tokenizer)
+    done = llmc("sample", "--model", "mine.bin", "--prompt", "Größe", "--decode", "--tokens", "9")
+    assert ok(done).stdout.startswith("Größe")
+    ok(llmc("train", "--data", "data/bpe", "--model", "mine.bin", "--steps", "1", "--run", "bpe"))
+    shutil.rmtree(llmc.workspace / "data")  # the run has recorded it too
+    found = find_weights(
+        Context(Workspace(llmc.workspace), Ui()), None, model, needs_tokenizer=True
+    )
+    assert found.tokenizer is not None
+    assert found.tokenizer.fingerprint == tokenizer.hex()
+    shutil.rmtree(llmc.workspace / "runs")
+    for flag in (["--decode"], ["--prompt", "a"]):
+        error = assert_one_sentence(llmc("sample", "--model", "mine.bin", *flag), 1)
+        assert "nothing in the workspace tells the tokenizer of mine.bin" in error
+        assert "'llmc decode --tokenizer'" in error
+    assert len(ids(llmc, "--model", "mine.bin", "--tokens", "4")) == 4
+    done = ok(llmc("sample", "--model", "mine.bin", "--tokens", "4", "--json"))
+    assert json.loads(done.stdout)["text"] is None
+
+
+def test_a_checkpoint_of_llm_c_speaks_gpt2(tmp_path: Path, gpt2: Tokenizer) -> None:
+    config = ModelConfig(1, 1, 4, 8, gpt2.vocab_size)
+    path = tmp_path / "llmc.bin"
+    write_checkpoint(path, config, random_tensors(config, 1))
+    here = Context(Workspace(tmp_path), Ui())
+    found = find_weights(here, None, path, needs_tokenizer=True)
+    assert found.tokenizer is not None
+    assert found.tokenizer.fingerprint == gpt2.fingerprint
+    fingerprint = bytes.fromhex(train_bpe(["some words"], 258).fingerprint)
+    write_checkpoint(path, config, random_tensors(config, 1), tokenizer=fingerprint)
+    assert find_weights(here, None, path, needs_tokenizer=False).tokenizer is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--run", "first", "--model", "x.bin"], 2, "--run and --model exclude each other"),
+        (["--model", "x.bin"], 3, "make one with 'llmc export-weights'"),
+        (["--run", "second"], 3, "run 'llmc train --run second' first"),
+        (["--model", "tiny.toml"], 1, "tiny.toml"),
+        (["--model", "data/texts/train.bin"], 1, "data/texts/train.bin"),
+        (["--temperature", "-1"], 2, "'--temperature'"),
+        (["--temperature", "hot"], 2, "'--temperature'"),
+        (["--top-p", "1.5"], 2, "'--top-p'"),
+        (["--tokens", "-1"], 2, "'--tokens'"),
+        (["--threads", "0"], 2, "'--threads'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    template: Llmc, flags: list[str], code: int, said: str
+) -> None:
+    assert said in assert_one_sentence(template("sample", "--quiet", *flags), code)
+
+
+def test_no_run_names_the_command(template: Llmc, tmp_path: Path) -> None:
+    empty = Llmc(tmp_path, template.cache)
+    assert "run 'llmc train' first" in assert_one_sentence(empty("sample"), 3)
+
+
+def test_a_damaged_checkpoint_is_refused(llmc: Llmc) -> None:
+    path = llmc.workspace / "runs/first/model.bin"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert "checksum" in assert_one_sentence(llmc("sample", "--quiet"), 1)
+    path.write_bytes(data[:-1])
+    assert "cut short" in assert_one_sentence(llmc("sample", "--quiet"), 1)
+
+
+@pytest.mark.parametrize("flags", [[], ["--decode"]])
+def test_a_reader_that_leaves_early_is_no_error(template: Llmc, flags: list[str]) -> None:
+    with subprocess.Popen(
+        [*template.command, "sample", "--tokens", "1000000", *flags],
+        cwd=template.workspace,
+        env=template.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert len(process.stdout.read(2)) == 2  # it comes while the rest is being made
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0
+    assert b"error" not in errors
+    assert b"Traceback" not in errors
+    assert b"Exception ignored" not in errors
