@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from llmc.config import ModelConfig, SampleConfig, TrainConfig, load_preset
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.paths import Workspace
+from llmc.prepared import prepared_model, record_prepared
+from llmc.runs import CHECKPOINT, CONFIG, discard_run, find_run, new_run, write_config
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def a_run(workspace: Workspace, name: str) -> Path:
+    folder = workspace.runs / name
+    folder.mkdir(parents=True)
+    (folder / CHECKPOINT).touch()
+    return folder
+
+
+def test_runs_are_numbered_after_the_last(workspace: Workspace) -> None:
+    assert new_run(workspace, None, "texts").name == "texts-1"
+    for name in ("texts-1", "texts-9", "texts-x", "texts-10-old", "other-50", "texts-²"):
+        a_run(workspace, name)
+    assert new_run(workspace, None, "texts") == workspace.runs / "texts-10"
+    assert new_run(workspace, None, "other").name == "other-51"
+    assert new_run(workspace, None, "[t]").name == "[t]-1"
+
+
+def test_a_name_is_taken_as_it_is(workspace: Workspace) -> None:
+    for name in ("mine", "größe", "a.b-c_d+1"):
+        assert new_run(workspace, name, "texts") == workspace.runs / name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a b", "a\n", "a\0"])
+def test_a_name_that_is_none_is_refused(workspace: Workspace, name: str) -> None:
+    with pytest.raises(Usage, match="is no name for a folder"):
+        new_run(workspace, name, "texts")
+
+
+def test_a_run_that_saved_is_not_overwritten(workspace: Workspace) -> None:
+    folder = a_run(workspace, "mine")
+    with pytest.raises(Usage, match="mine exists: choose another --run, or delete that folder"):
+        new_run(workspace, "mine", "texts")
+    (folder / CHECKPOINT).unlink()
+    assert new_run(workspace, "mine", "texts") == folder
+
+
+def test_the_newest_run_is_found(workspace: Workspace) -> None:
+    with pytest.raises(MissingOutput, match="run 'llmc train' first"):
+        find_run(workspace, None)
+    old, new = a_run(workspace, "b"), a_run(workspace, "a")
+    (workspace.runs / "unsaved").mkdir()
+    os.utime(old / CHECKPOINT, (1, 1))
+    assert find_run(workspace, None) == new
+    assert find_run(workspace, "b") == old
+    for name in ("unsaved", "none"):
+        with pytest.raises(MissingOutput, match=f"run 'llmc train --run {name}' first"):
+            find_run(workspace, name)
+
+
+def test_settings_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["llmc", "train", "--data", "a b\nlr = 3\x1b"])
+    train = TrainConfig(lr=0.1 + 0.2, eps=5e-324, shuffle=False, steps=2**53)
+    write_config(
+        tmp_path, ModelConfig(layers=3), train, SampleConfig(top_p=0.5), {"data": "a b\nlr = 3"}
+    )
+    preset = load_preset(str(tmp_path / CONFIG))
+    assert preset.train == train
+    assert (preset.model, preset.sample) == (ModelConfig(layers=3), SampleConfig(top_p=0.5))
+    text = (tmp_path / CONFIG).read_text()
+    assert text.splitlines()[1] == "# data: a b?lr = 3"
+    assert tomllib.loads(text)["train"] == asdict(train)
+
+
+def test_what_never_began_is_removed_and_nothing_else(workspace: Workspace) -> None:
+    folder = a_run(workspace, "mine")
+    names = ("config.toml", "metrics.jsonl", "tokenizer.json", "tokenizer.tiktoken")
+    for name in names:
+        (folder / name).touch()
+    discard_run(folder)
+    assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
+    (folder / CHECKPOINT).unlink()
+    discard_run(folder)
+    assert not folder.exists()
+    discard_run(folder)
+
+
+def test_a_dataset_remembers_its_model(workspace: Workspace, tmp_path: Path) -> None:
+    dataset, model = workspace.data / "texts", workspace.models / "a.bin"
+    dataset.mkdir(parents=True)
+    assert prepared_model(workspace, dataset) is None
+    record_prepared(workspace, dataset, model)
+    assert prepared_model(workspace, dataset) is None  # it is gone
+    model.parent.mkdir()
+    model.touch()
+    assert prepared_model(workspace, dataset) == model
+    moved = Workspace(tmp_path.rename(tmp_path.with_name("moved")))
+    assert prepared_model(moved, moved.data / "texts") == moved.models / "a.bin"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense"])
+def test_a_broken_record_is_refused(workspace: Workspace, text: str) -> None:
+    workspace.root.joinpath("prepared.json").write_text(text)
+    with pytest.raises(BadData, match="run 'llmc prepare' again"):
+        prepared_model(workspace, workspace.root)
