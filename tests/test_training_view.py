@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import math
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+from conftest import Llmc
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from workspace import prepared_workspace
+
+from llmc.curves import BARS, curve, smoothed, sparkline
+from llmc.training_view import (
+    SAMPLE_LINES,
+    Event,
+    History,
+    LiveView,
+    PlainView,
+    SilentView,
+    choose_view,
+    plain_lines,
+)
+from llmc.units import clock, megabytes
+
+START: Event = {
+    "event": "start", "parameters": 124439808, "isa": "avx2", "threads": 2, "steps": 10,
+    "memory": 2210000000,
+}  # fmt: skip
+
+
+def step(number: int, loss: float) -> Event:
+    return {
+        "step": number, "train_loss": loss, "lr": 0.001, "grad_norm": 12.3456, "step_ms": 1234.5,
+        "tokens_per_second": 123456.7,
+    }  # fmt: skip
+
+
+def a_run(sample: str = "It was.") -> History:
+    history = History(2000)
+    events = [START, {"step": 0, "val_loss": 10.98}]
+    events += [step(number, 11 - number / 200) for number in range(1500)]
+    events += [{"step": 1500, "val_loss": 3.5}, {"event": "sample", "step": 1500, "tokens": [7]}]
+    for event in events:
+        history.add(event, lambda ids: sample)
+    return history
+
+
+def drawn(history: History, width: int) -> list[str]:
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(width=width, record=True, file=nowhere, highlight=False)
+        console.print(LiveView(console, "llmc train · texts-1").picture(history))
+    return console.export_text().splitlines()
+
+
+def test_a_history_keeps_what_events_tell() -> None:
+    history = a_run()
+    assert history.start == START
+    assert history.train[:2] == [(0, 11.0), (1, 10.995)]
+    assert history.val == [(0, 10.98), (1500, 3.5)]
+    assert history.sample == "It was."
+    assert history.saved_step is None
+    assert History(3).tokens_per_second == 0
+    assert history.tokens_per_second == 123456.7
+    history.add({"event": "saved", "step": 1500}, lambda ids: "")
+    assert history.saved_step == 1500
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_the_picture_fits_and_shows_the_numbers(width: int) -> None:
+    lines = drawn(a_run("東京" * 100 + "\nnext"), width)
+    assert {cell_len(line) for line in lines} == {min(width, 120)}
+    text = " ".join(lines)
+    assert "llmc train · texts-1" in text
+    assert "1,500/2,000 steps" in text
+    assert "next" in text
+    for words in NUMBERS if width >= 80 else ():
+        assert words in text
+
+
+NUMBERS: tuple[str, ...] = ("train loss 3.5050", "val loss 3.5000", "tokens/s 123,457", "ETA 00:0")
+NUMBERS += ("grad norm 12.346", "lr 1.00e-03", "memory 2.21 GB", "took 00:0")
+
+
+def test_the_loss_is_seen_to_fall() -> None:
+    line = next(line for line in drawn(a_run(), 80) if "loss █" in line)
+    bars = [BARS.index(char) for char in line if char in BARS]
+    assert bars == sorted(bars, reverse=True)
+    assert (bars[0], bars[-1]) == (7, 0)
+    assert len(bars) == 70
+
+
+def test_before_the_first_step_there_is_a_picture_too() -> None:
+    text = " ".join(drawn(History(40), 80))
+    assert "0/40 steps" in text
+    assert "train loss –" in text
+
+
+def test_a_sample_cannot_move_the_cursor_or_the_colours() -> None:
+    lines = drawn(a_run("[red]a[/red] :smile:\x1b[2J\x9b2J\rb\tc\x07\u202ed\n" * 30), 120)
+    text = "\n".join(lines)
+    assert "[red]a[/red] :smile:" in text
+    assert not set("\x1b\x9b\r\t\x07\u202e") & set(text)
+    frame, bar, numbers, losses = 2, 1, 2, 1
+    assert len(lines) == frame + bar + numbers + losses + SAMPLE_LINES
+
+
+def test_training_does_not_wait_for_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("llmc.training_view.time.monotonic", lambda: now)
+    pictures = []
+
+    class Counting(LiveView):
+        def picture(self, history: History) -> str:
+            pictures.append(len(history.train))
+            return ""
+
+    history = History(100)
+    with Path(os.devnull).open("w") as nowhere, Counting(Console(file=nowhere), "run") as view:
+        for number in range(100):
+            now = number / 64  # 64 steps a second
+            history.add(step(number, 1.0), str)
+            view.update(step(number, 1.0), history)
+    assert pictures[:2] == [1, 8]
+    assert pictures[-1] == 100  # the last picture shows the last step
+    assert len(pictures) <= 17
+
+
+def test_a_pipe_is_told_what_llm_c_prints() -> None:
+    history = a_run("One\ntwo")
+    assert plain_lines(step(3, 4.56789012), history) == (
+        "step 3: train loss 4.567890 (took 1234.500 ms)\n"
+    )
+    assert plain_lines({"step": 3, "val_loss": 4.5}, history) == "val loss 4.500000\n"
+    assert plain_lines({"event": "sample", "tokens": [1]}, history) == (
+        "generating:\n---\nOne\ntwo\n---\n"
+    )
+    assert plain_lines(START, history) == (
+        "num_parameters: 124439808\nmemory: 2.21 GB\nisa: avx2, threads: 2\n"
+    )
+    assert plain_lines({"event": "saved", "step": 3}, history) == ""
+
+
+def test_the_view_fits_where_stdout_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(choose_view(silent=False, title="x")) is PlainView
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert type(choose_view(silent=False, title="x")) is LiveView
+    assert type(choose_view(silent=True, title="x")) is SilentView
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(choose_view(silent=False, title="x")) is PlainView
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "00:00"), (59.6, "01:00"), (3599, "59:59"), (3661, "1:01:01")]
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0.0 MB"), (61_540_000, "61.5 MB"), (2_210_000_000, "2.21 GB")]
+)
+def test_sizes(count: float, shown: str) -> None:
+    assert megabytes(count) == shown
+
+
+Losses = st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=300)
+
+
+@given(values=Losses, width=st.integers(1, 100))
+def test_a_sparkline_is_as_wide_as_it_may_be(values: list[float], width: int) -> None:
+    line = sparkline(values, width)
+    assert len(line) <= width
+    assert set(line) <= set(BARS)
+
+
+@given(losses=Losses, width=st.integers(40, 120), height=st.integers(4, 20))
+def test_a_curve_fits_whatever_the_losses(losses: list[float], width: int, height: int) -> None:
+    short = [loss if abs(loss) < 1e6 else float("nan") for loss in losses]
+    points = list(enumerate(short))
+    picture = curve(points, points[::10], width=width, height=height)
+    lines = picture.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert len(lines) in (0, height + 2)
+    assert bool(lines) == any(not math.isnan(loss) for loss in short)
+
+
+def test_a_curve_shows_where_it_began_and_ended() -> None:
+    lines = curve([(0, 4.0), (10, 1.0)], [(0, 3.0)], width=40, height=6).splitlines()
+    assert lines[0].startswith("4.00 ┤⠁")
+    assert lines[5].startswith("1.00 ┤")
+    assert lines[5].endswith("⢀")
+    assert len(lines[5]) == 40
+    assert lines[2].startswith("     ┤●")
+    assert lines[7].split() == ["0", "10"]
+
+
+def test_smoothing_keeps_the_mean_and_the_end() -> None:
+    points = [(float(x), float(x % 3)) for x in range(300)]
+    few = smoothed(points, 100)
+    assert few[0] == (2.0, 1.0)
+    assert few[-1] == (299.0, 1.0)
+    assert len(few) == 100
+    assert smoothed(points, 300) == points
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_in_a_terminal_nothing_is_wider_than_it(
+    workspace: Llmc, columns: int, tmp_path: Path
+) -> None:
+    flags = ["--steps", "40", "--lr", "0.02", "--sample-every", "20", "--run", f"at-{columns}"]
+    shown = in_terminal(workspace, columns, "train", "--config", "tiny.toml", *flags)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "\n").split("\n")
+    assert max(cell_len(line) for line in lines) == min(columns, 120)
+    assert "40/40 steps" in shown
+    assert "step 1:" not in shown
+    panel, _, after = shown.rpartition("╯")
+    assert "loss over steps" in after
+    assert "┤●" in after
+    assert "next: " in after
+    assert "llmc sample --decode" in after
+    assert "loss " in panel
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    return prepared_workspace(tmp_path_factory.mktemp("view") / "workspace", cache)
+
+
+def in_terminal(llmc: Llmc, columns: int, *args: str) -> str:
+    """Run a command under a terminal of that width; return all that it wrote there."""
+    leader, follower = pty.openpty()
+    ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
+    env = {name: value for name, value in llmc.env().items() if name not in ("COLUMNS", "LINES")}
+    env |= {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen(
+        [*llmc.command, *args],
+        cwd=llmc.workspace,
+        env=env,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    ) as process:
+        os.close(follower)
+        written = b""
+        while process.poll() is None or select.select([leader], [], [], 0)[0]:
+            if select.select([leader], [], [], 0.2)[0]:
+                try:
+                    written += os.read(leader, 1 << 16)
+                except OSError:  # Linux says so where others say nothing more comes
+                    break
+    os.close(leader)
+    assert process.returncode == 0, written
+    return written.decode(errors="replace")
