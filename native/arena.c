@@ -19,8 +19,12 @@ void *arena_alloc(struct Arena *arena, size_t count, size_t size) {
   return arena->base + at;
 }
 
+size_t arena_footprint(const struct Arena *arena) {
+  return arena->base != NULL ? arena->size : round_up(arena->used, HUGE_PAGE);
+}
+
 void arena_take(struct Arena *arena) {
-  size_t size = round_up(arena->used, HUGE_PAGE);
+  const size_t size = arena_footprint(arena);
   void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) {
     die(EXIT_BAD_DATA, "the system has no %.2f GB of memory to give; use a smaller --batch-size, "

@@ -24,6 +24,9 @@ void *arena_alloc(struct Arena *arena, size_t count, size_t size);
  * front. Dies with EXIT_BAD_DATA where the system has not that much. */
 void arena_take(struct Arena *arena);
 
+/* Bytes that arena_take will take, or has taken: what was handed out, up to whole huge pages. */
+size_t arena_footprint(const struct Arena *arena);
+
 void arena_free(struct Arena *arena);
 
 #endif

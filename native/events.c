@@ -27,10 +27,10 @@ static void add(struct Line *line, const char *format, ...) {
   line->length += (size_t)length;
 }
 
-static void say(const struct Line *line) {
-  if (file_write(STDOUT_FILENO, line->text, line->length)) return;
-  if (errno == EPIPE) _exit(EXIT_OK);  // the reader has what it wanted
-  die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
+static void say(struct Events *events, const struct Line *line) {
+  if (events->unheard || file_write(STDOUT_FILENO, line->text, line->length)) return;
+  if (errno != EPIPE) die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
+  events->unheard = true;
 }
 
 static void record(const struct Events *events, const struct Line *line) {
@@ -39,7 +39,7 @@ static void record(const struct Events *events, const struct Line *line) {
   }
 }
 
-void events_start(const struct Events *events, const struct Gpt2 *model, size_t arena_bytes, size_t steps) {
+void events_start(struct Events *events, const struct Gpt2 *model, size_t arena_bytes, size_t steps) {
   const struct MemoryPlan *plan = &model->plan;
   const struct Config *config = &model->config;
   struct Line line = {.length = 0};
@@ -60,10 +60,10 @@ void events_start(const struct Events *events, const struct Gpt2 *model, size_t 
         (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6, (double)plan->activations / 1e6,
         (double)plan->scratch / 1e6, model->kernels->name, pool_threads(model->workers.pool));
   }
-  say(&line);
+  say(events, &line);
 }
 
-void events_step(const struct Events *events, const struct StepMetrics *m) {
+void events_step(struct Events *events, const struct StepMetrics *m) {
   struct Line line = {.length = 0};
   add(&line, "{\"step\":%zu,\"train_loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"step_ms\":%.3f,"
       "\"tokens_per_second\":%.1f}\n", m->step, m->train_loss, m->lr, m->grad_norm, m->step_ms,
@@ -73,10 +73,10 @@ void events_step(const struct Events *events, const struct StepMetrics *m) {
     line.length = 0;
     add(&line, "step %zu: train loss %f (took %f ms)\n", m->step, m->train_loss, m->step_ms);
   }
-  say(&line);
+  say(events, &line);
 }
 
-void events_validation(const struct Events *events, size_t step, double val_loss) {
+void events_validation(struct Events *events, size_t step, double val_loss) {
   struct Line line = {.length = 0};
   add(&line, "{\"step\":%zu,\"val_loss\":%.9g}\n", step, val_loss);
   record(events, &line);
@@ -84,10 +84,10 @@ void events_validation(const struct Events *events, size_t step, double val_loss
     line.length = 0;
     add(&line, "val loss %f\n", val_loss);
   }
-  say(&line);
+  say(events, &line);
 }
 
-void events_sample(const struct Events *events, size_t step, const int *tokens, size_t count) {
+void events_sample(struct Events *events, size_t step, const int *tokens, size_t count) {
   struct Line line = {.length = 0};
   if (events->json) {
     add(&line, "{\"event\":\"sample\",\"step\":%zu,\"tokens\":[", step);
@@ -98,15 +98,15 @@ void events_sample(const struct Events *events, size_t step, const int *tokens, 
     add(&line, "%s%d", i == 0 ? "" : events->json ? "," : " ", tokens[i]);
   }
   add(&line, events->json ? "]}\n" : "\n---\n");
-  say(&line);
+  say(events, &line);
 }
 
-void events_saved(const struct Events *events, size_t step, const char *path) {
+void events_saved(struct Events *events, size_t step, const char *path) {
   struct Line line = {.length = 0};
   if (events->json) {
     add(&line, "{\"event\":\"saved\",\"step\":%zu}\n", step);
   } else {
     add(&line, "saved %s\n", path);
   }
-  say(&line);
+  say(events, &line);
 }

@@ -15,6 +15,7 @@
 struct Events {
   bool json;     // stdout carries one JSON object a line
   int metrics;   // file descriptor of metrics.jsonl, or -1
+  bool unheard;  // the reader of stdout has gone: nothing more is said there
 };
 
 struct StepMetrics {
@@ -22,11 +23,11 @@ struct StepMetrics {
   double train_loss, lr, grad_norm, step_ms, tokens_per_second;
 };
 
-/* All die with EXIT_BAD_DATA when the disk refuses, and with EXIT_OK, quietly, when nobody reads stdout. */
-void events_start(const struct Events *, const struct Gpt2 *model, size_t arena_bytes, size_t steps);
-void events_step(const struct Events *, const struct StepMetrics *metrics);
-void events_validation(const struct Events *, size_t step, double val_loss);
-void events_sample(const struct Events *, size_t step, const int *tokens, size_t count);
-void events_saved(const struct Events *, size_t step, const char *path);
+/* All die with EXIT_BAD_DATA when the disk refuses. */
+void events_start(struct Events *, const struct Gpt2 *model, size_t arena_bytes, size_t steps);
+void events_step(struct Events *, const struct StepMetrics *metrics);
+void events_validation(struct Events *, size_t step, double val_loss);
+void events_sample(struct Events *, size_t step, const int *tokens, size_t count);
+void events_saved(struct Events *, size_t step, const char *path);
 
 #endif

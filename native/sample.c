@@ -1,6 +1,7 @@
 /* llmc-native sample: token ids on stdout, one a line, as they are made. */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +113,9 @@ int command_sample(int argc, char **argv) {
   for (size_t i = 0; i < prompt_length; i++) feed(&decoder, &model, &story, prompt[i]);
   for (size_t i = 0; i < o.tokens; i++) {
     const int token = sampler_draw(&sampler, decoder.logits, V);
+    if (!isfinite(decoder.logits[token])) {
+      die(EXIT_NOT_FINITE, "%s computes no finite logits: its weights are NaN or infinite; use another", o.model);
+    }
     print_token(token);
     if (i + 1 < o.tokens) feed(&decoder, &model, &story, token);
   }

@@ -86,6 +86,7 @@ struct Run {
   int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)
   char model_path[1024];
   double val_loss;
+  bool saved;  // a checkpoint of this run is on the disk
 };
 
 static void layout(struct Run *run, struct Arena *arena) {
@@ -102,6 +103,14 @@ static void layout(struct Run *run, struct Arena *arena) {
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
 }
 
+/* What a run that has to stop leaves behind, for the sentence that says so. */
+static const char *last_save(const struct Run *run) {
+  static char words[64];
+  if (!run->saved) return "no weights were saved";
+  snprintf(words, sizeof words, "the weights of step %u are saved", run->checkpoint.step);
+  return words;
+}
+
 static void validate(struct Run *run, size_t step) {
   const size_t batches = size_min(run->options.val_batches, dataloader_batches(&run->val));
   double sum = 0;
@@ -110,6 +119,10 @@ static void validate(struct Run *run, size_t step) {
     sum += gpt2_loss(&run->model, run->tokens, run->targets);
   }
   run->val_loss = sum / (double)batches;
+  if (!isfinite(run->val_loss)) {
+    die(EXIT_NOT_FINITE, "the validation loss is %g at step %zu; %s; try a smaller --lr", run->val_loss, step,
+        last_save(run));
+  }
   run->checkpoint.has_val_loss = true;
   run->checkpoint.val_loss = (float)run->val_loss;
   events_validation(&run->events, step, run->val_loss);
@@ -131,6 +144,7 @@ static void save(struct Run *run, size_t step) {
   if (run->options.out == NULL) return;
   run->checkpoint.step = (uint32_t)step;
   checkpoint_write(run->model_path, &run->checkpoint, run->model.params.first);
+  run->saved = true;
   events_saved(&run->events, step, run->model_path);
 }
 
@@ -144,9 +158,8 @@ static void train_step(struct Run *run, size_t step) {
   const double loss = gpt2_gradients(&run->model, run->tokens, run->targets);
   const double norm = gpt2_gradient_norm(&run->model);
   if (!isfinite(loss) || !isfinite(norm)) {
-    die(EXIT_NOT_FINITE, "the loss is %g and the gradient's norm %g at step %zu; the weights before it "
-        "were%s saved; try a smaller --lr", loss, norm, step,
-        run->checkpoint.step > 0 && o->out != NULL ? " last" : " not");
+    die(EXIT_NOT_FINITE, "the loss is %g and the gradient's norm %g at step %zu; %s; try a smaller --lr",
+        loss, norm, step, last_save(run));
   }
   const struct UpdateConfig update = {o->lr, o->beta1, o->beta2, o->eps, o->weight_decay};
   gpt2_update(&run->model, &update, step + 1);
@@ -160,7 +173,7 @@ static int loop(struct Run *run) {
   const struct Options *o = &run->options;
   size_t step = 0;
   for (;; step++) {
-    const bool last = step == o->steps || interrupts > 0;
+    const bool last = step == o->steps || interrupts > 0 || run->events.unheard;
     if (o->val_data != NULL && o->val_every > 0 && (due(step, o->val_every) || last)) validate(run, step);
     if (step > 0 && due(step, o->sample_every)) sample(run, step);
     if (last || (step > 0 && due(step, o->save_every))) save(run, step);
@@ -207,7 +220,7 @@ int command_train(int argc, char **argv) {
   open_outputs(&run);
 
   layout(&run, &arena);
-  events_start(&run.events, &run.model, arena.used, o->steps);
+  events_start(&run.events, &run.model, arena_footprint(&arena), o->steps);
   arena_take(&arena);
   pool_zero(run.model.workers.pool, arena.base, arena.size);
   layout(&run, &arena);

@@ -193,7 +193,6 @@ def test_a_loss_that_is_not_finite_has_its_own_code(llmc: Llmc) -> None:
     assert runs(llmc) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the engine writes a validation loss of NaN as 'nan'")
 def test_so_has_a_validation_loss(llmc: Llmc) -> None:
     assert "nan" in assert_one_sentence(llmc("train", "--model", poisoned(llmc), "--quiet"), 5)
 

@@ -21,7 +21,7 @@ CHUNK = 1 << 16
 def decode(
     ctx: typer.Context,
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[IDS...]", help="Token ids; none: stdin.")
+        list[str] | None, typer.Argument(metavar="IDS", help="Token ids; none: stdin.")
     ] = None,
     tokenizer: Annotated[
         str | None,

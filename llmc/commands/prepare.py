@@ -46,7 +46,7 @@ def prepare(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME|PATH...",
+            metavar="NAME|PATH",
             help="tinyshakespeare, tinystories, stdlib; or files, folders and glob patterns.",
         ),
     ],

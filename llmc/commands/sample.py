@@ -24,7 +24,6 @@ from llmc.runs import CHECKPOINT, find_run
 from llmc.tokenizers import Tokenizer, load_tokenizer, recorded_tokenizer
 
 DEFAULT = SampleConfig()
-LARGEST = 2**53  # what the engine's arguments can hold exactly
 
 
 def sample(
@@ -41,13 +40,13 @@ def sample(
         typer.Option(metavar="TEXT", help="What to go on from. Default: a new document."),
     ] = None,
     tokens: Annotated[
-        int, typer.Option(min=0, max=10**9, help="Tokens to write after the prompt.")
+        int, typer.Option(min=0, help="Tokens to write after the prompt.")
     ] = DEFAULT.tokens,
     temperature: Annotated[
         float, typer.Option(min=0, help="Below 1 bolder in its habits; 0: always the likeliest.")
     ] = DEFAULT.temperature,
     top_k: Annotated[
-        int, typer.Option(min=0, max=10**9, help="Draw from the K likeliest; 0: from all.")
+        int, typer.Option(min=0, help="Draw from the K likeliest; 0: from all.")
     ] = DEFAULT.top_k,
     top_p: Annotated[
         float,
@@ -56,7 +55,7 @@ def sample(
         ),
     ] = DEFAULT.top_p,
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST, help="The same seed writes the same text.")
+        int, typer.Option(min=0, help="The same seed writes the same text.")
     ] = DEFAULT.seed,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads. Default: one per core. Same text for any.")

@@ -67,7 +67,7 @@ def tokenize(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", help="A dataset (tinyshakespeare, tinystories, stdlib) or paths."
+            metavar="INPUT", help="A dataset (tinyshakespeare, tinystories, stdlib) or paths."
         ),
     ],
     tokenizer: Annotated[

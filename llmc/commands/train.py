@@ -27,7 +27,6 @@ from llmc.units import clock, megabytes
 
 DEFAULT = TrainConfig()
 SAMPLE_TOKENS = 64
-LARGEST = 2**53  # what the engine's arguments can hold exactly
 
 
 def train(
@@ -49,7 +48,7 @@ def train(
         typer.Option(metavar="TOML", help="Preset by name (python-stdlib) or file; flags win."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=0, max=LARGEST, help=f"Updates to make ({DEFAULT.steps}).")
+        int | None, typer.Option(min=0, help=f"Updates to make ({DEFAULT.steps}).")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help=f"B, rows in a batch ({DEFAULT.batch_size}).")
@@ -78,7 +77,7 @@ def train(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=LARGEST, help=f"Of the shuffle and the samples ({DEFAULT.seed})."),
+        typer.Option(min=0, help=f"Of the shuffle and the samples ({DEFAULT.seed})."),
     ] = None,
     run: Annotated[
         str | None, typer.Option(metavar="NAME", help="Folder in runs/. Default: DATASET-NUMBER.")
@@ -93,27 +92,20 @@ def train(
     ] = None,
     val_every: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=LARGEST, help=f"Steps between validations, 0: never ({DEFAULT.val_every})."
-        ),
+        typer.Option(min=0, help=f"Steps between validations, 0: never ({DEFAULT.val_every})."),
     ] = None,
     val_batches: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=LARGEST, help=f"Batches in a validation, at most ({DEFAULT.val_batches})."
-        ),
+        typer.Option(min=1, help=f"Batches in a validation, at most ({DEFAULT.val_batches})."),
     ] = None,
     sample_every: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=LARGEST, help=f"Steps between samples, 0: never ({DEFAULT.sample_every})."
-        ),
+        typer.Option(min=0, help=f"Steps between samples, 0: never ({DEFAULT.sample_every})."),
     ] = None,
     save_every: Annotated[
         int | None,
         typer.Option(
             min=0,
-            max=LARGEST,
             help="Steps between checkpoints; one is always saved at the end (0: only there).",
         ),
     ] = None,
