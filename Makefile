@@ -37,7 +37,7 @@ setup-dev: $(VENV)/installed-dev
 demo: setup
 	$(BIN)/llmc --workspace $(DEMO) prepare stdlib
 	$(BIN)/llmc --workspace $(DEMO) train --config python-stdlib
-	$(BIN)/llmc --workspace $(DEMO) sample --decode --temperature 0.8 --top-k 40
+	$(BIN)/llmc --workspace $(DEMO) sample --decode --prompt 'class '
 
 test: lint
 	$(BIN)/python -m pytest

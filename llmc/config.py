@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,6 +137,15 @@ def load_preset(name_or_path: str) -> Preset:
 def overridden(settings: T, flags: Mapping[str, Any]) -> T:
     """Return ``settings`` with every flag that was given (is not None) put over it."""
     return replace(settings, **{k: v for k, v in flags.items() if v is not None})  # type: ignore[type-var]
+
+
+def flags_of(settings: TrainConfig | SampleConfig) -> list[str]:
+    """Return every setting as the engine takes it: ``--val-every``, ``10``."""
+    words = []
+    for name, value in asdict(settings).items():
+        shown = int(value) if isinstance(value, bool) else value
+        words += [f"--{name.replace('_', '-')}", repr(shown)]
+    return words
 
 
 def nearest(word: str, words: list[str]) -> str:

@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 
 from llmc.builder import ensure_native
-from llmc.config import SampleConfig
+from llmc.config import SampleConfig, flags_of, load_preset, overridden
 from llmc.context import Context
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.formats.checkpoint import read_header
 from llmc.machine import available_cores
 from llmc.manifest import load_manifest
 from llmc.process import Engine
-from llmc.runs import CHECKPOINT, find_run
+from llmc.runs import CHECKPOINT, CONFIG, find_run
 from llmc.tokenizers import Tokenizer, load_tokenizer, recorded_tokenizer
 
 DEFAULT = SampleConfig()
@@ -40,23 +40,30 @@ def sample(
         typer.Option(metavar="TEXT", help="What to go on from. Default: a new document."),
     ] = None,
     tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens to write after the prompt.")
-    ] = DEFAULT.tokens,
+        int | None,
+        typer.Option(min=0, help=f"Tokens to write after the prompt ({DEFAULT.tokens})."),
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0, help="Below 1 bolder in its habits; 0: always the likeliest.")
-    ] = DEFAULT.temperature,
-    top_k: Annotated[
-        int, typer.Option(min=0, help="Draw from the K likeliest; 0: from all.")
-    ] = DEFAULT.top_k,
-    top_p: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, max=1, help="Draw from the likeliest that together reach P; 1: from all."
+            min=0,
+            help=f"Below 1 likelier words, 0 always the likeliest ({DEFAULT.temperature:g}).",
         ),
-    ] = DEFAULT.top_p,
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"Draw from the K likeliest, 0: from all ({DEFAULT.top_k})."),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help=f"Draw from the likeliest that together reach P ({DEFAULT.top_p:g})."
+        ),
+    ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="The same seed writes the same text.")
-    ] = DEFAULT.seed,
+        int | None,
+        typer.Option(min=0, help=f"The same seed writes the same text ({DEFAULT.seed})."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads. Default: one per core. Same text for any.")
     ] = None,
@@ -67,7 +74,7 @@ def sample(
     """Write with a trained model: token ids on stdout, one a line, or text with --decode.
 
     The prompt is part of what is printed. A text longer than the model's context goes on from its
-    newer half.
+    newer half. What no flag says, the run's config does.
     """
     here: Context = ctx.obj
     if run is not None and model is not None:
@@ -75,10 +82,20 @@ def sample(
     chosen = find_weights(here, run, model, needs_tokenizer=decode or prompt is not None)
     binary = ensure_native(here)
     ids = chosen.tokenizer.encode(prompt) if prompt and chosen.tokenizer is not None else []
+    settings = overridden(
+        chosen.settings,
+        {
+            "tokens": tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+        },
+    )
     argv = [
-        *(str(binary), "sample", "--model", str(chosen.checkpoint), "--tokens", str(tokens)),
-        *("--temperature", repr(temperature), "--top-k", str(top_k), "--top-p", repr(top_p)),
-        *("--seed", str(seed), "--threads", str(threads or available_cores())),
+        *(str(binary), "sample", "--model", str(chosen.checkpoint)),
+        *flags_of(settings),
+        *("--threads", str(threads or available_cores())),
         *(["--prompt", ",".join(map(str, ids))] if ids else []),
     ]
     written = []
@@ -104,10 +121,11 @@ def sample(
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint and, where it is known, the tokenizer it was trained with."""
+    """A checkpoint, where it is known the tokenizer it was trained with, and how to sample."""
 
     checkpoint: Path
     tokenizer: Tokenizer | None
+    settings: SampleConfig
 
     def text(self, ids: list[int]) -> str | None:
         """Return the text of ``ids``, None where the tokenizer is not known."""
@@ -130,18 +148,21 @@ def find_weights(
             raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
         checkpoint = model
         tokenizer = _tokenizer_of(here, checkpoint)
+        settings = DEFAULT
     else:
         folder = find_run(here.workspace, run)
         if run is None:
             here.ui.note(f"run: {here.workspace.shown(folder)} (the newest)")
         checkpoint = folder / CHECKPOINT
         tokenizer = recorded_tokenizer(folder) or _tokenizer_of(here, checkpoint)
+        config = folder / CONFIG
+        settings = load_preset(str(config)).sample if config.is_file() else DEFAULT
     if needs_tokenizer and tokenizer is None:
         raise BadData(
             f"nothing in the workspace tells the tokenizer of {here.workspace.shown(checkpoint)}: "
             "leave out --prompt and --decode, and name it with 'llmc decode --tokenizer'"
         )
-    return Weights(checkpoint, tokenizer)
+    return Weights(checkpoint, tokenizer, settings)
 
 
 def _tokenizer_of(here: Context, checkpoint: Path) -> Tokenizer | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmc.builder import ensure_native
-from llmc.config import Preset, TrainConfig, load_preset, overridden
+from llmc.config import Preset, TrainConfig, flags_of, load_preset, overridden
 from llmc.context import Context
 from llmc.errors import BadData, Interrupted, LlmcError, MissingOutput, Usage
 from llmc.formats.checkpoint import CheckpointHeader, read_header
@@ -288,10 +288,7 @@ def engine_arguments(
     argv += ["--val-data", str(data.val)] if data.val is not None else []
     argv += ["--out", str(folder), "--threads", str(threads), "--events", "json"]
     argv += ["--sample-tokens", str(SAMPLE_TOKENS)]
-    for name, value in asdict(settings).items():
-        shown = int(value) if isinstance(value, bool) else repr(value)
-        argv += [f"--{name.replace('_', '-')}", str(shown)]
-    return argv
+    return argv + flags_of(settings)
 
 
 def run_engine(
