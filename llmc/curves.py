@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 BARS = "▁▂▃▄▅▆▇█"
 # A braille character is a grid of 2 by 4 dots: the bit of the dot at (column, row), from U+2800 on.
@@ -47,10 +48,8 @@ def curve(
         return round(across * (2 * columns - 1)), round(down * (4 * height - 1))
 
     cells = [[0x2800] * columns for _ in range(height)]
-    for x, y in train:
-        if math.isfinite(y):
-            column, row = place(x, y)
-            cells[row // 4][column // 2] |= DOTS[column % 2][row % 4]
+    for column, row in _joined([place(x, y) for x, y in train if math.isfinite(y)]):
+        cells[row // 4][column // 2] |= DOTS[column % 2][row % 4]
     picture = [[chr(cell) for cell in line] for line in cells]
     for x, y in val:
         if math.isfinite(y):
@@ -65,6 +64,15 @@ def curve(
     lines.append(f"{'':>{label}} └{'─' * columns}")
     lines.append(f"{'':>{label}}  {start}{end:>{columns - len(start)}}")
     return "\n".join(lines)
+
+
+def _joined(dots: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the dots and those on the straight lines between them."""
+    yield from dots[:1]
+    for (x0, y0), (x1, y1) in pairwise(dots):
+        count = max(abs(x1 - x0), abs(y1 - y0), 1)
+        for i in range(1, count + 1):
+            yield x0 + round((x1 - x0) * i / count), y0 + round((y1 - y0) * i / count)
 
 
 def smoothed(points: Sequence[Point], count: int) -> list[Point]:

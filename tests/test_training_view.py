@@ -197,11 +197,14 @@ def test_a_curve_fits_whatever_the_losses(losses: list[float], width: int, heigh
 
 def test_a_curve_shows_where_it_began_and_ended() -> None:
     lines = curve([(0, 4.0), (10, 1.0)], [(0, 3.0)], width=40, height=6).splitlines()
-    assert lines[0].startswith("4.00 ┤⠁")
+    assert lines[0].startswith("4.00 ┤⠉")
     assert lines[5].startswith("1.00 ┤")
-    assert lines[5].endswith("⢀")
+    assert lines[5].endswith("⣀")
     assert len(lines[5]) == 40
     assert lines[2].startswith("     ┤●")
+    # A straight line from corner to corner: as many dots in every row of characters.
+    ink = [sum(0x2800 < ord(c) < 0x2900 for c in line) for line in lines[:6]]
+    assert max(ink) - min(ink) <= 1
     assert lines[7].split() == ["0", "10"]
 
 
