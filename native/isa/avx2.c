@@ -5,7 +5,7 @@
 #define VL 8    // floats in a vector
 #define MR 6    // rows of the product's tile
 #define NRV 2   // vectors in a row of the tile
-#define KC 256  // depth of a packed block
+#define KC 384  // depth of a packed block
 
 #include "../kernels.h"
 #include "../pool.h"
