@@ -55,7 +55,9 @@ class Workspace:
                 f"no dataset in {self.shown(self.data)}: run 'llmc prepare NAME' first "
                 "('llmc prepare stdlib' needs no network)"
             )
-        return max(manifests, key=lambda path: path.stat().st_mtime_ns).parent
+        # Preparing again what is whole rewrites prepared.json alone.
+        marks = [*manifests, *(p for m in manifests for p in m.parent.glob("prepared.json"))]
+        return max(marks, key=lambda path: path.stat().st_mtime_ns).parent
 
     def newest_run(self) -> Path:
         """Return the folder of the run whose checkpoint was written last.

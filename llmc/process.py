@@ -32,7 +32,7 @@ ERRORS: dict[int, type[LlmcError]] = {
     for kind in (BadData, Usage, MissingOutput, CompileFailed, LossNotFinite, Interrupted)
 }
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 30.0  # a step to finish and a checkpoint to write
 KEPT_LINES = 50
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
         Usage: the name is no file name, or that run exists.
     """
     if name is None:
-        taken = [path.name for path in workspace.runs.glob(f"{dataset}-*")]
+        taken = [path.name for path in workspace.runs.glob(f"{escape(dataset)}-*")]
         numbers = [int(t[len(dataset) + 1 :]) for t in taken if t[len(dataset) + 1 :].isdecimal()]
         return workspace.runs / f"{dataset}-{max(numbers, default=0) + 1}"
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):

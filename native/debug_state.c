@@ -1,7 +1,5 @@
 /* llmc-native debug-state: what one batch does, in llm.c's debug_state format, for comparison with
  * another implementation. */
-#include <string.h>
-
 #include "args.h"
 #include "checkpoint.h"
 #include "commands.h"

@@ -26,15 +26,20 @@ static int always(void) { return 1; }
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-/* Bits of CPUID leaf 7, register EBX, and leaf 1, register ECX; bits of XCR0. Intel SDM, volume 2A. */
-enum { LEAF1_FMA = 1 << 12, LEAF1_OSXSAVE = 1 << 27, LEAF7_AVX2 = 1 << 5 };
+/* What the compiler may use at the level x86-64-v3: bits of CPUID leaf 1 (ECX: FMA, MOVBE, OSXSAVE,
+ * F16C), leaf 7 (EBX: BMI1, AVX2, BMI2), leaf 0x80000001 (ECX: LZCNT); bits of XCR0. Intel SDM,
+ * volume 2A; the x86-64 psABI, section 3.1.1. */
+static const unsigned LEAF1 = 1u << 12 | 1u << 22 | 1u << 27 | 1u << 29;
+static const unsigned LEAF_EXTENDED = 1u << 5;
+static const unsigned LEAF7_AVX2 = 1u << 3 | 1u << 5 | 1u << 8;
 enum { XCR0_AVX = 0x06, XCR0_AVX512 = 0xE6 };
 /* F, DQ, CD, BW, VL: what the x86-64-v4 level asks for. */
 static const unsigned LEAF7_AVX512 = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31;
 
 static int has(unsigned leaf7_ebx, unsigned xcr0) {
   unsigned a, b, c, d;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & LEAF1_FMA) || !(c & LEAF1_OSXSAVE)) return 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & LEAF1) != LEAF1) return 0;
+  if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & LEAF_EXTENDED)) return 0;
   unsigned low, high;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   if ((low & xcr0) != xcr0) return 0;

@@ -68,6 +68,12 @@ static void print_token(int token) {
   die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
 }
 
+static bool all_finite(const float *x, size_t n) {
+  double sum = 0;
+  for (size_t i = 0; i < n; i++) sum += (double)x[i];
+  return isfinite(sum);
+}
+
 struct Story {
   int *tokens;    // (positions) what the cache holds
   size_t length;
@@ -113,7 +119,7 @@ int command_sample(int argc, char **argv) {
   for (size_t i = 0; i < prompt_length; i++) feed(&decoder, &model, &story, prompt[i]);
   for (size_t i = 0; i < o.tokens; i++) {
     const int token = sampler_draw(&sampler, decoder.logits, V);
-    if (!isfinite(decoder.logits[token])) {
+    if (!all_finite(decoder.logits, V)) {
       die(EXIT_NOT_FINITE, "%s computes no finite logits: its weights are NaN or infinite; use another", o.model);
     }
     print_token(token);

@@ -76,5 +76,5 @@ int sampler_draw(struct Sampler *sampler, const float *logits, size_t V) {
     if (draw < 0) return heap[V - 1 - i].token;
   }
 #undef WEIGHT
-  return heap[V - 1].token;  // rounding left a crumb: the most likely token takes it
+  return most_likely(logits, V);  // rounding left a crumb: the most likely token takes it
 }

@@ -15,7 +15,6 @@
 #include "dataloader.h"
 #include "decoder.h"
 #include "events.h"
-#include "format.h"
 #include "gpt2.h"
 #include "pool.h"
 #include "sampler.h"
@@ -60,6 +59,7 @@ static struct Options read_options(int argc, char **argv) {
       {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end"},
   };
   args_parse("train", args, sizeof args / sizeof *args, argc, argv);
+  if (o.val_every == 0) o.val_data = NULL;
   if (o.data == NULL || o.model == NULL) die(EXIT_USAGE, "train needs --data FILE and --model FILE");
   if (strcmp(o.events, "text") != 0 && strcmp(o.events, "json") != 0) {
     die(EXIT_USAGE, "--events takes text or json, not '%s'", o.events);
@@ -73,6 +73,15 @@ static volatile sig_atomic_t interrupts;
 static void on_interrupt(int signal) {
   (void)signal;
   if (++interrupts > 1) _exit(EXIT_INTERRUPTED);
+}
+
+/* Ctrl-C, kill, and a terminal that closes, unless nohup asked to outlive that. */
+static void catch_stops(void) {
+  const struct sigaction stop = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
+  struct sigaction now;
+  sigaction(SIGINT, &stop, NULL);
+  sigaction(SIGTERM, &stop, NULL);
+  if (sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
 }
 
 struct Run {
@@ -163,6 +172,7 @@ static void train_step(struct Run *run, size_t step) {
   }
   const struct UpdateConfig update = {o->lr, o->beta1, o->beta2, o->eps, o->weight_decay};
   gpt2_update(&run->model, &update, step + 1);
+  run->checkpoint.has_val_loss = false;  // it was the weights' before this update
   const double seconds = clock_seconds() - started;
   events_step(&run->events, &(struct StepMetrics){
       .step = step, .train_loss = loss, .lr = o->lr, .grad_norm = norm, .step_ms = 1e3 * seconds,
@@ -173,9 +183,11 @@ static int loop(struct Run *run) {
   const struct Options *o = &run->options;
   size_t step = 0;
   for (;; step++) {
-    const bool last = step == o->steps || interrupts > 0 || run->events.unheard;
-    if (o->val_data != NULL && o->val_every > 0 && (due(step, o->val_every) || last)) validate(run, step);
-    if (step > 0 && due(step, o->sample_every)) sample(run, step);
+    /* Told to stop, it saves at once: whoever asked may not wait for a validation. */
+    const bool stopped = interrupts > 0 || run->events.unheard;
+    const bool last = step == o->steps || stopped;
+    if (o->val_data != NULL && !stopped && (due(step, o->val_every) || last)) validate(run, step);
+    if (step > 0 && !stopped && due(step, o->sample_every)) sample(run, step);
     if (last || (step > 0 && due(step, o->save_every))) save(run, step);
     if (last) return interrupts > 0 ? EXIT_INTERRUPTED : EXIT_OK;
     train_step(run, step);
@@ -204,6 +216,7 @@ int command_train(int argc, char **argv) {
   const struct Options *o = &run.options;
 
   const int file = checkpoint_open(o->model, &run.checkpoint);
+  run.checkpoint.has_val_loss = false;  // the starting model's, on other data perhaps
   const struct Config *config = &run.checkpoint.config;
   if (o->seq_len > config->maxT) {
     die(EXIT_USAGE, "--seq-len %zu is more than the %zu positions of %s; use at most that", o->seq_len,
@@ -229,8 +242,7 @@ int command_train(int argc, char **argv) {
     die(EXIT_BAD_DATA, "cannot empty the old metrics.jsonl in %s: %s", o->out, strerror(errno));
   }
 
-  sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt, .sa_flags = SA_RESTART}, NULL);
-  sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_interrupt, .sa_flags = SA_RESTART}, NULL);
+  catch_stops();
   const int code = loop(&run);
   pool_destroy(run.model.workers.pool);
   arena_free(&arena);

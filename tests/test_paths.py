@@ -31,6 +31,9 @@ def test_the_newest_dataset_is_the_one_whose_manifest_was_written_last(tmp_path:
         os.utime(workspace.data / name / "manifest.json", (when, when))
     (workspace.data / "unfinished").mkdir()
     assert workspace.newest_dataset() == workspace.data / "b"
+    # Prepared again, with nothing left to do.
+    (workspace.data / "a" / "prepared.json").touch()
+    assert workspace.newest_dataset() == workspace.data / "a"
 
 
 def test_the_cache_may_be_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -142,7 +142,11 @@ def test_the_recipes() -> None:
         (["texts", "--tokenizer", "byte"], 2, "choose another --model, such as random:gpt2-124m"),
         (["texts", "--tokenizer", "byte", "--model", "gpt3"], 2, "no weights 'gpt3'"),
         (["texts", "--tokenizer", "byte", "--model", "random:nope"], 2, "no preset 'nope'"),
-        (["texts", "--tokenizer", "byte", "--model", "tiny.bin"], 2, "no weights 'tiny.bin'"),
+        (
+            ["texts", "--tokenizer", "byte", "--model", "tiny.bin"],
+            3,
+            "no model tiny.bin: run 'llmc export-weights",
+        ),
         (["texts", "--tokenizer", "bpe:270", "--model", MODEL], 1, "made for another tokenizer"),
         (["tinyshakespeare", *FLAGS], 1, "tinyshakespeare"),
         ([], 2, "NAME|PATH"),

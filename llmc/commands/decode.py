@@ -12,7 +12,9 @@ import typer
 
 from llmc.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.lookup import tokenizer_of
 from llmc.manifest import load_manifest
+from llmc.runs import CHECKPOINT
 from llmc.tokenizers import Tokenizer, load_tokenizer, recorded_tokenizer
 
 CHUNK = 1 << 16
@@ -62,7 +64,11 @@ def default_tokenizer(here: Context) -> Tokenizer:
     """
     with suppress(MissingOutput):
         run = here.workspace.newest_run()
-        if (recorded := recorded_tokenizer(run)) is not None:
+        recorded = recorded_tokenizer(run)
+        if recorded is None:
+            with suppress(BadData):  # a damaged checkpoint names none
+                recorded = tokenizer_of(here.workspace, run / CHECKPOINT)
+        if recorded is not None:
             here.ui.note(f"tokenizer: {recorded.name}, of the run {here.workspace.shown(run)}")
             return recorded
     try:

@@ -134,7 +134,7 @@ def _model(here: Context, source: str, manifest: Manifest) -> Path:
     Raises:
         LlmcError: a stage failed.
     """
-    if Path(source).suffix == ".bin" and Path(source).is_file():
+    if Path(source).suffix == ".bin":
         read_header(Path(source))
         return Path(source)
     kind, _, preset = source.partition(":")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +13,12 @@ import typer
 from llmc.builder import ensure_native
 from llmc.config import SampleConfig, flags_of, load_preset, overridden
 from llmc.context import Context
-from llmc.errors import BadData, LlmcError, MissingOutput, Usage
-from llmc.formats.checkpoint import read_header
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.lookup import tokenizer_of
 from llmc.machine import available_cores
-from llmc.manifest import load_manifest
 from llmc.process import Engine
 from llmc.runs import CHECKPOINT, CONFIG, find_run
-from llmc.tokenizers import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.tokenizers import Tokenizer, recorded_tokenizer
 
 DEFAULT = SampleConfig()
 
@@ -147,14 +144,14 @@ def find_weights(
         if not model.is_file():
             raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
         checkpoint = model
-        tokenizer = _tokenizer_of(here, checkpoint)
+        tokenizer = tokenizer_of(here.workspace, checkpoint)
         settings = DEFAULT
     else:
         folder = find_run(here.workspace, run)
         if run is None:
             here.ui.note(f"run: {here.workspace.shown(folder)} (the newest)")
         checkpoint = folder / CHECKPOINT
-        tokenizer = recorded_tokenizer(folder) or _tokenizer_of(here, checkpoint)
+        tokenizer = recorded_tokenizer(folder) or tokenizer_of(here.workspace, checkpoint)
         config = folder / CONFIG
         settings = load_preset(str(config)).sample if config.is_file() else DEFAULT
     if needs_tokenizer and tokenizer is None:
@@ -163,46 +160,6 @@ def find_weights(
             "leave out --prompt and --decode, and name it with 'llmc decode --tokenizer'"
         )
     return Weights(checkpoint, tokenizer, settings)
-
-
-def _tokenizer_of(here: Context, checkpoint: Path) -> Tokenizer | None:
-    """Look for the tokenizer with the fingerprint in the checkpoint's header.
-
-    Raises:
-        BadData: the checkpoint is damaged.
-    """
-    header = read_header(checkpoint)
-    for tokenizer in _candidates(here):
-        if header.tokenizer is None:
-            # llm.c's own checkpoints say nothing; GPT-2's vocabulary speaks for itself.
-            if tokenizer.name == "gpt2" and tokenizer.vocab_size == header.config.vocab_size:
-                return tokenizer
-        elif tokenizer.fingerprint == header.tokenizer.hex():
-            return tokenizer
-    return None
-
-
-def _candidates(here: Context) -> Iterator[Tokenizer]:
-    """Yield every tokenizer that can be found; what is broken is nobody's tokenizer."""
-    manifests = here.workspace.data.glob("*/manifest.json")
-    records = here.workspace.runs.glob("*/tokenizer.json")
-    places: list[Callable[[], Tokenizer | None]] = [
-        partial(load_tokenizer, "byte"),
-        *(partial(_dataset_tokenizer, path.parent) for path in manifests),
-        *(partial(recorded_tokenizer, path.parent) for path in records),
-        partial(load_tokenizer, "gpt2"),  # last: it may ask the network
-    ]
-    for load in places:
-        try:
-            found = load()
-        except LlmcError:
-            continue
-        if found is not None:
-            yield found
-
-
-def _dataset_tokenizer(folder: Path) -> Tokenizer:
-    return load_manifest(folder).load_tokenizer()
 
 
 def _print(token: int, tokenizer: Tokenizer | None) -> None:
