@@ -37,7 +37,7 @@ setup-dev: $(VENV)/installed-dev
 demo: setup
 	$(BIN)/llmc --workspace $(DEMO) prepare stdlib
 	$(BIN)/llmc --workspace $(DEMO) train --config python-stdlib
-	$(BIN)/llmc --workspace $(DEMO) sample --decode --prompt 'class '
+	$(BIN)/llmc --workspace $(DEMO) sample --decode --prompt "$$(printf 'class Reader:\n    def __init__(self')"
 
 test: lint
 	$(BIN)/python -m pytest
