@@ -14,6 +14,8 @@
 struct Options {
   size_t layers, heads, channels, context, vocab_size;
   size_t batch_size, seq_len, threads, steps, warmup;
+  enum Dtype dtype;
+  bool recompute;
 };
 
 static struct Options read_options(int argc, char **argv) {
@@ -28,6 +30,8 @@ static struct Options read_options(int argc, char **argv) {
       {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
       {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+      {"dtype", ARG_DTYPE, &o.dtype, 0, 0, "what linear layers multiply: fp32 or bf16"},
+      {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: activations anew in backward, less memory"},
       {"steps", ARG_COUNT, &o.steps, 1, 1e6, "steps to time"},
       {"warmup", ARG_COUNT, &o.warmup, 0, 1e6, "steps before them"},
   };
@@ -76,7 +80,7 @@ int command_bench(int argc, char **argv) {
   const struct Options o = read_options(argc, argv);
   struct Gpt2 model = {.config = {.maxT = o.context, .V = o.vocab_size, .Vp = round_up(o.vocab_size, VOCAB_MULTIPLE),
                                   .L = o.layers, .NH = o.heads, .C = o.channels},
-                       .kernels = kernels_choose()};
+                       .kernels = kernels_choose(), .dtype = o.dtype, .recompute = o.recompute};
   struct Pool *pool = pool_create((int)o.threads);
   model.workers.pool = pool;
   struct Arena arena = {0};

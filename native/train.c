@@ -25,7 +25,8 @@ struct Options {
   size_t steps, batch_size, seq_len, threads, seed;
   size_t val_every, val_batches, sample_every, sample_tokens, save_every;
   double lr, beta1, beta2, eps, weight_decay;
-  bool shuffle;
+  bool shuffle, recompute;
+  enum Dtype dtype;
 };
 
 static struct Options read_options(int argc, char **argv) {
@@ -50,6 +51,8 @@ static struct Options read_options(int argc, char **argv) {
       {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
       {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's decay of matrices"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+      {"dtype", ARG_DTYPE, &o.dtype, 0, 0, "what linear layers multiply: fp32 or bf16"},
+      {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: activations anew in backward, less memory"},
       {"seed", ARG_COUNT, &o.seed, 0, 0x1p53, "seed of the shuffle and of samples"},
       {"shuffle", ARG_SWITCH, &o.shuffle, 0, 1, "1: shuffled windows, 0: in order"},
       {"val-every", ARG_COUNT, &o.val_every, 0, most, "steps between validations, 0: never"},
@@ -229,6 +232,8 @@ int command_train(int argc, char **argv) {
   run.sampler = (struct Sampler){.temperature = 1, .top_p = 1, .seed = o->seed};
   run.model.config = *config;
   run.model.kernels = kernels_choose();
+  run.model.dtype = o->dtype;
+  run.model.recompute = o->recompute;
   run.model.workers.pool = pool_create((int)o->threads);
   open_outputs(&run);
 
