@@ -17,7 +17,7 @@ struct RunOptions {
   size_t steps, batch_size, seq_len, threads, seed;
   size_t val_every, val_batches, sample_every, sample_tokens, save_every;
   double lr, beta1, beta2, eps, weight_decay;
-  bool shuffle;
+  bool shuffle, dry_run;
 };
 
 struct Run {

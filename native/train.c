@@ -10,6 +10,8 @@
 
 #include "args.h"
 #include "commands.h"
+#include "memory.h"
+#include "plan.h"
 #include "pool.h"
 #include "run.h"
 #include "util.h"
@@ -43,9 +45,11 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples, 0: never"},
       {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
       {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end"},
+      {"dry-run", ARG_SWITCH, &o.dry_run, 0, 1, "1: tell what the run takes, and write nothing"},
   };
   args_parse("train", args, sizeof args / sizeof *args, argc, argv);
   if (o.val_every == 0) o.val_data = NULL;
+  if (o.dry_run) o.out = NULL;
   if (o.data == NULL || o.model == NULL) die(EXIT_USAGE, "train needs --data FILE and --model FILE");
   if (strcmp(o.events, "text") != 0 && strcmp(o.events, "json") != 0) {
     die(EXIT_USAGE, "--events takes text or json, not '%s'", o.events);
@@ -126,7 +130,9 @@ int command_train(int argc, char **argv) {
   run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
 
   run_layout(&run, &arena);
-  events_start(&run.events, &run.model, arena_footprint(&arena), o->steps);
+  const size_t available = memory_available();
+  events_start(&run.events, &run.model, &arena, available, o->steps);
+  plan_check(&run, arena_footprint(&arena), available);
   open_outputs(&run);
   arena_take(&arena);
   pool_zero(run.model.workers.pool, arena.base, arena.size);
@@ -136,8 +142,13 @@ int command_train(int argc, char **argv) {
     die(EXIT_BAD_DATA, "cannot empty the old metrics.jsonl in %s: %s", o->out, strerror(errno));
   }
 
-  catch_stops();
-  const int code = loop(&run);
+  int code = EXIT_OK;
+  if (o->dry_run) {
+    plan_rehearse(&run);
+  } else {
+    catch_stops();
+    code = loop(&run);
+  }
   pool_destroy(run.model.workers.pool);
   arena_free(&arena);
   return code;

@@ -1,0 +1,14 @@
+/* What a run will take, known before it does: memory from its layout, time from a rehearsal. */
+#ifndef LLMC_PLAN_H
+#define LLMC_PLAN_H
+
+#include "run.h"
+
+/* Dies with EXIT_USAGE when the run needs more bytes than are available, naming the largest batch, or
+ * else the longest row, that would fit. */
+void plan_check(const struct Run *run, size_t needed, size_t available);
+
+/* Times the first steps of the run, and what else it will do, in place; tells, and writes no file. */
+void plan_rehearse(struct Run *run);
+
+#endif
