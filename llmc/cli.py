@@ -34,6 +34,7 @@ COMMANDS = {
     "export-weights": "Write a model checkpoint that training starts from, in llm.c's format.",
     "bench": "Time training steps on random tokens: speed, memory, and where the time goes.",
     "build": "Compile the C engine for this machine, once per version; a second build is instant.",
+    "doctor": "Examine this machine and this installation, and say what is wrong.",
 }
 
 

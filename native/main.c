@@ -14,6 +14,7 @@ static const struct {
     {"train", command_train, "train a model on token files"},
     {"sample", command_sample, "write tokens with a trained model"},
     {"bench", command_bench, "time training steps on random tokens"},
+    {"isa", command_isa, "the instruction sets in this program, and the one it takes here"},
     {"debug-state", command_debug_state, "one batch's logits, loss and gradients, for comparison"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

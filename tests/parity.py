@@ -1,13 +1,12 @@
 """The engine and its PyTorch twin over the same steps, in float32 and in float64.
 
 ``python tests/parity.py`` prints the tables of ``docs/parity.md``; the tests hold the same figures
-to ``tolerances.py``.
+to ``llmc/tolerances.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shutil
 import tempfile
@@ -32,13 +31,14 @@ from engine import (
     succeeded,
 )
 from numpy.typing import NDArray
-from tolerances import STEPS
 
 from llmc.commands.export_weights import random_tensors
 from llmc.config import ModelConfig, TrainConfig
-from llmc.formats.checkpoint import read_checkpoint, tensor_shapes
+from llmc.formats.checkpoint import read_checkpoint
+from llmc.formats.debug_state import read_debug_state
 from llmc.paths import cache_dir
 from llmc.reference import GPT2
+from llmc.tolerances import STEPS
 
 Values = NDArray[np.floating]
 
@@ -129,7 +129,12 @@ def ours(
     common |= {"batch_size": train.batch_size, "seq_len": train.seq_len}
     state = folder / "state.bin"
     succeeded(native("debug-state", isa=isa, out=state, **common))
-    first = read_debug_state(state, config)
+    batch = read_debug_state(state, config)
+    first: dict[str, Values] = {
+        "logits": batch.logits,
+        "loss": np.array(batch.loss),
+        **batch.gradients,
+    }
     state.unlink()
     flags: Flags = {"steps": train.steps, "lr": train.lr, "weight_decay": train.weight_decay}
     flags |= {"shuffle": 0, "sample_every": 0, "out": out}
@@ -140,22 +145,6 @@ def ours(
     shutil.rmtree(out)
     metrics = json_lines((folder / "metrics.jsonl").read_text())
     return Outcome(first, {"losses": np.array([line["train_loss"] for line in metrics]), **last})
-
-
-def read_debug_state(path: Path, config: ModelConfig) -> dict[str, Values]:
-    """Read what ``llmc-native debug-state`` writes; ``native/format.h`` has the layout."""
-    raw = path.read_bytes()
-    magic, version, B, T = np.frombuffer(raw, "<i4", 4).tolist()
-    assert (magic, version) == (20240327, 2)
-    values = np.frombuffer(raw, "<f4", offset=1024 + 4 * 2 * B * T)
-    logits, loss, rest = np.split(
-        values, [B * T * config.vocab_size, B * T * config.vocab_size + 1]
-    )
-    found: dict[str, Values] = {"logits": logits.reshape(B, T, -1), "loss": loss[0]}
-    for name, shape in tensor_shapes(config).items():
-        found[name], rest = rest[: math.prod(shape)].reshape(shape), rest[math.prod(shape) :]
-    assert rest.size == 0
-    return found
 
 
 def distance(got: Values, expected: Values) -> float:

@@ -24,7 +24,7 @@ from llmc.prepared import prepared_model
 from llmc.process import Engine
 from llmc.runs import CHECKPOINT, METRICS, discard_run, new_run, write_config
 from llmc.tokenizers import Tokenizer, record_tokenizer
-from llmc.training_view import History, PlainView, choose_view
+from llmc.training_view import History, PlainView, choose_view, precision
 from llmc.units import clock, megabytes
 
 DEFAULT = TrainConfig()
@@ -373,6 +373,8 @@ def report(here: Context, folder: Path, history: History) -> None:
         f"{len(history.train):,} steps in {clock(seconds)}: "
         f"{', '.join([*losses, speed, megabytes(history.start.get('memory', 0))])}"
     )
+    if history.start.get("dtype") == "bf16":
+        here.ui.note(precision(history.start))
     saved = history.saved_step is not None
     if saved:
         here.ui.note(f"saved {where(folder / CHECKPOINT)}; metrics in {where(folder / METRICS)}")
