@@ -86,24 +86,26 @@ class Trial:
         """The checkpoint that :meth:`train` leaves."""
         return self.folder / "out" / "model.bin"
 
-    def first_batch(self, isa: str, *words: str) -> DebugState:
-        """Return what the engine makes of the first batch, with more flags in ``words``."""
+    def first_batch(self, isa: str, dtype: str = TRAIN.dtype) -> DebugState:
+        """Return what the engine makes of the first batch."""
         out = self.folder / "state.bin"
         shape = ("--batch-size", str(TRAIN.batch_size), "--seq-len", str(TRAIN.seq_len))
-        self._run(isa, "debug-state", *shape, "--out", str(out), *words)
+        self._run(isa, "debug-state", *shape, "--out", str(out), "--dtype", dtype)
         return read_debug_state(out, MODEL)
 
-    def train(self, isa: str, *words: str, steps: int = TRAIN.steps) -> list[tuple[float, float]]:
+    def train(
+        self, isa: str, *words: str, steps: int = TRAIN.steps, dtype: str = TRAIN.dtype
+    ) -> list[tuple[float, float]]:
         """Train and return every step's loss and norm of the gradient."""
-        flags = flags_of(replace(TRAIN, steps=steps))
+        flags = flags_of(replace(TRAIN, steps=steps, dtype=dtype))
         out = ("--out", str(self.trained.parent), "--events", "json")
         events = map(json.loads, self._run(isa, "train", *flags, *out, *words))
         return [(event["train_loss"], event["grad_norm"]) for event in events if "step_ms" in event]
 
-    def answers(self, isa: str, *words: str) -> Answers:
+    def answers(self, isa: str, dtype: str = TRAIN.dtype) -> Answers:
         """Return the engine's answers, for comparison with the known ones."""
-        gradients = self.first_batch(isa, *words).gradients
-        losses = [loss for loss, _ in self.train(isa, *words)]
+        gradients = self.first_batch(isa, dtype).gradients
+        losses = [loss for loss, _ in self.train(isa, dtype=dtype)]
         return answers_of(losses, gradients, read_checkpoint(self.trained)[1])
 
     def hold_to_same_bits(self, isa: str) -> None:

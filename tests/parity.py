@@ -96,18 +96,19 @@ def ragged(weight_decay: float = 0.0) -> Setup:
     return setup(RAGGED, B=3, T=37, lr=1e-3, weight_decay=weight_decay)
 
 
-def torchs(given: Setup, dtype: torch.dtype) -> Outcome:
-    """Run the twin."""
+def torchs(given: Setup, dtype: torch.dtype, *, autocast: bool = False) -> Outcome:
+    """Run the twin; with ``autocast`` its forward pass as PyTorch mixes float32 with bfloat16."""
     model = GPT2(given.config).to(dtype).load(given.tensors)
     optimizer = model.adamw(given.train, fused=True)
     first: dict[str, Values] = {}
     losses = []
     for step in range(given.train.steps):
-        logits, loss = model(*given.batch(step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits, loss = model(*given.batch(step))
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            first = {"logits": logits.detach().numpy(), "loss": loss.detach().numpy()}
+            first = {"logits": logits.detach().to(dtype).numpy(), "loss": loss.detach().to(dtype).numpy()}
             first |= {name: grad.copy() for name, grad in model.gradients().items()}
         del logits
         optimizer.step()
@@ -116,16 +117,25 @@ def torchs(given: Setup, dtype: torch.dtype) -> Outcome:
 
 
 def ours(
-    given: Setup, native: Native, folder: Path, *, isa: str | None = None, threads: int = 2
+    given: Setup,
+    native: Native,
+    folder: Path,
+    *,
+    isa: str | None = None,
+    threads: int = 2,
+    **precision: object,
 ) -> Outcome:
-    """Run the engine twice: for the first step's details, and for all steps."""
+    """Run the engine twice: for the first step's details, and for all steps.
+
+    ``precision`` are more of its flags, those of ``debug-state`` and ``train`` alike.
+    """
     config, train = given.config, given.train
     model, data, out = folder / "model.bin", folder / "tokens.bin", folder / "out"
     if not model.exists():
         save_model(model, config, given.tensors)
         save_tokens(data, given.tokens, config.vocab_size)
     shutil.rmtree(out, ignore_errors=True)
-    common: Flags = {"model": model, "data": data, "threads": threads}
+    common: Flags = {"model": model, "data": data, "threads": threads, **precision}
     common |= {"batch_size": train.batch_size, "seq_len": train.seq_len}
     state = folder / "state.bin"
     succeeded(native("debug-state", isa=isa, out=state, **common))

@@ -25,7 +25,13 @@ from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
 from llmc.known_answers import distances, known_answers
 from llmc.paths import cache_dir
 from llmc.process import ERRORS, run_quietly
-from llmc.tolerances import AFTER_TEN_STEPS, FORWARD_AND_BACKWARD, STEPS
+from llmc.tolerances import (
+    AFTER_TEN_STEPS,
+    BF16_STEP,
+    BF16_STEPS,
+    FORWARD_AND_BACKWARD,
+    STEPS,
+)
 from llmc.trial import BEST, BUG, THREADS, instruction_sets, trial
 from llmc.units import megabytes
 
@@ -92,14 +98,17 @@ class Exam:
 
 @dataclass(frozen=True)
 class Precision:
-    """A way to compute: the engine's flags for it, and how far from PyTorch it may lead."""
+    """What linear layers multiply, and how far from PyTorch it may lead."""
 
-    flags: tuple[str, ...]
+    dtype: str
     step: float  # the loss and the gradients of one step
     steps: float  # the losses and the parameters of all of them
 
 
-PRECISIONS = {"fp32": Precision((), FORWARD_AND_BACKWARD, AFTER_TEN_STEPS)}
+PRECISIONS = {
+    "fp32": Precision("fp32", FORWARD_AND_BACKWARD, AFTER_TEN_STEPS),
+    "bf16": Precision("bf16", BF16_STEP, BF16_STEPS),
+}
 
 
 def doctor(ctx: typer.Context) -> None:
@@ -269,7 +278,7 @@ def _parity(exam: Exam, *, precision: Precision) -> Finding:
     with trial(exam.engine) as tried:
         for isa in exam.isas:
             try:
-                first, last = distances(tried.answers(isa, *precision.flags), known)
+                first, last = distances(tried.answers(isa, precision.dtype), known)
             except Interrupted:
                 raise
             except LlmcError as error:
