@@ -13,7 +13,7 @@ TIMES_TORCHS_OWN = 3.0
 
 BF16_STEP = 0.02
 BF16_STEPS = 0.05
-"""With ``--dtype bf16``, from PyTorch in float64. What it is really held to is PyTorch's autocast:"""
+"""With ``--dtype bf16``, from PyTorch in float64. What it is held to is PyTorch's autocast:"""
 
 TIMES_AUTOCASTS = 1.1
 """No gradient is farther from float64 than autocast's times this, nor all of them together than

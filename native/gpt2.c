@@ -129,8 +129,7 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
 
 /* ---- forward ------------------------------------------------------------------------------------ */
 
-/* The tensors of block l: those of the whole model stay what they are. */
-static struct Parameters block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l) {
+struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
   const struct Tensor *tensor = tensors;
@@ -140,8 +139,7 @@ static struct Parameters block_parameters(const struct Gpt2 *model, struct Param
   return all;
 }
 
-/* The activations of block l; with recompute, those of the block in hand. */
-static struct Activations block_kept(const struct Gpt2 *model, size_t l) {
+struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l) {
   const size_t BT = model->B * model->T, C = model->config.C, NH = model->config.NH;
   struct Activations a = model->acts;
   a.residual3 += l * BT * C;
@@ -155,11 +153,11 @@ static struct Activations block_kept(const struct Gpt2 *model, size_t l) {
 }
 
 /* All that backward needs of block l: everything up to its last product. */
-static void block_activations(struct Gpt2 *model, size_t l, const float *residual1) {
+static void block_before_last(struct Gpt2 *model, size_t l, const float *residual1) {
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
-  const struct Parameters p = block_parameters(model, model->params, l);
-  const struct Activations a = block_kept(model, l);
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Activations a = gpt2_block_activations(model, l);
   const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C;
 
   k->layernorm_forward(w, a.ln1, a.ln1_mean, a.ln1_rstd, residual1, p.ln1w, p.ln1b, BT, C);
@@ -172,10 +170,10 @@ static void block_activations(struct Gpt2 *model, size_t l, const float *residua
 }
 
 static void block_forward(struct Gpt2 *model, size_t l, const float *residual1) {
-  const struct Parameters p = block_parameters(model, model->params, l);
-  const struct Activations a = block_kept(model, l);
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Activations a = gpt2_block_activations(model, l);
   const size_t BT = model->B * model->T, C = model->config.C;
-  block_activations(model, l, residual1);
+  block_before_last(model, l, residual1);
   model->kernels->linear_residual(&model->workers, a.residual3, a.residual2, a.fch_gelu, p.fcprojw,
                                   p.fcprojb, BT, C, 4 * C);
 }
@@ -229,9 +227,9 @@ double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets) {
 static void block_backward(struct Gpt2 *model, size_t l, const float *residual1) {
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
-  const struct Parameters p = block_parameters(model, model->params, l);
-  const struct Parameters g = block_parameters(model, model->grads, l);
-  const struct Activations a = block_kept(model, l);
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Parameters g = gpt2_block_parameters(model, model->grads, l);
+  const struct Activations a = gpt2_block_activations(model, l);
   const struct ActivationGradients *d = &model->dacts;
   const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C;
 
@@ -276,7 +274,7 @@ double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets)
                         model->acts.lnf_mean, model->acts.lnf_rstd, model->params.lnfw, B * T, C);
   for (size_t l = L; l-- > 0;) {
     /* The last block's are still there. */
-    if (model->recompute && l + 1 < L) block_activations(model, l, block_input(model, l));
+    if (model->recompute && l + 1 < L) block_before_last(model, l, block_input(model, l));
     block_backward(model, l, block_input(model, l));
   }
   k->encoder_backward(w, model->grads.wte, model->grads.wpe, model->dacts.residual, tokens, B, T, C);

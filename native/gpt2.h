@@ -117,6 +117,12 @@ size_t gpt2_count(const struct Config *config);
  * optimizer state. */
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training);
 
+/* The tensors of block l among `all`; those of the whole model stay what they are. */
+struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l);
+
+/* The activations of block l; with recompute, those of the block in hand. */
+struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l);
+
 /* The mean loss of predicting targets (B, T) from tokens (B, T), both below V. */
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets);
 

@@ -108,7 +108,10 @@ def torchs(given: Setup, dtype: torch.dtype, *, autocast: bool = False) -> Outco
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            first = {"logits": logits.detach().to(dtype).numpy(), "loss": loss.detach().to(dtype).numpy()}
+            first = {
+                "logits": logits.detach().to(dtype).numpy(),
+                "loss": loss.detach().to(dtype).numpy(),
+            }
             first |= {name: grad.copy() for name, grad in model.gradients().items()}
         del logits
         optimizer.step()

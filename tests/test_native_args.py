@@ -66,7 +66,7 @@ def test_prompts_and_subcommands(native: Native, files: Flags) -> None:
     refused(native("train", model=model), 2)
     refused(native("sample"), 2)
     refused(native("debug-state", model=model), 2)
-    subcommands = ("train", "sample", "debug-state", "isa")
-    for words in (["--help"], *([name, "--help"] for name in subcommands)):
-        done = subprocess.run([native.binary, *words], capture_output=True, text=True, check=True)
+    for name in ("", "train", "sample", "bench", "bench-kernels", "debug-state", "isa"):
+        words = [str(native.binary), *filter(None, [name]), "--help"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
         assert done.stdout.startswith("usage: ") and not done.stderr
