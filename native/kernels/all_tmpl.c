@@ -2,7 +2,8 @@
  *   VL     floats in a vector
  *   MR     rows of the product's tile
  *   NRV    vectors in a row of the tile: MR * NRV sums, NRV vectors of B and one of A are its registers
- *   KC     steps of a packed block: KC * NRV * VL words fill most of a first cache
+ *   KC     steps of a packed block: few visits to the sums, and a panel of B (KC * NRV * VL words) well
+ *          within a second cache
  *   PAIRS  1 where the CPU multiplies BF16 two by two, else 0
  */
 #include "../kernels.h"

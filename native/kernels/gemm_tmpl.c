@@ -8,7 +8,7 @@
  * and how the work was cut, changes nothing in its bits.
  */
 
-enum { MC = 1024 / MR * MR, NC_MAX = 240 / NR * NR };
+enum { MC = 1024 / MR * MR, CLAIM_PANELS = 6 };
 
 enum Finish {
   STORE,            // out = product + bias
@@ -51,45 +51,99 @@ INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t st
   }
 }
 
-/* One vector of the result, on its way out: `at` counts numbers from the start of out. */
-INLINE void gemm_finish(const struct Gemm *gemm, vf x, size_t at, size_t column, bool first, bool last) {
-  if (!first || gemm->add) x += vload(gemm->sums + at);
-  if (!last) {
-    vstore(gemm->sums + at, x);
-    return;
+/* Rows of the tile lie N numbers apart in an array, from element `at` on. */
+INLINE void tile_add(vf acc[MR][NRV], struct Array from, size_t at, size_t N) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) acc[i][j] += vload_array(from, at + i * N + j * VL);
   }
-  if (gemm->bias != NULL) x += vload(gemm->bias + column);
-  switch (gemm->finish) {
-    case STORE: break;
-    case RESIDUAL: x += vload_array(gemm->other, at); break;
-    case GELU:
-      vstore_array(gemm->other, at, x);
-      x = gelu_value(x);
-      break;
-    case GELU_DERIVATIVE: x *= gelu_derivative(vload_array(gemm->other, at)); break;
-  }
-  vstore_array(gemm->out, at, x);
 }
 
-/* The same for a tile that hangs over the edge: rows and columns are what is left of it. The numbers
- * that exist are copied into a row of a full tile, finished there, and copied back. */
-static void gemm_finish_edge(const struct Gemm *gemm, vf acc[MR][NRV], size_t m, size_t n,
+INLINE void tile_add_row(vf acc[MR][NRV], const float *row) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) acc[i][j] += vload(row + j * VL);
+  }
+}
+
+INLINE void tile_gelu(vf acc[MR][NRV]) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) acc[i][j] = gelu_value(acc[i][j]);
+  }
+}
+
+INLINE void tile_gelu_derivative(vf acc[MR][NRV], struct Array pre, size_t at, size_t N) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) acc[i][j] *= gelu_derivative(vload_array(pre, at + i * N + j * VL));
+  }
+}
+
+INLINE void tile_store(struct Array to, size_t at, size_t N, vf acc[MR][NRV]) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) vstore_array(to, at + i * N + j * VL, acc[i][j]);
+  }
+}
+
+/* Asks for the tile's lines before the product begins: they are here when it ends. */
+INLINE void tile_fetch(struct Array to, size_t at, size_t N) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) __builtin_prefetch(array_at(to, at + i * N).data, 1);
+}
+
+/* A tile on its way out, to row and column that begin at element `at`. Each stage passes over all of it:
+ * one decision for a tile, and the sums stay in registers. */
+INLINE void gemm_finish(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, size_t N, const float *bias,
+                        bool first, bool last) {
+  if (!first || gemm->add) tile_add(acc, array_of(gemm->sums), at, N);
+  if (!last) {
+    tile_store(array_of(gemm->sums), at, N, acc);
+    return;
+  }
+  if (bias != NULL) tile_add_row(acc, bias);
+  switch (gemm->finish) {
+    case STORE: break;
+    case RESIDUAL: tile_add(acc, gemm->other, at, N); break;
+    case GELU:
+      tile_store(gemm->other, at, N, acc);
+      tile_gelu(acc);
+      break;
+    case GELU_DERIVATIVE: tile_gelu_derivative(acc, gemm->other, at, N); break;
+  }
+  tile_store(gemm->out, at, N, acc);
+}
+
+/* The same for a tile that hangs over the edge, of which only rows and columns exist: they are copied into
+ * a tile of floats, finished there, and copied back. */
+static void gemm_finish_edge(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, const float *bias,
                              size_t rows, size_t columns, bool first, bool last) {
-  float out[NR] = {0}, other[NR] = {0}, bias[NR] = {0}, sums[NR] = {0};
+  float out[MR * NR] = {0}, other[MR * NR] = {0}, sums[MR * NR] = {0}, bias_row[NR] = {0};
   struct Gemm edge = *gemm;
   edge.out = array_of(out), edge.other = array_of(other), edge.sums = sums;
-  if (gemm->bias != NULL) edge.bias = memcpy(bias, gemm->bias + n, columns * sizeof(float));
+  if (bias != NULL) bias = memcpy(bias_row, bias, columns * sizeof(float));
   for (size_t i = 0; i < rows; i++) {
-    const size_t at = (m + i) * gemm->N + n;
-    for (size_t c = 0; c < columns; c++) {
-      if (!first || gemm->add) sums[c] = gemm->sums[at + c];
-      if (last && (gemm->finish == RESIDUAL || gemm->finish == GELU_DERIVATIVE)) other[c] = array_get(gemm->other, at + c);
+    for (size_t j = 0; j < columns; j++) {
+      const size_t from = at + i * gemm->N + j;
+      if (!first || gemm->add) sums[i * NR + j] = gemm->sums[from];
+      if (last && (gemm->finish == RESIDUAL || gemm->finish == GELU_DERIVATIVE)) {
+        other[i * NR + j] = array_get(gemm->other, from);
+      }
     }
-    for (size_t j = 0; j < NRV; j++) gemm_finish(&edge, acc[i][j], j * VL, j * VL, first, last);
-    for (size_t c = 0; c < columns; c++) {
-      if (!last) gemm->sums[at + c] = sums[c];
-      else array_set(gemm->out, at + c, out[c]);
-      if (last && gemm->finish == GELU) array_set(gemm->other, at + c, other[c]);
+  }
+  gemm_finish(&edge, acc, 0, NR, bias, first, last);
+  for (size_t i = 0; i < rows; i++) {
+    for (size_t j = 0; j < columns; j++) {
+      const size_t to = at + i * gemm->N + j;
+      if (last) array_set(gemm->out, to, out[i * NR + j]);
+      else gemm->sums[to] = sums[i * NR + j];
+      if (last && gemm->finish == GELU) array_set(gemm->other, to, other[i * NR + j]);
     }
   }
 }
@@ -132,22 +186,15 @@ INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, 
                        struct Ahead ahead, const bool pairs) {
   const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
   const size_t steps = ceil_div(part.kc, pairs ? 2 : 1);
+  const float *bias = gemm->bias != NULL ? gemm->bias + part.n : NULL;
   for (size_t i = 0; i < part.rows; i += MR) {
-    const size_t at = (part.m + i) * gemm->N + part.n;
+    const size_t at = (part.m + i) * gemm->N + part.n, rows = size_min(MR, part.rows - i);
     vf acc[MR][NRV];
     gemm_fetch(&ahead);
+    if (rows == MR) tile_fetch(gemm->out, at, gemm->N);
     gemm_tile(acc, a + i * steps, b, steps, pairs);
-    if (i + MR <= part.rows && part.columns >= NR) {
-#pragma GCC unroll 16
-      for (size_t r = 0; r < MR; r++) {
-#pragma GCC unroll 4
-        for (size_t v = 0; v < NRV; v++) {
-          gemm_finish(gemm, acc[r][v], at + r * gemm->N + v * VL, part.n + v * VL, first, last);
-        }
-      }
-    } else {
-      gemm_finish_edge(gemm, acc, part.m + i, part.n, size_min(MR, part.rows - i), part.columns, first, last);
-    }
+    if (rows == MR && part.columns == NR) gemm_finish(gemm, acc, at, gemm->N, bias, first, last);
+    else gemm_finish_edge(gemm, acc, at, bias, rows, part.columns, first, last);
   }
 }
 
@@ -170,16 +217,18 @@ static void gemm_task(void *argument, int thread, int threads) {
   struct Pool *pool = workers->pool;
   float *b = workers->own + (size_t)thread * workers->own_floats;
   const size_t word = pack_word(workers->dtype), M = gemm->M, N = gemm->N, K = gemm->K;
-  /* Blocks of equal height. Claims of equal width, as many for every thread, at most NC_MAX columns; where
-   * the columns do not go round, a claim is a part of the rows too. */
+  /* Blocks of equal height and depth. Claims of equal width, as many for every thread, so that none waits long for
+   * the others; where the columns do not go round, a claim is a part of the rows too. */
   const size_t mc_max = round_up(ceil_div(M, ceil_div(M, MC)), MR);
-  const size_t width = size_max(NR, round_up(ceil_div(N, round_up(ceil_div(N, NC_MAX), (size_t)threads)), NR));
+  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC * word)), word);
+  const size_t claims = round_up(ceil_div(ceil_div(N, NR), CLAIM_PANELS), (size_t)threads);
+  const size_t width = round_up(ceil_div(N, claims), NR);
   const size_t chunks = ceil_div(N, width), parts = ceil_div((size_t)threads, chunks);
 
   for (size_t m = 0; m < M; m += mc_max) {
     const size_t mc = size_min(mc_max, M - m), height = round_up(ceil_div(mc, parts), MR);
-    for (size_t k = 0; k < K; k += KC * word) {
-      const size_t kc = size_min(KC * word, K - k), steps = ceil_div(kc, word);
+    for (size_t k = 0; k < K; k += kc_max) {
+      const size_t kc = size_min(kc_max, K - k), steps = ceil_div(kc, word);
       if (m + k > 0) pool_barrier(pool);  // the last block is no longer read
       if (thread == 0) pool_claim_reset(pool);
       size_t begin, end;

@@ -48,17 +48,14 @@ INLINE float vmax_lane(vf x) {
   return max;
 }
 
-/* exp(x), relative error 2e-7; 0 below -87.3, where float would be subnormal; NaN stays NaN.
+/* exp(x) for x from -87.3 to 88.37, relative error 2e-7; what it makes of a NaN is no NaN.
  * x = n ln 2 + r with |r| <= ln 2 / 2, and exp(r) by its Taylor polynomial of degree 7, whose error
  * there is 5e-9. Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
-INLINE vf vexp(vf x) {
-  const float high = 88.37f, low = -87.3f;
-  vf clamped = vselect(x > high, vsplat(high), x);
-  clamped = vselect(clamped < low, vsplat(low), clamped);
+INLINE vf vexp_between(vf x) {
   const float rounder = 12582912.0f;
-  vf shifted = clamped * 1.44269504088896341f + rounder;
+  vf shifted = x * 1.44269504088896341f + rounder;
   vf n = shifted - rounder;
-  vf r = clamped - n * 0.693145751953125f;  // the high bits of ln 2: the product is exact
+  vf r = x - n * 0.693145751953125f;  // the high bits of ln 2: the product is exact
   r = r - n * 1.42860682030941723e-6f;
   vf p = r * (1.0f / 5040) + 1.0f / 720;
   p = p * r + 1.0f / 120;
@@ -67,10 +64,19 @@ INLINE vf vexp(vf x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  vi exponent = ((vi)shifted - (vi)vsplat(rounder)) << 23;
-  exponent &= clamped == clamped;  // added to the bits of a NaN it would make a number of some
-  vf result = (vf)((vi)p + exponent);
-  return vselect(x < low, vsplat(0), result);
+  return (vf)((vi)p + ((vi)shifted << 23));
+}
+
+INLINE vf vclamp_exponent(vf x) {
+  const float high = 88.37f, low = -87.3f;
+  vf clamped = vselect(x > high, vsplat(high), x);
+  return vselect(clamped < low, vsplat(low), clamped);
+}
+
+/* exp(x), of any x: 0 below -87.3, where float would be subnormal; NaN stays NaN. */
+INLINE vf vexp(vf x) {
+  vf result = vselect(x < -87.3f, vsplat(0), vexp_between(vclamp_exponent(x)));
+  return vselect(x == x, result, x);
 }
 
 /* Eights of floats and of BF16, whatever VL is: what packing works in. */
