@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmc.builder import build_test_programs
+from llmc.builder import build_programs
 from llmc.paths import shipped_dir
 
 PROGRAMS = sorted(path.stem for path in (shipped_dir("native") / "tests").glob("test_*.c"))
@@ -19,7 +19,7 @@ def programs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """The compiled programs by name; warnings are errors."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMC_CACHE_DIR", str(cache))
-        built = build_test_programs(tmp_path_factory.mktemp("programs"))
+        built = build_programs(tmp_path_factory.mktemp("programs"), tests=True)
     return {path.name: path for path in built}
 
 
