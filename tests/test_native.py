@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,17 @@ import pytest
 
 from llmc.builder import build_programs
 from llmc.paths import shipped_dir
+from llmc.toolchain import ISAS, host_machine
+
+# In place of native/dispatch.c: AVX-512's table, without asking the CPU whether it has AVX-512.
+UNASKED = """
+#include "kernels.h"
+extern const struct Kernels kernels_reference, kernels_avx512;
+static const struct Kernels *const tables[] = {&kernels_reference, &kernels_avx512, NULL};
+const struct Kernels *kernels_at(int i) { return tables[i]; }
+int kernels_runnable(const struct Kernels *kernels) { return kernels != NULL; }
+const struct Kernels *kernels_choose(void) { return &kernels_avx512; }
+"""
 
 PROGRAMS = sorted(path.stem for path in (shipped_dir("native") / "tests").glob("test_*.c"))
 
@@ -44,3 +56,25 @@ def test_a_failed_check_fails_the_program(programs: dict[str, Path]) -> None:
     )
     assert done.returncode == 1
     assert "failed: no table to test: LLMC_TEST_ISA=abacus" in done.stderr
+
+
+@pytest.mark.skipif(host_machine() != "x86_64", reason="AVX-512 is of x86")
+def test_avx512_kernels_match_the_plain_loops_on_avx2(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few machines have AVX-512, and qemu does not: here the compiler halves its vectors.
+
+    So this is about what the templates make of its sizes; the compiler's 512-bit code is not run.
+    """
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(cache))
+    monkeypatch.setitem(ISAS, "avx512", ISAS["avx2"])
+    native = Path(shutil.copytree(shipped_dir("native"), tmp_path / "native"))
+    for path in (native / "isa").iterdir():
+        if path.stem != "avx512":
+            path.unlink()
+    (native / "dispatch.c").write_text(UNASKED)
+    built = build_programs(tmp_path / "programs", native=native, tests=True)
+    programs = {path.name: path for path in built}
+    done = subprocess.run([programs["test_kernels"]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "0 failed" in done.stdout
