@@ -62,30 +62,39 @@ def ensure_native(
     binary = native_binary(mode, native)
     if binary.is_file() and not force:
         return binary
-    compiler = toolchain.zig()
     here.ui.note("building the engine, once per version …")
     start = time.monotonic()
     with _scratch(binary.parent) as scratch:
-        plan = toolchain.plan(compiler, native, scratch, mode=mode)
-        _run(compiler, plan.objects)
-        _run(compiler, plan.links)
+        (built,) = build_programs(scratch, mode=mode, native=native)
         # A rename replaces in one step whatever another build has put there meanwhile, and a
         # program that is running keeps its file.
-        (scratch / toolchain.BINARY).replace(binary)
+        built.replace(binary)
     here.ui.note(f"built in {time.monotonic() - start:.1f} s: {binary}")
     return binary
 
 
-def build_test_programs(
-    out: Path, *, mode: Mode = Mode.RELEASE, native: Path | None = None
+def build_programs(
+    out: Path,
+    *,
+    compiler: Compiler | None = None,
+    mode: Mode = Mode.RELEASE,
+    native: Path | None = None,
+    tests: bool = False,
 ) -> list[Path]:
-    """Compile the C test programs into ``out`` and return their paths.
+    """Compile the engine, or the C test programs, into ``out`` and return the programs' paths.
+
+    Args:
+        out: the folder for objects and programs, made if it is not there.
+        compiler: zig for this machine, if not given.
+        mode: what the build is for.
+        native: the folder of C sources, if not llmc's own.
+        tests: the test programs instead of the engine.
 
     Raises:
         CompileFailed: the compiler refused, or there is none.
     """
-    compiler = toolchain.zig()
-    plan = toolchain.plan(compiler, native or shipped_dir("native"), out, mode=mode, tests=True)
+    compiler = compiler or toolchain.zig()
+    plan = toolchain.plan(compiler, native or shipped_dir("native"), out, mode=mode, tests=tests)
     out.mkdir(parents=True, exist_ok=True)
     _run(compiler, plan.objects)
     _run(compiler, plan.links)

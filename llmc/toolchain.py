@@ -15,7 +15,7 @@ import importlib.util
 import platform
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -79,6 +79,12 @@ class Mode(Enum):
         return ("-O3",) if self is Mode.RELEASE else ("-O1", "-g", "-fno-omit-frame-pointer")
 
 
+def host_machine() -> str:
+    """Return ``x86_64``, ``aarch64``, or whatever else this machine calls itself."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
 @dataclass(frozen=True)
 class Compiler:
     """A C compiler: how it is called, how it spells CPUs, and what identifies its version.
@@ -88,16 +94,18 @@ class Compiler:
         is_zig: it is ``zig cc``.
         version: part of the build's hash.
         extra: flags put last, so that they win.
+        machine: the family of CPUs that it compiles for, as :func:`host_machine` names them.
     """
 
     command: tuple[str, ...]
     is_zig: bool
     version: str = ""
     extra: tuple[str, ...] = ()
+    machine: str = field(default_factory=host_machine)
 
     @property
     def baseline(self) -> tuple[str, ...]:
-        """Flags for the oldest CPU of this machine's family: any other compiler's own default."""
+        """Flags for the oldest CPU of the machine's family: any other compiler's own default."""
         return ("-mcpu=baseline",) if self.is_zig else ()
 
     def isa(self, isa: Isa) -> tuple[str, ...]:
@@ -151,8 +159,12 @@ class Plan:
     links: tuple[Step, ...]
 
 
-def zig() -> Compiler:
+def zig(machine: str | None = None) -> Compiler:
     """Return zig's C compiler, from the ``ziglang`` package.
+
+    Args:
+        machine: compile for Linux on a machine of this family, with nothing to link at run time;
+            without it, for this machine and its system.
 
     Raises:
         CompileFailed: the package is not installed.
@@ -163,7 +175,10 @@ def zig() -> Compiler:
             program = Path(folder, name)
             if program.is_file():
                 version = importlib.metadata.version("ziglang")
-                return Compiler((str(program), "cc"), is_zig=True, version=version)
+                here = Compiler((str(program), "cc"), is_zig=True, version=version)
+                if machine is None:
+                    return here
+                return replace(here, machine=machine, extra=("-target", f"{machine}-linux-musl"))
     raise CompileFailed("the C compiler is missing: run 'pip install ziglang', then try again")
 
 
@@ -172,12 +187,6 @@ def c_compiler(command: str, flags: str = "") -> Compiler:
     words = tuple(shlex.split(command))
     is_zig = any(Path(word).name in ("zig", "zig.exe", "ziglang") for word in words)
     return Compiler(words, is_zig, extra=tuple(shlex.split(flags)))
-
-
-def host_machine() -> str:
-    """Return ``x86_64``, ``aarch64``, or whatever else this machine calls itself."""
-    name = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
 def sources(native: Path, machine: str) -> list[Path]:
@@ -209,7 +218,6 @@ def plan(
     out: Path,
     *,
     mode: Mode = Mode.RELEASE,
-    machine: str | None = None,
     tests: bool = False,
 ) -> Plan:
     """Return the commands that build ``out/llmc-native``, or each test program, from ``native``.
@@ -219,8 +227,7 @@ def plan(
     Raises:
         CompileFailed: as :func:`sources`.
     """
-    machine = machine or host_machine()
-    files = sources(native, machine)
+    files = sources(native, compiler.machine)
     tables = [path.stem for path in files if path.parent.name == "isa"]
     common = (
         *compiler.common,
@@ -276,7 +283,7 @@ def build_key(compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE) -> st
             data = word.encode() if isinstance(word, str) else word
             digest.update(len(data).to_bytes(8, "little") + data)
 
-    add(platform.system(), host_machine(), compiler.version, mode.name)
+    add(platform.system(), compiler.machine, compiler.version, mode.name)
     nowhere = Path("out")
     for step in (*(whole := plan(compiler, native, nowhere, mode=mode)).objects, *whole.links):
         words = step.argv[len(compiler.command) :]

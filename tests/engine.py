@@ -38,9 +38,10 @@ class Native:
     """Runs the engine; every flag is a keyword, with underscores for dashes."""
 
     binary: Path
+    emulator: tuple[str, ...] = ()
 
     def argv(self, subcommand: str, **flags: object) -> list[str]:
-        words = [str(self.binary), subcommand]
+        words = [*self.emulator, str(self.binary), subcommand]
         for name, value in flags.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
         return words
@@ -142,3 +143,14 @@ def random_tokens(count: int, vocab_size: int, seed: int = 3) -> NDArray[np.int6
 
 def json_lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
+
+
+def without_times(text: str) -> list[dict[str, Any]]:
+    """Return events without what may differ between two runs of the same training."""
+    lines = json_lines(text)
+    for line in lines:
+        for name in ("step_ms", "tokens_per_second", "threads"):
+            line.pop(name, None)
+        for name in ("memory", "memory_parts", "memory_available"):
+            line.pop(name, None)
+    return lines

@@ -1,4 +1,4 @@
-"""``--dtype bf16``: as near to float64 as PyTorch's autocast, same bits, same loss curve, half the room."""
+"""``--dtype bf16``: as near to float64 as autocast, the same bits, loss curve, half the room."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_same_bits_for_any_number_of_threads_and_with_recompute(
 
 
 def test_the_memory_of_activations(native: Native, tmp_path: Path) -> None:
-    """bf16 stores 14 of 16 channels in half the room; recompute keeps one of the sixteen per layer."""
+    """bf16 stores 14 of 16 channels in half the room; recompute keeps one of them per layer."""
     config = ModelConfig(layers=6, heads=4, channels=64, context=64, vocab_size=512)
     flags: Flags = {
         "model": save_model(tmp_path / "model.bin", config),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmc import builder
-from llmc.builder import build_test_programs, ensure_native, native_binary
+from llmc.builder import build_programs, ensure_native, native_binary
 from llmc.context import Context
 from llmc.errors import BadData, CompileFailed, ExitCode
 from llmc.toolchain import Mode
@@ -179,7 +179,7 @@ def test_test_programs_are_linked_with_the_engine(native: Path, tmp_path: Path) 
     (native / "tests" / "test_wrong.c").write_text(
         '#include "number.h"\nint main(void) { return number() == 8 ? 0 : 1; }\n'
     )
-    right, wrong = build_test_programs(tmp_path / "programs", native=native)
+    right, wrong = build_programs(tmp_path / "programs", native=native, tests=True)
     assert (right.name, wrong.name) == ("test_number", "test_wrong")
     assert subprocess.run([right], check=False).returncode == 0
     assert subprocess.run([wrong], check=False).returncode == 1

@@ -30,6 +30,7 @@ from engine import (
     save_tokens,
     some_tensors,
     succeeded,
+    without_times,
 )
 
 from llmc.formats.checkpoint import read_header
@@ -102,16 +103,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Flags:
 
 BATCH: Flags = {"batch_size": 3, "seq_len": 37}
 ALL_EVENTS: Flags = {"val_every": 1, "sample_every": 1, "save_every": 1, "sample_tokens": 16}
-
-
-def without_times(text: str) -> list[dict[str, Any]]:
-    lines = json_lines(text)
-    for line in lines:
-        for name in ("step_ms", "tokens_per_second", "threads"):
-            line.pop(name, None)
-        for name in ("memory", "memory_parts", "memory_available"):
-            line.pop(name, None)
-    return lines
 
 
 @pytest.mark.parametrize("isa", ALL_ISAS)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from llmc.builder import build_test_programs
+from llmc.builder import build_programs
 from llmc.paths import shipped_dir
+from llmc.toolchain import ISAS, host_machine
+
+# In place of native/dispatch.c: AVX-512's tables, without asking the CPU whether it has AVX-512.
+UNASKED = """
+#include "kernels.h"
+extern const struct Kernels kernels_reference, kernels_avx512, kernels_avx512bf16;
+static const struct Kernels *const tables[] = {
+    &kernels_reference, &kernels_avx512, &kernels_avx512bf16, NULL};
+const struct Kernels *kernels_at(int i) { return tables[i]; }
+int kernels_runnable(const struct Kernels *kernels) { return kernels != NULL; }
+const struct Kernels *kernels_choose(void) { return &kernels_avx512; }
+"""
 
 PROGRAMS = sorted(path.stem for path in (shipped_dir("native") / "tests").glob("test_*.c"))
 
@@ -19,7 +32,7 @@ def programs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """The compiled programs by name; warnings are errors."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMC_CACHE_DIR", str(cache))
-        built = build_test_programs(tmp_path_factory.mktemp("programs"))
+        built = build_programs(tmp_path_factory.mktemp("programs"), tests=True)
     return {path.name: path for path in built}
 
 
@@ -44,3 +57,28 @@ def test_a_failed_check_fails_the_program(programs: dict[str, Path]) -> None:
     )
     assert done.returncode == 1
     assert "failed: no table to test: LLMC_TEST_ISA=abacus" in done.stderr
+
+
+@pytest.mark.skipif(host_machine() != "x86_64", reason="AVX-512 is of x86")
+def test_avx512_kernels_match_the_plain_loops_on_avx2(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few machines have AVX-512, and qemu does not: here the compiler halves its vectors.
+
+    So this is about what the templates make of its sizes, and of pairs of BF16, multiplied here in
+    plain C; the compiler's 512-bit code is not run.
+    """
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(cache))
+    halved = ("avx512", "avx512bf16")
+    for isa in halved:
+        monkeypatch.setitem(ISAS, isa, ISAS["avx2"])
+    native = Path(shutil.copytree(shipped_dir("native"), tmp_path / "native"))
+    for path in (native / "isa").iterdir():
+        if path.stem not in halved:
+            path.unlink()
+    (native / "dispatch.c").write_text(UNASKED)
+    built = build_programs(tmp_path / "programs", native=native, tests=True)
+    programs = {path.name: path for path in built}
+    done = subprocess.run([programs["test_kernels"]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "0 failed" in done.stdout and "skipped" not in done.stdout

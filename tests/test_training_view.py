@@ -33,8 +33,8 @@ from llmc.training_view import (
 from llmc.units import clock, megabytes
 
 START: Event = {
-    "event": "start", "parameters": 124439808, "isa": "avx2", "dtype": "fp32", "threads": 2, "steps": 10,
-    "memory": 2210000000,
+    "event": "start", "parameters": 124439808, "isa": "avx2", "dtype": "fp32", "threads": 2,
+    "steps": 10, "memory": 2210000000,
 }  # fmt: skip
 
 
