@@ -62,6 +62,7 @@ class TrainConfig:
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
+    grad_clip: float = 0.0
     seed: int = 1337
     shuffle: bool = True
     dtype: str = "fp32"

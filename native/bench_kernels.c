@@ -35,7 +35,7 @@ static void call(struct BenchModel *bench, enum Operation operation, size_t l) {
   const size_t V = model->config.V, Vp = model->config.Vp, rows = size_min(HEAD_ROWS, BT);
   const float *residual1 = l == 0 ? a.encoded : a.residual3 - BT * C;
   const struct AdamW still = {.lr = 0, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,  // lr 0: the weights stay
-                              .correction1 = 0.1, .correction2 = 0.001};
+                              .correction1 = 0.1, .correction2 = 0.001, .scale = 1};
 
   switch (operation) {
     case LAYERNORM_FORWARD:

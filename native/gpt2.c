@@ -283,13 +283,18 @@ double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets)
 
 /* ---- update ------------------------------------------------------------------------------------- */
 
-double gpt2_gradient_norm(struct Gpt2 *model) {
-  return sqrt(model->kernels->sum_squares(&model->workers, model->grads.first, model->count));
+/* By what the gradient is scaled so that its norm is at most `most`, as torch.nn.utils.clip_grad_norm_ does. */
+static double clip_scale(const struct Gpt2 *model, double most) {
+  if (most == 0) return 1;
+  const double norm = sqrt(model->kernels->sum_squares(&model->workers, model->grads.first, model->count));
+  return fmin(1, most / (norm + 1e-6));
 }
 
-void gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step) {
+double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
+  const double scale = clip_scale(model, update->max_norm);
+  double squares = 0;
   size_t at = 0;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
     const size_t n = tensor_count(&tensors[i]);
@@ -301,9 +306,11 @@ void gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t s
         .weight_decay = tensors[i].kind == MATRIX ? update->weight_decay : 0,
         .correction1 = 1 - pow(update->beta1, (double)step),
         .correction2 = 1 - pow(update->beta2, (double)step),
+        .scale = scale,
     };
-    model->kernels->adamw_update(&model->workers, model->params.first + at, model->m.first + at,
-                                 model->v.first + at, model->grads.first + at, &adamw, n);
+    squares += model->kernels->adamw_update(&model->workers, model->params.first + at, model->m.first + at,
+                                            model->v.first + at, model->grads.first + at, &adamw, n);
     at += n;
   }
+  return sqrt(squares);
 }

@@ -129,14 +129,12 @@ double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets);
 /* The same, and its gradient in model->grads. */
 double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets);
 
-/* The global L2 norm of the gradient. */
-double gpt2_gradient_norm(struct Gpt2 *model);
-
 struct UpdateConfig {
   double lr, beta1, beta2, eps, weight_decay;
+  double max_norm;  // the gradient is scaled down to this global norm; 0: as it is
 };
 
-/* AdamW's step number `step`, counted from 1. */
-void gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step);
+/* AdamW's step number `step`, counted from 1. Returns the global L2 norm that the gradient had. */
+double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step);
 
 #endif

@@ -31,6 +31,7 @@ struct Workers {
 struct AdamW {
   double lr, beta1, beta2, eps, weight_decay;
   double correction1, correction2;  // 1 - beta^t, by which the running means are divided
+  double scale;                     // of the gradient: below 1 where its norm is clipped
 };
 
 struct Kernels {
@@ -93,10 +94,10 @@ struct Kernels {
 
   /* The sum of the squares of x (n). */
   double (*sum_squares)(const struct Workers *, const float *x, size_t n);
-  /* One step on params (n), with running means m, v (n) of the gradient and its square.
-   * Loshchilov, Hutter 2019; torch.optim.AdamW */
-  void (*adamw_update)(const struct Workers *, float *params, float *m, float *v, const float *grads,
-                       const struct AdamW *, size_t n);
+  /* One step on params (n), with running means m, v (n) of the gradient and its square. Returns the sum of
+   * the squares of grads (n), which it has to read anyway. Loshchilov, Hutter 2019; torch.optim.AdamW */
+  double (*adamw_update)(const struct Workers *, float *params, float *m, float *v, const float *grads,
+                         const struct AdamW *, size_t n);
 
   /* Multiplies and adds in registers alone, on all threads, and returns how many floating-point
    * operations that were: timed, it is the machine's peak. */

@@ -310,11 +310,10 @@ static double sum_squares(const struct Workers *workers, const float *x, size_t 
   return sum;
 }
 
-static void adamw_update(const struct Workers *workers, float *params, float *m, float *v,
-                         const float *grads, const struct AdamW *adamw, size_t n) {
-  (void)workers;
+static double adamw_update(const struct Workers *workers, float *params, float *m, float *v,
+                           const float *grads, const struct AdamW *adamw, size_t n) {
   for (size_t i = 0; i < n; i++) {
-    double g = grads[i];
+    double g = adamw->scale * grads[i];
     double mean = adamw->beta1 * m[i] + (1 - adamw->beta1) * g;
     double square = adamw->beta2 * v[i] + (1 - adamw->beta2) * g * g;
     double m_hat = mean / adamw->correction1;
@@ -324,6 +323,7 @@ static void adamw_update(const struct Workers *workers, float *params, float *m,
     v[i] = (float)square;
     params[i] = (float)(params[i] - adamw->lr * step);
   }
+  return sum_squares(workers, grads, n);
 }
 
 static double peak_flops(const struct Workers *workers) {

@@ -32,13 +32,12 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   const double started = clock_seconds();
   dataloader_batch(&run->train, step, run->tokens, run->targets);
   const double loss = gpt2_gradients(&run->model, run->tokens, run->targets);
-  const double norm = gpt2_gradient_norm(&run->model);
-  if (!isfinite(loss) || !isfinite(norm)) {
+  const struct UpdateConfig update = {o->lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->grad_clip};
+  const double norm = gpt2_update(&run->model, &update, step + 1);
+  if (!isfinite(loss) || !isfinite(norm)) {  // the weights in memory are lost then, those on the disk are not
     die(EXIT_NOT_FINITE, "the loss is %g and the gradient's norm %g at step %zu; %s; try a smaller --lr",
         loss, norm, step, last_save(run));
   }
-  const struct UpdateConfig update = {o->lr, o->beta1, o->beta2, o->eps, o->weight_decay};
-  gpt2_update(&run->model, &update, step + 1);
   run->checkpoint.has_val_loss = false;  // it was the weights' before this update
   const double seconds = clock_seconds() - started;
   return (struct StepMetrics){

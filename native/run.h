@@ -16,7 +16,7 @@ struct RunOptions {
   const char *data, *val_data, *model, *out, *events;
   size_t steps, batch_size, seq_len, threads, seed;
   size_t val_every, val_batches, sample_every, sample_tokens, save_every;
-  double lr, beta1, beta2, eps, weight_decay;
+  double lr, beta1, beta2, eps, weight_decay, grad_clip;
   bool shuffle, recompute, dry_run;
   enum Dtype dtype;
 };

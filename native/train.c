@@ -37,6 +37,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"beta2", ARG_NUMBER, &o.beta2, 0, below1, "AdamW's decay of the square"},
       {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
       {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's decay of matrices"},
+      {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "largest global norm of the gradient, 0: any"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
       {"dtype", ARG_DTYPE, &o.dtype, 0, 0, "what linear layers multiply: fp32 or bf16"},
       {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: activations anew in backward, less memory"},

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,12 @@ def ragged(weight_decay: float = 0.0) -> Setup:
     return setup(RAGGED, B=3, T=37, lr=1e-3, weight_decay=weight_decay)
 
 
+def clipped(weight_decay: float = 0.0) -> Setup:
+    """The ragged model, its gradient held to a fifth of its norm, more or less."""
+    given = ragged(weight_decay)
+    return replace(given, train=replace(given.train, grad_clip=0.2))
+
+
 def torchs(given: Setup, dtype: torch.dtype, *, autocast: bool = False) -> Outcome:
     """Run the twin; with ``autocast`` its forward pass as PyTorch mixes float32 with bfloat16."""
     model = GPT2(given.config).to(dtype).load(given.tensors)
@@ -114,6 +120,8 @@ def torchs(given: Setup, dtype: torch.dtype, *, autocast: bool = False) -> Outco
             }
             first |= {name: grad.copy() for name, grad in model.gradients().items()}
         del logits
+        if given.train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), given.train.grad_clip)
         optimizer.step()
         losses.append(loss.item())
     return Outcome(first, {"losses": np.array(losses), **model.tensors()})
@@ -150,6 +158,7 @@ def ours(
     }
     state.unlink()
     flags: Flags = {"steps": train.steps, "lr": train.lr, "weight_decay": train.weight_decay}
+    flags |= {"grad_clip": train.grad_clip}
     flags |= {"shuffle": 0, "sample_every": 0, "out": out}
     succeeded(native("train", isa=isa, **common, **flags))
     _, parameters = read_checkpoint(out / "model.bin")

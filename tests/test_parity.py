@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from parity import Outcome, Setup, Values
 
 DECAYS = (0.0, 0.1)
-SETUPS: dict[str, Callable[[float], Setup]] = {"small": parity.small, "ragged": parity.ragged}
+SETUPS: dict[str, Callable[[float], Setup]] = {
+    "small": parity.small,
+    "ragged": parity.ragged,
+    "clipped": parity.clipped,
+}
 
 
 @pytest.fixture(scope="module")

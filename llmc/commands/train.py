@@ -74,6 +74,12 @@ def train(
         float | None,
         typer.Option(min=0, help=f"AdamW's decay, of matrices only ({DEFAULT.weight_decay:g})."),
     ] = None,
+    grad_clip: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help=f"Largest global norm of the gradient, 0: any ({DEFAULT.grad_clip:g})."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads. Default: one per core. Same bits for any.")
     ] = None,
@@ -152,6 +158,7 @@ def train(
             "beta2": beta2,
             "eps": eps,
             "weight_decay": weight_decay,
+            "grad_clip": grad_clip,
             "seed": seed,
             "shuffle": shuffle,
             "dtype": dtype,

@@ -287,7 +287,8 @@ static void call_sum_squares(const struct Kernels *k, const struct Workers *w, c
 }
 
 static void call_adamw(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  k->adamw_update(w, out[0].data, out[1].data, out[2].data, c->in[0].data, &c->adamw, c->N);
+  const double squares = k->adamw_update(w, out[0].data, out[1].data, out[2].data, c->in[0].data, &c->adamw, c->N);
+  out[3].data[0] = (float)squares;
 }
 
 static void check_update(size_t n, size_t step) {
@@ -299,11 +300,12 @@ static void check_update(size_t n, size_t step) {
   const double beta1 = 0.9, beta2 = 0.999;
   c = (struct Case){.op = "adamw_update", .call = call_adamw, .N = n};
   c.adamw = (struct AdamW){.lr = 1e-3, .beta1 = beta1, .beta2 = beta2, .eps = 1e-8, .weight_decay = step % 2 ? 0 : 0.1,
-                           .correction1 = 1 - pow(beta1, (double)step), .correction2 = 1 - pow(beta2, (double)step)};
+                           .correction1 = 1 - pow(beta1, (double)step), .correction2 = 1 - pow(beta2, (double)step), .scale = step % 3 ? 1 : 0.3};
   case_input(&c, n, 0);
   case_output(&c, "params", n, ADDED_TO, ROUNDED), case_output(&c, "m", n, ADDED_TO, ROUNDED);
   float *v = case_output(&c, "v", n, ADDED_TO, ROUNDED);
   for (size_t i = 0; i < n; i++) v[i] = fabsf(v[i]);
+  case_output(&c, "squares", 1, OVERWRITTEN, SUMMED);
   case_check(&c);
 }
 
