@@ -64,10 +64,21 @@ class TrainConfig:
     weight_decay: float = 0.0
     seed: int = 1337
     shuffle: bool = True
+    dtype: str = "fp32"
+    recompute: bool = False
     val_every: int = 10
     val_batches: int = 5
     sample_every: int = 20
     save_every: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a precision that there is not.
+
+        Raises:
+            Usage: dtype is neither fp32 nor bf16.
+        """
+        if self.dtype not in ("fp32", "bf16"):
+            raise Usage(f"dtype must be fp32 or bf16, not '{self.dtype}'")
 
 
 @dataclass(frozen=True)
@@ -144,7 +155,7 @@ def flags_of(settings: TrainConfig | SampleConfig) -> list[str]:
     words = []
     for name, value in asdict(settings).items():
         shown = int(value) if isinstance(value, bool) else value
-        words += [f"--{name.replace('_', '-')}", repr(shown)]
+        words += [f"--{name.replace('_', '-')}", str(shown)]
     return words
 
 

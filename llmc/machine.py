@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from llmc.process import run_quietly
 
 
 def available_cores() -> int:
@@ -10,3 +16,47 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """Return what the CPU calls itself; its architecture where it does not say."""
+    if platform.system() == "Darwin":
+        done = run_quietly(["sysctl", "-n", "machdep.cpu.brand_string"])
+        found = done.output.strip() if done.code == 0 else ""
+    else:
+        match = re.search(r"^model name\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
+        found = match[1].strip() if match else ""
+    return found or platform.machine()
+
+
+class Memory(NamedTuple):
+    """Bytes; None where the system does not say."""
+
+    total: int
+    available: int | None
+
+
+def memory() -> Memory:
+    """Return the machine's memory, or what its container may take of it."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    match = re.search(r"^MemAvailable:\s*(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE)
+    available = int(match[1]) * 1024 if match else None
+    limit = _text("/sys/fs/cgroup/memory.max").strip()
+    if limit.isdigit():
+        total = min(total, int(limit))
+        available = None if available is None else min(available, total)
+    return Memory(total, available)
+
+
+def huge_pages() -> str | None:
+    """Return Linux's policy on transparent huge pages: always, madvise or never; None elsewhere."""
+    match = re.search(r"\[(\w+)\]", _text("/sys/kernel/mm/transparent_hugepage/enabled"))
+    return match[1] if match else None
+
+
+def _text(path: str) -> str:
+    """Return a file's text, empty where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -81,9 +81,19 @@ class Engine:
         prose: the last lines of its stderr, complete once the iteration has ended.
     """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Prepare a run of ``argv`` with ``env`` put over this process's own variables."""
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        name: str = "the engine",
+    ) -> None:
+        """Prepare a run of ``argv`` with ``env`` put over this process's own variables.
+
+        ``name`` is what errors call it: PyTorch is run, and can fail, in the same way.
+        """
         self.argv = list(argv)
+        self.name = name
         self.env = {**os.environ, **(env or {})}
         self.prose: deque[str] = deque(maxlen=KEPT_LINES)
         self._child: subprocess.Popen[bytes] | None = None
@@ -112,7 +122,7 @@ class Engine:
                 f"cannot start {self.argv[0]}: {error.strerror}; run 'llmc build --force'"
             ) from error
         if self._forwarded is not None:  # came while the child was being made
-            self._child.send_signal(self._forwarded)
+            _send(self._child, self._forwarded)
         self._reader = threading.Thread(target=self._read_prose, args=(self._child,), daemon=True)
         self._reader.start()
         return self
@@ -155,11 +165,11 @@ class Engine:
         # A child that blocks on a full pipe would never come to obey; a closed pipe wakes it.
         child.stdout.close()
         if child.poll() is None:
-            child.terminate()
+            _send(child, signal.SIGTERM)
             try:
                 child.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
-                child.kill()
+                _send(child, signal.SIGKILL)
                 child.wait()
         self._reader.join()
         child.stderr.close()
@@ -184,8 +194,7 @@ class Engine:
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self._forwarded = number
         if self._child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._child.send_signal(number)
+            _send(self._child, number)
 
     def _failure(self, code: int) -> LlmcError:
         sentences = [line.removeprefix("error: ") for line in self.prose if line[:7] == "error: "]
@@ -204,7 +213,7 @@ class Engine:
             return Interrupted(f"interrupted by {number.name}")
         if number is signal.SIGKILL:
             return LlmcError(
-                "the engine was killed (SIGKILL), most likely because memory ran out; "
+                f"{self.name} was killed (SIGKILL), most likely because memory ran out; "
                 "use a smaller --batch-size, --seq-len or model"
             )
         return LlmcError(self._last_words(number.name))
@@ -214,4 +223,12 @@ class Engine:
         findings = [line for line in self.prose if "panic: " in line or "runtime error: " in line]
         words = (findings or list(self.prose))[-3:]
         said = f", after saying: {' / '.join(words)}" if words else ""
-        return f"the engine ended with {end}{said}; this is a bug in llmc, please report it"
+        return f"{self.name} ended with {end}{said}; this is a bug in llmc, please report it"
+
+
+def _send(child: subprocess.Popen[bytes], number: int) -> None:
+    """Signal a child and its own children (a compiler that PyTorch called), unless it has ended."""
+    if child.poll() is None:
+        # PermissionError is macOS's word for a group that has just ended.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, number)

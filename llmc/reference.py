@@ -8,10 +8,6 @@ float64 makes the twin that tells how far float32 itself is off.
 
 from __future__ import annotations
 
-import json
-import resource
-import sys
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -135,38 +131,3 @@ class GPT2(nn.Module):
         flat = torch.cat([part.detach() for part in parts]).reshape(-1, *shape[1:])
         whole[: flat.shape[0]] = flat
         return whole.numpy()
-
-
-def time_steps(
-    config: ModelConfig, *, B: int, T: int, threads: int, steps: int, compiled: bool
-) -> None:
-    """Train on random tokens and print each step's seconds as a line of JSON.
-
-    Args:
-        config: the model's shape.
-        B: rows in a batch.
-        T: tokens in a row.
-        threads: that PyTorch may use.
-        steps: to time, after two that are not.
-        compiled: through ``torch.compile``.
-    """
-    torch.set_num_threads(threads)
-    model = GPT2(config)
-    run = torch.compile(model) if compiled else model
-    optimizer = model.adamw(TrainConfig(), fused=True)
-    for step in range(2 + steps):
-        ids, targets = torch.randint(0, config.vocab_size, (2, B, T))
-        began = time.perf_counter()
-        optimizer.zero_grad()
-        run(ids, targets)[1].backward()
-        optimizer.step()
-        if step >= 2:
-            print(json.dumps({"event": "step", "seconds": time.perf_counter() - began}), flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    scale = 1 if sys.platform == "darwin" else 1024
-    print(json.dumps({"event": "end", "peak_memory_bytes": peak * scale}))
-
-
-if __name__ == "__main__":
-    request = json.loads(sys.argv[1])
-    time_steps(ModelConfig(**request.pop("config")), **request)

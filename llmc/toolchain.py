@@ -49,6 +49,7 @@ ISAS = {
         ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
     ),
     "neon": Isa("aarch64", (), ()),
+    "neonbf16": Isa("aarch64", ("-mcpu=baseline+bf16",), ("-march=armv8.2-a+bf16",)),
 }
 
 # The plain loops that everything else is measured against: no clever reordering of loops.

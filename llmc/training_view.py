@@ -73,6 +73,14 @@ class History:
         return curve(smoothed(self.train, 2 * width), self.val, width=width)
 
 
+def precision(start: Event) -> str:
+    """Return the type that linear layers multiply, and whether this CPU does so itself."""
+    dtype = str(start["dtype"])
+    if dtype == "bf16" and not start["multiplies_bf16"]:
+        return "bf16, multiplied as floats: this CPU has no bf16 instructions"
+    return dtype
+
+
 def plain_lines(event: Event, history: History) -> str:
     """Return what a pipe is told of an event: the lines that llm.c prints."""
     if "train_loss" in event:
@@ -86,7 +94,7 @@ def plain_lines(event: Event, history: History) -> str:
         return (
             f"num_parameters: {event['parameters']}\n"
             f"memory: {megabytes(event['memory'])}\n"
-            f"isa: {event['isa']}, threads: {event['threads']}\n"
+            f"isa: {event['isa']}, threads: {event['threads']}, dtype: {precision(event)}\n"
         )
     if event["event"] == "sample":
         return f"generating:\n---\n{history.sample}\n---\n"

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dtype.h"
 #include "util.h"
 
 static void print_default(const struct Arg *arg) {
@@ -18,6 +19,7 @@ static void print_default(const struct Arg *arg) {
     case ARG_COUNT: printf("%zu", *(size_t *)arg->value); break;
     case ARG_NUMBER: printf("%g", *(double *)arg->value); break;
     case ARG_SWITCH: printf("%d", *(bool *)arg->value); break;
+    case ARG_DTYPE: printf("%s", dtype_name(*(enum Dtype *)arg->value)); break;
   }
 }
 
@@ -33,6 +35,13 @@ static void print_help(const char *subcommand, const struct Arg *args, size_t co
 static void set(const struct Arg *arg, const char *text) {
   if (arg->kind == ARG_TEXT) {
     *(const char **)arg->value = text;
+    return;
+  }
+  if (arg->kind == ARG_DTYPE) {
+    if (strcmp(text, "fp32") != 0 && strcmp(text, "bf16") != 0) {
+      die(EXIT_USAGE, "--%s takes fp32 or bf16, not '%s'", arg->key, text);
+    }
+    *(enum Dtype *)arg->value = strcmp(text, "bf16") == 0 ? BF16 : FP32;
     return;
   }
   char *end;

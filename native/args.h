@@ -7,13 +7,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum ArgKind { ARG_TEXT, ARG_COUNT, ARG_NUMBER, ARG_SWITCH };  // const char *, size_t, double, bool
+/* What value points to: const char *, size_t, double, bool, enum Dtype ("fp32" or "bf16"). */
+enum ArgKind { ARG_TEXT, ARG_COUNT, ARG_NUMBER, ARG_SWITCH, ARG_DTYPE };
 
 struct Arg {
   const char *key;    // without the dashes
   enum ArgKind kind;
   void *value;        // the default is what it holds
-  double least, most; // both allowed; not for text
+  double least, most; // both allowed; for numbers
   const char *help;
 };
 

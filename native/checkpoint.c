@@ -85,13 +85,6 @@ int checkpoint_open(const char *path, struct Checkpoint *checkpoint) {
   return file;
 }
 
-static float bf16_to_float(uint16_t bits) {
-  uint32_t wide = (uint32_t)bits << 16;
-  float value;
-  memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
 void checkpoint_read(int file, const char *path, const struct Checkpoint *checkpoint, float *params) {
   const struct Config *config = &checkpoint->config;
   const size_t width = bytes_per_value(checkpoint->version), count = gpt2_count(config);

@@ -15,8 +15,8 @@ static void write_logits(struct FileWriter *writer, const struct Gpt2 *model) {
   const size_t BT = model->B * model->T, C = model->config.C, V = model->config.V, Vp = model->config.Vp;
   for (size_t row = 0; row < BT; row += HEAD_ROWS) {
     const size_t rows = size_min(HEAD_ROWS, BT - row);
-    model->kernels->linear_forward(&model->workers, model->acts.logits, model->acts.lnf + row * C,
-                                   model->params.wte, NULL, rows, Vp, C);
+    model->kernels->linear_forward(&model->workers, array_of(model->acts.logits),
+                                   array_at(model->acts.lnf, row * C), model->params.wte, NULL, rows, Vp, C);
     for (size_t i = 0; i < rows; i++) {
       file_writer_write(writer, model->acts.logits + i * Vp, V * sizeof(float));
     }
@@ -26,6 +26,8 @@ static void write_logits(struct FileWriter *writer, const struct Gpt2 *model) {
 int command_debug_state(int argc, char **argv) {
   const char *data = NULL, *path = NULL, *out = NULL;
   size_t B = 4, T = 64, threads = 1;
+  enum Dtype dtype = FP32;
+  bool recompute = false;
   const struct Arg args[] = {
       {"data", ARG_TEXT, &data, 0, 0, "token file; its first batch is used"},
       {"model", ARG_TEXT, &path, 0, 0, "checkpoint"},
@@ -33,6 +35,8 @@ int command_debug_state(int argc, char **argv) {
       {"batch-size", ARG_COUNT, &B, 1, 65536, "B, rows in the batch"},
       {"seq-len", ARG_COUNT, &T, 1, 1 << 24, "T, tokens in a row"},
       {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+      {"dtype", ARG_DTYPE, &dtype, 0, 0, "what linear layers multiply: fp32 or bf16"},
+      {"recompute", ARG_SWITCH, &recompute, 0, 1, "1: activations anew in backward, less memory"},
   };
   args_parse("debug-state", args, sizeof args / sizeof *args, argc, argv);
   if (data == NULL || path == NULL || out == NULL) {
@@ -45,7 +49,8 @@ int command_debug_state(int argc, char **argv) {
   }
   struct DataLoader loader;
   dataloader_open(&loader, data, B, T, checkpoint.config.V);
-  struct Gpt2 model = {.config = checkpoint.config, .kernels = kernels_choose()};
+  struct Gpt2 model = {.config = checkpoint.config, .kernels = kernels_choose(), .dtype = dtype,
+                       .recompute = recompute};
   model.workers.pool = pool_create((int)threads);
   struct Arena arena = {0};
   int *tokens = NULL, *targets = NULL;

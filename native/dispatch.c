@@ -17,8 +17,14 @@ extern const struct Kernels kernels_avx2;
 #ifdef LLMC_HAVE_AVX512
 extern const struct Kernels kernels_avx512;
 #endif
+#ifdef LLMC_HAVE_AVX512BF16
+extern const struct Kernels kernels_avx512bf16;
+#endif
 #ifdef LLMC_HAVE_NEON
 extern const struct Kernels kernels_neon;
+#endif
+#ifdef LLMC_HAVE_NEONBF16
+extern const struct Kernels kernels_neonbf16;
 #endif
 
 static int always(void) { return 1; }
@@ -48,6 +54,27 @@ static int has(unsigned leaf7_ebx, unsigned xcr0) {
 
 static int has_avx2(void) { return has(LEAF7_AVX2, XCR0_AVX); }
 static int has_avx512(void) { return has(LEAF7_AVX2 | LEAF7_AVX512, XCR0_AVX512); }
+
+static int has_avx512bf16(void) {
+  unsigned a, b, c, d;
+  return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+}
+#endif
+
+#if defined(__aarch64__)
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+
+static int has_neonbf16(void) {
+  int present = 0;
+  size_t size = sizeof present;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &present, &size, NULL, 0) == 0 && present;
+}
+#else
+#include <sys/auxv.h>
+
+static int has_neonbf16(void) { return (getauxval(AT_HWCAP2) & 1ul << 14) != 0; }  // HWCAP2_BF16
+#endif
 #endif
 
 /* Worst first: the last one that the machine can run is taken. */
@@ -60,11 +87,17 @@ static const struct {
 #ifdef LLMC_HAVE_NEON
     {&kernels_neon, always},  // every 64-bit ARM has it
 #endif
+#ifdef LLMC_HAVE_NEONBF16
+    {&kernels_neonbf16, has_neonbf16},
+#endif
 #ifdef LLMC_HAVE_AVX2
     {&kernels_avx2, has_avx2},
 #endif
 #ifdef LLMC_HAVE_AVX512
     {&kernels_avx512, has_avx512},
+#endif
+#ifdef LLMC_HAVE_AVX512BF16
+    {&kernels_avx512bf16, has_avx512bf16},
 #endif
 };
 enum { TABLES = sizeof tables / sizeof *tables };

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -39,26 +40,42 @@ static void record(const struct Events *events, const struct Line *line) {
   }
 }
 
-void events_start(struct Events *events, const struct Gpt2 *model, size_t arena_bytes, size_t steps) {
+static const char *truth(bool x) { return x ? "true" : "false"; }
+
+void events_start(struct Events *events, const struct Gpt2 *model, const struct Arena *arena, size_t available,
+                  size_t recompute_saves, size_t steps) {
   const struct MemoryPlan *plan = &model->plan;
   const struct Config *config = &model->config;
+  const struct Kernels *kernels = model->kernels;
+  const size_t total = arena_footprint(arena), rounding = total - arena->used;
+  const size_t buffers = arena->used - plan->parameters - plan->gradients - plan->optimizer -
+                         plan->activations - plan->scratch;
   struct Line line = {.length = 0};
   /* V rather than Vp rows of wte count: the padding is no parameter. */
   size_t parameters = model->count - (config->Vp - config->V) * config->C;
   if (events->json) {
-    add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"threads\":%d,\"steps\":%zu,"
-        "\"memory\":%zu,\"memory_parts\":{\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
-        "\"activations\":%zu,\"scratch\":%zu}}\n", parameters, model->kernels->name,
-        pool_threads(model->workers.pool), steps, arena_bytes, plan->parameters, plan->gradients,
-        plan->optimizer, plan->activations, plan->scratch);
+    add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
+        "\"recompute\":%s,\"recompute_saves\":%zu,\"threads\":%d,\"steps\":%zu,\"memory\":%zu,\"memory_parts\":{\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
+        "\"activations\":%zu,\"scratch\":%zu,\"buffers\":%zu,\"rounding\":%zu},\"memory_available\":",
+        parameters, kernels->name, dtype_name(model->dtype), truth(kernels->multiplies_bf16),
+        truth(model->recompute), recompute_saves, pool_threads(model->workers.pool), steps, total,
+        plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch, buffers, rounding);
+    if (available == SIZE_MAX) add(&line, "null}\n");
+    if (available != SIZE_MAX) add(&line, "%zu}\n", available);
   } else {
     add(&line, "[GPT-2]\nmax_seq_len: %zu\nvocab_size: %zu\nnum_layers: %zu\nnum_heads: %zu\n"
         "channels: %zu\nnum_parameters: %zu\n", config->maxT, config->V, config->L, config->NH,
         config->C, parameters);
     add(&line, "memory: %.1f MB (parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, "
-        "scratch %.1f)\nisa: %s, threads: %d\n", (double)arena_bytes / 1e6, (double)plan->parameters / 1e6,
-        (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6, (double)plan->activations / 1e6,
-        (double)plan->scratch / 1e6, model->kernels->name, pool_threads(model->workers.pool));
+        "scratch %.1f, buffers %.1f, rounding %.1f)\n", (double)total / 1e6,
+        (double)plan->parameters / 1e6, (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6,
+        (double)plan->activations / 1e6, (double)plan->scratch / 1e6, (double)buffers / 1e6,
+        (double)rounding / 1e6);
+    if (available != SIZE_MAX) add(&line, "available: %.1f MB\n", (double)available / 1e6);
+    if (model->recompute) add(&line, "recompute saves: %.1f MB\n", (double)recompute_saves / 1e6);
+    add(&line, "isa: %s, threads: %d, dtype: %s%s\n", kernels->name, pool_threads(model->workers.pool),
+        dtype_name(model->dtype),
+        model->dtype == BF16 && !kernels->multiplies_bf16 ? " (multiplied as floats: this CPU has no bf16)" : "");
   }
   say(events, &line);
 }
@@ -107,6 +124,21 @@ void events_saved(struct Events *events, size_t step, const char *path) {
     add(&line, "{\"event\":\"saved\",\"step\":%zu}\n", step);
   } else {
     add(&line, "saved %s\n", path);
+  }
+  say(events, &line);
+}
+
+void events_measured(struct Events *events, const struct Measured *m) {
+  struct Line line = {.length = 0};
+  if (events->json) {
+    add(&line, "{\"event\":\"measured\",\"steps\":%zu,\"step_ms\":%.3f,\"val_batches\":%zu,"
+        "\"val_batch_ms\":%.3f,\"sample_tokens\":%zu,\"token_ms\":%.3f}\n", m->steps, m->step_ms,
+        m->val_batches, m->val_batch_ms, m->sample_tokens, m->token_ms);
+  } else {
+    add(&line, "a step takes %.3f ms (median of %zu)\n", m->step_ms, m->steps);
+    if (m->val_batches > 0) add(&line, "a validation batch takes %.3f ms\n", m->val_batch_ms);
+    if (m->sample_tokens > 0) add(&line, "a sampled token takes %.3f ms\n", m->token_ms);
+    add(&line, "nothing was written\n");
   }
   say(events, &line);
 }

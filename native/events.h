@@ -23,11 +23,25 @@ struct StepMetrics {
   double train_loss, lr, grad_norm, step_ms, tokens_per_second;
 };
 
+/* What a rehearsal found out. Of what the run will not do there are 0. */
+struct Measured {
+  size_t steps;                       // that were timed
+  double step_ms;                     // their median
+  size_t val_batches, sample_tokens;  // in one validation, in one sample
+  double val_batch_ms, token_ms;      // of one
+};
+
 /* All die with EXIT_BAD_DATA when the disk refuses. */
-void events_start(struct Events *, const struct Gpt2 *model, size_t arena_bytes, size_t steps);
+
+/* The plan, by parts that add up to the whole of the measured arena: the model's own, `buffers` for all
+ * that was laid out after it, and what rounding up to huge pages adds. `available` is SIZE_MAX where it
+ * is not known. */
+void events_start(struct Events *, const struct Gpt2 *model, const struct Arena *arena, size_t available,
+                  size_t recompute_saves, size_t steps);
 void events_step(struct Events *, const struct StepMetrics *metrics);
 void events_validation(struct Events *, size_t step, double val_loss);
 void events_sample(struct Events *, size_t step, const int *tokens, size_t count);
 void events_saved(struct Events *, size_t step, const char *path);
+void events_measured(struct Events *, const struct Measured *measured);
 
 #endif

@@ -61,26 +61,31 @@ static float *floats(struct Arena *arena, size_t rows, size_t columns) {
   return arena_alloc(arena, size_product(rows, columns), sizeof(float));
 }
 
+/* Numbers of the type that the model multiplies. */
+static struct Array numbers(const struct Gpt2 *model, struct Arena *arena, size_t rows, size_t columns) {
+  return (struct Array){arena_alloc(arena, size_product(rows, columns), dtype_size(model->dtype)), model->dtype};
+}
+
 static void activations_alloc(struct Gpt2 *model, struct Arena *arena, bool training) {
   const struct Config *config = &model->config;
-  const size_t BT = size_product(model->B, model->T), C = config->C, L = config->L;
-  const size_t LBT = size_product(L, BT);
+  const size_t BT = size_product(model->B, model->T), C = config->C;
+  const size_t kept = size_product(model->recompute ? 1 : config->L, BT);
   struct Activations *acts = &model->acts;
   acts->encoded = floats(arena, BT, C);
-  acts->ln1 = floats(arena, LBT, C);
-  acts->ln1_mean = floats(arena, LBT, 1);
-  acts->ln1_rstd = floats(arena, LBT, 1);
-  acts->qkv = floats(arena, LBT, 3 * C);
-  acts->lse = floats(arena, LBT, config->NH);
-  acts->att = floats(arena, LBT, C);
-  acts->residual2 = floats(arena, LBT, C);
-  acts->ln2 = floats(arena, LBT, C);
-  acts->ln2_mean = floats(arena, LBT, 1);
-  acts->ln2_rstd = floats(arena, LBT, 1);
-  acts->fch = floats(arena, LBT, 4 * C);
-  acts->fch_gelu = floats(arena, LBT, 4 * C);
-  acts->residual3 = floats(arena, LBT, C);
-  acts->lnf = floats(arena, BT, C);
+  acts->ln1 = numbers(model, arena, kept, C);
+  acts->ln1_mean = floats(arena, kept, 1);
+  acts->ln1_rstd = floats(arena, kept, 1);
+  acts->qkv = numbers(model, arena, kept, 3 * C);
+  acts->lse = floats(arena, kept, config->NH);
+  acts->att = numbers(model, arena, kept, C);
+  acts->residual2 = floats(arena, kept, C);
+  acts->ln2 = numbers(model, arena, kept, C);
+  acts->ln2_mean = floats(arena, kept, 1);
+  acts->ln2_rstd = floats(arena, kept, 1);
+  acts->fch = numbers(model, arena, kept, 4 * C);
+  acts->fch_gelu = numbers(model, arena, kept, 4 * C);
+  acts->residual3 = floats(arena, size_product(config->L, BT), C);
+  acts->lnf = numbers(model, arena, BT, C);
   acts->lnf_mean = floats(arena, BT, 1);
   acts->lnf_rstd = floats(arena, BT, 1);
   acts->logits = floats(arena, size_min(BT, HEAD_ROWS), config->Vp);
@@ -114,6 +119,8 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   if (B > 0) activations_alloc(model, arena, training);
   model->plan.activations = arena_since(arena, &mark);
 
+  workers->dtype = model->dtype;
+  if (model->dtype == BF16 && B > 0) workers->sums = floats(arena, size_product(B, T), 4 * config->C);
   workers->own_floats = model->kernels->own_floats(size_max(T, config->maxT), config->C / config->NH);
   workers->shared = floats(arena, model->kernels->shared_floats, 1);
   workers->own = floats(arena, (size_t)pool_threads(workers->pool), workers->own_floats);
@@ -122,29 +129,53 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
 
 /* ---- forward ------------------------------------------------------------------------------------ */
 
-static void block_forward(struct Gpt2 *model, size_t l, const float *residual1) {
+struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(&model->config, tensors);
+  const struct Tensor *tensor = tensors;
+#define X(name, ...) all.name += (tensor->layers > 1 ? l : 0) * tensor->rows * tensor->columns, tensor++;
+  GPT2_TENSORS(X)
+#undef X
+  return all;
+}
+
+struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l) {
+  const size_t BT = model->B * model->T, C = model->config.C, NH = model->config.NH;
+  struct Activations a = model->acts;
+  a.residual3 += l * BT * C;
+  const size_t at = model->recompute ? 0 : l * BT;
+  a.ln1 = array_at(a.ln1, at * C), a.ln1_mean += at, a.ln1_rstd += at;
+  a.qkv = array_at(a.qkv, at * 3 * C), a.lse += at * NH, a.att = array_at(a.att, at * C);
+  a.residual2 += at * C;
+  a.ln2 = array_at(a.ln2, at * C), a.ln2_mean += at, a.ln2_rstd += at;
+  a.fch = array_at(a.fch, at * 4 * C), a.fch_gelu = array_at(a.fch_gelu, at * 4 * C);
+  return a;
+}
+
+/* All that backward needs of block l: everything up to its last product. */
+static void block_before_last(struct Gpt2 *model, size_t l, const float *residual1) {
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
-  const struct Parameters *p = &model->params;
-  const struct Activations *a = &model->acts;
-  const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C, NH = model->config.NH;
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Activations a = gpt2_block_activations(model, l);
+  const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C;
 
-  k->layernorm_forward(w, a->ln1 + l * BT * C, a->ln1_mean + l * BT, a->ln1_rstd + l * BT,
-                       residual1, p->ln1w + l * C, p->ln1b + l * C, BT, C);
-  k->linear_forward(w, a->qkv + l * BT * 3 * C, a->ln1 + l * BT * C,
-                    p->qkvw + l * 3 * C * C, p->qkvb + l * 3 * C, BT, 3 * C, C);
-  k->attention_forward(w, a->att + l * BT * C, a->lse + l * BT * NH,
-                       a->qkv + l * BT * 3 * C, B, T, C, NH);
-  k->linear_residual(w, a->residual2 + l * BT * C, residual1, a->att + l * BT * C,
-                     p->attprojw + l * C * C, p->attprojb + l * C, BT, C, C);
+  k->layernorm_forward(w, a.ln1, a.ln1_mean, a.ln1_rstd, residual1, p.ln1w, p.ln1b, BT, C);
+  k->linear_forward(w, a.qkv, a.ln1, p.qkvw, p.qkvb, BT, 3 * C, C);
+  k->attention_forward(w, a.att, a.lse, a.qkv, B, T, C, model->config.NH);
+  k->linear_residual(w, a.residual2, residual1, a.att, p.attprojw, p.attprojb, BT, C, C);
 
-  k->layernorm_forward(w, a->ln2 + l * BT * C, a->ln2_mean + l * BT, a->ln2_rstd + l * BT,
-                       a->residual2 + l * BT * C, p->ln2w + l * C, p->ln2b + l * C, BT, C);
-  k->linear_gelu(w, a->fch_gelu + l * BT * 4 * C, a->fch + l * BT * 4 * C, a->ln2 + l * BT * C,
-                 p->fcw + l * 4 * C * C, p->fcb + l * 4 * C, BT, 4 * C, C);
-  k->linear_residual(w, a->residual3 + l * BT * C, a->residual2 + l * BT * C,
-                     a->fch_gelu + l * BT * 4 * C,
-                     p->fcprojw + l * C * 4 * C, p->fcprojb + l * C, BT, C, 4 * C);
+  k->layernorm_forward(w, a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, p.ln2w, p.ln2b, BT, C);
+  k->linear_gelu(w, a.fch_gelu, a.fch, a.ln2, p.fcw, p.fcb, BT, 4 * C, C);
+}
+
+static void block_forward(struct Gpt2 *model, size_t l, const float *residual1) {
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Activations a = gpt2_block_activations(model, l);
+  const size_t BT = model->B * model->T, C = model->config.C;
+  block_before_last(model, l, residual1);
+  model->kernels->linear_residual(&model->workers, a.residual3, a.residual2, a.fch_gelu, p.fcprojw,
+                                  p.fcprojb, BT, C, 4 * C);
 }
 
 /* The input of block l, which is the output of block l - 1: (B, T, C). */
@@ -165,11 +196,12 @@ static double head(struct Gpt2 *model, const int *targets, bool training) {
                        model->params.lnfw, model->params.lnfb, BT, C);
   for (size_t row = 0; row < BT; row += HEAD_ROWS) {
     const size_t rows = size_min(HEAD_ROWS, BT - row);
-    k->linear_forward(w, a->logits, a->lnf + row * C, model->params.wte, NULL, rows, Vp, C);
+    const struct Array lnf = array_at(a->lnf, row * C);
+    k->linear_forward(w, array_of(a->logits), lnf, model->params.wte, NULL, rows, Vp, C);
     k->crossentropy(w, a->losses + row, a->logits, targets + row, 1 / (float)BT, rows, V, Vp);
     if (training) {
       k->linear_backward_input(w, model->dacts.branch + row * C, a->logits, model->params.wte, rows, Vp, C);
-      k->linear_backward_weight(w, model->grads.wte, NULL, a->logits, a->lnf + row * C, rows, Vp, C);
+      k->linear_backward_weight(w, model->grads.wte, NULL, a->logits, lnf, row > 0, rows, Vp, C);
     }
   }
   double sum = 0;
@@ -195,49 +227,56 @@ double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets) {
 static void block_backward(struct Gpt2 *model, size_t l, const float *residual1) {
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
-  const struct Parameters *p = &model->params, *g = &model->grads;
-  const struct Activations *a = &model->acts;
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Parameters g = gpt2_block_parameters(model, model->grads, l);
+  const struct Activations a = gpt2_block_activations(model, l);
   const struct ActivationGradients *d = &model->dacts;
-  const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C, NH = model->config.NH;
+  const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C;
 
-  k->linear_backward_weight(w, g->fcprojw + l * C * 4 * C, g->fcprojb + l * C, d->residual,
-                            a->fch_gelu + l * BT * 4 * C, BT, C, 4 * C);
-  k->linear_backward_gelu(w, d->fch, d->residual, a->fch + l * BT * 4 * C,
-                          p->fcprojw + l * C * 4 * C, BT, C, 4 * C);
-  k->linear_backward_weight(w, g->fcw + l * 4 * C * C, g->fcb + l * 4 * C, d->fch,
-                            a->ln2 + l * BT * C, BT, 4 * C, C);
-  k->linear_backward_input(w, d->branch, d->fch, p->fcw + l * 4 * C * C, BT, 4 * C, C);
-  k->layernorm_backward(w, d->residual, g->ln2w + l * C, g->ln2b + l * C, d->branch,
-                        a->residual2 + l * BT * C, a->ln2_mean + l * BT, a->ln2_rstd + l * BT,
-                        p->ln2w + l * C, BT, C);
+  k->linear_backward_weight(w, g.fcprojw, g.fcprojb, d->residual, a.fch_gelu, false, BT, C, 4 * C);
+  k->linear_backward_gelu(w, d->fch, d->residual, a.fch, p.fcprojw, BT, C, 4 * C);
+  k->linear_backward_weight(w, g.fcw, g.fcb, d->fch, a.ln2, false, BT, 4 * C, C);
+  k->linear_backward_input(w, d->branch, d->fch, p.fcw, BT, 4 * C, C);
+  k->layernorm_backward(w, d->residual, g.ln2w, g.ln2b, d->branch, a.residual2, a.ln2_mean, a.ln2_rstd,
+                        p.ln2w, BT, C);
 
-  k->linear_backward_weight(w, g->attprojw + l * C * C, g->attprojb + l * C, d->residual,
-                            a->att + l * BT * C, BT, C, C);
-  k->linear_backward_input(w, d->branch, d->residual, p->attprojw + l * C * C, BT, C, C);
-  k->attention_backward(w, d->qkv, d->branch, a->qkv + l * BT * 3 * C, a->att + l * BT * C,
-                        a->lse + l * BT * NH, B, T, C, NH);
-  k->linear_backward_weight(w, g->qkvw + l * 3 * C * C, g->qkvb + l * 3 * C, d->qkv,
-                            a->ln1 + l * BT * C, BT, 3 * C, C);
-  k->linear_backward_input(w, d->branch, d->qkv, p->qkvw + l * 3 * C * C, BT, 3 * C, C);
-  k->layernorm_backward(w, d->residual, g->ln1w + l * C, g->ln1b + l * C, d->branch,
-                        residual1, a->ln1_mean + l * BT, a->ln1_rstd + l * BT,
-                        p->ln1w + l * C, BT, C);
+  k->linear_backward_weight(w, g.attprojw, g.attprojb, d->residual, a.att, false, BT, C, C);
+  k->linear_backward_input(w, d->branch, d->residual, p.attprojw, BT, C, C);
+  k->attention_backward(w, d->qkv, d->branch, a.qkv, a.att, a.lse, B, T, C, model->config.NH);
+  k->linear_backward_weight(w, g.qkvw, g.qkvb, d->qkv, a.ln1, false, BT, 3 * C, C);
+  k->linear_backward_input(w, d->branch, d->qkv, p.qkvw, BT, 3 * C, C);
+  k->layernorm_backward(w, d->residual, g.ln1w, g.ln1b, d->branch, residual1, a.ln1_mean, a.ln1_rstd,
+                        p.ln1w, BT, C);
+}
+
+/* Zeroes the gradients that are added up, row by row or token by token. Those of matrices and of their
+ * biases are written whole: zeroing half a gigabyte first would be a trip through memory for nothing. */
+static void gradients_zero(const struct Gpt2 *model) {
+  const struct Parameters *g = &model->grads;
+  const size_t L = model->config.L, C = model->config.C;
+  float *const added[] = {g->wpe, g->ln1w, g->ln1b, g->ln2w, g->ln2b, g->lnfw, g->lnfb, model->dacts.residual};
+  const size_t counts[] = {model->config.maxT * C, L * C, L * C, L * C, L * C, C, C, model->B * model->T * C};
+  for (size_t i = 0; i < sizeof added / sizeof *added; i++) {
+    pool_zero(model->workers.pool, added[i], counts[i] * sizeof(float));
+  }
 }
 
 double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets) {
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
-  const size_t B = model->B, T = model->T, C = model->config.C;
-  pool_zero(w->pool, model->grads.first, model->count * sizeof(float));
-  pool_zero(w->pool, model->dacts.residual, B * T * C * sizeof(float));
-
+  const size_t B = model->B, T = model->T, C = model->config.C, L = model->config.L;
+  gradients_zero(model);
   trunk_forward(model, tokens);
   double loss = head(model, targets, true);
 
   k->layernorm_backward(w, model->dacts.residual, model->grads.lnfw, model->grads.lnfb,
-                        model->dacts.branch, block_input(model, model->config.L),
+                        model->dacts.branch, block_input(model, L),
                         model->acts.lnf_mean, model->acts.lnf_rstd, model->params.lnfw, B * T, C);
-  for (size_t l = model->config.L; l-- > 0;) block_backward(model, l, block_input(model, l));
+  for (size_t l = L; l-- > 0;) {
+    /* The last block's are still there. */
+    if (model->recompute && l + 1 < L) block_before_last(model, l, block_input(model, l));
+    block_backward(model, l, block_input(model, l));
+  }
   k->encoder_backward(w, model->grads.wte, model->grads.wpe, model->dacts.residual, tokens, B, T, C);
   return loss;
 }

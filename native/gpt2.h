@@ -57,20 +57,21 @@ struct Parameters {
 #undef X
 };
 
-/* What forward keeps for backward. BT = B * T rows. */
+/* What forward keeps for backward. BT = B * T rows; K = L layers, or 1 with `recompute`: the layer in
+ * hand. What linear layers and attention read is stored in the type that they multiply. */
 struct Activations {
   float *encoded;               // (BT, C)
-  float *ln1;                   // (L, BT, C)
-  float *ln1_mean, *ln1_rstd;   // (L, BT)
-  float *qkv;                   // (L, BT, 3C)
-  float *lse;                   // (L, B, NH, T)
-  float *att;                   // (L, BT, C)
-  float *residual2;             // (L, BT, C)  after attention
-  float *ln2;                   // (L, BT, C)
-  float *ln2_mean, *ln2_rstd;   // (L, BT)
-  float *fch, *fch_gelu;        // (L, BT, 4C)
+  struct Array ln1;             // (K, BT, C)
+  float *ln1_mean, *ln1_rstd;   // (K, BT)
+  struct Array qkv;             // (K, BT, 3C)
+  float *lse;                   // (K, B, NH, T)
+  struct Array att;             // (K, BT, C)
+  float *residual2;             // (K, BT, C)  after attention
+  struct Array ln2;             // (K, BT, C)
+  float *ln2_mean, *ln2_rstd;   // (K, BT)
+  struct Array fch, fch_gelu;   // (K, BT, 4C)
   float *residual3;             // (L, BT, C)  after the feed-forward part
-  float *lnf;                   // (BT, C)
+  struct Array lnf;             // (BT, C)
   float *lnf_mean, *lnf_rstd;   // (BT)
   float *logits;                // (HEAD_ROWS, Vp)  a chunk of rows, then its gradient
   float *losses;                // (BT)
@@ -92,6 +93,8 @@ struct MemoryPlan {
 struct Gpt2 {
   struct Config config;
   size_t B, T;
+  enum Dtype dtype;               // of the activations that allow it, and what linear layers multiply
+  bool recompute;                 // a layer's activations are computed again when backward needs them
   size_t count;                   // number of parameters, padding included
   const struct Kernels *kernels;
   struct Workers workers;
@@ -109,9 +112,16 @@ void gpt2_tensors(const struct Config *config, struct Tensor tensors[GPT2_TENSOR
 /* The number of parameters, padding included. Dies when it does not fit in memory. */
 size_t gpt2_count(const struct Config *config);
 
-/* Lays the model out in the arena (see arena.h: called twice). B = 0 is for decoding only; without
- * `training` there are no gradients and no optimizer state. */
+/* Lays the model out in the arena (see arena.h: called twice); config, kernels, dtype, recompute and the
+ * pool are set before. B = 0 is for decoding only; without `training` there are no gradients and no
+ * optimizer state. */
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training);
+
+/* The tensors of block l among `all`; those of the whole model stay what they are. */
+struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l);
+
+/* The activations of block l; with recompute, those of the block in hand. */
+struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l);
 
 /* The mean loss of predicting targets (B, T) from tokens (B, T), both below V. */
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets);

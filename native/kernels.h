@@ -2,23 +2,29 @@
  * reference.c holds the plainest, isa/ the fast ones, and gpt2.c does not know which it runs on.
  *
  * B batch, T time, C channels, V vocabulary, Vp padded vocabulary, NH heads, HS head size, N rows.
- * Linear layers are products of M rows, N outputs and K inputs. Everything is float32, row-major,
- * without alignment. Arguments run: outputs, inputs, weights, dimensions. Gradients are prefixed d.
- * "+=" adds to what is there, "=" overwrites. Kernels cannot fail.
+ * Linear layers are products of M rows, N outputs and K inputs. Everything is row-major, without
+ * alignment: floats, or an Array where activations may be stored as BF16. Arguments run: outputs,
+ * inputs, weights, dimensions. Gradients are prefixed d. "+=" adds to what is there, "=" overwrites.
+ * Kernels cannot fail.
  */
 #ifndef LLMC_KERNELS_H
 #define LLMC_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
+
+#include "dtype.h"
 
 struct Pool;
 
-/* Who works, and the scratch memory they work in. */
+/* Who works, in which precision, and the scratch memory they work in. */
 struct Workers {
   struct Pool *pool;
+  enum Dtype dtype;        // linear layers multiply numbers of this type, and add them up as floats
   float *shared;           // one block for all threads: Kernels.shared_floats
   float *own;              // one block per thread, own_floats apart
   size_t own_floats;       // Kernels.own_floats(T, HS)
+  float *sums;             // (rows, columns) of the largest product whose result is BF16
 };
 
 /* One step's constants; double, because 1 - 0.999 loses four digits in float. */
@@ -29,6 +35,7 @@ struct AdamW {
 
 struct Kernels {
   const char *name;                          // as in LLMC_ISA
+  bool multiplies_bf16;                      // the CPU does; else BF16 is made float before it is multiplied
   size_t shared_floats;                      // scratch that all threads share
   size_t (*own_floats)(size_t T, size_t HS); // scratch of one thread, for T positions and heads of size HS
 
@@ -41,7 +48,7 @@ struct Kernels {
 
   /* out (N, C) = (inp - mean) * rstd * weight + bias over each row;  mean, rstd (N); weight, bias (C).
    * The variance is the biased one, epsilon 1e-5. Ba et al. 2016, torch.nn.LayerNorm. */
-  void (*layernorm_forward)(const struct Workers *, float *out, float *mean, float *rstd,
+  void (*layernorm_forward)(const struct Workers *, struct Array out, float *mean, float *rstd,
                             const float *inp, const float *weight, const float *bias, size_t N, size_t C);
   /* dinp (N, C) +=, dweight (C) +=, dbias (C) += */
   void (*layernorm_backward)(const struct Workers *, float *dinp, float *dweight, float *dbias,
@@ -49,31 +56,32 @@ struct Kernels {
                              const float *weight, size_t N, size_t C);
 
   /* out (M, N) = inp (M, K) · weightᵀ + bias;  weight (N, K), bias (N) or NULL. torch.nn.Linear */
-  void (*linear_forward)(const struct Workers *, float *out, const float *inp, const float *weight,
+  void (*linear_forward)(const struct Workers *, struct Array out, struct Array inp, const float *weight,
                          const float *bias, size_t M, size_t N, size_t K);
-  /* out (M, N) = residual (M, N) + inp · weightᵀ + bias;  out may be the residual when M is 1 */
-  void (*linear_residual)(const struct Workers *, float *out, const float *residual, const float *inp,
+  /* out (M, N) = residual (M, N) + inp · weightᵀ + bias;  out may be the residual when M is 1
+   * and floats are multiplied */
+  void (*linear_residual)(const struct Workers *, float *out, const float *residual, struct Array inp,
                           const float *weight, const float *bias, size_t M, size_t N, size_t K);
   /* pre (M, N) = inp · weightᵀ + bias;  out (M, N) = GELU(pre), in its tanh form (Hendrycks, Gimpel 2016) */
-  void (*linear_gelu)(const struct Workers *, float *out, float *pre, const float *inp,
+  void (*linear_gelu)(const struct Workers *, struct Array out, struct Array pre, struct Array inp,
                       const float *weight, const float *bias, size_t M, size_t N, size_t K);
   /* dinp (M, K) = dout (M, N) · weight */
   void (*linear_backward_input)(const struct Workers *, float *dinp, const float *dout,
                                 const float *weight, size_t M, size_t N, size_t K);
   /* dpre (M, K) = (dout (M, N) · weight) ∘ GELU'(pre);  the layer's input was GELU(pre), pre (M, K) */
-  void (*linear_backward_gelu)(const struct Workers *, float *dpre, const float *dout, const float *pre,
+  void (*linear_backward_gelu)(const struct Workers *, float *dpre, const float *dout, struct Array pre,
                                const float *weight, size_t M, size_t N, size_t K);
-  /* dweight (N, K) += doutᵀ · inp;  dbias (N) += the column sums of dout, unless dbias is NULL */
+  /* dweight (N, K) = doutᵀ · inp, dbias (N) = the column sums of dout unless it is NULL;  += with `add` */
   void (*linear_backward_weight)(const struct Workers *, float *dweight, float *dbias, const float *dout,
-                                 const float *inp, size_t M, size_t N, size_t K);
+                                 struct Array inp, bool add, size_t M, size_t N, size_t K);
 
   /* Causal self-attention. qkv (B, T, 3C): query, key, value, each NH heads of HS = C / NH.
    * out (B, T, C);  lse (B, NH, T): the log of the sum of exponentials of each row of scores. */
-  void (*attention_forward)(const struct Workers *, float *out, float *lse, const float *qkv,
+  void (*attention_forward)(const struct Workers *, struct Array out, float *lse, struct Array qkv,
                             size_t B, size_t T, size_t C, size_t NH);
   /* dqkv (B, T, 3C) = */
-  void (*attention_backward)(const struct Workers *, float *dqkv, const float *dout, const float *qkv,
-                             const float *out, const float *lse, size_t B, size_t T, size_t C, size_t NH);
+  void (*attention_backward)(const struct Workers *, float *dqkv, const float *dout, struct Array qkv,
+                             struct Array out, const float *lse, size_t B, size_t T, size_t C, size_t NH);
   /* One query: out (C) = attention of q (C) over keys and values (T, C) each. */
   void (*attention_decode)(const struct Workers *, float *out, const float *q, const float *keys,
                            const float *values, size_t T, size_t C, size_t NH);

@@ -14,6 +14,8 @@ static const struct {
     {"train", command_train, "train a model on token files"},
     {"sample", command_sample, "write tokens with a trained model"},
     {"bench", command_bench, "time training steps on random tokens"},
+    {"isa", command_isa, "the instruction sets in this program, and the one it takes here"},
+    {"bench-kernels", command_bench_kernels, "time every operation of a step alone"},
     {"debug-state", command_debug_state, "one batch's logits, loss and gradients, for comparison"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -28,6 +30,6 @@ int main(int argc, char **argv) {
   const int asked = argc > 1 && strcmp(argv[1], "--help") == 0;
   if (argc > 1 && !asked) die(EXIT_USAGE, "no subcommand '%s'; 'llmc-native --help' lists them", argv[1]);
   printf("usage: llmc-native SUBCOMMAND [--key value …]\n");
-  for (int i = 0; i < COMMANDS; i++) printf("  %-12s %s\n", commands[i].name, commands[i].help);
+  for (int i = 0; i < COMMANDS; i++) printf("  %-14s %s\n", commands[i].name, commands[i].help);
   return asked ? EXIT_OK : EXIT_USAGE;
 }

@@ -1,6 +1,7 @@
 /* Every operation as plain loops: what to read first, and what every fast table is held against.
  *
- * One thread, no scratch memory, no tricks. Sums run in float in the order of the loops, except where
+ * One thread, no scratch memory, no tricks. Where linear layers multiply BF16, each factor is rounded to
+ * it and multiplied as a float. Sums run in float in the order of the loops, except where
  * a long sum would lose digits that the fast tables (which add in short runs) keep: those are double.
  */
 #include "kernels.h"
@@ -48,7 +49,7 @@ static void encoder_backward(const struct Workers *workers, float *dwte, float *
 
 /* ---- layernorm (derived step by step in docs/layernorm.md) ------------------------------------- */
 
-static void layernorm_forward(const struct Workers *workers, float *out, float *mean, float *rstd,
+static void layernorm_forward(const struct Workers *workers, struct Array out, float *mean, float *rstd,
                               const float *inp, const float *weight, const float *bias,
                               size_t N, size_t C) {
   (void)workers;
@@ -61,7 +62,7 @@ static void layernorm_forward(const struct Workers *workers, float *out, float *
     for (size_t c = 0; c < C; c++) squares += (x[c] - m) * (x[c] - m);
     double s = 1 / sqrt(squares / (double)C + (double)LAYERNORM_EPS);
     for (size_t c = 0; c < C; c++) {
-      out[n * C + c] = (float)((x[c] - m) * s) * weight[c] + bias[c];
+      array_set(out, n * C + c, (float)((x[c] - m) * s) * weight[c] + bias[c]);
     }
     mean[n] = (float)m;
     rstd[n] = (float)s;
@@ -98,26 +99,37 @@ static void layernorm_backward(const struct Workers *workers, float *dinp, float
 
 /* ---- linear layers ------------------------------------------------------------------------------ */
 
-static void linear_forward(const struct Workers *workers, float *out, const float *inp,
+/* A factor as linear layers multiply it. */
+static float operand(const struct Workers *workers, float x) {
+  return workers->dtype == BF16 ? bf16_to_float(bf16_from_float(x)) : x;
+}
+
+/* Row m of inp (M, K) times row n of weight (N, K) */
+static float linear_output(const struct Workers *workers, struct Array inp, const float *weight,
+                           size_t m, size_t n, size_t K) {
+  float sum = 0;
+  for (size_t k = 0; k < K; k++) {
+    sum += operand(workers, array_get(inp, m * K + k)) * operand(workers, weight[n * K + k]);
+  }
+  return sum;
+}
+
+static void linear_forward(const struct Workers *workers, struct Array out, struct Array inp,
                            const float *weight, const float *bias, size_t M, size_t N, size_t K) {
-  (void)workers;
   for (size_t m = 0; m < M; m++) {
     for (size_t n = 0; n < N; n++) {
-      float sum = 0;
-      for (size_t k = 0; k < K; k++) sum += inp[m * K + k] * weight[n * K + k];
-      out[m * N + n] = sum + (bias != NULL ? bias[n] : 0);
+      float sum = linear_output(workers, inp, weight, m, n, K);
+      array_set(out, m * N + n, sum + (bias != NULL ? bias[n] : 0));
     }
   }
 }
 
 static void linear_residual(const struct Workers *workers, float *out, const float *residual,
-                            const float *inp, const float *weight, const float *bias,
+                            struct Array inp, const float *weight, const float *bias,
                             size_t M, size_t N, size_t K) {
-  (void)workers;
   for (size_t m = 0; m < M; m++) {
     for (size_t n = 0; n < N; n++) {
-      float sum = 0;
-      for (size_t k = 0; k < K; k++) sum += inp[m * K + k] * weight[n * K + k];
+      float sum = linear_output(workers, inp, weight, m, n, K);
       out[m * N + n] = residual[m * N + n] + sum + bias[n];
     }
   }
@@ -136,91 +148,105 @@ static float gelu_derivative(float x) {
          0.5f * x * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x * x);
 }
 
-static void linear_gelu(const struct Workers *workers, float *out, float *pre, const float *inp,
-                        const float *weight, const float *bias, size_t M, size_t N, size_t K) {
-  linear_forward(workers, pre, inp, weight, bias, M, N, K);
-  for (size_t i = 0; i < M * N; i++) out[i] = gelu(pre[i]);
+static void linear_gelu(const struct Workers *workers, struct Array out, struct Array pre,
+                        struct Array inp, const float *weight, const float *bias,
+                        size_t M, size_t N, size_t K) {
+  for (size_t m = 0; m < M; m++) {
+    for (size_t n = 0; n < N; n++) {
+      float x = linear_output(workers, inp, weight, m, n, K) + bias[n];
+      array_set(pre, m * N + n, x);
+      array_set(out, m * N + n, gelu(x));
+    }
+  }
 }
 
 static void linear_backward_input(const struct Workers *workers, float *dinp, const float *dout,
                                   const float *weight, size_t M, size_t N, size_t K) {
-  (void)workers;
+  memset(dinp, 0, M * K * sizeof *dinp);
   for (size_t m = 0; m < M; m++) {
-    float *drow = dinp + m * K;
-    memset(drow, 0, K * sizeof *drow);
     for (size_t n = 0; n < N; n++) {
-      for (size_t k = 0; k < K; k++) drow[k] += dout[m * N + n] * weight[n * K + k];
+      float d = operand(workers, dout[m * N + n]);
+      for (size_t k = 0; k < K; k++) dinp[m * K + k] += d * operand(workers, weight[n * K + k]);
     }
   }
 }
 
 static void linear_backward_gelu(const struct Workers *workers, float *dpre, const float *dout,
-                                 const float *pre, const float *weight, size_t M, size_t N, size_t K) {
+                                 struct Array pre, const float *weight, size_t M, size_t N, size_t K) {
   linear_backward_input(workers, dpre, dout, weight, M, N, K);
-  for (size_t i = 0; i < M * K; i++) dpre[i] *= gelu_derivative(pre[i]);
+  for (size_t i = 0; i < M * K; i++) dpre[i] *= gelu_derivative(array_get(pre, i));
 }
 
 static void linear_backward_weight(const struct Workers *workers, float *dweight, float *dbias,
-                                   const float *dout, const float *inp, size_t M, size_t N, size_t K) {
-  (void)workers;
+                                   const float *dout, struct Array inp, bool add,
+                                   size_t M, size_t N, size_t K) {
+  if (!add) memset(dweight, 0, N * K * sizeof *dweight);
+  if (!add && dbias != NULL) memset(dbias, 0, N * sizeof *dbias);
   for (size_t m = 0; m < M; m++) {
     for (size_t n = 0; n < N; n++) {
       float d = dout[m * N + n];
       if (dbias != NULL) dbias[n] += d;
-      for (size_t k = 0; k < K; k++) dweight[n * K + k] += d * inp[m * K + k];
+      d = operand(workers, d);
+      for (size_t k = 0; k < K; k++) dweight[n * K + k] += d * operand(workers, array_get(inp, m * K + k));
     }
   }
 }
 
 /* ---- attention ---------------------------------------------------------------------------------- */
 
-static float dot(const float *a, const float *b, size_t n) {
+/* a and b (n), one after the other in memory */
+static float dot(struct Array a, struct Array b, size_t n) {
   float sum = 0;
-  for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
+  for (size_t i = 0; i < n; i++) sum += array_get(a, i) * array_get(b, i);
   return sum;
 }
 
-/* One query against the keys and values of positions 0 … T-1, `stride` floats apart; returns the log
+/* One query against the keys and values of positions 0 … T-1, `stride` numbers apart; returns the log
  * of the sum of exponentials. The softmax runs online: when a larger score turns up, what was summed
  * so far is scaled down (Milakov, Gimelshein 2018). So no row of scores is ever stored. */
-static float attend(float *out, const float *q, const float *keys, const float *values,
+static float attend(struct Array out, struct Array q, struct Array keys, struct Array values,
                     size_t stride, size_t T, size_t HS) {
+  enum { CHUNK = 64 };  // outputs at a time; their sums are floats, whatever out is
   float scale = 1 / sqrtf((float)HS);
-  float max = -INFINITY, sum = 0;
-  memset(out, 0, HS * sizeof *out);
-  for (size_t t = 0; t < T; t++) {
-    float score = scale * dot(q, keys + t * stride, HS);
-    if (score > max) {
-      float shrink = expf(max - score);
-      sum *= shrink;
-      for (size_t i = 0; i < HS; i++) out[i] *= shrink;
-      max = score;
+  float max = -INFINITY, total = 0;
+  for (size_t i0 = 0; i0 < HS; i0 += CHUNK) {
+    size_t n = HS - i0 < CHUNK ? HS - i0 : CHUNK;
+    float sums[CHUNK] = {0};
+    max = -INFINITY, total = 0;
+    for (size_t t = 0; t < T; t++) {
+      float score = scale * dot(q, array_at(keys, t * stride), HS);
+      if (score > max) {
+        float shrink = expf(max - score);
+        total *= shrink;
+        for (size_t i = 0; i < n; i++) sums[i] *= shrink;
+        max = score;
+      }
+      float weight = expf(score - max);
+      total += weight;
+      for (size_t i = 0; i < n; i++) sums[i] += weight * array_get(values, t * stride + i0 + i);
     }
-    float weight = expf(score - max);
-    sum += weight;
-    for (size_t i = 0; i < HS; i++) out[i] += weight * values[t * stride + i];
+    for (size_t i = 0; i < n; i++) array_set(out, i0 + i, sums[i] / total);
   }
-  for (size_t i = 0; i < HS; i++) out[i] /= sum;
-  return max + logf(sum);
+  return max + logf(total);
 }
 
-static void attention_forward(const struct Workers *workers, float *out, float *lse, const float *qkv,
-                              size_t B, size_t T, size_t C, size_t NH) {
+static void attention_forward(const struct Workers *workers, struct Array out, float *lse,
+                              struct Array qkv, size_t B, size_t T, size_t C, size_t NH) {
   (void)workers;
   size_t HS = C / NH;
   for (size_t b = 0; b < B; b++) {
     for (size_t h = 0; h < NH; h++) {
-      const float *q = qkv + b * T * 3 * C + h * HS;
+      struct Array q = array_at(qkv, b * T * 3 * C + h * HS);
       for (size_t t = 0; t < T; t++) {
-        lse[(b * NH + h) * T + t] = attend(out + (b * T + t) * C + h * HS, q + t * 3 * C, q + C,
-                                           q + 2 * C, 3 * C, t + 1, HS);
+        lse[(b * NH + h) * T + t] = attend(array_at(out, (b * T + t) * C + h * HS), array_at(q, t * 3 * C),
+                                           array_at(q, C), array_at(q, 2 * C), 3 * C, t + 1, HS);
       }
     }
   }
 }
 
 static void attention_backward(const struct Workers *workers, float *dqkv, const float *dout,
-                               const float *qkv, const float *out, const float *lse,
+                               struct Array qkv, struct Array out, const float *lse,
                                size_t B, size_t T, size_t C, size_t NH) {
   (void)workers;
   size_t HS = C / NH, stride = 3 * C;
@@ -229,20 +255,19 @@ static void attention_backward(const struct Workers *workers, float *dqkv, const
   for (size_t b = 0; b < B; b++) {
     for (size_t h = 0; h < NH; h++) {
       size_t head = b * T * stride + h * HS;
-      const float *q = qkv + head, *k = q + C, *v = q + 2 * C;
+      struct Array q = array_at(qkv, head), k = array_at(q, C), v = array_at(q, 2 * C);
       float *dq = dqkv + head, *dk = dq + C, *dv = dq + 2 * C;
       for (size_t t = 0; t < T; t++) {
         const float *dy = dout + (b * T + t) * C + h * HS;
-        const float *y = out + (b * T + t) * C + h * HS;
-        float dy_y = dot(dy, y, HS);
+        float dy_y = dot(array_of(dy), array_at(out, (b * T + t) * C + h * HS), HS);
         for (size_t s = 0; s <= t; s++) {
-          float score = scale * dot(q + t * stride, k + s * stride, HS);
+          float score = scale * dot(array_at(q, t * stride), array_at(k, s * stride), HS);
           float p = expf(score - lse[(b * NH + h) * T + t]);
-          float dscore = scale * p * (dot(dy, v + s * stride, HS) - dy_y);
+          float dscore = scale * p * (dot(array_of(dy), array_at(v, s * stride), HS) - dy_y);
           for (size_t i = 0; i < HS; i++) {
             dv[s * stride + i] += p * dy[i];
-            dq[t * stride + i] += dscore * k[s * stride + i];
-            dk[s * stride + i] += dscore * q[t * stride + i];
+            dq[t * stride + i] += dscore * array_get(k, s * stride + i);
+            dk[s * stride + i] += dscore * array_get(q, t * stride + i);
           }
         }
       }
@@ -254,7 +279,9 @@ static void attention_decode(const struct Workers *workers, float *out, const fl
                              const float *keys, const float *values, size_t T, size_t C, size_t NH) {
   (void)workers;
   size_t HS = C / NH;
-  for (size_t i = 0; i < C; i += HS) attend(out + i, q + i, keys + i, values + i, C, T, HS);
+  for (size_t i = 0; i < C; i += HS) {
+    attend(array_of(out + i), array_of(q + i), array_of(keys + i), array_of(values + i), C, T, HS);
+  }
 }
 
 /* ---- loss and update ---------------------------------------------------------------------------- */

@@ -1,8 +1,7 @@
-/* llmc-native train: the loop, and what happens around it. */
+/* llmc-native train: its flags, and what a run does when. */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,26 +9,15 @@
 #include <unistd.h>
 
 #include "args.h"
-#include "checkpoint.h"
 #include "commands.h"
-#include "dataloader.h"
-#include "decoder.h"
-#include "events.h"
-#include "gpt2.h"
+#include "memory.h"
+#include "plan.h"
 #include "pool.h"
-#include "sampler.h"
+#include "run.h"
 #include "util.h"
 
-struct Options {
-  const char *data, *val_data, *model, *out, *events;
-  size_t steps, batch_size, seq_len, threads, seed;
-  size_t val_every, val_batches, sample_every, sample_tokens, save_every;
-  double lr, beta1, beta2, eps, weight_decay;
-  bool shuffle;
-};
-
-static struct Options read_options(int argc, char **argv) {
-  struct Options o = {
+static struct RunOptions read_options(int argc, char **argv) {
+  struct RunOptions o = {
       .events = "text", .steps = 40, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
       .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .save_every = 0,
       .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0, .shuffle = true,
@@ -50,6 +38,8 @@ static struct Options read_options(int argc, char **argv) {
       {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
       {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's decay of matrices"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+      {"dtype", ARG_DTYPE, &o.dtype, 0, 0, "what linear layers multiply: fp32 or bf16"},
+      {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: activations anew in backward, less memory"},
       {"seed", ARG_COUNT, &o.seed, 0, 0x1p53, "seed of the shuffle and of samples"},
       {"shuffle", ARG_SWITCH, &o.shuffle, 0, 1, "1: shuffled windows, 0: in order"},
       {"val-every", ARG_COUNT, &o.val_every, 0, most, "steps between validations, 0: never"},
@@ -57,9 +47,11 @@ static struct Options read_options(int argc, char **argv) {
       {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples, 0: never"},
       {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
       {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end"},
+      {"dry-run", ARG_SWITCH, &o.dry_run, 0, 1, "1: tell what the run takes, and write nothing"},
   };
   args_parse("train", args, sizeof args / sizeof *args, argc, argv);
   if (o.val_every == 0) o.val_data = NULL;
+  if (o.dry_run) o.out = NULL;
   if (o.data == NULL || o.model == NULL) die(EXIT_USAGE, "train needs --data FILE and --model FILE");
   if (strcmp(o.events, "text") != 0 && strcmp(o.events, "json") != 0) {
     die(EXIT_USAGE, "--events takes text or json, not '%s'", o.events);
@@ -84,119 +76,26 @@ static void catch_stops(void) {
   if (sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
 }
 
-struct Run {
-  struct Options options;
-  struct Checkpoint checkpoint;
-  struct Gpt2 model;
-  struct DataLoader train, val;
-  struct Decoder decoder;
-  struct Sampler sampler;
-  struct Events events;
-  int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)
-  char model_path[1024];
-  double val_loss;
-  bool saved;  // a checkpoint of this run is on the disk
-};
-
-static void layout(struct Run *run, struct Arena *arena) {
-  const struct Options *o = &run->options;
-  const size_t BT = o->batch_size * o->seq_len;
-  gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
-  dataloader_layout(&run->train, arena);
-  if (o->val_data != NULL) dataloader_layout(&run->val, arena);
-  decoder_layout(&run->decoder, arena, &run->model.config,
-                 size_min(o->sample_tokens, run->model.config.maxT));
-  sampler_layout(&run->sampler, arena, run->model.config.V);
-  run->tokens = arena_alloc(arena, BT, sizeof(int));
-  run->targets = arena_alloc(arena, BT, sizeof(int));
-  run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
-}
-
-/* What a run that has to stop leaves behind, for the sentence that says so. */
-static const char *last_save(const struct Run *run) {
-  static char words[64];
-  if (!run->saved) return "no weights were saved";
-  snprintf(words, sizeof words, "the weights of step %u are saved", run->checkpoint.step);
-  return words;
-}
-
-static void validate(struct Run *run, size_t step) {
-  const size_t batches = size_min(run->options.val_batches, dataloader_batches(&run->val));
-  double sum = 0;
-  for (size_t i = 0; i < batches; i++) {
-    dataloader_batch(&run->val, i, run->tokens, run->targets);
-    sum += gpt2_loss(&run->model, run->tokens, run->targets);
-  }
-  run->val_loss = sum / (double)batches;
-  if (!isfinite(run->val_loss)) {
-    die(EXIT_NOT_FINITE, "the validation loss is %g at step %zu; %s; try a smaller --lr", run->val_loss, step,
-        last_save(run));
-  }
-  run->checkpoint.has_val_loss = true;
-  run->checkpoint.val_loss = (float)run->val_loss;
-  events_validation(&run->events, step, run->val_loss);
-}
-
-/* Writes from the end-of-text token on, which every tokenizer of llmc has as its last. */
-static void sample(struct Run *run, size_t step) {
-  const size_t count = size_min(run->options.sample_tokens, run->decoder.positions);
-  int token = (int)run->model.config.V - 1;
-  for (size_t i = 0; i < count; i++) {
-    decoder_step(&run->decoder, &run->model, token, i);
-    token = sampler_draw(&run->sampler, run->decoder.logits, run->model.config.V);
-    run->written[i] = token;
-  }
-  events_sample(&run->events, step, run->written, count);
-}
-
-static void save(struct Run *run, size_t step) {
-  if (run->options.out == NULL) return;
-  run->checkpoint.step = (uint32_t)step;
-  checkpoint_write(run->model_path, &run->checkpoint, run->model.params.first);
-  run->saved = true;
-  events_saved(&run->events, step, run->model_path);
-}
-
 static bool due(size_t step, size_t every) { return every > 0 && step % every == 0; }
 
-/* Update number `step` + 1. */
-static void train_step(struct Run *run, size_t step) {
-  const struct Options *o = &run->options;
-  const double started = clock_seconds();
-  dataloader_batch(&run->train, step, run->tokens, run->targets);
-  const double loss = gpt2_gradients(&run->model, run->tokens, run->targets);
-  const double norm = gpt2_gradient_norm(&run->model);
-  if (!isfinite(loss) || !isfinite(norm)) {
-    die(EXIT_NOT_FINITE, "the loss is %g and the gradient's norm %g at step %zu; %s; try a smaller --lr",
-        loss, norm, step, last_save(run));
-  }
-  const struct UpdateConfig update = {o->lr, o->beta1, o->beta2, o->eps, o->weight_decay};
-  gpt2_update(&run->model, &update, step + 1);
-  run->checkpoint.has_val_loss = false;  // it was the weights' before this update
-  const double seconds = clock_seconds() - started;
-  events_step(&run->events, &(struct StepMetrics){
-      .step = step, .train_loss = loss, .lr = o->lr, .grad_norm = norm, .step_ms = 1e3 * seconds,
-      .tokens_per_second = (double)(o->batch_size * o->seq_len) / seconds});
-}
-
 static int loop(struct Run *run) {
-  const struct Options *o = &run->options;
+  const struct RunOptions *o = &run->options;
   size_t step = 0;
   for (;; step++) {
     /* Told to stop, it saves at once: whoever asked may not wait for a validation. */
     const bool stopped = interrupts > 0 || run->events.unheard;
     const bool last = step == o->steps || stopped;
-    if (o->val_data != NULL && !stopped && (due(step, o->val_every) || last)) validate(run, step);
-    if (step > 0 && !stopped && due(step, o->sample_every)) sample(run, step);
-    if (last || (step > 0 && due(step, o->save_every))) save(run, step);
+    if (o->val_data != NULL && !stopped && (due(step, o->val_every) || last)) run_validate(run, step);
+    if (step > 0 && !stopped && due(step, o->sample_every)) run_sample(run, step);
+    if (last || (step > 0 && due(step, o->save_every))) run_save(run, step);
     if (last) return interrupts > 0 ? EXIT_INTERRUPTED : EXIT_OK;
-    train_step(run, step);
+    const struct StepMetrics metrics = run_step(run, step);
+    events_step(&run->events, &metrics);
   }
 }
 
 static void open_outputs(struct Run *run) {
-  const struct Options *o = &run->options;
-  run->events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
+  const struct RunOptions *o = &run->options;
   if (o->out == NULL) return;
   if (mkdir(o->out, 0777) != 0 && errno != EEXIST) {
     die(EXIT_BAD_DATA, "cannot make the folder %s: %s; choose another --out", o->out, strerror(errno));
@@ -213,7 +112,7 @@ int command_train(int argc, char **argv) {
   static struct Run run;  // static: too large to be anyone's stack frame
   struct Arena arena = {0};
   run.options = read_options(argc, argv);
-  const struct Options *o = &run.options;
+  const struct RunOptions *o = &run.options;
 
   const int file = checkpoint_open(o->model, &run.checkpoint);
   run.checkpoint.has_val_loss = false;  // the starting model's, on other data perhaps
@@ -229,21 +128,31 @@ int command_train(int argc, char **argv) {
   run.sampler = (struct Sampler){.temperature = 1, .top_p = 1, .seed = o->seed};
   run.model.config = *config;
   run.model.kernels = kernels_choose();
+  run.model.dtype = o->dtype;
+  run.model.recompute = o->recompute;
   run.model.workers.pool = pool_create((int)o->threads);
-  open_outputs(&run);
+  run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
 
-  layout(&run, &arena);
-  events_start(&run.events, &run.model, arena_footprint(&arena), o->steps);
+  run_layout(&run, &arena);
+  const size_t available = memory_available();
+  events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), o->steps);
+  plan_check(&run, arena_footprint(&arena), available);
+  open_outputs(&run);
   arena_take(&arena);
   pool_zero(run.model.workers.pool, arena.base, arena.size);
-  layout(&run, &arena);
+  run_layout(&run, &arena);
   checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
   if (run.events.metrics >= 0 && ftruncate(run.events.metrics, 0) != 0) {
     die(EXIT_BAD_DATA, "cannot empty the old metrics.jsonl in %s: %s", o->out, strerror(errno));
   }
 
-  catch_stops();
-  const int code = loop(&run);
+  int code = EXIT_OK;
+  if (o->dry_run) {
+    plan_rehearse(&run);
+  } else {
+    catch_stops();
+    code = loop(&run);
+  }
   pool_destroy(run.model.workers.pool);
   arena_free(&arena);
   return code;

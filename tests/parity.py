@@ -1,13 +1,12 @@
 """The engine and its PyTorch twin over the same steps, in float32 and in float64.
 
 ``python tests/parity.py`` prints the tables of ``docs/parity.md``; the tests hold the same figures
-to ``tolerances.py``.
+to ``llmc/tolerances.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shutil
 import tempfile
@@ -32,13 +31,14 @@ from engine import (
     succeeded,
 )
 from numpy.typing import NDArray
-from tolerances import STEPS
 
 from llmc.commands.export_weights import random_tensors
 from llmc.config import ModelConfig, TrainConfig
-from llmc.formats.checkpoint import read_checkpoint, tensor_shapes
+from llmc.formats.checkpoint import read_checkpoint
+from llmc.formats.debug_state import read_debug_state
 from llmc.paths import cache_dir
 from llmc.reference import GPT2
+from llmc.tolerances import STEPS
 
 Values = NDArray[np.floating]
 
@@ -96,18 +96,22 @@ def ragged(weight_decay: float = 0.0) -> Setup:
     return setup(RAGGED, B=3, T=37, lr=1e-3, weight_decay=weight_decay)
 
 
-def torchs(given: Setup, dtype: torch.dtype) -> Outcome:
-    """Run the twin."""
+def torchs(given: Setup, dtype: torch.dtype, *, autocast: bool = False) -> Outcome:
+    """Run the twin; with ``autocast`` its forward pass as PyTorch mixes float32 with bfloat16."""
     model = GPT2(given.config).to(dtype).load(given.tensors)
     optimizer = model.adamw(given.train, fused=True)
     first: dict[str, Values] = {}
     losses = []
     for step in range(given.train.steps):
-        logits, loss = model(*given.batch(step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits, loss = model(*given.batch(step))
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            first = {"logits": logits.detach().numpy(), "loss": loss.detach().numpy()}
+            first = {
+                "logits": logits.detach().to(dtype).numpy(),
+                "loss": loss.detach().to(dtype).numpy(),
+            }
             first |= {name: grad.copy() for name, grad in model.gradients().items()}
         del logits
         optimizer.step()
@@ -116,20 +120,34 @@ def torchs(given: Setup, dtype: torch.dtype) -> Outcome:
 
 
 def ours(
-    given: Setup, native: Native, folder: Path, *, isa: str | None = None, threads: int = 2
+    given: Setup,
+    native: Native,
+    folder: Path,
+    *,
+    isa: str | None = None,
+    threads: int = 2,
+    **precision: object,
 ) -> Outcome:
-    """Run the engine twice: for the first step's details, and for all steps."""
+    """Run the engine twice: for the first step's details, and for all steps.
+
+    ``precision`` are more of its flags, those of ``debug-state`` and ``train`` alike.
+    """
     config, train = given.config, given.train
     model, data, out = folder / "model.bin", folder / "tokens.bin", folder / "out"
     if not model.exists():
         save_model(model, config, given.tensors)
         save_tokens(data, given.tokens, config.vocab_size)
     shutil.rmtree(out, ignore_errors=True)
-    common: Flags = {"model": model, "data": data, "threads": threads}
+    common: Flags = {"model": model, "data": data, "threads": threads, **precision}
     common |= {"batch_size": train.batch_size, "seq_len": train.seq_len}
     state = folder / "state.bin"
     succeeded(native("debug-state", isa=isa, out=state, **common))
-    first = read_debug_state(state, config)
+    batch = read_debug_state(state, config)
+    first: dict[str, Values] = {
+        "logits": batch.logits,
+        "loss": np.array(batch.loss),
+        **batch.gradients,
+    }
     state.unlink()
     flags: Flags = {"steps": train.steps, "lr": train.lr, "weight_decay": train.weight_decay}
     flags |= {"shuffle": 0, "sample_every": 0, "out": out}
@@ -140,22 +158,6 @@ def ours(
     shutil.rmtree(out)
     metrics = json_lines((folder / "metrics.jsonl").read_text())
     return Outcome(first, {"losses": np.array([line["train_loss"] for line in metrics]), **last})
-
-
-def read_debug_state(path: Path, config: ModelConfig) -> dict[str, Values]:
-    """Read what ``llmc-native debug-state`` writes; ``native/format.h`` has the layout."""
-    raw = path.read_bytes()
-    magic, version, B, T = np.frombuffer(raw, "<i4", 4).tolist()
-    assert (magic, version) == (20240327, 2)
-    values = np.frombuffer(raw, "<f4", offset=1024 + 4 * 2 * B * T)
-    logits, loss, rest = np.split(
-        values, [B * T * config.vocab_size, B * T * config.vocab_size + 1]
-    )
-    found: dict[str, Values] = {"logits": logits.reshape(B, T, -1), "loss": loss[0]}
-    for name, shape in tensor_shapes(config).items():
-        found[name], rest = rest[: math.prod(shape)].reshape(shape), rest[math.prod(shape) :]
-    assert rest.size == 0
-    return found
 
 
 def distance(got: Values, expected: Values) -> float:

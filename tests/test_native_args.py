@@ -66,6 +66,7 @@ def test_prompts_and_subcommands(native: Native, files: Flags) -> None:
     refused(native("train", model=model), 2)
     refused(native("sample"), 2)
     refused(native("debug-state", model=model), 2)
-    for words in (["--help"], ["train", "--help"], ["sample", "--help"], ["debug-state", "--help"]):
-        done = subprocess.run([native.binary, *words], capture_output=True, text=True, check=True)
+    for name in ("", "train", "sample", "bench", "bench-kernels", "debug-state", "isa"):
+        words = [str(native.binary), *filter(None, [name]), "--help"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
         assert done.stdout.startswith("usage: ") and not done.stderr

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from engine import ALL_ISAS, RAGGED, Native, build, runnable_isas, save_model, succeeded
-from tolerances import (
+
+from llmc.formats.checkpoint import tensor_shapes
+from llmc.tolerances import (
     AFTER_TEN_STEPS,
     FORWARD_AND_BACKWARD,
     GREEDY_LOGIT,
     TIMES_TORCHS_OWN,
     TORCHS_OWN_124M,
 )
-
-from llmc.formats.checkpoint import tensor_shapes
 
 torch = pytest.importorskip("torch")
 import parity  # noqa: E402 -- needs torch

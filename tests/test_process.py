@@ -177,6 +177,24 @@ def test_an_end_asked_for_from_outside_ends_the_child(number: signal.Signals) ->
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_reaches_the_child_s_own_children() -> None:
+    """They hold its stdout open: were one left behind, reading would go on until it ends."""
+    began = time.monotonic()
+    script = "import subprocess\nsubprocess.Popen(['sleep', '60'])\nprint('', flush=True)\n"
+    with pytest.raises(Interrupted), engine(script + FOREVER) as running:
+        for line in running:
+            if line == "":
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert time.monotonic() - began < 50
+
+
+def test_a_child_is_called_by_its_name() -> None:
+    argv = [sys.executable, "-c", "import os; os.abort()"]
+    ended = pytest.raises(LlmcError, match="PyTorch ended with SIGABRT")
+    with ended, Engine(argv, name="PyTorch") as running:
+        list(running)
+
+
 def test_an_engine_runs_in_any_thread() -> None:
     heard: list[str] = []
 

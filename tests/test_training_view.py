@@ -33,7 +33,7 @@ from llmc.training_view import (
 from llmc.units import clock, megabytes
 
 START: Event = {
-    "event": "start", "parameters": 124439808, "isa": "avx2", "threads": 2, "steps": 10,
+    "event": "start", "parameters": 124439808, "isa": "avx2", "dtype": "fp32", "threads": 2, "steps": 10,
     "memory": 2210000000,
 }  # fmt: skip
 
@@ -145,7 +145,7 @@ def test_a_pipe_is_told_what_llm_c_prints() -> None:
         "generating:\n---\nOne\ntwo\n---\n"
     )
     assert plain_lines(START, history) == (
-        "num_parameters: 124439808\nmemory: 2.21 GB\nisa: avx2, threads: 2\n"
+        "num_parameters: 124439808\nmemory: 2.21 GB\nisa: avx2, threads: 2, dtype: fp32\n"
     )
     assert plain_lines({"event": "saved", "step": 3}, history) == ""
 

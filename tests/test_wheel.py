@@ -51,6 +51,7 @@ def test_it_carries_the_engine_s_sources_and_the_presets(wheel: Path) -> None:
         assert len(files) > 4
         for path in files:
             assert f"llmc/{folder}/{path.relative_to(shipped)}" in names
+    assert "llmc/known_answers.json" in names
     assert {name.split("/")[0] for name in names} == {"llmc", f"llmc-{__version__}.dist-info"}
     assert not [name for name in names if name.endswith((".pyc", ".o", ".bin"))]
 
@@ -70,6 +71,7 @@ def test_it_works_from_an_empty_directory(wheel: Path, tmp_path: Path, cache: Pa
     assert llmc("--version") == f"llmc {__version__}\n"
     assert list(empty.iterdir()) == []
     llmc("build")
+    assert "FAIL" not in llmc("doctor")
     (empty / "tiny.toml").write_text(PRESET)
     (empty / "text.txt").write_text("some words, and some more words\n" * 100)
     llmc("prepare", "text.txt", "--tokenizer", "byte", "--model", "random:tiny.toml")

@@ -1,229 +1,225 @@
-"""``llmc bench``: time training steps on this machine, alone or against PyTorch."""
+"""``llmc bench``: time training steps or single kernels, alone or against PyTorch."""
 
 from __future__ import annotations
 
-import json
-import statistics
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from llmc.builder import ensure_native
-from llmc.config import ModelConfig, load_preset
+from llmc.config import load_preset, preset_names
 from llmc.context import Context
 from llmc.errors import Usage
 from llmc.machine import available_cores
-from llmc.process import Engine
-from llmc.units import megabytes
+from llmc.measure import (
+    Event,
+    Timing,
+    Work,
+    attention_of,
+    comparison,
+    in_pairs,
+    kernels_result,
+    step_result,
+)
+from llmc.units import megabytes, milliseconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Event = dict[str, Any]
+Pairs = list[tuple[Timing, Timing]]
 
 
 def bench(
     ctx: typer.Context,
+    what: Annotated[
+        Literal["step", "kernels"],
+        typer.Argument(help="Whole training steps, or each kernel alone at the model's shapes."),
+    ] = "step",
     *,
     model: Annotated[
-        str, typer.Option(metavar="PRESET", help="Shape of the model, by preset.")
-    ] = "gpt2-124m",
+        str, typer.Option(metavar="SIZE|PRESET", help="Shape: 124M … 1558M, or a preset.")
+    ] = "124M",
     batch_size: Annotated[int, typer.Option(min=1, help="B, rows in a batch.")] = 4,
     seq_len: Annotated[int, typer.Option(min=1, help="T, tokens in a row.")] = 64,
+    dtype: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="What is computed in; PyTorch by autocast.")
+    ] = "fp32",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads. Default: one per core.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps a process times, after two.")] = 5,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps, or passes over all kernels, that a process times.")
+    ] = 5,
     against: Annotated[
         Literal["torch", "torch-compile"] | None,
         typer.Option(help="Alternate with PyTorch, eager or compiled, in processes of its own."),
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes, ours and PyTorch's.")] = 7,
 ) -> None:
-    """Time training steps on random tokens: speed, memory, and where the time goes.
+    """Time training steps or single kernels: speed, memory, share of the machine's peak.
 
     A step is forward, backward, gradient norm and AdamW. With --against, processes of both sides
-    alternate, and the ratio of their median steps is taken pair by pair.
+    alternate, and the ratio of their medians is taken pair by pair: of steps, or of attention.
     """
     here: Context = ctx.obj
-    config = load_preset(model).model
+    size = f"gpt2-{model.lower()}"
+    config = load_preset(size if size in preset_names() else model).model
     if seq_len > config.context:
         raise Usage(f"--seq-len {seq_len} is more than the {config.context} positions of {model}")
+    if against == "torch-compile" and what == "kernels":
+        raise Usage("kernels are compared with --against torch: it compiles nothing to compare")
     if against is not None and find_spec("torch") is None:
         raise Usage("--against needs PyTorch: pip install 'llmc[torch]'")
-    work = Work(config, batch_size, seq_len, threads or available_cores(), steps)
+    work = Work(config, batch_size, seq_len, threads or available_cores(), steps, dtype)
     here.ui.note(
-        f"{model}, B={work.B}, T={work.T}, fp32, {work.threads} threads, {steps} steps a process"
+        f"{model}, B={work.B}, T={work.T}, {dtype}, threads: {work.threads}, "
+        f"{'steps' if what == 'step' else 'passes'} a process: {steps}"
     )
-    engine = [str(ensure_native(here)), "bench", *work.engine_arguments()]
-    timings = [Timing.of(engine)]
-    theirs = []
-    if against is not None:
-        theirs.append(Timing.of(work.torch_argv(compiled=against == "torch-compile")))
-        for pair in range(1, pairs):
-            here.ui.note(f"pair {pair} of {pairs}: {_pair(timings[-1], theirs[-1])}")
-            timings.append(Timing.of(engine))
-            theirs.append(Timing.of(work.torch_argv(compiled=against == "torch-compile")))
-        here.ui.note(f"pair {pairs} of {pairs}: {_pair(timings[-1], theirs[-1])}")
-    _report(here, work, timings, theirs)
-    if against is None:
-        here.ui.next("llmc bench --against torch")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is timed, the same for both sides."""
-
-    config: ModelConfig
-    B: int
-    T: int
-    threads: int
-    steps: int
-
-    def engine_arguments(self) -> list[str]:
-        """Return what the engine's ``bench`` is told."""
-        shape = {
-            **asdict(self.config),
-            "batch_size": self.B,
-            "seq_len": self.T,
-            "threads": self.threads,
-            "steps": self.steps,
-        }
-        return [word for k, v in shape.items() for word in (f"--{k.replace('_', '-')}", str(v))]
-
-    def torch_argv(self, *, compiled: bool) -> list[str]:
-        """Return the command line of the twin in PyTorch."""
-        request = {**asdict(self), "compiled": compiled}
-        return [sys.executable, "-m", "llmc.reference", json.dumps(request)]
-
-    def kernel_flops(self) -> dict[str, float]:
-        """Return the floating-point operations of a step, by kernel; a multiply-add counts two.
-
-        Attention counts the half below the diagonal; its backward pass is five such products to
-        the forward pass's two.
-        """
-        L, C, BT = self.config.layers, self.config.channels, self.B * self.T
-        qkv, attproj, fc = 2.0 * BT * 3 * C * C * L, 2.0 * BT * C * C * L, 2.0 * BT * 4 * C * C * L
-        head = 2.0 * BT * C * self.config.padded_vocab_size
-        attention = 2.0 * BT * self.T / 2 * C * L
-        return {
-            "linear_forward": qkv + head,
-            "linear_residual": attproj + fc,
-            "linear_gelu": fc,
-            "linear_backward_input": qkv + attproj + fc + head,
-            "linear_backward_gelu": fc,
-            "linear_backward_weight": qkv + attproj + 2 * fc + head,
-            "attention_forward": 2 * attention,
-            "attention_backward": 5 * attention,
-        }
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One process's measurements: each step in seconds, and the other events it told."""
-
-    seconds: tuple[float, ...]
-    events: tuple[Event, ...]
-
-    @classmethod
-    def of(cls, argv: Sequence[str]) -> Timing:
-        """Run a process and read its events.
-
-        Raises:
-            LlmcError: it failed.
-        """
-        with Engine(argv) as engine:
-            events = [json.loads(line) for line in engine]
-        steps = tuple(event["seconds"] for event in events if event["event"] == "step")
-        return cls(steps, tuple(event for event in events if event["event"] != "step"))
-
-    @property
-    def median(self) -> float:
-        """The median step in seconds."""
-        return statistics.median(self.seconds)
-
-    @property
-    def memory(self) -> int:
-        """The largest resident set in bytes."""
-        return int(self.events[-1]["peak_memory_bytes"])
-
-
-def _pair(ours: Timing, theirs: Timing) -> str:
-    ratio = theirs.median / ours.median
-    return f"{ours.median * 1e3:.0f} ms, PyTorch {theirs.median * 1e3:.0f} ms: {ratio:.2f} times"
-
-
-def _report(here: Context, work: Work, ours: list[Timing], theirs: list[Timing]) -> None:
-    """Print the tables, or the result as JSON."""
-    flops = work.kernel_flops()
-    total = sum(flops.values())
-    seconds = statistics.median(timing.median for timing in ours)
-    peak = max(timing.events[0]["peak_flops"] for timing in ours)
-    kernels = [event for event in ours[-1].events if event["event"] == "kernel"]
-    ratios = [b.median / a.median for a, b in zip(ours, theirs, strict=False)]
-    result: Event = {
-        "isa": ours[0].events[0]["isa"],
+    result = {
+        "model": model,
+        "batch_size": work.B,
+        "seq_len": work.T,
+        "dtype": dtype,
         "threads": work.threads,
-        "step_ms": seconds * 1e3,
-        "tokens_per_second": work.B * work.T / seconds,
-        "flops_per_second": total / seconds,
-        "peak_flops_per_second": peak,
-        "memory_bytes": max(timing.memory for timing in ours),
-        "kernels": {event["name"]: event["seconds"] / work.steps for event in kernels},
     }
-    if theirs:
-        result["against"] = {
-            "step_ms": statistics.median(timing.median for timing in theirs) * 1e3,
-            "memory_bytes": max(timing.memory for timing in theirs),
-            "ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-            "pairs": len(ratios),
-        }
-    here.ui.result(result)
+    run = bench_steps if what == "step" else bench_kernels
+    here.ui.result(result | run(here, work, against, pairs))
+    if against is None:
+        here.ui.next(f"llmc bench{' kernels' if what == 'kernels' else ''} --against torch")
+
+
+def bench_steps(here: Context, work: Work, against: str | None, pairs: int) -> Event:
+    """Time whole steps, print what came out unless ``--json`` is asked for, and return it.
+
+    Raises:
+        LlmcError: a process failed.
+    """
+    argv = work.engine_argv(ensure_native(here), "bench")
+    compared: Pairs = []
+    if against is None:
+        timings = [Timing.of(argv)]
+    else:
+        theirs = work.torch_argv("steps", compiled=against == "torch-compile")
+        compared = _alternate(here, lambda: Timing.of(argv), theirs, pairs)
+        timings = [ours for ours, _ in compared]
+    result = step_result(work, timings)
+    _print(here, _step_table(result))
+    _print(
+        here,
+        f"step {milliseconds(result['step_ms'])}, {result['tokens_per_second']:,.0f} tokens/s, "
+        f"{_giga(result['flops_per_second'])} GF/s, {megabytes(result['memory_bytes'])}\n"
+        f"{result['share_of_peak']:.0%} of the {_peak(result)}",
+    )
+    if against is not None:
+        result["against"] = other = comparison(compared)
+        other["memory_bytes"] = max(theirs.memory for _, theirs in compared)
+        other["memory_ratio"] = result["memory_bytes"] / other["memory_bytes"]
+        _print(here, _sentence(against, other))
+        _print(
+            here,
+            f"memory: {other['memory_ratio']:.2f} of PyTorch's {megabytes(other['memory_bytes'])}",
+        )
+    return result
+
+
+def bench_kernels(here: Context, work: Work, against: str | None, pairs: int) -> Event:
+    """Time each kernel alone, likewise; ``against`` compares attention, forward and backward.
+
+    Raises:
+        LlmcError: a process failed.
+    """
+    argv = work.engine_argv(ensure_native(here), "bench-kernels")
+    result = kernels_result(work, Timing.of(argv))
+    _print(here, _kernels_table(result))
+    _print(here, _peak(result))
+    if against is not None:
+        ours, theirs = [*argv, "--only", "attention"], work.torch_argv("attention")
+        compared = _alternate(here, lambda: attention_of(Timing.of(ours)), theirs, pairs)
+        result["against"] = other = comparison(compared)
+        _print(here, f"attention, forward and backward: {_sentence(against, other)}")
+    return result
+
+
+def _alternate(
+    here: Context, ours: Callable[[], Timing], theirs: Sequence[str], pairs: int
+) -> Pairs:
+    compared = []
+    for a, b in in_pairs(ours, lambda: Timing.of(theirs, name="PyTorch"), pairs):
+        compared.append((a, b))
+        here.ui.note(
+            f"pair {len(compared)} of {pairs}: {milliseconds(a.median * 1e3)}, PyTorch "
+            f"{milliseconds(b.median * 1e3)}: {b.median / a.median:.2f} times"
+        )
+    return compared
+
+
+def _sentence(against: str, other: Event) -> str:
+    return (
+        f"{'torch.compile' if against == 'torch-compile' else 'PyTorch'} "
+        f"{milliseconds(other['theirs_ms'])}: llmc is {other['ratio']:.2f} times as fast "
+        f"({other['ratio_min']:.2f} to {other['ratio_max']:.2f}, pairs: {other['pairs']})"
+    )
+
+
+def _step_table(result: Event) -> Table:
+    table = _table("kernel", "calls", "ms a step", "share", "GF/s", "of peak")
+    for name, row in result["kernels"].items():
+        times = f"{row['calls']:.0f}", _ms(row["ms"]), f"{row['share']:.1%}"
+        table.add_row(name, *times, _giga(row.get("flops_per_second")), _share(row))
+    return table
+
+
+def _kernels_table(result: Event) -> Table:
+    table = _table("kernel", "M×N×K", "ms", "best", "GF/s", "of peak", "GB/s")
+    for name, row in result["kernels"].items():
+        shape = "×".join(str(row[key]) for key in "MNK" if key in row)
+        times = _ms(row["ms"]), _ms(row["best_ms"])
+        table.add_row(
+            name,
+            shape,
+            *times,
+            _giga(row.get("flops_per_second")),
+            _share(row),
+            _giga(row.get("bytes_per_second")),
+        )
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    from rich.table import Table
+
+    table = Table(first, box=None, pad_edge=False)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _giga(rate: float | None) -> str:
+    return "" if rate is None else f"{rate / 1e9:.0f}" if rate >= 1e10 else f"{rate / 1e9:.1f}"
+
+
+def _ms(count: float) -> str:
+    return milliseconds(count).removesuffix(" ms")
+
+
+def _peak(result: Event) -> str:
+    return (
+        f"measured peak of {_giga(result['peak_flops_per_second'])} GF/s "
+        f"(at best {_giga(result['best_peak_flops_per_second'])}, {result['isa']})"
+    )
+
+
+def _share(row: Event) -> str:
+    return f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else ""
+
+
+def _print(here: Context, what: str | Table) -> None:
+    """Print on stdout, in a pipe without breaking lines; nothing where JSON is asked for."""
     if here.ui.json:
         return
     from rich.console import Console
 
-    console = Console(highlight=False)
-    console.print(_kernel_table(work, kernels, flops, ours[-1], peak))
-    console.print(
-        f"step {result['step_ms']:.0f} ms, {result['tokens_per_second']:,.0f} tokens/s, "
-        f"{total / seconds / 1e9:.0f} GF/s, {total / seconds / peak:.0%} of the measured peak "
-        f"({peak / 1e9:.0f} GF/s, {result['isa']}), {megabytes(result['memory_bytes'])}"
-    )
-    if theirs:
-        other = result["against"]
-        console.print(
-            f"PyTorch {other['step_ms']:.0f} ms, {megabytes(other['memory_bytes'])}: llmc is "
-            f"{other['ratio']:.2f} times as fast ({other['ratio_min']:.2f} to "
-            f"{other['ratio_max']:.2f} in {other['pairs']} pairs), in "
-            f"{result['memory_bytes'] / other['memory_bytes']:.2f} of its memory"
-        )
-
-
-def _kernel_table(
-    work: Work, kernels: list[Event], flops: dict[str, float], timing: Timing, peak: float
-) -> Table:
-    from rich.table import Table
-
-    table = Table("kernel", box=None, pad_edge=False)
-    for name in ("calls", "ms a step", "share", "GF/s", "of peak"):
-        table.add_column(name, justify="right")
-    step = sum(timing.seconds) / work.steps
-    for event in sorted(kernels, key=lambda event: -event["seconds"]):
-        seconds = event["seconds"] / work.steps
-        rate = flops[event["name"]] / seconds if event["name"] in flops else None
-        table.add_row(
-            event["name"],
-            f"{event['calls'] / work.steps:.0f}",
-            f"{seconds * 1e3:.1f}",
-            f"{seconds / step:.1%}",
-            f"{rate / 1e9:.0f}" if rate else "",
-            f"{rate / peak:.0%}" if rate else "",
-        )
-    return table
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(what, soft_wrap=not console.is_terminal)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,11 +19,12 @@ from llmc.formats.checkpoint import CheckpointHeader, read_header
 from llmc.machine import available_cores
 from llmc.manifest import FILENAME as MANIFEST
 from llmc.manifest import Manifest, load_manifest, verify
+from llmc.planning import PlanView
 from llmc.prepared import prepared_model
 from llmc.process import Engine
 from llmc.runs import CHECKPOINT, METRICS, discard_run, new_run, write_config
 from llmc.tokenizers import Tokenizer, record_tokenizer
-from llmc.training_view import History, PlainView, choose_view
+from llmc.training_view import History, PlainView, choose_view, precision
 from llmc.units import clock, megabytes
 
 DEFAULT = TrainConfig()
@@ -90,6 +92,21 @@ def train(
             "(--shuffle).",
         ),
     ] = None,
+    dtype: Annotated[
+        Literal["fp32", "bf16"] | None,
+        typer.Option(
+            help="What linear layers multiply; bf16 halves the activations, the weights stay fp32 "
+            f"({DEFAULT.dtype})."
+        ),
+    ] = None,
+    recompute: Annotated[
+        bool | None,
+        typer.Option(
+            "--recompute/--no-recompute",
+            help="Keep one layer's activations and compute the others again: less memory, same "
+            "numbers, a quarter more time (--no-recompute).",
+        ),
+    ] = None,
     val_every: Annotated[
         int | None,
         typer.Option(min=0, help=f"Steps between validations, 0: never ({DEFAULT.val_every})."),
@@ -109,11 +126,18 @@ def train(
             help="Steps between checkpoints; one is always saved at the end (0: only there).",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Tell the memory and the time that the run will take; write nothing."
+        ),
+    ] = False,
 ) -> None:
     """Train a model. Ctrl-C finishes the step and saves.
 
     The defaults are llm.c's. The run's folder gets the resolved config, metrics.jsonl and the
-    checkpoint.
+    checkpoint. A run that needs more memory than there is, or than LLMC_MEMORY allows in bytes, is
+    refused.
     """
     here: Context = ctx.obj
     preset = load_preset(config) if config is not None else Preset()
@@ -130,6 +154,8 @@ def train(
             "weight_decay": weight_decay,
             "seed": seed,
             "shuffle": shuffle,
+            "dtype": dtype,
+            "recompute": recompute,
             "val_every": val_every,
             "val_batches": val_batches,
             "sample_every": sample_every,
@@ -154,10 +180,16 @@ def train(
     here.ui.note(f"model: {where(start)}")
     here.ui.note(f"settings: {preset.name}; threads: {threads}; run: {where(folder)}")
 
-    facts = {"data": str(dataset.train), "model": str(start), "threads": str(threads)}
     argv = [str(binary), "train"]
-    argv += engine_arguments(dataset, start, folder, settings, threads)
+    argv += engine_arguments(dataset, start, None if dry_run else folder, settings, threads)
     history = History(settings.steps)
+    if dry_run:
+        plan = PlanView(settings, silent=here.ui.quiet or here.ui.json)
+        run_engine([*argv, "--dry-run", "1"], plan, history, dataset.decode)
+        here.ui.result(plan.result())
+        here.ui.next(typed_in_earnest(ctx))
+        return
+    facts = {"data": str(dataset.train), "model": str(start), "threads": str(threads)}
     view = choose_view(silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}")
     try:
         write_config(folder, header.config, settings, preset.sample, facts)
@@ -281,12 +313,13 @@ def check_match(here: Context, data: Data, path: Path, header: CheckpointHeader)
 
 
 def engine_arguments(
-    data: Data, model: Path, folder: Path, settings: TrainConfig, threads: int
+    data: Data, model: Path, folder: Path | None, settings: TrainConfig, threads: int
 ) -> list[str]:
     """Return what the engine's ``train`` is told: every setting under its own name."""
     argv = ["--data", str(data.train), "--model", str(model)]
     argv += ["--val-data", str(data.val)] if data.val is not None else []
-    argv += ["--out", str(folder), "--threads", str(threads), "--events", "json"]
+    argv += ["--out", str(folder)] if folder is not None else []
+    argv += ["--threads", str(threads), "--events", "json"]
     argv += ["--sample-tokens", str(SAMPLE_TOKENS)]
     return argv + flags_of(settings)
 
@@ -312,6 +345,18 @@ def run_engine(
             view.update(event, history)
 
 
+def typed_in_earnest(ctx: typer.Context) -> str:
+    """Return the command as it was typed, without ``--dry-run``."""
+    words = ["llmc", "train"]
+    for name, value in ctx.params.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{flag}" if value else f"--no-{flag}"] if name != "dry_run" else []
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
+
+
 def report(here: Context, folder: Path, history: History) -> None:
     """Say how the run ended: the curve, the numbers, where things are."""
     where = here.workspace.shown
@@ -328,6 +373,8 @@ def report(here: Context, folder: Path, history: History) -> None:
         f"{len(history.train):,} steps in {clock(seconds)}: "
         f"{', '.join([*losses, speed, megabytes(history.start.get('memory', 0))])}"
     )
+    if history.start.get("dtype") == "bf16":
+        here.ui.note(precision(history.start))
     saved = history.saved_step is not None
     if saved:
         here.ui.note(f"saved {where(folder / CHECKPOINT)}; metrics in {where(folder / METRICS)}")
@@ -341,6 +388,7 @@ def report(here: Context, folder: Path, history: History) -> None:
             "tokens_per_second": history.tokens_per_second,
             "memory_bytes": history.start.get("memory"),
             "isa": history.start.get("isa"),
+            "dtype": history.start.get("dtype"),
             "threads": history.start.get("threads"),
             "checkpoint": str(folder / CHECKPOINT) if saved else None,
             "metrics": str(folder / METRICS),

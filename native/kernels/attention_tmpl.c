@@ -12,10 +12,10 @@ enum { TILE = 64 / MR * MR };  // rows of the left factor that are in hand at on
 
 struct Attention {
   const struct Workers *workers;
-  float *out, *lse;        // forward writes: (B, T, C), (B, NH, T)
-  const float *qkv;        // (B, T, 3C)
-  float *dqkv;             // backward writes
-  const float *dout, *y, *lse_read;
+  struct Array out, qkv;   // forward writes (B, T, C); (B, T, 3C)
+  float *lse;              // and (B, NH, T)
+  float *dqkv;             // backward writes (B, T, 3C)
+  const float *dout, *lse_read;
   size_t B, T, C, NH, HS;
 };
 
@@ -37,7 +37,7 @@ static size_t attention_backward_floats(size_t T, size_t HS) {
 INLINE void strip_product(float *dst, const float *left, const float *right, size_t rows, size_t kc, int add) {
   for (size_t i = 0; i < rows; i += MR) {
     vf acc[MR][NRV];
-    gemm_tile(acc, left + i * kc, right, kc);
+    gemm_tile(acc, left + i * kc, right, kc, false);
 #pragma GCC unroll 16
     for (size_t r = 0; r < MR; r++) {
 #pragma GCC unroll 4
@@ -56,21 +56,28 @@ INLINE vi lane_numbers(size_t from) {
 }
 
 /* Row t, column i of dst is column t, row i of the strip (n, NR): the way back to memory order. */
-static void strip_store_turned(float *dst, size_t stride, const float *strip, size_t rows, size_t n) {
+static void strip_store_turned(struct Array dst, size_t stride, const float *strip, size_t rows, size_t n) {
   for (size_t t = 0; t < rows; t++) {
-    for (size_t i = 0; i < n; i++) dst[t * stride + i] = strip[i * NR + t];
+    for (size_t i = 0; i < n; i++) array_set(dst, t * stride + i, strip[i * NR + t]);
   }
+}
+
+/* Rows of one head of queries, keys or values from row t0 on, to be packed: a lane is a row, or with
+ * `turned` a column. */
+INLINE struct Factor head_rows(struct Array head, size_t stride, size_t t0, bool turned) {
+  head = array_at(head, t0 * stride);
+  return turned ? (struct Factor){head, 1, stride} : (struct Factor){head, stride, 1};
 }
 
 /* Queries q0 … q0 + NR of one head. keys: left panels (HS, T); values: for each tile of keys, left
  * panels (keys of the tile, HS), the tiles one after the other. */
-static void attention_strip(const struct Attention *at, float *out, float *lse, const float *q,
+static void attention_strip(const struct Attention *at, struct Array out, float *lse, struct Array q,
                             const float *keys, const float *values, float *scratch, size_t q0) {
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C;
   const float scale = 1 / sqrtf((float)HS);
   size_t queries = size_min(NR, T - q0);
   float *q_panel = scratch, *weights = q_panel + HS * NR, *sums = weights + TILE * NR;
-  pack_turned(q_panel, q + q0 * stride, stride, queries, HS, NR);
+  pack_right(q_panel, head_rows(q, stride, q0, false), queries, HS, FP32);
   memset(sums, 0, rows_left(HS) * NR * sizeof(float));
   vf max[NRV], total[NRV];
   for (size_t v = 0; v < NRV; v++) max[v] = vsplat(-INFINITY), total[v] = (vf){0};
@@ -118,7 +125,7 @@ static void attention_strip(const struct Attention *at, float *out, float *lse, 
       lse[q0 + v * VL + l] = max[v][l] + logf(total[v][l]);
     }
   }
-  strip_store_turned(out + q0 * at->C, at->C, sums, queries, HS);
+  strip_store_turned(array_at(out, q0 * at->C), at->C, sums, queries, HS);
 }
 
 static void attention_forward_task(void *argument, int thread, int threads) {
@@ -129,22 +136,31 @@ static void attention_forward_task(void *argument, int thread, int threads) {
   (void)threads;
   for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
     size_t b = pair / NH, h = pair % NH;
-    const float *q = at->qkv + b * T * stride + h * HS, *k = q + C, *v = k + C;
-    pack_turned(keys, k, stride, T, HS, MR);
+    const struct Array q = array_at(at->qkv, b * T * stride + h * HS), k = array_at(q, C), v = array_at(k, C);
+    pack_left(keys, head_rows(k, stride, 0, false), T, HS, FP32);
     for (size_t k0 = 0; k0 < T; k0 += TILE) {
-      pack_straight(values + k0 * rows_left(HS), v + k0 * stride, stride, HS, size_min(TILE, T - k0), MR);
+      pack_left(values + k0 * rows_left(HS), head_rows(v, stride, k0, true), HS, size_min(TILE, T - k0), FP32);
     }
     for (size_t q0 = 0; q0 < T; q0 += NR) {
-      attention_strip(at, at->out + b * T * C + h * HS, at->lse + pair * T, q, keys, values, scratch, q0);
+      attention_strip(at, array_at(at->out, b * T * C + h * HS), at->lse + pair * T, q, keys, values, scratch, q0);
     }
   }
 }
 
-static void attention_forward(const struct Workers *workers, float *out, float *lse, const float *qkv,
+static void attention_forward(const struct Workers *workers, struct Array out, float *lse, struct Array qkv,
                               size_t B, size_t T, size_t C, size_t NH) {
   struct Attention at = {.workers = workers, .out = out, .lse = lse, .qkv = qkv,
                          .B = B, .T = T, .C = C, .NH = NH, .HS = C / NH};
   pool_run(workers->pool, "attention_forward", attention_forward_task, &at);
+}
+
+INLINE float array_dot(struct Array a, const float *b, size_t n) {
+  vf sums = {0};
+  float tail = 0;
+  size_t i = 0;
+  for (; i + VL <= n; i += VL) sums += vload_array(a, i) * vload(b + i);
+  for (; i < n; i++) tail += array_get(a, i) * b[i];
+  return vsum(sums) + tail;
 }
 
 /* What backward packs of one head, once. Left panels: (HS, T) of the queries and of dout, and by tiles
@@ -167,19 +183,19 @@ static struct Head attention_pack_head(const struct Attention *at, float *own, s
   head.dy_y = head.lse + rows;
   head.scratch = head.dy_y + rows;
 
-  const float *q = at->qkv + b * T * stride + h * HS;
-  const float *dy = at->dout + b * T * C + h * HS, *y = at->y + b * T * C + h * HS;
-  pack_turned(head.q, q, stride, T, HS, MR);
-  pack_turned(head.dy, dy, C, T, HS, MR);
+  const struct Array q = array_at(at->qkv, b * T * stride + h * HS), y = array_at(at->out, b * T * C + h * HS);
+  const float *dy = at->dout + b * T * C + h * HS;
+  pack_left(head.q, head_rows(q, stride, 0, false), T, HS, FP32);
+  pack_left(head.dy, head_rows(array_of(dy), C, 0, false), T, HS, FP32);
   for (size_t q0 = 0; q0 < T; q0 += TILE) {
     size_t tile = size_min(TILE, T - q0);
-    pack_straight(head.q_tiles + q0 * rows_left(HS), q + q0 * stride, stride, HS, tile, MR);
-    pack_straight(head.dy_tiles + q0 * rows_left(HS), dy + q0 * C, C, HS, tile, MR);
+    pack_left(head.q_tiles + q0 * rows_left(HS), head_rows(q, stride, q0, true), HS, tile, FP32);
+    pack_left(head.dy_tiles + q0 * rows_left(HS), head_rows(array_of(dy), C, q0, true), HS, tile, FP32);
   }
   memset(head.dq, 0, rows * rows_right(HS) * sizeof(float));
   for (size_t t = 0; t < rows; t++) {
     head.lse[t] = t < T ? at->lse_read[(b * at->NH + h) * T + t] : INFINITY;
-    head.dy_y[t] = t < T ? linear_dot(dy + t * C, y + t * C, HS) : 0;
+    head.dy_y[t] = t < T ? array_dot(array_at(y, t * C), dy + t * C, HS) : 0;
   }
   return head;
 }
@@ -187,7 +203,7 @@ static struct Head attention_pack_head(const struct Attention *at, float *own, s
 /* Keys k0 … k0 + NR of one head against all queries from k0 on: their dk and dv are complete after it,
  * dq collects one strip's part. */
 static void attention_backward_strip(const struct Attention *at, const struct Head *head, float *dk,
-                                     float *dv, const float *k, const float *v, size_t k0) {
+                                     float *dv, struct Array k, struct Array v, size_t k0) {
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C;
   const float scale = 1 / sqrtf((float)HS);
   size_t count = size_min(NR, T - k0);
@@ -195,12 +211,12 @@ static void attention_backward_strip(const struct Attention *at, const struct He
   float *weights = k_rows + NR * rows_right(HS), *dscores = weights + TILE * NR;
   float *dscores_left = dscores + TILE * NR;
   float *dk_strip = dscores_left + rows_left(TILE) * NR, *dv_strip = dk_strip + rows_left(HS) * NR;
-  pack_turned(k_turned, k + k0 * stride, stride, count, HS, NR);
-  pack_turned(v_turned, v + k0 * stride, stride, count, HS, NR);
+  pack_right(k_turned, head_rows(k, stride, k0, false), count, HS, FP32);
+  pack_right(v_turned, head_rows(v, stride, k0, false), count, HS, FP32);
   memset(k_rows, 0, NR * rows_right(HS) * sizeof(float));
   for (size_t j = 0; j < HS; j += NR) {
     for (size_t i = 0; i < count; i++) {
-      memcpy(k_rows + j * NR + i * NR, k + (k0 + i) * stride + j, size_min(NR, HS - j) * sizeof(float));
+      for (size_t c = j; c < size_min(j + NR, HS); c++) k_rows[j * NR + i * NR + c - j] = array_get(k, (k0 + i) * stride + c);
     }
   }
   memset(dk_strip, 0, 2 * rows_left(HS) * NR * sizeof(float));
@@ -224,13 +240,13 @@ static void attention_backward_strip(const struct Attention *at, const struct He
       strip_product(dv_strip + i * NR, head->dy_tiles + q0 * rows_left(HS) + i * tile, weights, MR, tile, 1);
       strip_product(dk_strip + i * NR, head->q_tiles + q0 * rows_left(HS) + i * tile, dscores, MR, tile, 1);
     }
-    pack_turned(dscores_left, dscores, NR, rows, NR, MR);
+    pack_left(dscores_left, head_rows(array_of(dscores), NR, 0, false), rows, NR, FP32);
     for (size_t j = 0; j < rows_right(HS); j += NR) {
       strip_product(head->dq + j * rows_left(T) + q0 * NR, dscores_left, k_rows + j * NR, rows, NR, 1);
     }
   }
-  strip_store_turned(dk + k0 * stride, stride, dk_strip, count, HS);
-  strip_store_turned(dv + k0 * stride, stride, dv_strip, count, HS);
+  strip_store_turned(array_of(dk + k0 * stride), stride, dk_strip, count, HS);
+  strip_store_turned(array_of(dv + k0 * stride), stride, dv_strip, count, HS);
 }
 
 static void attention_backward_task(void *argument, int thread, int threads) {
@@ -241,7 +257,7 @@ static void attention_backward_task(void *argument, int thread, int threads) {
   for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
     size_t b = pair / NH, h = pair % NH, offset = b * T * stride + h * HS;
     struct Head head = attention_pack_head(at, own, b, h);
-    const float *k = at->qkv + offset + C, *v = k + C;
+    const struct Array k = array_at(at->qkv, offset + C), v = array_at(k, C);
     float *dq = at->dqkv + offset, *dk = dq + C, *dv = dk + C;
     for (size_t k0 = 0; k0 < T; k0 += NR) attention_backward_strip(at, &head, dk, dv, k, v, k0);
     for (size_t j = 0; j < HS; j += NR) {
@@ -253,9 +269,9 @@ static void attention_backward_task(void *argument, int thread, int threads) {
 }
 
 static void attention_backward(const struct Workers *workers, float *dqkv, const float *dout,
-                               const float *qkv, const float *out, const float *lse,
+                               struct Array qkv, struct Array out, const float *lse,
                                size_t B, size_t T, size_t C, size_t NH) {
-  struct Attention at = {.workers = workers, .dqkv = dqkv, .dout = dout, .qkv = qkv, .y = out,
+  struct Attention at = {.workers = workers, .dqkv = dqkv, .dout = dout, .qkv = qkv, .out = out,
                          .lse_read = lse, .B = B, .T = T, .C = C, .NH = NH, .HS = C / NH};
   pool_run(workers->pool, "attention_backward", attention_backward_task, &at);
 }

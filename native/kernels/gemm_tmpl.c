@@ -1,14 +1,14 @@
 /* out (M, N) = finish(A (M, K) · B (K, N)): the product under every linear layer, forward and backward.
  *
- * Goto and van de Geijn 2008. Blocks of MC rows of A by KC are packed by all threads together into one
- * shared block; then each thread claims chunks of NC columns of B, packs its own, and runs the tile of
- * MR x NR over both. A panel of B (KC x NR) stays in the first cache while the panels of A pass by.
+ * Goto and van de Geijn 2008. Blocks of at most MC rows of A by KC steps are packed by all threads
+ * together into one shared block. Then each thread claims columns of B, packs them a panel of NR at a
+ * time, and runs the tile of MR x NR down the block while the panel lies in its first cache.
  *
  * The sum over K runs in blocks of KC, in order, each in one accumulator: which thread computes a tile,
- * and how the chunks were cut, changes nothing in its bits.
+ * and how the work was cut, changes nothing in its bits.
  */
 
-enum { NR = NRV * VL, MC = 960 / MR * MR, NC_MAX = 240 / NR * NR };
+enum { MC = 1024 / MR * MR, CLAIM_PANELS = 6 };
 
 enum Finish {
   STORE,            // out = product + bias
@@ -19,143 +19,229 @@ enum Finish {
 
 struct Gemm {
   const struct Workers *workers;
-  float *out;             // (M, N)
-  const float *a, *b;     // A (M, K), B (K, N), by their strides below
-  size_t a_row, a_col;    // one of the two is 1
-  size_t b_row, b_col;    // one of the two is 1
+  struct Array out;       // (M, N)
+  struct Factor a, b;     // A: lanes are rows; B: lanes are columns
   size_t M, N, K;
   enum Finish finish;
-  int accumulate;         // add to what out holds
+  bool add;               // to what out holds
   const float *bias;      // (N) or NULL
-  float *other;           // (M, N): the residual, or the input of GELU
+  struct Array other;     // (M, N): the residual, or the input of GELU
+  float *sums;            // (M, N): collects what the blocks of K add; out itself if that holds floats
 };
 
-/* acc (MR, NR) = a (kc, MR)ᵀ · b (kc, NR), both panels */
-INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t kc) {
+/* acc (MR, NR) = a (steps, MR)ᵀ · b (steps, NR), both panels */
+INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const bool pairs) {
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 4
     for (int j = 0; j < NRV; j++) acc[i][j] = (vf){0};
   }
-  for (size_t k = 0; k < kc; k++, a += MR, b += NR) {
+  for (size_t s = 0; s < steps; s++, a += MR, b += NR) {
     vf b_row[NRV];
 #pragma GCC unroll 4
     for (int j = 0; j < NRV; j++) b_row[j] = vload(b + j * VL);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 4
-      for (int j = 0; j < NRV; j++) acc[i][j] += a[i] * b_row[j];
-    }
-  }
-}
-
-/* One vector of the result, on its way out: `at` counts floats from the start of out. */
-INLINE void gemm_finish(const struct Gemm *gemm, vf x, size_t at, size_t column, int first, int last) {
-  if (!first || gemm->accumulate) x += vload(gemm->out + at);
-  if (!last) {
-    vstore(gemm->out + at, x);
-    return;
-  }
-  if (gemm->bias != NULL) x += vload(gemm->bias + column);
-  switch (gemm->finish) {
-    case STORE: break;
-    case RESIDUAL: x += vload(gemm->other + at); break;
-    case GELU:
-      vstore(gemm->other + at, x);
-      x = gelu_value(x);
-      break;
-    case GELU_DERIVATIVE: x *= gelu_derivative(vload(gemm->other + at)); break;
-  }
-  vstore(gemm->out + at, x);
-}
-
-/* The same for a tile that hangs over the edge: rows and columns are what is left of it. The floats
- * that exist are copied into a full tile, finished there, and copied back. */
-static void gemm_finish_edge(const struct Gemm *gemm, vf acc[MR][NRV], size_t m, size_t n,
-                             size_t rows, size_t columns, int first, int last) {
-  float out[NR] = {0}, other[NR] = {0}, bias[NR] = {0};
-  struct Gemm edge = *gemm;
-  edge.out = out;
-  if (gemm->other != NULL) edge.other = other;
-  if (gemm->bias != NULL) {
-    memcpy(bias, gemm->bias + n, columns * sizeof(float));
-    edge.bias = bias;
-  }
-  for (size_t i = 0; i < rows; i++) {
-    size_t at = (m + i) * gemm->N + n;
-    memcpy(out, gemm->out + at, columns * sizeof(float));
-    if (gemm->other != NULL) memcpy(other, gemm->other + at, columns * sizeof(float));
-    for (size_t j = 0; j < NRV; j++) gemm_finish(&edge, acc[i][j], j * VL, j * VL, first, last);
-    memcpy(gemm->out + at, out, columns * sizeof(float));
-    if (gemm->finish == GELU && last) memcpy(gemm->other + at, other, columns * sizeof(float));
-  }
-}
-
-/* Columns n … n + nc of rows m … m + mc, over kc of the K: both factors are packed. */
-static void gemm_block(const struct Gemm *gemm, const float *a, const float *b, size_t m, size_t mc,
-                       size_t n, size_t nc, size_t kc, int first, int last) {
-  for (size_t j = 0; j < nc; j += NR) {
-    for (size_t i = 0; i < mc; i += MR) {
-      vf acc[MR][NRV];
-      gemm_tile(acc, a + i * kc, b + j * kc, kc);
-      if (i + MR <= mc && j + NR <= nc) {
-        size_t at = (m + i) * gemm->N + n + j;
-#pragma GCC unroll 16
-        for (size_t r = 0; r < MR; r++) {
-#pragma GCC unroll 4
-          for (size_t v = 0; v < NRV; v++) {
-            gemm_finish(gemm, acc[r][v], at + r * gemm->N + v * VL, n + j + v * VL, first, last);
-          }
-        }
-      } else {
-        gemm_finish_edge(gemm, acc, m + i, n + j, size_min(MR, mc - i), size_min(NR, nc - j), first, last);
+      for (int j = 0; j < NRV; j++) {
+        if (pairs) acc[i][j] = vadd_pairs(acc[i][j], vsplat_word(a + i), b_row[j]);
+        else acc[i][j] += a[i] * b_row[j];
       }
     }
   }
 }
 
-static void gemm_pack_a(const struct Gemm *gemm, float *dst, size_t m, size_t mc, size_t k, size_t kc) {
-  const float *src = gemm->a + m * gemm->a_row + k * gemm->a_col;
-  if (gemm->a_col == 1) {
-    pack_turned(dst, src, gemm->a_row, mc, kc, MR);
-  } else {
-    pack_straight(dst, src, gemm->a_col, mc, kc, MR);
+/* Rows of the tile lie N numbers apart in an array, from element `at` on. */
+INLINE void tile_add(vf acc[MR][NRV], struct Array from, size_t at, size_t N) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) acc[i][j] += vload_array(from, at + i * N + j * VL);
   }
 }
 
-static void gemm_pack_b(const struct Gemm *gemm, float *dst, size_t k, size_t kc, size_t n, size_t nc) {
-  const float *src = gemm->b + k * gemm->b_row + n * gemm->b_col;
-  if (gemm->b_row == 1) {
-    pack_turned(dst, src, gemm->b_col, nc, kc, NR);
-  } else {
-    pack_straight(dst, src, gemm->b_row, nc, kc, NR);
+INLINE void tile_add_row(vf acc[MR][NRV], const float *row) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) acc[i][j] += vload(row + j * VL);
+  }
+}
+
+INLINE void tile_gelu(vf acc[MR][NRV]) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) acc[i][j] = gelu_value(acc[i][j]);
+  }
+}
+
+INLINE void tile_gelu_derivative(vf acc[MR][NRV], struct Array pre, size_t at, size_t N) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) acc[i][j] *= gelu_derivative(vload_array(pre, at + i * N + j * VL));
+  }
+}
+
+INLINE void tile_store(struct Array to, size_t at, size_t N, vf acc[MR][NRV]) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) vstore_array(to, at + i * N + j * VL, acc[i][j]);
+  }
+}
+
+/* Asks for the tile's lines before the product begins: they are here when it ends. */
+INLINE void tile_fetch(struct Array to, size_t at, size_t N) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) __builtin_prefetch(array_at(to, at + i * N).data, 1);
+}
+
+/* A tile on its way out, to row and column that begin at element `at`. Each stage passes over all of it:
+ * one decision for a tile, and the sums stay in registers. */
+INLINE void gemm_finish(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, size_t N, const float *bias,
+                        bool first, bool last) {
+  if (!first || gemm->add) tile_add(acc, array_of(gemm->sums), at, N);
+  if (!last) {
+    tile_store(array_of(gemm->sums), at, N, acc);
+    return;
+  }
+  if (bias != NULL) tile_add_row(acc, bias);
+  switch (gemm->finish) {
+    case STORE: break;
+    case RESIDUAL: tile_add(acc, gemm->other, at, N); break;
+    case GELU:
+      tile_store(gemm->other, at, N, acc);
+      tile_gelu(acc);
+      break;
+    case GELU_DERIVATIVE: tile_gelu_derivative(acc, gemm->other, at, N); break;
+  }
+  tile_store(gemm->out, at, N, acc);
+}
+
+/* The same for a tile that hangs over the edge, of which only rows and columns exist: they are copied into
+ * a tile of floats, finished there, and copied back. */
+static void gemm_finish_edge(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, const float *bias,
+                             size_t rows, size_t columns, bool first, bool last) {
+  float out[MR * NR] = {0}, other[MR * NR] = {0}, sums[MR * NR] = {0}, bias_row[NR] = {0};
+  struct Gemm edge = *gemm;
+  edge.out = array_of(out), edge.other = array_of(other), edge.sums = sums;
+  if (bias != NULL) bias = memcpy(bias_row, bias, columns * sizeof(float));
+  for (size_t i = 0; i < rows; i++) {
+    for (size_t j = 0; j < columns; j++) {
+      const size_t from = at + i * gemm->N + j;
+      if (!first || gemm->add) sums[i * NR + j] = gemm->sums[from];
+      if (last && (gemm->finish == RESIDUAL || gemm->finish == GELU_DERIVATIVE)) {
+        other[i * NR + j] = array_get(gemm->other, from);
+      }
+    }
+  }
+  gemm_finish(&edge, acc, 0, NR, bias, first, last);
+  for (size_t i = 0; i < rows; i++) {
+    for (size_t j = 0; j < columns; j++) {
+      const size_t to = at + i * gemm->N + j;
+      if (last) array_set(gemm->out, to, out[i * NR + j]);
+      else gemm->sums[to] = sums[i * NR + j];
+      if (last && gemm->finish == GELU) array_set(gemm->other, to, other[i * NR + j]);
+    }
+  }
+}
+
+/* The cache lines of the next panel of B, in the order of memory: a few are fetched with each tile, so
+ * that packing does not wait for them. */
+struct Ahead {
+  const char *line;
+  size_t stride, left;         // bytes from one run of lines to the next, runs left
+  size_t length, at, share;    // bytes of a run, how far it is, bytes to fetch with a tile
+};
+
+enum { CACHE_LINE = 64 };
+
+INLINE struct Ahead gemm_ahead(struct Factor b, size_t columns, size_t kc, size_t tiles) {
+  const bool turned = b.step == 1;
+  const size_t size = dtype_size(b.numbers.dtype);
+  struct Ahead ahead = {.line = b.numbers.data, .stride = (turned ? b.lane : b.step) * size,
+                        .left = turned ? columns : kc, .length = (turned ? kc : columns) * size};
+  ahead.share = ceil_div(ahead.left * round_up(ahead.length, CACHE_LINE), tiles);
+  return ahead;
+}
+
+INLINE void gemm_fetch(struct Ahead *ahead) {
+  for (size_t fetched = 0; fetched < ahead->share && ahead->left > 0; fetched += CACHE_LINE) {
+    __builtin_prefetch(ahead->line + ahead->at);
+    ahead->at += CACHE_LINE;
+    if (ahead->at >= ahead->length) ahead->at = 0, ahead->line += ahead->stride, ahead->left--;
+  }
+}
+
+/* What one claim covers: rows of the packed block, columns of the result. */
+struct Part {
+  size_t m, rows, n, columns;
+  size_t k, kc;
+};
+
+/* Columns n … n + columns of the part, at most NR of them: both factors are packed. */
+INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, struct Part part,
+                       struct Ahead ahead, const bool pairs) {
+  const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
+  const size_t steps = ceil_div(part.kc, pairs ? 2 : 1);
+  const float *bias = gemm->bias != NULL ? gemm->bias + part.n : NULL;
+  for (size_t i = 0; i < part.rows; i += MR) {
+    const size_t at = (part.m + i) * gemm->N + part.n, rows = size_min(MR, part.rows - i);
+    vf acc[MR][NRV];
+    gemm_fetch(&ahead);
+    if (rows == MR) tile_fetch(gemm->out, at, gemm->N);
+    gemm_tile(acc, a + i * steps, b, steps, pairs);
+    if (rows == MR && part.columns == NR) gemm_finish(gemm, acc, at, gemm->N, bias, first, last);
+    else gemm_finish_edge(gemm, acc, at, bias, rows, part.columns, first, last);
+  }
+}
+
+static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct Part part, const bool pairs) {
+  const size_t tiles = ceil_div(part.rows, MR), end = part.n + part.columns;
+  for (; part.n < end; part.n += NR) {
+    const size_t next = part.n + NR;
+    struct Ahead ahead = {0};
+    if (next < end) ahead = gemm_ahead(factor_at(gemm->b, next, part.k), size_min(NR, end - next), part.kc, tiles);
+    part.columns = size_min(NR, end - part.n);
+    pack_right(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, gemm->workers->dtype);
+    if (PAIRS && pairs) gemm_panel(gemm, a, b, part, ahead, true);
+    else gemm_panel(gemm, a, b, part, ahead, false);
   }
 }
 
 static void gemm_task(void *argument, int thread, int threads) {
   const struct Gemm *gemm = argument;
-  struct Pool *pool = gemm->workers->pool;
-  float *a = gemm->workers->shared;
-  float *b = gemm->workers->own + (size_t)thread * gemm->workers->own_floats;
-  /* The same number of chunks for every thread, each a multiple of the tile and at most NC_MAX wide. */
-  size_t chunks = round_up(ceil_div(gemm->N, NC_MAX), (size_t)threads);
-  size_t width = size_max(NR, round_up(ceil_div(gemm->N, chunks), NR));
-  chunks = ceil_div(gemm->N, width);
+  const struct Workers *workers = gemm->workers;
+  struct Pool *pool = workers->pool;
+  float *b = workers->own + (size_t)thread * workers->own_floats;
+  const size_t word = pack_word(workers->dtype), M = gemm->M, N = gemm->N, K = gemm->K;
+  /* Blocks of equal height and depth. Claims of equal width, as many for every thread, so that none waits long for
+   * the others; where the columns do not go round, a claim is a part of the rows too. */
+  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, MC)), MR);
+  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC * word)), word);
+  const size_t claims = round_up(ceil_div(ceil_div(N, NR), CLAIM_PANELS), (size_t)threads);
+  const size_t width = round_up(ceil_div(N, claims), NR);
+  const size_t chunks = ceil_div(N, width), parts = ceil_div((size_t)threads, chunks);
 
-  for (size_t m = 0; m < gemm->M; m += MC) {
-    size_t mc = size_min(MC, gemm->M - m);
-    for (size_t k = 0; k < gemm->K; k += KC) {
-      size_t kc = size_min(KC, gemm->K - k);
+  for (size_t m = 0; m < M; m += mc_max) {
+    const size_t mc = size_min(mc_max, M - m), height = round_up(ceil_div(mc, parts), MR);
+    for (size_t k = 0; k < K; k += kc_max) {
+      const size_t kc = size_min(kc_max, K - k), steps = ceil_div(kc, word);
       if (m + k > 0) pool_barrier(pool);  // the last block is no longer read
       if (thread == 0) pool_claim_reset(pool);
       size_t begin, end;
       pool_part(mc, MR, thread, threads, &begin, &end);
-      if (begin < end) gemm_pack_a(gemm, a + begin * kc, m + begin, end - begin, k, kc);
+      if (begin < end) {
+        pack_left(workers->shared + begin * steps, factor_at(gemm->a, m + begin, k), end - begin, kc, workers->dtype);
+      }
       pool_barrier(pool);
-      for (size_t chunk; (chunk = pool_claim(pool)) < chunks;) {
-        size_t n = chunk * width, nc = size_min(width, gemm->N - n);
-        gemm_pack_b(gemm, b, k, kc, n, nc);
-        gemm_block(gemm, a, b, m, mc, n, nc, kc, k == 0, k + kc == gemm->K);
+      for (size_t claim; (claim = pool_claim(pool)) < chunks * parts;) {
+        const size_t n = claim % chunks * width, from = claim / chunks * height;
+        if (from >= mc) continue;
+        const struct Part part = {m + from, size_min(height, mc - from), n, size_min(width, N - n), k, kc};
+        gemm_part(gemm, workers->shared + from * steps, b, part, word > 1);
       }
     }
   }

@@ -1,7 +1,8 @@
 /* LayerNorm: rows are split over the threads; where rows are summed (dweight, dbias), columns are. */
 
 struct LayerNorm {
-  float *out, *mean, *rstd;                       // forward writes (N, C), (N), (N)
+  struct Array out;                               // forward writes (N, C)
+  float *mean, *rstd;                             // and (N), (N)
   const float *inp, *weight, *bias;
   float *dinp, *dweight, *dbias;                  // backward adds to
   const float *dout, *mean_read, *rstd_read;
@@ -15,7 +16,7 @@ static void layernorm_forward_task(void *argument, int thread, int threads) {
   pool_part(ln->N, 1, thread, threads, &begin, &end);
   for (size_t n = begin; n < end; n++) {
     const float *x = ln->inp + n * C;
-    float *out = ln->out + n * C;
+    const struct Array out = array_at(ln->out, n * C);
     vf sums = {0};
     float tail = 0;
     for (size_t c = 0; c < whole; c += VL) sums += vload(x + c);
@@ -27,15 +28,15 @@ static void layernorm_forward_task(void *argument, int thread, int threads) {
     for (size_t c = whole; c < C; c++) tail += (x[c] - mean) * (x[c] - mean);
     float rstd = 1 / sqrtf((vsum(squares) + tail) / (float)C + 1e-5f);
     for (size_t c = 0; c < whole; c += VL) {
-      vstore(out + c, (vload(x + c) - mean) * rstd * vload(ln->weight + c) + vload(ln->bias + c));
+      vstore_array(out, c, (vload(x + c) - mean) * rstd * vload(ln->weight + c) + vload(ln->bias + c));
     }
-    for (size_t c = whole; c < C; c++) out[c] = (x[c] - mean) * rstd * ln->weight[c] + ln->bias[c];
+    for (size_t c = whole; c < C; c++) array_set(out, c, (x[c] - mean) * rstd * ln->weight[c] + ln->bias[c]);
     ln->mean[n] = mean;
     ln->rstd[n] = rstd;
   }
 }
 
-static void layernorm_forward(const struct Workers *workers, float *out, float *mean, float *rstd,
+static void layernorm_forward(const struct Workers *workers, struct Array out, float *mean, float *rstd,
                               const float *inp, const float *weight, const float *bias,
                               size_t N, size_t C) {
   struct LayerNorm ln = {.out = out, .mean = mean, .rstd = rstd, .inp = inp, .weight = weight,

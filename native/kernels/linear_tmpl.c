@@ -18,49 +18,52 @@ INLINE float linear_dot(const float *a, const float *b, size_t n) {
 /* out (N) of one row: reading the weights once, straight ahead, is all that costs. */
 static void linear_row_task(void *argument, int thread, int threads) {
   const struct Gemm *gemm = argument;
+  const float *inp = gemm->a.numbers.data, *weight = gemm->b.numbers.data;
+  float *out = gemm->out.data, *other = gemm->other.data;
   size_t begin, end;
   pool_part(gemm->N, 16, thread, threads, &begin, &end);
   for (size_t n = begin; n < end; n++) {
-    vf x = vsplat(linear_dot(gemm->a, gemm->b + n * gemm->b_col, gemm->K));
+    vf x = vsplat(linear_dot(inp, weight + n * gemm->b.lane, gemm->K));
     if (gemm->bias != NULL) x += gemm->bias[n];
-    if (gemm->finish == RESIDUAL) x += gemm->other[n];
+    if (gemm->finish == RESIDUAL) x += other[n];
     if (gemm->finish == GELU) {
-      gemm->other[n] = x[0];
+      other[n] = x[0];
       x = gelu_value(x);
     }
-    gemm->out[n] = x[0];
+    out[n] = x[0];
   }
 }
 
 static void linear_run(const char *label, struct Gemm gemm) {
+  gemm.sums = gemm.out.dtype == FP32 ? gemm.out.data : gemm.workers->sums;
   /* Where K is 1, other products than inp · weightᵀ have these strides too. */
-  int one_row = gemm.M == 1 && gemm.b_row == 1 && gemm.a_col == 1 && !gemm.accumulate &&
-                gemm.finish != GELU_DERIVATIVE;
+  const bool one_row = gemm.M == 1 && gemm.a.step == 1 && gemm.b.step == 1 && !gemm.add &&
+                       gemm.finish != GELU_DERIVATIVE && gemm.workers->dtype == FP32;
   pool_run(gemm.workers->pool, label, one_row ? linear_row_task : gemm_task, &gemm);
 }
 
 /* inp (M, K) · weight (N, K)ᵀ */
-INLINE struct Gemm linear_product(const struct Workers *workers, float *out, const float *inp,
+INLINE struct Gemm linear_product(const struct Workers *workers, struct Array out, struct Array inp,
                                   const float *weight, const float *bias, size_t M, size_t N, size_t K) {
-  return (struct Gemm){.workers = workers, .out = out, .a = inp, .a_row = K, .a_col = 1, .b = weight,
-                       .b_row = 1, .b_col = K, .M = M, .N = N, .K = K, .bias = bias};
+  return (struct Gemm){.workers = workers, .out = out, .a = {inp, K, 1}, .b = {array_of(weight), K, 1},
+                       .M = M, .N = N, .K = K, .bias = bias};
 }
 
-static void linear_forward(const struct Workers *workers, float *out, const float *inp,
+static void linear_forward(const struct Workers *workers, struct Array out, struct Array inp,
                            const float *weight, const float *bias, size_t M, size_t N, size_t K) {
   linear_run("linear_forward", linear_product(workers, out, inp, weight, bias, M, N, K));
 }
 
 static void linear_residual(const struct Workers *workers, float *out, const float *residual,
-                            const float *inp, const float *weight, const float *bias,
+                            struct Array inp, const float *weight, const float *bias,
                             size_t M, size_t N, size_t K) {
-  struct Gemm gemm = linear_product(workers, out, inp, weight, bias, M, N, K);
+  struct Gemm gemm = linear_product(workers, array_of(out), inp, weight, bias, M, N, K);
   gemm.finish = RESIDUAL;
-  gemm.other = (float *)(uintptr_t)residual;  // read only
+  gemm.other = array_of(residual);
   linear_run("linear_residual", gemm);
 }
 
-static void linear_gelu(const struct Workers *workers, float *out, float *pre, const float *inp,
+static void linear_gelu(const struct Workers *workers, struct Array out, struct Array pre, struct Array inp,
                         const float *weight, const float *bias, size_t M, size_t N, size_t K) {
   struct Gemm gemm = linear_product(workers, out, inp, weight, bias, M, N, K);
   gemm.finish = GELU;
@@ -71,8 +74,8 @@ static void linear_gelu(const struct Workers *workers, float *out, float *pre, c
 /* dout (M, N) · weight (N, K): the outputs of the layer are summed over */
 INLINE struct Gemm linear_product_input(const struct Workers *workers, float *dinp, const float *dout,
                                         const float *weight, size_t M, size_t N, size_t K) {
-  return (struct Gemm){.workers = workers, .out = dinp, .a = dout, .a_row = N, .a_col = 1, .b = weight,
-                       .b_row = K, .b_col = 1, .M = M, .N = K, .K = N};
+  return (struct Gemm){.workers = workers, .out = array_of(dinp), .a = {array_of(dout), N, 1},
+                       .b = {array_of(weight), 1, K}, .M = M, .N = K, .K = N};
 }
 
 static void linear_backward_input(const struct Workers *workers, float *dinp, const float *dout,
@@ -81,16 +84,17 @@ static void linear_backward_input(const struct Workers *workers, float *dinp, co
 }
 
 static void linear_backward_gelu(const struct Workers *workers, float *dpre, const float *dout,
-                                 const float *pre, const float *weight, size_t M, size_t N, size_t K) {
+                                 struct Array pre, const float *weight, size_t M, size_t N, size_t K) {
   struct Gemm gemm = linear_product_input(workers, dpre, dout, weight, M, N, K);
   gemm.finish = GELU_DERIVATIVE;
-  gemm.other = (float *)(uintptr_t)pre;  // read only
+  gemm.other = pre;
   linear_run("linear_backward_gelu", gemm);
 }
 
 struct LinearBias {
   float *dbias;       // (N)
   const float *dout;  // (M, N)
+  bool add;
   size_t M, N;
 };
 
@@ -98,6 +102,7 @@ static void linear_bias_task(void *argument, int thread, int threads) {
   const struct LinearBias *bias = argument;
   size_t begin, end;
   pool_part(bias->N, 16, thread, threads, &begin, &end);
+  if (!bias->add) memset(bias->dbias + begin, 0, (end - begin) * sizeof(float));
   for (size_t m = 0; m < bias->M; m++) {
     const float *drow = bias->dout + m * bias->N;
     for (size_t n = begin; n < end; n++) bias->dbias[n] += drow[n];
@@ -105,11 +110,12 @@ static void linear_bias_task(void *argument, int thread, int threads) {
 }
 
 static void linear_backward_weight(const struct Workers *workers, float *dweight, float *dbias,
-                                   const float *dout, const float *inp, size_t M, size_t N, size_t K) {
+                                   const float *dout, struct Array inp, bool add,
+                                   size_t M, size_t N, size_t K) {
   /* doutᵀ (N, M) · inp (M, K): the rows are summed over */
-  linear_run("linear_backward_weight", (struct Gemm){.workers = workers, .out = dweight, .a = dout, .a_row = 1, .a_col = N,
-                           .b = inp, .b_row = K, .b_col = 1, .M = N, .N = K, .K = M, .accumulate = 1});
+  linear_run("linear_backward_weight", (struct Gemm){.workers = workers, .out = array_of(dweight),
+             .a = {array_of(dout), 1, N}, .b = {inp, 1, K}, .M = N, .N = K, .K = M, .add = add});
   if (dbias != NULL) {
-    pool_run(workers->pool, "linear_bias", linear_bias_task, &(struct LinearBias){dbias, dout, M, N});
+    pool_run(workers->pool, "linear_bias", linear_bias_task, &(struct LinearBias){dbias, dout, add, M, N});
   }
 }

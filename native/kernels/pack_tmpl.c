@@ -1,44 +1,180 @@
-/* Packing: a matrix rewritten as panels, so that the inner loop of a product reads straight ahead.
- * A panel holds R lanes (R = MR for the left factor, NR for the right one) of kc steps:
- * physical order [panel][kc][R], lanes past the end zero. */
+/* Packing: a factor of a product rewritten as panels, so that the inner loop reads straight ahead.
+ *
+ * A panel holds R lanes (R = MR for the left factor, NR for the right one). Each step of the inner loop
+ * reads one word of 32 bits from every lane: a float, or where the CPU multiplies BF16 (PAIRS) two
+ * neighbours in k. Physical order [panel][step][R]; lanes and numbers past the end are zero.
+ */
 
-/* Lane l, step k of the panels is src[l * stride + k]: each lane's steps are contiguous in the source,
- * so blocks of eight by eight are turned. */
-INLINE void pack_turned(float *dst, const float *src, size_t stride, size_t lanes, size_t kc, const size_t R) {
-  for (size_t l0 = 0; l0 < lanes; l0 += R, dst += R * kc) {
-    for (size_t g = 0; g < R; g += 8) {
-      const size_t width = R - g < 8 ? R - g : 8;
-      size_t have = l0 + g < lanes ? lanes - l0 - g : 0;
-      const float *from = src + (l0 + g) * stride;
-      size_t k = 0;
-      for (; k + 8 <= kc; k += 8) {
-        v8 row[8];
-#pragma GCC unroll 8
-        for (size_t i = 0; i < 8; i++) {
-          row[i] = i < width && i < have ? v8_load(from + i * stride + k) : (v8){0};
-        }
-        transpose8(row);
-#pragma GCC unroll 8
-        for (size_t i = 0; i < 8; i++) memcpy(dst + (k + i) * R + g, &row[i], width * sizeof(float));
-      }
-      for (; k < kc; k++) {
-        for (size_t i = 0; i < width; i++) dst[k * R + g + i] = i < have ? from[i * stride + k] : 0;
-      }
+enum { NR = NRV * VL };
+
+/* How a stored number becomes a word. */
+enum Packing {
+  FLOATS,         // a float, as it is
+  ROUNDED,        // a float, rounded to BF16 and a float again
+  WIDENED,        // BF16, made a float
+  ROUNDED_PAIRS,  // two floats, rounded to BF16
+  STORED_PAIRS,   // two BF16, as they are
+};
+
+/* From the type that numbers are stored in to the one they are multiplied in. */
+INLINE enum Packing packing_of(enum Dtype stored, enum Dtype multiplied) {
+  if (multiplied == FP32) return stored == FP32 ? FLOATS : WIDENED;
+  if (PAIRS) return stored == FP32 ? ROUNDED_PAIRS : STORED_PAIRS;
+  return stored == FP32 ? ROUNDED : WIDENED;
+}
+
+/* Numbers that a word of this product holds. */
+INLINE size_t pack_word(enum Dtype multiplied) { return PAIRS && multiplied == BF16 ? 2 : 1; }
+
+/* A factor, or a part of one: lane l's number k is element l * lane + k * step of the array. One of the
+ * two strides is 1. */
+struct Factor {
+  struct Array numbers;
+  size_t lane, step;
+};
+
+INLINE struct Factor factor_at(struct Factor f, size_t lane, size_t step) {
+  f.numbers = array_at(f.numbers, lane * f.lane + step * f.step);
+  return f;
+}
+
+/* One word: the number at `i`, and in pairs the one `next` elements on, unless it is past the end. */
+INLINE float pack_one(struct Array numbers, size_t i, size_t next, bool has_next, const enum Packing packing) {
+  if (packing == FLOATS) return ((const float *)numbers.data)[i];
+  uint16_t pair[2] = {0};
+  const float first = array_get(numbers, i), second = has_next ? array_get(numbers, i + next) : 0;
+  if (packing < ROUNDED_PAIRS) return bf16_to_float(bf16_from_float(first));
+  pair[0] = bf16_from_float(first), pair[1] = bf16_from_float(second);
+  float word;
+  memcpy(&word, pair, sizeof word);
+  return word;
+}
+
+/* Eight words of one lane whose numbers are neighbours in memory, from element i on. */
+INLINE v8 pack_eight_steps(const void *numbers, size_t i, const enum Packing packing) {
+  const float *floats = (const float *)numbers + i;
+  const uint16_t *halves = (const uint16_t *)numbers + i;
+  switch (packing) {
+    case FLOATS: return v8_load(floats, 8);
+    case ROUNDED: return widen8(narrow8(v8_load(floats, 8)));
+    case WIDENED: return widen8(h8_load(halves, 8));
+    case ROUNDED_PAIRS: {
+      h8 pairs[2] = {narrow8(v8_load(floats, 8)), narrow8(v8_load(floats + 8, 8))};
+      v8 words;
+      memcpy(&words, pairs, sizeof words);
+      return words;
+    }
+    case STORED_PAIRS: {
+      v8 words;
+      memcpy(&words, halves, sizeof words);
+      return words;
+    }
+  }
+  __builtin_unreachable();
+}
+
+/* One word of up to eight lanes that are neighbours in memory, from element i on; in pairs the second
+ * numbers lie `next` elements on. */
+INLINE v8 pack_eight_lanes(const void *numbers, size_t i, size_t next, size_t width, const enum Packing packing) {
+  const float *floats = (const float *)numbers + i;
+  const uint16_t *halves = (const uint16_t *)numbers + i;
+  switch (packing) {
+    case FLOATS: return v8_load(floats, width);
+    case ROUNDED: return widen8(narrow8(v8_load(floats, width)));
+    case WIDENED: return widen8(h8_load(halves, width));
+    case ROUNDED_PAIRS:
+    case STORED_PAIRS: {
+      h8 a, b;
+      if (packing == ROUNDED_PAIRS) a = narrow8(v8_load(floats, width)), b = narrow8(v8_load(floats + next, width));
+      else a = h8_load(halves, width), b = h8_load(halves + next, width);
+      h8 pairs[2] = {__builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11),
+                     __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)};
+      v8 words;
+      memcpy(&words, pairs, sizeof words);
+      return words;
+    }
+  }
+  __builtin_unreachable();
+}
+
+/* The words from step s on, one at a time, of `have` lanes; zeros up to R. */
+INLINE void pack_rest(float *dst, struct Factor src, size_t have, size_t kc, size_t s, size_t lane, size_t width,
+                      const size_t R, const enum Packing packing) {
+  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1;
+  for (; s * word < kc; s++) {
+    for (size_t l = lane; l < lane + width; l++) {
+      const size_t at = l * src.lane + s * word * src.step;
+      dst[s * R + l] = l < have ? pack_one(src.numbers, at, src.step, s * word + 1 < kc, packing) : 0;
     }
   }
 }
 
-/* Lane l, step k of the panels is src[k * stride + l]: lanes are contiguous, rows are copied. */
-INLINE void pack_straight(float *dst, const float *src, size_t stride, size_t lanes, size_t kc, const size_t R) {
-  for (size_t l0 = 0; l0 < lanes; l0 += R, dst += R * kc) {
-    size_t have = size_min(R, lanes - l0);
-    const float *from = src + l0;
-    if (have == R) {
-      for (size_t k = 0; k < kc; k++) memcpy(dst + k * R, from + k * stride, R * sizeof(float));
-    } else {
-      for (size_t k = 0; k < kc; k++) {
-        for (size_t l = 0; l < R; l++) dst[k * R + l] = l < have ? from[k * stride + l] : 0;
+/* A panel of lanes whose numbers are neighbours: blocks of eight lanes by eight words are turned. */
+INLINE void pack_turned(float *dst, struct Factor src, size_t have, size_t kc, const size_t R,
+                        const enum Packing packing) {
+  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1;
+  for (size_t l = 0; l < R; l += 8) {
+    const size_t width = R - l < 8 ? R - l : 8, lanes = l < have ? size_min(width, have - l) : 0;
+    size_t s = 0;
+    for (; (s + 8) * word <= kc; s += 8) {
+      v8 row[8];
+#pragma GCC unroll 8
+      for (size_t i = 0; i < 8; i++) {
+        row[i] = i < lanes ? pack_eight_steps(src.numbers.data, (l + i) * src.lane + s * word, packing) : (v8){0};
       }
+      transpose8(row);
+#pragma GCC unroll 8
+      for (size_t i = 0; i < 8; i++) memcpy(dst + (s + i) * R + l, &row[i], width * sizeof(float));
+    }
+    pack_rest(dst, src, have, kc, s, l, width, R, packing);
+  }
+}
+
+/* A panel of lanes that are neighbours themselves: each step is a copy. */
+INLINE void pack_straight(float *dst, struct Factor src, size_t have, size_t kc, const size_t R,
+                          const enum Packing packing) {
+  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1;
+  size_t s = 0;
+  for (; have == R && (s + 1) * word <= kc; s++) {
+#pragma GCC unroll 8
+    for (size_t l = 0; l < R; l += 8) {
+      const size_t width = R - l < 8 ? R - l : 8;
+      v8 row = pack_eight_lanes(src.numbers.data, l + s * word * src.step, src.step, width, packing);
+      memcpy(dst + s * R + l, &row, width * sizeof(float));
     }
   }
+  pack_rest(dst, src, have, kc, s, 0, R, R, packing);
+}
+
+/* Panels of `lanes` lanes by kc numbers. */
+INLINE void pack_as(float *dst, struct Factor src, size_t lanes, size_t kc, const size_t R,
+                    const enum Packing packing) {
+  const size_t steps = packing >= ROUNDED_PAIRS ? ceil_div(kc, 2) : kc;
+  for (size_t l = 0; l < lanes; l += R, dst += R * steps) {
+    const size_t have = size_min(R, lanes - l);
+    if (src.step == 1) pack_turned(dst, factor_at(src, l, 0), have, kc, R, packing);
+    else pack_straight(dst, factor_at(src, l, 0), have, kc, R, packing);
+  }
+}
+
+INLINE void pack(float *dst, struct Factor src, size_t lanes, size_t kc, enum Dtype multiplied, const size_t R) {
+  switch (packing_of(src.numbers.dtype, multiplied)) {
+    case FLOATS: pack_as(dst, src, lanes, kc, R, FLOATS); break;
+    case ROUNDED: pack_as(dst, src, lanes, kc, R, ROUNDED); break;
+    case WIDENED: pack_as(dst, src, lanes, kc, R, WIDENED); break;
+#if PAIRS
+    case ROUNDED_PAIRS: pack_as(dst, src, lanes, kc, R, ROUNDED_PAIRS); break;
+    case STORED_PAIRS: pack_as(dst, src, lanes, kc, R, STORED_PAIRS); break;
+#else
+    case ROUNDED_PAIRS: case STORED_PAIRS: break;
+#endif
+  }
+}
+
+static void pack_left(float *dst, struct Factor src, size_t lanes, size_t kc, enum Dtype multiplied) {
+  pack(dst, src, lanes, kc, multiplied, MR);
+}
+
+static void pack_right(float *dst, struct Factor src, size_t lanes, size_t kc, enum Dtype multiplied) {
+  pack(dst, src, lanes, kc, multiplied, NR);
 }

@@ -2,26 +2,36 @@
 
 enum { PEAK_CHAINS = MR * NRV, PEAK_ROUNDS = 1 << 22 };
 
-static void peak_task(void *argument, int thread, int threads) {
-  (void)thread, (void)threads;
+INLINE void peak_run(volatile float *factor, const bool pairs) {
   vf acc[PEAK_CHAINS];
   /* volatile: the factors are not known to the compiler, and the sums are asked for. */
-  volatile float *factor = argument;
   const vf a = vsplat(factor[0]), b = vsplat(factor[1]);
 #pragma GCC unroll 32
   for (int i = 0; i < PEAK_CHAINS; i++) acc[i] = vsplat((float)i);
   for (int round = 0; round < PEAK_ROUNDS; round++) {
 #pragma GCC unroll 32
-    for (int i = 0; i < PEAK_CHAINS; i++) acc[i] = acc[i] * a + b;
+    for (int i = 0; i < PEAK_CHAINS; i++) acc[i] = pairs ? vadd_pairs(acc[i], a, b) : acc[i] * a + b;
   }
   vf sum = {0};
   for (int i = 0; i < PEAK_CHAINS; i++) sum += acc[i];
   if (vsum(sum) == 1e30f) factor[0] = 0;
 }
 
+struct Peak {
+  float factor[2];
+  bool pairs;
+};
+
+static void peak_task(void *argument, int thread, int threads) {
+  struct Peak *peak = argument;
+  (void)thread, (void)threads;
+  if (PAIRS && peak->pairs) peak_run(peak->factor, true);
+  else peak_run(peak->factor, false);
+}
+
 static double peak_flops(const struct Workers *workers) {
-  float factor[2] = {0.5f, 1.0f};
-  pool_run(workers->pool, "peak", peak_task, factor);
-  const size_t operations = (size_t)2 * VL * PEAK_CHAINS * PEAK_ROUNDS;
+  struct Peak peak = {{0.5f, 1.0f}, PAIRS && workers->dtype == BF16};
+  pool_run(workers->pool, "peak", peak_task, &peak);
+  const size_t operations = (size_t)(peak.pairs ? 4 : 2) * VL * PEAK_CHAINS * PEAK_ROUNDS;
   return (double)operations * pool_threads(workers->pool);
 }

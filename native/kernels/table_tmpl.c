@@ -5,12 +5,13 @@ enum { SHARED_FLOATS = MC * KC > 2 * SQUARES_PARTS ? MC * KC : 2 * SQUARES_PARTS
 
 static size_t own_floats(size_t T, size_t HS) {
   size_t attention = size_max(attention_forward_floats(T, HS), attention_backward_floats(T, HS));
-  return round_up(size_max((size_t)NC_MAX * KC, attention), 16);
+  return round_up(size_max((size_t)NR * KC, attention), 16);
 }
 
 extern const struct Kernels ISA_TABLE;
 const struct Kernels ISA_TABLE = {
     .name = ISA_NAME,
+    .multiplies_bf16 = PAIRS,
     .shared_floats = SHARED_FLOATS,
     .own_floats = own_floats,
     .encoder_forward = encoder_forward,

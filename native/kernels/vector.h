@@ -48,17 +48,14 @@ INLINE float vmax_lane(vf x) {
   return max;
 }
 
-/* exp(x), relative error 2e-7; 0 below -87.3, where float would be subnormal; NaN stays NaN.
+/* exp(x) for x from -87.3 to 88.37, relative error 2e-7; what it makes of a NaN is no NaN.
  * x = n ln 2 + r with |r| <= ln 2 / 2, and exp(r) by its Taylor polynomial of degree 7, whose error
  * there is 5e-9. Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
-INLINE vf vexp(vf x) {
-  const float high = 88.37f, low = -87.3f;
-  vf clamped = vselect(x > high, vsplat(high), x);
-  clamped = vselect(clamped < low, vsplat(low), clamped);
+INLINE vf vexp_between(vf x) {
   const float rounder = 12582912.0f;
-  vf shifted = clamped * 1.44269504088896341f + rounder;
+  vf shifted = x * 1.44269504088896341f + rounder;
   vf n = shifted - rounder;
-  vf r = clamped - n * 0.693145751953125f;  // the high bits of ln 2: the product is exact
+  vf r = x - n * 0.693145751953125f;  // the high bits of ln 2: the product is exact
   r = r - n * 1.42860682030941723e-6f;
   vf p = r * (1.0f / 5040) + 1.0f / 720;
   p = p * r + 1.0f / 120;
@@ -67,18 +64,110 @@ INLINE vf vexp(vf x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  vi exponent = ((vi)shifted - (vi)vsplat(rounder)) << 23;
-  exponent &= clamped == clamped;  // added to the bits of a NaN it would make a number of some
-  vf result = (vf)((vi)p + exponent);
-  return vselect(x < low, vsplat(0), result);
+  return (vf)((vi)p + ((vi)shifted << 23));
 }
 
-/* Eight rows of eight floats, turned: three rounds of exchanging pairs, fours and halves. */
+INLINE vf vclamp_exponent(vf x) {
+  const float high = 88.37f, low = -87.3f;
+  vf clamped = vselect(x > high, vsplat(high), x);
+  return vselect(clamped < low, vsplat(low), clamped);
+}
+
+/* exp(x), of any x: 0 below -87.3, where float would be subnormal; NaN stays NaN. */
+INLINE vf vexp(vf x) {
+  vf result = vselect(x < -87.3f, vsplat(0), vexp_between(vclamp_exponent(x)));
+  return vselect(x == x, result, x);
+}
+
+/* Eights of floats and of BF16, whatever VL is: what packing works in. */
 typedef float v8 __attribute__((vector_size(32)));
-typedef float v8_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint32_t v8_bits __attribute__((vector_size(32)));
+typedef uint16_t h8 __attribute__((vector_size(16)));
 
-INLINE v8 v8_load(const float *at) { return *(const v8_unaligned *)at; }
+/* Eight numbers from memory, or the first `width` of them and zeros. */
+INLINE v8 v8_load(const float *at, size_t width) {
+  v8 x = {0};
+  memcpy(&x, at, width * sizeof *at);
+  return x;
+}
 
+INLINE h8 h8_load(const uint16_t *at, size_t width) {
+  h8 x = {0};
+  memcpy(&x, at, width * sizeof *at);
+  return x;
+}
+
+INLINE v8 widen8(h8 x) { return (v8)(__builtin_convertvector(x, v8_bits) << 16); }
+
+/* To BF16, as bf16_from_float does. */
+INLINE h8 narrow8(v8 x) {
+#ifdef __AVX512BF16__
+  typedef __bf16 b8 __attribute__((vector_size(16)));
+  return (h8)__builtin_convertvector(x, b8);
+#else
+  v8_bits bits = (v8_bits)x;
+  v8_bits rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
+  v8_bits number = (v8_bits)(x == x);
+  return __builtin_convertvector((number & rounded) | (~number & quiet), h8);
+#endif
+}
+
+/* A vector of an array's numbers from element i on. */
+INLINE vf vload_array(struct Array a, size_t i) {
+  if (a.dtype == FP32) return vload((const float *)a.data + i);
+  typedef uint16_t half __attribute__((vector_size(2 * VL)));
+  half x;
+  memcpy(&x, (const uint16_t *)a.data + i, sizeof x);
+  return (vf)(__builtin_convertvector(x, vi) << 16);
+}
+
+INLINE void vstore_array(struct Array a, size_t i, vf x) {
+  if (a.dtype == FP32) {
+    vstore((float *)a.data + i, x);
+    return;
+  }
+  uint16_t *at = (uint16_t *)a.data + i;
+  enum { WIDTH = VL < 8 ? VL : 8 };
+#pragma GCC unroll 2
+  for (size_t j = 0; j < VL; j += WIDTH) {
+    v8 part = {0};
+    memcpy(&part, (const float *)&x + j, WIDTH * sizeof(float));
+    h8 narrow = narrow8(part);
+    memcpy(at + j, &narrow, WIDTH * sizeof *at);
+  }
+}
+
+/* A word in every lane, whatever its bits mean. */
+INLINE vf vsplat_word(const float *word) {
+  int32_t bits;
+  memcpy(&bits, word, sizeof bits);
+  return (vf)(bits - (vi){0});
+}
+
+#if PAIRS
+/* acc + a[0] * b[0] + a[1] * b[1] in every lane, each word of a and b a pair of BF16. */
+#if defined(__AVX512BF16__)
+INLINE vf vadd_pairs(vf acc, vf a, vf b) {
+  typedef __bf16 pairs __attribute__((vector_size(64)));
+  return (vf)__builtin_ia32_dpbf16ps_512(acc, (pairs)a, (pairs)b);
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include <arm_neon.h>
+INLINE vf vadd_pairs(vf acc, vf a, vf b) {
+  return (vf)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)a, (bfloat16x8_t)b);
+}
+#else  // compiled for a CPU without such an instruction, by the tests
+INLINE vf vadd_pairs(vf acc, vf a, vf b) {
+  const vi high = (vi){0} - 0x10000;
+  acc += (vf)((vi)a & high) * (vf)((vi)b & high);
+  return acc + (vf)((vi)a << 16) * (vf)((vi)b << 16);
+}
+#endif
+#else
+INLINE vf vadd_pairs(vf acc, vf a, vf b) { return (void)a, (void)b, acc; }  // never called
+#endif
+
+/* Eight rows of eight words, turned: three rounds of exchanging pairs, fours and halves. */
 INLINE void transpose8(v8 row[8]) {
   v8 pair[8], four[8];
 #pragma GCC unroll 4

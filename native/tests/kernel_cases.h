@@ -17,27 +17,30 @@
 #include "pool.h"
 #include "util.h"
 
-enum { MOST_INPUTS = 8, MOST_OUTPUTS = 4, MOST_TABLES = 8, GUARD = 32 };
+enum { MOST_INPUTS = 8, MOST_OUTPUTS = 4, MOST_TABLES = 8, GUARD = 128 };
 
 static const int thread_counts[] = {1, 2, 3, 7};
 enum { THREAD_COUNTS = sizeof thread_counts / sizeof *thread_counts };
 
 static struct Pool *pools[THREAD_COUNTS];
 
-struct Case;
-typedef void Call(const struct Kernels *, const struct Workers *, const struct Case *, float *const *out);
-
 struct Memory {
   char *pages;
-  size_t bytes;   // without the page that cannot be touched
-  float *data;    // its end is the end of the pages
-  size_t floats;
+  size_t bytes;         // without the page that cannot be touched
+  struct Array array;   // its end is the end of the pages
+  float *data;          // the same, where it holds floats
+  size_t count;
 };
+
+struct Case;
+typedef void Call(const struct Kernels *, const struct Workers *, const struct Case *, const struct Memory *out);
 
 struct Case {
   const char *op;
   Call *call;
+  enum Dtype dtype;                    // what linear layers multiply, and arrays hold
   size_t B, T, C, NH, V, Vp, M, N, K;  // those that the operation has; the others 0
+  bool add;
   struct Memory in[MOST_INPUTS];
   size_t inputs;
   const int *ids;
@@ -57,15 +60,16 @@ static inline size_t random_below(size_t n) { return (size_t)(random_unit() * (d
 
 /* ---- memory -------------------------------------------------------------------------------------- */
 
-static inline struct Memory memory_take(size_t floats) {
-  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-  struct Memory m = {.floats = floats, .bytes = round_up((floats + GUARD) * sizeof(float), page)};
+static inline struct Memory memory_take(size_t count, enum Dtype dtype) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = count * dtype_size(dtype);
+  struct Memory m = {.count = count, .bytes = round_up(size + GUARD, page)};
   m.pages = mmap(NULL, m.bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
   if (m.pages == MAP_FAILED || mprotect(m.pages + m.bytes, page, PROT_NONE) != 0) {
     perror("mmap");
     exit(1);
   }
-  m.data = (float *)(void *)(m.pages + m.bytes) - floats;
+  m.array = (struct Array){m.pages + m.bytes - size, dtype};
+  if (dtype == FP32) m.data = m.array.data;
   return m;
 }
 
@@ -73,19 +77,18 @@ static inline void memory_free(struct Memory *m) {
   munmap(m->pages, m->bytes + (size_t)sysconf(_SC_PAGESIZE));
 }
 
-static inline void fill_nan(float *at, size_t n) {
-  for (size_t i = 0; i < n; i++) at[i] = NAN;
+static inline void fill_nan(const struct Memory *m) {
+  for (size_t i = 0; i < m->count; i++) array_set(m->array, i, NAN);
 }
 
-static const uint32_t GUARD_BITS = 0x7fa5a5a5;
+enum { GUARD_BYTE = 0xa5 };
 
-static inline void guard_write(const struct Memory *m) {
-  for (size_t i = 1; i <= GUARD; i++) memcpy(m->data - i, &GUARD_BITS, 4);
-}
+static inline void guard_write(const struct Memory *m) { memset((char *)m->array.data - GUARD, GUARD_BYTE, GUARD); }
 
 static inline bool guard_holds(const struct Memory *m) {
+  const unsigned char *data = m->array.data;
   for (size_t i = 1; i <= GUARD; i++) {
-    if (memcmp(m->data - i, &GUARD_BITS, 4) != 0) return false;
+    if (*(data - i) != GUARD_BYTE) return false;
   }
   return true;
 }
@@ -95,7 +98,7 @@ static inline bool guard_holds(const struct Memory *m) {
 static char now[256];
 
 static inline void describe(const struct Case *c, const char *table, int threads) {
-  int length = snprintf(now, sizeof now, "%s of %s, %d threads,", c->op, table, threads);
+  int length = snprintf(now, sizeof now, "%s of %s in %s, %d threads,", c->op, table, dtype_name(c->dtype), threads);
   const struct { const char *name; size_t value; } dimensions[] = {
       {"B", c->B}, {"T", c->T}, {"C", c->C}, {"NH", c->NH}, {"V", c->V},
       {"Vp", c->Vp}, {"M", c->M}, {"N", c->N}, {"K", c->K}};
@@ -116,24 +119,33 @@ static inline void on_crash(int number) {
 
 /* ---- building a case ----------------------------------------------------------------------------- */
 
-/* The next input: n random numbers in shift - 1 … shift + 1. */
-static inline float *case_input(struct Case *c, size_t n, double shift) {
+/* The next input: n random numbers in shift - 1 … shift + 1, as floats or in the case's type. */
+static inline struct Array case_array(struct Case *c, size_t n, double shift, enum Dtype dtype) {
   struct Memory *m = &c->in[c->inputs++];
-  *m = memory_take(n);
-  for (size_t i = 0; i < n; i++) m->data[i] = (float)(2 * random_unit() - 1 + shift);
-  return m->data;
+  *m = memory_take(n, dtype);
+  for (size_t i = 0; i < n; i++) array_set(m->array, i, (float)(2 * random_unit() - 1 + shift));
+  return m->array;
 }
+
+static inline float *case_input(struct Case *c, size_t n, double shift) { return case_array(c, n, shift, FP32).data; }
 
 enum Before { OVERWRITTEN, ADDED_TO };
 
 /* The next output. The tolerance bounds the norm of the difference over the norm of the reference's. */
-static inline float *case_output(struct Case *c, const char *name, size_t n, enum Before before, double tolerance) {
+static inline struct Array case_result(struct Case *c, const char *name, size_t n, enum Before before,
+                                       double tolerance, enum Dtype dtype) {
   struct Memory *m = &c->initial[c->outputs];
-  *m = memory_take(n);
-  for (size_t i = 0; i < n; i++) m->data[i] = before == ADDED_TO ? (float)(2 * random_unit() - 1) : NAN;
+  *m = memory_take(n, dtype);
+  for (size_t i = 0; i < n; i++) {
+    array_set(m->array, i, before == ADDED_TO ? (float)(2 * random_unit() - 1) : NAN);
+  }
   c->names[c->outputs] = name;
   c->tolerances[c->outputs++] = tolerance;
-  return m->data;
+  return m->array;
+}
+
+static inline float *case_output(struct Case *c, const char *name, size_t n, enum Before before, double tolerance) {
+  return case_result(c, name, n, before, tolerance, FP32).data;
 }
 
 static inline void case_free(struct Case *c) {
@@ -144,30 +156,31 @@ static inline void case_free(struct Case *c) {
 /* ---- running a case ------------------------------------------------------------------------------ */
 
 static inline void scratch_resize(struct Memory *scratch, size_t floats) {
-  if (scratch->pages != NULL && scratch->floats == floats) return;
+  if (scratch->pages != NULL && scratch->count == floats) return;
   if (scratch->pages != NULL) memory_free(scratch);
-  *scratch = memory_take(floats);
-  fill_nan(scratch->data, floats);
+  *scratch = memory_take(floats, FP32);
+  fill_nan(scratch);
 }
 
 /* Runs it once; out are fresh buffers, which the caller frees. */
 static inline void case_run(const struct Case *c, const struct Kernels *kernels, int pool, struct Memory *out) {
   /* Scratch of each table and pool; taken anew only when another size is asked for. */
-  static struct Memory shared[MOST_TABLES], own[MOST_TABLES][THREAD_COUNTS];
+  static struct Memory shared[MOST_TABLES], own[MOST_TABLES][THREAD_COUNTS], sums;
   int table = 0;
   while (kernels_at(table) != kernels) table++;
   const size_t per_thread = kernels->own_floats(c->T > 0 ? c->T : 1, c->NH > 0 ? c->C / c->NH : 1);
   scratch_resize(&shared[table], kernels->shared_floats);
   scratch_resize(&own[table][pool], per_thread * (size_t)thread_counts[pool]);
-  float *data[MOST_OUTPUTS];
+  if (c->dtype == BF16) scratch_resize(&sums, c->M * c->N);
   for (size_t i = 0; i < c->outputs; i++) {
-    out[i] = memory_take(c->initial[i].floats);
+    out[i] = memory_take(c->initial[i].count, c->initial[i].array.dtype);
     guard_write(&out[i]);
-    memcpy(out[i].data, c->initial[i].data, out[i].floats * sizeof(float));
-    data[i] = out[i].data;
+    memcpy(out[i].array.data, c->initial[i].array.data, out[i].count * dtype_size(out[i].array.dtype));
   }
   describe(c, kernels->name, thread_counts[pool]);
-  c->call(kernels, &(struct Workers){pools[pool], shared[table].data, own[table][pool].data, per_thread}, c, data);
+  const struct Workers workers = {.pool = pools[pool], .dtype = c->dtype, .shared = shared[table].data,
+                                  .own = own[table][pool].data, .own_floats = per_thread, .sums = sums.data};
+  c->call(kernels, &workers, c, out);
   for (size_t i = 0; i < c->outputs; i++) {
     check(guard_holds(&out[i]), "%s: wrote in front of %s", now, c->names[i]);
   }
@@ -175,8 +188,8 @@ static inline void case_run(const struct Case *c, const struct Kernels *kernels,
 
 static inline double difference(const struct Memory *got, const struct Memory *expected) {
   double above = 0, below = 0;
-  for (size_t i = 0; i < got->floats; i++) {
-    double e = expected->data[i], d = got->data[i] - e;
+  for (size_t i = 0; i < got->count; i++) {
+    double e = array_get(expected->array, i), d = array_get(got->array, i) - e;
     above += d * d, below += e * e;
   }
   return sqrt(above) / (below > 0 ? sqrt(below) : 1);
@@ -215,18 +228,18 @@ static inline void case_compare(const struct Case *c, enum Comparison comparison
       struct Memory *out = pool == 0 ? first : got;
       case_run(c, tables[t], pool, out);
       for (size_t i = 0; i < c->outputs; i++) {
-        const size_t n = out[i].floats;
+        const size_t n = out[i].count;
         if (comparison == NAN_REACHES) {
           size_t at = 0;
-          while (at < n && !(isnan(expected[i].data[at]) && !isnan(out[i].data[at]))) at++;
+          while (at < n && !(isnan(array_get(expected[i].array, at)) && !isnan(array_get(out[i].array, at)))) at++;
           check(at == n, "%s: expected NaN in %s[%zu] of %zu, got %g", now, c->names[i], at, n,
-                at < n ? (double)out[i].data[at] : 0);
+                at < n ? (double)array_get(out[i].array, at) : 0);
         } else if (pool == 0) {
           const double error = difference(&out[i], &expected[i]);
           check(error <= c->tolerances[i], "%s: expected %s within %g of the reference, got %g", now,
                 c->names[i], c->tolerances[i], error);
         } else {
-          check(memcmp(out[i].data, first[i].data, n * sizeof(float)) == 0,
+          check(memcmp(out[i].array.data, first[i].array.data, n * dtype_size(out[i].array.dtype)) == 0,
                 "%s: expected the bits of one thread in %s, got others", now, c->names[i]);
         }
       }
@@ -243,7 +256,10 @@ static inline void case_check(struct Case *c) {
   static const uint32_t nans[] = {0x7fc00000, 0xffc00000, 0x7fc00001, 0xffffffff, 0x7fd55555};
   case_compare(c, CLOSE);
   const struct Memory *in = &c->in[random_below(c->inputs)];
-  memcpy(in->data + random_below(in->floats), &nans[random_below(sizeof nans / sizeof *nans)], 4);
+  const uint32_t bits = nans[random_below(sizeof nans / sizeof *nans)];
+  const uint16_t upper = (uint16_t)(bits >> 16);
+  const struct Array at = array_at(in->array, random_below(in->count));
+  memcpy(at.data, at.dtype == BF16 ? (const void *)&upper : &bits, dtype_size(at.dtype));
   case_compare(c, NAN_REACHES);
   case_free(c);
 }

@@ -10,63 +10,70 @@ static const double GELU = 8e-6;  // far left of 0 it passes a multiple of its i
 
 /* ---- linear layers ------------------------------------------------------------------------------ */
 
-static void call_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c, float *const *out) {
-  k->linear_forward(w, out[0], c->in[0].data, c->in[1].data, c->inputs > 2 ? c->in[2].data : NULL, c->M, c->N, c->K);
+static void call_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  k->linear_forward(w, out[0].array, c->in[0].array, c->in[1].data, c->inputs > 2 ? c->in[2].data : NULL, c->M, c->N, c->K);
 }
 
-static void call_residual(const struct Kernels *k, const struct Workers *w, const struct Case *c, float *const *out) {
-  k->linear_residual(w, out[0], c->in[3].data, c->in[0].data, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+static void call_residual(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  k->linear_residual(w, out[0].data, c->in[3].data, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
 }
 
 static void call_residual_in_place(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                   float *const *out) {
-  k->linear_residual(w, out[0], out[0], c->in[0].data, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+                                   const struct Memory *out) {
+  k->linear_residual(w, out[0].data, out[0].data, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
 }
 
-static void call_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c, float *const *out) {
-  k->linear_gelu(w, out[0], out[1], c->in[0].data, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+static void call_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  k->linear_gelu(w, out[0].array, out[1].array, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
 }
 
 static void call_backward_input(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                float *const *out) {
-  k->linear_backward_input(w, out[0], c->in[0].data, c->in[1].data, c->M, c->N, c->K);
+                                const struct Memory *out) {
+  k->linear_backward_input(w, out[0].data, c->in[0].data, c->in[1].data, c->M, c->N, c->K);
 }
 
 static void call_backward_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                               float *const *out) {
-  k->linear_backward_gelu(w, out[0], c->in[0].data, c->in[2].data, c->in[1].data, c->M, c->N, c->K);
+                               const struct Memory *out) {
+  k->linear_backward_gelu(w, out[0].data, c->in[0].data, c->in[2].array, c->in[1].data, c->M, c->N, c->K);
 }
 
 static void call_backward_weight(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                 float *const *out) {
-  k->linear_backward_weight(w, out[0], c->outputs > 1 ? out[1] : NULL, c->in[0].data, c->in[1].data,
-                            c->M, c->N, c->K);
+                                 const struct Memory *out) {
+  k->linear_backward_weight(w, out[0].data, c->outputs > 1 ? out[1].data : NULL, c->in[0].data, c->in[1].array,
+                            c->add, c->M, c->N, c->K);
 }
 
-static void check_linear(size_t M, size_t N, size_t K) {
-  const struct Case shape = {.M = M, .N = N, .K = K};
+/* The next result, in the case's type. Where it is BF16, a sum that differs in its last bit can fall on the
+ * other side of a rounding: seldom, so that over many results it hardly shows. */
+static void case_rounded(struct Case *c, const char *name, size_t n, double tolerance) {
+  const double flip = n < 1000 ? 8e-3 : 5e-4;
+  case_result(c, name, n, OVERWRITTEN, c->dtype == BF16 ? flip : tolerance, c->dtype);
+}
+
+static void check_linear(size_t M, size_t N, size_t K, enum Dtype dtype) {
+  const struct Case shape = {.M = M, .N = N, .K = K, .dtype = dtype};
   for (int bias = 0; bias < 2; bias++) {
     struct Case c = shape;
     c.op = bias ? "linear_forward" : "linear_forward without bias", c.call = call_forward;
-    case_input(&c, M * K, 0), case_input(&c, N * K, 0);
-    if (bias) case_input(&c, N, 0);
-    case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
+    case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0);
+    if (bias) case_input(&c, N, 0), case_rounded(&c, "out", M * N, SUMMED);
+    else case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);  // as of the logits, which stay floats
     case_check(&c);
   }
   struct Case c = shape;
   c.op = "linear_residual", c.call = call_residual;
-  case_input(&c, M * K, 0), case_input(&c, N * K, 0), case_input(&c, N, 0), case_input(&c, M * N, 0);
+  case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0), case_input(&c, M * N, 0);
   case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
   case_check(&c);
-  if (M == 1) {
+  if (M == 1 && dtype == FP32) {
     c = shape, c.op = "linear_residual in place", c.call = call_residual_in_place;
     case_input(&c, K, 0), case_input(&c, N * K, 0), case_input(&c, N, 0);
     case_output(&c, "out", N, ADDED_TO, SUMMED);
     case_check(&c);
   }
   c = shape, c.op = "linear_gelu", c.call = call_gelu;
-  case_input(&c, M * K, 0), case_input(&c, N * K, 0), case_input(&c, N, 0);
-  case_output(&c, "out", M * N, OVERWRITTEN, GELU), case_output(&c, "pre", M * N, OVERWRITTEN, SUMMED);
+  case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0);
+  case_rounded(&c, "out", M * N, GELU), case_rounded(&c, "pre", M * N, SUMMED);
   case_check(&c);
 
   c = shape, c.op = "linear_backward_input", c.call = call_backward_input;
@@ -75,17 +82,19 @@ static void check_linear(size_t M, size_t N, size_t K) {
   case_check(&c);
 
   c = shape, c.op = "linear_backward_gelu", c.call = call_backward_gelu;
-  case_input(&c, M * N, 0), case_input(&c, N * K, 0), case_input(&c, M * K, 0.5);
+  case_input(&c, M * N, 0), case_input(&c, N * K, 0), case_array(&c, M * K, 0.5, dtype);
   case_output(&c, "dpre", M * K, OVERWRITTEN, SUMMED);
   case_check(&c);
 
   for (int bias = 0; bias < 2; bias++) {
-    c = shape, c.op = bias ? "linear_backward_weight" : "linear_backward_weight without bias";
-    c.call = call_backward_weight;
-    case_input(&c, M * N, 0), case_input(&c, M * K, 0);
-    case_output(&c, "dweight", N * K, ADDED_TO, SUMMED);
-    if (bias) case_output(&c, "dbias", N, ADDED_TO, SUMMED);
-    case_check(&c);
+    for (int add = 0; add < 2; add++) {
+      c = shape, c.op = bias ? "linear_backward_weight" : "linear_backward_weight without bias";
+      c.call = call_backward_weight, c.add = add;
+      case_input(&c, M * N, 0), case_array(&c, M * K, 0, dtype);
+      case_output(&c, "dweight", N * K, add ? ADDED_TO : OVERWRITTEN, SUMMED);
+      if (bias) case_output(&c, "dbias", N, add ? ADDED_TO : OVERWRITTEN, SUMMED);
+      case_check(&c);
+    }
   }
 }
 
@@ -94,52 +103,62 @@ static void check_linears(void) {
   enum { SIZES = sizeof sizes / sizeof *sizes };
   /* Every pair of sizes comes up in some two dimensions; all triples would take minutes. */
   for (size_t i = 0; i < SIZES; i++) {
-    for (size_t j = i % 3; j < SIZES; j += 3) check_linear(sizes[i], sizes[j], sizes[(i + 2 * j) % SIZES]);
+    for (size_t j = i % 3; j < SIZES; j += 3) {
+      check_linear(sizes[i], sizes[j], sizes[(i + 2 * j) % SIZES], FP32);
+      if (j % 2 == 0) check_linear(sizes[i], sizes[j], sizes[(i + 2 * j) % SIZES], BF16);
+    }
   }
-  for (size_t j = 0; j < SIZES; j++) check_linear(1, sizes[j], sizes[SIZES - 1 - j]);
-  /* Beyond one block: of rows (MC 960), of columns (NC 240), of depth (KC 256), each as summed over too. */
-  check_linear(961, 17, 9);
-  check_linear(1933, 3, 31);
-  check_linear(9, 241, 513);
-  check_linear(5, 1000, 257);
-  check_linear(130, 485, 300);
+  for (size_t j = 0; j < SIZES; j++) {
+    check_linear(1, sizes[j], sizes[SIZES - 1 - j], FP32), check_linear(1, sizes[j], sizes[SIZES - 1 - j], BF16);
+  }
+  /* Beyond one block: of rows (MC 1024), of columns (NC 240), of depth (KC 256 to 384, of pairs 768), each
+   * as summed over too. */
+  for (enum Dtype dtype = FP32; dtype <= BF16; dtype++) {
+    check_linear(1025, 17, 9, dtype);
+    check_linear(2065, 3, 31, dtype);
+    check_linear(9, 241, 513, dtype);
+    check_linear(5, 1000, 257, dtype);
+    check_linear(7, 50, 1037, dtype);
+    check_linear(130, 485, 300, dtype);
+  }
 }
 
 /* ---- attention ---------------------------------------------------------------------------------- */
 
 static void call_attention_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                   float *const *out) {
-  k->attention_forward(w, out[0], out[1], c->in[0].data, c->B, c->T, c->C, c->NH);
+                                   const struct Memory *out) {
+  k->attention_forward(w, out[0].array, out[1].data, c->in[0].array, c->B, c->T, c->C, c->NH);
 }
 
 static void call_attention_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                    float *const *out) {
-  k->attention_backward(w, out[0], c->in[0].data, c->in[1].data, c->in[2].data, c->in[3].data,
+                                    const struct Memory *out) {
+  k->attention_backward(w, out[0].data, c->in[0].data, c->in[1].array, c->in[2].array, c->in[3].data,
                         c->B, c->T, c->C, c->NH);
 }
 
 static void call_attention_decode(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                  float *const *out) {
-  k->attention_decode(w, out[0], c->in[0].data, c->in[1].data, c->in[2].data, c->T, c->C, c->NH);
+                                  const struct Memory *out) {
+  k->attention_decode(w, out[0].data, c->in[0].data, c->in[1].data, c->in[2].data, c->T, c->C, c->NH);
 }
 
-static void check_attention(size_t B, size_t T, size_t HS, size_t NH) {
+static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype dtype) {
   const size_t C = NH * HS;
-  const struct Case shape = {.B = B, .T = T, .C = C, .NH = NH};
+  const struct Case shape = {.B = B, .T = T, .C = C, .NH = NH, .dtype = dtype};
   struct Case c = shape;
   c.op = "attention_forward", c.call = call_attention_forward;
-  case_input(&c, B * T * 3 * C, 0.1);
-  case_output(&c, "out", B * T * C, OVERWRITTEN, SOFTMAX), case_output(&c, "lse", B * NH * T, OVERWRITTEN, SOFTMAX);
+  case_array(&c, B * T * 3 * C, 0.1, dtype);
+  case_rounded(&c, "out", B * T * C, SOFTMAX), case_output(&c, "lse", B * NH * T, OVERWRITTEN, SOFTMAX);
   case_check(&c);
 
   c = shape, c.op = "attention_backward", c.call = call_attention_backward;
   case_input(&c, B * T * C, 0.1);
-  const float *qkv = case_input(&c, B * T * 3 * C, 0.1);
-  float *out = case_input(&c, B * T * C, 0), *lse = case_input(&c, B * NH * T, 0);
+  const struct Array qkv = case_array(&c, B * T * 3 * C, 0.1, dtype), out = case_array(&c, B * T * C, 0, dtype);
+  float *lse = case_input(&c, B * NH * T, 0);
   kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, out, lse, qkv, B, T, C, NH);
   case_output(&c, "dqkv", B * T * 3 * C, OVERWRITTEN, SOFTMAX);
   case_check(&c);
 
+  if (dtype == BF16) return;
   c = shape, c.B = 0, c.op = "attention_decode", c.call = call_attention_decode;
   case_input(&c, C, 0.1), case_input(&c, T * C, 0), case_input(&c, T * C, 0.1);
   case_output(&c, "out", C, OVERWRITTEN, SOFTMAX);
@@ -151,39 +170,42 @@ static void check_attentions(void) {
   static const size_t head_sizes[] = {8, 16, 24, 40, 64, 72, 80};
   enum { TIMES = sizeof times / sizeof *times, HEAD_SIZES = sizeof head_sizes / sizeof *head_sizes };
   for (size_t t = 0; t < TIMES; t++) {
-    for (size_t h = 0; h < HEAD_SIZES; h++) check_attention(1 + (t + h) % 2, times[t], head_sizes[h], 2 + (t + h) % 3);
+    for (size_t h = 0; h < HEAD_SIZES; h++) {
+      check_attention(1 + (t + h) % 2, times[t], head_sizes[h], 2 + (t + h) % 3, (t + h) % 4 == 0 ? BF16 : FP32);
+    }
   }
-  check_attention(1, 33, 1, 3);
-  check_attention(2, 70, 13, 1);
+  check_attention(1, 33, 1, 3, FP32);
+  check_attention(2, 70, 13, 1, FP32), check_attention(2, 70, 13, 1, BF16);
 }
 
 /* ---- rows: layernorm, encoder, crossentropy ------------------------------------------------------ */
 
 static void call_layernorm_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                   float *const *out) {
-  k->layernorm_forward(w, out[0], out[1], out[2], c->in[0].data, c->in[1].data, c->in[2].data, c->N, c->C);
+                                   const struct Memory *out) {
+  k->layernorm_forward(w, out[0].array, out[1].data, out[2].data, c->in[0].data, c->in[1].data, c->in[2].data, c->N, c->C);
 }
 
 static void call_layernorm_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                    float *const *out) {
-  k->layernorm_backward(w, out[0], out[1], out[2], c->in[0].data, c->in[1].data, c->in[2].data, c->in[3].data,
+                                    const struct Memory *out) {
+  k->layernorm_backward(w, out[0].data, out[1].data, out[2].data, c->in[0].data, c->in[1].data, c->in[2].data, c->in[3].data,
                         c->in[4].data, c->N, c->C);
 }
 
-static void check_layernorm(size_t N, size_t C) {
-  struct Case c = {.op = "layernorm_forward", .call = call_layernorm_forward, .N = N, .C = C};
+static void check_layernorm(size_t N, size_t C, enum Dtype dtype) {
+  struct Case c = {.op = "layernorm_forward", .call = call_layernorm_forward, .N = N, .C = C, .dtype = dtype};
   case_input(&c, N * C, 0.5), case_input(&c, C, 1), case_input(&c, C, 0);
-  case_output(&c, "out", N * C, OVERWRITTEN, SUMMED);
+  case_rounded(&c, "out", N * C, SUMMED);
   case_output(&c, "mean", N, OVERWRITTEN, SUMMED), case_output(&c, "rstd", N, OVERWRITTEN, SUMMED);
   case_check(&c);
 
+  if (dtype == BF16) return;
   c = (struct Case){.op = "layernorm_backward", .call = call_layernorm_backward, .N = N, .C = C};
   case_input(&c, N * C, 0.2);
   const float *inp = case_input(&c, N * C, 0.5);
   float *mean = case_input(&c, N, 0), *rstd = case_input(&c, N, 0);
   const float *weight = case_input(&c, C, 1);
-  struct Memory out = memory_take(N * C);
-  kernels_at(0)->layernorm_forward(&(struct Workers){.pool = pools[0]}, out.data, mean, rstd, inp, weight, weight, N, C);
+  struct Memory out = memory_take(N * C, FP32);
+  kernels_at(0)->layernorm_forward(&(struct Workers){.pool = pools[0]}, out.array, mean, rstd, inp, weight, weight, N, C);
   memory_free(&out);
   /* In rows of two or three channels nearly everything cancels, and rounding is what is left. */
   case_output(&c, "dinp", N * C, ADDED_TO, C < 8 ? 10 * SUMMED : SUMMED);
@@ -192,13 +214,13 @@ static void check_layernorm(size_t N, size_t C) {
 }
 
 static void call_encoder_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                 float *const *out) {
-  k->encoder_forward(w, out[0], c->ids, c->in[0].data, c->in[1].data, c->B, c->T, c->C);
+                                 const struct Memory *out) {
+  k->encoder_forward(w, out[0].data, c->ids, c->in[0].data, c->in[1].data, c->B, c->T, c->C);
 }
 
 static void call_encoder_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                  float *const *out) {
-  k->encoder_backward(w, out[0], out[1], c->in[0].data, c->ids, c->B, c->T, c->C);
+                                  const struct Memory *out) {
+  k->encoder_backward(w, out[0].data, out[1].data, c->in[0].data, c->ids, c->B, c->T, c->C);
 }
 
 static void check_encoder(size_t B, size_t T, size_t C, size_t V) {
@@ -216,8 +238,8 @@ static void check_encoder(size_t B, size_t T, size_t C, size_t V) {
 }
 
 static void call_crossentropy(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                              float *const *out) {
-  k->crossentropy(w, out[0], out[1], c->ids, 0.25f, c->N, c->V, c->Vp);
+                              const struct Memory *out) {
+  k->crossentropy(w, out[0].data, out[1].data, c->ids, 0.25f, c->N, c->V, c->Vp);
 }
 
 static void check_crossentropy(size_t N, size_t V, size_t Vp) {
@@ -258,14 +280,14 @@ static void check_crossentropy(size_t N, size_t V, size_t Vp) {
 /* ---- update -------------------------------------------------------------------------------------- */
 
 static void call_sum_squares(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                             float *const *out) {
+                             const struct Memory *out) {
   const double sum = k->sum_squares(w, c->in[0].data, c->N);
-  memcpy(out[0], &sum, sizeof sum);  // two floats, so that all of its bits are compared between threads
-  out[1][0] = (float)sum;
+  memcpy(out[0].data, &sum, sizeof sum);  // two floats, so that all of its bits are compared between threads
+  out[1].data[0] = (float)sum;
 }
 
-static void call_adamw(const struct Kernels *k, const struct Workers *w, const struct Case *c, float *const *out) {
-  k->adamw_update(w, out[0], out[1], out[2], c->in[0].data, &c->adamw, c->N);
+static void call_adamw(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  k->adamw_update(w, out[0].data, out[1].data, out[2].data, c->in[0].data, &c->adamw, c->N);
 }
 
 static void check_update(size_t n, size_t step) {
@@ -290,7 +312,7 @@ int main(void) {
   static const size_t sizes[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 127, 257};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     const size_t n = sizes[i];
-    if (n > 1) check_layernorm(1 + 97 % n, n), check_layernorm(n, 2 + 97 % n);
+    if (n > 1) check_layernorm(1 + 97 % n, n, FP32), check_layernorm(n, 2 + 97 % n, i % 2 ? BF16 : FP32);
     check_encoder(1 + i % 3, 1 + n % 19, n, 5 + i);
     check_crossentropy(1 + n % 5, n, round_up(n, 128)), check_crossentropy(n, 301, 384), check_crossentropy(2, n, n);
     check_update(n, i + 1), check_update(n * 1021, i + 1);

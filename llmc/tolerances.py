@@ -11,6 +11,17 @@ FORWARD_AND_BACKWARD = 1e-5  # loss, logits, gradients
 AFTER_TEN_STEPS = 1e-4  # losses and parameters
 TIMES_TORCHS_OWN = 3.0
 
+BF16_STEP = 0.02
+BF16_STEPS = 0.05
+"""With ``--dtype bf16``, from PyTorch in float64. What it is held to is PyTorch's autocast:"""
+
+TIMES_AUTOCASTS = 1.1
+"""No gradient is farther from float64 than autocast's times this, nor all of them together than
+autocast's."""
+
+BF16_LOSS_CURVE = 0.01
+"""How far a loss of a run in bf16 may be from that of the same run in fp32."""
+
 STEPS = 10
 """Updates by AdamW that a comparison of parameters covers."""
 

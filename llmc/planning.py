@@ -1,0 +1,158 @@
+"""What a run will take, told before it is taken: the view of ``llmc train --dry-run``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmc.config import TrainConfig
+from llmc.training_view import Event, History, PlainView
+from llmc.units import clock, megabytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kind of work in a run: ``count`` pieces of ``ms`` milliseconds each."""
+
+    name: str
+    count: int
+    ms: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.count * self.ms / 1e3
+
+
+def planned_work(settings: TrainConfig, measured: Event) -> list[Work]:
+    """Return all that a run will do, except reading the model and saving it.
+
+    As in the engine's loop, a validation comes before the first step, at every due one and at the
+    end, a sample at every due step but the first.
+
+    Args:
+        settings: the run's.
+        measured: the engine's event about its rehearsal: milliseconds of a step, a validation batch
+            and a sampled token, and how many of the latter make a validation and a sample.
+    """
+    steps, every = settings.steps, settings.val_every
+    validations = 1 + steps // every + (steps % every > 0) if every else 0
+    samples = steps // settings.sample_every if settings.sample_every else 0
+    batches, tokens = validations * measured["val_batches"], samples * measured["sample_tokens"]
+    return [
+        Work("steps", steps, measured["step_ms"]),
+        Work("validation batches", batches, measured["val_batch_ms"]),
+        Work("sampled tokens", tokens, measured["token_ms"]),
+    ]
+
+
+class PlanView(PlainView):
+    """The plan of the memory as soon as the engine knows it, then the estimate of the time."""
+
+    def __init__(self, settings: TrainConfig, *, silent: bool) -> None:
+        """Begin a view of a run with ``settings``; a silent one only collects the result."""
+        self.settings = settings
+        self.silent = silent
+        self.start: Event = {}
+        self.measured: Event = {}
+
+    def update(self, event: Event, history: History) -> None:
+        """Take in an event and print what it tells."""
+        if event["event"] == "start":
+            self.start = event
+            self._print(memory_table(event))
+        elif event["event"] == "measured":
+            self.measured = event
+            self._print("", time_table(self.work), self.basis)
+
+    def _print(self, *parts: Table | str) -> None:
+        if self.silent:
+            return
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        for part in parts:
+            console.print(part)
+
+    @property
+    def work(self) -> list[Work]:
+        """What the run will do."""
+        return planned_work(self.settings, self.measured)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of a training step."""
+        tokens = self.settings.batch_size * self.settings.seq_len
+        return float(1e3 * tokens / self.measured["step_ms"])
+
+    @property
+    def basis(self) -> str:
+        """What the estimate rests on, and what is not in it."""
+        steps = self.measured["steps"]
+        return (
+            f"an estimate from {steps} measured step{'s' if steps > 1 else ''} "
+            f"({self.tokens_per_second:,.0f} tokens/s); saving is not in it"
+        )
+
+    def result(self) -> dict[str, Any]:
+        """Return all of it, for ``--json``."""
+        return {
+            "dry_run": True,
+            "parameters": self.start["parameters"],
+            "isa": self.start["isa"],
+            "dtype": self.start["dtype"],
+            "recompute": self.start["recompute"],
+            "recompute_saves_bytes": self.start["recompute_saves"],
+            "threads": self.start["threads"],
+            "memory_bytes": self.start["memory"],
+            "memory_parts": self.start["memory_parts"],
+            "memory_available": self.start["memory_available"],
+            "measured_steps": self.measured["steps"],
+            "step_ms": self.measured["step_ms"],
+            "tokens_per_second": self.tokens_per_second,
+            "work": {
+                work.name.replace(" ", "_"): {
+                    "count": work.count,
+                    "ms": work.ms,
+                    "seconds": work.seconds,
+                }
+                for work in self.work
+            },
+            "seconds": sum(work.seconds for work in self.work),
+        }
+
+
+def memory_table(start: Event) -> Table:
+    """Return the parts of the memory, their sum, and what it is taken from."""
+    from rich.table import Table
+
+    table = Table("memory", box=None, pad_edge=False)
+    table.add_column("bytes", justify="right")
+    table.add_column(justify="right")
+    for part, count in start["memory_parts"].items():
+        table.add_row(part, f"{count:,}", megabytes(count))
+    table.add_row("total", f"{start['memory']:,}", megabytes(start["memory"]), style="bold")
+    available = start["memory_available"]
+    if available is not None:
+        table.add_row("available", f"{available:,}", megabytes(available))
+    saves = start["recompute_saves"]
+    verb = "saves" if start["recompute"] else "would save"
+    table.add_row(f"--recompute {verb}", f"{saves:,}", megabytes(saves))
+    return table
+
+
+def time_table(works: list[Work]) -> Table:
+    """Return what each kind of work takes, and the whole run."""
+    from rich.table import Table
+
+    table = Table("time", box=None, pad_edge=False)
+    for name in ("count", "ms each", "total"):
+        table.add_column(name, justify="right")
+    for work in works:
+        if work.count:
+            table.add_row(work.name, f"{work.count:,}", f"{work.ms:,.1f}", clock(work.seconds))
+    table.add_row("the run", "", "", clock(sum(work.seconds for work in works)), style="bold")
+    return table

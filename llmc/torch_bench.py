@@ -1,0 +1,140 @@
+"""PyTorch's side of ``llmc bench``: the engine's work, done by PyTorch, timed alike.
+
+``python -m llmc.torch_bench REQUEST`` takes one JSON object, prints events as the engine does, and
+fails as the engine does: one sentence on stderr, and an exit code. bf16 is PyTorch's own mixed
+precision: autocast around the forward pass, parameters and optimizer in float32.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import resource
+import signal
+import sys
+import time
+from typing import Any
+
+from llmc.config import ModelConfig, TrainConfig
+from llmc.errors import BadData, CompileFailed, LlmcError
+
+WARMUP = 2
+
+
+def time_steps(
+    config: ModelConfig, *, B: int, T: int, steps: int, dtype: str, compiled: bool
+) -> None:
+    """Train on random tokens and print each step's seconds as a line of JSON.
+
+    A step is what the engine's is: forward, backward, the gradient's global norm (the first half of
+    ``clip_grad_norm_``, in one foreach call) and AdamW (the fused one).
+
+    Args:
+        config: the model's shape.
+        B: rows in a batch.
+        T: tokens in a row.
+        steps: to time, after two that are not.
+        dtype: "fp32", or "bf16" for autocast.
+        compiled: the model through ``torch.compile``, forward and backward.
+    """
+    import torch
+    from torch.nn.utils import get_total_norm
+
+    from llmc.reference import GPT2
+
+    model = GPT2(config)
+    run = torch.compile(model) if compiled else model
+    optimizer = model.adamw(TrainConfig(), fused=True)
+    parameters = list(model.parameters())
+    for step in range(WARMUP + steps):
+        ids, targets = torch.randint(0, config.vocab_size, (2, B, T))
+        began = time.perf_counter()
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            loss = run(ids, targets)[1]
+        loss.backward()
+        get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+        optimizer.step()
+        if step >= WARMUP:
+            _tell("step", seconds=time.perf_counter() - began)
+
+
+def time_attention(config: ModelConfig, *, B: int, T: int, steps: int, dtype: str) -> None:
+    """Time causal attention forward and backward, and print each call's seconds likewise.
+
+    It is ``scaled_dot_product_attention`` alone, on queries, keys and values that lie as it likes
+    them best, (B,NH,T,HS) each: the engine's time includes reading them side by side, (B,T,3C).
+    Each step goes through as many of them as there are layers.
+
+    Args:
+        config: the model's shape.
+        B: rows in a batch.
+        T: tokens in a row.
+        steps: to time, after two that are not.
+        dtype: "fp32", or "bf16" for queries, keys and values.
+    """
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    shape = B, config.heads, T, config.channels // config.heads
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    layers = [[torch.randn(shape, dtype=kind) for _ in range(4)] for _ in range(config.layers)]
+    for step, (q, k, v, dy) in itertools.product(range(WARMUP + steps), layers):
+        inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+        began = time.perf_counter()
+        y = scaled_dot_product_attention(q, k, v, is_causal=True)
+        torch.autograd.grad(y, inputs, dy)
+        if step >= WARMUP:
+            _tell("step", seconds=time.perf_counter() - began)
+
+
+def _tell(event: str, **fields: object) -> None:
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _run(what: str, compiled: bool, config: dict[str, int], threads: int, **work: Any) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    if torch.get_num_threads() != threads:
+        raise BadData(f"PyTorch takes {torch.get_num_threads()} threads, not {threads}")
+    _tell("start", torch=torch.__version__, threads=torch.get_num_threads())
+    if what == "steps":
+        time_steps(ModelConfig(**config), compiled=compiled, **work)
+    else:
+        time_attention(ModelConfig(**config), **work)
+    _tell("end", peak_memory_bytes=_peak_memory())
+
+
+def _sentence(error: Exception, *, compiled: bool) -> LlmcError:
+    """Return a failure of PyTorch as one sentence with an exit code."""
+    if isinstance(error, LlmcError):
+        return error
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    if compiled:
+        return CompileFailed(
+            f"torch.compile failed ({text}): it needs a C++ compiler, g++ or what CXX names; "
+            "--against torch needs none"
+        )
+    return BadData(f"PyTorch failed ({text})")
+
+
+def main() -> None:
+    """Do what the request asks."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, not when the compiler has come back
+    request = json.loads(sys.argv[1])
+    try:
+        _run(**request)
+    except Exception as error:
+        failure = _sentence(error, compiled=request["compiled"])
+        sys.stderr.write(f"error: {failure}\n")
+        sys.exit(failure.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+/* What the two benchmarks share: a model of any shape on random weights, and what the machine can do. */
+#ifndef LLMC_BENCH_MODEL_H
+#define LLMC_BENCH_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "arena.h"
+#include "args.h"
+#include "gpt2.h"
+
+struct BenchOptions {
+  size_t layers, heads, channels, context, vocab_size;
+  size_t batch_size, seq_len, threads, steps, warmup;
+  enum Dtype dtype;
+  bool recompute;
+};
+
+/* Reads the flags that both know; `more` is one that this subcommand alone knows, or NULL. */
+struct BenchOptions bench_options(const char *subcommand, const struct Arg *more, int argc, char **argv);
+
+struct BenchModel {
+  struct Gpt2 gpt2;
+  struct Arena arena;
+  int *tokens, *targets;  // (B, T)
+};
+
+/* Takes the memory of a training run and fills in random weights. */
+void bench_model_create(struct BenchModel *bench, const struct BenchOptions *options);
+void bench_model_free(struct BenchModel *bench);
+
+/* Draws the random tokens of a step. */
+void bench_tokens(struct BenchModel *bench, size_t step);
+
+/* Uniform in [-range, range): as good as GPT-2's normal for timing. */
+void bench_fill(float *x, size_t n, float range);
+
+/* Multiplies and adds for some milliseconds: floating-point operations a second. */
+double bench_peak(const struct Gpt2 *model);
+
+/* The largest resident set of this process, in bytes. */
+size_t bench_peak_memory(void);
+
+#endif

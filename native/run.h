@@ -1,0 +1,63 @@
+/* A training run: its settings, its state, and everything that it can do. When, is train.c's policy. */
+#ifndef LLMC_RUN_H
+#define LLMC_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "checkpoint.h"
+#include "dataloader.h"
+#include "decoder.h"
+#include "events.h"
+#include "gpt2.h"
+#include "sampler.h"
+
+struct RunOptions {
+  const char *data, *val_data, *model, *out, *events;
+  size_t steps, batch_size, seq_len, threads, seed;
+  size_t val_every, val_batches, sample_every, sample_tokens, save_every;
+  double lr, beta1, beta2, eps, weight_decay;
+  bool shuffle, recompute, dry_run;
+  enum Dtype dtype;
+};
+
+struct Run {
+  struct RunOptions options;
+  struct Checkpoint checkpoint;
+  struct Gpt2 model;
+  struct DataLoader train, val;
+  struct Decoder decoder;
+  struct Sampler sampler;
+  struct Events events;
+  int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)
+  char model_path[1024];
+  double val_loss;
+  bool saved;  // a checkpoint of this run is on the disk
+};
+
+/* Lays the run out in the arena, the model first (see arena.h: called twice). */
+void run_layout(struct Run *run, struct Arena *arena);
+
+/* Makes update number `step` + 1. Dies with EXIT_NOT_FINITE. */
+struct StepMetrics run_step(struct Run *run, size_t step);
+
+/* Batches in a validation. */
+size_t run_val_batches(const struct Run *run);
+
+/* The mean loss of validation batch `i`. */
+double run_val_batch(struct Run *run, size_t i);
+
+/* Validates and tells. Dies with EXIT_NOT_FINITE. */
+void run_validate(struct Run *run, size_t step);
+
+/* Writes from the end-of-text token on, which every tokenizer of llmc has as its last; at most `count`
+ * tokens, into run->written. Returns how many fit into the model's context. */
+size_t run_write(struct Run *run, size_t count);
+
+/* Writes a sample and tells. */
+void run_sample(struct Run *run, size_t step);
+
+/* Saves and tells, where the run has a folder. */
+void run_save(struct Run *run, size_t step);
+
+#endif

@@ -1,0 +1,376 @@
+"""``llmc train --dry-run``, and runs that cannot fit: told exactly, in time, without a trace."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Llmc, assert_one_sentence
+from engine import (
+    RAGGED,
+    SMALL,
+    Flags,
+    Native,
+    build,
+    json_lines,
+    random_tokens,
+    refused,
+    save_model,
+    save_tokens,
+    some_tensors,
+    succeeded,
+)
+from workspace import copy_of, ok, prepared_workspace, runs
+
+from llmc.config import TrainConfig
+from llmc.planning import planned_work
+from llmc.training_view import Event
+
+HUGE_PAGE = 2 << 20
+PARTS = [
+    "parameters", "gradients", "optimizer", "activations", "scratch", "buffers", "rounding"
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def native(cache: Path) -> Native:
+    return build(cache)
+
+
+@pytest.fixture(scope="module")
+def ragged(tmp_path_factory: pytest.TempPathFactory) -> Flags:
+    """A model whose sizes are multiples of nothing, and tokens to train and validate on."""
+    folder = tmp_path_factory.mktemp("ragged")
+    V = RAGGED.vocab_size
+    return {
+        "model": save_model(folder / "model.bin", RAGGED),
+        "data": save_tokens(folder / "train.bin", random_tokens(1200, V), V),
+        "val_data": save_tokens(folder / "val.bin", random_tokens(400, V, 4), V),
+        "batch_size": 3,
+        "seq_len": 37,
+    }
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Flags:
+    """A model and enough tokens for large batches."""
+    folder = tmp_path_factory.mktemp("small")
+    V = SMALL.vocab_size
+    return {
+        "model": save_model(folder / "model.bin", SMALL),
+        "data": save_tokens(folder / "train.bin", random_tokens(10000, V), V),
+        "seq_len": 64,
+    }
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    return prepared_workspace(tmp_path_factory.mktemp("dry") / "workspace", cache)
+
+
+@pytest.fixture
+def llmc(template: Llmc, tmp_path: Path) -> Llmc:
+    """Return the command line, in a prepared workspace."""
+    return copy_of(template, tmp_path / "workspace")
+
+
+def rehearsed(native: Native, **flags: Any) -> tuple[Event, Event]:
+    """Return the two events of a dry run: the plan and the measurement."""
+    done = succeeded(native("train", dry_run=1, events="json", **flags))
+    start, measured = json_lines(done.stdout)
+    assert (start["event"], measured["event"]) == ("start", "measured")
+    return start, measured
+
+
+def planned(native: Native, limit: int, **flags: Any) -> tuple[Event, str]:
+    """Return the plan of a run that may take ``limit`` bytes, and the error or an empty text."""
+    env = {"LLMC_MEMORY": str(limit)}
+    done = native("train", dry_run=1, events="json", val_every=0, sample_every=0, env=env, **flags)
+    error = refused(done, 2) if done.returncode else ""
+    return json_lines(done.stdout)[0], error
+
+
+# ---- the plan ------------------------------------------------------------------------------------
+
+
+def size(*counts: int, width: int = 4) -> int:
+    """Return the bytes of blocks of so many numbers, each block in whole cache lines."""
+    return sum(-(-count * width // 64) * 64 for count in counts)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_parts_are_what_the_formulas_say(
+    validated: bool, native: Native, ragged: Flags
+) -> None:
+    """On the plain loops, which need no scratch memory."""
+    flags = {**ragged, "threads": 2, "sample_tokens": 9, "steps": 0, "events": "json"}
+    flags |= {"isa": "reference", "val_every": int(validated)}
+    start = json_lines(succeeded(native("train", **flags)).stdout)[0]
+    B, T, L, NH, C = 3, 37, RAGGED.layers, RAGGED.heads, RAGGED.channels
+    V, Vp, maxT = RAGGED.vocab_size, RAGGED.padded_vocab_size, RAGGED.context
+    BT, LBT = B * T, L * B * T
+    count = (Vp + maxT) * C + L * (12 * C * C + 13 * C) + 2 * C
+    kept = [BT * C, *[LBT * C] * 5, LBT * 3 * C, *[LBT * 4 * C] * 2, *[LBT] * 4, LBT * NH]
+    kept += [BT * C, BT, BT, min(BT, 256) * Vp, BT]
+    backward = [BT * C, BT * C, BT * 3 * C, BT * 4 * C]
+    decoder = [*[L * 9 * C] * 2, *[C] * 3, 3 * C, 4 * C, 4 * C, Vp]
+    expected = {
+        "parameters": size(count),
+        "gradients": size(count),
+        "optimizer": size(count, count),
+        "activations": size(*kept, *backward),
+        "scratch": 0,
+        "buffers": size(*[BT + 1] * (2 if validated else 1), width=2)
+        + size(*decoder, 2 * V, BT, BT, 9),
+    }
+    expected["rounding"] = -sum(expected.values()) % HUGE_PAGE
+    assert start["memory_parts"] == expected
+    assert start["memory"] == sum(expected.values())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_parts_add_up_to_the_byte(threads: int, native: Native, ragged: Flags) -> None:
+    start, _ = rehearsed(native, threads=threads, **ragged)
+    assert list(start["memory_parts"]) == PARTS
+    assert sum(start["memory_parts"].values()) == start["memory"]
+    assert start["memory"] % HUGE_PAGE == 0
+    assert 0 <= start["memory_parts"]["rounding"] < HUGE_PAGE
+
+
+def test_a_dry_run_plans_the_memory_of_the_run(native: Native, ragged: Flags) -> None:
+    start, _ = rehearsed(native, steps=3, **ragged)
+    flags = {**ragged, "steps": 3, "events": "json"}
+    real = json_lines(succeeded(native("train", **flags)).stdout)[0]
+    for event in (start, real):
+        del event["memory_available"]  # changes by itself
+    assert start == real
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="compares with /proc")
+def test_what_is_available_is_part_of_the_machine(native: Native, ragged: Flags) -> None:
+    found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    assert found is not None
+    start, _ = rehearsed(native, **ragged)
+    assert start["memory"] < start["memory_available"] < 1024 * int(found[1])
+
+
+# ---- what is measured ----------------------------------------------------------------------------
+
+
+def test_steps_are_measured(native: Native, ragged: Flags) -> None:
+    _, measured = rehearsed(native, val_batches=2, sample_tokens=7, **ragged)
+    assert measured["steps"] == 5
+    assert (measured["val_batches"], measured["sample_tokens"]) == (2, 7)
+    assert min(measured[f"{name}_ms"] for name in ("step", "val_batch", "token")) > 0
+
+
+def test_no_more_is_measured_than_the_run_does(native: Native, ragged: Flags) -> None:
+    _, measured = rehearsed(native, val_every=0, sample_every=0, **ragged)
+    for name in ("val_batches", "val_batch_ms", "sample_tokens", "token_ms"):
+        assert measured[name] == 0
+    _, measured = rehearsed(native, val_batches=1000, sample_tokens=1000, **ragged)
+    assert measured["val_batches"] == 399 // (3 * 37)  # all there are
+    assert measured["sample_tokens"] == RAGGED.context
+
+
+def test_a_person_reads_it_too(native: Native, ragged: Flags) -> None:
+    env = {"LLMC_MEMORY": "34560000"}
+    said = succeeded(native("train", dry_run=1, env=env, **ragged)).stdout
+    assert "\navailable: 34.6 MB\n" in said
+    assert re.search(
+        r"\na step takes \d+\.\d{3} ms \(median of 5\)\n"
+        r"a validation batch takes \d+\.\d{3} ms\n"
+        r"a sampled token takes \d+\.\d{3} ms\n"
+        r"nothing was written\n$",
+        said,
+    ), said
+
+
+def test_the_rehearsal_is_of_the_real_thing(native: Native, ragged: Flags, tmp_path: Path) -> None:
+    """What would stop the run stops its rehearsal."""
+    tensors = some_tensors(RAGGED)
+    tensors["lnfw"][0] = np.nan
+    flags = {**ragged, "model": save_model(tmp_path / "nan.bin", RAGGED, tensors)}
+    assert "step 0; no weights were saved" in refused(native("train", dry_run=1, **flags), 5)
+
+
+def test_the_engine_writes_nothing(native: Native, ragged: Flags, tmp_path: Path) -> None:
+    rehearsed(native, out=tmp_path / "new", save_every=1, **ragged)
+    assert list(tmp_path.iterdir()) == []
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("an older run's\n")
+    rehearsed(native, out=tmp_path, save_every=1, **ragged)
+    assert list(tmp_path.iterdir()) == [log]
+    assert log.read_text() == "an older run's\n"
+
+
+# ---- runs that do not fit ------------------------------------------------------------------------
+
+
+def test_memory_that_just_suffices_suffices(native: Native, small: Flags) -> None:
+    needed = rehearsed(native, batch_size=8, **small)[0]["memory"]
+    env = {"LLMC_MEMORY": str(needed)}
+    succeeded(native("train", env=env, batch_size=8, steps=1, **small))
+    env = {"LLMC_MEMORY": str(needed - 1)}
+    assert "--batch-size" in refused(native("train", env=env, batch_size=8, steps=1, **small), 2)
+
+
+def limits(native: Native, **flags: Any) -> Iterator[int]:
+    """Yield what runs of a few sizes need, and a byte less and more."""
+    for B in (1, 2, 5, 9, 14):
+        memory = planned(native, 1 << 40, batch_size=B, **flags)[0]["memory"]
+        yield from (memory - 1, memory, memory + 1)
+
+
+def test_the_batch_size_advised_fits_and_the_next_does_not(native: Native, small: Flags) -> None:
+    advised = set()
+    for limit in limits(native, **small):
+        start, error = planned(native, limit, batch_size=64, **small)
+        found = re.search(r"; use --batch-size (\d+)( or less)?$", error)
+        if found is None:
+            assert planned(native, limit, batch_size=1, **small)[1]
+            continue
+        B = int(found[1])
+        assert bool(found[2]) == (B > 1)
+        assert start["memory"] > limit == start["memory_available"]
+        assert planned(native, limit, batch_size=B, **small)[0]["memory"] <= limit
+        assert not planned(native, limit, batch_size=B, **small)[1]
+        assert f"use --batch-size {B}" in planned(native, limit, batch_size=B + 1, **small)[1]
+        advised.add(B)
+    assert len(advised) >= 4
+
+
+@pytest.mark.parametrize(("B", "words"), [(1, "use "), (7, "use --batch-size 1 and ")])
+def test_where_no_batch_fits_a_shorter_row_is_advised(
+    B: int, words: str, native: Native, small: Flags
+) -> None:
+    one = {**small, "batch_size": 1}
+    limit = planned(native, 1 << 40, **one)[0]["memory"] - 1
+    error = planned(native, limit, **{**small, "batch_size": B})[1]
+    found = re.search(rf"; {words}--seq-len (\d+) or less$", error)
+    assert found is not None, error
+    T = int(found[1])
+    assert not planned(native, limit, **{**one, "seq_len": T})[1]
+    assert f"use --seq-len {T} or less" in planned(native, limit, **{**one, "seq_len": T + 1})[1]
+
+
+def test_where_no_row_fits_a_smaller_model_is_advised(native: Native, small: Flags) -> None:
+    start, error = planned(native, 100_000, batch_size=4, **small)
+    needed = -(-start["memory"] // 10_000) / 100
+    assert error == (
+        f"error: the run needs {needed:.2f} MB of memory, but only 0.10 MB are available; "
+        "use a smaller model"
+    )
+    assert "use a smaller model" in planned(native, 0, batch_size=4, **small)[1]
+
+
+@pytest.mark.parametrize("limit", ["8g", "-1", "1e9", " 5", "lots"])
+def test_a_limit_that_is_no_number_is_refused(limit: str, native: Native, small: Flags) -> None:
+    error = refused(native("train", env={"LLMC_MEMORY": limit}, steps=0, **small), 2)
+    assert "LLMC_MEMORY is the number of bytes that a run may take, such as 80000" in error
+    assert f"not '{limit}'" in error
+
+
+def test_a_run_that_is_refused_takes_nothing_and_leaves_nothing(
+    native: Native, small: Flags, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = native("train", env={"LLMC_MEMORY": "1000"}, out=out, events="json", **small)
+    refused(done, 2)
+    assert json_lines(done.stdout)[0]["memory_available"] == 1000
+    assert not out.exists()
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def files(llmc: Llmc) -> dict[Path, tuple[int, int]]:
+    found = {}
+    for path in llmc.workspace.rglob("*"):
+        about = path.stat()
+        found[path] = (about.st_size, about.st_mtime_ns)
+    return found
+
+
+def test_the_command_tells_all_and_writes_nothing(llmc: Llmc) -> None:
+    before = files(llmc)
+    done = ok(llmc("train", "--dry-run", "--config", "tiny.toml", "--no-shuffle", "--lr", "0.01"))
+    assert files(llmc) == before
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in done.stdout
+    rows = dict(line.split(maxsplit=1) for line in lines if line)
+    assert [name for name in rows if name in PARTS] == PARTS
+    counts = {name: int(row.split()[0].replace(",", "")) for name, row in rows.items()
+              if name in (*PARTS, "total", "available")}  # fmt: skip
+    assert sum(counts[part] for part in PARTS) == counts["total"] < counts["available"]
+    assert re.fullmatch(r"4 +\d+\.\d +00:00", rows["steps"])
+    assert re.fullmatch(r"batches +6 +\d+\.\d +00:00", rows["validation"])
+    assert "sampled" not in rows
+    assert re.fullmatch(
+        r"an estimate from 5 measured steps \([\d,]+ tokens/s\); saving is not in it", lines[-1]
+    )
+    assert done.stderr.endswith("next: llmc train --config tiny.toml --no-shuffle --lr 0.01\n")
+
+
+def test_json_is_one_object(llmc: Llmc) -> None:
+    done = ok(llmc("train", "--dry-run", "--json"))
+    assert done.stdout.count("\n") == 1
+    result = json.loads(done.stdout)
+    assert result["dry_run"] is True
+    assert sum(result["memory_parts"].values()) == result["memory_bytes"]
+    assert result["memory_available"] > result["memory_bytes"]
+    assert result["tokens_per_second"] == pytest.approx(1e3 * 4 * 64 / result["step_ms"])
+    counts = {name: work["count"] for name, work in result["work"].items()}
+    assert counts == {"steps": 40, "validation_batches": 10, "sampled_tokens": 128}
+    total = sum(work["count"] * work["ms"] / 1e3 for work in result["work"].values())
+    assert result["seconds"] == pytest.approx(total)
+    assert runs(llmc) == []
+
+
+def test_quiet_leaves_only_the_exit_code(llmc: Llmc) -> None:
+    done = ok(llmc("train", "--dry-run", "--quiet"))
+    assert done.stdout == done.stderr == ""
+
+
+@pytest.mark.parametrize("flags", [["--quiet"], ["--dry-run", "--json"], ["--dry-run", "--quiet"]])
+def test_the_command_refuses_what_cannot_fit(llmc: Llmc, flags: list[str]) -> None:
+    given = ["train", "--val-every", "0", "--threads", "1", "--steps", "2", "--batch-size"]
+    plan = json.loads(ok(llmc(*given, "3", "--dry-run", "--json")).stdout)
+    env = {"LLMC_MEMORY": str(plan["memory_bytes"])}
+    error = assert_one_sentence(llmc(*given, "64", *flags, env=env), 2)
+    found = re.search(r" MB are available; use --batch-size (\d+) or less$", error)
+    assert found is not None, error
+    assert 3 <= int(found[1]) < 64
+    assert runs(llmc) == []
+    ok(llmc(*given, found[1], *flags, env=env))
+
+
+def test_the_plan_is_shown_before_the_refusal(llmc: Llmc) -> None:
+    env = {"LLMC_MEMORY": "100"}
+    done: subprocess.CompletedProcess[str] = llmc("train", "--dry-run", env=env)
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].split() == ["available", "100", "0.0", "MB"]
+    assert "time" not in done.stdout
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 6])
+@pytest.mark.parametrize(("val_every", "sample_every"), [(1, 1), (3, 2), (7, 5), (0, 0)])
+def test_the_estimate_counts_what_the_run_does(
+    steps: int, val_every: int, sample_every: int, native: Native, ragged: Flags
+) -> None:
+    flags: Flags = {"steps": steps, "val_every": val_every, "sample_every": sample_every}
+    done = native("train", val_batches=2, sample_tokens=3, events="json", **flags, **ragged)
+    events = json_lines(succeeded(done).stdout)
+    validations = sum("val_loss" in event for event in events)
+    tokens = sum(len(event["tokens"]) for event in events if event.get("event") == "sample")
+    _, measured = rehearsed(native, val_batches=2, sample_tokens=3, **flags, **ragged)
+    works = planned_work(TrainConfig(**flags), measured)
+    assert [work.count for work in works] == [steps, 2 * validations, tokens]

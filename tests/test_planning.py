@@ -1,0 +1,48 @@
+"""The estimate of a run and its tables, from numbers that are given."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmc.config import TrainConfig
+from llmc.planning import PlanView, planned_work
+from llmc.training_view import Event, History
+
+MEASURED: Event = {
+    "event": "measured", "steps": 4, "step_ms": 1500.0, "val_batches": 5, "val_batch_ms": 400.0,
+    "sample_tokens": 64, "token_ms": 25.0,
+}  # fmt: skip
+START: Event = {
+    "event": "start", "parameters": 124439808, "isa": "avx2", "threads": 2, "steps": 40,
+    "memory": 2208301056, "memory_available": None,
+    "memory_parts": {"parameters": 2200000000, "buffers": 8301000, "rounding": 56},
+}  # fmt: skip
+
+
+def test_the_arithmetic_of_the_estimate() -> None:
+    works = planned_work(TrainConfig(steps=40, val_every=10, sample_every=20), MEASURED)
+    assert [(work.count, work.seconds) for work in works] == [(40, 60.0), (25, 10.0), (128, 3.2)]
+    works = planned_work(TrainConfig(steps=41, val_every=10, sample_every=0), MEASURED)
+    assert [work.count for work in works] == [41, 30, 0]
+    works = planned_work(TrainConfig(steps=5, val_every=0, sample_every=6), MEASURED)
+    assert [work.count for work in works] == [5, 0, 0]
+
+
+def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    view = PlanView(TrainConfig(steps=4000), silent=False)
+    for event in (START, {**MEASURED, "steps": 1}):
+        view.update(event, History(4000))
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "memory              bytes",
+        "parameters  2,200,000,000  2.20 GB",
+        "buffers         8,301,000   8.3 MB",
+        "rounding               56   0.0 MB",
+        "total       2,208,301,056  2.21 GB",
+        "",
+        "time                 count  ms each    total",
+        "steps                4,000  1,500.0  1:40:00",
+        "validation batches   2,005    400.0    13:22",
+        "sampled tokens      12,800     25.0    05:20",
+        "the run                              1:58:42",
+        "an estimate from 1 measured step (171 tokens/s); saving is not in it",
+    ]
