@@ -4,7 +4,7 @@ Every file of ``native/isa/`` is compiled to assembly with the product's own fla
 for ARM wherever the tests run. The loop under every matrix product must keep its accumulators in
 registers and touch no memory but its two panels; roots and exponentials must be vectors.
 
-A new instruction set needs one row in ``TILES``.
+A new instruction set needs a row in ``TILES`` for each of its tiles.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,15 +23,28 @@ from llmc import toolchain
 from llmc.paths import shipped_dir
 from llmc.process import Finished, run_quietly
 
-# (instruction set, machine) -> the instructions that multiply and add; the last one accumulates.
-TILES = {
-    ("generic", "x86_64"): ("mulps", "addps"),
-    ("generic", "aarch64"): ("fmla",),
-    ("avx2", "x86_64"): ("vfmadd231ps",),
-    ("avx512", "x86_64"): ("vfmadd231ps",),
-    ("neon", "aarch64"): ("fmla",),
-}
-EVERY_TABLE = pytest.mark.parametrize(("isa", "machine"), TILES)
+
+class Tile(NamedTuple):
+    """One tile: its file of ``native/isa/``, a machine, and the instructions it is made of."""
+
+    isa: str
+    machine: str
+    instructions: tuple[str, ...]  # to multiply and add; the last one accumulates
+
+
+TILES = (
+    Tile("generic", "x86_64", ("mulps", "addps")),
+    Tile("generic", "aarch64", ("fmla",)),
+    Tile("avx2", "x86_64", ("vfmadd231ps",)),
+    Tile("avx512", "x86_64", ("vfmadd231ps",)),
+    Tile("avx512bf16", "x86_64", ("vfmadd231ps",)),
+    Tile("avx512bf16", "x86_64", ("vdpbf16ps",)),
+    Tile("neon", "aarch64", ("fmla",)),
+    Tile("neonbf16", "aarch64", ("fmla",)),
+    Tile("neonbf16", "aarch64", ("bfdot",)),
+)
+FILES = tuple(dict.fromkeys((tile.isa, tile.machine) for tile in TILES))
+EVERY_FILE = pytest.mark.parametrize(("isa", "machine"), FILES)
 
 NATIVE = shipped_dir("native")
 COMMENT = {"x86_64": "#", "aarch64": "//"}
@@ -89,11 +103,16 @@ def inner_loops(lines: list[str]) -> list[list[str]]:
     return loops
 
 
-def tile_loop(functions: Functions, multiply: str) -> list[str]:
+def tile_loop(functions: Functions, tile: Tile) -> list[str]:
     """Return the loop of the matrix product: of its inner loops, the one that multiplies most."""
     products = (lines for name, lines in functions.items() if "gemm" in name)
     loops = [loop for lines in products for loop in inner_loops(lines)]
-    return max(loops, key=lambda loop: sum(line.startswith(multiply) for line in loop))
+    return max(loops, key=lambda loop: count(loop, tile.instructions[0]))
+
+
+def count(loop: list[str], instruction: str) -> int:
+    """Return how often an instruction stands in a loop."""
+    return sum(line.split()[0] == instruction for line in loop)
 
 
 def lanes_read(line: str) -> int:
@@ -116,19 +135,21 @@ def constant(native: Path, isa: str, name: str) -> int:
     return int(found[1])
 
 
-def faults(loop: list[str], native: Path, isa: str, machine: str) -> list[str]:
+def faults(functions: Functions, native: Path, tile: Tile) -> list[str]:
     """Return what is wrong with a tile's loop over k, each in a few words."""
-    VL, MR, NRV = (constant(native, isa, name) for name in ("VL", "MR", "NRV"))
+    loop = tile_loop(functions, tile)
+    VL, MR, NRV = (constant(native, tile.isa, name) for name in ("VL", "MR", "NRV"))
     found = [f"stack: {line}" for line in loop if STACK.search(line)]
     found += [f"store: {line}" for line in loop if STORE.match(line)]
-    counts = [sum(line.split()[0] == name for line in loop) for name in TILES[isa, machine]]
+    counts = [count(loop, name) for name in tile.instructions]
     steps, rest = divmod(counts[-1], MR * NRV)
     if steps == 0 or rest > 0 or len(set(counts)) > 1:
-        found.append(f"{counts} times {TILES[isa, machine]}, no multiple of {MR} x {NRV}")
-    at = -1 if machine == "x86_64" else 1  # where the destination stands
-    add = TILES[isa, machine][-1]
-    sums = {re.split(r"[\s,]+", line)[at] for line in loop if line.split()[0] == add}
-    if len(sums) != MR * NRV or not all(re.fullmatch(WHOLE[machine, VL], name) for name in sums):
+        found.append(f"{counts} times {tile.instructions}, no multiple of {MR} x {NRV}")
+    at = -1 if tile.machine == "x86_64" else 1  # where the destination stands
+    adds = (line for line in loop if line.split()[0] == tile.instructions[-1])
+    sums = {re.split(r"[\s,]+", line)[at] for line in adds}
+    whole = re.compile(WHOLE[tile.machine, VL])
+    if len(sums) != MR * NRV or not all(map(whole.fullmatch, sums)):
         found.append(f"accumulators {sorted(sums)}, not {MR} x {NRV} whole registers")
     read = sum(map(lanes_read, loop))
     if read != (MR + NRV * VL) * steps:
@@ -138,25 +159,25 @@ def faults(loop: list[str], native: Path, isa: str, machine: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def assembly(tmp_path_factory: pytest.TempPathFactory) -> Assembly:
-    """Every table's functions; each file is compiled once."""
+    """Every file's functions; each is compiled once."""
     scratch = tmp_path_factory.mktemp("assembly")
-    return {table: compiled(NATIVE, *table, scratch) for table in TILES}
+    return {file: compiled(NATIVE, *file, scratch) for file in FILES}
 
 
 def test_every_instruction_set_has_a_row() -> None:
     shipped = {path.stem for path in (NATIVE / "isa").glob("*.c")}
-    assert {isa for isa, _ in TILES} == shipped
-    for isa, machine in TILES:
+    assert {isa for isa, _ in FILES} == shipped
+    for isa, machine in FILES:
         assert toolchain.ISAS[isa].machine in (None, machine)
 
 
-@EVERY_TABLE
-def test_the_tile_stays_in_registers(isa: str, machine: str, assembly: Assembly) -> None:
-    loop = tile_loop(assembly[isa, machine], TILES[isa, machine][0])
-    assert faults(loop, NATIVE, isa, machine) == [], "\n".join(loop)
+@pytest.mark.parametrize("tile", TILES, ids=lambda tile: "-".join((*tile[:2], *tile[2])))
+def test_the_tile_stays_in_registers(tile: Tile, assembly: Assembly) -> None:
+    functions = assembly[tile.isa, tile.machine]
+    assert faults(functions, NATIVE, tile) == [], "\n".join(tile_loop(functions, tile))
 
 
-@EVERY_TABLE
+@EVERY_FILE
 def test_adamw_takes_roots_of_whole_vectors(isa: str, machine: str, assembly: Assembly) -> None:
     whole = WHOLE[machine, constant(NATIVE, isa, "VL")]
     root = re.compile(rf"v?f?sqrt(?:ps)?\s+{whole}, {whole}$")
@@ -164,7 +185,7 @@ def test_adamw_takes_roots_of_whole_vectors(isa: str, machine: str, assembly: As
     assert any(root.match(line) for loop in loops for line in loop)
 
 
-@EVERY_TABLE
+@EVERY_FILE
 def test_exponentials_are_vectors(isa: str, machine: str, assembly: Assembly) -> None:
     """Both softmaxes: the shift by 23 that moves an exponent into its place, and nobody's expf."""
     whole = WHOLE[machine, constant(NATIVE, isa, "VL")]
@@ -179,26 +200,26 @@ def test_exponentials_are_vectors(isa: str, machine: str, assembly: Assembly) ->
             assert [line for line in lines if call.match(line)] == [], name
 
 
-def faults_after(change: tuple[str, str, str], isa: str, machine: str, tmp_path: Path) -> list[str]:
-    """Return the faults of the tile when a pattern in one of the sources is replaced."""
+def faults_after(change: tuple[str, str, str], tiles: list[Tile], scratch: Path) -> list[list[str]]:
+    """Return the faults of one file's tiles when a pattern in one of the sources is replaced."""
     name, pattern, new = change
-    native = Path(shutil.copytree(NATIVE, tmp_path / "native"))
+    native = Path(shutil.copytree(NATIVE, scratch / "native"))
     text, times = re.subn(pattern, new, (native / name).read_text("utf-8"))
     assert times > 0
     (native / name).write_text(text, "utf-8")
-    loop = tile_loop(compiled(native, isa, machine, tmp_path), TILES[isa, machine][0])
-    return faults(loop, native, isa, machine)
+    functions = compiled(native, tiles[0].isa, tiles[0].machine, scratch)
+    return [faults(functions, native, tile) for tile in tiles]
 
 
-@EVERY_TABLE
-def test_a_tile_that_is_not_unrolled_is_noticed(isa: str, machine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("isa", ["avx2", "avx512bf16", "neonbf16"])
+def test_a_tile_that_is_not_unrolled_is_noticed(isa: str, tmp_path: Path) -> None:
     rolled = ("kernels/gemm_tmpl.c", r"(#pragma GCC unroll) \d+", r"\1 1")
-    assert faults_after(rolled, isa, machine, tmp_path) != []
+    assert all(faults_after(rolled, [tile for tile in TILES if tile.isa == isa], tmp_path))
 
 
 def test_a_tile_too_large_for_the_registers_is_noticed(tmp_path: Path) -> None:
     larger = ("isa/avx2.c", r"#define MR 6", "#define MR 8")
-    found = faults_after(larger, "avx2", "x86_64", tmp_path)
+    (found,) = faults_after(larger, [tile for tile in TILES if tile.isa == "avx2"], tmp_path)
     assert any(fault.startswith("stack: ") for fault in found), found
 
 
