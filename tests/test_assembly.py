@@ -224,7 +224,7 @@ def test_a_tile_too_large_for_the_registers_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_source_leaves_no_unrolling_to_chance() -> None:
-    """The compilers of today unroll most of these loops unasked; others need not."""
+    """Compilers unroll some of these loops unasked, for some instruction sets, today."""
     asked = 0
     for path in (NATIVE / "kernels").glob("gemm*.c"):
         for above, line in itertools.pairwise(path.read_text("utf-8").splitlines()):
