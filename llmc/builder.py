@@ -13,27 +13,55 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from llmc import toolchain
 from llmc.context import Context
-from llmc.errors import BadData, CompileFailed
+from llmc.errors import BadData, CompileFailed, Usage
+from llmc.machine import cpu_identity
 from llmc.paths import cache_dir, shipped_dir
 from llmc.process import run_quietly
-from llmc.toolchain import Compiler, Mode, Step
+from llmc.toolchain import Compiler, Cpu, Mode, Step
 
 SHOWN_ERRORS = 3
 
 
-def native_binary(mode: Mode = Mode.RELEASE, native: Path | None = None) -> Path:
-    """Return where the engine's binary is, or will be once built.
+def native_binary(
+    mode: Mode = Mode.RELEASE, native: Path | None = None, cpu: Cpu | None = None
+) -> Path:
+    """Return where the engine's binary is, or will be once built, for the CPUs of a choice.
 
     Raises:
         CompileFailed: there is no compiler or no source.
     """
     native = native or shipped_dir("native")
-    key = toolchain.build_key(toolchain.zig(), native, mode)
+    key = toolchain.build_key(compiler_for(cpu or chosen_cpu()), native, mode)
     return cache_dir() / "native" / key / toolchain.BINARY
+
+
+def compiler_for(cpu: Cpu) -> Compiler:
+    """Return zig for a choice of CPUs. A build for one CPU is named after it too: homes are shared.
+
+    Raises:
+        CompileFailed: there is no compiler.
+    """
+    zig = toolchain.zig()
+    return replace(
+        zig, cpu=cpu, version=zig.version + (cpu_identity() if cpu is Cpu.NATIVE else "")
+    )
+
+
+def chosen_cpu() -> Cpu:
+    """Return what LLMC_CPU asks for: baseline, unless it says native.
+
+    Raises:
+        Usage: it says something else.
+    """
+    word = os.environ.get("LLMC_CPU") or Cpu.BASELINE.value
+    if word not in [cpu.value for cpu in Cpu]:
+        raise Usage(f"LLMC_CPU must be baseline or native, not '{word}'")
+    return Cpu(word)
 
 
 def ensure_native(
@@ -42,6 +70,7 @@ def ensure_native(
     force: bool = False,
     debug: bool = False,
     sanitize: bool = False,
+    cpu: Cpu | None = None,
     native: Path | None = None,
 ) -> Path:
     """Return the path of the engine's binary, compiling it first if it is not there.
@@ -51,6 +80,7 @@ def ensure_native(
         force: compile even if it is there.
         debug: with symbols and little optimisation.
         sanitize: like debug, and stopping at undefined behaviour.
+        cpu: which CPUs it is for; if not given, those that LLMC_CPU names, else the whole family.
         native: the folder of C sources, if not llmc's own.
 
     Raises:
@@ -59,13 +89,14 @@ def ensure_native(
     """
     native = native or shipped_dir("native")
     mode = Mode.SANITIZE if sanitize else Mode.DEBUG if debug else Mode.RELEASE
-    binary = native_binary(mode, native)
+    cpu = cpu or chosen_cpu()
+    binary = native_binary(mode, native, cpu)
     if binary.is_file() and not force:
         return binary
     here.ui.note("building the engine, once per version …")
     start = time.monotonic()
     with _scratch(binary.parent) as scratch:
-        (built,) = build_programs(scratch, mode=mode, native=native)
+        (built,) = build_programs(scratch, compiler=compiler_for(cpu), mode=mode, native=native)
         # A rename replaces in one step whatever another build has put there meanwhile, and a
         # program that is running keeps its file.
         built.replace(binary)

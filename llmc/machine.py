@@ -29,6 +29,12 @@ def cpu_name() -> str:
     return found or platform.machine()
 
 
+def cpu_identity() -> str:
+    """Return a name for all CPUs that run the same instructions: virtual ones hide theirs."""
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return f"{cpu_name()} {match[1] if match else ''}"
+
+
 class Memory(NamedTuple):
     """Bytes; None where the system does not say."""
 

@@ -48,6 +48,7 @@ ISAS = {
         ("-mcpu=x86_64_v4+avx512bf16", "-mprefer-vector-width=512"),
         ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
     ),
+    "native": Isa(None, (), ()),
     "neon": Isa("aarch64", (), ()),
     "neonbf16": Isa("aarch64", ("-mcpu=baseline+bf16",), ("-march=armv8.2-a+bf16",)),
 }
@@ -64,6 +65,13 @@ WARNINGS = (
     # Vectors are passed between inlined functions only, where no calling convention applies.
     "-Wno-psabi",
 )
+
+
+class Cpu(Enum):
+    """Which CPUs a binary is for."""
+
+    BASELINE = "baseline"  # every one of the family, with all instruction sets inside
+    NATIVE = "native"  # this machine's alone
 
 
 class Mode(Enum):
@@ -94,6 +102,7 @@ class Compiler:
         is_zig: it is ``zig cc``.
         version: part of the build's hash.
         extra: flags put last, so that they win.
+        cpu: whether it compiles for the whole family or for this machine's CPU.
         machine: the family of CPUs that it compiles for, as :func:`host_machine` names them.
     """
 
@@ -101,11 +110,18 @@ class Compiler:
     is_zig: bool
     version: str = ""
     extra: tuple[str, ...] = ()
+    cpu: Cpu = Cpu.BASELINE
     machine: str = field(default_factory=host_machine)
 
     @property
     def baseline(self) -> tuple[str, ...]:
-        """Flags for the oldest CPU of the machine's family: any other compiler's own default."""
+        """Flags for the oldest CPU of the machine's family: any other compiler's own default.
+
+        For this CPU alone where that is wanted.
+        """
+        if self.cpu is Cpu.NATIVE:
+            wide = ("-mprefer-vector-width=512",) if self.machine == "x86_64" else ()
+            return (("-mcpu=native",) if self.is_zig else ("-march=native",)) + wide
         return ("-mcpu=baseline",) if self.is_zig else ()
 
     def isa(self, isa: Isa) -> tuple[str, ...]:
@@ -189,8 +205,10 @@ def c_compiler(command: str, flags: str = "") -> Compiler:
     return Compiler(words, is_zig, extra=tuple(shlex.split(flags)))
 
 
-def sources(native: Path, machine: str) -> list[Path]:
+def sources(native: Path, machine: str, cpu: Cpu = Cpu.BASELINE) -> list[Path]:
     """Return the engine's compilation units: ``native/*.c`` and ``native/isa/*.c`` of ``machine``.
+
+    For this CPU alone, ``native/isa/native.c`` stands for the instruction set that it has.
 
     ``native/kernels/*.c`` are templates, which the latter include; ``native/tests/*.c`` are
     programs of their own.
@@ -204,6 +222,8 @@ def sources(native: Path, machine: str) -> list[Path]:
             raise CompileFailed(
                 f"{path} has no row in the table ISAS of llmc/toolchain.py: add one"
             )
+        if (path.stem == "native") != (cpu is Cpu.NATIVE):
+            continue
         if ISAS[path.stem].machine in (None, machine):
             isas.append(path)
     found = sorted(native.glob("*.c")) + isas
@@ -227,7 +247,7 @@ def plan(
     Raises:
         CompileFailed: as :func:`sources`.
     """
-    files = sources(native, compiler.machine)
+    files = sources(native, compiler.machine, compiler.cpu)
     tables = [path.stem for path in files if path.parent.name == "isa"]
     common = (
         *compiler.common,

@@ -10,7 +10,13 @@
 #include "kernels.h"
 #include "util.h"
 
-extern const struct Kernels kernels_reference, kernels_generic;
+extern const struct Kernels kernels_reference;
+#ifdef LLMC_HAVE_NATIVE
+extern const struct Kernels kernels_native;
+#endif
+#ifdef LLMC_HAVE_GENERIC
+extern const struct Kernels kernels_generic;
+#endif
 #ifdef LLMC_HAVE_AVX2
 extern const struct Kernels kernels_avx2;
 #endif
@@ -52,10 +58,10 @@ static int has(unsigned leaf7_ebx, unsigned xcr0) {
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf7_ebx) == leaf7_ebx;
 }
 
-static int has_avx2(void) { return has(LEAF7_AVX2, XCR0_AVX); }
-static int has_avx512(void) { return has(LEAF7_AVX2 | LEAF7_AVX512, XCR0_AVX512); }
+__attribute__((unused)) static int has_avx2(void) { return has(LEAF7_AVX2, XCR0_AVX); }
+__attribute__((unused)) static int has_avx512(void) { return has(LEAF7_AVX2 | LEAF7_AVX512, XCR0_AVX512); }
 
-static int has_avx512bf16(void) {
+__attribute__((unused)) static int has_avx512bf16(void) {
   unsigned a, b, c, d;
   return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 }
@@ -65,7 +71,7 @@ static int has_avx512bf16(void) {
 #if defined(__APPLE__)
 #include <sys/sysctl.h>
 
-static int has_neonbf16(void) {
+__attribute__((unused)) static int has_neonbf16(void) {
   int present = 0;
   size_t size = sizeof present;
   return sysctlbyname("hw.optional.arm.FEAT_BF16", &present, &size, NULL, 0) == 0 && present;
@@ -73,7 +79,7 @@ static int has_neonbf16(void) {
 #else
 #include <sys/auxv.h>
 
-static int has_neonbf16(void) { return (getauxval(AT_HWCAP2) & 1ul << 14) != 0; }  // HWCAP2_BF16
+__attribute__((unused)) static int has_neonbf16(void) { return (getauxval(AT_HWCAP2) & 1ul << 14) != 0; }  // HWCAP2_BF16
 #endif
 #endif
 
@@ -83,7 +89,12 @@ static const struct {
   int (*runnable)(void);
 } tables[] = {
     {&kernels_reference, always},
+#ifdef LLMC_HAVE_GENERIC
     {&kernels_generic, always},
+#endif
+#ifdef LLMC_HAVE_NATIVE
+    {&kernels_native, always},  // the whole program is for this CPU
+#endif
 #ifdef LLMC_HAVE_NEON
     {&kernels_neon, always},  // every 64-bit ARM has it
 #endif

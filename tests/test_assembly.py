@@ -69,10 +69,10 @@ Assembly = Mapping[tuple[str, str], Functions]
 
 def compiled(native: Path, isa: str, machine: str, scratch: Path) -> Functions:
     """Compile one file of ``native/isa`` as ``llmc build`` would, but to assembly."""
+    zig = toolchain.zig(machine)
     # zig itself passes a -c to clang, which then complains that it is of no use.
-    foreign = ("-target", f"{machine}-linux-musl", "-g0", "-Wno-unused-command-line-argument")
-    zig = dataclasses.replace(toolchain.zig(), extra=foreign)
-    steps = toolchain.plan(zig, native, scratch, machine=machine).objects
+    zig = dataclasses.replace(zig, extra=(*zig.extra, "-g0", "-Wno-unused-command-line-argument"))
+    steps = toolchain.plan(zig, native, scratch).objects
     (step,) = (step for step in steps if step.source == native / "isa" / f"{isa}.c")
     caches = {f"ZIG_{kind}_CACHE_DIR": str(scratch / "zig") for kind in ("LOCAL", "GLOBAL")}
     argv = ["-S" if word == "-c" else word for word in step.argv]

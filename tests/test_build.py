@@ -7,14 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmc import builder
 from llmc.builder import build_programs, ensure_native, native_binary
 from llmc.context import Context
-from llmc.errors import BadData, CompileFailed, ExitCode
-from llmc.toolchain import Mode
+from llmc.errors import BadData, CompileFailed, ExitCode, Usage
+from llmc.toolchain import Cpu, Mode
 
 MAIN = """
 #include <limits.h>
@@ -236,3 +237,22 @@ def test_the_shipped_engine_compiles_without_a_warning(here: Context) -> None:
     assert done.returncode == ExitCode.USAGE
     assert done.stderr.startswith("error: ")
     assert native_binary(Mode.RELEASE) == binary
+
+
+def test_a_build_for_this_cpu_alone(here: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fast table, the one that the binary for every CPU chooses here; LLMC_CPU asks for it."""
+
+    def tables(binary: Path) -> list[dict[str, Any]]:
+        done = subprocess.run([binary, "isa"], capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    baseline = ensure_native(here)
+    monkeypatch.setenv("LLMC_CPU", "native")
+    native = ensure_native(here)
+    assert native == ensure_native(here, cpu=Cpu.NATIVE) == native_binary() != baseline
+    names = [line["isa"] for line in tables(native) if line["event"] == "table"]
+    assert len(names) == 2 and names[0] == "reference"
+    assert tables(native)[-1] == tables(baseline)[-1]
+    monkeypatch.setenv("LLMC_CPU", "fast")
+    with pytest.raises(Usage, match="LLMC_CPU must be baseline or native, not 'fast'"):
+        native_binary()

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from llmc.builder import ensure_native, native_binary
+from llmc.builder import chosen_cpu, ensure_native, native_binary
 from llmc.context import Context
-from llmc.toolchain import Mode
+from llmc.toolchain import Cpu, Mode
 
 
 def build(
     ctx: typer.Context,
+    cpu: Annotated[
+        Literal["baseline", "native"] | None,
+        typer.Option(
+            help="baseline: one binary with every instruction set, for any CPU of this family; "
+            "native: for this CPU alone. Default: what LLMC_CPU says, else baseline."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compile even if the binary is up to date.")
     ] = False,
@@ -35,9 +42,14 @@ def build(
     """
     here: Context = ctx.obj
     mode = Mode.SANITIZE if sanitize else Mode.DEBUG if debug else Mode.RELEASE
-    there = native_binary(mode).is_file() and not force
-    binary = ensure_native(here, force=force, debug=debug, sanitize=sanitize)
+    wanted = Cpu(cpu) if cpu else chosen_cpu()
+    there = native_binary(mode, cpu=wanted).is_file() and not force
+    binary = ensure_native(here, force=force, debug=debug, sanitize=sanitize, cpu=wanted)
     if there:
         here.ui.note(f"the engine is up to date: {binary}")
-    here.ui.result({"binary": str(binary), "mode": mode.value, "built": not there})
+    if wanted is not chosen_cpu():
+        here.ui.note(f"LLMC_CPU={wanted.value} makes the other commands use it")
+    here.ui.result(
+        {"binary": str(binary), "mode": mode.value, "cpu": wanted.value, "built": not there}
+    )
     here.ui.next("llmc prepare stdlib")

@@ -1,6 +1,8 @@
 /* AVX-512: 512-bit vectors, 32 registers. */
 #define ISA_NAME "avx512"
+#ifndef ISA_TABLE
 #define ISA_TABLE kernels_avx512
+#endif
 
 #define VL 16   // floats in a vector
 #define MR 8    // rows of the product's tile

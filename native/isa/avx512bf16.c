@@ -1,6 +1,8 @@
 /* AVX-512 with its BF16 instructions (Zen 4, Cooper Lake, Sapphire Rapids and later). */
 #define ISA_NAME "avx512bf16"
+#ifndef ISA_TABLE
 #define ISA_TABLE kernels_avx512bf16
+#endif
 
 #define VL 16   // floats in a vector
 #define MR 8    // rows of the product's tile

@@ -1,6 +1,8 @@
 /* 128-bit vectors, which every 64-bit CPU has: SSE2 on x86, NEON on ARM. */
 #define ISA_NAME "generic"
+#ifndef ISA_TABLE
 #define ISA_TABLE kernels_generic
+#endif
 
 #define VL 4    // floats in a vector
 #define MR 4    // rows of the product's tile

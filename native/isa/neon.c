@@ -1,6 +1,8 @@
 /* NEON on 64-bit ARM: 128-bit vectors, 32 registers, so a larger tile than generic's. */
 #define ISA_NAME "neon"
+#ifndef ISA_TABLE
 #define ISA_TABLE kernels_neon
+#endif
 
 #define VL 4    // floats in a vector
 #define MR 8    // rows of the product's tile
