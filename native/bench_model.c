@@ -43,14 +43,12 @@ void bench_model_create(struct BenchModel *bench, const struct BenchOptions *o) 
   struct Arena *arena = &bench->arena;
   model->workers.pool = pool_create((int)o->threads);
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
-    if (pass == 1) {
-      arena_take(arena);
-      pool_zero(model->workers.pool, arena->base, arena->size);
-    }
+    if (pass == 1) arena_take(arena);
     gpt2_layout(model, arena, o->batch_size, o->seq_len, true);
     bench->tokens = arena_alloc(arena, o->batch_size * o->seq_len, sizeof(int));
     bench->targets = arena_alloc(arena, o->batch_size * o->seq_len, sizeof(int));
   }
+  gpt2_first_touch(model, arena);
   /* The padding rows of wte are zero in every checkpoint, so here too. */
   const struct Config *config = &model->config;
   bench_fill(model->params.first, model->count, 0.035f);

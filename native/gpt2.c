@@ -127,6 +127,22 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   model->plan.scratch = arena_since(arena, &mark);
 }
 
+void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(&model->config, tensors);
+  char *rest = arena->base;
+  float *const sets[] = {model->params.first, model->grads.first, model->m.first, model->v.first};
+  for (size_t set = 0; set < 4; set++) {
+    float *at = sets[set];
+    if (at == NULL) continue;
+    for (int i = 0; i < GPT2_TENSOR_COUNT; at += tensor_count(&tensors[i++])) {
+      pool_zero(model->workers.pool, at, tensor_count(&tensors[i]) * sizeof(float));
+    }
+    rest = (char *)at;
+  }
+  pool_zero(model->workers.pool, rest, (size_t)(arena->base + arena->size - rest));
+}
+
 /* ---- forward ------------------------------------------------------------------------------------ */
 
 struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l) {

@@ -117,6 +117,10 @@ size_t gpt2_count(const struct Config *config);
  * optimizer state. */
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training);
 
+/* Fills the arena with zero, after the model has been laid out in it: each thread the part of every tensor
+ * that it will update, so that the pages lie where they are used. */
+void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena);
+
 /* The tensors of block l among `all`; those of the whole model stay what they are. */
 struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l);
 

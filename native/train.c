@@ -140,8 +140,8 @@ int command_train(int argc, char **argv) {
   plan_check(&run, arena_footprint(&arena), available);
   open_outputs(&run);
   arena_take(&arena);
-  pool_zero(run.model.workers.pool, arena.base, arena.size);
   run_layout(&run, &arena);
+  gpt2_first_touch(&run.model, &arena);
   checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
   if (run.events.metrics >= 0 && ftruncate(run.events.metrics, 0) != 0) {
     die(EXIT_BAD_DATA, "cannot empty the old metrics.jsonl in %s: %s", o->out, strerror(errno));

@@ -14,11 +14,12 @@ from conftest import Llmc
 from workspace import config, copy_of, losses, metrics, ok, prepared_workspace, runs, trained
 
 from llmc.builder import ensure_native
-from llmc.commands.train import Data, engine_arguments, run_engine
+from llmc.commands.train import engine_arguments, run_engine
 from llmc.config import ModelConfig, TrainConfig, load_preset
 from llmc.context import Context
 from llmc.formats.checkpoint import read_header
 from llmc.formats.tokens import read_tokens, write_tokens
+from llmc.inputs import Data
 from llmc.training_view import Event, History, PlainView
 
 FLAGS: dict[str, Any] = {

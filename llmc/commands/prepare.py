@@ -12,12 +12,12 @@ from llmc.builder import ensure_native
 from llmc.commands.export_weights import PUBLISHED, export
 from llmc.commands.fetch import fetch_dataset
 from llmc.commands.tokenize import tokenize_inputs, tokenized_already
-from llmc.commands.train import Data, check_match
 from llmc.config import load_preset, overridden
 from llmc.context import Context
 from llmc.datasets import FETCHED, STDLIB
 from llmc.errors import LlmcError, Usage
 from llmc.formats.checkpoint import CheckpointHeader, read_header, verify_checksum
+from llmc.inputs import Data, check_match
 from llmc.manifest import Manifest, load_manifest
 from llmc.prepared import record_prepared
 from llmc.ui import Ui
