@@ -203,6 +203,17 @@ def table(title: str, rows: Mapping[str, Distances]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def bf16_table(title: str, rows: Mapping[str, tuple[float, float]]) -> str:
+    lines = [
+        f"### {title}",
+        "",
+        "| tensor | ours in bf16 to float64 | autocast to float64 |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {name} | {own:.1e} | {theirs:.1e} |" for name, (own, theirs) in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Print the tables of docs/parity.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -215,11 +226,19 @@ def main() -> None:
     for title, given in setups.items():
         with tempfile.TemporaryDirectory() as folder:
             mine = ours(given, native, Path(folder))
+            half = ours(given, native, Path(folder), dtype="bf16")
         single, double = torchs(given, torch.float32), torchs(given, torch.float64)
         first = distances(mine.first, single.first, double.first)
         last = distances(mine.last, single.last, double.last)
         print(table(f"{title}: one step, gradients under their tensors' names", first))
         print(table(f"{title}: after {STEPS} steps of AdamW", last))
+        one_step = replace(given, train=replace(given.train, steps=1))
+        mixed = torchs(one_step, torch.float32, autocast=True).first
+        rows = {
+            name: (distance(half.first[name], exact), distance(mixed[name], exact))
+            for name, exact in double.first.items()
+        }
+        print(bf16_table(f"{title}: one step in bf16", rows))
 
 
 if __name__ == "__main__":
