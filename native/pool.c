@@ -165,10 +165,6 @@ size_t pool_claim(struct Pool *pool) {
   return atomic_fetch_add_explicit(&pool->claimed, 1, memory_order_relaxed);
 }
 
-void pool_claim_reset(struct Pool *pool) {
-  atomic_store_explicit(&pool->claimed, 0, memory_order_relaxed);
-}
-
 void pool_part(size_t count, size_t grain, int thread, int threads, size_t *begin, size_t *end) {
   size_t grains = ceil_div(count, grain);
   *begin = size_min(count, grains * (size_t)thread / (size_t)threads * grain);

@@ -36,11 +36,8 @@ void pool_profile_reset(struct Pool *pool);
 /* Inside a region: no thread goes on until all are here. */
 void pool_barrier(struct Pool *pool);
 
-/* Inside a region: the next number of 0, 1, 2, …, each given out once until pool_claim_reset. */
+/* Inside a region: the next number of 0, 1, 2, …, each given out once. */
 size_t pool_claim(struct Pool *pool);
-
-/* Inside a region: starts the numbers again at 0. One thread calls it, between two barriers. */
-void pool_claim_reset(struct Pool *pool);
 
 /* Fills `bytes` bytes with zero, each thread its own part: also the first touch of fresh pages. */
 void pool_zero(struct Pool *pool, void *memory, size_t bytes);

@@ -225,23 +225,24 @@ static void gemm_task(void *argument, int thread, int threads) {
   const size_t width = round_up(ceil_div(N, claims), NR);
   const size_t chunks = ceil_div(N, width), parts = ceil_div((size_t)threads, chunks);
 
+  /* The blocks of A take turns in two places, so that one barrier is enough: a thread packs its part of the
+   * next block while others still read the last. Claims are numbered through; one too high waits for its
+   * block. */
+  size_t block = 0, claim = pool_claim(pool);
   for (size_t m = 0; m < M; m += mc_max) {
     const size_t mc = size_min(mc_max, M - m), height = round_up(ceil_div(mc, parts), MR);
-    for (size_t k = 0; k < K; k += kc_max) {
+    for (size_t k = 0; k < K; k += kc_max, block++) {
       const size_t kc = size_min(kc_max, K - k), steps = ceil_div(kc, word);
-      if (m + k > 0) pool_barrier(pool);  // the last block is no longer read
-      if (thread == 0) pool_claim_reset(pool);
+      float *a = workers->shared + block % 2 * MC * KC;
       size_t begin, end;
       pool_part(mc, MR, thread, threads, &begin, &end);
-      if (begin < end) {
-        pack_left(workers->shared + begin * steps, factor_at(gemm->a, m + begin, k), end - begin, kc, workers->dtype);
-      }
+      if (begin < end) pack_left(a + begin * steps, factor_at(gemm->a, m + begin, k), end - begin, kc, workers->dtype);
       pool_barrier(pool);
-      for (size_t claim; (claim = pool_claim(pool)) < chunks * parts;) {
-        const size_t n = claim % chunks * width, from = claim / chunks * height;
+      for (; claim < (block + 1) * chunks * parts; claim = pool_claim(pool)) {
+        const size_t n = claim % chunks * width, from = claim / chunks % parts * height;
         if (from >= mc) continue;
         const struct Part part = {m + from, size_min(height, mc - from), n, size_min(width, N - n), k, kc};
-        gemm_part(gemm, workers->shared + from * steps, b, part, word > 1);
+        gemm_part(gemm, a + from * steps, b, part, word > 1);
       }
     }
   }

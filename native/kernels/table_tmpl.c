@@ -1,7 +1,7 @@
 /* The table of one instruction set, from the templates included before this one. */
 
-/* The packed block of A, which sum_squares borrows for its parts. */
-enum { SHARED_FLOATS = MC * KC > 2 * SQUARES_PARTS ? MC * KC : 2 * SQUARES_PARTS };
+/* Two packed blocks of A; sums of squares borrow the place for their parts. */
+enum { SHARED_FLOATS = 2 * MC * KC > 2 * SQUARES_PARTS ? 2 * MC * KC : 2 * SQUARES_PARTS };
 
 static size_t own_floats(size_t T, size_t HS) {
   size_t attention = size_max(attention_forward_floats(T, HS), attention_backward_floats(T, HS));

@@ -16,7 +16,7 @@ struct Region {
   atomic_int wrong;                // numbers of threads that were not what they had to be
   int stage[MOST];                 // plain on purpose: barriers have to order these
   atomic_int behind;               // threads seen in another stage, after a barrier
-  atomic_int claimed[2][CLAIMS];   // how often each number was given out, before and after a reset
+  atomic_int claimed[CLAIMS];      // how often each number was given out
 };
 
 static void region(void *argument, int thread, int threads) {
@@ -26,17 +26,15 @@ static void region(void *argument, int thread, int threads) {
     return;
   }
   atomic_fetch_add(&r->ran[thread], 1);
-  for (size_t number; (number = pool_claim(r->pool)) < CLAIMS;) atomic_fetch_add(&r->claimed[0][number], 1);
+  for (size_t number; (number = pool_claim(r->pool)) < CLAIMS;) atomic_fetch_add(&r->claimed[number], 1);
   for (int stage = 1; stage <= BARRIERS; stage++) {
     r->stage[thread] = stage;
     pool_barrier(r->pool);
     for (int other = 0; other < threads; other++) {
       if (r->stage[other] != stage) atomic_fetch_add(&r->behind, 1);
     }
-    if (thread == 0 && stage == BARRIERS) pool_claim_reset(r->pool);
     pool_barrier(r->pool);
   }
-  for (size_t number; (number = pool_claim(r->pool)) < CLAIMS;) atomic_fetch_add(&r->claimed[1][number], 1);
 }
 
 static void check_region(int threads, bool sleeping) {
@@ -54,11 +52,9 @@ static void check_region(int threads, bool sleeping) {
   }
   check(r.wrong == 0, "%d threads: %d were given a number or a count that is not theirs", threads, r.wrong);
   check(r.behind == 0, "%d threads: %d times a thread was not at the barrier that another had passed", threads, r.behind);
-  for (int half = 0; half < 2; half++) {
-    for (int number = 0; number < CLAIMS; number++) {
-      check(r.claimed[half][number] == rounds, "%d threads, claim %d %s the reset: expected %d times, got %d",
-            threads, number, half ? "after" : "before", rounds, r.claimed[half][number]);
-    }
+  for (int number = 0; number < CLAIMS; number++) {
+    check(r.claimed[number] == rounds, "%d threads, claim %d: expected %d times, got %d", threads, number, rounds,
+          r.claimed[number]);
   }
   pool_destroy(pool);
 }
