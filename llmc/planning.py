@@ -63,7 +63,7 @@ class PlanView(PlainView):
         """Take in an event and print what it tells."""
         if event["event"] == "start":
             self.start = event
-            self._print(memory_table(event))
+            self._print(memory_table(event), recompute_sentence(event))
         elif event["event"] == "measured":
             self.measured = event
             self._print("", time_table(self.work), self.basis)
@@ -138,10 +138,14 @@ def memory_table(start: Event) -> Table:
     available = start["memory_available"]
     if available is not None:
         table.add_row("available", f"{available:,}", megabytes(available))
+    return table
+
+
+def recompute_sentence(start: Event) -> str:
+    """Return what keeping one layer's activations saves, or would."""
     saves = start["recompute_saves"]
     verb = "saves" if start["recompute"] else "would save"
-    table.add_row(f"--recompute {verb}", f"{saves:,}", megabytes(saves))
-    return table
+    return f"--recompute {verb} {saves:,} bytes ({megabytes(saves)})"
 
 
 def time_table(works: list[Work]) -> Table:

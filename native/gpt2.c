@@ -122,7 +122,8 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   workers->dtype = model->dtype;
   if (model->dtype == BF16 && B > 0) workers->sums = floats(arena, size_product(B, T), 4 * config->C);
   workers->own_floats = model->kernels->own_floats(size_max(T, config->maxT), config->C / config->NH);
-  workers->shared = floats(arena, model->kernels->shared_floats, 1);
+  const size_t largest = size_max(size_max(B * T, 4 * config->C), config->Vp);
+  workers->shared = floats(arena, model->kernels->shared_floats(largest), 1);
   workers->own = floats(arena, (size_t)pool_threads(workers->pool), workers->own_floats);
   model->plan.scratch = arena_since(arena, &mark);
 }

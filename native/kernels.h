@@ -21,7 +21,7 @@ struct Pool;
 struct Workers {
   struct Pool *pool;
   enum Dtype dtype;        // linear layers multiply numbers of this type, and add them up as floats
-  float *shared;           // one block for all threads: Kernels.shared_floats
+  float *shared;           // one block for all threads: Kernels.shared_floats(…)
   float *own;              // one block per thread, own_floats apart
   size_t own_floats;       // Kernels.own_floats(T, HS)
   float *sums;             // (rows, columns) of the largest product whose result is BF16
@@ -37,7 +37,7 @@ struct AdamW {
 struct Kernels {
   const char *name;                          // as in LLMC_ISA
   bool multiplies_bf16;                      // the CPU does; else BF16 is made float before it is multiplied
-  size_t shared_floats;                      // scratch that all threads share
+  size_t (*shared_floats)(size_t largest);   // scratch that all threads share, for products of no larger M, N, K
   size_t (*own_floats)(size_t T, size_t HS); // scratch of one thread, for T positions and heads of size HS
 
   /* out (B, T, C) = wte[token] + wpe[t];  tokens (B, T), wte (V, C), wpe (maxT, C) */

@@ -77,8 +77,8 @@ int main(void) {
       const size_t N = rows[i], C = channels[j];
       restart(page), restart(engine);
       layernorm_forward(page[0].at, page[1].at, page[2].at, inp.at, weight.at, bias.at, N, C);
-      kernels->layernorm_forward(&workers, engine[0].at, engine[1].at, engine[2].at, inp.at,
-                                 weight.at, bias.at, N, C);
+      kernels->layernorm_forward(&workers, array_of(engine[0].at), engine[1].at, engine[2].at,
+                                 inp.at, weight.at, bias.at, N, C);
       failed |= differ("forward", N, C);
       const struct Floats mean = page[1], rstd = page[2];
       restart(engine);

@@ -23,7 +23,7 @@ from llmc.known_answers import known_answers
 from llmc.machine import Memory
 from llmc.trial import Trial
 
-OF_THE_ENGINE = ["isa", "parity fp32", "threads", "files"]
+OF_THE_ENGINE = ["isa", "parity fp32", "parity bf16", "threads", "files"]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_an_unknown_isa_is_named_and_the_rest_is_tried(llmc: Llmc, native: Nativ
     assert done.returncode == ExitCode.USAGE
     marks = states(done.stdout)
     assert [name for name, mark in marks.items() if mark == "FAIL"] == ["isa"]
-    assert [marks[name] for name in OF_THE_ENGINE] == ["FAIL", "ok", "ok", "ok"]
+    assert [marks[name] for name in OF_THE_ENGINE] == ["FAIL", "ok", "ok", "ok", "ok"]
     assert "LLMC_ISA=abacus: no such instruction set; this build has: reference" in done.stdout
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == [f"error: 1 of {len(CHECKS)} checks failed (isa): the report says what to do"]
@@ -367,7 +367,7 @@ def test_no_temporary_folder(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     found = report(here)
     failed = [name for name, it in found.items() if it.state is State.FAILED]
-    assert failed == ["parity fp32", "threads", "files"]
+    assert failed == ["parity fp32", "parity bf16", "threads", "files"]
     assert all("set TMPDIR" in found[name].found for name in failed)
     assert all(found[name].code == ExitCode.BAD_DATA for name in failed)
 

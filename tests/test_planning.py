@@ -14,7 +14,8 @@ MEASURED: Event = {
 }  # fmt: skip
 START: Event = {
     "event": "start", "parameters": 124439808, "isa": "avx2", "threads": 2, "steps": 40,
-    "memory": 2208301056, "memory_available": None,
+    "memory": 2208301056, "memory_available": None, "recompute": False,
+    "recompute_saves": 90000000,
     "memory_parts": {"parameters": 2200000000, "buffers": 8301000, "rounding": 56},
 }  # fmt: skip
 
@@ -38,6 +39,7 @@ def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
         "buffers         8,301,000   8.3 MB",
         "rounding               56   0.0 MB",
         "total       2,208,301,056  2.21 GB",
+        "--recompute would save 90,000,000 bytes (90.0 MB)",
         "",
         "time                 count  ms each    total",
         "steps                4,000  1,500.0  1:40:00",

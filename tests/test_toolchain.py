@@ -59,7 +59,11 @@ def test_each_machine_gets_its_own_instruction_sets(native: Path) -> None:
         "isa/avx512.c",
         "isa/avx512bf16.c",
     }
-    assert {name for name in arm if name.startswith("isa")} == {"isa/generic.c", "isa/neon.c"}
+    assert {name for name in arm if name.startswith("isa")} == {
+        "isa/generic.c",
+        "isa/neon.c",
+        "isa/neonbf16.c",
+    }
     assert {name for name in other if name.startswith("isa")} == {"isa/generic.c"}
     assert "-DLLMC_HAVE_AVX2" in x86["main.c"].argv
     assert "-DLLMC_HAVE_NEON" not in x86["main.c"].argv

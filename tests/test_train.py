@@ -31,8 +31,11 @@ FLAGS: dict[str, Any] = {
     "beta2": 0.97,
     "eps": 1e-6,
     "weight_decay": 0.2,
+    "grad_clip": 0.5,
     "seed": 7,
     "shuffle": False,
+    "dtype": "bf16",
+    "recompute": True,
     "val_every": 4,
     "val_batches": 3,
     "sample_every": 3,
@@ -72,8 +75,9 @@ def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
     done = ok(llmc("train"))
     assert config(llmc, "texts-1")["train"] == {
         "steps": 40, "batch_size": 4, "seq_len": 64, "lr": 1e-4, "beta1": 0.9, "beta2": 0.999,
-        "eps": 1e-8, "weight_decay": 0.0, "seed": 1337, "shuffle": True, "val_every": 10,
-        "val_batches": 5, "sample_every": 20, "save_every": 0,
+        "eps": 1e-8, "weight_decay": 0.0, "grad_clip": 0.0, "seed": 1337, "shuffle": True,
+        "dtype": "fp32", "recompute": False, "val_every": 10, "val_batches": 5,
+        "sample_every": 20, "save_every": 0,
     }  # fmt: skip
     lines = metrics(llmc, "texts-1")
     assert [line["step"] for line in lines if "train_loss" in line] == list(range(40))
@@ -109,7 +113,12 @@ def test_a_run_s_config_repeats_the_run(llmc: Llmc) -> None:
 
 
 @pytest.mark.parametrize(
-    "flag", [k for k in FLAGS if not k.endswith("_every") and k not in ("steps", "val_batches")]
+    "flag",
+    [
+        k
+        for k in FLAGS
+        if not k.endswith("_every") and k not in ("steps", "val_batches", "recompute")
+    ],
 )
 def test_each_setting_changes_what_is_learned(llmc: Llmc, flag: str, baseline: list[float]) -> None:
     changed = trained(llmc, "--lr", "0.001", *words({flag: FLAGS[flag]}))

@@ -233,7 +233,7 @@ static void gemm_task(void *argument, int thread, int threads) {
     const size_t mc = size_min(mc_max, M - m), height = round_up(ceil_div(mc, parts), MR);
     for (size_t k = 0; k < K; k += kc_max, block++) {
       const size_t kc = size_min(kc_max, K - k), steps = ceil_div(kc, word);
-      float *a = workers->shared + block % 2 * MC * KC;
+      float *a = workers->shared + block % 2 * mc_max * ceil_div(kc_max, word);
       size_t begin, end;
       pool_part(mc, MR, thread, threads, &begin, &end);
       if (begin < end) pack_left(a + begin * steps, factor_at(gemm->a, m + begin, k), end - begin, kc, workers->dtype);

@@ -1,7 +1,10 @@
 /* The table of one instruction set, from the templates included before this one. */
 
-/* Two packed blocks of A; sums of squares borrow the place for their parts. */
-enum { SHARED_FLOATS = 2 * MC * KC > 2 * SQUARES_PARTS ? 2 * MC * KC : 2 * SQUARES_PARTS };
+/* Two packed blocks of A; sums of squares borrow the place for their parts, which are doubles. */
+static size_t shared_floats(size_t largest) {
+  const size_t block = size_min(MC, round_up(largest, MR)) * size_min(KC, largest);
+  return size_max(2 * block, 2 * SQUARES_PARTS);
+}
 
 static size_t own_floats(size_t T, size_t HS) {
   size_t attention = size_max(attention_forward_floats(T, HS), attention_backward_floats(T, HS));
@@ -12,7 +15,7 @@ extern const struct Kernels ISA_TABLE;
 const struct Kernels ISA_TABLE = {
     .name = ISA_NAME,
     .multiplies_bf16 = PAIRS,
-    .shared_floats = SHARED_FLOATS,
+    .shared_floats = shared_floats,
     .own_floats = own_floats,
     .encoder_forward = encoder_forward,
     .encoder_backward = encoder_backward,

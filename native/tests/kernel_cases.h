@@ -169,7 +169,8 @@ static inline void case_run(const struct Case *c, const struct Kernels *kernels,
   int table = 0;
   while (kernels_at(table) != kernels) table++;
   const size_t per_thread = kernels->own_floats(c->T > 0 ? c->T : 1, c->NH > 0 ? c->C / c->NH : 1);
-  scratch_resize(&shared[table], kernels->shared_floats);
+  const size_t largest = size_max(size_max(c->M, c->N), c->K);
+  scratch_resize(&shared[table], kernels->shared_floats(size_max(largest, 1)));
   scratch_resize(&own[table][pool], per_thread * (size_t)thread_counts[pool]);
   if (c->dtype == BF16) scratch_resize(&sums, c->M * c->N);
   for (size_t i = 0; i < c->outputs; i++) {
