@@ -107,7 +107,7 @@ def train(
         typer.Option(
             "--recompute/--no-recompute",
             help="Keep one layer's activations and compute the others again: less memory, same "
-            "numbers, a quarter more time (--no-recompute).",
+            "numbers, a sixth more time (--no-recompute).",
         ),
     ] = None,
     val_every: Annotated[

@@ -2,7 +2,7 @@
  *
  * Goto and van de Geijn 2008. Blocks of at most MC rows of A by KC steps are packed by all threads
  * together into one shared block. Then each thread claims columns of B, packs them a panel of NR at a
- * time, and runs the tile of MR x NR down the block while the panel lies in its first cache.
+ * time, and runs the tile of MR x NR down the block while the panel lies in its second cache.
  *
  * The sum over K runs in blocks of KC, in order, each in one accumulator: which thread computes a tile,
  * and how the work was cut, changes nothing in its bits.

@@ -1,0 +1,45 @@
+"""docs/performance.md shows what was measured, and the commands that it names are llmc's."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from llmc.cli import main
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def measure() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("measure", DOCS / "measure.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_the_measured_ones(measure: ModuleType) -> None:
+    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    results = json.loads(measure.RESULTS.read_text())
+    for table in measure.tables(results):
+        assert len(table) > 2
+        assert "\n".join(table) in page
+
+
+def test_the_commands_are_understood(
+    measure: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but the last flag of each, whose value is then refused: so all before it were taken."""
+    for command in measure.commands():
+        monkeypatch.setattr(sys, "argv", [*shlex.split(command), "--seq-len", "none"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert "none" in capsys.readouterr().err
