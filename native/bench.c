@@ -10,13 +10,14 @@
 static double step_seconds(struct BenchModel *bench, size_t step) {
   bench_tokens(bench, step);
   const double started = clock_seconds();
-  gpt2_gradients(&bench->gpt2, bench->tokens, bench->targets);
-  gpt2_update(&bench->gpt2, &(struct UpdateConfig){1e-4, 0.9, 0.999, 1e-8, 0, 0}, step + 1);
+  const struct UpdateConfig update = {1e-4, 0.9, 0.999, 1e-8, 0, 0};
+  gpt2_step(&bench->gpt2, bench->tokens, bench->targets, &update, step + 1);
   return clock_seconds() - started;
 }
 
 int command_bench(int argc, char **argv) {
-  const struct BenchOptions o = bench_options("bench", NULL, argc, argv);
+  struct BenchOptions o = bench_options("bench", NULL, argc, argv);
+  o.update_in_backward = true;
   struct BenchModel bench;
   bench_model_create(&bench, &o);
   struct Pool *pool = bench.gpt2.workers.pool;

@@ -14,6 +14,7 @@ struct BenchOptions {
   size_t batch_size, seq_len, threads, steps, warmup;
   enum Dtype dtype;
   bool recompute;
+  bool update_in_backward;  // as a training run has it; not where gradients are looked at
 };
 
 /* Reads the flags that both know; `more` is one that this subcommand alone knows, or NULL. */

@@ -5,6 +5,7 @@
 #include "gpt2.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "pool.h"
 #include "util.h"
@@ -12,39 +13,42 @@
 /* ---- memory ------------------------------------------------------------------------------------- */
 
 void gpt2_tensors(const struct Config *config, struct Tensor tensors[GPT2_TENSOR_COUNT]) {
-  const size_t maxT = config->maxT, Vp = config->Vp, L = config->L, C = config->C;
+  const size_t maxT = config->maxT, Vp = config->Vp, C = config->C;
   const struct Tensor list[] = {
-#define X(name, kind, layers, rows, columns) {#name, kind, layers, rows, columns},
+#define X(name, kind, place, rows, columns) {#name, kind, place, rows, columns},
       GPT2_TENSORS(X)
 #undef X
   };
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) tensors[i] = list[i];
 }
 
-static size_t tensor_count(const struct Tensor *tensor) {
-  return size_product(size_product(tensor->layers, tensor->rows), tensor->columns);
+/* Its numbers in a set of parameters that holds so many blocks. */
+static size_t tensor_count(const struct Tensor *tensor, size_t blocks) {
+  return size_product(size_product(tensor->place == BLOCK ? blocks : 1, tensor->rows), tensor->columns);
 }
 
-size_t gpt2_count(const struct Config *config) {
+static size_t parameters_count(const struct Config *config, size_t blocks) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(config, tensors);
   size_t count = 0;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    if (__builtin_add_overflow(count, tensor_count(&tensors[i]), &count)) {
+    if (__builtin_add_overflow(count, tensor_count(&tensors[i], blocks), &count)) {
       die(EXIT_BAD_DATA, "the model's header asks for more parameters than can be addressed");
     }
   }
   return count;
 }
 
-static struct Parameters parameters_alloc(const struct Gpt2 *model, struct Arena *arena) {
+size_t gpt2_count(const struct Config *config) { return parameters_count(config, config->L); }
+
+static struct Parameters parameters_alloc(const struct Config *config, struct Arena *arena, size_t blocks) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
-  gpt2_tensors(&model->config, tensors);
-  struct Parameters parameters = {.first = arena_alloc(arena, model->count, sizeof(float))};
-  if (parameters.first == NULL) return parameters;
-  float *at = parameters.first;
+  gpt2_tensors(config, tensors);
+  float *at = arena_alloc(arena, parameters_count(config, blocks), sizeof(float));
+  struct Parameters parameters = {.first = at, .blocks = blocks};
+  if (at == NULL) return parameters;
   const struct Tensor *tensor = tensors;
-#define X(name, ...) parameters.name = at, at += tensor_count(tensor++);
+#define X(name, ...) parameters.name = at, at += tensor_count(tensor++, blocks);
   GPT2_TENSORS(X)
 #undef X
   return parameters;
@@ -107,13 +111,13 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   model->T = T;
   model->count = gpt2_count(config);
 
-  model->params = parameters_alloc(model, arena);
+  model->params = parameters_alloc(config, arena, config->L);
   model->plan.parameters = arena_since(arena, &mark);
   if (training) {
-    model->grads = parameters_alloc(model, arena);
+    model->grads = parameters_alloc(config, arena, model->update_in_backward ? 1 : config->L);
     model->plan.gradients = arena_since(arena, &mark);
-    model->m = parameters_alloc(model, arena);
-    model->v = parameters_alloc(model, arena);
+    model->m = parameters_alloc(config, arena, config->L);
+    model->v = parameters_alloc(config, arena, config->L);
     model->plan.optimizer = arena_since(arena, &mark);
   }
   if (B > 0) activations_alloc(model, arena, training);
@@ -132,12 +136,15 @@ void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
   char *rest = arena->base;
-  float *const sets[] = {model->params.first, model->grads.first, model->m.first, model->v.first};
+  const struct Parameters *const sets[] = {&model->params, &model->grads, &model->m, &model->v};
   for (size_t set = 0; set < 4; set++) {
-    float *at = sets[set];
+    float *at = sets[set]->first;
     if (at == NULL) continue;
-    for (int i = 0; i < GPT2_TENSOR_COUNT; at += tensor_count(&tensors[i++])) {
-      pool_zero(model->workers.pool, at, tensor_count(&tensors[i]) * sizeof(float));
+    for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+      const size_t blocks = tensors[i].place == BLOCK ? sets[set]->blocks : 1;
+      for (size_t l = 0; l < blocks; l++, at += tensor_count(&tensors[i], 1)) {
+        pool_zero(model->workers.pool, at, tensor_count(&tensors[i], 1) * sizeof(float));
+      }
     }
     rest = (char *)at;
   }
@@ -150,7 +157,7 @@ struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Paramet
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
   const struct Tensor *tensor = tensors;
-#define X(name, ...) all.name += (tensor->layers > 1 ? l : 0) * tensor->rows * tensor->columns, tensor++;
+#define X(name, ...) all.name += (tensor->place == BLOCK ? l % all.blocks : 0) * tensor_count(tensor, 1), tensor++;
   GPT2_TENSORS(X)
 #undef X
   return all;
@@ -239,6 +246,12 @@ double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets) {
 
 /* ---- backward ----------------------------------------------------------------------------------- */
 
+/* A layernorm adds its rows up; what linear layers write is written whole. */
+static void zeros_for_layernorm(float *dweight, float *dbias, size_t C) {
+  memset(dweight, 0, C * sizeof(float));
+  memset(dbias, 0, C * sizeof(float));
+}
+
 /* d->residual holds the gradient of the block's output and, afterwards, of its input: the two branches
  * only add to it. */
 static void block_backward(struct Gpt2 *model, size_t l, const float *residual1) {
@@ -249,6 +262,8 @@ static void block_backward(struct Gpt2 *model, size_t l, const float *residual1)
   const struct Activations a = gpt2_block_activations(model, l);
   const struct ActivationGradients *d = &model->dacts;
   const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C;
+  zeros_for_layernorm(g.ln1w, g.ln1b, C);
+  zeros_for_layernorm(g.ln2w, g.ln2b, C);
 
   k->linear_backward_weight(w, g.fcprojw, g.fcprojb, d->residual, a.fch_gelu, false, BT, C, 4 * C);
   k->linear_backward_gelu(w, d->fch, d->residual, a.fch, p.fcprojw, BT, C, 4 * C);
@@ -266,38 +281,6 @@ static void block_backward(struct Gpt2 *model, size_t l, const float *residual1)
                         p.ln1w, BT, C);
 }
 
-/* Zeroes the gradients that are added up, row by row or token by token. Those of matrices and of their
- * biases are written whole: zeroing half a gigabyte first would be a trip through memory for nothing. */
-static void gradients_zero(const struct Gpt2 *model) {
-  const struct Parameters *g = &model->grads;
-  const size_t L = model->config.L, C = model->config.C;
-  float *const added[] = {g->wpe, g->ln1w, g->ln1b, g->ln2w, g->ln2b, g->lnfw, g->lnfb, model->dacts.residual};
-  const size_t counts[] = {model->config.maxT * C, L * C, L * C, L * C, L * C, C, C, model->B * model->T * C};
-  for (size_t i = 0; i < sizeof added / sizeof *added; i++) {
-    pool_zero(model->workers.pool, added[i], counts[i] * sizeof(float));
-  }
-}
-
-double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets) {
-  const struct Kernels *k = model->kernels;
-  const struct Workers *w = &model->workers;
-  const size_t B = model->B, T = model->T, C = model->config.C, L = model->config.L;
-  gradients_zero(model);
-  trunk_forward(model, tokens);
-  double loss = head(model, targets, true);
-
-  k->layernorm_backward(w, model->dacts.residual, model->grads.lnfw, model->grads.lnfb,
-                        model->dacts.branch, block_input(model, L),
-                        model->acts.lnf_mean, model->acts.lnf_rstd, model->params.lnfw, B * T, C);
-  for (size_t l = L; l-- > 0;) {
-    /* The last block's are still there. */
-    if (model->recompute && l + 1 < L) block_before_last(model, l, block_input(model, l));
-    block_backward(model, l, block_input(model, l));
-  }
-  k->encoder_backward(w, model->grads.wte, model->grads.wpe, model->dacts.residual, tokens, B, T, C);
-  return loss;
-}
-
 /* ---- update ------------------------------------------------------------------------------------- */
 
 /* By what the gradient is scaled so that its norm is at most `most`, as torch.nn.utils.clip_grad_norm_ does. */
@@ -307,27 +290,88 @@ static double clip_scale(const struct Gpt2 *model, double most) {
   return fmin(1, most / (norm + 1e-6));
 }
 
-double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step) {
+/* AdamW on the tensors of the model itself, or on those of block l. Returns the sum of the gradient's squares. */
+static double update_part(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
+                          enum TensorPlace place, size_t l) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Parameters m = gpt2_block_parameters(model, model->m, l);
+  const struct Parameters v = gpt2_block_parameters(model, model->v, l);
+  const struct Parameters g = gpt2_block_parameters(model, model->grads, l);
+  struct AdamW adamw = {
+      .lr = update->lr,
+      .beta1 = update->beta1,
+      .beta2 = update->beta2,
+      .eps = update->eps,
+      .correction1 = 1 - pow(update->beta1, (double)step),
+      .correction2 = 1 - pow(update->beta2, (double)step),
+      .scale = scale,
+  };
+  double squares = 0;
+  const struct Tensor *tensor = tensors;
+#define X(name, ...)                                                                                      \
+  if (tensor->place == place) {                                                                           \
+    adamw.weight_decay = tensor->kind == MATRIX ? update->weight_decay : 0;                               \
+    squares += model->kernels->adamw_update(&model->workers, p.name, m.name, v.name, g.name, &adamw,      \
+                                            tensor_count(tensor, 1));                                     \
+  }                                                                                                       \
+  tensor++;
+  GPT2_TENSORS(X)
+#undef X
+  return squares;
+}
+
+double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step) {
   const double scale = clip_scale(model, update->max_norm);
   double squares = 0;
-  size_t at = 0;
-  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    const size_t n = tensor_count(&tensors[i]);
-    const struct AdamW adamw = {
-        .lr = update->lr,
-        .beta1 = update->beta1,
-        .beta2 = update->beta2,
-        .eps = update->eps,
-        .weight_decay = tensors[i].kind == MATRIX ? update->weight_decay : 0,
-        .correction1 = 1 - pow(update->beta1, (double)step),
-        .correction2 = 1 - pow(update->beta2, (double)step),
-        .scale = scale,
-    };
-    squares += model->kernels->adamw_update(&model->workers, model->params.first + at, model->m.first + at,
-                                            model->v.first + at, model->grads.first + at, &adamw, n);
-    at += n;
+  for (size_t l = model->config.L; l-- > 0;) squares += update_part(model, update, step, scale, BLOCK, l);
+  return sqrt(squares + update_part(model, update, step, scale, MODEL, 0));
+}
+
+/* ---- a step ------------------------------------------------------------------------------------- */
+
+/* With an update, each block's parameters change as soon as its gradients are there: nothing above it reads
+ * them any more. *squares collects the sum of the squares of what was used up. */
+static double backward(struct Gpt2 *model, const int *tokens, const int *targets,
+                       const struct UpdateConfig *update, size_t step, double *squares) {
+  const struct Kernels *k = model->kernels;
+  const struct Workers *w = &model->workers;
+  const size_t B = model->B, T = model->T, C = model->config.C, L = model->config.L;
+  trunk_forward(model, tokens);
+  const double loss = head(model, targets, true);
+
+  zeros_for_layernorm(model->grads.lnfw, model->grads.lnfb, C);
+  pool_zero(w->pool, model->dacts.residual, B * T * C * sizeof(float));
+  k->layernorm_backward(w, model->dacts.residual, model->grads.lnfw, model->grads.lnfb,
+                        model->dacts.branch, block_input(model, L),
+                        model->acts.lnf_mean, model->acts.lnf_rstd, model->params.lnfw, B * T, C);
+  for (size_t l = L; l-- > 0;) {
+    /* The last block's are still there. */
+    if (model->recompute && l + 1 < L) block_before_last(model, l, block_input(model, l));
+    block_backward(model, l, block_input(model, l));
+    if (update != NULL) *squares += update_part(model, update, step, 1, BLOCK, l);
   }
-  return sqrt(squares);
+  pool_zero(w->pool, model->grads.wpe, model->config.maxT * C * sizeof(float));
+  k->encoder_backward(w, model->grads.wte, model->grads.wpe, model->dacts.residual, tokens, B, T, C);
+  if (update != NULL) *squares += update_part(model, update, step, 1, MODEL, 0);
+  return loss;
+}
+
+double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets) {
+  return backward(model, tokens, targets, NULL, 0, NULL);
+}
+
+struct StepResult gpt2_step(struct Gpt2 *model, const int *tokens, const int *targets,
+                            const struct UpdateConfig *update, size_t step) {
+  struct StepResult result = {0};
+  if (model->update_in_backward) {
+    double squares = 0;
+    result.loss = backward(model, tokens, targets, update, step, &squares);
+    result.norm = sqrt(squares);
+  } else {
+    result.loss = gpt2_gradients(model, tokens, targets);
+    result.norm = gpt2_update(model, update, step);
+  }
+  return result;
 }

@@ -15,32 +15,35 @@ struct Config {
   size_t maxT, V, Vp, L, NH, C;
 };
 
-/* The parameters, declared once: name, kind, layers, rows, columns. In memory and in a checkpoint they
- * follow each other in this order, nothing between. Weight decay is for matrices. */
-#define GPT2_TENSORS(X)            \
-  X(wte, MATRIX, 1, Vp, C)         \
-  X(wpe, MATRIX, 1, maxT, C)       \
-  X(ln1w, VECTOR, L, 1, C)         \
-  X(ln1b, VECTOR, L, 1, C)         \
-  X(qkvw, MATRIX, L, 3 * C, C)     \
-  X(qkvb, VECTOR, L, 1, 3 * C)     \
-  X(attprojw, MATRIX, L, C, C)     \
-  X(attprojb, VECTOR, L, 1, C)     \
-  X(ln2w, VECTOR, L, 1, C)         \
-  X(ln2b, VECTOR, L, 1, C)         \
-  X(fcw, MATRIX, L, 4 * C, C)      \
-  X(fcb, VECTOR, L, 1, 4 * C)      \
-  X(fcprojw, MATRIX, L, C, 4 * C)  \
-  X(fcprojb, VECTOR, L, 1, C)      \
-  X(lnfw, VECTOR, 1, 1, C)         \
-  X(lnfb, VECTOR, 1, 1, C)
+/* The parameters, declared once: name, kind, where, rows, columns; those of a BLOCK are there L times. In
+ * memory and in a checkpoint they follow each other in this order, nothing between. Weight decay is for
+ * matrices. */
+#define GPT2_TENSORS(X)                \
+  X(wte, MATRIX, MODEL, Vp, C)         \
+  X(wpe, MATRIX, MODEL, maxT, C)       \
+  X(ln1w, VECTOR, BLOCK, 1, C)         \
+  X(ln1b, VECTOR, BLOCK, 1, C)         \
+  X(qkvw, MATRIX, BLOCK, 3 * C, C)     \
+  X(qkvb, VECTOR, BLOCK, 1, 3 * C)     \
+  X(attprojw, MATRIX, BLOCK, C, C)     \
+  X(attprojb, VECTOR, BLOCK, 1, C)     \
+  X(ln2w, VECTOR, BLOCK, 1, C)         \
+  X(ln2b, VECTOR, BLOCK, 1, C)         \
+  X(fcw, MATRIX, BLOCK, 4 * C, C)      \
+  X(fcb, VECTOR, BLOCK, 1, 4 * C)      \
+  X(fcprojw, MATRIX, BLOCK, C, 4 * C)  \
+  X(fcprojb, VECTOR, BLOCK, 1, C)      \
+  X(lnfw, VECTOR, MODEL, 1, C)         \
+  X(lnfb, VECTOR, MODEL, 1, C)
 
 enum TensorKind { VECTOR, MATRIX };
+enum TensorPlace { MODEL, BLOCK };
 
 struct Tensor {
   const char *name;
   enum TensorKind kind;
-  size_t layers, rows, columns;
+  enum TensorPlace place;
+  size_t rows, columns;
 };
 
 enum { GPT2_TENSOR_COUNT = 0
@@ -49,9 +52,10 @@ enum { GPT2_TENSOR_COUNT = 0
 #undef X
 };
 
-/* One pointer per tensor; layer l of ln1w is ln1w + l * C. */
+/* A number for every parameter: one pointer per tensor, block l of ln1w being ln1w + l * C. */
 struct Parameters {
-  float *first;  // all of them, in order
+  float *first;   // all of them, in order
+  size_t blocks;  // L, or 1: those of the block in hand
 #define X(name, ...) float *name;
   GPT2_TENSORS(X)
 #undef X
@@ -95,6 +99,7 @@ struct Gpt2 {
   size_t B, T;
   enum Dtype dtype;               // of the activations that allow it, and what linear layers multiply
   bool recompute;                 // a layer's activations are computed again when backward needs them
+  bool update_in_backward;        // AdamW takes each block's gradients as they are done, nobody keeps them
   size_t count;                   // number of parameters, padding included
   const struct Kernels *kernels;
   struct Workers workers;
@@ -130,7 +135,7 @@ struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l);
 /* The mean loss of predicting targets (B, T) from tokens (B, T), both below V. */
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets);
 
-/* The same, and its gradient in model->grads. */
+/* The same, and its gradient in model->grads. Not for a model with update_in_backward. */
 double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets);
 
 struct UpdateConfig {
@@ -138,7 +143,15 @@ struct UpdateConfig {
   double max_norm;  // the gradient is scaled down to this global norm; 0: as it is
 };
 
-/* AdamW's step number `step`, counted from 1. Returns the global L2 norm that the gradient had. */
+/* AdamW's step number `step`, counted from 1, by the gradient in model->grads. Returns the global L2 norm
+ * that it had. */
 double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step);
+
+/* gpt2_gradients and gpt2_update in one, the same bits either way. With update_in_backward the gradients
+ * take one block's room instead of all; the whole of them is never there at once, so max_norm must be 0.
+ * Returns the loss before the update and the norm. */
+struct StepResult { double loss, norm; };
+struct StepResult gpt2_step(struct Gpt2 *model, const int *tokens, const int *targets,
+                            const struct UpdateConfig *update, size_t step);
 
 #endif

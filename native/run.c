@@ -31,9 +31,9 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   const struct RunOptions *o = &run->options;
   const double started = clock_seconds();
   dataloader_batch(&run->train, step, run->tokens, run->targets);
-  const double loss = gpt2_gradients(&run->model, run->tokens, run->targets);
   const struct UpdateConfig update = {o->lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->grad_clip};
-  const double norm = gpt2_update(&run->model, &update, step + 1);
+  const struct StepResult result = gpt2_step(&run->model, run->tokens, run->targets, &update, step + 1);
+  const double loss = result.loss, norm = result.norm;
   if (!isfinite(loss) || !isfinite(norm)) {  // the weights in memory are lost then, those on the disk are not
     die(EXIT_NOT_FINITE, "the loss is %g and the gradient's norm %g at step %zu; %s; try a smaller --lr",
         loss, norm, step, last_save(run));

@@ -131,6 +131,7 @@ int command_train(int argc, char **argv) {
   run.model.kernels = kernels_choose();
   run.model.dtype = o->dtype;
   run.model.recompute = o->recompute;
+  run.model.update_in_backward = o->grad_clip == 0;  // the norm to clip by needs all gradients at once
   run.model.workers.pool = pool_create((int)o->threads);
   run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
 

@@ -106,25 +106,26 @@ def size(*counts: int, width: int = 4) -> int:
     return sum(-(-count * width // 64) * 64 for count in counts)
 
 
-@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize(("validated", "clipped"), [(True, False), (False, True)])
 def test_the_parts_are_what_the_formulas_say(
-    validated: bool, native: Native, ragged: Flags
+    validated: bool, clipped: bool, native: Native, ragged: Flags
 ) -> None:
     """On the plain loops, which need no scratch memory."""
     flags = {**ragged, "threads": 2, "sample_tokens": 9, "steps": 0, "events": "json"}
-    flags |= {"isa": "reference", "val_every": int(validated)}
+    flags |= {"isa": "reference", "val_every": int(validated), "grad_clip": int(clipped)}
     start = json_lines(succeeded(native("train", **flags)).stdout)[0]
     B, T, L, NH, C = 3, 37, RAGGED.layers, RAGGED.heads, RAGGED.channels
     V, Vp, maxT = RAGGED.vocab_size, RAGGED.padded_vocab_size, RAGGED.context
     BT, LBT = B * T, L * B * T
-    count = (Vp + maxT) * C + L * (12 * C * C + 13 * C) + 2 * C
+    block, rest = 12 * C * C + 13 * C, (Vp + maxT) * C + 2 * C
+    count = rest + L * block
     kept = [BT * C, *[LBT * C] * 5, LBT * 3 * C, *[LBT * 4 * C] * 2, *[LBT] * 4, LBT * NH]
     kept += [BT * C, BT, BT, min(BT, 256) * Vp, BT]
     backward = [BT * C, BT * C, BT * 3 * C, BT * 4 * C]
     decoder = [*[L * 9 * C] * 2, *[C] * 3, 3 * C, 4 * C, 4 * C, Vp]
     expected = {
         "parameters": size(count),
-        "gradients": size(count),
+        "gradients": size(count if clipped else rest + block),
         "optimizer": size(count, count),
         "activations": size(*kept, *backward),
         "scratch": 0,

@@ -134,6 +134,23 @@ def test_the_same_bits_for_any_number_of_threads(
     assert len(texts) == 1 and len(texts.pop().split()) == 12
 
 
+def test_updating_within_backward_changes_no_bit(
+    native: Native, files: Flags, tmp_path: Path
+) -> None:
+    """A norm to clip by asks for all gradients at once; one never reached changes nothing else."""
+    for recompute in (0, 1):
+        outs = [tmp_path / f"{recompute}-{clip}" for clip in (0, 1e9)]
+        for clip, out in zip((0, 1e9), outs, strict=True):
+            flags: Flags = {**files, **BATCH, "steps": 5, "lr": 1e-3, "weight_decay": 0.1}
+            flags |= {"recompute": recompute, "grad_clip": clip, "threads": 2, "out": out}
+            succeeded(native("train", **flags))
+        within, after = ((out / "model.bin").read_bytes() for out in outs)
+        assert within == after
+        metrics = [without_times((out / "metrics.jsonl").read_text()) for out in outs]
+        assert metrics[0] == metrics[1]
+        assert all(line["grad_norm"] > 0 for line in metrics[0] if "grad_norm" in line)
+
+
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """A library that counts every call which asks for memory, and reports at the end."""
@@ -181,7 +198,13 @@ def test_the_size_announced_is_the_size_taken(
     assert sum(start["memory_parts"].values()) == start["memory"]
     parameters = start["parameters"]
     assert start["memory_parts"]["parameters"] >= 4 * parameters
-    assert start["memory_parts"]["optimizer"] == 2 * start["memory_parts"]["gradients"]
+    parts = start["memory_parts"]
+    assert parts["optimizer"] == 2 * parts["parameters"]
+    assert parts["gradients"] < parts["parameters"]
+    clipped = counted(
+        native, counter, tmp_path / "report", steps=1, grad_clip=1, **files, **BATCH
+    )[2]
+    assert clipped["memory_parts"]["gradients"] == parts["parameters"]
 
 
 @LINUX

@@ -8,7 +8,7 @@
  * The work is claimed by (batch, head) pairs; each is computed by one thread in one order.
  */
 
-enum { TILE = 64 / MR * MR };  // rows of the left factor that are in hand at once
+enum { TILE = 128 / MR * MR };  // rows of the left factor that are in hand at once
 
 struct Attention {
   const struct Workers *workers;
@@ -86,25 +86,33 @@ static void attention_strip(const struct Attention *at, struct Array out, float 
   for (size_t k0 = 0; k0 < needed; k0 += TILE) {
     size_t tile = size_min(TILE, T - k0), used = size_min(tile, needed - k0);
     strip_product(weights, keys + k0 * HS, q_panel, rows_left(used), HS, 0);
-    vf shrink[NRV];
+    vf top[NRV], shrink[NRV], sum[NRV];
+#pragma GCC unroll 4
+    for (size_t v = 0; v < NRV; v++) top[v] = max[v], sum[v] = (vf){0};
+    for (size_t k = 0; k < used; k++) {
+#pragma GCC unroll 4
+      for (size_t v = 0; v < NRV; v++) {
+        float *w = weights + k * NR + v * VL;
+        vf score = scale * vload(w);
+        if (k0 + k > q0) score = vselect((int32_t)(k0 + k) > lane_numbers(q0 + v * VL), vsplat(-INFINITY), score);
+        vstore(w, score);
+        top[v] = vmax(score, top[v]);
+      }
+    }
+    for (size_t k = 0; k < used; k++) {
+#pragma GCC unroll 4
+      for (size_t v = 0; v < NRV; v++) {
+        float *w = weights + k * NR + v * VL;
+        vf weight = vexp(vload(w) - top[v]);
+        vstore(w, weight);
+        sum[v] += weight;
+      }
+    }
+#pragma GCC unroll 4
     for (size_t v = 0; v < NRV; v++) {
-      vi query = lane_numbers(q0 + v * VL);
-      vf top = max[v];
-      for (size_t k = 0; k < used; k++) {
-        vf score = scale * vload(weights + k * NR + v * VL);
-        if (k0 + k > q0) score = vselect((int32_t)(k0 + k) > query, vsplat(-INFINITY), score);
-        vstore(weights + k * NR + v * VL, score);
-        top = vmax(score, top);
-      }
-      shrink[v] = vexp(max[v] - top);
-      max[v] = top;
-      vf sum = (vf){0};
-      for (size_t k = 0; k < used; k++) {
-        vf weight = vexp(vload(weights + k * NR + v * VL) - top);
-        vstore(weights + k * NR + v * VL, weight);
-        sum += weight;
-      }
-      total[v] = total[v] * shrink[v] + sum;
+      shrink[v] = vexp(max[v] - top[v]);
+      max[v] = top[v];
+      total[v] = total[v] * shrink[v] + sum[v];
     }
     for (size_t i = 0; i < HS; i++) {
       for (size_t v = 0; v < NRV; v++) {
@@ -221,8 +229,9 @@ static void attention_backward_strip(const struct Attention *at, const struct He
   }
   memset(dk_strip, 0, 2 * rows_left(HS) * NR * sizeof(float));
 
-  for (size_t q0 = k0 / TILE * TILE; q0 < T; q0 += TILE) {
-    size_t tile = size_min(TILE, T - q0), rows = rows_left(tile);
+  /* The first tile begins where queries see these keys. */
+  for (size_t tile0 = k0 / TILE * TILE, q0 = k0 / MR * MR; tile0 < T; q0 = tile0 += TILE) {
+    const size_t tile = size_min(TILE, T - tile0), skip = q0 - tile0, used = tile - skip, rows = rows_left(used);
     strip_product(weights, head->q + q0 * HS, k_turned, rows, HS, 0);
     strip_product(dscores, head->dy + q0 * HS, v_turned, rows, HS, 0);
     for (size_t t = 0; t < rows; t++) {
@@ -236,9 +245,11 @@ static void attention_backward_strip(const struct Attention *at, const struct He
         vstore(d, scale * weight * (vload(d) - head->dy_y[q0 + t]));
       }
     }
+    const float *q_tile = head->q_tiles + tile0 * rows_left(HS), *dy_tile = head->dy_tiles + tile0 * rows_left(HS);
     for (size_t i = 0; i < HS; i += MR) {
-      strip_product(dv_strip + i * NR, head->dy_tiles + q0 * rows_left(HS) + i * tile, weights, MR, tile, 1);
-      strip_product(dk_strip + i * NR, head->q_tiles + q0 * rows_left(HS) + i * tile, dscores, MR, tile, 1);
+      const size_t panel = i * tile + skip * MR;
+      strip_product(dv_strip + i * NR, dy_tile + panel, weights, MR, used, 1);
+      strip_product(dk_strip + i * NR, q_tile + panel, dscores, MR, used, 1);
     }
     pack_left(dscores_left, head_rows(array_of(dscores), NR, 0, false), rows, NR, FP32);
     for (size_t j = 0; j < rows_right(HS); j += NR) {

@@ -174,6 +174,8 @@ static void check_attentions(void) {
       check_attention(1 + (t + h) % 2, times[t], head_sizes[h], 2 + (t + h) % 3, (t + h) % 4 == 0 ? BF16 : FP32);
     }
   }
+  /* More tiles than two, and a strip that begins in the middle of each. */
+  check_attention(1, 300, 24, 2, FP32), check_attention(1, 257, 64, 1, BF16);
   check_attention(1, 33, 1, 3, FP32);
   check_attention(2, 70, 13, 1, FP32), check_attention(2, 70, 13, 1, BF16);
 }
