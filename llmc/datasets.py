@@ -7,12 +7,12 @@ A document is what stands between two ``<|endoftext|>`` tokens. Registered names
 
 from __future__ import annotations
 
-import functools
 import glob
 import hashlib
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,26 +81,52 @@ STDLIB_SKIPPED = frozenset(
 
 
 @dataclass(frozen=True)
+class Part:
+    """A piece of a text that can be read by itself, by another process or on another machine.
+
+    Attributes:
+        name: what it is called in messages.
+        bytes: its size where it is stored, for progress; None where that is not known.
+        read: makes a fresh iterator over its documents, as often as it is called. It can be
+            pickled, and gives the same documents every time.
+    """
+
+    name: str
+    bytes: int | None
+    read: Callable[[], Iterator[str]]
+
+
+@dataclass(frozen=True)
 class Source:
     """Text ready to be tokenized.
 
     Attributes:
         name: the dataset's name, that of its folder under ``data/``.
-        documents: makes a fresh iterator over the documents, as often as it is called.
+        parts: the text, in order.
         records: what the manifest says about the text's origin.
-        total_bytes: the size of the files, for progress.
-        val_documents: the same for validation, where the dataset has a text of its own for it.
+        val_parts: the text to validate on, where the dataset has one of its own.
         val_tokens: the default size of the validation split in tokens; None: ``VAL_FRACTION``.
         skipped: files passed over because they are empty or not UTF-8 text.
     """
 
     name: str
-    documents: Callable[[], Iterator[str]]
+    parts: tuple[Part, ...]
     records: tuple[dict[str, Any], ...]
-    total_bytes: int
-    val_documents: Callable[[], Iterator[str]] | None = None
+    val_parts: tuple[Part, ...] | None = None
     val_tokens: int | None = None
     skipped: int = field(default=0, compare=False)
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The size of all parts; None where that of one is not known."""
+        sizes = [part.bytes for part in (*self.parts, *(self.val_parts or ()))]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def documents_of(parts: Iterable[Part]) -> Iterator[str]:
+    """Yield the documents of all parts, in order."""
+    for part in parts:
+        yield from part.read()
 
 
 def open_source(workspace: Workspace, inputs: list[str]) -> Source:
@@ -178,9 +204,8 @@ def _tinyshakespeare_source(workspace: Workspace) -> Source:
         )
     return Source(
         name=TINYSHAKESPEARE.name,
-        documents=lambda: blank_line_documents(_read_text(path)),
+        parts=(Part(path.name, record["bytes"], partial(_blank_line_file, path)),),
         records=(record,),
-        total_bytes=record["bytes"],
         val_tokens=TINYSHAKESPEARE_VAL_TOKENS,
     )
 
@@ -190,10 +215,9 @@ def _tinystories_source(workspace: Workspace) -> Source:
     records = (_record(train), _record(val))
     return Source(
         name=TINYSTORIES.name,
-        documents=lambda: separated_documents(train),
-        val_documents=lambda: separated_documents(val),
+        parts=(Part(train.name, records[0]["bytes"], partial(separated_documents, train)),),
+        val_parts=(Part(val.name, records[1]["bytes"], partial(separated_documents, val)),),
         records=records,
-        total_bytes=sum(record["bytes"] for record in records),
     )
 
 
@@ -231,7 +255,7 @@ def _path_source(inputs: list[str]) -> Source:
         _read_text(path)
         record = {"path": str(path.resolve()), **_record(path)}
         del record["name"]
-        return Source(name, lambda: iter([_read_text(path)]), (record,), record["bytes"])
+        return Source(name, (_whole_file(path, record["bytes"]),), (record,))
     where = str(first.resolve()) if len(inputs) == 1 else ", ".join(inputs)
     return _files_source(name, list(found), Path(), {"path": where})
 
@@ -239,8 +263,7 @@ def _path_source(inputs: list[str]) -> Source:
 def _files_source(name: str, files: list[Path], root: Path, origin: dict[str, Any]) -> Source:
     """Return a source of one document per file, those passed over that are not UTF-8 text."""
     combined = hashlib.sha256()
-    total = 0
-    kept = []
+    parts = []
     for path in files:
         try:
             data = path.read_bytes()
@@ -248,21 +271,28 @@ def _files_source(name: str, files: list[Path], root: Path, origin: dict[str, An
             raise BadData(f"cannot read {path}: {error.strerror}; leave it out") from error
         if not data or _decoded(data) is None:
             continue
-        kept.append(path)
-        total += len(data)
+        parts.append(_whole_file(path, len(data)))
         shown = path.relative_to(root) if root.parts else path
         digest = hashlib.sha256(data).hexdigest()
         combined.update(f"{digest}  {shown.as_posix()}\n".encode())
-    if not kept:
+    if not parts:
         raise BadData(f"none of the {len(files)} files of '{name}' is UTF-8 text: name others")
-    record = {**origin, "files": len(kept), "bytes": total, "sha256": combined.hexdigest()}
-    return Source(
-        name=name,
-        documents=lambda: map(_read_text, kept),
-        records=(record,),
-        total_bytes=total,
-        skipped=len(files) - len(kept),
-    )
+    total = sum(part.bytes or 0 for part in parts)
+    record = {**origin, "files": len(parts), "bytes": total, "sha256": combined.hexdigest()}
+    return Source(name, tuple(parts), (record,), skipped=len(files) - len(parts))
+
+
+def _whole_file(path: Path, size: int) -> Part:
+    """Return a part that is one document."""
+    return Part(str(path), size, partial(_one_document, path))
+
+
+def _one_document(path: Path) -> Iterator[str]:
+    yield _read_text(path)
+
+
+def _blank_line_file(path: Path) -> Iterator[str]:
+    return blank_line_documents(_read_text(path))
 
 
 def blank_line_documents(text: str) -> Iterator[str]:
@@ -282,7 +312,7 @@ def separated_documents(path: Path) -> Iterator[str]:
     rest = ""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            for part in iter(functools.partial(file.read, CHUNK_CHARACTERS), ""):
+            for part in iter(partial(file.read, CHUNK_CHARACTERS), ""):
                 *whole, rest = (rest + part).split(ENDOFTEXT)
                 yield from (text for document in whole if (text := document.strip()))
     except (OSError, UnicodeDecodeError) as error:

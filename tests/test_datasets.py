@@ -11,6 +11,7 @@ from llmc import datasets
 from llmc.datasets import (
     FETCHED,
     blank_line_documents,
+    documents_of,
     open_source,
     separated_documents,
     stdlib_folder,
@@ -57,9 +58,9 @@ def test_tinystories_validates_on_its_own_text(workspace: Workspace) -> None:
     (folder / "TinyStoriesV2-GPT4-train.txt").write_text("A\n<|endoftext|>\nB\n")
     (folder / "TinyStoriesV2-GPT4-valid.txt").write_text("C\n<|endoftext|>\n")
     source = open_source(workspace, ["tinystories"])
-    assert list(source.documents()) == ["A", "B"]
-    assert source.val_documents is not None
-    assert list(source.val_documents()) == ["C"]
+    assert list(documents_of(source.parts)) == ["A", "B"]
+    assert source.val_parts is not None
+    assert list(documents_of(source.val_parts)) == ["C"]
     assert source.records[1] == {
         "name": "TinyStoriesV2-GPT4-valid.txt",
         "bytes": 16,
@@ -83,7 +84,7 @@ def test_another_text_is_not_tinyshakespeare(workspace: Workspace) -> None:
 
 def test_stdlib_is_the_sources_of_this_python_and_nothing_else(workspace: Workspace) -> None:
     source = open_source(workspace, ["stdlib"])
-    documents = list(source.documents())
+    documents = list(documents_of(source.parts))
     folder = stdlib_folder()
     assert (folder / "argparse.py").read_text(encoding="utf-8") in documents
     assert not set(documents) & {
@@ -111,11 +112,11 @@ def test_stdlib_is_shuffled_the_same_way_every_time(
     (library / "__init__.py").touch()
     monkeypatch.setattr("sysconfig.get_path", lambda _name: str(library))
     source = open_source(workspace, ["stdlib"])
-    order = [document.split("'")[1] for document in source.documents()]
+    order = [document.split("'")[1] for document in documents_of(source.parts)]
     assert sorted(order) == sorted(names)
     assert order != sorted(names)
     (library / "a.py").unlink()
-    shorter = [d.split("'")[1] for d in open_source(workspace, ["stdlib"]).documents()]
+    shorter = [d.split("'")[1] for d in documents_of(open_source(workspace, ["stdlib"]).parts)]
     assert shorter == [name for name in order if name != "a.py"]
     assert source.skipped == 2
 
@@ -132,8 +133,8 @@ def test_a_file_is_one_document_to_the_last_byte(workspace: Workspace, tmp_path:
     text = "\ufeffone\r\n\r\ntwo \n"
     (tmp_path / "my.text.txt").write_bytes(text.encode())
     source = open_source(workspace, ["my.text.txt"])
-    assert list(source.documents()) == [text]
-    assert list(source.documents()) == [text]
+    assert list(documents_of(source.parts)) == [text]
+    assert list(documents_of(source.parts)) == [text]
     assert source.name == "my.text"
     (record,) = source.records
     assert record == {
@@ -173,7 +174,7 @@ def test_folders_and_patterns_give_their_text_files_sorted(
 ) -> None:
     assert folder.is_dir()
     source = open_source(workspace, inputs)
-    assert list(source.documents()) == wanted
+    assert list(documents_of(source.parts)) == wanted
     assert source.name == name
 
 

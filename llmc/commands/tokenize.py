@@ -13,7 +13,7 @@ import typer
 
 from llmc import manifest as manifests
 from llmc.context import Context
-from llmc.datasets import VAL_FRACTION, Source, open_source
+from llmc.datasets import VAL_FRACTION, Source, documents_of, open_source
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.formats.tokens import TokenFile, read_tokens, write_tokens
 from llmc.manifest import Manifest, Split, TokenizerRecord
@@ -142,7 +142,7 @@ def tokenize_inputs(
         here.ui.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
         with here.ui.progress() as progress:
             meter = _Meter(progress, f"reading {source.name}", source.total_bytes)
-            chosen = train_bpe(meter.passing(source.documents()), vocab_size)
+            chosen = train_bpe(meter.passing(documents_of(source.parts)), vocab_size)
     else:
         chosen = load_tokenizer(tokenizer or DEFAULT_TOKENIZER)
     cut = _cut(here, source, val_tokens, val_fraction)
@@ -207,7 +207,7 @@ def _cut(here: Context, source: Source, val_tokens: int | None, val_fraction: fl
     Raises:
         Usage: a split is asked for where the dataset brings its own.
     """
-    if source.val_documents is not None:
+    if source.val_parts is not None:
         if val_tokens is not None or val_fraction is not None:
             raise Usage(
                 f"{source.name} has a validation text of its own: "
@@ -229,7 +229,7 @@ def _cut(here: Context, source: Source, val_tokens: int | None, val_fraction: fl
 class _Meter:
     """Counts the bytes of the documents that pass, and shows them as progress."""
 
-    def __init__(self, progress: Progress, description: str, total: int) -> None:
+    def __init__(self, progress: Progress, description: str, total: int | None) -> None:
         self.bytes = 0
         self.progress = progress
         self.task = progress.add_task(description, total=total)
@@ -250,13 +250,13 @@ def _write(here: Context, source: Source, tokenizer: Tokenizer, cut: Cut, folder
     """
     with here.ui.progress() as progress:
         meter = _Meter(progress, f"tokenizing {source.name}", source.total_bytes)
-        ids = tokenizer.encode_documents(meter.passing(source.documents()))
+        ids = tokenizer.encode_documents(meter.passing(documents_of(source.parts)))
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tokenize.", dir=folder) as name:
             scratch = Path(name)
             train = write_tokens(scratch / TRAIN_FILE, ids, tokenizer.vocab_size)
-            if source.val_documents is not None:
-                ids = tokenizer.encode_documents(meter.passing(source.val_documents()))
+            if source.val_parts is not None:
+                ids = tokenizer.encode_documents(meter.passing(documents_of(source.val_parts)))
                 val = write_tokens(scratch / VAL_FILE, ids, tokenizer.vocab_size)
             else:
                 train, val = _split(train, cut, tokenizer)
