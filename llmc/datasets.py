@@ -1,28 +1,44 @@
-"""Text by name or by path: name -> source -> a stream of documents.
+"""Text by name or by place: name -> source -> parts -> a stream of documents.
 
 A document is what stands between two ``<|endoftext|>`` tokens. Registered names are
 ``tinyshakespeare`` and ``tinystories``, which ``llmc fetch`` brings into the workspace, and
-``stdlib``, the sources of the running Python's standard library; anything else is a path.
+``stdlib``, the sources of the running Python's standard library; anything else is a place, and
+``llmc.text`` reads it.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmc.config import nearest
-from llmc.download import file_sha256
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace
-from llmc.tokenizers import ENDOFTEXT
+from llmc.text.boundaries import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
+from llmc.text.hub import PREFIX as HUB
+from llmc.text.hub import open_hub
+from llmc.text.opening import (
+    STDIN,
+    Opened,
+    files_named,
+    is_url,
+    name_of,
+    open_file,
+    open_files,
+    open_stdin,
+    open_url,
+)
+from llmc.text.pieces import Part as Part
+from llmc.text.pieces import parts_of, pieces_of
+from llmc.text.reading import Kind
+from llmc.text.reading import Reading as Reading
+from llmc.text.stored import Stretch, examine
 
-CHUNK_CHARACTERS = 1 << 20
+AS_USUAL = Reading()
 VAL_FRACTION = 0.1
 
 
@@ -81,22 +97,6 @@ STDLIB_SKIPPED = frozenset(
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of a text that can be read by itself, by another process or on another machine.
-
-    Attributes:
-        name: what it is called in messages.
-        bytes: its size where it is stored, for progress; None where that is not known.
-        read: makes a fresh iterator over its documents, as often as it is called. It can be
-            pickled, and gives the same documents every time.
-    """
-
-    name: str
-    bytes: int | None
-    read: Callable[[], Iterator[str]]
-
-
-@dataclass(frozen=True)
 class Source:
     """Text ready to be tokenized.
 
@@ -107,6 +107,7 @@ class Source:
         val_parts: the text to validate on, where the dataset has one of its own.
         val_tokens: the default size of the validation split in tokens; None: ``VAL_FRACTION``.
         skipped: files passed over because they are empty or not UTF-8 text.
+        notes: what was chosen where nothing was asked for, one sentence each, for the person.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Source:
     val_parts: tuple[Part, ...] | None = None
     val_tokens: int | None = None
     skipped: int = field(default=0, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def total_bytes(self) -> int | None:
@@ -129,23 +131,39 @@ def documents_of(parts: Iterable[Part]) -> Iterator[str]:
         yield from part.read()
 
 
-def open_source(workspace: Workspace, inputs: list[str]) -> Source:
-    """Return the text that ``inputs`` name: one registered name, or paths and glob patterns.
+def open_source(workspace: Workspace, inputs: list[str], reading: Reading = AS_USUAL) -> Source:
+    """Return the text that ``inputs`` name.
+
+    Every local file is read once, to hash it and to see that it is text; those of the hub are
+    hashed by the hub.
+
+    Args:
+        workspace: where fetched datasets lie.
+        inputs: one registered name; or files, folders, glob patterns, addresses, ``hf:owner/name``
+            and ``-`` for stdin, in any number.
+        reading: which files of them, and how they become documents.
 
     Raises:
-        Usage: an input is neither a name nor a path, or names and paths are mixed.
+        Usage: an input is neither a name nor a path, names and paths are mixed, or the wishes do
+            not fit.
         MissingOutput: the dataset has not been fetched.
-        BadData: a file cannot be read or is not UTF-8, or there is no text.
+        BadData: a file cannot be had or read or is not UTF-8, or there is no text.
     """
-    if len(inputs) > 1 and (named := [name for name in inputs if name in NAMES]):
-        raise Usage(f"'{named[0]}' is a dataset: tokenize it alone, other text with another --out")
+    if named := [name for name in inputs if name in NAMES]:
+        if len(inputs) > 1:
+            raise Usage(
+                f"'{named[0]}' is a dataset: tokenize it alone, other text with another --out"
+            )
+        if reading != AS_USUAL:
+            wishes = ", ".join(f"--{wish}" for wish in reading.record())
+            raise Usage(f"'{named[0]}' is read as it was made to be: leave out {wishes}")
     if inputs == [STDLIB]:
         return _stdlib_source()
     if inputs == [TINYSHAKESPEARE.name]:
         return _tinyshakespeare_source(workspace)
     if inputs == [TINYSTORIES.name]:
         return _tinystories_source(workspace)
-    return _path_source(inputs)
+    return _named_source(workspace, inputs, reading)
 
 
 def fetched_files(workspace: Workspace, dataset: Dataset) -> list[Path]:
@@ -191,7 +209,11 @@ def _stdlib_source() -> Source:
         # Python gains or loses a module.
         return hashlib.sha256(path.relative_to(folder).as_posix().encode()).digest()
 
-    return _files_source(STDLIB, sorted(found, key=shuffled), folder, {"name": STDLIB})
+    whole = Reading(documents=FILE.name)
+    files = sorted(found, key=shuffled)
+    opened = open_files(files, whole, {"name": STDLIB}, STDLIB, folder)
+    record = {key: value for key, value in opened.record.items() if key != "documents"}
+    return Source(STDLIB, opened.parts, (record,), skipped=opened.skipped)
 
 
 def _tinyshakespeare_source(workspace: Workspace) -> Source:
@@ -204,7 +226,7 @@ def _tinyshakespeare_source(workspace: Workspace) -> Source:
         )
     return Source(
         name=TINYSHAKESPEARE.name,
-        parts=(Part(path.name, record["bytes"], partial(_blank_line_file, path)),),
+        parts=_parts(path, BLANK_LINE),
         records=(record,),
         val_tokens=TINYSHAKESPEARE_VAL_TOKENS,
     )
@@ -212,146 +234,80 @@ def _tinyshakespeare_source(workspace: Workspace) -> Source:
 
 def _tinystories_source(workspace: Workspace) -> Source:
     train, val = fetched_files(workspace, TINYSTORIES)
-    records = (_record(train), _record(val))
     return Source(
         name=TINYSTORIES.name,
-        parts=(Part(train.name, records[0]["bytes"], partial(separated_documents, train)),),
-        val_parts=(Part(val.name, records[1]["bytes"], partial(separated_documents, val)),),
-        records=records,
+        parts=_parts(train, AT_ENDOFTEXT),
+        val_parts=_parts(val, AT_ENDOFTEXT),
+        records=(_record(train), _record(val)),
     )
 
 
-def _path_source(inputs: list[str]) -> Source:
-    """Return the text files that paths, folders and glob patterns name; folders come sorted.
-
-    A single file must be text; among several, those that are not are passed over.
-    """
-    found: dict[Path, None] = {}
-    first: Path | None = None
-    for text in inputs:
-        path = Path(text)
-        is_pattern = not path.exists() and any(character in text for character in "*?[")
-        if path.is_dir():
-            matches = _files_beneath(path)
-        elif path.is_file():
-            matches = [path]
-        elif is_pattern:
-            # Path.glob cannot take an absolute pattern.
-            names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207
-            matches = [Path(name) for name in names if Path(name).is_file()]
-        else:
-            raise Usage(f"no dataset, file or folder '{text}'{nearest(text, list(NAMES))}")
-        if not matches:
-            raise BadData(f"there are no files in {text}: name a file or folder that holds text")
-        first = first or (matches[0].parent if is_pattern else path)
-        found |= dict.fromkeys(matches)
-    if first is None:
-        raise Usage("name a dataset, or files, folders or patterns of text")
-    name = (first.resolve().stem if first.is_file() else first.resolve().name) or "text"
-    if len(inputs) > 1:
-        name = f"{name}-and-{len(inputs) - 1}-more"
-    if len(found) == 1:
-        (path,) = found
-        _read_text(path)
-        record = {"path": str(path.resolve()), **_record(path)}
-        del record["name"]
-        return Source(name, (_whole_file(path, record["bytes"]),), (record,))
-    where = str(first.resolve()) if len(inputs) == 1 else ", ".join(inputs)
-    return _files_source(name, list(found), Path(), {"path": where})
-
-
-def _files_source(name: str, files: list[Path], root: Path, origin: dict[str, Any]) -> Source:
-    """Return a source of one document per file, those passed over that are not UTF-8 text."""
-    combined = hashlib.sha256()
-    parts = []
-    for path in files:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BadData(f"cannot read {path}: {error.strerror}; leave it out") from error
-        if not data or _decoded(data) is None:
-            continue
-        parts.append(_whole_file(path, len(data)))
-        shown = path.relative_to(root) if root.parts else path
-        digest = hashlib.sha256(data).hexdigest()
-        combined.update(f"{digest}  {shown.as_posix()}\n".encode())
-    if not parts:
-        raise BadData(f"none of the {len(files)} files of '{name}' is UTF-8 text: name others")
-    total = sum(part.bytes or 0 for part in parts)
-    record = {**origin, "files": len(parts), "bytes": total, "sha256": combined.hexdigest()}
-    return Source(name, tuple(parts), (record,), skipped=len(files) - len(parts))
-
-
-def _whole_file(path: Path, size: int) -> Part:
-    """Return a part that is one document."""
-    return Part(str(path), size, partial(_one_document, path))
-
-
-def _one_document(path: Path) -> Iterator[str]:
-    yield _read_text(path)
-
-
-def _blank_line_file(path: Path) -> Iterator[str]:
-    return blank_line_documents(_read_text(path))
-
-
-def blank_line_documents(text: str) -> Iterator[str]:
-    """Yield ``text`` cut after every blank line; the newlines stay with the document before."""
-    *documents, last = text.split("\n\n")
-    for document in documents:
-        yield document + "\n\n"
-    yield last
-
-
-def separated_documents(path: Path) -> Iterator[str]:
-    """Yield the documents between ``<|endoftext|>`` lines of a file, stripped, a part at a time.
-
-    Raises:
-        BadData: the file cannot be read or is not UTF-8.
-    """
-    rest = ""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for part in iter(partial(file.read, CHUNK_CHARACTERS), ""):
-                *whole, rest = (rest + part).split(ENDOFTEXT)
-                yield from (text for document in whole if (text := document.strip()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadData(f"cannot read {path}: {error}; fetch it again with --force") from error
-    if text := rest.strip():
-        yield text
-
-
-def _files_beneath(folder: Path) -> list[Path]:
-    """Return the files beneath ``folder``, sorted; hidden ones (.git and the like) are not text."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    )
+def _parts(path: Path, boundary: Boundary) -> tuple[Part, ...]:
+    stretch = Stretch(path.name, path, 0, path.stat().st_size)
+    return parts_of(pieces_of(stretch, Kind("text", boundary=boundary), AS_USUAL))
 
 
 def _record(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
-
-
-def _read_text(path: Path) -> str:
-    """Read a whole document, its newlines as they are.
+    """Say what a fetched file is.
 
     Raises:
-        BadData: the file cannot be read or is not UTF-8 text.
+        BadData: it is not UTF-8 text.
     """
-    try:
-        text = _decoded(path.read_bytes())
-    except OSError as error:
-        raise BadData(f"cannot read {path}: {error.strerror}; name another file") from error
-    if text is None:
-        raise BadData(f"{path} is not UTF-8 text: convert it, or leave it out")
-    return text
+    found = examine(path, is_text=True)
+    if found.fault:
+        raise BadData(f"{path} is not UTF-8 text ({found.fault}): fetch it again with --force")
+    return {"name": path.name, "bytes": found.bytes, "sha256": found.sha256}
 
 
-def _decoded(data: bytes) -> str | None:
-    """Return the text, or None where the bytes are not UTF-8 or hold a NUL, which no text does."""
-    try:
-        return None if b"\0" in data else data.decode("utf-8")
-    except UnicodeDecodeError:
+def _named_source(workspace: Workspace, inputs: list[str], reading: Reading) -> Source:
+    """Return what stands at paths, patterns, addresses, on the hub and on stdin, in this order.
+
+    A file that is named twice is read once.
+    """
+    if not inputs:
+        raise Usage("name a dataset, or files, folders or patterns of text")
+    seen: set[Path] = set()
+    opened: list[Opened] = []
+    for text in dict.fromkeys(inputs):
+        if text == STDIN:
+            opened.append(open_stdin(workspace, reading))
+        elif is_url(text):
+            opened.append(open_url(text, reading))
+        elif text.startswith(HUB):
+            opened.append(open_hub(text, reading))
+        else:
+            found = _open_path(text, reading, seen)
+            opened += [found] if found is not None else []
+    first, *others = opened
+    return Source(
+        name=f"{first.name}-and-{len(others)}-more" if others else first.name,
+        parts=tuple(part for each in opened for part in each.parts),
+        records=tuple(each.record for each in opened),
+        val_parts=first.val_parts if not others else None,
+        skipped=sum(each.skipped for each in opened),
+        notes=tuple(note for each in opened for note in each.notes),
+    )
+
+
+def _open_path(text: str, reading: Reading, seen: set[Path]) -> Opened | None:
+    """Open a file, folder or pattern, without the files that were seen; None: nothing else.
+
+    A single file must be text; of several, those that are not are passed over.
+
+    Raises:
+        Usage: there is no such thing.
+        BadData: it holds no text.
+    """
+    files = files_named(text, reading)
+    if files is None:
+        raise Usage(f"no dataset, file or folder '{text}'{nearest(text, list(NAMES))}")
+    path = Path(text)
+    name = name_of(path if path.exists() else files[0], is_pattern=not path.exists())
+    files = [file for file in files if file not in seen]
+    seen.update(files)
+    if not files:
         return None
+    if len(files) == 1:
+        return open_file(files[0], reading, {"path": str(files[0].resolve())}, name)
+    where = str(path.resolve()) if path.exists() else str(Path(text).absolute())
+    return open_files(files, reading, {"path": where}, name, Path())

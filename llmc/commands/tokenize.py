@@ -13,7 +13,7 @@ import typer
 
 from llmc import manifest as manifests
 from llmc.context import Context
-from llmc.datasets import VAL_FRACTION, Source, documents_of, open_source
+from llmc.datasets import AS_USUAL, VAL_FRACTION, Reading, Source, documents_of, open_source
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.formats.tokens import TokenFile, read_tokens, write_tokens
 from llmc.manifest import Manifest, Split, TokenizerRecord
@@ -67,7 +67,9 @@ def tokenize(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT", help="A dataset (tinyshakespeare, tinystories, stdlib) or paths."
+            metavar="INPUT",
+            help="A dataset (tinyshakespeare, tinystories, stdlib); or files, folders, patterns, "
+            "addresses, hf:OWNER/NAME[:SPLIT[:COLUMN]], and - for stdin.",
         ),
     ],
     tokenizer: Annotated[
@@ -90,12 +92,33 @@ def tokenize(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write here, not to data/<name>.")
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Of folders and archives only such files: '*.py'."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Of folders and archives no such files or folders."),
+    ] = None,
+    documents: Annotated[
+        str | None,
+        typer.Option(
+            metavar="file|line|record|blank-line|endoftext|SEPARATOR",
+            help="What a document is. Unless said: a record of .jsonl, .json and .parquet; of "
+            "other text the file, or what its lines of <|endoftext|> separate.",
+        ),
+    ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The field or column of a record that is its text."),
+    ] = None,
 ) -> None:
     """Turn text into train.bin, val.bin and a manifest."""
     here: Context = ctx.obj
     folder = tokenize_inputs(
         here,
         inputs,
+        reading=Reading(tuple(include or ()), tuple(exclude or ()), documents, field),
         tokenizer=tokenizer,
         val_tokens=val_tokens,
         val_fraction=val_fraction,
@@ -114,17 +137,19 @@ def tokenize_inputs(
     val_tokens: int | None,
     val_fraction: float | None,
     out: Path | None,
+    reading: Reading = AS_USUAL,
 ) -> Path:
     """Tokenize a dataset or paths; return the folder with the token files and the manifest.
 
     Args:
         here: the workspace and the voice.
-        inputs: one registered name, or files, folders and glob patterns.
+        inputs: what :func:`open_source` takes.
         tokenizer: ``gpt2``, ``byte``, ``bpe:N`` (trained on all of the text) or a file; None:
             gpt2.
         val_tokens: validate on the first so many tokens exactly.
         val_fraction: validate on this part of the tokens, in whole documents where that is near.
         out: the folder; None: ``data/<name>`` in the workspace.
+        reading: which files of the inputs, and how they become documents.
 
     Raises:
         Usage: the flags contradict each other, or an input or tokenizer is unknown.
@@ -133,7 +158,9 @@ def tokenize_inputs(
     """
     _check_split_flags(val_tokens, val_fraction)
     vocab_size = bpe_vocab_size(tokenizer or DEFAULT_TOKENIZER)
-    source = open_source(here.workspace, inputs)
+    source = open_source(here.workspace, inputs, reading)
+    for note in source.notes:
+        here.ui.note(note)
     if source.skipped:
         here.ui.note(f"passed over {source.skipped} files that are empty or not UTF-8 text")
     if tokenizer is None:
