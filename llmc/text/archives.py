@@ -1,0 +1,99 @@
+"""The files in a tar, read where they lie: nothing is unpacked, so no path leads anywhere."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Literal, cast
+
+from llmc.errors import BadData
+from llmc.text.stored import decompressed, explained
+
+# A long name or a table of attributes is read at once. What claims to be larger is a trap.
+MAX_HEADER = 1 << 20
+HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+BLOCKS = 1 << 18
+
+
+class _Damaged(Exception):
+    pass
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is whole: tarfile takes a damaged one inside an archive for its end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise _Damaged(str(error)) from error
+        if member.type in HEADERS and member.size > MAX_HEADER:
+            raise _Damaged(f"a name or attribute of {member.size:,} bytes")
+        return member
+
+
+def stored_members(stream: BinaryIO, name: str) -> Iterator[tuple[str, int, int]]:
+    """Yield the files of an uncompressed tar: path, offset and size of each.
+
+    Folders, links, devices and files with holes are passed over.
+
+    Raises:
+        BadData: it is not a tar, damaged or cut short.
+    """
+    for archive, member in _members(stream, name, "", "r:"):
+        del archive
+        yield member.name, member.offset_data, member.size
+
+
+def streamed_members(
+    stream: BinaryIO, name: str, codec: str
+) -> Iterator[tuple[str, int, BinaryIO]]:
+    """Yield the files of a compressed tar, from front to back: path, size, stream.
+
+    Each stream must be read before the next is asked for.
+
+    Raises:
+        BadData: it is not a tar, damaged or cut short.
+    """
+    for archive, member in _members(stream, name, codec, "r|"):
+        yield member.name, member.size, cast(BinaryIO, archive.extractfile(member))
+
+
+def _members(
+    stream: BinaryIO, name: str, codec: str, mode: Literal["r:", "r|"]
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    with _no_tar_explained(name, codec):
+        plain = decompressed(stream, codec)
+        archive = tarfile.open(fileobj=plain, mode=mode, bufsize=BLOCKS, tarinfo=_Header)  # noqa: SIM115
+    with archive:
+        while True:
+            with _no_tar_explained(name, codec):
+                member = archive.next()
+            if member is None:
+                return
+            archive.members = []  # it would keep every header
+            if member.isreg() and not member.issparse():
+                yield archive, member
+
+
+@contextmanager
+def _no_tar_explained(name: str, codec: str) -> Iterator[None]:
+    with explained(name, codec):
+        try:
+            yield
+        except (tarfile.TarError, _Damaged) as error:
+            if "unexpected end of data" in str(error):
+                raise BadData(f"{name} is cut short: get it again") from error
+            raise BadData(
+                f"{name} is not a tar, or damaged ({error}): get it again, or rename it"
+            ) from error

@@ -1,0 +1,352 @@
+"""Datasets of the Hugging Face hub: ``hf:owner/name[@revision][:split[:column]]``.
+
+One question to the hub gives a repository's commit, files, sizes and hashes, and the card in which
+its author says which files are which split. Files are downloaded when their turn comes, into the
+hub's own cache, where other programs find them too. Where a repository has no file that llmc reads,
+the hub's own conversion to parquet (``refs/convert/parquet``) is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llmc.download import file_sha256
+from llmc.errors import BadData, Usage
+from llmc.text.opening import Opened
+from llmc.text.pieces import Part, documents_of_pieces, pieces_of
+from llmc.text.reading import Reading, kind_of
+from llmc.text.stored import Stretch
+
+PREFIX = "hf:"
+CONVERTED = "refs/convert/parquet"
+TRAIN, VALIDATION = "train", "validation"
+
+# The first of these formats that a repository has is the one that is read.
+FORMATS = ("parquet", "jsonl", "json", "text")
+TEXT_SUFFIXES = (".txt", ".md")
+NO_DATA = re.compile(r"(readme|licen[cs]e|requirements|dataset_infos?|.*config)\b", re.IGNORECASE)
+
+# How files are called that belong to a split, where the card does not say it: the hub's own words.
+SPLIT_WORDS = {
+    TRAIN: "train|training",
+    VALIDATION: "validation|valid|dev|val",
+    "test": "test|testing|eval|evaluation",
+}
+
+
+@dataclass(frozen=True)
+class HubName:
+    """What a person named: repository, revision, split (with its subset before a slash), column."""
+
+    repo: str
+    revision: str | None = None
+    split: str | None = None
+    column: str | None = None
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a dataset's repository at one commit.
+
+    Attributes:
+        repo: the repository.
+        commit: the commit, in hexadecimal.
+        path: the file's path in it.
+        bytes: its size.
+        sha256: of a large file, its SHA-256.
+        identity: that, or git's hash of a small file.
+    """
+
+    repo: str
+    commit: str
+    path: str
+    bytes: int
+    sha256: str | None
+    identity: str
+
+
+def parse_name(text: str) -> HubName:
+    """Take ``hf:owner/name[@revision][:split[:column]]`` apart.
+
+    Raises:
+        Usage: it is not of that form.
+    """
+    place, *rest = text.removeprefix(PREFIX).split(":")
+    repo, _, revision = place.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or len(rest) > 2 or text.endswith((":", "@")):
+        raise Usage(f"'{text}' is not hf:owner/name[@revision][:split[:column]]")
+    split, column = [*rest, "", ""][:2]
+    return HubName(repo, revision or None, split or None, column or None)
+
+
+def open_hub(text: str, reading: Reading) -> Opened:
+    """Open a dataset of the hub; nothing but the list of its files is asked for yet.
+
+    Raises:
+        Usage: the name is not of the form, or the column is named twice.
+        BadData: the hub cannot be reached or refuses, or there is no such split, or no text.
+    """
+    name = parse_name(text)
+    if name.column and reading.field not in (None, name.column):
+        raise Usage(f"{text} names the column '{name.column}', --field another: leave one out")
+    reading = replace(reading, field=name.column or reading.field)
+    splits = _splits(_listed(name.repo, name.revision), reading)
+    origin = f"hf:{name.repo}"
+    if not splits and name.revision is None:
+        with _explained(name.repo):
+            splits = _converted(_listed(name.repo, CONVERTED), reading)
+    if not splits:
+        raise BadData(f"{origin} has no parquet, JSON or text files that are wanted: name another")
+    chosen = _chosen(name, splits)
+    files = splits[chosen]
+    subset = chosen.rpartition("/")[0]
+    own = f"{subset}/{VALIDATION}".removeprefix("/")
+    val = splits.get(own, []) if name.split is None and chosen.endswith(TRAIN) else []
+    record = {
+        "hub": name.repo,
+        "revision": files[0].commit,
+        "split": chosen,
+        "files": len(files),
+        "bytes": sum(file.bytes for file in files),
+        "sha256": _combined(files),
+        **reading.record(),
+    }
+    if val:
+        record["validation"] = {"files": len(val), "sha256": _combined(val)}
+    notes = [f"{origin}: split {chosen}, {len(files)} files at commit {files[0].commit[:12]}"]
+    if len(splits) > 1 and name.split is None:
+        others = ", ".join(sorted(set(splits) - {chosen}))
+        notes.append(f"other splits: {others} (name one: {origin}:{chosen})")
+    return Opened(
+        name=name.repo.partition("/")[2],
+        parts=tuple(_part(file, reading) for file in files),
+        record=record,
+        notes=tuple(notes),
+        val_parts=tuple(_part(file, reading) for file in val) or None,
+    )
+
+
+def documents_of_hub_file(file: HubFile, reading: Reading) -> Iterator[str]:
+    """Download a file unless it is in the hub's cache, and yield its documents.
+
+    Raises:
+        BadData: it cannot be had, is not the file that the hub announced, or cannot be read.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _explained(file.repo):
+        path = Path(
+            hf_hub_download(file.repo, file.path, repo_type="dataset", revision=file.commit)
+        )
+    name = f"hf:{file.repo}/{file.path}"
+    if file.sha256 is not None and file_sha256(path) != file.sha256:
+        raise BadData(f"{path} is not the file that the hub announced: remove it, run it again")
+    stretch = Stretch(name, path, 0, path.stat().st_size)
+    kind = kind_of(PurePosixPath(file.path).name, reading)
+    yield from documents_of_pieces(pieces_of(stretch, kind, reading))
+
+
+def _part(file: HubFile, reading: Reading) -> Part:
+    read = partial(documents_of_hub_file, file, reading)
+    return Part(f"hf:{file.repo}/{file.path}", file.bytes, read)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A repository's files, and what its card says of them."""
+
+    files: list[HubFile]
+    configs: list[dict[str, Any]]
+
+
+def _listed(repo: str, revision: str | None) -> _Listing:
+    """Ask the hub for a repository's files.
+
+    Raises:
+        BadData: it cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    # Its retries and its advice to log in are no news to the person: what fails, fails below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    with _explained(repo):
+        info = HfApi().dataset_info(repo, revision=revision, files_metadata=True)
+    files = [
+        HubFile(
+            repo,
+            str(info.sha),
+            entry.rfilename,
+            entry.size or 0,
+            entry.lfs.sha256 if entry.lfs is not None else None,
+            entry.lfs.sha256 if entry.lfs is not None else str(entry.blob_id),
+        )
+        for entry in info.siblings or []
+    ]
+    card = info.card_data.to_dict() if info.card_data is not None else {}
+    configs = card.get("configs") or []
+    return _Listing(sorted(files, key=lambda file: file.path), configs)
+
+
+def _splits(listing: _Listing, reading: Reading) -> dict[str, list[HubFile]]:
+    """Return the wanted files that can be read, by split: ``train``, or ``subset/train``.
+
+    The card's word counts; without one, the names of files and folders do.
+
+    Raises:
+        Usage: the wishes do not fit the files.
+    """
+    files = _of_one_format([file for file in listing.files if reading.wants(file.path)])
+    found: dict[str, list[HubFile]] = {}
+    for split, patterns in _declared(listing.configs):
+        matching = [f for f in files if any(_fits(f.path, pattern) for pattern in patterns)]
+        if matching:
+            found.setdefault(split, []).extend(matching)
+    if found:
+        return found
+    for file in files:
+        found.setdefault(_split_of_path(file.path) or TRAIN, []).append(file)
+    return found
+
+
+def _converted(listing: _Listing, reading: Reading) -> dict[str, list[HubFile]]:
+    """Return the hub's own parquet files by split; they lie at ``subset/split/0000.parquet``."""
+    found: dict[str, list[HubFile]] = {}
+    for file in listing.files:
+        parts = PurePosixPath(file.path).parts
+        if len(parts) == 3 and file.path.endswith(".parquet") and reading.wants(file.path):
+            subset, split = parts[0], parts[1].removeprefix("partial-")
+            found.setdefault(f"{subset}/{split}", []).append(file)
+    subsets = {split.partition("/")[0] for split in found}
+    if len(subsets) == 1:
+        return {split.partition("/")[2]: files for split, files in found.items()}
+    return found
+
+
+def _of_one_format(files: list[HubFile]) -> list[HubFile]:
+    for form in FORMATS:
+        matching = [file for file in files if _format_of(file.path) == form]
+        if matching:
+            return matching
+    return []
+
+
+def _format_of(path: str) -> str | None:
+    """Return the format of a file that may hold a dataset's text; None: it does not."""
+    name = PurePosixPath(path).name
+    if NO_DATA.match(name):
+        return None
+    kind = kind_of(name, Reading())
+    if kind.format != "text":
+        return kind.format
+    suffixes = PurePosixPath(name).suffixes
+    return "text" if any(suffix in TEXT_SUFFIXES for suffix in suffixes[-2:]) else None
+
+
+def _declared(configs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the splits of a card, each with its patterns of files.
+
+    A card's ``data_files`` is a pattern, a list of patterns, or a list of splits with theirs.
+    """
+    for config in configs:
+        given = config.get("data_files") or []
+        entries = given if isinstance(given, list) else [given]
+        prefix = f"{config.get('config_name')}/" if len(configs) > 1 else ""
+        for entry in entries:
+            if isinstance(entry, dict):
+                split, paths = str(entry.get("split") or TRAIN), entry.get("path") or []
+            else:
+                split, paths = TRAIN, entry
+            yield prefix + split, [paths] if isinstance(paths, str) else [str(p) for p in paths]
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """Match as the hub does: ``**`` crosses folders; a folder stands for what is in it."""
+    pattern = pattern.removeprefix("./")
+    return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern.rstrip('/')}/*")
+
+
+def _split_of_path(path: str) -> str | None:
+    for split, words in SPLIT_WORDS.items():
+        if re.search(rf"(^|[-_ ./])({words})([-_ ./0-9]|$)", path, re.IGNORECASE):
+            return split
+    return None
+
+
+def _chosen(name: HubName, splits: dict[str, list[HubFile]]) -> str:
+    """Choose the split: the one named, else train, else the only one.
+
+    Raises:
+        BadData: there is no such split, or several could be meant.
+    """
+    there = ", ".join(splits)
+    if name.split is not None:
+        if name.split not in splits:
+            raise BadData(f"hf:{name.repo} has no split '{name.split}': name one of {there}")
+        return name.split
+    candidates = [split for split in splits if split.rpartition("/")[2] == TRAIN] or list(splits)
+    if len(candidates) > 1:
+        first = candidates[0]
+        raise BadData(
+            f"hf:{name.repo} has several texts: name one, such as hf:{name.repo}:{first}, "
+            f"of {there}"
+        )
+    return candidates[0]
+
+
+def _combined(files: list[HubFile]) -> str:
+    lines = "".join(f"{file.identity}  {file.path}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one sentence.
+
+    Its network errors come from whichever HTTP library its version uses, so they have no common
+    ancestor to name here.
+
+    Raises:
+        BadData: the hub cannot be reached, refuses, or has no such thing.
+    """
+    from huggingface_hub import errors
+
+    name = f"hf:{repo}"
+    offline = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
+    try:
+        yield
+    except BadData:
+        raise
+    except errors.GatedRepoError as error:
+        raise BadData(
+            f"{name} is gated: accept its terms on the hub, then set HF_TOKEN to your token"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise BadData(
+            f"the hub has no dataset {repo}, or it is private: check the name, or set HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise BadData(f"{name} has no such revision, or nothing that llmc can read") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        raise BadData(f"the hub answered {status} for {name}: try again later") from error
+    except offline as error:
+        raise BadData(
+            f"cannot reach the hub for {name} (offline?): try again with a network"
+        ) from error
+    except OSError as error:
+        if error.errno is not None and error.filename is not None:
+            raise BadData(f"cannot write {error.filename}: {error.strerror}") from error
+        raise BadData(f"cannot reach the hub for {name} ({type(error).__name__})") from error
+    except Exception as error:
+        raise BadData(
+            f"cannot reach the hub for {name} ({type(error).__name__}): try again with a network"
+        ) from error

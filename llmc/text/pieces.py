@@ -1,0 +1,283 @@
+"""Pieces of text that can be read by themselves, and parts made of them.
+
+A :class:`Piece` says where bytes lie and how they become documents; it holds no open file, so it
+can be pickled and read again, here or in another process.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import BinaryIO
+
+from llmc.errors import BadData
+from llmc.text.archives import stored_members, streamed_members
+from llmc.text.boundaries import CHUNK, FILE, LINE, Boundary, boundary_of_head, cut, starts
+from llmc.text.reading import DEFAULT_FIELD, Kind, Reading, kind_of
+from llmc.text.records import (
+    json_documents,
+    jsonl_documents,
+    parquet_documents,
+    parquet_groups,
+)
+from llmc.text.stored import Stretch, TextCheck, chunks_of, opened
+
+# A large file is cut in parts of about this size.
+PART_BYTES = 64 << 20
+
+# Parquet is read from its end: where it comes in a stream it is held in memory up to this size,
+# and beyond it in a temporary file without a name.
+SPOOLED_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a text that can be read by itself, by another process or on another machine.
+
+    Attributes:
+        name: what it is called in messages.
+        bytes: its size where it is stored, for progress; None where that is not known.
+        read: makes a fresh iterator over its documents, as often as it is called. It can be
+            pickled, and gives the same documents every time.
+    """
+
+    name: str
+    bytes: int | None
+    read: Callable[[], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a file, and how it becomes documents.
+
+    Attributes:
+        stretch: where it is.
+        kind: how it is read.
+        reading: what the person wants.
+        whole: the file or archive member that it is a stretch of, for line numbers.
+        is_optional: one of many: it is passed over if it turns out not to be text.
+        groups: the row groups of a parquet file; None: all.
+        column_bytes: the size of their text, unpacked.
+    """
+
+    stretch: Stretch
+    kind: Kind
+    reading: Reading
+    whole: Stretch
+    is_optional: bool = False
+    groups: range | None = None
+    column_bytes: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Its size, for progress."""
+        return self.stretch.size if self.column_bytes is None else self.column_bytes
+
+    @property
+    def field(self) -> str:
+        """The field of a record that holds its text."""
+        return self.reading.field or DEFAULT_FIELD
+
+    def lines_before(self) -> int:
+        """Count the lines of the file before this stretch."""
+        before = replace(self.whole, end=self.stretch.start)
+        with opened(before) as stream:
+            return sum(chunk.count(b"\n") for chunk in chunks_of(stream, before.name, ""))
+
+
+def pieces_of(
+    stretch: Stretch, kind: Kind, reading: Reading, *, is_optional: bool = False
+) -> list[Piece]:
+    """Cut a file, or an archive's member, in pieces that can be read at the same time.
+
+    Their documents, one piece after the other, are those of the whole. A compressed file is one
+    piece; an uncompressed tar has one or more for each member.
+
+    Raises:
+        BadData: it cannot be read, or is not what its name says.
+    """
+    whole = Piece(stretch, kind, reading, stretch, is_optional)
+    # A small one of many is looked at when it is read.
+    is_small = is_optional and stretch.size <= PART_BYTES and kind.format in ("text", "jsonl")
+    if kind.codec or is_small:
+        return [whole]
+    with opened(stretch) as stream:
+        if kind.format == "tar":
+            return list(_members(whole, stream))
+        if kind.format == "parquet":
+            return _row_groups(whole, parquet_groups(stream, whole.field, stretch.name))
+        if kind.format == "json":
+            return [whole]
+        boundary = kind.boundary or LINE
+        if kind.format == "text":
+            boundary = kind.boundary or boundary_of_head(stream.read(CHUNK))
+            whole = replace(whole, kind=replace(kind, boundary=boundary))
+        at = [stretch.start + start for start in starts(stream, stretch.size, boundary, PART_BYTES)]
+    ends = [*at[1:], stretch.end]
+    return [
+        replace(whole, stretch=replace(stretch, start=start, end=end))
+        for start, end in zip(at, ends, strict=True)
+    ]
+
+
+def documents_of_pieces(pieces: Iterable[Piece]) -> Iterator[str]:
+    """Yield the documents of all pieces, in order."""
+    for piece in pieces:
+        yield from documents_of_piece(piece)
+
+
+def documents_of_piece(piece: Piece) -> Iterator[str]:
+    """Yield the documents of a piece. The memory taken is that of one document and one chunk.
+
+    Raises:
+        BadData: it cannot be read, or is not what it should be.
+    """
+    with opened(piece.stretch) as stream:
+        if piece.kind.format == "tar":
+            yield from _streamed_archive(piece, stream)
+        elif piece.kind.format == "parquet" and not piece.kind.codec:
+            yield from parquet_documents(stream, piece.field, piece.stretch.name, piece.groups)
+        else:
+            yield from _streamed(piece, stream)
+
+
+def parts_of(pieces: Iterable[Piece]) -> tuple[Part, ...]:
+    """Return each piece as a part."""
+    return tuple(
+        Part(piece.stretch.name, piece.bytes, partial(documents_of_piece, piece))
+        for piece in pieces
+    )
+
+
+def _row_groups(whole: Piece, sizes: list[int]) -> list[Piece]:
+    """Put neighbouring row groups together, each lot of about ``PART_BYTES``."""
+    pieces: list[Piece] = []
+    first = total = 0
+    for index, size in enumerate(sizes):
+        total += size
+        if total >= PART_BYTES or index == len(sizes) - 1:
+            groups = range(first, index + 1)
+            pieces.append(replace(whole, groups=groups, column_bytes=total))
+            first, total = index + 1, 0
+    return pieces
+
+
+def _members(archive: Piece, stream: BinaryIO) -> Iterator[Piece]:
+    """Yield the pieces of the wanted files in an uncompressed tar.
+
+    Raises:
+        BadData: there are none.
+    """
+    outer = archive.stretch
+    found = False
+    for name, start, size in stored_members(stream, outer.name):
+        kind = _kind_of_member(name, archive.reading)
+        if kind is None or not size:
+            continue
+        found = True
+        at = outer.start + start
+        member = Stretch(f"{outer.name}:{name}", outer.path, at, at + size)
+        yield from pieces_of(member, kind, archive.reading, is_optional=True)
+    if not found:
+        raise _nothing_in(outer.name)
+
+
+def _streamed_archive(archive: Piece, stream: BinaryIO) -> Iterator[str]:
+    """Yield the documents of the wanted files in a compressed tar.
+
+    Raises:
+        BadData: there are none.
+    """
+    outer = archive.stretch
+    found = False
+    for name, size, member in streamed_members(stream, outer.name, archive.kind.codec):
+        kind = _kind_of_member(name, archive.reading)
+        if kind is None or not size:
+            continue
+        found = True
+        stretch = replace(outer, name=f"{outer.name}:{name}")
+        yield from _streamed(Piece(stretch, kind, archive.reading, stretch, True), member)
+    if not found:
+        raise _nothing_in(outer.name)
+
+
+def _kind_of_member(name: str, reading: Reading) -> Kind | None:
+    """Tell how a member is read; None: not at all. An archive in an archive is no text."""
+    if not reading.wants(name):
+        return None
+    kind = kind_of(name, reading, outright=False)
+    return kind if kind.format != "tar" else None
+
+
+def _nothing_in(name: str) -> BadData:
+    return BadData(f"there are no files in {name} that are wanted: see --include and --exclude")
+
+
+def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
+    """Yield the documents of a stream that is read from front to back.
+
+    Raises:
+        BadData: it is not what it should be.
+    """
+    name, kind = piece.stretch.name, piece.kind
+    chunks = chunks_of(stream, name, kind.codec)
+    if kind.format == "parquet":
+        with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
+            for chunk in chunks:
+                file.write(chunk)
+            yield from parquet_documents(file, piece.field, name)  # type: ignore[arg-type]
+    elif kind.format == "jsonl":
+        is_start = piece.stretch.start == piece.whole.start
+        before = int if is_start else piece.lines_before
+        yield from jsonl_documents(chunks, piece.field, name, before)
+    elif kind.format == "json":
+        yield from json_documents(chunks, piece.field, name)
+    else:
+        yield from _text(piece, chunks)
+
+
+def _text(piece: Piece, chunks: Iterator[bytes]) -> Iterator[str]:
+    """Yield the documents of a text.
+
+    Raises:
+        BadData: it is not UTF-8. One of many files is passed over instead, if its first chunk
+            shows it.
+    """
+    name = piece.stretch.name
+    check = TextCheck(piece.stretch.start - piece.whole.start)
+
+    def checked() -> Iterator[bytes]:
+        for chunk in chunks:
+            check.see(chunk)
+            if check.fault:
+                raise not_text(name, check.fault)
+            yield chunk
+        check.see(b"", final=True)
+        if check.fault:
+            raise not_text(name, check.fault)
+
+    text = checked()
+    try:
+        head = next(text, b"")
+        if len(head) < CHUNK:  # it was the last
+            head += b"".join(text)
+    except BadData:
+        if piece.is_optional:
+            return
+        raise
+    boundary = piece.kind.boundary or boundary_of_head(head)
+    is_last = piece.stretch.end == piece.whole.end
+    for _offset, data in cut(chain((head,), text), boundary, name, is_last=is_last):
+        document = data.decode("utf-8")
+        if boundary.trims:
+            document = document.strip()
+        if document or boundary.stays:
+            yield document
+
+
+def not_text(name: str, fault: str) -> BadData:
+    """Return the error for a file that is not UTF-8 text."""
+    return BadData(f"{name} is not UTF-8 text ({fault}): convert it, or leave it out")

@@ -1,0 +1,110 @@
+"""How a person wants text to be read: which files, cut where, which field of a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import Any
+
+from llmc.errors import Usage
+from llmc.text.boundaries import FILE, RECORD, Boundary, boundary_named
+
+DEFAULT_FIELD = "text"
+
+# What the last suffix of a name says about its bytes, and the suffix before that about the text.
+CODECS = {".gz": "gz", ".zst": "zst", ".bz2": "bz2", ".xz": "xz"}
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
+ARCHIVES = {".tar": "", ".tgz": "gz", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zst"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The wishes of a person; without any, every kind of file is read as is usual for it.
+
+    Attributes:
+        include: of a folder, an archive or a hub repository, only files that match one of these.
+        exclude: none that match one of these.
+        documents: what a document is: ``file``, ``line``, ``record``, ``blank-line``,
+            ``endoftext`` or a separator.
+        field: the field or column of a record that holds its text.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    documents: str | None = None
+    field: str | None = None
+
+    def wants(self, name: str) -> bool:
+        """Tell whether a file of a folder or archive is to be read, by its path in there.
+
+        A pattern with a slash is held against the path, another against the name. ``exclude``
+        takes the name of a folder too. Hidden files are never text.
+        """
+        path = PurePosixPath(name)
+        if any(part.startswith(".") and part not in (".", "..") for part in path.parts):
+            return False
+        if any(_matches(place, self.exclude) for place in (path, *path.parents)):
+            return False
+        return not self.include or _matches(path, self.include)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the manifest says of it: the wishes that there are."""
+        wishes = {
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+            "documents": self.documents,
+            "field": self.field,
+        }
+        return {key: value for key, value in wishes.items() if value}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a file is read.
+
+    Attributes:
+        format: ``text``, ``jsonl``, ``json``, ``parquet`` or ``tar``.
+        codec: how it is compressed; empty: not at all.
+        boundary: where the documents of a text end; None: its first bytes decide.
+    """
+
+    format: str
+    codec: str = ""
+    boundary: Boundary | None = None
+
+
+def kind_of(name: str, reading: Reading, *, outright: bool = True) -> Kind:
+    """Tell from its name how a file is read.
+
+    A ``.json`` that was found in a folder or an archive rather than named outright is a text like
+    any other unless records are asked for: most of them are settings.
+
+    Raises:
+        Usage: the wishes do not fit this kind of file.
+    """
+    path = PurePosixPath(name.lower())
+    if path.suffix in ARCHIVES:
+        return Kind("tar", ARCHIVES[path.suffix])
+    codec = CODECS.get(path.suffix, "")
+    suffix = PurePosixPath(path.stem).suffix if codec else path.suffix
+    if suffix == ".tar":
+        return Kind("tar", codec)
+    form = FORMATS.get(suffix, "text")
+    asked = reading.documents
+    if form == "parquet":
+        if asked not in (None, RECORD):
+            raise Usage(f"{name} holds records: --documents cannot be '{asked}' for it")
+        return Kind(form, codec)
+    if asked == RECORD:
+        return Kind(form if form != "text" else "jsonl", codec)
+    if asked is not None:
+        return Kind("text", codec, boundary_named(asked))
+    if form == "json" and not outright and reading.field is None:
+        return Kind("text", codec, FILE)
+    return Kind(form, codec)
+
+
+def _matches(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
+    whole = (pattern.rstrip("/") for pattern in patterns)
+    return any(fnmatchcase(str(path) if "/" in p else path.name, p) for p in whole)

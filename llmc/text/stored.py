@@ -1,0 +1,227 @@
+"""Bytes as they are stored: a stretch of a file, decompressed as it is read, hashed, examined."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import io
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from llmc.errors import BadData
+from llmc.text.boundaries import CHUNK
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of a file on disk.
+
+    Attributes:
+        name: what it is called in messages.
+        path: the file.
+        start: the offset of its first byte.
+        end: the offset behind its last.
+    """
+
+    name: str
+    path: Path
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self.end - self.start
+
+
+class _Window(io.RawIOBase):
+    """A stretch of an open file, as a file of its own."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self._file, self._start, self._end = file, start, end
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._end - self._start}
+        self._at = max(0, base[whence] + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        self._file.seek(self._start + self._at)
+        room = max(0, min(len(view), self._end - self._start - self._at))
+        data = self._file.read(room)
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+@contextmanager
+def opened(stretch: Stretch) -> Iterator[BinaryIO]:
+    """Open a stretch as a seekable stream of its bytes, still compressed.
+
+    Raises:
+        BadData: the file cannot be read, or is shorter than it was.
+    """
+    try:
+        file = stretch.path.open("rb")
+        size = file.seek(0, io.SEEK_END)
+    except OSError as error:
+        raise BadData(
+            f"cannot read {stretch.path}: {error.strerror or error}; name another file"
+        ) from error
+    with file:
+        if size < stretch.end:
+            raise BadData(f"{stretch.name} is cut short: get it again")
+        if (stretch.start, stretch.end) == (0, size):
+            file.seek(0)
+            yield file
+        else:
+            with io.BufferedReader(_Window(file, stretch.start, stretch.end), CHUNK) as window:
+                yield cast(BinaryIO, window)
+
+
+def decompressed(stream: IO[bytes], codec: str) -> BinaryIO:
+    """Return what the compressed ``stream`` holds, as a stream."""
+    if codec == "gz":
+        import gzip
+
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+    if codec == "zst":
+        return cast(BinaryIO, _zstd().ZstdFile(stream))
+    if codec == "bz2":
+        import bz2
+
+        return cast(BinaryIO, bz2.BZ2File(stream))
+    if codec == "xz":
+        import lzma
+
+        return cast(BinaryIO, lzma.LZMAFile(stream))
+    return cast(BinaryIO, stream)
+
+
+@contextmanager
+def explained(name: str, codec: str) -> Iterator[None]:
+    """Turn what reading a compressed stream raises into one sentence.
+
+    Raises:
+        BadData: the stream ends early, is damaged, or is not what its suffix says.
+    """
+    try:
+        yield
+    except EOFError as error:
+        raise BadData(f"{name} is cut short: its {codec} data end early; get it again") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise BadData(f"cannot read {name}: {error.strerror or error}") from error
+        raise _damaged(name, codec) from error
+    except tarfile.TarError as error:
+        raise BadData(f"{name} is cut short: get it again") from error
+    except Exception as error:
+        if isinstance(error, zlib.error) or type(error).__name__ in ("ZstdError", "LZMAError"):
+            raise _damaged(name, codec) from error
+        raise
+
+
+def chunks_of(stream: BinaryIO, name: str, codec: str) -> Iterator[bytes]:
+    """Yield the decompressed bytes of ``stream``, ``CHUNK`` at a time.
+
+    Raises:
+        BadData: the stream ends early or is damaged.
+    """
+    with explained(name, codec):
+        plain = decompressed(stream, codec)
+    while True:
+        with explained(name, codec):
+            chunk = plain.read(CHUNK)
+        if not chunk:
+            return
+        yield chunk
+
+
+class TextCheck:
+    """Tells whether bytes that come in chunks are UTF-8 text: no other bytes, and no NUL.
+
+    Attributes:
+        fault: what is wrong; empty as long as nothing is.
+    """
+
+    def __init__(self, offset: int = 0) -> None:
+        """Start at the byte that messages call ``offset``."""
+        self.fault = ""
+        self._read = offset
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def see(self, chunk: bytes, *, final: bool = False) -> None:
+        """Look at the next bytes; with ``final``, the text must not end inside a character."""
+        if self.fault:
+            return
+        waiting = len(self._decoder.getstate()[0])
+        try:
+            self._decoder.decode(chunk, final)
+        except UnicodeDecodeError as error:
+            place = self._read - waiting + error.start
+            self.fault = f"byte {place:,} is 0x{error.object[error.start]:02x}"
+        if (nul := chunk.find(b"\0")) >= 0:
+            self.fault = f"byte {self._read + nul:,} is 0"
+        self._read += len(chunk)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What one pass over a file found: its size, its SHA-256, why it is not text ("": it is)."""
+
+    bytes: int
+    sha256: str
+    fault: str
+
+
+def examine(path: Path, *, is_text: bool) -> Examined:
+    """Read a file once, to hash it and, if it should be text, to see whether it is.
+
+    Raises:
+        BadData: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    check = TextCheck()
+    size = 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                if is_text:
+                    check.see(chunk)
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror or error}; leave it out") from error
+    if is_text:
+        check.see(b"", final=True)
+    return Examined(size, digest.hexdigest(), check.fault)
+
+
+def _damaged(name: str, codec: str) -> BadData:
+    return BadData(f"{name} is not {codec} data, or damaged: get it again, or rename it")
+
+
+def _zstd() -> Any:
+    """Return Python's own zstd module, or for an older Python the same one from PyPI."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
