@@ -32,11 +32,11 @@ from llmc.text.opening import (
     open_stdin,
     open_url,
 )
-from llmc.text.pieces import Part as Part
-from llmc.text.pieces import parts_of, pieces_of
-from llmc.text.reading import Kind
-from llmc.text.reading import Reading as Reading
+from llmc.text.pieces import Part, parts_of, pieces_of
+from llmc.text.reading import Kind, Reading
 from llmc.text.stored import Stretch, examine
+
+__all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source"]
 
 AS_USUAL = Reading()
 VAL_FRACTION = 0.1

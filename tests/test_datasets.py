@@ -4,16 +4,15 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llmc import datasets
 from llmc.datasets import (
     FETCHED,
-    blank_line_documents,
+    Dataset,
+    Reading,
+    RemoteFile,
     documents_of,
     open_source,
-    separated_documents,
     stdlib_folder,
 )
 from llmc.errors import BadData, MissingOutput, Usage
@@ -28,28 +27,29 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(tmp_path)
 
 
-@given(st.text(alphabet="ab\n"))
-def test_blank_lines_end_documents_as_in_llm_c(text: str) -> None:
+def test_tinyshakespeare_is_cut_as_in_llm_c(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "First Citizen:\nSpeak.\n\nAll:\nSpeak, speak.\n\n\n\nEnd\n\n"
+    path = workspace.data / "tinyshakespeare" / "tinyshakespeare.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    file = RemoteFile(path.name, sha256=hashlib.sha256(text.encode()).hexdigest())
+    monkeypatch.setattr(datasets, "TINYSHAKESPEARE", Dataset("tinyshakespeare", (file,)))
+    source = open_source(workspace, ["tinyshakespeare"])
     # llm.c puts the separator in front and behind each blank line of the text as a whole.
     separated = "|" + text.replace("\n\n", "\n\n|")
-    assert "".join(f"|{document}" for document in blank_line_documents(text)) == separated
+    assert "".join(f"|{document}" for document in documents_of(source.parts)) == separated
+    assert source.val_tokens == 32768
 
 
-@pytest.mark.parametrize("characters", [1, 2, 7, 1 << 20])
-def test_separated_documents_are_stripped_wherever_the_parts_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: int
-) -> None:
-    monkeypatch.setattr(datasets, "CHUNK_CHARACTERS", characters)
-    path = tmp_path / "stories.txt"
-    path.write_bytes("\nOne “é”.\r\nMore. \n<|endoftext|>\n\n<|endoftext|>Two<|endof\n".encode())
-    assert list(separated_documents(path)) == ["One “é”.\r\nMore.", "Two<|endof"]
-
-
-def test_stories_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "stories.txt"
-    path.write_bytes(E_ACUTE_LATIN1)
-    with pytest.raises(BadData, match=r"cannot read .*stories\.txt"):
-        list(separated_documents(path))
+def test_stories_that_are_not_utf8_are_refused(workspace: Workspace) -> None:
+    folder = workspace.data / "tinystories"
+    folder.mkdir(parents=True)
+    (folder / "TinyStoriesV2-GPT4-train.txt").write_text("A\n<|endoftext|>\nB\n")
+    (folder / "TinyStoriesV2-GPT4-valid.txt").write_bytes(E_ACUTE_LATIN1)
+    with pytest.raises(BadData, match=r"valid\.txt is not UTF-8 text \(byte 3 is 0xe9\)"):
+        open_source(workspace, ["tinystories"])
 
 
 def test_tinystories_validates_on_its_own_text(workspace: Workspace) -> None:
@@ -214,6 +214,12 @@ def test_an_unknown_name_is_a_usage_error(workspace: Workspace, name: str, hint:
 def test_names_and_paths_do_not_mix(workspace: Workspace, folder: Path) -> None:
     with pytest.raises(Usage, match="'stdlib' is a dataset"):
         open_source(workspace, [str(folder), "stdlib"])
+
+
+def test_a_dataset_takes_no_wishes(workspace: Workspace) -> None:
+    reading = Reading(documents="line", include=("*.py",))
+    with pytest.raises(Usage, match="leave out --include, --documents"):
+        open_source(workspace, ["stdlib"], reading)
 
 
 def test_nothing_to_read_is_bad_data(workspace: Workspace, folder: Path, tmp_path: Path) -> None:

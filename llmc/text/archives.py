@@ -81,7 +81,7 @@ def _members(
                 member = archive.next()
             if member is None:
                 return
-            archive.members = []  # it would keep every header
+            archive.members = []  # type: ignore[attr-defined]  # it would keep every header
             if member.isreg() and not member.issparse():
                 yield archive, member
 

@@ -191,9 +191,8 @@ def _listed(repo: str, revision: str | None) -> _Listing:
         )
         for entry in info.siblings or []
     ]
-    card = info.card_data.to_dict() if info.card_data is not None else {}
-    configs = card.get("configs") or []
-    return _Listing(sorted(files, key=lambda file: file.path), configs)
+    configs = info.card_data.get("configs") if info.card_data is not None else None
+    return _Listing(sorted(files, key=lambda file: file.path), configs or [])
 
 
 def _splits(listing: _Listing, reading: Reading) -> dict[str, list[HubFile]]:

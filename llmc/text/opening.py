@@ -17,12 +17,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from llmc.download import download
-from llmc.errors import BadData, Usage
+from llmc.errors import BadData
 from llmc.paths import Workspace, cache_dir
 from llmc.text.boundaries import AT_ENDOFTEXT
 from llmc.text.pieces import Part, Piece, not_text, parts_of, pieces_of
 from llmc.text.reading import Kind, Reading, kind_of
 from llmc.text.stored import Stretch, examine
+from llmc.tokenizers import ENDOFTEXT
 
 STDIN = "-"
 URL_HINT = "check the address, or save the file yourself and name it"
@@ -87,7 +88,7 @@ def open_file(path: Path, reading: Reading, origin: dict[str, Any], name: str) -
         BadData: it cannot be read, or is not what its name says.
         Usage: the wishes do not fit its kind.
     """
-    return _opened(path, kind_of(path.name, reading), reading, origin, name)
+    return _opened(path, kind_of(path.name, reading), reading, origin=origin, name=name)
 
 
 def open_files(
@@ -165,7 +166,7 @@ def open_stdin(workspace: Workspace, reading: Reading) -> Opened:
         head = file.read(4)
     codecs = [codec for magic, codec in MAGIC.items() if head.startswith(magic)]
     kind = replace(kind, codec=codecs[0] if codecs else "")
-    return _opened(path, kind, reading, {"path": STDIN}, "stdin", shown="stdin")
+    return _opened(path, kind, reading, origin={"path": STDIN}, name="stdin", shown="stdin")
 
 
 def name_of(first: Path, *, is_pattern: bool) -> str:
@@ -187,6 +188,7 @@ def _opened(
     path: Path,
     kind: Kind,
     reading: Reading,
+    *,
     origin: dict[str, Any],
     name: str,
     shown: str | None = None,
@@ -200,13 +202,12 @@ def _opened(
     pieces = pieces_of(Stretch(shown, path, 0, found.bytes), kind, reading)
     record = {**origin, "bytes": found.bytes, "sha256": found.sha256, **reading.record()}
     notes: tuple[str, ...] = ()
-    if kind.format == "text" and kind.boundary is None:
-        if pieces[0].kind.boundary == AT_ENDOFTEXT:
-            record["documents"] = AT_ENDOFTEXT.name
-            notes = (
-                f"documents of {shown}: between its lines of {'<|endoftext|>'} "
-                "(--documents file makes it one)",
-            )
+    if kind.boundary is None and pieces[0].kind.boundary == AT_ENDOFTEXT:
+        record["documents"] = AT_ENDOFTEXT.name
+        notes = (
+            f"documents of {shown}: what its lines of {ENDOFTEXT} separate "
+            "(--documents file makes it one)",
+        )
     return Opened(name, parts_of(pieces), record, notes=notes)
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from llmc.errors import BadData
 from llmc.text.archives import stored_members, streamed_members
-from llmc.text.boundaries import CHUNK, FILE, LINE, Boundary, boundary_of_head, cut, starts
+from llmc.text.boundaries import CHUNK, LINE, boundary_of_head, cut, starts
 from llmc.text.reading import DEFAULT_FIELD, Kind, Reading, kind_of
 from llmc.text.records import (
     json_documents,

@@ -14,8 +14,14 @@ DEFAULT_FIELD = "text"
 
 # What the last suffix of a name says about its bytes, and the suffix before that about the text.
 CODECS = {".gz": "gz", ".zst": "zst", ".bz2": "bz2", ".xz": "xz"}
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
-ARCHIVES = {".tar": "", ".tgz": "gz", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zst"}
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".tar": "tar",
+}
+ARCHIVES = {".tgz": "gz", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zst"}
 
 
 @dataclass(frozen=True)
@@ -83,26 +89,30 @@ def kind_of(name: str, reading: Reading, *, outright: bool = True) -> Kind:
     Raises:
         Usage: the wishes do not fit this kind of file.
     """
-    path = PurePosixPath(name.lower())
-    if path.suffix in ARCHIVES:
-        return Kind("tar", ARCHIVES[path.suffix])
-    codec = CODECS.get(path.suffix, "")
-    suffix = PurePosixPath(path.stem).suffix if codec else path.suffix
-    if suffix == ".tar":
-        return Kind("tar", codec)
-    form = FORMATS.get(suffix, "text")
+    form, codec = _form_of(name)
     asked = reading.documents
-    if form == "parquet":
-        if asked not in (None, RECORD):
-            raise Usage(f"{name} holds records: --documents cannot be '{asked}' for it")
+    boundary = None if asked is None or asked == RECORD else boundary_named(asked)
+    if form == "parquet" and boundary is not None:
+        raise Usage(f"{name} holds records: --documents cannot be '{asked}' for it")
+    if form == "tar":
         return Kind(form, codec)
-    if asked == RECORD:
-        return Kind(form if form != "text" else "jsonl", codec)
-    if asked is not None:
-        return Kind("text", codec, boundary_named(asked))
-    if form == "json" and not outright and reading.field is None:
+    if boundary is not None:
+        return Kind("text", codec, boundary)
+    if asked == RECORD and form == "text":
+        return Kind("jsonl", codec)
+    if form == "json" and not (outright or asked or reading.field):
         return Kind("text", codec, FILE)
     return Kind(form, codec)
+
+
+def _form_of(name: str) -> tuple[str, str]:
+    """Return the format and the codec of a file of this name."""
+    path = PurePosixPath(name.lower())
+    if path.suffix in ARCHIVES:
+        return "tar", ARCHIVES[path.suffix]
+    codec = CODECS.get(path.suffix, "")
+    suffix = PurePosixPath(path.stem).suffix if codec else path.suffix
+    return FORMATS.get(suffix, "text"), codec
 
 
 def _matches(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmc.errors import BadData
-from llmc.text.boundaries import LINE, MAX_DOCUMENT, cut
+from llmc.text.boundaries import LINE, cut
+from llmc.text.json_stream import JsonStream
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 ROWS = 256
-WHITESPACE = " \t\r\n"
 
 
 def jsonl_documents(
@@ -39,7 +38,9 @@ def jsonl_documents(
             value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except (ValueError, RecursionError) as error:
             where = f"{name}, line {number + lines_before():,}"
-            raise BadData(f"{where}: not JSON ({_reason(error)}); mend or leave it out") from error
+            raise BadData(
+                f"{where}: not JSON ({_reason(error)}); mend it or leave it out"
+            ) from error
         try:
             text = text_of(value, field)
         except ValueError as error:
@@ -54,7 +55,7 @@ def json_documents(chunks: Iterable[bytes], field: str, name: str) -> Iterator[s
     Raises:
         BadData: it is not JSON, or an object lacks the field.
     """
-    for number, value in enumerate(_json_values(chunks, name), 1):
+    for number, value in enumerate(JsonStream(chunks, name).values(), 1):
         try:
             text = text_of(value, field)
         except ValueError as error:
@@ -162,87 +163,6 @@ def _column(file: pq.ParquetFile, field: str, name: str) -> int:
         raise BadData(f"{name}: the column '{field}' is {kind}, not text: name another --field")
     leaves = [file.schema.column(index).path for index in range(len(file.schema))]
     return leaves.index(field)
-
-
-def _json_values(chunks: Iterable[bytes], name: str) -> Iterator[Any]:
-    """Yield the elements of a list, or values that stand one after the other.
-
-    Raises:
-        BadData: it is not JSON, or a value is larger than ``MAX_DOCUMENT``.
-    """
-    decoder = json.JSONDecoder()
-    stream = codecs.iterdecode(chunks, "utf-8-sig")
-    held = ""
-    at = lines = 0
-    is_list = is_over = ended = False
-    expects_comma = False
-
-    def fail(reason: str) -> BadData:
-        line = lines + held.count("\n", 0, at) + 1
-        return BadData(f"{name}, line {line:,}: not JSON ({reason}); mend or leave it out")
-
-    def more() -> bool:
-        """Read on; False at the end."""
-        nonlocal held, at, lines, ended
-        # As much again as there is: a huge value is not looked at once per chunk.
-        pieces = [held[at:]]
-        missing = max(1, len(pieces[0]))
-        try:
-            while missing > 0 and (chunk := next(stream, None)) is not None:
-                pieces.append(chunk)
-                missing -= len(chunk)
-        except UnicodeDecodeError as error:
-            raise fail(_reason(error)) from error
-        ended = missing > 0
-        lines += held.count("\n", 0, at)
-        held, at = "".join(pieces), 0
-        if len(held) > MAX_DOCUMENT:
-            raise BadData(f"{name} holds a record of more than {MAX_DOCUMENT >> 20:,} MiB")
-        return len(pieces) > 1
-
-    first = True
-    while True:
-        while at < len(held) and held[at] in WHITESPACE:
-            at += 1
-        if at == len(held):
-            if more():
-                continue
-            if is_list:
-                raise fail("the list has no end: it is cut short")
-            return
-        if is_over:
-            raise fail("there is more after the list")
-        if first and held[at] == "[":
-            is_list, at, first = True, at + 1, False
-            continue
-        if is_list and held[at] == "]":
-            is_list, is_over, at = False, True, at + 1
-            continue
-        if is_list and expects_comma:
-            if held[at] != ",":
-                raise fail("a comma is missing")
-            expects_comma, at = False, at + 1
-            continue
-        first = False
-        try:
-            value, end = decoder.raw_decode(held, at)
-        except (json.JSONDecodeError, RecursionError) as error:
-            if _may_be_unfinished(error, held) and not ended and more():
-                continue
-            at = getattr(error, "pos", at)
-            raise fail(_reason(error)) from error
-        # A number at the end of what is there may go on in the next chunk.
-        if end == len(held) and not ended and more():
-            continue
-        yield value
-        at, expects_comma = end, True
-
-
-def _may_be_unfinished(error: Exception, held: str) -> bool:
-    """Tell whether more text could mend it: an open string, or a fault in the last few letters."""
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    return error.msg.startswith("Unterminated string") or error.pos > len(held) - 16
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,102 @@
+"""The values of a JSON text that is too large to be parsed at once."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from llmc.errors import BadData
+from llmc.text.boundaries import MAX_DOCUMENT
+
+WHITESPACE = " \t\r\n"
+
+# A fault as near to the end of what is there may be a word or an escape that goes on.
+UNFINISHED = 16
+
+
+class JsonStream:
+    """The elements of a list, or values that stand one after the other."""
+
+    def __init__(self, chunks: Iterable[bytes], name: str) -> None:
+        """Read the text from ``chunks``, cut anywhere; messages call it ``name``."""
+        self._name = name
+        self._decoder = json.JSONDecoder()
+        self._chunks = codecs.iterdecode(chunks, "utf-8-sig")
+        self._held = ""
+        self._at = 0
+        self._lines = 0  # before what is held
+
+    def values(self) -> Iterator[Any]:
+        """Yield the values. One of them and as much text again is in memory.
+
+        Raises:
+            BadData: it is not JSON, or a value is larger than ``MAX_DOCUMENT``.
+        """
+        if self._next_letter() != "[":
+            while self._next_letter():
+                yield self._value()
+            return
+        self._at += 1
+        while self._next_letter() != "]":
+            yield self._value()
+            if self._next_letter() == ",":
+                self._at += 1
+            elif self._next_letter() != "]":
+                raise self._fault("a comma is missing")
+        self._at += 1
+        if self._next_letter():
+            raise self._fault("there is more after the list")
+
+    def _next_letter(self) -> str:
+        """Go to the next letter that is not white space; empty at the end."""
+        while True:
+            while self._at < len(self._held) and self._held[self._at] in WHITESPACE:
+                self._at += 1
+            if self._at < len(self._held):
+                return self._held[self._at]
+            if not self._more():
+                return ""
+
+    def _value(self) -> Any:
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._held, self._at)
+            except json.JSONDecodeError as error:
+                is_open = error.msg.startswith("Unterminated string")
+                near_end = error.pos > len(self._held) - UNFINISHED
+                if (is_open or near_end) and self._more():
+                    continue
+                self._at = error.pos
+                raise self._fault(error.msg[0].lower() + error.msg[1:]) from error
+            except RecursionError as error:
+                raise self._fault("nested too deep") from error
+            # A number at the end of what is there may go on.
+            if end == len(self._held) and self._more():
+                continue
+            self._at = end
+            return value
+
+    def _more(self) -> bool:
+        """Read on; False at the end.
+
+        As much again as there is, so that a huge value is not tried once per chunk.
+        """
+        pieces = [self._held[self._at :]]
+        missing = max(1, len(pieces[0]))
+        try:
+            while missing > 0 and (chunk := next(self._chunks, None)) is not None:
+                pieces.append(chunk)
+                missing -= len(chunk)
+        except UnicodeDecodeError as error:
+            raise self._fault("not UTF-8") from error
+        self._lines += self._held.count("\n", 0, self._at)
+        self._held, self._at = "".join(pieces), 0
+        if len(self._held) > MAX_DOCUMENT:
+            raise BadData(f"{self._name} holds a value of more than {MAX_DOCUMENT >> 20:,} MiB")
+        return len(pieces) > 1
+
+    def _fault(self, reason: str) -> BadData:
+        line = self._lines + self._held.count("\n", 0, self._at) + 1
+        return BadData(f"{self._name}, line {line:,}: not JSON ({reason}); mend it or leave it out")
