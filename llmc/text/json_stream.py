@@ -16,6 +16,12 @@ WHITESPACE = " \t\r\n"
 UNFINISHED = 16
 
 
+def json_reason(error: json.JSONDecodeError) -> str:
+    """Return what is wrong, without the place."""
+    reason = error.msg.removesuffix(" at").removesuffix(" starting")
+    return reason[0].lower() + reason[1:]
+
+
 class JsonStream:
     """The elements of a list, or values that stand one after the other."""
 
@@ -66,10 +72,11 @@ class JsonStream:
             except json.JSONDecodeError as error:
                 is_open = error.msg.startswith("Unterminated string")
                 near_end = error.pos > len(self._held) - UNFINISHED
+                place = error.pos - self._at  # reading on moves what is held
                 if (is_open or near_end) and self._more():
                     continue
-                self._at = error.pos
-                raise self._fault(error.msg[0].lower() + error.msg[1:]) from error
+                self._at += place
+                raise self._fault(json_reason(error)) from error
             except RecursionError as error:
                 raise self._fault("nested too deep") from error
             # A number at the end of what is there may go on.

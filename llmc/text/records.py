@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmc.errors import BadData
 from llmc.text.boundaries import LINE, cut
-from llmc.text.json_stream import JsonStream
+from llmc.text.json_stream import JsonStream, json_reason
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -167,7 +167,7 @@ def _column(file: pq.ParquetFile, field: str, name: str) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return error.msg[0].lower() + error.msg[1:]
+        return json_reason(error)
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8"
     if isinstance(error, RecursionError):
