@@ -29,7 +29,21 @@ from llmc.text.boundaries import (
 # Characters of one to four bytes, both ends of lines, and what the separators are made of.
 HOSTILE = st.lists(
     st.sampled_from(
-        ["a", "é", "日", "🙂", "\n", "\r", "\r\n", "\n\n", "<|endoftext|>", "<|endof", "--", "-", " "]
+        [
+            "a",
+            "é",
+            "日",
+            "🙂",
+            "\n",
+            "\r",
+            "\r\n",
+            "\n\n",
+            "<|endoftext|>",
+            "<|endof",
+            "--",
+            "-",
+            " ",
+        ]
     ),
     max_size=40,
 ).map("".join)
@@ -71,7 +85,9 @@ def test_blank_lines_end_documents_as_in_llm_c(text: str, size: int) -> None:
 
 @given(HOSTILE.filter(lambda text: "\r" not in text))
 def test_blank_lines_of_windows_are_blank_lines(text: str) -> None:
-    dos = [document.decode() for document in documents(text.replace("\n", "\r\n").encode(), BLANK_LINE)]
+    dos = [
+        document.decode() for document in documents(text.replace("\n", "\r\n").encode(), BLANK_LINE)
+    ]
     assert [document.replace("\r\n", "\n") for document in dos] == [
         document.decode() for document in documents(text.encode(), BLANK_LINE)
     ]
@@ -120,7 +136,8 @@ def test_a_document_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("text", "pattern"), [("---", b"---"), (r"\n---\n", b"\n---\n"), (r"a\\n", rb"a\n"), (".*", b".*")]
+    ("text", "pattern"),
+    [("---", b"---"), (r"\n---\n", b"\n---\n"), (r"a\\n", rb"a\n"), (".*", b".*")],
 )
 def test_a_separator_is_taken_literally(text: str, pattern: bytes) -> None:
     boundary = boundary_named(text)

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -41,6 +41,10 @@ SPLIT_WORDS = {
     VALIDATION: "validation|valid|dev|val",
     "test": "test|testing|eval|evaluation",
 }
+
+
+class _NoRevision(BadData):
+    pass
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def open_hub(text: str, reading: Reading) -> Opened:
     splits = _splits(_listed(name.repo, name.revision), reading)
     origin = f"hf:{name.repo}"
     if not splits and name.revision is None:
-        with _explained(name.repo):
+        with suppress(_NoRevision):
             splits = _converted(_listed(name.repo, CONVERTED), reading)
     if not splits:
         raise BadData(f"{origin} has no parquet, JSON or text files that are wanted: name another")
@@ -328,14 +332,14 @@ def _explained(repo: str) -> Iterator[None]:
         raise BadData(
             f"{name} is gated: accept its terms on the hub, then set HF_TOKEN to your token"
         ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise BadData(
-            f"the hub has no dataset {repo}, or it is private: check the name, or set HF_TOKEN"
-        ) from error
     except errors.RevisionNotFoundError as error:
-        raise BadData(f"{name} has no such revision, or nothing that llmc can read") from error
+        raise _NoRevision(f"{name} has no such revision: name another, or none") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
+        if status in (401, 403, 404):
+            raise BadData(
+                f"the hub has no dataset {repo}, or it is private: check the name, or set HF_TOKEN"
+            ) from error
         raise BadData(f"the hub answered {status} for {name}: try again later") from error
     except offline as error:
         raise BadData(
