@@ -131,7 +131,7 @@ def test_a_document_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(boundaries, "MAX_DOCUMENT", 100)
     assert len(documents(b"x" * 100, FILE, 10)) == 1
     for boundary in (FILE, LINE):
-        with pytest.raises(BadData, match="x holds a document of more than .*--documents"):
+        with pytest.raises(BadData, match=r"x holds a document of more than .*--documents"):
             documents(b"x" * 101, boundary, 10)
 
 

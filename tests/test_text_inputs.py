@@ -38,7 +38,7 @@ TEXTS = [
     "last, without an end of line",
 ]
 # zstd finds damage where it keeps a checksum, as its command line does.
-CHECKED = {zstd.CompressionParameter.checksum_flag: 1}
+CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.compress,
@@ -304,7 +304,7 @@ def test_cut_short_and_damaged(workspace: Workspace, inner: str, suffix: str) ->
         packed[:-100]: "is cut short",
         packed[: len(packed) // 2]: "is cut short",
         b"plain text, not packed": f"is not {suffix[1:]} data, or damaged",
-        packed[:1000] + bytes(5000) + packed[6000:]: "is cut short|is not .* data, or damaged",
+        packed[:1000] + bytes(5000) + packed[6000:]: "is cut short|is not (.* data|a tar), or damaged",
     }.items():
         path.write_bytes(damaged)
         with pytest.raises(BadData, match=rf"{path.name}(:a\.txt)? ({words})"):
@@ -394,7 +394,7 @@ def test_parquet_holds_records_only(workspace: Workspace) -> None:
     (workspace.root / "x.parquet").write_bytes(parquet_of(TEXTS))
     with pytest.raises(Usage, match="'line'"):
         open_source(workspace, ["x.parquet"], Reading(documents="line"))
-    with pytest.raises(BadData, match="no column 'story'.*'id', 'text'"):
+    with pytest.raises(BadData, match=r"no column 'story'.*'id', 'text'"):
         open_source(workspace, ["x.parquet"], Reading(field="story"))
 
 

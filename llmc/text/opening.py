@@ -8,7 +8,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -64,8 +64,7 @@ def files_named(text: str, reading: Reading) -> list[Path] | None:
     """
     path = Path(text)
     if path.is_dir():
-        every = [file for file in path.rglob("*") if file.is_file()]
-        found = sorted(f for f in every if reading.wants(f.relative_to(path).as_posix()))
+        found = sorted(_files_beneath(path, reading))
         if not found and (reading.include or reading.exclude):
             raise BadData(f"there are no files in {text} that --include and --exclude leave")
     elif path.is_file():
@@ -79,6 +78,17 @@ def files_named(text: str, reading: Reading) -> list[Path] | None:
     if not found:
         raise BadData(f"there are no files in {text}: name a file or folder that holds text")
     return found
+
+
+def _files_beneath(folder: Path, reading: Reading) -> Iterator[Path]:
+    """Yield the wanted files beneath a folder; links to folders are not followed."""
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        inside = here.relative_to(folder).as_posix()
+        folders[:] = [name for name in folders if reading.enters(f"{inside}/{name}")]
+        for name in files:
+            if reading.wants(f"{inside}/{name}") and (here / name).is_file():
+                yield here / name
 
 
 def open_file(path: Path, reading: Reading, origin: dict[str, Any], name: str) -> Opened:

@@ -102,19 +102,22 @@ def pieces_of(
     whole = Piece(stretch, kind, reading, stretch, is_optional)
     # A small one of many is looked at when it is read.
     is_small = is_optional and stretch.size <= PART_BYTES and kind.format in ("text", "jsonl")
-    if kind.codec or is_small:
+    is_open = kind.format == "text" and kind.boundary is None
+    if is_small or (kind.codec and (is_optional or not is_open)):
         return [whole]
     with opened(stretch) as stream:
+        if is_open:
+            head = next(chunks_of(stream, stretch.name, kind.codec), b"")
+            whole = replace(whole, kind=replace(kind, boundary=boundary_of_head(head)))
+        if kind.codec:
+            return [whole]
         if kind.format == "tar":
             return list(_members(whole, stream))
         if kind.format == "parquet":
             return _row_groups(whole, parquet_groups(stream, whole.field, stretch.name))
         if kind.format == "json":
             return [whole]
-        boundary = kind.boundary or LINE
-        if kind.format == "text":
-            boundary = kind.boundary or boundary_of_head(stream.read(CHUNK))
-            whole = replace(whole, kind=replace(kind, boundary=boundary))
+        boundary = whole.kind.boundary or LINE
         at = [stretch.start + start for start in starts(stream, stretch.size, boundary, PART_BYTES)]
     ends = [*at[1:], stretch.end]
     return [
