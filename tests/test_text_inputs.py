@@ -304,7 +304,9 @@ def test_cut_short_and_damaged(workspace: Workspace, inner: str, suffix: str) ->
         packed[:-100]: "is cut short",
         packed[: len(packed) // 2]: "is cut short",
         b"plain text, not packed": f"is not {suffix[1:]} data, or damaged",
-        packed[:1000] + bytes(5000) + packed[6000:]: "is cut short|is not (.* data|a tar), or damaged",
+        packed[:1000]
+        + bytes(5000)
+        + packed[6000:]: "is cut short|is not (.* data|a tar), or damaged",
     }.items():
         path.write_bytes(damaged)
         with pytest.raises(BadData, match=rf"{path.name}(:a\.txt)? ({words})"):

@@ -20,7 +20,7 @@ from llmc.download import download
 from llmc.errors import BadData
 from llmc.paths import Workspace, cache_dir
 from llmc.text.boundaries import AT_ENDOFTEXT
-from llmc.text.pieces import Part, Piece, not_text, parts_of, pieces_of
+from llmc.text.pieces import Part, Piece, parts_of, pieces_of
 from llmc.text.reading import Kind, Reading, kind_of
 from llmc.text.stored import Stretch, examine
 from llmc.tokenizers import ENDOFTEXT
@@ -123,7 +123,7 @@ def open_files(
     for path in files:
         kind = kind_of(path.name, reading, outright=False)
         found = examine(path, is_text=_is_plain_text(kind))
-        if not found.bytes or found.fault:
+        if not found.bytes or found.fault is not None:
             skipped += 1
             continue
         shown = path.relative_to(root) if root.parts else path
@@ -203,12 +203,12 @@ def _opened(
     name: str,
     shown: str | None = None,
 ) -> Opened:
-    found = examine(path, is_text=_is_plain_text(kind))
     shown = shown or str(path)
+    found = examine(path, is_text=_is_plain_text(kind), name=shown)
     if not found.bytes:
         raise BadData(f"there is no text in {shown}: it is empty")
-    if found.fault:
-        raise not_text(shown, found.fault)
+    if found.fault is not None:
+        raise found.fault
     pieces = pieces_of(Stretch(shown, path, 0, found.bytes), kind, reading)
     record = {**origin, "bytes": found.bytes, "sha256": found.sha256, **reading.record()}
     notes: tuple[str, ...] = ()
