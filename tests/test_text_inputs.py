@@ -388,7 +388,7 @@ def test_what_is_not_utf8_is_named_by_its_byte(workspace: Workspace) -> None:
 @pytest.mark.parametrize("name", ["empty.txt", "empty.jsonl", "empty.gz"])
 def test_an_empty_file_is_named(workspace: Workspace, name: str) -> None:
     (workspace.root / name).touch()
-    with pytest.raises(BadData, match=f"there is no text in {name}: it is empty"):
+    with pytest.raises(BadData, match=f"is too little text: {name} is empty"):
         open_source(workspace, [name])
 
 
@@ -425,7 +425,7 @@ def test_a_packed_pipe_of_records(llmc: Llmc) -> None:
 
 def test_an_empty_pipe_is_bad_data_and_leaves_nothing(llmc: Llmc) -> None:
     error = assert_one_sentence(llmc("tokenize", "-", "--tokenizer", "byte"), 1)
-    assert "there is no text in stdin" in error
+    assert "stdin is empty" in error
     assert list(llmc.workspace.iterdir()) == []
 
 

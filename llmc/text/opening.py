@@ -206,7 +206,7 @@ def _opened(
     shown = shown or str(path)
     found = examine(path, is_text=_is_plain_text(kind), name=shown)
     if not found.bytes:
-        raise BadData(f"there is no text in {shown}: it is empty")
+        raise BadData(f"'{name}' is too little text: {shown} is empty")
     if found.fault is not None:
         raise found.fault
     pieces = pieces_of(Stretch(shown, path, 0, found.bytes), kind, reading)
