@@ -254,8 +254,8 @@ def _record(path: Path) -> dict[str, Any]:
         BadData: it is not UTF-8 text.
     """
     found = examine(path, is_text=True)
-    if found.fault:
-        raise BadData(f"{path} is not UTF-8 text ({found.fault}): fetch it again with --force")
+    if found.fault is not None:
+        raise BadData(f"{found.fault} - or fetch it again with --force") from found.fault
     return {"name": path.name, "bytes": found.bytes, "sha256": found.sha256}
 
 

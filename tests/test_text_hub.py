@@ -196,7 +196,7 @@ def test_a_file_that_is_not_the_announced_one_is_refused(hub: Hub) -> None:
     path = f"/datasets/{REPO}/resolve/{commit}/train.jsonl"
     status, headers, body = hub.answers[path]
     hub.answers[path] = (status, headers, body.replace(b"a" * 2000, b"b" * 2000))
-    with pytest.raises(BadData, match="not the file .*announced"):
+    with pytest.raises(BadData, match=r"not the file .*announced"):
         documents(opened(REPO))
 
 

@@ -38,7 +38,7 @@ TEXTS = [
     "last, without an end of line",
 ]
 # zstd finds damage where it keeps a checksum, as its command line does.
-CHECKED = {zstd.CompressionParameter.checksum_flag: 1}
+CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.compress,
@@ -304,7 +304,9 @@ def test_cut_short_and_damaged(workspace: Workspace, inner: str, suffix: str) ->
         packed[:-100]: "is cut short",
         packed[: len(packed) // 2]: "is cut short",
         b"plain text, not packed": f"is not {suffix[1:]} data, or damaged",
-        packed[:1000] + bytes(5000) + packed[6000:]: "is cut short|is not .* data, or damaged",
+        packed[:1000]
+        + bytes(5000)
+        + packed[6000:]: "is cut short|is not (.* data|a tar), or damaged",
     }.items():
         path.write_bytes(damaged)
         with pytest.raises(BadData, match=rf"{path.name}(:a\.txt)? ({words})"):
@@ -386,7 +388,7 @@ def test_what_is_not_utf8_is_named_by_its_byte(workspace: Workspace) -> None:
 @pytest.mark.parametrize("name", ["empty.txt", "empty.jsonl", "empty.gz"])
 def test_an_empty_file_is_named(workspace: Workspace, name: str) -> None:
     (workspace.root / name).touch()
-    with pytest.raises(BadData, match=f"there is no text in {name}: it is empty"):
+    with pytest.raises(BadData, match=f"is too little text: {name} is empty"):
         open_source(workspace, [name])
 
 
@@ -394,7 +396,7 @@ def test_parquet_holds_records_only(workspace: Workspace) -> None:
     (workspace.root / "x.parquet").write_bytes(parquet_of(TEXTS))
     with pytest.raises(Usage, match="'line'"):
         open_source(workspace, ["x.parquet"], Reading(documents="line"))
-    with pytest.raises(BadData, match="no column 'story'.*'id', 'text'"):
+    with pytest.raises(BadData, match=r"no column 'story'.*'id', 'text'"):
         open_source(workspace, ["x.parquet"], Reading(field="story"))
 
 
@@ -423,7 +425,7 @@ def test_a_packed_pipe_of_records(llmc: Llmc) -> None:
 
 def test_an_empty_pipe_is_bad_data_and_leaves_nothing(llmc: Llmc) -> None:
     error = assert_one_sentence(llmc("tokenize", "-", "--tokenizer", "byte"), 1)
-    assert "there is no text in stdin" in error
+    assert "stdin is empty" in error
     assert list(llmc.workspace.iterdir()) == []
 
 

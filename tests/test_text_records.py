@@ -82,7 +82,7 @@ def test_half_characters_become_replacement_characters() -> None:
         ('{"text": "a"}\n\n{"text": "a}\n', r"line 3: not JSON \(.*\); mend it"),
         ('{"text": "a"}\n{"text" "a"}\n{"text": "a"}', "line 2: not JSON"),
         ('{"text": "a"}\n{"text": "a"', "line 2: not JSON"),
-        (b'{"text": "a"}\n{"text": "\xff"}', r"not JSON \(not UTF-8\)"),
+        (b'{"text": "a"}\n{"text": "\xff"}', "not UTF-8"),
         ("[" * 200_000, "not JSON|nested too deep|must be"),
     ],
 )

@@ -1,7 +1,7 @@
 """A text cut into documents: where one ends, in a stream, and where a file may be cut in parts.
 
-Everything here works on UTF-8 bytes. No byte of one character is the start of another, so a
-separator found among the bytes is one among the characters.
+Streams are cut as text, files as bytes. In UTF-8 no character begins inside another, so a separator
+that is found among the bytes is one among the characters.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain
 from typing import BinaryIO
 
 from llmc.errors import BadData, Usage
+from llmc.text.utf8 import CHUNK, Decoder
 from llmc.tokenizers import ENDOFTEXT
-
-CHUNK = 1 << 20
 
 # A document is handed on as one string. Beyond this size it is more likely a mistake, or made to
 # exhaust memory.
@@ -28,32 +28,58 @@ class Boundary:
 
     Attributes:
         name: how ``--documents`` and the manifest name it.
-        pattern: a regular expression for what stands between two documents; None: nothing does,
-            a file is one document.
-        longest: the most bytes that it matches.
-        alphabet: the bytes that a match can hold.
-        stays: the separator belongs to the document before it, and an empty document counts.
+        literal: what stands between two documents; None: nothing does, a file is one.
+        windows: the same where lines may end as on Windows, a regular expression; None: the same.
+        longest: the most bytes of it.
+        stays: it belongs to the document before it, and an empty document counts.
         trims: whitespace around a document is left out.
     """
 
     name: str
-    pattern: bytes | None = None
+    literal: str | None = None
+    windows: str | None = None
     longest: int = 0
-    alphabet: bytes = b""
     stays: bool = False
     trims: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression for what stands between two documents."""
+        return self.windows or re.escape(self.literal or "")
+
+    @property
+    def alphabet(self) -> bytes:
+        """The bytes that a separator can hold."""
+        return (self.literal or "").encode() + (b"\r" if self.windows else b"")
+
+    def split(self, text: str) -> list[str]:
+        """Return what stands between the separators, and behind the last one."""
+        if self.literal is None:
+            return [text]
+        if self.windows is None or "\r" not in text:
+            pieces = text.split(self.literal)
+            last = pieces.pop()
+            return [*(p + self.literal for p in pieces), last] if self.stays else [*pieces, last]
+        pieces = re.split(f"({self.windows})", text)
+        ends = pieces[1::2] if self.stays else [""] * (len(pieces) // 2)
+        return [*map("".join, zip(pieces[::2], ends, strict=False)), pieces[-1]]
+
+    def is_in(self, text: str) -> bool:
+        """Tell whether a separator is in ``text``."""
+        if self.windows is None or "\r" not in text:
+            return self.literal is not None and self.literal in text
+        return re.search(self.windows, text) is not None
 
 
 def separator(text: str, *, name: str | None = None, trims: bool = False) -> Boundary:
     """Return the boundary at every ``text``, from left to right."""
-    data = text.encode()
-    return Boundary(name or text, re.escape(data), len(data), bytes(set(data)), trims=trims)
+    return Boundary(name or text, text, longest=len(text.encode()), trims=trims)
 
 
 FILE = Boundary("file")
-LINE = Boundary("line", rb"\r?\n", 2, b"\r\n")
+LINE = Boundary("line", "\n", r"\r?\n", 2)
 # llm.c's rule: every blank line ends a document, and its newlines stay before the end.
-BLANK_LINE = Boundary("blank-line", rb"\r?\n\r?\n", 4, b"\r\n", stays=True)
+BLANK_LINE = Boundary("blank-line", "\n\n", r"\r?\n\r?\n", 4, stays=True)
 AT_ENDOFTEXT = separator(ENDOFTEXT, name="endoftext", trims=True)
 RECORD = "record"
 NAMED = {boundary.name: boundary for boundary in (FILE, LINE, BLANK_LINE, AT_ENDOFTEXT)}
@@ -91,42 +117,57 @@ def boundary_of_head(head: bytes) -> Boundary:
 
 
 def cut(
-    chunks: Iterable[bytes], boundary: Boundary, name: str, *, is_last: bool = True
-) -> Iterator[tuple[int, bytes]]:
-    """Yield what stands between the boundaries of a stream, each with its first byte's offset.
+    chunks: Iterable[bytes], boundary: Boundary, name: str, *, offset: int = 0, is_last: bool = True
+) -> Iterator[str]:
+    """Yield what stands between the boundaries of a text, empty ones too.
 
-    Empty ones too; at most one document and one chunk are held.
+    At most one document and one chunk are held.
 
     Args:
-        chunks: the text, cut anywhere.
+        chunks: the text in UTF-8, cut anywhere.
         boundary: where documents end.
         name: what the text is called in messages.
-        is_last: the stream ends with the file, not with one of its parts.
+        offset: of the first byte in its file, for messages.
+        is_last: the text ends with the file, not with one of its parts.
 
     Raises:
+        NotText: it is not UTF-8.
         BadData: a document is larger than ``MAX_DOCUMENT``.
     """
-    pattern = re.compile(boundary.pattern) if boundary.pattern is not None else None
-    held = bytearray()
-    offset = searched = 0
-    for chunk in chunks:
-        held += chunk
-        if pattern is not None:
-            start = 0
-            # A list: the buffer cannot change its size while it is being searched.
-            for first, end in [match.span() for match in pattern.finditer(held, searched)]:
-                yield offset + start, bytes(held[start : end if boundary.stays else first])
-                start = end
-            del held[:start]
-            offset += start
-            searched = max(0, len(held) - boundary.longest + 1)
-        if len(held) > MAX_DOCUMENT:
-            raise BadData(
-                f"{name} holds a document of more than {MAX_DOCUMENT >> 20:,} MiB: "
-                "say where to cut it with --documents"
-            )
-    if held or (boundary.stays and is_last):
-        yield offset, bytes(held)
+    decoder = Decoder(name, offset)
+    if boundary.literal is None:
+        whole = bytearray()
+        for chunk in chunks:
+            whole += chunk
+            _check_size(len(whole), name)
+        if whole:
+            yield decoder.text(whole, final=True)
+        return
+    held: list[str] = []  # of the document that has not ended
+    size = 0
+    tail = ""  # its end, where a separator may have begun
+    for chunk in chain(chunks, (b"",)):
+        text = decoder.text(chunk, final=not chunk)
+        junction = tail + text
+        if boundary.is_in(junction):
+            *whole_ones, text = boundary.split("".join((*held, text)))
+            yield from whole_ones
+            held, size, junction = [], 0, text
+        held.append(text)
+        size += len(text)
+        tail = junction[1 - boundary.longest :] if boundary.longest > 1 else ""
+        _check_size(size, name)
+    last = "".join(held)
+    if last or (boundary.stays and is_last):
+        yield last
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > MAX_DOCUMENT:
+        raise BadData(
+            f"{name} holds a document of more than {MAX_DOCUMENT >> 20:,} MiB: "
+            "say where to cut it with --documents"
+        )
 
 
 def starts(stream: BinaryIO, size: int, boundary: Boundary, step: int) -> list[int]:
@@ -137,7 +178,7 @@ def starts(stream: BinaryIO, size: int, boundary: Boundary, step: int) -> list[i
     those count that follow on a byte no separator holds.
     """
     found = [0]
-    if boundary.pattern is not None:
+    if boundary.literal is not None:
         while (start := _start_after(stream, found[-1] + step, size, boundary)) is not None:
             found.append(start)
     return found
@@ -145,7 +186,7 @@ def starts(stream: BinaryIO, size: int, boundary: Boundary, step: int) -> list[i
 
 def _start_after(stream: BinaryIO, offset: int, size: int, boundary: Boundary) -> int | None:
     """Return where the first document begins whose separator begins behind ``offset``."""
-    pattern = re.compile(boundary.pattern or b"")
+    pattern = re.compile(boundary.pattern.encode())
     while offset < size:
         stream.seek(offset)
         window = stream.read(CHUNK)

@@ -8,7 +8,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,7 +20,7 @@ from llmc.download import download
 from llmc.errors import BadData
 from llmc.paths import Workspace, cache_dir
 from llmc.text.boundaries import AT_ENDOFTEXT
-from llmc.text.pieces import Part, Piece, not_text, parts_of, pieces_of
+from llmc.text.pieces import Part, Piece, parts_of, pieces_of
 from llmc.text.reading import Kind, Reading, kind_of
 from llmc.text.stored import Stretch, examine
 from llmc.tokenizers import ENDOFTEXT
@@ -64,8 +64,7 @@ def files_named(text: str, reading: Reading) -> list[Path] | None:
     """
     path = Path(text)
     if path.is_dir():
-        every = [file for file in path.rglob("*") if file.is_file()]
-        found = sorted(f for f in every if reading.wants(f.relative_to(path).as_posix()))
+        found = sorted(_files_beneath(path, reading))
         if not found and (reading.include or reading.exclude):
             raise BadData(f"there are no files in {text} that --include and --exclude leave")
     elif path.is_file():
@@ -79,6 +78,17 @@ def files_named(text: str, reading: Reading) -> list[Path] | None:
     if not found:
         raise BadData(f"there are no files in {text}: name a file or folder that holds text")
     return found
+
+
+def _files_beneath(folder: Path, reading: Reading) -> Iterator[Path]:
+    """Yield the wanted files beneath a folder; links to folders are not followed."""
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        inside = here.relative_to(folder).as_posix()
+        folders[:] = [name for name in folders if reading.enters(f"{inside}/{name}")]
+        for name in files:
+            if reading.wants(f"{inside}/{name}") and (here / name).is_file():
+                yield here / name
 
 
 def open_file(path: Path, reading: Reading, origin: dict[str, Any], name: str) -> Opened:
@@ -113,7 +123,7 @@ def open_files(
     for path in files:
         kind = kind_of(path.name, reading, outright=False)
         found = examine(path, is_text=_is_plain_text(kind))
-        if not found.bytes or found.fault:
+        if not found.bytes or found.fault is not None:
             skipped += 1
             continue
         shown = path.relative_to(root) if root.parts else path
@@ -193,12 +203,12 @@ def _opened(
     name: str,
     shown: str | None = None,
 ) -> Opened:
-    found = examine(path, is_text=_is_plain_text(kind))
     shown = shown or str(path)
+    found = examine(path, is_text=_is_plain_text(kind), name=shown)
     if not found.bytes:
-        raise BadData(f"there is no text in {shown}: it is empty")
-    if found.fault:
-        raise not_text(shown, found.fault)
+        raise BadData(f"'{name}' is too little text: {shown} is empty")
+    if found.fault is not None:
+        raise found.fault
     pieces = pieces_of(Stretch(shown, path, 0, found.bytes), kind, reading)
     record = {**origin, "bytes": found.bytes, "sha256": found.sha256, **reading.record()}
     notes: tuple[str, ...] = ()

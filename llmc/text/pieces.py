@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from llmc.errors import BadData
 from llmc.text.archives import stored_members, streamed_members
-from llmc.text.boundaries import CHUNK, LINE, boundary_of_head, cut, starts
+from llmc.text.boundaries import LINE, boundary_of_head, cut, starts
 from llmc.text.reading import DEFAULT_FIELD, Kind, Reading, kind_of
 from llmc.text.records import (
     json_documents,
@@ -23,7 +23,8 @@ from llmc.text.records import (
     parquet_documents,
     parquet_groups,
 )
-from llmc.text.stored import Stretch, TextCheck, chunks_of, opened
+from llmc.text.stored import Stretch, chunks_of, opened
+from llmc.text.utf8 import CHUNK, Decoder, NotText
 
 # A large file is cut in parts of about this size.
 PART_BYTES = 64 << 20
@@ -102,19 +103,22 @@ def pieces_of(
     whole = Piece(stretch, kind, reading, stretch, is_optional)
     # A small one of many is looked at when it is read.
     is_small = is_optional and stretch.size <= PART_BYTES and kind.format in ("text", "jsonl")
-    if kind.codec or is_small:
+    is_open = kind.format == "text" and kind.boundary is None
+    if is_small or (kind.codec and (is_optional or not is_open)):
         return [whole]
     with opened(stretch) as stream:
+        if is_open:
+            head = next(chunks_of(stream, stretch.name, kind.codec), b"")
+            whole = replace(whole, kind=replace(kind, boundary=boundary_of_head(head)))
+        if kind.codec:
+            return [whole]
         if kind.format == "tar":
             return list(_members(whole, stream))
         if kind.format == "parquet":
             return _row_groups(whole, parquet_groups(stream, whole.field, stretch.name))
         if kind.format == "json":
             return [whole]
-        boundary = kind.boundary or LINE
-        if kind.format == "text":
-            boundary = kind.boundary or boundary_of_head(stream.read(CHUNK))
-            whole = replace(whole, kind=replace(kind, boundary=boundary))
+        boundary = whole.kind.boundary or LINE
         at = [stretch.start + start for start in starts(stream, stretch.size, boundary, PART_BYTES)]
     ends = [*at[1:], stretch.end]
     return [
@@ -247,37 +251,16 @@ def _text(piece: Piece, chunks: Iterator[bytes]) -> Iterator[str]:
             shows it.
     """
     name = piece.stretch.name
-    check = TextCheck(piece.stretch.start - piece.whole.start)
-
-    def checked() -> Iterator[bytes]:
-        for chunk in chunks:
-            check.see(chunk)
-            if check.fault:
-                raise not_text(name, check.fault)
-            yield chunk
-        check.see(b"", final=True)
-        if check.fault:
-            raise not_text(name, check.fault)
-
-    text = checked()
-    try:
-        head = next(text, b"")
-        if len(head) < CHUNK:  # it was the last
-            head += b"".join(text)
-    except BadData:
-        if piece.is_optional:
+    offset = piece.stretch.start - piece.whole.start
+    head = next(chunks, b"")
+    if piece.is_optional:
+        try:
+            Decoder(name).text(head, final=len(head) < CHUNK)
+        except NotText:
             return
-        raise
     boundary = piece.kind.boundary or boundary_of_head(head)
     is_last = piece.stretch.end == piece.whole.end
-    for _offset, data in cut(chain((head,), text), boundary, name, is_last=is_last):
-        document = data.decode("utf-8")
-        if boundary.trims:
-            document = document.strip()
+    for text in cut(chain((head,), chunks), boundary, name, offset=offset, is_last=is_last):
+        document = text.strip() if boundary.trims else text
         if document or boundary.stays:
             yield document
-
-
-def not_text(name: str, fault: str) -> BadData:
-    """Return the error for a file that is not UTF-8 text."""
-    return BadData(f"{name} is not UTF-8 text ({fault}): convert it, or leave it out")

@@ -47,12 +47,16 @@ class Reading:
         A pattern with a slash is held against the path, another against the name. ``exclude``
         takes the name of a folder too. Hidden files are never text.
         """
-        path = PurePosixPath(name)
+        if not self.enters(name):
+            return False
+        return not self.include or _matches(PurePosixPath(name), self.include)
+
+    def enters(self, folder: str) -> bool:
+        """Tell whether there can be wanted files in a folder, by its path in the whole."""
+        path = PurePosixPath(folder)
         if any(part.startswith(".") and part not in (".", "..") for part in path.parts):
             return False
-        if any(_matches(place, self.exclude) for place in (path, *path.parents)):
-            return False
-        return not self.include or _matches(path, self.include)
+        return not any(_matches(place, self.exclude) for place in (path, *path.parents))
 
     def record(self) -> dict[str, Any]:
         """Return what the manifest says of it: the wishes that there are."""

@@ -30,12 +30,12 @@ def jsonl_documents(
     Raises:
         BadData: a line is not JSON or lacks the field.
     """
-    for number, (_offset, line) in enumerate(cut(chunks, LINE, name), 1):
+    for number, line in enumerate(cut(chunks, LINE, name), 1):
         if not line.strip():
             continue
         try:
             # Windows programs begin a file with a byte order mark.
-            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            value = json.loads(line.removeprefix("\ufeff") if number == 1 else line)
         except (ValueError, RecursionError) as error:
             where = f"{name}, line {number + lines_before():,}"
             raise BadData(

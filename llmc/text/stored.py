@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import io
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from llmc.errors import BadData
-from llmc.text.boundaries import CHUNK
+from llmc.text.utf8 import CHUNK, Decoder, NotText
 
 
 @dataclass(frozen=True)
@@ -154,64 +153,40 @@ def chunks_of(stream: BinaryIO, name: str, codec: str) -> Iterator[bytes]:
         yield chunk
 
 
-class TextCheck:
-    """Tells whether bytes that come in chunks are UTF-8 text: no other bytes, and no NUL.
-
-    Attributes:
-        fault: what is wrong; empty as long as nothing is.
-    """
-
-    def __init__(self, offset: int = 0) -> None:
-        """Start at the byte that messages call ``offset``."""
-        self.fault = ""
-        self._read = offset
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-
-    def see(self, chunk: bytes, *, final: bool = False) -> None:
-        """Look at the next bytes; with ``final``, the text must not end inside a character."""
-        if self.fault:
-            return
-        waiting = len(self._decoder.getstate()[0])
-        try:
-            self._decoder.decode(chunk, final)
-        except UnicodeDecodeError as error:
-            place = self._read - waiting + error.start
-            self.fault = f"byte {place:,} is 0x{error.object[error.start]:02x}"
-        if (nul := chunk.find(b"\0")) >= 0:
-            self.fault = f"byte {self._read + nul:,} is 0"
-        self._read += len(chunk)
-
-
 @dataclass(frozen=True)
 class Examined:
-    """What one pass over a file found: its size, its SHA-256, why it is not text ("": it is)."""
+    """What one pass over a file found: its size, its SHA-256, why it is not text (None: it is)."""
 
     bytes: int
     sha256: str
-    fault: str
+    fault: NotText | None
 
 
-def examine(path: Path, *, is_text: bool) -> Examined:
+def examine(path: Path, *, is_text: bool, name: str | None = None) -> Examined:
     """Read a file once, to hash it and, if it should be text, to see whether it is.
 
     Raises:
         BadData: it cannot be read.
     """
     digest = hashlib.sha256()
-    check = TextCheck()
+    decoder = Decoder(name or str(path))
+    fault: NotText | None = None
     size = 0
     try:
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
+            while True:
+                chunk = file.read(CHUNK)
                 digest.update(chunk)
                 size += len(chunk)
-                if is_text:
-                    check.see(chunk)
+                if is_text and fault is None:
+                    try:
+                        decoder.text(chunk, final=not chunk)
+                    except NotText as error:
+                        fault = error
+                if not chunk:
+                    return Examined(size, digest.hexdigest(), fault)
     except OSError as error:
         raise BadData(f"cannot read {path}: {error.strerror or error}; leave it out") from error
-    if is_text:
-        check.see(b"", final=True)
-    return Examined(size, digest.hexdigest(), check.fault)
 
 
 def _damaged(name: str, codec: str) -> BadData:
