@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import Llmc, assert_one_sentence
+from web import COMMIT, Web
 
 from llmc.commands.fetch import fetch_dataset
 from llmc.context import Context
@@ -17,80 +14,21 @@ from llmc.datasets import FETCHED, Dataset, RemoteFile
 from llmc.download import download
 from llmc.errors import BadData, Usage
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 1000
 CONFIG = b'{"n_layer": 12}'
 WEIGHTS = bytes(range(256)) * 4096
-
-
-@dataclass
-class Web:
-    """A server on this machine: what it answers, and what it was asked.
-
-    It breaks off in the middle of the ``broken`` paths, and sends one byte less than it announced
-    to HEAD of the ``trimmed`` ones.
-    """
-
-    url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    headers: dict[str, dict[str, str]] = field(default_factory=dict)
-    broken: set[str] = field(default_factory=set)
-    trimmed: set[str] = field(default_factory=set)
-    asked: list[str] = field(default_factory=list)
-
-    def put(self, path: str, body: bytes, **headers: str) -> None:
-        """Serve ``body`` at ``path``."""
-        self.files[path] = body
-        self.headers[path] = {name.replace("_", "-"): value for name, value in headers.items()}
-
-    def put_on_hub(self, repo: str, name: str, body: bytes, etag: str | None = None) -> None:
-        """Serve a file as the hub does: by branch and by commit, with its hash as ETag."""
-        etag = etag or hashlib.sha256(body).hexdigest()
-        for revision in ("main", COMMIT):
-            path = f"/{repo}/resolve/{revision}/{name}"
-            self.put(path, body, ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
+GPT2 = "openai-community/gpt2"
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
-    served = Web()
+def cache(tmp_path: Path) -> Path:
+    """Return an empty cache: what one test downloads is not there for the next."""
+    return tmp_path / "cache"
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            served.asked.append(f"{self.command} {self.path}")
-            body = served.files.get(self.path)
-            if body is None:
-                self.send_response(404)
-                page = b"<html>Not Found</html>"
-                self.send_header("Content-Length", str(len(page)))
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(page)
-                return
-            self.send_response(200)
-            for name, value in served.headers[self.path].items():
-                self.send_header(name, value)
-            if self.command == "GET" and self.path in served.trimmed:
-                body = body[:-1]
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                broken = self.path in served.broken
-                self.wfile.write(body[: len(body) // 2] if broken else body)
 
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield served
-    server.shutdown()
-    thread.join()
-    server.server_close()
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(cache))
 
 
 @pytest.fixture
