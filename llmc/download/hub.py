@@ -47,7 +47,10 @@ class HubFile:
 
         # Its advice to log in is no news to the person: what fails, fails below.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        url = hf_hub_url(self.repo, self.name, repo_type=self.repo_type)
+        try:
+            url = hf_hub_url(self.repo, self.name, repo_type=self.repo_type)
+        except ValueError as error:
+            raise BadData(f"'{self.repo}' on the hub is no repository: {error}") from error
         metadata = persistently(
             lambda: _asked(url, hint, lambda: get_hf_file_metadata(url)),
             note=note,
