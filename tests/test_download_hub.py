@@ -102,7 +102,7 @@ def test_a_refusal_does_not_show_the_token(
 def test_a_gate_behind_the_announcement(web: Web, place: Path) -> None:
     web.put_on_hub(REPO, "x", BODY)
     web.acts[AT_COMMIT] = [Act(403)]
-    with pytest.raises(BadData, match="answered 403 .* set HF_TOKEN") as caught:
+    with pytest.raises(BadData, match=r"answered 403 .* set HF_TOKEN") as caught:
         get(place)
     assert TOKEN not in str(caught.value)
 
@@ -205,7 +205,7 @@ def test_offline(web: Web, place: Path, hub_cache: Path, monkeypatch: pytest.Mon
 
     web.put_on_hub(REPO, "x", BODY)
     monkeypatch.setenv("LLMC_OFFLINE", "1")
-    with pytest.raises(BadData, match="x is not in the cache, .* from owner/name on the hub"):
+    with pytest.raises(BadData, match=r"x is not in the cache, .* from owner/name on the hub"):
         get(place)
     assert web.asked == []
     hf_hub_download(REPO, "x", cache_dir=hub_cache)
@@ -227,7 +227,7 @@ def test_offline_after_online(web: Web, place: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_proxy_is_used_for_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub.utils import close_session
+    from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 
     with serving() as proxy:
         for name in ("HTTP_PROXY", "http_proxy"):

@@ -43,7 +43,7 @@ class HubFile:
             BadData: it cannot be reached or refuses.
         """
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         # Its advice to log in is no news to the person: what fails, fails below.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

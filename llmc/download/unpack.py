@@ -55,14 +55,14 @@ class _Damaged(ValueError):
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar; tarfile would take a damaged one after the first for the end."""
+    """A header of a tar; tarfile would take a damaged one after the first, or none, for the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         try:
             return super().frombuf(buf, encoding, errors)
-        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
-            raise
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # the empty block that every tar ends with
         except tarfile.HeaderError as error:
             raise _Damaged(str(error)) from error
 
@@ -201,7 +201,10 @@ class _Unpacking:
             ) as tar:
                 while (member := tar.next()) is not None:
                     self._untar(tar, member)
-                    tar.members = []  # it would keep every header
+                    # It would keep every header.
+                    tar.members = []  # type: ignore[attr-defined]
+            while bounded.read(CHUNK):
+                pass  # to where the checksum is
             return
         if not is_archive(name):
             raise BadData(f"{self.archive} is no archive: name a .zip, .tar, .gz or .zst file")
