@@ -151,7 +151,7 @@ def test_the_same_content_is_downloaded_once(web: Web, place: Path) -> None:
     web.put_on_hub(REPO, "x", BODY)
     get(place)
     notes = get(place.with_name("y"))
-    assert notes == ["x is in the cache already"]
+    assert notes == ["x is in the cache"]
     assert web.sent[AT_COMMIT] == SIZE
     get(place, fresh=True)
     assert web.sent[AT_COMMIT] == 2 * SIZE
@@ -187,7 +187,7 @@ def test_what_hugging_face_has_is_taken(web: Web, place: Path, hub_cache: Path) 
     assert sent == SIZE
     before = dict(web.sent)
     notes = get(place)
-    assert notes == ["x is in the cache of Hugging Face's programs already"]
+    assert notes == ["x is in the cache of Hugging Face's programs"]
     assert place.read_bytes() == BODY
     assert {path: n for path, n in web.sent.items() if path in (AT_MAIN, AT_COMMIT)} == {
         path: n for path, n in before.items() if path in (AT_MAIN, AT_COMMIT)

@@ -69,7 +69,7 @@ def test_the_second_waits_and_takes_what_the_first_brought(
         if process is not first:
             assert out.splitlines() == [
                 "another process is fetching x: waiting for it",
-                "x is in the cache already",
+                "x is in the cache",
             ]
     assert web.asked == ["GET /x"]
     assert web.sent["/x"] == SIZE

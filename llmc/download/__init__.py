@@ -73,6 +73,7 @@ def download(
     if is_offline():
         if not entry.holds(pin):
             raise _not_here(path, remote.shown, hint)
+        note(f"{path.name} is in the cache")
         entry.place(path)
         return
     if pin is None and entry.path.is_file():
@@ -139,15 +140,17 @@ def download_from_hub(
             found = file.in_hub_cache(pin)
             if found is None:
                 raise _not_here(path, f"{repo} on the hub", hint)
+            note(f"{filename} is in the cache of Hugging Face's programs")
             copy(found, path, advance=advance)
         else:
+            note(f"{filename} is in the cache")
             entry.place(path)
         return
     remote = file.announced(hint, note)
     if remote.pin is not None and not fresh and not Entry(remote.key).path.is_file():
         found = file.in_hub_cache(remote.pin)
         if found is not None:
-            note(f"{filename} is in the cache of Hugging Face's programs already")
+            note(f"{filename} is in the cache of Hugging Face's programs")
             copy(found, path, advance=advance)
             return
     _bring(remote, path, advance=advance, note=note, fresh=fresh)
@@ -161,7 +164,7 @@ def _bring(remote: Remote, path: Path, *, advance: Advance, note: Note, fresh: b
         if (settled or brought_meanwhile) and entry.holds(remote.pin):
             size = entry.path.stat().st_size
             advance(size, size)
-            note(f"{remote.name} is in the cache already")
+            note(f"{remote.name} is in the cache")
         else:
             Transfer(remote, entry, advance, note).run(fresh=fresh)
         entry.place(path)
