@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 from conftest import NO_NETWORK
 from web import Act, Web, serving
 
@@ -325,8 +326,8 @@ def test_a_server_that_stalls_is_left(
     web: Web, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.put("/x", BODY, ETag='"one"')
-    web.acts["/x"] = [Act(pause_s=0.5)]
-    monkeypatch.setattr("llmc.download.http.TIMEOUT_S", (1, 0.1))
+    web.acts["/x"] = [Act(pause_s=2)]
+    monkeypatch.setattr("llmc.download.http.TIMEOUT_S", (5, 0.5))
     download(f"{web.url}/x", place)
     assert place.read_bytes() == BODY
     assert web.ranges("/x") == [None, "bytes=16384-"]
@@ -625,6 +626,19 @@ def test_secrets_in_an_address_stay_there(web: Web, place: Path, cache: Path) ->
     for text in (kept, str(caught.value), *notes):
         assert "pass-word" not in text
         assert "sig-nature" not in text
+
+
+def test_a_certificate_that_is_not_trusted_is_final(
+    place: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(_session: object, url: str, **_settings: object) -> None:
+        raise requests.exceptions.SSLError(f"Max retries exceeded with url: {url}")
+
+    monkeypatch.setattr(requests.Session, "get", get)
+    with pytest.raises(BadData, match=r"certificate of x\.example is not trusted") as caught:
+        download("https://x.example/x?signature=sig-nature", place)
+    assert "sig-nature" not in str(caught.value)
+    assert waits == []
 
 
 @pytest.fixture

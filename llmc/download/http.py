@@ -360,7 +360,10 @@ class Transfer:
         )
 
     def _network_failure(self, error: Exception) -> Exception:
-        """Return what to raise for an error of the HTTP library."""
+        """Return what to raise for an error of the HTTP library.
+
+        Its own words are left out: they hold the address, and an address may hold secrets.
+        """
         import requests
         import urllib3
 
@@ -368,8 +371,9 @@ class Transfer:
         certificate = (requests.exceptions.SSLError, urllib3.exceptions.SSLError)
         if isinstance(error, certificate) and not self._reached:
             return BadData(
-                f"cannot download {remote.shown}: no safe connection to {remote.host} ({kind}: "
-                f"{error}); {remote.hint}"
+                f"cannot download {remote.shown}: the certificate of {remote.host} is not trusted "
+                "here; REQUESTS_CA_BUNDLE names a file with others that are, or "
+                f"{remote.hint}"
             )
         network = (
             requests.ConnectionError,
@@ -379,7 +383,7 @@ class Transfer:
             urllib3.exceptions.HTTPError,
         )
         if not isinstance(error, network):
-            return BadData(f"cannot download {remote.shown} ({kind}: {error}); {remote.hint}")
+            return BadData(f"cannot download {remote.shown} ({kind}); {remote.hint}")
         if self._reached:
             kept = f"{self._kept()}: {self._again()}"
             final = f"the download of {remote.shown} broke off ({kind}); {kept}"
