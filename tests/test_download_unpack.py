@@ -270,19 +270,19 @@ def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.zst", ".txt.gz", ".txt.zst"])
 def test_bombs(tmp_path: Path, suffix: str) -> None:
-    zeros = bytes(80_000_000)  # from less than 80 KB
+    zeros = bytes(3_000_000)  # from less than 15 KB
     if suffix == ".zip":
         data = zipped({"zeros": zeros})
     else:
         plain = tarred(member("zeros", zeros)) if suffix.startswith(".tar") else zeros
         data = zstd(plain) if suffix.endswith("zst") else gzip.compress(plain, 1)
-    refuse(tmp_path / f"x{suffix}", data, r"become more than 6[79]\.\d MB")
+    refuse(tmp_path / f"x{suffix}", data, r"become more than \d\.\d MB", allowance=1 << 20)
 
 
 def test_what_is_small_may_be_of_zeros(tmp_path: Path) -> None:
-    (tmp_path / "x.zip").write_bytes(zipped({"zeros": bytes(20_000_000)}))
+    (tmp_path / "x.zip").write_bytes(zipped({"zeros": bytes(5_000_000)}))
     unpack(tmp_path / "x.zip", tmp_path / "folder")
-    assert (tmp_path / "folder" / "zeros").stat().st_size == 20_000_000
+    assert (tmp_path / "folder" / "zeros").stat().st_size == 5_000_000
 
 
 def test_limits(tmp_path: Path) -> None:
@@ -334,8 +334,8 @@ def test_a_hole_in_a_file_counts(tmp_path: Path) -> None:
 
 def test_headers_that_fill_the_memory(tmp_path: Path) -> None:
     info = tarfile.TarInfo("x")
-    info.pax_headers = {"comment": "x" * 50_000_000}
-    refuse(tmp_path / "x.tar.gz", gzip.compress(tarred((info, b"")), 1), "a header of 50,")
+    info.pax_headers = {"comment": "x" * 5_000_000}
+    refuse(tmp_path / "x.tar.gz", gzip.compress(tarred((info, b"")), 1), "a header of 5,")
 
 
 def test_headers_of_headers(tmp_path: Path) -> None:
