@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from llmc.download.http import Advance, Remote, Transfer
+from llmc.download.http import Advance, Transfer
 from llmc.download.hub import HubFile
 from llmc.download.network import Note, is_offline, unsaid
+from llmc.download.remote import Remote
 from llmc.download.store import Entry, Pin, file_sha256
 from llmc.errors import BadData
 from llmc.paths import written_whole

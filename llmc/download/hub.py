@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from llmc.download.http import PASSING, Remote, unreachable
+from llmc.download.http import PASSING
 from llmc.download.network import Note, Passing, persistently
+from llmc.download.remote import Remote, unreachable
 from llmc.download.store import Entry, Pin
 from llmc.errors import BadData
 
