@@ -86,7 +86,7 @@ app = typer.Typer(
     context_settings=HELP,
 )
 
-FLAGS = ("--json", "--quiet", "--version")
+FLAGS = ("--json", "--quiet", "--offline", "--version")
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Typer has no name of its own for it
 
 
@@ -99,6 +99,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def main_options(
     ctx: typer.Context,
+    *,
     workspace: Annotated[
         Path,
         typer.Option(
@@ -107,6 +108,10 @@ def main_options(
     ] = Path(),
     json: Annotated[bool, typer.Option("--json", help="Print one JSON result on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Use no network, as LLMC_OFFLINE=1 does: only the cache."),
+    ] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -115,6 +120,8 @@ def main_options(
     ] = False,
 ) -> None:
     """Resolve the global flags; every command finds them in ``ctx.obj``."""
+    if offline:
+        os.environ["LLMC_OFFLINE"] = "1"  # for the libraries' threads and processes too
     found = workspace == Path(os.environ.get("LLMC_WORKSPACE", ""))  # without the flag, that is
     typed = "llmc" if found else f"llmc --workspace {shlex.quote(str(workspace))}"
     ctx.obj = Context(Workspace(workspace), Ui(json=json, quiet=quiet, typed=typed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(0o666 & ~umask())
         partial.replace(path)
     except OSError as error:
         if error.filename not in (None, name) and error.errno != errno.ENOSPC:
@@ -123,7 +124,30 @@ def written_whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def link_or_copy(source: Path, path: Path) -> None:
+    """Put the file ``source`` at ``path`` too: a hard link, or a copy where there can be none.
+
+    Raises:
+        BadData: the disk is full, or the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    link = folder / path.name
+    try:
+        os.link(source, link)
+        link.replace(path)
+    except OSError:  # another file system, or one without links
+        with written_whole(path) as partial:
+            shutil.copyfile(source, partial)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def umask() -> int:
+    """Return the permissions that new files are not given."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from web import Web, serving
 
 from llmc.context import Context
 from llmc.errors import BadData
@@ -26,6 +27,7 @@ NO_NETWORK = {
     "https_proxy": "http://127.0.0.1:9",
     "NO_PROXY": "127.0.0.1,localhost",
     "no_proxy": "127.0.0.1,localhost",
+    "LLMC_RETRIES": "0",
 }
 # Wall-clock limits per example say more about how busy the machine is than about the code.
 settings.register_profile("llmc", deadline=None)
@@ -62,7 +64,11 @@ class Llmc:
     def env(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment of the commands: this one's, without settings that leak in."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-        isolated = {"LLMC_CACHE_DIR": str(self.cache), "HF_HOME": str(self.cache / "hub")}
+        isolated = {
+            "LLMC_CACHE_DIR": str(self.cache),
+            "LLMC_RETRIES": "0",
+            "HF_HOME": str(self.cache / "hub"),
+        }
         return {**kept, **isolated, **self.environment, **(extra or {})}
 
     def raw(
@@ -105,6 +111,13 @@ def llmc(tmp_path: Path, cache: Path) -> Llmc:
 def here(tmp_path: Path) -> Context:
     """Return the context that commands' core functions take, in an empty workspace."""
     return Context(Workspace(tmp_path / "workspace"), Ui(quiet=True))
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """Return a server on this machine that does what it is told."""
+    with serving() as web:
+        yield web
 
 
 @pytest.fixture(scope="session")

@@ -1,96 +1,50 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import Llmc, assert_one_sentence
+from rich.console import Console
+from rich.progress import Progress
+from web import COMMIT, Act, Web
 
 from llmc.commands.fetch import fetch_dataset
 from llmc.context import Context
 from llmc.datasets import FETCHED, Dataset, RemoteFile
 from llmc.download import download
 from llmc.errors import BadData, Usage
+from llmc.paths import Workspace
+from llmc.ui import Ui
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 1000
 CONFIG = b'{"n_layer": 12}'
 WEIGHTS = bytes(range(256)) * 4096
-
-
-@dataclass
-class Web:
-    """A server on this machine: what it answers, and what it was asked.
-
-    It breaks off in the middle of the ``broken`` paths, and sends one byte less than it announced
-    to HEAD of the ``trimmed`` ones.
-    """
-
-    url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    headers: dict[str, dict[str, str]] = field(default_factory=dict)
-    broken: set[str] = field(default_factory=set)
-    trimmed: set[str] = field(default_factory=set)
-    asked: list[str] = field(default_factory=list)
-
-    def put(self, path: str, body: bytes, **headers: str) -> None:
-        """Serve ``body`` at ``path``."""
-        self.files[path] = body
-        self.headers[path] = {name.replace("_", "-"): value for name, value in headers.items()}
-
-    def put_on_hub(self, repo: str, name: str, body: bytes, etag: str | None = None) -> None:
-        """Serve a file as the hub does: by branch and by commit, with its hash as ETag."""
-        etag = etag or hashlib.sha256(body).hexdigest()
-        for revision in ("main", COMMIT):
-            path = f"/{repo}/resolve/{revision}/{name}"
-            self.put(path, body, ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
+GPT2 = "openai-community/gpt2"
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
-    served = Web()
+def cache(tmp_path: Path) -> Path:
+    """Return an empty cache: what one test downloads is not there for the next."""
+    return tmp_path / "cache"
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            served.asked.append(f"{self.command} {self.path}")
-            body = served.files.get(self.path)
-            if body is None:
-                self.send_response(404)
-                page = b"<html>Not Found</html>"
-                self.send_header("Content-Length", str(len(page)))
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(page)
-                return
-            self.send_response(200)
-            for name, value in served.headers[self.path].items():
-                self.send_header(name, value)
-            if self.command == "GET" and self.path in served.trimmed:
-                body = body[:-1]
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                broken = self.path in served.broken
-                self.wfile.write(body[: len(body) // 2] if broken else body)
 
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield served
-    server.shutdown()
-    thread.join()
-    server.server_close()
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(cache))
 
 
 @pytest.fixture
@@ -173,7 +127,7 @@ def test_a_web_page_where_no_hash_is_known_is_not_kept(tmp_path: Path, web: Web)
     web.put("/x", b"<html>Please log in</html>", Content_Type="text/html; charset=utf-8")
     with pytest.raises(BadData, match="answered with a web page"):
         download(f"{web.url}/x", tmp_path / "x")
-    assert nothing_in(tmp_path)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_download_that_breaks_off_leaves_the_old_file(
@@ -181,10 +135,176 @@ def test_a_download_that_breaks_off_leaves_the_old_file(
 ) -> None:
     folder = fetch_dataset(here, poem.name, source=None, force=False)
     web.broken.add("/input.txt")
-    with pytest.raises(BadData, match=r"broke off after .* bytes; nothing was saved"):
+    with pytest.raises(BadData, match=r"broke off .*; 30,500 of 61,000 bytes are kept"):
         fetch_dataset(here, poem.name, source=None, force=True)
     assert [path.name for path in folder.iterdir()] == ["poem.txt"]
     assert (folder / "poem.txt").read_bytes() == TEXT
+
+
+def test_another_workspace_takes_it_from_the_cache(
+    here: Context, poem: Dataset, web: Web, tmp_path: Path
+) -> None:
+    folder = fetch_dataset(here, poem.name, source=None, force=False)
+    there = Context(Workspace(tmp_path / "another"), here.ui)
+    other = fetch_dataset(there, poem.name, source=None, force=False)
+    assert (other / "poem.txt").samefile(folder / "poem.txt")
+    assert len(web.asked) == 1
+
+
+def pack(path: Path, files: dict[str, bytes]) -> Path:
+    """Write a .tar.gz or a .zip."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as zipped:
+            for name, data in files.items():
+                zipped.writestr(name, data)
+    else:
+        with tarfile.open(path, "w:gz") as tar:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_source_is_an_archive(
+    here: Context, web: Web, tmp_path: Path, suffix: str, place: str
+) -> None:
+    files = {
+        "README.md": b"#",
+        "gpt2/config.json": CONFIG,
+        "gpt2/model.safetensors": WEIGHTS,
+        "gpt2/merges.txt": b"",
+    }
+    archive = pack(tmp_path / f"gpt2{suffix}", files)
+    web.put(f"/{archive.name}?download=true", archive.read_bytes())
+    source = str(archive) if place == "here" else f"{web.url}/{archive.name}?download=true"
+    folder = fetch_dataset(here, "gpt2", source=source, force=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_an_archive_of_one_file_may_call_it_otherwise(
+    here: Context, poem: Dataset, tmp_path: Path
+) -> None:
+    archive = pack(tmp_path / "poem.zip", {"the-poem.txt": TEXT})
+    folder = fetch_dataset(here, poem.name, source=str(archive), force=False)
+    assert (folder / "poem.txt").read_bytes() == TEXT
+
+
+def test_an_archive_without_the_files_is_refused(here: Context, tmp_path: Path) -> None:
+    archive = pack(tmp_path / "gpt2.zip", {"a/config.json": CONFIG, "b/model.safetensors": b""})
+    with pytest.raises(
+        BadData, match=r"does not hold config\.json and model\.safetensors in one folder"
+    ):
+        fetch_dataset(here, "gpt2", source=str(archive), force=False)
+    archive = pack(tmp_path / "gpt2.tar.gz", {"../config.json": CONFIG})
+    with pytest.raises(BadData, match=r"'\.\./config\.json' leads out of its folder"):
+        fetch_dataset(here, "gpt2", source=str(archive), force=False)
+    assert nothing_in(here.workspace.models)
+
+
+def test_the_bar_starts_at_what_was_there(
+    here: Context, poem: Dataset, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.headers["/input.txt"] = {"ETag": '"one"'}
+    web.acts["/input.txt"] = [Act(cut=30_000)]
+    with pytest.raises(BadData, match="30,000 of 61,000 bytes are kept"):
+        fetch_dataset(here, poem.name, source=None, force=False)
+    ui = Ui()
+    ui._console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(Progress, "reset", lambda _self, _task, **given: calls.append(given))
+    fetch_dataset(Context(here.workspace, ui), poem.name, source=None, force=False)
+    assert calls[0] == {"total": 61_000, "completed": 30_000}
+
+
+def test_a_terminal_sees_the_rate_and_what_is_tried_again(llmc: Llmc, web: Web) -> None:
+    web.put_on_hub(GPT2, "config.json", CONFIG)
+    web.put_on_hub(GPT2, "model.safetensors", WEIGHTS)
+    path = f"/{GPT2}/resolve/{COMMIT}/model.safetensors"
+    web.acts[path] = [Act(503, {"Retry-After": "0"}), Act(pause_s=0.01)]
+    env = {"HF_ENDPOINT": web.url, "LLMC_RETRIES": "1", "TERM": "xterm", "COLUMNS": "120"}
+    seen = on_a_terminal([*llmc.command, "fetch", "gpt2"], llmc.workspace, llmc.env(env))
+    assert "answered 503 Service Unavailable and asks to wait 0 s: trying again" in seen
+    assert re.search(r"model\.safetensors .*/1\.0 MB.* [MkB]+/s 0:00:0\d", seen), seen[-2000:]
+
+
+def test_ctrl_c_leaves_a_part_and_says_so(llmc: Llmc, web: Web, cache: Path) -> None:
+    web.put_on_hub(GPT2, "config.json", CONFIG)
+    web.put_on_hub(GPT2, "model.safetensors", WEIGHTS)
+    path = f"/{GPT2}/resolve/{COMMIT}/model.safetensors"
+    web.acts[path] = [Act(pause_s=0.05)]
+    env = llmc.env({"HF_ENDPOINT": web.url})
+    command = [*llmc.command, "fetch", "gpt2"]
+    with subprocess.Popen(
+        command, cwd=llmc.workspace, env=env, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(lambda: part_size(cache) > 100_000)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert re.search(
+        r"stopped; [\d,]+ of 1,048,576 bytes are kept: the same command goes on", said
+    ), said
+    assert "Traceback" not in said
+    kept = part_size(cache)
+    done = llmc("fetch", "gpt2", env={"HF_ENDPOINT": web.url})
+    assert done.returncode == 0, done.stderr
+    assert web.ranges(path) == [None, f"bytes={kept}-"]
+    assert (llmc.workspace / "models" / "gpt2" / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_offline_says_what_is_missing_and_takes_what_is_there(llmc: Llmc, web: Web) -> None:
+    error = assert_one_sentence(llmc("fetch", "tinyshakespeare", "--offline"), 1)
+    assert "tinyshakespeare.txt is not in the cache, and the network is switched off" in error
+    assert "--source PATH" in error
+    web.put_on_hub(GPT2, "config.json", CONFIG)
+    web.put_on_hub(GPT2, "model.safetensors", WEIGHTS)
+    env = {"HF_ENDPOINT": web.url, "HF_HUB_OFFLINE": "1"}
+    error = assert_one_sentence(llmc("fetch", "gpt2", env=env), 1)
+    assert "config.json is not in the cache" in error
+    assert web.asked == []
+    assert nothing_in(llmc.workspace)
+    assert llmc("fetch", "gpt2", env={"HF_ENDPOINT": web.url}).returncode == 0
+    shutil.rmtree(llmc.workspace / "models")
+    asked = len(web.asked)
+    done = llmc("--offline", "fetch", "gpt2", env={"HF_ENDPOINT": web.url})
+    assert done.returncode == 0, done.stderr
+    assert (llmc.workspace / "models" / "gpt2" / "model.safetensors").read_bytes() == WEIGHTS
+    assert len(web.asked) == asked
+
+
+def test_help_tells_of_the_network(llmc: Llmc) -> None:
+    shown = " ".join(llmc("fetch", "--help").stdout.split())
+    for word in ("--offline", "LLMC_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY"):
+        assert word in shown
+
+
+def on_a_terminal(command: list[str], folder: Path, env: dict[str, str]) -> str:
+    """Run a command on a terminal of its own; return what it wrote there."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=folder, env=env, stderr=theirs, stdout=theirs) as process:
+        os.close(theirs)
+        seen = bytearray()
+        with suppress(OSError):  # Linux ends a terminal with EIO
+            while data := os.read(ours, 1 << 16):
+                seen += data
+        os.close(ours)
+    assert process.returncode == 0, seen.decode()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+
+
+def part_size(cache: Path) -> int:
+    return sum(path.stat().st_size for path in (cache / "downloads").glob("*.part"))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_a_missing_local_copy_is_named(here: Context, poem: Dataset, tmp_path: Path) -> None:
@@ -248,8 +368,8 @@ def test_a_faulty_hub_leaves_nothing(llmc: Llmc, web: Web, fault: str) -> None:
     error = assert_one_sentence(llmc("fetch", "gpt2", env={"HF_ENDPOINT": web.url}), 1)
     words = {
         "absent": "answered 404",
-        "short": "broke off",
-        "changed": "is not the file the hub announced",
+        "short": "is not the announced file: it has 14 bytes, not 15",
+        "changed": "is not the expected file",
     }
     assert words[fault] in error
     assert "nothing was saved" in error

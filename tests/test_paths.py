@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmc.errors import BadData, MissingOutput
-from llmc.paths import Workspace, cache_dir, shipped_dir, written_whole
+from llmc.paths import Workspace, cache_dir, link_or_copy, shipped_dir, written_whole
 
 
 def test_paths_are_shown_as_they_would_be_typed(
@@ -101,6 +101,27 @@ def test_a_place_that_cannot_be_written_is_bad_data(tmp_path: Path) -> None:
         written_whole(tmp_path / "file" / "x"),
     ):
         pass
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_put_elsewhere_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def link(*_names: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    if not links:
+        monkeypatch.setattr("llmc.paths.os.link", link)
+    source, path = tmp_path / "source", tmp_path / "new" / "x.txt"
+    source.write_text("new")
+    for _ in range(2):  # renaming a link over another of the same file does nothing
+        link_or_copy(source, path)
+        assert path.read_text() == "new"
+        assert path.samefile(source) == links
+        assert list(path.parent.iterdir()) == [path]
+    (tmp_path / "file").touch()
+    with pytest.raises(BadData, match="choose another place"):
+        link_or_copy(source, tmp_path / "file" / "x")
 
 
 def test_another_file_s_failure_is_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,179 @@
+"""Files from elsewhere: verified in the cache, then put into their place, or not there at all.
+
+``store`` is the cache, ``http`` brings files into it, ``hub`` knows Hugging Face's, ``network``
+says when and how often to ask, ``unpack`` opens archives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from llmc.download.http import Advance, Transfer
+from llmc.download.hub import HubFile
+from llmc.download.network import Note, is_offline, unsaid
+from llmc.download.remote import Remote
+from llmc.download.store import Entry, Pin, file_sha256
+from llmc.errors import BadData
+from llmc.paths import written_whole
+
+__all__ = [
+    "Advance",
+    "Note",
+    "copy",
+    "download",
+    "download_from_hub",
+    "file_sha256",
+    "is_offline",
+    "silent",
+    "unsaid",
+]
+
+CHUNK = 1 << 20
+SOURCE_HINT = "get the file elsewhere and name it with --source PATH"
+
+
+def silent(_step: int, _total: int | None) -> None:
+    """Take no notice of progress."""
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    advance: Advance = silent,
+    note: Note = unsaid,
+    hint: str = SOURCE_HINT,
+    fresh: bool = False,
+) -> None:
+    """Download ``url`` to ``path``, through the cache.
+
+    What breaks off is gone on with, in the next try or by the next process. A file with a known
+    hash is downloaded once; of another, the server is asked whether it has changed. Two processes
+    do not download the same file at once: one waits.
+
+    Args:
+        url: an HTTP address.
+        path: where the file goes: a hard link to the cache's, read-only, where there can be one.
+        sha256: what the content must be, in hexadecimal.
+        advance: told of progress.
+        note: told of waits and retries.
+        hint: ends the messages of failures.
+        fresh: download also what is in the cache.
+
+    Raises:
+        BadData: the server cannot be reached or refuses, the body breaks off, it is not the file
+            that ``sha256`` names, the disk is full, or the network is forbidden and the file not
+            in the cache. ``path`` is as it was.
+        Interrupted: Ctrl-C. ``path`` is as it was.
+    """
+    pin = Pin(sha256) if sha256 is not None else None
+    remote = Remote(url=url, name=path.name, hint=hint, pin=pin)
+    entry = Entry(remote.key)
+    if is_offline():
+        if not entry.holds(pin):
+            raise _not_here(path, remote.shown, hint)
+        note(f"{path.name} is in the cache")
+        entry.place(path)
+        return
+    if pin is None and entry.path.is_file():
+        hint = f"--offline takes the copy that is in the cache; or {hint}"
+        remote = Remote(url=url, name=path.name, hint=hint)
+    _bring(remote, path, advance=advance, note=note, fresh=fresh)
+
+
+def copy(source: Path, path: Path, *, sha256: str | None = None, advance: Advance = silent) -> None:
+    """Copy the local file ``source`` to ``path``.
+
+    Raises:
+        BadData: ``source`` cannot be read, is not the file that ``sha256`` names, or the disk is
+            full. Nothing is left at ``path``.
+    """
+    digest = hashlib.sha256()
+    try:
+        file = source.open("rb")
+        total = source.stat().st_size
+    except OSError as error:
+        raise BadData(
+            f"cannot read {source}: {error.strerror}; name the local copy with --source PATH"
+        ) from error
+    with file, written_whole(path) as partial, partial.open("wb") as out:
+        while chunk := file.read(CHUNK):
+            out.write(chunk)
+            digest.update(chunk)
+            advance(len(chunk), total)
+        out.flush()
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise BadData(
+                f"{source} is not the expected file: its SHA-256 is {digest.hexdigest()}, not "
+                f"{sha256}; nothing was saved: {SOURCE_HINT}"
+            )
+
+
+def download_from_hub(
+    repo: str,
+    filename: str,
+    path: Path,
+    *,
+    repo_type: str,
+    advance: Advance = silent,
+    note: Note = unsaid,
+    hint: str = SOURCE_HINT,
+    fresh: bool = False,
+) -> None:
+    """Download one file of a Hugging Face repository to ``path``, as :func:`download` does.
+
+    ``HF_ENDPOINT`` chooses a mirror of the hub, ``HF_TOKEN`` opens what is not public. The content
+    is held against the hash that the hub announces for it. What Hugging Face's own programs have
+    downloaded already is taken from their cache.
+
+    Raises:
+        BadData: the hub cannot be reached or refuses, what arrives is not the announced file, the
+            disk is full, or the network is forbidden and the file in no cache. ``path`` is as it
+            was.
+        Interrupted: Ctrl-C. ``path`` is as it was.
+    """
+    file = HubFile(repo, filename, repo_type)
+    if is_offline():
+        entry, pin = file.remembered() or (None, None)
+        if entry is None or not entry.holds(pin):
+            found = file.in_hub_cache(pin)
+            if found is None:
+                raise _not_here(path, f"{repo} on the hub", hint)
+            note(f"{filename} is in the cache of Hugging Face's programs")
+            copy(found, path, advance=advance)
+        else:
+            note(f"{filename} is in the cache")
+            entry.place(path)
+        return
+    remote = file.announced(hint, note)
+    if remote.pin is not None and not fresh and not Entry(remote.key).path.is_file():
+        found = file.in_hub_cache(remote.pin)
+        if found is not None:
+            note(f"{filename} is in the cache of Hugging Face's programs")
+            copy(found, path, advance=advance)
+            return
+    _bring(remote, path, advance=advance, note=note, fresh=fresh)
+
+
+def _bring(remote: Remote, path: Path, *, advance: Advance, note: Note, fresh: bool) -> None:
+    """Have the file in the cache, from there or from its server, then put it at ``path``."""
+    entry = Entry(remote.key)
+    with entry.locked(remote.name, note) as brought_meanwhile:
+        settled = remote.pin is not None and not fresh
+        if (settled or brought_meanwhile) and entry.holds(remote.pin):
+            size = entry.path.stat().st_size
+            advance(size, size)
+            note(f"{remote.name} is in the cache")
+        else:
+            Transfer(remote, entry, advance, note).run(fresh=fresh)
+        entry.place(path)
+
+
+def _not_here(path: Path, origin: str, hint: str) -> BadData:
+    return BadData(
+        f"{path.name} is not in the cache, and the network is switched off (--offline, "
+        "LLMC_OFFLINE or HF_HUB_OFFLINE): run the command once with a network, to get it from "
+        f"{origin}, or {hint}"
+    )

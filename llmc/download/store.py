@@ -1,0 +1,206 @@
+"""The cache of downloads: whole files, parts that can be gone on with, one process at a time.
+
+In ``downloads/`` of the cache folder lie, for every file, under its key:
+
+    KEY             the whole file, read-only: workspaces hold hard links to it
+    KEY.json        where it came from
+    KEY.part        what has arrived of one that is not whole
+    KEY.part.json   where that came from, and what tells whether it is still the same file there
+    KEY.lock        held by the process that fetches it; the system releases it when that dies
+
+The key is the hash of the content where it is known beforehand, so that any mirror can go on with
+what another began; else it is a hash of the address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llmc.download.network import Note
+from llmc.errors import BadData
+from llmc.paths import cache_dir, link_or_copy, written_whole
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The hash that a content must have, in hexadecimal.
+
+    SHA-256 (64 digits), or as git and the hub name small files: SHA-1 of a header with the size,
+    then the content (40 digits).
+    """
+
+    value: str
+
+    @property
+    def key(self) -> str:
+        """The content's key in the cache."""
+        return f"{'sha256' if self._is_sha256 else 'git'}-{self.value}"
+
+    @property
+    def name(self) -> str:
+        """What the hash is called in messages."""
+        return "SHA-256" if self._is_sha256 else "git hash"
+
+    @property
+    def _is_sha256(self) -> bool:
+        return len(self.value) == 64
+
+    def of(self, path: Path) -> str:
+        """Return the hash of this kind that a file has."""
+        if self._is_sha256:
+            return file_sha256(path)
+        header = b"blob %d\0" % path.stat().st_size
+        begun = partial(hashlib.sha1, header, usedforsecurity=False)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, begun).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file's place in the cache."""
+
+    key: str
+
+    @property
+    def path(self) -> Path:
+        """The whole file."""
+        return cache_dir() / "downloads" / self.key
+
+    @property
+    def part(self) -> Path:
+        """What has arrived of it."""
+        return self._beside(".part")
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.key + suffix)
+
+    def holds(self, pin: Pin | None) -> bool:
+        """Tell whether the file is there and has the hash ``pin``, where one is known."""
+        return self.path.is_file() and (pin is None or pin.of(self.path) == pin.value)
+
+    def part_size(self) -> int:
+        """Return the bytes that have arrived."""
+        try:
+            return self.part.stat().st_size
+        except OSError:
+            return 0
+
+    def origin(self) -> dict[str, Any]:
+        """Return where the whole file came from; empty where that is not known."""
+        return _record(self._beside(".json"))
+
+    def part_origin(self) -> dict[str, Any]:
+        """Return where the part came from; empty where that is not known."""
+        return _record(self._beside(".part.json"))
+
+    def begin_part(self, origin: dict[str, Any]) -> None:
+        """Drop any part and record where a new one comes from.
+
+        Raises:
+            BadData: the place cannot be written.
+        """
+        self.drop_part()
+        _write_record(self._beside(".part.json"), origin)
+
+    def drop_part(self) -> None:
+        """Forget what has arrived."""
+        self.part.unlink(missing_ok=True)
+        self._beside(".part.json").unlink(missing_ok=True)
+
+    def record(self, origin: dict[str, Any]) -> None:
+        """Write where the whole file came from.
+
+        Raises:
+            BadData: the place cannot be written.
+        """
+        _write_record(self._beside(".json"), origin)
+
+    def finish(self) -> None:
+        """Make the part, which is verified, the whole file.
+
+        Raises:
+            BadData: the disk fails.
+        """
+        try:
+            with self.part.open("rb") as file:
+                os.fsync(file.fileno())
+            self.part.chmod(0o444)  # a workspace that wrote into it would write into all others
+            self.part.replace(self.path)
+            with suppress(FileNotFoundError):
+                self._beside(".part.json").replace(self._beside(".json"))
+        except OSError as error:
+            raise BadData(_unwritable(self.path, error)) from error
+
+    def place(self, path: Path) -> None:
+        """Put the whole file at ``path``: a hard link, or a copy on another file system.
+
+        Raises:
+            BadData: the place cannot be written.
+        """
+        link_or_copy(self.path, path)
+
+    @contextmanager
+    def locked(self, name: str, note: Note) -> Iterator[bool]:
+        """Hold the file against other processes; yield whether one of them brought it meanwhile.
+
+        Raises:
+            BadData: the cache cannot be written.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._beside(".lock"), mode=0o664)
+            before = self._version()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                note(f"another process is fetching {name}: waiting for it")
+                lock.acquire()
+        except OSError as error:
+            raise BadData(_unwritable(self.path, error)) from error
+        try:
+            yield self._version() not in (None, before)
+        finally:
+            lock.release()
+
+    def _version(self) -> tuple[int, int] | None:
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    with written_whole(path) as partial_path:
+        partial_path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return (
+        f"cannot write in the cache, {path.parent}: {error.strerror or error}; "
+        "set LLMC_CACHE_DIR to another folder"
+    )
