@@ -158,7 +158,7 @@ def _say_origin(made: Description, raw: bytes, header: CheckpointHeader) -> None
 
 
 def _say_size(made: Description, header: CheckpointHeader, size: int) -> bool:
-    """Hold the size against the header; say how much of the file is there, and whether it is all."""
+    """Hold the size against the header, and return whether they agree; say what is missing."""
     expected = header.file_bytes
     made.note("expected_bytes", expected)
     if size == expected:
@@ -311,5 +311,3 @@ def _say_tokenizer(made: Description, asked: Asked, header: CheckpointHeader) ->
         made.wrong(f"the tokenizer has {found.vocab_size:,} tokens, the model {vocab_size:,}")
     else:
         made.say("tokenizer_found", found.name, f"{found.name}, found: {named}")
-
-

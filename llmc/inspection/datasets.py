@@ -91,10 +91,13 @@ def _describe_split(
     rows = []
     there = 0
     for entry in files:
-        count, state = _checked(made, folder / entry.file, entry, counts, tokenizer, asked.reading)
+        count, state = _checked(
+            made, folder / entry.file, entry, counts, tokenizer=tokenizer, reading=asked.reading
+        )
         there += count
         rows.append((entry.file, entry.tokens, state))
     counts.close()
+    first, made.facts = made.facts, []
     made.say("tokens", sum(entry.tokens for entry in files))
     if len(files) == 1:
         made.say("file", files[0].file)
@@ -103,6 +106,7 @@ def _describe_split(
         whole = sum(row[2] == "verified" for row in rows)
         made.say("files", len(files), f"{len(files):,}, {whole:,} of them verified")
         made.table("shards", ("file", ">tokens", "checksum"), rows)
+    made.facts += first
     if there:
         say_counts(made, counts, there, tokenizer)
     return made
@@ -113,6 +117,7 @@ def _checked(
     path: Path,
     entry: Entry,
     counts: TokenCounts,
+    *,
     tokenizer: Tokenizer | None,
     reading: Reading,
 ) -> tuple[int, str]:
@@ -120,7 +125,9 @@ def _checked(
     try:
         kind = kind_of(path)
     except OSError as error:
-        made.wrong(f"{path} is gone or cannot be read ({error.strerror}): run 'llmc tokenize' again")
+        made.wrong(
+            f"{path} is gone or cannot be read ({error.strerror}): run 'llmc tokenize' again"
+        )
         return 0, "gone"
     if kind != "tokens":
         made.wrong(f"{path} is no token file any more: run 'llmc tokenize' again")

@@ -1,4 +1,4 @@
-"""debug_state files: one batch and what a model makes of it. The shape of the model is not in it."""
+"""debug_state files: one batch and what a model makes of it; the model's shape is not in it."""
 
 from __future__ import annotations
 

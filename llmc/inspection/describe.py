@@ -51,31 +51,27 @@ def describe(path: Path, asked: Asked) -> Description:
     Raises:
         Usage: there is no such path, or ``asked.dtype`` is given for what is no raw file.
     """
+    if "\0" in str(path):
+        raise Usage("a path cannot hold a NUL: name a file or a folder")
     try:
         if path.is_dir():
             return _folder(path)(path, asked)
-        kind = kind_of(path)
-        if asked.dtype is not None:
-            return _without_header(path, kind, asked)
-        if kind == "special":
-            made = Description(path, "special", "a device, a pipe or a socket")
-            made.wrong("it is no regular file: name a file or a folder")
-            return made
-        if kind == "json" and path.name == MANIFEST:
-            return describe_dataset(path.parent, asked)
-        if kind in FILES:
-            return FILES[kind](path, asked)
-        return describe_other(path, kind)
+        return _file(path, asked)
     except FileNotFoundError as error:
         if not path.exists():
             raise Usage(f"there is no {path}: name a file or a folder") from error
         return _unreadable(path, error)
-    except (OSError, ValueError) as error:
-        if "\0" in str(path):
-            raise Usage("a path cannot hold a NUL") from error
-        if not isinstance(error, OSError):
-            raise
+    except OSError as error:
         return _unreadable(path, error)
+
+
+def _file(path: Path, asked: Asked) -> Description:
+    kind = kind_of(path)
+    if asked.dtype is not None:
+        return _without_header(path, kind, asked)
+    if kind == "json" and path.name == MANIFEST:
+        return describe_dataset(path.parent, asked)
+    return FILES[kind](path, asked) if kind in FILES else describe_other(path, kind)
 
 
 def _unreadable(path: Path, error: OSError) -> Description:

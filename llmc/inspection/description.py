@@ -92,12 +92,14 @@ class Description:
         shown: Iterable[Sequence[str]] | None = None,
         left_out: int = 0,
     ) -> None:
-        """Add a table, unless it is empty."""
+        """Add a table, unless it is empty; without ``shown`` the values are shown as they are."""
         values = tuple(tuple(row) for row in rows)
-        texts = values if shown is None else shown
-        if values:
-            made = tuple(tuple(shown_value(cell) for cell in row) for row in texts)
-            self.tables.append(Table(name, tuple(columns), values, made, left_out))
+        if not values:
+            return
+        if shown is None:
+            shown = [[shown_value(cell) for cell in row] for row in values]
+        texts = tuple(tuple(row) for row in shown)
+        self.tables.append(Table(name, tuple(columns), values, texts, left_out))
 
     def all_problems(self) -> list[str]:
         """Return what is wrong here and in the parts, each sentence once."""

@@ -33,6 +33,14 @@ FOREIGN = (
     (b"\x7fELF", "elf", "a program", "it is nothing that llmc reads"),
     (b"\x93NUMPY", "npy", "a NumPy array", "write tokens as raw uint16 to use them (--dtype)"),
 )
+STARTS = (
+    (b"GGUF", "gguf"),
+    (b"PK\x03\x04", "zip"),
+    (b"\x80\x02", "pickle"),
+    (b"\x80\x03", "pickle"),
+    (b"\x80\x04", "pickle"),
+    *((start, kind) for start, kind, _, _ in FOREIGN),
+)
 
 
 def kind_of(path: Path) -> str:
@@ -50,18 +58,12 @@ def kind_of_bytes(head: bytes) -> str:
     """Return the kind of a file that begins with these bytes; ``unknown`` where nothing fits."""
     if not head:
         return "empty"
-    magic = int.from_bytes(head[:4], "little") if len(head) >= 4 else None
-    if magic in MAGICS:
-        return MAGICS[magic]
-    if head.startswith(b"GGUF"):
-        return "gguf"
-    if re.match(rb".{8}\{\s*\"", head, re.DOTALL) and not _is_text(head[:8]):
+    magic = MAGICS.get(int.from_bytes(head[:4], "little")) if len(head) >= 4 else None
+    if magic is not None:
+        return magic
+    if re.match(rb".{8}\{\s*[\"}]", head, re.DOTALL) and not _is_text(head[:8]):
         return "safetensors"
-    if head.startswith(b"PK\x03\x04"):
-        return "zip"
-    if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04")):
-        return "pickle"
-    for start, kind, _, _ in FOREIGN:
+    for start, kind in STARTS:
         if head.startswith(start):
             return kind
     if head[257:262] == b"ustar":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,19 @@ from llmc.inspection.statistics import MOMENT_COLUMNS, Moments
 
 VERSIONS = (2, 3)
 ALIGNMENT = 32
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 STRING, ARRAY = 8, 9
 MOST_ITEMS = 1 << 24  # strings and key-values in all
 MOST_DIMENSIONS = 8
@@ -82,17 +95,20 @@ class _Walk:
         data = self.take(struct.calcsize(f"<{code}"), what)
         return struct.unpack(f"<{code}", data)[0] if code != "?" else data[0] != 0
 
-    def text(self, what: str, longest: int | None = None) -> bytes:
+    def text(self, what: str, longest: int | None = None) -> str:
         length = self.number("Q", f"the length of {what}")
         if longest is not None and length > longest:
             raise Broken(f"{what} is {length:,} bytes long, more than a name is")
-        return self.take(length, what)
+        return self.take(length, what).decode(errors="backslashreplace")
+
+    def name(self, what: str) -> str:
+        return self.text(what, LONGEST_NAME)
 
     def value(self, kind: int, what: str) -> Any:
         if kind in SCALARS:
             return self.number(SCALARS[kind], what)
         if kind == STRING:
-            return self.text(what).decode(errors="backslashreplace")
+            return self.text(what)
         if kind == ARRAY:
             return self.array(what)
         raise Broken(f"{what} is of type {kind}, which there is not")
@@ -115,7 +131,7 @@ class _Walk:
         for index in range(count):
             item = self.text(what)
             if index < FIRST:
-                kept.append(item.decode(errors="backslashreplace"))
+                kept.append(item)
         return Array("string", count, tuple(kept))
 
 
@@ -145,22 +161,23 @@ def _read(walk: _Walk, header: Header) -> None:
     header.tensor_count = walk.number("Q", "the number of tensors")
     header.key_count = walk.number("Q", "the number of key-values")
     for index in range(header.key_count):
-        name = walk.text(f"key {index + 1:,} of {header.key_count:,}", LONGEST_NAME)
-        key = name.decode(errors="backslashreplace")
+        key = walk.name(f"key {index + 1:,} of {header.key_count:,}")
         kind = walk.number("I", f"the type of {safe_text(key, 60)}")
         if key in header.keys:
             raise Broken(f"the key {safe_text(key, 60)} comes twice")
         header.keys[key] = walk.value(kind, f"the value of {safe_text(key, 60)}")
     for index in range(header.tensor_count):
         what = f"the entry of tensor {index + 1:,} of {header.tensor_count:,}"
-        name = walk.text(what, LONGEST_NAME).decode(errors="backslashreplace")
+        name = walk.name(what)
         dimensions = walk.number("I", what)
         if dimensions > MOST_DIMENSIONS:
             raise Broken(f"the tensor {safe_text(name, 60)} has {dimensions:,} dimensions")
         shape = [walk.number("Q", what) for _ in range(dimensions)]
         if name in header.tensors:
             raise Broken(f"the tensor {safe_text(name, 60)} comes twice")
-        header.tensors[name] = Info(walk.number("I", what), (*reversed(shape),), walk.number("Q", what))
+        header.tensors[name] = Info(
+            walk.number("I", what), (*reversed(shape),), walk.number("Q", what)
+        )
     alignment = header.keys.get("general.alignment", ALIGNMENT)
     if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
         raise Broken(f"its alignment is {safe_text(str(alignment), 40)}, which is no power of two")
@@ -194,7 +211,8 @@ def describe_gguf(path: Path, asked: Asked) -> Description:
         ("key", "value"),
         [(key, _plain(value)) for key, value in list(header.keys.items())[:MOST_ROWS]],
         shown=[
-            (safe_text(key, 60), _shown(value)) for key, value in list(header.keys.items())[:MOST_ROWS]
+            (safe_text(key, 60), _shown(value))
+            for key, value in list(header.keys.items())[:MOST_ROWS]
         ],
         left_out=max(0, len(header.keys) - MOST_ROWS),
     )
@@ -209,7 +227,9 @@ def _say_model(made: Description, header: Header, broken: str | None) -> None:
     number = header.keys.get("general.file_type")
     if type(number) is int:
         known = [item.name for item in LlamaFileType if item.value == number]
-        made.say("file_type", number, f"{number}: {known[0].removeprefix('MOSTLY_')}" if known else None)
+        made.say(
+            "file_type", number, f"{number}: {known[0].removeprefix('MOSTLY_')}" if known else None
+        )
     types: dict[str, int] = {}
     for item in header.tensors.values():
         name = type_name(item.type)
@@ -273,7 +293,7 @@ def _say_size(made: Description, header: Header, size: int) -> None:
     elif spans:
         made.say("size", "holds every tensor", "holds every tensor")
     spans.sort()
-    for (start, length, name), (after, _, other) in zip(spans, spans[1:], strict=False):
+    for (start, length, name), (after, _, other) in pairwise(spans):
         if start + length > after:
             made.wrong(f"the tensors {safe_text(name, 60)} and {safe_text(other, 60)} overlap")
             break
@@ -352,7 +372,9 @@ def _plain(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, Array):
         first = ", ".join(
-            quoted(item.encode("utf-8", "surrogatepass"), 20) if isinstance(item, str) else f"{item}"
+            quoted(item.encode("utf-8", "surrogatepass"), 20)
+            if isinstance(item, str)
+            else f"{item}"
             for item in value.first
         )
         more = ", …" if value.count > len(value.first) else ""
@@ -360,4 +382,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return safe_text(value, 120)
     return f"{value}" if not isinstance(value, float) else f"{value:.6g}"
-

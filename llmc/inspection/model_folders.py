@@ -1,4 +1,4 @@
-"""A model's folder as Hugging Face lays it out: config.json and one or several safetensors files."""
+"""A model's folder as Hugging Face lays it out: config.json and safetensors files."""
 
 from __future__ import annotations
 

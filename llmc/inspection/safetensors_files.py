@@ -17,7 +17,6 @@ from llmc.inspection.reading import Asked, Reading, file_size, head_of
 from llmc.inspection.statistics import MOMENT_COLUMNS, Moments
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 LARGEST_HEADER = 100_000_000  # the library's own limit
@@ -170,7 +169,9 @@ def _ask_the_library(made: Description) -> None:
             return
     except (SafetensorError, OSError, ValueError) as error:
         if not made.problems:
-            made.wrong(f"the safetensors library refuses it ({safe_text(str(error))}): get it again")
+            made.wrong(
+                f"the safetensors library refuses it ({safe_text(str(error))}): get it again"
+            )
 
 
 def say_types(made: Description, tensors: Mapping[str, Stored]) -> None:
@@ -198,9 +199,7 @@ def say_stored(made: Description, tensors: Mapping[str, Stored], asked: Asked) -
         rows.append(row)
         shown.append(text)
     columns = ("name", "type", "shape", *(MOMENT_COLUMNS if asked.tensors else ()))
-    made.table(
-        "tensors", columns, rows, shown=shown, left_out=max(0, len(tensors) - MOST_ROWS)
-    )
+    made.table("tensors", columns, rows, shown=shown, left_out=max(0, len(tensors) - MOST_ROWS))
 
 
 def _moments(path: Path, item: Stored, reading: Reading, size: int) -> Moments:

@@ -1,4 +1,4 @@
-"""Files of text that llmc writes or meets: JSON, metrics, settings, prose; and what it cannot read."""
+"""Files of text that llmc writes or meets: JSON, metrics, settings, prose; and the unknown."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def read_metrics(path: Path) -> Metrics:
         while line := file.readline(LONGEST_LINE):
             found.lines += 1
             if not line.endswith(b"\n"):
-                what = "is too long" if len(line) == LONGEST_LINE else "has no end: it was cut short"
+                what = (
+                    "is too long" if len(line) == LONGEST_LINE else "has no end: it was cut short"
+                )
                 found.problems.append(f"line {found.lines:,} of {path.name} {what}")
                 break
             try:
@@ -84,7 +86,9 @@ def say_metrics(made: Description, found: Metrics) -> None:
             shown += f", best {best[1]:.4f} at step {best[0]:,}"
         made.say(name, fields, f"{shown}  {sparkline([y for _, y in points], SPARKS)}")
     if found.train:
-        made.say("steps", len(found.train), f"{len(found.train):,}, the last {found.train[-1][0]:,}")
+        made.say(
+            "steps", len(found.train), f"{len(found.train):,}, the last {found.train[-1][0]:,}"
+        )
     for name, unit in (("tokens_per_second", "tokens/s"), ("lr", ""), ("grad_norm", "")):
         value = found.last.get(name)
         if isinstance(value, int | float):
@@ -119,8 +123,12 @@ def describe_json(path: Path, asked: Asked) -> Description:
         return made
     if isinstance(value, dict):
         made.title = _json_title(value)
-        made.say("keys", list(value)[:40], ", ".join(safe_text(str(key), 40) for key in list(value)[:20]))
-        rows = [(key, item) for key, item in value.items() if isinstance(item, str | int | float | None)]
+        made.say(
+            "keys", list(value)[:40], ", ".join(safe_text(str(key), 40) for key in list(value)[:20])
+        )
+        rows = [
+            (key, item) for key, item in value.items() if isinstance(item, str | int | float | None)
+        ]
         made.table("values", ("key", "value"), rows[:40], left_out=max(0, len(rows) - 40))
     return made
 
@@ -193,7 +201,9 @@ def say_config(made: Description, path: Path) -> dict[str, Any] | None:
         made.wrong(f"its settings are broken: {safe_text(str(error), None)}")
         return None
     settings = asdict(preset)
-    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# ") and ": " in line)
+    facts = dict(
+        line[2:].split(": ", 1) for line in lines if line.startswith("# ") and ": " in line
+    )
     for key in ("data", "model", "threads"):
         if key in facts:
             made.say(f"started_{'with' if key == 'threads' else 'from'}_{key}", facts[key])
@@ -243,6 +253,10 @@ def describe_other(path: Path, kind: str) -> Description:
         OSError: it cannot be read.
     """
     made = Description(path, kind, "a file that llmc does not know")
+    if kind == "special":
+        made.title = "a device, a pipe or a socket"
+        made.wrong("it is no regular file: name a file or a folder")
+        return made
     head = head_of(path, 64)
     size = file_size(path)
     made.say("bytes", size, byte_count(size))
@@ -269,7 +283,9 @@ def describe_other(path: Path, kind: str) -> Description:
     else:
         made.say("first_bytes", head[:16].hex(" "))
         made.say("as_text", safe_bytes(head[:32]), f'"{safe_bytes(head[:32])}"')
-        numbers = [int.from_bytes(head[i : i + 4], "little") for i in range(0, min(16, len(head)), 4)]
+        numbers = [
+            int.from_bytes(head[i : i + 4], "little") for i in range(0, min(16, len(head)), 4)
+        ]
         made.say("as_numbers", numbers, f"{', '.join(map(str, numbers))} (int32)")
         made.wrong(
             f"it begins like nothing that llmc reads (a token file without a header needs "

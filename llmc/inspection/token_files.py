@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from llmc.errors import LlmcError
 from llmc.formats.tokens import (
@@ -16,15 +14,11 @@ from llmc.formats.tokens import (
     VERSION16,
     VERSION32,
 )
-from llmc.inspection.description import Description, byte_count, quoted, safe_text
+from llmc.inspection.description import Description, byte_count, quoted
 from llmc.inspection.manifests import Record, record_of
 from llmc.inspection.reading import Asked, Reading, file_size, head_of
 from llmc.inspection.statistics import MOST_IDS, TokenCounts
 from llmc.tokenizers import Tokenizer
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 FIRST_TOKENS = 64
 FREQUENT = 12
@@ -254,11 +248,17 @@ def say_counts(
         text = token_bytes(tokenizer, token)
         share = times / counts.tokens
         rows.append((token, times, share, None if text is None else text.decode(errors="replace")))
-        shown.append((f"{token}", f"{times:,}", f"{share:.2%}", "" if text is None else quoted(text)))
-    columns = [">id", ">times", ">share", "text"]
-    if tokenizer is None:
-        columns, rows, shown = columns[:3], [r[:3] for r in rows], [s[:3] for s in shown]
-    made.table("most frequent", columns, rows, shown=shown)
+        shown.append(
+            (f"{token}", f"{times:,}", f"{share:.2%}", "" if text is None else quoted(text))
+        )
+    known_text = 4 if tokenizer is not None else 3
+    columns = (">id", ">times", ">share", "text")[:known_text]
+    made.table(
+        "most frequent",
+        columns,
+        [row[:known_text] for row in rows],
+        shown=[row[:known_text] for row in shown],
+    )
 
 
 def _say_documents(
@@ -271,7 +271,9 @@ def _say_documents(
         made.say("documents", 0, f"none{about}")
     else:
         made.say("documents", counts.documents, f"{counts.documents:,}{about}")
-        parts = [f"{key} {value:,.{0 if value == int(value) else 1}f}" for key, value in lengths.items()]
+        parts = [
+            f"{key} {value:,.{0 if value == int(value) else 1}f}" for key, value in lengths.items()
+        ]
         made.say("document_lengths", lengths, f"{', '.join(parts)} tokens")
 
 

@@ -67,9 +67,13 @@ def walk(data: bytes, count: int) -> tuple[list[bytes], int, str | None]:
     for number in range(count):
         length = data[at] if at < len(data) else None
         if length is None or at + 1 + length > len(data):
-            return tokens, at, (
-                f"it is cut short: the header promises {count:,} tokens, and it ends in token "
-                f"{number:,}; make it again"
+            return (
+                tokens,
+                at,
+                (
+                    f"it is cut short: the header promises {count:,} tokens, and it ends in token "
+                    f"{number:,}; make it again"
+                ),
             )
         if length == 0:
             return tokens, at, f"token {number:,} is empty, which no token may be"
@@ -104,7 +108,9 @@ def describe_tiktoken(path: Path, asked: Asked) -> Description:
 
 def say_tokenizer(made: Description, tokenizer: Tokenizer) -> None:
     """Say the size and the fingerprint of a tokenizer."""
-    made.say("vocab_size", tokenizer.vocab_size, f"{tokenizer.vocab_size:,}, <|endoftext|> included")
+    made.say(
+        "vocab_size", tokenizer.vocab_size, f"{tokenizer.vocab_size:,}, <|endoftext|> included"
+    )
     made.say("eot", tokenizer.eot)
     made.say("fingerprint", tokenizer.fingerprint)
 
