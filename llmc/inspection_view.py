@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 LABEL = 20  # columns for the names of facts
 WIDEST = 120
+RARE = (">NaN", ">inf")
 PROSE = {"text", "value", "name", "key", "file", "shape"}  # columns that may be folded
 
 
@@ -117,10 +118,12 @@ def _table(table: Table) -> RenderableType:
         title_style="bold",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
         show_edge=False,
         header_style="dim",
     )
-    for column in table.columns:
+    kept = [i for i, column in enumerate(table.columns) if not _nothing(column, table, i)]
+    for column in (table.columns[i] for i in kept):
         name = column.lstrip(">")
         grid.add_column(
             name.replace("_", " "),
@@ -129,5 +132,10 @@ def _table(table: Table) -> RenderableType:
             no_wrap=name not in PROSE,
         )
     for row in table.shown:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(row[i]) for i in kept))
     return grid
+
+
+def _nothing(column: str, table: Table, index: int) -> bool:
+    """Say whether a column of what should not be there has nothing but zeros."""
+    return column in RARE and all(row[index] == "0" for row in table.shown)

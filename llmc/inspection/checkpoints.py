@@ -187,7 +187,7 @@ def _say_contents(
     made: Description, asked: Asked, header: CheckpointHeader, size: int, whole: bool
 ) -> None:
     """Read the tensors once: the checksum, the padding, and statistics where they are wanted."""
-    promised = next((fact.value for fact in made.facts if fact.name == "crc32"), None)
+    promised = made.known("crc32")
     if not (asked.tensors or whole):
         return
     if not asked.reading.whole(size - HEADER_BYTES):
@@ -291,7 +291,7 @@ def _not_finite(values: NDArray[np.generic], bf16: bool) -> int:
 
 def _say_tokenizer(made: Description, asked: Asked, header: CheckpointHeader) -> None:
     """Say whether the tokenizer that the model speaks is in the workspace."""
-    fingerprint = next((f.value for f in made.facts if f.name == "tokenizer"), None)
+    fingerprint = made.known("tokenizer")
     vocab_size = header.config.vocab_size
     try:
         found = asked.tokenizer or tokenizer_of(asked.workspace, made.path)

@@ -62,10 +62,11 @@ def _say_manifest(made: Description, fields: Mapping[str, Any]) -> None:
     if type(text_bytes := fields.get("text_bytes")) is int:
         made.say("text_bytes", text_bytes)
     sources = fields.get("source")
+    made.note("source", sources)
     for source in sources if isinstance(sources, list) else []:
         if isinstance(source, dict):
             pairs = [f"{safe_text(str(k), 20)} {safe_text(str(v), 64)}" for k, v in source.items()]
-            made.say("source", source, ", ".join(pairs))
+            made.tell("source", ", ".join(pairs))
 
 
 def _say_prepared(made: Description) -> None:

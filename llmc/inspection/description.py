@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_TEXT = 200  # characters of somebody else's text in one place
+TOLD = object()  # the value of a fact that JSON has elsewhere
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,17 @@ class Description:
         """Add a fact; without ``shown`` the value is shown as it is, numbers in groups of three."""
         self.facts.append(Fact(name, value, shown_value(value) if shown is None else shown))
 
+    def tell(self, name: str, shown: str) -> None:
+        """Add a fact for a person alone; JSON has it elsewhere."""
+        self.facts.append(Fact(name, TOLD, shown))
+
     def note(self, name: str, value: Any) -> None:
         """Add a fact that only JSON carries."""
         self.facts.append(Fact(name, value, None))
+
+    def known(self, name: str) -> Any:
+        """Return the value of a fact, None where there is no such fact."""
+        return next((fact.value for fact in self.facts if fact.name == name), None)
 
     def wrong(self, sentence: str) -> None:
         """Add a problem, once."""
@@ -115,7 +124,8 @@ class Description:
             "title": self.title,
         }
         for fact in self.facts:
-            fields[fact.name] = _for_json(fact.value)
+            if fact.value is not TOLD:
+                fields[fact.name] = _for_json(fact.value)
         for table in self.tables:
             keys = [column.lstrip(">").replace(" ", "_") for column in table.columns]
             fields[table.name.replace(" ", "_")] = [

@@ -324,7 +324,10 @@ def _say_tensors(made: Description, header: Header, asked: Asked, size: int) -> 
         row: list[Any] = [name, type_name(item.type), list(item.shape)]
         text = [safe_text(name, 60), type_name(item.type), safe_text(shown_shape(item.shape), 60)]
         if asked.tensors:
-            cells = _moments(made.path, header, item, asked, size).cells()
+            found = _moments(made.path, header, item, asked, size)
+            cells = found.cells()
+            if found.nan:
+                made.wrong(f"{safe_text(name, 60)} has {found.nan:,} values that are no numbers")
             row += cells
             text += map(shown_cell, cells)
         rows.append(row)

@@ -82,7 +82,7 @@ def _config(made: Description) -> dict[str, Any]:
         return {}
     made.note("config", config)
     shown = [f"{key} {safe_text(str(config[key]), 40)}" for key in SHOWN_KEYS if key in config]
-    made.say("settings", None, ", ".join(shown) or "none that llmc knows")
+    made.tell("settings", ", ".join(shown) or "none that llmc knows")
     return config
 
 
@@ -120,7 +120,7 @@ def _beside(name: object) -> bool:
 
 def _compare(made: Description, config: dict[str, Any]) -> None:
     """Hold the shape of the tensors against the config."""
-    shape = next((fact.value for fact in made.facts if fact.name == "shape"), None)
+    shape = made.known("shape")
     if shape is None:
         return
     told = {

@@ -66,14 +66,14 @@ def _add_checkpoint(
         return
     part = describe_checkpoint(path, asked)
     made.parts.append(part)
-    facts = {fact.name: fact.value for fact in part.facts}
-    if settings is not None and "shape" in facts and facts["shape"] != settings["model"]:
+    shape = part.known("shape")
+    if settings is not None and shape is not None and shape != settings["model"]:
         made.wrong(f"{CHECKPOINT} has another shape than {CONFIG} says")
-    recorded_as = next((f.value for f in made.facts if f.name == "tokenizer_fingerprint"), None)
-    carried = facts.get("tokenizer")
+    recorded_as = made.known("tokenizer_fingerprint")
+    carried = part.known("tokenizer")
     if recorded_as is not None and carried is not None and recorded_as != carried:
         made.wrong(f"{CHECKPOINT} names another tokenizer than {RECORD_FILE}")
-    step, last = facts.get("step"), metrics.train[-1][0] if metrics.train else None
+    step, last = part.known("step"), metrics.train[-1][0] if metrics.train else None
     if type(step) is int and last is not None and step > last + 1:
         made.wrong(f"{CHECKPOINT} was saved at step {step:,}, and {METRICS} ends at {last:,}")
     if not made.all_problems():

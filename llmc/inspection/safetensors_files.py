@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.formats.checkpoint import from_bf16
+from llmc.formats.hf import MASK, PREFIX
 from llmc.inspection.checkpoints import say_shape, shown_cell, shown_shape
 from llmc.inspection.description import Description, byte_count, safe_text
 from llmc.inspection.gpt2_names import huggingface_gpt2
+from llmc.inspection.manifests import read_json
 from llmc.inspection.reading import Asked, Reading, file_size, head_of
 from llmc.inspection.statistics import MOMENT_COLUMNS, Moments
 
@@ -48,8 +50,18 @@ def describe_safetensors(path: Path, asked: Asked) -> Description:
     """
     made, tensors = describe_file(path, asked)
     if tensors is not None:
-        say_gpt2(made, {name: item.shape for name, item in tensors.items()}, None)
+        heads = _heads_beside(path)
+        say_gpt2(made, {name: item.shape for name, item in tensors.items()}, heads)
     return made
+
+
+def _heads_beside(path: Path) -> int | None:
+    """Return the heads that a config.json beside the file tells of, if one does."""
+    try:
+        heads = read_json(path.with_name("config.json"))["n_head"]
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return None
+    return heads if type(heads) is int and heads > 0 else None
 
 
 def describe_file(path: Path, asked: Asked) -> tuple[Description, dict[str, Stored] | None]:
@@ -191,9 +203,16 @@ def say_stored(made: Description, tensors: Mapping[str, Stored], asked: Asked) -
     size = file_size(made.path)
     for name, item in list(tensors.items())[:MOST_ROWS]:
         row: list[Any] = [name, item.dtype, list(item.shape)]
-        text = [safe_text(name, 60), safe_text(item.dtype, 12), shown_shape(item.shape)]
+        text = [
+            safe_text(name.removeprefix(PREFIX), 60),
+            safe_text(item.dtype, 12),
+            shown_shape(item.shape),
+        ]
         if asked.tensors:
-            cells = _moments(made.path, item, asked.reading, size).cells()
+            found = _moments(made.path, item, asked.reading, size)
+            cells = found.cells()
+            if found.nan and not MASK.fullmatch(name.removeprefix(PREFIX)):
+                made.wrong(f"{safe_text(name, 60)} has {found.nan:,} values that are no numbers")
             row += cells
             text += map(shown_cell, cells)
         rows.append(row)

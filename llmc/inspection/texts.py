@@ -209,9 +209,8 @@ def say_config(made: Description, path: Path) -> dict[str, Any] | None:
             made.say(f"started_{'with' if key == 'threads' else 'from'}_{key}", facts[key])
     made.note("settings", settings)
     train = settings["train"]
-    made.say(
+    made.tell(
         "training",
-        None,
         f"{train['steps']:,} steps, B {train['batch_size']:,}, T {train['seq_len']:,}, "
         f"lr {train['lr']:g}, seed {train['seed']}, {train['dtype']}",
     )

@@ -109,7 +109,7 @@ def with_header(made: Description) -> Layout | None:
         made.say("size", "as the header says", "as the header says")
     if header[3:].any():
         first = 3 + int(np.flatnonzero(header[3:])[0])
-        made.say("header", f"int {first} is {int(header[first])}, not 0; readers ignore it")
+        made.tell("header", f"int {first} is {int(header[first])}, not 0; readers ignore it")
     return Layout(made.path, HEADER_BYTES, width, there)
 
 
