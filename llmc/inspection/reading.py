@@ -50,6 +50,8 @@ class Reading:
         Raises:
             OSError: the file cannot be read.
         """
+        if start >= stop:
+            return  # also where damage promises an offset that no file has
         with path.open("rb") as file:
             file.seek(start)
             at = start

@@ -157,11 +157,11 @@ def count_tokens(layout: Layout, counts: TokenCounts, reading: Reading) -> str |
             digest.update(data)
             counts.add(np.frombuffer(data[: len(data) // layout.width * layout.width], dtype))
         return digest.hexdigest()
-    step = size // SAMPLES // layout.width * layout.width
-    for start in range(layout.start, layout.start + SAMPLES * step, step):
+    step = max(1, size // SAMPLES // layout.width) * layout.width
+    stretch = min(SAMPLE_BYTES, max(layout.width, step // 2 // layout.width * layout.width))
+    for start in range(layout.start, layout.stop, step):
         counts.skip()
-        stop = min(start + SAMPLE_BYTES, start + step, layout.stop)
-        for data in reading.pieces(layout.path, start, stop):
+        for data in reading.pieces(layout.path, start, min(start + stretch, layout.stop)):
             counts.add(np.frombuffer(data[: len(data) // layout.width * layout.width], dtype))
     counts.skip()
     return None
