@@ -93,7 +93,7 @@ def evaluated(shape: str, config: ModelConfig) -> tuple[int, ...]:
 
 
 def raw_header(path: Path) -> list[int]:
-    return np.frombuffer(path.read_bytes()[:1024], "<u4").tolist()
+    return [int(value) for value in np.frombuffer(path.read_bytes()[:1024], "<u4")]
 
 
 # Token files
@@ -162,9 +162,9 @@ def test_the_order_and_the_offsets_of_the_tensors() -> None:
     for column, version in ((2, 1), (3, 3), (4, 5)):
         header = CheckpointHeader(GPT2, version)
         at = checkpoint.HEADER_BYTES
-        for row, shape in zip(rows, header.shapes.values(), strict=True):
+        for row, dimensions in zip(rows, header.shapes.values(), strict=True):
             assert number(row[column]) == at, row
-            at += math.prod(shape) * (2 if version == 5 else 4)
+            at += math.prod(dimensions) * (2 if version == 5 else 4)
 
 
 @pytest.mark.parametrize(("dtype", "version"), [("fp32", 3), ("bf16", 5)])

@@ -220,16 +220,12 @@ def test_counts_do_not_depend_on_the_pieces(ids: list[int], cuts: list[int], kin
     counts.close()
     assert counts.tokens == len(ids)
     assert dict(counts.most_frequent(9)) == dict(Counter(ids))
-    text = ",".join(map(str, ids)).split("6") if ids else []
-    segments = [[]] if not ids else []  # type: ignore[var-annotated]
+    segments: list[list[int]] = [[]]
     for token in ids:
-        if not segments:
-            segments.append([])
-        if token == 6:
+        if token == counts.eot:
             segments.append([])
         else:
             segments[-1].append(token)
-    assert len(text) <= len(segments) or not ids
     if segments and not segments[0]:
         segments = segments[1:]
     if segments and not segments[-1]:
@@ -345,7 +341,7 @@ def test_llm_c_s_own_checkpoint_has_nothing_to_verify(tmp_path: Path) -> None:
 
 
 def test_safetensors_as_the_library_writes_them(tmp_path: Path) -> None:
-    tensors = {
+    tensors: dict[str, Any] = {
         "a": np.arange(12, dtype=np.float32).reshape(3, 4),
         "b\x1b[2J": np.array([1.5, np.nan], np.float16),
         "c": np.array([[True]]),
@@ -381,13 +377,12 @@ def test_a_hugging_face_folder(tmp_path: Path, shards: int) -> None:
         told = looked_at(folder)
         assert not told["gpt2"]
         assert "and the model's index names it" in told["problems"][0]
-    (folder / "config.json").write_text('{"n_layer": 9, "vocab_size": 257}')
-    if shards == 1:
-        assert (
-            "config.json tells of layers 9, and the tensors have 2"
-            in (looked_at(folder)["problems"] + [""])[0]
-            or not looked_at(folder)["gpt2"]
-        )
+        return
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_layer": 9}))
+    assert looked_at(folder)["problems"] == [
+        "config.json tells of layers 9, and the tensors have 2"
+    ]
 
 
 def test_gguf_is_read_as_the_gguf_package_reads_it(tmp_path: Path) -> None:
@@ -755,8 +750,8 @@ def test_what_a_header_promises_is_not_taken(
                 promises.append(bytes(data))
     tracemalloc.start()
     try:
-        for data in promises:
-            path.write_bytes(data)
+        for promise in promises:
+            path.write_bytes(promise)
             describe(path, asked(tmp_path, tensors=True, tokenizer=byte))
         assert tracemalloc.get_traced_memory()[1] < 64e6
     finally:
@@ -828,8 +823,8 @@ def test_a_terminal_gets_lines_that_fit(
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    for path, flags in ((line.workspace / "data" / "texts", {}), (line.workspace, {})):
-        show(describe(path, asked(line.workspace, **flags)), sys.stdout)
+    for path in (line.workspace / "data" / "texts", line.workspace):
+        show(describe(path, asked(line.workspace)), sys.stdout)
     printed = capsys.readouterr().out.splitlines()
     assert "✓ nothing wrong was found" in printed
     assert max(map(len, printed)) <= width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def describe_dataset(folder: Path, asked: Asked) -> Description:
         if files:
             made.parts.append(_describe_split(folder, split, files, tokenizer, asked))
     if not made.all_problems():
-        made.hints.append(f"llmc train --data {folder}")
+        made.hints.append(f"llmc train --data {shlex.quote(str(folder))}")
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -77,4 +78,4 @@ def _add_checkpoint(
     if type(step) is int and last is not None and step > last + 1:
         made.wrong(f"{CHECKPOINT} was saved at step {step:,}, and {METRICS} ends at {last:,}")
     if not made.all_problems():
-        made.hints.append(f"llmc sample --decode --model {path}")
+        made.hints.append(f"llmc sample --decode --model {shlex.quote(str(path))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def say_gpt2(made: Description, shapes: Mapping[str, tuple[int, ...]], heads: in
     taken = "" if heads else "; heads of 64 channels are taken"
     made.say("gpt2", True, f"yes, every tensor of one is there{taken}")
     say_shape(made, found)
-    made.hints.append(f"llmc export-weights {made.path}")
+    made.hints.append(f"llmc export-weights {shlex.quote(str(made.path))}")
 
 
 def read_header(made: Description) -> dict[str, Stored] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import tomllib
 import zipfile
 from dataclasses import asdict, dataclass, field
@@ -140,7 +141,7 @@ def _describe_lines(made: Description, first: bytes) -> Description:
         return made
     made.kind, made.title = "jsonl", "JSON lines: an object a line"
     made.say("first", json.loads(first), safe_bytes(first, 100))
-    made.hints.append(f"llmc tokenize {made.path}")
+    made.hints.append(f"llmc tokenize {shlex.quote(str(made.path))}")
     return made
 
 
@@ -181,7 +182,7 @@ def describe_text(path: Path, asked: Asked) -> Description:
     made.say("bytes", size, byte_count(size))
     head = head_of(path, 4096)
     made.say("begins", head[:400].decode(errors="replace"), f'"{safe_bytes(head[:400])}"')
-    made.hints.append(f"llmc tokenize {path}")
+    made.hints.append(f"llmc tokenize {shlex.quote(str(path))}")
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def describe_tokens(path: Path, asked: Asked) -> Description:
     say_first(made, layout, tokenizer)
     say_counts(made, counts, layout.count, tokenizer)
     if tokenizer is None and counts.largest == GPT2_EOT and not counts.beyond:
-        made.hints.append(f"llmc inspect {path} --tokenizer gpt2")
+        width = f" --dtype {asked.dtype}" if asked.dtype is not None else ""
+        made.hints.append(f"llmc inspect {shlex.quote(str(path))}{width} --tokenizer gpt2")
     return made
 
 
