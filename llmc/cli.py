@@ -32,6 +32,7 @@ COMMANDS = {
     "fetch": "Download a dataset's text or a model's weights.",
     "tokenize": "Turn text into train.bin, val.bin and a manifest.",
     "export-weights": "Write a model checkpoint that training starts from, in llm.c's format.",
+    "inspect": "Say what a file or a folder is, and what is wrong with it.",
     "bench": "Time training steps or single kernels: speed, memory, share of the machine's peak.",
     "build": "Compile the C engine for this machine, once per version; a second build is instant.",
     "doctor": "Examine this machine and this installation, and say what is wrong.",

@@ -1,0 +1,294 @@
+"""Files of text that llmc writes or meets: JSON, metrics, settings, prose; and the unknown."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import tomllib
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmc.config import load_preset
+from llmc.curves import sparkline
+from llmc.errors import LlmcError
+from llmc.inspection.description import Description, byte_count, safe_bytes, safe_text
+from llmc.inspection.detect import FOREIGN
+from llmc.inspection.manifests import read_json
+from llmc.inspection.reading import LARGEST_TEXT, Asked, file_size, head_of
+
+READS = (
+    "llmc inspects token files, model checkpoints, debug states, tokenizers, safetensors, GGUF, "
+    "datasets, runs, Hugging Face folders and workspaces; 'llmc tokenize' reads text"
+)
+LONGEST_LINE = 1 << 20
+SPARKS = 40
+
+
+@dataclass
+class Metrics:
+    """What a metrics.jsonl tells: (step, value) pairs, and what is wrong with it."""
+
+    train: list[tuple[int, float]] = field(default_factory=list)
+    val: list[tuple[int, float]] = field(default_factory=list)
+    last: dict[str, Any] = field(default_factory=dict)
+    lines: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read a metrics.jsonl line by line.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = Metrics()
+    with path.open("rb") as file:
+        while line := file.readline(LONGEST_LINE):
+            found.lines += 1
+            if not line.endswith(b"\n"):
+                what = (
+                    "is too long" if len(line) == LONGEST_LINE else "has no end: it was cut short"
+                )
+                found.problems.append(f"line {found.lines:,} of {path.name} {what}")
+                break
+            try:
+                event = json.loads(line)
+                step = event["step"]
+                if type(step) is not int:
+                    raise TypeError
+            except (ValueError, KeyError, TypeError, RecursionError):
+                found.problems.append(
+                    f"line {found.lines:,} of {path.name} is no metrics: {safe_bytes(line, 30)}"
+                )
+                break
+            for key, into in (("train_loss", found.train), ("val_loss", found.val)):
+                if isinstance(event.get(key), int | float):
+                    into.append((step, float(event[key])))
+            if "train_loss" in event:
+                found.last = event
+    return found
+
+
+def say_metrics(made: Description, found: Metrics) -> None:
+    """Say how training went."""
+    made.note("metrics_lines", found.lines)
+    for name, points in (("train_loss", found.train), ("val_loss", found.val)):
+        if not points:
+            continue
+        finite = [point for point in points if math.isfinite(point[1])]
+        best = min(finite, key=lambda point: point[1], default=None)
+        fields = {"first": points[0][1], "last": points[-1][1]}
+        shown = f"{points[0][1]:.4f} → {points[-1][1]:.4f}"
+        if best is not None:
+            fields |= {"best": best[1], "best_step": best[0]}
+            shown += f", best {best[1]:.4f} at step {best[0]:,}"
+        made.say(name, fields, f"{shown}  {sparkline([y for _, y in points], SPARKS)}")
+    if found.train:
+        made.say(
+            "steps", len(found.train), f"{len(found.train):,}, the last {found.train[-1][0]:,}"
+        )
+    for name, unit in (("tokens_per_second", "tokens/s"), ("lr", ""), ("grad_norm", "")):
+        value = found.last.get(name)
+        if isinstance(value, int | float):
+            shown = f"{value:,.0f} {unit}" if unit else f"{value:.4g}"
+            made.say(name, value, f"{shown} at the last step")
+    for problem in found.problems:
+        made.wrong(problem)
+
+
+def describe_json(path: Path, asked: Asked) -> Description:
+    """Describe a JSON file, or one with an object on every line.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    made = Description(path, "json", "JSON")
+    size = file_size(path)
+    made.say("bytes", size, byte_count(size))
+    first = head_of(path, 4096).splitlines()[:2]
+    if len(first) == 2 and _is_object(first[0]) and first[1].startswith(b"{"):
+        return _describe_lines(made, first[0])
+    try:
+        value = read_json(path)
+    except ValueError as error:
+        if size > LARGEST_TEXT:
+            made.say("content", None, f"not read: {error}")
+            return made
+        made.wrong(f"it is broken JSON: {safe_text(str(error))}")
+        return made
+    if isinstance(value, list):
+        made.say("entries", len(value), f"a list of {len(value):,}")
+        return made
+    if isinstance(value, dict):
+        made.title = _json_title(value)
+        made.say(
+            "keys", list(value)[:40], ", ".join(safe_text(str(key), 40) for key in list(value)[:20])
+        )
+        rows = [
+            (key, item) for key, item in value.items() if isinstance(item, str | int | float | None)
+        ]
+        made.table("values", ("key", "value"), rows[:40], left_out=max(0, len(rows) - 40))
+    return made
+
+
+def _describe_lines(made: Description, first: bytes) -> Description:
+    if not {"train_loss", "val_loss"}.isdisjoint(json.loads(first)):
+        made.kind, made.title = "metrics", "metrics of a run: a JSON object a line"
+        say_metrics(made, read_metrics(made.path))
+        return made
+    made.kind, made.title = "jsonl", "JSON lines: an object a line"
+    made.say("first", json.loads(first), safe_bytes(first, 100))
+    made.hints.append(f"llmc tokenize {shlex.quote(str(made.path))}")
+    return made
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json_title(value: dict[str, Any]) -> str:
+    """Return what a JSON table is by its keys."""
+    known = (
+        ({"weight_map"}, "index of a sharded model (Hugging Face)"),
+        ({"model_type"}, "configuration of a model (Hugging Face)"),
+        ({"fingerprint", "name"}, "a run's record of its tokenizer"),
+        ({"model", "added_tokens"}, "tokenizer (Hugging Face)"),
+        ({"train_loss"}, "metrics of a run"),
+    )
+    if set(value) == {"model"} and isinstance(value["model"], str):
+        return "a dataset's record of the model it was prepared with"
+    return next((title for keys, title in known if keys <= set(value)), "JSON")
+
+
+def describe_text(path: Path, asked: Asked) -> Description:
+    """Describe text: settings in TOML, or prose to tokenize.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    size = file_size(path)
+    if path.suffix == ".toml":
+        made = Description(path, "config", "settings in TOML")
+        made.say("bytes", size, byte_count(size))
+        say_config(made, path)
+        return made
+    made = Description(path, "text", "text")
+    made.say("bytes", size, byte_count(size))
+    head = head_of(path, 4096)
+    made.say("begins", head[:400].decode(errors="replace"), f'"{safe_bytes(head[:400])}"')
+    made.hints.append(f"llmc tokenize {shlex.quote(str(path))}")
+    return made
+
+
+def say_config(made: Description, path: Path) -> dict[str, Any] | None:
+    """Say what a preset or a run's config sets; return it, None where it is broken.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if file_size(path) > LARGEST_TEXT:
+        made.wrong(f"{path.name} is too large to be settings")
+        return None
+    try:
+        preset = load_preset(str(path))
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (LlmcError, RecursionError, tomllib.TOMLDecodeError, ValueError) as error:
+        made.wrong(f"its settings are broken: {safe_text(str(error), None)}")
+        return None
+    settings = asdict(preset)
+    facts = dict(
+        line[2:].split(": ", 1) for line in lines if line.startswith("# ") and ": " in line
+    )
+    for key in ("data", "model", "threads"):
+        if key in facts:
+            made.say(f"started_{'with' if key == 'threads' else 'from'}_{key}", facts[key])
+    made.note("settings", settings)
+    train = settings["train"]
+    made.tell(
+        "training",
+        f"{train['steps']:,} steps, B {train['batch_size']:,}, T {train['seq_len']:,}, "
+        f"lr {train['lr']:g}, seed {train['seed']}, {train['dtype']}",
+    )
+    return settings
+
+
+def describe_zip(path: Path, asked: Asked) -> Description:
+    """Describe a zip archive: PyTorch's checkpoints are one. Nothing in it is unpacked.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    made = Description(path, "zip", "zip archive")
+    size = file_size(path)
+    made.say("bytes", size, byte_count(size))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            items = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
+        made.wrong(f"its directory is broken or missing ({safe_text(str(error))}): get it again")
+        return made
+    data = [item for item in items if "/data/" in item.filename]
+    if any(item.filename.endswith("/data.pkl") for item in items):
+        made.kind, made.title = "pytorch", "PyTorch file: a pickle and its tensors"
+        made.say("tensors", len(data), f"{len(data):,} blocks of data")
+        total = sum(item.file_size for item in data)
+        made.say("tensor_bytes", total, byte_count(total))
+        made.say("pickle", "not opened", "not opened: a pickle can run any program")
+    else:
+        names = ", ".join(safe_text(item.filename, 40) for item in items[:8])
+        made.say("entries", len(items), f"{len(items):,}: {names}")
+    return made
+
+
+def describe_other(path: Path, kind: str) -> Description:
+    """Describe what llmc reads no more of than its first bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    made = Description(path, kind, "a file that llmc does not know")
+    if kind == "special":
+        made.title = "a device, a pipe or a socket"
+        made.wrong("it is no regular file: name a file or a folder")
+        return made
+    head = head_of(path, 64)
+    size = file_size(path)
+    made.say("bytes", size, byte_count(size))
+    foreign = next((entry for entry in FOREIGN if entry[1] == kind), None)
+    if foreign is not None:
+        made.title = foreign[2]
+        made.say("for_llmc", foreign[3])
+        return made
+    if kind == "tar":
+        made.title = "a tar archive"
+        made.say("for_llmc", "unpack it first")
+    elif kind == "empty":
+        made.title = "an empty file"
+        made.wrong("it is empty: whatever made it did not finish; make it again")
+    elif kind == "html":
+        made.title = "a web page"
+        made.wrong("it is a web page: if it was to be data, its download went wrong; get it again")
+    elif kind == "lfs":
+        made.title = "a pointer of git-lfs"
+        made.wrong("it only points to the file: run 'git lfs pull' where it lies")
+    elif kind == "pickle":
+        made.title = "a Python pickle, as older PyTorch files are"
+        made.say("for_llmc", "not opened: a pickle can run any program")
+    else:
+        made.say("first_bytes", head[:16].hex(" "))
+        made.say("as_text", safe_bytes(head[:32]), f'"{safe_bytes(head[:32])}"')
+        numbers = [
+            int.from_bytes(head[i : i + 4], "little") for i in range(0, min(16, len(head)), 4)
+        ]
+        made.say("as_numbers", numbers, f"{', '.join(map(str, numbers))} (int32)")
+        made.wrong(
+            f"it begins like nothing that llmc reads (a token file without a header needs "
+            f"--dtype uint16 or int32); {READS}"
+        )
+    return made
