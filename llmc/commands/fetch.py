@@ -11,7 +11,7 @@ import typer
 
 from llmc.config import nearest
 from llmc.context import Context
-from llmc.datasets import FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
+from llmc.datasets import EVALUATIONS, FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
 from llmc.download import copy, download, download_from_hub, file_sha256
 from llmc.errors import BadData, Usage
 
@@ -21,39 +21,40 @@ MODELS = {
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
 }
+KNOWN = (*NAMES, *EVALUATIONS, *MODELS)
 MODEL_FILES = (RemoteFile("config.json"), RemoteFile("model.safetensors"))
 
 
 def fetch(
     ctx: typer.Context,
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help=f"One of {', '.join((*NAMES, *MODELS))}.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(KNOWN)}.")],
     source: Annotated[
         str | None,
         typer.Option(metavar="PATH|URL", help="A local copy, or a mirror's address."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
 ) -> None:
-    """Download a dataset's text or a model's weights."""
+    """Download a dataset's text, an evaluation's questions or a model's weights."""
     here: Context = ctx.obj
     folder = fetch_dataset(here, name, source=source, force=force)
-    model = name in MODELS
     files = sorted(path.name for path in folder.iterdir()) if name != STDLIB else []
     here.ui.result({"name": name, "folder": str(folder), "files": files})
-    here.ui.next(f"llmc export-weights {name}" if model else f"llmc tokenize {name}")
+    if name in MODELS:
+        here.ui.next(f"llmc export-weights {name}")
+    else:
+        here.ui.next(f"llmc eval --task {name}" if name in EVALUATIONS else f"llmc tokenize {name}")
 
 
 def fetch_dataset(here: Context, name: str, *, source: str | None, force: bool) -> Path:
-    """Fetch the dataset or model ``name``; return the folder that holds its files.
+    """Fetch the dataset, evaluation or model ``name``; return the folder that holds its files.
 
-    That is ``data/<name>`` for a dataset, ``models/<name>`` for a model, and the standard library
-    itself for ``stdlib``, which is on every machine. Files that are there already stay, unless
-    ``force``.
+    That is ``data/<name>`` for a dataset or an evaluation, ``models/<name>`` for a model, and the
+    standard library itself for ``stdlib``, which is on every machine. Files that are there already
+    stay, unless ``force``.
 
     Args:
         here: the workspace and the voice.
-        name: a registered dataset or model.
+        name: a registered dataset, evaluation or model.
         source: a local file or folder, or a mirror's address; None: where it is published.
         force: fetch again what is there.
 
@@ -97,17 +98,17 @@ class _Wanted:
 
 
 def _wanted(here: Context, name: str) -> _Wanted:
-    """Look up a dataset or model.
+    """Look up a dataset, evaluation or model.
 
     Raises:
         Usage: there is none of that name.
     """
-    if name in FETCHED:
-        dataset = FETCHED[name]
+    dataset = FETCHED.get(name) or EVALUATIONS.get(name)
+    if dataset is not None:
         return _Wanted(here.workspace.data / name, dataset.files, dataset.hub, "dataset")
     if name in MODELS:
         return _Wanted(here.workspace.models / name, MODEL_FILES, MODELS[name], "model")
-    raise Usage(f"nothing called '{name}' to fetch{nearest(name, [*NAMES, *MODELS])}")
+    raise Usage(f"nothing called '{name}' to fetch{nearest(name, list(KNOWN))}")
 
 
 def _is_there(path: Path, file: RemoteFile) -> bool:
