@@ -62,7 +62,7 @@ def student_t95(freedom: int) -> float:
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    return sum(term / freedom**power for power, term in enumerate(terms))
+    return math.fsum(term / freedom**power for power, term in enumerate(terms))
 
 
 def proportion(hits: int, n: int) -> Ratio:
@@ -109,7 +109,7 @@ class Tally:
         """Begin another file: no document goes over from one to the next."""
         self._ended = True
 
-    def add(self, targets: NDArray[np.unsignedinteger[Any]], losses: Sequence[float]) -> None:
+    def add(self, targets: NDArray[np.integer[Any]], losses: Sequence[float]) -> None:
         """Take in a row: the tokens that were predicted, (n,), and their losses.
 
         Raises:
@@ -130,7 +130,7 @@ class Tally:
                 self._documents[-1] = _added(self._documents[-1], part)
             self._ended = self.eot is not None and bool(targets[end - 1] == self.eot)
 
-    def _bytes(self, targets: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.int64]:
+    def _bytes(self, targets: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         import numpy as np
 
         if self.sizes is None:
