@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -86,12 +87,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(model, save_tokens(folder / "tokens.bin", tokens, V), tokens)
 
 
+@functools.cache
+def twin() -> GPT2:
+    return GPT2(RAGGED).double().load(some_tensors(RAGGED))
+
+
 def torchs_losses(ids: Iterable[int]) -> NDArray[np.float64]:
     """Return the twin's losses of a row's tokens but the first, in float64."""
     row = torch.tensor(list(ids))
     with torch.no_grad():
-        twin = GPT2(RAGGED).double().load(some_tensors(RAGGED))
-        logits, _ = twin(row[None, :-1])
+        logits, _ = twin()(row[None, :-1])
         losses: NDArray[np.float64] = functional.cross_entropy(
             logits[0], row[1:], reduction="none"
         ).numpy()
@@ -468,7 +473,7 @@ def test_a_bare_token_file(llmc: Llmc) -> None:
         (["--data", "data/bpe"], 1, "was made for another tokenizer than data/bpe (bpe)"),
         (["--data", "data/texts/val.bin", "--split", "val"], 2, "leave out --split"),
         (["--data", "questions.jsonl"], 2, "add --task hellaswag"),
-        (["--max-examples", "3"], 2, "--max-examples means nothing to --task loss"),
+        (["--max-examples", "3"], 2, "--max-examples has no meaning for --task loss"),
         (["--split", "test"], 2, "'--split'"),
         (["--seq-len", "65"], 2, "--seq-len 65 is more than the 64 positions of runs/first"),
         (["--seq-len", "0"], 2, "'--seq-len'"),

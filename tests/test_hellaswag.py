@@ -270,7 +270,7 @@ def test_a_file_that_is_not_there_names_fetch(template: Llmc) -> None:
     error = assert_one_sentence(template(*flags, "--data", "gone.jsonl"), 3)
     assert "get it with 'llmc fetch hellaswag'" in error
     for flag in (["--split", "val"], ["--max-tokens", "5"], ["--seq-len", "5"]):
-        assert "means nothing to --task hellaswag" in assert_one_sentence(
+        assert "has no meaning for --task hellaswag" in assert_one_sentence(
             template(*flags, *flag), 2
         )
     assert "line 1, is not an example" in assert_one_sentence(
