@@ -96,6 +96,8 @@ def find_text(here: Context, subject: Subject, data: Path | None, split: str | N
         files = (file,)
     check_match(here, found, subject.checkpoint, subject.header)
     tokenizer = found.tokenizer
+    if tokenizer is not None and subject.header.tokenizer is None:
+        here.ui.note(f"tokenizer: {tokenizer.name}, the data's; nothing tells that of the model")
     if tokenizer is None and (tokenizer := subject.tokenizer(here)) is not None:
         here.ui.note(f"tokenizer: {tokenizer.name}, the model's; nothing tells that of the data")
     return Text(files, split, tokenizer)

@@ -11,7 +11,6 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,15 +91,16 @@ def twin() -> GPT2:
     return GPT2(RAGGED).double().load(some_tensors(RAGGED))
 
 
-def torchs_losses(ids: Iterable[int]) -> NDArray[np.float64]:
-    """Return the twin's losses of a row's tokens but the first, in float64."""
-    row = torch.tensor(list(ids))
+def torchs_losses(ids: NDArray[np.int64], T: int | None = None) -> NDArray[np.float64]:
+    """Return the twin's losses of all tokens but the first, windows of T by themselves."""
+    T = T or len(ids) - 1
+    whole = (len(ids) - 1) // T
+    parts = [] if whole * T == len(ids) - 1 else [torchs_losses(ids[whole * T :])]
+    run = torch.from_numpy(ids[: whole * T + 1])
     with torch.no_grad():
-        logits, _ = twin()(row[None, :-1])
-        losses: NDArray[np.float64] = functional.cross_entropy(
-            logits[0], row[1:], reduction="none"
-        ).numpy()
-    return losses
+        logits, _ = twin()(run[:-1].view(whole, T))
+        losses = functional.cross_entropy(logits.flatten(0, 1), run[1:], reduction="none")
+    return np.concatenate([losses.numpy(), *parts])
 
 
 def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -119,9 +119,7 @@ def test_every_token_but_the_first_is_predicted_once_as_by_pytorch(
     assert places == list(range(1, COUNT))
     assert [len(row["losses"]) for row in rows[:-1]] == [T] * (len(rows) - 1)
     assert (COUNT - 1) % T in (len(rows[-1]["losses"]), 0)
-    expected = np.concatenate(
-        [torchs_losses(files.tokens[at : at + T + 1]) for at in range(0, COUNT - 1, T)]
-    )
+    expected = torchs_losses(files.tokens, T)
     got = np.concatenate([row["losses"] for row in rows])
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     assert abs(got.mean() / expected.mean() - 1) < 1e-6
@@ -456,6 +454,10 @@ def test_a_bare_token_file(llmc: Llmc) -> None:
     assert measured(llmc, "--data", "bare.bin")["loss"] == measured(llmc)["loss"]
     header, tensors = read_checkpoint(llmc.workspace / "runs/first/model.bin")
     write_checkpoint(llmc.workspace / "alien.bin", header.config, tensors.items(), tokenizer=None)
+    assert (
+        "byte, the data's; nothing tells that of the model"
+        in ok(llmc("eval", "alien.bin", "--data", "data/texts")).stderr
+    )
     fields = measured(llmc, "alien.bin", "--data", Path(bare).name)
     assert fields["bits_per_byte"] is fields["text_bytes"] is None
     assert fields["unit"] == "windows" or fields["unit"] == "blocks of windows"

@@ -281,9 +281,9 @@ def _error(value: Ratio, scale: float = 1, digits: int = 4) -> str:
 
 def _report_loss(here: Context, result: Score) -> None:
     lines = [("loss", _loss_line(result).removeprefix("loss "))]
-    perplexity = f"{result.perplexity:.4g}"
+    perplexity = _large(result.perplexity)
     if (interval := result.perplexity_interval) is not None:
-        perplexity += f" (95 % interval {interval[0]:.4g} to {interval[1]:.4g})"
+        perplexity += f" (95 % interval {_large(interval[0])} to {_large(interval[1])})"
     lines += [("perplexity", perplexity)]
     size = f"{result.tokens:,} tokens"
     if (bits := result.bits_per_byte) is not None and result.text_bytes:
@@ -295,6 +295,10 @@ def _report_loss(here: Context, result: Score) -> None:
     else:
         lines += [("±", f"standard error over {result.units:,} {result.unit}")]
     _print(here, lines)
+
+
+def _large(x: float) -> str:
+    return f"{x:,.2f}" if x < 1e3 else f"{x:,.0f}" if x < 1e9 else f"{x:.3g}"
 
 
 def _print(here: Context, lines: Sequence[tuple[str, str]]) -> None:
