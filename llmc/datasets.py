@@ -81,9 +81,21 @@ TINYSTORIES = Dataset(
     (RemoteFile("TinyStoriesV2-GPT4-train.txt"), RemoteFile("TinyStoriesV2-GPT4-valid.txt")),
     hub="roneneldan/TinyStories",
 )
+HELLASWAG = Dataset(
+    "hellaswag",
+    (
+        RemoteFile(
+            "hellaswag_val.jsonl",
+            "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl",
+            "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
+        ),
+    ),
+)
 FETCHED = {dataset.name: dataset for dataset in (TINYSHAKESPEARE, TINYSTORIES)}
 STDLIB = "stdlib"
 NAMES = (*FETCHED, STDLIB)
+# Fetched like a dataset, but it is questions, which nobody trains on.
+EVALUATIONS = {HELLASWAG.name: HELLASWAG}
 
 # llm.c's split: the first 32,768 tokens validate, the rest trains.
 TINYSHAKESPEARE_VAL_TOKENS = 32768

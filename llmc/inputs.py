@@ -100,7 +100,7 @@ def check_match(here: Context, data: Data, path: Path, header: CheckpointHeader)
         return
     tokenizer = data.manifest.tokenizer
     shown, folder = here.workspace.shown(path), here.workspace.shown(data.manifest.folder)
-    advice = "prepare the data with the model's tokenizer, or train another model (--model)"
+    advice = "prepare the data with the model's tokenizer, or choose another model"
     if header.tokenizer is not None and header.tokenizer.hex() != tokenizer.fingerprint:
         raise BadData(
             f"{shown} was made for another tokenizer than {folder} ({tokenizer.name}): {advice}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -14,13 +15,14 @@ from typing import Any
 
 from llmc import __version__
 from llmc.config import ModelConfig, SampleConfig, TrainConfig
-from llmc.errors import MissingOutput, Usage
+from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace, written_whole
 from llmc.tokenizers import RECORD_FILE, TOKENIZER_FILE
 
 CHECKPOINT = "model.bin"
 METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
+RECORD = "run.json"
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
@@ -65,6 +67,34 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
             f"no trained model in {workspace.shown(folder)}: run 'llmc train --run {name}' first"
         )
     return folder
+
+
+def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | None:
+    """Return the token files that a run trained and validated on; None where it does not say.
+
+    ``run.json`` names them relative to the workspace; a run without it names the first in a
+    comment of its config. A dataset that was named from elsewhere is looked for in the workspace.
+
+    Raises:
+        BadData: the record cannot be read.
+    """
+    record = folder / RECORD
+    try:
+        if record.is_file():
+            fields = json.loads(record.read_text(encoding="utf-8"))
+            data, val = fields["data"], fields.get("val_data")
+            return workspace.root / data, workspace.root / val if val is not None else None
+        lines = (folder / CONFIG).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadData(f"cannot read {record} ({error}): name the data with --data") from error
+    said = [line.removeprefix("# data: ") for line in lines if line.startswith("# data: ")]
+    if not said:
+        return None
+    data = Path(said[0])
+    moved = workspace.data / data.parent.name / data.name
+    return moved if moved.is_file() and not data.is_file() else data, None
 
 
 def write_config(

@@ -66,8 +66,7 @@ uint64_t permute(uint64_t index, uint64_t n, uint64_t seed) {
   return index;
 }
 
-/* Reads `count` tokens at position `first` and spreads them over inputs and targets. */
-static void read_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets) {
+void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets) {
   const size_t width = loader->width;
   file_read(loader->file, loader->path, loader->buffer, (count + 1) * width, HEADER_BYTES + first * width);
   for (size_t i = 0; i <= count; i++) {
@@ -92,13 +91,13 @@ static void read_run(struct DataLoader *loader, uint64_t first, size_t count, in
 void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *targets) {
   const size_t B = loader->B, T = loader->T;
   if (!loader->shuffle) {
-    read_run(loader, step % dataloader_batches(loader) * B * T, B * T, tokens, targets);
+    dataloader_run(loader, step % dataloader_batches(loader) * B * T, B * T, tokens, targets);
     return;
   }
   const uint64_t windows = (loader->count - 1) / T;
   for (size_t b = 0; b < B; b++) {
     uint64_t visit = (uint64_t)step * B + b, epoch = visit / windows;
     uint64_t window = permute(visit % windows, windows, mix64(loader->seed) + epoch * 0x10001);
-    read_run(loader, window * T, T, tokens + b * T, targets + b * T);
+    dataloader_run(loader, window * T, T, tokens + b * T, targets + b * T);
   }
 }

@@ -40,6 +40,10 @@ size_t dataloader_batches(const struct DataLoader *loader);
  * that is not below V. */
 void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *targets);
 
+/* Fills tokens and targets (count) from the count + 1 tokens at position `first`: what a caller needs that
+ * chooses its own windows. They must be in the file, and count at most B * T. Dies as dataloader_batch. */
+void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets);
+
 /* A permutation of 0 … n - 1, chosen by the seed: where `index` goes. */
 uint64_t permute(uint64_t index, uint64_t n, uint64_t seed);
 

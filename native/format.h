@@ -55,4 +55,14 @@ enum {
   DEBUG_MAGIC_AT = 0, DEBUG_VERSION_AT = 1, DEBUG_BATCH_AT = 2, DEBUG_TIME_AT = 3,
 };
 
+/* Rows of a token file to evaluate (rows.bin). The size must be exactly header + count * 12 bytes.
+ *   [0] magic   [1] version 1   [2] number of rows (unsigned)
+ *   then for each row uint32 start, length, from: it is tokens start … start + length - 1 of the token file,
+ *   of which those at from … length - 1 are predicted, each from all of the row before it;
+ *   1 <= from < length. Rows may overlap and come in any order.                                     */
+enum {
+  ROWS_MAGIC = 20250917, ROWS_VERSION = 1,
+  ROWS_MAGIC_AT = 0, ROWS_VERSION_AT = 1, ROWS_COUNT_AT = 2,
+};
+
 #endif

@@ -167,11 +167,11 @@ def counter(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 
 def counted(
-    native: Native, counter: Path, report: Path, **flags: Any
+    native: Native, counter: Path, report: Path, subcommand: str = "train", **flags: Any
 ) -> tuple[int, int, dict[str, Any]]:
     """Return how often memory was asked for, the largest mapping, and the start event."""
     env = {"LD_PRELOAD": str(counter), "COUNTER_REPORT": str(report)}
-    done = succeeded(native("train", env=env, events="json", **flags))
+    done = succeeded(native(subcommand, env=env, events="json", **flags))
     calls, largest = map(int, report.read_text().split())
     return calls, largest, json_lines(done.stdout)[0]
 
@@ -186,6 +186,19 @@ def test_training_takes_no_memory(
     many, _, _ = counted(native, counter, tmp_path / "report", steps=12, **flags)
     assert few > 0, "the counter does not count"
     assert many == few
+
+
+@LINUX
+def test_evaluating_takes_no_memory_and_what_it_announced(
+    native: Native, counter: Path, files: Flags, tmp_path: Path
+) -> None:
+    flags: Flags = {"model": files["model"], "data": files["data"], "threads": 2, "seq_len": 37}
+    report = tmp_path / "report"
+    few, _, _ = counted(native, counter, report, "eval", max_tokens=100, batch_size=2, **flags)
+    many, largest, start = counted(native, counter, report, "eval", batch_size=2, **flags)
+    assert few > 0, "the counter does not count"
+    assert many == few
+    assert start["memory"] == largest
 
 
 @LINUX

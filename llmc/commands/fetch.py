@@ -14,9 +14,14 @@ import typer
 
 from llmc.config import nearest
 from llmc.context import Context
+<<<<<<< HEAD
 from llmc.datasets import FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
 from llmc.download import Advance, copy, download, download_from_hub, file_sha256
 from llmc.download.unpack import is_archive, unpack
+=======
+from llmc.datasets import EVALUATIONS, FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
+from llmc.download import copy, download, download_from_hub, file_sha256
+>>>>>>> eval
 from llmc.errors import BadData, Usage
 
 MODELS = {
@@ -25,14 +30,13 @@ MODELS = {
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
 }
+KNOWN = (*NAMES, *EVALUATIONS, *MODELS)
 MODEL_FILES = (RemoteFile("config.json"), RemoteFile("model.safetensors"))
 
 
 def fetch(
     ctx: typer.Context,
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help=f"One of {', '.join((*NAMES, *MODELS))}.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(KNOWN)}.")],
     source: Annotated[
         str | None,
         typer.Option(
@@ -42,6 +46,7 @@ def fetch(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
 ) -> None:
+<<<<<<< HEAD
     """Download a dataset's text or a model's weights.
 
     What breaks off, by Ctrl-C too, is gone on with when the same command is given again.
@@ -50,26 +55,36 @@ def fetch(
     nothing but that is asked. HF_ENDPOINT names a mirror of the hub, HF_TOKEN opens what is not
     public, HTTPS_PROXY names a proxy, LLMC_RETRIES is how often a failed request is repeated.
     """
+=======
+    """Download a dataset's text, an evaluation's questions or a model's weights."""
+>>>>>>> eval
     here: Context = ctx.obj
     folder = fetch_dataset(here, name, source=source, force=force)
-    model = name in MODELS
     files = sorted(path.name for path in folder.iterdir()) if name != STDLIB else []
     here.ui.result({"name": name, "folder": str(folder), "files": files})
-    here.ui.next(f"llmc export-weights {name}" if model else f"llmc tokenize {name}")
+    if name in MODELS:
+        here.ui.next(f"llmc export-weights {name}")
+    else:
+        here.ui.next(f"llmc eval --task {name}" if name in EVALUATIONS else f"llmc tokenize {name}")
 
 
 def fetch_dataset(here: Context, name: str, *, source: str | None, force: bool) -> Path:
-    """Fetch the dataset or model ``name``; return the folder that holds its files.
+    """Fetch the dataset, evaluation or model ``name``; return the folder that holds its files.
 
-    That is ``data/<name>`` for a dataset, ``models/<name>`` for a model, and the standard library
-    itself for ``stdlib``, which is on every machine. Files that are there already stay, unless
-    ``force``.
+    That is ``data/<name>`` for a dataset or an evaluation, ``models/<name>`` for a model, and the
+    standard library itself for ``stdlib``, which is on every machine. Files that are there already
+    stay, unless ``force``.
 
     Args:
         here: the workspace and the voice.
+<<<<<<< HEAD
         name: a registered dataset or model.
         source: a local file, folder or archive, or a mirror's address; None: where it is
             published.
+=======
+        name: a registered dataset, evaluation or model.
+        source: a local file or folder, or a mirror's address; None: where it is published.
+>>>>>>> eval
         force: fetch again what is there.
 
     Raises:
@@ -126,17 +141,17 @@ class _Wanted:
 
 
 def _wanted(here: Context, name: str) -> _Wanted:
-    """Look up a dataset or model.
+    """Look up a dataset, evaluation or model.
 
     Raises:
         Usage: there is none of that name.
     """
-    if name in FETCHED:
-        dataset = FETCHED[name]
+    dataset = FETCHED.get(name) or EVALUATIONS.get(name)
+    if dataset is not None:
         return _Wanted(here.workspace.data / name, dataset.files, dataset.hub, "dataset")
     if name in MODELS:
         return _Wanted(here.workspace.models / name, MODEL_FILES, MODELS[name], "model")
-    raise Usage(f"nothing called '{name}' to fetch{nearest(name, [*NAMES, *MODELS])}")
+    raise Usage(f"nothing called '{name}' to fetch{nearest(name, list(KNOWN))}")
 
 
 def _is_there(path: Path, file: RemoteFile) -> bool:
