@@ -10,12 +10,13 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # Where the demo works: a workspace of its own, so that it never mixes with yours.
 DEMO   := build/demo
 
-.PHONY: demo test lint native setup setup-dev clean help
+.PHONY: demo test torture lint native setup setup-dev clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a small GPT on Python's standard library and let it write (minutes)"
 	@echo "make test    linters, types, C tests, Python tests"
+	@echo "make torture kill a training run a thousand times; it must end as if it had not been"
 	@echo "make native  build the engine with another C compiler: make native CC=cc"
 	@echo "make clean   remove what make made"
 
@@ -41,6 +42,10 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# A run killed a thousand times at random moments must end as if it had not been.
+torture: setup-dev
+	PYTHONPATH=tests $(BIN)/python tests/torture.py 1000
 
 lint: setup-dev
 	$(BIN)/ruff check .

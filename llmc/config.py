@@ -50,6 +50,9 @@ class ModelConfig:
         return -(-self.vocab_size // 128) * 128
 
 
+SCHEDULES = ("constant", "cosine", "linear", "wsd")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train; the defaults are llm.c's."""
@@ -57,7 +60,12 @@ class TrainConfig:
     steps: int = 40
     batch_size: int = 4
     seq_len: int = 64
+    total_batch_size: int = 0
     lr: float = 1e-4
+    schedule: str = "constant"
+    warmup: int = 0
+    lr_final: float = 0.0
+    decay: float = 0.2
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
@@ -71,15 +79,18 @@ class TrainConfig:
     val_batches: int = 5
     sample_every: int = 20
     save_every: int = 0
+    keep: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a precision that there is not.
+        """Refuse a precision or a schedule that there is not.
 
         Raises:
-            Usage: dtype is neither fp32 nor bf16.
+            Usage: it has no such name.
         """
         if self.dtype not in ("fp32", "bf16"):
             raise Usage(f"dtype must be fp32 or bf16, not '{self.dtype}'")
+        if self.schedule not in SCHEDULES:
+            raise Usage(f"schedule must be one of {', '.join(SCHEDULES)}, not '{self.schedule}'")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class PlanView(PlainView):
     @property
     def tokens_per_second(self) -> float:
         """Of a training step."""
-        tokens = self.settings.batch_size * self.settings.seq_len
+        settings = self.settings
+        tokens = settings.total_batch_size or settings.batch_size * settings.seq_len
         return float(1e3 * tokens / self.measured["step_ms"])
 
     @property

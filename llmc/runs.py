@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from glob import escape
@@ -23,6 +22,8 @@ CHECKPOINT = "model.bin"
 METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
 RECORD = "run.json"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
@@ -37,20 +38,33 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
         return workspace.runs / f"{dataset}-{max(numbers, default=0) + 1}"
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
         raise Usage(f"--run '{name}' is no name for a folder: use letters, digits, '.', '-', '_'")
-    if (workspace.runs / name / CHECKPOINT).exists():
+    folder = workspace.runs / name
+    if (folder / CONFIG).exists() or (folder / CHECKPOINT).exists():
         raise Usage(
-            f"the run {workspace.shown(workspace.runs / name)} exists: "
+            f"the run {workspace.shown(folder)} exists: go on with it by --resume, "
             "choose another --run, or delete that folder"
         )
-    return workspace.runs / name
+    return folder
 
 
 def discard_run(folder: Path) -> None:
     """Remove what a run left that ended before its first step; other files keep the folder."""
     with suppress(OSError):
-        for name in (CONFIG, METRICS, RECORD_FILE, TOKENIZER_FILE):
+        for name in (CONFIG, METRICS, RECORD, RECORD_FILE, TOKENIZER_FILE, LOCK):
             (folder / name).unlink(missing_ok=True)
+        if (folder / CHECKPOINTS).exists():
+            (folder / CHECKPOINTS).rmdir()
         folder.rmdir()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl; one that was cut off in the middle is none."""
+    try:
+        text = (folder / METRICS).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    lines = text.split("\n")[:-1]
+    return [json.loads(line) for line in lines]
 
 
 def find_run(workspace: Workspace, name: str | None) -> Path:
@@ -102,7 +116,6 @@ def write_config(
     model: ModelConfig,
     train: TrainConfig,
     sample: SampleConfig,
-    facts: Mapping[str, str],
 ) -> None:
     """Write the resolved settings as a preset that ``llmc train --config`` takes again.
 
@@ -111,15 +124,13 @@ def write_config(
         model: the shape of the model.
         train: all training settings.
         sample: all sampling settings.
-        facts: what a preset has no place for, written as comments.
 
     Raises:
         BadData: the place cannot be written.
     """
-    comments = [f"llmc {__version__}: {shlex.join(['llmc', *sys.argv[1:]])}"]
-    comments += [f"{key}: {value}" for key, value in facts.items()]
+    command = f"llmc {__version__}: {shlex.join(['llmc', *sys.argv[1:]])}"
     # A comment is one line of printable characters, whatever a path is made of.
-    lines = [f"# {''.join(c if c.isprintable() else '?' for c in text)}" for text in comments]
+    lines = [f"# {''.join(c if c.isprintable() else '?' for c in command)}"]
     for table, settings in (("model", model), ("train", train), ("sample", sample)):
         lines += ["", f"[{table}]"]
         lines += [f"{key} = {_toml(value)}" for key, value in asdict(settings).items()]

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "dtype.h"
 #include "util.h"
 
 static void print_default(const struct Arg *arg) {
@@ -19,7 +18,11 @@ static void print_default(const struct Arg *arg) {
     case ARG_COUNT: printf("%zu", *(size_t *)arg->value); break;
     case ARG_NUMBER: printf("%g", *(double *)arg->value); break;
     case ARG_SWITCH: printf("%d", *(bool *)arg->value); break;
-    case ARG_DTYPE: printf("%s", dtype_name(*(enum Dtype *)arg->value)); break;
+    case ARG_CHOICE: {
+      const struct Choice *choice = arg->value;
+      printf("%s", choice->names[*(unsigned *)choice->chosen]);
+      break;
+    }
   }
 }
 
@@ -32,16 +35,28 @@ static void print_help(const char *subcommand, const struct Arg *args, size_t co
   }
 }
 
+static void choose(const struct Arg *arg, const char *text) {
+  const struct Choice *choice = arg->value;
+  char known[256] = "";
+  for (unsigned i = 0; choice->names[i] != NULL; i++) {
+    if (strcmp(text, choice->names[i]) == 0) {
+      *(unsigned *)choice->chosen = i;
+      return;
+    }
+    const char *comma = i == 0 ? "" : choice->names[i + 1] == NULL ? " or " : ", ";
+    const size_t length = strlen(known);
+    snprintf(known + length, sizeof known - length, "%s%s", comma, choice->names[i]);
+  }
+  die(EXIT_USAGE, "--%s takes %s, not '%s'", arg->key, known, text);
+}
+
 static void set(const struct Arg *arg, const char *text) {
   if (arg->kind == ARG_TEXT) {
     *(const char **)arg->value = text;
     return;
   }
-  if (arg->kind == ARG_DTYPE) {
-    if (strcmp(text, "fp32") != 0 && strcmp(text, "bf16") != 0) {
-      die(EXIT_USAGE, "--%s takes fp32 or bf16, not '%s'", arg->key, text);
-    }
-    *(enum Dtype *)arg->value = strcmp(text, "bf16") == 0 ? BF16 : FP32;
+  if (arg->kind == ARG_CHOICE) {
+    choose(arg, text);
     return;
   }
   char *end;

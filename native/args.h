@@ -7,8 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What value points to: const char *, size_t, double, bool, enum Dtype ("fp32" or "bf16"). */
-enum ArgKind { ARG_TEXT, ARG_COUNT, ARG_NUMBER, ARG_SWITCH, ARG_DTYPE };
+/* What value points to: const char *, size_t, double, bool, struct Choice. */
+enum ArgKind { ARG_TEXT, ARG_COUNT, ARG_NUMBER, ARG_SWITCH, ARG_CHOICE };
 
 struct Arg {
   const char *key;    // without the dashes
@@ -16,6 +16,11 @@ struct Arg {
   void *value;        // the default is what it holds
   double least, most; // both allowed; for numbers
   const char *help;
+};
+
+struct Choice {
+  void *chosen;              // an enum whose numbers count through the names
+  const char *const *names;  // NULL after the last
 };
 
 /* Reads argv into the values. `--help` prints them all with their defaults on stdout and exits. */

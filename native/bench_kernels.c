@@ -186,7 +186,8 @@ int command_bench_kernels(int argc, char **argv) {
   print_shapes(&run);
 
   bench_tokens(&run.bench, 0);
-  gpt2_gradients(model, run.bench.tokens, run.bench.targets);  // activations and gradients as they really are
+  /* Activations and gradients as they really are. */
+  gpt2_gradients(model, run.bench.tokens, run.bench.targets, (struct BatchPart){0, 1});
   for (size_t pass = 0; pass < o.warmup + o.steps; pass++) {
     const bool warm = pass >= o.warmup;
     for (size_t l = 0; l < o.layers; l++) {

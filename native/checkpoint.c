@@ -116,7 +116,8 @@ void checkpoint_read(int file, const char *path, const struct Checkpoint *checkp
   }
 }
 
-void checkpoint_write(const char *path, const struct Checkpoint *checkpoint, const float *params) {
+void checkpoint_write(struct FileWriter *writer, const char *path, const struct Checkpoint *checkpoint,
+                      const float *params) {
   const struct Config *config = &checkpoint->config;
   const size_t bytes = gpt2_count(config) * sizeof(float);
   int32_t header[HEADER_INTS] = {0};
@@ -137,9 +138,7 @@ void checkpoint_write(const char *path, const struct Checkpoint *checkpoint, con
   memcpy(&header[EXT_VAL_LOSS_AT], &checkpoint->val_loss, sizeof(float));
   memcpy(&header[EXT_TOKENIZER_AT], checkpoint->tokenizer, EXT_TOKENIZER_BYTES);
 
-  struct FileWriter writer;
-  file_writer_open(&writer, path);
-  file_writer_write(&writer, header, HEADER_BYTES);
-  file_writer_write(&writer, params, bytes);
-  file_writer_commit(&writer);
+  file_writer_open(writer, path);
+  file_writer_write(writer, header, HEADER_BYTES);
+  file_writer_write(writer, params, bytes);
 }

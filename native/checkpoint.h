@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "file.h"
 #include "gpt2.h"
 
 /* What a header says. */
@@ -26,8 +27,9 @@ int checkpoint_open(const char *path, struct Checkpoint *checkpoint);
 /* Reads the payload into params (gpt2_count floats), verifies the checksum and closes the file. */
 void checkpoint_read(int file, const char *path, const struct Checkpoint *checkpoint, float *params);
 
-/* Writes version 3 beside `path`, flushes it to the disk and renames it into place. Dies with
- * EXIT_BAD_DATA, the file that was there untouched, when the disk refuses. */
-void checkpoint_write(const char *path, const struct Checkpoint *checkpoint, const float *params);
+/* Writes version 3 beside `path`; file_writer_commit puts it in place. Dies with EXIT_BAD_DATA, the file that
+ * was there untouched, when the disk refuses. */
+void checkpoint_write(struct FileWriter *writer, const char *path, const struct Checkpoint *checkpoint,
+                      const float *params);
 
 #endif

@@ -35,7 +35,8 @@ int command_debug_state(int argc, char **argv) {
       {"batch-size", ARG_COUNT, &B, 1, 65536, "B, rows in the batch"},
       {"seq-len", ARG_COUNT, &T, 1, 1 << 24, "T, tokens in a row"},
       {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "threads to compute with"},
-      {"dtype", ARG_DTYPE, &dtype, 0, 0, "what linear layers multiply: fp32 or bf16"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&dtype, DTYPE_NAMES}, 0, 0,
+       "what linear layers multiply: fp32 or bf16"},
       {"recompute", ARG_SWITCH, &recompute, 0, 1, "1: activations anew in backward, less memory"},
   };
   args_parse("debug-state", args, sizeof args / sizeof *args, argc, argv);
@@ -63,7 +64,7 @@ int command_debug_state(int argc, char **argv) {
   }
   checkpoint_read(file, path, &checkpoint, model.params.first);
   dataloader_batch(&loader, 0, tokens, targets);
-  const float loss = (float)gpt2_gradients(&model, tokens, targets);
+  const float loss = (float)gpt2_gradients(&model, tokens, targets, (struct BatchPart){0, 1});
 
   int32_t header[HEADER_INTS] = {0};
   header[DEBUG_MAGIC_AT] = DEBUG_MAGIC;

@@ -8,7 +8,8 @@
 
 enum Dtype { FP32, BF16 };
 
-static inline const char *dtype_name(enum Dtype dtype) { return dtype == BF16 ? "bf16" : "fp32"; }
+static const char *const DTYPE_NAMES[] = {"fp32", "bf16", NULL};
+static inline const char *dtype_name(enum Dtype dtype) { return DTYPE_NAMES[dtype]; }
 static inline size_t dtype_size(enum Dtype dtype) { return dtype == BF16 ? 2 : 4; }
 
 /* BF16 is the upper half of a float: its sign, its exponent, and seven bits of its mantissa. Rounded to

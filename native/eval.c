@@ -62,7 +62,8 @@ static struct Options read_options(int argc, char **argv) {
       {"seq-len", ARG_COUNT, &o.seq_len, 0, 1 << 24, "T, tokens in a window, 0: the model's context"},
       {"max-tokens", ARG_COUNT, &o.max_tokens, 0, 0x1p53, "tokens to predict, at most, 0: all"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
-      {"dtype", ARG_DTYPE, &o.dtype, 0, 0, "what linear layers multiply: fp32 or bf16"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
+       "what linear layers multiply: fp32 or bf16"},
   };
   args_parse("eval", args, sizeof args / sizeof *args, argc, argv);
   if (o.data == NULL || o.model == NULL) die(EXIT_USAGE, "eval needs --data FILE and --model FILE");

@@ -2,6 +2,7 @@
 #include "events.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -40,10 +41,30 @@ static void record(const struct Events *events, const struct Line *line) {
   }
 }
 
+void events_open_metrics(struct Events *events, const char *folder) {
+  char path[1100];
+  snprintf(path, sizeof path, "%s/metrics.jsonl", folder);
+  events->metrics = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (events->metrics < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
+  const off_t size = lseek(events->metrics, 0, SEEK_END), kept = (off_t)events->resume_at;
+  if (size < kept) {
+    die(EXIT_BAD_DATA, "%s was shortened: the run had told %zu bytes by its checkpoint; put it back, or start a new run "
+        "from the weights", path, events->resume_at);
+  }
+  if (ftruncate(events->metrics, kept) != 0 || lseek(events->metrics, kept, SEEK_SET) != kept) {
+    die(EXIT_BAD_DATA, "cannot cut %s to where the run was: %s", path, strerror(errno));
+  }
+}
+
+size_t events_recorded(const struct Events *events) {
+  const off_t at = events->metrics >= 0 ? lseek(events->metrics, 0, SEEK_CUR) : 0;
+  return at > 0 ? (size_t)at : 0;
+}
+
 static const char *truth(bool x) { return x ? "true" : "false"; }
 
 void events_start(struct Events *events, const struct Gpt2 *model, const struct Arena *arena, size_t available,
-                  size_t recompute_saves, size_t steps) {
+                  size_t recompute_saves, size_t step, size_t steps) {
   const struct MemoryPlan *plan = &model->plan;
   const struct Config *config = &model->config;
   const struct Kernels *kernels = model->kernels;
@@ -55,10 +76,10 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
   size_t parameters = model->count - (config->Vp - config->V) * config->C;
   if (events->json) {
     add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
-        "\"recompute\":%s,\"recompute_saves\":%zu,\"threads\":%d,\"steps\":%zu,\"memory\":%zu,\"memory_parts\":{\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
+        "\"recompute\":%s,\"recompute_saves\":%zu,\"threads\":%d,\"step\":%zu,\"steps\":%zu,\"memory\":%zu,\"memory_parts\":{\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
         "\"activations\":%zu,\"scratch\":%zu,\"buffers\":%zu,\"rounding\":%zu},\"memory_available\":",
         parameters, kernels->name, dtype_name(model->dtype), truth(kernels->multiplies_bf16),
-        truth(model->recompute), recompute_saves, pool_threads(model->workers.pool), steps, total,
+        truth(model->recompute), recompute_saves, pool_threads(model->workers.pool), step, steps, total,
         plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch, buffers, rounding);
     if (available == SIZE_MAX) add(&line, "null}\n");
     if (available != SIZE_MAX) add(&line, "%zu}\n", available);
@@ -72,6 +93,7 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
         (double)plan->activations / 1e6, (double)plan->scratch / 1e6, (double)buffers / 1e6,
         (double)rounding / 1e6);
     if (available != SIZE_MAX) add(&line, "available: %.1f MB\n", (double)available / 1e6);
+    if (step > 0) add(&line, "going on from step %zu\n", step);
     if (model->recompute) add(&line, "recompute saves: %.1f MB\n", (double)recompute_saves / 1e6);
     add(&line, "isa: %s, threads: %d, dtype: %s%s\n", kernels->name, pool_threads(model->workers.pool),
         dtype_name(model->dtype),
@@ -118,12 +140,12 @@ void events_sample(struct Events *events, size_t step, const int *tokens, size_t
   say(events, &line);
 }
 
-void events_saved(struct Events *events, size_t step, const char *path) {
+void events_saved(struct Events *events, size_t step, const char *folder) {
   struct Line line = {.length = 0};
   if (events->json) {
     add(&line, "{\"event\":\"saved\",\"step\":%zu}\n", step);
   } else {
-    add(&line, "saved %s\n", path);
+    add(&line, "saved step %zu in %s\n", step, folder);
   }
   say(events, &line);
 }

@@ -16,6 +16,7 @@ struct Events {
   bool json;     // stdout carries one JSON object a line
   int metrics;   // file descriptor of metrics.jsonl, or -1
   bool unheard;  // the reader of stdout has gone: nothing more is said there
+  size_t resume_at;  // bytes of metrics.jsonl to keep: what was told before the step that the run goes on from
 };
 
 struct StepMetrics {
@@ -33,15 +34,21 @@ struct Measured {
 
 /* All die with EXIT_BAD_DATA when the disk refuses. */
 
+/* Opens metrics.jsonl in the run's folder, and keeps of it what belongs to the run so far. */
+void events_open_metrics(struct Events *, const char *folder);
+
+/* Bytes of metrics.jsonl. */
+size_t events_recorded(const struct Events *);
+
 /* The plan, by parts that add up to the whole of the measured arena: the model's own, `buffers` for all
  * that was laid out after it, and what rounding up to huge pages adds. `available` is SIZE_MAX where it
  * is not known. */
 void events_start(struct Events *, const struct Gpt2 *model, const struct Arena *arena, size_t available,
-                  size_t recompute_saves, size_t steps);
+                  size_t recompute_saves, size_t step, size_t steps);
 void events_step(struct Events *, const struct StepMetrics *metrics);
 void events_validation(struct Events *, size_t step, double val_loss);
 void events_sample(struct Events *, size_t step, const int *tokens, size_t count);
-void events_saved(struct Events *, size_t step, const char *path);
+void events_saved(struct Events *, size_t step, const char *folder);
 void events_measured(struct Events *, const struct Measured *measured);
 
 #endif

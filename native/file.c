@@ -74,3 +74,25 @@ void file_writer_commit(struct FileWriter *writer) {
     writer_fail(writer);
   }
 }
+
+void file_link(const char *from, const char *to) {
+  struct FileWriter writer;
+  file_writer_open(&writer, to);
+  close(writer.file);
+  if (unlink(writer.partial) == 0 && link(from, writer.partial) == 0) {
+    if (rename(writer.partial, to) != 0) writer_fail(&writer);
+    unlink(writer.partial);  // still there where both were the same file
+    return;
+  }
+  static char piece[1 << 16];
+  uint64_t size;
+  const int file = file_open(from, "llmc train", &size);
+  file_writer_open(&writer, to);
+  for (uint64_t at = 0; at < size; at += sizeof piece) {
+    const size_t count = size - at < sizeof piece ? (size_t)(size - at) : sizeof piece;
+    file_read(file, from, piece, count, at);
+    file_writer_write(&writer, piece, count);
+  }
+  close(file);
+  file_writer_commit(&writer);
+}

@@ -29,4 +29,8 @@ void file_writer_open(struct FileWriter *writer, const char *path);
 void file_writer_write(struct FileWriter *writer, const void *bytes, size_t count);
 void file_writer_commit(struct FileWriter *writer);
 
+/* Makes `to` another name of the file `from`, in place of what it was; a copy where the system has no such
+ * links. Dies with EXIT_BAD_DATA. */
+void file_link(const char *from, const char *to);
+
 #endif

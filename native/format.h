@@ -46,6 +46,21 @@ enum {
   EXT_HAS_TOKENIZER = 1, EXT_HAS_VAL_LOSS = 2,
 };
 
+/* Training state (state.bin): with the checkpoint beside it, all that a run needs to go on. The payload is
+ * AdamW's two running means, m and v, each like a version 3 checkpoint's payload.
+ *   [0] magic: the bytes "LLMS"   [1] version 1   [2] CRC-32 of the payload
+ *   [3] flags: 1 = the data is shuffled, 2 = the step's validation and sample are in metrics.jsonl
+ *   two ints each, the lower half first: [4] updates made   [6] bytes of metrics.jsonl   [8] random numbers
+ *   that samples used up   [10] seed   [12] T   [14] tokens in an update   [16] lowest validation loss of a
+ *   checkpoint, a float64, infinity where there was none                                            */
+enum {
+  STATE_MAGIC = 0x534D4C4C, STATE_VERSION = 1,
+  STATE_MAGIC_AT = 0, STATE_VERSION_AT = 1, STATE_CRC_AT = 2, STATE_FLAGS_AT = 3, STATE_STEP_AT = 4,
+  STATE_METRICS_AT = 6, STATE_DRAWS_AT = 8, STATE_SEED_AT = 10, STATE_SEQ_LEN_AT = 12,
+  STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16,
+  STATE_SHUFFLED = 1, STATE_TOLD = 2,
+};
+
 /* What one batch does (debug_state.bin), for comparison with another implementation.
  *   [0] magic   [1] version 2   [2] B   [3] T
  *   then tokens int32 (B, T), targets int32 (B, T), logits fp32 (B, T, V), loss fp32, and the gradients

@@ -210,7 +210,7 @@ static const float *block_input(const struct Gpt2 *model, size_t l) {
 
 /* From the last residual to the mean loss, HEAD_ROWS rows at a time. With `training`, each chunk of
  * logits turns into its gradient in place and is used up at once, for dlnf (in dacts.branch) and dwte. */
-static double head(struct Gpt2 *model, const int *targets, bool training) {
+static double head(struct Gpt2 *model, const int *targets, bool training, struct BatchPart part) {
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
   const struct Activations *a = &model->acts;
@@ -222,10 +222,10 @@ static double head(struct Gpt2 *model, const int *targets, bool training) {
     const size_t rows = size_min(HEAD_ROWS, BT - row);
     const struct Array lnf = array_at(a->lnf, row * C);
     k->linear_forward(w, array_of(a->logits), lnf, model->params.wte, NULL, rows, Vp, C);
-    k->crossentropy(w, a->losses + row, a->logits, targets + row, 1 / (float)BT, rows, V, Vp);
+    k->crossentropy(w, a->losses + row, a->logits, targets + row, 1 / (float)(BT * part.count), rows, V, Vp);
     if (training) {
       k->linear_backward_input(w, model->dacts.branch + row * C, a->logits, model->params.wte, rows, Vp, C);
-      k->linear_backward_weight(w, model->grads.wte, NULL, a->logits, lnf, row > 0, rows, Vp, C);
+      k->linear_backward_weight(w, model->grads.wte, NULL, a->logits, lnf, row > 0 || part.at > 0, rows, Vp, C);
     }
   }
   double sum = 0;
@@ -241,7 +241,7 @@ static void trunk_forward(struct Gpt2 *model, const int *tokens) {
 
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets) {
   trunk_forward(model, tokens);
-  return head(model, targets, false);
+  return head(model, targets, false, (struct BatchPart){0, 1});
 }
 
 /* ---- backward ----------------------------------------------------------------------------------- */
@@ -254,7 +254,7 @@ static void zeros_for_layernorm(float *dweight, float *dbias, size_t C) {
 
 /* d->residual holds the gradient of the block's output and, afterwards, of its input: the two branches
  * only add to it. */
-static void block_backward(struct Gpt2 *model, size_t l, const float *residual1) {
+static void block_backward(struct Gpt2 *model, size_t l, const float *residual1, const bool add) {
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
   const struct Parameters p = gpt2_block_parameters(model, model->params, l);
@@ -262,20 +262,22 @@ static void block_backward(struct Gpt2 *model, size_t l, const float *residual1)
   const struct Activations a = gpt2_block_activations(model, l);
   const struct ActivationGradients *d = &model->dacts;
   const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C;
-  zeros_for_layernorm(g.ln1w, g.ln1b, C);
-  zeros_for_layernorm(g.ln2w, g.ln2b, C);
+  if (!add) {
+    zeros_for_layernorm(g.ln1w, g.ln1b, C);
+    zeros_for_layernorm(g.ln2w, g.ln2b, C);
+  }
 
-  k->linear_backward_weight(w, g.fcprojw, g.fcprojb, d->residual, a.fch_gelu, false, BT, C, 4 * C);
+  k->linear_backward_weight(w, g.fcprojw, g.fcprojb, d->residual, a.fch_gelu, add, BT, C, 4 * C);
   k->linear_backward_gelu(w, d->fch, d->residual, a.fch, p.fcprojw, BT, C, 4 * C);
-  k->linear_backward_weight(w, g.fcw, g.fcb, d->fch, a.ln2, false, BT, 4 * C, C);
+  k->linear_backward_weight(w, g.fcw, g.fcb, d->fch, a.ln2, add, BT, 4 * C, C);
   k->linear_backward_input(w, d->branch, d->fch, p.fcw, BT, 4 * C, C);
   k->layernorm_backward(w, d->residual, g.ln2w, g.ln2b, d->branch, a.residual2, a.ln2_mean, a.ln2_rstd,
                         p.ln2w, BT, C);
 
-  k->linear_backward_weight(w, g.attprojw, g.attprojb, d->residual, a.att, false, BT, C, C);
+  k->linear_backward_weight(w, g.attprojw, g.attprojb, d->residual, a.att, add, BT, C, C);
   k->linear_backward_input(w, d->branch, d->residual, p.attprojw, BT, C, C);
   k->attention_backward(w, d->qkv, d->branch, a.qkv, a.att, a.lse, B, T, C, model->config.NH);
-  k->linear_backward_weight(w, g.qkvw, g.qkvb, d->qkv, a.ln1, false, BT, 3 * C, C);
+  k->linear_backward_weight(w, g.qkvw, g.qkvb, d->qkv, a.ln1, add, BT, 3 * C, C);
   k->linear_backward_input(w, d->branch, d->qkv, p.qkvw, BT, 3 * C, C);
   k->layernorm_backward(w, d->residual, g.ln1w, g.ln1b, d->branch, residual1, a.ln1_mean, a.ln1_rstd,
                         p.ln1w, BT, C);
@@ -333,15 +335,16 @@ double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t
 
 /* With an update, each block's parameters change as soon as its gradients are there: nothing above it reads
  * them any more. *squares collects the sum of the squares of what was used up. */
-static double backward(struct Gpt2 *model, const int *tokens, const int *targets,
+static double backward(struct Gpt2 *model, const int *tokens, const int *targets, struct BatchPart part,
                        const struct UpdateConfig *update, size_t step, double *squares) {
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
   const size_t B = model->B, T = model->T, C = model->config.C, L = model->config.L;
   trunk_forward(model, tokens);
-  const double loss = head(model, targets, true);
+  const double loss = head(model, targets, true, part);
+  const bool add = part.at > 0;
 
-  zeros_for_layernorm(model->grads.lnfw, model->grads.lnfb, C);
+  if (!add) zeros_for_layernorm(model->grads.lnfw, model->grads.lnfb, C);
   pool_zero(w->pool, model->dacts.residual, B * T * C * sizeof(float));
   k->layernorm_backward(w, model->dacts.residual, model->grads.lnfw, model->grads.lnfb,
                         model->dacts.branch, block_input(model, L),
@@ -349,28 +352,29 @@ static double backward(struct Gpt2 *model, const int *tokens, const int *targets
   for (size_t l = L; l-- > 0;) {
     /* The last block's are still there. */
     if (model->recompute && l + 1 < L) block_before_last(model, l, block_input(model, l));
-    block_backward(model, l, block_input(model, l));
+    block_backward(model, l, block_input(model, l), add);
     if (update != NULL) *squares += update_part(model, update, step, 1, BLOCK, l);
   }
-  pool_zero(w->pool, model->grads.wpe, model->config.maxT * C * sizeof(float));
+  if (!add) pool_zero(w->pool, model->grads.wpe, model->config.maxT * C * sizeof(float));
   k->encoder_backward(w, model->grads.wte, model->grads.wpe, model->dacts.residual, tokens, B, T, C);
   if (update != NULL) *squares += update_part(model, update, step, 1, MODEL, 0);
   return loss;
 }
 
-double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets) {
-  return backward(model, tokens, targets, NULL, 0, NULL);
+double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets, struct BatchPart part) {
+  return backward(model, tokens, targets, part, NULL, 0, NULL);
 }
 
 struct StepResult gpt2_step(struct Gpt2 *model, const int *tokens, const int *targets,
                             const struct UpdateConfig *update, size_t step) {
+  const struct BatchPart whole = {0, 1};
   struct StepResult result = {0};
   if (model->update_in_backward) {
     double squares = 0;
-    result.loss = backward(model, tokens, targets, update, step, &squares);
+    result.loss = backward(model, tokens, targets, whole, update, step, &squares);
     result.norm = sqrt(squares);
   } else {
-    result.loss = gpt2_gradients(model, tokens, targets);
+    result.loss = gpt2_gradients(model, tokens, targets, whole);
     result.norm = gpt2_update(model, update, step);
   }
   return result;

@@ -135,8 +135,13 @@ struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l);
 /* The mean loss of predicting targets (B, T) from tokens (B, T), both below V. */
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets);
 
-/* The same, and its gradient in model->grads. Not for a model with update_in_backward. */
-double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets);
+/* A batch may be too large for the activations: it is then cut into `count` parts of (B, T), of which this
+ * is number `at`. The gradient of the whole is the mean of theirs. */
+struct BatchPart { size_t at, count; };
+
+/* The loss of a part, and its share of the batch's gradient in model->grads: written by the first part,
+ * added to by the others. Not for a model with update_in_backward. */
+double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets, struct BatchPart part);
 
 struct UpdateConfig {
   double lr, beta1, beta2, eps, weight_decay;
@@ -147,7 +152,7 @@ struct UpdateConfig {
  * that it had. */
 double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step);
 
-/* gpt2_gradients and gpt2_update in one, the same bits either way. With update_in_backward the gradients
+/* gpt2_gradients of a whole batch and gpt2_update in one, the same bits either way. With update_in_backward the gradients
  * take one block's room instead of all; the whole of them is never there at once, so max_norm must be 0.
  * Returns the loss before the update and the norm. */
 struct StepResult { double loss, norm; };

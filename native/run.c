@@ -22,17 +22,31 @@ void run_layout(struct Run *run, struct Arena *arena) {
 /* What a run that has to stop leaves behind, for the sentence that says so. */
 static const char *last_save(const struct Run *run) {
   static char words[64];
-  if (!run->saved) return "no weights were saved";
-  snprintf(words, sizeof words, "the weights of step %u are saved", run->checkpoint.step);
+  if (run->saver.count == 0) return "no weights were saved";
+  snprintf(words, sizeof words, "the weights of step %zu are saved", saver_step(&run->saver));
   return words;
+}
+
+static struct StepResult whole_step(struct Run *run, const struct UpdateConfig *update, size_t step) {
+  dataloader_batch(&run->train, step, run->tokens, run->targets);
+  return gpt2_step(&run->model, run->tokens, run->targets, update, step + 1);
+}
+
+static struct StepResult step_in_parts(struct Run *run, const struct UpdateConfig *update, size_t step) {
+  const size_t parts = run->options.parts;
+  double loss = 0;
+  for (size_t i = 0; i < parts; i++) {
+    dataloader_batch(&run->train, step * parts + i, run->tokens, run->targets);
+    loss += gpt2_gradients(&run->model, run->tokens, run->targets, (struct BatchPart){i, parts}) / (double)parts;
+  }
+  return (struct StepResult){loss, gpt2_update(&run->model, update, step + 1)};
 }
 
 struct StepMetrics run_step(struct Run *run, size_t step) {
   const struct RunOptions *o = &run->options;
-  const double started = clock_seconds();
-  dataloader_batch(&run->train, step, run->tokens, run->targets);
-  const struct UpdateConfig update = {o->lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->grad_clip};
-  const struct StepResult result = gpt2_step(&run->model, run->tokens, run->targets, &update, step + 1);
+  const double started = clock_seconds(), lr = schedule_lr(&o->schedule, step);
+  const struct UpdateConfig update = {lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->grad_clip};
+  const struct StepResult result = o->parts > 1 ? step_in_parts(run, &update, step) : whole_step(run, &update, step);
   const double loss = result.loss, norm = result.norm;
   if (!isfinite(loss) || !isfinite(norm)) {  // the weights in memory are lost then, those on the disk are not
     die(EXIT_NOT_FINITE, "the loss is %g and the gradient's norm %g at step %zu; %s; try a smaller --lr",
@@ -41,8 +55,8 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   run->checkpoint.has_val_loss = false;  // it was the weights' before this update
   const double seconds = clock_seconds() - started;
   return (struct StepMetrics){
-      .step = step, .train_loss = loss, .lr = o->lr, .grad_norm = norm, .step_ms = 1e3 * seconds,
-      .tokens_per_second = (double)(o->batch_size * o->seq_len) / seconds};
+      .step = step, .train_loss = loss, .lr = lr, .grad_norm = norm, .step_ms = 1e3 * seconds,
+      .tokens_per_second = (double)(o->parts * o->batch_size * o->seq_len) / seconds};
 }
 
 size_t run_val_batches(const struct Run *run) {
@@ -84,10 +98,63 @@ void run_sample(struct Run *run, size_t step) {
   events_sample(&run->events, step, run->written, count);
 }
 
-void run_save(struct Run *run, size_t step) {
-  if (run->options.out == NULL) return;
+/* ---- checkpoints --------------------------------------------------------------------------------- */
+
+static uint64_t update_tokens(const struct RunOptions *o) { return o->parts * o->batch_size * o->seq_len; }
+
+void run_save(struct Run *run, size_t step, bool told) {
+  const struct RunOptions *o = &run->options;
+  if (o->out == NULL) return;
+  const struct Gpt2 *model = &run->model;
   run->checkpoint.step = (uint32_t)step;
-  checkpoint_write(run->model_path, &run->checkpoint, run->model.params.first);
-  run->saved = true;
-  events_saved(&run->events, step, run->model_path);
+  const bool is_best = run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
+  if (is_best) run->best_val_loss = run->val_loss;
+  const struct State state = {
+      .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampler.draws,
+      .best_val_loss = run->best_val_loss, .seed = o->seed, .seq_len = o->seq_len,
+      .update_tokens = update_tokens(o), .shuffle = o->shuffle, .told = told};
+  saver_save(&run->saver, &run->checkpoint, &state, model->params.first, model->m.first, model->v.first, is_best);
+  events_saved(&run->events, step, o->out);
+}
+
+/* Refuses to go on with other data than the run would have seen. */
+static void check_same(const struct RunOptions *o, const struct State *state) {
+  const struct { const char *name; uint64_t was, is; } settings[] = {
+      {"seed", state->seed, o->seed},
+      {"seq-len", state->seq_len, o->seq_len},
+      {"shuffle", state->shuffle, o->shuffle},
+      {"total-batch-size", state->update_tokens, update_tokens(o)},
+  };
+  for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+    if (settings[i].was == settings[i].is) continue;
+    die(EXIT_USAGE, "the run in %s has --%s %llu, not %llu, and the order of its data follows from it; leave it as it "
+        "was, or start a new run from its weights", o->out, settings[i].name, (unsigned long long)settings[i].was,
+        (unsigned long long)settings[i].is);
+  }
+}
+
+bool run_find(struct Run *run, struct Resumed *resumed) {
+  if (!saver_newest(&run->saver, resumed->model_path, resumed->state_path)) return false;
+  resumed->step = saver_step(&run->saver);
+  struct State state;
+  resumed->model = checkpoint_open(resumed->model_path, &run->checkpoint);
+  resumed->state = state_open(resumed->state_path, &state, gpt2_count(&run->checkpoint.config));
+  check_same(&run->options, &state);
+  if (state.step != resumed->step || run->checkpoint.step != resumed->step) {
+    die(EXIT_BAD_DATA, "%s or the file beside it is not of step %zu; delete their folder to go on from the "
+        "checkpoint before it", resumed->state_path, resumed->step);
+  }
+  run->val_loss = run->checkpoint.has_val_loss ? (double)run->checkpoint.val_loss : INFINITY;
+  run->best_val_loss = state.best_val_loss;
+  saver_finish(&run->saver, (float)state.best_val_loss == run->checkpoint.val_loss && run->checkpoint.has_val_loss);
+  run->sampler.draws = state.draws;
+  run->events.resume_at = state.metrics_bytes;
+  resumed->told = state.told;
+  return true;
+}
+
+void run_restore(struct Run *run, const struct Resumed *resumed) {
+  const struct Gpt2 *model = &run->model;
+  checkpoint_read(resumed->model, resumed->model_path, &run->checkpoint, model->params.first);
+  state_read(resumed->state, resumed->state_path, model->m.first, model->v.first, model->count);
 }

@@ -11,14 +11,19 @@
 #include "events.h"
 #include "gpt2.h"
 #include "sampler.h"
+#include "saver.h"
+#include "schedule.h"
 
 struct RunOptions {
   const char *data, *val_data, *model, *out, *events;
-  size_t steps, batch_size, seq_len, threads, seed;
+  size_t steps, batch_size, seq_len, total_batch_size, threads, seed;
   size_t val_every, val_batches, sample_every, sample_tokens, save_every;
-  double lr, beta1, beta2, eps, weight_decay, grad_clip;
-  bool shuffle, recompute, dry_run;
+  size_t keep;
+  struct Schedule schedule;
+  double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip;
+  bool shuffle, recompute, resume, dry_run;
   enum Dtype dtype;
+  size_t parts;  // batches of (B, T) whose gradients make one update
 };
 
 struct Run {
@@ -30,9 +35,8 @@ struct Run {
   struct Sampler sampler;
   struct Events events;
   int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)
-  char model_path[1024];
-  double val_loss;
-  bool saved;  // a checkpoint of this run is on the disk
+  struct Saver saver;
+  double val_loss, best_val_loss;   // the newest; the lowest of a checkpoint
 };
 
 /* Lays the run out in the arena, the model first (see arena.h: called twice). */
@@ -57,7 +61,22 @@ size_t run_write(struct Run *run, size_t count);
 /* Writes a sample and tells. */
 void run_sample(struct Run *run, size_t step);
 
-/* Saves and tells, where the run has a folder. */
-void run_save(struct Run *run, size_t step);
+/* Saves and tells, where the run has a folder. `told`: after the step's validation and sample. */
+void run_save(struct Run *run, size_t step, bool told);
+
+/* A checkpoint to go on from. */
+struct Resumed {
+  size_t step;
+  bool told;
+  int model, state;  // file descriptors
+  char model_path[SAVER_PATH], state_path[SAVER_PATH];
+};
+
+/* Opens the newest checkpoint of the run's folder; false where there is none. Dies with EXIT_USAGE when the
+ * settings do not go on with that run. */
+bool run_find(struct Run *run, struct Resumed *resumed);
+
+/* Reads it into the arena. */
+void run_restore(struct Run *run, const struct Resumed *resumed);
 
 #endif

@@ -1,11 +1,8 @@
 /* llmc-native train: its flags, and what a run does when. */
 #define _POSIX_C_SOURCE 200809L
-#include <errno.h>
-#include <fcntl.h>
+#include <math.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "args.h"
@@ -19,8 +16,8 @@
 static struct RunOptions read_options(int argc, char **argv) {
   struct RunOptions o = {
       .events = "text", .steps = 40, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
-      .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .save_every = 0,
-      .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0, .shuffle = true,
+      .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .keep = 1,
+      .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0, .shuffle = true,
   };
   const double most = 1e9, below1 = 1 - 0x1p-53;
   const struct Arg args[] = {
@@ -32,14 +29,20 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"steps", ARG_COUNT, &o.steps, 0, most, "updates to make"},
       {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
       {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
-      {"lr", ARG_NUMBER, &o.lr, 0, most, "learning rate"},
+      {"total-batch-size", ARG_COUNT, &o.total_batch_size, 0, 1e12, "tokens in an update, 0: one batch of (B, T)"},
+      {"lr", ARG_NUMBER, &o.lr, 0, most, "learning rate, the highest"},
+      {"schedule", ARG_CHOICE, &(struct Choice){&o.schedule.shape, SCHEDULE_NAMES}, 0, 0, "of the learning rate"},
+      {"warmup", ARG_COUNT, &o.schedule.warmup, 0, most, "steps in which it rises"},
+      {"lr-final", ARG_NUMBER, &o.lr_final, 0, 1, "part of it that is left at the end"},
+      {"decay", ARG_NUMBER, &o.schedule.decay, 0, 1, "part of all steps in which wsd sinks"},
       {"beta1", ARG_NUMBER, &o.beta1, 0, below1, "AdamW's decay of the mean"},
       {"beta2", ARG_NUMBER, &o.beta2, 0, below1, "AdamW's decay of the square"},
       {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
       {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's decay of matrices"},
       {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "largest global norm of the gradient, 0: any"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
-      {"dtype", ARG_DTYPE, &o.dtype, 0, 0, "what linear layers multiply: fp32 or bf16"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
+       "what linear layers multiply: fp32 or bf16"},
       {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: activations anew in backward, less memory"},
       {"seed", ARG_COUNT, &o.seed, 0, 0x1p53, "seed of the shuffle and of samples"},
       {"shuffle", ARG_SWITCH, &o.shuffle, 0, 1, "1: shuffled windows, 0: in order"},
@@ -48,10 +51,21 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples, 0: never"},
       {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
       {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end"},
+      {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "checkpoints to keep, the newest"},
+      {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: go on from the newest checkpoint in --out"},
       {"dry-run", ARG_SWITCH, &o.dry_run, 0, 1, "1: tell what the run takes, and write nothing"},
   };
   args_parse("train", args, sizeof args / sizeof *args, argc, argv);
+  const size_t BT = size_product(o.batch_size, o.seq_len);
+  if (o.total_batch_size % BT != 0) {
+    die(EXIT_USAGE, "--total-batch-size %zu is not a multiple of %zu x %zu tokens; use %zu or another multiple",
+        o.total_batch_size, o.batch_size, o.seq_len, size_max(o.total_batch_size / BT, 1) * BT);
+  }
+  o.parts = size_max(o.total_batch_size / BT, 1);
+  o.schedule.lr = o.lr, o.schedule.least = o.lr_final * o.lr, o.schedule.steps = o.steps;
   if (o.val_every == 0) o.val_data = NULL;
+  if (o.resume && o.out == NULL) die(EXIT_USAGE, "--resume 1 needs the run's folder: --out FOLDER");
+  if (o.resume && o.dry_run) die(EXIT_USAGE, "--resume and --dry-run exclude each other; leave one out");
   if (o.dry_run) o.out = NULL;
   if (o.data == NULL || o.model == NULL) die(EXIT_USAGE, "train needs --data FILE and --model FILE");
   if (strcmp(o.events, "text") != 0 && strcmp(o.events, "json") != 0) {
@@ -72,6 +86,7 @@ static void on_interrupt(int signal) {
 static void catch_stops(void) {
   const struct sigaction stop = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
   struct sigaction now;
+  signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is a full disk, and is said to be one
   sigaction(SIGINT, &stop, NULL);
   sigaction(SIGTERM, &stop, NULL);
   if (sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
@@ -79,34 +94,20 @@ static void catch_stops(void) {
 
 static bool due(size_t step, size_t every) { return every > 0 && step % every == 0; }
 
-static int loop(struct Run *run) {
+static int loop(struct Run *run, const struct Resumed *resumed) {
   const struct RunOptions *o = &run->options;
-  size_t step = 0;
-  for (;; step++) {
+  for (size_t step = resumed->step;; step++) {
     /* Told to stop, it saves at once: whoever asked may not wait for a validation. */
     const bool stopped = interrupts > 0 || run->events.unheard;
-    const bool last = step == o->steps || stopped;
-    if (o->val_data != NULL && !stopped && (due(step, o->val_every) || last)) run_validate(run, step);
-    if (step > 0 && !stopped && due(step, o->sample_every)) run_sample(run, step);
-    if (last || (step > 0 && due(step, o->save_every))) run_save(run, step);
+    const bool last = step >= o->steps || stopped;
+    const bool quiet = stopped || (resumed->told && step == resumed->step);
+    if (o->val_data != NULL && !quiet && (due(step, o->val_every) || last)) run_validate(run, step);
+    if (step > 0 && !quiet && due(step, o->sample_every)) run_sample(run, step);
+    if (last || (step > 0 && due(step, o->save_every))) run_save(run, step, !stopped);
     if (last) return interrupts > 0 ? EXIT_INTERRUPTED : EXIT_OK;
     const struct StepMetrics metrics = run_step(run, step);
     events_step(&run->events, &metrics);
   }
-}
-
-static void open_outputs(struct Run *run) {
-  const struct RunOptions *o = &run->options;
-  if (o->out == NULL) return;
-  if (mkdir(o->out, 0777) != 0 && errno != EEXIST) {
-    die(EXIT_BAD_DATA, "cannot make the folder %s: %s; choose another --out", o->out, strerror(errno));
-  }
-  char path[sizeof run->model_path];
-  int length = snprintf(path, sizeof path, "%s/metrics.jsonl", o->out);
-  if (length < 0 || (size_t)length >= sizeof path) die(EXIT_USAGE, "the path %s is too long", o->out);
-  snprintf(run->model_path, sizeof run->model_path, "%s/model.bin", o->out);
-  run->events.metrics = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);  // emptied when all is well
-  if (run->events.metrics < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
 }
 
 int command_train(int argc, char **argv) {
@@ -115,8 +116,14 @@ int command_train(int argc, char **argv) {
   run.options = read_options(argc, argv);
   const struct RunOptions *o = &run.options;
 
-  const int file = checkpoint_open(o->model, &run.checkpoint);
-  run.checkpoint.has_val_loss = false;  // the starting model's, on other data perhaps
+  run.best_val_loss = INFINITY;
+  run.sampler = (struct Sampler){.temperature = 1, .top_p = 1, .seed = o->seed};
+  run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
+  struct Resumed resumed = {0};
+  if (o->resume) saver_open(&run.saver, o->out, o->keep);
+  const bool goes_on = o->resume && run_find(&run, &resumed);
+  const int file = goes_on ? resumed.model : checkpoint_open(o->model, &run.checkpoint);
+  if (!goes_on) run.checkpoint.has_val_loss = false;  // the starting model's, on other data perhaps
   const struct Config *config = &run.checkpoint.config;
   if (o->seq_len > config->maxT) {
     die(EXIT_USAGE, "--seq-len %zu is more than the %zu positions of %s; use at most that", o->seq_len,
@@ -126,35 +133,39 @@ int command_train(int argc, char **argv) {
   run.train.shuffle = o->shuffle;
   run.train.seed = o->seed;
   if (o->val_data != NULL) dataloader_open(&run.val, o->val_data, o->batch_size, o->seq_len, config->V);
-  run.sampler = (struct Sampler){.temperature = 1, .top_p = 1, .seed = o->seed};
   run.model.config = *config;
   run.model.kernels = kernels_choose();
   run.model.dtype = o->dtype;
   run.model.recompute = o->recompute;
-  run.model.update_in_backward = o->grad_clip == 0;  // the norm to clip by needs all gradients at once
+  /* A norm to clip by, and a sum over parts of a batch, need all gradients at once. */
+  run.model.update_in_backward = o->grad_clip == 0 && o->parts == 1;
   run.model.workers.pool = pool_create((int)o->threads);
-  run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
 
   run_layout(&run, &arena);
   const size_t available = memory_available();
-  events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), o->steps);
+  events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), resumed.step,
+               o->steps);
   plan_check(&run, arena_footprint(&arena), available);
-  open_outputs(&run);
+  if (!o->resume) saver_open(&run.saver, o->out, o->keep);
+  if (!o->resume && run.saver.count > 0) {
+    die(EXIT_USAGE, "%s holds a run already; go on with it by --resume 1, or choose another --out", o->out);
+  }
   arena_take(&arena);
   run_layout(&run, &arena);
   gpt2_first_touch(&run.model, &arena);
-  checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
-  if (run.events.metrics >= 0 && ftruncate(run.events.metrics, 0) != 0) {
-    die(EXIT_BAD_DATA, "cannot empty the old metrics.jsonl in %s: %s", o->out, strerror(errno));
-  }
+  if (goes_on) run_restore(&run, &resumed);
+  else checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
+  if (o->out != NULL) events_open_metrics(&run.events, o->out);
+  run.saver.metrics = run.events.metrics;
 
   int code = EXIT_OK;
   if (o->dry_run) {
     plan_rehearse(&run);
   } else {
     catch_stops();
-    code = loop(&run);
+    code = loop(&run, &resumed);
   }
+  saver_close(&run.saver);
   pool_destroy(run.model.workers.pool);
   arena_free(&arena);
   return code;

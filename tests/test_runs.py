@@ -49,7 +49,7 @@ def test_a_name_that_is_none_is_refused(workspace: Workspace, name: str) -> None
 
 def test_a_run_that_saved_is_not_overwritten(workspace: Workspace) -> None:
     folder = a_run(workspace, "mine")
-    with pytest.raises(Usage, match="mine exists: choose another --run, or delete that folder"):
+    with pytest.raises(Usage, match="mine exists: go on with it by --resume, choose another"):
         new_run(workspace, "mine", "texts")
     (folder / CHECKPOINT).unlink()
     assert new_run(workspace, "mine", "texts") == folder
@@ -71,14 +71,12 @@ def test_the_newest_run_is_found(workspace: Workspace) -> None:
 def test_settings_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["llmc", "train", "--data", "a b\nlr = 3\x1b"])
     train = TrainConfig(lr=0.1 + 0.2, eps=5e-324, shuffle=False, steps=2**53)
-    write_config(
-        tmp_path, ModelConfig(layers=3), train, SampleConfig(top_p=0.5), {"data": "a b\nlr = 3"}
-    )
+    write_config(tmp_path, ModelConfig(layers=3), train, SampleConfig(top_p=0.5))
     preset = load_preset(str(tmp_path / CONFIG))
     assert preset.train == train
     assert (preset.model, preset.sample) == (ModelConfig(layers=3), SampleConfig(top_p=0.5))
     text = (tmp_path / CONFIG).read_text()
-    assert text.splitlines()[1] == "# data: a b?lr = 3"
+    assert text.splitlines()[0].endswith("llmc train --data 'a b?lr = 3?'")
     assert tomllib.loads(text)["train"] == asdict(train)
 
 

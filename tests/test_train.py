@@ -26,7 +26,12 @@ FLAGS: dict[str, Any] = {
     "steps": 5,
     "batch_size": 3,
     "seq_len": 9,
+    "total_batch_size": 54,
     "lr": 0.003,
+    "schedule": "cosine",
+    "warmup": 2,
+    "lr_final": 0.1,
+    "decay": 0.5,
     "beta1": 0.8,
     "beta2": 0.97,
     "eps": 1e-6,
@@ -40,6 +45,7 @@ FLAGS: dict[str, Any] = {
     "val_batches": 3,
     "sample_every": 3,
     "save_every": 2,
+    "keep": 2,
 }
 
 
@@ -74,10 +80,12 @@ def test_every_flag_is_in_the_help(llmc: Llmc) -> None:
 def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
     done = ok(llmc("train"))
     assert config(llmc, "texts-1")["train"] == {
-        "steps": 40, "batch_size": 4, "seq_len": 64, "lr": 1e-4, "beta1": 0.9, "beta2": 0.999,
-        "eps": 1e-8, "weight_decay": 0.0, "grad_clip": 0.0, "seed": 1337, "shuffle": True,
+        "steps": 40, "batch_size": 4, "seq_len": 64, "total_batch_size": 0, "lr": 1e-4,
+        "schedule": "constant", "warmup": 0, "lr_final": 0.0, "decay": 0.2,
+        "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
+        "weight_decay": 0.0, "grad_clip": 0.0, "seed": 1337, "shuffle": True,
         "dtype": "fp32", "recompute": False, "val_every": 10, "val_batches": 5,
-        "sample_every": 20, "save_every": 0,
+        "sample_every": 20, "save_every": 0, "keep": 1,
     }  # fmt: skip
     lines = metrics(llmc, "texts-1")
     assert [line["step"] for line in lines if "train_loss" in line] == list(range(40))
@@ -117,7 +125,9 @@ def test_a_run_s_config_repeats_the_run(llmc: Llmc) -> None:
     [
         k
         for k in FLAGS
-        if not k.endswith("_every") and k not in ("steps", "val_batches", "recompute")
+        if not k.endswith("_every")
+        and k not in ("steps", "val_batches", "recompute", "keep")
+        and k not in ("lr_final", "decay", "total_batch_size")  # of a schedule, or of another batch
     ],
 )
 def test_each_setting_changes_what_is_learned(llmc: Llmc, flag: str, baseline: list[float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -166,7 +167,7 @@ def test_a_run_that_exists_is_not_overwritten(llmc: Llmc) -> None:
     trained(llmc, run="mine")
     before = metrics(llmc, "mine")
     error = assert_one_sentence(llmc("train", "--run", "mine"), 2)
-    assert "the run runs/mine exists: choose another --run, or delete that folder" in error
+    assert "the run runs/mine exists: go on with it by --resume, choose another --run" in error
     assert metrics(llmc, "mine") == before
 
 
@@ -207,14 +208,27 @@ def test_losses_before_it_are_kept(llmc: Llmc) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_ends_in_one_sentence_and_no_half_checkpoint(llmc: Llmc) -> None:
-    folder = llmc.workspace / "runs" / "full"
-    folder.mkdir(parents=True)
-    (folder / "model.bin.part").symlink_to("/dev/full")
-    error = assert_one_sentence(llmc("train", "--run", "full", "--steps", "2", "--quiet"), 1)
-    assert "runs/full/model.bin" in error
+    """A file that may not grow any more is what a full disk is to the one who writes it."""
+
+    def confine() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    words = [*llmc.command, "train", "--run", "full", "--steps", "2", "--quiet"]
+    done = subprocess.run(
+        words,
+        cwd=llmc.workspace,
+        env=llmc.env(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=confine,
+    )
+    error = assert_one_sentence(done, 1)
+    assert "runs/full/checkpoints/.part/model.bin" in error
     assert "free some space and run it again" in error
+    folder = llmc.workspace / "runs" / "full"
     assert not (folder / "model.bin").exists()
-    assert not (folder / "model.bin.part").is_symlink()
+    assert not list((folder / "checkpoints").glob("*/*"))
 
 
 @contextmanager

@@ -14,14 +14,9 @@ import typer
 
 from llmc.config import nearest
 from llmc.context import Context
-<<<<<<< HEAD
-from llmc.datasets import FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
+from llmc.datasets import EVALUATIONS, FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
 from llmc.download import Advance, copy, download, download_from_hub, file_sha256
 from llmc.download.unpack import is_archive, unpack
-=======
-from llmc.datasets import EVALUATIONS, FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
-from llmc.download import copy, download, download_from_hub, file_sha256
->>>>>>> eval
 from llmc.errors import BadData, Usage
 
 MODELS = {
@@ -46,8 +41,7 @@ def fetch(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
 ) -> None:
-<<<<<<< HEAD
-    """Download a dataset's text or a model's weights.
+    """Download a dataset's text, an evaluation's questions or a model's weights.
 
     What breaks off, by Ctrl-C too, is gone on with when the same command is given again.
 
@@ -55,9 +49,6 @@ def fetch(
     nothing but that is asked. HF_ENDPOINT names a mirror of the hub, HF_TOKEN opens what is not
     public, HTTPS_PROXY names a proxy, LLMC_RETRIES is how often a failed request is repeated.
     """
-=======
-    """Download a dataset's text, an evaluation's questions or a model's weights."""
->>>>>>> eval
     here: Context = ctx.obj
     folder = fetch_dataset(here, name, source=source, force=force)
     files = sorted(path.name for path in folder.iterdir()) if name != STDLIB else []
@@ -77,14 +68,9 @@ def fetch_dataset(here: Context, name: str, *, source: str | None, force: bool) 
 
     Args:
         here: the workspace and the voice.
-<<<<<<< HEAD
-        name: a registered dataset or model.
+        name: a registered dataset, evaluation or model.
         source: a local file, folder or archive, or a mirror's address; None: where it is
             published.
-=======
-        name: a registered dataset, evaluation or model.
-        source: a local file or folder, or a mirror's address; None: where it is published.
->>>>>>> eval
         force: fetch again what is there.
 
     Raises:

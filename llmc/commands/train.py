@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,9 +20,10 @@ from llmc.inputs import Data, check_match, find_data, find_model
 from llmc.machine import available_cores
 from llmc.planning import PlanView
 from llmc.process import Engine
-from llmc.runs import CHECKPOINT, METRICS, discard_run, new_run, write_config
+from llmc.run_record import recorded_inputs, resumable, resumed_settings, write_record
+from llmc.runs import CHECKPOINT, METRICS, discard_run, new_run, read_metrics, write_config
 from llmc.tokenizers import record_tokenizer
-from llmc.training_view import History, PlainView, choose_view, precision
+from llmc.training_view import Event, History, PlainView, choose_view, precision
 from llmc.units import clock, megabytes
 
 DEFAULT = TrainConfig()
@@ -55,8 +57,36 @@ def train(
     seq_len: Annotated[
         int | None, typer.Option(min=1, help=f"T, tokens in a row ({DEFAULT.seq_len}).")
     ] = None,
+    total_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="TOKENS",
+            help="Tokens in an update: a multiple of B x T; gradients are added up (0: B x T).",
+        ),
+    ] = None,
     lr: Annotated[
-        float | None, typer.Option(min=0, help=f"Learning rate ({DEFAULT.lr:g}).")
+        float | None, typer.Option(min=0, help=f"Learning rate, the highest ({DEFAULT.lr:g}).")
+    ] = None,
+    schedule: Annotated[
+        Literal["constant", "cosine", "linear", "wsd"] | None,
+        typer.Option(help=f"How the learning rate sinks after the warmup ({DEFAULT.schedule})."),
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"Steps in which the learning rate rises ({DEFAULT.warmup})."),
+    ] = None,
+    lr_final: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help=f"Part of the learning rate left at the end ({DEFAULT.lr_final:g})."
+        ),
+    ] = None,
+    decay: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help=f"Part of all steps in which wsd sinks ({DEFAULT.decay:g})."
+        ),
     ] = None,
     beta1: Annotated[
         float | None, typer.Option(min=0, help=f"AdamW's decay of the mean ({DEFAULT.beta1:g}).")
@@ -129,6 +159,23 @@ def train(
             help="Steps between checkpoints; one is always saved at the end (0: only there).",
         ),
     ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Checkpoints to keep, the newest; best.bin holds the weights of the one with the "
+            f"lowest validation loss ({DEFAULT.keep}).",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a run from its newest checkpoint, bit for bit: the newest run, or "
+            "the one that --run names.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -143,31 +190,36 @@ def train(
     refused.
     """
     here: Context = ctx.obj
-    preset = load_preset(config) if config is not None else Preset()
-    settings = overridden(
-        preset.train,
-        {
-            "steps": steps,
-            "batch_size": batch_size,
-            "seq_len": seq_len,
-            "lr": lr,
-            "beta1": beta1,
-            "beta2": beta2,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "grad_clip": grad_clip,
-            "seed": seed,
-            "shuffle": shuffle,
-            "dtype": dtype,
-            "recompute": recompute,
-            "val_every": val_every,
-            "val_batches": val_batches,
-            "sample_every": sample_every,
-            "save_every": save_every,
-        },
-    )
-    dataset = find_data(here, data, val_data)
-    start = find_model(here, model, dataset)
+    given = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "seq_len": seq_len,
+        "total_batch_size": total_batch_size,
+        "lr": lr,
+        "schedule": schedule,
+        "warmup": warmup,
+        "lr_final": lr_final,
+        "decay": decay,
+        "beta1": beta1,
+        "beta2": beta2,
+        "eps": eps,
+        "weight_decay": weight_decay,
+        "grad_clip": grad_clip,
+        "seed": seed,
+        "shuffle": shuffle,
+        "dtype": dtype,
+        "recompute": recompute,
+        "val_every": val_every,
+        "val_batches": val_batches,
+        "sample_every": sample_every,
+        "save_every": save_every,
+        "keep": keep,
+    }
+    if resume:
+        begun = _resumed(here, run, given, {"config": config, "model": model, "data": data})
+    else:
+        begun = _anew(here, run, given, config=config, model=model, data=(data, val_data))
+    settings, dataset, start, folder = begun.settings, begun.data, begun.model, begun.folder
     header = read_header(start)
     check_match(here, dataset, start, header)
     if settings.seq_len > header.config.context:
@@ -176,16 +228,16 @@ def train(
             f"{here.workspace.shown(start)}: use at most that"
         )
     threads = threads or available_cores()
-    folder = new_run(here.workspace, run, dataset.name)
     binary = ensure_native(here)
     where = here.workspace.shown
     here.ui.note(f"data: {where(dataset.train)}")
     here.ui.note(f"validation: {where(dataset.val) if dataset.val else 'none'}")
     here.ui.note(f"model: {where(start)}")
-    here.ui.note(f"settings: {preset.name}; threads: {threads}; run: {where(folder)}")
+    here.ui.note(f"settings: {begun.preset.name}; threads: {threads}; run: {where(folder)}")
 
     argv = [str(binary), "train"]
     argv += engine_arguments(dataset, start, None if dry_run else folder, settings, threads)
+    argv += ["--resume", "1"] if resume else []
     history = History(settings.steps)
     if dry_run:
         plan = PlanView(settings, silent=here.ui.quiet or here.ui.json)
@@ -193,13 +245,15 @@ def train(
         here.ui.result(plan.result())
         here.ui.next(typed_in_earnest(ctx))
         return
-    facts = {"data": str(dataset.train), "model": str(start), "threads": str(threads)}
     view = choose_view(silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}")
     try:
-        write_config(folder, header.config, settings, preset.sample, facts)
+        write_config(folder, header.config, settings, begun.preset.sample)
+        if not resume:
+            write_record(folder, here.workspace, dataset, start)
         if dataset.tokenizer is not None:
             record_tokenizer(dataset.tokenizer, folder)
-        run_engine(argv, view, history, dataset.decode)
+        earlier = read_metrics(folder) if resume else []
+        run_engine(argv, view, history, dataset.decode, earlier)
     except Interrupted as stop:
         report(here, folder, history)
         saved = (
@@ -210,13 +264,66 @@ def train(
             f"interrupted after {done:,} of {settings.steps:,} steps; {saved}"
         ) from stop
     except LlmcError:
-        if not (history.train or history.val):
+        if not (resume or history.train or history.val):
             discard_run(folder)  # it never began
         raise
     report(here, folder, history)
     here.ui.next(
         "llmc sample --decode", f"llmc sample --decode --run {folder.name} --temperature 0.8"
     )
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """What a run begins with: all that the flags, a preset or the run's own record say."""
+
+    folder: Path
+    preset: Preset
+    settings: TrainConfig
+    data: Data
+    model: Path
+
+
+def _anew(
+    here: Context,
+    run: str | None,
+    given: Mapping[str, Any],
+    *,
+    config: str | None,
+    model: Path | None,
+    data: tuple[Path | None, Path | None],
+) -> _Beginning:
+    """Begin a new run.
+
+    Raises:
+        LlmcError: data or model are missing or broken, or the run exists.
+    """
+    preset = load_preset(config) if config is not None else Preset()
+    settings = overridden(preset.train, given)
+    dataset = find_data(here, *data)
+    start = find_model(here, model, dataset)
+    folder = new_run(here.workspace, run, dataset.name)
+    return _Beginning(folder, preset, settings, dataset, start)
+
+
+def _resumed(
+    here: Context, run: str | None, given: Mapping[str, Any], inputs: Mapping[str, object]
+) -> _Beginning:
+    """Go on with a run.
+
+    Raises:
+        Usage: a flag would make it another run.
+        LlmcError: there is none, or its data is not there any more.
+    """
+    for name, value in inputs.items():
+        if value is not None:
+            raise Usage(
+                "--resume goes on with the run's own data, model and settings: leave out "
+                f"--{name}, or start a new run from its weights with --model"
+            )
+    folder, preset, record = resumable(here.workspace, run)
+    settings = resumed_settings(preset.train, given)
+    return _Beginning(folder, preset, settings, *recorded_inputs(here, folder, record))
 
 
 def engine_arguments(
@@ -236,8 +343,11 @@ def run_engine(
     view: PlainView,
     history: History,
     decode: Callable[[Sequence[int]], str],
+    earlier: Sequence[Event] = (),
 ) -> None:
     """Run the engine to its end, showing each event as it comes.
+
+    ``earlier`` are events that a resumed run told before; those of its steps so far count.
 
     Raises:
         LlmcError: the engine failed or was interrupted.
@@ -248,6 +358,8 @@ def run_engine(
                 event = json.loads(line)
             except ValueError as error:
                 raise LlmcError(f"the engine said what is no event: {line[:80]!r}") from error
+            if event.get("event") == "start":
+                history.resume(earlier, event["step"])
             history.add(event, decode)
             view.update(event, history)
 

@@ -1,0 +1,73 @@
+#include "state.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "format.h"
+#include "util.h"
+
+/* 64-bit numbers take two ints, the lower half first. */
+static void put(int32_t *header, int at, uint64_t value) { memcpy(header + at, &value, sizeof value); }
+
+static uint64_t get(const int32_t *header, int at) {
+  uint64_t value;
+  memcpy(&value, header + at, sizeof value);
+  return value;
+}
+
+void state_write(struct FileWriter *writer, const struct State *state, const float *m, const float *v, size_t count) {
+  int32_t header[HEADER_INTS] = {0};
+  const size_t bytes = count * sizeof(float);
+  header[STATE_MAGIC_AT] = STATE_MAGIC;
+  header[STATE_VERSION_AT] = STATE_VERSION;
+  header[STATE_CRC_AT] = (int32_t)crc32_update(crc32_update(0, m, bytes), v, bytes);
+  header[STATE_FLAGS_AT] = (state->shuffle ? STATE_SHUFFLED : 0) | (state->told ? STATE_TOLD : 0);
+  put(header, STATE_STEP_AT, state->step);
+  put(header, STATE_METRICS_AT, state->metrics_bytes);
+  put(header, STATE_DRAWS_AT, state->draws);
+  put(header, STATE_SEED_AT, state->seed);
+  put(header, STATE_SEQ_LEN_AT, state->seq_len);
+  put(header, STATE_UPDATE_TOKENS_AT, state->update_tokens);
+  memcpy(header + STATE_BEST_AT, &state->best_val_loss, sizeof(double));
+  file_writer_write(writer, header, HEADER_BYTES);
+  file_writer_write(writer, m, bytes);
+  file_writer_write(writer, v, bytes);
+}
+
+int state_open(const char *path, struct State *state, size_t count) {
+  uint64_t size;
+  const int file = file_open(path, "llmc train", &size);
+  int32_t header[HEADER_INTS] = {0};
+  if (size >= HEADER_BYTES) file_read(file, path, header, HEADER_BYTES, 0);
+  if (header[STATE_MAGIC_AT] != STATE_MAGIC || header[STATE_VERSION_AT] != STATE_VERSION) {
+    die(EXIT_BAD_DATA, "%s is not a training state that this llmc knows; delete its folder to go on from the "
+        "checkpoint before it", path);
+  }
+  const uint64_t expected = HEADER_BYTES + 2 * (uint64_t)count * sizeof(float);
+  if (size != expected) {
+    die(EXIT_BAD_DATA, "%s is %s: it should have %llu bytes, it has %llu; delete its folder to go on from the "
+        "checkpoint before it", path, size < expected ? "cut short" : "damaged", (unsigned long long)expected,
+        (unsigned long long)size);
+  }
+  *state = (struct State){
+      .step = get(header, STATE_STEP_AT), .metrics_bytes = get(header, STATE_METRICS_AT),
+      .draws = get(header, STATE_DRAWS_AT), .seed = get(header, STATE_SEED_AT),
+      .seq_len = get(header, STATE_SEQ_LEN_AT), .update_tokens = get(header, STATE_UPDATE_TOKENS_AT),
+      .shuffle = (header[STATE_FLAGS_AT] & STATE_SHUFFLED) != 0, .told = (header[STATE_FLAGS_AT] & STATE_TOLD) != 0};
+  memcpy(&state->best_val_loss, header + STATE_BEST_AT, sizeof(double));
+  return file;
+}
+
+void state_read(int file, const char *path, float *m, float *v, size_t count) {
+  const size_t bytes = count * sizeof(float);
+  int32_t header[HEADER_INTS];
+  file_read(file, path, header, HEADER_BYTES, 0);
+  file_read(file, path, m, bytes, HEADER_BYTES);
+  file_read(file, path, v, bytes, HEADER_BYTES + bytes);
+  close(file);
+  const uint32_t crc = crc32_update(crc32_update(0, m, bytes), v, bytes);
+  if (crc != (uint32_t)header[STATE_CRC_AT]) {
+    die(EXIT_BAD_DATA, "%s is damaged: its checksum is %08x, its header says %08x; delete its folder to go on from "
+        "the checkpoint before it", path, crc, (uint32_t)header[STATE_CRC_AT]);
+  }
+}

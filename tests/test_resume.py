@@ -1,0 +1,223 @@
+"""A run goes on bit for bit after a kill, an interrupt, a full disk; and only as the same run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Llmc, assert_one_sentence
+from engine import Flags, Native, build, environment, refused, succeeded, without_times
+from torture import ending, settings, torture
+from workspace import copy_of, metrics, ok, prepared_workspace
+
+
+@pytest.fixture(scope="module")
+def native(cache: Path) -> Native:
+    return build(cache)
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> Flags:
+    return {**settings(tmp_path, 12), "threads": 2}
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    native: Native, tmp_path: Path
+) -> None:
+    assert torture(native, tmp_path, 40) >= 12
+
+
+def test_more_steps_go_on_where_a_shorter_run_ended(
+    native: Native, flags: Flags, tmp_path: Path
+) -> None:
+    """Validations come at the end too, so the calm run is given one there."""
+    flags |= {"schedule": "constant", "val_every": 6, "sample_every": 6}
+    succeeded(native("train", out=tmp_path / "calm", **flags))
+    succeeded(native("train", out=tmp_path / "torn", **{**flags, "steps": 6}))
+    done = succeeded(native("train", out=tmp_path / "torn", resume=1, **flags))
+    assert "going on from step 6" in done.stdout
+    assert ending(tmp_path / "torn") == ending(tmp_path / "calm")
+    again = succeeded(native("train", out=tmp_path / "torn", resume=1, **flags))
+    assert "train loss" not in again.stdout
+    assert ending(tmp_path / "torn") == ending(tmp_path / "calm")
+
+
+def test_the_best_weights_are_those_of_the_lowest_validation_loss(
+    native: Native, flags: Flags, tmp_path: Path
+) -> None:
+    """With a rate this high the loss soon rises again."""
+    flags |= {"lr": 0.05, "schedule": "constant", "val_every": 2, "keep": 7}
+    succeeded(native("train", out=tmp_path / "out", **flags))
+    lines = without_times((tmp_path / "out" / "metrics.jsonl").read_text())
+    losses = {
+        line["step"]: line["val_loss"] for line in lines if "val_loss" in line and line["step"]
+    }
+    best = min(losses, key=losses.__getitem__)
+    assert best < 12
+    saved = (tmp_path / "out" / "checkpoints" / f"{best:08}" / "model.bin").read_bytes()
+    assert (tmp_path / "out" / "best.bin").read_bytes() == saved
+    names = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
+    assert names == [f"{step:08}" for step in range(2, 14, 2)]
+
+
+def test_another_order_of_the_data_is_refused(native: Native, flags: Flags, tmp_path: Path) -> None:
+    succeeded(native("train", out=tmp_path / "out", **{**flags, "steps": 2}))
+    for change, words in (
+        ({"seed": 1}, "has --seed 1337, not 1"),
+        ({"seq_len": 18}, "has --seq-len 19, not 18"),
+        ({"shuffle": 0}, "has --shuffle 1, not 0"),
+        ({"batch_size": 2}, "has --total-batch-size 57, not 38"),
+    ):
+        done = native("train", out=tmp_path / "out", resume=1, **{**flags, **change})
+        assert words in refused(done, 2)
+    # The same windows in other parts are the same run.
+    parts: Flags = {"batch_size": 1, "total_batch_size": 57}
+    succeeded(native("train", out=tmp_path / "out", resume=1, **{**flags, **parts}))
+
+
+def test_a_second_trainer_in_the_same_folder_is_refused(
+    native: Native, flags: Flags, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for resume in (0, 1):
+            error = refused(native("train", out=out, resume=resume, **flags), 2)
+            assert f"another llmc trains in {out}" in error
+    succeeded(native("train", out=out, **flags))
+    error = refused(native("train", out=out, **flags), 2)
+    assert "holds a run already" in error and "--resume 1" in error
+
+
+@pytest.mark.parametrize("file", ["model.bin", "state.bin"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone", "foreign"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_good(
+    damage: str, file: str, native: Native, flags: Flags, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    succeeded(native("train", out=out, **flags))
+    calm = ending(out)
+    newest = out / "checkpoints" / "00000012"
+    path = newest / file
+    data = bytearray(path.read_bytes())
+    path.unlink()  # model.bin has other names
+    if damage == "changed":
+        data[-5] ^= 64
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[:-4])
+    elif damage == "foreign":
+        path.write_bytes(b"something else" * 1000)
+    error = refused(native("train", out=out, resume=1, **flags), 1, 3)
+    assert f"00000012/{file}" in error
+    shutil.rmtree(newest)
+    succeeded(native("train", out=out, resume=1, **flags))
+    assert ending(out) == calm
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    native: Native, flags: Flags, tmp_path: Path
+) -> None:
+    """The state is larger than a file may become: nothing of the next checkpoint stays."""
+    out = tmp_path / "out"
+    flags |= {"val_every": 2}  # the shorter run validates at its end, and so should the longer
+    succeeded(native("train", out=out, **{**flags, "steps": 4}))
+    model, state = (out / "checkpoints" / "00000004" / f for f in ("model.bin", "state.bin"))
+    limit = (model.stat().st_size + state.stat().st_size) // 2
+
+    def confine() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    words = native.argv("train", out=out, resume=1, **flags)
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env=environment(), preexec_fn=confine
+    )
+    assert "the disk has no room for" in refused(done, 1)
+    assert {path.name for path in (out / "checkpoints").iterdir()} >= {"00000002", "00000004"}
+    succeeded(native("train", out=tmp_path / "calm", **flags))
+    succeeded(native("train", out=out, resume=1, **flags))
+    assert ending(out) == ending(tmp_path / "calm")
+
+
+def test_shortened_metrics_are_refused(native: Native, flags: Flags, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    succeeded(native("train", out=out, **flags))
+    (out / "metrics.jsonl").write_text("")
+    assert "metrics.jsonl was shortened" in refused(
+        native("train", out=out, resume=1, **{**flags, "steps": 14}), 1
+    )
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    return prepared_workspace(tmp_path_factory.mktemp("resume") / "workspace", cache)
+
+
+@pytest.fixture
+def llmc(template: Llmc, tmp_path: Path) -> Llmc:
+    """Return the command line, in a prepared workspace."""
+    return copy_of(template, tmp_path / "workspace")
+
+
+TRAIN = ("train", "--config", "tiny.toml", "--quiet")
+
+
+def untimed(llmc: Llmc, run: str) -> list[dict[str, object]]:
+    kept = ("step", "train_loss", "val_loss", "lr", "grad_norm")
+    return [{k: line[k] for k in kept if k in line} for line in metrics(llmc, run)]
+
+
+def test_a_run_is_resumed_by_its_name_or_as_the_newest(llmc: Llmc) -> None:
+    ok(llmc(*TRAIN, "--run", "calm", "--steps", "9", "--val-every", "3"))
+    ok(llmc(*TRAIN, "--run", "torn", "--steps", "3", "--val-every", "3"))
+    ok(llmc("train", "--resume", "--run", "torn", "--steps", "6", "--quiet"))
+    done = ok(llmc("train", "--resume", "--steps", "9", "--json"))
+    assert json.loads(done.stdout)["steps"] == 9
+    assert untimed(llmc, "torn") == untimed(llmc, "calm")
+    first, second = (llmc.workspace / "runs" / run / "model.bin" for run in ("calm", "torn"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_resumed_run_takes_what_changes_no_bit_and_refuses_the_rest(llmc: Llmc) -> None:
+    ok(llmc(*TRAIN, "--run", "a", "--steps", "2"))
+    for flag, value, words in (
+        ("--lr", "0.5", "the run has --lr "),
+        ("--batch-size", "3", "the run has --batch-size "),
+        ("--dtype", "bf16", "the run has --dtype fp32"),
+        ("--model", "models/tiny-texts.bin", "leave out --model"),
+        ("--config", "tiny.toml", "leave out --config"),
+    ):
+        error = assert_one_sentence(llmc("train", "--resume", flag, value), 2)
+        assert words in error
+    ok(llmc("train", "--resume", "--steps", "4", "--threads", "1", "--keep", "3", "--recompute"))
+    assert len([line for line in metrics(llmc, "a") if "train_loss" in line]) == 4
+
+
+def test_without_a_run_or_with_other_data_there_is_nothing_to_resume(llmc: Llmc) -> None:
+    error = assert_one_sentence(llmc("train", "--resume"), 3)
+    assert "run 'llmc train' first" in error
+    error = assert_one_sentence(llmc("train", "--resume", "--run", "none"), 3)
+    assert "llmc train --run none" in error
+    ok(llmc(*TRAIN, "--run", "a", "--steps", "2"))
+    ok(llmc("tokenize", "texts", "--tokenizer", "byte", "--val-fraction", "0.3", "--quiet"))
+    error = assert_one_sentence(llmc("train", "--resume", "--steps", "4"), 1)
+    assert "is not what runs/a was trained on" in error
+
+
+def test_a_run_explains_itself(llmc: Llmc) -> None:
+    ok(llmc(*TRAIN, "--run", "a", "--steps", "2"))
+    record = json.loads((llmc.workspace / "runs" / "a" / "run.json").read_text())
+    assert record["command"].startswith("llmc train --config tiny.toml")
+    assert record["data"] == "data/texts/train.bin"
+    assert record["model"] == "models/tiny-texts.bin"
+    assert record["manifest"]["dataset"] == "texts"
+    assert {"llmc", "python", "platform", "git"} <= record.keys()
