@@ -29,6 +29,8 @@ COMMANDS = {
     "train": "Train a model. Ctrl-C finishes the step and saves.",
     "sample": "Write with a trained model: token ids on stdout, one a line, or text with --decode.",
     "decode": "Turn token ids into text, on stdin as they arrive.",
+    "runs": "List the runs: what they trained, how far they came, how good they are.",
+    "plot": "Draw the curves of runs in the terminal, or as a picture or page that compares them.",
     "fetch": "Download a dataset's text or a model's weights.",
     "tokenize": "Turn text into train.bin, val.bin and a manifest.",
     "export-weights": "Write a model checkpoint that training starts from, in llm.c's format.",

@@ -201,9 +201,9 @@ def test_the_size_announced_is_the_size_taken(
     parts = start["memory_parts"]
     assert parts["optimizer"] == 2 * parts["parameters"]
     assert parts["gradients"] < parts["parameters"]
-    clipped = counted(
-        native, counter, tmp_path / "report", steps=1, grad_clip=1, **files, **BATCH
-    )[2]
+    clipped = counted(native, counter, tmp_path / "report", steps=1, grad_clip=1, **files, **BATCH)[
+        2
+    ]
     assert clipped["memory_parts"]["gradients"] == parts["parameters"]
 
 
