@@ -27,6 +27,7 @@ class Line:
         mark: a letter set into the curve in places, which tells it from others without colour.
         spot: the sign for ``spots``.
         style: rich's name of a colour.
+        spot_style: that of the spots; the curve's unless it is named.
     """
 
     points: Sequence[Point]
@@ -34,6 +35,7 @@ class Line:
     mark: str = ""
     spot: str = "●"
     style: str = ""
+    spot_style: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def chart(
                 put(x, y, line.mark, line.style)
     for line, part in zip(lines, single, strict=True):
         for x, y in part:
-            put(x, y, line.spot, line.style)
+            put(x, y, line.spot, line.spot_style or line.style)
     picture: Picture = []
     for row in range(height):
         body = [

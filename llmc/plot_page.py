@@ -38,7 +38,7 @@ def write_page(
         path: the file.
         metric: what it shows first.
         x: over what it shows that first.
-        smooth: steps to take means over, 1: none; by default a fiftieth of each run's.
+        smooth: steps to take means over, 1: none; by default about a fiftieth of the longest run's.
         log_x: whether it begins with a logarithmic axis.
         log_y: the same, upwards.
         title: for another title.

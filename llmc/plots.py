@@ -86,17 +86,17 @@ class Plot:
     log_x: bool = False
     log_y: bool = False
 
-    @property
-    def caption(self) -> str:
-        """What the kinds of lines are."""
+    def caption(self, *, faint: bool) -> str:
+        """Return what the kinds of lines are; ``faint`` ones show every step."""
         windows = {curve.window for curve in self.curves}
         parts = []
         if windows == {1}:
             parts.append("line: every step")
-        elif len(windows) == 1:
-            parts.append(f"line: mean of {windows.pop()} steps; faint: every step")
         else:
-            parts.append("line: mean of as many steps as the legend says; faint: every step")
+            known = len(windows) == 1
+            count = f"{windows.pop():,}" if known else "as many as the legend says"
+            parts.append(f"line: mean of {count}{' steps' if known else ''}")
+            parts += ["faint: every step"] if faint else []
         if any(curve.val for curve in self.curves):
             parts.append("marks: validation")
         return "; ".join(parts)
@@ -109,10 +109,9 @@ class Plot:
 
 
 def default_window(steps: int) -> int:
-    """Return over how many steps to take means: about a fiftieth, as 1, 2 or 5 times 10^n."""
-    goal = max(steps // 50, 1)
-    power: int = 10 ** (len(str(goal)) - 1)
-    return max(times * power for times in (1, 2, 5) if times * power <= goal)
+    """Return over how many steps to take means: a fiftieth or more, as 1, 2 or 5 times 10^n."""
+    power: int = 10 ** (len(str(max(steps // 50, 1))) - 1)
+    return next(times * power for times in (1, 2, 5, 10) if 50 * times * power >= steps)
 
 
 def plot_of(
@@ -131,7 +130,7 @@ def plot_of(
         runs: at most seven.
         metric: what is drawn.
         x: what it is drawn over: updates, tokens seen, or the time that training steps took.
-        smooth: steps to take means over, 1: none. By default a fiftieth of each run's.
+        smooth: steps to take means over, 1: none. By default about a fiftieth of the longest run's.
         log_x: for a logarithmic axis; what is not above 0 is left out.
         log_y: the same, upwards.
         title: for another title.
@@ -145,16 +144,17 @@ def plot_of(
     name, y_title, heading = METRICS[metric]
     unit, per_unit = _time_unit(runs) if x == "time" else ("", 1.0)
     curves = []
+    window = smooth or default_window(max(len(run.steps) for run in runs))
     for run in runs:
         over = _over(run, x, per_unit)
         points = run.points(name)
-        window = min(smooth or default_window(len(points)), max(len(points), 1))
+        fitting = window if smooth else max(1, min(window, len(points) // 5))  # of a short run
         val = [(float(step), loss) for step, loss in run.val if math.isfinite(loss)]
         curve = Curve(
             run.name,
             raw=over(points),
-            smooth=over(moving_mean(points, window, SMOOTH_POINTS) if window > 1 else points),
-            window=window,
+            smooth=over(moving_mean(points, fitting, SMOOTH_POINTS) if fitting > 1 else points),
+            window=fitting,
             val=over(val) if metric == "loss" else [],
         )
         curves.append(_above_zero(curve, log_x=log_x, log_y=log_y))
@@ -313,7 +313,9 @@ def draw(plot: Plot, figure: Figure) -> None:
         legend.append((line, spots) if curve.val else (line,))
     _set_axes(plot, axes)
     axes.set_title(plot.title, loc="left", fontweight="bold", pad=24, parse_math=False)
-    axes.text(0, 1.03, plot.caption, transform=axes.transAxes, fontsize=9, color="#555555")
+    axes.text(
+        0, 1.03, plot.caption(faint=True), transform=axes.transAxes, fontsize=9, color="#555555"
+    )
     if len(plot.curves) > 1:
         # A label that begins with "_" would be left out, so the names come afterwards.
         made = axes.legend(legend, [" "] * len(legend), frameon=False, handlelength=3.5)

@@ -2,13 +2,7 @@ from __future__ import annotations
 
 import math
 import os
-import pty
 import re
-import select
-import struct
-import subprocess
-import termios
-from fcntl import ioctl
 from pathlib import Path
 
 import pytest
@@ -17,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from terminal import in_terminal
 from workspace import prepared_workspace
 
 from llmc.curves import BARS, curve, smoothed, sparkline
@@ -238,30 +233,3 @@ def test_in_a_terminal_nothing_is_wider_than_it(
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
     return prepared_workspace(tmp_path_factory.mktemp("view") / "workspace", cache)
-
-
-def in_terminal(llmc: Llmc, columns: int, *args: str) -> str:
-    """Run a command under a terminal of that width; return all that it wrote there."""
-    leader, follower = pty.openpty()
-    ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
-    env = {name: value for name, value in llmc.env().items() if name not in ("COLUMNS", "LINES")}
-    env |= {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
-    with subprocess.Popen(
-        [*llmc.command, *args],
-        cwd=llmc.workspace,
-        env=env,
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-    ) as process:
-        os.close(follower)
-        written = b""
-        while process.poll() is None or select.select([leader], [], [], 0)[0]:
-            if select.select([leader], [], [], 0.2)[0]:
-                try:
-                    written += os.read(leader, 1 << 16)
-                except OSError:  # Linux says so where others say nothing more comes
-                    break
-    os.close(leader)
-    assert process.returncode == 0, written
-    return written.decode(errors="replace")

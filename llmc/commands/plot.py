@@ -51,7 +51,7 @@ def plot(
         typer.Option(
             min=1,
             metavar="STEPS",
-            help="Draw means of so many steps, 1: each step (about a fiftieth of the run's).",
+            help="Draw means of so many steps, 1: every step (a fiftieth of the run or more).",
         ),
     ] = None,
     log_x: Annotated[
@@ -147,7 +147,10 @@ def show(drawn: Plot) -> None:
     terminal = sys.stdout.isatty()
     width = min(console.width, MOST_COLUMNS) if terminal else PIPE_COLUMNS
     height = max(6, min(console.height - 9 - len(drawn.curves), MOST_LINES)) if terminal else 16
-    heading: Picture = [[(drawn.title, "bold")], [(f"{drawn.y_title}; {drawn.caption}", "dim")]]
+    heading: Picture = [
+        [(drawn.title, "bold")],
+        [(f"{drawn.y_title}; {drawn.caption(faint=False)}", "dim")],
+    ]
     for picture in (heading, in_terminal(drawn, width, height), terminal_legend(drawn)):
         _print(console, picture, plainly=not terminal)
 

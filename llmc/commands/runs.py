@@ -17,7 +17,6 @@ from llmc.history import RunHistory, all_runs, printable
 from llmc.units import clock, short
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 Sort = Literal["when", "name", "size", "steps", "loss", "val", "tokens", "time", "speed"]
@@ -177,6 +176,13 @@ class Column:
     rank: int = 0
     right: bool = True
 
+    def width(self, found: list[RunHistory], width: int) -> int:
+        """Return how wide it is; a name takes a fifth of ``width`` at most."""
+        from rich.cells import cell_len
+
+        widest = max(len(self.title), *(cell_len(self.text(run)) for run in found))
+        return min(widest, width // 5) if self.title in ("run", "data") else widest
+
 
 COLUMNS = (
     Column("run", lambda run: printable(run.name), right=False),
@@ -200,7 +206,7 @@ def print_table(found: list[RunHistory]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    columns = fitting(found, console)
+    columns = fitting(found, console.width)
     console.print(table(found, columns, console.width))
     for run in found:
         for problem in run.problems:
@@ -211,17 +217,18 @@ def print_table(found: list[RunHistory]) -> None:
         console.print(Text(f"not shown, too narrow: {', '.join(missing)}", style="dim"))
 
 
-def fitting(found: list[RunHistory], console: Console) -> list[Column]:
-    """Return the columns that the terminal has room for, the most telling ones."""
+def fitting(found: list[RunHistory], width: int) -> list[Column]:
+    """Return the columns that ``width`` characters have room for, the most telling ones."""
     columns = list(COLUMNS)
     while (
-        console.measure(table(found, columns, console.width)).minimum > console.width
+        sum(column.width(found, width) for column in columns) + GAP * (len(columns) - 1) > width
         and (worst := max(columns, key=lambda column: column.rank)).rank
     ):
         columns.remove(worst)
     return columns
 
 
+GAP = 2
 STYLES = {"running": "cyan", "interrupted": "yellow", "never saved": "yellow", "broken": "red"}
 
 
@@ -230,23 +237,17 @@ def table(found: list[RunHistory], columns: list[Column], width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    rows = [[Text(column.text(run)) for column in columns] for run in found]
-    for index, column in enumerate(columns):
-        cells = [row[index] for row in rows]
-        widest = max(len(column.title), *(cell.cell_len for cell in cells))
-        if column.title in ("run", "data"):
-            widest = min(widest, width // 5)
-        if column.title == "state":
-            for run, cell in zip(found, cells, strict=True):
-                cell.stylize(STYLES.get(run.state, ""))
+    drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column in columns:
         drawn.add_column(
             column.title,
             justify="right" if column.right else "left",
             no_wrap=True,
             overflow="ellipsis",
-            width=widest,
+            width=column.width(found, width),
         )
-    for row in rows:
-        drawn.add_row(*row)
+    for run in found:
+        cells = [Text(column.text(run)) for column in columns]
+        cells[-1].stylize(STYLES.get(run.state, ""))
+        drawn.add_row(*cells)
     return drawn
