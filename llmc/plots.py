@@ -236,10 +236,15 @@ def in_terminal(plot: Plot, width: int, height: int) -> Picture:
         height=height,
         log_x=plot.log_x,
         log_y=plot.log_y,
-        x_text=lambda x: f"{x:,.0f}" if float(x).is_integer() and x < 1e6 else number(x),
+        x_text=_end,
         y_text=number,
         x_title=plot.x_title,
     )
+
+
+def _end(x: float) -> str:
+    """Return what stands at an end of the axis below: whole numbers, which most are, in full."""
+    return f"{x:,.0f}" if abs(x - round(x)) < 1e-9 and x < 1e6 else number(x)
 
 
 def terminal_legend(plot: Plot) -> Picture:

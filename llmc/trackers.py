@@ -76,6 +76,7 @@ def write_wandb(run: RunHistory, folder: Path) -> Path:
             save_code=False,
             x_disable_meta=True,
             x_disable_stats=True,
+            x_save_requirements=False,
         )
         config = {**run.settings, "dataset": run.dataset, "parameters": run.parameters}
         with wandb.init(
