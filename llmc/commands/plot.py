@@ -36,14 +36,17 @@ def plot(
     ctx: typer.Context,
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Runs, by name or folder; none: the newest."),
+        typer.Argument(metavar="RUN", help="Runs, by name or folder; none: the newest."),
     ] = None,
     *,
-    metric: Annotated[Metric, typer.Option(help="What is drawn (loss).")] = "loss",
+    metric: Annotated[
+        Metric, typer.Option(help="What is drawn (loss).", show_default=False)
+    ] = "loss",
     x: Annotated[
         Axis,
         typer.Option(
-            help="Over what: updates, tokens seen, or the time that training steps took (steps)."
+            help="Over what: updates, tokens seen, or the time that training steps took (steps).",
+            show_default=False,
         ),
     ] = "steps",
     smooth: Annotated[
@@ -85,7 +88,7 @@ def plot(
         ),
     ] = None,
 ) -> None:
-    """Draw the curves of runs: in the terminal, or as a picture or a page that compares them.
+    """Draw the curves of runs in the terminal, or as a picture or page that compares them.
 
     Seven runs at most. Validation losses are drawn as marks. A .html file holds all metrics and
     asks nothing of any server. Pictures need matplotlib ('llmc[plot]'), and files for Weights &

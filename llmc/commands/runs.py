@@ -29,7 +29,8 @@ def runs(
         Sort,
         typer.Option(
             help="Order: newest first, by name, largest model, most steps, lowest training loss, "
-            "lowest validation loss, most tokens, longest, fastest (when)."
+            "lowest validation loss, most tokens, longest, fastest (when).",
+            show_default=False,
         ),
     ] = "when",
     reverse: Annotated[
