@@ -243,6 +243,10 @@ def test_wrong_wishes(two: Llmc) -> None:
     for words, (code, sentence) in said.items():
         assert sentence in assert_one_sentence(two(*words), code)
     assert not (two.workspace / "b").exists()
+    a_past_run(two.workspace / "other", "fast")
+    error = assert_one_sentence(two("plot", "fast", "other/fast", "--tensorboard", "b"), 2)
+    assert "two runs are called fast" in error
+    assert not (two.workspace / "b").exists()
     for index in range(MOST_RUNS):
         a_past_run(two.workspace / "runs", f"r{index}", steps=2)
     many = [f"r{index}" for index in range(MOST_RUNS)]

@@ -121,13 +121,22 @@ def plot(
         here.ui.note(f"drew {here.workspace.shown(out)}")
     here.ui.result(as_fields(drawn, found, metric, x, out))
     if out is None:
-        here.ui.next(shlex.join(["llmc", "plot", *(runs or []), "--out", f"{metric}.html"]))
+        chosen = ["--metric", metric] if metric != "loss" else []
+        words = ["llmc", "plot", *(runs or []), *chosen, "--out", f"{metric}.html"]
+        here.ui.next(shlex.join(words))
 
 
 def export(
     here: Context, runs: list[RunHistory], tensorboard: Path | None, wandb: Path | None
 ) -> list[str]:
-    """Write runs for another tool; return where they are, and say how it opens them."""
+    """Write runs for another tool; return where they are, and say how it opens them.
+
+    Raises:
+        Usage: two runs have one name.
+    """
+    names = [run.name for run in runs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise Usage(f"two runs are called {printable(twice)}: write them one at a time")
     written = []
     for run in runs:
         if tensorboard is not None:

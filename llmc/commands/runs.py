@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -53,9 +54,9 @@ def runs(
         print_table(found)
     else:
         write_lines(found)
-    newest = max(found, key=lambda run: run.updated)
-    if newest.updated:
-        here.ui.next(f"llmc plot {printable(newest.name)}")
+    newest = max(found, key=lambda run: run.updated if run.steps else 0)
+    if newest.steps:
+        here.ui.next(shlex.join(["llmc", "plot", newest.name]))
 
 
 def ordered(found: list[RunHistory], sort: Sort) -> list[RunHistory]:
