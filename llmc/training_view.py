@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmc.curves import Line, Point, chart, curve, moving_mean, smoothed, sparkline
+from llmc.curves import Line, Point, chart, curve, moving_mean, sparkline
 from llmc.units import clock, megabytes
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ class History:
         return statistics.median(self.speeds) if self.speeds else 0.0
 
     def curve(self, width: int = 76) -> str:
-        """Draw both losses; the training loss as means, about one to a column of dots."""
-        return curve(smoothed(self.train, 2 * width), self.val, width=width)
+        """Draw both losses; the training loss as means of a thirtieth of it."""
+        means = moving_mean(self.train, len(self.train) // MEAN_OF, 2 * width)
+        return curve(means, self.val, width=width)
 
 
 def precision(start: Event) -> str:
