@@ -23,7 +23,7 @@ from llmc.formats.checkpoint import parameter_count, read_header
 from llmc.paths import Workspace
 from llmc.runs import CHECKPOINT, CONFIG, METRICS
 
-LOCK = ".lock"
+LOCK, RECORD = ".lock", "run.json"
 # What is measured at every training step, as metrics.jsonl names it.
 MEASURED = ("train_loss", "lr", "grad_norm", "step_ms", "tokens_per_second")
 
@@ -245,11 +245,25 @@ def _read_settings(run: RunHistory) -> None:
             run.parameters = parameter_count(ModelConfig(**shape))
         except LlmcError as error:
             run.problems.append(f"{CONFIG}: {error}")
-    for line in text.splitlines():
-        if line.startswith("# data: "):
-            data = Path(line.removeprefix("# data: "))
-            run.dataset = data.parent.name if data.stem in ("train", "val") else data.stem
-            break
+    commented = [line for line in text.splitlines() if line.startswith("# data: ")]
+    data = _recorded_data(run) or (commented[0].removeprefix("# data: ") if commented else "")
+    if data:
+        path = Path(data)
+        run.dataset = path.parent.name if path.stem in ("train", "val") else path.stem
+
+
+def _recorded_data(run: RunHistory) -> str | None:
+    """Return the path of the training data in the run's record, if that tells."""
+    try:
+        record = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
+        run.started = (run.folder / RECORD).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        run.problems.append(f"cannot read {RECORD}: {_one_line(error)}")
+        return None
+    data = record.get("data") if isinstance(record, dict) else None
+    return data if isinstance(data, str) else None
 
 
 def _read_metrics(run: RunHistory) -> None:

@@ -40,6 +40,7 @@ class History:
         speeds: tokens per second of each.
         sample: the newest sample, as text.
         saved_step: the step that was saved last, if any.
+        before: training steps that were made before the run was resumed.
     """
 
     steps: int
@@ -51,6 +52,15 @@ class History:
     speeds: list[float] = field(default_factory=list)
     sample: str = ""
     saved_step: int | None = None
+    before: int = 0
+
+    def resume(self, earlier: Sequence[Event], step: int) -> None:
+        """Take in what a run told before ``step``, from which it goes on."""
+        for event in earlier:
+            # A step's validation comes before its checkpoint, its training after it.
+            if event["step"] < step + ("val_loss" in event):
+                self.add(event, lambda _ids: "")
+        self.before = len(self.train)
 
     def add(self, event: Event, decode: Callable[[Sequence[int]], str]) -> None:
         """Take in one event; ``decode`` turns the ids of a sample into text."""
@@ -291,8 +301,8 @@ def _done(history: History) -> int:
 def _cells(history: History, elapsed: float) -> list[tuple[str, str]]:
     """Return the numbers of the live view as (label, value) pairs, in rows of four."""
     last = history.last
-    here = len(history.train)  # made by this process, however many came before
-    left = (history.steps - _done(history)) * elapsed / here if here else None
+    made = len(history.train) - history.before
+    left = (history.steps - _done(history)) * elapsed / made if made else None
     cells = [
         ("train loss", f"{last['train_loss']:.4f}" if last else "–"),
         ("val loss", f"{history.val[-1][1]:.4f}" if history.val else "–"),

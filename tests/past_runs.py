@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from engine import some_tensors
 
-from llmc.config import ModelConfig, SampleConfig, TrainConfig
+from llmc.config import ModelConfig, TrainConfig
 from llmc.formats.checkpoint import write_checkpoint
-from llmc.runs import CHECKPOINT, METRICS, write_config
+from llmc.runs import CHECKPOINT, CONFIG, METRICS
 
 TINY = ModelConfig(layers=1, heads=1, channels=4, context=4, vocab_size=8)
 TINY_PARAMETERS = 8 * 4 + 4 * 4 + 12 * 4 * 4 + 13 * 4 + 2 * 4
@@ -37,7 +38,12 @@ def a_past_run(
     """Write a run of ``steps`` steps, 10 ms and 128 tokens each, saved at its end unless told."""
     folder = runs / name
     train = TrainConfig(steps=planned or steps, batch_size=4, seq_len=32, lr=lr)
-    write_config(folder, TINY, train, SampleConfig(), {"data": f"/w/data/{dataset}/train.bin"})
+    folder.mkdir(parents=True)
+    tables = {"model": asdict(TINY), "train": asdict(train)}
+    config = [f"# data: /w/data/{dataset}/train.bin"]
+    for table, settings in tables.items():
+        config += [f"[{table}]", *(f"{key} = {json.dumps(v)}" for key, v in settings.items())]
+    (folder / CONFIG).write_text("\n".join(config) + "\n")
     lines = []
     for step in range(steps + 1):
         if val_every and (step % val_every == 0 or step == steps):

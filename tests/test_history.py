@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,20 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     (folder / METRICS).unlink()
     (folder / METRICS).mkdir()
     assert read_run(folder).problems == ["cannot read metrics.jsonl: Is a directory"]
+
+
+def test_a_record_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    folder = a_past_run(tmp_path, "a")
+    record = folder / "run.json"
+    record.write_text(json.dumps({"data": "data/stdlib/train.bin"}))
+    os.utime(record, (1e9, 1e9))
+    assert (read_run(folder).dataset, read_run(folder).started) == ("stdlib", 1e9)
+    record.write_text(json.dumps({"data": "tokens/mine.bin"}))
+    assert read_run(folder).dataset == "mine"
+    record.write_text("[]")
+    assert (read_run(folder).dataset, read_run(folder).problems) == ("texts", [])
+    record.write_text("{")
+    assert "cannot read run.json" in read_run(folder).problems[0]
 
 
 def test_a_config_with_other_keys_is_no_damage(tmp_path: Path) -> None:
