@@ -22,7 +22,7 @@ from llmc.paths import Workspace
 from llmc.training_view import Event, History, LiveView, SilentView
 from llmc.ui import Ui
 
-WIDTH = 88
+WIDTH, HEIGHT = 88, 30
 
 
 class Enough(Exception):
@@ -34,7 +34,9 @@ class Camera(SilentView):
 
     def __init__(self, steps: int, out: Path) -> None:
         """Aim at ``out`` and wait for the step."""
-        self.console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+        self.console = Console(
+            record=True, width=WIDTH, height=HEIGHT, file=io.StringIO(), force_terminal=True
+        )
         self.view = LiveView(self.console, "llmc train · stdlib-1")
         self.steps = steps
         self.out = out

@@ -30,6 +30,8 @@ COMMANDS = {
     "sample": "Write with a trained model: token ids on stdout, one a line, or text with --decode.",
     "eval": "Measure a model: loss, perplexity, bits per byte, or HellaSwag's accuracy.",
     "decode": "Turn token ids into text, on stdin as they arrive.",
+    "runs": "List the runs: what they trained, how far they came, how good they are.",
+    "plot": "Draw the curves of runs in the terminal, or as a picture or page that compares them.",
     "fetch": "Download a dataset's text, an evaluation's questions or a model's weights.",
     "tokenize": "Turn text into train.bin, val.bin and a manifest.",
     "export-weights": "Write a model checkpoint that training starts from, in llm.c's format.",

@@ -1,16 +1,68 @@
-"""Loss curves as text, for a terminal or a file."""
+"""Curves as text, for a terminal or a file; and how many points become few."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 BARS = "▁▂▃▄▅▆▇█"
 # A braille character is a grid of 2 by 4 dots: the bit of the dot at (column, row), from U+2800 on.
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+BLANK = 0x2800
 
 Point = tuple[float, float]
+# A picture: lines of pieces of text, each with the colour that rich knows by that name, or "".
+Picture = list[list[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of a chart.
+
+    Attributes:
+        points: (x, y) pairs in order of x, joined.
+        spots: more pairs, each drawn as ``spot`` over all curves.
+        mark: a letter set into the curve in places, which tells it from others without colour.
+        spot: the sign for ``spots``.
+        style: rich's name of a colour.
+        spot_style: that of the spots; the curve's unless it is named.
+    """
+
+    points: Sequence[Point]
+    spots: Sequence[Point] = ()
+    mark: str = ""
+    spot: str = "●"
+    style: str = ""
+    spot_style: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis: from the numbers ``low`` to ``high`` onto 0 to 1."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @classmethod
+    def of(cls, values: Sequence[float], *, log: bool = False) -> Scale:
+        """Return the scale that just holds ``values``."""
+        return cls(min(values), max(values), log)
+
+    def __call__(self, value: float) -> float:
+        """Return where ``value`` lies; 0 where the scale has no length."""
+        low, high = self._bent(self.low), self._bent(self.high)
+        return (self._bent(value) - low) / (high - low) if high > low else 0.0
+
+    def _bent(self, value: float) -> float:
+        return math.log10(value) if self.log else value
+
+    @property
+    def middle(self) -> float:
+        """The number halfway."""
+        return math.sqrt(self.low * self.high) if self.log else self.low / 2 + self.high / 2
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -34,36 +86,117 @@ def curve(
         width: characters, axis included.
         height: lines of the picture, without the axis.
     """
-    points = [point for point in [*train, *val] if math.isfinite(point[1])]
+    return plain(chart([Line(train, val)], width=width, height=height))
+
+
+def chart(
+    lines: Sequence[Line],
+    *,
+    width: int = 76,
+    height: int = 12,
+    log_x: bool = False,
+    log_y: bool = False,
+    x_text: Callable[[float], str] = "{:g}".format,
+    y_text: Callable[[float], str] = "{:.2f}".format,
+    x_title: str = "",
+) -> Picture:
+    """Draw curves in braille with axes, without what these cannot show: a NaN, 0 in logarithms.
+
+    Args:
+        lines: the curves; a later one is drawn over an earlier one.
+        width: characters, axis included.
+        height: lines of the picture, without the two of the axis below.
+        log_x: equal ratios are equally far apart, from left to right.
+        log_y: the same, upwards.
+        x_text: how the ends of the axis below are written.
+        y_text: how numbers are written to the left.
+        x_title: what the axis below counts.
+
+    Returns:
+        ``height + 2`` lines; none where there is no point to show.
+    """
+
+    def shown(points: Sequence[Point]) -> list[Point]:
+        return [
+            (x, y)
+            for x, y in points
+            if math.isfinite(x + y) and (x > 0 or not log_x) and (y > 0 or not log_y)
+        ]
+
+    joined = [shown(line.points) for line in lines]
+    single = [shown(line.spots) for line in lines]
+    points = [point for part in (*joined, *single) for point in part]
     if not points:
-        return ""
-    left, right = min(x for x, _ in points), max(x for x, _ in points)
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    label = max(len(f"{high:.2f}"), len(f"{low:.2f}"))
+        return []
+    across = Scale.of([x for x, _ in points], log=log_x)
+    up = Scale.of([y for _, y in points], log=log_y)
+    ticks = {0: y_text(up.high), height // 2: y_text(up.middle), height - 1: y_text(up.low)}
+    label = max(map(len, ticks.values()))
     columns = max(8, width - label - 2)
 
     def place(x: float, y: float) -> tuple[int, int]:
-        across = (x - left) / (right - left) if right > left else 0.0
-        down = (high - y) / (high - low) if high > low else 0.5
-        return round(across * (2 * columns - 1)), round(down * (4 * height - 1))
+        down = 1 - up(y) if up.high > up.low else 0.5
+        return round(across(x) * (2 * columns - 1)), round(down * (4 * height - 1))
 
-    cells = [[0x2800] * columns for _ in range(height)]
-    for column, row in _joined([place(x, y) for x, y in train if math.isfinite(y)]):
-        cells[row // 4][column // 2] |= DOTS[column % 2][row % 4]
-    picture = [[chr(cell) for cell in line] for line in cells]
-    for x, y in val:
-        if math.isfinite(y):
-            column, row = place(x, y)
-            picture[row // 4][column // 2] = "●"
-    ticks = {0: f"{high:.2f}", height // 2: f"{(high + low) / 2:.2f}", height - 1: f"{low:.2f}"}
-    lines = [
-        f"{ticks.get(row, ''):>{label}} ┤{''.join(line).rstrip(chr(0x2800))}"
-        for row, line in enumerate(picture)
-    ]
-    start, end = f"{left:g}", f"{right:g}"
-    lines.append(f"{'':>{label}} └{'─' * columns}")
-    lines.append(f"{'':>{label}}  {start}{end:>{columns - len(start)}}")
-    return "\n".join(lines)
+    cells = [[BLANK] * columns for _ in range(height)]
+    styles = [[""] * columns for _ in range(height)]
+    signs: dict[tuple[int, int], str] = {}
+
+    def put(x: float, y: float, sign: str, style: str) -> None:
+        column, row = place(x, y)
+        signs[row // 4, column // 2] = sign
+        styles[row // 4][column // 2] = style
+
+    for line, part in zip(lines, joined, strict=True):
+        for column, row in _joined([place(x, y) for x, y in part]):
+            cells[row // 4][column // 2] |= DOTS[column % 2][row % 4]
+            styles[row // 4][column // 2] = line.style
+    for index, (line, part) in enumerate(zip(lines, joined, strict=True)):
+        if line.mark:
+            for x, y in _spread(part, index, len(lines)):
+                put(x, y, line.mark, line.style)
+    for line, part in zip(lines, single, strict=True):
+        for x, y in part:
+            put(x, y, line.spot, line.spot_style or line.style)
+    picture: Picture = []
+    for row in range(height):
+        body = [
+            (signs.get((row, column), chr(cells[row][column])), styles[row][column])
+            for column in range(columns)
+        ]
+        while body and body[-1][0] == chr(BLANK):
+            body.pop()
+        picture.append([(f"{ticks.get(row, ''):>{label}} ┤", "dim"), *_runs(body)])
+    start, end = x_text(across.low), x_text(across.high)
+    room = columns - len(start) - len(end)
+    title = x_title if len(x_title) + 2 <= room else ""
+    picture.append([(f"{'':>{label}} └{'─' * columns}", "dim")])
+    picture.append([(f"{'':>{label}}  {start}{title:^{max(room, 1)}}{end}", "dim")])
+    return picture
+
+
+def plain(picture: Picture) -> str:
+    """Return a picture without its colours."""
+    return "\n".join("".join(text for text, _ in line) for line in picture)
+
+
+def _runs(cells: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Join neighbours of one colour: fewer pieces for the terminal."""
+    text, style = "", ""
+    for sign, of in cells:
+        if of != style and text:
+            yield text, style
+            text = ""
+        text, style = text + sign, of
+    if text:
+        yield text, style
+
+
+def _spread(points: Sequence[Point], index: int, count: int) -> Iterator[Point]:
+    """Yield points of one of ``count`` curves, where its mark does not hide another's."""
+    if points:
+        for third in range(3):
+            yield points[len(points) * (third * count + index + 1) // (3 * count + 1)]
 
 
 def _joined(dots: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -85,6 +218,42 @@ def smoothed(points: Sequence[Point], count: int) -> list[Point]:
         part = points[begin:end]
         means.append((part[-1][0], sum(y for _, y in part) / len(part)))
     return means
+
+
+def moving_mean(points: Sequence[Point], window: int, count: int) -> list[Point]:
+    """Return at most ``count`` of the points, each as the mean of up to ``window`` around it.
+
+    As many are taken before a point as after it, fewer near the beginning, so that the first drop
+    of a loss stays where it is; near the end, those after run out and those before go on.
+    """
+    reach = window // 2
+    means = []
+    for index in _evenly(len(points), count):
+        before = min(reach, index)
+        part = [y for _, y in points[index - before : index + before + 1]]
+        means.append((points[index][0], math.fsum(part) / len(part)))
+    return means
+
+
+def extremes(points: Sequence[Point], count: int) -> list[Point]:
+    """Return at most about ``count`` points: the lowest and the highest of every stretch."""
+    stretches = max(count // 2, 1)
+    if len(points) <= 2 * stretches:
+        return list(points)
+    kept = []
+    for index in range(stretches):
+        begin = index * len(points) // stretches
+        part = range(begin, (index + 1) * len(points) // stretches)
+        ends = {min(part, key=lambda i: points[i][1]), max(part, key=lambda i: points[i][1])}
+        kept += [points[i] for i in sorted(ends)]
+    return kept
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    """Return at most ``count`` indices of ``length``, the first and the last among them."""
+    if length <= count:
+        return list(range(length))
+    return [round(i * (length - 1) / (count - 1)) for i in range(count)]
 
 
 def _thinned(values: Sequence[float], count: int) -> list[float]:

@@ -11,15 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmc.curves import curve, smoothed, sparkline
+from llmc.curves import Line, Point, chart, curve, moving_mean, sparkline
 from llmc.units import clock, megabytes
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
 Event = dict[str, Any]
 SAMPLE_LINES = 6
-REDRAW_SECONDS = 0.1
+REDRAW_SECONDS, LONGEST_PAUSE = 0.1, 1.0
+DRAWING_SHARE = 0.02  # of the time, at most: the cores are for training
+CURVE_LINES = (5, 14)  # a lower one says no more than a sparkline
+TRACE_POINTS = 512
+MEAN_OF = 30  # the curve is made of means of a thirtieth of it
 
 
 @dataclass
@@ -79,8 +84,9 @@ class History:
         return statistics.median(self.speeds) if self.speeds else 0.0
 
     def curve(self, width: int = 76) -> str:
-        """Draw both losses; the training loss as means, about one to a column of dots."""
-        return curve(smoothed(self.train, 2 * width), self.val, width=width)
+        """Draw both losses; the training loss as means of a thirtieth of it."""
+        means = moving_mean(self.train, len(self.train) // MEAN_OF, 2 * width)
+        return curve(means, self.val, width=width)
 
 
 def precision(start: Event) -> str:
@@ -134,8 +140,30 @@ class SilentView(PlainView):
         """Say nothing."""
 
 
+class Trace:
+    """The means of equal stretches of a growing list: few points, however long it gets."""
+
+    def __init__(self) -> None:
+        """Begin with no point."""
+        self.points: list[Point] = []
+        self.stride = 1
+        self.seen = 0
+
+    def follow(self, points: Sequence[Point]) -> list[Point]:
+        """Take in what ``points`` has grown by; return the means, with the number of each."""
+        while self.seen + self.stride <= len(points):
+            part = points[self.seen : self.seen + self.stride]
+            self.points.append((part[-1][0], math.fsum(y for _, y in part) / self.stride))
+            self.seen += self.stride
+            if len(self.points) == 2 * TRACE_POINTS:
+                pairs = zip(self.points[::2], self.points[1::2], strict=True)
+                self.points = [(second[0], (first[1] + second[1]) / 2) for first, second in pairs]
+                self.stride *= 2
+        return self.points
+
+
 class LiveView(PlainView):
-    """A picture that is drawn over itself: progress, losses, speed, the newest sample."""
+    """A picture that is drawn over itself: progress, numbers, losses, the newest sample."""
 
     def __init__(self, console: Console, title: str) -> None:
         """Draw on ``console``, under ``title``."""
@@ -144,7 +172,9 @@ class LiveView(PlainView):
         self.console = console
         self.title = title
         self.began = time.monotonic()
-        self.drawn = -math.inf
+        self.next_drawing = -math.inf
+        self.size = console.size
+        self.trace = Trace()
         self.history: History | None = None
         self.live = Live(console=console, auto_refresh=False, transient=False)
 
@@ -156,56 +186,124 @@ class LiveView(PlainView):
     def __exit__(self, *unused: object) -> None:
         """Leave the last picture standing."""
         if self.history is not None:
+            self._fit()
             self.live.update(self.picture(self.history))
         self.live.stop()
 
     def update(self, event: Event, history: History) -> None:
         """Draw the picture anew, unless it was drawn just now: training must not wait for it."""
         self.history = history
-        if (now := time.monotonic()) - self.drawn >= REDRAW_SECONDS:
-            self.drawn = now
+        if (now := time.monotonic()) >= self.next_drawing:
+            self._fit()
             self.live.update(self.picture(history), refresh=True)
+            cost = time.monotonic() - now
+            pause = min(max(REDRAW_SECONDS, cost / DRAWING_SHARE), LONGEST_PAUSE)
+            self.next_drawing = now + pause
+
+    def _fit(self) -> None:
+        """Begin on an empty screen after the terminal has changed its size.
+
+        It has broken the old picture's lines anew then, and nobody knows where that begins.
+        """
+        from rich.control import Control
+
+        if self.console.size != self.size:
+            self.size = self.console.size
+            self.console.control(Control.clear(), Control.home())
 
     def picture(self, history: History) -> RenderableType:
-        """Return the picture of a run: at most 80 columns are needed, more are used."""
+        """Return the picture of a run: at most 80 columns are needed, up to 120 are used.
+
+        It is never higher than the terminal, from 6 lines on. Where there is room, the losses are
+        a chart with axes, else a sparkline; after that the sample loses lines, then the numbers.
+        """
         from rich.console import Group
         from rich.panel import Panel
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
         from rich.text import Text
 
         width = min(self.console.width, 120)
-        done = len(history.train)
-        numbers = Table.grid(padding=(0, 2), expand=True)
-        for _ in range(4):
-            numbers.add_column(ratio=1)
+        room = self.console.height - 1 - 2 - 1  # the cursor's line, the frame, the bar
         cells = _cells(history, time.monotonic() - self.began)
-        for row in range(0, len(cells), 4):
-            numbers.add_row(*(Text.assemble((f"{k} ", "dim"), v) for k, v in cells[row : row + 4]))
-        bar = Table.grid(padding=(0, 1), expand=True)
-        bar.add_column(ratio=1)
-        bar.add_column(justify="right")
-        bar.add_row(
-            ProgressBar(total=max(history.steps, 1), completed=done),
-            f"{done:,}/{history.steps:,} steps",
-        )
-        parts: list[RenderableType] = [bar, numbers]
-        line = sparkline([loss for _, loss in history.train], width - 10)
-        if line:
-            parts.append(Text.assemble(("loss ", "dim"), (line, "cyan")))
-        if history.sample:
-            text = "\n".join(history.sample.strip("\n").splitlines()[:SAMPLE_LINES])
-            parts.append(Text(_printable(text), style="italic", overflow="ellipsis", no_wrap=True))
+        each = 4 if width >= 76 else 2
+        rows = [cells[start : start + each] for start in range(0, len(cells), each)]
+        rows = rows[: max(room - 1, 1)]
+        room -= len(rows)
+        parts: list[RenderableType] = [_bar(history), _grid(rows)]
+        sample = _printable(history.sample.strip("\n")).splitlines()[:SAMPLE_LINES]
+        losses = self.losses(history, width - 4, room - len(sample))
+        parts += losses[: max(room, 0)]
+        room -= len(losses)
+        if sample and room > 0:
+            text = "\n".join(sample[:room])
+            parts.append(Text(text, style="italic", overflow="ellipsis", no_wrap=True))
         return Panel(Group(*parts), title=Text(self.title), title_align="left", width=width)
+
+    def losses(self, history: History, width: int, room: int) -> list[Text]:
+        """Return the losses in ``room`` lines: a chart with two lines of axis, or one line."""
+        from rich.text import Text
+
+        means = self.trace.follow(history.train)
+        lowest, highest = CURVE_LINES
+        height = min(room - 2, highest)
+        if height < lowest or len(means) < 2:
+            line = sparkline([loss for _, loss in means], width - 6)
+            return [Text.assemble(("loss ", "dim"), (line, "cyan"))] if line else []
+        picture = chart(
+            [
+                Line(
+                    moving_mean(means, len(means) // MEAN_OF, 2 * width),
+                    history.val,
+                    style="cyan",
+                    spot_style="bold yellow",
+                )
+            ],
+            width=width,
+            height=height,
+            x_text="{:,.0f}".format,
+            x_title="steps (● validation)" if history.val else "steps",
+        )
+        return [Text.assemble(*line) for line in picture]
+
+
+def _bar(history: History) -> RenderableType:
+    """Return how far the run is, as a bar and in numbers."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    bar = Table.grid(padding=(0, 1), expand=True)
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right")
+    bar.add_row(
+        ProgressBar(total=max(history.steps, 1), completed=_done(history)),
+        f"{_done(history):,}/{history.steps:,} steps",
+    )
+    return bar
+
+
+def _grid(rows: Sequence[Sequence[tuple[str, str]]]) -> RenderableType:
+    """Return lines of numbers, under each other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2), expand=True)
+    for _ in rows[0]:
+        grid.add_column(ratio=1, no_wrap=True)
+    for row in rows:
+        grid.add_row(*(Text.assemble((f"{label} ", "dim"), value) for label, value in row))
+    return grid
+
+
+def _done(history: History) -> int:
+    """Return how many updates the run has made; one that was resumed begins with some."""
+    return int(history.last["step"]) + 1 if history.last else 0
 
 
 def _cells(history: History, elapsed: float) -> list[tuple[str, str]]:
     """Return the numbers of the live view as (label, value) pairs, in rows of four."""
     last = history.last
-    done = len(history.train)
-    made = done - history.before
-    left = (history.steps - done) * elapsed / made if made else None
-    return [
+    made = len(history.train) - history.before
+    left = (history.steps - _done(history)) * elapsed / made if made else None
+    cells = [
         ("train loss", f"{last['train_loss']:.4f}" if last else "–"),
         ("val loss", f"{history.val[-1][1]:.4f}" if history.val else "–"),
         ("tokens/s", f"{last['tokens_per_second']:,.0f}" if last else "–"),
@@ -215,6 +313,30 @@ def _cells(history: History, elapsed: float) -> list[tuple[str, str]]:
         ("memory", megabytes(history.start.get("memory", 0))),
         ("took", clock(elapsed)),
     ]
+    if (share := share_of_peak(history)) is not None:
+        cells.append(("of peak", f"{share:.0%}"))
+    if len(history.val) > 1:
+        cells.append(("best val", f"{min(loss for _, loss in history.val):.4f}"))
+    if history.saved_step is not None:
+        cells.append(("saved", f"step {history.saved_step:,}"))
+    return cells
+
+
+def share_of_peak(history: History) -> float | None:
+    """Return the part of the machine's multiplications that training uses, if the engine tells.
+
+    A step may carry it as ``share_of_peak``. Or the start carries ``peak_flops``, operations per
+    second, and perhaps ``flops_per_token``; without the latter these are 6 for every parameter
+    (Kaplan et al. 2020), which leaves out attention.
+    """
+    if not history.last:
+        return None
+    if "share_of_peak" in history.last:
+        return float(history.last["share_of_peak"])
+    if not history.start.get("peak_flops"):
+        return None
+    each = history.start.get("flops_per_token", 6 * history.start["parameters"])
+    return float(history.last["tokens_per_second"] * each / history.start["peak_flops"])
 
 
 def _printable(text: str) -> str:

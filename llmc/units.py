@@ -18,3 +18,14 @@ def clock(seconds: float) -> str:
 def milliseconds(count: float) -> str:
     """Return milliseconds as ``1507 ms``, ``36.2 ms``, ``1.18 ms`` or ``0.093 ms``."""
     return f"{count:.{0 if count >= 100 else 1 if count >= 10 else 2 if count >= 1 else 3}f} ms"
+
+
+def short(count: float | None) -> str:
+    """Return a count as ``950``, ``16.5k``, ``1.23M``, ``124M`` or ``1.56B``; a dash for None."""
+    if count is None:
+        return "–"
+    for limit, sign in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= limit * 0.9995:
+            scaled = count / limit
+            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{sign}"
+    return f"{count:.0f}"

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "util.h"
@@ -132,6 +133,14 @@ static void find_checkpoints(struct Saver *saver) {
   remove_checkpoint(saver->out, part);  // what a trainer left that was killed
 }
 
+/* Who lists the runs holds the lock for an instant, to see whether it is free; a trainer holds it on. */
+static void take_lock(const struct Saver *saver) {
+  for (int tries = 0; flock(saver->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK; tries++) {
+    if (tries == 10) die(EXIT_USAGE, "another llmc trains in %s; wait for it, or choose another --run", saver->out);
+    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+  }
+}
+
 void saver_open(struct Saver *saver, const char *out, size_t keep) {
   *saver = (struct Saver){.out = out, .keep = keep, .lock = -1, .metrics = -1};
   if (out == NULL) return;
@@ -141,9 +150,7 @@ void saver_open(struct Saver *saver, const char *out, size_t keep) {
   make_folder(out);
   saver->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (saver->lock < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
-  if (flock(saver->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    die(EXIT_USAGE, "another llmc trains in %s; wait for it, or choose another --run", out);
-  }
+  take_lock(saver);
   find_checkpoints(saver);
   pthread_mutex_init(&saver->mutex, NULL);
   pthread_cond_init(&saver->changed, NULL);

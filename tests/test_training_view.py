@@ -2,13 +2,8 @@ from __future__ import annotations
 
 import math
 import os
-import pty
 import re
-import select
-import struct
-import subprocess
-import termios
-from fcntl import ioctl
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -16,19 +11,24 @@ from conftest import Llmc
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
+from terminal import in_terminal
 from workspace import prepared_workspace
 
 from llmc.curves import BARS, curve, smoothed, sparkline
 from llmc.training_view import (
+    CURVE_LINES,
     SAMPLE_LINES,
+    TRACE_POINTS,
     Event,
     History,
     LiveView,
     PlainView,
     SilentView,
+    Trace,
     choose_view,
     plain_lines,
+    share_of_peak,
 )
 from llmc.units import clock, megabytes
 
@@ -55,9 +55,9 @@ def a_run(sample: str = "It was.") -> History:
     return history
 
 
-def drawn(history: History, width: int) -> list[str]:
+def drawn(history: History, width: int, height: int = 40) -> list[str]:
     with Path(os.devnull).open("w") as nowhere:
-        console = Console(width=width, record=True, file=nowhere, highlight=False)
+        console = Console(width=width, height=height, record=True, file=nowhere, highlight=False)
         console.print(LiveView(console, "llmc train · texts-1").picture(history))
     return console.export_text().splitlines()
 
@@ -92,7 +92,7 @@ NUMBERS += ("grad norm 12.346", "lr 1.00e-03", "memory 2.21 GB", "took 00:0")
 
 
 def test_the_loss_is_seen_to_fall() -> None:
-    line = next(line for line in drawn(a_run(), 80) if "loss █" in line)
+    line = next(line for line in drawn(a_run(), 80, 14) if "loss █" in line)
     bars = [BARS.index(char) for char in line if char in BARS]
     assert bars == sorted(bars, reverse=True)
     assert (bars[0], bars[-1]) == (7, 0)
@@ -110,8 +110,87 @@ def test_a_sample_cannot_move_the_cursor_or_the_colours() -> None:
     text = "\n".join(lines)
     assert "[red]a[/red] :smile:" in text
     assert not set("\x1b\x9b\r\t\x07\u202e") & set(text)
-    frame, bar, numbers, losses = 2, 1, 2, 1
-    assert len(lines) == frame + bar + numbers + losses + SAMPLE_LINES
+    frame, bar, numbers, losses, axis = 2, 1, 3, CURVE_LINES[1], 2
+    assert len(lines) == frame + bar + numbers + losses + axis + SAMPLE_LINES
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("height", [6, 8, 10, 14, 16, 20, 24, 50])
+def test_the_picture_is_never_higher_than_the_terminal(width: int, height: int) -> None:
+    for history in (a_run("a\nb\nc\nd\ne\nf\ng"), a_run(""), History(3)):
+        lines = drawn(history, width, height)
+        assert len(lines) < height
+        assert {cell_len(line) for line in lines} == {width}
+    text = "\n".join(drawn(a_run("a\nb"), width, height))
+    assert "1,500/2,000" in text
+    if height >= 8:
+        assert "train loss" in text
+        assert "┤" in text or "loss █" in text
+    assert ("┤" in text) == (height >= (16 if width >= 80 else 20))
+
+
+def test_the_curve_shows_both_losses() -> None:
+    lines = drawn(a_run(), 80, 24)
+    chart = [line[2:-2] for line in lines if "┤" in line]
+    assert chart[0].split("┤")[0].strip() == "11.00"
+    assert float(chart[-1].split("┤")[0]) == 3.5
+    assert sum(line.count("●") for line in chart) == 2
+    assert "●" in chart[-1].rstrip()[-1]
+    axis = next(line for line in lines if "steps (● validation)" in line)
+    assert axis[2:-2].split() == ["0", "steps", "(●", "validation)", "1,500"]
+
+
+def test_more_numbers_come_when_there_are_some() -> None:
+    history = a_run()
+    assert share_of_peak(history) is None
+    assert "of peak" not in " ".join(drawn(history, 80))
+    assert "best val 3.5000" in " ".join(drawn(history, 80))
+    history.start = START | {"peak_flops": 1e15}
+    assert share_of_peak(history) == pytest.approx(123456.7 * 6 * 124439808 / 1e15)
+    history.start["flops_per_token"] = 1e9
+    assert share_of_peak(history) == pytest.approx(0.1234567)
+    assert "of peak 12%" in " ".join(drawn(history, 80))
+    history.add(step(1500, 3.0) | {"share_of_peak": 0.611}, str)
+    history.add({"event": "saved", "step": 1501}, str)
+    text = " ".join(drawn(history, 80))
+    assert "of peak 61%" in text
+    assert "saved step 1,501" in text
+    assert share_of_peak(History(3)) is None
+
+
+def test_a_run_that_was_resumed_goes_on_from_there() -> None:
+    history = History(2000)
+    for number in range(1900, 1950):
+        history.add(step(number, 3.0), str)
+    assert "1,950/2,000 steps" in " ".join(drawn(history, 80))
+
+
+def test_a_trace_is_short_and_keeps_the_mean() -> None:
+    trace, points = Trace(), []
+    for number in range(5000):
+        points.append((float(number), float(number % 7)))
+        if number % 97 == 0:
+            trace.follow(points)
+    means = trace.follow(points)
+    assert len(means) <= 2 * TRACE_POINTS
+    assert trace.stride == 8
+    assert [x for x, _ in means] == [8.0 * i + 7 for i in range(len(means))]
+    for index in (0, 17, len(means) - 1):
+        part = [y for _, y in points[8 * index : 8 * index + 8]]
+        assert means[index][1] == pytest.approx(sum(part) / 8)
+
+
+def test_a_terminal_of_another_size_gets_an_empty_screen() -> None:
+    written = StringIO()
+    console = Console(width=80, height=24, file=written, force_terminal=True)
+    history = a_run()
+    with LiveView(console, "run") as view:
+        view.update(step(0, 1.0), history)
+        assert "\x1b[2J" not in written.getvalue()
+        console.size = ConsoleDimensions(60, 20)
+        view.next_drawing = -math.inf
+        view.update(step(0, 1.0), history)
+        assert written.getvalue().count("\x1b[2J\x1b[H") == 1
 
 
 def test_training_does_not_wait_for_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,40 +307,13 @@ def test_in_a_terminal_nothing_is_wider_than_it(
     assert "40/40 steps" in shown
     assert "step 1:" not in shown
     panel, _, after = shown.rpartition("╯")
+    assert "steps (● validation)" in panel
     assert "loss over steps" in after
     assert "┤●" in after
     assert "next: " in after
     assert "llmc sample --decode" in after
-    assert "loss " in panel
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
     return prepared_workspace(tmp_path_factory.mktemp("view") / "workspace", cache)
-
-
-def in_terminal(llmc: Llmc, columns: int, *args: str) -> str:
-    """Run a command under a terminal of that width; return all that it wrote there."""
-    leader, follower = pty.openpty()
-    ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
-    env = {name: value for name, value in llmc.env().items() if name not in ("COLUMNS", "LINES")}
-    env |= {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
-    with subprocess.Popen(
-        [*llmc.command, *args],
-        cwd=llmc.workspace,
-        env=env,
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-    ) as process:
-        os.close(follower)
-        written = b""
-        while process.poll() is None or select.select([leader], [], [], 0)[0]:
-            if select.select([leader], [], [], 0.2)[0]:
-                try:
-                    written += os.read(leader, 1 << 16)
-                except OSError:  # Linux says so where others say nothing more comes
-                    break
-    os.close(leader)
-    assert process.returncode == 0, written
-    return written.decode(errors="replace")

@@ -1,0 +1,201 @@
+"""``llmc plot``: draw the curves of runs, or hand their numbers to other tools."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmc.context import Context
+from llmc.curves import Picture, plain
+from llmc.errors import Usage
+from llmc.history import RunHistory, find_history, printable
+from llmc.plot_page import write_page
+from llmc.plots import (
+    PICTURES,
+    Axis,
+    Metric,
+    Plot,
+    in_terminal,
+    plot_of,
+    terminal_legend,
+    write_picture,
+)
+from llmc.trackers import write_tensorboard, write_wandb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_COLUMNS, MOST_COLUMNS, MOST_LINES = 80, 120, 20
+
+
+def plot(
+    ctx: typer.Context,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Runs, by name or folder; none: the newest."),
+    ] = None,
+    *,
+    metric: Annotated[
+        Metric, typer.Option(help="What is drawn (loss).", show_default=False)
+    ] = "loss",
+    x: Annotated[
+        Axis,
+        typer.Option(
+            help="Over what: updates, tokens seen, or the time that training steps took (steps).",
+            show_default=False,
+        ),
+    ] = "steps",
+    smooth: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="STEPS",
+            help="Draw means of so many steps, 1: every step (a fiftieth of the run or more).",
+        ),
+    ] = None,
+    log_x: Annotated[
+        bool, typer.Option("--log-x", help="A logarithmic axis below (it is linear).")
+    ] = False,
+    log_y: Annotated[
+        bool, typer.Option("--log-y", help="A logarithmic axis upwards (it is linear).")
+    ] = False,
+    title: Annotated[
+        str | None, typer.Option(help="Another title (the metric's and the run's name).")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw into a .svg, .png, .pdf or .html file (into the terminal).",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write event files for TensorBoard to DIR/RUN instead of drawing (none).",
+        ),
+    ] = None,
+    wandb: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write offline runs of Weights & Biases to DIR instead of drawing (none).",
+        ),
+    ] = None,
+) -> None:
+    """Draw the curves of runs in the terminal, or as a picture or page that compares them.
+
+    Seven runs at most. Validation losses are drawn as marks. A .html file holds all metrics and
+    asks nothing of any server. Pictures need matplotlib ('llmc[plot]'), and files for Weights &
+    Biases the package wandb. --json prints the numbers that are drawn.
+    """
+    here: Context = ctx.obj
+    names: list[str | None] = [*dict.fromkeys(runs or [])]
+    found = [find_history(here.workspace, name) for name in names or [None]]
+    for run in found:
+        for problem in run.problems:
+            here.ui.note(f"{printable(run.name)}: {printable(problem)}")
+    if sum(place is not None for place in (out, tensorboard, wandb)) > 1:
+        raise Usage("--out, --tensorboard and --wandb exclude each other: give one")
+    if tensorboard is not None or wandb is not None:
+        here.ui.result({"written": export(here, found, tensorboard, wandb)})
+        return
+    if out is not None and out.suffix.lower() not in (*PICTURES, ".html"):
+        raise Usage(f"--out {out} must end in .svg, .png, .pdf or .html: that chooses the format")
+    drawn = plot_of(found, metric, x, smooth=smooth, log_x=log_x, log_y=log_y, title=title)
+    if out is None:
+        if not here.ui.json:
+            show(drawn)
+    elif out.suffix.lower() == ".html":
+        write_page(
+            found, out, metric=metric, x=x, smooth=smooth, log_x=log_x, log_y=log_y, title=title
+        )
+    else:
+        write_picture(drawn, out)
+    if out is not None:
+        here.ui.note(f"drew {here.workspace.shown(out)}")
+    here.ui.result(as_fields(drawn, found, metric, x, out))
+    if out is None:
+        chosen = ["--metric", metric] if metric != "loss" else []
+        words = ["llmc", "plot", *(runs or []), *chosen, "--out", f"{metric}.html"]
+        here.ui.next(shlex.join(words))
+
+
+def export(
+    here: Context, runs: list[RunHistory], tensorboard: Path | None, wandb: Path | None
+) -> list[str]:
+    """Write runs for another tool; return where they are, and say how it opens them.
+
+    Raises:
+        Usage: two runs have one name.
+    """
+    names = [run.name for run in runs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise Usage(f"two runs are called {printable(twice)}: write them one at a time")
+    written = []
+    for run in runs:
+        if tensorboard is not None:
+            written.append(write_tensorboard(run, tensorboard / run.name))
+        elif wandb is not None:
+            written.append(write_wandb(run, wandb))
+        here.ui.note(f"wrote {here.workspace.shown(written[-1])}")
+    if not here.ui.quiet:
+        words = ["tensorboard", "--logdir"] if tensorboard is not None else ["wandb", "sync"]
+        place = tensorboard if tensorboard is not None else written[0]
+        here.ui.note(f"next: {shlex.join([*words, str(place)])}")
+    return [str(path) for path in written]
+
+
+def show(drawn: Plot) -> None:
+    """Print a plot on stdout, in colours where that is a terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    terminal = sys.stdout.isatty()
+    width = min(console.width, MOST_COLUMNS) if terminal else PIPE_COLUMNS
+    height = max(6, min(console.height - 9 - len(drawn.curves), MOST_LINES)) if terminal else 16
+    heading: Picture = [
+        [(drawn.title, "bold")],
+        [(f"{drawn.y_title}; {drawn.caption(faint=False)}", "dim")],
+    ]
+    for picture in (heading, in_terminal(drawn, width, height), terminal_legend(drawn)):
+        _print(console, picture, plainly=not terminal)
+
+
+def _print(console: Console, picture: Picture, *, plainly: bool) -> None:
+    from rich.text import Text
+
+    if plainly:
+        sys.stdout.write(plain(picture) + "\n" if picture else "")
+        return
+    for line in picture:
+        console.print(Text.assemble(*line), soft_wrap=True)
+
+
+def as_fields(
+    drawn: Plot, runs: list[RunHistory], metric: Metric, x: Axis, out: Path | None
+) -> dict[str, Any]:
+    """Return the numbers of a plot, for ``--json``."""
+    return {
+        "metric": metric,
+        "x": x,
+        "x_title": drawn.x_title,
+        "y_title": drawn.y_title,
+        "file": str(out) if out is not None else None,
+        "runs": [
+            {
+                "run": run.name,
+                "folder": str(run.folder),
+                "window": curve.window,
+                "points": curve.raw,
+                "smoothed": curve.smooth,
+                "validation": curve.val,
+            }
+            for run, curve in zip(runs, drawn.curves, strict=True)
+        ],
+    }

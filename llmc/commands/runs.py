@@ -1,0 +1,255 @@
+"""``llmc runs``: a table of the workspace's training runs."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from llmc.context import Context
+from llmc.history import RunHistory, all_runs, printable
+from llmc.units import clock, short
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Sort = Literal["when", "name", "size", "steps", "loss", "val", "tokens", "time", "speed"]
+
+
+def runs(
+    ctx: typer.Context,
+    *,
+    sort: Annotated[
+        Sort,
+        typer.Option(
+            help="Order: newest first, by name, largest model, most steps, lowest training loss, "
+            "lowest validation loss, most tokens, longest, fastest (when).",
+            show_default=False,
+        ),
+    ] = "when",
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="Turn that order round (as it is).")
+    ] = False,
+) -> None:
+    """List the runs: what they trained, how far they came, how good they are.
+
+    The training loss is the mean of the last steps, a twentieth of all but 100 at most; time and
+    tokens/s are those of training steps alone. A narrow terminal shows fewer columns; a pipe gets
+    all, separated by tabs. A run whose files are damaged is listed with what is wrong.
+    """
+    here: Context = ctx.obj
+    found = ordered(all_runs(here.workspace), sort)
+    if reverse:
+        found.reverse()
+    if here.ui.json:
+        here.ui.result({"runs": [as_fields(run) for run in found]})
+    elif sys.stdout.isatty():
+        print_table(found)
+    else:
+        write_lines(found)
+    newest = max(found, key=lambda run: run.updated if run.steps else 0)
+    if newest.steps:
+        here.ui.next(shlex.join(["llmc", "plot", newest.name]))
+
+
+def ordered(found: list[RunHistory], sort: Sort) -> list[RunHistory]:
+    """Return runs in the order that ``sort`` names; those that lack the number come last."""
+
+    def best_first(number: Callable[[RunHistory], float | None], sign: int) -> list[RunHistory]:
+        def key(run: RunHistory) -> tuple[bool, float, str]:
+            value = number(run)
+            known = value is not None and not math.isnan(value)
+            return not known, sign * value if known and value is not None else 0.0, run.name
+
+        return sorted(found, key=key)
+
+    if sort == "name":
+        return sorted(found, key=lambda run: run.name)
+    numbers: dict[str, tuple[Callable[[RunHistory], float | None], int]] = {
+        "when": (lambda run: run.updated or None, -1),
+        "size": (lambda run: run.parameters, -1),
+        "steps": (lambda run: run.done, -1),
+        "loss": (lambda run: run.recent_loss, 1),
+        "val": (lambda run: run.best_val[1] if run.best_val else None, 1),
+        "tokens": (lambda run: run.tokens, -1),
+        "time": (lambda run: run.seconds, -1),
+        "speed": (lambda run: run.tokens_per_second, -1),
+    }
+    return best_first(*numbers[sort])
+
+
+def as_fields(run: RunHistory) -> dict[str, Any]:
+    """Return all that is known of a run, for ``--json``; null where a number is not known."""
+    best = run.best_val
+    return {
+        "run": run.name,
+        "folder": str(run.folder),
+        "state": run.state,
+        "problems": run.problems,
+        "updated": _utc(run.updated),
+        "dataset": run.dataset,
+        "parameters": run.parameters,
+        "steps": run.done,
+        "planned_steps": run.planned,
+        "saved_step": run.saved_step,
+        "train_loss": _finite(run.train_loss),
+        "recent_train_loss": _finite(run.recent_loss),
+        "recent_steps": run.recent if run.steps else 0,
+        "val_loss": _finite(run.val[-1][1]) if run.val else None,
+        "best_val_loss": best[1] if best else None,
+        "best_val_step": best[0] if best else None,
+        "tokens": run.tokens,
+        "seconds": run.seconds,
+        "tokens_per_second": run.tokens_per_second,
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    """Return a number that JSON knows: a NaN is none."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _utc(moment: float) -> str | None:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds") if moment else None
+
+
+def write_lines(found: list[RunHistory]) -> None:
+    """Print a line of names and one per run, separated by tabs; no number is rounded."""
+    rows = [as_fields(run) for run in found]
+    names = [name for name in rows[0] if name != "folder"]
+    lines = [names] + [[_cell(row[name]) for name in names] for row in rows]
+    sys.stdout.write("".join("\t".join(line) + "\n" for line in lines))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return printable("; ".join(value))
+    return "" if value is None else printable(str(value))
+
+
+def progress(run: RunHistory) -> str:
+    """Return the steps that were done, and of how many unless that is all."""
+    planned = run.planned
+    if planned is None or run.done == planned:
+        return f"{run.done:,}"
+    return f"{run.done:,}/{planned:,}"
+
+
+def ago(moment: float, now: float) -> str:
+    """Return how long ago something was: ``now``, ``5 min``, ``3 h``, ``2 d``, a date."""
+    passed = now - moment
+    if not moment:
+        return "–"
+    if passed < 60:
+        return "now"
+    if passed < 3600:
+        return f"{passed // 60:.0f} min"
+    if passed < 86400:
+        return f"{passed // 3600:.0f} h"
+    if passed < 14 * 86400:
+        return f"{passed // 86400:.0f} d"
+    return datetime.fromtimestamp(moment).strftime("%Y-%m-%d")
+
+
+def _loss(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.1e}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Attributes:
+        title: above it.
+        text: what it says of a run.
+        rank: which columns a narrow terminal does without: those of the highest rank first.
+        right: numbers stand to the right.
+    """
+
+    title: str
+    text: Callable[[RunHistory], str]
+    rank: int = 0
+    right: bool = True
+
+    def width(self, found: list[RunHistory], width: int) -> int:
+        """Return how wide it is; a name takes a fifth of ``width`` at most."""
+        from rich.cells import cell_len
+
+        widest = max(len(self.title), *(cell_len(self.text(run)) for run in found))
+        return min(widest, width // 5) if self.title in ("run", "data") else widest
+
+
+COLUMNS = (
+    Column("run", lambda run: printable(run.name), right=False),
+    Column("when", lambda run: ago(run.updated, time.time()), rank=4),
+    Column("model", lambda run: short(run.parameters), rank=3),
+    Column("data", lambda run: printable(run.dataset or "–"), rank=8, right=False),
+    Column("steps", progress),
+    Column("loss", lambda run: _loss(run.recent_loss)),
+    Column("best val", lambda run: _loss(run.best_val[1] if run.best_val else None)),
+    Column("last val", lambda run: _loss(run.val[-1][1] if run.val else None), rank=5),
+    Column("tokens", lambda run: short(run.tokens), rank=6),
+    Column("time", lambda run: clock(run.seconds) if run.steps else "–", rank=2),
+    Column("tok/s", lambda run: short(run.tokens_per_second), rank=7),
+    Column("state", lambda run: run.state, rank=1, right=False),
+)
+
+
+def print_table(found: list[RunHistory]) -> None:
+    """Print the table that fits the terminal, and below it what is wrong with which run."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    columns = fitting(found, console.width)
+    console.print(table(found, columns, console.width))
+    for run in found:
+        for problem in run.problems:
+            name = printable(run.name)
+            console.print(Text.assemble((f"{name}: ", "bold red"), printable(problem)))
+    missing = [column.title for column in COLUMNS if column not in columns]
+    if missing:
+        console.print(Text(f"not shown, too narrow: {', '.join(missing)}", style="dim"))
+
+
+def fitting(found: list[RunHistory], width: int) -> list[Column]:
+    """Return the columns that ``width`` characters have room for, the most telling ones."""
+    columns = list(COLUMNS)
+    while (
+        sum(column.width(found, width) for column in columns) + GAP * (len(columns) - 1) > width
+        and (worst := max(columns, key=lambda column: column.rank)).rank
+    ):
+        columns.remove(worst)
+    return columns
+
+
+GAP = 2
+STYLES = {"running": "cyan", "interrupted": "yellow", "never saved": "yellow", "broken": "red"}
+
+
+def table(found: list[RunHistory], columns: list[Column], width: int) -> Table:
+    """Return the table of these columns; a name longer than a fifth of ``width`` is cut."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column in columns:
+        drawn.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            width=column.width(found, width),
+        )
+    for run in found:
+        cells = [Text(column.text(run)) for column in columns]
+        cells[-1].stylize(STYLES.get(run.state, ""))
+        drawn.add_row(*cells)
+    return drawn

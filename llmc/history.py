@@ -1,0 +1,336 @@
+"""What a run left in its folder, read back: settings, numbers, how it ended, what is wrong.
+
+Nothing here trusts a file or stops at one: a folder that holds nonsense is a run with problems.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import statistics
+import tomllib
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from llmc.config import ModelConfig
+from llmc.errors import LlmcError, MissingOutput
+from llmc.formats.checkpoint import parameter_count, read_header
+from llmc.paths import Workspace
+from llmc.runs import CHECKPOINT, CONFIG, LOCK, METRICS, RECORD
+
+# What is measured at every training step, as metrics.jsonl names it.
+MEASURED = ("train_loss", "lr", "grad_norm", "step_ms", "tokens_per_second")
+
+Point = tuple[float, float]
+
+
+@dataclass
+class RunHistory:
+    """One run.
+
+    Attributes:
+        name: its folder's.
+        folder: where it lies.
+        steps: the training steps that were measured, in order. A step's numbers are those after
+            that many updates.
+        measured: for every name in ``MEASURED`` one number per step; a NaN where there is none.
+        val: (step, validation loss) pairs, in order.
+        settings: the tables of config.toml.
+        dataset: what it trained on, if known.
+        parameters: how many the model has, if known.
+        saved_step: the step its checkpoint was saved at; None without a checkpoint.
+        running: a trainer holds the run.
+        updated: when its numbers were last written, in seconds since 1970; 0 if never.
+        started: the same of its settings.
+        problems: what is wrong with its files, one sentence each.
+    """
+
+    name: str
+    folder: Path
+    steps: list[int] = field(default_factory=list)
+    measured: dict[str, list[float]] = field(
+        default_factory=lambda: {name: [] for name in MEASURED}
+    )
+    val: list[tuple[int, float]] = field(default_factory=list)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dataset: str | None = None
+    parameters: int | None = None
+    saved_step: int | None = None
+    running: bool = False
+    updated: float = 0.0
+    started: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def planned(self) -> int | None:
+        """The steps it was asked for, if known."""
+        return _count(self.settings.get("train", {}).get("steps"))
+
+    @property
+    def done(self) -> int:
+        """How many updates it made, as far as its numbers tell."""
+        return self.steps[-1] + 1 if self.steps else 0
+
+    @property
+    def tokens_per_step(self) -> int | None:
+        """How many tokens make one update, if known."""
+        train = self.settings.get("train", {})
+        B, T = _count(train.get("batch_size")), _count(train.get("seq_len"))
+        return _count(train.get("total_batch_size")) or (B * T if B and T else None)
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens it has seen, those seen again included, if known."""
+        return self.done * self.tokens_per_step if self.tokens_per_step else None
+
+    @property
+    def seconds(self) -> float:
+        """How long its training steps took; validation, samples and saving are not in it."""
+        return self.elapsed[-1]
+
+    @property
+    def elapsed(self) -> list[float]:
+        """The seconds that training had taken before each step, and after the last."""
+        finite = [ms if math.isfinite(ms) else 0.0 for ms in self.measured["step_ms"]]
+        return list(accumulate((ms / 1e3 for ms in finite), initial=0.0))
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The median over all steps."""
+        known = [speed for speed in self.measured["tokens_per_second"] if math.isfinite(speed)]
+        return statistics.median(known) if known else None
+
+    @property
+    def train_loss(self) -> float | None:
+        """The training loss of the last step."""
+        return self.measured["train_loss"][-1] if self.steps else None
+
+    @property
+    def recent(self) -> int:
+        """How many steps ``recent_loss`` is the mean of: a twentieth of all, 1 to 100."""
+        return max(1, min(100, len(self.steps) // 20))
+
+    @property
+    def recent_loss(self) -> float | None:
+        """The mean training loss of the last steps: one step's loss says little."""
+        return statistics.fmean(self.measured["train_loss"][-self.recent :]) if self.steps else None
+
+    @property
+    def best_val(self) -> tuple[int, float] | None:
+        """The (step, loss) of the lowest validation loss."""
+        finite = [point for point in self.val if math.isfinite(point[1])]
+        return min(finite, key=lambda point: point[1], default=None)
+
+    @property
+    def state(self) -> str:
+        """``broken``, ``running``, ``never saved``, ``finished`` or ``interrupted``."""
+        if self.problems:
+            return "broken"
+        if self.running:
+            return "running"
+        if self.saved_step is None:
+            return "never saved"
+        return "finished" if self.saved_step >= (self.planned or 0) else "interrupted"
+
+    def points(self, name: str) -> list[Point]:
+        """Return (step, number) pairs of what was measured, those that are finite."""
+        pairs = zip(self.steps, self.measured[name], strict=True)
+        return [(step, number) for step, number in pairs if math.isfinite(number)]
+
+    def seconds_before(self, steps: Sequence[float]) -> list[float]:
+        """Return how long training had taken when it came to each of ``steps``."""
+        elapsed = self.elapsed
+        return [elapsed[bisect_left(self.steps, step)] for step in steps]
+
+
+def read_run(folder: Path) -> RunHistory:
+    """Read all that a run's folder tells; what cannot be read is among the problems."""
+    run = RunHistory(folder.name, folder)
+    if not folder.is_dir():
+        run.problems.append(f"{folder} is no folder")
+        return run
+    run.running = is_running(folder)
+    _read_settings(run)
+    _read_metrics(run)
+    if (folder / CHECKPOINT).exists():
+        try:
+            header = read_header(folder / CHECKPOINT)
+        except LlmcError as error:
+            run.problems.append(str(error))
+        else:
+            run.saved_step = header.step
+            run.parameters = parameter_count(header.config)
+    return run
+
+
+def all_runs(workspace: Workspace) -> list[RunHistory]:
+    """Return every run of a workspace, by name.
+
+    Raises:
+        MissingOutput: there is none.
+    """
+    folders = sorted(path for path in workspace.runs.glob("*") if _is_run(path))
+    if not folders:
+        raise MissingOutput(f"no run in {workspace.shown(workspace.runs)}: run 'llmc train' first")
+    return [read_run(folder) for folder in folders]
+
+
+def find_history(workspace: Workspace, name: str | None) -> RunHistory:
+    """Return a run: by its name in the workspace, by a path, or the one that was written last.
+
+    Raises:
+        MissingOutput: there is no such run, or nothing was measured in it.
+    """
+    if name is None:
+        written = list(workspace.runs.glob(f"*/{METRICS}"))
+        if not written:
+            raise MissingOutput(
+                f"no run in {workspace.shown(workspace.runs)}: run 'llmc train' first"
+            )
+        folder = max(written, key=lambda path: path.stat().st_mtime_ns).parent
+    else:
+        folder = workspace.runs / name
+        if not folder.is_dir() and Path(name).is_dir():
+            folder = Path(name).resolve()
+    if not (folder / METRICS).is_file():
+        raise MissingOutput(
+            f"there is no {workspace.shown(folder / METRICS)}: 'llmc runs' lists the runs there are"
+        )
+    return read_run(folder)
+
+
+def is_running(folder: Path) -> bool:
+    """Tell whether a trainer works on the run: it holds the lock then."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_run(path: Path) -> bool:
+    return not path.name.startswith(".") and (path.is_dir() or path.is_symlink())
+
+
+def _read_settings(run: RunHistory) -> None:
+    path = run.folder / CONFIG
+    try:
+        text = path.read_text(encoding="utf-8")
+        run.started = path.stat().st_mtime
+        tables = tomllib.loads(text)
+    except FileNotFoundError:
+        run.problems.append(f"it has no {CONFIG}")
+        return
+    except OSError as error:
+        run.problems.append(f"cannot read {CONFIG}: {error.strerror}")
+        return
+    except (ValueError, RecursionError) as error:
+        run.problems.append(f"{CONFIG} is not valid TOML: {_one_line(error)}")
+        return
+    run.settings = {name: table for name, table in tables.items() if isinstance(table, dict)}
+    model = run.settings.get("model", {})
+    names = ("layers", "heads", "channels", "context", "vocab_size")
+    shape = {name: count for name in names if (count := _count(model.get(name))) is not None}
+    if len(shape) == len(names):
+        try:
+            run.parameters = parameter_count(ModelConfig(**shape))
+        except LlmcError as error:
+            run.problems.append(f"{CONFIG}: {error}")
+    commented = [line for line in text.splitlines() if line.startswith("# data: ")]
+    data = _recorded_data(run) or (commented[0].removeprefix("# data: ") if commented else "")
+    if data:
+        path = Path(data)
+        run.dataset = path.parent.name if path.stem in ("train", "val") else path.stem
+
+
+def _recorded_data(run: RunHistory) -> str | None:
+    """Return the path of the training data in the run's record, if that tells."""
+    try:
+        record = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
+        run.started = (run.folder / RECORD).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        run.problems.append(f"cannot read {RECORD}: {_one_line(error)}")
+        return None
+    data = record.get("data") if isinstance(record, dict) else None
+    return data if isinstance(data, str) else None
+
+
+def _read_metrics(run: RunHistory) -> None:
+    path = run.folder / METRICS
+    try:
+        with path.open("rb") as file:
+            run.updated = path.stat().st_mtime
+            for number, line in enumerate(file, start=1):
+                # The last line of a run that was killed, or is being written, may be half a line.
+                if line.endswith(b"\n") and not _take(run, line):
+                    run.problems.append(f"line {number} of {METRICS} is no measurement")
+                    break
+    except FileNotFoundError:
+        if not run.running and not (run.folder / CONFIG).exists():
+            run.problems.append(f"it has no {METRICS}")
+    except OSError as error:
+        run.problems.append(f"cannot read {METRICS}: {error.strerror}")
+
+
+def _take(run: RunHistory, line: bytes) -> bool:
+    """Add one line of metrics.jsonl; False if it is none. A step told again replaces the later."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(event, dict):
+        return False
+    if not {"train_loss", "val_loss"} & event.keys():
+        return True  # something else worth telling
+    step = _count(event.get("step"))
+    named = ("val_loss",) if "val_loss" in event else MEASURED
+    numbers = [_number(event.get(name, math.nan)) for name in named]
+    known = [number for number in numbers if number is not None]
+    if step is None or len(known) < len(numbers):
+        return False
+    if "val_loss" in event:
+        while run.val and run.val[-1][0] >= step:
+            run.val.pop()
+        run.val.append((step, known[0]))
+    else:
+        while run.steps and run.steps[-1] >= step:
+            run.steps.pop()
+            for column in run.measured.values():
+                column.pop()
+        run.steps.append(step)
+        for name, number in zip(MEASURED, known, strict=True):
+            run.measured[name].append(number)
+    return True
+
+
+def _count(value: object) -> int | None:
+    """Return a count that files can be trusted with; None for anything else."""
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
+
+
+def _number(value: object) -> float | None:
+    if type(value) not in (int, float):
+        return None
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def printable(text: str) -> str:
+    """Return ``text`` in one line, without what could move the cursor of a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,360 @@
+"""Curves of runs: what is drawn, in the terminal or as a picture by matplotlib."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from llmc.curves import Line, Picture, Point, chart, extremes, moving_mean
+from llmc.errors import BadData, Usage
+from llmc.history import RunHistory, printable
+from llmc.paths import cache_dir, written_whole
+from llmc.units import short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Dash = Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]
+Metric = Literal["loss", "grad_norm", "lr", "tokens_per_second"]
+Axis = Literal["steps", "tokens", "time"]
+
+# A metric's name in metrics.jsonl, what stands beside the axis, and the title.
+METRICS: dict[Metric, tuple[str, str, str]] = {
+    "loss": ("train_loss", "loss (nats per token)", "Loss"),
+    "grad_norm": ("grad_norm", "global norm of the gradient", "Gradient norm"),
+    "lr": ("lr", "learning rate", "Learning rate"),
+    "tokens_per_second": ("tokens_per_second", "tokens per second", "Speed"),
+}
+PICTURES = (".svg", ".png", ".pdf")
+
+# Okabe and Ito's colours, which the colour-blind tell apart, without yellow: white swallows it.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+TERMINAL = ("blue", "red", "green", "magenta", "yellow", "cyan", "white")
+DASHES: tuple[Dash, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
+SPOTS = "●▲■◆○△□"
+MARKERS = ("o", "^", "s", "D", "o", "^", "s")
+MOST_RUNS = len(COLOURS)
+
+INCHES = (8.0, 4.5)
+PNG_DPI = 200
+SMOOTH_POINTS = 800
+RAW_POINTS = 1600
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's curve of one metric.
+
+    Attributes:
+        name: the run's.
+        raw: (x, y) of every step.
+        smooth: means of neighbours, fewer; the same as ``raw`` with a window of 1.
+        window: how many steps a mean is taken over.
+        val: (x, validation loss); empty for other metrics.
+    """
+
+    name: str
+    raw: list[Point]
+    smooth: list[Point]
+    window: int
+    val: list[Point]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves with what stands around them.
+
+    Attributes:
+        curves: one per run.
+        title: above all.
+        x_title: the axis below, with its unit.
+        y_title: the axis to the left, with its unit.
+        log_x: logarithmic from left to right.
+        log_y: logarithmic upwards.
+    """
+
+    curves: list[Curve]
+    title: str
+    x_title: str
+    y_title: str
+    log_x: bool = False
+    log_y: bool = False
+
+    def caption(self, *, faint: bool) -> str:
+        """Return what the kinds of lines are; ``faint`` ones show every step."""
+        windows = {curve.window for curve in self.curves}
+        parts = []
+        if windows == {1}:
+            parts.append("line: every step")
+        else:
+            known = len(windows) == 1
+            count = f"{windows.pop():,}" if known else "as many as the legend says"
+            parts.append(f"line: mean of {count}{' steps' if known else ''}")
+            parts += ["faint: every step"] if faint else []
+        if any(curve.val for curve in self.curves):
+            parts.append("marks: validation")
+        return "; ".join(parts)
+
+    def legend(self, curve: Curve) -> str:
+        """Return what the legend says of a curve."""
+        if len({other.window for other in self.curves}) == 1:
+            return printable(curve.name)
+        return f"{printable(curve.name)} (mean of {curve.window})"
+
+
+def default_window(steps: int) -> int:
+    """Return over how many steps to take means: a fiftieth or more, as 1, 2 or 5 times 10^n."""
+    power: int = 10 ** (len(str(max(steps // 50, 1))) - 1)
+    return next(times * power for times in (1, 2, 5, 10) if 50 * times * power >= steps)
+
+
+def plot_of(
+    runs: Sequence[RunHistory],
+    metric: Metric = "loss",
+    x: Axis = "steps",
+    *,
+    smooth: int | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+    title: str | None = None,
+) -> Plot:
+    """Return the curves of ``runs``.
+
+    Args:
+        runs: at most seven.
+        metric: what is drawn.
+        x: what it is drawn over: updates, tokens seen, or the time that training steps took.
+        smooth: steps to take means over, 1: none. By default about a fiftieth of the longest run's.
+        log_x: for a logarithmic axis; what is not above 0 is left out.
+        log_y: the same, upwards.
+        title: for another title.
+
+    Raises:
+        Usage: too many runs, or one whose tokens per step are not known over tokens.
+        BadData: nothing was measured that could be drawn.
+    """
+    if len(runs) > MOST_RUNS:
+        raise Usage(f"{len(runs)} runs are too many for one plot: name {MOST_RUNS} at most")
+    name, y_title, heading = METRICS[metric]
+    unit, per_unit = _time_unit(runs) if x == "time" else ("", 1.0)
+    curves = []
+    window = smooth or default_window(max(len(run.steps) for run in runs))
+    for run in runs:
+        over = _over(run, x, per_unit)
+        points = run.points(name)
+        fitting = window if smooth else max(1, min(window, len(points) // 5))  # of a short run
+        val = [(float(step), loss) for step, loss in run.val if math.isfinite(loss)]
+        curve = Curve(
+            run.name,
+            raw=over(points),
+            smooth=over(moving_mean(points, fitting, SMOOTH_POINTS) if fitting > 1 else points),
+            window=fitting,
+            val=over(val) if metric == "loss" else [],
+        )
+        curves.append(_above_zero(curve, log_x=log_x, log_y=log_y))
+    if not any(curve.raw or curve.val for curve in curves):
+        why = " above 0" if log_x or log_y else ""
+        names = ", ".join(printable(run.name) for run in runs)
+        raise BadData(f"nothing{why} was measured in {names}: train for some steps first")
+    return Plot(
+        curves,
+        title or (f"{heading}: {printable(runs[0].name)}" if len(runs) == 1 else heading),
+        {"steps": "steps", "tokens": "tokens seen", "time": f"training time ({unit})"}[x],
+        y_title,
+        log_x,
+        log_y,
+    )
+
+
+def _over(run: RunHistory, x: Axis, per_unit: float) -> Callable[[list[Point]], list[Point]]:
+    """Return what turns (step, y) into (x, y)."""
+    if x == "time":
+        return lambda points: [
+            (seconds / per_unit, y)
+            for seconds, (_, y) in zip(
+                run.seconds_before([step for step, _ in points]), points, strict=True
+            )
+        ]
+    each = 1
+    if x == "tokens":
+        if run.tokens_per_step is None:
+            raise Usage(
+                f"how many tokens a step of {printable(run.name)} has is not known: use --x steps"
+            )
+        each = run.tokens_per_step
+    return lambda points: [(step * each, y) for step, y in points]
+
+
+def _time_unit(runs: Sequence[RunHistory]) -> tuple[str, float]:
+    longest = max(run.seconds for run in runs)
+    for unit, seconds in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if longest >= 2 * seconds:
+            return unit, seconds
+    return "seconds", 1.0
+
+
+def _above_zero(curve: Curve, *, log_x: bool, log_y: bool) -> Curve:
+    def kept(points: list[Point]) -> list[Point]:
+        return [(x, y) for x, y in points if (x > 0 or not log_x) and (y > 0 or not log_y)]
+
+    return Curve(curve.name, kept(curve.raw), kept(curve.smooth), curve.window, kept(curve.val))
+
+
+def number(value: float) -> str:
+    """Return a number for an axis: ``0``, ``2.35``, ``12,300``, ``6.0e-04``, ``1.23M``."""
+    size = abs(value)
+    if size >= 1e6:
+        return short(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if size >= 0.1 or not value else f"{value:.1e}"
+
+
+def in_terminal(plot: Plot, width: int, height: int) -> Picture:
+    """Draw a plot in braille; letters and the shapes of marks tell several curves apart."""
+    several = len(plot.curves) > 1
+    lines = []
+    for index, curve in enumerate(plot.curves):
+        lines.append(
+            Line(
+                curve.smooth,
+                curve.val,
+                mark="abcdefg"[index] if several else "",
+                spot=SPOTS[index],
+                style=TERMINAL[index] if several else "",
+            )
+        )
+    return chart(
+        lines,
+        width=width,
+        height=height,
+        log_x=plot.log_x,
+        log_y=plot.log_y,
+        x_text=_end,
+        y_text=number,
+        x_title=plot.x_title,
+    )
+
+
+def _end(x: float) -> str:
+    """Return what stands at an end of the axis below: whole numbers, which most are, in full."""
+    return f"{x:,.0f}" if abs(x - round(x)) < 1e-9 and x < 1e6 else number(x)
+
+
+def terminal_legend(plot: Plot) -> Picture:
+    """Return a line per curve: its letter, the shape of its marks, the run."""
+    if len(plot.curves) == 1:
+        return []
+    return [
+        [
+            (f"{'abcdefg'[index]} {SPOTS[index] if curve.val else ' '} ", TERMINAL[index]),
+            (plot.legend(curve), ""),
+        ]
+        for index, curve in enumerate(plot.curves)
+    ]
+
+
+def write_picture(plot: Plot, path: Path) -> None:
+    """Draw a plot into an SVG, PNG or PDF file, as its ending says.
+
+    Raises:
+        Usage: matplotlib is not installed.
+        BadData: the place cannot be written.
+    """
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise Usage(
+            f"drawing {path.suffix} needs matplotlib: pip install 'llmc[plot]', or draw an .html "
+            "file, which needs nothing"
+        ) from error
+    kind = path.suffix[1:].lower()
+    # The same numbers make the same file.
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
+    with (
+        rc_context({"svg.hashsalt": "llmc", "font.size": 11, "axes.formatter.useoffset": False}),
+        warnings.catch_warnings(),
+        written_whole(path) as partial,
+    ):
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name: a box is drawn
+        figure = Figure(figsize=INCHES, layout="constrained")
+        draw(plot, figure)
+        figure.savefig(partial, format=kind, dpi=PNG_DPI, metadata=undated)
+
+
+def draw(plot: Plot, figure: Figure) -> None:
+    """Draw a plot into an empty figure: every step faint, the means strong, validation as marks."""
+    axes = figure.add_subplot()
+    legend = []
+    for index, curve in enumerate(plot.curves):
+        colour, marker = COLOURS[index], MARKERS[index]
+        hollow = index >= len(set(MARKERS))
+        if curve.window > 1:
+            raw = extremes(curve.raw, RAW_POINTS)
+            axes.plot(*_columns(raw), color=colour, alpha=0.25, linewidth=0.7)
+        smooth = extremes(curve.smooth, RAW_POINTS)
+        (line,) = axes.plot(
+            *_columns(smooth), color=colour, linestyle=DASHES[index], linewidth=1.8, zorder=3
+        )
+        (spots,) = axes.plot(
+            *_columns(curve.val),
+            color=colour,
+            linestyle="none",
+            marker=marker,
+            markersize=5.5,
+            markerfacecolor="white" if hollow else colour,
+            markeredgecolor=colour if hollow else "white",
+            markeredgewidth=0.8,
+            zorder=4,
+        )
+        legend.append((line, spots) if curve.val else (line,))
+    _set_axes(plot, axes)
+    axes.set_title(plot.title, loc="left", fontweight="bold", pad=24, parse_math=False)
+    axes.text(
+        0, 1.03, plot.caption(faint=True), transform=axes.transAxes, fontsize=9, color="#555555"
+    )
+    if len(plot.curves) > 1:
+        # A label that begins with "_" would be left out, so the names come afterwards.
+        made = axes.legend(legend, [" "] * len(legend), frameon=False, handlelength=3.5)
+        for text, curve in zip(made.get_texts(), plot.curves, strict=True):
+            text.set_parse_math(False)
+            text.set_text(plot.legend(curve))
+
+
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _set_axes(plot: Plot, axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xlabel(plot.x_title)
+    axes.set_ylabel(plot.y_title)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.01)
+    for axis, log in ((axes.xaxis, plot.log_x), (axes.yaxis, plot.log_y)):
+        if log:
+            (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+
+
+def tick(value: float) -> str:
+    """Return a tick's number, a round one: ``0``, ``2.5``, ``4,000``, ``1.5M``, ``3e-04``."""
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e9:g}B" if size >= 1e9 else f"{value / 1e6:g}M"
+    if 0 < size < 1e-3:
+        return f"{value:.1e}".replace(".0e", "e")
+    return f"{float(f'{value:.6g}'):,}".removesuffix(".0")
