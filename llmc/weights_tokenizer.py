@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, LlmcError
 from llmc.formats.byte_level import Vocabulary, merges_of
-from llmc.lookup import tokenizer_with
+from llmc.lookup import TOKENIZER_SUFFIX, tokenizer_with
 from llmc.paths import Workspace
 from llmc.weights import Source
 
@@ -25,10 +25,6 @@ def source_tokenizer(workspace: Workspace, source: Source) -> Tokenizer | None:
     Raises:
         BadData: a tokenizer that is recorded is broken.
     """
-    from llmc.tokenizers import recorded_tokenizer
-
-    if source.folder is not None and (recorded := recorded_tokenizer(source.folder)) is not None:
-        return recorded
     if (own := carried_tokenizer(source)) is not None:
         return own
     weights = source.weights
@@ -38,9 +34,10 @@ def source_tokenizer(workspace: Workspace, source: Source) -> Tokenizer | None:
 
 
 def carried_tokenizer(source: Source) -> Tokenizer | None:
-    """Return the tokenizer that a Hugging Face folder or a GGUF file brings along.
+    """Return the tokenizer that a run, a Hugging Face folder or a GGUF file brings along.
 
-    None where it brings none, or one that llmc cannot hold.
+    A checkpoint's lies beside it, called as it is. None where there is none, or one that llmc
+    cannot hold.
 
     Raises:
         BadData: it is damaged.
@@ -48,8 +45,13 @@ def carried_tokenizer(source: Source) -> Tokenizer | None:
     from llmc.formats.gguf import GgufModel
     from llmc.formats.hf import HuggingFaceModel
     from llmc.formats.tokenizer_json import read_tokenizer_json
+    from llmc.tokenizers import load_tokenizer, recorded_tokenizer
 
     weights = source.weights
+    if source.folder is not None:
+        return recorded_tokenizer(source.folder)
+    if (beside := weights.path.with_suffix(TOKENIZER_SUFFIX)).is_file():
+        return load_tokenizer(str(beside))
     if isinstance(weights, GgufModel):
         vocabulary = weights.vocabulary()
     elif isinstance(weights, HuggingFaceModel):

@@ -166,7 +166,7 @@ def export(
     weights = found.weights
     check_target(to, dtype, weights.config)
     path = out or here.workspace.models / f"{found.name}{TARGETS[to].ending}"
-    if path.exists() and path.samefile(weights.path):
+    if _is_source(path, weights.path):
         raise Usage(f"{path} is the source itself: name another place with --out")
     _check_space(path, target_bytes(to, dtype, weights.config))
     known = _tokenizer(here, found, tokenizer_spec, needed=to != "llmc")
@@ -182,6 +182,13 @@ def export(
         _write_elsewhere(here, plan, data)
     _tell(here, plan, source)
     return path
+
+
+def _is_source(path: Path, weights: Path) -> bool:
+    """Return whether a place is the weights' own file or folder."""
+    if not (path.exists() and weights.exists()):
+        return False
+    return path.samefile(weights.parent if path.is_dir() else weights)
 
 
 @dataclass(frozen=True)
