@@ -11,6 +11,7 @@ from llmc.errors import BadData, LlmcError
 from llmc.formats.byte_level import Vocabulary, merges_of
 from llmc.lookup import TOKENIZER_SUFFIX, tokenizer_with
 from llmc.paths import Workspace
+from llmc.random_weights import RandomModel
 from llmc.weights import Source
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def source_fingerprint(workspace: Workspace, source: Source) -> bytes | None:
         BadData: a tokenizer that is recorded is broken.
     """
     weights = source.weights
+    if isinstance(weights, RandomModel):  # it may be trained on any tokens
+        return None
     if weights.origin.tokenizer is not None:
         return weights.origin.tokenizer
     if (own := carried_tokenizer(source)) is not None:

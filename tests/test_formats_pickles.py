@@ -127,7 +127,7 @@ def test_a_state_dict_of_hugging_faces_is_read(zipped: bool, dtype: str, tmp_pat
 def test_shards_of_pickles_are_one_model(tmp_path: Path) -> None:
     state = conv1d()
     names = sorted(state)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for index, part in enumerate((names[:9], names[9:])):
         file = f"pytorch_model-0000{index + 1}-of-00002.bin"
         torch.save({name: state[name] for name in part}, tmp_path / file)

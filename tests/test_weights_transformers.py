@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import RAGGED, SMALL, build, random_tokens, save_model, save_tokens, succeeded
+from engine import RAGGED, SMALL, Flags, build, random_tokens, save_model, save_tokens, succeeded
 
 from llmc.commands.export_weights import export
 from llmc.config import ModelConfig
@@ -62,7 +62,7 @@ def test_its_logits_are_the_engines(config: ModelConfig, here: Context, cache: P
     root = here.workspace.root
     data = save_tokens(root / "tokens.bin", random_tokens(200, V), V)
     state = root / "state.bin"
-    files = {"model": root / "model.bin", "data": data, "out": state}
+    files: Flags = {"model": root / "model.bin", "data": data, "out": state}
     succeeded(build(cache)("debug-state", batch_size=3, seq_len=37, **files))
     batch = read_debug_state(state, config)
 
