@@ -31,7 +31,7 @@ COMMANDS = {
     "decode": "Turn token ids into text, on stdin as they arrive.",
     "fetch": "Download a dataset's text or a model's weights.",
     "tokenize": "Turn text into train.bin, val.bin and a manifest.",
-    "export-weights": "Write weights as a checkpoint to train from, or in another program's format.",
+    "export-weights": "Write weights as a checkpoint to train from, or for another program.",
     "bench": "Time training steps or single kernels: speed, memory, share of the machine's peak.",
     "build": "Compile the C engine for this machine, once per version; a second build is instant.",
     "doctor": "Examine this machine and this installation, and say what is wrong.",
