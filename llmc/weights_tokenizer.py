@@ -29,6 +29,8 @@ def source_tokenizer(workspace: Workspace, source: Source) -> Tokenizer | None:
     if (own := carried_tokenizer(source)) is not None:
         return own
     weights = source.weights
+    if weights.origin.tokenizer is None and carries_tokenizer(source):
+        return None
     return tokenizer_with(
         workspace, weights.origin.tokenizer, weights.config.vocab_size, beside=weights.path
     )
@@ -62,6 +64,20 @@ def carried_tokenizer(source: Source) -> Tokenizer | None:
     return _tokenizer(vocabulary) if vocabulary is not None else None
 
 
+def carries_tokenizer(source: Source) -> bool:
+    """Return whether a Hugging Face folder or a GGUF file brings any tokenizer along."""
+    from llmc.formats.gguf import GgufModel
+    from llmc.formats.hf import HuggingFaceModel
+    from llmc.formats.tokenizer_json import TOKENIZER, VOCAB
+
+    weights = source.weights
+    if isinstance(weights, GgufModel):
+        return "tokenizer.ggml.tokens" in weights.metadata
+    if isinstance(weights, HuggingFaceModel):
+        return any((weights.path.parent / name).is_file() for name in (TOKENIZER, VOCAB))
+    return False
+
+
 def source_fingerprint(workspace: Workspace, source: Source) -> bytes | None:
     """Return the fingerprint that a checkpoint of these weights carries; None if not known.
 
@@ -75,6 +91,8 @@ def source_fingerprint(workspace: Workspace, source: Source) -> bytes | None:
         return weights.origin.tokenizer
     if (own := carried_tokenizer(source)) is not None:
         return bytes.fromhex(own.fingerprint)
+    if carries_tokenizer(source):  # of GPT-2's size, perhaps, but another
+        return None
     return gpt2_fingerprint(weights.config.vocab_size)
 
 

@@ -338,3 +338,56 @@ def test_every_tensor_has_its_shape_in_every_format(here: Context, bpe: Tokenize
         weights = open_weights(export(here, "poet", to=to, out=out))
         assert {name: values.shape for name, values in weights.tensors()} == shapes
         assert read_header(here.workspace.runs / "poet" / CHECKPOINT).config == weights.config
+
+
+def test_a_tokenizer_of_gpt2s_size_is_not_taken_for_gpt2s(
+    here: Context, bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_run(here, bpe, SMALL)
+    folder = export(here, "poet", to="hf")
+    file = folder / "tokenizer.json"
+    table = json.loads(file.read_text()) | {"normalizer": {"type": "NFC"}}
+    file.write_text(json.dumps(table))
+    raw = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(raw.replace(b"llmc.tokenizer", b"none.tokenizer"))
+    monkeypatch.setattr("llmc.weights_tokenizer.GPT2_VOCAB_SIZE", SMALL.vocab_size)
+    out = here.workspace.root / "out.bin"
+    assert read_header(export(here, str(folder), out=out)).tokenizer is None
+    with pytest.raises(BadData, match="the tokenizer of poet-hf is not known"):
+        export(here, str(folder), to="gguf")
+    export(here, str(folder), out=out, tokenizer_spec="byte")
+    assert read_header(out).tokenizer == bytes.fromhex(load_tokenizer("byte").fingerprint)
+
+
+def test_an_interrupted_export_leaves_nothing(
+    here: Context, bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_run(here, bpe, SMALL)
+    before = {path: path.read_bytes() for path in export(here, "poet", to="hf").iterdir()}
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llmc.formats.safetensors_file.write_blocks", stop)
+    monkeypatch.setattr("llmc.formats.gguf.write_blocks", stop)
+    for to in ("hf", "gguf"):
+        with pytest.raises(KeyboardInterrupt):
+            export(here, "poet", to=to, dtype="bf16")
+    assert [path.name for path in here.workspace.models.iterdir()] == ["poet-hf"]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_full_disk_is_one_sentence(
+    here: Context, bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_run(here, bpe, SMALL)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("llmc.formats.safetensors_file.write_blocks", full)
+    monkeypatch.setattr("llmc.formats.gguf.write_blocks", full)
+    for to in ("hf", "gguf"):
+        with pytest.raises(BadData, match="the disk is full"):
+            export(here, "poet", to=to)
+    assert list(here.workspace.models.iterdir()) == []

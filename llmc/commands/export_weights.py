@@ -31,7 +31,13 @@ from llmc.weights import (
     write_llmc,
     written_files,
 )
-from llmc.weights_tokenizer import source_fingerprint, source_tokenizer, vocabulary_of
+from llmc.weights_tokenizer import (
+    carried_tokenizer,
+    carries_tokenizer,
+    source_fingerprint,
+    source_tokenizer,
+    vocabulary_of,
+)
 
 if TYPE_CHECKING:
     from llmc.tokenizers import Tokenizer
@@ -97,7 +103,7 @@ def export_weights(
         int, typer.Option(min=0, help="Of a random model; same seed, same weights.")
     ] = 1337,
 ) -> None:
-    """Write weights in the format asked for: llmc's to train from, or another program's.
+    """Write weights as a checkpoint to train from, or for another program.
 
     A file of weights without a config.json beside it is taken to have heads of 64 channels, as
     every GPT-2 that OpenAI published.
@@ -290,10 +296,15 @@ def _keep_tokenizer(here: Context, plan: Plan) -> None:
         BadData: it is damaged, or the place cannot be written.
     """
     from llmc.tokenizers import save_tokenizer
-    from llmc.weights_tokenizer import carried_tokenizer
 
-    own = carried_tokenizer(plan.source)
-    if own is None or own.name != "bpe" or plan.origin.tokenizer != bytes.fromhex(own.fingerprint):
+    own = plan.tokenizer or carried_tokenizer(plan.source)
+    if own is None:
+        if carries_tokenizer(plan.source):
+            here.ui.note(
+                f"the tokenizer of {plan.source.name} is none that llmc can hold: left out"
+            )
+        return
+    if own.name != "bpe" or plan.origin.tokenizer != bytes.fromhex(own.fingerprint):
         return
     place = plan.path.with_suffix(TOKENIZER_SUFFIX)
     save_tokenizer(own, place)

@@ -12,7 +12,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
@@ -134,7 +134,7 @@ class GgufModel(Weights):
         tokens = self.metadata.get("tokenizer.ggml.tokens")
         kinds = self.metadata.get("tokenizer.ggml.token_type")
         merges = self.metadata.get("tokenizer.ggml.merges")
-        if not (isinstance(tokens, list) and isinstance(kinds, list) and isinstance(merges, list)):
+        if not (_texts(tokens) and _texts(merges) and isinstance(kinds, list)):
             return None
         if len(kinds) != len(tokens):
             raise BadData(f"{self.path}: {len(tokens)} tokens, {len(kinds)} types of tokens")
@@ -169,7 +169,7 @@ class GgufModel(Weights):
         if embedding is None or len(embedding.shape) != 2:
             raise BadData(f"{self.path} has no tensor {NAMES['wte']}: it is not a whole GPT-2")
         epsilon = self.metadata.get("gpt2.attention.layer_norm_epsilon", EPSILON)
-        if not math.isclose(epsilon, EPSILON, rel_tol=1e-6):
+        if not isinstance(epsilon, float) or not math.isclose(epsilon, EPSILON, rel_tol=1e-6):
             raise BadData(f"{self.path}: layer_norm_epsilon is {epsilon}; llmc needs {EPSILON}")
         channels = found["channels"] or 0
         width = self.metadata.get("gpt2.feed_forward_length", 4 * channels)
@@ -214,6 +214,10 @@ class GgufModel(Weights):
             loss if isinstance(loss, float) else None,
             fingerprint if known else None,
         )
+
+
+def _texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def gguf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

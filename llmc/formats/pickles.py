@@ -117,5 +117,6 @@ def tensors_in(path: Path, loaded: Any) -> dict[str, Any]:
 
 
 def _entry(tensor: Any) -> Entry:
-    name = str(tensor.dtype).removeprefix("torch.")
+    dense = str(tensor.layout) == "torch.strided"
+    name = str(tensor.dtype if dense else tensor.layout).removeprefix("torch.")
     return Entry(KINDS.get(name, name), tuple(tensor.shape))
