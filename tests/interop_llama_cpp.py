@@ -52,10 +52,11 @@ def test_it_agrees_on_the_likeliest_token_everywhere(
         llama.eval(batch.tokens[row].tolist())
         logits = llama.scores[:T]
         ours = batch.logits[row]
-        # llama.cpp rounds activations too where it multiplies in bf16, f16 or q8_0: where our two
-        # best are nearer than that, either may win.
+        # llama.cpp takes GELU from a table of float16, and rounds activations where it multiplies in
+        # bf16, f16 or q8_0: where our two best are nearer than that, either may win.
         error = np.abs(logits - ours).max()
-        assert error < {"fp32": 2e-3, "f16": 2e-2, "bf16": 1e-1, "q8_0": 1e-1}[dtype]
+        tolerance = {"fp32": 2e-3, "f16": 4e-3, "bf16": 3e-2, "q8_0": 6e-2}[dtype]
+        assert error < tolerance * np.abs(ours).max()
         best = np.sort(ours, axis=1)
         clear = best[:, -1] - best[:, -2] > 2 * error
         assert clear.mean() > 0.6
@@ -76,7 +77,8 @@ def same_ids(ours: Tokenizer, here: Context, config: ModelConfig) -> None:
         raw = text.encode()
         ids = llama.tokenize(raw, add_bos=False, special=False)
         assert ids == ours.encode(text), text
-        assert llama.detokenize(ids, special=True) == raw, text
+        if all(len(ours.decode_bytes([token])) < 32 for token in ids):  # all it has room for
+            assert llama.detokenize(ids, special=True) == raw, text
     assert llama.tokenize(b"<|endoftext|>", add_bos=False, special=True) == [ours.eot]
 
 
