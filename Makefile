@@ -10,13 +10,14 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # Where the demo works: a workspace of its own, so that it never mixes with yours.
 DEMO   := build/demo
 
-.PHONY: demo test torture lint native setup setup-dev clean help
+.PHONY: demo test test-interop torture lint native setup setup-dev clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a small GPT on Python's standard library and let it write (minutes)"
 	@echo "make test    linters, types, C tests, Python tests"
 	@echo "make torture kill a training run a thousand times; it must end as if it had not been"
+	@echo "make test-interop    what llmc exports, opened by llama.cpp (builds it: 10 minutes, C++ and cmake)"
 	@echo "make native  build the engine with another C compiler: make native CC=cc"
 	@echo "make clean   remove what make made"
 
@@ -46,6 +47,16 @@ test: lint
 # A run killed a thousand times at random moments must end as if it had not been.
 torture: setup-dev
 	PYTHONPATH=tests $(BIN)/python tests/torture.py 1000
+
+# llama-cpp-python has no wheels on the package index: pip compiles llama.cpp, once.
+INTEROP := llama-cpp-python
+
+$(VENV)/installed-interop: $(VENV)/installed-dev
+	$(PIP) '$(INTEROP)'
+	@touch $@
+
+test-interop: $(VENV)/installed-interop
+	$(BIN)/python -m pytest tests/interop_llama_cpp.py
 
 lint: setup-dev
 	$(BIN)/ruff check .

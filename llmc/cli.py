@@ -34,7 +34,7 @@ COMMANDS = {
     "plot": "Draw the curves of runs in the terminal, or as a picture or page that compares them.",
     "fetch": "Download a dataset's text, an evaluation's questions or a model's weights.",
     "tokenize": "Turn text into train.bin, val.bin and a manifest.",
-    "export-weights": "Write a model checkpoint that training starts from, in llm.c's format.",
+    "export-weights": "Write weights as a checkpoint to train from, or for another program.",
     "inspect": "Say what a file or a folder is, and what is wrong with it.",
     "bench": "Time training steps or single kernels: speed, memory, share of the machine's peak.",
     "build": "Compile the C engine for this machine, once per version; a second build is instant.",

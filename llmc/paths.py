@@ -6,14 +6,14 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
-from llmc.errors import BadData, MissingOutput
+from llmc.errors import BadData, MissingOutput, Usage
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,55 @@ def link_or_copy(source: Path, path: Path) -> None:
             shutil.copyfile(source, partial)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path, names: Collection[str]) -> Iterator[Path]:
+    """Yield a new folder beside ``path``; rename it into place when the block ends well.
+
+    An older folder there makes way if it holds nothing but files called ``names``, which is what
+    an earlier call wrote. A failure leaves nothing behind and the older folder as it was.
+
+    Raises:
+        Usage: something else is there.
+        BadData: the disk is full, or the place cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        others = sorted({p.name for p in path.iterdir()} - {*names}) if path.is_dir() else [path]
+        if others or path.is_symlink():
+            raise Usage(
+                f"{path} is there already and holds something else"
+                f"{f' ({others[0]})' if path.is_dir() and others else ''}: choose another --out"
+            )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield partial
+        for file in partial.iterdir():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        partial.chmod(0o777 & ~umask())
+        if path.exists():
+            older = partial / ".older"
+            path.replace(older)
+            try:
+                partial.replace(path)
+            except OSError:
+                older.replace(path)
+                raise
+            shutil.rmtree(path / ".older")
+        else:
+            partial.replace(path)
+    except OSError as error:
+        inside = error.filename is not None and str(error.filename).startswith(str(partial))
+        if error.filename is not None and not inside and error.errno != errno.ENOSPC:
+            raise
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def umask() -> int:

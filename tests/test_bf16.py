@@ -21,8 +21,8 @@ from engine import (
     succeeded,
 )
 
-from llmc.commands.export_weights import random_tensors
 from llmc.config import ModelConfig
+from llmc.random_weights import random_tensors
 from llmc.tolerances import BF16_LOSS_CURVE, TIMES_AUTOCASTS
 
 

@@ -11,13 +11,14 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from safetensors.numpy import save_file
 
-from llmc.commands.export_weights import export, random_tensors
+from llmc.commands.export_weights import export
 from llmc.config import ModelConfig
 from llmc.context import Context
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.formats.checkpoint import read_checkpoint, read_header
 from llmc.formats.hf import NAMES
 from llmc.paths import Workspace
+from llmc.random_weights import random_tensors
 from llmc.ui import Ui
 
 SMALL = {"layers": 2, "heads": 2, "channels": 64, "context": 32, "vocab_size": 300}
@@ -157,7 +158,7 @@ def test_weights_of_ones_own_keep_their_name(here: Context, tmp_path: Path) -> N
         ("random", {"layers": 0}, Usage, "layers must be at least 1"),
         ("random", {"vocab_size": 2**31}, Usage, "--vocab-size must be below"),
         ("random", {"layers": 10**8}, BadData, "GB left: free some space"),
-        (__file__, {}, Usage, "is not a .safetensors file or a Hugging Face folder"),
+        (__file__, {}, Usage, "is not weights that llmc knows"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_written(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmc.commands.export_weights import random_tensors
 from llmc.config import ModelConfig, TrainConfig
 from llmc.formats.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
+from llmc.random_weights import random_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

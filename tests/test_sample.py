@@ -11,12 +11,12 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from workspace import copy_of, ok, prepared_workspace, trained
 
-from llmc.commands.export_weights import random_tensors
 from llmc.commands.sample import find_weights
 from llmc.config import ModelConfig, SampleConfig
 from llmc.context import Context
 from llmc.formats.checkpoint import read_checkpoint, write_checkpoint
 from llmc.paths import Workspace
+from llmc.random_weights import random_tensors
 from llmc.tokenizers import Tokenizer, train_bpe
 from llmc.ui import Ui
 

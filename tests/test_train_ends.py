@@ -16,10 +16,10 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from workspace import copy_of, losses, metrics, ok, prepared_workspace, runs, trained
 
-from llmc.commands.export_weights import random_tensors
 from llmc.config import ModelConfig
 from llmc.formats.checkpoint import read_checkpoint, read_header, write_checkpoint
 from llmc.formats.tokens import write_tokens
+from llmc.random_weights import random_tensors
 
 TINY = ModelConfig(1, 2, 16, 64, 257)
 FOREVER = ["--steps", "1000000", "--val-every", "0", "--sample-every", "0", "--threads", "1"]

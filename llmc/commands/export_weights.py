@@ -1,36 +1,50 @@
-"""``llmc export-weights``: weights from elsewhere, or random ones, as a model checkpoint."""
+"""``llmc export-weights``: weights from elsewhere, random or a run's, in a format to choose."""
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmc.config import ModelConfig, load_preset, nearest, overridden
+from llmc.builder import ensure_native
+from llmc.config import ModelConfig, load_preset, overridden
 from llmc.context import Context
-from llmc.errors import BadData, LlmcError, MissingOutput, Usage
-from llmc.formats.checkpoint import (
-    checkpoint_bytes,
-    parameter_count,
-    tensor_shapes,
-    write_checkpoint,
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.formats.checkpoint import parameter_count
+from llmc.formats.weights import Origin
+from llmc.lookup import TOKENIZER_SUFFIX
+from llmc.process import Engine
+from llmc.random_weights import RandomModel
+from llmc.weights import (
+    TARGETS,
+    Source,
+    check_target,
+    find_source,
+    target_bytes,
+    write_gguf_file,
+    write_hf,
+    write_llm_c,
+    write_llmc,
+    written_files,
+)
+from llmc.weights_tokenizer import (
+    carried_tokenizer,
+    carries_tokenizer,
+    source_fingerprint,
+    source_tokenizer,
+    vocabulary_of,
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from llmc.tokenizers import Tokenizer
 
-    Tensors = Iterator[tuple[str, NDArray[np.float32]]]
-
-PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 DEFAULT_PRESET = "gpt2-124m"
-GPT2_VOCAB_SIZE = 50257
-RESIDUAL = ("attprojw", "fcprojw")
 INT32_MAX = 2**31 - 1
+STATE_BATCH, STATE_TOKENS = 4, 64  # llm.c's own debug state has 4 rows of 64 tokens
 
 
 def export_weights(
@@ -38,18 +52,48 @@ def export_weights(
     source: Annotated[
         str,
         typer.Argument(
-            help="gpt2, gpt2-medium, gpt2-large or gpt2-xl (after llmc fetch); a Hugging Face "
-            "folder or .safetensors file; or random[:PRESET], by default random:gpt2-124m.",
+            metavar="RUN|FILE|NAME",
+            help="A run, by name or folder; a Hugging Face folder; a file: llm.c checkpoint, "
+            ".safetensors, GGUF, PyTorch's .bin or .pt, nanoGPT's ckpt.pt; gpt2, gpt2-medium, "
+            "gpt2-large or gpt2-xl (after llmc fetch); or random[:PRESET], by default "
+            "random:gpt2-124m.",
         ),
     ],
     *,
+    to: Annotated[
+        Literal["llmc", "llm.c", "hf", "gguf"],
+        typer.Option(
+            help="llmc: a checkpoint to train from. llm.c: a folder with the files its programs "
+            "open. hf: a folder for Hugging Face's transformers. gguf: a file for llama.cpp.",
+        ),
+    ] = "llmc",
     out: Annotated[
-        Path | None, typer.Option(help="The checkpoint. Default: models/NAME.bin.")
+        Path | None,
+        typer.Option(
+            help="The file or folder. Default: models/NAME.bin, NAME-llm.c, NAME-hf or NAME.gguf."
+        ),
     ] = None,
     dtype: Annotated[
-        Literal["fp32", "bf16"],
-        typer.Option(help="fp32 is llm.c's version 3, bf16 its version 5, half the size."),
+        Literal["fp32", "bf16", "f16", "q8_0"],
+        typer.Option(
+            help="How weights are stored. llmc and llm.c: fp32 or bf16; hf: f16 too; gguf: all."
+        ),
     ] = "fp32",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="gpt2|byte|FILE",
+            help="What the weights were trained with. Default: what is recorded with them.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --to llm.c: tokens whose first batch makes the debug_state file, computed "
+            "by the engine.",
+        ),
+    ] = None,
     layers: Annotated[int | None, typer.Option(help="Of a random model.")] = None,
     heads: Annotated[int | None, typer.Option(help="Of a random model.")] = None,
     channels: Annotated[int | None, typer.Option(help="Of a random model.")] = None,
@@ -59,9 +103,9 @@ def export_weights(
         int, typer.Option(min=0, help="Of a random model; same seed, same weights.")
     ] = 1337,
 ) -> None:
-    """Write a model checkpoint that training starts from, in llm.c's format.
+    """Write weights as a checkpoint to train from, or for another program.
 
-    A .safetensors file without a config.json beside it is taken to have heads of 64 channels, as
+    A file of weights without a config.json beside it is taken to have heads of 64 channels, as
     every GPT-2 that OpenAI published.
     """
     here: Context = ctx.obj
@@ -72,102 +116,116 @@ def export_weights(
         "context": context,
         "vocab_size": vocab_size,
     }
-    path = export(here, source, out=out, dtype=dtype, overrides=overrides, seed=seed)
-    here.ui.next(f"llmc train --model {here.workspace.shown(path)}")
+    path = export(
+        here,
+        source,
+        to=to,
+        out=out,
+        dtype=dtype,
+        overrides=overrides,
+        seed=seed,
+        tokenizer_spec=tokenizer,
+        data=data,
+    )
+    if to == "llmc":
+        here.ui.next(f"llmc train --model {here.workspace.shown(path)}")
 
 
 def export(
     here: Context,
     source: str,
     *,
+    to: str = "llmc",
     out: Path | None = None,
     dtype: str = "fp32",
     overrides: Mapping[str, int | None] | None = None,
     seed: int = 1337,
     tokenizer: bytes | None = None,
+    tokenizer_spec: str | None = None,
+    data: Path | None = None,
 ) -> Path:
-    """Write the checkpoint of ``source`` and return its path.
+    """Write the weights of ``source`` and return the path of the file or folder.
 
     Args:
         here: the workspace, and the voice that tells what was chosen.
         source: as the command takes it.
-        out: the file; by default in ``models/``, named after the source.
-        dtype: ``fp32`` or ``bf16``.
+        to: a key of ``TARGETS``.
+        out: the file or folder; by default in ``models/``, named after the source.
+        dtype: how the weights are stored; which ones a format takes, ``TARGETS`` says.
         overrides: dimensions of a random model, named as in ``ModelConfig``; None: the preset's.
         seed: of a random model.
         tokenizer: the 32-byte fingerprint of the tokenizer that the model is for, if known.
             Published weights get that of GPT-2's tokenizer by themselves.
+        tokenizer_spec: the tokenizer that the model is for, by name or file.
+        data: a token file whose first batch makes llm.c's debug state.
 
     Raises:
-        Usage: the source is unknown, or dimensions are given for weights that exist.
+        Usage: the source is unknown, flags do not go together, or the place holds other things.
         MissingOutput: the published weights have not been fetched.
-        BadData: the weights are damaged or not GPT-2's, or the disk is full.
+        BadData: the weights are damaged or not GPT-2's, their tokenizer is not known or the format
+            cannot hold it, or the disk is full.
     """
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    kind, _, preset = source.partition(":")
-    if kind == "random":
-        name, model = _random_model(preset or DEFAULT_PRESET, given)
-        tensors: Tensors = random_tensors(model, seed)
+    if data is not None and to != "llm.c":
+        raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
+    found = _found(here, source, given, seed)
+    weights = found.weights
+    check_target(to, dtype, weights.config)
+    path = out or here.workspace.models / f"{found.name}{TARGETS[to].ending}"
+    if _is_source(path, weights.path):
+        raise Usage(f"{path} is the source itself: name another place with --out")
+    _check_space(path, target_bytes(to, dtype, weights.config))
+    known = _tokenizer(here, found, tokenizer_spec, needed=to != "llmc")
+    if known is not None:
+        tokenizer = bytes.fromhex(known.fingerprint)
+    elif tokenizer is None:
+        tokenizer = source_fingerprint(here.workspace, found)
+    plan = Plan(found, path, to, dtype, known, replace(weights.origin, tokenizer=tokenizer))
+    if to == "llmc":
+        write_llmc(path, weights, dtype, plan.origin)
+        _keep_tokenizer(here, plan)
     else:
-        if given:
-            flag = next(iter(given)).replace("_", "-")
-            raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
-        from llmc.formats.hf import HuggingFaceModel
-
-        name, folder = _weights(here, source)
-        found = HuggingFaceModel(folder)
-        model, tensors = found.config, found.tensors()
-        tokenizer = tokenizer or _gpt2_fingerprint(model)
-    path = out or here.workspace.models / f"{name}.bin"
-    size = checkpoint_bytes(model, dtype)
-    _check_space(path, size)
-    header = write_checkpoint(path, model, tensors, dtype=dtype, tokenizer=tokenizer)
-    count = parameter_count(model)
-    here.ui.note(
-        f"{source}: {model.layers} layers, {model.heads} heads, {model.channels} channels, "
-        f"context {model.context}, vocabulary {model.vocab_size}: {count:,} parameters"
-    )
-    here.ui.note(f"wrote {here.workspace.shown(path)} ({dtype}, {size:,} bytes)")
-    here.ui.result(
-        {
-            "model": str(path),
-            "source": source,
-            "dtype": dtype,
-            "parameters": count,
-            "bytes": size,
-            "tokenizer": header.tokenizer.hex() if header.tokenizer else None,
-        }
-    )
+        _write_elsewhere(here, plan, data)
+    _tell(here, plan, source)
     return path
 
 
-def random_tensors(config: ModelConfig, seed: int) -> Tensors:
-    """Yield a model initialised as GPT-2 was, one float32 tensor at a time, in the file's order.
+def _is_source(path: Path, weights: Path) -> bool:
+    """Return whether a place is the weights' own file or folder."""
+    if not (path.exists() and weights.exists()):
+        return False
+    return path.samefile(weights.parent if path.is_dir() else weights)
 
-    Matrices are normal with standard deviation 0.02, those that write to the residual stream
-    0.02/sqrt(2L), since 2L of them add up there (Radford et al. 2019, section 2.3). Biases are
-    zero, the layernorms' weights one. ``wte`` lacks its padding rows.
+
+@dataclass(frozen=True)
+class Plan:
+    """An export: which weights, where to, how, and the tokenizer and origin that go along."""
+
+    source: Source
+    path: Path
+    to: str
+    dtype: str
+    tokenizer: Tokenizer | None
+    origin: Origin
+
+
+def _found(here: Context, source: str, given: Mapping[str, int], seed: int) -> Source:
+    """Return the weights that the source names, random ones included.
+
+    Raises:
+        LlmcError: there are none, they are damaged, or dimensions are given for them.
     """
-    import numpy as np
-
-    generator = np.random.Generator(np.random.PCG64(seed))
-
-    def normal(shape: tuple[int, ...], std: float) -> NDArray[np.float32]:
-        values = generator.standard_normal(shape, np.float32)
-        values *= np.float32(std)
-        return values
-
-    for name, padded in tensor_shapes(config).items():
-        shape = (config.vocab_size, config.channels) if name == "wte" else padded
-        if name.endswith("b"):
-            yield name, np.zeros(shape, np.float32)
-        elif name.startswith("ln"):
-            yield name, np.ones(shape, np.float32)
-        else:
-            yield (
-                name,
-                normal(shape, 0.02 / math.sqrt(2 * config.layers if name in RESIDUAL else 1)),
-            )
+    kind, _, preset = source.partition(":")
+    if kind == "random":
+        name, config = _random_model(preset or DEFAULT_PRESET, given)
+        return Source(name, RandomModel(config, seed))
+    if given:
+        flag = next(iter(given)).replace("_", "-")
+        raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
+    found = find_source(here.workspace, source)
+    for note in found.weights.notes:
+        here.ui.note(f"{source}: {note}")
+    return found
 
 
 def _random_model(preset: str, given: Mapping[str, int]) -> tuple[str, ModelConfig]:
@@ -184,40 +242,118 @@ def _random_model(preset: str, given: Mapping[str, int]) -> tuple[str, ModelConf
     return f"{recipe.name}-random", config
 
 
-def _weights(here: Context, source: str) -> tuple[str, Path]:
-    """Return the name and place of weights that exist.
+def _tokenizer(
+    here: Context, source: Source, spec: str | None, *, needed: bool
+) -> Tokenizer | None:
+    """Return the tokenizer named, or where the format carries one, that of the weights.
 
     Raises:
-        Usage: the source is neither a name nor a path.
-        MissingOutput: the published weights have not been fetched.
+        Usage: there is no tokenizer of that name.
+        BadData: it knows more tokens than the model.
     """
-    if source in PUBLISHED:
-        folder = here.workspace.models / source
-        if not (folder / "model.safetensors").is_file():
-            raise MissingOutput(
-                f"no weights in {here.workspace.shown(folder)}: run 'llmc fetch {source}' first"
+    if spec is not None:
+        from llmc.tokenizers import load_tokenizer
+
+        found: Tokenizer | None = load_tokenizer(spec)
+    else:
+        found = source_tokenizer(here.workspace, source) if needed else None
+    size = source.weights.config.vocab_size
+    if found is not None and found.vocab_size > size:
+        raise BadData(
+            f"the tokenizer {found.name} has {found.vocab_size:,} tokens, the model {size:,}: "
+            "name the one it was trained with (--tokenizer)"
+        )
+    return found
+
+
+def _write_elsewhere(here: Context, plan: Plan, data: Path | None) -> None:
+    """Write what is for other programs, and say what it lacks.
+
+    Raises:
+        LlmcError: it cannot be written.
+    """
+    weights, path, dtype = plan.source.weights, plan.path, plan.dtype
+    vocabulary = vocabulary_of(plan.tokenizer) if plan.tokenizer is not None else None
+    if vocabulary is None:
+        unknown = f"the tokenizer of {plan.source.name} is not known: name it with --tokenizer"
+        if plan.to == "gguf":
+            raise BadData(f"{unknown}; llama.cpp opens no model without one")
+        here.ui.note(f"{unknown}; without it, {path.name} has none")
+    if plan.to == "llm.c":
+        debug_state = _debug_state(here, data, weights.config) if data is not None else None
+        write_llm_c(path, weights, dtype, vocabulary, debug_state)
+    elif plan.to == "hf":
+        write_hf(path, weights, dtype, vocabulary, plan.origin)
+    elif vocabulary is not None:
+        name = plan.source.name
+        write_gguf_file(path, weights, dtype, vocabulary, name=name, origin=plan.origin)
+
+
+def _keep_tokenizer(here: Context, plan: Plan) -> None:
+    """Put the tokenizer that came with the weights beside their checkpoint, if it is no common one.
+
+    Raises:
+        BadData: it is damaged, or the place cannot be written.
+    """
+    from llmc.tokenizers import save_tokenizer
+
+    own = plan.tokenizer or carried_tokenizer(plan.source)
+    if own is None:
+        if carries_tokenizer(plan.source):
+            here.ui.note(
+                f"the tokenizer of {plan.source.name} is none that llmc can hold: left out"
             )
-        return source, folder
-    path = Path(source)
-    if not path.exists():
-        known = [*PUBLISHED, "random"]
-        raise Usage(f"no weights '{source}', by name or path{nearest(source, known)}")
-    if path.is_file() and path.suffix != ".safetensors":
-        raise Usage(f"{path} is not a .safetensors file or a Hugging Face folder")
-    return path.resolve().name.removesuffix(".safetensors"), path
+        return
+    if own.name != "bpe" or plan.origin.tokenizer != bytes.fromhex(own.fingerprint):
+        return
+    place = plan.path.with_suffix(TOKENIZER_SUFFIX)
+    save_tokenizer(own, place)
+    here.ui.note(f"wrote {here.workspace.shown(place)}, its tokenizer")
 
 
-def _gpt2_fingerprint(config: ModelConfig) -> bytes | None:
-    """Return the fingerprint of GPT-2's tokenizer for a model with its vocabulary, if at hand."""
-    if config.vocab_size != GPT2_VOCAB_SIZE:
-        return None
-    from llmc.tokenizers import load_tokenizer
+def _debug_state(here: Context, data: Path, config: ModelConfig) -> Callable[[Path, Path], None]:
+    """Return what writes the debug state of a checkpoint.
 
-    try:
-        return bytes.fromhex(load_tokenizer("gpt2").fingerprint)
-    except LlmcError:
-        # The weights are good without: only, train cannot tell whether the data belongs to them.
-        return None
+    Raises:
+        MissingOutput: there is no such token file.
+        CompileFailed: there is no engine.
+    """
+    if not data.is_file():
+        raise MissingOutput(f"there is no file {data}: make token files with 'llmc tokenize PATH'")
+    binary = ensure_native(here)
+    T = min(STATE_TOKENS, config.context)
+
+    def write(checkpoint: Path, state: Path) -> None:
+        files = ["--model", str(checkpoint), "--data", str(data), "--out", str(state)]
+        shape = ["--batch-size", str(STATE_BATCH), "--seq-len", str(T)]
+        with Engine([str(binary), "debug-state", *files, *shape]) as engine:
+            for _ in engine:
+                pass
+
+    return write
+
+
+def _tell(here: Context, plan: Plan, typed: str) -> None:
+    """Say what was written."""
+    config, path = plan.source.weights.config, plan.path
+    count = parameter_count(config)
+    size = sum(file.stat().st_size for file in written_files(path, plan.to))
+    here.ui.note(
+        f"{typed}: {config.layers} layers, {config.heads} heads, {config.channels} channels, "
+        f"context {config.context}, vocabulary {config.vocab_size}: {count:,} parameters"
+    )
+    here.ui.note(f"wrote {here.workspace.shown(path)} ({plan.dtype}, {size:,} bytes)")
+    here.ui.result(
+        {
+            "model": str(path),
+            "source": typed,
+            "to": plan.to,
+            "dtype": plan.dtype,
+            "parameters": count,
+            "bytes": size,
+            "tokenizer": plan.origin.tokenizer.hex() if plan.origin.tokenizer else None,
+        }
+    )
 
 
 def _check_space(path: Path, size: int) -> None:

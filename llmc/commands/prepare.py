@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llmc.builder import ensure_native
-from llmc.commands.export_weights import PUBLISHED, export
+from llmc.commands.export_weights import export
 from llmc.commands.fetch import fetch_dataset
 from llmc.commands.tokenize import tokenize_inputs, tokenized_already
 from llmc.config import load_preset, overridden
@@ -21,6 +21,7 @@ from llmc.inputs import Data, check_match
 from llmc.manifest import Manifest, load_manifest
 from llmc.prepared import record_prepared
 from llmc.ui import Ui
+from llmc.weights import PUBLISHED
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ def write_checkpoint(
     tokenizer: bytes | None = None,
     step: int = 0,
     val_loss: float | None = None,
+    extension: bool = True,
 ) -> CheckpointHeader:
     """Write a checkpoint, whole or not at all, and return its header.
 
@@ -150,33 +151,42 @@ def write_checkpoint(
         path: the file.
         config: the model's shape.
         tensors: names and float32 arrays in the order of :func:`tensor_shapes`; taken one at a
-            time, so that a generator never holds the model twice. ``wte`` may lack its padding
-            rows.
+            time, so that a generator never holds the model twice. A tensor may come as consecutive
+            slices along its first axis. ``wte`` may lack its padding rows.
         dtype: ``fp32`` (version 3) or ``bf16`` (version 5).
         tokenizer: the 32-byte fingerprint of the tokenizer the model belongs to.
         step: the training step.
         val_loss: the validation loss at that step.
+        extension: say so in the header, and the checksum; without, the file is llm.c's to the
+            last byte.
 
     Raises:
         BadData: the disk is full or the place cannot be written.
         ValueError: the tensors are not the model's.
     """
-    version = BF16 if dtype == "bf16" else FP32
+    version, width = (BF16, 2) if dtype == "bf16" else (FP32, 4)
+    padding = config.padded_vocab_size - config.vocab_size
     with written_whole(path) as partial, partial.open("wb") as file:
         file.write(bytes(HEADER_BYTES))
-        crc = 0
+        crc, expected, shape, left = 0, "nothing", tuple[int, ...](), 0
         wanted = iter(tensor_shapes(config).items())
         for name, array in tensors:
-            expected = next(wanted, ("nothing", ()))
-            padding = _checked_padding(name, array, *expected, config)
+            if expected == "wte" != name and left == padding:
+                crc, left = _write_zeros(file, padding * config.channels * width, crc), 0
+            if left == 0:
+                expected, shape = next(wanted, ("nothing", ()))
+                left = shape[0] if shape else 0
+            if name != expected or array.shape[1:] != shape[1:] or not 0 < len(array) <= left:
+                raise ValueError(f"expected {expected} {shape}, got {name} {array.shape}")
             crc = _write_tensor(file, array, dtype, crc)
-            crc = _write_zeros(file, padding * (2 if dtype == "bf16" else 4), crc)
+            left -= len(array)
             del array  # else it would live on while the next one is made
-        if (left := next(wanted, None)) is not None:
-            raise ValueError(f"the tensors end before {left[0]}")
+        missing = expected if left else next(wanted, (None,))[0]
+        if missing is not None:
+            raise ValueError(f"the tensors end before {missing}")
         header = CheckpointHeader(config, version, crc, step, val_loss, tokenizer)
         file.seek(0)
-        file.write(_packed(header))
+        file.write(_packed(header) if extension else _model_ints(header).ljust(HEADER_BYTES, b"\0"))
     return header
 
 
@@ -320,9 +330,9 @@ def _with_extension(path: Path, raw: bytes, header: CheckpointHeader) -> Checkpo
     )
 
 
-def _packed(header: CheckpointHeader) -> bytes:
+def _model_ints(header: CheckpointHeader) -> bytes:
     config = header.config
-    ints = MODEL_INTS.pack(
+    return MODEL_INTS.pack(
         MAGIC,
         header.version,
         config.context,
@@ -332,6 +342,9 @@ def _packed(header: CheckpointHeader) -> bytes:
         config.channels,
         config.padded_vocab_size,
     )
+
+
+def _packed(header: CheckpointHeader) -> bytes:
     known, loss = header.tokenizer is not None, header.val_loss is not None
     extension = EXTENSION.pack(
         EXT_MAGIC,
@@ -342,22 +355,7 @@ def _packed(header: CheckpointHeader) -> bytes:
         header.val_loss or 0.0,
         header.tokenizer or bytes(FINGERPRINT_BYTES),
     )
-    return (ints + extension).ljust(HEADER_BYTES, b"\0")
-
-
-def _checked_padding(
-    name: str, array: Floats, expected: str, shape: tuple[int, ...], config: ModelConfig
-) -> int:
-    """Return how many zeros must follow ``array``.
-
-    Raises:
-        ValueError: it is not the tensor that is expected here.
-    """
-    if name == expected == "wte" and array.shape == (config.vocab_size, config.channels):
-        return (config.padded_vocab_size - config.vocab_size) * config.channels
-    if (name, array.shape) != (expected, shape):
-        raise ValueError(f"expected {expected} {shape}, got {name} {array.shape}")
-    return 0
+    return (_model_ints(header) + extension).ljust(HEADER_BYTES, b"\0")
 
 
 def _write_tensor(file: BinaryIO, array: Floats, dtype: str, crc: int) -> int:

@@ -1,4 +1,4 @@
-"""GPT-2 as Hugging Face stores it: ``config.json`` and ``model.safetensors``, to llmc's tensors.
+"""GPT-2 as Hugging Face stores it: ``config.json`` and named tensors, to llmc's.
 
 Names come with or without the prefix ``transformer.``. Conv1D keeps its weights as (in, out), so
 four kinds of them are transposed. ``attn.bias`` and ``attn.masked_bias`` are masks, not weights.
@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.formats.checkpoint import from_bf16, tensor_shapes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float32]
+from llmc.formats.checkpoint import FINGERPRINT_BYTES, tensor_shapes
+from llmc.formats.safetensors_file import INDEX_SUFFIX, READABLE, SafetensorsFile
+from llmc.formats.weights import UNSTACKED, Origin, Stored, Weights, same
 
 HEAD_SIZE = 64  # of every GPT-2 that OpenAI published
 PREFIX = "transformer."
+HEAD = "lm_head.weight"
 MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
+CONFIG_FILE = "config.json"
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+# In a folder, the first of these is the model.
+FILES = (SAFETENSORS, SAFETENSORS + INDEX_SUFFIX, PICKLE, PICKLE + INDEX_SUFFIX)
 
 # Ours -> theirs, and whether theirs is a Conv1D. A "{}" takes the layer.
 NAMES = {
@@ -58,164 +59,221 @@ REQUIRED: dict[str, tuple[object, ...]] = {
     "tie_word_embeddings": (True,),
 }
 
-STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# The keys of a safetensors file's metadata under which llmc keeps a model's origin.
+STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where a tensor lies in a safetensors file."""
+class Entry(Protocol):
+    """What a file says of a tensor."""
 
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
+    @property
+    def dtype(self) -> str:
+        """The type, named as safetensors does."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape as it is stored."""
 
 
-class HuggingFaceModel:
-    """A GPT-2 in a safetensors file, checked by name and shape; its data is read when asked for.
+class NamedTensors(Protocol):
+    """Tensors by name: a safetensors file, several, or what torch has loaded."""
+
+    path: Path
+    metadata: dict[str, str]
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """What there is, by name."""
+
+    def stored(self, name: str) -> Stored:
+        """Return a tensor."""
+
+
+class NamedModel(Weights):
+    """A GPT-2 whose tensors are called as Hugging Face and nanoGPT do.
 
     Attributes:
-        path: the ``.safetensors`` file.
-        config: the model's shape.
+        entries: what the file has under the names of ``NAMES``, masks left out.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open a directory or a ``.safetensors`` file.
+    conv1d = True  # four matrices lie as (in, out)
+    biases = True  # all must be there; where not, an absent one is zero
 
-        The shape is that of the ``config.json`` in the directory or beside the file. A file without
+    def __init__(self, tensors: NamedTensors, names: Mapping[str, str], config: ModelConfig):
+        """Check the tensors by name, shape and type.
+
+        Args:
+            tensors: the file's.
+            names: the file's name of a tensor, by the name it has here.
+            config: the model's shape.
+
+        Raises:
+            BadData: they are not those of this shape.
+        """
+        self.path = tensors.path
+        self.config = config
+        self._tensors = tensors
+        self._names = names
+        self.entries = {short: tensors.entries[name] for short, name in names.items()}
+        self._check()
+
+    def stored(self, name: str, layer: int = 0) -> Stored:
+        """Return one tensor of one layer, memory-mapped where its file allows."""
+        import numpy as np
+
+        theirs, conv1d = NAMES[name]
+        short = theirs.format(layer)
+        if short not in self.entries:
+            shape = tensor_shapes(self.config)[name]
+            return Stored("F32", np.zeros(shape[name not in UNSTACKED :], np.float32))
+        found = self._tensors.stored(self._names[short])
+        if name == "wte":
+            return Stored(found.kind, found.values[: self.config.vocab_size])
+        return Stored(found.kind, found.values.T) if conv1d and self.conv1d else found
+
+    def verify(self) -> None:
+        """Compare the head with the token embedding, where the file has both.
+
+        Raises:
+            BadData: they differ.
+        """
+        if HEAD in self.entries and not same(
+            self._tensors.stored(self._names[HEAD]),
+            self._tensors.stored(self._names["wte.weight"]),
+        ):
+            raise BadData(
+                f"{self.path}: lm_head.weight differs from wte.weight, but GPT-2 ties them: "
+                "this is another model"
+            )
+
+    def rows(self) -> int:
+        """Return how many rows the file's token embedding has; nanoGPT pads it."""
+        return self.config.vocab_size
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes that all tensors must have, under the names they have here."""
+        shapes = {}
+        for name, shape in tensor_shapes(self.config).items():
+            theirs, conv1d = NAMES[name]
+            if name in UNSTACKED:
+                shapes[theirs] = shape
+                continue
+            one = shape[:0:-1] if conv1d and self.conv1d else shape[1:]
+            shapes |= {theirs.format(layer): one for layer in range(self.config.layers)}
+        shapes["wte.weight"] = (self.rows(), self.config.channels)
+        return shapes
+
+    def _check(self) -> None:
+        wanted = self.shapes()
+        for name, shape in wanted.items():
+            if name not in self.entries:
+                if not self.biases and name.endswith(".bias"):
+                    continue
+                raise BadData(f"{self.path} has no tensor {name}: it is not a whole GPT-2")
+            if self.entries[name].shape != shape:
+                raise BadData(
+                    f"{self.path}: {name} has the shape {self.entries[name].shape}, not {shape}; "
+                    "its configuration belongs to another model"
+                )
+        wanted[HEAD] = wanted["wte.weight"]
+        for name, entry in self.entries.items():
+            if name not in wanted:
+                raise BadData(
+                    f"{self.path} has a tensor {name}, which a GPT-2 of its shape has not"
+                )
+            if entry.dtype not in READABLE:
+                raise BadData(
+                    f"{self.path}: {name} is of type {entry.dtype}; llmc reads F32, F16, BF16, F64"
+                )
+            if entry.shape != wanted[name]:
+                raise BadData(
+                    f"{self.path}: {name} has the shape {entry.shape}, not {wanted[name]}"
+                )
+
+
+class HuggingFaceModel(NamedModel):
+    """A folder with ``config.json`` and weights, or a file of weights."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a folder, a ``.safetensors`` file, a state dict of torch's, or an index of several.
+
+        The shape is that of the ``config.json`` in the folder or beside the file. A file without
         one gives its own, with heads of 64 channels, as in every GPT-2 that OpenAI published.
 
         Raises:
             MissingOutput: there is no such file.
             BadData: it is damaged, or another architecture than GPT-2.
         """
-        self.path = path / "model.safetensors" if path.is_dir() else path
-        if not self.path.is_file():
+        file = path
+        if path.is_dir():
+            found = [path / name for name in FILES if (path / name).is_file()]
+            file = found[0] if found else path / SAFETENSORS
+        if not file.is_file():
             raise MissingOutput(
-                f"no {self.path}: 'llmc fetch gpt2' gets GPT-2's weights; weights of your own are "
+                f"no {file}: 'llmc fetch gpt2' gets GPT-2's weights; weights of your own are "
                 "a folder with config.json and model.safetensors, or one .safetensors file"
             )
-        self._entries = _entries(self.path)
-        settings = self.path.with_name("config.json")
-        self.config = (
-            _read_config(settings)
-            if settings.is_file()
-            else _derived_config(self.path, self._entries)
+        self.open(_named_tensors(file))
+
+    def open(self, tensors: NamedTensors) -> None:
+        """Take tensors that were found; see :meth:`__init__`."""
+        names = short_names(tensors.entries)
+        settings = tensors.path.with_name(CONFIG_FILE)
+        entries = {short: tensors.entries[name] for short, name in names.items()}
+        config = (
+            read_config(settings) if settings.is_file() else _derived_config(tensors.path, entries)
         )
-        self._check()
+        super().__init__(tensors, names, config)
+        self.origin = _origin(tensors.metadata)
 
-    def tensors(self) -> Iterator[tuple[str, Floats]]:
-        """Yield llmc's names and float32 arrays, in the order and shapes of ``tensor_shapes``.
-
-        ``wte`` lacks its padding rows, which ``write_checkpoint`` adds.
-
-        Raises:
-            BadData: there is an lm_head that is not the token embedding.
-        """
-        import numpy as np
-
-        if "lm_head.weight" in self._entries and not np.array_equal(
-            self._read("lm_head.weight"), self._read("wte.weight")
-        ):
-            raise BadData(
-                f"{self.path}: lm_head.weight differs from wte.weight, but GPT-2 ties them: "
-                "this is another model"
-            )
-        for name, shape in tensor_shapes(self.config).items():
-            yield name, self._stacked(*NAMES[name], shape)
-
-    def _stacked(self, theirs: str, conv1d: bool, shape: tuple[int, ...]) -> Floats:
-        import numpy as np
-
-        if "{}" not in theirs:
-            return self._read(theirs)
-        stacked = np.empty(shape, np.float32)
-        for layer in range(self.config.layers):
-            values = self._read(theirs.format(layer))
-            stacked[layer] = values.T if conv1d else values
-        return stacked
-
-    def _read(self, name: str) -> Floats:
-        import numpy as np
-
-        entry = self._entries[name]
-        stored: NDArray[Any] = np.memmap(
-            self.path, STORED[entry.dtype], "r", entry.offset, entry.shape
-        )
-        return from_bf16(stored) if entry.dtype == "BF16" else stored.astype(np.float32, copy=False)
-
-    def _check(self) -> None:
-        """Compare names, shapes and types with what the config demands.
-
-        Raises:
-            BadData: they differ.
-        """
-        wanted = _shapes(self.config)
-        for name, shape in wanted.items():
-            if name not in self._entries:
-                raise BadData(f"{self.path} has no tensor {name}: it is not a whole GPT-2")
-            if self._entries[name].shape != shape:
-                raise BadData(
-                    f"{self.path}: {name} has the shape {self._entries[name].shape}, not {shape}; "
-                    "its config.json belongs to another model"
-                )
-        wanted["lm_head.weight"] = wanted["wte.weight"]
-        for name, entry in self._entries.items():
-            if name not in wanted:
-                raise BadData(
-                    f"{self.path} has a tensor {name}, which a GPT-2 of its shape has not"
-                )
-            if entry.dtype not in STORED:
-                raise BadData(
-                    f"{self.path}: {name} is of type {entry.dtype}; llmc reads F32, F16, BF16, F64"
-                )
+    @classmethod
+    def of(cls, tensors: NamedTensors) -> HuggingFaceModel:
+        """Return the model of tensors that torch has loaded already."""
+        made = cls.__new__(cls)
+        made.open(tensors)
+        return made
 
 
-def _entries(path: Path) -> dict[str, Entry]:
-    """Return the tensors of a safetensors file by name, without prefix and masks.
+def short_names(entries: Mapping[str, Entry]) -> dict[str, str]:
+    """Return the names of tensors without prefix -> as the file has them; masks are left out."""
+    names = {name.removeprefix(PREFIX): name for name in entries}
+    return {short: name for short, name in names.items() if not MASK.fullmatch(short)}
 
-    Raises:
-        BadData: the file is damaged or of another format.
-    """
-    from safetensors import SafetensorError, safe_open
 
-    try:
-        # The library checks that header, offsets and file size agree; its numpy interface cannot
-        # give bfloat16, so the data is read at the offsets it has approved.
-        with safe_open(path, framework="numpy"), path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-    except SafetensorError as error:
-        raise BadData(
-            f"{path} is damaged or not a safetensors file ({error}): get it again"
-        ) from error
-    except OSError as error:
-        raise BadData(f"cannot read {path}: {error.strerror or error}") from error
-    header.pop("__metadata__", None)
-    found = {}
-    for name, item in header.items():
-        short = name.removeprefix(PREFIX)
-        if not MASK.fullmatch(short):
-            found[short] = Entry(
-                item["dtype"], tuple(item["shape"]), 8 + size + item["data_offsets"][0]
-            )
+def _named_tensors(file: Path) -> NamedTensors:
+    if file.name.endswith((".safetensors", ".safetensors" + INDEX_SUFFIX)):
+        return SafetensorsFile(file)
+    from llmc.formats.pickles import load_tensors
+
+    return load_tensors(file)
+
+
+def _origin(metadata: Mapping[str, str]) -> Origin:
+    """Return what llmc noted in the file's metadata; what is no note of llmc's says nothing."""
+    step, val_loss, tokenizer = 0, None, None
+    with suppress(KeyError, ValueError):
+        step = max(0, int(metadata[STEP]))
+    with suppress(KeyError, ValueError):
+        val_loss = float(metadata[VAL_LOSS])
+    with suppress(KeyError, ValueError):
+        tokenizer = bytes.fromhex(metadata[TOKENIZER])
+        tokenizer = tokenizer if len(tokenizer) == FINGERPRINT_BYTES else None
+    return Origin(step, val_loss, tokenizer)
+
+
+def metadata_of(origin: Origin) -> dict[str, str]:
+    """Return the strings that a safetensors file carries; ``format`` is what transformers asks."""
+    found = {"format": "pt"}
+    if origin.step:
+        found[STEP] = str(origin.step)
+    if origin.val_loss is not None:
+        found[VAL_LOSS] = repr(origin.val_loss)
+    if origin.tokenizer is not None:
+        found[TOKENIZER] = origin.tokenizer.hex()
     return found
 
 
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all tensors under Hugging Face's names."""
-    shapes = {}
-    for name, shape in tensor_shapes(config).items():
-        theirs, conv1d = NAMES[name]
-        if "{}" not in theirs:
-            shapes[theirs] = shape
-            continue
-        one = shape[:0:-1] if conv1d else shape[1:]
-        shapes |= {theirs.format(layer): one for layer in range(config.layers)}
-    shapes["wte.weight"] = (config.vocab_size, config.channels)
-    return shapes
-
-
-def _read_config(path: Path) -> ModelConfig:
+def read_config(path: Path) -> ModelConfig:
     """Return the shape that a ``config.json`` tells.
 
     Raises:
@@ -242,7 +300,7 @@ def _read_config(path: Path) -> ModelConfig:
         raise BadData(f"{path} is not GPT-2's config.json: {error}") from error
 
 
-def _derived_config(path: Path, entries: dict[str, Entry]) -> ModelConfig:
+def _derived_config(path: Path, entries: Mapping[str, Any]) -> ModelConfig:
     """Return the shape that the tensors themselves tell, with heads of 64 channels.
 
     Raises:
@@ -253,9 +311,12 @@ def _derived_config(path: Path, entries: dict[str, Entry]) -> ModelConfig:
     if layers == 0 or any(entry is None or len(entry.shape) != 2 for entry in matrices):
         raise BadData(f"{path} has no wte.weight, wpe.weight and h.0…: it is not a GPT-2")
     (vocab_size, channels), (context, _) = (entry.shape for entry in matrices if entry)
-    if channels % HEAD_SIZE:
+    if channels % HEAD_SIZE or not channels:
         raise BadData(
             f"{path} tells nothing of its heads, and its {channels} channels are no multiple of "
             f"{HEAD_SIZE}: put the model's config.json beside it"
         )
-    return ModelConfig(layers, channels // HEAD_SIZE, channels, context, vocab_size)
+    try:
+        return ModelConfig(layers, channels // HEAD_SIZE, channels, context, vocab_size)
+    except Usage as error:
+        raise BadData(f"{path} is not a GPT-2: {error}") from error

@@ -1,0 +1,95 @@
+"""Byte-level BPE as Hugging Face and llama.cpp hold it: spelled tokens and a list of merges.
+
+llmc keeps a tokenizer as a list of tokens in order of rank (tiktoken's way), and merges whichever
+neighbours make the token of lowest rank. Theirs is a list of pairs, tried in order. The two agree:
+a token is always made of the same two, those that its own bytes merge to when alone, for until it
+is made, nothing outside of it has touched it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from llmc.errors import BadData
+
+
+def _characters() -> list[str]:
+    """Return how GPT-2's files write every byte: as one printable character.
+
+    The printable ones of Latin-1 stand for themselves, the others for U+0100 on, in order.
+    """
+    shown = [chr(byte) if chr(byte).isprintable() and byte != 0x20 else "" for byte in range(256)]
+    others = iter(range(256, 512))
+    return [character or chr(next(others)) for character in shown]
+
+
+CHARACTERS = _characters()
+BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer as a file holds it.
+
+    Attributes:
+        tokens: the bytes of each id; of a special one its name.
+        specials: the ids of the special tokens.
+        merges: pairs of spelled tokens, a space between them, in order of rank.
+    """
+
+    tokens: tuple[bytes, ...]
+    specials: tuple[int, ...]
+    merges: tuple[str, ...]
+
+
+def spelled(token: bytes) -> str:
+    """Return a token as GPT-2's files write it."""
+    return "".join(CHARACTERS[byte] for byte in token)
+
+
+def unspelled(text: str) -> bytes:
+    """Return the bytes of a spelled token.
+
+    Raises:
+        BadData: a character stands for no byte.
+    """
+    try:
+        return bytes(BYTES[character] for character in text)
+    except KeyError as error:
+        raise BadData(f"the token {text!r} is not spelled as GPT-2's are") from error
+
+
+def merges_of(tokens: Sequence[bytes]) -> tuple[str, ...]:
+    """Return the merges of tokens that are in order of rank, without the special ones.
+
+    Raises:
+        BadData: a token is no merge of two others.
+    """
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    merges = []
+    for token in tokens:
+        if len(token) == 1:
+            continue
+        parts = _last_two(token, ranks)
+        if len(parts) != 2:
+            raise BadData(
+                f"the tokenizer's token {ranks[token]} ({token!r}) is no merge of two others, "
+                "which this format asks for"
+            )
+        merges.append(f"{spelled(parts[0])} {spelled(parts[1])}")
+    return tuple(merges)
+
+
+def _last_two(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
+    """Merge a token's bytes, lowest rank first, until two parts are left or nothing merges."""
+    parts = [token[index : index + 1] for index in range(len(token))]
+    while len(parts) > 2:
+        found = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
+        best = min(found)
+        if best == len(ranks):
+            break
+        at = found.index(best)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts

@@ -1,0 +1,132 @@
+"""A tokenizer as Hugging Face keeps it beside a model: ``tokenizer.json`` and its older forms.
+
+``tokenizer.json`` says everything and is what ``AutoTokenizer`` reads; ``vocab.json`` and
+``merges.txt`` are the same tokens and merges as OpenAI published GPT-2's, for older programs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llmc.errors import BadData
+from llmc.formats.byte_level import Vocabulary, spelled, unspelled
+
+TOKENIZER, CONFIG, VOCAB, MERGES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+)
+FILES = (TOKENIZER, CONFIG, VOCAB, MERGES)
+MERGES_HEADER = "#version: 0.2"
+
+
+def write_tokenizer_json(folder: Path, vocabulary: Vocabulary, context: int) -> None:
+    """Write the four files; text is cut by GPT-2's split pattern.
+
+    Args:
+        folder: where ``config.json`` lies.
+        vocabulary: tokens and merges; the last special token ends a document.
+        context: the model's positions, which ``AutoTokenizer`` warns beyond.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    names = _names(vocabulary)
+    ids = {name: index for index, name in enumerate(names)}
+    splits = (merge.partition(" ") for merge in vocabulary.merges)
+    pairs = [(left, right) for left, _, right in splits]
+    made = Tokenizer(models.BPE(vocab=ids, merges=pairs))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.ByteLevel(trim_offsets=False)
+    specials = [names[index] for index in vocabulary.specials]
+    made.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in specials])
+    (folder / TOKENIZER).write_text(made.to_str(pretty=True) + "\n", encoding="utf-8")
+    (folder / VOCAB).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    lines = [MERGES_HEADER, *vocabulary.merges]
+    (folder / MERGES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = {
+        "add_prefix_space": False,
+        "bos_token": specials[-1],
+        "clean_up_tokenization_spaces": False,
+        "eos_token": specials[-1],
+        "model_max_length": context,
+        "tokenizer_class": "GPT2Tokenizer",
+        "unk_token": specials[-1],
+    }
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def read_tokenizer_json(folder: Path) -> Vocabulary | None:
+    """Return the tokenizer beside a model; None where there is none, or one unlike GPT-2's.
+
+    Raises:
+        BadData: it is damaged.
+    """
+    path = folder / TOKENIZER
+    try:
+        if path.is_file():
+            return _read_json(json.loads(path.read_text(encoding="utf-8")))
+        path = folder / VOCAB
+        if path.is_file() and (folder / MERGES).is_file():
+            ids = json.loads(path.read_text(encoding="utf-8"))
+            lines = (folder / MERGES).read_text(encoding="utf-8").splitlines()
+            lines = lines[1:] if lines and lines[0].startswith("#version") else lines
+            return _vocabulary(ids, {}, [line for line in lines if line])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadData(
+            f"cannot read the tokenizer {path} ({type(error).__name__}: {error}): get it again, "
+            "or name another with --tokenizer"
+        ) from error
+    return None
+
+
+def _names(vocabulary: Vocabulary) -> list[str]:
+    return [
+        token.decode() if index in vocabulary.specials else spelled(token)
+        for index, token in enumerate(vocabulary.tokens)
+    ]
+
+
+def _read_json(table: dict[str, Any]) -> Vocabulary | None:
+    model, cutter = table["model"], table.get("pre_tokenizer") or {}
+    like_gpt2 = (
+        model.get("type", "BPE") == "BPE"
+        and table.get("normalizer") is None
+        and cutter.get("type") == "ByteLevel"
+        and not cutter.get("add_prefix_space", True)
+        and cutter.get("use_regex", True)
+        and not model.get("ignore_merges", False)
+        and not model.get("byte_fallback", False)
+    )
+    if not like_gpt2:
+        return None
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    added = {item["content"]: item["id"] for item in table.get("added_tokens", ())}
+    return _vocabulary(model["vocab"], added, merges)
+
+
+def _vocabulary(ids: dict[str, int], added: dict[str, int], merges: list[str]) -> Vocabulary | None:
+    """Return tokens in the order of their ids; None where ids are missing.
+
+    Where no file tells the special tokens, they are those that no merge makes.
+    """
+    every = ids | added
+    names = sorted(every, key=every.__getitem__)
+    if [every[name] for name in names] != list(range(len(names))):
+        return None
+    made = {merge.replace(" ", "") for merge in merges}
+    specials = tuple(
+        index
+        for index, name in enumerate(names)
+        if name in added or (not added and len(name) > 1 and name not in made)
+    )
+    tokens = tuple(
+        name.encode() if index in specials else unspelled(name) for index, name in enumerate(names)
+    )
+    return Vocabulary(tokens, specials, tuple(merges))

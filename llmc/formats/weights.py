@@ -1,0 +1,256 @@
+"""A GPT-2's weights in a file of whatever format: one tensor at a time, and how numbers are stored.
+
+A reader maps what it is asked for and lets go of it, so that no model is ever whole in memory. The
+names, shapes and orientation are llmc's (:func:`~llmc.formats.checkpoint.tensor_shapes`): matrices
+are (out, in), and ``wte`` has its V rows, without padding.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from llmc.config import ModelConfig
+from llmc.errors import BadData
+from llmc.formats.checkpoint import (
+    BF16,
+    HEADER_BYTES,
+    from_bf16,
+    read_header,
+    tensor_shapes,
+    to_bf16,
+    verify_checksum,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+BLOCK_ELEMENTS = 1 << 22  # converted and written at a time
+UNSTACKED = ("wte", "wpe", "lnfw", "lnfb")
+
+# How a number is stored -> numpy's type for it; bfloat16 travels as its bits, Q8_0 as its bytes.
+STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "Q8_0": "<u1"}
+# As a person names it.
+KINDS = {"fp32": "F32", "bf16": "BF16", "f16": "F16", "q8_0": "Q8_0"}
+Q8_BLOCK, Q8_BYTES = 32, 34  # 32 weights share a float16 scale
+F16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What travels with weights from format to format.
+
+    Attributes:
+        step: the training step they were saved at; 0 if not known.
+        val_loss: the validation loss then, if known.
+        tokenizer: the 32 bytes of the tokenizer's fingerprint, if known.
+    """
+
+    step: int = 0
+    val_loss: float | None = None
+    tokenizer: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor as it lies in a file.
+
+    Attributes:
+        kind: a key of ``STORED``.
+        values: memory-mapped, its first axis the outputs; of Q8_0 rows of whole blocks, 34 bytes
+            for 32 weights.
+    """
+
+    kind: str
+    values: NDArray[Any]
+
+    def blocks(self) -> Iterator[Floats]:
+        """Yield it as float32, some rows at a time."""
+        width = math.prod(self.values.shape[1:])
+        rows = max(1, BLOCK_ELEMENTS // max(1, width))
+        for start in range(0, len(self.values), rows):
+            yield decoded(self.values[start : start + rows], self.kind)
+
+
+class Weights(ABC):
+    """A GPT-2 in a file. Opening one reads headers only and checks names, shapes and types.
+
+    Attributes:
+        path: the file that is named in errors.
+        config: the model's shape.
+        origin: what the file says about where the weights come from.
+        notes: sentences about what a reader left out or changed.
+    """
+
+    path: Path
+    config: ModelConfig
+    origin: Origin = Origin()
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def stored(self, name: str, layer: int = 0) -> Stored:
+        """Return one tensor of one layer: (out, in) or (n,), of ``wte`` the V rows."""
+
+    def verify(self) -> None:  # noqa: B027 -- nothing to compare is the common case
+        """Compare what only the data can tell: a checksum, a head that must equal the embedding.
+
+        Raises:
+            BadData: they differ.
+        """
+
+    def read(self, name: str, layer: int = 0) -> Floats:
+        """Return one tensor of one layer as float32, memory-mapped where it lies as that."""
+        stored = self.stored(name, layer)
+        return decoded(stored.values, stored.kind)
+
+    def slices(self) -> Iterator[tuple[str, Floats]]:
+        """Yield names and float32 arrays in the order of a checkpoint, as it takes them.
+
+        A tensor comes as consecutive slices along its first axis: layers, or rows.
+
+        Raises:
+            BadData: see :meth:`verify`.
+        """
+        self.verify()
+        for name in tensor_shapes(self.config):
+            if name in UNSTACKED:
+                for block in self.stored(name).blocks():
+                    yield name, block
+            else:
+                for layer in range(self.config.layers):
+                    yield name, self.read(name, layer)[None]
+
+    def tensors(self) -> Iterator[tuple[str, Floats]]:
+        """Yield names and whole float32 arrays, layers stacked; ``wte`` lacks its padding rows.
+
+        Raises:
+            BadData: see :meth:`verify`.
+        """
+        import numpy as np
+
+        self.verify()
+        for name, shape in tensor_shapes(self.config).items():
+            if name in UNSTACKED:
+                yield name, self.read(name)
+                continue
+            stacked = np.empty(shape, np.float32)
+            for layer in range(self.config.layers):
+                stacked[layer] = self.read(name, layer)
+            yield name, stacked
+
+
+class CheckpointModel(Weights):
+    """llm.c's checkpoint, versions 1, 3 and 5, with llmc's extension or without."""
+
+    def __init__(self, path: Path) -> None:
+        """Read and check the header.
+
+        Raises:
+            MissingOutput: there is no such file.
+            BadData: it is not a checkpoint, or a damaged one.
+        """
+        self.path = path
+        self.header = read_header(path)
+        self.config = self.header.config
+        self.origin = Origin(self.header.step, self.header.val_loss, self.header.tokenizer)
+        self._offsets: dict[str, int] = {}
+        offset, width = HEADER_BYTES, 2 if self.header.version == BF16 else 4
+        for name, shape in self.header.shapes.items():
+            self._offsets[name] = offset
+            offset += width * math.prod(shape)
+
+    def stored(self, name: str, layer: int = 0) -> Stored:
+        """Return one tensor of one layer, memory-mapped."""
+        import numpy as np
+
+        kind = "BF16" if self.header.version == BF16 else "F32"
+        shape, offset = self.header.shapes[name], self._offsets[name]
+        if name == "wte":
+            shape = (self.config.vocab_size, self.config.channels)
+        elif name not in UNSTACKED:
+            shape = shape[1:]
+            offset += layer * stored_bytes(math.prod(shape), kind)
+        return Stored(kind, np.memmap(self.path, STORED[kind], "r", offset, shape))
+
+    def verify(self) -> None:
+        """Compare the payload with the checksum, if the file has one.
+
+        Raises:
+            BadData: they differ.
+        """
+        verify_checksum(self.path, self.header)
+
+
+def same(one: Stored, other: Stored) -> bool:
+    """Return whether two tensors of one shape hold the same numbers."""
+    import numpy as np
+
+    return all(map(np.array_equal, one.blocks(), other.blocks()))
+
+
+def stored_bytes(count: int, kind: str) -> int:
+    """Return how many bytes so many numbers take."""
+    if kind == "Q8_0":
+        return count // Q8_BLOCK * Q8_BYTES
+    return count * {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}[kind]
+
+
+def decoded(values: NDArray[Any], kind: str) -> Floats:
+    """Return stored numbers as float32: exactly, but for F64, which is rounded."""
+    import numpy as np
+
+    if kind == "BF16":
+        return from_bf16(np.asarray(values))
+    if kind == "Q8_0":
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        widened: Floats = dequantize(np.asarray(values), GGMLQuantizationType.Q8_0)
+        return widened
+    return np.asarray(values).astype(np.float32, copy=False)
+
+
+def encoded(values: Floats, kind: str) -> NDArray[Any]:
+    """Return float32 numbers as they are stored, rounded to the nearest, ties to even.
+
+    Raises:
+        BadData: a number is too large for F16.
+    """
+    import numpy as np
+
+    if kind == "BF16":
+        return to_bf16(np.ascontiguousarray(values)).astype("<u2", copy=False)
+    if kind == "F16":
+        with np.errstate(over="ignore"):
+            half = values.astype("<f2", order="C")
+        if (np.isinf(half) & np.isfinite(values)).any():
+            raise BadData(
+                f"a weight of {np.abs(values[np.isfinite(values)]).max():g} is more than f16 can "
+                f"hold ({F16_MAX:g}): choose --dtype bf16 or fp32"
+            )
+        return half
+    if kind == "Q8_0":
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import quantize
+
+        quantized: NDArray[np.uint8] = quantize(values, GGMLQuantizationType.Q8_0)
+        return quantized
+    return np.ascontiguousarray(values, "<f4")
+
+
+def write_blocks(file: BinaryIO, blocks: Iterable[Floats], kind: str) -> None:
+    """Write a tensor's numbers, block after block.
+
+    Raises:
+        BadData: a number is too large for F16.
+        OSError: the disk is full.
+    """
+    for block in blocks:
+        file.write(encoded(block, kind).data)

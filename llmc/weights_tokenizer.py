@@ -1,0 +1,158 @@
+"""Which tokenizer weights are for, and that tokenizer as other programs' files hold it."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmc.errors import BadData, LlmcError
+from llmc.formats.byte_level import Vocabulary, merges_of
+from llmc.lookup import TOKENIZER_SUFFIX, tokenizer_with
+from llmc.paths import Workspace
+from llmc.random_weights import RandomModel
+from llmc.weights import Source
+
+if TYPE_CHECKING:
+    from llmc.tokenizers import Tokenizer
+
+GPT2_VOCAB_SIZE = 50257
+
+
+def source_tokenizer(workspace: Workspace, source: Source) -> Tokenizer | None:
+    """Return the tokenizer of weights: the run's, the file's own, or one in the workspace.
+
+    Raises:
+        BadData: a tokenizer that is recorded is broken.
+    """
+    if (own := carried_tokenizer(source)) is not None:
+        return own
+    weights = source.weights
+    if weights.origin.tokenizer is None and carries_tokenizer(source):
+        return None
+    return tokenizer_with(
+        workspace, weights.origin.tokenizer, weights.config.vocab_size, beside=weights.path
+    )
+
+
+def carried_tokenizer(source: Source) -> Tokenizer | None:
+    """Return the tokenizer that a run, a Hugging Face folder or a GGUF file brings along.
+
+    A checkpoint's lies beside it, called as it is. None where there is none, or one that llmc
+    cannot hold.
+
+    Raises:
+        BadData: it is damaged.
+    """
+    from llmc.formats.gguf import GgufModel
+    from llmc.formats.hf import HuggingFaceModel
+    from llmc.formats.tokenizer_json import read_tokenizer_json
+    from llmc.tokenizers import load_tokenizer, recorded_tokenizer
+
+    weights = source.weights
+    if source.folder is not None:
+        return recorded_tokenizer(source.folder)
+    if (beside := weights.path.with_suffix(TOKENIZER_SUFFIX)).is_file():
+        return load_tokenizer(str(beside))
+    if isinstance(weights, GgufModel):
+        vocabulary = weights.vocabulary()
+    elif isinstance(weights, HuggingFaceModel):
+        vocabulary = read_tokenizer_json(weights.path.parent)
+    else:
+        return None
+    return _tokenizer(vocabulary) if vocabulary is not None else None
+
+
+def carries_tokenizer(source: Source) -> bool:
+    """Return whether a Hugging Face folder or a GGUF file brings any tokenizer along."""
+    from llmc.formats.gguf import GgufModel
+    from llmc.formats.hf import HuggingFaceModel
+    from llmc.formats.tokenizer_json import TOKENIZER, VOCAB
+
+    weights = source.weights
+    if isinstance(weights, GgufModel):
+        return "tokenizer.ggml.tokens" in weights.metadata
+    if isinstance(weights, HuggingFaceModel):
+        return any((weights.path.parent / name).is_file() for name in (TOKENIZER, VOCAB))
+    return False
+
+
+def source_fingerprint(workspace: Workspace, source: Source) -> bytes | None:
+    """Return the fingerprint that a checkpoint of these weights carries; None if not known.
+
+    Raises:
+        BadData: a tokenizer that is recorded is broken.
+    """
+    weights = source.weights
+    if isinstance(weights, RandomModel):  # it may be trained on any tokens
+        return None
+    if weights.origin.tokenizer is not None:
+        return weights.origin.tokenizer
+    if (own := carried_tokenizer(source)) is not None:
+        return bytes.fromhex(own.fingerprint)
+    if carries_tokenizer(source):  # of GPT-2's size, perhaps, but another
+        return None
+    return gpt2_fingerprint(weights.config.vocab_size)
+
+
+def gpt2_fingerprint(vocab_size: int) -> bytes | None:
+    """Return the fingerprint of GPT-2's tokenizer for a model with its vocabulary, if at hand."""
+    if vocab_size != GPT2_VOCAB_SIZE:
+        return None
+    from llmc.tokenizers import load_tokenizer
+
+    try:
+        return bytes.fromhex(load_tokenizer("gpt2").fingerprint)
+    except LlmcError:
+        # The weights are good without: only, train cannot tell whether the data belongs to them.
+        return None
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """Return a tokenizer as Hugging Face's and llama.cpp's files hold it.
+
+    Raises:
+        BadData: they cannot hold it.
+    """
+    from llmc.tokenizers import ENDOFTEXT
+
+    if not getattr(tokenizer, "is_plain", True):
+        raise BadData(
+            f"the tokenizer {tokenizer.name} cuts text in a way of its own, which llmc writes for "
+            "no other program: export to llmc, whose checkpoint names it by its fingerprint"
+        )
+    tokens = tokenizer.tokens()
+    return Vocabulary((*tokens, ENDOFTEXT.encode()), (tokenizer.eot,), merges_of(tokens))
+
+
+def _tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
+    """Return the tokenizer that gives the same ids as a file's; None where llmc has none."""
+    from llmc.tokenizers import ENDOFTEXT, TOKENIZER_FILE, load_tokenizer
+
+    *tokens, end = vocabulary.tokens
+    if vocabulary.specials != (len(tokens),) or end != ENDOFTEXT.encode():
+        return None
+    try:
+        if merges_of(tokens) != vocabulary.merges:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / TOKENIZER_FILE
+            lines = (base64.b64encode(t) + b" %d\n" % rank for rank, t in enumerate(tokens))
+            path.write_bytes(b"".join(lines))
+            found = load_tokenizer(str(path))
+    except BadData:  # no merge, twice the same, or without all bytes
+        return None
+    for name in ("byte", "gpt2"):
+        if found.fingerprint == _fingerprint(name, found.vocab_size):
+            return load_tokenizer(name)
+    return found
+
+
+def _fingerprint(name: str, vocab_size: int) -> str | None:
+    from llmc.tokenizers import load_tokenizer
+
+    if name == "gpt2":
+        found = gpt2_fingerprint(vocab_size)
+        return found.hex() if found is not None else None
+    return load_tokenizer(name).fingerprint
