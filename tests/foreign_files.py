@@ -13,8 +13,8 @@ from engine import some_tensors
 from safetensors.numpy import save_file
 
 from llmc.config import ModelConfig
+from llmc.formats.gguf import NAMES as GGUF_NAMES
 from llmc.formats.hf import NAMES
-from llmc.inspection.gpt2_names import GGUF_NAMES
 from llmc.tokenizers import Tokenizer
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0

@@ -20,15 +20,17 @@ import pytest
 from conftest import Llmc
 from engine import Native, build, random_tokens, save_model, save_tokens, some_tensors, succeeded
 from foreign_files import write_gguf, write_tokenizer_bin
-from workspace import prepared_workspace, trained
+from workspace import ok, prepared_workspace, trained
 
 from llmc import manifest
 from llmc.config import ModelConfig
-from llmc.formats import checkpoint, debug_state, hf, tokens
+from llmc.formats import checkpoint, debug_state, hf, tokens, training_state
 from llmc.formats.checkpoint import CheckpointHeader, tensor_shapes
-from llmc.inspection.detect import TOKENIZER_BIN_MAGIC
+from llmc.formats.checkpoint import read_header as read_checkpoint_header
+from llmc.formats.gguf import NAMES as GGUF_NAMES
+from llmc.formats.rows import write_rows
+from llmc.formats.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
 from llmc.inspection.gguf_files import SCALARS, read_header
-from llmc.inspection.gpt2_names import GGUF_NAMES
 from llmc.inspection.token_files import WIDTHS
 from llmc.inspection.vocabularies import walk
 from llmc.tokenizers import PATTERN, Tokenizer, load_tokenizer, train_bpe
@@ -418,6 +420,7 @@ def line(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
 
 TYPES: dict[str, type | tuple[type, ...]] = {
     "int": int, "string": str, "object": dict, "list": list, "string or null": (str, type(None)),
+    "object or null": (dict, type(None)),
 }  # fmt: skip
 
 
@@ -452,8 +455,49 @@ def test_the_run_s_folder(line: Llmc) -> None:
     assert {path.name for path in run.iterdir()} == said - {"tokenizer.tiktoken"}
     hold(json.loads((run / "tokenizer.json").read_text()), "field of tokenizer.json")
     assert list(tomllib.loads((run / "config.toml").read_text())) == ["model", "train", "sample"]
-    comments = [text for text in (run / "config.toml").read_text().splitlines() if text[:1] == "#"]
-    assert [text[2:].split(":")[0] for text in comments][1:] == ["data", "model", "threads"]
+    hold(json.loads((run / "run.json").read_text()), "field of run.json")
+    (folder,) = (run / "checkpoints").iterdir()
+    assert re.fullmatch(r"\d{8}", folder.name)
+    assert {path.name for path in folder.iterdir()} == {"model.bin", "state.bin"}
+    assert (folder / "model.bin").samefile(run / "model.bin")
+
+
+def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
+    (path,) = (line.workspace / "runs" / "run").glob("checkpoints/*/state.bin")
+    said = ints("of a training state's header")
+    assert said[0].startswith(f"magic {enums['STATE_MAGIC']},")
+    assert said[1] == f"version {enums['STATE_VERSION']}"
+    assert enums["STATE_MAGIC"] == training_state.MAGIC
+    names = ("MAGIC", "VERSION", "CRC", "FLAGS", "STEP", "METRICS", "DRAWS", "SEED", "SEQ_LEN")
+    places = [enums[f"STATE_{name}_AT"] for name in (*names, "UPDATE_TOKENS", "BEST")]
+    assert list(said) == places
+    header, state = raw_header(path), training_state.read_training_state(path)
+    assert header[:3] == [training_state.MAGIC, 1, state.crc]
+    assert header[4] == state.step == int(path.parent.name)
+    metrics = (line.workspace / "runs" / "run" / "metrics.jsonl").stat().st_size
+    assert header[6] == state.metrics_bytes == metrics
+    assert (header[10], header[12], header[14]) == (state.seed, state.seq_len, state.update_tokens)
+    training_state.verify_training_state(path, state)
+    model = read_checkpoint_header(path.with_name("model.bin"))
+    assert 2 * (model.file_bytes - 1024) == path.stat().st_size - 1024
+    ok(line("inspect", path))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    (line.workspace / "broken.bin").write_bytes(data)
+    assert "its checksum is" in line("inspect", "broken.bin").stderr
+
+
+def test_rows(tmp_path: Path, enums: dict[str, int]) -> None:
+    said = ints("of a rows file's header")
+    assert (
+        said[0] == f"magic {enums['ROWS_MAGIC']}" and said[1] == f"version {enums['ROWS_VERSION']}"
+    )
+    places = {f"ROWS_{name}_AT": at for at, name in enumerate(("MAGIC", "VERSION", "COUNT"))}
+    assert {name: enums[name] for name in places} == places and list(said) == [0, 1, 2]
+    write_rows(tmp_path / "rows.bin", [(0, 5, 2), (7, 3, 1)])
+    assert raw_header(tmp_path / "rows.bin")[:4] == [enums["ROWS_MAGIC"], 1, 2, 0]
+    payload = np.frombuffer((tmp_path / "rows.bin").read_bytes()[1024:], "<u4")
+    assert payload.tolist() == [0, 5, 2, 7, 3, 1]
 
 
 def names(cell: str) -> list[str]:

@@ -67,23 +67,32 @@ def settings(folder: Path, steps: int) -> Flags:
     }
 
 
-def life(native: Native, flags: Flags, seconds: float, how: signal.Signals) -> bool:
-    """Let a run live for so long, then end it; return whether it had ended by itself.
+@dataclass(frozen=True)
+class Death:
+    """When a life ends: after so many steps, or before the first; and so many seconds; and how."""
+
+    steps: int
+    seconds: float
+    how: signal.Signals
+
+
+def life(native: Native, flags: Flags, death: Death) -> bool:
+    """Let a run live until its death; return whether it had ended by itself.
 
     Raises:
         AssertionError: it failed.
     """
     words = native.argv("train", resume=1, **flags)
     with subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as process:
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(how)
-            process.wait()
-        assert process.stderr is not None
-        said = process.stderr.read().decode()
+        assert process.stdout is not None and process.stderr is not None
+        left = death.steps
+        while left and (line := process.stdout.readline()):
+            left -= b"train loss" in line
+        time.sleep(death.seconds)
+        process.send_signal(death.how)
+        said = process.communicate()[1].decode()
     assert process.returncode in (0, 130, -signal.SIGKILL, -signal.SIGINT), (words, said)
     return process.returncode == 0
 
@@ -96,17 +105,16 @@ def torture(native: Native, folder: Path, kills: int, seed: int = 1) -> int:
     """
     chance = random.Random(seed)
     flags = settings(folder, 3 * kills)
-    began = time.monotonic()
     succeeded(native("train", out=folder / "calm", threads=2, **flags))
-    # A life is the start, some milliseconds, and a few steps.
-    span = 2 * (time.monotonic() - began) / kills
     lives = 0
     while lives < 50 * kills:
-        how = signal.SIGINT if chance.random() < 0.2 else signal.SIGKILL
-        # The longer it takes, the longer they live: even a slow machine ends.
-        seconds = chance.random() * (span + 0.05) * (1 + lives / kills)
+        death = Death(
+            steps=chance.choice((0, 1, 2, 3, 4, 5, 6)),
+            seconds=chance.random() * chance.choice((0, 0.002, 0.02)),
+            how=signal.SIGINT if chance.random() < 0.2 else signal.SIGKILL,
+        )
         flags["threads"] = chance.choice((1, 2, 3))
-        if life(native, {**flags, "out": folder / "torn"}, seconds, how):
+        if life(native, {**flags, "out": folder / "torn"}, death):
             break
         lives += 1
     torn, calm = ending(folder / "torn"), ending(folder / "calm")

@@ -23,6 +23,7 @@ from llmc.inspection.texts import (
     describe_zip,
 )
 from llmc.inspection.token_files import describe_tokens
+from llmc.inspection.training_states import describe_training_state
 from llmc.inspection.vocabularies import describe_tiktoken, describe_tokenizer_bin
 from llmc.inspection.workspaces import describe_plain_folder, describe_workspace
 from llmc.manifest import FILENAME as MANIFEST
@@ -35,6 +36,7 @@ FILES: dict[str, Describer] = {
     "tokens": describe_tokens,
     "checkpoint": describe_checkpoint,
     "debug_state": describe_debug_state,
+    "training_state": describe_training_state,
     "tokenizer.bin": describe_tokenizer_bin,
     "tokenizer.tiktoken": describe_tiktoken,
     "gguf": describe_gguf,

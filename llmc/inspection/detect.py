@@ -6,11 +6,10 @@ import re
 import stat
 from pathlib import Path
 
-from llmc.formats import checkpoint, debug_state, tokens
+from llmc.formats import checkpoint, debug_state, tokenizer_bin, tokens, training_state
 from llmc.inspection.reading import head_of
 
 HEAD = 4096
-TOKENIZER_BIN_MAGIC = 20240328
 
 # Kinds that begin with one of llm.c's numbers, little-endian.
 MAGICS = {
@@ -18,7 +17,8 @@ MAGICS = {
     tokens.MAGIC32: "tokens",
     checkpoint.MAGIC: "checkpoint",
     debug_state.MAGIC: "debug_state",
-    TOKENIZER_BIN_MAGIC: "tokenizer.bin",
+    tokenizer_bin.MAGIC: "tokenizer.bin",
+    training_state.MAGIC: "training_state",
 }
 TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 

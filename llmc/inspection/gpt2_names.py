@@ -7,28 +7,10 @@ from collections.abc import Mapping
 
 from llmc.config import ModelConfig
 from llmc.errors import Usage
+from llmc.formats import gguf
 from llmc.formats.checkpoint import tensor_shapes
 from llmc.formats.hf import HEAD_SIZE, MASK, NAMES, PREFIX
 
-# llmc's names -> GGUF's, as llama.cpp has them; GGUF's shapes are llmc's, the layers apart.
-GGUF_NAMES = {
-    "wte": "token_embd.weight",
-    "wpe": "position_embd.weight",
-    "ln1w": "blk.{}.attn_norm.weight",
-    "ln1b": "blk.{}.attn_norm.bias",
-    "qkvw": "blk.{}.attn_qkv.weight",
-    "qkvb": "blk.{}.attn_qkv.bias",
-    "attprojw": "blk.{}.attn_output.weight",
-    "attprojb": "blk.{}.attn_output.bias",
-    "ln2w": "blk.{}.ffn_norm.weight",
-    "ln2b": "blk.{}.ffn_norm.bias",
-    "fcw": "blk.{}.ffn_up.weight",
-    "fcb": "blk.{}.ffn_up.bias",
-    "fcprojw": "blk.{}.ffn_down.weight",
-    "fcprojb": "blk.{}.ffn_down.bias",
-    "lnfw": "output_norm.weight",
-    "lnfb": "output_norm.bias",
-}
 MOST_LAYERS = 1 << 12
 
 Shape = tuple[int, ...]
@@ -71,7 +53,7 @@ def gguf_gpt2(shapes: Mapping[str, Shape], heads: int | None) -> ModelConfig | s
         return config
     wanted: dict[str, Shape] = {}
     for name, shape in tensor_shapes(config).items():
-        theirs = GGUF_NAMES[name]
+        theirs = gguf.NAMES[name]
         if "{}" in theirs:
             wanted |= {theirs.format(layer): shape[1:] for layer in range(layers)}
         else:

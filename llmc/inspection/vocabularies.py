@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmc.errors import LlmcError
+from llmc.formats import tokenizer_bin
 from llmc.inspection.description import Description, byte_count, quoted, safe_text
-from llmc.inspection.detect import TOKENIZER_BIN_MAGIC
 from llmc.inspection.reading import LARGEST_TEXT, Asked, file_size, head_of
 from llmc.tokenizers import Tokenizer, load_tokenizer
 
@@ -34,7 +34,7 @@ def describe_tokenizer_bin(path: Path, asked: Asked) -> Description:
         made.wrong(f"the header is cut short: {len(raw)} of its {HEADER_BYTES} bytes are there")
         return made
     version, count, eot = (int(value) for value in np.frombuffer(raw, "<u4", 3, 4))
-    made.note("magic", TOKENIZER_BIN_MAGIC)
+    made.note("magic", tokenizer_bin.MAGIC)
     made.say("version", version)
     if version not in VERSIONS:
         made.wrong(f"its version is {version}, and only 1 and 2 are known")

@@ -1,0 +1,102 @@
+"""A run's training state, ``state.bin``: what it needs besides the weights to go on.
+
+``native/format.h`` is the source of truth for the layout; the engine alone writes it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmc.errors import BadData
+
+HEADER_BYTES = 1024
+MAGIC, VERSION = 0x534D4C4C, 1
+SHUFFLED, TOLD = 1, 2  # flags
+# Magic, version, CRC-32, flags; step, metrics bytes, draws, seed, T, tokens an update; best loss.
+FIELDS = struct.Struct("<IIII6Qd")
+PIECE_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What the header of a training state says.
+
+    Attributes:
+        crc: CRC-32 of the payload: AdamW's m, then v.
+        shuffled: whether the data is.
+        told: whether the step's validation and sample came before.
+        step: updates made.
+        metrics_bytes: of metrics.jsonl, all that was told until then.
+        draws: random numbers that samples used up.
+        seed: of the order of the data and of samples.
+        seq_len: T.
+        update_tokens: tokens in an update.
+        best_val_loss: the lowest of the checkpoints so far; None: there was no validation.
+        parameters: of the model, by the size of the file.
+    """
+
+    crc: int
+    shuffled: bool
+    told: bool
+    step: int
+    metrics_bytes: int
+    draws: int
+    seed: int
+    seq_len: int
+    update_tokens: int
+    best_val_loss: float | None
+    parameters: int
+
+
+def read_training_state(path: Path) -> TrainingState:
+    """Read and check the header.
+
+    Raises:
+        BadData: it is no training state, one of another version, or cut short.
+    """
+    with path.open("rb") as file:
+        raw = file.read(HEADER_BYTES)
+        size = file.seek(0, 2)
+    if len(raw) < HEADER_BYTES:
+        raise BadData(f"{path} is cut short: {len(raw)} of the header's {HEADER_BYTES} bytes")
+    magic, version, crc, flags, step, told_bytes, draws, seed, T, tokens, best = FIELDS.unpack_from(
+        raw
+    )
+    if (magic, version) != (MAGIC, VERSION):
+        raise BadData(f"{path} is not a training state of version {VERSION}")
+    parameters, rest = divmod(size - HEADER_BYTES, 2 * 4)
+    if rest or not parameters:
+        raise BadData(f"{path} is cut short: {size:,} bytes do not hold two numbers a parameter")
+    return TrainingState(
+        crc,
+        bool(flags & SHUFFLED),
+        bool(flags & TOLD),
+        step,
+        told_bytes,
+        draws,
+        seed,
+        T,
+        tokens,
+        None if best == float("inf") else best,
+        parameters,
+    )
+
+
+def verify_training_state(path: Path, state: TrainingState) -> None:
+    """Compare the payload with its checksum.
+
+    Raises:
+        BadData: they differ.
+    """
+    crc = 0
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        while piece := file.read(PIECE_BYTES):
+            crc = zlib.crc32(piece, crc)
+    if crc != state.crc:
+        raise BadData(
+            f"{path} is damaged: its checksum is {crc:08x}, its header promises {state.crc:08x}"
+        )

@@ -1,0 +1,43 @@
+"""Training states: what a run goes on with, besides the weights in the same folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmc.errors import BadData
+from llmc.formats.training_state import MAGIC, read_training_state, verify_training_state
+from llmc.inspection.description import Description, byte_count
+from llmc.inspection.reading import Asked, file_size
+
+
+def describe_training_state(path: Path, _asked: Asked) -> Description:
+    """Describe a state.bin and verify it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    made = Description(path, "training_state", "training state: AdamW's means and a run's position")
+    size = file_size(path)
+    made.say("bytes", size, byte_count(size))
+    made.note("magic", MAGIC)
+    try:
+        state = read_training_state(path)
+        made.say("step", state.step, f"{state.step:,} updates made")
+        made.say("parameters", state.parameters)
+        made.say("update_tokens", state.update_tokens, f"{state.update_tokens:,} tokens an update")
+        made.say("seq_len", state.seq_len)
+        made.say("seed", state.seed)
+        made.say("shuffled", state.shuffled, "yes" if state.shuffled else "no")
+        made.say(
+            "best_val_loss",
+            state.best_val_loss,
+            "none" if state.best_val_loss is None else f"{state.best_val_loss:.6f}",
+        )
+        made.say("metrics_bytes", state.metrics_bytes)
+        made.say("draws", state.draws)
+        made.say("told", state.told, "yes" if state.told else "no: saved on an interrupt")
+        verify_training_state(path, state)
+        made.say("checksum", f"{state.crc:08x}", f"{state.crc:08x}, verified")
+    except BadData as error:
+        made.wrong(str(error).removeprefix(f"{path} is ").removeprefix(f"{path} "))
+    return made
