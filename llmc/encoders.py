@@ -5,14 +5,20 @@ Encoding a batch is one call that leaves Python's lock to the other threads.
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.datasets import Part
+from llmc.errors import LlmcError, Usage
 from llmc.formats.tokens import token_dtype
-from llmc.tokenizers import ENDOFTEXT, PATTERN, Tokenizer
+from llmc.tokenizers import ENDOFTEXT, PATTERN, TOKENIZER_FILE, Tokenizer
+from llmc.vocabulary import file_form
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +34,9 @@ BATCH_CHARACTERS = 1 << 18
 CUT_ANYWHERE = re.compile(r"(?<=\S)[ \n]")
 CUT_AT_BLANKS = re.compile(r"(?<=\S) ")
 CUT_AT_BLANKS_IN = ("cl100k_base", "o200k_base", "o200k_harmony")
+
+FAST_SCHEMES = {"cl100k_base": "cl100k", "o200k_base": "o200k"}  # gigatoken's names of patterns
+SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -163,5 +172,81 @@ class Choice:
 def choose_encoder(
     tokenizer: Tokenizer, parts: Sequence[Part], *, fast: bool | None, special: bool
 ) -> Choice:
-    """Return what encodes batches of a text."""
-    return Choice(tiktoken_encoder(tokenizer, special=special))
+    """Return what encodes a text: gigatoken where it does what tiktoken does, else tiktoken.
+
+    Args:
+        tokenizer: the vocabulary.
+        parts: the text; gigatoken is compared with tiktoken on samples from all over it.
+        fast: whether gigatoken is wanted; None: where it is installed.
+        special: text of a special token in a document is that token.
+
+    Raises:
+        Usage: gigatoken is asked for and not installed.
+        BadData: the text cannot be read.
+    """
+    exact = tiktoken_encoder(tokenizer, special=special)
+    if fast is False:
+        return Choice(exact)
+    if importlib.util.find_spec("gigatoken") is None:
+        if fast:
+            raise Usage("--fast needs the package gigatoken: pip install 'llmc[fast]'")
+        return Choice(exact)
+    scheme = "gpt2" if tokenizer.pattern == PATTERN else FAST_SCHEMES.get(tokenizer.name)
+    if scheme is None or special:
+        return Choice(exact, f"gigatoken cannot do this with {tokenizer.name}: tiktoken it is")
+    try:
+        quick = fast_encoder(tokenizer, scheme, exact)
+        agree = all(_agree(quick, exact, batch) for batch in _sample(parts, cuts_of(tokenizer)))
+    except LlmcError:
+        raise
+    except Exception as error:  # whatever goes wrong in it, tiktoken can do the work
+        return Choice(exact, f"gigatoken failed ({type(error).__name__}): tiktoken it is")
+    if not agree:
+        return Choice(
+            exact, "gigatoken's tokens differ from tiktoken's on this text: tiktoken it is"
+        )
+    return Choice(
+        quick, "encoding with gigatoken, which agrees with tiktoken on samples of the text"
+    )
+
+
+def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
+    """Return what encodes batches with gigatoken, ``<|endoftext|>`` before each document.
+
+    Args:
+        tokenizer: the vocabulary.
+        scheme: what gigatoken calls the tokenizer's pattern.
+        exact: encodes what gigatoken cannot: text with ``<|endoftext|>`` in it.
+    """
+    from gigatoken import Tokenizer as Fast
+
+    # It reads files only. Its other loaders take special tokens in a text for tokens.
+    with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
+        path = Path(folder) / TOKENIZER_FILE
+        path.write_bytes(file_form(tokenizer.ranks))
+        backend = Fast.from_tiktoken(
+            path, pretokenizer=scheme, special_tokens={ENDOFTEXT: tokenizer.eot}
+        ).backend
+    dtype = token_dtype(tokenizer.vocab_size)
+
+    def encode(batch: Batch) -> Encoded:
+        batch, size = _well_formed(batch)
+        joined = _joined(batch)
+        if joined.count(ENDOFTEXT) != sum(batch.starts):
+            return exact(batch)
+        return Encoded(backend.encode(joined).astype(dtype), size)
+
+    return encode
+
+
+def _sample(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[Batch]:
+    """Yield the first batch of parts from all over the text."""
+    step = max(1, len(parts) // SAMPLES)
+    for part in parts[::step]:
+        yield from islice(batches(part.read(), cuts), 1)
+
+
+def _agree(one: Encode, other: Encode, batch: Batch) -> bool:
+    import numpy as np
+
+    return np.array_equal(one(batch).ids, other(batch).ids)

@@ -111,8 +111,8 @@ def _checked(
     if outside.any():
         place = int(np.argmax(outside))
         raise BadData(
-            f"{path} holds token {int(piece[place])} at position {at + place:,}, but {tokenizer.name} "
-            f"has {tokenizer.vocab_size:,} tokens: name its tokenizer with --tokenizer, "
-            "or its type with --dtype"
+            f"{path} holds token {int(piece[place])} at position {at + place:,}, but "
+            f"{tokenizer.name} has {tokenizer.vocab_size:,} tokens: "
+            "name its tokenizer with --tokenizer, or its type with --dtype"
         )
     return Encoded(piece.astype(token_dtype(tokenizer.vocab_size)), int(lengths[piece].sum()))

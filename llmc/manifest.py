@@ -224,29 +224,36 @@ def _check_types(manifest: Manifest) -> None:
     Raises:
         ValueError: a value has another type than its field, or a name leads out of the folder.
     """
+    record, part = manifest.tokenizer, manifest.part
     shards = [*manifest.train.shards, *manifest.val.shards]
-    texts = [manifest.dataset, manifest.created_by, manifest.tokenizer.name]
-    texts += [manifest.tokenizer.fingerprint, *(shard.sha256 for shard in shards)]
-    counts = [manifest.text_bytes, manifest.tokenizer.vocab_size, manifest.tokenizer.eot]
+    names = [shard.file for shard in shards] + ([record.file] if record.file is not None else [])
+    texts = [manifest.dataset, manifest.created_by, record.name, record.fingerprint, *names]
+    texts += [shard.sha256 for shard in shards]
+    counts = [manifest.text_bytes, record.vocab_size, record.eot]
     counts += [shard.tokens for shard in shards]
-    names = [shard.file for shard in shards]
-    names += [manifest.tokenizer.file] if manifest.tokenizer.file is not None else []
     truths = [manifest.special]
-    if manifest.part is not None:
-        counts += [manifest.part.index, manifest.part.of]
-        counts += [manifest.part.val_tokens] if manifest.part.val_tokens is not None else []
-        truths += [manifest.part.own_val]
+    if part is not None:
+        counts += [part.index, part.of, *([part.val_tokens] if part.val_tokens is not None else [])]
+        truths += [part.own_val]
     elif not (manifest.train.shards and manifest.val.shards):
         raise ValueError("a split has no files")
-    for value in texts + names:
-        if not isinstance(value, str):
-            raise ValueError(f"{value!r} should be a string")
-    for count in counts:
-        if type(count) is not int or count < 0:
-            raise ValueError(f"{count!r} should be a count")
-    for truth in truths:
-        if type(truth) is not bool:
-            raise ValueError(f"{truth!r} should be true or false")
+    for values, kind in ((texts, str), (counts, int), (truths, bool)):
+        for value in values:
+            if type(value) is not kind:
+                raise ValueError(f"{value!r} should be of type {kind.__name__}")
+    if min(counts) < 0:
+        raise ValueError("a count is negative")
+    if not all(isinstance(entry, dict) for entry in manifest.source):
+        raise ValueError("source should be a list of tables")
+    _check_names(manifest, names)
+
+
+def _check_names(manifest: Manifest, names: list[str]) -> None:
+    """Refuse files elsewhere, and shards whose order their names do not tell.
+
+    Raises:
+        ValueError: there are some.
+    """
     for name in names:
         if name in ("", "..") or Path(name).name != name:
             raise ValueError(f"{name!r} should name a file in the same folder")
@@ -256,8 +263,6 @@ def _check_types(manifest: Manifest) -> None:
         files = [shard.file for shard in split.shards]
         if len(files) > 1 and files != shard_names(files[0].rpartition("_")[0], len(files)):
             raise ValueError("several files of a split should be numbered from 000001 on")
-    if not all(isinstance(entry, dict) for entry in manifest.source):
-        raise ValueError("source should be a list of tables")
 
 
 def shard_names(split: str, count: int) -> list[str]:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,6 @@ from llmc.tokenizers import (
     PATTERN,
     Tokenizer,
     bpe_vocab_size,
-    gpt2_file,
     load_recorded,
     load_tokenizer,
     record_tokenizer,
@@ -28,6 +27,7 @@ from llmc.tokenizers import (
     save_tokenizer,
     train_bpe,
 )
+from llmc.vocabulary import byte_of_character, gpt2_file
 
 SOURCES = [path.read_text() for path in sorted(Path(under_test.__file__).parent.rglob("*.py"))]
 AWKWARD = [
@@ -122,7 +122,7 @@ def test_a_trained_bpe_has_the_bytes_then_merges_then_the_end(bpe: Tokenizer) ->
 def test_a_trained_bpe_encodes_as_the_library_that_trained_it(bpe: Tokenizer) -> None:
     theirs = hf.ByteLevelBPETokenizer()
     theirs.train_from_iterator(SOURCES, vocab_size=599, min_frequency=0, show_progress=False)
-    to_byte = under_test._byte_of_character()
+    to_byte = byte_of_character()
     for text in [*AWKWARD, *SOURCES]:
         tokens = [bytes(to_byte[c] for c in token) for token in theirs.encode(text).tokens]
         assert [bpe.decode_bytes([token]) for token in bpe.encode(text)] == tokens
@@ -143,31 +143,6 @@ def test_a_document_s_endoftext_is_ordinary_text(bpe: Tokenizer, gpt2: Tokenizer
         ids = tokenizer.encode("a<|endoftext|>b")
         assert tokenizer.eot not in ids
         assert tokenizer.decode_bytes(ids) == b"a<|endoftext|>b"
-        (framed,) = tokenizer.encode_documents(["a<|endoftext|>b"])
-        assert framed.tolist() == [tokenizer.eot, *ids]
-
-
-@pytest.mark.parametrize("characters", [1, 10, 1 << 20])
-def test_documents_keep_their_order_in_any_batches(
-    bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch, characters: int
-) -> None:
-    monkeypatch.setattr(under_test, "BATCH_CHARACTERS", characters)
-    chunks = list(bpe.encode_documents(iter(AWKWARD)))
-    wanted = [token for text in AWKWARD for token in (bpe.eot, *bpe.encode(text))]
-    assert [int(token) for chunk in chunks for token in chunk] == wanted
-    assert (len(chunks) == 1) == (characters == 1 << 20)
-
-
-def test_documents_are_taken_as_they_are_needed(bpe: Tokenizer) -> None:
-    taken = []
-
-    def documents() -> Iterator[str]:
-        for index in range(100):
-            taken.append(index)
-            yield "x" * (1 << 20)
-
-    next(iter(bpe.encode_documents(documents())))
-    assert len(taken) == 1
 
 
 def test_the_fingerprint_is_what_its_documentation_says(bpe: Tokenizer) -> None:

@@ -87,8 +87,8 @@ def tokenize(
         str | None,
         typer.Option(
             metavar="gpt2|byte|bpe:N|NAME|FILE",
-            help=f"{DEFAULT_TOKENIZER} unless named; bpe:N trains one of N tokens on the text; NAME "
-            "is one of tiktoken's encodings, such as cl100k_base.",
+            help=f"{DEFAULT_TOKENIZER} unless named; bpe:N trains one of N tokens on the text; "
+            "NAME is one of tiktoken's encodings, such as cl100k_base.",
         ),
     ] = None,
     val_tokens: Annotated[
@@ -200,7 +200,7 @@ def tokenize_inputs(
     val_tokens: int | None,
     val_fraction: float | None,
     out: Path | None,
-    options: Options = Options(),  # noqa: B008  # frozen
+    options: Options = Options(),
     part: tuple[int, int] | None = None,
 ) -> Path:
     """Tokenize a dataset or paths; return the folder with the token files and the manifest.
@@ -263,7 +263,7 @@ def tokenize_inputs(
         feeds["val"] = text_feed(source.val_parts, encode, cuts)
     key = _key(source.records, chosen, options, part)
     work = Work(f"tokenizing {source.name}", feeds, source.total_bytes, key)
-    return _write(here, made, work, chosen, cut, options)
+    return _write(here, made, work, tokenizer=chosen, cut=cut, options=options)
 
 
 def import_tokens(
@@ -319,7 +319,7 @@ def import_tokens(
     if any(path.resolve().parent == made.folder.resolve() for path in paths):
         raise Usage(f"the files lie in {made.folder} already: choose another --out")
     work = Work(f"reading {name}", feeds, size, _key(records, chosen, options, None))
-    return _write(here, made, work, chosen, cut, options)
+    return _write(here, made, work, tokenizer=chosen, cut=cut, options=options)
 
 
 def merge_parts(
@@ -492,7 +492,13 @@ def _key(
 
 
 def _write(
-    here: Context, made: Manifest, work: Work, tokenizer: Tokenizer, cut: Cut, options: Options
+    here: Context,
+    made: Manifest,
+    work: Work,
+    *,
+    tokenizer: Tokenizer,
+    cut: Cut,
+    options: Options,
 ) -> Path:
     """Write the streams' tokens, cut what has no validation stream, publish; return the folder.
 
