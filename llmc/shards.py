@@ -369,11 +369,11 @@ def publish(
             _place(file.path, folder / name, keep=keep)
             shards.append(Shard(name, file.tokens, file.sha256))
         splits[split] = Split(tuple(shards))
-    name = file_of(tokenizer)
-    if name is not None:
-        save_tokenizer(tokenizer, folder / name)
+    vocabulary = file_of(tokenizer)
+    if vocabulary is not None:
+        save_tokenizer(tokenizer, folder / vocabulary)
     record = TokenizerRecord(
-        tokenizer.name, tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.eot, name
+        tokenizer.name, tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.eot, vocabulary
     )
     made = replace(made, tokenizer=record, train=splits["train"], val=splits["val"])
     manifests.write_manifest(made)

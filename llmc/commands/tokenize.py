@@ -151,14 +151,15 @@ def tokenize(
     """
     here: Context = ctx.obj
     options = Options(workers, shard_tokens, fast, allow_special)
-    split = {"val_tokens": val_tokens, "val_fraction": val_fraction}
     _check_split_flags(val_tokens, val_fraction)
     part = read_shard(shard) if shard is not None else None
     if merge:
         _refuse(tokenizer is not None, "--tokenizer", "--merge: the parts have theirs")
         _refuse(part is not None, "--shard", "--merge")
         _refuse(dtype is not None or val_data is not None, "--dtype and --val-data", "--merge")
-        folder = merge_parts(here, inputs, out=out, **split)
+        folder = merge_parts(
+            here, inputs, val_tokens=val_tokens, val_fraction=val_fraction, out=out
+        )
     elif dtype is not None or val_data is not None or are_token_files(inputs):
         _refuse(part is not None, "--shard", "token files")
         folder = import_tokens(
@@ -167,15 +168,23 @@ def tokenize(
             dtype=dtype,
             val_data=val_data,
             tokenizer=tokenizer,
+            val_tokens=val_tokens,
+            val_fraction=val_fraction,
             out=out,
             options=options,
-            **split,
         )
     else:
         if part is not None and (val_tokens is not None or val_fraction is not None):
             raise Usage("a part has no validation split: give --val-tokens to --merge")
         folder = tokenize_inputs(
-            here, inputs, tokenizer=tokenizer, out=out, options=options, part=part, **split
+            here,
+            inputs,
+            tokenizer=tokenizer,
+            val_tokens=val_tokens,
+            val_fraction=val_fraction,
+            out=out,
+            options=options,
+            part=part,
         )
     made = manifests.load_manifest(folder)
     here.ui.result(
