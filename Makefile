@@ -27,7 +27,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable '.[dev,offline,plot,torch]'
+	$(PIP) --editable '.[dev,fast,offline,plot,torch]'
 	@touch $@
 
 setup: $(VENV)/installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import random
 import re
@@ -114,7 +115,7 @@ def test_pieces_have_the_tokens_of_the_whole(
 @pytest.fixture(scope="module")
 def newer(gpt2: Tokenizer) -> list[tiktoken.Encoding]:
     """GPT-2's tokens with the patterns of newer encodings, whose own are not on this machine."""
-    import tiktoken_ext.openai_public as public
+    public = importlib.import_module("tiktoken_ext.openai_public")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(public, "load_tiktoken_bpe", lambda *_args, **_kwargs: dict(gpt2.ranks))

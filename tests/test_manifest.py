@@ -186,8 +186,8 @@ def sharded(dataset: Manifest, folder: Path) -> Manifest:
     pieces = (np.arange(150), np.arange(150, 151), np.arange(151, 200))
     shards = []
     for number, piece in enumerate(pieces, start=1):
-        made = write_tokens(folder / f"train_{number:06}.bin", [piece], 257)
-        shards.append(Shard(made.path.name, made.tokens, made.sha256))
+        file = write_tokens(folder / f"train_{number:06}.bin", [piece], 257)
+        shards.append(Shard(file.path.name, file.tokens, file.sha256))
     (folder / "val.bin").write_bytes((dataset.folder / "val.bin").read_bytes())
     made = replace(dataset, folder=folder, train=Split(tuple(shards)))
     write_manifest(made)

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ from llmc.datasets import Part, Source
 from llmc.errors import BadData
 from llmc.formats.tokens import TokenFile, read_tokens, write_tokens
 from llmc.manifest import Manifest, Split, load_manifest, verify
-from llmc.shards import Cut
+from llmc.shards import SHARD_TOKENS, Cut
 
 EOT = 256
 
@@ -49,7 +49,12 @@ def texts(folder: Path, count: int) -> Path:
 
 
 def tokenized(
-    here: Context, *inputs: Path | str, out: str, val_tokens: int | None = None, **options: int
+    here: Context,
+    *inputs: Path | str,
+    out: str,
+    val_tokens: int | None = None,
+    workers: int | None = None,
+    shard_tokens: int = SHARD_TOKENS,
 ) -> Manifest:
     folder = tokenize_inputs(
         here,
@@ -58,7 +63,7 @@ def tokenized(
         val_tokens=val_tokens,
         val_fraction=None,
         out=here.workspace.data / out,
-        options=replace(Options(fast=False), **options),
+        options=Options(workers, shard_tokens, fast=False),
     )
     made = load_manifest(folder)
     verify(made)
@@ -67,7 +72,7 @@ def tokenized(
 
 def ids_of(made: Manifest, split: Split) -> list[int]:
     files = [read_tokens(made.folder / shard.file) for shard in split.shards]
-    return np.concatenate(files).tolist()
+    return [int(id) for id in np.concatenate(files)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
