@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import Llmc, assert_one_sentence
-from test_shards import documents, ids_of
 from numpy.typing import NDArray
+from test_shards import documents, ids_of
 from workspace import ok
 
 from llmc.formats.tokens import read_tokens, write_tokens
