@@ -29,7 +29,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable '.[dev,offline,parquet,plot,torch]'
+	$(PIP) --editable '.[dev,fast,offline,parquet,plot,torch]'
 	@touch $@
 
 setup: $(VENV)/installed

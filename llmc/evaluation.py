@@ -75,7 +75,10 @@ def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
     """Return how many bytes of text each token stands for, (V,); end-of-text stands for none."""
     import numpy as np
 
-    return np.array([*map(len, tokenizer.tokens()), 0], np.int64)
+    sizes = np.zeros(tokenizer.vocab_size, np.int64)
+    for token, number in tokenizer.ranks.items():
+        sizes[number] = len(token)
+    return sizes
 
 
 # Nats, tokens and bytes of text of some tokens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ class Data:
 
     Attributes:
         name: the dataset's, which names the run.
-        train: token file.
-        val: token file; None where there is none.
+        train: token file, or a glob pattern that finds several.
+        val: token file or pattern; None where there is none.
         manifest: what vouches for them; None for a bare token file.
         tokenizer: what made them; None where that is not known.
     """
@@ -49,23 +50,54 @@ def find_data(here: Context, data: Path | None, val_data: Path | None) -> Data:
         BadData: it is not what its manifest says.
     """
     path = data if data is not None else here.workspace.newest_dataset()
-    if not path.exists():
+    if not path.exists() and not token_files(path):
         raise MissingOutput(
             f"there is no {path}: make a dataset with 'llmc prepare NAME' or 'llmc tokenize PATH'"
         )
-    if val_data is not None and not val_data.is_file():
+    if val_data is not None and not val_data.is_file() and not token_files(val_data):
         raise MissingOutput(f"there is no file {val_data}: make one with 'llmc tokenize PATH'")
-    folder = path if path.is_dir() else path.parent
-    if path.is_file() and not (folder / MANIFEST).is_file():
-        return Data(path.resolve().stem, path, val_data)
+    folder = path if path.is_dir() else (token_files(path) or [path])[0].parent
+    if not path.is_dir() and not (folder / MANIFEST).is_file():
+        stem = path.resolve().stem.partition("*")[0].rstrip("_") or path.resolve().parent.name
+        return Data(stem, path, val_data)
     manifest = load_manifest(folder)
-    for file in (manifest.train_path, manifest.val_path):
+    _check_files(manifest)
+    verify(manifest)
+    train = manifest.train_path if path.is_dir() else path
+    whole = token_files(train) == [folder / shard.file for shard in manifest.train.shards]
+    val = val_data or (manifest.val_path if whole else None)
+    return Data(manifest.dataset, train, val, manifest, manifest.load_tokenizer())
+
+
+def _check_files(manifest: Manifest) -> None:
+    """Hold what lies in the folder against the manifest: the engine takes what a pattern finds.
+
+    Raises:
+        MissingOutput: a file is not there, or the dataset is only a part of one.
+        BadData: there are files that the manifest does not name.
+    """
+    if manifest.part is not None:
+        raise MissingOutput(
+            f"{manifest.folder} is part {manifest.part.index} of {manifest.part.of} of "
+            f"{manifest.dataset}: join all of them with 'llmc tokenize --merge' first"
+        )
+    for file in manifest.files:
         if not file.is_file():
             raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize'")
-    verify(manifest)
-    train = path if path.is_file() else manifest.train_path
-    val = val_data or (manifest.val_path if train.name == manifest.train.file else None)
-    return Data(manifest.dataset, train, val, manifest, manifest.load_tokenizer())
+    for pattern in (manifest.train_path, manifest.val_path):
+        for file in token_files(pattern):
+            if file not in manifest.files:
+                raise BadData(
+                    f"{file} is not in its folder's manifest: remove it, or run 'llmc tokenize' "
+                    "again"
+                )
+
+
+def token_files(path: Path) -> list[Path]:
+    """Return the files that the engine reads for ``path``: itself, or what its pattern finds."""
+    if path.exists():
+        return [path]
+    return [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207  # as the engine
 
 
 def find_model(here: Context, model: Path | None, data: Data) -> Path:
@@ -78,7 +110,7 @@ def find_model(here: Context, model: Path | None, data: Data) -> Path:
         if not model.is_file():
             raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
         return model
-    prepared = prepared_model(here.workspace, data.train.parent)
+    prepared = prepared_model(here.workspace, folder_of(data))
     if prepared is not None:
         return prepared
     models = sorted(here.workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
@@ -88,6 +120,13 @@ def find_model(here: Context, model: Path | None, data: Data) -> Path:
             "'llmc export-weights random' or 'llmc prepare NAME' first, or name one with --model"
         )
     return models[-1]
+
+
+def folder_of(data: Data) -> Path:
+    """Return the folder in which the token files lie."""
+    if data.manifest is not None:
+        return data.manifest.folder
+    return (token_files(data.train) or [data.train])[0].parent
 
 
 def check_match(here: Context, data: Data, path: Path, header: CheckpointHeader) -> None:

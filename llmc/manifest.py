@@ -1,11 +1,14 @@
 """A dataset's manifest: what its token files hold, which tokenizer made them, from which text.
 
-``manifest.json`` is written last, so where there is one, the files it names are whole.
+``manifest.json`` is written last, so where there is one, the files it names are whole. Format 2 has
+a list of files for each split; format 1, which is still read, had one file.
 """
 
 from __future__ import annotations
 
+import glob
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +16,34 @@ from typing import Any
 from llmc import __version__
 from llmc.errors import BadData, MissingOutput
 from llmc.formats.tokens import payload_sha256, read_tokens
+from llmc.machine import available_cores
 from llmc.paths import written_whole
 from llmc.tokenizers import Tokenizer, load_recorded
 
 FILENAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+OLD_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Split:
+class Shard:
     """One token file: its name in the dataset's folder, its tokens, the SHA-256 of its payload."""
 
     file: str
     tokens: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Token files that are read as one, in this order."""
+
+    shards: tuple[Shard, ...]
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all files."""
+        return sum(shard.tokens for shard in self.shards)
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,23 @@ class TokenizerRecord:
     vocab_size: int
     eot: int
     file: str | None
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """Which part of a dataset this is, and what joining the parts has to know.
+
+    Attributes:
+        index: counted from 1.
+        of: how many there are.
+        val_tokens: the text's default size of the validation split; None: a fraction.
+        own_val: the text has a validation text of its own, which ``val`` holds this part of.
+    """
+
+    index: int
+    of: int
+    val_tokens: int | None
+    own_val: bool
 
 
 @dataclass(frozen=True)
@@ -53,6 +87,8 @@ class Manifest:
         source: where the text came from, as ``name`` or ``path``, ``bytes`` and ``sha256``; one
             entry with a count in ``files`` and one combined hash stands for many files.
         text_bytes: UTF-8 bytes of all documents of both splits.
+        special: the text of a special token in a document became that token.
+        part: None, or of which part of a dataset this speaks: nothing to train on yet.
         created_by: the version of llmc.
     """
 
@@ -63,17 +99,24 @@ class Manifest:
     val: Split
     source: tuple[dict[str, Any], ...]
     text_bytes: int
+    special: bool = False
+    part: PartRecord | None = None
     created_by: str = f"llmc {__version__}"
 
     @property
     def train_path(self) -> Path:
-        """The token file to train on."""
-        return self.folder / self.train.file
+        """The token file to train on, or a glob pattern that finds all of them."""
+        return _path_of(self.folder, self.train)
 
     @property
     def val_path(self) -> Path:
-        """The token file to validate on."""
-        return self.folder / self.val.file
+        """The token file to validate on, or a glob pattern that finds all of them."""
+        return _path_of(self.folder, self.val)
+
+    @property
+    def files(self) -> list[Path]:
+        """Every token file, those to train on first."""
+        return [self.folder / shard.file for shard in (*self.train.shards, *self.val.shards)]
 
     def load_tokenizer(self) -> Tokenizer:
         """Return the tokenizer that made the tokens.
@@ -84,6 +127,19 @@ class Manifest:
         record = self.tokenizer
         return load_recorded(self.folder, record.name, record.fingerprint, record.file)
 
+    def fields(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        fields = {"format": FORMAT, **asdict(self)}
+        del fields["folder"]
+        return fields | {"train": fields["train"]["shards"], "val": fields["val"]["shards"]}
+
+
+def _path_of(folder: Path, split: Split) -> Path:
+    if len(split.shards) == 1:
+        return folder / split.shards[0].file
+    name = split.shards[0].file.rpartition("_")[0] if split.shards else ""
+    return Path(glob.escape(str(folder))) / f"{name}_*.bin"
+
 
 def write_manifest(manifest: Manifest) -> Path:
     """Write ``manifest.json`` into the manifest's folder; do it last.
@@ -91,11 +147,9 @@ def write_manifest(manifest: Manifest) -> Path:
     Raises:
         BadData: the place cannot be written.
     """
-    fields = {"format": FORMAT, **asdict(manifest)}
-    del fields["folder"]
     path = manifest.folder / FILENAME
     with written_whole(path) as partial:
-        partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(manifest.fields(), indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -116,16 +170,21 @@ def load_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise BadData(f"cannot read {path} ({error}); run 'llmc tokenize' again") from error
     try:
-        if fields.pop("format") != FORMAT:
-            raise ValueError("its format is not 1")
+        written = fields.pop("format")
+        if written not in (OLD_FORMAT, FORMAT):
+            raise ValueError(f"its format is not {FORMAT}")
+        if written == OLD_FORMAT:
+            fields |= {"train": [fields["train"]], "val": [fields["val"]]}
+        part = fields.get("part")
         manifest = Manifest(
             **{
                 **fields,
                 "folder": folder,
                 "tokenizer": TokenizerRecord(**fields["tokenizer"]),
-                "train": Split(**fields["train"]),
-                "val": Split(**fields["val"]),
+                "train": Split(tuple(Shard(**shard) for shard in fields["train"])),
+                "val": Split(tuple(Shard(**shard) for shard in fields["val"])),
                 "source": tuple(fields["source"]),
+                "part": PartRecord(**part) if part is not None else None,
             }
         )
         _check_types(manifest)
@@ -143,14 +202,20 @@ def verify(manifest: Manifest) -> None:
     Raises:
         BadData: a file is gone, cut short or changed.
     """
-    for split in (manifest.train, manifest.val):
-        path = manifest.folder / split.file
+
+    def check(shard: Shard) -> None:
+        path = manifest.folder / shard.file
         tokens = len(read_tokens(path))
-        if tokens != split.tokens or payload_sha256(path) != split.sha256:
+        if tokens != shard.tokens or payload_sha256(path) != shard.sha256:
             raise BadData(
                 f"{path} is not the file its manifest describes ({tokens:,} tokens, "
-                f"{split.tokens:,} in the manifest, or other ones): run 'llmc tokenize' again"
+                f"{shard.tokens:,} in the manifest, or other ones): run 'llmc tokenize' again"
             )
+
+    # Hashing leaves Python's lock to the other threads.
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for _ in pool.map(check, (*manifest.train.shards, *manifest.val.shards)):
+            pass
 
 
 def _check_types(manifest: Manifest) -> None:
@@ -159,20 +224,49 @@ def _check_types(manifest: Manifest) -> None:
     Raises:
         ValueError: a value has another type than its field, or a name leads out of the folder.
     """
-    texts = [manifest.dataset, manifest.created_by, manifest.tokenizer.name]
-    texts += [manifest.tokenizer.fingerprint, manifest.train.sha256, manifest.val.sha256]
-    counts = [manifest.text_bytes, manifest.tokenizer.vocab_size, manifest.tokenizer.eot]
-    counts += [manifest.train.tokens, manifest.val.tokens]
-    names = [manifest.train.file, manifest.val.file]
-    names += [manifest.tokenizer.file] if manifest.tokenizer.file is not None else []
-    for value in texts + names:
-        if not isinstance(value, str):
-            raise ValueError(f"{value!r} should be a string")
-    for count in counts:
-        if type(count) is not int or count < 0:
-            raise ValueError(f"{count!r} should be a count")
+    record, part = manifest.tokenizer, manifest.part
+    shards = [*manifest.train.shards, *manifest.val.shards]
+    names = [shard.file for shard in shards] + ([record.file] if record.file is not None else [])
+    texts = [manifest.dataset, manifest.created_by, record.name, record.fingerprint, *names]
+    texts += [shard.sha256 for shard in shards]
+    counts = [manifest.text_bytes, record.vocab_size, record.eot]
+    counts += [shard.tokens for shard in shards]
+    truths = [manifest.special]
+    if part is not None:
+        counts += [part.index, part.of, *([part.val_tokens] if part.val_tokens is not None else [])]
+        truths += [part.own_val]
+    elif not (manifest.train.shards and manifest.val.shards):
+        raise ValueError("a split has no files")
+    for values, kind in ((texts, str), (counts, int), (truths, bool)):
+        for value in values:
+            if type(value) is not kind:
+                raise ValueError(f"{value!r} should be of type {kind.__name__}")
+    if min(counts) < 0:
+        raise ValueError("a count is negative")
+    if not all(isinstance(entry, dict) for entry in manifest.source):
+        raise ValueError("source should be a list of tables")
+    _check_names(manifest, names)
+
+
+def _check_names(manifest: Manifest, names: list[str]) -> None:
+    """Refuse files elsewhere, and shards whose order their names do not tell.
+
+    Raises:
+        ValueError: there are some.
+    """
     for name in names:
         if name in ("", "..") or Path(name).name != name:
             raise ValueError(f"{name!r} should name a file in the same folder")
-    if not all(isinstance(entry, dict) for entry in manifest.source):
-        raise ValueError("source should be a list of tables")
+    if len(set(names)) < len(names):
+        raise ValueError("a file is named twice")
+    for split in (manifest.train, manifest.val):
+        files = [shard.file for shard in split.shards]
+        if len(files) > 1 and files != shard_names(files[0].rpartition("_")[0], len(files)):
+            raise ValueError("several files of a split should be numbered from 000001 on")
+
+
+def shard_names(split: str, count: int) -> list[str]:
+    """Return what the files of a split are called: train.bin, or train_000001.bin and so on."""
+    if count == 1:
+        return [f"{split}.bin"]
+    return [f"{split}_{number:06}.bin" for number in range(1, count + 1)]

@@ -12,7 +12,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +134,5 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def _manifest(data: Data) -> dict[str, Any] | None:
     if data.manifest is None:
         return None
-    fields: dict[str, Any] = json.loads(json.dumps(asdict(data.manifest), default=str))
-    del fields["folder"]
+    fields: dict[str, Any] = json.loads(json.dumps(data.manifest.fields()))
     return fields

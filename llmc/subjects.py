@@ -8,7 +8,7 @@ from pathlib import Path
 from llmc.context import Context
 from llmc.errors import MissingOutput, Usage
 from llmc.formats.checkpoint import CheckpointHeader, read_header
-from llmc.inputs import Data, check_match, find_data
+from llmc.inputs import Data, check_match, find_data, token_files
 from llmc.lookup import tokenizer_of
 from llmc.runs import CHECKPOINT, find_run, run_data
 from llmc.tokenizers import Tokenizer, recorded_tokenizer
@@ -84,7 +84,8 @@ def find_text(here: Context, subject: Subject, data: Path | None, split: str | N
         if split is not None:
             raise Usage(f"{data} is one token file: leave out --split, or name the folder")
         found = find_data(here, data, None)
-        files, split = (data,), None
+        files: tuple[Path, ...] = (data,)
+        split = None
     else:
         found = _dataset(here, subject, data)
         file = found.train if split == "train" else found.val
@@ -93,7 +94,7 @@ def find_text(here: Context, subject: Subject, data: Path | None, split: str | N
             raise MissingOutput(
                 f"{where(found.train)} has no token file to validate on: name one with --data FILE"
             )
-        files = (file,)
+        files = tuple(token_files(file))
     check_match(here, found, subject.checkpoint, subject.header)
     tokenizer = found.tokenizer
     if tokenizer is not None and subject.header.tokenizer is None:
@@ -109,7 +110,7 @@ def _dataset(here: Context, subject: Subject, data: Path | None) -> Data:
     if recorded is None:
         return find_data(here, data, None)
     train, val = recorded
-    if not train.is_file():
+    if not token_files(train):
         raise MissingOutput(
             f"{train}, which {here.workspace.shown(subject.checkpoint)} was trained on, is gone: "
             "make it again, or name other data with --data"

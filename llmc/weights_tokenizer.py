@@ -117,7 +117,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     """
     from llmc.tokenizers import ENDOFTEXT
 
-    if not getattr(tokenizer, "is_plain", True):
+    if not tokenizer.is_plain:
         raise BadData(
             f"the tokenizer {tokenizer.name} cuts text in a way of its own, which llmc writes for "
             "no other program: export to llmc, whose checkpoint names it by its fingerprint"

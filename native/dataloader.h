@@ -1,8 +1,10 @@
 /* Token files, and which of their tokens a step sees.
  *
+ * Several files (shards) are read as one stream, in the order of their names; a window may begin in one
+ * and end in another.
  * In order: step i reads tokens i·B·T … (i+1)·B·T, the last of them only as a target, and begins again
  * at the front where a whole batch no longer fits.
- * Shuffled: the file is cut into windows of T tokens; every epoch visits each window once, in an order
+ * Shuffled: the stream is cut into windows of T tokens; every epoch visits each window once, in an order
  * that is a function of the seed and the epoch alone. The batches follow from the step number: there is
  * no state to save.
  */
@@ -15,34 +17,54 @@
 
 #include "arena.h"
 
-struct DataLoader {
+enum { OPEN_SHARDS = 16 };  // file descriptors in use at most
+
+struct Shard {
   const char *path;
-  int file;
+  uint64_t first;          // tokens in the shards before it
+  uint64_t count;          // tokens in it
+};
+
+struct OpenShard {
+  int file;                // -1: none
+  size_t shard;
+  uint64_t used;           // when, counted in reads
+};
+
+struct DataLoader {
+  const char *path;        // as it was given: a file or a pattern
+  struct Shard *shards;
+  size_t shard_count;
   size_t width;            // bytes of a token
-  size_t count;            // tokens in the file
+  uint64_t count;          // tokens in all
   size_t V;                // tokens must be below it
   size_t B, T;
   bool shuffle;
   uint64_t seed;
-  unsigned char *buffer;   // (B * T + 1) tokens as they are in the file
+  unsigned char *buffer;   // (B * T + 1) tokens as they are in the files
+  struct OpenShard open[OPEN_SHARDS];
+  uint64_t reads;
 };
 
-/* Opens a token file and checks it. Dies with EXIT_MISSING or EXIT_BAD_DATA; also when it holds less
- * than one batch. */
+/* Opens one token file, or all that a glob pattern finds (what exists is no pattern), and checks them.
+ * The table of shards is taken here, once. Dies with EXIT_MISSING or EXIT_BAD_DATA; also when they hold
+ * less than one batch. */
 void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size_t T, size_t V);
 
 void dataloader_layout(struct DataLoader *loader, struct Arena *arena);
 
-/* Whole batches in the file, at least 1. */
+/* Whole batches in the stream, at least 1. */
 size_t dataloader_batches(const struct DataLoader *loader);
 
 /* Fills tokens (B, T) and targets (B, T) for a step, counted from 0. Dies with EXIT_BAD_DATA on a token
- * that is not below V. */
+ * that is not below V, and on a file that has changed. */
 void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *targets);
 
 /* Fills tokens and targets (count) from the count + 1 tokens at position `first`: what a caller needs that
  * chooses its own windows. They must be in the file, and count at most B * T. Dies as dataloader_batch. */
 void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets);
+/* Closes the files and gives the table back. */
+void dataloader_close(struct DataLoader *loader);
 
 /* A permutation of 0 … n - 1, chosen by the seed: where `index` goes. */
 uint64_t permute(uint64_t index, uint64_t n, uint64_t seed);

@@ -29,7 +29,7 @@ int command_debug_state(int argc, char **argv) {
   enum Dtype dtype = FP32;
   bool recompute = false;
   const struct Arg args[] = {
-      {"data", ARG_TEXT, &data, 0, 0, "token file; its first batch is used"},
+      {"data", ARG_TEXT, &data, 0, 0, "token file or pattern; the first batch is used"},
       {"model", ARG_TEXT, &path, 0, 0, "checkpoint"},
       {"out", ARG_TEXT, &out, 0, 0, "file to write"},
       {"batch-size", ARG_COUNT, &B, 1, 65536, "B, rows in the batch"},
@@ -80,6 +80,7 @@ int command_debug_state(int argc, char **argv) {
   file_writer_write(&writer, &loss, sizeof loss);
   file_writer_write(&writer, model.grads.first, model.count * sizeof(float));
   file_writer_commit(&writer);
+  dataloader_close(&loader);
   pool_destroy(model.workers.pool);
   arena_free(&arena);
   return EXIT_OK;

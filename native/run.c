@@ -84,7 +84,8 @@ void run_validate(struct Run *run, size_t step) {
 
 size_t run_write(struct Run *run, size_t count) {
   count = size_min(count, run->decoder.positions);
-  int token = (int)run->model.config.V - 1;
+  const size_t eot = run->options.eot;
+  int token = (int)(eot > 0 ? eot : run->model.config.V - 1);
   for (size_t i = 0; i < count; i++) {
     decoder_step(&run->decoder, &run->model, token, i);
     token = sampler_draw(&run->sampler, run->decoder.logits, run->model.config.V);

@@ -17,8 +17,7 @@
 struct RunOptions {
   const char *data, *val_data, *model, *out, *events;
   size_t steps, batch_size, seq_len, total_batch_size, threads, seed;
-  size_t val_every, val_batches, sample_every, sample_tokens, save_every;
-  size_t keep;
+  size_t val_every, val_batches, sample_every, sample_tokens, save_every, keep, eot;
   struct Schedule schedule;
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip;
   bool shuffle, recompute, resume, dry_run;
@@ -54,7 +53,7 @@ double run_val_batch(struct Run *run, size_t i);
 /* Validates and tells. Dies with EXIT_NOT_FINITE. */
 void run_validate(struct Run *run, size_t step);
 
-/* Writes from the end-of-text token on, which every tokenizer of llmc has as its last; at most `count`
+/* Writes from the end-of-text token on, the vocabulary's last unless the options name it; at most `count`
  * tokens, into run->written. Returns how many fit into the model's context. */
 size_t run_write(struct Run *run, size_t count);
 

@@ -21,8 +21,8 @@ static struct RunOptions read_options(int argc, char **argv) {
   };
   const double most = 1e9, below1 = 1 - 0x1p-53;
   const struct Arg args[] = {
-      {"data", ARG_TEXT, &o.data, 0, 0, "token file to train on"},
-      {"val-data", ARG_TEXT, &o.val_data, 0, 0, "token file to validate on"},
+      {"data", ARG_TEXT, &o.data, 0, 0, "token file, or pattern of several, to train on"},
+      {"val-data", ARG_TEXT, &o.val_data, 0, 0, "token file, or pattern, to validate on"},
       {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to start from"},
       {"out", ARG_TEXT, &o.out, 0, 0, "folder for model.bin and metrics.jsonl"},
       {"events", ARG_TEXT, &o.events, 0, 0, "what stdout carries: text or json"},
@@ -50,6 +50,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"val-batches", ARG_COUNT, &o.val_batches, 1, most, "batches in a validation, at most"},
       {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples, 0: never"},
       {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
+      {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "token that samples begin with, 0: the vocabulary's last"},
       {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end"},
       {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "checkpoints to keep, the newest"},
       {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: go on from the newest checkpoint in --out"},
@@ -129,6 +130,7 @@ int command_train(int argc, char **argv) {
     die(EXIT_USAGE, "--seq-len %zu is more than the %zu positions of %s; use at most that", o->seq_len,
         config->maxT, o->model);
   }
+  if (o->eot >= config->V) die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o->eot, config->V, o->model);
   dataloader_open(&run.train, o->data, o->batch_size, o->seq_len, config->V);
   run.train.shuffle = o->shuffle;
   run.train.seed = o->seed;
@@ -166,6 +168,8 @@ int command_train(int argc, char **argv) {
     code = loop(&run, &resumed);
   }
   saver_close(&run.saver);
+  dataloader_close(&run.train);
+  if (o->val_data != NULL) dataloader_close(&run.val);
   pool_destroy(run.model.workers.pool);
   arena_free(&arena);
   return code;

@@ -341,7 +341,7 @@ def test_bytes_are_those_of_the_text_whatever_the_tokenizer() -> None:
         "of",
     ]
     for tokenizer in (load_tokenizer("byte"), train_bpe(texts, 262)):
-        ids = np.concatenate(list(tokenizer.encode_documents(texts)))
+        ids = np.array([i for text in texts for i in (tokenizer.eot, *tokenizer.encode(text))])
         tally = Tally(tokenizer.eot, token_bytes(tokenizer))
         losses = [math.log(tokenizer.vocab_size)] * (len(ids) - 1)
         tally.add(ids[1:], losses)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from conftest import Llmc, assert_one_sentence
 
-from llmc.commands import tokenize as under_test
 from llmc.commands.tokenize import tokenize_inputs, tokenized_already
 from llmc.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
@@ -71,10 +70,10 @@ def test_tinyshakespeare_is_llm_c_s_to_the_bit(
     manifest = load_manifest(llmc.workspace / "data" / "tinyshakespeare")
     verify(manifest)
     assert (manifest.train.tokens, manifest.val.tokens) == (305_260, 32_768)
-    assert manifest.val.sha256 == (
+    assert manifest.val.shards[0].sha256 == (
         "d5ad4a9d91976783859c221697e3e0488675d095f676fe3fedac339caa4c193a"
     )
-    assert manifest.train.sha256 == (
+    assert manifest.train.shards[0].sha256 == (
         "25f64f50080b1237d8d70e36d9ae43ca00855bbb7d5dcac6118c3cb75eeb7b2f"
     )
     assert manifest.text_bytes == 1_115_394
@@ -123,10 +122,10 @@ def test_one_document_is_cut_where_the_fraction_falls(here: Context, tmp_path: P
 def test_copying_in_slices_changes_nothing(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch, slices: int
 ) -> None:
-    monkeypatch.setattr(under_test, "SLICE", slices)
+    monkeypatch.setattr("llmc.shards.SLICE", slices)
     ids = [id for letter in b"cdefghijklmnopqrst" for id in (EOT, *b"document", letter)]
     payload = b"".join(id.to_bytes(2, "little") for id in ids)
-    assert tokenized(here, corpus).train.sha256 == hashlib.sha256(payload).hexdigest()
+    assert tokenized(here, corpus).train.shards[0].sha256 == hashlib.sha256(payload).hexdigest()
 
 
 def test_the_default_tokenizer_is_gpt2(here: Context, corpus: Path, gpt2: Tokenizer) -> None:
@@ -217,7 +216,7 @@ def test_a_full_disk_leaves_no_manifest_that_lies(
     def full(*_args: object) -> None:
         raise BadData("the disk is full")
 
-    monkeypatch.setattr(under_test, "save_tokenizer", full)
+    monkeypatch.setattr("llmc.shards.save_tokenizer", full)
     with pytest.raises(BadData, match="the disk is full"):
         tokenized(here, corpus, tokenizer="bpe:262")
     with pytest.raises(MissingOutput):

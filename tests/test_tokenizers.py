@@ -4,12 +4,13 @@ import base64
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiktoken
 import tiktoken.load
+import tiktoken.registry
 import tokenizers as hf
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,6 @@ from llmc.tokenizers import (
     PATTERN,
     Tokenizer,
     bpe_vocab_size,
-    gpt2_file,
     load_recorded,
     load_tokenizer,
     record_tokenizer,
@@ -28,6 +28,7 @@ from llmc.tokenizers import (
     save_tokenizer,
     train_bpe,
 )
+from llmc.vocabulary import byte_of_character, gpt2_file
 
 SOURCES = [path.read_text() for path in sorted(Path(under_test.__file__).parent.rglob("*.py"))]
 AWKWARD = [
@@ -122,7 +123,7 @@ def test_a_trained_bpe_has_the_bytes_then_merges_then_the_end(bpe: Tokenizer) ->
 def test_a_trained_bpe_encodes_as_the_library_that_trained_it(bpe: Tokenizer) -> None:
     theirs = hf.ByteLevelBPETokenizer()
     theirs.train_from_iterator(SOURCES, vocab_size=599, min_frequency=0, show_progress=False)
-    to_byte = under_test._byte_of_character()
+    to_byte = byte_of_character()
     for text in [*AWKWARD, *SOURCES]:
         tokens = [bytes(to_byte[c] for c in token) for token in theirs.encode(text).tokens]
         assert [bpe.decode_bytes([token]) for token in bpe.encode(text)] == tokens
@@ -143,31 +144,6 @@ def test_a_document_s_endoftext_is_ordinary_text(bpe: Tokenizer, gpt2: Tokenizer
         ids = tokenizer.encode("a<|endoftext|>b")
         assert tokenizer.eot not in ids
         assert tokenizer.decode_bytes(ids) == b"a<|endoftext|>b"
-        (framed,) = tokenizer.encode_documents(["a<|endoftext|>b"])
-        assert framed.tolist() == [tokenizer.eot, *ids]
-
-
-@pytest.mark.parametrize("characters", [1, 10, 1 << 20])
-def test_documents_keep_their_order_in_any_batches(
-    bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch, characters: int
-) -> None:
-    monkeypatch.setattr(under_test, "BATCH_CHARACTERS", characters)
-    chunks = list(bpe.encode_documents(iter(AWKWARD)))
-    wanted = [token for text in AWKWARD for token in (bpe.eot, *bpe.encode(text))]
-    assert [int(token) for chunk in chunks for token in chunk] == wanted
-    assert (len(chunks) == 1) == (characters == 1 << 20)
-
-
-def test_documents_are_taken_as_they_are_needed(bpe: Tokenizer) -> None:
-    taken = []
-
-    def documents() -> Iterator[str]:
-        for index in range(100):
-            taken.append(index)
-            yield "x" * (1 << 20)
-
-    next(iter(bpe.encode_documents(documents())))
-    assert len(taken) == 1
 
 
 def test_the_fingerprint_is_what_its_documentation_says(bpe: Tokenizer) -> None:
@@ -327,3 +303,112 @@ def test_a_broken_record_is_refused(tmp_path: Path, record: str) -> None:
 def test_a_bpe_without_its_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="names no file"):
         load_recorded(tmp_path, "bpe", "0" * 64, None)
+
+
+# ---- tiktoken's encodings by name
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An encoding such as cl100k_base: its own pattern, ids left out, the end not the last."""
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    ranks |= {b"12": 256, b"ab": 258, b"  ": 259}
+
+    def constructor() -> dict[str, object]:
+        return {
+            "name": "odd",
+            "pat_str": r"\p{N}{1,2}|[^\p{N}]+",
+            "mergeable_ranks": ranks,
+            "special_tokens": {"<|endoftext|>": 257, "<|prompt|>": 270},
+        }
+
+    tiktoken.registry._find_constructors()
+    constructors = {**(tiktoken.registry.ENCODING_CONSTRUCTORS or {}), "odd": constructor}
+    monkeypatch.setattr(tiktoken.registry, "ENCODING_CONSTRUCTORS", constructors)
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+    return "odd"
+
+
+def test_an_encoding_comes_by_its_name(odd: str) -> None:
+    tokenizer = load_tokenizer(odd)
+    assert (tokenizer.name, tokenizer.eot, tokenizer.vocab_size) == ("odd", 257, 271)
+    assert tokenizer.special_tokens == {"<|endoftext|>": 257, "<|prompt|>": 270}
+    theirs = tiktoken.get_encoding(odd)
+    for text in [*AWKWARD, "ab123  4<|prompt|>"]:
+        assert tokenizer.encode(text) == theirs.encode_ordinary(text)
+        assert tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
+    assert tokenizer.decode_bytes([49, 260, 256, 269, 270]) == b"112<|prompt|>"
+    with pytest.raises(BadData, match="token 271 is not in the odd vocabulary"):
+        tokenizer.decode_bytes([271])
+    assert len(tokenizer.tokens()) == 259
+    serialised = tokenizer.pattern + "\n"
+    for token, rank in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):
+        serialised += base64.b64encode(token).decode() + f" {rank}\n"
+    serialised += "<|endoftext|> 257\n<|prompt|> 270\n"
+    assert tokenizer.fingerprint == hashlib.sha256(serialised.encode()).hexdigest()
+
+
+def test_an_encoding_s_record_brings_it_back_without_its_name(
+    odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(odd)
+    record_tokenizer(tokenizer, tmp_path)
+    save_tokenizer(tokenizer, tmp_path / "data" / "tokenizer.tiktoken")
+    monkeypatch.undo()  # nobody knows the name any more
+    with pytest.raises(Usage, match="no tokenizer 'odd'"):
+        load_tokenizer(odd)
+    assert recorded_tokenizer(tmp_path) == tokenizer
+    loaded = load_recorded(tmp_path / "data", "odd", tokenizer.fingerprint, "tokenizer.tiktoken")
+    assert loaded == load_tokenizer(str(tmp_path / "tokenizer.tiktoken")) == tokenizer
+    assert loaded.encode("ab123") == [258, 256, 51]
+    (tmp_path / "tokenizer.json").unlink()  # the tokens alone have a gap that nothing explains
+    with pytest.raises(BadData, match="id 258 is out of order"):
+        load_tokenizer(str(tmp_path / "tokenizer.tiktoken"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pattern": "("},
+        {"pattern": None},
+        {"special_tokens": {"<|endoftext|>": 7}},
+        {"special_tokens": {"<|endoftext|>": -7}},
+        {"special_tokens": {"<|prompt|>": 270}},
+        {"special_tokens": "<|endoftext|>"},
+        {"fingerprint": "0"},
+    ],
+)
+def test_a_tampered_record_of_an_encoding_is_refused(
+    odd: str, tmp_path: Path, change: dict[str, object]
+) -> None:
+    record_tokenizer(load_tokenizer(odd), tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BadData):
+        recorded_tokenizer(tmp_path)
+
+
+def test_r50k_base_is_gpt2_by_another_name(gpt2: Tokenizer) -> None:
+    assert load_tokenizer("r50k_base") == gpt2
+
+
+def test_an_encoding_that_cannot_be_had_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+    with pytest.raises(BadData, match=r"cl100k_base is not in tiktoken's cache.*network"):
+        load_tokenizer("cl100k_base")
+
+
+def test_an_encoding_without_an_end_of_text_is_refused(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constructor = tiktoken.registry.ENCODING_CONSTRUCTORS["odd"]  # type: ignore[index]
+    monkeypatch.setitem(
+        tiktoken.registry.ENCODING_CONSTRUCTORS,  # type: ignore[arg-type]
+        "odd",
+        lambda: {**constructor(), "special_tokens": {}},
+    )
+    with pytest.raises(BadData, match=r"no <\|endoftext\|> token"):
+        load_tokenizer(odd)

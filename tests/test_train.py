@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Llmc
+from conftest import Llmc, assert_one_sentence
 from workspace import config, copy_of, losses, metrics, ok, prepared_workspace, runs, trained
 
 from llmc.builder import ensure_native
@@ -296,3 +296,36 @@ def test_the_dataset_and_the_model_prepared_last_are_taken(llmc: Llmc) -> None:
     done = ok(llmc("train", "--config", "tiny.toml", "--data", "data/texts"))
     assert "model: models/tiny-texts.bin" in done.stderr
     assert runs(llmc) == ["other-1", "texts-1"]
+
+
+def test_shards_train_as_the_joined_file_does(llmc: Llmc) -> None:
+    whole = trained(llmc, "--seed", "3", run="whole")
+    flags = ("--tokenizer", "byte", "--shard-tokens", "777", "--out", "data/texts")
+    ok(llmc("tokenize", "texts", *flags))
+    assert len(list((llmc.workspace / "data/texts").glob("train_*.bin"))) > 3
+    assert trained(llmc, "--seed", "3", run="shards") == whole
+    done = ok(
+        llmc(
+            "train",
+            "--config",
+            "tiny.toml",
+            "--data",
+            "data/texts/train_*.bin",
+            "--quiet",
+            "--json",
+        )
+    )
+    assert json.loads(done.stdout)["train_loss"] is not None
+    extra = llmc.workspace / "data/texts/train_000099.bin"
+    extra.write_bytes((llmc.workspace / "data/texts/train_000001.bin").read_bytes())
+    error = assert_one_sentence(llmc("train", "--config", "tiny.toml"), 1)
+    assert "train_000099.bin is not in its folder's manifest" in error
+    extra.unlink()
+    (llmc.workspace / "data/texts/train_000002.bin").unlink()
+    assert_one_sentence(llmc("train", "--config", "tiny.toml"), 3)
+
+
+def test_a_file_without_a_header_names_the_flag(llmc: Llmc) -> None:
+    (llmc.workspace / "nano.bin").write_bytes(bytes(4000))
+    error = assert_one_sentence(llmc("train", "--config", "tiny.toml", "--data", "nano.bin"), 1)
+    assert "--dtype uint16 or int32" in error

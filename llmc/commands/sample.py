@@ -89,11 +89,12 @@ def sample(
             "seed": seed,
         },
     )
+    begin = ids or chosen.first
     argv = [
         *(str(binary), "sample", "--model", str(chosen.checkpoint)),
         *flags_of(settings),
         *("--threads", str(threads or available_cores())),
-        *(["--prompt", ",".join(map(str, ids))] if ids else []),
+        *(["--prompt", ",".join(map(str, begin))] if begin else []),
     ]
     written = []
     with Engine(argv) as engine:
@@ -123,6 +124,12 @@ class Weights:
     checkpoint: Path
     tokenizer: Tokenizer | None
     settings: SampleConfig
+
+    @property
+    def first(self) -> list[int]:
+        """What to begin with where there is no prompt; empty: the vocabulary's last token."""
+        known = self.tokenizer
+        return [known.eot] if known is not None and known.eot != known.vocab_size - 1 else []
 
     def text(self, ids: list[int]) -> str | None:
         """Return the text of ``ids``, None where the tokenizer is not known."""

@@ -35,10 +35,14 @@ def train(
     *,
     data: Annotated[
         Path | None,
-        typer.Option(help="Dataset folder or token file. Default: the dataset prepared last."),
+        typer.Option(
+            help="Dataset folder, token file or glob pattern of several. Default: the dataset "
+            "prepared last."
+        ),
     ] = None,
     val_data: Annotated[
-        Path | None, typer.Option(help="Token file to validate on. Default: the dataset's val.bin.")
+        Path | None,
+        typer.Option(help="Token file or pattern to validate on. Default: the dataset's."),
     ] = None,
     model: Annotated[
         Path | None,
@@ -335,6 +339,8 @@ def engine_arguments(
     argv += ["--out", str(folder)] if folder is not None else []
     argv += ["--threads", str(threads), "--events", "json"]
     argv += ["--sample-tokens", str(SAMPLE_TOKENS)]
+    if data.tokenizer is not None and data.tokenizer.eot != data.tokenizer.vocab_size - 1:
+        argv += ["--eot", str(data.tokenizer.eot)]
     return argv + flags_of(settings)
 
 

@@ -1,7 +1,9 @@
 """Token files: a header of 256 int32 and unsigned tokens, as llm.c's data loader reads them.
 
 The layout is written down in ``native/format.h``: magic 20240520, version 1 for uint16 tokens;
-magic 20240801, version 7 for uint32 tokens, which vocabularies over 65,536 need.
+magic 20240801, version 7 for uint32 tokens, which vocabularies over 65,536 need. Files without a
+header, as nanoGPT (uint16) and llm.c's first release (int32) wrote them, say nothing about
+themselves: whoever reads one has to name its type.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ MAGIC32, VERSION32 = 20240801, 7
 UINT16_VOCAB = 65536
 MAX_TOKENS = 2**32 - 1
 HASH_CHUNK = 1 << 20
+HEADERLESS = {"uint16": "<u2", "int32": "<i4"}  # nanoGPT's, llm.c's first release's
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class TokenFile:
     path: Path
     tokens: int
     sha256: str
+
+
+def token_dtype(vocab_size: int) -> str:
+    """Return the type of the tokens in a file for so large a vocabulary."""
+    return "<u2" if vocab_size <= UINT16_VOCAB else "<u4"
 
 
 def write_tokens(
@@ -49,7 +57,7 @@ def write_tokens(
     """
     import numpy as np
 
-    narrow = vocab_size <= UINT16_VOCAB
+    dtype = token_dtype(vocab_size)
     count = 0
     digest = hashlib.sha256()
     with written_whole(path) as partial, partial.open("wb") as file:
@@ -63,7 +71,7 @@ def write_tokens(
                     f"{path} was not written: token {low if low < 0 else high} lies outside the "
                     f"vocabulary of {vocab_size}; tokenize again with the tokenizer the data is for"
                 )
-            payload = chunk.astype("<u2" if narrow else "<u4").tobytes()
+            payload = np.ascontiguousarray(chunk.astype(dtype, copy=False)).data
             digest.update(payload)
             file.write(payload)
             count += chunk.size
@@ -73,7 +81,8 @@ def write_tokens(
                 f"not {count:,}; tokenize the text in parts"
             )
         header = np.zeros(HEADER_BYTES // 4, dtype="<u4")
-        header[:3] = (MAGIC16, VERSION16, count) if narrow else (MAGIC32, VERSION32, count)
+        kind = (MAGIC16, VERSION16) if dtype == "<u2" else (MAGIC32, VERSION32)
+        header[:3] = (*kind, count)
         file.seek(0)
         file.write(header.tobytes())
     return TokenFile(path, count, digest.hexdigest())
@@ -100,7 +109,8 @@ def read_tokens(path: Path) -> NDArray[np.unsignedinteger[Any]]:
     if size < HEADER_BYTES or magic not in (MAGIC16, MAGIC32):
         raise BadData(
             f"{path} is not a token file: it starts with {magic}, not {MAGIC16} or {MAGIC32}; "
-            "make one from text with 'llmc tokenize'"
+            "make one from text with 'llmc tokenize', and one from tokens without a header with "
+            "its --dtype uint16 or int32"
         )
     wanted = VERSION16 if magic == MAGIC16 else VERSION32
     if version != wanted:
@@ -118,6 +128,42 @@ def read_tokens(path: Path) -> NDArray[np.unsignedinteger[Any]]:
     if not count:
         return np.empty(0, dtype)
     return np.memmap(path, dtype, mode="r", offset=HEADER_BYTES, shape=(count,))
+
+
+def read_headerless(path: Path, dtype: str) -> NDArray[np.integer[Any]]:
+    """Map the tokens (n,) of a file that is nothing but tokens, ``uint16`` or ``int32``.
+
+    Raises:
+        BadData: the file cannot be read, has a header, or is no whole number of tokens.
+    """
+    import numpy as np
+
+    kind = np.dtype(HEADERLESS[dtype])
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            magic = int.from_bytes(file.read(4), "little")
+    except OSError as error:
+        raise BadData(
+            f"cannot read the token file {path}: {error.strerror}; name another"
+        ) from error
+    if magic in (MAGIC16, MAGIC32):
+        raise BadData(f"{path} has llm.c's header, which says its type: leave out --dtype")
+    if size % kind.itemsize:
+        raise BadData(
+            f"{path} has {size:,} bytes, which are no whole number of {dtype} tokens; "
+            "it was cut short, or --dtype is another"
+        )
+    return np.memmap(path, kind, mode="r") if size else np.empty(0, kind)
+
+
+def has_header(path: Path) -> bool:
+    """Tell whether a file begins as a token file with a header does."""
+    try:
+        with path.open("rb") as file:
+            return int.from_bytes(file.read(4), "little") in (MAGIC16, MAGIC32)
+    except OSError:
+        return False
 
 
 def payload_sha256(path: Path) -> str:

@@ -2,15 +2,17 @@
 #define _POSIX_C_SOURCE 200809L
 #include "dataloader.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "check.h"
 #include "format.h"
+#include "util.h"
 
 static char path[] = "/tmp/llmc_test_tokens_XXXXXX";
 
-static void write_tokens(size_t count, size_t width, const uint32_t *tokens) {
-  FILE *file = fopen(path, "wb");
+static void write_tokens(const char *name, size_t count, size_t width, const uint32_t *tokens) {
+  FILE *file = fopen(name, "wb");
   const bool narrow = width == 2;
   int32_t header[HEADER_INTS] = {narrow ? TOKENS16_MAGIC : TOKENS32_MAGIC,
                                  narrow ? TOKENS16_VERSION : TOKENS32_VERSION, (int32_t)count};
@@ -48,7 +50,7 @@ static void check_order(size_t count, size_t B, size_t T, size_t width) {
   static uint32_t file[MOST];
   const uint32_t stride = width == 4 ? 70000 : 1;
   for (size_t i = 0; i < count; i++) file[i] = (uint32_t)i * stride;
-  write_tokens(count, width, file);
+  write_tokens(path, count, width, file);
   struct DataLoader loader;
   dataloader_open(&loader, path, B, T, count * stride);
   struct Arena arena = {0};
@@ -94,8 +96,131 @@ static void check_order(size_t count, size_t B, size_t T, size_t width) {
   dataloader_batch(&loader, 5, again, its_targets);
   dataloader_batch(&loader, 1, again, its_targets);
   check(memcmp(tokens, again, B * T * sizeof(int)) == 0, "%zu tokens in %zux%zu: step 1 changed", count, B, T);
-  close(loader.file);
+  dataloader_close(&loader);
   arena_free(&arena);
+}
+
+static void open_laid_out(struct DataLoader *loader, struct Arena *arena, const char *name, size_t B, size_t T,
+                          size_t V) {
+  *arena = (struct Arena){0};
+  dataloader_open(loader, name, B, T, V);
+  dataloader_layout(loader, arena);
+  arena_take(arena);
+  dataloader_layout(loader, arena);
+}
+
+static size_t open_files(void) {
+  size_t count = 0;
+  for (int file = 0; file < 256; file++) count += fcntl(file, F_GETFD) != -1;
+  return count;
+}
+
+/* Batches from shards are those from the file that holds all their tokens. */
+static void check_shards(const size_t *sizes, size_t shards, size_t B, size_t T, size_t width) {
+  static uint32_t all[MOST];
+  static char folder[] = "/tmp/llmc_test_shards_XXXXXX";
+  char name[256], pattern[256];
+  size_t count = 0;
+  memcpy(folder + sizeof folder - 7, "XXXXXX", 6);
+  if (mkdtemp(folder) == NULL) {
+    check(false, "%s: cannot be made", folder);
+    return;
+  }
+  for (size_t i = 0; i < MOST; i++) all[i] = (uint32_t)(mix64(i) % 60000);
+  for (size_t i = 0; i < shards; i++) {
+    snprintf(name, sizeof name, "%s/train_%06zu.bin", folder, i + 1);
+    write_tokens(name, sizes[i], width, all + count);
+    count += sizes[i];
+  }
+  write_tokens(path, count, width, all);
+  snprintf(pattern, sizeof pattern, "%s/train_*.bin", folder);
+  struct DataLoader joined, sharded;
+  struct Arena arenas[2];
+  const size_t before = open_files();
+  open_laid_out(&joined, &arenas[0], path, B, T, 60000);
+  open_laid_out(&sharded, &arenas[1], pattern, B, T, 60000);
+  check(sharded.count == count && sharded.shard_count == shards, "%zu shards of %zu tokens: got %zu of %llu", shards,
+        count, sharded.shard_count, (unsigned long long)sharded.count);
+  check(dataloader_batches(&joined) == dataloader_batches(&sharded), "%zu shards: other batches", shards);
+  static int x[2][MOST], y[2][MOST];
+  const size_t BT = B * T * sizeof(int), steps = 2 * dataloader_batches(&joined) + 3;
+  for (int shuffle = 0; shuffle < 2; shuffle++) {
+    joined.shuffle = sharded.shuffle = shuffle;
+    joined.seed = sharded.seed = count;
+    for (size_t step = 0; step < steps; step++) {
+      dataloader_batch(&joined, step, x[0], y[0]);
+      dataloader_batch(&sharded, step, x[1], y[1]);
+      check(memcmp(x[0], x[1], BT) == 0 && memcmp(y[0], y[1], BT) == 0,
+            "%zu shards, %zu tokens in %zux%zu, shuffle %d: step %zu differs", shards, count, B, T, shuffle, step);
+    }
+  }
+  check(open_files() <= before + 1 + OPEN_SHARDS, "%zu shards: %zu files are open", shards, open_files() - before);
+  dataloader_close(&joined);
+  dataloader_close(&sharded);
+  check(open_files() == before, "%zu files are left open", open_files() - before);
+  for (size_t i = 0; i < 2; i++) arena_free(&arenas[i]);
+  for (size_t i = 0; i < shards; i++) {
+    snprintf(name, sizeof name, "%s/train_%06zu.bin", folder, i + 1);
+    unlink(name);
+  }
+  rmdir(folder);
+}
+
+/* A path that exists is no pattern, whatever characters it has. */
+static void check_literal(void) {
+  static uint32_t some[100];
+  const char *name = "/tmp/llmc_test_[literal]*.bin";
+  write_tokens(name, 100, 2, some);
+  struct DataLoader loader;
+  dataloader_open(&loader, name, 1, 8, 10);
+  check(loader.shard_count == 1 && loader.count == 100, "%s is taken for a pattern", name);
+  dataloader_close(&loader);
+  unlink(name);
+}
+
+/* More tokens than an int32, or a uint32, can count: sparse files of 2^32 - 1 tokens, twice. */
+static void check_large(void) {
+  char names[2][64];
+  const uint32_t last[2] = {7, 9};
+  const uint64_t each = UINT32_MAX;
+  for (int i = 0; i < 2; i++) {
+    snprintf(names[i], sizeof names[i], "%s_large_%d", path, i);
+    write_tokens(names[i], 0, 2, last);
+    FILE *file = fopen(names[i], "r+b");
+    const uint32_t count = UINT32_MAX;
+    const uint16_t token = (uint16_t)last[i];
+    fseek(file, 4 * TOKENS_COUNT_AT, SEEK_SET);
+    fwrite(&count, 4, 1, file);
+    bool whole = fseeko(file, (off_t)(HEADER_BYTES + 2 * (each - 1)), SEEK_SET) == 0;
+    whole = whole && fwrite(&token, 2, 1, file) == 1;
+    if (fclose(file) != 0 || !whole) {
+      printf("skipped: the file system takes no sparse file of 8 GB\n");
+      for (int j = 0; j <= i; j++) unlink(names[j]);
+      return;
+    }
+  }
+  char pattern[80];
+  snprintf(pattern, sizeof pattern, "%s_large_*", path);
+  struct DataLoader loader;
+  struct Arena arena;
+  open_laid_out(&loader, &arena, pattern, 1, 1, 10);
+  check(loader.count == 2 * each, "expected %llu tokens, got %llu", (unsigned long long)(2 * each),
+        (unsigned long long)loader.count);
+  int x, y;
+  dataloader_batch(&loader, (size_t)each - 1, &x, &y);
+  check(x == 7 && y == 0, "where the files meet: expected 7 and 0, got %d and %d", x, y);
+  dataloader_batch(&loader, (size_t)(2 * each) - 2, &x, &y);
+  check(x == 0 && y == 9, "at the end: expected 0 and 9, got %d and %d", x, y);
+  uint64_t seen = 0;
+  loader.shuffle = true;
+  for (size_t step = 0; step < 64; step++) {
+    dataloader_batch(&loader, step, &x, &y);
+    seen += permute(step, 2 * each - 1, mix64(loader.seed)) > each;
+  }
+  check(seen > 8 && seen < 56, "of 64 shuffled windows %llu lie in the second file", (unsigned long long)seen);
+  dataloader_close(&loader);
+  arena_free(&arena);
+  for (int i = 0; i < 2; i++) unlink(names[i]);
 }
 
 int main(void) {
@@ -120,6 +245,16 @@ int main(void) {
   check_order(1000, 4, 7, 2);
   check_order(1000, 1, 37, 4);
   check_order(997, 5, 3, 4);
+
+  check_shards((size_t[]){100}, 1, 2, 7, 2);
+  check_shards((size_t[]){100, 1, 57, 300}, 4, 2, 7, 2);
+  check_shards((size_t[]){0, 3, 0, 0, 90, 2, 2, 2, 0}, 9, 3, 5, 4);  // empty ones, and less than a window
+  check_shards((size_t[]){64, 64, 64, 1}, 4, 4, 16, 2);
+  size_t many[50];
+  for (size_t i = 0; i < 50; i++) many[i] = 5 + mix64(i) % 60;
+  check_shards(many, 50, 3, 11, 4);
+  check_literal();
+  check_large();
   unlink(path);
   return check_done("test_dataloader");
 }

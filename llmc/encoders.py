@@ -1,0 +1,252 @@
+"""Documents to token ids, a batch at a time: by tiktoken, or by gigatoken where it is installed.
+
+Encoding a batch is one call that leaves Python's lock to the other threads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmc.datasets import Part
+from llmc.errors import LlmcError, Usage
+from llmc.formats.tokens import token_dtype
+from llmc.tokenizers import ENDOFTEXT, PATTERN, TOKENIZER_FILE, Tokenizer
+from llmc.vocabulary import file_form
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Ids = NDArray[np.uint16] | NDArray[np.uint32]
+
+BATCH_CHARACTERS = 1 << 18
+
+# Where a document may be cut so that its pieces have the tokens of the whole. No piece of GPT-2's
+# pattern goes on from what is no space to what is one, and none looks back; the others of tiktoken
+# may take newlines to the punctuation before them, but no blank.
+CUT_ANYWHERE = re.compile(r"(?<=\S)[ \n]")
+CUT_AT_BLANKS = re.compile(r"(?<=\S) ")
+CUT_AT_BLANKS_IN = ("cl100k_base", "o200k_base", "o200k_harmony")
+
+FAST_SCHEMES = {"cl100k_base": "cl100k", "o200k_base": "o200k"}  # gigatoken's names of patterns
+SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Text in order: documents, or pieces of a long one.
+
+    Attributes:
+        texts: the pieces.
+        starts: which of them begin a document.
+    """
+
+    texts: list[str]
+    starts: list[bool]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a batch became: ids (n,), and its bytes in UTF-8."""
+
+    ids: Ids
+    text_bytes: int
+
+
+Encode = Callable[[Batch], Encoded]
+
+
+def batches(documents: Iterable[str], cuts: re.Pattern[str] | None) -> Iterator[Batch]:
+    """Group documents into batches of about ``BATCH_CHARACTERS``; cut longer ones at ``cuts``."""
+    texts: list[str] = []
+    starts: list[bool] = []
+    size = 0
+    for document in documents:
+        for start, piece in pieces(document, cuts):
+            texts.append(piece)
+            starts.append(start)
+            size += len(piece)
+            if size >= BATCH_CHARACTERS:
+                yield Batch(texts, starts)
+                texts, starts, size = [], [], 0
+    if texts:
+        yield Batch(texts, starts)
+
+
+def pieces(document: str, cuts: re.Pattern[str] | None) -> Iterator[tuple[bool, str]]:
+    """Yield a document in pieces of about ``BATCH_CHARACTERS``, and whether they begin it."""
+    at = 0
+    while cuts is not None and len(document) - at > 2 * BATCH_CHARACTERS:
+        found = cuts.search(document, at + BATCH_CHARACTERS)
+        if found is None:
+            break
+        yield at == 0, document[at : found.start()]
+        at = found.start()
+    yield at == 0, document[at:] if at else document
+
+
+def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] | None:
+    """Return where the documents of a tokenizer may be cut; None: nowhere that is known.
+
+    Args:
+        tokenizer: whose pattern decides.
+        special: special tokens in documents are tokens, and must not be cut.
+    """
+    if special and any(re.search(r"\s", text) for text in tokenizer.special_tokens):
+        return None
+    if tokenizer.pattern == PATTERN:
+        return CUT_ANYWHERE
+    return CUT_AT_BLANKS if tokenizer.name in CUT_AT_BLANKS_IN else None
+
+
+def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
+    """Return what encodes batches with tiktoken, ``<|endoftext|>`` before each document.
+
+    Args:
+        tokenizer: the vocabulary.
+        special: text of a special token in a document is that token; else it is text.
+    """
+    import numpy as np
+
+    encoding, dtype = tokenizer.encoding, token_dtype(tokenizer.vocab_size)
+    allowed = set(tokenizer.special_tokens) if special else {ENDOFTEXT}
+
+    def encode(batch: Batch) -> Encoded:
+        batch, size = _well_formed(batch)
+        joined = _joined(batch)
+        if special or joined.count(ENDOFTEXT) == sum(batch.starts):
+            ids = encoding.encode_to_numpy(joined, allowed_special=allowed, disallowed_special=())
+        else:
+            ids = np.concatenate([*map(ordinary, batch.starts, batch.texts)])
+        return Encoded(ids.astype(dtype), size)
+
+    def ordinary(start: bool, text: str) -> NDArray[np.uint32]:
+        ids = encoding.encode_to_numpy(text, disallowed_special=())
+        return np.concatenate([np.full(int(start), tokenizer.eot, np.uint32), ids])
+
+    return encode
+
+
+def _joined(batch: Batch) -> str:
+    """Return the batch as one text in which ``<|endoftext|>`` begins each document.
+
+    No end of a document makes another one of it together with what follows: it has no border.
+    """
+    parts = [""] * (2 * len(batch.texts))
+    parts[::2] = [ENDOFTEXT if start else "" for start in batch.starts]
+    parts[1::2] = batch.texts
+    return "".join(parts)
+
+
+def _well_formed(batch: Batch) -> tuple[Batch, int]:
+    """Return the batch and its bytes in UTF-8; halves of surrogate pairs become U+FFFD."""
+    try:
+        return batch, sum(map(_utf8_length, batch.texts))
+    except UnicodeEncodeError:
+        texts = [
+            text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            for text in batch.texts
+        ]
+        return Batch(texts, batch.starts), sum(map(_utf8_length, texts))
+
+
+def _utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An encoder, and what is to be said about it; empty: nothing."""
+
+    encode: Encode
+    note: str = ""
+
+
+def choose_encoder(
+    tokenizer: Tokenizer, parts: Sequence[Part], *, fast: bool | None, special: bool
+) -> Choice:
+    """Return what encodes a text: gigatoken where it does what tiktoken does, else tiktoken.
+
+    Args:
+        tokenizer: the vocabulary.
+        parts: the text; gigatoken is compared with tiktoken on samples from all over it.
+        fast: whether gigatoken is wanted; None: where it is installed.
+        special: text of a special token in a document is that token.
+
+    Raises:
+        Usage: gigatoken is asked for and not installed.
+        BadData: the text cannot be read.
+    """
+    exact = tiktoken_encoder(tokenizer, special=special)
+    if fast is False:
+        return Choice(exact)
+    if importlib.util.find_spec("gigatoken") is None:
+        if fast:
+            raise Usage("--fast needs the package gigatoken: pip install 'llmc[fast]'")
+        return Choice(exact)
+    scheme = "gpt2" if tokenizer.pattern == PATTERN else FAST_SCHEMES.get(tokenizer.name)
+    if scheme is None or special:
+        return Choice(exact, f"gigatoken cannot do this with {tokenizer.name}: tiktoken it is")
+    try:
+        quick = fast_encoder(tokenizer, scheme, exact)
+        agree = all(_agree(quick, exact, batch) for batch in _sample(parts, cuts_of(tokenizer)))
+    except LlmcError:
+        raise
+    except Exception as error:  # whatever goes wrong in it, tiktoken can do the work
+        return Choice(exact, f"gigatoken failed ({type(error).__name__}): tiktoken it is")
+    if not agree:
+        return Choice(
+            exact, "gigatoken's tokens differ from tiktoken's on this text: tiktoken it is"
+        )
+    return Choice(
+        quick, "encoding with gigatoken, which agrees with tiktoken on samples of the text"
+    )
+
+
+def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
+    """Return what encodes batches with gigatoken, ``<|endoftext|>`` before each document.
+
+    Args:
+        tokenizer: the vocabulary.
+        scheme: what gigatoken calls the tokenizer's pattern.
+        exact: encodes what gigatoken cannot: text with ``<|endoftext|>`` in it.
+    """
+    from gigatoken import Tokenizer as Fast
+
+    # It reads files only. Its other loaders take special tokens in a text for tokens.
+    with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
+        path = Path(folder) / TOKENIZER_FILE
+        path.write_bytes(file_form(tokenizer.ranks))
+        backend = Fast.from_tiktoken(
+            path, pretokenizer=scheme, special_tokens={ENDOFTEXT: tokenizer.eot}
+        ).backend
+    dtype = token_dtype(tokenizer.vocab_size)
+
+    def encode(batch: Batch) -> Encoded:
+        batch, size = _well_formed(batch)
+        joined = _joined(batch)
+        if joined.count(ENDOFTEXT) != sum(batch.starts):
+            return exact(batch)
+        return Encoded(backend.encode(joined).astype(dtype), size)
+
+    return encode
+
+
+def _sample(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[Batch]:
+    """Yield the first batch of parts from all over the text."""
+    step = max(1, len(parts) // SAMPLES)
+    for part in parts[::step]:
+        yield from islice(batches(part.read(), cuts), 1)
+
+
+def _agree(one: Encode, other: Encode, batch: Batch) -> bool:
+    import numpy as np
+
+    return np.array_equal(one(batch).ids, other(batch).ids)

@@ -1,0 +1,118 @@
+"""Token files that others wrote: llm.c's, with a header, and those that have none."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmc.download import file_sha256
+from llmc.encoders import Encoded
+from llmc.errors import BadData, Usage
+from llmc.formats.tokens import has_header, read_headerless, read_tokens, token_dtype
+from llmc.tokenizers import Tokenizer
+from llmc.tokenizing import Feed, Position, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SLICE = 1 << 20
+
+
+def are_token_files(inputs: Sequence[str]) -> bool:
+    """Tell whether all inputs name token files: by their headers, or a .bin that is no text."""
+    paths = [Path(path) for text in inputs for path in _expanded(text)]
+    return bool(paths) and all(
+        path.is_file() and (has_header(path) or path.suffix == ".bin") for path in paths
+    )
+
+
+def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
+    """Return the token files that paths and glob patterns name, checked.
+
+    Raises:
+        Usage: there is no such file, or one has no header and ``dtype`` does not say its type.
+        BadData: a file is damaged.
+    """
+    paths = [Path(path) for text in inputs for path in _expanded(text)]
+    for path in paths:
+        if not path.is_file():
+            raise Usage(f"no token file '{path}': name files, or a pattern that finds some")
+        if dtype is None and not has_header(path):
+            raise Usage(
+                f"{path} has no header that says what its tokens are: "
+                "name their type, --dtype uint16 (nanoGPT's) or int32 (llm.c's first)"
+            )
+        _tokens_of(path, dtype)
+    return paths
+
+
+def token_feed(paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer) -> Feed:
+    """Return the tasks of reading token files, every id held against the vocabulary."""
+    return partial(_tasks, paths, dtype, tokenizer)
+
+
+def source_records(paths: Sequence[Path], dtype: str | None) -> tuple[dict[str, Any], ...]:
+    """Return what a manifest says about token files as its origin."""
+    return tuple(
+        {
+            "path": str(path.resolve()),
+            "bytes": path.stat().st_size,
+            "sha256": file_sha256(path),
+            "tokens": dtype or "llm.c",
+        }
+        for path in paths
+    )
+
+
+def _expanded(text: str) -> list[str]:
+    if Path(text).exists() or not any(character in text for character in "*?["):
+        return [text]
+    return sorted(glob.glob(text)) or [text]  # noqa: PTH207  # Path.glob takes no absolute pattern
+
+
+def _tokens_of(path: Path, dtype: str | None) -> NDArray[np.integer[Any]]:
+    return read_tokens(path) if dtype is None else read_headerless(path, dtype)
+
+
+def _tasks(
+    paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer, start: Position
+) -> Iterator[Task]:
+    import numpy as np
+
+    lengths = np.zeros(tokenizer.vocab_size, np.int64)  # text bytes of every token
+    for token, rank in tokenizer.ranks.items():
+        lengths[rank] = len(token)
+    for index, path in enumerate(paths):
+        if index < start.part:
+            continue
+        ids = _tokens_of(path, dtype)
+        first = start.batch if index == start.part else 0
+        for number in range(first, -(-len(ids) // SLICE)):
+            piece = ids[number * SLICE : (number + 1) * SLICE]
+            at = number * SLICE
+            run = partial(_checked, path, at, piece, lengths, tokenizer)
+            yield Task(Position(index, number), run, piece.nbytes)
+
+
+def _checked(
+    path: Path,
+    at: int,
+    piece: NDArray[np.integer[Any]],
+    lengths: NDArray[np.int64],
+    tokenizer: Tokenizer,
+) -> Encoded:
+    import numpy as np
+
+    outside = (piece < 0) | (piece >= tokenizer.vocab_size)
+    if outside.any():
+        place = int(np.argmax(outside))
+        raise BadData(
+            f"{path} holds token {int(piece[place])} at position {at + place:,}, but "
+            f"{tokenizer.name} has {tokenizer.vocab_size:,} tokens: "
+            "name its tokenizer with --tokenizer, or its type with --dtype"
+        )
+    return Encoded(piece.astype(token_dtype(tokenizer.vocab_size)), int(lengths[piece].sum()))

