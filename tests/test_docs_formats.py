@@ -419,7 +419,7 @@ def line(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
 
 
 TYPES: dict[str, type | tuple[type, ...]] = {
-    "int": int, "string": str, "object": dict, "list": list, "string or null": (str, type(None)),
+    "int": int, "bool": bool, "string": str, "object": dict, "list": list, "string or null": (str, type(None)),
     "object or null": (dict, type(None)),
 }  # fmt: skip
 
@@ -438,9 +438,10 @@ def test_manifest_and_prepared(line: Llmc) -> None:
     hold(written, "field | type | content")
     hold(written["tokenizer"], "field of the tokenizer")
     for split in ("train", "val"):
-        hold(written[split], "field of a split")
-        payload = (folder / written[split]["file"]).read_bytes()[1024:]
-        assert hashlib.sha256(payload).hexdigest() == written[split]["sha256"]
+        (file,) = written[split]
+        hold(file, "field of a token file")
+        payload = (folder / file["file"]).read_bytes()[1024:]
+        assert hashlib.sha256(payload).hexdigest() == file["sha256"]
     (row,) = [row for row in table("field | type | content") if row[0] == "`format`"]
     assert int(row[2]) == written["format"] == manifest.FORMAT
     assert {item.name for item in fields(manifest.Manifest)} - {"folder"} == set(written) - {
