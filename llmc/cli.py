@@ -30,7 +30,7 @@ COMMANDS = {
     "sample": "Write with a trained model: token ids on stdout, one a line, or text with --decode.",
     "decode": "Turn token ids into text, on stdin as they arrive.",
     "fetch": "Download a dataset's text or a model's weights.",
-    "tokenize": "Turn text into train.bin, val.bin and a manifest; into numbered shards where it is large.",
+    "tokenize": "Turn text into train.bin, val.bin and a manifest; into shards where it is large.",
     "export-weights": "Write a model checkpoint that training starts from, in llm.c's format.",
     "bench": "Time training steps or single kernels: speed, memory, share of the machine's peak.",
     "build": "Compile the C engine for this machine, once per version; a second build is instant.",

@@ -145,7 +145,7 @@ def tokenize(
         bool, typer.Option("--merge", help="INPUT are the parts, or the folder they lie in: join.")
     ] = False,
 ) -> None:
-    """Turn text into train.bin, val.bin and a manifest; into numbered shards where it is large.
+    """Turn text into train.bin, val.bin and a manifest; into shards where it is large.
 
     An interrupted call goes on from its finished shards when it is typed again.
     """
