@@ -33,7 +33,7 @@ COMMANDS = {
     "runs": "List the runs: what they trained, how far they came, how good they are.",
     "plot": "Draw the curves of runs in the terminal, or as a picture or page that compares them.",
     "fetch": "Download a dataset's text, an evaluation's questions or a model's weights.",
-    "tokenize": "Turn text into train.bin, val.bin (numbered shards of large ones) and a manifest.",
+    "tokenize": "Turn text into train.bin, val.bin and a manifest; into shards where it is large.",
     "export-weights": "Write weights as a checkpoint to train from, or for another program.",
     "inspect": "Say what a file or a folder is, and what is wrong with it.",
     "bench": "Time training steps or single kernels: speed, memory, share of the machine's peak.",

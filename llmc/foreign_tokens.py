@@ -89,24 +89,21 @@ def _tasks(
     for index, path in enumerate(paths):
         if index < start.part:
             continue
-        ids = _tokens_of(path, dtype)
+        count = len(_tokens_of(path, dtype))
         first = start.batch if index == start.part else 0
-        for number in range(first, -(-len(ids) // SLICE)):
-            piece = ids[number * SLICE : (number + 1) * SLICE]
-            at = number * SLICE
-            run = partial(_checked, path, at, piece, lengths, tokenizer)
-            yield Task(Position(index, number), run, piece.nbytes)
+        for at in range(first * SLICE, count, SLICE):
+            run = partial(_checked, path, dtype, at, lengths, tokenizer)
+            size = path.stat().st_size * min(SLICE, count - at) // count
+            yield Task(Position(index, at // SLICE), run, size)
 
 
 def _checked(
-    path: Path,
-    at: int,
-    piece: NDArray[np.integer[Any]],
-    lengths: NDArray[np.int64],
-    tokenizer: Tokenizer,
+    path: Path, dtype: str | None, at: int, lengths: NDArray[np.int64], tokenizer: Tokenizer
 ) -> Encoded:
     import numpy as np
 
+    # Mapped anew each time: what has been read counts as this process's memory until then.
+    piece = _tokens_of(path, dtype)[at : at + SLICE]
     outside = (piece < 0) | (piece >= tokenizer.vocab_size)
     if outside.any():
         place = int(np.argmax(outside))

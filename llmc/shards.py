@@ -319,20 +319,20 @@ def cut_stream(
         if at >= file.tokens:
             val.append(file)
         elif at > 0:
-            ids = read_tokens(file.path)
-            for split, name, piece in ((val, "val", ids[:at]), (train, "train", ids[at:])):
+            ends = ((val, "val", 0, at), (train, "train", at, file.tokens))
+            for split, name, start, end in ends:
                 path = scratch.folder / f"cut_{name}.bin"
-                split.append(write_tokens(path, _slices(piece), tokenizer.vocab_size))
+                slices = _slices(file.path, start, end)
+                split.append(write_tokens(path, slices, tokenizer.vocab_size))
         else:
             train.append(file)
         at = max(0, at - file.tokens)
     return val, train
 
 
-def _slices(
-    ids: NDArray[np.unsignedinteger[Any]],
-) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
-    return (ids[start : start + SLICE] for start in range(0, len(ids), SLICE))
+def _slices(path: Path, start: int, end: int) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
+    # Mapped anew each time: what has been read counts as this process's memory until then.
+    return (read_tokens(path)[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
 
 
 def publish(

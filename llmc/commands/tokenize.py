@@ -169,7 +169,7 @@ def tokenize(
         bool, typer.Option("--merge", help="INPUT are the parts, or the folder they lie in: join.")
     ] = False,
 ) -> None:
-    """Turn text into train.bin, val.bin (numbered shards of large ones) and a manifest.
+    """Turn text into train.bin, val.bin and a manifest; into shards where it is large.
 
     An interrupted call goes on from its finished shards when it is typed again.
     """
