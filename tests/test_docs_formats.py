@@ -419,7 +419,8 @@ def line(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
 
 
 TYPES: dict[str, type | tuple[type, ...]] = {
-    "int": int, "bool": bool, "string": str, "object": dict, "list": list, "string or null": (str, type(None)),
+    "int": int, "bool": bool, "string": str, "object": dict, "list": list,
+    "string or null": (str, type(None)),
     "object or null": (dict, type(None)),
 }  # fmt: skip
 
