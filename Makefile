@@ -42,7 +42,7 @@ demo: setup
 	$(BIN)/llmc --workspace $(DEMO) sample --decode --prompt "$$(printf 'class Reader:\n    def __init__(self')"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # A run killed a thousand times at random moments must end as if it had not been.
 torture: setup-dev

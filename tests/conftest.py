@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from web import Web, serving
 
+from llmc.builder import ensure_native
 from llmc.context import Context
 from llmc.errors import BadData
 from llmc.paths import Workspace
@@ -49,8 +51,15 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for the whole session: compiled binaries are made once."""
-    return tmp_path_factory.mktemp("cache")
+    """One cache for all of the tests, those of other workers too: the engine is compiled once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.getbasetemp().parent / "cache"
+    with FileLock(folder.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
+        folder.mkdir(exist_ok=True)
+        patch.setenv("LLMC_CACHE_DIR", str(folder))
+        ensure_native(Context(Workspace(folder), Ui(quiet=True)))
+    return folder
 
 
 @dataclass(frozen=True)
