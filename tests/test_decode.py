@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmc.commands.decode import _number, _rpartition_space, default_tokenizer
-from llmc.commands.tokenize import tokenize_inputs
 from llmc.context import Context
+from llmc.corpus import tokenize_inputs
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
 from llmc.tokenizers import Tokenizer, record_tokenizer, train_bpe

@@ -22,9 +22,9 @@ from conftest import Llmc, assert_one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc.commands import tokenize as command
-from llmc.commands.tokenize import Options, tokenize_inputs
+from llmc import corpus as dataset_making
 from llmc.context import Context
+from llmc.corpus import Options, tokenize_inputs
 from llmc.datasets import Part, Source
 from llmc.errors import BadData
 from llmc.formats.tokens import TokenFile, read_tokens, write_tokens
@@ -196,7 +196,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Source]]:
     sources: list[Source] = []
     monkeypatch.setattr("llmc.tokenizing.UNIT_BYTES", 1000)
     monkeypatch.setattr("llmc.encoders.BATCH_CHARACTERS", 100)
-    monkeypatch.setattr(command, "open_source", lambda *_args: sources[-1])
+    monkeypatch.setattr(dataset_making, "open_source", lambda *_args: sources[-1])
     yield sources
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import Llmc, assert_one_sentence
 
-from llmc.commands.tokenize import tokenize_inputs, tokenized_already
 from llmc.context import Context
+from llmc.corpus import tokenize_inputs, tokenized_already
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.formats.tokens import read_tokens
 from llmc.manifest import Manifest, load_manifest, verify
