@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import statistics
 import tomllib
 from bisect import bisect_left
@@ -21,7 +22,7 @@ from llmc.config import ModelConfig
 from llmc.errors import LlmcError, MissingOutput
 from llmc.formats.checkpoint import parameter_count, read_header
 from llmc.paths import Workspace
-from llmc.runs import CHECKPOINT, CONFIG, LOCK, METRICS, RECORD
+from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD
 
 # What is measured at every training step, as metrics.jsonl names it.
 MEASURED = ("train_loss", "lr", "grad_norm", "step_ms", "tokens_per_second")
@@ -207,12 +208,17 @@ def find_history(workspace: Workspace, name: str | None) -> RunHistory:
 def is_running(folder: Path) -> bool:
     """Tell whether a trainer works on the run: it holds the lock then."""
     try:
-        with (folder / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return False
+    finally:
+        os.close(handle)
     return False
 
 

@@ -23,7 +23,6 @@ METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
 RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
-LOCK = ".lock"
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
@@ -50,7 +49,7 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
 def discard_run(folder: Path) -> None:
     """Remove what a run left that ended before its first step; other files keep the folder."""
     with suppress(OSError):
-        for name in (CONFIG, METRICS, RECORD, RECORD_FILE, TOKENIZER_FILE, LOCK):
+        for name in (CONFIG, METRICS, RECORD, RECORD_FILE, TOKENIZER_FILE):
             (folder / name).unlink(missing_ok=True)
         if (folder / CHECKPOINTS).exists():
             (folder / CHECKPOINTS).rmdir()

@@ -4,6 +4,7 @@ through every file."""
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -99,6 +100,7 @@ class Trial:
         """Train and return every step's loss and norm of the gradient."""
         flags = flags_of(replace(TRAIN, steps=steps, dtype=dtype))
         out = ("--out", str(self.trained.parent), "--events", "json")
+        shutil.rmtree(self.trained.parent, ignore_errors=True)
         events = map(json.loads, self._run(isa, "train", *flags, *out, *words))
         return [(event["train_loss"], event["grad_norm"]) for event in events if "step_ms" in event]
 

@@ -20,8 +20,9 @@ void run_layout(struct Run *run, struct Arena *arena) {
 }
 
 /* What a run that has to stop leaves behind, for the sentence that says so. */
-static const char *last_save(const struct Run *run) {
+static const char *last_save(struct Run *run) {
   static char words[64];
+  saver_wait(&run->saver);
   if (run->saver.count == 0) return "no weights were saved";
   snprintf(words, sizeof words, "the weights of step %zu are saved", saver_step(&run->saver));
   return words;

@@ -116,8 +116,8 @@ static int by_number(const void *a, const void *b) {
 static void find_checkpoints(struct Saver *saver) {
   char path[SAVER_PATH], part[64];
   snprintf(path, sizeof path, "%s/%s", saver->out, FOLDER);
-  make_folder(path);
   DIR *folder = opendir(path);
+  if (folder == NULL && errno == ENOENT) return;
   if (folder == NULL) die(EXIT_BAD_DATA, "cannot read the folder %s: %s", path, strerror(errno));
   for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
     char *end;
@@ -144,12 +144,10 @@ static void take_lock(const struct Saver *saver) {
 void saver_open(struct Saver *saver, const char *out, size_t keep) {
   *saver = (struct Saver){.out = out, .keep = keep, .lock = -1, .metrics = -1};
   if (out == NULL) return;
-  char path[SAVER_PATH];
-  const int length = snprintf(path, sizeof path, "%s/.lock", out);
-  if (length < 0 || length >= SAVER_PATH - 64) die(EXIT_USAGE, "the path %s is too long", out);
+  if (strlen(out) >= SAVER_PATH - 64) die(EXIT_USAGE, "the path %s is too long", out);
   make_folder(out);
-  saver->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (saver->lock < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
+  saver->lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (saver->lock < 0) die(EXIT_BAD_DATA, "cannot open the folder %s: %s; choose another --out", out, strerror(errno));
   take_lock(saver);
   find_checkpoints(saver);
   pthread_mutex_init(&saver->mutex, NULL);
@@ -180,6 +178,8 @@ void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const 
   const size_t key = key_of(state->step, state->told);
   saver_wait(saver);
   if (saver->count > 0 && newest(saver) == key) return;
+  snprintf(folder, sizeof folder, "%s/%s", saver->out, FOLDER);
+  make_folder(folder);
   snprintf(part, sizeof part, "%s/%s", FOLDER, PART);
   snprintf(folder, sizeof folder, "%s/%s", saver->out, part);
   make_folder(folder);
@@ -198,6 +198,7 @@ void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const 
 }
 
 void saver_wait(struct Saver *saver) {
+  if (saver->out == NULL) return;
   pthread_mutex_lock(&saver->mutex);
   while (saver->phase == SAVER_WORKS) pthread_cond_wait(&saver->changed, &saver->mutex);
   pthread_mutex_unlock(&saver->mutex);

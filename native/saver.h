@@ -4,7 +4,8 @@
  *                 00000120i: saved on an interrupt, before the step's validation and sample
  *   model.bin     the newest weights: the same file as there, linked
  *   best.bin      the weights of the checkpoint with the lowest validation loss
- *   .lock         held while a trainer works on the run
+ *
+ * While a trainer works on the run it holds a lock (flock) on the folder.
  *
  * Training waits until the system has taken the bytes. A thread of the saver's own waits for the disk, and
  * then gives the folder its name: who finds a checkpoint under its name finds all of it, on the disk.

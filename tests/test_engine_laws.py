@@ -181,9 +181,11 @@ def counted(
 def test_training_takes_no_memory(
     threads: int, native: Native, counter: Path, files: Flags, tmp_path: Path
 ) -> None:
-    flags: Flags = {**files, **BATCH, **ALL_EVENTS, "threads": threads, "out": tmp_path / "out"}
-    few, _, _ = counted(native, counter, tmp_path / "report", steps=2, **flags)
-    many, _, _ = counted(native, counter, tmp_path / "report", steps=12, **flags)
+    flags: Flags = {**files, **BATCH, **ALL_EVENTS, "threads": threads}
+    few, many = (
+        counted(native, counter, tmp_path / "report", steps=steps, out=tmp_path / out, **flags)[0]
+        for steps, out in ((2, "few"), (12, "many"))
+    )
     assert few > 0, "the counter does not count"
     assert many == few
 

@@ -195,11 +195,18 @@ def test_a_models_versions(native: Native, good: Good) -> None:
 
 def test_a_failed_start_keeps_the_last_runs_metrics(native: Native, good: Good) -> None:
     succeeded(good.run(native, "train"))
-    before = {path.name: path.read_bytes() for path in good.out.iterdir()}
-    assert sorted(before) == ["metrics.jsonl", "model.bin"]
+
+    def left() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in good.out.rglob("*") if path.is_file()}
+
+    before = left()
+    assert {path.name for path in before} == {"metrics.jsonl", "model.bin", "state.bin"}
     bad = good.written("bad.bin", good.model[:-1] + b"\x55")
-    refused(good.run(native, "train", model=bad), 1)
-    assert {path.name: path.read_bytes() for path in good.out.iterdir()} == before
+    refused(good.run(native, "train", model=bad), 1, 2)
+    assert left() == before
+    files: Flags = {"model": good.folder / "model.bin", "data": bad, **BATCH}
+    refused(native("train", out=good.out, resume=1, steps=2, **files), 1)
+    assert left() == before
 
 
 @pytest.mark.parametrize("subcommand", ["train", "debug-state"])
@@ -285,9 +292,9 @@ def test_a_place_that_cannot_be_written(native: Native, good: Good) -> None:
     refused(native("train", out="/" + 600 * "ab", **files, **BATCH), 1, 2)
     (good.out / "model.bin").mkdir()  # what is to be written is a folder
     refused(native("train", out=good.out, **files, **BATCH), 1)
-    assert [path.name for path in good.out.iterdir() if path.name != "metrics.jsonl"] == [
-        "model.bin"
-    ]
+    assert list((good.out / "model.bin").iterdir()) == []
+    # The checkpoint lies where checkpoints lie: nothing is lost.
+    assert (good.out / "checkpoints" / "00000001" / "model.bin").is_file()
 
 
 LIMITED = """
@@ -315,20 +322,22 @@ def test_a_full_disk_keeps_what_was_there(native: Native, good: Good) -> None:
     before = {name: (good.out / name).read_bytes() for name in ("model.bin", "state.bin")}
     files: Flags = {"model": good.folder / "model.bin", "data": good.folder / "data.bin", **BATCH}
     for size in (1000, 5000, len(good.model) - 1):
-        argv = native.argv("train", out=good.out, steps=3, **files)
-        message = refused(limited(size, argv), 1)
+        other = good.folder / f"limited-{size}"
+        message = refused(limited(size, native.argv("train", out=other, steps=3, **files)), 1)
         assert "no room" in message and "model.bin" in message
+        assert not (other / "model.bin").exists()
+        assert not list(other.glob("checkpoints/[0-9]*"))
         argv = native.argv("debug-state", out=good.out / "state.bin", **files)
         assert "no room" in refused(limited(size, argv), 1)
         assert {name: (good.out / name).read_bytes() for name in before} == before
         assert sorted(path.name for path in good.out.iterdir()) == [
+            "checkpoints",
             "metrics.jsonl",
             "model.bin",
             "state.bin",
         ]
-    argv = native.argv("train", out=good.out, steps=30, **files)
+    argv = native.argv("train", out=good.folder / "told", steps=30, **files)
     assert "metrics.jsonl" in refused(limited(300, argv), 1)
-    assert (good.out / "model.bin").read_bytes() == before["model.bin"]
 
 
 def test_a_run_of_the_small_model(native: Native, tmp_path: Path) -> None:

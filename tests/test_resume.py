@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -85,11 +86,12 @@ def test_a_second_trainer_in_the_same_folder_is_refused(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for resume in (0, 1):
-            error = refused(native("train", out=out, resume=resume, **flags), 2)
-            assert f"another llmc trains in {out}" in error
+    lock = os.open(out, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    for resume in (0, 1):
+        error = refused(native("train", out=out, resume=resume, **flags), 2)
+        assert f"another llmc trains in {out}" in error
+    os.close(lock)
     succeeded(native("train", out=out, **flags))
     error = refused(native("train", out=out, **flags), 2)
     assert "holds a run already" in error and "--resume 1" in error

@@ -347,6 +347,9 @@ def test_ctrl_c_ends_it_and_keeps_what_is_finished(llmc: Llmc, large: Path) -> N
     assert child.returncode == 130, said
     assert "Traceback" not in said
     kept = {path.name for path in (folder / ".tokenizing").iterdir()}
-    assert kept == {"journal.json", *(f"train_{n + 1:06}.bin" for n in range(finished(folder)))}
+    assert kept - {f"train_{finished(folder) + 1:06}.bin"} == {  # the newest may not be noted yet
+        "journal.json",
+        *(f"train_{n + 1:06}.bin" for n in range(finished(folder))),
+    }
     assert not (folder / "manifest.json").exists()
     assert_one_sentence(llmc("train", "--data", folder), 3)
