@@ -292,7 +292,7 @@ def test_limits(tmp_path: Path) -> None:
     unpack(tmp_path / "x.zip", tmp_path / "y", limits=replace(LIMITS, members=10, total_bytes=1000))
     links = [member(f"l{i}", type=tarfile.LNKTYPE, linkname="a") for i in range(10)]
     (tmp_path / "x.zip").unlink()
-    (tmp_path / "y").rename(tmp_path.parent / "moved")
+    (tmp_path / "y").rename(tmp_path.parent / f"{tmp_path.name}-moved")
     # Copies count as well.
     refuse(
         tmp_path / "x.tar",

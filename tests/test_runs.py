@@ -102,7 +102,7 @@ def test_a_dataset_remembers_its_model(workspace: Workspace, tmp_path: Path) -> 
     model.parent.mkdir()
     model.touch()
     assert prepared_model(workspace, dataset) == model
-    moved = Workspace(tmp_path.rename(tmp_path.with_name("moved")))
+    moved = Workspace(tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved")))
     assert prepared_model(moved, moved.data / "texts") == moved.models / "a.bin"
 
 

@@ -376,7 +376,8 @@ def typed_in_earnest(ctx: typer.Context) -> str:
     for name, value in ctx.params.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words += [f"--{flag}" if value else f"--no-{flag}"] if name != "dry_run" else []
+            given = name not in ("dry_run", "resume")  # the two that are never typed as --no-
+            words += [f"--{flag}" if value else f"--no-{flag}"] if given else []
         elif value is not None:
             words += [f"--{flag}", str(value)]
     return shlex.join(words)
