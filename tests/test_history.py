@@ -41,10 +41,11 @@ def test_how_a_run_ended(tmp_path: Path) -> None:
     assert read_run(a_past_run(tmp_path, "b", planned=300, saved=50)).state == "interrupted"
     assert read_run(a_past_run(tmp_path, "c", saved=None)).state == "never saved"
     folder = a_past_run(tmp_path, "d", planned=300, saved=None)
-    with (folder / ".lock").open("wb") as lock:
-        assert not is_running(folder)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert read_run(folder).state == "running"
+    assert not is_running(folder)
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert read_run(folder).state == "running"
+    os.close(lock)
     assert read_run(folder).state == "never saved"
 
 
