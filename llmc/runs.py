@@ -57,13 +57,22 @@ def discard_run(folder: Path) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics.jsonl; one that was cut off in the middle is none."""
+    """Return the lines of a run's metrics.jsonl, up to the first that is damaged or cut off.
+
+    A run that is resumed goes on from its checkpoint, and writes anew what followed that.
+    """
     try:
-        text = (folder / METRICS).read_text(encoding="utf-8")
+        *lines, _rest = (folder / METRICS).read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    lines = text.split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    found = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            break
+        found.append(event)
+    return found
 
 
 def find_run(workspace: Workspace, name: str | None) -> Path:

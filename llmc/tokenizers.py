@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
+from llmc.formats.byte_level import unspelled
 from llmc.paths import written_whole
 from llmc.vocabulary import (
     ENDOFTEXT,
     PATTERN,
     TOKENIZER_FILE,
-    byte_of_character,
     encoding_names,
     file_form,
     gpt2_tokens,
@@ -191,8 +191,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     trained.train_from_iterator(documents, trainer=trainer)
     learnt = sorted(trained.get_vocab().items(), key=lambda item: item[1])
-    to_byte = byte_of_character()
-    tokens = [bytes(to_byte[character] for character in token) for token, _ in learnt]
+    tokens = [unspelled(token) for token, _ in learnt]
     tokens = single_bytes() + [token for token in tokens if len(token) > 1]
     if len(tokens) < vocab_size - 1:
         raise BadData(

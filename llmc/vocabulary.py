@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from llmc.download import download
 from llmc.errors import BadData
+from llmc.formats.byte_level import unspelled
 from llmc.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -82,22 +83,10 @@ def gpt2_tokens() -> list[bytes]:
     Raises:
         BadData: the file is nowhere to be found.
     """
-    to_byte = byte_of_character()
     ids: dict[str, int] = json.loads(gpt2_file("encoder.json"))
     del ids[ENDOFTEXT]
     by_id = sorted(ids, key=ids.__getitem__)
-    return [bytes(to_byte[character] for character in token) for token in by_id]
-
-
-def byte_of_character() -> dict[str, int]:
-    """Return GPT-2's table from characters to bytes.
-
-    Its files write every byte as a printable character: the printable ones of Latin-1 as
-    themselves, the others, in order, from U+0100 on.
-    """
-    table = {chr(byte): byte for byte in range(256) if chr(byte).isprintable() and byte != 0x20}
-    others = [byte for byte in range(256) if byte not in table.values()]
-    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+    return [unspelled(token) for token in by_id]
 
 
 def single_bytes() -> list[bytes]:

@@ -223,3 +223,19 @@ def test_a_run_explains_itself(llmc: Llmc) -> None:
     assert record["model"] == "models/tiny-texts.bin"
     assert record["manifest"]["dataset"] == "texts"
     assert {"llmc", "python", "platform", "git"} <= record.keys()
+
+
+def test_a_refused_resume_changes_nothing_and_damaged_metrics_are_cut(llmc: Llmc) -> None:
+    ok(llmc(*TRAIN, "--run", "a", "--steps", "2"))
+    run = llmc.workspace / "runs" / "a"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    lock = os.open(run, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    error = assert_one_sentence(llmc("train", "--resume", "--steps", "9", "--quiet"), 2)
+    assert "another llmc trains in" in error
+    os.close(lock)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b"\0\xff no metrics\n" * 2 + b'{"step": 2, "tr')
+    ok(llmc("train", "--resume", "--steps", "4", "--quiet"))
+    assert [line["step"] for line in metrics(llmc, "a") if "train_loss" in line] == [0, 1, 2, 3]

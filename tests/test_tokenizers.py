@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import llmc.tokenizers as under_test
 from llmc.errors import BadData, Usage
+from llmc.formats.byte_level import BYTES
 from llmc.tokenizers import (
     PATTERN,
     Tokenizer,
@@ -28,7 +29,7 @@ from llmc.tokenizers import (
     save_tokenizer,
     train_bpe,
 )
-from llmc.vocabulary import byte_of_character, gpt2_file
+from llmc.vocabulary import gpt2_file
 
 SOURCES = [path.read_text() for path in sorted(Path(under_test.__file__).parent.rglob("*.py"))]
 AWKWARD = [
@@ -123,9 +124,8 @@ def test_a_trained_bpe_has_the_bytes_then_merges_then_the_end(bpe: Tokenizer) ->
 def test_a_trained_bpe_encodes_as_the_library_that_trained_it(bpe: Tokenizer) -> None:
     theirs = hf.ByteLevelBPETokenizer()
     theirs.train_from_iterator(SOURCES, vocab_size=599, min_frequency=0, show_progress=False)
-    to_byte = byte_of_character()
     for text in [*AWKWARD, *SOURCES]:
-        tokens = [bytes(to_byte[c] for c in token) for token in theirs.encode(text).tokens]
+        tokens = [bytes(BYTES[c] for c in token) for token in theirs.encode(text).tokens]
         assert [bpe.decode_bytes([token]) for token in bpe.encode(text)] == tokens
 
 

@@ -21,7 +21,7 @@ from llmc.machine import available_cores
 from llmc.planning import PlanView
 from llmc.process import Engine
 from llmc.run_record import recorded_inputs, resumable, resumed_settings, write_record
-from llmc.runs import CHECKPOINT, METRICS, discard_run, new_run, read_metrics, write_config
+from llmc.runs import CHECKPOINT, CONFIG, METRICS, discard_run, new_run, read_metrics, write_config
 from llmc.tokenizers import record_tokenizer
 from llmc.training_view import Event, History, PlainView, choose_view, precision
 from llmc.units import clock, megabytes
@@ -250,6 +250,7 @@ def train(
         here.ui.next(typed_in_earnest(ctx))
         return
     view = choose_view(silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}")
+    before = (folder / CONFIG).read_bytes() if resume else None
     try:
         write_config(folder, header.config, settings, begun.preset.sample)
         if not resume:
@@ -268,8 +269,7 @@ def train(
             f"interrupted after {done:,} of {settings.steps:,} steps; {saved}"
         ) from stop
     except LlmcError:
-        if not (resume or history.train or history.val):
-            discard_run(folder)  # it never began
+        _take_back(folder, before, history)
         raise
     report(here, folder, history)
     here.ui.next(
@@ -328,6 +328,18 @@ def _resumed(
     folder, preset, record = resumable(here.workspace, run)
     settings = resumed_settings(preset.train, given)
     return _Beginning(folder, preset, settings, *recorded_inputs(here, folder, record))
+
+
+def _take_back(folder: Path, before: bytes | None, history: History) -> None:
+    """Leave the folder of a run that ended in failure before it began as it was.
+
+    ``before`` is the config of a run that was to be resumed; None: the run is new.
+    """
+    if before is None:
+        if not (history.train or history.val):
+            discard_run(folder)
+    elif not history.start:
+        (folder / CONFIG).write_bytes(before)
 
 
 def engine_arguments(
