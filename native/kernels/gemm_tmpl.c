@@ -8,7 +8,7 @@
  * and how the work was cut, changes nothing in its bits.
  */
 
-enum { MC = 1024 / MR * MR, CLAIM_PANELS = 6 };
+enum { MC = 1024 / MR * MR, CLAIM_PANELS = 6, CACHE_LINE = 64 };
 
 enum Finish {
   STORE,            // out = product + bias
@@ -94,8 +94,11 @@ INLINE void tile_store(struct Array to, size_t at, size_t N, vf acc[MR][NRV]) {
 
 /* Asks for the tile's lines before the product begins: they are here when it ends. */
 INLINE void tile_fetch(struct Array to, size_t at, size_t N) {
+  const size_t step = CACHE_LINE / dtype_size(to.dtype);
 #pragma GCC unroll 16
-  for (size_t i = 0; i < MR; i++) __builtin_prefetch(array_at(to, at + i * N).data, 1);
+  for (size_t i = 0; i < MR; i++) {
+    for (size_t j = 0; j < NR; j += step) __builtin_prefetch(array_at(to, at + i * N + j).data, 1);
+  }
 }
 
 /* A tile on its way out, to row and column that begin at element `at`. Each stage passes over all of it:
@@ -156,8 +159,6 @@ struct Ahead {
   size_t length, at, share;    // bytes of a run, how far it is, bytes to fetch with a tile
 };
 
-enum { CACHE_LINE = 64 };
-
 INLINE struct Ahead gemm_ahead(struct Factor b, size_t columns, size_t kc, size_t tiles) {
   const bool turned = b.step == 1;
   const size_t size = dtype_size(b.numbers.dtype);
@@ -191,7 +192,10 @@ INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, 
     const size_t at = (part.m + i) * gemm->N + part.n, rows = size_min(MR, part.rows - i);
     vf acc[MR][NRV];
     gemm_fetch(&ahead);
-    if (rows == MR) tile_fetch(gemm->out, at, gemm->N);
+    if (rows == MR) {
+      tile_fetch(gemm->out, at, gemm->N);
+      if (last && gemm->finish != STORE) tile_fetch(gemm->other, at, gemm->N);
+    }
     gemm_tile(acc, a + i * steps, b, steps, pairs);
     if (rows == MR && part.columns == NR) gemm_finish(gemm, acc, at, gemm->N, bias, first, last);
     else gemm_finish_edge(gemm, acc, at, bias, rows, part.columns, first, last);
