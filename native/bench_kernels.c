@@ -46,14 +46,16 @@ static void call(struct BenchModel *bench, enum Operation operation, size_t l) {
     case ATTPROJ_FORWARD:
       k->linear_residual(w, a.residual2, residual1, a.att, p.attprojw, p.attprojb, BT, C, C);
       break;
-    case FC_FORWARD: k->linear_gelu(w, a.fch_gelu, a.fch, a.ln2, p.fcw, p.fcb, BT, 4 * C, C); break;
+    case FC_FORWARD: k->linear_gelu(w, a.fch_gelu, a.fch_slope, a.ln2, p.fcw, p.fcb, BT, 4 * C, C); break;
     case FCPROJ_FORWARD:
       k->linear_residual(w, a.residual3, a.residual2, a.fch_gelu, p.fcprojw, p.fcprojb, BT, C, 4 * C);
       break;
     case FCPROJ_BACKWARD_WEIGHT:
       k->linear_backward_weight(w, g.fcprojw, g.fcprojb, d->residual, a.fch_gelu, false, BT, C, 4 * C);
       break;
-    case FCPROJ_BACKWARD_INPUT: k->linear_backward_gelu(w, d->fch, d->residual, a.fch, p.fcprojw, BT, C, 4 * C); break;
+    case FCPROJ_BACKWARD_INPUT:
+      k->linear_backward_gelu(w, d->fch, d->residual, a.fch_slope, p.fcprojw, BT, C, 4 * C);
+      break;
     case FC_BACKWARD_WEIGHT:
       k->linear_backward_weight(w, g.fcw, g.fcb, d->fch, a.ln2, false, BT, 4 * C, C);
       break;

@@ -14,7 +14,6 @@ void decoder_layout(struct Decoder *decoder, struct Arena *arena, const struct C
   decoder->ln = floats(arena, C);
   decoder->qkv = floats(arena, 3 * C);
   decoder->att = floats(arena, C);
-  decoder->fch = floats(arena, 4 * C);
   decoder->fch_gelu = floats(arena, 4 * C);
   decoder->logits = floats(arena, config->Vp);
 }
@@ -27,7 +26,7 @@ void decoder_step(struct Decoder *decoder, const struct Gpt2 *model, int token, 
   const size_t C = model->config.C, NH = model->config.NH;
   struct Decoder *d = decoder;
   struct Array ln = array_of(d->ln), qkv = array_of(d->qkv), att = array_of(d->att);
-  struct Array fch = array_of(d->fch), fch_gelu = array_of(d->fch_gelu);
+  const struct Array fch_gelu = array_of(d->fch_gelu), nowhere = {0};
   float mean, rstd;
   floats_only.dtype = FP32;  // one row at a time: the weights' way through memory is all that costs
 
@@ -43,7 +42,7 @@ void decoder_step(struct Decoder *decoder, const struct Gpt2 *model, int token, 
     k->linear_residual(w, d->x, d->x, att, p->attprojw + l * C * C, p->attprojb + l * C, 1, C, C);
 
     k->layernorm_forward(w, ln, &mean, &rstd, d->x, p->ln2w + l * C, p->ln2b + l * C, 1, C);
-    k->linear_gelu(w, fch_gelu, fch, ln, p->fcw + l * 4 * C * C, p->fcb + l * 4 * C, 1, 4 * C, C);
+    k->linear_gelu(w, fch_gelu, nowhere, ln, p->fcw + l * 4 * C * C, p->fcb + l * 4 * C, 1, 4 * C, C);
     k->linear_residual(w, d->x, d->x, fch_gelu, p->fcprojw + l * C * 4 * C, p->fcprojb + l * C,
                        1, C, 4 * C);
   }

@@ -10,7 +10,7 @@ struct Decoder {
   float *x, *ln;            // (C)
   float *qkv;               // (3C)
   float *att;               // (C)
-  float *fch, *fch_gelu;    // (4C)
+  float *fch_gelu;          // (4C)
   float *logits;            // (Vp), the first V of them meant
 };
 

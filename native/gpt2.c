@@ -86,8 +86,8 @@ static void activations_alloc(struct Gpt2 *model, struct Arena *arena, bool trai
   acts->ln2 = numbers(model, arena, kept, C);
   acts->ln2_mean = floats(arena, kept, 1);
   acts->ln2_rstd = floats(arena, kept, 1);
-  acts->fch = numbers(model, arena, kept, 4 * C);
   acts->fch_gelu = numbers(model, arena, kept, 4 * C);
+  acts->fch_slope = numbers(model, arena, kept, 4 * C);
   acts->residual3 = floats(arena, size_product(config->L, BT), C);
   acts->lnf = numbers(model, arena, BT, C);
   acts->lnf_mean = floats(arena, BT, 1);
@@ -172,7 +172,7 @@ struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l) {
   a.qkv = array_at(a.qkv, at * 3 * C), a.lse += at * NH, a.att = array_at(a.att, at * C);
   a.residual2 += at * C;
   a.ln2 = array_at(a.ln2, at * C), a.ln2_mean += at, a.ln2_rstd += at;
-  a.fch = array_at(a.fch, at * 4 * C), a.fch_gelu = array_at(a.fch_gelu, at * 4 * C);
+  a.fch_gelu = array_at(a.fch_gelu, at * 4 * C), a.fch_slope = array_at(a.fch_slope, at * 4 * C);
   return a;
 }
 
@@ -190,7 +190,7 @@ static void block_before_last(struct Gpt2 *model, size_t l, const float *residua
   k->linear_residual(w, a.residual2, residual1, a.att, p.attprojw, p.attprojb, BT, C, C);
 
   k->layernorm_forward(w, a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, p.ln2w, p.ln2b, BT, C);
-  k->linear_gelu(w, a.fch_gelu, a.fch, a.ln2, p.fcw, p.fcb, BT, 4 * C, C);
+  k->linear_gelu(w, a.fch_gelu, a.fch_slope, a.ln2, p.fcw, p.fcb, BT, 4 * C, C);
 }
 
 static void block_forward(struct Gpt2 *model, size_t l, const float *residual1) {
@@ -268,7 +268,7 @@ static void block_backward(struct Gpt2 *model, size_t l, const float *residual1,
   }
 
   k->linear_backward_weight(w, g.fcprojw, g.fcprojb, d->residual, a.fch_gelu, add, BT, C, 4 * C);
-  k->linear_backward_gelu(w, d->fch, d->residual, a.fch, p.fcprojw, BT, C, 4 * C);
+  k->linear_backward_gelu(w, d->fch, d->residual, a.fch_slope, p.fcprojw, BT, C, 4 * C);
   k->linear_backward_weight(w, g.fcw, g.fcb, d->fch, a.ln2, add, BT, 4 * C, C);
   k->linear_backward_input(w, d->branch, d->fch, p.fcw, BT, 4 * C, C);
   k->layernorm_backward(w, d->residual, g.ln2w, g.ln2b, d->branch, a.residual2, a.ln2_mean, a.ln2_rstd,

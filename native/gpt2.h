@@ -73,7 +73,7 @@ struct Activations {
   float *residual2;             // (K, BT, C)  after attention
   struct Array ln2;             // (K, BT, C)
   float *ln2_mean, *ln2_rstd;   // (K, BT)
-  struct Array fch, fch_gelu;   // (K, BT, 4C)
+  struct Array fch_gelu, fch_slope;  // (K, BT, 4C)  GELU, and its derivative there
   float *residual3;             // (L, BT, C)  after the feed-forward part
   struct Array lnf;             // (BT, C)
   float *lnf_mean, *lnf_rstd;   // (BT)

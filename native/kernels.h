@@ -63,14 +63,15 @@ struct Kernels {
    * and floats are multiplied */
   void (*linear_residual)(const struct Workers *, float *out, const float *residual, struct Array inp,
                           const float *weight, const float *bias, size_t M, size_t N, size_t K);
-  /* pre (M, N) = inp · weightᵀ + bias;  out (M, N) = GELU(pre), in its tanh form (Hendrycks, Gimpel 2016) */
-  void (*linear_gelu)(const struct Workers *, struct Array out, struct Array pre, struct Array inp,
+  /* out (M, N) = GELU(inp · weightᵀ + bias), in its tanh form (Hendrycks, Gimpel 2016), and slope (M, N), its
+   * derivative there: backward needs nothing else. slope.data NULL: nobody asks for it. */
+  void (*linear_gelu)(const struct Workers *, struct Array out, struct Array slope, struct Array inp,
                       const float *weight, const float *bias, size_t M, size_t N, size_t K);
   /* dinp (M, K) = dout (M, N) · weight */
   void (*linear_backward_input)(const struct Workers *, float *dinp, const float *dout,
                                 const float *weight, size_t M, size_t N, size_t K);
-  /* dpre (M, K) = (dout (M, N) · weight) ∘ GELU'(pre);  the layer's input was GELU(pre), pre (M, K) */
-  void (*linear_backward_gelu)(const struct Workers *, float *dpre, const float *dout, struct Array pre,
+  /* dpre (M, K) = (dout (M, N) · weight) ∘ slope (M, K);  the layer's input was GELU(pre) */
+  void (*linear_backward_gelu)(const struct Workers *, float *dpre, const float *dout, struct Array slope,
                                const float *weight, size_t M, size_t N, size_t K);
   /* dweight (N, K) = doutᵀ · inp, dbias (N) = the column sums of dout unless it is NULL;  += with `add` */
   void (*linear_backward_weight)(const struct Workers *, float *dweight, float *dbias, const float *dout,

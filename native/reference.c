@@ -147,14 +147,14 @@ static float gelu_derivative(float x) {
          0.5f * x * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x * x);
 }
 
-static void linear_gelu(const struct Workers *workers, struct Array out, struct Array pre,
+static void linear_gelu(const struct Workers *workers, struct Array out, struct Array slope,
                         struct Array inp, const float *weight, const float *bias,
                         size_t M, size_t N, size_t K) {
   for (size_t m = 0; m < M; m++) {
     for (size_t n = 0; n < N; n++) {
       float x = linear_output(workers, inp, weight, m, n, K) + bias[n];
-      array_set(pre, m * N + n, x);
       array_set(out, m * N + n, gelu(x));
+      if (slope.data != NULL) array_set(slope, m * N + n, gelu_derivative(x));
     }
   }
 }
@@ -171,9 +171,9 @@ static void linear_backward_input(const struct Workers *workers, float *dinp, co
 }
 
 static void linear_backward_gelu(const struct Workers *workers, float *dpre, const float *dout,
-                                 struct Array pre, const float *weight, size_t M, size_t N, size_t K) {
+                                 struct Array slope, const float *weight, size_t M, size_t N, size_t K) {
   linear_backward_input(workers, dpre, dout, weight, M, N, K);
-  for (size_t i = 0; i < M * K; i++) dpre[i] *= gelu_derivative(array_get(pre, i));
+  for (size_t i = 0; i < M * K; i++) dpre[i] *= array_get(slope, i);
 }
 
 static void linear_backward_weight(const struct Workers *workers, float *dweight, float *dbias,

@@ -7,7 +7,7 @@
 #define VL 16   // floats in a vector
 #define MR 8    // rows of the product's tile
 #define NRV 3   // vectors in a row of the tile
-#define KC 384  // steps of a packed block
+#define KC 1024  // numbers of K in a packed block
 #define PAIRS 1  // vdpbf16ps
 
 #include "../kernels/all_tmpl.c"

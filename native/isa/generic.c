@@ -7,7 +7,7 @@
 #define VL 4    // floats in a vector
 #define MR 4    // rows of the product's tile
 #define NRV 2   // vectors in a row of the tile
-#define KC 256  // steps of a packed block
+#define KC 256  // numbers of K in a packed block
 #define PAIRS 0  // the CPU multiplies floats alone
 
 #include "../kernels/all_tmpl.c"

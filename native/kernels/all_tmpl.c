@@ -2,7 +2,7 @@
  *   VL     floats in a vector
  *   MR     rows of the product's tile
  *   NRV    vectors in a row of the tile: MR * NRV sums, NRV vectors of B and one of A are its registers
- *   KC     steps of a packed block: few visits to the sums, and a panel of B (KC * NRV * VL words) well
+ *   KC     numbers of K in a packed block: few visits to the sums, and a panel of B (KC * NRV * VL words) well
  *          within a second cache
  *   PAIRS  1 where the CPU multiplies BF16 two by two, else 0
  */

@@ -13,8 +13,8 @@ enum { MC = 1024 / MR * MR, CLAIM_PANELS = 6, CACHE_LINE = 64 };
 enum Finish {
   STORE,            // out = product + bias
   RESIDUAL,         // out = product + bias + other
-  GELU,             // other = product + bias, out = gelu(other)
-  GELU_DERIVATIVE,  // out = product * gelu'(other)
+  GELU,             // out = gelu(product + bias), other = gelu'(product + bias) unless it is nowhere
+  MULTIPLY,         // out = product * other
 };
 
 struct Gemm {
@@ -25,17 +25,49 @@ struct Gemm {
   enum Finish finish;
   bool add;               // to what out holds
   const float *bias;      // (N) or NULL
-  struct Array other;     // (M, N): the residual, or the input of GELU
+  struct Array other;     // (M, N): the residual, or the slope of GELU
   float *sums;            // (M, N): collects what the blocks of K add; out itself if that holds floats
 };
 
-/* acc (MR, NR) = a (steps, MR)ᵀ · b (steps, NR), both panels */
-INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const bool pairs) {
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; i++) {
-#pragma GCC unroll 4
-    for (int j = 0; j < NRV; j++) acc[i][j] = (vf){0};
+/* Cache lines that will be wanted soon, in the order of memory: a few are asked for at a time, so that those of
+ * the product itself never wait behind them. */
+struct Ahead {
+  const char *line;
+  size_t stride, left;       // bytes from one run of lines to the next, runs left
+  size_t length, at, share;  // bytes of a run, how far it is, bytes to ask for at a time
+};
+
+INLINE struct Ahead ahead_of(const void *first, size_t runs, size_t stride, size_t length, size_t times) {
+  const size_t bytes = runs * round_up(length, CACHE_LINE);
+  return (struct Ahead){.line = first, .stride = stride, .left = runs, .length = length, .share = ceil_div(bytes, times)};
+}
+
+INLINE struct Ahead ahead_of_rows(struct Array array, size_t at, size_t rows, size_t N, size_t columns, size_t times) {
+  const size_t size = dtype_size(array.dtype);
+  return ahead_of(array_at(array, at).data, rows, N * size, columns * size, times);
+}
+
+INLINE struct Ahead ahead_of_factor(struct Factor f, size_t lanes, size_t kc, size_t times) {
+  const size_t size = dtype_size(f.numbers.dtype);
+  if (f.step == 1) return ahead_of(f.numbers.data, lanes, f.lane * size, kc * size, times);
+  return ahead_of(f.numbers.data, kc, f.step * size, lanes * size, times);
+}
+
+INLINE void ahead_fetch(struct Ahead *ahead) {
+  for (size_t fetched = 0; fetched < ahead->share && ahead->left > 0; fetched += CACHE_LINE) {
+    __builtin_prefetch(ahead->line + ahead->at);
+    ahead->at += CACHE_LINE;
+    if (ahead->at >= ahead->length) ahead->at = 0, ahead->line += ahead->stride, ahead->left--;
   }
+}
+
+/* What a tile fetches while it multiplies: where its results go, what finishes them, the next panel of B. */
+struct Fetches { struct Ahead out, other, panel; };
+
+enum { FETCH_STEPS = 32 };
+
+/* acc (MR, NR) += a (steps, MR)ᵀ · b (steps, NR), both panels */
+INLINE void gemm_steps(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const bool pairs) {
   for (size_t s = 0; s < steps; s++, a += MR, b += NR) {
     vf b_row[NRV];
 #pragma GCC unroll 4
@@ -48,6 +80,29 @@ INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t st
         else acc[i][j] += a[i] * b_row[j];
       }
     }
+  }
+}
+
+INLINE void tile_zero(vf acc[MR][NRV]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NRV; j++) acc[i][j] = (vf){0};
+  }
+}
+
+INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const bool pairs) {
+  tile_zero(acc);
+  gemm_steps(acc, a, b, steps, pairs);
+}
+
+/* The same, and now and then a few of the lines that will be wanted next. */
+INLINE void gemm_tile_fetching(vf acc[MR][NRV], const float *a, const float *b, size_t steps, struct Fetches *fetches,
+                               const bool pairs) {
+  tile_zero(acc);
+  for (size_t s = 0; s < steps; s += FETCH_STEPS) {
+    ahead_fetch(&fetches->out), ahead_fetch(&fetches->other), ahead_fetch(&fetches->panel);
+    gemm_steps(acc, a + s * MR, b + s * NR, size_min(FETCH_STEPS, steps - s), pairs);
   }
 }
 
@@ -68,19 +123,32 @@ INLINE void tile_add_row(vf acc[MR][NRV], const float *row) {
   }
 }
 
+INLINE void tile_multiply(vf acc[MR][NRV], struct Array by, size_t at, size_t N) {
+#pragma GCC unroll 16
+  for (size_t i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < NRV; j++) acc[i][j] *= vload_array(by, at + i * N + j * VL);
+  }
+}
+
 INLINE void tile_gelu(vf acc[MR][NRV]) {
 #pragma GCC unroll 16
   for (size_t i = 0; i < MR; i++) {
 #pragma GCC unroll 4
-    for (size_t j = 0; j < NRV; j++) acc[i][j] = gelu_value(acc[i][j]);
+    for (size_t j = 0; j < NRV; j++) acc[i][j] *= gelu_logistic(acc[i][j]);
   }
 }
 
-INLINE void tile_gelu_derivative(vf acc[MR][NRV], struct Array pre, size_t at, size_t N) {
+/* GELU and, while its exponential is at hand, its slope. */
+INLINE void tile_gelu_slope(vf acc[MR][NRV], struct Array slope, size_t at, size_t N) {
 #pragma GCC unroll 16
   for (size_t i = 0; i < MR; i++) {
 #pragma GCC unroll 4
-    for (size_t j = 0; j < NRV; j++) acc[i][j] *= gelu_derivative(vload_array(pre, at + i * N + j * VL));
+    for (size_t j = 0; j < NRV; j++) {
+      const vf x = acc[i][j], logistic = gelu_logistic(x);
+      acc[i][j] = x * logistic;
+      vstore_array(slope, at + i * N + j * VL, gelu_slope(x, logistic));
+    }
   }
 }
 
@@ -89,15 +157,6 @@ INLINE void tile_store(struct Array to, size_t at, size_t N, vf acc[MR][NRV]) {
   for (size_t i = 0; i < MR; i++) {
 #pragma GCC unroll 4
     for (size_t j = 0; j < NRV; j++) vstore_array(to, at + i * N + j * VL, acc[i][j]);
-  }
-}
-
-/* Asks for the tile's lines before the product begins: they are here when it ends. */
-INLINE void tile_fetch(struct Array to, size_t at, size_t N) {
-  const size_t step = CACHE_LINE / dtype_size(to.dtype);
-#pragma GCC unroll 16
-  for (size_t i = 0; i < MR; i++) {
-    for (size_t j = 0; j < NR; j += step) __builtin_prefetch(array_at(to, at + i * N + j).data, 1);
   }
 }
 
@@ -115,10 +174,10 @@ INLINE void gemm_finish(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, siz
     case STORE: break;
     case RESIDUAL: tile_add(acc, gemm->other, at, N); break;
     case GELU:
-      tile_store(gemm->other, at, N, acc);
-      tile_gelu(acc);
+      if (gemm->other.data != NULL) tile_gelu_slope(acc, gemm->other, at, N);
+      else tile_gelu(acc);
       break;
-    case GELU_DERIVATIVE: tile_gelu_derivative(acc, gemm->other, at, N); break;
+    case MULTIPLY: tile_multiply(acc, gemm->other, at, N); break;
   }
   tile_store(gemm->out, at, N, acc);
 }
@@ -129,13 +188,14 @@ static void gemm_finish_edge(const struct Gemm *gemm, vf acc[MR][NRV], size_t at
                              size_t rows, size_t columns, bool first, bool last) {
   float out[MR * NR] = {0}, other[MR * NR] = {0}, sums[MR * NR] = {0}, bias_row[NR] = {0};
   struct Gemm edge = *gemm;
-  edge.out = array_of(out), edge.other = array_of(other), edge.sums = sums;
+  edge.out = array_of(out), edge.sums = sums;
+  if (gemm->other.data != NULL) edge.other = array_of(other);
   if (bias != NULL) bias = memcpy(bias_row, bias, columns * sizeof(float));
   for (size_t i = 0; i < rows; i++) {
     for (size_t j = 0; j < columns; j++) {
       const size_t from = at + i * gemm->N + j;
       if (!first || gemm->add) sums[i * NR + j] = gemm->sums[from];
-      if (last && (gemm->finish == RESIDUAL || gemm->finish == GELU_DERIVATIVE)) {
+      if (last && (gemm->finish == RESIDUAL || gemm->finish == MULTIPLY)) {
         other[i * NR + j] = array_get(gemm->other, from);
       }
     }
@@ -146,33 +206,8 @@ static void gemm_finish_edge(const struct Gemm *gemm, vf acc[MR][NRV], size_t at
       const size_t to = at + i * gemm->N + j;
       if (last) array_set(gemm->out, to, out[i * NR + j]);
       else gemm->sums[to] = sums[i * NR + j];
-      if (last && gemm->finish == GELU) array_set(gemm->other, to, other[i * NR + j]);
+      if (last && gemm->finish == GELU && gemm->other.data != NULL) array_set(gemm->other, to, other[i * NR + j]);
     }
-  }
-}
-
-/* The cache lines of the next panel of B, in the order of memory: a few are fetched with each tile, so
- * that packing does not wait for them. */
-struct Ahead {
-  const char *line;
-  size_t stride, left;         // bytes from one run of lines to the next, runs left
-  size_t length, at, share;    // bytes of a run, how far it is, bytes to fetch with a tile
-};
-
-INLINE struct Ahead gemm_ahead(struct Factor b, size_t columns, size_t kc, size_t tiles) {
-  const bool turned = b.step == 1;
-  const size_t size = dtype_size(b.numbers.dtype);
-  struct Ahead ahead = {.line = b.numbers.data, .stride = (turned ? b.lane : b.step) * size,
-                        .left = turned ? columns : kc, .length = (turned ? kc : columns) * size};
-  ahead.share = ceil_div(ahead.left * round_up(ahead.length, CACHE_LINE), tiles);
-  return ahead;
-}
-
-INLINE void gemm_fetch(struct Ahead *ahead) {
-  for (size_t fetched = 0; fetched < ahead->share && ahead->left > 0; fetched += CACHE_LINE) {
-    __builtin_prefetch(ahead->line + ahead->at);
-    ahead->at += CACHE_LINE;
-    if (ahead->at >= ahead->length) ahead->at = 0, ahead->line += ahead->stride, ahead->left--;
   }
 }
 
@@ -184,30 +219,33 @@ struct Part {
 
 /* Columns n … n + columns of the part, at most NR of them: both factors are packed. */
 INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, struct Part part,
-                       struct Ahead ahead, const bool pairs) {
+                       struct Ahead next, const bool pairs) {
   const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
-  const size_t steps = ceil_div(part.kc, pairs ? 2 : 1);
+  const size_t steps = ceil_div(part.kc, pairs ? 2 : 1), times = ceil_div(steps, FETCH_STEPS);
   const float *bias = gemm->bias != NULL ? gemm->bias + part.n : NULL;
+  struct Fetches fetches = {.panel = next};
   for (size_t i = 0; i < part.rows; i += MR) {
     const size_t at = (part.m + i) * gemm->N + part.n, rows = size_min(MR, part.rows - i);
     vf acc[MR][NRV];
-    gemm_fetch(&ahead);
-    if (rows == MR) {
-      tile_fetch(gemm->out, at, gemm->N);
-      if (last && gemm->finish != STORE) tile_fetch(gemm->other, at, gemm->N);
+    fetches.out = ahead_of_rows(last ? gemm->out : array_of(gemm->sums), at, rows, gemm->N, part.columns, times);
+    if (last && gemm->other.data != NULL) {
+      fetches.other = ahead_of_rows(gemm->other, at, rows, gemm->N, part.columns, times);
     }
-    gemm_tile(acc, a + i * steps, b, steps, pairs);
+    gemm_tile_fetching(acc, a + i * steps, b, steps, &fetches, pairs);
     if (rows == MR && part.columns == NR) gemm_finish(gemm, acc, at, gemm->N, bias, first, last);
     else gemm_finish_edge(gemm, acc, at, bias, rows, part.columns, first, last);
   }
 }
 
 static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct Part part, const bool pairs) {
-  const size_t tiles = ceil_div(part.rows, MR), end = part.n + part.columns;
+  const size_t tiles = ceil_div(part.rows, MR), steps = ceil_div(part.kc, pairs ? 2 : 1), end = part.n + part.columns;
   for (; part.n < end; part.n += NR) {
     const size_t next = part.n + NR;
     struct Ahead ahead = {0};
-    if (next < end) ahead = gemm_ahead(factor_at(gemm->b, next, part.k), size_min(NR, end - next), part.kc, tiles);
+    if (next < end) {
+      ahead = ahead_of_factor(factor_at(gemm->b, next, part.k), size_min(NR, end - next), part.kc,
+                              tiles * ceil_div(steps, FETCH_STEPS));
+    }
     part.columns = size_min(NR, end - part.n);
     pack_right(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, gemm->workers->dtype);
     if (PAIRS && pairs) gemm_panel(gemm, a, b, part, ahead, true);
@@ -224,7 +262,7 @@ static void gemm_task(void *argument, int thread, int threads) {
   /* Blocks of equal height and depth. Claims of equal width, as many for every thread, so that none waits long for
    * the others; where the columns do not go round, a claim is a part of the rows too. */
   const size_t mc_max = round_up(ceil_div(M, ceil_div(M, MC)), MR);
-  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC * word)), word);
+  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC)), word);
   const size_t claims = round_up(ceil_div(ceil_div(N, NR), CLAIM_PANELS), (size_t)threads);
   const size_t width = round_up(ceil_div(N, claims), NR);
   const size_t chunks = ceil_div(N, width), parts = ceil_div((size_t)threads, chunks);

@@ -27,8 +27,9 @@ static void linear_row_task(void *argument, int thread, int threads) {
     if (gemm->bias != NULL) x += gemm->bias[n];
     if (gemm->finish == RESIDUAL) x += other[n];
     if (gemm->finish == GELU) {
-      other[n] = x[0];
-      x = gelu_value(x);
+      const vf logistic = gelu_logistic(x);
+      if (other != NULL) other[n] = gelu_slope(x, logistic)[0];
+      x *= logistic;
     }
     out[n] = x[0];
   }
@@ -38,7 +39,7 @@ static void linear_run(const char *label, struct Gemm gemm) {
   gemm.sums = gemm.out.dtype == FP32 ? gemm.out.data : gemm.workers->sums;
   /* Where K is 1, other products than inp · weightᵀ have these strides too. */
   const bool one_row = gemm.M == 1 && gemm.a.step == 1 && gemm.b.step == 1 && !gemm.add &&
-                       gemm.finish != GELU_DERIVATIVE && gemm.workers->dtype == FP32;
+                       gemm.finish != MULTIPLY && gemm.workers->dtype == FP32;
   pool_run(gemm.workers->pool, label, one_row ? linear_row_task : gemm_task, &gemm);
 }
 
@@ -63,11 +64,11 @@ static void linear_residual(const struct Workers *workers, float *out, const flo
   linear_run("linear_residual", gemm);
 }
 
-static void linear_gelu(const struct Workers *workers, struct Array out, struct Array pre, struct Array inp,
+static void linear_gelu(const struct Workers *workers, struct Array out, struct Array slope, struct Array inp,
                         const float *weight, const float *bias, size_t M, size_t N, size_t K) {
   struct Gemm gemm = linear_product(workers, out, inp, weight, bias, M, N, K);
   gemm.finish = GELU;
-  gemm.other = pre;
+  gemm.other = slope;
   linear_run("linear_gelu", gemm);
 }
 
@@ -84,10 +85,10 @@ static void linear_backward_input(const struct Workers *workers, float *dinp, co
 }
 
 static void linear_backward_gelu(const struct Workers *workers, float *dpre, const float *dout,
-                                 struct Array pre, const float *weight, size_t M, size_t N, size_t K) {
+                                 struct Array slope, const float *weight, size_t M, size_t N, size_t K) {
   struct Gemm gemm = linear_product_input(workers, dpre, dout, weight, M, N, K);
-  gemm.finish = GELU_DERIVATIVE;
-  gemm.other = pre;
+  gemm.finish = MULTIPLY;
+  gemm.other = slope;
   linear_run("linear_backward_gelu", gemm);
 }
 

@@ -27,6 +27,12 @@ static void call_gelu(const struct Kernels *k, const struct Workers *w, const st
   k->linear_gelu(w, out[0].array, out[1].array, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
 }
 
+static void call_gelu_alone(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                            const struct Memory *out) {
+  const struct Array nowhere = {0};
+  k->linear_gelu(w, out[0].array, nowhere, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+}
+
 static void call_backward_input(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                 const struct Memory *out) {
   k->linear_backward_input(w, out[0].data, c->in[0].data, c->in[1].data, c->M, c->N, c->K);
@@ -73,7 +79,12 @@ static void check_linear(size_t M, size_t N, size_t K, enum Dtype dtype) {
   }
   c = shape, c.op = "linear_gelu", c.call = call_gelu;
   case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0);
-  case_rounded(&c, "out", M * N, GELU), case_rounded(&c, "pre", M * N, SUMMED);
+  case_rounded(&c, "out", M * N, GELU), case_rounded(&c, "slope", M * N, GELU);
+  case_check(&c);
+
+  c = shape, c.op = "linear_gelu without slope", c.call = call_gelu_alone;
+  case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0);
+  case_rounded(&c, "out", M * N, GELU);
   case_check(&c);
 
   c = shape, c.op = "linear_backward_input", c.call = call_backward_input;
@@ -83,7 +94,7 @@ static void check_linear(size_t M, size_t N, size_t K, enum Dtype dtype) {
 
   c = shape, c.op = "linear_backward_gelu", c.call = call_backward_gelu;
   case_input(&c, M * N, 0), case_input(&c, N * K, 0), case_array(&c, M * K, 0.5, dtype);
-  case_output(&c, "dpre", M * K, OVERWRITTEN, SUMMED);
+  case_output(&c, "dpre", M * K, OVERWRITTEN, 2 * SUMMED);  // a sum near 0, times a factor
   case_check(&c);
 
   for (int bias = 0; bias < 2; bias++) {
