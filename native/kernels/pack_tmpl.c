@@ -130,30 +130,46 @@ INLINE void pack_turned(float *dst, struct Factor src, size_t have, size_t kc, c
   }
 }
 
-/* A panel of lanes that are neighbours themselves: each step is a copy. */
-INLINE void pack_straight(float *dst, struct Factor src, size_t have, size_t kc, const size_t R,
+/* Panels of lanes that are neighbours themselves, side by side: each step is a copy. Steps can lie so far apart that
+ * no cache guesses the next. */
+INLINE void pack_straight(float *dst, struct Factor src, size_t kc, const size_t R, const size_t panels,
                           const enum Packing packing) {
-  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1;
+  enum { STEPS_AHEAD = 4, LINE = 64 };
+  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1, steps = ceil_div(kc, word), size = dtype_size(src.numbers.dtype);
   size_t s = 0;
-  for (; have == R && (s + 1) * word <= kc; s++) {
+  for (; (s + 1) * word <= kc; s++) {
+    const char *soon = (const char *)src.numbers.data + (s + STEPS_AHEAD) * word * src.step * size;
+    for (size_t byte = 0; panels > 1 && byte < panels * R * size; byte += LINE) {
+      for (size_t i = 0; i < word; i++) __builtin_prefetch(soon + i * src.step * size + byte);
+    }
+#pragma GCC unroll 4
+    for (size_t panel = 0; panel < panels; panel++) {
 #pragma GCC unroll 8
-    for (size_t l = 0; l < R; l += 8) {
-      const size_t width = R - l < 8 ? R - l : 8;
-      v8 row = pack_eight_lanes(src.numbers.data, l + s * word * src.step, src.step, width, packing);
-      memcpy(dst + s * R + l, &row, width * sizeof(float));
+      for (size_t l = 0; l < R; l += 8) {
+        const size_t width = R - l < 8 ? R - l : 8, at = panel * R + l + s * word * src.step;
+        v8 row = pack_eight_lanes(src.numbers.data, at, src.step, width, packing);
+        memcpy(dst + (panel * steps + s) * R + l, &row, width * sizeof(float));
+      }
     }
   }
-  pack_rest(dst, src, have, kc, s, 0, R, R, packing);
+  for (size_t panel = 0; panel < panels; panel++) {
+    pack_rest(dst + panel * steps * R, factor_at(src, panel * R, 0), R, kc, s, 0, R, R, packing);
+  }
 }
 
 /* Panels of `lanes` lanes by kc numbers. */
 INLINE void pack_as(float *dst, struct Factor src, size_t lanes, size_t kc, const size_t R,
                     const enum Packing packing) {
-  const size_t steps = packing >= ROUNDED_PAIRS ? ceil_div(kc, 2) : kc;
-  for (size_t l = 0; l < lanes; l += R, dst += R * steps) {
+  const size_t steps = packing >= ROUNDED_PAIRS ? ceil_div(kc, 2) : kc, together = R < 16 ? 4 : 1;
+  for (size_t l = 0; l < lanes;) {
+    const struct Factor from = factor_at(src, l, 0);
     const size_t have = size_min(R, lanes - l);
-    if (src.step == 1) pack_turned(dst, factor_at(src, l, 0), have, kc, R, packing);
-    else pack_straight(dst, factor_at(src, l, 0), have, kc, R, packing);
+    size_t panels = 1;
+    if (src.step == 1) pack_turned(dst, from, have, kc, R, packing);
+    else if (lanes - l >= together * R) pack_straight(dst, from, kc, R, panels = together, packing);
+    else if (have == R) pack_straight(dst, from, kc, R, 1, packing);
+    else pack_rest(dst, from, have, kc, 0, 0, R, R, packing);
+    l += panels * R, dst += panels * R * steps;
   }
 }
 
