@@ -224,7 +224,9 @@ static void attention_backward_strip(const struct Attention *at, const struct He
   memset(k_rows, 0, NR * rows_right(HS) * sizeof(float));
   for (size_t j = 0; j < HS; j += NR) {
     for (size_t i = 0; i < count; i++) {
-      for (size_t c = j; c < size_min(j + NR, HS); c++) k_rows[j * NR + i * NR + c - j] = array_get(k, (k0 + i) * stride + c);
+      for (size_t c = j; c < size_min(j + NR, HS); c++) {
+        k_rows[j * NR + i * NR + c - j] = array_get(k, (k0 + i) * stride + c);
+      }
     }
   }
   memset(dk_strip, 0, 2 * rows_left(HS) * NR * sizeof(float));

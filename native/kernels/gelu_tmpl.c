@@ -1,4 +1,4 @@
-/* GELU in its tanh form and its derivative, as the epilogues of a product use them.
+/* GELU in its tanh form and its derivative, while a product's tile is in registers.
  * 0.5 (1 + tanh u) is the logistic function of 2u, so one exponential is enough. */
 
 /* Of a NaN it makes a number: whoever uses it multiplies it by x again. */

@@ -39,10 +39,12 @@ struct Ahead {
 
 INLINE struct Ahead ahead_of(const void *first, size_t runs, size_t stride, size_t length, size_t times) {
   const size_t bytes = runs * round_up(length, CACHE_LINE);
-  return (struct Ahead){.line = first, .stride = stride, .left = runs, .length = length, .share = ceil_div(bytes, times)};
+  return (struct Ahead){.line = first, .stride = stride, .left = runs, .length = length,
+                        .share = ceil_div(bytes, times)};
 }
 
-INLINE struct Ahead ahead_of_rows(struct Array array, size_t at, size_t rows, size_t N, size_t columns, size_t times) {
+INLINE struct Ahead ahead_of_rows(struct Array array, size_t at, size_t rows, size_t N, size_t columns,
+                                  size_t times) {
   const size_t size = dtype_size(array.dtype);
   return ahead_of(array_at(array, at).data, rows, N * size, columns * size, times);
 }
@@ -238,7 +240,8 @@ INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, 
 }
 
 static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct Part part, const bool pairs) {
-  const size_t tiles = ceil_div(part.rows, MR), steps = ceil_div(part.kc, pairs ? 2 : 1), end = part.n + part.columns;
+  const size_t tiles = ceil_div(part.rows, MR), steps = ceil_div(part.kc, pairs ? 2 : 1);
+  const size_t end = part.n + part.columns;
   for (; part.n < end; part.n += NR) {
     const size_t next = part.n + NR;
     struct Ahead ahead = {0};
@@ -278,7 +281,9 @@ static void gemm_task(void *argument, int thread, int threads) {
       float *a = workers->shared + block % 2 * mc_max * ceil_div(kc_max, word);
       size_t begin, end;
       pool_part(mc, MR, thread, threads, &begin, &end);
-      if (begin < end) pack_left(a + begin * steps, factor_at(gemm->a, m + begin, k), end - begin, kc, workers->dtype);
+      if (begin < end) {
+        pack_left(a + begin * steps, factor_at(gemm->a, m + begin, k), end - begin, kc, workers->dtype);
+      }
       pool_barrier(pool);
       for (; claim < (block + 1) * chunks * parts; claim = pool_claim(pool)) {
         const size_t n = claim % chunks * width, from = claim / chunks % parts * height;

@@ -135,7 +135,8 @@ INLINE void pack_turned(float *dst, struct Factor src, size_t have, size_t kc, c
 INLINE void pack_straight(float *dst, struct Factor src, size_t kc, const size_t R, const size_t panels,
                           const enum Packing packing) {
   enum { STEPS_AHEAD = 4, LINE = 64 };
-  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1, steps = ceil_div(kc, word), size = dtype_size(src.numbers.dtype);
+  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1, steps = ceil_div(kc, word);
+  const size_t size = dtype_size(src.numbers.dtype);
   size_t s = 0;
   for (; (s + 1) * word <= kc; s++) {
     const char *soon = (const char *)src.numbers.data + (s + STEPS_AHEAD) * word * src.step * size;
