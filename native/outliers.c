@@ -9,7 +9,8 @@ static double score(const double values[OUTLIERS_WINDOW], double value) {
   const double mean = sum / OUTLIERS_WINDOW;
   for (size_t i = 0; i < OUTLIERS_WINDOW; i++) squares += (values[i] - mean) * (values[i] - mean);
   const double deviation = sqrt(squares / OUTLIERS_WINDOW);
-  return deviation > 0 ? (value - mean) / deviation : 0;
+  /* Less than this is rounding: the numbers are equal. */
+  return deviation > 1e-12 * fabs(mean) ? (value - mean) / deviation : 0;
 }
 
 struct Scores outliers_take(struct Outliers *outliers, double loss, double norm) {

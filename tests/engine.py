@@ -149,7 +149,7 @@ def without_times(text: str) -> list[dict[str, Any]]:
     """Return events without what may differ between two runs of the same training."""
     lines = json_lines(text)
     for line in lines:
-        for name in ("step_ms", "tokens_per_second", "threads"):
+        for name in ("step_ms", "tokens_per_second", "threads", "seconds", "peak_flops"):
             line.pop(name, None)
         for name in ("memory", "memory_parts", "memory_available"):
             line.pop(name, None)
