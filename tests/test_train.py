@@ -20,7 +20,8 @@ from llmc.context import Context
 from llmc.formats.checkpoint import read_header
 from llmc.formats.tokens import read_tokens, write_tokens
 from llmc.inputs import Data
-from llmc.training_view import Event, History, PlainView
+from llmc.metrics import Event
+from llmc.training_view import History, PlainView
 
 FLAGS: dict[str, Any] = {
     "steps": 5,

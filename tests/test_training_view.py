@@ -16,11 +16,11 @@ from terminal import in_terminal
 from workspace import prepared_workspace
 
 from llmc.curves import BARS, curve, smoothed, sparkline
+from llmc.metrics import Event
 from llmc.training_view import (
     CURVE_LINES,
     SAMPLE_LINES,
     TRACE_POINTS,
-    Event,
     History,
     LiveView,
     PlainView,
