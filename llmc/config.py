@@ -170,12 +170,13 @@ def load_preset(name_or_path: str) -> Preset:
     if tokenizer is not None and not isinstance(tokenizer, str):
         raise Usage(f'{path}: tokenizer must be a string such as "bpe:2048"')
     defaults = Preset()
+    train = table.get("train", {})
     return Preset(
         name=path.stem,
         tokenizer=tokenizer,
-        names_steps="steps" in table.get("train", {}),
+        names_steps=isinstance(train, dict) and "steps" in train,
         model=_updated(defaults.model, table.get("model", {}), f"{path} [model]"),
-        train=_updated(defaults.train, table.get("train", {}), f"{path} [train]"),
+        train=_updated(defaults.train, train, f"{path} [train]"),
         sample=_updated(defaults.sample, table.get("sample", {}), f"{path} [sample]"),
     )
 

@@ -297,7 +297,9 @@ def train(
         "keep": keep,
     }
     if resume:
-        begun = _resumed(here, run, given, {"config": config, "model": model, "data": data})
+        begun = _resumed(
+            here, run, given, {"config": config, "model": model, "data": data, "val-data": val_data}
+        )
     else:
         begun = _anew(here, run, given, config=config, model=model, data=(data, val_data))
     settings, dataset, start, folder = begun.settings, begun.data, begun.model, begun.folder
@@ -523,7 +525,8 @@ def report(here: Context, folder: Path, history: History, settings: TrainConfig)
         f"{len(history.train):,} steps in {clock(seconds)}: "
         f"{', '.join([*losses, speed, megabytes(history.start.get('memory', 0))])}"
     )
-    if history.end and history.end["reason"] not in ("steps", "interrupted"):
+    obvious = () if settings.bounded or settings.patience else ("steps",)
+    if history.end and history.end["reason"] not in ("interrupted", *obvious):
         here.ui.note(f"ended: {ending(history.end, settings)}")
     if history.skipped:
         here.ui.note(f"updates skipped: {history.skipped:,}")
