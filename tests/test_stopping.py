@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from engine import Flags, Native, build, json_lines, refused, steps_of, succeeded, without_times
 from torture import ending, settings
-from transformers import EarlyStoppingCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 from workspace import copy_of, metrics, ok, prepared_workspace
 
 from llmc.formats.checkpoint import read_header
@@ -148,7 +149,7 @@ def by_transformers(losses: list[float], patience: int) -> int | None:
     """Return at which of the validations the callback of transformers stops."""
     callback = EarlyStoppingCallback(early_stopping_patience=patience)
     state, control = TrainerState(), TrainerControl()
-    arguments = TrainingArguments(metric_for_best_model="eval_loss", greater_is_better=False)
+    arguments = SimpleNamespace(metric_for_best_model="eval_loss", greater_is_better=False)
     for index, loss in enumerate(losses):
         callback.on_evaluate(  # type: ignore[no-untyped-call]
             arguments, state, control, {"eval_loss": loss}
@@ -165,7 +166,7 @@ def test_it_stops_where_transformers_does(
     patience: int, native: Native, flags: Flags, tmp_path: Path
 ) -> None:
     """With a rate this high the validation loss goes up and down."""
-    flags |= {"lr": 0.03, "val_every": 2, "steps": 200}
+    flags |= {"lr": 0.03, "val_every": 2, "steps": 200, "save_every": 2}
     end = trained(native, tmp_path / "out", **flags, patience=patience)
     lines = json_lines((tmp_path / "out" / "metrics.jsonl").read_text())
     losses = [line["val_loss"] for line in lines if "val_loss" in line]
@@ -232,7 +233,7 @@ def test_thresholds_that_are_never_reached_change_no_bit(
 def test_windows_and_patience_survive_a_resume(
     torn_at: int, native: Native, flags: Flags, tmp_path: Path
 ) -> None:
-    flags |= {"skip_loss_z": 1, "skip_grad_z": 1.5, "patience": 40, "val_every": 3}
+    flags |= {"skip_loss_z": 1, "skip_grad_z": 1.5, "patience": 40, "val_every": 3, "save_every": 3}
     end = trained(native, tmp_path / "calm", **flags, steps=240)
     trained(native, tmp_path / "torn", **flags, steps=torn_at)
     again = trained(native, tmp_path / "torn", resume=1, **flags, steps=240)
