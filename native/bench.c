@@ -30,7 +30,7 @@ int command_bench(int argc, char **argv) {
     const double seconds = step_seconds(&bench, step);
     if (step >= o.warmup) {
       printf("{\"event\":\"step\",\"seconds\":%.9f}\n", seconds);
-      printf("{\"event\":\"peak\",\"flops\":%.4g}\n", peak_measure(bench.gpt2.kernels, &bench.gpt2.workers));
+      printf("{\"event\":\"peak\",\"flops\":%.4g}\n", peak_measure(bench.gpt2.kernels, &bench.gpt2.workers).mean);
     }
     fflush(stdout);
   }

@@ -167,7 +167,7 @@ int command_train(int argc, char **argv) {
   run_layout(&run, &arena);
   const size_t available = memory_available();
   const struct Beginning at = {.step = resumed.step, .steps = run.steps, .seconds = run.seconds_before,
-                               .peak_flops = peak_measure(run.model.kernels, &run.model.workers)};
+                               .peak_flops = peak_measure(run.model.kernels, &run.model.workers).best};
   events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), &at);
   plan_check(&run, arena_footprint(&arena), available);
   if (!o->resume) saver_open(&run.saver, o->out, o->keep);
