@@ -171,8 +171,8 @@ def train(
         float | None,
         typer.Option(
             min=0,
-            help="Skip the update of a step whose loss lies more standard deviations above the "
-            f"mean of the last 128; 0: none ({DEFAULT.skip_loss_z:g}).",
+            help="Skip the update of a step whose loss is above the mean of the last 128 by more "
+            f"than so many of their standard deviations; 0: none ({DEFAULT.skip_loss_z:g}).",
         ),
     ] = None,
     skip_grad_z: Annotated[
@@ -377,7 +377,7 @@ def _in_earnest(
     commands = ["llmc sample --decode"]
     flags = further(history.end, settings) if history.end else []
     if resume and flags and len(history.train) == history.before:
-        here.ui.note(f"there was nothing to do: {ending(history.end, settings)}")
+        here.ui.note("there was nothing to do: the run had ended before")
         commands.append(shlex.join(["llmc", "train", "--resume", "--run", folder.name, *flags]))
     else:
         commands.append(f"llmc sample --decode --run {folder.name} --temperature 0.8")
@@ -525,8 +525,10 @@ def report(here: Context, folder: Path, history: History, settings: TrainConfig)
         f"{len(history.train):,} steps in {clock(seconds)}: "
         f"{', '.join([*losses, speed, megabytes(history.start.get('memory', 0))])}"
     )
-    obvious = () if settings.bounded or settings.patience else ("steps",)
-    if history.end and history.end["reason"] not in ("interrupted", *obvious):
+    anew = len(history.train) > history.before
+    expected = anew and not settings.bounded and not settings.patience
+    silent = ("interrupted", "steps") if expected else ("interrupted",)
+    if history.end and history.end["reason"] not in silent:
         here.ui.note(f"ended: {ending(history.end, settings)}")
     if history.skipped:
         here.ui.note(f"updates skipped: {history.skipped:,}")
