@@ -18,8 +18,10 @@ from llmc.commands.train import Data, engine_arguments, find_data, find_model, r
 from llmc.config import load_preset
 from llmc.context import Context
 from llmc.machine import available_cores
+from llmc.measure import flops_per_token
+from llmc.metrics import Event
 from llmc.paths import Workspace
-from llmc.training_view import Event, History, LiveView, SilentView
+from llmc.training_view import History, LiveView, SilentView
 from llmc.ui import Ui
 
 WIDTH, HEIGHT = 88, 30
@@ -52,7 +54,8 @@ class Camera(SilentView):
 def main() -> None:
     """Train on the prepared dataset until the picture is taken."""
     here = Context(Workspace(Path(sys.argv[1])), Ui())
-    settings = load_preset("python-stdlib").train
+    preset = load_preset("python-stdlib")
+    settings = preset.train
     data: Data = find_data(here, None, None)
     with tempfile.TemporaryDirectory() as scratch:
         argv = engine_arguments(
@@ -64,7 +67,9 @@ def main() -> None:
             run_engine(
                 [str(ensure_native(here)), "train", *argv],
                 camera,
-                History(settings.steps),
+                History(
+                    settings.steps, flops_per_token=flops_per_token(preset.model, settings.seq_len)
+                ),
                 data.decode,
             )
         except Enough:

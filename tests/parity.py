@@ -23,11 +23,11 @@ from engine import (
     Floats,
     Native,
     build,
-    json_lines,
     random_tokens,
     save_model,
     save_tokens,
     some_tensors,
+    steps_of,
     succeeded,
 )
 from numpy.typing import NDArray
@@ -165,7 +165,7 @@ def ours(
     last: dict[str, Values] = {name: np.array(values) for name, values in parameters.items()}
     shutil.copy(out / "metrics.jsonl", folder / "metrics.jsonl")
     shutil.rmtree(out)
-    metrics = json_lines((folder / "metrics.jsonl").read_text())
+    metrics = steps_of(folder)
     return Outcome(first, {"losses": np.array([line["train_loss"] for line in metrics]), **last})
 
 

@@ -18,6 +18,7 @@ from engine import (
     runnable_isas,
     save_model,
     save_tokens,
+    steps_of,
     succeeded,
 )
 
@@ -66,7 +67,7 @@ def run(native: Native, folder: Path, **flags: object) -> tuple[bytes, bytes, li
     """Return the losses as lines, the weights and the losses of a run."""
     given: Flags = {"sample_every": 0, "val_every": 0, "out": folder, **flags}
     succeeded(native("train", **given))
-    lines = json_lines((folder / "metrics.jsonl").read_text())
+    lines = steps_of(folder)
     losses = [line["train_loss"] for line in lines]
     return repr(losses).encode(), (folder / "model.bin").read_bytes(), losses
 

@@ -1,6 +1,6 @@
 /* What the machine's multipliers can do at most: multiply-adds that touch nothing but registers. */
 
-enum { PEAK_CHAINS = MR * NRV, PEAK_ROUNDS = 1 << 22 };
+enum { PEAK_CHAINS = MR * NRV, PEAK_ROUNDS = 1 << 18 };
 
 INLINE void peak_run(volatile float *factor, const bool pairs) {
   vf acc[PEAK_CHAINS];
