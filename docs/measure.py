@@ -22,20 +22,18 @@ RIVALS = {
     "fp32, torch.compile": "--dtype fp32 --against torch-compile",
     "bf16, autocast": "--dtype bf16 --against torch",
 }
-# Where a CPU has no bf16 instructions, a step of autocast takes a minute and more.
-ONCE = "--dtype bf16 --against torch"
-PAIRS = {"fp32, eager": 7, "fp32, torch.compile": 7, "bf16, autocast": 1}
+DTYPES = ("fp32", "bf16")
+LAYERS, HEAD_ROWS = 12, 256  # of 124M; rows of logits that one product makes
 
 Result = dict[str, Any]
 
 
 def step_command(shape: str, rival: str) -> str:
     """Return the command of one row of the comparison."""
-    steps = "--steps 1" if RIVALS[rival] == ONCE else STEPS[shape]
-    return f"llmc bench {shape} --threads 2 {steps} {RIVALS[rival]} --pairs {PAIRS[rival]}"
+    return f"llmc bench {shape} --threads 2 {STEPS[shape]} {RIVALS[rival]} --pairs 7"
 
 
-def kernels_command(shape: str, dtype: str = "fp32") -> str:
+def kernels_command(shape: str, dtype: str) -> str:
     """Return the command that times each kernel alone, and attention against PyTorch's."""
     return f"llmc bench kernels {shape} --threads 2 --dtype {dtype} --steps 5 --against torch"
 
@@ -48,7 +46,7 @@ def threads_command(shape: str, threads: int) -> str:
 def commands() -> list[str]:
     """Return every command, in the order of the page."""
     steps = [step_command(shape, rival) for shape in SHAPES for rival in RIVALS]
-    kernels = [kernels_command(shape) for shape in SHAPES]
+    kernels = [kernels_command(shape, dtype) for shape in SHAPES for dtype in DTYPES]
     return [*steps, *kernels, *(threads_command(SHORT, threads) for threads in (1, 2))]
 
 
@@ -88,22 +86,41 @@ def steps_table(results: dict[str, Result]) -> list[str]:
 
 
 def kernels_table(results: dict[str, Result], shape: str) -> list[str]:
-    """Return the table of kernels alone, best of each beside its median."""
-    r = results[kernels_command(shape)]
+    """Return the table of kernels alone, both types beside each other."""
+    rows = {dtype: results[kernels_command(shape, dtype)]["kernels"] for dtype in DTYPES}
     lines = [
-        f"| kernel, {SHAPES[shape]} | M×N×K | median | GF/s | of peak | GB/s |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        f"| kernel, {SHAPES[shape]} | M×N×K | fp32 | GF/s | of peak | bf16 | GF/s | of peak |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, row in r["kernels"].items():
-        size = f"{row['M']}×{row['N']}×{row['K']}" if row.get("M") else ""
-        rate, share, memory = (
-            row.get(key) for key in ("flops_per_second", "share_of_peak", "bytes_per_second")
-        )
-        lines.append(
-            f"| {name} | {size} | {seconds(row['ms'])} | {f'{rate / 1e9:.0f}' if rate else ''} | "
-            f"{f'{share:.0%}' if share else ''} | {f'{memory / 1e9:.0f}' if memory else ''} |"
-        )
+    for name, first in rows["fp32"].items():
+        size = f"{first['M']}×{first['N']}×{first['K']}" if first.get("M") else ""
+        cells = [cell for dtype in DTYPES for cell in kernel_cells(rows[dtype][name])]
+        lines.append(f"| {name} | {size} | {' | '.join(cells)} |")
+    lines.append(
+        f"| **all products** | | {' | '.join(products_cells(rows, shape, d) for d in DTYPES)} |"
+    )
     return lines
+
+
+def kernel_cells(row: Result) -> list[str]:
+    """Return a kernel's time, speed and share of the peak, as far as it has them."""
+    rate, share = row.get("flops_per_second"), row.get("share_of_peak")
+    speed = f"{rate / 1e9:.0f}" if rate else ""
+    return [seconds(row["ms"]), speed, f"{share:.0%}" if share else ""]
+
+
+def products_cells(rows: dict[str, Result], shape: str, dtype: str) -> str:
+    """Return what all products of a step reach together: their operations over their time."""
+    _, B, _, T = shape.split()
+    chunks = max(1, int(B) * int(T) // HEAD_ROWS)
+    flops = ms = ms_at_peak = 0.0
+    for name, row in rows[dtype].items():
+        if row.get("M"):
+            calls = chunks if name.startswith("head") else LAYERS
+            flops += calls * 2 * row["M"] * row["N"] * row["K"]
+            ms += calls * row["ms"]
+            ms_at_peak += calls * row["ms"] * row["share_of_peak"]
+    return f"| {flops / ms / 1e6:.0f} | **{ms_at_peak / ms:.0%}**"
 
 
 def attention_table(results: dict[str, Result]) -> list[str]:
@@ -113,11 +130,12 @@ def attention_table(results: dict[str, Result]) -> list[str]:
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for shape, name in SHAPES.items():
-        a = results[kernels_command(shape)]["against"]
-        lines.append(
-            f"| {name} | {seconds(a['ours_ms'])} | {seconds(a['theirs_ms'])} | "
-            f"**{a['ratio']:.2f}** | {a['ratio_min']:.2f} to {a['ratio_max']:.2f} |"
-        )
+        for dtype in DTYPES:
+            a = results[kernels_command(shape, dtype)]["against"]
+            lines.append(
+                f"| {name} {dtype} | {seconds(a['ours_ms'])} | {seconds(a['theirs_ms'])} | "
+                f"**{a['ratio']:.2f}** | {a['ratio_min']:.2f} to {a['ratio_max']:.2f} |"
+            )
     return lines
 
 
