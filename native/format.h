@@ -47,7 +47,8 @@ enum {
 };
 
 /* Training state (state.bin): with the checkpoint beside it, all that a run needs to go on. The payload is
- * AdamW's two running means, m and v, each like a version 3 checkpoint's payload.
+ * AdamW's two running means, m and v, each of the tensors in the order of a version 3 checkpoint, stored as
+ * [32] says (0 fp32, 1 bf16, 2 8bit): means.h has the layouts. A tensor of every layer begins a block anew.
  *   [0] magic: the bytes "LLMS"   [1] version 1   [2] CRC-32 of the payload
  *   [3] flags: 1 = the data is shuffled, 2 = the step's validation and sample are in metrics.jsonl
  *   two ints each, the lower half first: [4] updates made   [6] bytes of metrics.jsonl   [8] random numbers
@@ -57,7 +58,7 @@ enum {
   STATE_MAGIC = 0x534D4C4C, STATE_VERSION = 1,
   STATE_MAGIC_AT = 0, STATE_VERSION_AT = 1, STATE_CRC_AT = 2, STATE_FLAGS_AT = 3, STATE_STEP_AT = 4,
   STATE_METRICS_AT = 6, STATE_DRAWS_AT = 8, STATE_SEED_AT = 10, STATE_SEQ_LEN_AT = 12,
-  STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16,
+  STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16, STATE_MEANS_AT = 32,
   STATE_SHUFFLED = 1, STATE_TOLD = 2,
 };
 

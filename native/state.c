@@ -15,12 +15,11 @@ static uint64_t get(const int32_t *header, int at) {
   return value;
 }
 
-void state_write(struct FileWriter *writer, const struct State *state, const float *m, const float *v, size_t count) {
+void state_write(struct FileWriter *writer, const struct State *state, const struct Means *means, size_t bytes) {
   int32_t header[HEADER_INTS] = {0};
-  const size_t bytes = count * sizeof(float);
   header[STATE_MAGIC_AT] = STATE_MAGIC;
   header[STATE_VERSION_AT] = STATE_VERSION;
-  header[STATE_CRC_AT] = (int32_t)crc32_update(crc32_update(0, m, bytes), v, bytes);
+  header[STATE_CRC_AT] = (int32_t)crc32_update(crc32_update(0, means->m, bytes), means->v, bytes);
   header[STATE_FLAGS_AT] = (state->shuffle ? STATE_SHUFFLED : 0) | (state->told ? STATE_TOLD : 0);
   put(header, STATE_STEP_AT, state->step);
   put(header, STATE_METRICS_AT, state->metrics_bytes);
@@ -29,21 +28,24 @@ void state_write(struct FileWriter *writer, const struct State *state, const flo
   put(header, STATE_SEQ_LEN_AT, state->seq_len);
   put(header, STATE_UPDATE_TOKENS_AT, state->update_tokens);
   memcpy(header + STATE_BEST_AT, &state->best_val_loss, sizeof(double));
+  header[STATE_MEANS_AT] = (int32_t)means->type;
   file_writer_write(writer, header, HEADER_BYTES);
-  file_writer_write(writer, m, bytes);
-  file_writer_write(writer, v, bytes);
+  file_writer_write(writer, means->m, bytes);
+  file_writer_write(writer, means->v, bytes);
 }
 
-int state_open(const char *path, struct State *state, size_t count) {
+int state_open(const char *path, struct State *state, const struct Config *config) {
   uint64_t size;
   const int file = file_open(path, "llmc train", &size);
   int32_t header[HEADER_INTS] = {0};
   if (size >= HEADER_BYTES) file_read(file, path, header, HEADER_BYTES, 0);
-  if (header[STATE_MAGIC_AT] != STATE_MAGIC || header[STATE_VERSION_AT] != STATE_VERSION) {
+  const int32_t means = header[STATE_MEANS_AT];
+  if (header[STATE_MAGIC_AT] != STATE_MAGIC || header[STATE_VERSION_AT] != STATE_VERSION || means < MEANS_FP32 ||
+      means > MEANS_8BIT) {
     die(EXIT_BAD_DATA, "%s is not a training state that this llmc knows; delete its folder to go on from the "
         "checkpoint before it", path);
   }
-  const uint64_t expected = HEADER_BYTES + 2 * (uint64_t)count * sizeof(float);
+  const uint64_t expected = HEADER_BYTES + 2 * (uint64_t)gpt2_means_bytes(config, (enum MeansType)means);
   if (size != expected) {
     die(EXIT_BAD_DATA, "%s is %s: it should have %llu bytes, it has %llu; delete its folder to go on from the "
         "checkpoint before it", path, size < expected ? "cut short" : "damaged", (unsigned long long)expected,
@@ -54,18 +56,18 @@ int state_open(const char *path, struct State *state, size_t count) {
       .draws = get(header, STATE_DRAWS_AT), .seed = get(header, STATE_SEED_AT),
       .seq_len = get(header, STATE_SEQ_LEN_AT), .update_tokens = get(header, STATE_UPDATE_TOKENS_AT),
       .shuffle = (header[STATE_FLAGS_AT] & STATE_SHUFFLED) != 0, .told = (header[STATE_FLAGS_AT] & STATE_TOLD) != 0};
+  state->means = (enum MeansType)means;
   memcpy(&state->best_val_loss, header + STATE_BEST_AT, sizeof(double));
   return file;
 }
 
-void state_read(int file, const char *path, float *m, float *v, size_t count) {
-  const size_t bytes = count * sizeof(float);
+void state_read(int file, const char *path, const struct Means *means, size_t bytes) {
   int32_t header[HEADER_INTS];
   file_read(file, path, header, HEADER_BYTES, 0);
-  file_read(file, path, m, bytes, HEADER_BYTES);
-  file_read(file, path, v, bytes, HEADER_BYTES + bytes);
+  file_read(file, path, means->m, bytes, HEADER_BYTES);
+  file_read(file, path, means->v, bytes, HEADER_BYTES + bytes);
   close(file);
-  const uint32_t crc = crc32_update(crc32_update(0, m, bytes), v, bytes);
+  const uint32_t crc = crc32_update(crc32_update(0, means->m, bytes), means->v, bytes);
   if (crc != (uint32_t)header[STATE_CRC_AT]) {
     die(EXIT_BAD_DATA, "%s is damaged: its checksum is %08x, its header says %08x; delete its folder to go on from "
         "the checkpoint before it", path, crc, (uint32_t)header[STATE_CRC_AT]);

@@ -471,7 +471,7 @@ def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
     assert said[1] == f"version {enums['STATE_VERSION']}"
     assert enums["STATE_MAGIC"] == training_state.MAGIC
     names = ("MAGIC", "VERSION", "CRC", "FLAGS", "STEP", "METRICS", "DRAWS", "SEED", "SEQ_LEN")
-    places = [enums[f"STATE_{name}_AT"] for name in (*names, "UPDATE_TOKENS", "BEST")]
+    places = [enums[f"STATE_{name}_AT"] for name in (*names, "UPDATE_TOKENS", "BEST", "MEANS")]
     assert list(said) == places
     header, state = raw_header(path), training_state.read_training_state(path)
     assert header[:3] == [training_state.MAGIC, 1, state.crc]

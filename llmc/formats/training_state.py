@@ -17,6 +17,9 @@ MAGIC, VERSION = 0x534D4C4C, 1
 SHUFFLED, TOLD = 1, 2  # flags
 # Magic, version, CRC-32, flags; step, metrics bytes, draws, seed, T, tokens an update; best loss.
 FIELDS = struct.Struct("<IIII6Qd")
+MEANS_AT = 32  # the int that says how AdamW's means are stored
+# Their names there, the numbers that are stored together, and the bytes that these take.
+MEANS = (("fp32", 1, 4), ("bf16", 1, 2), ("8bit", 256, 260))
 PIECE_BYTES = 1 << 24
 
 
@@ -35,7 +38,8 @@ class TrainingState:
         seq_len: T.
         update_tokens: tokens in an update.
         best_val_loss: the lowest of the checkpoints so far; None: there was no validation.
-        parameters: of the model, by the size of the file.
+        optimizer_state: how m and v are stored: ``fp32``, ``bf16`` or ``8bit``.
+        parameters: of the model, by the size of the file; of blocks of 8bit, at most so many.
     """
 
     crc: int
@@ -48,6 +52,7 @@ class TrainingState:
     seq_len: int
     update_tokens: int
     best_val_loss: float | None
+    optimizer_state: str
     parameters: int
 
 
@@ -65,10 +70,12 @@ def read_training_state(path: Path) -> TrainingState:
     magic, version, crc, flags, step, told_bytes, draws, seed, T, tokens, best = FIELDS.unpack_from(
         raw
     )
-    if (magic, version) != (MAGIC, VERSION):
+    (means,) = struct.unpack_from("<I", raw, 4 * MEANS_AT)
+    if (magic, version) != (MAGIC, VERSION) or means >= len(MEANS):
         raise BadData(f"{path} is not a training state of version {VERSION}")
-    parameters, rest = divmod(size - HEADER_BYTES, 2 * 4)
-    if rest or not parameters:
+    name, together, stored_bytes = MEANS[means]
+    blocks, rest = divmod(size - HEADER_BYTES, 2 * stored_bytes)
+    if rest or not blocks:
         raise BadData(f"{path} is cut short: {size:,} bytes do not hold two numbers a parameter")
     return TrainingState(
         crc,
@@ -81,7 +88,8 @@ def read_training_state(path: Path) -> TrainingState:
         T,
         tokens,
         None if best == float("inf") else best,
-        parameters,
+        name,
+        together * blocks,
     )
 
 
