@@ -105,5 +105,5 @@ def test_one_tensor_alone_is_the_same(native: Native, tmp_path: Path) -> None:
     succeeded(native("init", out=tmp_path / "model.bin", seed=9, **shape))
     _, saved = read_checkpoint(tmp_path / "model.bin")
     np.testing.assert_array_equal(
-        RandomModel(RAGGED, 9).stored("fcw", 2).raw, np.asarray(saved["fcw"])[2]
+        RandomModel(RAGGED, 9).stored("fcw", 2).values, np.asarray(saved["fcw"])[2]
     )
