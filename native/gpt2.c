@@ -308,13 +308,11 @@ static double clip_scale(const struct Gpt2 *model, double most) {
   return fmin(1, most / (norm + 1e-6));
 }
 
-/* AdamW on the tensors of the model itself, or on those of block l. Returns the sum of the gradient's squares. */
+/* AdamW on the model's own tensors, with l = 0, or on block l's. Returns the sum of the gradient's squares. */
 static double update_part(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
                           enum TensorPlace place, size_t l) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
-  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
-  const struct Parameters g = gpt2_block_parameters(model, model->grads, l);
   struct AdamW adamw = {
       .lr = update->lr,
       .beta1 = update->beta1,
@@ -324,27 +322,20 @@ static double update_part(struct Gpt2 *model, const struct UpdateConfig *update,
       .correction2 = 1 - pow(update->beta2, (double)step),
       .scale = scale,
   };
-  float *const params[] = {
-#define X(name, ...) p.name,
-      GPT2_TENSORS(X)
-#undef X
-  }, *const grads[] = {
-#define X(name, ...) g.name,
-      GPT2_TENSORS(X)
-#undef X
-  };
   double squares = 0;
-  size_t at = 0;  // bytes of a mean in front of the tensor
-  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    const size_t n = tensor_count(&tensors[i], 1), bytes = means_bytes(model->means.type, n);
-    if (tensors[i].place == place) {
-      const size_t own = at + (place == BLOCK ? l * bytes : 0);
+  size_t p = 0, g = 0, mean = 0;  // in front of the tensor: numbers of params and grads, bytes of a mean
+  for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
+    const size_t n = tensor_count(tensor, 1), bytes = means_bytes(model->means.type, n);
+    const size_t blocks = tensor->place == BLOCK ? model->config.L : 1, kept = size_min(blocks, model->grads.blocks);
+    if (tensor->place == place) {
+      const size_t own = mean + l * bytes;
       const struct Means means = {model->means.type, model->means.m + own, model->means.v + own};
-      adamw.weight_decay = tensors[i].kind == MATRIX ? update->weight_decay : 0;
+      adamw.weight_decay = tensor->kind == MATRIX ? update->weight_decay : 0;
       adamw.key = mix64(mix64(mix64(update->seed) + step) + own);
-      squares += model->kernels->adamw_update(&model->workers, params[i], means, grads[i], &adamw, n);
+      squares += model->kernels->adamw_update(&model->workers, model->params.first + p + l * n, means,
+                                              model->grads.first + g + l % kept * n, &adamw, n);
     }
-    at += (tensors[i].place == BLOCK ? model->config.L : 1) * bytes;
+    p += blocks * n, g += kept * n, mean += blocks * bytes;
   }
   return squares;
 }

@@ -92,7 +92,9 @@ static void add_way(char text[ADVICE], const struct Run *run, struct Change chan
   char flags[4][48];
   int count = 0;
   if (change.recompute != o->recompute) snprintf(flags[count++], 48, "--recompute");
-  if (change.means != o->optimizer_state) snprintf(flags[count++], 48, "--optimizer-state %s", means_name(change.means));
+  if (change.means != o->optimizer_state) {
+    snprintf(flags[count++], 48, "--optimizer-state %s", means_name(change.means));
+  }
   if (change.B != o->batch_size) {
     const bool less = any_less && change.T == o->seq_len && change.B > 1;
     snprintf(flags[count++], 48, "--batch-size %zu%s", change.B, less ? " or less" : "");

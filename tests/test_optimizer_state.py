@@ -1,10 +1,11 @@
-"""AdamW's means in bf16 and 8bit: PyTorch's update, rounded fairly; the same bits for any threads."""
+"""AdamW's means in bf16 and 8bit: PyTorch's update, rounded fairly, by the same bits anywhere."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ class Mean:
     unit: Floats  # of each number's block; zeros for bf16
 
 
-def powers(codes: NDArray[np.uint8], bits: int) -> Floats:
+def powers(codes: NDArray[Any], bits: int) -> Floats:
     """Return F(c): the float whose bits are those of 1 plus c steps."""
     return ((127 << 23) + (codes.astype(np.uint32) << bits)).astype(np.uint32).view(np.float32)
 
@@ -130,10 +131,11 @@ def test_every_update_is_pytorchs_and_then_rounded_fairly(
 
     given = parity.ragged(0.1)
     train, out = given.train, tmp_path / "out"
+    batch: Flags = {"batch_size": train.batch_size, "seq_len": train.seq_len}
     flags: Flags = {
         "model": save_model(tmp_path / "model.bin", given.config, given.tensors),
         "data": save_tokens(tmp_path / "tokens.bin", given.tokens, given.config.vocab_size),
-        **(batch := {"batch_size": train.batch_size, "seq_len": train.seq_len}),
+        **batch,
     }
     flags |= {"lr": train.lr, "weight_decay": train.weight_decay, "optimizer_state": kind}
     flags |= {"steps": STEPS, "save_every": 1, "keep": STEPS, "shuffle": 0, "sample_every": 0}
@@ -195,7 +197,7 @@ def test_every_update_is_pytorchs_and_then_rounded_fairly(
 
 
 def chain(count: int, vocab_size: int, seed: int) -> NDArray[np.int64]:
-    """Return tokens of which each is one of four that follow the one before: there is much to learn."""
+    """Return tokens of which each is one of the four that follow the one before."""
     generator = np.random.default_rng(11)
     after = generator.integers(0, vocab_size, (vocab_size, 4))
     choices = np.random.default_rng(seed).integers(0, 4, count)
@@ -238,7 +240,7 @@ def test_the_loss_falls_as_with_fp32(native: Native, tmp_path: Path) -> None:
 
 
 def left(out: Path) -> tuple[bytes, bytes]:
-    """Return the newest checkpoint: weights and means. (The header counts bytes that tell times.)"""
+    """Return the newest checkpoint: weights and means, without the header that depends on times."""
     newest = max((out / "checkpoints").iterdir())
     return (newest / "model.bin").read_bytes(), (newest / "state.bin").read_bytes()[1024:]
 
@@ -287,9 +289,7 @@ def test_the_state_s_size_and_what_it_says(native: Native, tmp_path: Path) -> No
         ("8bit", 2 * 260 * blocks, 256 * blocks),
     ):
         out = tmp_path / kind
-        done = succeeded(
-            native("train", out=out, optimizer_state=kind, events="json", **flags)
-        )
+        done = succeeded(native("train", out=out, optimizer_state=kind, events="json", **flags))
         start = json.loads(done.stdout.splitlines()[0])
         assert start["optimizer_state"] == kind
         assert 0 <= start["memory_parts"]["optimizer"] - size < 2 * 64
