@@ -32,6 +32,7 @@ struct Means8 {
   float unit;
   uint8_t codes[MEANS_BLOCK];
 };
+_Static_assert(sizeof(struct Means8) == 4 + MEANS_BLOCK, "state.bin holds these blocks");
 
 /* Both means of some numbers. */
 struct Means {
