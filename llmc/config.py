@@ -53,6 +53,7 @@ class ModelConfig:
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 MOST_STEPS = 10**9  # so many are no limit, here and in the engine
+OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class TrainConfig:
     shuffle: bool = True
     dtype: str = "fp32"
     recompute: bool = False
+    optimizer_state: str = "fp32"
     val_every: int = 10
     val_batches: int = 5
     sample_every: int = 20
@@ -91,13 +93,18 @@ class TrainConfig:
     keep: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a precision, a schedule or a time that there is not.
+        """Refuse a precision, an optimizer state, a schedule or a time that there is not.
 
         Raises:
             Usage: it has no such name, or is no time.
         """
         if self.dtype not in ("fp32", "bf16"):
             raise Usage(f"dtype must be fp32 or bf16, not '{self.dtype}'")
+        if self.optimizer_state not in OPTIMIZER_STATES:
+            raise Usage(
+                f"optimizer_state must be one of {', '.join(OPTIMIZER_STATES)}, "
+                f"not '{self.optimizer_state}'"
+            )
         if self.schedule not in SCHEDULES:
             raise Usage(f"schedule must be one of {', '.join(SCHEDULES)}, not '{self.schedule}'")
         try:

@@ -122,6 +122,7 @@ class PlanView(PlainView):
             "dtype": self.start["dtype"],
             "recompute": self.start["recompute"],
             "recompute_saves_bytes": self.start["recompute_saves"],
+            "optimizer_state": self.start["optimizer_state"],
             "threads": self.start["threads"],
             "memory_bytes": self.start["memory"],
             "memory_parts": self.start["memory_parts"],

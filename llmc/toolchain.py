@@ -55,6 +55,8 @@ ISAS = {
 
 # The plain loops that everything else is measured against: no clever reordering of loops.
 UNUSUAL = {"reference.c": ("-O2",)}
+# Every machine has to make the same bits of these: a product and a sum are rounded one by one.
+EXACT = {"random.c": ("-ffp-contract=off",)}
 
 WARNINGS = (
     "-Wall",
@@ -262,7 +264,8 @@ def plan(
         )
         isa = ISAS[source.stem] if source.parent.name == "isa" else ISAS["generic"]
         unusual = UNUSUAL.get(source.name, ()) if mode is Mode.RELEASE else ()
-        flags = (*unusual, *compiler.isa(isa), *compiler.extra)
+        exact = EXACT.get(source.name, ())
+        flags = (*unusual, *exact, *compiler.isa(isa), *compiler.extra)
         return Step(
             output,
             source,

@@ -11,7 +11,7 @@
 static double step_seconds(struct BenchModel *bench, size_t step) {
   bench_tokens(bench, step);
   const double started = clock_seconds();
-  const struct UpdateConfig update = {1e-4, 0.9, 0.999, 1e-8, 0, 0};
+  const struct UpdateConfig update = {1e-4, 0.9, 0.999, 1e-8, 0, 0, 0};
   gpt2_step(&bench->gpt2, bench->tokens, bench->targets, &update, step + 1);
   return clock_seconds() - started;
 }

@@ -7,6 +7,7 @@ int command_train(int argc, char **argv);
 int command_sample(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_bench(int argc, char **argv);
+int command_init(int argc, char **argv);
 int command_isa(int argc, char **argv);
 int command_bench_kernels(int argc, char **argv);
 int command_debug_state(int argc, char **argv);

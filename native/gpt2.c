@@ -41,6 +41,16 @@ static size_t parameters_count(const struct Config *config, size_t blocks) {
 
 size_t gpt2_count(const struct Config *config) { return parameters_count(config, config->L); }
 
+size_t gpt2_means_bytes(const struct Config *config, enum MeansType type) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(config, tensors);
+  size_t bytes = 0;
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    bytes += (tensors[i].place == BLOCK ? config->L : 1) * means_bytes(type, tensor_count(&tensors[i], 1));
+  }
+  return bytes;
+}
+
 static struct Parameters parameters_alloc(const struct Config *config, struct Arena *arena, size_t blocks) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(config, tensors);
@@ -116,8 +126,9 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   if (training) {
     model->grads = parameters_alloc(config, arena, model->update_in_backward ? 1 : config->L);
     model->plan.gradients = arena_since(arena, &mark);
-    model->m = parameters_alloc(config, arena, config->L);
-    model->v = parameters_alloc(config, arena, config->L);
+    model->means_bytes = gpt2_means_bytes(config, model->means.type);
+    model->means.m = arena_alloc(arena, model->means_bytes, 1);
+    model->means.v = arena_alloc(arena, model->means_bytes, 1);
     model->plan.optimizer = arena_since(arena, &mark);
   }
   if (B > 0) activations_alloc(model, arena, training);
@@ -132,21 +143,26 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   model->plan.scratch = arena_since(arena, &mark);
 }
 
-void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
+/* Numbers for every parameter of so many blocks, stored like means of the type; returns the end of them. */
+static char *touch_parameters(const struct Gpt2 *model, void *first, size_t blocks, enum MeansType type) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
-  char *rest = arena->base;
-  const struct Parameters *const sets[] = {&model->params, &model->grads, &model->m, &model->v};
-  for (size_t set = 0; set < 4; set++) {
-    float *at = sets[set]->first;
-    if (at == NULL) continue;
-    for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-      const size_t blocks = tensors[i].place == BLOCK ? sets[set]->blocks : 1;
-      for (size_t l = 0; l < blocks; l++, at += tensor_count(&tensors[i], 1)) {
-        pool_zero(model->workers.pool, at, tensor_count(&tensors[i], 1) * sizeof(float));
-      }
+  char *at = first;
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    const size_t bytes = means_bytes(type, tensor_count(&tensors[i], 1));
+    for (size_t l = 0; l < (tensors[i].place == BLOCK ? blocks : 1); l++, at += bytes) {
+      pool_zero(model->workers.pool, at, bytes);
     }
-    rest = (char *)at;
+  }
+  return at;
+}
+
+void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
+  char *rest = touch_parameters(model, model->params.first, model->params.blocks, MEANS_FP32);
+  if (model->grads.first != NULL) {
+    touch_parameters(model, model->grads.first, model->grads.blocks, MEANS_FP32);
+    touch_parameters(model, model->means.m, model->config.L, model->means.type);
+    rest = touch_parameters(model, model->means.v, model->config.L, model->means.type);
   }
   pool_zero(model->workers.pool, rest, (size_t)(arena->base + arena->size - rest));
 }
@@ -292,15 +308,11 @@ static double clip_scale(const struct Gpt2 *model, double most) {
   return fmin(1, most / (norm + 1e-6));
 }
 
-/* AdamW on the tensors of the model itself, or on those of block l. Returns the sum of the gradient's squares. */
+/* AdamW on the model's own tensors, with l = 0, or on block l's. Returns the sum of the gradient's squares. */
 static double update_part(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
                           enum TensorPlace place, size_t l) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
-  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
-  const struct Parameters m = gpt2_block_parameters(model, model->m, l);
-  const struct Parameters v = gpt2_block_parameters(model, model->v, l);
-  const struct Parameters g = gpt2_block_parameters(model, model->grads, l);
   struct AdamW adamw = {
       .lr = update->lr,
       .beta1 = update->beta1,
@@ -311,16 +323,20 @@ static double update_part(struct Gpt2 *model, const struct UpdateConfig *update,
       .scale = scale,
   };
   double squares = 0;
-  const struct Tensor *tensor = tensors;
-#define X(name, ...)                                                                                      \
-  if (tensor->place == place) {                                                                           \
-    adamw.weight_decay = tensor->kind == MATRIX ? update->weight_decay : 0;                               \
-    squares += model->kernels->adamw_update(&model->workers, p.name, m.name, v.name, g.name, &adamw,      \
-                                            tensor_count(tensor, 1));                                     \
-  }                                                                                                       \
-  tensor++;
-  GPT2_TENSORS(X)
-#undef X
+  size_t p = 0, g = 0, mean = 0;  // in front of the tensor: numbers of params and grads, bytes of a mean
+  for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
+    const size_t n = tensor_count(tensor, 1), bytes = means_bytes(model->means.type, n);
+    const size_t blocks = tensor->place == BLOCK ? model->config.L : 1, kept = size_min(blocks, model->grads.blocks);
+    if (tensor->place == place) {
+      const size_t own = mean + l * bytes;
+      const struct Means means = {model->means.type, model->means.m + own, model->means.v + own};
+      adamw.weight_decay = tensor->kind == MATRIX ? update->weight_decay : 0;
+      adamw.key = mix64(mix64(mix64(update->seed) + step) + own);
+      squares += model->kernels->adamw_update(&model->workers, model->params.first + p + l * n, means,
+                                              model->grads.first + g + l % kept * n, &adamw, n);
+    }
+    p += blocks * n, g += kept * n, mean += blocks * bytes;
+  }
   return squares;
 }
 

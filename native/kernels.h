@@ -14,6 +14,7 @@
 #include <stddef.h>
 
 #include "dtype.h"
+#include "means.h"
 
 struct Pool;
 
@@ -32,6 +33,7 @@ struct AdamW {
   double lr, beta1, beta2, eps, weight_decay;
   double correction1, correction2;  // 1 - beta^t, by which the running means are divided
   double scale;                     // of the gradient: below 1 where its norm is clipped
+  uint64_t key;                     // of the random bits that round the running means
 };
 
 struct Kernels {
@@ -95,9 +97,9 @@ struct Kernels {
 
   /* The sum of the squares of x (n). */
   double (*sum_squares)(const struct Workers *, const float *x, size_t n);
-  /* One step on params (n), with running means m, v (n) of the gradient and its square. Returns the sum of
+  /* One step on params (n), with the running means (n) of the gradient and its square. Returns the sum of
    * the squares of grads (n), which it has to read anyway. Loshchilov, Hutter 2019; torch.optim.AdamW */
-  double (*adamw_update)(const struct Workers *, float *params, float *m, float *v, const float *grads,
+  double (*adamw_update)(const struct Workers *, float *params, struct Means, const float *grads,
                          const struct AdamW *, size_t n);
 
   /* Multiplies and adds in registers alone, on all threads, and returns how many floating-point

@@ -15,6 +15,7 @@ static const struct {
     {"sample", command_sample, "write tokens with a trained model"},
     {"eval", command_eval, "the loss of every token of a file, or of chosen rows"},
     {"bench", command_bench, "time training steps on random tokens"},
+    {"init", command_init, "make a model's first weights, for training from scratch"},
     {"isa", command_isa, "the instruction sets in this program, and the one it takes here"},
     {"bench-kernels", command_bench_kernels, "time every operation of a step alone"},
     {"debug-state", command_debug_state, "one batch's logits, loss and gradients, for comparison"},

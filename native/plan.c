@@ -2,40 +2,69 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "util.h"
 
 /* ---- memory ------------------------------------------------------------------------------------- */
 
-/* Bytes of the arena for batches of (B, T), all else as the run has it: measuring costs nothing. */
-static size_t footprint(const struct Run *run, size_t B, size_t T, bool recompute) {
+/* What may be changed so that a run fits. */
+struct Change {
+  size_t B, T;
+  bool recompute;
+  enum MeansType means;
+};
+
+static struct Change unchanged(const struct Run *run) {
+  const struct RunOptions *o = &run->options;
+  return (struct Change){o->batch_size, o->seq_len, o->recompute, o->optimizer_state};
+}
+
+/* Bytes of the arena with a change, all else as the run has it: measuring costs nothing. */
+static size_t footprint(const struct Run *run, struct Change change) {
+  const struct RunOptions *o = &run->options;
   struct Run trial = *run;
   struct Arena arena = {0};
-  trial.options.batch_size = trial.train.B = trial.val.B = B;
-  trial.options.seq_len = trial.train.T = trial.val.T = T;
-  trial.model.recompute = recompute;
+  trial.options.batch_size = trial.train.B = trial.val.B = change.B;
+  trial.options.seq_len = trial.train.T = trial.val.T = change.T;
+  trial.model.recompute = change.recompute;
+  trial.model.means.type = change.means;
+  /* Of a total batch a smaller (B, T) is a part, and parts are added up in gradients that are kept. */
+  if (o->total_batch_size > 0 && change.B * change.T < o->batch_size * o->seq_len) {
+    trial.model.update_in_backward = false;
+  }
   run_layout(&trial, &arena);
   return arena_footprint(&arena);
 }
 
-/* The largest B below the run's that fits; 0 where none does. */
-static size_t largest_batch(const struct Run *run, size_t available) {
-  size_t fits = 0, exceeds = run->options.batch_size;
-  while (exceeds - fits > 1) {
-    const size_t B = fits + (exceeds - fits) / 2;
-    *(footprint(run, B, run->options.seq_len, run->options.recompute) <= available ? &fits : &exceeds) = B;
+/* The widest way to store the means, below the change's, that fits; false where none does. */
+static bool smaller_means(const struct Run *run, struct Change *change, size_t available) {
+  while (change->means < MEANS_8BIT) {
+    change->means++;
+    if (footprint(run, *change) <= available) return true;
   }
-  return fits;
+  return false;
 }
 
-/* The largest T below the run's that fits with B = 1; 0 where none does. */
-static size_t longest_row(const struct Run *run, size_t available) {
-  size_t fits = 0, exceeds = run->options.seq_len;
+/* The largest number below *size, which is one of the change's, that fits and divides the total batch; 0
+ * where none does. */
+static void shrink(const struct Run *run, struct Change *change, size_t *size, size_t available) {
+  const size_t total = run->options.total_batch_size;
+  size_t fits = 0, exceeds = *size;
   while (exceeds - fits > 1) {
-    const size_t T = fits + (exceeds - fits) / 2;
-    *(footprint(run, 1, T, run->options.recompute) <= available ? &fits : &exceeds) = T;
+    *size = fits + (exceeds - fits) / 2;
+    *(footprint(run, *change) <= available ? &fits : &exceeds) = *size;
   }
-  return fits;
+  for (*size = fits; *size > 0 && total % (change->B * change->T) != 0;) --*size;
+}
+
+/* The largest B below the run's that fits, or else the longest T with B = 1; false where no row fits. */
+static bool smaller_batch(const struct Run *run, struct Change *change, size_t available) {
+  shrink(run, change, &change->B, available);
+  if (change->B > 0) return true;
+  change->B = 1;
+  shrink(run, change, &change->T, available);
+  return change->T > 0;
 }
 
 /* Bytes as a person reads them. What is needed is rounded up and what is available down, so that the
@@ -47,29 +76,65 @@ static const char *shown(char text[32], size_t bytes, double (*rounded)(double))
 }
 
 size_t plan_recompute_saves(const struct Run *run) {
-  const size_t B = run->options.batch_size, T = run->options.seq_len;
-  return footprint(run, B, T, false) - footprint(run, B, T, true);
+  struct Change change = unchanged(run);
+  change.recompute = false;
+  const size_t without = footprint(run, change);
+  change.recompute = true;
+  return without - footprint(run, change);
 }
 
-/* What to change so that the run fits, all else as it is. */
-static void advise(char text[128], const struct Run *run, size_t available) {
+enum { ADVICE = 256 };
+
+/* Adds a way to make the run fit to those before it. */
+static void add_way(char text[ADVICE], const struct Run *run, struct Change change, bool last) {
   const struct RunOptions *o = &run->options;
-  const bool recompute = !o->recompute && footprint(run, o->batch_size, o->seq_len, true) <= available;
-  const size_t B = largest_batch(run, available), T = B > 0 ? 0 : longest_row(run, available);
-  const char *first = recompute ? "use --recompute, or " : "use ";
-  if (B > 0) {
-    snprintf(text, 128, "%s--batch-size %zu%s", first, B, B > 1 ? " or less" : "");
-  } else if (T > 0) {
-    snprintf(text, 128, "%s%s--seq-len %zu%s", first, o->batch_size > 1 ? "--batch-size 1 and " : "", T,
-             T > 1 ? " or less" : "");
-  } else {
-    snprintf(text, 128, "%s", recompute ? "use --recompute" : "use a smaller model");
+  const bool any_less = o->total_batch_size == 0;  // else a divisor of it
+  char flags[4][48];
+  int count = 0;
+  if (change.recompute != o->recompute) snprintf(flags[count++], 48, "--recompute");
+  if (change.means != o->optimizer_state) {
+    snprintf(flags[count++], 48, "--optimizer-state %s", means_name(change.means));
   }
+  if (change.B != o->batch_size) {
+    const bool less = any_less && change.T == o->seq_len && change.B > 1;
+    snprintf(flags[count++], 48, "--batch-size %zu%s", change.B, less ? " or less" : "");
+  }
+  if (change.T != o->seq_len) {
+    snprintf(flags[count++], 48, "--seq-len %zu%s", change.T, any_less && change.T > 1 ? " or less" : "");
+  }
+  size_t length = strlen(text);
+  const char *before = length == 0 ? "use " : last ? ", or " : ", ";
+  for (int i = 0; i < count; i++) {
+    length += (size_t)snprintf(text + length, ADVICE - length, "%s%s", before, flags[i]);
+    before = i + 2 < count ? ", " : " and ";
+  }
+}
+
+/* What to change so that the run fits: what costs time only, what costs digits of AdamW's means only, or both;
+ * or the batch, whose change makes it another run. */
+static void advise(char text[ADVICE], const struct Run *run, size_t available) {
+  const struct Change now = unchanged(run);
+  struct Change ways[3], way = now;
+  int count = 0;
+  way.recompute = true;
+  if (!now.recompute && footprint(run, way) <= available) ways[count++] = way;
+  way = now;
+  if (smaller_means(run, &way, available)) ways[count++] = way;
+  way = now;
+  way.recompute = true;
+  if (count == 0 && !now.recompute && smaller_means(run, &way, available)) ways[count++] = way;
+  way = now;
+  if (smaller_batch(run, &way, available)) ways[count++] = way;
+  way = (struct Change){now.B, now.T, true, MEANS_8BIT};
+  if (count == 0 && smaller_batch(run, &way, available)) ways[count++] = way;
+  text[0] = '\0';
+  for (int i = 0; i < count; i++) add_way(text, run, ways[i], i + 1 == count);
+  if (count == 0) snprintf(text, ADVICE, "use a smaller model");
 }
 
 void plan_check(const struct Run *run, size_t needed, size_t available) {
   if (needed <= available) return;
-  char needs[32], has[32], change[128];
+  char needs[32], has[32], change[ADVICE];
   advise(change, run, available);
   die(EXIT_USAGE, "the run needs %s of memory, but only %s are available; %s", shown(needs, needed, ceil),
       shown(has, available, floor), change);

@@ -5,7 +5,7 @@
 #include "run.h"
 
 /* Dies with EXIT_USAGE when the run needs more bytes than are available, naming what would fit:
- * --recompute, the largest batch or else the longest row. */
+ * --recompute, --optimizer-state, the largest batch or else the longest row. */
 void plan_check(const struct Run *run, size_t needed, size_t available);
 
 /* Bytes that --recompute saves, or would save. */

@@ -309,18 +309,24 @@ static double sum_squares(const struct Workers *workers, const float *x, size_t 
   return sum;
 }
 
-static double adamw_update(const struct Workers *workers, float *params, float *m, float *v,
+static double adamw_update(const struct Workers *workers, float *params, struct Means means,
                            const float *grads, const struct AdamW *adamw, size_t n) {
-  for (size_t i = 0; i < n; i++) {
-    double g = adamw->scale * grads[i];
-    double mean = adamw->beta1 * m[i] + (1 - adamw->beta1) * g;
-    double square = adamw->beta2 * v[i] + (1 - adamw->beta2) * g * g;
-    double m_hat = mean / adamw->correction1;
-    double v_hat = square / adamw->correction2;
-    double step = m_hat / (sqrt(v_hat) + adamw->eps) + adamw->weight_decay * params[i];
-    m[i] = (float)mean;
-    v[i] = (float)square;
-    params[i] = (float)(params[i] - adamw->lr * step);
+  float m[MEANS_BLOCK], v[MEANS_BLOCK];
+  for (size_t at = 0; at < n; at += MEANS_BLOCK) {
+    size_t block = n - at < MEANS_BLOCK ? n - at : MEANS_BLOCK;
+    means_load(m, v, means_at(means, at), block);
+    for (size_t i = 0; i < block; i++) {
+      double g = adamw->scale * grads[at + i];
+      double mean = adamw->beta1 * m[i] + (1 - adamw->beta1) * g;
+      double square = adamw->beta2 * v[i] + (1 - adamw->beta2) * g * g;
+      double m_hat = mean / adamw->correction1;
+      double v_hat = square / adamw->correction2;
+      double step = m_hat / (sqrt(v_hat) + adamw->eps) + adamw->weight_decay * params[at + i];
+      m[i] = (float)mean;
+      v[i] = (float)square;
+      params[at + i] = (float)(params[at + i] - adamw->lr * step);
+    }
+    means_store(means_at(means, at), m, v, adamw->key, at, block);
   }
   return sum_squares(workers, grads, n);
 }

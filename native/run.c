@@ -96,7 +96,7 @@ static void make_step(struct Run *run, const struct UpdateConfig *update, struct
 struct StepMetrics run_step(struct Run *run, size_t step) {
   const struct RunOptions *o = &run->options;
   const double started = clock_seconds(), lr = schedule_lr(&o->schedule, step);
-  const struct UpdateConfig update = {lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->grad_clip};
+  const struct UpdateConfig update = {lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->grad_clip, o->seed};
   struct StepMetrics m = {.step = step, .lr = lr};
   make_step(run, &update, &m);
   /* The weights in memory are lost then, those on the disk are not. */
@@ -159,7 +159,6 @@ void run_sample(struct Run *run, size_t step) {
 void run_save(struct Run *run, size_t step, bool told) {
   const struct RunOptions *o = &run->options;
   if (o->out == NULL) return;
-  const struct Gpt2 *model = &run->model;
   run->checkpoint.step = (uint32_t)step;
   const bool is_best = run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
   if (is_best) run->best_val_loss = run->val_loss;
@@ -168,7 +167,7 @@ void run_save(struct Run *run, size_t step, bool told) {
       .best_val_loss = run->best_val_loss, .seed = o->seed, .seq_len = o->seq_len,
       .update_tokens = update_tokens(o), .shuffle = o->shuffle, .told = told, .seconds = run_seconds(run),
       .skipped = run->skipped, .patience = run->patience, .outliers = run->outliers};
-  saver_save(&run->saver, &run->checkpoint, &state, model->params.first, model->m.first, model->v.first, is_best);
+  saver_save(&run->saver, &run->checkpoint, &state, &run->model, is_best);
   events_saved(&run->events, step, o->out);
 }
 
@@ -188,13 +187,21 @@ static void check_same(const struct RunOptions *o, const struct State *state) {
   }
 }
 
+static void check_means(const struct RunOptions *o, const struct State *state) {
+  if (state->means == o->optimizer_state) return;
+  die(EXIT_USAGE, "the run in %s has --optimizer-state %s, not %s: what it kept so cannot be had as the other; leave it "
+      "as it was, or start a new run from its weights", o->out, means_name(state->means),
+      means_name(o->optimizer_state));
+}
+
 bool run_find(struct Run *run, struct Resumed *resumed) {
   if (!saver_newest(&run->saver, resumed->model_path, resumed->state_path)) return false;
   resumed->step = saver_step(&run->saver);
   struct State state;
   resumed->model = checkpoint_open(resumed->model_path, &run->checkpoint);
-  resumed->state = state_open(resumed->state_path, &state, gpt2_count(&run->checkpoint.config));
+  resumed->state = state_open(resumed->state_path, &state, &run->checkpoint.config);
   check_same(&run->options, &state);
+  check_means(&run->options, &state);
   if (state.step != resumed->step || run->checkpoint.step != resumed->step) {
     die(EXIT_BAD_DATA, "%s or the file beside it is not of step %zu; delete their folder to go on from the "
         "checkpoint before it", resumed->state_path, resumed->step);
@@ -213,5 +220,5 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
 void run_restore(struct Run *run, const struct Resumed *resumed) {
   const struct Gpt2 *model = &run->model;
   checkpoint_read(resumed->model, resumed->model_path, &run->checkpoint, model->params.first);
-  state_read(resumed->state, resumed->state_path, &run->outliers, model->m.first, model->v.first, model->count);
+  state_read(resumed->state, resumed->state_path, &run->outliers, &model->means, model->means_bytes);
 }

@@ -24,6 +24,7 @@ struct RunOptions {
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run;
   enum Dtype dtype;
+  enum MeansType optimizer_state;
   size_t parts;  // batches of (B, T) whose gradients make one update
 };
 

@@ -172,7 +172,7 @@ bool saver_newest(const struct Saver *saver, char model[SAVER_PATH], char state[
 }
 
 void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
-                const float *params, const float *m, const float *v, bool is_best) {
+                const struct Gpt2 *model, bool is_best) {
   char part[64], folder[SAVER_PATH];
   static char model_path[SAVER_PATH], state_path[SAVER_PATH];  // the writers keep pointing to them
   const size_t key = key_of(state->step, state->told);
@@ -185,9 +185,9 @@ void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const 
   make_folder(folder);
   path_of(model_path, saver->out, part, "model.bin");
   path_of(state_path, saver->out, part, "state.bin");
-  checkpoint_write(&saver->model, model_path, checkpoint, params);
+  checkpoint_write(&saver->model, model_path, checkpoint, model->params.first);
   file_writer_open(&saver->state, state_path);
-  state_write(&saver->state, state, m, v, gpt2_count(&checkpoint->config));
+  state_write(&saver->state, state, &model->means, model->means_bytes);
 
   pthread_mutex_lock(&saver->mutex);
   saver->keys[saver->count++] = key;

@@ -51,7 +51,7 @@ void saver_finish(struct Saver *saver, bool is_best);
 /* Takes a checkpoint, unless it is there; waits for the one before. Dies with EXIT_BAD_DATA when the disk
  * refuses: those that are there stay. */
 void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
-                const float *params, const float *m, const float *v, bool is_best);
+                const struct Gpt2 *model, bool is_best);
 
 /* Returns when what was taken is on the disk. */
 void saver_wait(struct Saver *saver);

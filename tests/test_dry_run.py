@@ -20,6 +20,7 @@ from engine import (
     Flags,
     Native,
     build,
+    environment,
     json_lines,
     random_tokens,
     refused,
@@ -30,7 +31,7 @@ from engine import (
 )
 from workspace import copy_of, ok, prepared_workspace, runs
 
-from llmc.config import TrainConfig
+from llmc.config import ModelConfig, TrainConfig
 from llmc.metrics import Event
 from llmc.planning import planned_work
 
@@ -163,6 +164,52 @@ def test_what_is_available_is_part_of_the_machine(native: Native, ragged: Flags)
     assert start["memory"] < start["memory_available"] < 1024 * int(found[1])
 
 
+# Models whose weights, or whose activations, are most of the memory; a hundred megabytes and more,
+# of which the program itself, three at most, is little.
+WIDE = ModelConfig(layers=1, heads=1, channels=128, context=64, vocab_size=90000)
+DEEP = ModelConfig(layers=8, heads=2, channels=64, context=256, vocab_size=256)
+MODES: dict[str, tuple[ModelConfig, Flags]] = {
+    "weights": (WIDE, {}),
+    "clipped": (WIDE, {"grad_clip": 1, "optimizer_state": "bf16"}),
+    "8bit": (WIDE, {"optimizer_state": "8bit"}),
+    "parts": (WIDE, {"total_batch_size": 64, "optimizer_state": "8bit"}),
+    "activations": (DEEP, {"batch_size": 16, "seq_len": 256}),
+    "recompute": (DEEP, {"batch_size": 64, "seq_len": 256, "recompute": 1}),
+    "bf16": (DEEP, {"batch_size": 32, "seq_len": 256, "dtype": "bf16"}),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("mode", MODES)
+def test_the_plan_is_the_resident_set(mode: str, native: Native, tmp_path: Path) -> None:
+    """To two parts in a hundred, at its peak, after steps, validations and samples."""
+    config, more = MODES[mode]
+    V = config.vocab_size
+    flags: Flags = {
+        "model": save_model(tmp_path / "model.bin", config),
+        "data": save_tokens(tmp_path / "train.bin", random_tokens(40_000, V), V),
+        "val_data": save_tokens(tmp_path / "val.bin", random_tokens(20_000, V, 4), V),
+        **{"batch_size": 1, "seq_len": 32, "threads": 2, "events": "json", **more},
+    }
+    flags |= {"steps": 1000, "val_every": 1, "val_batches": 1, "sample_every": 1}
+    peak = 0
+    with subprocess.Popen(
+        native.argv("train", **flags), stdout=subprocess.PIPE, text=True, env=environment()
+    ) as child:
+        assert child.stdout is not None
+        start = json.loads(child.stdout.readline())
+        for line in child.stdout:
+            if json.loads(line).get("event") == "sample":
+                status = Path(f"/proc/{child.pid}/status").read_text()
+                found = re.search(r"VmHWM:\s+(\d+) kB", status)
+                assert found is not None
+                peak = 1024 * int(found[1])
+                break
+        child.kill()
+    assert start["memory"] > 100e6
+    assert peak == pytest.approx(start["memory"], rel=0.02)
+
+
 # ---- what is measured ----------------------------------------------------------------------------
 
 
@@ -232,7 +279,9 @@ def limits(native: Native, **flags: Any) -> Iterator[int]:
 
 
 def test_the_batch_size_advised_fits_and_the_next_does_not(native: Native, small: Flags) -> None:
+    """With 8bit, so that this is not advised as well."""
     advised = set()
+    small = {**small, "optimizer_state": "8bit"}
     for limit in limits(native, **small):
         start, error = planned(native, limit, batch_size=64, **small)
         found = re.search(r"; use (?:--recompute, or )?--batch-size (\d+)( or less)?$", error)
@@ -253,10 +302,10 @@ def test_the_batch_size_advised_fits_and_the_next_does_not(native: Native, small
 def test_where_no_batch_fits_a_shorter_row_is_advised(
     B: int, words: str, native: Native, small: Flags, tmp_path: Path
 ) -> None:
-    """With recompute, so that this is not advised as well; rows so long that they count."""
+    """With recompute and 8bit, so that these are not advised as well; long rows, that count."""
     config = replace(SMALL, layers=4, context=1024)
     long = {**small, "model": save_model(tmp_path / "long.bin", config), "seq_len": 1024}
-    long["recompute"] = 1
+    long |= {"recompute": 1, "optimizer_state": "8bit"}
     one = {**long, "batch_size": 1}
     limit = planned(native, 1 << 40, **one)[0]["memory"] - 1
     error = planned(native, limit, **{**long, "batch_size": B})[1]
@@ -265,6 +314,50 @@ def test_where_no_batch_fits_a_shorter_row_is_advised(
     T = int(found[1])
     assert not planned(native, limit, **{**one, "seq_len": T})[1]
     assert f"use --seq-len {T} or less" in planned(native, limit, **{**one, "seq_len": T + 1})[1]
+
+
+def ways(error: str) -> list[Flags]:
+    """Return the ways out that an error names, each with all of its flags."""
+    advice = error.rsplit("; use ", 1)[1].replace(" or less", "")
+    several = ", or " in advice
+    parts = re.split(", or |, ", advice) if several else [advice]
+    found = []
+    for part in parts:
+        flags = re.findall(r"--([a-z-]+)(?: (\w+))?", part.replace(" and", ""))
+        found.append({name.replace("-", "_"): value or 1 for name, value in flags})
+    return found
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"total_batch_size": 8 * 64}, {"total_batch_size": 48 * 64, "batch_size": 48}]
+)
+def test_every_way_out_that_is_advised_is_one(
+    more: Flags, native: Native, small: Flags, tmp_path: Path
+) -> None:
+    """Of a batch that one (B, T) makes up, a smaller one keeps all gradients, and divides it."""
+    config = replace(SMALL, layers=6)
+    flags = {**small, "model": save_model(tmp_path / "six.bin", config), "batch_size": 8, **more}
+
+    def planned_only(limit: int, **flags: Any) -> tuple[Event, str]:
+        """Return the plan and the error; a run of no steps measures nothing."""
+        env = {"LLMC_MEMORY": str(limit)}
+        done = native("train", steps=0, events="json", env=env, **flags, val_every=0)
+        return json_lines(done.stdout)[0], refused(done, 2) if done.returncode else ""
+
+    whole = planned_only(1 << 40, **flags)[0]["memory"]
+    seen = set()
+    for share in [*range(99, 30, -3), *range(30, 2, -2)]:
+        limit = whole * share // 100
+        error = planned_only(limit, **flags)[1]
+        if error.endswith("use a smaller model"):
+            continue
+        for way in ways(error):
+            seen.add(tuple(way))
+            start, still = planned_only(limit, **{**flags, **way})
+            assert not still and start["memory"] <= limit, (error, way)
+    assert {("recompute",), ("batch_size",)} <= seen
+    assert any(way[:2] == ("recompute", "optimizer_state") for way in seen)
+    assert any("optimizer_state" in way and "batch_size" in way for way in seen)
 
 
 def test_where_no_row_fits_a_smaller_model_is_advised(native: Native, small: Flags) -> None:

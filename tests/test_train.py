@@ -49,6 +49,7 @@ FLAGS: dict[str, Any] = {
     "shuffle": False,
     "dtype": "bf16",
     "recompute": True,
+    "optimizer_state": "8bit",
     "val_every": 4,
     "val_batches": 3,
     "sample_every": 3,
@@ -94,8 +95,8 @@ def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
         "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
         "weight_decay": 0.0, "grad_clip": 0.0, "skip_loss_z": 0.0, "skip_grad_z": 0.0,
         "seed": 1337, "shuffle": True,
-        "dtype": "fp32", "recompute": False, "val_every": 10, "val_batches": 5,
-        "sample_every": 20, "save_every": 0, "keep": 1,
+        "dtype": "fp32", "recompute": False, "optimizer_state": "fp32",
+        "val_every": 10, "val_batches": 5, "sample_every": 20, "save_every": 0, "keep": 1,
     }  # fmt: skip
     lines = metrics(llmc, "texts-1")
     assert [line["step"] for line in lines if "train_loss" in line] == list(range(40))

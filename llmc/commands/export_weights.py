@@ -18,7 +18,7 @@ from llmc.formats.checkpoint import parameter_count
 from llmc.formats.weights import Origin
 from llmc.lookup import TOKENIZER_SUFFIX
 from llmc.process import Engine
-from llmc.random_weights import RandomModel
+from llmc.random_weights import MOST_SEED, RandomModel
 from llmc.weights import (
     TARGETS,
     Source,
@@ -100,7 +100,8 @@ def export_weights(
     context: Annotated[int | None, typer.Option(help="Positions of a random model.")] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Tokens of a random model.")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of a random model; same seed, same weights.")
+        int,
+        typer.Option(min=0, max=MOST_SEED, help="Of a random model; same seed, same weights."),
     ] = 1337,
 ) -> None:
     """Write weights as a checkpoint to train from, or for another program.

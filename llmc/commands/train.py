@@ -186,7 +186,7 @@ def train(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help=f"Of the shuffle and the samples ({DEFAULT.seed})."),
+        typer.Option(min=0, help=f"Of the shuffle, the samples and rounding ({DEFAULT.seed})."),
     ] = None,
     run: Annotated[
         str | None, typer.Option(metavar="NAME", help="Folder in runs/. Default: DATASET-NUMBER.")
@@ -212,6 +212,13 @@ def train(
             "--recompute/--no-recompute",
             help="Keep one layer's activations and compute the others again: less memory, same "
             "numbers, a sixth more time (--no-recompute).",
+        ),
+    ] = None,
+    optimizer_state: Annotated[
+        Literal["fp32", "bf16", "8bit"] | None,
+        typer.Option(
+            help="How AdamW's two running means are stored: 8, 4 or about 2 bytes a parameter "
+            f"({DEFAULT.optimizer_state})."
         ),
     ] = None,
     val_every: Annotated[
@@ -290,6 +297,7 @@ def train(
         "shuffle": shuffle,
         "dtype": dtype,
         "recompute": recompute,
+        "optimizer_state": optimizer_state,
         "val_every": val_every,
         "val_batches": val_batches,
         "sample_every": sample_every,

@@ -18,8 +18,11 @@ WINDOW = 128  # of losses and of norms, float64, before AdamW's means
 MEANS_AT = HEADER_BYTES + 2 * WINDOW * 8
 SHUFFLED, TOLD = 1, 2  # flags
 # Magic, version, CRC-32, flags; step, metrics bytes, draws, seed, T, tokens an update; best loss,
-# seconds, loss to beat; validations waited, updates skipped, steps judged.
-FIELDS = struct.Struct("<IIII6Q3d3Q")
+# seconds, loss to beat; validations waited, updates skipped, steps judged; how AdamW's means are
+# stored.
+FIELDS = struct.Struct("<IIII6Q3d3QI")
+# Their names there, the numbers that are stored together, and the bytes that these take.
+MEANS = (("fp32", 1, 4), ("bf16", 1, 2), ("8bit", 256, 260))
 PIECE_BYTES = 1 << 24
 
 
@@ -43,7 +46,8 @@ class TrainingState:
         waited: validations since that one.
         skipped: updates that were not made.
         judged: steps whose loss and norm were taken into the windows.
-        parameters: of the model, by the size of the file.
+        optimizer_state: how m and v are stored: ``fp32``, ``bf16`` or ``8bit``.
+        parameters: of the model, by the size of the file; of blocks of 8bit, at most so many.
     """
 
     crc: int
@@ -61,6 +65,7 @@ class TrainingState:
     waited: int
     skipped: int
     judged: int
+    optimizer_state: str
     parameters: int
 
 
@@ -76,13 +81,26 @@ def read_training_state(path: Path) -> TrainingState:
     if len(raw) < HEADER_BYTES:
         raise BadData(f"{path} is cut short: {len(raw)} of the header's {HEADER_BYTES} bytes")
     magic, version, crc, flags, *counts = FIELDS.unpack_from(raw)
-    step, told_bytes, draws, seed, T, tokens, best, seconds, to_beat, waited, skipped, judged = (
-        counts
-    )
-    if (magic, version) != (MAGIC, VERSION):
+    (
+        step,
+        told_bytes,
+        draws,
+        seed,
+        T,
+        tokens,
+        best,
+        seconds,
+        to_beat,
+        waited,
+        skipped,
+        judged,
+        means,
+    ) = counts
+    if (magic, version) != (MAGIC, VERSION) or means >= len(MEANS):
         raise BadData(f"{path} is not a training state of version {VERSION}")
-    parameters, left = divmod(size - MEANS_AT, 2 * 4)
-    if left or parameters < 1:
+    name, together, stored_bytes = MEANS[means]
+    blocks, rest = divmod(size - MEANS_AT, 2 * stored_bytes)
+    if rest or blocks < 1:
         raise BadData(f"{path} is cut short: {size:,} bytes do not hold two numbers a parameter")
     return TrainingState(
         crc,
@@ -100,7 +118,8 @@ def read_training_state(path: Path) -> TrainingState:
         waited,
         skipped,
         judged,
-        parameters,
+        name,
+        together * blocks,
     )
 
 

@@ -24,7 +24,9 @@ def describe_training_state(path: Path, _asked: Asked) -> Description:
     try:
         state = read_training_state(path)
         made.say("step", state.step, f"{state.step:,} updates made")
-        made.say("parameters", state.parameters)
+        most = "at most " if state.optimizer_state == "8bit" else ""
+        made.say("parameters", state.parameters, f"{most}{state.parameters:,}")
+        made.say("optimizer_state", state.optimizer_state)
         made.say("update_tokens", state.update_tokens, f"{state.update_tokens:,} tokens an update")
         made.say("seq_len", state.seq_len)
         made.say("seed", state.seed)

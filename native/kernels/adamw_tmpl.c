@@ -51,24 +51,23 @@ static double sum_squares(const struct Workers *workers, const float *x, size_t 
 }
 
 struct AdamWTask {
-  float *params, *m, *v;
+  float *params;
+  struct Means means;
   const float *grads;
   const struct AdamW *adamw;
   size_t n;
   double *parts;  // (SQUARES_PARTS)
 };
 
-static void adamw_block(const struct AdamWTask *task, size_t begin, size_t end) {
-  float *restrict params = task->params, *restrict m = task->m, *restrict v = task->v;
-  const float *restrict grads = task->grads;
-  const struct AdamW *adamw = task->adamw;
+static void adamw_floats(float *restrict params, float *restrict m, float *restrict v, const float *restrict grads,
+                         const struct AdamW *adamw, size_t n) {
   /* lr * m / c1 / (sqrt(v / c2) + eps), with everything that does not change hoisted. */
   const float step = (float)(adamw->lr / adamw->correction1), eps = (float)adamw->eps;
   const float root = (float)(1 / sqrt(adamw->correction2));
   const float keep = (float)(1 - adamw->lr * adamw->weight_decay);
   const float new1 = (float)(1 - adamw->beta1), scale = (float)adamw->scale;
   const float old2 = (float)adamw->beta2, new2 = (float)(1 - adamw->beta2);
-  for (size_t i = begin; i < end; i++) {
+  for (size_t i = 0; i < n; i++) {
     float g = scale * grads[i];
     float mean = m[i] + new1 * (g - m[i]);
     float square = old2 * v[i] + new2 * (g * g);
@@ -78,14 +77,32 @@ static void adamw_block(const struct AdamWTask *task, size_t begin, size_t end) 
   }
 }
 
+/* Means that are no floats become some, a block at a time, in the first cache. */
+static void adamw_block(const struct AdamWTask *task, size_t begin, size_t end) {
+  if (task->means.type == MEANS_FP32) {
+    const struct Means means = means_at(task->means, begin);
+    adamw_floats(task->params + begin, (float *)(void *)means.m, (float *)(void *)means.v, task->grads + begin,
+                 task->adamw, end - begin);
+    return;
+  }
+  float m[MEANS_BLOCK], v[MEANS_BLOCK];
+  for (size_t i = begin; i < end; i += MEANS_BLOCK) {
+    const size_t n = size_min(MEANS_BLOCK, end - i);
+    const struct Means means = means_at(task->means, i);
+    means_load(m, v, means, n);
+    adamw_floats(task->params + i, m, v, task->grads + i, task->adamw, n);
+    means_store(means, m, v, task->adamw->key, i, n);
+  }
+}
+
 static void adamw_task(void *argument, int thread, int threads) {
-  enum { BLOCK = 2048 };  // floats: still in the first cache when their squares are summed
+  enum { BLOCK = 8 * MEANS_BLOCK };  // floats: still in the first cache when their squares are summed
   const struct AdamWTask *task = argument;
   size_t first, last;
   pool_part(SQUARES_PARTS, 1, thread, threads, &first, &last);
   for (size_t part = first; part < last; part++) {
     size_t begin, end;
-    pool_part(task->n, 4 * VL, (int)part, SQUARES_PARTS, &begin, &end);
+    pool_part(task->n, MEANS_BLOCK, (int)part, SQUARES_PARTS, &begin, &end);
     double sum = 0;
     for (size_t i = begin; i < end; i += BLOCK) {
       const size_t stop = size_min(i + BLOCK, end);
@@ -96,9 +113,9 @@ static void adamw_task(void *argument, int thread, int threads) {
   }
 }
 
-static double adamw_update(const struct Workers *workers, float *params, float *m, float *v,
+static double adamw_update(const struct Workers *workers, float *params, struct Means means,
                            const float *grads, const struct AdamW *adamw, size_t n) {
-  struct AdamWTask task = {params, m, v, grads, adamw, n, (double *)(void *)workers->shared};
+  struct AdamWTask task = {params, means, grads, adamw, n, (double *)(void *)workers->shared};
   pool_run(workers->pool, "adamw_update", adamw_task, &task);
   return parts_sum(task.parts);
 }
