@@ -123,7 +123,7 @@ def test_the_parts_are_what_the_formulas_say(
     kept = [BT * C, *[LBT * C] * 5, LBT * 3 * C, *[LBT * 4 * C] * 2, *[LBT] * 4, LBT * NH]
     kept += [BT * C, BT, BT, min(BT, 256) * Vp, BT]
     backward = [BT * C, BT * C, BT * 3 * C, BT * 4 * C]
-    decoder = [*[L * 9 * C] * 2, *[C] * 3, 3 * C, 4 * C, 4 * C, Vp]
+    decoder = [*[L * 9 * C] * 2, *[C] * 3, 3 * C, 4 * C, Vp]
     expected = {
         "parameters": size(count),
         "gradients": size(count if clipped else rest + block),
