@@ -51,6 +51,8 @@ static void buffers_alloc(struct Decoder *d, struct Arena *arena, size_t slots, 
   d->logits = floats(arena, slots, d->config.Vp);
 }
 
+enum { PROMPT_ROWS = 12 };  // from which on the product of training is the faster way to read a prompt
+
 enum { READ_FLOATS = 1 << 16 };  // that come from a checkpoint at a time, unless a row is longer
 
 void decoder_layout(struct Decoder *d, struct Arena *arena, size_t slots, size_t positions) {
@@ -124,10 +126,11 @@ static void normalize(struct Decoder *d, const float *x, struct Weights weight, 
 }
 
 /* out (n, N) = finish(inp (n, K) · weightᵀ + bias) with those of block l */
-static void linear(struct Decoder *d, float *out, const float *inp, struct Weights weight, struct Weights bias,
-                   enum DecodeFinish finish, size_t l, size_t n, size_t N, size_t K) {
-  d->kernels->decode_linear(&d->workers, out, inp, weights_at(weight, l * N, K), (const float *)bias.data + l * N, finish,
-                            n, N, K);
+static void linear(struct Decoder *d, bool prompt, float *out, const float *inp, struct Weights weight,
+                   struct Weights bias, enum DecodeFinish finish, size_t l, size_t n, size_t N, size_t K) {
+  const struct Kernels *k = d->kernels;
+  (prompt && n >= PROMPT_ROWS ? k->prompt_linear : k->decode_linear)(
+      &d->workers, out, inp, weights_at(weight, l * N, K), (const float *)bias.data + l * N, finish, n, N, K);
 }
 
 /* The layer's part of the cache. */
@@ -145,14 +148,14 @@ static void blocks(struct Decoder *d, const struct Feed *feeds, size_t n, bool p
   const size_t C = d->config.C, NH = d->config.NH;
   for (size_t l = 0; l < d->config.L; l++) {
     normalize(d, d->x, p->ln1w, p->ln1b, l, n);
-    linear(d, d->qkv, d->ln, p->qkvw, p->qkvb, DECODE_STORE, l, n, 3 * C, C);
+    linear(d, prompt, d->qkv, d->ln, p->qkvw, p->qkvb, DECODE_STORE, l, n, 3 * C, C);
     if (prompt) k->attention_prompt(w, d->att, d->qkv, cache_at(d, l), feeds[0], n, C, NH);
     else k->attention_decode(w, d->att, d->qkv, cache_at(d, l), feeds, n, C, NH);
-    linear(d, d->x, d->att, p->attprojw, p->attprojb, DECODE_ADD, l, n, C, C);
+    linear(d, prompt, d->x, d->att, p->attprojw, p->attprojb, DECODE_ADD, l, n, C, C);
 
     normalize(d, d->x, p->ln2w, p->ln2b, l, n);
-    linear(d, d->fch, d->ln, p->fcw, p->fcb, DECODE_GELU, l, n, 4 * C, C);
-    linear(d, d->x, d->fch, p->fcprojw, p->fcprojb, DECODE_ADD, l, n, C, 4 * C);
+    linear(d, prompt, d->fch, d->ln, p->fcw, p->fcb, DECODE_GELU, l, n, 4 * C, C);
+    linear(d, prompt, d->x, d->fch, p->fcprojw, p->fcprojb, DECODE_ADD, l, n, C, 4 * C);
   }
 }
 

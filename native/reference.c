@@ -238,20 +238,31 @@ static float decode_int8(const float *inp, struct Weights weight, size_t n, size
   return sum;
 }
 
-static void decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
-                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+/* With `bytes`, INT8 weights meet an input that is made INT8 too. */
+static void linear_of(const struct Workers *workers, float *out, const float *inp, struct Weights weight, bool bytes,
+                      const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
   struct Workers multiply = *workers;
   multiply.dtype = weight.dtype;
   for (size_t m = 0; m < M; m++) {
     for (size_t n = 0; n < N; n++) {
       float x = 0;
-      if (weight.dtype == INT8 && M <= DECODE_ROWS) x = decode_int8(inp + m * K, weight, n, K);
+      if (weight.dtype == INT8 && bytes) x = decode_int8(inp + m * K, weight, n, K);
       else for (size_t k = 0; k < K; k++) x += operand(&multiply, inp[m * K + k]) * weights_get(weight, n, k, K);
       if (bias != NULL) x += bias[n];
       if (finish == DECODE_ADD) x += out[m * N + n];
       out[m * N + n] = finish == DECODE_GELU ? gelu(x) : x;
     }
   }
+}
+
+static void decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  linear_of(workers, out, inp, weight, M <= DECODE_ROWS, bias, finish, M, N, K);
+}
+
+static void prompt_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  linear_of(workers, out, inp, weight, false, bias, finish, M, N, K);
 }
 
 /* ---- attention ---------------------------------------------------------------------------------- */
@@ -435,6 +446,7 @@ const struct Kernels kernels_reference = {
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
     .decode_linear = decode_linear,
+    .prompt_linear = prompt_linear,
     .weights_store = weights_store,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,

@@ -30,6 +30,7 @@ const struct Kernels ISA_TABLE = {
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
     .decode_linear = decode_linear,
+    .prompt_linear = prompt_linear,
     .weights_store = weights_store,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
