@@ -221,16 +221,16 @@ static void decode_linear_task(void *argument, int thread, int threads) {
 }
 
 /* A prompt: the product of training, to which a third type of factor is no news. */
-static void decode_prompt(const struct DecodeLinear *d) {
+static void prompt_linear(const struct Workers *given, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
   static const enum Finish finishes[] = {[DECODE_STORE] = STORE, [DECODE_ADD] = STORE, [DECODE_GELU] = GELU};
-  struct Workers workers = *d->workers;
-  workers.dtype = d->weight.dtype == BF16 || (PAIRS && d->weight.dtype == INT8) ? BF16 : FP32;
+  struct Workers workers = *given;
+  workers.dtype = weight.dtype == BF16 || (PAIRS && weight.dtype == INT8) ? BF16 : FP32;
   struct Gemm gemm = {
-      .workers = &workers, .out = array_of(d->out), .a = {array_of(d->inp), d->K, 1},
-      .b = {{(void *)(uintptr_t)d->weight.data, d->weight.dtype}, d->K, 1}, .scales = d->weight.dtype == INT8 ? d->weight.scales : NULL,
-      .M = d->M, .N = d->N, .K = d->K, .bias = d->bias, .finish = finishes[d->finish],
-      .add = d->finish == DECODE_ADD, .sums = d->out};
-  pool_run(workers.pool, "decode_prompt", gemm_task, &gemm);
+      .workers = &workers, .out = array_of(out), .a = {array_of(inp), K, 1},
+      .b = {{(void *)(uintptr_t)weight.data, weight.dtype}, K, 1}, .scales = weight.dtype == INT8 ? weight.scales : NULL,
+      .M = M, .N = N, .K = K, .bias = bias, .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
+  pool_run(workers.pool, "prompt_linear", gemm_task, &gemm);
 }
 
 static size_t shared_floats(size_t largest);
@@ -239,7 +239,7 @@ static void decode_linear(const struct Workers *workers, float *out, const float
                           const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
   struct DecodeLinear d = {workers, out, inp, weight, bias, finish, M, N, K, workers->shared, 0};
   if (M > DECODE_ROWS) {
-    decode_prompt(&d);
+    prompt_linear(workers, out, inp, weight, bias, finish, M, N, K);
     return;
   }
   /* As many rows at a time as the scratch memory has room for: all of them, unless K is tens of thousands. */
