@@ -195,7 +195,8 @@ INLINE void decode_run(const struct DecodeLinear *d, const enum Dtype dtype) {
     const size_t end = size_min(n + claim, d->N);
     for (size_t i = n; i < end; i += VL) {
       const size_t count = size_min(VL, end - i), next = size_min(i + VL, d->N);
-      struct DecodeAhead ahead = {data + next * row, data + size_min(next + VL, d->N) * row, ceil_div(VL * row, tiles * steps)};
+      struct DecodeAhead ahead = {.line = data + next * row, .end = data + size_min(next + VL, d->N) * row,
+                                  .share = ceil_div(VL * row, tiles * steps)};
       size_t m = 0;
       for (; m + DECODE_M <= d->M; m += DECODE_M) decode_outputs(d, i, count, m, &ahead, DECODE_M, dtype);
       switch (d->M - m) {
@@ -228,8 +229,8 @@ static void prompt_linear(const struct Workers *given, float *out, const float *
   workers.dtype = weight.dtype == BF16 || (PAIRS && weight.dtype == INT8) ? BF16 : FP32;
   struct Gemm gemm = {
       .workers = &workers, .out = array_of(out), .a = {array_of(inp), K, 1},
-      .b = {{(void *)(uintptr_t)weight.data, weight.dtype}, K, 1}, .scales = weight.dtype == INT8 ? weight.scales : NULL,
-      .M = M, .N = N, .K = K, .bias = bias, .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
+      .b = {{(void *)(uintptr_t)weight.data, weight.dtype}, K, 1},
+      .scales = weight.dtype == INT8 ? weight.scales : NULL, .M = M, .N = N, .K = K, .bias = bias, .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
   pool_run(workers.pool, "prompt_linear", gemm_task, &gemm);
 }
 
