@@ -51,7 +51,7 @@ static void buffers_alloc(struct Decoder *d, struct Arena *arena, size_t slots, 
   d->logits = floats(arena, slots, d->config.Vp);
 }
 
-enum { PROMPT_ROWS = 12 };  // from which on the product of training is the faster way to read a prompt
+enum { PROMPT_ROWS = 16 };  // from which on the product of training is the faster way to read a prompt
 
 enum { READ_FLOATS = 1 << 16 };  // that come from a checkpoint at a time, unless a row is longer
 

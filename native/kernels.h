@@ -106,7 +106,7 @@ struct Kernels {
    * workers->dtype does not count. Scratch: shared_floats(…), own_floats(1, 1). */
   void (*decode_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
                         const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
-  /* The same for any number of rows by the product of training: faster from about a dozen rows on, other bits. */
+  /* The same for any number of rows by the product of training: faster from some dozen rows on, other bits. */
   void (*prompt_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
                         const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
   /* data (N, K), scales (N, weights_blocks(K)) = weight (N, K), as struct Weights holds it in the type;

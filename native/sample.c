@@ -53,7 +53,8 @@ static struct Options read_options(int argc, char **argv) {
   return o;
 }
 
-/* Token ids of the prompt into ids, end-of-text where there are none; returns how many. With ids NULL it only counts and checks. */
+/* Token ids of the prompt into ids, end-of-text where there are none; returns how many. With ids NULL it only counts
+ * and checks. */
 static size_t parse_prompt(const char *prompt, size_t V, int eot, int *ids) {
   if (prompt == NULL || *prompt == '\0') {
     if (ids != NULL) ids[0] = eot;

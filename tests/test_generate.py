@@ -15,6 +15,7 @@ from engine import (
     ALL_ISAS,
     RAGGED,
     SMALL,
+    Flags,
     Native,
     build,
     environment,
@@ -295,9 +296,9 @@ REQUESTS = [
     line("free", [6, 7], tokens=60, seed=2, logprobs=2),
     line("long", range(POSITIONS - 1), tokens=60, temperature=0.7, top_k=20, seed=3),
     line("longer", [i % V for i in range(3 * POSITIONS)], tokens=5, top_p=0.8, seed=4),
-    line("middle", range(13), tokens=60, temperature=1.5, min_p=0.1, seed=5, logprobs=20),
-    line("again", range(13), tokens=60, repetition_penalty=1.5, seed=5),
-    line("short", range(12), tokens=3, seed=6),
+    line("middle", range(17), tokens=60, temperature=1.5, min_p=0.1, seed=5, logprobs=20),
+    line("again", range(16), tokens=60, repetition_penalty=1.5, seed=5),
+    line("short", range(15), tokens=3, seed=6),
     line("last", range(20), tokens=90, seed=7, eot=3),
 ]
 NAMES = [request.split()[1] for request in REQUESTS]
@@ -384,7 +385,7 @@ def test_logits_that_are_no_numbers(native: Native, tmp_path: Path) -> None:
 
 
 def test_samples_are_written_together(native: Native, model: Path) -> None:
-    flags = {"model": model, "tokens": 50, "seed": 11, "prompt": "1,2,3"}
+    flags: Flags = {"model": model, "tokens": 50, "seed": 11, "prompt": "1,2,3"}
     lines = native("sample", num_samples=5, threads=2, **flags).stdout.splitlines()
     for i in range(5):
         alone = native("sample", **{**flags, "seed": 11 + i}).stdout.split()

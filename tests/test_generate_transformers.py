@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import ALL_ISAS, Native, build, runnable_isas, save_model, save_tokens, succeeded
+from engine import ALL_ISAS, Flags, Native, build, runnable_isas, save_model, save_tokens, succeeded
 from generate import generate, line
 from numpy.typing import NDArray
 
@@ -98,7 +98,7 @@ def test_greedy_texts_are_transformers(native: Native, model: Path, tmp_path: Pa
             eos_token_id=None,
             pad_token_id=0,
         )[0, len(prompt) :].tolist()
-        flags = {"tokens": count, "temperature": 0}
+        flags: Flags = {"tokens": count, "temperature": 0}
         got = generate(native, model, [line("a", prompt, **flags)], threads=2).tokens("a")
         assert got == expected
         if len(prompt) > 1:
@@ -116,7 +116,7 @@ def test_greedy_texts_are_transformers(native: Native, model: Path, tmp_path: Pa
         assert generate(native, model, [line("a", prompt, **flags)]).tokens("a") == expected
 
 
-LENGTHS = (1, 2, 3, 11, 12, 13, 63, 64, 65, 127, 255, 256, 257, 258, 300, 511, 512, 513, 600)
+LENGTHS = (1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 255, 256, 257, 258, 300, 511, 512, 513, 600)
 
 
 @pytest.mark.parametrize("isa", ALL_ISAS)
@@ -171,7 +171,7 @@ class Processors:
 
 def engines(native: Native, folder: Path, logits: NDArray[np.float32], text: str) -> Any:
     (folder / "logits").write_bytes(logits.tobytes())
-    flags = {"logits": folder / "logits", "out": folder / "out", "request": text.strip()}
+    flags: Flags = {"logits": folder / "logits", "out": folder / "out", "request": text.strip()}
     succeeded(native("debug-filter", vocab_size=logits.shape[1], **flags))
     return np.fromfile(folder / "out", np.float32).reshape(logits.shape)
 
@@ -198,8 +198,8 @@ def test_filters_are_transformers(V: int, native: Native, tmp_path: Path) -> Non
         mine = {**keys, "min_p": min_p}
         got = engines(native, tmp_path, logits, line("a", seen, **mine))
         for row, (ours, wanted) in enumerate(zip(got, expected, strict=True)):
-            differ = np.flatnonzero((ours == 0) != (wanted == 0))
-            differ = [token for token in differ if max(ours[token], wanted[token]) > 1e-30]
+            apart = np.flatnonzero((ours == 0) != (wanted == 0))
+            differ = [token for token in apart if max(ours[token], wanted[token]) > 1e-30]
             if differ and top_p < 1 and on_the_border(logits[row], seen, mine, differ):
                 continue
             pair = (ours, wanted)

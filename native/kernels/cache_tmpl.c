@@ -32,21 +32,20 @@ INLINE vf cached_load(const void *data, size_t i, const enum Dtype dtype) {
   return vload_array((struct Array){(void *)(uintptr_t)data, dtype}, i);
 }
 
-/* scores (T) = q · keys, for four positions at once: their sums wait for each other less. */
+/* scores (T) = q · keys, for as many positions at once as a vector has lanes: their sums are added up together. */
 INLINE void cached_scores(float *scores, const float *q, struct Array keys, size_t T, size_t row,
                           const enum Dtype dtype) {
   const char *at = keys.data;
   const size_t bytes = row * dtype_size(dtype);
   size_t t = 0;
-  for (; t + 4 <= T; t += 4, at += 4 * bytes) {
-    vf sum[4] = {0};
+  for (; t + VL <= T; t += VL, at += VL * bytes) {
+    vf sum[VL] = {0};
     for (size_t i = 0; i < row; i += VL) {
       const vf x = vload(q + i);
-#pragma GCC unroll 4
-      for (size_t j = 0; j < 4; j++) sum[j] += x * cached_load(at + j * bytes, i, dtype);
+#pragma GCC unroll 16
+      for (size_t j = 0; j < VL; j++) sum[j] += x * cached_load(at + j * bytes, i, dtype);
     }
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; j++) scores[t + j] = vsum(sum[j]);
+    vstore(scores + t, vsums(sum));
   }
   for (; t < T; t++, at += bytes) {
     vf sum = {0};
@@ -70,21 +69,20 @@ INLINE float cached_softmax(float *scores, size_t T) {
   return vsum(sum);
 }
 
-/* out (CACHE_LANES of a row) = weights · values / total: a few vectors at a time, even and odd positions apart. */
+/* out (some vectors of a row) = weights · values / total, even and odd positions apart. */
 INLINE void cached_lanes(float *out, const float *weights, const char *values, float total, size_t T, size_t bytes,
-                         const enum Dtype dtype) {
-  enum { VECTORS = CACHE_LANES / VL };
-  vf even[VECTORS] = {0}, odd[VECTORS] = {0};
+                         const size_t vectors, const enum Dtype dtype) {
+  vf even[4] = {0}, odd[4] = {0};
   size_t t = 0;
   for (; t + 2 <= T; t += 2, values += 2 * bytes) {
 #pragma GCC unroll 4
-    for (size_t v = 0; v < VECTORS; v++) {
+    for (size_t v = 0; v < vectors; v++) {
       even[v] += weights[t] * cached_load(values, v * VL, dtype);
       odd[v] += weights[t + 1] * cached_load(values + bytes, v * VL, dtype);
     }
   }
 #pragma GCC unroll 4
-  for (size_t v = 0; v < VECTORS; v++) {
+  for (size_t v = 0; v < vectors; v++) {
     if (t < T) even[v] += weights[t] * cached_load(values, v * VL, dtype);
     vstore(out + v * VL, (even[v] + odd[v]) / total);
   }
@@ -99,9 +97,13 @@ INLINE void cached_query(float *out, float *scratch, const float *q, struct Arra
   for (size_t i = 0; i < row; i++) padded[i] = i < HS ? scale * q[i] : 0;
   cached_scores(scores, padded, keys, T, row, dtype);
   const float total = cached_softmax(scores, T);
-  for (size_t i = 0; i < row; i += CACHE_LANES) {
-    cached_lanes(padded + i, scores, (const char *)values.data + i * dtype_size(dtype), total, T,
-                 row * dtype_size(dtype), dtype);
+  const size_t bytes = row * dtype_size(dtype);
+  size_t i = 0;
+  for (; i + 4 * VL <= row; i += 4 * VL) {
+    cached_lanes(padded + i, scores, array_at(values, i).data, total, T, bytes, 4, dtype);
+  }
+  for (; i < row; i += CACHE_LANES) {
+    cached_lanes(padded + i, scores, array_at(values, i).data, total, T, bytes, CACHE_LANES / VL, dtype);
   }
   memcpy(out, padded, HS * sizeof(float));
 }
