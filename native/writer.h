@@ -21,7 +21,7 @@ struct Told {
   double logprob;         // of the model's own distribution, at temperature 1
   struct Candidate top[REQUEST_LOGPROBS];
   size_t tops;            // the most likely tokens, as many as were asked for
-  double log_sum;         // a candidate's log-probability is its number less this
+  double log_sum;         // a candidate's log-probability is its number less this; not finite: there is no token
 };
 
 struct Text {
@@ -44,20 +44,20 @@ struct Listener {
 };
 
 struct Writer {
-  const struct Gpt2 *model;
   struct Listener listener;
   struct Decoder decoder;
   struct Sampler sampler;
   struct Text *texts;   // (S)
-  struct Feed *feeds;   // (S)
+  struct Feed *feeds;   // (S) of this turn
+  struct Told *told;    // (S) what they lead to
   int *tokens;          // (S, positions)
   uint8_t *seen;        // (S, V)
   size_t active;
   uint64_t arrived;
 };
 
-/* `model` is laid out, the listener set. Zeros are all that the memory has to hold. */
-void writer_layout(struct Writer *writer, struct Arena *arena, size_t slots, size_t positions);
+/* Lays out what texts need, after the writer's decoder. */
+void writer_layout(struct Writer *writer, struct Arena *arena);
 
 /* Begins a text in a free slot; there must be one (writer->active < slots). */
 void writer_begin(struct Writer *writer, const struct Request *request);
