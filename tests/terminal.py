@@ -24,7 +24,7 @@ OWN_TERMINAL = (
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
     "os.execvp(sys.argv[1], sys.argv[1:])\n"
 )
-PATIENCE = 120  # seconds until a test that waits for words gives up
+PATIENCE = 60  # seconds until a test that waits for words gives up
 
 
 def _open(llmc: Llmc, columns: int, lines: int) -> tuple[int, int, dict[str, str]]:

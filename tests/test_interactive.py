@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,6 +214,10 @@ def llmc(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
     return Llmc(llmc.workspace, cache, {"XDG_CACHE_HOME": str(llmc.workspace / "cache")})
 
 
+def letters(text: str) -> str:
+    return re.sub(r"[^a-z]", "", text)
+
+
 def test_talking(llmc: Llmc) -> None:
     flags = ["--prompt", "das ", "--tokens", "12", "--temperature", "0", "--ignore-eot"]
     expected = [
@@ -221,19 +226,18 @@ def test_talking(llmc: Llmc) -> None:
     with typing(llmc, 80, "sample", "-i", *flags[2:]) as person:
         assert "runs/first/model.bin: fp32, " in person.wait("/help tells")
         person.wait(">")
-        for text in expected:
+        for seed, text in zip((1337, 1338), expected, strict=True):
             person.type("das \r")
-            person.wait("das \n")
-            shown = person.wait("12 tokens, ")
-            assert shown.strip()[:4] == text.strip()[:4]
+            shown = person.wait(f"; seed {seed}").rpartition("12 tokens, ")[0]
+            assert letters(shown).endswith(letters(text))
             person.wait(">")
         person.type("/temp 3\r")
         person.wait("temperature: 3.0")
         person.type("/tokens 1000000000\r")
         person.wait("tokens: 1000000000")
         person.type("für\r")
-        person.wait("für\n")
-        while len(person.shown) < 4000:
+        before = len(person.shown)
+        while len(person.shown) < before + 4000:
             assert person.read()
         person.type("\x03")
         person.wait("; stopped; seed 1339")
@@ -253,7 +257,7 @@ def test_prompts_are_remembered(llmc: Llmc) -> None:
         with typing(llmc, 120, "sample", "-i", "--tokens", "2", "--ignore-eot") as person:
             person.wait(">")
             person.type(keys)
-            person.wait("first prompt\n")
+            person.wait("first prompt")
             person.wait("2 tokens")
             person.type("/quit\r")
         assert person.code == 0
