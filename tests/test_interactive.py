@@ -245,6 +245,7 @@ def test_talking(llmc: Llmc) -> None:
         person.type("gone\x03")  # gives up the line
         person.type("und\r")
         person.wait("3 tokens, ")
+        person.wait(">")
         person.type("\x04")
     assert person.code == 0
     assert "Traceback" not in person.shown
@@ -257,7 +258,8 @@ def test_prompts_are_remembered(llmc: Llmc) -> None:
             person.wait(">")
             person.type(keys)
             person.wait("first prompt")
-            person.wait("2 tokens")
+            person.wait("2 tokens, ")
+            person.wait(">")  # Ctrl-D means the end only to a prompt that is there
             person.type("\x04")
         assert person.code == 0
     history = Path(llmc.env()["LLMC_CACHE_DIR"]) / "prompts"
