@@ -1,6 +1,8 @@
 """``llmc serve`` as a process of its own, over the stand-in for the engine.
 
-fake_server.py WORKSPACE [--queue N] [--max-tokens N] [--host H] [flags of fake_engine.py…]
+    fake_server.py CHECKPOINT [--slots N] [--queue N] [--patience SECONDS] [fake_engine.py's …]
+
+It prints its address once it answers.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from llmc.config import SampleConfig
 from llmc.errors import LlmcError
 from llmc.generation import Generator, generate_argv
-from llmc.serving import batch, connection, guard, server
+from llmc.serving import connection, guard, server
 from llmc.serving.subject import Subject
 from llmc.tokenizers import load_tokenizer
 
@@ -26,19 +28,19 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, default=100_000)
     parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--patience", type=float, default=None)
     args, rest = parser.parse_known_args()
     if args.patience is not None:
         guard.BODY_SECONDS = args.patience
         connection.HEAD_SECONDS = connection.STALLED_SECONDS = args.patience
         server.GRACE_SECONDS = args.patience
-    assert batch.MOST_SECONDS_TO_WAIT >= 1
     argv = generate_argv(FAKE, args.checkpoint, slots=args.slots, positions=64)
     subject = Subject(
         "parrot", args.checkpoint, load_tokenizer("byte"), SampleConfig(), args.checkpoint.parent
     )
-    bound = server.listen(args.host, 0)
     try:
+        bound = server.listen(args.host, args.port)
         with Generator([sys.executable, *argv, *rest]) as generator:
             server.serve(
                 bound,
@@ -48,7 +50,7 @@ def main() -> None:
                 server.Settings(args.queue, args.max_tokens),
                 ready=lambda: print(server.address_of(bound, args.host), flush=True),
                 say=lambda line: print(line, file=sys.stderr, flush=True),
-                log=lambda line: print(line, file=sys.stderr, flush=True),
+                log=lambda line: None,
             )
     except LlmcError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,7 +23,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Begin at zero."""
-        disable_created_metrics()  # a time beside every number
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a time beside every number
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "llmc_http_requests",

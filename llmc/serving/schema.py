@@ -1,8 +1,8 @@
 """What a request for completions may hold: one table, checked here and published as a schema.
 
 The names and defaults are those of OpenAI's completions. ``top_k``, ``min_p``,
-``repetition_penalty``, ``ignore_eos`` and ``truncate_prompt_tokens`` go beyond them, as in vLLM and others. What the engine
-cannot do is refused unless it asks for nothing, never ignored.
+``repetition_penalty``, ``ignore_eos`` and ``truncate_prompt_tokens`` go beyond them, as in vLLM and
+others. What the engine cannot do is refused unless it asks for nothing, never ignored.
 """
 
 from __future__ import annotations
