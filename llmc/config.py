@@ -127,7 +127,7 @@ SAMPLE_LIMITS: Mapping[str, tuple[float, float]] = {
     "top_k": (0, 1e9),
     "top_p": (0, 1),
     "min_p": (0, 1),
-    "repetition_penalty": (1e-3, 1e3),
+    "repetition_penalty": (1e-6, 1e6),
     "seed": (0, 2.0**53),
 }
 

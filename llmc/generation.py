@@ -26,6 +26,7 @@ from llmc.process import Engine
 
 NO_TOKEN = -1  # as an end-of-text token: none ends the text
 MOST_ALTERNATIVES = 20
+LONGEST_LINE = 1 << 20  # bytes of a request, its newline included
 REASONS = ("length", "stop", "cancelled", "error")
 
 
@@ -96,12 +97,12 @@ class End:
     """Nothing more comes.
 
     Attributes:
-        reason: ``length`` (all tokens are written), ``stop`` (the end-of-text token was drawn),
+        reason: ``length`` (all tokens are written), ``stop`` (the last one was end-of-text),
             ``cancelled`` or ``error``.
         prompt_tokens: how many tokens the prompt had.
         tokens: how many were written.
         prompt_ms: how long reading the prompt took, in milliseconds.
-        ms: how long writing took after that, in milliseconds.
+        ms: how long all of it took, in milliseconds; the time that it waited is no part of it.
         message: what went wrong; empty unless the reason is ``error``.
         failure: why the engine itself ended, None where it goes on.
     """
@@ -205,14 +206,21 @@ class Generator:
         the engine: it must be quick, and hand the event over. If it fails, the text is cancelled.
 
         Raises:
+            Usage: the prompt is longer than the engine reads.
             LlmcError: the engine has ended, and why.
         """
+        identity = f"r{next(self._numbers)}"
+        line = request.line(identity)
+        if len(line) >= LONGEST_LINE:
+            raise Usage(
+                f"a prompt of {len(request.prompt):,} tokens is more than the engine reads: "
+                "give it the end of the text, of which alone the model sees anything"
+            )
         with self._lock:
             if self._failure is not None:
                 raise self._failure
-            identity = f"r{next(self._numbers)}"
             self._open[identity] = deliver
-        self._said.put(request.line(identity))
+        self._said.put(line)
         return identity
 
     def cancel(self, identity: str) -> None:
@@ -286,6 +294,8 @@ class Generator:
                 return
             event = _token(fields) if kind == "token" else _end(fields)
             identity = fields["id"]
+            if not identity:
+                raise ValueError("it did not understand what was asked")
         except (ValueError, KeyError, TypeError) as error:
             raise LlmcError(
                 f"the engine said what is no event ({line[:80]!r}, {type(error).__name__}); "

@@ -5,6 +5,7 @@
 
 int command_train(int argc, char **argv);
 int command_sample(int argc, char **argv);
+int command_generate(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_isa(int argc, char **argv);

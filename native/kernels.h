@@ -34,6 +34,15 @@ struct AdamW {
   double scale;                     // of the gradient: below 1 where its norm is clipped
 };
 
+/* What becomes of x = inp · weightᵀ + bias. */
+enum DecodeFinish {
+  DECODE_STORE,  // out = x
+  DECODE_ADD,    // out += x
+  DECODE_GELU,   // out = GELU(x)
+};
+
+enum { DECODE_ROWS = 64 };  // more rows than these are a prompt
+
 struct Kernels {
   const char *name;                          // as in LLMC_ISA
   bool multiplies_bf16;                      // the CPU does; else BF16 is made float before it is multiplied
@@ -75,6 +84,18 @@ struct Kernels {
   /* dweight (N, K) = doutᵀ · inp, dbias (N) = the column sums of dout unless it is NULL;  += with `add` */
   void (*linear_backward_weight)(const struct Workers *, float *dweight, float *dbias, const float *dout,
                                  struct Array inp, bool add, size_t M, size_t N, size_t K);
+
+  /* out (M, N) = finish(inp (M, K) · weightᵀ + bias);  weight (N, K) of any type, bias (N) or NULL.
+   * Up to DECODE_ROWS rows: with INT8 weights the input is made INT8 too, in blocks of 32 (as weights_store does
+   * it), else both factors are multiplied in the weights' type; a row's bits do not depend on M. Beyond that:
+   * the product of training, where INT8 is made float or, if the CPU multiplies it, BF16.
+   * workers->dtype does not count. Scratch: shared_floats(…), own_floats(1, 1). */
+  void (*decode_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
+                        const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
+  /* data (N, K), scales (N, weights_blocks(K)) = weight (N, K), as struct Weights holds it in the type;
+   * scales are written for INT8 only. A block with a NaN gets a scale that is NaN. */
+  void (*weights_store)(const struct Workers *, void *data, float *scales, enum Dtype dtype, const float *weight,
+                        size_t N, size_t K);
 
   /* Causal self-attention. qkv (B, T, 3C): query, key, value, each NH heads of HS = C / NH.
    * out (B, T, C);  lse (B, NH, T): the log of the sum of exponentials of each row of scores. */

@@ -13,6 +13,7 @@ static const struct {
 } commands[] = {
     {"train", command_train, "train a model on token files"},
     {"sample", command_sample, "write tokens with a trained model"},
+    {"generate", command_generate, "write what lines on stdin ask for"},
     {"eval", command_eval, "the loss of every token of a file, or of chosen rows"},
     {"bench", command_bench, "time training steps on random tokens"},
     {"isa", command_isa, "the instruction sets in this program, and the one it takes here"},

@@ -6,6 +6,7 @@
  */
 #include "kernels.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -191,6 +192,68 @@ static void linear_backward_weight(const struct Workers *workers, float *dweight
   }
 }
 
+/* ---- decoding ----------------------------------------------------------------------------------- */
+
+/* The scale of a block of n numbers: what 1 stands for in INT8. 0 where it is too small to divide by. */
+static float block_scale(const float *x, size_t n) {
+  float max = 0;
+  for (size_t i = 0; i < n; i++) max = fabsf(x[i]) <= max ? max : fabsf(x[i]) + (max - max);  // a NaN stays
+  const float scale = max / 127;
+  return scale < FLT_MIN ? 0 : scale;
+}
+
+static int8_t quantised(float x, float scale) {
+  return scale > 0 && isfinite(scale) ? (int8_t)rintf(x / scale) : 0;
+}
+
+static void weights_store(const struct Workers *workers, void *data, float *scales, enum Dtype dtype,
+                          const float *weight, size_t N, size_t K) {
+  (void)workers;
+  for (size_t n = 0; n < N; n++) {
+    for (size_t k = 0; k < K; k++) {
+      const size_t i = n * K + k, block = n * weights_blocks(K) + k / WEIGHTS_BLOCK;
+      if (dtype != INT8) {
+        array_set((struct Array){data, dtype}, i, weight[i]);
+        continue;
+      }
+      if (k % WEIGHTS_BLOCK == 0) {
+        scales[block] = block_scale(weight + i, K - k < WEIGHTS_BLOCK ? K - k : WEIGHTS_BLOCK);
+      }
+      ((int8_t *)data)[i] = quantised(weight[i], scales[block]);
+    }
+  }
+}
+
+/* A row of the input times row n of INT8 weights: sums of integers, block by block. */
+static float decode_int8(const float *inp, struct Weights weight, size_t n, size_t K) {
+  const int8_t *row = (const int8_t *)weight.data + n * K;
+  float sum = 0;
+  for (size_t begin = 0; begin < K; begin += WEIGHTS_BLOCK) {
+    const size_t size = K - begin < WEIGHTS_BLOCK ? K - begin : WEIGHTS_BLOCK;
+    const float scale = block_scale(inp + begin, size);
+    int products = 0;
+    for (size_t k = begin; k < begin + size; k++) products += quantised(inp[k], scale) * row[k];
+    sum += (float)products * (scale * weight.scales[n * weights_blocks(K) + begin / WEIGHTS_BLOCK]);
+  }
+  return sum;
+}
+
+static void decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  struct Workers multiply = *workers;
+  multiply.dtype = weight.dtype;
+  for (size_t m = 0; m < M; m++) {
+    for (size_t n = 0; n < N; n++) {
+      float x = 0;
+      if (weight.dtype == INT8 && M <= DECODE_ROWS) x = decode_int8(inp + m * K, weight, n, K);
+      else for (size_t k = 0; k < K; k++) x += operand(&multiply, inp[m * K + k]) * weights_get(weight, n, k, K);
+      if (bias != NULL) x += bias[n];
+      if (finish == DECODE_ADD) x += out[m * N + n];
+      out[m * N + n] = finish == DECODE_GELU ? gelu(x) : x;
+    }
+  }
+}
+
 /* ---- attention ---------------------------------------------------------------------------------- */
 
 /* a and b (n), one after the other in memory */
@@ -350,6 +413,8 @@ const struct Kernels kernels_reference = {
     .linear_backward_input = linear_backward_input,
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
+    .decode_linear = decode_linear,
+    .weights_store = weights_store,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
     .attention_decode = attention_decode,

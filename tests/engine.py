@@ -151,6 +151,6 @@ def without_times(text: str) -> list[dict[str, Any]]:
     for line in lines:
         for name in ("step_ms", "tokens_per_second", "threads"):
             line.pop(name, None)
-        for name in ("memory", "memory_parts", "memory_available"):
+        for name in ("memory", "memory_parts", "memory_available", "recompute_saves"):
             line.pop(name, None)
     return lines

@@ -11,10 +11,12 @@
 #include "../util.h"
 
 #include "vector.h"
+#include "bytes.h"
 #include "gelu_tmpl.c"
 #include "pack_tmpl.c"
 #include "gemm_tmpl.c"
 #include "linear_tmpl.c"
+#include "decode_tmpl.c"
 #include "attention_tmpl.c"
 #include "layernorm_tmpl.c"
 #include "encoder_tmpl.c"

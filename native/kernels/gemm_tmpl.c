@@ -21,11 +21,12 @@ struct Gemm {
   const struct Workers *workers;
   struct Array out;       // (M, N)
   struct Factor a, b;     // A: lanes are rows; B: lanes are columns
+  const float *scales;    // of B, where it is INT8: the rows of struct Weights
   size_t M, N, K;
   enum Finish finish;
   bool add;               // to what out holds
   const float *bias;      // (N) or NULL
-  struct Array other;     // (M, N): the residual, or the input of GELU
+  struct Array other;     // (M, N): the residual, or the input of GELU (unless NULL)
   float *sums;            // (M, N): collects what the blocks of K add; out itself if that holds floats
 };
 
@@ -112,7 +113,7 @@ INLINE void gemm_finish(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, siz
     case STORE: break;
     case RESIDUAL: tile_add(acc, gemm->other, at, N); break;
     case GELU:
-      tile_store(gemm->other, at, N, acc);
+      if (gemm->other.data != NULL) tile_store(gemm->other, at, N, acc);
       tile_gelu(acc);
       break;
     case GELU_DERIVATIVE: tile_gelu_derivative(acc, gemm->other, at, N); break;
@@ -143,7 +144,7 @@ static void gemm_finish_edge(const struct Gemm *gemm, vf acc[MR][NRV], size_t at
       const size_t to = at + i * gemm->N + j;
       if (last) array_set(gemm->out, to, out[i * NR + j]);
       else gemm->sums[to] = sums[i * NR + j];
-      if (last && gemm->finish == GELU) array_set(gemm->other, to, other[i * NR + j]);
+      if (last && gemm->finish == GELU && gemm->other.data != NULL) array_set(gemm->other, to, other[i * NR + j]);
     }
   }
 }
@@ -198,6 +199,11 @@ INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, 
   }
 }
 
+INLINE void gemm_pack_int8(const struct Gemm *gemm, float *b, struct Part part) {
+  const struct Weights weight = {INT8, gemm->b.numbers.data, gemm->scales};
+  pack_int8(b, weight, part.n, part.columns, part.k, part.kc, gemm->K, gemm->workers->dtype);
+}
+
 static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct Part part, const bool pairs) {
   const size_t tiles = ceil_div(part.rows, MR), end = part.n + part.columns;
   for (; part.n < end; part.n += NR) {
@@ -205,7 +211,8 @@ static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct 
     struct Ahead ahead = {0};
     if (next < end) ahead = gemm_ahead(factor_at(gemm->b, next, part.k), size_min(NR, end - next), part.kc, tiles);
     part.columns = size_min(NR, end - part.n);
-    pack_right(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, gemm->workers->dtype);
+    if (gemm->scales != NULL) gemm_pack_int8(gemm, b, part);
+    else pack_right(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, gemm->workers->dtype);
     if (PAIRS && pairs) gemm_panel(gemm, a, b, part, ahead, true);
     else gemm_panel(gemm, a, b, part, ahead, false);
   }
@@ -220,7 +227,8 @@ static void gemm_task(void *argument, int thread, int threads) {
   /* Blocks of equal height and depth. Claims of equal width, as many for every thread, so that none waits long for
    * the others; where the columns do not go round, a claim is a part of the rows too. */
   const size_t mc_max = round_up(ceil_div(M, ceil_div(M, MC)), MR);
-  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC * word)), word);
+  const size_t grain = gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : word;
+  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC * word)), grain);
   const size_t claims = round_up(ceil_div(ceil_div(N, NR), CLAIM_PANELS), (size_t)threads);
   const size_t width = round_up(ceil_div(N, claims), NR);
   const size_t chunks = ceil_div(N, width), parts = ceil_div((size_t)threads, chunks);

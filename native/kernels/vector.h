@@ -144,27 +144,23 @@ INLINE vf vsplat_word(const float *word) {
   return (vf)(bits - (vi){0});
 }
 
-#if PAIRS
 /* acc + a[0] * b[0] + a[1] * b[1] in every lane, each word of a and b a pair of BF16. */
-#if defined(__AVX512BF16__)
+#if VL == 16 && defined(__AVX512BF16__)
 INLINE vf vadd_pairs(vf acc, vf a, vf b) {
   typedef __bf16 pairs __attribute__((vector_size(64)));
   return (vf)__builtin_ia32_dpbf16ps_512(acc, (pairs)a, (pairs)b);
 }
-#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#elif VL == 4 && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #include <arm_neon.h>
 INLINE vf vadd_pairs(vf acc, vf a, vf b) {
   return (vf)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)a, (bfloat16x8_t)b);
 }
-#else  // compiled for a CPU without such an instruction, by the tests
+#else
 INLINE vf vadd_pairs(vf acc, vf a, vf b) {
   const vi high = (vi){0} - 0x10000;
   acc += (vf)((vi)a & high) * (vf)((vi)b & high);
   return acc + (vf)((vi)a << 16) * (vf)((vi)b << 16);
 }
-#endif
-#else
-INLINE vf vadd_pairs(vf acc, vf a, vf b) { return (void)a, (void)b, acc; }  // never called
 #endif
 
 /* Eight rows of eight words, turned: three rounds of exchanging pairs, fours and halves. */
