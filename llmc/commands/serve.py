@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.builder import ensure_native
-from llmc.commands.sample import find_weights
 from llmc.context import Context
 from llmc.errors import MissingOutput, Usage
 from llmc.generation import Generator, generate_argv
 from llmc.machine import available_cores
+from llmc.sampling import find_weights
 
 SLOTS, QUEUE, MAX_TOKENS = 16, 64, 4096
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmc.commands.sample import Weights
 from llmc.config import SampleConfig
 from llmc.curves import extremes
 from llmc.errors import LlmcError
@@ -16,6 +15,7 @@ from llmc.generation import Ready
 from llmc.history import read_run
 from llmc.plots import plot_of
 from llmc.runs import CHECKPOINT, METRICS
+from llmc.sampling import Weights
 from llmc.tokenizers import Tokenizer
 
 MOST_POINTS = 600
