@@ -87,6 +87,15 @@ def post(body: bytes, *headers: str) -> bytes:
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
+def child_of(pid: int) -> int:
+    """Return the one child of a process."""
+    told = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
+    )
+    (child,) = told.stdout.split()
+    return int(child)
+
+
 @contextmanager
 def served(
     argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None

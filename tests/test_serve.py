@@ -17,7 +17,7 @@ import httpx2
 import openai
 import pytest
 from conftest import Llmc, assert_one_sentence
-from served import FAKE, Served, fake_server, post, read_all
+from served import FAKE, Served, child_of, fake_server, post, read_all
 
 KEY = "sixteen-or-more-characters"
 
@@ -426,15 +426,6 @@ def test_an_engine_that_dies_is_told_of(folder: Path) -> None:
         code, said = server.end()
         assert code == 70
         assert "SIGKILL" in said and "Traceback" not in said
-
-
-def child_of(pid: int) -> int:
-    """Return the one child of a process."""
-    told = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
-    )
-    (child,) = told.stdout.split()
-    return int(child)
 
 
 def test_every_answer_has_the_safe_headers(server: Served) -> None:

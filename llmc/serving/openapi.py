@@ -25,7 +25,7 @@ EVERYWHERE = ("401", "403", "421")
 def document(known: dict[str, Parameter], model: str, *, with_key: bool) -> dict[str, Any]:
     """Return the document of a server that has a model and, perhaps, a key."""
     whole = _answer("The completions; as server-sent events where stream is true.", "Completion")
-    whole["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    whole["content"]["text/event-stream"] = {}
     security: list[dict[str, list[str]]] = [{"key": []}] if with_key else []
     return {
         "openapi": "3.1.0",

@@ -198,7 +198,22 @@ def request_schema(known: dict[str, Parameter]) -> dict[str, Any]:
         "type": "object",
         "properties": {name: parameter.schema for name, parameter in known.items()},
         "additionalProperties": False,
+        "allOf": [
+            {"not": _both(echo={"const": True}, logprobs={"type": "integer"})},
+            {"not": _both(stream_options={"type": "object"}, stream={"enum": [False, None]})},
+            {
+                "anyOf": [
+                    {"properties": {"stream_options": {"type": "null"}}},
+                    {"required": ["stream"]},
+                ]
+            },
+        ],
     }
+
+
+def _both(**properties: Any) -> dict[str, Any]:
+    """Return the schema of requests that have all of these."""
+    return {"properties": properties, "required": list(properties)}
 
 
 def parse(body: bytes, known: dict[str, Parameter], limits: Limits) -> Completion:

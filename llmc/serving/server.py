@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -97,6 +98,8 @@ def serve(
         Interrupted: the signal was Ctrl-C's.
     """
     signals: list[int] = []
+    # Of clients that leave while they are answered, asyncio warns; here that is no news.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
     async def run() -> None:
         batch = Batch(generator, settings.queue)

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmc.config import SampleConfig
 from llmc.curves import extremes
-from llmc.errors import LlmcError
+from llmc.errors import BadData, LlmcError
 from llmc.formats.checkpoint import CheckpointHeader, parameter_count, read_header
 from llmc.generation import Ready
 from llmc.history import read_run
@@ -22,8 +22,17 @@ MOST_POINTS = 600
 
 
 def subject_of(chosen: Weights) -> Subject:
-    """Return what is served by a choice of weights whose tokenizer is known."""
+    """Return what is served by a choice of weights whose tokenizer is known.
+
+    Raises:
+        BadData: the model has tokens that the tokenizer has not.
+    """
     assert chosen.tokenizer is not None
+    if chosen.model.vocab_size > chosen.tokenizer.vocab_size:
+        raise BadData(
+            f"{chosen.checkpoint} has {chosen.model.vocab_size} tokens and its tokenizer "
+            f"'{chosen.tokenizer.name}' {chosen.tokenizer.vocab_size}: not all it writes is text"
+        )
     folder = chosen.checkpoint.parent
     is_run = chosen.checkpoint.name == CHECKPOINT and (folder / METRICS).is_file()
     return Subject(
