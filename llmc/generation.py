@@ -178,8 +178,8 @@ class Generator:
             LlmcError: it cannot be started, or refuses the model.
         """
         # In a thread of its own, so that no signal's handler is taken from the caller.
-        self._thread.start()
         try:
+            self._thread.start()
             ready = self._started.get()
         except BaseException:
             self.close()
@@ -249,7 +249,8 @@ class Generator:
             self._failure = self._failure or LlmcError("the engine was closed")
         self._said.put(None)
         self._engine.stop()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _read(self) -> None:
         """Read the engine's events to its end; runs in a thread of its own."""

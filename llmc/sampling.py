@@ -83,8 +83,7 @@ class Written(NamedTuple):
         text: the characters that it completes; bytes that are no UTF-8 as lone surrogates. Empty
             where the tokenizer is not known.
         probability: that the model gave it, before any filter; 1 for a token of the prompt.
-        whole: False where a stop string took the end of it, and for half a character that stands
-            at the end: then this is text, but no id that belongs to it.
+        whole: False where a stop string took the end of it: then this is text, but no id of it.
     """
 
     token: int

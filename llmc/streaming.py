@@ -23,8 +23,7 @@ class Piece(NamedTuple):
     Attributes:
         place: the token's place among those that were fed, from 0.
         text: the characters that it completes: none where it ends inside its first one.
-        whole: False where only a part of the token is in the text: a stop string took the rest, or
-            half a character came to nothing at the end.
+        whole: False where a stop string took the end of the token.
     """
 
     place: int
@@ -104,8 +103,9 @@ class TextStream:
             return []
         rest = self._decoder.decode(b"", final=True)
         end = self._length + len(rest)
-        if rest:
-            self._waiting.append((Piece(self._fed - 1, rest, whole=False), end))
+        if rest:  # the token that ended inside a character still waits for it
+            piece, _ = self._waiting.pop()
+            self._waiting.append((Piece(piece.place, piece.text + rest), end))
         pieces = self._search(rest)
         return pieces if self.stopped is not None else [*pieces, *self._take(end)]
 

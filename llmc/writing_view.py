@@ -27,36 +27,68 @@ COLOURS = (
 TURNS = frozenset(("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"))
 
 
-class IdView:
+class View:
+    """Nothing is shown; a context manager around each text."""
+
+    def __enter__(self) -> View:
+        """Begin a text."""
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        """End a text, whatever ended it."""
+
+    def separate(self, eot: Written, heading: str, *, first: bool) -> None:
+        """Say that another of several texts begins.
+
+        Args:
+            eot: the end-of-text token, which tells texts apart in a file.
+            heading: what tells a person.
+            first: nothing came before it.
+        """
+
+    def prompt(self, ids: Sequence[int], text: str) -> None:
+        """Show what a text goes on from."""
+
+    def show(self, written: Written) -> None:
+        """Show one token at once."""
+
+
+class IdView(View):
     """Token ids, one a line; no id of a token that is in the text by half only."""
+
+    def separate(self, eot: Written, heading: str, *, first: bool) -> None:
+        """Write end-of-text between two texts."""
+        if not first:
+            self.show(eot)
+
+    def prompt(self, ids: Sequence[int], text: str) -> None:
+        """Write the ids of the prompt."""
+        _write(b"".join(b"%d\n" % token for token in ids))
 
     def show(self, written: Written) -> None:
         """Write one token to stdout at once."""
         if written.whole:
             _write(b"%d\n" % written.token)
 
-    def heading(self, text: str) -> None:
-        """Say nothing: end-of-text tells where one text ends and the next begins."""
 
-    def finish(self) -> None:
-        """Say nothing: a line is always whole."""
-
-
-class ByteView:
+class ByteView(View):
     """Text for a pipe or a file: the bytes of the tokens, as they are."""
+
+    def separate(self, eot: Written, heading: str, *, first: bool) -> None:
+        """Write end-of-text between two texts."""
+        if not first:
+            self.show(eot)
+
+    def prompt(self, ids: Sequence[int], text: str) -> None:
+        """Write the prompt."""
+        _write(text.encode(errors=KEPT))
 
     def show(self, written: Written) -> None:
         """Write one token to stdout at once."""
         _write(written.text.encode(errors=KEPT))
 
-    def heading(self, text: str) -> None:
-        """Say nothing, as :class:`IdView` does."""
 
-    def finish(self) -> None:
-        """Say nothing: a file has no cursor."""
-
-
-class TerminalView:
+class TerminalView(View):
     """Text for a person: nothing in it moves the cursor; perhaps coloured by probability."""
 
     def __init__(self, *, colours: bool = False) -> None:
@@ -71,47 +103,33 @@ class TerminalView:
         if self._console is None:
             from rich.console import Console
 
-            self._console = Console(highlight=False, soft_wrap=True)
+            self._console = Console()
         return self._console
 
-    def show(self, written: Written) -> None:
-        """Write one token to the terminal at once."""
-        from rich.text import Text as Words
-
-        text = printable(written.text)
-        if not text:
-            return
-        self._at_left = text.endswith("\n")
-        if self.colours:
-            self.console.print(Words(text, colour_of(written.probability)), end="")
-        else:
-            sys.stdout.write(text)
-        sys.stdout.flush()
-
-    def prompt(self, text: str) -> None:
-        """Write what the text goes on from, so that it can be told from the text."""
-        from rich.text import Text as Words
-
-        shown = printable(text)
-        self._at_left = not shown or shown.endswith("\n")
-        self.console.print(Words(shown, "bold"), end="")
-
-    def heading(self, text: str) -> None:
-        """Write a line between two texts."""
-        from rich.text import Text as Words
-
-        self.finish()
-        self.console.print(Words(f"── {text} ──", "dim"))
-
-    def finish(self) -> None:
+    def __exit__(self, *unused: object) -> None:
         """Go to the beginning of a line."""
         if not self._at_left:
             sys.stdout.write("\n")
             sys.stdout.flush()
         self._at_left = True
 
+    def separate(self, eot: Written, heading: str, *, first: bool) -> None:
+        """Write a line that says which text begins."""
+        self._print(f"── {heading} ──\n", "dim")
 
-View = IdView | ByteView | TerminalView
+    def prompt(self, ids: Sequence[int], text: str) -> None:
+        """Write the prompt so that it can be told from what is made of it."""
+        self._print(printable(text), "bold")
+
+    def show(self, written: Written) -> None:
+        """Write one token to the terminal at once."""
+        style = colour_of(written.probability) if self.colours else ""
+        self._print(printable(written.text), style)
+
+    def _print(self, text: str, style: str) -> None:
+        if text:
+            self._at_left = text.endswith("\n")
+            self.console.out(text, style=style or None, end="", highlight=False)
 
 
 def choose_view(ui: Ui, *, decode: bool, show_probs: bool) -> View:

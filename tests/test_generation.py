@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -274,7 +275,7 @@ def test_an_interrupt_while_the_model_loads_leaves_nothing_behind() -> None:
 
     def interrupt() -> None:
         while generator._engine._child is None:
-            pass
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
     helper = threading.Thread(target=interrupt)
