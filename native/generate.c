@@ -31,7 +31,6 @@ struct Options {
 
 struct Generate {
   struct Options options;
-  struct Gpt2 model;
   struct Writer writer;
   struct Request *waiting;      // (MOST_WAITING + 1) a ring, in order of arrival, and one place to read into
   int *prompts;                 // (MOST_WAITING + 1, positions)
@@ -44,13 +43,12 @@ struct Generate {
 };
 
 static struct Options read_options(int argc, char **argv) {
-  static const char *const TYPES[] = {"fp32", "bf16", "int8", NULL};
   struct Options o = {.slots = 1, .threads = 1};
   const struct Arg args[] = {
       {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to write with"},
       {"slots", ARG_COUNT, &o.slots, 1, 1024, "texts that are written at once; others wait"},
       {"positions", ARG_COUNT, &o.positions, 0, 1 << 24, "tokens of context, 0: the model's"},
-      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, TYPES}, 0, 0, "what weights are kept as: fp32, bf16 or int8"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0, "what weights are kept as: fp32, bf16 or int8"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
   };
   args_parse("generate", args, sizeof args / sizeof *args, argc, argv);
@@ -84,10 +82,10 @@ static void begin_event(struct Generate *g) {
 }
 
 static void tell_ready(struct Generate *g, const struct Arena *arena) {
-  static const char *const names[] = {"fp32", "bf16", "int8"};
+  const struct Decoder *d = &g->writer.decoder;
   add(g, "{\"event\":\"ready\",\"slots\":%zu,\"positions\":%zu,\"vocab_size\":%zu,\"dtype\":\"%s\",\"isa\":\"%s\","
-      "\"threads\":%d,\"memory_bytes\":%zu}\n", g->options.slots, g->options.positions, g->model.config.V,
-      names[g->options.dtype], g->model.kernels->name, pool_threads(g->model.workers.pool), arena_footprint(arena));
+      "\"threads\":%d,\"memory_bytes\":%zu}\n", d->slots, d->positions, d->config.V,
+      dtype_name(g->options.dtype), d->kernels->name, pool_threads(d->workers.pool), arena_footprint(arena));
   flush(g);
 }
 
@@ -159,7 +157,7 @@ static void cancel(struct Generate *g, const char *id) {
 static void take_line(struct Generate *g, const char *line, size_t length) {
   char message[MESSAGE_BYTES] = "";
   struct Request *request = waiting_at(g, g->count);  // behind the last
-  switch (request_parse(request, line, length, g->model.config.V, g->options.positions, message)) {
+  switch (request_parse(request, line, length, g->writer.decoder.config.V, g->options.positions, message)) {
     case ASKED_CANCEL: cancel(g, request->id); return;
     case ASKED_NONSENSE: tell_unwritten(g, request, "error", message); return;
     case ASKED_REQUEST: break;
@@ -226,8 +224,8 @@ static void loop(struct Generate *g) {
 
 static void layout(struct Generate *g, struct Arena *arena) {
   const size_t positions = g->options.positions;
-  gpt2_layout(&g->model, arena, 0, 0, false);
-  writer_layout(&g->writer, arena, g->options.slots, positions);
+  decoder_layout(&g->writer.decoder, arena, g->options.slots, positions);
+  writer_layout(&g->writer, arena);
   g->waiting = arena_alloc(arena, MOST_WAITING + 1, sizeof *g->waiting);
   g->prompts = arena_alloc(arena, size_product(MOST_WAITING + 1, positions), sizeof *g->prompts);
   g->input = arena_alloc(arena, LINE_BYTES + 1, 1);
@@ -252,9 +250,9 @@ int command_generate(int argc, char **argv) {
         checkpoint.config.maxT, o->model);
   }
   if (o->positions == 0) o->positions = checkpoint.config.maxT;
-  g.model = (struct Gpt2){.config = checkpoint.config, .kernels = kernels_choose()};
-  g.model.workers.pool = pool_create((int)o->threads);
-  g.writer.model = &g.model;
+  struct Decoder *decoder = &g.writer.decoder;
+  *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_choose(), .dtype = o->dtype};
+  decoder->workers.pool = pool_create((int)o->threads);
   g.writer.listener = (struct Listener){&g, tell_token, tell_end};
 
   struct Arena arena = {0};
@@ -262,12 +260,12 @@ int command_generate(int argc, char **argv) {
   check_memory(&g, &arena);
   arena_take(&arena);
   layout(&g, &arena);
-  checkpoint_read(file, o->model, &checkpoint, g.model.params.first);
+  decoder_load(decoder, file, o->model, &checkpoint);
   for (size_t i = 0; i <= MOST_WAITING; i++) g.waiting[i].prompt = g.prompts + i * o->positions;
   signal(SIGINT, SIG_IGN);  // a terminal's Ctrl-C is for who asks, and he can cancel
   tell_ready(&g, &arena);
   loop(&g);
-  pool_destroy(g.model.workers.pool);
+  pool_destroy(decoder->workers.pool);
   arena_free(&arena);
   return EXIT_OK;
 }

@@ -34,6 +34,21 @@ struct AdamW {
   double scale;                     // of the gradient: below 1 where its norm is clipped
 };
 
+/* A token of a text: where its keys and values are kept. */
+struct Feed {
+  size_t slot, position;
+  int token;
+};
+
+/* The keys and values of one layer: S slots of P positions. A head's row is filled up with zeros, which whoever
+ * makes the cache puts there. */
+struct Cache {
+  struct Array keys, values;  // (S, NH, P, round_up(HS, CACHE_LANES))
+  size_t P;
+};
+
+enum { CACHE_LANES = 16 };
+
 /* What becomes of x = inp · weightᵀ + bias. */
 enum DecodeFinish {
   DECODE_STORE,  // out = x
@@ -92,6 +107,9 @@ struct Kernels {
    * workers->dtype does not count. Scratch: shared_floats(…), own_floats(1, 1). */
   void (*decode_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
                         const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
+  /* The same for any number of rows by the product of training: faster from about a dozen rows on, other bits. */
+  void (*prompt_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
+                        const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
   /* data (N, K), scales (N, weights_blocks(K)) = weight (N, K), as struct Weights holds it in the type;
    * scales are written for INT8 only. A block with a NaN gets a scale that is NaN. */
   void (*weights_store)(const struct Workers *, void *data, float *scales, enum Dtype dtype, const float *weight,
@@ -104,9 +122,14 @@ struct Kernels {
   /* dqkv (B, T, 3C) = */
   void (*attention_backward)(const struct Workers *, float *dqkv, const float *dout, struct Array qkv,
                              struct Array out, const float *lse, size_t B, size_t T, size_t C, size_t NH);
-  /* One query: out (C) = attention of q (C) over keys and values (T, C) each. */
-  void (*attention_decode)(const struct Workers *, float *out, const float *q, const float *keys,
-                           const float *values, size_t T, size_t C, size_t NH);
+  /* Attention of M tokens that follow each other in one slot, the first of them as `first` says: their keys and
+   * values are put into the cache, after those of all positions before. out (M, C), qkv (M, 3C).
+   * Scratch: own_floats(first + M, HS). */
+  void (*attention_prompt)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
+                           struct Feed first, size_t M, size_t C, size_t NH);
+  /* The same for one token of each of M slots. A row's bits do not depend on the others. */
+  void (*attention_decode)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
+                           const struct Feed *feeds, size_t M, size_t C, size_t NH);
 
   /* losses (N) = -log softmax(logits)[target], over the first V columns;
    * logits (N, Vp) = scale * d losses / d logits, the columns from V on zero. */

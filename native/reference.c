@@ -238,20 +238,31 @@ static float decode_int8(const float *inp, struct Weights weight, size_t n, size
   return sum;
 }
 
-static void decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
-                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+/* With `bytes`, INT8 weights meet an input that is made INT8 too. */
+static void linear_of(const struct Workers *workers, float *out, const float *inp, struct Weights weight, bool bytes,
+                      const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
   struct Workers multiply = *workers;
   multiply.dtype = weight.dtype;
   for (size_t m = 0; m < M; m++) {
     for (size_t n = 0; n < N; n++) {
       float x = 0;
-      if (weight.dtype == INT8 && M <= DECODE_ROWS) x = decode_int8(inp + m * K, weight, n, K);
+      if (weight.dtype == INT8 && bytes) x = decode_int8(inp + m * K, weight, n, K);
       else for (size_t k = 0; k < K; k++) x += operand(&multiply, inp[m * K + k]) * weights_get(weight, n, k, K);
       if (bias != NULL) x += bias[n];
       if (finish == DECODE_ADD) x += out[m * N + n];
       out[m * N + n] = finish == DECODE_GELU ? gelu(x) : x;
     }
   }
+}
+
+static void decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  linear_of(workers, out, inp, weight, M <= DECODE_ROWS, bias, finish, M, N, K);
+}
+
+static void prompt_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  linear_of(workers, out, inp, weight, false, bias, finish, M, N, K);
 }
 
 /* ---- attention ---------------------------------------------------------------------------------- */
@@ -337,12 +348,33 @@ static void attention_backward(const struct Workers *workers, float *dqkv, const
   }
 }
 
-static void attention_decode(const struct Workers *workers, float *out, const float *q,
-                             const float *keys, const float *values, size_t T, size_t C, size_t NH) {
+/* Where the cache holds position t of head h: CACHE_LANES divides a row's length. */
+static struct Array cached(struct Cache cache, struct Array kept, size_t slot, size_t t, size_t h, size_t NH, size_t HS) {
+  const size_t row = (HS + CACHE_LANES - 1) / CACHE_LANES * CACHE_LANES;
+  return array_at(kept, ((slot * NH + h) * cache.P + t) * row);
+}
+
+static void attention_decode(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
+                             const struct Feed *feeds, size_t M, size_t C, size_t NH) {
   (void)workers;
-  size_t HS = C / NH;
-  for (size_t i = 0; i < C; i += HS) {
-    attend(array_of(out + i), array_of(q + i), array_of(keys + i), array_of(values + i), C, T, HS);
+  size_t HS = C / NH, row = (HS + CACHE_LANES - 1) / CACHE_LANES * CACHE_LANES;
+  for (size_t m = 0; m < M; m++) {
+    for (size_t h = 0; h < NH; h++) {
+      const float *q = qkv + m * 3 * C + h * HS;
+      const struct Feed at = feeds[m];
+      const struct Array key = cached(cache, cache.keys, at.slot, at.position, h, NH, HS);
+      const struct Array value = cached(cache, cache.values, at.slot, at.position, h, NH, HS);
+      for (size_t i = 0; i < HS; i++) array_set(key, i, q[C + i]), array_set(value, i, q[2 * C + i]);
+      attend(array_of(out + m * C + h * HS), array_of(q), cached(cache, cache.keys, at.slot, 0, h, NH, HS),
+             cached(cache, cache.values, at.slot, 0, h, NH, HS), row, at.position + 1, HS);
+    }
+  }
+}
+
+static void attention_prompt(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
+                             struct Feed first, size_t M, size_t C, size_t NH) {
+  for (size_t m = 0; m < M; m++, first.position++) {
+    attention_decode(workers, out + m * C, qkv + m * 3 * C, cache, &first, 1, C, NH);
   }
 }
 
@@ -414,9 +446,11 @@ const struct Kernels kernels_reference = {
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
     .decode_linear = decode_linear,
+    .prompt_linear = prompt_linear,
     .weights_store = weights_store,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
+    .attention_prompt = attention_prompt,
     .attention_decode = attention_decode,
     .crossentropy = crossentropy,
     .sum_squares = sum_squares,

@@ -11,8 +11,8 @@ void run_layout(struct Run *run, struct Arena *arena) {
   gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
   dataloader_layout(&run->train, arena);
   if (o->val_data != NULL) dataloader_layout(&run->val, arena);
-  run->writer.model = &run->model;
-  writer_layout(&run->writer, arena, 1, size_min(o->sample_tokens, run->model.config.maxT));
+  decoder_layout_beside(&run->writer.decoder, arena, &run->model, size_min(o->sample_tokens, run->model.config.maxT));
+  writer_layout(&run->writer, arena);
   run->tokens = arena_alloc(arena, BT, sizeof(int));
   run->targets = arena_alloc(arena, BT, sizeof(int));
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));

@@ -19,6 +19,7 @@ struct Options {
   const char *model, *prompt;
   size_t tokens, threads, samples, eot;
   unsigned stop;
+  enum Dtype dtype;
   struct Sampling sampling;
 };
 
@@ -42,6 +43,7 @@ static struct Options read_options(int argc, char **argv) {
       {"seed", ARG_COUNT, &s->seed, 0, 0x1p53, "the same seed writes the same tokens"},
       {"stop", ARG_CHOICE, &(struct Choice){&o.stop, STOPS}, 0, 0, "eot: after an end-of-text, never: after --tokens"},
       {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "the end-of-text token, 0: the vocabulary's last"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0, "what weights are kept as: fp32, bf16 or int8"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
   };
   args_parse("sample", args, sizeof args / sizeof *args, argc, argv);
@@ -97,20 +99,21 @@ int command_sample(int argc, char **argv) {
   if (o.eot >= V) die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o.eot, V, o.model);
   const int eot = (int)(o.eot > 0 ? o.eot : V - 1);
   const size_t prompt_length = parse_prompt(o.prompt, V, eot, NULL);
-  struct Gpt2 model = {.config = checkpoint.config, .kernels = kernels_choose()};
-  model.workers.pool = pool_create((int)o.threads);
 
   struct Arena arena = {0};
-  struct Writer writer = {.model = &model, .listener = {&o, print_token, check_end}};
+  struct Writer writer = {.listener = {&o, print_token, check_end}};
+  struct Decoder *decoder = &writer.decoder;
+  *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_choose(), .dtype = o.dtype};
+  decoder->workers.pool = pool_create((int)o.threads);
   const size_t positions = size_min(maxT, prompt_length + o.tokens);
   int *prompt = NULL;
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
     if (pass == 1) arena_take(&arena);
-    gpt2_layout(&model, &arena, 0, 0, false);
-    writer_layout(&writer, &arena, o.samples, positions);
+    decoder_layout(decoder, &arena, o.samples, positions);
+    writer_layout(&writer, &arena);
     prompt = arena_alloc(&arena, prompt_length, sizeof(int));
   }
-  checkpoint_read(file, o.model, &checkpoint, model.params.first);
+  decoder_load(decoder, file, o.model, &checkpoint);
 
   parse_prompt(o.prompt, V, eot, prompt);
   const size_t count = request_context(prompt_length, positions);
@@ -118,7 +121,7 @@ int command_sample(int argc, char **argv) {
                             .prompt = prompt + prompt_length - count, .eot = o.stop == STOP_EOT ? eot : -1};
   for (size_t i = 0; i < o.samples; i++, request.sampling.seed++) writer_begin(&writer, &request);
   while (writer.active > 0) writer_turn(&writer);
-  pool_destroy(model.workers.pool);
+  pool_destroy(decoder->workers.pool);
   arena_free(&arena);
   return EXIT_OK;
 }

@@ -5,14 +5,13 @@
 
 #include "util.h"
 
-void writer_layout(struct Writer *writer, struct Arena *arena, size_t slots, size_t positions) {
-  const struct Config *config = &writer->model->config;
-  decoder_layout(&writer->decoder, arena, config, slots, positions);
-  sampler_layout(&writer->sampler, arena, config->V);
+void writer_layout(struct Writer *writer, struct Arena *arena) {
+  const size_t V = writer->decoder.config.V, slots = writer->decoder.slots, positions = writer->decoder.positions;
+  sampler_layout(&writer->sampler, arena, V);
   writer->feeds = arena_alloc(arena, slots, sizeof *writer->feeds);
   writer->texts = arena_alloc(arena, slots, sizeof *writer->texts);
   writer->tokens = arena_alloc(arena, size_product(slots, positions), sizeof *writer->tokens);
-  writer->seen = arena_alloc(arena, size_product(slots, config->V), 1);
+  writer->seen = arena_alloc(arena, size_product(slots, V), 1);
 }
 
 static void end(struct Writer *writer, struct Text *text, enum Ending ending) {
@@ -22,7 +21,7 @@ static void end(struct Writer *writer, struct Text *text, enum Ending ending) {
 }
 
 void writer_begin(struct Writer *writer, const struct Request *request) {
-  const size_t V = writer->model->config.V;
+  const size_t V = writer->decoder.config.V;
   size_t slot = 0;
   while (writer->texts[slot].active) slot++;
   struct Text *text = &writer->texts[slot];
@@ -60,7 +59,7 @@ static void append(struct Text *text, int token, size_t positions) {
 /* All of the context is read, and these are the logits of what follows: writes one token. */
 static void write_token(struct Writer *writer, struct Text *text, const float *logits) {
   const struct Request *request = &text->request;
-  const size_t V = writer->model->config.V;
+  const size_t V = writer->decoder.config.V;
   struct Told told;
   told.log_sum = sampler_log_sum(logits, V);
   if (!isfinite(told.log_sum)) {
@@ -94,7 +93,7 @@ static struct Text *next_to_read(struct Writer *writer) {
 
 static void read_chunk(struct Writer *writer, struct Text *text) {
   const size_t count = size_min(text->length - text->read, DECODER_CHUNK);
-  decoder_read(&writer->decoder, writer->model, text->slot, text->tokens + text->read, text->read, count);
+  decoder_read(&writer->decoder, text->slot, text->tokens + text->read, text->read, count);
   text->read += count;
   if (text->read == text->length) write_token(writer, text, writer->decoder.logits);
 }
@@ -109,10 +108,10 @@ void writer_turn(struct Writer *writer) {
     writer->feeds[count++] = (struct Feed){text->slot, text->read, text->tokens[text->read]};
   }
   if (count == 0) return;
-  decoder_step(&writer->decoder, writer->model, writer->feeds, count);
+  decoder_step(&writer->decoder, writer->feeds, count);
   for (size_t i = 0; i < count; i++) {
     struct Text *text = &writer->texts[writer->feeds[i].slot];
     text->read++;
-    write_token(writer, text, writer->decoder.logits + i * writer->model->config.Vp);
+    write_token(writer, text, writer->decoder.logits + i * writer->decoder.config.Vp);
   }
 }

@@ -44,7 +44,6 @@ struct Listener {
 };
 
 struct Writer {
-  const struct Gpt2 *model;
   struct Listener listener;
   struct Decoder decoder;
   struct Sampler sampler;
@@ -56,8 +55,8 @@ struct Writer {
   uint64_t arrived;
 };
 
-/* `model` is laid out, the listener set. Zeros are all that the memory has to hold. */
-void writer_layout(struct Writer *writer, struct Arena *arena, size_t slots, size_t positions);
+/* Lays out what texts need, after the writer's decoder. */
+void writer_layout(struct Writer *writer, struct Arena *arena);
 
 /* Begins a text in a free slot; there must be one (writer->active < slots). */
 void writer_begin(struct Writer *writer, const struct Request *request);

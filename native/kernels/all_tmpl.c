@@ -18,6 +18,7 @@
 #include "linear_tmpl.c"
 #include "decode_tmpl.c"
 #include "attention_tmpl.c"
+#include "cache_tmpl.c"
 #include "layernorm_tmpl.c"
 #include "encoder_tmpl.c"
 #include "crossentropy_tmpl.c"

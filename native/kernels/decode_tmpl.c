@@ -105,8 +105,8 @@ INLINE vf decode_add(vf sum, struct DecodeWeights w, const struct DecodeLinear *
   return sum + __builtin_convertvector(group_dot(w.group, group, correction), vf) * (w.scale * vload(x));
 }
 
-INLINE void decode_steps(vf sum[DECODE_N][DECODE_M], const struct DecodeLinear *d, size_t n, size_t m, size_t k, size_t count,
-                         const size_t rows, const size_t outputs, const enum Dtype dtype) {
+INLINE void decode_steps(vf sum[DECODE_N][DECODE_M], const struct DecodeLinear *d, size_t n, size_t m, size_t k,
+                         size_t count, const size_t rows, const size_t outputs, const enum Dtype dtype) {
 #pragma GCC unroll 8
   for (size_t i = 0; i < outputs; i++) {
     const struct DecodeWeights w = decode_load(d, n + i, k, count, dtype);
@@ -115,53 +115,81 @@ INLINE void decode_steps(vf sum[DECODE_N][DECODE_M], const struct DecodeLinear *
   }
 }
 
-/* to[j * DECODE_CLAIM + i] = row m + j of the input times row n + i of the weights */
-INLINE void decode_tile(float *to, const struct DecodeLinear *d, size_t n, size_t m, const size_t rows, const size_t outputs,
-                        const enum Dtype dtype) {
+/* The weights of the next outputs, a part of them with every tile, so that the first of its tiles does not wait. */
+struct DecodeAhead {
+  const char *line, *end;
+  size_t share;  // bytes to fetch with a step
+};
+
+INLINE void decode_fetch(struct DecodeAhead *ahead) {
+  for (size_t fetched = 0; fetched < ahead->share && ahead->line < ahead->end; fetched += CACHE_LINE) {
+    __builtin_prefetch(ahead->line, 0, 2);
+    ahead->line += CACHE_LINE;
+  }
+}
+
+/* part[j][at + i] = the vector whose sum is row m + j of the input times row n + i of the weights */
+INLINE void decode_tile(vf part[DECODE_M][VL], size_t at, const struct DecodeLinear *d, size_t n, size_t m,
+                        struct DecodeAhead *ahead, const size_t rows, const size_t outputs, const enum Dtype dtype) {
   vf sum[DECODE_N][DECODE_M] = {0};
   const size_t step = decode_step(dtype);
   size_t k = 0;
-  for (; k + step <= d->K; k += step) decode_steps(sum, d, n, m, k, step, rows, outputs, dtype);
+  for (; k + step <= d->K; k += step) {
+    if (rows > 1) decode_fetch(ahead);
+    decode_steps(sum, d, n, m, k, step, rows, outputs, dtype);
+  }
   if (k < d->K) decode_steps(sum, d, n, m, k, d->K - k, rows, outputs, dtype);
 #pragma GCC unroll 8
   for (size_t i = 0; i < outputs; i++) {
 #pragma GCC unroll 8
-    for (size_t j = 0; j < rows; j++) to[j * DECODE_CLAIM + i] = vsum(sum[i][j]);
+    for (size_t j = 0; j < rows; j++) part[j][at + i] = sum[i][j];
   }
 }
 
-/* All rows of the input times `outputs` rows of the weights: those stay in the first cache meanwhile. */
-INLINE void decode_rows(float *to, const struct DecodeLinear *d, size_t n, const size_t outputs, const enum Dtype dtype) {
-  size_t m = 0;
-  for (; m + DECODE_M <= d->M; m += DECODE_M) {
-    decode_tile(to + m * DECODE_CLAIM, d, n, m, DECODE_M, outputs, dtype);
-  }
-  for (; m < d->M; m++) decode_tile(to + m * DECODE_CLAIM, d, n, m, 1, outputs, dtype);
-}
-
-/* Outputs n … n + count of row m. */
-INLINE void decode_finish(const struct DecodeLinear *d, const float *sums, size_t m, size_t n, size_t count) {
-  vf x = vload_part(sums, count, 0);
+/* Outputs n … n + count of row m from their sums. */
+INLINE void decode_finish(const struct DecodeLinear *d, vf x, size_t n, size_t m, size_t count) {
   float *out = d->out + m * d->N + n;
-  if (d->bias != NULL) x += vload_part(d->bias + n, count, 0);
-  if (d->finish == DECODE_ADD) x += vload_part(out, count, 0);
+  const bool whole = count == VL;
+  if (d->bias != NULL) x += whole ? vload(d->bias + n) : vload_part(d->bias + n, count, 0);
+  if (d->finish == DECODE_ADD) x += whole ? vload(out) : vload_part(out, count, 0);
   if (d->finish == DECODE_GELU) x = gelu_value(x);
-  vstore_part(out, x, count);
+  if (whole) vstore(out, x);
+  else vstore_part(out, x, count);
+}
+
+/* Outputs n … n + count of `rows` rows of the input from row m on. */
+INLINE void decode_outputs(const struct DecodeLinear *d, size_t n, size_t count, size_t m, struct DecodeAhead *ahead,
+                           const size_t rows, const enum Dtype dtype) {
+  vf part[DECODE_M][VL];
+  size_t i = 0;
+  /* One row is bound by memory alone, which is fastest read straight ahead. */
+  for (; rows > 1 && i + DECODE_N <= count; i += DECODE_N) {
+    decode_tile(part, i, d, n + i, m, ahead, rows, DECODE_N, dtype);
+  }
+  for (; i < count; i++) decode_tile(part, i, d, n + i, m, ahead, rows, 1, dtype);
+  for (size_t j = 0; j < rows; j++) {
+    for (i = count; i < VL; i++) part[j][i] = (vf){0};
+    decode_finish(d, vsums(part[j]), n, m + j, count);
+  }
 }
 
 INLINE void decode_run(const struct DecodeLinear *d, const enum Dtype dtype) {
-  float sums[DECODE_ROWS * DECODE_CLAIM];  // (M, DECODE_CLAIM)
   struct Pool *pool = d->workers->pool;
   const size_t claim = size_min(DECODE_CLAIM, round_up(ceil_div(d->N, 4 * (size_t)pool_threads(pool)), 16));
+  const size_t row = d->K * dtype_size(dtype), steps = ceil_div(d->K, decode_step(dtype));
+  const char *data = d->weight.data;
   for (size_t n; (n = pool_claim(pool) * claim) < d->N;) {
     const size_t end = size_min(n + claim, d->N);
-    size_t i = n;
-    for (; d->M >= DECODE_M && i + DECODE_N <= end; i += DECODE_N) decode_rows(sums + i - n, d, i, DECODE_N, dtype);
-    for (; i < end; i++) decode_rows(sums + i - n, d, i, 1, dtype);
-    for (size_t m = 0; m < d->M; m++) {
-      const float *row = sums + m * DECODE_CLAIM;
-      for (i = n; i + VL <= end; i += VL) decode_finish(d, row + i - n, m, i, VL);
-      if (i < end) decode_finish(d, row + i - n, m, i, end - i);
+    for (size_t i = n; i < end; i += VL) {
+      const size_t count = size_min(VL, end - i), next = size_min(i + VL, d->N), tiles = ceil_div(d->M, DECODE_M) * ceil_div(VL, DECODE_N);
+      struct DecodeAhead ahead = {data + next * row, data + size_min(next + VL, d->N) * row, ceil_div(VL * row, tiles * steps)};
+      size_t m = 0;
+      for (; m + DECODE_M <= d->M; m += DECODE_M) decode_outputs(d, i, count, m, &ahead, DECODE_M, dtype);
+      switch (d->M - m) {
+        case 1: decode_outputs(d, i, count, m, &ahead, 1, dtype); break;
+        case 2: decode_outputs(d, i, count, m, &ahead, 2, dtype); break;
+        case 3: decode_outputs(d, i, count, m, &ahead, 3, dtype); break;
+      }
     }
   }
 }
@@ -180,16 +208,16 @@ static void decode_linear_task(void *argument, int thread, int threads) {
 }
 
 /* A prompt: the product of training, to which a third type of factor is no news. */
-static void decode_prompt(const struct DecodeLinear *d) {
+static void prompt_linear(const struct Workers *given, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
   static const enum Finish finishes[] = {[DECODE_STORE] = STORE, [DECODE_ADD] = STORE, [DECODE_GELU] = GELU};
-  struct Workers workers = *d->workers;
-  workers.dtype = d->weight.dtype == BF16 || (PAIRS && d->weight.dtype == INT8) ? BF16 : FP32;
+  struct Workers workers = *given;
+  workers.dtype = weight.dtype == BF16 || (PAIRS && weight.dtype == INT8) ? BF16 : FP32;
   struct Gemm gemm = {
-      .workers = &workers, .out = array_of(d->out), .a = {array_of(d->inp), d->K, 1},
-      .b = {{(void *)(uintptr_t)d->weight.data, d->weight.dtype}, d->K, 1}, .scales = d->weight.dtype == INT8 ? d->weight.scales : NULL,
-      .M = d->M, .N = d->N, .K = d->K, .bias = d->bias, .finish = finishes[d->finish],
-      .add = d->finish == DECODE_ADD, .sums = d->out};
-  pool_run(workers.pool, "decode_prompt", gemm_task, &gemm);
+      .workers = &workers, .out = array_of(out), .a = {array_of(inp), K, 1},
+      .b = {{(void *)(uintptr_t)weight.data, weight.dtype}, K, 1}, .scales = weight.dtype == INT8 ? weight.scales : NULL,
+      .M = M, .N = N, .K = K, .bias = bias, .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
+  pool_run(workers.pool, "prompt_linear", gemm_task, &gemm);
 }
 
 static size_t shared_floats(size_t largest);
@@ -198,7 +226,7 @@ static void decode_linear(const struct Workers *workers, float *out, const float
                           const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
   struct DecodeLinear d = {workers, out, inp, weight, bias, finish, M, N, K, workers->shared, 0};
   if (M > DECODE_ROWS) {
-    decode_prompt(&d);
+    prompt_linear(workers, out, inp, weight, bias, finish, M, N, K);
     return;
   }
   /* As many rows at a time as the scratch memory has room for: all of them, unless K is tens of thousands. */

@@ -9,6 +9,7 @@ static size_t shared_floats(size_t largest) {
 
 static size_t own_floats(size_t T, size_t HS) {
   size_t attention = size_max(attention_forward_floats(T, HS), attention_backward_floats(T, HS));
+  attention = size_max(attention, cached_floats(T, HS));
   return round_up(size_max((size_t)NR * KC, attention), 16);
 }
 
@@ -29,9 +30,11 @@ const struct Kernels ISA_TABLE = {
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
     .decode_linear = decode_linear,
+    .prompt_linear = prompt_linear,
     .weights_store = weights_store,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
+    .attention_prompt = attention_prompt,
     .attention_decode = attention_decode,
     .crossentropy = crossentropy,
     .sum_squares = sum_squares,

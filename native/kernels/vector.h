@@ -42,6 +42,36 @@ INLINE float vsum(vf x) {
   return lane[0];
 }
 
+/* Lane i is vsum(x[i]), by the same tree: two vectors are folded into one, halves onto halves, and so on down. */
+#define FOLD_LANE(i, half) ((i) / (half) * 2 * (half) + (i) % (half))
+#define FOLD_FOUR(i, half, at) \
+  FOLD_LANE(i, half) + at, FOLD_LANE(i + 1, half) + at, FOLD_LANE(i + 2, half) + at, FOLD_LANE(i + 3, half) + at
+#if VL == 16
+#define FOLD_LANES(half, at) \
+  FOLD_FOUR(0, half, at), FOLD_FOUR(4, half, at), FOLD_FOUR(8, half, at), FOLD_FOUR(12, half, at)
+#elif VL == 8
+#define FOLD_LANES(half, at) FOLD_FOUR(0, half, at), FOLD_FOUR(4, half, at)
+#else
+#define FOLD_LANES(half, at) FOLD_FOUR(0, half, at)
+#endif
+#define FOLD(x, y, half) \
+  (__builtin_shufflevector(x, y, FOLD_LANES(half, 0)) + __builtin_shufflevector(x, y, FOLD_LANES(half, half)))
+
+INLINE vf vsums(const vf x[VL]) {
+  vf sum[VL];
+  memcpy(sum, x, sizeof sum);
+#if VL == 16
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) sum[i] = FOLD(sum[2 * i], sum[2 * i + 1], 8);
+#endif
+#if VL >= 8
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) sum[i] = FOLD(sum[2 * i], sum[2 * i + 1], 4);
+#endif
+  sum[0] = FOLD(sum[0], sum[1], 2), sum[1] = FOLD(sum[2], sum[3], 2);
+  return FOLD(sum[0], sum[1], 1);
+}
+
 INLINE float vmax_lane(vf x) {
   float max = x[0];
   for (int i = 1; i < VL; i++) max = x[i] > max ? x[i] : max;
