@@ -96,6 +96,12 @@ def child_of(pid: int) -> int:
     return int(child)
 
 
+def is_alive(pid: int) -> bool:
+    """Say whether a process works; one that ended and was not asked for yet does not."""
+    told = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)
+    return told.stdout.strip()[:1] not in (b"", b"Z")
+
+
 @contextmanager
 def served(
     argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None

@@ -17,7 +17,7 @@ import httpx2
 import openai
 import pytest
 from conftest import Llmc, assert_one_sentence
-from served import FAKE, Served, child_of, fake_server, post, read_all
+from served import FAKE, Served, child_of, fake_server, is_alive, post, read_all
 
 KEY = "sixteen-or-more-characters"
 
@@ -383,11 +383,31 @@ def test_a_signal_lets_it_finish_what_is_being_written(
         server.becomes("llmc_completions_running", 1)
         ended, said = server.end(number)
         assert ended == code
-        assert "finishing 1 completions" in said
+        assert "finishing what is being written (completions: 1)" in said
         assert "Traceback" not in said
         assert writing.result().text.endswith("data: [DONE]\n\n")
         with pytest.raises(httpx2.HTTPError):
             kept.get("/health")
+
+
+def test_a_second_ctrl_c_ends_it_at_once(folder: Path) -> None:
+    with (
+        fake_server(folder, "--step-seconds", "0.01") as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        ask = {"prompt": "ab", "max_tokens": 100_000}
+        answers = [pool.submit(server.complete, **ask, stream=stream) for stream in (True, False)]
+        server.becomes("llmc_completions_running", 2)
+        engine = child_of(server.process.pid)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.stderr is not None
+        assert "finishing" in server.process.stderr.readline()
+        code, said = server.end(signal.SIGINT)
+        assert code == 130
+        assert "Traceback" not in said
+        for answer in answers:
+            assert answer.exception() is not None or "shutting down" in answer.result().text
+        assert not is_alive(engine)
 
 
 def test_what_takes_too_long_is_ended_with_an_error(folder: Path) -> None:

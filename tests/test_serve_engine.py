@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import Llmc, assert_one_sentence
-from served import Served, child_of, served
+from served import Served, child_of, is_alive, served
 from workspace import ok, prepared_workspace, trained
 
 CLIENTS = 64
@@ -177,9 +176,3 @@ def test_without_a_server_no_engine_is_left(template: Llmc) -> None:
         running.process.wait()
         while is_alive(engine):
             pass
-
-
-def is_alive(pid: int) -> bool:
-    """Say whether a process works; one that ended and was not asked for yet does not."""
-    told = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)
-    return told.stdout.strip()[:1] not in (b"", b"Z")

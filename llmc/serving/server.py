@@ -27,6 +27,7 @@ from llmc.serving.subject import Subject
 GRACE_SECONDS = 30.0  # for what is being written when the server is told to end
 FORCED_SECONDS = 5.0  # more, for the answers to be read
 MOST_CONNECTIONS = 512
+ENDING = "the server is shutting down"
 
 
 @dataclass(frozen=True)
@@ -161,14 +162,26 @@ class _Server(uvicorn.Server):
         self._say = say
         self._signals = signals
         self._told_of_death = False
+        self._hurried = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal: the first to finish, a second Ctrl-C to cut short, a third to drop all."""
+        self._signals.append(sig)
+        if self._loop is not None and self.should_exit and not self._hurried:
+            if sig == signal.SIGINT:
+                self._hurried = True
+                self._loop.call_soon_threadsafe(self._batch.cancel_all, ENDING)
+            return
+        if self._hurried:
+            # What is dropped now would be told as a failure.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         super().handle_exit(sig, frame)
-        self._signals += self._captured_signals
         self._captured_signals.clear()  # they would be raised again in the end
 
     async def on_tick(self, counter: int) -> bool:
@@ -182,12 +195,10 @@ class _Server(uvicorn.Server):
         batch.draining = True
         if batch.open:
             self._say(
-                f"finishing {batch.open} completions, {GRACE_SECONDS:g} seconds at most; "
-                "Ctrl-C ends at once"
+                f"finishing what is being written (completions: {batch.open}), "
+                f"{GRACE_SECONDS:g} seconds at most; Ctrl-C ends at once"
             )
-        late = asyncio.get_running_loop().call_later(
-            GRACE_SECONDS, batch.cancel_all, "the server is shutting down"
-        )
+        late = asyncio.get_running_loop().call_later(GRACE_SECONDS, batch.cancel_all, ENDING)
         try:
             await super().shutdown(sockets)
         finally:
