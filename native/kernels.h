@@ -136,6 +136,11 @@ struct Kernels {
   void (*crossentropy)(const struct Workers *, float *losses, float *logits, const int *targets,
                        float scale, size_t N, size_t V, size_t Vp);
 
+  /* Of one row of logits x (n), by the thread that calls. The largest; where some are not finite, any of them. */
+  float (*row_largest)(const float *x, size_t n);
+  /* out (n) = exp((x - max) * scale), unless out is NULL; returns their sum, NaN where some x is not finite. */
+  double (*row_exponentials)(float *out, const float *x, float max, float scale, size_t n);
+
   /* The sum of the squares of x (n). */
   double (*sum_squares)(const struct Workers *, const float *x, size_t n);
   /* One step on params (n), with running means m, v (n) of the gradient and its square. Returns the sum of

@@ -397,6 +397,22 @@ static void crossentropy(const struct Workers *workers, float *losses, float *lo
   }
 }
 
+static float row_largest(const float *x, size_t n) {
+  float max = x[0];
+  for (size_t i = 1; i < n; i++) max = x[i] > max ? x[i] : max;
+  return max;
+}
+
+static double row_exponentials(float *out, const float *x, float max, float scale, size_t n) {
+  double sum = 0;
+  for (size_t i = 0; i < n; i++) {
+    const float e = expf((x[i] - max) * scale);
+    if (out != NULL) out[i] = e;
+    sum += (double)e + 0 * (double)x[i];
+  }
+  return sum;
+}
+
 static double sum_squares(const struct Workers *workers, const float *x, size_t n) {
   (void)workers;
   double sum = 0;
@@ -453,6 +469,8 @@ const struct Kernels kernels_reference = {
     .attention_prompt = attention_prompt,
     .attention_decode = attention_decode,
     .crossentropy = crossentropy,
+    .row_largest = row_largest,
+    .row_exponentials = row_exponentials,
     .sum_squares = sum_squares,
     .adamw_update = adamw_update,
     .peak_flops = peak_flops,

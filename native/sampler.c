@@ -6,10 +6,21 @@
 
 #include "util.h"
 
-void sampler_layout(struct Sampler *sampler, struct Arena *arena, size_t V) {
-  sampler->scores = arena_alloc(arena, V, sizeof *sampler->scores);
-  sampler->weights = arena_alloc(arena, V, sizeof *sampler->weights);
-  sampler->candidates = arena_alloc(arena, V, sizeof *sampler->candidates);
+void sampler_layout(struct Sampler *sampler, struct Arena *arena, const struct Kernels *kernels, size_t V,
+                    int threads) {
+  const size_t numbers = size_product(V, (size_t)threads);
+  sampler->kernels = kernels;
+  sampler->V = V;
+  sampler->scores = arena_alloc(arena, numbers, sizeof *sampler->scores);
+  sampler->weights = arena_alloc(arena, numbers, sizeof *sampler->weights);
+  sampler->candidates = arena_alloc(arena, numbers, sizeof *sampler->candidates);
+}
+
+struct Sampler sampler_at(const struct Sampler *all, int thread) {
+  const size_t at = (size_t)thread * all->V;
+  struct Sampler own = *all;
+  own.scores += at, own.weights += at, own.candidates += at;
+  return own;
 }
 
 /* ---- the largest first -------------------------------------------------------------------------- */
@@ -42,12 +53,6 @@ static struct Candidate heap_pop(struct Candidate *heap, size_t count) {
   return top;
 }
 
-static size_t most_likely(const float *logits, size_t V) {
-  size_t best = 0;
-  for (size_t v = 1; v < V; v++) best = logits[v] > logits[best] ? v : best;
-  return best;
-}
-
 size_t sampler_top(struct Candidate *top, size_t count, const float *logits, size_t V) {
   size_t have = 0;
   for (size_t v = 0; v < V && count > 0; v++) {
@@ -59,43 +64,57 @@ size_t sampler_top(struct Candidate *top, size_t count, const float *logits, siz
   return have;
 }
 
-double sampler_log_sum(const float *logits, size_t V) {
-  const float max = logits[most_likely(logits, V)];
-  double sum = 0;
-  for (size_t v = 0; v < V; v++) sum += (double)expf(logits[v] - max) + 0 * (double)logits[v];
-  return (double)max + log(sum);
+double sampler_log_sum(const struct Sampler *sampler, const float *logits, size_t V) {
+  const float max = sampler->kernels->row_largest(logits, V);
+  return (double)max + log(sampler->kernels->row_exponentials(NULL, logits, max, 1, V));
+}
+
+/* The first of the largest. */
+static int most_likely(const struct Sampler *sampler, const float *logits, size_t V) {
+  const float max = sampler->kernels->row_largest(logits, V);
+  size_t v = 0;
+  while (v + 1 < V && logits[v] != max) v++;
+  return (int)v;
 }
 
 /* ---- filters ------------------------------------------------------------------------------------ */
 
-/* The k-th largest of them. */
-static float kth_largest(struct Candidate *heap, const float *scores, size_t V, size_t k) {
-  for (size_t v = 0; v < V; v++) heap[v] = (struct Candidate){scores[v], (int)v};
-  heap_make(heap, V);
-  float last = scores[0];
-  for (size_t i = 0; i < k; i++) last = heap_pop(heap, V - i).number;
+/* The bits of a float, so that they count up as the numbers do, and the highest of them: a bucket of numbers that
+ * lie close together, eight buckets to a power of two. */
+enum { BUCKET_SHIFT = 20, BUCKETS = 1 << (32 - BUCKET_SHIFT) };
+
+static size_t bucket_of(float number) {
+  uint32_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  return (bits >> 31 ? ~bits : bits | 1u << 31) >> BUCKET_SHIFT;
+}
+
+/* The k-th largest: it is in the bucket in which the count from above reaches k, and only that one is put in
+ * order. */
+static float kth_largest(struct Candidate *candidates, const float *scores, size_t V, size_t k) {
+  uint32_t counts[BUCKETS] = {0};
+  for (size_t v = 0; v < V; v++) counts[bucket_of(scores[v])]++;
+  size_t border = BUCKETS - 1;
+  for (; border > 0 && counts[border] < k; border--) k -= counts[border];
+  size_t count = 0;
+  for (size_t v = 0; v < V; v++) {
+    if (bucket_of(scores[v]) == border) candidates[count++] = (struct Candidate){scores[v], (int)v};
+  }
+  heap_make(candidates, count);
+  float last = -INFINITY;
+  for (size_t i = 0; i < size_min(k, count); i++) last = heap_pop(candidates, count - i).number;
   return last;
 }
 
-/* Weights are floats from 0 to 1, whose bits count up as they do: the highest of them number 1,017 buckets,
- * eight to a power of two. */
-enum { BUCKET_SHIFT = 20, BUCKETS = (0x3f800000 >> BUCKET_SHIFT) + 1 };
-
-static size_t bucket_of(float weight) {
-  uint32_t bits;
-  memcpy(&bits, &weight, sizeof bits);
-  return bits >> BUCKET_SHIFT;
-}
-
-/* Leaves the fewest largest weights whose sum reaches p of the whole (Holtzman et al. 2020), one at least.
- * Only the bucket in which that happens is put in order. */
+/* Leaves the fewest largest weights whose sum reaches p of the whole (Holtzman et al. 2020), one at least. Again
+ * only one bucket is put in order. */
 static void keep_top_p(struct Sampler *sampler, size_t V, double p) {
   double sums[BUCKETS] = {0}, whole = 0, reached = 0;
   float *weights = sampler->weights;
   for (size_t v = 0; v < V; v++) sums[bucket_of(weights[v])] += (double)weights[v];
   for (size_t b = 0; b < BUCKETS; b++) whole += sums[b];
   size_t border = BUCKETS - 1;
-  while (border > 0 && reached + sums[border] < p * whole) reached += sums[border--];
+  while (border > 0 && (sums[border] == 0 || reached + sums[border] < p * whole)) reached += sums[border--];
 
   size_t count = 0;
   for (size_t v = 0; v < V; v++) {
@@ -126,27 +145,33 @@ static const float *scores_of(struct Sampler *sampler, const struct Sampling *sa
   return sampler->scores;
 }
 
+/* In four parts, which wait for each other less. */
+static double sum_of(const float *weights, size_t n) {
+  double sum[4] = {0};
+  for (size_t i = 0; i < n; i++) sum[i % 4] += (double)weights[i];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 double sampler_filter(struct Sampler *sampler, const struct Sampling *sampling, const float *logits,
                       const uint8_t *seen, size_t V) {
   const float *scores = scores_of(sampler, sampling, logits, seen, V);
   float *weights = sampler->weights;
-  const size_t best = most_likely(scores, V);
   if (sampling->temperature == 0) {
     memset(weights, 0, V * sizeof *weights);
-    weights[best] = 1;
+    weights[most_likely(sampler, scores, V)] = 1;
     return 1;
   }
-  const float max = scores[best], scale = (float)fmin(1 / sampling->temperature, FLT_MAX);
-  const bool limited = sampling->top_k > 0 && sampling->top_k < V;
-  const float least = limited ? kth_largest(sampler->candidates, scores, V, sampling->top_k) : -INFINITY;
-  for (size_t v = 0; v < V; v++) weights[v] = scores[v] >= least ? expf((scores[v] - max) * scale) : 0;
+  const float max = sampler->kernels->row_largest(scores, V), scale = (float)fmin(1 / sampling->temperature, FLT_MAX);
+  sampler->kernels->row_exponentials(weights, scores, max, scale, V);
+  if (sampling->top_k > 0 && sampling->top_k < V) {  // all equals of the k-th stay
+    const float least = kth_largest(sampler->candidates, scores, V, sampling->top_k);
+    for (size_t v = 0; v < V; v++) weights[v] = scores[v] >= least ? weights[v] : 0;
+  }
   if (sampling->top_p < 1) keep_top_p(sampler, V, sampling->top_p);
   if (sampling->min_p > 0) {  // the largest weight is 1
     for (size_t v = 0; v < V; v++) weights[v] = weights[v] >= (float)sampling->min_p ? weights[v] : 0;
   }
-  double sum = 0;
-  for (size_t v = 0; v < V; v++) sum += (double)weights[v];
-  return sum;
+  return sum_of(weights, V);
 }
 
 /* ---- a draw ------------------------------------------------------------------------------------- */
@@ -158,14 +183,19 @@ static double uniform(uint64_t seed, uint64_t draw) {
 
 int sampler_draw(struct Sampler *sampler, const struct Sampling *sampling, const float *logits,
                  const uint8_t *seen, size_t V, uint64_t draw) {
-  if (sampling->temperature == 0) return (int)most_likely(scores_of(sampler, sampling, logits, seen, V), V);
-  double left = uniform(sampling->seed, draw) * sampler_filter(sampler, sampling, logits, seen, V);
-  size_t token = 0;
-  for (size_t v = 0; v < V; v++) {
-    if (sampler->weights[v] == 0) continue;
-    token = v;  // where rounding leaves a crumb, the last one takes it
-    left -= (double)sampler->weights[v];
+  if (sampling->temperature == 0) return most_likely(sampler, scores_of(sampler, sampling, logits, seen, V), V);
+  enum { RUN = 512 };  // tokens to skip at once
+  double left = uniform(sampling->seed, draw) * sampler_filter(sampler, sampling, logits, seen, V), run;
+  const float *weights = sampler->weights;
+  size_t begin = 0;
+  for (; begin + RUN < V && (run = sum_of(weights + begin, RUN)) <= left; begin += RUN) left -= run;
+  size_t token = V;
+  for (size_t v = begin; v < V; v++) {
+    if (weights[v] == 0) continue;
+    token = v;
+    left -= (double)weights[v];
     if (left < 0) break;
   }
+  while (token == V || weights[token] == 0) token--;  // where rounding leaves a crumb, the last one takes it
   return (int)token;
 }

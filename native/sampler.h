@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "arena.h"
+#include "kernels.h"
 
 /* How a text wants its tokens drawn. */
 struct Sampling {
@@ -27,14 +28,21 @@ struct Candidate {
   int token;
 };
 
-/* What a draw works in. */
+/* What a draw works with and in. */
 struct Sampler {
+  const struct Kernels *kernels;
   float *scores;                 // (V) logits, after the penalty
   float *weights;                // (V) of the tokens that may be drawn, 0 of the others
   struct Candidate *candidates;  // (V)
+  size_t V;
 };
 
-void sampler_layout(struct Sampler *sampler, struct Arena *arena, size_t V);
+/* Lays out as many as there are threads, one after the other. */
+void sampler_layout(struct Sampler *sampler, struct Arena *arena, const struct Kernels *kernels, size_t V,
+                    int threads);
+
+/* A thread's own. */
+struct Sampler sampler_at(const struct Sampler *all, int thread);
 
 /* Fills sampler->weights with numbers in proportion to the probability that each token is drawn with, and
  * returns their sum. `seen` (V) is not 0 for the tokens that the text holds; NULL without a repetition
@@ -51,6 +59,6 @@ int sampler_draw(struct Sampler *sampler, const struct Sampling *sampling, const
 size_t sampler_top(struct Candidate *top, size_t count, const float *logits, size_t V);
 
 /* log Σ exp(logits), what turns a logit into a log-probability; not finite when one of them is not. */
-double sampler_log_sum(const float *logits, size_t V);
+double sampler_log_sum(const struct Sampler *sampler, const float *logits, size_t V);
 
 #endif

@@ -3,11 +3,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "pool.h"
 #include "util.h"
 
 void writer_layout(struct Writer *writer, struct Arena *arena) {
   const size_t V = writer->decoder.config.V, slots = writer->decoder.slots, positions = writer->decoder.positions;
-  sampler_layout(&writer->sampler, arena, V);
+  sampler_layout(&writer->sampler, arena, writer->decoder.kernels, V, pool_threads(writer->decoder.workers.pool));
+  writer->told = arena_alloc(arena, slots, sizeof *writer->told);
   writer->feeds = arena_alloc(arena, slots, sizeof *writer->feeds);
   writer->texts = arena_alloc(arena, slots, sizeof *writer->texts);
   writer->tokens = arena_alloc(arena, size_product(slots, positions), sizeof *writer->tokens);
@@ -56,28 +58,56 @@ static void append(struct Text *text, int token, size_t positions) {
   text->tokens[text->length++] = token;
 }
 
-/* All of the context is read, and these are the logits of what follows: writes one token. */
-static void write_token(struct Writer *writer, struct Text *text, const float *logits) {
+/* The token that follows, from the text's row of logits. */
+static void choose(const struct Writer *writer, struct Sampler *sampler, const struct Text *text, const float *logits,
+                   struct Told *told) {
   const struct Request *request = &text->request;
   const size_t V = writer->decoder.config.V;
-  struct Told told;
-  told.log_sum = sampler_log_sum(logits, V);
-  if (!isfinite(told.log_sum)) {
+  told->log_sum = sampler_log_sum(sampler, logits, V);
+  if (!isfinite(told->log_sum)) return;
+  const uint8_t *seen = request->sampling.repetition_penalty != 1 ? text->seen : NULL;
+  told->token = sampler_draw(sampler, &request->sampling, logits, seen, V, request->sampling.draws + text->written);
+  told->logprob = (double)logits[told->token] - told->log_sum;
+  told->tops = sampler_top(told->top, request->logprobs, logits, V);
+}
+
+struct Choices {
+  const struct Writer *writer;
+  size_t count;  // of rows of logits, of the feeds in order
+};
+
+/* A text's token is one thread's work. */
+static void choose_task(void *argument, int thread, int threads) {
+  const struct Choices *choices = argument;
+  const struct Writer *writer = choices->writer;
+  const struct Decoder *decoder = &writer->decoder;
+  struct Sampler sampler = sampler_at(&writer->sampler, thread);
+  (void)threads;
+  for (size_t i; (i = pool_claim(decoder->workers.pool)) < choices->count;) {
+    choose(writer, &sampler, &writer->texts[writer->feeds[i].slot], decoder->logits + i * decoder->config.Vp,
+           &writer->told[i]);
+  }
+}
+
+static void tell(struct Writer *writer, struct Text *text, const struct Told *told) {
+  const struct Request *request = &text->request;
+  if (!isfinite(told->log_sum)) {
     end(writer, text, ENDED_ERROR);
     return;
   }
   if (text->written == 0) text->prompt_ms = 1e3 * (clock_seconds() - text->started);
-  const uint8_t *seen = request->sampling.repetition_penalty != 1 ? text->seen : NULL;
-  told.token = sampler_draw(&writer->sampler, &request->sampling, logits, seen, V,
-                            request->sampling.draws + text->written);
-  told.logprob = (double)logits[told.token] - told.log_sum;
-  told.tops = sampler_top(told.top, request->logprobs, logits, V);
-  text->seen[told.token] = 1;
+  text->seen[told->token] = 1;
   text->written++;
-  writer->listener.token(writer->listener.context, text, &told);
-  if (told.token == request->eot) end(writer, text, ENDED_STOP);
+  writer->listener.token(writer->listener.context, text, told);
+  if (told->token == request->eot) end(writer, text, ENDED_STOP);
   else if (text->written == request->tokens) end(writer, text, ENDED_LENGTH);
-  else append(text, told.token, writer->decoder.positions);
+  else append(text, told->token, writer->decoder.positions);
+}
+
+/* All of the context of those that were fed is read, and these are the logits of what follows: writes a token each. */
+static void write_tokens(struct Writer *writer, size_t count) {
+  pool_run(writer->decoder.workers.pool, "sampler", choose_task, &(struct Choices){writer, count});
+  for (size_t i = 0; i < count; i++) tell(writer, &writer->texts[writer->feeds[i].slot], &writer->told[i]);
 }
 
 /* The text that has waited longest of those with more than one token to read; NULL where there is none. */
@@ -95,7 +125,9 @@ static void read_chunk(struct Writer *writer, struct Text *text) {
   const size_t count = size_min(text->length - text->read, DECODER_CHUNK);
   decoder_read(&writer->decoder, text->slot, text->tokens + text->read, text->read, count);
   text->read += count;
-  if (text->read == text->length) write_token(writer, text, writer->decoder.logits);
+  if (text->read < text->length) return;
+  writer->feeds[0].slot = text->slot;
+  write_tokens(writer, 1);
 }
 
 void writer_turn(struct Writer *writer) {
@@ -109,9 +141,6 @@ void writer_turn(struct Writer *writer) {
   }
   if (count == 0) return;
   decoder_step(&writer->decoder, writer->feeds, count);
-  for (size_t i = 0; i < count; i++) {
-    struct Text *text = &writer->texts[writer->feeds[i].slot];
-    text->read++;
-    write_token(writer, text, writer->decoder.logits + i * writer->decoder.config.Vp);
-  }
+  for (size_t i = 0; i < count; i++) writer->texts[writer->feeds[i].slot].read++;
+  write_tokens(writer, count);
 }

@@ -21,7 +21,7 @@ struct Told {
   double logprob;         // of the model's own distribution, at temperature 1
   struct Candidate top[REQUEST_LOGPROBS];
   size_t tops;            // the most likely tokens, as many as were asked for
-  double log_sum;         // a candidate's log-probability is its number less this
+  double log_sum;         // a candidate's log-probability is its number less this; not finite: there is no token
 };
 
 struct Text {
@@ -48,7 +48,8 @@ struct Writer {
   struct Decoder decoder;
   struct Sampler sampler;
   struct Text *texts;   // (S)
-  struct Feed *feeds;   // (S)
+  struct Feed *feeds;   // (S) of this turn
+  struct Told *told;    // (S) what they lead to
   int *tokens;          // (S, positions)
   uint8_t *seen;        // (S, V)
   size_t active;

@@ -22,6 +22,7 @@
 #include "layernorm_tmpl.c"
 #include "encoder_tmpl.c"
 #include "crossentropy_tmpl.c"
+#include "rows_tmpl.c"
 #include "adamw_tmpl.c"
 #include "peak_tmpl.c"
 #include "table_tmpl.c"

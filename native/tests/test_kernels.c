@@ -136,11 +136,6 @@ static void call_attention_backward(const struct Kernels *k, const struct Worker
                         c->B, c->T, c->C, c->NH);
 }
 
-static void call_attention_decode(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                  const struct Memory *out) {
-  k->attention_decode(w, out[0].data, c->in[0].data, c->in[1].data, c->in[2].data, c->T, c->C, c->NH);
-}
-
 static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype dtype) {
   const size_t C = NH * HS;
   const struct Case shape = {.B = B, .T = T, .C = C, .NH = NH, .dtype = dtype};
@@ -156,12 +151,6 @@ static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype
   float *lse = case_input(&c, B * NH * T, 0);
   kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, out, lse, qkv, B, T, C, NH);
   case_output(&c, "dqkv", B * T * 3 * C, OVERWRITTEN, SOFTMAX);
-  case_check(&c);
-
-  if (dtype == BF16) return;
-  c = shape, c.B = 0, c.op = "attention_decode", c.call = call_attention_decode;
-  case_input(&c, C, 0.1), case_input(&c, T * C, 0), case_input(&c, T * C, 0.1);
-  case_output(&c, "out", C, OVERWRITTEN, SOFTMAX);
   case_check(&c);
 }
 

@@ -11,6 +11,7 @@ struct Setting {
   double temperature, top_p, min_p, penalty;
 };
 
+static int table;  // of those that this CPU can run
 static float logits[MOST_V], scores[MOST_V];
 static uint8_t seen[MOST_V];
 static size_t order[MOST_V];
@@ -46,7 +47,8 @@ static void expected_distribution(const struct Setting *s, double *p) {
 static struct Sampler *scratch(void) {
   static float numbers[2][MOST_V];
   static struct Candidate candidates[MOST_V];
-  static struct Sampler sampler = {numbers[0], numbers[1], candidates};
+  static struct Sampler sampler;
+  sampler = (struct Sampler){kernels_at(table), numbers[0], numbers[1], candidates, MOST_V};
   return &sampler;
 }
 
@@ -58,7 +60,8 @@ static int draw(const struct Setting *s, uint64_t seed, size_t i) {
 
 static void check_setting(const struct Setting *s, uint64_t seed) {
   char what[128];
-  snprintf(what, sizeof what, "V=%zu temperature=%g top_k=%zu top_p=%g min_p=%g penalty=%g", s->V, s->temperature, s->top_k,
+  snprintf(what, sizeof what, "%s: V=%zu temperature=%g top_k=%zu top_p=%g min_p=%g penalty=%g",
+           kernels_at(table)->name, s->V, s->temperature, s->top_k,
            s->top_p, s->min_p, s->penalty);
   double p[MOST_V];
   expected_distribution(s, p);
@@ -100,11 +103,11 @@ static void check_told(size_t V) {
   }
   double sum = 0;
   for (size_t v = 0; v < V; v++) sum += exp((double)logits[v]);
-  const double got = sampler_log_sum(logits, V);
+  const double got = sampler_log_sum(scratch(), logits, V);
   check(fabs(got - log(sum)) < 1e-6, "log-sum of %zu: expected %.9f, got %.9f", V, log(sum), got);
 }
 
-int main(void) {
+static void check_table(void) {
   static const size_t sizes[] = {1, 2, 3, 10, 127, 301};
   static const double temperatures[] = {0.5, 1, 2}, min_ps[] = {0, 0, 0.05, 0.5, 1}, penalties[] = {1, 1.3};
   static const size_t top_ks[] = {0, 1, 2, 7, 1000};
@@ -137,11 +140,17 @@ int main(void) {
     const struct Setting s = {50, 0, extremes[i], 0.9, 0.1, 1};
     check_number(draw(&s, 1, i), 17, "a token of logit 3e38");
   }
-  check(isfinite(sampler_log_sum(logits, 50)), "the log-sum overflows");
+  check(isfinite(sampler_log_sum(scratch(), logits, 50)), "the log-sum overflows");
   static const float odd[] = {NAN, INFINITY, -INFINITY};
   for (size_t i = 0; i < 3; i++) {
     for (size_t v = 0; v < 50; v++) logits[v] = v == 49 - i ? odd[i] : 1;
-    check(!isfinite(sampler_log_sum(logits, 50)), "%g is taken for a number", (double)odd[i]);
+    check(!isfinite(sampler_log_sum(scratch(), logits, 50)), "%g is taken for a number", (double)odd[i]);
+  }
+}
+
+int main(void) {
+  for (; kernels_at(table) != NULL; table++) {
+    if (kernels_runnable(kernels_at(table))) check_table();
   }
   return check_done("test_sampler");
 }
