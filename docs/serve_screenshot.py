@@ -16,15 +16,7 @@ from playwright.sync_api import sync_playwright
 
 OUT = Path(__file__).with_name("serve.png")
 CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PROMPT = "class Reader:\n    def __init__(self"
 SEED, TOKENS, WORD = 7, 96, 4
 

@@ -52,7 +52,7 @@ def test_every_operation_is_tried(document: Any) -> None:
     assert {(each.method.upper(), each.path) for each in found} == set(OPERATIONS)
 
 
-def fits(case: schemathesis.Case) -> bool:
+def fits(case: schemathesis.Case[Any]) -> bool:
     """Say whether a request asks for no more than there is room: no schema can multiply."""
     body = case.body if isinstance(case.body, dict) else {}
     prompt, n = body.get("prompt", ""), body.get("n")
@@ -71,7 +71,7 @@ def test_the_document_is_kept(document: Any, method: str, path: str, mode: Gener
 
     @settings(max_examples=80, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode).filter(fits))
-    def hold(case: schemathesis.Case) -> None:
+    def hold(case: schemathesis.Case[Any]) -> None:
         case.call_and_validate(headers={"Authorization": f"Bearer {KEY}"})
 
     hold()

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 from served import Served, child_of, fake_server
 
 from llmc.serving.page import page as page_of
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--no-sandbox",
@@ -49,8 +49,8 @@ def server(folder: Path) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
@@ -58,11 +58,12 @@ def browser() -> Iterator[sync_api.Browser]:
 
 @contextmanager
 def opened(
-    browser: sync_api.Browser, url: str, *, width: int = 1200, height: int = 900, dark: bool = False
-) -> Iterator[sync_api.Page]:
+    browser: Browser, url: str, *, width: int = 1200, height: int = 900, dark: bool = False
+) -> Iterator[Page]:
     """Open the page; it may ask nobody but its server, and complain of nothing."""
-    scheme = "dark" if dark else "light"
-    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = browser.new_page(
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+    )
     page.set_default_timeout(120_000)  # a machine may be busy
     complaints: list[str] = []
     asked: list[str] = []
@@ -79,22 +80,22 @@ def opened(
     assert all(address.startswith((url, "data:")) for address in asked), asked
 
 
-def write(page: sync_api.Page, prompt: str, tokens: int | None = None) -> None:
+def write(page: Page, prompt: str, tokens: int | None = None) -> None:
     page.get_by_label("Prompt").fill(prompt)
     if tokens is not None:
         page.get_by_label("Tokens", exact=True).fill(str(tokens))
     page.get_by_role("button", name="Write").click()
 
 
-def wait(page: sync_api.Page) -> None:
+def wait(page: Page) -> None:
     page.wait_for_selector("#write:enabled")
 
 
-def text_of(page: sync_api.Page) -> str:
+def text_of(page: Page) -> str:
     return page.locator("#text").text_content() or ""
 
 
-def status_of(page: sync_api.Page) -> str:
+def status_of(page: Page) -> str:
     return page.locator("#status").text_content() or ""
 
 
@@ -109,9 +110,7 @@ def test_it_is_one_file_that_loads_nothing() -> None:
 
 
 @needs_browser
-def test_it_writes_and_tells_how_likely_each_word_was(
-    server: Served, browser: sync_api.Browser
-) -> None:
+def test_it_writes_and_tells_how_likely_each_word_was(server: Served, browser: Browser) -> None:
     """Characters of several tokens are one; the k-th token has a log probability of -k/8."""
     with opened(browser, server.url) as page:
         assert page.title() == "parrot · llmc"
@@ -133,9 +132,7 @@ def test_it_writes_and_tells_how_likely_each_word_was(
 
 
 @needs_browser
-def test_the_alternatives_come_by_pointer_and_by_keyboard(
-    server: Served, browser: sync_api.Browser
-) -> None:
+def test_the_alternatives_come_by_pointer_and_by_keyboard(server: Served, browser: Browser) -> None:
     with opened(browser, server.url) as page:
         write(page, "abc", tokens=8)
         wait(page)
@@ -157,7 +154,7 @@ def test_the_alternatives_come_by_pointer_and_by_keyboard(
 
 
 @needs_browser
-def test_it_stops_and_goes_on(server: Served, browser: sync_api.Browser) -> None:
+def test_it_stops_and_goes_on(server: Served, browser: Browser) -> None:
     """All by keyboard; the slot is free after the stop."""
     with opened(browser, server.url) as page:
         prompt = page.get_by_label("Prompt")
@@ -178,7 +175,7 @@ def test_it_stops_and_goes_on(server: Served, browser: sync_api.Browser) -> None
 
 
 @needs_browser
-def test_settings_are_what_is_asked(server: Served, browser: sync_api.Browser) -> None:
+def test_settings_are_what_is_asked(server: Served, browser: Browser) -> None:
     with opened(browser, server.url) as page:
         for label, value in (("Temperature", "0.5"), ("Top-p", "0.9"), ("Top-k", "40")):
             page.get_by_label(label).fill(value)
@@ -187,6 +184,7 @@ def test_settings_are_what_is_asked(server: Served, browser: sync_api.Browser) -
         with page.expect_request("**/v1/completions") as caught:
             write(page, "ab", tokens=16)
         body = caught.value.post_data_json
+        assert body is not None
         wait(page)
         expected = {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "seed": 7, "max_tokens": 16}
         assert expected.items() <= body.items()
@@ -196,7 +194,7 @@ def test_settings_are_what_is_asked(server: Served, browser: sync_api.Browser) -
 
 
 @needs_browser
-def test_it_tells_of_the_model_and_its_run(server: Served, browser: sync_api.Browser) -> None:
+def test_it_tells_of_the_model_and_its_run(server: Served, browser: Browser) -> None:
     with opened(browser, server.url) as page:
         page.wait_for_selector("#plot svg .line")
         label = page.locator("#plot svg").get_attribute("aria-label")
@@ -209,9 +207,7 @@ def test_it_tells_of_the_model_and_its_run(server: Served, browser: sync_api.Bro
 
 @needs_browser
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_fits_a_phone_and_can_be_read(
-    server: Served, browser: sync_api.Browser, dark: bool
-) -> None:
+def test_it_fits_a_phone_and_can_be_read(server: Served, browser: Browser, dark: bool) -> None:
     with opened(browser, server.url, width=360, height=740, dark=dark) as page:
         write(page, "a_long_word_without_any_end_" * 3, tokens=64)
         wait(page)
@@ -246,7 +242,7 @@ CONTRAST = """element => {
 
 
 @needs_browser
-def test_everything_has_a_name(server: Served, browser: sync_api.Browser) -> None:
+def test_everything_has_a_name(server: Served, browser: Browser) -> None:
     with opened(browser, server.url) as page:
         nameless = page.evaluate(
             "[...document.querySelectorAll('#main button, #main input, #main textarea')]"
@@ -258,7 +254,7 @@ def test_everything_has_a_name(server: Served, browser: sync_api.Browser) -> Non
 
 
 @needs_browser
-def test_it_asks_for_the_key(folder: Path, browser: sync_api.Browser) -> None:
+def test_it_asks_for_the_key(folder: Path, browser: Browser) -> None:
     with (
         fake_server(folder, env={"LLMC_API_KEY": KEY}) as server,
         opened(browser, server.url) as page,
@@ -284,7 +280,7 @@ def test_it_asks_for_the_key(folder: Path, browser: sync_api.Browser) -> None:
     ids=["engine", "server"],
 )
 def test_it_says_when_nobody_answers(
-    folder: Path, browser: sync_api.Browser, kill: Callable[[Served], None], said: str
+    folder: Path, browser: Browser, kill: Callable[[Served], None], said: str
 ) -> None:
     """The server ends at once where its engine's parent is gone: nothing is left behind."""
     with fake_server(folder) as server, opened(browser, server.url) as page:
