@@ -18,7 +18,7 @@ OUT = Path(__file__).with_name("serve.png")
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PROMPT = "class Reader:\n    def __init__(self"
-SEED, TOKENS, WORD = 7, 96, 4
+SEED, TOKENS, WORD = 11, 120, 70
 
 
 def main() -> None:

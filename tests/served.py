@@ -124,7 +124,7 @@ def served(
             if not url:
                 process.kill()
                 raise AssertionError(process.communicate()[1])
-            with httpx2.Client(base_url=url, timeout=60) as client:
+            with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
                 yield Served(url, process, client)
         finally:
             if process.poll() is None:

@@ -32,6 +32,7 @@ def server(folder: Path) -> Iterator[Served]:
     """Return a server that writes its prompt again and again, as fast as it can."""
     with fake_server(folder) as running:
         yield running
+        assert running.end() == (0, "")  # nothing of what was done to it is news
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +268,14 @@ def test_what_is_no_http_is_refused(server: Served) -> None:
     assert server.get("/health").json() == {"status": "ok"}
 
 
+def test_who_leaves_in_the_middle_of_asking_is_no_news(server: Served) -> None:
+    whole = post(json.dumps({"prompt": "ab", "max_tokens": 50}).encode())
+    for length in (1, 40, len(whole) - 1, len(whole)):
+        with server.connect() as link:
+            link.sendall(whole[:length])
+    assert server.becomes("llmc_completions_running", 0)
+
+
 def test_unknown_places_and_methods(server: Served) -> None:
     assert error(server.get("/v1/chat/completions"), 404)["code"] == "unknown_url"
     answer = server.client.delete("/v1/models")
@@ -305,6 +314,18 @@ def test_a_key_is_asked_for_where_there_is_one(folder: Path) -> None:
             pytest.raises(openai.AuthenticationError, match="LLMC_API_KEY"),
         ):
             client.models.list()
+
+
+def test_it_listens_by_the_other_names_of_this_machine_too(folder: Path) -> None:
+    for host, shown in (("localhost", "localhost"), ("::1", "[::1]")):
+        with socket.socket(socket.AF_INET6) as probe:
+            try:
+                probe.bind(("::1", 0))
+            except OSError:
+                pytest.skip("this machine has no IPv6")
+        with fake_server(folder, "--host", host) as server:
+            assert server.url.startswith(f"http://{shown}:")
+            assert server.get("/health").json() == {"status": "ok"}
 
 
 def test_a_full_queue_is_told_and_empties(folder: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from llmc.errors import Usage
 from llmc.serving.refusals import BUSY, Refused
@@ -131,6 +131,8 @@ async def read_body(request: Request) -> bytes:
                 body += piece
                 if len(body) > MOST_BODY_BYTES:
                     raise _too_large()
+    except ClientDisconnect as error:
+        raise Refused(400, "The body broke off") from error
     except TimeoutError as error:
         raise Refused(
             408,

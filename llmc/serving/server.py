@@ -50,9 +50,9 @@ def listen(host: str, port: int) -> socket.socket:
         Usage: it is no address of this machine, or somebody else has the port.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name may be an address of both kinds; whoever types it tries the older kind at least.
+        family, kind, protocol, _, address = min(found, key=lambda each: each[0])
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
