@@ -94,6 +94,12 @@ def resident(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def cpu(pid: int) -> float:
+    """Return the seconds that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workspace", default="build/demo")
@@ -109,9 +115,13 @@ def main() -> None:
         pids = (server.process.pid, child_of(server.process.pid))
         asyncio.run(load(server, 2, 1, args.tokens))  # warm
         for clients in (1, args.clients):
-            before = [resident(pid) for pid in pids]
+            before, worked = [resident(pid) for pid in pids], [cpu(pid) for pid in pids]
             tally, took = asyncio.run(load(server, clients, args.seconds, args.tokens))
             after = [resident(pid) for pid in pids]
+            spent = [
+                (cpu(pid) - was) / max(tally.tokens, 1) * 1e6
+                for pid, was in zip(pids, worked, strict=True)
+            ]
             speeds.append(tally.tokens / took)
             lost += len(tally.lost)
             told = {
@@ -124,6 +134,7 @@ def main() -> None:
                 "first_token_ms_p99": round(
                     sorted(tally.first)[int(len(tally.first) * 0.99)] * 1e3
                 ),
+                "cpu_us_per_token": {"server": round(spent[0], 1), "engine": round(spent[1], 1)},
                 "server_mb": [round(before[0], 1), round(after[0], 1)],
                 "engine_mb": [round(before[1], 1), round(after[1], 1)],
             }

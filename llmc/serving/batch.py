@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from math import ceil
 
@@ -138,11 +139,15 @@ class Job:
         self._batch = batch
         self._events: list[Told] = []
         self._came = asyncio.Event()
+        self._all = asyncio.Event()
 
     def put(self, index: int, event: Token | End) -> None:
         """Add an event for :meth:`next`; nothing is added to what was told to be at its end."""
         if index in self.missing:
-            self.missing -= {index} if isinstance(event, End) else set()
+            if isinstance(event, End):
+                self.missing.discard(index)
+                if not self.missing:
+                    self._all.set()
             self._events.append((index, event))
             self._came.set()
 
@@ -152,6 +157,12 @@ class Job:
         self._came.clear()
         events, self._events = self._events, []
         return events
+
+    async def rest(self, seconds: float) -> None:
+        """Let events gather for a time; no longer than until all texts have ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._all.wait()
 
     def finish(self, index: int) -> None:
         """Want no more of one text: a stop string has come."""

@@ -21,6 +21,8 @@ from llmc.serving.refusals import Refused
 from llmc.serving.schema import SEEDS, Completion, Limits, too_long
 from llmc.tokenizers import Tokenizer
 
+# Between two events of a stream: what nobody sees; each costs as much as several tokens.
+EVENT_SECONDS = 1 / 60
 LONG_TEXT = 4096  # characters; what takes longer to encode does not hold up the others
 
 
@@ -158,6 +160,7 @@ class Answer:
                     if choice.has_news or choice.reason is not None:
                         part = self._choice(index, *choice.flush(), choice.reason)
                         yield _event({**self._head, "choices": [part], **more})
+                await self._job.rest(EVENT_SECONDS)
         except Refused as error:
             yield _event(error.body)
             return
