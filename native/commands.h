@@ -11,6 +11,7 @@ int command_bench(int argc, char **argv);
 int command_isa(int argc, char **argv);
 int command_bench_kernels(int argc, char **argv);
 int command_bench_decode(int argc, char **argv);
+int command_debug_filter(int argc, char **argv);
 int command_debug_state(int argc, char **argv);
 
 #endif

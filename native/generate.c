@@ -92,10 +92,10 @@ static void tell_ready(struct Generate *g, const struct Arena *arena) {
 static void tell_token(void *context, const struct Text *text, const struct Told *told) {
   struct Generate *g = context;
   begin_event(g);
-  add(g, "{\"event\":\"token\",\"id\":\"%s\",\"token\":%d,\"logprob\":%.6f", text->request.id, told->token,
+  add(g, "{\"event\":\"token\",\"id\":\"%s\",\"token\":%d,\"logprob\":%.8g", text->request.id, told->token,
       told->logprob);
   for (size_t i = 0; i < told->tops; i++) {
-    add(g, "%s[%d,%.6f]", i == 0 ? ",\"top\":[" : ",", told->top[i].token,
+    add(g, "%s[%d,%.8g]", i == 0 ? ",\"top\":[" : ",", told->top[i].token,
         (double)told->top[i].number - told->log_sum);
   }
   add(g, told->tops > 0 ? "]}\n" : "}\n");

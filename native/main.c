@@ -19,6 +19,7 @@ static const struct {
     {"isa", command_isa, "the instruction sets in this program, and the one it takes here"},
     {"bench-kernels", command_bench_kernels, "time every operation of a step alone"},
     {"bench-decode", command_bench_decode, "time the linear layers of decoding against reading their weights"},
+    {"debug-filter", command_debug_filter, "the probabilities that tokens are drawn with"},
     {"debug-state", command_debug_state, "one batch's logits, loss and gradients, for comparison"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -81,7 +81,7 @@ static int most_likely(const struct Sampler *sampler, const float *logits, size_
 
 /* The bits of a float, so that they count up as the numbers do, and the highest of them: a bucket of numbers that
  * lie close together, eight buckets to a power of two. */
-enum { BUCKET_SHIFT = 20, BUCKETS = 1 << (32 - BUCKET_SHIFT) };
+enum { BUCKET_SHIFT = 20, BUCKETS = 1 << (32 - BUCKET_SHIFT), FROM_0_TO_1 = (0x3f800000 >> BUCKET_SHIFT) + 1 };
 
 static size_t bucket_of(float number) {
   uint32_t bits;
@@ -109,16 +109,17 @@ static float kth_largest(struct Candidate *candidates, const float *scores, size
 /* Leaves the fewest largest weights whose sum reaches p of the whole (Holtzman et al. 2020), one at least. Again
  * only one bucket is put in order. */
 static void keep_top_p(struct Sampler *sampler, size_t V, double p) {
-  double sums[BUCKETS] = {0}, whole = 0, reached = 0;
+  double sums[FROM_0_TO_1] = {0}, whole = 0, reached = 0;
+  const size_t zero = bucket_of(0);
   float *weights = sampler->weights;
-  for (size_t v = 0; v < V; v++) sums[bucket_of(weights[v])] += (double)weights[v];
-  for (size_t b = 0; b < BUCKETS; b++) whole += sums[b];
-  size_t border = BUCKETS - 1;
+  for (size_t v = 0; v < V; v++) sums[bucket_of(weights[v]) - zero] += (double)weights[v];
+  for (size_t b = 0; b < FROM_0_TO_1; b++) whole += sums[b];
+  size_t border = FROM_0_TO_1 - 1;
   while (border > 0 && (sums[border] == 0 || reached + sums[border] < p * whole)) reached += sums[border--];
 
   size_t count = 0;
   for (size_t v = 0; v < V; v++) {
-    const size_t bucket = bucket_of(weights[v]);
+    const size_t bucket = bucket_of(weights[v]) - zero;
     if (bucket == border) sampler->candidates[count++] = (struct Candidate){weights[v], (int)v};
     if (bucket <= border) weights[v] = 0;
   }

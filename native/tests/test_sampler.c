@@ -123,7 +123,8 @@ static void check_table(void) {
       for (size_t p = 0; p < sizeof top_ps / sizeof *top_ps; p++) {
         const struct Setting s = {sizes[i], top_ks[k], temperatures[seed % 3], top_ps[p], min_ps[seed / 3 % 5],
                                   penalties[seed % 2]};
-        check_setting(&s, seed++);
+        if (table == 0 || (int)(seed % 6) == table) check_setting(&s, seed);
+        seed++;
       }
     }
     check_told(sizes[i]);
