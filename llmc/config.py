@@ -190,7 +190,7 @@ def overridden(settings: T, flags: Mapping[str, Any]) -> T:
     return replace(settings, **{k: v for k, v in flags.items() if v is not None})  # type: ignore[type-var]
 
 
-def flags_of(settings: TrainConfig | SampleConfig) -> list[str]:
+def flags_of(settings: TrainConfig) -> list[str]:
     """Return every setting as the engine takes it: ``--val-every``, ``10``."""
     words = []
     for name, value in asdict(settings).items():

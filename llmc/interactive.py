@@ -175,7 +175,7 @@ class Conversation:
         if command.setting:
             if rest.strip():
                 self.settings = changed(self.settings, command, rest.strip())
-            self._ui.note(f"{command.setting}: {getattr(self.settings, command.setting):g}")
+            self._ui.note(f"{command.setting}: {getattr(self.settings, command.setting)}")
         elif name == "stop":
             self.stops = [_unescaped(rest)] if rest else []
             self._ui.note(f"stop: {self._stops()}")

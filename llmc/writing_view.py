@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmc.sampling import KEPT, Text, Written
 from llmc.ui import Ui
+from llmc.units import milliseconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -187,7 +188,7 @@ def summary(texts: Sequence[Text], seconds: float) -> str:
         (end,) = ends
         spent = end.ms - end.prompt_ms
         speed = (end.tokens - 1) / spent * 1e3 if end.tokens > 1 and spent > 0 else math.nan
-        prompt = f"prompt of {end.prompt_tokens:,} in {end.prompt_ms:,.0f} ms"
+        prompt = f"prompt of {end.prompt_tokens:,} in {milliseconds(end.prompt_ms)}"
         said += f", {_speed(speed)} ({prompt})" if end.tokens > 1 else f" ({prompt})"
         return said + REASONS.get(texts[0].reason, "")
     return f"{said} in {len(ends)} texts, {_speed(count / seconds if seconds > 0 else math.nan)}"
