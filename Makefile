@@ -51,7 +51,7 @@ test: lint
 torture: setup-dev
 	PYTHONPATH=tests $(BIN)/python tests/torture.py 1000
 
-# One client, then 64 at once, each for a minute, against the demo's model.
+# One client, then 64 at once for a minute, against the demo's model.
 load: setup-dev
 	PYTHONPATH=tests $(BIN)/python tests/load.py --workspace $(DEMO)
 

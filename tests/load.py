@@ -2,7 +2,7 @@
 
     python tests/load.py [--workspace build/demo] [--clients 64] [--seconds 60] …
 
-It starts a server for the newest run (or --run), and for each number of clients prints what came
+It starts a server for the newest run (or --run; what else there is goes to ``llmc serve``), and for each number of clients prints what came
 of it: requests, tokens per second, the wait for the first token, the memory of the server and of
 the engine before and after. Every answer is held to the tokens that were asked for; one that is
 missing, short or refused is counted as lost, and the exit code is 1.
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--run", default=None)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--alone", type=float, default=20, help="seconds of one client")
     parser.add_argument("--tokens", type=int, default=64)
     args, flags = parser.parse_known_args()
     run = ["--run", args.run] if args.run else []
@@ -113,10 +114,10 @@ def main() -> None:
     speeds, lost = [], 0
     with served([*argv, *run, *flags]) as server:
         pids = (server.process.pid, child_of(server.process.pid))
-        asyncio.run(load(server, 2, 1, args.tokens))  # warm
-        for clients in (1, args.clients):
+        asyncio.run(load(server, args.clients, 1, args.tokens))  # every slot's memory is touched
+        for clients, seconds in ((1, args.alone), (args.clients, args.seconds)):
             before, worked = [resident(pid) for pid in pids], [cpu(pid) for pid in pids]
-            tally, took = asyncio.run(load(server, clients, args.seconds, args.tokens))
+            tally, took = asyncio.run(load(server, clients, seconds, args.tokens))
             after = [resident(pid) for pid in pids]
             spent = [
                 (cpu(pid) - was) / max(tally.tokens, 1) * 1e6

@@ -15,7 +15,7 @@ from llmc.generation import Generator, generate_argv
 from llmc.machine import available_cores
 from llmc.sampling import find_weights
 
-SLOTS, QUEUE, MAX_TOKENS = 16, 64, 4096
+SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
 
 
 def serve(
