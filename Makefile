@@ -53,7 +53,7 @@ torture: setup-dev
 
 # One client, then 64 at once for a minute, against the demo's model.
 load: setup-dev
-	PYTHONPATH=tests $(BIN)/python tests/load.py --workspace $(DEMO)
+	PYTHONPATH=tests $(BIN)/python tests/load.py --workspace $(DEMO) --slots 32
 
 # llama-cpp-python has no wheels on the package index: pip compiles llama.cpp, once.
 INTEROP := llama-cpp-python

@@ -1,11 +1,12 @@
 """How ``llmc serve`` bears a load: one client, then many, each asking again as soon as it is told.
 
-    python tests/load.py [--workspace build/demo] [--clients 64] [--seconds 60] …
+    python tests/load.py [--workspace build/demo] [--clients 64] [--seconds 60] [--slots 32] …
 
-It starts a server for the newest run (or --run; what else there is goes to ``llmc serve``), and for each number of clients prints what came
-of it: requests, tokens per second, the wait for the first token, the memory of the server and of
-the engine before and after. Every answer is held to the tokens that were asked for; one that is
-missing, short or refused is counted as lost, and the exit code is 1.
+It starts a server for the newest run (flags that are not its own go to ``llmc serve``), and for
+each number of clients prints what came of it: requests, tokens per second, the wait for the first
+token, computing time, the memory of the server and of the engine before and after. Every answer is
+held to the tokens that were asked for; one that is missing, short or refused is counted as lost,
+and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -103,16 +104,14 @@ def cpu(pid: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workspace", default="build/demo")
-    parser.add_argument("--run", default=None)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--alone", type=float, default=20, help="seconds of one client")
     parser.add_argument("--tokens", type=int, default=64)
     args, flags = parser.parse_known_args()
-    run = ["--run", args.run] if args.run else []
     argv = [sys.executable, "-m", "llmc", "--workspace", args.workspace, "serve", "--port", "0"]
     speeds, lost = [], 0
-    with served([*argv, *run, *flags]) as server:
+    with served([*argv, *flags]) as server:
         pids = (server.process.pid, child_of(server.process.pid))
         asyncio.run(load(server, args.clients, 1, args.tokens))  # every slot's memory is touched
         for clients, seconds in ((1, args.alone), (args.clients, args.seconds)):
