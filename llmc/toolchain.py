@@ -50,7 +50,9 @@ ISAS = {
     ),
     "native": Isa(None, (), ()),
     "neon": Isa("aarch64", (), ()),
-    "neonbf16": Isa("aarch64", ("-mcpu=baseline+bf16+dotprod",), ("-march=armv8.2-a+bf16+dotprod",)),
+    "neonbf16": Isa(
+        "aarch64", ("-mcpu=baseline+bf16+dotprod",), ("-march=armv8.2-a+bf16+dotprod",)
+    ),
 }
 
 # The plain loops that everything else is measured against: no clever reordering of loops.

@@ -119,7 +119,8 @@ static void embed(struct Decoder *d, const struct Feed *feeds, size_t n) {
   }
 }
 
-static void normalize(struct Decoder *d, const float *x, struct Weights weight, struct Weights bias, size_t l, size_t n) {
+static void normalize(struct Decoder *d, const float *x, struct Weights weight, struct Weights bias, size_t l,
+                      size_t n) {
   const size_t C = d->config.C;
   d->kernels->layernorm_forward(&d->workers, array_of(d->ln), d->mean, d->rstd, x, (const float *)weight.data + l * C,
                                 (const float *)bias.data + l * C, n, C);
@@ -162,7 +163,8 @@ static void blocks(struct Decoder *d, const struct Feed *feeds, size_t n, bool p
 /* logits (n, Vp) of n rows of x */
 static void head(struct Decoder *d, float *logits, const float *x, size_t n) {
   normalize(d, x, d->params.lnfw, d->params.lnfb, 0, n);
-  d->kernels->decode_linear(&d->workers, logits, d->ln, d->params.wte, NULL, DECODE_STORE, n, d->config.Vp, d->config.C);
+  d->kernels->decode_linear(&d->workers, logits, d->ln, d->params.wte, NULL, DECODE_STORE, n, d->config.Vp,
+                            d->config.C);
 }
 
 void decoder_read(struct Decoder *d, size_t slot, const int *tokens, size_t position, size_t count) {

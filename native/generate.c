@@ -48,7 +48,8 @@ static struct Options read_options(int argc, char **argv) {
       {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to write with"},
       {"slots", ARG_COUNT, &o.slots, 1, 1024, "texts that are written at once; others wait"},
       {"positions", ARG_COUNT, &o.positions, 0, 1 << 24, "tokens of context, 0: the model's"},
-      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0, "what weights are kept as: fp32, bf16 or int8"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
+       "what weights are kept as: fp32, bf16 or int8"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
   };
   args_parse("generate", args, sizeof args / sizeof *args, argc, argv);
@@ -115,7 +116,8 @@ static void tell_end(void *context, const struct Text *text, enum Ending ending)
 }
 
 /* The end of what was never begun; an id's letters and messages need no escapes. */
-static void tell_unwritten(struct Generate *g, const struct Request *request, const char *reason, const char *message) {
+static void tell_unwritten(struct Generate *g, const struct Request *request, const char *reason,
+                           const char *message) {
   begin_event(g);
   add(g, "{\"event\":\"end\",\"id\":\"%s\",\"reason\":\"%s\",\"prompt_tokens\":%zu,\"tokens\":0,\"prompt_ms\":0,"
       "\"ms\":0", request->id, reason, request->prompt_tokens);

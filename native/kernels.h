@@ -83,8 +83,7 @@ struct Kernels {
   /* out (M, N) = inp (M, K) · weightᵀ + bias;  weight (N, K), bias (N) or NULL. torch.nn.Linear */
   void (*linear_forward)(const struct Workers *, struct Array out, struct Array inp, const float *weight,
                          const float *bias, size_t M, size_t N, size_t K);
-  /* out (M, N) = residual (M, N) + inp · weightᵀ + bias;  out may be the residual when M is 1
-   * and floats are multiplied */
+  /* out (M, N) = residual (M, N) + inp · weightᵀ + bias */
   void (*linear_residual)(const struct Workers *, float *out, const float *residual, struct Array inp,
                           const float *weight, const float *bias, size_t M, size_t N, size_t K);
   /* pre (M, N) = inp · weightᵀ + bias;  out (M, N) = GELU(pre), in its tanh form (Hendrycks, Gimpel 2016) */

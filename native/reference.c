@@ -349,7 +349,8 @@ static void attention_backward(const struct Workers *workers, float *dqkv, const
 }
 
 /* Where the cache holds position t of head h: CACHE_LANES divides a row's length. */
-static struct Array cached(struct Cache cache, struct Array kept, size_t slot, size_t t, size_t h, size_t NH, size_t HS) {
+static struct Array cached(struct Cache cache, struct Array kept, size_t slot, size_t t, size_t h, size_t NH,
+                           size_t HS) {
   const size_t row = (HS + CACHE_LANES - 1) / CACHE_LANES * CACHE_LANES;
   return array_at(kept, ((slot * NH + h) * cache.P + t) * row);
 }

@@ -34,16 +34,18 @@ static struct Options read_options(int argc, char **argv) {
       {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to sample from"},
       {"prompt", ARG_TEXT, &o.prompt, 0, 0, "token ids, separated by commas; default: end-of-text"},
       {"tokens", ARG_COUNT, &o.tokens, 0, 1e9, "tokens to write"},
-      {"num-samples", ARG_COUNT, &o.samples, 1, 1024, "texts to write together; the i-th, from 0, has seed + i"},
+      {"num-samples", ARG_COUNT, &o.samples, 1, 1024, "texts written together; the i-th, from 0, has seed + i"},
       {"temperature", ARG_NUMBER, &s->temperature, 0, 1e6, "0: always the most likely token"},
       {"top-k", ARG_COUNT, &s->top_k, 0, 1e9, "draw from the k most likely, 0: from all"},
       {"top-p", ARG_NUMBER, &s->top_p, 0, 1, "draw from the fewest that reach this probability"},
-      {"min-p", ARG_NUMBER, &s->min_p, 0, 1, "draw from those with this part of the most likely one's probability"},
+      {"min-p", ARG_NUMBER, &s->min_p, 0, 1, "draw from those with this part of the likeliest's probability"},
       {"repetition-penalty", ARG_NUMBER, &s->repetition_penalty, 1e-6, 1e6, "above 1: fewer tokens twice"},
       {"seed", ARG_COUNT, &s->seed, 0, 0x1p53, "the same seed writes the same tokens"},
-      {"stop", ARG_CHOICE, &(struct Choice){&o.stop, STOPS}, 0, 0, "eot: after an end-of-text, never: after --tokens"},
+      {"stop", ARG_CHOICE, &(struct Choice){&o.stop, STOPS}, 0, 0,
+       "eot: after an end-of-text, never: after --tokens"},
       {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "the end-of-text token, 0: the vocabulary's last"},
-      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0, "what weights are kept as: fp32, bf16 or int8"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
+       "what weights are kept as: fp32, bf16 or int8"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
   };
   args_parse("sample", args, sizeof args / sizeof *args, argc, argv);
@@ -117,8 +119,9 @@ int command_sample(int argc, char **argv) {
 
   parse_prompt(o.prompt, V, eot, prompt);
   const size_t count = request_context(prompt_length, positions);
-  struct Request request = {.sampling = o.sampling, .tokens = o.tokens, .count = count, .prompt_tokens = prompt_length,
-                            .prompt = prompt + prompt_length - count, .eot = o.stop == STOP_EOT ? eot : -1};
+  struct Request request = {.sampling = o.sampling, .tokens = o.tokens, .count = count, 
+                            .prompt_tokens = prompt_length, .prompt = prompt + prompt_length - count,
+                            .eot = o.stop == STOP_EOT ? eot : -1};
   for (size_t i = 0; i < o.samples; i++, request.sampling.seed++) writer_begin(&writer, &request);
   while (writer.active > 0) writer_turn(&writer);
   pool_destroy(decoder->workers.pool);

@@ -104,7 +104,7 @@ static void tell(struct Writer *writer, struct Text *text, const struct Told *to
   else append(text, told->token, writer->decoder.positions);
 }
 
-/* All of the context of those that were fed is read, and these are the logits of what follows: writes a token each. */
+/* The contexts of those that were fed are read, and there are the logits of what follows: writes a token each. */
 static void write_tokens(struct Writer *writer, size_t count) {
   pool_run(writer->decoder.workers.pool, "sampler", choose_task, &(struct Choices){writer, count});
   for (size_t i = 0; i < count; i++) tell(writer, &writer->texts[writer->feeds[i].slot], &writer->told[i]);

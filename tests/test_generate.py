@@ -27,6 +27,8 @@ from generate import generate, line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmc.config import ModelConfig
+
 V = RAGGED.vocab_size
 POSITIONS = RAGGED.context
 
@@ -81,8 +83,6 @@ def test_what_is_said(native: Native, model: Path) -> None:
 
 
 def test_all_alternatives_are_a_distribution(native: Native, tmp_path: Path) -> None:
-    from llmc.config import ModelConfig
-
     config = ModelConfig(layers=1, heads=2, channels=16, context=8, vocab_size=20)
     model = save_model(tmp_path / "model.bin", config)
     said = generate(native, model, [line("a", [1], tokens=6, logprobs=20)])
@@ -153,9 +153,7 @@ def test_no_tokens_are_none(native: Native, model: Path) -> None:
         ("request a prompt 1\0", "a", "not '1?'"),
     ],
 )
-def test_a_bad_line_is_answered(
-    bad: str, name: str, why: str, native: Native, model: Path
-) -> None:
+def test_a_bad_line_is_answered(bad: str, name: str, why: str, native: Native, model: Path) -> None:
     said = generate(native, model, [bad + "\n", line("ok", [1], tokens=2)])
     assert [event["event"] for event in said.events] == ["ready", "end", "token", "token", "end"]
     error = said.events[1]
@@ -323,9 +321,7 @@ def test_a_text_is_its_requests_alone(
     assert len({str(text) for text in alone.values()}) == len(alone)
     for flags in ({"slots": 8, "threads": 3}, {"slots": 3, "threads": 2}):
         assert texts(native, model, isa=isa, dtype=dtype, **flags) == alone, flags
-    backwards = generate(
-        native, model, REQUESTS[::-1], isa=isa, dtype=dtype, slots=70, threads=2
-    )
+    backwards = generate(native, model, REQUESTS[::-1], isa=isa, dtype=dtype, slots=70, threads=2)
     assert {name: backwards.of(name) for name in NAMES} == alone
 
 
@@ -339,7 +335,10 @@ def test_the_rest_of_a_long_prompt_is_what_the_context_holds(native: Native, mod
             held -= room
         assert kept < held <= POSITIONS
         flags = {"tokens": 3, "temperature": 0, "logprobs": 3}
-        whole, end = line("a", prompt[:length], **flags), line("b", prompt[length - held : length], **flags)
+        whole, end = (
+            line("a", prompt[:length], **flags),
+            line("b", prompt[length - held : length], **flags),
+        )
         said = generate(native, model, [whole, end])
         assert [e["top"] for e in said.of("a")] == [e["top"] for e in said.of("b")]
         assert said.end("a")["prompt_tokens"] == length
@@ -395,18 +394,21 @@ def test_samples_are_written_together(native: Native, model: Path) -> None:
     assert stopped == first[: first.index(first[4]) + 1]
 
 
+WORDS = (
+    "request cancel a b prompt tokens temperature top-k top-p min-p seed eot logprobs "
+    "repetition-penalty 0 1 -1 0.5 1e-9 1e400 3,4 ,, 299 301 18446744073709551615"
+)
 PIECES = st.one_of(
-    st.sampled_from(
-        "request cancel a b prompt tokens temperature top-k top-p min-p seed eot logprobs "
-        "repetition-penalty 0 1 -1 0.5 1e-9 1e400 3,4 ,, 299 301 18446744073709551615".split()
-    ),
+    st.sampled_from(WORDS.split()),
     st.text(max_size=12).map(lambda text: text.replace("\n", "\0")),
 )
 LINES = st.lists(
     st.one_of(
         st.lists(PIECES, max_size=12).map(" ".join),
         st.builds(
-            lambda key, value, prompt: f"request a {key} {value} prompt {','.join(map(str, prompt))}",
+            lambda key, value, prompt: (
+                f"request a {key} {value} prompt {','.join(map(str, prompt))}"
+            ),
             st.sampled_from(["tokens", "top-k", "seed", "temperature", "top-p", "min-p", "eot"]),
             st.one_of(st.integers(-2, 40), st.floats(allow_nan=True)),
             st.lists(st.integers(-1, V), max_size=100),
@@ -435,7 +437,9 @@ def test_no_line_breaks_it(sanitized: Native, model: Path, lines: list[str]) -> 
     events = [json.loads(text) for text in done.stdout.splitlines()]
     assert events[0]["event"] == "ready"
     ends = sum(event["event"] == "end" for event in events)
-    assert ends >= sum(b"request" not in text and b"cancel" not in text for text in data.split(b"\n")[:-1])
+    assert ends >= sum(
+        b"request" not in text and b"cancel" not in text for text in data.split(b"\n")[:-1]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,8 @@ INLINE vf cached_load(const void *data, size_t i, const enum Dtype dtype) {
 }
 
 /* scores (T) = q · keys, for four positions at once: their sums wait for each other less. */
-INLINE void cached_scores(float *scores, const float *q, struct Array keys, size_t T, size_t row, const enum Dtype dtype) {
+INLINE void cached_scores(float *scores, const float *q, struct Array keys, size_t T, size_t row,
+                          const enum Dtype dtype) {
   const char *at = keys.data;
   const size_t bytes = row * dtype_size(dtype);
   size_t t = 0;
@@ -99,8 +100,8 @@ INLINE void cached_query(float *out, float *scratch, const float *q, struct Arra
   cached_scores(scores, padded, keys, T, row, dtype);
   const float total = cached_softmax(scores, T);
   for (size_t i = 0; i < row; i += CACHE_LANES) {
-    cached_lanes(padded + i, scores, (const char *)values.data + i * dtype_size(dtype), total, T, row * dtype_size(dtype),
-                 dtype);
+    cached_lanes(padded + i, scores, (const char *)values.data + i * dtype_size(dtype), total, T,
+                 row * dtype_size(dtype), dtype);
   }
   memcpy(out, padded, HS * sizeof(float));
 }
@@ -147,7 +148,8 @@ static void attention_prompt_task(void *argument, int thread, int threads) {
     }
     pack_left(packed_keys, head_rows(keys, row, 0, false), T, HS, FP32);
     for (size_t k0 = 0; k0 < T; k0 += TILE) {
-      pack_left(packed_values + k0 * rows_left(HS), head_rows(values, row, k0, true), HS, size_min(TILE, T - k0), FP32);
+      pack_left(packed_values + k0 * rows_left(HS), head_rows(values, row, k0, true), HS, size_min(TILE, T - k0),
+                FP32);
     }
     for (size_t q0 = first; q0 < T; q0 += NR) {
       attention_strip(&at, array_of(c->out + h * HS), NULL, array_of(q), packed_keys, packed_values, scratch, q0);

@@ -5,7 +5,12 @@
  * one vector of sums down K, added up in one order: neither the other rows nor the threads change its bits.
  */
 
-enum { DECODE_M = 4, DECODE_N = 4, DECODE_CLAIM = 64 };
+enum {
+  DECODE_M = 4, DECODE_N = 4,  // rows and outputs of a tile
+  DECODE_UNROLL = 4,           // steps
+  DECODE_AHEAD = 2048,         // bytes
+  DECODE_CLAIMS = 4,           // for a thread
+};
 
 struct DecodeLinear {
   const struct Workers *workers;
@@ -32,9 +37,10 @@ static size_t decode_row_floats(enum Dtype dtype, size_t K) {
 /* One step of the input. INT8: the bytes, what their sums start at, and the scale of each lane's block. */
 static void decode_prepare_step(float *to, const float *from, size_t count, enum Dtype dtype) {
   if (dtype == BF16) {
-    uint16_t pairs[2 * VL] = {0};
-    for (size_t i = 0; i < count; i++) pairs[i] = bf16_from_float(from[i]);
-    memcpy(to, pairs, sizeof pairs);
+    float padded[2 * VL] = {0};
+    if (count < 2 * VL) from = memcpy(padded, from, count * sizeof(float));
+    vstore_array((struct Array){to, BF16}, 0, vload(from));
+    vstore_array((struct Array){to, BF16}, VL, vload(from + VL));
     return;
   }
   int8_t bytes[GROUP] = {0};
@@ -69,33 +75,31 @@ struct DecodeWeights {
   vf scale;
 };
 
-/* From row n on number k; of the row's last step only `count` numbers are there. */
-INLINE struct DecodeWeights decode_load(const struct DecodeLinear *d, size_t n, size_t k, size_t count,
+/* Step s of row n; of the row's last step only `count` numbers are there. */
+INLINE struct DecodeWeights decode_load(const struct DecodeLinear *d, size_t n, size_t s, size_t count,
                                         const enum Dtype dtype) {
   struct DecodeWeights w = {0};
-  const size_t at = n * d->K + k, step = decode_step(dtype);
+  const size_t step = decode_step(dtype), size = dtype_size(dtype);
+  const char *from = (const char *)d->weight.data + n * d->K * size + s * step * size;
+  char padded[GROUP * sizeof(float)] = {0};
+  if (count < step) from = memcpy(padded, from, count * size);
   if (dtype != INT8) {
-    const char *from = (const char *)d->weight.data + at * dtype_size(dtype);
-    if (count == step) w.words = vload((const float *)from);
-    else memcpy(&w.words, from, count * dtype_size(dtype));
+    w.words = vload((const float *)(const void *)from);
     return w;
   }
-  const int8_t *from = (const int8_t *)d->weight.data + at;
-  int8_t padded[GROUP] = {0};
-  if (count < step) from = memcpy(padded, from, count);
-  w.group = group_load(from);
-  w.scale = group_scale(d->weight.scales + n * weights_blocks(d->K) + k / WEIGHTS_BLOCK, count > WEIGHTS_BLOCK);
+  w.group = group_load((const int8_t *)from);
+  w.scale = group_scale(d->weight.scales + n * weights_blocks(d->K) + s * GROUP_BLOCKS, count > WEIGHTS_BLOCK);
   return w;
 }
 
-/* sum + a step of weights times a step of row m of the input */
-INLINE vf decode_add(vf sum, struct DecodeWeights w, const struct DecodeLinear *d, size_t m, size_t k, size_t count,
+/* sum + a step of weights times step s of row m of the input */
+INLINE vf decode_add(vf sum, struct DecodeWeights w, const struct DecodeLinear *d, size_t m, size_t s, size_t count,
                      const enum Dtype dtype) {
   if (dtype == FP32) {
-    const float *x = d->inp + m * d->K + k;
+    const float *x = d->inp + m * d->K + s * VL;
     return sum + w.words * (count == VL ? vload(x) : vload_part(x, count, 0));
   }
-  const float *x = d->prepared + m * d->row + k / decode_step(dtype) * decode_step_floats(dtype);
+  const float *x = d->prepared + m * d->row + s * decode_step_floats(dtype);
   if (dtype == BF16) return vadd_pairs(sum, w.words, vload(x));
   struct Group group;
   memcpy(&group, x, sizeof group);
@@ -105,13 +109,13 @@ INLINE vf decode_add(vf sum, struct DecodeWeights w, const struct DecodeLinear *
   return sum + __builtin_convertvector(group_dot(w.group, group, correction), vf) * (w.scale * vload(x));
 }
 
-INLINE void decode_steps(vf sum[DECODE_N][DECODE_M], const struct DecodeLinear *d, size_t n, size_t m, size_t k,
+INLINE void decode_steps(vf sum[DECODE_N][DECODE_M], const struct DecodeLinear *d, size_t n, size_t m, size_t s,
                          size_t count, const size_t rows, const size_t outputs, const enum Dtype dtype) {
 #pragma GCC unroll 8
   for (size_t i = 0; i < outputs; i++) {
-    const struct DecodeWeights w = decode_load(d, n + i, k, count, dtype);
+    const struct DecodeWeights w = decode_load(d, n + i, s, count, dtype);
 #pragma GCC unroll 8
-    for (size_t j = 0; j < rows; j++) sum[i][j] = decode_add(sum[i][j], w, d, m + j, k, count, dtype);
+    for (size_t j = 0; j < rows; j++) sum[i][j] = decode_add(sum[i][j], w, d, m + j, s, count, dtype);
   }
 }
 
@@ -121,8 +125,8 @@ struct DecodeAhead {
   size_t share;  // bytes to fetch with a step
 };
 
-INLINE void decode_fetch(struct DecodeAhead *ahead) {
-  for (size_t fetched = 0; fetched < ahead->share && ahead->line < ahead->end; fetched += CACHE_LINE) {
+INLINE void decode_fetch(struct DecodeAhead *ahead, size_t steps) {
+  for (size_t fetched = 0; fetched < steps * ahead->share && ahead->line < ahead->end; fetched += CACHE_LINE) {
     __builtin_prefetch(ahead->line, 0, 2);
     ahead->line += CACHE_LINE;
   }
@@ -132,13 +136,20 @@ INLINE void decode_fetch(struct DecodeAhead *ahead) {
 INLINE void decode_tile(vf part[DECODE_M][VL], size_t at, const struct DecodeLinear *d, size_t n, size_t m,
                         struct DecodeAhead *ahead, const size_t rows, const size_t outputs, const enum Dtype dtype) {
   vf sum[DECODE_N][DECODE_M] = {0};
-  const size_t step = decode_step(dtype);
-  size_t k = 0;
-  for (; k + step <= d->K; k += step) {
-    if (rows > 1) decode_fetch(ahead);
-    decode_steps(sum, d, n, m, k, step, rows, outputs, dtype);
+  const size_t step = decode_step(dtype), whole = d->K / step;
+  size_t s = 0;
+  for (; dtype != INT8 && s + DECODE_UNROLL <= whole; s += DECODE_UNROLL) {
+    if (rows > 1) decode_fetch(ahead, DECODE_UNROLL);
+#pragma GCC unroll 4
+    for (size_t u = 0; u < DECODE_UNROLL; u++) decode_steps(sum, d, n, m, s + u, step, rows, outputs, dtype);
   }
-  if (k < d->K) decode_steps(sum, d, n, m, k, d->K - k, rows, outputs, dtype);
+  for (; s < whole; s++) {
+    if (rows > 1) decode_fetch(ahead, 1);
+    /* A step of INT8 takes so many instructions that the CPU does not look far enough ahead by itself. */
+    else if (dtype == INT8) __builtin_prefetch((const char *)d->weight.data + n * d->K + s * step + DECODE_AHEAD);
+    decode_steps(sum, d, n, m, s, step, rows, outputs, dtype);
+  }
+  if (whole * step < d->K) decode_steps(sum, d, n, m, whole, d->K - whole * step, rows, outputs, dtype);
 #pragma GCC unroll 8
   for (size_t i = 0; i < outputs; i++) {
 #pragma GCC unroll 8
@@ -175,14 +186,17 @@ INLINE void decode_outputs(const struct DecodeLinear *d, size_t n, size_t count,
 
 INLINE void decode_run(const struct DecodeLinear *d, const enum Dtype dtype) {
   struct Pool *pool = d->workers->pool;
-  const size_t claim = size_min(DECODE_CLAIM, round_up(ceil_div(d->N, 4 * (size_t)pool_threads(pool)), 16));
+  /* A few long stretches for every thread: each begins with a wait, and the last one should not be long. */
+  const size_t claim = round_up(ceil_div(d->N, DECODE_CLAIMS * (size_t)pool_threads(pool)), 16);
   const size_t row = d->K * dtype_size(dtype), steps = ceil_div(d->K, decode_step(dtype));
+  const size_t tiles = ceil_div(d->M, DECODE_M) * ceil_div(VL, DECODE_N);
   const char *data = d->weight.data;
   for (size_t n; (n = pool_claim(pool) * claim) < d->N;) {
     const size_t end = size_min(n + claim, d->N);
     for (size_t i = n; i < end; i += VL) {
-      const size_t count = size_min(VL, end - i), next = size_min(i + VL, d->N), tiles = ceil_div(d->M, DECODE_M) * ceil_div(VL, DECODE_N);
-      struct DecodeAhead ahead = {data + next * row, data + size_min(next + VL, d->N) * row, ceil_div(VL * row, tiles * steps)};
+      const size_t count = size_min(VL, end - i), next = size_min(i + VL, d->N);
+      struct DecodeAhead ahead = {.line = data + next * row, .end = data + size_min(next + VL, d->N) * row,
+                                  .share = ceil_div(VL * row, tiles * steps)};
       size_t m = 0;
       for (; m + DECODE_M <= d->M; m += DECODE_M) decode_outputs(d, i, count, m, &ahead, DECODE_M, dtype);
       switch (d->M - m) {
@@ -215,8 +229,8 @@ static void prompt_linear(const struct Workers *given, float *out, const float *
   workers.dtype = weight.dtype == BF16 || (PAIRS && weight.dtype == INT8) ? BF16 : FP32;
   struct Gemm gemm = {
       .workers = &workers, .out = array_of(out), .a = {array_of(inp), K, 1},
-      .b = {{(void *)(uintptr_t)weight.data, weight.dtype}, K, 1}, .scales = weight.dtype == INT8 ? weight.scales : NULL,
-      .M = M, .N = N, .K = K, .bias = bias, .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
+      .b = {{(void *)(uintptr_t)weight.data, weight.dtype}, K, 1},
+      .scales = weight.dtype == INT8 ? weight.scales : NULL, .M = M, .N = N, .K = K, .bias = bias, .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
   pool_run(workers.pool, "prompt_linear", gemm_task, &gemm);
 }
 

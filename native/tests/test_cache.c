@@ -1,10 +1,10 @@
-/* Attention over a cache, and prompts' products of a few rows, in every table that this CPU can run: held against
- * the reference, and the reference's attention against double. */
+/* Attention over a cache, and prompts' products of a few rows, in every table that this CPU can run: held
+ * against the reference, and the reference's attention against double. */
 #define _DEFAULT_SOURCE  // MAP_ANON
 #define _DARWIN_C_SOURCE
 #include "kernel_cases.h"
 
-/* ‖ours - expected‖ / ‖expected‖, as in test_kernels.c. Prompts multiply INT8 as BF16 where the CPU has it. */
+/* ‖ours - expected‖ / ‖expected‖. Prompts multiply INT8 as BF16 where the CPU has it. */
 static const double SOFTMAX = 1e-5, SUMMED = 2e-6, GELU = 8e-6, NARROWED = 4e-3;
 
 enum { MOST_SLOTS = 9 };
@@ -17,11 +17,13 @@ static struct Cache cache_of(const struct Case *c, const struct Memory *out) {
   return (struct Cache){out[1].array, out[2].array, c->T};
 }
 
-static void call_decode(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+static void call_decode(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                        const struct Memory *out) {
   k->attention_decode(w, out[0].data, c->in[0].data, cache_of(c, out), feeds, c->M, c->C, c->NH);
 }
 
-static void call_prompt(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+static void call_prompt(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                        const struct Memory *out) {
   k->attention_prompt(w, out[0].data, c->in[0].data, cache_of(c, out), feeds[0], c->M, c->C, c->NH);
 }
 
@@ -40,8 +42,8 @@ static void case_attention(struct Case *c, size_t HS) {
 }
 
 static void check_decode(size_t slots, size_t rows, size_t P, size_t NH, size_t HS, enum Dtype dtype) {
-  struct Case c = {.op = "attention_decode", .call = call_decode, .B = slots, .T = P, .C = NH * HS, .NH = NH, .M = rows,
-                   .dtype = dtype};
+  struct Case c = {.op = "attention_decode", .call = call_decode, .B = slots, .T = P, .C = NH * HS, .NH = NH,
+                   .M = rows, .dtype = dtype};
   case_attention(&c, HS);
   for (size_t m = 0; m < rows; m++) feeds[m] = (struct Feed){(m + 1) % slots, m == 0 ? P - 1 : random_below(P), 0};
   case_check(&c);
@@ -58,7 +60,8 @@ static void check_prompt(size_t first, size_t rows, size_t P, size_t NH, size_t 
 /* The plainest attention there is, in double. */
 static void check_reference(size_t first, size_t rows, size_t NH, size_t HS, enum Dtype dtype) {
   const size_t P = first + rows, C = NH * HS, row = round_up(HS, CACHE_LANES);
-  struct Case c = {.op = "attention_prompt", .call = call_prompt, .B = 2, .T = P, .C = C, .NH = NH, .M = rows, .dtype = dtype};
+  struct Case c = {.op = "attention_prompt", .call = call_prompt, .B = 2, .T = P, .C = C, .NH = NH, .M = rows,
+                   .dtype = dtype};
   struct Memory out[3];
   case_attention(&c, HS);
   feeds[0] = (struct Feed){1, first, 0};
@@ -86,8 +89,9 @@ static void check_reference(size_t first, size_t rows, size_t NH, size_t HS, enu
     }
     /* The newest key and value are those of the row. */
     for (size_t i = 0; i < HS; i++) {
-      const float key = c.in[0].data[m * 3 * C + C + i], kept = array_get(out[1].array, (NH * P + first + m) * row + i);
-      check_number(kept, dtype == BF16 ? bf16_to_float(bf16_from_float(key)) : key, "a key in the cache");
+      const float key = c.in[0].data[m * 3 * C + C + i];
+      const size_t at = (NH * P + first + m) * row + i;
+      check_number(array_get(out[1].array, at), dtype == BF16 ? bf16_to_float(bf16_from_float(key)) : key, "a key in the cache");
     }
   }
   check(sqrt(above / below) <= SOFTMAX, "%s: expected attention in double within %g, got %g", now, SOFTMAX,
@@ -103,7 +107,8 @@ static void check_attentions(void) {
     for (size_t t = 0; t < LENGTHS; t++) {
       const size_t NH = 1 + (h + t) % 3, slots = 1 + (h * t) % MOST_SLOTS;
       check_decode(slots, 1 + (h + t) % slots, lengths[t], NH, head_sizes[h], (h + t) % 2 == 0 ? FP32 : BF16);
-      check_prompt(lengths[(t + h) % LENGTHS] - 1, lengths[t], 270, NH, head_sizes[h], (h + t) % 3 == 0 ? BF16 : FP32);
+      const enum Dtype dtype = (h + t) % 3 == 0 ? BF16 : FP32;
+      check_prompt(lengths[(t + h) % LENGTHS] - 1, lengths[t], 270, NH, head_sizes[h], dtype);
     }
   }
   check_prompt(300, 100, 400, 2, 64, FP32), check_prompt(37, 256, 300, 1, 64, BF16);
@@ -143,7 +148,8 @@ static void check_alone(enum Dtype dtype) {
 
 static enum DecodeFinish finish_now;
 
-static void call_linear(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+static void call_linear(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                        const struct Memory *out) {
   const struct Weights weight = {c->dtype, c->in[1].array.data, c->in[2].data};
   k->prompt_linear(w, out[0].data, c->in[0].data, weight, c->in[3].data, finish_now, c->M, c->N, c->K);
 }
@@ -173,7 +179,8 @@ int main(void) {
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     for (enum Dtype dtype = FP32; dtype <= INT8; dtype++) {
       finish_now = (enum DecodeFinish)((i + (size_t)dtype) % 3);
-      check_linear(rows[i], 97, 130, dtype), check_linear(rows[i], 48, 64, dtype), check_linear(rows[i], 65, 1037, dtype);
+      check_linear(rows[i], 97, 130, dtype), check_linear(rows[i], 48, 64, dtype);
+      check_linear(rows[i], 65, 1037, dtype);
     }
   }
   cases_stop();

@@ -18,11 +18,6 @@ static void call_residual(const struct Kernels *k, const struct Workers *w, cons
   k->linear_residual(w, out[0].data, c->in[3].data, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
 }
 
-static void call_residual_in_place(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                   const struct Memory *out) {
-  k->linear_residual(w, out[0].data, out[0].data, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
-}
-
 static void call_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
   k->linear_gelu(w, out[0].array, out[1].array, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
 }
@@ -65,12 +60,6 @@ static void check_linear(size_t M, size_t N, size_t K, enum Dtype dtype) {
   case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0), case_input(&c, M * N, 0);
   case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
   case_check(&c);
-  if (M == 1 && dtype == FP32) {
-    c = shape, c.op = "linear_residual in place", c.call = call_residual_in_place;
-    case_input(&c, K, 0), case_input(&c, N * K, 0), case_input(&c, N, 0);
-    case_output(&c, "out", N, ADDED_TO, SUMMED);
-    case_check(&c);
-  }
   c = shape, c.op = "linear_gelu", c.call = call_gelu;
   case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0);
   case_rounded(&c, "out", M * N, GELU), case_rounded(&c, "pre", M * N, SUMMED);
