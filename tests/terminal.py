@@ -96,8 +96,9 @@ def typing(llmc: Llmc, columns: int, *args: str) -> Iterator[Typist]:
         typist = Typist(leader)
         try:
             yield typist
+            limit = time.monotonic() + PATIENCE
             while typist.read() and process.poll() is None:
-                pass
+                assert time.monotonic() < limit, typist.shown
             typist.code = process.wait(PATIENCE)
         finally:
             process.kill()

@@ -210,8 +210,7 @@ def test_an_engine_that_dies_is_an_end() -> None:
 def llmc(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
     llmc = prepared_workspace(tmp_path_factory.mktemp("talk") / "workspace", cache)
     trained(llmc, run="first")
-    # The prompts of others who test must not come up here.
-    return Llmc(llmc.workspace, cache, {"XDG_CACHE_HOME": str(llmc.workspace / "cache")})
+    return llmc
 
 
 def letters(text: str) -> str:
@@ -246,6 +245,7 @@ def test_talking(llmc: Llmc) -> None:
         person.type("gone\x03")  # gives up the line
         person.type("und\r")
         person.wait("3 tokens, ")
+        person.wait(">")
         person.type("\x04")
     assert person.code == 0
     assert "Traceback" not in person.shown
@@ -258,8 +258,9 @@ def test_prompts_are_remembered(llmc: Llmc) -> None:
             person.wait(">")
             person.type(keys)
             person.wait("first prompt")
-            person.wait("2 tokens")
-            person.type("/quit\r")
+            person.wait("2 tokens, ")
+            person.wait(">")  # Ctrl-D means the end only to a prompt that is there
+            person.type("\x04")
         assert person.code == 0
     history = Path(llmc.env()["LLMC_CACHE_DIR"]) / "prompts"
     assert history.stat().st_mode & 0o077 == 0
