@@ -199,6 +199,11 @@ class Generator:
         """End the engine."""
         self.close()
 
+    @property
+    def failure(self) -> LlmcError | None:
+        """Why the engine has ended; None while it lives."""
+        return self._failure
+
     def submit(self, request: Request, deliver: Deliver) -> str:
         """Ask for a text and return the name under which it can be cancelled.
 

@@ -47,7 +47,7 @@ def step(request: dict[str, Any]) -> bool:
         return False
     at = request["written"]
     token = request["prompt"][at % len(request["prompt"])]
-    top = [[token + k, -at / 8 - k] for k in range(request["logprobs"])]
+    top = [[(token + k) % 257, -at / 8 - k] for k in range(request["logprobs"])]
     say(
         event="token",
         id=request["id"],
