@@ -10,13 +10,14 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # Where the demo works: a workspace of its own, so that it never mixes with yours.
 DEMO   := build/demo
 
-.PHONY: demo test test-interop torture lint native setup setup-dev clean help
+.PHONY: demo test test-interop torture load lint native setup setup-dev clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a small GPT on Python's standard library and let it write (minutes)"
 	@echo "make test    linters, types, C tests, Python tests"
 	@echo "make torture kill a training run a thousand times; it must end as if it had not been"
+	@echo "make load    serve the demo's model to one client, then to 64: tokens per second, what was lost"
 	@echo "make test-interop    what llmc exports, opened by llama.cpp (builds it: 10 minutes, C++ and cmake)"
 	@echo "make native  build the engine with another C compiler: make native CC=cc"
 	@echo "make clean   remove what make made"
@@ -25,11 +26,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[offline]'
+	$(PIP) --editable '.[offline,serve]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable '.[dev,fast,offline,parquet,plot,torch]'
+	$(PIP) --editable '.[dev,fast,offline,parquet,plot,serve,torch]'
 	@touch $@
 
 setup: $(VENV)/installed
@@ -40,6 +41,8 @@ demo: setup
 	$(BIN)/llmc --workspace $(DEMO) prepare stdlib
 	$(BIN)/llmc --workspace $(DEMO) train --config python-stdlib
 	$(BIN)/llmc --workspace $(DEMO) sample --decode --prompt "$$(printf 'class Reader:\n    def __init__(self')"
+	@echo
+	@echo "Talk with it in the browser, by one more command: $(BIN)/llmc --workspace $(DEMO) serve"
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -47,6 +50,10 @@ test: lint
 # A run killed a thousand times at random moments must end as if it had not been.
 torture: setup-dev
 	PYTHONPATH=tests $(BIN)/python tests/torture.py 1000
+
+# One client, then 64 at once for a minute, against the demo's model.
+load: setup-dev
+	PYTHONPATH=tests $(BIN)/python tests/load.py --workspace $(DEMO) --slots 32
 
 # llama-cpp-python has no wheels on the package index: pip compiles llama.cpp, once.
 INTEROP := llama-cpp-python

@@ -28,6 +28,7 @@ COMMANDS = {
     "prepare": "Fetch, tokenize, export weights and build: all that training needs, ready.",
     "train": "Train a model. Ctrl-C finishes the step and saves.",
     "sample": "Write with a trained model: token ids on stdout, one a line, or text with --decode.",
+    "serve": "Serve a model over HTTP as OpenAI's clients speak it, with a page to try it on.",
     "eval": "Measure a model: loss, perplexity, bits per byte, or HellaSwag's accuracy.",
     "decode": "Turn token ids into text, on stdin as they arrive.",
     "runs": "List the runs: what they trained, how far they came, how good they are.",

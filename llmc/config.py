@@ -120,13 +120,41 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How to choose the next token."""
+    """How to choose the next token, and in what type the model computes it."""
 
     tokens: int = 256
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 1337
+    dtype: str = "fp32"
+
+    def __post_init__(self) -> None:
+        """Refuse what the engine would.
+
+        Raises:
+            Usage: a setting is outside of what it means anything for.
+        """
+        for name, (low, high) in SAMPLE_LIMITS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise Usage(f"{name} must be between {low:g} and {high:g}, not {value:g}")
+        if self.dtype not in SAMPLE_DTYPES:
+            raise Usage(f"dtype must be one of {', '.join(SAMPLE_DTYPES)}, not '{self.dtype}'")
+
+
+SAMPLE_DTYPES = ("fp32", "bf16", "int8")
+SAMPLE_LIMITS: Mapping[str, tuple[float, float]] = {
+    "tokens": (0, 1e9),
+    "temperature": (0, 1e6),
+    "top_k": (0, 1e9),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (1e-6, 1e6),
+    "seed": (0, 2.0**53),
+}
 
 
 @dataclass(frozen=True)
@@ -204,7 +232,7 @@ def settings_of(preset: Preset, flags: Mapping[str, Any]) -> TrainConfig:
     return replace(settings, steps=MOST_STEPS) if open_ended else settings
 
 
-def flags_of(settings: TrainConfig | SampleConfig) -> list[str]:
+def flags_of(settings: TrainConfig) -> list[str]:
     """Return every setting as the engine takes it: ``--val-every``, ``10``."""
     words = []
     for name, value in asdict(settings).items():

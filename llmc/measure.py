@@ -205,6 +205,41 @@ def kernels_result(work: Work, timing: Timing) -> Event:
     }
 
 
+def decode_result(work: Work, timing: Timing) -> Event:
+    """Return what a process of ``bench-decode`` measured, likewise.
+
+    Shares are of the speed at which a plain loop read the same weights, next to every step.
+    """
+    total, seconds = timing.start["bytes"], timing.median
+    reading = statistics.median(event["seconds"] for event in timing.told("read"))
+    calls: dict[str, list[float]] = {}
+    for event in timing.told("call"):
+        calls.setdefault(event["name"], []).append(event["seconds"])
+    read_rate = total / reading
+    kernels = {}
+    for event in timing.told("kernel"):
+        spent, shape = calls[event["name"]], {key: event[key] for key in "MNK"}
+        rate = event["bytes"] / (median := statistics.median(spent))
+        kernels[event["name"]] = shape | {
+            "calls": len(spent),
+            "ms": median * 1e3,
+            "best_ms": min(spent) * 1e3,
+            "bytes_per_second": rate,
+            "share_of_reading": rate / read_rate,
+        }
+    return {
+        "isa": timing.start["isa"],
+        "step_ms": seconds * 1e3,
+        "tokens_per_second": work.B / seconds,
+        "weight_bytes": total,
+        "bytes_per_second": total / seconds,
+        "read_bytes_per_second": read_rate,
+        "share_of_reading": reading / seconds,
+        "memory_bytes": timing.memory,
+        "kernels": kernels,
+    }
+
+
 def _rates(flops: float | None, moved: int | None, seconds: float, peak: float) -> dict[str, float]:
     """Return operations or bytes a second, whichever a kernel is measured by."""
     if flops:

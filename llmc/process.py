@@ -77,6 +77,9 @@ class Engine:
     ``break``, a closed pipe, any exception) ends the engine: SIGTERM, and SIGKILL if it does not
     obey within seconds.
 
+    One that ``talks`` has a stdin too. :meth:`say` and :meth:`stop` may be called from other
+    threads than the one that iterates.
+
     Attributes:
         prose: the last lines of its stderr, complete once the iteration has ended.
     """
@@ -87,13 +90,16 @@ class Engine:
         env: Mapping[str, str] | None = None,
         *,
         name: str = "the engine",
+        talks: bool = False,
     ) -> None:
         """Prepare a run of ``argv`` with ``env`` put over this process's own variables.
 
-        ``name`` is what errors call it: PyTorch is run, and can fail, in the same way.
+        ``name`` is what errors call it: PyTorch is run, and can fail, in the same way. With
+        ``talks`` it has a stdin; without, that is empty.
         """
         self.argv = list(argv)
         self.name = name
+        self.talks = talks
         self.env = {**os.environ, **(env or {})}
         self.prose: deque[str] = deque(maxlen=KEPT_LINES)
         self._child: subprocess.Popen[bytes] | None = None
@@ -111,7 +117,7 @@ class Engine:
             self._child = subprocess.Popen(
                 self.argv,
                 env=self.env,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if self.talks else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 process_group=0,
@@ -155,6 +161,26 @@ class Engine:
         finally:
             self._release_signals()
 
+    def say(self, line: str) -> None:
+        """Write one line to the engine's stdin; it waits while the engine does not read.
+
+        Raises:
+            OSError, ValueError: the engine no longer reads; the iteration tells why.
+        """
+        stdin = self._running().stdin
+        assert stdin is not None
+        stdin.write(f"{line}\n".encode())
+        stdin.flush()
+
+    def stop(self) -> None:
+        """End the engine at once: SIGTERM, and SIGKILL if it does not obey within seconds.
+
+        The iteration, in whatever thread, then raises Interrupted.
+        """
+        self._forwarded = signal.SIGTERM  # also for a child that is just being made
+        if self._child is not None:
+            _end(self._child)
+
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None:
             raise RuntimeError("the engine runs only inside its with block")
@@ -164,13 +190,10 @@ class Engine:
         assert child.stdout is not None and child.stderr is not None
         # A child that blocks on a full pipe would never come to obey; a closed pipe wakes it.
         child.stdout.close()
-        if child.poll() is None:
-            _send(child, signal.SIGTERM)
-            try:
-                child.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                _send(child, signal.SIGKILL)
-                child.wait()
+        _end(child)
+        if child.stdin is not None:
+            with contextlib.suppress(OSError):  # what it has not taken is lost
+                child.stdin.close()
         self._reader.join()
         child.stderr.close()
 
@@ -224,6 +247,17 @@ class Engine:
         words = (findings or list(self.prose))[-3:]
         said = f", after saying: {' / '.join(words)}" if words else ""
         return f"{self.name} ended with {end}{said}; this is a bug in llmc, please report it"
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a child that still runs."""
+    if child.poll() is None:
+        _send(child, signal.SIGTERM)
+        try:
+            child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            _send(child, signal.SIGKILL)
+            child.wait()
 
 
 def _send(child: subprocess.Popen[bytes], number: int) -> None:

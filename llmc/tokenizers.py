@@ -19,6 +19,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +111,17 @@ class Tokenizer:
                     f"token {token} is not in the {self.name} vocabulary, whose ids are 0 to "
                     f"{self.vocab_size - 1}; name the right one with --tokenizer"
                 )
-        if len(self.ranks) + len(self.special_tokens) < self.vocab_size:
-            used = {*self.ranks.values(), *self.special_tokens.values()}
-            known = [token for token in known if token in used]
+        if self._unused:
+            known = [token for token in known if token not in self._unused]
         return self.encoding.decode_bytes(known)
+
+    @cached_property
+    def _unused(self) -> frozenset[int]:
+        """The ids below V that stand for nothing."""
+        if len(self.ranks) + len(self.special_tokens) == self.vocab_size:
+            return frozenset()
+        used = {*self.ranks.values(), *self.special_tokens.values()}
+        return frozenset(range(self.vocab_size)) - used
 
     def tokens(self) -> list[bytes]:
         """Return the bytes of every token that is not special, in the order of their ids.

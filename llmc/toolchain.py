@@ -45,16 +45,18 @@ ISAS = {
     ),
     "avx512bf16": Isa(
         "x86_64",
-        ("-mcpu=x86_64_v4+avx512bf16", "-mprefer-vector-width=512"),
-        ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
+        ("-mcpu=x86_64_v4+avx512bf16+avx512vnni", "-mprefer-vector-width=512"),
+        ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"),
     ),
     "native": Isa(None, (), ()),
     "neon": Isa("aarch64", (), ()),
-    "neonbf16": Isa("aarch64", ("-mcpu=baseline+bf16",), ("-march=armv8.2-a+bf16",)),
+    "neonbf16": Isa(
+        "aarch64", ("-mcpu=baseline+bf16+dotprod",), ("-march=armv8.2-a+bf16+dotprod",)
+    ),
 }
 
 # The plain loops that everything else is measured against: no clever reordering of loops.
-UNUSUAL = {"reference.c": ("-O2",)}
+UNUSUAL = {"reference.c": ("-O2",), "reference_decode.c": ("-O2",)}
 # Every machine has to make the same bits of these: a product and a sum are rounded one by one.
 EXACT = {"random.c": ("-ffp-contract=off",)}
 

@@ -17,7 +17,7 @@ static double step_seconds(struct BenchModel *bench, size_t step) {
 }
 
 int command_bench(int argc, char **argv) {
-  struct BenchOptions o = bench_options("bench", NULL, argc, argv);
+  struct BenchOptions o = bench_options("bench", DTYPE_NAMES, NULL, argc, argv);
   o.update_in_backward = true;
   struct BenchModel bench;
   bench_model_create(&bench, &o);

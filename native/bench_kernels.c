@@ -178,7 +178,7 @@ static void time_calls(struct Run *run, int begin, int end, size_t l, bool warm)
 int command_bench_kernels(int argc, char **argv) {
   struct Run run = {.only = ""};
   const struct Arg only = {"only", ARG_TEXT, &run.only, 0, 0, "how the names of the operations to time begin"};
-  const struct BenchOptions o = bench_options("bench-kernels", &only, argc, argv);
+  const struct BenchOptions o = bench_options("bench-kernels", DTYPE_NAMES, &only, argc, argv);
   struct Gpt2 *model = &run.bench.gpt2;
   bench_model_create(&run.bench, &o);
   describe(model, run.shapes);

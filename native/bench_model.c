@@ -8,7 +8,8 @@
 #include "pool.h"
 #include "util.h"
 
-struct BenchOptions bench_options(const char *subcommand, const struct Arg *more, int argc, char **argv) {
+struct BenchOptions bench_options(const char *subcommand, const char *const *dtypes, const struct Arg *more,
+                                  int argc, char **argv) {
   struct BenchOptions o = {.layers = 12, .heads = 12, .channels = 768, .context = 1024, .vocab_size = 50257,
                            .batch_size = 4, .seq_len = 64, .threads = 1, .steps = 5, .warmup = 2};
   struct Arg args[] = {
@@ -19,8 +20,7 @@ struct BenchOptions bench_options(const char *subcommand, const struct Arg *more
       {"vocab-size", ARG_COUNT, &o.vocab_size, 2, 1 << 24, "V"},
       {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
       {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
-      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
-       "what linear layers multiply: fp32 or bf16"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, dtypes}, 0, 0, "what linear layers multiply"},
       {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: activations anew in backward, less memory"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
       {"steps", ARG_COUNT, &o.steps, 1, 1e6, "steps to time"},

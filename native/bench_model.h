@@ -1,4 +1,4 @@
-/* What the two benchmarks share: a model of any shape on random weights, and what the machine can do. */
+/* What the benchmarks share: a model of any shape on random weights, and what the machine can do. */
 #ifndef LLMC_BENCH_MODEL_H
 #define LLMC_BENCH_MODEL_H
 
@@ -17,8 +17,10 @@ struct BenchOptions {
   bool update_in_backward;  // as a training run has it; not where gradients are looked at
 };
 
-/* Reads the flags that both know; `more` is one that this subcommand alone knows, or NULL. */
-struct BenchOptions bench_options(const char *subcommand, const struct Arg *more, int argc, char **argv);
+/* Reads the flags that all know; `dtypes` are the names it offers, `more` is one that this subcommand alone knows,
+ * or NULL. */
+struct BenchOptions bench_options(const char *subcommand, const char *const *dtypes, const struct Arg *more,
+                                  int argc, char **argv);
 
 struct BenchModel {
   struct Gpt2 gpt2;

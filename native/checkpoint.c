@@ -85,35 +85,58 @@ int checkpoint_open(const char *path, struct Checkpoint *checkpoint) {
   return file;
 }
 
-void checkpoint_read(int file, const char *path, const struct Checkpoint *checkpoint, float *params) {
-  const struct Config *config = &checkpoint->config;
-  const size_t width = bytes_per_value(checkpoint->version), count = gpt2_count(config);
+/* `count` values of the file as floats; the checksum goes on. */
+static void read_values(int file, const char *path, float *to, size_t count, size_t width, uint64_t *offset,
+                        uint32_t *crc) {
   enum { PIECE = 1 << 15 };
+  for (size_t at = 0; at < count; at += PIECE) {
+    const size_t piece = size_min(PIECE, count - at);
+    uint16_t narrow[PIECE];
+    void *bytes = width == 4 ? (void *)(to + at) : narrow;
+    file_read(file, path, bytes, piece * width, *offset);
+    *crc = crc32_update(*crc, bytes, piece * width);
+    for (size_t i = 0; width == 2 && i < piece; i++) to[at + i] = bf16_to_float(narrow[i]);
+    *offset += piece * width;
+  }
+}
+
+void checkpoint_read_rows(int file, const char *path, const struct Checkpoint *checkpoint,
+                          const struct CheckpointSink *sink) {
+  const struct Config *config = &checkpoint->config;
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(config, tensors);
   uint32_t crc = 0;
   uint64_t offset = HEADER_BYTES;
-  for (size_t at = 0; at < count;) {
-    size_t wte_end = config->V * config->C;
-    if (at == wte_end && missing_padding(checkpoint) > 0) {
-      memset(params + at, 0, missing_padding(checkpoint) * sizeof(float));
-      at += missing_padding(checkpoint);
+  for (size_t i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    const size_t K = tensors[i].columns, rows = tensors[i].rows * (tensors[i].place == BLOCK ? config->L : 1);
+    const size_t in_file = i == 0 ? rows - missing_padding(checkpoint) / K : rows, most = size_max(sink->room / K, 1);
+    for (size_t row = 0, count; row < rows; row += count) {
+      const bool padding = row >= in_file;
+      count = size_min(most, (padding ? rows : in_file) - row);
+      const struct CheckpointRows piece = {i, row, count, K};
+      float *to = sink->place(sink->context, &piece);
+      if (padding) memset(to, 0, count * K * sizeof *to);
+      else read_values(file, path, to, count * K, bytes_per_value(checkpoint->version), &offset, &crc);
+      if (sink->done != NULL) sink->done(sink->context, &piece);
     }
-    size_t piece = size_min(PIECE, (at < wte_end ? wte_end : count) - at);
-    if (width == 4) {
-      file_read(file, path, params + at, piece * width, offset);
-      crc = crc32_update(crc, params + at, piece * width);
-    } else {
-      uint16_t narrow[PIECE];
-      file_read(file, path, narrow, piece * width, offset);
-      crc = crc32_update(crc, narrow, piece * width);
-      for (size_t i = 0; i < piece; i++) params[at + i] = bf16_to_float(narrow[i]);
-    }
-    at += piece, offset += piece * width;
   }
   close(file);
   if (checkpoint->extended && crc != checkpoint->crc) {
     die(EXIT_BAD_DATA, "%s is damaged: its weights have checksum %08x, its header says %08x; "
         "make it again", path, crc, checkpoint->crc);
   }
+}
+
+/* One after the other, as they come. */
+static float *place_next(void *context, const struct CheckpointRows *rows) {
+  float **next = context, *here = *next;
+  *next += rows->count * rows->columns;
+  return here;
+}
+
+void checkpoint_read(int file, const char *path, const struct Checkpoint *checkpoint, float *params) {
+  float *next = params;
+  checkpoint_read_rows(file, path, checkpoint, &(struct CheckpointSink){&next, 1 << 20, place_next, NULL});
 }
 
 void checkpoint_write(struct FileWriter *writer, const char *path, const struct Checkpoint *checkpoint,

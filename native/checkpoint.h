@@ -24,6 +24,23 @@ struct Checkpoint {
  * EXIT_MISSING or EXIT_BAD_DATA. */
 int checkpoint_open(const char *path, struct Checkpoint *checkpoint);
 
+/* Some rows of a tensor; of one that the blocks have, those of all blocks count on. */
+struct CheckpointRows {
+  size_t tensor, first, count, columns;
+};
+
+/* Where a checkpoint's rows go, as many at a time as `room` floats hold, or one. */
+struct CheckpointSink {
+  void *context;
+  size_t room;
+  float *(*place)(void *context, const struct CheckpointRows *rows);  // where to put them
+  void (*done)(void *context, const struct CheckpointRows *rows);     // they are there; may be NULL
+};
+
+/* Reads the payload row by row, rows that pad wte included, verifies the checksum and closes the file. */
+void checkpoint_read_rows(int file, const char *path, const struct Checkpoint *checkpoint,
+                          const struct CheckpointSink *sink);
+
 /* Reads the payload into params (gpt2_count floats), verifies the checksum and closes the file. */
 void checkpoint_read(int file, const char *path, const struct Checkpoint *checkpoint, float *params);
 

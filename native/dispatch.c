@@ -61,9 +61,11 @@ static int has(unsigned leaf7_ebx, unsigned xcr0) {
 __attribute__((unused)) static int has_avx2(void) { return has(LEAF7_AVX2, XCR0_AVX); }
 __attribute__((unused)) static int has_avx512(void) { return has(LEAF7_AVX2 | LEAF7_AVX512, XCR0_AVX512); }
 
+/* Every CPU with AVX512_BF16 has AVX512_VNNI, which the table uses too; asked for all the same. */
 __attribute__((unused)) static int has_avx512bf16(void) {
   unsigned a, b, c, d;
-  return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+  return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11) &&
+         __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 }
 #endif
 
@@ -71,15 +73,22 @@ __attribute__((unused)) static int has_avx512bf16(void) {
 #if defined(__APPLE__)
 #include <sys/sysctl.h>
 
-__attribute__((unused)) static int has_neonbf16(void) {
+__attribute__((unused)) static int has_feature(const char *name) {
   int present = 0;
   size_t size = sizeof present;
-  return sysctlbyname("hw.optional.arm.FEAT_BF16", &present, &size, NULL, 0) == 0 && present;
+  return sysctlbyname(name, &present, &size, NULL, 0) == 0 && present;
+}
+
+__attribute__((unused)) static int has_neonbf16(void) {
+  return has_feature("hw.optional.arm.FEAT_BF16") && has_feature("hw.optional.arm.FEAT_DotProd");
 }
 #else
 #include <sys/auxv.h>
 
-__attribute__((unused)) static int has_neonbf16(void) { return (getauxval(AT_HWCAP2) & 1ul << 14) != 0; }  // HWCAP2_BF16
+/* HWCAP2_BF16 and HWCAP_ASIMDDP */
+__attribute__((unused)) static int has_neonbf16(void) {
+  return (getauxval(AT_HWCAP2) & 1ul << 14) != 0 && (getauxval(AT_HWCAP) & 1ul << 20) != 0;
+}
 #endif
 #endif
 

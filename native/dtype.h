@@ -1,4 +1,4 @@
-/* The two types that numbers are stored in, and arrays that may hold either. */
+/* The types that numbers are stored in, arrays of floats or BF16, and weights of any type. */
 #ifndef LLMC_DTYPE_H
 #define LLMC_DTYPE_H
 
@@ -6,11 +6,12 @@
 #include <stdint.h>
 #include <string.h>
 
-enum Dtype { FP32, BF16 };
+enum Dtype { FP32, BF16, INT8 };
 
-static const char *const DTYPE_NAMES[] = {"fp32", "bf16", NULL};
-static inline const char *dtype_name(enum Dtype dtype) { return DTYPE_NAMES[dtype]; }
-static inline size_t dtype_size(enum Dtype dtype) { return dtype == BF16 ? 2 : 4; }
+static const char *const DTYPE_NAMES[] = {"fp32", "bf16", NULL};           // to compute in
+static const char *const WEIGHT_NAMES[] = {"fp32", "bf16", "int8", NULL};  // to keep weights in, for decoding
+static inline const char *dtype_name(enum Dtype dtype) { return WEIGHT_NAMES[dtype]; }
+static inline size_t dtype_size(enum Dtype dtype) { return dtype == FP32 ? 4 : dtype == BF16 ? 2 : 1; }
 
 /* BF16 is the upper half of a float: its sign, its exponent, and seven bits of its mantissa. Rounded to
  * the nearest, ties to even, as the CPUs that have an instruction for it do; a NaN stays one. */
@@ -28,7 +29,7 @@ static inline float bf16_to_float(uint16_t x) {
   return value;
 }
 
-/* Numbers of either type; who reads or writes them asks which. */
+/* Floats or BF16; who reads or writes them asks which. */
 struct Array {
   void *data;
   enum Dtype dtype;
@@ -49,6 +50,30 @@ static inline float array_get(struct Array a, size_t i) {
 static inline void array_set(struct Array a, size_t i, float x) {
   if (a.dtype == BF16) ((uint16_t *)a.data)[i] = bf16_from_float(x);
   else ((float *)a.data)[i] = x;
+}
+
+/* The matrix of a linear layer as decoding reads it: (N, K), row-major. INT8 counts in units of its block's
+ * scale, which is a 127th of the block's largest magnitude; a row's last block may be shorter. */
+struct Weights {
+  enum Dtype dtype;
+  const void *data;     // (N, K)
+  const float *scales;  // (N, weights_blocks(K)); NULL unless INT8
+};
+
+enum { WEIGHTS_BLOCK = 32 };  // neighbours in a row that share a scale
+
+/* Scales of a row. */
+static inline size_t weights_blocks(size_t K) { return (K + WEIGHTS_BLOCK - 1) / WEIGHTS_BLOCK; }
+
+/* The number in row n and column k. */
+static inline float weights_get(struct Weights w, size_t n, size_t k, size_t K) {
+  const size_t i = n * K + k;
+  switch (w.dtype) {
+    case FP32: return ((const float *)w.data)[i];
+    case BF16: return bf16_to_float(((const uint16_t *)w.data)[i]);
+    case INT8: return (float)((const int8_t *)w.data)[i] * w.scales[n * weights_blocks(K) + k / WEIGHTS_BLOCK];
+  }
+  return 0;
 }
 
 #endif

@@ -36,6 +36,30 @@ struct AdamW {
   uint64_t key;                     // of the random bits that round the running means
 };
 
+/* A token of a text: where its keys and values are kept. */
+struct Feed {
+  size_t slot, position;
+  int token;
+};
+
+/* The keys and values of one layer: S slots of P positions. A head's row is filled up with zeros, which whoever
+ * makes the cache puts there. */
+struct Cache {
+  struct Array keys, values;  // (S, NH, P, round_up(HS, CACHE_LANES))
+  size_t P;
+};
+
+enum { CACHE_LANES = 16 };
+
+/* What becomes of x = inp · weightᵀ + bias. */
+enum DecodeFinish {
+  DECODE_STORE,  // out = x
+  DECODE_ADD,    // out += x
+  DECODE_GELU,   // out = GELU(x)
+};
+
+enum { DECODE_ROWS = 64 };  // more rows than these are a prompt
+
 struct Kernels {
   const char *name;                          // as in LLMC_ISA
   bool multiplies_bf16;                      // the CPU does; else BF16 is made float before it is multiplied
@@ -61,8 +85,7 @@ struct Kernels {
   /* out (M, N) = inp (M, K) · weightᵀ + bias;  weight (N, K), bias (N) or NULL. torch.nn.Linear */
   void (*linear_forward)(const struct Workers *, struct Array out, struct Array inp, const float *weight,
                          const float *bias, size_t M, size_t N, size_t K);
-  /* out (M, N) = residual (M, N) + inp · weightᵀ + bias;  out may be the residual when M is 1
-   * and floats are multiplied */
+  /* out (M, N) = residual (M, N) + inp · weightᵀ + bias */
   void (*linear_residual)(const struct Workers *, float *out, const float *residual, struct Array inp,
                           const float *weight, const float *bias, size_t M, size_t N, size_t K);
   /* out (M, N) = GELU(inp · weightᵀ + bias), in its tanh form (Hendrycks, Gimpel 2016), and slope (M, N), its
@@ -79,6 +102,21 @@ struct Kernels {
   void (*linear_backward_weight)(const struct Workers *, float *dweight, float *dbias, const float *dout,
                                  struct Array inp, bool add, size_t M, size_t N, size_t K);
 
+  /* out (M, N) = finish(inp (M, K) · weightᵀ + bias);  weight (N, K) of any type, bias (N) or NULL.
+   * Up to DECODE_ROWS rows: with INT8 weights the input is made INT8 too, in blocks of 32 (as weights_store does
+   * it), else both factors are multiplied in the weights' type; a row's bits do not depend on M. Beyond that:
+   * the product of training, where INT8 is made float or, if the CPU multiplies it, BF16.
+   * workers->dtype does not count. Scratch: shared_floats(…), own_floats(1, 1). */
+  void (*decode_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
+                        const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
+  /* The same for any number of rows by the product of training: faster from some dozen rows on, other bits. */
+  void (*prompt_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
+                        const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
+  /* data (N, K), scales (N, weights_blocks(K)) = weight (N, K), as struct Weights holds it in the type;
+   * scales are written for INT8 only. A block with a NaN gets a scale that is NaN. */
+  void (*weights_store)(const struct Workers *, void *data, float *scales, enum Dtype dtype, const float *weight,
+                        size_t N, size_t K);
+
   /* Causal self-attention. qkv (B, T, 3C): query, key, value, each NH heads of HS = C / NH.
    * out (B, T, C);  lse (B, NH, T): the log of the sum of exponentials of each row of scores. */
   void (*attention_forward)(const struct Workers *, struct Array out, float *lse, struct Array qkv,
@@ -86,14 +124,24 @@ struct Kernels {
   /* dqkv (B, T, 3C) = */
   void (*attention_backward)(const struct Workers *, float *dqkv, const float *dout, struct Array qkv,
                              struct Array out, const float *lse, size_t B, size_t T, size_t C, size_t NH);
-  /* One query: out (C) = attention of q (C) over keys and values (T, C) each. */
-  void (*attention_decode)(const struct Workers *, float *out, const float *q, const float *keys,
-                           const float *values, size_t T, size_t C, size_t NH);
+  /* Attention of M tokens that follow each other in one slot, the first of them as `first` says: their keys and
+   * values are put into the cache, after those of all positions before. out (M, C), qkv (M, 3C).
+   * Scratch: own_floats(first + M, HS). */
+  void (*attention_prompt)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
+                           struct Feed first, size_t M, size_t C, size_t NH);
+  /* The same for one token of each of M slots. A row's bits do not depend on the others. */
+  void (*attention_decode)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
+                           const struct Feed *feeds, size_t M, size_t C, size_t NH);
 
   /* losses (N) = -log softmax(logits)[target], over the first V columns;
    * logits (N, Vp) = scale * d losses / d logits, the columns from V on zero. */
   void (*crossentropy)(const struct Workers *, float *losses, float *logits, const int *targets,
                        float scale, size_t N, size_t V, size_t Vp);
+
+  /* Of one row of logits x (n), by the thread that calls. The largest; where some are not finite, any of them. */
+  float (*row_largest)(const float *x, size_t n);
+  /* out (n) = exp((x - max) * scale), unless out is NULL; returns their sum, NaN where some x is not finite. */
+  double (*row_exponentials)(float *out, const float *x, float max, float scale, size_t n);
 
   /* The sum of the squares of x (n). */
   double (*sum_squares)(const struct Workers *, const float *x, size_t n);

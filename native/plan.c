@@ -179,8 +179,8 @@ void plan_rehearse(struct Run *run) {
   if (o->sample_every > 0) {
     const double started = clock_seconds();
     const size_t written = run_write(run, size_min(o->sample_tokens, TOKENS));
-    measured.token_ms = 1e3 * (clock_seconds() - started) / (double)written;
-    measured.sample_tokens = size_min(o->sample_tokens, run->decoder.positions);
+    measured.token_ms = 1e3 * (clock_seconds() - started) / (double)size_max(written, 1);
+    measured.sample_tokens = size_min(o->sample_tokens, run->writer.decoder.positions);
   }
   events_measured(&run->events, &measured);
 }

@@ -11,9 +11,8 @@ void run_layout(struct Run *run, struct Arena *arena) {
   gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
   dataloader_layout(&run->train, arena);
   if (o->val_data != NULL) dataloader_layout(&run->val, arena);
-  decoder_layout(&run->decoder, arena, &run->model.config,
-                 size_min(o->sample_tokens, run->model.config.maxT));
-  sampler_layout(&run->sampler, arena, run->model.config.V);
+  decoder_layout_beside(&run->writer.decoder, arena, &run->model, size_min(o->sample_tokens, run->model.config.maxT));
+  writer_layout(&run->writer, arena);
   run->tokens = arena_alloc(arena, BT, sizeof(int));
   run->targets = arena_alloc(arena, BT, sizeof(int));
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
@@ -137,16 +136,27 @@ void run_validate(struct Run *run, size_t step) {
   events_validation(&run->events, step, run->val_loss);
 }
 
+static void on_token(void *context, const struct Text *text, const struct Told *told) {
+  struct Run *run = context;
+  run->written[text->written - 1] = told->token;
+}
+
+static void on_end(void *context, const struct Text *text, enum TextEnd ending) {
+  struct Run *run = context;
+  (void)ending;
+  run->written_count = text->written;
+}
+
 size_t run_write(struct Run *run, size_t count) {
-  count = size_min(count, run->decoder.positions);
   const size_t eot = run->options.eot;
   int token = (int)(eot > 0 ? eot : run->model.config.V - 1);
-  for (size_t i = 0; i < count; i++) {
-    decoder_step(&run->decoder, &run->model, token, i);
-    token = sampler_draw(&run->sampler, run->decoder.logits, run->model.config.V);
-    run->written[i] = token;
-  }
-  return count;
+  const struct Request request = {.sampling = run->sampling, .eot = -1, .count = 1, .prompt = &token,
+                                  .tokens = size_min(count, run->writer.decoder.positions)};
+  run->writer.listener = (struct Listener){run, on_token, on_end};
+  writer_begin(&run->writer, &request);
+  while (run->writer.active > 0) writer_turn(&run->writer);
+  run->sampling.draws += run->written_count;
+  return run->written_count;
 }
 
 void run_sample(struct Run *run, size_t step) {
@@ -163,7 +173,7 @@ void run_save(struct Run *run, size_t step, bool told) {
   const bool is_best = run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
   if (is_best) run->best_val_loss = run->val_loss;
   const struct State state = {
-      .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampler.draws,
+      .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampling.draws,
       .best_val_loss = run->best_val_loss, .seed = o->seed, .seq_len = o->seq_len,
       .update_tokens = update_tokens(o), .shuffle = o->shuffle, .told = told, .seconds = run_seconds(run),
       .skipped = run->skipped, .patience = run->patience, .outliers = run->outliers};
@@ -209,7 +219,7 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
   run->val_loss = run->checkpoint.has_val_loss ? (double)run->checkpoint.val_loss : INFINITY;
   run->best_val_loss = state.best_val_loss;
   saver_finish(&run->saver, (float)state.best_val_loss == run->checkpoint.val_loss && run->checkpoint.has_val_loss);
-  run->sampler.draws = state.draws;
+  run->sampling.draws = state.draws;
   run->skipped = state.skipped, run->seconds_before = state.seconds;
   run->patience = state.patience, run->outliers.count = state.outliers.count;
   run->events.resume_at = state.metrics_bytes;

@@ -7,13 +7,12 @@
 
 #include "checkpoint.h"
 #include "dataloader.h"
-#include "decoder.h"
 #include "events.h"
 #include "gpt2.h"
-#include "sampler.h"
 #include "saver.h"
 #include "schedule.h"
 #include "stopping.h"
+#include "writer.h"
 
 struct RunOptions {
   const char *data, *val_data, *model, *out, *events;
@@ -33,10 +32,11 @@ struct Run {
   struct Checkpoint checkpoint;
   struct Gpt2 model;
   struct DataLoader train, val;
-  struct Decoder decoder;
-  struct Sampler sampler;
+  struct Writer writer;
+  struct Sampling sampling;
   struct Events events;
   int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)
+  size_t written_count;
   struct Saver saver;
   double val_loss, best_val_loss;   // the newest; the lowest of a checkpoint
   size_t steps;                     // updates until the limits that count them end the run

@@ -140,7 +140,7 @@ int command_train(int argc, char **argv) {
   const struct RunOptions *o = &run.options;
 
   run.best_val_loss = run.patience.best = INFINITY;
-  run.sampler = (struct Sampler){.temperature = 1, .top_p = 1, .seed = o->seed};
+  run.sampling = (struct Sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = o->seed};
   run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
   struct Resumed resumed = {0};
   if (o->resume) saver_open(&run.saver, o->out, o->keep);

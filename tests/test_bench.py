@@ -49,6 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
 
     monkeypatch.setattr(command, "bench_steps", note)
     monkeypatch.setattr(command, "bench_kernels", note)
+    monkeypatch.setattr(command, "bench_decode", note)
     return works
 
 
@@ -72,7 +73,9 @@ def test_a_model_is_a_size_or_a_preset(
     called(monkeypatch, "kernels", "--model", size, "--steps", "9")
     assert [work.config.layers for work in asked] == [layers, layers]
     assert (asked[0].threads, asked[0].dtype, asked[0].steps) == (3, "bf16", 5)
-    assert (asked[1].dtype, asked[1].steps) == ("fp32", 9)
+    assert (asked[1].dtype, asked[1].steps, asked[1].B) == ("fp32", 9, 4)
+    called(monkeypatch, "decode", "--model", size, "--dtype", "int8")
+    assert (asked[2].dtype, asked[2].B) == ("int8", 1)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,8 @@ def test_a_model_is_a_size_or_a_preset(
         (["--pairs", "0"], "--pairs"),
         (["--steps", "0"], "--steps"),
         (["kernels", "--against", "torch-compile"], "--against torch"),
+        (["decode", "--against", "torch"], "leave out --against"),
+        (["kernels", "--dtype", "int8"], "llmc bench decode --dtype int8"),
         (["--threads", "257"], "--threads must be between 1 and 256"),
     ],
 )
@@ -184,6 +189,31 @@ def test_kernels(tiny: Llmc) -> None:
         for name, row in rows.items()
         if "M" in row
     )
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("fp32", 32), ("bf16", 16), ("int8", 8 + 32 / 32)])
+def test_decoding(dtype: str, bits: float, tiny: Llmc) -> None:
+    flags = ("decode", "--model", "tiny.toml", "--steps", "2", "--threads", "1", "--dtype", dtype)
+    done = tiny("bench", *flags, env={"COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].split()[:3] == ["qkv", "1×96×32", "4"]
+    assert lines[-2].startswith("token ") and "% of the measured" in lines[-1]
+    assert max(map(len, lines)) <= 80
+    assert f"tiny.toml, B=1, {dtype}, threads: 1, steps a process: 2" in done.stderr
+
+    result = json.loads(tiny("bench", *flags, "--batch-size", "3", "--json").stdout)
+    documented(result)
+    rows = result["kernels"]
+    assert list(rows) == ["qkv", "attproj", "fc", "fcproj", "head"]
+    assert {name: row["calls"] for name, row in rows.items()} == dict.fromkeys(rows, 4) | {
+        "head": 2
+    }
+    assert {row["M"] for row in rows.values()} == {3}
+    C, L, Vp = TINY.channels, TINY.layers, TINY.padded_vocab_size
+    weights = 12 * L * C * C + Vp * C  # each matrix begins on a cache line, which these fill
+    assert result["weight_bytes"] == weights * bits / 8
+    assert result["tokens_per_second"] == pytest.approx(3e3 / result["step_ms"])
 
 
 @needs_torch

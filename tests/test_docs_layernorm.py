@@ -178,7 +178,8 @@ def test_the_pages_c_computes_what_the_engine_does(
 ) -> None:
     native = shipped_dir("native")
     (folder / "against.c").write_text(AGAINST_REFERENCE)
-    sources = [folder / "layernorm.c", folder / "against.c", native / "reference.c"]
+    loops = [native / "reference.c", native / "reference_decode.c"]
+    sources = [folder / "layernorm.c", folder / "against.c", *loops]
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-Dmain=page_main", f"-I{native}"]
     program = folder / "against"
     argv = [*toolchain.zig().command, *flags, *map(str, sources), "-o", str(program), "-lm"]

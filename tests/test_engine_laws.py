@@ -33,6 +33,7 @@ from engine import (
     succeeded,
     without_times,
 )
+from generate import line as request
 
 from llmc.formats.checkpoint import read_header
 from llmc.toolchain import zig
@@ -202,6 +203,30 @@ def test_evaluating_takes_no_memory_and_what_it_announced(
     assert few > 0, "the counter does not count"
     assert many == few
     assert start["memory"] == largest
+
+
+@LINUX
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_generating_takes_no_memory_and_what_it_announced(
+    dtype: str, native: Native, counter: Path, files: Flags, tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    env = environment(env={"LD_PRELOAD": str(counter), "COUNTER_REPORT": str(report)})
+    argv = native.argv("generate", model=files["model"], slots=3, threads=2, dtype=dtype)
+    counts = []
+    for requests, tokens in ((1, 1), (40, 100)):
+        lines = [
+            request(f"n{i}", range(1 + i), tokens=tokens, top_k=50, top_p=0.9, logprobs=i % 20)
+            for i in range(requests)
+        ]
+        done = subprocess.run(
+            argv, input="".join(lines), capture_output=True, text=True, check=True, env=env
+        )
+        calls, largest = map(int, report.read_text().split())
+        counts.append(calls)
+        assert json_lines(done.stdout)[0]["memory_bytes"] == largest
+    assert counts[0] > 0, "the counter does not count"
+    assert counts[0] == counts[1]
 
 
 @LINUX

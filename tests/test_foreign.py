@@ -63,10 +63,11 @@ def foreign(
     reason="qemu reads 16 bytes where a scalar FMA of x86 reads 4: over the ends of test buffers",
 )
 @pytest.mark.parametrize("isa", ISAS)
-def test_its_kernels_match_the_plain_loops(isa: str, foreign: Path) -> None:
+@pytest.mark.parametrize("program", ["test_kernels", "test_decode"])
+def test_its_kernels_match_the_plain_loops(program: str, isa: str, foreign: Path) -> None:
     """Of all comparisons a fifth, chosen as if by dice: an emulated product takes its time."""
     done = subprocess.run(
-        [*EMULATOR, foreign / "test_kernels"],
+        [*EMULATOR, foreign / program],
         capture_output=True,
         text=True,
         check=False,

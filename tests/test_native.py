@@ -79,6 +79,7 @@ def test_avx512_kernels_match_the_plain_loops_on_avx2(
     (native / "dispatch.c").write_text(UNASKED)
     built = build_programs(tmp_path / "programs", native=native, tests=True)
     programs = {path.name: path for path in built}
-    done = subprocess.run([programs["test_kernels"]], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "0 failed" in done.stdout and "skipped" not in done.stdout
+    for name in ("test_kernels", "test_decode"):
+        done = subprocess.run([programs[name]], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "0 failed" in done.stdout and "skipped" not in done.stdout

@@ -9,19 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Llmc, assert_one_sentence
+from terminal import in_terminal
 from workspace import copy_of, ok, prepared_workspace, trained
 
-from llmc.commands.sample import find_weights
 from llmc.config import ModelConfig, SampleConfig
 from llmc.context import Context
 from llmc.formats.checkpoint import read_checkpoint, write_checkpoint
 from llmc.paths import Workspace
 from llmc.random_weights import random_tensors
+from llmc.sampling import find_weights
 from llmc.tokenizers import Tokenizer, train_bpe
 from llmc.ui import Ui
 
 FLAGS = ["run", "model", "prompt", "tokens", "temperature", "top-k", "top-p", "seed", "threads"]
-FLAGS += ["decode"]
+FLAGS += ["decode", "min-p", "repetition-penalty", "stop", "ignore-eot", "num-samples", "dtype"]
+FLAGS += ["show-probs", "interactive", "prompt-file"]
+EOT = 256
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +95,36 @@ def test_a_seed_decides_every_token_on_any_number_of_threads(template: Llmc) -> 
 
 def test_the_defaults(template: Llmc) -> None:
     assert SampleConfig() == SampleConfig(
-        tokens=256, temperature=1.0, top_k=0, top_p=1.0, seed=1337
+        tokens=256,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        seed=1337,
+        dtype="fp32",
     )
-    written = ids(template)  # four times the context of the model
+    written = ids(template, "--ignore-eot")  # four times the context of the model
     assert len(written) == 256
     assert written == ids(
         template, "--tokens", "256", "--temperature", "1", "--top-k", "0", "--top-p", "1",
-        "--seed", "1337", "--run", "first",
+        "--min-p", "0", "--repetition-penalty", "1", "--seed", "1337", "--dtype", "fp32",
+        "--num-samples", "1", "--run", "first", "--ignore-eot",
     )  # fmt: skip
+
+
+def test_a_text_ends_before_end_of_text(template: Llmc) -> None:
+    flags = ["--temperature", "2", "--tokens", "600", "--seed", "4"]
+    endless = ids(template, *flags, "--ignore-eot")
+    assert len(endless) == 600
+    assert EOT in endless
+    assert ids(template, *flags) == endless[: endless.index(EOT)]
+    done = ok(template("sample", *flags, "--decode"))
+    assert "; the text ended by itself\n" in done.stderr
+    assert "<|endoftext|>" not in done.stdout
+    assert json.loads(template("sample", *flags, "--json").stdout)["reason"] == "end-of-text"
+    shown = ok(template("sample", *flags, "--decode", "--ignore-eot")).stdout
+    assert "<|endoftext|>" in shown
 
 
 def test_the_prompt_is_part_of_what_is_written(template: Llmc) -> None:
@@ -122,18 +147,137 @@ def test_json_is_one_object(template: Llmc) -> None:
     done = ok(template("sample", *flags, "--decode", "--json"))
     result = json.loads(done.stdout)
     written = ids(template, *flags)
+    assert result.pop("ms") >= result.pop("prompt_ms") > 0
+    logprobs = result.pop("logprobs")
     assert result == {
         "model": "runs/first/model.bin",
+        "dtype": "fp32",
+        "sample": 0,
+        "seed": 3,
         "prompt_tokens": 4,
         "ids": written,
         "text": bytes(written).decode(errors="replace"),
+        "reason": "length",
     }
+    torch = pytest.importorskip("torch")
+    from llmc.reference import GPT2
+
+    header, tensors = read_checkpoint(template.workspace / "runs/first/model.bin")
+    with torch.no_grad():
+        logits, _ = GPT2(header.config).load(tensors)(torch.tensor([written]))
+    expected = logits[0].log_softmax(-1)[range(3, 9), written[4:]]
+    assert logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_several_texts_are_those_of_several_seeds(template: Llmc) -> None:
+    flags = ["--prompt", "das ", "--tokens", "30", "--ignore-eot"]
+    alone = [ids(template, *flags, "--seed", str(seed)) for seed in (7, 8, 9)]
+    together = [*flags, "--seed", "7", "--num-samples", "3"]
+    assert ids(template, *together) == [*alone[0], EOT, *alone[1], EOT, *alone[2]]
+    text = template.raw("sample", *together, "--decode")
+    pipe = template.raw("decode", stdin=template.raw("sample", *together).stdout)
+    assert text.stdout == pipe.stdout
+    assert b"90 tokens in 3 texts, " in text.stderr
+    lines = ok(template("sample", *together, "--json")).stdout.splitlines()
+    objects = [json.loads(line) for line in lines]
+    assert [(found["sample"], found["seed"]) for found in objects] == [(0, 7), (1, 8), (2, 9)]
+    assert [found["ids"] for found in objects] == alone
+    many = [*flags, "--seed", "7", "--num-samples", "40", "--tokens", "2"]
+    assert len(ok(template("sample", *many, "--json")).stdout.splitlines()) == 40
+
+
+def test_a_stop_string_is_not_written(template: Llmc) -> None:
+    flags = ["--prompt", "das the", "--tokens", "200", "--ignore-eot"]
+    full = template.raw("sample", *flags, "--decode").stdout
+    found = json.loads(template("sample", *flags, "--json").stdout)
+    for stop in ("the", "of the", "für", "日"):
+        cut, met, _ = full[len("das the") :].partition(stop.encode())
+        given = [*flags, "--stop", "never that", "--stop", stop]
+        done = template.raw("sample", *given, "--decode")
+        assert done.stdout == b"das the" + cut
+        assert (b"; a stop string came\n" in done.stderr) == bool(met)
+        assert template.raw("decode", stdin=template.raw("sample", *given).stdout).stdout == (
+            b"das the" + cut
+        )
+        result = json.loads(template("sample", *given, "--json").stdout)
+        assert result["ids"] == list(b"das the" + cut)
+        assert result["reason"] == ("stop" if met else "length")
+        assert result["logprobs"] == found["logprobs"][: len(cut)]
+
+
+def test_the_prompt_may_come_from_a_file_or_a_pipe(llmc: Llmc) -> None:
+    (llmc.workspace / "prompt.txt").write_bytes("Größe\n\n".encode())
+    expected = ids(llmc, "--prompt", "Größe\n", "--tokens", "4")
+    assert ids(llmc, "--prompt-file", "prompt.txt", "--tokens", "4") == expected
+    for flag in ("--prompt", "--prompt-file"):
+        done = ok(llmc("sample", flag, "-", "--tokens", "4", stdin="Größe\n\n"))
+        assert [int(line) for line in done.stdout.splitlines()] == expected
+    done = ok(llmc("sample", "--prompt", "-", "--tokens", "0", stdin="a\r\nb\r\n"))
+    assert [int(line) for line in done.stdout.splitlines()] == list(b"a\r\nb")
+    assert ok(llmc("sample", "--prompt", "-", "--tokens", "0", stdin="\n")).stdout == ""
+    (llmc.workspace / "prompt.txt").write_bytes(b"Gr\xf6\xdfe")
+    error = assert_one_sentence(llmc("sample", "--prompt-file", "prompt.txt"), 1)
+    assert "prompt.txt is not UTF-8 text (byte 2): convert it" in error
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_smaller_weights_write_almost_the_same(template: Llmc, dtype: str) -> None:
+    flags = ["--prompt", "das the of", "--tokens", "8", "--temperature", "0"]
+    exact = json.loads(template("sample", *flags, "--json").stdout)
+    found = json.loads(template("sample", *flags, "--json", "--dtype", dtype).stdout)
+    assert found["dtype"] == dtype
+    assert found["logprobs"] != exact["logprobs"]
+    assert found["logprobs"][0] == pytest.approx(exact["logprobs"][0], abs=0.1)
+
+
+def test_filters_reach_the_engine(template: Llmc) -> None:
+    greedy = ids(template, "--temperature", "0", "--tokens", "40")
+    assert ids(template, "--min-p", "1", "--tokens", "40") == greedy
+    assert ids(template, "--min-p", "0.001", "--tokens", "40") != greedy
+    assert (
+        ids(template, "--temperature", "0", "--repetition-penalty", "5", "--tokens", "40") != greedy
+    )
+
+
+def test_colours_are_for_terminals(template: Llmc) -> None:
+    flags = ["sample", "--prompt", "das ", "--tokens", "30"]
+    plain = template.raw(*flags, "--decode")
+    assert template.raw(*flags, "--show-probs").stdout == plain.stdout
+    shown = in_terminal(template, 80, *flags, "--show-probs")
+    assert "\x1b[38;5;" in shown
+    assert "probability: " in shown
+    for extra in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        llmc = Llmc(template.workspace, template.cache, extra)
+        shown = in_terminal(llmc, 80, *flags, "--show-probs")
+        assert not re.search(r"\x1b\[[0-9;]*38;5", shown)
+
+
+def test_a_terminal_is_shown_nothing_that_moves_its_cursor(template: Llmc) -> None:
+    flags = ["--temperature", "100", "--tokens", "400", "--ignore-eot", "--prompt", "a\x1b[2J"]
+    assert b"\x1b[2J" in template.raw("sample", "--decode", *flags).stdout
+    llmc = Llmc(template.workspace, template.cache, {"NO_COLOR": "1"})
+    shown = in_terminal(llmc, 80, "sample", "--decode", "--quiet", *flags)
+    text = re.sub(r"\x1b\[[01]?m", "", shown)  # the prompt is bold
+    assert not set(map(chr, range(32))) & set(text) - set("\r\n\t")
+    assert shown.endswith("\n")
+
+
+def test_a_heading_tells_several_texts_apart(template: Llmc) -> None:
+    flags = ["--decode", "--num-samples", "2", "--tokens", "5", "--ignore-eot"]
+    shown = in_terminal(template, 80, "sample", *flags)
+    assert "── 1 of 2, seed 1337 ──" in shown
+    assert "── 2 of 2, seed 1338 ──" in shown
+    assert "<|endoftext|>" not in shown
 
 
 def test_what_was_chosen_and_what_comes_next_is_said(template: Llmc) -> None:
     done = ok(template("sample", "--tokens", "1"))
     assert "run: runs/first (the newest)\n" in done.stderr
     assert "next: llmc sample --decode\n" in done.stderr
+    done = ok(template("sample", "--tokens", "40", "--prompt", "das ", "--ignore-eot"))
+    assert re.search(
+        r"^40 tokens, [\d,.]+ tokens/s \(prompt of 4 in [\d.]+ ms\)$", done.stderr, re.M
+    )
     done = ok(template("sample", "--tokens", "1", "--decode", "--quiet"))
     assert done.stderr == ""
     assert done.stdout != ""
@@ -201,6 +345,15 @@ def test_a_checkpoint_of_llm_c_speaks_gpt2(tmp_path: Path, gpt2: Tokenizer) -> N
         (["--top-p", "1.5"], 2, "'--top-p'"),
         (["--tokens", "-1"], 2, "'--tokens'"),
         (["--threads", "0"], 2, "'--threads'"),
+        (["--min-p", "1.5"], 2, "'--min-p'"),
+        (["--repetition-penalty", "0"], 2, "'--repetition-penalty'"),
+        (["--num-samples", "0"], 2, "'--num-samples'"),
+        (["--dtype", "fp16"], 2, "'--dtype'"),
+        (["--stop", ""], 2, "--stop needs at least one character"),
+        (["--prompt", "a", "--prompt-file", "b"], 2, "--prompt and --prompt-file exclude"),
+        (["--prompt-file", "nowhere.txt"], 1, "cannot read the prompt from nowhere.txt: No such"),
+        (["-i"], 2, "-i needs a terminal"),
+        (["-i", "--num-samples", "2"], 2, "leave out --json and --num-samples"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -221,7 +374,7 @@ def test_a_damaged_checkpoint_is_refused(llmc: Llmc) -> None:
     path.write_bytes(data)
     assert "checksum" in assert_one_sentence(llmc("sample", "--quiet"), 1)
     path.write_bytes(data[:-1])
-    assert "cut short" in assert_one_sentence(llmc("sample", "--quiet"), 1)
+    assert "truncated" in assert_one_sentence(llmc("sample", "--quiet"), 1)
 
 
 @pytest.mark.parametrize("flags", [[], ["--decode"]])

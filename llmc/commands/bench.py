@@ -1,4 +1,4 @@
-"""``llmc bench``: time training steps or single kernels, alone or against PyTorch."""
+"""``llmc bench``: time training steps, single kernels or decoding, alone or against PyTorch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from llmc.measure import (
     Work,
     attention_of,
     comparison,
+    decode_result,
     in_pairs,
     kernels_result,
     step_result,
@@ -34,17 +35,26 @@ Pairs = list[tuple[Timing, Timing]]
 def bench(
     ctx: typer.Context,
     what: Annotated[
-        Literal["step", "kernels"],
-        typer.Argument(help="Whole training steps, or each kernel alone at the model's shapes."),
+        Literal["step", "kernels", "decode"],
+        typer.Argument(
+            help="Whole training steps; each kernel alone at the model's shapes; or the products "
+            "of decoding a token."
+        ),
     ] = "step",
     *,
     model: Annotated[
         str, typer.Option(metavar="SIZE|PRESET", help="Shape: 124M … 1558M, or a preset.")
     ] = "124M",
-    batch_size: Annotated[int, typer.Option(min=1, help="B, rows in a batch.")] = 4,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="B, rows in a batch; texts decoded together. Default: 4; decoding, 1."
+        ),
+    ] = None,
     seq_len: Annotated[int, typer.Option(min=1, help="T, tokens in a row.")] = 64,
     dtype: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="What is computed in; PyTorch by autocast.")
+        Literal["fp32", "bf16", "int8"],
+        typer.Option(help="What is computed in; PyTorch by autocast. int8: decoding alone."),
     ] = "fp32",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads. Default: one per core.")
@@ -58,10 +68,11 @@ def bench(
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes, ours and PyTorch's.")] = 7,
 ) -> None:
-    """Time training steps or single kernels: speed, memory, share of the machine's peak.
+    """Time training steps, single kernels or decoding: speed, memory, share of the limit.
 
     A step is forward, backward, gradient norm and AdamW. With --against, processes of both sides
     alternate, and the ratio of their medians is taken pair by pair: of steps, or of attention.
+    Decoding is held against the speed at which its weights can be read.
     """
     here: Context = ctx.obj
     size = f"gpt2-{model.lower()}"
@@ -70,23 +81,31 @@ def bench(
         raise Usage(f"--seq-len {seq_len} is more than the {config.context} positions of {model}")
     if against == "torch-compile" and what == "kernels":
         raise Usage("kernels are compared with --against torch: it compiles nothing to compare")
+    if what == "decode" and against is not None:
+        raise Usage("decoding is measured against reading its weights: leave out --against")
+    if what != "decode" and dtype == "int8":
+        raise Usage("int8 is for decoding alone: llmc bench decode --dtype int8")
     if against is not None and find_spec("torch") is None:
         raise Usage("--against needs PyTorch: pip install 'llmc[torch]'")
-    work = Work(config, batch_size, seq_len, threads or available_cores(), steps, dtype)
+    rows = batch_size or (1 if what == "decode" else 4)
+    work = Work(config, rows, seq_len, threads or available_cores(), steps, dtype)
+    length = "" if what == "decode" else f" T={work.T},"
     here.ui.note(
-        f"{model}, B={work.B}, T={work.T}, {dtype}, threads: {work.threads}, "
-        f"{'steps' if what == 'step' else 'passes'} a process: {steps}"
+        f"{model}, B={work.B},{length} {dtype}, threads: {work.threads}, "
+        f"{'passes' if what == 'kernels' else 'steps'} a process: {steps}"
     )
     result = {
         "model": model,
         "batch_size": work.B,
-        "seq_len": work.T,
+        **({} if what == "decode" else {"seq_len": work.T}),
         "dtype": dtype,
         "threads": work.threads,
     }
-    run = bench_steps if what == "step" else bench_kernels
+    run = {"step": bench_steps, "kernels": bench_kernels, "decode": bench_decode}[what]
     here.ui.result(result | run(here, work, against, pairs))
-    if against is None:
+    if what == "decode":
+        here.ui.next(f"llmc bench decode --dtype {'bf16' if dtype == 'int8' else 'int8'}")
+    elif against is None:
         here.ui.next(f"llmc bench{' kernels' if what == 'kernels' else ''} --against torch")
 
 
@@ -139,6 +158,31 @@ def bench_kernels(here: Context, work: Work, against: str | None, pairs: int) ->
         compared = _alternate(here, lambda: attention_of(Timing.of(ours)), theirs, pairs)
         result["against"] = other = comparison(compared)
         _print(here, f"attention, forward and backward: {_sentence(against, other)}")
+    return result
+
+
+def bench_decode(here: Context, work: Work, against: str | None, pairs: int) -> Event:
+    """Time a token's way through the linear layers, likewise; nothing is compared.
+
+    Raises:
+        LlmcError: the process failed.
+    """
+    argv = work.engine_argv(ensure_native(here), "bench-decode")
+    result = decode_result(work, Timing.of(argv))
+    table = _table("kernel", "M×N×K", "calls", "ms", "best", "GB/s", "of reading")
+    for name, row in result["kernels"].items():
+        shape = "×".join(str(row[key]) for key in "MNK")
+        times = f"{row['calls']}", _ms(row["ms"]), _ms(row["best_ms"])
+        rates = _giga(row["bytes_per_second"]), f"{row['share_of_reading']:.0%}"
+        table.add_row(name, shape, *times, *rates)
+    _print(here, table)
+    _print(
+        here,
+        f"token {milliseconds(result['step_ms'])}, {result['tokens_per_second']:,.0f} tokens/s, "
+        f"{_giga(result['bytes_per_second'])} GB/s of {megabytes(result['weight_bytes'])}\n"
+        f"{result['share_of_reading']:.0%} of the measured {_giga(result['read_bytes_per_second'])}"
+        f" GB/s of reading the weights ({result['isa']})",
+    )
     return result
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from itertools import chain
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from llmc.builder import ensure_native
-from llmc.config import SampleConfig, flags_of, load_preset, overridden
+from llmc.config import SAMPLE_LIMITS, SampleConfig, overridden
 from llmc.context import Context
-from llmc.errors import BadData, MissingOutput, Usage
-from llmc.lookup import tokenizer_of
+from llmc.errors import BadData, Usage
+from llmc.generation import NO_TOKEN, Generator, Request, generate_argv
 from llmc.machine import available_cores
-from llmc.process import Engine
-from llmc.runs import CHECKPOINT, CONFIG, find_run
-from llmc.tokenizers import Tokenizer, recorded_tokenizer
+from llmc.sampling import KEPT, Text, Weights, Written, find_weights
+from llmc.writing_view import TerminalView, View, choose_view, legend, summary
 
 DEFAULT = SampleConfig()
+MOST_SAMPLES = 1024
+TOGETHER = 16  # texts that are written at the same time: each has a cache of its own
+LOW_PENALTY, HIGH_PENALTY = SAMPLE_LIMITS["repetition_penalty"]
 
 
 def sample(
@@ -34,11 +37,19 @@ def sample(
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="What to go on from. Default: a new document."),
+        typer.Option(
+            metavar="TEXT",
+            help="What to go on from; -: what stdin says, without its last newline. "
+            "Default: a new document.",
+        ),
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A file with the prompt, without its last newline."),
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=0, help=f"Tokens to write after the prompt ({DEFAULT.tokens})."),
+        typer.Option(min=0, help=f"Tokens to write after the prompt, at most ({DEFAULT.tokens})."),
     ] = None,
     temperature: Annotated[
         float | None,
@@ -57,15 +68,70 @@ def sample(
             min=0, max=1, help=f"Draw from the likeliest that together reach P ({DEFAULT.top_p:g})."
         ),
     ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Draw from those at least P times as likely as the likeliest, 0: from all "
+            f"({DEFAULT.min_p:g}).",
+        ),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=LOW_PENALTY,
+            max=HIGH_PENALTY,
+            help="Above 1 tokens that the text holds become less likely "
+            f"({DEFAULT.repetition_penalty:g}: none).",
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, help=f"The same seed writes the same text ({DEFAULT.seed})."),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End before this text comes. May be repeated."),
+    ] = None,
+    ignore_eot: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-eot", help="Go on past an end-of-text token. Default: end before it."
+        ),
+    ] = False,
+    num_samples: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=MOST_SAMPLES,
+            metavar="N",
+            help="Texts to write together, with seed, seed + 1 …; end-of-text is between them (1).",
+        ),
+    ] = 1,
+    dtype: Annotated[
+        Literal["fp32", "bf16", "int8"] | None,
+        typer.Option(help=f"What weights are kept as: smaller is faster ({DEFAULT.dtype})."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads. Default: one per core. Same text for any.")
     ] = None,
     decode: Annotated[
         bool, typer.Option("--decode", help="Print text, not token ids, as it is made.")
+    ] = False,
+    show_probs: Annotated[
+        bool,
+        typer.Option(
+            "--show-probs", help="In a terminal colour tokens by their probability; --decode too."
+        ),
+    ] = False,
+    interactive: Annotated[
+        bool,
+        typer.Option(
+            "--interactive",
+            "-i",
+            help="Ask for prompts until Ctrl-D, the model staying loaded; /help there tells more.",
+        ),
     ] = False,
 ) -> None:
     """Write with a trained model: token ids on stdout, one a line, or text with --decode.
@@ -76,9 +142,19 @@ def sample(
     here: Context = ctx.obj
     if run is not None and model is not None:
         raise Usage("--run and --model exclude each other: give one")
-    chosen = find_weights(here, run, model, needs_tokenizer=decode or prompt is not None)
-    binary = ensure_native(here)
-    ids = chosen.tokenizer.encode(prompt) if prompt and chosen.tokenizer is not None else []
+    decode = decode or show_probs
+    stops = stop or []
+    if not all(stops):
+        raise Usage("--stop needs at least one character")
+    if interactive:
+        _check_interactive(here, num_samples, prompt, prompt_file)
+    given = read_prompt(prompt, prompt_file)
+    chosen = find_weights(
+        here,
+        run,
+        model,
+        needs_tokenizer=decode or interactive or bool(stops) or given is not None,
+    )
     settings = overridden(
         chosen.settings,
         {
@@ -86,91 +162,122 @@ def sample(
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
             "seed": seed,
+            "dtype": dtype,
         },
     )
-    begin = ids or chosen.first
-    argv = [
-        *(str(binary), "sample", "--model", str(chosen.checkpoint)),
-        *flags_of(settings),
-        *("--threads", str(threads or available_cores())),
-        *(["--prompt", ",".join(map(str, begin))] if begin else []),
-    ]
-    written = []
-    with Engine(argv) as engine:
-        for token in chain(ids, map(int, engine)):
-            written.append(token)
-            if not here.ui.json:
-                _print(token, chosen.tokenizer if decode else None)
-    if decode and not here.ui.json and not here.ui.quiet and sys.stdout.isatty():
-        sys.stderr.write("\n")
-    here.ui.result(
-        {
-            "model": str(chosen.checkpoint),
-            "prompt_tokens": len(ids),
-            "ids": written,
-            "text": chosen.text(written),
-        }
+    binary = ensure_native(here)
+    ids = chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else []
+    context = chosen.model.context
+    argv = generate_argv(
+        binary,
+        chosen.checkpoint,
+        slots=min(num_samples, TOGETHER),
+        positions=context if interactive else min(context, (len(ids) or 1) + settings.tokens),
+        dtype=settings.dtype,
+        threads=threads or available_cores(),
     )
-    here.ui.next(
-        "llmc sample --decode --temperature 0.7 --seed 1" if decode else "llmc sample --decode"
-    )
+    eot = NO_TOKEN if ignore_eot else chosen.eot
+    with Generator(argv) as generator:
+        if interactive:
+            from llmc.interactive import Conversation
+
+            talk = Conversation(here.ui, generator, chosen, settings, eot=eot, stops=stops)
+            talk.view.colours = show_probs
+            talk.run(given)
+            return
+        view = choose_view(here.ui, decode=decode, show_probs=show_probs)
+        began = time.monotonic()
+        texts = [
+            Text(
+                generator,
+                chosen,
+                Request(ids or [chosen.eot], replace(settings, seed=settings.seed + index), eot),
+                stops,
+            )
+            for index in range(num_samples)
+        ]
+        for index, text in enumerate(texts):
+            if here.ui.json:
+                told = {"model": str(chosen.checkpoint), "dtype": settings.dtype, "sample": index}
+                here.ui.result(told | _fields(chosen, ids, text))
+                continue
+            if num_samples > 1:
+                between = Written(chosen.eot, chosen.text([chosen.eot]) or "")
+                heading = f"{index + 1} of {num_samples}, seed {text.seed}"
+                view.separate(between, heading, first=index == 0)
+            _show(view, chosen, ids, text)
+        seconds = time.monotonic() - began
+    if show_probs and isinstance(view, TerminalView) and not (here.ui.json or here.ui.quiet):
+        here.ui.console.print(legend())
+    here.ui.note(summary(texts, seconds))
+    here.ui.next("llmc sample -i" if decode else "llmc sample --decode")
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A checkpoint, where it is known the tokenizer it was trained with, and how to sample."""
-
-    checkpoint: Path
-    tokenizer: Tokenizer | None
-    settings: SampleConfig
-
-    @property
-    def first(self) -> list[int]:
-        """What to begin with where there is no prompt; empty: the vocabulary's last token."""
-        known = self.tokenizer
-        return [known.eot] if known is not None and known.eot != known.vocab_size - 1 else []
-
-    def text(self, ids: list[int]) -> str | None:
-        """Return the text of ``ids``, None where the tokenizer is not known."""
-        if self.tokenizer is None:
-            return None
-        return self.tokenizer.decode_bytes(ids).decode(errors="replace")
-
-
-def find_weights(
-    here: Context, run: str | None, model: Path | None, *, needs_tokenizer: bool
-) -> Weights:
-    """Return what to sample from: the file or run named, or the newest run.
+def _check_interactive(
+    here: Context, num_samples: int, prompt: str | None, prompt_file: Path | None
+) -> None:
+    """Refuse flags that make no sense in a conversation.
 
     Raises:
-        MissingOutput: there is none.
-        BadData: it is damaged, or a tokenizer is needed and none is known for it.
+        Usage: there are some, or there is no terminal to have one in.
     """
-    if model is not None:
-        if not model.is_file():
-            raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
-        checkpoint = model
-        tokenizer = tokenizer_of(here.workspace, checkpoint)
-        settings = DEFAULT
-    else:
-        folder = find_run(here.workspace, run)
-        if run is None:
-            here.ui.note(f"run: {here.workspace.shown(folder)} (the newest)")
-        checkpoint = folder / CHECKPOINT
-        tokenizer = recorded_tokenizer(folder) or tokenizer_of(here.workspace, checkpoint)
-        config = folder / CONFIG
-        settings = load_preset(str(config)).sample if config.is_file() else DEFAULT
-    if needs_tokenizer and tokenizer is None:
+    if here.ui.json or num_samples > 1:
+        raise Usage("-i writes one text at a time, as text: leave out --json and --num-samples")
+    if "-" in (prompt, str(prompt_file)) or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise Usage("-i needs a terminal: in a pipe use --decode --prompt -")
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str | None:
+    """Return the prompt: what a flag says, or a file, or stdin; None where there is none.
+
+    A file's last newline is the editor's, not the text's, and is left out.
+
+    Raises:
+        Usage: both flags are given.
+        BadData: the file cannot be read, or is no text.
+    """
+    if prompt is not None and file is not None:
+        raise Usage("--prompt and --prompt-file exclude each other: give one")
+    if prompt != "-" and file is None:
+        return prompt
+    name = "stdin" if file is None or str(file) == "-" else str(file)
+    try:
+        data = sys.stdin.buffer.read() if name == "stdin" else Path(name).read_bytes()
+        text = data.decode()
+    except OSError as error:
+        raise BadData(f"cannot read the prompt from {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise BadData(
-            f"nothing in the workspace tells the tokenizer of {here.workspace.shown(checkpoint)}: "
-            "leave out --prompt and --decode, and name it with 'llmc decode --tokenizer'"
-        )
-    return Weights(checkpoint, tokenizer, settings)
+            f"the prompt from {name} is not UTF-8 text (byte {error.start:,}): convert it"
+        ) from error
+    return text.removesuffix("\n").removesuffix("\r")
 
 
-def _print(token: int, tokenizer: Tokenizer | None) -> None:
-    """Write one token to stdout at once: its bytes, perhaps half a character, or its id."""
-    data = tokenizer.decode_bytes([token]) if tokenizer is not None else b"%d\n" % token
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+def _show(view: View, chosen: Weights, ids: Sequence[int], text: Text) -> None:
+    """Print a text as it is made."""
+    with view:
+        view.prompt(ids, chosen.text(ids) or "")
+        for written in text:
+            view.show(written)
+
+
+def _fields(chosen: Weights, ids: Sequence[int], text: Text) -> dict[str, Any]:
+    """Return what ``--json`` tells of a text, when it has ended."""
+    for _ in text:
+        pass
+    assert text.end is not None
+    before = chosen.text(ids)
+    whole = None if before is None else (before + text.text).encode(errors=KEPT)
+    return {
+        "seed": text.seed,
+        "prompt_tokens": len(ids),
+        "ids": [*ids, *text.ids],
+        "text": None if whole is None else whole.decode(errors="replace"),
+        "logprobs": text.logprobs,
+        "reason": text.reason,
+        "prompt_ms": text.end.prompt_ms,
+        "ms": text.end.ms,
+    }

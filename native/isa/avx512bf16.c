@@ -1,4 +1,4 @@
-/* AVX-512 with its BF16 instructions (Zen 4, Cooper Lake, Sapphire Rapids and later). */
+/* AVX-512 with its BF16 and VNNI instructions (Zen 4, Cooper Lake, Sapphire Rapids and later). */
 #define ISA_NAME "avx512bf16"
 #ifndef ISA_TABLE
 #define ISA_TABLE kernels_avx512bf16

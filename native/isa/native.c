@@ -1,7 +1,8 @@
 /* The instruction set of the CPU that this is compiled for, and no other: llmc build --cpu native. */
 #define ISA_TABLE kernels_native
 
-#if defined(__AVX512BF16__) && defined(__AVX512VL__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__) && \
+    defined(__AVX512DQ__)
 #include "avx512bf16.c"
 #elif defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #include "avx512.c"

@@ -1,4 +1,4 @@
-/* NEON with the BF16 extension of Armv8.6 (Apple M2, Graviton 3, Neoverse V1 and later). */
+/* NEON with the BF16 extension of Armv8.6 and its dot products (Apple M2, Graviton 3, Neoverse V1 and later). */
 #define ISA_NAME "neonbf16"
 #ifndef ISA_TABLE
 #define ISA_TABLE kernels_neonbf16

@@ -17,6 +17,7 @@ struct Attention {
   float *dqkv;             // backward writes (B, T, 3C)
   const float *dout, *lse_read;
   size_t B, T, C, NH, HS;
+  size_t first;            // position of the first query: those before it are in a cache
 };
 
 /* Lengths of the packed blocks, all lanes filled up: rows of T and of HS as left or right factor. */
@@ -69,7 +70,7 @@ INLINE struct Factor head_rows(struct Array head, size_t stride, size_t t0, bool
   return turned ? (struct Factor){head, 1, stride} : (struct Factor){head, stride, 1};
 }
 
-/* Queries q0 … q0 + NR of one head. keys: left panels (HS, T); values: for each tile of keys, left
+/* The queries at positions q0 … q0 + NR of one head; lse may be NULL. keys: left panels (HS, T); values: for each tile of keys, left
  * panels (keys of the tile, HS), the tiles one after the other. */
 static void attention_strip(const struct Attention *at, struct Array out, float *lse, struct Array q,
                             const float *keys, const float *values, float *scratch, size_t q0) {
@@ -77,7 +78,7 @@ static void attention_strip(const struct Attention *at, struct Array out, float 
   const float scale = 1 / sqrtf((float)HS);
   size_t queries = size_min(NR, T - q0);
   float *q_panel = scratch, *weights = q_panel + HS * NR, *sums = weights + TILE * NR;
-  pack_right(q_panel, head_rows(q, stride, q0, false), queries, HS, FP32);
+  pack_right(q_panel, head_rows(q, stride, q0 - at->first, false), queries, HS, FP32);
   memset(sums, 0, rows_left(HS) * NR * sizeof(float));
   vf max[NRV], total[NRV];
   for (size_t v = 0; v < NRV; v++) max[v] = vsplat(-INFINITY), total[v] = (vf){0};
@@ -129,11 +130,11 @@ static void attention_strip(const struct Attention *at, struct Array out, float 
       float *s = sums + i * NR + v * VL;
       vstore(s, vload(s) / total[v]);
     }
-    for (size_t l = 0; l < VL && v * VL + l < queries; l++) {
+    for (size_t l = 0; lse != NULL && l < VL && v * VL + l < queries; l++) {
       lse[q0 + v * VL + l] = max[v][l] + logf(total[v][l]);
     }
   }
-  strip_store_turned(array_at(out, q0 * at->C), at->C, sums, queries, HS);
+  strip_store_turned(array_at(out, (q0 - at->first) * at->C), at->C, sums, queries, HS);
 }
 
 static void attention_forward_task(void *argument, int thread, int threads) {
@@ -287,43 +288,4 @@ static void attention_backward(const struct Workers *workers, float *dqkv, const
   struct Attention at = {.workers = workers, .dqkv = dqkv, .dout = dout, .qkv = qkv, .out = out,
                          .lse_read = lse, .B = B, .T = T, .C = C, .NH = NH, .HS = C / NH};
   pool_run(workers->pool, "attention_backward", attention_backward_task, &at);
-}
-
-/* ---- one query at a time ------------------------------------------------------------------------ */
-
-struct Decode {
-  const struct Workers *workers;
-  float *out;                         // (C)
-  const float *q, *keys, *values;     // (C), (T, C), (T, C)
-  size_t T, C, HS;
-};
-
-static void attention_decode_task(void *argument, int thread, int threads) {
-  const struct Decode *decode = argument;
-  const size_t T = decode->T, C = decode->C, HS = decode->HS;
-  float *weights = decode->workers->own + (size_t)thread * decode->workers->own_floats;
-  const float scale = 1 / sqrtf((float)HS);
-  for (size_t h = (size_t)thread; h < C / HS; h += (size_t)threads) {
-    float max = -INFINITY, total = 0;
-    for (size_t t = 0; t < T; t++) {
-      weights[t] = scale * linear_dot(decode->q + h * HS, decode->keys + t * C + h * HS, HS);
-      max = weights[t] > max ? weights[t] : max;
-    }
-    float *out = decode->out + h * HS;
-    memset(out, 0, HS * sizeof(float));
-    for (size_t t = 0; t < T; t++) {
-      float weight = expf(weights[t] - max);
-      const float *value = decode->values + t * C + h * HS;
-      total += weight;
-      for (size_t i = 0; i < HS; i++) out[i] += weight * value[i];
-    }
-    for (size_t i = 0; i < HS; i++) out[i] /= total;
-  }
-}
-
-static void attention_decode(const struct Workers *workers, float *out, const float *q,
-                             const float *keys, const float *values, size_t T, size_t C, size_t NH) {
-  struct Decode decode = {.workers = workers, .out = out, .q = q, .keys = keys, .values = values,
-                          .T = T, .C = C, .HS = C / NH};
-  pool_run(workers->pool, "attention_decode", attention_decode_task, &decode);
 }

@@ -7,6 +7,8 @@ INLINE vf gelu_logistic(vf x) {
   return 1.0f / (1.0f + vexp_between(vclamp_exponent(-twice_u)));
 }
 
+INLINE vf gelu_value(vf x) { return x * gelu_logistic(x); }
+
 /* The derivative where GELU is x * s. */
 INLINE vf gelu_slope(vf x, vf s) {
   vf twice_du = 1.59576912160573071f + 0.2140644488178027f * (x * x);

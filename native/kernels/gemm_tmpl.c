@@ -21,11 +21,12 @@ struct Gemm {
   const struct Workers *workers;
   struct Array out;       // (M, N)
   struct Factor a, b;     // A: lanes are rows; B: lanes are columns
+  const float *scales;    // of B, where it is INT8: the rows of struct Weights
   size_t M, N, K;
   enum Finish finish;
   bool add;               // to what out holds
   const float *bias;      // (N) or NULL
-  struct Array other;     // (M, N): the residual, or the slope of GELU
+  struct Array other;     // (M, N): the residual, or the slope of GELU (unless NULL)
   float *sums;            // (M, N): collects what the blocks of K add; out itself if that holds floats
 };
 
@@ -137,7 +138,7 @@ INLINE void tile_gelu(vf acc[MR][NRV]) {
 #pragma GCC unroll 16
   for (size_t i = 0; i < MR; i++) {
 #pragma GCC unroll 4
-    for (size_t j = 0; j < NRV; j++) acc[i][j] *= gelu_logistic(acc[i][j]);
+    for (size_t j = 0; j < NRV; j++) acc[i][j] = gelu_value(acc[i][j]);
   }
 }
 
@@ -239,6 +240,11 @@ INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, 
   }
 }
 
+INLINE void gemm_pack_int8(const struct Gemm *gemm, float *b, struct Part part) {
+  const struct Weights weight = {INT8, gemm->b.numbers.data, gemm->scales};
+  pack_int8(b, weight, part.n, part.columns, part.k, part.kc, gemm->K, gemm->workers->dtype);
+}
+
 static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct Part part, const bool pairs) {
   const size_t tiles = ceil_div(part.rows, MR), steps = ceil_div(part.kc, pairs ? 2 : 1);
   const size_t end = part.n + part.columns;
@@ -250,7 +256,8 @@ static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct 
                               tiles * ceil_div(steps, FETCH_STEPS));
     }
     part.columns = size_min(NR, end - part.n);
-    pack_right(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, gemm->workers->dtype);
+    if (gemm->scales != NULL) gemm_pack_int8(gemm, b, part);
+    else pack_right(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, gemm->workers->dtype);
     if (PAIRS && pairs) gemm_panel(gemm, a, b, part, ahead, true);
     else gemm_panel(gemm, a, b, part, ahead, false);
   }
@@ -265,7 +272,8 @@ static void gemm_task(void *argument, int thread, int threads) {
   /* Blocks of equal height and depth. Claims of equal width, as many for every thread, so that none waits long for
    * the others; where the columns do not go round, a claim is a part of the rows too. */
   const size_t mc_max = round_up(ceil_div(M, ceil_div(M, MC)), MR);
-  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC)), word);
+  const size_t grain = gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : word;
+  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC)), grain);
   const size_t claims = round_up(ceil_div(ceil_div(N, NR), CLAIM_PANELS), (size_t)threads);
   const size_t width = round_up(ceil_div(N, claims), NR);
   const size_t chunks = ceil_div(N, width), parts = ceil_div((size_t)threads, chunks);

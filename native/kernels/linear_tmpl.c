@@ -1,46 +1,8 @@
-/* Linear layers: which product each of the six is, and the matrix-vector product for a single row. */
-
-/* The sum of a[i] * b[i]; six accumulators hide the latency of the additions. */
-INLINE float linear_dot(const float *a, const float *b, size_t n) {
-  enum { ACCUMULATORS = 6 };
-  vf acc[ACCUMULATORS] = {0};
-  size_t i = 0;
-  for (; i + ACCUMULATORS * VL <= n; i += ACCUMULATORS * VL) {
-#pragma GCC unroll 6
-    for (size_t j = 0; j < ACCUMULATORS; j++) acc[j] += vload(a + i + j * VL) * vload(b + i + j * VL);
-  }
-  for (; i + VL <= n; i += VL) acc[0] += vload(a + i) * vload(b + i);
-  float sum = vsum(((acc[0] + acc[1]) + (acc[2] + acc[3])) + (acc[4] + acc[5]));
-  for (; i < n; i++) sum += a[i] * b[i];
-  return sum;
-}
-
-/* out (N) of one row: reading the weights once, straight ahead, is all that costs. */
-static void linear_row_task(void *argument, int thread, int threads) {
-  const struct Gemm *gemm = argument;
-  const float *inp = gemm->a.numbers.data, *weight = gemm->b.numbers.data;
-  float *out = gemm->out.data, *other = gemm->other.data;
-  size_t begin, end;
-  pool_part(gemm->N, 16, thread, threads, &begin, &end);
-  for (size_t n = begin; n < end; n++) {
-    vf x = vsplat(linear_dot(inp, weight + n * gemm->b.lane, gemm->K));
-    if (gemm->bias != NULL) x += gemm->bias[n];
-    if (gemm->finish == RESIDUAL) x += other[n];
-    if (gemm->finish == GELU) {
-      const vf logistic = gelu_logistic(x);
-      if (other != NULL) other[n] = gelu_slope(x, logistic)[0];
-      x *= logistic;
-    }
-    out[n] = x[0];
-  }
-}
+/* Linear layers: which product each of the six is. */
 
 static void linear_run(const char *label, struct Gemm gemm) {
   gemm.sums = gemm.out.dtype == FP32 ? gemm.out.data : gemm.workers->sums;
-  /* Where K is 1, other products than inp · weightᵀ have these strides too. */
-  const bool one_row = gemm.M == 1 && gemm.a.step == 1 && gemm.b.step == 1 && !gemm.add &&
-                       gemm.finish != MULTIPLY && gemm.workers->dtype == FP32;
-  pool_run(gemm.workers->pool, label, one_row ? linear_row_task : gemm_task, &gemm);
+  pool_run(gemm.workers->pool, label, gemm_task, &gemm);
 }
 
 /* inp (M, K) · weight (N, K)ᵀ */

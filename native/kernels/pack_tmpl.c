@@ -195,3 +195,28 @@ static void pack_left(float *dst, struct Factor src, size_t lanes, size_t kc, en
 static void pack_right(float *dst, struct Factor src, size_t lanes, size_t kc, enum Dtype multiplied) {
   pack(dst, src, lanes, kc, multiplied, NR);
 }
+
+/* INT8 in units of the scale to floats; whole blocks in whole vectors. */
+INLINE void pack_floats(float *to, const int8_t *bytes, float scale, size_t count) {
+  if (count == WEIGHTS_BLOCK) {
+    for (size_t j = 0; j < WEIGHTS_BLOCK; j++) to[j] = (float)bytes[j] * scale;
+    return;
+  }
+  for (size_t j = 0; j < count; j++) to[j] = (float)bytes[j] * scale;
+}
+
+/* At most NR rows of INT8 weights, numbers k … k + kc, of which k begins a block: made floats and packed block by
+ * block. */
+static void pack_int8(float *dst, struct Weights weight, size_t n, size_t lanes, size_t k, size_t kc, size_t K,
+                      enum Dtype multiplied) {
+  for (size_t begin = k; begin < k + kc; begin += WEIGHTS_BLOCK, dst += NR * WEIGHTS_BLOCK / pack_word(multiplied)) {
+    float floats[NR * WEIGHTS_BLOCK];
+    const size_t count = size_min(WEIGHTS_BLOCK, k + kc - begin);
+    for (size_t i = 0; i < lanes; i++) {
+      const int8_t *bytes = (const int8_t *)weight.data + (n + i) * K + begin;
+      const float scale = weight.scales[(n + i) * weights_blocks(K) + begin / WEIGHTS_BLOCK];
+      pack_floats(floats + i * WEIGHTS_BLOCK, bytes, scale, count);
+    }
+    pack_right(dst, (struct Factor){array_of(floats), WEIGHTS_BLOCK, 1}, lanes, count, multiplied);
+  }
+}

@@ -1,13 +1,15 @@
 /* The table of one instruction set, from the templates included before this one. */
 
-/* Two packed blocks of A; sums of squares borrow the place for their parts, which are doubles. */
+/* Two packed blocks of A; sums of squares borrow the place for their parts, which are doubles, and decoding
+ * for rows of its input. */
 static size_t shared_floats(size_t largest) {
   const size_t block = size_min(MC, round_up(largest, MR)) * size_min(KC, largest);
-  return size_max(2 * block, 2 * SQUARES_PARTS);
+  return size_max(size_max(2 * block, 2 * SQUARES_PARTS), decode_row_floats(INT8, largest));
 }
 
 static size_t own_floats(size_t T, size_t HS) {
   size_t attention = size_max(attention_forward_floats(T, HS), attention_backward_floats(T, HS));
+  attention = size_max(attention, cached_floats(T, HS));
   return round_up(size_max((size_t)NR * KC, attention), 16);
 }
 
@@ -27,10 +29,16 @@ const struct Kernels ISA_TABLE = {
     .linear_backward_input = linear_backward_input,
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
+    .decode_linear = decode_linear,
+    .prompt_linear = prompt_linear,
+    .weights_store = weights_store,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
+    .attention_prompt = attention_prompt,
     .attention_decode = attention_decode,
     .crossentropy = crossentropy,
+    .row_largest = row_largest,
+    .row_exponentials = row_exponentials,
     .sum_squares = sum_squares,
     .adamw_update = adamw_update,
     .peak_flops = peak_flops,

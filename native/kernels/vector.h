@@ -42,6 +42,36 @@ INLINE float vsum(vf x) {
   return lane[0];
 }
 
+/* Lane i is vsum(x[i]), by the same tree: two vectors are folded into one, halves onto halves, and so on down. */
+#define FOLD_LANE(i, half) ((i) / (half) * 2 * (half) + (i) % (half))
+#define FOLD_FOUR(i, half, at) \
+  FOLD_LANE(i, half) + at, FOLD_LANE(i + 1, half) + at, FOLD_LANE(i + 2, half) + at, FOLD_LANE(i + 3, half) + at
+#if VL == 16
+#define FOLD_LANES(half, at) \
+  FOLD_FOUR(0, half, at), FOLD_FOUR(4, half, at), FOLD_FOUR(8, half, at), FOLD_FOUR(12, half, at)
+#elif VL == 8
+#define FOLD_LANES(half, at) FOLD_FOUR(0, half, at), FOLD_FOUR(4, half, at)
+#else
+#define FOLD_LANES(half, at) FOLD_FOUR(0, half, at)
+#endif
+#define FOLD(x, y, half) \
+  (__builtin_shufflevector(x, y, FOLD_LANES(half, 0)) + __builtin_shufflevector(x, y, FOLD_LANES(half, half)))
+
+INLINE vf vsums(const vf x[VL]) {
+  vf sum[VL];
+  memcpy(sum, x, sizeof sum);
+#if VL == 16
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) sum[i] = FOLD(sum[2 * i], sum[2 * i + 1], 8);
+#endif
+#if VL >= 8
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) sum[i] = FOLD(sum[2 * i], sum[2 * i + 1], 4);
+#endif
+  sum[0] = FOLD(sum[0], sum[1], 2), sum[1] = FOLD(sum[2], sum[3], 2);
+  return FOLD(sum[0], sum[1], 1);
+}
+
 INLINE float vmax_lane(vf x) {
   float max = x[0];
   for (int i = 1; i < VL; i++) max = x[i] > max ? x[i] : max;
@@ -144,27 +174,23 @@ INLINE vf vsplat_word(const float *word) {
   return (vf)(bits - (vi){0});
 }
 
-#if PAIRS
 /* acc + a[0] * b[0] + a[1] * b[1] in every lane, each word of a and b a pair of BF16. */
-#if defined(__AVX512BF16__)
+#if VL == 16 && defined(__AVX512BF16__)
 INLINE vf vadd_pairs(vf acc, vf a, vf b) {
   typedef __bf16 pairs __attribute__((vector_size(64)));
   return (vf)__builtin_ia32_dpbf16ps_512(acc, (pairs)a, (pairs)b);
 }
-#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#elif VL == 4 && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #include <arm_neon.h>
 INLINE vf vadd_pairs(vf acc, vf a, vf b) {
   return (vf)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)a, (bfloat16x8_t)b);
 }
-#else  // compiled for a CPU without such an instruction, by the tests
+#else
 INLINE vf vadd_pairs(vf acc, vf a, vf b) {
   const vi high = (vi){0} - 0x10000;
   acc += (vf)((vi)a & high) * (vf)((vi)b & high);
   return acc + (vf)((vi)a << 16) * (vf)((vi)b << 16);
 }
-#endif
-#else
-INLINE vf vadd_pairs(vf acc, vf a, vf b) { return (void)a, (void)b, acc; }  // never called
 #endif
 
 /* Eight rows of eight words, turned: three rounds of exchanging pairs, fours and halves. */

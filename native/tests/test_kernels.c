@@ -18,11 +18,6 @@ static void call_residual(const struct Kernels *k, const struct Workers *w, cons
   k->linear_residual(w, out[0].data, c->in[3].data, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
 }
 
-static void call_residual_in_place(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                   const struct Memory *out) {
-  k->linear_residual(w, out[0].data, out[0].data, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
-}
-
 static void call_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
   k->linear_gelu(w, out[0].array, out[1].array, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
 }
@@ -71,12 +66,6 @@ static void check_linear(size_t M, size_t N, size_t K, enum Dtype dtype) {
   case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0), case_input(&c, M * N, 0);
   case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
   case_check(&c);
-  if (M == 1 && dtype == FP32) {
-    c = shape, c.op = "linear_residual in place", c.call = call_residual_in_place;
-    case_input(&c, K, 0), case_input(&c, N * K, 0), case_input(&c, N, 0);
-    case_output(&c, "out", N, ADDED_TO, SUMMED);
-    case_check(&c);
-  }
   c = shape, c.op = "linear_gelu", c.call = call_gelu;
   case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0);
   case_rounded(&c, "out", M * N, GELU), case_rounded(&c, "slope", M * N, GELU);
@@ -147,11 +136,6 @@ static void call_attention_backward(const struct Kernels *k, const struct Worker
                         c->B, c->T, c->C, c->NH);
 }
 
-static void call_attention_decode(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                                  const struct Memory *out) {
-  k->attention_decode(w, out[0].data, c->in[0].data, c->in[1].data, c->in[2].data, c->T, c->C, c->NH);
-}
-
 static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype dtype) {
   const size_t C = NH * HS;
   const struct Case shape = {.B = B, .T = T, .C = C, .NH = NH, .dtype = dtype};
@@ -167,12 +151,6 @@ static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype
   float *lse = case_input(&c, B * NH * T, 0);
   kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, out, lse, qkv, B, T, C, NH);
   case_output(&c, "dqkv", B * T * 3 * C, OVERWRITTEN, SOFTMAX);
-  case_check(&c);
-
-  if (dtype == BF16) return;
-  c = shape, c.B = 0, c.op = "attention_decode", c.call = call_attention_decode;
-  case_input(&c, C, 0.1), case_input(&c, T * C, 0), case_input(&c, T * C, 0.1);
-  case_output(&c, "out", C, OVERWRITTEN, SOFTMAX);
   case_check(&c);
 }
 

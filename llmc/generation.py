@@ -1,0 +1,419 @@
+"""The engine writing: one ``llmc-native generate`` that many requests share.
+
+The process loads a model once and continues prompts until it is closed, as many at a time as it
+has slots. Here a request is a line on its stdin, and its events come back as lines on stdout,
+mixed with those of others; a thread reads them and hands each to whoever asked. Asking and
+cancelling wait for nothing, so that they may be called from any thread, and from an event loop:
+``submit(request, lambda event: loop.call_soon_threadsafe(queue.put_nowait, event))``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
+
+from llmc.config import SampleConfig
+from llmc.errors import LlmcError, Usage
+from llmc.process import Engine
+
+NO_TOKEN = -1  # as an end-of-text token: none ends the text
+MOST_ALTERNATIVES = 20
+LONGEST_LINE = 1 << 20  # bytes of a request, its newline included
+REASONS = ("length", "stop", "cancelled", "error")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to go on from, and how.
+
+    Attributes:
+        prompt: token ids, at least one.
+        settings: tokens, temperature and so on; ``dtype`` is the process's, not the request's.
+        eot: the token that ends the text; :data:`NO_TOKEN` for none.
+        logprobs: how many of the most likely tokens to tell of each position, at most 20.
+    """
+
+    prompt: Sequence[int]
+    settings: SampleConfig = field(default_factory=SampleConfig)
+    eot: int = NO_TOKEN
+    logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what the engine would.
+
+        Raises:
+            Usage: there is no prompt, or a number that means nothing.
+        """
+        if not self.prompt:
+            raise Usage("a prompt needs at least one token: begin with end-of-text")
+        if not 0 <= self.logprobs <= MOST_ALTERNATIVES:
+            raise Usage(f"logprobs must be between 0 and {MOST_ALTERNATIVES}, not {self.logprobs}")
+
+    def line(self, identity: str) -> str:
+        """Return the line that asks the engine for it."""
+        chosen = self.settings
+        words = {
+            "tokens": chosen.tokens,
+            "temperature": chosen.temperature,
+            "top-k": chosen.top_k,
+            "top-p": chosen.top_p,
+            "min-p": chosen.min_p,
+            "repetition-penalty": chosen.repetition_penalty,
+            "seed": chosen.seed,
+            "eot": self.eot,
+            "logprobs": self.logprobs,
+            "prompt": ",".join(map(str, self.prompt)),
+        }
+        return f"request {identity} " + " ".join(f"{key} {value}" for key, value in words.items())
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token that was written.
+
+    Attributes:
+        token: its id.
+        logprob: the natural logarithm of its probability, of the model's own distribution: at
+            temperature 1 and before any filter.
+        top: the most likely tokens in its place with their logprobs, the likeliest first; as many
+            as the request asked for.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class End:
+    """Nothing more comes.
+
+    Attributes:
+        reason: ``length`` (all tokens are written), ``stop`` (the last one was end-of-text),
+            ``cancelled`` or ``error``.
+        prompt_tokens: how many tokens the prompt had.
+        tokens: how many were written.
+        prompt_ms: how long reading the prompt took, in milliseconds.
+        ms: how long all of it took, in milliseconds; the time that it waited is no part of it.
+        message: what went wrong; empty unless the reason is ``error``.
+        failure: why the engine itself ended, None where it goes on.
+    """
+
+    reason: str
+    prompt_tokens: int = 0
+    tokens: int = 0
+    prompt_ms: float = 0.0
+    ms: float = 0.0
+    message: str = ""
+    failure: LlmcError | None = None
+
+
+Deliver = Callable[[Token | End], object]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the engine said when its model was loaded.
+
+    Attributes:
+        slots: requests that are written at the same time; others wait their turn.
+        positions: tokens that a text may be long before it is read again from its newer half.
+        vocab_size: V; every id of a prompt is below it.
+        dtype: what the weights are stored as: fp32, bf16 or int8.
+        isa: the instruction set.
+        memory_bytes: all that was taken.
+    """
+
+    slots: int
+    positions: int
+    vocab_size: int
+    dtype: str
+    isa: str
+    memory_bytes: int
+
+
+class Generator:
+    """One ``llmc-native generate``: a context manager that many threads may share.
+
+    ::
+
+        with Generator(generate_argv(binary, model, slots=8)) as generator:
+            for event in generator.write(Request(prompt)):
+                …
+
+    Leaving the block ends the engine at once; whatever was being written ends with an error.
+
+    Attributes:
+        ready: what it said when its model was loaded; set on entering.
+    """
+
+    ready: Ready
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Prepare an engine; :func:`generate_argv` makes its command line."""
+        self._engine = Engine(argv, talks=True)
+        self._thread = threading.Thread(target=self._read, name="llmc-generate", daemon=True)
+        self._speaker = threading.Thread(target=self._speak, name="llmc-requests", daemon=True)
+        # None ends the thread that speaks. A SimpleQueue may be filled by a signal's handler too.
+        self._said: SimpleQueue[str | None] = SimpleQueue()
+        self._started: SimpleQueue[Ready | LlmcError] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._open: dict[str, Deliver] = {}
+        self._numbers = itertools.count(1)
+        self._failure: LlmcError | None = None
+        self._closing = False
+
+    def __enter__(self) -> Generator:
+        """Start the engine and wait until its model is loaded.
+
+        Raises:
+            LlmcError: it cannot be started, or refuses the model.
+        """
+        # In a thread of its own, so that no signal's handler is taken from the caller.
+        try:
+            self._thread.start()
+            ready = self._started.get()
+        except BaseException:
+            self.close()
+            raise
+        if isinstance(ready, LlmcError):
+            self._thread.join()
+            raise ready
+        self.ready = ready
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the engine."""
+        self.close()
+
+    @property
+    def failure(self) -> LlmcError | None:
+        """Why the engine has ended; None while it lives."""
+        return self._failure
+
+    def submit(self, request: Request, deliver: Deliver) -> str:
+        """Ask for a text and return the name under which it can be cancelled.
+
+        ``deliver`` is called for each event, the last one an :class:`End`, in the thread that reads
+        the engine: it must be quick, and hand the event over. If it fails, the text is cancelled.
+
+        Raises:
+            Usage: the prompt is longer than the engine reads.
+            LlmcError: the engine has ended, and why.
+        """
+        identity = f"r{next(self._numbers)}"
+        line = request.line(identity)
+        if len(line) >= LONGEST_LINE:
+            raise Usage(
+                f"a prompt of {len(request.prompt):,} tokens is more than the engine reads: "
+                "give it the end of the text, of which alone the model sees anything"
+            )
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            self._open[identity] = deliver
+        self._said.put(line)
+        return identity
+
+    def cancel(self, identity: str) -> None:
+        """Ask for the end of a text; one that has ended is none to end. Signals may do so too."""
+        self._said.put(f"cancel {identity}")
+
+    def write(self, request: Request) -> Writing:
+        """Ask for a text; it is written from now on, whether or not somebody reads along.
+
+        Raises:
+            LlmcError: the engine has ended, and why.
+        """
+        return Writing(self, request)
+
+    def close(self) -> None:
+        """End the engine at once; a second time does nothing."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            self._failure = self._failure or LlmcError("the engine was closed")
+        self._said.put(None)
+        self._engine.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _read(self) -> None:
+        """Read the engine's events to its end; runs in a thread of its own."""
+        failure: LlmcError | None = None
+        try:
+            with self._engine as engine:
+                self._speaker.start()
+                for line in engine:
+                    self._take(line)
+        except LlmcError as error:
+            failure = error
+        finally:
+            self._said.put(None)
+            if self._speaker.is_alive():
+                self._speaker.join()
+            failure = failure or LlmcError(
+                "the engine ended before it was asked to; this is a bug in llmc, please report it"
+            )
+            self._started.put(failure)
+            with self._lock:
+                self._failure = self._failure or failure
+                left = list(self._open.values())
+                self._open.clear()
+            for deliver in left:
+                with suppress(Exception):  # whoever asked has gone
+                    deliver(End("error", message=str(self._failure), failure=self._failure))
+
+    def _speak(self) -> None:
+        """Write what was asked to the engine, which may be slow to read."""
+        while (line := self._said.get()) is not None:
+            try:
+                self._engine.say(line)
+            except (OSError, ValueError):
+                break  # it has ended; the thread that reads tells why
+
+    def _take(self, line: str) -> None:
+        """Hand one event to whoever asked for it.
+
+        Raises:
+            LlmcError: the line is no event.
+        """
+        try:
+            fields = json.loads(line)
+            kind = fields["event"]
+            if kind == "ready":
+                self._started.put(Ready(**{name: fields[name] for name in _READY}))
+                return
+            event = _token(fields) if kind == "token" else _end(fields)
+            identity = fields["id"]
+            if not identity:
+                raise ValueError("it did not understand what was asked")
+        except (ValueError, KeyError, TypeError) as error:
+            raise LlmcError(
+                f"the engine said what is no event ({line[:80]!r}, {type(error).__name__}); "
+                "this is a bug in llmc, please report it"
+            ) from error
+        with self._lock:
+            deliver = self._open.get(identity)
+            if isinstance(event, End):
+                self._open.pop(identity, None)
+        if deliver is None:
+            return
+        try:
+            deliver(event)
+        except Exception:  # whoever asked has gone; the other texts go on
+            with self._lock:
+                self._open.pop(identity, None)
+            self.cancel(identity)
+
+
+class Writing:
+    """One text on its way: an iterator over its events, the last one an :class:`End`.
+
+    Attributes:
+        identity: its name in the engine.
+    """
+
+    def __init__(self, generator: Generator, request: Request) -> None:
+        """Ask ``generator`` for it.
+
+        Raises:
+            LlmcError: the engine has ended, and why.
+        """
+        self._generator = generator
+        self._events: SimpleQueue[Token | End] = SimpleQueue()
+        self.identity = generator.submit(request, self._events.put)
+
+    def __iter__(self) -> Iterator[Token | End]:
+        """Yield each event as it comes.
+
+        Raises:
+            LlmcError: the engine ended, and why, or refused the request.
+        """
+        while True:
+            event = self._events.get()
+            if isinstance(event, End):
+                raise_failure(event)
+                yield event
+                return
+            yield event
+
+    def cancel(self) -> None:
+        """End the text early: its events go on to an :class:`End`. A signal's handler may do so."""
+        self._generator.cancel(self.identity)
+
+
+_READY = tuple(Ready.__dataclass_fields__)
+
+
+def _token(fields: dict[str, Any]) -> Token:
+    top = tuple((int(token), float(logprob)) for token, logprob in fields.get("top", ()))
+    return Token(int(fields["token"]), float(fields["logprob"]), top)
+
+
+def _end(fields: dict[str, Any]) -> End:
+    """Return the end that an event tells.
+
+    Raises:
+        KeyError: it is another event, or ends for no known reason.
+    """
+    if fields["event"] != "end" or fields["reason"] not in REASONS:
+        raise KeyError(fields["event"])
+    return End(
+        reason=fields["reason"],
+        prompt_tokens=int(fields.get("prompt_tokens", 0)),
+        tokens=int(fields.get("tokens", 0)),
+        prompt_ms=float(fields.get("prompt_ms", 0)),
+        ms=float(fields.get("ms", 0)),
+        message=str(fields.get("message", "")),
+    )
+
+
+def raise_failure(end: End) -> None:
+    """Raise what an end tells of a failure; return where it tells of none.
+
+    Raises:
+        LlmcError: the engine ended, and why, or could not do what was asked.
+    """
+    if end.failure is not None:
+        raise end.failure
+    if end.reason == "error":
+        raise LlmcError(end.message)
+
+
+def generate_argv(
+    binary: Path,
+    model: Path,
+    *,
+    slots: int = 1,
+    positions: int | None = None,
+    dtype: str = "fp32",
+    threads: int = 1,
+) -> list[str]:
+    """Return the command line of an engine that writes.
+
+    Args:
+        binary: llmc-native.
+        model: the checkpoint.
+        slots: texts at the same time.
+        positions: tokens in memory for each; None for the model's context.
+        dtype: what the weights are stored as: fp32, bf16 or int8.
+        threads: to compute with; the tokens are the same for any number.
+    """
+    argv = [str(binary), "generate", "--model", str(model), "--slots", str(slots)]
+    argv += ["--positions", str(positions)] if positions is not None else []
+    return [*argv, "--dtype", dtype, "--threads", str(threads)]

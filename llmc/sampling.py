@@ -1,0 +1,178 @@
+"""What ``llmc sample`` and ``llmc serve`` write with, and one text while it is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from llmc.config import ModelConfig, SampleConfig, load_preset
+from llmc.context import Context
+from llmc.errors import BadData, MissingOutput
+from llmc.formats.checkpoint import read_header
+from llmc.generation import NO_TOKEN, End, Generator, Request, Token
+from llmc.lookup import tokenizer_of
+from llmc.runs import CHECKPOINT, CONFIG, find_run
+from llmc.streaming import Piece, TextStream
+from llmc.tokenizers import Tokenizer, recorded_tokenizer
+
+# Bytes that are no UTF-8 become lone surrogates, so that they can be written as they are.
+KEPT: Final = "surrogateescape"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint, where it is known the tokenizer it was trained with, and how to sample."""
+
+    checkpoint: Path
+    model: ModelConfig
+    tokenizer: Tokenizer | None
+    settings: SampleConfig
+
+    @property
+    def eot(self) -> int:
+        """The end-of-text token: where the tokenizer is not known, the vocabulary's last."""
+        return self.tokenizer.eot if self.tokenizer is not None else self.model.vocab_size - 1
+
+    def text(self, ids: Sequence[int]) -> str | None:
+        """Return the text of ``ids``, None where the tokenizer is not known."""
+        if self.tokenizer is None:
+            return None
+        return self.tokenizer.decode_bytes(ids).decode(errors=KEPT)
+
+
+def find_weights(
+    here: Context, run: str | None, model: Path | None, *, needs_tokenizer: bool
+) -> Weights:
+    """Return what to sample from: the file or run named, or the newest run.
+
+    Raises:
+        MissingOutput: there is none.
+        BadData: it is damaged, or a tokenizer is needed and none is known for it.
+    """
+    if model is not None:
+        if not model.is_file():
+            raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
+        checkpoint = model
+        tokenizer = tokenizer_of(here.workspace, checkpoint)
+        settings = SampleConfig()
+    else:
+        folder = find_run(here.workspace, run)
+        if run is None:
+            here.ui.note(f"run: {here.workspace.shown(folder)} (the newest)")
+        checkpoint = folder / CHECKPOINT
+        tokenizer = recorded_tokenizer(folder) or tokenizer_of(here.workspace, checkpoint)
+        config = folder / CONFIG
+        settings = load_preset(str(config)).sample if config.is_file() else SampleConfig()
+    if needs_tokenizer and tokenizer is None:
+        raise BadData(
+            f"nothing in the workspace tells the tokenizer of {here.workspace.shown(checkpoint)}: "
+            "take its ids ('llmc sample' with neither a prompt nor --decode), and name it with "
+            "'llmc decode --tokenizer'"
+        )
+    return Weights(checkpoint, read_header(checkpoint).config, tokenizer, settings)
+
+
+class Written(NamedTuple):
+    """A token of a text.
+
+    Attributes:
+        token: its id.
+        text: the characters that it completes; bytes that are no UTF-8 as lone surrogates. Empty
+            where the tokenizer is not known.
+        probability: that the model gave it, before any filter; 1 for a token of the prompt.
+        whole: False where a stop string took the end of it: then this is text, but no id of it.
+    """
+
+    token: int
+    text: str
+    probability: float = 1.0
+    whole: bool = True
+
+
+class Text:
+    """One text that is being written: an iterator over what is known to belong to it.
+
+    Attributes:
+        seed: of its random numbers.
+        ids: the tokens so far, without the prompt: those that are in the text as a whole.
+        logprobs: the natural logarithm of the probability of each.
+        text: the characters so far, without the prompt's.
+        stopped: the stop string that ended it; it is not part of the text.
+        end: how it ended, None while it has not.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        weights: Weights,
+        request: Request,
+        stops: Sequence[str] = (),
+    ) -> None:
+        """Ask for it; it is written from now on.
+
+        Raises:
+            Usage: a stop string is empty.
+            LlmcError: the engine has ended, and why.
+        """
+        self.seed = request.settings.seed
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.text = ""
+        self.stopped: str | None = None
+        self.end: End | None = None
+        self._eot = request.eot
+        self._stream = (
+            TextStream(weights.tokenizer, stops, errors=KEPT) if weights.tokenizer else None
+        )
+        self._told: list[Token] = []
+        self._writing = generator.write(request)
+
+    def __iter__(self) -> Iterator[Written]:
+        """Yield each token as soon as it is certain that it is in the text.
+
+        Raises:
+            LlmcError: the engine ended, and why, or could not go on.
+        """
+        for event in self._writing:
+            if isinstance(event, End):
+                self.end = event
+            elif self.stopped is None and (event.token != self._eot or self._eot == NO_TOKEN):
+                yield from self._take(event)
+        if self._stream is not None:
+            yield from self._certain(self._stream.finish())
+            self.stopped = self._stream.stopped
+
+    def cancel(self) -> None:
+        """End it early; what is written by then still comes. A signal's handler may do so."""
+        self._writing.cancel()
+
+    @property
+    def reason(self) -> str:
+        """Why it ended: ``length``, ``end-of-text``, ``stop`` or ``cancelled``."""
+        if self.stopped is not None:
+            return "stop"
+        assert self.end is not None
+        return "end-of-text" if self.end.reason == "stop" else self.end.reason
+
+    def _take(self, event: Token) -> Iterator[Written]:
+        self._told.append(event)
+        if self._stream is None:
+            yield from self._certain([Piece(len(self._told) - 1, "")])
+            return
+        pieces = self._stream.feed(event.token)
+        self.stopped = self._stream.stopped
+        if self.stopped is not None:
+            self.cancel()
+        yield from self._certain(pieces)
+
+    def _certain(self, pieces: Sequence[Piece]) -> Iterator[Written]:
+        for piece in pieces:
+            event = self._told[piece.place]
+            if piece.whole:
+                self.ids.append(event.token)
+                self.logprobs.append(event.logprob)
+            self.text += piece.text
+            yield Written(event.token, piece.text, math.exp(event.logprob), piece.whole)

@@ -1,0 +1,84 @@
+"""What the server counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from llmc.serving.batch import Batch
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """The counters of one server."""
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a time beside every number
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "llmc_http_requests",
+            "Requests answered, by route and status.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "llmc_http_request_seconds",
+            "From a request's head to the end of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._first = Histogram(
+            "llmc_first_token_seconds",
+            "From a request for completions to its first token.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._prompt_tokens = Counter(
+            "llmc_prompt_tokens", "Tokens of prompts.", registry=self.registry
+        )
+        self._completion_tokens = Counter(
+            "llmc_completion_tokens", "Tokens written.", registry=self.registry
+        )
+        ProcessCollector(registry=self.registry)
+
+    def watch(self, batch: Batch) -> None:
+        """Tell of the engine too."""
+        ready = batch.generator.ready
+        for name, text, value in (
+            ("llmc_engine_up", "1 while the engine lives.", lambda: batch.failure is None),
+            ("llmc_engine_slots", "Completions written at a time.", lambda: ready.slots),
+            ("llmc_engine_memory_bytes", "What the engine took.", lambda: ready.memory_bytes),
+            ("llmc_completions_running", "Being written.", lambda: batch.running),
+            ("llmc_completions_waiting", "Not begun.", lambda: batch.open - batch.running),
+            ("llmc_completions_capacity", "Slots and places to wait.", lambda: batch.capacity),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(value)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count a request; ``route`` is one of few, never what a client made up."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def began(self, seconds: float) -> None:
+        """Count a request's first token."""
+        self._first.observe(seconds)
+
+    def completed(self, prompt_tokens: int, written: int) -> None:
+        """Count the tokens of a request that has ended."""
+        self._prompt_tokens.inc(prompt_tokens)
+        self._completion_tokens.inc(written)
+
+    def text(self) -> bytes:
+        """Return all of it in Prometheus's text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,291 @@
+/* out (M, N) = finish(inp (M, K) · weightᵀ + bias) for the few rows of decoding, from weights of any type.
+ *
+ * Reading the weights is what it costs: they come once, straight ahead, for all rows. Where they are not
+ * floats, the input is rewritten first as it will be multiplied, by all threads together. Every output is
+ * one vector of sums down K, added up in one order: neither the other rows nor the threads change its bits.
+ */
+
+enum {
+  DECODE_M = 4, DECODE_N = 4,  // rows and outputs of a tile
+  DECODE_UNROLL = 4,           // steps
+  DECODE_AHEAD = 2048,         // bytes
+  DECODE_CLAIMS = 4,           // for a thread
+};
+
+struct DecodeLinear {
+  const struct Workers *workers;
+  float *out;             // (M, N)
+  const float *inp;       // (M, K)
+  struct Weights weight;  // (N, K)
+  const float *bias;      // (N) or NULL
+  enum DecodeFinish finish;
+  size_t M, N, K;
+  float *prepared;        // (M, row): the input as it is multiplied, unless the weights are floats
+  size_t row;             // floats
+};
+
+/* Numbers of a row that one step of a sum takes, and the floats that they are prepared in. */
+INLINE size_t decode_step(const enum Dtype dtype) { return dtype == FP32 ? VL : dtype == BF16 ? 2 * VL : GROUP; }
+INLINE size_t decode_step_floats(const enum Dtype dtype) {
+  return dtype == INT8 ? (GROUP_PARTS + GROUP_CORRECTED + 1) * VL : VL;
+}
+
+static size_t decode_row_floats(enum Dtype dtype, size_t K) {
+  return ceil_div(K, decode_step(dtype)) * decode_step_floats(dtype);
+}
+
+/* One step of the input. INT8: the bytes, what their sums start at, and the scale of each lane's block. */
+static void decode_prepare_step(float *to, const float *from, size_t count, enum Dtype dtype) {
+  if (dtype == BF16) {
+    float padded[2 * VL] = {0};
+    if (count < 2 * VL) from = memcpy(padded, from, count * sizeof(float));
+    vstore_array((struct Array){to, BF16}, 0, vload(from));
+    vstore_array((struct Array){to, BF16}, VL, vload(from + VL));
+    return;
+  }
+  int8_t bytes[GROUP] = {0};
+  float scales[GROUP_BLOCKS] = {0};
+  for (size_t i = 0; i * WEIGHTS_BLOCK < count; i++) {
+    const size_t begin = i * WEIGHTS_BLOCK;
+    scales[i] = block_quantise(bytes + begin, from + begin, size_min(WEIGHTS_BLOCK, count - begin));
+  }
+  const struct Group group = group_load(bytes);
+  memcpy(to, &group, sizeof group);
+  to += GROUP_PARTS * VL;
+  if (GROUP_CORRECTED) vstore(to, (vf)group_correction(group)), to += VL;
+  vstore(to, group_scale(scales, true));
+}
+
+static void decode_prepare(const struct DecodeLinear *d, int thread, int threads) {
+  const enum Dtype dtype = d->weight.dtype;
+  const size_t step = decode_step(dtype), steps = ceil_div(d->K, step);
+  size_t begin, end;
+  pool_part(d->M * steps, 1, thread, threads, &begin, &end);
+  for (size_t i = begin; i < end; i++) {
+    const size_t k = i % steps * step;
+    decode_prepare_step(d->prepared + i * decode_step_floats(dtype), d->inp + i / steps * d->K + k,
+                        size_min(step, d->K - k), dtype);
+  }
+}
+
+/* A step of a row of weights. */
+struct DecodeWeights {
+  vf words;            // floats or pairs
+  struct Group group;  // INT8
+  vf scale;
+};
+
+/* Step s of row n; of the row's last step only `count` numbers are there. */
+INLINE struct DecodeWeights decode_load(const struct DecodeLinear *d, size_t n, size_t s, size_t count,
+                                        const enum Dtype dtype) {
+  struct DecodeWeights w = {0};
+  const size_t step = decode_step(dtype), size = dtype_size(dtype);
+  const char *from = (const char *)d->weight.data + n * d->K * size + s * step * size;
+  char padded[GROUP * sizeof(float)] = {0};
+  if (count < step) from = memcpy(padded, from, count * size);
+  if (dtype != INT8) {
+    w.words = vload((const float *)(const void *)from);
+    return w;
+  }
+  w.group = group_load((const int8_t *)from);
+  w.scale = group_scale(d->weight.scales + n * weights_blocks(d->K) + s * GROUP_BLOCKS, count > WEIGHTS_BLOCK);
+  return w;
+}
+
+/* sum + a step of weights times step s of row m of the input */
+INLINE vf decode_add(vf sum, struct DecodeWeights w, const struct DecodeLinear *d, size_t m, size_t s, size_t count,
+                     const enum Dtype dtype) {
+  if (dtype == FP32) {
+    const float *x = d->inp + m * d->K + s * VL;
+    return sum + w.words * (count == VL ? vload(x) : vload_part(x, count, 0));
+  }
+  const float *x = d->prepared + m * d->row + s * decode_step_floats(dtype);
+  if (dtype == BF16) return vadd_pairs(sum, w.words, vload(x));
+  struct Group group;
+  memcpy(&group, x, sizeof group);
+  x += GROUP_PARTS * VL;
+  vi correction = {0};
+  if (GROUP_CORRECTED) correction = (vi)vload(x), x += VL;
+  return sum + __builtin_convertvector(group_dot(w.group, group, correction), vf) * (w.scale * vload(x));
+}
+
+INLINE void decode_steps(vf sum[DECODE_N][DECODE_M], const struct DecodeLinear *d, size_t n, size_t m, size_t s,
+                         size_t count, const size_t rows, const size_t outputs, const enum Dtype dtype) {
+#pragma GCC unroll 8
+  for (size_t i = 0; i < outputs; i++) {
+    const struct DecodeWeights w = decode_load(d, n + i, s, count, dtype);
+#pragma GCC unroll 8
+    for (size_t j = 0; j < rows; j++) sum[i][j] = decode_add(sum[i][j], w, d, m + j, s, count, dtype);
+  }
+}
+
+/* The weights of the next outputs, a part of them with every tile, so that the first of its tiles does not wait. */
+struct DecodeAhead {
+  const char *line, *end;
+  size_t share;  // bytes to fetch with a step
+};
+
+INLINE void decode_fetch(struct DecodeAhead *ahead, size_t steps) {
+  for (size_t fetched = 0; fetched < steps * ahead->share && ahead->line < ahead->end; fetched += CACHE_LINE) {
+    __builtin_prefetch(ahead->line, 0, 2);
+    ahead->line += CACHE_LINE;
+  }
+}
+
+/* part[j][at + i] = the vector whose sum is row m + j of the input times row n + i of the weights */
+INLINE void decode_tile(vf part[DECODE_M][VL], size_t at, const struct DecodeLinear *d, size_t n, size_t m,
+                        struct DecodeAhead *ahead, const size_t rows, const size_t outputs, const enum Dtype dtype) {
+  vf sum[DECODE_N][DECODE_M] = {0};
+  const size_t step = decode_step(dtype), whole = d->K / step;
+  size_t s = 0;
+  for (; dtype != INT8 && s + DECODE_UNROLL <= whole; s += DECODE_UNROLL) {
+    if (rows > 1) decode_fetch(ahead, DECODE_UNROLL);
+#pragma GCC unroll 4
+    for (size_t u = 0; u < DECODE_UNROLL; u++) decode_steps(sum, d, n, m, s + u, step, rows, outputs, dtype);
+  }
+  for (; s < whole; s++) {
+    if (rows > 1) decode_fetch(ahead, 1);
+    /* A step of INT8 takes so many instructions that the CPU does not look far enough ahead by itself. */
+    else if (dtype == INT8) __builtin_prefetch((const char *)d->weight.data + n * d->K + s * step + DECODE_AHEAD);
+    decode_steps(sum, d, n, m, s, step, rows, outputs, dtype);
+  }
+  if (whole * step < d->K) decode_steps(sum, d, n, m, whole, d->K - whole * step, rows, outputs, dtype);
+#pragma GCC unroll 8
+  for (size_t i = 0; i < outputs; i++) {
+#pragma GCC unroll 8
+    for (size_t j = 0; j < rows; j++) part[j][at + i] = sum[i][j];
+  }
+}
+
+/* Outputs n … n + count of row m from their sums. */
+INLINE void decode_finish(const struct DecodeLinear *d, vf x, size_t n, size_t m, size_t count) {
+  float *out = d->out + m * d->N + n;
+  const bool whole = count == VL;
+  if (d->bias != NULL) x += whole ? vload(d->bias + n) : vload_part(d->bias + n, count, 0);
+  if (d->finish == DECODE_ADD) x += whole ? vload(out) : vload_part(out, count, 0);
+  if (d->finish == DECODE_GELU) x = gelu_value(x);
+  if (whole) vstore(out, x);
+  else vstore_part(out, x, count);
+}
+
+/* Outputs n … n + count of `rows` rows of the input from row m on. */
+INLINE void decode_outputs(const struct DecodeLinear *d, size_t n, size_t count, size_t m, struct DecodeAhead *ahead,
+                           const size_t rows, const enum Dtype dtype) {
+  vf part[DECODE_M][VL];
+  size_t i = 0;
+  /* One row is bound by memory alone, which is fastest read straight ahead. */
+  for (; rows > 1 && i + DECODE_N <= count; i += DECODE_N) {
+    decode_tile(part, i, d, n + i, m, ahead, rows, DECODE_N, dtype);
+  }
+  for (; i < count; i++) decode_tile(part, i, d, n + i, m, ahead, rows, 1, dtype);
+  for (size_t j = 0; j < rows; j++) {
+    for (i = count; i < VL; i++) part[j][i] = (vf){0};
+    decode_finish(d, vsums(part[j]), n, m + j, count);
+  }
+}
+
+INLINE void decode_run(const struct DecodeLinear *d, const enum Dtype dtype) {
+  struct Pool *pool = d->workers->pool;
+  /* A few long stretches for every thread: each begins with a wait, and the last one should not be long. */
+  const size_t claim = round_up(ceil_div(d->N, DECODE_CLAIMS * (size_t)pool_threads(pool)), 16);
+  const size_t row = d->K * dtype_size(dtype), steps = ceil_div(d->K, decode_step(dtype));
+  const size_t tiles = ceil_div(d->M, DECODE_M) * ceil_div(VL, DECODE_N);
+  const char *data = d->weight.data;
+  for (size_t n; (n = pool_claim(pool) * claim) < d->N;) {
+    const size_t end = size_min(n + claim, d->N);
+    for (size_t i = n; i < end; i += VL) {
+      const size_t count = size_min(VL, end - i), next = size_min(i + VL, d->N);
+      struct DecodeAhead ahead = {.line = data + next * row, .end = data + size_min(next + VL, d->N) * row,
+                                  .share = ceil_div(VL * row, tiles * steps)};
+      size_t m = 0;
+      for (; m + DECODE_M <= d->M; m += DECODE_M) decode_outputs(d, i, count, m, &ahead, DECODE_M, dtype);
+      switch (d->M - m) {
+        case 1: decode_outputs(d, i, count, m, &ahead, 1, dtype); break;
+        case 2: decode_outputs(d, i, count, m, &ahead, 2, dtype); break;
+        case 3: decode_outputs(d, i, count, m, &ahead, 3, dtype); break;
+      }
+    }
+  }
+}
+
+static void decode_linear_task(void *argument, int thread, int threads) {
+  const struct DecodeLinear *d = argument;
+  if (d->weight.dtype != FP32) {
+    decode_prepare(d, thread, threads);
+    pool_barrier(d->workers->pool);
+  }
+  switch (d->weight.dtype) {
+    case FP32: decode_run(d, FP32); break;
+    case BF16: decode_run(d, BF16); break;
+    case INT8: decode_run(d, INT8); break;
+  }
+}
+
+/* A prompt: the product of training, to which a third type of factor is no news. */
+static void prompt_linear(const struct Workers *given, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  static const enum Finish finishes[] = {[DECODE_STORE] = STORE, [DECODE_ADD] = STORE, [DECODE_GELU] = GELU};
+  struct Workers workers = *given;
+  workers.dtype = weight.dtype == BF16 || (PAIRS && weight.dtype == INT8) ? BF16 : FP32;
+  struct Gemm gemm = {
+      .workers = &workers, .out = array_of(out), .a = {array_of(inp), K, 1},
+      .b = {{(void *)(uintptr_t)weight.data, weight.dtype}, K, 1},
+      .scales = weight.dtype == INT8 ? weight.scales : NULL, .M = M, .N = N, .K = K, .bias = bias, .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
+  pool_run(workers.pool, "prompt_linear", gemm_task, &gemm);
+}
+
+static size_t shared_floats(size_t largest);
+
+static void decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  struct DecodeLinear d = {workers, out, inp, weight, bias, finish, M, N, K, workers->shared, 0};
+  if (M > DECODE_ROWS) {
+    prompt_linear(workers, out, inp, weight, bias, finish, M, N, K);
+    return;
+  }
+  /* As many rows at a time as the scratch memory has room for: all of them, unless K is tens of thousands. */
+  d.row = decode_row_floats(weight.dtype, K);
+  const size_t room = weight.dtype == FP32 ? M : shared_floats(K) / d.row;
+  for (size_t m = 0; m < M; m += d.M) {
+    d.M = size_min(room, M - m), d.out = out + m * N, d.inp = inp + m * K;
+    pool_run(workers->pool, "decode_linear", decode_linear_task, &d);
+  }
+}
+
+/* ---- making the weights -------------------------------------------------------------------------- */
+
+struct WeightsStore {
+  void *data;
+  float *scales;
+  enum Dtype dtype;
+  const float *weight;
+  size_t N, K;
+};
+
+static void weights_store_task(void *argument, int thread, int threads) {
+  const struct WeightsStore *store = argument;
+  const size_t K = store->K, blocks = weights_blocks(K);
+  size_t begin, end;
+  pool_part(store->N, 1, thread, threads, &begin, &end);
+  for (size_t n = begin; n < end; n++) {
+    const float *from = store->weight + n * K;
+    size_t k = 0;
+    if (store->dtype != INT8) {
+      const struct Array to = {store->data, store->dtype};
+      for (; k + VL <= K; k += VL) vstore_array(to, n * K + k, vload(from + k));
+      for (; k < K; k++) array_set(to, n * K + k, from[k]);
+    }
+    for (size_t block = 0; k < K; k += WEIGHTS_BLOCK, block++) {
+      int8_t bytes[WEIGHTS_BLOCK];
+      const size_t count = size_min(WEIGHTS_BLOCK, K - k);
+      store->scales[n * blocks + block] = block_quantise(bytes, from + k, count);
+      memcpy((int8_t *)store->data + n * K + k, bytes, count);
+    }
+  }
+}
+
+static void weights_store(const struct Workers *workers, void *data, float *scales, enum Dtype dtype,
+                          const float *weight, size_t N, size_t K) {
+  pool_run(workers->pool, "weights_store", weights_store_task,
+           &(struct WeightsStore){data, scales, dtype, weight, N, K});
+}
