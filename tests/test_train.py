@@ -14,13 +14,13 @@ from conftest import Llmc, assert_one_sentence
 from workspace import config, copy_of, losses, metrics, ok, prepared_workspace, runs, trained
 
 from llmc.builder import ensure_native
-from llmc.commands.train import engine_arguments, run_engine
 from llmc.config import ModelConfig, TrainConfig, load_preset
 from llmc.context import Context
 from llmc.formats.checkpoint import read_header
 from llmc.formats.tokens import read_tokens, write_tokens
 from llmc.inputs import Data
 from llmc.metrics import Event
+from llmc.training import engine_arguments, run_engine
 from llmc.training_view import History, PlainView
 
 FLAGS: dict[str, Any] = {
