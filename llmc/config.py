@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from llmc.errors import Usage
 from llmc.paths import shipped_dir
+from llmc.units import seconds_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class ModelConfig:
 
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
+MOST_STEPS = 10**9  # so many are no limit, here and in the engine
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class TrainConfig:
     """How to train; the defaults are llm.c's."""
 
     steps: int = 40
+    max_time: str = "0"
+    max_tokens: int = 0
+    epochs: int = 0
+    patience: int = 0
+    min_delta: float = 0.0
     batch_size: int = 4
     seq_len: int = 64
     total_batch_size: int = 0
@@ -71,6 +78,8 @@ class TrainConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     grad_clip: float = 0.0
+    skip_loss_z: float = 0.0
+    skip_grad_z: float = 0.0
     seed: int = 1337
     shuffle: bool = True
     dtype: str = "fp32"
@@ -82,15 +91,24 @@ class TrainConfig:
     keep: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a precision or a schedule that there is not.
+        """Refuse a precision, a schedule or a time that there is not.
 
         Raises:
-            Usage: it has no such name.
+            Usage: it has no such name, or is no time.
         """
         if self.dtype not in ("fp32", "bf16"):
             raise Usage(f"dtype must be fp32 or bf16, not '{self.dtype}'")
         if self.schedule not in SCHEDULES:
             raise Usage(f"schedule must be one of {', '.join(SCHEDULES)}, not '{self.schedule}'")
+        try:
+            seconds_of(self.max_time)
+        except ValueError as error:
+            raise Usage(f"max-time: {error}") from error
+
+    @property
+    def bounded(self) -> bool:
+        """Whether something else than the number of steps ends the run for certain."""
+        return bool(seconds_of(self.max_time) or self.max_tokens or self.epochs)
 
 
 @dataclass(frozen=True)
@@ -106,10 +124,14 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe: a model's shape, how to train it, how to sample from it, and its tokenizer."""
+    """A recipe: a model's shape, how to train it, how to sample from it, and its tokenizer.
+
+    ``names_steps`` tells whether its file says how many steps to train.
+    """
 
     name: str = "defaults"
     tokenizer: str | None = None
+    names_steps: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -140,7 +162,7 @@ def load_preset(name_or_path: str) -> Preset:
         raise Usage(f"cannot read the config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Usage(f"{path} is not valid TOML: {error}") from error
-    allowed = [item.name for item in fields(Preset) if item.name != "name"]
+    allowed = [item.name for item in fields(Preset) if item.name not in ("name", "names_steps")]
     for key in table:
         if key not in allowed:
             raise Usage(f"{path}: unknown key '{key}'{nearest(key, allowed)}")
@@ -148,11 +170,13 @@ def load_preset(name_or_path: str) -> Preset:
     if tokenizer is not None and not isinstance(tokenizer, str):
         raise Usage(f'{path}: tokenizer must be a string such as "bpe:2048"')
     defaults = Preset()
+    train = table.get("train", {})
     return Preset(
         name=path.stem,
         tokenizer=tokenizer,
+        names_steps=isinstance(train, dict) and "steps" in train,
         model=_updated(defaults.model, table.get("model", {}), f"{path} [model]"),
-        train=_updated(defaults.train, table.get("train", {}), f"{path} [train]"),
+        train=_updated(defaults.train, train, f"{path} [train]"),
         sample=_updated(defaults.sample, table.get("sample", {}), f"{path} [sample]"),
     )
 
@@ -160,6 +184,17 @@ def load_preset(name_or_path: str) -> Preset:
 def overridden(settings: T, flags: Mapping[str, Any]) -> T:
     """Return ``settings`` with every flag that was given (is not None) put over it."""
     return replace(settings, **{k: v for k, v in flags.items() if v is not None})  # type: ignore[type-var]
+
+
+def settings_of(preset: Preset, flags: Mapping[str, Any]) -> TrainConfig:
+    """Return a preset's training settings with the flags that were given put over them.
+
+    The default number of steps is for a run that nothing else ends: time, tokens or epochs without
+    steps leave those open.
+    """
+    settings = overridden(preset.train, flags)
+    open_ended = settings.bounded and not preset.names_steps and flags.get("steps") is None
+    return replace(settings, steps=MOST_STEPS) if open_ended else settings
 
 
 def flags_of(settings: TrainConfig | SampleConfig) -> list[str]:

@@ -18,14 +18,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from llmc.config import ModelConfig
+from llmc.config import MOST_STEPS, ModelConfig
+from llmc.endings import STATES
 from llmc.errors import LlmcError, MissingOutput
 from llmc.formats.checkpoint import parameter_count, read_header
+from llmc.metrics import MEASURED, Event, count, read_metrics
 from llmc.paths import Workspace
 from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD
-
-# What is measured at every training step, as metrics.jsonl names it.
-MEASURED = ("train_loss", "lr", "grad_norm", "step_ms", "tokens_per_second")
 
 Point = tuple[float, float]
 
@@ -41,6 +40,8 @@ class RunHistory:
             that many updates.
         measured: for every name in ``MEASURED`` one number per step; a NaN where there is none.
         val: (step, validation loss) pairs, in order.
+        skipped: the steps whose update was skipped.
+        end: the line that says how it ended; None where it goes on or was killed.
         settings: the tables of config.toml.
         dataset: what it trained on, if known.
         parameters: how many the model has, if known.
@@ -58,6 +59,8 @@ class RunHistory:
         default_factory=lambda: {name: [] for name in MEASURED}
     )
     val: list[tuple[int, float]] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    end: Event | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     dataset: str | None = None
     parameters: int | None = None
@@ -69,8 +72,15 @@ class RunHistory:
 
     @property
     def planned(self) -> int | None:
-        """The steps it was asked for, if known."""
-        return _count(self.settings.get("train", {}).get("steps"))
+        """The steps it was to make, if known: its end says so, else steps and tokens asked for."""
+        if self.end is not None and (steps := count(self.end.get("steps"))) is not None:
+            return steps
+        train = self.settings.get("train", {})
+        steps, tokens = count(train.get("steps")), count(train.get("max_tokens"))
+        if tokens and self.tokens_per_step:
+            by_tokens = -(-tokens // self.tokens_per_step)
+            steps = by_tokens if steps is None else min(steps, by_tokens)
+        return steps if steps is not None and steps < MOST_STEPS else None
 
     @property
     def done(self) -> int:
@@ -81,8 +91,8 @@ class RunHistory:
     def tokens_per_step(self) -> int | None:
         """How many tokens make one update, if known."""
         train = self.settings.get("train", {})
-        B, T = _count(train.get("batch_size")), _count(train.get("seq_len"))
-        return _count(train.get("total_batch_size")) or (B * T if B and T else None)
+        B, T = count(train.get("batch_size")), count(train.get("seq_len"))
+        return count(train.get("total_batch_size")) or (B * T if B and T else None)
 
     @property
     def tokens(self) -> int | None:
@@ -129,14 +139,24 @@ class RunHistory:
 
     @property
     def state(self) -> str:
-        """``broken``, ``running``, ``never saved``, ``finished`` or ``interrupted``."""
+        """``broken``, ``running``, ``never saved``, or how it ended: one of ``endings.STATES``.
+
+        A run that was killed has not said how it ended: it was interrupted unless all was saved.
+        """
         if self.problems:
             return "broken"
         if self.running:
             return "running"
+        ended = STATES.get(self.end["reason"]) if self.end is not None else None
         if self.saved_step is None:
-            return "never saved"
-        return "finished" if self.saved_step >= (self.planned or 0) else "interrupted"
+            return ended if ended == STATES["not-finite"] else "never saved"
+        if ended is not None:
+            return ended
+        return (
+            "finished"
+            if self.planned is not None and self.saved_step >= self.planned
+            else "interrupted"
+        )
 
     def points(self, name: str) -> list[Point]:
         """Return (step, number) pairs of what was measured, those that are finite."""
@@ -157,7 +177,7 @@ def read_run(folder: Path) -> RunHistory:
         return run
     run.running = is_running(folder)
     _read_settings(run)
-    _read_metrics(run)
+    _take_metrics(run)
     if (folder / CHECKPOINT).exists():
         try:
             header = read_header(folder / CHECKPOINT)
@@ -244,15 +264,13 @@ def _read_settings(run: RunHistory) -> None:
     run.settings = {name: table for name, table in tables.items() if isinstance(table, dict)}
     model = run.settings.get("model", {})
     names = ("layers", "heads", "channels", "context", "vocab_size")
-    shape = {name: count for name in names if (count := _count(model.get(name))) is not None}
+    shape = {name: size for name in names if (size := count(model.get(name))) is not None}
     if len(shape) == len(names):
         try:
             run.parameters = parameter_count(ModelConfig(**shape))
         except LlmcError as error:
             run.problems.append(f"{CONFIG}: {error}")
-    commented = [line for line in text.splitlines() if line.startswith("# data: ")]
-    data = _recorded_data(run) or (commented[0].removeprefix("# data: ") if commented else "")
-    if data:
+    if data := _recorded_data(run):
         path = Path(data)
         run.dataset = path.parent.name if path.stem in ("train", "val") else path.stem
 
@@ -271,66 +289,25 @@ def _recorded_data(run: RunHistory) -> str | None:
     return data if isinstance(data, str) else None
 
 
-def _read_metrics(run: RunHistory) -> None:
+def _take_metrics(run: RunHistory) -> None:
     path = run.folder / METRICS
     try:
-        with path.open("rb") as file:
-            run.updated = path.stat().st_mtime
-            for number, line in enumerate(file, start=1):
-                # The last line of a run that was killed, or is being written, may be half a line.
-                if line.endswith(b"\n") and not _take(run, line):
-                    run.problems.append(f"line {number} of {METRICS} is no measurement")
-                    break
+        metrics = read_metrics(path)
+        run.updated = path.stat().st_mtime
     except FileNotFoundError:
         if not run.running and not (run.folder / CONFIG).exists():
             run.problems.append(f"it has no {METRICS}")
+        return
     except OSError as error:
         run.problems.append(f"cannot read {METRICS}: {error.strerror}")
-
-
-def _take(run: RunHistory, line: bytes) -> bool:
-    """Add one line of metrics.jsonl; False if it is none. A step told again replaces the later."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(event, dict):
-        return False
-    if not {"train_loss", "val_loss"} & event.keys():
-        return True  # something else worth telling
-    step = _count(event.get("step"))
-    named = ("val_loss",) if "val_loss" in event else MEASURED
-    numbers = [_number(event.get(name, math.nan)) for name in named]
-    known = [number for number in numbers if number is not None]
-    if step is None or len(known) < len(numbers):
-        return False
-    if "val_loss" in event:
-        while run.val and run.val[-1][0] >= step:
-            run.val.pop()
-        run.val.append((step, known[0]))
-    else:
-        while run.steps and run.steps[-1] >= step:
-            run.steps.pop()
-            for column in run.measured.values():
-                column.pop()
-        run.steps.append(step)
-        for name, number in zip(MEASURED, known, strict=True):
-            run.measured[name].append(number)
-    return True
-
-
-def _count(value: object) -> int | None:
-    """Return a count that files can be trusted with; None for anything else."""
-    return value if type(value) is int and 0 <= value < 1 << 63 else None
-
-
-def _number(value: object) -> float | None:
-    if type(value) not in (int, float):
-        return None
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except OverflowError:
-        return None
+        return
+    run.steps = [event["step"] for event in metrics.train]
+    run.measured = {name: metrics.column(name) for name in MEASURED}
+    run.val = metrics.val_losses
+    run.skipped = [event["step"] for event in metrics.skipped]
+    run.end = metrics.end
+    if metrics.problem is not None:
+        run.problems.append(metrics.problem)
 
 
 def _one_line(error: Exception) -> str:

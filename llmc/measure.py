@@ -80,6 +80,11 @@ class Work:
         }
 
 
+def flops_per_token(config: ModelConfig, T: int) -> float:
+    """Return the operations that training takes for one token of a row of T."""
+    return sum(Work(config, 1, T, threads=1, steps=1).step_flops().values()) / T
+
+
 @dataclass(frozen=True)
 class Timing:
     """One process's measurements: each step in seconds, and the other events it told."""

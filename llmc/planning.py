@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmc.config import TrainConfig
-from llmc.training_view import Event, History, PlainView
-from llmc.units import clock, megabytes
+from llmc.config import MOST_STEPS, TrainConfig
+from llmc.metrics import Event
+from llmc.training_view import History, PlainView
+from llmc.units import clock, megabytes, seconds_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +29,7 @@ class Work:
         return self.count * self.ms / 1e3
 
 
-def planned_work(settings: TrainConfig, measured: Event) -> list[Work]:
+def planned_work(settings: TrainConfig, steps: int | None, measured: Event) -> list[Work]:
     """Return all that a run will do, except reading the model and saving it.
 
     As in the engine's loop, a validation comes before the first step, at every due one and at the
@@ -35,10 +37,23 @@ def planned_work(settings: TrainConfig, measured: Event) -> list[Work]:
 
     Args:
         settings: the run's.
+        steps: that it will make unless its time ends it before; None: only its time does.
         measured: the engine's event about its rehearsal: milliseconds of a step, a validation batch
             and a sampled token, and how many of the latter make a validation and a sample.
     """
-    steps, every = settings.steps, settings.val_every
+    limit = seconds_of(settings.max_time)
+    most = MOST_STEPS if steps is None else steps
+    if limit and sum(work.seconds for work in _work(settings, most, measured)) > limit:
+
+        def too_long(steps: int) -> bool:
+            return sum(work.seconds for work in _work(settings, steps, measured)) > limit
+
+        most = max(bisect_left(range(most), True, key=too_long) - 1, 0)
+    return _work(settings, most, measured)
+
+
+def _work(settings: TrainConfig, steps: int, measured: Event) -> list[Work]:
+    every = settings.val_every
     validations = 1 + steps // every + (steps % every > 0) if every else 0
     samples = steps // settings.sample_every if settings.sample_every else 0
     batches, tokens = validations * measured["val_batches"], samples * measured["sample_tokens"]
@@ -80,7 +95,7 @@ class PlanView(PlainView):
     @property
     def work(self) -> list[Work]:
         """What the run will do."""
-        return planned_work(self.settings, self.measured)
+        return planned_work(self.settings, self.start["steps"], self.measured)
 
     @property
     def tokens_per_second(self) -> float:

@@ -26,7 +26,10 @@ from llmc.runs import CONFIG, RECORD
 
 # What a resumed run may change: its length, what is told and kept, and what changes no bit.
 CHANGEABLE = frozenset(
-    {"steps", "val_every", "val_batches", "sample_every", "save_every", "keep", "recompute"}
+    {
+        *("steps", "max_time", "max_tokens", "epochs", "patience", "min_delta"),
+        *("val_every", "val_batches", "sample_every", "save_every", "keep", "recompute"),
+    }
 )
 
 

@@ -56,25 +56,6 @@ def discard_run(folder: Path) -> None:
         folder.rmdir()
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics.jsonl, up to the first that is damaged or cut off.
-
-    A run that is resumed goes on from its checkpoint, and writes anew what followed that.
-    """
-    try:
-        *lines, _rest = (folder / METRICS).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            break
-        found.append(event)
-    return found
-
-
 def find_run(workspace: Workspace, name: str | None) -> Path:
     """Return the folder of a run that has saved a checkpoint; the newest one unless named.
 
@@ -94,29 +75,20 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
 def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | None:
     """Return the token files that a run trained and validated on; None where it does not say.
 
-    ``run.json`` names them relative to the workspace; a run without it names the first in a
-    comment of its config. A dataset that was named from elsewhere is looked for in the workspace.
+    ``run.json`` names them relative to the workspace.
 
     Raises:
         BadData: the record cannot be read.
     """
     record = folder / RECORD
     try:
-        if record.is_file():
-            fields = json.loads(record.read_text(encoding="utf-8"))
-            data, val = fields["data"], fields.get("val_data")
-            return workspace.root / data, workspace.root / val if val is not None else None
-        lines = (folder / CONFIG).read_text(encoding="utf-8").splitlines()
+        fields = json.loads(record.read_text(encoding="utf-8"))
+        data, val = fields["data"], fields.get("val_data")
+        return workspace.root / data, workspace.root / val if val is not None else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadData(f"cannot read {record} ({error}): name the data with --data") from error
-    said = [line.removeprefix("# data: ") for line in lines if line.startswith("# data: ")]
-    if not said:
-        return None
-    data = Path(said[0])
-    moved = workspace.data / data.parent.name / data.name
-    return moved if moved.is_file() and not data.is_file() else data, None
 
 
 def write_config(

@@ -9,16 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmc.curves import Line, Point, chart, curve, moving_mean, sparkline
+from llmc.metrics import Event, Metrics
 from llmc.units import clock, megabytes
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-Event = dict[str, Any]
 SAMPLE_LINES = 6
 REDRAW_SECONDS, LONGEST_PAUSE = 0.1, 1.0
 DRAWING_SHARE = 0.02  # of the time, at most: the cores are for training
@@ -32,6 +32,9 @@ class History:
     """The numbers of a run so far, as its events told them.
 
     Attributes:
+        steps: that are to be made; None where only time or patience ends the run.
+        flops_per_token: floating-point operations that training takes for a token; 0: not known.
+        max_seconds: of training, over all resumes; 0: any.
         train: (step, training loss) pairs.
         val: (step, validation loss) pairs.
         start: the engine's first event: parameters, isa, threads, memory in bytes.
@@ -41,9 +44,13 @@ class History:
         sample: the newest sample, as text.
         saved_step: the step that was saved last, if any.
         before: training steps that were made before the run was resumed.
+        skipped: how many of all steps had no update, as outliers.
+        end: the engine's last event: why the run ended.
     """
 
-    steps: int
+    steps: int | None
+    flops_per_token: float = 0.0
+    max_seconds: float = 0.0
     train: list[tuple[float, float]] = field(default_factory=list)
     val: list[tuple[float, float]] = field(default_factory=list)
     start: Event = field(default_factory=dict)
@@ -53,10 +60,12 @@ class History:
     sample: str = ""
     saved_step: int | None = None
     before: int = 0
+    skipped: int = 0
+    end: Event = field(default_factory=dict)
 
-    def resume(self, earlier: Sequence[Event], step: int) -> None:
+    def resume(self, earlier: Metrics, step: int) -> None:
         """Take in what a run told before ``step``, from which it goes on."""
-        for event in earlier:
+        for event in [*earlier.train, *earlier.skipped, *earlier.val]:
             # A step's validation comes before its checkpoint, its training after it.
             if event["step"] < step + ("val_loss" in event):
                 self.add(event, lambda _ids: "")
@@ -73,10 +82,20 @@ class History:
             self.val.append((event["step"], event["val_loss"]))
         elif event["event"] == "start":
             self.start = event
+            self.steps = event["steps"]
         elif event["event"] == "sample":
             self.sample = decode(event["tokens"])
         elif event["event"] == "saved":
             self.saved_step = event["step"]
+        elif event["event"] == "skipped":
+            self.skipped += 1
+        elif event["event"] == "end":
+            self.end = event
+
+    @property
+    def seconds_before(self) -> float:
+        """How long the run had trained before it was resumed, in seconds."""
+        return float(self.start.get("seconds", 0))
 
     @property
     def tokens_per_second(self) -> float:
@@ -114,6 +133,11 @@ def plain_lines(event: Event, history: History) -> str:
         )
     if event["event"] == "sample":
         return f"generating:\n---\n{history.sample}\n---\n"
+    if event["event"] == "skipped":
+        return (
+            f"step {event['step']}: update skipped (z-score {event['loss_z']:.2f} of the loss, "
+            f"{event['grad_z']:.2f} of the gradient's norm)\n"
+        )
     return ""
 
 
@@ -223,12 +247,13 @@ class LiveView(PlainView):
 
         width = min(self.console.width, 120)
         room = self.console.height - 1 - 2 - 1  # the cursor's line, the frame, the bar
-        cells = _cells(history, time.monotonic() - self.began)
+        elapsed = time.monotonic() - self.began
+        cells = _cells(history, elapsed)
         each = 4 if width >= 76 else 2
         rows = [cells[start : start + each] for start in range(0, len(cells), each)]
         rows = rows[: max(room - 1, 1)]
         room -= len(rows)
-        parts: list[RenderableType] = [_bar(history), _grid(rows)]
+        parts: list[RenderableType] = [_bar(history, elapsed), _grid(rows)]
         sample = _printable(history.sample.strip("\n")).splitlines()[:SAMPLE_LINES]
         losses = self.losses(history, width - 4, room - len(sample))
         parts += losses[: max(room, 0)]
@@ -265,18 +290,25 @@ class LiveView(PlainView):
         return [Text.assemble(*line) for line in picture]
 
 
-def _bar(history: History) -> RenderableType:
-    """Return how far the run is, as a bar and in numbers."""
+def _bar(history: History, elapsed: float) -> RenderableType:
+    """Return how far the run is, as a bar and in numbers: the nearer of its two ends."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(ratio=1)
     bar.add_column(justify="right")
-    bar.add_row(
-        ProgressBar(total=max(history.steps, 1), completed=_done(history)),
-        f"{_done(history):,}/{history.steps:,} steps",
-    )
+    done, parts, said = _done(history), [0.0], []
+    if history.steps is not None:
+        parts.append(done / max(history.steps, 1))
+        said.append(f"{done:,}/{history.steps:,} steps")
+    else:
+        said.append(f"{done:,} steps")
+    if history.max_seconds:
+        trained = history.seconds_before + elapsed
+        parts.append(min(trained / history.max_seconds, 1))
+        said.append(f"{clock(trained)} of {clock(history.max_seconds)}")
+    bar.add_row(ProgressBar(total=1, completed=max(parts)), " · ".join(said))
     return bar
 
 
@@ -301,8 +333,7 @@ def _done(history: History) -> int:
 def _cells(history: History, elapsed: float) -> list[tuple[str, str]]:
     """Return the numbers of the live view as (label, value) pairs, in rows of four."""
     last = history.last
-    made = len(history.train) - history.before
-    left = (history.steps - _done(history)) * elapsed / made if made else None
+    left = seconds_left(history, elapsed)
     cells = [
         ("train loss", f"{last['train_loss']:.4f}" if last else "–"),
         ("val loss", f"{history.val[-1][1]:.4f}" if history.val else "–"),
@@ -319,24 +350,36 @@ def _cells(history: History, elapsed: float) -> list[tuple[str, str]]:
         cells.append(("best val", f"{min(loss for _, loss in history.val):.4f}"))
     if history.saved_step is not None:
         cells.append(("saved", f"step {history.saved_step:,}"))
+    if history.skipped:
+        cells.append(("skipped", f"{history.skipped:,}"))
     return cells
+
+
+def seconds_left(history: History, elapsed: float) -> float | None:
+    """Return how long the run will last, to its last step or to the end of its time; None: unknown.
+
+    ``elapsed`` is the time since it began, or was resumed, in seconds. An early stop may come
+    before.
+    """
+    made = len(history.train) - history.before
+    ends = []
+    if history.steps is not None and made:
+        ends.append((history.steps - _done(history)) * elapsed / made)
+    if history.max_seconds:
+        ends.append(history.max_seconds - history.seconds_before - elapsed)
+    return max(min(ends), 0) if ends else None
 
 
 def share_of_peak(history: History) -> float | None:
     """Return the part of the machine's multiplications that training uses, if the engine tells.
 
-    A step may carry it as ``share_of_peak``. Or the start carries ``peak_flops``, operations per
-    second, and perhaps ``flops_per_token``; without the latter these are 6 for every parameter
-    (Kaplan et al. 2020), which leaves out attention.
+    The peak is what the engine measured as it began; the operations are those that ``llmc bench``
+    counts.
     """
-    if not history.last:
+    peak = history.start.get("peak_flops")
+    if not (history.last and peak and history.flops_per_token):
         return None
-    if "share_of_peak" in history.last:
-        return float(history.last["share_of_peak"])
-    if not history.start.get("peak_flops"):
-        return None
-    each = history.start.get("flops_per_token", 6 * history.start["parameters"])
-    return float(history.last["tokens_per_second"] * each / history.start["peak_flops"])
+    return float(history.last["tokens_per_second"] * history.flops_per_token / peak)
 
 
 def _printable(text: str) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
+
 
 def megabytes(count: float) -> str:
     """Return bytes as ``61.5 MB`` or ``2.21 GB``."""
@@ -29,3 +32,47 @@ def short(count: float | None) -> str:
             scaled = count / limit
             return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{sign}"
     return f"{count:.0f}"
+
+
+UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+COUNTS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds in a time such as ``2h``, ``1h30m``, ``90m``, ``45s`` or ``0``.
+
+    Each unit comes once, the largest first; a number without one is of seconds.
+
+    Raises:
+        ValueError: it is no such time.
+    """
+    number = r"(\d+(?:\.\d+)?)"
+    if re.fullmatch(number, text):
+        return float(text)
+    found = re.fullmatch("".join(f"(?:{number}{unit})?" for unit in UNITS), text)
+    if not text or found is None:
+        raise ValueError(f"'{text}' is no time: write it as 2h, 1h30m, 90m or 45s")
+    parts = zip(found.groups(), UNITS.values(), strict=True)
+    return sum(float(part) * seconds for part, seconds in parts if part is not None)
+
+
+def typed_time(seconds: float) -> str:
+    """Return a time as it is typed: ``1h30m``, ``45s``."""
+    text, left = "", round(seconds)
+    for unit, each in UNITS.items():
+        number, left = divmod(left, each)
+        text += f"{number}{unit}" if number else ""
+    return text or f"{seconds:g}s"
+
+
+def count_of(text: str) -> int:
+    """Return a large whole number as people type it: ``250000``, ``1e6``, ``10M``, ``1.5B``.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)([kMB]?)", text.replace("_", ""))
+    number = Decimal(found[1]) * COUNTS[found[2]] if found is not None else None
+    if number is None or number != number.to_integral_value() or number > 2**53:
+        raise ValueError(f"'{text}' is no whole number: write it as 250000, 1e6 or 10M")
+    return int(number)

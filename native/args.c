@@ -16,7 +16,8 @@ static void print_default(const struct Arg *arg) {
       break;
     }
     case ARG_COUNT: printf("%zu", *(size_t *)arg->value); break;
-    case ARG_NUMBER: printf("%g", *(double *)arg->value); break;
+    case ARG_NUMBER:
+    case ARG_TIME: printf("%g", *(double *)arg->value); break;
     case ARG_SWITCH: printf("%d", *(bool *)arg->value); break;
     case ARG_CHOICE: {
       const struct Choice *choice = arg->value;
@@ -50,6 +51,32 @@ static void choose(const struct Arg *arg, const char *text) {
   die(EXIT_USAGE, "--%s takes %s, not '%s'", arg->key, known, text);
 }
 
+/* Seconds in a time such as 1h30m: each unit once, the largest first. -1 where it is none. */
+static double seconds_of(const char *text) {
+  static const struct { char sign; double seconds; } units[] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
+  double seconds = 0;
+  size_t next = 0;
+  do {
+    char *end;
+    const double number = *text >= '0' && *text <= '9' ? strtod(text, &end) : -1;
+    if (number < 0 || !isfinite(number)) return -1;
+    if (next == 0 && *end == '\0') return number;
+    while (next < 4 && units[next].sign != *end) next++;
+    if (next == 4) return -1;
+    seconds += number * units[next++].seconds;
+    text = end + 1;
+  } while (*text != '\0');
+  return seconds;
+}
+
+static void set_time(const struct Arg *arg, const char *text) {
+  const double seconds = seconds_of(text);
+  if (seconds < arg->least || seconds > arg->most) {
+    die(EXIT_USAGE, "--%s takes a time such as 2h, 1h30m, 90m or 45s, not '%s'", arg->key, text);
+  }
+  *(double *)arg->value = seconds;
+}
+
 static void set(const struct Arg *arg, const char *text) {
   if (arg->kind == ARG_TEXT) {
     *(const char **)arg->value = text;
@@ -57,6 +84,10 @@ static void set(const struct Arg *arg, const char *text) {
   }
   if (arg->kind == ARG_CHOICE) {
     choose(arg, text);
+    return;
+  }
+  if (arg->kind == ARG_TIME) {
+    set_time(arg, text);
     return;
   }
   char *end;
@@ -97,4 +128,11 @@ void args_parse(const char *subcommand, const struct Arg *args, size_t count, in
     seen[at] = true;
     set(&args[at], argv[i + 1]);
   }
+}
+
+bool args_given(const char *key, int argc, char **argv) {
+  for (int i = 0; i < argc; i += 2) {
+    if (strncmp(argv[i], "--", 2) == 0 && strcmp(argv[i] + 2, key) == 0) return true;
+  }
+  return false;
 }

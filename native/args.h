@@ -7,8 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What value points to: const char *, size_t, double, bool, struct Choice. */
-enum ArgKind { ARG_TEXT, ARG_COUNT, ARG_NUMBER, ARG_SWITCH, ARG_CHOICE };
+/* What value points to: const char *, size_t, double, double, bool, struct Choice. A time is a number of
+ * seconds, typed as 45s, 90m, 1h30m, 2d or without a unit. */
+enum ArgKind { ARG_TEXT, ARG_COUNT, ARG_NUMBER, ARG_TIME, ARG_SWITCH, ARG_CHOICE };
 
 struct Arg {
   const char *key;    // without the dashes
@@ -25,5 +26,8 @@ struct Choice {
 
 /* Reads argv into the values. `--help` prints them all with their defaults on stdout and exits. */
 void args_parse(const char *subcommand, const struct Arg *args, size_t count, int argc, char **argv);
+
+/* Whether a key is among them. */
+bool args_given(const char *key, int argc, char **argv);
 
 #endif

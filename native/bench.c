@@ -4,6 +4,7 @@
 
 #include "bench_model.h"
 #include "commands.h"
+#include "peak.h"
 #include "pool.h"
 #include "util.h"
 
@@ -29,7 +30,7 @@ int command_bench(int argc, char **argv) {
     const double seconds = step_seconds(&bench, step);
     if (step >= o.warmup) {
       printf("{\"event\":\"step\",\"seconds\":%.9f}\n", seconds);
-      printf("{\"event\":\"peak\",\"flops\":%.4g}\n", bench_peak(&bench.gpt2));
+      printf("{\"event\":\"peak\",\"flops\":%.4g}\n", peak_measure(bench.gpt2.kernels, &bench.gpt2.workers));
     }
     fflush(stdout);
   }

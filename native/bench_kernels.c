@@ -9,6 +9,7 @@
 
 #include "bench_model.h"
 #include "commands.h"
+#include "peak.h"
 #include "pool.h"
 #include "util.h"
 
@@ -163,7 +164,7 @@ static void print_shapes(const struct Run *run) {
 
 /* Times the peak, then one call of each operation from `begin` to before `end`. */
 static void time_calls(struct Run *run, int begin, int end, size_t l, bool warm) {
-  const double peak = bench_peak(&run->bench.gpt2);
+  const double peak = peak_measure(run->bench.gpt2.kernels, &run->bench.gpt2.workers);
   if (warm) printf("{\"event\":\"peak\",\"flops\":%.4g}\n", peak);
   for (int i = begin; i < end; i++) {
     if (!chosen(run, i)) continue;

@@ -74,12 +74,6 @@ void bench_fill(float *x, size_t n, float range) {
   for (size_t i = 0; i < n; i++) x[i] = range * ((float)(mix64(i) >> 40) * 0x1p-23f - 1);
 }
 
-double bench_peak(const struct Gpt2 *model) {
-  const double started = clock_seconds();
-  const double flops = model->kernels->peak_flops(&model->workers);
-  return flops / (clock_seconds() - started);
-}
-
 size_t bench_peak_memory(void) {
   struct rusage usage;
   getrusage(RUSAGE_SELF, &usage);

@@ -36,9 +36,6 @@ void bench_tokens(struct BenchModel *bench, size_t step);
 /* Uniform in [-range, range): as good as GPT-2's normal for timing. */
 void bench_fill(float *x, size_t n, float range);
 
-/* Multiplies and adds for some milliseconds: floating-point operations a second. */
-double bench_peak(const struct Gpt2 *model);
-
 /* The largest resident set of this process, in bytes. */
 size_t bench_peak_memory(void);
 

@@ -92,6 +92,8 @@ size_t dataloader_batches(const struct DataLoader *loader) {
   return (loader->count - 1) / (loader->B * loader->T);
 }
 
+uint64_t dataloader_windows(const struct DataLoader *loader) { return (loader->count - 1) / loader->T; }
+
 void dataloader_close(struct DataLoader *loader) {
   for (size_t i = 0; i < OPEN_SHARDS; i++) {
     if (loader->open[i].file >= 0) close(loader->open[i].file);
@@ -192,15 +194,11 @@ void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int
 
 void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *targets) {
   const size_t B = loader->B, T = loader->T;
-  if (!loader->shuffle) {
-    const uint64_t batch = step % dataloader_batches(loader);
-    dataloader_run(loader, batch * B * T, B * T, tokens, targets);
-    return;
-  }
-  const uint64_t windows = (loader->count - 1) / T;
+  const uint64_t windows = dataloader_windows(loader);
   for (size_t b = 0; b < B; b++) {
-    uint64_t visit = (uint64_t)step * B + b, epoch = visit / windows;
-    uint64_t window = permute(visit % windows, windows, mix64(loader->seed) + epoch * 0x10001);
+    const uint64_t visit = (uint64_t)step * B + b, epoch = visit / windows;
+    uint64_t window = visit % windows;
+    if (loader->shuffle) window = permute(window, windows, mix64(loader->seed) + epoch * 0x10001);
     dataloader_run(loader, window * T, T, tokens + b * T, targets + b * T);
   }
 }

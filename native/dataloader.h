@@ -2,11 +2,11 @@
  *
  * Several files (shards) are read as one stream, in the order of their names; a window may begin in one
  * and end in another.
- * In order: step i reads tokens i·B·T … (i+1)·B·T, the last of them only as a target, and begins again
- * at the front where a whole batch no longer fits.
- * Shuffled: the stream is cut into windows of T tokens; every epoch visits each window once, in an order
- * that is a function of the seed and the epoch alone. The batches follow from the step number: there is
- * no state to save.
+ * The stream is cut into windows of T tokens, the token after a window being its last target; what is left
+ * at the end is less than a window and is not read. The windows are visited one after the other, epoch after
+ * epoch, each once an epoch: in order, or shuffled in an order that is a function of the seed and the epoch
+ * alone. Row b of step i is visit i·B + b. So the batches follow from the step number, there is no state to
+ * save, and B only says how many visits make a batch: an epoch may end within one.
  */
 #ifndef LLMC_DATALOADER_H
 #define LLMC_DATALOADER_H
@@ -55,6 +55,9 @@ void dataloader_layout(struct DataLoader *loader, struct Arena *arena);
 
 /* Whole batches in the stream, at least 1. */
 size_t dataloader_batches(const struct DataLoader *loader);
+
+/* Windows of T tokens in the stream, which make an epoch; at least B. */
+uint64_t dataloader_windows(const struct DataLoader *loader);
 
 /* Fills tokens (B, T) and targets (B, T) for a step, counted from 0. Dies with EXIT_BAD_DATA on a token
  * that is not below V, and on a file that has changed. */

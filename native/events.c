@@ -63,8 +63,14 @@ size_t events_recorded(const struct Events *events) {
 
 static const char *truth(bool x) { return x ? "true" : "false"; }
 
+/* As JSON: null where only something else ends the run. */
+static const char *known_steps(char text[24], size_t steps) {
+  snprintf(text, 24, "%zu", steps);
+  return steps < MOST_STEPS ? text : "null";
+}
+
 void events_start(struct Events *events, const struct Gpt2 *model, const struct Arena *arena, size_t available,
-                  size_t recompute_saves, size_t step, size_t steps) {
+                  size_t recompute_saves, const struct Beginning *at) {
   const struct MemoryPlan *plan = &model->plan;
   const struct Config *config = &model->config;
   const struct Kernels *kernels = model->kernels;
@@ -76,10 +82,13 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
   size_t parameters = model->count - (config->Vp - config->V) * config->C;
   if (events->json) {
     add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
-        "\"recompute\":%s,\"recompute_saves\":%zu,\"threads\":%d,\"step\":%zu,\"steps\":%zu,\"memory\":%zu,\"memory_parts\":{\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
+        "\"recompute\":%s,\"recompute_saves\":%zu,\"threads\":%d,\"step\":%zu,"
+        "\"steps\":%s,\"seconds\":%.3f,\"peak_flops\":%.4g,\"memory\":%zu,\"memory_parts\":{"
+        "\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
         "\"activations\":%zu,\"scratch\":%zu,\"buffers\":%zu,\"rounding\":%zu},\"memory_available\":",
         parameters, kernels->name, dtype_name(model->dtype), truth(kernels->multiplies_bf16),
-        truth(model->recompute), recompute_saves, pool_threads(model->workers.pool), step, steps, total,
+        truth(model->recompute), recompute_saves, pool_threads(model->workers.pool), at->step,
+        known_steps((char[24]){0}, at->steps), at->seconds, at->peak_flops, total,
         plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch, buffers, rounding);
     if (available == SIZE_MAX) add(&line, "null}\n");
     if (available != SIZE_MAX) add(&line, "%zu}\n", available);
@@ -93,11 +102,24 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
         (double)plan->activations / 1e6, (double)plan->scratch / 1e6, (double)buffers / 1e6,
         (double)rounding / 1e6);
     if (available != SIZE_MAX) add(&line, "available: %.1f MB\n", (double)available / 1e6);
-    if (step > 0) add(&line, "going on from step %zu\n", step);
+    if (at->step > 0) add(&line, "going on from step %zu\n", at->step);
     if (model->recompute) add(&line, "recompute saves: %.1f MB\n", (double)recompute_saves / 1e6);
     add(&line, "isa: %s, threads: %d, dtype: %s%s\n", kernels->name, pool_threads(model->workers.pool),
         dtype_name(model->dtype),
         model->dtype == BF16 && !kernels->multiplies_bf16 ? " (multiplied as floats: this CPU has no bf16)" : "");
+  }
+  say(events, &line);
+}
+
+static void tell_skipped(struct Events *events, const struct StepMetrics *m) {
+  struct Line line = {.length = 0};
+  add(&line, "{\"event\":\"skipped\",\"step\":%zu,\"loss_z\":%.9g,\"grad_z\":%.9g}\n", m->step, m->scores.loss,
+      m->scores.norm);
+  record(events, &line);
+  if (!events->json) {
+    line.length = 0;
+    add(&line, "update skipped: z-score %.2f of the loss, %.2f of the gradient's norm\n", m->scores.loss,
+        m->scores.norm);
   }
   say(events, &line);
 }
@@ -113,6 +135,7 @@ void events_step(struct Events *events, const struct StepMetrics *m) {
     add(&line, "step %zu: train loss %f (took %f ms)\n", m->step, m->train_loss, m->step_ms);
   }
   say(events, &line);
+  if (m->skipped) tell_skipped(events, m);
 }
 
 void events_validation(struct Events *events, size_t step, double val_loss) {
@@ -146,6 +169,20 @@ void events_saved(struct Events *events, size_t step, const char *folder) {
     add(&line, "{\"event\":\"saved\",\"step\":%zu}\n", step);
   } else {
     add(&line, "saved step %zu in %s\n", step, folder);
+  }
+  say(events, &line);
+}
+
+void events_end(struct Events *events, const struct Ending *e) {
+  struct Line line = {.length = 0};
+  add(&line, "{\"event\":\"end\",\"reason\":\"%s\",\"step\":%zu,\"steps\":%s,\"skipped\":%zu,\"seconds\":%.3f}\n",
+      END_NAMES[e->reason], e->step, known_steps((char[24]){0}, e->steps), e->skipped, e->seconds);
+  record(events, &line);
+  if (events->metrics >= 0) fsync(events->metrics);
+  if (!events->json) {
+    line.length = 0;
+    add(&line, "ended after %zu steps: %s\n", e->step, END_NAMES[e->reason]);
+    if (e->skipped > 0) add(&line, "%zu of them skipped their update\n", e->skipped);
   }
   say(events, &line);
 }

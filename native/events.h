@@ -11,6 +11,8 @@
 #include <stddef.h>
 
 #include "gpt2.h"
+#include "outliers.h"
+#include "stopping.h"
 
 struct Events {
   bool json;     // stdout carries one JSON object a line
@@ -22,6 +24,22 @@ struct Events {
 struct StepMetrics {
   size_t step;
   double train_loss, lr, grad_norm, step_ms, tokens_per_second;
+  bool skipped;          // it stood out by these scores: no update was made
+  struct Scores scores;
+};
+
+/* Where a run is when its trainer begins, and what the machine can do. */
+struct Beginning {
+  size_t step, steps;  // made; to make: MOST_STEPS where that is not known
+  double seconds;      // trained
+  double peak_flops;   // floating-point operations a second
+};
+
+struct Ending {
+  enum EndReason reason;
+  size_t step, steps;  // made; that were to be made, as in struct Beginning
+  size_t skipped;      // of them without an update
+  double seconds;      // trained, over all resumes
 };
 
 /* What a rehearsal found out. Of what the run will not do there are 0. */
@@ -44,10 +62,12 @@ size_t events_recorded(const struct Events *);
  * that was laid out after it, and what rounding up to huge pages adds. `available` is SIZE_MAX where it
  * is not known. */
 void events_start(struct Events *, const struct Gpt2 *model, const struct Arena *arena, size_t available,
-                  size_t recompute_saves, size_t step, size_t steps);
+                  size_t recompute_saves, const struct Beginning *at);
 void events_step(struct Events *, const struct StepMetrics *metrics);
 void events_validation(struct Events *, size_t step, double val_loss);
 void events_sample(struct Events *, size_t step, const int *tokens, size_t count);
+/* The last line of all; it is on the disk when this returns. */
+void events_end(struct Events *, const struct Ending *ending);
 void events_saved(struct Events *, size_t step, const char *folder);
 void events_measured(struct Events *, const struct Measured *measured);
 

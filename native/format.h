@@ -47,17 +47,21 @@ enum {
 };
 
 /* Training state (state.bin): with the checkpoint beside it, all that a run needs to go on. The payload is
- * AdamW's two running means, m and v, each like a version 3 checkpoint's payload.
- *   [0] magic: the bytes "LLMS"   [1] version 1   [2] CRC-32 of the payload
+ * the last 128 losses and the last 128 norms of the gradient that were judged, float64, number i of all at
+ * i modulo 128, then AdamW's two running means, m and v, each like a version 3 checkpoint's payload.
+ *   [0] magic: the bytes "LLMS"   [1] version 2   [2] CRC-32 of the payload
  *   [3] flags: 1 = the data is shuffled, 2 = the step's validation and sample are in metrics.jsonl
  *   two ints each, the lower half first: [4] updates made   [6] bytes of metrics.jsonl   [8] random numbers
  *   that samples used up   [10] seed   [12] T   [14] tokens in an update   [16] lowest validation loss of a
- *   checkpoint, a float64, infinity where there was none                                            */
+ *   checkpoint, a float64, infinity where there was none   [18] seconds trained, a float64   [20] validation
+ *   loss that the next must be below, a float64   [22] validations since that one   [24] updates skipped
+ *   [26] losses and norms ever judged                                                                */
 enum {
-  STATE_MAGIC = 0x534D4C4C, STATE_VERSION = 1,
+  STATE_MAGIC = 0x534D4C4C, STATE_VERSION = 2,
   STATE_MAGIC_AT = 0, STATE_VERSION_AT = 1, STATE_CRC_AT = 2, STATE_FLAGS_AT = 3, STATE_STEP_AT = 4,
   STATE_METRICS_AT = 6, STATE_DRAWS_AT = 8, STATE_SEED_AT = 10, STATE_SEQ_LEN_AT = 12,
-  STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16,
+  STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16, STATE_SECONDS_AT = 18, STATE_TO_BEAT_AT = 20,
+  STATE_WAITED_AT = 22, STATE_SKIPPED_AT = 24, STATE_JUDGED_AT = 26,
   STATE_SHUFFLED = 1, STATE_TOLD = 2,
 };
 

@@ -19,6 +19,33 @@ void run_layout(struct Run *run, struct Arena *arena) {
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
 }
 
+static uint64_t update_tokens(const struct RunOptions *o) { return o->parts * o->batch_size * o->seq_len; }
+
+void run_count_steps(struct Run *run) {
+  struct RunOptions *o = &run->options;
+  const struct Portion update = {update_tokens(o), o->parts * o->batch_size, dataloader_windows(&run->train)};
+  run->steps = stopping_steps(&o->limits, &update, &run->steps_reason);
+  if (run->steps == MOST_STEPS && o->schedule.shape != CONSTANT) {
+    die(EXIT_USAGE, "--schedule %s sinks towards the last step, and nothing says which that is; give --steps, "
+        "--max-tokens or --epochs too", SCHEDULE_NAMES[o->schedule.shape]);
+  }
+  o->schedule.steps = run->steps;
+}
+
+double run_seconds(const struct Run *run) { return run->seconds_before + clock_seconds() - run->began; }
+
+enum EndReason run_ends(const struct Run *run, size_t step) {
+  if (step >= run->steps) return run->steps_reason;
+  return stopping_reason(&run->options.limits, run_seconds(run), &run->patience);
+}
+
+void run_end(struct Run *run, size_t step, enum EndReason reason) {
+  saver_wait(&run->saver);
+  const struct Ending ending = {.reason = reason, .step = step, .steps = run->steps, .skipped = run->skipped,
+                                .seconds = run_seconds(run)};
+  events_end(&run->events, &ending);
+}
+
 /* What a run that has to stop leaves behind, for the sentence that says so. */
 static const char *last_save(struct Run *run) {
   static char words[64];
@@ -28,36 +55,61 @@ static const char *last_save(struct Run *run) {
   return words;
 }
 
-static struct StepResult whole_step(struct Run *run, const struct UpdateConfig *update, size_t step) {
-  dataloader_batch(&run->train, step, run->tokens, run->targets);
-  return gpt2_step(&run->model, run->tokens, run->targets, update, step + 1);
+bool run_needs_gradients(const struct RunOptions *o) {
+  return o->grad_clip > 0 || o->skip_loss_z > 0 || o->skip_grad_z > 0 || o->parts > 1;
 }
 
-static struct StepResult step_in_parts(struct Run *run, const struct UpdateConfig *update, size_t step) {
+static double gradients(struct Run *run, size_t step) {
   const size_t parts = run->options.parts;
   double loss = 0;
   for (size_t i = 0; i < parts; i++) {
     dataloader_batch(&run->train, step * parts + i, run->tokens, run->targets);
     loss += gpt2_gradients(&run->model, run->tokens, run->targets, (struct BatchPart){i, parts}) / (double)parts;
   }
-  return (struct StepResult){loss, gpt2_update(&run->model, update, step + 1)};
+  return loss;
+}
+
+/* Judges the step that the gradients are of; true if its update is to be skipped. */
+static bool stands_out(struct Run *run, struct StepMetrics *m) {
+  const struct RunOptions *o = &run->options;
+  const struct Gpt2 *model = &run->model;
+  if (o->skip_loss_z == 0 && o->skip_grad_z == 0) return false;
+  m->grad_norm = sqrt(model->kernels->sum_squares(&model->workers, model->grads.first, model->count));
+  m->scores = outliers_take(&run->outliers, m->train_loss, m->grad_norm);
+  return (o->skip_loss_z > 0 && m->scores.loss > o->skip_loss_z) ||
+         (o->skip_grad_z > 0 && m->scores.norm > o->skip_grad_z);
+}
+
+static void make_step(struct Run *run, const struct UpdateConfig *update, struct StepMetrics *m) {
+  if (run->model.update_in_backward) {
+    dataloader_batch(&run->train, m->step, run->tokens, run->targets);
+    const struct StepResult result = gpt2_step(&run->model, run->tokens, run->targets, update, m->step + 1);
+    m->train_loss = result.loss, m->grad_norm = result.norm;
+    return;
+  }
+  m->train_loss = gradients(run, m->step);
+  m->skipped = stands_out(run, m);
+  if (m->skipped) run->skipped++;
+  else m->grad_norm = gpt2_update(&run->model, update, m->step + 1);
 }
 
 struct StepMetrics run_step(struct Run *run, size_t step) {
   const struct RunOptions *o = &run->options;
   const double started = clock_seconds(), lr = schedule_lr(&o->schedule, step);
   const struct UpdateConfig update = {lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->grad_clip};
-  const struct StepResult result = o->parts > 1 ? step_in_parts(run, &update, step) : whole_step(run, &update, step);
-  const double loss = result.loss, norm = result.norm;
-  if (!isfinite(loss) || !isfinite(norm)) {  // the weights in memory are lost then, those on the disk are not
+  struct StepMetrics m = {.step = step, .lr = lr};
+  make_step(run, &update, &m);
+  /* The weights in memory are lost then, those on the disk are not. */
+  if (!isfinite(m.train_loss) || !isfinite(m.grad_norm)) {
+    run_end(run, step, END_NOT_FINITE);
     die(EXIT_NOT_FINITE, "the loss is %g and the gradient's norm %g at step %zu; %s; try a smaller --lr",
-        loss, norm, step, last_save(run));
+        m.train_loss, m.grad_norm, step, last_save(run));
   }
   run->checkpoint.has_val_loss = false;  // it was the weights' before this update
   const double seconds = clock_seconds() - started;
-  return (struct StepMetrics){
-      .step = step, .train_loss = loss, .lr = lr, .grad_norm = norm, .step_ms = 1e3 * seconds,
-      .tokens_per_second = (double)(o->parts * o->batch_size * o->seq_len) / seconds};
+  m.step_ms = 1e3 * seconds;
+  m.tokens_per_second = (double)update_tokens(o) / seconds;
+  return m;
 }
 
 size_t run_val_batches(const struct Run *run) {
@@ -75,11 +127,13 @@ void run_validate(struct Run *run, size_t step) {
   for (size_t i = 0; i < batches; i++) sum += run_val_batch(run, i);
   run->val_loss = sum / (double)batches;
   if (!isfinite(run->val_loss)) {
+    run_end(run, step, END_NOT_FINITE);
     die(EXIT_NOT_FINITE, "the validation loss is %g at step %zu; %s; try a smaller --lr", run->val_loss, step,
         last_save(run));
   }
   run->checkpoint.has_val_loss = true;
   run->checkpoint.val_loss = (float)run->val_loss;
+  patience_take(&run->patience, &run->options.limits, run->val_loss);
   events_validation(&run->events, step, run->val_loss);
 }
 
@@ -102,8 +156,6 @@ void run_sample(struct Run *run, size_t step) {
 
 /* ---- checkpoints --------------------------------------------------------------------------------- */
 
-static uint64_t update_tokens(const struct RunOptions *o) { return o->parts * o->batch_size * o->seq_len; }
-
 void run_save(struct Run *run, size_t step, bool told) {
   const struct RunOptions *o = &run->options;
   if (o->out == NULL) return;
@@ -114,7 +166,8 @@ void run_save(struct Run *run, size_t step, bool told) {
   const struct State state = {
       .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampler.draws,
       .best_val_loss = run->best_val_loss, .seed = o->seed, .seq_len = o->seq_len,
-      .update_tokens = update_tokens(o), .shuffle = o->shuffle, .told = told};
+      .update_tokens = update_tokens(o), .shuffle = o->shuffle, .told = told, .seconds = run_seconds(run),
+      .skipped = run->skipped, .patience = run->patience, .outliers = run->outliers};
   saver_save(&run->saver, &run->checkpoint, &state, model->params.first, model->m.first, model->v.first, is_best);
   events_saved(&run->events, step, o->out);
 }
@@ -150,6 +203,8 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
   run->best_val_loss = state.best_val_loss;
   saver_finish(&run->saver, (float)state.best_val_loss == run->checkpoint.val_loss && run->checkpoint.has_val_loss);
   run->sampler.draws = state.draws;
+  run->skipped = state.skipped, run->seconds_before = state.seconds;
+  run->patience = state.patience, run->outliers.count = state.outliers.count;
   run->events.resume_at = state.metrics_bytes;
   resumed->told = state.told;
   return true;
@@ -158,5 +213,5 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
 void run_restore(struct Run *run, const struct Resumed *resumed) {
   const struct Gpt2 *model = &run->model;
   checkpoint_read(resumed->model, resumed->model_path, &run->checkpoint, model->params.first);
-  state_read(resumed->state, resumed->state_path, model->m.first, model->v.first, model->count);
+  state_read(resumed->state, resumed->state_path, &run->outliers, model->m.first, model->v.first, model->count);
 }

@@ -13,13 +13,15 @@
 #include "sampler.h"
 #include "saver.h"
 #include "schedule.h"
+#include "stopping.h"
 
 struct RunOptions {
   const char *data, *val_data, *model, *out, *events;
-  size_t steps, batch_size, seq_len, total_batch_size, threads, seed;
+  struct Limits limits;
+  size_t batch_size, seq_len, total_batch_size, threads, seed;
   size_t val_every, val_batches, sample_every, sample_tokens, save_every, keep, eot;
   struct Schedule schedule;
-  double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip;
+  double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run;
   enum Dtype dtype;
   size_t parts;  // batches of (B, T) whose gradients make one update
@@ -36,13 +38,35 @@ struct Run {
   int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)
   struct Saver saver;
   double val_loss, best_val_loss;   // the newest; the lowest of a checkpoint
+  size_t steps;                     // updates until the limits that count them end the run
+  enum EndReason steps_reason;      // which of these it is
+  struct Patience patience;
+  struct Outliers outliers;
+  size_t skipped;                   // updates that were not made
+  double began, seconds_before;     // when this trainer did; what the trainers before it took
 };
 
 /* Lays the run out in the arena, the model first (see arena.h: called twice). */
 void run_layout(struct Run *run, struct Arena *arena);
 
+/* How many updates the limits allow, the data being open. Dies with EXIT_USAGE when a schedule needs to know
+ * and cannot. */
+void run_count_steps(struct Run *run);
+
+/* Whether all gradients must be there at once: to clip or judge their norm, or to sum up parts of a batch. */
+bool run_needs_gradients(const struct RunOptions *options);
+
 /* Makes update number `step` + 1. Dies with EXIT_NOT_FINITE. */
 struct StepMetrics run_step(struct Run *run, size_t step);
+
+/* Why the run ends before update number `step` + 1; GOES_ON if it does not. */
+enum EndReason run_ends(const struct Run *run, size_t step);
+
+/* Tells that it ended, when all that was to be saved is on the disk. */
+void run_end(struct Run *run, size_t step, enum EndReason reason);
+
+/* Seconds of training, over all resumes. */
+double run_seconds(const struct Run *run);
 
 /* Batches in a validation. */
 size_t run_val_batches(const struct Run *run);

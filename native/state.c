@@ -15,12 +15,27 @@ static uint64_t get(const int32_t *header, int at) {
   return value;
 }
 
+static void put_double(int32_t *header, int at, double value) { memcpy(header + at, &value, sizeof value); }
+
+static double get_double(const int32_t *header, int at) {
+  double value;
+  memcpy(&value, header + at, sizeof value);
+  return value;
+}
+
+enum { WINDOW_BYTES = OUTLIERS_WINDOW * sizeof(double), MEANS_AT = HEADER_BYTES + 2 * WINDOW_BYTES };
+
+static uint32_t checksum(const struct Outliers *outliers, const float *m, const float *v, size_t bytes) {
+  const uint32_t crc = crc32_update(crc32_update(0, outliers->losses, WINDOW_BYTES), outliers->norms, WINDOW_BYTES);
+  return crc32_update(crc32_update(crc, m, bytes), v, bytes);
+}
+
 void state_write(struct FileWriter *writer, const struct State *state, const float *m, const float *v, size_t count) {
   int32_t header[HEADER_INTS] = {0};
   const size_t bytes = count * sizeof(float);
   header[STATE_MAGIC_AT] = STATE_MAGIC;
   header[STATE_VERSION_AT] = STATE_VERSION;
-  header[STATE_CRC_AT] = (int32_t)crc32_update(crc32_update(0, m, bytes), v, bytes);
+  header[STATE_CRC_AT] = (int32_t)checksum(&state->outliers, m, v, bytes);
   header[STATE_FLAGS_AT] = (state->shuffle ? STATE_SHUFFLED : 0) | (state->told ? STATE_TOLD : 0);
   put(header, STATE_STEP_AT, state->step);
   put(header, STATE_METRICS_AT, state->metrics_bytes);
@@ -28,8 +43,15 @@ void state_write(struct FileWriter *writer, const struct State *state, const flo
   put(header, STATE_SEED_AT, state->seed);
   put(header, STATE_SEQ_LEN_AT, state->seq_len);
   put(header, STATE_UPDATE_TOKENS_AT, state->update_tokens);
-  memcpy(header + STATE_BEST_AT, &state->best_val_loss, sizeof(double));
+  put_double(header, STATE_BEST_AT, state->best_val_loss);
+  put_double(header, STATE_SECONDS_AT, state->seconds);
+  put_double(header, STATE_TO_BEAT_AT, state->patience.best);
+  put(header, STATE_WAITED_AT, state->patience.waited);
+  put(header, STATE_SKIPPED_AT, state->skipped);
+  put(header, STATE_JUDGED_AT, state->outliers.count);
   file_writer_write(writer, header, HEADER_BYTES);
+  file_writer_write(writer, state->outliers.losses, WINDOW_BYTES);
+  file_writer_write(writer, state->outliers.norms, WINDOW_BYTES);
   file_writer_write(writer, m, bytes);
   file_writer_write(writer, v, bytes);
 }
@@ -39,11 +61,16 @@ int state_open(const char *path, struct State *state, size_t count) {
   const int file = file_open(path, "llmc train", &size);
   int32_t header[HEADER_INTS] = {0};
   if (size >= HEADER_BYTES) file_read(file, path, header, HEADER_BYTES, 0);
-  if (header[STATE_MAGIC_AT] != STATE_MAGIC || header[STATE_VERSION_AT] != STATE_VERSION) {
-    die(EXIT_BAD_DATA, "%s is not a training state that this llmc knows; delete its folder to go on from the "
-        "checkpoint before it", path);
+  if (header[STATE_MAGIC_AT] != STATE_MAGIC) {
+    die(EXIT_BAD_DATA, "%s is not a training state; delete its folder to go on from the checkpoint before it",
+        path);
   }
-  const uint64_t expected = HEADER_BYTES + 2 * (uint64_t)count * sizeof(float);
+  if (header[STATE_VERSION_AT] != STATE_VERSION) {
+    die(EXIT_BAD_DATA, "%s is a training state of version %d, and this llmc goes on with version %d; go on with the "
+        "llmc that wrote it, or start a new run from the weights beside it", path,
+        header[STATE_VERSION_AT], STATE_VERSION);
+  }
+  const uint64_t expected = MEANS_AT + 2 * (uint64_t)count * sizeof(float);
   if (size != expected) {
     die(EXIT_BAD_DATA, "%s is %s: it should have %llu bytes, it has %llu; delete its folder to go on from the "
         "checkpoint before it", path, size < expected ? "cut short" : "damaged", (unsigned long long)expected,
@@ -54,18 +81,24 @@ int state_open(const char *path, struct State *state, size_t count) {
       .draws = get(header, STATE_DRAWS_AT), .seed = get(header, STATE_SEED_AT),
       .seq_len = get(header, STATE_SEQ_LEN_AT), .update_tokens = get(header, STATE_UPDATE_TOKENS_AT),
       .shuffle = (header[STATE_FLAGS_AT] & STATE_SHUFFLED) != 0, .told = (header[STATE_FLAGS_AT] & STATE_TOLD) != 0};
-  memcpy(&state->best_val_loss, header + STATE_BEST_AT, sizeof(double));
+  state->best_val_loss = get_double(header, STATE_BEST_AT);
+  state->seconds = get_double(header, STATE_SECONDS_AT);
+  state->patience = (struct Patience){get_double(header, STATE_TO_BEAT_AT), get(header, STATE_WAITED_AT)};
+  state->skipped = get(header, STATE_SKIPPED_AT);
+  state->outliers.count = get(header, STATE_JUDGED_AT);
   return file;
 }
 
-void state_read(int file, const char *path, float *m, float *v, size_t count) {
+void state_read(int file, const char *path, struct Outliers *outliers, float *m, float *v, size_t count) {
   const size_t bytes = count * sizeof(float);
   int32_t header[HEADER_INTS];
   file_read(file, path, header, HEADER_BYTES, 0);
-  file_read(file, path, m, bytes, HEADER_BYTES);
-  file_read(file, path, v, bytes, HEADER_BYTES + bytes);
+  file_read(file, path, outliers->losses, WINDOW_BYTES, HEADER_BYTES);
+  file_read(file, path, outliers->norms, WINDOW_BYTES, HEADER_BYTES + WINDOW_BYTES);
+  file_read(file, path, m, bytes, MEANS_AT);
+  file_read(file, path, v, bytes, MEANS_AT + bytes);
   close(file);
-  const uint32_t crc = crc32_update(crc32_update(0, m, bytes), v, bytes);
+  const uint32_t crc = checksum(outliers, m, v, bytes);
   if (crc != (uint32_t)header[STATE_CRC_AT]) {
     die(EXIT_BAD_DATA, "%s is damaged: its checksum is %08x, its header says %08x; delete its folder to go on from "
         "the checkpoint before it", path, crc, (uint32_t)header[STATE_CRC_AT]);

@@ -8,6 +8,7 @@
 #include "args.h"
 #include "commands.h"
 #include "memory.h"
+#include "peak.h"
 #include "plan.h"
 #include "pool.h"
 #include "run.h"
@@ -15,7 +16,7 @@
 
 static struct RunOptions read_options(int argc, char **argv) {
   struct RunOptions o = {
-      .events = "text", .steps = 40, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
+      .events = "text", .limits = {.steps = 40}, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
       .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .keep = 1,
       .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0, .shuffle = true,
   };
@@ -26,7 +27,13 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to start from"},
       {"out", ARG_TEXT, &o.out, 0, 0, "folder for model.bin and metrics.jsonl"},
       {"events", ARG_TEXT, &o.events, 0, 0, "what stdout carries: text or json"},
-      {"steps", ARG_COUNT, &o.steps, 0, most, "updates to make"},
+      {"steps", ARG_COUNT, &o.limits.steps, 0, MOST_STEPS,
+       "updates to make; any, where one of these is given alone:"},
+      {"max-time", ARG_TIME, &o.limits.seconds, 0, most, "time to train, resumes included, such as 1h30m, 0: any"},
+      {"max-tokens", ARG_COUNT, &o.limits.tokens, 0, 0x1p53, "tokens to train on, 0: any"},
+      {"epochs", ARG_COUNT, &o.limits.epochs, 0, most, "visits to each window of T tokens, 0: any"},
+      {"patience", ARG_COUNT, &o.limits.patience, 0, most, "validations without a new best that end it, 0: any"},
+      {"min-delta", ARG_NUMBER, &o.limits.min_delta, 0, most, "a new best is lower by more than this"},
       {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
       {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
       {"total-batch-size", ARG_COUNT, &o.total_batch_size, 0, 1e12, "tokens in an update, 0: one batch of (B, T)"},
@@ -40,6 +47,8 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
       {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's decay of matrices"},
       {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "largest global norm of the gradient, 0: any"},
+      {"skip-loss-z", ARG_NUMBER, &o.skip_loss_z, 0, most, "z-score of the loss that skips the update, 0: none"},
+      {"skip-grad-z", ARG_NUMBER, &o.skip_grad_z, 0, most, "the same of the gradient's norm"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
        "what linear layers multiply: fp32 or bf16"},
@@ -63,8 +72,13 @@ static struct RunOptions read_options(int argc, char **argv) {
         o.total_batch_size, o.batch_size, o.seq_len, size_max(o.total_batch_size / BT, 1) * BT);
   }
   o.parts = size_max(o.total_batch_size / BT, 1);
-  o.schedule.lr = o.lr, o.schedule.least = o.lr_final * o.lr, o.schedule.steps = o.steps;
+  o.schedule.lr = o.lr, o.schedule.least = o.lr_final * o.lr;
+  const bool bounded = o.limits.seconds > 0 || o.limits.tokens > 0 || o.limits.epochs > 0;
+  if (bounded && !args_given("steps", argc, argv)) o.limits.steps = MOST_STEPS;
   if (o.val_every == 0) o.val_data = NULL;
+  if (o.limits.patience > 0 && o.val_data == NULL) {
+    die(EXIT_USAGE, "--patience counts validations, and there are none; give --val-data and --val-every");
+  }
   if (o.resume && o.out == NULL) die(EXIT_USAGE, "--resume 1 needs the run's folder: --out FOLDER");
   if (o.resume && o.dry_run) die(EXIT_USAGE, "--resume and --dry-run exclude each other; leave one out");
   if (o.dry_run) o.out = NULL;
@@ -100,12 +114,18 @@ static int loop(struct Run *run, const struct Resumed *resumed) {
   for (size_t step = resumed->step;; step++) {
     /* Told to stop, it saves at once: whoever asked may not wait for a validation. */
     const bool stopped = interrupts > 0 || run->events.unheard;
-    const bool last = step >= o->steps || stopped;
+    enum EndReason end = stopped ? END_INTERRUPTED : run_ends(run, step);
     const bool quiet = stopped || (resumed->told && step == resumed->step);
-    if (o->val_data != NULL && !quiet && (due(step, o->val_every) || last)) run_validate(run, step);
+    if (o->val_data != NULL && !quiet && (due(step, o->val_every) || end != GOES_ON)) {
+      run_validate(run, step);
+      if (end == GOES_ON) end = run_ends(run, step);
+    }
     if (step > 0 && !quiet && due(step, o->sample_every)) run_sample(run, step);
-    if (last || (step > 0 && due(step, o->save_every))) run_save(run, step, !stopped);
-    if (last) return interrupts > 0 ? EXIT_INTERRUPTED : EXIT_OK;
+    if (end != GOES_ON || (step > 0 && due(step, o->save_every))) run_save(run, step, !stopped);
+    if (end != GOES_ON) {
+      run_end(run, step, end);
+      return interrupts > 0 ? EXIT_INTERRUPTED : EXIT_OK;
+    }
     const struct StepMetrics metrics = run_step(run, step);
     events_step(&run->events, &metrics);
   }
@@ -117,7 +137,7 @@ int command_train(int argc, char **argv) {
   run.options = read_options(argc, argv);
   const struct RunOptions *o = &run.options;
 
-  run.best_val_loss = INFINITY;
+  run.best_val_loss = run.patience.best = INFINITY;
   run.sampler = (struct Sampler){.temperature = 1, .top_p = 1, .seed = o->seed};
   run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
   struct Resumed resumed = {0};
@@ -139,14 +159,16 @@ int command_train(int argc, char **argv) {
   run.model.kernels = kernels_choose();
   run.model.dtype = o->dtype;
   run.model.recompute = o->recompute;
-  /* A norm to clip by, and a sum over parts of a batch, need all gradients at once. */
-  run.model.update_in_backward = o->grad_clip == 0 && o->parts == 1;
+  run.model.update_in_backward = !run_needs_gradients(o);
   run.model.workers.pool = pool_create((int)o->threads);
+  run.model.workers.dtype = o->dtype;
+  run_count_steps(&run);
 
   run_layout(&run, &arena);
   const size_t available = memory_available();
-  events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), resumed.step,
-               o->steps);
+  const struct Beginning at = {.step = resumed.step, .steps = run.steps, .seconds = run.seconds_before,
+                               .peak_flops = peak_measure(run.model.kernels, &run.model.workers)};
+  events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), &at);
   plan_check(&run, arena_footprint(&arena), available);
   if (!o->resume) saver_open(&run.saver, o->out, o->keep);
   if (!o->resume && run.saver.count > 0) {
@@ -160,6 +182,7 @@ int command_train(int argc, char **argv) {
   if (o->out != NULL) events_open_metrics(&run.events, o->out);
   run.saver.metrics = run.events.metrics;
 
+  run.began = clock_seconds();
   int code = EXIT_OK;
   if (o->dry_run) {
     plan_rehearse(&run);

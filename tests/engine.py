@@ -145,12 +145,18 @@ def json_lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def steps_of(out: Path) -> list[dict[str, Any]]:
+    """Return what a run told of its training steps."""
+    lines = json_lines((out / "metrics.jsonl").read_text())
+    return [line for line in lines if "train_loss" in line]
+
+
 def without_times(text: str) -> list[dict[str, Any]]:
     """Return events without what may differ between two runs of the same training."""
     lines = json_lines(text)
     for line in lines:
-        for name in ("step_ms", "tokens_per_second", "threads"):
+        for name in ("step_ms", "tokens_per_second", "threads", "seconds", "peak_flops"):
             line.pop(name, None)
-        for name in ("memory", "memory_parts", "memory_available"):
+        for name in ("memory", "memory_parts", "memory_available", "recompute_saves"):
             line.pop(name, None)
     return lines

@@ -11,7 +11,7 @@ from engine import some_tensors
 
 from llmc.config import ModelConfig, TrainConfig
 from llmc.formats.checkpoint import write_checkpoint
-from llmc.runs import CHECKPOINT, CONFIG, METRICS
+from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD
 
 TINY = ModelConfig(layers=1, heads=1, channels=4, context=4, vocab_size=8)
 TINY_PARAMETERS = 8 * 4 + 4 * 4 + 12 * 4 * 4 + 13 * 4 + 2 * 4
@@ -40,7 +40,8 @@ def a_past_run(
     train = TrainConfig(steps=planned or steps, batch_size=4, seq_len=32, lr=lr)
     folder.mkdir(parents=True)
     tables = {"model": asdict(TINY), "train": asdict(train)}
-    config = [f"# data: /w/data/{dataset}/train.bin"]
+    (folder / RECORD).write_text(json.dumps({"data": f"data/{dataset}/train.bin"}))
+    config = []
     for table, settings in tables.items():
         config += [f"[{table}]", *(f"{key} = {json.dumps(v)}" for key, v in settings.items())]
     (folder / CONFIG).write_text("\n".join(config) + "\n")

@@ -471,17 +471,26 @@ def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
     assert said[1] == f"version {enums['STATE_VERSION']}"
     assert enums["STATE_MAGIC"] == training_state.MAGIC
     names = ("MAGIC", "VERSION", "CRC", "FLAGS", "STEP", "METRICS", "DRAWS", "SEED", "SEQ_LEN")
-    places = [enums[f"STATE_{name}_AT"] for name in (*names, "UPDATE_TOKENS", "BEST")]
+    more = ("UPDATE_TOKENS", "BEST", "SECONDS", "TO_BEAT", "WAITED", "SKIPPED", "JUDGED")
+    places = [enums[f"STATE_{name}_AT"] for name in (*names, *more)]
     assert list(said) == places
     header, state = raw_header(path), training_state.read_training_state(path)
-    assert header[:3] == [training_state.MAGIC, 1, state.crc]
+    assert header[:3] == [training_state.MAGIC, training_state.VERSION, state.crc]
     assert header[4] == state.step == int(path.parent.name)
-    metrics = (line.workspace / "runs" / "run" / "metrics.jsonl").stat().st_size
-    assert header[6] == state.metrics_bytes == metrics
+    metrics = (line.workspace / "runs" / "run" / "metrics.jsonl").read_bytes()
+    end = metrics.splitlines(keepends=True)[-1]
+    assert header[6] == state.metrics_bytes == len(metrics) - len(end)
+    doubles = [np.frombuffer(path.read_bytes(), "<f8", 1, 4 * at)[0] for at in (16, 18, 20)]
+    assert doubles == [state.best_val_loss, state.seconds, state.to_beat]
+    assert 0 < state.seconds <= json.loads(end)["seconds"] + 1e-3
+    assert state.to_beat == min(
+        line["val_loss"] for line in map(json.loads, metrics.splitlines()) if "val_loss" in line
+    )
     assert (header[10], header[12], header[14]) == (state.seed, state.seq_len, state.update_tokens)
     training_state.verify_training_state(path, state)
     model = read_checkpoint_header(path.with_name("model.bin"))
-    assert 2 * (model.file_bytes - 1024) == path.stat().st_size - 1024
+    assert 2 * (model.file_bytes - 1024) == path.stat().st_size - 1024 - 2 * 128 * 8
+    assert path.stat().st_size == training_state.MEANS_AT + 8 * state.parameters
     ok(line("inspect", path))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -510,7 +519,7 @@ def test_metrics_and_events(line: Llmc, native: Native, tmp_path: Path) -> None:
     said = {row[0]: names(row[1]) for row in table("line | fields")}
     text = (line.workspace / "runs" / "run" / "metrics.jsonl").read_text()
     seen = {tuple(json.loads(text)) for text in text.splitlines()}
-    assert seen == {tuple(said["step"]), tuple(said["validation"])}
+    assert seen == {tuple(said[name]) for name in ("step", "validation", "end")}
 
     data = save_tokens(tmp_path / "t.bin", random_tokens(100, 257), 257)
     flags: dict[str, Any] = {
@@ -524,17 +533,22 @@ def test_metrics_and_events(line: Llmc, native: Native, tmp_path: Path) -> None:
         "sample_every": 1,
         "sample_tokens": 4,
         "events": "json",
+        "skip_grad_z": 1,
+        "shuffle": 0,
     }
     out = tmp_path / "out"
     out.mkdir()
     spoken = [
         *events(succeeded(native("train", out=out, **flags)).stdout),
         *events(succeeded(native("train", dry_run=1, **flags)).stdout),
+        *events(succeeded(native("train", **{**flags, "steps": 300, "val_every": 0})).stdout),
     ]
     told = {row[0]: names(row[1]) for row in table("event | fields")}
     lines = {event["event"]: list(event) for event in spoken if "event" in event}
-    assert lines == told
-    assert {tuple(event) for event in spoken if "event" not in event} == seen
+    assert lines == {**told, "skipped": said["skipped"], "end": said["end"]}
+    assert {tuple(event) for event in spoken if "event" not in event} == {
+        tuple(said[name]) for name in ("step", "validation")
+    }
     start = next(event for event in spoken if event.get("event") == "start")
     parts = re.search(r"the parts add up to it: ((?:`\w+`\s*)+)", PAGE.read_text("utf-8"))
     assert parts is not None

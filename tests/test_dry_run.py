@@ -31,8 +31,8 @@ from engine import (
 from workspace import copy_of, ok, prepared_workspace, runs
 
 from llmc.config import TrainConfig
+from llmc.metrics import Event
 from llmc.planning import planned_work
-from llmc.training_view import Event
 
 HUGE_PAGE = 2 << 20
 PARTS = [
@@ -378,5 +378,5 @@ def test_the_estimate_counts_what_the_run_does(
     validations = sum("val_loss" in event for event in events)
     tokens = sum(len(event["tokens"]) for event in events if event.get("event") == "sample")
     _, measured = rehearsed(native, val_batches=2, sample_tokens=3, **flags, **ragged)
-    works = planned_work(TrainConfig(**flags), measured)
+    works = planned_work(TrainConfig(**flags), steps, measured)
     assert [work.count for work in works] == [steps, 2 * validations, tokens]

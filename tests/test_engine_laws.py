@@ -29,6 +29,7 @@ from engine import (
     save_model,
     save_tokens,
     some_tensors,
+    steps_of,
     succeeded,
     without_times,
 )
@@ -252,12 +253,13 @@ def test_events_are_json_lines(native: Native, files: Flags, tmp_path: Path) -> 
         line.get("event") or next(iter(set(line) & {"train_loss", "val_loss"})) for line in lines
     ]
     once = ["train_loss", "val_loss", "sample", "saved"]
-    assert kinds == ["start", "val_loss", *once, *once]
+    assert kinds == ["start", "val_loss", *once, *once, "end"]
     assert (lines[0]["steps"], lines[0]["threads"]) == (2, 1)
     step = next(line for line in lines if "train_loss" in line)
     assert list(step) == ["step", "train_loss", "lr", "grad_norm", "step_ms", "tokens_per_second"]
     metrics = json_lines((out / "metrics.jsonl").read_text())
-    assert metrics == [line for line in lines if "event" not in line]
+    assert metrics == [line for line in lines if line.get("event") in (None, "end")]
+    assert metrics.pop()["reason"] == "steps"
     assert all(len(line["tokens"]) == 16 for line in lines if line.get("event") == "sample")
     assert read_header(out / "model.bin").step == 2
     assert read_header(out / "model.bin").val_loss == np.float32(metrics[-1]["val_loss"])
@@ -271,7 +273,7 @@ def test_losses_have_every_digit(native: Native, files: Flags, tmp_path: Path) -
     succeeded(native("debug-state", out=state, **given))
     B, T, V = 3, 37, RAGGED.vocab_size
     loss = np.frombuffer(state.read_bytes(), "<f4", 1, 1024 + 8 * B * T + 4 * B * T * V)[0]
-    printed = json_lines((out / "metrics.jsonl").read_text())[0]["train_loss"]
+    printed = steps_of(out)[0]["train_loss"]
     assert np.float32(printed) == loss
     assert printed != round(printed, 6)
 
@@ -307,13 +309,9 @@ def test_a_run_that_diverges_keeps_what_was_saved(
     }
     refused(native("train", **flags), 5)
     saved = read_header(tmp_path / "out" / "model.bin").step
-    assert saved == len(
-        [
-            line
-            for line in json_lines((tmp_path / "out" / "metrics.jsonl").read_text())
-            if "lr" in line
-        ]
-    )
+    assert saved == len(steps_of(tmp_path / "out"))
+    end = json_lines((tmp_path / "out" / "metrics.jsonl").read_text())[-1]
+    assert (end["event"], end["reason"], end["step"]) == ("end", "not-finite", saved)
     assert not list((tmp_path / "out").glob("*.part"))
 
 
@@ -354,8 +352,9 @@ def test_an_interrupt_finishes_the_step_and_saves(
         child.send_signal(number)
         rest, said = child.communicate(timeout=60)
     assert (child.returncode, said) == (130, "")
-    assert json.loads(rest.splitlines()[-1])["event"] == "saved"
-    steps = len(json_lines((tmp_path / "out" / "metrics.jsonl").read_text()))
+    saved, end = json_lines(rest)[-2:]
+    assert (saved["event"], end["event"], end["reason"]) == ("saved", "end", "interrupted")
+    steps = len(steps_of(tmp_path / "out"))
     assert read_header(tmp_path / "out" / "model.bin").step == steps < 10**6
     again: Flags = {"model": tmp_path / "out" / "model.bin", "data": files["data"]}
     succeeded(native("train", steps=1, **again, **BATCH))

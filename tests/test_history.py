@@ -49,6 +49,42 @@ def test_how_a_run_ended(tmp_path: Path) -> None:
     assert read_run(folder).state == "never saved"
 
 
+ENDS = [("steps", "finished"), ("time", "finished"), ("early-stop", "stopped early")]
+ENDS += [("interrupted", "interrupted"), ("not-finite", "not finite"), ("unheard-of", "finished")]
+
+
+@pytest.mark.parametrize(("reason", "state"), ENDS)
+def test_a_run_says_how_it_ended(tmp_path: Path, reason: str, state: str) -> None:
+    folder = a_past_run(tmp_path, "a", planned=100)
+    end = {"event": "end", "reason": reason, "step": 100, "steps": 250, "skipped": 0, "seconds": 1}
+    with (folder / METRICS).open("a") as file:
+        file.write(json.dumps(end) + "\n")
+    run = read_run(folder)
+    assert (run.end, run.planned) == (end, 250)
+    assert run.state == (state if reason != "unheard-of" else "interrupted")
+    with (folder / METRICS).open("a") as file:
+        file.write(json.dumps({"step": 100, "train_loss": 1.0}) + "\n")
+    assert read_run(folder).end is None  # it went on
+
+
+def test_how_many_steps_were_to_be_made(tmp_path: Path) -> None:
+    folder = a_past_run(tmp_path, "a", planned=400)
+    text = (folder / CONFIG).read_text()
+    for changes, planned in (
+        ({}, 400),
+        ({"max_tokens = 0": "max_tokens = 12801"}, 101),
+        ({"max_tokens = 0": "max_tokens = 999999"}, 400),
+        ({"steps = 400": "steps = 1000000000"}, None),
+        ({"steps = 400": "steps = 1000000000", "max_tokens = 0": "max_tokens = 256"}, 2),
+    ):
+        changed = text
+        for old, new in changes.items():
+            assert old in text
+            changed = changed.replace(old, new)
+        (folder / CONFIG).write_text(changed)
+        assert read_run(folder).planned == planned
+
+
 def test_gradients_that_are_added_up_count_as_one_step(tmp_path: Path) -> None:
     folder = a_past_run(tmp_path, "a")
     text = (folder / CONFIG).read_text()
@@ -127,7 +163,7 @@ def test_a_record_says_what_it_was_trained_on(tmp_path: Path) -> None:
     record.write_text(json.dumps({"data": "tokens/mine.bin"}))
     assert read_run(folder).dataset == "mine"
     record.write_text("[]")
-    assert (read_run(folder).dataset, read_run(folder).problems) == ("texts", [])
+    assert (read_run(folder).dataset, read_run(folder).problems) == (None, [])
     record.write_text("{")
     assert "cannot read run.json" in read_run(folder).problems[0]
 

@@ -525,7 +525,10 @@ def test_a_run(line: Llmc, tmp_path: Path) -> None:
     shutil.copytree(line.workspace / "runs" / "run", folder)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "tra')
-    assert "metrics.jsonl has no end: it was cut short" in told_problem(folder)
+    assert (looked_at(folder)["cut"], looked_at(folder)["problems"]) == (True, [])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("\n")
+    assert "line 8 of metrics.jsonl is no measurement" in told_problem(folder)
     (folder / "config.toml").write_text("[model]\nlayers = 7\n")
     assert "another shape than config.toml" in told_problem(folder)
     (folder / "model.bin").write_bytes(b"x" * 2000)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from llmc.config import TrainConfig
+from llmc.metrics import Event
 from llmc.planning import PlanView, planned_work
-from llmc.training_view import Event, History
+from llmc.training_view import History
 
 MEASURED: Event = {
     "event": "measured", "steps": 4, "step_ms": 1500.0, "val_batches": 5, "val_batch_ms": 400.0,
     "sample_tokens": 64, "token_ms": 25.0,
 }  # fmt: skip
 START: Event = {
-    "event": "start", "parameters": 124439808, "isa": "avx2", "threads": 2, "steps": 40,
+    "event": "start", "parameters": 124439808, "isa": "avx2", "threads": 2, "steps": 4000,
     "memory": 2208301056, "memory_available": None, "recompute": False,
     "recompute_saves": 90000000,
     "memory_parts": {"parameters": 2200000000, "buffers": 8301000, "rounding": 56},
@@ -21,12 +22,22 @@ START: Event = {
 
 
 def test_the_arithmetic_of_the_estimate() -> None:
-    works = planned_work(TrainConfig(steps=40, val_every=10, sample_every=20), MEASURED)
+    works = planned_work(TrainConfig(steps=40, val_every=10, sample_every=20), 40, MEASURED)
     assert [(work.count, work.seconds) for work in works] == [(40, 60.0), (25, 10.0), (128, 3.2)]
-    works = planned_work(TrainConfig(steps=41, val_every=10, sample_every=0), MEASURED)
+    works = planned_work(TrainConfig(steps=41, val_every=10, sample_every=0), 41, MEASURED)
     assert [work.count for work in works] == [41, 30, 0]
-    works = planned_work(TrainConfig(steps=5, val_every=0, sample_every=6), MEASURED)
+    works = planned_work(TrainConfig(steps=5, val_every=0, sample_every=6), 5, MEASURED)
     assert [work.count for work in works] == [5, 0, 0]
+
+
+def test_the_time_that_a_run_may_take_ends_it() -> None:
+    """A step takes 1.5 s, the validation before it and the one at the end 2 s each."""
+    for steps in (None, 1000):
+        settings = TrainConfig(val_every=10**6, sample_every=0, max_time="1m4s")
+        works = planned_work(settings, steps, MEASURED)
+        assert [(work.count, work.seconds) for work in works] == [(40, 60.0), (10, 4.0), (0, 0.0)]
+    settings = TrainConfig(val_every=10**6, sample_every=0, max_time="2h")
+    assert planned_work(settings, 1000, MEASURED)[0].count == 1000
 
 
 def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,6 +197,7 @@ def test_a_resumed_run_takes_what_changes_no_bit_and_refuses_the_rest(llmc: Llmc
         ("--dtype", "bf16", "the run has --dtype fp32"),
         ("--model", "models/tiny-texts.bin", "leave out --model"),
         ("--config", "tiny.toml", "leave out --config"),
+        ("--val-data", "data/texts/val.bin", "leave out --val-data"),
     ):
         error = assert_one_sentence(llmc("train", "--resume", flag, value), 2)
         assert words in error

@@ -123,6 +123,8 @@ def test_json(several: Llmc) -> None:
         "steps": 100,
         "planned_steps": 4000,
         "saved_step": 80,
+        "ended": None,
+        "skipped_updates": 0,
         "train_loss": loss(99) - 0.5,
         "recent_train_loss": pytest.approx(sum(map(loss, range(95, 100))) / 5 - 0.5),
         "recent_steps": 5,

@@ -15,11 +15,11 @@ from engine import (
     Flags,
     Native,
     build,
-    json_lines,
     random_tokens,
     refused,
     save_model,
     save_tokens,
+    steps_of,
     succeeded,
 )
 from torch.optim import lr_scheduler as schedulers
@@ -48,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Flags:
 def trained(native: Native, files: Flags, out: Path, **flags: Any) -> list[dict[str, Any]]:
     """Train; return the metrics of each step."""
     succeeded(native("train", out=out, **files, **flags))
-    return json_lines((out / "metrics.jsonl").read_text())
+    return steps_of(out)
 
 
 def rates(native: Native, files: Flags, out: Path, **flags: Any) -> list[float]:

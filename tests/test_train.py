@@ -20,10 +20,16 @@ from llmc.context import Context
 from llmc.formats.checkpoint import read_header
 from llmc.formats.tokens import read_tokens, write_tokens
 from llmc.inputs import Data
-from llmc.training_view import Event, History, PlainView
+from llmc.metrics import Event
+from llmc.training_view import History, PlainView
 
 FLAGS: dict[str, Any] = {
     "steps": 5,
+    "max_time": "2h",
+    "max_tokens": 10000,
+    "epochs": 9,
+    "patience": 7,
+    "min_delta": 0.01,
     "batch_size": 3,
     "seq_len": 9,
     "total_batch_size": 54,
@@ -37,6 +43,8 @@ FLAGS: dict[str, Any] = {
     "eps": 1e-6,
     "weight_decay": 0.2,
     "grad_clip": 0.5,
+    "skip_loss_z": 4.0,
+    "skip_grad_z": 5.0,
     "seed": 7,
     "shuffle": False,
     "dtype": "bf16",
@@ -80,10 +88,12 @@ def test_every_flag_is_in_the_help(llmc: Llmc) -> None:
 def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
     done = ok(llmc("train"))
     assert config(llmc, "texts-1")["train"] == {
-        "steps": 40, "batch_size": 4, "seq_len": 64, "total_batch_size": 0, "lr": 1e-4,
+        "steps": 40, "max_time": "0", "max_tokens": 0, "epochs": 0, "patience": 0, "min_delta": 0.0,
+        "batch_size": 4, "seq_len": 64, "total_batch_size": 0, "lr": 1e-4,
         "schedule": "constant", "warmup": 0, "lr_final": 0.0, "decay": 0.2,
         "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
-        "weight_decay": 0.0, "grad_clip": 0.0, "seed": 1337, "shuffle": True,
+        "weight_decay": 0.0, "grad_clip": 0.0, "skip_loss_z": 0.0, "skip_grad_z": 0.0,
+        "seed": 1337, "shuffle": True,
         "dtype": "fp32", "recompute": False, "val_every": 10, "val_batches": 5,
         "sample_every": 20, "save_every": 0, "keep": 1,
     }  # fmt: skip
@@ -127,6 +137,8 @@ def test_a_run_s_config_repeats_the_run(llmc: Llmc) -> None:
         for k in FLAGS
         if not k.endswith("_every")
         and k not in ("steps", "val_batches", "recompute", "keep")
+        and k not in ("max_time", "max_tokens", "epochs", "patience", "min_delta")  # its ends
+        and not k.startswith("skip_")  # windows of 128 steps
         and k not in ("lr_final", "decay", "total_batch_size")  # of a schedule, or of another batch
     ],
 )
@@ -186,7 +198,9 @@ def test_metrics_are_as_documented(llmc: Llmc) -> None:
     steps = [line for line in lines if "train_loss" in line]
     keys = ["step", "train_loss", "lr", "grad_norm", "step_ms", "tokens_per_second"]
     assert [list(line) for line in steps] == [keys] * 4
-    assert [list(line) for line in lines if line not in steps] == [["step", "val_loss"]] * 3
+    rest = [list(line) for line in lines if line not in steps]
+    end = ["event", "reason", "step", "steps", "skipped", "seconds"]
+    assert rest == [*[["step", "val_loss"]] * 3, end]
     assert [line["step"] for line in steps] == [0, 1, 2, 3]
     assert {line["lr"] for line in steps} == {0.002}
     for line in steps:
@@ -203,7 +217,8 @@ def test_json_is_one_object(llmc: Llmc) -> None:
     assert result["run"] == "texts-1"
     assert (result["steps"], result["threads"]) == (4, 1)
     assert result["train_loss"] == losses(llmc, "texts-1")[-1]
-    assert result["val_loss"] == lines[-1]["val_loss"]
+    assert result["val_loss"] == lines[-2]["val_loss"]
+    assert (result["ended"], result["seconds"]) == ("steps", lines[-1]["seconds"])
     assert result["memory_bytes"] > 4 * 4 * 7000
     header = read_header(llmc.workspace / result["checkpoint"])
     assert header.step == 4

@@ -16,11 +16,11 @@ from terminal import in_terminal
 from workspace import prepared_workspace
 
 from llmc.curves import BARS, curve, smoothed, sparkline
+from llmc.metrics import Event
 from llmc.training_view import (
     CURVE_LINES,
     SAMPLE_LINES,
     TRACE_POINTS,
-    Event,
     History,
     LiveView,
     PlainView,
@@ -28,13 +28,14 @@ from llmc.training_view import (
     Trace,
     choose_view,
     plain_lines,
+    seconds_left,
     share_of_peak,
 )
 from llmc.units import clock, megabytes
 
 START: Event = {
     "event": "start", "parameters": 124439808, "isa": "avx2", "dtype": "fp32", "threads": 2,
-    "steps": 10, "memory": 2210000000,
+    "steps": 2000, "memory": 2210000000,
 }  # fmt: skip
 
 
@@ -146,16 +147,47 @@ def test_more_numbers_come_when_there_are_some() -> None:
     assert "of peak" not in " ".join(drawn(history, 80))
     assert "best val 3.5000" in " ".join(drawn(history, 80))
     history.start = START | {"peak_flops": 1e15}
-    assert share_of_peak(history) == pytest.approx(123456.7 * 6 * 124439808 / 1e15)
-    history.start["flops_per_token"] = 1e9
+    assert share_of_peak(history) is None
+    history.flops_per_token = 1e9
     assert share_of_peak(history) == pytest.approx(0.1234567)
-    assert "of peak 12%" in " ".join(drawn(history, 80))
-    history.add(step(1500, 3.0) | {"share_of_peak": 0.611}, str)
+    history.add(step(1500, 3.0), str)
+    history.add({"event": "skipped", "step": 1500, "loss_z": 5.0, "grad_z": 1.5}, str)
     history.add({"event": "saved", "step": 1501}, str)
-    text = " ".join(drawn(history, 80))
-    assert "of peak 61%" in text
-    assert "saved step 1,501" in text
+    for width in (80, 120):
+        text = " ".join(drawn(history, width))
+        assert "of peak 12%" in text
+        assert "saved step 1,501" in text
+        assert "skipped 1 " in text
     assert share_of_peak(History(3)) is None
+
+
+def test_the_time_left_is_to_whichever_end_comes_first() -> None:
+    history = History(2000)
+    assert seconds_left(history, 1) is None
+    for number in range(100):
+        history.add(step(number, 3.0), str)
+    assert seconds_left(history, 10) == pytest.approx(190)
+    history.max_seconds = 60
+    assert seconds_left(history, 10) == 50
+    history.start = {"seconds": 45}
+    assert seconds_left(history, 10) == 5
+    assert seconds_left(history, 20) == 0
+    history.max_seconds = 1e6
+    assert seconds_left(history, 10) == pytest.approx(190)
+    history.steps = None
+    assert seconds_left(history, 10) == 1e6 - 55
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_run_that_time_ends_shows_its_time(width: int) -> None:
+    history = a_run()
+    history.max_seconds = 7200
+    assert "1,500/2,000 steps · 00:00 of 2:00:00" in " ".join(drawn(history, width))
+    history.start = START | {"steps": None, "seconds": 3600}
+    history.add(history.start, str)
+    text = " ".join(drawn(history, width))
+    assert "1,500 steps · 1:00:00 of 2:00:00" in text
+    assert "ETA 1:00:00" in text
 
 
 def test_a_run_that_was_resumed_goes_on_from_there() -> None:

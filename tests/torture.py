@@ -64,6 +64,9 @@ def settings(folder: Path, steps: int) -> Flags:
         "sample_tokens": 8,
         "save_every": 2,
         "keep": 2,
+        "patience": 1000,
+        "skip_loss_z": 1.5,
+        "skip_grad_z": 1.5,
     }
 
 
@@ -104,7 +107,7 @@ def torture(native: Native, folder: Path, kills: int, seed: int = 1) -> int:
         AssertionError: it failed, or did not end like an undisturbed one.
     """
     chance = random.Random(seed)
-    flags = settings(folder, 3 * kills)
+    flags = settings(folder, 4 * kills)  # enough to fill the windows of the outliers
     succeeded(native("train", out=folder / "calm", threads=2, **flags))
     lives = 0
     while lives < 50 * kills:
@@ -120,6 +123,7 @@ def torture(native: Native, folder: Path, kills: int, seed: int = 1) -> int:
     torn, calm = ending(folder / "torn"), ending(folder / "calm")
     assert torn.metrics == calm.metrics
     assert torn.files == calm.files
+    assert any(line.get("event") == "skipped" for line in calm.metrics)
     left = sorted(path.name for path in (folder / "torn" / "checkpoints").iterdir())
     assert len(left) == 2 and f"{flags['steps']:08}" in left, left
     return lives

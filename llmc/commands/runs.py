@@ -99,6 +99,8 @@ def as_fields(run: RunHistory) -> dict[str, Any]:
         "steps": run.done,
         "planned_steps": run.planned,
         "saved_step": run.saved_step,
+        "ended": run.end["reason"] if run.end is not None else None,
+        "skipped_updates": len(run.skipped),
         "train_loss": _finite(run.train_loss),
         "recent_train_loss": _finite(run.recent_loss),
         "recent_steps": run.recent if run.steps else 0,
@@ -231,7 +233,13 @@ def fitting(found: list[RunHistory], width: int) -> list[Column]:
 
 
 GAP = 2
-STYLES = {"running": "cyan", "interrupted": "yellow", "never saved": "yellow", "broken": "red"}
+STYLES = {
+    "running": "cyan",
+    "interrupted": "yellow",
+    "never saved": "yellow",
+    "not finite": "red",
+    "broken": "red",
+}
 
 
 def table(found: list[RunHistory], columns: list[Column], width: int) -> Table:

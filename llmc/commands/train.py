@@ -12,19 +12,30 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llmc.builder import ensure_native
-from llmc.config import Preset, TrainConfig, flags_of, load_preset, overridden
+from llmc.config import (
+    MOST_STEPS,
+    ModelConfig,
+    Preset,
+    TrainConfig,
+    flags_of,
+    load_preset,
+    settings_of,
+)
 from llmc.context import Context
+from llmc.endings import ending, further
 from llmc.errors import Interrupted, LlmcError, Usage
 from llmc.formats.checkpoint import read_header
 from llmc.inputs import Data, check_match, find_data, find_model
 from llmc.machine import available_cores
+from llmc.measure import flops_per_token
+from llmc.metrics import Metrics, read_metrics
 from llmc.planning import PlanView
 from llmc.process import Engine
 from llmc.run_record import recorded_inputs, resumable, resumed_settings, write_record
-from llmc.runs import CHECKPOINT, CONFIG, METRICS, discard_run, new_run, read_metrics, write_config
+from llmc.runs import CHECKPOINT, CONFIG, METRICS, discard_run, new_run, write_config
 from llmc.tokenizers import record_tokenizer
-from llmc.training_view import Event, History, PlainView, choose_view, precision
-from llmc.units import clock, megabytes
+from llmc.training_view import History, PlainView, choose_view, precision
+from llmc.units import clock, count_of, megabytes, seconds_of
 
 DEFAULT = TrainConfig()
 SAMPLE_TOKENS = 64
@@ -53,7 +64,52 @@ def train(
         typer.Option(metavar="TOML", help="Preset by name (python-stdlib) or file; flags win."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=0, help=f"Updates to make ({DEFAULT.steps}).")
+        int | None,
+        typer.Option(
+            min=0,
+            max=MOST_STEPS,
+            help=f"Updates to make ({DEFAULT.steps}, but any where only time, tokens or epochs are "
+            "given).",
+        ),
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Time to train, such as 2h, 1h30m, 90m or 45s, that of resumed parts included; 0: "
+            f"any ({DEFAULT.max_time}).",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKENS",
+            help=f"Tokens to train on, such as 250000, 1e6 or 10M; 0: any ({DEFAULT.max_tokens}).",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MOST_STEPS,
+            help=f"Visits to every window of T tokens; 0: any ({DEFAULT.epochs}).",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Validations in a row without a new best that end the run; 0: it goes on "
+            f"({DEFAULT.patience}).",
+        ),
+    ] = None,
+    min_delta: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="By more than this loss a new best must be lower than the one before "
+            f"({DEFAULT.min_delta:g}).",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help=f"B, rows in a batch ({DEFAULT.batch_size}).")
@@ -109,6 +165,20 @@ def train(
         float | None,
         typer.Option(
             min=0, help=f"Largest global norm of the gradient, 0: any ({DEFAULT.grad_clip:g})."
+        ),
+    ] = None,
+    skip_loss_z: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Skip the update of a step whose loss lies more standard deviations above the "
+            f"mean of the last 128; 0: none ({DEFAULT.skip_loss_z:g}).",
+        ),
+    ] = None,
+    skip_grad_z: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help=f"The same of the gradient's norm; 0: none ({DEFAULT.skip_grad_z:g})."
         ),
     ] = None,
     threads: Annotated[
@@ -196,6 +266,11 @@ def train(
     here: Context = ctx.obj
     given = {
         "steps": steps,
+        "max_time": max_time,
+        "max_tokens": _count(max_tokens),
+        "epochs": epochs,
+        "patience": patience,
+        "min_delta": min_delta,
         "batch_size": batch_size,
         "seq_len": seq_len,
         "total_batch_size": total_batch_size,
@@ -209,6 +284,8 @@ def train(
         "eps": eps,
         "weight_decay": weight_decay,
         "grad_clip": grad_clip,
+        "skip_loss_z": skip_loss_z,
+        "skip_grad_z": skip_grad_z,
         "seed": seed,
         "shuffle": shuffle,
         "dtype": dtype,
@@ -220,7 +297,9 @@ def train(
         "keep": keep,
     }
     if resume:
-        begun = _resumed(here, run, given, {"config": config, "model": model, "data": data})
+        begun = _resumed(
+            here, run, given, {"config": config, "model": model, "data": data, "val-data": val_data}
+        )
     else:
         begun = _anew(here, run, given, config=config, model=model, data=(data, val_data))
     settings, dataset, start, folder = begun.settings, begun.data, begun.model, begun.folder
@@ -242,39 +321,74 @@ def train(
     argv = [str(binary), "train"]
     argv += engine_arguments(dataset, start, None if dry_run else folder, settings, threads)
     argv += ["--resume", "1"] if resume else []
-    history = History(settings.steps)
+    history = History(
+        settings.steps,
+        flops_per_token=flops_per_token(header.config, settings.seq_len),
+        max_seconds=seconds_of(settings.max_time),
+    )
     if dry_run:
         plan = PlanView(settings, silent=here.ui.quiet or here.ui.json)
         run_engine([*argv, "--dry-run", "1"], plan, history, dataset.decode)
         here.ui.result(plan.result())
         here.ui.next(typed_in_earnest(ctx))
         return
+    _in_earnest(here, begun, header.config, argv, history, resume=resume)
+
+
+def _in_earnest(
+    here: Context,
+    begun: _Beginning,
+    shape: ModelConfig,
+    argv: Sequence[str],
+    history: History,
+    *,
+    resume: bool,
+) -> None:
+    """Train, and say how it ended.
+
+    Raises:
+        LlmcError: the engine failed or was interrupted.
+    """
+    settings, dataset, folder = begun.settings, begun.data, begun.folder
+    where = here.workspace.shown
     view = choose_view(silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}")
     before = (folder / CONFIG).read_bytes() if resume else None
     try:
-        write_config(folder, header.config, settings, begun.preset.sample)
+        write_config(folder, shape, settings, begun.preset.sample)
         if not resume:
-            write_record(folder, here.workspace, dataset, start)
+            write_record(folder, here.workspace, dataset, begun.model)
         if dataset.tokenizer is not None:
             record_tokenizer(dataset.tokenizer, folder)
-        earlier = read_metrics(folder) if resume else []
+        told = folder / METRICS
+        earlier = read_metrics(told) if resume and told.is_file() else Metrics()
         run_engine(argv, view, history, dataset.decode, earlier)
     except Interrupted as stop:
-        report(here, folder, history)
+        report(here, folder, history, settings)
         saved = (
             f"saved {where(folder / CHECKPOINT)}" if history.saved_step is not None else "not saved"
         )
-        done = len(history.train)
-        raise Interrupted(
-            f"interrupted after {done:,} of {settings.steps:,} steps; {saved}"
-        ) from stop
+        done = f"{len(history.train):,}"
+        done += f" of {history.steps:,}" if history.steps is not None else ""
+        raise Interrupted(f"interrupted after {done} steps; {saved}") from stop
     except LlmcError:
         _take_back(folder, before, history)
         raise
-    report(here, folder, history)
-    here.ui.next(
-        "llmc sample --decode", f"llmc sample --decode --run {folder.name} --temperature 0.8"
-    )
+    report(here, folder, history, settings)
+    commands = ["llmc sample --decode"]
+    flags = further(history.end, settings) if history.end else []
+    if resume and flags and len(history.train) == history.before:
+        here.ui.note(f"there was nothing to do: {ending(history.end, settings)}")
+        commands.append(shlex.join(["llmc", "train", "--resume", "--run", folder.name, *flags]))
+    else:
+        commands.append(f"llmc sample --decode --run {folder.name} --temperature 0.8")
+    here.ui.next(*commands)
+
+
+def _count(text: str | None) -> int | None:
+    try:
+        return count_of(text) if text is not None else None
+    except ValueError as error:
+        raise Usage(f"--max-tokens: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -303,7 +417,7 @@ def _anew(
         LlmcError: data or model are missing or broken, or the run exists.
     """
     preset = load_preset(config) if config is not None else Preset()
-    settings = overridden(preset.train, given)
+    settings = settings_of(preset, given)
     dataset = find_data(here, *data)
     start = find_model(here, model, dataset)
     folder = new_run(here.workspace, run, dataset.name)
@@ -361,11 +475,11 @@ def run_engine(
     view: PlainView,
     history: History,
     decode: Callable[[Sequence[int]], str],
-    earlier: Sequence[Event] = (),
+    earlier: Metrics | None = None,
 ) -> None:
     """Run the engine to its end, showing each event as it comes.
 
-    ``earlier`` are events that a resumed run told before; those of its steps so far count.
+    ``earlier`` is what a resumed run told before; what belongs to its steps so far counts.
 
     Raises:
         LlmcError: the engine failed or was interrupted.
@@ -376,7 +490,7 @@ def run_engine(
                 event = json.loads(line)
             except ValueError as error:
                 raise LlmcError(f"the engine said what is no event: {line[:80]!r}") from error
-            if event.get("event") == "start":
+            if event.get("event") == "start" and earlier is not None:
                 history.resume(earlier, event["step"])
             history.add(event, decode)
             view.update(event, history)
@@ -395,7 +509,7 @@ def typed_in_earnest(ctx: typer.Context) -> str:
     return shlex.join(words)
 
 
-def report(here: Context, folder: Path, history: History) -> None:
+def report(here: Context, folder: Path, history: History, settings: TrainConfig) -> None:
     """Say how the run ended: the curve, the numbers, where things are."""
     where = here.workspace.shown
     if len(history.train) > 1 and not here.ui.quiet:
@@ -411,6 +525,11 @@ def report(here: Context, folder: Path, history: History) -> None:
         f"{len(history.train):,} steps in {clock(seconds)}: "
         f"{', '.join([*losses, speed, megabytes(history.start.get('memory', 0))])}"
     )
+    obvious = () if settings.bounded or settings.patience else ("steps",)
+    if history.end and history.end["reason"] not in ("interrupted", *obvious):
+        here.ui.note(f"ended: {ending(history.end, settings)}")
+    if history.skipped:
+        here.ui.note(f"updates skipped: {history.skipped:,}")
     if history.start.get("dtype") == "bf16":
         here.ui.note(precision(history.start))
     saved = history.saved_step is not None
@@ -421,6 +540,9 @@ def report(here: Context, folder: Path, history: History) -> None:
             "run": folder.name,
             "folder": str(folder),
             "steps": len(history.train),
+            "ended": history.end.get("reason"),
+            "skipped_updates": history.skipped,
+            "seconds": history.end.get("seconds"),
             "train_loss": train_loss,
             "val_loss": val,
             "tokens_per_second": history.tokens_per_second,

@@ -13,10 +13,13 @@ from pathlib import Path
 from llmc.errors import BadData
 
 HEADER_BYTES = 1024
-MAGIC, VERSION = 0x534D4C4C, 1
+MAGIC, VERSION = 0x534D4C4C, 2
+WINDOW = 128  # of losses and of norms, float64, before AdamW's means
+MEANS_AT = HEADER_BYTES + 2 * WINDOW * 8
 SHUFFLED, TOLD = 1, 2  # flags
-# Magic, version, CRC-32, flags; step, metrics bytes, draws, seed, T, tokens an update; best loss.
-FIELDS = struct.Struct("<IIII6Qd")
+# Magic, version, CRC-32, flags; step, metrics bytes, draws, seed, T, tokens an update; best loss,
+# seconds, loss to beat; validations waited, updates skipped, steps judged.
+FIELDS = struct.Struct("<IIII6Q3d3Q")
 PIECE_BYTES = 1 << 24
 
 
@@ -25,7 +28,7 @@ class TrainingState:
     """What the header of a training state says.
 
     Attributes:
-        crc: CRC-32 of the payload: AdamW's m, then v.
+        crc: CRC-32 of the payload: the windows of losses and norms, AdamW's m, then v.
         shuffled: whether the data is.
         told: whether the step's validation and sample came before.
         step: updates made.
@@ -35,6 +38,11 @@ class TrainingState:
         seq_len: T.
         update_tokens: tokens in an update.
         best_val_loss: the lowest of the checkpoints so far; None: there was no validation.
+        seconds: trained, over all resumes.
+        to_beat: the validation loss that the next must be below; None: there was no validation.
+        waited: validations since that one.
+        skipped: updates that were not made.
+        judged: steps whose loss and norm were taken into the windows.
         parameters: of the model, by the size of the file.
     """
 
@@ -48,6 +56,11 @@ class TrainingState:
     seq_len: int
     update_tokens: int
     best_val_loss: float | None
+    seconds: float
+    to_beat: float | None
+    waited: int
+    skipped: int
+    judged: int
     parameters: int
 
 
@@ -62,13 +75,14 @@ def read_training_state(path: Path) -> TrainingState:
         size = file.seek(0, 2)
     if len(raw) < HEADER_BYTES:
         raise BadData(f"{path} is cut short: {len(raw)} of the header's {HEADER_BYTES} bytes")
-    magic, version, crc, flags, step, told_bytes, draws, seed, T, tokens, best = FIELDS.unpack_from(
-        raw
+    magic, version, crc, flags, *counts = FIELDS.unpack_from(raw)
+    step, told_bytes, draws, seed, T, tokens, best, seconds, to_beat, waited, skipped, judged = (
+        counts
     )
     if (magic, version) != (MAGIC, VERSION):
         raise BadData(f"{path} is not a training state of version {VERSION}")
-    parameters, rest = divmod(size - HEADER_BYTES, 2 * 4)
-    if rest or not parameters:
+    parameters, left = divmod(size - MEANS_AT, 2 * 4)
+    if left or parameters < 1:
         raise BadData(f"{path} is cut short: {size:,} bytes do not hold two numbers a parameter")
     return TrainingState(
         crc,
@@ -81,6 +95,11 @@ def read_training_state(path: Path) -> TrainingState:
         T,
         tokens,
         None if best == float("inf") else best,
+        seconds,
+        None if to_beat == float("inf") else to_beat,
+        waited,
+        skipped,
+        judged,
         parameters,
     )
 

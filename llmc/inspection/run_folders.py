@@ -11,7 +11,8 @@ from llmc.inspection.description import Description, safe_text
 from llmc.inspection.detect import kind_of
 from llmc.inspection.manifests import read_json, recorded
 from llmc.inspection.reading import Asked
-from llmc.inspection.texts import Metrics, read_metrics, say_config, say_metrics
+from llmc.inspection.texts import say_config, say_metrics
+from llmc.metrics import Metrics, read_metrics
 from llmc.runs import CHECKPOINT, CONFIG, METRICS
 from llmc.tokenizers import RECORD_FILE
 
@@ -74,7 +75,7 @@ def _add_checkpoint(
     carried = part.known("tokenizer")
     if recorded_as is not None and carried is not None and recorded_as != carried:
         made.wrong(f"{CHECKPOINT} names another tokenizer than {RECORD_FILE}")
-    step, last = part.known("step"), metrics.train[-1][0] if metrics.train else None
+    step, last = part.known("step"), metrics.train[-1]["step"] if metrics.train else None
     if type(step) is int and last is not None and step > last + 1:
         made.wrong(f"{CHECKPOINT} was saved at step {step:,}, and {METRICS} ends at {last:,}")
     if not made.all_problems():

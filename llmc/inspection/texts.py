@@ -7,7 +7,7 @@ import math
 import shlex
 import tomllib
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,64 +18,19 @@ from llmc.inspection.description import Description, byte_count, safe_bytes, saf
 from llmc.inspection.detect import FOREIGN
 from llmc.inspection.manifests import read_json
 from llmc.inspection.reading import LARGEST_TEXT, Asked, file_size, head_of
+from llmc.metrics import Metrics, read_metrics
 
 READS = (
     "llmc inspects token files, model checkpoints, debug states, tokenizers, safetensors, GGUF, "
     "datasets, runs, Hugging Face folders and workspaces; 'llmc tokenize' reads text"
 )
-LONGEST_LINE = 1 << 20
 SPARKS = 40
-
-
-@dataclass
-class Metrics:
-    """What a metrics.jsonl tells: (step, value) pairs, and what is wrong with it."""
-
-    train: list[tuple[int, float]] = field(default_factory=list)
-    val: list[tuple[int, float]] = field(default_factory=list)
-    last: dict[str, Any] = field(default_factory=dict)
-    lines: int = 0
-    problems: list[str] = field(default_factory=list)
-
-
-def read_metrics(path: Path) -> Metrics:
-    """Read a metrics.jsonl line by line.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    found = Metrics()
-    with path.open("rb") as file:
-        while line := file.readline(LONGEST_LINE):
-            found.lines += 1
-            if not line.endswith(b"\n"):
-                what = (
-                    "is too long" if len(line) == LONGEST_LINE else "has no end: it was cut short"
-                )
-                found.problems.append(f"line {found.lines:,} of {path.name} {what}")
-                break
-            try:
-                event = json.loads(line)
-                step = event["step"]
-                if type(step) is not int:
-                    raise TypeError
-            except (ValueError, KeyError, TypeError, RecursionError):
-                found.problems.append(
-                    f"line {found.lines:,} of {path.name} is no metrics: {safe_bytes(line, 30)}"
-                )
-                break
-            for key, into in (("train_loss", found.train), ("val_loss", found.val)):
-                if isinstance(event.get(key), int | float):
-                    into.append((step, float(event[key])))
-            if "train_loss" in event:
-                found.last = event
-    return found
 
 
 def say_metrics(made: Description, found: Metrics) -> None:
     """Say how training went."""
     made.note("metrics_lines", found.lines)
-    for name, points in (("train_loss", found.train), ("val_loss", found.val)):
+    for name, points in (("train_loss", found.train_losses), ("val_loss", found.val_losses)):
         if not points:
             continue
         finite = [point for point in points if math.isfinite(point[1])]
@@ -88,15 +43,21 @@ def say_metrics(made: Description, found: Metrics) -> None:
         made.say(name, fields, f"{shown}  {sparkline([y for _, y in points], SPARKS)}")
     if found.train:
         made.say(
-            "steps", len(found.train), f"{len(found.train):,}, the last {found.train[-1][0]:,}"
+            "steps", len(found.train), f"{len(found.train):,}, the last {found.train[-1]['step']:,}"
         )
     for name, unit in (("tokens_per_second", "tokens/s"), ("lr", ""), ("grad_norm", "")):
-        value = found.last.get(name)
+        value = found.train[-1].get(name) if found.train else None
         if isinstance(value, int | float):
             shown = f"{value:,.0f} {unit}" if unit else f"{value:.4g}"
             made.say(name, value, f"{shown} at the last step")
-    for problem in found.problems:
-        made.wrong(problem)
+    if found.skipped:
+        made.say("skipped", len(found.skipped), f"{len(found.skipped):,} updates skipped")
+    if found.end is not None:
+        made.say("ended", found.end["reason"], safe_text(found.end["reason"], 40))
+    if found.cut:
+        made.say("cut", True, "the last line is half a line: it was killed while it was written")
+    if found.problem is not None:
+        made.wrong(found.problem)
 
 
 def describe_json(path: Path, asked: Asked) -> Description:
@@ -197,17 +158,10 @@ def say_config(made: Description, path: Path) -> dict[str, Any] | None:
         return None
     try:
         preset = load_preset(str(path))
-        lines = path.read_text(encoding="utf-8").splitlines()
     except (LlmcError, RecursionError, tomllib.TOMLDecodeError, ValueError) as error:
         made.wrong(f"its settings are broken: {safe_text(str(error), None)}")
         return None
     settings = asdict(preset)
-    facts = dict(
-        line[2:].split(": ", 1) for line in lines if line.startswith("# ") and ": " in line
-    )
-    for key in ("data", "model", "threads"):
-        if key in facts:
-            made.say(f"started_{'with' if key == 'threads' else 'from'}_{key}", facts[key])
     made.note("settings", settings)
     train = settings["train"]
     made.tell(

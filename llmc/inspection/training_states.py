@@ -8,6 +8,7 @@ from llmc.errors import BadData
 from llmc.formats.training_state import MAGIC, read_training_state, verify_training_state
 from llmc.inspection.description import Description, byte_count
 from llmc.inspection.reading import Asked, file_size
+from llmc.units import clock
 
 
 def describe_training_state(path: Path, _asked: Asked) -> Description:
@@ -33,6 +34,9 @@ def describe_training_state(path: Path, _asked: Asked) -> Description:
             state.best_val_loss,
             "none" if state.best_val_loss is None else f"{state.best_val_loss:.6f}",
         )
+        made.say("seconds", state.seconds, f"{clock(state.seconds)} trained")
+        made.say("waited", state.waited, f"{state.waited:,} validations without a new best")
+        made.say("skipped", state.skipped, f"{state.skipped:,} updates skipped")
         made.say("metrics_bytes", state.metrics_bytes)
         made.say("draws", state.draws)
         made.say("told", state.told, "yes" if state.told else "no: saved on an interrupt")

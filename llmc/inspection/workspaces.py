@@ -13,8 +13,8 @@ from llmc.inspection.description import Description, safe_text
 from llmc.inspection.detect import kind_of
 from llmc.inspection.manifests import entries, read_json
 from llmc.inspection.reading import Asked, file_size
-from llmc.inspection.texts import read_metrics
 from llmc.manifest import FILENAME as MANIFEST
+from llmc.metrics import read_metrics
 from llmc.paths import Workspace
 from llmc.runs import CHECKPOINT, METRICS
 
@@ -122,10 +122,10 @@ def _run(made: Description, folder: Path) -> tuple[Any, ...]:
     try:
         metrics = read_metrics(folder / METRICS)
         if metrics.train:
-            step, last = metrics.train[-1]
-        best = min((loss for _, loss in metrics.val), default=None)
-        for problem in metrics.problems:
-            made.wrong(f"{folder}: {problem}")
+            step, last = metrics.train_losses[-1]
+        best = min((loss for _, loss in metrics.val_losses), default=None)
+        if metrics.problem is not None:
+            made.wrong(f"{folder}: {metrics.problem}")
     except FileNotFoundError:
         pass
     if (folder / CHECKPOINT).is_file():

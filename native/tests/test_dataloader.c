@@ -64,7 +64,7 @@ static void check_order(size_t count, size_t B, size_t T, size_t width) {
   for (size_t step = 0; step < 2 * batches + 1; step++) {
     dataloader_batch(&loader, step, tokens, targets);
     for (size_t i = 0; i < B * T; i++) {
-      const size_t at = step % batches * B * T + i;
+      const size_t at = (step * B + i / T) % windows * T + i % T;
       check(tokens[i] == (int)file[at] && targets[i] == (int)file[at + 1],
             "%zu tokens in %zux%zu, step %zu, place %zu: expected %u and %u, got %d and %d", count, B, T, step, i,
             file[at], file[at + 1], tokens[i], targets[i]);
@@ -107,6 +107,34 @@ static void open_laid_out(struct DataLoader *loader, struct Arena *arena, const 
   dataloader_layout(loader, arena);
   arena_take(arena);
   dataloader_layout(loader, arena);
+}
+
+/* Whatever B is, the same windows come in the same order, over the ends of epochs too. */
+static void check_same_for_any_batch(size_t count, size_t T) {
+  static uint32_t file[MOST];
+  enum { VISITS = 180 };
+  for (size_t i = 0; i < count; i++) file[i] = (uint32_t)(mix64(i) % 60000);
+  write_tokens(path, count, 2, file);
+  const size_t sizes[] = {1, 2, 3, 4, 5, 9};  // all divide the number of visits
+  for (int shuffle = 0; shuffle < 2; shuffle++) {
+    static int x[2][VISITS * 8], y[2][VISITS * 8];
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+      struct DataLoader loader;
+      struct Arena arena;
+      const size_t B = sizes[i], at = i > 0;
+      open_laid_out(&loader, &arena, path, B, T, 60000);
+      loader.shuffle = shuffle, loader.seed = 7;
+      check(dataloader_windows(&loader) == (count - 1) / T && VISITS % dataloader_windows(&loader) != 0,
+            "%zu tokens in windows of %zu: no epoch ends within a batch", count, T);
+      for (size_t step = 0; step < VISITS / B; step++) {
+        dataloader_batch(&loader, step, x[at] + step * B * T, y[at] + step * B * T);
+      }
+      check(memcmp(x[0], x[at], VISITS * T * sizeof(int)) == 0 && memcmp(y[0], y[at], VISITS * T * sizeof(int)) == 0,
+            "%zu tokens in windows of %zu, shuffle %d: batches of %zu are other windows than of 1", count, T, shuffle, B);
+      dataloader_close(&loader);
+      arena_free(&arena);
+    }
+  }
 }
 
 static size_t open_files(void) {
@@ -245,6 +273,9 @@ int main(void) {
   check_order(1000, 4, 7, 2);
   check_order(1000, 1, 37, 4);
   check_order(997, 5, 3, 4);
+
+  check_same_for_any_batch(300, 8);
+  check_same_for_any_batch(93, 7);
 
   check_shards((size_t[]){100}, 1, 2, 7, 2);
   check_shards((size_t[]){100, 1, 57, 300}, 4, 2, 7, 2);
