@@ -38,17 +38,17 @@ RESULT, PICTURE = HERE / "time_to_loss.json", HERE / "time_to_loss.svg"
 
 MODEL = ModelConfig(layers=6, heads=6, channels=192, context=64, vocab_size=2048)
 TRAIN = TrainConfig(
-    steps=1200,
+    steps=2000,
     batch_size=8,
     seq_len=64,
     lr=1e-3,
     schedule="cosine",
-    warmup=60,
+    warmup=100,
     lr_final=0.1,
     beta2=0.99,
     weight_decay=0.1,
     grad_clip=1.0,
-    val_every=60,
+    val_every=100,
     val_batches=40,
     sample_every=0,
 )
