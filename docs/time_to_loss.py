@@ -319,7 +319,8 @@ def draw(result: Result) -> None:
             point[2] for runs in result["runs"].values() for run in runs for point in run["val"]
         ]
         axes.set_ylim(min(losses) - 0.25, min(max(losses), 6.5))
-        axes.set_xlim(left=0)
+        longest = max(run["val"][-1][0] for runs in result["runs"].values() for run in runs)
+        axes.set_xlim(0, 1.08 * longest)
         axes.set_xlabel("seconds of training and validating")
         axes.set_ylabel("validation loss (nats per token)")
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)

@@ -63,7 +63,7 @@ def test_the_engine_plans_what_the_page_says(name: str, native: Native, tmp_path
         check=False,
         env=environment(env={"LLMC_MEMORY": "1"}),
     )
-    assert "LLMC_MEMORY" in refused(done, 2)
+    assert "of memory, but only" in refused(done, 2)
     (plan,) = json_lines(done.stdout)
     parameters, memory, *_ = told(name)
     assert parameters == f"{plan['parameters'] / 1e6:,.1f}M"
