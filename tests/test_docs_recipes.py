@@ -42,7 +42,7 @@ def hollow_model(path: Path, m: ModelConfig) -> Path:
 
 def told(name: str) -> list[str]:
     """Return the preset's row of the page."""
-    rows = re.findall(rf"^\| `{name}` \| (.*) \|$", PAGE, re.M)
+    rows = re.findall(rf"^\| `{name}` \| ([\d,.]+M \| .*) \|$", PAGE, re.M)
     assert len(rows) == 1, name
     cells: list[str] = rows[0].split(" | ")
     return cells

@@ -122,7 +122,7 @@ def test_the_parts_are_what_the_formulas_say(
     kept = [BT * C, *[LBT * C] * 5, LBT * 3 * C, *[LBT * 4 * C] * 2, *[LBT] * 4, LBT * NH]
     kept += [BT * C, BT, BT, min(BT, 256) * Vp, BT]
     backward = [BT * C, BT * C, BT * 3 * C, BT * 4 * C]
-    decoder = [*[L * 9 * C] * 2, *[C] * 3, 3 * C, 4 * C, 4 * C, Vp]
+    decoder = [*[L * 9 * C] * 2, *[C] * 3, 3 * C, 4 * C, Vp]
     expected = {
         "parameters": size(count),
         "gradients": size(count if clipped else rest + block),
@@ -151,7 +151,7 @@ def test_a_dry_run_plans_the_memory_of_the_run(native: Native, ragged: Flags) ->
     flags = {**ragged, "steps": 3, "events": "json"}
     real = json_lines(succeeded(native("train", **flags)).stdout)[0]
     for event in (start, real):
-        del event["memory_available"]  # changes by itself
+        del event["memory_available"], event["peak_flops"]  # change by themselves
     assert start == real
 
 

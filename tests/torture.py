@@ -146,13 +146,19 @@ def torture(native: Native, folder: Path, kills: int, seed: int = 1) -> int:
     """
     flags = settings(folder, 4 * kills)  # enough to fill the windows of the outliers
     succeeded(native("train", out=folder / "calm", threads=2, **flags))
-    deaths = until_it_ends(native, flags, folder / "torn", random.Random(seed), 6)
-    torn, calm = ending(folder / "torn"), ending(folder / "calm")
-    assert torn == calm
+    calm = ending(folder / "calm")
     assert any(line.get("event") == "skipped" for line in calm.metrics)
-    left = sorted(path.name for path in (folder / "torn" / "checkpoints").iterdir())
-    assert len(left) == 2 and f"{flags['steps']:08}" in left, left
-    return deaths.total()
+    chance = random.Random(seed)
+    deaths = 0
+    for attempt in range(kills):  # where the killer comes late, a run ends before enough deaths
+        out = folder / f"torn-{attempt}"
+        deaths += until_it_ends(native, flags, out, chance, 6).total()
+        assert ending(out) == calm
+        left = sorted(path.name for path in (out / "checkpoints").iterdir())
+        assert len(left) == 2 and f"{flags['steps']:08}" in left, left
+        if 2 * deaths >= kills:
+            break
+    return deaths
 
 
 def watched(native: Native, flags: Flags, out: Path) -> list[int]:
