@@ -10,13 +10,14 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # Where the demo works: a workspace of its own, so that it never mixes with yours.
 DEMO   := build/demo
 
-.PHONY: demo test test-interop torture load lint native setup setup-dev clean help
+.PHONY: demo test test-interop torture proof load lint native setup setup-dev clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a small GPT on Python's standard library and let it write (minutes)"
 	@echo "make test    linters, types, C tests, Python tests"
 	@echo "make torture kill a training run a thousand times; it must end as if it had not been"
+	@echo "make proof   the same to 2,000 steps of the demo, whose memory must not grow (minutes)"
 	@echo "make load    serve the demo's model to one client, then to 64: tokens per second, what was lost"
 	@echo "make test-interop    what llmc exports, opened by llama.cpp (builds it: 10 minutes, C++ and cmake)"
 	@echo "make native  build the engine with another C compiler: make native CC=cc"
@@ -54,6 +55,10 @@ torture: setup-dev
 # One client, then 64 at once for a minute, against the demo's model.
 load: setup-dev
 	PYTHONPATH=tests $(BIN)/python tests/load.py --workspace $(DEMO) --slots 32
+
+# The demo's model, 2,000 steps, killed some 30 times: the same end, and the memory never grows.
+proof: setup-dev
+	PYTHONPATH=tests $(BIN)/python tests/torture.py --proof
 
 # llama-cpp-python has no wheels on the package index: pip compiles llama.cpp, once.
 INTEROP := llama-cpp-python

@@ -84,7 +84,7 @@ void file_link(const char *from, const char *to) {
     unlink(writer.partial);  // still there where both were the same file
     return;
   }
-  static char piece[1 << 16];
+  char piece[1 << 14];  // on a stack whose pages are there
   uint64_t size;
   const int file = file_open(from, "llmc train", &size);
   file_writer_open(&writer, to);

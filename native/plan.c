@@ -153,22 +153,39 @@ static double median(double *values, size_t count) {
   return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
-void plan_rehearse(struct Run *run) {
-  enum { STEPS = 5, TOKENS = 8 };
-  const struct RunOptions *o = &run->options;
-  struct Measured measured = {0};
-
-  /* The first step warms up and is dropped, unless it alone takes as long as a rehearsal may. */
+/* The median of some steps of `parts` batches, in milliseconds. The first warms up and is dropped, unless it
+ * alone takes as long as a rehearsal may. */
+static double rehearse_steps(struct Run *run, size_t parts, size_t *steps) {
+  enum { STEPS = 5 };
   const double ends = clock_seconds() + 10;
+  const size_t given = run->options.parts;
   double step_ms[1 + STEPS];
   size_t count = 0;
+  run->options.parts = parts;
   do {
     step_ms[count] = run_step(run, count).step_ms;
     count++;
   } while (count < 1 + STEPS && clock_seconds() < ends);
+  run->options.parts = given;
   const size_t dropped = count > 1;
-  measured.steps = count - dropped;
-  measured.step_ms = median(step_ms + dropped, measured.steps);
+  *steps = count - dropped;
+  return median(step_ms + dropped, *steps);
+}
+
+/* A step of many batches may take an hour: what two take more than one, each of the others takes. */
+static double rehearse_parts(struct Run *run, size_t *steps) {
+  const size_t parts = run->options.parts;
+  if (parts <= 2) return rehearse_steps(run, parts, steps);
+  const double two = rehearse_steps(run, 2, steps), one = rehearse_steps(run, 1, steps);
+  const double more = fmin(fmax(two - one, 0), one);
+  return one + (double)(parts - 1) * more;
+}
+
+void plan_rehearse(struct Run *run) {
+  enum { TOKENS = 8 };
+  const struct RunOptions *o = &run->options;
+  struct Measured measured = {0};
+  measured.step_ms = rehearse_parts(run, &measured.steps);
 
   if (o->val_data != NULL) {
     const double started = clock_seconds();

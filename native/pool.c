@@ -86,6 +86,7 @@ void pool_barrier(struct Pool *pool) {
 static void *worker_main(void *argument) {
   struct Worker *worker = argument;
   struct Pool *pool = worker->pool;
+  stack_touch();
   for (unsigned seen = 0;; seen++) {
     wait_while(pool, &pool->region, seen);
     if (pool->stop) return NULL;

@@ -92,6 +92,7 @@ static void publish(struct Saver *saver) {
 
 static void *work(void *argument) {
   struct Saver *saver = argument;
+  stack_touch();
   pthread_mutex_lock(&saver->mutex);
   for (;;) {
     while (saver->phase == SAVER_IDLE) pthread_cond_wait(&saver->changed, &saver->mutex);
@@ -174,7 +175,6 @@ bool saver_newest(const struct Saver *saver, char model[SAVER_PATH], char state[
 void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
                 const struct Gpt2 *model, bool is_best) {
   char part[64], folder[SAVER_PATH];
-  static char model_path[SAVER_PATH], state_path[SAVER_PATH];  // the writers keep pointing to them
   const size_t key = key_of(state->step, state->told);
   saver_wait(saver);
   if (saver->count > 0 && newest(saver) == key) return;
@@ -183,10 +183,10 @@ void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const 
   snprintf(part, sizeof part, "%s/%s", FOLDER, PART);
   snprintf(folder, sizeof folder, "%s/%s", saver->out, part);
   make_folder(folder);
-  path_of(model_path, saver->out, part, "model.bin");
-  path_of(state_path, saver->out, part, "state.bin");
-  checkpoint_write(&saver->model, model_path, checkpoint, model->params.first);
-  file_writer_open(&saver->state, state_path);
+  path_of(saver->model_path, saver->out, part, "model.bin");
+  path_of(saver->state_path, saver->out, part, "state.bin");
+  checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
+  file_writer_open(&saver->state, saver->state_path);
   state_write(&saver->state, state, &model->means, model->means_bytes);
 
   pthread_mutex_lock(&saver->mutex);

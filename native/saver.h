@@ -29,6 +29,7 @@ struct Saver {
   size_t keys[SAVER_MOST_KEPT + 1], count;  // twice the step, + 1 if told: those that are there, in order
   bool is_best;                     // the newest has the lowest validation loss
   struct FileWriter model, state;
+  char model_path[SAVER_PATH], state_path[SAVER_PATH];  // where these two write
   enum { SAVER_IDLE, SAVER_WORKS, SAVER_STOPS } phase;
   pthread_t thread;
   pthread_mutex_t mutex;

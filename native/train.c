@@ -136,6 +136,7 @@ static int loop(struct Run *run, const struct Resumed *resumed) {
 int command_train(int argc, char **argv) {
   static struct Run run;  // static: too large to be anyone's stack frame
   struct Arena arena = {0};
+  memset(&run, 0, sizeof run);  // all of its pages, now, and none when it first saves
   run.options = read_options(argc, argv);
   const struct RunOptions *o = &run.options;
 
@@ -177,6 +178,7 @@ int command_train(int argc, char **argv) {
   if (!o->resume && run.saver.count > 0) {
     die(EXIT_USAGE, "%s holds a run already; go on with it by --resume 1, or choose another --out", o->out);
   }
+  stack_touch();
   arena_take(&arena);
   run_layout(&run, &arena);
   gpt2_first_touch(&run.model, &arena);

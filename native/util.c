@@ -32,6 +32,13 @@ double clock_seconds(void) {
   return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* The deepest calls, events and file names on their way to the disk, take less than half of this. */
+__attribute__((noinline)) void stack_touch(void) {
+  enum { REACH = 1 << 16, STRIDE = 1 << 10 };  // no page is smaller
+  volatile char reach[REACH];
+  for (size_t i = 0; i < REACH; i += STRIDE) reach[i] = 0;
+}
+
 /* Slicing-by-8: table[k][b] is the CRC of byte b followed by k zero bytes, so eight bytes go in one step. */
 static uint32_t crc_table[8][256];
 

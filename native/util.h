@@ -26,6 +26,9 @@ size_t size_product(size_t a, size_t b);
 /* Seconds on a clock that never goes back. */
 double clock_seconds(void);
 
+/* Makes the pages resident that the calling thread's stack will need, so that no later call takes new ones. */
+void stack_touch(void);
+
 /* CRC-32 with zlib's polynomial; start with 0 and feed the pieces in order. */
 uint32_t crc32_update(uint32_t crc, const void *bytes, size_t count);
 

@@ -16,13 +16,16 @@ from llmc.config import (
     preset_names,
 )
 from llmc.errors import Usage
+from llmc.formats.checkpoint import parameter_count
 from llmc.paths import shipped_dir
 
 
 def test_every_preset_that_comes_with_llmc_loads() -> None:
     files = sorted(path.stem for path in shipped_dir("configs").glob("*.toml"))
     assert preset_names() == files
-    assert {"gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m", "python-stdlib"} <= set(files)
+    sizes = {f"gpt2-{size}" for size in ("124m", "355m", "774m", "1558m")}
+    small = {"finetune-shakespeare", "python-stdlib", "stories-1m", "stories-3m", "stories-15m"}
+    assert set(files) == sizes | small
     for name in files:
         preset = load_preset(name)
         assert preset.name == name
@@ -43,7 +46,21 @@ def test_gpt2_s_shapes_are_those_published(name: str, shape: tuple[int, int, int
     preset = load_preset(name)
     assert preset.model == ModelConfig(*shape, context=1024, vocab_size=50257)
     assert preset.model.padded_vocab_size == 50304
-    assert preset.train == TrainConfig()
+    assert (preset.train.schedule, preset.train.grad_clip) == ("cosine", 1.0)
+    assert (preset.train.beta1, preset.train.beta2) == (0.9, 0.95)
+
+
+def test_without_a_preset_the_settings_are_llm_c_s() -> None:
+    train = Preset().train
+    assert (train.batch_size, train.seq_len, train.steps, train.lr) == (4, 64, 40, 1e-4)
+    assert (train.schedule, train.weight_decay, train.grad_clip) == ("constant", 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("1m", 1), ("3m", 3), ("15m", 15)])
+def test_the_models_of_stories_are_as_large_as_their_names_say(name: str, millions: int) -> None:
+    preset = load_preset(f"stories-{name}")
+    assert round(parameter_count(preset.model) / 1e6) == millions
+    assert preset.tokenizer == f"bpe:{preset.model.vocab_size}"
 
 
 @pytest.mark.parametrize(("vocab_size", "padded"), [(1, 128), (128, 128), (129, 256)])

@@ -1,18 +1,28 @@
 """Kill a run at random moments until it ends: ``python tests/torture.py 1000`` (``make torture``).
 
 Each life of the run is ended by SIGKILL, now and then by Ctrl-C, at a random moment, then resumed
-with another number of threads. What it ends with must be what an undisturbed run ends with.
+with another number of threads. What it ends with must be what an undisturbed run ends with: the
+weights, AdamW's means, the metrics.
+
+``python tests/torture.py --proof`` (``make proof``) does it to one long run of the demo on Python's
+standard library, and asks besides that the memory of the undisturbed one never grows: Linux alone
+tells it.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine import (
@@ -28,21 +38,27 @@ from engine import (
     without_times,
 )
 
+from llmc.config import load_preset
+from llmc.formats.training_state import MEANS_AT
+
 FILES = ("model.bin", "best.bin")
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What is left of a run: its weights, the best ones, and what it told, without the times."""
+    """What is left of a run: its weights, the best ones, AdamW's means, what it told but times."""
 
     files: list[bytes]
+    means: bytes
     metrics: list[dict[str, object]]
 
 
 def ending(out: Path) -> Ending:
     """Return what the run in ``out`` ended with."""
     metrics = without_times((out / "metrics.jsonl").read_text())
-    return Ending([(out / name).read_bytes() for name in FILES], metrics)
+    newest = max((out / "checkpoints").iterdir())
+    means = (newest / "state.bin").read_bytes()[MEANS_AT:]
+    return Ending([(out / name).read_bytes() for name in FILES], means, metrics)
 
 
 def settings(folder: Path, steps: int) -> Flags:
@@ -100,41 +116,147 @@ def life(native: Native, flags: Flags, death: Death) -> bool:
     return process.returncode == 0
 
 
+def until_it_ends(
+    native: Native, flags: Flags, out: Path, chance: random.Random, most_steps: int
+) -> Counter[signal.Signals]:
+    """Kill a run, each time within so many steps, until it ends; return how often, by what.
+
+    Raises:
+        AssertionError: it failed, or will not end.
+    """
+    deaths: Counter[signal.Signals] = Counter()
+    for _ in range(50 * flags["steps"]):
+        death = Death(
+            steps=chance.randint(0, most_steps),
+            seconds=chance.random() * chance.choice((0, 0.002, 0.02)),
+            how=signal.SIGINT if chance.random() < 0.2 else signal.SIGKILL,
+        )
+        threads = chance.choice((1, 2, 3))
+        if life(native, {**flags, "threads": threads, "out": out}, death):
+            return deaths
+        deaths[death.how] += 1
+    raise AssertionError("it was killed too often to come to its end")
+
+
 def torture(native: Native, folder: Path, kills: int, seed: int = 1) -> int:
     """Kill a run about ``kills`` times until it ends; return how often it was.
 
     Raises:
         AssertionError: it failed, or did not end like an undisturbed one.
     """
-    chance = random.Random(seed)
     flags = settings(folder, 4 * kills)  # enough to fill the windows of the outliers
     succeeded(native("train", out=folder / "calm", threads=2, **flags))
-    lives = 0
-    while lives < 50 * kills:
-        death = Death(
-            steps=chance.choice((0, 1, 2, 3, 4, 5, 6)),
-            seconds=chance.random() * chance.choice((0, 0.002, 0.02)),
-            how=signal.SIGINT if chance.random() < 0.2 else signal.SIGKILL,
-        )
-        flags["threads"] = chance.choice((1, 2, 3))
-        if life(native, {**flags, "out": folder / "torn"}, death):
-            break
-        lives += 1
-    torn, calm = ending(folder / "torn"), ending(folder / "calm")
-    assert torn.metrics == calm.metrics
-    assert torn.files == calm.files
+    calm = ending(folder / "calm")
     assert any(line.get("event") == "skipped" for line in calm.metrics)
-    left = sorted(path.name for path in (folder / "torn" / "checkpoints").iterdir())
-    assert len(left) == 2 and f"{flags['steps']:08}" in left, left
-    return lives
+    chance = random.Random(seed)
+    deaths = 0
+    for attempt in range(kills):  # where the killer comes late, a run ends before enough deaths
+        out = folder / f"torn-{attempt}"
+        deaths += until_it_ends(native, flags, out, chance, 6).total()
+        assert ending(out) == calm
+        left = sorted(path.name for path in (out / "checkpoints").iterdir())
+        assert len(left) == 2 and f"{flags['steps']:08}" in left, left
+        if 2 * deaths >= kills:
+            break
+    return deaths
+
+
+def watched(native: Native, flags: Flags, out: Path) -> list[int]:
+    """Let a run go undisturbed; return the bytes of its own memory after each of its events.
+
+    These are the pages that no file stands behind: the arena, stacks, the heap, what was written of
+    the program's data. ``smaps_rollup`` counts them one by one, while ``RssAnon`` is a sum that the
+    kernel keeps per core and may be off. Pages of the program's text that are read from its file
+    for the first time are no growth: they are given back to whoever needs them.
+
+    Raises:
+        AssertionError: it failed.
+    """
+    sizes = []
+    words = native.argv("train", events="json", out=out, **flags)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if "event" not in event and event["step"] < flags["steps"]:  # later it may be gone
+                smaps = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                (kilobytes,) = re.findall(r"^Anonymous: +(\d+) kB$", smaps, re.M)
+                sizes.append(int(kilobytes) << 10)
+    assert process.returncode == 0
+    return sizes[1:]  # the first was taken at the validation before the first step
+
+
+def stdlib_settings(folder: Path, steps: int) -> Flags:
+    """Prepare the demo in ``folder``; return what both runs have in common."""
+    argv = [sys.executable, "-m", "llmc", "--workspace", str(folder), "--json", "prepare", "stdlib"]
+    prepared = json.loads(subprocess.check_output(argv, stderr=subprocess.DEVNULL))
+    recipe = asdict(load_preset("python-stdlib").train)
+    flags = {
+        name: int(value) if isinstance(value, bool) else value for name, value in recipe.items()
+    }
+    return {
+        **flags,
+        "model": prepared["model"],
+        "data": Path(prepared["folder"]) / "train.bin",
+        "val_data": Path(prepared["folder"]) / "val.bin",
+        "steps": steps,
+        "schedule": "cosine",
+        "warmup": steps // 20,
+        "grad_clip": 1,
+        "val_every": 50,
+        "val_batches": 4,
+        "sample_every": 75,
+        "save_every": 10,
+        "keep": 2,
+        "skip_loss_z": 4,
+    }
+
+
+def proof(native: Native, folder: Path, steps: int, kills: int, seed: int = 1) -> None:
+    """Tear a run of the demo about ``kills`` times, watch an undisturbed one, say what came out.
+
+    Raises:
+        AssertionError: it failed, did not end like the undisturbed one, or that one grew.
+    """
+    flags = stdlib_settings(folder, steps)
+    sizes = watched(native, {**flags, "threads": 2}, folder / "calm")
+    page = os.sysconf("SC_PAGE_SIZE")
+    print(
+        f"undisturbed: {steps:,} steps; own memory {sizes[0]:,} bytes after the first, "
+        f"{min(sizes):,} to {max(sizes):,} in {len(sizes):,} samples until the last: "
+        f"{(max(sizes) - sizes[0]) // page} pages more",
+        flush=True,
+    )
+    assert max(sizes) == sizes[0]
+    most = 2 * steps // kills
+    deaths = until_it_ends(native, flags, folder / "torn", random.Random(seed), most)
+    torn, calm = ending(folder / "torn"), ending(folder / "calm")
+    assert torn == calm
+    skipped = sum(line.get("event") == "skipped" for line in calm.metrics)
+    val = [line["val_loss"] for line in calm.metrics if "val_loss" in line]
+    print(
+        f"killed by SIGKILL {deaths[signal.SIGKILL]} times, by Ctrl-C {deaths[signal.SIGINT]} "
+        "times, and resumed each time with 1, 2 or 3 threads: the same bytes of model.bin and "
+        f"best.bin, the same {len(torn.means):,} bytes of AdamW's means, the same "
+        f"{len(torn.metrics):,} lines of metrics; {skipped} updates skipped, validation loss "
+        f"{val[0]:.4f} to {val[-1]:.4f}"
+    )
 
 
 def main() -> None:
     """Torture, and say how often the run was killed."""
-    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("kills", type=int, nargs="?", help="about how many (1000; of a proof 30)")
+    parser.add_argument("--proof", action="store_true", help="of a long run of the demo")
+    parser.add_argument("--steps", type=int, default=2000, help="of a proof, 2000")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         native = build(Path(name) / "cache")
-        print(f"killed {torture(native, Path(name), kills)} times; it ended as if it had not been")
+        if options.proof:
+            proof(native, Path(name), options.steps, options.kills or 30)
+        else:
+            lives = torture(native, Path(name), options.kills or 1000)
+            print(f"killed {lives} times; it ended as if it had not been")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""Every preset runs, and docs/recipes.md says of each what the engine does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Llmc
+from engine import Native, build, environment, json_lines, refused, save_tokens
+from workspace import ok
+
+from llmc.config import ModelConfig, flags_of, load_preset, preset_names
+from llmc.formats.checkpoint import checkpoint_bytes
+from llmc.paths import shipped_dir
+from llmc.units import megabytes
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+LARGE = {name for name in preset_names() if load_preset(name).model.channels >= 768}
+
+
+@pytest.fixture(scope="module")
+def native(cache: Path) -> Native:
+    return build(cache)
+
+
+def hollow_model(path: Path, m: ModelConfig) -> Path:
+    """Write a header, and a hole of the model's size: enough for a plan, on any disk."""
+    header = np.zeros(256, "<i4")
+    shape = (m.context, m.vocab_size, m.layers, m.heads, m.channels, m.padded_vocab_size)
+    header[:8] = (20240326, 3, *shape)
+    path.write_bytes(header.tobytes())
+    os.truncate(path, checkpoint_bytes(m, "fp32"))
+    return path
+
+
+def told(name: str) -> list[str]:
+    """Return the preset's row of the page."""
+    rows = re.findall(rf"^\| `{name}` \| ([\d,.]+M \| .*) \|$", PAGE, re.M)
+    assert len(rows) == 1, name
+    cells: list[str] = rows[0].split(" | ")
+    return cells
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_engine_plans_what_the_page_says(name: str, native: Native, tmp_path: Path) -> None:
+    """It is allowed a byte of memory, so that it plans, tells, and refuses."""
+    preset = load_preset(name)
+    T, B = preset.train.seq_len, preset.train.batch_size
+    data = save_tokens(tmp_path / "data.bin", np.zeros(2 * B * T, np.int64), 300)
+    model = hollow_model(tmp_path / "model.bin", preset.model)
+    words = native.argv("train", model=model, data=data, val_data=data, dry_run=1, events="json")
+    done = subprocess.run(
+        [*words, "--threads", "2", *flags_of(preset.train)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(env={"LLMC_MEMORY": "1"}),
+    )
+    assert "of memory, but only" in refused(done, 2)
+    (plan,) = json_lines(done.stdout)
+    parameters, memory, *_ = told(name)
+    assert parameters == f"{plan['parameters'] / 1e6:,.1f}M"
+    # Scratch memory depends on the instruction set and the threads.
+    number, unit = memory.split()
+    said = float(number) * {"MB": 1e6, "GB": 1e9}[unit]
+    assert said == pytest.approx(plan["memory"], rel=0.1), megabytes(plan["memory"])
+
+
+@pytest.mark.parametrize("name", sorted(set(preset_names()) - LARGE))
+def test_the_small_presets_are_rehearsed(name: str, cache: Path, tmp_path: Path) -> None:
+    """With rows of a few tokens: what is left out is time."""
+    preset = load_preset(name)
+    llmc = Llmc(tmp_path, cache)
+    data = save_tokens(tmp_path / "data.bin", np.zeros(3000, np.int64), preset.model.vocab_size)
+    start = ["export-weights", f"random:{name}", "--out", "model.bin", "--quiet"]
+    ok(llmc(*start))
+    shape = ["--batch-size", "2", "--seq-len", "16"]
+    shape += ["--total-batch-size", "128"] if preset.train.total_batch_size else []
+    files = ["--model", "model.bin", "--data", str(data), "--val-data", str(data)]
+    done = ok(llmc("train", "--config", name, *files, *shape, "--dry-run", "--json"))
+    result = json.loads(done.stdout)
+    assert result["work"]["steps"]["count"] == preset.train.steps
+    assert result["tokens_per_second"] > 0
+
+
+def test_every_preset_says_what_it_is_for() -> None:
+    for name in preset_names():
+        text = (shipped_dir("configs") / f"{name}.toml").read_text("utf-8")
+        head = text[: text.index("tokenizer")].splitlines()
+        assert len(head) >= 3 and all(line.startswith("#") for line in head), name
+        assert tomllib.loads(text)["train"], name
