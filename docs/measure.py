@@ -23,6 +23,7 @@ RIVALS = {
     "bf16, autocast": "--dtype bf16 --against torch",
 }
 DTYPES = ("fp32", "bf16")
+WEIGHTS, TEXTS = ("fp32", "bf16", "int8"), (1, 8, 64)  # of decoding
 LAYERS, HEAD_ROWS = 12, 256  # of 124M; rows of logits that one product makes
 
 Result = dict[str, Any]
@@ -43,11 +44,18 @@ def threads_command(shape: str, threads: int) -> str:
     return f"llmc bench {shape} --threads {threads} {STEPS[shape]}"
 
 
+def decode_command(dtype: str, texts: int) -> str:
+    """Return the command that times the products of a token, or of one of each of some texts."""
+    return f"llmc bench decode --threads 2 --dtype {dtype} --batch-size {texts} --steps 20"
+
+
 def commands() -> list[str]:
     """Return every command, in the order of the page."""
     steps = [step_command(shape, rival) for shape in SHAPES for rival in RIVALS]
     kernels = [kernels_command(shape, dtype) for shape in SHAPES for dtype in DTYPES]
-    return [*steps, *kernels, *(threads_command(SHORT, threads) for threads in (1, 2))]
+    threads = [threads_command(SHORT, count) for count in (1, 2)]
+    decodes = [decode_command(dtype, texts) for dtype in WEIGHTS for texts in TEXTS]
+    return [*steps, *kernels, *threads, *decodes]
 
 
 def measure(command: str) -> Result:
@@ -151,6 +159,23 @@ def threads_table(results: dict[str, Result]) -> list[str]:
     return lines
 
 
+def decode_table(results: dict[str, Result]) -> list[str]:
+    """Return how fast a token's products are, and beside what the memory could do."""
+    lines = [
+        "| weights | texts at once | tokens/s | GB/s | reading alone, GB/s | share |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for dtype in WEIGHTS:
+        for texts in TEXTS:
+            r = results[decode_command(dtype, texts)]
+            lines.append(
+                f"| {dtype} | {texts} | {r['tokens_per_second']:.0f} | "
+                f"{r['bytes_per_second'] / 1e9:.1f} | {r['read_bytes_per_second'] / 1e9:.1f} | "
+                f"{r['share_of_reading']:.0%} |"
+            )
+    return lines
+
+
 def tables(results: dict[str, Result]) -> list[list[str]]:
     """Return every table of the page, as lines of Markdown."""
     return [
@@ -158,6 +183,7 @@ def tables(results: dict[str, Result]) -> list[list[str]]:
         attention_table(results),
         *(kernels_table(results, shape) for shape in SHAPES),
         threads_table(results),
+        decode_table(results),
     ]
 
 

@@ -37,7 +37,7 @@ COMMANDS = {
     "tokenize": "Turn text into train.bin, val.bin and a manifest; into shards where it is large.",
     "export-weights": "Write weights as a checkpoint to train from, or for another program.",
     "inspect": "Say what a file or a folder is, and what is wrong with it.",
-    "bench": "Time training steps or single kernels: speed, memory, share of the machine's peak.",
+    "bench": "Time training steps, single kernels or decoding: speed, memory, share of the limit.",
     "build": "Compile the C engine for this machine, once per version; a second build is instant.",
     "doctor": "Examine this machine and this installation, and say what is wrong.",
 }
