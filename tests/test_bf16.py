@@ -166,6 +166,8 @@ def test_the_loss_curve_follows_fp32s(
         "data": save_tokens(tmp_path / "train.bin", tokens, 256),
         "steps": 300,
         "lr": 1e-3,
+        "warmup": 30,
+        "grad_clip": 1,
         "batch_size": 8,
         "seq_len": 64,
         "threads": 2,

@@ -243,6 +243,7 @@ def test_talking(llmc: Llmc) -> None:
         person.type("/tokens 3\r")  # it is still there
         person.wait("tokens: 3")
         person.type("gone\x03")  # gives up the line
+        person.wait(">")
         person.type("und\r")
         person.wait("3 tokens, ")
         person.wait(">")

@@ -29,7 +29,7 @@ from torture import settings
 from llmc.config import ModelConfig
 from llmc.formats.checkpoint import read_checkpoint, tensor_shapes
 from llmc.formats.debug_state import read_debug_state
-from llmc.formats.training_state import read_training_state
+from llmc.formats.training_state import MEANS_AT, read_training_state
 
 NARROW = ["bf16", "8bit"]
 OF_MODEL = ("wte", "wpe", "lnfw", "lnfb")
@@ -85,7 +85,7 @@ def decoded(raw: bytes, kind: str, *, squares: bool) -> tuple[Floats, Floats]:
 def means(path: Path, config: ModelConfig) -> dict[str, tuple[Mean, Mean]]:
     """Return m and v of every tensor of a state.bin, in the tensor's shape."""
     kind = read_training_state(path).optimizer_state
-    raw, at = path.read_bytes(), 1024
+    raw, at = path.read_bytes(), MEANS_AT
     found: dict[str, list[Mean]] = {}
     for squares in (False, True):
         for name, shape in tensor_shapes(config).items():
@@ -242,7 +242,7 @@ def test_the_loss_falls_as_with_fp32(native: Native, tmp_path: Path) -> None:
 def left(out: Path) -> tuple[bytes, bytes]:
     """Return the newest checkpoint: weights and means, without the header that depends on times."""
     newest = max((out / "checkpoints").iterdir())
-    return (newest / "model.bin").read_bytes(), (newest / "state.bin").read_bytes()[1024:]
+    return (newest / "model.bin").read_bytes(), (newest / "state.bin").read_bytes()[MEANS_AT:]
 
 
 @pytest.mark.parametrize("kind", NARROW)
@@ -294,7 +294,7 @@ def test_the_state_s_size_and_what_it_says(native: Native, tmp_path: Path) -> No
         assert start["optimizer_state"] == kind
         assert 0 <= start["memory_parts"]["optimizer"] - size < 2 * 64
         path = out / "checkpoints" / "00000001" / "state.bin"
-        assert path.stat().st_size == 1024 + size
+        assert path.stat().st_size == MEANS_AT + size
         state = read_training_state(path)
         assert (state.optimizer_state, state.parameters) == (kind, most)
 
@@ -306,13 +306,13 @@ def test_a_run_goes_on_with_its_own_state_only(native: Native, tmp_path: Path) -
     assert "has --optimizer-state 8bit, not fp32" in error
     path = tmp_path / "out" / "checkpoints" / "00000002" / "state.bin"
     raw = bytearray(path.read_bytes())
-    raw[4 * 32] = 3
+    raw[4 * 28] = 3
     path.write_bytes(raw)
     error = refused(
         native("train", out=tmp_path / "out", resume=1, optimizer_state="8bit", **flags), 1
     )
     assert "is not a training state that this llmc knows" in error
-    raw[4 * 32] = 1
+    raw[4 * 28] = 1
     path.write_bytes(raw)
     error = refused(
         native("train", out=tmp_path / "out", resume=1, optimizer_state="bf16", **flags), 1
