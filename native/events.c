@@ -48,8 +48,8 @@ void events_open_metrics(struct Events *events, const char *folder) {
   if (events->metrics < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
   const off_t size = lseek(events->metrics, 0, SEEK_END), kept = (off_t)events->resume_at;
   if (size < kept) {
-    die(EXIT_BAD_DATA, "%s was shortened: the run had told %zu bytes by its checkpoint; put it back, or start a new run "
-        "from the weights", path, events->resume_at);
+    die(EXIT_BAD_DATA, "%s was shortened: the run had told %zu bytes by its checkpoint; put it back, or start a "
+        "new run from the weights", path, events->resume_at);
   }
   if (ftruncate(events->metrics, kept) != 0 || lseek(events->metrics, kept, SEEK_SET) != kept) {
     die(EXIT_BAD_DATA, "cannot cut %s to where the run was: %s", path, strerror(errno));

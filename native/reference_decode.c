@@ -54,10 +54,14 @@ static void linear_of(const struct Workers *workers, float *out, const float *in
   struct Workers multiply = *workers;
   multiply.dtype = weight.dtype;
   for (size_t m = 0; m < M; m++) {
+    const float *row = inp + m * K;
     for (size_t n = 0; n < N; n++) {
       float x = 0;
-      if (weight.dtype == INT8 && bytes) x = decode_int8(inp + m * K, weight, n, K);
-      else for (size_t k = 0; k < K; k++) x += reference_operand(&multiply, inp[m * K + k]) * weights_get(weight, n, k, K);
+      if (weight.dtype == INT8 && bytes) {
+        x = decode_int8(row, weight, n, K);
+      } else {
+        for (size_t k = 0; k < K; k++) x += reference_operand(&multiply, row[k]) * weights_get(weight, n, k, K);
+      }
       if (bias != NULL) x += bias[n];
       if (finish == DECODE_ADD) x += out[m * N + n];
       out[m * N + n] = finish == DECODE_GELU ? reference_gelu(x) : x;

@@ -191,16 +191,16 @@ static void check_same(const struct RunOptions *o, const struct State *state) {
   };
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
     if (settings[i].was == settings[i].is) continue;
-    die(EXIT_USAGE, "the run in %s has --%s %llu, not %llu, and the order of its data follows from it; leave it as it "
-        "was, or start a new run from its weights", o->out, settings[i].name, (unsigned long long)settings[i].was,
+    die(EXIT_USAGE, "the run in %s has --%s %llu, not %llu, and the order of its data follows from it; leave it as "
+        "it was, or start a new run from its weights", o->out, settings[i].name, (unsigned long long)settings[i].was,
         (unsigned long long)settings[i].is);
   }
 }
 
 static void check_means(const struct RunOptions *o, const struct State *state) {
   if (state->means == o->optimizer_state) return;
-  die(EXIT_USAGE, "the run in %s has --optimizer-state %s, not %s: what it kept so cannot be had as the other; leave it "
-      "as it was, or start a new run from its weights", o->out, means_name(state->means),
+  die(EXIT_USAGE, "the run in %s has --optimizer-state %s, not %s: what it kept so cannot be had as the other; leave "
+      "it as it was, or start a new run from its weights", o->out, means_name(state->means),
       means_name(o->optimizer_state));
 }
 

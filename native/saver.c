@@ -148,7 +148,9 @@ void saver_open(struct Saver *saver, const char *out, size_t keep) {
   if (strlen(out) >= SAVER_PATH - 64) die(EXIT_USAGE, "the path %s is too long", out);
   make_folder(out);
   saver->lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (saver->lock < 0) die(EXIT_BAD_DATA, "cannot open the folder %s: %s; choose another --out", out, strerror(errno));
+  if (saver->lock < 0) {
+    die(EXIT_BAD_DATA, "cannot open the folder %s: %s; choose another --out", out, strerror(errno));
+  }
   take_lock(saver);
   find_checkpoints(saver);
   pthread_mutex_init(&saver->mutex, NULL);

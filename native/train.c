@@ -18,7 +18,7 @@ static struct RunOptions read_options(int argc, char **argv) {
   struct RunOptions o = {
       .events = "text", .limits = {.steps = 40}, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
       .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .keep = 1,
-      .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0, .shuffle = true,
+      .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
   };
   const double most = 1e9, below1 = 1 - 0x1p-53;
   const struct Arg args[] = {
@@ -153,7 +153,9 @@ int command_train(int argc, char **argv) {
     die(EXIT_USAGE, "--seq-len %zu is more than the %zu positions of %s; use at most that", o->seq_len,
         config->maxT, o->model);
   }
-  if (o->eot >= config->V) die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o->eot, config->V, o->model);
+  if (o->eot >= config->V) {
+    die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o->eot, config->V, o->model);
+  }
   dataloader_open(&run.train, o->data, o->batch_size, o->seq_len, config->V);
   run.train.shuffle = o->shuffle;
   run.train.seed = o->seed;

@@ -32,7 +32,7 @@ NO_NETWORK = {
     "no_proxy": "127.0.0.1,localhost",
     "LLMC_RETRIES": "0",
 }
-# A shell's background job begins with Ctrl-C ignored, and so would every program that a test starts.
+# A background job of a shell begins with Ctrl-C ignored, and so would all that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Wall-clock limits per example say more about how busy the machine is than about the code.
 settings.register_profile("llmc", deadline=None)

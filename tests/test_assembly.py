@@ -190,7 +190,7 @@ def test_exponentials_are_vectors(isa: str, machine: str, assembly: Assembly) ->
     """Both softmaxes: the shift by 23 that moves an exponent into its place, and nobody's expf."""
     whole = WHOLE[machine, constant(NATIVE, isa, "VL")]
     shift = re.compile(rf"(?:v?pslld\s+\$23,.*{whole}|shl\s+{whole},.*#23)$")
-    # Of attention what both a batch and a prompt go through, a function of its own or inside theirs.
+    # Of attention what a batch and a prompt go through, a function of its own or inside theirs.
     for names in (("attention_strip", "attention_forward_task"), ("crossentropy_task",)):
         found = [assembly[isa, machine][name] for name in names if name in assembly[isa, machine]]
         loops = [loop for lines in found for loop in inner_loops(lines)]

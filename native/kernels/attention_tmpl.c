@@ -70,8 +70,8 @@ INLINE struct Factor head_rows(struct Array head, size_t stride, size_t t0, bool
   return turned ? (struct Factor){head, 1, stride} : (struct Factor){head, stride, 1};
 }
 
-/* The queries at positions q0 … q0 + NR of one head; lse may be NULL. keys: left panels (HS, T); values: for each tile of keys, left
- * panels (keys of the tile, HS), the tiles one after the other. */
+/* The queries at positions q0 … q0 + NR of one head; lse may be NULL. keys: left panels (HS, T); values: for each
+ * tile of keys, left panels (keys of the tile, HS), the tiles one after the other. */
 static void attention_strip(const struct Attention *at, struct Array out, float *lse, struct Array q,
                             const float *keys, const float *values, float *scratch, size_t q0) {
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C;

@@ -230,7 +230,8 @@ static void prompt_linear(const struct Workers *given, float *out, const float *
   struct Gemm gemm = {
       .workers = &workers, .out = array_of(out), .a = {array_of(inp), K, 1},
       .b = {{(void *)(uintptr_t)weight.data, weight.dtype}, K, 1},
-      .scales = weight.dtype == INT8 ? weight.scales : NULL, .M = M, .N = N, .K = K, .bias = bias, .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
+      .scales = weight.dtype == INT8 ? weight.scales : NULL, .M = M, .N = N, .K = K, .bias = bias,
+      .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
   pool_run(workers.pool, "prompt_linear", gemm_task, &gemm);
 }
 
