@@ -14,13 +14,14 @@ from pathlib import Path
 from rich.console import Console
 
 from llmc.builder import ensure_native
-from llmc.commands.train import Data, engine_arguments, find_data, find_model, run_engine
 from llmc.config import load_preset
 from llmc.context import Context
+from llmc.inputs import Data, find_data, find_model
 from llmc.machine import available_cores
 from llmc.measure import flops_per_token
 from llmc.metrics import Event
 from llmc.paths import Workspace
+from llmc.training import engine_arguments, run_engine
 from llmc.training_view import History, LiveView, SilentView
 from llmc.ui import Ui
 
