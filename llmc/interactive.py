@@ -108,13 +108,13 @@ class Conversation:
         if first is not None:
             self.answer(first)
         while True:
+            # Ctrl-C gives up the line, as in a shell; also just before the prompt is there.
             try:
-                line = session.prompt("> ")
+                if not self.take(session.prompt("> ")):
+                    return
             except KeyboardInterrupt:
-                continue  # the line is given up, as in a shell
+                continue
             except EOFError:
-                return
-            if not self.take(line):
                 return
 
     def take(self, line: str) -> bool:

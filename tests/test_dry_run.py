@@ -116,26 +116,31 @@ def test_the_parts_are_what_the_formulas_say(
     flags |= {"isa": "reference", "val_every": int(validated), "grad_clip": int(clipped)}
     start = json_lines(succeeded(native("train", **flags)).stdout)[0]
     B, T, L, NH, C = 3, 37, RAGGED.layers, RAGGED.heads, RAGGED.channels
-    V, Vp, maxT = RAGGED.vocab_size, RAGGED.padded_vocab_size, RAGGED.context
+    Vp, maxT = RAGGED.padded_vocab_size, RAGGED.context
     BT, LBT = B * T, L * B * T
     block, rest = 12 * C * C + 13 * C, (Vp + maxT) * C + 2 * C
     count = rest + L * block
     kept = [BT * C, *[LBT * C] * 5, LBT * 3 * C, *[LBT * 4 * C] * 2, *[LBT] * 4, LBT * NH]
     kept += [BT * C, BT, BT, min(BT, 256) * Vp, BT]
     backward = [BT * C, BT * C, BT * 3 * C, BT * 4 * C]
-    decoder = [*[L * 9 * C] * 2, *[C] * 3, 3 * C, 4 * C, Vp]
+    # The cache of nine positions, whose rows are filled up to 16 numbers; then a row of each kind.
+    cached = L * NH * 9 * -(-C // NH // 16) * 16
+    decoder = [cached, cached, 1, 1, *[C] * 3, 3 * C, 4 * C, Vp]
     expected = {
         "parameters": size(count),
         "gradients": size(count if clipped else rest + block),
         "optimizer": size(count, count),
         "activations": size(*kept, *backward),
         "scratch": 0,
-        "buffers": size(*[BT + 1] * (2 if validated else 1), width=2)
-        + size(*decoder, 2 * V, BT, BT, 9),
     }
-    expected["rounding"] = -sum(expected.values()) % HUGE_PAGE
-    assert start["memory_parts"] == expected
-    assert start["memory"] == sum(expected.values())
+    parts = dict(start["memory_parts"])
+    buffers, rounding = parts.pop("buffers"), parts.pop("rounding")
+    assert parts == expected
+    # Beside arrays the writer of samples has a few structures, whose size is the compiler's matter.
+    arrays = size(*[BT + 1] * (2 if validated else 1), width=2) + size(*decoder, BT, BT, 9)
+    assert arrays <= buffers < arrays + 16384
+    assert rounding == -(sum(expected.values()) + buffers) % HUGE_PAGE
+    assert start["memory"] == sum(expected.values()) + buffers + rounding
 
 
 @pytest.mark.parametrize("threads", [1, 3])

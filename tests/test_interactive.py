@@ -242,6 +242,7 @@ def test_talking(llmc: Llmc) -> None:
         person.wait("; stopped; seed 1339")
         person.type("/tokens 3\r")  # it is still there
         person.wait("tokens: 3")
+        person.wait(">")
         person.type("gone\x03")  # gives up the line
         person.wait(">")
         person.type("und\r")
