@@ -89,7 +89,7 @@ struct Kernels {
   void (*linear_residual)(const struct Workers *, float *out, const float *residual, struct Array inp,
                           const float *weight, const float *bias, size_t M, size_t N, size_t K);
   /* out (M, N) = GELU(inp · weightᵀ + bias), in its tanh form (Hendrycks, Gimpel 2016), and slope (M, N), its
-   * derivative there: backward needs nothing else. slope.data NULL: nobody asks for it. */
+   * derivative there: backward needs nothing else */
   void (*linear_gelu)(const struct Workers *, struct Array out, struct Array slope, struct Array inp,
                       const float *weight, const float *bias, size_t M, size_t N, size_t K);
   /* dinp (M, K) = dout (M, N) · weight */

@@ -156,7 +156,7 @@ static void linear_gelu(const struct Workers *workers, struct Array out, struct 
     for (size_t n = 0; n < N; n++) {
       float x = linear_output(workers, inp, weight, m, n, K) + bias[n];
       array_set(out, m * N + n, reference_gelu(x));
-      if (slope.data != NULL) array_set(slope, m * N + n, gelu_derivative(x));
+      array_set(slope, m * N + n, gelu_derivative(x));
     }
   }
 }

@@ -120,7 +120,7 @@ int command_sample(int argc, char **argv) {
 
   parse_prompt(o.prompt, V, eot, prompt);
   const size_t count = request_context(prompt_length, positions);
-  struct Request request = {.sampling = o.sampling, .tokens = o.tokens, .count = count, 
+  struct Request request = {.sampling = o.sampling, .tokens = o.tokens, .count = count,
                             .prompt_tokens = prompt_length, .prompt = prompt + prompt_length - count,
                             .eot = o.stop == STOP_EOT ? eot : -1};
   for (size_t i = 0; i < o.samples; i++, request.sampling.seed++) writer_begin(&writer, &request);

@@ -95,6 +95,12 @@ def refused(done: subprocess.CompletedProcess[str], *codes: int) -> str:
     return lines[0]
 
 
+def must_run(isa: str, isas: list[str]) -> None:
+    """Skip a test of an instruction set that is not among those that run here."""
+    if isa not in isas:
+        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+
+
 def runnable_isas(native: Native, scratch: Path) -> list[str]:
     """Return the instruction sets that this build has and this machine can run, worst first."""
     model, data = scratch / "probe.bin", scratch / "probe-tokens.bin"

@@ -14,6 +14,7 @@ from engine import (
     Native,
     build,
     json_lines,
+    must_run,
     random_tokens,
     runnable_isas,
     save_model,
@@ -45,8 +46,7 @@ def test_gradients_are_as_near_as_autocasts(
     torch = pytest.importorskip("torch")
     import parity
 
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    must_run(isa, isas)
     given = {"small": parity.small, "ragged": parity.ragged}[name]()
     mine = parity.ours(given, native, tmp_path, isa=isa, dtype="bf16").first
     mixed = parity.torchs(given, torch.float32, autocast=True).first
@@ -90,8 +90,7 @@ def ragged(tmp_path_factory: pytest.TempPathFactory) -> Flags:
 def test_the_same_bits_for_any_number_of_threads_and_with_recompute(
     isa: str, native: Native, isas: list[str], ragged: Flags, tmp_path: Path
 ) -> None:
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    must_run(isa, isas)
     for dtype in ("fp32", "bf16"):
         expected = None
         for threads, recompute in ((1, 0), (2, 0), (7, 0), (1, 1), (3, 1)):

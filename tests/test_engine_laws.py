@@ -21,6 +21,7 @@ from engine import (
     build,
     environment,
     json_lines,
+    must_run,
     random_tokens,
     refused,
     runnable_isas,
@@ -110,8 +111,7 @@ ALL_EVENTS: Flags = {"val_every": 1, "sample_every": 1, "save_every": 1, "sample
 def test_the_same_bits_for_any_number_of_threads(
     isa: str, native: Native, isas: list[str], files: Flags, tmp_path: Path
 ) -> None:
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    must_run(isa, isas)
     expected = None
     for threads in (1, 2, 3, 7):
         out = tmp_path / str(threads)

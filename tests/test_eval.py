@@ -26,6 +26,7 @@ from engine import (
     Native,
     build,
     json_lines,
+    must_run,
     random_tokens,
     refused,
     runnable_isas,
@@ -132,8 +133,7 @@ def test_every_token_but_the_first_is_predicted_once_as_by_pytorch(
 def test_threads_and_batches_change_no_bit(
     isa: str, native: Native, isas: list[str], files: Files
 ) -> None:
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    must_run(isa, isas)
     for dtype in ("fp32", "bf16"):
         flags: Flags = {**files.flags, "dtype": dtype}
         expected = rows_of(native("eval", isa=isa, batch_size=1, **flags))

@@ -19,6 +19,7 @@ from engine import (
     Native,
     build,
     environment,
+    must_run,
     refused,
     runnable_isas,
     save_model,
@@ -316,8 +317,7 @@ def test_a_text_is_its_requests_alone(
     isa: str, dtype: str, native: Native, isas: list[str], model: Path
 ) -> None:
     """Neither the other texts, nor their order, nor the threads change a bit of it."""
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    must_run(isa, isas)
     alone = texts(native, model, isa=isa, dtype=dtype)
     assert len({str(text) for text in alone.values()}) == len(alone)
     for flags in ({"slots": 8, "threads": 3}, {"slots": 3, "threads": 2}):

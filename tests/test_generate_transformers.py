@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import ALL_ISAS, Flags, Native, build, runnable_isas, save_model, save_tokens, succeeded
+from engine import (
+    ALL_ISAS,
+    Flags,
+    Native,
+    build,
+    must_run,
+    runnable_isas,
+    save_model,
+    save_tokens,
+    succeeded,
+)
 from generate import generate, line
 from numpy.typing import NDArray
 
@@ -124,8 +134,7 @@ def test_logits_with_the_cache_are_those_without(
     isa: str, native: Native, isas: list[str], model: Path, tmp_path: Path
 ) -> None:
     """One token at a time from the first on; prompts of any length; all at once in transformers."""
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    must_run(isa, isas)
     flags = {"temperature": 0, "logprobs": 20}
     alone = generate(native, model, [line("a", [256], tokens=601, **flags)], isa=isa).of("a")
     text = [256, *(event["token"] for event in alone)]

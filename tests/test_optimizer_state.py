@@ -17,6 +17,7 @@ from engine import (
     Native,
     build,
     json_lines,
+    must_run,
     refused,
     runnable_isas,
     save_model,
@@ -250,8 +251,7 @@ def left(out: Path) -> tuple[bytes, bytes]:
 def test_the_same_bits_for_any_number_of_threads(
     isa: str, kind: str, native: Native, isas: list[str], tmp_path: Path
 ) -> None:
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    must_run(isa, isas)
     flags = {**settings(tmp_path, 3), "optimizer_state": kind, "sample_every": 0}
     for threads in (1, 2, 3, 7):
         succeeded(native("train", isa=isa, out=tmp_path / f"{threads}", threads=threads, **flags))

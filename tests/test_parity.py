@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from engine import ALL_ISAS, RAGGED, Native, build, runnable_isas, save_model, succeeded
+from engine import ALL_ISAS, RAGGED, Native, build, must_run, runnable_isas, save_model, succeeded
 
 from llmc.formats.checkpoint import tensor_shapes
 from llmc.tolerances import (
@@ -75,8 +75,7 @@ def hold(
 def test_a_step_and_ten_of_them(  # noqa: PLR0917 -- what pytest hands in
     isa: str, name: str, decay: float, native: Native, isas: list[str], tmp_path: Path
 ) -> None:
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    must_run(isa, isas)
     mine = parity.ours(SETUPS[name](decay), native, tmp_path, isa=isa)
     single, double = (twin(name, decay, double=double) for double in (False, True))
     hold(
@@ -131,8 +130,7 @@ def test_greedy_tokens_are_the_twins(
 ) -> None:
     """The decoder with its cache of keys and values, and past the context, where it keeps the newer
     half and reads it again from position 0."""
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
+    must_run(isa, isas)
     config, tensors = RAGGED, parity.ragged().tensors
     model = save_model(tmp_path / "model.bin", config, tensors)
     ids = [(7 * i + 5) % config.vocab_size for i in range(prompt)]

@@ -13,7 +13,7 @@ enum { MC = 1024 / MR * MR, CLAIM_PANELS = 6, CACHE_LINE = 64 };
 enum Finish {
   STORE,            // out = product + bias
   RESIDUAL,         // out = product + bias + other
-  GELU,             // out = gelu(product + bias), other = gelu'(product + bias) unless it is nowhere
+  GELU,             // out = gelu(product + bias), other = gelu'(product + bias) unless NULL, as when decoding
   MULTIPLY,         // out = product * other
 };
 

@@ -22,12 +22,6 @@ static void call_gelu(const struct Kernels *k, const struct Workers *w, const st
   k->linear_gelu(w, out[0].array, out[1].array, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
 }
 
-static void call_gelu_alone(const struct Kernels *k, const struct Workers *w, const struct Case *c,
-                            const struct Memory *out) {
-  const struct Array nowhere = {0};
-  k->linear_gelu(w, out[0].array, nowhere, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
-}
-
 static void call_backward_input(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                 const struct Memory *out) {
   k->linear_backward_input(w, out[0].data, c->in[0].data, c->in[1].data, c->M, c->N, c->K);
@@ -69,11 +63,6 @@ static void check_linear(size_t M, size_t N, size_t K, enum Dtype dtype) {
   c = shape, c.op = "linear_gelu", c.call = call_gelu;
   case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0);
   case_rounded(&c, "out", M * N, GELU), case_rounded(&c, "slope", M * N, GELU);
-  case_check(&c);
-
-  c = shape, c.op = "linear_gelu without slope", c.call = call_gelu_alone;
-  case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0);
-  case_rounded(&c, "out", M * N, GELU);
   case_check(&c);
 
   c = shape, c.op = "linear_backward_input", c.call = call_backward_input;
