@@ -235,8 +235,14 @@ INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, 
       fetches.other = ahead_of_rows(gemm->other, at, rows, gemm->N, part.columns, times);
     }
     gemm_tile_fetching(acc, a + i * steps, b, steps, &fetches, pairs);
-    if (rows == MR && part.columns == NR) gemm_finish(gemm, acc, at, gemm->N, bias, first, last);
-    else gemm_finish_edge(gemm, acc, at, bias, rows, part.columns, first, last);
+    if (rows == MR && part.columns == NR) {
+      gemm_finish(gemm, acc, at, gemm->N, bias, first, last);
+    } else {
+      /* A copy: sums whose address were known elsewhere could not stay in registers between the fetches. */
+      vf edge[MR][NRV];
+      memcpy(edge, acc, sizeof edge);
+      gemm_finish_edge(gemm, edge, at, bias, rows, part.columns, first, last);
+    }
   }
 }
 
