@@ -136,6 +136,7 @@ static void attention_decode(const struct Workers *workers, float *out, const fl
 static void attention_prompt_task(void *argument, int thread, int threads) {
   const struct Cached *c = argument;
   const size_t C = c->C, HS = c->HS, row = round_up(HS, CACHE_LANES), first = c->feeds->position, T = first + c->M;
+  const size_t vectors = strip_vectors(c->M);
   const struct Attention at = {.workers = c->workers, .T = T, .C = C, .NH = c->NH, .HS = HS, .first = first};
   float *packed_keys = c->workers->own + (size_t)thread * c->workers->own_floats;
   float *packed_values = packed_keys + rows_left(T) * HS, *scratch = packed_values + rows_left(HS) * T;
@@ -153,8 +154,9 @@ static void attention_prompt_task(void *argument, int thread, int threads) {
       pack_left(packed_values + k0 * rows_left(HS), head_rows(values, row, k0, true), HS, size_min(TILE, T - k0),
                 FP32);
     }
-    for (size_t q0 = first; q0 < T; q0 += NR) {
-      attention_strip(&at, array_of(c->out + h * HS), NULL, array_of(q), packed_keys, packed_values, scratch, q0);
+    for (size_t q0 = first; q0 < T; q0 += vectors * VL) {
+      attention_strip(&at, array_of(c->out + h * HS), NULL, array_of(q), packed_keys, packed_values, scratch, q0,
+                      vectors);
     }
   }
 }

@@ -69,16 +69,17 @@ struct Fetches { struct Ahead out, other, panel; };
 
 enum { FETCH_STEPS = 32 };
 
-/* acc (MR, NR) += a (steps, MR)ᵀ · b (steps, NR), both panels */
-INLINE void gemm_steps(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const bool pairs) {
-  for (size_t s = 0; s < steps; s++, a += MR, b += NR) {
+/* acc (MR, columns) += a (steps, MR)ᵀ · b (steps, columns), both panels; columns fill so many vectors. */
+INLINE void gemm_steps(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors,
+                       const bool pairs) {
+  for (size_t s = 0; s < steps; s++, a += MR, b += vectors * VL) {
     vf b_row[NRV];
 #pragma GCC unroll 4
-    for (int j = 0; j < NRV; j++) b_row[j] = vload(b + j * VL);
+    for (size_t j = 0; j < vectors; j++) b_row[j] = vload(b + j * VL);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 4
-      for (int j = 0; j < NRV; j++) {
+      for (size_t j = 0; j < vectors; j++) {
         if (pairs) acc[i][j] = vadd_pairs(acc[i][j], vsplat_word(a + i), b_row[j]);
         else acc[i][j] += a[i] * b_row[j];
       }
@@ -94,18 +95,18 @@ INLINE void tile_zero(vf acc[MR][NRV]) {
   }
 }
 
-INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const bool pairs) {
+INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors) {
   tile_zero(acc);
-  gemm_steps(acc, a, b, steps, pairs);
+  gemm_steps(acc, a, b, steps, vectors, false);
 }
 
-/* The same, and now and then a few of the lines that will be wanted next. */
+/* A tile of the product, and now and then a few of the lines that will be wanted next. */
 INLINE void gemm_tile_fetching(vf acc[MR][NRV], const float *a, const float *b, size_t steps, struct Fetches *fetches,
                                const bool pairs) {
   tile_zero(acc);
   for (size_t s = 0; s < steps; s += FETCH_STEPS) {
     ahead_fetch(&fetches->out), ahead_fetch(&fetches->other), ahead_fetch(&fetches->panel);
-    gemm_steps(acc, a + s * MR, b + s * NR, size_min(FETCH_STEPS, steps - s), pairs);
+    gemm_steps(acc, a + s * MR, b + s * NR, size_min(FETCH_STEPS, steps - s), NRV, pairs);
   }
 }
 

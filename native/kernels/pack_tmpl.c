@@ -109,24 +109,32 @@ INLINE void pack_rest(float *dst, struct Factor src, size_t have, size_t kc, siz
   }
 }
 
-/* A panel of lanes whose numbers are neighbours: blocks of eight lanes by eight words are turned. */
+/* Eight lanes by eight words, turned; lanes past `lanes` are zero. */
+INLINE void pack_block(float *dst, struct Factor src, size_t k, size_t lanes, size_t width, const size_t R,
+                       const enum Packing packing) {
+  v8 row[8];
+#pragma GCC unroll 8
+  for (size_t i = 0; i < 8; i++) {
+    row[i] = i < lanes ? pack_eight_steps(src.numbers.data, i * src.lane + k, packing) : (v8){0};
+  }
+  transpose8(row);
+#pragma GCC unroll 8
+  for (size_t i = 0; i < 8; i++) memcpy(dst + i * R, &row[i], width * sizeof(float));
+}
+
+/* A panel of lanes whose numbers are neighbours. */
 INLINE void pack_turned(float *dst, struct Factor src, size_t have, size_t kc, const size_t R,
                         const enum Packing packing) {
-  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1;
+  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1, whole = kc / word / 8 * 8;
   for (size_t l = 0; l < R; l += 8) {
     const size_t width = R - l < 8 ? R - l : 8, lanes = l < have ? size_min(width, have - l) : 0;
-    size_t s = 0;
-    for (; (s + 8) * word <= kc; s += 8) {
-      v8 row[8];
-#pragma GCC unroll 8
-      for (size_t i = 0; i < 8; i++) {
-        row[i] = i < lanes ? pack_eight_steps(src.numbers.data, (l + i) * src.lane + s * word, packing) : (v8){0};
-      }
-      transpose8(row);
-#pragma GCC unroll 8
-      for (size_t i = 0; i < 8; i++) memcpy(dst + (s + i) * R + l, &row[i], width * sizeof(float));
+    const struct Factor from = factor_at(src, l, 0);
+    if (lanes == 8) {
+      for (size_t s = 0; s < whole; s += 8) pack_block(dst + s * R + l, from, s * word, 8, 8, R, packing);
+    } else {
+      for (size_t s = 0; s < whole; s += 8) pack_block(dst + s * R + l, from, s * word, lanes, width, R, packing);
     }
-    pack_rest(dst, src, have, kc, s, l, width, R, packing);
+    pack_rest(dst, src, have, kc, whole, l, width, R, packing);
   }
 }
 
@@ -194,6 +202,15 @@ static void pack_left(float *dst, struct Factor src, size_t lanes, size_t kc, en
 
 static void pack_right(float *dst, struct Factor src, size_t lanes, size_t kc, enum Dtype multiplied) {
   pack(dst, src, lanes, kc, multiplied, NR);
+}
+
+/* A right factor of one panel, as wide as so many vectors. */
+static void pack_strip(float *dst, struct Factor src, size_t lanes, size_t kc, size_t vectors) {
+  switch (vectors) {
+    case 1: pack(dst, src, lanes, kc, FP32, VL); break;
+    case 2: pack(dst, src, lanes, kc, FP32, 2 * VL); break;
+    default: pack(dst, src, lanes, kc, FP32, NR); break;
+  }
 }
 
 /* INT8 in units of the scale to floats; whole blocks in whole vectors. */
