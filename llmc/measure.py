@@ -155,8 +155,8 @@ def step_result(work: Work, timings: Sequence[Timing]) -> Event:
     """
     flops = work.step_flops()
     seconds = statistics.median(timing.median for timing in timings)
-    peaks = [event["flops"] for timing in timings for event in timing.told("peak")]
-    peak = statistics.median(peaks)
+    machine = _machine([event for timing in timings for event in timing.told("peak")])
+    peak = machine["peak_flops_per_second"]
     steps = sum(len(timing.seconds) for timing in timings)
     mean = sum(sum(timing.seconds) for timing in timings) / steps
     booked: dict[str, tuple[float, float]] = {}
@@ -174,8 +174,7 @@ def step_result(work: Work, timings: Sequence[Timing]) -> Event:
         "tokens_per_second": work.B * work.T / seconds,
         "flops_per_second": total / seconds,
         "share_of_peak": total / seconds / peak,
-        "peak_flops_per_second": peak,
-        "best_peak_flops_per_second": max(peaks),
+        **machine,
         "memory_bytes": max(timing.memory for timing in timings),
         "kernels": kernels,
     }
@@ -186,8 +185,8 @@ def kernels_result(work: Work, timing: Timing) -> Event:
     calls: dict[str, list[float]] = {}
     for event in timing.told("call"):
         calls.setdefault(event["name"], []).append(event["seconds"])
-    peaks = [event["flops"] for event in timing.told("peak")]
-    peak = statistics.median(peaks)
+    machine = _machine(timing.told("peak"))
+    peak = machine["peak_flops_per_second"]
     attention = attention_flops(work.B, work.T, work.config.channels)
     kernels = {}
     for event in timing.told("kernel"):
@@ -198,8 +197,7 @@ def kernels_result(work: Work, timing: Timing) -> Event:
         kernels[name] = shape | row | _rates(flops, event["bytes"], seconds, peak)
     return {
         "isa": timing.start["isa"],
-        "peak_flops_per_second": peak,
-        "best_peak_flops_per_second": max(peaks),
+        **machine,
         "memory_bytes": timing.memory,
         "kernels": kernels,
     }
@@ -237,6 +235,17 @@ def decode_result(work: Work, timing: Timing) -> Event:
         "share_of_reading": reading / seconds,
         "memory_bytes": timing.memory,
         "kernels": kernels,
+    }
+
+
+def _machine(events: Sequence[Event]) -> Event:
+    """Return what the machine could do at most, measured between what was timed."""
+    peaks = [event["flops"] for event in events]
+    trip = statistics.median(event["round_trip"] for event in events)
+    return {
+        "peak_flops_per_second": statistics.median(peaks),
+        "best_peak_flops_per_second": max(peaks),
+        **({"round_trip_ns": trip * 1e9} if trip else {}),  # there is none with a single thread
     }
 
 

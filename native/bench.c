@@ -4,7 +4,6 @@
 
 #include "bench_model.h"
 #include "commands.h"
-#include "peak.h"
 #include "pool.h"
 #include "util.h"
 
@@ -30,13 +29,13 @@ int command_bench(int argc, char **argv) {
     const double seconds = step_seconds(&bench, step);
     if (step >= o.warmup) {
       printf("{\"event\":\"step\",\"seconds\":%.9f}\n", seconds);
-      printf("{\"event\":\"peak\",\"flops\":%.4g}\n", peak_measure(bench.gpt2.kernels, &bench.gpt2.workers).mean);
+      bench_print_peak(&bench);
     }
     fflush(stdout);
   }
   const struct PoolProfile *profile;
   for (int i = 0; (profile = pool_profile(pool, i)) != NULL; i++) {
-    if (strcmp(profile->label, "peak") == 0) continue;
+    if (strcmp(profile->label, "peak") == 0 || strcmp(profile->label, "round trips") == 0) continue;
     printf("{\"event\":\"kernel\",\"name\":\"%s\",\"calls\":%zu,\"seconds\":%.9f}\n", profile->label,
            profile->calls, profile->seconds);
   }

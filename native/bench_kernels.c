@@ -9,7 +9,6 @@
 
 #include "bench_model.h"
 #include "commands.h"
-#include "peak.h"
 #include "pool.h"
 #include "util.h"
 
@@ -164,8 +163,7 @@ static void print_shapes(const struct Run *run) {
 
 /* Times the peak, then one call of each operation from `begin` to before `end`. */
 static void time_calls(struct Run *run, int begin, int end, size_t l, bool warm) {
-  const double peak = peak_measure(run->bench.gpt2.kernels, &run->bench.gpt2.workers).mean;
-  if (warm) printf("{\"event\":\"peak\",\"flops\":%.4g}\n", peak);
+  if (warm) bench_print_peak(&run->bench);
   for (int i = begin; i < end; i++) {
     if (!chosen(run, i)) continue;
     const double started = clock_seconds();

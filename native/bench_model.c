@@ -1,10 +1,12 @@
 #define _POSIX_C_SOURCE 200809L
 #include "bench_model.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 
 #include "format.h"
+#include "peak.h"
 #include "pool.h"
 #include "util.h"
 
@@ -72,6 +74,12 @@ void bench_tokens(struct BenchModel *bench, size_t step) {
 
 void bench_fill(float *x, size_t n, float range) {
   for (size_t i = 0; i < n; i++) x[i] = range * ((float)(mix64(i) >> 40) * 0x1p-23f - 1);
+}
+
+void bench_print_peak(const struct BenchModel *bench) {
+  const struct Workers *workers = &bench->gpt2.workers;
+  printf("{\"event\":\"peak\",\"flops\":%.4g,\"round_trip\":%.3g}\n",
+         peak_measure(bench->gpt2.kernels, workers).mean, round_trip_measure(workers->pool));
 }
 
 size_t bench_peak_memory(void) {

@@ -1,8 +1,44 @@
 #include "peak.h"
 
 #include <math.h>
+#include <stdatomic.h>
 
+#include "pool.h"
 #include "util.h"
+
+enum Ball { HERE, THERE, AWAY };  // with the first thread, with the second, with none any more
+
+struct RoundTrips {
+  _Alignas(128) atomic_int ball;
+  double seconds;
+};
+
+/* A thousand of them, or as many as a millisecond allows where threads outnumber the cores. */
+static void round_trips_task(void *argument, int thread, int threads) {
+  struct RoundTrips *trips = argument;
+  if (threads < 2 || thread > 1) return;
+  int ball = HERE;
+  while (thread == 1 && ball != AWAY) {
+    while ((ball = atomic_load(&trips->ball)) == HERE) {}
+    if (ball == THERE) atomic_store(&trips->ball, HERE);
+  }
+  if (thread == 1) return;
+  const double started = clock_seconds();
+  int count = 0;
+  while (count < 1000 && (count % 16 > 0 || clock_seconds() - started < 1e-3)) {
+    atomic_store(&trips->ball, THERE);
+    while (atomic_load(&trips->ball) == THERE) {}
+    count++;
+  }
+  trips->seconds = (clock_seconds() - started) / count;
+  atomic_store(&trips->ball, AWAY);
+}
+
+double round_trip_measure(struct Pool *pool) {
+  struct RoundTrips trips = {0};
+  pool_run(pool, "round trips", round_trips_task, &trips);
+  return trips.seconds;
+}
 
 struct Peak peak_measure(const struct Kernels *kernels, const struct Workers *workers) {
   const double enough = 0.012, started = clock_seconds();  // seconds

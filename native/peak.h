@@ -1,4 +1,4 @@
-/* What the machine's multipliers can do at most. */
+/* What the machine can do at most: its multipliers, and the way from one thread to another. */
 #ifndef LLMC_PEAK_H
 #define LLMC_PEAK_H
 
@@ -12,5 +12,9 @@ struct Peak {
 
 /* Multiplies and adds for 12 milliseconds, on the workers' threads. */
 struct Peak peak_measure(const struct Kernels *kernels, const struct Workers *workers);
+
+/* Seconds that a cache line takes from the first thread to the second and back; 0 with a single thread. Cores that
+ * share a cache need some 80 ns, others several times that, and packed blocks travel the same way. */
+double round_trip_measure(struct Pool *pool);
 
 #endif

@@ -75,12 +75,14 @@ def test_a_step_s_numbers_are_medians_over_all_processes() -> None:
         {"event": "kernel", "name": "linear_forward", "calls": 6, "seconds": 0.6},
         {"event": "kernel", "name": "zero", "calls": 2, "seconds": 0.8},
     )
-    first = with_events(timing(1.0, 3.0), *kernels, {"event": "peak", "flops": 1e9})
+    first = with_events(
+        timing(1.0, 3.0), *kernels, {"event": "peak", "flops": 1e9, "round_trip": 8e-8}
+    )
     second = with_events(
         timing(4.0, 4.0),
         *kernels,
-        {"event": "peak", "flops": 3e9},
-        {"event": "peak", "flops": 2e9},
+        {"event": "peak", "flops": 3e9, "round_trip": 9e-8},
+        {"event": "peak", "flops": 2e9, "round_trip": 4e-7},
     )
     result = step_result(WORK, [first, second])
     flops = WORK.step_flops()
@@ -89,6 +91,7 @@ def test_a_step_s_numbers_are_medians_over_all_processes() -> None:
     assert result["tokens_per_second"] == 2 * 16 / 3.0
     assert result["flops_per_second"] == rate
     assert (result["peak_flops_per_second"], result["best_peak_flops_per_second"]) == (2e9, 3e9)
+    assert result["round_trip_ns"] == pytest.approx(90)
     assert result["share_of_peak"] == rate / 2e9
     assert list(result["kernels"]) == ["zero", "linear_forward"]  # the longest first
     row = result["kernels"]["linear_forward"]
@@ -106,7 +109,7 @@ def test_a_kernel_s_numbers() -> None:
         {"event": "kernel", "name": "qkv_forward", **shape},
         {"event": "kernel", "name": "attention_forward", **none, "bytes": 0},
         {"event": "kernel", "name": "adamw_update", **none, "bytes": 100},
-        *({"event": "peak", "flops": flops} for flops in (50.0, 400.0, 60.0)),
+        *({"event": "peak", "flops": flops, "round_trip": 0} for flops in (50.0, 400.0, 60.0)),
     ]
     for name in ("qkv_forward", "attention_forward", "adamw_update"):
         events += [{"event": "call", "name": name, "seconds": s} for s in (4.0, 1.0, 2.0)]

@@ -249,10 +249,12 @@ def _ms(count: float) -> str:
 
 
 def _peak(result: Event) -> str:
-    return (
+    said = (
         f"measured peak of {_giga(result['peak_flops_per_second'])} GF/s "
         f"(at best {_giga(result['best_peak_flops_per_second'])}, {result['isa']})"
     )
+    trip = result.get("round_trip_ns")
+    return f"{said}\nfrom one thread to another and back: {trip:.0f} ns" if trip else said
 
 
 def _share(row: Event) -> str:
