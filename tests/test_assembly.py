@@ -55,6 +55,7 @@ WHOLE = {
     ("x86_64", 16): r"%zmm\d+",
     ("aarch64", 4): r"v\d+\.4s",
 }
+VECTOR = {"x86_64": r"%[xyz]mm\d+", "aarch64": r"\b[vq]\d+"}
 # A lane is 32 bits: a float, or in a product of bf16 a pair of them.
 LANES = {"s": 1, "d": 2, "q": 4, "4s": 4, "xmm": 4, "ymm": 8, "zmm": 16}
 
@@ -110,6 +111,22 @@ def tile_loop(functions: Functions, tile: Tile) -> list[str]:
     return max(loops, key=lambda loop: count(loop, tile.instructions[0]))
 
 
+def around_tile(functions: Functions, tile: Tile) -> list[str]:
+    """Return the next loop out: the tile's loop takes turns with fetching what comes later."""
+    loop = tile_loop(functions, tile)
+    for name, lines in functions.items():
+        if "gemm" not in name:
+            continue
+        labels = {line[:-1]: at for at, line in enumerate(lines) if line.endswith(":")}
+        branches = [(labels.get(line.split()[-1], at), at) for at, line in enumerate(lines)]
+        for at in range(len(lines) - len(loop)):
+            if lines[at : at + len(loop)] == loop:
+                outer = ((i, j) for i, j in branches if i < at - 1 and j >= at + len(loop))
+                begin, end = min(outer, key=lambda ends: ends[1] - ends[0])
+                return lines[begin:end]
+    raise AssertionError("no function holds the loop")
+
+
 def count(loop: list[str], instruction: str) -> int:
     """Return how often an instruction stands in a loop."""
     return sum(line.split()[0] == instruction for line in loop)
@@ -154,6 +171,9 @@ def faults(functions: Functions, native: Path, tile: Tile) -> list[str]:
     read = sum(map(lanes_read, loop))
     if read != (MR + NRV * VL) * steps:
         found.append(f"{steps} steps read {read} lanes, not {MR} of A and {NRV * VL} of B each")
+    vector = re.compile(VECTOR[tile.machine])
+    around = around_tile(functions, tile)
+    found += [f"spilled: {line}" for line in around if STACK.search(line) and vector.search(line)]
     return found
 
 
@@ -223,6 +243,12 @@ def test_a_tile_too_large_for_the_registers_is_noticed(tmp_path: Path) -> None:
     larger = ("isa/avx2.c", r"#define MR 6", "#define MR 8")
     (found,) = faults_after(larger, [tile for tile in TILES if tile.isa == "avx2"], tmp_path)
     assert any(fault.startswith("stack: ") for fault in found), found
+
+
+def test_sums_that_leave_the_registers_between_fetches_are_noticed(tmp_path: Path) -> None:
+    known = ("kernels/gemm_tmpl.c", r"gemm_finish_edge\(gemm, edge,", "gemm_finish_edge(gemm, acc,")
+    (found,) = faults_after(known, [tile for tile in TILES if tile.isa == "avx512"], tmp_path)
+    assert any(fault.startswith("spilled: ") for fault in found), found
 
 
 def test_the_source_leaves_no_unrolling_to_chance() -> None:

@@ -174,7 +174,8 @@ def test_kernels(tiny: Llmc) -> None:
     lines = done.stdout.splitlines()
     assert "M×N×K" in lines[0] and "GB/s" in lines[0]
     assert lines[2].split()[:2] == ["qkv_forward", "32×96×32"]
-    assert lines[-1].startswith("measured peak of ")
+    assert lines[-2].startswith("measured peak of ")
+    assert lines[-1].startswith("from one thread to another and back: ")
     assert max(map(len, lines)) <= 80
     assert "next: llmc bench kernels --against torch" in done.stderr
 

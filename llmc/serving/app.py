@@ -20,8 +20,9 @@ from llmc.serving.guard import Guard, read_body
 from llmc.serving.metrics import CONTENT_TYPE, Metrics
 from llmc.serving.openapi import document
 from llmc.serving.page import page
+from llmc.serving.parameters import parameters
 from llmc.serving.refusals import BROKEN, Refused
-from llmc.serving.schema import parameters, parse
+from llmc.serving.request import parse
 from llmc.serving.subject import Subject
 
 T = TypeVar("T")

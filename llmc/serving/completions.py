@@ -17,8 +17,9 @@ from llmc.generation import NO_TOKEN, Request
 from llmc.serving.batch import Batch, Job
 from llmc.serving.choices import Choice, speller
 from llmc.serving.metrics import Metrics
+from llmc.serving.parameters import SEEDS, Limits, too_long
 from llmc.serving.refusals import Refused
-from llmc.serving.schema import SEEDS, Completion, Limits, too_long
+from llmc.serving.request import Completion
 from llmc.tokenizers import Tokenizer
 
 # Between two events of a stream: what nobody sees; each costs as much as several tokens.

@@ -49,3 +49,8 @@ class Refused(Exception):
                 "code": self.code,
             }
         }
+
+
+def shown(text: str) -> str:
+    """Return the beginning of what a client sent, fit to be printed."""
+    return "".join(c if c.isprintable() else "?" for c in text[:120])

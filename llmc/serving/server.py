@@ -21,7 +21,7 @@ from llmc.serving.completions import Completions
 from llmc.serving.connection import Connection
 from llmc.serving.guard import Guard
 from llmc.serving.metrics import Metrics
-from llmc.serving.schema import MAX_CHOICES, Limits
+from llmc.serving.parameters import MAX_CHOICES, Limits
 from llmc.serving.subject import Subject
 
 GRACE_SECONDS = 30.0  # for what is being written when the server is told to end

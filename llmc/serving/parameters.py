@@ -1,4 +1,4 @@
-"""What a request for completions may hold: one table, checked here and published as a schema.
+"""What a request for completions may hold: one table, checked by it and published as a schema.
 
 The names and defaults are those of OpenAI's completions. ``top_k``, ``min_p``,
 ``repetition_penalty``, ``ignore_eos`` and ``truncate_prompt_tokens`` go beyond them, as in vLLM and
@@ -7,17 +7,13 @@ others. What the engine cannot do is refused unless it asks for nothing, never i
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmc.serving.refusals import Refused
+from llmc.serving.refusals import Refused, shown
 
-SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_CHOICES, MAX_LOGPROBS, MAX_STOPS, MAX_STOP_CHARACTERS = 128, 20, 4, 256
 SEEDS = 1 << 53  # that the engine tells apart
 
@@ -37,37 +33,6 @@ class Limits:
     vocab_size: int
     max_tokens: int
     choices: int = MAX_CHOICES
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A request, checked.
-
-    Attributes:
-        prompts: texts, or lists of ids.
-        stops: what ends the text.
-        seed: of the first choice; the others count on.
-        logprobs: alternatives to tell per token; None: no log probabilities at all.
-        usage: whether a stream ends with the usage.
-        truncate: how many of a longer prompt's last tokens to keep; None: it is refused.
-    """
-
-    prompts: list[str | list[int]]
-    max_tokens: int
-    n: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    seed: int
-    stops: list[str]
-    logprobs: int | None
-    echo: bool
-    stream: bool
-    usage: bool
-    ignore_eos: bool
-    truncate: int | None
 
 
 @dataclass(frozen=True)
@@ -216,90 +181,6 @@ def _both(**properties: Any) -> dict[str, Any]:
     return {"properties": properties, "required": list(properties)}
 
 
-def parse(body: bytes, known: dict[str, Parameter], limits: Limits) -> Completion:
-    """Return what a request's body asks for.
-
-    Raises:
-        Refused: it is no JSON, or asks for what there is not.
-    """
-    asked = _object(body)
-    for name in asked:
-        if name not in known:
-            raise Refused(
-                400,
-                f"Unrecognized request argument supplied: {_shown(name)}",
-                code="unknown_parameter",
-                param=name if name.isprintable() else None,
-            )
-    values: dict[str, Any] = {}
-    for name, parameter in known.items():
-        value = asked.get(name, parameter.default)
-        values[name] = parameter.check(name, value, parameter.schema) if name in asked else value
-    prompts = values["prompt"] if "prompt" in asked else [""]
-    if len(prompts) * (values["n"] or 1) > limits.choices:
-        raise Refused(
-            400,
-            f"{len(prompts)} prompts × n = {values['n']} are more completions than this server has "
-            f"room for in one request: {limits.choices}",
-            param="n",
-        )
-    if values["echo"] and values["logprobs"] is not None:
-        raise Refused(
-            400,
-            "echo and logprobs exclude each other: a prompt's probabilities are not computed",
-            code="unsupported_parameter",
-            param="echo",
-        )
-    if asked.get("stream_options") is not None and not values["stream"]:
-        raise Refused(400, "stream_options are for streams: set stream too", param="stream_options")
-
-    def number(name: str) -> Any:
-        return values[name] if values[name] is not None else known[name].default
-
-    seed = values["seed"]
-    return Completion(
-        prompts=prompts,
-        max_tokens=number("max_tokens"),
-        n=number("n"),
-        temperature=float(number("temperature")),
-        top_k=number("top_k"),
-        top_p=float(number("top_p")),
-        min_p=float(number("min_p")),
-        repetition_penalty=float(number("repetition_penalty")),
-        seed=seed % SEEDS if seed is not None else secrets.randbelow(SEEDS),
-        stops=values["stop"] or [],
-        logprobs=values["logprobs"],
-        echo=bool(values["echo"]),
-        stream=bool(values["stream"]),
-        usage=bool((values["stream_options"] or {}).get("include_usage")),
-        ignore_eos=bool(values["ignore_eos"]),
-        truncate=values["truncate_prompt_tokens"],
-    )
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        asked = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise Refused(400, "The body is not UTF-8: send JSON") from error
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, f"The body is not valid JSON: {_shown(str(error))}") from error
-    if not isinstance(asked, dict):
-        raise Refused(400, "The body must be a JSON object")
-    if SURROGATE.search(json.dumps(asked, ensure_ascii=False)):
-        raise Refused(400, "The body has half of a surrogate pair, which is no character")
-    return asked
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _shown(text: str) -> str:
-    """Return the beginning of what a client sent, fit to be printed."""
-    return "".join(c if c.isprintable() else "?" for c in text[:120])
-
-
 def _wrong(name: str, wanted: str) -> Refused:
     return Refused(400, f"'{name}' must be {wanted}", code="invalid_value", param=name)
 
@@ -368,7 +249,7 @@ def _model(name: str, value: Any, schema: dict[str, Any]) -> str:
     if value != served:
         raise Refused(
             404,
-            f"The model '{_shown(value)}' does not exist: this server has '{served}'",
+            f"The model '{shown(value)}' does not exist: this server has '{served}'",
             code="model_not_found",
             param=name,
         )
