@@ -8,7 +8,7 @@
  * and how the work was cut, changes nothing in its bits.
  */
 
-enum { MC = 1024 / MR * MR, CLAIM_PANELS = 6, CACHE_LINE = 64 };
+enum { MC = 1024 / MR * MR, CLAIM_PANELS = 4, CACHE_LINE = 64 };
 
 enum Finish {
   STORE,            // out = product + bias
@@ -28,6 +28,7 @@ struct Gemm {
   const float *bias;      // (N) or NULL
   struct Array other;     // (M, N): the residual, or the slope of GELU (unless NULL)
   float *sums;            // (M, N): collects what the blocks of K add; out itself if that holds floats
+  float *lane_sums;       // (M) or NULL: A, which then holds floats, lanes neighbours, summed over K; `add` as for out
 };
 
 /* Cache lines that will be wanted soon, in the order of memory: a few are asked for at a time, so that those of
@@ -69,6 +70,9 @@ struct Fetches { struct Ahead out, other, panel; };
 
 enum { FETCH_STEPS = 32 };
 
+/* How often a tile of so many steps fetches. */
+INLINE size_t fetch_times(size_t steps) { return size_max(1, steps / FETCH_STEPS); }
+
 /* acc (MR, columns) += a (steps, MR)ᵀ · b (steps, columns), both panels; columns fill so many vectors. */
 INLINE void gemm_steps(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors,
                        const bool pairs) {
@@ -104,10 +108,11 @@ INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t st
 INLINE void gemm_tile_fetching(vf acc[MR][NRV], const float *a, const float *b, size_t steps, struct Fetches *fetches,
                                const bool pairs) {
   tile_zero(acc);
-  for (size_t s = 0; s < steps; s += FETCH_STEPS) {
+  for (; steps >= FETCH_STEPS; steps -= FETCH_STEPS, a += FETCH_STEPS * MR, b += FETCH_STEPS * NR) {
     ahead_fetch(&fetches->out), ahead_fetch(&fetches->other), ahead_fetch(&fetches->panel);
-    gemm_steps(acc, a + s * MR, b + s * NR, size_min(FETCH_STEPS, steps - s), NRV, pairs);
+    gemm_steps(acc, a, b, FETCH_STEPS, NRV, pairs);
   }
+  gemm_steps(acc, a, b, steps, NRV, pairs);
 }
 
 /* Rows of the tile lie N numbers apart in an array, from element `at` on. */
@@ -188,9 +193,12 @@ INLINE void gemm_finish(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, siz
 
 /* The same for a tile that hangs over the edge, of which only rows and columns exist: they are copied into
  * a tile of floats, finished there, and copied back. */
-static void gemm_finish_edge(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, const float *bias,
+static void gemm_finish_edge(const struct Gemm *gemm, const float *tile, size_t at, const float *bias,
                              size_t rows, size_t columns, bool first, bool last) {
   float out[MR * NR] = {0}, other[MR * NR] = {0}, sums[MR * NR] = {0}, bias_row[NR] = {0};
+  vf acc[MR][NRV];
+  tile_zero(acc);
+  tile_add(acc, array_of(tile), 0, NR);
   struct Gemm edge = *gemm;
   edge.out = array_of(out), edge.sums = sums;
   if (gemm->other.data != NULL) edge.other = array_of(other);
@@ -225,7 +233,7 @@ struct Part {
 INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, struct Part part,
                        struct Ahead next, const bool pairs) {
   const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
-  const size_t steps = ceil_div(part.kc, pairs ? 2 : 1), times = ceil_div(steps, FETCH_STEPS);
+  const size_t steps = ceil_div(part.kc, pairs ? 2 : 1), times = fetch_times(steps);
   const float *bias = gemm->bias != NULL ? gemm->bias + part.n : NULL;
   struct Fetches fetches = {.panel = next};
   for (size_t i = 0; i < part.rows; i += MR) {
@@ -240,8 +248,8 @@ INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, 
       gemm_finish(gemm, acc, at, gemm->N, bias, first, last);
     } else {
       /* A copy: sums whose address were known elsewhere could not stay in registers between the fetches. */
-      vf edge[MR][NRV];
-      memcpy(edge, acc, sizeof edge);
+      float edge[MR * NR];
+      tile_store(array_of(edge), 0, NR, acc);
       gemm_finish_edge(gemm, edge, at, bias, rows, part.columns, first, last);
     }
   }
@@ -260,7 +268,7 @@ static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct 
     struct Ahead ahead = {0};
     if (next < end) {
       ahead = ahead_of_factor(factor_at(gemm->b, next, part.k), size_min(NR, end - next), part.kc,
-                              tiles * ceil_div(steps, FETCH_STEPS));
+                              tiles * fetch_times(steps));
     }
     part.columns = size_min(NR, end - part.n);
     if (gemm->scales != NULL) gemm_pack_int8(gemm, b, part);
@@ -270,20 +278,41 @@ static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct 
   }
 }
 
+/* Some lanes of A: packed, and summed while they are in the cache. */
+static void gemm_pack_lanes(const struct Gemm *gemm, float *a, size_t lane, size_t lanes, size_t k, size_t kc) {
+  enum { STRIP = 64 / MR * MR };
+  const size_t steps = ceil_div(kc, pack_word(gemm->workers->dtype));
+  if (gemm->lane_sums == NULL) {
+    pack_left(a, factor_at(gemm->a, lane, k), lanes, kc, gemm->workers->dtype);
+    return;
+  }
+  for (const size_t end = lane + lanes; lane < end; lane += STRIP, a += STRIP * steps) {
+    const size_t width = size_min(STRIP, end - lane);
+    const struct Factor strip = factor_at(gemm->a, lane, k);
+    float sums[STRIP] = {0};
+    if (gemm->add || k > 0) memcpy(sums, gemm->lane_sums + lane, width * sizeof *sums);
+    pack_left(a, strip, width, kc, gemm->workers->dtype);
+    const float *row = strip.numbers.data;
+    for (size_t s = 0; s < kc; s++, row += strip.step) {
+      for (size_t l = 0; l < width; l++) sums[l] += row[l];
+    }
+    memcpy(gemm->lane_sums + lane, sums, width * sizeof *sums);
+  }
+}
+
 static void gemm_task(void *argument, int thread, int threads) {
   const struct Gemm *gemm = argument;
   const struct Workers *workers = gemm->workers;
   struct Pool *pool = workers->pool;
   float *b = workers->own + (size_t)thread * workers->own_floats;
   const size_t word = pack_word(workers->dtype), M = gemm->M, N = gemm->N, K = gemm->K;
-  /* Blocks of equal height and depth. Claims of equal width, as many for every thread, so that none waits long for
-   * the others; where the columns do not go round, a claim is a part of the rows too. */
+  /* Blocks of equal height and depth. Claims as many for every thread, whose widths differ by a panel at most, so
+   * that none waits long for the others; where the columns do not go round, a claim is a part of the rows too. */
   const size_t mc_max = round_up(ceil_div(M, ceil_div(M, MC)), MR);
   const size_t grain = gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : word;
   const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC)), grain);
-  const size_t claims = round_up(ceil_div(ceil_div(N, NR), CLAIM_PANELS), (size_t)threads);
-  const size_t width = round_up(ceil_div(N, claims), NR);
-  const size_t chunks = ceil_div(N, width), parts = ceil_div((size_t)threads, chunks);
+  const size_t panels = ceil_div(N, NR), claims = round_up(ceil_div(panels, CLAIM_PANELS), (size_t)threads);
+  const size_t chunks = size_min(claims, panels), parts = ceil_div((size_t)threads, chunks);
 
   /* The blocks of A take turns in two places, so that one barrier is enough: a thread packs its part of the
    * next block while others still read the last. Claims are numbered through; one too high waits for its
@@ -296,14 +325,13 @@ static void gemm_task(void *argument, int thread, int threads) {
       float *a = workers->shared + block % 2 * mc_max * ceil_div(kc_max, word);
       size_t begin, end;
       pool_part(mc, MR, thread, threads, &begin, &end);
-      if (begin < end) {
-        pack_left(a + begin * steps, factor_at(gemm->a, m + begin, k), end - begin, kc, workers->dtype);
-      }
+      if (begin < end) gemm_pack_lanes(gemm, a + begin * steps, m + begin, end - begin, k, kc);
       pool_barrier(pool);
       for (; claim < (block + 1) * chunks * parts; claim = pool_claim(pool)) {
-        const size_t n = claim % chunks * width, from = claim / chunks % parts * height;
+        const size_t from = claim / chunks % parts * height;
         if (from >= mc) continue;
-        const struct Part part = {m + from, size_min(height, mc - from), n, size_min(width, N - n), k, kc};
+        pool_part(N, NR, (int)(claim % chunks), (int)chunks, &begin, &end);
+        const struct Part part = {m + from, size_min(height, mc - from), begin, end - begin, k, kc};
         gemm_part(gemm, a + from * steps, b, part, word > 1);
       }
     }

@@ -54,31 +54,11 @@ static void linear_backward_gelu(const struct Workers *workers, float *dpre, con
   linear_run("linear_backward_gelu", gemm);
 }
 
-struct LinearBias {
-  float *dbias;       // (N)
-  const float *dout;  // (M, N)
-  bool add;
-  size_t M, N;
-};
-
-static void linear_bias_task(void *argument, int thread, int threads) {
-  const struct LinearBias *bias = argument;
-  size_t begin, end;
-  pool_part(bias->N, 16, thread, threads, &begin, &end);
-  if (!bias->add) memset(bias->dbias + begin, 0, (end - begin) * sizeof(float));
-  for (size_t m = 0; m < bias->M; m++) {
-    const float *drow = bias->dout + m * bias->N;
-    for (size_t n = begin; n < end; n++) bias->dbias[n] += drow[n];
-  }
-}
-
 static void linear_backward_weight(const struct Workers *workers, float *dweight, float *dbias,
                                    const float *dout, struct Array inp, bool add,
                                    size_t M, size_t N, size_t K) {
-  /* doutᵀ (N, M) · inp (M, K): the rows are summed over */
+  /* doutᵀ (N, M) · inp (M, K): the rows are summed over, for the weight and for the bias */
   linear_run("linear_backward_weight", (struct Gemm){.workers = workers, .out = array_of(dweight),
-             .a = {array_of(dout), 1, N}, .b = {inp, 1, K}, .M = N, .N = K, .K = M, .add = add});
-  if (dbias != NULL) {
-    pool_run(workers->pool, "linear_bias", linear_bias_task, &(struct LinearBias){dbias, dout, add, M, N});
-  }
+             .a = {array_of(dout), 1, N}, .b = {inp, 1, K}, .M = N, .N = K, .K = M, .add = add,
+             .lane_sums = dbias});
 }
