@@ -32,8 +32,10 @@ NO_NETWORK = {
     "no_proxy": "127.0.0.1,localhost",
     "LLMC_RETRIES": "0",
 }
-# A background job of a shell begins with Ctrl-C ignored, and so would all that a test starts.
+# A background job of a shell begins with Ctrl-C ignored, one of nohup with SIGHUP, and so would all
+# that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Wall-clock limits per example say more about how busy the machine is than about the code.
 settings.register_profile("llmc", deadline=None)
 settings.load_profile("llmc")

@@ -171,7 +171,7 @@ def test_what_is_available_is_part_of_the_machine(native: Native, ragged: Flags)
 
 # Models whose weights, or whose activations, are most of the memory; a hundred megabytes and more,
 # of which the program itself, three at most, is little.
-WIDE = ModelConfig(layers=1, heads=1, channels=128, context=64, vocab_size=90000)
+WIDE = ModelConfig(layers=1, heads=1, channels=128, context=64, vocab_size=120_000)
 DEEP = ModelConfig(layers=8, heads=2, channels=64, context=256, vocab_size=256)
 MODES: dict[str, tuple[ModelConfig, Flags]] = {
     "weights": (WIDE, {}),
