@@ -102,8 +102,10 @@ def test_tars(tmp_path: Path, suffix: str, kind: int) -> None:
         if suffix != ".tar.zst"
         else tarfile.open(fileobj=io.BytesIO(tarred(*members))) as tar
     ):
-        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # 3.11.4 and later
-        tar.extractall(tmp_path / "theirs", **safe)
+        if hasattr(tarfile, "data_filter"):  # Python 3.11.4 and later
+            tar.extractall(tmp_path / "theirs", filter="data")
+        else:
+            tar.extractall(tmp_path / "theirs")
     assert found(tmp_path / "theirs") == TREE
 
 
