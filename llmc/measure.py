@@ -170,6 +170,7 @@ def step_result(work: Work, timings: Sequence[Timing]) -> Event:
     total = sum(flops.values())
     return {
         "isa": timings[0].start["isa"],
+        "multiplies_bf16": timings[0].start["multiplies_bf16"],
         "step_ms": seconds * 1e3,
         "tokens_per_second": work.B * work.T / seconds,
         "flops_per_second": total / seconds,
@@ -197,6 +198,7 @@ def kernels_result(work: Work, timing: Timing) -> Event:
         kernels[name] = shape | row | _rates(flops, event["bytes"], seconds, peak)
     return {
         "isa": timing.start["isa"],
+        "multiplies_bf16": timing.start["multiplies_bf16"],
         **machine,
         "memory_bytes": timing.memory,
         "kernels": kernels,
@@ -236,6 +238,11 @@ def decode_result(work: Work, timing: Timing) -> Event:
         "memory_bytes": timing.memory,
         "kernels": kernels,
     }
+
+
+def as_floats(work: Work, result: Event) -> bool:
+    """Say whether bf16 was multiplied as floats: the instruction set has nothing for it."""
+    return work.dtype == "bf16" and not result["multiplies_bf16"]
 
 
 def _machine(events: Sequence[Event]) -> Event:

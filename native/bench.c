@@ -22,8 +22,7 @@ int command_bench(int argc, char **argv) {
   bench_model_create(&bench, &o);
   struct Pool *pool = bench.gpt2.workers.pool;
 
-  printf("{\"event\":\"start\",\"isa\":\"%s\",\"threads\":%zu,\"arena_bytes\":%zu}\n",
-         bench.gpt2.kernels->name, o.threads, bench.arena.size);
+  bench_print_start(&bench);
   for (size_t step = 0; step < o.warmup + o.steps; step++) {
     if (step == o.warmup) pool_profile_reset(pool);
     const double seconds = step_seconds(&bench, step);

@@ -183,7 +183,7 @@ int command_bench_kernels(int argc, char **argv) {
   int count = 0;
   for (int i = 0; i < OPERATIONS; i++) count += chosen(&run, i);
   if (count == 0) die(EXIT_USAGE, "no operation's name begins with '%s'; leave out --only to see them all", run.only);
-  printf("{\"event\":\"start\",\"isa\":\"%s\",\"threads\":%zu}\n", model->kernels->name, o.threads);
+  bench_print_start(&run.bench);
   print_shapes(&run);
 
   bench_tokens(&run.bench, 0);

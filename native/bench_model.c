@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "format.h"
+#include "memory.h"
 #include "peak.h"
 #include "pool.h"
 #include "util.h"
@@ -37,6 +38,15 @@ struct BenchOptions bench_options(const char *subcommand, const char *const *dty
   return o;
 }
 
+static void take(struct Arena *arena) {
+  const size_t needed = arena_footprint(arena), available = memory_available();
+  if (needed > available) {
+    die(EXIT_USAGE, "the benchmark needs %.2f GB of memory, but only %.2f GB are available; use a smaller --model, "
+        "--batch-size or --seq-len", (double)needed / 1e9, (double)available / 1e9);
+  }
+  arena_take(arena);
+}
+
 void bench_model_create(struct BenchModel *bench, const struct BenchOptions *o) {
   *bench = (struct BenchModel){
       .gpt2 = {.config = {.maxT = o->context, .V = o->vocab_size, .Vp = round_up(o->vocab_size, VOCAB_MULTIPLE),
@@ -47,7 +57,7 @@ void bench_model_create(struct BenchModel *bench, const struct BenchOptions *o) 
   struct Arena *arena = &bench->arena;
   model->workers.pool = pool_create((int)o->threads);
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
-    if (pass == 1) arena_take(arena);
+    if (pass == 1) take(arena);
     gpt2_layout(model, arena, o->batch_size, o->seq_len, true);
     bench->tokens = arena_alloc(arena, o->batch_size * o->seq_len, sizeof(int));
     bench->targets = arena_alloc(arena, o->batch_size * o->seq_len, sizeof(int));
@@ -74,6 +84,13 @@ void bench_tokens(struct BenchModel *bench, size_t step) {
 
 void bench_fill(float *x, size_t n, float range) {
   for (size_t i = 0; i < n; i++) x[i] = range * ((float)(mix64(i) >> 40) * 0x1p-23f - 1);
+}
+
+void bench_print_start(const struct BenchModel *bench) {
+  const struct Gpt2 *model = &bench->gpt2;
+  printf("{\"event\":\"start\",\"isa\":\"%s\",\"multiplies_bf16\":%s,\"threads\":%d,\"arena_bytes\":%zu}\n",
+         model->kernels->name, model->kernels->multiplies_bf16 ? "true" : "false", pool_threads(model->workers.pool),
+         bench->arena.size);
 }
 
 void bench_print_peak(const struct BenchModel *bench) {

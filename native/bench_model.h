@@ -38,6 +38,9 @@ void bench_tokens(struct BenchModel *bench, size_t step);
 /* Uniform in [-range, range): as good as GPT-2's normal for timing. */
 void bench_fill(float *x, size_t n, float range);
 
+/* Prints the event that begins a benchmark: what computes, on how many threads, in how much memory. */
+void bench_print_start(const struct BenchModel *bench);
+
 /* Prints the event of what the machine can do at this moment: on shared machines that changes within minutes. */
 void bench_print_peak(const struct BenchModel *bench);
 

@@ -7,6 +7,9 @@
  *
  * A batch is as wide as its longest row. Shorter ones are filled up behind their end, where nothing that is
  * told can see it: attention looks back only.
+ *
+ * INT8 is no type of training. With it the rows go through the decoder, a token of each at a time, and are predicted
+ * by what a text would be written with.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
@@ -20,6 +23,7 @@
 #include "checkpoint.h"
 #include "commands.h"
 #include "dataloader.h"
+#include "decoder.h"
 #include "file.h"
 #include "format.h"
 #include "memory.h"
@@ -41,12 +45,15 @@ struct Row {
 struct Eval {
   struct Options options;
   struct Gpt2 model;
+  struct Decoder decoder;  // the same model's, with INT8
   struct DataLoader loader;
   int rows_file;           // -1: windows
   size_t rows, predicted;  // how many there are, and the tokens that they predict
   size_t B, T;             // of the largest batch
   struct Row *batch;       // (B)
   int *tokens, *targets;   // (B, T)
+  float *losses;           // (B, T)
+  float *column;           // (B), with INT8
   char *line;              // (line_size)
   size_t line_size, line_length;
 };
@@ -62,10 +69,13 @@ static struct Options read_options(int argc, char **argv) {
       {"seq-len", ARG_COUNT, &o.seq_len, 0, 1 << 24, "T, tokens in a window, 0: the model's context"},
       {"max-tokens", ARG_COUNT, &o.max_tokens, 0, 0x1p53, "tokens to predict, at most, 0: all"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
-      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
-       "what linear layers multiply: fp32 or bf16"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
+       "what linear layers multiply: fp32, bf16, or int8 as decoding does"},
   };
   args_parse("eval", args, sizeof args / sizeof *args, argc, argv);
+  if (o.dtype == INT8 && o.batch_size > DECODE_ROWS) {
+    die(EXIT_USAGE, "with --dtype int8 --batch-size is at most %d, not %zu", DECODE_ROWS, o.batch_size);
+  }
   if (o.data == NULL || o.model == NULL) die(EXIT_USAGE, "eval needs --data FILE and --model FILE");
   if (o.rows != NULL && (o.seq_len > 0 || o.max_tokens > 0)) {
     die(EXIT_USAGE, "--rows says what is evaluated: leave out --seq-len and --max-tokens");
@@ -147,9 +157,18 @@ static void rows_open(struct Eval *eval) {
 
 /* ---- memory ------------------------------------------------------------------------------------- */
 
+static bool decodes(const struct Eval *eval) { return eval->options.dtype == INT8; }
+
 static void layout(struct Eval *eval, struct Arena *arena, size_t B) {
   const size_t T = eval->T;
-  gpt2_layout(&eval->model, arena, B, T, false);
+  if (decodes(eval)) {
+    decoder_layout(&eval->decoder, arena, B, T);
+    eval->losses = arena_alloc(arena, B * T, sizeof(float));
+    eval->column = arena_alloc(arena, B, sizeof(float));
+  } else {
+    gpt2_layout(&eval->model, arena, B, T, false);
+    eval->losses = eval->model.acts.losses;
+  }
   eval->loader.T = T;
   dataloader_layout(&eval->loader, arena);
   eval->B = B;
@@ -170,7 +189,8 @@ static size_t footprint(const struct Eval *eval, size_t B) {
 /* Lays the largest batch out that was asked for, or, where none was, that is of use and fits. */
 static void choose_batch(struct Eval *eval, struct Arena *arena, size_t available) {
   const size_t asked = eval->options.batch_size;
-  size_t B = size_min(asked > 0 ? asked : ceil_div(BATCH_TOKENS, eval->T), eval->rows);
+  const size_t useful = decodes(eval) ? DECODE_ROWS : ceil_div(BATCH_TOKENS, eval->T);
+  size_t B = size_min(asked > 0 ? asked : useful, eval->rows);
   size_t fits = B;
   while (fits > 0 && footprint(eval, fits) > available) fits /= 2;
   if (asked == 0 && fits > 0) B = fits;
@@ -214,19 +234,20 @@ static void tell_start(struct Eval *eval, const struct Arena *arena, size_t avai
   eval->line = line, eval->line_size = sizeof line;
   const struct Gpt2 *model = &eval->model;
   const struct Config *config = &model->config;
-  const size_t parameters = model->count - (config->Vp - config->V) * config->C;
+  const size_t parameters = gpt2_count(config) - (config->Vp - config->V) * config->C;
+  const char *dtype = dtype_name(eval->options.dtype);
   const int threads = pool_threads(model->workers.pool);
   if (json(eval)) {
     add(eval, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
         "\"threads\":%d,\"batch_size\":%zu,\"seq_len\":%zu,\"rows\":%zu,\"tokens\":%zu,\"memory\":%zu,"
-        "\"memory_available\":", parameters, model->kernels->name, dtype_name(model->dtype),
+        "\"memory_available\":", parameters, model->kernels->name, dtype,
         model->kernels->multiplies_bf16 ? "true" : "false", threads, eval->B, eval->T, eval->rows,
         eval->predicted, arena_footprint(arena));
     if (available == SIZE_MAX) add(eval, "null}\n");
     if (available != SIZE_MAX) add(eval, "%zu}\n", available);
   } else {
     add(eval, "memory: %.1f MB\nisa: %s, threads: %d, dtype: %s\n%zu tokens in %zu rows, %zu x %zu at a time\n",
-        (double)arena_footprint(arena) / 1e6, model->kernels->name, threads, dtype_name(model->dtype),
+        (double)arena_footprint(arena) / 1e6, model->kernels->name, threads, dtype,
         eval->predicted, eval->rows, eval->B, eval->T);
   }
   say(eval);
@@ -274,14 +295,33 @@ static void fill_batch(struct Eval *eval, size_t first, size_t n) {
   eval->model.B = n, eval->model.T = T;  // less than was laid out, at most
 }
 
+/* The losses of a batch, token after token of all its rows. */
+static void decode_losses(struct Eval *eval) {
+  const struct Kernels *k = eval->model.kernels;
+  const size_t n = eval->model.B, T = eval->model.T;
+  struct Decoder *d = &eval->decoder;
+  struct Feed feeds[DECODE_ROWS];
+  int targets[DECODE_ROWS];
+  for (size_t t = 0; t < T; t++) {
+    for (size_t b = 0; b < n; b++) {
+      feeds[b] = (struct Feed){.slot = b, .position = t, .token = eval->tokens[b * T + t]};
+      targets[b] = eval->targets[b * T + t];
+    }
+    decoder_step(d, feeds, n);
+    k->crossentropy(&d->workers, eval->column, d->logits, targets, 1, n, d->config.V, d->config.Vp);
+    for (size_t b = 0; b < n; b++) eval->losses[b * T + t] = eval->column[b];
+  }
+}
+
 static void evaluate(struct Eval *eval) {
   double sum = 0;
   for (size_t first = 0; first < eval->rows; first += eval->B) {
     const size_t n = size_min(eval->B, eval->rows - first);
     fill_batch(eval, first, n);
-    gpt2_loss(&eval->model, eval->tokens, eval->targets);
+    if (decodes(eval)) decode_losses(eval);
+    else gpt2_loss(&eval->model, eval->tokens, eval->targets);
     for (size_t b = 0; b < n; b++) {
-      sum += tell_row(eval, first + b, &eval->batch[b], eval->model.acts.losses + b * eval->model.T);
+      sum += tell_row(eval, first + b, &eval->batch[b], eval->losses + b * eval->model.T);
     }
   }
   if (json(eval)) return;
@@ -300,6 +340,8 @@ int command_eval(int argc, char **argv) {
   if (o->rows != NULL) rows_open(&eval);
   else windows_open(&eval);
   eval.model.workers.pool = pool_create((int)o->threads);
+  eval.decoder = (struct Decoder){.config = checkpoint.config, .kernels = eval.model.kernels, .dtype = o->dtype,
+                                  .workers.pool = eval.model.workers.pool};
 
   struct Arena arena = {0};
   const size_t available = memory_available();
@@ -307,8 +349,12 @@ int command_eval(int argc, char **argv) {
   tell_start(&eval, &arena, available);
   arena_take(&arena);
   layout(&eval, &arena, eval.B);
-  gpt2_first_touch(&eval.model, &arena);
-  checkpoint_read(file, o->model, &checkpoint, eval.model.params.first);
+  if (decodes(&eval)) {
+    decoder_load(&eval.decoder, file, o->model, &checkpoint);
+  } else {
+    gpt2_first_touch(&eval.model, &arena);
+    checkpoint_read(file, o->model, &checkpoint, eval.model.params.first);
+  }
   evaluate(&eval);
   pool_destroy(eval.model.workers.pool);
   arena_free(&arena);

@@ -77,7 +77,8 @@ def eval(
         typer.Option(min=1, help="B, windows at a time. Default: about 1,024 tokens, if they fit."),
     ] = None,
     dtype: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="What linear layers multiply.")
+        Literal["fp32", "bf16", "int8"],
+        typer.Option(help="What linear layers multiply; int8 as sample and serve do."),
     ] = "fp32",
     threads: Annotated[
         int | None,

@@ -1,6 +1,7 @@
 /* What the machine's multipliers can do at most: multiply-adds that touch nothing but registers. */
 
-enum { PEAK_CHAINS = MR * NRV, PEAK_ROUNDS = 1 << 18 };
+/* As many sums at a time as the product's tile has; twelve at least, since each waits for itself before. */
+enum { PEAK_CHAINS = MR * NRV < 12 ? 12 : MR * NRV, PEAK_ROUNDS = 1 << 18 };
 
 INLINE void peak_run(volatile float *factor, const bool pairs) {
   vf acc[PEAK_CHAINS];
@@ -10,27 +11,30 @@ INLINE void peak_run(volatile float *factor, const bool pairs) {
   for (int i = 0; i < PEAK_CHAINS; i++) acc[i] = vsplat((float)i);
   for (int round = 0; round < PEAK_ROUNDS; round++) {
 #pragma GCC unroll 32
-    for (int i = 0; i < PEAK_CHAINS; i++) acc[i] = pairs ? vadd_pairs(acc[i], a, b) : acc[i] * a + b;
+    for (int i = 0; i < PEAK_CHAINS; i++) {
+      /* A sum is a factor of itself: a product of a and b alone would be the same for all, and made once. */
+      acc[i] = pairs ? vadd_pairs(acc[i], a, b) : acc[i] + acc[i] * a;
+    }
   }
   vf sum = {0};
   for (int i = 0; i < PEAK_CHAINS; i++) sum += acc[i];
   if (vsum(sum) == 1e30f) factor[0] = 0;
 }
 
-struct Peak {
+struct PeakTask {
   float factor[2];
   bool pairs;
 };
 
 static void peak_task(void *argument, int thread, int threads) {
-  struct Peak *peak = argument;
+  struct PeakTask *peak = argument;
   (void)thread, (void)threads;
   if (PAIRS && peak->pairs) peak_run(peak->factor, true);
   else peak_run(peak->factor, false);
 }
 
 static double peak_flops(const struct Workers *workers) {
-  struct Peak peak = {{0.5f, 1.0f}, PAIRS && workers->dtype == BF16};
+  struct PeakTask peak = {{-2.0f, 1.0f}, PAIRS && workers->dtype == BF16};
   pool_run(workers->pool, "peak", peak_task, &peak);
   const size_t operations = (size_t)(peak.pairs ? 4 : 2) * VL * PEAK_CHAINS * PEAK_ROUNDS;
   return (double)operations * pool_threads(workers->pool);
