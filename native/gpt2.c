@@ -164,7 +164,11 @@ void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
     touch_parameters(model, model->means.m, model->config.L, model->means.type);
     rest = touch_parameters(model, model->means.v, model->config.L, model->means.type);
   }
-  pool_zero(model->workers.pool, rest, (size_t)(arena->base + arena->size - rest));
+  const struct Workers *w = &model->workers;
+  char *own = (char *)w->own, *behind = (char *)(w->own + (size_t)pool_threads(w->pool) * w->own_floats);
+  pool_zero(w->pool, rest, (size_t)(own - rest));
+  pool_zero(w->pool, own, (size_t)(behind - own));  // equal parts: each thread's are its own
+  pool_zero(w->pool, behind, (size_t)(arena->base + arena->size - behind));
 }
 
 /* ---- forward ------------------------------------------------------------------------------------ */
@@ -383,15 +387,7 @@ double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets,
 
 struct StepResult gpt2_step(struct Gpt2 *model, const int *tokens, const int *targets,
                             const struct UpdateConfig *update, size_t step) {
-  const struct BatchPart whole = {0, 1};
-  struct StepResult result = {0};
-  if (model->update_in_backward) {
-    double squares = 0;
-    result.loss = backward(model, tokens, targets, whole, update, step, &squares);
-    result.norm = sqrt(squares);
-  } else {
-    result.loss = gpt2_gradients(model, tokens, targets, whole);
-    result.norm = gpt2_update(model, update, step);
-  }
-  return result;
+  double squares = 0;
+  const double loss = backward(model, tokens, targets, (struct BatchPart){0, 1}, update, step, &squares);
+  return (struct StepResult){loss, sqrt(squares)};
 }

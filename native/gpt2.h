@@ -158,9 +158,9 @@ struct UpdateConfig {
  * that it had. */
 double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step);
 
-/* gpt2_gradients of a whole batch and gpt2_update in one, the same bits either way. With update_in_backward the
- * gradients take one block's room instead of all; the whole of them is never there at once, so max_norm must be 0.
- * Returns the loss before the update and the norm. */
+/* gpt2_gradients of a whole batch and gpt2_update in one, with the same bits, for a model with update_in_backward:
+ * the gradients take one block's room instead of all; the whole of them is never there at once, so max_norm must
+ * be 0. Returns the loss before the update and the norm. */
 struct StepResult { double loss, norm; };
 struct StepResult gpt2_step(struct Gpt2 *model, const int *tokens, const int *targets,
                             const struct UpdateConfig *update, size_t step);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
+BATCHES = 4  # of one, chance moves a small tensor's distance by a third
+
+
 @pytest.mark.parametrize("name", ["small", "ragged"])
 @pytest.mark.parametrize("isa", ALL_ISAS)
 def test_gradients_are_as_near_as_autocasts(
@@ -47,20 +51,27 @@ def test_gradients_are_as_near_as_autocasts(
     import parity
 
     must_run(isa, isas)
-    given = {"small": parity.small, "ragged": parity.ragged}[name]()
-    mine = parity.ours(given, native, tmp_path, isa=isa, dtype="bf16").first
-    mixed = parity.torchs(given, torch.float32, autocast=True).first
-    exact = parity.torchs(given, torch.float64).first
-    gradients = sorted(set(exact) - {"loss"})
-    for tensor in gradients:
-        own, theirs = (parity.distance(got[tensor], exact[tensor]) for got in (mine, mixed))
-        assert own <= TIMES_AUTOCASTS * theirs, (tensor, own, theirs)
+    whole = {"small": parity.small, "ragged": parity.ragged}[name]()
+    batch = whole.train.batch_size * whole.train.seq_len
+    found: dict[str, list[tuple[float, float]]] = {}  # ours and autocast's distances, by tensor
+    for i in range(BATCHES):
+        tokens = np.roll(whole.tokens, -i * batch)
+        given = replace(whole, train=replace(whole.train, steps=1), tokens=tokens)
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        mine = parity.ours(given, native, folder, isa=isa, dtype="bf16").first
+        mixed = parity.torchs(given, torch.float32, autocast=True).first
+        exact = parity.torchs(given, torch.float64).first
+        del mine["loss"], mixed["loss"], exact["loss"]
+        for values in (mine, mixed, exact):
+            values["all"] = np.concatenate([values[tensor].ravel() for tensor in sorted(values)])
+        for tensor in exact:
+            pair = [parity.distance(got[tensor], exact[tensor]) for got in (mine, mixed)]
+            found.setdefault(tensor, []).append((pair[0], pair[1]))
+    for tensor, pairs in found.items():
+        own, theirs = np.sqrt(np.mean(np.square(pairs), axis=0))
+        assert own <= (1 if tensor == "all" else TIMES_AUTOCASTS) * theirs, (tensor, own, theirs)
         assert own > 1e-4, f"{tensor} is too near to have been computed in bf16"
-    own, theirs = (
-        parity.distance(*(np.concatenate([x[t].ravel() for t in gradients]) for x in (got, exact)))
-        for got in (mine, mixed)
-    )
-    assert own <= theirs
 
 
 def run(native: Native, folder: Path, **flags: object) -> tuple[bytes, bytes, list[float]]:

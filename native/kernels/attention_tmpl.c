@@ -5,10 +5,14 @@
  * a panel of qᵀ, their maximum and sum run down the lanes, and the strip of weights is, as it stands,
  * the right factor of the product with the values. Backward does the same with one key to a lane.
  *
+ * Where the CPU multiplies pairs of BF16, a model in BF16 has its factors packed in pairs, weights included: a
+ * weight's row is paired with the next as it leaves the exponential. Scores and sums are floats in any case.
+ *
  * The work is claimed by (batch, head) pairs; each is computed by one thread in one order.
  */
 
 enum { TILE = 128 / MR * MR };  // rows of the left factor that are in hand at once
+_Static_assert(!PAIRS || MR % 2 == 0, "a tile of keys or queries begins with a whole pair");
 
 struct Attention {
   const struct Workers *workers;
@@ -37,14 +41,20 @@ static size_t attention_forward_floats(size_t T, size_t HS) {
 static size_t attention_backward_floats(size_t T, size_t HS) {
   size_t rows = rows_left(T);
   return 2 * rows * HS + 2 * rows_left(HS) * rows + rows * rows_right(HS) + 2 * rows + 2 * HS * NR +
-         NR * rows_right(HS) + 2 * TILE * NR + rows_left(TILE) * NR + 2 * rows_left(HS) * NR + TURNED;
+         NR * rows_right(HS) + 3 * TILE * NR + rows_left(TILE) * NR + 2 * rows_left(HS) * NR + TURNED;
 }
 
-INLINE void strip_product_of(float *dst, const float *left, const float *right, size_t rows, size_t kc, bool add,
-                             const size_t vectors) {
+/* What the factors are packed as. Buffers are long enough for floats. */
+INLINE enum Dtype factors_as(const bool pairs) { return pairs ? BF16 : FP32; }
+
+/* Steps of a product over n numbers. */
+INLINE size_t steps_of(size_t n, const bool pairs) { return pairs ? ceil_div(n, 2) : n; }
+
+INLINE void strip_product_of(float *dst, const float *left, const float *right, size_t rows, size_t steps, bool add,
+                             const size_t vectors, const bool pairs) {
   for (size_t i = 0; i < rows; i += MR) {
     vf acc[MR][NRV];
-    gemm_tile(acc, left + i * kc, right, kc, vectors);
+    gemm_tile(acc, left + i * steps, right, steps, vectors, pairs);
 #pragma GCC unroll 16
     for (size_t r = 0; r < MR; r++) {
 #pragma GCC unroll 4
@@ -56,14 +66,21 @@ INLINE void strip_product_of(float *dst, const float *left, const float *right, 
   }
 }
 
-/* dst (rows, columns) = or += left panels (kc, rows) times one right panel (kc, columns); columns fill the vectors. */
-static void strip_product(float *dst, const float *left, const float *right, size_t rows, size_t kc, bool add,
-                          size_t vectors) {
+INLINE void strip_product_as(float *dst, const float *left, const float *right, size_t rows, size_t steps, bool add,
+                             size_t vectors, const bool pairs) {
   switch (vectors) {
-    case 1: strip_product_of(dst, left, right, rows, kc, add, 1); break;
-    case 2: strip_product_of(dst, left, right, rows, kc, add, 2); break;
-    default: strip_product_of(dst, left, right, rows, kc, add, NRV); break;
+    case 1: strip_product_of(dst, left, right, rows, steps, add, 1, pairs); break;
+    case 2: strip_product_of(dst, left, right, rows, steps, add, 2, pairs); break;
+    default: strip_product_of(dst, left, right, rows, steps, add, NRV, pairs); break;
   }
+}
+
+/* dst (rows, columns) = or += left panels (kc, rows) times one right panel (kc, columns); columns fill the vectors.
+ * A panel of the left factor is as deep as the product, or deeper where there is only one. */
+static void strip_product(float *dst, const float *left, const float *right, size_t rows, size_t kc, bool add,
+                          size_t vectors, bool pairs) {
+  if (PAIRS && pairs) strip_product_as(dst, left, right, rows, steps_of(kc, true), add, vectors, true);
+  else strip_product_as(dst, left, right, rows, kc, add, vectors, false);
 }
 
 INLINE vi lane_numbers(size_t from) {
@@ -111,19 +128,21 @@ INLINE struct Factor head_rows(struct Array head, size_t stride, size_t t0, bool
 
 /* So many vectors of queries, from position q0 on, of one head; lse may be NULL. keys: left panels (HS, T); values:
  * for each tile of keys, left panels (keys of the tile, HS), the tiles one after the other. */
-static void attention_strip(const struct Attention *at, struct Array out, float *lse, struct Array q,
-                            const float *keys, const float *values, float *scratch, size_t q0, size_t vectors) {
+INLINE void attention_strip(const struct Attention *at, struct Array out, float *lse, struct Array q,
+                            const float *keys, const float *values, float *scratch, size_t q0, size_t vectors,
+                            const bool pairs) {
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, width = vectors * VL;
+  const size_t word = pairs ? 2 : 1;
   const float scale = 1 / sqrtf((float)HS);
   const size_t queries = size_min(width, T - q0), needed = size_min(T, q0 + width);
   float *q_panel = scratch, *weights = q_panel + HS * NR, *sums = weights + TILE * NR;
-  pack_strip(q_panel, head_rows(q, stride, q0 - at->first, false), queries, HS, vectors);
+  pack_strip(q_panel, head_rows(q, stride, q0 - at->first, false), queries, HS, factors_as(pairs), vectors);
   vf max[NRV], total[NRV];
   for (size_t v = 0; v < vectors; v++) max[v] = vsplat(-INFINITY), total[v] = (vf){0};
 
   for (size_t k0 = 0; k0 < needed; k0 += TILE) {
     const size_t tile = size_min(TILE, T - k0), used = size_min(tile, needed - k0);
-    strip_product(weights, keys + k0 * HS, q_panel, rows_left(used), HS, false, vectors);
+    strip_product(weights, keys + k0 * steps_of(HS, pairs), q_panel, rows_left(used), HS, false, vectors, pairs);
     for (size_t v = 0; v < vectors; v++) {
       const vi query = lane_numbers(q0 + v * VL);
       vf top = max[v], sum = {0};
@@ -134,11 +153,12 @@ static void attention_strip(const struct Attention *at, struct Array out, float 
         vstore(w, score);
         top = vmax(score, top);
       }
-      for (size_t k = 0; k < used; k++) {
-        float *w = weights + k * width + v * VL;
+      for (size_t k = 0; k < used; k += word) {
+        const float *w = weights + k * width + v * VL;
         const vf weight = vexp(vload(w) - top);
-        vstore(w, weight);
-        sum += weight;
+        const vf next = pairs && k + 1 < used ? vexp(vload(w + width) - top) : (vf){0};
+        vstore(weights + k / word * width + v * VL, pairs ? vpairs(weight, next) : weight);
+        sum += pairs ? weight + next : weight;
       }
       const vf shrink = vexp(max[v] - top);
       max[v] = top;
@@ -149,9 +169,10 @@ static void attention_strip(const struct Attention *at, struct Array out, float 
       }
     }
     /* The panels of a tile are as deep as the tile; a strip on the diagonal uses their first rows. */
-    const float *tile_values = values + k0 * rows_left(HS);
+    const float *tile_values = values + k0 / word * rows_left(HS);
     for (size_t i = 0; i < HS; i += MR) {
-      strip_product(sums + i * width, tile_values + i * tile, weights, MR, used, k0 > 0, vectors);
+      const float *panel = tile_values + i * steps_of(tile, pairs);
+      strip_product(sums + i * width, panel, weights, MR, used, k0 > 0, vectors, pairs);
     }
   }
   for (size_t v = 0; v < vectors; v++) {
@@ -166,24 +187,36 @@ static void attention_strip(const struct Attention *at, struct Array out, float 
   strip_store_turned(array_at(out, (q0 - at->first) * at->C), at->C, sums, width, queries, HS);
 }
 
-static void attention_forward_task(void *argument, int thread, int threads) {
-  const struct Attention *at = argument;
+/* Left panels of one head's keys (HS, T), and behind them of its values, tile by tile. */
+INLINE void attention_pack(float *keys, float *values, struct Array k, struct Array v, size_t stride, size_t T,
+                           size_t HS, const bool pairs) {
+  pack_left(keys, head_rows(k, stride, 0, false), T, HS, factors_as(pairs));
+  for (size_t k0 = 0; k0 < T; k0 += TILE) {
+    float *tile = values + k0 / (pairs ? 2 : 1) * rows_left(HS);
+    pack_left(tile, head_rows(v, stride, k0, true), HS, size_min(TILE, T - k0), factors_as(pairs));
+  }
+}
+
+INLINE void attention_forward_heads(const struct Attention *at, int thread, const bool pairs) {
   const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C, vectors = strip_vectors(T);
   float *keys = at->workers->own + (size_t)thread * at->workers->own_floats;
   float *values = keys + rows_left(T) * HS, *scratch = values + rows_left(HS) * T;
-  (void)threads;
   for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
     size_t b = pair / NH, h = pair % NH;
     const struct Array q = array_at(at->qkv, b * T * stride + h * HS), k = array_at(q, C), v = array_at(k, C);
-    pack_left(keys, head_rows(k, stride, 0, false), T, HS, FP32);
-    for (size_t k0 = 0; k0 < T; k0 += TILE) {
-      pack_left(values + k0 * rows_left(HS), head_rows(v, stride, k0, true), HS, size_min(TILE, T - k0), FP32);
-    }
+    attention_pack(keys, values, k, v, stride, T, HS, pairs);
     for (size_t q0 = 0; q0 < T; q0 += vectors * VL) {
       attention_strip(at, array_at(at->out, b * T * C + h * HS), at->lse + pair * T, q, keys, values, scratch, q0,
-                      vectors);
+                      vectors, pairs);
     }
   }
+}
+
+static void attention_forward_task(void *argument, int thread, int threads) {
+  const struct Attention *at = argument;
+  (void)threads;
+  if (PAIRS && at->workers->dtype == BF16) attention_forward_heads(at, thread, true);
+  else attention_forward_heads(at, thread, false);
 }
 
 static void attention_forward(const struct Workers *workers, struct Array out, float *lse, struct Array qkv,
@@ -211,7 +244,8 @@ struct Head {
   float *scratch;
 };
 
-static struct Head attention_pack_head(const struct Attention *at, float *own, size_t b, size_t h) {
+INLINE struct Head attention_pack_head(const struct Attention *at, float *own, size_t b, size_t h, const bool pairs) {
+  const enum Dtype factors = factors_as(pairs);
   const size_t T = at->T, C = at->C, HS = at->HS, stride = 3 * C, rows = rows_left(T);
   struct Head head = {.q = own};
   head.dy = head.q + rows * HS;
@@ -224,12 +258,12 @@ static struct Head attention_pack_head(const struct Attention *at, float *own, s
 
   const struct Array q = array_at(at->qkv, b * T * stride + h * HS), y = array_at(at->out, b * T * C + h * HS);
   const float *dy = at->dout + b * T * C + h * HS;
-  pack_left(head.q, head_rows(q, stride, 0, false), T, HS, FP32);
-  pack_left(head.dy, head_rows(array_of(dy), C, 0, false), T, HS, FP32);
+  pack_left(head.q, head_rows(q, stride, 0, false), T, HS, factors);
+  pack_left(head.dy, head_rows(array_of(dy), C, 0, false), T, HS, factors);
   for (size_t q0 = 0; q0 < T; q0 += TILE) {
-    size_t tile = size_min(TILE, T - q0);
-    pack_left(head.q_tiles + q0 * rows_left(HS), head_rows(q, stride, q0, true), HS, tile, FP32);
-    pack_left(head.dy_tiles + q0 * rows_left(HS), head_rows(array_of(dy), C, q0, true), HS, tile, FP32);
+    const size_t tile = size_min(TILE, T - q0), begin = q0 / (pairs ? 2 : 1) * rows_left(HS);
+    pack_left(head.q_tiles + begin, head_rows(q, stride, q0, true), HS, tile, factors);
+    pack_left(head.dy_tiles + begin, head_rows(array_of(dy), C, q0, true), HS, tile, factors);
   }
   for (size_t t = 0; t < rows; t++) {
     head.lse[t] = t < T ? at->lse_read[(b * at->NH + h) * T + t] : INFINITY;
@@ -240,25 +274,27 @@ static struct Head attention_pack_head(const struct Attention *at, float *own, s
 
 /* So many vectors of keys, from position k0 on, of one head against all queries from there on: their dk and dv are
  * complete after it, dq collects one strip's part. */
-static void attention_backward_strip(const struct Attention *at, const struct Head *head, float *dk, float *dv,
-                                     struct Array k, struct Array v, size_t k0, size_t vectors) {
+INLINE void attention_backward_strip(const struct Attention *at, const struct Head *head, float *dk, float *dv,
+                                     struct Array k, struct Array v, size_t k0, size_t vectors, const bool pairs) {
+  const enum Dtype factors = factors_as(pairs);
+  const size_t word = pairs ? 2 : 1;
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, width = vectors * VL;
   const size_t dq_vectors = strip_vectors(HS), dq_width = dq_vectors * VL;
   const float scale = 1 / sqrtf((float)HS);
   const size_t count = size_min(width, T - k0);
   float *k_turned = head->scratch, *v_turned = k_turned + HS * NR, *k_rows = v_turned + HS * NR;
   float *weights = k_rows + NR * rows_right(HS), *dscores = weights + TILE * NR;
-  float *dscores_left = dscores + TILE * NR;
+  float *paired = dscores + TILE * NR;  // dscores as a right factor, two rows in one
+  float *dscores_left = pairs ? paired + TILE * NR : paired;
   float *dk_strip = dscores_left + rows_left(TILE) * NR, *dv_strip = dk_strip + rows_left(HS) * NR;
-  pack_strip(k_turned, head_rows(k, stride, k0, false), count, HS, vectors);
-  pack_strip(v_turned, head_rows(v, stride, k0, false), count, HS, vectors);
-  memset(k_rows, 0, width * rows_right(HS) * sizeof(float));
+  pack_strip(k_turned, head_rows(k, stride, k0, false), count, HS, factors, vectors);
+  pack_strip(v_turned, head_rows(v, stride, k0, false), count, HS, factors, vectors);
+  /* Right panels of the rows of the keys; those past T are zero. */
+  const size_t depth = steps_of(width, pairs);
+  memset(k_rows, 0, depth * rows_right(HS) * sizeof(float));
   for (size_t j = 0; j < HS; j += dq_width) {
-    for (size_t i = 0; i < count; i++) {
-      for (size_t c = j; c < size_min(j + dq_width, HS); c++) {
-        k_rows[j * width + i * dq_width + c - j] = array_get(k, (k0 + i) * stride + c);
-      }
-    }
+    pack_strip(k_rows + j * depth, head_rows(array_at(k, j), stride, k0, true), size_min(dq_width, HS - j), count,
+               factors, dq_vectors);
   }
 
   /* The first tile begins where queries see these keys. */
@@ -266,47 +302,53 @@ static void attention_backward_strip(const struct Attention *at, const struct He
   for (size_t tile0 = k0 / TILE * TILE, q0 = first; tile0 < T; q0 = tile0 += TILE) {
     const size_t tile = size_min(TILE, T - tile0), skip = q0 - tile0, used = tile - skip, rows = rows_left(used);
     const bool add = q0 > first;
-    strip_product(weights, head->q + q0 * HS, k_turned, rows, HS, false, vectors);
-    strip_product(dscores, head->dy + q0 * HS, v_turned, rows, HS, false, vectors);
+    const size_t at_q0 = q0 * steps_of(HS, pairs);
+    strip_product(weights, head->q + at_q0, k_turned, rows, HS, false, vectors, pairs);
+    strip_product(dscores, head->dy + at_q0, v_turned, rows, HS, false, vectors, pairs);
     for (size_t j = 0; j < vectors; j++) {
       const vi key = lane_numbers(k0 + j * VL);
-      for (size_t t = 0; t < rows; t++) {
-        float *w = weights + t * width + j * VL, *d = dscores + t * width + j * VL;
-        vf weight = vexp(scale * vload(w) - head->lse[q0 + t]);
-        if (q0 + t < k0 + width) weight = vselect(key > (int32_t)(q0 + t), (vf){0}, weight);
-        vstore(w, weight);
-        vstore(d, scale * weight * (vload(d) - head->dy_y[q0 + t]));
+      for (size_t t = 0; t < rows; t += word) {
+        vf weight[2], dscore[2];
+        for (size_t i = 0; i < word; i++) {
+          const size_t query = q0 + t + i, row = (t + i) * width + j * VL;
+          weight[i] = vexp(scale * vload(weights + row) - head->lse[query]);
+          if (query < k0 + width) weight[i] = vselect(key > (int32_t)query, (vf){0}, weight[i]);
+          dscore[i] = scale * weight[i] * (vload(dscores + row) - head->dy_y[query]);
+          vstore(dscores + row, dscore[i]);
+        }
+        const size_t row = t / word * width + j * VL;
+        vstore(weights + row, pairs ? vpairs(weight[0], weight[1]) : weight[0]);
+        if (pairs) vstore(paired + row, vpairs(dscore[0], dscore[1]));
       }
     }
-    const float *q_tile = head->q_tiles + tile0 * rows_left(HS), *dy_tile = head->dy_tiles + tile0 * rows_left(HS);
+    const size_t tile_begin = tile0 / word * rows_left(HS);
     for (size_t i = 0; i < HS; i += MR) {
-      const size_t panel = i * tile + skip * MR;
-      strip_product(dv_strip + i * width, dy_tile + panel, weights, MR, used, add, vectors);
-      strip_product(dk_strip + i * width, q_tile + panel, dscores, MR, used, add, vectors);
+      const size_t panel = tile_begin + i * steps_of(tile, pairs) + skip / word * MR;
+      strip_product(dv_strip + i * width, head->dy_tiles + panel, weights, MR, used, add, vectors, pairs);
+      strip_product(dk_strip + i * width, head->q_tiles + panel, pairs ? paired : dscores, MR, used, add, vectors,
+                    pairs);
     }
-    pack_left(dscores_left, head_rows(array_of(dscores), width, 0, false), rows, width, FP32);
+    pack_left(dscores_left, head_rows(array_of(dscores), width, 0, false), rows, width, factors);
     for (size_t j = 0; j < rows_right(HS); j += dq_width) {
-      strip_product(head->dq + j * rows_left(T) + q0 * dq_width, dscores_left, k_rows + j * width, rows, width,
-                    k0 > 0, dq_vectors);
+      strip_product(head->dq + j * rows_left(T) + q0 * dq_width, dscores_left, k_rows + j * depth, rows, width,
+                    k0 > 0, dq_vectors, pairs);
     }
   }
   strip_store_turned(array_of(dk + k0 * stride), stride, dk_strip, width, count, HS);
   strip_store_turned(array_of(dv + k0 * stride), stride, dv_strip, width, count, HS);
 }
 
-static void attention_backward_task(void *argument, int thread, int threads) {
-  const struct Attention *at = argument;
+INLINE void attention_backward_heads(const struct Attention *at, int thread, const bool pairs) {
   const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C;
   const size_t vectors = strip_vectors(T), dq_width = strip_vectors(HS) * VL;
   float *own = at->workers->own + (size_t)thread * at->workers->own_floats;
-  (void)threads;
   for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
     size_t b = pair / NH, h = pair % NH, offset = b * T * stride + h * HS;
-    struct Head head = attention_pack_head(at, own, b, h);
+    struct Head head = attention_pack_head(at, own, b, h, pairs);
     const struct Array k = array_at(at->qkv, offset + C), v = array_at(k, C);
     float *dq = at->dqkv + offset, *dk = dq + C, *dv = dk + C;
     for (size_t k0 = 0; k0 < T; k0 += vectors * VL) {
-      attention_backward_strip(at, &head, dk, dv, k, v, k0, vectors);
+      attention_backward_strip(at, &head, dk, dv, k, v, k0, vectors, pairs);
     }
     for (size_t j = 0; j < HS; j += dq_width) {
       for (size_t t = 0; t < T; t++) {
@@ -315,6 +357,13 @@ static void attention_backward_task(void *argument, int thread, int threads) {
       }
     }
   }
+}
+
+static void attention_backward_task(void *argument, int thread, int threads) {
+  const struct Attention *at = argument;
+  (void)threads;
+  if (PAIRS && at->workers->dtype == BF16) attention_backward_heads(at, thread, true);
+  else attention_backward_heads(at, thread, false);
 }
 
 static void attention_backward(const struct Workers *workers, float *dqkv, const float *dout,

@@ -149,14 +149,10 @@ static void attention_prompt_task(void *argument, int thread, int threads) {
       cached_keep(array_at(keys, (first + m) * row), q + m * 3 * C + C, HS);
       cached_keep(array_at(values, (first + m) * row), q + m * 3 * C + 2 * C, HS);
     }
-    pack_left(packed_keys, head_rows(keys, row, 0, false), T, HS, FP32);
-    for (size_t k0 = 0; k0 < T; k0 += TILE) {
-      pack_left(packed_values + k0 * rows_left(HS), head_rows(values, row, k0, true), HS, size_min(TILE, T - k0),
-                FP32);
-    }
+    attention_pack(packed_keys, packed_values, keys, values, row, T, HS, false);
     for (size_t q0 = first; q0 < T; q0 += vectors * VL) {
       attention_strip(&at, array_of(c->out + h * HS), NULL, array_of(q), packed_keys, packed_values, scratch, q0,
-                      vectors);
+                      vectors, false);
     }
   }
 }

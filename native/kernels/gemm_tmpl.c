@@ -99,9 +99,10 @@ INLINE void tile_zero(vf acc[MR][NRV]) {
   }
 }
 
-INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors) {
+INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors,
+                      const bool pairs) {
   tile_zero(acc);
-  gemm_steps(acc, a, b, steps, vectors, false);
+  gemm_steps(acc, a, b, steps, vectors, pairs);
 }
 
 /* A tile of the product, and now and then a few of the lines that will be wanted next. */

@@ -205,11 +205,11 @@ static void pack_right(float *dst, struct Factor src, size_t lanes, size_t kc, e
 }
 
 /* A right factor of one panel, as wide as so many vectors. */
-static void pack_strip(float *dst, struct Factor src, size_t lanes, size_t kc, size_t vectors) {
+static void pack_strip(float *dst, struct Factor src, size_t lanes, size_t kc, enum Dtype multiplied, size_t vectors) {
   switch (vectors) {
-    case 1: pack(dst, src, lanes, kc, FP32, VL); break;
-    case 2: pack(dst, src, lanes, kc, FP32, 2 * VL); break;
-    default: pack(dst, src, lanes, kc, FP32, NR); break;
+    case 1: pack(dst, src, lanes, kc, multiplied, VL); break;
+    case 2: pack(dst, src, lanes, kc, multiplied, 2 * VL); break;
+    default: pack(dst, src, lanes, kc, multiplied, NR); break;
   }
 }
 

@@ -167,6 +167,15 @@ INLINE void vstore_array(struct Array a, size_t i, vf x) {
   }
 }
 
+/* Words of two BF16: a's number in the lower half, b's in the upper. */
+INLINE vf vpairs(vf a, vf b) {
+  typedef uint16_t half __attribute__((vector_size(2 * VL)));
+  half low, high;
+  vstore_array((struct Array){&low, BF16}, 0, a);
+  vstore_array((struct Array){&high, BF16}, 0, b);
+  return (vf)(__builtin_convertvector(low, vi) | __builtin_convertvector(high, vi) << 16);
+}
+
 /* A word in every lane, whatever its bits mean. */
 INLINE vf vsplat_word(const float *word) {
   int32_t bits;
