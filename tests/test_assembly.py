@@ -197,6 +197,29 @@ def test_the_tile_stays_in_registers(tile: Tile, assembly: Assembly) -> None:
     assert faults(functions, NATIVE, tile) == [], "\n".join(tile_loop(functions, tile))
 
 
+# The other loops that multiply: attention's strips, and decoding of several texts.
+MULTIPLY = re.compile(r"v?f?m(?:add231ps|ulps|la)$|vdpbf16ps$|bfdot$")
+
+
+@EVERY_FILE
+def test_the_sums_of_strips_and_of_decoding_stay_in_registers(
+    isa: str, machine: str, assembly: Assembly
+) -> None:
+    functions, vector = assembly[isa, machine], re.compile(VECTOR[machine])
+    for name in ("strip_product", "decode_linear_task"):
+        loops = [
+            loop
+            for loop in inner_loops(functions[name])
+            if sum(bool(MULTIPLY.match(line.split()[0])) for line in loop) >= 4
+            # BF16 taken apart into floats, where no instruction multiplies it, is another matter.
+            and not any(re.match(r"v?pslld|shl", line) for line in loop)
+        ]
+        assert loops, name
+        for loop in loops:
+            spilled = [line for line in loop if STACK.search(line) and vector.search(line)]
+            assert spilled == [], (name, "\n".join(loop))
+
+
 @EVERY_FILE
 def test_adamw_takes_roots_of_whole_vectors(isa: str, machine: str, assembly: Assembly) -> None:
     whole = WHOLE[machine, constant(NATIVE, isa, "VL")]
@@ -259,7 +282,7 @@ def test_the_source_leaves_no_unrolling_to_chance() -> None:
     asked = 0
     for path in (NATIVE / "kernels").glob("gemm*.c"):
         for above, line in itertools.pairwise(path.read_text("utf-8").splitlines()):
-            if re.match(r"\s*for \(.* < (?:MR|NRV);", line) and "&edge" not in line:
+            if re.match(r"\s*for \(.* < (?:MR|NRV|vectors);", line):
                 assert above.startswith("#pragma GCC unroll"), f"{path.name}: {line.strip()}"
                 asked += 1
     assert asked > 0

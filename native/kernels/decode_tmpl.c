@@ -6,10 +6,11 @@
  */
 
 enum {
-  DECODE_M = 4, DECODE_N = 4,  // rows and outputs of a tile
-  DECODE_UNROLL = 4,           // steps
-  DECODE_AHEAD = 2048,         // bytes
-  DECODE_CLAIMS = 4,           // for a thread
+  DECODE_M = 4,                          // rows of a tile
+  DECODE_N = MR * NRV >= 16 ? 4 : 2,     // outputs of a tile: as many sums as stay in registers
+  DECODE_UNROLL = 4,                     // steps
+  DECODE_AHEAD = 2048,                   // bytes
+  DECODE_CLAIMS = 4,                     // for a thread
 };
 
 struct DecodeLinear {
@@ -139,9 +140,15 @@ INLINE void decode_tile(vf part[DECODE_M][VL], size_t at, const struct DecodeLin
   const size_t step = decode_step(dtype), whole = d->K / step;
   size_t s = 0;
   for (; dtype != INT8 && s + DECODE_UNROLL <= whole; s += DECODE_UNROLL) {
-    if (rows > 1) decode_fetch(ahead, DECODE_UNROLL);
+    if (rows == 1) {
 #pragma GCC unroll 4
-    for (size_t u = 0; u < DECODE_UNROLL; u++) decode_steps(sum, d, n, m, s + u, step, rows, outputs, dtype);
+      for (size_t u = 0; u < DECODE_UNROLL; u++) decode_steps(sum, d, n, m, s + u, step, rows, outputs, dtype);
+    } else {
+      /* Not unrolled: what four steps read would take the registers of the sums. */
+      decode_fetch(ahead, DECODE_UNROLL);
+#pragma GCC unroll 1
+      for (size_t u = 0; u < DECODE_UNROLL; u++) decode_steps(sum, d, n, m, s + u, step, rows, outputs, dtype);
+    }
   }
   for (; s < whole; s++) {
     if (rows > 1) decode_fetch(ahead, 1);
@@ -221,7 +228,7 @@ static void decode_linear_task(void *argument, int thread, int threads) {
   }
 }
 
-/* A prompt: the product of training, to which a third type of factor is no news. */
+/* A prompt: the product of training, whose packing knows INT8 too. */
 static void prompt_linear(const struct Workers *given, float *out, const float *inp, struct Weights weight,
                           const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
   static const enum Finish finishes[] = {[DECODE_STORE] = STORE, [DECODE_ADD] = STORE, [DECODE_GELU] = GELU};
