@@ -36,7 +36,8 @@ NO_NETWORK = {
 # that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-# The tests' processes share the cores already; PyTorch's threads would spin for each other in all of them.
+# The tests' processes share the cores already; in each of them PyTorch's threads would spin for
+# each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Wall-clock limits per example say more about how busy the machine is than about the code.
