@@ -7,9 +7,11 @@ words, only the commands that contain one of them run again: ``python docs/measu
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,14 @@ def commands() -> list[str]:
     """Return every command, in the order of the page."""
     steps = [step_command(shape, rival) for shape in SHAPES for rival in RIVALS]
     kernels = [kernels_command(shape, dtype) for shape in SHAPES for dtype in DTYPES]
-    threads = [threads_command(SHORT, count) for count in (1, 2)]
+    threads = [threads_command(SHORT, count) for count in thread_counts(os.cpu_count() or 1)]
     decodes = [decode_command(dtype, texts) for dtype in WEIGHTS for texts in TEXTS]
     return [*steps, *kernels, *threads, *decodes]
+
+
+def thread_counts(cores: int) -> list[int]:
+    """Return the points of the scaling curve: powers of two up to the cores."""
+    return [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= cores]
 
 
 def measure(command: str) -> Result:
@@ -105,7 +112,7 @@ def kernels_table(results: dict[str, Result], shape: str) -> list[str]:
         cells = [cell for dtype in DTYPES for cell in kernel_cells(rows[dtype][name])]
         lines.append(f"| {name} | {size} | {' | '.join(cells)} |")
     lines.append(
-        f"| **all products** | | {' | '.join(products_cells(rows, shape, d) for d in DTYPES)} |"
+        f"| **all products** | | {' | '.join(products_cells(rows[d], shape) for d in DTYPES)} |"
     )
     return lines
 
@@ -117,18 +124,24 @@ def kernel_cells(row: Result) -> list[str]:
     return [seconds(row["ms"]), speed, f"{share:.0%}" if share else ""]
 
 
-def products_cells(rows: dict[str, Result], shape: str, dtype: str) -> str:
-    """Return what all products of a step reach together: their operations over their time."""
+def products_together(rows: dict[str, Result], shape: str) -> tuple[float, float]:
+    """Return what all products of a step reach: GF/s, and the share of the peak."""
     _, B, _, T = shape.split()
     chunks = max(1, int(B) * int(T) // HEAD_ROWS)
     flops = ms = ms_at_peak = 0.0
-    for name, row in rows[dtype].items():
+    for name, row in rows.items():
         if row.get("M"):
             calls = chunks if name.startswith("head") else LAYERS
             flops += calls * 2 * row["M"] * row["N"] * row["K"]
             ms += calls * row["ms"]
             ms_at_peak += calls * row["ms"] * row["share_of_peak"]
-    return f"| {flops / ms / 1e6:.0f} | **{ms_at_peak / ms:.0%}**"
+    return flops / ms / 1e6, ms_at_peak / ms
+
+
+def products_cells(rows: Result, shape: str) -> str:
+    """Return the same as cells of a table."""
+    rate, share = products_together(rows, shape)
+    return f"| {rate:.0f} | **{share:.0%}**"
 
 
 def attention_table(results: dict[str, Result]) -> list[str]:
@@ -150,8 +163,10 @@ def attention_table(results: dict[str, Result]) -> list[str]:
 def threads_table(results: dict[str, Result]) -> list[str]:
     """Return the scaling curve."""
     lines = ["| threads | step | tokens/s | of peak |", "| --- | ---: | ---: | ---: |"]
-    for threads in (1, 2):
-        r = results[threads_command(SHORT, threads)]
+    for threads in thread_counts(64):
+        r = results.get(threads_command(SHORT, threads))
+        if r is None:
+            continue
         lines.append(
             f"| {threads} | {seconds(r['step_ms'])} | {r['tokens_per_second']:.0f} | "
             f"{r['share_of_peak']:.0%} |"
@@ -176,9 +191,87 @@ def decode_table(results: dict[str, Result]) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What was to be reached, and what was.
+
+    Attributes:
+        name: the row's.
+        goal: what was to be reached, at least, or with ``most`` at most.
+        farther: what would be better still.
+        found: what was measured; of several the worst counts.
+        unit: how a number is shown: "" or "%".
+        most: smaller is better.
+    """
+
+    name: str
+    goal: float
+    farther: float
+    found: list[float]
+    unit: str = ""
+    most: bool = False
+
+    def reaches(self, bound: float) -> bool:
+        """Say whether the worst of what was measured, as the page shows it, is no worse."""
+        shown = [round(number, 2) for number in self.found]
+        return max(shown) <= bound if self.most else min(shown) >= bound
+
+    def shown(self, number: float) -> str:
+        """Return a number as the page shows it."""
+        return f"{number:.0%}" if self.unit == "%" else f"{number:.2f}"
+
+    def cells(self) -> str:
+        """Return the row."""
+        least, greatest = self.shown(min(self.found)), self.shown(max(self.found))
+        here = least if least == greatest else f"{least} to {greatest}"
+        verdict = "missed" if not self.reaches(self.goal) else ""
+        beyond = "reached" if self.reaches(self.farther) else "not reached"
+        goal = self.shown(self.goal)
+        return f"| {self.name} | {goal} | {here} {verdict}| {self.shown(self.farther)} | {beyond} |"
+
+
+def goals(results: dict[str, Result]) -> list[Goal]:
+    """Return what was set before there was an engine, with what was measured."""
+
+    def ratio(shape: str, rival: str) -> list[float]:
+        return [results[step_command(shape, rival)]["against"]["ratio"]]
+
+    def share(shape: str, dtype: str) -> list[float]:
+        rows = results[kernels_command(shape, dtype)]["kernels"]
+        return [products_together(rows, shape)[1]]
+
+    eager, compiled, autocast = RIVALS
+    steps = [step_command(shape, rival) for shape in SHAPES for rival in RIVALS]
+    memory = [results[step]["against"]["memory_ratio"] for step in steps]
+    kernels = [kernels_command(shape, dtype) for shape in SHAPES for dtype in DTYPES]
+    attention = [results[command]["against"]["ratio"] for command in kernels]
+    reading = [results[decode_command(dtype, 1)]["share_of_reading"] for dtype in WEIGHTS]
+    return [
+        Goal(f"B=4 T=64 {eager}", 1.6, 1.9, ratio(SHORT, eager)),
+        Goal(f"B=4 T=64 {autocast}", 1.6, 2.0, ratio(SHORT, autocast)),
+        Goal(f"B=1 T=1024 {eager}", 1.6, 1.9, ratio(LONG, eager)),
+        Goal(f"B=1 T=1024 {compiled}", 1.35, 1.55, ratio(LONG, compiled)),
+        Goal(f"B=1 T=1024 {autocast}", 1.6, 2.0, ratio(LONG, autocast)),
+        Goal("products, fp32, 256 rows", 0.85, 0.93, share(SHORT, "fp32"), "%"),
+        Goal("products, fp32, 1024 rows", 0.90, 0.96, share(LONG, "fp32"), "%"),
+        Goal("products, bf16, 256 rows", 0.75, 0.88, share(SHORT, "bf16"), "%"),
+        Goal("products, bf16, 1024 rows", 0.82, 0.92, share(LONG, "bf16"), "%"),
+        Goal("attention against scaled_dot_product_attention", 1.5, 2.5, attention),
+        Goal("memory against PyTorch", 0.76, 0.6, memory, most=True),
+        Goal("decoding, share of the read bandwidth", 0.75, 0.95, reading, "%"),
+    ]
+
+
+def goals_table(results: dict[str, Result]) -> list[str]:
+    """Return the goals beside what was measured."""
+    head = ["| | goal | here | farther | |", "| --- | ---: | ---: | ---: | --- |"]
+    return [*head, *(goal.cells() for goal in goals(results))]
+
+
 def tables(results: dict[str, Result]) -> list[list[str]]:
     """Return every table of the page, as lines of Markdown."""
     return [
+        goals_table(results),
         steps_table(results),
         attention_table(results),
         *(kernels_table(results, shape) for shape in SHAPES),

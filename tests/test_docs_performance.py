@@ -33,6 +33,15 @@ def test_the_tables_are_the_measured_ones(measure: ModuleType) -> None:
         assert "\n".join(table) in page
 
 
+def test_what_is_measured_reaches_the_goals(measure: ModuleType) -> None:
+    """Whoever measures again and lands below one sees it here, and says why on the page."""
+    goals = measure.goals(json.loads(measure.RESULTS.read_text()))
+    missed = [goal.cells() for goal in goals if not goal.reaches(goal.goal)]
+    assert missed == []
+    assert not measure.Goal("x", 1.6, 2, [1.594]).reaches(1.6)
+    assert measure.Goal("x", 0.76, 0.6, [0.7, 0.764], most=True).reaches(0.76)
+
+
 def test_the_commands_are_understood(
     measure: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

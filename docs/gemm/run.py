@@ -2,6 +2,7 @@
 
 python docs/gemm/run.py            # the table of the page
 python docs/gemm/run.py --tiles    # step 6 with tiles of other shapes
+python docs/gemm/run.py --engine   # step 9 and the engine, in turn
 python docs/gemm/run.py --check    # no timing: every step on ragged sizes
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import functools
+import json
 import math
 import os
 import platform
@@ -33,6 +35,9 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 SHAPES = ((256, 768, 768), (256, 3072, 768), (256, 768, 3072), (1024, 3072, 768))  # M, N, K
 RAGGED = ((1, 1, 1), (2, 3, 5), (7, 17, 9), (13, 50, 385), (65, 241, 31), (961, 49, 400))
+# The engine's product of each shape, with B and T: attproj and fcproj add a residual, fc computes
+# GELU and its slope.
+OPERATIONS = (("attproj", 4, 64), ("fc", 4, 64), ("fcproj", 4, 64), ("fc", 1, 1024))
 TILES = ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (5, 2), (6, 2), (7, 2), (8, 2), (4, 3), (4, 4))
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -197,6 +202,47 @@ def table(threads: int, rounds: int) -> None:
         print(f"| {step.name} | {shown} | {share:.0%} |")
 
 
+def engine_rates(operation: str, B: int, T: int, threads: int) -> list[float]:
+    """Return the GF/s of a product of the engine, on each layer of GPT-2 124M."""
+    from llmc.builder import ensure_native
+    from llmc.context import Context
+    from llmc.paths import Workspace
+    from llmc.ui import Ui
+
+    binary = ensure_native(Context(Workspace(Path.cwd()), Ui(quiet=True)))
+    words = f"bench-kernels --batch-size {B} --seq-len {T} --threads {threads} --steps 1 --warmup 1"
+    argv = [str(binary), *words.split(), "--only", f"{operation}_forward"]
+    said = subprocess.run(argv, stdout=subprocess.PIPE, check=True, text=True).stdout
+    events = [json.loads(line) for line in said.splitlines()]
+    (shape,) = (event for event in events if event["event"] == "kernel")
+    flops = 2 * shape["M"] * shape["N"] * shape["K"]
+    return [flops / event["seconds"] / 1e9 for event in events if event["event"] == "call"]
+
+
+def engine(threads: int, rounds: int) -> None:
+    """Print what step 9 and the engine reach on all threads, measured in turn."""
+    (step,) = (step for step in STEPS if step.file == "9_threads.c")
+    run, top = load(threads)[step], threads * peak()
+    cells: dict[str, list[str]] = {step.name: [], "10 the engine": []}
+    shares: dict[str, list[float]] = {name: [] for name in cells}
+    for shape, (operation, B, T) in zip(SHAPES, OPERATIONS, strict=True):
+        out, a, _, weight = operands(*shape)
+        work = functools.partial(run, out, a, weight)
+        rates: dict[str, list[float]] = {name: [] for name in cells}
+        for _ in range(rounds):
+            rates[step.name].append(2 * math.prod(shape) / seconds(work, step.clock) / 1e9)
+            rates["10 the engine"].append(statistics.median(engine_rates(operation, B, T, threads)))
+        for name, found in rates.items():
+            low, middle, high = statistics.quantiles(found, n=4)
+            cells[name].append(f"{middle:.0f} ± {(high - low) / 2:.0f}")
+            shares[name].append(middle / top)
+    print(f"peak of {threads} threads: {top:.0f} GF/s\n")
+    print("| threads |", " | ".join("×".join(map(str, shape)) for shape in SHAPES), "| of peak |")
+    print("| --- |" + " ---: |" * (len(SHAPES) + 1))
+    for name, row in cells.items():
+        print(f"| {name} | {' | '.join(row)} | {statistics.mean(shares[name]):.0%} |")
+
+
 def tiles(rounds: int) -> None:
     """Print what tiles of other shapes make of packed panels."""
     M, N, K = 840, 768, 384  # every tile divides M and N
@@ -217,6 +263,7 @@ def main() -> None:
     """Check, or print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tiles", action="store_true", help="step 6 with tiles of other shapes")
+    parser.add_argument("--engine", action="store_true", help="step 9 and the engine, in turn")
     parser.add_argument("--check", action="store_true", help="every step on ragged sizes, untimed")
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 64))
     parser.add_argument("--rounds", type=int, default=11)
@@ -228,6 +275,8 @@ def main() -> None:
             print(f"{step.name}: right on {len(RAGGED)} ragged shapes")
     elif words.tiles:
         tiles(words.rounds)
+    elif words.engine:
+        engine(words.threads, words.rounds)
     else:
         table(words.threads, words.rounds)
 
