@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.config import SampleConfig, nearest
 from llmc.errors import Usage
-from llmc.generation import Generator, Request
+from llmc.generation import Generator
+from llmc.generation_protocol import Request
 from llmc.paths import cache_dir
 from llmc.sampling import Text, Weights
 from llmc.ui import Ui

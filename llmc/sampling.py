@@ -12,7 +12,8 @@ from llmc.config import ModelConfig, SampleConfig, load_preset
 from llmc.context import Context
 from llmc.errors import BadData, MissingOutput
 from llmc.formats.checkpoint import read_header
-from llmc.generation import NO_TOKEN, End, Generator, Request, Token
+from llmc.generation import Generator
+from llmc.generation_protocol import NO_TOKEN, End, Request, Token
 from llmc.lookup import tokenizer_of
 from llmc.runs import CHECKPOINT, CONFIG, find_run
 from llmc.streaming import Piece, TextStream

@@ -14,7 +14,8 @@ from workspace import ok, prepared_workspace, trained
 
 from llmc.config import ModelConfig, SampleConfig
 from llmc.errors import LossNotFinite, Usage
-from llmc.generation import NO_TOKEN, Generator, generate_argv
+from llmc.generation import Generator, generate_argv
+from llmc.generation_protocol import NO_TOKEN
 from llmc.interactive import COMMANDS, Conversation, changed
 from llmc.sampling import Weights
 from llmc.tokenizers import load_tokenizer

@@ -15,7 +15,8 @@ from llmc.builder import ensure_native
 from llmc.config import SAMPLE_LIMITS, SampleConfig, overridden
 from llmc.context import Context
 from llmc.errors import BadData, Usage
-from llmc.generation import NO_TOKEN, Generator, Request, generate_argv
+from llmc.generation import Generator, generate_argv
+from llmc.generation_protocol import NO_TOKEN, Request
 from llmc.machine import available_cores
 from llmc.sampling import KEPT, Text, Weights, Written, find_weights
 from llmc.writing_view import TerminalView, View, choose_view, legend, summary

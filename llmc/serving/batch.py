@@ -11,7 +11,8 @@ from functools import partial
 from math import ceil
 
 from llmc.errors import LlmcError
-from llmc.generation import End, Generator, Request, Token
+from llmc.generation import Generator
+from llmc.generation_protocol import End, Request, Token
 from llmc.serving.refusals import BROKEN, BUSY, Refused
 
 Told = tuple[int, Token | End]
