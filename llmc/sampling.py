@@ -11,16 +11,18 @@ from typing import Final, NamedTuple
 from llmc.config import ModelConfig, SampleConfig, load_preset
 from llmc.context import Context
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.checkpoint import read_header
+from llmc.formats.checkpoint import parameter_count, read_header
 from llmc.generation import Generator
 from llmc.generation_protocol import NO_TOKEN, End, Request, Token
 from llmc.lookup import tokenizer_of
+from llmc.machine import available_cores
 from llmc.runs import CHECKPOINT, CONFIG, find_run
 from llmc.streaming import Piece, TextStream
 from llmc.tokenizers import Tokenizer, recorded_tokenizer
 
 # Bytes that are no UTF-8 become lone surrogates, so that they can be written as they are.
 KEPT: Final = "surrogateescape"
+PARAMETERS_PER_THREAD = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ def find_weights(
             "'llmc decode --tokenizer'"
         )
     return Weights(checkpoint, read_header(checkpoint).config, tokenizer, settings)
+
+
+def writing_threads(model: ModelConfig) -> int:
+    """Return how many threads to write with: one per core, but no more than there is work for.
+
+    All threads wait for each other after every operation of every layer. In a small model that is
+    nearly all they do, and as soon as another program takes a core, all wait for that one.
+    """
+    return max(1, min(available_cores(), parameter_count(model) // PARAMETERS_PER_THREAD))
 
 
 class Written(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Llmc, assert_one_sentence
-from served import Served, child_of, is_alive, served
+from served import Served, child_of, command_of, is_alive, served
 from workspace import ok, prepared_workspace, trained
 
 CLIENTS = 64
@@ -43,6 +43,10 @@ def test_it_says_where_it_is_and_ends_with_its_signal(template: Llmc) -> None:
             "serving first; Ctrl-C ends",
         ]
         assert "Traceback" not in said
+
+
+def test_a_small_model_is_served_by_one_thread(server: Served) -> None:
+    assert "--threads 1" in command_of(child_of(server.process.pid))
 
 
 def test_with_json_it_says_the_same_to_programs(template: Llmc) -> None:
