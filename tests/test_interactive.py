@@ -122,6 +122,7 @@ def test_a_text_ends_before_a_stop_string(
     assert shown.out == "abcdab\n"
     assert shown.err.startswith("stop: 'cd'\n")
     assert "; a stop string came; seed" in shown.err
+    assert "2 tokens, " in shown.err
     talk.take(r"/stop \n\n")
     talk.take('/stop "a b"')
     talk.take("/stop")

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,9 @@ from conftest import Llmc, assert_one_sentence
 from terminal import in_terminal
 from workspace import copy_of, ok, prepared_workspace, trained
 
-from llmc import sampling
 from llmc.config import ModelConfig, SampleConfig
 from llmc.context import Context
-from llmc.formats.checkpoint import parameter_count, read_checkpoint, write_checkpoint
+from llmc.formats.checkpoint import read_checkpoint, write_checkpoint
 from llmc.paths import Workspace
 from llmc.random_weights import random_tensors
 from llmc.sampling import find_weights
@@ -93,18 +91,6 @@ def test_a_seed_decides_every_token_on_any_number_of_threads(template: Llmc) -> 
     for threads in ("2", "3"):
         assert ids(template, "--seed", "5", "--tokens", "50", "--threads", threads) == written
     assert ids(template, "--seed", "6", "--tokens", "50") != written
-
-
-def test_a_small_model_writes_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for every 4 million parameters, and never more than there are cores."""
-    monkeypatch.setattr(sampling, "available_cores", lambda: 4)
-    demo = ModelConfig(layers=4, heads=4, channels=128, context=256, vocab_size=2048)
-    assert parameter_count(demo) < 4e6
-    assert sampling.writing_threads(demo) == 1
-    wider = replace(demo, channels=400)
-    assert 8e6 < parameter_count(wider) < 12e6
-    assert sampling.writing_threads(wider) == 2
-    assert sampling.writing_threads(ModelConfig()) == 4
 
 
 def test_the_defaults(template: Llmc) -> None:
