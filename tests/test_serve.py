@@ -192,7 +192,9 @@ def test_a_prompt_may_be_cut_to_fit(server: Served) -> None:
         ({"stop": 7}, "stop"),
         ({"stream": 1}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"stream_options": {"include_obfuscation": True}, "stream": True}, "stream_options"),
+        ({"stream_options": {"include_obfuscation": 1}, "stream": True}, "stream_options"),
+        ({"stream_options": {"include_all": True}, "stream": True}, "stream_options"),
+        ({"stream_options": [], "stream": True}, "stream_options"),
         ({"prompt": 5}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
@@ -226,6 +228,11 @@ def test_what_asks_for_nothing_is_fine(server: Served) -> None:
     }  # fmt: skip
     done = server.complete(model="parrot", prompt="ab", **nothing).json()
     assert done["choices"][0]["text"] == "ab" * 8  # 16 tokens, as OpenAI's default
+    assert server.complete(prompt=None).json()["choices"] == server.complete().json()["choices"]
+    for asked in (True, None):
+        options = {"include_usage": asked, "include_obfuscation": asked}
+        told = server.complete(prompt="ab", stream=True, stream_options=options).text
+        assert ('"usage":{' in told) == bool(asked)
     assert error(server.complete(model="gpt-4"), 404)["code"] == "model_not_found"
 
 
