@@ -160,6 +160,10 @@ def test_what_is_set_can_be_seen(talk: Conversation, capfd: pytest.CaptureFixtur
         ("/penalty 0", "repetition_penalty must be between 1e-06 and 1e+06, not 0"),
         ("/stop 'a", "/stop 'a: No closing quotation"),
         ("/stop ''", "/stop takes a text"),
+        ("/probs maybe", "/probs takes on or off"),
+        ("/quit now", "/quit takes nothing after it"),
+        ("/exit now", "/quit takes nothing after it"),
+        ("/show all", "/show takes nothing after it"),
     ],
 )
 def test_what_makes_no_sense_changes_nothing(
@@ -180,6 +184,7 @@ def test_a_value_keeps_its_type() -> None:
 def test_quit_leaves(talk: Conversation) -> None:
     assert not talk.take("/quit")
     assert not talk.take("/exit")
+    assert not talk.take("/quit ")
 
 
 def test_colours_can_be_had_and_left(talk: Conversation, capfd: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +195,9 @@ def test_colours_can_be_had_and_left(talk: Conversation, capfd: pytest.CaptureFi
     assert "probability: 50% and more" in shown.err
     talk.take("/probs")
     assert capfd.readouterr().err == "colours by probability: off\n"
+    for line, said in (("off", "off"), ("on", "on"), ("on ", "on"), ("", "off")):
+        talk.take(f"/probs {line}")
+        assert capfd.readouterr().err == f"colours by probability: {said}\n"
 
 
 def test_a_prompt_that_is_too_long_is_no_end(
