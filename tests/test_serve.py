@@ -418,6 +418,22 @@ def test_a_signal_lets_it_finish_what_is_being_written(
             kept.get("/health")
 
 
+def test_a_request_whose_body_comes_after_the_signal_is_refused(folder: Path) -> None:
+    with fake_server(folder) as server, server.connect() as late:
+        body = json.dumps({"prompt": "ab"}).encode()
+        head, _, _ = post(body, "Expect: 100-continue").rpartition(body)
+        late.sendall(head)
+        assert late.recv(999).startswith(b"HTTP/1.1 100")  # the body is waited for
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                server.connect().close()
+        late.sendall(body)
+        answer = read_all(late)
+        assert answer.startswith(b"HTTP/1.1 503") and b'"shutting_down"' in answer
+        assert server.end() == (0, "")
+
+
 def test_a_second_ctrl_c_ends_it_at_once(folder: Path) -> None:
     with (
         fake_server(folder, "--step-seconds", "0.01") as server,

@@ -26,7 +26,7 @@ class Batch:
         capacity: completions that may be open at a time: those in slots and those that wait.
         open: completions that the engine has not ended yet.
         running: of these, how many it has begun to write.
-        draining: nothing new is taken.
+        draining: nothing new is taken: the server ends, and only requests that had begun come here.
     """
 
     def __init__(self, generator: Generator, queue: int) -> None:
