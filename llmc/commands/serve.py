@@ -42,9 +42,9 @@ def serve(
         ),
     ] = 8000,
     dtype: Annotated[
-        Literal["fp32", "bf16", "int8"],
-        typer.Option(help="What the weights are held as in memory (fp32).", show_default=False),
-    ] = "fp32",
+        Literal["fp32", "bf16", "int8"] | None,
+        typer.Option(help="What the weights are held as in memory. Default: as the run's config."),
+    ] = None,
     slots: Annotated[
         int,
         typer.Option(
@@ -103,7 +103,7 @@ def serve(
             binary,
             subject.checkpoint,
             slots=slots,
-            dtype=dtype,
+            dtype=dtype or chosen.settings.dtype,
             threads=threads or writing_threads(chosen.model),
         )
         with Generator(argv) as generator:
