@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from llmc.config import ModelConfig, SampleConfig, load_preset
 from llmc.context import Context
-from llmc.errors import BadData, LlmcError, MissingOutput
+from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.formats.checkpoint import parameter_count, read_header
 from llmc.generation import Generator
 from llmc.generation_protocol import NO_TOKEN, End, Request, Token, raise_failure
@@ -54,9 +54,15 @@ def find_weights(
 
     Raises:
         MissingOutput: there is none.
+        Usage: a folder is named in place of a file.
         BadData: it is damaged, or a tokenizer is needed and none is known for it.
     """
     if model is not None:
+        if model.is_dir():
+            raise Usage(
+                f"{model} is a folder, and --model takes a checkpoint's file: give that, or a run "
+                "by --run NAME"
+            )
         if not model.is_file():
             raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
         checkpoint = model

@@ -337,6 +337,9 @@ def test_a_checkpoint_of_llm_c_speaks_gpt2(tmp_path: Path, gpt2: Tokenizer) -> N
     [
         (["--run", "first", "--model", "x.bin"], 2, "--run and --model exclude each other"),
         (["--model", "x.bin"], 3, "make one with 'llmc export-weights'"),
+        (["--model", "runs/first"], 2, "runs/first is a folder, and --model takes a checkpoint's"),
+        (["--model", "runs/first"], 2, "by --run NAME"),
+        (["--seed", "9007199254740993"], 2, "between 0 and 9007199254740992, not 9007199254740993"),
         (["--run", "second"], 3, "run 'llmc train --run second' first"),
         (["--model", "tiny.toml"], 1, "tiny.toml"),
         (["--model", "data/texts/train.bin"], 1, "data/texts/train.bin"),

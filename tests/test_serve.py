@@ -251,6 +251,45 @@ def test_what_is_no_request_is_refused(server: Served, body: bytes) -> None:
     assert server.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[" * 100_000, "The body's JSON is nested too deeply"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "The body has a number that is too long"),
+        (b'{"n": 1e400}', "'n' must be an integer from 1 to 10, or null"),
+        (b'{"n": Infinity}', "The body is not valid JSON: Infinity is no number of it"),
+        (b"{", "The body is not valid JSON: Expecting property name"),
+        (
+            b'{"prompt": "' + b"x" * 800_000 + b'"}',
+            "may have 63, and this one has 800000 ",
+        ),
+        (b'{"prompt": [' + b"9," * 99 + b"9]}", "may have 63, and this one has 100"),
+    ],
+)
+def test_why_it_is_refused_is_said_plainly(server: Served, body: bytes, said: str) -> None:
+    """In the words of HTTP and JSON, not of Python."""
+    kind = {"Content-Type": "application/json"}
+    answer = server.client.post("/v1/completions", content=body, headers=kind)
+    message = error(answer, 400)["message"]
+    assert said in message
+    assert "recursion" not in message and "sys." not in message
+
+
+def test_any_depth_of_json_is_refused_and_no_bug(server: Served) -> None:
+    """Python may read what is too deep for it to write again."""
+    kind = {"Content-Type": "application/json"}
+    for depth in (10, *range(960, 1001), 2000, 5000, 20_000, 50_000):
+        body = b'{"prompt": ' + b"[" * depth + b"]" * depth + b"}"
+        answer = server.client.post("/v1/completions", content=body, headers=kind)
+        assert error(answer, 400)["type"] == "invalid_request_error"
+
+
+def test_where_one_number_is_allowed_it_is_named(folder: Path) -> None:
+    with fake_server(folder, "--slots", "1", "--queue", "0") as server:
+        said = error(server.complete(prompt="ab", n=2), 400)["message"]
+        assert said == "'n' must be 1, or null"
+
+
 def test_a_body_has_a_limit_and_a_name(server: Served) -> None:
     large = b" " * (1 << 20) + b"{}"
     kind = {"Content-Type": "application/json"}

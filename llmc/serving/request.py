@@ -105,16 +105,21 @@ def parse(body: bytes, known: dict[str, Parameter], limits: Limits) -> Completio
 def _object(body: bytes) -> dict[str, Any]:
     try:
         asked = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        text = json.dumps(asked, ensure_ascii=False)
     except UnicodeDecodeError as error:
         raise Refused(400, "The body is not UTF-8: send JSON") from error
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise Refused(400, f"The body is not valid JSON: {shown(str(error))}") from error
+    except RecursionError as error:
+        raise Refused(400, "The body's JSON is nested too deeply") from error
+    except ValueError as error:  # what Python refuses besides: digits by the thousand
+        raise Refused(400, "The body has a number that is too long") from error
     if not isinstance(asked, dict):
         raise Refused(400, "The body must be a JSON object")
-    if SURROGATE.search(json.dumps(asked, ensure_ascii=False)):
+    if SURROGATE.search(text):
         raise Refused(400, "The body has half of a surrogate pair, which is no character")
     return asked
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise Refused(400, f"The body is not valid JSON: {name} is no number of it")
