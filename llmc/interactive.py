@@ -18,7 +18,7 @@ from llmc.paths import cache_dir
 from llmc.sampling import Text, Weights
 from llmc.ui import Ui
 from llmc.units import megabytes
-from llmc.writing_view import TerminalView, legend, summary
+from llmc.writing_view import TerminalView, legend, prompt_note, summary
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -150,6 +150,9 @@ class Conversation:
         except Usage as error:
             self._ui.error(str(error))
             return
+        long = prompt_note(len(self.ids), self._weights.model.context) if prompt else None
+        if long is not None:
+            self._ui.note(long)
         with _interrupts(text.cancel), self.view:
             if prompt:
                 self.view.prompt(self.ids, prompt)

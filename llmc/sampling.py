@@ -94,6 +94,14 @@ def writing_threads(model: ModelConfig) -> int:
     return max(1, min(available_cores(), parameter_count(model) // PARAMETERS_PER_THREAD))
 
 
+def seen_of_prompt(tokens: int, context: int) -> int:
+    """Return how many of a prompt's last tokens the model reads; docs/sampling.md tells why."""
+    if tokens <= context:
+        return tokens
+    kept = context // 2
+    return kept + (tokens - context - 1) % (context - kept) + 1
+
+
 class Written(NamedTuple):
     """A token of a text.
 

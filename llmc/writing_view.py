@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
-from llmc.sampling import KEPT, Text, Written
+from llmc.sampling import KEPT, Text, Written, seen_of_prompt
 from llmc.ui import Ui
 from llmc.units import milliseconds
 
@@ -171,6 +171,16 @@ def legend() -> Words:
         line.append(name if least else "less", style).append("  ")
     line.rstrip()
     return line
+
+
+def prompt_note(tokens: int, context: int) -> str | None:
+    """Return what is to be known of a prompt that is longer than the model's context."""
+    if tokens <= context:
+        return None
+    return (
+        f"of the prompt's {tokens:,} tokens the model sees only the last "
+        f"{seen_of_prompt(tokens, context):,}; its context is {context:,}"
+    )
 
 
 def summary(texts: Sequence[Text], seconds: float) -> str:

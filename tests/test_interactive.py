@@ -200,6 +200,16 @@ def test_colours_can_be_had_and_left(talk: Conversation, capfd: pytest.CaptureFi
         assert capfd.readouterr().err == f"colours by probability: {said}\n"
 
 
+def test_a_prompt_longer_than_the_context_is_told_of(
+    talk: Conversation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = "of the prompt's 65 tokens the model sees only the last 33; its context is 64"
+    talk.take("a" * 65)
+    assert said in capfd.readouterr().err.replace("\n", " ")
+    talk.take("")  # the text is longer still, but no prompt
+    assert "of the prompt" not in capfd.readouterr().err
+
+
 def test_a_prompt_that_is_too_long_is_no_end(
     talk: Conversation, capfd: pytest.CaptureFixture[str]
 ) -> None:

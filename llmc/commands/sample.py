@@ -18,7 +18,7 @@ from llmc.errors import BadData, Usage
 from llmc.generation import Generator, generate_argv
 from llmc.generation_protocol import NO_TOKEN, Request
 from llmc.sampling import KEPT, Text, Weights, Written, find_weights, writing_threads
-from llmc.writing_view import TerminalView, View, choose_view, legend, summary
+from llmc.writing_view import TerminalView, View, choose_view, legend, prompt_note, summary
 
 DEFAULT = SampleConfig()
 MOST_SAMPLES = 1024
@@ -193,6 +193,8 @@ def sample(
             talk.view.colours = show_probs
             talk.run(given)
             return
+        if (long := prompt_note(len(ids), context)) is not None:
+            here.ui.note(long)
         view = choose_view(here.ui, decode=decode, show_probs=show_probs)
         began = time.monotonic()
         texts = [
