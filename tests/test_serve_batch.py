@@ -19,7 +19,7 @@ REQUEST = Request([1])
 
 
 class Silent:
-    """An engine with one slot that takes requests, and refuses one of them.
+    """An engine with one slot that takes requests, and refuses one of them, once.
 
     Attributes:
         asked: who waits for events, by name.
@@ -36,8 +36,9 @@ class Silent:
         self._why = why
 
     def submit(self, request: Request, deliver: Deliver) -> str:
-        if self._why is not None and len(self.asked) + 1 == self._refuses:
-            raise self._why
+        if len(self.asked) + 1 == self._refuses and self._why is not None:
+            why, self._why = self._why, None
+            raise why
         name = f"r{len(self.asked) + 1}"
         self.asked[name] = deliver
         return name
