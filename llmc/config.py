@@ -140,7 +140,9 @@ class SampleConfig:
         for name, (low, high) in SAMPLE_LIMITS.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise Usage(f"{name} must be between {low:g} and {high:g}, not {value:g}")
+                raise Usage(
+                    f"{name} must be between {_shown(low)} and {_shown(high)}, not {_shown(value)}"
+                )
         if self.dtype not in SAMPLE_DTYPES:
             raise Usage(f"dtype must be one of {', '.join(SAMPLE_DTYPES)}, not '{self.dtype}'")
 
@@ -245,6 +247,12 @@ def nearest(word: str, words: list[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or the list of words when none is near."""
     match = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(words)}"
+
+
+def _shown(number: float) -> str:
+    """Return a number as it can be typed: whole ones with all of their digits."""
+    whole = isinstance(number, int) or number.is_integer()
+    return str(int(number)) if whole else f"{number:g}"
 
 
 def _updated(settings: T, table: object, where: str) -> T:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.config import SampleConfig, nearest
 from llmc.errors import Usage
-from llmc.generation import Generator, Request
+from llmc.generation import Generator
+from llmc.generation_protocol import Request
 from llmc.paths import cache_dir
 from llmc.sampling import Text, Weights
 from llmc.ui import Ui
 from llmc.units import megabytes
-from llmc.writing_view import TerminalView, legend, summary
+from llmc.writing_view import TerminalView, legend, prompt_note, summary
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -30,7 +31,7 @@ class Command:
     """What a line that begins with a slash does.
 
     Attributes:
-        usage: the command as it is typed.
+        usage: the command as it is typed; one word where it takes nothing.
         help: what it does, for ``/help``.
         setting: the setting that it changes, if it does that.
     """
@@ -51,11 +52,12 @@ COMMANDS = {
     "tokens": Command("/tokens 200", "tokens to write, at most", "tokens"),
     "seed": Command("/seed 7", "of the next text; each text after it takes the next one", "seed"),
     "stop": Command("/stop TEXT", "end before this text comes; /stop alone: before none"),
-    "probs": Command("/probs", "colour tokens by their probability, or no longer"),
+    "probs": Command("/probs on", "colour tokens by their probability; off: no longer"),
     "show": Command("/show", "what is set, and which model writes"),
     "help": Command("/help", "this"),
     "quit": Command("/quit", "leave; Ctrl-D does too"),
 }
+ALIASES = {"temperature": "temp", "repetition-penalty": "penalty", "exit": "quit"}
 KEYS = (
     ("Enter", "send the prompt; an empty one goes on with the text"),
     ("Alt-Enter", "begin a new line in the prompt"),
@@ -127,13 +129,11 @@ class Conversation:
             self.answer(line.removeprefix("/") if line.startswith("//") else line)
             return True
         name, _, rest = line[1:].partition(" ")
-        if name in ("quit", "exit"):
-            return False
         try:
-            self._command(name, rest)
+            return self._command(ALIASES.get(name, name), rest)
         except Usage as error:
             self._ui.error(str(error))
-        return True
+            return True
 
     def answer(self, prompt: str) -> None:
         """Write on from a prompt; from the last text if it is empty. Ctrl-C ends the text.
@@ -150,6 +150,9 @@ class Conversation:
         except Usage as error:
             self._ui.error(str(error))
             return
+        long = prompt_note(len(self.ids), self._weights.model.context) if prompt else None
+        if long is not None:
+            self._ui.note(long)
         with _interrupts(text.cancel), self.view:
             if prompt:
                 self.view.prompt(self.ids, prompt)
@@ -161,17 +164,18 @@ class Conversation:
         if self.view.colours:
             self._ui.console.print(legend())
 
-    def _command(self, name: str, rest: str) -> None:
-        """Run a command other than ``/quit``.
+    def _command(self, name: str, rest: str) -> bool:
+        """Run a command; return False when it asks to leave.
 
         Raises:
             Usage: there is none of that name, or it cannot take that value.
         """
-        name = {"temperature": "temp", "repetition-penalty": "penalty"}.get(name, name)
         command = COMMANDS.get(name)
         if command is None:
             known = nearest(f"/{name}", [f"/{known}" for known in COMMANDS])
             raise Usage(f"there is no /{name}{known} (a prompt that begins with / is typed as //)")
+        if rest.strip() and " " not in command.usage:
+            raise Usage(f"{command.usage} takes nothing after it")
         if command.setting:
             if rest.strip():
                 self.settings = changed(self.settings, command, rest.strip())
@@ -180,12 +184,13 @@ class Conversation:
             self.stops = [_unescaped(rest)] if rest else []
             self._ui.note(f"stop: {self._stops()}")
         elif name == "probs":
-            self.view.colours = not self.view.colours
+            self.view.colours = _switched(self.view.colours, rest.strip())
             self._ui.note(f"colours by probability: {'on' if self.view.colours else 'off'}")
         elif name == "show":
             self._show()
-        else:
+        elif name == "help":
             self._help()
+        return name != "quit"
 
     def _show(self) -> None:
         for name, value in vars(self.settings).items():
@@ -236,6 +241,17 @@ def changed(settings: SampleConfig, command: Command, value: str) -> SampleConfi
         raise Usage(f"{command.usage.split()[0]} takes {wanted}, such as {command.usage}") from None
     fields: dict[str, Any] = {command.setting: number}
     return replace(settings, **fields)
+
+
+def _switched(now: bool, value: str) -> bool:
+    """Return what a switch is set to by a word; the other way than now by none.
+
+    Raises:
+        Usage: it is no such word.
+    """
+    if value not in ("", "on", "off"):
+        raise Usage("/probs takes on or off; /probs alone: the other way than now")
+    return value == "on" if value else not now
 
 
 def _unescaped(text: str) -> str:

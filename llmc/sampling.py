@@ -6,20 +6,24 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from llmc.config import ModelConfig, SampleConfig, load_preset
 from llmc.context import Context
-from llmc.errors import BadData, MissingOutput
-from llmc.formats.checkpoint import read_header
-from llmc.generation import NO_TOKEN, End, Generator, Request, Token
+from llmc.errors import BadData, LlmcError, MissingOutput, Usage
+from llmc.formats.checkpoint import parameter_count, read_header
+from llmc.generation import Generator
+from llmc.generation_protocol import NO_TOKEN, End, Request, Token, raise_failure
 from llmc.lookup import tokenizer_of
+from llmc.machine import available_cores
 from llmc.runs import CHECKPOINT, CONFIG, find_run
 from llmc.streaming import Piece, TextStream
 from llmc.tokenizers import Tokenizer, recorded_tokenizer
 
 # Bytes that are no UTF-8 become lone surrogates, so that they can be written as they are.
 KEPT: Final = "surrogateescape"
+PARAMETERS_PER_THREAD = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,15 @@ def find_weights(
 
     Raises:
         MissingOutput: there is none.
+        Usage: a folder is named in place of a file.
         BadData: it is damaged, or a tokenizer is needed and none is known for it.
     """
     if model is not None:
+        if model.is_dir():
+            raise Usage(
+                f"{model} is a folder, and --model takes a checkpoint's file: give that, or a run "
+                "by --run NAME"
+            )
         if not model.is_file():
             raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
         checkpoint = model
@@ -75,6 +85,23 @@ def find_weights(
     return Weights(checkpoint, read_header(checkpoint).config, tokenizer, settings)
 
 
+def writing_threads(model: ModelConfig) -> int:
+    """Return how many threads to write with: one per core, but no more than there is work for.
+
+    All threads wait for each other after every operation of every layer. In a small model that is
+    nearly all they do, and as soon as another program takes a core, all wait for that one.
+    """
+    return max(1, min(available_cores(), parameter_count(model) // PARAMETERS_PER_THREAD))
+
+
+def seen_of_prompt(tokens: int, context: int) -> int:
+    """Return how many of a prompt's last tokens the model reads; docs/sampling.md tells why."""
+    if tokens <= context:
+        return tokens
+    kept = context // 2
+    return kept + (tokens - context - 1) % (context - kept) + 1
+
+
 class Written(NamedTuple):
     """A token of a text.
 
@@ -95,13 +122,16 @@ class Written(NamedTuple):
 class Text:
     """One text that is being written: an iterator over what is known to belong to it.
 
+    What comes is taken in as it comes, in the thread that reads the engine, so that a stop string
+    ends the text at once, whether or not somebody reads along.
+
     Attributes:
         seed: of its random numbers.
-        ids: the tokens so far, without the prompt: those that are in the text as a whole.
+        ids: the tokens that were read so far, without the prompt: those in the text as a whole.
         logprobs: the natural logarithm of the probability of each.
-        text: the characters so far, without the prompt's.
+        text: the characters that were read so far, without the prompt's.
         stopped: the stop string that ended it; it is not part of the text.
-        end: how it ended, None while it has not.
+        end: how it ended, None while its end has not been read.
     """
 
     def __init__(
@@ -128,7 +158,12 @@ class Text:
             TextStream(weights.tokenizer, stops, errors=KEPT) if weights.tokenizer else None
         )
         self._told: list[Token] = []
-        self._writing = generator.write(request)
+        self._news: SimpleQueue[tuple[Piece, Token] | End | LlmcError] = SimpleQueue()
+        self._generator = generator
+        self._identity = ""
+        self._identity = generator.submit(request, self._hear)
+        if self.stopped is not None:  # before its name was known here
+            self.cancel()
 
     def __iter__(self) -> Iterator[Written]:
         """Yield each token as soon as it is certain that it is in the text.
@@ -136,18 +171,24 @@ class Text:
         Raises:
             LlmcError: the engine ended, and why, or could not go on.
         """
-        for event in self._writing:
-            if isinstance(event, End):
-                self.end = event
-            elif self.stopped is None and (event.token != self._eot or self._eot == NO_TOKEN):
-                yield from self._take(event)
-        if self._stream is not None:
-            yield from self._certain(self._stream.finish())
-            self.stopped = self._stream.stopped
+        while True:
+            news = self._news.get()
+            if isinstance(news, LlmcError):
+                raise news
+            if isinstance(news, End):
+                raise_failure(news)
+                self.end = news
+                return
+            piece, token = news
+            if piece.whole:
+                self.ids.append(token.token)
+                self.logprobs.append(token.logprob)
+            self.text += piece.text
+            yield Written(token.token, piece.text, math.exp(token.logprob), piece.whole)
 
     def cancel(self) -> None:
         """End it early; what is written by then still comes. A signal's handler may do so."""
-        self._writing.cancel()
+        self._generator.cancel(self._identity)
 
     @property
     def reason(self) -> str:
@@ -157,22 +198,34 @@ class Text:
         assert self.end is not None
         return "end-of-text" if self.end.reason == "stop" else self.end.reason
 
-    def _take(self, event: Token) -> Iterator[Written]:
-        self._told.append(event)
-        if self._stream is None:
-            yield from self._certain([Piece(len(self._told) - 1, "")])
-            return
-        pieces = self._stream.feed(event.token)
-        self.stopped = self._stream.stopped
-        if self.stopped is not None:
-            self.cancel()
-        yield from self._certain(pieces)
+    def _hear(self, event: Token | End) -> None:
+        """Take in an event, in the thread that reads the engine.
 
-    def _certain(self, pieces: Sequence[Piece]) -> Iterator[Written]:
+        Raises:
+            BadData: its token is not in the vocabulary; the engine is then asked for no more.
+        """
+        try:
+            self._take(event)
+        except LlmcError as error:
+            self._news.put(error)
+            raise
+
+    def _take(self, event: Token | End) -> None:
+        if isinstance(event, End):
+            if self._stream is not None and event.reason != "error":
+                self._add(self._stream.finish())
+                self.stopped = self._stream.stopped
+            self._news.put(event)
+        elif self.stopped is None and (event.token != self._eot or self._eot == NO_TOKEN):
+            self._told.append(event)
+            if self._stream is None:
+                self._add([Piece(len(self._told) - 1, "")])
+                return
+            self._add(self._stream.feed(event.token))
+            self.stopped = self._stream.stopped
+            if self.stopped is not None and self._identity:
+                self.cancel()
+
+    def _add(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
-            event = self._told[piece.place]
-            if piece.whole:
-                self.ids.append(event.token)
-                self.logprobs.append(event.logprob)
-            self.text += piece.text
-            yield Written(event.token, piece.text, math.exp(event.logprob), piece.whole)
+            self._news.put((piece, self._told[piece.place]))

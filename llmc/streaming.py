@@ -147,25 +147,43 @@ class Stops:
     def __init__(self, stops: Iterable[str]) -> None:
         """Begin a text; none of the strings may be empty."""
         self.held = 0
-        self._stops = sorted(set(stops), key=len, reverse=True)
-        self._longest = len(self._stops[0]) if self._stops else 0
-        self._tail = ""  # as much of the text as a stop string can be long
+        self._stops = [_Stop(stop) for stop in sorted(set(stops), key=len, reverse=True)]
 
     def feed(self, char: str) -> str | None:
         """Take in one character; return the longest string that is complete with it, if any is."""
-        if not self._stops:
-            return None
-        self._tail = (self._tail + char)[-self._longest :]
-        for stop in self._stops:
-            if self._tail.endswith(stop):
-                return stop
-        self.held = next(
-            (size for size in range(len(self._tail), 0, -1) if self._begins(size)),
-            0,
-        )
+        complete = [stop.text for stop in self._stops if stop.feed(char)]
+        if complete:
+            return complete[0]
+        self.held = max((stop.begun for stop in self._stops), default=0)
         return None
 
-    def _begins(self, size: int) -> bool:
-        """Say whether the last ``size`` characters are the beginning of a stop string."""
-        end = self._tail[-size:]
-        return any(stop.startswith(end) for stop in self._stops)
+
+class _Stop:
+    """One string looked for, by Knuth, Morris and Pratt: the text is never gone back over.
+
+    Attributes:
+        text: the string.
+        begun: how many of the text's last characters are its beginning.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.begun = 0
+        # Of its first n + 1 characters: how many of the last ones are its beginning too.
+        self._borders = [0]
+        for char in text[1:]:
+            self._borders.append(self._longer(self._borders[-1], char))
+
+    def feed(self, char: str) -> bool:
+        """Take in one character of the text; return whether the string is complete with it."""
+        self.begun = self._longer(self.begun, char)
+        if self.begun < len(self.text):
+            return False
+        self.begun = self._borders[-1]
+        return True
+
+    def _longer(self, begun: int, char: str) -> int:
+        """Return how much is begun with one more character."""
+        while begun and self.text[begun] != char:
+            begun = self._borders[begun - 1]
+        return begun + (self.text[begun] == char)

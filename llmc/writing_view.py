@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import unicodedata
 from collections.abc import Sequence
+from math import isfinite, nan
 from typing import TYPE_CHECKING
 
-from llmc.sampling import KEPT, Text, Written
+from llmc.sampling import KEPT, Text, Written, seen_of_prompt
 from llmc.ui import Ui
 from llmc.units import milliseconds
 
@@ -173,25 +173,40 @@ def legend() -> Words:
     return line
 
 
+def prompt_note(tokens: int, context: int) -> str | None:
+    """Return what is to be known of a prompt that is longer than the model's context."""
+    if tokens <= context:
+        return None
+    return (
+        f"of the prompt's {tokens:,} tokens the model sees only the last "
+        f"{seen_of_prompt(tokens, context):,}; its context is {context:,}"
+    )
+
+
 def summary(texts: Sequence[Text], seconds: float) -> str:
     """Return one line about what was written, and how fast.
+
+    What is counted are the tokens of the texts. The engine may have written more, beginning with
+    the stop string, until it was told of it: its speed counts those too.
 
     Args:
         texts: those that have ended.
         seconds: how long they took together.
     """
     ends = [text.end for text in texts if text.end is not None]
-    count = sum(end.tokens for end in ends)
+    count = sum(len(text.ids) for text in texts)
+    written = sum(end.tokens for end in ends)
     said = f"{count:,} token{'s' * (count != 1)}"
-    if len(ends) == 1:
+    if len(ends) > 1:
+        return f"{said} in {len(ends)} texts, {_speed(written / seconds if seconds > 0 else nan)}"
+    (end,) = ends
+    if written > 1:
         # The first token comes out of reading the prompt.
-        (end,) = ends
         spent = end.ms - end.prompt_ms
-        speed = (end.tokens - 1) / spent * 1e3 if end.tokens > 1 and spent > 0 else math.nan
-        prompt = f"prompt of {end.prompt_tokens:,} in {milliseconds(end.prompt_ms)}"
-        said += f", {_speed(speed)} ({prompt})" if end.tokens > 1 else f" ({prompt})"
-        return said + REASONS.get(texts[0].reason, "")
-    return f"{said} in {len(ends)} texts, {_speed(count / seconds if seconds > 0 else math.nan)}"
+        said += f", {_speed((written - 1) / spent * 1e3 if spent > 0 else nan)}"
+    if written > 0:
+        said += f" (prompt of {end.prompt_tokens:,} in {milliseconds(end.prompt_ms)})"
+    return said + REASONS.get(texts[0].reason, "")
 
 
 REASONS = {
@@ -202,7 +217,7 @@ REASONS = {
 
 
 def _speed(rate: float) -> str:
-    return f"{rate:,.{0 if rate >= 100 else 1}f} tokens/s" if math.isfinite(rate) else "– tokens/s"
+    return f"{rate:,.{0 if rate >= 100 else 1}f} tokens/s" if isfinite(rate) else "– tokens/s"
 
 
 def _write(data: bytes) -> None:

@@ -151,7 +151,7 @@ int command_bench_decode(int argc, char **argv) {
   run.workers.pool = pool_create((int)o->threads);
   describe(&run);
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
-    if (pass == 1) arena_take(&run.arena);
+    if (pass == 1) bench_take(&run.arena);
     layout(&run);
   }
   double *seconds = calloc(run.calls, sizeof *seconds);

@@ -38,13 +38,8 @@ struct BenchOptions bench_options(const char *subcommand, const char *const *dty
   return o;
 }
 
-static void take(struct Arena *arena) {
-  const size_t needed = arena_footprint(arena), available = memory_available();
-  if (needed > available) {
-    die(EXIT_USAGE, "the benchmark needs %.2f GB of memory, but only %.2f GB are available; use a smaller --model, "
-        "--batch-size or --seq-len", (double)needed / 1e9, (double)available / 1e9);
-  }
-  arena_take(arena);
+void bench_take(struct Arena *arena) {
+  memory_take(arena, "use a smaller --model, --batch-size or --seq-len", "the benchmark needs");
 }
 
 void bench_model_create(struct BenchModel *bench, const struct BenchOptions *o) {
@@ -57,7 +52,7 @@ void bench_model_create(struct BenchModel *bench, const struct BenchOptions *o) 
   struct Arena *arena = &bench->arena;
   model->workers.pool = pool_create((int)o->threads);
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
-    if (pass == 1) take(arena);
+    if (pass == 1) bench_take(arena);
     gpt2_layout(model, arena, o->batch_size, o->seq_len, true);
     bench->tokens = arena_alloc(arena, o->batch_size * o->seq_len, sizeof(int));
     bench->targets = arena_alloc(arena, o->batch_size * o->seq_len, sizeof(int));

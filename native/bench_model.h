@@ -22,6 +22,9 @@ struct BenchOptions {
 struct BenchOptions bench_options(const char *subcommand, const char *const *dtypes, const struct Arg *more,
                                   int argc, char **argv);
 
+/* Takes the memory of a benchmark that was laid out, or refuses. */
+void bench_take(struct Arena *arena);
+
 struct BenchModel {
   struct Gpt2 gpt2;
   struct Arena arena;

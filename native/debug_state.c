@@ -7,6 +7,7 @@
 #include "file.h"
 #include "format.h"
 #include "gpt2.h"
+#include "memory.h"
 #include "pool.h"
 #include "util.h"
 
@@ -56,7 +57,9 @@ int command_debug_state(int argc, char **argv) {
   struct Arena arena = {0};
   int *tokens = NULL, *targets = NULL;
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
-    if (pass == 1) arena_take(&arena);
+    if (pass == 1) {
+      memory_take(&arena, "use a smaller --batch-size or --seq-len, or --recompute 1", "debug-state needs");
+    }
     gpt2_layout(&model, &arena, B, T, true);
     dataloader_layout(&loader, &arena);
     tokens = arena_alloc(&arena, B * T, sizeof(int));

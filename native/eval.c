@@ -200,8 +200,7 @@ static void choose_batch(struct Eval *eval, struct Arena *arena, size_t availabl
   char change[64] = "use a smaller model, or a shorter --seq-len";
   if (eval->rows_file >= 0) snprintf(change, sizeof change, "use a smaller model");
   if (fits > 0) snprintf(change, sizeof change, "use --batch-size %zu or less", fits);
-  die(EXIT_USAGE, "the evaluation needs %.2f MB of memory, but only %.2f MB are available; %s",
-      ceil((double)needed / 1e4) / 100, floor((double)available / 1e4) / 100, change);
+  memory_refuse("the evaluation needs", needed, available, change);
 }
 
 /* ---- what is told ------------------------------------------------------------------------------- */

@@ -4,7 +4,6 @@
  * It ends at the end of its input, when everything asked for is written, or at once when nobody listens. */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
-#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -234,14 +233,6 @@ static void layout(struct Generate *g, struct Arena *arena) {
   g->output = arena_alloc(arena, OUTPUT_BYTES, 1);
 }
 
-static void check_memory(const struct Generate *g, const struct Arena *arena) {
-  const size_t needed = arena_footprint(arena), available = memory_available();
-  if (needed <= available) return;
-  die(EXIT_USAGE, "%zu texts of %zu tokens need %.2f MB of memory with %s, but only %.2f MB are available; use fewer "
-      "--slots or --positions, or a smaller model", g->options.slots, g->options.positions,
-      ceil((double)needed / 1e4) / 100, g->options.model, floor((double)available / 1e4) / 100);
-}
-
 int command_generate(int argc, char **argv) {
   struct Generate g = {.options = read_options(argc, argv)};
   struct Options *o = &g.options;
@@ -259,8 +250,8 @@ int command_generate(int argc, char **argv) {
 
   struct Arena arena = {0};
   layout(&g, &arena);
-  check_memory(&g, &arena);
-  arena_take(&arena);
+  memory_take(&arena, "use fewer --slots or --positions, or a smaller model", "%zu texts of %zu tokens with %s need",
+              o->slots, o->positions, o->model);
   layout(&g, &arena);
   decoder_load(decoder, file, o->model, &checkpoint);
   for (size_t i = 0; i <= MOST_WAITING; i++) g.waiting[i].prompt = g.prompts + i * o->positions;

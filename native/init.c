@@ -33,11 +33,7 @@ int command_init(int argc, char **argv) {
   model.workers.pool = pool_create((int)threads);
   struct Arena arena = {0};
   gpt2_layout(&model, &arena, 0, 0, false);
-  if (arena_footprint(&arena) > memory_available()) {
-    die(EXIT_USAGE, "the model needs %.2f GB of memory, but only %.2f GB are available; choose a smaller one",
-        (double)arena_footprint(&arena) / 1e9, (double)memory_available() / 1e9);
-  }
-  arena_take(&arena);
+  memory_take(&arena, "choose a smaller one", "the model needs");
   gpt2_layout(&model, &arena, 0, 0, false);
   random_weights(&model, seed);
   struct FileWriter writer;

@@ -1,9 +1,9 @@
 #include "plan.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "memory.h"
 #include "util.h"
 
 /* ---- memory ------------------------------------------------------------------------------------- */
@@ -67,14 +67,6 @@ static bool smaller_batch(const struct Run *run, struct Change *change, size_t a
   return change->T > 0;
 }
 
-/* Bytes as a person reads them. What is needed is rounded up and what is available down, so that the
- * larger of two reads as the larger. */
-static const char *shown(char text[32], size_t bytes, double (*rounded)(double)) {
-  const bool giga = bytes >= 1000000000;
-  snprintf(text, 32, "%.2f %s", rounded((double)bytes / (giga ? 1e7 : 1e4)) / 100, giga ? "GB" : "MB");
-  return text;
-}
-
 size_t plan_recompute_saves(const struct Run *run) {
   struct Change change = unchanged(run);
   change.recompute = false;
@@ -134,10 +126,9 @@ static void advise(char text[ADVICE], const struct Run *run, size_t available) {
 
 void plan_check(const struct Run *run, size_t needed, size_t available) {
   if (needed <= available) return;
-  char needs[32], has[32], change[ADVICE];
+  char change[ADVICE];
   advise(change, run, available);
-  die(EXIT_USAGE, "the run needs %s of memory, but only %s are available; %s", shown(needs, needed, ceil),
-      shown(has, available, floor), change);
+  memory_refuse("the run needs", needed, available, change);
 }
 
 /* ---- time --------------------------------------------------------------------------------------- */

@@ -1,7 +1,6 @@
 /* llmc-native sample: token ids on stdout, one a line, as they are made. */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 #include "checkpoint.h"
 #include "commands.h"
 #include "file.h"
+#include "memory.h"
 #include "pool.h"
 #include "util.h"
 #include "writer.h"
@@ -111,7 +111,10 @@ int command_sample(int argc, char **argv) {
   const size_t positions = size_min(maxT, prompt_length + o.tokens);
   int *prompt = NULL;
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
-    if (pass == 1) arena_take(&arena);
+    if (pass == 1) {
+      memory_take(&arena, "use fewer --num-samples or --tokens, or a smaller model",
+                  "%zu texts of %zu tokens with %s need", o.samples, positions, o.model);
+    }
     decoder_layout(decoder, &arena, o.samples, positions);
     writer_layout(&writer, &arena);
     prompt = arena_alloc(&arena, prompt_length, sizeof(int));

@@ -96,6 +96,14 @@ def child_of(pid: int) -> int:
     return int(child)
 
 
+def command_of(pid: int) -> str:
+    """Return the command line of a process."""
+    told = subprocess.run(
+        ["ps", "-o", "args=", "-ww", "-p", str(pid)], capture_output=True, text=True, check=True
+    )
+    return told.stdout.strip()
+
+
 def is_alive(pid: int) -> bool:
     """Say whether a process works; one that ended and was not asked for yet does not."""
     told = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)

@@ -334,5 +334,11 @@ def test_the_engine_refuses_shapes_that_make_no_sense(subcommand: str, native: N
     assert "takes fp32 or bf16" in refused(native(subcommand, dtype="fp16"), 2)
 
 
+@pytest.mark.parametrize("subcommand", ["bench", "bench-kernels", "bench-decode"])
+def test_a_benchmark_that_does_not_fit_is_refused(subcommand: str, native: Native) -> None:
+    said = refused(native(subcommand, env={"LLMC_MEMORY": "1000000"}, **SHAPE), 2)
+    assert "the benchmark needs " in said and "use a smaller --model" in said
+
+
 def test_only_is_for_kernels(native: Native) -> None:
     refused(native("bench", only="qkv"), 2)

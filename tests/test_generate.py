@@ -370,6 +370,13 @@ def test_fewer_positions_than_the_models(native: Native, model: Path) -> None:
 def test_what_does_not_fit_is_refused(native: Native, model: Path) -> None:
     done = native("generate", env={"LLMC_MEMORY": "1000000"}, model=model, slots=8)
     assert "use fewer --slots" in refused(done, 2)
+    done = native("sample", env={"LLMC_MEMORY": "1000000"}, model=model, num_samples=8)
+    said = refused(done, 2)
+    assert f"8 texts of 41 tokens with {model} need " in said
+    assert said.endswith(
+        " MB of memory, but only 1.00 MB are available; use fewer --num-samples or --tokens, or a "
+        "smaller model"
+    )
 
 
 def test_logits_that_are_no_numbers(native: Native, tmp_path: Path) -> None:

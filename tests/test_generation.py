@@ -16,7 +16,8 @@ import pytest
 from llmc import process
 from llmc.config import SampleConfig
 from llmc.errors import BadData, Interrupted, LlmcError, LossNotFinite, Usage
-from llmc.generation import End, Generator, Ready, Request, Token, generate_argv
+from llmc.generation import Generator, generate_argv
+from llmc.generation_protocol import End, Ready, Request, Token
 
 FAKE = Path(__file__).with_name("fake_engine.py")
 

@@ -14,7 +14,8 @@ from workspace import ok, prepared_workspace, trained
 
 from llmc.config import ModelConfig, SampleConfig
 from llmc.errors import LossNotFinite, Usage
-from llmc.generation import NO_TOKEN, Generator, generate_argv
+from llmc.generation import Generator, generate_argv
+from llmc.generation_protocol import NO_TOKEN
 from llmc.interactive import COMMANDS, Conversation, changed
 from llmc.sampling import Weights
 from llmc.tokenizers import load_tokenizer
@@ -121,6 +122,7 @@ def test_a_text_ends_before_a_stop_string(
     assert shown.out == "abcdab\n"
     assert shown.err.startswith("stop: 'cd'\n")
     assert "; a stop string came; seed" in shown.err
+    assert "2 tokens, " in shown.err
     talk.take(r"/stop \n\n")
     talk.take('/stop "a b"')
     talk.take("/stop")
@@ -152,12 +154,16 @@ def test_what_is_set_can_be_seen(talk: Conversation, capfd: pytest.CaptureFixtur
         ("/", "there is no /; known: /temp, /top-k"),
         ("/temp hot", "/temp takes a number, such as /temp 0.7"),
         ("/top-k 1.5", "/top-k takes a whole number, such as /top-k 40"),
-        ("/temp -1", "temperature must be between 0 and 1e+06, not -1"),
-        ("/temp nan", "temperature must be between 0 and 1e+06, not nan"),
+        ("/temp -1", "temperature must be between 0 and 1000000, not -1"),
+        ("/temp nan", "temperature must be between 0 and 1000000, not nan"),
         ("/top-p 2", "top_p must be between 0 and 1, not 2"),
-        ("/penalty 0", "repetition_penalty must be between 1e-06 and 1e+06, not 0"),
+        ("/penalty 0", "repetition_penalty must be between 1e-06 and 1000000, not 0"),
         ("/stop 'a", "/stop 'a: No closing quotation"),
         ("/stop ''", "/stop takes a text"),
+        ("/probs maybe", "/probs takes on or off"),
+        ("/quit now", "/quit takes nothing after it"),
+        ("/exit now", "/quit takes nothing after it"),
+        ("/show all", "/show takes nothing after it"),
     ],
 )
 def test_what_makes_no_sense_changes_nothing(
@@ -178,6 +184,7 @@ def test_a_value_keeps_its_type() -> None:
 def test_quit_leaves(talk: Conversation) -> None:
     assert not talk.take("/quit")
     assert not talk.take("/exit")
+    assert not talk.take("/quit ")
 
 
 def test_colours_can_be_had_and_left(talk: Conversation, capfd: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +195,19 @@ def test_colours_can_be_had_and_left(talk: Conversation, capfd: pytest.CaptureFi
     assert "probability: 50% and more" in shown.err
     talk.take("/probs")
     assert capfd.readouterr().err == "colours by probability: off\n"
+    for line, said in (("off", "off"), ("on", "on"), ("on ", "on"), ("", "off")):
+        talk.take(f"/probs {line}")
+        assert capfd.readouterr().err == f"colours by probability: {said}\n"
+
+
+def test_a_prompt_longer_than_the_context_is_told_of(
+    talk: Conversation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = "of the prompt's 65 tokens the model sees only the last 33; its context is 64"
+    talk.take("a" * 65)
+    assert said in capfd.readouterr().err.replace("\n", " ")
+    talk.take("")  # the text is longer still, but no prompt
+    assert "of the prompt" not in capfd.readouterr().err
 
 
 def test_a_prompt_that_is_too_long_is_no_end(

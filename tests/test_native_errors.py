@@ -242,6 +242,14 @@ def test_a_token_outside_the_vocabulary(
         good.assert_nothing_written()
 
 
+def test_a_model_that_does_not_fit_in_memory(native: Native, good: Good) -> None:
+    files: Flags = {"model": good.folder / "model.bin", "data": good.folder / "data.bin"}
+    out = good.out / "state.bin"
+    done = native("debug-state", env={"LLMC_MEMORY": "1000000"}, out=out, **files, **BATCH)
+    assert "debug-state needs " in refused(done, 2)
+    good.assert_nothing_written()
+
+
 def test_sizes_that_do_not_fit(native: Native, good: Good) -> None:
     files: Flags = {
         "model": good.folder / "model.bin",

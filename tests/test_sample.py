@@ -138,6 +138,19 @@ def test_the_prompt_is_part_of_what_is_written(template: Llmc) -> None:
     assert ids(template, "--prompt", long, "--tokens", "3")[:-3] == list(long.encode())
 
 
+def test_a_prompt_longer_than_the_context_is_told_of(template: Llmc) -> None:
+    """What is said to be seen is what decides; the context is 64 tokens."""
+    flags = ["--temperature", "0", "--tokens", "4"]
+    long = "das und the of " * 10
+    done = ok(template("sample", *flags, "--prompt", long))
+    said = "of the prompt's 150 tokens the model sees only the last 54; its context is 64"
+    assert said in done.stderr.replace("\n", " ")
+    written = [int(line) for line in done.stdout.splitlines()][-4:]
+    assert written == ids(template, *flags, "--prompt", long[-54:])[-4:]
+    done = ok(template("sample", *flags, "--prompt", long[-64:]))
+    assert "of the prompt" not in done.stderr
+
+
 def test_a_prompt_may_look_like_a_flag(template: Llmc) -> None:
     assert ids(template, "--prompt=--json", "--tokens", "0") == list(b"--json")
 
@@ -337,6 +350,9 @@ def test_a_checkpoint_of_llm_c_speaks_gpt2(tmp_path: Path, gpt2: Tokenizer) -> N
     [
         (["--run", "first", "--model", "x.bin"], 2, "--run and --model exclude each other"),
         (["--model", "x.bin"], 3, "make one with 'llmc export-weights'"),
+        (["--model", "runs/first"], 2, "runs/first is a folder, and --model takes a checkpoint's"),
+        (["--model", "runs/first"], 2, "by --run NAME"),
+        (["--seed", "9007199254740993"], 2, "between 0 and 9007199254740992, not 9007199254740993"),
         (["--run", "second"], 3, "run 'llmc train --run second' first"),
         (["--model", "tiny.toml"], 1, "tiny.toml"),
         (["--model", "data/texts/train.bin"], 1, "data/texts/train.bin"),

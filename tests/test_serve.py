@@ -192,7 +192,9 @@ def test_a_prompt_may_be_cut_to_fit(server: Served) -> None:
         ({"stop": 7}, "stop"),
         ({"stream": 1}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"stream_options": {"include_obfuscation": True}, "stream": True}, "stream_options"),
+        ({"stream_options": {"include_obfuscation": 1}, "stream": True}, "stream_options"),
+        ({"stream_options": {"include_all": True}, "stream": True}, "stream_options"),
+        ({"stream_options": [], "stream": True}, "stream_options"),
         ({"prompt": 5}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
@@ -226,6 +228,11 @@ def test_what_asks_for_nothing_is_fine(server: Served) -> None:
     }  # fmt: skip
     done = server.complete(model="parrot", prompt="ab", **nothing).json()
     assert done["choices"][0]["text"] == "ab" * 8  # 16 tokens, as OpenAI's default
+    assert server.complete(prompt=None).json()["choices"] == server.complete().json()["choices"]
+    for asked in (True, None):
+        options = {"include_usage": asked, "include_obfuscation": asked}
+        told = server.complete(prompt="ab", stream=True, stream_options=options).text
+        assert ('"usage":{' in told) == bool(asked)
     assert error(server.complete(model="gpt-4"), 404)["code"] == "model_not_found"
 
 
@@ -242,6 +249,45 @@ def test_what_is_no_request_is_refused(server: Served, body: bytes) -> None:
     answer = server.client.post("/v1/completions", content=body, headers=kind)
     assert error(answer, 400)["type"] == "invalid_request_error"
     assert server.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[" * 100_000, "The body's JSON is nested too deeply"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "The body has a number that is too long"),
+        (b'{"n": 1e400}', "'n' must be an integer from 1 to 10, or null"),
+        (b'{"n": Infinity}', "The body is not valid JSON: Infinity is no number of it"),
+        (b"{", "The body is not valid JSON: Expecting property name"),
+        (
+            b'{"prompt": "' + b"x" * 800_000 + b'"}',
+            "may have 63, and this one has 800000 ",
+        ),
+        (b'{"prompt": [' + b"9," * 99 + b"9]}", "may have 63, and this one has 100"),
+    ],
+)
+def test_why_it_is_refused_is_said_plainly(server: Served, body: bytes, said: str) -> None:
+    """In the words of HTTP and JSON, not of Python."""
+    kind = {"Content-Type": "application/json"}
+    answer = server.client.post("/v1/completions", content=body, headers=kind)
+    message = error(answer, 400)["message"]
+    assert said in message
+    assert "recursion" not in message and "sys." not in message
+
+
+def test_any_depth_of_json_is_refused_and_no_bug(server: Served) -> None:
+    """Python may read what is too deep for it to write again."""
+    kind = {"Content-Type": "application/json"}
+    for depth in (10, *range(960, 1001), 2000, 5000, 20_000, 50_000):
+        body = b'{"prompt": ' + b"[" * depth + b"]" * depth + b"}"
+        answer = server.client.post("/v1/completions", content=body, headers=kind)
+        assert error(answer, 400)["type"] == "invalid_request_error"
+
+
+def test_where_one_number_is_allowed_it_is_named(folder: Path) -> None:
+    with fake_server(folder, "--slots", "1", "--queue", "0") as server:
+        said = error(server.complete(prompt="ab", n=2), 400)["message"]
+        assert said == "'n' must be 1, or null"
 
 
 def test_a_body_has_a_limit_and_a_name(server: Served) -> None:
@@ -409,6 +455,22 @@ def test_a_signal_lets_it_finish_what_is_being_written(
         assert writing.result().text.endswith("data: [DONE]\n\n")
         with pytest.raises(httpx2.HTTPError):
             kept.get("/health")
+
+
+def test_a_request_whose_body_comes_after_the_signal_is_refused(folder: Path) -> None:
+    with fake_server(folder) as server, server.connect() as late:
+        body = json.dumps({"prompt": "ab"}).encode()
+        head, _, _ = post(body, "Expect: 100-continue").rpartition(body)
+        late.sendall(head)
+        assert late.recv(999).startswith(b"HTTP/1.1 100")  # the body is waited for
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                server.connect().close()
+        late.sendall(body)
+        answer = read_all(late)
+        assert answer.startswith(b"HTTP/1.1 503") and b'"shutting_down"' in answer
+        assert server.end() == (0, "")
 
 
 def test_a_second_ctrl_c_ends_it_at_once(folder: Path) -> None:

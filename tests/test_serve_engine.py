@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Llmc, assert_one_sentence
-from served import Served, child_of, is_alive, served
-from workspace import ok, prepared_workspace, trained
+from served import Served, child_of, command_of, is_alive, served
+from workspace import copy_of, ok, prepared_workspace, trained
 
 CLIENTS = 64
 
@@ -43,6 +43,22 @@ def test_it_says_where_it_is_and_ends_with_its_signal(template: Llmc) -> None:
             "serving first; Ctrl-C ends",
         ]
         assert "Traceback" not in said
+
+
+def test_a_small_model_is_served_by_one_thread(server: Served) -> None:
+    assert "--threads 1" in command_of(child_of(server.process.pid))
+
+
+def test_the_weights_are_held_as_the_run_s_config_says(template: Llmc, tmp_path: Path) -> None:
+    llmc = copy_of(template, tmp_path / "workspace")
+    path = llmc.workspace / "runs/first/config.toml"
+    before, found, after = path.read_text().rpartition("dtype = 'fp32'")
+    assert found and "[sample]" in before
+    path.write_text(f"{before}dtype = 'bf16'{after}")
+    for flags, held in (([], "bf16"), (["--dtype", "int8"], "int8")):
+        argv = [*llmc.command, "serve", "--port", "0", *flags]
+        with served(argv, llmc.env(), llmc.workspace) as running:
+            assert running.get("/info").json()["engine"]["dtype"] == held
 
 
 def test_with_json_it_says_the_same_to_programs(template: Llmc) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -191,6 +193,36 @@ def test_settings_are_what_is_asked(server: Served, browser: Browser) -> None:
         page.get_by_text("The same from a program").click()
         command = page.locator("#curl").inner_text()
         assert '"temperature": 0.5' in command and '"prompt": "ab"' in command
+        assert sent_by(command) == body
+        with page.expect_request("**/v1/completions") as caught:
+            page.get_by_role("button", name="Go on").click()
+        wait(page)
+        body = sent_by(page.locator("#curl").inner_text())
+        assert body == caught.value.post_data_json
+        assert body["prompt"] == "ab" * 9
+        page.get_by_label("Prompt").fill("it's")
+        assert sent_by(page.locator("#curl").inner_text())["prompt"] == "it's"
+
+
+def sent_by(command: str) -> dict[str, Any]:
+    """Return the body that a shown command sends."""
+    words = shlex.split(command)
+    body = json.loads(words[words.index("-d") + 1])
+    assert isinstance(body, dict)
+    return body
+
+
+@needs_browser
+def test_no_more_can_be_asked_than_the_server_allows(folder: Path, browser: Browser) -> None:
+    with (
+        fake_server(folder, "--max-tokens", "5") as server,
+        opened(browser, server.url) as page,
+    ):
+        page.wait_for_selector("#write:enabled")
+        assert page.get_by_label("Tokens", exact=True).input_value() == "5"
+        write(page, "ab", tokens=3)
+        wait(page)
+        assert text_of(page) == "ababa"
 
 
 @needs_browser
@@ -260,10 +292,15 @@ def test_it_asks_for_the_key(folder: Path, browser: Browser) -> None:
         opened(browser, server.url) as page,
     ):
         field = page.get_by_label("What LLMC_API_KEY was set to")
+        for key in ("möhr-zeichen-als-gehen", "two words are no key", "  "):
+            field.fill(key)
+            field.press("Enter")
+            page.get_by_text("That is no key").wait_for()
+            assert page.evaluate("sessionStorage.length") == 0
         field.fill("wrong")
         field.press("Enter")
         page.get_by_text("That is not the key.").wait_for()
-        field.fill(KEY)
+        field.fill(f" {KEY} ")
         page.get_by_role("button", name="Open").click()
         write(page, "ab", tokens=8)
         wait(page)

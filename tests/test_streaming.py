@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmc.errors import BadData, Usage
-from llmc.streaming import Piece, TextStream
+from llmc.streaming import Piece, Stops, TextStream
 from llmc.tokenizers import Tokenizer, load_tokenizer, train_bpe
 
 WORDS = "naïve Größe 日本語 🙂👩‍👧 the of and \n\n == def self, 東京 élan ́ \t"
@@ -134,6 +135,32 @@ def test_what_has_come_out_is_never_part_of_a_stop_string(
                 if data == data.decode(errors="ignore").encode()
             ]
             assert len(out) == max(end for end in ends if end <= len(known) - held)
+
+
+# So few letters that strings overlap themselves and each other.
+TWO = st.text(alphabet="ab", min_size=1, max_size=12)
+
+
+@given(text=st.text(alphabet="abc", max_size=60), strings=st.lists(TWO, max_size=5))
+def test_stop_strings_are_found_as_by_looking_at_every_place(text: str, strings: list[str]) -> None:
+    stops = Stops(strings)
+    for end in range(1, len(text) + 1):
+        before = text[:end]
+        complete = sorted((s for s in strings if before.endswith(s)), key=len)
+        assert stops.feed(text[end - 1]) == (complete[-1] if complete else None)
+        if complete:
+            continue  # the text has ended; what would come is found all the same
+        begun = [n for s in strings for n in range(1, len(s)) if before.endswith(s[:n])]
+        assert stops.held == max(begun, default=0)
+
+
+def test_long_stop_strings_cost_no_more_than_short_ones() -> None:
+    """What the server's event loop does for every character of every client."""
+    stops = Stops("ab" * 127 + end for end in ("aa", "bb", "ac", "ca"))
+    began = time.process_time()
+    for char in "ab" * 20_000:
+        assert stops.feed(char) is None
+    assert time.process_time() - began < 2  # some 6 where all beginnings are tried at each
 
 
 def feed(stream: TextStream, *tokens: bytes) -> list[str]:

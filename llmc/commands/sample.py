@@ -15,10 +15,10 @@ from llmc.builder import ensure_native
 from llmc.config import SAMPLE_LIMITS, SampleConfig, overridden
 from llmc.context import Context
 from llmc.errors import BadData, Usage
-from llmc.generation import NO_TOKEN, Generator, Request, generate_argv
-from llmc.machine import available_cores
-from llmc.sampling import KEPT, Text, Weights, Written, find_weights
-from llmc.writing_view import TerminalView, View, choose_view, legend, summary
+from llmc.generation import Generator, generate_argv
+from llmc.generation_protocol import NO_TOKEN, Request
+from llmc.sampling import KEPT, Text, Weights, Written, find_weights, writing_threads
+from llmc.writing_view import TerminalView, View, choose_view, legend, prompt_note, summary
 
 DEFAULT = SampleConfig()
 MOST_SAMPLES = 1024
@@ -114,7 +114,12 @@ def sample(
         typer.Option(help=f"What weights are kept as: smaller is faster ({DEFAULT.dtype})."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads. Default: one per core. Same text for any.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads; the same text for any. Default: one per core, at most one for every 4 "
+            "million parameters.",
+        ),
     ] = None,
     decode: Annotated[
         bool, typer.Option("--decode", help="Print text, not token ids, as it is made.")
@@ -177,7 +182,7 @@ def sample(
         slots=min(num_samples, TOGETHER),
         positions=context if interactive else min(context, (len(ids) or 1) + settings.tokens),
         dtype=settings.dtype,
-        threads=threads or available_cores(),
+        threads=threads or writing_threads(chosen.model),
     )
     eot = NO_TOKEN if ignore_eot else chosen.eot
     with Generator(argv) as generator:
@@ -188,6 +193,8 @@ def sample(
             talk.view.colours = show_probs
             talk.run(given)
             return
+        if (long := prompt_note(len(ids), context)) is not None:
+            here.ui.note(long)
         view = choose_view(here.ui, decode=decode, show_probs=show_probs)
         began = time.monotonic()
         texts = [

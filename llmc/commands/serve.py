@@ -12,8 +12,7 @@ from llmc.builder import ensure_native
 from llmc.context import Context
 from llmc.errors import MissingOutput, Usage
 from llmc.generation import Generator, generate_argv
-from llmc.machine import available_cores
-from llmc.sampling import find_weights
+from llmc.sampling import find_weights, writing_threads
 
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
 
@@ -43,9 +42,9 @@ def serve(
         ),
     ] = 8000,
     dtype: Annotated[
-        Literal["fp32", "bf16", "int8"],
-        typer.Option(help="What the weights are held as in memory (fp32).", show_default=False),
-    ] = "fp32",
+        Literal["fp32", "bf16", "int8"] | None,
+        typer.Option(help="What the weights are held as in memory. Default: as the run's config."),
+    ] = None,
     slots: Annotated[
         int,
         typer.Option(
@@ -71,7 +70,12 @@ def serve(
         ),
     ] = MAX_TOKENS,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads. Default: one per core. Same text for any.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads; the same text for any. Default: one per core, at most one for every 4 "
+            "million parameters.",
+        ),
     ] = None,
     log: Annotated[
         bool, typer.Option("--log", help="Say each request on stderr, without its text.")
@@ -91,15 +95,16 @@ def serve(
     from llmc.serving.subject import subject_of
 
     guard = guard_for(host)
-    subject = subject_of(find_weights(here, run, model, needs_tokenizer=True))
+    chosen = find_weights(here, run, model, needs_tokenizer=True)
+    subject = subject_of(chosen)
     binary = ensure_native(here)
     with listen(host, port) as bound:
         argv = generate_argv(
             binary,
             subject.checkpoint,
             slots=slots,
-            dtype=dtype,
-            threads=threads or available_cores(),
+            dtype=dtype or chosen.settings.dtype,
+            threads=threads or writing_threads(chosen.model),
         )
         with Generator(argv) as generator:
             address = address_of(bound, host)

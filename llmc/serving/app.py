@@ -77,11 +77,10 @@ def make_app(
 
     async def show_health(_: Request) -> Response:
         dead = batch.failure
-        status = "dead" if dead is not None else "draining" if batch.draining else "ok"
-        told: dict[str, Any] = {"status": status}
-        if dead is not None:
-            told |= Refused(503, f"The engine has ended: {dead}", kind=BROKEN).body
-        return JSONResponse(told, 200 if status == "ok" else 503)
+        if dead is None:
+            return JSONResponse({"status": "ok"})
+        why = Refused(503, f"The engine has ended: {dead}", kind=BROKEN)
+        return JSONResponse({"status": "dead", **why.body}, why.status)
 
     async def show_metrics(_: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)

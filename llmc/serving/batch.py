@@ -10,8 +10,9 @@ from contextlib import suppress
 from functools import partial
 from math import ceil
 
-from llmc.errors import LlmcError
-from llmc.generation import End, Generator, Request, Token
+from llmc.errors import LlmcError, Usage
+from llmc.generation import Generator
+from llmc.generation_protocol import End, Request, Token
 from llmc.serving.refusals import BROKEN, BUSY, Refused
 
 Told = tuple[int, Token | End]
@@ -25,7 +26,7 @@ class Batch:
         capacity: completions that may be open at a time: those in slots and those that wait.
         open: completions that the engine has not ended yet.
         running: of these, how many it has begun to write.
-        draining: nothing new is taken.
+        draining: nothing new is taken: the server ends, and only requests that had begun come here.
     """
 
     def __init__(self, generator: Generator, queue: int) -> None:
@@ -39,7 +40,7 @@ class Batch:
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Job, int, Token | End]] = deque()
         self._woken = False
-        self._seconds = 1.0  # that a completion takes, as the last ones did
+        self._seconds = 1.0  # that a completion is in its slot, as the last ones were
 
     @property
     def failure(self) -> LlmcError | None:
@@ -50,7 +51,8 @@ class Batch:
         """Have the engine write several texts.
 
         Raises:
-            Refused: there is no room now, the engine is dead, or the server is about to end.
+            Refused: there is no room now, the engine is dead or takes no such prompt, or the server
+                is about to end.
         """
         if self.failure is not None:
             raise engine_is_dead(self.failure)
@@ -70,9 +72,12 @@ class Batch:
             for index, request in enumerate(requests):
                 deliver = partial(self._deliver, job, index)
                 job.names.append(self.generator.submit(request, deliver))
+                self.open += 1
         except LlmcError as error:
+            job.cancel()  # what was submitted before it
+            if isinstance(error, Usage):
+                raise Refused(400, str(error), param="prompt") from error
             raise engine_is_dead(error) from error
-        self.open += len(requests)
         self._jobs.add(job)
         return job
 
@@ -103,17 +108,18 @@ class Batch:
             if isinstance(event, End):
                 self._end(job, index)
             elif index not in job.started:
-                job.started.add(index)
+                job.started[index] = time.monotonic()
                 self.running += 1
             job.put(index, event)
 
     def _end(self, job: Job, index: int) -> None:
         self.open -= 1
-        self.running -= index in job.started
         job.ended.add(index)
         if len(job.ended) == job.count:
             self._jobs.discard(job)
-        self._seconds += 0.1 * (time.monotonic() - job.began - self._seconds)
+        if index in job.started:
+            self.running -= 1
+            self._seconds += 0.1 * (time.monotonic() - job.started[index] - self._seconds)
 
 
 class Job:
@@ -123,7 +129,7 @@ class Job:
         count: how many there are.
         names: what the engine calls them.
         began: when they were asked for, by the monotonic clock.
-        started: those with a first token.
+        started: when the first token of each came, by the monotonic clock.
         ended: those that the engine has ended.
         missing: those whose end has not been told yet.
     """
@@ -133,7 +139,7 @@ class Job:
         self.count = count
         self.names: list[str] = []
         self.began = time.monotonic()
-        self.started: set[int] = set()
+        self.started: dict[int, float] = {}
         self.ended: set[int] = set()
         self.missing = set(range(count))
         self._batch = batch

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from llmc.config import SampleConfig
-from llmc.generation import NO_TOKEN, Request
+from llmc.generation_protocol import NO_TOKEN, Request
 from llmc.serving.batch import Batch, Job
 from llmc.serving.choices import Choice, speller
 from llmc.serving.metrics import Metrics
@@ -102,7 +102,7 @@ class Completions:
         if truncate is not None:
             prompt = prompt[-characters:]
         if len(prompt) > characters:
-            raise too_long(f"{len(prompt)} characters", most)
+            raise too_long(f"{len(prompt)} characters, which no {most} tokens can spell", most)
         if len(prompt) > LONG_TEXT:
             ids = await asyncio.to_thread(self.tokenizer.encode, prompt)
         else:
@@ -110,7 +110,7 @@ class Completions:
         if truncate is not None:
             ids = ids[-truncate:]
         if len(ids) > most:
-            raise too_long(len(ids), most)
+            raise too_long(str(len(ids)), most)
         return ids or [self.tokenizer.eot]
 
     def _text(self, prompt: str | list[int]) -> str:

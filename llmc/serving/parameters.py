@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llmc.serving.refusals import Refused, shown
@@ -37,45 +37,24 @@ class Limits:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key of a request: its JSON schema, its default, and whether the engine can do it."""
+    """One key of a request.
+
+    Attributes:
+        schema: what it may be, as a JSON schema.
+        check: returns what a value means, by its key's name; refuses what the schema does.
+        default: the value where it is left out.
+    """
 
     schema: dict[str, Any]
+    check: Callable[[str, Any], Any]
     default: Any = None
-    check: Callable[[str, Any, dict[str, Any]], Any] = field(default=lambda name, value, _: value)
 
 
 def parameters(model: str, limits: Limits) -> dict[str, Parameter]:
     """Return every parameter there is, by name."""
-    ids = {
-        "type": "array",
-        "items": {"type": "integer", "minimum": 0, "maximum": limits.vocab_size - 1},
-        "minItems": 1,
-        "maxItems": limits.positions - 1,
-    }
     return {
-        "model": Parameter(
-            {"type": "string", "enum": [model], "description": "The model that is served."},
-            model,
-            _model,
-        ),
-        "prompt": Parameter(
-            {
-                "anyOf": [
-                    {"type": "string"},
-                    {
-                        "type": "array",
-                        "items": {"type": "string"},
-                        "minItems": 1,
-                        "maxItems": limits.choices,
-                    },
-                    ids,
-                    {"type": "array", "items": ids, "minItems": 1, "maxItems": limits.choices},
-                ],
-                "description": "Text, token ids, or a list of either. None: a new document.",
-            },
-            "",
-            _prompts,
-        ),
+        "model": _model(model),
+        "prompt": _prompt(limits),
         "max_tokens": _integer(16, 0, limits.max_tokens, "Tokens to write after the prompt."),
         "n": _integer(1, 1, limits.choices, "Completions per prompt."),
         "temperature": _number(1.0, 0, 2, "Below 1 likelier words, 0 always the likeliest."),
@@ -91,26 +70,7 @@ def parameters(model: str, limits: Limits) -> dict[str, Parameter]:
             (1 << 63) - 1,
             "The same seed writes the same text. None: a random one.",
         ),
-        "stop": Parameter(
-            {
-                "anyOf": [
-                    {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS},
-                    {
-                        "type": "array",
-                        "items": {
-                            "type": "string",
-                            "minLength": 1,
-                            "maxLength": MAX_STOP_CHARACTERS,
-                        },
-                        "maxItems": MAX_STOPS,
-                    },
-                    {"type": "null"},
-                ],
-                "description": "Where one of these comes, the text ends before it.",
-            },
-            None,
-            _stops,
-        ),
+        "stop": _stop(),
         "logprobs": _integer(
             None,
             0,
@@ -119,30 +79,12 @@ def parameters(model: str, limits: Limits) -> dict[str, Parameter]:
         ),
         "echo": _flag("Begin the text with the prompt; not together with logprobs."),
         "stream": _flag("Answer with server-sent events, as the text is made."),
-        "stream_options": Parameter(
-            {
-                "anyOf": [
-                    {
-                        "type": "object",
-                        "properties": {"include_usage": {"type": "boolean"}},
-                        "additionalProperties": False,
-                    },
-                    {"type": "null"},
-                ],
-                "description": "include_usage: end a stream with the usage.",
-            },
-            None,
-            _stream_options,
-        ),
+        "stream_options": _stream_options(),
         "ignore_eos": _flag("Write on after the end of a document."),
         "truncate_prompt_tokens": _integer(
             None, 1, limits.positions - 1, "Of longer prompts, only so many of the last tokens."
         ),
-        "user": Parameter(
-            {"type": ["string", "null"], "description": "Accepted, and not used."},
-            None,
-            _user,
-        ),
+        "user": _user(),
         **{name: _neutral(values) for name, values in UNSUPPORTED.items()},
     }
 
@@ -193,42 +135,46 @@ def _as_integer(value: Any) -> int | None:
 
 
 def _integer(default: int | None, low: int, high: int, text: str) -> Parameter:
-    def check(name: str, value: Any, _: dict[str, Any]) -> int | None:
+    wanted = f"an integer from {low} to {high}" if low < high else str(low)
+
+    def check(name: str, value: Any) -> int | None:
+        if value is None:
+            return default
         found = _as_integer(value)
-        if value is not None and (found is None or not low <= found <= high):
-            raise _wrong(name, f"an integer from {low} to {high}, or null")
+        if found is None or not low <= found <= high:
+            raise _wrong(name, f"{wanted}, or null")
         return found
 
     bounds = {"type": ["integer", "null"], "minimum": low, "maximum": high}
-    return Parameter({**bounds, "default": default, "description": text}, default, check)
+    return Parameter({**bounds, "default": default, "description": text}, check, default)
 
 
 def _number(default: float, low: float, high: float, text: str) -> Parameter:
-    def check(name: str, value: Any, _: dict[str, Any]) -> float | None:
+    def check(name: str, value: Any) -> float:
         if value is None:
-            return None
+            return default
         if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
             raise _wrong(name, f"a number from {low:g} to {high:g}, or null")
         return float(value)
 
     bounds = {"type": ["number", "null"], "minimum": low, "maximum": high}
-    return Parameter({**bounds, "default": default, "description": text}, default, check)
+    return Parameter({**bounds, "default": default, "description": text}, check, default)
 
 
 def _flag(text: str) -> Parameter:
-    def check(name: str, value: Any, _: dict[str, Any]) -> bool:
+    def check(name: str, value: Any) -> bool:
         if value is not None and type(value) is not bool:
             raise _wrong(name, "true or false")
         return bool(value)
 
     schema = {"type": ["boolean", "null"], "default": False, "description": text}
-    return Parameter(schema, False, check)
+    return Parameter(schema, check, False)
 
 
 def _neutral(values: list[Any]) -> Parameter:
     """Return a parameter that may only ask for nothing."""
 
-    def check(name: str, value: Any, _: dict[str, Any]) -> None:
+    def check(name: str, value: Any) -> None:
         if type(value) is bool or value not in values:
             raise Refused(
                 400,
@@ -238,86 +184,137 @@ def _neutral(values: list[Any]) -> Parameter:
             )
 
     return Parameter(
-        {"enum": values, "description": "Not supported: only what changes nothing."}, None, check
+        {"enum": values, "description": "Not supported: only what changes nothing."}, check
     )
 
 
-def _model(name: str, value: Any, schema: dict[str, Any]) -> str:
-    (served,) = schema["enum"]
-    if type(value) is not str:
-        raise _wrong(name, "the name of a model")
-    if value != served:
-        raise Refused(
-            404,
-            f"The model '{shown(value)}' does not exist: this server has '{served}'",
-            code="model_not_found",
-            param=name,
-        )
-    return value
+def _model(served: str) -> Parameter:
+    def check(name: str, value: Any) -> str:
+        if type(value) is not str:
+            raise _wrong(name, "the name of a model")
+        if value != served:
+            raise Refused(
+                404,
+                f"The model '{shown(value)}' does not exist: this server has '{served}'",
+                code="model_not_found",
+                param=name,
+            )
+        return value
+
+    schema = {"type": "string", "enum": [served], "description": "The model that is served."}
+    return Parameter(schema, check, served)
 
 
-def _user(name: str, value: Any, _: dict[str, Any]) -> None:
-    if value is not None and type(value) is not str:
-        raise _wrong(name, "a string")
+def _user() -> Parameter:
+    def check(name: str, value: Any) -> None:
+        if value is not None and type(value) is not str:
+            raise _wrong(name, "a string")
+
+    return Parameter({"type": ["string", "null"], "description": "Accepted, and not used."}, check)
 
 
-def _stops(name: str, value: Any, _: dict[str, Any]) -> list[str]:
-    found = [value] if type(value) is str else value if value is not None else []
-    if (
-        type(found) is not list
-        or len(found) > MAX_STOPS
-        or not all(type(stop) is str and 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in found)
-    ):
+def _stop() -> Parameter:
+    def check(name: str, value: Any) -> list[str]:
+        found = [] if value is None else [value] if type(value) is str else value
+        if (
+            type(found) is not list
+            or len(found) > MAX_STOPS
+            or not all(type(stop) is str and 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in found)
+        ):
+            raise _wrong(
+                name,
+                f"a text of up to {MAX_STOP_CHARACTERS} characters, or up to {MAX_STOPS} of them",
+            )
+        return found
+
+    one = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+    several = {"type": "array", "items": one, "maxItems": MAX_STOPS}
+    schema = {
+        "anyOf": [one, several, {"type": "null"}],
+        "description": "Where one of these comes, the text ends before it.",
+    }
+    return Parameter(schema, check)
+
+
+def _stream_options() -> Parameter:
+    known = ("include_usage", "include_obfuscation")
+
+    def check(name: str, value: Any) -> dict[str, bool]:
+        found = {} if value is None else value
+        if (
+            type(found) is not dict
+            or not found.keys() <= set(known)
+            or not all(wanted is None or type(wanted) is bool for wanted in found.values())
+        ):
+            raise _wrong(name, f"an object with {' or '.join(known)}, true or false")
+        return {key: bool(wanted) for key, wanted in found.items()}
+
+    options = {
+        "type": "object",
+        "properties": {key: {"type": ["boolean", "null"]} for key in known},
+        "additionalProperties": False,
+    }
+    schema = {
+        "anyOf": [options, {"type": "null"}],
+        "description": "include_usage: end a stream with the usage. include_obfuscation: accepted, "
+        "and not used.",
+    }
+    return Parameter(schema, check)
+
+
+def _prompt(limits: Limits) -> Parameter:
+    most, last = limits.positions - 1, limits.vocab_size - 1
+
+    def ids_of(name: str, value: Any) -> list[int]:
+        if type(value) is not list or not value:
+            raise _wrong(name, "made of texts or of lists of token ids, not of both")
+        if len(value) > most:
+            raise too_long(str(len(value)), most)
+        found = [number for item in value if (number := _as_integer(item)) is not None]
+        if len(found) < len(value) or not all(0 <= number <= last for number in found):
+            raise _wrong(name, f"made of token ids from 0 to {last}")
+        return found
+
+    def check(name: str, value: Any) -> list[str | list[int]]:
+        if value is None:
+            return [""]
+        if type(value) is str:
+            return [value]
+        if type(value) is list and value:
+            if _as_integer(value[0]) is not None:
+                return [ids_of(name, value)]
+            if len(value) <= limits.choices and type(value[0]) is list:
+                return [ids_of(name, item) for item in value]
+            if len(value) <= limits.choices and all(type(item) is str for item in value):
+                return list(value)
         raise _wrong(
-            name, f"a text of up to {MAX_STOP_CHARACTERS} characters, or up to {MAX_STOPS} of them"
+            name, f"a text, a list of token ids, or a list of up to {limits.choices} of either"
         )
-    return found
+
+    def up_to(count: int, items: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "array", "items": items, "minItems": 1, "maxItems": count}
+
+    ids = up_to(most, {"type": "integer", "minimum": 0, "maximum": last})
+    text = {"type": "string"}
+    several = [up_to(limits.choices, text), up_to(limits.choices, ids)]
+    schema = {
+        "anyOf": [text, ids, *several, {"type": "null"}],
+        "description": "Text, token ids, or a list of either. None: a new document.",
+    }
+    return Parameter(schema, check)
 
 
-def _stream_options(name: str, value: Any, _: dict[str, Any]) -> dict[str, Any] | None:
-    if value is not None and (
-        type(value) is not dict
-        or not value.keys() <= {"include_usage"}
-        or not all(type(wanted) is bool for wanted in value.values())
-    ):
-        raise _wrong(name, "an object with include_usage, true or false")
-    return value
+def too_long(count: str, most: int) -> Refused:
+    """Return the refusal of a prompt with more tokens than the model can look at.
 
-
-def _prompts(name: str, value: Any, schema: dict[str, Any]) -> list[str | list[int]]:
-    _, texts, ids, _ = schema["anyOf"]
-    if type(value) is str:
-        return [value]
-    if type(value) is list and value:
-        if _as_integer(value[0]) is not None:
-            return [_ids(name, value, ids)]
-        if len(value) <= texts["maxItems"] and type(value[0]) is list:
-            return [_ids(name, item, ids) for item in value]
-        if len(value) <= texts["maxItems"] and all(type(item) is str for item in value):
-            return list(value)
-    raise _wrong(
-        name, f"a text, a list of token ids, or a list of up to {texts['maxItems']} of either"
-    )
-
-
-def _ids(name: str, value: Any, schema: dict[str, Any]) -> list[int]:
-    most, last = schema["maxItems"], schema["items"]["maximum"]
-    if type(value) is not list or not value:
-        raise _wrong(name, "made of texts or of lists of token ids, not of both")
-    if len(value) > most:
-        raise too_long(len(value), most)
-    found = [number for item in value if (number := _as_integer(item)) is not None]
-    if len(found) < len(value) or not all(0 <= number <= last for number in found):
-        raise _wrong(name, f"made of token ids from 0 to {last}")
-    return found
-
-
-def too_long(count: int | str, most: int) -> Refused:
-    """Return the refusal of a prompt with more tokens than the model can look at."""
+    Args:
+        count: how many it has, or what tells that it has more.
+        most: how many it may have.
+    """
     return Refused(
         400,
-        f"This model's context is {most + 1} tokens, of which one is to be written: the prompt has "
-        f"{count}, and {most} at most may be",
+        f"This model's context is {most + 1} tokens, of which one is to be written: a prompt may "
+        f"have {most}, and this one has {count}",
         code="context_length_exceeded",
         param="prompt",
     )

@@ -60,12 +60,12 @@ def parse(body: bytes, known: dict[str, Parameter], limits: Limits) -> Completio
                 code="unknown_parameter",
                 param=name if name.isprintable() else None,
             )
-    values: dict[str, Any] = {}
-    for name, parameter in known.items():
-        value = asked.get(name, parameter.default)
-        values[name] = parameter.check(name, value, parameter.schema) if name in asked else value
-    prompts = values["prompt"] if "prompt" in asked else [""]
-    if len(prompts) * (values["n"] or 1) > limits.choices:
+    values: dict[str, Any] = {
+        name: parameter.check(name, asked.get(name, parameter.default))
+        for name, parameter in known.items()
+    }
+    prompts = values["prompt"]
+    if len(prompts) * values["n"] > limits.choices:
         raise Refused(
             400,
             f"{len(prompts)} prompts × n = {values['n']} are more completions than this server has "
@@ -81,27 +81,23 @@ def parse(body: bytes, known: dict[str, Parameter], limits: Limits) -> Completio
         )
     if asked.get("stream_options") is not None and not values["stream"]:
         raise Refused(400, "stream_options are for streams: set stream too", param="stream_options")
-
-    def number(name: str) -> Any:
-        return values[name] if values[name] is not None else known[name].default
-
     seed = values["seed"]
     return Completion(
         prompts=prompts,
-        max_tokens=number("max_tokens"),
-        n=number("n"),
-        temperature=float(number("temperature")),
-        top_k=number("top_k"),
-        top_p=float(number("top_p")),
-        min_p=float(number("min_p")),
-        repetition_penalty=float(number("repetition_penalty")),
+        max_tokens=values["max_tokens"],
+        n=values["n"],
+        temperature=values["temperature"],
+        top_k=values["top_k"],
+        top_p=values["top_p"],
+        min_p=values["min_p"],
+        repetition_penalty=values["repetition_penalty"],
         seed=seed % SEEDS if seed is not None else secrets.randbelow(SEEDS),
-        stops=values["stop"] or [],
+        stops=values["stop"],
         logprobs=values["logprobs"],
-        echo=bool(values["echo"]),
-        stream=bool(values["stream"]),
-        usage=bool((values["stream_options"] or {}).get("include_usage")),
-        ignore_eos=bool(values["ignore_eos"]),
+        echo=values["echo"],
+        stream=values["stream"],
+        usage=values["stream_options"].get("include_usage", False),
+        ignore_eos=values["ignore_eos"],
         truncate=values["truncate_prompt_tokens"],
     )
 
@@ -109,16 +105,21 @@ def parse(body: bytes, known: dict[str, Parameter], limits: Limits) -> Completio
 def _object(body: bytes) -> dict[str, Any]:
     try:
         asked = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        text = json.dumps(asked, ensure_ascii=False)
     except UnicodeDecodeError as error:
         raise Refused(400, "The body is not UTF-8: send JSON") from error
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise Refused(400, f"The body is not valid JSON: {shown(str(error))}") from error
+    except RecursionError as error:
+        raise Refused(400, "The body's JSON is nested too deeply") from error
+    except ValueError as error:  # what Python refuses besides: digits by the thousand
+        raise Refused(400, "The body has a number that is too long") from error
     if not isinstance(asked, dict):
         raise Refused(400, "The body must be a JSON object")
-    if SURROGATE.search(json.dumps(asked, ensure_ascii=False)):
+    if SURROGATE.search(text):
         raise Refused(400, "The body has half of a surrogate pair, which is no character")
     return asked
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise Refused(400, f"The body is not valid JSON: {name} is no number of it")
