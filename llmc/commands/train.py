@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from llmc.builder import ensure_native
-from llmc.config import (
-    MOST_STEPS,
-    TrainConfig,
-)
+from llmc.config import MOST_STEPS, TrainConfig
 from llmc.context import Context
 from llmc.errors import Usage
 from llmc.formats.checkpoint import read_header
@@ -263,39 +261,9 @@ def train(
     refused.
     """
     here: Context = ctx.obj
-    given = {
-        "steps": steps,
-        "max_time": max_time,
-        "max_tokens": _count(max_tokens),
-        "epochs": epochs,
-        "patience": patience,
-        "min_delta": min_delta,
-        "batch_size": batch_size,
-        "seq_len": seq_len,
-        "total_batch_size": total_batch_size,
-        "lr": lr,
-        "schedule": schedule,
-        "warmup": warmup,
-        "lr_final": lr_final,
-        "decay": decay,
-        "beta1": beta1,
-        "beta2": beta2,
-        "eps": eps,
-        "weight_decay": weight_decay,
-        "grad_clip": grad_clip,
-        "skip_loss_z": skip_loss_z,
-        "skip_grad_z": skip_grad_z,
-        "seed": seed,
-        "shuffle": shuffle,
-        "dtype": dtype,
-        "recompute": recompute,
-        "optimizer_state": optimizer_state,
-        "val_every": val_every,
-        "val_batches": val_batches,
-        "sample_every": sample_every,
-        "save_every": save_every,
-        "keep": keep,
-    }
+    # The settings among the flags have the names that TrainConfig gives them.
+    given = {item.name: ctx.params[item.name] for item in fields(TrainConfig)}
+    given["max_tokens"] = _count(max_tokens)
     if resume:
         begun = begin_resumed(
             here, run, given, {"config": config, "model": model, "data": data, "val-data": val_data}
