@@ -24,7 +24,7 @@ from llmc.errors import LlmcError, MissingOutput
 from llmc.formats.checkpoint import parameter_count, read_header
 from llmc.metrics import MEASURED, Event, count, read_metrics
 from llmc.paths import Workspace
-from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD
+from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD, last_written, newest_run
 
 Point = tuple[float, float]
 
@@ -47,8 +47,8 @@ class RunHistory:
         parameters: how many the model has, if known.
         saved_step: the step its checkpoint was saved at; None without a checkpoint.
         running: a trainer holds the run.
-        updated: when its numbers were last written, in seconds since 1970; 0 if never.
-        started: the same of its settings.
+        updated: when it was last written to, in seconds since 1970; 0 if never.
+        started: the same of its settings alone.
         problems: what is wrong with its files, one sentence each.
     """
 
@@ -176,6 +176,7 @@ def read_run(folder: Path) -> RunHistory:
         run.problems.append(f"{folder} is no folder")
         return run
     run.running = is_running(folder)
+    run.updated = last_written(folder) / 1e9
     _read_settings(run)
     _take_metrics(run)
     if (folder / CHECKPOINT).exists():
@@ -202,18 +203,18 @@ def all_runs(workspace: Workspace) -> list[RunHistory]:
 
 
 def find_history(workspace: Workspace, name: str | None) -> RunHistory:
-    """Return a run: by its name in the workspace, by a path, or the one that was written last.
+    """Return a run: by its name in the workspace, by a path, or the newest.
 
     Raises:
         MissingOutput: there is no such run, or nothing was measured in it.
     """
     if name is None:
-        written = list(workspace.runs.glob(f"*/{METRICS}"))
-        if not written:
+        newest = newest_run(workspace, METRICS)
+        if newest is None:
             raise MissingOutput(
                 f"no run in {workspace.shown(workspace.runs)}: run 'llmc train' first"
             )
-        folder = max(written, key=lambda path: path.stat().st_mtime_ns).parent
+        folder = newest
     else:
         folder = workspace.runs / name
         if not folder.is_dir() and Path(name).is_dir():
@@ -293,7 +294,6 @@ def _take_metrics(run: RunHistory) -> None:
     path = run.folder / METRICS
     try:
         metrics = read_metrics(path)
-        run.updated = path.stat().st_mtime
     except FileNotFoundError:
         if not run.running and not (run.folder / CONFIG).exists():
             run.problems.append(f"it has no {METRICS}")

@@ -60,20 +60,6 @@ class Workspace:
         marks = [*manifests, *(p for m in manifests for p in m.parent.glob("prepared.json"))]
         return max(marks, key=lambda path: path.stat().st_mtime_ns).parent
 
-    def newest_run(self) -> Path:
-        """Return the folder of the run whose checkpoint was written last.
-
-        Raises:
-            MissingOutput: no run has saved a checkpoint in this workspace.
-        """
-        checkpoints = list(self.runs.glob("*/model.bin"))
-        if not checkpoints:
-            raise MissingOutput(
-                f"no trained model in {self.shown(self.runs)}: run 'llmc train' first, "
-                "or name weights with --model FILE"
-            )
-        return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent
-
 
 def cache_dir() -> Path:
     """Return the folder for downloads and compiled binaries (``LLMC_CACHE_DIR`` overrides it)."""

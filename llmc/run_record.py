@@ -22,7 +22,7 @@ from llmc.errors import BadData, MissingOutput, Usage
 from llmc.inputs import Data, find_data
 from llmc.paths import Workspace, written_whole
 from llmc.process import run_quietly
-from llmc.runs import CONFIG, RECORD
+from llmc.runs import CONFIG, RECORD, newest_run
 
 # What a resumed run may change: its length, what is told and kept, and what changes no bit.
 CHANGEABLE = frozenset(
@@ -66,12 +66,12 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, dic
         BadData: the record cannot be read.
     """
     if name is None:
-        records = list(workspace.runs.glob(f"*/{RECORD}"))
-        if not records:
+        newest = newest_run(workspace, RECORD)
+        if newest is None:
             raise MissingOutput(
                 f"no run to go on with in {workspace.shown(workspace.runs)}: run 'llmc train' first"
             )
-        folder = max(records, key=lambda path: path.stat().st_mtime_ns).parent
+        folder = newest
     else:
         folder = workspace.runs / name
         if not (folder / RECORD).is_file():

@@ -56,6 +56,24 @@ def discard_run(folder: Path) -> None:
         folder.rmdir()
 
 
+def newest_run(workspace: Workspace, having: str) -> Path | None:
+    """Return the folder of the newest run that has the file ``having``; None: there is none.
+
+    The newest is the one that was written to last: numbers, a checkpoint, or what it was made of.
+    """
+    folders = [path.parent for path in workspace.runs.glob(f"*/{having}")]
+    return max(folders, key=last_written, default=None)
+
+
+def last_written(folder: Path) -> int:
+    """Return when a run was last written to, in nanoseconds since 1970; 0: never."""
+    written = [0]
+    for name in (METRICS, CHECKPOINT, RECORD):
+        with suppress(OSError):
+            written.append((folder / name).stat().st_mtime_ns)
+    return max(written)
+
+
 def find_run(workspace: Workspace, name: str | None) -> Path:
     """Return the folder of a run that has saved a checkpoint; the newest one unless named.
 
@@ -63,7 +81,13 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
         MissingOutput: there is none.
     """
     if name is None:
-        return workspace.newest_run()
+        newest = newest_run(workspace, CHECKPOINT)
+        if newest is None:
+            raise MissingOutput(
+                f"no trained model in {workspace.shown(workspace.runs)}: run 'llmc train' first, "
+                "or name weights with --model FILE"
+            )
+        return newest
     folder = workspace.runs / name
     if not (folder / CHECKPOINT).is_file():
         raise MissingOutput(

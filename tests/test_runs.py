@@ -12,7 +12,17 @@ from llmc.config import ModelConfig, SampleConfig, TrainConfig, load_preset
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace
 from llmc.prepared import prepared_model, record_prepared
-from llmc.runs import CHECKPOINT, CONFIG, discard_run, find_run, new_run, write_config
+from llmc.runs import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RECORD,
+    discard_run,
+    find_run,
+    new_run,
+    newest_run,
+    write_config,
+)
 
 
 @pytest.fixture
@@ -66,6 +76,23 @@ def test_the_newest_run_is_found(workspace: Workspace) -> None:
     for name in ("unsaved", "none"):
         with pytest.raises(MissingOutput, match=f"run 'llmc train --run {name}' first"):
             find_run(workspace, name)
+
+
+def test_the_newest_run_is_the_one_that_was_written_to_last(workspace: Workspace) -> None:
+    """Whatever was written, and whoever asks: to sample, to plot, to go on."""
+    files = (METRICS, CHECKPOINT, RECORD)
+    a, b = a_run(workspace, "a"), a_run(workspace, "b")
+    for last in files:
+        for newest, other in ((a, b), (b, a)):
+            for folder, when in ((newest, 1), (other, 2)):
+                for name in files:
+                    (folder / name).touch()
+                    os.utime(folder / name, (when, when))
+            os.utime(newest / last, (3, 3))
+            assert [newest_run(workspace, having) for having in files] == [newest] * 3
+    (b / CHECKPOINT).unlink()
+    assert newest_run(workspace, METRICS) == b
+    assert newest_run(workspace, CHECKPOINT) == a
 
 
 def test_settings_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
