@@ -5,10 +5,8 @@ Nothing here trusts a file or stops at one: a folder that holds nonsense is a ru
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
 import statistics
 import tomllib
 from bisect import bisect_left
@@ -24,7 +22,7 @@ from llmc.errors import LlmcError, MissingOutput
 from llmc.formats.checkpoint import parameter_count, read_header
 from llmc.metrics import MEASURED, Event, count, read_metrics
 from llmc.paths import Workspace
-from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD, last_written, newest_run
+from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD, is_running, last_written, newest_run
 
 Point = tuple[float, float]
 
@@ -224,23 +222,6 @@ def find_history(workspace: Workspace, name: str | None) -> RunHistory:
             f"there is no {workspace.shown(folder / METRICS)}: 'llmc runs' lists the runs there are"
         )
     return read_run(folder)
-
-
-def is_running(folder: Path) -> bool:
-    """Tell whether a trainer works on the run: it holds the lock then."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return False
 
 
 def _is_run(path: Path) -> bool:

@@ -94,7 +94,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     partial = Path(name)
     try:
         yield partial
@@ -105,7 +105,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename not in (None, name) and error.errno != errno.ENOSPC:
             raise
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -120,7 +120,7 @@ def link_or_copy(source: Path, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     link = folder / path.name
     try:
         os.link(source, link)
@@ -154,7 +154,7 @@ def folder_written_whole(path: Path, names: Collection[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         yield partial
         for file in partial.iterdir():
@@ -176,7 +176,7 @@ def folder_written_whole(path: Path, names: Collection[str]) -> Iterator[Path]:
         inside = error.filename is not None and str(error.filename).startswith(str(partial))
         if error.filename is not None and not inside and error.errno != errno.ENOSPC:
             raise
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -188,7 +188,8 @@ def umask() -> int:
     return mask
 
 
-def _unwritable(path: Path, error: OSError) -> BadData:
+def unwritable(path: Path, error: OSError) -> BadData:
+    """Return the failure to write ``path``, as a sentence that says what to do."""
     if error.errno == errno.ENOSPC:
         return BadData(
             f"the disk is full: {path} was not written; free some space and run it again"

@@ -74,6 +74,11 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, dic
         folder = newest
     else:
         folder = workspace.runs / name
+        if not (folder / RECORD).is_file() and (folder / CONFIG).exists():
+            raise MissingOutput(
+                f"{workspace.shown(folder)} has no {RECORD} to go on by: delete that folder, or start "
+                "a new run"
+            )
         if not (folder / RECORD).is_file():
             raise MissingOutput(
                 f"no run {workspace.shown(folder)} to go on with: run 'llmc train --run {name}'"

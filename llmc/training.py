@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from llmc.inputs import Data, find_data, find_model
 from llmc.metrics import Metrics, read_metrics
 from llmc.process import Engine
 from llmc.run_record import recorded_inputs, resumable, resumed_settings, write_record
-from llmc.runs import CHECKPOINT, CONFIG, METRICS, discard_run, new_run, write_config
+from llmc.runs import CHECKPOINT, METRICS, claim_run, discard_run, new_run, write_config
 from llmc.tokenizers import record_tokenizer
 from llmc.training_view import History, PlainView, choose_view, precision
 from llmc.units import clock, megabytes
@@ -78,18 +78,6 @@ def begin_resumed(
     return Beginning(folder, preset, settings, *recorded_inputs(here, folder, record))
 
 
-def _take_back(folder: Path, before: bytes | None, history: History) -> None:
-    """Leave the folder of a run that ended in failure before it began as it was.
-
-    ``before`` is the config of a run that was to be resumed; None: the run is new.
-    """
-    if before is None:
-        if not (history.train or history.val):
-            discard_run(folder)
-    elif not history.start:
-        (folder / CONFIG).write_bytes(before)
-
-
 def engine_arguments(
     data: Data, model: Path, folder: Path | None, settings: TrainConfig, threads: int
 ) -> list[str]:
@@ -130,25 +118,45 @@ def run_engine(
             view.update(event, history)
 
 
+def say_choices(here: Context, begun: Beginning, threads: int) -> None:
+    """Say what the run is made of, by choice or by default."""
+    where, data = here.workspace.shown, begun.data
+    here.ui.note(f"data: {where(data.train)}")
+    here.ui.note(f"validation: {where(data.val) if data.val else 'none'}")
+    here.ui.note(f"model: {where(begun.model)}")
+    here.ui.note(f"settings: {begun.preset.name}; threads: {threads}; run: {where(begun.folder)}")
+
+
 def train_in_earnest(
     here: Context,
     begun: Beginning,
     shape: ModelConfig,
-    argv: Sequence[str],
+    engine: tuple[Path, int],
     history: History,
     *,
+    run: str | None,
     resume: bool,
 ) -> None:
     """Train, and say how it ended.
 
+    ``engine`` is its binary and the number of threads, ``run`` the name that a new run is given.
+
     Raises:
-        LlmcError: the engine failed or was interrupted.
+        LlmcError: the engine failed or was interrupted, or another process took the run's name.
     """
+    binary, threads = engine
+    if not resume:
+        begun = replace(begun, folder=claim_run(here.workspace, run, begun.data.name))
     settings, dataset, folder = begun.settings, begun.data, begun.folder
     where = here.workspace.shown
-    view = choose_view(silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}")
-    before = (folder / CONFIG).read_bytes() if resume else None
+    argv = [str(binary), "train"]
+    argv += engine_arguments(dataset, begun.model, folder, settings, threads)
+    argv += ["--resume", "1"] if resume else []
     try:
+        say_choices(here, begun, threads)
+        view = choose_view(
+            silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}"
+        )
         write_config(folder, shape, settings, begun.preset.sample)
         if not resume:
             write_record(folder, here.workspace, dataset, begun.model)
@@ -165,8 +173,9 @@ def train_in_earnest(
         done = f"{len(history.train):,}"
         done += f" of {history.steps:,}" if history.steps is not None else ""
         raise Interrupted(f"interrupted after {done} steps; {saved}") from stop
-    except LlmcError:
-        _take_back(folder, before, history)
+    except (LlmcError, KeyboardInterrupt):
+        if not resume and not (history.train or history.val):
+            discard_run(folder)
         raise
     report(here, folder, history, settings)
     commands = ["llmc sample --decode"]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from llmc.runs import (
     CONFIG,
     METRICS,
     RECORD,
+    claim_run,
     discard_run,
     find_run,
     new_run,
@@ -49,6 +52,29 @@ def test_runs_are_numbered_after_the_last(workspace: Workspace) -> None:
 def test_a_name_is_taken_as_it_is(workspace: Workspace) -> None:
     for name in ("mine", "größe", "a.b-c_d+1"):
         assert new_run(workspace, name, "texts") == workspace.runs / name
+
+
+def test_a_run_belongs_to_the_one_that_was_first(workspace: Workspace) -> None:
+    """However many ask at once; a folder that is there already does not make them owners."""
+    (workspace.runs / "mine").mkdir(parents=True)
+
+    def claimed(name: str | None) -> Path | None:
+        try:
+            return claim_run(workspace, name, "texts")
+        except Usage as error:
+            assert "mine exists: go on with it by --resume" in str(error)
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        named = [folder for folder in pool.map(claimed, ["mine"] * 16) if folder is not None]
+        numbered = list(pool.map(claimed, [None] * 16))
+    assert named == [workspace.runs / "mine"]
+    assert sorted(str(path) for path in numbered) == sorted(
+        str(workspace.runs / f"texts-{number}") for number in range(1, 17)
+    )
+    (workspace.runs / "file").touch()
+    with pytest.raises(BadData, match="cannot write"):
+        claim_run(workspace, "file", "texts")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a b", "a\n", "a\0"])
@@ -115,6 +141,12 @@ def test_what_never_began_is_removed_and_nothing_else(workspace: Workspace) -> N
     discard_run(folder)
     assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
     (folder / CHECKPOINT).unlink()
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (folder / CONFIG).touch()
+    discard_run(folder)
+    assert [path.name for path in folder.iterdir()] == [CONFIG]  # a trainer works on it
+    os.close(lock)
     discard_run(folder)
     assert not folder.exists()
     discard_run(folder)

@@ -171,6 +171,30 @@ def test_a_run_that_exists_is_not_overwritten(llmc: Llmc) -> None:
     assert metrics(llmc, "mine") == before
 
 
+def together(llmc: Llmc, *args: str) -> list[tuple[int, str]]:
+    """Run a command twice at the same time; return the codes and what was said, the best first."""
+    with started(llmc, *args) as first, started(llmc, *args) as second:
+        said = [process.communicate(timeout=120)[1] for process in (first, second)]
+        return sorted(zip((first.returncode, second.returncode), said, strict=True))
+
+
+def test_of_two_that_begin_the_same_run_one_is_refused_and_destroys_nothing(llmc: Llmc) -> None:
+    (code, _), (other, said) = together(llmc, "train", "--config", "tiny.toml", "--run", "same")
+    assert (code, other) == (0, 2)
+    assert "error: the run runs/same exists: " in said
+    assert {path.name for path in (llmc.workspace / "runs" / "same").iterdir()} == {
+        "best.bin", "checkpoints", "config.toml", "metrics.jsonl", "model.bin", "run.json",
+        "tokenizer.json",
+    }  # fmt: skip
+    assert len(losses(llmc, "same")) == 4
+
+
+def test_two_without_a_name_get_two_numbers(llmc: Llmc) -> None:
+    assert [code for code, _ in together(llmc, "train", "--config", "tiny.toml")] == [0, 0]
+    assert runs(llmc) == ["texts-1", "texts-2"]
+    assert losses(llmc, "texts-1") == losses(llmc, "texts-2")
+
+
 def test_a_folder_of_runs_that_cannot_be_made_is_refused(llmc: Llmc) -> None:
     (llmc.workspace / "runs").write_text("not a folder")
     assert "cannot write" in assert_one_sentence(llmc("train", "--quiet"), 1)

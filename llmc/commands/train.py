@@ -23,6 +23,7 @@ from llmc.training import (
     begin_resumed,
     engine_arguments,
     run_engine,
+    say_choices,
     train_in_earnest,
 )
 from llmc.training_view import History
@@ -270,7 +271,7 @@ def train(
         )
     else:
         begun = begin_anew(here, run, given, config=config, model=model, data=(data, val_data))
-    settings, dataset, start, folder = begun.settings, begun.data, begun.model, begun.folder
+    settings, dataset, start = begun.settings, begun.data, begun.model
     header = read_header(start)
     check_match(here, dataset, start, header)
     if settings.seq_len > header.config.context:
@@ -280,27 +281,20 @@ def train(
         )
     threads = threads or available_cores()
     binary = ensure_native(here)
-    where = here.workspace.shown
-    here.ui.note(f"data: {where(dataset.train)}")
-    here.ui.note(f"validation: {where(dataset.val) if dataset.val else 'none'}")
-    here.ui.note(f"model: {where(start)}")
-    here.ui.note(f"settings: {begun.preset.name}; threads: {threads}; run: {where(folder)}")
-
-    argv = [str(binary), "train"]
-    argv += engine_arguments(dataset, start, None if dry_run else folder, settings, threads)
-    argv += ["--resume", "1"] if resume else []
     history = History(
         settings.steps,
         flops_per_token=flops_per_token(header.config, settings.seq_len),
         max_seconds=seconds_of(settings.max_time),
     )
     if dry_run:
+        say_choices(here, begun, threads)
         plan = PlanView(settings, silent=here.ui.quiet or here.ui.json)
-        run_engine([*argv, "--dry-run", "1"], plan, history, dataset.decode)
+        argv = engine_arguments(dataset, start, None, settings, threads)
+        run_engine([str(binary), "train", *argv, "--dry-run", "1"], plan, history, dataset.decode)
         here.ui.result(plan.result())
         here.ui.next(typed_in_earnest(ctx))
         return
-    train_in_earnest(here, begun, header.config, argv, history, resume=resume)
+    train_in_earnest(here, begun, header.config, (binary, threads), history, run=run, resume=resume)
 
 
 def _count(text: str | None) -> int | None:
