@@ -125,6 +125,13 @@ def last_written(folder: Path) -> int:
     return max(written)
 
 
+def newest_step(folder: Path) -> int | None:
+    """Return the step of a run's newest checkpoint, where it would go on; None: there is none."""
+    names = (path.name for path in (folder / CHECKPOINTS).glob("*"))
+    steps = [int(found[1]) for name in names if (found := re.fullmatch(r"([0-9]{8,})i?", name))]
+    return max(steps, default=None)
+
+
 def find_run(workspace: Workspace, name: str | None) -> Path:
     """Return the folder of a run that has saved a checkpoint; the newest one unless named.
 

@@ -9,15 +9,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import ModelConfig, Preset, TrainConfig, flags_of, load_preset, settings_of
+from llmc.config import Preset, TrainConfig, flags_of, load_preset, settings_of
 from llmc.context import Context
 from llmc.endings import ending, further
 from llmc.errors import Interrupted, LlmcError, Usage
+from llmc.formats.checkpoint import read_header
 from llmc.inputs import Data, find_data, find_model
 from llmc.metrics import Metrics, read_metrics
 from llmc.process import Engine
-from llmc.run_record import recorded_inputs, resumable, resumed_settings, write_record
-from llmc.runs import CHECKPOINT, METRICS, claim_run, discard_run, new_run, write_config
+from llmc.run_record import (
+    Record,
+    Setup,
+    new_record,
+    recorded_data,
+    resumable,
+    resumed_record,
+    resumed_settings,
+    write_record,
+)
+from llmc.runs import (
+    CHECKPOINT,
+    METRICS,
+    claim_run,
+    discard_run,
+    new_run,
+    newest_step,
+    write_config,
+)
 from llmc.tokenizers import record_tokenizer
 from llmc.training_view import History, PlainView, choose_view, precision
 from llmc.units import clock, megabytes
@@ -27,13 +45,25 @@ SAMPLE_TOKENS = 64
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a run begins with: all that the flags, a preset or the run's own record say."""
+    """What a run begins with: all that the flags, a preset or the run's own record say.
+
+    Attributes:
+        folder: the run's; that of a new run is its own once it is claimed.
+        preset: the recipe.
+        settings: of training, flags included.
+        data: what it trains on.
+        model: what it starts from, or started from.
+        record: what ``run.json`` says of a run that goes on; None: the run is new.
+        step: the one it goes on from; None: nothing was saved.
+    """
 
     folder: Path
     preset: Preset
     settings: TrainConfig
     data: Data
     model: Path
+    record: Record | None = None
+    step: int | None = None
 
 
 def begin_anew(
@@ -59,14 +89,22 @@ def begin_anew(
 
 
 def begin_resumed(
-    here: Context, run: str | None, given: Mapping[str, Any], inputs: Mapping[str, object]
+    here: Context,
+    run: str | None,
+    given: Mapping[str, Any],
+    *,
+    config: str | None,
+    model: Path | None,
+    data: tuple[Path | None, Path | None],
 ) -> Beginning:
-    """Go on with a run.
+    """Go on with a run, whose data may have been moved to ``data``.
 
     Raises:
         Usage: a flag would make it another run.
         LlmcError: there is none, or its data is not there any more.
     """
+    moved, moved_val = data
+    inputs = {"config": config, "model": model, "val-data": None if moved else moved_val}
     for name, value in inputs.items():
         if value is not None:
             raise Usage(
@@ -75,7 +113,9 @@ def begin_resumed(
             )
     folder, preset, record = resumable(here.workspace, run)
     settings = resumed_settings(preset.train, given)
-    return Beginning(folder, preset, settings, *recorded_inputs(here, folder, record))
+    dataset, record = recorded_data(here, folder, record, data)
+    start = here.workspace.root / record["model"]
+    return Beginning(folder, preset, settings, dataset, start, record, newest_step(folder))
 
 
 def engine_arguments(
@@ -98,10 +138,13 @@ def run_engine(
     history: History,
     decode: Callable[[Sequence[int]], str],
     earlier: Metrics | None = None,
+    *,
+    goes_on: Callable[[], None] | None = None,
 ) -> None:
     """Run the engine to its end, showing each event as it comes.
 
     ``earlier`` is what a resumed run told before; what belongs to its steps so far counts.
+    ``goes_on`` is called once, when the first new number is there: nothing can refuse the run then.
 
     Raises:
         LlmcError: the engine failed or was interrupted.
@@ -114,6 +157,9 @@ def run_engine(
                 raise LlmcError(f"the engine said what is no event: {line[:80]!r}") from error
             if event.get("event") == "start" and earlier is not None:
                 history.resume(earlier, event["step"])
+            if goes_on is not None and ("train_loss" in event or "val_loss" in event):
+                goes_on()
+                goes_on = None
             history.add(event, decode)
             view.update(event, history)
 
@@ -127,44 +173,37 @@ def say_choices(here: Context, begun: Beginning, threads: int) -> None:
     here.ui.note(f"settings: {begun.preset.name}; threads: {threads}; run: {where(begun.folder)}")
 
 
+def _say_differences(here: Context, begun: Beginning, setup: Setup) -> None:
+    """Say where a run that goes on will not end as if it had never stopped."""
+    before = begun.record["isa"] if begun.record is not None and "isa" in begun.record else None
+    if before not in (None, setup.isa):
+        here.ui.note(
+            f"the run began with the instruction set {before} and goes on with {setup.isa}: its "
+            "numbers will not be bit for bit those of a run that never stopped"
+        )
+
+
 def train_in_earnest(
-    here: Context,
-    begun: Beginning,
-    shape: ModelConfig,
-    engine: tuple[Path, int],
-    history: History,
-    *,
-    run: str | None,
-    resume: bool,
+    here: Context, begun: Beginning, setup: Setup, history: History, *, run: str | None
 ) -> None:
     """Train, and say how it ended.
 
-    ``engine`` is its binary and the number of threads, ``run`` the name that a new run is given.
+    ``run`` is the name that a new run is given; None: the next number.
 
     Raises:
         LlmcError: the engine failed or was interrupted, or another process took the run's name.
     """
-    binary, threads = engine
-    if not resume:
-        begun = replace(begun, folder=claim_run(here.workspace, run, begun.data.name))
-    settings, dataset, folder = begun.settings, begun.data, begun.folder
+    settings, dataset = begun.settings, begun.data
+    if begun.record is None:
+        names = {"recipe": begun.preset.name, "dtype": settings.dtype}
+        record = new_record(here.workspace, dataset, begun.model, setup, **names)
+        begun = replace(begun, folder=claim_run(here.workspace, run, dataset.name))
+    else:
+        record = resumed_record(begun.record, begun.step or 0, setup)
+    folder = begun.folder
     where = here.workspace.shown
-    argv = [str(binary), "train"]
-    argv += engine_arguments(dataset, begun.model, folder, settings, threads)
-    argv += ["--resume", "1"] if resume else []
     try:
-        say_choices(here, begun, threads)
-        view = choose_view(
-            silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}"
-        )
-        write_config(folder, shape, settings, begun.preset.sample)
-        if not resume:
-            write_record(folder, here.workspace, dataset, begun.model)
-        if dataset.tokenizer is not None:
-            record_tokenizer(dataset.tokenizer, folder)
-        told = folder / METRICS
-        earlier = read_metrics(told) if resume and told.is_file() else Metrics()
-        run_engine(argv, view, history, dataset.decode, earlier)
+        _train(here, begun, record, setup, history)
     except Interrupted as stop:
         report(here, folder, history, settings)
         saved = (
@@ -174,18 +213,45 @@ def train_in_earnest(
         done += f" of {history.steps:,}" if history.steps is not None else ""
         raise Interrupted(f"interrupted after {done} steps; {saved}") from stop
     except (LlmcError, KeyboardInterrupt):
-        if not resume and not (history.train or history.val):
+        if begun.record is None and not (history.train or history.val):
             discard_run(folder)
         raise
     report(here, folder, history, settings)
     commands = ["llmc sample --decode"]
     flags = further(history.end, settings) if history.end else []
-    if resume and flags and len(history.train) == history.before:
+    if begun.record is not None and flags and len(history.train) == history.before:
         here.ui.note("there was nothing to do: the run had ended before")
         commands.append(shlex.join(["llmc", "train", "--resume", "--run", folder.name, *flags]))
     else:
         commands.append(f"llmc sample --decode --run {folder.name} --temperature 0.8")
     here.ui.next(*commands)
+
+
+def _train(here: Context, begun: Beginning, record: Record, setup: Setup, history: History) -> None:
+    """Run the engine in the run's folder; ``record`` is what that says of the run from now on."""
+    folder, dataset, settings = begun.folder, begun.data, begun.settings
+    new = begun.record is None
+    shape = read_header(begun.model).config if new else begun.preset.model
+
+    def write() -> None:
+        write_config(folder, shape, settings, begun.preset.sample)
+        write_record(folder, record)
+        if dataset.tokenizer is not None:
+            record_tokenizer(dataset.tokenizer, folder)
+
+    say_choices(here, begun, setup.threads)
+    view = choose_view(silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}")
+    argv = [str(setup.binary), "train"]
+    argv += engine_arguments(dataset, begun.model, folder, settings, setup.threads)
+    if new:
+        write()
+        run_engine(argv, view, history, dataset.decode)
+        return
+    _say_differences(here, begun, setup)
+    told = folder / METRICS
+    earlier = read_metrics(told) if told.is_file() else Metrics()
+    # Until it goes on, it may be refused, or be another process's: the folder stays as it is.
+    run_engine([*argv, "--resume", "1"], view, history, dataset.decode, earlier, goes_on=write)
 
 
 def report(here: Context, folder: Path, history: History, settings: TrainConfig) -> None:

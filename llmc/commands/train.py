@@ -18,6 +18,7 @@ from llmc.inputs import check_match
 from llmc.machine import available_cores
 from llmc.measure import flops_per_token
 from llmc.planning import PlanView
+from llmc.run_record import Setup
 from llmc.training import (
     begin_anew,
     begin_resumed,
@@ -27,6 +28,7 @@ from llmc.training import (
     train_in_earnest,
 )
 from llmc.training_view import History
+from llmc.trial import instruction_sets
 from llmc.units import count_of, seconds_of
 
 DEFAULT = TrainConfig()
@@ -38,8 +40,8 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Dataset folder, token file or glob pattern of several. Default: the dataset "
-            "prepared last."
+            help="Dataset folder, token file or glob pattern of several; with --resume, where the "
+            "run's own was moved to. Default: the dataset prepared last."
         ),
     ] = None,
     val_data: Annotated[
@@ -265,12 +267,8 @@ def train(
     # The settings among the flags have the names that TrainConfig gives them.
     given = {item.name: ctx.params[item.name] for item in fields(TrainConfig)}
     given["max_tokens"] = _count(max_tokens)
-    if resume:
-        begun = begin_resumed(
-            here, run, given, {"config": config, "model": model, "data": data, "val-data": val_data}
-        )
-    else:
-        begun = begin_anew(here, run, given, config=config, model=model, data=(data, val_data))
+    begin = begin_resumed if resume else begin_anew
+    begun = begin(here, run, given, config=config, model=model, data=(data, val_data))
     settings, dataset, start = begun.settings, begun.data, begun.model
     header = read_header(start)
     check_match(here, dataset, start, header)
@@ -294,7 +292,8 @@ def train(
         here.ui.result(plan.result())
         here.ui.next(typed_in_earnest(ctx))
         return
-    train_in_earnest(here, begun, header.config, (binary, threads), history, run=run, resume=resume)
+    *_, chosen = instruction_sets(binary)
+    train_in_earnest(here, begun, Setup(binary, chosen["isa"], threads), history, run=run)
 
 
 def _count(text: str | None) -> int | None:
