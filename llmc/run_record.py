@@ -77,10 +77,11 @@ def new_record(
     }
 
 
-def resumed_record(record: Record, step: int, setup: Setup) -> Record:
-    """Return what ``run.json`` says of a run that goes on from ``step``."""
-    resumes = [*record.get("resumes", []), {**_session(setup), "step": step}]
-    return {**record, "resumes": resumes}
+def resumed_record(record: Record, step: int | None, setup: Setup) -> Record:
+    """Return what ``run.json`` says of a run that goes on from ``step``; None: it begins anew."""
+    now = _session(setup)
+    anew = {name: now[name] for name in ("engine", "isa", "threads")} if step is None else {}
+    return {**record, **anew, "resumes": [*record.get("resumes", []), {**now, "step": step or 0}]}
 
 
 def _session(setup: Setup) -> Record:

@@ -12,7 +12,7 @@ from typing import Any
 from llmc.config import Preset, TrainConfig, flags_of, load_preset, settings_of
 from llmc.context import Context
 from llmc.endings import ending, further
-from llmc.errors import Interrupted, LlmcError, Usage
+from llmc.errors import BadData, Interrupted, LlmcError, Usage
 from llmc.formats.checkpoint import read_header
 from llmc.inputs import Data, find_data, find_model
 from llmc.metrics import Metrics, read_metrics
@@ -25,6 +25,7 @@ from llmc.run_record import (
     resumable,
     resumed_record,
     resumed_settings,
+    weights_checksum,
     write_record,
 )
 from llmc.runs import (
@@ -113,9 +114,33 @@ def begin_resumed(
             )
     folder, preset, record = resumable(here.workspace, run)
     settings = resumed_settings(preset.train, given)
+    step, steps = newest_step(folder), given["steps"]
+    if step is not None and steps is not None and steps <= step:
+        raise Usage(
+            f"the run {here.workspace.shown(folder)} has made {step:,} steps, which --steps counts "
+            "too: ask for more of them, or leave out --steps"
+        )
     dataset, record = recorded_data(here, folder, record, data)
-    start = here.workspace.root / record["model"]
-    return Beginning(folder, preset, settings, dataset, start, record, newest_step(folder))
+    start = _recorded_model(here, folder, record, step)
+    return Beginning(folder, preset, settings, dataset, start, record, step)
+
+
+def _recorded_model(here: Context, folder: Path, record: Record, step: int | None) -> Path:
+    """Return what a run started from; where that has gone, what it goes on from.
+
+    Raises:
+        LlmcError: the run has to start from it again, and it is not there any more.
+    """
+    start: Path = here.workspace.root / record["model"]
+    if step is not None:
+        return start if start.is_file() else folder / CHECKPOINT
+    if record.get("weights_crc32") not in (None, weights_checksum(start)):
+        shown = here.workspace.shown
+        raise BadData(
+            f"{shown(start)} is not what {shown(folder)} started from, and of that nothing was "
+            "saved: make it again, or delete that folder and start a new run"
+        )
+    return start
 
 
 def engine_arguments(
@@ -174,9 +199,12 @@ def say_choices(here: Context, begun: Beginning, threads: int) -> None:
 
 
 def _say_differences(here: Context, begun: Beginning, setup: Setup) -> None:
-    """Say where a run that goes on will not end as if it had never stopped."""
-    before = begun.record["isa"] if begun.record is not None and "isa" in begun.record else None
-    if before not in (None, setup.isa):
+    """Say where a run does not go on as a person would think."""
+    if begun.step is None:
+        shown = here.workspace.shown(begun.folder)
+        here.ui.note(f"no checkpoint of {shown} had been saved: it begins anew")
+    before = begun.record.get("isa") if begun.record is not None else None
+    if begun.step is not None and before not in (None, setup.isa):
         here.ui.note(
             f"the run began with the instruction set {before} and goes on with {setup.isa}: its "
             "numbers will not be bit for bit those of a run that never stopped"
@@ -199,7 +227,7 @@ def train_in_earnest(
         record = new_record(here.workspace, dataset, begun.model, setup, **names)
         begun = replace(begun, folder=claim_run(here.workspace, run, dataset.name))
     else:
-        record = resumed_record(begun.record, begun.step or 0, setup)
+        record = resumed_record(begun.record, begun.step, setup)
     folder = begun.folder
     where = here.workspace.shown
     try:

@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Llmc, assert_one_sentence
-from engine import Flags, Native, build, environment, refused, succeeded, without_times
+from engine import (
+    Flags,
+    Native,
+    build,
+    environment,
+    refused,
+    save_model,
+    succeeded,
+    without_times,
+)
 from torture import ending, settings, torture
 from workspace import copy_of, metrics, ok, prepared_workspace
 
@@ -259,6 +268,44 @@ def test_every_resume_is_recorded_and_another_instruction_set_is_said(llmc: Llmc
         assert datetime.fromisoformat(each["time"]).tzinfo is not None
         assert each["command"].startswith("llmc train ")
         assert {"llmc", "python", "platform", "engine"} <= each.keys()
+    shutil.rmtree(llmc.workspace / "runs" / "a" / "checkpoints")
+    assert "instruction set" not in with_isa("generic", "--resume", "--threads", "1")
+    record = record_of(llmc, "a")
+    assert (record["isa"], record["threads"], record["resumes"][2]["step"]) == ("generic", 1, 0)
+
+
+def test_no_steps_that_were_made_are_taken_back(llmc: Llmc) -> None:
+    ok(llmc(*TRAIN, "--run", "a", "--steps", "4"))
+    run = llmc.workspace / "runs" / "a"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for steps in (0, 3, 4):
+        error = assert_one_sentence(resumed_to(llmc, steps), 2)
+        assert "the run runs/a has made 4 steps, which --steps counts too" in error
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    ok(resumed_to(llmc, 5))
+
+
+def test_a_run_without_a_checkpoint_begins_anew_and_says_so(llmc: Llmc) -> None:
+    """As one that was killed before it saved any."""
+    ok(llmc(*TRAIN, "--run", "a", "--steps", "4"))
+    run, model = llmc.workspace / "runs" / "a", llmc.workspace / "models" / "tiny-texts.bin"
+    losses = untimed(llmc, "a")
+    shutil.rmtree(run / "checkpoints")
+    model.rename(llmc.workspace / "kept.bin")
+    assert_one_sentence(llmc("train", "--resume"), 3)
+    save_model(model, read_header(llmc.workspace / "kept.bin").config)
+    error = assert_one_sentence(llmc("train", "--resume"), 1)
+    assert "models/tiny-texts.bin is not what runs/a started from" in error
+    (llmc.workspace / "kept.bin").rename(model)
+    done = ok(llmc("train", "--resume"))
+    assert "no checkpoint of runs/a had been saved: it begins anew\n" in done.stderr
+    assert untimed(llmc, "a") == losses
+
+
+def test_a_run_goes_on_without_the_weights_it_started_from(llmc: Llmc) -> None:
+    ok(llmc(*TRAIN, "--run", "a", "--steps", "2"))
+    (llmc.workspace / "models" / "tiny-texts.bin").unlink()
+    ok(resumed_to(llmc, 4))
 
 
 def record_of(llmc: Llmc, run: str) -> dict[str, Any]:
