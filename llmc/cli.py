@@ -171,6 +171,7 @@ def main() -> None:
         sys.exit(ExitCode.USAGE)
     except Interrupted as stop:
         Ui().note(str(stop))
+        Ui().next(*stop.commands)
         sys.exit(stop.exit_code)
     except LlmcError as error:
         Ui().error(str(error))

@@ -31,9 +31,11 @@ from llmc.run_record import (
 from llmc.runs import (
     CHECKPOINT,
     METRICS,
+    RECORD,
     claim_run,
     discard_run,
     new_run,
+    newest_run,
     newest_step,
     write_config,
 )
@@ -42,6 +44,7 @@ from llmc.training_view import History, PlainView, choose_view, precision
 from llmc.units import clock, megabytes
 
 SAMPLE_TOKENS = 64
+RUN_AGAIN = "run it again"  # the advice of who found the disk full and knows nothing of the run
 
 
 @dataclass(frozen=True)
@@ -229,20 +232,18 @@ def train_in_earnest(
     else:
         record = resumed_record(begun.record, begun.step, setup)
     folder = begun.folder
-    where = here.workspace.shown
     try:
         _train(here, begun, record, setup, history)
-    except Interrupted as stop:
-        report(here, folder, history, settings)
-        saved = (
-            f"saved {where(folder / CHECKPOINT)}" if history.saved_step is not None else "not saved"
-        )
-        done = f"{len(history.train):,}"
-        done += f" of {history.steps:,}" if history.steps is not None else ""
-        raise Interrupted(f"interrupted after {done} steps; {saved}") from stop
-    except (LlmcError, KeyboardInterrupt):
-        if begun.record is None and not (history.train or history.val):
+    except (LlmcError, KeyboardInterrupt) as error:
+        new, made = begun.record is None, history.train or history.val
+        if new and not made and newest_step(folder) is None:
             discard_run(folder)
+            raise
+        if isinstance(error, Interrupted):
+            report(here, folder, history, settings, stopped=True)
+            raise _stopped(here, folder, history) from error
+        if RUN_AGAIN in str(error):
+            raise BadData(str(error).replace(RUN_AGAIN, _way_on(folder))) from error
         raise
     report(here, folder, history, settings)
     commands = ["llmc sample --decode"]
@@ -253,6 +254,27 @@ def train_in_earnest(
     else:
         commands.append(f"llmc sample --decode --run {folder.name} --temperature 0.8")
     here.ui.next(*commands)
+
+
+def _stopped(here: Context, folder: Path, history: History) -> Interrupted:
+    """Return what an interrupted run ends with: how far it is, and how to go on."""
+    shown = here.workspace.shown(folder / CHECKPOINT)
+    saved = f"saved {shown}" if newest_step(folder) is not None else "not saved"
+    done = f"{len(history.train):,}"
+    done += f" of {history.steps:,}" if history.steps is not None else ""
+    command = ["llmc", "train", "--resume"]
+    if newest_run(here.workspace, RECORD) != folder:
+        command += ["--run", folder.name]
+    commands = [] if here.ui.quiet else [here.ui.spelled(shlex.join(command))]
+    return Interrupted(f"interrupted after {done} steps; {saved}", *commands)
+
+
+def _way_on(folder: Path) -> str:
+    """Return how to go on with a run that found the disk full."""
+    step = newest_step(folder)
+    safe = f"step {step:,} is safe" if step is not None else "no checkpoint was saved yet"
+    command = shlex.join(["llmc", "train", "--resume", "--run", folder.name])
+    return f"go on with '{command}' ({safe})"
 
 
 def _train(here: Context, begun: Beginning, record: Record, setup: Setup, history: History) -> None:
@@ -282,8 +304,13 @@ def _train(here: Context, begun: Beginning, record: Record, setup: Setup, histor
     run_engine([*argv, "--resume", "1"], view, history, dataset.decode, earlier, goes_on=write)
 
 
-def report(here: Context, folder: Path, history: History, settings: TrainConfig) -> None:
-    """Say how the run ended: the curve, the numbers, where things are."""
+def report(
+    here: Context, folder: Path, history: History, settings: TrainConfig, *, stopped: bool = False
+) -> None:
+    """Say how the run ended: the curve, the numbers, where things are.
+
+    Where the weights of one that was ``stopped`` are is said with how to go on.
+    """
     where = here.workspace.shown
     if len(history.train) > 1 and not here.ui.quiet:
         here.ui.note("\nloss over steps (● validation)")
@@ -309,7 +336,8 @@ def report(here: Context, folder: Path, history: History, settings: TrainConfig)
         here.ui.note(precision(history.start))
     saved = history.saved_step is not None
     if saved:
-        here.ui.note(f"saved {where(folder / CHECKPOINT)}; metrics in {where(folder / METRICS)}")
+        weights = "" if stopped else f"saved {where(folder / CHECKPOINT)}; "
+        here.ui.note(f"{weights}metrics in {where(folder / METRICS)}")
     here.ui.result(
         {
             "run": folder.name,

@@ -264,6 +264,11 @@ def train(
     refused.
     """
     here: Context = ctx.obj
+    if resume and dry_run:
+        raise Usage(
+            "--dry-run tells what a new run will take, and --resume goes on with one that has "
+            "begun: leave one of them out"
+        )
     # The settings among the flags have the names that TrainConfig gives them.
     given = {item.name: ctx.params[item.name] for item in fields(TrainConfig)}
     given["max_tokens"] = _count(max_tokens)
