@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from llmc.endings import ending, further
 from llmc.errors import BadData, Interrupted, LlmcError, Usage
 from llmc.formats.checkpoint import read_header
 from llmc.inputs import Data, find_data, find_model
-from llmc.metrics import Metrics, read_metrics
+from llmc.metrics import Event, Metrics, read_metrics
 from llmc.process import Engine
 from llmc.run_record import (
     Record,
@@ -144,6 +145,15 @@ def _recorded_model(here: Context, folder: Path, record: Record, step: int | Non
             "saved: make it again, or delete that folder and start a new run"
         )
     return start
+
+
+class JsonView(PlainView):
+    """The engine's events, an object a line as they come, for ``--json``; the result follows."""
+
+    def update(self, event: Event, history: History) -> None:
+        """Print an event as the engine tells it."""
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
 
 
 def engine_arguments(
@@ -290,7 +300,8 @@ def _train(here: Context, begun: Beginning, record: Record, setup: Setup, histor
             record_tokenizer(dataset.tokenizer, folder)
 
     say_choices(here, begun, setup.threads)
-    view = choose_view(silent=here.ui.quiet or here.ui.json, title=f"llmc train · {folder.name}")
+    title = f"llmc train · {folder.name}"
+    view = JsonView() if here.ui.json else choose_view(silent=here.ui.quiet, title=title)
     argv = [str(setup.binary), "train"]
     argv += engine_arguments(dataset, begun.model, folder, settings, setup.threads)
     if new:

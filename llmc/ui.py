@@ -15,7 +15,7 @@ class Ui:
     """The voice of one command.
 
     Attributes:
-        json: stdout carries exactly one JSON object, the command's result, and nothing else.
+        json: stdout carries JSON alone, an object a line; the last is the command's result.
         quiet: nothing but errors is said on stderr.
         typed: how the next command begins, to work in the same workspace.
     """

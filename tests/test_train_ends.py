@@ -377,8 +377,10 @@ def test_an_interrupted_run_has_its_result_too(llmc: Llmc) -> None:
         to_python(process, signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert json.loads(out)["steps"] == len(losses(llmc, "long"))
-    assert json.loads(out)["checkpoint"] == "runs/long/model.bin"
+    *_, end, result = [json.loads(line) for line in out.splitlines()]
+    assert (end["event"], end["reason"]) == ("end", "interrupted")
+    assert result["steps"] == len(losses(llmc, "long"))
+    assert result["checkpoint"] == "runs/long/model.bin"
 
 
 def test_a_reader_that_leaves_early_ends_training_in_peace(llmc: Llmc) -> None:
