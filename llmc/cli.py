@@ -111,7 +111,9 @@ def main_options(
             envvar="LLMC_WORKSPACE", help="The folder that holds data/, models/ and runs/."
         ),
     ] = Path(),
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON result on stdout.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result on stdout, as JSON.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
     offline: Annotated[
         bool,
@@ -171,6 +173,7 @@ def main() -> None:
         sys.exit(ExitCode.USAGE)
     except Interrupted as stop:
         Ui().note(str(stop))
+        Ui().next(*stop.commands)
         sys.exit(stop.exit_code)
     except LlmcError as error:
         Ui().error(str(error))

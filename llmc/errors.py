@@ -59,6 +59,15 @@ class LossNotFinite(LlmcError):
 
 
 class Interrupted(LlmcError):
-    """The person pressed Ctrl-C; what was done so far is saved."""
+    """The person pressed Ctrl-C; what was done so far is saved.
+
+    Attributes:
+        commands: with which to go on, as they are typed.
+    """
 
     exit_code = ExitCode.INTERRUPTED
+
+    def __init__(self, message: str, *commands: str) -> None:
+        """Say what is saved, and what to type next, if anything."""
+        super().__init__(message)
+        self.commands = commands

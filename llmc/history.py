@@ -5,10 +5,8 @@ Nothing here trusts a file or stops at one: a folder that holds nonsense is a ru
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
 import statistics
 import tomllib
 from bisect import bisect_left
@@ -24,7 +22,7 @@ from llmc.errors import LlmcError, MissingOutput
 from llmc.formats.checkpoint import parameter_count, read_header
 from llmc.metrics import MEASURED, Event, count, read_metrics
 from llmc.paths import Workspace
-from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD
+from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD, is_running, last_written, newest_run
 
 Point = tuple[float, float]
 
@@ -47,8 +45,8 @@ class RunHistory:
         parameters: how many the model has, if known.
         saved_step: the step its checkpoint was saved at; None without a checkpoint.
         running: a trainer holds the run.
-        updated: when its numbers were last written, in seconds since 1970; 0 if never.
-        started: the same of its settings.
+        updated: when it was last written to, in seconds since 1970; 0 if never.
+        started: the same of its settings alone.
         problems: what is wrong with its files, one sentence each.
     """
 
@@ -176,6 +174,7 @@ def read_run(folder: Path) -> RunHistory:
         run.problems.append(f"{folder} is no folder")
         return run
     run.running = is_running(folder)
+    run.updated = last_written(folder) / 1e9
     _read_settings(run)
     _take_metrics(run)
     if (folder / CHECKPOINT).exists():
@@ -202,18 +201,18 @@ def all_runs(workspace: Workspace) -> list[RunHistory]:
 
 
 def find_history(workspace: Workspace, name: str | None) -> RunHistory:
-    """Return a run: by its name in the workspace, by a path, or the one that was written last.
+    """Return a run: by its name in the workspace, by a path, or the newest.
 
     Raises:
         MissingOutput: there is no such run, or nothing was measured in it.
     """
     if name is None:
-        written = list(workspace.runs.glob(f"*/{METRICS}"))
-        if not written:
+        newest = newest_run(workspace, METRICS)
+        if newest is None:
             raise MissingOutput(
                 f"no run in {workspace.shown(workspace.runs)}: run 'llmc train' first"
             )
-        folder = max(written, key=lambda path: path.stat().st_mtime_ns).parent
+        folder = newest
     else:
         folder = workspace.runs / name
         if not folder.is_dir() and Path(name).is_dir():
@@ -223,23 +222,6 @@ def find_history(workspace: Workspace, name: str | None) -> RunHistory:
             f"there is no {workspace.shown(folder / METRICS)}: 'llmc runs' lists the runs there are"
         )
     return read_run(folder)
-
-
-def is_running(folder: Path) -> bool:
-    """Tell whether a trainer works on the run: it holds the lock then."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return False
 
 
 def _is_run(path: Path) -> bool:
@@ -293,7 +275,6 @@ def _take_metrics(run: RunHistory) -> None:
     path = run.folder / METRICS
     try:
         metrics = read_metrics(path)
-        run.updated = path.stat().st_mtime
     except FileNotFoundError:
         if not run.running and not (run.folder / CONFIG).exists():
             run.problems.append(f"it has no {METRICS}")

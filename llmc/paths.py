@@ -60,20 +60,6 @@ class Workspace:
         marks = [*manifests, *(p for m in manifests for p in m.parent.glob("prepared.json"))]
         return max(marks, key=lambda path: path.stat().st_mtime_ns).parent
 
-    def newest_run(self) -> Path:
-        """Return the folder of the run whose checkpoint was written last.
-
-        Raises:
-            MissingOutput: no run has saved a checkpoint in this workspace.
-        """
-        checkpoints = list(self.runs.glob("*/model.bin"))
-        if not checkpoints:
-            raise MissingOutput(
-                f"no trained model in {self.shown(self.runs)}: run 'llmc train' first, "
-                "or name weights with --model FILE"
-            )
-        return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent
-
 
 def cache_dir() -> Path:
     """Return the folder for downloads and compiled binaries (``LLMC_CACHE_DIR`` overrides it)."""
@@ -108,7 +94,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     partial = Path(name)
     try:
         yield partial
@@ -119,7 +105,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename not in (None, name) and error.errno != errno.ENOSPC:
             raise
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -134,7 +120,7 @@ def link_or_copy(source: Path, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     link = folder / path.name
     try:
         os.link(source, link)
@@ -168,7 +154,7 @@ def folder_written_whole(path: Path, names: Collection[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         yield partial
         for file in partial.iterdir():
@@ -190,7 +176,7 @@ def folder_written_whole(path: Path, names: Collection[str]) -> Iterator[Path]:
         inside = error.filename is not None and str(error.filename).startswith(str(partial))
         if error.filename is not None and not inside and error.errno != errno.ENOSPC:
             raise
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -202,7 +188,8 @@ def umask() -> int:
     return mask
 
 
-def _unwritable(path: Path, error: OSError) -> BadData:
+def unwritable(path: Path, error: OSError) -> BadData:
+    """Return the failure to write ``path``, as a sentence that says what to do."""
     if error.errno == errno.ENOSPC:
         return BadData(
             f"the disk is full: {path} was not written; free some space and run it again"

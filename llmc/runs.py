@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shlex
 import sys
@@ -15,7 +17,7 @@ from typing import Any
 from llmc import __version__
 from llmc.config import ModelConfig, SampleConfig, TrainConfig
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.paths import Workspace, written_whole
+from llmc.paths import Workspace, unwritable, written_whole
 from llmc.tokenizers import RECORD_FILE, TOKENIZER_FILE
 
 CHECKPOINT = "model.bin"
@@ -28,6 +30,8 @@ CHECKPOINTS = "checkpoints"
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
     """Return a folder for a new run: the one named, or the next free ``<dataset>-<number>``.
 
+    It only looks: :func:`claim_run` makes it.
+
     Raises:
         Usage: the name is no file name, or that run exists.
     """
@@ -38,7 +42,7 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
         raise Usage(f"--run '{name}' is no name for a folder: use letters, digits, '.', '-', '_'")
     folder = workspace.runs / name
-    if (folder / CONFIG).exists() or (folder / CHECKPOINT).exists():
+    if os.path.lexists(folder / CONFIG) or os.path.lexists(folder / CHECKPOINT):
         raise Usage(
             f"the run {workspace.shown(folder)} exists: go on with it by --resume, "
             "choose another --run, or delete that folder"
@@ -46,14 +50,86 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
     return folder
 
 
+def claim_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
+    """Make the folder of a new run and an empty config in it, by which the run is this process's.
+
+    Of several that ask for one name the first gets it; without a name, the others get the next
+    numbers.
+
+    Raises:
+        Usage: the name is no file name, or that run exists.
+        BadData: the place cannot be written.
+    """
+    while True:
+        folder = new_run(workspace, name, dataset)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        try:
+            (folder / CONFIG).open("x").close()
+        except (FileExistsError, FileNotFoundError):
+            continue  # another process took the folder, or took it back, since new_run looked
+        except OSError as error:
+            raise unwritable(folder / CONFIG, error) from error
+        return folder
+
+
+def is_running(folder: Path) -> bool:
+    """Tell whether a trainer works on the run: it holds the lock then."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def discard_run(folder: Path) -> None:
-    """Remove what a run left that ended before its first step; other files keep the folder."""
+    """Remove what a run left that ended before its first step; other files keep the folder.
+
+    For the process that claimed it. What a trainer works on stays.
+    """
+    if is_running(folder):
+        return
     with suppress(OSError):
         for name in (CONFIG, METRICS, RECORD, RECORD_FILE, TOKENIZER_FILE):
             (folder / name).unlink(missing_ok=True)
         if (folder / CHECKPOINTS).exists():
             (folder / CHECKPOINTS).rmdir()
         folder.rmdir()
+
+
+def newest_run(workspace: Workspace, having: str) -> Path | None:
+    """Return the folder of the newest run that has the file ``having``; None: there is none.
+
+    The newest is the one that was written to last: numbers, a checkpoint, or what it was made of.
+    """
+    folders = [path.parent for path in workspace.runs.glob(f"*/{having}")]
+    return max(folders, key=last_written, default=None)
+
+
+def last_written(folder: Path) -> int:
+    """Return when a run was last written to, in nanoseconds since 1970; 0: never."""
+    written = [0]
+    for name in (METRICS, CHECKPOINT, RECORD):
+        with suppress(OSError):
+            written.append((folder / name).stat().st_mtime_ns)
+    return max(written)
+
+
+def newest_step(folder: Path) -> int | None:
+    """Return the step of a run's newest checkpoint, where it would go on; None: there is none."""
+    names = (path.name for path in (folder / CHECKPOINTS).glob("*"))
+    steps = [int(found[1]) for name in names if (found := re.fullmatch(r"([0-9]{8,})i?", name))]
+    return max(steps, default=None)
 
 
 def find_run(workspace: Workspace, name: str | None) -> Path:
@@ -63,7 +139,13 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
         MissingOutput: there is none.
     """
     if name is None:
-        return workspace.newest_run()
+        newest = newest_run(workspace, CHECKPOINT)
+        if newest is None:
+            raise MissingOutput(
+                f"no trained model in {workspace.shown(workspace.runs)}: run 'llmc train' first, "
+                "or name weights with --model FILE"
+            )
+        return newest
     folder = workspace.runs / name
     if not (folder / CHECKPOINT).is_file():
         raise MissingOutput(

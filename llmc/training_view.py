@@ -158,7 +158,7 @@ class PlainView:
 
 
 class SilentView(PlainView):
-    """Nothing, for ``--quiet`` and ``--json``."""
+    """Nothing, for ``--quiet``."""
 
     def update(self, event: Event, history: History) -> None:
         """Say nothing."""

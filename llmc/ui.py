@@ -15,7 +15,7 @@ class Ui:
     """The voice of one command.
 
     Attributes:
-        json: stdout carries exactly one JSON object, the command's result, and nothing else.
+        json: stdout carries JSON alone, an object a line; the last is the command's result.
         quiet: nothing but errors is said on stderr.
         typed: how the next command begins, to work in the same workspace.
     """
@@ -48,9 +48,12 @@ class Ui:
         from rich.text import Text
 
         for index, words in enumerate(commands):
-            command = words.replace("llmc ", f"{self.typed} ", 1)
             label = "next: " if index == 0 else "      "
-            self.console.print(Text.assemble((label, "dim"), (command, "bold cyan")))
+            self.console.print(Text.assemble((label, "dim"), (self.spelled(words), "bold cyan")))
+
+    def spelled(self, command: str) -> str:
+        """Return a command as it is typed to work in the same workspace."""
+        return command.replace("llmc ", f"{self.typed} ", 1)
 
     def error(self, message: str) -> None:
         """Say what went wrong; said even when quiet."""

@@ -61,5 +61,6 @@ def a_past_run(
         step = steps if saved < 0 else saved
         write_checkpoint(folder / CHECKPOINT, TINY, iter(some_tensors(TINY).items()), step=step)
     if updated is not None:
-        os.utime(folder / METRICS, (updated, updated))
+        for path in folder.iterdir():
+            os.utime(path, (updated, updated))
     return folder

@@ -160,6 +160,8 @@ def test_an_interrupt_is_no_error(
 ) -> None:
     assert ended(monkeypatch, Interrupted("saved")) == ExitCode.INTERRUPTED
     assert capsys.readouterr().err == "saved\n"
+    assert ended(monkeypatch, Interrupted("saved", "llmc go on")) == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "saved\nnext: llmc go on\n"
     assert ended(monkeypatch, KeyboardInterrupt()) == ExitCode.INTERRUPTED
     said = capsys.readouterr().err
     assert "interrupted" in said

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +14,18 @@ from llmc.config import ModelConfig, SampleConfig, TrainConfig, load_preset
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace
 from llmc.prepared import prepared_model, record_prepared
-from llmc.runs import CHECKPOINT, CONFIG, discard_run, find_run, new_run, write_config
+from llmc.runs import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RECORD,
+    claim_run,
+    discard_run,
+    find_run,
+    new_run,
+    newest_run,
+    write_config,
+)
 
 
 @pytest.fixture
@@ -39,6 +52,29 @@ def test_runs_are_numbered_after_the_last(workspace: Workspace) -> None:
 def test_a_name_is_taken_as_it_is(workspace: Workspace) -> None:
     for name in ("mine", "größe", "a.b-c_d+1"):
         assert new_run(workspace, name, "texts") == workspace.runs / name
+
+
+def test_a_run_belongs_to_the_one_that_was_first(workspace: Workspace) -> None:
+    """However many ask at once; a folder that is there already does not make them owners."""
+    (workspace.runs / "mine").mkdir(parents=True)
+
+    def claimed(name: str | None) -> Path | None:
+        try:
+            return claim_run(workspace, name, "texts")
+        except Usage as error:
+            assert "mine exists: go on with it by --resume" in str(error)
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        named = [folder for folder in pool.map(claimed, ["mine"] * 16) if folder is not None]
+        numbered = list(pool.map(claimed, [None] * 16))
+    assert named == [workspace.runs / "mine"]
+    assert sorted(str(path) for path in numbered) == sorted(
+        str(workspace.runs / f"texts-{number}") for number in range(1, 17)
+    )
+    (workspace.runs / "file").touch()
+    with pytest.raises(BadData, match="cannot write"):
+        claim_run(workspace, "file", "texts")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a b", "a\n", "a\0"])
@@ -68,6 +104,23 @@ def test_the_newest_run_is_found(workspace: Workspace) -> None:
             find_run(workspace, name)
 
 
+def test_the_newest_run_is_the_one_that_was_written_to_last(workspace: Workspace) -> None:
+    """Whatever was written, and whoever asks: to sample, to plot, to go on."""
+    files = (METRICS, CHECKPOINT, RECORD)
+    a, b = a_run(workspace, "a"), a_run(workspace, "b")
+    for last in files:
+        for newest, other in ((a, b), (b, a)):
+            for folder, when in ((newest, 1), (other, 2)):
+                for name in files:
+                    (folder / name).touch()
+                    os.utime(folder / name, (when, when))
+            os.utime(newest / last, (3, 3))
+            assert [newest_run(workspace, having) for having in files] == [newest] * 3
+    (b / CHECKPOINT).unlink()
+    assert newest_run(workspace, METRICS) == b
+    assert newest_run(workspace, CHECKPOINT) == a
+
+
 def test_settings_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["llmc", "train", "--data", "a b\nlr = 3\x1b"])
     train = TrainConfig(lr=0.1 + 0.2, eps=5e-324, shuffle=False, steps=2**53)
@@ -88,6 +141,12 @@ def test_what_never_began_is_removed_and_nothing_else(workspace: Workspace) -> N
     discard_run(folder)
     assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
     (folder / CHECKPOINT).unlink()
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (folder / CONFIG).touch()
+    discard_run(folder)
+    assert [path.name for path in folder.iterdir()] == [CONFIG]  # a trainer works on it
+    os.close(lock)
     discard_run(folder)
     assert not folder.exists()
     discard_run(folder)

@@ -297,7 +297,7 @@ def the_run(llmc: Llmc) -> dict[str, Any]:
 def test_an_ended_run_says_what_it_would_take_to_go_on(
     typed: list[str], reason: str, state: str, further: str, llmc: Llmc
 ) -> None:
-    told = json.loads(ok(llmc(*SHORT, *typed, "--json", "--quiet")).stdout)
+    told = json.loads(ok(llmc(*SHORT, *typed, "--json", "--quiet")).stdout.splitlines()[-1])
     assert (told["ended"], told["skipped_updates"]) == (reason, 0)
     run = the_run(llmc)
     assert (run["ended"], run["state"], run["steps"]) == (reason, state, told["steps"])

@@ -211,10 +211,19 @@ def test_metrics_are_as_documented(llmc: Llmc) -> None:
     assert digits == 9
 
 
-def test_json_is_one_object(llmc: Llmc) -> None:
-    done = ok(llmc("train", "--config", "tiny.toml", "--threads", "1", "--json"))
-    result = json.loads(done.stdout)
+def test_json_is_the_events_and_then_the_result(llmc: Llmc) -> None:
+    flags = ("--config", "tiny.toml", "--threads", "1", "--sample-every", "2", "--save-every", "2")
+    done = ok(llmc("train", *flags, "--json"))
+    *told, result = [json.loads(line) for line in done.stdout.splitlines()]
     lines = metrics(llmc, "texts-1")
+    assert (told[0]["event"], told[0]["threads"], told[0]["step"]) == ("start", 1, 0)
+    assert [line for line in told[1:] if line.get("event") not in ("sample", "saved")] == lines
+    for event, steps in (("sample", [2, 4]), ("saved", [2, 4])):
+        assert [line["step"] for line in told if line.get("event") == event] == steps
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text("utf-8")
+    (rows,) = re.findall(r"^\| key of `llmc train --json`.*\n\|[- |]+\n((?:\|.*\n)+)", page, re.M)
+    cells = [row.split(" | ")[0] for row in rows.splitlines()]
+    assert list(result) == [key for cell in cells for key in re.findall(r"`(\w+)`", cell)]
     assert result["run"] == "texts-1"
     assert (result["steps"], result["threads"]) == (4, 1)
     assert result["train_loss"] == losses(llmc, "texts-1")[-1]
@@ -331,7 +340,7 @@ def test_shards_train_as_the_joined_file_does(llmc: Llmc) -> None:
             "--json",
         )
     )
-    assert json.loads(done.stdout)["train_loss"] is not None
+    assert json.loads(done.stdout.splitlines()[-1])["train_loss"] is not None
     extra = llmc.workspace / "data/texts/train_000099.bin"
     extra.write_bytes((llmc.workspace / "data/texts/train_000001.bin").read_bytes())
     error = assert_one_sentence(llmc("train", "--config", "tiny.toml"), 1)

@@ -16,10 +16,17 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from workspace import copy_of, losses, metrics, ok, prepared_workspace, runs, trained
 
-from llmc.config import ModelConfig
+from llmc.config import ModelConfig, Preset, TrainConfig
+from llmc.context import Context
+from llmc.errors import Interrupted
 from llmc.formats.checkpoint import read_checkpoint, read_header, write_checkpoint
 from llmc.formats.tokens import write_tokens
+from llmc.inputs import find_data
+from llmc.paths import Workspace
 from llmc.random_weights import random_tensors
+from llmc.run_record import Setup
+from llmc.training import Beginning, train_in_earnest
+from llmc.training_view import History
 
 TINY = ModelConfig(1, 2, 16, 64, 257)
 FOREVER = ["--steps", "1000000", "--val-every", "0", "--sample-every", "0", "--threads", "1"]
@@ -141,6 +148,7 @@ def model() -> list[str]:
         (["--beta1", "1"], 2, "--beta1 must be between 0 and 1"),
         (["--batch-size", "60000"], 1, "less than one batch of 60000 x 64"),
         (["--threads", "99999"], 2, "--threads"),
+        (["--resume", "--dry-run"], 2, "--dry-run tells what a new run will take, and --resume"),
         (["--run", "a/b"], 2, "'a/b' is no name for a folder"),
         (["--run", ".."], 2, "'..' is no name for a folder"),
         (["--run", ""], 2, "'' is no name for a folder"),
@@ -169,6 +177,30 @@ def test_a_run_that_exists_is_not_overwritten(llmc: Llmc) -> None:
     error = assert_one_sentence(llmc("train", "--run", "mine"), 2)
     assert "the run runs/mine exists: go on with it by --resume, choose another --run" in error
     assert metrics(llmc, "mine") == before
+
+
+def together(llmc: Llmc, *args: str) -> list[tuple[int, str]]:
+    """Run a command twice at the same time; return the codes and what was said, the best first."""
+    with started(llmc, *args) as first, started(llmc, *args) as second:
+        said = [process.communicate(timeout=120)[1] for process in (first, second)]
+        return sorted(zip((first.returncode, second.returncode), said, strict=True))
+
+
+def test_of_two_that_begin_the_same_run_one_is_refused_and_destroys_nothing(llmc: Llmc) -> None:
+    (code, _), (other, said) = together(llmc, "train", "--config", "tiny.toml", "--run", "same")
+    assert (code, other) == (0, 2)
+    assert "error: the run runs/same exists: " in said
+    assert {path.name for path in (llmc.workspace / "runs" / "same").iterdir()} == {
+        "best.bin", "checkpoints", "config.toml", "metrics.jsonl", "model.bin", "run.json",
+        "tokenizer.json",
+    }  # fmt: skip
+    assert len(losses(llmc, "same")) == 4
+
+
+def test_two_without_a_name_get_two_numbers(llmc: Llmc) -> None:
+    assert [code for code, _ in together(llmc, "train", "--config", "tiny.toml")] == [0, 0]
+    assert runs(llmc) == ["texts-1", "texts-2"]
+    assert losses(llmc, "texts-1") == losses(llmc, "texts-2")
 
 
 def test_a_folder_of_runs_that_cannot_be_made_is_refused(llmc: Llmc) -> None:
@@ -206,6 +238,19 @@ def test_losses_before_it_are_kept(llmc: Llmc) -> None:
     assert not (llmc.workspace / "runs" / "hot" / "model.bin").exists()
 
 
+def under(limit: Callable[[], None], llmc: Llmc, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with less than it needs."""
+    return subprocess.run(
+        [*llmc.command, *args],
+        cwd=llmc.workspace,
+        env=llmc.env(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+    )
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_ends_in_one_sentence_and_no_half_checkpoint(llmc: Llmc) -> None:
     """A file that may not grow any more is what a full disk is to the one who writes it."""
@@ -213,22 +258,19 @@ def test_a_full_disk_ends_in_one_sentence_and_no_half_checkpoint(llmc: Llmc) -> 
     def confine() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
-    words = [*llmc.command, "train", "--run", "full", "--steps", "2", "--quiet"]
-    done = subprocess.run(
-        words,
-        cwd=llmc.workspace,
-        env=llmc.env(),
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=confine,
-    )
+    done = under(confine, llmc, "train", "--run", "full", "--steps", "2", "--quiet")
     error = assert_one_sentence(done, 1)
     assert "runs/full/checkpoints/.part/model.bin" in error
-    assert "free some space and run it again" in error
+    way = "'llmc train --resume --run full' (no checkpoint was saved yet)"
+    assert error.endswith(f"free some space and go on with {way}")
     folder = llmc.workspace / "runs" / "full"
     assert not (folder / "model.bin").exists()
     assert not list((folder / "checkpoints").glob("*/*"))
+    assert "it begins anew" in ok(llmc("train", "--resume", "--run", "full")).stderr
+    confined = ("train", "--resume", "--run", "full", "--steps", "4", "--quiet")
+    done = under(confine, llmc, *confined)
+    way = "'llmc train --resume --run full' (step 2 is safe)"
+    assert assert_one_sentence(done, 1).endswith(f"free some space and go on with {way}")
 
 
 @contextmanager
@@ -287,10 +329,44 @@ def test_an_interrupt_finishes_the_step_and_saves(
     assert 3 < steps < 1_000_000
     assert read_header(llmc.workspace / "runs/long/model.bin").step == steps
     assert f"interrupted after {steps:,} of 1,000,000 steps; saved runs/long/model.bin\n" in err
+    assert err.count("model.bin\n") == err.count("; saved runs/long") == 1
+    assert err.endswith("next: llmc train --resume\n")
     assert "Traceback" not in err
     assert "error" not in err
     assert not list((llmc.workspace / "runs/long").glob("*.part"))
     assert ok(llmc("sample", "--tokens", "2")).stdout.count("\n") == 2
+
+
+def test_an_interrupt_before_the_first_step_leaves_nothing(
+    llmc: Llmc, here: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it comes to the engine or to Python."""
+    here = Context(Workspace(llmc.workspace), here.ui)
+    data = find_data(here, None, None)
+    begun = Beginning(Path(), Preset(), TrainConfig(), data, llmc.workspace / model()[1])
+    for stop in (KeyboardInterrupt, Interrupted):
+
+        def stopped(*_: object, stop: type[BaseException] = stop) -> None:
+            assert runs(llmc) == ["a"]
+            raise stop("interrupted")
+
+        monkeypatch.setattr("llmc.training.run_engine", stopped)
+        with pytest.raises(stop):
+            train_in_earnest(here, begun, Setup(Path("x"), "none", 1), History(1), run="a")
+        assert runs(llmc) == []
+
+
+def test_where_another_run_is_newer_the_one_to_go_on_with_is_named(llmc: Llmc) -> None:
+    place = str(llmc.workspace)
+    with started(llmc, "--workspace", place, "train", "--run", "long", *FOREVER) as process:
+        wait_for(process, "step 3:")
+        newer = llmc.workspace / "runs" / "newer" / "run.json"
+        newer.parent.mkdir()
+        newer.touch()
+        os.utime(newer, (2e9, 2e9))
+        to_python(process, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert err.endswith(f"next: llmc --workspace {place} train --resume --run long\n")
 
 
 def test_an_interrupted_run_has_its_result_too(llmc: Llmc) -> None:
@@ -301,8 +377,10 @@ def test_an_interrupted_run_has_its_result_too(llmc: Llmc) -> None:
         to_python(process, signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert json.loads(out)["steps"] == len(losses(llmc, "long"))
-    assert json.loads(out)["checkpoint"] == "runs/long/model.bin"
+    *_, end, result = [json.loads(line) for line in out.splitlines()]
+    assert (end["event"], end["reason"]) == ("end", "interrupted")
+    assert result["steps"] == len(losses(llmc, "long"))
+    assert result["checkpoint"] == "runs/long/model.bin"
 
 
 def test_a_reader_that_leaves_early_ends_training_in_peace(llmc: Llmc) -> None:

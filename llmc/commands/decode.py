@@ -14,7 +14,7 @@ from llmc.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.lookup import tokenizer_of
 from llmc.manifest import load_manifest
-from llmc.runs import CHECKPOINT
+from llmc.runs import CHECKPOINT, find_run
 from llmc.tokenizers import Tokenizer, load_tokenizer, recorded_tokenizer
 
 CHUNK = 1 << 16
@@ -63,7 +63,7 @@ def default_tokenizer(here: Context) -> Tokenizer:
         BadData: what the run or the dataset recorded is gone or changed.
     """
     with suppress(MissingOutput):
-        run = here.workspace.newest_run()
+        run = find_run(here.workspace, None)
         recorded = recorded_tokenizer(run)
         if recorded is None:
             with suppress(BadData):  # a damaged checkpoint names none

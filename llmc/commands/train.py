@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from llmc.builder import ensure_native
-from llmc.config import (
-    MOST_STEPS,
-    TrainConfig,
-)
+from llmc.config import MOST_STEPS, TrainConfig
 from llmc.context import Context
 from llmc.errors import Usage
 from llmc.formats.checkpoint import read_header
@@ -20,14 +18,17 @@ from llmc.inputs import check_match
 from llmc.machine import available_cores
 from llmc.measure import flops_per_token
 from llmc.planning import PlanView
+from llmc.run_record import Setup
 from llmc.training import (
     begin_anew,
     begin_resumed,
     engine_arguments,
     run_engine,
+    say_choices,
     train_in_earnest,
 )
 from llmc.training_view import History
+from llmc.trial import instruction_sets
 from llmc.units import count_of, seconds_of
 
 DEFAULT = TrainConfig()
@@ -39,8 +40,8 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Dataset folder, token file or glob pattern of several. Default: the dataset "
-            "prepared last."
+            help="Dataset folder, token file or glob pattern of several; with --resume, where the "
+            "run's own was moved to. Default: the dataset prepared last."
         ),
     ] = None,
     val_data: Annotated[
@@ -263,46 +264,17 @@ def train(
     refused.
     """
     here: Context = ctx.obj
-    given = {
-        "steps": steps,
-        "max_time": max_time,
-        "max_tokens": _count(max_tokens),
-        "epochs": epochs,
-        "patience": patience,
-        "min_delta": min_delta,
-        "batch_size": batch_size,
-        "seq_len": seq_len,
-        "total_batch_size": total_batch_size,
-        "lr": lr,
-        "schedule": schedule,
-        "warmup": warmup,
-        "lr_final": lr_final,
-        "decay": decay,
-        "beta1": beta1,
-        "beta2": beta2,
-        "eps": eps,
-        "weight_decay": weight_decay,
-        "grad_clip": grad_clip,
-        "skip_loss_z": skip_loss_z,
-        "skip_grad_z": skip_grad_z,
-        "seed": seed,
-        "shuffle": shuffle,
-        "dtype": dtype,
-        "recompute": recompute,
-        "optimizer_state": optimizer_state,
-        "val_every": val_every,
-        "val_batches": val_batches,
-        "sample_every": sample_every,
-        "save_every": save_every,
-        "keep": keep,
-    }
-    if resume:
-        begun = begin_resumed(
-            here, run, given, {"config": config, "model": model, "data": data, "val-data": val_data}
+    if resume and dry_run:
+        raise Usage(
+            "--dry-run tells what a new run will take, and --resume goes on with one that has "
+            "begun: leave one of them out"
         )
-    else:
-        begun = begin_anew(here, run, given, config=config, model=model, data=(data, val_data))
-    settings, dataset, start, folder = begun.settings, begun.data, begun.model, begun.folder
+    # The settings among the flags have the names that TrainConfig gives them.
+    given = {item.name: ctx.params[item.name] for item in fields(TrainConfig)}
+    given["max_tokens"] = _count(max_tokens)
+    begin = begin_resumed if resume else begin_anew
+    begun = begin(here, run, given, config=config, model=model, data=(data, val_data))
+    settings, dataset, start = begun.settings, begun.data, begun.model
     header = read_header(start)
     check_match(here, dataset, start, header)
     if settings.seq_len > header.config.context:
@@ -312,27 +284,21 @@ def train(
         )
     threads = threads or available_cores()
     binary = ensure_native(here)
-    where = here.workspace.shown
-    here.ui.note(f"data: {where(dataset.train)}")
-    here.ui.note(f"validation: {where(dataset.val) if dataset.val else 'none'}")
-    here.ui.note(f"model: {where(start)}")
-    here.ui.note(f"settings: {begun.preset.name}; threads: {threads}; run: {where(folder)}")
-
-    argv = [str(binary), "train"]
-    argv += engine_arguments(dataset, start, None if dry_run else folder, settings, threads)
-    argv += ["--resume", "1"] if resume else []
     history = History(
         settings.steps,
         flops_per_token=flops_per_token(header.config, settings.seq_len),
         max_seconds=seconds_of(settings.max_time),
     )
     if dry_run:
+        say_choices(here, begun, threads)
         plan = PlanView(settings, silent=here.ui.quiet or here.ui.json)
-        run_engine([*argv, "--dry-run", "1"], plan, history, dataset.decode)
+        argv = engine_arguments(dataset, start, None, settings, threads)
+        run_engine([str(binary), "train", *argv, "--dry-run", "1"], plan, history, dataset.decode)
         here.ui.result(plan.result())
         here.ui.next(typed_in_earnest(ctx))
         return
-    train_in_earnest(here, begun, header.config, argv, history, resume=resume)
+    *_, chosen = instruction_sets(binary)
+    train_in_earnest(here, begun, Setup(binary, chosen["isa"], threads), history, run=run)
 
 
 def _count(text: str | None) -> int | None:
