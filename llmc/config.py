@@ -140,7 +140,9 @@ class SampleConfig:
         for name, (low, high) in SAMPLE_LIMITS.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise Usage(f"{name} must be between {low:g} and {high:g}, not {value:g}")
+                form = "d" if isinstance(value, int) else "g"
+                least, most = (format(type(value)(limit), form) for limit in (low, high))
+                raise Usage(f"{name} must be between {least} and {most}, not {value:{form}}")
         if self.dtype not in SAMPLE_DTYPES:
             raise Usage(f"dtype must be one of {', '.join(SAMPLE_DTYPES)}, not '{self.dtype}'")
 

@@ -20,7 +20,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .keep = 1,
       .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
   };
-  const double most = 1e9, below1 = 1 - 0x1p-53;
+  const double most = 1e9;
   const struct Arg args[] = {
       {"data", ARG_TEXT, &o.data, 0, 0, "token file, or pattern of several, to train on"},
       {"val-data", ARG_TEXT, &o.val_data, 0, 0, "token file, or pattern, to validate on"},
@@ -42,8 +42,8 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"warmup", ARG_COUNT, &o.schedule.warmup, 0, most, "steps in which it rises"},
       {"lr-final", ARG_NUMBER, &o.lr_final, 0, 1, "part of it that is left at the end"},
       {"decay", ARG_NUMBER, &o.schedule.decay, 0, 1, "part of all steps in which wsd sinks"},
-      {"beta1", ARG_NUMBER, &o.beta1, 0, below1, "AdamW's decay of the mean"},
-      {"beta2", ARG_NUMBER, &o.beta2, 0, below1, "AdamW's decay of the square"},
+      {"beta1", ARG_NUMBER, &o.beta1, 0, ARG_BELOW_1, "AdamW's decay of the mean"},
+      {"beta2", ARG_NUMBER, &o.beta2, 0, ARG_BELOW_1, "AdamW's decay of the square"},
       {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
       {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's decay of matrices"},
       {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "largest global norm of the gradient, 0: any"},
