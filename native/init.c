@@ -40,7 +40,7 @@ int command_init(int argc, char **argv) {
   arena_take(&arena);
   gpt2_layout(&model, &arena, 0, 0, false);
   random_weights(&model, seed);
-  struct FileWriter writer;
+  struct FileWriter writer = {0};
   const struct Checkpoint checkpoint = {.config = config};
   checkpoint_write(&writer, out, &checkpoint, model.params.first);
   file_writer_commit(&writer);

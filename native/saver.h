@@ -50,7 +50,7 @@ size_t saver_step(const struct Saver *saver);
 void saver_finish(struct Saver *saver, bool is_best);
 
 /* Takes a checkpoint, unless it is there; waits for the one before. Dies with EXIT_BAD_DATA when the disk
- * refuses: those that are there stay. */
+ * refuses: those that are there stay, and nothing of this one. */
 void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
                 const struct Gpt2 *model, bool is_best);
 

@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         words, capture_output=True, text=True, check=False, env=environment(), preexec_fn=confine
     )
     assert "the disk has no room for" in refused(done, 1)
-    assert {path.name for path in (out / "checkpoints").iterdir()} >= {"00000002", "00000004"}
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"00000002", "00000004"}
     succeeded(native("train", out=tmp_path / "calm", **flags))
     succeeded(native("train", out=out, resume=1, **flags))
     assert ending(out) == ending(tmp_path / "calm")
