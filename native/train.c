@@ -1,12 +1,10 @@
 /* llmc-native train: its flags, and what a run does when. */
-#define _POSIX_C_SOURCE 200809L
 #include <math.h>
-#include <signal.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "args.h"
 #include "commands.h"
+#include "interrupts.h"
 #include "memory.h"
 #include "peak.h"
 #include "plan.h"
@@ -91,42 +89,24 @@ static struct RunOptions read_options(int argc, char **argv) {
   return o;
 }
 
-/* The first Ctrl-C lets the step finish and saves; the second leaves at once. */
-static volatile sig_atomic_t interrupts;
-
-static void on_interrupt(int signal) {
-  (void)signal;
-  if (++interrupts > 1) _exit(EXIT_INTERRUPTED);
-}
-
-/* Ctrl-C, kill, and a terminal that closes, unless nohup asked to outlive that. */
-static void catch_stops(void) {
-  const struct sigaction stop = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
-  struct sigaction now;
-  signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is a full disk, and is said to be one
-  sigaction(SIGINT, &stop, NULL);
-  sigaction(SIGTERM, &stop, NULL);
-  if (sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
-}
-
 static bool due(size_t step, size_t every) { return every > 0 && step % every == 0; }
 
 static int loop(struct Run *run, const struct Resumed *resumed) {
   const struct RunOptions *o = &run->options;
   for (size_t step = resumed->step;; step++) {
-    /* Told to stop, it saves at once: whoever asked may not wait for a validation. */
-    const bool stopped = interrupts > 0 || run->events.unheard;
-    enum EndReason end = stopped ? END_INTERRUPTED : run_ends(run, step);
-    const bool quiet = stopped || (resumed->told && step == resumed->step);
-    if (o->val_data != NULL && !quiet && (due(step, o->val_every) || end != GOES_ON)) {
-      run_validate(run, step);
-      if (end == GOES_ON) end = run_ends(run, step);
+    enum EndReason end = run_ends(run, step);
+    bool told = resumed->told && step == resumed->step;
+    /* Asked to stop, it saves at once: whoever asked may not wait for a validation. */
+    if (!told && !run_asked_to_stop(run)) {
+      const bool validates = o->val_data != NULL && (end != GOES_ON || due(step, o->val_every));
+      told = run_look(run, step, validates, step > 0 && due(step, o->sample_every));
+      if (told && validates && end == GOES_ON) end = run_ends(run, step);
     }
-    if (step > 0 && !quiet && due(step, o->sample_every)) run_sample(run, step);
-    if (end != GOES_ON || (step > 0 && due(step, o->save_every))) run_save(run, step, !stopped);
+    if (!told || (end == GOES_ON && run_asked_to_stop(run))) end = END_INTERRUPTED;
+    if (end != GOES_ON || (step > 0 && due(step, o->save_every))) run_save(run, step, told);
     if (end != GOES_ON) {
       run_end(run, step, end);
-      return interrupts > 0 ? EXIT_INTERRUPTED : EXIT_OK;
+      return interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
     }
     const struct StepMetrics metrics = run_step(run, step);
     events_step(&run->events, &metrics);
@@ -194,7 +174,7 @@ int command_train(int argc, char **argv) {
   if (o->dry_run) {
     plan_rehearse(&run);
   } else {
-    catch_stops();
+    interrupts_catch();
     code = loop(&run, &resumed);
   }
   saver_close(&run.saver);

@@ -7,14 +7,28 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import Llmc, assert_one_sentence
-from engine import Flags, Native, build, environment, refused, succeeded, without_times
+from engine import (
+    Flags,
+    Native,
+    build,
+    environment,
+    random_tokens,
+    refused,
+    save_model,
+    save_tokens,
+    succeeded,
+    without_times,
+)
 from torture import ending, settings, torture
 from workspace import copy_of, metrics, ok, prepared_workspace
+
+from llmc.config import ModelConfig
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +78,48 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(
     assert (tmp_path / "out" / "best.bin").read_bytes() == saved
     names = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
     assert names == [f"{step:08}" for step in range(2, 14, 2)]
+
+
+def interrupted_after(native: Native, words: str, **flags: object) -> list[dict[str, object]]:
+    """Train, send Ctrl-C after a line that holds ``words``; return the events after that line."""
+    argv = native.argv("train", events="json", **flags)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if words in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(60) == 130
+    return [json.loads(line) for line in rest.splitlines()]
+
+
+@pytest.mark.parametrize("what", ["validation", "sample"])
+def test_an_interrupt_ends_a_validation_and_a_sample(
+    what: str, native: Native, tmp_path: Path
+) -> None:
+    """Of which nothing is told; a run that goes on does both again. Whole they take seconds."""
+    config = ModelConfig(layers=1, heads=1, channels=64, context=1024, vocab_size=60_000)
+    out, V = tmp_path / "out", config.vocab_size
+    flags: Flags = {
+        "model": save_model(tmp_path / "model.bin", config),
+        "data": save_tokens(tmp_path / "train.bin", random_tokens(500, V), V),
+        "val_data": save_tokens(tmp_path / "val.bin", random_tokens(20_000, V, 4), V),
+        **{"batch_size": 1, "seq_len": 4, "threads": 2, "val_every": 3, "sample_every": 3},
+    }
+    short: Flags = {**flags, "val_batches": 1, "sample_tokens": 4}
+    long = {**flags, **({"val_batches": 5000} if what == "validation" else {"val_batches": 1})}
+    long |= {"sample_tokens": 4 if what == "validation" else 1024}
+    for folder in (out, tmp_path / "calm"):
+        succeeded(native("train", out=folder, steps=1, **short))
+    told = interrupted_after(native, '"step":2,', out=out, resume=1, steps=9, **long)
+    assert [event.get("event") for event in told] == ["saved", "end"]
+    assert (told[-1]["reason"], told[-1]["step"]) == ("interrupted", 3)
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert names == ["00000003i"]
+    for folder in (out, tmp_path / "calm"):
+        succeeded(native("train", out=folder, resume=1, steps=9, **short))
+    assert ending(out) == ending(tmp_path / "calm")
 
 
 def test_another_order_of_the_data_is_refused(native: Native, flags: Flags, tmp_path: Path) -> None:
