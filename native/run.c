@@ -184,11 +184,15 @@ bool run_look(struct Run *run, size_t step, bool validates, bool samples) {
 
 /* ---- checkpoints --------------------------------------------------------------------------------- */
 
+bool run_is_best(const struct Run *run) {
+  return run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
+}
+
 void run_save(struct Run *run, size_t step, bool told) {
   const struct RunOptions *o = &run->options;
   if (o->out == NULL) return;
   run->checkpoint.step = (uint32_t)step;
-  const bool is_best = run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
+  const bool is_best = run_is_best(run);
   if (is_best) run->best_val_loss = run->val_loss;
   const struct State state = {
       .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampling.draws,
@@ -234,9 +238,12 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
     die(EXIT_BAD_DATA, "%s or the file beside it is not of step %zu; delete their folder to go on from the "
         "checkpoint before it", resumed->state_path, resumed->step);
   }
-  run->val_loss = run->checkpoint.has_val_loss ? (double)run->checkpoint.val_loss : INFINITY;
+  /* The header has the digits of a float: of the best, the state has all. */
+  const struct Checkpoint *saved = &run->checkpoint;
+  const bool is_best = saved->has_val_loss && (float)state.best_val_loss == saved->val_loss;
+  run->val_loss = is_best ? state.best_val_loss : saved->has_val_loss ? (double)saved->val_loss : INFINITY;
   run->best_val_loss = state.best_val_loss;
-  saver_finish(&run->saver, (float)state.best_val_loss == run->checkpoint.val_loss && run->checkpoint.has_val_loss);
+  saver_finish(&run->saver, is_best);
   run->sampling.draws = state.draws;
   run->skipped = state.skipped, run->seconds_before = state.seconds;
   run->patience = state.patience, run->outliers.count = state.outliers.count;

@@ -87,6 +87,9 @@ size_t run_write(struct Run *run, size_t count);
  * before that: nothing of them is told or kept. Dies with EXIT_NOT_FINITE. */
 bool run_look(struct Run *run, size_t step, bool validates, bool samples);
 
+/* Whether the weights have the lowest validation loss of those that were saved. */
+bool run_is_best(const struct Run *run);
+
 /* Saves and tells, where the run has a folder. `told`: after the step's validation and sample. */
 void run_save(struct Run *run, size_t step, bool told);
 

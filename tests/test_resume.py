@@ -11,6 +11,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Llmc, assert_one_sentence
 from engine import (
@@ -29,6 +30,7 @@ from torture import ending, settings, torture
 from workspace import copy_of, metrics, ok, prepared_workspace
 
 from llmc.config import ModelConfig
+from llmc.formats.checkpoint import read_header
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,41 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(
     assert (tmp_path / "out" / "best.bin").read_bytes() == saved
     names = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
     assert names == [f"{step:08}" for step in range(2, 14, 2)]
+
+
+def test_a_new_best_is_saved_where_no_checkpoint_is_due(
+    native: Native, flags: Flags, tmp_path: Path
+) -> None:
+    """Patience ends the run on weights that have overfitted; the best are there all the same."""
+    out = tmp_path / "out"
+    flags |= {"lr": 0.01, "schedule": "constant", "warmup": 0, "val_every": 2, "save_every": 0}
+    flags |= {"keep": 1, "patience": 2, "steps": 200, "events": "json"}
+    done = succeeded(native("train", out=out, **flags))
+    lines = without_times((out / "metrics.jsonl").read_text())
+    losses = {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
+    untrained = losses.pop(0)
+    best = min(losses, key=losses.__getitem__)
+    assert lines[-1]["reason"] == "early-stop" and best < lines[-1]["step"]
+    header = read_header(out / "best.bin")
+    assert (header.step, header.val_loss) == (best, np.float32(losses[best]))
+    assert header.val_loss < untrained
+    # One save for each that was below all before it, and one at the end.
+    lowest, expected = float("inf"), []
+    for step, loss in losses.items():
+        expected += [step] if loss < lowest else []
+        lowest = min(lowest, loss)
+    assert len(expected) > 1
+    events = map(json.loads, done.stdout.splitlines())
+    saved = [event["step"] for event in events if event.get("event") == "saved"]
+    assert saved == [*expected, lines[-1]["step"]]
+    assert [path.name for path in (out / "checkpoints").iterdir()] == [f"{saved[-1]:08}"]
+
+
+def test_the_untrained_model_is_no_best_one(native: Native, flags: Flags, tmp_path: Path) -> None:
+    """Not even where every validation after it is worse."""
+    flags |= {"lr": 10, "schedule": "constant", "val_every": 1, "save_every": 0, "steps": 2}
+    succeeded(native("train", out=tmp_path / "out", **flags))
+    assert read_header(tmp_path / "out" / "best.bin").step > 0
 
 
 def interrupted_after(native: Native, words: str, **flags: object) -> list[dict[str, object]]:
