@@ -51,7 +51,7 @@ static _Noreturn void end_not_finite(struct Run *run, size_t step, const char *n
   char saved[80] = "no weights were saved";
   run_end(run, step, END_NOT_FINITE);
   if (run->saver.count > 0) {
-    snprintf(saved, sizeof saved, "the weights of step %zu are saved",
+    snprintf(saved, sizeof saved, "the weights of step %zu are saved, and their loss is finite",
              saver_step(&run->saver));
   }
   die(EXIT_NOT_FINITE, "%s at step %zu; %s; try a smaller --lr", numbers, step, saved);
@@ -103,8 +103,8 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   make_step(run, &update, &m);
   if (!isfinite(m.train_loss) || !isfinite(m.grad_norm)) {
     char numbers[96];
-    snprintf(numbers, sizeof numbers, "the loss is %g and the gradient's norm %g", (m.train_loss),
-             (m.grad_norm));
+    snprintf(numbers, sizeof numbers, "the loss is %g and the gradient's norm %g", unsigned_nan(m.train_loss),
+             unsigned_nan(m.grad_norm));
     end_not_finite(run, step, numbers);
   }
   run->checkpoint.has_val_loss = false;  // it was the weights' before this update
@@ -136,7 +136,7 @@ static bool validate(struct Run *run, size_t step, double *loss) {
   *loss = sum / (double)batches;
   if (isfinite(*loss)) return true;
   char numbers[64];
-  snprintf(numbers, sizeof numbers, "the validation loss is %g", (*loss));
+  snprintf(numbers, sizeof numbers, "the validation loss is %g", unsigned_nan(*loss));
   end_not_finite(run, step, numbers);
 }
 
@@ -188,9 +188,21 @@ bool run_is_best(const struct Run *run) {
   return run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
 }
 
+/* The update before may have broken the weights, which nothing but a loss of theirs shows. */
+static void check_weights(struct Run *run, size_t step) {
+  if (run->checkpoint.has_val_loss) return;
+  dataloader_batch(&run->train, step * run->options.parts, run->tokens, run->targets);
+  const double loss = gpt2_loss(&run->model, run->tokens, run->targets);
+  if (isfinite(loss)) return;
+  char numbers[64];
+  snprintf(numbers, sizeof numbers, "the loss is %g", unsigned_nan(loss));
+  end_not_finite(run, step, numbers);
+}
+
 void run_save(struct Run *run, size_t step, bool told) {
   const struct RunOptions *o = &run->options;
   if (o->out == NULL) return;
+  check_weights(run, step);
   run->checkpoint.step = (uint32_t)step;
   const bool is_best = run_is_best(run);
   if (is_best) run->best_val_loss = run->val_loss;

@@ -117,6 +117,27 @@ def test_the_untrained_model_is_no_best_one(native: Native, flags: Flags, tmp_pa
     assert read_header(tmp_path / "out" / "best.bin").step > 0
 
 
+def test_weights_that_an_update_broke_replace_nothing(
+    native: Native, flags: Flags, tmp_path: Path
+) -> None:
+    """One checkpoint is kept: it stays that of the last weights whose loss is finite."""
+    out = tmp_path / "out"
+    flags |= {"schedule": "constant", "save_every": 1, "keep": 1, "val_every": 0, "patience": 0}
+    succeeded(native("train", out=out, **{**flags, "steps": 3}))
+    broken = native("train", out=out, resume=1, **{**flags, "lr": 1e9, "weight_decay": 1e9})
+    error = refused(broken, 5)
+    assert error.startswith("error: the loss is nan at step 4; ")
+    assert "the weights of step 3 are saved, and their loss is finite; try a smaller --lr" in error
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["00000003"]
+    assert read_header(out / "model.bin").step == 3
+    end = without_times((out / "metrics.jsonl").read_text())[-1]
+    assert (end["reason"], end["step"]) == ("not-finite", 4)
+    succeeded(native("eval", model=out / "model.bin", data=flags["data"]))
+    succeeded(native("train", out=out, resume=1, **flags))
+    succeeded(native("train", out=tmp_path / "calm", **flags))
+    assert (out / "model.bin").read_bytes() == (tmp_path / "calm" / "model.bin").read_bytes()
+
+
 def interrupted_after(native: Native, words: str, **flags: object) -> list[dict[str, object]]:
     """Train, send Ctrl-C after a line that holds ``words``; return the events after that line."""
     argv = native.argv("train", events="json", **flags)
