@@ -12,20 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions
-from terminal import in_terminal
+from terminal import Screen, in_terminal, typing
 from workspace import prepared_workspace
 
-from llmc.curves import BARS, curve, smoothed, sparkline
+from llmc.curves import BARS, TRACE_POINTS, Trace, curve, smoothed, sparkline
 from llmc.metrics import Event
 from llmc.training_view import (
     CURVE_LINES,
     SAMPLE_LINES,
-    TRACE_POINTS,
     History,
     LiveView,
     PlainView,
     SilentView,
-    Trace,
     choose_view,
     plain_lines,
     seconds_left,
@@ -79,7 +77,7 @@ def test_a_history_keeps_what_events_tell() -> None:
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_the_picture_fits_and_shows_the_numbers(width: int) -> None:
     lines = drawn(a_run("東京" * 100 + "\nnext"), width)
-    assert {cell_len(line) for line in lines} == {min(width, 120)}
+    assert {cell_len(line) for line in lines} == {min(width - 2, 120)}
     text = " ".join(lines)
     assert "llmc train · texts-1" in text
     assert "1,500/2,000 steps" in text
@@ -97,7 +95,7 @@ def test_the_loss_is_seen_to_fall() -> None:
     bars = [BARS.index(char) for char in line if char in BARS]
     assert bars == sorted(bars, reverse=True)
     assert (bars[0], bars[-1]) == (7, 0)
-    assert len(bars) == 70
+    assert len(bars) == 68
 
 
 def test_before_the_first_step_there_is_a_picture_too() -> None:
@@ -121,7 +119,7 @@ def test_the_picture_is_never_higher_than_the_terminal(width: int, height: int) 
     for history in (a_run("a\nb\nc\nd\ne\nf\ng"), a_run(""), History(3)):
         lines = drawn(history, width, height)
         assert len(lines) < height
-        assert {cell_len(line) for line in lines} == {width}
+        assert {cell_len(line) for line in lines} == {width - 2}
     text = "\n".join(drawn(a_run("a\nb"), width, height))
     assert "1,500/2,000" in text
     if height >= 8:
@@ -334,8 +332,9 @@ def test_in_a_terminal_nothing_is_wider_than_it(
 ) -> None:
     flags = ["--steps", "40", "--lr", "0.02", "--sample-every", "20", "--run", f"at-{columns}"]
     shown = in_terminal(workspace, columns, "train", "--config", "tiny.toml", *flags)
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "\n").split("\n")
-    assert max(cell_len(line) for line in lines) == min(columns, 120)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    lines = shown.replace("\r", "\n").split("\n")
+    assert max(cell_len(line) for line in lines) == min(columns - 2, 120)
     assert "40/40 steps" in shown
     assert "step 1:" not in shown
     panel, _, after = shown.rpartition("╯")
@@ -344,6 +343,19 @@ def test_in_a_terminal_nothing_is_wider_than_it(
     assert "┤●" in after
     assert "next: " in after
     assert "llmc sample --decode" in after
+
+
+@pytest.mark.parametrize("columns", [80, 121])
+def test_ctrl_c_leaves_no_piece_of_a_picture(workspace: Llmc, columns: int) -> None:
+    flags = ["--steps", "100000", "--sample-every", "0", "--val-every", "0"]
+    with typing(workspace, columns, "train", *flags, "--run", f"stopped-{columns}") as person:
+        person.wait("train loss")
+        person.type("\x03")
+        person.wait("interrupted after")
+    assert "^C" in person.shown
+    screen = Screen(columns).shown(person.raw)
+    assert sum("╭" in line for line in screen) == sum("╯" in line for line in screen) == 1
+    assert person.code == 130
 
 
 @pytest.fixture(scope="module")
