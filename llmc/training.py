@@ -20,7 +20,7 @@ from llmc.run_record import recorded_inputs, resumable, resumed_settings, write_
 from llmc.runs import CHECKPOINT, CONFIG, METRICS, discard_run, new_run, write_config
 from llmc.tokenizers import record_tokenizer
 from llmc.training_view import History, PlainView, choose_view, precision
-from llmc.units import clock, megabytes
+from llmc.units import duration, megabytes
 
 SAMPLE_TOKENS = 64
 
@@ -182,7 +182,7 @@ def train_in_earnest(
 def report(here: Context, folder: Path, history: History, settings: TrainConfig) -> None:
     """Say how the run ended: the curve, the numbers, where things are."""
     where = here.workspace.shown
-    if len(history.train) > 1 and not here.ui.quiet:
+    if len(history.train) > 1 and not here.ui.quiet and not history.drawn:
         here.ui.note("\nloss over steps (● validation)")
         here.ui.note(history.curve() + "\n")
     seconds = sum(step_ms for step_ms in history.step_ms) / 1e3
@@ -192,7 +192,7 @@ def report(here: Context, folder: Path, history: History, settings: TrainConfig)
     losses += [f"val loss {val:.4f}"] if val is not None else []
     speed = f"{history.tokens_per_second:,.0f} tokens/s"
     here.ui.note(
-        f"{len(history.train):,} steps in {clock(seconds)}: "
+        f"{len(history.train):,} steps in {duration(seconds)}: "
         f"{', '.join([*losses, speed, megabytes(history.start.get('memory', 0))])}"
     )
     anew = len(history.train) > history.before

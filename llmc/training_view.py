@@ -45,6 +45,7 @@ class History:
         before: training steps that were made before the run was resumed.
         skipped: how many of all steps had no update, as outliers.
         end: the engine's last event: why the run ended.
+        drawn: the picture that was shown last has the losses as a chart.
     """
 
     steps: int | None
@@ -61,6 +62,7 @@ class History:
     before: int = 0
     skipped: int = 0
     end: Event = field(default_factory=dict)
+    drawn: bool = False
 
     def resume(self, earlier: Metrics, step: int) -> None:
         """Take in what a run told before ``step``, from which it goes on."""
@@ -249,7 +251,8 @@ class LiveView(PlainView):
         means = self.trace.follow(history.train)
         lowest, highest = CURVE_LINES
         height = min(room - 2, highest)
-        if height < lowest or len(means) < 2:
+        history.drawn = height >= lowest and len(means) > 1
+        if not history.drawn:
             line = sparkline([loss for _, loss in means], width - 6)
             return [Text.assemble(("loss ", "dim"), (line, "cyan"))] if line else []
         picture = chart(

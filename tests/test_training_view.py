@@ -29,7 +29,7 @@ from llmc.training_view import (
     seconds_left,
     share_of_peak,
 )
-from llmc.units import clock, megabytes
+from llmc.units import clock, duration, megabytes
 
 START: Event = {
     "event": "start", "parameters": 124439808, "isa": "avx2", "dtype": "fp32", "threads": 2,
@@ -277,6 +277,14 @@ def test_durations(seconds: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0.0 s"), (0.34, "0.3 s"), (9.94, "9.9 s"), (9.95, "00:10"), (75, "01:15")],
+)
+def test_short_durations_have_a_decimal(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
     ("count", "shown"), [(0, "0.0 MB"), (61_540_000, "61.5 MB"), (2_210_000_000, "2.21 GB")]
 )
 def test_sizes(count: float, shown: str) -> None:
@@ -339,8 +347,8 @@ def test_in_a_terminal_nothing_is_wider_than_it(
     assert "step 1:" not in shown
     panel, _, after = shown.rpartition("╯")
     assert "steps (● validation)" in panel
-    assert "loss over steps" in after
-    assert "┤●" in after
+    assert "┤●" in panel.rpartition("╭")[2]
+    assert "loss over steps" not in after and "┤" not in after  # once is enough
     assert "next: " in after
     assert "llmc sample --decode" in after
 
@@ -356,6 +364,14 @@ def test_ctrl_c_leaves_no_piece_of_a_picture(workspace: Llmc, columns: int) -> N
     screen = Screen(columns).shown(person.raw)
     assert sum("╭" in line for line in screen) == sum("╯" in line for line in screen) == 1
     assert person.code == 130
+
+
+def test_the_losses_are_drawn_at_the_end_where_the_picture_had_no_room(workspace: Llmc) -> None:
+    flags = ["--steps", "40", "--run", "low"]
+    shown = in_terminal(workspace, 80, "train", "--config", "tiny.toml", *flags, lines=10)
+    panel, _, after = shown.rpartition("╯")
+    assert "loss " in panel and "┤" not in panel
+    assert "loss over steps" in after and "┤●" in after
 
 
 @pytest.fixture(scope="module")
