@@ -154,6 +154,7 @@ def globals_first(argv: list[str]) -> list[str]:
 def _one_sentence(error: Any) -> str:
     """Return what Typer has to say of a command line, and where help is."""
     message = " ".join(error.format_message().split()).rstrip(".")
+    message = message.replace(": Value error, ", ": ")  # whose words are not for who typed it
     command = error.ctx.command_path if error.ctx is not None else "llmc"
     return f"{message} ('{command} --help' tells more)"
 

@@ -12,6 +12,8 @@ BARS = "▁▂▃▄▅▆▇█"
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 BLANK = 0x2800
 
+TRACE_POINTS = 512
+
 Point = tuple[float, float]
 # A picture: lines of pieces of text, each with the colour that rich knows by that name, or "".
 Picture = list[list[tuple[str, str]]]
@@ -206,6 +208,28 @@ def _joined(dots: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         count = max(abs(x1 - x0), abs(y1 - y0), 1)
         for i in range(1, count + 1):
             yield x0 + round((x1 - x0) * i / count), y0 + round((y1 - y0) * i / count)
+
+
+class Trace:
+    """The means of equal stretches of a growing list: few points, however long it gets."""
+
+    def __init__(self) -> None:
+        """Begin with no point."""
+        self.points: list[Point] = []
+        self.stride = 1
+        self.seen = 0
+
+    def follow(self, points: Sequence[Point]) -> list[Point]:
+        """Take in what ``points`` has grown by; return the means, with the number of each."""
+        while self.seen + self.stride <= len(points):
+            part = points[self.seen : self.seen + self.stride]
+            self.points.append((part[-1][0], math.fsum(y for _, y in part) / self.stride))
+            self.seen += self.stride
+            if len(self.points) == 2 * TRACE_POINTS:
+                pairs = zip(self.points[::2], self.points[1::2], strict=True)
+                self.points = [(second[0], (first[1] + second[1]) / 2) for first, second in pairs]
+                self.stride *= 2
+        return self.points
 
 
 def smoothed(points: Sequence[Point], count: int) -> list[Point]:

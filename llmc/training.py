@@ -42,7 +42,7 @@ from llmc.runs import (
 )
 from llmc.tokenizers import record_tokenizer
 from llmc.training_view import History, PlainView, choose_view, precision
-from llmc.units import clock, megabytes
+from llmc.units import duration, megabytes
 
 SAMPLE_TOKENS = 64
 RUN_AGAIN = "run it again"  # the advice of who found the disk full and knows nothing of the run
@@ -323,7 +323,7 @@ def report(
     Where the weights of one that was ``stopped`` are is said with how to go on.
     """
     where = here.workspace.shown
-    if len(history.train) > 1 and not here.ui.quiet:
+    if len(history.train) > 1 and not here.ui.quiet and not history.drawn:
         here.ui.note("\nloss over steps (● validation)")
         here.ui.note(history.curve() + "\n")
     seconds = sum(step_ms for step_ms in history.step_ms) / 1e3
@@ -333,7 +333,7 @@ def report(
     losses += [f"val loss {val:.4f}"] if val is not None else []
     speed = f"{history.tokens_per_second:,.0f} tokens/s"
     here.ui.note(
-        f"{len(history.train):,} steps in {clock(seconds)}: "
+        f"{len(history.train):,} steps in {duration(seconds)}: "
         f"{', '.join([*losses, speed, megabytes(history.start.get('memory', 0))])}"
     )
     anew = len(history.train) > history.before

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmc.curves import Line, Point, chart, curve, moving_mean, sparkline
+from llmc.curves import Line, Trace, chart, curve, moving_mean, sparkline
 from llmc.metrics import Event, Metrics
 from llmc.units import clock, megabytes
 
@@ -23,7 +23,6 @@ SAMPLE_LINES = 6
 REDRAW_SECONDS, LONGEST_PAUSE = 0.1, 1.0
 DRAWING_SHARE = 0.02  # of the time, at most: the cores are for training
 CURVE_LINES = (5, 14)  # a lower one says no more than a sparkline
-TRACE_POINTS = 512
 MEAN_OF = 30  # the curve is made of means of a thirtieth of it
 
 
@@ -46,6 +45,7 @@ class History:
         before: training steps that were made before the run was resumed.
         skipped: how many of all steps had no update, as outliers.
         end: the engine's last event: why the run ended.
+        drawn: the picture that was shown last has the losses as a chart.
     """
 
     steps: int | None
@@ -62,6 +62,7 @@ class History:
     before: int = 0
     skipped: int = 0
     end: Event = field(default_factory=dict)
+    drawn: bool = False
 
     def resume(self, earlier: Metrics, step: int) -> None:
         """Take in what a run told before ``step``, from which it goes on."""
@@ -164,28 +165,6 @@ class SilentView(PlainView):
         """Say nothing."""
 
 
-class Trace:
-    """The means of equal stretches of a growing list: few points, however long it gets."""
-
-    def __init__(self) -> None:
-        """Begin with no point."""
-        self.points: list[Point] = []
-        self.stride = 1
-        self.seen = 0
-
-    def follow(self, points: Sequence[Point]) -> list[Point]:
-        """Take in what ``points`` has grown by; return the means, with the number of each."""
-        while self.seen + self.stride <= len(points):
-            part = points[self.seen : self.seen + self.stride]
-            self.points.append((part[-1][0], math.fsum(y for _, y in part) / self.stride))
-            self.seen += self.stride
-            if len(self.points) == 2 * TRACE_POINTS:
-                pairs = zip(self.points[::2], self.points[1::2], strict=True)
-                self.points = [(second[0], (first[1] + second[1]) / 2) for first, second in pairs]
-                self.stride *= 2
-        return self.points
-
-
 class LiveView(PlainView):
     """A picture that is drawn over itself: progress, numbers, losses, the newest sample."""
 
@@ -240,12 +219,14 @@ class LiveView(PlainView):
 
         It is never higher than the terminal, from 6 lines on. Where there is room, the losses are
         a chart with axes, else a sparkline; after that the sample loses lines, then the numbers.
+        Two columns stay free for the ^C that a terminal shows where the cursor is, at the end of
+        the last line: on a new line it would leave a piece of this picture above the next.
         """
         from rich.console import Group
         from rich.panel import Panel
         from rich.text import Text
 
-        width = min(self.console.width, 120)
+        width = min(self.console.width - len("^C"), 120)
         room = self.console.height - 1 - 2 - 1  # the cursor's line, the frame, the bar
         elapsed = time.monotonic() - self.began
         cells = _cells(history, elapsed)
@@ -270,7 +251,8 @@ class LiveView(PlainView):
         means = self.trace.follow(history.train)
         lowest, highest = CURVE_LINES
         height = min(room - 2, highest)
-        if height < lowest or len(means) < 2:
+        history.drawn = height >= lowest and len(means) > 1
+        if not history.drawn:
             line = sparkline([loss for _, loss in means], width - 6)
             return [Text.assemble(("loss ", "dim"), (line, "cyan"))] if line else []
         picture = chart(

@@ -18,6 +18,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
+def duration(seconds: float) -> str:
+    """Return how long something took: ``0.3 s`` and, from ten seconds on, as :func:`clock`."""
+    return f"{seconds:.1f} s" if seconds < 9.95 else clock(seconds)
+
+
 def milliseconds(count: float) -> str:
     """Return milliseconds as ``1507 ms``, ``36.2 ms``, ``1.18 ms`` or ``0.093 ms``."""
     return f"{count:.{0 if count >= 100 else 1 if count >= 10 else 2 if count >= 1 else 3}f} ms"

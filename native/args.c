@@ -77,6 +77,16 @@ static void set_time(const struct Arg *arg, const char *text) {
   *(double *)arg->value = seconds;
 }
 
+static _Noreturn void refuse(const struct Arg *arg, const char *text) {
+  if (arg->most == ARG_BELOW_1) {
+    die(EXIT_USAGE, "--%s must be at least %g and below 1, not %s", arg->key, arg->least, text);
+  }
+  if (arg->kind == ARG_NUMBER) {
+    die(EXIT_USAGE, "--%s must be between %g and %g, not %s", arg->key, arg->least, arg->most, text);
+  }
+  die(EXIT_USAGE, "--%s must be between %.0f and %.0f, not %s", arg->key, arg->least, arg->most, text);
+}
+
 static void set(const struct Arg *arg, const char *text) {
   if (arg->kind == ARG_TEXT) {
     *(const char **)arg->value = text;
@@ -96,9 +106,7 @@ static void set(const struct Arg *arg, const char *text) {
   if (end == text || *end != '\0' || errno == ERANGE || !isfinite(number)) {
     die(EXIT_USAGE, "--%s takes a number, not '%s'", arg->key, text);
   }
-  if (number < arg->least || number > arg->most) {
-    die(EXIT_USAGE, "--%s must be between %g and %g, not %s", arg->key, arg->least, arg->most, text);
-  }
+  if (number < arg->least || number > arg->most) refuse(arg, text);
   if (arg->kind == ARG_NUMBER) {
     *(double *)arg->value = number;
     return;

@@ -11,6 +11,9 @@
  * seconds, typed as 45s, 90m, 1h30m, 2d or without a unit. */
 enum ArgKind { ARG_TEXT, ARG_COUNT, ARG_NUMBER, ARG_TIME, ARG_SWITCH, ARG_CHOICE };
 
+/* As a number's most: 1 itself is too much. */
+#define ARG_BELOW_1 (1 - 0x1p-53)
+
 struct Arg {
   const char *key;    // without the dashes
   enum ArgKind kind;

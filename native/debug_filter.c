@@ -43,7 +43,7 @@ int command_debug_filter(int argc, char **argv) {
   if (request_parse(&request, line, length, V, length, message) != ASKED_REQUEST) die(EXIT_USAGE, "%s", message);
   for (size_t i = 0; i < request.count; i++) seen[request.prompt[i]] = 1;
 
-  struct FileWriter writer;
+  struct FileWriter writer = {0};
   file_writer_open(&writer, out);
   for (uint64_t at = 0; at < size; at += V * sizeof *logits) {
     file_read(file, path, logits, V * sizeof *logits, at);

@@ -74,7 +74,7 @@ int command_debug_state(int argc, char **argv) {
   header[DEBUG_VERSION_AT] = DEBUG_VERSION;
   header[DEBUG_BATCH_AT] = (int32_t)B;
   header[DEBUG_TIME_AT] = (int32_t)T;
-  struct FileWriter writer;
+  struct FileWriter writer = {0};
   file_writer_open(&writer, out);
   file_writer_write(&writer, header, HEADER_BYTES);
   file_writer_write(&writer, tokens, B * T * sizeof(int));

@@ -261,7 +261,7 @@ static double tell_row(struct Eval *eval, size_t i, const struct Row *row, const
   for (size_t t = 0; t < count; t++) {
     if (!isfinite(losses[t])) {
       die(EXIT_NOT_FINITE, "%s gives token %zu of %s the loss %g: its weights are NaN, infinite or far too "
-          "large; use another", eval->options.model, at + t, eval->options.data, (double)losses[t]);
+          "large; use another", eval->options.model, at + t, eval->options.data, unsigned_nan((double)losses[t]));
     }
     if (json(eval)) add(eval, "%s%.9g", t > 0 ? "," : "", (double)losses[t]);
     sum += (double)losses[t];

@@ -50,6 +50,7 @@ bool file_write(int file, const void *bytes, size_t count) {
 static _Noreturn void writer_fail(struct FileWriter *writer) {
   int reason = errno;
   if (writer->file >= 0) unlink(writer->partial);
+  if (writer->failing != NULL) writer->failing(writer->context);
   if (reason == ENOSPC || reason == EDQUOT || reason == EFBIG) {
     die(EXIT_BAD_DATA, "the disk has no room for %s, which was not written; free some space and run it again",
         writer->path);
@@ -76,7 +77,7 @@ void file_writer_commit(struct FileWriter *writer) {
 }
 
 void file_link(const char *from, const char *to) {
-  struct FileWriter writer;
+  struct FileWriter writer = {0};
   file_writer_open(&writer, to);
   close(writer.file);
   if (unlink(writer.partial) == 0 && link(from, writer.partial) == 0) {

@@ -22,6 +22,8 @@ struct FileWriter {
   const char *path;
   char partial[1024];
   int file;
+  void (*failing)(void *context);  // what else is to be removed when the disk refuses; NULL: nothing
+  void *context;
 };
 
 void file_writer_open(struct FileWriter *writer, const char *path);

@@ -36,7 +36,7 @@ int command_init(int argc, char **argv) {
   memory_take(&arena, "choose a smaller one", "the model needs");
   gpt2_layout(&model, &arena, 0, 0, false);
   random_weights(&model, seed);
-  struct FileWriter writer;
+  struct FileWriter writer = {0};
   const struct Checkpoint checkpoint = {.config = config};
   checkpoint_write(&writer, out, &checkpoint, model.params.first);
   file_writer_commit(&writer);

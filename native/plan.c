@@ -121,7 +121,9 @@ static void advise(char text[ADVICE], const struct Run *run, size_t available) {
   if (count == 0 && smaller_batch(run, &way, available)) ways[count++] = way;
   text[0] = '\0';
   for (int i = 0; i < count; i++) add_way(text, run, ways[i], i + 1 == count);
-  if (count == 0) snprintf(text, ADVICE, "use a smaller model");
+  if (count > 0) return;
+  snprintf(text, ADVICE, "use a smaller --model, such as 'llmc export-weights random:PRESET' makes: docs/recipes.md says "
+           "what each preset takes");
 }
 
 void plan_check(const struct Run *run, size_t needed, size_t available) {

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "interrupts.h"
 #include "util.h"
 
 void run_layout(struct Run *run, struct Arena *arena) {
@@ -45,13 +46,15 @@ void run_end(struct Run *run, size_t step, enum EndReason reason) {
   events_end(&run->events, &ending);
 }
 
-/* What a run that has to stop leaves behind, for the sentence that says so. */
-static const char *last_save(struct Run *run) {
-  static char words[64];
-  saver_wait(&run->saver);
-  if (run->saver.count == 0) return "no weights were saved";
-  snprintf(words, sizeof words, "the weights of step %zu are saved", saver_step(&run->saver));
-  return words;
+/* Ends a run whose loss is no number. The weights in memory are lost, those on the disk are not. */
+static _Noreturn void end_not_finite(struct Run *run, size_t step, const char *numbers) {
+  char saved[80] = "no weights were saved";
+  run_end(run, step, END_NOT_FINITE);
+  if (run->saver.count > 0) {
+    snprintf(saved, sizeof saved, "the weights of step %zu are saved, and their loss is finite",
+             saver_step(&run->saver));
+  }
+  die(EXIT_NOT_FINITE, "%s at step %zu; %s; try a smaller --lr", numbers, step, saved);
 }
 
 bool run_needs_gradients(const struct RunOptions *o) {
@@ -98,11 +101,11 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   const struct UpdateConfig update = {lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->grad_clip, o->seed};
   struct StepMetrics m = {.step = step, .lr = lr};
   make_step(run, &update, &m);
-  /* The weights in memory are lost then, those on the disk are not. */
   if (!isfinite(m.train_loss) || !isfinite(m.grad_norm)) {
-    run_end(run, step, END_NOT_FINITE);
-    die(EXIT_NOT_FINITE, "the loss is %g and the gradient's norm %g at step %zu; %s; try a smaller --lr",
-        m.train_loss, m.grad_norm, step, last_save(run));
+    char numbers[96];
+    snprintf(numbers, sizeof numbers, "the loss is %g and the gradient's norm %g", unsigned_nan(m.train_loss),
+             unsigned_nan(m.grad_norm));
+    end_not_finite(run, step, numbers);
   }
   run->checkpoint.has_val_loss = false;  // it was the weights' before this update
   const double seconds = clock_seconds() - started;
@@ -120,20 +123,21 @@ double run_val_batch(struct Run *run, size_t i) {
   return gpt2_loss(&run->model, run->tokens, run->targets);
 }
 
-void run_validate(struct Run *run, size_t step) {
+bool run_asked_to_stop(const struct Run *run) { return interrupted() || run->events.unheard; }
+
+/* False when asked to stop before the last batch. */
+static bool validate(struct Run *run, size_t step, double *loss) {
   const size_t batches = run_val_batches(run);
   double sum = 0;
-  for (size_t i = 0; i < batches; i++) sum += run_val_batch(run, i);
-  run->val_loss = sum / (double)batches;
-  if (!isfinite(run->val_loss)) {
-    run_end(run, step, END_NOT_FINITE);
-    die(EXIT_NOT_FINITE, "the validation loss is %g at step %zu; %s; try a smaller --lr", run->val_loss, step,
-        last_save(run));
+  for (size_t i = 0; i < batches; i++) {
+    sum += run_val_batch(run, i);
+    if (run_asked_to_stop(run)) return false;
   }
-  run->checkpoint.has_val_loss = true;
-  run->checkpoint.val_loss = (float)run->val_loss;
-  patience_take(&run->patience, &run->options.limits, run->val_loss);
-  events_validation(&run->events, step, run->val_loss);
+  *loss = sum / (double)batches;
+  if (isfinite(*loss)) return true;
+  char numbers[64];
+  snprintf(numbers, sizeof numbers, "the validation loss is %g", unsigned_nan(*loss));
+  end_not_finite(run, step, numbers);
 }
 
 static void on_token(void *context, const struct Text *text, const struct Told *told) {
@@ -154,23 +158,53 @@ size_t run_write(struct Run *run, size_t count) {
                                   .tokens = size_min(count, run->writer.decoder.positions)};
   run->writer.listener = (struct Listener){run, on_token, on_end};
   writer_begin(&run->writer, &request);
-  while (run->writer.active > 0) writer_turn(&run->writer);
-  run->sampling.draws += run->written_count;
+  while (run->writer.active > 0 && !run_asked_to_stop(run)) writer_turn(&run->writer);
+  if (run->writer.active > 0) writer_cancel(&run->writer, run->writer.texts);
   return run->written_count;
 }
 
-void run_sample(struct Run *run, size_t step) {
-  const size_t count = run_write(run, run->options.sample_tokens);
-  events_sample(&run->events, step, run->written, count);
+bool run_look(struct Run *run, size_t step, bool validates, bool samples) {
+  double val_loss = 0;
+  if (validates && !validate(run, step, &val_loss)) return false;
+  const size_t written = samples ? run_write(run, run->options.sample_tokens) : 0;
+  if (samples && run_asked_to_stop(run)) return false;
+  if (validates) {
+    run->val_loss = val_loss;
+    run->checkpoint.has_val_loss = true;
+    run->checkpoint.val_loss = (float)val_loss;
+    patience_take(&run->patience, &run->options.limits, val_loss);
+    events_validation(&run->events, step, val_loss);
+  }
+  if (samples) {
+    run->sampling.draws += written;
+    events_sample(&run->events, step, run->written, written);
+  }
+  return true;
 }
 
 /* ---- checkpoints --------------------------------------------------------------------------------- */
 
+bool run_is_best(const struct Run *run) {
+  return run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
+}
+
+/* The update before may have broken the weights, which nothing but a loss of theirs shows. */
+static void check_weights(struct Run *run, size_t step) {
+  if (run->checkpoint.has_val_loss) return;
+  dataloader_batch(&run->train, step * run->options.parts, run->tokens, run->targets);
+  const double loss = gpt2_loss(&run->model, run->tokens, run->targets);
+  if (isfinite(loss)) return;
+  char numbers[64];
+  snprintf(numbers, sizeof numbers, "the loss is %g", unsigned_nan(loss));
+  end_not_finite(run, step, numbers);
+}
+
 void run_save(struct Run *run, size_t step, bool told) {
   const struct RunOptions *o = &run->options;
   if (o->out == NULL) return;
+  check_weights(run, step);
   run->checkpoint.step = (uint32_t)step;
-  const bool is_best = run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
+  const bool is_best = run_is_best(run);
   if (is_best) run->best_val_loss = run->val_loss;
   const struct State state = {
       .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampling.draws,
@@ -216,9 +250,12 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
     die(EXIT_BAD_DATA, "%s or the file beside it is not of step %zu; delete their folder to go on from the "
         "checkpoint before it", resumed->state_path, resumed->step);
   }
-  run->val_loss = run->checkpoint.has_val_loss ? (double)run->checkpoint.val_loss : INFINITY;
+  /* The header has the digits of a float: of the best, the state has all. */
+  const struct Checkpoint *saved = &run->checkpoint;
+  const bool is_best = saved->has_val_loss && (float)state.best_val_loss == saved->val_loss;
+  run->val_loss = is_best ? state.best_val_loss : saved->has_val_loss ? (double)saved->val_loss : INFINITY;
   run->best_val_loss = state.best_val_loss;
-  saver_finish(&run->saver, (float)state.best_val_loss == run->checkpoint.val_loss && run->checkpoint.has_val_loss);
+  saver_finish(&run->saver, is_best);
   run->sampling.draws = state.draws;
   run->skipped = state.skipped, run->seconds_before = state.seconds;
   run->patience = state.patience, run->outliers.count = state.outliers.count;

@@ -75,17 +75,23 @@ size_t run_val_batches(const struct Run *run);
 /* The mean loss of validation batch `i`. */
 double run_val_batch(struct Run *run, size_t i);
 
-/* Validates and tells. Dies with EXIT_NOT_FINITE. */
-void run_validate(struct Run *run, size_t step);
+/* Whether somebody has asked the run to stop: an interrupt did, or nobody listens any more. */
+bool run_asked_to_stop(const struct Run *run);
 
 /* Writes from the end-of-text token on, the vocabulary's last unless the options name it; at most `count`
- * tokens, into run->written. Returns how many fit into the model's context. */
+ * tokens, into run->written. Returns how many fit into the model's context, or were written until it was asked to
+ * stop. */
 size_t run_write(struct Run *run, size_t count);
 
-/* Writes a sample and tells. */
-void run_sample(struct Run *run, size_t step);
+/* A step's validation and its sample, where they are due, told when both are done. False where it was asked to stop
+ * before that: nothing of them is told or kept. Dies with EXIT_NOT_FINITE. */
+bool run_look(struct Run *run, size_t step, bool validates, bool samples);
 
-/* Saves and tells, where the run has a folder. `told`: after the step's validation and sample. */
+/* Whether the weights have the lowest validation loss of those that were saved. */
+bool run_is_best(const struct Run *run);
+
+/* Saves and tells, where the run has a folder. `told`: after the step's validation and sample. Weights whose loss is
+ * not finite replace nothing: it dies with EXIT_NOT_FINITE. */
 void run_save(struct Run *run, size_t step, bool told);
 
 /* A checkpoint to go on from. */

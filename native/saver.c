@@ -53,6 +53,13 @@ static void remove_checkpoint(const char *out, const char *name) {
   snprintf(path, sizeof path, "%s/%s", out, name), rmdir(path);
 }
 
+/* What is half written, by a save that failed or a trainer that was killed. */
+static void remove_part(void *saver) {
+  char part[64];
+  snprintf(part, sizeof part, "%s/%s", FOLDER, PART);
+  remove_checkpoint(((const struct Saver *)saver)->out, part);
+}
+
 /* ---- the thread ---------------------------------------------------------------------------------- */
 
 /* The newest checkpoint's other names, and an end to those that are too many. */
@@ -84,7 +91,11 @@ static void publish(struct Saver *saver) {
   snprintf(from, sizeof from, "%s/%s", saver->out, part);
   snprintf(to, sizeof to, "%s/%s", saver->out, name);
   sync_folder(from);
-  if (rename(from, to) != 0) die(EXIT_BAD_DATA, "cannot name the checkpoint %s: %s", to, strerror(errno));
+  if (rename(from, to) != 0) {
+    const int reason = errno;
+    remove_part(saver);
+    die(EXIT_BAD_DATA, "cannot name the checkpoint %s: %s", to, strerror(reason));
+  }
   snprintf(to, sizeof to, "%s/%s", saver->out, FOLDER);
   sync_folder(to);
   settle(saver);
@@ -115,7 +126,7 @@ static int by_number(const void *a, const void *b) {
 }
 
 static void find_checkpoints(struct Saver *saver) {
-  char path[SAVER_PATH], part[64];
+  char path[SAVER_PATH];
   snprintf(path, sizeof path, "%s/%s", saver->out, FOLDER);
   DIR *folder = opendir(path);
   if (folder == NULL && errno == ENOENT) return;
@@ -130,8 +141,7 @@ static void find_checkpoints(struct Saver *saver) {
   }
   closedir(folder);
   qsort(saver->keys, saver->count, sizeof *saver->keys, by_number);
-  snprintf(part, sizeof part, "%s/%s", FOLDER, PART);
-  remove_checkpoint(saver->out, part);  // what a trainer left that was killed
+  remove_part(saver);
 }
 
 /* Who lists the runs holds the lock for an instant, to see whether it is free; a trainer holds it on. */
@@ -187,6 +197,8 @@ void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const 
   make_folder(folder);
   path_of(saver->model_path, saver->out, part, "model.bin");
   path_of(saver->state_path, saver->out, part, "state.bin");
+  saver->model.failing = saver->state.failing = remove_part;
+  saver->model.context = saver->state.context = saver;
   checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
   file_writer_open(&saver->state, saver->state_path);
   state_write(&saver->state, state, &model->means, model->means_bytes);

@@ -3,7 +3,7 @@
  *   checkpoints/00000120/model.bin, state.bin    all that resuming needs; the newest `keep` of them stay.
  *                 00000120i: saved on an interrupt, before the step's validation and sample
  *   model.bin     the newest weights: the same file as there, linked
- *   best.bin      the weights of the checkpoint with the lowest validation loss
+ *   best.bin      the weights with the lowest validation loss: each new lowest is saved, due or not
  *
  * While a trainer works on the run it holds a lock (flock) on the folder.
  *
@@ -50,7 +50,7 @@ size_t saver_step(const struct Saver *saver);
 void saver_finish(struct Saver *saver, bool is_best);
 
 /* Takes a checkpoint, unless it is there; waits for the one before. Dies with EXIT_BAD_DATA when the disk
- * refuses: those that are there stay. */
+ * refuses: those that are there stay, and nothing of this one. */
 void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
                 const struct Gpt2 *model, bool is_best);
 

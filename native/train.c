@@ -1,12 +1,10 @@
 /* llmc-native train: its flags, and what a run does when. */
-#define _POSIX_C_SOURCE 200809L
 #include <math.h>
-#include <signal.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "args.h"
 #include "commands.h"
+#include "interrupts.h"
 #include "memory.h"
 #include "peak.h"
 #include "plan.h"
@@ -20,7 +18,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .keep = 1,
       .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
   };
-  const double most = 1e9, below1 = 1 - 0x1p-53;
+  const double most = 1e9;
   const struct Arg args[] = {
       {"data", ARG_TEXT, &o.data, 0, 0, "token file, or pattern of several, to train on"},
       {"val-data", ARG_TEXT, &o.val_data, 0, 0, "token file, or pattern, to validate on"},
@@ -42,8 +40,8 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"warmup", ARG_COUNT, &o.schedule.warmup, 0, most, "steps in which it rises"},
       {"lr-final", ARG_NUMBER, &o.lr_final, 0, 1, "part of it that is left at the end"},
       {"decay", ARG_NUMBER, &o.schedule.decay, 0, 1, "part of all steps in which wsd sinks"},
-      {"beta1", ARG_NUMBER, &o.beta1, 0, below1, "AdamW's decay of the mean"},
-      {"beta2", ARG_NUMBER, &o.beta2, 0, below1, "AdamW's decay of the square"},
+      {"beta1", ARG_NUMBER, &o.beta1, 0, ARG_BELOW_1, "AdamW's decay of the mean"},
+      {"beta2", ARG_NUMBER, &o.beta2, 0, ARG_BELOW_1, "AdamW's decay of the square"},
       {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
       {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's decay of matrices"},
       {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "largest global norm of the gradient, 0: any"},
@@ -62,7 +60,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples, 0: never"},
       {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
       {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "token that samples begin with, 0: the vocabulary's last"},
-      {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end"},
+      {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end and at a new best"},
       {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "checkpoints to keep, the newest"},
       {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: go on from the newest checkpoint in --out"},
       {"dry-run", ARG_SWITCH, &o.dry_run, 0, 1, "1: tell what the run takes, and write nothing"},
@@ -91,42 +89,25 @@ static struct RunOptions read_options(int argc, char **argv) {
   return o;
 }
 
-/* The first Ctrl-C lets the step finish and saves; the second leaves at once. */
-static volatile sig_atomic_t interrupts;
-
-static void on_interrupt(int signal) {
-  (void)signal;
-  if (++interrupts > 1) _exit(EXIT_INTERRUPTED);
-}
-
-/* Ctrl-C, kill, and a terminal that closes, unless nohup asked to outlive that. */
-static void catch_stops(void) {
-  const struct sigaction stop = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
-  struct sigaction now;
-  signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is a full disk, and is said to be one
-  sigaction(SIGINT, &stop, NULL);
-  sigaction(SIGTERM, &stop, NULL);
-  if (sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
-}
-
 static bool due(size_t step, size_t every) { return every > 0 && step % every == 0; }
 
 static int loop(struct Run *run, const struct Resumed *resumed) {
   const struct RunOptions *o = &run->options;
   for (size_t step = resumed->step;; step++) {
-    /* Told to stop, it saves at once: whoever asked may not wait for a validation. */
-    const bool stopped = interrupts > 0 || run->events.unheard;
-    enum EndReason end = stopped ? END_INTERRUPTED : run_ends(run, step);
-    const bool quiet = stopped || (resumed->told && step == resumed->step);
-    if (o->val_data != NULL && !quiet && (due(step, o->val_every) || end != GOES_ON)) {
-      run_validate(run, step);
-      if (end == GOES_ON) end = run_ends(run, step);
+    enum EndReason end = run_ends(run, step);
+    bool told = resumed->told && step == resumed->step;
+    /* Asked to stop, it saves at once: whoever asked may not wait for a validation. */
+    if (!told && !run_asked_to_stop(run)) {
+      const bool validates = o->val_data != NULL && (end != GOES_ON || due(step, o->val_every));
+      told = run_look(run, step, validates, step > 0 && due(step, o->sample_every));
+      if (told && validates && end == GOES_ON) end = run_ends(run, step);
     }
-    if (step > 0 && !quiet && due(step, o->sample_every)) run_sample(run, step);
-    if (end != GOES_ON || (step > 0 && due(step, o->save_every))) run_save(run, step, !stopped);
+    if (!told || (end == GOES_ON && run_asked_to_stop(run))) end = END_INTERRUPTED;
+    const bool saves = due(step, o->save_every) || run_is_best(run);
+    if (end != GOES_ON || (step > 0 && saves)) run_save(run, step, told);
     if (end != GOES_ON) {
       run_end(run, step, end);
-      return interrupts > 0 ? EXIT_INTERRUPTED : EXIT_OK;
+      return interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
     }
     const struct StepMetrics metrics = run_step(run, step);
     events_step(&run->events, &metrics);
@@ -194,7 +175,7 @@ int command_train(int argc, char **argv) {
   if (o->dry_run) {
     plan_rehearse(&run);
   } else {
-    catch_stops();
+    interrupts_catch();
     code = loop(&run, &resumed);
   }
   saver_close(&run.saver);

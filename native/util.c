@@ -1,6 +1,7 @@
 #define _POSIX_C_SOURCE 200809L  // clock_gettime
 #include "util.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,6 +74,8 @@ uint32_t crc32_update(uint32_t crc, const void *bytes, size_t count) {
   for (; count > 0; count--, at++) crc = (crc >> 8) ^ crc_table[0][(crc ^ *at) & 255];
   return ~crc;
 }
+
+double unsigned_nan(double x) { return isnan(x) ? fabs(x) : x; }
 
 uint64_t mix64(uint64_t x) {
   x += 0x9E3779B97F4A7C15u;

@@ -32,6 +32,9 @@ void stack_touch(void);
 /* CRC-32 with zlib's polynomial; start with 0 and feed the pieces in order. */
 uint32_t crc32_update(uint32_t crc, const void *bytes, size_t count);
 
+/* x, but a NaN without its sign: that says nothing, and would be printed. */
+double unsigned_nan(double x);
+
 /* One well-mixed 64-bit number from another (SplitMix64's finaliser, Steele et al. 2014). */
 uint64_t mix64(uint64_t x);
 

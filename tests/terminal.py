@@ -42,6 +42,7 @@ class Typist:
 
     Attributes:
         shown: all that it wrote so far, without colours and movements of the cursor.
+        raw: the same with them.
         code: the exit code, None while it runs.
     """
 
@@ -49,7 +50,8 @@ class Typist:
         self.shown = ""
         self.code: int | None = None
         self._leader = leader
-        self._raw = b""
+        self.raw = ""
+        self._read = b""
         self._seen = 0
 
     def type(self, text: str) -> None:
@@ -72,11 +74,52 @@ class Typist:
                 chunk = os.read(self._leader, 1 << 16)
             except OSError:  # Linux says so where others say nothing more comes
                 return False
-            self._raw += chunk
-            text = self._raw.decode(errors="replace")
-            self.shown = ESCAPES.sub("", text).replace("\r\n", "\n")
+            self._read += chunk
+            self.raw = self._read.decode(errors="replace")
+            self.shown = ESCAPES.sub("", self.raw).replace("\r\n", "\n")
             return bool(chunk)
         return True
+
+
+class Screen:
+    """As much of a terminal as a live picture needs: lines that break, a cursor that goes up.
+
+    What has scrolled away is kept, and no line is ever the last.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.lines: list[list[str]] = [[]]
+        self.row = self.column = 0
+
+    def shown(self, written: str) -> list[str]:
+        """Return the lines that are there after all that was written."""
+        for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|.", written, re.DOTALL):
+            if piece == "\n":
+                self._down()
+            elif piece == "\r":
+                self.column = 0
+            elif piece[0] != "\x1b":
+                self._put(piece)
+            elif piece[-1] == "A":
+                self.row = max(self.row - int(piece[2:-1] or 1), 0)
+            elif piece[-1] == "K":
+                self.lines[self.row] = []
+        return ["".join(line) for line in self.lines]
+
+    def _put(self, character: str) -> None:
+        if self.column == self.columns:  # only now: a full line alone does not break
+            self.column = 0
+            self._down()
+        line = self.lines[self.row]
+        line += " " * (self.column + 1 - len(line))
+        line[self.column] = character
+        self.column += 1
+
+    def _down(self) -> None:
+        self.row += 1
+        if self.row == len(self.lines):
+            self.lines.append([])
 
 
 @contextmanager

@@ -121,6 +121,7 @@ def test_the_workspace_may_come_from_the_environment(llmc: Llmc) -> None:
         (["decode", "--tokeniser", "byte"], "--tokenizer"),
         (["decode", "--tokenizer"], "'--tokenizer' requires an argument"),
         (["fetch"], "Missing argument 'NAME'"),
+        (["train", "--schedule", "cos"], "'--schedule': 'cos' is not one of 'constant', 'cosine'"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(llmc: Llmc, words: list[str], said: str) -> None:

@@ -12,26 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions
-from terminal import in_terminal
+from terminal import Screen, in_terminal, typing
 from workspace import prepared_workspace
 
-from llmc.curves import BARS, curve, smoothed, sparkline
+from llmc.curves import BARS, TRACE_POINTS, Trace, curve, smoothed, sparkline
 from llmc.metrics import Event
 from llmc.training_view import (
     CURVE_LINES,
     SAMPLE_LINES,
-    TRACE_POINTS,
     History,
     LiveView,
     PlainView,
     SilentView,
-    Trace,
     choose_view,
     plain_lines,
     seconds_left,
     share_of_peak,
 )
-from llmc.units import clock, megabytes
+from llmc.units import clock, duration, megabytes
 
 START: Event = {
     "event": "start", "parameters": 124439808, "isa": "avx2", "dtype": "fp32", "threads": 2,
@@ -79,7 +77,7 @@ def test_a_history_keeps_what_events_tell() -> None:
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_the_picture_fits_and_shows_the_numbers(width: int) -> None:
     lines = drawn(a_run("東京" * 100 + "\nnext"), width)
-    assert {cell_len(line) for line in lines} == {min(width, 120)}
+    assert {cell_len(line) for line in lines} == {min(width - 2, 120)}
     text = " ".join(lines)
     assert "llmc train · texts-1" in text
     assert "1,500/2,000 steps" in text
@@ -97,7 +95,7 @@ def test_the_loss_is_seen_to_fall() -> None:
     bars = [BARS.index(char) for char in line if char in BARS]
     assert bars == sorted(bars, reverse=True)
     assert (bars[0], bars[-1]) == (7, 0)
-    assert len(bars) == 70
+    assert len(bars) == 68
 
 
 def test_before_the_first_step_there_is_a_picture_too() -> None:
@@ -121,7 +119,7 @@ def test_the_picture_is_never_higher_than_the_terminal(width: int, height: int) 
     for history in (a_run("a\nb\nc\nd\ne\nf\ng"), a_run(""), History(3)):
         lines = drawn(history, width, height)
         assert len(lines) < height
-        assert {cell_len(line) for line in lines} == {width}
+        assert {cell_len(line) for line in lines} == {width - 2}
     text = "\n".join(drawn(a_run("a\nb"), width, height))
     assert "1,500/2,000" in text
     if height >= 8:
@@ -279,6 +277,14 @@ def test_durations(seconds: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0.0 s"), (0.34, "0.3 s"), (9.94, "9.9 s"), (9.95, "00:10"), (75, "01:15")],
+)
+def test_short_durations_have_a_decimal(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
     ("count", "shown"), [(0, "0.0 MB"), (61_540_000, "61.5 MB"), (2_210_000_000, "2.21 GB")]
 )
 def test_sizes(count: float, shown: str) -> None:
@@ -334,16 +340,38 @@ def test_in_a_terminal_nothing_is_wider_than_it(
 ) -> None:
     flags = ["--steps", "40", "--lr", "0.02", "--sample-every", "20", "--run", f"at-{columns}"]
     shown = in_terminal(workspace, columns, "train", "--config", "tiny.toml", *flags)
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "\n").split("\n")
-    assert max(cell_len(line) for line in lines) == min(columns, 120)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    lines = shown.replace("\r", "\n").split("\n")
+    assert max(cell_len(line) for line in lines) == min(columns - 2, 120)
     assert "40/40 steps" in shown
     assert "step 1:" not in shown
     panel, _, after = shown.rpartition("╯")
     assert "steps (● validation)" in panel
-    assert "loss over steps" in after
-    assert "┤●" in after
+    assert "┤●" in panel.rpartition("╭")[2]
+    assert "loss over steps" not in after and "┤" not in after  # once is enough
     assert "next: " in after
     assert "llmc sample --decode" in after
+
+
+@pytest.mark.parametrize("columns", [80, 121])
+def test_ctrl_c_leaves_no_piece_of_a_picture(workspace: Llmc, columns: int) -> None:
+    flags = ["--steps", "100000", "--sample-every", "0", "--val-every", "0"]
+    with typing(workspace, columns, "train", *flags, "--run", f"stopped-{columns}") as person:
+        person.wait("train loss")
+        person.type("\x03")
+        person.wait("interrupted after")
+    assert "^C" in person.shown
+    screen = Screen(columns).shown(person.raw)
+    assert sum("╭" in line for line in screen) == sum("╯" in line for line in screen) == 1
+    assert person.code == 130
+
+
+def test_the_losses_are_drawn_at_the_end_where_the_picture_had_no_room(workspace: Llmc) -> None:
+    flags = ["--steps", "40", "--run", "low"]
+    shown = in_terminal(workspace, 80, "train", "--config", "tiny.toml", *flags, lines=10)
+    panel, _, after = shown.rpartition("╯")
+    assert "loss " in panel and "┤" not in panel
+    assert "loss over steps" in after and "┤●" in after
 
 
 @pytest.fixture(scope="module")

@@ -230,7 +230,8 @@ def train(
         int | None,
         typer.Option(
             min=0,
-            help="Steps between checkpoints; one is always saved at the end (0: only there).",
+            help="Steps between checkpoints (0: one at the end and at each new lowest validation "
+            "loss, which come in any case).",
         ),
     ] = None,
     keep: Annotated[
@@ -238,8 +239,8 @@ def train(
         typer.Option(
             min=1,
             max=1000,
-            help="Checkpoints to keep, the newest; best.bin holds the weights of the one with the "
-            f"lowest validation loss ({DEFAULT.keep}).",
+            help="Checkpoints to keep, the newest; best.bin holds the weights with the lowest "
+            f"validation loss ({DEFAULT.keep}).",
         ),
     ] = None,
     resume: Annotated[

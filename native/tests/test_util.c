@@ -142,6 +142,8 @@ int main(void) {
   check_plan(1, true), check_plan(3, true), check_plan(2, false);
   check_number((double)size_product(1u << 31, 1u << 31), 0x1p62, "2^31 squared");
   check_number((double)round_up(1, 64), 64, "1 rounded up to 64"), check_number((double)ceil_div(129, 128), 2, "129 / 128");
+  check(isnan(unsigned_nan(-NAN)) && !signbit(unsigned_nan(-NAN)), "a NaN keeps its sign");
+  check_number(unsigned_nan(-1.5), -1.5, "a number keeps its sign");
   check_dies(product_overflows, EXIT_BAD_DATA, "a product that overflows");
   check_dies(arena_overflows, EXIT_BAD_DATA, "an arena that overflows");
   check_dies(arena_is_too_small, EXIT_INTERNAL, "an arena that was measured too small");
