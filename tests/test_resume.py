@@ -96,8 +96,8 @@ def test_a_new_best_is_saved_where_no_checkpoint_is_due(
     best = min(losses, key=losses.__getitem__)
     assert lines[-1]["reason"] == "early-stop" and best < lines[-1]["step"]
     header = read_header(out / "best.bin")
-    assert (header.step, header.val_loss) == (best, np.float32(losses[best]))
-    assert header.val_loss < untrained
+    assert header.step == best
+    assert header.val_loss == np.float32(losses[best]) < untrained
     # One save for each that was below all before it, and one at the end.
     lowest, expected = float("inf"), []
     for step, loss in losses.items():
