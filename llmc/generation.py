@@ -10,7 +10,6 @@ cancelling wait for nothing, so that they may be called from any thread, and fro
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -258,8 +257,8 @@ class Generator:
         try:
             with self._engine as engine:
                 self._speaker.start()
-                for line in engine:
-                    self._take(line)
+                for fields in engine.events():
+                    self._take(fields)
         except LlmcError as error:
             failure = error
         finally:
@@ -286,14 +285,13 @@ class Generator:
             except (OSError, ValueError):
                 break  # it has ended; the thread that reads tells why
 
-    def _take(self, line: str) -> None:
+    def _take(self, fields: dict[str, Any]) -> None:
         """Hand one event to whoever asked for it.
 
         Raises:
-            LlmcError: the line is no event.
+            LlmcError: it is none that there are.
         """
         try:
-            fields = json.loads(line)
             kind = fields["event"]
             if kind == "ready":
                 self._started.put(Ready(**{name: fields[name] for name in _READY}))
@@ -303,10 +301,7 @@ class Generator:
             if not identity:
                 raise ValueError("it did not understand what was asked")
         except (ValueError, KeyError, TypeError) as error:
-            raise LlmcError(
-                f"the engine said what is no event ({line[:80]!r}, {type(error).__name__}); "
-                "this is a bug in llmc, please report it"
-            ) from error
+            raise self._engine.no_event(fields) from error
         with self._lock:
             deliver = self._open.get(identity)
             if isinstance(event, End):
