@@ -22,7 +22,9 @@ from engine import (
     Native,
     build,
     environment,
+    hollow_model,
     json_lines,
+    plan_alone,
     random_tokens,
     refused,
     save_model,
@@ -33,7 +35,7 @@ from engine import (
 from workspace import copy_of, ok, prepared_workspace, runs
 
 from llmc.cli import app
-from llmc.config import ModelConfig, TrainConfig
+from llmc.config import ModelConfig, TrainConfig, load_preset
 from llmc.metrics import Event
 from llmc.planning import planned_work
 
@@ -215,6 +217,27 @@ def test_the_plan_is_the_resident_set(mode: str, native: Native, tmp_path: Path)
         child.kill()
     assert start["memory"] > 100e6
     assert peak == pytest.approx(start["memory"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("preset", "flags", "gigabytes"),
+    [
+        ("gpt2-124m", {"optimizer_state": "8bit"}, 1.4),
+        ("gpt2-124m", {"optimizer_state": "bf16", "recompute": 1}, 1.4),
+        ("gpt2-124m", {"optimizer_state": "bf16", "recompute": 1, "dtype": "bf16"}, 1.4),
+        ("gpt2-355m", {}, 6),
+        ("gpt2-355m", {"grad_clip": 1, "optimizer_state": "bf16"}, 6),
+    ],
+)
+def test_what_fits_into_a_small_machine(
+    preset: str, flags: Flags, gigabytes: float, native: Native, tmp_path: Path
+) -> None:
+    """At llm.c's B=4 and T=64, with validations and samples."""
+    data = save_tokens(tmp_path / "data.bin", np.zeros(1000, np.int64), 300)
+    model = hollow_model(tmp_path / "model.bin", load_preset(preset).model)
+    files: Flags = {"model": model, "data": data, "val_data": data, "threads": 2}
+    plan = plan_alone(native, batch_size=4, seq_len=64, **files, **flags)
+    assert 4 * plan["parameters"] < plan["memory"] < gigabytes * 1e9
 
 
 # ---- what is measured ----------------------------------------------------------------------------
