@@ -1,6 +1,6 @@
 """A dataset's folder, made: from text, from token files that others wrote, from parts.
 
-What is written, in which files, cut where: the rooms below read, encode and write.
+What is written, and in which files: the rooms below read, encode, cut and write.
 """
 
 from __future__ import annotations
@@ -13,32 +13,27 @@ from typing import Any
 
 from llmc import manifest as manifests
 from llmc.context import Context
-from llmc.datasets import AS_USUAL, VAL_FRACTION, Reading, Source, documents_of, open_source
+from llmc.datasets import AS_USUAL, Reading, Source, documents_of, open_source
 from llmc.encoders import Encode, choose_encoder, cuts_of
 from llmc.errors import LlmcError, Usage
 from llmc.foreign_tokens import find_token_files, source_records, token_feed
-from llmc.formats.tokens import TokenFile
 from llmc.machine import available_cores
 from llmc.manifest import Manifest, PartRecord, Split, TokenizerRecord
 from llmc.merging import find_parts, folder_name, joined, range_of
 from llmc.shards import (
     JOURNAL_FORMAT,
-    MIN_TOKENS,
     SHARD_TOKENS,
-    Cut,
-    Scratch,
+    check_enough,
     cut_stream,
     publish,
     scratch_for,
-    too_little,
     write_stream,
 )
+from llmc.splitting import Cut, check_split_flags, choose_cut, cut_of_flags, own_val
 from llmc.tokenizers import Tokenizer, bpe_vocab_size, load_tokenizer, train_bpe
 from llmc.tokenizing import Feed, text_feed
 
 DEFAULT_TOKENIZER = "gpt2"
-# A fraction of a large set is more than a validation ever reads.
-MOST_VAL_TOKENS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -126,7 +121,7 @@ def tokenize_inputs(
         chosen = _trained(here, source, vocab_size)
     else:
         chosen = load_tokenizer(spec)
-    cut = Cut() if part is not None else _cut(here, source, val_tokens, val_fraction)
+    cut = Cut() if part is not None else choose_cut(here, source, val_tokens, val_fraction)
     folder = out if out is not None else here.workspace.data / source.name
     whole = source
     if part is not None:
@@ -191,7 +186,7 @@ def import_tokens(
         records += val_records
         cut = Cut()
     else:
-        cut = _cut_of_flags(here, None, val_tokens, val_fraction)
+        cut = cut_of_flags(here, None, val_tokens, val_fraction)
     stem = paths[0].stem
     name = paths[0].resolve().parent.name if stem in ("train", "val") else stem
     made = Manifest(
@@ -231,11 +226,9 @@ def merge_parts(
     train, val, record = joined(parts)
     first = parts[0]
     if record.own_val and (val_tokens is not None or val_fraction is not None):
-        raise _own_val(first.dataset)
+        raise own_val(first.dataset)
     cut = (
-        Cut()
-        if record.own_val
-        else _cut_of_flags(here, record.val_tokens, val_tokens, val_fraction)
+        Cut() if record.own_val else cut_of_flags(here, record.val_tokens, val_tokens, val_fraction)
     )
     folder = out
     if folder is None:
@@ -248,7 +241,7 @@ def merge_parts(
     with scratch_for(folder, key="merge") as scratch:
         if not record.own_val:
             val, train = cut_stream(scratch, train, cut, tokenizer)
-        _check_enough(scratch, first.dataset, train, val)
+        check_enough(scratch, first.dataset, train, val)
         made = publish(made, tokenizer, train=train, val=val, keep=True)
     _say_done(here, made)
     here.ui.note("the parts' own folders are not needed any more")
@@ -283,57 +276,6 @@ def tokenized_already(
         same = recorded.fingerprint == load_tokenizer(spec).fingerprint
     same = same and not made.special and made.part is None
     return folder if same and made.source == source.records else None
-
-
-def check_split_flags(val_tokens: int | None, val_fraction: float | None) -> None:
-    """Refuse a validation split that is none.
-
-    Raises:
-        Usage: both flags are given, or one is out of its range.
-    """
-    if val_tokens is not None and val_fraction is not None:
-        raise Usage("--val-tokens and --val-fraction exclude each other: give one")
-    if val_tokens is not None and val_tokens < MIN_TOKENS:
-        raise Usage(f"--val-tokens must be at least {MIN_TOKENS}, not {val_tokens}")
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise Usage(f"--val-fraction must lie between 0 and 1, not be {val_fraction:g}")
-
-
-def _cut(here: Context, source: Source, val_tokens: int | None, val_fraction: float | None) -> Cut:
-    """Choose how to split, saying what was chosen; of no use where a dataset has its own split.
-
-    Raises:
-        Usage: a split is asked for where the dataset brings its own.
-    """
-    if source.val_parts is not None:
-        if val_tokens is not None or val_fraction is not None:
-            raise _own_val(source.name)
-        here.ui.note(f"validation: {source.name}'s own validation text")
-        return Cut()
-    return _cut_of_flags(here, source.val_tokens, val_tokens, val_fraction)
-
-
-def _own_val(name: str) -> Usage:
-    return Usage(
-        f"{name} has a validation text of its own: leave out --val-tokens and --val-fraction"
-    )
-
-
-def _cut_of_flags(
-    here: Context, default: int | None, val_tokens: int | None, val_fraction: float | None
-) -> Cut:
-    if val_fraction is not None:
-        return Cut(fraction=val_fraction)
-    if val_tokens is not None:
-        return Cut(val_tokens)
-    if default is not None:
-        here.ui.note(f"validation: the first {default:,} tokens (--val-tokens)")
-        return Cut(default)
-    here.ui.note(
-        f"validation: the first {VAL_FRACTION:.0%} of the tokens, at most {MOST_VAL_TOKENS:,} "
-        "(--val-fraction)"
-    )
-    return Cut(fraction=VAL_FRACTION, most=MOST_VAL_TOKENS)
 
 
 def _trained(here: Context, source: Source, vocab_size: int) -> Tokenizer:
@@ -416,25 +358,11 @@ def _write(
         if made.part is None:
             if "val" not in stages:
                 val, train = cut_stream(scratch, train, cut, tokenizer)
-            _check_enough(scratch, made.dataset, train, val)
+            check_enough(scratch, made.dataset, train, val)
         made = replace(made, text_bytes=sum(stage.text_bytes for stage in stages.values()))
         made = publish(made, tokenizer, train=train, val=val)
     _say_done(here, made)
     return made.folder
-
-
-def _check_enough(
-    scratch: Scratch, name: str, train: list[TokenFile], val: list[TokenFile]
-) -> None:
-    """Refuse a dataset of which one split is empty, and forget it.
-
-    Raises:
-        BadData: it is.
-    """
-    counts = [sum(file.tokens for file in files) for files in (train, val)]
-    if min(counts) < MIN_TOKENS:
-        scratch.stages.clear()
-        raise too_little(name, *counts)
 
 
 def _say_done(here: Context, made: Manifest) -> None:

@@ -10,13 +10,13 @@ cancelling wait for nothing, so that they may be called from any thread, and fro
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
+from typing import Any
 
 from llmc.errors import LlmcError, Usage
 from llmc.generation_protocol import (
@@ -151,8 +151,8 @@ class Generator:
         try:
             with self._engine as engine:
                 self._speaker.start()
-                for line in engine:
-                    self._take(line)
+                for fields in engine.events():
+                    self._take(fields)
         except LlmcError as error:
             failure = error
         finally:
@@ -179,14 +179,13 @@ class Generator:
             except (OSError, ValueError):
                 break  # it has ended; the thread that reads tells why
 
-    def _take(self, line: str) -> None:
+    def _take(self, fields: dict[str, Any]) -> None:
         """Hand one event to whoever asked for it.
 
         Raises:
-            LlmcError: the line is no event.
+            LlmcError: it is none that there are.
         """
         try:
-            fields = json.loads(line)
             event = event_of(fields)
             if isinstance(event, Ready):
                 self._started.put(event)
@@ -195,10 +194,7 @@ class Generator:
             if not identity:
                 raise ValueError("it did not understand what was asked")
         except (ValueError, KeyError, TypeError) as error:
-            raise LlmcError(
-                f"the engine said what is no event ({line[:80]!r}, {type(error).__name__}); "
-                "this is a bug in llmc, please report it"
-            ) from error
+            raise self._engine.no_event(fields) from error
         with self._lock:
             deliver = self._open.get(identity)
             if isinstance(event, End):

@@ -100,7 +100,7 @@ class Timing:
             LlmcError: it failed.
         """
         with Engine(argv, name=name) as engine:
-            events = [json.loads(line) for line in engine]
+            events = list(engine.events())
         steps = tuple(event["seconds"] for event in events if event["event"] == "step")
         return cls(steps, tuple(event for event in events if event["event"] != "step"))
 

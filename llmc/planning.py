@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.metrics import Event
+from llmc.storage import Storage
 from llmc.training_view import History, PlainView
 from llmc.units import clock, megabytes, seconds_of
 
@@ -65,11 +66,14 @@ def _work(settings: TrainConfig, steps: int, measured: Event) -> list[Work]:
 
 
 class PlanView(PlainView):
-    """The plan of the memory as soon as the engine knows it, then the estimate of the time."""
+    """The plan of the memory as soon as the engine knows it, then time and disk."""
 
-    def __init__(self, settings: TrainConfig, *, silent: bool) -> None:
+    def __init__(
+        self, settings: TrainConfig, *, silent: bool, storage: Storage | None = None
+    ) -> None:
         """Begin a view of a run with ``settings``; a silent one only collects the result."""
         self.settings = settings
+        self.storage = storage
         self.silent = silent
         self.start: Event = {}
         self.measured: Event = {}
@@ -81,7 +85,8 @@ class PlanView(PlainView):
             self._print(memory_table(event), recompute_sentence(event))
         elif event["event"] == "measured":
             self.measured = event
-            self._print("", time_table(self.work), self.basis)
+            disk = [self.storage.sentence()] if self.storage is not None else []
+            self._print("", time_table(self.work), *disk, self.basis)
 
     def _print(self, *parts: Table | str) -> None:
         if self.silent:
@@ -127,6 +132,8 @@ class PlanView(PlainView):
             "memory_bytes": self.start["memory"],
             "memory_parts": self.start["memory_parts"],
             "memory_available": self.start["memory_available"],
+            "disk_bytes": self.storage.needed if self.storage is not None else None,
+            "disk_free": self.storage.free if self.storage is not None else None,
             "measured_steps": self.measured["steps"],
             "step_ms": self.measured["step_ms"],
             "tokens_per_second": self.tokens_per_second,

@@ -8,6 +8,7 @@ that the engine can finish its step and save. Whatever happens here, no child is
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType, TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llmc.errors import (
     BadData,
@@ -73,7 +74,8 @@ class Engine:
             for line in engine:
                 …
 
-    The iteration ends when the engine does, and raises if it failed. Leaving the block earlier (a
+    The iteration ends when the engine does, and raises if it failed; :meth:`events` is the same
+    where every line is a JSON object. Leaving the block earlier (a
     ``break``, a closed pipe, any exception) ends the engine: SIGTERM, and SIGKILL if it does not
     obey within seconds.
 
@@ -148,6 +150,28 @@ class Engine:
         self._reader.join()
         if code != 0:
             raise self._failure(code)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Yield the JSON object that is on each line of stdout, as it comes.
+
+        Raises:
+            LlmcError: as the lines do, or one of them holds something else.
+        """
+        for line in self:
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                raise self.no_event(line) from error
+            if not isinstance(event, dict):
+                raise self.no_event(line)
+            yield event
+
+    def no_event(self, said: object) -> LlmcError:
+        """Return the failure of an engine that said what nobody understands."""
+        return LlmcError(
+            f"{self.name} said what is no event ({said!r:.80}); this is a bug in llmc, "
+            "please report it"
+        )
 
     def __exit__(
         self,

@@ -24,6 +24,7 @@ from llmc.errors import BadData
 from llmc.formats.tokens import TokenFile, payload_sha256, read_tokens, write_tokens
 from llmc.manifest import Manifest, Shard, Split, TokenizerRecord, shard_names
 from llmc.paths import written_whole
+from llmc.splitting import MIN_TOKENS, SLICE, Cut, too_little
 from llmc.tokenizers import RECORD_FILE, TOKENIZER_FILE, Tokenizer, file_of, save_tokenizer
 from llmc.tokenizing import Feed, Position, Stream
 
@@ -35,72 +36,7 @@ SCRATCH = ".tokenizing"
 JOURNAL = "journal.json"
 JOURNAL_FORMAT = 1
 SHARD_TOKENS = 100_000_000  # as llm.c's FineWeb script cuts
-SLICE = 1 << 20
-MIN_TOKENS = 2  # an input and its target
 OUR_FILES = re.compile(r"(train|val)(_\d{6,})?\.bin")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How the stream of tokens is cut: validation first.
-
-    Attributes:
-        tokens: so many exactly; None: a fraction.
-        fraction: this part of the tokens, moved to the nearest start of a document.
-        most: never more than so many by a fraction.
-    """
-
-    tokens: int | None = None
-    fraction: float = 0.1
-    most: int | None = None
-
-    def at(self, files: Sequence[TokenFile], eot: int) -> int:
-        """Return the size of the validation split of the tokens in ``files``.
-
-        A count is exact, as llm.c's; a fraction moves to the nearest start of a document, if that
-        changes it by less than half.
-        """
-        total = sum(file.tokens for file in files)
-        if self.tokens is not None:
-            return min(self.tokens, total)
-        target = round(self.fraction * total)
-        if self.most is not None:
-            target = min(target, self.most)
-        found = _nearest(files, eot, target, target // 2 + 1, min(total, target + target // 2))
-        return target if found is None else found
-
-
-def _nearest(
-    files: Sequence[TokenFile], token: int, target: int, low: int, high: int
-) -> int | None:
-    """Return the position in low … high - 1 that holds ``token`` and is nearest to ``target``.
-
-    The search widens from the target outwards: it seldom goes far. Of two as near, the first.
-    """
-    reach = SLICE
-    while low < high:
-        start, end = max(low, target - reach), min(high, target + reach + 1)
-        best = None
-        for at in _positions(files, token, start, end):
-            if best is None or abs(at - target) < abs(best - target):
-                best = at
-        if best is not None or (start == low and end == high):
-            return best
-        reach *= 4
-    return None
-
-
-def _positions(files: Sequence[TokenFile], token: int, start: int, end: int) -> Iterator[int]:
-    import numpy as np
-
-    first = 0
-    for file in files:
-        low, high = max(start - first, 0), min(end - first, file.tokens)
-        ids = read_tokens(file.path) if low < high else ()
-        for at in range(low, high, SLICE):
-            found = np.flatnonzero(np.asarray(ids[at : min(at + SLICE, high)]) == token)
-            yield from (int(place) + at + first for place in found)
-        first += file.tokens
 
 
 @dataclass
@@ -335,6 +271,20 @@ def _slices(path: Path, start: int, end: int) -> Iterator[NDArray[np.unsignedint
     return (read_tokens(path)[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
 
 
+def check_enough(
+    scratch: Scratch, name: str, train: Sequence[TokenFile], val: Sequence[TokenFile]
+) -> None:
+    """Refuse a dataset of which one split is empty, and forget it.
+
+    Raises:
+        BadData: it is.
+    """
+    counts = [sum(file.tokens for file in files) for files in (train, val)]
+    if min(counts) < MIN_TOKENS:
+        scratch.stages.clear()
+        raise too_little(name, *counts)
+
+
 def publish(
     made: Manifest,
     tokenizer: Tokenizer,
@@ -392,11 +342,3 @@ def _place(file: Path, at: Path, *, keep: bool) -> None:
                 shutil.copyfile(file, partial)
         else:
             file.replace(at)
-
-
-def too_little(name: str, train: int, val: int) -> BadData:
-    """Return the failure of a text that does not fill both splits."""
-    return BadData(
-        f"'{name}' is too little text: {train + val:,} tokens leave {val:,} to validate on "
-        f"and {train:,} to train on; add text or change --val-tokens or --val-fraction"
-    )

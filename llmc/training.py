@@ -188,11 +188,7 @@ def run_engine(
         LlmcError: the engine failed or was interrupted.
     """
     with Engine(argv) as engine, view:
-        for line in engine:
-            try:
-                event = json.loads(line)
-            except ValueError as error:
-                raise LlmcError(f"the engine said what is no event: {line[:80]!r}") from error
+        for event in engine.events():
             if event.get("event") == "start" and earlier is not None:
                 history.resume(earlier, event["step"])
             if goes_on is not None and ("train_loss" in event or "val_loss" in event):

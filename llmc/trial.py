@@ -39,7 +39,7 @@ def instruction_sets(binary: Path) -> Iterator[dict[str, Any]]:
         LlmcError: the engine failed, or LLMC_ISA asks for what cannot be; the tables come before.
     """
     with Engine([str(binary), "isa"]) as engine:
-        yield from map(json.loads, engine)
+        yield from engine.events()
 
 
 @contextmanager

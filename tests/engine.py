@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llmc.builder import ensure_native
 from llmc.config import ModelConfig
 from llmc.context import Context
-from llmc.formats.checkpoint import tensor_shapes, write_checkpoint
+from llmc.formats.checkpoint import checkpoint_bytes, tensor_shapes, write_checkpoint
 from llmc.formats.tokens import write_tokens
 from llmc.paths import Workspace
 from llmc.ui import Ui
@@ -136,6 +136,24 @@ def save_model(
 ) -> Path:
     write_checkpoint(path, config, iter((tensors or some_tensors(config)).items()))
     return path
+
+
+def hollow_model(path: Path, m: ModelConfig) -> Path:
+    """Write a header, and a hole of the model's size: enough for a plan, on any disk."""
+    header = np.zeros(256, "<i4")
+    shape = (m.context, m.vocab_size, m.layers, m.heads, m.channels, m.padded_vocab_size)
+    header[:8] = (20240326, 3, *shape)
+    path.write_bytes(header.tobytes())
+    os.truncate(path, checkpoint_bytes(m, "fp32"))
+    return path
+
+
+def plan_alone(native: Native, **flags: Any) -> dict[str, Any]:
+    """Return what a run would take. It is allowed one byte: it plans, tells, and is refused."""
+    done = native("train", events="json", steps=0, env={"LLMC_MEMORY": "1"}, **flags)
+    assert "of memory, but only" in refused(done, 2)
+    (start,) = json_lines(done.stdout)
+    return start
 
 
 def save_tokens(path: Path, tokens: NDArray[np.integer[Any]], vocab_size: int) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import tomllib
@@ -12,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Llmc
-from engine import Native, build, environment, json_lines, refused, save_tokens
+from engine import Native, build, environment, hollow_model, json_lines, refused, save_tokens
 from workspace import ok
 
-from llmc.config import ModelConfig, flags_of, load_preset, preset_names
-from llmc.formats.checkpoint import checkpoint_bytes
+from llmc.config import flags_of, load_preset, preset_names
 from llmc.paths import shipped_dir
 from llmc.units import megabytes
 
@@ -28,16 +26,6 @@ LARGE = {name for name in preset_names() if load_preset(name).model.channels >= 
 @pytest.fixture(scope="module")
 def native(cache: Path) -> Native:
     return build(cache)
-
-
-def hollow_model(path: Path, m: ModelConfig) -> Path:
-    """Write a header, and a hole of the model's size: enough for a plan, on any disk."""
-    header = np.zeros(256, "<i4")
-    shape = (m.context, m.vocab_size, m.layers, m.heads, m.channels, m.padded_vocab_size)
-    header[:8] = (20240326, 3, *shape)
-    path.write_bytes(header.tobytes())
-    os.truncate(path, checkpoint_bytes(m, "fp32"))
-    return path
 
 
 def told(name: str) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from engine import (
     Native,
     build,
     environment,
+    hollow_model,
     json_lines,
+    plan_alone,
     random_tokens,
     refused,
     save_model,
@@ -31,7 +34,8 @@ from engine import (
 )
 from workspace import copy_of, ok, prepared_workspace, runs
 
-from llmc.config import ModelConfig, TrainConfig
+from llmc.cli import app
+from llmc.config import ModelConfig, TrainConfig, load_preset
 from llmc.metrics import Event
 from llmc.planning import planned_work
 
@@ -213,6 +217,27 @@ def test_the_plan_is_the_resident_set(mode: str, native: Native, tmp_path: Path)
         child.kill()
     assert start["memory"] > 100e6
     assert peak == pytest.approx(start["memory"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("preset", "flags", "gigabytes"),
+    [
+        ("gpt2-124m", {"optimizer_state": "8bit"}, 1.4),
+        ("gpt2-124m", {"optimizer_state": "bf16", "recompute": 1}, 1.4),
+        ("gpt2-124m", {"optimizer_state": "bf16", "recompute": 1, "dtype": "bf16"}, 1.4),
+        ("gpt2-355m", {}, 6),
+        ("gpt2-355m", {"grad_clip": 1, "optimizer_state": "bf16"}, 6),
+    ],
+)
+def test_what_fits_into_a_small_machine(
+    preset: str, flags: Flags, gigabytes: float, native: Native, tmp_path: Path
+) -> None:
+    """At llm.c's B=4 and T=64, with validations and samples."""
+    data = save_tokens(tmp_path / "data.bin", np.zeros(1000, np.int64), 300)
+    model = hollow_model(tmp_path / "model.bin", load_preset(preset).model)
+    files: Flags = {"model": model, "data": data, "val_data": data, "threads": 2}
+    plan = plan_alone(native, batch_size=4, seq_len=64, **files, **flags)
+    assert 4 * plan["parameters"] < plan["memory"] < gigabytes * 1e9
 
 
 # ---- what is measured ----------------------------------------------------------------------------
@@ -438,6 +463,41 @@ def test_json_is_one_object(llmc: Llmc) -> None:
     total = sum(work["count"] * work["ms"] / 1e3 for work in result["work"].values())
     assert result["seconds"] == pytest.approx(total)
     assert runs(llmc) == []
+
+
+def sizes(folder: Path) -> int:
+    """Return the bytes of all files of a folder, each counted once however many names it has."""
+    about = [path.stat() for path in folder.rglob("*.bin")]
+    return sum({one.st_ino: one.st_size for one in about}.values())
+
+
+def test_the_disk_is_told_and_no_more_is_taken(llmc: Llmc) -> None:
+    flags = ("train", "--keep", "2", "--save-every", "1", "--steps", "4", "--val-every", "2")
+    told = json.loads(ok(llmc(*flags, "--dry-run", "--json")).stdout)
+    assert told["disk_free"] > told["disk_bytes"] > 0
+    ok(llmc(*flags, "--run", "a", "--quiet"))
+    run = llmc.workspace / "runs" / "a"
+    one = sizes(run / "checkpoints") // 2
+    best = (run / "best.bin").stat().st_size
+    assert told["disk_bytes"] == 3 * one + best
+    assert sizes(run) <= told["disk_bytes"]
+    said = ok(llmc(*flags, "--dry-run")).stdout.splitlines()
+    assert said[-2].startswith(f"disk: up to {told['disk_bytes']:,} bytes (")
+
+
+def test_a_run_is_told_that_the_disk_is_short(
+    llmc: Llmc, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(llmc.workspace)
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(llmc.cache))
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+    app(args=["train", "--steps", "1", "--run", "tight"], standalone_mode=False)
+    said = capfd.readouterr().err
+    assert said.count("of the disk, but only 0.0 MB are free: free some before it saves\n") == 1
+    # What the run has stored is room that it has.
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=200_000))
+    app(args=["train", "--resume", "--steps", "2"], standalone_mode=False)
+    assert "of the disk" not in capfd.readouterr().err
 
 
 def test_quiet_leaves_only_the_exit_code(llmc: Llmc) -> None:

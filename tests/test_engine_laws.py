@@ -20,8 +20,10 @@ from engine import (
     Native,
     build,
     environment,
+    hollow_model,
     json_lines,
     must_run,
+    plan_alone,
     random_tokens,
     refused,
     runnable_isas,
@@ -35,7 +37,9 @@ from engine import (
 from generate import line as request
 from torture import watched
 
+from llmc.config import ModelConfig
 from llmc.formats.checkpoint import read_header
+from llmc.paths import shipped_dir
 from llmc.toolchain import zig
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or preloads a library")
@@ -258,6 +262,61 @@ def test_memory_does_not_grow_by_a_page(
     sizes = watched(native, flags, tmp_path / "out")
     assert len(sizes) == 119 + 24
     assert max(sizes) == sizes[0] > 1 << 20
+
+
+def planned_parts(
+    native: Native, folder: Path, isa: str, T: int, *, B: int = 1, V: int = 2048, **more: Any
+) -> dict[str, int]:
+    """Return the parts of the memory of a small model whose context is T."""
+    config = ModelConfig(layers=2, heads=2, channels=64, context=T, vocab_size=V)
+    data = save_tokens(folder / "data.bin", np.zeros(B * T + 1, np.int64), 300)
+    files: Flags = {"model": hollow_model(folder / "model.bin", config), "data": data, "threads": 2}
+    flags: Flags = {**files, "val_every": 0, "sample_every": 0, **more}
+    plan = plan_alone(native, isa=isa, batch_size=B, seq_len=T, **flags)
+    parts: dict[str, int] = plan["memory_parts"]
+    return parts
+
+
+@pytest.mark.parametrize("more", [{}, {"recompute": 1}, {"dtype": "bf16"}])
+def test_memory_grows_with_t_and_not_with_its_square(
+    more: Flags, native: Native, isas: list[str], tmp_path: Path
+) -> None:
+    """Scores of one head, (T, T), would be a megabyte and a half too many."""
+    for isa in isas:
+        sizes = []
+        for T in (256, 512, 1024):
+            parts = planned_parts(native, tmp_path, isa, T, **more)
+            sizes.append(parts["activations"] + parts["scratch"])
+        first, second = sizes[1] - sizes[0], sizes[2] - sizes[1]
+        assert first > 0 and abs(second - 2 * first) < 1 << 16, (isa, sizes)
+
+
+def test_no_more_than_256_rows_of_logits_are_there(
+    native: Native, isas: list[str], tmp_path: Path
+) -> None:
+    """What rows beyond them take does not depend on the vocabulary."""
+    shapes = [(1, 128), (1, 256), (1, 512), (8, 128), (4, 1024)]
+    small, large = 384, 50_304  # both are padded already
+    for isa in isas:
+        rest = []
+        for B, T in shapes:
+            sizes = []
+            for V in (small, large):
+                parts = planned_parts(native, tmp_path, isa, T, B=B, V=V)
+                sizes.append(parts["activations"])
+            rows = min(B * T, 256)
+            assert sizes[1] - sizes[0] == 4 * rows * (large - small), (isa, B, T)
+            rest.append(sizes[0])
+        assert rest == sorted(rest)
+
+
+def test_the_plain_engine_is_small_and_every_file_is() -> None:
+    lines = {
+        path.name: len(path.read_text("utf-8").splitlines())
+        for path in shipped_dir("native").rglob("*.[ch]")
+    }
+    assert lines["gpt2.c"] + lines["reference.c"] <= 1000
+    assert len(lines) > 90 and max(lines.values()) <= 400, max(lines, key=lines.__getitem__)
 
 
 def test_events_are_json_lines(native: Native, files: Flags, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from engine import RAGGED, Native, build, json_lines, save_model, some_tensors, 
 from torch.nn import functional
 from workspace import PRESET, copy_of, ok
 
-from llmc.commands.eval import _written
 from llmc.datasets import EVALUATIONS, HELLASWAG
 from llmc.errors import BadData
 from llmc.hellaswag import (
@@ -27,6 +26,7 @@ from llmc.hellaswag import (
     shortened,
     table_of,
 )
+from llmc.hellaswag_run import _written
 from llmc.reference import GPT2
 from llmc.tokenizers import Tokenizer, load_tokenizer
 

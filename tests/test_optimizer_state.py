@@ -30,7 +30,7 @@ from torture import settings
 from llmc.config import ModelConfig
 from llmc.formats.checkpoint import read_checkpoint, tensor_shapes
 from llmc.formats.debug_state import read_debug_state
-from llmc.formats.training_state import MEANS_AT, read_training_state
+from llmc.formats.training_state import MEANS_AT, read_training_state, training_state_bytes
 
 NARROW = ["bf16", "8bit"]
 OF_MODEL = ("wte", "wpe", "lnfw", "lnfb")
@@ -294,7 +294,7 @@ def test_the_state_s_size_and_what_it_says(native: Native, tmp_path: Path) -> No
         assert start["optimizer_state"] == kind
         assert 0 <= start["memory_parts"]["optimizer"] - size < 2 * 64
         path = out / "checkpoints" / "00000001" / "state.bin"
-        assert path.stat().st_size == MEANS_AT + size
+        assert path.stat().st_size == MEANS_AT + size == training_state_bytes(RAGGED, kind)
         state = read_training_state(path)
         assert (state.optimizer_state, state.parameters) == (kind, most)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from llmc.config import TrainConfig
+from llmc.config import ModelConfig, TrainConfig
 from llmc.metrics import Event
 from llmc.planning import PlanView, planned_work
+from llmc.storage import Storage, stored_bytes
 from llmc.training_view import History
 
 MEASURED: Event = {
@@ -59,3 +60,28 @@ def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
         "the run                              1:58:42",
         "an estimate from 1 measured step (171 tokens/s); saving is not in it",
     ]
+
+
+def test_the_disk_is_told_before_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Storage(needed=4_480_000_000, free=1_200_000_000)
+    view = PlanView(TrainConfig(steps=4000), silent=False, storage=storage)
+    for event in (START, MEASURED):
+        view.update(event, History(4000))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "disk: up to 4,480,000,000 bytes (4.48 GB); 1.20 GB are free"
+    assert storage.warning() == (
+        "the run's checkpoints take up to 4.48 GB of the disk, but only 1.20 GB are free: free "
+        "some before it saves"
+    )
+    assert Storage(needed=5, free=5).warning() is None
+
+
+def test_what_a_run_stores() -> None:
+    config = ModelConfig()  # GPT-2's
+    plain = TrainConfig(save_every=5, val_every=0)
+    model = 4 * 124_475_904 + 1024  # the padding of the vocabulary is stored too
+    each = model + 8 * 124_475_904 + 1024 + 2048
+    assert stored_bytes(config, plain, validates=False) == 2 * each
+    assert stored_bytes(config, plain, validates=True) == 2 * each + model
+    assert stored_bytes(config, TrainConfig(keep=4), validates=True) == 5 * each + model
+    assert stored_bytes(config, TrainConfig(keep=4), validates=False) == each

@@ -188,6 +188,16 @@ def test_a_signal_reaches_the_child_s_own_children() -> None:
     assert time.monotonic() - began < 50
 
 
+def test_events_are_the_objects_that_lines_hold() -> None:
+    script = [sys.executable, "-c", 'print(\'{"step": 0}\\n{"event": "end"}\')']
+    with Engine(script) as running:
+        assert list(running.events()) == [{"step": 0}, {"event": "end"}]
+    for said in ("hello", "17", "[1]", '{"step": 0'):
+        child = Engine([sys.executable, "-c", f"print({said!r})"], name="PyTorch")
+        with pytest.raises(LlmcError, match="PyTorch said what is no event"), child as running:
+            list(running.events())
+
+
 def test_a_child_is_called_by_its_name() -> None:
     argv = [sys.executable, "-c", "import os; os.abort()"]
     ended = pytest.raises(LlmcError, match="PyTorch ended with SIGABRT")

@@ -99,8 +99,8 @@ def test_a_new_best_is_saved_where_no_checkpoint_is_due(
     best = min(losses, key=losses.__getitem__)
     assert lines[-1]["reason"] == "early-stop" and best < lines[-1]["step"]
     header = read_header(out / "best.bin")
-    assert header.step == best and header.val_loss is not None
-    assert header.val_loss == float(np.float32(losses[best])) < untrained
+    assert header.step == best
+    assert header.val_loss == np.float32(losses[best]) < untrained
     # One save for each that was below all before it, and one at the end.
     lowest, expected = float("inf"), []
     for step, loss in losses.items():

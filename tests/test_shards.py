@@ -29,7 +29,8 @@ from llmc.datasets import Part, Source
 from llmc.errors import BadData
 from llmc.formats.tokens import TokenFile, read_tokens, write_tokens
 from llmc.manifest import Manifest, Split, load_manifest, verify
-from llmc.shards import SHARD_TOKENS, Cut
+from llmc.shards import SHARD_TOKENS
+from llmc.splitting import Cut
 
 EOT = 256
 
@@ -160,7 +161,7 @@ def test_a_fraction_is_cut_at_the_nearest_document_across_shards(
         for n, (a, b) in enumerate(pairwise(ends))
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmc.shards.SLICE", reach)
+        patch.setattr("llmc.splitting.SLICE", reach)
         assert Cut(fraction=fraction).at(files, EOT) == old_cut(ids, fraction)
 
 

@@ -10,9 +10,7 @@ import typer
 from llmc.context import Context
 from llmc.corpus import (
     DEFAULT_TOKENIZER,
-    MOST_VAL_TOKENS,
     Options,
-    check_split_flags,
     import_tokens,
     merge_parts,
     tokenize_inputs,
@@ -23,7 +21,8 @@ from llmc.foreign_tokens import are_token_files
 from llmc.formats.tokens import MAX_TOKENS
 from llmc.manifest import load_manifest
 from llmc.merging import read_shard
-from llmc.shards import MIN_TOKENS, SHARD_TOKENS
+from llmc.shards import SHARD_TOKENS
+from llmc.splitting import MIN_TOKENS, MOST_VAL_TOKENS, check_split_flags
 
 
 def tokenize(

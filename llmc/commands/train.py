@@ -19,6 +19,7 @@ from llmc.machine import available_cores
 from llmc.measure import flops_per_token
 from llmc.planning import PlanView
 from llmc.run_record import Setup
+from llmc.storage import Storage
 from llmc.training import (
     begin_anew,
     begin_resumed,
@@ -254,7 +255,8 @@ def train(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Tell the memory and the time that the run will take; write nothing."
+            "--dry-run",
+            help="Tell the memory, the time and the disk that the run will take; write nothing.",
         ),
     ] = False,
 ) -> None:
@@ -290,14 +292,18 @@ def train(
         flops_per_token=flops_per_token(header.config, settings.seq_len),
         max_seconds=seconds_of(settings.max_time),
     )
+    validates = dataset.val is not None and settings.val_every > 0
+    storage = Storage.of(header.config, settings, begun.folder, validates=validates)
     if dry_run:
         say_choices(here, begun, threads)
-        plan = PlanView(settings, silent=here.ui.quiet or here.ui.json)
+        plan = PlanView(settings, silent=here.ui.quiet or here.ui.json, storage=storage)
         argv = engine_arguments(dataset, start, None, settings, threads)
         run_engine([str(binary), "train", *argv, "--dry-run", "1"], plan, history, dataset.decode)
         here.ui.result(plan.result())
         here.ui.next(typed_in_earnest(ctx))
         return
+    if (warning := storage.warning()) is not None:
+        here.ui.note(warning)
     *_, chosen = instruction_sets(binary)
     train_in_earnest(here, begun, Setup(binary, chosen["isa"], threads), history, run=run)
 

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmc.config import ModelConfig
 from llmc.errors import BadData
+from llmc.formats.checkpoint import tensor_shapes
 
 HEADER_BYTES = 1024
 MAGIC, VERSION = 0x534D4C4C, 2
@@ -121,6 +124,19 @@ def read_training_state(path: Path) -> TrainingState:
         name,
         together * blocks,
     )
+
+
+def training_state_bytes(config: ModelConfig, optimizer_state: str) -> int:
+    """Return the size of the training state of a model, its means stored as that says."""
+    (together, stored_bytes) = next(
+        (count, size) for name, count, size in MEANS if name == optimizer_state
+    )
+    size = MEANS_AT
+    for name, shape in tensor_shapes(config).items():
+        # A tensor of every layer begins a block anew in each.
+        layers = 1 if name in ("wte", "wpe", "lnfw", "lnfb") else config.layers
+        size += 2 * layers * -(-math.prod(shape) // layers // together) * stored_bytes
+    return size
 
 
 def verify_training_state(path: Path, state: TrainingState) -> None:
