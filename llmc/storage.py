@@ -62,10 +62,10 @@ def stored_bytes(config: ModelConfig, settings: TrainConfig, *, validates: bool)
     """Return the bytes of all that a run keeps, while one checkpoint more is on its way.
 
     The best weights take room of their own once their checkpoint has gone. A run that neither
-    validates nor saves on the way stores one checkpoint in all.
+    saves on the way nor stops early stores one checkpoint in all.
     """
     model = checkpoint_bytes(config, "fp32")
     each = model + training_state_bytes(config, settings.optimizer_state)
-    if not validates and not settings.save_every:
+    if not settings.save_every and not (validates and settings.patience):
         return each
     return (settings.keep + 1) * each + validates * model

@@ -3,7 +3,7 @@
  *   checkpoints/00000120/model.bin, state.bin    all that resuming needs; the newest `keep` of them stay.
  *                 00000120i: saved on an interrupt, before the step's validation and sample
  *   model.bin     the newest weights: the same file as there, linked
- *   best.bin      the weights with the lowest validation loss: each new lowest is saved, due or not
+ *   best.bin      the weights with the lowest validation loss of those that were saved
  *
  * While a trainer works on the run it holds a lock (flock) on the folder.
  *

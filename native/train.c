@@ -60,7 +60,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples, 0: never"},
       {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
       {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "token that samples begin with, 0: the vocabulary's last"},
-      {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end and at a new best"},
+      {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end"},
       {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "checkpoints to keep, the newest"},
       {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: go on from the newest checkpoint in --out"},
       {"dry-run", ARG_SWITCH, &o.dry_run, 0, 1, "1: tell what the run takes, and write nothing"},
@@ -103,7 +103,9 @@ static int loop(struct Run *run, const struct Resumed *resumed) {
       if (told && validates && end == GOES_ON) end = run_ends(run, step);
     }
     if (!told || (end == GOES_ON && run_asked_to_stop(run))) end = END_INTERRUPTED;
-    const bool saves = due(step, o->save_every) || run_is_best(run);
+    /* Whoever saves on the way, or may end after the best, has the best too; to others it would cost too much. */
+    const bool keeps_best = o->save_every > 0 || o->limits.patience > 0;
+    const bool saves = due(step, o->save_every) || (keeps_best && run_is_best(run));
     if (end != GOES_ON || (step > 0 && saves)) run_save(run, step, told);
     if (end != GOES_ON) {
       run_end(run, step, end);

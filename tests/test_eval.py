@@ -142,6 +142,25 @@ def test_threads_and_batches_change_no_bit(
             assert got == expected, (threads, B)
 
 
+@pytest.mark.parametrize("isa", ALL_ISAS)
+def test_int8_predicts_what_decoding_would(
+    isa: str, native: Native, isas: list[str], files: Files
+) -> None:
+    """Within half a percent of fp32's loss; the same bits for any threads and any batch."""
+    must_run(isa, isas)
+    exact = rows_of(native("eval", isa=isa, **files.flags))
+    expected = rows_of(native("eval", isa=isa, dtype="int8", batch_size=1, **files.flags))
+    assert [(row["row"], row["at"]) for row in expected] == [(r["row"], r["at"]) for r in exact]
+    losses, others = (np.concatenate([row["losses"] for row in rows]) for rows in (exact, expected))
+    assert len(others) == COUNT - 1 and not np.array_equal(losses, others)
+    assert abs(others.mean() / losses.mean() - 1) < 0.005
+    for threads, B in ((1, 8), (2, 3), (3, 64)):
+        flags: Flags = {**files.flags, "dtype": "int8", "threads": threads, "batch_size": B}
+        assert rows_of(native("eval", isa=isa, **flags)) == expected, (threads, B)
+    start = json_lines(native("eval", isa=isa, dtype="int8", **files.flags).stdout)[0]
+    assert start["dtype"] == "int8" and start["batch_size"] <= 64
+
+
 def test_at_most_so_many_tokens(native: Native, files: Files) -> None:
     whole = rows_of(native("eval", **files.flags))
     for most in (1, CONTEXT - 1, CONTEXT, CONTEXT + 1, COUNT - 2, COUNT - 1, 10**12):
@@ -165,6 +184,12 @@ def test_rows_are_predicted_from_where_they_say(
         np.testing.assert_allclose(row["losses"], expected, rtol=1e-5, atol=1e-5)
     for B in (2, 4, 7):  # what a row is filled up with, or stands beside, is nothing to it
         assert rows_of(native("eval", batch_size=B, threads=2, **flags)) == rows
+    narrow = rows_of(native("eval", batch_size=1, dtype="int8", **flags))
+    for B in (2, 7):
+        assert rows_of(native("eval", batch_size=B, dtype="int8", **flags)) == narrow
+    for row, other in zip(rows, narrow, strict=True):
+        assert (row["at"], len(row["losses"])) == (other["at"], len(other["losses"]))
+        np.testing.assert_allclose(other["losses"], row["losses"], rtol=0.05)
     flags["events"] = "text"
     lines = succeeded(native("eval", **flags)).stdout.splitlines()[-len(table) - 1 :]
     means = [np.mean(row["losses"]) for row in rows]
@@ -216,6 +241,8 @@ def test_what_makes_no_sense_is_refused_by_the_engine(
     assert "41 positions" in refused(native("eval", seq_len=42, **flags), 2)
     assert "--data FILE" in refused(native("eval", model=files.model), 2)
     assert "--events" in refused(native("eval", **{**flags, "events": "xml"}), 2)
+    error = refused(native("eval", dtype="int8", batch_size=65, **flags), 2)
+    assert "with --dtype int8 --batch-size is at most 64, not 65" in error
     one = save_tokens(tmp_path / "one.bin", np.array([3]), V)
     assert "holds 1 tokens" in refused(native("eval", **{**flags, "data": one}), 1)
     above = save_tokens(tmp_path / "above.bin", np.array([3, 4, V]), V + 1)
@@ -402,6 +429,16 @@ def test_the_newest_run_on_its_own_validation_text(template: Llmc) -> None:
     for name in ("first", "runs/first", "runs/first/model.bin"):
         again = measured(template, name)
         assert again["loss"] == fields["loss"]
+
+
+def test_int8_is_near_to_fp32(template: Llmc) -> None:
+    exact, narrow = measured(template), measured(template, "--dtype", "int8")
+    assert (exact["dtype"], narrow["dtype"]) == ("fp32", "int8")
+    assert narrow["tokens"] == exact["tokens"]
+    assert narrow["loss"] != exact["loss"]
+    assert narrow["loss"] == pytest.approx(exact["loss"], rel=0.005)
+    error = assert_one_sentence(template("eval", "--dtype", "int8", "--batch-size", "65"), 2)
+    assert "at most 64, not 65" in error
 
 
 def test_threads_change_no_number(template: Llmc) -> None:

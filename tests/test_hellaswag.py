@@ -247,6 +247,8 @@ def test_what_it_has_learned_by_heart_it_knows(template: Llmc) -> None:
     fields = asked(template, "parrot", "--data", "wrong.jsonl", "--threads", "1")
     assert (fields["acc"], fields["acc_norm"]) == (0, 0)
     assert asked(template, "--data", "right.jsonl", "--max-examples", "2")["examples"] == 2
+    narrow = asked(template, "--data", "right.jsonl", "--dtype", "int8")
+    assert (narrow["acc"], narrow["acc_norm"], narrow["dtype"]) == (1, 1, "int8")
 
 
 def test_what_a_person_sees(llmc: Llmc) -> None:
