@@ -231,8 +231,8 @@ def train(
         int | None,
         typer.Option(
             min=0,
-            help="Steps between checkpoints (0: one at the end). With it, or with --patience, each new "
-            "lowest validation loss is saved too.",
+            help="Steps between checkpoints (0: one at the end). With it, or with --patience, each "
+            "new lowest validation loss is saved too.",
         ),
     ] = None,
     keep: Annotated[
