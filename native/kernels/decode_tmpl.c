@@ -9,7 +9,7 @@ enum {
   DECODE_M = 4,                          // rows of a tile
   DECODE_N = MR * NRV >= 16 ? 4 : 2,     // outputs of a tile: as many sums as stay in registers
   DECODE_UNROLL = 4,                     // steps
-  DECODE_AHEAD = 2048,                   // bytes
+  DECODE_AHEAD = 8192,                   // bytes
   DECODE_CLAIMS = 4,                     // for a thread
 };
 
@@ -152,8 +152,9 @@ INLINE void decode_tile(vf part[DECODE_M][VL], size_t at, const struct DecodeLin
   }
   for (; s < whole; s++) {
     if (rows > 1) decode_fetch(ahead, 1);
-    /* A step of INT8 takes so many instructions that the CPU does not look far enough ahead by itself. */
-    else if (dtype == INT8) __builtin_prefetch((const char *)d->weight.data + n * d->K + s * step + DECODE_AHEAD);
+    /* A step of INT8 takes so many instructions that the CPU does not look far enough ahead by itself. Into the
+     * second cache: what the first one waits for at a time is less than memory needs to be kept busy. */
+    else if (dtype == INT8) __builtin_prefetch((const char *)d->weight.data + n * d->K + s * step + DECODE_AHEAD, 0, 2);
     decode_steps(sum, d, n, m, s, step, rows, outputs, dtype);
   }
   if (whole * step < d->K) decode_steps(sum, d, n, m, whole, d->K - whole * step, rows, outputs, dtype);
