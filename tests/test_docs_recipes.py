@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import statistics
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -84,3 +87,21 @@ def test_every_preset_says_what_it_is_for() -> None:
         head = text[: text.index("tokenizer")].splitlines()
         assert len(head) >= 3 and all(line.startswith("#") for line in head), name
         assert tomllib.loads(text)["train"], name
+
+
+def test_the_time_to_a_loss_is_the_measured_one() -> None:
+    spec = importlib.util.spec_from_file_location("time_to_loss", ROOT / "docs/time_to_loss.py")
+    assert spec is not None and spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:  # its dataclasses look it up
+        patch.setitem(sys.modules, spec.name, program)
+        spec.loader.exec_module(program)
+    result = json.loads(program.RESULT.read_text("utf-8"))
+    section = " ".join(PAGE[PAGE.index("## Time to a loss") :].split())
+    for line in program.summary(result).splitlines():
+        for found in re.findall(
+            r"[\d.]+ times sooner|[\d.]+ to [\d.]+|[\d.]+ s\b|loss [\d.]+", line
+        ):
+            assert found.replace("loss ", "loss of ") in section, found
+    assert f"`--steps {result['train']['steps']}`" in section
+    assert statistics.median(result["ratios"]["eager"]) >= 2
