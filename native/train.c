@@ -157,6 +157,7 @@ int command_train(int argc, char **argv) {
   const size_t available = memory_available();
   const struct Beginning at = {.step = resumed.step, .steps = run.steps, .seconds = run.seconds_before,
                                .peak_flops = peak_measure(run.model.kernels, &run.model.workers).best};
+  if (!o->dry_run) interrupts_catch();  // before anybody hears of the run, and could want it to stop
   events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), &at);
   plan_check(&run, arena_footprint(&arena), available);
   if (!o->resume) saver_open(&run.saver, o->out, o->keep);
@@ -174,12 +175,8 @@ int command_train(int argc, char **argv) {
 
   run.began = clock_seconds();
   int code = EXIT_OK;
-  if (o->dry_run) {
-    plan_rehearse(&run);
-  } else {
-    interrupts_catch();
-    code = loop(&run, &resumed);
-  }
+  if (o->dry_run) plan_rehearse(&run);
+  else code = loop(&run, &resumed);
   saver_close(&run.saver);
   dataloader_close(&run.train);
   if (o->val_data != NULL) dataloader_close(&run.val);

@@ -72,9 +72,13 @@ def environment(isa: str | None = None, env: Mapping[str, str] | None = None) ->
 
 
 def build(cache: Path, *, sanitize: bool = False) -> Native:
-    """Compile the engine, once per session, into the session's cache."""
+    """Compile the engine, once per session, into the session's cache; with sanitizers, which take
+    long, its table for this CPU alone.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMC_CACHE_DIR", str(cache))
+        if sanitize:
+            patch.setenv("LLMC_CPU", "native")
         here = Context(Workspace(cache), Ui(quiet=True))
         return Native(ensure_native(here, sanitize=sanitize))
 

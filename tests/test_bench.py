@@ -168,6 +168,14 @@ def test_a_step_as_json(tiny: Llmc) -> None:
     assert result["kernels"]["layernorm_forward"]["calls"] == 2 * TINY.layers + 1
 
 
+def test_bf16_that_is_multiplied_as_floats_is_said_to_be(tiny: Llmc) -> None:
+    flags = ("bench", "--model", "tiny.toml", "--seq-len", "16", "--steps", "1", "--dtype", "bf16")
+    said = tiny(*flags, env={"LLMC_ISA": "generic"})
+    assert said.returncode == 0
+    assert "bf16 was multiplied as floats: generic has no instruction for it" in said.stderr
+    assert "as floats" not in tiny(*flags[:-2]).stderr
+
+
 def test_kernels(tiny: Llmc) -> None:
     done = tiny("bench", "kernels", *SMALL_RUN, env={"COLUMNS": "80"})
     assert done.returncode == 0, done.stderr

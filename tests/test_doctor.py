@@ -90,7 +90,8 @@ def test_json_and_quiet(llmc: Llmc, native: Native) -> None:
 def test_it_builds_the_engine_first_and_needs_no_pytorch(llmc: Llmc, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise AssertionError('PyTorch was imported')\n")
     path = os.pathsep.join([str(tmp_path), *sys.path])
-    done = llmc("doctor", env={"LLMC_CACHE_DIR": str(tmp_path / "new"), "PYTHONPATH": path})
+    env = {"LLMC_CACHE_DIR": str(tmp_path / "new"), "LLMC_CPU": "native", "PYTHONPATH": path}
+    done = llmc("doctor", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^ok +engine +built in [\d.]+ s: \S+/llmc-native$", done.stdout, re.MULTILINE)
     assert "building the engine" in done.stderr

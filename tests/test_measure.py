@@ -33,7 +33,13 @@ needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="compares wi
 
 def timing(*seconds: float, **start: Any) -> Timing:
     """Return a process's measurements, made up."""
-    told = {"event": "start", "isa": "x", "torch": "2", "threads": 1} | start
+    told = {
+        "event": "start",
+        "isa": "x",
+        "torch": "2",
+        "threads": 1,
+        "multiplies_bf16": True,
+    } | start
     return Timing(seconds, (told, {"event": "end", "peak_memory_bytes": 1000}))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmc.builder import build_programs
+from llmc.machine import cpu_identity
 from llmc.paths import shipped_dir
 from llmc.toolchain import ISAS, host_machine
 
@@ -60,6 +61,7 @@ def test_a_failed_check_fails_the_program(programs: dict[str, Path]) -> None:
 
 
 @pytest.mark.skipif(host_machine() != "x86_64", reason="AVX-512 is of x86")
+@pytest.mark.skipif("avx512_bf16" in cpu_identity(), reason="this CPU has tried the real ones")
 def test_avx512_kernels_match_the_plain_loops_on_avx2(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

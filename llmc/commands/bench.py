@@ -17,6 +17,7 @@ from llmc.measure import (
     Event,
     Timing,
     Work,
+    as_floats,
     attention_of,
     comparison,
     decode_result,
@@ -124,6 +125,7 @@ def bench_steps(here: Context, work: Work, against: str | None, pairs: int) -> E
         compared = _alternate(here, lambda: Timing.of(argv), theirs, pairs)
         timings = [ours for ours, _ in compared]
     result = step_result(work, timings)
+    _say_floats(here, work, result)
     _print(here, _step_table(result))
     _print(
         here,
@@ -151,6 +153,7 @@ def bench_kernels(here: Context, work: Work, against: str | None, pairs: int) ->
     """
     argv = work.engine_argv(ensure_native(here), "bench-kernels")
     result = kernels_result(work, Timing.of(argv))
+    _say_floats(here, work, result)
     _print(here, _kernels_table(result))
     _print(here, _peak(result))
     if against is not None:
@@ -184,6 +187,11 @@ def bench_decode(here: Context, work: Work, against: str | None, pairs: int) -> 
         f" GB/s of reading the weights ({result['isa']})",
     )
     return result
+
+
+def _say_floats(here: Context, work: Work, result: Event) -> None:
+    if as_floats(work, result):
+        here.ui.note(f"bf16 was multiplied as floats: {result['isa']} has no instruction for it")
 
 
 def _alternate(
