@@ -78,7 +78,7 @@ lint: setup-dev
 # The engine alone, by any C compiler, from the flag table that `llmc build` uses.
 native: setup
 	@mkdir -p build/native
-	$(BIN)/python -m llmc.toolchain --cc '$(CC)' --out build/native > build/native/Makefile
+	$(BIN)/python -m llmc.engine.toolchain --cc '$(CC)' --out build/native > build/native/Makefile
 	$(MAKE) --no-print-directory --file build/native/Makefile
 
 clean:

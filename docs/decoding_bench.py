@@ -48,8 +48,8 @@ def rates(prompt: int, prompt_s: float, tokens: int, decode_s: float) -> Rates:
 
 def ours(folder: Path, dtype: str, threads: int, prompt: int, tokens: int) -> Rates:
     """Time the engine."""
-    from llmc.builder import ensure_native
     from llmc.context import Context
+    from llmc.engine.build import ensure_native
     from llmc.paths import Workspace
     from llmc.ui import Ui
 

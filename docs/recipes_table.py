@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from llmc.builder import ensure_native
 from llmc.config import Preset, flags_of, load_preset, preset_names
 from llmc.context import Context
+from llmc.engine.build import ensure_native
+from llmc.engine.machine import available_cores, cpu_name
 from llmc.formats.checkpoint import checkpoint_bytes, write_checkpoint
 from llmc.formats.tokens import write_tokens
-from llmc.machine import available_cores, cpu_name
 from llmc.measure import flops_per_token
 from llmc.paths import Workspace
 from llmc.random_weights import random_tensors

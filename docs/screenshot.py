@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmc.builder import ensure_native
 from llmc.config import load_preset
 from llmc.context import Context
+from llmc.engine.build import ensure_native
+from llmc.engine.machine import available_cores
 from llmc.inputs import Data, find_data, find_model
-from llmc.machine import available_cores
 from llmc.measure import flops_per_token
 from llmc.metrics import Event
 from llmc.paths import Workspace

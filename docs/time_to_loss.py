@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.config import ModelConfig, TrainConfig, flags_of
-from llmc.machine import cpu_name
+from llmc.engine.machine import cpu_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,8 +200,8 @@ def lines_of(argv: list[str]) -> list[dict[str, Any]]:
 def one_run(side: str, train: TrainConfig, files: dict[str, str], threads: int) -> Result:
     """Train on one side; return its validation curve and its first losses."""
     if side == "llmc":
-        from llmc.builder import ensure_native
         from llmc.context import Context
+        from llmc.engine.build import ensure_native
         from llmc.paths import Workspace
         from llmc.ui import Ui
 

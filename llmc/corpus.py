@@ -15,9 +15,9 @@ from llmc import manifest as manifests
 from llmc.context import Context
 from llmc.datasets import AS_USUAL, Reading, Source, documents_of, open_source
 from llmc.encoders import Encode, choose_encoder, cuts_of
+from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
 from llmc.foreign_tokens import find_token_files, source_records, token_feed
-from llmc.machine import available_cores
 from llmc.manifest import Manifest, PartRecord, Split, TokenizerRecord
 from llmc.merging import find_parts, folder_name, joined, range_of
 from llmc.shards import (

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from llmc.builder import ensure_native
 from llmc.context import Context
+from llmc.engine.build import ensure_native
+from llmc.engine.process import Engine
 from llmc.errors import Interrupted
 from llmc.evaluation import Ratio, Score, Tally, score, token_bytes
 from llmc.formats.tokens import read_tokens
 from llmc.metrics import Event
-from llmc.process import Engine
 from llmc.subjects import Subject, Text
 from llmc.units import duration, megabytes
 

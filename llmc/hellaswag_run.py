@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmc.builder import ensure_native
 from llmc.context import Context
 from llmc.datasets import HELLASWAG, fetched_files
+from llmc.engine.build import ensure_native
 from llmc.errors import BadData, Interrupted, MissingOutput
 from llmc.evaluation import Ratio
 from llmc.evaluation_run import Progress, error_text, evaluated_rows, print_lines, progress_bar

@@ -11,9 +11,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from llmc.config import SampleConfig, nearest
+from llmc.engine.generator import Generator
+from llmc.engine.protocol import Request
 from llmc.errors import Usage
-from llmc.generation import Generator
-from llmc.generation_protocol import Request
 from llmc.paths import cache_dir
 from llmc.sampling import Text, Weights
 from llmc.ui import Ui

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
+from llmc.engine.machine import available_cores
 from llmc.errors import BadData, MissingOutput
 from llmc.formats.tokens import payload_sha256, read_tokens
-from llmc.machine import available_cores
 from llmc.paths import written_whole
 from llmc.tokenizers import Tokenizer, load_recorded
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.config import ModelConfig
-from llmc.process import Engine
+from llmc.engine.process import Engine
 
 Event = dict[str, Any]
 

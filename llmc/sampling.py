@@ -11,12 +11,12 @@ from typing import Final, NamedTuple
 
 from llmc.config import ModelConfig, SampleConfig, load_preset
 from llmc.context import Context
+from llmc.engine.generator import Generator
+from llmc.engine.machine import available_cores
+from llmc.engine.protocol import NO_TOKEN, End, Request, Token, raise_failure
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.formats.checkpoint import parameter_count, read_header
-from llmc.generation import Generator
-from llmc.generation_protocol import NO_TOKEN, End, Request, Token, raise_failure
 from llmc.lookup import tokenizer_of
-from llmc.machine import available_cores
 from llmc.runs import CHECKPOINT, CONFIG, find_run
 from llmc.streaming import Piece, TextStream
 from llmc.tokenizers import Tokenizer, recorded_tokenizer

@@ -13,11 +13,11 @@ from typing import Any
 from llmc.config import Preset, TrainConfig, flags_of, load_preset, settings_of
 from llmc.context import Context
 from llmc.endings import ending, further
+from llmc.engine.process import Engine
 from llmc.errors import BadData, Interrupted, LlmcError, Usage
 from llmc.formats.checkpoint import read_header
 from llmc.inputs import Data, find_data, find_model
 from llmc.metrics import Event, Metrics, read_metrics
-from llmc.process import Engine
 from llmc.run_record import (
     Record,
     Setup,

@@ -2,7 +2,7 @@
  *
  * docs/formats.md says what they are, llmc/random_weights.py makes the same bits in NumPy. So that every
  * machine does, this takes only operations that IEEE 754 defines to the last bit: sums, products, quotients
- * and roots of doubles, none of them fused (see EXACT in llmc/toolchain.py).
+ * and roots of doubles, none of them fused (see EXACT in llmc/engine/toolchain.py).
  */
 #ifndef LLMC_RANDOM_H
 #define LLMC_RANDOM_H

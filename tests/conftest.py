@@ -15,8 +15,8 @@ from filelock import FileLock
 from hypothesis import settings
 from web import Web, serving
 
-from llmc.builder import ensure_native
 from llmc.context import Context
+from llmc.engine.build import ensure_native
 from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokenizers import Tokenizer, load_tokenizer

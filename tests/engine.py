@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmc.builder import ensure_native
 from llmc.config import ModelConfig
 from llmc.context import Context
+from llmc.engine.build import ensure_native
 from llmc.formats.checkpoint import checkpoint_bytes, tensor_shapes, write_checkpoint
 from llmc.formats.tokens import write_tokens
 from llmc.paths import Workspace

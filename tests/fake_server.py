@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from llmc.config import SampleConfig
+from llmc.engine.generator import Generator, generate_argv
 from llmc.errors import LlmcError
-from llmc.generation import Generator, generate_argv
 from llmc.serving import connection, guard, server
 from llmc.serving.subject import Subject
 from llmc.tokenizers import load_tokenizer

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import pytest
 
-from llmc import toolchain
+from llmc.engine import toolchain
+from llmc.engine.process import Finished, run_quietly
 from llmc.paths import shipped_dir
-from llmc.process import Finished, run_quietly
 
 
 class Tile(NamedTuple):

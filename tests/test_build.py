@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from llmc import builder
-from llmc.builder import build_programs, ensure_native, native_binary
 from llmc.context import Context
+from llmc.engine import build as builder
+from llmc.engine.build import build_programs, ensure_native, native_binary
+from llmc.engine.toolchain import Cpu, Mode
 from llmc.errors import BadData, CompileFailed, ExitCode, Usage
-from llmc.toolchain import Cpu, Mode
 
 MAIN = """
 #include <limits.h>
@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_written_is_said_so(
 BUILD_AT_ONCE = """
 import sys
 from pathlib import Path
-from llmc.builder import ensure_native
+from llmc.engine.build import ensure_native
 from llmc.context import Context
 from llmc.paths import Workspace
 from llmc.ui import Ui

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from llmc import toolchain
+from llmc.engine import toolchain
+from llmc.engine.process import Finished, run_quietly
 from llmc.paths import shipped_dir
-from llmc.process import Finished, run_quietly
 
 PAGE = Path(__file__).parents[1] / "docs" / "layernorm.md"
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")

@@ -14,13 +14,13 @@ import pytest
 from conftest import Llmc
 from engine import Native, build, json_lines, runnable_isas, succeeded
 
-from llmc import machine
 from llmc.commands import doctor
 from llmc.commands.doctor import CHECKS, Exam, Finding, State, examine
 from llmc.context import Context
+from llmc.engine import machine
+from llmc.engine.machine import Memory
 from llmc.errors import CompileFailed, ExitCode, Interrupted
 from llmc.known_answers import known_answers
-from llmc.machine import Memory
 from llmc.trial import Trial
 
 OF_THE_ENGINE = ["isa", "parity fp32", "parity bf16", "threads", "files"]
@@ -164,7 +164,7 @@ def test_no_compiler(here: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise CompileFailed("the C compiler is missing: run 'pip install ziglang'")
 
-    monkeypatch.setattr("llmc.toolchain.zig", missing)
+    monkeypatch.setattr("llmc.engine.toolchain.zig", missing)
     found = report(here)
     assert found["compiler"].state is found["engine"].state is State.FAILED
     assert found["compiler"].code == ExitCode.COMPILE

@@ -38,9 +38,9 @@ from generate import line as request
 from torture import watched
 
 from llmc.config import ModelConfig
+from llmc.engine.toolchain import zig
 from llmc.formats.checkpoint import read_header
 from llmc.paths import shipped_dir
-from llmc.toolchain import zig
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or preloads a library")
 

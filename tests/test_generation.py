@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from llmc import process
 from llmc.config import SampleConfig
+from llmc.engine import process
+from llmc.engine.generator import Generator, generate_argv
+from llmc.engine.protocol import End, Ready, Request, Token
 from llmc.errors import BadData, Interrupted, LlmcError, LossNotFinite, Usage
-from llmc.generation import Generator, generate_argv
-from llmc.generation_protocol import End, Ready, Request, Token
 
 FAKE = Path(__file__).with_name("fake_engine.py")
 

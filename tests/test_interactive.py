@@ -13,9 +13,9 @@ from terminal import typing
 from workspace import ok, prepared_workspace, trained
 
 from llmc.config import ModelConfig, SampleConfig
+from llmc.engine.generator import Generator, generate_argv
+from llmc.engine.protocol import NO_TOKEN
 from llmc.errors import LossNotFinite, Usage
-from llmc.generation import Generator, generate_argv
-from llmc.generation_protocol import NO_TOKEN
 from llmc.interactive import COMMANDS, Conversation, changed
 from llmc.sampling import Weights
 from llmc.tokenizers import load_tokenizer

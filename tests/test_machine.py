@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmc import machine
+from llmc.engine import machine
 
 
 def test_what_this_machine_says() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llmc.builder import build_programs
-from llmc.machine import cpu_identity
+from llmc.engine.build import build_programs
+from llmc.engine.machine import cpu_identity
+from llmc.engine.toolchain import ISAS, host_machine
 from llmc.paths import shipped_dir
-from llmc.toolchain import ISAS, host_machine
 
 # In place of native/dispatch.c: AVX-512's tables, without asking the CPU whether it has AVX-512.
 UNASKED = """

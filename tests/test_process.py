@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llmc import process
+from llmc.engine import process
+from llmc.engine.process import Engine, run_quietly
 from llmc.errors import (
     BadData,
     ExitCode,
@@ -21,7 +22,6 @@ from llmc.errors import (
     MissingOutput,
     Usage,
 )
-from llmc.process import Engine, run_quietly
 
 # A child that says its process id first, then does what the test wants.
 PRELUDE = "import os, signal, sys, time\nprint(os.getpid(), flush=True)\n"

@@ -12,10 +12,10 @@ import pytest
 
 from llmc import sampling
 from llmc.config import ModelConfig, SampleConfig
+from llmc.engine.generator import Generator, generate_argv
+from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, LlmcError
 from llmc.formats.checkpoint import parameter_count
-from llmc.generation import Generator, generate_argv
-from llmc.generation_protocol import NO_TOKEN, Request
 from llmc.sampling import Text, Weights
 from llmc.streaming import TextStream
 from llmc.tokenizers import load_tokenizer

@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
+from llmc.engine.generator import Deliver, Generator
+from llmc.engine.protocol import End, Ready, Request, Token
 from llmc.errors import LlmcError, Usage
-from llmc.generation import Deliver, Generator
-from llmc.generation_protocol import End, Ready, Request, Token
 from llmc.serving.batch import Batch
 from llmc.serving.refusals import Refused
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from llmc import toolchain
+from llmc.engine import toolchain
+from llmc.engine.toolchain import Compiler, Mode, Step
 from llmc.errors import CompileFailed
 from llmc.paths import shipped_dir
-from llmc.toolchain import Compiler, Mode, Step
 
 ZIG = Compiler(("zig", "cc"), is_zig=True, version="1")
 CC = toolchain.c_compiler("gcc", "-Werror")
@@ -164,7 +164,7 @@ def test_zig_by_another_name_is_still_zig(command: str) -> None:
 @pytest.mark.skipif(not (shutil.which("make") and shutil.which("cc")), reason="no make or no cc")
 def test_make_builds_with_the_systems_compiler(native: Path, tmp_path: Path) -> None:
     out = tmp_path / "objects"
-    module = [sys.executable, "-m", "llmc.toolchain", "--cc", "cc", "--cflags=-Werror"]
+    module = [sys.executable, "-m", "llmc.engine.toolchain", "--cc", "cc", "--cflags=-Werror"]
     rules = subprocess.run(
         [*module, "--native", str(native), "--out", str(out)],
         capture_output=True,

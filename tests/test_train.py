@@ -13,9 +13,9 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from workspace import config, copy_of, losses, metrics, ok, prepared_workspace, runs, trained
 
-from llmc.builder import ensure_native
 from llmc.config import ModelConfig, TrainConfig, load_preset
 from llmc.context import Context
+from llmc.engine.build import ensure_native
 from llmc.formats.checkpoint import read_header
 from llmc.formats.tokens import read_tokens, write_tokens
 from llmc.inputs import Data

@@ -204,8 +204,8 @@ def table(threads: int, rounds: int) -> None:
 
 def engine_rates(operation: str, B: int, T: int, threads: int) -> list[float]:
     """Return the GF/s of a product of the engine, on each layer of GPT-2 124M."""
-    from llmc.builder import ensure_native
     from llmc.context import Context
+    from llmc.engine.build import ensure_native
     from llmc.paths import Workspace
     from llmc.ui import Ui
 

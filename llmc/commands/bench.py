@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmc.builder import ensure_native
 from llmc.config import load_preset, preset_names
 from llmc.context import Context
+from llmc.engine.build import ensure_native
+from llmc.engine.machine import available_cores
 from llmc.errors import Usage
-from llmc.machine import available_cores
 from llmc.measure import (
     Event,
     Timing,

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.builder import chosen_cpu, ensure_native, native_binary
 from llmc.context import Context
-from llmc.toolchain import Cpu, Mode
+from llmc.engine.build import chosen_cpu, ensure_native, native_binary
+from llmc.engine.toolchain import Cpu, Mode
 
 
 def build(

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmc import __version__, machine, toolchain
-from llmc.builder import ensure_native, native_binary
+from llmc import __version__
 from llmc.context import Context
+from llmc.engine import machine, toolchain
+from llmc.engine.build import ensure_native, native_binary
+from llmc.engine.process import ERRORS, run_quietly
 from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
 from llmc.known_answers import distances, known_answers
 from llmc.paths import cache_dir
-from llmc.process import ERRORS, run_quietly
 from llmc.tolerances import (
     AFTER_TEN_STEPS,
     BF16_STEP,

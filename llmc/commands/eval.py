@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.context import Context
+from llmc.engine.machine import available_cores
 from llmc.errors import Usage
 from llmc.evaluation_run import eval_loss
 from llmc.hellaswag import ENDINGS
 from llmc.hellaswag_run import eval_hellaswag
-from llmc.machine import available_cores
 from llmc.subjects import DEFAULT_SPLIT, find_subject, find_text
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmc.builder import ensure_native
 from llmc.config import ModelConfig, load_preset, overridden
 from llmc.context import Context
+from llmc.engine.build import ensure_native
+from llmc.engine.process import Engine
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.formats.checkpoint import parameter_count
 from llmc.formats.weights import Origin
 from llmc.lookup import TOKENIZER_SUFFIX
-from llmc.process import Engine
 from llmc.random_weights import MOST_SEED, RandomModel
 from llmc.weights import (
     TARGETS,

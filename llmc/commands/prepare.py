@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from llmc.builder import ensure_native
 from llmc.commands.export_weights import export
 from llmc.commands.fetch import fetch_dataset
 from llmc.config import load_preset, overridden
 from llmc.context import Context
 from llmc.corpus import tokenize_inputs, tokenized_already
 from llmc.datasets import FETCHED, STDLIB
+from llmc.engine.build import ensure_native
 from llmc.errors import LlmcError, Usage
 from llmc.formats.checkpoint import CheckpointHeader, read_header, verify_checksum
 from llmc.inputs import Data, check_match

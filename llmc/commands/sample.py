@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from llmc.builder import ensure_native
 from llmc.config import SAMPLE_LIMITS, SampleConfig, overridden
 from llmc.context import Context
+from llmc.engine.build import ensure_native
+from llmc.engine.generator import Generator, generate_argv
+from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, Usage
-from llmc.generation import Generator, generate_argv
-from llmc.generation_protocol import NO_TOKEN, Request
 from llmc.sampling import KEPT, Text, Weights, Written, find_weights, writing_threads
 from llmc.writing_view import TerminalView, View, choose_view, legend, prompt_note, summary
 

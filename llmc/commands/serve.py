@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.builder import ensure_native
 from llmc.context import Context
+from llmc.engine.build import ensure_native
+from llmc.engine.generator import Generator, generate_argv
 from llmc.errors import MissingOutput, Usage
-from llmc.generation import Generator, generate_argv
 from llmc.sampling import find_weights, writing_threads
 
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096

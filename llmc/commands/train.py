@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.builder import ensure_native
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.context import Context
+from llmc.engine.build import ensure_native
+from llmc.engine.machine import available_cores
 from llmc.errors import Usage
 from llmc.formats.checkpoint import read_header
 from llmc.inputs import check_match
-from llmc.machine import available_cores
 from llmc.measure import flops_per_token
 from llmc.planning import PlanView
 from llmc.run_record import Setup

@@ -10,9 +10,9 @@ from contextlib import suppress
 from functools import partial
 from math import ceil
 
+from llmc.engine.generator import Generator
+from llmc.engine.protocol import End, Request, Token
 from llmc.errors import LlmcError, Usage
-from llmc.generation import Generator
-from llmc.generation_protocol import End, Request, Token
 from llmc.serving.refusals import BROKEN, BUSY, Refused
 
 Told = tuple[int, Token | End]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from llmc.generation_protocol import End, Token
+from llmc.engine.protocol import End, Token
 from llmc.serving.refusals import BROKEN, Refused
 from llmc.streaming import Piece, TextStream
 from llmc.tokenizers import Tokenizer

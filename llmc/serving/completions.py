@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from llmc.config import SampleConfig
-from llmc.generation_protocol import NO_TOKEN, Request
+from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.serving.batch import Batch, Job
 from llmc.serving.choices import Choice, speller
 from llmc.serving.metrics import Metrics

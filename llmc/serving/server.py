@@ -13,8 +13,8 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from llmc.engine.generator import Generator
 from llmc.errors import Interrupted, Usage
-from llmc.generation import Generator
 from llmc.serving.app import Log, make_app
 from llmc.serving.batch import Batch
 from llmc.serving.completions import Completions

@@ -9,9 +9,9 @@ from typing import Any
 
 from llmc.config import SampleConfig
 from llmc.curves import extremes
+from llmc.engine.protocol import Ready
 from llmc.errors import BadData, LlmcError
 from llmc.formats.checkpoint import CheckpointHeader, parameter_count, read_header
-from llmc.generation_protocol import Ready
 from llmc.history import read_run
 from llmc.plots import plot_of
 from llmc.runs import CHECKPOINT, METRICS

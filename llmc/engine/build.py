@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from llmc import toolchain
 from llmc.context import Context
+from llmc.engine import toolchain
+from llmc.engine.machine import cpu_identity
+from llmc.engine.process import run_quietly
+from llmc.engine.toolchain import Compiler, Cpu, Mode, Step
 from llmc.errors import BadData, CompileFailed, Usage
-from llmc.machine import cpu_identity
 from llmc.paths import cache_dir, shipped_dir
-from llmc.process import run_quietly
-from llmc.toolchain import Compiler, Cpu, Mode, Step
 
 SHOWN_ERRORS = 3
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from llmc.process import run_quietly
+from llmc.engine.process import run_quietly
 
 
 def available_cores() -> int:

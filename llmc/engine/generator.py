@@ -18,8 +18,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-from llmc.errors import LlmcError, Usage
-from llmc.generation_protocol import (
+from llmc.engine.process import Engine
+from llmc.engine.protocol import (
     LONGEST_LINE,
     End,
     Ready,
@@ -28,7 +28,7 @@ from llmc.generation_protocol import (
     event_of,
     raise_failure,
 )
-from llmc.process import Engine
+from llmc.errors import LlmcError, Usage
 
 Deliver = Callable[[Token | End], object]
 

@@ -1,7 +1,7 @@
 """How the engine is compiled: which sources, which flags for which file, which hash names a build.
 
 Nothing is executed here. The same table serves zig (``llmc build``) and any other C compiler,
-through the makefile that ``python -m llmc.toolchain --cc cc --out DIR`` prints. One binary holds
+through the makefile that ``python -m llmc.engine.toolchain --cc cc --out DIR`` prints. One binary holds
 every instruction set of the machine's family: only the files in ``native/isa/`` are compiled for
 newer CPUs, everything else for the oldest, and the engine chooses while running.
 """
@@ -224,7 +224,7 @@ def sources(native: Path, machine: str, cpu: Cpu = Cpu.BASELINE) -> list[Path]:
     for path in sorted(native.glob("isa/*.c")):
         if path.stem not in ISAS:
             raise CompileFailed(
-                f"{path} has no row in the table ISAS of llmc/toolchain.py: add one"
+                f"{path} has no row in the table ISAS of llmc/engine/toolchain.py: add one"
             )
         if (path.stem == "native") != (cpu is Cpu.NATIVE):
             continue
@@ -351,7 +351,9 @@ def makefile(compiler: Compiler, native: Path, out: Path, mode: Mode = Mode.RELE
 
 def main() -> None:
     """Print the makefile that builds the engine with another C compiler."""
-    parser = argparse.ArgumentParser(prog="python -m llmc.toolchain", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m llmc.engine.toolchain", description=main.__doc__
+    )
     parser.add_argument("--cc", default="cc", help="the compiler, as CC names it")
     parser.add_argument("--cflags", default="", help="more flags, as CFLAGS names them")
     parser.add_argument("--native", type=Path, default=Path("native"), help="the C sources")
