@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmc.download import download
 from llmc.errors import BadData
+from llmc.fetch.download import download
 from llmc.formats.byte_level import unspelled
 from llmc.paths import cache_dir
 

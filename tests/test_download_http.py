@@ -14,10 +14,11 @@ import requests
 from conftest import NO_NETWORK
 from web import Act, Web, serving
 
-from llmc.download import copy, download, network
-from llmc.download.network import Patience
-from llmc.download.store import Entry, Pin
 from llmc.errors import BadData, Interrupted, Usage
+from llmc.fetch import network
+from llmc.fetch.cache import Entry, Pin
+from llmc.fetch.download import copy, download
+from llmc.fetch.network import Patience
 
 BODY = bytes(range(251)) * 4000  # a megabyte without a period of a power of two
 SIZE = len(BODY)
@@ -327,7 +328,7 @@ def test_a_server_that_stalls_is_left(
 ) -> None:
     web.put("/x", BODY, ETag='"one"')
     web.acts["/x"] = [Act(pause_s=2)]
-    monkeypatch.setattr("llmc.download.http.TIMEOUT_S", (5, 0.5))
+    monkeypatch.setattr("llmc.fetch.http.TIMEOUT_S", (5, 0.5))
     download(f"{web.url}/x", place)
     assert place.read_bytes() == BODY
     assert web.ranges("/x") == [None, "bytes=16384-"]
@@ -573,7 +574,7 @@ def test_a_disk_without_room_is_not_filled(
 
     web.put("/x", BODY)
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr("llmc.download.http.shutil.disk_usage", lambda _: usage._replace(free=9))
+    monkeypatch.setattr("llmc.fetch.http.shutil.disk_usage", lambda _: usage._replace(free=9))
     with pytest.raises(BadData, match=r"x takes 1\.0 MB more, and the disk of .* has 0\.0 MB free"):
         download(f"{web.url}/x", place)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from web import COMMIT, Act, Web, serving
 
-from llmc.download import download_from_hub, network
-from llmc.download.network import Patience
 from llmc.errors import BadData
+from llmc.fetch import network
+from llmc.fetch.download import download_from_hub
+from llmc.fetch.network import Patience
 
 BODY = bytes(range(251)) * 4000
 SIZE = len(BODY)

@@ -20,7 +20,7 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 PROGRAM = """\
 import sys
 from pathlib import Path
-from llmc.download import download
+from llmc.fetch.download import download
 url, path, sha256 = sys.argv[1:]
 say = lambda line: print(line, flush=True)
 download(url, Path(path), sha256=sha256 or None, note=say)

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from llmc.download.unpack import LIMITS, is_archive, unpack
 from llmc.errors import BadData
+from llmc.fetch.unpack import LIMITS, is_archive, unpack
 
 TREE = {
     "a.txt": b"one\n",
@@ -29,7 +29,7 @@ TREE = {
 
 
 def zstd(data: bytes) -> bytes:
-    from llmc.download.unpack import _zstd
+    from llmc.fetch.unpack import _zstd
 
     return bytes(_zstd().compress(data))
 

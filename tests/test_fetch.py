@@ -25,8 +25,8 @@ from web import COMMIT, Act, Web
 from llmc.commands.fetch import fetch_dataset
 from llmc.context import Context
 from llmc.datasets import FETCHED, Dataset, RemoteFile
-from llmc.download import download
 from llmc.errors import BadData, Usage
+from llmc.fetch.download import download
 from llmc.paths import Workspace
 from llmc.ui import Ui
 

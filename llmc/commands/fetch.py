@@ -15,9 +15,9 @@ import typer
 from llmc.config import nearest
 from llmc.context import Context
 from llmc.datasets import EVALUATIONS, FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
-from llmc.download import Advance, copy, download, download_from_hub, file_sha256
-from llmc.download.unpack import is_archive, unpack
 from llmc.errors import BadData, Usage
+from llmc.fetch.download import Advance, copy, download, download_from_hub, file_sha256
+from llmc.fetch.unpack import is_archive, unpack
 
 MODELS = {
     "gpt2": "openai-community/gpt2",

@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llmc.download import file_sha256
 from llmc.errors import BadData, Usage
+from llmc.fetch.download import file_sha256
 from llmc.text.opening import Opened
 from llmc.text.pieces import Part, documents_of_pieces, pieces_of
 from llmc.text.reading import Reading, kind_of

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from llmc.download import download
 from llmc.errors import BadData
+from llmc.fetch.download import download
 from llmc.paths import Workspace, cache_dir
 from llmc.text.boundaries import AT_ENDOFTEXT
 from llmc.text.pieces import Part, Piece, parts_of, pieces_of

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from llmc.download.http import Advance, Transfer
-from llmc.download.hub import HubFile
-from llmc.download.network import Note, is_offline, unsaid
-from llmc.download.remote import Remote
-from llmc.download.store import Entry, Pin, file_sha256
 from llmc.errors import BadData
+from llmc.fetch.cache import Entry, Pin, file_sha256
+from llmc.fetch.http import Advance, Transfer
+from llmc.fetch.hub import HubFile
+from llmc.fetch.network import Note, is_offline, unsaid
+from llmc.fetch.remote import Remote
 from llmc.paths import written_whole
 
 __all__ = [

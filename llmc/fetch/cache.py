@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmc.download.network import Note
 from llmc.errors import BadData
+from llmc.fetch.network import Note
 from llmc.paths import cache_dir, link_or_copy, written_whole
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
-from llmc.download.network import Passing
-from llmc.download.store import Pin
 from llmc.errors import BadData
+from llmc.fetch.cache import Pin
+from llmc.fetch.network import Passing
 
 
 @dataclass(frozen=True)

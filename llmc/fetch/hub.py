@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from llmc.download.http import PASSING
-from llmc.download.network import Note, Passing, persistently
-from llmc.download.remote import Remote, unreachable
-from llmc.download.store import Entry, Pin
 from llmc.errors import BadData
+from llmc.fetch.cache import Entry, Pin
+from llmc.fetch.http import PASSING
+from llmc.fetch.network import Note, Passing, persistently
+from llmc.fetch.remote import Remote, unreachable
 
 
 @dataclass(frozen=True)

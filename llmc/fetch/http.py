@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from llmc.download.network import Note, Passing, persistently
-from llmc.download.remote import Remote, unreachable
-from llmc.download.store import Entry
 from llmc.errors import BadData, Interrupted
+from llmc.fetch.cache import Entry
+from llmc.fetch.network import Note, Passing, persistently
+from llmc.fetch.remote import Remote, unreachable
 from llmc.units import megabytes
 
 if TYPE_CHECKING:
