@@ -13,7 +13,6 @@ from typing import Any
 
 from llmc import manifest as manifests
 from llmc.context import Context
-from llmc.datasets import AS_USUAL, Reading, Source, documents_of, open_source
 from llmc.encoders import Encode, choose_encoder, cuts_of
 from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
@@ -30,6 +29,7 @@ from llmc.shards import (
     write_stream,
 )
 from llmc.splitting import Cut, check_split_flags, choose_cut, cut_of_flags, own_val
+from llmc.text.source import AS_USUAL, Reading, Source, documents_of, open_source
 from llmc.tokenizers import Tokenizer, bpe_vocab_size, load_tokenizer, train_bpe
 from llmc.tokenizing import Feed, text_feed
 

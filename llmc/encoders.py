@@ -15,9 +15,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmc.datasets import Part
 from llmc.errors import LlmcError, Usage
 from llmc.formats.tokens import token_dtype
+from llmc.text.source import Part
 from llmc.tokenizers import ENDOFTEXT, PATTERN, TOKENIZER_FILE, Tokenizer
 from llmc.vocabulary import file_form
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmc.context import Context
-from llmc.datasets import HELLASWAG, fetched_files
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData, Interrupted, MissingOutput
 from llmc.evaluation import Ratio
@@ -16,6 +15,7 @@ from llmc.formats.rows import write_rows
 from llmc.formats.tokens import write_tokens
 from llmc.hellaswag import Results, Row, chosen, read_examples, rows_of, table_of
 from llmc.subjects import Subject
+from llmc.text.source import HELLASWAG, fetched_files
 from llmc.tokenizers import Tokenizer
 
 

@@ -12,10 +12,10 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
-from llmc.datasets import Part
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.formats.tokens import TokenFile
 from llmc.manifest import Manifest, PartRecord, Split, load_manifest, verify
+from llmc.text.source import Part
 
 FOLDER = re.compile(r"part-\d+-of-(\d+)")
 MOST_PARTS = 100_000

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llmc.context import Context
-from llmc.datasets import VAL_FRACTION, Source
 from llmc.errors import BadData, Usage
 from llmc.formats.tokens import TokenFile, read_tokens
+from llmc.text.source import VAL_FRACTION, Source
 
 MIN_TOKENS = 2  # an input and its target
 # A fraction of a large set is more than a validation ever reads.

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from llmc import datasets
-from llmc.datasets import (
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.paths import Workspace
+from llmc.text import source as datasets
+from llmc.text.source import (
     FETCHED,
     Dataset,
     Reading,
@@ -15,8 +17,6 @@ from llmc.datasets import (
     open_source,
     stdlib_folder,
 )
-from llmc.errors import BadData, MissingOutput, Usage
-from llmc.paths import Workspace
 
 E_ACUTE_LATIN1 = b"caf\xe9"
 

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from test_tokenizers import AWKWARD, SOURCES
 
 import llmc.encoders as under_test
-from llmc.datasets import Part
 from llmc.encoders import (
     CUT_ANYWHERE,
     CUT_AT_BLANKS,
@@ -34,6 +33,7 @@ from llmc.encoders import (
     tiktoken_encoder,
 )
 from llmc.errors import Usage
+from llmc.text.source import Part
 from llmc.tokenizers import Tokenizer, load_tokenizer, train_bpe
 
 # GPT-2's pieces and what surrounds them: spaces of all kinds, marks, letters outside the plane.

@@ -24,10 +24,10 @@ from web import COMMIT, Act, Web
 
 from llmc.commands.fetch import fetch_dataset
 from llmc.context import Context
-from llmc.datasets import FETCHED, Dataset, RemoteFile
 from llmc.errors import BadData, Usage
 from llmc.fetch.download import download
 from llmc.paths import Workspace
+from llmc.text.source import FETCHED, Dataset, RemoteFile
 from llmc.ui import Ui
 
 TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 1000

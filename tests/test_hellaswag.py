@@ -14,7 +14,6 @@ from engine import RAGGED, Native, build, json_lines, save_model, some_tensors, 
 from torch.nn import functional
 from workspace import PRESET, copy_of, ok
 
-from llmc.datasets import EVALUATIONS, HELLASWAG
 from llmc.errors import BadData
 from llmc.hellaswag import (
     Example,
@@ -28,6 +27,7 @@ from llmc.hellaswag import (
 )
 from llmc.hellaswag_run import _written
 from llmc.reference import GPT2
+from llmc.text.source import EVALUATIONS, HELLASWAG
 from llmc.tokenizers import Tokenizer, load_tokenizer
 
 # A line as it was published.

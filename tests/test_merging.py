@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from test_shards import documents, ids_of, texts
 from workspace import ok
 
-from llmc.datasets import Part, documents_of
 from llmc.errors import Usage
 from llmc.formats.tokens import read_tokens
 from llmc.manifest import load_manifest, verify
 from llmc.merging import range_of, read_shard
+from llmc.text.source import Part, documents_of
 
 FLAGS = ("--tokenizer", "byte", "--shard-tokens", "3000")
 

@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from llmc import corpus as dataset_making
 from llmc.context import Context
 from llmc.corpus import Options, tokenize_inputs
-from llmc.datasets import Part, Source
 from llmc.errors import BadData
 from llmc.formats.tokens import TokenFile, read_tokens, write_tokens
 from llmc.manifest import Manifest, Split, load_manifest, verify
 from llmc.shards import SHARD_TOKENS
 from llmc.splitting import Cut
+from llmc.text.source import Part, Source
 
 EOT = 256
 

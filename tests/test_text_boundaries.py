@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmc.errors import BadData, Usage
-from llmc.text import boundaries
-from llmc.text.boundaries import (
+from llmc.text import documents as boundaries
+from llmc.text.documents import (
     AT_ENDOFTEXT,
     BLANK_LINE,
     FILE,

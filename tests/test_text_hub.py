@@ -15,10 +15,10 @@ from conftest import Llmc, assert_one_sentence
 from hub import Hub, serving
 from workspace import ok
 
-from llmc.datasets import AS_USUAL, Reading, Source, documents_of, open_source
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
 from llmc.text.hub import HubName, parse_name
+from llmc.text.source import AS_USUAL, Reading, Source, documents_of, open_source
 
 REPO = "owner/stories"
 

@@ -20,10 +20,11 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from workspace import ok
 
-from llmc.datasets import AS_USUAL, Reading, Source, documents_of, open_source
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
-from llmc.text import boundaries, pieces
+from llmc.text import documents as boundaries
+from llmc.text import parts as pieces
+from llmc.text.source import AS_USUAL, Reading, Source, documents_of, open_source
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -14,10 +14,10 @@ import typer
 
 from llmc.config import nearest
 from llmc.context import Context
-from llmc.datasets import EVALUATIONS, FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
 from llmc.errors import BadData, Usage
 from llmc.fetch.download import Advance, copy, download, download_from_hub, file_sha256
 from llmc.fetch.unpack import is_archive, unpack
+from llmc.text.source import EVALUATIONS, FETCHED, NAMES, STDLIB, RemoteFile, stdlib_folder
 
 MODELS = {
     "gpt2": "openai-community/gpt2",

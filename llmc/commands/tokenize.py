@@ -15,7 +15,6 @@ from llmc.corpus import (
     merge_parts,
     tokenize_inputs,
 )
-from llmc.datasets import VAL_FRACTION, Reading
 from llmc.errors import Usage
 from llmc.foreign_tokens import are_token_files
 from llmc.formats.tokens import MAX_TOKENS
@@ -23,6 +22,7 @@ from llmc.manifest import load_manifest
 from llmc.merging import read_shard
 from llmc.shards import SHARD_TOKENS
 from llmc.splitting import MIN_TOKENS, MOST_VAL_TOKENS, check_split_flags
+from llmc.text.source import VAL_FRACTION, Reading
 
 
 def tokenize(

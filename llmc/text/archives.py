@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, Literal, cast
 
 from llmc.errors import BadData
-from llmc.text.stored import decompressed, explained
+from llmc.text.files import decompressed, explained
 
 # A long name or a table of attributes is read at once. What claims to be larger is a trap.
 MAX_HEADER = 1 << 20

@@ -21,10 +21,10 @@ from typing import Any
 
 from llmc.errors import BadData, Usage
 from llmc.fetch.download import file_sha256
+from llmc.text.files import Stretch
 from llmc.text.opening import Opened
-from llmc.text.pieces import Part, documents_of_pieces, pieces_of
+from llmc.text.parts import Part, documents_of_pieces, pieces_of
 from llmc.text.reading import Reading, kind_of
-from llmc.text.stored import Stretch
 
 PREFIX = "hf:"
 CONVERTED = "refs/convert/parquet"

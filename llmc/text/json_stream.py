@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from llmc.errors import BadData
-from llmc.text.boundaries import MAX_DOCUMENT
+from llmc.text.documents import MAX_DOCUMENT
 
 WHITESPACE = " \t\r\n"
 

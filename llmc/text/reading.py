@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from llmc.errors import Usage
-from llmc.text.boundaries import FILE, RECORD, Boundary, boundary_named
+from llmc.text.documents import FILE, RECORD, Boundary, boundary_named
 
 DEFAULT_FIELD = "text"
 

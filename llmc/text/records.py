@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmc.errors import BadData
-from llmc.text.boundaries import LINE, cut
+from llmc.text.documents import LINE, cut
 from llmc.text.json_stream import JsonStream, json_reason
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 from llmc.errors import BadData
 from llmc.text.archives import stored_members, streamed_members
-from llmc.text.boundaries import LINE, boundary_of_head, cut, starts
+from llmc.text.documents import LINE, boundary_of_head, cut, starts
+from llmc.text.files import Stretch, chunks_of, opened
 from llmc.text.reading import DEFAULT_FIELD, Kind, Reading, kind_of
 from llmc.text.records import (
     json_documents,
@@ -23,7 +24,6 @@ from llmc.text.records import (
     parquet_documents,
     parquet_groups,
 )
-from llmc.text.stored import Stretch, chunks_of, opened
 from llmc.text.utf8 import CHUNK, Decoder, NotText
 
 # A large file is cut in parts of about this size.

@@ -18,7 +18,8 @@ from typing import Any
 from llmc.config import nearest
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace
-from llmc.text.boundaries import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
+from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
+from llmc.text.files import Stretch, examine
 from llmc.text.hub import PREFIX as HUB
 from llmc.text.hub import open_hub
 from llmc.text.opening import (
@@ -32,9 +33,8 @@ from llmc.text.opening import (
     open_stdin,
     open_url,
 )
-from llmc.text.pieces import Part, parts_of, pieces_of
+from llmc.text.parts import Part, parts_of, pieces_of
 from llmc.text.reading import Kind, Reading
-from llmc.text.stored import Stretch, examine
 
 __all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source"]
 
