@@ -124,8 +124,8 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
     import torch
 
     from llmc.formats.checkpoint import read_checkpoint
-    from llmc.formats.tokens import read_tokens
     from llmc.reference import GPT2
+    from llmc.tokens.files import read_tokens
 
     torch.set_num_threads(threads)
     header, tensors = read_checkpoint(Path(files["model"]))

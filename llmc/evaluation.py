@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llmc.tokenizers import Tokenizer
+    from llmc.tokens.tokenizer import Tokenizer
 
 LEAST_DOCUMENTS = 10  # fewer tell little of how documents differ
 MOST_BLOCKS = 30  # of windows, where there are fewer documents

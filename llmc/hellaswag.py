@@ -15,7 +15,7 @@ from typing import Any
 
 from llmc.errors import BadData
 from llmc.evaluation import Ratio, proportion
-from llmc.tokenizers import Tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 
 ENDINGS = 4
 

@@ -11,12 +11,12 @@ from llmc.engine.build import ensure_native
 from llmc.errors import BadData, Interrupted, MissingOutput
 from llmc.evaluation import Ratio
 from llmc.evaluation_run import Progress, error_text, evaluated_rows, print_lines, progress_bar
-from llmc.formats.rows import write_rows
-from llmc.formats.tokens import write_tokens
 from llmc.hellaswag import Results, Row, chosen, read_examples, rows_of, table_of
 from llmc.subjects import Subject
 from llmc.text.source import HELLASWAG, fetched_files
-from llmc.tokenizers import Tokenizer
+from llmc.tokens.files import write_tokens
+from llmc.tokens.rows import write_rows
+from llmc.tokens.tokenizer import Tokenizer
 
 
 def eval_hellaswag(

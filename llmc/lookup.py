@@ -8,9 +8,9 @@ from pathlib import Path
 
 from llmc.errors import LlmcError
 from llmc.formats.checkpoint import read_header
-from llmc.manifest import load_manifest
 from llmc.paths import Workspace
-from llmc.tokenizers import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.tokens.manifest import load_manifest
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
 
 # Of a tokenizer that came with weights: NAME.bin has its own in NAME.tiktoken.
 TOKENIZER_SUFFIX = ".tiktoken"

@@ -18,7 +18,7 @@ from llmc import __version__
 from llmc.config import ModelConfig, SampleConfig, TrainConfig
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace, unwritable, written_whole
-from llmc.tokenizers import RECORD_FILE, TOKENIZER_FILE
+from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE
 
 CHECKPOINT = "model.bin"
 METRICS = "metrics.jsonl"

@@ -19,7 +19,7 @@ from llmc.formats.checkpoint import parameter_count, read_header
 from llmc.lookup import tokenizer_of
 from llmc.runs import CHECKPOINT, CONFIG, find_run
 from llmc.streaming import Piece, TextStream
-from llmc.tokenizers import Tokenizer, recorded_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
 
 # Bytes that are no UTF-8 become lone surrogates, so that they can be written as they are.
 KEPT: Final = "surrogateescape"

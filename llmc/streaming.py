@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from llmc.errors import Usage
-from llmc.tokenizers import Tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 
 
 class Piece(NamedTuple):

@@ -11,7 +11,7 @@ from llmc.formats.checkpoint import CheckpointHeader, read_header
 from llmc.inputs import Data, check_match, find_data, token_files
 from llmc.lookup import tokenizer_of
 from llmc.runs import CHECKPOINT, find_run, run_data
-from llmc.tokenizers import Tokenizer, recorded_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
 
 DEFAULT_SPLIT = "val"
 

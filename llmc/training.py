@@ -40,7 +40,7 @@ from llmc.runs import (
     newest_step,
     write_config,
 )
-from llmc.tokenizers import record_tokenizer
+from llmc.tokens.tokenizer import record_tokenizer
 from llmc.training_view import History, PlainView, choose_view, precision
 from llmc.units import duration, megabytes
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from llmc.config import ModelConfig, nearest
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.formats.byte_level import Vocabulary
 from llmc.formats.checkpoint import MAGIC, TOKEN_MAGICS, checkpoint_bytes, write_checkpoint
 from llmc.formats.safetensors_file import INDEX_SUFFIX
 from llmc.formats.weights import KINDS, CheckpointModel, Origin, Weights, stored_bytes
 from llmc.paths import Workspace, folder_written_whole, written_whole
 from llmc.runs import CHECKPOINT
+from llmc.tokens.byte_level import Vocabulary
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 
@@ -206,7 +206,7 @@ def write_llm_c(
     Raises:
         BadData: the weights are damaged, a token is too long, or the disk is full.
     """
-    from llmc.formats.tokenizer_bin import write_tokenizer_bin
+    from llmc.tokens.tokenizer_bin import write_tokenizer_bin
 
     with folder_written_whole(path, TARGETS["llm.c"].files) as folder:
         checkpoint = folder / (LLMC_BF16 if dtype == "bf16" else LLMC_FP32)
@@ -226,7 +226,7 @@ def write_hf(
         BadData: the weights are damaged, a number does not fit, or the disk is full.
     """
     from llmc.formats.hf_folder import write_hf_folder
-    from llmc.formats.tokenizer_json import write_tokenizer_json
+    from llmc.tokens.tokenizer_json import write_tokenizer_json
 
     weights.verify()
     eot = vocabulary.specials[-1] if vocabulary is not None else None

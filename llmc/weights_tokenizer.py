@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, LlmcError
-from llmc.formats.byte_level import Vocabulary, merges_of
 from llmc.lookup import TOKENIZER_SUFFIX, tokenizer_with
 from llmc.paths import Workspace
 from llmc.random_weights import RandomModel
+from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.weights import Source
 
 if TYPE_CHECKING:
-    from llmc.tokenizers import Tokenizer
+    from llmc.tokens.tokenizer import Tokenizer
 
 GPT2_VOCAB_SIZE = 50257
 
@@ -47,8 +47,8 @@ def carried_tokenizer(source: Source) -> Tokenizer | None:
     """
     from llmc.formats.gguf import GgufModel
     from llmc.formats.hf import HuggingFaceModel
-    from llmc.formats.tokenizer_json import read_tokenizer_json
-    from llmc.tokenizers import load_tokenizer, recorded_tokenizer
+    from llmc.tokens.tokenizer import load_tokenizer, recorded_tokenizer
+    from llmc.tokens.tokenizer_json import read_tokenizer_json
 
     weights = source.weights
     if source.folder is not None:
@@ -68,7 +68,7 @@ def carries_tokenizer(source: Source) -> bool:
     """Return whether a Hugging Face folder or a GGUF file brings any tokenizer along."""
     from llmc.formats.gguf import GgufModel
     from llmc.formats.hf import HuggingFaceModel
-    from llmc.formats.tokenizer_json import TOKENIZER, VOCAB
+    from llmc.tokens.tokenizer_json import TOKENIZER, VOCAB
 
     weights = source.weights
     if isinstance(weights, GgufModel):
@@ -100,7 +100,7 @@ def gpt2_fingerprint(vocab_size: int) -> bytes | None:
     """Return the fingerprint of GPT-2's tokenizer for a model with its vocabulary, if at hand."""
     if vocab_size != GPT2_VOCAB_SIZE:
         return None
-    from llmc.tokenizers import load_tokenizer
+    from llmc.tokens.tokenizer import load_tokenizer
 
     try:
         return bytes.fromhex(load_tokenizer("gpt2").fingerprint)
@@ -115,7 +115,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     Raises:
         BadData: they cannot hold it.
     """
-    from llmc.tokenizers import ENDOFTEXT
+    from llmc.tokens.tokenizer import ENDOFTEXT
 
     if not tokenizer.is_plain:
         raise BadData(
@@ -128,7 +128,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 def _tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
     """Return the tokenizer that gives the same ids as a file's; None where llmc has none."""
-    from llmc.tokenizers import ENDOFTEXT, TOKENIZER_FILE, load_tokenizer
+    from llmc.tokens.tokenizer import ENDOFTEXT, TOKENIZER_FILE, load_tokenizer
 
     *tokens, end = vocabulary.tokens
     if vocabulary.specials != (len(tokens),) or end != ENDOFTEXT.encode():
@@ -150,7 +150,7 @@ def _tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
 
 
 def _fingerprint(name: str, vocab_size: int) -> str | None:
-    from llmc.tokenizers import load_tokenizer
+    from llmc.tokens.tokenizer import load_tokenizer
 
     if name == "gpt2":
         found = gpt2_fingerprint(vocab_size)

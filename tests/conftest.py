@@ -19,7 +19,7 @@ from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData
 from llmc.paths import Workspace
-from llmc.tokenizers import Tokenizer, load_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.ui import Ui
 
 # Nothing listens on the discard port: whoever asks for the outside world is refused at once.

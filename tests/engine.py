@@ -19,8 +19,8 @@ from llmc.config import ModelConfig
 from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.formats.checkpoint import checkpoint_bytes, tensor_shapes, write_checkpoint
-from llmc.formats.tokens import write_tokens
 from llmc.paths import Workspace
+from llmc.tokens.files import write_tokens
 from llmc.ui import Ui
 
 Floats = NDArray[np.float32]

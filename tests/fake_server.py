@@ -16,7 +16,7 @@ from llmc.engine.generator import Generator, generate_argv
 from llmc.errors import LlmcError
 from llmc.serving import connection, guard, server
 from llmc.serving.subject import Subject
-from llmc.tokenizers import load_tokenizer
+from llmc.tokens.tokenizer import load_tokenizer
 
 FAKE = Path(__file__).with_name("fake_engine.py")
 

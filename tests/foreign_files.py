@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from llmc.config import ModelConfig
 from llmc.formats.gguf import NAMES as GGUF_NAMES
 from llmc.formats.hf import NAMES
-from llmc.tokenizers import Tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 

@@ -18,7 +18,7 @@ from llmc.commands.export_weights import export
 from llmc.config import ModelConfig
 from llmc.context import Context
 from llmc.formats.debug_state import read_debug_state
-from llmc.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 
 llama_cpp = pytest.importorskip("llama_cpp")
 

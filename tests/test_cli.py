@@ -64,7 +64,7 @@ def test_help_imports_nothing_heavy(llmc: Llmc) -> None:
     assert "llmc.cli" in loaded
     assert loaded.isdisjoint(
         {"numpy", "torch", "rich", "tiktoken", "tokenizers", "huggingface_hub", "requests"}
-        | {"llmc.commands.train", "llmc.tokenizers"}
+        | {"llmc.commands.train", "llmc.tokens.tokenizer"}
     )
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from llmc.commands.decode import _number, _rpartition_space, default_tokenizer
 from llmc.context import Context
-from llmc.corpus import tokenize_inputs
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
-from llmc.tokenizers import Tokenizer, record_tokenizer, train_bpe
+from llmc.tokens.dataset import tokenize_inputs
+from llmc.tokens.tokenizer import Tokenizer, record_tokenizer, train_bpe
 from llmc.ui import Ui
 
 TEXT = "naïve — 東京 🙂\r\n\tend"

@@ -22,18 +22,19 @@ from engine import Native, build, random_tokens, save_model, save_tokens, some_t
 from foreign_files import write_gguf, write_tokenizer_bin
 from workspace import ok, prepared_workspace, trained
 
-from llmc import manifest
 from llmc.config import ModelConfig
-from llmc.formats import checkpoint, debug_state, hf, tokens, training_state
+from llmc.formats import checkpoint, debug_state, hf, training_state
 from llmc.formats.checkpoint import CheckpointHeader, tensor_shapes
 from llmc.formats.checkpoint import read_header as read_checkpoint_header
 from llmc.formats.gguf import NAMES as GGUF_NAMES
-from llmc.formats.rows import write_rows
-from llmc.formats.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
 from llmc.inspection.gguf_files import SCALARS, read_header
 from llmc.inspection.token_files import WIDTHS
 from llmc.inspection.vocabularies import walk
-from llmc.tokenizers import PATTERN, Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens import files as tokens
+from llmc.tokens import manifest
+from llmc.tokens.rows import write_rows
+from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "formats.md"

@@ -19,8 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tokenizers import AWKWARD, SOURCES
 
-import llmc.encoders as under_test
-from llmc.encoders import (
+import llmc.tokens.encode as under_test
+from llmc.errors import Usage
+from llmc.text.source import Part
+from llmc.tokens.encode import (
     CUT_ANYWHERE,
     CUT_AT_BLANKS,
     Batch,
@@ -32,9 +34,7 @@ from llmc.encoders import (
     fast_encoder,
     tiktoken_encoder,
 )
-from llmc.errors import Usage
-from llmc.text.source import Part
-from llmc.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, train_bpe
 
 # GPT-2's pieces and what surrounds them: spaces of all kinds, marks, letters outside the plane.
 PIECES = [*" \n\t\r\v\f\x1c\x85\u00a0\u2028\u3000", "'s", "'ll", "I'", "don", "Ä", "é", "e\u0301"]
@@ -164,7 +164,7 @@ def test_ids_are_as_wide_as_the_vocabulary_needs(
     bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tiktoken_encoder(bpe)(Batch(["a"], [True])).ids.dtype == np.uint16
-    monkeypatch.setattr("llmc.formats.tokens.UINT16_VOCAB", 256)
+    monkeypatch.setattr("llmc.tokens.files.UINT16_VOCAB", 256)
     assert tiktoken_encoder(bpe)(Batch(["a"], [True])).ids.dtype == np.uint32
 
 

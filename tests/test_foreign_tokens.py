@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from test_shards import documents, ids_of
 from workspace import ok
 
-from llmc.formats.tokens import read_tokens, write_tokens
-from llmc.manifest import Manifest, load_manifest, verify
-from llmc.tokenizers import load_tokenizer
+from llmc.tokens.files import read_tokens, write_tokens
+from llmc.tokens.manifest import Manifest, load_manifest, verify
+from llmc.tokens.tokenizer import load_tokenizer
 
 
 def stream() -> NDArray[np.int64]:

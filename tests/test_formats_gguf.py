@@ -13,11 +13,11 @@ from gguf.quants import dequantize, quantize
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.byte_level import Vocabulary, merges_of
 from llmc.formats.checkpoint import write_checkpoint
 from llmc.formats.gguf import NAMES, GgufModel, gguf_bytes, read_gguf, write_gguf
 from llmc.formats.weights import CheckpointModel, Origin
-from llmc.tokenizers import ENDOFTEXT, Tokenizer, train_bpe
+from llmc.tokens.byte_level import Vocabulary, merges_of
+from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer, train_bpe
 
 ORIGIN = Origin(7, 2.5, bytes(range(32)))
 KEYS: dict[str, Any] = {
@@ -99,7 +99,7 @@ def test_the_packages_reader_finds_everything(
 
 
 def test_a_tokenizer_of_bytes_has_a_merge_that_never_happens(tmp_path: Path) -> None:
-    from llmc.tokenizers import load_tokenizer
+    from llmc.tokens.tokenizer import load_tokenizer
 
     path = written(tmp_path, SMALL, "F32", load_tokenizer("byte"))
     found = GgufModel(path).vocabulary()

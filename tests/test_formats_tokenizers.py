@@ -14,11 +14,11 @@ from tokenizers import Tokenizer as Theirs
 from workspace import ok
 
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.byte_level import Vocabulary, merges_of, spelled, unspelled
-from llmc.formats.tokenizer_bin import TokenTable, read_tokenizer_bin, write_tokenizer_bin
-from llmc.formats.tokenizer_json import read_tokenizer_json, write_tokenizer_json
-from llmc.tokenizers import ENDOFTEXT, Tokenizer, load_tokenizer, train_bpe
-from llmc.vocabulary import gpt2_file
+from llmc.tokens.byte_level import Vocabulary, merges_of, spelled, unspelled
+from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens.tokenizer_bin import TokenTable, read_tokenizer_bin, write_tokenizer_bin
+from llmc.tokens.tokenizer_json import read_tokenizer_json, write_tokenizer_json
+from llmc.tokens.vocabulary import gpt2_file
 
 SAMPLE = "for i in range(10):\n    print('größer', i)\n\n日本語 🙂 naïve\n" * 30
 

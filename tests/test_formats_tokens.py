@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llmc.errors import BadData
-from llmc.formats.tokens import HEADER_BYTES, payload_sha256, read_tokens, write_tokens
+from llmc.tokens.files import HEADER_BYTES, payload_sha256, read_tokens, write_tokens
 
 
 @given(

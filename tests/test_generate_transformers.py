@@ -27,7 +27,7 @@ from llmc.commands.export_weights import export
 from llmc.config import ModelConfig
 from llmc.context import Context
 from llmc.paths import Workspace
-from llmc.tokenizers import load_tokenizer, save_tokenizer
+from llmc.tokens.tokenizer import load_tokenizer, save_tokenizer
 from llmc.ui import Ui
 
 torch = pytest.importorskip("torch")

@@ -28,7 +28,7 @@ from llmc.hellaswag import (
 from llmc.hellaswag_run import _written
 from llmc.reference import GPT2
 from llmc.text.source import EVALUATIONS, HELLASWAG
-from llmc.tokenizers import Tokenizer, load_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 
 # A line as it was published.
 PUBLISHED: Mapping[str, Any] = {

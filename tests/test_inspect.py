@@ -29,7 +29,6 @@ from workspace import copy_of, prepared_workspace, trained
 from llmc.config import ModelConfig
 from llmc.errors import Usage
 from llmc.formats.checkpoint import read_checkpoint, write_checkpoint
-from llmc.formats.tokens import read_tokens
 from llmc.inspection.datasets import describe_dataset
 from llmc.inspection.describe import describe
 from llmc.inspection.description import Description, quoted, safe_bytes, safe_text
@@ -39,7 +38,8 @@ from llmc.inspection.reading import Asked, Reading
 from llmc.inspection.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.inspection_view import plain_lines, show
 from llmc.paths import Workspace
-from llmc.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from llmc.tokens.files import read_tokens
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 
 TINY = ModelConfig(layers=2, heads=2, channels=32, context=16, vocab_size=257)
 TEXT = "one two\nthree \x1b[31mred\x1b[0m ünï 日本 \u202e\n"
@@ -497,7 +497,7 @@ def test_a_split_may_be_one_file_or_many(tmp_path: Path, byte: Tokenizer) -> Non
         assert entries({**one, "file": name}) == []
     assert entries(5) == entries([5, None]) == entries({"file": "x"}) == []
 
-    from llmc.formats.tokens import payload_sha256
+    from llmc.tokens.files import payload_sha256
 
     shards = []
     for number, text in enumerate(("ab", "cde", "f")):

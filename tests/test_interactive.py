@@ -18,7 +18,7 @@ from llmc.engine.protocol import NO_TOKEN
 from llmc.errors import LossNotFinite, Usage
 from llmc.interactive import COMMANDS, Conversation, changed
 from llmc.sampling import Weights
-from llmc.tokenizers import load_tokenizer
+from llmc.tokens.tokenizer import load_tokenizer
 from llmc.ui import Ui
 
 FAKE = Path(__file__).with_name("fake_engine.py")

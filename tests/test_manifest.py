@@ -12,8 +12,8 @@ import pytest
 
 from llmc import __version__
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.tokens import write_tokens
-from llmc.manifest import (
+from llmc.tokens.files import write_tokens
+from llmc.tokens.manifest import (
     Manifest,
     PartRecord,
     Shard,
@@ -23,7 +23,7 @@ from llmc.manifest import (
     verify,
     write_manifest,
 )
-from llmc.tokenizers import load_tokenizer
+from llmc.tokens.tokenizer import load_tokenizer
 
 
 @pytest.fixture

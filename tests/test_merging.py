@@ -16,10 +16,10 @@ from test_shards import documents, ids_of, texts
 from workspace import ok
 
 from llmc.errors import Usage
-from llmc.formats.tokens import read_tokens
-from llmc.manifest import load_manifest, verify
-from llmc.merging import range_of, read_shard
 from llmc.text.source import Part, documents_of
+from llmc.tokens.files import read_tokens
+from llmc.tokens.manifest import load_manifest, verify
+from llmc.tokens.merge import range_of, read_shard
 
 FLAGS = ("--tokenizer", "byte", "--shard-tokens", "3000")
 

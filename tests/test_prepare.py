@@ -10,7 +10,7 @@ from workspace import copy_of, empty_workspace, ok, prepared_workspace, trained
 from llmc.commands.prepare import Recipe, recipe_of
 from llmc.config import ModelConfig
 from llmc.formats.checkpoint import read_header
-from llmc.manifest import load_manifest, verify
+from llmc.tokens.manifest import load_manifest, verify
 
 FLAGS = ["--tokenizer", "byte", "--model", "random:tiny.toml"]
 DATA, MODEL = "data/texts/train.bin", "models/tiny-texts.bin"

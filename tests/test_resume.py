@@ -33,7 +33,7 @@ from workspace import copy_of, metrics, ok, prepared_workspace
 
 from llmc.config import ModelConfig
 from llmc.formats.checkpoint import read_header
-from llmc.formats.tokens import payload_sha256, read_tokens, write_tokens
+from llmc.tokens.files import payload_sha256, read_tokens, write_tokens
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import pytest
 from llmc.config import ModelConfig, SampleConfig, TrainConfig, load_preset
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace
-from llmc.prepared import prepared_model, record_prepared
 from llmc.runs import (
     CHECKPOINT,
     CONFIG,
@@ -26,6 +25,7 @@ from llmc.runs import (
     newest_run,
     write_config,
 )
+from llmc.tokens.prepared import prepared_model, record_prepared
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from llmc.formats.checkpoint import read_checkpoint, write_checkpoint
 from llmc.paths import Workspace
 from llmc.random_weights import random_tensors
 from llmc.sampling import find_weights
-from llmc.tokenizers import Tokenizer, train_bpe
+from llmc.tokens.tokenizer import Tokenizer, train_bpe
 from llmc.ui import Ui
 
 FLAGS = ["run", "model", "prompt", "tokens", "temperature", "top-k", "top-p", "seed", "threads"]

@@ -18,7 +18,7 @@ from llmc.errors import BadData, LlmcError
 from llmc.formats.checkpoint import parameter_count
 from llmc.sampling import Text, Weights
 from llmc.streaming import TextStream
-from llmc.tokenizers import load_tokenizer
+from llmc.tokens.tokenizer import load_tokenizer
 from llmc.writing_view import summary
 
 FAKE = Path(__file__).with_name("fake_engine.py")

@@ -22,15 +22,15 @@ from conftest import Llmc, assert_one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc import corpus as dataset_making
 from llmc.context import Context
-from llmc.corpus import Options, tokenize_inputs
 from llmc.errors import BadData
-from llmc.formats.tokens import TokenFile, read_tokens, write_tokens
-from llmc.manifest import Manifest, Split, load_manifest, verify
-from llmc.shards import SHARD_TOKENS
-from llmc.splitting import Cut
 from llmc.text.source import Part, Source
+from llmc.tokens import dataset as dataset_making
+from llmc.tokens.dataset import Options, tokenize_inputs
+from llmc.tokens.files import TokenFile, read_tokens, write_tokens
+from llmc.tokens.manifest import Manifest, Split, load_manifest, verify
+from llmc.tokens.shards import SHARD_TOKENS
+from llmc.tokens.split import Cut
 
 EOT = 256
 
@@ -109,8 +109,8 @@ def test_any_number_of_workers_writes_the_same(
     corpus = texts(tmp_path / "corpus", 60)
     one = tokenized(here, corpus, out="one", workers=1, shard_tokens=1000)
     # Small tasks, so that there are many; a task of several parts, and parts of several tasks.
-    monkeypatch.setattr("llmc.tokenizing.UNIT_BYTES", 300)
-    monkeypatch.setattr("llmc.encoders.BATCH_CHARACTERS", 50)
+    monkeypatch.setattr("llmc.tokens.pipeline.UNIT_BYTES", 300)
+    monkeypatch.setattr("llmc.tokens.encode.BATCH_CHARACTERS", 50)
     made = tokenized(here, corpus, out="many", workers=workers, shard_tokens=1000)
     assert contents(made.folder) == contents(one.folder)
 
@@ -161,7 +161,7 @@ def test_a_fraction_is_cut_at_the_nearest_document_across_shards(
         for n, (a, b) in enumerate(pairwise(ends))
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmc.splitting.SLICE", reach)
+        patch.setattr("llmc.tokens.split.SLICE", reach)
         assert Cut(fraction=fraction).at(files, EOT) == old_cut(ids, fraction)
 
 
@@ -195,8 +195,8 @@ class Failing:
 def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Source]]:
     """Let the command open the source that the test puts here."""
     sources: list[Source] = []
-    monkeypatch.setattr("llmc.tokenizing.UNIT_BYTES", 1000)
-    monkeypatch.setattr("llmc.encoders.BATCH_CHARACTERS", 100)
+    monkeypatch.setattr("llmc.tokens.pipeline.UNIT_BYTES", 1000)
+    monkeypatch.setattr("llmc.tokens.encode.BATCH_CHARACTERS", 100)
     monkeypatch.setattr(dataset_making, "open_source", lambda *_args: sources[-1])
     yield sources
 

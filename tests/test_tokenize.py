@@ -10,11 +10,11 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 
 from llmc.context import Context
-from llmc.corpus import tokenize_inputs, tokenized_already
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.formats.tokens import read_tokens
-from llmc.manifest import Manifest, load_manifest, verify
-from llmc.tokenizers import Tokenizer, load_tokenizer
+from llmc.tokens.dataset import tokenize_inputs, tokenized_already
+from llmc.tokens.files import read_tokens
+from llmc.tokens.manifest import Manifest, load_manifest, verify
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 
 EOT = 256
 
@@ -158,7 +158,7 @@ def test_a_trained_tokenizer_travels_with_the_data(here: Context, corpus: Path) 
 def test_a_larger_vocabulary_than_uint16_is_written_as_uint32(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmc.formats.tokens.UINT16_VOCAB", 256)
+    monkeypatch.setattr("llmc.tokens.files.UINT16_VOCAB", 256)
     manifest = tokenized(here, corpus)
     assert read_tokens(manifest.train_path).dtype == np.uint32
 
@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_no_manifest_that_lies(
     def full(*_args: object) -> None:
         raise BadData("the disk is full")
 
-    monkeypatch.setattr("llmc.shards.save_tokenizer", full)
+    monkeypatch.setattr("llmc.tokens.shards.save_tokenizer", full)
     with pytest.raises(BadData, match="the disk is full"):
         tokenized(here, corpus, tokenizer="bpe:262")
     with pytest.raises(MissingOutput):

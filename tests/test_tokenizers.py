@@ -15,10 +15,10 @@ import tokenizers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 
-import llmc.tokenizers as under_test
+import llmc.tokens.tokenizer as under_test
 from llmc.errors import BadData, Usage
-from llmc.formats.byte_level import BYTES
-from llmc.tokenizers import (
+from llmc.tokens.byte_level import BYTES
+from llmc.tokens.tokenizer import (
     PATTERN,
     Tokenizer,
     bpe_vocab_size,
@@ -29,7 +29,7 @@ from llmc.tokenizers import (
     save_tokenizer,
     train_bpe,
 )
-from llmc.vocabulary import gpt2_file
+from llmc.tokens.vocabulary import gpt2_file
 
 SOURCES = [path.read_text() for path in sorted(Path(under_test.__file__).parent.rglob("*.py"))]
 AWKWARD = [

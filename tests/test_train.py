@@ -17,9 +17,9 @@ from llmc.config import ModelConfig, TrainConfig, load_preset
 from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.formats.checkpoint import read_header
-from llmc.formats.tokens import read_tokens, write_tokens
 from llmc.inputs import Data
 from llmc.metrics import Event
+from llmc.tokens.files import read_tokens, write_tokens
 from llmc.training import engine_arguments, run_engine
 from llmc.training_view import History, PlainView
 

@@ -20,11 +20,11 @@ from llmc.config import ModelConfig, Preset, TrainConfig
 from llmc.context import Context
 from llmc.errors import Interrupted
 from llmc.formats.checkpoint import read_checkpoint, read_header, write_checkpoint
-from llmc.formats.tokens import write_tokens
 from llmc.inputs import find_data
 from llmc.paths import Workspace
 from llmc.random_weights import random_tensors
 from llmc.run_record import Setup
+from llmc.tokens.files import write_tokens
 from llmc.training import Beginning, train_in_earnest
 from llmc.training_view import History
 

@@ -24,10 +24,10 @@ from llmc.formats.checkpoint import (
     write_checkpoint,
 )
 from llmc.formats.debug_state import read_debug_state
-from llmc.formats.tokenizer_bin import read_tokenizer_bin
 from llmc.paths import Workspace
 from llmc.runs import CHECKPOINT
-from llmc.tokenizers import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
+from llmc.tokens.tokenizer_bin import read_tokenizer_bin
 from llmc.ui import Ui
 from llmc.weights import TARGETS, find_source, open_weights
 

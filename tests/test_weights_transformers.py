@@ -16,7 +16,7 @@ from llmc.context import Context
 from llmc.formats.checkpoint import tensor_shapes
 from llmc.formats.debug_state import read_debug_state
 from llmc.formats.hf import NAMES
-from llmc.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

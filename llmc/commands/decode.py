@@ -13,9 +13,9 @@ import typer
 from llmc.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.lookup import tokenizer_of
-from llmc.manifest import load_manifest
 from llmc.runs import CHECKPOINT, find_run
-from llmc.tokenizers import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.tokens.manifest import load_manifest
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
 
 CHUNK = 1 << 16
 

@@ -40,7 +40,7 @@ from llmc.weights_tokenizer import (
 )
 
 if TYPE_CHECKING:
-    from llmc.tokenizers import Tokenizer
+    from llmc.tokens.tokenizer import Tokenizer
 
 DEFAULT_PRESET = "gpt2-124m"
 INT32_MAX = 2**31 - 1
@@ -253,7 +253,7 @@ def _tokenizer(
         BadData: it knows more tokens than the model.
     """
     if spec is not None:
-        from llmc.tokenizers import load_tokenizer
+        from llmc.tokens.tokenizer import load_tokenizer
 
         found: Tokenizer | None = load_tokenizer(spec)
     else:
@@ -296,7 +296,7 @@ def _keep_tokenizer(here: Context, plan: Plan) -> None:
     Raises:
         BadData: it is damaged, or the place cannot be written.
     """
-    from llmc.tokenizers import save_tokenizer
+    from llmc.tokens.tokenizer import save_tokenizer
 
     own = plan.tokenizer or carried_tokenizer(plan.source)
     if own is None:

@@ -14,7 +14,7 @@ from llmc.inspection.describe import describe
 from llmc.inspection.description import Description
 from llmc.inspection.reading import Asked, Reading
 from llmc.inspection_view import show
-from llmc.tokenizers import load_tokenizer
+from llmc.tokens.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -12,14 +12,14 @@ from llmc.commands.export_weights import export
 from llmc.commands.fetch import fetch_dataset
 from llmc.config import load_preset, overridden
 from llmc.context import Context
-from llmc.corpus import tokenize_inputs, tokenized_already
 from llmc.engine.build import ensure_native
 from llmc.errors import LlmcError, Usage
 from llmc.formats.checkpoint import CheckpointHeader, read_header, verify_checksum
 from llmc.inputs import Data, check_match
-from llmc.manifest import Manifest, load_manifest
-from llmc.prepared import record_prepared
 from llmc.text.source import FETCHED, STDLIB
+from llmc.tokens.dataset import tokenize_inputs, tokenized_already
+from llmc.tokens.manifest import Manifest, load_manifest
+from llmc.tokens.prepared import record_prepared
 from llmc.ui import Ui
 from llmc.weights import PUBLISHED
 

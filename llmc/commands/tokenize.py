@@ -8,21 +8,21 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.context import Context
-from llmc.corpus import (
+from llmc.errors import Usage
+from llmc.text.source import VAL_FRACTION, Reading
+from llmc.tokens.dataset import (
     DEFAULT_TOKENIZER,
     Options,
     import_tokens,
     merge_parts,
     tokenize_inputs,
 )
-from llmc.errors import Usage
-from llmc.foreign_tokens import are_token_files
-from llmc.formats.tokens import MAX_TOKENS
-from llmc.manifest import load_manifest
-from llmc.merging import read_shard
-from llmc.shards import SHARD_TOKENS
-from llmc.splitting import MIN_TOKENS, MOST_VAL_TOKENS, check_split_flags
-from llmc.text.source import VAL_FRACTION, Reading
+from llmc.tokens.files import MAX_TOKENS
+from llmc.tokens.foreign import are_token_files
+from llmc.tokens.manifest import load_manifest
+from llmc.tokens.merge import read_shard
+from llmc.tokens.shards import SHARD_TOKENS
+from llmc.tokens.split import MIN_TOKENS, MOST_VAL_TOKENS, check_split_flags
 
 
 def tokenize(

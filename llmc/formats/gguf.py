@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.formats.byte_level import Vocabulary, spelled, unspelled
 from llmc.formats.checkpoint import FINGERPRINT_BYTES, tensor_shapes
 from llmc.formats.weights import (
     Q8_BLOCK,
@@ -29,6 +28,7 @@ from llmc.formats.weights import (
     stored_bytes,
     write_blocks,
 )
+from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter

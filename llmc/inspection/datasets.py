@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmc import manifest as manifests
 from llmc.errors import LlmcError
 from llmc.inspection.description import Description, safe_text
 from llmc.inspection.detect import kind_of
@@ -15,8 +14,9 @@ from llmc.inspection.manifests import Entry, entries, read_json, recorded
 from llmc.inspection.reading import Asked, Reading
 from llmc.inspection.statistics import TokenCounts
 from llmc.inspection.token_files import count_tokens, say_counts, say_first, with_header
-from llmc.prepared import FILENAME as PREPARED
-from llmc.tokenizers import Tokenizer
+from llmc.tokens import manifest as manifests
+from llmc.tokens.prepared import FILENAME as PREPARED
+from llmc.tokens.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
 

@@ -6,8 +6,10 @@ import re
 import stat
 from pathlib import Path
 
-from llmc.formats import checkpoint, debug_state, tokenizer_bin, tokens, training_state
+from llmc.formats import checkpoint, debug_state, training_state
 from llmc.inspection.reading import head_of
+from llmc.tokens import files as tokens
+from llmc.tokens import tokenizer_bin
 
 HEAD = 4096
 

@@ -11,8 +11,8 @@ from typing import Any
 from llmc.errors import LlmcError
 from llmc.inspection.description import Description, safe_text
 from llmc.inspection.reading import LARGEST_TEXT, file_size
-from llmc.manifest import FILENAME
-from llmc.tokenizers import Tokenizer, load_recorded
+from llmc.tokens.manifest import FILENAME
+from llmc.tokens.tokenizer import Tokenizer, load_recorded
 
 
 @dataclass(frozen=True)

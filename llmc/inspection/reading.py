@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmc.paths import Workspace
-from llmc.tokenizers import Tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 
 WHOLE_BYTES = 8 * 10**9  # under half a minute on a disk of today
 PIECE = 1 << 23

@@ -14,7 +14,7 @@ from llmc.inspection.reading import Asked
 from llmc.inspection.texts import say_config, say_metrics
 from llmc.metrics import Metrics, read_metrics
 from llmc.runs import CHECKPOINT, CONFIG, METRICS
-from llmc.tokenizers import RECORD_FILE
+from llmc.tokens.tokenizer import RECORD_FILE
 
 
 def describe_run(folder: Path, asked: Asked) -> Description:

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmc.errors import LlmcError
-from llmc.formats.tokens import (
+from llmc.inspection.description import Description, byte_count, quoted
+from llmc.inspection.manifests import Record, record_of
+from llmc.inspection.reading import Asked, Reading, file_size, head_of
+from llmc.inspection.statistics import MOST_IDS, TokenCounts
+from llmc.tokens.files import (
     HEADER_BYTES,
     MAGIC16,
     MAGIC32,
     VERSION16,
     VERSION32,
 )
-from llmc.inspection.description import Description, byte_count, quoted
-from llmc.inspection.manifests import Record, record_of
-from llmc.inspection.reading import Asked, Reading, file_size, head_of
-from llmc.inspection.statistics import MOST_IDS, TokenCounts
-from llmc.tokenizers import Tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 
 FIRST_TOKENS = 64
 FREQUENT = 12

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmc.errors import LlmcError
-from llmc.formats import tokenizer_bin
 from llmc.inspection.description import Description, byte_count, quoted, safe_text
 from llmc.inspection.reading import LARGEST_TEXT, Asked, file_size, head_of
-from llmc.tokenizers import Tokenizer, load_tokenizer
+from llmc.tokens import tokenizer_bin
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 
 HEADER_BYTES = 1024
 VERSIONS = (1, 2)

@@ -13,10 +13,10 @@ from llmc.inspection.description import Description, safe_text
 from llmc.inspection.detect import kind_of
 from llmc.inspection.manifests import entries, read_json
 from llmc.inspection.reading import Asked, file_size
-from llmc.manifest import FILENAME as MANIFEST
 from llmc.metrics import read_metrics
 from llmc.paths import Workspace
 from llmc.runs import CHECKPOINT, METRICS
+from llmc.tokens.manifest import FILENAME as MANIFEST
 
 MOST_ENTRIES = 200
 

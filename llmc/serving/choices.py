@@ -9,7 +9,7 @@ from typing import Any
 from llmc.engine.protocol import End, Token
 from llmc.serving.refusals import BROKEN, Refused
 from llmc.streaming import Piece, TextStream
-from llmc.tokenizers import Tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 
 Spell = Callable[[int], str]
 

@@ -20,7 +20,7 @@ from llmc.serving.metrics import Metrics
 from llmc.serving.parameters import SEEDS, Limits, too_long
 from llmc.serving.refusals import Refused
 from llmc.serving.request import Completion
-from llmc.tokenizers import Tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 
 # Between two events of a stream: what nobody sees; each costs as much as several tokens.
 EVENT_SECONDS = 1 / 60

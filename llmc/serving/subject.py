@@ -16,7 +16,7 @@ from llmc.history import read_run
 from llmc.plots import plot_of
 from llmc.runs import CHECKPOINT, METRICS
 from llmc.sampling import Weights
-from llmc.tokenizers import Tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 
 MOST_POINTS = 600
 

@@ -23,7 +23,7 @@ from llmc.text.documents import AT_ENDOFTEXT
 from llmc.text.files import Stretch, examine
 from llmc.text.parts import Part, Piece, parts_of, pieces_of
 from llmc.text.reading import Kind, Reading, kind_of
-from llmc.tokenizers import ENDOFTEXT
+from llmc.tokens.tokenizer import ENDOFTEXT
 
 STDIN = "-"
 URL_HINT = "check the address, or save the file yourself and name it"

@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmc import manifest as manifests
 from llmc.context import Context
-from llmc.encoders import Encode, choose_encoder, cuts_of
 from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
-from llmc.foreign_tokens import find_token_files, source_records, token_feed
-from llmc.manifest import Manifest, PartRecord, Split, TokenizerRecord
-from llmc.merging import find_parts, folder_name, joined, range_of
-from llmc.shards import (
+from llmc.text.source import AS_USUAL, Reading, Source, documents_of, open_source
+from llmc.tokens import manifest as manifests
+from llmc.tokens.encode import Encode, choose_encoder, cuts_of
+from llmc.tokens.foreign import find_token_files, source_records, token_feed
+from llmc.tokens.manifest import Manifest, PartRecord, Split, TokenizerRecord
+from llmc.tokens.merge import find_parts, folder_name, joined, range_of
+from llmc.tokens.pipeline import Feed, text_feed
+from llmc.tokens.shards import (
     JOURNAL_FORMAT,
     SHARD_TOKENS,
     check_enough,
@@ -28,10 +30,8 @@ from llmc.shards import (
     scratch_for,
     write_stream,
 )
-from llmc.splitting import Cut, check_split_flags, choose_cut, cut_of_flags, own_val
-from llmc.text.source import AS_USUAL, Reading, Source, documents_of, open_source
-from llmc.tokenizers import Tokenizer, bpe_vocab_size, load_tokenizer, train_bpe
-from llmc.tokenizing import Feed, text_feed
+from llmc.tokens.split import Cut, check_split_flags, choose_cut, cut_of_flags, own_val
+from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer, train_bpe
 
 DEFAULT_TOKENIZER = "gpt2"
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import LlmcError, Usage
-from llmc.formats.tokens import token_dtype
 from llmc.text.source import Part
-from llmc.tokenizers import ENDOFTEXT, PATTERN, TOKENIZER_FILE, Tokenizer
-from llmc.vocabulary import file_form
+from llmc.tokens.files import token_dtype
+from llmc.tokens.tokenizer import ENDOFTEXT, PATTERN, TOKENIZER_FILE, Tokenizer
+from llmc.tokens.vocabulary import file_form
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,9 +16,9 @@ from typing import Any
 from llmc import __version__
 from llmc.engine.machine import available_cores
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.tokens import payload_sha256, read_tokens
 from llmc.paths import written_whole
-from llmc.tokenizers import Tokenizer, load_recorded
+from llmc.tokens.files import payload_sha256, read_tokens
+from llmc.tokens.tokenizer import Tokenizer, load_recorded
 
 FILENAME = "manifest.json"
 FORMAT = 2

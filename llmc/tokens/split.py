@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from llmc.context import Context
 from llmc.errors import BadData, Usage
-from llmc.formats.tokens import TokenFile, read_tokens
 from llmc.text.source import VAL_FRACTION, Source
+from llmc.tokens.files import TokenFile, read_tokens
 
 MIN_TOKENS = 2  # an input and its target
 # A fraction of a large set is more than a validation ever reads.

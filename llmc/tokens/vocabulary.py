@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import BadData
 from llmc.fetch.download import download
-from llmc.formats.byte_level import unspelled
 from llmc.paths import cache_dir
+from llmc.tokens.byte_level import unspelled
 
 if TYPE_CHECKING:
     import tiktoken

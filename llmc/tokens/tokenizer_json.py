@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData
-from llmc.formats.byte_level import Vocabulary, spelled, unspelled
+from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
 
 TOKENIZER, CONFIG, VOCAB, MERGES = (
     "tokenizer.json",

@@ -13,9 +13,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.formats.tokens import TokenFile
-from llmc.manifest import Manifest, PartRecord, Split, load_manifest, verify
 from llmc.text.source import Part
+from llmc.tokens.files import TokenFile
+from llmc.tokens.manifest import Manifest, PartRecord, Split, load_manifest, verify
 
 FOLDER = re.compile(r"part-\d+-of-(\d+)")
 MOST_PARTS = 100_000

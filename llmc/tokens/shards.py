@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmc import manifest as manifests
 from llmc.errors import BadData
-from llmc.formats.tokens import TokenFile, payload_sha256, read_tokens, write_tokens
-from llmc.manifest import Manifest, Shard, Split, TokenizerRecord, shard_names
 from llmc.paths import written_whole
-from llmc.splitting import MIN_TOKENS, SLICE, Cut, too_little
-from llmc.tokenizers import RECORD_FILE, TOKENIZER_FILE, Tokenizer, file_of, save_tokenizer
-from llmc.tokenizing import Feed, Position, Stream
+from llmc.tokens import manifest as manifests
+from llmc.tokens.files import TokenFile, payload_sha256, read_tokens, write_tokens
+from llmc.tokens.manifest import Manifest, Shard, Split, TokenizerRecord, shard_names
+from llmc.tokens.pipeline import Feed, Position, Stream
+from llmc.tokens.split import MIN_TOKENS, SLICE, Cut, too_little
+from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, file_of, save_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

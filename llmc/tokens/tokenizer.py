@@ -8,7 +8,7 @@ tiktoken's other encodings have patterns and special tokens of their own; a toke
 their tokens names them.
 
 The fingerprint is the SHA-256 of these UTF-8 bytes: the split pattern, a newline, the file form of
-the tokens (:mod:`llmc.vocabulary`), then for each special token in the order of ids its text, a
+the tokens (:mod:`llmc.tokens.vocabulary`), then for each special token in the order of ids its text, a
 space, its id and a newline. Equal fingerprints mean equal ids for every text.
 """
 
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
-from llmc.formats.byte_level import unspelled
 from llmc.paths import written_whole
-from llmc.vocabulary import (
+from llmc.tokens.byte_level import unspelled
+from llmc.tokens.vocabulary import (
     ENDOFTEXT,
     PATTERN,
     TOKENIZER_FILE,

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llmc.encoders import Batch, Encode, Encoded, batches
 from llmc.text.source import Part, documents_of
+from llmc.tokens.encode import Batch, Encode, Encoded, batches
 
 if TYPE_CHECKING:
     import re

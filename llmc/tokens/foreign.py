@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmc.encoders import Encoded
 from llmc.errors import BadData, Usage
 from llmc.fetch.download import file_sha256
-from llmc.formats.tokens import has_header, read_headerless, read_tokens, token_dtype
-from llmc.tokenizers import Tokenizer
-from llmc.tokenizing import Feed, Position, Task
+from llmc.tokens.encode import Encoded
+from llmc.tokens.files import has_header, read_headerless, read_tokens, token_dtype
+from llmc.tokens.pipeline import Feed, Position, Task
+from llmc.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

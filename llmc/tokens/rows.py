@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from llmc.formats.tokens import HEADER_BYTES
 from llmc.paths import written_whole
+from llmc.tokens.files import HEADER_BYTES
 
 MAGIC, VERSION = 20250917, 1
 
