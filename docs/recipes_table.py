@@ -22,13 +22,13 @@ from llmc.config import Preset, flags_of, load_preset, preset_names
 from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores, cpu_name
-from llmc.formats.checkpoint import checkpoint_bytes, write_checkpoint
 from llmc.measure import flops_per_token
 from llmc.paths import Workspace
-from llmc.random_weights import random_tensors
 from llmc.tokens.files import write_tokens
 from llmc.ui import Ui
 from llmc.units import megabytes
+from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
+from llmc.weights.random import random_tensors
 
 RESULTS = Path(__file__).with_name("recipes.json")
 TOKENS = 200_000

@@ -123,9 +123,9 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
     import numpy as np
     import torch
 
-    from llmc.formats.checkpoint import read_checkpoint
     from llmc.reference import GPT2
     from llmc.tokens.files import read_tokens
+    from llmc.weights.checkpoint import read_checkpoint
 
     torch.set_num_threads(threads)
     header, tensors = read_checkpoint(Path(files["model"]))
@@ -169,8 +169,8 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
 
 def prepared(workspace: Path, scratch: Path) -> dict[str, str]:
     """Return the token files of the demo, and the weights that both sides begin with."""
-    from llmc.formats.checkpoint import write_checkpoint
-    from llmc.random_weights import random_tensors
+    from llmc.weights.checkpoint import write_checkpoint
+    from llmc.weights.random import random_tensors
 
     model = scratch / "start.bin"
     write_checkpoint(model, MODEL, random_tensors(MODEL, 1))

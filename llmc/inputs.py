@@ -9,11 +9,11 @@ from pathlib import Path
 
 from llmc.context import Context
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.checkpoint import CheckpointHeader
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
 from llmc.tokens.tokenizer import Tokenizer
+from llmc.weights.checkpoint import CheckpointHeader
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from llmc.config import ModelConfig, TrainConfig
 from llmc.errors import BadData
-from llmc.formats.checkpoint import tensor_shapes
 from llmc.tolerances import STEPS
+from llmc.weights.checkpoint import tensor_shapes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmc.config import ModelConfig, TrainConfig
-from llmc.formats.checkpoint import tensor_shapes
+from llmc.weights.checkpoint import tensor_shapes
 
 # llmc's name of a tensor -> its attribute of a block, or of the whole model.
 OF_BLOCK = {

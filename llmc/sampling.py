@@ -15,11 +15,11 @@ from llmc.engine.generator import Generator
 from llmc.engine.machine import available_cores
 from llmc.engine.protocol import NO_TOKEN, End, Request, Token, raise_failure
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
-from llmc.formats.checkpoint import parameter_count, read_header
-from llmc.lookup import tokenizer_of
 from llmc.runs import CHECKPOINT, CONFIG, find_run
 from llmc.streaming import Piece, TextStream
 from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
+from llmc.weights.checkpoint import parameter_count, read_header
+from llmc.weights.lookup import tokenizer_of
 
 # Bytes that are no UTF-8 become lone surrogates, so that they can be written as they are.
 KEPT: Final = "surrogateescape"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmc.config import ModelConfig, TrainConfig
-from llmc.formats.checkpoint import checkpoint_bytes
-from llmc.formats.training_state import training_state_bytes
 from llmc.runs import CHECKPOINTS
 from llmc.units import megabytes
+from llmc.weights.checkpoint import checkpoint_bytes
+from llmc.weights.state import training_state_bytes
 
 BEST = "best.bin"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from llmc.context import Context
 from llmc.errors import MissingOutput, Usage
-from llmc.formats.checkpoint import CheckpointHeader, read_header
 from llmc.inputs import Data, check_match, find_data, token_files
-from llmc.lookup import tokenizer_of
 from llmc.runs import CHECKPOINT, find_run, run_data
 from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
+from llmc.weights.checkpoint import CheckpointHeader, read_header
+from llmc.weights.lookup import tokenizer_of
 
 DEFAULT_SPLIT = "val"
 

@@ -15,7 +15,6 @@ from llmc.context import Context
 from llmc.endings import ending, further
 from llmc.engine.process import Engine
 from llmc.errors import BadData, Interrupted, LlmcError, Usage
-from llmc.formats.checkpoint import read_header
 from llmc.inputs import Data, find_data, find_model
 from llmc.metrics import Event, Metrics, read_metrics
 from llmc.run_record import (
@@ -43,6 +42,7 @@ from llmc.runs import (
 from llmc.tokens.tokenizer import record_tokenizer
 from llmc.training_view import History, PlainView, choose_view, precision
 from llmc.units import duration, megabytes
+from llmc.weights.checkpoint import read_header
 
 SAMPLE_TOKENS = 64
 RUN_AGAIN = "run it again"  # the advice of who found the disk full and knows nothing of the run

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from llmc.config import ModelConfig
 from llmc.context import Context
 from llmc.engine.build import ensure_native
-from llmc.formats.checkpoint import checkpoint_bytes, tensor_shapes, write_checkpoint
 from llmc.paths import Workspace
 from llmc.tokens.files import write_tokens
 from llmc.ui import Ui
+from llmc.weights.checkpoint import checkpoint_bytes, tensor_shapes, write_checkpoint
 
 Floats = NDArray[np.float32]
 Flags = dict[str, Any]

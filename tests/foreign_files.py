@@ -13,9 +13,9 @@ from engine import some_tensors
 from safetensors.numpy import save_file
 
 from llmc.config import ModelConfig
-from llmc.formats.gguf import NAMES as GGUF_NAMES
-from llmc.formats.hf import NAMES
 from llmc.tokens.tokenizer import Tokenizer
+from llmc.weights.gguf import NAMES as GGUF_NAMES
+from llmc.weights.huggingface import NAMES
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 

@@ -33,12 +33,12 @@ from engine import (
 from numpy.typing import NDArray
 
 from llmc.config import ModelConfig, TrainConfig
-from llmc.formats.checkpoint import read_checkpoint
 from llmc.formats.debug_state import read_debug_state
 from llmc.paths import cache_dir
-from llmc.random_weights import random_tensors
 from llmc.reference import GPT2
 from llmc.tolerances import STEPS
+from llmc.weights.checkpoint import read_checkpoint
+from llmc.weights.random import random_tensors
 
 Values = NDArray[np.floating]
 

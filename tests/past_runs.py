@@ -10,8 +10,8 @@ from pathlib import Path
 from engine import some_tensors
 
 from llmc.config import ModelConfig, TrainConfig
-from llmc.formats.checkpoint import write_checkpoint
 from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD
+from llmc.weights.checkpoint import write_checkpoint
 
 TINY = ModelConfig(layers=1, heads=1, channels=4, context=4, vocab_size=8)
 TINY_PARAMETERS = 8 * 4 + 4 * 4 + 12 * 4 * 4 + 13 * 4 + 2 * 4

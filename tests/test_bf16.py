@@ -25,8 +25,8 @@ from engine import (
 )
 
 from llmc.config import ModelConfig
-from llmc.random_weights import random_tensors
 from llmc.tolerances import BF16_LOSS_CURVE, TIMES_AUTOCASTS
+from llmc.weights.random import random_tensors
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,7 @@ from foreign_files import write_gguf, write_tokenizer_bin
 from workspace import ok, prepared_workspace, trained
 
 from llmc.config import ModelConfig
-from llmc.formats import checkpoint, debug_state, hf, training_state
-from llmc.formats.checkpoint import CheckpointHeader, tensor_shapes
-from llmc.formats.checkpoint import read_header as read_checkpoint_header
-from llmc.formats.gguf import NAMES as GGUF_NAMES
+from llmc.formats import debug_state
 from llmc.inspection.gguf_files import SCALARS, read_header
 from llmc.inspection.token_files import WIDTHS
 from llmc.inspection.vocabularies import walk
@@ -35,6 +32,12 @@ from llmc.tokens import manifest
 from llmc.tokens.rows import write_rows
 from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer, train_bpe
 from llmc.tokens.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
+from llmc.weights.checkpoint import CheckpointHeader, tensor_shapes
+from llmc.weights.checkpoint import read_header as read_checkpoint_header
+from llmc.weights.export import checkpoint
+from llmc.weights.export import huggingface as hf
+from llmc.weights.export import state as training_state
+from llmc.weights.gguf import NAMES as GGUF_NAMES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "formats.md"

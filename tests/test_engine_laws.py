@@ -39,8 +39,8 @@ from torture import watched
 
 from llmc.config import ModelConfig
 from llmc.engine.toolchain import zig
-from llmc.formats.checkpoint import read_header
 from llmc.paths import shipped_dir
+from llmc.weights.checkpoint import read_header
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or preloads a library")
 

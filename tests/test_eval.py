@@ -41,11 +41,11 @@ from workspace import copy_of, ok, prepared_workspace, trained
 
 from llmc.config import ModelConfig
 from llmc.evaluation import Tally, proportion, ratio, score, student_t95, token_bytes
-from llmc.formats.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
 from llmc.reference import GPT2
 from llmc.tokens.files import read_tokens
 from llmc.tokens.rows import write_rows
 from llmc.tokens.tokenizer import load_tokenizer, train_bpe
+from llmc.weights.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
 
 V, CONTEXT = RAGGED.vocab_size, RAGGED.context
 COUNT = 7 * CONTEXT + 14  # the last window is shorter than the others

@@ -15,11 +15,11 @@ from llmc.commands.export_weights import export
 from llmc.config import ModelConfig
 from llmc.context import Context
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
-from llmc.formats.checkpoint import read_checkpoint, read_header
-from llmc.formats.hf import NAMES
 from llmc.paths import Workspace
-from llmc.random_weights import random_tensors
 from llmc.ui import Ui
+from llmc.weights.checkpoint import read_checkpoint, read_header
+from llmc.weights.huggingface import NAMES
+from llmc.weights.random import random_tensors
 
 SMALL = {"layers": 2, "heads": 2, "channels": 64, "context": 32, "vocab_size": 300}
 

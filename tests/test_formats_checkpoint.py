@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, ExitCode, LlmcError, MissingOutput
-from llmc.formats import checkpoint
-from llmc.formats.checkpoint import HEADER_BYTES as HEADER
-from llmc.formats.checkpoint import (
+from llmc.weights.checkpoint import HEADER_BYTES as HEADER
+from llmc.weights.checkpoint import (
     CheckpointHeader,
     from_bf16,
     parameter_count,
@@ -29,6 +28,7 @@ from llmc.formats.checkpoint import (
     to_bf16,
     write_checkpoint,
 )
+from llmc.weights.export import checkpoint
 
 SMALL = ModelConfig(layers=2, heads=2, channels=8, context=16, vocab_size=130)  # Vp = 256
 FINGERPRINT = bytes(range(32))

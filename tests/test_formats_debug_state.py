@@ -9,8 +9,8 @@ import pytest
 from engine import SMALL, Flags, build, random_tokens, save_model, save_tokens, succeeded
 
 from llmc.errors import BadData
-from llmc.formats.checkpoint import tensor_shapes
 from llmc.formats.debug_state import read_debug_state
+from llmc.weights.checkpoint import tensor_shapes
 
 
 @pytest.fixture(scope="module")

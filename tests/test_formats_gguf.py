@@ -13,11 +13,11 @@ from gguf.quants import dequantize, quantize
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.checkpoint import write_checkpoint
-from llmc.formats.gguf import NAMES, GgufModel, gguf_bytes, read_gguf, write_gguf
-from llmc.formats.weights import CheckpointModel, Origin
 from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer, train_bpe
+from llmc.weights.base import CheckpointModel, Origin
+from llmc.weights.checkpoint import write_checkpoint
+from llmc.weights.gguf import NAMES, GgufModel, gguf_bytes, read_gguf, write_gguf
 
 ORIGIN = Origin(7, 2.5, bytes(range(32)))
 KEYS: dict[str, Any] = {

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
-from llmc.formats.hf import HuggingFaceModel
+from llmc.weights.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
+from llmc.weights.huggingface import HuggingFaceModel
 
 L, C, V, T = 2, 128, 130, 16
 CONFIG = ModelConfig(layers=L, heads=2, channels=C, context=T, vocab_size=V)

@@ -14,8 +14,8 @@ from engine import SMALL, some_tensors
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, LlmcError, Usage
-from llmc.formats.hf import NAMES
-from llmc.weights import open_weights
+from llmc.weights.export import open_weights
+from llmc.weights.huggingface import NAMES
 
 torch = pytest.importorskip("torch")
 

@@ -28,7 +28,6 @@ from workspace import copy_of, prepared_workspace, trained
 
 from llmc.config import ModelConfig
 from llmc.errors import Usage
-from llmc.formats.checkpoint import read_checkpoint, write_checkpoint
 from llmc.inspection.datasets import describe_dataset
 from llmc.inspection.describe import describe
 from llmc.inspection.description import Description, quoted, safe_bytes, safe_text
@@ -40,6 +39,7 @@ from llmc.inspection_view import plain_lines, show
 from llmc.paths import Workspace
 from llmc.tokens.files import read_tokens
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 
 TINY = ModelConfig(layers=2, heads=2, channels=32, context=16, vocab_size=257)
 TEXT = "one two\nthree \x1b[31mred\x1b[0m ünï 日本 \u202e\n"

@@ -33,8 +33,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmc.config import ModelConfig
-from llmc.formats.checkpoint import write_checkpoint
 from llmc.tokens.files import write_tokens
+from llmc.weights.checkpoint import write_checkpoint
 
 CONFIG = ModelConfig(layers=2, heads=2, channels=12, context=16, vocab_size=50)
 BATCH: Flags = {"batch_size": 2, "seq_len": 8}

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from torture import settings
 
 from llmc.config import ModelConfig
-from llmc.formats.checkpoint import read_checkpoint, tensor_shapes
 from llmc.formats.debug_state import read_debug_state
-from llmc.formats.training_state import MEANS_AT, read_training_state, training_state_bytes
+from llmc.weights.checkpoint import read_checkpoint, tensor_shapes
+from llmc.weights.state import MEANS_AT, read_training_state, training_state_bytes
 
 NARROW = ["bf16", "8bit"]
 OF_MODEL = ("wte", "wpe", "lnfw", "lnfb")
@@ -211,7 +211,7 @@ def chain(count: int, vocab_size: int, seed: int) -> NDArray[np.int64]:
 def test_the_loss_falls_as_with_fp32(native: Native, tmp_path: Path) -> None:
     """Within a hundredth of its validation loss, which has come down from ln 128 by half."""
     config = ModelConfig(layers=2, heads=2, channels=64, context=32, vocab_size=128)
-    from llmc.random_weights import random_tensors
+    from llmc.weights.random import random_tensors
 
     flags: Flags = {
         "model": save_model(tmp_path / "model.bin", config, dict(random_tensors(config, 1))),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 from engine import ALL_ISAS, RAGGED, Native, build, must_run, runnable_isas, save_model, succeeded
 
-from llmc.formats.checkpoint import tensor_shapes
 from llmc.tolerances import (
     AFTER_TEN_STEPS,
     FORWARD_AND_BACKWARD,
@@ -21,6 +20,7 @@ from llmc.tolerances import (
     TIMES_TORCHS_OWN,
     TORCHS_OWN_124M,
 )
+from llmc.weights.checkpoint import tensor_shapes
 
 torch = pytest.importorskip("torch")
 import parity  # noqa: E402 -- needs torch

@@ -9,8 +9,8 @@ from workspace import copy_of, empty_workspace, ok, prepared_workspace, trained
 
 from llmc.commands.prepare import Recipe, recipe_of
 from llmc.config import ModelConfig
-from llmc.formats.checkpoint import read_header
 from llmc.tokens.manifest import load_manifest, verify
+from llmc.weights.checkpoint import read_header
 
 FLAGS = ["--tokenizer", "byte", "--model", "random:tiny.toml"]
 DATA, MODEL = "data/texts/train.bin", "models/tiny-texts.bin"

@@ -11,8 +11,8 @@ import pytest
 from engine import RAGGED, SMALL, Flags, Native, build, refused, succeeded
 
 from llmc.config import ModelConfig
-from llmc.formats.checkpoint import read_checkpoint, write_checkpoint
-from llmc.random_weights import RESIDUAL, RandomModel, normals, random_tensors, splitmix64
+from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
+from llmc.weights.random import RESIDUAL, RandomModel, normals, random_tensors, splitmix64
 
 SHAPES = [SMALL, RAGGED, ModelConfig(layers=1, heads=1, channels=1, context=1, vocab_size=2),
           ModelConfig(layers=7, heads=3, channels=96, context=130, vocab_size=1000)]  # fmt: skip

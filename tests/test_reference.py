@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from llmc.config import ModelConfig, TrainConfig
-from llmc.formats.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
-from llmc.random_weights import random_tensors
+from llmc.weights.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
+from llmc.weights.random import random_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

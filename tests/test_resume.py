@@ -32,8 +32,8 @@ from torture import ending, settings, torture
 from workspace import copy_of, metrics, ok, prepared_workspace
 
 from llmc.config import ModelConfig
-from llmc.formats.checkpoint import read_header
 from llmc.tokens.files import payload_sha256, read_tokens, write_tokens
+from llmc.weights.checkpoint import read_header
 
 
 @pytest.fixture(scope="module")

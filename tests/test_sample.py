@@ -14,12 +14,12 @@ from workspace import copy_of, ok, prepared_workspace, trained
 
 from llmc.config import ModelConfig, SampleConfig
 from llmc.context import Context
-from llmc.formats.checkpoint import read_checkpoint, write_checkpoint
 from llmc.paths import Workspace
-from llmc.random_weights import random_tensors
 from llmc.sampling import find_weights
 from llmc.tokens.tokenizer import Tokenizer, train_bpe
 from llmc.ui import Ui
+from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
+from llmc.weights.random import random_tensors
 
 FLAGS = ["run", "model", "prompt", "tokens", "temperature", "top-k", "top-p", "seed", "threads"]
 FLAGS += ["decode", "min-p", "repetition-penalty", "stop", "ignore-eot", "num-samples", "dtype"]

@@ -15,10 +15,10 @@ from llmc.config import ModelConfig, SampleConfig
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, LlmcError
-from llmc.formats.checkpoint import parameter_count
 from llmc.sampling import Text, Weights
 from llmc.streaming import TextStream
 from llmc.tokens.tokenizer import load_tokenizer
+from llmc.weights.checkpoint import parameter_count
 from llmc.writing_view import summary
 
 FAKE = Path(__file__).with_name("fake_engine.py")

@@ -24,7 +24,7 @@ from engine import (
 )
 from torch.optim import lr_scheduler as schedulers
 
-from llmc.formats.checkpoint import read_checkpoint
+from llmc.weights.checkpoint import read_checkpoint
 
 STEPS, LR = 23, 0.004
 

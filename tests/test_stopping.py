@@ -15,8 +15,8 @@ from torture import ending, settings
 from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 from workspace import copy_of, metrics, ok, prepared_workspace
 
-from llmc.formats.checkpoint import read_header
-from llmc.formats.training_state import read_training_state
+from llmc.weights.checkpoint import read_header
+from llmc.weights.state import read_training_state
 
 TOKENS, B, T = 1200, 3, 19  # what torture.settings makes: 63 windows, 57 tokens an update
 

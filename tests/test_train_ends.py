@@ -19,14 +19,14 @@ from workspace import copy_of, losses, metrics, ok, prepared_workspace, runs, tr
 from llmc.config import ModelConfig, Preset, TrainConfig
 from llmc.context import Context
 from llmc.errors import Interrupted
-from llmc.formats.checkpoint import read_checkpoint, read_header, write_checkpoint
 from llmc.inputs import find_data
 from llmc.paths import Workspace
-from llmc.random_weights import random_tensors
 from llmc.run_record import Setup
 from llmc.tokens.files import write_tokens
 from llmc.training import Beginning, train_in_earnest
 from llmc.training_view import History
+from llmc.weights.checkpoint import read_checkpoint, read_header, write_checkpoint
+from llmc.weights.random import random_tensors
 
 TINY = ModelConfig(1, 2, 16, 64, 257)
 FOREVER = ["--steps", "1000000", "--val-every", "0", "--sample-every", "0", "--threads", "1"]

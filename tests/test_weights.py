@@ -16,20 +16,20 @@ from llmc.commands.export_weights import export
 from llmc.config import ModelConfig
 from llmc.context import Context
 from llmc.errors import BadData, LlmcError, Usage
-from llmc.formats.checkpoint import (
-    HEADER_BYTES,
-    read_checkpoint,
-    read_header,
-    tensor_shapes,
-    write_checkpoint,
-)
 from llmc.formats.debug_state import read_debug_state
 from llmc.paths import Workspace
 from llmc.runs import CHECKPOINT
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
 from llmc.ui import Ui
-from llmc.weights import TARGETS, find_source, open_weights
+from llmc.weights.checkpoint import (
+    HEADER_BYTES,
+    read_checkpoint,
+    read_header,
+    tensor_shapes,
+    write_checkpoint,
+)
+from llmc.weights.export import TARGETS, find_source, open_weights
 
 TEXT = "she sells sea shells by the sea shore; größer, naïve, 日本 🙂 \n\n" * 40
 
@@ -350,7 +350,7 @@ def test_a_tokenizer_of_gpt2s_size_is_not_taken_for_gpt2s(
     file.write_text(json.dumps(table))
     raw = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(raw.replace(b"llmc.tokenizer", b"none.tokenizer"))
-    monkeypatch.setattr("llmc.weights_tokenizer.GPT2_VOCAB_SIZE", SMALL.vocab_size)
+    monkeypatch.setattr("llmc.weights.tokenizer.GPT2_VOCAB_SIZE", SMALL.vocab_size)
     out = here.workspace.root / "out.bin"
     assert read_header(export(here, str(folder), out=out)).tokenizer is None
     with pytest.raises(BadData, match="the tokenizer of poet-hf is not known"):
@@ -368,8 +368,8 @@ def test_an_interrupted_export_leaves_nothing(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llmc.formats.safetensors_file.write_blocks", stop)
-    monkeypatch.setattr("llmc.formats.gguf.write_blocks", stop)
+    monkeypatch.setattr("llmc.weights.safetensors.write_blocks", stop)
+    monkeypatch.setattr("llmc.weights.gguf.write_blocks", stop)
     for to in ("hf", "gguf"):
         with pytest.raises(KeyboardInterrupt):
             export(here, "poet", to=to, dtype="bf16")
@@ -385,8 +385,8 @@ def test_a_full_disk_is_one_sentence(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmc.formats.safetensors_file.write_blocks", full)
-    monkeypatch.setattr("llmc.formats.gguf.write_blocks", full)
+    monkeypatch.setattr("llmc.weights.safetensors.write_blocks", full)
+    monkeypatch.setattr("llmc.weights.gguf.write_blocks", full)
     for to in ("hf", "gguf"):
         with pytest.raises(BadData, match="the disk is full"):
             export(here, "poet", to=to)

@@ -13,10 +13,10 @@ from engine import RAGGED, SMALL, Flags, build, random_tokens, save_model, save_
 from llmc.commands.export_weights import export
 from llmc.config import ModelConfig
 from llmc.context import Context
-from llmc.formats.checkpoint import tensor_shapes
 from llmc.formats.debug_state import read_debug_state
-from llmc.formats.hf import NAMES
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from llmc.weights.checkpoint import tensor_shapes
+from llmc.weights.huggingface import NAMES
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -39,7 +39,7 @@ from engine import (
 )
 
 from llmc.config import load_preset
-from llmc.formats.training_state import MEANS_AT
+from llmc.weights.state import MEANS_AT
 
 FILES = ("model.bin", "best.bin")
 MOST_RUNS = 20  # a killer who has not come often enough by the end of so many comes too late

@@ -15,11 +15,9 @@ from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.formats.checkpoint import parameter_count
-from llmc.formats.weights import Origin
-from llmc.lookup import TOKENIZER_SUFFIX
-from llmc.random_weights import MOST_SEED, RandomModel
-from llmc.weights import (
+from llmc.weights.base import Origin
+from llmc.weights.checkpoint import parameter_count
+from llmc.weights.export import (
     TARGETS,
     Source,
     check_target,
@@ -31,7 +29,9 @@ from llmc.weights import (
     write_llmc,
     written_files,
 )
-from llmc.weights_tokenizer import (
+from llmc.weights.lookup import TOKENIZER_SUFFIX
+from llmc.weights.random import MOST_SEED, RandomModel
+from llmc.weights.tokenizer import (
     carried_tokenizer,
     carries_tokenizer,
     source_fingerprint,

@@ -14,7 +14,6 @@ from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage
-from llmc.formats.checkpoint import read_header
 from llmc.inputs import check_match
 from llmc.measure import flops_per_token
 from llmc.planning import PlanView
@@ -31,6 +30,7 @@ from llmc.training import (
 from llmc.training_view import History
 from llmc.trial import instruction_sets
 from llmc.units import count_of, seconds_of
+from llmc.weights.checkpoint import read_header
 
 DEFAULT = TrainConfig()
 

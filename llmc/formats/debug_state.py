@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData
-from llmc.formats.checkpoint import tensor_shapes
+from llmc.weights.checkpoint import tensor_shapes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 from llmc.config import ModelConfig
 from llmc.errors import LlmcError, Usage
-from llmc.formats.checkpoint import (
+from llmc.inspection.description import Description, byte_count
+from llmc.inspection.reading import Asked, Reading, file_size, head_of
+from llmc.inspection.statistics import MOMENT_COLUMNS, Moments
+from llmc.weights.checkpoint import (
     BF16,
     EXT_AT,
     EXT_HAS_TOKENIZER,
@@ -26,10 +29,7 @@ from llmc.formats.checkpoint import (
     from_bf16,
     parameter_count,
 )
-from llmc.inspection.description import Description, byte_count
-from llmc.inspection.reading import Asked, Reading, file_size, head_of
-from llmc.inspection.statistics import MOMENT_COLUMNS, Moments
-from llmc.lookup import tokenizer_of
+from llmc.weights.lookup import tokenizer_of
 
 if TYPE_CHECKING:
     import numpy as np

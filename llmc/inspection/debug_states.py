@@ -8,13 +8,13 @@ from pathlib import Path
 
 from llmc.config import ModelConfig
 from llmc.errors import LlmcError
-from llmc.formats.checkpoint import read_header, tensor_shapes
 from llmc.formats.debug_state import HEADER_BYTES, MAGIC, VERSION
 from llmc.inspection.checkpoints import say_shape, say_tensors
 from llmc.inspection.description import Description, byte_count
 from llmc.inspection.detect import kind_of
 from llmc.inspection.reading import Asked, file_size, head_of
 from llmc.inspection.statistics import Moments
+from llmc.weights.checkpoint import read_header, tensor_shapes
 
 MOST_NEIGHBOURS = 64
 PUBLISHED = {

@@ -6,10 +6,12 @@ import re
 import stat
 from pathlib import Path
 
-from llmc.formats import checkpoint, debug_state, training_state
+from llmc.formats import debug_state
 from llmc.inspection.reading import head_of
 from llmc.tokens import files as tokens
 from llmc.tokens import tokenizer_bin
+from llmc.weights.export import checkpoint
+from llmc.weights.export import state as training_state
 
 HEAD = 4096
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from llmc.config import ModelConfig
 from llmc.errors import Usage
-from llmc.formats import gguf
-from llmc.formats.checkpoint import tensor_shapes
-from llmc.formats.hf import HEAD_SIZE, MASK, NAMES, PREFIX
+from llmc.weights.checkpoint import tensor_shapes
+from llmc.weights.export import gguf
+from llmc.weights.huggingface import HEAD_SIZE, MASK, NAMES, PREFIX
 
 MOST_LAYERS = 1 << 12
 

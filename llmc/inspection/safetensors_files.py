@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmc.formats.checkpoint import from_bf16
-from llmc.formats.hf import MASK, PREFIX
 from llmc.inspection.checkpoints import say_shape, shown_cell, shown_shape
 from llmc.inspection.description import Description, byte_count, safe_text
 from llmc.inspection.gpt2_names import huggingface_gpt2
 from llmc.inspection.manifests import read_json
 from llmc.inspection.reading import Asked, Reading, file_size, head_of
 from llmc.inspection.statistics import MOMENT_COLUMNS, Moments
+from llmc.weights.checkpoint import from_bf16
+from llmc.weights.huggingface import MASK, PREFIX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

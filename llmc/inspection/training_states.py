@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmc.errors import BadData
-from llmc.formats.training_state import MAGIC, read_training_state, verify_training_state
 from llmc.inspection.description import Description, byte_count
 from llmc.inspection.reading import Asked, file_size
 from llmc.units import clock
+from llmc.weights.state import MAGIC, read_training_state, verify_training_state
 
 
 def describe_training_state(path: Path, _asked: Asked) -> Description:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import LlmcError
-from llmc.formats.checkpoint import parameter_count, read_header
 from llmc.inspection.description import Description, safe_text
 from llmc.inspection.detect import kind_of
 from llmc.inspection.manifests import entries, read_json
@@ -17,6 +16,7 @@ from llmc.metrics import read_metrics
 from llmc.paths import Workspace
 from llmc.runs import CHECKPOINT, METRICS
 from llmc.tokens.manifest import FILENAME as MANIFEST
+from llmc.weights.checkpoint import parameter_count, read_header
 
 MOST_ENTRIES = 200
 

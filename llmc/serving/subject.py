@@ -11,12 +11,12 @@ from llmc.config import SampleConfig
 from llmc.curves import extremes
 from llmc.engine.protocol import Ready
 from llmc.errors import BadData, LlmcError
-from llmc.formats.checkpoint import CheckpointHeader, parameter_count, read_header
 from llmc.history import read_run
 from llmc.plots import plot_of
 from llmc.runs import CHECKPOINT, METRICS
 from llmc.sampling import Weights
 from llmc.tokens.tokenizer import Tokenizer
+from llmc.weights.checkpoint import CheckpointHeader, parameter_count, read_header
 
 MOST_POINTS = 600
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.weights import STORED, Stored, stored_bytes, write_blocks
+from llmc.weights.base import STORED, Stored, stored_bytes, write_blocks
 
 if TYPE_CHECKING:
     import numpy as np

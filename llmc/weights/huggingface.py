@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.formats.checkpoint import FINGERPRINT_BYTES, tensor_shapes
-from llmc.formats.safetensors_file import INDEX_SUFFIX, READABLE, SafetensorsFile
-from llmc.formats.weights import UNSTACKED, Origin, Stored, Weights, same
+from llmc.weights.base import UNSTACKED, Origin, Stored, Weights, same
+from llmc.weights.checkpoint import FINGERPRINT_BYTES, tensor_shapes
+from llmc.weights.safetensors import INDEX_SUFFIX, READABLE, SafetensorsFile
 
 HEAD_SIZE = 64  # of every GPT-2 that OpenAI published
 PREFIX = "transformer."
@@ -243,7 +243,7 @@ def short_names(entries: Mapping[str, Entry]) -> dict[str, str]:
 def _named_tensors(file: Path) -> NamedTensors:
     if file.name.endswith((".safetensors", ".safetensors" + INDEX_SUFFIX)):
         return SafetensorsFile(file)
-    from llmc.formats.pickles import load_tensors
+    from llmc.weights.torch import load_tensors
 
     return load_tensors(file)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, Usage
-from llmc.formats.hf import NamedModel, short_names
-from llmc.formats.pickles import TorchTensors, tensors_in
-from llmc.formats.weights import Origin
+from llmc.weights.base import Origin
+from llmc.weights.huggingface import NamedModel, short_names
+from llmc.weights.torch import TorchTensors, tensors_in
 
 COMPILED = "_orig_mod."
 NO_LOSS = 1e9

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData, MissingOutput
-from llmc.formats.safetensors_file import INDEX_SUFFIX, index_parts
-from llmc.formats.weights import Stored
+from llmc.weights.base import Stored
+from llmc.weights.safetensors import INDEX_SUFFIX, index_parts
 
 # torch's name of a type -> ours.
 KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}

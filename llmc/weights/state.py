@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData
-from llmc.formats.checkpoint import tensor_shapes
+from llmc.weights.checkpoint import tensor_shapes
 
 HEADER_BYTES = 1024
 MAGIC, VERSION = 0x534D4C4C, 2

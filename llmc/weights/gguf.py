@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.formats.checkpoint import FINGERPRINT_BYTES, tensor_shapes
-from llmc.formats.weights import (
+from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
+from llmc.weights.base import (
     Q8_BLOCK,
     STORED,
     UNSTACKED,
@@ -28,7 +28,7 @@ from llmc.formats.weights import (
     stored_bytes,
     write_blocks,
 )
-from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
+from llmc.weights.checkpoint import FINGERPRINT_BYTES, tensor_shapes
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from llmc.errors import LlmcError
-from llmc.formats.checkpoint import read_header
 from llmc.paths import Workspace
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.weights.checkpoint import read_header
 
 # Of a tokenizer that came with weights: NAME.bin has its own in NAME.tiktoken.
 TOKENIZER_SUFFIX = ".tiktoken"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.config import ModelConfig
-from llmc.formats.checkpoint import tensor_shapes
-from llmc.formats.hf import CONFIG_FILE, NAMES, PREFIX, SAFETENSORS, metadata_of
-from llmc.formats.safetensors_file import Planned, transposed, write_safetensors
-from llmc.formats.weights import UNSTACKED, Origin, Weights
+from llmc.weights.base import UNSTACKED, Origin, Weights
+from llmc.weights.checkpoint import tensor_shapes
+from llmc.weights.huggingface import CONFIG_FILE, NAMES, PREFIX, SAFETENSORS, metadata_of
+from llmc.weights.safetensors import Planned, transposed, write_safetensors
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.config import ModelConfig
-from llmc.formats.checkpoint import tensor_shapes
-from llmc.formats.weights import UNSTACKED, Stored, Weights
+from llmc.weights.base import UNSTACKED, Stored, Weights
+from llmc.weights.checkpoint import tensor_shapes
 
 if TYPE_CHECKING:
     import numpy as np

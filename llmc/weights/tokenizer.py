@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, LlmcError
-from llmc.lookup import TOKENIZER_SUFFIX, tokenizer_with
 from llmc.paths import Workspace
-from llmc.random_weights import RandomModel
 from llmc.tokens.byte_level import Vocabulary, merges_of
-from llmc.weights import Source
+from llmc.weights.export import Source
+from llmc.weights.lookup import TOKENIZER_SUFFIX, tokenizer_with
+from llmc.weights.random import RandomModel
 
 if TYPE_CHECKING:
     from llmc.tokens.tokenizer import Tokenizer
@@ -45,10 +45,10 @@ def carried_tokenizer(source: Source) -> Tokenizer | None:
     Raises:
         BadData: it is damaged.
     """
-    from llmc.formats.gguf import GgufModel
-    from llmc.formats.hf import HuggingFaceModel
     from llmc.tokens.tokenizer import load_tokenizer, recorded_tokenizer
     from llmc.tokens.tokenizer_json import read_tokenizer_json
+    from llmc.weights.gguf import GgufModel
+    from llmc.weights.huggingface import HuggingFaceModel
 
     weights = source.weights
     if source.folder is not None:
@@ -66,9 +66,9 @@ def carried_tokenizer(source: Source) -> Tokenizer | None:
 
 def carries_tokenizer(source: Source) -> bool:
     """Return whether a Hugging Face folder or a GGUF file brings any tokenizer along."""
-    from llmc.formats.gguf import GgufModel
-    from llmc.formats.hf import HuggingFaceModel
     from llmc.tokens.tokenizer_json import TOKENIZER, VOCAB
+    from llmc.weights.gguf import GgufModel
+    from llmc.weights.huggingface import HuggingFaceModel
 
     weights = source.weights
     if isinstance(weights, GgufModel):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from llmc.config import ModelConfig, nearest
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.formats.checkpoint import MAGIC, TOKEN_MAGICS, checkpoint_bytes, write_checkpoint
-from llmc.formats.safetensors_file import INDEX_SUFFIX
-from llmc.formats.weights import KINDS, CheckpointModel, Origin, Weights, stored_bytes
 from llmc.paths import Workspace, folder_written_whole, written_whole
 from llmc.runs import CHECKPOINT
 from llmc.tokens.byte_level import Vocabulary
+from llmc.weights.base import KINDS, CheckpointModel, Origin, Weights, stored_bytes
+from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS, checkpoint_bytes, write_checkpoint
+from llmc.weights.safetensors import INDEX_SUFFIX
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 
@@ -107,7 +107,7 @@ def open_weights(path: Path) -> Weights:
         MissingOutput: the folder has no weights.
         BadData: they are damaged or not GPT-2's.
     """
-    from llmc.formats.hf import HuggingFaceModel
+    from llmc.weights.huggingface import HuggingFaceModel
 
     if path.is_dir() or path.name.endswith((".safetensors", INDEX_SUFFIX)):
         return HuggingFaceModel(path)
@@ -117,7 +117,7 @@ def open_weights(path: Path) -> Weights:
     except OSError as error:
         raise BadData(f"cannot read {path}: {error.strerror}") from error
     if head == b"GGUF":
-        from llmc.formats.gguf import GgufModel
+        from llmc.weights.gguf import GgufModel
 
         return GgufModel(path)
     if int.from_bytes(head, "little") in (MAGIC, *TOKEN_MAGICS):
@@ -131,9 +131,9 @@ def open_weights(path: Path) -> Weights:
 
 
 def _pickled(path: Path) -> Weights:
-    from llmc.formats.hf import HuggingFaceModel
-    from llmc.formats.nanogpt import NanoGptModel, is_nanogpt
-    from llmc.formats.pickles import TorchTensors, load_pickle, tensors_in
+    from llmc.weights.huggingface import HuggingFaceModel
+    from llmc.weights.nanogpt import NanoGptModel, is_nanogpt
+    from llmc.weights.torch import TorchTensors, load_pickle, tensors_in
 
     loaded = load_pickle(path)
     if is_nanogpt(loaded):
@@ -151,7 +151,7 @@ def check_target(to: str, dtype: str, config: ModelConfig) -> None:
     if dtype not in dtypes:
         raise Usage(f"--to {to} takes --dtype {' or '.join(dtypes)}, not {dtype}")
     if to == "gguf":
-        from llmc.formats.gguf import check_kind
+        from llmc.weights.gguf import check_kind
 
         check_kind(config, KINDS[dtype])
 
@@ -161,7 +161,7 @@ def target_bytes(to: str, dtype: str, config: ModelConfig) -> int:
     if to in ("llmc", "llm.c"):
         return checkpoint_bytes(config, dtype)
     if to == "gguf":
-        from llmc.formats.gguf import gguf_bytes
+        from llmc.weights.gguf import gguf_bytes
 
         return gguf_bytes(config, KINDS[dtype]) + OTHER_FILES_BYTES
     widest = checkpoint_bytes(config, "fp32") // 4
@@ -225,8 +225,8 @@ def write_hf(
     Raises:
         BadData: the weights are damaged, a number does not fit, or the disk is full.
     """
-    from llmc.formats.hf_folder import write_hf_folder
     from llmc.tokens.tokenizer_json import write_tokenizer_json
+    from llmc.weights.huggingface_folder import write_hf_folder
 
     weights.verify()
     eot = vocabulary.specials[-1] if vocabulary is not None else None
@@ -250,7 +250,7 @@ def write_gguf_file(
     Raises:
         BadData: the weights are damaged, a number does not fit, or the disk is full.
     """
-    from llmc.formats.gguf import write_gguf
+    from llmc.weights.gguf import write_gguf
 
     weights.verify()
     with written_whole(path) as partial:
