@@ -17,11 +17,11 @@ from llmc.config import load_preset
 from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
-from llmc.inputs import Data, find_data, find_model
 from llmc.measure import flops_per_token
-from llmc.metrics import Event
 from llmc.paths import Workspace
-from llmc.training import engine_arguments, run_engine
+from llmc.train.loop import engine_arguments, run_engine
+from llmc.train.metrics import Event
+from llmc.train.start import Data, find_data, find_model
 from llmc.training_view import History, LiveView, SilentView
 from llmc.ui import Ui
 

@@ -13,9 +13,9 @@ from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
 from llmc.errors import Interrupted
 from llmc.evaluation import Ratio, Score, Tally, score, token_bytes
-from llmc.metrics import Event
 from llmc.subjects import Subject, Text
 from llmc.tokens.files import read_tokens
+from llmc.train.metrics import Event
 from llmc.units import duration, megabytes
 
 Advance = Callable[[int], None]

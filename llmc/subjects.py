@@ -7,9 +7,9 @@ from pathlib import Path
 
 from llmc.context import Context
 from llmc.errors import MissingOutput, Usage
-from llmc.inputs import Data, check_match, find_data, token_files
-from llmc.runs import CHECKPOINT, find_run, run_data
 from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
+from llmc.train.folder import CHECKPOINT, find_run, run_data
+from llmc.train.start import Data, check_match, find_data, token_files
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 from llmc.weights.lookup import tokenizer_of
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmc.curves import Line, Trace, chart, curve, moving_mean, sparkline
-from llmc.metrics import Event, Metrics
+from llmc.train.curves import Line, Trace, chart, curve, moving_mean, sparkline
+from llmc.train.metrics import Event, Metrics
 from llmc.units import clock, megabytes
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from engine import some_tensors
 
 from llmc.config import ModelConfig, TrainConfig
-from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD
+from llmc.train.folder import CHECKPOINT, CONFIG, METRICS, RECORD
 from llmc.weights.checkpoint import write_checkpoint
 
 TINY = ModelConfig(layers=1, heads=1, channels=4, context=4, vocab_size=8)

@@ -12,8 +12,8 @@ import typer
 
 from llmc.commands.train import train
 from llmc.config import SCHEDULES, TrainConfig
-from llmc.endings import STATES
-from llmc.run_record import CHANGEABLE
+from llmc.train.endings import STATES
+from llmc.train.record import CHANGEABLE
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "training.md").read_text("utf-8")

@@ -36,8 +36,8 @@ from workspace import copy_of, ok, prepared_workspace, runs
 
 from llmc.cli import app
 from llmc.config import ModelConfig, TrainConfig, load_preset
-from llmc.metrics import Event
-from llmc.planning import planned_work
+from llmc.train.dry_run import planned_work
+from llmc.train.metrics import Event
 
 HUGE_PAGE = 2 << 20
 PARTS = [

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from past_runs import TINY_PARAMETERS, a_past_run, loss
 
 from llmc.errors import MissingOutput
-from llmc.history import all_runs, find_history, printable, read_run
 from llmc.paths import Workspace
-from llmc.runs import CHECKPOINT, CONFIG, METRICS, is_running
+from llmc.train.folder import CHECKPOINT, CONFIG, METRICS, is_running
+from llmc.train.history import all_runs, find_history, printable, read_run
 
 
 def test_a_run_is_read_as_it_was_measured(tmp_path: Path) -> None:

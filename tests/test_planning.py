@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llmc.config import ModelConfig, TrainConfig
-from llmc.metrics import Event
-from llmc.planning import PlanView, planned_work
-from llmc.storage import Storage, stored_bytes
+from llmc.train.dry_run import PlanView, planned_work
+from llmc.train.metrics import Event
+from llmc.train.storage import Storage, stored_bytes
 from llmc.training_view import History
 
 MEASURED: Event = {

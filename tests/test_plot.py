@@ -20,13 +20,22 @@ from rich.cells import cell_len
 from terminal import in_terminal
 from workspace import ok
 
-from llmc.curves import Line, chart, extremes, moving_mean, plain
 from llmc.errors import BadData, Usage
-from llmc.formats.events import crc32c
-from llmc.history import read_run
-from llmc.plots import MOST_RUNS, Axis, Metric, default_window, number, plot_of, tick, write_picture
-from llmc.runs import CONFIG, METRICS
-from llmc.trackers import write_tensorboard
+from llmc.train.curves import Line, chart, extremes, moving_mean, plain
+from llmc.train.folder import CONFIG, METRICS
+from llmc.train.history import read_run
+from llmc.train.plots import (
+    MOST_RUNS,
+    Axis,
+    Metric,
+    default_window,
+    number,
+    plot_of,
+    tick,
+    write_picture,
+)
+from llmc.train.tensorboard import crc32c
+from llmc.train.trackers import write_tensorboard
 
 MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 needs_matplotlib = pytest.mark.skipif(not MATPLOTLIB, reason="matplotlib is not installed")

@@ -13,7 +13,8 @@ import pytest
 from llmc.config import ModelConfig, SampleConfig, TrainConfig, load_preset
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace
-from llmc.runs import (
+from llmc.tokens.prepared import prepared_model, record_prepared
+from llmc.train.folder import (
     CHECKPOINT,
     CONFIG,
     METRICS,
@@ -25,7 +26,6 @@ from llmc.runs import (
     newest_run,
     write_config,
 )
-from llmc.tokens.prepared import prepared_model, record_prepared
 
 
 @pytest.fixture

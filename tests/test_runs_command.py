@@ -15,9 +15,9 @@ from terminal import in_terminal
 from workspace import ok, prepared_workspace
 
 from llmc.commands.runs import COLUMNS, Sort, ago, fitting, ordered, progress, table
-from llmc.history import all_runs, read_run
 from llmc.paths import Workspace
-from llmc.runs import METRICS
+from llmc.train.folder import METRICS
+from llmc.train.history import all_runs, read_run
 from llmc.units import short
 
 

@@ -16,10 +16,10 @@ from workspace import config, copy_of, losses, metrics, ok, prepared_workspace, 
 from llmc.config import ModelConfig, TrainConfig, load_preset
 from llmc.context import Context
 from llmc.engine.build import ensure_native
-from llmc.inputs import Data
-from llmc.metrics import Event
 from llmc.tokens.files import read_tokens, write_tokens
-from llmc.training import engine_arguments, run_engine
+from llmc.train.loop import engine_arguments, run_engine
+from llmc.train.metrics import Event
+from llmc.train.start import Data
 from llmc.training_view import History, PlainView
 from llmc.weights.checkpoint import read_header
 

@@ -19,11 +19,11 @@ from workspace import copy_of, losses, metrics, ok, prepared_workspace, runs, tr
 from llmc.config import ModelConfig, Preset, TrainConfig
 from llmc.context import Context
 from llmc.errors import Interrupted
-from llmc.inputs import find_data
 from llmc.paths import Workspace
-from llmc.run_record import Setup
 from llmc.tokens.files import write_tokens
-from llmc.training import Beginning, train_in_earnest
+from llmc.train.loop import Beginning, train_in_earnest
+from llmc.train.record import Setup
+from llmc.train.start import find_data
 from llmc.training_view import History
 from llmc.weights.checkpoint import read_checkpoint, read_header, write_checkpoint
 from llmc.weights.random import random_tensors
@@ -351,7 +351,7 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(
             assert runs(llmc) == ["a"]
             raise stop("interrupted")
 
-        monkeypatch.setattr("llmc.training.run_engine", stopped)
+        monkeypatch.setattr("llmc.train.loop.run_engine", stopped)
         with pytest.raises(stop):
             train_in_earnest(here, begun, Setup(Path("x"), "none", 1), History(1), run="a")
         assert runs(llmc) == []

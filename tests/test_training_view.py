@@ -15,8 +15,8 @@ from rich.console import Console, ConsoleDimensions
 from terminal import Screen, in_terminal, typing
 from workspace import prepared_workspace
 
-from llmc.curves import BARS, TRACE_POINTS, Trace, curve, smoothed, sparkline
-from llmc.metrics import Event
+from llmc.train.curves import BARS, TRACE_POINTS, Trace, curve, smoothed, sparkline
+from llmc.train.metrics import Event
 from llmc.training_view import (
     CURVE_LINES,
     SAMPLE_LINES,

@@ -18,9 +18,9 @@ from llmc.context import Context
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.formats.debug_state import read_debug_state
 from llmc.paths import Workspace
-from llmc.runs import CHECKPOINT
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
+from llmc.train.folder import CHECKPOINT
 from llmc.ui import Ui
 from llmc.weights.checkpoint import (
     HEADER_BYTES,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmc.context import Context
-from llmc.curves import Picture, plain
 from llmc.errors import Usage
-from llmc.history import RunHistory, find_history, printable
-from llmc.plot_page import write_page
-from llmc.plots import (
+from llmc.train.curves import Picture, plain
+from llmc.train.history import RunHistory, find_history, printable
+from llmc.train.plot_page import write_page
+from llmc.train.plots import (
     PICTURES,
     Axis,
     Metric,
@@ -24,7 +24,7 @@ from llmc.plots import (
     terminal_legend,
     write_picture,
 )
-from llmc.trackers import write_tensorboard, write_wandb
+from llmc.train.trackers import write_tensorboard, write_wandb
 
 if TYPE_CHECKING:
     from rich.console import Console

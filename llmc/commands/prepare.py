@@ -14,11 +14,11 @@ from llmc.config import load_preset, overridden
 from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.errors import LlmcError, Usage
-from llmc.inputs import Data, check_match
 from llmc.text.source import FETCHED, STDLIB
 from llmc.tokens.dataset import tokenize_inputs, tokenized_already
 from llmc.tokens.manifest import Manifest, load_manifest
 from llmc.tokens.prepared import record_prepared
+from llmc.train.start import Data, check_match
 from llmc.ui import Ui
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
 from llmc.weights.export import PUBLISHED

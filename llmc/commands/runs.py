@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from llmc.context import Context
-from llmc.history import RunHistory, all_runs, printable
+from llmc.train.history import RunHistory, all_runs, printable
 from llmc.units import clock, short
 
 if TYPE_CHECKING:

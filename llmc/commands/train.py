@@ -14,12 +14,9 @@ from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage
-from llmc.inputs import check_match
 from llmc.measure import flops_per_token
-from llmc.planning import PlanView
-from llmc.run_record import Setup
-from llmc.storage import Storage
-from llmc.training import (
+from llmc.train.dry_run import PlanView
+from llmc.train.loop import (
     begin_anew,
     begin_resumed,
     engine_arguments,
@@ -27,6 +24,9 @@ from llmc.training import (
     say_choices,
     train_in_earnest,
 )
+from llmc.train.record import Setup
+from llmc.train.start import check_match
+from llmc.train.storage import Storage
 from llmc.training_view import History
 from llmc.trial import instruction_sets
 from llmc.units import count_of, seconds_of

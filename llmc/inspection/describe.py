@@ -26,9 +26,9 @@ from llmc.inspection.token_files import describe_tokens
 from llmc.inspection.training_states import describe_training_state
 from llmc.inspection.vocabularies import describe_tiktoken, describe_tokenizer_bin
 from llmc.inspection.workspaces import describe_plain_folder, describe_workspace
-from llmc.runs import CHECKPOINT, CONFIG, METRICS
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.tokenizer import RECORD_FILE
+from llmc.train.folder import CHECKPOINT, CONFIG, METRICS
 
 Describer = Callable[[Path, Asked], Description]
 

@@ -12,9 +12,9 @@ from llmc.inspection.detect import kind_of
 from llmc.inspection.manifests import read_json, recorded
 from llmc.inspection.reading import Asked
 from llmc.inspection.texts import say_config, say_metrics
-from llmc.metrics import Metrics, read_metrics
-from llmc.runs import CHECKPOINT, CONFIG, METRICS
 from llmc.tokens.tokenizer import RECORD_FILE
+from llmc.train.folder import CHECKPOINT, CONFIG, METRICS
+from llmc.train.metrics import Metrics, read_metrics
 
 
 def describe_run(folder: Path, asked: Asked) -> Description:

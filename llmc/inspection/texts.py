@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from llmc.config import load_preset
-from llmc.curves import sparkline
 from llmc.errors import LlmcError
 from llmc.inspection.description import Description, byte_count, safe_bytes, safe_text
 from llmc.inspection.detect import FOREIGN
 from llmc.inspection.manifests import read_json
 from llmc.inspection.reading import LARGEST_TEXT, Asked, file_size, head_of
-from llmc.metrics import Metrics, read_metrics
+from llmc.train.curves import sparkline
+from llmc.train.metrics import Metrics, read_metrics
 
 READS = (
     "llmc inspects token files, model checkpoints, debug states, tokenizers, safetensors, GGUF, "

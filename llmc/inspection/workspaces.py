@@ -12,10 +12,10 @@ from llmc.inspection.description import Description, safe_text
 from llmc.inspection.detect import kind_of
 from llmc.inspection.manifests import entries, read_json
 from llmc.inspection.reading import Asked, file_size
-from llmc.metrics import read_metrics
 from llmc.paths import Workspace
-from llmc.runs import CHECKPOINT, METRICS
 from llmc.tokens.manifest import FILENAME as MANIFEST
+from llmc.train.folder import CHECKPOINT, METRICS
+from llmc.train.metrics import read_metrics
 from llmc.weights.checkpoint import parameter_count, read_header
 
 MOST_ENTRIES = 200

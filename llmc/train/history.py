@@ -17,11 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from llmc.config import MOST_STEPS, ModelConfig
-from llmc.endings import STATES
 from llmc.errors import LlmcError, MissingOutput
-from llmc.metrics import MEASURED, Event, count, read_metrics
 from llmc.paths import Workspace
-from llmc.runs import CHECKPOINT, CONFIG, METRICS, RECORD, is_running, last_written, newest_run
+from llmc.train.endings import STATES
+from llmc.train.folder import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RECORD,
+    is_running,
+    last_written,
+    newest_run,
+)
+from llmc.train.metrics import MEASURED, Event, count, read_metrics
 from llmc.weights.checkpoint import parameter_count, read_header
 
 Point = tuple[float, float]

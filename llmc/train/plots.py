@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmc.curves import Line, Picture, Point, chart, extremes, moving_mean
 from llmc.errors import BadData, Usage
-from llmc.history import RunHistory, printable
 from llmc.paths import cache_dir, written_whole
+from llmc.train.curves import Line, Picture, Point, chart, extremes, moving_mean
+from llmc.train.history import RunHistory, printable
 from llmc.units import short
 
 if TYPE_CHECKING:

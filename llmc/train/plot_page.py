@@ -10,10 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
-from llmc.curves import Point, extremes
-from llmc.history import RunHistory, printable
 from llmc.paths import written_whole
-from llmc.plots import METRICS, Axis, Curve, Metric, plot_of
+from llmc.train.curves import Point, extremes
+from llmc.train.history import RunHistory, printable
+from llmc.train.plots import METRICS, Axis, Curve, Metric, plot_of
 from llmc.units import clock, short
 
 TEMPLATE = "plot_page.html"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmc.config import MOST_STEPS, TrainConfig
-from llmc.metrics import Event
-from llmc.storage import Storage
+from llmc.train.metrics import Event
+from llmc.train.storage import Storage
 from llmc.training_view import History, PlainView
 from llmc.units import clock, megabytes, seconds_of
 

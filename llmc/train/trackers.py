@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmc.errors import BadData, Usage
-from llmc.formats.events import write_events
-from llmc.history import RunHistory, printable
+from llmc.train.history import RunHistory, printable
+from llmc.train.tensorboard import write_events
 
 # What these tools call what metrics.jsonl holds.
 TAGS = {

@@ -12,23 +12,11 @@ from typing import Any
 
 from llmc.config import Preset, TrainConfig, flags_of, load_preset, settings_of
 from llmc.context import Context
-from llmc.endings import ending, further
 from llmc.engine.process import Engine
 from llmc.errors import BadData, Interrupted, LlmcError, Usage
-from llmc.inputs import Data, find_data, find_model
-from llmc.metrics import Event, Metrics, read_metrics
-from llmc.run_record import (
-    Record,
-    Setup,
-    new_record,
-    recorded_data,
-    resumable,
-    resumed_record,
-    resumed_settings,
-    weights_checksum,
-    write_record,
-)
-from llmc.runs import (
+from llmc.tokens.tokenizer import record_tokenizer
+from llmc.train.endings import ending, further
+from llmc.train.folder import (
     CHECKPOINT,
     METRICS,
     RECORD,
@@ -39,7 +27,19 @@ from llmc.runs import (
     newest_step,
     write_config,
 )
-from llmc.tokens.tokenizer import record_tokenizer
+from llmc.train.metrics import Event, Metrics, read_metrics
+from llmc.train.record import (
+    Record,
+    Setup,
+    new_record,
+    recorded_data,
+    resumable,
+    resumed_record,
+    resumed_settings,
+    weights_checksum,
+    write_record,
+)
+from llmc.train.start import Data, find_data, find_model
 from llmc.training_view import History, PlainView, choose_view, precision
 from llmc.units import duration, megabytes
 from llmc.weights.checkpoint import read_header

@@ -22,10 +22,10 @@ from llmc.config import Preset, TrainConfig, load_preset, overridden
 from llmc.context import Context
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.inputs import Data, find_data, token_files
 from llmc.paths import Workspace, written_whole
-from llmc.runs import CONFIG, RECORD, newest_run
 from llmc.tokens.files import payload_sha256, read_tokens
+from llmc.train.folder import CONFIG, RECORD, newest_run
+from llmc.train.start import Data, find_data, token_files
 from llmc.weights.checkpoint import read_header
 
 # What a resumed run may change: its length, what is told and kept, and what changes no bit.
