@@ -15,7 +15,7 @@ from llmc.engine.generator import Generator
 from llmc.engine.protocol import Request
 from llmc.errors import Usage
 from llmc.paths import cache_dir
-from llmc.sampling import Text, Weights
+from llmc.sample.text import Text, Weights
 from llmc.ui import Ui
 from llmc.units import megabytes
 from llmc.writing_view import TerminalView, legend, prompt_note, summary

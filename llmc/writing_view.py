@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
-from llmc.sampling import KEPT, Text, Written, seen_of_prompt
+from llmc.sample.text import KEPT, Text, Written, seen_of_prompt
 from llmc.ui import Ui
 from llmc.units import milliseconds
 

@@ -17,7 +17,7 @@ from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN
 from llmc.errors import LossNotFinite, Usage
 from llmc.interactive import COMMANDS, Conversation, changed
-from llmc.sampling import Weights
+from llmc.sample.text import Weights
 from llmc.tokens.tokenizer import load_tokenizer
 from llmc.ui import Ui
 

@@ -15,7 +15,7 @@ from workspace import copy_of, ok, prepared_workspace, trained
 from llmc.config import ModelConfig, SampleConfig
 from llmc.context import Context
 from llmc.paths import Workspace
-from llmc.sampling import find_weights
+from llmc.sample.text import find_weights
 from llmc.tokens.tokenizer import Tokenizer, train_bpe
 from llmc.ui import Ui
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint

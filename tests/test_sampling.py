@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from llmc import sampling
 from llmc.config import ModelConfig, SampleConfig
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, LlmcError
-from llmc.sampling import Text, Weights
-from llmc.streaming import TextStream
+from llmc.sample import text as sampling
+from llmc.sample.streaming import TextStream
+from llmc.sample.text import Text, Weights
 from llmc.tokens.tokenizer import load_tokenizer
 from llmc.weights.checkpoint import parameter_count
 from llmc.writing_view import summary

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmc.errors import BadData, Usage
-from llmc.streaming import Piece, Stops, TextStream
+from llmc.sample.streaming import Piece, Stops, TextStream
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, train_bpe
 
 WORDS = "naïve Größe 日本語 🙂👩‍👧 the of and \n\n == def self, 東京 élan ́ \t"

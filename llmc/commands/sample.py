@@ -17,7 +17,7 @@ from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, Usage
-from llmc.sampling import KEPT, Text, Weights, Written, find_weights, writing_threads
+from llmc.sample.text import KEPT, Text, Weights, Written, find_weights, writing_threads
 from llmc.writing_view import TerminalView, View, choose_view, legend, prompt_note, summary
 
 DEFAULT = SampleConfig()

@@ -12,7 +12,7 @@ from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
 from llmc.errors import MissingOutput, Usage
-from llmc.sampling import find_weights, writing_threads
+from llmc.sample.text import find_weights, writing_threads
 
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
 

@@ -10,7 +10,7 @@ from typing import Any
 from llmc.config import SampleConfig
 from llmc.engine.protocol import Ready
 from llmc.errors import BadData, LlmcError
-from llmc.sampling import Weights
+from llmc.sample.text import Weights
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.curves import extremes
 from llmc.train.folder import CHECKPOINT, METRICS

@@ -15,7 +15,7 @@ from llmc.engine.generator import Generator
 from llmc.engine.machine import available_cores
 from llmc.engine.protocol import NO_TOKEN, End, Request, Token, raise_failure
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
-from llmc.streaming import Piece, TextStream
+from llmc.sample.streaming import Piece, TextStream
 from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
 from llmc.train.folder import CHECKPOINT, CONFIG, find_run
 from llmc.weights.checkpoint import parameter_count, read_header
