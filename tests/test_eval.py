@@ -40,7 +40,7 @@ from torch.nn import functional
 from workspace import copy_of, ok, prepared_workspace, trained
 
 from llmc.config import ModelConfig
-from llmc.evaluation import Tally, proportion, ratio, score, student_t95, token_bytes
+from llmc.evaluate.statistics import Tally, proportion, ratio, score, student_t95, token_bytes
 from llmc.reference import GPT2
 from llmc.tokens.files import read_tokens
 from llmc.tokens.rows import write_rows

@@ -15,7 +15,7 @@ from torch.nn import functional
 from workspace import PRESET, copy_of, ok
 
 from llmc.errors import BadData
-from llmc.hellaswag import (
+from llmc.evaluate.hellaswag import (
     Example,
     Results,
     Row,
@@ -25,7 +25,7 @@ from llmc.hellaswag import (
     shortened,
     table_of,
 )
-from llmc.hellaswag_run import _written
+from llmc.evaluate.hellaswag_run import _written
 from llmc.reference import GPT2
 from llmc.text.source import EVALUATIONS, HELLASWAG
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer

@@ -10,10 +10,10 @@ import typer
 from llmc.context import Context
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage
-from llmc.evaluation_run import eval_loss
-from llmc.hellaswag import ENDINGS
-from llmc.hellaswag_run import eval_hellaswag
-from llmc.subjects import DEFAULT_SPLIT, find_subject, find_text
+from llmc.evaluate.hellaswag import ENDINGS
+from llmc.evaluate.hellaswag_run import eval_hellaswag
+from llmc.evaluate.loss import eval_loss
+from llmc.evaluate.target import DEFAULT_SPLIT, find_subject, find_text
 
 
 def eval(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData
-from llmc.evaluation import Ratio, proportion
+from llmc.evaluate.statistics import Ratio, proportion
 from llmc.tokens.tokenizer import Tokenizer
 
 ENDINGS = 4

@@ -9,10 +9,10 @@ from pathlib import Path
 from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData, Interrupted, MissingOutput
-from llmc.evaluation import Ratio
-from llmc.evaluation_run import Progress, error_text, evaluated_rows, print_lines, progress_bar
-from llmc.hellaswag import Results, Row, chosen, read_examples, rows_of, table_of
-from llmc.subjects import Subject
+from llmc.evaluate.hellaswag import Results, Row, chosen, read_examples, rows_of, table_of
+from llmc.evaluate.loss import Progress, error_text, evaluated_rows, print_lines, progress_bar
+from llmc.evaluate.statistics import Ratio
+from llmc.evaluate.target import Subject
 from llmc.text.source import HELLASWAG, fetched_files
 from llmc.tokens.files import write_tokens
 from llmc.tokens.rows import write_rows

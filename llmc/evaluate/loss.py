@@ -12,8 +12,8 @@ from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
 from llmc.errors import Interrupted
-from llmc.evaluation import Ratio, Score, Tally, score, token_bytes
-from llmc.subjects import Subject, Text
+from llmc.evaluate.statistics import Ratio, Score, Tally, score, token_bytes
+from llmc.evaluate.target import Subject, Text
 from llmc.tokens.files import read_tokens
 from llmc.train.metrics import Event
 from llmc.units import duration, megabytes
