@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from llmc.check.bench import flops_per_token
 from llmc.config import Preset, flags_of, load_preset, preset_names
 from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores, cpu_name
-from llmc.measure import flops_per_token
 from llmc.paths import Workspace
 from llmc.tokens.files import write_tokens
 from llmc.ui import Ui

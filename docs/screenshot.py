@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from llmc.check.bench import flops_per_token
 from llmc.config import load_preset
 from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
-from llmc.measure import flops_per_token
 from llmc.paths import Workspace
 from llmc.train.loop import engine_arguments, run_engine
 from llmc.train.metrics import Event

@@ -123,7 +123,7 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
     import numpy as np
     import torch
 
-    from llmc.reference import GPT2
+    from llmc.check.torch_model import GPT2
     from llmc.tokens.files import read_tokens
     from llmc.weights.checkpoint import read_checkpoint
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TextIO
 
-from llmc.inspection.description import Description, Table, safe_text
+from llmc.check.inspect.description import Description, Table, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -14,10 +14,10 @@ import pytest
 from engine import SMALL, Flags, build, random_tokens, save_model, save_tokens, succeeded
 from test_weights_transformers import hostile_texts
 
+from llmc.check.debug_state import read_debug_state
 from llmc.commands.export_weights import export
 from llmc.config import ModelConfig
 from llmc.context import Context
-from llmc.formats.debug_state import read_debug_state
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 
 llama_cpp = pytest.importorskip("llama_cpp")

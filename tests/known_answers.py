@@ -1,7 +1,7 @@
 """The known answers of ``llmc doctor``, computed by PyTorch in float64.
 
-``python tests/known_answers.py`` writes ``llmc/known_answers.json`` anew: after a change of the
-model in ``llmc/known_answers.py``, and for no other reason.
+``python tests/known_answers.py`` writes ``llmc/check/known_answers.json`` anew: after a change of the
+model in ``llmc/check/known_answers.py``, and for no other reason.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import asdict
 
 import torch
 
-from llmc.known_answers import ANSWERS, MODEL, TRAIN, Answers, answers_of, tensors, tokens
-from llmc.reference import GPT2
+from llmc.check.known_answers import ANSWERS, MODEL, TRAIN, Answers, answers_of, tensors, tokens
+from llmc.check.torch_model import GPT2
 
 DIGITS = 12  # of the 16 that float64 has: what the last ones are, the machine decides
 

@@ -1,7 +1,7 @@
 """The engine and its PyTorch twin over the same steps, in float32 and in float64.
 
 ``python tests/parity.py`` prints the tables of ``docs/parity.md``; the tests hold the same figures
-to ``llmc/tolerances.py``.
+to ``llmc/check/tolerances.py``.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from engine import (
 )
 from numpy.typing import NDArray
 
+from llmc.check.debug_state import read_debug_state
+from llmc.check.tolerances import STEPS
+from llmc.check.torch_model import GPT2
 from llmc.config import ModelConfig, TrainConfig
-from llmc.formats.debug_state import read_debug_state
 from llmc.paths import cache_dir
-from llmc.reference import GPT2
-from llmc.tolerances import STEPS
 from llmc.weights.checkpoint import read_checkpoint
 from llmc.weights.random import random_tensors
 

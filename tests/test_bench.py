@@ -17,10 +17,10 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from engine import Native, build, json_lines, refused, succeeded
 
+from llmc.check.bench import Work, gemm_flops
 from llmc.commands import bench as command
 from llmc.config import ModelConfig
 from llmc.context import Context
-from llmc.measure import Work, gemm_flops
 from llmc.paths import shipped_dir
 
 TINY = ModelConfig(layers=2, heads=2, channels=32, context=64, vocab_size=256)

@@ -24,8 +24,8 @@ from engine import (
     succeeded,
 )
 
+from llmc.check.tolerances import BF16_LOSS_CURVE, TIMES_AUTOCASTS
 from llmc.config import ModelConfig
-from llmc.tolerances import BF16_LOSS_CURVE, TIMES_AUTOCASTS
 from llmc.weights.random import random_tensors
 
 

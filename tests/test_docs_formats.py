@@ -22,11 +22,11 @@ from engine import Native, build, random_tokens, save_model, save_tokens, some_t
 from foreign_files import write_gguf, write_tokenizer_bin
 from workspace import ok, prepared_workspace, trained
 
+from llmc.check import debug_state
+from llmc.check.inspect.gguf_files import SCALARS, read_header
+from llmc.check.inspect.token_files import WIDTHS
+from llmc.check.inspect.vocabularies import walk
 from llmc.config import ModelConfig
-from llmc.formats import debug_state
-from llmc.inspection.gguf_files import SCALARS, read_header
-from llmc.inspection.token_files import WIDTHS
-from llmc.inspection.vocabularies import walk
 from llmc.tokens import files as tokens
 from llmc.tokens import manifest
 from llmc.tokens.rows import write_rows

@@ -14,14 +14,14 @@ import pytest
 from conftest import Llmc
 from engine import Native, build, json_lines, runnable_isas, succeeded
 
+from llmc.check.known_answers import known_answers
+from llmc.check.trial import Trial
 from llmc.commands import doctor
 from llmc.commands.doctor import CHECKS, Exam, Finding, State, examine
 from llmc.context import Context
 from llmc.engine import machine
 from llmc.engine.machine import Memory
 from llmc.errors import CompileFailed, ExitCode, Interrupted
-from llmc.known_answers import known_answers
-from llmc.trial import Trial
 
 OF_THE_ENGINE = ["isa", "parity fp32", "parity bf16", "threads", "files"]
 

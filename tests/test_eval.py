@@ -39,9 +39,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from workspace import copy_of, ok, prepared_workspace, trained
 
+from llmc.check.torch_model import GPT2
 from llmc.config import ModelConfig
 from llmc.evaluate.statistics import Tally, proportion, ratio, score, student_t95, token_bytes
-from llmc.reference import GPT2
 from llmc.tokens.files import read_tokens
 from llmc.tokens.rows import write_rows
 from llmc.tokens.tokenizer import load_tokenizer, train_bpe

@@ -22,9 +22,9 @@ from engine import (
     without_times,
 )
 
+from llmc.check.tolerances import FORWARD_AND_BACKWARD
 from llmc.engine.build import build_programs
 from llmc.engine.toolchain import BINARY, host_machine, zig
-from llmc.tolerances import FORWARD_AND_BACKWARD
 
 # Those of each family that qemu knows, best last: for AVX2, 7.2 is its first version.
 MACHINE, ISAS = (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from engine import SMALL, Flags, build, random_tokens, save_model, save_tokens, succeeded
 
+from llmc.check.debug_state import read_debug_state
 from llmc.errors import BadData
-from llmc.formats.debug_state import read_debug_state
 from llmc.weights.checkpoint import tensor_shapes
 
 

@@ -14,6 +14,7 @@ from engine import RAGGED, Native, build, json_lines, save_model, some_tensors, 
 from torch.nn import functional
 from workspace import PRESET, copy_of, ok
 
+from llmc.check.torch_model import GPT2
 from llmc.errors import BadData
 from llmc.evaluate.hellaswag import (
     Example,
@@ -26,7 +27,6 @@ from llmc.evaluate.hellaswag import (
     table_of,
 )
 from llmc.evaluate.hellaswag_run import _written
-from llmc.reference import GPT2
 from llmc.text.source import EVALUATIONS, HELLASWAG
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 

@@ -26,15 +26,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from workspace import copy_of, prepared_workspace, trained
 
+from llmc.check.inspect.datasets import describe_dataset
+from llmc.check.inspect.describe import describe
+from llmc.check.inspect.description import Description, quoted, safe_bytes, safe_text
+from llmc.check.inspect.detect import kind_of_bytes
+from llmc.check.inspect.manifests import entries
+from llmc.check.inspect.reading import Asked, Reading
+from llmc.check.inspect.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.config import ModelConfig
 from llmc.errors import Usage
-from llmc.inspection.datasets import describe_dataset
-from llmc.inspection.describe import describe
-from llmc.inspection.description import Description, quoted, safe_bytes, safe_text
-from llmc.inspection.detect import kind_of_bytes
-from llmc.inspection.manifests import entries
-from llmc.inspection.reading import Asked, Reading
-from llmc.inspection.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.inspection_view import plain_lines, show
 from llmc.paths import Workspace
 from llmc.tokens.files import read_tokens

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmc.errors import BadData
-from llmc.known_answers import (
+from llmc.check.known_answers import (
     ANSWERS,
     MODEL,
     Answers,
@@ -24,7 +23,8 @@ from llmc.known_answers import (
     tensors,
     tokens,
 )
-from llmc.tolerances import AFTER_TEN_STEPS, FORWARD_AND_BACKWARD, STEPS
+from llmc.check.tolerances import AFTER_TEN_STEPS, FORWARD_AND_BACKWARD, STEPS
+from llmc.errors import BadData
 
 WEIGHTS_AND_TOKENS = "03165d07df8ccb090a5f4d38266e2bcce1d699458f4b5a51865574a5cc738ba7"
 

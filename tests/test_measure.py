@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from engine import json_lines, refused, succeeded
 
-from llmc.config import ModelConfig
-from llmc.measure import (
+from llmc.check.bench import (
     Timing,
     Work,
     attention_flops,
@@ -24,6 +23,7 @@ from llmc.measure import (
     kernels_result,
     step_result,
 )
+from llmc.config import ModelConfig
 from llmc.units import milliseconds
 
 TINY = ModelConfig(layers=2, heads=2, channels=32, context=64, vocab_size=256)
@@ -55,7 +55,7 @@ def test_products_are_counted_as_pytorch_counts_them() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from llmc.reference import GPT2
+    from llmc.check.torch_model import GPT2
 
     with FlopCounterMode(display=False) as counter:
         ids = torch.zeros((WORK.B, WORK.T), dtype=torch.long)
@@ -210,8 +210,8 @@ def test_pytorch_takes_the_norm_of_all_gradients(monkeypatch: pytest.MonkeyPatch
     import torch
     from torch.nn import utils
 
-    from llmc.reference import GPT2
-    from llmc.torch_bench import time_steps
+    from llmc.check.torch_bench import time_steps
+    from llmc.check.torch_model import GPT2
 
     taken: list[tuple[int, float]] = []
     real = utils.get_total_norm

@@ -27,8 +27,8 @@ from engine import (
 from numpy.typing import NDArray
 from torture import settings
 
+from llmc.check.debug_state import read_debug_state
 from llmc.config import ModelConfig
-from llmc.formats.debug_state import read_debug_state
 from llmc.weights.checkpoint import read_checkpoint, tensor_shapes
 from llmc.weights.state import MEANS_AT, read_training_state, training_state_bytes
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from engine import ALL_ISAS, RAGGED, Native, build, must_run, runnable_isas, save_model, succeeded
 
-from llmc.tolerances import (
+from llmc.check.tolerances import (
     AFTER_TEN_STEPS,
     FORWARD_AND_BACKWARD,
     GREEDY_LOGIT,
@@ -25,7 +25,7 @@ from llmc.weights.checkpoint import tensor_shapes
 torch = pytest.importorskip("torch")
 import parity  # noqa: E402 -- needs torch
 
-from llmc.reference import GPT2  # noqa: E402
+from llmc.check.torch_model import GPT2  # noqa: E402
 
 if TYPE_CHECKING:
     from parity import Outcome, Setup, Values

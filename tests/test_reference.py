@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 torch = pytest.importorskip("torch")
-from llmc.reference import GPT2  # noqa: E402 -- needs torch
+from llmc.check.torch_model import GPT2  # noqa: E402 -- needs torch
 
 CONFIG = ModelConfig(layers=2, heads=2, channels=16, context=8, vocab_size=50)
 Doubles = NDArray[np.float64]

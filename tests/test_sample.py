@@ -173,7 +173,7 @@ def test_json_is_one_object(template: Llmc) -> None:
         "reason": "length",
     }
     torch = pytest.importorskip("torch")
-    from llmc.reference import GPT2
+    from llmc.check.torch_model import GPT2
 
     header, tensors = read_checkpoint(template.workspace / "runs/first/model.bin")
     with torch.no_grad():

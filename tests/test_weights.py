@@ -12,11 +12,11 @@ from conftest import Llmc, assert_one_sentence
 from engine import RAGGED, SMALL, Flags, random_tokens, save_tokens, some_tensors
 from safetensors import safe_open
 
+from llmc.check.debug_state import read_debug_state
 from llmc.commands.export_weights import export
 from llmc.config import ModelConfig
 from llmc.context import Context
 from llmc.errors import BadData, LlmcError, Usage
-from llmc.formats.debug_state import read_debug_state
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin

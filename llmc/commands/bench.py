@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmc.config import load_preset, preset_names
-from llmc.context import Context
-from llmc.engine.build import ensure_native
-from llmc.engine.machine import available_cores
-from llmc.errors import Usage
-from llmc.measure import (
+from llmc.check.bench import (
     Event,
     Timing,
     Work,
@@ -25,6 +20,11 @@ from llmc.measure import (
     kernels_result,
     step_result,
 )
+from llmc.config import load_preset, preset_names
+from llmc.context import Context
+from llmc.engine.build import ensure_native
+from llmc.engine.machine import available_cores
+from llmc.errors import Usage
 from llmc.units import megabytes, milliseconds
 
 if TYPE_CHECKING:

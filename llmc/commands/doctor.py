@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING
 import typer
 
 from llmc import __version__
-from llmc.context import Context
-from llmc.engine import machine, toolchain
-from llmc.engine.build import ensure_native, native_binary
-from llmc.engine.process import ERRORS, run_quietly
-from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
-from llmc.known_answers import distances, known_answers
-from llmc.paths import cache_dir
-from llmc.tolerances import (
+from llmc.check.known_answers import distances, known_answers
+from llmc.check.tolerances import (
     AFTER_TEN_STEPS,
     BF16_STEP,
     BF16_STEPS,
     FORWARD_AND_BACKWARD,
     STEPS,
 )
-from llmc.trial import BEST, BUG, THREADS, instruction_sets, trial
+from llmc.check.trial import BEST, BUG, THREADS, instruction_sets, trial
+from llmc.context import Context
+from llmc.engine import machine, toolchain
+from llmc.engine.build import ensure_native, native_binary
+from llmc.engine.process import ERRORS, run_quietly
+from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
+from llmc.paths import cache_dir
 from llmc.units import megabytes
 
 if TYPE_CHECKING:

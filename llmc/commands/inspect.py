@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llmc.check.inspect.describe import describe
+from llmc.check.inspect.description import Description
+from llmc.check.inspect.reading import Asked, Reading
 from llmc.context import Context
 from llmc.errors import BadData
-from llmc.inspection.describe import describe
-from llmc.inspection.description import Description
-from llmc.inspection.reading import Asked, Reading
 from llmc.inspection_view import show
 from llmc.tokens.tokenizer import load_tokenizer
 

@@ -7,11 +7,11 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmc.check.inspect.description import Description, byte_count, quoted
+from llmc.check.inspect.manifests import Record, record_of
+from llmc.check.inspect.reading import Asked, Reading, file_size, head_of
+from llmc.check.inspect.statistics import MOST_IDS, TokenCounts
 from llmc.errors import LlmcError
-from llmc.inspection.description import Description, byte_count, quoted
-from llmc.inspection.manifests import Record, record_of
-from llmc.inspection.reading import Asked, Reading, file_size, head_of
-from llmc.inspection.statistics import MOST_IDS, TokenCounts
 from llmc.tokens.files import (
     HEADER_BYTES,
     MAGIC16,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmc.inspection.description import Description, byte_count, safe_text
-from llmc.inspection.detect import kind_of
-from llmc.inspection.manifests import read_json
-from llmc.inspection.reading import Asked, file_size
-from llmc.inspection.safetensors_files import describe_file, say_gpt2
+from llmc.check.inspect.description import Description, byte_count, safe_text
+from llmc.check.inspect.detect import kind_of
+from llmc.check.inspect.manifests import read_json
+from llmc.check.inspect.reading import Asked, file_size
+from llmc.check.inspect.safetensors_files import describe_file, say_gpt2
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"

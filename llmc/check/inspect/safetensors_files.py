@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmc.inspection.checkpoints import say_shape, shown_cell, shown_shape
-from llmc.inspection.description import Description, byte_count, safe_text
-from llmc.inspection.gpt2_names import huggingface_gpt2
-from llmc.inspection.manifests import read_json
-from llmc.inspection.reading import Asked, Reading, file_size, head_of
-from llmc.inspection.statistics import MOMENT_COLUMNS, Moments
+from llmc.check.inspect.checkpoints import say_shape, shown_cell, shown_shape
+from llmc.check.inspect.description import Description, byte_count, safe_text
+from llmc.check.inspect.gpt2_names import huggingface_gpt2
+from llmc.check.inspect.manifests import read_json
+from llmc.check.inspect.reading import Asked, Reading, file_size, head_of
+from llmc.check.inspect.statistics import MOMENT_COLUMNS, Moments
 from llmc.weights.checkpoint import from_bf16
 from llmc.weights.huggingface import MASK, PREFIX
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmc.check.debug_state import HEADER_BYTES, MAGIC, VERSION
+from llmc.check.inspect.checkpoints import say_shape, say_tensors
+from llmc.check.inspect.description import Description, byte_count
+from llmc.check.inspect.detect import kind_of
+from llmc.check.inspect.reading import Asked, file_size, head_of
+from llmc.check.inspect.statistics import Moments
 from llmc.config import ModelConfig
 from llmc.errors import LlmcError
-from llmc.formats.debug_state import HEADER_BYTES, MAGIC, VERSION
-from llmc.inspection.checkpoints import say_shape, say_tensors
-from llmc.inspection.description import Description, byte_count
-from llmc.inspection.detect import kind_of
-from llmc.inspection.reading import Asked, file_size, head_of
-from llmc.inspection.statistics import Moments
 from llmc.weights.checkpoint import read_header, tensor_shapes
 
 MOST_NEIGHBOURS = 64

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmc.check.inspect.description import Description, byte_count, quoted, safe_text
+from llmc.check.inspect.reading import LARGEST_TEXT, Asked, file_size, head_of
 from llmc.errors import LlmcError
-from llmc.inspection.description import Description, byte_count, quoted, safe_text
-from llmc.inspection.reading import LARGEST_TEXT, Asked, file_size, head_of
 from llmc.tokens import tokenizer_bin
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 

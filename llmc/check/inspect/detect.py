@@ -6,8 +6,8 @@ import re
 import stat
 from pathlib import Path
 
-from llmc.formats import debug_state
-from llmc.inspection.reading import head_of
+from llmc.check import debug_state
+from llmc.check.inspect.reading import head_of
 from llmc.tokens import files as tokens
 from llmc.tokens import tokenizer_bin
 from llmc.weights.export import checkpoint

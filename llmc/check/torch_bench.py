@@ -1,6 +1,6 @@
 """PyTorch's side of ``llmc bench``: the engine's work, done by PyTorch, timed alike.
 
-``python -m llmc.torch_bench REQUEST`` takes one JSON object, prints events as the engine does, and
+``python -m llmc.check.torch_bench REQUEST`` takes one JSON object, prints events as the engine does, and
 fails as the engine does: one sentence on stderr, and an exit code. bf16 is PyTorch's own mixed
 precision: autocast around the forward pass, parameters and optimizer in float32.
 """
@@ -40,7 +40,7 @@ def time_steps(
     import torch
     from torch.nn.utils import get_total_norm
 
-    from llmc.reference import GPT2
+    from llmc.check.torch_model import GPT2
 
     model = GPT2(config)
     run = torch.compile(model) if compiled else model

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmc.check.inspect.description import Description, byte_count
+from llmc.check.inspect.reading import Asked, Reading, file_size, head_of
+from llmc.check.inspect.statistics import MOMENT_COLUMNS, Moments
 from llmc.config import ModelConfig
 from llmc.errors import LlmcError, Usage
-from llmc.inspection.description import Description, byte_count
-from llmc.inspection.reading import Asked, Reading, file_size, head_of
-from llmc.inspection.statistics import MOMENT_COLUMNS, Moments
 from llmc.weights.checkpoint import (
     BF16,
     EXT_AT,

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmc.check.inspect.description import Description, safe_text
+from llmc.check.inspect.detect import kind_of
+from llmc.check.inspect.manifests import entries, read_json
+from llmc.check.inspect.reading import Asked, file_size
 from llmc.errors import LlmcError
-from llmc.inspection.description import Description, safe_text
-from llmc.inspection.detect import kind_of
-from llmc.inspection.manifests import entries, read_json
-from llmc.inspection.reading import Asked, file_size
 from llmc.paths import Workspace
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.train.folder import CHECKPOINT, METRICS

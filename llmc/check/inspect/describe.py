@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from llmc.errors import Usage
-from llmc.inspection.checkpoints import describe_checkpoint
-from llmc.inspection.datasets import describe_dataset
-from llmc.inspection.debug_states import describe_debug_state
-from llmc.inspection.description import Description, safe_text
-from llmc.inspection.detect import kind_of
-from llmc.inspection.gguf_files import describe_gguf
-from llmc.inspection.model_folders import describe_model_folder
-from llmc.inspection.reading import Asked
-from llmc.inspection.run_folders import describe_run
-from llmc.inspection.safetensors_files import describe_safetensors
-from llmc.inspection.texts import (
+from llmc.check.inspect.checkpoints import describe_checkpoint
+from llmc.check.inspect.datasets import describe_dataset
+from llmc.check.inspect.debug_states import describe_debug_state
+from llmc.check.inspect.description import Description, safe_text
+from llmc.check.inspect.detect import kind_of
+from llmc.check.inspect.gguf_files import describe_gguf
+from llmc.check.inspect.model_folders import describe_model_folder
+from llmc.check.inspect.reading import Asked
+from llmc.check.inspect.run_folders import describe_run
+from llmc.check.inspect.safetensors_files import describe_safetensors
+from llmc.check.inspect.texts import (
     describe_json,
     describe_other,
     describe_text,
     describe_zip,
 )
-from llmc.inspection.token_files import describe_tokens
-from llmc.inspection.training_states import describe_training_state
-from llmc.inspection.vocabularies import describe_tiktoken, describe_tokenizer_bin
-from llmc.inspection.workspaces import describe_plain_folder, describe_workspace
+from llmc.check.inspect.token_files import describe_tokens
+from llmc.check.inspect.training_states import describe_training_state
+from llmc.check.inspect.vocabularies import describe_tiktoken, describe_tokenizer_bin
+from llmc.check.inspect.workspaces import describe_plain_folder, describe_workspace
+from llmc.errors import Usage
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.tokenizer import RECORD_FILE
 from llmc.train.folder import CHECKPOINT, CONFIG, METRICS

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llmc.check.inspect.description import Description, byte_count, safe_bytes, safe_text
+from llmc.check.inspect.detect import FOREIGN
+from llmc.check.inspect.manifests import read_json
+from llmc.check.inspect.reading import LARGEST_TEXT, Asked, file_size, head_of
 from llmc.config import load_preset
 from llmc.errors import LlmcError
-from llmc.inspection.description import Description, byte_count, safe_bytes, safe_text
-from llmc.inspection.detect import FOREIGN
-from llmc.inspection.manifests import read_json
-from llmc.inspection.reading import LARGEST_TEXT, Asked, file_size, head_of
 from llmc.train.curves import sparkline
 from llmc.train.metrics import Metrics, read_metrics
 

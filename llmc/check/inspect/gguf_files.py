@@ -14,11 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmc.inspection.checkpoints import say_shape, shown_cell, shown_shape
-from llmc.inspection.description import Description, byte_count, quoted, safe_text
-from llmc.inspection.gpt2_names import gguf_gpt2
-from llmc.inspection.reading import Asked, file_size
-from llmc.inspection.statistics import MOMENT_COLUMNS, Moments
+from llmc.check.inspect.checkpoints import say_shape, shown_cell, shown_shape
+from llmc.check.inspect.description import Description, byte_count, quoted, safe_text
+from llmc.check.inspect.gpt2_names import gguf_gpt2
+from llmc.check.inspect.reading import Asked, file_size
+from llmc.check.inspect.statistics import MOMENT_COLUMNS, Moments
 
 VERSIONS = (2, 3)
 ALIGNMENT = 32

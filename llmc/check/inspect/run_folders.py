@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from llmc.inspection.checkpoints import describe_checkpoint
-from llmc.inspection.description import Description, safe_text
-from llmc.inspection.detect import kind_of
-from llmc.inspection.manifests import read_json, recorded
-from llmc.inspection.reading import Asked
-from llmc.inspection.texts import say_config, say_metrics
+from llmc.check.inspect.checkpoints import describe_checkpoint
+from llmc.check.inspect.description import Description, safe_text
+from llmc.check.inspect.detect import kind_of
+from llmc.check.inspect.manifests import read_json, recorded
+from llmc.check.inspect.reading import Asked
+from llmc.check.inspect.texts import say_config, say_metrics
 from llmc.tokens.tokenizer import RECORD_FILE
 from llmc.train.folder import CHECKPOINT, CONFIG, METRICS
 from llmc.train.metrics import Metrics, read_metrics

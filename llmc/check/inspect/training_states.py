@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmc.check.inspect.description import Description, byte_count
+from llmc.check.inspect.reading import Asked, file_size
 from llmc.errors import BadData
-from llmc.inspection.description import Description, byte_count
-from llmc.inspection.reading import Asked, file_size
 from llmc.units import clock
 from llmc.weights.state import MAGIC, read_training_state, verify_training_state
 

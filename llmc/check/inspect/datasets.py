@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmc.check.inspect.description import Description, safe_text
+from llmc.check.inspect.detect import kind_of
+from llmc.check.inspect.manifests import Entry, entries, read_json, recorded
+from llmc.check.inspect.reading import Asked, Reading
+from llmc.check.inspect.statistics import TokenCounts
+from llmc.check.inspect.token_files import count_tokens, say_counts, say_first, with_header
 from llmc.errors import LlmcError
-from llmc.inspection.description import Description, safe_text
-from llmc.inspection.detect import kind_of
-from llmc.inspection.manifests import Entry, entries, read_json, recorded
-from llmc.inspection.reading import Asked, Reading
-from llmc.inspection.statistics import TokenCounts
-from llmc.inspection.token_files import count_tokens, say_counts, say_first, with_header
 from llmc.tokens import manifest as manifests
 from llmc.tokens.prepared import FILENAME as PREPARED
 from llmc.tokens.tokenizer import Tokenizer

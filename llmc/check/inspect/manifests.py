@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmc.check.inspect.description import Description, safe_text
+from llmc.check.inspect.reading import LARGEST_TEXT, file_size
 from llmc.errors import LlmcError
-from llmc.inspection.description import Description, safe_text
-from llmc.inspection.reading import LARGEST_TEXT, file_size
 from llmc.tokens.manifest import FILENAME
 from llmc.tokens.tokenizer import Tokenizer, load_recorded
 

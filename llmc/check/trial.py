@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmc.check.debug_state import DebugState, read_debug_state
+from llmc.check.known_answers import MODEL, TRAIN, Answers, answers_of, tensors, tokens
 from llmc.config import flags_of
 from llmc.engine.process import Engine
 from llmc.errors import BadData, LlmcError
-from llmc.formats.debug_state import DebugState, read_debug_state
-from llmc.known_answers import MODEL, TRAIN, Answers, answers_of, tensors, tokens
 from llmc.tokens.files import UINT16_VOCAB, write_tokens
 from llmc.weights.checkpoint import from_bf16, read_checkpoint, to_bf16, write_checkpoint
 

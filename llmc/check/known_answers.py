@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmc.check.tolerances import STEPS
 from llmc.config import ModelConfig, TrainConfig
 from llmc.errors import BadData
-from llmc.tolerances import STEPS
 from llmc.weights.checkpoint import tensor_shapes
 
 if TYPE_CHECKING:

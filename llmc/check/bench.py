@@ -61,7 +61,7 @@ class Work:
     def torch_argv(self, what: str, *, compiled: bool = False) -> list[str]:
         """Return PyTorch's command line: ``what`` is "steps" or "attention"."""
         request = {"what": what, "compiled": compiled, **asdict(self)}
-        return [sys.executable, "-m", "llmc.torch_bench", json.dumps(request)]
+        return [sys.executable, "-m", "llmc.check.torch_bench", json.dumps(request)]
 
     def step_flops(self) -> dict[str, float]:
         """Return the operations of a training step, under the names the engine books them by."""
