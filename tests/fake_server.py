@@ -14,8 +14,8 @@ from pathlib import Path
 from llmc.config import SampleConfig
 from llmc.engine.generator import Generator, generate_argv
 from llmc.errors import LlmcError
-from llmc.serving import connection, guard, server
-from llmc.serving.subject import Subject
+from llmc.serve import connection, guard, server
+from llmc.serve.subject import Subject
 from llmc.tokens.tokenizer import load_tokenizer
 
 FAKE = Path(__file__).with_name("fake_engine.py")

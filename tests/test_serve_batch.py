@@ -12,8 +12,8 @@ import pytest
 from llmc.engine.generator import Deliver, Generator
 from llmc.engine.protocol import End, Ready, Request, Token
 from llmc.errors import LlmcError, Usage
-from llmc.serving.batch import Batch
-from llmc.serving.refusals import Refused
+from llmc.serve.batch import Batch
+from llmc.serve.refusals import Refused
 
 REQUEST = Request([1])
 
@@ -88,7 +88,7 @@ def test_the_wait_in_the_queue_is_no_part_of_what_a_completion_takes(
     """Nor is what was cancelled in the queue; the wait for a slot is told by rounds of these."""
     now = 0.0
     clock = SimpleNamespace(monotonic=lambda: now)
-    monkeypatch.setattr("llmc.serving.batch.time", clock)
+    monkeypatch.setattr("llmc.serve.batch.time", clock)
     engine = Silent()
 
     def hold(batch: Batch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from served import Served, child_of, fake_server
 
-from llmc.serving.page import page as page_of
+from llmc.serve.page import page as page_of
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [

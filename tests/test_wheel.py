@@ -51,7 +51,7 @@ def test_it_carries_the_engine_s_sources_and_the_presets(wheel: Path) -> None:
         assert len(files) > 4
         for path in files:
             assert f"llmc/{folder}/{path.relative_to(shipped)}" in names
-    assert {"llmc/check/known_answers.json", "llmc/serve_page.html"} <= set(names)
+    assert {"llmc/check/known_answers.json", "llmc/serve/page.html"} <= set(names)
     assert {name.split("/")[0] for name in names} == {"llmc", f"llmc-{__version__}.dist-info"}
     assert not [name for name in names if name.endswith((".pyc", ".o", ".bin"))]
 

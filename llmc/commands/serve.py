@@ -89,10 +89,10 @@ def serve(
     if run is not None and model is not None:
         raise Usage("--run and --model exclude each other: give one")
     need_packages()
-    from llmc.serving.guard import guard_for
-    from llmc.serving.server import Settings, address_of, listen
-    from llmc.serving.server import serve as answer
-    from llmc.serving.subject import subject_of
+    from llmc.serve.guard import guard_for
+    from llmc.serve.server import Settings, address_of, listen
+    from llmc.serve.server import serve as answer
+    from llmc.serve.subject import subject_of
 
     guard = guard_for(host)
     chosen = find_weights(here, run, model, needs_tokenizer=True)

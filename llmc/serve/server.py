@@ -15,14 +15,14 @@ from starlette.types import ASGIApp
 
 from llmc.engine.generator import Generator
 from llmc.errors import Interrupted, Usage
-from llmc.serving.app import Log, make_app
-from llmc.serving.batch import Batch
-from llmc.serving.completions import Completions
-from llmc.serving.connection import Connection
-from llmc.serving.guard import Guard
-from llmc.serving.metrics import Metrics
-from llmc.serving.parameters import MAX_CHOICES, Limits
-from llmc.serving.subject import Subject
+from llmc.serve.app import Log, make_app
+from llmc.serve.batch import Batch
+from llmc.serve.completions import Completions
+from llmc.serve.connection import Connection
+from llmc.serve.guard import Guard
+from llmc.serve.metrics import Metrics
+from llmc.serve.parameters import MAX_CHOICES, Limits
+from llmc.serve.subject import Subject
 
 GRACE_SECONDS = 30.0  # for what is being written when the server is told to end
 FORCED_SECONDS = 5.0  # more, for the answers to be read

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmc import __version__
-from llmc.serving.parameters import Parameter, request_schema
+from llmc.serve.parameters import Parameter, request_schema
 
 REFUSALS = {
     "400": "It asks for what there is not, or is no JSON.",

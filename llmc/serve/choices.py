@@ -8,7 +8,7 @@ from typing import Any
 
 from llmc.engine.protocol import End, Token
 from llmc.sample.streaming import Piece, TextStream
-from llmc.serving.refusals import BROKEN, Refused
+from llmc.serve.refusals import BROKEN, Refused
 from llmc.tokens.tokenizer import Tokenizer
 
 Spell = Callable[[int], str]

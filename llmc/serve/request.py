@@ -8,8 +8,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from llmc.serving.parameters import SEEDS, Limits, Parameter
-from llmc.serving.refusals import Refused, shown
+from llmc.serve.parameters import SEEDS, Limits, Parameter
+from llmc.serve.refusals import Refused, shown
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 

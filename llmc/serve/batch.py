@@ -13,7 +13,7 @@ from math import ceil
 from llmc.engine.generator import Generator
 from llmc.engine.protocol import End, Request, Token
 from llmc.errors import LlmcError, Usage
-from llmc.serving.refusals import BROKEN, BUSY, Refused
+from llmc.serve.refusals import BROKEN, BUSY, Refused
 
 Told = tuple[int, Token | End]
 MOST_SECONDS_TO_WAIT = 60

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llmc.serving.refusals import Refused, shown
+from llmc.serve.refusals import Refused, shown
 
 MAX_CHOICES, MAX_LOGPROBS, MAX_STOPS, MAX_STOP_CHARACTERS = 128, 20, 4, 256
 SEEDS = 1 << 53  # that the engine tells apart

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from llmc.errors import Usage
-from llmc.serving.refusals import BUSY, Refused
+from llmc.serve.refusals import BUSY, Refused
 
 KEY_VARIABLE = "LLMC_API_KEY"
 SHORTEST_KEY = 16

@@ -14,12 +14,12 @@ from starlette.types import Receive, Scope, Send
 
 from llmc.config import SampleConfig
 from llmc.engine.protocol import NO_TOKEN, Request
-from llmc.serving.batch import Batch, Job
-from llmc.serving.choices import Choice, speller
-from llmc.serving.metrics import Metrics
-from llmc.serving.parameters import SEEDS, Limits, too_long
-from llmc.serving.refusals import Refused
-from llmc.serving.request import Completion
+from llmc.serve.batch import Batch, Job
+from llmc.serve.choices import Choice, speller
+from llmc.serve.metrics import Metrics
+from llmc.serve.parameters import SEEDS, Limits, too_long
+from llmc.serve.refusals import Refused
+from llmc.serve.request import Completion
 from llmc.tokens.tokenizer import Tokenizer
 
 # Between two events of a stream: what nobody sees; each costs as much as several tokens.

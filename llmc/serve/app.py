@@ -15,15 +15,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmc.serving.completions import Completions
-from llmc.serving.guard import Guard, read_body
-from llmc.serving.metrics import CONTENT_TYPE, Metrics
-from llmc.serving.openapi import document
-from llmc.serving.page import page
-from llmc.serving.parameters import parameters
-from llmc.serving.refusals import BROKEN, Refused
-from llmc.serving.request import parse
-from llmc.serving.subject import Subject
+from llmc.serve.completions import Completions
+from llmc.serve.guard import Guard, read_body
+from llmc.serve.metrics import CONTENT_TYPE, Metrics
+from llmc.serve.openapi import document
+from llmc.serve.page import page
+from llmc.serve.parameters import parameters
+from llmc.serve.refusals import BROKEN, Refused
+from llmc.serve.request import parse
+from llmc.serve.subject import Subject
 
 T = TypeVar("T")
 Log = Callable[[str], object]
