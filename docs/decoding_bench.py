@@ -48,10 +48,10 @@ def rates(prompt: int, prompt_s: float, tokens: int, decode_s: float) -> Rates:
 
 def ours(folder: Path, dtype: str, threads: int, prompt: int, tokens: int) -> Rates:
     """Time the engine."""
-    from llmc.context import Context
+    from llmc.cli.context import Context
+    from llmc.cli.ui import Ui
     from llmc.engine.build import ensure_native
     from llmc.paths import Workspace
-    from llmc.ui import Ui
 
     binary = ensure_native(Context(Workspace(folder), Ui(quiet=True)))
     flags = {"slots": 1, "positions": prompt + tokens, "threads": threads, "dtype": dtype}

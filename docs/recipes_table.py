@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from llmc.check.bench import flops_per_token
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.config import Preset, flags_of, load_preset, preset_names
-from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores, cpu_name
 from llmc.paths import Workspace
 from llmc.tokens.files import write_tokens
-from llmc.ui import Ui
 from llmc.units import megabytes
 from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
 from llmc.weights.random import random_tensors

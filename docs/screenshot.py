@@ -14,16 +14,16 @@ from pathlib import Path
 from rich.console import Console
 
 from llmc.check.bench import flops_per_token
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
+from llmc.cli.views.training import History, LiveView, SilentView
 from llmc.config import load_preset
-from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.paths import Workspace
 from llmc.train.loop import engine_arguments, run_engine
 from llmc.train.metrics import Event
 from llmc.train.start import Data, find_data, find_model
-from llmc.training_view import History, LiveView, SilentView
-from llmc.ui import Ui
 
 WIDTH, HEIGHT = 88, 30
 

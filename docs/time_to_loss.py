@@ -200,10 +200,10 @@ def lines_of(argv: list[str]) -> list[dict[str, Any]]:
 def one_run(side: str, train: TrainConfig, files: dict[str, str], threads: int) -> Result:
     """Train on one side; return its validation curve and its first losses."""
     if side == "llmc":
-        from llmc.context import Context
+        from llmc.cli.context import Context
+        from llmc.cli.ui import Ui
         from llmc.engine.build import ensure_native
         from llmc.paths import Workspace
-        from llmc.ui import Ui
 
         binary = ensure_native(Context(Workspace(Path.cwd()), Ui(quiet=True)))
         words = [f"--{name.replace('_', '-')}={path}" for name, path in files.items()]

@@ -1,6 +1,6 @@
 """``python -m llmc``."""
 
-from llmc.cli import main
+from llmc.cli.main import main
 
 if __name__ == "__main__":
     main()

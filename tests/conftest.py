@@ -15,12 +15,12 @@ from filelock import FileLock
 from hypothesis import settings
 from web import Web, serving
 
-from llmc.context import Context
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
-from llmc.ui import Ui
 
 # Nothing listens on the discard port: whoever asks for the outside world is refused at once.
 NO_NETWORK = {

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.config import ModelConfig
-from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.paths import Workspace
 from llmc.tokens.files import write_tokens
-from llmc.ui import Ui
 from llmc.weights.checkpoint import checkpoint_bytes, tensor_shapes, write_checkpoint
 
 Floats = NDArray[np.float32]

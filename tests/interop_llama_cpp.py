@@ -15,9 +15,9 @@ from engine import SMALL, Flags, build, random_tokens, save_model, save_tokens, 
 from test_weights_transformers import hostile_texts
 
 from llmc.check.debug_state import read_debug_state
-from llmc.commands.export_weights import export
+from llmc.cli.commands.export_weights import export
+from llmc.cli.context import Context
 from llmc.config import ModelConfig
-from llmc.context import Context
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 
 llama_cpp = pytest.importorskip("llama_cpp")

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from conftest import Llmc, assert_one_sentence
 from engine import Native, build, json_lines, refused, succeeded
+from llmc.cli.main.commands import bench as command
 
 from llmc.check.bench import Work, gemm_flops
-from llmc.commands import bench as command
+from llmc.cli.context import Context
 from llmc.config import ModelConfig
-from llmc.context import Context
 from llmc.paths import shipped_dir
 
 TINY = ModelConfig(layers=2, heads=2, channels=32, context=64, vocab_size=256)
@@ -54,7 +54,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    from llmc.cli import main
+    from llmc.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["llmc", "bench", *words])
     with pytest.raises(SystemExit) as ended:
@@ -101,7 +101,7 @@ def test_what_makes_no_sense_is_refused(words: list[str], said: str, tiny: Llmc)
 def test_without_pytorch_there_is_nothing_to_compare_with(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from llmc.cli import main
+    from llmc.cli.main import main
 
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["llmc", "bench", "--against", "torch"])

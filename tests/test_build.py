@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.engine import build as builder
 from llmc.engine.build import build_programs, ensure_native, native_binary
 from llmc.engine.toolchain import Cpu, Mode
@@ -138,9 +138,9 @@ BUILD_AT_ONCE = """
 import sys
 from pathlib import Path
 from llmc.engine.build import ensure_native
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.paths import Workspace
-from llmc.ui import Ui
+from llmc.cli.ui import Ui
 here = Context(Workspace(Path()), Ui(quiet=True))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -193,7 +193,7 @@ def cli(tmp_path: Path, native: Path) -> Callable[..., subprocess.CompletedProce
         "from pathlib import Path\nimport llmc.paths\nshipped = llmc.paths.shipped_dir\n"
         f"llmc.paths.shipped_dir = lambda name: Path({str(native)!r}) "
         "if name == 'native' else shipped(name)\n"
-        "from llmc.cli import main; main()\n"
+        "from llmc.cli.main import main; main()\n"
     )
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:

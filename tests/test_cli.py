@@ -13,7 +13,7 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 
 from llmc import __version__
-from llmc.cli import COMMANDS, globals_first, main
+from llmc.cli.main import COMMANDS, globals_first, main
 from llmc.errors import ExitCode, Interrupted, LlmcError
 from llmc.paths import shipped_dir
 
@@ -53,7 +53,7 @@ def test_a_command_s_help_opens_with_that_sentence(llmc: Llmc) -> None:
 
 def test_help_imports_nothing_heavy(llmc: Llmc) -> None:
     script = (
-        "import sys, llmc.cli\nsys.argv = ['llmc']\ntry:\n    llmc.cli.main()\n"
+        "import sys, llmc.cli.main\nsys.argv = ['llmc']\ntry:\n    llmc.cli.main.main()\n"
         "except SystemExit:\n    print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
@@ -61,10 +61,10 @@ def test_help_imports_nothing_heavy(llmc: Llmc) -> None:
     )
     assert "Usage: llmc" in done.stdout
     loaded = set(done.stderr.split())
-    assert "llmc.cli" in loaded
+    assert "llmc.cli.main" in loaded
     assert loaded.isdisjoint(
         {"numpy", "torch", "rich", "tiktoken", "tokenizers", "huggingface_hub", "requests"}
-        | {"llmc.commands.train", "llmc.tokens.tokenizer"}
+        | {"llmc.cli.commands.train", "llmc.tokens.tokenizer"}
     )
 
 
@@ -136,7 +136,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> int:
     def fail(*_args: object, **_kwargs: object) -> None:
         raise failure
 
-    monkeypatch.setattr("llmc.commands.fetch.fetch_dataset", fail)
+    monkeypatch.setattr("llmc.cli.commands.fetch.fetch_dataset", fail)
     monkeypatch.setattr(sys, "argv", ["llmc", "fetch", "stdlib"])
     monkeypatch.delenv("LLMC_TRACEBACK", raising=False)
     with pytest.raises(SystemExit) as caught:
@@ -183,7 +183,7 @@ def test_an_internal_error_has_no_traceback_unless_asked(
 
 
 def test_notes_are_said_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    from llmc.ui import Ui
+    from llmc.cli.ui import Ui
 
     Ui().note("a [bold]b[/bold] :smile: c")
     Ui().next("llmc x [red]")

@@ -11,13 +11,13 @@ from conftest import Llmc, assert_one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc.commands.decode import _number, _rpartition_space, default_tokenizer
-from llmc.context import Context
+from llmc.cli.commands.decode import _number, _rpartition_space, default_tokenizer
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
 from llmc.tokens.dataset import tokenize_inputs
 from llmc.tokens.tokenizer import Tokenizer, record_tokenizer, train_bpe
-from llmc.ui import Ui
 
 TEXT = "naïve — 東京 🙂\r\n\tend"
 

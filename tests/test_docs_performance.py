@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from llmc.cli import main
+from llmc.cli.main import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from llmc.commands.train import train
+from llmc.cli.commands.train import train
 from llmc.config import SCHEDULES, TrainConfig
 from llmc.train.endings import STATES
 from llmc.train.record import CHANGEABLE

@@ -34,7 +34,7 @@ from engine import (
 )
 from workspace import copy_of, ok, prepared_workspace, runs
 
-from llmc.cli import app
+from llmc.cli.main import app
 from llmc.config import ModelConfig, TrainConfig, load_preset
 from llmc.train.dry_run import planned_work
 from llmc.train.metrics import Event

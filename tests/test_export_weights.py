@@ -11,12 +11,12 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from safetensors.numpy import save_file
 
-from llmc.commands.export_weights import export
+from llmc.cli.commands.export_weights import export
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.config import ModelConfig
-from llmc.context import Context
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.paths import Workspace
-from llmc.ui import Ui
 from llmc.weights.checkpoint import read_checkpoint, read_header
 from llmc.weights.huggingface import NAMES
 from llmc.weights.random import random_tensors

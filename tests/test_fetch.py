@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.progress import Progress
 from web import COMMIT, Act, Web
 
-from llmc.commands.fetch import fetch_dataset
-from llmc.context import Context
+from llmc.cli.commands.fetch import fetch_dataset
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.errors import BadData, Usage
 from llmc.fetch.download import download
 from llmc.paths import Workspace
 from llmc.text.source import FETCHED, Dataset, RemoteFile
-from llmc.ui import Ui
 
 TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 1000
 CONFIG = b'{"n_layer": 12}'

@@ -23,12 +23,12 @@ from engine import (
 from generate import generate, line
 from numpy.typing import NDArray
 
-from llmc.commands.export_weights import export
+from llmc.cli.commands.export_weights import export
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.config import ModelConfig
-from llmc.context import Context
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import load_tokenizer, save_tokenizer
-from llmc.ui import Ui
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

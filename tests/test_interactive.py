@@ -12,14 +12,14 @@ from conftest import Llmc
 from terminal import typing
 from workspace import ok, prepared_workspace, trained
 
+from llmc.cli.conversation import COMMANDS, Conversation, changed
+from llmc.cli.ui import Ui
 from llmc.config import ModelConfig, SampleConfig
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN
 from llmc.errors import LossNotFinite, Usage
-from llmc.interactive import COMMANDS, Conversation, changed
 from llmc.sample.text import Weights
 from llmc.tokens.tokenizer import load_tokenizer
-from llmc.ui import Ui
 
 FAKE = Path(__file__).with_name("fake_engine.py")
 EOT = 256

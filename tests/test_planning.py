@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from llmc.cli.views.training import History
 from llmc.config import ModelConfig, TrainConfig
 from llmc.train.dry_run import PlanView, planned_work
 from llmc.train.metrics import Event
 from llmc.train.storage import Storage, stored_bytes
-from llmc.training_view import History
 
 MEASURED: Event = {
     "event": "measured", "steps": 4, "step_ms": 1500.0, "val_batches": 5, "val_batch_ms": 400.0,

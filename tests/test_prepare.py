@@ -7,7 +7,7 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from workspace import copy_of, empty_workspace, ok, prepared_workspace, trained
 
-from llmc.commands.prepare import Recipe, recipe_of
+from llmc.cli.commands.prepare import Recipe, recipe_of
 from llmc.config import ModelConfig
 from llmc.tokens.manifest import load_manifest, verify
 from llmc.weights.checkpoint import read_header

@@ -14,7 +14,7 @@ from rich.console import Console
 from terminal import in_terminal
 from workspace import ok, prepared_workspace
 
-from llmc.commands.runs import COLUMNS, Sort, ago, fitting, ordered, progress, table
+from llmc.cli.commands.runs import COLUMNS, Sort, ago, fitting, ordered, progress, table
 from llmc.paths import Workspace
 from llmc.train.folder import METRICS
 from llmc.train.history import all_runs, read_run

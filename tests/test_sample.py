@@ -12,12 +12,12 @@ from conftest import Llmc, assert_one_sentence
 from terminal import in_terminal
 from workspace import copy_of, ok, prepared_workspace, trained
 
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.config import ModelConfig, SampleConfig
-from llmc.context import Context
 from llmc.paths import Workspace
 from llmc.sample.text import find_weights
 from llmc.tokens.tokenizer import Tokenizer, train_bpe
-from llmc.ui import Ui
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import random_tensors
 

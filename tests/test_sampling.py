@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmc.cli.views.sampling import summary
 from llmc.config import ModelConfig, SampleConfig
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN, Request
@@ -19,7 +20,6 @@ from llmc.sample.streaming import TextStream
 from llmc.sample.text import Text, Weights
 from llmc.tokens.tokenizer import load_tokenizer
 from llmc.weights.checkpoint import parameter_count
-from llmc.writing_view import summary
 
 FAKE = Path(__file__).with_name("fake_engine.py")
 MODEL = ModelConfig(1, 1, 4, 64, 257)

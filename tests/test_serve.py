@@ -578,7 +578,7 @@ def test_flags_that_exclude_each_other(llmc: Llmc) -> None:
 def test_a_missing_package_is_named(llmc: Llmc) -> None:
     script = (
         "import sys; sys.modules['uvicorn'] = None; sys.argv = ['llmc', 'serve']\n"
-        "from llmc.cli import main; main()"
+        "from llmc.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=llmc.workspace, env=llmc.env(), capture_output=True,

@@ -22,7 +22,7 @@ from conftest import Llmc, assert_one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.errors import BadData
 from llmc.text.source import Part, Source
 from llmc.tokens import dataset as dataset_making

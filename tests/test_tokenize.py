@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Llmc, assert_one_sentence
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.tokens.dataset import tokenize_inputs, tokenized_already
 from llmc.tokens.files import read_tokens

@@ -13,14 +13,14 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from workspace import config, copy_of, losses, metrics, ok, prepared_workspace, runs, trained
 
+from llmc.cli.context import Context
+from llmc.cli.views.training import History, PlainView
 from llmc.config import ModelConfig, TrainConfig, load_preset
-from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.tokens.files import read_tokens, write_tokens
 from llmc.train.loop import engine_arguments, run_engine
 from llmc.train.metrics import Event
 from llmc.train.start import Data
-from llmc.training_view import History, PlainView
 from llmc.weights.checkpoint import read_header
 
 FLAGS: dict[str, Any] = {

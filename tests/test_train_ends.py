@@ -16,15 +16,15 @@ import pytest
 from conftest import Llmc, assert_one_sentence
 from workspace import copy_of, losses, metrics, ok, prepared_workspace, runs, trained
 
+from llmc.cli.context import Context
+from llmc.cli.views.training import History
 from llmc.config import ModelConfig, Preset, TrainConfig
-from llmc.context import Context
 from llmc.errors import Interrupted
 from llmc.paths import Workspace
 from llmc.tokens.files import write_tokens
 from llmc.train.loop import Beginning, train_in_earnest
 from llmc.train.record import Setup
 from llmc.train.start import find_data
-from llmc.training_view import History
 from llmc.weights.checkpoint import read_checkpoint, read_header, write_checkpoint
 from llmc.weights.random import random_tensors
 

@@ -15,9 +15,7 @@ from rich.console import Console, ConsoleDimensions
 from terminal import Screen, in_terminal, typing
 from workspace import prepared_workspace
 
-from llmc.train.curves import BARS, TRACE_POINTS, Trace, curve, smoothed, sparkline
-from llmc.train.metrics import Event
-from llmc.training_view import (
+from llmc.cli.views.training import (
     CURVE_LINES,
     SAMPLE_LINES,
     History,
@@ -29,6 +27,8 @@ from llmc.training_view import (
     seconds_left,
     share_of_peak,
 )
+from llmc.train.curves import BARS, TRACE_POINTS, Trace, curve, smoothed, sparkline
+from llmc.train.metrics import Event
 from llmc.units import clock, duration, megabytes
 
 START: Event = {
@@ -225,7 +225,7 @@ def test_a_terminal_of_another_size_gets_an_empty_screen() -> None:
 
 def test_training_does_not_wait_for_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("llmc.training_view.time.monotonic", lambda: now)
+    monkeypatch.setattr("llmc.cli.views.training.time.monotonic", lambda: now)
     pictures = []
 
     class Counting(LiveView):

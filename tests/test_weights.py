@@ -13,15 +13,15 @@ from engine import RAGGED, SMALL, Flags, random_tokens, save_tokens, some_tensor
 from safetensors import safe_open
 
 from llmc.check.debug_state import read_debug_state
-from llmc.commands.export_weights import export
+from llmc.cli.commands.export_weights import export
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.config import ModelConfig
-from llmc.context import Context
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
 from llmc.train.folder import CHECKPOINT
-from llmc.ui import Ui
 from llmc.weights.checkpoint import (
     HEADER_BYTES,
     read_checkpoint,

@@ -11,9 +11,9 @@ import pytest
 from engine import RAGGED, SMALL, Flags, build, random_tokens, save_model, save_tokens, succeeded
 
 from llmc.check.debug_state import read_debug_state
-from llmc.commands.export_weights import export
+from llmc.cli.commands.export_weights import export
+from llmc.cli.context import Context
 from llmc.config import ModelConfig
-from llmc.context import Context
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 from llmc.weights.checkpoint import tensor_shapes
 from llmc.weights.huggingface import NAMES

@@ -204,10 +204,10 @@ def table(threads: int, rounds: int) -> None:
 
 def engine_rates(operation: str, B: int, T: int, threads: int) -> list[float]:
     """Return the GF/s of a product of the engine, on each layer of GPT-2 124M."""
-    from llmc.context import Context
+    from llmc.cli.context import Context
+    from llmc.cli.ui import Ui
     from llmc.engine.build import ensure_native
     from llmc.paths import Workspace
-    from llmc.ui import Ui
 
     binary = ensure_native(Context(Workspace(Path.cwd()), Ui(quiet=True)))
     words = f"bench-kernels --batch-size {B} --seq-len {T} --threads {threads} --steps 1 --warmup 1"

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.engine import toolchain
 from llmc.engine.machine import cpu_identity
 from llmc.engine.process import run_quietly

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData, Interrupted, MissingOutput
 from llmc.evaluate.hellaswag import Results, Row, chosen, read_examples, rows_of, table_of

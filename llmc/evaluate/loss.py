@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
 from llmc.errors import Interrupted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.errors import MissingOutput, Usage
 from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
 from llmc.train.folder import CHECKPOINT, find_run, run_data

@@ -9,8 +9,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
+from llmc.cli.context import Context
 from llmc.config import ModelConfig, SampleConfig, load_preset
-from llmc.context import Context
 from llmc.engine.generator import Generator
 from llmc.engine.machine import available_cores
 from llmc.engine.protocol import NO_TOKEN, End, Request, Token, raise_failure

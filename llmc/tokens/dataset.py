@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
 from llmc.text.source import AS_USUAL, Reading, Source, documents_of, open_source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.errors import BadData, Usage
 from llmc.text.source import VAL_FRACTION, Source
 from llmc.tokens.files import TokenFile, read_tokens

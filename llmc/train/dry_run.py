@@ -6,10 +6,10 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmc.cli.views.training import History, PlainView
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.train.metrics import Event
 from llmc.train.storage import Storage
-from llmc.training_view import History, PlainView
 from llmc.units import clock, megabytes, seconds_of
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmc.cli.context import Context
+from llmc.cli.views.training import History, PlainView, choose_view, precision
 from llmc.config import Preset, TrainConfig, flags_of, load_preset, settings_of
-from llmc.context import Context
 from llmc.engine.process import Engine
 from llmc.errors import BadData, Interrupted, LlmcError, Usage
 from llmc.tokens.tokenizer import record_tokenizer
@@ -40,7 +41,6 @@ from llmc.train.record import (
     write_record,
 )
 from llmc.train.start import Data, find_data, find_model
-from llmc.training_view import History, PlainView, choose_view, precision
 from llmc.units import duration, megabytes
 from llmc.weights.checkpoint import read_header
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
+from llmc.cli.context import Context
 from llmc.config import Preset, TrainConfig, load_preset, overridden
-from llmc.context import Context
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace, written_whole

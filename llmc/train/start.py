@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify

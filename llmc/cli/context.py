@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmc.cli.ui import Ui
 from llmc.paths import Workspace
-from llmc.ui import Ui
 
 
 @dataclass(frozen=True)

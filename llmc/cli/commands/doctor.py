@@ -28,7 +28,7 @@ from llmc.check.tolerances import (
     STEPS,
 )
 from llmc.check.trial import BEST, BUG, THREADS, instruction_sets, trial
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.engine import machine, toolchain
 from llmc.engine.build import ensure_native, native_binary
 from llmc.engine.process import ERRORS, run_quietly

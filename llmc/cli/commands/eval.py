@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage
 from llmc.evaluate.hellaswag import ENDINGS

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
+from llmc.cli.ui import Ui
 from llmc.sample.text import KEPT, Text, Written, seen_of_prompt
-from llmc.ui import Ui
 from llmc.units import milliseconds
 
 if TYPE_CHECKING:

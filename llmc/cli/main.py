@@ -18,10 +18,10 @@ import typer
 from typer.core import TyperGroup
 
 from llmc import __version__
-from llmc.context import Context
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.errors import ExitCode, Interrupted, LlmcError
 from llmc.paths import Workspace
-from llmc.ui import Ui
 
 # Name -> the first line of the command's own help, in the order of use.
 COMMANDS = {

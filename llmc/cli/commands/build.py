@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.engine.build import chosen_cpu, ensure_native, native_binary
 from llmc.engine.toolchain import Cpu, Mode
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
 from llmc.errors import MissingOutput, Usage

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llmc.cli.context import Context
 from llmc.config import ModelConfig, load_preset, overridden
-from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
 from llmc.errors import BadData, MissingOutput, Usage

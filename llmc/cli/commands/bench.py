@@ -20,8 +20,8 @@ from llmc.check.bench import (
     kernels_result,
     step_result,
 )
+from llmc.cli.context import Context
 from llmc.config import load_preset, preset_names
-from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from llmc.commands.export_weights import export
-from llmc.commands.fetch import fetch_dataset
+from llmc.cli.commands.export_weights import export
+from llmc.cli.commands.fetch import fetch_dataset
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
 from llmc.config import load_preset, overridden
-from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.errors import LlmcError, Usage
 from llmc.text.source import FETCHED, STDLIB
@@ -19,7 +20,6 @@ from llmc.tokens.dataset import tokenize_inputs, tokenized_already
 from llmc.tokens.manifest import Manifest, load_manifest
 from llmc.tokens.prepared import record_prepared
 from llmc.train.start import Data, check_match
-from llmc.ui import Ui
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
 from llmc.weights.export import PUBLISHED
 

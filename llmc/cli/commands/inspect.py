@@ -11,9 +11,9 @@ import typer
 from llmc.check.inspect.describe import describe
 from llmc.check.inspect.description import Description
 from llmc.check.inspect.reading import Asked, Reading
-from llmc.context import Context
+from llmc.cli.context import Context
+from llmc.cli.views.inspection import show
 from llmc.errors import BadData
-from llmc.inspection_view import show
 from llmc.tokens.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:

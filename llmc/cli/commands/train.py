@@ -11,8 +11,9 @@ import typer
 
 from llmc.check.bench import flops_per_token
 from llmc.check.trial import instruction_sets
+from llmc.cli.context import Context
+from llmc.cli.views.training import History
 from llmc.config import MOST_STEPS, TrainConfig
-from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage
@@ -28,7 +29,6 @@ from llmc.train.loop import (
 from llmc.train.record import Setup
 from llmc.train.start import check_match
 from llmc.train.storage import Storage
-from llmc.training_view import History
 from llmc.units import count_of, seconds_of
 from llmc.weights.checkpoint import read_header
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.errors import Usage
 from llmc.text.source import VAL_FRACTION, Reading
 from llmc.tokens.dataset import (

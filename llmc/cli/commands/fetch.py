@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from llmc.cli.context import Context
 from llmc.config import nearest
-from llmc.context import Context
 from llmc.errors import BadData, Usage
 from llmc.fetch.download import Advance, copy, download, download_from_hub, file_sha256
 from llmc.fetch.unpack import is_archive, unpack

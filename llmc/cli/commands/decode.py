@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.train.history import RunHistory, all_runs, printable
 from llmc.units import clock, short
 

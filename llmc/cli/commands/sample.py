@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from llmc.cli.context import Context
+from llmc.cli.views.sampling import TerminalView, View, choose_view, legend, prompt_note, summary
 from llmc.config import SAMPLE_LIMITS, SampleConfig, overridden
-from llmc.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, Usage
 from llmc.sample.text import KEPT, Text, Weights, Written, find_weights, writing_threads
-from llmc.writing_view import TerminalView, View, choose_view, legend, prompt_note, summary
 
 DEFAULT = SampleConfig()
 MOST_SAMPLES = 1024
@@ -187,7 +187,7 @@ def sample(
     eot = NO_TOKEN if ignore_eot else chosen.eot
     with Generator(argv) as generator:
         if interactive:
-            from llmc.interactive import Conversation
+            from llmc.cli.conversation import Conversation
 
             talk = Conversation(here.ui, generator, chosen, settings, eot=eot, stops=stops)
             talk.view.colours = show_probs

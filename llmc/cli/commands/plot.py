@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmc.context import Context
+from llmc.cli.context import Context
 from llmc.errors import Usage
 from llmc.train.curves import Picture, plain
 from llmc.train.history import RunHistory, find_history, printable

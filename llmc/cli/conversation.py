@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from llmc.cli.ui import Ui
+from llmc.cli.views.sampling import TerminalView, legend, prompt_note, summary
 from llmc.config import SampleConfig, nearest
 from llmc.engine.generator import Generator
 from llmc.engine.protocol import Request
 from llmc.errors import Usage
 from llmc.paths import cache_dir
 from llmc.sample.text import Text, Weights
-from llmc.ui import Ui
 from llmc.units import megabytes
-from llmc.writing_view import TerminalView, legend, prompt_note, summary
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
