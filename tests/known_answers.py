@@ -1,7 +1,7 @@
 """The known answers of ``llmc doctor``, computed by PyTorch in float64.
 
-``python tests/known_answers.py`` writes ``llmc/check/known_answers.json`` anew: after a change of the
-model in ``llmc/check/known_answers.py``, and for no other reason.
+``python tests/known_answers.py`` writes ``llmc/check/known_answers.json`` anew: after a
+change of the model in ``llmc/check/known_answers.py``, and for no other reason.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from conftest import Llmc, assert_one_sentence
 from engine import Native, build, json_lines, refused, succeeded
-from llmc.cli.main.commands import bench as command
 
 from llmc.check.bench import Work, gemm_flops
+from llmc.cli.commands import bench as command
 from llmc.cli.context import Context
 from llmc.config import ModelConfig
 from llmc.paths import shipped_dir

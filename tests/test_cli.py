@@ -32,7 +32,7 @@ def test_every_command_has_a_file_and_says_what_it_does() -> None:
     files = {path.stem.replace("_", "-") for path in folder.glob("[!_]*.py")}
     assert files == set(COMMANDS)
     for name, sentence in COMMANDS.items():
-        module = importlib.import_module(f"llmc.commands.{name.replace('-', '_')}")
+        module = importlib.import_module(f"llmc.cli.commands.{name.replace('-', '_')}")
         lines = inspect.getdoc(getattr(module, name.replace("-", "_")))
         assert lines is not None
         assert lines.splitlines()[0] == sentence

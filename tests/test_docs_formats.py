@@ -32,11 +32,11 @@ from llmc.tokens import manifest
 from llmc.tokens.rows import write_rows
 from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer, train_bpe
 from llmc.tokens.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
+from llmc.weights import checkpoint
+from llmc.weights import huggingface as hf
+from llmc.weights import state as training_state
 from llmc.weights.checkpoint import CheckpointHeader, tensor_shapes
 from llmc.weights.checkpoint import read_header as read_checkpoint_header
-from llmc.weights.export import checkpoint
-from llmc.weights.export import huggingface as hf
-from llmc.weights.export import state as training_state
 from llmc.weights.gguf import NAMES as GGUF_NAMES
 
 ROOT = Path(__file__).parents[1]

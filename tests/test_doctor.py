@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import Llmc
 from engine import Native, build, json_lines, runnable_isas, succeeded
-from llmc.cli.main.commands import doctor
 
 from llmc.check.known_answers import known_answers
 from llmc.check.trial import Trial
+from llmc.cli.commands import doctor
 from llmc.cli.commands.doctor import CHECKS, Exam, Finding, State, examine
 from llmc.cli.context import Context
 from llmc.engine import machine

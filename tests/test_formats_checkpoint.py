@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llmc.config import ModelConfig
 from llmc.errors import BadData, ExitCode, LlmcError, MissingOutput
+from llmc.weights import checkpoint
 from llmc.weights.checkpoint import HEADER_BYTES as HEADER
 from llmc.weights.checkpoint import (
     CheckpointHeader,
@@ -28,7 +29,6 @@ from llmc.weights.checkpoint import (
     to_bf16,
     write_checkpoint,
 )
-from llmc.weights.export import checkpoint
 
 SMALL = ModelConfig(layers=2, heads=2, channels=8, context=16, vocab_size=130)  # Vp = 256
 FINGERPRINT = bytes(range(32))

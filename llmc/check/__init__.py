@@ -1,1 +1,1 @@
-"""check."""
+"""Judge this machine, this build or a file: doctor, benchmarks, parity, inspection."""

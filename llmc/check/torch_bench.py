@@ -1,8 +1,8 @@
 """PyTorch's side of ``llmc bench``: the engine's work, done by PyTorch, timed alike.
 
-``python -m llmc.check.torch_bench REQUEST`` takes one JSON object, prints events as the engine does, and
-fails as the engine does: one sentence on stderr, and an exit code. bf16 is PyTorch's own mixed
-precision: autocast around the forward pass, parameters and optimizer in float32.
+``python -m llmc.check.torch_bench REQUEST`` takes one JSON object. It prints events and fails as
+the engine does: one sentence on stderr, and an exit code. bf16 is PyTorch's own mixed precision:
+autocast around the forward pass, parameters and optimizer in float32.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""cli."""
+"""The command line: what a person types and sees."""

@@ -46,7 +46,7 @@ COMMANDS = {
 def load_command(name: str) -> Any:
     """Import a command and return what Typer makes of its signature."""
     identifier = name.replace("-", "_")
-    module = importlib.import_module(f"llmc.commands.{identifier}")
+    module = importlib.import_module(f"llmc.cli.commands.{identifier}")
     alone = typer.Typer(rich_markup_mode=None, context_settings=HELP, add_completion=False)
     alone.command(name)(getattr(module, identifier))
     return typer.main.get_command(alone)

@@ -1,9 +1,9 @@
 """How the engine is compiled: which sources, which flags for which file, which hash names a build.
 
 Nothing is executed here. The same table serves zig (``llmc build``) and any other C compiler,
-through the makefile that ``python -m llmc.engine.toolchain --cc cc --out DIR`` prints. One binary holds
-every instruction set of the machine's family: only the files in ``native/isa/`` are compiled for
-newer CPUs, everything else for the oldest, and the engine chooses while running.
+through the makefile that ``python -m llmc.engine.toolchain --cc cc --out DIR`` prints. One binary
+holds every instruction set of the machine's family: only the files in ``native/isa/`` are compiled
+for newer CPUs, everything else for the oldest, and the engine chooses while running.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""sample."""
+"""Turn a prompt into text with a trained model."""

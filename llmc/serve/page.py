@@ -9,13 +9,13 @@ from importlib.resources import files
 
 from starlette.responses import HTMLResponse
 
-TEMPLATE = "serve_page.html"
+TEMPLATE = "page.html"
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def page() -> HTMLResponse:
     """Return the page. Its own script and style may run, by their hashes; nothing else may load."""
-    text = (files("llmc") / TEMPLATE).read_text(encoding="utf-8")
+    text = (files("llmc.serve") / TEMPLATE).read_text(encoding="utf-8")
     sources = {"script": "", "style": ""}
     for kind, inline in INLINE.findall(text):
         digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()

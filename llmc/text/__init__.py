@@ -1,1 +1,1 @@
-"""Text from anywhere, as documents: files, folders, archives, addresses, the hub, stdin."""
+"""Read documents from anything: files, folders, archives, addresses, the hub, stdin."""

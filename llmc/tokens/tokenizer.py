@@ -8,8 +8,8 @@ tiktoken's other encodings have patterns and special tokens of their own; a toke
 their tokens names them.
 
 The fingerprint is the SHA-256 of these UTF-8 bytes: the split pattern, a newline, the file form of
-the tokens (:mod:`llmc.tokens.vocabulary`), then for each special token in the order of ids its text, a
-space, its id and a newline. Equal fingerprints mean equal ids for every text.
+the tokens (:mod:`llmc.tokens.vocabulary`), then for each special token in the order of ids its
+text, a space, its id and a newline. Equal fingerprints mean equal ids for every text.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def write_page(
     }
     # "<" would let a name end the script; JSON has another way to write it.
     numbers = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    page = (files("llmc") / TEMPLATE).read_text(encoding="utf-8")
+    page = (files("llmc.train") / TEMPLATE).read_text(encoding="utf-8")
     page = page.replace("{{title}}", html.escape(heading))
     page = page.replace("{{table}}", _table(runs)).replace("{{data}}", numbers)
     with written_whole(path) as partial:

@@ -10,8 +10,8 @@ from llmc.check import debug_state
 from llmc.check.inspect.reading import head_of
 from llmc.tokens import files as tokens
 from llmc.tokens import tokenizer_bin
-from llmc.weights.export import checkpoint
-from llmc.weights.export import state as training_state
+from llmc.weights import checkpoint
+from llmc.weights import state as training_state
 
 HEAD = 4096
 

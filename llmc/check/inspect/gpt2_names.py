@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from llmc.config import ModelConfig
 from llmc.errors import Usage
+from llmc.weights import gguf
 from llmc.weights.checkpoint import tensor_shapes
-from llmc.weights.export import gguf
 from llmc.weights.huggingface import HEAD_SIZE, MASK, NAMES, PREFIX
 
 MOST_LAYERS = 1 << 12

@@ -1,1 +1,1 @@
-"""The commands: one file, one command, one test file, one paragraph in the README."""
+"""The commands, one file each: parse the options, call a stage, show the result."""
