@@ -67,7 +67,7 @@ MASK64 = (1 << 64) - 1
 
 
 def mix64(x: int) -> int:
-    """Return what ``mix64`` in native/util.c does."""
+    """Return what ``mix64`` in native/base/util.c does."""
     x = (x + 0x9E3779B97F4A7C15) & MASK64
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK64
@@ -75,7 +75,7 @@ def mix64(x: int) -> int:
 
 
 def permute(index: int, n: int, seed: int) -> int:
-    """Return what ``permute`` in native/dataloader.c does."""
+    """Return what ``permute`` in native/files/dataloader.c does."""
     half = 1
     while half < 32 and 1 << (2 * half) < n:
         half += 1
@@ -110,7 +110,7 @@ def batches(tokens: NDArray[np.uint16], train: TrainConfig) -> Iterator[torch.Te
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
-    """Return the cosine's rate, as native/schedule.c has it."""
+    """Return the cosine's rate, as native/train/schedule.c has it."""
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
     x = min((step - train.warmup) / (train.steps - train.warmup), 1)

@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes; the same enum stands in ``native/util.h``."""
+    """Exit codes; the same enum stands in ``native/base/util.h``."""
 
     OK = 0
     BAD_DATA = 1

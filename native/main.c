@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "commands.h"
-#include "util.h"
+#include "base/util.h"
 
 static const struct {
   const char *name;

@@ -1,8 +1,9 @@
 """What the compiler makes of the inner loops: a guard on speed that looks at no clock.
 
-Every file of ``native/isa/`` is compiled to assembly with the product's own flags, for x86-64 and
-for ARM wherever the tests run. The loop under every matrix product must keep its accumulators in
-registers and touch no memory but its two panels; roots and exponentials must be vectors.
+Every file of ``native/kernels/isa/`` is compiled to assembly with the product's own flags, for
+x86-64 and for ARM wherever the tests run. The loop under every matrix product must keep its
+accumulators in registers and touch no memory but its two panels; roots and exponentials must be
+vectors.
 
 A new instruction set needs a row in ``TILES`` for each of its tiles.
 """
@@ -25,7 +26,7 @@ from llmc.paths import shipped_dir
 
 
 class Tile(NamedTuple):
-    """One tile: its file of ``native/isa/``, a machine, and the instructions it is made of."""
+    """One tile: its file of ``native/kernels/isa/``, a machine, and its instructions."""
 
     isa: str
     machine: str
@@ -69,12 +70,12 @@ Assembly = Mapping[tuple[str, str], Functions]
 
 
 def compiled(native: Path, isa: str, machine: str, scratch: Path) -> Functions:
-    """Compile one file of ``native/isa`` as ``llmc build`` would, but to assembly."""
+    """Compile one file of ``native/kernels/isa`` as ``llmc build`` would, but to assembly."""
     zig = toolchain.zig(machine)
     # zig itself passes a -c to clang, which then complains that it is of no use.
     zig = dataclasses.replace(zig, extra=(*zig.extra, "-g0", "-Wno-unused-command-line-argument"))
     steps = toolchain.plan(zig, native, scratch).objects
-    (step,) = (step for step in steps if step.source == native / "isa" / f"{isa}.c")
+    (step,) = (step for step in steps if step.source == native / "kernels" / "isa" / f"{isa}.c")
     caches = {f"ZIG_{kind}_CACHE_DIR": str(scratch / "zig") for kind in ("LOCAL", "GLOBAL")}
     argv = ["-S" if word == "-c" else word for word in step.argv]
     assert run_quietly(argv, caches) == Finished(0, "")
@@ -145,8 +146,8 @@ def lanes_read(line: str) -> int:
 
 
 def constant(native: Path, isa: str, name: str) -> int:
-    """Return what a file of ``native/isa/`` defines."""
-    text = (native / "isa" / f"{isa}.c").read_text("utf-8")
+    """Return what a file of ``native/kernels/isa/`` defines."""
+    text = (native / "kernels" / "isa" / f"{isa}.c").read_text("utf-8")
     found = re.search(rf"^#define {name}\s+(\d+)", text, re.M)
     assert found, f"{isa}.c defines no {name}"
     return int(found[1])
@@ -185,7 +186,8 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Assembly:
 
 
 def test_every_instruction_set_has_a_row() -> None:
-    shipped = {path.stem for path in (NATIVE / "isa").glob("*.c")} - {"native"}  # one of the others
+    shipped = {path.stem for path in (NATIVE / "kernels" / "isa").glob("*.c")}
+    shipped.remove("native")  # it includes one of the others
     assert {isa for isa, _ in FILES} == shipped
     for isa, machine in FILES:
         assert toolchain.ISAS[isa].machine in (None, machine)

@@ -78,8 +78,10 @@ def ints(head: str) -> dict[int, str]:
 
 @pytest.fixture(scope="module")
 def enums() -> dict[str, int]:
-    """Return the constants of native/format.h."""
-    text = re.sub(r"/\*.*?\*/", "", (ROOT / "native" / "format.h").read_text(), flags=re.S)
+    """Return the constants of native/files/format.h."""
+    text = re.sub(
+        r"/\*.*?\*/", "", (ROOT / "native" / "files" / "format.h").read_text(), flags=re.S
+    )
     found: dict[str, int] = {}
     for name, value in re.findall(r"(\w+) = ([^,}]+?)\s*[,}]", text):
         found[name] = int(value, 0) if re.fullmatch(r"\w+", value) and value[0].isdigit() else -1
@@ -156,7 +158,7 @@ def test_the_versions_of_a_checkpoint(enums: dict[str, int]) -> None:
 
 def test_the_order_and_the_offsets_of_the_tensors() -> None:
     rows = table("tensor | shape | offset in version 1")
-    source = (ROOT / "native" / "gpt2.h").read_text()
+    source = (ROOT / "native" / "model" / "gpt2.h").read_text()
     declared = re.findall(
         r"^  X\((\w+), (?:MATRIX|VECTOR), (MODEL|BLOCK), (.+?), (.+?)\)", source, re.M
     )

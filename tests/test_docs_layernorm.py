@@ -26,7 +26,7 @@ AGAINST_REFERENCE = r"""
 #include <stdio.h>
 #include <string.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 void layernorm_forward(float *, float *, float *, const float *, const float *, const float *,
                        size_t, size_t);
@@ -178,7 +178,7 @@ def test_the_pages_c_computes_what_the_engine_does(
 ) -> None:
     native = shipped_dir("native")
     (folder / "against.c").write_text(AGAINST_REFERENCE)
-    loops = [native / "reference.c", native / "reference_decode.c"]
+    loops = [native / "kernels" / name for name in ("reference.c", "reference_decode.c")]
     sources = [folder / "layernorm.c", folder / "against.c", *loops]
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-Dmain=page_main", f"-I{native}"]
     program = folder / "against"

@@ -90,7 +90,7 @@ def test_what_may_change_on_a_resume_is_the_code_s() -> None:
 def test_the_ends_are_the_engine_s() -> None:
     said = {row[0].strip("`"): row[3] for row in rows("reason")}
     assert said == STATES
-    source = (ROOT / "native" / "stopping.c").read_text()
+    source = (ROOT / "native" / "train" / "stopping.c").read_text()
     (names,) = re.findall(r"END_NAMES\[\] = \{(.*?)\}", source, re.S)
     assert ["goes-on", *said] == re.findall(r'"([\w-]+)"', names)
 

@@ -1,4 +1,4 @@
-"""llm.c's model checkpoint: the bytes as native/format.h has them, and every way to be refused."""
+"""llm.c's model checkpoint: the bytes of native/files/format.h, and every way to be refused."""
 
 from __future__ import annotations
 

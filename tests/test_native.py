@@ -14,9 +14,10 @@ from llmc.engine.machine import cpu_identity
 from llmc.engine.toolchain import ISAS, host_machine
 from llmc.paths import shipped_dir
 
-# In place of native/dispatch.c: AVX-512's tables, without asking the CPU whether it has AVX-512.
+# In place of native/kernels/dispatch.c: AVX-512's tables, without asking the CPU whether it has
+# AVX-512.
 UNASKED = """
-#include "kernels.h"
+#include "kernels/kernels.h"
 extern const struct Kernels kernels_reference, kernels_avx512, kernels_avx512bf16;
 static const struct Kernels *const tables[] = {
     &kernels_reference, &kernels_avx512, &kernels_avx512bf16, NULL};
@@ -25,7 +26,7 @@ int kernels_runnable(const struct Kernels *kernels) { return kernels != NULL; }
 const struct Kernels *kernels_choose(void) { return &kernels_avx512; }
 """
 
-PROGRAMS = sorted(path.stem for path in (shipped_dir("native") / "tests").glob("test_*.c"))
+PROGRAMS = sorted(path.stem for path in (shipped_dir("native") / "tests").glob("**/test_*.c"))
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +76,10 @@ def test_avx512_kernels_match_the_plain_loops_on_avx2(
     for isa in halved:
         monkeypatch.setitem(ISAS, isa, ISAS["avx2"])
     native = Path(shutil.copytree(shipped_dir("native"), tmp_path / "native"))
-    for path in (native / "isa").iterdir():
+    for path in (native / "kernels" / "isa").iterdir():
         if path.stem not in halved:
             path.unlink()
-    (native / "dispatch.c").write_text(UNASKED)
+    (native / "kernels" / "dispatch.c").write_text(UNASKED)
     built = build_programs(tmp_path / "programs", native=native, tests=True)
     programs = {path.name: path for path in built}
     for name in ("test_kernels", "test_decode"):

@@ -23,7 +23,7 @@ CC = toolchain.c_compiler("gcc", "-Werror")
 def native(tmp_path: Path) -> Path:
     """A folder of C sources with everything that needs telling apart."""
     folder = tmp_path / "native"
-    for name in ("isa", "kernels", "tests"):
+    for name in ("kernels/isa", "tests"):
         (folder / name).mkdir(parents=True)
     (folder / "main.c").write_text(
         "#ifndef LLMC_HAVE_GENERIC\n#error no generic table\n#endif\n"
@@ -33,7 +33,7 @@ def native(tmp_path: Path) -> Path:
     (folder / "other.c").write_text('#include "other.h"\nint other(void) { return 0; }\n')
     (folder / "reference.c").write_text("typedef int nothing;\n")
     for isa in toolchain.ISAS:
-        (folder / "isa" / f"{isa}.c").write_text("typedef int nothing;\n")
+        (folder / "kernels" / "isa" / f"{isa}.c").write_text("typedef int nothing;\n")
     (folder / "kernels" / "gemm_tmpl.c").write_text("#error a template is never compiled alone\n")
     (folder / "tests" / "test_other.c").write_text(
         '#include "other.h"\nint main(void) { return other(); }\n'
@@ -53,18 +53,18 @@ def test_each_machine_gets_its_own_instruction_sets(native: Path) -> None:
     x86 = objects(native, ZIG, "x86_64")
     arm = objects(native, ZIG, "aarch64")
     other = objects(native, ZIG, "riscv64")
-    assert {name for name in x86 if name.startswith("isa")} == {
-        "isa/generic.c",
-        "isa/avx2.c",
-        "isa/avx512.c",
-        "isa/avx512bf16.c",
+    assert {name for name in x86 if name.startswith("kernels/isa")} == {
+        "kernels/isa/generic.c",
+        "kernels/isa/avx2.c",
+        "kernels/isa/avx512.c",
+        "kernels/isa/avx512bf16.c",
     }
-    assert {name for name in arm if name.startswith("isa")} == {
-        "isa/generic.c",
-        "isa/neon.c",
-        "isa/neonbf16.c",
+    assert {name for name in arm if name.startswith("kernels/isa")} == {
+        "kernels/isa/generic.c",
+        "kernels/isa/neon.c",
+        "kernels/isa/neonbf16.c",
     }
-    assert {name for name in other if name.startswith("isa")} == {"isa/generic.c"}
+    assert {name for name in other if name.startswith("kernels/isa")} == {"kernels/isa/generic.c"}
     assert "-DLLMC_HAVE_AVX2" in x86["main.c"].argv
     assert "-DLLMC_HAVE_NEON" not in x86["main.c"].argv
     assert "-DLLMC_HAVE_NEON" in arm["main.c"].argv
@@ -73,15 +73,18 @@ def test_each_machine_gets_its_own_instruction_sets(native: Path) -> None:
 
 def test_templates_and_test_programs_are_no_part_of_the_engine(native: Path) -> None:
     names = set(objects(native, ZIG, "x86_64"))
-    assert not any(name.startswith(("kernels", "tests")) for name in names)
+    assert not any(name.startswith(("kernels/gemm", "tests")) for name in names)
     assert {"main.c", "other.c", "reference.c"} <= names
 
 
 @pytest.mark.parametrize(
     ("compiler", "flags"),
     [
-        (ZIG, {"isa/avx2.c": "-mcpu=x86_64_v3", "isa/avx512.c": "-mcpu=x86_64_v4"}),
-        (CC, {"isa/avx2.c": "-march=x86-64-v3", "isa/avx512.c": "-march=x86-64-v4"}),
+        (ZIG, {"kernels/isa/avx2.c": "-mcpu=x86_64_v3", "kernels/isa/avx512.c": "-mcpu=x86_64_v4"}),
+        (
+            CC,
+            {"kernels/isa/avx2.c": "-march=x86-64-v3", "kernels/isa/avx512.c": "-march=x86-64-v4"},
+        ),
     ],
 )
 def test_only_the_instruction_set_files_need_a_newer_cpu(
@@ -91,9 +94,9 @@ def test_only_the_instruction_set_files_need_a_newer_cpu(
         cpu = [word for word in step.argv if word.startswith(("-mcpu=", "-march="))]
         if name in flags:
             assert cpu == [flags[name]]
-        elif not name.startswith("isa/avx"):
+        elif not name.startswith("kernels/isa/avx"):
             assert cpu == (["-mcpu=baseline"] if compiler.is_zig else [])
-    wide = objects(native, compiler, "x86_64")["isa/avx512.c"].argv
+    wide = objects(native, compiler, "x86_64")["kernels/isa/avx512.c"].argv
     assert "-mprefer-vector-width=512" in wide
 
 
@@ -117,7 +120,7 @@ def test_the_modes_are_three(native: Path) -> None:
 
 
 def test_an_instruction_set_without_flags_is_refused(native: Path) -> None:
-    (native / "isa" / "sve2.c").write_text("typedef int nothing;\n")
+    (native / "kernels" / "isa" / "sve2.c").write_text("typedef int nothing;\n")
     with pytest.raises(CompileFailed, match=r"sve2\.c has no row in the table"):
         toolchain.sources(native, "aarch64")
 
@@ -184,6 +187,6 @@ def test_make_builds_with_the_systems_compiler(native: Path, tmp_path: Path) -> 
 
 
 def test_every_shipped_instruction_set_has_flags() -> None:
-    shipped = {path.stem for path in (shipped_dir("native") / "isa").glob("*.c")}
+    shipped = {path.stem for path in (shipped_dir("native") / "kernels" / "isa").glob("*.c")}
     assert "generic" in shipped
     assert shipped <= set(toolchain.ISAS)

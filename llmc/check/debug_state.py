@@ -1,6 +1,6 @@
 """What one batch does, as ``llmc-native debug-state`` writes it, in llm.c's format.
 
-``native/format.h`` is the source of truth for the layout.
+``native/files/format.h`` is the source of truth for the layout.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def _projected(name: str, values: Values) -> list[float]:
 
 
 def _hashes(count: int, stream: int) -> NDArray[np.uint64]:
-    """Return the hashes (count,) of the numbers of a stream: ``mix64`` of ``native/util.c``."""
+    """Return the hashes (count,) of a stream's numbers: ``mix64`` of ``native/base/util.c``."""
     import numpy as np
 
     x = np.arange(count, dtype=np.uint64) + np.uint64(stream << 32)

@@ -2,8 +2,8 @@
 
 Nothing is executed here. The same table serves zig (``llmc build``) and any other C compiler,
 through the makefile that ``python -m llmc.engine.toolchain --cc cc --out DIR`` prints. One binary
-holds every instruction set of the machine's family: only the files in ``native/isa/`` are compiled
-for newer CPUs, everything else for the oldest, and the engine chooses while running.
+holds every instruction set of the machine's family: only ``native/kernels/isa/`` is compiled for
+newer CPUs, everything else for the oldest, and the engine chooses while running.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BINARY = "llmc-native"
 
 @dataclass(frozen=True)
 class Isa:
-    """One file of ``native/isa/``: the machines it is for, and its flags in both dialects."""
+    """One file of ``native/kernels/isa/``: its machines, and its flags in both dialects."""
 
     machine: str | None  # None: every machine
     zig: tuple[str, ...]
@@ -210,18 +210,17 @@ def c_compiler(command: str, flags: str = "") -> Compiler:
 
 
 def sources(native: Path, machine: str, cpu: Cpu = Cpu.BASELINE) -> list[Path]:
-    """Return the engine's compilation units: ``native/*.c`` and ``native/isa/*.c`` of ``machine``.
+    """Return the engine's compilation units: every ``.c`` file that ``machine`` compiles.
 
-    For this CPU alone, ``native/isa/native.c`` stands for the instruction set that it has.
-
-    ``native/kernels/*.c`` are templates, which the latter include; ``native/tests/*.c`` are
-    programs of their own.
+    Of ``native/kernels/isa/`` these are the tables of ``machine``; for this CPU alone ``native.c``
+    stands for the instruction set that it has. ``*_tmpl.c`` are templates, which the tables
+    include; those of ``native/tests/`` are programs of their own.
 
     Raises:
         CompileFailed: there are none, or an instruction set has no flags in this module's table.
     """
     isas = []
-    for path in sorted(native.glob("isa/*.c")):
+    for path in sorted(native.glob("kernels/isa/*.c")):
         if path.stem not in ISAS:
             raise CompileFailed(
                 f"{path} has no row in the table ISAS of llmc/engine/toolchain.py: add one"
@@ -230,7 +229,12 @@ def sources(native: Path, machine: str, cpu: Cpu = Cpu.BASELINE) -> list[Path]:
             continue
         if ISAS[path.stem].machine in (None, machine):
             isas.append(path)
-    found = sorted(native.glob("*.c")) + isas
+    apart = (native / "tests", native / "kernels" / "isa")
+    found = [
+        path
+        for path in sorted(native.rglob("*.c"))
+        if not path.name.endswith("_tmpl.c") and not any(map(path.is_relative_to, apart))
+    ] + isas
     if not found:
         raise CompileFailed(f"no C sources in {native}: reinstall llmc")
     return found
@@ -246,7 +250,7 @@ def plan(
 ) -> Plan:
     """Return the commands that build ``out/llmc-native``, or each test program, from ``native``.
 
-    A test program ``native/tests/test_*.c`` is linked with every object but main.o.
+    A test program ``native/tests/**/test_*.c`` is linked with every object but main.o.
 
     Raises:
         CompileFailed: as :func:`sources`.
@@ -288,8 +292,8 @@ def plan(
     if not tests:
         return Plan(tuple(objects), (linked(BINARY, objects),))
     shared = [step for step in objects if step.source != native / "main.c"]
-    programs = [compiled(source) for source in sorted(native.glob("tests/test_*.c"))]
-    links = [linked(step.output.stem.removeprefix("tests_"), [*shared, step]) for step in programs]
+    programs = [compiled(source) for source in sorted(native.glob("tests/**/test_*.c"))]
+    links = [linked(step.source.stem, [*shared, step]) for step in programs if step.source]
     return Plan((*shared, *programs), tuple(links))
 
 
@@ -319,9 +323,10 @@ def build_key(compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE) -> st
 
 
 def _files(native: Path) -> Iterator[Path]:
-    for folder in (native, native / "isa", native / "kernels"):
-        for pattern in ("*.c", "*.h"):
-            yield from sorted(folder.glob(pattern))
+    """Yield the engine's own sources and headers, without its tests."""
+    for path in sorted(native.rglob("*.[ch]")):
+        if not path.is_relative_to(native / "tests"):
+            yield path
 
 
 def makefile(compiler: Compiler, native: Path, out: Path, mode: Mode = Mode.RELEASE) -> str:
@@ -331,7 +336,7 @@ def makefile(compiler: Compiler, native: Path, out: Path, mode: Mode = Mode.RELE
         CompileFailed: as :func:`sources`.
     """
     headers = " ".join(
-        str(path) for path in _files(native) if path.parent.name == "kernels" or path.suffix == ".h"
+        str(path) for path in _files(native) if path.suffix == ".h" or path.name.endswith("_tmpl.c")
     )
     engine = plan(compiler, native, out, mode=mode)
     programs = plan(compiler, native, out, mode=mode, tests=True)

@@ -1,9 +1,9 @@
 """Token files: a header of 256 int32 and unsigned tokens, as llm.c's data loader reads them.
 
-The layout is written down in ``native/format.h``: magic 20240520, version 1 for uint16 tokens;
-magic 20240801, version 7 for uint32 tokens, which vocabularies over 65,536 need. Files without a
-header, as nanoGPT (uint16) and llm.c's first release (int32) wrote them, say nothing about
-themselves: whoever reads one has to name its type.
+The layout is written down in ``native/files/format.h``: magic 20240520, version 1 for uint16
+tokens; magic 20240801, version 7 for uint32 tokens, which vocabularies over 65,536 need. Files
+without a header, as nanoGPT (uint16) and llm.c's first release (int32) wrote them, say nothing
+about themselves: whoever reads one has to name its type.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rows of a token file to evaluate: which tokens the model reads, and which of them it predicts.
 
-The layout is written down in ``native/format.h``: a header of 256 int32, then (start, length, from)
-for each row.
+The layout is written down in ``native/files/format.h``: a header of 256 int32, then (start, length,
+from) for each row.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.units import seconds_of, typed_time
 
-# The reasons that the engine gives (native/stopping.c), as `llmc runs` shows them.
+# The reasons that the engine gives (native/train/stopping.c), as `llmc runs` shows them.
 STATES = {
     "steps": "finished",
     "tokens": "finished",

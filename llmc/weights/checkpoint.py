@@ -1,6 +1,6 @@
 """llm.c's model checkpoint: a header of 256 int32 and the tensors, nothing between.
 
-``native/format.h`` is the source of truth for the layout. llmc writes version 3 (fp32) and 5
+``native/files/format.h`` is the source of truth for the layout. llmc writes version 3 (fp32) and 5
 (bfloat16), with its extension of the header, and reads version 1 (fp32, unpadded) as well. A file
 with the extension is verified by its checksum; one without it, llm.c's own, still loads.
 """

@@ -1,6 +1,6 @@
 """A run's training state, ``state.bin``: what it needs besides the weights to go on.
 
-``native/format.h`` is the source of truth for the layout; the engine alone writes it.
+``native/files/format.h`` is the source of truth for the layout; the engine alone writes it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,25 @@
+/* How much memory the machine can give, and taking no more. */
+#ifndef LLMC_MEMORY_H
+#define LLMC_MEMORY_H
+
+#include <stddef.h>
+
+#include "base/arena.h"
+
+/* Bytes that this program may take without driving anything to the disk: LLMC_MEMORY if it is set, else
+ * what the system has free or can free, and no more than the control group allows. SIZE_MAX where that
+ * cannot be known. Dies with EXIT_USAGE when LLMC_MEMORY is no number of bytes. */
+size_t memory_available(void);
+
+/* The same without LLMC_MEMORY, read from Linux's /proc and /sys, which lie under `root` ("" for those
+ * of this machine). */
+size_t memory_available_linux(const char *root);
+
+/* Takes an arena's block as arena_take does, or refuses where there is not so much. `who` needs it, as a format, with
+ * its verb: "the model needs"; `advice` is what to change. */
+void memory_take(struct Arena *arena, const char *advice, const char *who, ...) __attribute__((format(printf, 3, 4)));
+
+/* Dies with EXIT_USAGE: who needs how much, how much there is, and what to change. */
+_Noreturn void memory_refuse(const char *who, size_t needed, size_t available, const char *advice);
+
+#endif

@@ -1,0 +1,189 @@
+#define _DEFAULT_SOURCE
+#include "base/pool.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+
+/* Regions follow each other within microseconds while training, and waking a sleeper costs a hundred
+ * of them: so a waiter spins for a while first. It must sleep in the end, or an idle trainer (and one
+ * on a machine with fewer free cores than threads) would burn a core for nothing. */
+enum { SPINS_BEFORE_SLEEP = 2000 };
+
+struct Worker {
+  struct Pool *pool;
+  pthread_t handle;
+  int thread;
+};
+
+struct Pool {
+  int threads;
+  struct Worker *workers;
+
+  PoolTask *task;
+  void *argument;
+  bool stop;
+
+  _Alignas(64) atomic_uint region;       // counts regions; a change wakes the helpers
+  _Alignas(64) atomic_uint arrived;      // threads waiting at the barrier
+  _Alignas(64) atomic_uint generation;   // counts barriers passed
+  _Alignas(64) atomic_size_t claimed;
+
+  struct PoolProfile profiles[POOL_MAX_LABELS];
+
+  pthread_mutex_t mutex;                 // guards sleeping only
+  pthread_cond_t changed;
+  atomic_int sleepers;
+};
+
+static void cpu_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+/* Returns when *word is no longer `old`. */
+static void wait_while(struct Pool *pool, atomic_uint *word, unsigned old) {
+  for (int spin = 0; spin < SPINS_BEFORE_SLEEP; spin++) {
+    if (atomic_load_explicit(word, memory_order_acquire) != old) return;
+    cpu_pause();
+  }
+  pthread_mutex_lock(&pool->mutex);
+  atomic_fetch_add(&pool->sleepers, 1);
+  while (atomic_load(word) == old) pthread_cond_wait(&pool->changed, &pool->mutex);
+  atomic_fetch_sub(&pool->sleepers, 1);
+  pthread_mutex_unlock(&pool->mutex);
+}
+
+/* Adds one to *word and wakes who waits for that. Sequentially consistent on purpose: a waiter counts
+ * itself among the sleepers before it looks at the word a last time, we change the word before we
+ * look at the sleepers, so one of the two sees the other. */
+static void advance(struct Pool *pool, atomic_uint *word) {
+  atomic_fetch_add(word, 1);
+  if (atomic_load(&pool->sleepers) > 0) {
+    pthread_mutex_lock(&pool->mutex);
+    pthread_cond_broadcast(&pool->changed);
+    pthread_mutex_unlock(&pool->mutex);
+  }
+}
+
+void pool_barrier(struct Pool *pool) {
+  unsigned generation = atomic_load_explicit(&pool->generation, memory_order_acquire);
+  if (atomic_fetch_add(&pool->arrived, 1) + 1 == (unsigned)pool->threads) {
+    atomic_store(&pool->arrived, 0);
+    advance(pool, &pool->generation);
+  } else {
+    wait_while(pool, &pool->generation, generation);
+  }
+}
+
+static void *worker_main(void *argument) {
+  struct Worker *worker = argument;
+  struct Pool *pool = worker->pool;
+  stack_touch();
+  for (unsigned seen = 0;; seen++) {
+    wait_while(pool, &pool->region, seen);
+    if (pool->stop) return NULL;
+    pool->task(pool->argument, worker->thread, pool->threads);
+    pool_barrier(pool);
+  }
+}
+
+struct Pool *pool_create(int threads) {
+  if (threads < 1 || threads > POOL_MAX_THREADS) {
+    die(EXIT_USAGE, "--threads must be between 1 and %d, not %d", POOL_MAX_THREADS, threads);
+  }
+  struct Pool *pool = aligned_alloc(64, round_up(sizeof *pool, 64));
+  struct Worker *workers = calloc((size_t)threads, sizeof *workers);
+  if (pool == NULL || workers == NULL) die(EXIT_BAD_DATA, "no memory left for %d threads", threads);
+  memset(pool, 0, sizeof *pool);
+  pool->threads = threads;
+  pool->workers = workers;
+  pthread_mutex_init(&pool->mutex, NULL);
+  pthread_cond_init(&pool->changed, NULL);
+  for (int thread = 1; thread < threads; thread++) {
+    workers[thread] = (struct Worker){.pool = pool, .thread = thread};
+    if (pthread_create(&workers[thread].handle, NULL, worker_main, &workers[thread]) != 0) {
+      die(EXIT_BAD_DATA, "the system refuses thread %d of %d; use fewer --threads", thread, threads);
+    }
+  }
+  return pool;
+}
+
+void pool_destroy(struct Pool *pool) {
+  pool->stop = true;
+  advance(pool, &pool->region);
+  for (int thread = 1; thread < pool->threads; thread++) {
+    pthread_join(pool->workers[thread].handle, NULL);
+  }
+  pthread_mutex_destroy(&pool->mutex);
+  pthread_cond_destroy(&pool->changed);
+  free(pool->workers);
+  free(pool);
+}
+
+int pool_threads(const struct Pool *pool) { return pool->threads; }
+
+/* Labels are constants, so the same label is the same pointer, or at worst a second row. */
+static struct PoolProfile *find_profile(struct Pool *pool, const char *label) {
+  for (int i = 0; i < POOL_MAX_LABELS; i++) {
+    struct PoolProfile *profile = &pool->profiles[i];
+    if (profile->label == label) return profile;
+    if (profile->label == NULL) {
+      profile->label = label;
+      return profile;
+    }
+  }
+  return &pool->profiles[POOL_MAX_LABELS - 1];
+}
+
+void pool_run(struct Pool *pool, const char *label, PoolTask *task, void *argument) {
+  const double started = clock_seconds();
+  pool->task = task;
+  pool->argument = argument;
+  atomic_store_explicit(&pool->claimed, 0, memory_order_relaxed);
+  advance(pool, &pool->region);
+  task(argument, 0, pool->threads);
+  pool_barrier(pool);
+  struct PoolProfile *profile = find_profile(pool, label);
+  profile->calls++;
+  profile->seconds += clock_seconds() - started;
+}
+
+const struct PoolProfile *pool_profile(const struct Pool *pool, int i) {
+  return i < POOL_MAX_LABELS && pool->profiles[i].label != NULL ? &pool->profiles[i] : NULL;
+}
+
+void pool_profile_reset(struct Pool *pool) { memset(pool->profiles, 0, sizeof pool->profiles); }
+
+size_t pool_claim(struct Pool *pool) {
+  return atomic_fetch_add_explicit(&pool->claimed, 1, memory_order_relaxed);
+}
+
+void pool_part(size_t count, size_t grain, int thread, int threads, size_t *begin, size_t *end) {
+  size_t grains = ceil_div(count, grain);
+  *begin = size_min(count, grains * (size_t)thread / (size_t)threads * grain);
+  *end = size_min(count, grains * ((size_t)thread + 1) / (size_t)threads * grain);
+}
+
+struct Zero {
+  char *memory;
+  size_t bytes;
+};
+
+static void zero_task(void *argument, int thread, int threads) {
+  const struct Zero *zero = argument;
+  size_t begin, end;
+  pool_part(zero->bytes, 4096, thread, threads, &begin, &end);
+  memset(zero->memory + begin, 0, end - begin);
+}
+
+void pool_zero(struct Pool *pool, void *memory, size_t bytes) {
+  pool_run(pool, "zero", zero_task, &(struct Zero){memory, bytes});
+}

@@ -1,0 +1,204 @@
+#define _POSIX_C_SOURCE 200809L  // glob
+#include "files/dataloader.h"
+
+#include <glob.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "files/file.h"
+#include "files/format.h"
+#include "base/util.h"
+
+struct Found {
+  size_t width;
+  uint64_t count;
+};
+
+/* Opens one token file and holds its size against its header. */
+static int shard_open(const char *path, struct Found *found) {
+  uint64_t size;
+  const int file = file_open(path, "llmc prepare", &size);
+  int32_t header[HEADER_INTS];
+  if (size < HEADER_BYTES) {
+    die(EXIT_BAD_DATA, "%s is not a token file: it has %llu bytes, less than a header; "
+        "make it with 'llmc tokenize'", path, (unsigned long long)size);
+  }
+  file_read(file, path, header, HEADER_BYTES, 0);
+  const int32_t magic = header[TOKENS_MAGIC_AT], version = header[TOKENS_VERSION_AT];
+  if (magic == TOKENS16_MAGIC && version == TOKENS16_VERSION) {
+    found->width = 2;
+  } else if (magic == TOKENS32_MAGIC && version == TOKENS32_VERSION) {
+    found->width = 4;
+  } else {
+    die(EXIT_BAD_DATA, "%s is not a token file: it begins with %d, %d, one with %d, %d or %d, %d; "
+        "make it with 'llmc tokenize', from tokens without a header with its --dtype uint16 or int32",
+        path, magic, version, TOKENS16_MAGIC, TOKENS16_VERSION, TOKENS32_MAGIC, TOKENS32_VERSION);
+  }
+  found->count = (uint32_t)header[TOKENS_COUNT_AT];
+  const uint64_t expected = HEADER_BYTES + found->count * found->width;
+  if (size != expected) {
+    die(EXIT_BAD_DATA, "%s is %s: %llu tokens take %llu bytes, it has %llu; make it again with "
+        "'llmc tokenize'", path, size < expected ? "cut short" : "damaged", (unsigned long long)found->count,
+        (unsigned long long)expected, (unsigned long long)size);
+  }
+  return file;
+}
+
+static void add_shard(struct DataLoader *loader, const char *path) {
+  struct Found found;
+  close(shard_open(path, &found));
+  if (loader->shard_count > 0 && found.width != loader->width) {
+    die(EXIT_BAD_DATA, "%s holds tokens of %zu bytes, %s of %zu: they are of different datasets; name one",
+        path, found.width, loader->shards[0].path, loader->width);
+  }
+  loader->width = found.width;
+  struct Shard *shard = &loader->shards[loader->shard_count++];
+  *shard = (struct Shard){.path = strdup(path), .first = loader->count, .count = found.count};
+  if (shard->path == NULL) die(EXIT_BAD_DATA, "no memory for the names of the token files");
+  loader->count += found.count;
+}
+
+void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size_t T, size_t V) {
+  *loader = (struct DataLoader){.path = path, .B = B, .T = T, .V = V};
+  for (size_t i = 0; i < OPEN_SHARDS; i++) loader->open[i].file = -1;
+  struct stat status;
+  glob_t matches = {0};
+  const bool literal = stat(path, &status) == 0 || strpbrk(path, "*?[") == NULL;
+  if (!literal) {
+    const int failure = glob(path, 0, NULL, &matches);  // sorted by the bytes of the names
+    if (failure == GLOB_NOMATCH) {
+      die(EXIT_MISSING, "there is no file %s; run 'llmc prepare' first", path);
+    }
+    if (failure != 0) die(EXIT_BAD_DATA, "cannot look for the files %s", path);
+  }
+  const size_t most = literal ? 1 : matches.gl_pathc;
+  loader->shards = calloc(most, sizeof *loader->shards);
+  if (loader->shards == NULL) die(EXIT_BAD_DATA, "no memory for a table of %zu token files", most);
+  for (size_t i = 0; i < most; i++) add_shard(loader, literal ? path : matches.gl_pathv[i]);
+  if (!literal) globfree(&matches);
+  if (loader->count < (uint64_t)size_product(B, T) + 1) {
+    die(EXIT_BAD_DATA, "%s holds %llu tokens, less than one batch of %zu x %zu and the token after it; "
+        "use a smaller --batch-size or --seq-len, or more text", path, (unsigned long long)loader->count, B, T);
+  }
+}
+
+void dataloader_layout(struct DataLoader *loader, struct Arena *arena) {
+  loader->buffer = arena_alloc(arena, loader->B * loader->T + 1, loader->width);
+}
+
+size_t dataloader_batches(const struct DataLoader *loader) {
+  return (loader->count - 1) / (loader->B * loader->T);
+}
+
+uint64_t dataloader_windows(const struct DataLoader *loader) { return (loader->count - 1) / loader->T; }
+
+void dataloader_close(struct DataLoader *loader) {
+  for (size_t i = 0; i < OPEN_SHARDS; i++) {
+    if (loader->open[i].file >= 0) close(loader->open[i].file);
+  }
+  for (size_t i = 0; i < loader->shard_count; i++) free((char *)loader->shards[i].path);
+  free(loader->shards);
+  *loader = (struct DataLoader){0};
+}
+
+/* A Feistel network on the next even power of two, walked again while it leads outside 0 … n - 1
+ * (Black and Rogaway 2002): a shuffle without a table. */
+uint64_t permute(uint64_t index, uint64_t n, uint64_t seed) {
+  enum { ROUNDS = 6 };
+  unsigned half_bits = 1;
+  while (half_bits < 32 && (uint64_t)1 << (2 * half_bits) < n) half_bits++;
+  const uint64_t mask = ((uint64_t)1 << half_bits) - 1;
+  do {
+    uint64_t left = index >> half_bits, right = index & mask;
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+      uint64_t next = left ^ (mix64(mix64(seed + round) ^ right) & mask);
+      left = right;
+      right = next;
+    }
+    index = left << half_bits | right;
+  } while (index >= n);
+  return index;
+}
+
+/* The shard that holds a position below the count: the last one that begins at or before it. Empty ones
+ * begin where the next does, and are passed over. */
+static size_t shard_at(const struct DataLoader *loader, uint64_t position) {
+  size_t low = 0, high = loader->shard_count;
+  while (high - low > 1) {
+    const size_t middle = low + (high - low) / 2;
+    if (loader->shards[middle].first <= position) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+/* An open file of a shard; where all places are taken, the one used longest ago is closed for it. */
+static int shard_file(struct DataLoader *loader, size_t index) {
+  struct OpenShard *place = &loader->open[0];
+  loader->reads++;
+  for (size_t i = 0; i < OPEN_SHARDS; i++) {
+    struct OpenShard *open = &loader->open[i];
+    if (open->file >= 0 && open->shard == index) {
+      open->used = loader->reads;
+      return open->file;
+    }
+    if (open->used < place->used) place = open;
+  }
+  if (place->file >= 0) close(place->file);
+  const struct Shard *shard = &loader->shards[index];
+  struct Found found;
+  *place = (struct OpenShard){.file = shard_open(shard->path, &found), .shard = index, .used = loader->reads};
+  if (found.width != loader->width || found.count != shard->count) {
+    die(EXIT_BAD_DATA, "%s was changed while it was trained on; make it again with 'llmc tokenize'", shard->path);
+  }
+  return place->file;
+}
+
+/* Fills the buffer with `count` tokens from a position on, from as many shards as they lie in. */
+static void read_tokens(struct DataLoader *loader, uint64_t position, size_t count) {
+  unsigned char *to = loader->buffer;
+  for (size_t index = shard_at(loader, position); count > 0; index++) {
+    const struct Shard *shard = &loader->shards[index];
+    if (shard->count == 0) continue;
+    const uint64_t within = position - shard->first, left = shard->count - within;
+    const size_t taken = left < count ? (size_t)left : count;
+    file_read(shard_file(loader, index), shard->path, to, taken * loader->width,
+              HEADER_BYTES + within * loader->width);
+    to += taken * loader->width, position += taken, count -= taken;
+  }
+}
+
+void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets) {
+  read_tokens(loader, first, count + 1);
+  for (size_t i = 0; i <= count; i++) {
+    uint32_t token;
+    if (loader->width == 2) {
+      uint16_t narrow;
+      memcpy(&narrow, loader->buffer + 2 * i, 2);
+      token = narrow;
+    } else {
+      memcpy(&token, loader->buffer + 4 * i, 4);
+    }
+    if (token >= loader->V) {
+      const struct Shard *shard = &loader->shards[shard_at(loader, first + i)];
+      die(EXIT_BAD_DATA, "%s holds token %u at position %llu, but the model knows %zu tokens; "
+          "use the tokenizer that the model was made for", shard->path, token,
+          (unsigned long long)(first + i - shard->first), loader->V);
+    }
+    if (i < count) tokens[i] = (int)token;
+    if (i > 0) targets[i - 1] = (int)token;
+  }
+}
+
+void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *targets) {
+  const size_t B = loader->B, T = loader->T;
+  const uint64_t windows = dataloader_windows(loader);
+  for (size_t b = 0; b < B; b++) {
+    const uint64_t visit = (uint64_t)step * B + b, epoch = visit / windows;
+    uint64_t window = visit % windows;
+    if (loader->shuffle) window = permute(window, windows, mix64(loader->seed) + epoch * 0x10001);
+    dataloader_run(loader, window * T, T, tokens + b * T, targets + b * T);
+  }
+}

@@ -1,0 +1,99 @@
+#define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64
+#include "files/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/util.h"
+
+enum { MOST_AT_ONCE = 1 << 30 };  // Linux and macOS move at most 2 GB in one call
+
+int file_open(const char *path, const char *maker, uint64_t *size) {
+  int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe is refused below, not waited for
+  if (file < 0 && errno == ENOENT) die(EXIT_MISSING, "there is no file %s; run '%s' first", path, maker);
+  struct stat status;
+  if (file < 0 || fstat(file, &status) != 0) {
+    die(EXIT_BAD_DATA, "cannot open %s: %s", path, strerror(errno));
+  }
+  if (!S_ISREG(status.st_mode)) die(EXIT_BAD_DATA, "%s is not a file; name a file", path);
+  *size = (uint64_t)status.st_size;
+  return file;
+}
+
+void file_read(int file, const char *path, void *bytes, size_t count, uint64_t offset) {
+  char *at = bytes;
+  while (count > 0) {
+    ssize_t got = pread(file, at, size_min(count, MOST_AT_ONCE), (off_t)offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) die(EXIT_BAD_DATA, "cannot read %s: %s", path, strerror(errno));
+    if (got == 0) die(EXIT_BAD_DATA, "%s became shorter while it was read; make it again", path);
+    at += got, count -= (size_t)got, offset += (uint64_t)got;
+  }
+}
+
+bool file_write(int file, const void *bytes, size_t count) {
+  const char *at = bytes;
+  while (count > 0) {
+    ssize_t put = write(file, at, size_min(count, MOST_AT_ONCE));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return false;
+    at += put, count -= (size_t)put;
+  }
+  return true;
+}
+
+static _Noreturn void writer_fail(struct FileWriter *writer) {
+  int reason = errno;
+  if (writer->file >= 0) unlink(writer->partial);
+  if (writer->failing != NULL) writer->failing(writer->context);
+  if (reason == ENOSPC || reason == EDQUOT || reason == EFBIG) {
+    die(EXIT_BAD_DATA, "the disk has no room for %s, which was not written; free some space and run it again",
+        writer->path);
+  }
+  die(EXIT_BAD_DATA, "cannot write %s: %s; choose another place", writer->path, strerror(reason));
+}
+
+void file_writer_open(struct FileWriter *writer, const char *path) {
+  writer->path = path;
+  int length = snprintf(writer->partial, sizeof writer->partial, "%s.part", path);
+  if (length < 0 || (size_t)length >= sizeof writer->partial) die(EXIT_USAGE, "the path %s is too long", path);
+  writer->file = open(writer->partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (writer->file < 0) writer_fail(writer);
+}
+
+void file_writer_write(struct FileWriter *writer, const void *bytes, size_t count) {
+  if (!file_write(writer->file, bytes, count)) writer_fail(writer);
+}
+
+void file_writer_commit(struct FileWriter *writer) {
+  if (fsync(writer->file) != 0 || close(writer->file) != 0 || rename(writer->partial, writer->path) != 0) {
+    writer_fail(writer);
+  }
+}
+
+void file_link(const char *from, const char *to) {
+  struct FileWriter writer = {0};
+  file_writer_open(&writer, to);
+  close(writer.file);
+  if (unlink(writer.partial) == 0 && link(from, writer.partial) == 0) {
+    if (rename(writer.partial, to) != 0) writer_fail(&writer);
+    unlink(writer.partial);  // still there where both were the same file
+    return;
+  }
+  char piece[1 << 14];  // on a stack whose pages are there
+  uint64_t size;
+  const int file = file_open(from, "llmc train", &size);
+  file_writer_open(&writer, to);
+  for (uint64_t at = 0; at < size; at += sizeof piece) {
+    const size_t count = size - at < sizeof piece ? (size_t)(size - at) : sizeof piece;
+    file_read(file, from, piece, count, at);
+    file_writer_write(&writer, piece, count);
+  }
+  close(file);
+  file_writer_commit(&writer);
+}

@@ -1,0 +1,150 @@
+/* Asks the CPU once what it can do and picks the table. The only file that names the tables.
+ *
+ * The compiler's own __builtin_cpu_supports answers 0 to everything under zig, so the question goes
+ * to the CPU itself: CPUID for what it has, XGETBV for what the system saves on a switch.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "base/util.h"
+
+extern const struct Kernels kernels_reference;
+#ifdef LLMC_HAVE_NATIVE
+extern const struct Kernels kernels_native;
+#endif
+#ifdef LLMC_HAVE_GENERIC
+extern const struct Kernels kernels_generic;
+#endif
+#ifdef LLMC_HAVE_AVX2
+extern const struct Kernels kernels_avx2;
+#endif
+#ifdef LLMC_HAVE_AVX512
+extern const struct Kernels kernels_avx512;
+#endif
+#ifdef LLMC_HAVE_AVX512BF16
+extern const struct Kernels kernels_avx512bf16;
+#endif
+#ifdef LLMC_HAVE_NEON
+extern const struct Kernels kernels_neon;
+#endif
+#ifdef LLMC_HAVE_NEONBF16
+extern const struct Kernels kernels_neonbf16;
+#endif
+
+static int always(void) { return 1; }
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* What the compiler may use at the level x86-64-v3: bits of CPUID leaf 1 (ECX: FMA, MOVBE, OSXSAVE,
+ * F16C), leaf 7 (EBX: BMI1, AVX2, BMI2), leaf 0x80000001 (ECX: LZCNT); bits of XCR0. Intel SDM,
+ * volume 2A; the x86-64 psABI, section 3.1.1. */
+static const unsigned LEAF1 = 1u << 12 | 1u << 22 | 1u << 27 | 1u << 29;
+static const unsigned LEAF_EXTENDED = 1u << 5;
+static const unsigned LEAF7_AVX2 = 1u << 3 | 1u << 5 | 1u << 8;
+enum { XCR0_AVX = 0x06, XCR0_AVX512 = 0xE6 };
+/* F, DQ, CD, BW, VL: what the x86-64-v4 level asks for. */
+static const unsigned LEAF7_AVX512 = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31;
+
+static int has(unsigned leaf7_ebx, unsigned xcr0) {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & LEAF1) != LEAF1) return 0;
+  if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & LEAF_EXTENDED)) return 0;
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & xcr0) != xcr0) return 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf7_ebx) == leaf7_ebx;
+}
+
+__attribute__((unused)) static int has_avx2(void) { return has(LEAF7_AVX2, XCR0_AVX); }
+__attribute__((unused)) static int has_avx512(void) { return has(LEAF7_AVX2 | LEAF7_AVX512, XCR0_AVX512); }
+
+/* Every CPU with AVX512_BF16 has AVX512_VNNI, which the table uses too; asked for all the same. */
+__attribute__((unused)) static int has_avx512bf16(void) {
+  unsigned a, b, c, d;
+  return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11) &&
+         __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+}
+#endif
+
+#if defined(__aarch64__)
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+
+__attribute__((unused)) static int has_feature(const char *name) {
+  int present = 0;
+  size_t size = sizeof present;
+  return sysctlbyname(name, &present, &size, NULL, 0) == 0 && present;
+}
+
+__attribute__((unused)) static int has_neonbf16(void) {
+  return has_feature("hw.optional.arm.FEAT_BF16") && has_feature("hw.optional.arm.FEAT_DotProd");
+}
+#else
+#include <sys/auxv.h>
+
+/* HWCAP2_BF16 and HWCAP_ASIMDDP */
+__attribute__((unused)) static int has_neonbf16(void) {
+  return (getauxval(AT_HWCAP2) & 1ul << 14) != 0 && (getauxval(AT_HWCAP) & 1ul << 20) != 0;
+}
+#endif
+#endif
+
+/* Worst first: the last one that the machine can run is taken. */
+static const struct {
+  const struct Kernels *kernels;
+  int (*runnable)(void);
+} tables[] = {
+    {&kernels_reference, always},
+#ifdef LLMC_HAVE_GENERIC
+    {&kernels_generic, always},
+#endif
+#ifdef LLMC_HAVE_NATIVE
+    {&kernels_native, always},  // the whole program is for this CPU
+#endif
+#ifdef LLMC_HAVE_NEON
+    {&kernels_neon, always},  // every 64-bit ARM has it
+#endif
+#ifdef LLMC_HAVE_NEONBF16
+    {&kernels_neonbf16, has_neonbf16},
+#endif
+#ifdef LLMC_HAVE_AVX2
+    {&kernels_avx2, has_avx2},
+#endif
+#ifdef LLMC_HAVE_AVX512
+    {&kernels_avx512, has_avx512},
+#endif
+#ifdef LLMC_HAVE_AVX512BF16
+    {&kernels_avx512bf16, has_avx512bf16},
+#endif
+};
+enum { TABLES = sizeof tables / sizeof *tables };
+
+const struct Kernels *kernels_at(int i) { return i < TABLES ? tables[i].kernels : NULL; }
+
+int kernels_runnable(const struct Kernels *kernels) {
+  for (int i = 0; i < TABLES; i++) {
+    if (tables[i].kernels == kernels) return tables[i].runnable();
+  }
+  return 0;
+}
+
+const struct Kernels *kernels_choose(void) {
+  const char *forced = getenv("LLMC_ISA");
+  if (forced == NULL || *forced == '\0') {
+    int best = TABLES - 1;
+    while (!tables[best].runnable()) best--;
+    return tables[best].kernels;
+  }
+  char known[128] = "";
+  for (int i = 0; i < TABLES; i++) {
+    if (strcmp(forced, tables[i].kernels->name) == 0) {
+      if (tables[i].runnable()) return tables[i].kernels;
+      die(EXIT_USAGE, "LLMC_ISA=%s: this machine's CPU cannot run it; unset LLMC_ISA", forced);
+    }
+    strcat(strcat(known, " "), tables[i].kernels->name);
+  }
+  die(EXIT_USAGE, "LLMC_ISA=%s: no such instruction set; this build has:%s", forced, known);
+}

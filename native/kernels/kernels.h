@@ -1,0 +1,166 @@
+/* The operations a GPT-2 is made of: one function pointer each. A table of them is one way to compute;
+ * reference.c holds the plainest, isa/ the fast ones, and gpt2.c does not know which it runs on.
+ *
+ * B batch, T time, C channels, V vocabulary, Vp padded vocabulary, NH heads, HS head size, N rows.
+ * Linear layers are products of M rows, N outputs and K inputs. Everything is row-major, without
+ * alignment: floats, or an Array where activations may be stored as BF16. Arguments run: outputs,
+ * inputs, weights, dimensions. Gradients are prefixed d. "+=" adds to what is there, "=" overwrites.
+ * Kernels cannot fail.
+ */
+#ifndef LLMC_KERNELS_H
+#define LLMC_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/dtype.h"
+#include "kernels/moments.h"
+
+struct Pool;
+
+/* Who works, in which precision, and the scratch memory they work in. */
+struct Workers {
+  struct Pool *pool;
+  enum Dtype dtype;        // linear layers multiply numbers of this type, and add them up as floats
+  float *shared;           // one block for all threads: Kernels.shared_floats(…)
+  float *own;              // one block per thread, own_floats apart
+  size_t own_floats;       // Kernels.own_floats(T, HS)
+  float *sums;             // (rows, columns) of the largest product whose result is BF16
+};
+
+/* One step's constants; double, because 1 - 0.999 loses four digits in float. */
+struct AdamW {
+  double lr, beta1, beta2, eps, weight_decay;
+  double correction1, correction2;  // 1 - beta^t, by which the running means are divided
+  double scale;                     // of the gradient: below 1 where its norm is clipped
+  uint64_t key;                     // of the random bits that round the running means
+};
+
+/* A token of a text: where its keys and values are kept. */
+struct Feed {
+  size_t slot, position;
+  int token;
+};
+
+/* The keys and values of one layer: S slots of P positions. A head's row is filled up with zeros, which whoever
+ * makes the cache puts there. */
+struct Cache {
+  struct Array keys, values;  // (S, NH, P, round_up(HS, CACHE_LANES))
+  size_t P;
+};
+
+enum { CACHE_LANES = 16 };
+
+/* What becomes of x = inp · weightᵀ + bias. */
+enum DecodeFinish {
+  DECODE_STORE,  // out = x
+  DECODE_ADD,    // out += x
+  DECODE_GELU,   // out = GELU(x)
+};
+
+enum { DECODE_ROWS = 64 };  // more rows than these are a prompt
+
+struct Kernels {
+  const char *name;                          // as in LLMC_ISA
+  bool multiplies_bf16;                      // the CPU does; else BF16 is made float before it is multiplied
+  size_t (*shared_floats)(size_t largest);   // scratch that all threads share, for products of no larger M, N, K
+  size_t (*own_floats)(size_t T, size_t HS); // scratch of one thread, for T positions and heads of size HS
+
+  /* out (B, T, C) = wte[token] + wpe[t];  tokens (B, T), wte (V, C), wpe (maxT, C) */
+  void (*encoder_forward)(const struct Workers *, float *out, const int *tokens, const float *wte,
+                          const float *wpe, size_t B, size_t T, size_t C);
+  /* dwte[token] += dout, dwpe[t] += dout */
+  void (*encoder_backward)(const struct Workers *, float *dwte, float *dwpe, const float *dout,
+                           const int *tokens, size_t B, size_t T, size_t C);
+
+  /* out (N, C) = (inp - mean) * rstd * weight + bias over each row;  mean, rstd (N); weight, bias (C).
+   * The variance is the biased one, epsilon 1e-5. Ba et al. 2016, torch.nn.LayerNorm. */
+  void (*layernorm_forward)(const struct Workers *, struct Array out, float *mean, float *rstd,
+                            const float *inp, const float *weight, const float *bias, size_t N, size_t C);
+  /* dinp (N, C) +=, dweight (C) +=, dbias (C) += */
+  void (*layernorm_backward)(const struct Workers *, float *dinp, float *dweight, float *dbias,
+                             const float *dout, const float *inp, const float *mean, const float *rstd,
+                             const float *weight, size_t N, size_t C);
+
+  /* out (M, N) = inp (M, K) · weightᵀ + bias;  weight (N, K), bias (N) or NULL. torch.nn.Linear */
+  void (*linear_forward)(const struct Workers *, struct Array out, struct Array inp, const float *weight,
+                         const float *bias, size_t M, size_t N, size_t K);
+  /* out (M, N) = residual (M, N) + inp · weightᵀ + bias */
+  void (*linear_residual)(const struct Workers *, float *out, const float *residual, struct Array inp,
+                          const float *weight, const float *bias, size_t M, size_t N, size_t K);
+  /* out (M, N) = GELU(inp · weightᵀ + bias), in its tanh form (Hendrycks, Gimpel 2016), and slope (M, N), its
+   * derivative there: backward needs nothing else */
+  void (*linear_gelu)(const struct Workers *, struct Array out, struct Array slope, struct Array inp,
+                      const float *weight, const float *bias, size_t M, size_t N, size_t K);
+  /* dinp (M, K) = dout (M, N) · weight */
+  void (*linear_backward_input)(const struct Workers *, float *dinp, const float *dout,
+                                const float *weight, size_t M, size_t N, size_t K);
+  /* dpre (M, K) = (dout (M, N) · weight) ∘ slope (M, K);  the layer's input was GELU(pre) */
+  void (*linear_backward_gelu)(const struct Workers *, float *dpre, const float *dout, struct Array slope,
+                               const float *weight, size_t M, size_t N, size_t K);
+  /* dweight (N, K) = doutᵀ · inp, dbias (N) = the column sums of dout unless it is NULL;  += with `add` */
+  void (*linear_backward_weight)(const struct Workers *, float *dweight, float *dbias, const float *dout,
+                                 struct Array inp, bool add, size_t M, size_t N, size_t K);
+
+  /* out (M, N) = finish(inp (M, K) · weightᵀ + bias);  weight (N, K) of any type, bias (N) or NULL.
+   * Up to DECODE_ROWS rows: with INT8 weights the input is made INT8 too, in blocks of 32 (as weights_store does
+   * it), else both factors are multiplied in the weights' type; a row's bits do not depend on M. Beyond that:
+   * the product of training, where INT8 is made float or, if the CPU multiplies it, BF16.
+   * workers->dtype does not count. Scratch: shared_floats(…), own_floats(1, 1). */
+  void (*decode_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
+                        const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
+  /* The same for any number of rows by the product of training: faster from some dozen rows on, other bits. */
+  void (*prompt_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
+                        const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
+  /* data (N, K), scales (N, weights_blocks(K)) = weight (N, K), as struct Weights holds it in the type;
+   * scales are written for INT8 only. A block with a NaN gets a scale that is NaN. */
+  void (*weights_store)(const struct Workers *, void *data, float *scales, enum Dtype dtype, const float *weight,
+                        size_t N, size_t K);
+
+  /* Causal self-attention. qkv (B, T, 3C): query, key, value, each NH heads of HS = C / NH.
+   * out (B, T, C);  lse (B, NH, T): the log of the sum of exponentials of each row of scores. */
+  void (*attention_forward)(const struct Workers *, struct Array out, float *lse, struct Array qkv,
+                            size_t B, size_t T, size_t C, size_t NH);
+  /* dqkv (B, T, 3C) = */
+  void (*attention_backward)(const struct Workers *, float *dqkv, const float *dout, struct Array qkv,
+                             struct Array out, const float *lse, size_t B, size_t T, size_t C, size_t NH);
+  /* Attention of M tokens that follow each other in one slot, the first of them as `first` says: their keys and
+   * values are put into the cache, after those of all positions before. out (M, C), qkv (M, 3C).
+   * Scratch: own_floats(first + M, HS). */
+  void (*attention_prompt)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
+                           struct Feed first, size_t M, size_t C, size_t NH);
+  /* The same for one token of each of M slots. A row's bits do not depend on the others. */
+  void (*attention_decode)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
+                           const struct Feed *feeds, size_t M, size_t C, size_t NH);
+
+  /* losses (N) = -log softmax(logits)[target], over the first V columns;
+   * logits (N, Vp) = scale * d losses / d logits, the columns from V on zero. */
+  void (*crossentropy)(const struct Workers *, float *losses, float *logits, const int *targets,
+                       float scale, size_t N, size_t V, size_t Vp);
+
+  /* Of one row of logits x (n), by the thread that calls. The largest; where some are not finite, any of them. */
+  float (*row_largest)(const float *x, size_t n);
+  /* out (n) = exp((x - max) * scale), unless out is NULL; returns their sum, NaN where some x is not finite. */
+  double (*row_exponentials)(float *out, const float *x, float max, float scale, size_t n);
+
+  /* The sum of the squares of x (n). */
+  double (*sum_squares)(const struct Workers *, const float *x, size_t n);
+  /* One step on params (n), with the running means (n) of the gradient and its square. Returns the sum of
+   * the squares of grads (n), which it has to read anyway. Loshchilov, Hutter 2019; torch.optim.AdamW */
+  double (*adamw_update)(const struct Workers *, float *params, struct Means, const float *grads,
+                         const struct AdamW *, size_t n);
+
+  /* Multiplies and adds in registers alone, on all threads, and returns how many floating-point
+   * operations that were: timed, it is the machine's peak. */
+  double (*peak_flops)(const struct Workers *);
+};
+
+/* The table for this machine: the best it can run, or the one that the environment's LLMC_ISA names.
+ * Dies with EXIT_USAGE when LLMC_ISA names none, or one that this machine cannot run. */
+const struct Kernels *kernels_choose(void);
+
+/* The i-th table in the binary, best last, whether or not this machine can run it; NULL after the last. */
+const struct Kernels *kernels_at(int i);
+int kernels_runnable(const struct Kernels *kernels);
+
+#endif

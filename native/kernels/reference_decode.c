@@ -1,0 +1,127 @@
+/* The operations of decoding as plain loops; those of training are in reference.c. */
+#include "kernels/reference.h"
+
+#include <float.h>
+#include <math.h>
+
+/* The scale of a block of n numbers: what 1 stands for in INT8. 0 where it is too small to divide by. */
+static float block_scale(const float *x, size_t n) {
+  float max = 0;
+  for (size_t i = 0; i < n; i++) max = fabsf(x[i]) <= max ? max : fabsf(x[i]) + (max - max);  // a NaN stays
+  const float scale = max / 127;
+  return scale < FLT_MIN ? 0 : scale;
+}
+
+static int8_t quantised(float x, float scale) {
+  return scale > 0 && isfinite(scale) ? (int8_t)rintf(x / scale) : 0;
+}
+
+void reference_weights_store(const struct Workers *workers, void *data, float *scales, enum Dtype dtype,
+                          const float *weight, size_t N, size_t K) {
+  (void)workers;
+  for (size_t n = 0; n < N; n++) {
+    for (size_t k = 0; k < K; k++) {
+      const size_t i = n * K + k, block = n * weights_blocks(K) + k / WEIGHTS_BLOCK;
+      if (dtype != INT8) {
+        array_set((struct Array){data, dtype}, i, weight[i]);
+        continue;
+      }
+      if (k % WEIGHTS_BLOCK == 0) {
+        scales[block] = block_scale(weight + i, K - k < WEIGHTS_BLOCK ? K - k : WEIGHTS_BLOCK);
+      }
+      ((int8_t *)data)[i] = quantised(weight[i], scales[block]);
+    }
+  }
+}
+
+/* A row of the input times row n of INT8 weights: sums of integers, block by block. */
+static float decode_int8(const float *inp, struct Weights weight, size_t n, size_t K) {
+  const int8_t *row = (const int8_t *)weight.data + n * K;
+  float sum = 0;
+  for (size_t begin = 0; begin < K; begin += WEIGHTS_BLOCK) {
+    const size_t size = K - begin < WEIGHTS_BLOCK ? K - begin : WEIGHTS_BLOCK;
+    const float scale = block_scale(inp + begin, size);
+    int products = 0;
+    for (size_t k = begin; k < begin + size; k++) products += quantised(inp[k], scale) * row[k];
+    sum += (float)products * (scale * weight.scales[n * weights_blocks(K) + begin / WEIGHTS_BLOCK]);
+  }
+  return sum;
+}
+
+/* With `bytes`, INT8 weights meet an input that is made INT8 too. */
+static void linear_of(const struct Workers *workers, float *out, const float *inp, struct Weights weight, bool bytes,
+                      const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  struct Workers multiply = *workers;
+  multiply.dtype = weight.dtype;
+  for (size_t m = 0; m < M; m++) {
+    const float *row = inp + m * K;
+    for (size_t n = 0; n < N; n++) {
+      float x = 0;
+      if (weight.dtype == INT8 && bytes) {
+        x = decode_int8(row, weight, n, K);
+      } else {
+        for (size_t k = 0; k < K; k++) x += reference_operand(&multiply, row[k]) * weights_get(weight, n, k, K);
+      }
+      if (bias != NULL) x += bias[n];
+      if (finish == DECODE_ADD) x += out[m * N + n];
+      out[m * N + n] = finish == DECODE_GELU ? reference_gelu(x) : x;
+    }
+  }
+}
+
+void reference_decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  linear_of(workers, out, inp, weight, M <= DECODE_ROWS, bias, finish, M, N, K);
+}
+
+void reference_prompt_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
+                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+  linear_of(workers, out, inp, weight, false, bias, finish, M, N, K);
+}
+
+/* Where the cache holds position t of head h: CACHE_LANES divides a row's length. */
+static struct Array cached(struct Cache cache, struct Array kept, size_t slot, size_t t, size_t h, size_t NH,
+                           size_t HS) {
+  const size_t row = (HS + CACHE_LANES - 1) / CACHE_LANES * CACHE_LANES;
+  return array_at(kept, ((slot * NH + h) * cache.P + t) * row);
+}
+
+void reference_attention_decode(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
+                             const struct Feed *feeds, size_t M, size_t C, size_t NH) {
+  (void)workers;
+  size_t HS = C / NH, row = (HS + CACHE_LANES - 1) / CACHE_LANES * CACHE_LANES;
+  for (size_t m = 0; m < M; m++) {
+    for (size_t h = 0; h < NH; h++) {
+      const float *q = qkv + m * 3 * C + h * HS;
+      const struct Feed at = feeds[m];
+      const struct Array key = cached(cache, cache.keys, at.slot, at.position, h, NH, HS);
+      const struct Array value = cached(cache, cache.values, at.slot, at.position, h, NH, HS);
+      for (size_t i = 0; i < HS; i++) array_set(key, i, q[C + i]), array_set(value, i, q[2 * C + i]);
+      reference_attend(array_of(out + m * C + h * HS), array_of(q), cached(cache, cache.keys, at.slot, 0, h, NH, HS),
+             cached(cache, cache.values, at.slot, 0, h, NH, HS), row, at.position + 1, HS);
+    }
+  }
+}
+
+void reference_attention_prompt(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
+                             struct Feed first, size_t M, size_t C, size_t NH) {
+  for (size_t m = 0; m < M; m++, first.position++) {
+    reference_attention_decode(workers, out + m * C, qkv + m * 3 * C, cache, &first, 1, C, NH);
+  }
+}
+
+float reference_row_largest(const float *x, size_t n) {
+  float max = x[0];
+  for (size_t i = 1; i < n; i++) max = x[i] > max ? x[i] : max;
+  return max;
+}
+
+double reference_row_exponentials(float *out, const float *x, float max, float scale, size_t n) {
+  double sum = 0;
+  for (size_t i = 0; i < n; i++) {
+    const float e = expf((x[i] - max) * scale);
+    if (out != NULL) out[i] = e;
+    sum += (double)e + 0 * (double)x[i];
+  }
+  return sum;
+}

@@ -1,0 +1,393 @@
+/* GPT-2 from the tokens to the loss, back to the gradients, and one step of AdamW.
+ *
+ * Every line that computes calls an operation of kernels.h; backward is forward read upwards.
+ */
+#include "model/gpt2.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/pool.h"
+#include "base/util.h"
+
+/* ---- memory ------------------------------------------------------------------------------------- */
+
+void gpt2_tensors(const struct Config *config, struct Tensor tensors[GPT2_TENSOR_COUNT]) {
+  const size_t maxT = config->maxT, Vp = config->Vp, C = config->C;
+  const struct Tensor list[] = {
+#define X(name, kind, place, rows, columns) {#name, kind, place, rows, columns},
+      GPT2_TENSORS(X)
+#undef X
+  };
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) tensors[i] = list[i];
+}
+
+/* Its numbers in a set of parameters that holds so many blocks. */
+static size_t tensor_count(const struct Tensor *tensor, size_t blocks) {
+  return size_product(size_product(tensor->place == BLOCK ? blocks : 1, tensor->rows), tensor->columns);
+}
+
+static size_t parameters_count(const struct Config *config, size_t blocks) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(config, tensors);
+  size_t count = 0;
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    if (__builtin_add_overflow(count, tensor_count(&tensors[i], blocks), &count)) {
+      die(EXIT_BAD_DATA, "the model's header asks for more parameters than can be addressed");
+    }
+  }
+  return count;
+}
+
+size_t gpt2_count(const struct Config *config) { return parameters_count(config, config->L); }
+
+size_t gpt2_means_bytes(const struct Config *config, enum MeansType type) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(config, tensors);
+  size_t bytes = 0;
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    bytes += (tensors[i].place == BLOCK ? config->L : 1) * means_bytes(type, tensor_count(&tensors[i], 1));
+  }
+  return bytes;
+}
+
+static struct Parameters parameters_alloc(const struct Config *config, struct Arena *arena, size_t blocks) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(config, tensors);
+  float *at = arena_alloc(arena, parameters_count(config, blocks), sizeof(float));
+  struct Parameters parameters = {.first = at, .blocks = blocks};
+  if (at == NULL) return parameters;
+  const struct Tensor *tensor = tensors;
+#define X(name, ...) parameters.name = at, at += tensor_count(tensor++, blocks);
+  GPT2_TENSORS(X)
+#undef X
+  return parameters;
+}
+
+/* Bytes handed out since *mark, which moves up. */
+static size_t arena_since(const struct Arena *arena, size_t *mark) {
+  size_t bytes = arena->used - *mark;
+  *mark = arena->used;
+  return bytes;
+}
+
+static float *floats(struct Arena *arena, size_t rows, size_t columns) {
+  return arena_alloc(arena, size_product(rows, columns), sizeof(float));
+}
+
+/* Numbers of the type that the model multiplies. */
+static struct Array numbers(const struct Gpt2 *model, struct Arena *arena, size_t rows, size_t columns) {
+  return (struct Array){arena_alloc(arena, size_product(rows, columns), dtype_size(model->dtype)), model->dtype};
+}
+
+static void activations_alloc(struct Gpt2 *model, struct Arena *arena, bool training) {
+  const struct Config *config = &model->config;
+  const size_t BT = size_product(model->B, model->T), C = config->C;
+  const size_t kept = size_product(model->recompute ? 1 : config->L, BT);
+  struct Activations *acts = &model->acts;
+  acts->encoded = floats(arena, BT, C);
+  acts->ln1 = numbers(model, arena, kept, C);
+  acts->ln1_mean = floats(arena, kept, 1);
+  acts->ln1_rstd = floats(arena, kept, 1);
+  acts->qkv = numbers(model, arena, kept, 3 * C);
+  acts->lse = floats(arena, kept, config->NH);
+  acts->att = numbers(model, arena, kept, C);
+  acts->residual2 = floats(arena, kept, C);
+  acts->ln2 = numbers(model, arena, kept, C);
+  acts->ln2_mean = floats(arena, kept, 1);
+  acts->ln2_rstd = floats(arena, kept, 1);
+  acts->fch_gelu = numbers(model, arena, kept, 4 * C);
+  acts->fch_slope = numbers(model, arena, kept, 4 * C);
+  acts->residual3 = floats(arena, size_product(config->L, BT), C);
+  acts->lnf = numbers(model, arena, BT, C);
+  acts->lnf_mean = floats(arena, BT, 1);
+  acts->lnf_rstd = floats(arena, BT, 1);
+  acts->logits = floats(arena, size_min(BT, HEAD_ROWS), config->Vp);
+  acts->losses = floats(arena, BT, 1);
+  if (training) {
+    struct ActivationGradients *dacts = &model->dacts;
+    dacts->residual = floats(arena, BT, C);
+    dacts->branch = floats(arena, BT, C);
+    dacts->qkv = floats(arena, BT, 3 * C);
+    dacts->fch = floats(arena, BT, 4 * C);
+  }
+}
+
+void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training) {
+  const struct Config *config = &model->config;
+  struct Workers *workers = &model->workers;
+  size_t mark = arena->used;
+  model->B = B;
+  model->T = T;
+  model->count = gpt2_count(config);
+
+  model->params = parameters_alloc(config, arena, config->L);
+  model->plan.parameters = arena_since(arena, &mark);
+  if (training) {
+    model->grads = parameters_alloc(config, arena, model->update_in_backward ? 1 : config->L);
+    model->plan.gradients = arena_since(arena, &mark);
+    model->means_bytes = gpt2_means_bytes(config, model->means.type);
+    model->means.m = arena_alloc(arena, model->means_bytes, 1);
+    model->means.v = arena_alloc(arena, model->means_bytes, 1);
+    model->plan.optimizer = arena_since(arena, &mark);
+  }
+  if (B > 0) activations_alloc(model, arena, training);
+  model->plan.activations = arena_since(arena, &mark);
+
+  workers->dtype = model->dtype;
+  if (model->dtype == BF16 && B > 0) workers->sums = floats(arena, size_product(B, T), 4 * config->C);
+  workers->own_floats = model->kernels->own_floats(size_max(T, config->maxT), config->C / config->NH);
+  const size_t largest = size_max(size_max(B * T, 4 * config->C), config->Vp);
+  workers->shared = floats(arena, model->kernels->shared_floats(largest), 1);
+  workers->own = floats(arena, (size_t)pool_threads(workers->pool), workers->own_floats);
+  model->plan.scratch = arena_since(arena, &mark);
+}
+
+/* Numbers for every parameter of so many blocks, stored like means of the type; returns the end of them. */
+static char *touch_parameters(const struct Gpt2 *model, void *first, size_t blocks, enum MeansType type) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(&model->config, tensors);
+  char *at = first;
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    const size_t bytes = means_bytes(type, tensor_count(&tensors[i], 1));
+    for (size_t l = 0; l < (tensors[i].place == BLOCK ? blocks : 1); l++, at += bytes) {
+      pool_zero(model->workers.pool, at, bytes);
+    }
+  }
+  return at;
+}
+
+void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
+  char *rest = touch_parameters(model, model->params.first, model->params.blocks, MEANS_FP32);
+  if (model->grads.first != NULL) {
+    touch_parameters(model, model->grads.first, model->grads.blocks, MEANS_FP32);
+    touch_parameters(model, model->means.m, model->config.L, model->means.type);
+    rest = touch_parameters(model, model->means.v, model->config.L, model->means.type);
+  }
+  const struct Workers *w = &model->workers;
+  char *own = (char *)w->own, *behind = (char *)(w->own + (size_t)pool_threads(w->pool) * w->own_floats);
+  pool_zero(w->pool, rest, (size_t)(own - rest));
+  pool_zero(w->pool, own, (size_t)(behind - own));  // equal parts: each thread's are its own
+  pool_zero(w->pool, behind, (size_t)(arena->base + arena->size - behind));
+}
+
+/* ---- forward ------------------------------------------------------------------------------------ */
+
+struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(&model->config, tensors);
+  const struct Tensor *tensor = tensors;
+#define X(name, ...) all.name += (tensor->place == BLOCK ? l % all.blocks : 0) * tensor_count(tensor, 1), tensor++;
+  GPT2_TENSORS(X)
+#undef X
+  return all;
+}
+
+struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l) {
+  const size_t BT = model->B * model->T, C = model->config.C, NH = model->config.NH;
+  struct Activations a = model->acts;
+  a.residual3 += l * BT * C;
+  const size_t at = model->recompute ? 0 : l * BT;
+  a.ln1 = array_at(a.ln1, at * C), a.ln1_mean += at, a.ln1_rstd += at;
+  a.qkv = array_at(a.qkv, at * 3 * C), a.lse += at * NH, a.att = array_at(a.att, at * C);
+  a.residual2 += at * C;
+  a.ln2 = array_at(a.ln2, at * C), a.ln2_mean += at, a.ln2_rstd += at;
+  a.fch_gelu = array_at(a.fch_gelu, at * 4 * C), a.fch_slope = array_at(a.fch_slope, at * 4 * C);
+  return a;
+}
+
+/* All that backward needs of block l: everything up to its last product. */
+static void block_before_last(struct Gpt2 *model, size_t l, const float *residual1) {
+  const struct Kernels *k = model->kernels;
+  const struct Workers *w = &model->workers;
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Activations a = gpt2_block_activations(model, l);
+  const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C;
+
+  k->layernorm_forward(w, a.ln1, a.ln1_mean, a.ln1_rstd, residual1, p.ln1w, p.ln1b, BT, C);
+  k->linear_forward(w, a.qkv, a.ln1, p.qkvw, p.qkvb, BT, 3 * C, C);
+  k->attention_forward(w, a.att, a.lse, a.qkv, B, T, C, model->config.NH);
+  k->linear_residual(w, a.residual2, residual1, a.att, p.attprojw, p.attprojb, BT, C, C);
+
+  k->layernorm_forward(w, a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, p.ln2w, p.ln2b, BT, C);
+  k->linear_gelu(w, a.fch_gelu, a.fch_slope, a.ln2, p.fcw, p.fcb, BT, 4 * C, C);
+}
+
+static void block_forward(struct Gpt2 *model, size_t l, const float *residual1) {
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Activations a = gpt2_block_activations(model, l);
+  const size_t BT = model->B * model->T, C = model->config.C;
+  block_before_last(model, l, residual1);
+  model->kernels->linear_residual(&model->workers, a.residual3, a.residual2, a.fch_gelu, p.fcprojw,
+                                  p.fcprojb, BT, C, 4 * C);
+}
+
+/* The input of block l, which is the output of block l - 1: (B, T, C). */
+static const float *block_input(const struct Gpt2 *model, size_t l) {
+  const struct Activations *a = &model->acts;
+  return l == 0 ? a->encoded : a->residual3 + (l - 1) * model->B * model->T * model->config.C;
+}
+
+/* From the last residual to the mean loss, HEAD_ROWS rows at a time. With `training`, each chunk of
+ * logits turns into its gradient in place and is used up at once, for dlnf (in dacts.branch) and dwte. */
+static double head(struct Gpt2 *model, const int *targets, bool training, struct BatchPart part) {
+  const struct Kernels *k = model->kernels;
+  const struct Workers *w = &model->workers;
+  const struct Activations *a = &model->acts;
+  const size_t BT = model->B * model->T, C = model->config.C, V = model->config.V, Vp = model->config.Vp;
+
+  k->layernorm_forward(w, a->lnf, a->lnf_mean, a->lnf_rstd, block_input(model, model->config.L),
+                       model->params.lnfw, model->params.lnfb, BT, C);
+  for (size_t row = 0; row < BT; row += HEAD_ROWS) {
+    const size_t rows = size_min(HEAD_ROWS, BT - row);
+    const struct Array lnf = array_at(a->lnf, row * C);
+    k->linear_forward(w, array_of(a->logits), lnf, model->params.wte, NULL, rows, Vp, C);
+    k->crossentropy(w, a->losses + row, a->logits, targets + row, 1 / (float)(BT * part.count), rows, V, Vp);
+    if (training) {
+      k->linear_backward_input(w, model->dacts.branch + row * C, a->logits, model->params.wte, rows, Vp, C);
+      k->linear_backward_weight(w, model->grads.wte, NULL, a->logits, lnf, row > 0 || part.at > 0, rows, Vp, C);
+    }
+  }
+  double sum = 0;
+  for (size_t row = 0; row < BT; row++) sum += (double)a->losses[row];
+  return sum / (double)BT;
+}
+
+static void trunk_forward(struct Gpt2 *model, const int *tokens) {
+  model->kernels->encoder_forward(&model->workers, model->acts.encoded, tokens, model->params.wte,
+                                  model->params.wpe, model->B, model->T, model->config.C);
+  for (size_t l = 0; l < model->config.L; l++) block_forward(model, l, block_input(model, l));
+}
+
+double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets) {
+  trunk_forward(model, tokens);
+  return head(model, targets, false, (struct BatchPart){0, 1});
+}
+
+/* ---- backward ----------------------------------------------------------------------------------- */
+
+/* A layernorm adds its rows up; what linear layers write is written whole. */
+static void zeros_for_layernorm(float *dweight, float *dbias, size_t C) {
+  memset(dweight, 0, C * sizeof(float));
+  memset(dbias, 0, C * sizeof(float));
+}
+
+/* d->residual holds the gradient of the block's output and, afterwards, of its input: the two branches
+ * only add to it. */
+static void block_backward(struct Gpt2 *model, size_t l, const float *residual1, const bool add) {
+  const struct Kernels *k = model->kernels;
+  const struct Workers *w = &model->workers;
+  const struct Parameters p = gpt2_block_parameters(model, model->params, l);
+  const struct Parameters g = gpt2_block_parameters(model, model->grads, l);
+  const struct Activations a = gpt2_block_activations(model, l);
+  const struct ActivationGradients *d = &model->dacts;
+  const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C;
+  if (!add) {
+    zeros_for_layernorm(g.ln1w, g.ln1b, C);
+    zeros_for_layernorm(g.ln2w, g.ln2b, C);
+  }
+
+  k->linear_backward_weight(w, g.fcprojw, g.fcprojb, d->residual, a.fch_gelu, add, BT, C, 4 * C);
+  k->linear_backward_gelu(w, d->fch, d->residual, a.fch_slope, p.fcprojw, BT, C, 4 * C);
+  k->linear_backward_weight(w, g.fcw, g.fcb, d->fch, a.ln2, add, BT, 4 * C, C);
+  k->linear_backward_input(w, d->branch, d->fch, p.fcw, BT, 4 * C, C);
+  k->layernorm_backward(w, d->residual, g.ln2w, g.ln2b, d->branch, a.residual2, a.ln2_mean, a.ln2_rstd,
+                        p.ln2w, BT, C);
+
+  k->linear_backward_weight(w, g.attprojw, g.attprojb, d->residual, a.att, add, BT, C, C);
+  k->linear_backward_input(w, d->branch, d->residual, p.attprojw, BT, C, C);
+  k->attention_backward(w, d->qkv, d->branch, a.qkv, a.att, a.lse, B, T, C, model->config.NH);
+  k->linear_backward_weight(w, g.qkvw, g.qkvb, d->qkv, a.ln1, add, BT, 3 * C, C);
+  k->linear_backward_input(w, d->branch, d->qkv, p.qkvw, BT, 3 * C, C);
+  k->layernorm_backward(w, d->residual, g.ln1w, g.ln1b, d->branch, residual1, a.ln1_mean, a.ln1_rstd,
+                        p.ln1w, BT, C);
+}
+
+/* ---- update ------------------------------------------------------------------------------------- */
+
+/* By what the gradient is scaled so that its norm is at most `most`, as torch.nn.utils.clip_grad_norm_ does. */
+static double clip_scale(const struct Gpt2 *model, double most) {
+  if (most == 0) return 1;
+  const double norm = sqrt(model->kernels->sum_squares(&model->workers, model->grads.first, model->count));
+  return fmin(1, most / (norm + 1e-6));
+}
+
+/* AdamW on the model's own tensors, with l = 0, or on block l's. Returns the sum of the gradient's squares. */
+static double update_part(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
+                          enum TensorPlace place, size_t l) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(&model->config, tensors);
+  struct AdamW adamw = {
+      .lr = update->lr,
+      .beta1 = update->beta1,
+      .beta2 = update->beta2,
+      .eps = update->eps,
+      .correction1 = 1 - pow(update->beta1, (double)step),
+      .correction2 = 1 - pow(update->beta2, (double)step),
+      .scale = scale,
+  };
+  double squares = 0;
+  size_t p = 0, g = 0, mean = 0;  // in front of the tensor: numbers of params and grads, bytes of a mean
+  for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
+    const size_t n = tensor_count(tensor, 1), bytes = means_bytes(model->means.type, n);
+    const size_t blocks = tensor->place == BLOCK ? model->config.L : 1, kept = size_min(blocks, model->grads.blocks);
+    if (tensor->place == place) {
+      const size_t own = mean + l * bytes;
+      const struct Means means = {model->means.type, model->means.m + own, model->means.v + own};
+      adamw.weight_decay = tensor->kind == MATRIX ? update->weight_decay : 0;
+      adamw.key = mix64(mix64(mix64(update->seed) + step) + own);
+      squares += model->kernels->adamw_update(&model->workers, model->params.first + p + l * n, means,
+                                              model->grads.first + g + l % kept * n, &adamw, n);
+    }
+    p += blocks * n, g += kept * n, mean += blocks * bytes;
+  }
+  return squares;
+}
+
+double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step) {
+  const double scale = clip_scale(model, update->max_norm);
+  double squares = 0;
+  for (size_t l = model->config.L; l-- > 0;) squares += update_part(model, update, step, scale, BLOCK, l);
+  return sqrt(squares + update_part(model, update, step, scale, MODEL, 0));
+}
+
+/* ---- a step ------------------------------------------------------------------------------------- */
+
+/* With an update, each block's parameters change as soon as its gradients are there: nothing above it reads
+ * them any more. *squares collects the sum of the squares of what was used up. */
+static double backward(struct Gpt2 *model, const int *tokens, const int *targets, struct BatchPart part,
+                       const struct UpdateConfig *update, size_t step, double *squares) {
+  const struct Kernels *k = model->kernels;
+  const struct Workers *w = &model->workers;
+  const size_t B = model->B, T = model->T, C = model->config.C, L = model->config.L;
+  trunk_forward(model, tokens);
+  const double loss = head(model, targets, true, part);
+  const bool add = part.at > 0;
+
+  if (!add) zeros_for_layernorm(model->grads.lnfw, model->grads.lnfb, C);
+  pool_zero(w->pool, model->dacts.residual, B * T * C * sizeof(float));
+  k->layernorm_backward(w, model->dacts.residual, model->grads.lnfw, model->grads.lnfb,
+                        model->dacts.branch, block_input(model, L),
+                        model->acts.lnf_mean, model->acts.lnf_rstd, model->params.lnfw, B * T, C);
+  for (size_t l = L; l-- > 0;) {
+    /* The last block's are still there. */
+    if (model->recompute && l + 1 < L) block_before_last(model, l, block_input(model, l));
+    block_backward(model, l, block_input(model, l), add);
+    if (update != NULL) *squares += update_part(model, update, step, 1, BLOCK, l);
+  }
+  if (!add) pool_zero(w->pool, model->grads.wpe, model->config.maxT * C * sizeof(float));
+  k->encoder_backward(w, model->grads.wte, model->grads.wpe, model->dacts.residual, tokens, B, T, C);
+  if (update != NULL) *squares += update_part(model, update, step, 1, MODEL, 0);
+  return loss;
+}
+
+double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets, struct BatchPart part) {
+  return backward(model, tokens, targets, part, NULL, 0, NULL);
+}
+
+struct StepResult gpt2_step(struct Gpt2 *model, const int *tokens, const int *targets,
+                            const struct UpdateConfig *update, size_t step) {
+  double squares = 0;
+  const double loss = backward(model, tokens, targets, (struct BatchPart){0, 1}, update, step, &squares);
+  return (struct StepResult){loss, sqrt(squares)};
+}

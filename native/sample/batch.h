@@ -1,0 +1,73 @@
+/* Texts in the making, up to S of them at once, each in a slot of the decoder.
+ *
+ * Every turn one chunk of a new text's prompt is read, and then all other texts get their next token
+ * together: so a long prompt does not keep the others waiting, and a text may join at any turn. What is
+ * written for one text depends on its own request alone.
+ *
+ * The model knows no position past its context. When a text has filled it (`positions` tokens) the older half
+ * is forgotten, and the newer half is read again, from position 0 on.
+ */
+#ifndef LLMC_WRITER_H
+#define LLMC_WRITER_H
+
+#include "sample/decoder.h"
+#include "sample/requests.h"
+
+enum TextEnd { ENDED_LENGTH, ENDED_STOP, ENDED_CANCELLED, ENDED_ERROR };
+
+/* A token that was written. */
+struct Told {
+  int token;
+  double logprob;         // of the model's own distribution, at temperature 1
+  struct Candidate top[REQUEST_LOGPROBS];
+  size_t tops;            // the most likely tokens, as many as were asked for
+  double log_sum;         // a candidate's log-probability is its number less this; not finite: there is no token
+};
+
+struct Text {
+  struct Request request;  // the prompt's tokens are in `tokens`
+  size_t slot;
+  bool active;
+  uint64_t order;          // of arrival
+  int *tokens;             // (positions) the context
+  size_t length, read;     // of the context, of which the cache holds so many
+  size_t written;
+  uint8_t *seen;           // (V) of prompt and text
+  double started, prompt_ms;
+};
+
+/* Who hears what is written. After `end` the slot is free. */
+struct Listener {
+  void *context;
+  void (*token)(void *context, const struct Text *text, const struct Told *told);
+  void (*end)(void *context, const struct Text *text, enum TextEnd ending);
+};
+
+struct Writer {
+  struct Listener listener;
+  struct Decoder decoder;
+  struct Sampler sampler;
+  struct Text *texts;   // (S)
+  struct Feed *feeds;   // (S) of this turn
+  struct Told *told;    // (S) what they lead to
+  int *tokens;          // (S, positions)
+  uint8_t *seen;        // (S, V)
+  size_t active;
+  uint64_t arrived;
+};
+
+/* Lays out what texts need, after the writer's decoder. */
+void writer_layout(struct Writer *writer, struct Arena *arena);
+
+/* Begins a text in a free slot; there must be one (writer->active < slots). */
+void writer_begin(struct Writer *writer, const struct Request *request);
+
+/* The text of that id, NULL where there is none. */
+struct Text *writer_find(struct Writer *writer, const char *id);
+
+void writer_cancel(struct Writer *writer, struct Text *text);
+
+/* One turn, for all texts. */
+void writer_turn(struct Writer *writer);
+
+#endif

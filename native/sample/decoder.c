@@ -1,0 +1,186 @@
+#include "sample/decoder.h"
+
+#include <string.h>
+
+#include "base/pool.h"
+#include "base/util.h"
+
+/* ---- memory ------------------------------------------------------------------------------------- */
+
+static float *floats(struct Arena *arena, size_t rows, size_t columns) {
+  return arena_alloc(arena, size_product(rows, columns), sizeof(float));
+}
+
+/* The type in which a tensor is kept: only what is multiplied is worth narrowing. */
+static enum Dtype kept_as(const struct Decoder *decoder, const struct Tensor *tensor) {
+  return tensor->kind == MATRIX && strcmp(tensor->name, "wpe") != 0 ? decoder->dtype : FP32;
+}
+
+static size_t tensor_rows(const struct Config *config, const struct Tensor *tensor) {
+  return size_product(tensor->place == BLOCK ? config->L : 1, tensor->rows);
+}
+
+static struct Weights weights_alloc(const struct Decoder *decoder, struct Arena *arena, const struct Tensor *tensor) {
+  const size_t rows = tensor_rows(&decoder->config, tensor);
+  struct Weights weights = {.dtype = kept_as(decoder, tensor)};
+  weights.data = arena_alloc(arena, size_product(rows, tensor->columns), dtype_size(weights.dtype));
+  if (weights.dtype == INT8) weights.scales = floats(arena, rows, weights_blocks(tensor->columns));
+  return weights;
+}
+
+/* Rows `row` … of a tensor with K columns. */
+static struct Weights weights_at(struct Weights weights, size_t row, size_t K) {
+  weights.data = (const char *)weights.data + row * K * dtype_size(weights.dtype);
+  if (weights.dtype == INT8) weights.scales += row * weights_blocks(K);
+  return weights;
+}
+
+/* Cache and activations. Rows of a head are filled up to whole vectors with the zeros of the arena. */
+static void buffers_alloc(struct Decoder *d, struct Arena *arena, size_t slots, size_t positions, size_t rows) {
+  const size_t C = d->config.C, NH = d->config.NH, heads = size_product(d->config.L, size_product(slots, NH));
+  const size_t cached = size_product(size_product(heads, positions), round_up(C / NH, CACHE_LANES));
+  const enum Dtype dtype = d->dtype == FP32 ? FP32 : BF16;
+  d->slots = slots, d->positions = positions, d->rows = rows;
+  d->cache.P = positions;
+  d->cache.keys = (struct Array){arena_alloc(arena, cached, dtype_size(dtype)), dtype};
+  d->cache.values = (struct Array){arena_alloc(arena, cached, dtype_size(dtype)), dtype};
+  d->mean = floats(arena, rows, 1), d->rstd = floats(arena, rows, 1);
+  d->x = floats(arena, rows, C), d->ln = floats(arena, rows, C), d->att = floats(arena, rows, C);
+  d->qkv = floats(arena, rows, 3 * C);
+  d->fch = floats(arena, rows, 4 * C);
+  d->logits = floats(arena, slots, d->config.Vp);
+}
+
+enum { PROMPT_ROWS = 16 };  // from which on the product of training is the faster way to read a prompt
+
+enum { READ_FLOATS = 1 << 16 };  // that come from a checkpoint at a time, unless a row is longer
+
+void decoder_layout(struct Decoder *d, struct Arena *arena, size_t slots, size_t positions) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(&d->config, tensors);
+  const struct Tensor *tensor = tensors;
+#define X(name, ...) d->params.name = weights_alloc(d, arena, tensor++);
+  GPT2_TENSORS(X)
+#undef X
+  const size_t rows = size_max(size_min(slots, DECODE_ROWS), size_min(positions, DECODER_CHUNK));
+  d->rows_read = floats(arena, size_max(READ_FLOATS, 4 * d->config.C), 1);
+  buffers_alloc(d, arena, slots, positions, rows);
+  const size_t largest = size_max(size_max(rows, 4 * d->config.C), d->config.Vp);
+  d->workers.own_floats = d->kernels->own_floats(positions, d->config.C / d->config.NH);
+  d->workers.shared = floats(arena, d->kernels->shared_floats(largest), 1);
+  d->workers.own = floats(arena, (size_t)pool_threads(d->workers.pool), d->workers.own_floats);
+}
+
+void decoder_layout_beside(struct Decoder *d, struct Arena *arena, const struct Gpt2 *model, size_t positions) {
+  d->config = model->config;
+  d->kernels = model->kernels;
+  d->workers = model->workers;
+  d->dtype = FP32;  // as the weights are, whatever the model multiplies
+#define X(name, ...) d->params.name = (struct Weights){FP32, model->params.name, NULL};
+  GPT2_TENSORS(X)
+#undef X
+  buffers_alloc(d, arena, 1, positions, 1);
+}
+
+/* ---- loading ------------------------------------------------------------------------------------ */
+
+static float *place_rows(void *context, const struct CheckpointRows *rows) {
+  struct Decoder *d = context;
+  (void)rows;
+  return d->rows_read;
+}
+
+static void keep_rows(void *context, const struct CheckpointRows *rows) {
+  struct Decoder *d = context;
+  struct Weights all[GPT2_TENSOR_COUNT] = {
+#define X(name, ...) d->params.name,
+      GPT2_TENSORS(X)
+#undef X
+  };
+  const struct Weights to = weights_at(all[rows->tensor], rows->first, rows->columns);
+  d->kernels->weights_store(&d->workers, (void *)(uintptr_t)to.data, (float *)(uintptr_t)to.scales, to.dtype,
+                            d->rows_read, rows->count, rows->columns);
+}
+
+void decoder_load(struct Decoder *d, int file, const char *path, const struct Checkpoint *checkpoint) {
+  checkpoint_read_rows(file, path, checkpoint, &(struct CheckpointSink){d, READ_FLOATS, place_rows, keep_rows});
+}
+
+/* ---- computing ---------------------------------------------------------------------------------- */
+
+/* x (n, C) = wte[token] + wpe[position] */
+static void embed(struct Decoder *d, const struct Feed *feeds, size_t n) {
+  const size_t C = d->config.C;
+  for (size_t i = 0; i < n; i++) {
+    const float *position = (const float *)d->params.wpe.data + feeds[i].position * C;
+    for (size_t c = 0; c < C; c++) {
+      d->x[i * C + c] = weights_get(d->params.wte, (size_t)feeds[i].token, c, C) + position[c];
+    }
+  }
+}
+
+static void normalize(struct Decoder *d, const float *x, struct Weights weight, struct Weights bias, size_t l,
+                      size_t n) {
+  const size_t C = d->config.C;
+  d->kernels->layernorm_forward(&d->workers, array_of(d->ln), d->mean, d->rstd, x, (const float *)weight.data + l * C,
+                                (const float *)bias.data + l * C, n, C);
+}
+
+/* out (n, N) = finish(inp (n, K) · weightᵀ + bias) with those of block l */
+static void linear(struct Decoder *d, bool prompt, float *out, const float *inp, struct Weights weight,
+                   struct Weights bias, enum DecodeFinish finish, size_t l, size_t n, size_t N, size_t K) {
+  const struct Kernels *k = d->kernels;
+  (prompt && n >= PROMPT_ROWS ? k->prompt_linear : k->decode_linear)(
+      &d->workers, out, inp, weights_at(weight, l * N, K), (const float *)bias.data + l * N, finish, n, N, K);
+}
+
+/* The layer's part of the cache. */
+static struct Cache cache_at(const struct Decoder *d, size_t l) {
+  const size_t HS = d->config.C / d->config.NH;
+  const size_t layer = d->slots * d->config.NH * d->positions * round_up(HS, CACHE_LANES);
+  return (struct Cache){array_at(d->cache.keys, l * layer), array_at(d->cache.values, l * layer), d->positions};
+}
+
+/* n tokens through all blocks, from x to x; with `prompt` they follow each other in one slot. */
+static void blocks(struct Decoder *d, const struct Feed *feeds, size_t n, bool prompt) {
+  const struct Kernels *k = d->kernels;
+  const struct Workers *w = &d->workers;
+  const struct DecoderParameters *p = &d->params;
+  const size_t C = d->config.C, NH = d->config.NH;
+  for (size_t l = 0; l < d->config.L; l++) {
+    normalize(d, d->x, p->ln1w, p->ln1b, l, n);
+    linear(d, prompt, d->qkv, d->ln, p->qkvw, p->qkvb, DECODE_STORE, l, n, 3 * C, C);
+    if (prompt) k->attention_prompt(w, d->att, d->qkv, cache_at(d, l), feeds[0], n, C, NH);
+    else k->attention_decode(w, d->att, d->qkv, cache_at(d, l), feeds, n, C, NH);
+    linear(d, prompt, d->x, d->att, p->attprojw, p->attprojb, DECODE_ADD, l, n, C, C);
+
+    normalize(d, d->x, p->ln2w, p->ln2b, l, n);
+    linear(d, prompt, d->fch, d->ln, p->fcw, p->fcb, DECODE_GELU, l, n, 4 * C, C);
+    linear(d, prompt, d->x, d->fch, p->fcprojw, p->fcprojb, DECODE_ADD, l, n, C, 4 * C);
+  }
+}
+
+/* logits (n, Vp) of n rows of x */
+static void head(struct Decoder *d, float *logits, const float *x, size_t n) {
+  normalize(d, x, d->params.lnfw, d->params.lnfb, 0, n);
+  d->kernels->decode_linear(&d->workers, logits, d->ln, d->params.wte, NULL, DECODE_STORE, n, d->config.Vp,
+                            d->config.C);
+}
+
+void decoder_read(struct Decoder *d, size_t slot, const int *tokens, size_t position, size_t count) {
+  struct Feed feeds[DECODER_CHUNK];
+  for (size_t i = 0; i < count; i++) feeds[i] = (struct Feed){slot, position + i, tokens[i]};
+  embed(d, feeds, count);
+  blocks(d, feeds, count, true);
+  head(d, d->logits, d->x + (count - 1) * d->config.C, 1);
+}
+
+void decoder_step(struct Decoder *d, const struct Feed *feeds, size_t count) {
+  const size_t most = size_min(d->rows, DECODE_ROWS);  // more would be taken for a prompt, with other bits
+  for (size_t first = 0; first < count; first += most) {
+    const size_t n = size_min(most, count - first);
+    embed(d, feeds + first, n);
+    blocks(d, feeds + first, n, false);
+    head(d, d->logits + first * d->config.Vp, d->x, n);
+  }
+}

@@ -1,0 +1,57 @@
+/* The model one token at a time: keys and values of the past are kept, so a token costs one pass over the
+ * weights, however many texts get one in it.
+ *
+ * There are S slots, each the cache of one text; writer.h says what happens when a text outgrows it. Weights are
+ * kept as floats, BF16 or INT8; where they are not floats, the cache is BF16.
+ */
+#ifndef LLMC_DECODER_H
+#define LLMC_DECODER_H
+
+#include "files/checkpoint.h"
+#include "model/gpt2.h"
+
+/* The model's tensors; of those of a block, all blocks, one after the other. Vectors and wpe are floats. */
+struct DecoderParameters {
+#define X(name, ...) struct Weights name;
+  GPT2_TENSORS(X)
+#undef X
+};
+
+struct Decoder {
+  struct Config config;
+  const struct Kernels *kernels;
+  struct Workers workers;
+  enum Dtype dtype;               // of matrices
+  struct DecoderParameters params;
+  float *rows_read;               // a few rows of a tensor, on their way from the file into `params`
+  size_t slots, positions;        // at most maxT positions
+  struct Cache cache;             // of L layers, one after the other
+  size_t rows;                    // R: tokens in one pass, at most
+  float *mean, *rstd;             // (R)
+  float *x, *ln, *att;            // (R, C)
+  float *qkv;                     // (R, 3C)
+  float *fch;                     // (R, 4C)
+  float *logits;                  // (S, Vp), the first V of each row meant
+};
+
+enum { DECODER_CHUNK = 256 };  // tokens that decoder_read takes at most
+
+/* Lays out weights, cache and scratch; config, kernels, dtype and workers.pool are set before. */
+void decoder_layout(struct Decoder *decoder, struct Arena *arena, size_t slots, size_t positions);
+
+/* The same with the weights and the scratch of a model that is being trained: they are always its newest. One
+ * slot, which is fed one token at a time. */
+void decoder_layout_beside(struct Decoder *decoder, struct Arena *arena, const struct Gpt2 *model, size_t positions);
+
+/* Reads the weights into it as they are to be kept, a few rows at a time, and closes the file. */
+void decoder_load(struct Decoder *decoder, int file, const char *path, const struct Checkpoint *checkpoint);
+
+/* Feeds `count` tokens to a slot from `position` on, all before which have been fed, and puts the logits after
+ * the last into row 0. At most DECODER_CHUNK tokens. */
+void decoder_read(struct Decoder *decoder, size_t slot, const int *tokens, size_t position, size_t count);
+
+/* Feeds one token to each of `count` different slots; row i of the logits then holds what follows feeds[i].
+ * A row's bits do not depend on the others. */
+void decoder_step(struct Decoder *decoder, const struct Feed *feeds, size_t count);
+
+#endif

@@ -1,0 +1,264 @@
+/* llmc-native generate: requests on stdin, a line each; what is written for them on stdout, a JSON object a
+ * line. docs/sampling.md describes both.
+ *
+ * It ends at the end of its input, when everything asked for is written, or at once when nobody listens. */
+#define _POSIX_C_SOURCE 200809L
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/args.h"
+#include "files/checkpoint.h"
+#include "commands.h"
+#include "files/file.h"
+#include "base/memory.h"
+#include "base/pool.h"
+#include "base/util.h"
+#include "sample/batch.h"
+
+enum { MOST_WAITING = 1024, LINE_BYTES = 1 << 20, OUTPUT_BYTES = 1 << 16, EVENT_BYTES = 2048, MESSAGE_BYTES = 256 };
+
+struct Options {
+  const char *model;
+  size_t slots, positions, threads;
+  enum Dtype dtype;
+};
+
+struct Generate {
+  struct Options options;
+  struct Writer writer;
+  struct Request *waiting;      // (MOST_WAITING + 1) a ring, in order of arrival, and one place to read into
+  int *prompts;                 // (MOST_WAITING + 1, positions)
+  size_t first, count;
+  char *input;                  // (LINE_BYTES + 1) what has come of the lines that are not done
+  size_t held;
+  bool skipping, at_end;        // the rest of a line that is too long; no more input comes
+  char *output;                 // (OUTPUT_BYTES) events of this turn
+  size_t length;
+};
+
+static struct Options read_options(int argc, char **argv) {
+  struct Options o = {.slots = 1, .threads = 1};
+  const struct Arg args[] = {
+      {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to write with"},
+      {"slots", ARG_COUNT, &o.slots, 1, 1024, "texts that are written at once; others wait"},
+      {"positions", ARG_COUNT, &o.positions, 0, 1 << 24, "tokens of context, 0: the model's"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
+       "what weights are kept as: fp32, bf16 or int8"},
+      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+  };
+  args_parse("generate", args, sizeof args / sizeof *args, argc, argv);
+  if (o.model == NULL) die(EXIT_USAGE, "generate needs --model FILE");
+  return o;
+}
+
+/* ---- events ------------------------------------------------------------------------------------- */
+
+static void flush(struct Generate *g) {
+  const bool said = file_write(STDOUT_FILENO, g->output, g->length);
+  g->length = 0;
+  if (said) return;
+  if (errno == EPIPE) _exit(EXIT_OK);  // nobody listens
+  die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
+}
+
+static void add(struct Generate *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void add(struct Generate *g, const char *format, ...) {
+  const size_t room = OUTPUT_BYTES - g->length;
+  va_list arguments;
+  va_start(arguments, format);
+  const int length = vsnprintf(g->output + g->length, room, format, arguments);
+  va_end(arguments);
+  if (length < 0 || (size_t)length >= room) die(EXIT_INTERNAL, "an event is too long for its line");
+  g->length += (size_t)length;
+}
+
+static void begin_event(struct Generate *g) {
+  if (g->length + EVENT_BYTES > OUTPUT_BYTES) flush(g);
+}
+
+static void tell_ready(struct Generate *g, const struct Arena *arena) {
+  const struct Decoder *d = &g->writer.decoder;
+  add(g, "{\"event\":\"ready\",\"slots\":%zu,\"positions\":%zu,\"vocab_size\":%zu,\"dtype\":\"%s\",\"isa\":\"%s\","
+      "\"threads\":%d,\"memory_bytes\":%zu}\n", d->slots, d->positions, d->config.V,
+      dtype_name(g->options.dtype), d->kernels->name, pool_threads(d->workers.pool), arena_footprint(arena));
+  flush(g);
+}
+
+static void tell_token(void *context, const struct Text *text, const struct Told *told) {
+  struct Generate *g = context;
+  begin_event(g);
+  add(g, "{\"event\":\"token\",\"id\":\"%s\",\"token\":%d,\"logprob\":%.8g", text->request.id, told->token,
+      told->logprob);
+  for (size_t i = 0; i < told->tops; i++) {
+    add(g, "%s[%d,%.8g]", i == 0 ? ",\"top\":[" : ",", told->top[i].token,
+        (double)told->top[i].number - told->log_sum);
+  }
+  add(g, told->tops > 0 ? "]}\n" : "}\n");
+}
+
+static void tell_end(void *context, const struct Text *text, enum TextEnd ending) {
+  static const char *const reasons[] = {"length", "stop", "cancelled", "error"};
+  struct Generate *g = context;
+  begin_event(g);
+  add(g, "{\"event\":\"end\",\"id\":\"%s\",\"reason\":\"%s\",\"prompt_tokens\":%zu,\"tokens\":%zu,"
+      "\"prompt_ms\":%.3f,\"ms\":%.3f", text->request.id, reasons[ending], text->request.prompt_tokens, text->written,
+      text->prompt_ms, 1e3 * (clock_seconds() - text->started));
+  if (ending == ENDED_ERROR) {
+    add(g, ",\"message\":\"the model computes no finite logits: its weights are NaN, infinite or far too large\"");
+  }
+  add(g, "}\n");
+}
+
+/* The end of what was never begun; an id's letters and messages need no escapes. */
+static void tell_unwritten(struct Generate *g, const struct Request *request, const char *reason,
+                           const char *message) {
+  begin_event(g);
+  add(g, "{\"event\":\"end\",\"id\":\"%s\",\"reason\":\"%s\",\"prompt_tokens\":%zu,\"tokens\":0,\"prompt_ms\":0,"
+      "\"ms\":0", request->id, reason, request->prompt_tokens);
+  if (message != NULL) add(g, ",\"message\":\"%s\"", message);
+  add(g, "}\n");
+}
+
+/* ---- requests ----------------------------------------------------------------------------------- */
+
+static struct Request *waiting_at(struct Generate *g, size_t i) {
+  return &g->waiting[(g->first + i) % (MOST_WAITING + 1)];
+}
+
+/* Of a request that waits, its place among those; their number where there is none. */
+static size_t find_waiting(struct Generate *g, const char *id) {
+  size_t i = 0;
+  while (i < g->count && strcmp(waiting_at(g, i)->id, id) != 0) i++;
+  return i;
+}
+
+static void cancel(struct Generate *g, const char *id) {
+  struct Text *text = writer_find(&g->writer, id);
+  if (text != NULL) {
+    writer_cancel(&g->writer, text);
+    return;
+  }
+  const size_t at = find_waiting(g, id);
+  if (at == g->count) return;  // it has just ended, most likely
+  tell_unwritten(g, waiting_at(g, at), "cancelled", NULL);
+  /* Those behind it move up; it goes behind them all, so that every place keeps its room for a prompt. */
+  for (size_t i = at; i < g->count; i++) {
+    const struct Request moved = *waiting_at(g, i);
+    *waiting_at(g, i) = *waiting_at(g, i + 1);
+    *waiting_at(g, i + 1) = moved;
+  }
+  g->count--;
+}
+
+static void take_line(struct Generate *g, const char *line, size_t length) {
+  char message[MESSAGE_BYTES] = "";
+  struct Request *request = waiting_at(g, g->count);  // behind the last
+  switch (request_parse(request, line, length, g->writer.decoder.config.V, g->options.positions, message)) {
+    case ASKED_CANCEL: cancel(g, request->id); return;
+    case ASKED_NONSENSE: tell_unwritten(g, request, "error", message); return;
+    case ASKED_REQUEST: break;
+  }
+  if (writer_find(&g->writer, request->id) != NULL || find_waiting(g, request->id) < g->count) {
+    snprintf(message, sizeof message, "%s is still being written: use another id", request->id);
+    request->id[0] = '\0';  // the end of that id would be taken for the end of the other
+    tell_unwritten(g, request, "error", message);
+  } else if (g->count == MOST_WAITING) {
+    tell_unwritten(g, request, "error", "1024 requests are waiting already; ask again when some have ended");
+  } else {
+    g->count++;
+  }
+}
+
+static void too_long(struct Generate *g) {
+  const struct Request none = {.id = ""};
+  tell_unwritten(g, &none, "error", "a line is longer than 1048576 bytes");
+}
+
+/* Takes the whole lines of the input and keeps the rest. */
+static void take_lines(struct Generate *g) {
+  char *line = g->input, *end = g->input + g->held;
+  for (char *newline; (newline = memchr(line, '\n', (size_t)(end - line))) != NULL; line = newline + 1) {
+    if (!g->skipping) take_line(g, line, (size_t)(newline - line));
+    g->skipping = false;
+  }
+  g->held = (size_t)(end - line);
+  memmove(g->input, line, g->held);
+  if (g->held == LINE_BYTES) {
+    if (!g->skipping) too_long(g);
+    g->skipping = true;
+    g->held = 0;
+  }
+  if (g->at_end && g->held > 0 && !g->skipping) take_line(g, g->input, g->held);
+}
+
+/* Takes what input there is; with nothing to write, waits for it. */
+static void listen(struct Generate *g) {
+  const bool idle = g->writer.active == 0 && g->count == 0;
+  struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+  if (g->at_end || poll(&in, 1, idle ? -1 : 0) < 1) return;  // interrupted: the next turn asks again
+  const ssize_t got = read(STDIN_FILENO, g->input + g->held, LINE_BYTES - g->held);
+  if (got < 0 && (errno == EINTR || errno == EAGAIN)) return;
+  if (got < 0) die(EXIT_BAD_DATA, "cannot read stdin: %s", strerror(errno));
+  g->held += (size_t)got;
+  g->at_end = got == 0;
+  take_lines(g);
+}
+
+static void loop(struct Generate *g) {
+  while (!g->at_end || g->count > 0 || g->writer.active > 0) {
+    listen(g);
+    for (; g->count > 0 && g->writer.active < g->options.slots; g->count--) {
+      writer_begin(&g->writer, waiting_at(g, 0));
+      g->first = (g->first + 1) % (MOST_WAITING + 1);
+    }
+    writer_turn(&g->writer);
+    if (g->length > 0) flush(g);
+  }
+}
+
+/* ---- memory ------------------------------------------------------------------------------------- */
+
+static void layout(struct Generate *g, struct Arena *arena) {
+  const size_t positions = g->options.positions;
+  decoder_layout(&g->writer.decoder, arena, g->options.slots, positions);
+  writer_layout(&g->writer, arena);
+  g->waiting = arena_alloc(arena, MOST_WAITING + 1, sizeof *g->waiting);
+  g->prompts = arena_alloc(arena, size_product(MOST_WAITING + 1, positions), sizeof *g->prompts);
+  g->input = arena_alloc(arena, LINE_BYTES + 1, 1);
+  g->output = arena_alloc(arena, OUTPUT_BYTES, 1);
+}
+
+int command_generate(int argc, char **argv) {
+  struct Generate g = {.options = read_options(argc, argv)};
+  struct Options *o = &g.options;
+  struct Checkpoint checkpoint;
+  const int file = checkpoint_open(o->model, &checkpoint);
+  if (o->positions > checkpoint.config.maxT) {
+    die(EXIT_USAGE, "--positions %zu is more than the %zu of %s; use at most that", o->positions,
+        checkpoint.config.maxT, o->model);
+  }
+  if (o->positions == 0) o->positions = checkpoint.config.maxT;
+  struct Decoder *decoder = &g.writer.decoder;
+  *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_choose(), .dtype = o->dtype};
+  decoder->workers.pool = pool_create((int)o->threads);
+  g.writer.listener = (struct Listener){&g, tell_token, tell_end};
+
+  struct Arena arena = {0};
+  layout(&g, &arena);
+  memory_take(&arena, "use fewer --slots or --positions, or a smaller model", "%zu texts of %zu tokens with %s need",
+              o->slots, o->positions, o->model);
+  layout(&g, &arena);
+  decoder_load(decoder, file, o->model, &checkpoint);
+  for (size_t i = 0; i <= MOST_WAITING; i++) g.waiting[i].prompt = g.prompts + i * o->positions;
+  signal(SIGINT, SIG_IGN);  // a terminal's Ctrl-C is for who asks, and he can cancel
+  tell_ready(&g, &arena);
+  loop(&g);
+  pool_destroy(decoder->workers.pool);
+  arena_free(&arena);
+  return EXIT_OK;
+}

@@ -1,0 +1,155 @@
+/* The small things: checksum, sizes, arena, and ends of the program that have a code of their own. */
+#define _DEFAULT_SOURCE
+#include "base/arena.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/check.h"
+#include "model/gpt2.h"
+#include "base/pool.h"
+#include "base/util.h"
+
+static void check_crc(void) {
+  check(crc32_update(0, "123456789", 9) == 0xcbf43926, "crc32 of 123456789: expected cbf43926, got %08x",
+        crc32_update(0, "123456789", 9));
+  check(crc32_update(0, "", 0) == 0, "crc32 of nothing: expected 0, got %08x", crc32_update(0, "", 0));
+  unsigned char bytes[100];
+  for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)mix64(i);
+  for (size_t length = 0; length <= sizeof bytes; length++) {  // by bits, and in two pieces
+    uint32_t slow = ~0u;
+    for (size_t i = 0; i < length; i++) {
+      slow ^= bytes[i];
+      for (int bit = 0; bit < 8; bit++) slow = (slow >> 1) ^ (slow & 1 ? 0xEDB88320u : 0);
+    }
+    const uint32_t whole = crc32_update(0, bytes, length);
+    check(whole == ~slow, "crc32 of %zu bytes: expected %08x, got %08x", length, ~slow, whole);
+    for (size_t cut = 0; cut <= length; cut += 7) {
+      const uint32_t pieces = crc32_update(crc32_update(0, bytes, cut), bytes + cut, length - cut);
+      check(pieces == whole, "crc32 of %zu bytes cut at %zu: expected %08x, got %08x", length, cut, whole, pieces);
+    }
+  }
+}
+
+/* What the layout of a program does: the same calls, twice. */
+static void lay_out(struct Arena *arena, char *blocks[5]) {
+  static const size_t counts[] = {1, 63, 64, 0, 100000}, sizes[] = {1, 1, 4, 8, 8};
+  for (int i = 0; i < 5; i++) blocks[i] = arena_alloc(arena, counts[i], sizes[i]);
+}
+
+static void check_arena(void) {
+  struct Arena arena = {0};
+  char *blocks[5];
+  lay_out(&arena, blocks);
+  for (int i = 0; i < 5; i++) check(blocks[i] == NULL, "measuring: block %d is expected to be NULL", i);
+  const size_t measured = arena.used;
+  check_number((double)measured, 64 + 64 + 256 + 0 + 800000, "measured bytes");
+  arena_take(&arena);
+  check(arena.size >= measured && arena.used == 0, "taken: expected %zu bytes or more and none used, got %zu and %zu",
+        measured, arena.size, arena.used);
+  lay_out(&arena, blocks);
+  check_number((double)arena.used, (double)measured, "laid out bytes");
+  for (int i = 0; i < 5; i++) {
+    check((uintptr_t)blocks[i] % ARENA_ALIGNMENT == 0, "block %d: expected an address of a cache line, got %p", i,
+          (void *)blocks[i]);
+  }
+  size_t zeros = 0;
+  for (size_t i = 0; i < 800000; i++) zeros += blocks[4][i] == 0;
+  check_number((double)zeros, 800000, "zero bytes of a fresh block");
+  memset(blocks[4], 1, 800000);
+  check(blocks[0][0] == 0 && blocks[2][255] == 0, "one block lies over another");
+  arena_free(&arena);
+  check(arena.base == NULL && arena.used == 0, "freed: something is left");
+}
+
+/* A model's plan is what its layout takes, for one thread and for several, trained or not. */
+static void check_plan(int threads, bool training) {
+  struct Gpt2 model = {.config = {.maxT = 9, .V = 30, .Vp = 128, .L = 2, .NH = 3, .C = 21}, .kernels = kernels_at(1)};
+  model.workers.pool = pool_create(threads);
+  struct Arena arena = {0};
+  gpt2_layout(&model, &arena, 2, 7, training);
+  const struct MemoryPlan plan = model.plan;
+  const size_t measured = arena.used;
+  const size_t sum = plan.parameters + plan.gradients + plan.optimizer + plan.activations + plan.scratch;
+  check_number((double)sum, (double)measured, "the parts of the plan");
+  check_number((double)plan.parameters, (double)round_up(model.count * sizeof(float), ARENA_ALIGNMENT), "parameters");
+  check_number((double)plan.optimizer, training ? 2 * (double)plan.parameters : 0, "optimizer state");
+  const size_t block = 12 * 21 * 21 + 13 * 21;  // qkv 3, attproj 1, fc 4, fcproj 4; biases 9, norms 4
+  check_number((double)model.count, (128 + 9) * 21 + 2 * (double)block + 2 * 21, "number of parameters");
+  arena_take(&arena);
+  gpt2_layout(&model, &arena, 2, 7, training);
+  check_number((double)arena.used, (double)measured, "bytes laid out");
+  check(model.params.lnfb + 21 == model.params.first + model.count, "the last tensor does not end where the block does");
+  pool_destroy(model.workers.pool);
+  arena_free(&arena);
+}
+
+/* ---- ends of the program ------------------------------------------------------------------------- */
+
+static void product_overflows(void) { size_product(SIZE_MAX / 2, 3); }
+
+static void arena_overflows(void) {
+  struct Arena arena = {.used = SIZE_MAX - 100};
+  arena_alloc(&arena, 1000, 1);
+}
+
+static void arena_is_too_small(void) {
+  struct Arena arena = {0};
+  arena_alloc(&arena, 100, 1);
+  arena_take(&arena);
+  arena_alloc(&arena, arena.size + 1, 1);
+}
+
+static void arena_is_refused(void) {
+  struct Arena arena = {.used = (size_t)1 << 60};
+  arena_take(&arena);
+}
+
+static void pool_of_none(void) { pool_create(0); }
+
+/* The program ends with the code and one sentence on stderr. */
+static void check_dies(void (*deed)(void), int code, const char *what) {
+  int ends[2];
+  fflush(stdout);
+  if (pipe(ends) != 0) {
+    check(false, "%s: no pipe", what);
+    return;
+  }
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(ends[1], STDERR_FILENO);
+    deed();
+    _exit(0);
+  }
+  close(ends[1]);
+  char said[1024];
+  size_t length = 0;
+  for (ssize_t got; length < sizeof said - 1 && (got = read(ends[0], said + length, sizeof said - 1 - length)) > 0;) {
+    length += (size_t)got;
+  }
+  said[length] = '\0';
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  check(WIFEXITED(status) && WEXITSTATUS(status) == code, "%s: expected exit code %d, got status %x", what, code, status);
+  check(strncmp(said, "error: ", 7) == 0 && strchr(said, '\n') == said + length - 1, "%s: expected one sentence, got %s",
+        what, said);
+}
+
+int main(void) {
+  check_crc();
+  check_arena();
+  check_plan(1, true), check_plan(3, true), check_plan(2, false);
+  check_number((double)size_product(1u << 31, 1u << 31), 0x1p62, "2^31 squared");
+  check_number((double)round_up(1, 64), 64, "1 rounded up to 64"), check_number((double)ceil_div(129, 128), 2, "129 / 128");
+  check(isnan(unsigned_nan(-NAN)) && !signbit(unsigned_nan(-NAN)), "a NaN keeps its sign");
+  check_number(unsigned_nan(-1.5), -1.5, "a number keeps its sign");
+  check_dies(product_overflows, EXIT_BAD_DATA, "a product that overflows");
+  check_dies(arena_overflows, EXIT_BAD_DATA, "an arena that overflows");
+  check_dies(arena_is_too_small, EXIT_INTERNAL, "an arena that was measured too small");
+  check_dies(arena_is_refused, EXIT_BAD_DATA, "an arena that the system does not have");
+  check_dies(pool_of_none, EXIT_USAGE, "a pool of no threads");
+  const double before = clock_seconds();
+  check(clock_seconds() >= before, "the clock went back");
+  return check_done("test_util");
+}

@@ -1,0 +1,211 @@
+/* Decoding: how weights are stored, and their products with few rows and with many, in every table that this
+ * CPU can run. The reference itself is held against sums in double. */
+#define _DEFAULT_SOURCE  // MAP_ANON
+#define _DARWIN_C_SOURCE
+#include <float.h>
+
+#include "tests/kernels/cases.h"
+
+/* ‖ours - expected‖ / ‖expected‖, as in test_kernels.c. Prompts multiply INT8 as BF16 where the CPU has it. */
+static const double SUMMED = 2e-6, GELU = 8e-6, NARROWED = 4e-3;
+
+static const char *const FINISHES[] = {
+    [DECODE_STORE] = "decode_linear", [DECODE_ADD] = "decode_linear added", [DECODE_GELU] = "decode_linear gelu"};
+
+/* Takes the place of random weights (N, K), stored by the reference; two inputs of the case. */
+static struct Weights case_weights(struct Case *c, size_t N, size_t K) {
+  struct Memory floats = memory_take(N * K, FP32);
+  struct Memory *data = &c->in[c->inputs++], *scales = &c->in[c->inputs++];
+  for (size_t i = 0; i < N * K; i++) floats.data[i] = (float)(2 * random_unit() - 1);
+  *data = memory_take(N * K, c->dtype);
+  *scales = memory_take(N * weights_blocks(K), FP32);
+  for (size_t i = 0; i < scales->count; i++) scales->data[i] = 0;
+  kernels_at(0)->weights_store(NULL, data->array.data, scales->data, c->dtype, floats.data, N, K);
+  memory_free(&floats);
+  return (struct Weights){c->dtype, data->array.data, scales->data};
+}
+
+static struct Weights weights_of(const struct Case *c) {
+  return (struct Weights){c->dtype, c->in[1].array.data, c->in[2].data};
+}
+
+static void call_with(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                      const struct Memory *out, enum DecodeFinish finish) {
+  k->decode_linear(w, out[0].data, c->in[0].data, weights_of(c), c->inputs > 3 ? c->in[3].data : NULL, finish,
+                   c->M, c->N, c->K);
+}
+
+static void call_store(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                       const struct Memory *out) {
+  call_with(k, w, c, out, DECODE_STORE);
+}
+
+static void call_add(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                     const struct Memory *out) {
+  call_with(k, w, c, out, DECODE_ADD);
+}
+
+static void call_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                      const struct Memory *out) {
+  call_with(k, w, c, out, DECODE_GELU);
+}
+
+/* By the product of training, however few rows. */
+static void call_prompt(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                        const struct Memory *out) {
+  k->prompt_linear(w, out[0].data, c->in[0].data, weights_of(c), c->in[3].data, DECODE_ADD, c->M, c->N, c->K);
+}
+
+static Call *const CALLS[] = {[DECODE_STORE] = call_store, [DECODE_ADD] = call_add, [DECODE_GELU] = call_gelu};
+
+static void case_decode(struct Case *c, enum DecodeFinish finish, bool bias) {
+  c->op = FINISHES[finish], c->call = CALLS[finish];
+  case_input(c, c->M * c->K, 0);
+  case_weights(c, c->N, c->K);
+  if (bias) case_input(c, c->N, 0);
+  const bool narrowed = c->dtype == INT8 && c->M > DECODE_ROWS;
+  case_output(c, "out", c->M * c->N, finish == DECODE_ADD ? ADDED_TO : OVERWRITTEN,
+              narrowed ? NARROWED : finish == DECODE_GELU ? GELU : SUMMED);
+}
+
+static void check_decode(size_t M, size_t N, size_t K) {
+  static int turn;
+  for (enum Dtype dtype = FP32; dtype <= INT8; dtype++, turn++) {
+    struct Case c = {.M = M, .N = N, .K = K, .dtype = dtype};
+    case_decode(&c, (enum DecodeFinish)(turn / 3 % 3), turn / 9 % 2 == 0);
+    case_check(&c);
+    if (M > DECODE_ROWS || turn % 4 > 0) continue;
+    c = (struct Case){.M = M, .N = N, .K = K, .dtype = dtype};
+    case_decode(&c, DECODE_ADD, true);
+    c.op = "prompt_linear", c.call = call_prompt, c.tolerances[0] = dtype == INT8 ? NARROWED : SUMMED;
+    case_check(&c);
+  }
+}
+
+/* ---- the reference against double ---------------------------------------------------------------- */
+
+/* Row m of the input, number k, as it is multiplied. */
+static double factor(const struct Case *c, size_t m, size_t k) {
+  const float *row = c->in[0].data + m * c->K;
+  if (c->dtype == BF16) return bf16_to_float(bf16_from_float(row[k]));
+  if (c->dtype == FP32 || c->M > DECODE_ROWS) return row[k];
+  double max = 0;
+  const size_t begin = k / WEIGHTS_BLOCK * WEIGHTS_BLOCK;
+  for (size_t i = begin; i < size_min(c->K, begin + WEIGHTS_BLOCK); i++) max = fmax(max, fabs((double)row[i]));
+  return max == 0 ? 0 : nearbyint(row[k] / (max / 127)) * (max / 127);
+}
+
+static void check_reference(size_t M, size_t N, size_t K, enum Dtype dtype) {
+  struct Case c = {.M = M, .N = N, .K = K, .dtype = dtype};
+  case_decode(&c, DECODE_ADD, true);
+  struct Memory out;
+  case_run(&c, kernels_at(0), 0, &out);
+  double above = 0, below = 0;
+  for (size_t i = 0; i < M * N; i++) {
+    double sum = c.in[3].data[i % N] + (double)c.initial[0].data[i];
+    for (size_t k = 0; k < K; k++) sum += factor(&c, i / N, k) * weights_get(weights_of(&c), i % N, k, K);
+    above += (out.data[i] - sum) * (out.data[i] - sum), below += sum * sum;
+  }
+  check(sqrt(above / below) <= SUMMED, "%s: expected the sums in double within %g, got %g", now, SUMMED,
+        sqrt(above / below));
+  memory_free(&out);
+  case_free(&c);
+}
+
+/* ---- a row alone and among others ---------------------------------------------------------------- */
+
+static void check_rows(size_t N, size_t K, enum Dtype dtype) {
+  for (int t = 0; kernels_at(t) != NULL; t++) {
+    if (!kernels_runnable(kernels_at(t))) continue;
+    struct Case c = {.M = DECODE_ROWS, .N = N, .K = K, .dtype = dtype};
+    case_decode(&c, DECODE_GELU, true);
+    struct Memory all, some, whole = c.in[0];
+    case_run(&c, kernels_at(t), 1, &all);
+    for (size_t m = 0, rows = 1; m + rows <= DECODE_ROWS; m += rows, rows++) {
+      c.M = rows, c.in[0].data = whole.data + m * K, c.initial[0].count = rows * N;
+      case_run(&c, kernels_at(t), (int)(rows % THREAD_COUNTS), &some);
+      check(memcmp(some.data, all.data + m * N, rows * N * sizeof(float)) == 0,
+            "%s: expected the bits of %d rows together, from row %zu, got others", now, DECODE_ROWS, m);
+      memory_free(&some);
+    }
+    c.in[0] = whole;
+    memory_free(&all);
+    case_free(&c);
+  }
+}
+
+/* ---- storing ------------------------------------------------------------------------------------- */
+
+/* Every table stores the same bytes; each is within half a step of the number it stands for. */
+static void check_store(size_t N, size_t K, enum Dtype dtype, float magnitude) {
+  const size_t blocks = weights_blocks(K);
+  struct Memory from = memory_take(N * K, FP32), data[2], scales[2];
+  for (size_t i = 0; i < N * K; i++) from.data[i] = (float)(2 * random_unit() - 1) * magnitude;
+  for (int i = 0; i < 2; i++) data[i] = memory_take(N * K, dtype), scales[i] = memory_take(N * blocks, FP32);
+  kernels_at(0)->weights_store(NULL, data[0].array.data, scales[0].data, dtype, from.data, N, K);
+  for (size_t i = 0; i < N * K; i++) {
+    const struct Weights w = {dtype, data[0].array.data, scales[0].data};
+    const double x = from.data[i], got = weights_get(w, i / K, i % K, K);
+    const size_t block = i / K * blocks + i % K / WEIGHTS_BLOCK;
+    const double most = dtype == INT8 ? 0.5001 * scales[0].data[block] : fabs(x) / 256;
+    check(dtype == FP32 ? got == x : fabs(got - x) <= most + FLT_MIN,
+          "weights_store in %s: expected %g within %g, got %g", dtype_name(dtype), x, most, got);
+  }
+  for (int t = 1; kernels_at(t) != NULL; t++) {
+    if (!kernels_runnable(kernels_at(t))) continue;
+    const int pool = t % THREAD_COUNTS;
+    guard_write(&data[1]), guard_write(&scales[1]);
+    kernels_at(t)->weights_store(&(struct Workers){.pool = pools[pool]}, data[1].array.data, scales[1].data, dtype,
+                                 from.data, N, K);
+    const bool same = memcmp(data[0].array.data, data[1].array.data, N * K * dtype_size(dtype)) == 0 &&
+                      (dtype != INT8 || memcmp(scales[0].data, scales[1].data, N * blocks * sizeof(float)) == 0);
+    check(same && guard_holds(&data[1]) && guard_holds(&scales[1]),
+          "weights_store of %s in %s, N=%zu K=%zu, up to %g: expected the reference's bytes, got others",
+          kernels_at(t)->name, dtype_name(dtype), N, K, (double)magnitude);
+  }
+  memory_free(&from);
+  for (int i = 0; i < 2; i++) memory_free(&data[i]), memory_free(&scales[i]);
+}
+
+/* A block in which something is no number is none itself; its neighbours are as they were. */
+static void check_store_odd(float odd) {
+  for (int t = 0; kernels_at(t) != NULL; t++) {
+    if (!kernels_runnable(kernels_at(t))) continue;
+    float weight[3 * WEIGHTS_BLOCK], scales[3];
+    int8_t data[3 * WEIGHTS_BLOCK];
+    for (size_t i = 0; i < 3 * WEIGHTS_BLOCK; i++) weight[i] = 1;
+    weight[WEIGHTS_BLOCK + random_below(WEIGHTS_BLOCK)] = odd;
+    const struct Workers workers = {.pool = pools[0]};
+    kernels_at(t)->weights_store(&workers, data, scales, INT8, weight, 1, 3 * WEIGHTS_BLOCK);
+    check(!isfinite(scales[1]) && isnan(scales[1]) == isnan(odd) && scales[0] == 1 / 127.0f && data[0] == 127 &&
+          scales[2] == scales[0] && data[2 * WEIGHTS_BLOCK] == 127,
+          "weights_store of %s: expected a scale of %g, between those of ones, got %g", kernels_at(t)->name,
+          (double)odd, (double)scales[1]);
+  }
+}
+
+int main(void) {
+  cases_start();
+  static const size_t rows[] = {1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 31, 33, 48, 63, 64, 65, 70, 130};
+  static const size_t sizes[] = {1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 95, 96, 100, 130, 257};
+  enum { ROWS = sizeof rows / sizeof *rows, SIZES = sizeof sizes / sizeof *sizes };
+  for (enum Dtype dtype = FP32; dtype <= INT8; dtype++) {
+    for (size_t i = 0; i < SIZES; i++) {
+      check_reference(rows[i % ROWS], sizes[i], sizes[(7 * i + 3) % SIZES], dtype);
+      check_store(1 + i % 5, sizes[i], dtype, i % 3 == 0 ? 1e-3f : 1);
+    }
+    check_store(3, 96, dtype, 0), check_store(3, 96, dtype, 1e38f);
+    check_rows(70, 97, dtype), check_rows(33, 320, dtype);
+  }
+  check_store(3, 96, INT8, 1e-39f);  // as BF16, AVX-512 makes nothing of what is subnormal
+  static const float odd[] = {NAN, -NAN, INFINITY, -INFINITY};
+  for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) check_store_odd(odd[i]);
+  for (size_t i = 0; i < ROWS; i++) {
+    for (size_t j = 0; j < SIZES; j++) check_decode(rows[i], sizes[j], sizes[(3 * i + 7 * j) % SIZES]);
+  }
+  /* More claims than one for every thread; more blocks of a prompt than one, of rows, columns and depth. */
+  check_decode(1, 1000, 200), check_decode(6, 517, 768), check_decode(2, 130, 3072);
+  check_decode(1030, 35, 40), check_decode(66, 500, 64), check_decode(67, 50, 1037), check_decode(65, 100, 1600);
+  cases_stop();
+  return check_done("test_decode");
+}

@@ -1,0 +1,334 @@
+/* Every operation of every table that this CPU can run, on ragged shapes, against the reference. */
+#define _DEFAULT_SOURCE  // MAP_ANON
+#define _DARWIN_C_SOURCE
+#include "tests/kernels/cases.h"
+
+/* How far a table may be from the reference: ‖ours - reference‖ / ‖reference‖. Both round: the longest
+ * sums here have a thousand terms. */
+static const double EXACT = 0, ROUNDED = 4e-7, SUMMED = 2e-6, SOFTMAX = 3e-6;
+static const double PAIRED = 6e-3;  // attention whose factors are rounded to BF16 on the way, which the reference's are not
+static const double GELU = 8e-6;  // far left of 0 it passes a multiple of its input's error on
+
+/* ---- linear layers ------------------------------------------------------------------------------ */
+
+static void call_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  k->linear_forward(w, out[0].array, c->in[0].array, c->in[1].data, c->inputs > 2 ? c->in[2].data : NULL, c->M, c->N, c->K);
+}
+
+static void call_residual(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  k->linear_residual(w, out[0].data, c->in[3].data, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+}
+
+static void call_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  k->linear_gelu(w, out[0].array, out[1].array, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+}
+
+static void call_backward_input(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                                const struct Memory *out) {
+  k->linear_backward_input(w, out[0].data, c->in[0].data, c->in[1].data, c->M, c->N, c->K);
+}
+
+static void call_backward_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                               const struct Memory *out) {
+  k->linear_backward_gelu(w, out[0].data, c->in[0].data, c->in[2].array, c->in[1].data, c->M, c->N, c->K);
+}
+
+static void call_backward_weight(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                                 const struct Memory *out) {
+  k->linear_backward_weight(w, out[0].data, c->outputs > 1 ? out[1].data : NULL, c->in[0].data, c->in[1].array,
+                            c->add, c->M, c->N, c->K);
+}
+
+/* The next result, in the case's type. Where it is BF16, a sum that differs in its last bit can fall on the
+ * other side of a rounding: seldom, so that over many results it hardly shows. */
+static void case_rounded(struct Case *c, const char *name, size_t n, double tolerance) {
+  const double flip = n < 1000 ? 8e-3 : 5e-4;
+  case_result(c, name, n, OVERWRITTEN, c->dtype == BF16 ? flip : tolerance, c->dtype);
+}
+
+static void check_linear(size_t M, size_t N, size_t K, enum Dtype dtype) {
+  const struct Case shape = {.M = M, .N = N, .K = K, .dtype = dtype};
+  for (int bias = 0; bias < 2; bias++) {
+    struct Case c = shape;
+    c.op = bias ? "linear_forward" : "linear_forward without bias", c.call = call_forward;
+    case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0);
+    if (bias) case_input(&c, N, 0), case_rounded(&c, "out", M * N, SUMMED);
+    else case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);  // as of the logits, which stay floats
+    case_check(&c);
+  }
+  struct Case c = shape;
+  c.op = "linear_residual", c.call = call_residual;
+  case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0), case_input(&c, M * N, 0);
+  case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
+  case_check(&c);
+  c = shape, c.op = "linear_gelu", c.call = call_gelu;
+  case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0), case_input(&c, N, 0);
+  case_rounded(&c, "out", M * N, GELU), case_rounded(&c, "slope", M * N, GELU);
+  case_check(&c);
+
+  c = shape, c.op = "linear_backward_input", c.call = call_backward_input;
+  case_input(&c, M * N, 0), case_input(&c, N * K, 0);
+  case_output(&c, "dinp", M * K, OVERWRITTEN, SUMMED);
+  case_check(&c);
+
+  c = shape, c.op = "linear_backward_gelu", c.call = call_backward_gelu;
+  case_input(&c, M * N, 0), case_input(&c, N * K, 0), case_array(&c, M * K, 0.5, dtype);
+  case_output(&c, "dpre", M * K, OVERWRITTEN, 4 * SUMMED);  // a single result whose terms nearly cancel
+  case_check(&c);
+
+  for (int bias = 0; bias < 2; bias++) {
+    for (int add = 0; add < 2; add++) {
+      c = shape, c.op = bias ? "linear_backward_weight" : "linear_backward_weight without bias";
+      c.call = call_backward_weight, c.add = add;
+      case_input(&c, M * N, 0), case_array(&c, M * K, 0, dtype);
+      case_output(&c, "dweight", N * K, add ? ADDED_TO : OVERWRITTEN, SUMMED);
+      if (bias) case_output(&c, "dbias", N, add ? ADDED_TO : OVERWRITTEN, SUMMED);
+      case_check(&c);
+    }
+  }
+}
+
+static void check_linears(void) {
+  static const size_t sizes[] = {1, 2, 3, 5, 6, 7, 8, 13, 15, 16, 17, 31, 47, 48, 63, 97, 130, 257};
+  enum { SIZES = sizeof sizes / sizeof *sizes };
+  /* Every pair of sizes comes up in some two dimensions; all triples would take minutes. */
+  for (size_t i = 0; i < SIZES; i++) {
+    for (size_t j = i % 3; j < SIZES; j += 3) {
+      check_linear(sizes[i], sizes[j], sizes[(i + 2 * j) % SIZES], FP32);
+      if (j % 2 == 0) check_linear(sizes[i], sizes[j], sizes[(i + 2 * j) % SIZES], BF16);
+    }
+  }
+  for (size_t j = 0; j < SIZES; j++) {
+    check_linear(1, sizes[j], sizes[SIZES - 1 - j], FP32), check_linear(1, sizes[j], sizes[SIZES - 1 - j], BF16);
+  }
+  /* Beyond one block: of rows (MC 1024), of columns (NC 240), of depth (KC 256 to 384, of pairs 768), each
+   * as summed over too. */
+  for (enum Dtype dtype = FP32; dtype <= BF16; dtype++) {
+    check_linear(1025, 17, 9, dtype);
+    check_linear(2065, 3, 31, dtype);
+    check_linear(9, 241, 513, dtype);
+    check_linear(5, 1000, 257, dtype);
+    check_linear(7, 50, 1037, dtype);
+    check_linear(130, 485, 300, dtype);
+  }
+}
+
+/* ---- attention ---------------------------------------------------------------------------------- */
+
+static void call_attention_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                                   const struct Memory *out) {
+  k->attention_forward(w, out[0].array, out[1].data, c->in[0].array, c->B, c->T, c->C, c->NH);
+}
+
+static void call_attention_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                                    const struct Memory *out) {
+  k->attention_backward(w, out[0].data, c->in[0].data, c->in[1].array, c->in[2].array, c->in[3].data,
+                        c->B, c->T, c->C, c->NH);
+}
+
+static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype dtype) {
+  const size_t C = NH * HS;
+  const struct Case shape = {.B = B, .T = T, .C = C, .NH = NH, .dtype = dtype};
+  struct Case c = shape;
+  c.op = "attention_forward", c.call = call_attention_forward;
+  case_array(&c, B * T * 3 * C, 0.1, dtype);
+  const double within = dtype == BF16 ? PAIRED : SOFTMAX;
+  case_result(&c, "out", B * T * C, OVERWRITTEN, within, dtype), case_output(&c, "lse", B * NH * T, OVERWRITTEN, SOFTMAX);
+  case_check(&c);
+
+  c = shape, c.op = "attention_backward", c.call = call_attention_backward;
+  case_input(&c, B * T * C, 0.1);
+  const struct Array qkv = case_array(&c, B * T * 3 * C, 0.1, dtype), out = case_array(&c, B * T * C, 0, dtype);
+  float *lse = case_input(&c, B * NH * T, 0);
+  kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, out, lse, qkv, B, T, C, NH);
+  case_output(&c, "dqkv", B * T * 3 * C, OVERWRITTEN, within);
+  case_check(&c);
+}
+
+static void check_attentions(void) {
+  static const size_t times[] = {1, 2, 5, 16, 17, 47, 63, 64, 65, 100, 130};
+  static const size_t head_sizes[] = {8, 16, 24, 40, 64, 72, 80};
+  enum { TIMES = sizeof times / sizeof *times, HEAD_SIZES = sizeof head_sizes / sizeof *head_sizes };
+  for (size_t t = 0; t < TIMES; t++) {
+    for (size_t h = 0; h < HEAD_SIZES; h++) {
+      check_attention(1 + (t + h) % 2, times[t], head_sizes[h], 2 + (t + h) % 3, (t + h) % 4 == 0 ? BF16 : FP32);
+    }
+  }
+  /* More tiles than two, and a strip that begins in the middle of each. */
+  check_attention(1, 300, 24, 2, FP32), check_attention(1, 257, 64, 1, BF16);
+  check_attention(1, 33, 1, 3, FP32);
+  check_attention(2, 70, 13, 1, FP32), check_attention(2, 70, 13, 1, BF16);
+}
+
+/* ---- rows: layernorm, encoder, crossentropy ------------------------------------------------------ */
+
+static void call_layernorm_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                                   const struct Memory *out) {
+  k->layernorm_forward(w, out[0].array, out[1].data, out[2].data, c->in[0].data, c->in[1].data, c->in[2].data, c->N, c->C);
+}
+
+static void call_layernorm_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                                    const struct Memory *out) {
+  k->layernorm_backward(w, out[0].data, out[1].data, out[2].data, c->in[0].data, c->in[1].data, c->in[2].data, c->in[3].data,
+                        c->in[4].data, c->N, c->C);
+}
+
+static void check_layernorm(size_t N, size_t C, enum Dtype dtype) {
+  struct Case c = {.op = "layernorm_forward", .call = call_layernorm_forward, .N = N, .C = C, .dtype = dtype};
+  case_input(&c, N * C, 0.5), case_input(&c, C, 1), case_input(&c, C, 0);
+  case_rounded(&c, "out", N * C, SUMMED);
+  case_output(&c, "mean", N, OVERWRITTEN, SUMMED), case_output(&c, "rstd", N, OVERWRITTEN, SUMMED);
+  case_check(&c);
+
+  if (dtype == BF16) return;
+  c = (struct Case){.op = "layernorm_backward", .call = call_layernorm_backward, .N = N, .C = C};
+  case_input(&c, N * C, 0.2);
+  const float *inp = case_input(&c, N * C, 0.5);
+  float *mean = case_input(&c, N, 0), *rstd = case_input(&c, N, 0);
+  const float *weight = case_input(&c, C, 1);
+  struct Memory out = memory_take(N * C, FP32);
+  kernels_at(0)->layernorm_forward(&(struct Workers){.pool = pools[0]}, out.array, mean, rstd, inp, weight, weight, N, C);
+  memory_free(&out);
+  /* In rows of two or three channels nearly everything cancels, and rounding is what is left. */
+  case_output(&c, "dinp", N * C, ADDED_TO, C < 8 ? 10 * SUMMED : SUMMED);
+  case_output(&c, "dweight", C, ADDED_TO, SUMMED), case_output(&c, "dbias", C, ADDED_TO, SUMMED);
+  case_check(&c);
+}
+
+static void call_encoder_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                                 const struct Memory *out) {
+  k->encoder_forward(w, out[0].data, c->ids, c->in[0].data, c->in[1].data, c->B, c->T, c->C);
+}
+
+static void call_encoder_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                                  const struct Memory *out) {
+  k->encoder_backward(w, out[0].data, out[1].data, c->in[0].data, c->ids, c->B, c->T, c->C);
+}
+
+static void check_encoder(size_t B, size_t T, size_t C, size_t V) {
+  int *ids = calloc(B * T, sizeof *ids);
+  for (size_t i = 0; i < B * T; i++) ids[i] = (int)random_below(V);
+  struct Case c = {.op = "encoder_forward", .call = call_encoder_forward, .ids = ids, .B = B, .T = T, .C = C, .V = V};
+  case_input(&c, V * C, 0), case_input(&c, T * C, 0);
+  case_output(&c, "out", B * T * C, OVERWRITTEN, EXACT);
+  case_check(&c);
+  c = (struct Case){.op = "encoder_backward", .call = call_encoder_backward, .ids = ids, .B = B, .T = T, .C = C, .V = V};
+  case_input(&c, B * T * C, 0);
+  case_output(&c, "dwte", V * C, ADDED_TO, ROUNDED), case_output(&c, "dwpe", T * C, ADDED_TO, ROUNDED);
+  case_check(&c);
+  free(ids);
+}
+
+static void call_crossentropy(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                              const struct Memory *out) {
+  k->crossentropy(w, out[0].data, out[1].data, c->ids, 0.25f, c->N, c->V, c->Vp);
+}
+
+static void check_crossentropy(size_t N, size_t V, size_t Vp) {
+  int *targets = calloc(N, sizeof *targets);
+  for (size_t n = 0; n < N; n++) targets[n] = (int)random_below(V);
+  struct Case c = {.op = "crossentropy", .call = call_crossentropy, .ids = targets, .N = N, .V = V, .Vp = Vp};
+  case_output(&c, "losses", N, OVERWRITTEN, SOFTMAX);
+  float *logits = case_output(&c, "logits", N * Vp, ADDED_TO, SOFTMAX);
+  case_compare(&c, CLOSE);
+
+  /* Odd values, each in a row of its own: the other rows stay as they are, and the loss of that one is
+   * what the formula says. Behind V nothing counts. */
+  const size_t row = random_below(N), other = row * Vp + ((size_t)targets[row] + 1) % V, target = row * Vp + (size_t)targets[row];
+  static const float odd[] = {NAN, INFINITY, -INFINITY, 1e30f, -1e30f, 100};
+  for (size_t i = 0; V > 1 && i < 2 * sizeof odd / sizeof *odd; i++) {
+    const size_t at = i % 2 ? other : target;
+    const float before = logits[at];
+    logits[at] = odd[i / 2];
+    for (int t = 0; kernels_at(t) != NULL; t++) {
+      struct Memory expected[2], got[2];
+      if (!kernels_runnable(kernels_at(t))) continue;
+      case_run(&c, kernels_at(0), 0, expected);
+      case_run(&c, kernels_at(t), 1, got);
+      for (size_t n = 0; n < N; n++) {
+        const double e = expected[0].data[n], g = got[0].data[n];
+        const bool same = isfinite(e) ? fabs(g - e) <= SOFTMAX * fmax(1, fabs(e)) : isnan(e) ? isnan(g) : g == e;
+        check(same, "%s, logit %g %s the target: expected loss %g in row %zu, got %g", now, (double)odd[i / 2],
+              i % 2 ? "beside" : "of", e, n, g);
+      }
+      for (int o = 0; o < 2; o++) memory_free(&expected[o]), memory_free(&got[o]);
+    }
+    logits[at] = before;
+  }
+  case_free(&c);
+  free(targets);
+}
+
+/* ---- update -------------------------------------------------------------------------------------- */
+
+static void call_sum_squares(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                             const struct Memory *out) {
+  const double sum = k->sum_squares(w, c->in[0].data, c->N);
+  memcpy(out[0].data, &sum, sizeof sum);  // two floats, so that all of its bits are compared between threads
+  out[1].data[0] = (float)sum;
+}
+
+static void call_adamw(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  /* Means of another type than floats are made from the case's, before, and back, after. */
+  struct Memory stored[2];
+  for (int i = 0; i < 2; i++) stored[i] = memory_take(means_bytes(c->means, c->N) / 2, BF16);
+  const struct Means means = {c->means, stored[0].array.data, stored[1].array.data};
+  for (size_t at = 0; at < c->N; at += MEANS_BLOCK) {
+    means_store(means_at(means, at), out[1].data + at, out[2].data + at, 0, at, size_min(MEANS_BLOCK, c->N - at));
+  }
+  for (int i = 0; i < 2; i++) guard_write(&stored[i]);
+  out[3].data[0] = (float)k->adamw_update(w, out[0].data, means, c->in[0].data, &c->adamw, c->N);
+  for (size_t at = 0; at < c->N; at += MEANS_BLOCK) {
+    means_load(out[1].data + at, out[2].data + at, means_at(means, at), size_min(MEANS_BLOCK, c->N - at));
+  }
+  for (int i = 0; i < 2; i++) {
+    check(guard_holds(&stored[i]), "%s wrote in front of its means", now);
+    memory_free(&stored[i]);
+  }
+}
+
+/* Of random rounding: a number that is near the border may go the other way, by one step of its type. */
+static const double ROUNDED_BY[] = {[MEANS_FP32] = ROUNDED, [MEANS_BF16] = 0x1p-7, [MEANS_8BIT] = 0x1p-3};
+
+static void check_adamw(size_t n, size_t step, enum MeansType means) {
+  const double beta1 = 0.9, beta2 = 0.999;
+  struct Case c = {.op = "adamw_update", .call = call_adamw, .N = n, .means = means};
+  c.adamw = (struct AdamW){.lr = 1e-3, .beta1 = beta1, .beta2 = beta2, .eps = 1e-8, .weight_decay = step % 2 ? 0 : 0.1,
+                           .correction1 = 1 - pow(beta1, (double)step), .correction2 = 1 - pow(beta2, (double)step),
+                           .scale = step % 3 ? 1 : 0.3, .key = mix64(step)};
+  case_input(&c, n, 0);
+  case_output(&c, "params", n, ADDED_TO, ROUNDED), case_output(&c, "m", n, ADDED_TO, ROUNDED_BY[means]);
+  float *v = case_output(&c, "v", n, ADDED_TO, ROUNDED_BY[means]);
+  for (size_t i = 0; i < n; i++) v[i] = fabsf(v[i]);
+  case_output(&c, "squares", 1, OVERWRITTEN, SUMMED);
+  case_check(&c);
+}
+
+static void check_update(size_t n, size_t step) {
+  struct Case c = {.op = "sum_squares", .call = call_sum_squares, .N = n};
+  case_input(&c, n, 0);
+  case_output(&c, "bits", 2, ADDED_TO, INFINITY), case_output(&c, "sum", 1, OVERWRITTEN, SUMMED);
+  case_check(&c);
+  check_adamw(n, step, MEANS_FP32);
+}
+
+int main(void) {
+  cases_start();
+  static const size_t sizes[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 127, 257};
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    const size_t n = sizes[i];
+    if (n > 1) check_layernorm(1 + 97 % n, n, FP32), check_layernorm(n, 2 + 97 % n, i % 2 ? BF16 : FP32);
+    check_encoder(1 + i % 3, 1 + n % 19, n, 5 + i);
+    check_crossentropy(1 + n % 5, n, round_up(n, 128)), check_crossentropy(n, 301, 384), check_crossentropy(2, n, n);
+    check_update(n, i + 1), check_update(n * 1021, i + 1);
+  }
+  check_linears();
+  check_attentions();
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    for (enum MeansType means = MEANS_BF16; means <= MEANS_8BIT; means++) {
+      check_adamw(sizes[i], i + 1, means), check_adamw(sizes[i] * 1021, i + 1, means);
+    }
+  }
+  cases_stop();
+  return check_done("test_kernels");
+}

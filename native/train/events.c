@@ -1,0 +1,203 @@
+#define _POSIX_C_SOURCE 200809L
+#include "train/events.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "files/file.h"
+#include "base/pool.h"
+#include "base/util.h"
+
+struct Line {
+  char text[1 << 14];
+  size_t length;
+};
+
+static void add(struct Line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void add(struct Line *line, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  size_t room = sizeof line->text - line->length;
+  int length = vsnprintf(line->text + line->length, room, format, arguments);
+  va_end(arguments);
+  if (length < 0 || (size_t)length >= room) die(EXIT_INTERNAL, "an event is too long for its line");
+  line->length += (size_t)length;
+}
+
+static void say(struct Events *events, const struct Line *line) {
+  if (events->unheard || file_write(STDOUT_FILENO, line->text, line->length)) return;
+  if (errno != EPIPE) die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
+  events->unheard = true;
+}
+
+static void record(const struct Events *events, const struct Line *line) {
+  if (events->metrics >= 0 && !file_write(events->metrics, line->text, line->length)) {
+    die(EXIT_BAD_DATA, "cannot write metrics.jsonl: %s; free some space and run it again", strerror(errno));
+  }
+}
+
+void events_open_metrics(struct Events *events, const char *folder) {
+  char path[1100];
+  snprintf(path, sizeof path, "%s/metrics.jsonl", folder);
+  events->metrics = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (events->metrics < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
+  const off_t size = lseek(events->metrics, 0, SEEK_END), kept = (off_t)events->resume_at;
+  if (size < kept) {
+    die(EXIT_BAD_DATA, "%s was shortened: the run had told %zu bytes by its checkpoint; put it back, or start a "
+        "new run from the weights", path, events->resume_at);
+  }
+  if (ftruncate(events->metrics, kept) != 0 || lseek(events->metrics, kept, SEEK_SET) != kept) {
+    die(EXIT_BAD_DATA, "cannot cut %s to where the run was: %s", path, strerror(errno));
+  }
+}
+
+size_t events_recorded(const struct Events *events) {
+  const off_t at = events->metrics >= 0 ? lseek(events->metrics, 0, SEEK_CUR) : 0;
+  return at > 0 ? (size_t)at : 0;
+}
+
+static const char *truth(bool x) { return x ? "true" : "false"; }
+
+/* As JSON: null where only something else ends the run. */
+static const char *known_steps(char text[24], size_t steps) {
+  snprintf(text, 24, "%zu", steps);
+  return steps < MOST_STEPS ? text : "null";
+}
+
+void events_start(struct Events *events, const struct Gpt2 *model, const struct Arena *arena, size_t available,
+                  size_t recompute_saves, const struct Beginning *at) {
+  const struct MemoryPlan *plan = &model->plan;
+  const struct Config *config = &model->config;
+  const struct Kernels *kernels = model->kernels;
+  const size_t total = arena_footprint(arena), rounding = total - arena->used;
+  const size_t buffers = arena->used - plan->parameters - plan->gradients - plan->optimizer -
+                         plan->activations - plan->scratch;
+  struct Line line = {.length = 0};
+  /* V rather than Vp rows of wte count: the padding is no parameter. */
+  size_t parameters = model->count - (config->Vp - config->V) * config->C;
+  if (events->json) {
+    add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
+        "\"recompute\":%s,\"recompute_saves\":%zu,\"optimizer_state\":\"%s\",\"threads\":%d,\"step\":%zu,"
+        "\"steps\":%s,\"seconds\":%.3f,\"peak_flops\":%.4g,\"memory\":%zu,\"memory_parts\":{"
+        "\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
+        "\"activations\":%zu,\"scratch\":%zu,\"buffers\":%zu,\"rounding\":%zu},\"memory_available\":",
+        parameters, kernels->name, dtype_name(model->dtype), truth(kernels->multiplies_bf16),
+        truth(model->recompute), recompute_saves, means_name(model->means.type), pool_threads(model->workers.pool),
+        at->step, known_steps((char[24]){0}, at->steps), at->seconds, at->peak_flops, total,
+        plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch, buffers, rounding);
+    if (available == SIZE_MAX) add(&line, "null}\n");
+    if (available != SIZE_MAX) add(&line, "%zu}\n", available);
+  } else {
+    add(&line, "[GPT-2]\nmax_seq_len: %zu\nvocab_size: %zu\nnum_layers: %zu\nnum_heads: %zu\n"
+        "channels: %zu\nnum_parameters: %zu\n", config->maxT, config->V, config->L, config->NH,
+        config->C, parameters);
+    add(&line, "memory: %.1f MB (parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, "
+        "scratch %.1f, buffers %.1f, rounding %.1f)\n", (double)total / 1e6,
+        (double)plan->parameters / 1e6, (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6,
+        (double)plan->activations / 1e6, (double)plan->scratch / 1e6, (double)buffers / 1e6,
+        (double)rounding / 1e6);
+    if (available != SIZE_MAX) add(&line, "available: %.1f MB\n", (double)available / 1e6);
+    if (at->step > 0) add(&line, "going on from step %zu\n", at->step);
+    if (model->recompute) add(&line, "recompute saves: %.1f MB\n", (double)recompute_saves / 1e6);
+    add(&line, "isa: %s, threads: %d, optimizer state: %s, dtype: %s%s\n", kernels->name,
+        pool_threads(model->workers.pool), means_name(model->means.type), dtype_name(model->dtype),
+        model->dtype == BF16 && !kernels->multiplies_bf16 ? " (multiplied as floats: this CPU has no bf16)" : "");
+  }
+  say(events, &line);
+}
+
+static void tell_skipped(struct Events *events, const struct StepMetrics *m) {
+  struct Line line = {.length = 0};
+  add(&line, "{\"event\":\"skipped\",\"step\":%zu,\"loss_z\":%.9g,\"grad_z\":%.9g}\n", m->step, m->scores.loss,
+      m->scores.norm);
+  record(events, &line);
+  if (!events->json) {
+    line.length = 0;
+    add(&line, "update skipped: z-score %.2f of the loss, %.2f of the gradient's norm\n", m->scores.loss,
+        m->scores.norm);
+  }
+  say(events, &line);
+}
+
+void events_step(struct Events *events, const struct StepMetrics *m) {
+  struct Line line = {.length = 0};
+  add(&line, "{\"step\":%zu,\"train_loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"step_ms\":%.3f,"
+      "\"tokens_per_second\":%.1f}\n", m->step, m->train_loss, m->lr, m->grad_norm, m->step_ms,
+      m->tokens_per_second);
+  record(events, &line);
+  if (!events->json) {
+    line.length = 0;
+    add(&line, "step %zu: train loss %f (took %f ms)\n", m->step, m->train_loss, m->step_ms);
+  }
+  say(events, &line);
+  if (m->skipped) tell_skipped(events, m);
+}
+
+void events_validation(struct Events *events, size_t step, double val_loss) {
+  struct Line line = {.length = 0};
+  add(&line, "{\"step\":%zu,\"val_loss\":%.9g}\n", step, val_loss);
+  record(events, &line);
+  if (!events->json) {
+    line.length = 0;
+    add(&line, "val loss %f\n", val_loss);
+  }
+  say(events, &line);
+}
+
+void events_sample(struct Events *events, size_t step, const int *tokens, size_t count) {
+  struct Line line = {.length = 0};
+  if (events->json) {
+    add(&line, "{\"event\":\"sample\",\"step\":%zu,\"tokens\":[", step);
+  } else {
+    add(&line, "generating:\n---\n");
+  }
+  for (size_t i = 0; i < count; i++) {
+    add(&line, "%s%d", i == 0 ? "" : events->json ? "," : " ", tokens[i]);
+  }
+  add(&line, events->json ? "]}\n" : "\n---\n");
+  say(events, &line);
+}
+
+void events_saved(struct Events *events, size_t step, const char *folder) {
+  struct Line line = {.length = 0};
+  if (events->json) {
+    add(&line, "{\"event\":\"saved\",\"step\":%zu}\n", step);
+  } else {
+    add(&line, "saved step %zu in %s\n", step, folder);
+  }
+  say(events, &line);
+}
+
+void events_end(struct Events *events, const struct Ending *e) {
+  struct Line line = {.length = 0};
+  add(&line, "{\"event\":\"end\",\"reason\":\"%s\",\"step\":%zu,\"steps\":%s,\"skipped\":%zu,\"seconds\":%.3f}\n",
+      END_NAMES[e->reason], e->step, known_steps((char[24]){0}, e->steps), e->skipped, e->seconds);
+  record(events, &line);
+  if (events->metrics >= 0) fsync(events->metrics);
+  if (!events->json) {
+    line.length = 0;
+    add(&line, "ended after %zu steps: %s\n", e->step, END_NAMES[e->reason]);
+    if (e->skipped > 0) add(&line, "%zu of them skipped their update\n", e->skipped);
+  }
+  say(events, &line);
+}
+
+void events_measured(struct Events *events, const struct Measured *m) {
+  struct Line line = {.length = 0};
+  if (events->json) {
+    add(&line, "{\"event\":\"measured\",\"steps\":%zu,\"step_ms\":%.3f,\"val_batches\":%zu,"
+        "\"val_batch_ms\":%.3f,\"sample_tokens\":%zu,\"token_ms\":%.3f}\n", m->steps, m->step_ms,
+        m->val_batches, m->val_batch_ms, m->sample_tokens, m->token_ms);
+  } else {
+    add(&line, "a step takes %.3f ms (median of %zu)\n", m->step_ms, m->steps);
+    if (m->val_batches > 0) add(&line, "a validation batch takes %.3f ms\n", m->val_batch_ms);
+    if (m->sample_tokens > 0) add(&line, "a sampled token takes %.3f ms\n", m->token_ms);
+    add(&line, "nothing was written\n");
+  }
+  say(events, &line);
+}

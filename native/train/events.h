@@ -1,0 +1,74 @@
+/* What a run tells the world: lines on stdout, for a person or as JSON, and metrics.jsonl.
+ *
+ * A step's numbers are measured after that many updates: the training loss of step 0 and the first
+ * validation loss are both the untrained model's. Losses are printed with the 9 digits that give back
+ * the same float32.
+ */
+#ifndef LLMC_EVENTS_H
+#define LLMC_EVENTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "model/gpt2.h"
+#include "train/outliers.h"
+#include "train/stopping.h"
+
+struct Events {
+  bool json;     // stdout carries one JSON object a line
+  int metrics;   // file descriptor of metrics.jsonl, or -1
+  bool unheard;  // the reader of stdout has gone: nothing more is said there
+  size_t resume_at;  // bytes of metrics.jsonl to keep: what was told before the step that the run goes on from
+};
+
+struct StepMetrics {
+  size_t step;
+  double train_loss, lr, grad_norm, step_ms, tokens_per_second;
+  bool skipped;          // it stood out by these scores: no update was made
+  struct Scores scores;
+};
+
+/* Where a run is when its trainer begins, and what the machine can do. */
+struct Beginning {
+  size_t step, steps;  // made; to make: MOST_STEPS where that is not known
+  double seconds;      // trained
+  double peak_flops;   // floating-point operations a second
+};
+
+struct Ending {
+  enum EndReason reason;
+  size_t step, steps;  // made; that were to be made, as in struct Beginning
+  size_t skipped;      // of them without an update
+  double seconds;      // trained, over all resumes
+};
+
+/* What a rehearsal found out. Of what the run will not do there are 0. */
+struct Measured {
+  size_t steps;                       // that were timed
+  double step_ms;                     // their median
+  size_t val_batches, sample_tokens;  // in one validation, in one sample
+  double val_batch_ms, token_ms;      // of one
+};
+
+/* All die with EXIT_BAD_DATA when the disk refuses. */
+
+/* Opens metrics.jsonl in the run's folder, and keeps of it what belongs to the run so far. */
+void events_open_metrics(struct Events *, const char *folder);
+
+/* Bytes of metrics.jsonl. */
+size_t events_recorded(const struct Events *);
+
+/* The plan, by parts that add up to the whole of the measured arena: the model's own, `buffers` for all
+ * that was laid out after it, and what rounding up to huge pages adds. `available` is SIZE_MAX where it
+ * is not known. */
+void events_start(struct Events *, const struct Gpt2 *model, const struct Arena *arena, size_t available,
+                  size_t recompute_saves, const struct Beginning *at);
+void events_step(struct Events *, const struct StepMetrics *metrics);
+void events_validation(struct Events *, size_t step, double val_loss);
+void events_sample(struct Events *, size_t step, const int *tokens, size_t count);
+/* The last line of all; it is on the disk when this returns. */
+void events_end(struct Events *, const struct Ending *ending);
+void events_saved(struct Events *, size_t step, const char *folder);
+void events_measured(struct Events *, const struct Measured *measured);
+
+#endif

@@ -1,0 +1,196 @@
+#include "train/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/util.h"
+
+/* ---- memory ------------------------------------------------------------------------------------- */
+
+/* What may be changed so that a run fits. */
+struct Change {
+  size_t B, T;
+  bool recompute;
+  enum MeansType means;
+};
+
+static struct Change unchanged(const struct Run *run) {
+  const struct RunOptions *o = &run->options;
+  return (struct Change){o->batch_size, o->seq_len, o->recompute, o->optimizer_state};
+}
+
+/* Bytes of the arena with a change, all else as the run has it: measuring costs nothing. */
+static size_t footprint(const struct Run *run, struct Change change) {
+  const struct RunOptions *o = &run->options;
+  struct Run trial = *run;
+  struct Arena arena = {0};
+  trial.options.batch_size = trial.train.B = trial.val.B = change.B;
+  trial.options.seq_len = trial.train.T = trial.val.T = change.T;
+  trial.model.recompute = change.recompute;
+  trial.model.means.type = change.means;
+  /* Of a total batch a smaller (B, T) is a part, and parts are added up in gradients that are kept. */
+  if (o->total_batch_size > 0 && change.B * change.T < o->batch_size * o->seq_len) {
+    trial.model.update_in_backward = false;
+  }
+  run_layout(&trial, &arena);
+  return arena_footprint(&arena);
+}
+
+/* The widest way to store the means, below the change's, that fits; false where none does. */
+static bool smaller_means(const struct Run *run, struct Change *change, size_t available) {
+  while (change->means < MEANS_8BIT) {
+    change->means++;
+    if (footprint(run, *change) <= available) return true;
+  }
+  return false;
+}
+
+/* The largest number below *size, which is one of the change's, that fits and divides the total batch; 0
+ * where none does. */
+static void shrink(const struct Run *run, struct Change *change, size_t *size, size_t available) {
+  const size_t total = run->options.total_batch_size;
+  size_t fits = 0, exceeds = *size;
+  while (exceeds - fits > 1) {
+    *size = fits + (exceeds - fits) / 2;
+    *(footprint(run, *change) <= available ? &fits : &exceeds) = *size;
+  }
+  for (*size = fits; *size > 0 && total % (change->B * change->T) != 0;) --*size;
+}
+
+/* The largest B below the run's that fits, or else the longest T with B = 1; false where no row fits. */
+static bool smaller_batch(const struct Run *run, struct Change *change, size_t available) {
+  shrink(run, change, &change->B, available);
+  if (change->B > 0) return true;
+  change->B = 1;
+  shrink(run, change, &change->T, available);
+  return change->T > 0;
+}
+
+size_t plan_recompute_saves(const struct Run *run) {
+  struct Change change = unchanged(run);
+  change.recompute = false;
+  const size_t without = footprint(run, change);
+  change.recompute = true;
+  return without - footprint(run, change);
+}
+
+enum { ADVICE = 256 };
+
+/* Adds a way to make the run fit to those before it. */
+static void add_way(char text[ADVICE], const struct Run *run, struct Change change, bool last) {
+  const struct RunOptions *o = &run->options;
+  const bool any_less = o->total_batch_size == 0;  // else a divisor of it
+  char flags[4][48];
+  int count = 0;
+  if (change.recompute != o->recompute) snprintf(flags[count++], 48, "--recompute");
+  if (change.means != o->optimizer_state) {
+    snprintf(flags[count++], 48, "--optimizer-state %s", means_name(change.means));
+  }
+  if (change.B != o->batch_size) {
+    const bool less = any_less && change.T == o->seq_len && change.B > 1;
+    snprintf(flags[count++], 48, "--batch-size %zu%s", change.B, less ? " or less" : "");
+  }
+  if (change.T != o->seq_len) {
+    snprintf(flags[count++], 48, "--seq-len %zu%s", change.T, any_less && change.T > 1 ? " or less" : "");
+  }
+  size_t length = strlen(text);
+  const char *before = length == 0 ? "use " : last ? ", or " : ", ";
+  for (int i = 0; i < count; i++) {
+    length += (size_t)snprintf(text + length, ADVICE - length, "%s%s", before, flags[i]);
+    before = i + 2 < count ? ", " : " and ";
+  }
+}
+
+/* What to change so that the run fits: what costs time only, what costs digits of AdamW's means only, or both;
+ * or the batch, whose change makes it another run. */
+static void advise(char text[ADVICE], const struct Run *run, size_t available) {
+  const struct Change now = unchanged(run);
+  struct Change ways[3], way = now;
+  int count = 0;
+  way.recompute = true;
+  if (!now.recompute && footprint(run, way) <= available) ways[count++] = way;
+  way = now;
+  if (smaller_means(run, &way, available)) ways[count++] = way;
+  way = now;
+  way.recompute = true;
+  if (count == 0 && !now.recompute && smaller_means(run, &way, available)) ways[count++] = way;
+  way = now;
+  if (smaller_batch(run, &way, available)) ways[count++] = way;
+  way = (struct Change){now.B, now.T, true, MEANS_8BIT};
+  if (count == 0 && smaller_batch(run, &way, available)) ways[count++] = way;
+  text[0] = '\0';
+  for (int i = 0; i < count; i++) add_way(text, run, ways[i], i + 1 == count);
+  if (count > 0) return;
+  snprintf(text, ADVICE, "use a smaller --model, such as 'llmc export-weights random:PRESET' makes: docs/recipes.md says "
+           "what each preset takes");
+}
+
+void plan_check(const struct Run *run, size_t needed, size_t available) {
+  if (needed <= available) return;
+  char change[ADVICE];
+  advise(change, run, available);
+  memory_refuse("the run needs", needed, available, change);
+}
+
+/* ---- time --------------------------------------------------------------------------------------- */
+
+static double median(double *values, size_t count) {
+  for (size_t i = 1; i < count; i++) {
+    for (size_t j = i; j > 0 && values[j - 1] > values[j]; j--) {
+      const double swapped = values[j];
+      values[j] = values[j - 1];
+      values[j - 1] = swapped;
+    }
+  }
+  return (values[(count - 1) / 2] + values[count / 2]) / 2;
+}
+
+/* The median of some steps of `parts` batches, in milliseconds. The first warms up and is dropped, unless it
+ * alone takes as long as a rehearsal may. */
+static double rehearse_steps(struct Run *run, size_t parts, size_t *steps) {
+  enum { STEPS = 5 };
+  const double ends = clock_seconds() + 10;
+  const size_t given = run->options.parts;
+  double step_ms[1 + STEPS];
+  size_t count = 0;
+  run->options.parts = parts;
+  do {
+    step_ms[count] = run_step(run, count).step_ms;
+    count++;
+  } while (count < 1 + STEPS && clock_seconds() < ends);
+  run->options.parts = given;
+  const size_t dropped = count > 1;
+  *steps = count - dropped;
+  return median(step_ms + dropped, *steps);
+}
+
+/* A step of many batches may take an hour: what two take more than one, each of the others takes. */
+static double rehearse_parts(struct Run *run, size_t *steps) {
+  const size_t parts = run->options.parts;
+  if (parts <= 2) return rehearse_steps(run, parts, steps);
+  const double two = rehearse_steps(run, 2, steps), one = rehearse_steps(run, 1, steps);
+  const double more = fmin(fmax(two - one, 0), one);
+  return one + (double)(parts - 1) * more;
+}
+
+void plan_rehearse(struct Run *run) {
+  enum { TOKENS = 8 };
+  const struct RunOptions *o = &run->options;
+  struct Measured measured = {0};
+  measured.step_ms = rehearse_parts(run, &measured.steps);
+
+  if (o->val_data != NULL) {
+    const double started = clock_seconds();
+    run_val_batch(run, 0);
+    measured.val_batch_ms = 1e3 * (clock_seconds() - started);
+    measured.val_batches = run_val_batches(run);
+  }
+  if (o->sample_every > 0) {
+    const double started = clock_seconds();
+    const size_t written = run_write(run, size_min(o->sample_tokens, TOKENS));
+    measured.token_ms = 1e3 * (clock_seconds() - started) / (double)size_max(written, 1);
+    measured.sample_tokens = size_min(o->sample_tokens, run->writer.decoder.positions);
+  }
+  events_measured(&run->events, &measured);
+}

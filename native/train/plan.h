@@ -1,0 +1,17 @@
+/* What a run will take, known before it does: memory from its layout, time from a rehearsal. */
+#ifndef LLMC_PLAN_H
+#define LLMC_PLAN_H
+
+#include "train/run.h"
+
+/* Dies with EXIT_USAGE when the run needs more bytes than are available, naming what would fit:
+ * --recompute, --optimizer-state, the largest batch or else the longest row. */
+void plan_check(const struct Run *run, size_t needed, size_t available);
+
+/* Bytes that --recompute saves, or would save. */
+size_t plan_recompute_saves(const struct Run *run);
+
+/* Times the first steps of the run, and what else it will do, in place; tells, and writes no file. */
+void plan_rehearse(struct Run *run);
+
+#endif

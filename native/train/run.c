@@ -1,0 +1,271 @@
+#include "train/run.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/interrupts.h"
+#include "base/util.h"
+
+void run_layout(struct Run *run, struct Arena *arena) {
+  const struct RunOptions *o = &run->options;
+  const size_t BT = o->batch_size * o->seq_len;
+  gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
+  dataloader_layout(&run->train, arena);
+  if (o->val_data != NULL) dataloader_layout(&run->val, arena);
+  decoder_layout_beside(&run->writer.decoder, arena, &run->model, size_min(o->sample_tokens, run->model.config.maxT));
+  writer_layout(&run->writer, arena);
+  run->tokens = arena_alloc(arena, BT, sizeof(int));
+  run->targets = arena_alloc(arena, BT, sizeof(int));
+  run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
+}
+
+static uint64_t update_tokens(const struct RunOptions *o) { return o->parts * o->batch_size * o->seq_len; }
+
+void run_count_steps(struct Run *run) {
+  struct RunOptions *o = &run->options;
+  const struct Portion update = {update_tokens(o), o->parts * o->batch_size, dataloader_windows(&run->train)};
+  run->steps = stopping_steps(&o->limits, &update, &run->steps_reason);
+  if (run->steps == MOST_STEPS && o->schedule.shape != CONSTANT) {
+    die(EXIT_USAGE, "--schedule %s sinks towards the last step, and nothing says which that is; give --steps, "
+        "--max-tokens or --epochs too", SCHEDULE_NAMES[o->schedule.shape]);
+  }
+  o->schedule.steps = run->steps;
+}
+
+double run_seconds(const struct Run *run) { return run->seconds_before + clock_seconds() - run->began; }
+
+enum EndReason run_ends(const struct Run *run, size_t step) {
+  if (step >= run->steps) return run->steps_reason;
+  return stopping_reason(&run->options.limits, run_seconds(run), &run->patience);
+}
+
+void run_end(struct Run *run, size_t step, enum EndReason reason) {
+  saver_wait(&run->saver);
+  const struct Ending ending = {.reason = reason, .step = step, .steps = run->steps, .skipped = run->skipped,
+                                .seconds = run_seconds(run)};
+  events_end(&run->events, &ending);
+}
+
+/* Ends a run whose loss is no number. The weights in memory are lost, those on the disk are not. */
+static _Noreturn void end_not_finite(struct Run *run, size_t step, const char *numbers) {
+  char saved[80] = "no weights were saved";
+  run_end(run, step, END_NOT_FINITE);
+  if (run->saver.count > 0) {
+    snprintf(saved, sizeof saved, "the weights of step %zu are saved, and their loss is finite",
+             saver_step(&run->saver));
+  }
+  die(EXIT_NOT_FINITE, "%s at step %zu; %s; try a smaller --lr", numbers, step, saved);
+}
+
+bool run_needs_gradients(const struct RunOptions *o) {
+  return o->grad_clip > 0 || o->skip_loss_z > 0 || o->skip_grad_z > 0 || o->parts > 1;
+}
+
+static double gradients(struct Run *run, size_t step) {
+  const size_t parts = run->options.parts;
+  double loss = 0;
+  for (size_t i = 0; i < parts; i++) {
+    dataloader_batch(&run->train, step * parts + i, run->tokens, run->targets);
+    loss += gpt2_gradients(&run->model, run->tokens, run->targets, (struct BatchPart){i, parts}) / (double)parts;
+  }
+  return loss;
+}
+
+/* Judges the step that the gradients are of; true if its update is to be skipped. */
+static bool stands_out(struct Run *run, struct StepMetrics *m) {
+  const struct RunOptions *o = &run->options;
+  const struct Gpt2 *model = &run->model;
+  if (o->skip_loss_z == 0 && o->skip_grad_z == 0) return false;
+  m->grad_norm = sqrt(model->kernels->sum_squares(&model->workers, model->grads.first, model->count));
+  m->scores = outliers_take(&run->outliers, m->train_loss, m->grad_norm);
+  return (o->skip_loss_z > 0 && m->scores.loss > o->skip_loss_z) ||
+         (o->skip_grad_z > 0 && m->scores.norm > o->skip_grad_z);
+}
+
+static void make_step(struct Run *run, const struct UpdateConfig *update, struct StepMetrics *m) {
+  if (run->model.update_in_backward) {
+    dataloader_batch(&run->train, m->step, run->tokens, run->targets);
+    const struct StepResult result = gpt2_step(&run->model, run->tokens, run->targets, update, m->step + 1);
+    m->train_loss = result.loss, m->grad_norm = result.norm;
+    return;
+  }
+  m->train_loss = gradients(run, m->step);
+  m->skipped = stands_out(run, m);
+  if (m->skipped) run->skipped++;
+  else m->grad_norm = gpt2_update(&run->model, update, m->step + 1);
+}
+
+struct StepMetrics run_step(struct Run *run, size_t step) {
+  const struct RunOptions *o = &run->options;
+  const double started = clock_seconds(), lr = schedule_lr(&o->schedule, step);
+  const struct UpdateConfig update = {lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->grad_clip, o->seed};
+  struct StepMetrics m = {.step = step, .lr = lr};
+  make_step(run, &update, &m);
+  if (!isfinite(m.train_loss) || !isfinite(m.grad_norm)) {
+    char numbers[96];
+    snprintf(numbers, sizeof numbers, "the loss is %g and the gradient's norm %g", unsigned_nan(m.train_loss),
+             unsigned_nan(m.grad_norm));
+    end_not_finite(run, step, numbers);
+  }
+  run->checkpoint.has_val_loss = false;  // it was the weights' before this update
+  const double seconds = clock_seconds() - started;
+  m.step_ms = 1e3 * seconds;
+  m.tokens_per_second = (double)update_tokens(o) / seconds;
+  return m;
+}
+
+size_t run_val_batches(const struct Run *run) {
+  return size_min(run->options.val_batches, dataloader_batches(&run->val));
+}
+
+double run_val_batch(struct Run *run, size_t i) {
+  dataloader_batch(&run->val, i, run->tokens, run->targets);
+  return gpt2_loss(&run->model, run->tokens, run->targets);
+}
+
+bool run_asked_to_stop(const struct Run *run) { return interrupted() || run->events.unheard; }
+
+/* False when asked to stop before the last batch. */
+static bool validate(struct Run *run, size_t step, double *loss) {
+  const size_t batches = run_val_batches(run);
+  double sum = 0;
+  for (size_t i = 0; i < batches; i++) {
+    sum += run_val_batch(run, i);
+    if (run_asked_to_stop(run)) return false;
+  }
+  *loss = sum / (double)batches;
+  if (isfinite(*loss)) return true;
+  char numbers[64];
+  snprintf(numbers, sizeof numbers, "the validation loss is %g", unsigned_nan(*loss));
+  end_not_finite(run, step, numbers);
+}
+
+static void on_token(void *context, const struct Text *text, const struct Told *told) {
+  struct Run *run = context;
+  run->written[text->written - 1] = told->token;
+}
+
+static void on_end(void *context, const struct Text *text, enum TextEnd ending) {
+  struct Run *run = context;
+  (void)ending;
+  run->written_count = text->written;
+}
+
+size_t run_write(struct Run *run, size_t count) {
+  const size_t eot = run->options.eot;
+  int token = (int)(eot > 0 ? eot : run->model.config.V - 1);
+  const struct Request request = {.sampling = run->sampling, .eot = -1, .count = 1, .prompt = &token,
+                                  .tokens = size_min(count, run->writer.decoder.positions)};
+  run->writer.listener = (struct Listener){run, on_token, on_end};
+  writer_begin(&run->writer, &request);
+  while (run->writer.active > 0 && !run_asked_to_stop(run)) writer_turn(&run->writer);
+  if (run->writer.active > 0) writer_cancel(&run->writer, run->writer.texts);
+  return run->written_count;
+}
+
+bool run_look(struct Run *run, size_t step, bool validates, bool samples) {
+  double val_loss = 0;
+  if (validates && !validate(run, step, &val_loss)) return false;
+  const size_t written = samples ? run_write(run, run->options.sample_tokens) : 0;
+  if (samples && run_asked_to_stop(run)) return false;
+  if (validates) {
+    run->val_loss = val_loss;
+    run->checkpoint.has_val_loss = true;
+    run->checkpoint.val_loss = (float)val_loss;
+    patience_take(&run->patience, &run->options.limits, val_loss);
+    events_validation(&run->events, step, val_loss);
+  }
+  if (samples) {
+    run->sampling.draws += written;
+    events_sample(&run->events, step, run->written, written);
+  }
+  return true;
+}
+
+/* ---- checkpoints --------------------------------------------------------------------------------- */
+
+bool run_is_best(const struct Run *run) {
+  return run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
+}
+
+/* The update before may have broken the weights, which nothing but a loss of theirs shows. */
+static void check_weights(struct Run *run, size_t step) {
+  if (run->checkpoint.has_val_loss) return;
+  dataloader_batch(&run->train, step * run->options.parts, run->tokens, run->targets);
+  const double loss = gpt2_loss(&run->model, run->tokens, run->targets);
+  if (isfinite(loss)) return;
+  char numbers[64];
+  snprintf(numbers, sizeof numbers, "the loss is %g", unsigned_nan(loss));
+  end_not_finite(run, step, numbers);
+}
+
+void run_save(struct Run *run, size_t step, bool told) {
+  const struct RunOptions *o = &run->options;
+  if (o->out == NULL) return;
+  check_weights(run, step);
+  run->checkpoint.step = (uint32_t)step;
+  const bool is_best = run_is_best(run);
+  if (is_best) run->best_val_loss = run->val_loss;
+  const struct State state = {
+      .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampling.draws,
+      .best_val_loss = run->best_val_loss, .seed = o->seed, .seq_len = o->seq_len,
+      .update_tokens = update_tokens(o), .shuffle = o->shuffle, .told = told, .seconds = run_seconds(run),
+      .skipped = run->skipped, .patience = run->patience, .outliers = run->outliers};
+  saver_save(&run->saver, &run->checkpoint, &state, &run->model, is_best);
+  events_saved(&run->events, step, o->out);
+}
+
+/* Refuses to go on with other data than the run would have seen. */
+static void check_same(const struct RunOptions *o, const struct State *state) {
+  const struct { const char *name; uint64_t was, is; } settings[] = {
+      {"seed", state->seed, o->seed},
+      {"seq-len", state->seq_len, o->seq_len},
+      {"shuffle", state->shuffle, o->shuffle},
+      {"total-batch-size", state->update_tokens, update_tokens(o)},
+  };
+  for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+    if (settings[i].was == settings[i].is) continue;
+    die(EXIT_USAGE, "the run in %s has --%s %llu, not %llu, and the order of its data follows from it; leave it as "
+        "it was, or start a new run from its weights", o->out, settings[i].name, (unsigned long long)settings[i].was,
+        (unsigned long long)settings[i].is);
+  }
+}
+
+static void check_means(const struct RunOptions *o, const struct State *state) {
+  if (state->means == o->optimizer_state) return;
+  die(EXIT_USAGE, "the run in %s has --optimizer-state %s, not %s: what it kept so cannot be had as the other; leave "
+      "it as it was, or start a new run from its weights", o->out, means_name(state->means),
+      means_name(o->optimizer_state));
+}
+
+bool run_find(struct Run *run, struct Resumed *resumed) {
+  if (!saver_newest(&run->saver, resumed->model_path, resumed->state_path)) return false;
+  resumed->step = saver_step(&run->saver);
+  struct State state;
+  resumed->model = checkpoint_open(resumed->model_path, &run->checkpoint);
+  resumed->state = state_open(resumed->state_path, &state, &run->checkpoint.config);
+  check_same(&run->options, &state);
+  check_means(&run->options, &state);
+  if (state.step != resumed->step || run->checkpoint.step != resumed->step) {
+    die(EXIT_BAD_DATA, "%s or the file beside it is not of step %zu; delete their folder to go on from the "
+        "checkpoint before it", resumed->state_path, resumed->step);
+  }
+  /* The header has the digits of a float: of the best, the state has all. */
+  const struct Checkpoint *saved = &run->checkpoint;
+  const bool is_best = saved->has_val_loss && (float)state.best_val_loss == saved->val_loss;
+  run->val_loss = is_best ? state.best_val_loss : saved->has_val_loss ? (double)saved->val_loss : INFINITY;
+  run->best_val_loss = state.best_val_loss;
+  saver_finish(&run->saver, is_best);
+  run->sampling.draws = state.draws;
+  run->skipped = state.skipped, run->seconds_before = state.seconds;
+  run->patience = state.patience, run->outliers.count = state.outliers.count;
+  run->events.resume_at = state.metrics_bytes;
+  resumed->told = state.told;
+  return true;
+}
+
+void run_restore(struct Run *run, const struct Resumed *resumed) {
+  const struct Gpt2 *model = &run->model;
+  checkpoint_read(resumed->model, resumed->model_path, &run->checkpoint, model->params.first);
+  state_read(resumed->state, resumed->state_path, &run->outliers, &model->means, model->means_bytes);
+}

@@ -1,0 +1,112 @@
+/* A training run: its settings, its state, and everything that it can do. When, is train.c's policy. */
+#ifndef LLMC_RUN_H
+#define LLMC_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "files/checkpoint.h"
+#include "files/dataloader.h"
+#include "train/events.h"
+#include "model/gpt2.h"
+#include "train/saver.h"
+#include "train/schedule.h"
+#include "train/stopping.h"
+#include "sample/batch.h"
+
+struct RunOptions {
+  const char *data, *val_data, *model, *out, *events;
+  struct Limits limits;
+  size_t batch_size, seq_len, total_batch_size, threads, seed;
+  size_t val_every, val_batches, sample_every, sample_tokens, save_every, keep, eot;
+  struct Schedule schedule;
+  double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
+  bool shuffle, recompute, resume, dry_run;
+  enum Dtype dtype;
+  enum MeansType optimizer_state;
+  size_t parts;  // batches of (B, T) whose gradients make one update
+};
+
+struct Run {
+  struct RunOptions options;
+  struct Checkpoint checkpoint;
+  struct Gpt2 model;
+  struct DataLoader train, val;
+  struct Writer writer;
+  struct Sampling sampling;
+  struct Events events;
+  int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)
+  size_t written_count;
+  struct Saver saver;
+  double val_loss, best_val_loss;   // the newest; the lowest of a checkpoint
+  size_t steps;                     // updates until the limits that count them end the run
+  enum EndReason steps_reason;      // which of these it is
+  struct Patience patience;
+  struct Outliers outliers;
+  size_t skipped;                   // updates that were not made
+  double began, seconds_before;     // when this trainer did; what the trainers before it took
+};
+
+/* Lays the run out in the arena, the model first (see arena.h: called twice). */
+void run_layout(struct Run *run, struct Arena *arena);
+
+/* How many updates the limits allow, the data being open. Dies with EXIT_USAGE when a schedule needs to know
+ * and cannot. */
+void run_count_steps(struct Run *run);
+
+/* Whether all gradients must be there at once: to clip or judge their norm, or to sum up parts of a batch. */
+bool run_needs_gradients(const struct RunOptions *options);
+
+/* Makes update number `step` + 1. Dies with EXIT_NOT_FINITE. */
+struct StepMetrics run_step(struct Run *run, size_t step);
+
+/* Why the run ends before update number `step` + 1; GOES_ON if it does not. */
+enum EndReason run_ends(const struct Run *run, size_t step);
+
+/* Tells that it ended, when all that was to be saved is on the disk. */
+void run_end(struct Run *run, size_t step, enum EndReason reason);
+
+/* Seconds of training, over all resumes. */
+double run_seconds(const struct Run *run);
+
+/* Batches in a validation. */
+size_t run_val_batches(const struct Run *run);
+
+/* The mean loss of validation batch `i`. */
+double run_val_batch(struct Run *run, size_t i);
+
+/* Whether somebody has asked the run to stop: an interrupt did, or nobody listens any more. */
+bool run_asked_to_stop(const struct Run *run);
+
+/* Writes from the end-of-text token on, the vocabulary's last unless the options name it; at most `count`
+ * tokens, into run->written. Returns how many fit into the model's context, or were written until it was asked to
+ * stop. */
+size_t run_write(struct Run *run, size_t count);
+
+/* A step's validation and its sample, where they are due, told when both are done. False where it was asked to stop
+ * before that: nothing of them is told or kept. Dies with EXIT_NOT_FINITE. */
+bool run_look(struct Run *run, size_t step, bool validates, bool samples);
+
+/* Whether the weights have the lowest validation loss of those that were saved. */
+bool run_is_best(const struct Run *run);
+
+/* Saves and tells, where the run has a folder. `told`: after the step's validation and sample. Weights whose loss is
+ * not finite replace nothing: it dies with EXIT_NOT_FINITE. */
+void run_save(struct Run *run, size_t step, bool told);
+
+/* A checkpoint to go on from. */
+struct Resumed {
+  size_t step;
+  bool told;
+  int model, state;  // file descriptors
+  char model_path[SAVER_PATH], state_path[SAVER_PATH];
+};
+
+/* Opens the newest checkpoint of the run's folder; false where there is none. Dies with EXIT_USAGE when the
+ * settings do not go on with that run. */
+bool run_find(struct Run *run, struct Resumed *resumed);
+
+/* Reads it into the arena. */
+void run_restore(struct Run *run, const struct Resumed *resumed);
+
+#endif

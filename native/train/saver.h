@@ -1,0 +1,63 @@
+/* A run's checkpoints: folders named after their step, each whole or not there.
+ *
+ *   checkpoints/00000120/model.bin, state.bin    all that resuming needs; the newest `keep` of them stay.
+ *                 00000120i: saved on an interrupt, before the step's validation and sample
+ *   model.bin     the newest weights: the same file as there, linked
+ *   best.bin      the weights with the lowest validation loss of those that were saved
+ *
+ * While a trainer works on the run it holds a lock (flock) on the folder.
+ *
+ * Training waits until the system has taken the bytes. A thread of the saver's own waits for the disk, and
+ * then gives the folder its name: who finds a checkpoint under its name finds all of it, on the disk.
+ */
+#ifndef LLMC_SAVER_H
+#define LLMC_SAVER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "files/checkpoint.h"
+#include "train/state.h"
+
+enum { SAVER_MOST_KEPT = 1000, SAVER_PATH = 1024 };
+
+struct Saver {
+  const char *out;                  // the run's folder; NULL: nothing is saved
+  size_t keep;                      // checkpoints to keep
+  int lock, metrics;                // file descriptors; metrics.jsonl is on the disk before a checkpoint is
+  size_t keys[SAVER_MOST_KEPT + 1], count;  // twice the step, + 1 if told: those that are there, in order
+  bool is_best;                     // the newest has the lowest validation loss
+  struct FileWriter model, state;
+  char model_path[SAVER_PATH], state_path[SAVER_PATH];  // where these two write
+  enum { SAVER_IDLE, SAVER_WORKS, SAVER_STOPS } phase;
+  pthread_t thread;
+  pthread_mutex_t mutex;
+  pthread_cond_t changed;
+};
+
+/* Makes the run's folder, takes its lock, finds the checkpoints that are there and starts the thread. Dies
+ * with EXIT_USAGE when another trainer holds the lock, with EXIT_BAD_DATA when the folder cannot be made. */
+void saver_open(struct Saver *saver, const char *out, size_t keep);
+
+/* The paths of the newest checkpoint's two files. False where there is none. */
+bool saver_newest(const struct Saver *saver, char model[SAVER_PATH], char state[SAVER_PATH]);
+
+/* The newest checkpoint's step. */
+size_t saver_step(const struct Saver *saver);
+
+/* Does after the newest checkpoint what a trainer that was killed could not do any more. */
+void saver_finish(struct Saver *saver, bool is_best);
+
+/* Takes a checkpoint, unless it is there; waits for the one before. Dies with EXIT_BAD_DATA when the disk
+ * refuses: those that are there stay, and nothing of this one. */
+void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
+                const struct Gpt2 *model, bool is_best);
+
+/* Returns when what was taken is on the disk. */
+void saver_wait(struct Saver *saver);
+
+/* Waits, ends the thread and gives the lock back. */
+void saver_close(struct Saver *saver);
+
+#endif

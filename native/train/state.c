@@ -1,0 +1,107 @@
+#include "train/state.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "files/format.h"
+#include "base/util.h"
+
+/* 64-bit numbers take two ints, the lower half first. */
+static void put(int32_t *header, int at, uint64_t value) { memcpy(header + at, &value, sizeof value); }
+
+static uint64_t get(const int32_t *header, int at) {
+  uint64_t value;
+  memcpy(&value, header + at, sizeof value);
+  return value;
+}
+
+static void put_double(int32_t *header, int at, double value) { memcpy(header + at, &value, sizeof value); }
+
+static double get_double(const int32_t *header, int at) {
+  double value;
+  memcpy(&value, header + at, sizeof value);
+  return value;
+}
+
+enum { WINDOW_BYTES = OUTLIERS_WINDOW * sizeof(double), MEANS_AT = HEADER_BYTES + 2 * WINDOW_BYTES };
+
+static uint32_t checksum(const struct Outliers *outliers, const struct Means *means, size_t bytes) {
+  const uint32_t crc = crc32_update(crc32_update(0, outliers->losses, WINDOW_BYTES), outliers->norms, WINDOW_BYTES);
+  return crc32_update(crc32_update(crc, means->m, bytes), means->v, bytes);
+}
+
+void state_write(struct FileWriter *writer, const struct State *state, const struct Means *means, size_t bytes) {
+  int32_t header[HEADER_INTS] = {0};
+  header[STATE_MAGIC_AT] = STATE_MAGIC;
+  header[STATE_VERSION_AT] = STATE_VERSION;
+  header[STATE_CRC_AT] = (int32_t)checksum(&state->outliers, means, bytes);
+  header[STATE_FLAGS_AT] = (state->shuffle ? STATE_SHUFFLED : 0) | (state->told ? STATE_TOLD : 0);
+  put(header, STATE_STEP_AT, state->step);
+  put(header, STATE_METRICS_AT, state->metrics_bytes);
+  put(header, STATE_DRAWS_AT, state->draws);
+  put(header, STATE_SEED_AT, state->seed);
+  put(header, STATE_SEQ_LEN_AT, state->seq_len);
+  put(header, STATE_UPDATE_TOKENS_AT, state->update_tokens);
+  put_double(header, STATE_BEST_AT, state->best_val_loss);
+  put_double(header, STATE_SECONDS_AT, state->seconds);
+  put_double(header, STATE_TO_BEAT_AT, state->patience.best);
+  put(header, STATE_WAITED_AT, state->patience.waited);
+  put(header, STATE_SKIPPED_AT, state->skipped);
+  put(header, STATE_JUDGED_AT, state->outliers.count);
+  header[STATE_MEANS_AT] = (int32_t)means->type;
+  file_writer_write(writer, header, HEADER_BYTES);
+  file_writer_write(writer, state->outliers.losses, WINDOW_BYTES);
+  file_writer_write(writer, state->outliers.norms, WINDOW_BYTES);
+  file_writer_write(writer, means->m, bytes);
+  file_writer_write(writer, means->v, bytes);
+}
+
+int state_open(const char *path, struct State *state, const struct Config *config) {
+  uint64_t size;
+  const int file = file_open(path, "llmc train", &size);
+  int32_t header[HEADER_INTS] = {0};
+  if (size >= HEADER_BYTES) file_read(file, path, header, HEADER_BYTES, 0);
+  const int32_t means = header[STATE_MEANS_AT];
+  if (header[STATE_MAGIC_AT] != STATE_MAGIC || means < MEANS_FP32 || means > MEANS_8BIT) {
+    die(EXIT_BAD_DATA, "%s is not a training state that this llmc knows; delete its folder to go on from the "
+        "checkpoint before it", path);
+  }
+  if (header[STATE_VERSION_AT] != STATE_VERSION) {
+    die(EXIT_BAD_DATA, "%s is a training state of version %d, and this llmc goes on with version %d; go on with the "
+        "llmc that wrote it, or start a new run from the weights beside it", path,
+        header[STATE_VERSION_AT], STATE_VERSION);
+  }
+  const uint64_t expected = MEANS_AT + 2 * (uint64_t)gpt2_means_bytes(config, (enum MeansType)means);
+  if (size != expected) {
+    die(EXIT_BAD_DATA, "%s is %s: it should have %llu bytes, it has %llu; delete its folder to go on from the "
+        "checkpoint before it", path, size < expected ? "cut short" : "damaged", (unsigned long long)expected,
+        (unsigned long long)size);
+  }
+  *state = (struct State){
+      .step = get(header, STATE_STEP_AT), .metrics_bytes = get(header, STATE_METRICS_AT),
+      .draws = get(header, STATE_DRAWS_AT), .seed = get(header, STATE_SEED_AT),
+      .seq_len = get(header, STATE_SEQ_LEN_AT), .update_tokens = get(header, STATE_UPDATE_TOKENS_AT),
+      .shuffle = (header[STATE_FLAGS_AT] & STATE_SHUFFLED) != 0, .told = (header[STATE_FLAGS_AT] & STATE_TOLD) != 0};
+  state->means = (enum MeansType)means;
+  state->best_val_loss = get_double(header, STATE_BEST_AT);
+  state->seconds = get_double(header, STATE_SECONDS_AT);
+  state->patience = (struct Patience){get_double(header, STATE_TO_BEAT_AT), get(header, STATE_WAITED_AT)};
+  state->skipped = get(header, STATE_SKIPPED_AT);
+  state->outliers.count = get(header, STATE_JUDGED_AT);
+  return file;
+}
+
+void state_read(int file, const char *path, struct Outliers *outliers, const struct Means *means, size_t bytes) {
+  int32_t header[HEADER_INTS];
+  file_read(file, path, header, HEADER_BYTES, 0);
+  file_read(file, path, outliers->losses, WINDOW_BYTES, HEADER_BYTES);
+  file_read(file, path, outliers->norms, WINDOW_BYTES, HEADER_BYTES + WINDOW_BYTES);
+  file_read(file, path, means->m, bytes, MEANS_AT);
+  file_read(file, path, means->v, bytes, MEANS_AT + bytes);
+  close(file);
+  const uint32_t crc = checksum(outliers, means, bytes);
+  if (crc != (uint32_t)header[STATE_CRC_AT]) {
+    die(EXIT_BAD_DATA, "%s is damaged: its checksum is %08x, its header says %08x; delete its folder to go on from "
+        "the checkpoint before it", path, crc, (uint32_t)header[STATE_CRC_AT]);
+  }
+}

@@ -1,0 +1,40 @@
+/* What a run needs besides the weights to go on as if it had never stopped (state.bin). */
+#ifndef LLMC_STATE_H
+#define LLMC_STATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "files/file.h"
+#include "model/gpt2.h"
+#include "train/outliers.h"
+#include "train/stopping.h"
+
+struct State {
+  uint64_t step;            // updates made
+  uint64_t metrics_bytes;   // of metrics.jsonl, all that was told until then
+  uint64_t draws;           // random numbers that the samples used up
+  double best_val_loss;     // of the checkpoints so far; infinity: none
+  double seconds;           // trained, over all resumes
+  uint64_t skipped;         // updates that were not made
+  struct Patience patience;
+  struct Outliers outliers;
+  /* What the order of the data follows from: a run goes on with these only. */
+  uint64_t seed, seq_len, update_tokens;
+  bool shuffle;
+  enum MeansType means;  // how AdamW's running means are stored
+  bool told;  // the validation and the sample of this step came before the checkpoint
+};
+
+/* Writes the header, the outliers' windows, then m and v, so many bytes each. */
+void state_write(struct FileWriter *writer, const struct State *state, const struct Means *means, size_t bytes);
+
+/* Reads the header and checks it against the size of the file, for a model of this shape; returns the
+ * file descriptor. Dies with EXIT_MISSING or EXIT_BAD_DATA. */
+int state_open(const char *path, struct State *state, const struct Config *config);
+
+/* Reads the outliers' windows, m and v, verifies the checksum and closes the file. */
+void state_read(int file, const char *path, struct Outliers *outliers, const struct Means *means, size_t bytes);
+
+#endif

@@ -1,0 +1,186 @@
+/* llmc-native train: its flags, and what a run does when. */
+#include <math.h>
+#include <string.h>
+
+#include "base/args.h"
+#include "commands.h"
+#include "base/interrupts.h"
+#include "base/memory.h"
+#include "kernels/peak.h"
+#include "train/plan.h"
+#include "base/pool.h"
+#include "train/run.h"
+#include "base/util.h"
+
+static struct RunOptions read_options(int argc, char **argv) {
+  struct RunOptions o = {
+      .events = "text", .limits = {.steps = 40}, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
+      .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .keep = 1,
+      .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
+  };
+  const double most = 1e9;
+  const struct Arg args[] = {
+      {"data", ARG_TEXT, &o.data, 0, 0, "token file, or pattern of several, to train on"},
+      {"val-data", ARG_TEXT, &o.val_data, 0, 0, "token file, or pattern, to validate on"},
+      {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to start from"},
+      {"out", ARG_TEXT, &o.out, 0, 0, "folder for model.bin and metrics.jsonl"},
+      {"events", ARG_TEXT, &o.events, 0, 0, "what stdout carries: text or json"},
+      {"steps", ARG_COUNT, &o.limits.steps, 0, MOST_STEPS,
+       "updates to make; any, where one of these is given alone:"},
+      {"max-time", ARG_TIME, &o.limits.seconds, 0, most, "time to train, resumes included, such as 1h30m, 0: any"},
+      {"max-tokens", ARG_COUNT, &o.limits.tokens, 0, 0x1p53, "tokens to train on, 0: any"},
+      {"epochs", ARG_COUNT, &o.limits.epochs, 0, most, "visits to each window of T tokens, 0: any"},
+      {"patience", ARG_COUNT, &o.limits.patience, 0, most, "validations without a new best that end it, 0: any"},
+      {"min-delta", ARG_NUMBER, &o.limits.min_delta, 0, most, "a new best is lower by more than this"},
+      {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
+      {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
+      {"total-batch-size", ARG_COUNT, &o.total_batch_size, 0, 1e12, "tokens in an update, 0: one batch of (B, T)"},
+      {"lr", ARG_NUMBER, &o.lr, 0, most, "learning rate, the highest"},
+      {"schedule", ARG_CHOICE, &(struct Choice){&o.schedule.shape, SCHEDULE_NAMES}, 0, 0, "of the learning rate"},
+      {"warmup", ARG_COUNT, &o.schedule.warmup, 0, most, "steps in which it rises"},
+      {"lr-final", ARG_NUMBER, &o.lr_final, 0, 1, "part of it that is left at the end"},
+      {"decay", ARG_NUMBER, &o.schedule.decay, 0, 1, "part of all steps in which wsd sinks"},
+      {"beta1", ARG_NUMBER, &o.beta1, 0, ARG_BELOW_1, "AdamW's decay of the mean"},
+      {"beta2", ARG_NUMBER, &o.beta2, 0, ARG_BELOW_1, "AdamW's decay of the square"},
+      {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
+      {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's decay of matrices"},
+      {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "largest global norm of the gradient, 0: any"},
+      {"skip-loss-z", ARG_NUMBER, &o.skip_loss_z, 0, most, "z-score of the loss that skips the update, 0: none"},
+      {"skip-grad-z", ARG_NUMBER, &o.skip_grad_z, 0, most, "the same of the gradient's norm"},
+      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+      {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
+       "what linear layers multiply: fp32 or bf16"},
+      {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: activations anew in backward, less memory"},
+      {"optimizer-state", ARG_CHOICE, &(struct Choice){&o.optimizer_state, MEANS_NAMES}, 0, 0,
+       "how AdamW's running means are stored: fp32, bf16 or 8bit"},
+      {"seed", ARG_COUNT, &o.seed, 0, 0x1p53, "seed of the shuffle, of samples and of rounding"},
+      {"shuffle", ARG_SWITCH, &o.shuffle, 0, 1, "1: shuffled windows, 0: in order"},
+      {"val-every", ARG_COUNT, &o.val_every, 0, most, "steps between validations, 0: never"},
+      {"val-batches", ARG_COUNT, &o.val_batches, 1, most, "batches in a validation, at most"},
+      {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples, 0: never"},
+      {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
+      {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "token that samples begin with, 0: the vocabulary's last"},
+      {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints, 0: at the end"},
+      {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "checkpoints to keep, the newest"},
+      {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: go on from the newest checkpoint in --out"},
+      {"dry-run", ARG_SWITCH, &o.dry_run, 0, 1, "1: tell what the run takes, and write nothing"},
+  };
+  args_parse("train", args, sizeof args / sizeof *args, argc, argv);
+  const size_t BT = size_product(o.batch_size, o.seq_len);
+  if (o.total_batch_size % BT != 0) {
+    die(EXIT_USAGE, "--total-batch-size %zu is not a multiple of %zu x %zu tokens; use %zu or another multiple",
+        o.total_batch_size, o.batch_size, o.seq_len, size_max(o.total_batch_size / BT, 1) * BT);
+  }
+  o.parts = size_max(o.total_batch_size / BT, 1);
+  o.schedule.lr = o.lr, o.schedule.least = o.lr_final * o.lr;
+  const bool bounded = o.limits.seconds > 0 || o.limits.tokens > 0 || o.limits.epochs > 0;
+  if (bounded && !args_given("steps", argc, argv)) o.limits.steps = MOST_STEPS;
+  if (o.val_every == 0) o.val_data = NULL;
+  if (o.limits.patience > 0 && o.val_data == NULL) {
+    die(EXIT_USAGE, "--patience counts validations, and there are none; give --val-data and --val-every");
+  }
+  if (o.resume && o.out == NULL) die(EXIT_USAGE, "--resume 1 needs the run's folder: --out FOLDER");
+  if (o.resume && o.dry_run) die(EXIT_USAGE, "--resume and --dry-run exclude each other; leave one out");
+  if (o.dry_run) o.out = NULL;
+  if (o.data == NULL || o.model == NULL) die(EXIT_USAGE, "train needs --data FILE and --model FILE");
+  if (strcmp(o.events, "text") != 0 && strcmp(o.events, "json") != 0) {
+    die(EXIT_USAGE, "--events takes text or json, not '%s'", o.events);
+  }
+  return o;
+}
+
+static bool due(size_t step, size_t every) { return every > 0 && step % every == 0; }
+
+static int loop(struct Run *run, const struct Resumed *resumed) {
+  const struct RunOptions *o = &run->options;
+  for (size_t step = resumed->step;; step++) {
+    enum EndReason end = run_ends(run, step);
+    bool told = resumed->told && step == resumed->step;
+    /* Asked to stop, it saves at once: whoever asked may not wait for a validation. */
+    if (!told && !run_asked_to_stop(run)) {
+      const bool validates = o->val_data != NULL && (end != GOES_ON || due(step, o->val_every));
+      told = run_look(run, step, validates, step > 0 && due(step, o->sample_every));
+      if (told && validates && end == GOES_ON) end = run_ends(run, step);
+    }
+    if (!told || (end == GOES_ON && run_asked_to_stop(run))) end = END_INTERRUPTED;
+    /* Whoever saves on the way, or may end after the best, has the best too; to others it would cost too much. */
+    const bool keeps_best = o->save_every > 0 || o->limits.patience > 0;
+    const bool saves = due(step, o->save_every) || (keeps_best && run_is_best(run));
+    if (end != GOES_ON || (step > 0 && saves)) run_save(run, step, told);
+    if (end != GOES_ON) {
+      run_end(run, step, end);
+      return interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
+    }
+    const struct StepMetrics metrics = run_step(run, step);
+    events_step(&run->events, &metrics);
+  }
+}
+
+int command_train(int argc, char **argv) {
+  static struct Run run;  // static: too large to be anyone's stack frame
+  struct Arena arena = {0};
+  memset(&run, 0, sizeof run);  // all of its pages, now, and none when it first saves
+  run.options = read_options(argc, argv);
+  const struct RunOptions *o = &run.options;
+
+  run.best_val_loss = run.patience.best = INFINITY;
+  run.sampling = (struct Sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = o->seed};
+  run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
+  struct Resumed resumed = {0};
+  if (o->resume) saver_open(&run.saver, o->out, o->keep);
+  const bool goes_on = o->resume && run_find(&run, &resumed);
+  const int file = goes_on ? resumed.model : checkpoint_open(o->model, &run.checkpoint);
+  if (!goes_on) run.checkpoint.has_val_loss = false;  // the starting model's, on other data perhaps
+  const struct Config *config = &run.checkpoint.config;
+  if (o->seq_len > config->maxT) {
+    die(EXIT_USAGE, "--seq-len %zu is more than the %zu positions of %s; use at most that", o->seq_len,
+        config->maxT, o->model);
+  }
+  if (o->eot >= config->V) {
+    die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o->eot, config->V, o->model);
+  }
+  dataloader_open(&run.train, o->data, o->batch_size, o->seq_len, config->V);
+  run.train.shuffle = o->shuffle;
+  run.train.seed = o->seed;
+  if (o->val_data != NULL) dataloader_open(&run.val, o->val_data, o->batch_size, o->seq_len, config->V);
+  run.model.config = *config;
+  run.model.kernels = kernels_choose();
+  run.model.dtype = o->dtype;
+  run.model.recompute = o->recompute;
+  run.model.update_in_backward = !run_needs_gradients(o);
+  run.model.means.type = o->optimizer_state;
+  run.model.workers.pool = pool_create((int)o->threads);
+  run.model.workers.dtype = o->dtype;
+  run_count_steps(&run);
+
+  run_layout(&run, &arena);
+  const size_t available = memory_available();
+  const struct Beginning at = {.step = resumed.step, .steps = run.steps, .seconds = run.seconds_before,
+                               .peak_flops = peak_measure(run.model.kernels, &run.model.workers).best};
+  if (!o->dry_run) interrupts_catch();  // before anybody hears of the run, and could want it to stop
+  events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), &at);
+  plan_check(&run, arena_footprint(&arena), available);
+  if (!o->resume) saver_open(&run.saver, o->out, o->keep);
+  if (!o->resume && run.saver.count > 0) {
+    die(EXIT_USAGE, "%s holds a run already; go on with it by --resume 1, or choose another --out", o->out);
+  }
+  stack_touch();
+  arena_take(&arena);
+  run_layout(&run, &arena);
+  gpt2_first_touch(&run.model, &arena);
+  if (goes_on) run_restore(&run, &resumed);
+  else checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
+  if (o->out != NULL) events_open_metrics(&run.events, o->out);
+  run.saver.metrics = run.events.metrics;
+
+  run.began = clock_seconds();
+  int code = EXIT_OK;
+  if (o->dry_run) plan_rehearse(&run);
+  else code = loop(&run, &resumed);
+  saver_close(&run.saver);
+  dataloader_close(&run.train);
+  if (o->val_data != NULL) dataloader_close(&run.val);
+  pool_destroy(run.model.workers.pool);
+  arena_free(&arena);
+  return code;
+}
