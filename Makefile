@@ -50,15 +50,15 @@ test: lint
 
 # A run killed a thousand times at random moments must end as if it had not been.
 torture: setup-dev
-	PYTHONPATH=tests $(BIN)/python tests/torture.py 1000
+	$(BIN)/python -m tests.programs.torture 1000
 
 # One client, then 64 at once for a minute, against the demo's model.
 load: setup-dev
-	PYTHONPATH=tests $(BIN)/python tests/load.py --workspace $(DEMO) --slots 32
+	$(BIN)/python -m tests.programs.load --workspace $(DEMO) --slots 32
 
 # The demo's model, 2,000 steps, killed some 30 times: the same end, and the memory never grows.
 proof: setup-dev
-	PYTHONPATH=tests $(BIN)/python tests/torture.py --proof
+	$(BIN)/python -m tests.programs.torture --proof
 
 # llama-cpp-python has no wheels on the package index: pip compiles llama.cpp, once.
 INTEROP := llama-cpp-python
@@ -68,7 +68,7 @@ $(VENV)/installed-interop: $(VENV)/installed-dev
 	@touch $@
 
 test-interop: $(VENV)/installed-interop
-	$(BIN)/python -m pytest tests/interop_llama_cpp.py
+	$(BIN)/python -m pytest tests/oracle/interop_llama_cpp.py
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from hypothesis import settings
-from web import Web, serving
 
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
@@ -21,6 +20,7 @@ from llmc.engine.build import ensure_native
 from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
+from tests.helpers.web import Web, serving
 
 # Nothing listens on the discard port: whoever asks for the outside world is refused at once.
 NO_NETWORK = {

@@ -6,8 +6,8 @@ elements under random signs. The projections of a difference have the difference
 root mean square (Achlioptas 2003), so that the distance of ``tolerances.py`` can be had without the
 tensor, and one wrong element shows in every projection.
 
-``python tests/known_answers.py`` computes them again; ``tests/test_known_answers.py`` holds the
-stored ones to that.
+``python -m tests.programs.known_answers`` computes them again;
+``tests/unit/check/test_known_answers.py`` holds the stored ones to that.
 """
 
 from __future__ import annotations

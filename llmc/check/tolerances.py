@@ -31,4 +31,4 @@ between equals."""
 
 TORCHS_OWN_124M = {"qkvb": 1.4e-3}
 """Torch's own distances after ten steps of GPT-2 124M, those above the bound, as measured by
-``python tests/parity.py``."""
+``python -m tests.programs.parity``."""

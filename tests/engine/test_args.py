@@ -1,0 +1,81 @@
+"""The engine's own command line: strict, and refusing in one sentence."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llmc.config import ModelConfig
+from tests.helpers.engine import (
+    Flags,
+    Native,
+    build,
+    random_tokens,
+    refused,
+    save_model,
+    save_tokens,
+    succeeded,
+)
+
+CONFIG = ModelConfig(layers=1, heads=2, channels=12, context=16, vocab_size=50)
+
+
+@pytest.fixture(scope="module")
+def native(cache: Path) -> Native:
+    return build(cache)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Flags:
+    folder = tmp_path_factory.mktemp("files")
+    data = save_tokens(folder / "data.bin", random_tokens(300, 50), 50)
+    return {"model": save_model(folder / "model.bin", CONFIG), "data": data}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--steps", "many"],
+        ["--steps", "1e2"],
+        ["--steps", "-1"],
+        ["--steps", "1.5"],
+        ["--steps", "99999999999999999999"],
+        ["--lr", "abc"],
+        ["--lr", "nan"],
+        ["--lr", "1e999"],
+        ["--lr", ""],
+        ["--beta1", "1"],
+        ["--threads", "0"],
+        ["--threads", "257"],
+        ["--batch-size", "0"],
+        ["--shuffle", "2"],
+        ["--events", "xml"],
+        ["--unknown", "1"],
+        ["--step", "1"],
+        ["steps", "1"],
+        ["--steps"],
+        ["--steps", "1", "--steps", "1"],
+    ],
+)
+def test_flags_are_strict(words: list[str], native: Native, files: Flags) -> None:
+    argv = native.argv("train", **files)
+    refused(subprocess.run([*argv, *words], capture_output=True, text=True, check=False), 2)
+
+
+def test_prompts_and_subcommands(native: Native, files: Flags) -> None:
+    model = files["model"]
+    for prompt in ("50", "-1", "1,", ",1", "1 2", "x", "1,,2", "99999999999999999999999", "1,50"):
+        refused(native("sample", model=model, prompt=prompt), 2)
+    assert succeeded(native("sample", model=model, prompt="49,0,1", tokens=0)).stdout == ""
+    refused(
+        subprocess.run([native.binary, "dance"], capture_output=True, text=True, check=False), 2
+    )
+    refused(native("train", model=model), 2)
+    refused(native("sample"), 2)
+    refused(native("debug-state", model=model), 2)
+    for name in ("", "train", "sample", "bench", "bench-kernels", "debug-state", "isa"):
+        words = [str(native.binary), *filter(None, [name]), "--help"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("usage: ") and not done.stderr

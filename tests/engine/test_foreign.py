@@ -1,0 +1,113 @@
+"""The other family's instruction set, compiled by zig and run by qemu's user mode emulation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmc.check.tolerances import FORWARD_AND_BACKWARD
+from llmc.engine.build import build_programs
+from llmc.engine.toolchain import BINARY, host_machine, zig
+from tests.helpers.engine import (
+    RAGGED,
+    Flags,
+    Native,
+    build,
+    json_lines,
+    random_tokens,
+    save_model,
+    save_tokens,
+    succeeded,
+    without_times,
+)
+
+# Those of each family that qemu knows, best last: for AVX2, 7.2 is its first version.
+MACHINE, ISAS = (
+    ("x86_64", ("avx2",)) if host_machine() == "aarch64" else ("aarch64", ("neon", "neonbf16"))
+)
+QEMU = shutil.which(f"qemu-{MACHINE}") or shutil.which(f"qemu-{MACHINE}-static")
+EMULATOR = (QEMU or "", "-cpu", "max")
+
+pytestmark = pytest.mark.skipif(
+    QEMU is None,
+    reason=f"the kernels of {MACHINE} are not tested: install qemu-user for its qemu-{MACHINE}",
+)
+
+
+@pytest.fixture(scope="module")
+def foreign(
+    cache: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    """Return a folder with the engine and the test programs of the other family.
+
+    zig compiles a whole libc for them, a minute of work: pytest keeps it from one session to the
+    next, if it may.
+    """
+    kept = request.config.cache
+    out = tmp_path_factory.mktemp("foreign")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMC_CACHE_DIR", str(kept.mkdir(f"zig-{MACHINE}") if kept else cache))
+        compiler = zig(MACHINE)
+        build_programs(out, compiler=compiler)
+        build_programs(out, compiler=compiler, tests=True)
+    return out
+
+
+@pytest.mark.skipif(
+    MACHINE == "x86_64",
+    reason="qemu reads 16 bytes where a scalar FMA of x86 reads 4: over the ends of test buffers",
+)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("program", ["test_kernels", "test_decode"])
+def test_its_kernels_match_the_plain_loops(program: str, isa: str, foreign: Path) -> None:
+    """Of all comparisons a fifth, chosen as if by dice: an emulated product takes its time."""
+    done = subprocess.run(
+        [*EMULATOR, foreign / program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        env={**os.environ, "LLMC_TEST_ISA": isa, "LLMC_TEST_EVERY": "5"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 failed" in done.stdout
+    assert f"skipped {isa}:" not in done.stdout
+
+
+def test_it_trains_as_the_host_does(foreign: Path, cache: Path, tmp_path: Path) -> None:
+    V = RAGGED.vocab_size
+    flags: Flags = {
+        "model": save_model(tmp_path / "model.bin", RAGGED),
+        "data": save_tokens(tmp_path / "train.bin", random_tokens(600, V), V),
+        "val_data": save_tokens(tmp_path / "val.bin", random_tokens(200, V, 4), V),
+        "batch_size": 2,
+        "seq_len": 37,
+        "steps": 4,
+        "val_every": 2,
+        "lr": 1e-3,
+        "events": "json",
+    }
+
+    def trained(native: Native, threads: int, out: Path) -> tuple[Path, str, str]:
+        done = succeeded(native("train", threads=threads, out=out, **flags))
+        return out, json_lines(done.stdout)[0]["isa"], (out / "metrics.jsonl").read_text()
+
+    emulated = Native(foreign / BINARY, EMULATOR)
+    one, isa, metrics = trained(emulated, 1, tmp_path / "one")
+    three, _, of_three = trained(emulated, 3, tmp_path / "three")
+    assert isa == ISAS[-1]
+    assert without_times(of_three) == without_times(metrics)
+    assert (three / "model.bin").read_bytes() == (one / "model.bin").read_bytes()
+
+    _, isa, of_host = trained(build(cache), 2, tmp_path / "host")
+    assert isa not in ISAS
+    for ours, hosts in zip(json_lines(metrics), json_lines(of_host), strict=True):
+        for name in {"train_loss", "val_loss", "grad_norm"} & set(hosts):
+            np.testing.assert_allclose(
+                ours[name], hosts[name], rtol=FORWARD_AND_BACKWARD, err_msg=str(hosts)
+            )

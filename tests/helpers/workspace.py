@@ -1,0 +1,87 @@
+"""What the tests of the whole line share: a small prepared workspace, and what a run left in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.conftest import Llmc
+
+WORDS = ("das", "Größe", "für", "élan", "naïve", "日本", "🙂", "und", "the", "of")
+PRESET = """\
+[model]
+layers = 1
+heads = 2
+channels = 16
+context = 64
+
+[train]
+steps = 4
+batch_size = 2
+seq_len = 16
+val_every = 2
+val_batches = 2
+sample_every = 0
+"""
+
+
+def write_texts(folder: Path, documents: int = 12) -> Path:
+    """Write documents that are about half non-ASCII, the same ones every time."""
+    random = Random(1)
+    folder.mkdir(parents=True)
+    for index in range(documents):
+        words = " ".join(random.choice(WORDS) for _ in range(120))
+        (folder / f"{index:02}.txt").write_text(words, encoding="utf-8")
+    return folder
+
+
+def empty_workspace(folder: Path, cache: Path) -> Llmc:
+    """Make a workspace with a folder of texts and a preset, nothing prepared."""
+    write_texts(folder / "texts")
+    (folder / "tiny.toml").write_text(PRESET)
+    return Llmc(folder, cache)
+
+
+def prepared_workspace(folder: Path, cache: Path) -> Llmc:
+    """Make a workspace with a dataset of bytes and a tiny random model for it."""
+    llmc = empty_workspace(folder, cache)
+    ok(llmc("prepare", "texts", "--tokenizer", "byte", "--model", "random:tiny.toml"))
+    return llmc
+
+
+def copy_of(template: Llmc, folder: Path) -> Llmc:
+    """Copy a workspace, times included: the newest stays the newest."""
+    return Llmc(shutil.copytree(template.workspace, folder), template.cache)
+
+
+def ok(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == 0, (done.args, done.returncode, done.stderr)
+    return done
+
+
+def trained(llmc: Llmc, *flags: str | Path, run: str = "run") -> list[float]:
+    """Train by the tiny preset and return the training losses."""
+    ok(llmc("train", "--config", "tiny.toml", "--run", run, *flags, "--quiet"))
+    return losses(llmc, run)
+
+
+def metrics(llmc: Llmc, run: str) -> list[dict[str, Any]]:
+    text = (llmc.workspace / "runs" / run / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def losses(llmc: Llmc, run: str) -> list[float]:
+    return [line["train_loss"] for line in metrics(llmc, run) if "train_loss" in line]
+
+
+def config(llmc: Llmc, run: str) -> dict[str, Any]:
+    return tomllib.loads((llmc.workspace / "runs" / run / "config.toml").read_text())
+
+
+def runs(llmc: Llmc) -> list[str]:
+    return sorted(path.name for path in (llmc.workspace / "runs").glob("*"))

@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from llmc.cli.commands.fetch import fetch_dataset
+from llmc.cli.context import Context
+from llmc.cli.ui import Ui
+from llmc.errors import BadData, Usage
+from llmc.fetch.download import download
+from llmc.paths import Workspace
+from llmc.text.source import FETCHED, Dataset, RemoteFile
+from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.web import COMMIT, Act, Web
+
+TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 1000
+CONFIG = b'{"n_layer": 12}'
+WEIGHTS = bytes(range(256)) * 4096
+GPT2 = "openai-community/gpt2"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Return an empty cache: what one test downloads is not there for the next."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(cache))
+
+
+@pytest.fixture
+def poem(monkeypatch: pytest.MonkeyPatch, web: Web) -> Dataset:
+    """Register a dataset like tinyshakespeare: one file with a known hash."""
+    sha256 = hashlib.sha256(TEXT).hexdigest()
+    dataset = Dataset("poem", (RemoteFile("poem.txt", f"{web.url}/input.txt", sha256),))
+    monkeypatch.setitem(FETCHED, "poem", dataset)
+    web.put("/input.txt", TEXT)
+    return dataset
+
+
+def nothing_in(folder: Path) -> bool:
+    return not folder.exists() or not list(folder.rglob("*"))
+
+
+def test_a_file_is_downloaded_once(here: Context, poem: Dataset, web: Web) -> None:
+    folder = fetch_dataset(here, poem.name, source=None, force=False)
+    assert folder == here.workspace.data / "poem"
+    assert [path.name for path in folder.iterdir()] == ["poem.txt"]
+    assert (folder / "poem.txt").read_bytes() == TEXT
+    fetch_dataset(here, poem.name, source=None, force=False)
+    assert web.asked == ["GET /input.txt"]
+    fetch_dataset(here, poem.name, source=None, force=True)
+    assert len(web.asked) == 2
+
+
+def test_a_file_that_changed_is_fetched_again(here: Context, poem: Dataset) -> None:
+    path = here.workspace.data / "poem" / "poem.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("half of it")
+    fetch_dataset(here, poem.name, source=None, force=False)
+    assert path.read_bytes() == TEXT
+
+
+def test_progress_adds_up_to_the_size(tmp_path: Path, web: Web) -> None:
+    web.put("/x", TEXT * 50)
+    steps: list[tuple[int, int | None]] = []
+    download(f"{web.url}/x", tmp_path / "x", advance=lambda *step: steps.append(step))
+    assert sum(step for step, _ in steps) == len(TEXT) * 50
+    assert {total for _, total in steps} == {len(TEXT) * 50}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "mirror"])
+def test_source_is_a_local_copy_or_a_mirror(
+    here: Context, poem: Dataset, web: Web, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "poem.txt").write_bytes(TEXT)
+    web.put("/mirror", TEXT)
+    sources = {
+        "file": str(tmp_path / "poem.txt"),
+        "folder": str(tmp_path),
+        "mirror": f"{web.url}/mirror",
+    }
+    folder = fetch_dataset(here, poem.name, source=sources[kind], force=False)
+    assert (folder / "poem.txt").read_bytes() == TEXT
+    assert web.asked == (["GET /mirror"] if kind == "mirror" else [])
+
+
+@pytest.mark.parametrize("kind", ["file", "mirror"])
+def test_another_text_is_refused_and_not_kept(
+    here: Context, poem: Dataset, web: Web, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "poem.txt").write_bytes(TEXT[:-1])
+    web.put("/mirror", TEXT[:-1])
+    source = {"file": str(tmp_path / "poem.txt"), "mirror": f"{web.url}/mirror"}[kind]
+    with pytest.raises(BadData, match="is not the expected file: its SHA-256 is"):
+        fetch_dataset(here, poem.name, source=source, force=False)
+    assert nothing_in(here.workspace.data)
+
+
+def test_a_404_page_is_not_kept(here: Context, poem: Dataset, web: Web) -> None:
+    del web.files["/input.txt"]
+    with pytest.raises(BadData, match=r"/input\.txt answered 404 Not Found.*--source PATH"):
+        fetch_dataset(here, poem.name, source=None, force=False)
+    assert nothing_in(here.workspace.data)
+
+
+def test_a_web_page_where_no_hash_is_known_is_not_kept(tmp_path: Path, web: Web) -> None:
+    web.put("/x", b"<html>Please log in</html>", Content_Type="text/html; charset=utf-8")
+    with pytest.raises(BadData, match="answered with a web page"):
+        download(f"{web.url}/x", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_download_that_breaks_off_leaves_the_old_file(
+    here: Context, poem: Dataset, web: Web
+) -> None:
+    folder = fetch_dataset(here, poem.name, source=None, force=False)
+    web.broken.add("/input.txt")
+    with pytest.raises(BadData, match=r"broke off .*; 30,500 of 61,000 bytes are kept"):
+        fetch_dataset(here, poem.name, source=None, force=True)
+    assert [path.name for path in folder.iterdir()] == ["poem.txt"]
+    assert (folder / "poem.txt").read_bytes() == TEXT
+
+
+def test_another_workspace_takes_it_from_the_cache(
+    here: Context, poem: Dataset, web: Web, tmp_path: Path
+) -> None:
+    folder = fetch_dataset(here, poem.name, source=None, force=False)
+    there = Context(Workspace(tmp_path / "another"), here.ui)
+    other = fetch_dataset(there, poem.name, source=None, force=False)
+    assert (other / "poem.txt").samefile(folder / "poem.txt")
+    assert len(web.asked) == 1
+
+
+def pack(path: Path, files: dict[str, bytes]) -> Path:
+    """Write a .tar.gz or a .zip."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as zipped:
+            for name, data in files.items():
+                zipped.writestr(name, data)
+    else:
+        with tarfile.open(path, "w:gz") as tar:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_source_is_an_archive(
+    here: Context, web: Web, tmp_path: Path, suffix: str, place: str
+) -> None:
+    files = {
+        "README.md": b"#",
+        "gpt2/config.json": CONFIG,
+        "gpt2/model.safetensors": WEIGHTS,
+        "gpt2/merges.txt": b"",
+    }
+    archive = pack(tmp_path / f"gpt2{suffix}", files)
+    web.put(f"/{archive.name}?download=true", archive.read_bytes())
+    source = str(archive) if place == "here" else f"{web.url}/{archive.name}?download=true"
+    folder = fetch_dataset(here, "gpt2", source=source, force=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_an_archive_of_one_file_may_call_it_otherwise(
+    here: Context, poem: Dataset, tmp_path: Path
+) -> None:
+    archive = pack(tmp_path / "poem.zip", {"the-poem.txt": TEXT})
+    folder = fetch_dataset(here, poem.name, source=str(archive), force=False)
+    assert (folder / "poem.txt").read_bytes() == TEXT
+
+
+def test_an_archive_without_the_files_is_refused(here: Context, tmp_path: Path) -> None:
+    archive = pack(tmp_path / "gpt2.zip", {"a/config.json": CONFIG, "b/model.safetensors": b""})
+    with pytest.raises(
+        BadData, match=r"does not hold config\.json and model\.safetensors in one folder"
+    ):
+        fetch_dataset(here, "gpt2", source=str(archive), force=False)
+    archive = pack(tmp_path / "gpt2.tar.gz", {"../config.json": CONFIG})
+    with pytest.raises(BadData, match=r"'\.\./config\.json' leads out of its folder"):
+        fetch_dataset(here, "gpt2", source=str(archive), force=False)
+    assert nothing_in(here.workspace.models)
+
+
+def test_the_bar_starts_at_what_was_there(
+    here: Context, poem: Dataset, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.headers["/input.txt"] = {"ETag": '"one"'}
+    web.acts["/input.txt"] = [Act(cut=30_000)]
+    with pytest.raises(BadData, match="30,000 of 61,000 bytes are kept"):
+        fetch_dataset(here, poem.name, source=None, force=False)
+    ui = Ui()
+    ui._console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(Progress, "reset", lambda _self, _task, **given: calls.append(given))
+    fetch_dataset(Context(here.workspace, ui), poem.name, source=None, force=False)
+    assert calls[0] == {"total": 61_000, "completed": 30_000}
+
+
+def test_a_terminal_sees_the_rate_and_what_is_tried_again(llmc: Llmc, web: Web) -> None:
+    web.put_on_hub(GPT2, "config.json", CONFIG)
+    web.put_on_hub(GPT2, "model.safetensors", WEIGHTS)
+    path = f"/{GPT2}/resolve/{COMMIT}/model.safetensors"
+    web.acts[path] = [Act(503, {"Retry-After": "0"}), Act(pause_s=0.01)]
+    env = {"HF_ENDPOINT": web.url, "LLMC_RETRIES": "1", "TERM": "xterm", "COLUMNS": "120"}
+    seen = on_a_terminal([*llmc.command, "fetch", "gpt2"], llmc.workspace, llmc.env(env))
+    assert "answered 503 Service Unavailable and asks to wait 0 s: trying again" in seen
+    assert re.search(r"model\.safetensors .*/1\.0 MB.* [MkB]+/s 0:00:0\d", seen), seen[-2000:]
+
+
+def test_ctrl_c_leaves_a_part_and_says_so(llmc: Llmc, web: Web, cache: Path) -> None:
+    web.put_on_hub(GPT2, "config.json", CONFIG)
+    web.put_on_hub(GPT2, "model.safetensors", WEIGHTS)
+    path = f"/{GPT2}/resolve/{COMMIT}/model.safetensors"
+    web.acts[path] = [Act(pause_s=0.05)]
+    env = llmc.env({"HF_ENDPOINT": web.url})
+    command = [*llmc.command, "fetch", "gpt2"]
+    with subprocess.Popen(
+        command, cwd=llmc.workspace, env=env, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(lambda: part_size(cache) > 100_000)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert re.search(
+        r"stopped; [\d,]+ of 1,048,576 bytes are kept: the same command goes on", said
+    ), said
+    assert "Traceback" not in said
+    kept = part_size(cache)
+    done = llmc("fetch", "gpt2", env={"HF_ENDPOINT": web.url})
+    assert done.returncode == 0, done.stderr
+    assert web.ranges(path) == [None, f"bytes={kept}-"]
+    assert (llmc.workspace / "models" / "gpt2" / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_offline_says_what_is_missing_and_takes_what_is_there(llmc: Llmc, web: Web) -> None:
+    error = assert_one_sentence(llmc("fetch", "tinyshakespeare", "--offline"), 1)
+    assert "tinyshakespeare.txt is not in the cache, and the network is switched off" in error
+    assert "--source PATH" in error
+    web.put_on_hub(GPT2, "config.json", CONFIG)
+    web.put_on_hub(GPT2, "model.safetensors", WEIGHTS)
+    env = {"HF_ENDPOINT": web.url, "HF_HUB_OFFLINE": "1"}
+    error = assert_one_sentence(llmc("fetch", "gpt2", env=env), 1)
+    assert "config.json is not in the cache" in error
+    assert web.asked == []
+    assert nothing_in(llmc.workspace)
+    assert llmc("fetch", "gpt2", env={"HF_ENDPOINT": web.url}).returncode == 0
+    shutil.rmtree(llmc.workspace / "models")
+    asked = len(web.asked)
+    done = llmc("--offline", "fetch", "gpt2", env={"HF_ENDPOINT": web.url})
+    assert done.returncode == 0, done.stderr
+    assert (llmc.workspace / "models" / "gpt2" / "model.safetensors").read_bytes() == WEIGHTS
+    assert len(web.asked) == asked
+
+
+def test_help_tells_of_the_network(llmc: Llmc) -> None:
+    shown = " ".join(llmc("fetch", "--help").stdout.split())
+    for word in ("--offline", "LLMC_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY"):
+        assert word in shown
+
+
+def on_a_terminal(command: list[str], folder: Path, env: dict[str, str]) -> str:
+    """Run a command on a terminal of its own; return what it wrote there."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=folder, env=env, stderr=theirs, stdout=theirs) as process:
+        os.close(theirs)
+        seen = bytearray()
+        with suppress(OSError):  # Linux ends a terminal with EIO
+            while data := os.read(ours, 1 << 16):
+                seen += data
+        os.close(ours)
+    assert process.returncode == 0, seen.decode()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+
+
+def part_size(cache: Path) -> int:
+    return sum(path.stat().st_size for path in (cache / "downloads").glob("*.part"))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_missing_local_copy_is_named(here: Context, poem: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"cannot read .*gone\.txt: No such file"):
+        fetch_dataset(here, poem.name, source=str(tmp_path / "gone.txt"), force=False)
+    assert nothing_in(here.workspace.data)
+
+
+def test_a_dataset_of_two_files_needs_a_folder(here: Context, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("x")
+    with pytest.raises(BadData, match=r"is not a folder with TinyStoriesV2-GPT4-train\.txt"):
+        fetch_dataset(here, "tinystories", source=str(tmp_path / "one.txt"), force=False)
+
+
+def test_without_a_network_the_error_offers_source(llmc: Llmc) -> None:
+    for name in ("tinyshakespeare", "gpt2", "tinystories"):
+        error = assert_one_sentence(llmc("fetch", name), 1)
+        assert "no answer from" in error
+        assert "--source PATH" in error
+    assert nothing_in(llmc.workspace)
+
+
+def test_a_model_comes_from_the_hub(llmc: Llmc, web: Web) -> None:
+    git_sha1 = hashlib.sha1(b"blob %d\0" % len(CONFIG) + CONFIG).hexdigest()
+    web.put_on_hub("openai-community/gpt2", "config.json", CONFIG, etag=git_sha1)
+    web.put_on_hub("openai-community/gpt2", "model.safetensors", WEIGHTS)
+    done = llmc("fetch", "gpt2", "--json", env={"HF_ENDPOINT": web.url})
+    assert done.returncode == 0, done.stderr
+    folder = llmc.workspace / "models" / "gpt2"
+    assert json.loads(done.stdout) == {
+        "name": "gpt2",
+        "folder": "models/gpt2",
+        "files": ["config.json", "model.safetensors"],
+    }
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert (folder / "config.json").read_bytes() == CONFIG
+    assert "next: llmc export-weights gpt2" in done.stderr
+
+
+def test_tinystories_comes_from_the_hub(llmc: Llmc, web: Web) -> None:
+    repo = "datasets/roneneldan/TinyStories"
+    for split in ("train", "valid"):
+        web.put_on_hub(repo, f"TinyStoriesV2-GPT4-{split}.txt", split.encode())
+    done = llmc("fetch", "tinystories", env={"HF_ENDPOINT": web.url})
+    assert done.returncode == 0, done.stderr
+    folder = llmc.workspace / "data" / "tinystories"
+    assert (folder / "TinyStoriesV2-GPT4-valid.txt").read_bytes() == b"valid"
+    assert "next: llmc tokenize tinystories" in done.stderr
+
+
+@pytest.mark.parametrize("fault", ["absent", "short", "changed"])
+def test_a_faulty_hub_leaves_nothing(llmc: Llmc, web: Web, fault: str) -> None:
+    repo = "openai-community/gpt2"
+    etag = hashlib.sha256(b"the published config").hexdigest() if fault == "changed" else None
+    if fault != "absent":
+        web.put_on_hub(repo, "config.json", CONFIG, etag=etag)
+    if fault == "short":
+        # The size that was announced is not the size that comes.
+        web.trimmed.add(f"/{repo}/resolve/{COMMIT}/config.json")
+    error = assert_one_sentence(llmc("fetch", "gpt2", env={"HF_ENDPOINT": web.url}), 1)
+    words = {
+        "absent": "answered 404",
+        "short": "is not the announced file: it has 14 bytes, not 15",
+        "changed": "is not the expected file",
+    }
+    assert words[fault] in error
+    assert "nothing was saved" in error
+    assert nothing_in(llmc.workspace)
+
+
+def test_a_model_comes_from_a_local_folder(here: Context, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(CONFIG)
+    (tmp_path / "model.safetensors").write_bytes(WEIGHTS)
+    folder = fetch_dataset(here, "gpt2-xl", source=str(tmp_path), force=False)
+    assert folder == here.workspace.models / "gpt2-xl"
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_stdlib_is_there_already(llmc: Llmc) -> None:
+    done = llmc("fetch", "stdlib", "--json")
+    assert done.returncode == 0
+    assert (Path(json.loads(done.stdout)["folder"]) / "os.py").is_file()
+    assert "next: llmc tokenize stdlib" in done.stderr
+    assert nothing_in(llmc.workspace)
+
+
+def test_stdlib_takes_no_source(here: Context, tmp_path: Path) -> None:
+    with pytest.raises(Usage, match=f"llmc tokenize {tmp_path}"):
+        fetch_dataset(here, "stdlib", source=str(tmp_path), force=False)
+
+
+def test_an_unknown_name_is_a_usage_error(llmc: Llmc) -> None:
+    error = assert_one_sentence(llmc("fetch", "gpt2-xxl"), 2)
+    assert "did you mean 'gpt2-xl'?" in error
+
+
+def test_tinyshakespeare_from_a_local_copy(llmc: Llmc, tinyshakespeare: Path) -> None:
+    done = llmc("fetch", "tinyshakespeare", "--source", tinyshakespeare)
+    assert done.returncode == 0, done.stderr
+    path = llmc.workspace / "data" / "tinyshakespeare" / "tinyshakespeare.txt"
+    assert path.read_bytes() == tinyshakespeare.read_bytes()
+
+
+def test_tinyshakespeare_with_one_byte_changed_is_refused(llmc: Llmc, tmp_path: Path) -> None:
+    (tmp_path / "copy.txt").write_bytes(TEXT)
+    done = llmc("fetch", "tinyshakespeare", "--source", tmp_path / "copy.txt")
+    error = assert_one_sentence(done, 1)
+    assert "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed" in error
+    assert nothing_in(llmc.workspace)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmc.cli.commands.prepare import Recipe, recipe_of
+from llmc.config import ModelConfig
+from llmc.tokens.manifest import load_manifest, verify
+from llmc.weights.checkpoint import read_header
+from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.workspace import copy_of, empty_workspace, ok, prepared_workspace, trained
+
+FLAGS = ["--tokenizer", "byte", "--model", "random:tiny.toml"]
+DATA, MODEL = "data/texts/train.bin", "models/tiny-texts.bin"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    return prepared_workspace(tmp_path_factory.mktemp("prepare") / "workspace", cache)
+
+
+@pytest.fixture
+def llmc(template: Llmc, tmp_path: Path) -> Llmc:
+    """Return the command line, in a prepared workspace."""
+    return copy_of(template, tmp_path / "workspace")
+
+
+def written(llmc: Llmc) -> dict[str, int]:
+    """Return when each of the two large outputs was written."""
+    return {name: (llmc.workspace / name).stat().st_mtime_ns for name in (DATA, MODEL)}
+
+
+def test_the_whole_line_as_a_newcomer_types_it(tmp_path: Path, cache: Path) -> None:
+    llmc = empty_workspace(tmp_path / "workspace", cache)
+    said = ok(llmc("prepare", "texts", *FLAGS)).stderr
+    assert "ready to train\nnext: llmc train\n" in said
+    done = ok(llmc("train", "--steps", "30", "--lr", "0.01"))
+    losses = [float(line.split()[4]) for line in done.stdout.splitlines() if line[:5] == "step "]
+    assert losses[0] == pytest.approx(5.57, abs=0.05)
+    assert losses[-1] < losses[0] - 1
+    text = llmc.raw("sample", "--decode", "--tokens", "80").stdout
+    assert len(text) >= 80
+    assert llmc.raw("decode", stdin=llmc.raw("sample", "--tokens", "80").stdout).stdout == text
+    assert sorted(path.name for path in llmc.workspace.iterdir()) == [
+        "data", "models", "runs", "texts", "tiny.toml",
+    ]  # fmt: skip
+
+
+def test_what_is_there_and_whole_is_skipped(template: Llmc) -> None:
+    before = written(template)
+    done = ok(template("prepare", "texts", *FLAGS))
+    assert written(template) == before
+    assert "data/texts is tokenized and whole\n" in done.stderr
+    assert "models/tiny-texts.bin is exported and whole\n" in done.stderr
+
+
+@pytest.mark.parametrize("name", [DATA, "data/texts/val.bin", MODEL])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_what_is_damaged_is_made_again(template: Llmc, name: str, damage: str) -> None:
+    path = template.workspace / name
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-1] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    before = (template.workspace / (DATA if name == MODEL else MODEL)).stat().st_mtime_ns
+    ok(template("prepare", "texts", *FLAGS, "--quiet"))
+    assert path.read_bytes() == whole
+    # Only the stage that was damaged ran again.
+    assert (template.workspace / (DATA if name == MODEL else MODEL)).stat().st_mtime_ns == before
+
+
+def test_a_text_that_changed_is_tokenized_again(llmc: Llmc) -> None:
+    (llmc.workspace / "texts" / "00.txt").write_text("new words")
+    ok(llmc("prepare", "texts", *FLAGS))
+    manifest = load_manifest(llmc.workspace / "data" / "texts")
+    verify(manifest)
+    assert manifest.text_bytes == sum(
+        path.stat().st_size for path in (llmc.workspace / "texts").iterdir()
+    )
+
+
+def test_another_tokenizer_makes_another_model(llmc: Llmc) -> None:
+    ok(llmc("prepare", "texts", "--tokenizer", "bpe:280", "--model", "random:tiny.toml"))
+    header = read_header(llmc.workspace / MODEL)
+    manifest = load_manifest(llmc.workspace / "data" / "texts")
+    assert header.config == ModelConfig(1, 2, 16, 64, 280)
+    assert header.tokenizer is not None
+    assert header.tokenizer.hex() == manifest.tokenizer.fingerprint
+    assert len(trained(llmc)) == 4
+
+
+def test_a_preset_that_changed_makes_another_model(llmc: Llmc) -> None:
+    preset = llmc.workspace / "tiny.toml"
+    preset.write_text(preset.read_text().replace("layers = 1", "layers = 2"))
+    ok(llmc("prepare", "texts", *FLAGS))
+    assert read_header(llmc.workspace / MODEL).config.layers == 2
+
+
+def test_a_model_of_one_s_own(llmc: Llmc) -> None:
+    trained(llmc, run="mine")
+    done = ok(llmc("prepare", "texts", "--tokenizer", "byte", "--model", "runs/mine/model.bin"))
+    assert "ready to train" in done.stderr
+    assert "model: runs/mine/model.bin\n" in ok(llmc("train", "--steps", "1")).stderr
+
+
+def test_json_is_one_object(tmp_path: Path, cache: Path) -> None:
+    llmc = empty_workspace(tmp_path / "workspace", cache)
+    first = json.loads(ok(llmc("prepare", "texts", *FLAGS, "--json")).stdout)
+    again = ok(llmc("prepare", "texts", *FLAGS, "--json", "--quiet"))
+    assert json.loads(again.stdout) == first
+    assert again.stderr == ""
+    manifest = load_manifest(llmc.workspace / "data" / "texts")
+    assert (first["dataset"], first["tokenizer"]) == ("texts", "byte")
+    assert (first["folder"], first["model"]) == ("data/texts", MODEL)
+    assert first["train_tokens"] == manifest.train.tokens
+    assert first["val_tokens"] == manifest.val.tokens
+    assert Path(first["binary"]).is_file()
+
+
+def test_a_file_and_a_pattern_are_data_too(llmc: Llmc) -> None:
+    ok(llmc("prepare", "texts/00.txt", *FLAGS))
+    assert (llmc.workspace / "data" / "00" / "manifest.json").is_file()
+    ok(llmc("prepare", "texts/0*.txt", *FLAGS, "--quiet"))
+    assert "data: data/" in ok(llmc("train", "--config", "tiny.toml")).stderr
+
+
+def test_the_recipes() -> None:
+    assert recipe_of(["tinyshakespeare"]) == recipe_of(["tinystories"]) == Recipe("gpt2", "gpt2")
+    stdlib = recipe_of(["stdlib"])
+    assert stdlib.tokenizer.startswith("bpe:")
+    assert (stdlib.model, stdlib.config) == ("random:python-stdlib", "python-stdlib")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nowhere", *FLAGS], 2, "nowhere"),
+        (["texts", "--source", "x", *FLAGS], 2, "--source is a copy of a named dataset"),
+        (["texts", "--tokenizer", "byte"], 2, "choose another --model, such as random:gpt2-124m"),
+        (["texts", "--tokenizer", "byte", "--model", "gpt3"], 2, "no weights 'gpt3'"),
+        (["texts", "--tokenizer", "byte", "--model", "random:nope"], 2, "no preset 'nope'"),
+        (
+            ["texts", "--tokenizer", "byte", "--model", "tiny.bin"],
+            3,
+            "no model tiny.bin: run 'llmc export-weights",
+        ),
+        (["texts", "--tokenizer", "bpe:270", "--model", MODEL], 1, "made for another tokenizer"),
+        (["tinyshakespeare", *FLAGS], 1, "tinyshakespeare"),
+        ([], 2, "NAME|PATH"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused(
+    llmc: Llmc, words: list[str], code: int, said: str
+) -> None:
+    assert said in assert_one_sentence(llmc("prepare", "--quiet", *words), code)
+
+
+def test_tinyshakespeare_from_a_local_copy(llmc: Llmc, tinyshakespeare: Path, gpt2: object) -> None:
+    assert gpt2 is not None
+    flags = ["--source", str(tinyshakespeare), "--model", "random:tiny.toml", "--json"]
+    result = json.loads(ok(llmc("prepare", "tinyshakespeare", *flags)).stdout)
+    assert (result["train_tokens"], result["val_tokens"]) == (305_260, 32_768)
+    assert len(trained(llmc, "--steps", "2")) == 2

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmc.cli.context import Context
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.tokens.dataset import tokenize_inputs, tokenized_already
+from llmc.tokens.files import read_tokens
+from llmc.tokens.manifest import Manifest, load_manifest, verify
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
+from tests.conftest import Llmc, assert_one_sentence
+
+EOT = 256
+
+
+def tokenized(
+    here: Context,
+    *inputs: Path | str,
+    tokenizer: str | None = "byte",
+    val_tokens: int | None = None,
+    val_fraction: float | None = None,
+    out: Path | None = None,
+) -> Manifest:
+    """Tokenize and read what came of it."""
+    folder = tokenize_inputs(
+        here,
+        [str(path) for path in inputs],
+        tokenizer=tokenizer,
+        val_tokens=val_tokens,
+        val_fraction=val_fraction,
+        out=out,
+    )
+    manifest = load_manifest(folder)
+    verify(manifest)
+    return manifest
+
+
+def text_of(manifest: Manifest) -> tuple[bytes, bytes]:
+    """Return the bytes of both splits, validation first."""
+    tokenizer = manifest.load_tokenizer()
+    val, train = read_tokens(manifest.val_path), read_tokens(manifest.train_path)
+    return tokenizer.decode_bytes(val.tolist()), tokenizer.decode_bytes(train.tolist())
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A folder of twenty documents of nine characters each."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for index in range(20):
+        (folder / f"{index:02}.txt").write_text(f"document{chr(ord('a') + index)}")
+    return folder
+
+
+def test_tinyshakespeare_is_llm_c_s_to_the_bit(
+    here: Context, llmc: Llmc, tinyshakespeare: Path, gpt2: Tokenizer
+) -> None:
+    assert gpt2.eot == 50256
+    llmc("fetch", "tinyshakespeare", "--source", tinyshakespeare)
+    done = llmc("tokenize", "tinyshakespeare", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["folder"] == "data/tinyshakespeare"
+    manifest = load_manifest(llmc.workspace / "data" / "tinyshakespeare")
+    verify(manifest)
+    assert (manifest.train.tokens, manifest.val.tokens) == (305_260, 32_768)
+    assert manifest.val.shards[0].sha256 == (
+        "d5ad4a9d91976783859c221697e3e0488675d095f676fe3fedac339caa4c193a"
+    )
+    assert manifest.train.shards[0].sha256 == (
+        "25f64f50080b1237d8d70e36d9ae43ca00855bbb7d5dcac6118c3cb75eeb7b2f"
+    )
+    assert manifest.text_bytes == 1_115_394
+
+
+def test_documents_are_framed_and_split_between_them(here: Context, corpus: Path) -> None:
+    manifest = tokenized(here, corpus)
+    val, train = text_of(manifest)
+    assert val == b"<|endoftext|>documenta<|endoftext|>documentb"
+    assert val + train == b"".join(
+        b"<|endoftext|>document%c" % (ord("a") + index) for index in range(20)
+    )
+    assert read_tokens(manifest.train_path)[0] == EOT
+    assert manifest.folder == here.workspace.data / "corpus"
+    assert (manifest.dataset, manifest.text_bytes) == ("corpus", 180)
+    assert sorted(path.name for path in manifest.folder.iterdir()) == [
+        "manifest.json",
+        "train.bin",
+        "val.bin",
+    ]
+
+
+def test_val_tokens_are_exact_and_from_the_front(here: Context, corpus: Path) -> None:
+    manifest = tokenized(here, corpus, val_tokens=13)
+    assert (manifest.val.tokens, manifest.train.tokens) == (13, 187)
+    assert text_of(manifest)[0] == b"<|endoftext|>documenta<|endoftext|>do"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "documents"), [(0.05, 1), (0.07, 1), (0.08, 2), (0.5, 10), (0.93, 19)]
+)
+def test_val_fraction_goes_to_the_nearest_document(
+    here: Context, corpus: Path, fraction: float, documents: int
+) -> None:
+    assert tokenized(here, corpus, val_fraction=fraction).val.tokens == 10 * documents
+
+
+def test_one_document_is_cut_where_the_fraction_falls(here: Context, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("0123456789" * 10)
+    manifest = tokenized(here, tmp_path / "one.txt", val_fraction=0.25)
+    assert (manifest.val.tokens, manifest.train.tokens) == (25, 76)
+    assert b"".join(text_of(manifest)) == b"<|endoftext|>" + b"0123456789" * 10
+
+
+@pytest.mark.parametrize("slices", [1, 7, 1 << 20])
+def test_copying_in_slices_changes_nothing(
+    here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch, slices: int
+) -> None:
+    for room in ("shards", "split"):
+        monkeypatch.setattr(f"llmc.tokens.{room}.SLICE", slices)
+    ids = [id for letter in b"cdefghijklmnopqrst" for id in (EOT, *b"document", letter)]
+    payload = b"".join(id.to_bytes(2, "little") for id in ids)
+    assert tokenized(here, corpus).train.shards[0].sha256 == hashlib.sha256(payload).hexdigest()
+
+
+def test_the_default_tokenizer_is_gpt2(here: Context, corpus: Path, gpt2: Tokenizer) -> None:
+    manifest = tokenized(here, corpus, tokenizer=None)
+    assert manifest.tokenizer.name == "gpt2"
+    assert manifest.tokenizer.fingerprint == gpt2.fingerprint
+    assert manifest.tokenizer.file is None
+
+
+def test_a_trained_tokenizer_travels_with_the_data(here: Context, corpus: Path) -> None:
+    manifest = tokenized(here, corpus, tokenizer="bpe:262")
+    record = manifest.tokenizer
+    assert (record.name, record.vocab_size, record.eot) == ("bpe", 262, 261)
+    assert record.file == "tokenizer.tiktoken"
+    assert b"".join(text_of(manifest)).count(b"<|endoftext|>") == 20
+    tokens = manifest.load_tokenizer().tokens()
+    assert sorted(tokens[256:], key=len) == sorted(tokens[256:], key=tokens.index)
+    other = tokenized(
+        here,
+        corpus,
+        tokenizer=str(manifest.folder / "tokenizer.tiktoken"),
+        out=here.workspace.data / "other",
+    )
+    assert other.tokenizer == record
+    assert other.train == manifest.train
+    assert (other.folder / "tokenizer.tiktoken").is_file()
+
+
+def test_a_larger_vocabulary_than_uint16_is_written_as_uint32(
+    here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmc.tokens.files.UINT16_VOCAB", 256)
+    manifest = tokenized(here, corpus)
+    assert read_tokens(manifest.train_path).dtype == np.uint32
+
+
+def test_another_tokenizer_leaves_no_file_of_the_last(here: Context, corpus: Path) -> None:
+    tokenized(here, corpus, tokenizer="bpe:262")
+    manifest = tokenized(here, corpus, tokenizer="byte")
+    assert not (manifest.folder / "tokenizer.tiktoken").exists()
+
+
+def test_tinystories_keeps_its_own_validation_text(here: Context) -> None:
+    folder = here.workspace.data / "tinystories"
+    folder.mkdir(parents=True)
+    (folder / "TinyStoriesV2-GPT4-train.txt").write_text("\nOne.\n<|endoftext|>\nTwo.\n")
+    (folder / "TinyStoriesV2-GPT4-valid.txt").write_text("Three.\n<|endoftext|>\n")
+    manifest = tokenized(here, "tinystories")
+    assert text_of(manifest) == (b"<|endoftext|>Three.", b"<|endoftext|>One.<|endoftext|>Two.")
+    assert (manifest.text_bytes, len(manifest.source)) == (14, 2)
+    with pytest.raises(Usage, match="validation text of its own"):
+        tokenized(here, "tinystories", val_tokens=5)
+
+
+def test_endoftext_written_in_a_document_is_text(here: Context, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a<|endoftext|>b" * 4)
+    manifest = tokenized(here, tmp_path / "x.txt")
+    ids = np.concatenate([read_tokens(manifest.val_path), read_tokens(manifest.train_path)])
+    assert np.flatnonzero(ids == EOT).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "val_tokens"), [("", None), ("abc", None), ("0123456789", 10), ("0123456789", 5000)]
+)
+def test_too_little_text_is_refused_and_leaves_nothing(
+    here: Context, tmp_path: Path, text: str, val_tokens: int | None
+) -> None:
+    (tmp_path / "x.txt").write_text(text)
+    with pytest.raises(BadData, match="'x' is too little text"):
+        tokenized(here, tmp_path / "x.txt", val_tokens=val_tokens)
+    assert not (here.workspace.data / "x").exists()
+
+
+def test_a_failure_keeps_the_dataset_that_was_there(here: Context, corpus: Path) -> None:
+    before = tokenized(here, corpus)
+    with pytest.raises(BadData):
+        tokenized(here, corpus, val_tokens=500)
+    assert load_manifest(before.folder) == before
+    verify(before)
+    assert len(list(before.folder.iterdir())) == 3
+
+
+def test_a_full_disk_leaves_no_manifest_that_lies(
+    here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tokenized(here, corpus).folder
+
+    def full(*_args: object) -> None:
+        raise BadData("the disk is full")
+
+    monkeypatch.setattr("llmc.tokens.shards.save_tokenizer", full)
+    with pytest.raises(BadData, match="the disk is full"):
+        tokenized(here, corpus, tokenizer="bpe:262")
+    with pytest.raises(MissingOutput):
+        load_manifest(folder)
+
+
+def test_out_that_is_a_file_is_refused(here: Context, corpus: Path) -> None:
+    with pytest.raises(BadData, match=r"cannot write the dataset .*00\.txt"):
+        tokenized(here, corpus, out=corpus / "00.txt")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"val_tokens": 5, "val_fraction": 0.5}, "exclude each other"),
+        ({"val_tokens": 1}, "--val-tokens must be at least 2"),
+        ({"val_fraction": 0.0}, "--val-fraction must lie between 0 and 1"),
+        ({"val_fraction": 1.0}, "--val-fraction must lie between 0 and 1"),
+        ({"val_fraction": float("nan")}, "--val-fraction must lie between 0 and 1"),
+        ({"tokenizer": "bpe:12"}, "258"),
+        ({"tokenizer": "gpt3"}, "no tokenizer 'gpt3'"),
+    ],
+)
+def test_flags_that_make_no_sense_are_usage_errors(
+    here: Context, corpus: Path, flags: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Usage, match=message):
+        tokenized(here, corpus, **flags)
+    assert not here.workspace.data.exists()
+
+
+def test_a_flag_that_makes_no_sense_ends_in_one_sentence(llmc: Llmc, corpus: Path) -> None:
+    error = assert_one_sentence(llmc("tokenize", corpus, "--val-fraction", "2"), 2)
+    assert "--val-fraction must lie between 0 and 1, not be 2" in error
+
+
+def test_what_was_not_fetched_names_the_command(llmc: Llmc) -> None:
+    error = assert_one_sentence(llmc("tokenize", "tinyshakespeare"), 3)
+    assert "run 'llmc fetch tinyshakespeare' first" in error
+
+
+def test_the_command_says_what_it_chose(llmc: Llmc, corpus: Path, gpt2: Tokenizer) -> None:
+    assert gpt2.name == "gpt2"
+    done = llmc("tokenize", corpus)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "tokenizer: gpt2 (the default" in done.stderr
+    assert "validation: the first 10% of the tokens" in done.stderr
+    assert "next: llmc train --data data/corpus" in done.stderr
+    quiet = llmc("tokenize", corpus, "--quiet", "--json")
+    assert quiet.stderr == ""
+    assert json.loads(quiet.stdout)["dataset"] == "corpus"
+
+
+def test_work_that_is_done_is_recognized(here: Context, corpus: Path) -> None:
+    inputs = [str(corpus)]
+
+    def done(tokenizer: str) -> Path | None:
+        return tokenized_already(here, inputs, tokenizer=tokenizer, out=None)
+
+    assert done("byte") is None
+    manifest = tokenized(here, corpus)
+    assert done("byte") == manifest.folder
+    assert done("bpe:262") is None
+    tokenized(here, corpus, tokenizer="bpe:262")
+    assert done("bpe:262") == manifest.folder
+    assert done("bpe:261") is None
+    assert done("byte") is None
+    (corpus / "00.txt").write_text("documentA")
+    assert done("bpe:262") is None
+    manifest = tokenized(here, corpus)
+    assert done("byte") == manifest.folder
+    manifest.val_path.write_bytes(manifest.val_path.read_bytes()[:-1])
+    assert done("byte") is None
+
+
+def test_stdlib_needs_no_fetching(here: Context) -> None:
+    manifest = tokenized(here, "stdlib")
+    share = manifest.val.tokens / (manifest.val.tokens + manifest.train.tokens)
+    assert 0.05 < share < 0.15
+    assert b"def __init__(self" in text_of(manifest)[0]
+
+
+def test_the_byte_tokenizer_is_its_own_record(here: Context, corpus: Path) -> None:
+    assert tokenized(here, corpus).load_tokenizer().fingerprint == (
+        load_tokenizer("byte").fingerprint
+    )

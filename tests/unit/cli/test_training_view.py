@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import math
+import os
+import re
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions
+
+from llmc.cli.views.training import (
+    CURVE_LINES,
+    SAMPLE_LINES,
+    History,
+    LiveView,
+    PlainView,
+    SilentView,
+    choose_view,
+    plain_lines,
+    seconds_left,
+    share_of_peak,
+)
+from llmc.train.curves import BARS, TRACE_POINTS, Trace, curve, smoothed, sparkline
+from llmc.train.metrics import Event
+from llmc.units import clock, duration, megabytes
+from tests.conftest import Llmc
+from tests.helpers.terminal import Screen, in_terminal, typing
+from tests.helpers.workspace import prepared_workspace
+
+START: Event = {
+    "event": "start", "parameters": 124439808, "isa": "avx2", "dtype": "fp32", "threads": 2,
+    "steps": 2000, "memory": 2210000000,
+}  # fmt: skip
+
+
+def step(number: int, loss: float) -> Event:
+    return {
+        "step": number, "train_loss": loss, "lr": 0.001, "grad_norm": 12.3456, "step_ms": 1234.5,
+        "tokens_per_second": 123456.7,
+    }  # fmt: skip
+
+
+def a_run(sample: str = "It was.") -> History:
+    history = History(2000)
+    events = [START, {"step": 0, "val_loss": 10.98}]
+    events += [step(number, 11 - number / 200) for number in range(1500)]
+    events += [{"step": 1500, "val_loss": 3.5}, {"event": "sample", "step": 1500, "tokens": [7]}]
+    for event in events:
+        history.add(event, lambda ids: sample)
+    return history
+
+
+def drawn(history: History, width: int, height: int = 40) -> list[str]:
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(width=width, height=height, record=True, file=nowhere, highlight=False)
+        console.print(LiveView(console, "llmc train · texts-1").picture(history))
+    return console.export_text().splitlines()
+
+
+def test_a_history_keeps_what_events_tell() -> None:
+    history = a_run()
+    assert history.start == START
+    assert history.train[:2] == [(0, 11.0), (1, 10.995)]
+    assert history.val == [(0, 10.98), (1500, 3.5)]
+    assert history.sample == "It was."
+    assert history.saved_step is None
+    assert History(3).tokens_per_second == 0
+    assert history.tokens_per_second == 123456.7
+    history.add({"event": "saved", "step": 1500}, lambda ids: "")
+    assert history.saved_step == 1500
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_the_picture_fits_and_shows_the_numbers(width: int) -> None:
+    lines = drawn(a_run("東京" * 100 + "\nnext"), width)
+    assert {cell_len(line) for line in lines} == {min(width - 2, 120)}
+    text = " ".join(lines)
+    assert "llmc train · texts-1" in text
+    assert "1,500/2,000 steps" in text
+    assert "next" in text
+    for words in NUMBERS if width >= 80 else ():
+        assert words in text
+
+
+NUMBERS: tuple[str, ...] = ("train loss 3.5050", "val loss 3.5000", "tokens/s 123,457", "ETA 00:0")
+NUMBERS += ("grad norm 12.346", "lr 1.00e-03", "memory 2.21 GB", "took 00:0")
+
+
+def test_the_loss_is_seen_to_fall() -> None:
+    line = next(line for line in drawn(a_run(), 80, 14) if "loss █" in line)
+    bars = [BARS.index(char) for char in line if char in BARS]
+    assert bars == sorted(bars, reverse=True)
+    assert (bars[0], bars[-1]) == (7, 0)
+    assert len(bars) == 68
+
+
+def test_before_the_first_step_there_is_a_picture_too() -> None:
+    text = " ".join(drawn(History(40), 80))
+    assert "0/40 steps" in text
+    assert "train loss –" in text
+
+
+def test_a_sample_cannot_move_the_cursor_or_the_colours() -> None:
+    lines = drawn(a_run("[red]a[/red] :smile:\x1b[2J\x9b2J\rb\tc\x07\u202ed\n" * 30), 120)
+    text = "\n".join(lines)
+    assert "[red]a[/red] :smile:" in text
+    assert not set("\x1b\x9b\r\t\x07\u202e") & set(text)
+    frame, bar, numbers, losses, axis = 2, 1, 3, CURVE_LINES[1], 2
+    assert len(lines) == frame + bar + numbers + losses + axis + SAMPLE_LINES
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("height", [6, 8, 10, 14, 16, 20, 24, 50])
+def test_the_picture_is_never_higher_than_the_terminal(width: int, height: int) -> None:
+    for history in (a_run("a\nb\nc\nd\ne\nf\ng"), a_run(""), History(3)):
+        lines = drawn(history, width, height)
+        assert len(lines) < height
+        assert {cell_len(line) for line in lines} == {width - 2}
+    text = "\n".join(drawn(a_run("a\nb"), width, height))
+    assert "1,500/2,000" in text
+    if height >= 8:
+        assert "train loss" in text
+        assert "┤" in text or "loss █" in text
+    assert ("┤" in text) == (height >= (16 if width >= 80 else 20))
+
+
+def test_the_curve_shows_both_losses() -> None:
+    lines = drawn(a_run(), 80, 24)
+    chart = [line[2:-2] for line in lines if "┤" in line]
+    assert chart[0].split("┤")[0].strip() == "11.00"
+    assert float(chart[-1].split("┤")[0]) == 3.5
+    assert sum(line.count("●") for line in chart) == 2
+    assert "●" in chart[-1].rstrip()[-1]
+    axis = next(line for line in lines if "steps (● validation)" in line)
+    assert axis[2:-2].split() == ["0", "steps", "(●", "validation)", "1,500"]
+
+
+def test_more_numbers_come_when_there_are_some() -> None:
+    history = a_run()
+    assert share_of_peak(history) is None
+    assert "of peak" not in " ".join(drawn(history, 80))
+    assert "best val 3.5000" in " ".join(drawn(history, 80))
+    history.start = START | {"peak_flops": 1e15}
+    assert share_of_peak(history) is None
+    history.flops_per_token = 1e9
+    assert share_of_peak(history) == pytest.approx(0.1234567)
+    history.add(step(1500, 3.0), str)
+    history.add({"event": "skipped", "step": 1500, "loss_z": 5.0, "grad_z": 1.5}, str)
+    history.add({"event": "saved", "step": 1501}, str)
+    for width in (80, 120):
+        text = " ".join(drawn(history, width))
+        assert "of peak 12%" in text
+        assert "saved step 1,501" in text
+        assert "skipped 1 " in text
+    assert share_of_peak(History(3)) is None
+
+
+def test_the_time_left_is_to_whichever_end_comes_first() -> None:
+    history = History(2000)
+    assert seconds_left(history, 1) is None
+    for number in range(100):
+        history.add(step(number, 3.0), str)
+    assert seconds_left(history, 10) == pytest.approx(190)
+    history.max_seconds = 60
+    assert seconds_left(history, 10) == 50
+    history.start = {"seconds": 45}
+    assert seconds_left(history, 10) == 5
+    assert seconds_left(history, 20) == 0
+    history.max_seconds = 1e6
+    assert seconds_left(history, 10) == pytest.approx(190)
+    history.steps = None
+    assert seconds_left(history, 10) == 1e6 - 55
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_run_that_time_ends_shows_its_time(width: int) -> None:
+    history = a_run()
+    history.max_seconds = 7200
+    assert "1,500/2,000 steps · 00:00 of 2:00:00" in " ".join(drawn(history, width))
+    history.start = START | {"steps": None, "seconds": 3600}
+    history.add(history.start, str)
+    text = " ".join(drawn(history, width))
+    assert "1,500 steps · 1:00:00 of 2:00:00" in text
+    assert "ETA 1:00:00" in text
+
+
+def test_a_run_that_was_resumed_goes_on_from_there() -> None:
+    history = History(2000)
+    for number in range(1900, 1950):
+        history.add(step(number, 3.0), str)
+    assert "1,950/2,000 steps" in " ".join(drawn(history, 80))
+
+
+def test_a_trace_is_short_and_keeps_the_mean() -> None:
+    trace, points = Trace(), []
+    for number in range(5000):
+        points.append((float(number), float(number % 7)))
+        if number % 97 == 0:
+            trace.follow(points)
+    means = trace.follow(points)
+    assert len(means) <= 2 * TRACE_POINTS
+    assert trace.stride == 8
+    assert [x for x, _ in means] == [8.0 * i + 7 for i in range(len(means))]
+    for index in (0, 17, len(means) - 1):
+        part = [y for _, y in points[8 * index : 8 * index + 8]]
+        assert means[index][1] == pytest.approx(sum(part) / 8)
+
+
+def test_a_terminal_of_another_size_gets_an_empty_screen() -> None:
+    written = StringIO()
+    console = Console(width=80, height=24, file=written, force_terminal=True)
+    history = a_run()
+    with LiveView(console, "run") as view:
+        view.update(step(0, 1.0), history)
+        assert "\x1b[2J" not in written.getvalue()
+        console.size = ConsoleDimensions(60, 20)
+        view.next_drawing = -math.inf
+        view.update(step(0, 1.0), history)
+        assert written.getvalue().count("\x1b[2J\x1b[H") == 1
+
+
+def test_training_does_not_wait_for_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("llmc.cli.views.training.time.monotonic", lambda: now)
+    pictures = []
+
+    class Counting(LiveView):
+        def picture(self, history: History) -> str:
+            pictures.append(len(history.train))
+            return ""
+
+    history = History(100)
+    with Path(os.devnull).open("w") as nowhere, Counting(Console(file=nowhere), "run") as view:
+        for number in range(100):
+            now = number / 64  # 64 steps a second
+            history.add(step(number, 1.0), str)
+            view.update(step(number, 1.0), history)
+    assert pictures[:2] == [1, 8]
+    assert pictures[-1] == 100  # the last picture shows the last step
+    assert len(pictures) <= 17
+
+
+def test_a_pipe_is_told_what_llm_c_prints() -> None:
+    history = a_run("One\ntwo")
+    assert plain_lines(step(3, 4.56789012), history) == (
+        "step 3: train loss 4.567890 (took 1234.500 ms)\n"
+    )
+    assert plain_lines({"step": 3, "val_loss": 4.5}, history) == "val loss 4.500000\n"
+    assert plain_lines({"event": "sample", "tokens": [1]}, history) == (
+        "generating:\n---\nOne\ntwo\n---\n"
+    )
+    assert plain_lines(START, history) == (
+        "num_parameters: 124439808\nmemory: 2.21 GB\nisa: avx2, threads: 2, dtype: fp32\n"
+    )
+    assert plain_lines({"event": "saved", "step": 3}, history) == ""
+
+
+def test_the_view_fits_where_stdout_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(choose_view(silent=False, title="x")) is PlainView
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert type(choose_view(silent=False, title="x")) is LiveView
+    assert type(choose_view(silent=True, title="x")) is SilentView
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(choose_view(silent=False, title="x")) is PlainView
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "00:00"), (59.6, "01:00"), (3599, "59:59"), (3661, "1:01:01")]
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0.0 s"), (0.34, "0.3 s"), (9.94, "9.9 s"), (9.95, "00:10"), (75, "01:15")],
+)
+def test_short_durations_have_a_decimal(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0.0 MB"), (61_540_000, "61.5 MB"), (2_210_000_000, "2.21 GB")]
+)
+def test_sizes(count: float, shown: str) -> None:
+    assert megabytes(count) == shown
+
+
+Losses = st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=300)
+
+
+@given(values=Losses, width=st.integers(1, 100))
+def test_a_sparkline_is_as_wide_as_it_may_be(values: list[float], width: int) -> None:
+    line = sparkline(values, width)
+    assert len(line) <= width
+    assert set(line) <= set(BARS)
+
+
+@given(losses=Losses, width=st.integers(40, 120), height=st.integers(4, 20))
+def test_a_curve_fits_whatever_the_losses(losses: list[float], width: int, height: int) -> None:
+    short = [loss if abs(loss) < 1e6 else float("nan") for loss in losses]
+    points = list(enumerate(short))
+    picture = curve(points, points[::10], width=width, height=height)
+    lines = picture.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert len(lines) in (0, height + 2)
+    assert bool(lines) == any(not math.isnan(loss) for loss in short)
+
+
+def test_a_curve_shows_where_it_began_and_ended() -> None:
+    lines = curve([(0, 4.0), (10, 1.0)], [(0, 3.0)], width=40, height=6).splitlines()
+    assert lines[0].startswith("4.00 ┤⠉")
+    assert lines[5].startswith("1.00 ┤")
+    assert lines[5].endswith("⣀")
+    assert len(lines[5]) == 40
+    assert lines[2].startswith("     ┤●")
+    # A straight line from corner to corner: as many dots in every row of characters.
+    ink = [sum(0x2800 < ord(c) < 0x2900 for c in line) for line in lines[:6]]
+    assert max(ink) - min(ink) <= 1
+    assert lines[7].split() == ["0", "10"]
+
+
+def test_smoothing_keeps_the_mean_and_the_end() -> None:
+    points = [(float(x), float(x % 3)) for x in range(300)]
+    few = smoothed(points, 100)
+    assert few[0] == (2.0, 1.0)
+    assert few[-1] == (299.0, 1.0)
+    assert len(few) == 100
+    assert smoothed(points, 300) == points
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_in_a_terminal_nothing_is_wider_than_it(
+    workspace: Llmc, columns: int, tmp_path: Path
+) -> None:
+    flags = ["--steps", "40", "--lr", "0.02", "--sample-every", "20", "--run", f"at-{columns}"]
+    shown = in_terminal(workspace, columns, "train", "--config", "tiny.toml", *flags)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    lines = shown.replace("\r", "\n").split("\n")
+    assert max(cell_len(line) for line in lines) <= columns
+    assert {cell_len(line) for line in lines if line[:1] in "│╰"} <= {0, min(columns - 2, 120)}
+    assert any(line.startswith("│") for line in lines)
+    assert "40/40 steps" in shown
+    assert "step 1:" not in shown
+    panel, _, after = shown.rpartition("╯")
+    assert "steps (● validation)" in panel
+    assert "┤●" in panel.rpartition("╭")[2]
+    assert "loss over steps" not in after and "┤" not in after  # once is enough
+    assert "next: " in after
+    assert "llmc sample --decode" in after
+
+
+@pytest.mark.parametrize("columns", [80, 121])
+def test_ctrl_c_leaves_no_piece_of_a_picture(workspace: Llmc, columns: int) -> None:
+    flags = ["--steps", "100000", "--sample-every", "0", "--val-every", "0"]
+    with typing(workspace, columns, "train", *flags, "--run", f"stopped-{columns}") as person:
+        person.wait("train loss")
+        person.type("\x03")
+        person.wait("interrupted after")
+    assert "^C" in person.shown
+    screen = Screen(columns).shown(person.raw)
+    assert sum("╭" in line for line in screen) == sum("╯" in line for line in screen) == 1
+    assert person.code == 130
+
+
+def test_the_losses_are_drawn_at_the_end_where_the_picture_had_no_room(workspace: Llmc) -> None:
+    flags = ["--steps", "40", "--run", "low"]
+    shown = in_terminal(workspace, 80, "train", "--config", "tiny.toml", *flags, lines=10)
+    panel, _, after = shown.rpartition("╯")
+    assert "loss " in panel and "┤" not in panel
+    assert "loss over steps" in after and "┤●" in after
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    return prepared_workspace(tmp_path_factory.mktemp("view") / "workspace", cache)

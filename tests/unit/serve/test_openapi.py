@@ -1,0 +1,79 @@
+"""Whatever the published document allows is answered, and whatever it forbids is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+
+from tests.helpers.served import Served, fake_server
+
+KEY = "sixteen-or-more-characters"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("serve")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Served]:
+    with fake_server(
+        folder, "--max-tokens", "32", "--queue", "126", env={"LLMC_API_KEY": KEY}
+    ) as running:
+        yield running
+        assert running.get("/health").json() == {"status": "ok"}
+        ended, said = running.end()
+        assert (ended, said) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def document(server: Served) -> Any:
+    return schemathesis.openapi.from_url(f"{server.url}openapi.json")
+
+
+OPERATIONS = [
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+    ("POST", "/v1/completions"),
+    ("GET", "/health"),
+    ("GET", "/metrics"),
+    ("GET", "/info"),
+    ("GET", "/curves"),
+]
+
+
+def test_every_operation_is_tried(document: Any) -> None:
+    found = [result.ok() for result in document.get_all_operations()]
+    assert {(each.method.upper(), each.path) for each in found} == set(OPERATIONS)
+
+
+def fits(case: schemathesis.Case[Any]) -> bool:
+    """Say whether a request asks for no more than there is room: no schema can multiply."""
+    body = case.body if isinstance(case.body, dict) else {}
+    prompt, n = body.get("prompt", ""), body.get("n")
+    texts = prompt if isinstance(prompt, list) else [prompt]
+    long = any(isinstance(text, str) and len(text.encode()) > 63 for text in texts)
+    return not long and not (isinstance(n, int | float) and n * len(texts) > 128)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [(*operation, GenerationMode.POSITIVE) for operation in OPERATIONS]
+    + [("POST", "/v1/completions", GenerationMode.NEGATIVE)],
+)
+def test_the_document_is_kept(document: Any, method: str, path: str, mode: GenerationMode) -> None:
+    """What it allows, and what it does not."""
+    operation = document[path][method]
+
+    @settings(max_examples=80, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(operation.as_strategy(generation_mode=mode).filter(fits))
+    def hold(case: schemathesis.Case[Any]) -> None:
+        case.call_and_validate(headers={"Authorization": f"Bearer {KEY}"})
+
+    hold()
