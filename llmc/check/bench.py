@@ -148,10 +148,10 @@ def in_pairs(
 
 
 def step_result(work: Work, timings: Sequence[Timing]) -> Event:
-    """Return what processes of ``bench`` measured, as numbers; docs/bench.md says what each is.
+    """Return what processes of ``bench`` measured, as numbers.
 
-    Shares are of the median of the peaks that were measured in between: what slows the machine down
-    for a while slows down both.
+    docs/reference/bench.md says what each is. Shares are of the median of the peaks that were
+    measured in between: what slows the machine down for a while slows down both.
     """
     flops = work.step_flops()
     seconds = statistics.median(timing.median for timing in timings)

@@ -1,6 +1,6 @@
 """What the losses of single tokens add up to: mean, perplexity, bits per byte, how sure they are.
 
-``docs/eval.md`` defines every number and says why the units are what they are.
+``docs/guide/eval.md`` defines every number and says why the units are what they are.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Score:
         return _exp(self.loss.value - width), _exp(self.loss.value + width)
 
     def fields(self) -> Mapping[str, Any]:
-        """Return all of it, for ``--json``; docs/eval.md says what the names mean."""
+        """Return all of it, for ``--json``; docs/guide/eval.md says what the names mean."""
         bits, interval = self.bits_per_byte, self.perplexity_interval
         return {
             "loss": self.loss.value,

@@ -95,7 +95,7 @@ def writing_threads(model: ModelConfig) -> int:
 
 
 def seen_of_prompt(tokens: int, context: int) -> int:
-    """Return how many of a prompt's last tokens the model reads; docs/sampling.md tells why."""
+    """Return how many of a prompt's last tokens the model reads (docs/guide/sampling.md)."""
     if tokens <= context:
         return tokens
     kept = context // 2

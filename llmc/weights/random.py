@@ -1,7 +1,7 @@
 """A model initialised as GPT-2 was, for training from scratch.
 
 ``llmc-native init`` makes the same bits (``native/model/random.c``): both keep to operations that
-IEEE 754 defines to the last bit, and ``docs/formats.md`` says which.
+IEEE 754 defines to the last bit, and ``docs/reference/formats.md`` says which.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ static void encoder_backward(const struct Workers *workers, float *dwte, float *
   }
 }
 
-/* ---- layernorm (derived step by step in docs/layernorm.md) ------------------------------------- */
+/* ---- layernorm (derived step by step in docs/engine/layernorm.md) ------------------------------------- */
 
 static void layernorm_forward(const struct Workers *workers, struct Array out, float *mean, float *rstd,
                               const float *inp, const float *weight, const float *bias,

@@ -1,6 +1,6 @@
 /* A model's first weights: normal numbers, each a function of the seed and its place alone.
  *
- * docs/formats.md says what they are, llmc/weights/random.py makes the same bits in NumPy. So that every
+ * docs/reference/formats.md says what they are, llmc/weights/random.py makes the same bits in NumPy. So that every
  * machine does, this takes only operations that IEEE 754 defines to the last bit: sums, products, quotients
  * and roots of doubles, none of them fused (see EXACT in llmc/engine/toolchain.py).
  */

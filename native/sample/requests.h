@@ -1,4 +1,4 @@
-/* What `llmc-native generate` is asked: one line a request (docs/sampling.md). */
+/* What `llmc-native generate` is asked: one line a request (docs/guide/sampling.md). */
 #ifndef LLMC_REQUESTS_H
 #define LLMC_REQUESTS_H
 

@@ -122,7 +122,7 @@ static void advise(char text[ADVICE], const struct Run *run, size_t available) {
   text[0] = '\0';
   for (int i = 0; i < count; i++) add_way(text, run, ways[i], i + 1 == count);
   if (count > 0) return;
-  snprintf(text, ADVICE, "use a smaller --model, such as 'llmc export-weights random:PRESET' makes: docs/recipes.md says "
+  snprintf(text, ADVICE, "use a smaller --model, such as 'llmc export-weights random:PRESET' makes: docs/guide/recipes.md says "
            "what each preset takes");
 }
 

@@ -1,4 +1,4 @@
-"""docs/formats.md is held against the code, and against files that the code has just written."""
+"""docs/reference/formats.md agrees with the code, and with files that the code has just written."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from tests.helpers.foreign_files import write_gguf, write_tokenizer_bin
 from tests.helpers.places import ROOT
 from tests.helpers.workspace import ok, prepared_workspace, trained
 
-PAGE = ROOT / "docs" / "formats.md"
+PAGE = ROOT / "docs" / "reference" / "formats.md"
 GPT2 = ModelConfig()
 TINY = ModelConfig(layers=2, heads=2, channels=8, context=16, vocab_size=257)
 LETTERS = {"L": "layers", "NH": "heads", "C": "channels", "maxT": "context", "V": "vocab_size"}

@@ -1,4 +1,4 @@
-"""docs/kernels.md and the steps it tells of: they compute what they say, and are what it shows."""
+"""docs/engine/kernels.md and its steps: they compute what they say, and are what it shows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import pytest
 from tests.helpers.places import ROOT
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
-PAGE = ROOT / "docs" / "kernels.md"
+PAGE = ROOT / "docs" / "engine" / "kernels.md"
 STEPS = PAGE.parent / "gemm"
 
 
 @pytest.fixture(scope="module")
 def program(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """Return docs/gemm/run.py as a module that builds in a folder of the tests."""
+    """Return docs/engine/gemm/run.py as a module that builds in a folder of the tests."""
     spec = importlib.util.spec_from_file_location("gemm_run", STEPS / "run.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

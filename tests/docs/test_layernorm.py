@@ -1,4 +1,4 @@
-"""docs/layernorm.md as its reader meets it: type what it says, see what it shows, trust its C."""
+"""docs/engine/layernorm.md as its reader meets it: type what it says, see what it shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmc.engine.process import Finished, run_quietly
 from llmc.paths import shipped_dir
 from tests.helpers.places import ROOT
 
-PAGE = ROOT / "docs" / "layernorm.md"
+PAGE = ROOT / "docs" / "engine" / "layernorm.md"
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 # The page's functions and the engine's, on the same noise; main of the page is out of the way.
@@ -139,8 +139,8 @@ def shell(command: str, folder: Path, environment: dict[str, str]) -> Finished:
 def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
     """Return the folder that the page's first commands fill with its programs."""
     root = tmp_path_factory.mktemp("reader")
-    (root / "docs").mkdir()
-    shutil.copy(PAGE, root / "docs")
+    (root / "docs" / "engine").mkdir(parents=True)
+    shutil.copy(PAGE, root / "docs" / "engine")
     (_, extract), _ = blocks("sh")
     done = shell(extract, root, environment)
     assert done == Finished(0, "")

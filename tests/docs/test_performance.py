@@ -1,4 +1,4 @@
-"""docs/performance.md shows what was measured, and the commands that it names are llmc's."""
+"""docs/measured/performance.md shows what was measured, by llmc's own commands."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import pytest
 from llmc.cli.main import main
 from tests.helpers.places import ROOT
 
-DOCS = ROOT / "docs"
-
 
 @pytest.fixture(scope="module")
 def measure() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure", DOCS / "measure.py")
+    spec = importlib.util.spec_from_file_location("measure", ROOT / "tools" / "measure.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:  # its dataclasses look it up
@@ -28,7 +26,7 @@ def measure() -> ModuleType:
 
 
 def test_the_tables_are_the_measured_ones(measure: ModuleType) -> None:
-    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "measured" / "performance.md").read_text(encoding="utf-8")
     results = json.loads(measure.RESULTS.read_text())
     for table in measure.tables(results):
         assert len(table) > 2

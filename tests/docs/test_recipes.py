@@ -1,4 +1,4 @@
-"""Every preset runs, and docs/recipes.md says of each what the engine does."""
+"""Every preset runs, and docs/guide/recipes.md says of each what the engine does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.helpers.engine import (
 from tests.helpers.places import ROOT
 from tests.helpers.workspace import ok
 
-PAGE = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "guide" / "recipes.md").read_text("utf-8")
 LARGE = {name for name in preset_names() if load_preset(name).model.channels >= 768}
 
 
@@ -98,7 +98,7 @@ def test_every_preset_says_what_it_is_for() -> None:
 
 
 def test_the_time_to_a_loss_is_the_measured_one() -> None:
-    spec = importlib.util.spec_from_file_location("time_to_loss", ROOT / "docs/time_to_loss.py")
+    spec = importlib.util.spec_from_file_location("time_to_loss", ROOT / "tools/time_to_loss.py")
     assert spec is not None and spec.loader is not None
     program = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:  # its dataclasses look it up

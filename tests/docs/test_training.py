@@ -1,4 +1,4 @@
-"""docs/training.md is held against the flags, their defaults, what a resume takes, and the ends."""
+"""docs/guide/training.md agrees with the flags, their defaults, resuming, and the ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmc.train.endings import STATES
 from llmc.train.record import CHANGEABLE
 from tests.helpers.places import ROOT
 
-TEXT = (ROOT / "docs" / "training.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "guide" / "training.md").read_text("utf-8")
 SETTINGS = asdict(TrainConfig())
 CHOSEN = {"data", "val_data", "model", "config", "run", "threads"}  # by the command, not a setting
 LEFT_OUT = ("model", "config", "dry_run")  # on a resume
@@ -98,5 +98,5 @@ def test_schedules_and_links_lead_somewhere() -> None:
     assert FLAGS["--schedule"][2].endswith(": " + ", ".join(SCHEDULES))
     for path in re.findall(r"`((?:native|llmc|docs|tests)/[\w/.]+)`", TEXT):
         assert (ROOT / path).exists(), path
-    formats = (ROOT / "docs" / "formats.md").read_text("utf-8")
+    formats = (ROOT / "docs" / "reference" / "formats.md").read_text("utf-8")
     assert "## Run folder" in formats

@@ -52,7 +52,7 @@ def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
-# ---- the stored means, read as docs/formats.md says ----------------------------------------------
+# ---- the stored means, read as docs/reference/formats.md says ------------------------------------
 
 
 @dataclass(frozen=True)

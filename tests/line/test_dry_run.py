@@ -395,8 +395,8 @@ def test_where_no_row_fits_a_smaller_model_is_advised(native: Native, small: Fla
     needed = -(-start["memory"] // 10_000) / 100
     assert error == (
         f"error: the run needs {needed:.2f} MB of memory, but only 0.10 MB are available; "
-        "use a smaller --model, such as 'llmc export-weights random:PRESET' makes: docs/recipes.md "
-        "says what each preset takes"
+        "use a smaller --model, such as 'llmc export-weights random:PRESET' makes: "
+        "docs/guide/recipes.md says what each preset takes"
     )
     assert "use a smaller --model" in planned(native, 0, batch_size=4, **small)[1]
 

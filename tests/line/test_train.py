@@ -230,7 +230,7 @@ def test_json_is_the_events_and_then_the_result(llmc: Llmc) -> None:
     assert [line for line in told[1:] if line.get("event") not in ("sample", "saved")] == lines
     for event, steps in (("sample", [2, 4]), ("saved", [2, 4])):
         assert [line["step"] for line in told if line.get("event") == event] == steps
-    page = (ROOT / "docs" / "training.md").read_text("utf-8")
+    page = (ROOT / "docs" / "guide" / "training.md").read_text("utf-8")
     (rows,) = re.findall(r"^\| key of `llmc train --json`.*\n\|[- |]+\n((?:\|.*\n)+)", page, re.M)
     cells = [row.split(" | ")[0] for row in rows.splitlines()]
     assert list(result) == [key for cell in cells for key in re.findall(r"`(\w+)`", cell)]

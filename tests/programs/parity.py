@@ -1,7 +1,7 @@
 """The engine and its PyTorch twin over the same steps, in float32 and in float64.
 
-``python -m tests.programs.parity`` prints the tables of ``docs/parity.md``; the tests hold the same
-figures to ``llmc/check/tolerances.py``.
+``python -m tests.programs.parity`` prints the tables of ``docs/measured/parity.md``; the tests hold
+the same figures to ``llmc/check/tolerances.py``.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def bf16_table(title: str, rows: Mapping[str, tuple[float, float]]) -> str:
 
 
 def main() -> None:
-    """Print the tables of docs/parity.md."""
+    """Print the tables of docs/measured/parity.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--small-only", action="store_true", help="leave out GPT-2 124M")
     setups = {"Small model": small()}

@@ -64,8 +64,8 @@ def eval(
     """Measure a model: loss, perplexity, bits per byte, or HellaSwag's accuracy.
 
     Every token but the first is predicted once, in windows of T tokens. Each number comes with its
-    standard error; bits per byte compares models of different tokenizers. docs/eval.md has the
-    definitions.
+    standard error; bits per byte compares models of different tokenizers. docs/guide/eval.md has
+    the definitions.
     """
     here: Context = ctx.obj
     subject = find_subject(here, target)

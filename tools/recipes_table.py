@@ -1,9 +1,9 @@
-"""Measure what docs/recipes.md says of each preset: ``python docs/recipes_table.py``.
+"""Measure what docs/guide/recipes.md says of each preset: ``python tools/recipes_table.py``.
 
 Every preset is rehearsed by ``llmc train --dry-run`` on random tokens, beginning with random
 weights: neither changes what a step takes. The larger GPT-2s are not: how fast they are is taken
 from the smallest by the operations of a token, and their memory from the engine's plan. With words,
-only the presets named so are measured again. The numbers are kept in docs/recipes.json.
+only the presets named so are measured again. The numbers are kept in docs/measured/recipes.json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llmc.units import megabytes
 from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
 from llmc.weights.random import random_tensors
 
-RESULTS = Path(__file__).with_name("recipes.json")
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "measured" / "recipes.json"
 TOKENS = 200_000
 BASIS = "gpt2-124m"
 ESTIMATED = ("gpt2-355m", "gpt2-774m", "gpt2-1558m")  # larger than what a dry run should wait for

@@ -1,9 +1,9 @@
-"""Compiles the steps of docs/kernels.md, checks each against NumPy, then times them.
+"""Compiles the steps of docs/engine/kernels.md, checks each against NumPy, then times them.
 
-python docs/gemm/run.py            # the table of the page
-python docs/gemm/run.py --tiles    # step 6 with tiles of other shapes
-python docs/gemm/run.py --engine   # step 9 and the engine, in turn
-python docs/gemm/run.py --check    # no timing: every step on ragged sizes
+python docs/engine/gemm/run.py            # the table of the page
+python docs/engine/gemm/run.py --tiles    # step 6 with tiles of other shapes
+python docs/engine/gemm/run.py --engine   # step 9 and the engine, in turn
+python docs/engine/gemm/run.py --check    # no timing: every step on ragged sizes
 """
 
 from __future__ import annotations

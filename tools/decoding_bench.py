@@ -1,4 +1,4 @@
-"""Decode with llmc and with llama.cpp, in turn: ``python docs/decoding_bench.py``.
+"""Decode with llmc and with llama.cpp, in turn: ``python tools/decoding_bench.py``.
 
 Both read the same random GPT-2 124M, exported by llmc: a prompt, then greedily one token after the
 other. Each side runs in processes of its own, which alternate; who begins changes from pair to

@@ -1,6 +1,6 @@
-"""Draws docs/serve.png: the page of llmc serve, a text on it and the alternatives of a word.
+"""Draws docs/measured/serve.png: the page of llmc serve, with the alternatives of a word.
 
-make demo setup-dev && .venv/bin/python docs/serve_screenshot.py build/demo
+make demo setup-dev && .venv/bin/python tools/serve_screenshot.py build/demo
 
 It takes Debian's chromium (apt-get install chromium) and serves the workspace's newest run.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-OUT = Path(__file__).with_name("serve.png")
+OUT = Path(__file__).resolve().parents[1] / "docs" / "measured" / "serve.png"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PROMPT = "class Reader:\n    def __init__(self"

@@ -1,7 +1,7 @@
-"""Draws docs/training.svg: the training view of a real run, two thirds through.
+"""Draws docs/measured/training.svg: the training view of a real run, two thirds through.
 
 make setup && .venv/bin/llmc --workspace build/demo prepare stdlib
-.venv/bin/python docs/screenshot.py build/demo
+.venv/bin/python tools/screenshot.py build/demo
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
         argv = engine_arguments(
             data, find_model(here, None, data), Path(scratch), settings, available_cores()
         )
-        out = Path(__file__).with_name("training.svg")
+        out = Path(__file__).resolve().parents[1] / "docs" / "measured" / "training.svg"
         camera = Camera(settings.steps * 2 // 3, out)
         try:
             run_engine(

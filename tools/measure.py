@@ -1,7 +1,8 @@
-"""Measure what docs/performance.md says: ``python docs/measure.py`` runs and prints it all.
+"""Measure what docs/measured/performance.md says: ``python tools/measure.py`` runs it all.
 
-The results are kept in docs/measured.json, by command; ``--print`` makes the tables from it. With
-words, only the commands that contain one of them run again: ``python docs/measure.py bf16``.
+The results are kept in docs/measured/measured.json, by command; ``--print`` makes the tables from
+it. With words, only the commands that contain one of them run again: ``python tools/measure.py
+bf16``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "measured.json"
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "measured" / "measured.json"
 SHORT, LONG = "--batch-size 4 --seq-len 64", "--batch-size 1 --seq-len 1024"
 SHAPES = {SHORT: "B=4 T=64", LONG: "B=1 T=1024"}
 STEPS = {SHORT: "--steps 4", LONG: "--steps 2"}

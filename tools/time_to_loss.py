@@ -1,13 +1,14 @@
 """How soon a model is good: llmc against PyTorch on one recipe, from scratch, by the clock.
 
 make setup-dev && .venv/bin/llmc --workspace build/demo prepare stdlib
-.venv/bin/python docs/time_to_loss.py build/demo
-.venv/bin/python docs/time_to_loss.py build/demo --compiled     (torch.compile too)
+.venv/bin/python tools/time_to_loss.py build/demo
+.venv/bin/python tools/time_to_loss.py build/demo --compiled     (torch.compile too)
 
 Both sides begin with the same weights, see the same windows in the same order, at the same learning
 rates, validate on the same tokens at the same steps. Processes alternate. The clock begins before
 the first validation, when model and data are loaded, and runs over training and validations alike.
-Writes docs/time_to_loss.json and draws docs/time_to_loss.svg from it; ``--draw`` only draws.
+Writes docs/measured/time_to_loss.json and draws docs/measured/time_to_loss.svg from it; ``--draw``
+only draws.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-HERE = Path(__file__).parent
-RESULT, PICTURE = HERE / "time_to_loss.json", HERE / "time_to_loss.svg"
+MEASURED = Path(__file__).resolve().parents[1] / "docs" / "measured"
+RESULT, PICTURE = MEASURED / "time_to_loss.json", MEASURED / "time_to_loss.svg"
 
 MODEL = ModelConfig(layers=6, heads=6, channels=192, context=64, vocab_size=2048)
 TRAIN = TrainConfig(
