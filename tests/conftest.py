@@ -20,6 +20,7 @@ from llmc.engine.build import ensure_native
 from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
+from tests.helpers.places import ROOT
 from tests.helpers.web import Web, serving
 
 # Nothing listens on the discard port: whoever asks for the outside world is refused at once.
@@ -60,12 +61,19 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for all of the tests, those of other workers too: the engine is compiled once."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return tmp_path_factory.mktemp("cache")
-    folder = tmp_path_factory.getbasetemp().parent / "cache"
+    """One cache for all tests of this run, those of other workers included.
+
+    Compiled engines are kept from one run to the next: a build is named by a hash of everything it
+    is made of.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    engines = Path(os.environ.get("LLMC_TEST_ENGINES", ROOT / "build" / "test-engines"))
     with FileLock(folder.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
-        folder.mkdir(exist_ok=True)
+        if not folder.exists():
+            folder.mkdir()
+            engines.mkdir(parents=True, exist_ok=True)
+            (folder / "native").symlink_to(engines.resolve())
         patch.setenv("LLMC_CACHE_DIR", str(folder))
         ensure_native(Context(Workspace(folder), Ui(quiet=True)))
     return folder

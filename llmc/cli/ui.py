@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from llmc.report import Advance, Unit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,6 +70,47 @@ class Ui:
         if self.json:
             sys.stdout.write(json.dumps(fields) + "\n")
             sys.stdout.flush()
+
+    @contextmanager
+    def bar(
+        self, description: str, total: int | None = None, unit: Unit = "bytes"
+    ) -> Iterator[Advance]:
+        """Show a progress bar with its rate and the time that is left; nothing in a pipe.
+
+        This makes :class:`Ui` a :class:`llmc.report.Report`.
+        """
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        counts = (
+            (DownloadColumn(), TransferSpeedColumn())
+            if unit == "bytes"
+            else (TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),)
+        )
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *counts,
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=self.quiet or not self.console.is_terminal,
+        ) as progress:
+            task = progress.add_task(description, total=total)
+
+            def advance(step: int, total: int | None = None) -> None:
+                if progress.tasks[0].total is None and total is not None:
+                    progress.reset(task, total=total, completed=step)
+                else:
+                    progress.update(task, advance=step, total=total)
+
+            yield advance
 
     def progress(self) -> Progress:
         """Return a progress display for bytes, with rate and ETA; invisible in a pipe."""
