@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from llmc.check.bench import Work, gemm_flops
+from llmc.check.bench import Work
 from llmc.cli.commands import bench as command
 from llmc.cli.context import Context
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig, gemm_flops
 from llmc.paths import shipped_dir
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import Native, build, json_lines, refused, succeeded
