@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmc.config import TrainConfig
 from llmc.model import ModelConfig
-from llmc.train.folder import CHECKPOINT, CONFIG, METRICS, RECORD
+from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD
 from llmc.weights.checkpoint import write_checkpoint
 from tests.helpers.engine import some_tensors
 
