@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from llmc.errors import BadData, Usage
+from llmc.paths import CONFIG, METRICS
 from llmc.train.curves import Line, chart, extremes, moving_mean, plain
-from llmc.train.folder import CONFIG, METRICS
 from llmc.train.history import read_run
 from llmc.train.plots import (
     MOST_RUNS,
