@@ -128,7 +128,7 @@ def numbers(value: Any) -> Iterator[float]:
     if isinstance(value, dict):
         for inner in value.values():
             yield from numbers(inner)
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) and not isinstance(value, bool):
         yield value
 
 
