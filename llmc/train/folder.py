@@ -17,14 +17,17 @@ from typing import Any
 from llmc import __version__
 from llmc.config import ModelConfig, SampleConfig, TrainConfig
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.paths import Workspace, unwritable, written_whole
+from llmc.paths import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    RECORD,
+    Workspace,
+    unwritable,
+    written_whole,
+)
 from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE
-
-CHECKPOINT = "model.bin"
-METRICS = "metrics.jsonl"
-CONFIG = "config.toml"
-RECORD = "run.json"
-CHECKPOINTS = "checkpoints"
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:

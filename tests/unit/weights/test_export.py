@@ -16,10 +16,9 @@ from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.config import ModelConfig
 from llmc.errors import BadData, LlmcError, Usage
-from llmc.paths import Workspace
+from llmc.paths import CHECKPOINT, Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
-from llmc.train.folder import CHECKPOINT
 from llmc.weights.checkpoint import (
     HEADER_BYTES,
     read_checkpoint,
