@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
 from llmc.paths import written_whole
-from llmc.tokens.byte_level import unspelled
 from llmc.text.documents import ENDOFTEXT
+from llmc.tokens.byte_level import unspelled
 from llmc.tokens.vocabulary import (
     PATTERN,
     TOKENIZER_FILE,
