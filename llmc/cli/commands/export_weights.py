@@ -321,7 +321,7 @@ def _debug_state(here: Context, data: Path, config: ModelConfig) -> Callable[[Pa
     """
     if not data.is_file():
         raise MissingOutput(f"there is no file {data}: make token files with 'llmc tokenize PATH'")
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     T = min(STATE_TOKENS, config.context)
 
     def write(checkpoint: Path, state: Path) -> None:
