@@ -15,6 +15,13 @@ import platformdirs
 
 from llmc.errors import BadData, MissingOutput, Usage
 
+# The files of a run's folder.
+CHECKPOINT = "model.bin"
+METRICS = "metrics.jsonl"
+CONFIG = "config.toml"
+RECORD = "run.json"
+CHECKPOINTS = "checkpoints"  # a folder
+
 
 @dataclass(frozen=True)
 class Workspace:
