@@ -1,0 +1,326 @@
+"""Write the same weights in another format."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmc.engine.build import ensure_native
+from llmc.engine.process import Engine
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.paths import Workspace, folder_written_whole, written_whole
+from llmc.report import SILENT, Report
+from llmc.tokens.byte_level import Vocabulary
+from llmc.weights.base import KINDS, Origin, Weights, stored_bytes
+from llmc.weights.checkpoint import checkpoint_bytes, parameter_count, write_checkpoint
+from llmc.weights.lookup import TOKENIZER_SUFFIX
+from llmc.weights.sources import FoundWeights, find_weights, random_weights
+from llmc.weights.tokenizer import (
+    carried_tokenizer,
+    carries_tokenizer,
+    find_tokenizer,
+    fingerprint_of,
+    vocabulary_of,
+)
+
+if TYPE_CHECKING:
+    from llmc.config import ModelConfig
+    from llmc.tokens.tokenizer import Tokenizer
+
+# The names that llm.c's programs open.
+LLMC_FP32, LLMC_BF16 = "gpt2_124M.bin", "gpt2_124M_bf16.bin"
+LLMC_TOKENIZER, LLMC_STATE = "gpt2_tokenizer.bin", "gpt2_124M_debug_state.bin"
+STATE_BATCH, STATE_TOKENS = 4, 64  # llm.c's own debug state has 4 rows of 64 tokens
+OTHER_FILES_BYTES = 16 << 20  # tokenizers and the like, beside the weights
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format to write.
+
+    Attributes:
+        dtypes: how it can store weights.
+        ending: the end of its default name in ``models/``.
+        files: the files that may be in it, if it is a folder.
+    """
+
+    dtypes: tuple[str, ...]
+    ending: str
+    files: tuple[str, ...] = ()
+
+
+TARGETS = {
+    "llmc": Target(("fp32", "bf16"), ".bin"),
+    "llm.c": Target(("fp32", "bf16"), "-llm.c", (LLMC_FP32, LLMC_BF16, LLMC_TOKENIZER, LLMC_STATE)),
+    "hf": Target(
+        ("fp32", "bf16", "f16"),
+        "-hf",
+        (
+            *("config.json", "generation_config.json", "model.safetensors"),
+            *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
+        ),
+    ),
+    "gguf": Target(("fp32", "bf16", "f16", "q8_0"), ".gguf"),
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export: the weights, the place, the format, and the tokenizer and origin to keep."""
+
+    found: FoundWeights
+    path: Path
+    to: str
+    dtype: str
+    tokenizer: Tokenizer | None
+    origin: Origin
+
+    @property
+    def parameters(self) -> int:
+        """The parameters of the model."""
+        return parameter_count(self.found.weights.config)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all written files."""
+        if not self.path.is_dir():
+            return self.path.stat().st_size
+        files = [self.path / name for name in TARGETS[self.to].files]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def export_weights(
+    workspace: Workspace,
+    source: str,
+    *,
+    to: str = "llmc",
+    out: Path | None = None,
+    dtype: str = "fp32",
+    shape: Mapping[str, int | None] | None = None,
+    seed: int = 1337,
+    fingerprint: bytes | None = None,
+    tokenizer: str | None = None,
+    data: Path | None = None,
+    report: Report = SILENT,
+) -> Export:
+    """Write the weights of ``source`` to a file or folder.
+
+    Args:
+        workspace: where runs, models and tokenizers are.
+        source: a run, a published model, a folder, a file, or ``random[:PRESET]``.
+        to: a key of ``TARGETS``.
+        out: the file or folder. Default: in ``models/``, named after the source.
+        dtype: how weights are stored: ``fp32``, ``bf16``, ``f16`` or ``q8_0``.
+        shape: dimensions of a random model, named as in ``ModelConfig``; None: the preset's.
+        seed: the seed of a random model.
+        fingerprint: the 32-byte fingerprint of the model's tokenizer, if known.
+        tokenizer: the model's tokenizer, by name or file. Default: the recorded one.
+        data: a token file whose first batch makes llm.c's debug state.
+        report: takes progress.
+
+    Raises:
+        Usage: the source is unknown, options exclude each other, or the place is taken.
+        MissingOutput: the published weights have not been fetched, or ``data`` is missing.
+        BadData: the weights are damaged or not GPT-2's, their tokenizer is not known or the format
+            cannot hold it, or the disk is full.
+    """
+    if data is not None and to != "llm.c":
+        raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
+    given = {key: value for key, value in (shape or {}).items() if value is not None}
+    found = _found(workspace, source, given, seed)
+    weights = found.weights
+    for note in weights.notes:
+        report.note(f"{source}: {note}")
+    check_target(to, dtype, weights.config)
+    path = out or workspace.models / f"{found.name}{TARGETS[to].ending}"
+    if _is_source(path, weights.path):
+        raise Usage(f"{path} is the source itself: name another place with --out")
+    _check_space(path, target_bytes(to, dtype, weights.config))
+    known = _tokenizer(workspace, found, tokenizer, needed=to != "llmc")
+    if known is not None:
+        fingerprint = bytes.fromhex(known.fingerprint)
+    elif fingerprint is None:
+        fingerprint = fingerprint_of(workspace, found)
+    export = Export(found, path, to, dtype, known, replace(weights.origin, tokenizer=fingerprint))
+    _write(workspace, export, data, report)
+    c = weights.config
+    report.note(
+        f"{source}: {c.layers} layers, {c.heads} heads, {c.channels} channels, context "
+        f"{c.context}, vocabulary {c.vocab_size}: {export.parameters:,} parameters"
+    )
+    report.note(f"wrote {workspace.shown(path)} ({dtype}, {export.bytes:,} bytes)")
+    return export
+
+
+def check_target(to: str, dtype: str, config: ModelConfig) -> None:
+    """Refuse a dtype that the format cannot hold.
+
+    Raises:
+        Usage: the format cannot hold it.
+    """
+    dtypes = TARGETS[to].dtypes
+    if dtype not in dtypes:
+        raise Usage(f"--to {to} takes --dtype {' or '.join(dtypes)}, not {dtype}")
+    if to == "gguf":
+        from llmc.weights.gguf import check_kind
+
+        check_kind(config, KINDS[dtype])
+
+
+def target_bytes(to: str, dtype: str, config: ModelConfig) -> int:
+    """Return the size of an export: exact for a checkpoint, a little too large otherwise."""
+    if to in ("llmc", "llm.c"):
+        return checkpoint_bytes(config, dtype)
+    if to == "gguf":
+        from llmc.weights.gguf import gguf_bytes
+
+        return gguf_bytes(config, KINDS[dtype]) + OTHER_FILES_BYTES
+    widest = checkpoint_bytes(config, "fp32") // 4
+    return stored_bytes(widest, KINDS[dtype]) + OTHER_FILES_BYTES
+
+
+def _found(workspace: Workspace, source: str, shape: Mapping[str, int], seed: int) -> FoundWeights:
+    kind, _, preset = source.partition(":")
+    if kind == "random":
+        return random_weights(preset, shape, seed)
+    if shape:
+        flag = next(iter(shape)).replace("_", "-")
+        raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
+    return find_weights(workspace, source)
+
+
+def _is_source(path: Path, weights: Path) -> bool:
+    """Return whether a place is the weights' own file or folder."""
+    if not (path.exists() and weights.exists()):
+        return False
+    return path.samefile(weights.parent if path.is_dir() else weights)
+
+
+def _check_space(path: Path, size: int) -> None:
+    """Refuse an export that is larger than the free space, before minutes are spent on it."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise BadData(
+            f"the model takes {size / 1e9:,.2f} GB, and the disk of {path} has only "
+            f"{free / 1e9:,.2f} GB left: free some space or choose another --out"
+        )
+
+
+def _tokenizer(
+    workspace: Workspace, found: FoundWeights, spec: str | None, *, needed: bool
+) -> Tokenizer | None:
+    """Return the named tokenizer, or the weights' own where the format carries one."""
+    if spec is not None:
+        from llmc.tokens.tokenizer import load_tokenizer
+
+        chosen: Tokenizer | None = load_tokenizer(spec)
+    else:
+        chosen = find_tokenizer(workspace, found) if needed else None
+    size = found.weights.config.vocab_size
+    if chosen is not None and chosen.vocab_size > size:
+        raise BadData(
+            f"the tokenizer {chosen.name} has {chosen.vocab_size:,} tokens, the model {size:,}: "
+            "name the one it was trained with (--tokenizer)"
+        )
+    return chosen
+
+
+def _write(workspace: Workspace, export: Export, data: Path | None, report: Report) -> None:
+    weights, path, dtype, origin = export.found.weights, export.path, export.dtype, export.origin
+    if export.to == "llmc":
+        write_checkpoint(
+            path,
+            weights.config,
+            weights.slices(),
+            dtype=dtype,
+            tokenizer=origin.tokenizer,
+            step=origin.step,
+            val_loss=origin.val_loss,
+        )
+        _keep_tokenizer(workspace, export, report)
+        return
+    vocabulary = vocabulary_of(export.tokenizer) if export.tokenizer is not None else None
+    if vocabulary is None:
+        unknown = f"the tokenizer of {export.found.name} is not known: name it with --tokenizer"
+        if export.to == "gguf":
+            raise BadData(f"{unknown}; llama.cpp opens no model without one")
+        report.note(f"{unknown}; without it, {path.name} has none")
+    if export.to == "llm.c":
+        _write_llm_c(path, weights, dtype, vocabulary, data=data, report=report)
+    elif export.to == "hf":
+        _write_hf(path, weights, dtype, vocabulary, origin)
+    elif vocabulary is not None:
+        from llmc.weights.gguf import write_gguf
+
+        weights.verify()
+        with written_whole(path) as partial:
+            name = export.found.name
+            write_gguf(partial, weights, KINDS[dtype], vocabulary, name=name, origin=origin)
+
+
+def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> None:
+    """Write the tokenizer that came with the weights beside the checkpoint, if it has no name."""
+    from llmc.tokens.tokenizer import save_tokenizer
+
+    own = export.tokenizer or carried_tokenizer(export.found)
+    if own is None:
+        if carries_tokenizer(export.found):
+            report.note(f"left out the tokenizer of {export.found.name}: llmc cannot hold it")
+        return
+    if own.name != "bpe" or export.origin.tokenizer != bytes.fromhex(own.fingerprint):
+        return
+    path = export.path.with_suffix(TOKENIZER_SUFFIX)
+    save_tokenizer(own, path)
+    report.note(f"wrote {workspace.shown(path)}, its tokenizer")
+
+
+def _write_llm_c(
+    path: Path,
+    weights: Weights,
+    dtype: str,
+    vocabulary: Vocabulary | None,
+    *,
+    data: Path | None,
+    report: Report,
+) -> None:
+    """Write a folder with the files that llm.c's programs open, under the names they open.
+
+    The checkpoint has no extension of llmc's: it is byte for byte what llm.c's own script writes.
+    Without a vocabulary llm.c prints ids. With ``data`` the engine computes a debug state.
+    """
+    from llmc.tokens.tokenizer_bin import write_tokenizer_bin
+
+    if data is not None and not data.is_file():
+        raise MissingOutput(f"there is no file {data}: make token files with 'llmc tokenize PATH'")
+    binary = ensure_native(report=report) if data is not None else None
+    with folder_written_whole(path, TARGETS["llm.c"].files) as folder:
+        checkpoint = folder / (LLMC_BF16 if dtype == "bf16" else LLMC_FP32)
+        if vocabulary is not None:
+            write_tokenizer_bin(folder / LLMC_TOKENIZER, vocabulary.tokens, vocabulary.specials[-1])
+        write_checkpoint(checkpoint, weights.config, weights.slices(), dtype=dtype, extension=False)
+        if binary is not None:
+            T = min(STATE_TOKENS, weights.config.context)
+            files = ["--model", checkpoint, "--data", data, "--out", folder / LLMC_STATE]
+            batch = ["--batch-size", STATE_BATCH, "--seq-len", T]
+            with Engine([str(word) for word in (binary, "debug-state", *files, *batch)]) as engine:
+                for _ in engine:
+                    pass
+
+
+def _write_hf(
+    path: Path, weights: Weights, dtype: str, vocabulary: Vocabulary | None, origin: Origin
+) -> None:
+    """Write a folder that Hugging Face's AutoModelForCausalLM and AutoTokenizer open."""
+    from llmc.tokens.tokenizer_json import write_tokenizer_json
+    from llmc.weights.huggingface_folder import write_hf_folder
+
+    weights.verify()
+    eot = vocabulary.specials[-1] if vocabulary is not None else None
+    with folder_written_whole(path, TARGETS["hf"].files) as folder:
+        if vocabulary is not None:
+            write_tokenizer_json(folder, vocabulary, weights.config.context)
+        write_hf_folder(folder, weights, KINDS[dtype], eot=eot, origin=origin)
