@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import parameter_count
 from llmc.paths import Workspace, folder_written_whole, written_whole
 from llmc.report import SILENT, Report
 from llmc.tokens.byte_level import Vocabulary
 from llmc.weights.base import KINDS, Origin, Weights, stored_bytes
-from llmc.weights.checkpoint import checkpoint_bytes, parameter_count, write_checkpoint
+from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
 from llmc.weights.lookup import TOKENIZER_SUFFIX
 from llmc.weights.sources import FoundWeights, find_weights, random_weights
 from llmc.weights.tokenizer import (
@@ -27,7 +28,7 @@ from llmc.weights.tokenizer import (
 )
 
 if TYPE_CHECKING:
-    from llmc.config import ModelConfig
+    from llmc.model import ModelConfig
     from llmc.tokens.tokenizer import Tokenizer
 
 # The names that llm.c's programs open.

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
 from llmc.weights.base import (
     Q8_BLOCK,
@@ -27,7 +27,7 @@ from llmc.weights.base import (
     stored_bytes,
     write_blocks,
 )
-from llmc.weights.checkpoint import FINGERPRINT_BYTES, tensor_shapes
+from llmc.weights.checkpoint import FINGERPRINT_BYTES
 from llmc.weights.gguf_header import GgufArray, scan_gguf
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.config import ModelConfig
 from llmc.engine.build import ensure_native
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.paths import Workspace
 from llmc.tokens.files import write_tokens
-from llmc.weights.checkpoint import checkpoint_bytes, tensor_shapes, write_checkpoint
+from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
 
 Floats = NDArray[np.float32]
 Flags = dict[str, Any]

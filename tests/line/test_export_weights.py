@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from llmc.cli.context import Context
-from llmc.config import ModelConfig
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
+from llmc.model import ModelConfig
 from llmc.weights.checkpoint import read_checkpoint, read_header
 from llmc.weights.huggingface import NAMES
 from llmc.weights.random import random_tensors

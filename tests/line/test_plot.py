@@ -169,7 +169,7 @@ def test_without_matplotlib_a_picture_says_what_is_missing(two: Llmc, tmp_path: 
     (tmp_path / "matplotlib.py").write_text("raise ImportError('no matplotlib')")
     path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     error = assert_one_sentence(two("plot", "--out", "a.png", env=path), 2)
-    assert "pip install 'llmc[plot]'" in error
+    assert re.search(r"pip install .*\[plot\]", error)
     assert not (two.workspace / "a.png").exists()
     ok(two("plot", "--out", "a.html", env=path))
 

@@ -14,7 +14,7 @@ import pytest
 
 from llmc.check.debug_state import read_debug_state
 from llmc.cli.context import Context
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 from tests.helpers.engine import (
     SMALL,

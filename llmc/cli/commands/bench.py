@@ -25,6 +25,7 @@ from llmc.config import load_preset, preset_names
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage
+from llmc.installation import install_command
 from llmc.units import megabytes, milliseconds
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def bench(
     if what != "decode" and dtype == "int8":
         raise Usage("int8 is for decoding alone: llmc bench decode --dtype int8")
     if against is not None and find_spec("torch") is None:
-        raise Usage("--against needs PyTorch: pip install 'llmc[torch]'")
+        raise Usage(f"--against needs PyTorch: {install_command('torch')}")
     rows = batch_size or (1 if what == "decode" else 4)
     work = Work(config, rows, seq_len, threads or available_cores(), steps, dtype)
     length = "" if what == "decode" else f" T={work.T},"
