@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmc.errors import BadData
 from llmc.kinds import not_data
-from llmc.model import tensor_shapes
+from llmc.model import ModelConfig, tensor_shapes
 
 HEADER_BYTES = 1024
 MAGIC, VERSION = 0x534D4C4C, 2
