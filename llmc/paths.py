@@ -87,6 +87,16 @@ def shipped_dir(name: str) -> Path:
     raise BadData(f"this installation of llmc lacks its {name}/ folder: reinstall llmc")
 
 
+def free_bytes(path: Path) -> int:
+    """Return the free disk space at ``path``, in bytes; the path need not exist yet.
+
+    Raises:
+        OSError: the disk cannot be asked.
+    """
+    place = path.absolute()
+    return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place when the block ends well.

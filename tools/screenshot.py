@@ -66,7 +66,7 @@ def main() -> None:
         camera = Camera(settings.steps * 2 // 3, out)
         try:
             run_engine(
-                [str(ensure_native(here)), "train", *argv],
+                [str(ensure_native()), "train", *argv],
                 camera,
                 History(
                     settings.steps, flops_per_token=flops_per_token(preset.model, settings.seq_len)

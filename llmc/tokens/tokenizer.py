@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
 from llmc.paths import written_whole
+from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import unspelled
 from llmc.tokens.vocabulary import (
-    ENDOFTEXT,
     PATTERN,
     TOKENIZER_FILE,
     encoding_names,

@@ -22,12 +22,12 @@ from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.installation import install_command
 from llmc.paths import cache_dir
+from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import unspelled
 
 if TYPE_CHECKING:
     import tiktoken
 
-ENDOFTEXT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.tiktoken"
 
 # GPT-2's split pattern as tiktoken writes it: possessive quantifiers, so that a long run of spaces

@@ -189,7 +189,7 @@ def test_the_engine_validates_samples_and_saves_when_told(
     data = Data("texts", folder / "train.bin", folder / "val.bin")
     settings = TrainConfig(**FLAGS)
     model = llmc.workspace / "models" / "tiny-texts.bin"
-    argv = [str(ensure_native(here)), "train"]
+    argv = [str(ensure_native()), "train"]
     argv += engine_arguments(data, model, tmp_path / "out", settings, 1)
     view, history = Recorder(), History(settings.steps)
     run_engine(argv, view, history, data.decode)

@@ -117,7 +117,7 @@ def bench_steps(here: Context, work: Work, against: str | None, pairs: int) -> E
     Raises:
         LlmcError: a process failed.
     """
-    argv = work.engine_argv(ensure_native(here), "bench")
+    argv = work.engine_argv(ensure_native(report=here.ui), "bench")
     compared: Pairs = []
     if against is None:
         timings = [Timing.of(argv)]
@@ -152,7 +152,7 @@ def bench_kernels(here: Context, work: Work, against: str | None, pairs: int) ->
     Raises:
         LlmcError: a process failed.
     """
-    argv = work.engine_argv(ensure_native(here), "bench-kernels")
+    argv = work.engine_argv(ensure_native(report=here.ui), "bench-kernels")
     result = kernels_result(work, Timing.of(argv))
     _say_floats(here, work, result)
     _print(here, _kernels_table(result))
@@ -171,7 +171,7 @@ def bench_decode(here: Context, work: Work, against: str | None, pairs: int) -> 
     Raises:
         LlmcError: the process failed.
     """
-    argv = work.engine_argv(ensure_native(here), "bench-decode")
+    argv = work.engine_argv(ensure_native(report=here.ui), "bench-decode")
     result = decode_result(work, Timing.of(argv))
     table = _table("kernel", "M×N×K", "calls", "ms", "best", "GB/s", "of reading")
     for name, row in result["kernels"].items():

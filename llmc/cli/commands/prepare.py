@@ -90,7 +90,7 @@ def prepare(
     data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
     check_match(here, data, weights, read_header(weights))
     record_prepared(here.workspace, manifest.folder, weights)
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     here.ui.note("ready to train")
     here.ui.result(
         {

@@ -98,7 +98,7 @@ def serve(
     guard = guard_for(host)
     chosen = find_weights(here, run, model, needs_tokenizer=True)
     subject = subject_of(chosen)
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     with listen(host, port) as bound:
         argv = generate_argv(
             binary,

@@ -286,7 +286,7 @@ def train(
             f"{here.workspace.shown(start)}: use at most that"
         )
     threads = threads or available_cores()
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     history = History(
         settings.steps,
         flops_per_token=flops_per_token(header.config, settings.seq_len),
