@@ -163,8 +163,8 @@ def scan_safetensors(
         else:
             problems.append(f"{name} has a broken entry for the tensor {key!r}: {entry}")
     problems += _size_problems(entries, size, name)
-    if not problems and (reason := _refused(path)) is not None:
-        problems.append(f"{name} is damaged or not a safetensors file ({reason}): get it again")
+    if not problems and (refusal := _refused(path)) is not None:
+        problems.append(f"{name} is damaged or not a safetensors file ({refusal}): get it again")
     return entries, metadata if isinstance(metadata, dict) else {}, problems
 
 

@@ -107,7 +107,8 @@ def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | N
     magic, version, crc, flags, *numbers, stored_as = FIELDS.unpack_from(raw)
     if (magic, version) != (MAGIC, VERSION) or stored_as >= len(MOMENTS):
         return None, [f"{name} is not a training state of version {VERSION}"]
-    step, metrics_bytes, draws, seed, T, tokens, best, seconds, to_beat, *counts = numbers
+    step, metrics_bytes, draws, seed, T, tokens, *validated = numbers
+    best, seconds, to_beat, waited, skipped, judged = validated
     optimizer_state, values, block_bytes = MOMENTS[stored_as]
     blocks, rest = divmod(size - MOMENTS_AT, 2 * block_bytes)
     problems = []
@@ -126,7 +127,9 @@ def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | N
         None if best == math.inf else best,
         seconds,
         None if to_beat == math.inf else to_beat,
-        *counts,
+        waited,
+        skipped,
+        judged,
         optimizer_state,
         max(0, values * blocks),
     )
