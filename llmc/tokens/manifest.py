@@ -265,9 +265,7 @@ def _mistyped(value: object, kind: type, prefix: str) -> list[str]:
     problems = [f"{prefix}{key} is unknown" for key in value if key not in {*known, "format"}]
     for key, hint in get_type_hints(kind).items():
         union = get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
-        types: list[type] = [
-            list if each is tuple else JSON_TYPES.get(each, each) for each in union
-        ]
+        types: list[Any] = [list if each is tuple else JSON_TYPES.get(each, each) for each in union]
         if key not in value:
             problems += [f"{prefix}{key} is missing"] if known[key].default is MISSING else []
         elif type(value[key]) not in types:
