@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.config import ModelConfig, nearest
+from llmc.config import nearest
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.paths import Workspace, folder_written_whole, written_whole
+from llmc.model import ModelConfig
+from llmc.paths import CHECKPOINT, Workspace, folder_written_whole, written_whole
 from llmc.tokens.byte_level import Vocabulary
-from llmc.train.folder import CHECKPOINT
 from llmc.weights.base import KINDS, CheckpointModel, Origin, Weights, stored_bytes
 from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS, checkpoint_bytes, write_checkpoint
 from llmc.weights.safetensors import INDEX_SUFFIX

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData, MissingOutput
+from llmc.installation import install_command
 from llmc.weights.base import Stored
 from llmc.weights.safetensors import INDEX_SUFFIX, index_parts
 
@@ -85,7 +86,7 @@ def load_pickle(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise BadData(
-            f"{path} is a pickle, which only PyTorch reads safely: pip install 'llmc[torch]', or "
+            f"{path} is a pickle, which only PyTorch reads safely: {install_command('torch')}, or "
             "get the same weights as .safetensors"
         ) from error
     try:

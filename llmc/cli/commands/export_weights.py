@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.config import ModelConfig, load_preset, overridden
+from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig, parameter_count
 from llmc.weights.base import Origin
-from llmc.weights.checkpoint import parameter_count
 from llmc.weights.export import (
     TARGETS,
     Source,
@@ -321,7 +321,7 @@ def _debug_state(here: Context, data: Path, config: ModelConfig) -> Callable[[Pa
     """
     if not data.is_file():
         raise MissingOutput(f"there is no file {data}: make token files with 'llmc tokenize PATH'")
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     T = min(STATE_TOKENS, config.context)
 
     def write(checkpoint: Path, state: Path) -> None:

@@ -173,7 +173,7 @@ def sample(
             "dtype": dtype,
         },
     )
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     ids = chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else []
     context = chosen.model.context
     argv = generate_argv(
