@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from llmc.cli.main import COMMANDS
 from tests.helpers.documented import (
     MARKS,
     PAGES,
@@ -130,4 +131,4 @@ def test_a_block_is_run_or_says_why_not(page: Path) -> None:
             assert not block.words or block.marked, (place, block.words, MARKS)
             assert block.words.strip() != "skip:", place
         else:
-            assert not re.search(r"^(\$ )?llmc ", block.text, re.M), place
+            assert not re.search(rf"^(\$ )?llmc ({'|'.join(COMMANDS)})\b", block.text, re.M), place

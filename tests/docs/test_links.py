@@ -13,7 +13,7 @@ from tests.helpers.places import ROOT
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`((?:native|llmc|docs|tests|tools|configs)/[\w/.-]*\w)`")
 EXAMPLE = re.compile(r"/(test_)?x(_tmpl)?\.(c|py)$|PACKAGE")  # files to be written
-OF_LLM_C = {"llmc/dataloader.h"}
+OF_LLM_C = {"llmc/dataloader.h", "llmc/tokenizer.h"}
 
 
 def prose(page: Path) -> str:
