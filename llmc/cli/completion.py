@@ -55,14 +55,14 @@ def datasets(_workspace: Workspace) -> list[str]:
 def fetchable(workspace: Workspace) -> list[str]:
     """Return all that ``llmc fetch`` knows by name."""
     from llmc.text.source import EVALUATIONS
-    from llmc.weights.export import PUBLISHED
+    from llmc.weights.sources import PUBLISHED
 
     return [*datasets(workspace), *EVALUATIONS, *PUBLISHED]
 
 
 def weights(workspace: Workspace) -> list[str]:
     """Return the names of weights: published models, presets' random ones and runs."""
-    from llmc.weights.export import PUBLISHED
+    from llmc.weights.sources import PUBLISHED
 
     random = [f"random:{name}" for name in presets(workspace)]
     return [*PUBLISHED, *random, *runs(workspace)]
