@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmc.cli.main import COMMANDS
+from llmc.cli.catalogue import COMMANDS
 from tests.helpers.documented import (
     MARKS,
     PAGES,
