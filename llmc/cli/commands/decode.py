@@ -26,7 +26,7 @@ def decode(
         ),
     ] = None,
 ) -> None:
-    """Turn token ids into text, as they arrive on stdin."""
+    """Turn token ids into text."""
     ctx: Context = context.obj
     if tokenizer is not None:
         chosen = load_tokenizer(tokenizer)
