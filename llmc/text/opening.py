@@ -50,11 +50,6 @@ class Opened:
     val_parts: tuple[Part, ...] | None = None
 
 
-def is_url(text: str) -> bool:
-    """Tell an address from a path."""
-    return text.startswith(("http://", "https://"))
-
-
 def files_named(text: str, reading: Reading) -> list[Path] | None:
     """Return the files that a path or pattern names, folders' sorted; None: there is no such thing.
 

@@ -9,14 +9,22 @@ A document is what stands between two ``<|endoftext|>`` tokens. Registered names
 from __future__ import annotations
 
 import hashlib
-import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmc.config import nearest
-from llmc.errors import BadData, MissingOutput, Usage
+from llmc.errors import BadData, Usage
+from llmc.fetch.registry import (
+    NAMES,
+    STDLIB,
+    TINYSHAKESPEARE,
+    TINYSTORIES,
+    fetched_files,
+    stdlib_folder,
+)
+from llmc.fetch.remote import is_url
 from llmc.paths import Workspace
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
 from llmc.text.files import Stretch, examine
@@ -26,7 +34,6 @@ from llmc.text.opening import (
     STDIN,
     Opened,
     files_named,
-    is_url,
     name_of,
     open_file,
     open_files,
@@ -41,61 +48,6 @@ __all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source
 AS_USUAL = Reading()
 VAL_FRACTION = 0.1
 
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a dataset: its name, where it is, and its SHA-256 where one is known.
-
-    Attributes:
-        name: what it is called in ``data/<dataset>/``.
-        url: an HTTPS address, or None for a file of the dataset's hub repository.
-        sha256: what the content must be, in hexadecimal.
-    """
-
-    name: str
-    url: str | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset that can be fetched: its files, and the hub repository of those without a URL."""
-
-    name: str
-    files: tuple[RemoteFile, ...]
-    hub: str = ""
-
-
-TINYSHAKESPEARE = Dataset(
-    "tinyshakespeare",
-    (
-        RemoteFile(
-            "tinyshakespeare.txt",
-            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-            "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        ),
-    ),
-)
-TINYSTORIES = Dataset(
-    "tinystories",
-    (RemoteFile("TinyStoriesV2-GPT4-train.txt"), RemoteFile("TinyStoriesV2-GPT4-valid.txt")),
-    hub="roneneldan/TinyStories",
-)
-HELLASWAG = Dataset(
-    "hellaswag",
-    (
-        RemoteFile(
-            "hellaswag_val.jsonl",
-            "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl",
-            "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
-        ),
-    ),
-)
-FETCHED = {dataset.name: dataset for dataset in (TINYSHAKESPEARE, TINYSTORIES)}
-STDLIB = "stdlib"
-NAMES = (*FETCHED, STDLIB)
-# Fetched like a dataset, but it is questions, which nobody trains on.
-EVALUATIONS = {HELLASWAG.name: HELLASWAG}
 
 # llm.c's split: the first 32,768 tokens validate, the rest trains.
 TINYSHAKESPEARE_VAL_TOKENS = 32768
@@ -176,36 +128,6 @@ def open_source(workspace: Workspace, inputs: list[str], reading: Reading = AS_U
     if inputs == [TINYSTORIES.name]:
         return _tinystories_source(workspace)
     return _named_source(workspace, inputs, reading)
-
-
-def fetched_files(workspace: Workspace, dataset: Dataset) -> list[Path]:
-    """Return the dataset's files in the workspace.
-
-    Raises:
-        MissingOutput: one is not there.
-    """
-    paths = [workspace.data / dataset.name / file.name for file in dataset.files]
-    for path in paths:
-        if not path.is_file():
-            raise MissingOutput(
-                f"{workspace.shown(path)} is not there: run 'llmc fetch {dataset.name}' first"
-            )
-    return paths
-
-
-def stdlib_folder() -> Path:
-    """Return the folder of the running Python's standard library.
-
-    Raises:
-        BadData: this Python comes without its sources.
-    """
-    folder = Path(sysconfig.get_path("stdlib"))
-    if not (folder / "os.py").is_file():
-        raise BadData(
-            f"this Python has no sources of its standard library in {folder}: "
-            "use another Python, or other text"
-        )
-    return folder
 
 
 def _stdlib_source() -> Source:

@@ -136,7 +136,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> int:
     def fail(*_args: object, **_kwargs: object) -> None:
         raise failure
 
-    monkeypatch.setattr("llmc.cli.commands.fetch.fetch_dataset", fail)
+    monkeypatch.setattr("llmc.cli.commands.fetch.fetch_named", fail)
     monkeypatch.setattr(sys, "argv", ["llmc", "fetch", "stdlib"])
     monkeypatch.delenv("LLMC_TRACEBACK", raising=False)
     with pytest.raises(SystemExit) as caught:
