@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from llmc.check.bench import flops_per_token
 from llmc.config import Preset, flags_of, load_preset, preset_names
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores, cpu_name
+from llmc.model import flops_per_token
 from llmc.tokens.files import write_tokens
 from llmc.units import megabytes
 from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint

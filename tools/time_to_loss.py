@@ -26,8 +26,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmc.config import ModelConfig, TrainConfig, flags_of
+from llmc.config import TrainConfig, flags_of
 from llmc.engine.machine import cpu_name
+from llmc.model import ModelConfig
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,30 +16,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llmc.config import ModelConfig, load_preset, preset_names
+from llmc.config import load_preset, preset_names
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.engine.process import Engine
 from llmc.errors import Usage
 from llmc.installation import install_command
+from llmc.model import ModelConfig, attention_flops, gemm_flops, step_flops
 from llmc.report import SILENT, Report
 from llmc.units import milliseconds
 
 Event = dict[str, Any]
-
-
-def gemm_flops(M: int, N: int, K: int) -> float:
-    """Return the operations of a product; a multiply-add counts two."""
-    return 2.0 * M * N * K
-
-
-def attention_flops(B: int, T: int, C: int) -> dict[str, float]:
-    """Return the operations of one layer's attention, forward and backward.
-
-    Only the half below the diagonal counts; backward is five such products to forward's two.
-    """
-    product = gemm_flops(B * T, T, C) / 2
-    return {"attention_forward": 2 * product, "attention_backward": 5 * product}
 
 
 @dataclass(frozen=True)
@@ -72,25 +59,8 @@ class Work:
         return [sys.executable, "-m", "llmc.check.torch_bench", json.dumps(request)]
 
     def step_flops(self) -> dict[str, float]:
-        """Return the operations of a training step by the engine's names of its kernels."""
-        L, C, BT = self.config.layers, self.config.channels, self.B * self.T
-        qkv, attproj = L * gemm_flops(BT, 3 * C, C), L * gemm_flops(BT, C, C)
-        fc = fcproj = L * gemm_flops(BT, 4 * C, C)
-        head = gemm_flops(BT, self.config.padded_vocab_size, C)
-        return {
-            "linear_forward": qkv + head,
-            "linear_residual": attproj + fcproj,
-            "linear_gelu": fc,
-            "linear_backward_input": qkv + attproj + fc + head,
-            "linear_backward_gelu": fcproj,
-            "linear_backward_weight": qkv + attproj + fc + fcproj + head,
-            **{name: L * flops for name, flops in attention_flops(self.B, self.T, C).items()},
-        }
-
-
-def flops_per_token(config: ModelConfig, T: int) -> float:
-    """Return the operations that training takes for one token of a row of T."""
-    return sum(Work(config, 1, T, threads=1, steps=1).step_flops().values()) / T
+        """Return the operations of a training step, by the engine's kernel names."""
+        return step_flops(self.config, self.B, self.T)
 
 
 @dataclass(frozen=True)
@@ -145,7 +115,7 @@ def attention_of(timing: Timing) -> Timing:
 def in_pairs(
     ours: Callable[[], Timing], theirs: Callable[[], Timing], pairs: int
 ) -> Iterator[tuple[Timing, Timing]]:
-    """Run both sides in turn, and yield each pair; the side that starts changes from pair to pair."""
+    """Run both sides in turn and yield each pair; the side that starts alternates."""
     for pair in range(pairs):
         if pair % 2 == 0:
             first, second = ours(), theirs()

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.config import ModelConfig, SampleConfig, TrainConfig
+from llmc.config import SampleConfig, TrainConfig
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig
 from llmc.paths import (
     CHECKPOINT,
     CHECKPOINTS,

@@ -1,7 +1,7 @@
 """A GPT-2's weights in a file of whatever format: one tensor at a time, and how numbers are stored.
 
 A reader maps what it is asked for and lets go of it, so that no model is ever whole in memory. The
-names, shapes and orientation are llmc's (:func:`~llmc.weights.checkpoint.tensor_shapes`): matrices
+names, shapes and orientation are llmc's (:func:`~llmc.model.tensor_shapes`): matrices
 are (out, in), and ``wte`` has its V rows, without padding.
 """
 
@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.checkpoint import (
     BF16,
     HEADER_BYTES,
     from_bf16,
     read_header,
-    tensor_shapes,
     to_bf16,
     verify_checksum,
 )

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.paths import written_whole
 
 if TYPE_CHECKING:
@@ -79,38 +79,6 @@ class CheckpointHeader:
         """The exact size of the file."""
         width = 2 if self.version == BF16 else 4
         return HEADER_BYTES + width * sum(math.prod(shape) for shape in self.shapes.values())
-
-
-def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the 16 tensors, by name, in the order of the file, row-major (out, in).
-
-    ``wte`` has Vp rows (the vocabulary rounded up to 128); layers are stacked over L.
-    """
-    L, C = config.layers, config.channels
-    return {
-        "wte": (config.padded_vocab_size, C),
-        "wpe": (config.context, C),
-        "ln1w": (L, C),
-        "ln1b": (L, C),
-        "qkvw": (L, 3 * C, C),
-        "qkvb": (L, 3 * C),
-        "attprojw": (L, C, C),
-        "attprojb": (L, C),
-        "ln2w": (L, C),
-        "ln2b": (L, C),
-        "fcw": (L, 4 * C, C),
-        "fcb": (L, 4 * C),
-        "fcprojw": (L, C, 4 * C),
-        "fcprojb": (L, C),
-        "lnfw": (C,),
-        "lnfb": (C,),
-    }
-
-
-def parameter_count(config: ModelConfig) -> int:
-    """Return how many parameters a model has; the padding of the vocabulary is none."""
-    padding = (config.padded_vocab_size - config.vocab_size) * config.channels
-    return sum(math.prod(shape) for shape in tensor_shapes(config).values()) - padding
 
 
 def checkpoint_bytes(config: ModelConfig, dtype: str) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.config import ModelConfig, nearest
+from llmc.config import nearest
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig
 from llmc.paths import CHECKPOINT, Workspace, folder_written_whole, written_whole
 from llmc.tokens.byte_level import Vocabulary
 from llmc.weights.base import KINDS, CheckpointModel, Origin, Weights, stored_bytes

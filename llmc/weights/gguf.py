@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
 from llmc.weights.base import (
     Q8_BLOCK,
@@ -28,7 +28,7 @@ from llmc.weights.base import (
     stored_bytes,
     write_blocks,
 )
-from llmc.weights.checkpoint import FINGERPRINT_BYTES, tensor_shapes
+from llmc.weights.checkpoint import FINGERPRINT_BYTES
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.base import UNSTACKED, Origin, Stored, Weights, same
-from llmc.weights.checkpoint import FINGERPRINT_BYTES, tensor_shapes
+from llmc.weights.checkpoint import FINGERPRINT_BYTES
 from llmc.weights.safetensors import INDEX_SUFFIX, READABLE, SafetensorsFile
 
 HEAD_SIZE = 64  # of every GPT-2 that OpenAI published

@@ -11,9 +11,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData
-from llmc.weights.checkpoint import tensor_shapes
+from llmc.model import ModelConfig, tensor_shapes
 
 HEADER_BYTES = 1024
 MAGIC, VERSION = 0x534D4C4C, 2

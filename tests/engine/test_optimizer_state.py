@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from llmc.check.debug_state import read_debug_state
-from llmc.config import ModelConfig
-from llmc.weights.checkpoint import read_checkpoint, tensor_shapes
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.weights.checkpoint import read_checkpoint
 from llmc.weights.state import MEANS_AT, read_training_state, training_state_bytes
 from tests.helpers.engine import (
     ALL_ISAS,

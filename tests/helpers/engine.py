@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmc.config import ModelConfig
 from llmc.engine.build import build_native
 from llmc.engine.toolchain import Mode
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.files import write_tokens
-from llmc.weights.checkpoint import checkpoint_bytes, tensor_shapes, write_checkpoint
+from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
 
 Floats = NDArray[np.float32]
 Flags = dict[str, Any]

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.config import ModelConfig
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.weights.checkpoint import read_checkpoint, read_header
 from llmc.weights.huggingface import NAMES

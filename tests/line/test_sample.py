@@ -11,7 +11,8 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.config import ModelConfig, SampleConfig
+from llmc.config import SampleConfig
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.sample.text import find_weights
 from llmc.tokens.tokenizer import Tokenizer, train_bpe

@@ -13,8 +13,9 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.cli.views.training import History, PlainView
-from llmc.config import ModelConfig, TrainConfig, load_preset
+from llmc.config import TrainConfig, load_preset
 from llmc.engine.build import ensure_native
+from llmc.model import ModelConfig
 from llmc.tokens.files import read_tokens, write_tokens
 from llmc.train.loop import engine_arguments, run_engine
 from llmc.train.metrics import Event

@@ -15,7 +15,7 @@ import pytest
 from llmc.check.debug_state import read_debug_state
 from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 from tests.helpers.engine import (
     SMALL,
@@ -85,7 +85,7 @@ def same_ids(ours: Tokenizer, here: Context, config: ModelConfig) -> None:
         raw = text.encode()
         ids = llama.tokenize(raw, add_bos=False, special=False)
         assert ids == ours.encode(text), text
-        if all(len(ours.decode_bytes([token])) < 32 for token in ids):  # all it has room for
+        if all(len(ours.detokenize([token])) < 32 for token in ids):  # all it has room for
             assert llama.detokenize(ids, special=True) == raw, text
     assert llama.tokenize(b"<|endoftext|>", add_bos=False, special=True) == [ours.eot]
 

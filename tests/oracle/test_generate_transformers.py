@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import load_tokenizer, save_tokenizer
 from tests.helpers.engine import (

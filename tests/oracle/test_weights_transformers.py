@@ -12,9 +12,8 @@ import pytest
 from llmc.check.debug_state import read_debug_state
 from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
-from llmc.weights.checkpoint import tensor_shapes
 from llmc.weights.huggingface import NAMES
 from tests.helpers.engine import (
     RAGGED,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.config import ModelConfig, load_preset, overridden
+from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig, parameter_count
 from llmc.weights.base import Origin
-from llmc.weights.checkpoint import parameter_count
 from llmc.weights.export import (
     TARGETS,
     Source,

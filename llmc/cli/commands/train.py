@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.check.bench import flops_per_token
 from llmc.check.trial import instruction_sets
 from llmc.cli.context import Context
 from llmc.cli.views.training import History
@@ -17,6 +16,7 @@ from llmc.config import MOST_STEPS, TrainConfig
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage
+from llmc.model import flops_per_token
 from llmc.train.dry_run import PlanView
 from llmc.train.loop import (
     begin_anew,

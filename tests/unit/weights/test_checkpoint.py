@@ -15,17 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, ExitCode, LlmcError, MissingOutput
+from llmc.model import ModelConfig, parameter_count, tensor_shapes
 from llmc.weights import checkpoint
 from llmc.weights.checkpoint import HEADER_BYTES as HEADER
 from llmc.weights.checkpoint import (
     CheckpointHeader,
     from_bf16,
-    parameter_count,
     read_checkpoint,
     read_header,
-    tensor_shapes,
     to_bf16,
     write_checkpoint,
 )

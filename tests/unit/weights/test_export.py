@@ -14,18 +14,12 @@ from llmc.check.debug_state import read_debug_state
 from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.config import ModelConfig
 from llmc.errors import BadData, LlmcError, Usage
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.paths import CHECKPOINT, Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
-from llmc.weights.checkpoint import (
-    HEADER_BYTES,
-    read_checkpoint,
-    read_header,
-    tensor_shapes,
-    write_checkpoint,
-)
+from llmc.weights.checkpoint import HEADER_BYTES, read_checkpoint, read_header, write_checkpoint
 from llmc.weights.export import TARGETS, find_source, open_weights
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import RAGGED, SMALL, Flags, random_tokens, save_tokens, some_tensors

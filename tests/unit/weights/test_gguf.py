@@ -10,8 +10,8 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf.quants import dequantize, quantize
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput
+from llmc.model import ModelConfig
 from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer, train_bpe
 from llmc.weights.base import CheckpointModel, Origin

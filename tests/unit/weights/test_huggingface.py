@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput
-from llmc.weights.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.huggingface import HuggingFaceModel
 
 L, C, V, T = 2, 128, 130, 16

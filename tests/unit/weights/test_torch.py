@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, LlmcError, Usage
+from llmc.model import ModelConfig
 from llmc.weights.export import open_weights
 from llmc.weights.huggingface import NAMES
 from tests.helpers.engine import SMALL, some_tensors
