@@ -28,7 +28,7 @@ NAME_WIDTH = max(map(len, CHECKS)) + 2
 
 
 def doctor(context: typer.Context) -> None:
-    """Check this machine and this installation, and report what is wrong.
+    """Check this machine and this installation.
 
     The checks compile the engine if it is not there yet, train a tiny model on every instruction
     set of this CPU, and compare the results with numbers that PyTorch computed once. They need no

@@ -23,7 +23,7 @@ def fetch(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
 ) -> None:
-    """Download a dataset's text, an evaluation's questions or a model's weights.
+    """Download a dataset, an evaluation or a model's weights.
 
     Interrupted downloads resume when you run the same command again.
 
