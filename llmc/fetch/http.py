@@ -13,6 +13,7 @@ from llmc.errors import BadData, Interrupted
 from llmc.fetch.cache import Entry
 from llmc.fetch.network import Passing, persistently
 from llmc.fetch.remote import Remote, unreachable
+from llmc.kinds import HEAD_BYTES, kind_of_bytes
 from llmc.paths import free_bytes
 from llmc.report import Advance, Report
 from llmc.units import megabytes
@@ -242,12 +243,8 @@ class Transfer:
         Raises:
             BadData: that is what the server sent.
         """
-        start = chunk[:64].lstrip().lower()
-        if (
-            self._remote.pin is None
-            and start.startswith((b"<!doctype html", b"<html"))
-            and not self._is_web_page()
-        ):
+        is_page = kind_of_bytes(chunk[:HEAD_BYTES]) == "html"
+        if is_page and self._remote.pin is None and not self._is_web_page():
             raise BadData(
                 f"{self._remote.shown} answered with a web page; nothing was saved: "
                 f"{self._remote.hint}"

@@ -26,6 +26,7 @@ from llmc.fetch.registry import (
 )
 from llmc.fetch.remote import is_url
 from llmc.paths import Workspace
+from llmc.report import SILENT, Report
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
 from llmc.text.files import Stretch, examine
 from llmc.text.hub import PREFIX as HUB
@@ -95,7 +96,13 @@ def documents_of(parts: Iterable[Part]) -> Iterator[str]:
         yield from part.read()
 
 
-def open_source(workspace: Workspace, inputs: list[str], reading: Reading = AS_USUAL) -> Source:
+def open_source(
+    workspace: Workspace,
+    inputs: list[str],
+    reading: Reading = AS_USUAL,
+    *,
+    report: Report = SILENT,
+) -> Source:
     """Return the text that ``inputs`` name.
 
     Every local file is read once, to hash it and to see that it is text; those of the hub are
@@ -106,6 +113,7 @@ def open_source(workspace: Workspace, inputs: list[str], reading: Reading = AS_U
         inputs: one registered name; or files, folders, glob patterns, addresses, ``hf:owner/name``
             and ``-`` for stdin, in any number.
         reading: which files of them, and how they become documents.
+        report: shows the progress of downloads.
 
     Raises:
         Usage: an input is neither a name nor a path, names and paths are mixed, or the wishes do
@@ -127,7 +135,7 @@ def open_source(workspace: Workspace, inputs: list[str], reading: Reading = AS_U
         return _tinyshakespeare_source(workspace)
     if inputs == [TINYSTORIES.name]:
         return _tinystories_source(workspace)
-    return _named_source(workspace, inputs, reading)
+    return _named_source(workspace, inputs, reading, report)
 
 
 def _stdlib_source() -> Source:
@@ -193,7 +201,9 @@ def _record(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": found.bytes, "sha256": found.sha256}
 
 
-def _named_source(workspace: Workspace, inputs: list[str], reading: Reading) -> Source:
+def _named_source(
+    workspace: Workspace, inputs: list[str], reading: Reading, report: Report
+) -> Source:
     """Return what stands at paths, patterns, addresses, on the hub and on stdin, in this order.
 
     A file that is named twice is read once.
@@ -206,7 +216,7 @@ def _named_source(workspace: Workspace, inputs: list[str], reading: Reading) -> 
         if text == STDIN:
             opened.append(open_stdin(workspace, reading))
         elif is_url(text):
-            opened.append(open_url(text, reading))
+            opened.append(open_url(text, reading, report=report))
         elif text.startswith(HUB):
             opened.append(open_hub(text, reading))
         else:
