@@ -261,7 +261,7 @@ def _merge_parts(
         if not record.own_val:
             val, train = cut_stream(scratch, train, cut, tokenizer)
         check_enough(scratch, first.dataset, train, val)
-        made = publish(made, tokenizer, train=train, val=val, keep=True)
+        made = publish(made, tokenizer, train=train, val=val)
     report.note("the folders of the parts are no longer needed")
     return TokenizedDataset(made)
 
@@ -321,7 +321,7 @@ def _write(
         if scratch.resumed:
             report.note(f"resuming after {scratch.resumed:,} tokens of an interrupted call")
         with report.bar(f"tokenizing {made.dataset}", size) as advance:
-            stages = {
+            streams = {
                 name: write_stream(
                     scratch,
                     name,
@@ -333,12 +333,12 @@ def _write(
                 )
                 for name, feed in feeds.items()
             }
-        train = stages["train"].files
-        val = stages["val"].files if "val" in stages else []
+        train = streams["train"].files
+        val = streams["val"].files if "val" in streams else []
         if made.part is None:
-            if "val" not in stages:
+            if "val" not in streams:
                 val, train = cut_stream(scratch, train, cut, tokenizer)
             check_enough(scratch, made.dataset, train, val)
-        made = replace(made, text_bytes=sum(stage.text_bytes for stage in stages.values()))
+        made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))
         made = publish(made, tokenizer, train=train, val=val)
     return TokenizedDataset(made, scratch.resumed)
