@@ -126,7 +126,7 @@ def test_parts_that_do_not_fit_are_refused(llmc: Llmc, parts: Path) -> None:
         ({"special": True}, "their treatment of special tokens differs"),
         (
             {"part": None, "val": [{**good["train"][0], "file": "v.bin"}]},
-            "is not a part of a dataset",
+            "is not a part",
         ),
         ({"train": [{**good["train"][0], "sha256": "0" * 64}]}, "is not the file its manifest"),
     ):
