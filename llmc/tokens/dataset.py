@@ -30,7 +30,7 @@ from llmc.tokens.shards import (
     write_stream,
 )
 from llmc.tokens.split import MIN_TOKENS, Cut, check_split, choose_cut
-from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, file_of, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
 
@@ -288,7 +288,11 @@ def _unwritten(
 ) -> Manifest:
     """Return the manifest of a dataset whose token files are still to be written."""
     record = TokenizerRecord(
-        tokenizer.name, tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.eot, None
+        tokenizer.name,
+        tokenizer.fingerprint,
+        tokenizer.vocab_size,
+        tokenizer.eot,
+        file_of(tokenizer),
     )
     return Manifest(folder, name, record, Split(()), Split(()), source=records, text_bytes=0)
 

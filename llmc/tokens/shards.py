@@ -22,10 +22,10 @@ from llmc.errors import BadData
 from llmc.paths import link_or_copy, written_whole
 from llmc.tokens import manifest as manifests
 from llmc.tokens.files import TokenFile, payload_sha256, read_tokens, write_tokens
-from llmc.tokens.manifest import Manifest, Shard, Split, TokenizerRecord, shard_names
+from llmc.tokens.manifest import Manifest, Shard, Split, shard_names
 from llmc.tokens.pipeline import Feed, Position, Stream
 from llmc.tokens.split import MIN_TOKENS, SLICE, Cut, too_little
-from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, file_of, save_tokenizer
+from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, save_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -294,7 +294,7 @@ def publish(
     """Link token files into ``made.folder`` and write the tokenizer's file and the manifest.
 
     Args:
-        made: the manifest without its splits and the tokenizer's record.
+        made: the manifest without its splits.
         tokenizer: the tokenizer of the tokens.
         train: the files of the training split.
         val: the files of the validation split.
@@ -316,12 +316,8 @@ def publish(
             link_or_copy(file.path, folder / name)
             shards.append(Shard(name, file.tokens, file.sha256))
         splits[split] = Split(tuple(shards))
-    vocabulary = file_of(tokenizer)
-    if vocabulary is not None:
-        save_tokenizer(tokenizer, folder / vocabulary)
-    record = TokenizerRecord(
-        tokenizer.name, tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.eot, vocabulary
-    )
-    made = replace(made, tokenizer=record, train=splits["train"], val=splits["val"])
+    if made.tokenizer.file is not None:
+        save_tokenizer(tokenizer, folder / made.tokenizer.file)
+    made = replace(made, train=splits["train"], val=splits["val"])
     manifests.write_manifest(made)
     return made
