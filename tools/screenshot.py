@@ -57,10 +57,10 @@ def main() -> None:
     here = Context(Workspace(Path(sys.argv[1])), Ui())
     preset = load_preset("python-stdlib")
     settings = preset.train
-    data: Data = find_data(here, None, None)
+    data: Data = find_data(here.workspace, None, None)
     with tempfile.TemporaryDirectory() as scratch:
         argv = engine_arguments(
-            data, find_model(here, None, data), Path(scratch), settings, available_cores()
+            data, find_model(here.workspace, None, data), Path(scratch), settings, available_cores()
         )
         out = Path(__file__).resolve().parents[1] / "docs" / "measured" / "training.svg"
         camera = Camera(settings.steps * 2 // 3, out)

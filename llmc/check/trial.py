@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmc.check.debug_state import DebugState, read_debug_state
 from llmc.check.known_answers import MODEL, TRAIN, Answers, answers_of, tensors, tokens
@@ -30,16 +30,6 @@ THREADS = (1, 2, 3)
 STEPS_TO_REPEAT = 3
 BUG = "this is a bug in llmc, please report it with the output of 'llmc doctor --json'"
 BEST = ""  # an LLMC_ISA that leaves the choice to the engine
-
-
-def instruction_sets(binary: Path) -> Iterator[dict[str, Any]]:
-    """Yield what ``llmc-native isa`` says: every table, then the one that it takes here.
-
-    Raises:
-        LlmcError: the engine failed, or LLMC_ISA asks for what cannot be; the tables come before.
-    """
-    with Engine([str(binary), "isa"]) as engine:
-        yield from engine.events()
 
 
 @contextmanager

@@ -178,6 +178,7 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except LlmcError as error:
         Ui().error(str(error))
+        Ui().next(*error.commands)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         Ui().error("interrupted")

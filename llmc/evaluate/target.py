@@ -84,7 +84,7 @@ def find_text(here: Context, subject: Subject, data: Path | None, split: str | N
     if data is not None and data.is_file():
         if split is not None:
             raise Usage(f"{data} is one token file: leave out --split, or name the folder")
-        found = find_data(here, data, None)
+        found = find_data(here.workspace, data, None)
         files: tuple[Path, ...] = (data,)
         split = None
     else:
@@ -96,7 +96,7 @@ def find_text(here: Context, subject: Subject, data: Path | None, split: str | N
                 f"{where(found.train)} has no token file to validate on: name one with --data FILE"
             )
         files = tuple(token_files(file))
-    check_match(here, found, subject.checkpoint, subject.header)
+    check_match(here.workspace, found, subject.checkpoint, subject.header)
     tokenizer = found.tokenizer
     if tokenizer is not None and subject.header.tokenizer is None:
         here.ui.note(f"tokenizer: {tokenizer.name}, the data's; nothing tells that of the model")
@@ -109,11 +109,11 @@ def _dataset(here: Context, subject: Subject, data: Path | None) -> Data:
     """Return the dataset named, the run's own, or the one prepared last."""
     recorded = run_data(here.workspace, subject.run) if subject.run and data is None else None
     if recorded is None:
-        return find_data(here, data, None)
+        return find_data(here.workspace, data, None)
     train, val = recorded
     if not token_files(train):
         raise MissingOutput(
             f"{train}, which {here.workspace.shown(subject.checkpoint)} was trained on, is gone: "
             "make it again, or name other data with --data"
         )
-    return find_data(here, train, val)
+    return find_data(here.workspace, train, val)

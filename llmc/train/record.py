@@ -18,23 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.cli.context import Context
-from llmc.config import Preset, TrainConfig, load_preset, overridden
+from llmc.config import TRAIN_SETTINGS, Preset, TrainConfig, load_preset, overridden
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import CONFIG, RECORD, Workspace, written_whole
+from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
 from llmc.train.folder import newest_run
 from llmc.train.start import Data, find_data, token_files
 from llmc.weights.checkpoint import read_header
-
-# What a resumed run may change: its length, what is told and kept, and what changes no bit.
-CHANGEABLE = frozenset(
-    {
-        *("steps", "max_time", "max_tokens", "epochs", "patience", "min_delta"),
-        *("val_every", "val_batches", "sample_every", "save_every", "keep", "recompute"),
-    }
-)
 
 Record = Mapping[str, Any]
 DONE_ON = {"train": "trained", "val": "validated"}
@@ -188,43 +180,45 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
 
 
 def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
-    """Return the run's settings with the flags that were given put over them.
+    """Return the run's settings with the given ones put over them.
 
     Raises:
-        Usage: a flag would make it another run.
+        Usage: a setting would change that a resume must not change.
     """
     for name, value in given.items():
-        if value is None or value == getattr(settings, name) or name in CHANGEABLE:
-            continue
-        flag = name.replace("_", "-")
-        raise Usage(
-            f"the run has --{flag} {getattr(settings, name)}, and with {value} it would be another "
-            f"run: leave out --{flag}, or start a new run from its weights with --model"
-        )
+        old, setting = getattr(settings, name), TRAIN_SETTINGS[name]
+        if value not in (None, old) and not setting.resume:
+            raise Usage(
+                f"the run has {setting.flag} {old}, and a resume must not change it to {value}: "
+                f"leave out {setting.flag}, or start a new run from its weights with --model"
+            )
     return overridden(settings, given)
 
 
 def recorded_data(
-    here: Context, folder: Path, record: Record, data: tuple[Path | None, Path | None]
+    workspace: Workspace,
+    folder: Path,
+    record: Record,
+    moved: tuple[Path | None, Path | None] = (None, None),
+    report: Report = SILENT,
 ) -> tuple[Data, Record]:
-    """Return a run's data, held against the run's record, and the record with its place.
+    """Return a run's data, checked against the run's record, and the record with its place.
 
-    ``data`` are the token files to train and to validate on where they have been moved, else None.
+    ``moved`` are the token files to train and to validate on, where they are no longer where they
+    were.
 
     Raises:
-        MissingOutput: the data has gone.
+        MissingOutput: the data is gone.
         BadData: it is not what the run was trained on.
     """
-    root, shown = here.workspace.root, here.workspace.shown
+    root = workspace.root
     recorded = root / record["val_data"] if record["val_data"] is not None else None
-    moved, moved_val = data
+    train, val = moved[0] or root / record["data"], moved[1] or (None if moved[0] else recorded)
     try:
-        found = find_data(
-            here, moved or root / record["data"], moved_val or (None if moved else recorded)
-        )
+        found = find_data(workspace, train, val)
     except MissingOutput as error:
-        raise MissingOutput(f"{error}; data that was moved is named with --data") from error
-    if recorded is None:  # where a manifest came later, there is one to find
+        raise MissingOutput(f"{error}; name data that was moved with --data") from error
+    if recorded is None:  # a manifest that came later names a validation file
         found = replace(found, val=None)
     elif found.val is None:
         found = replace(found, val=recorded)
@@ -233,13 +227,13 @@ def recorded_data(
     for split, path in (("train", found.train), ("val", found.val or recorded)):
         if split in expected and hashes[split] != expected[split]:
             raise BadData(
-                f"{path} is not what {shown(folder)} was {DONE_ON[split]} on: name that with "
-                "--data, make it again with 'llmc tokenize', or start a new run from the run's "
-                "weights with --model"
+                f"{path} is not what {workspace.shown(folder)} was {DONE_ON[split]} on: name the "
+                "right data with --data, make it again with 'llmc tokenize', or start a new run "
+                "from the run's weights with --model"
             )
     if not expected:
-        here.ui.note(f"the {RECORD} of an older llmc does not tell whether the data is the same")
-    return found, {**record, **_places(here.workspace, found), "files": files}
+        report.note(f"{RECORD} is from an older llmc without hashes: the data is not checked")
+    return found, {**record, **_places(workspace, found), "files": files}
 
 
 def _recorded_files(record: Record) -> Record:

@@ -26,10 +26,11 @@ from llmc.check.tolerances import (
     FORWARD_AND_BACKWARD,
     STEPS,
 )
-from llmc.check.trial import BEST, BUG, THREADS, instruction_sets, trial
+from llmc.check.trial import BEST, BUG, THREADS, trial
 from llmc.cli.context import Context
 from llmc.engine import machine, toolchain
 from llmc.engine.build import ensure_native, native_binary
+from llmc.engine.machine import instruction_sets
 from llmc.engine.process import ERRORS, run_quietly
 from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
 from llmc.paths import cache_dir, free_bytes
