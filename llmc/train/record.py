@@ -1,7 +1,7 @@
-"""What a run was made of, in its folder: enough to go on with it, and to repeat it.
+"""A run's record, enough to resume and to repeat it.
 
-``run.json`` holds the command, the versions, what computed, the hashes of the data, and where data
-and model lie, relative to the workspace; ``config.toml`` holds every setting.
+``run.json`` holds the command, the versions, the engine and its instruction set, the hashes of the
+data, and where data and model lie, relative to the workspace; ``config.toml`` holds the settings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import CONFIG, RECORD, Workspace, written_whole
 from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
-from llmc.train.folder import newest_run
+from llmc.train.folder import newest_run, read_record
 from llmc.train.start import Data, find_data, token_files
 from llmc.weights.checkpoint import read_header
 
@@ -34,7 +34,7 @@ DONE_ON = {"train": "trained", "val": "validated"}
 
 @dataclass(frozen=True)
 class Setup:
-    """What computes.
+    """The engine, and how it runs.
 
     Attributes:
         binary: the engine's; its folder is named by the hash of the build.
@@ -50,7 +50,7 @@ class Setup:
 def new_record(
     workspace: Workspace, data: Data, model: Path, setup: Setup, *, recipe: str, dtype: str
 ) -> Record:
-    """Return what ``run.json`` says of a run that begins.
+    """Return the ``run.json`` of a new run.
 
     Raises:
         BadData: a token file cannot be read.
@@ -70,14 +70,14 @@ def new_record(
 
 
 def resumed_record(record: Record, step: int | None, setup: Setup) -> Record:
-    """Return what ``run.json`` says of a run that goes on from ``step``; None: it begins anew."""
+    """Return the ``run.json`` of a run that is resumed from ``step``; None: from the start."""
     now = _session(setup)
     anew = {name: now[name] for name in ("engine", "isa", "threads")} if step is None else {}
     return {**record, **anew, "resumes": [*record.get("resumes", []), {**now, "step": step or 0}]}
 
 
 def _session(setup: Setup) -> Record:
-    """Return what is recorded of every time that a run is worked on."""
+    """Return what is recorded of every start and resume."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["llmc", *sys.argv[1:]]),
@@ -96,7 +96,7 @@ def _places(workspace: Workspace, data: Data) -> Record:
 
 
 def weights_checksum(model: Path) -> str | None:
-    """Return the checksum of a checkpoint's weights; None where llm.c wrote it, without one.
+    """Return the checksum of a checkpoint's weights; None for a file of llm.c, which has none.
 
     Raises:
         MissingOutput: there is no such file.
@@ -109,7 +109,7 @@ def weights_checksum(model: Path) -> str | None:
 def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
     """Return each split's token files in order, as a manifest has them: name, tokens, SHA-256.
 
-    A manifest is believed, for ``find_data`` has just held its files against it.
+    A manifest is trusted: ``find_data`` has just checked the files against it.
 
     Raises:
         BadData: a file cannot be read, or is no token file.
@@ -153,22 +153,22 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
         newest = newest_run(workspace, RECORD)
         if newest is None:
             raise MissingOutput(
-                f"no run to go on with in {workspace.shown(workspace.runs)}: run 'llmc train' first"
+                f"no run to resume in {workspace.shown(workspace.runs)}: run 'llmc train' first"
             )
         folder = newest
     else:
         folder = workspace.runs / name
         if not (folder / RECORD).is_file() and (folder / CONFIG).exists():
             raise MissingOutput(
-                f"{workspace.shown(folder)} has no {RECORD} to go on by: delete that folder, or "
+                f"{workspace.shown(folder)} has no {RECORD} to resume from: delete that folder, or "
                 "start a new run"
             )
         if not (folder / RECORD).is_file():
             raise MissingOutput(
-                f"no run {workspace.shown(folder)} to go on with: run 'llmc train --run {name}'"
+                f"no run {workspace.shown(folder)} to resume: run 'llmc train --run {name}'"
             )
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_record(folder)
         _ = Path(record["data"]), Path(record["val_data"] or ""), Path(record["model"])
         _ = _hashes(_recorded_files(record)), [*record.get("resumes", [])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -244,7 +244,7 @@ def _recorded_files(record: Record) -> Record:
 
 
 def _hashes(files: Record) -> dict[str, list[tuple[int, str]]]:
-    """Return what is known of each split's token files, but for their names."""
+    """Return the sizes and hashes of each split's token files."""
     return {
         split: [(shard["tokens"], shard["sha256"]) for shard in shards]
         for split, shards in files.items()
@@ -252,7 +252,7 @@ def _hashes(files: Record) -> dict[str, list[tuple[int, str]]]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the commit that ``folder`` is at and whether files differ; None outside of git."""
+    """Return the commit of ``folder`` and whether files differ from it; None outside git."""
     where = ["git", "-C", str(folder)]
     commit = run_quietly([*where, "rev-parse", "HEAD"])
     if commit.code != 0:

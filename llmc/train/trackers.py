@@ -10,7 +10,8 @@ from pathlib import Path
 from llmc.errors import BadData, Usage
 from llmc.installation import install_command
 from llmc.paths import written_whole
-from llmc.train.history import RunHistory, printable
+from llmc.terminal import printable
+from llmc.train.history import RunHistory
 
 # What these tools call what metrics.jsonl holds.
 TAGS = {

@@ -168,7 +168,10 @@ def test_reverse(several: Llmc) -> None:
 
 
 def test_without_runs_it_says_what_to_do(llmc: Llmc) -> None:
-    assert "no run in runs: run 'llmc train' first" in assert_one_sentence(llmc("runs"), 3)
+    done = ok(llmc("runs"))
+    assert len(done.stdout.splitlines()) == 1
+    assert "llmc train" in done.stderr
+    assert json.loads(ok(llmc("runs", "--json")).stdout) == {"runs": []}
     assert "--sort" in assert_one_sentence(llmc("runs", "--sort", "beauty"), 2)
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from llmc.errors import MissingOutput
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, Workspace
+from llmc.terminal import printable
 from llmc.train.folder import is_running
-from llmc.train.history import all_runs, find_history, printable, read_run
+from llmc.train.history import all_runs, find_history, read_run
 from tests.helpers.past_runs import TINY_PARAMETERS, a_past_run, loss
 
 
@@ -193,9 +194,9 @@ def test_nothing_makes_the_reader_fail(
 
 def test_runs_are_found(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    for call in (all_runs, lambda w: find_history(w, None)):
-        with pytest.raises(MissingOutput, match="run 'llmc train' first"):
-            call(workspace)
+    assert all_runs(workspace) == []
+    with pytest.raises(MissingOutput, match="run 'llmc train' first"):
+        find_history(workspace, None)
     a_past_run(workspace.runs, "old", updated=1e9)
     new = a_past_run(workspace.runs, "new", updated=2e9)
     (workspace.runs / "new.txt").touch()
