@@ -78,6 +78,34 @@ class Stored:
             yield decoded(self.values[start : start + rows], self.kind)
 
 
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor lies in a file.
+
+    Attributes:
+        path: the file.
+        dtype: the type by its name in the file's format; a key of ``STORED`` if llmc reads it.
+        shape: the shape as it is stored, the slowest dimension first.
+        start: the first byte.
+        size: the number of bytes.
+    """
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    def stored(self) -> Stored:
+        """Return the tensor, memory-mapped; its type must be a key of ``STORED``."""
+        import numpy as np
+
+        shape = self.shape
+        if self.dtype == "Q8_0":
+            shape = (*shape[:-1], stored_bytes(shape[-1], "Q8_0"))
+        return Stored(self.dtype, np.memmap(self.path, STORED[self.dtype], "r", self.start, shape))
+
+
 class Weights(ABC):
     """A GPT-2 in a file. Opening one reads headers only and checks names, shapes and types.
 

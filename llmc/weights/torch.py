@@ -22,7 +22,7 @@ KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16
 
 
 @dataclass(frozen=True)
-class Entry:
+class TorchTensor:
     """A tensor of a pickle: its type, named as safetensors would, and its shape."""
 
     dtype: str
@@ -117,7 +117,7 @@ def tensors_in(path: Path, loaded: Any) -> dict[str, Any]:
     return dict(loaded)
 
 
-def _entry(tensor: Any) -> Entry:
+def _entry(tensor: Any) -> TorchTensor:
     dense = str(tensor.layout) == "torch.strided"
     name = str(tensor.dtype if dense else tensor.layout).removeprefix("torch.")
-    return Entry(KINDS.get(name, name), tuple(tensor.shape))
+    return TorchTensor(KINDS.get(name, name), tuple(tensor.shape))

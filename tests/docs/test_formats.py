@@ -25,8 +25,9 @@ from llmc.check.inspect.vocabularies import walk
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens import files as tokens
 from llmc.tokens import manifest
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.rows import write_rows
-from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
 from llmc.weights import checkpoint
 from llmc.weights import huggingface as hf
@@ -503,7 +504,7 @@ def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
     training_state.verify_training_state(path, state)
     model = read_checkpoint_header(path.with_name("model.bin"))
     assert 2 * (model.file_bytes - 1024) == path.stat().st_size - 1024 - 2 * 128 * 8
-    assert path.stat().st_size == training_state.MEANS_AT + 8 * state.parameters
+    assert path.stat().st_size == training_state.MOMENTS_AT + 8 * state.parameters
     ok(line("inspect", path))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

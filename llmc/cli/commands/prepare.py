@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from llmc.cli.commands.export_weights import export
 from llmc.cli.commands.fetch import fetch_dataset
 from llmc.cli.commands.tokenize import summary
 from llmc.cli.context import Context
@@ -22,7 +21,8 @@ from llmc.tokens.manifest import Manifest
 from llmc.tokens.prepared import record_prepared
 from llmc.train.start import Data, check_match
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
-from llmc.weights.export import PUBLISHED
+from llmc.weights.export import export_weights
+from llmc.weights.sources import PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def prepare(
         typer.Option(metavar="PATH|URL", help="A local copy or a mirror of the dataset NAME."),
     ] = None,
 ) -> None:
-    """Fetch, tokenize, export weights and build: all that training needs, ready."""
+    """Fetch and tokenize a text and build the engine."""
     here: Context = ctx.obj
     recipe = recipe_of(inputs)
     chosen_tokenizer, chosen_model = tokenizer or recipe.tokenizer, model or recipe.model
@@ -150,14 +150,21 @@ def _model(here: Context, source: str, manifest: Manifest) -> Path:
         if (header := _whole(out)) is not None and (header.config, header.tokenizer) == wanted:
             here.ui.note(f"{here.workspace.shown(out)} is exported and whole")
             return out
-        return export(here, source, out=out, overrides=overrides, tokenizer=fingerprint)
+        return export_weights(
+            here.workspace,
+            source,
+            out=out,
+            shape=overrides,
+            fingerprint=fingerprint,
+            report=here.ui,
+        ).path
     if source in PUBLISHED:
         fetch_dataset(here, source, source=None, force=False)
         out = here.workspace.models / f"{source}.bin"
         if _whole(out) is not None:
             here.ui.note(f"{here.workspace.shown(out)} is exported and whole")
             return out
-    return export(here, source)
+    return export_weights(here.workspace, source, report=here.ui).path
 
 
 def _whole(path: Path) -> CheckpointHeader | None:

@@ -39,7 +39,7 @@ def runs(
     ] = "when",
     reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
 ) -> None:
-    """List the runs: what they trained, how far they came, how good they are.
+    """List the training runs: progress, speed and loss.
 
     The training loss is the mean of the last steps: a twentieth of all, at most 100. Time is the
     training time, without validation and samples; tokens/s are the tokens over that time. A narrow

@@ -13,7 +13,7 @@ from llmc.cli.options import count, with_settings
 from llmc.cli.views.dry_run import estimate_fields, print_estimate, print_memory
 from llmc.cli.views.training import choose_view, result_fields, summary
 from llmc.config import DATA, MACHINE, SAVING, TRAIN_SETTINGS
-from llmc.errors import Interrupted, LlmcError, Usage
+from llmc.errors import Interrupted, Usage
 from llmc.train.dry_run import dry_run as estimate
 from llmc.train.folder import newest_step
 from llmc.train.loop import TrainResult, ignore, resume_command
@@ -119,20 +119,16 @@ def train(
     app: Context = ctx.obj
     ui = app.ui
     view = choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every)
-    try:
-        with view:
-            result = run_train(
-                app.workspace,
-                settings,
-                inputs,
-                resume=resume,
-                threads=threads,
-                report=ui,
-                on_event=view.update,
-            )
-    except LlmcError as error:
-        error.commands = () if ui.quiet else tuple(map(ui.spelled, error.commands))
-        raise
+    with view:
+        result = run_train(
+            app.workspace,
+            settings,
+            inputs,
+            resume=resume,
+            threads=threads,
+            report=ui,
+            on_event=view.update,
+        )
     for line in summary(app.workspace, result, chart=not ui.quiet and not view.has_chart):
         ui.note(line)
     ui.result(result_fields(result))
@@ -169,9 +165,8 @@ def _interrupted(app: Context, result: TrainResult) -> Interrupted:
         saved = f"saved {app.workspace.shown(result.checkpoint)}"
     planned = result.progress.steps
     done = f"{result.steps:,}" + (f" of {planned:,}" if planned is not None else "")
-    resume = app.ui.spelled(resume_command(app.workspace, result.folder))
     message = f"interrupted after {done} steps; {saved}"
-    return Interrupted(message, *([] if app.ui.quiet else [resume]))
+    return Interrupted(message, resume_command(app.workspace, result.folder))
 
 
 def without_dry_run(ctx: typer.Context) -> str:

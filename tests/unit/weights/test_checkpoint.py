@@ -187,9 +187,9 @@ def test_version_1_has_no_padding(tmp_path: Path) -> None:
 
 
 DAMAGE = [
-    ("truncated", lambda raw: raw[:-1]),
-    ("truncated", lambda raw: raw[:HEADER]),
-    ("truncated", lambda raw: raw[:500]),
+    ("cut short", lambda raw: raw[:-1]),
+    ("cut short", lambda raw: raw[:HEADER]),
+    ("cut short", lambda raw: raw[:500]),
     ("is not a model checkpoint", lambda raw: b""),
     ("is not a model checkpoint", lambda raw: b"\x01"),
     ("too long", lambda raw: raw + b"\0"),
@@ -229,7 +229,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(
         ("channels must be at least 1", {6: 0}),
         ("padded to 256, not 130", {7: 130}),
         ("padded to 2147483648, not", {3: 2**31 - 1}),
-        ("truncated", {2: 2**31 - 1, 4: 2**31 - 1, 6: 2**31 - 2}),
+        ("cut short", {2: 2**31 - 1, 4: 2**31 - 1, 6: 2**31 - 2}),
         ("too long", {4: 1}),
         ("newer llmc", {9: 2}),
     ],

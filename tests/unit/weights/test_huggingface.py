@@ -213,7 +213,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, cut: int) -> None:
     folder = saved(tmp_path / "model")
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(BadData, match="damaged or not a safetensors file"):
+    with pytest.raises(BadData, match=r"damaged or not a safetensors file|cut short"):
         HuggingFaceModel(folder)
 
 

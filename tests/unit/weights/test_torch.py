@@ -13,8 +13,8 @@ import pytest
 
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.model import ModelConfig
-from llmc.weights.export import open_weights
 from llmc.weights.huggingface import NAMES
+from llmc.weights.sources import open_weights
 from tests.helpers.engine import SMALL, some_tensors
 
 torch = pytest.importorskip("torch")
