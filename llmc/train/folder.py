@@ -160,11 +160,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not a JSON object.
+        ValueError: it is not JSON.
+        TypeError: it is not a JSON object.
     """
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if not isinstance(record, dict):
-        raise ValueError("it is not a JSON object")
+        raise TypeError("it is not a JSON object")
     return record
 
 

@@ -256,7 +256,7 @@ def _recorded_data(run: RunHistory) -> str | None:
     try:
         record = read_record(run.folder)
         run.started = (run.folder / RECORD).stat().st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, TypeError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         run.problems.append(f"cannot read {RECORD}: {_one_line(error)}")

@@ -28,7 +28,8 @@ def test_a_run_is_read_as_it_was_measured(tmp_path: Path) -> None:
     assert run.val == [(step, loss(step) + 0.1) for step in range(0, 101, 20)]
     assert (run.planned, run.done, run.saved_step) == (100, 100, 100)
     assert (run.dataset, run.parameters) == ("texts", TINY_PARAMETERS)
-    assert (run.tokens_per_step, run.tokens, run.tokens_per_second) == (128, 12800, 12800.0)
+    assert (run.tokens_per_step, run.tokens) == (128, 12800)
+    assert run.tokens_per_second == pytest.approx(12800)
     assert run.seconds == pytest.approx(1.0)
     assert run.seconds_before([0, 50, 100]) == pytest.approx([0, 0.5, 1])
     assert run.train_loss == loss(99)
