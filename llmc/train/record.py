@@ -24,7 +24,7 @@ from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import CONFIG, RECORD, Workspace, written_whole
 from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
-from llmc.train.folder import newest_run, read_record
+from llmc.train.folder import newest_run, read_record, similar_run
 from llmc.train.start import Data, find_data, token_files
 from llmc.weights.checkpoint import read_header
 
@@ -166,6 +166,7 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
         if not (folder / RECORD).is_file():
             raise MissingOutput(
                 f"no run {workspace.shown(folder)} to resume: run 'llmc train --run {name}'"
+                + similar_run(workspace, name)
             )
     try:
         record = read_record(folder)
