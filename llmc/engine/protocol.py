@@ -1,6 +1,6 @@
 """What is asked of ``llmc-native generate``, and what it tells: a line each.
 
-docs/guide/sampling.md describes the lines. Here they are values, and nothing is started.
+docs/reference/generate.md describes the lines. Here they are values, and nothing is started.
 """
 
 from __future__ import annotations
