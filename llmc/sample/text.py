@@ -97,7 +97,7 @@ def writing_threads(model: ModelConfig) -> int:
 
 
 def seen_of_prompt(tokens: int, context: int) -> int:
-    """Return how many of a prompt's last tokens the model reads (docs/guide/sampling.md)."""
+    """Return how many of a prompt's last tokens the model reads (docs/reference/generate.md)."""
     if tokens <= context:
         return tokens
     kept = context // 2
