@@ -46,7 +46,7 @@ class Weights:
         """Return the text of ``ids``, None where the tokenizer is not known."""
         if self.tokenizer is None:
             return None
-        return self.tokenizer.decode_bytes(ids).decode(errors=KEPT)
+        return self.tokenizer.detokenize(ids).decode(errors=KEPT)
 
 
 def find_weights(

@@ -42,7 +42,7 @@ def decode(
     last = b""
     for group in words:
         numbers = [_number(word, from_flags=bool(ids)) for word in group]
-        data = chosen.decode_bytes(numbers)
+        data = chosen.detokenize(numbers)
         count += len(numbers)
         last = data[-1:] or last
         if here.ui.json:

@@ -9,14 +9,15 @@ from typing import Annotated
 import typer
 
 from llmc.cli.commands.fetch import fetch_dataset
+from llmc.cli.commands.tokenize import summary
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
 from llmc.errors import LlmcError, Usage
 from llmc.text.source import FETCHED, STDLIB
-from llmc.tokens.dataset import tokenize_inputs, tokenized_already
-from llmc.tokens.manifest import Manifest, load_manifest
+from llmc.tokens.dataset import TokenizeOptions, find_tokenized, tokenize
+from llmc.tokens.manifest import Manifest
 from llmc.tokens.prepared import record_prepared
 from llmc.train.start import Data, check_match
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
@@ -120,14 +121,14 @@ def _data(here: Context, inputs: list[str], tokenizer: str, source: str | None) 
         )
     for name in names:
         fetch_dataset(here, name, source=source, force=False)
-    folder = tokenized_already(here, inputs, tokenizer=tokenizer, out=None)
-    if folder is not None:
-        here.ui.note(f"{here.workspace.shown(folder)} is tokenized and whole")
-    else:
-        folder = tokenize_inputs(
-            here, inputs, tokenizer=tokenizer, val_tokens=None, val_fraction=None, out=None
-        )
-    return load_manifest(folder)
+    made = find_tokenized(here.workspace, inputs, tokenizer)
+    if made is not None:
+        here.ui.note(f"{here.workspace.shown(made.folder)} is tokenized and whole")
+        return made
+    options = TokenizeOptions(tokenizer=tokenizer)
+    made = tokenize(here.workspace, inputs, options, report=here.ui).manifest
+    here.ui.note(summary(here, made))
+    return made
 
 
 def _model(here: Context, source: str, manifest: Manifest) -> Path:
