@@ -84,7 +84,11 @@ def _say_prepared(made: Description) -> None:
 
 
 def _describe_split(
-    folder: Path, split: str, files: list[manifests.Shard], tokenizer: Tokenizer | None, asked: Asked
+    folder: Path,
+    split: str,
+    files: list[manifests.Shard],
+    tokenizer: Tokenizer | None,
+    asked: Asked,
 ) -> Description:
     """Describe the files of one split together; compare each with its entry."""
     made = Description(folder, "split", split)

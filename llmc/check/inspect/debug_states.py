@@ -1,4 +1,4 @@
-"""Debug states: one batch and what a model computes from it; the model's shape is not in the file."""
+"""Debug states: one batch and a model's results for it; the model's shape is not in the file."""
 
 from __future__ import annotations
 

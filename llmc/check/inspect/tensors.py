@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.check.inspect.description import Description, safe_text
@@ -132,4 +131,3 @@ def say_types(made: Description, entries: Mapping[str, TensorPlace]) -> None:
     for place in entries.values():
         types[place.dtype] = types.get(place.dtype, 0) + 1
     made.say("types", types, ", ".join(f"{safe_text(k, 20)} ({n:,})" for k, n in types.items()))
-

@@ -158,9 +158,7 @@ def say_first(
     import numpy as np
 
     stop = layout.start + min(layout.there, FIRST_TOKENS) * layout.width
-    data = next(
-        Reading().pieces(path, layout.start, stop, stop - layout.start), b""
-    )
+    data = next(Reading().pieces(path, layout.start, stop, stop - layout.start), b"")
     dtype = np.dtype("<u2" if layout.width == 2 else "<u4")
     ids = np.frombuffer(data[: len(data) // layout.width * layout.width], dtype).tolist()
     if not ids:

@@ -30,7 +30,8 @@ def inspect(
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            metavar="gpt2|byte|FILE", help="Decode tokens with this tokenizer. Default: the recorded one."
+            metavar="gpt2|byte|FILE",
+            help="Decode tokens with this tokenizer. Default: the recorded one.",
         ),
     ] = None,
     dtype: Annotated[

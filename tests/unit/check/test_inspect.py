@@ -25,8 +25,7 @@ from safetensors.numpy import save_file
 from llmc.check.inspect.datasets import describe_dataset
 from llmc.check.inspect.describe import describe
 from llmc.check.inspect.description import Description, quoted, safe_bytes, safe_text
-from llmc.check.inspect.detect import kind_of_bytes
-from llmc.check.inspect.manifests import entries
+from llmc.check.inspect.detect import kind_of_head
 from llmc.check.inspect.reading import Asked, Reading
 from llmc.check.inspect.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.cli.views.inspection import plain_lines, show
@@ -34,6 +33,7 @@ from llmc.errors import Usage
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.files import read_tokens
+from llmc.tokens.manifest import shards_of
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Llmc
@@ -490,12 +490,12 @@ def told_problem(path: Path) -> str:
 
 def test_a_split_may_be_one_file_or_many(tmp_path: Path, byte: Tokenizer) -> None:
     one = {"file": "a.bin", "tokens": 3, "sha256": "0"}
-    assert entries(one) == entries([one])
+    assert shards_of(one) == shards_of([one])
     two = [one, {**one, "file": "b.bin"}]
-    assert [entry.file for entry in entries(two)] == ["a.bin", "b.bin"]
+    assert [entry.file for entry in shards_of(two)] == ["a.bin", "b.bin"]
     for name in ("../a", "", "..", "a/b", "\0", 5, None):
-        assert entries({**one, "file": name}) == []
-    assert entries(5) == entries([5, None]) == entries({"file": "x"}) == []
+        assert shards_of({**one, "file": name}) == []
+    assert shards_of(5) == shards_of([5, None]) == shards_of({"file": "x"}) == []
 
     from llmc.tokens.files import payload_sha256
 
@@ -607,9 +607,9 @@ def test_what_is_not_there_is_usage(tmp_path: Path) -> None:
 
 
 def test_json_s_kinds() -> None:
-    assert kind_of_bytes(b"GGU") == "text"
-    assert kind_of_bytes(b'\x60\0\0\0\0\0\0\0{"a') == "safetensors"
-    assert kind_of_bytes(b"YQ== 0\nYg== 1\n") == "tokenizer.tiktoken"
+    assert kind_of_head(b"GGU") == "text"
+    assert kind_of_head(b'\x60\0\0\0\0\0\0\0{"a') == "safetensors"
+    assert kind_of_head(b"YQ== 0\nYg== 1\n") == "tokenizer.tiktoken"
 
 
 # Damage
