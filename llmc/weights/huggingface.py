@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.kinds import HEAD_BYTES, not_data
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.base import UNSTACKED, Origin, Stored, Weights, same
 from llmc.weights.checkpoint import FINGERPRINT_BYTES
@@ -281,8 +282,10 @@ def read_config(path: Path) -> ModelConfig:
     Raises:
         BadData: it is damaged, or tells of another architecture.
     """
+    raw = b""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
+        table = json.loads(raw)
         for key, allowed in REQUIRED.items():
             if table.get(key, allowed[0]) not in allowed:
                 raise BadData(f"{path}: {key} is {table[key]!r}; llmc needs {allowed[0]!r}")
@@ -299,7 +302,9 @@ def read_config(path: Path) -> ModelConfig:
     except KeyError as error:
         raise BadData(f"{path} has no {error}: it is not GPT-2's") from error
     except (ValueError, TypeError, AttributeError, Usage) as error:
-        raise BadData(f"{path} is not GPT-2's config.json: {error}") from error
+        raise BadData(
+            not_data(raw[:HEAD_BYTES], str(path)) or f"{path} is not GPT-2's config.json: {error}"
+        ) from error
 
 
 def _derived_config(path: Path, entries: Mapping[str, Any]) -> ModelConfig:

@@ -77,15 +77,20 @@ def index_parts(path: Path) -> dict[str, list[str]]:
     Raises:
         BadData: the index is damaged, or names a file elsewhere than beside it.
     """
+    raw = b""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        raw = path.read_bytes()
+        table = json.loads(raw)["weight_map"]
         parts: dict[str, list[str]] = {}
         for name, file in table.items():
             if Path(file).name != file or file in ("", ".."):
                 raise ValueError(f"{file!r} should name a file beside it")
             parts.setdefault(file, []).append(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadData(f"{path} is not an index of weights ({error}): get it again") from error
+        raise BadData(
+            not_data(raw[:HEAD_BYTES], str(path))
+            or f"{path} is not an index of weights ({error}): get it again"
+        ) from error
     return parts
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from llmc.errors import BadData, MissingOutput
 from llmc.installation import install_command
+from llmc.kinds import HEAD_BYTES, not_data
 from llmc.weights.base import Stored
 from llmc.weights.safetensors import INDEX_SUFFIX, index_parts
 
@@ -82,6 +83,9 @@ def load_pickle(path: Path) -> Any:
     """
     if not path.is_file():
         raise MissingOutput(f"there is no file {path}")
+    with path.open("rb") as file:
+        if (sentence := not_data(file.read(HEAD_BYTES), str(path))) is not None:
+            raise BadData(sentence)
     try:
         import torch
     except ImportError as error:

@@ -1,6 +1,7 @@
 """How files are read: in pieces, up to a budget, with progress.
 
-Files are never mapped: a file that shrinks meanwhile is an error, not a signal that kills. Up to ``WHOLE_BYTES`` in all are read; of further files only a sample, unless ``full`` is set.
+Files are never mapped: a file that shrinks meanwhile is an error, not a signal that kills. Up to
+``WHOLE_BYTES`` in all are read; of further files only a sample, unless ``full`` is set.
 """
 
 from __future__ import annotations

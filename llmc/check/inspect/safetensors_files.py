@@ -65,20 +65,20 @@ def _describe_file(
     return made, entries
 
 
-def _say_gpt2(made: Description) -> bool | None:
-    """Add whether a file or folder is a GPT-2 that llmc reads; None: it is broken."""
+def _say_gpt2(made: Description) -> str | None:
+    """Add whether a file or folder is a GPT-2 that llmc reads; return why not, or None."""
     try:
         model = HuggingFaceModel(made.path)
     except (LlmcError, RecursionError) as error:
-        reason = str(error).removeprefix(f"{made.path}: ").removeprefix(f"{made.path} ")
-        made.say("gpt2", False, f"no: {safe_text(reason)}")
-        return False
+        reason = safe_text(str(error).replace(f"{made.path}/", "").replace(f"{made.path}", "it"))
+        made.say("gpt2", False, f"no: {reason}")
+        return reason
     folder = made.path if made.path.is_dir() else made.path.parent
     taken = "" if (folder / CONFIG_FILE).is_file() else "; heads of 64 channels are assumed"
     made.say("gpt2", True, f"yes, every tensor of one is there{taken}")
     say_shape(made, model.config)
     made.hints.append(f"llmc export-weights {shlex.quote(str(made.path))}")
-    return True
+    return None
 
 
 def describe_model_folder(folder: Path, asked: Asked) -> Description:
@@ -100,10 +100,9 @@ def describe_model_folder(folder: Path, asked: Asked) -> Description:
         part, entries = _describe_file(folder / name, asked)
         made.parts.append(part)
         tensors += len(entries or ())
-    if tensors and not _say_gpt2(made) and config.get("model_type") == "gpt2":
-        reason = next(fact.shown for fact in made.facts if fact.name == "gpt2")
-        if not made.all_problems():
-            made.wrong(f"{CONFIG_FILE} and the tensors make no GPT-2 that llmc reads: {reason}")
+    reason = _say_gpt2(made) if tensors else None
+    if reason is not None and config.get("model_type") == "gpt2" and not made.all_problems():
+        made.wrong(f"{CONFIG_FILE} and the tensors do not make a GPT-2 that llmc reads: {reason}")
     there = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     made.say("tokenizer_files", there, ", ".join(there) or "none")
     return made
