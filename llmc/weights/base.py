@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from llmc.errors import BadData
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.checkpoint import (
     BF16,
+    FINGERPRINT_BYTES,
     HEADER_BYTES,
     from_bf16,
     read_header,
@@ -42,19 +44,36 @@ Q8_BLOCK, Q8_BYTES = 32, 34  # 32 weights share a float16 scale
 F16_MAX = 65504.0
 
 
+# The keys under which safetensors and GGUF files keep a model's origin.
+STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
+
+
 @dataclass(frozen=True)
 class Origin:
-    """What travels with weights from format to format.
+    """Facts that are kept when weights change their format.
 
     Attributes:
-        step: the training step they were saved at; 0 if not known.
-        val_loss: the validation loss then, if known.
+        step: the training step at which they were saved; 0 if not known.
+        val_loss: the validation loss at that step, if known.
         tokenizer: the 32 bytes of the tokenizer's fingerprint, if known.
     """
 
     step: int = 0
     val_loss: float | None = None
     tokenizer: bytes | None = None
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Origin:
+        """Return the origin in a file's metadata; values that llmc did not write are ignored."""
+        step, val_loss, tokenizer = 0, None, None
+        with suppress(KeyError, ValueError, TypeError):
+            step = max(0, int(metadata[STEP]))
+        with suppress(KeyError, ValueError, TypeError):
+            val_loss = float(metadata[VAL_LOSS])
+        with suppress(KeyError, ValueError, TypeError):
+            tokenizer = bytes.fromhex(metadata[TOKENIZER])
+        known = tokenizer is not None and len(tokenizer) == FINGERPRINT_BYTES
+        return cls(step, val_loss, tokenizer if known else None)
 
 
 @dataclass(frozen=True)
@@ -171,6 +190,55 @@ class Weights(ABC):
             for layer in range(self.config.layers):
                 stacked[layer] = self.read(name, layer)
             yield name, stacked
+
+
+class TensorEntry(Protocol):
+    """The type and shape of a tensor in a file."""
+
+    @property
+    def dtype(self) -> str:
+        """The type, by its name in the format."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape as it is stored."""
+
+
+def check_tensors(
+    path: Path,
+    entries: Mapping[str, TensorEntry],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    optional: Collection[str],
+    readable: Collection[str],
+) -> None:
+    """Check that a file has the tensors of a GPT-2 and no others.
+
+    Args:
+        path: the file, for messages.
+        entries: the tensors of the file.
+        shapes: the shapes that they must have.
+        optional: names that may be missing.
+        readable: types that llmc reads.
+
+    Raises:
+        BadData: a tensor is missing, is unknown, or has another shape or type.
+    """
+    for name in shapes:
+        if name not in entries and name not in optional:
+            raise BadData(f"{path} has no tensor {name}: it is not a whole GPT-2")
+    for name, entry in entries.items():
+        if name not in shapes:
+            raise BadData(f"{path} has a tensor {name}, which a GPT-2 of its shape has not")
+        if entry.shape != shapes[name]:
+            raise BadData(
+                f"{path}: {name} has the shape {entry.shape}, not {shapes[name]}; "
+                "its configuration belongs to another model"
+            )
+        if entry.dtype not in readable:
+            raise BadData(
+                f"{path}: {name} is of type {entry.dtype}; llmc reads {', '.join(readable)}"
+            )
 
 
 class CheckpointModel(Weights):

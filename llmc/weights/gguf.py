@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -18,16 +17,19 @@ from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
 from llmc.weights.base import (
     Q8_BLOCK,
+    STEP,
+    TOKENIZER,
     UNSTACKED,
+    VAL_LOSS,
     Origin,
     Stored,
     TensorPlace,
     Weights,
+    check_tensors,
     same,
     stored_bytes,
     write_blocks,
 )
-from llmc.weights.checkpoint import FINGERPRINT_BYTES
 from llmc.weights.gguf_header import GgufArray, scan_gguf
 
 if TYPE_CHECKING:
@@ -69,8 +71,6 @@ DIMENSIONS = {
     "layers": "gpt2.block_count",
     "heads": "gpt2.attention.head_count",
 }
-# The keys under which llmc keeps a model's origin.
-STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
 
 
 class GgufModel(Weights):
@@ -95,7 +95,7 @@ class GgufModel(Weights):
             raise BadData(f"{path} is a model of the architecture {architecture!r}, not 'gpt2'")
         self.config = self._config()
         self._check()
-        self.origin = self._origin()
+        self.origin = Origin.of(self.metadata)
 
     def stored(self, name: str, layer: int = 0) -> Stored:
         """Return one tensor of one layer, memory-mapped."""
@@ -165,39 +165,9 @@ class GgufModel(Weights):
             raise BadData(
                 f"{self.path} lacks layers: its key-values promise {self.config.layers:,}"
             )
-        wanted = gguf_shapes(self.config)
-        for name, shape in wanted.items():
-            if name not in self.entries:
-                raise BadData(f"{self.path} has no tensor {name}: it is not a whole GPT-2")
-            if self.entries[name].shape != shape:
-                raise BadData(
-                    f"{self.path}: {name} has the shape {self.entries[name].shape}, not {shape}; "
-                    "its key-values belong to another model"
-                )
-        wanted[HEAD] = wanted[NAMES["wte"]]
-        for name, entry in self.entries.items():
-            if wanted.get(name) != entry.shape:
-                raise BadData(
-                    f"{self.path} has a tensor {name} {entry.shape}, which a GPT-2 of its shape "
-                    "has not"
-                )
-            if entry.dtype not in READABLE:
-                raise BadData(
-                    f"{self.path}: {name} is of type {entry.dtype}; llmc reads "
-                    f"{', '.join(READABLE)}"
-                )
-
-    def _origin(self) -> Origin:
-        step, loss = self.metadata.get(STEP, 0), self.metadata.get(VAL_LOSS)
-        fingerprint = None
-        with suppress(TypeError, ValueError):
-            fingerprint = bytes.fromhex(self.metadata.get(TOKENIZER, ""))
-        known = fingerprint is not None and len(fingerprint) == FINGERPRINT_BYTES
-        return Origin(
-            step if type(step) is int and step >= 0 else 0,
-            loss if isinstance(loss, float) else None,
-            fingerprint if known else None,
-        )
+        shapes = gguf_shapes(self.config)
+        shapes[HEAD] = shapes[NAMES["wte"]]
+        check_tensors(self.path, self.entries, shapes, optional={HEAD}, readable=READABLE)
 
 
 def _texts(value: object) -> TypeGuard[list[str]]:

@@ -9,15 +9,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.model import ModelConfig, tensor_shapes
-from llmc.weights.base import UNSTACKED, Origin, Stored, Weights, same
-from llmc.weights.checkpoint import FINGERPRINT_BYTES
+from llmc.weights.base import (
+    STEP,
+    TOKENIZER,
+    UNSTACKED,
+    VAL_LOSS,
+    Origin,
+    Stored,
+    TensorEntry,
+    Weights,
+    check_tensors,
+    same,
+)
 from llmc.weights.safetensors import INDEX_SUFFIX, READABLE, SafetensorsFile
 
 HEAD_SIZE = 64  # of every GPT-2 that OpenAI published
@@ -59,21 +68,6 @@ REQUIRED: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
-
-# The keys of a safetensors file's metadata under which llmc keeps a model's origin.
-STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
-
-
-class TensorEntry(Protocol):
-    """The type and shape of a tensor in a file."""
-
-    @property
-    def dtype(self) -> str:
-        """The type, named as safetensors does."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape as it is stored."""
 
 
 class NamedTensors(Protocol):
@@ -167,31 +161,12 @@ class NamedModel(Weights):
     def _check(self) -> None:
         if self.config.layers > len(self.entries):  # before a list of all their names is made
             raise BadData(f"{self.path} lacks layers: its configuration has {self.config.layers:,}")
-        wanted = self.shapes()
-        for name, shape in wanted.items():
-            if name not in self.entries:
-                if not self.biases and name.endswith(".bias"):
-                    continue
-                raise BadData(f"{self.path} has no tensor {name}: it is not a whole GPT-2")
-            if self.entries[name].shape != shape:
-                raise BadData(
-                    f"{self.path}: {name} has the shape {self.entries[name].shape}, not {shape}; "
-                    "its configuration belongs to another model"
-                )
-        wanted[HEAD] = wanted["wte.weight"]
-        for name, entry in self.entries.items():
-            if name not in wanted:
-                raise BadData(
-                    f"{self.path} has a tensor {name}, which a GPT-2 of its shape has not"
-                )
-            if entry.dtype not in READABLE:
-                raise BadData(
-                    f"{self.path}: {name} is of type {entry.dtype}; llmc reads F32, F16, BF16, F64"
-                )
-            if entry.shape != wanted[name]:
-                raise BadData(
-                    f"{self.path}: {name} has the shape {entry.shape}, not {wanted[name]}"
-                )
+        shapes = self.shapes()
+        shapes[HEAD] = shapes["wte.weight"]
+        optional = {name for name in shapes if name.endswith(".bias") and not self.biases}
+        check_tensors(
+            self.path, self.entries, shapes, optional={HEAD, *optional}, readable=READABLE
+        )
 
 
 class HuggingFaceModel(NamedModel):
@@ -227,7 +202,7 @@ class HuggingFaceModel(NamedModel):
             read_config(settings) if settings.is_file() else _derived_config(tensors.path, entries)
         )
         super().__init__(tensors, names, config)
-        self.origin = _origin(tensors.metadata)
+        self.origin = Origin.of(tensors.metadata)
 
     @classmethod
     def of(cls, tensors: NamedTensors) -> HuggingFaceModel:
@@ -249,19 +224,6 @@ def _named_tensors(file: Path) -> NamedTensors:
     from llmc.weights.torch import load_tensors
 
     return load_tensors(file)
-
-
-def _origin(metadata: Mapping[str, str]) -> Origin:
-    """Return what llmc noted in the file's metadata; what is no note of llmc's says nothing."""
-    step, val_loss, tokenizer = 0, None, None
-    with suppress(KeyError, ValueError):
-        step = max(0, int(metadata[STEP]))
-    with suppress(KeyError, ValueError):
-        val_loss = float(metadata[VAL_LOSS])
-    with suppress(KeyError, ValueError):
-        tokenizer = bytes.fromhex(metadata[TOKENIZER])
-        tokenizer = tokenizer if len(tokenizer) == FINGERPRINT_BYTES else None
-    return Origin(step, val_loss, tokenizer)
 
 
 def metadata_of(origin: Origin) -> dict[str, str]:

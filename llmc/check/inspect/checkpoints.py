@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.check.inspect.description import Description
-from llmc.check.inspect.reading import Asked, Reading
+from llmc.check.inspect.reading import Asked, ReadBudget
 from llmc.check.inspect.statistics import Moments
 from llmc.check.inspect.tensors import say_moments, say_shape
 from llmc.errors import LlmcError
@@ -141,7 +141,7 @@ class Contents:
 
 
 def read_contents(
-    path: Path, header: CheckpointHeader, reading: Reading, *, statistics: bool
+    path: Path, header: CheckpointHeader, reading: ReadBudget, *, statistics: bool
 ) -> Contents:
     """Read all tensors once, from first to last, a piece at a time.
 

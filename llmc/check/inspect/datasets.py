@@ -10,7 +10,7 @@ from typing import Any
 from llmc.check.inspect.description import Description, safe_text
 from llmc.check.inspect.detect import kind_of
 from llmc.check.inspect.manifests import say_recorded
-from llmc.check.inspect.reading import Asked, Reading, read_json
+from llmc.check.inspect.reading import Asked, ReadBudget, read_json
 from llmc.check.inspect.statistics import TokenCounts
 from llmc.check.inspect.token_files import count_tokens, say_counts, say_first, say_layout
 from llmc.errors import LlmcError
@@ -125,7 +125,7 @@ def _checked(
     counts: TokenCounts,
     *,
     tokenizer: Tokenizer | None,
-    reading: Reading,
+    reading: ReadBudget,
 ) -> tuple[int, str]:
     """Count the tokens of one file; return the count and how it compares with its entry."""
     try:

@@ -24,7 +24,7 @@ SHORT = 1 << 26  # a stretch that is read before anybody could see a bar
 
 
 @dataclass
-class Reading:
+class ReadBudget:
     """The budget of one inspection.
 
     Attributes:
@@ -79,7 +79,7 @@ class Asked:
     """
 
     workspace: Workspace
-    reading: Reading = field(default_factory=Reading)
+    reading: ReadBudget = field(default_factory=ReadBudget)
     tensors: bool = False
     dtype: str | None = None
     tokenizer: Tokenizer | None = None

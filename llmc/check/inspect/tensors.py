@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmc.check.inspect.description import Description, safe_text
-from llmc.check.inspect.reading import Asked, Reading
+from llmc.check.inspect.reading import Asked, ReadBudget
 from llmc.check.inspect.statistics import MOMENT_COLUMNS, Moments
 from llmc.model import ModelConfig, parameter_count
 from llmc.weights.base import TensorPlace
@@ -74,7 +74,7 @@ def say_moments(
     made.table("tensors", ("name", "shape", *MOMENT_COLUMNS), rows, shown=shown)
 
 
-def moments(place: TensorPlace, reading: Reading) -> Moments:
+def moments(place: TensorPlace, reading: ReadBudget) -> Moments:
     """Return the statistics of a tensor; empty for a type that cannot be decoded."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 

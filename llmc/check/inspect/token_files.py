@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmc.check.inspect.description import Description, quoted
 from llmc.check.inspect.manifests import ManifestEntry, manifest_entry, say_recorded
-from llmc.check.inspect.reading import Asked, Reading
+from llmc.check.inspect.reading import Asked, ReadBudget
 from llmc.check.inspect.statistics import MOST_IDS, TokenCounts
 from llmc.errors import LlmcError
 from llmc.tokens.files import (
@@ -96,7 +96,7 @@ def _tokenizer(made: Description, asked: Asked, record: ManifestEntry | None) ->
 
 
 def count_tokens(
-    path: Path, layout: TokenLayout, counts: TokenCounts, reading: Reading
+    path: Path, layout: TokenLayout, counts: TokenCounts, reading: ReadBudget
 ) -> str | None:
     """Count the tokens of a file; return its payload's SHA-256, or None for a sample.
 
@@ -158,7 +158,7 @@ def say_first(
     import numpy as np
 
     stop = layout.start + min(layout.there, FIRST_TOKENS) * layout.width
-    data = next(Reading().pieces(path, layout.start, stop, stop - layout.start), b"")
+    data = next(ReadBudget().pieces(path, layout.start, stop, stop - layout.start), b"")
     dtype = np.dtype("<u2" if layout.width == 2 else "<u4")
     ids = np.frombuffer(data[: len(data) // layout.width * layout.width], dtype).tolist()
     if not ids:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.check.inspect.describe import describe
-from llmc.check.inspect.reading import Asked, Reading
+from llmc.check.inspect.reading import Asked, ReadBudget
 from llmc.cli.context import Context
 from llmc.cli.views.inspection import show
 from llmc.errors import BadData
@@ -54,7 +54,7 @@ def inspect(
     """
     ctx: Context = context.obj
     chosen = load_tokenizer(tokenizer) if tokenizer is not None else None
-    reading = Reading(full=full, report=ctx.ui)
+    reading = ReadBudget(full=full, report=ctx.ui)
     asked = Asked(ctx.workspace, reading, tensors, dtype, chosen)
     made = describe(path if path is not None else ctx.workspace.root, asked)
     if ctx.ui.json:

@@ -28,7 +28,7 @@ from llmc.check.inspect.datasets import describe_dataset
 from llmc.check.inspect.describe import describe
 from llmc.check.inspect.description import Description, quoted, safe_bytes, safe_text
 from llmc.check.inspect.detect import kind_of_head
-from llmc.check.inspect.reading import Asked, Reading
+from llmc.check.inspect.reading import Asked, ReadBudget
 from llmc.check.inspect.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.cli.views.inspection import plain_lines, show
 from llmc.errors import BadData, Usage
@@ -209,12 +209,12 @@ def test_headerless_tokens(tmp_path: Path, byte: Tokenizer) -> None:
 def test_a_large_file_is_sampled_unless_all_is_asked_for(tmp_path: Path, byte: Tokenizer) -> None:
     ids = documents(byte, *["x" * 99] * 2000)
     path = save_tokens(tmp_path / "t", np.array(ids), byte.vocab_size)
-    small = Reading(left=1000)
+    small = ReadBudget(left=1000)
     told = looked_at(path, tokenizer=byte, reading=small)
     assert told["sha256"] is None
     assert 0 < told["looked_at"] <= told["tokens"] == len(ids)
     assert set(told["document_lengths"].values()) == {99}
-    whole = looked_at(path, tokenizer=byte, reading=Reading(full=True, left=0))
+    whole = looked_at(path, tokenizer=byte, reading=ReadBudget(full=True, left=0))
     assert whole["documents"] == 2000
     assert "looked_at" not in whole
 
