@@ -9,7 +9,7 @@ from llmc.cli.context import Context
 from llmc.errors import MissingOutput, Usage
 from llmc.paths import CHECKPOINT
 from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
-from llmc.train.folder import find_run, run_data
+from llmc.train.folder import find_run, run_data, similar_run
 from llmc.train.start import Data, check_match, find_data, token_files
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 from llmc.weights.lookup import tokenizer_of
@@ -55,7 +55,7 @@ def find_subject(here: Context, target: str | None) -> Subject:
     elif not Path(target).is_file():
         raise MissingOutput(
             f"there is no run and no checkpoint '{target}': train one with 'llmc train', "
-            "or make one with 'llmc export-weights'"
+            "or make one with 'llmc export-weights'" + similar_run(here.workspace, target)
         )
     checkpoint = run / CHECKPOINT if run is not None else Path(str(target))
     return Subject(checkpoint, read_header(checkpoint), run)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.config import SampleConfig, TrainConfig
+from llmc.config import SampleConfig, TrainConfig, did_you_mean
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.model import ModelConfig
 from llmc.paths import (
@@ -154,8 +154,15 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
     if not (folder / CHECKPOINT).is_file():
         raise MissingOutput(
             f"no trained model in {workspace.shown(folder)}: run 'llmc train --run {name}' first"
+            + similar_run(workspace, name)
         )
     return folder
+
+
+def similar_run(workspace: Workspace, name: str) -> str:
+    """Return ``"; did you mean 'x'?"`` for a run of a similar name, or nothing."""
+    others = [path.name for path in workspace.runs.glob("*") if path.name != name]
+    return did_you_mean(name, others)
 
 
 def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | None:

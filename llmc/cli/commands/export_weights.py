@@ -79,7 +79,7 @@ def export_weights(
     vocab_size: Annotated[int | None, typer.Option(help="Vocabulary of a random model.")] = None,
     seed: Seed = 1337,
 ) -> None:
-    """Write weights as a checkpoint to train from, or for another program.
+    """Write weights to train from, or for another program.
 
     For a file without a config.json beside it, heads of 64 channels are assumed, as in every GPT-2
     that OpenAI published.

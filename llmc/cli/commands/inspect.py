@@ -46,7 +46,7 @@ def inspect(
         typer.Option("--full", help="Read everything. Default: a sample of files over 8 GB."),
     ] = False,
 ) -> None:
-    """Describe a file or a folder, and what is wrong with it.
+    """Describe a file or folder and report what is wrong with it.
 
     Knows token files, checkpoints, training states, debug states, tokenizers, safetensors and
     GGUF files; the folders of datasets, runs and Hugging Face models; workspaces. The kind is

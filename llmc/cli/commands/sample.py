@@ -139,7 +139,7 @@ def sample(
         ),
     ] = False,
 ) -> None:
-    """Write with a trained model: token ids on stdout, one a line, or text with --decode.
+    """Generate text with a trained model.
 
     The prompt is part of what is printed. A text longer than the model's context goes on from its
     newer half. What no flag says, the run's config does.

@@ -82,7 +82,7 @@ def serve(
         bool, typer.Option("--log", help="Say each request on stderr, without its text.")
     ] = False,
 ) -> None:
-    """Serve a model over HTTP as OpenAI's clients speak it, with a page to try it on.
+    """Serve a model over HTTP: OpenAI's API and a web page.
 
     Ctrl-C or SIGTERM finishes what is being written and ends. Needs 'llmc[serve]'.
     """

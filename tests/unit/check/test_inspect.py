@@ -34,15 +34,10 @@ from llmc.cli.views.inspection import plain_lines, show
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig
 from llmc.paths import CHECKPOINT, Workspace
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import shards_of
-from llmc.tokens.tokenizer import (
-    Tokenizer,
-    load_tokenizer,
-    record_tokenizer,
-    save_tokenizer,
-    train_bpe,
-)
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, save_tokenizer
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
 from llmc.weights.checkpoint import read_checkpoint, read_header, write_checkpoint
 from llmc.weights.gguf import GgufModel
