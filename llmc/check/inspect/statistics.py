@@ -160,9 +160,7 @@ class Moments:
         """Add a piece (n,) of any floating or integer type."""
         import numpy as np
 
-        with np.errstate(
-            all="ignore"
-        ):  # a damaged file may have signalling NaNs or enormous values
+        with np.errstate(all="ignore"):  # for signalling NaNs in damaged files
             self._add(values.astype(np.float64).reshape(-1))
 
     def _add(self, wide: NDArray[np.float64]) -> None:
