@@ -121,7 +121,7 @@ def test_token_files(tmp_path: Path, enums: dict[str, int]) -> None:
     assert number(rows["uint16"][2]) == enums["TOKENS16_VERSION"] == tokens.VERSION16
     assert number(rows["uint32"][1]) == enums["TOKENS32_MAGIC"] == tokens.MAGIC32
     assert number(rows["uint32"][2]) == enums["TOKENS32_VERSION"] == tokens.VERSION32
-    assert {name.removeprefix("headerless ") for name in rows} == set(WIDTHS)
+    assert {name.removeprefix("headerless ") for name in rows} == set(tokens.WIDTHS)
     places = {f"TOKENS_{name}_AT": at for at, name in enumerate(("MAGIC", "VERSION", "COUNT"))}
     assert {name: enums[name] for name in places} == places
     assert list(ints("of a token file")) == [0, 1, 2]
