@@ -1,8 +1,8 @@
 """GGUF, the format of llama.cpp, for its architecture ``gpt2``.
 
-Key-values first, then where every tensor lies, then the data, aligned to 32 bytes. Matrices are
-(out, in) as llmc has them; llama.cpp wants one-dimensional tensors and the positions in F32. The
-file carries its tokenizer: tokens spelled as GPT-2's files spell them, and the merges.
+Layout: key-values, the list of tensors, then the data, aligned to 32 bytes. Matrices are (out, in)
+as in llmc; llama.cpp requires one-dimensional tensors and the positions in F32. The file has its
+tokenizer: tokens spelled as in GPT-2's files, and merges.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
 HEAD = "output.weight"
 MATRICES = ("wte", "qkvw", "attprojw", "fcw", "fcprojw")
-# llama.cpp wants a list of merges, and the library writes no empty one. No text begins with this
-# token's spelling as a single symbol, so the merge never happens.
+# llama.cpp requires a list of merges, and the gguf package writes no empty list. This merge never
+# happens, because no text begins with the token's spelling as a single symbol.
 NO_MERGE = "<|endoftext|> <|endoftext|>"
 
 # Ours -> GGUF's; a "{}" takes the layer.
@@ -82,7 +82,7 @@ class GgufModel(Weights):
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the key-values and where the tensors lie.
+        """Read the header.
 
         Raises:
             MissingOutput: there is no such file.
@@ -102,7 +102,7 @@ class GgufModel(Weights):
         return self.entries[NAMES[name].format(layer)].stored()
 
     def verify(self) -> None:
-        """Compare the head with the token embedding, where the file has both.
+        """Compare the head with the token embedding, if the file has both.
 
         Raises:
             BadData: they differ.
@@ -114,7 +114,7 @@ class GgufModel(Weights):
             )
 
     def vocabulary(self) -> Vocabulary | None:
-        """Return the tokenizer that the file carries; None where it has none like GPT-2's.
+        """Return the file's tokenizer; None if it has none like GPT-2's.
 
         Raises:
             BadData: it is damaged.
@@ -190,7 +190,7 @@ def gguf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
-    """Return all key-values of any GGUF file, and where its tensors lie; no data is read.
+    """Return the key-values of a GGUF file and the places of its tensors.
 
     Raises:
         MissingOutput: there is no such file.
@@ -212,12 +212,12 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
 
 
 def tensor_kind(name: str, kind: str) -> str:
-    """Return how one of our tensors is stored in a file of ``kind``: vectors, positions in F32."""
+    """Return a tensor's type in a file of ``kind``: vectors and positions are F32."""
     return kind if name in MATRICES else "F32"
 
 
 def gguf_bytes(config: ModelConfig, kind: str) -> int:
-    """Return how many bytes the tensors take."""
+    """Return the size of all tensors in bytes."""
     total = 0
     for name, shape in tensor_shapes(config).items():
         rows = (config.vocab_size, *shape[1:]) if name == "wte" else shape
@@ -226,7 +226,7 @@ def gguf_bytes(config: ModelConfig, kind: str) -> int:
 
 
 def check_kind(config: ModelConfig, kind: str) -> None:
-    """Refuse blocks that the model's rows do not fill.
+    """Check that the model's rows fill whole blocks.
 
     Raises:
         Usage: Q8_0, and the channels are no multiple of 32.
@@ -241,15 +241,15 @@ def check_kind(config: ModelConfig, kind: str) -> None:
 def write_gguf(
     path: Path, weights: Weights, kind: str, vocabulary: Vocabulary, *, name: str, origin: Origin
 ) -> None:
-    """Write a GGUF file that llama.cpp opens, its tokenizer in it.
+    """Write a GGUF file with its tokenizer, for llama.cpp.
 
     Args:
-        path: the file, written over.
+        path: the file; an existing one is overwritten.
         weights: the model.
         kind: how matrices are stored: ``F32``, ``F16``, ``BF16`` or ``Q8_0``.
-        vocabulary: the tokenizer's; tokens that the model has beyond it are marked unused.
-        name: what the file calls the model.
-        origin: kept under keys of llmc's own.
+        vocabulary: the tokenizer's; further tokens of the model are marked unused.
+        name: the model's name in the file.
+        origin: kept under llmc's own keys.
 
     Raises:
         BadData: a number is too large for F16.
@@ -274,7 +274,7 @@ def write_gguf(
         theirs, stored_as = NAMES[ours].format(layer), tensor_kind(ours, kind)
         shape = shapes[theirs]
         size = stored_bytes(math.prod(shape), stored_as)
-        # A type that is not float32 keeps the library from guessing the shape from it.
+        # Any type but float32 keeps the package from guessing the shape.
         writer.add_tensor_info(
             theirs, shape, np.dtype(np.float32), size, GGMLQuantizationType[stored_as]
         )

@@ -1,4 +1,4 @@
-"""GPT-2 as Hugging Face stores it: ``config.json`` and named tensors, to llmc's.
+"""Read GPT-2 as Hugging Face stores it: ``config.json`` and named tensors.
 
 Names come with or without the prefix ``transformer.``. Conv1D keeps its weights as (in, out), so
 four kinds of them are transposed. ``attn.bias`` and ``attn.masked_bias`` are masks, not weights.
@@ -29,7 +29,7 @@ from llmc.weights.base import (
 )
 from llmc.weights.safetensors import INDEX_SUFFIX, READABLE, SafetensorsFile
 
-HEAD_SIZE = 64  # of every GPT-2 that OpenAI published
+HEAD_SIZE = 64  # in every GPT-2 that OpenAI published
 PREFIX = "transformer."
 HEAD = "lm_head.weight"
 MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
@@ -58,7 +58,7 @@ NAMES = {
     "lnfb": ("ln_f.bias", False),
 }
 
-# What a config.json may say without being another model than ours.
+# The values in config.json that llmc supports.
 REQUIRED: dict[str, tuple[object, ...]] = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -85,14 +85,14 @@ class NamedTensors(Protocol):
 
 
 class NamedModel(Weights):
-    """A GPT-2 whose tensors are called as Hugging Face and nanoGPT do.
+    """A GPT-2 with the tensor names of Hugging Face and nanoGPT.
 
     Attributes:
-        entries: what the file has under the names of ``NAMES``, masks left out.
+        entries: the tensors of the file under the names of ``NAMES``, without masks.
     """
 
-    conv1d = True  # four matrices lie as (in, out)
-    biases = True  # all must be there; where not, an absent one is zero
+    conv1d = True  # four matrices are stored as (in, out)
+    biases = True  # all biases must be there; if False, a missing one is zero
 
     def __init__(self, tensors: NamedTensors, names: Mapping[str, str], config: ModelConfig):
         """Check the tensors by name, shape and type.
@@ -103,7 +103,7 @@ class NamedModel(Weights):
             config: the model's shape.
 
         Raises:
-            BadData: they are not those of this shape.
+            BadData: they do not have this shape.
         """
         self.path = tensors.path
         self.config = config
@@ -113,7 +113,7 @@ class NamedModel(Weights):
         self._check()
 
     def stored(self, name: str, layer: int = 0) -> Stored:
-        """Return one tensor of one layer, memory-mapped where its file allows."""
+        """Return one tensor of one layer, memory-mapped if the file allows."""
         import numpy as np
 
         theirs, conv1d = NAMES[name]
@@ -127,7 +127,7 @@ class NamedModel(Weights):
         return Stored(found.kind, found.values.T) if conv1d and self.conv1d else found
 
     def verify(self) -> None:
-        """Compare the head with the token embedding, where the file has both.
+        """Compare the head with the token embedding, if the file has both.
 
         Raises:
             BadData: they differ.
@@ -146,7 +146,7 @@ class NamedModel(Weights):
         return self.config.vocab_size
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes that all tensors must have, under the names they have here."""
+        """Return the required shapes of all tensors, by the names of ``NAMES``."""
         shapes = {}
         for name, shape in tensor_shapes(self.config).items():
             theirs, conv1d = NAMES[name]
@@ -175,8 +175,8 @@ class HuggingFaceModel(NamedModel):
     def __init__(self, path: Path) -> None:
         """Open a folder, a ``.safetensors`` file, a state dict of torch's, or an index of several.
 
-        The shape is that of the ``config.json`` in the folder or beside the file. A file without
-        one gives its own, with heads of 64 channels, as in every GPT-2 that OpenAI published.
+        The shape comes from the ``config.json`` in the folder or beside the file. Without one it
+        is derived from the tensors, with heads of 64 channels as in OpenAI's GPT-2.
 
         Raises:
             MissingOutput: there is no such file.
@@ -194,7 +194,7 @@ class HuggingFaceModel(NamedModel):
         self.open(_named_tensors(file))
 
     def open(self, tensors: NamedTensors) -> None:
-        """Take tensors that were found; see :meth:`__init__`."""
+        """Open the model of these tensors; see :meth:`__init__`."""
         names = short_names(tensors.entries)
         settings = tensors.path.with_name(CONFIG_FILE)
         entries = {short: tensors.entries[name] for short, name in names.items()}
@@ -206,14 +206,14 @@ class HuggingFaceModel(NamedModel):
 
     @classmethod
     def of(cls, tensors: NamedTensors) -> HuggingFaceModel:
-        """Return the model of tensors that torch has loaded already."""
+        """Return the model of tensors that are already loaded."""
         made = cls.__new__(cls)
         made.open(tensors)
         return made
 
 
 def short_names(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
-    """Return the names of tensors without prefix -> as the file has them; masks are left out."""
+    """Return a map from names without prefix to the file's names; masks are left out."""
     names = {name.removeprefix(PREFIX): name for name in entries}
     return {short: name for short, name in names.items() if not MASK.fullmatch(short)}
 
@@ -227,7 +227,7 @@ def _named_tensors(file: Path) -> NamedTensors:
 
 
 def metadata_of(origin: Origin) -> dict[str, str]:
-    """Return the strings that a safetensors file carries; ``format`` is what transformers asks."""
+    """Return the metadata of a safetensors file; transformers requires ``format``."""
     found = {"format": "pt"}
     if origin.step:
         found[STEP] = str(origin.step)
@@ -239,10 +239,10 @@ def metadata_of(origin: Origin) -> dict[str, str]:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Return the shape that a ``config.json`` tells.
+    """Return the shape in a ``config.json``.
 
     Raises:
-        BadData: it is damaged, or tells of another architecture.
+        BadData: it is damaged, or of another architecture.
     """
     raw = b""
     try:
@@ -270,7 +270,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def _derived_config(path: Path, entries: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape that the tensors themselves tell, with heads of 64 channels.
+    """Return the shape derived from the tensors, with heads of 64 channels.
 
     Raises:
         BadData: they are not a GPT-2's, or 64 does not divide the channels.
@@ -282,7 +282,7 @@ def _derived_config(path: Path, entries: Mapping[str, Any]) -> ModelConfig:
     (vocab_size, channels), (context, _) = (entry.shape for entry in matrices if entry)
     if channels % HEAD_SIZE or not channels:
         raise BadData(
-            f"{path} tells nothing of its heads, and its {channels} channels are no multiple of "
+            f"{path} does not record its heads, and its {channels} channels are no multiple of "
             f"{HEAD_SIZE}: put the model's config.json beside it"
         )
     try:

@@ -223,7 +223,7 @@ def _say_documents(
 ) -> None:
     lengths = counts.document_lengths()
     if tokenizer is None:
-        made.say("documents", None, "not known without a tokenizer: its <|endoftext|> divides them")
+        made.say("documents", None, "not known without a tokenizer: <|endoftext|> separates them")
     elif lengths is None:
         made.say("documents", 0, f"none{about}")
     else:
