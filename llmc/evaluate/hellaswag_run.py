@@ -13,7 +13,7 @@ from llmc.evaluate.hellaswag import Results, Row, chosen, read_examples, rows_of
 from llmc.evaluate.loss import Progress, error_text, evaluated_rows, print_lines, progress_bar
 from llmc.evaluate.statistics import Ratio
 from llmc.evaluate.target import Subject
-from llmc.text.source import HELLASWAG, fetched_files
+from llmc.fetch.registry import HELLASWAG, fetched_files
 from llmc.tokens.files import write_tokens
 from llmc.tokens.rows import write_rows
 from llmc.tokens.tokenizer import Tokenizer
