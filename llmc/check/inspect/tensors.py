@@ -82,9 +82,12 @@ def moments(place: TensorPlace, reading: ReadBudget) -> Moments:
     if place.start + place.size > place.path.stat().st_size:
         return found
     kind = GGMLQuantizationType.__members__.get(place.dtype)
-    if place.dtype not in NUMPY and kind is None:
+    if place.dtype in NUMPY:
+        block = 8
+    elif kind is not None:
+        block = GGML_QUANT_SIZES[kind][1]
+    else:
         return found
-    block = GGML_QUANT_SIZES[kind][1] if place.dtype not in NUMPY else 8
     piece = (1 << 23) // block * block
     for data in reading.pieces(place.path, place.start, place.start + place.size, piece):
         try:
