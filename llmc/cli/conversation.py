@@ -17,7 +17,8 @@ from llmc.engine.generator import Generator
 from llmc.engine.protocol import Request
 from llmc.errors import Usage
 from llmc.paths import cache_dir
-from llmc.sample.text import Text, Weights
+from llmc.sample.model import SampleModel
+from llmc.sample.text import Sample
 from llmc.units import megabytes
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Conversation:
         self,
         ui: Ui,
         generator: Generator,
-        weights: Weights,
+        model: SampleModel,
         settings: SampleConfig,
         *,
         stops: Sequence[str] = (),
@@ -92,7 +93,7 @@ class Conversation:
         self.ids: list[int] = []
         self._ui = ui
         self._generator = generator
-        self._weights = weights
+        self._sampled = model
         self._eot = eot
         self.view = TerminalView()
 
@@ -141,16 +142,16 @@ class Conversation:
         Raises:
             LlmcError: the engine ended, and why.
         """
-        assert self._weights.tokenizer is not None
+        assert self._sampled.tokenizer is not None
         if prompt:
-            self.ids = self._weights.tokenizer.encode(prompt)
-        request = Request(self.ids or [self._weights.eot], self.settings, self._eot)
+            self.ids = self._sampled.tokenizer.encode(prompt)
+        request = Request(self.ids or [self._sampled.eot], self.settings, self._eot)
         try:
-            text = Text(self._generator, self._weights, request, self.stops)
+            text = Sample(self._generator, self._sampled.tokenizer, request, self.stops)
         except Usage as error:
             self._ui.error(str(error))
             return
-        long = prompt_note(len(self.ids), self._weights.model.context) if prompt else None
+        long = prompt_note(len(self.ids), self._sampled.config.context) if prompt else None
         if long is not None:
             self._ui.note(long)
         with _interrupts(text.cancel), self.view:
@@ -211,7 +212,7 @@ class Conversation:
     def _model(self) -> str:
         ready = self._generator.ready
         return (
-            f"{self._weights.checkpoint}: {ready.dtype}, {megabytes(ready.memory_bytes)}, "
+            f"{self._sampled.checkpoint}: {ready.dtype}, {megabytes(ready.memory_bytes)}, "
             f"{ready.positions:,} tokens of context"
         )
 

@@ -23,7 +23,7 @@ from llmc.serve.page import page
 from llmc.serve.parameters import parameters
 from llmc.serve.refusals import BROKEN, Refused
 from llmc.serve.request import parse
-from llmc.serve.subject import Subject
+from llmc.serve.subject import ServedModel
 
 T = TypeVar("T")
 Log = Callable[[str], object]
@@ -36,7 +36,7 @@ SAFE_HEADERS = {
 
 
 def make_app(
-    subject: Subject, completions: Completions, guard: Guard, metrics: Metrics, log: Log
+    subject: ServedModel, completions: Completions, guard: Guard, metrics: Metrics, log: Log
 ) -> ASGIApp:
     """Return the application: the routes inside of what guards and counts them.
 

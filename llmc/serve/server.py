@@ -22,7 +22,7 @@ from llmc.serve.connection import Connection
 from llmc.serve.guard import Guard
 from llmc.serve.metrics import Metrics
 from llmc.serve.parameters import MAX_CHOICES, Limits
-from llmc.serve.subject import Subject
+from llmc.serve.subject import ServedModel
 
 GRACE_SECONDS = 30.0  # for what is being written when the server is told to end
 FORCED_SECONDS = 5.0  # more, for the answers to be read
@@ -74,7 +74,7 @@ def address_of(bound: socket.socket, host: str) -> str:
 def serve(
     bound: socket.socket,
     generator: Generator,
-    subject: Subject,
+    subject: ServedModel,
     guard: Guard,
     settings: Settings,
     *,
@@ -114,7 +114,7 @@ def serve(
         raise Interrupted("stopped by Ctrl-C")
 
 
-def _app(batch: Batch, subject: Subject, guard: Guard, settings: Settings, log: Log) -> ASGIApp:
+def _app(batch: Batch, subject: ServedModel, guard: Guard, settings: Settings, log: Log) -> ASGIApp:
     metrics = Metrics()
     metrics.watch(batch)
     ready = batch.generator.ready

@@ -10,7 +10,7 @@ from typing import Any
 from llmc.config import SampleConfig
 from llmc.engine.protocol import Ready
 from llmc.errors import BadData, LlmcError
-from llmc.sample.text import Weights
+from llmc.sample.model import SampleModel
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.curves import extremes
 from llmc.train.folder import CHECKPOINT, METRICS
@@ -21,21 +21,21 @@ from llmc.weights.checkpoint import CheckpointHeader, parameter_count, read_head
 MOST_POINTS = 600
 
 
-def subject_of(chosen: Weights) -> Subject:
+def subject_of(chosen: SampleModel) -> ServedModel:
     """Return what is served by a choice of weights whose tokenizer is known.
 
     Raises:
         BadData: the model has tokens that the tokenizer has not.
     """
     assert chosen.tokenizer is not None
-    if chosen.model.vocab_size > chosen.tokenizer.vocab_size:
+    if chosen.config.vocab_size > chosen.tokenizer.vocab_size:
         raise BadData(
-            f"{chosen.checkpoint} has {chosen.model.vocab_size} tokens and its tokenizer "
+            f"{chosen.checkpoint} has {chosen.config.vocab_size} tokens and its tokenizer "
             f"'{chosen.tokenizer.name}' {chosen.tokenizer.vocab_size}: not all it writes is text"
         )
     folder = chosen.checkpoint.parent
     is_run = chosen.checkpoint.name == CHECKPOINT and (folder / METRICS).is_file()
-    return Subject(
+    return ServedModel(
         folder.name if is_run else chosen.checkpoint.stem,
         chosen.checkpoint,
         chosen.tokenizer,
@@ -45,7 +45,7 @@ def subject_of(chosen: Weights) -> Subject:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ServedModel:
     """A model to be served.
 
     Attributes:

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from llmc import __version__
 from llmc.config import ModelConfig, SampleConfig, TrainConfig
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace, unwritable, written_whole
-from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE
+from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, recorded_tokenizer
 
 CHECKPOINT = "model.bin"
 METRICS = "metrics.jsonl"
@@ -152,6 +152,38 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
             f"no trained model in {workspace.shown(folder)}: run 'llmc train --run {name}' first"
         )
     return folder
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """A checkpoint, and the folder of the run that saved it; None for a file outside a run."""
+
+    file: Path
+    run: Path | None
+
+    def recorded_tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer recorded in the run; None if there is no record."""
+        return recorded_tokenizer(self.run) if self.run is not None else None
+
+
+def find_checkpoint(workspace: Workspace, target: str | Path | None) -> FoundCheckpoint:
+    """Return the checkpoint of a run, named or by its folder, or a file; of the newest run if None.
+
+    Raises:
+        MissingOutput: there is none.
+    """
+    if target is None:
+        run = find_run(workspace, None)
+        return FoundCheckpoint(run / CHECKPOINT, run)
+    for run in (workspace.runs / target, Path(target)):
+        if (run / CHECKPOINT).is_file():
+            return FoundCheckpoint(run / CHECKPOINT, run)
+    if not Path(target).is_file():
+        raise MissingOutput(
+            f"there is no run and no checkpoint '{target}': train one with 'llmc train', "
+            "or make one with 'llmc export-weights'"
+        )
+    return FoundCheckpoint(Path(target), None)
 
 
 def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | None:

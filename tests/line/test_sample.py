@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmc.cli.context import Context
-from llmc.cli.ui import Ui
 from llmc.config import ModelConfig, SampleConfig
 from llmc.paths import Workspace
-from llmc.sample.text import find_weights
+from llmc.sample.model import find_model
 from llmc.tokens.tokenizer import Tokenizer, train_bpe
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import random_tensors
@@ -317,15 +315,13 @@ def test_a_model_finds_its_tokenizer_by_fingerprint(llmc: Llmc) -> None:
     assert ok(done).stdout.startswith("Größe")
     ok(llmc("train", "--data", "data/bpe", "--model", "mine.bin", "--steps", "1", "--run", "bpe"))
     shutil.rmtree(llmc.workspace / "data")  # the run has recorded it too
-    found = find_weights(
-        Context(Workspace(llmc.workspace), Ui()), None, model, needs_tokenizer=True
-    )
+    found = find_model(Workspace(llmc.workspace), None, model, needs_tokenizer=True)
     assert found.tokenizer is not None
     assert found.tokenizer.fingerprint == tokenizer.hex()
     shutil.rmtree(llmc.workspace / "runs")
     for flag in (["--decode"], ["--prompt", "a"]):
         error = assert_one_sentence(llmc("sample", "--model", "mine.bin", *flag), 1)
-        assert "nothing in the workspace tells the tokenizer of mine.bin" in error
+        assert "tokenizer of mine.bin is unknown" in error
         assert "'llmc decode --tokenizer'" in error
     assert len(ids(llmc, "--model", "mine.bin", "--tokens", "4")) == 4
     done = ok(llmc("sample", "--model", "mine.bin", "--tokens", "4", "--json"))
@@ -336,13 +332,13 @@ def test_a_checkpoint_of_llm_c_speaks_gpt2(tmp_path: Path, gpt2: Tokenizer) -> N
     config = ModelConfig(1, 1, 4, 8, gpt2.vocab_size)
     path = tmp_path / "llmc.bin"
     write_checkpoint(path, config, random_tensors(config, 1))
-    here = Context(Workspace(tmp_path), Ui())
-    found = find_weights(here, None, path, needs_tokenizer=True)
+    workspace = Workspace(tmp_path)
+    found = find_model(workspace, None, path, needs_tokenizer=True)
     assert found.tokenizer is not None
     assert found.tokenizer.fingerprint == gpt2.fingerprint
     fingerprint = bytes.fromhex(train_bpe(["some words"], 258).fingerprint)
     write_checkpoint(path, config, random_tensors(config, 1), tokenizer=fingerprint)
-    assert find_weights(here, None, path, needs_tokenizer=False).tokenizer is None
+    assert find_model(workspace, None, path).tokenizer is None
 
 
 @pytest.mark.parametrize(

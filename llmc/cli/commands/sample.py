@@ -15,10 +15,12 @@ from llmc.cli.context import Context
 from llmc.cli.views.sampling import TerminalView, View, choose_view, legend, prompt_note, summary
 from llmc.config import SAMPLE_LIMITS, SampleConfig, overridden
 from llmc.engine.build import ensure_native
-from llmc.engine.generator import Generator, generate_argv
+from llmc.engine.generator import Generator
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, Usage
-from llmc.sample.text import KEPT, Text, Weights, Written, find_weights, writing_threads
+from llmc.sample.model import SampleModel, find_model
+from llmc.sample.streaming import KEPT
+from llmc.sample.text import Sample, SampledToken
 
 DEFAULT = SampleConfig()
 MOST_SAMPLES = 1024
@@ -27,7 +29,7 @@ LOW_PENALTY, HIGH_PENALTY = SAMPLE_LIMITS["repetition_penalty"]
 
 
 def sample(
-    ctx: typer.Context,
+    context: typer.Context,
     *,
     run: Annotated[
         str | None, typer.Option(metavar="NAME", help="Run to sample from. Default: the newest.")
@@ -139,12 +141,12 @@ def sample(
         ),
     ] = False,
 ) -> None:
-    """Write with a trained model: token ids on stdout, one a line, or text with --decode.
+    """Write with a trained model: token ids on stdout, one per line, or text with --decode.
 
-    The prompt is part of what is printed. A text longer than the model's context goes on from its
-    newer half. What no flag says, the run's config does.
+    The output begins with the prompt. A text longer than the model's context continues from its
+    newer half. Settings that are not given as flags come from the run's config.
     """
-    here: Context = ctx.obj
+    ctx: Context = context.obj
     if run is not None and model is not None:
         raise Usage("--run and --model exclude each other: give one")
     decode = decode or show_probs
@@ -152,13 +154,14 @@ def sample(
     if not all(stops):
         raise Usage("--stop needs at least one character")
     if interactive:
-        _check_interactive(here, num_samples, prompt, prompt_file)
+        _check_interactive(ctx, num_samples, prompt, prompt_file)
     given = read_prompt(prompt, prompt_file)
-    chosen = find_weights(
-        here,
+    chosen = find_model(
+        ctx.workspace,
         run,
         model,
         needs_tokenizer=decode or interactive or bool(stops) or given is not None,
+        report=ctx.ui,
     )
     settings = overridden(
         chosen.settings,
@@ -173,78 +176,76 @@ def sample(
             "dtype": dtype,
         },
     )
-    binary = ensure_native(here)
     ids = chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else []
-    context = chosen.model.context
-    argv = generate_argv(
-        binary,
-        chosen.checkpoint,
+    length = chosen.config.context
+    argv = chosen.argv(
+        ensure_native(report=ctx.ui),
         slots=min(num_samples, TOGETHER),
-        positions=context if interactive else min(context, (len(ids) or 1) + settings.tokens),
+        positions=length if interactive else min(length, (len(ids) or 1) + settings.tokens),
         dtype=settings.dtype,
-        threads=threads or writing_threads(chosen.model),
+        threads=threads,
     )
     eot = NO_TOKEN if ignore_eot else chosen.eot
     with Generator(argv) as generator:
         if interactive:
             from llmc.cli.conversation import Conversation
 
-            talk = Conversation(here.ui, generator, chosen, settings, eot=eot, stops=stops)
+            talk = Conversation(ctx.ui, generator, chosen, settings, eot=eot, stops=stops)
             talk.view.colours = show_probs
             talk.run(given)
             return
-        if (long := prompt_note(len(ids), context)) is not None:
-            here.ui.note(long)
-        view = choose_view(here.ui, decode=decode, show_probs=show_probs)
-        began = time.monotonic()
-        texts = [
-            Text(
+        if (warning := prompt_note(len(ids), length)) is not None:
+            ctx.ui.note(warning)
+        view = choose_view(decode=decode, show_probs=show_probs)
+        started = time.monotonic()
+        samples = [
+            Sample(
                 generator,
-                chosen,
+                chosen.tokenizer,
                 Request(ids or [chosen.eot], replace(settings, seed=settings.seed + index), eot),
                 stops,
             )
             for index in range(num_samples)
         ]
-        for index, text in enumerate(texts):
-            if here.ui.json:
-                told = {"model": str(chosen.checkpoint), "dtype": settings.dtype, "sample": index}
-                here.ui.result(told | _fields(chosen, ids, text))
+        for index, sample_ in enumerate(samples):
+            if ctx.ui.json:
+                first = {"model": str(chosen.checkpoint), "dtype": settings.dtype, "sample": index}
+                ctx.ui.result(first | _fields(chosen, ids, sample_))
                 continue
             if num_samples > 1:
-                between = Written(chosen.eot, chosen.text([chosen.eot]) or "")
-                heading = f"{index + 1} of {num_samples}, seed {text.seed}"
-                view.separate(between, heading, first=index == 0)
-            _show(view, chosen, ids, text)
-        seconds = time.monotonic() - began
-    if show_probs and isinstance(view, TerminalView) and not (here.ui.json or here.ui.quiet):
-        here.ui.console.print(legend())
-    here.ui.note(summary(texts, seconds))
-    here.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+                eot_token = SampledToken(chosen.eot, chosen.text([chosen.eot]) or "")
+                heading = f"{index + 1} of {num_samples}, seed {sample_.seed}"
+                view.separate(eot_token, heading, first=index == 0)
+            _show(view, chosen, ids, sample_)
+        seconds = time.monotonic() - started
+    if show_probs and isinstance(view, TerminalView) and not (ctx.ui.json or ctx.ui.quiet):
+        ctx.ui.console.print(legend())
+    ctx.ui.note(summary(samples, seconds))
+    ctx.ui.next("llmc sample -i" if decode else "llmc sample --decode")
 
 
 def _check_interactive(
-    here: Context, num_samples: int, prompt: str | None, prompt_file: Path | None
+    ctx: Context, num_samples: int, prompt: str | None, prompt_file: Path | None
 ) -> None:
-    """Refuse flags that make no sense in a conversation.
+    """Refuse flags that do not fit an interactive session.
 
     Raises:
-        Usage: there are some, or there is no terminal to have one in.
+        Usage: there are some, or there is no terminal.
     """
-    if here.ui.json or num_samples > 1:
+    if ctx.ui.json or num_samples > 1:
         raise Usage("-i writes one text at a time, as text: leave out --json and --num-samples")
     if "-" in (prompt, str(prompt_file)) or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Usage("-i needs a terminal: in a pipe use --decode --prompt -")
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str | None:
-    """Return the prompt: what a flag says, or a file, or stdin; None where there is none.
+    """Return the prompt from a flag, a file or stdin; None if there is none.
 
-    A file's last newline is the editor's, not the text's, and is left out.
+    The last newline of a file or of stdin is dropped.
 
     Raises:
         Usage: both flags are given.
-        BadData: the file cannot be read, or is no text.
+        BadData: the file cannot be read, or is not UTF-8.
     """
     if prompt is not None and file is not None:
         raise Usage("--prompt and --prompt-file exclude each other: give one")
@@ -263,28 +264,27 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _show(view: View, chosen: Weights, ids: Sequence[int], text: Text) -> None:
-    """Print a text as it is made."""
+def _show(view: View, chosen: SampleModel, ids: Sequence[int], sample: Sample) -> None:
+    """Print a text while it is written."""
     with view:
         view.prompt(ids, chosen.text(ids) or "")
-        for written in text:
-            view.show(written)
+        for token in sample:
+            view.show(token)
 
 
-def _fields(chosen: Weights, ids: Sequence[int], text: Text) -> dict[str, Any]:
-    """Return what ``--json`` tells of a text, when it has ended."""
-    for _ in text:
-        pass
-    assert text.end is not None
-    before = chosen.text(ids)
-    whole = None if before is None else (before + text.text).encode(errors=KEPT)
+def _fields(chosen: SampleModel, ids: Sequence[int], sample: Sample) -> dict[str, Any]:
+    """Return the fields of ``--json`` for a text, once it has ended."""
+    end = sample.finished().end
+    assert end is not None
+    prompt = chosen.text(ids)
+    whole = None if prompt is None else (prompt + sample.text).encode(errors=KEPT)
     return {
-        "seed": text.seed,
+        "seed": sample.seed,
         "prompt_tokens": len(ids),
-        "ids": [*ids, *text.ids],
+        "ids": [*ids, *sample.ids],
         "text": None if whole is None else whole.decode(errors="replace"),
-        "logprobs": text.logprobs,
-        "reason": text.reason,
-        "prompt_ms": text.end.prompt_ms,
-        "ms": text.end.ms,
+        "logprobs": sample.logprobs,
+        "reason": sample.reason,
+        "prompt_ms": end.prompt_ms,
+        "ms": end.ms,
     }

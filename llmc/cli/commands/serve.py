@@ -10,15 +10,15 @@ import typer
 
 from llmc.cli.context import Context
 from llmc.engine.build import ensure_native
-from llmc.engine.generator import Generator, generate_argv
+from llmc.engine.generator import Generator
 from llmc.errors import MissingOutput, Usage
-from llmc.sample.text import find_weights, writing_threads
+from llmc.sample.model import find_model
 
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
 
 
 def serve(
-    ctx: typer.Context,
+    context: typer.Context,
     *,
     run: Annotated[
         str | None, typer.Option(metavar="NAME", help="Run to serve. Default: the newest.")
@@ -85,7 +85,7 @@ def serve(
 
     Ctrl-C or SIGTERM finishes what is being written and ends. Needs 'llmc[serve]'.
     """
-    here: Context = ctx.obj
+    ctx: Context = context.obj
     if run is not None and model is not None:
         raise Usage("--run and --model exclude each other: give one")
     need_packages()
@@ -95,24 +95,18 @@ def serve(
     from llmc.serve.subject import subject_of
 
     guard = guard_for(host)
-    chosen = find_weights(here, run, model, needs_tokenizer=True)
+    chosen = find_model(ctx.workspace, run, model, needs_tokenizer=True, report=ctx.ui)
     subject = subject_of(chosen)
-    binary = ensure_native(here)
+    binary = ensure_native(report=ctx.ui)
     with listen(host, port) as bound:
-        argv = generate_argv(
-            binary,
-            subject.checkpoint,
-            slots=slots,
-            dtype=dtype or chosen.settings.dtype,
-            threads=threads or writing_threads(chosen.model),
-        )
+        argv = chosen.argv(binary, slots=slots, dtype=dtype, threads=threads)
         with Generator(argv) as generator:
             address = address_of(bound, host)
 
             def ready() -> None:
-                here.ui.note(f"serving {subject.name}; Ctrl-C ends")
-                here.ui.result({"url": address, "model": subject.name})
-                if not here.ui.json:
+                ctx.ui.note(f"serving {subject.name}; Ctrl-C ends")
+                ctx.ui.result({"url": address, "model": subject.name})
+                if not ctx.ui.json:
                     print(address, flush=True)
 
             answer(
@@ -122,8 +116,8 @@ def serve(
                 guard,
                 Settings(queue, max_tokens),
                 ready=ready,
-                say=here.ui.note,
-                log=here.ui.note if log else lambda line: None,
+                say=ctx.ui.note,
+                log=ctx.ui.note if log else lambda line: None,
             )
 
 

@@ -15,7 +15,7 @@ from llmc.config import ModelConfig, SampleConfig
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN
 from llmc.errors import LossNotFinite, Usage
-from llmc.sample.text import Weights
+from llmc.sample.model import SampleModel
 from llmc.tokens.tokenizer import load_tokenizer
 from tests.conftest import Llmc
 from tests.helpers.places import FAKE_ENGINE
@@ -32,7 +32,7 @@ def fake(*flags: str) -> Generator:
 
 def conversation(generator: Generator, eot: int = EOT) -> Conversation:
     model = ModelConfig(1, 1, 4, 64, 257)
-    weights = Weights(Path("model.bin"), model, load_tokenizer("byte"), SampleConfig())
+    weights = SampleModel(Path("model.bin"), model, load_tokenizer("byte"), SampleConfig())
     return Conversation(Ui(), generator, weights, SampleConfig(tokens=6), eot=eot)
 
 
