@@ -19,7 +19,7 @@ Told = tuple[int, Token | End]
 MOST_SECONDS_TO_WAIT = 60
 
 
-class Batch:
+class EngineBatch:
     """The engine, as far as the server is concerned; belongs to one event loop.
 
     Attributes:
@@ -134,7 +134,7 @@ class Job:
         missing: those whose end has not been told yet.
     """
 
-    def __init__(self, batch: Batch, count: int) -> None:
+    def __init__(self, batch: EngineBatch, count: int) -> None:
         """Expect the events of ``count`` texts."""
         self.count = count
         self.names: list[str] = []

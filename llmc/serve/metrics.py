@@ -12,13 +12,13 @@ from prometheus_client import (
     generate_latest,
 )
 
-from llmc.serve.batch import Batch
+from llmc.serve.batch import EngineBatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-class Metrics:
+class ServerMetrics:
     """The counters of one server."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)
 
-    def watch(self, batch: Batch) -> None:
+    def watch(self, batch: EngineBatch) -> None:
         """Tell of the engine too."""
         ready = batch.generator.ready
         for name, text, value in (

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp
 from llmc.engine.generator import Generator
 from llmc.errors import Interrupted, Usage
 from llmc.serve.app import Log, make_app
-from llmc.serve.batch import Batch
+from llmc.serve.batch import EngineBatch
 from llmc.serve.completions import Completions
 from llmc.serve.connection import Connection
 from llmc.serve.guard import Guard
-from llmc.serve.metrics import Metrics
-from llmc.serve.parameters import MAX_CHOICES, Limits
-from llmc.serve.subject import ServedModel
+from llmc.serve.metrics import ServerMetrics
+from llmc.serve.schema import MAX_CHOICES, RequestLimits
+from llmc.serve.served import ServedModel
 
 GRACE_SECONDS = 30.0  # for what is being written when the server is told to end
 FORCED_SECONDS = 5.0  # more, for the answers to be read
@@ -74,7 +74,7 @@ def address_of(bound: socket.socket, host: str) -> str:
 def serve(
     bound: socket.socket,
     generator: Generator,
-    subject: ServedModel,
+    served: ServedModel,
     guard: Guard,
     settings: Settings,
     *,
@@ -87,7 +87,7 @@ def serve(
     Args:
         bound: where to listen.
         generator: the engine, started.
-        subject: what is served.
+        served: what is served.
         guard: who may ask.
         settings: how much is taken on.
         ready: called once requests are answered.
@@ -103,8 +103,8 @@ def serve(
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
     async def run() -> None:
-        batch = Batch(generator, settings.queue)
-        app = _app(batch, subject, guard, settings, log)
+        batch = EngineBatch(generator, settings.queue)
+        app = _app(batch, served, guard, settings, log)
         await _Server(_config(app), batch, ready, say, signals).serve(sockets=[bound])
 
     asyncio.run(run())
@@ -114,18 +114,20 @@ def serve(
         raise Interrupted("stopped by Ctrl-C")
 
 
-def _app(batch: Batch, subject: ServedModel, guard: Guard, settings: Settings, log: Log) -> ASGIApp:
-    metrics = Metrics()
+def _app(
+    batch: EngineBatch, served: ServedModel, guard: Guard, settings: Settings, log: Log
+) -> ASGIApp:
+    metrics = ServerMetrics()
     metrics.watch(batch)
     ready = batch.generator.ready
-    limits = Limits(
+    limits = RequestLimits(
         positions=ready.positions,
         vocab_size=ready.vocab_size,
         max_tokens=settings.max_tokens,
         choices=min(batch.capacity, MAX_CHOICES),
     )
-    completions = Completions(subject.name, subject.tokenizer, limits, batch, metrics)
-    return make_app(subject, completions, guard, metrics, log)
+    completions = Completions(served.name, served.tokenizer, limits, batch, metrics)
+    return make_app(served, completions, guard, metrics, log)
 
 
 def _config(app: ASGIApp) -> uvicorn.Config:
@@ -151,7 +153,7 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        batch: Batch,
+        batch: EngineBatch,
         ready: Callable[[], object],
         say: Log,
         signals: list[int],

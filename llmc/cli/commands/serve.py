@@ -90,13 +90,13 @@ def serve(
         raise Usage("--run and --model exclude each other: give one")
     need_packages()
     from llmc.serve.guard import guard_for
+    from llmc.serve.served import served_model
     from llmc.serve.server import Settings, address_of, listen
     from llmc.serve.server import serve as answer
-    from llmc.serve.subject import subject_of
 
     guard = guard_for(host)
     chosen = find_model(ctx.workspace, run, model, needs_tokenizer=True, report=ctx.ui)
-    subject = subject_of(chosen)
+    served = served_model(chosen)
     binary = ensure_native(report=ctx.ui)
     with listen(host, port) as bound:
         argv = chosen.argv(binary, slots=slots, dtype=dtype, threads=threads)
@@ -104,15 +104,15 @@ def serve(
             address = address_of(bound, host)
 
             def ready() -> None:
-                ctx.ui.note(f"serving {subject.name}; Ctrl-C ends")
-                ctx.ui.result({"url": address, "model": subject.name})
+                ctx.ui.note(f"serving {served.name}; Ctrl-C ends")
+                ctx.ui.result({"url": address, "model": served.name})
                 if not ctx.ui.json:
                     print(address, flush=True)
 
             answer(
                 bound,
                 generator,
-                subject,
+                served,
                 guard,
                 Settings(queue, max_tokens),
                 ready=ready,

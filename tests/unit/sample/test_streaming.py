@@ -218,7 +218,7 @@ def test_end_of_text_is_text_where_it_is_fed() -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(Usage, match="at least one character"):
+    with pytest.raises(Usage, match="must not be empty"):
         TextStream(tokenizer("byte"), ["a", ""])
     with pytest.raises(BadData, match="token 257 is not in the byte vocabulary"):
         TextStream(tokenizer("byte")).feed(257)

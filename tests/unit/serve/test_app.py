@@ -186,7 +186,7 @@ def test_a_prompt_may_be_cut_to_fit(server: Served) -> None:
         ({"n": 6, "prompt": ["a", "b"]}, "n"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
-        ({"seed": 1 << 63}, "seed"),
+        ({"seed": (1 << 63) + 1}, "seed"),
         ({"stop": ""}, "stop"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": "x" * 257}, "stop"),

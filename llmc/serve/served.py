@@ -21,7 +21,7 @@ from llmc.weights.checkpoint import CheckpointHeader, parameter_count, read_head
 MOST_POINTS = 600
 
 
-def subject_of(chosen: SampleModel) -> ServedModel:
+def served_model(chosen: SampleModel) -> ServedModel:
     """Return what is served by a choice of weights whose tokenizer is known.
 
     Raises:
