@@ -75,7 +75,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
             engines.mkdir(parents=True, exist_ok=True)
             (folder / "native").symlink_to(engines.resolve())
         patch.setenv("LLMC_CACHE_DIR", str(folder))
-        ensure_native(Context(Workspace(folder), Ui(quiet=True)))
+        ensure_native()
     return folder
 
 

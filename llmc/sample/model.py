@@ -7,19 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import ModelConfig, SampleConfig, load_preset
+from llmc.config import SampleConfig, load_preset
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.machine import available_cores
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.paths import Workspace
+from llmc.model import ModelConfig, parameter_count
+from llmc.paths import CHECKPOINT, CONFIG, Workspace
 from llmc.report import SILENT, Report
 from llmc.sample.streaming import KEPT
 from llmc.sample.text import Sample
 from llmc.tokens.tokenizer import Tokenizer
-from llmc.train.folder import CHECKPOINT, CONFIG, FoundCheckpoint, find_checkpoint, find_run
-from llmc.weights.checkpoint import parameter_count, read_header
+from llmc.train.folder import FoundCheckpoint, find_checkpoint, find_run
+from llmc.weights.checkpoint import read_header
 from llmc.weights.lookup import tokenizer_of
 
 PARAMETERS_PER_THREAD = 4_000_000
@@ -50,7 +51,7 @@ class SampleModel:
         """Return the text of ``ids``; None if the tokenizer is unknown."""
         if self.tokenizer is None:
             return None
-        return self.tokenizer.decode_bytes(ids).decode(errors=KEPT)
+        return self.tokenizer.detokenize(ids).decode(errors=KEPT)
 
     def argv(
         self,

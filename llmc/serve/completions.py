@@ -147,7 +147,7 @@ class Completions:
     def _text(self, prompt: str | list[int]) -> str:
         if isinstance(prompt, str):
             return prompt
-        return self.tokenizer.decode_bytes(prompt).decode(errors="replace")
+        return self.tokenizer.detokenize(prompt).decode(errors="replace")
 
 
 def unknown_model(name: str, served: str) -> Refused:

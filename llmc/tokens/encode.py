@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import LlmcError, Usage
+from llmc.installation import install_command
 from llmc.text.source import Part
 from llmc.tokens.files import token_dtype
 from llmc.tokens.tokenizer import ENDOFTEXT, PATTERN, TOKENIZER_FILE, Tokenizer
@@ -222,7 +223,7 @@ def choose_encoder(
         return Choice(exact)
     if importlib.util.find_spec("gigatoken") is None:
         if fast:
-            raise Usage("--fast needs the package gigatoken: pip install 'llmc[fast]'")
+            raise Usage(f"--fast needs the package gigatoken: {install_command('fast')}")
         return Choice(exact)
     scheme = "gpt2" if tokenizer.pattern == PATTERN else FAST_SCHEMES.get(tokenizer.name)
     if scheme is None or special:

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
 from llmc.paths import written_whole
+from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import unspelled
 from llmc.tokens.vocabulary import (
-    ENDOFTEXT,
     PATTERN,
     TOKENIZER_FILE,
     encoding_names,
@@ -96,7 +96,7 @@ class Tokenizer:
         """Return the ids of ``text``; a ``<|endoftext|>`` written in it is text like any other."""
         return self.encoding.encode_ordinary(text)
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def detokenize(self, ids: Iterable[int]) -> bytes:
         """Return the bytes the ids stand for: UTF-8 only where no character is cut.
 
         An id that the encoding leaves unused stands for nothing: an untrained model may draw one.

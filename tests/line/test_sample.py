@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmc.config import ModelConfig, SampleConfig
+from llmc.config import SampleConfig
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.sample.model import find_model
 from llmc.tokens.tokenizer import Tokenizer, train_bpe

@@ -12,9 +12,10 @@ import typer
 
 from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.paths import CHECKPOINT
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
-from llmc.train.folder import CHECKPOINT, find_run
+from llmc.train.folder import find_run
 from llmc.weights.lookup import tokenizer_of
 
 CHUNK = 1 << 16
@@ -41,7 +42,7 @@ def decode(
     last = b""
     for group in words:
         numbers = [_number(word, from_flags=bool(ids)) for word in group]
-        data = chosen.decode_bytes(numbers)
+        data = chosen.detokenize(numbers)
         count += len(numbers)
         last = data[-1:] or last
         if here.ui.json:

@@ -12,6 +12,7 @@ from llmc.cli.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
 from llmc.errors import MissingOutput, Usage
+from llmc.installation import install_command
 from llmc.sample.model import find_model
 
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
@@ -129,6 +130,4 @@ def need_packages() -> None:
     """
     for name in ("starlette", "uvicorn", "prometheus_client"):
         if find_spec(name) is None:
-            raise MissingOutput(
-                f"serving needs the package {name}: pip install 'llmc[serve]' brings it"
-            )
+            raise MissingOutput(f"serving needs the package {name}: {install_command('serve')}")

@@ -30,8 +30,8 @@ from llmc.check.inspect.manifests import entries
 from llmc.check.inspect.reading import Asked, Reading
 from llmc.check.inspect.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.cli.views.inspection import plain_lines, show
-from llmc.config import ModelConfig
 from llmc.errors import Usage
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.files import read_tokens
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe

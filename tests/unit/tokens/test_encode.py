@@ -156,7 +156,7 @@ def test_special_tokens_in_a_document_are_text_unless_asked_otherwise(bpe: Token
 
 def test_half_a_surrogate_pair_becomes_a_replacement_character(bpe: Tokenizer) -> None:
     made = tiktoken_encoder(bpe)(Batch(["a\ud800b", "c"], [True, True]))
-    assert bpe.decode_bytes(made.ids.tolist()).decode() == "<|endoftext|>a\ufffdb<|endoftext|>c"
+    assert bpe.detokenize(made.ids.tolist()).decode() == "<|endoftext|>a\ufffdb<|endoftext|>c"
     assert made.text_bytes == 6
 
 
@@ -263,5 +263,5 @@ def test_without_gigatoken_tiktoken_does_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     byte = load_tokenizer("byte")
     assert choose_encoder(byte, [], fast=None, special=False).note == ""
-    with pytest.raises(Usage, match=r"pip install 'llmc\[fast\]'"):
+    with pytest.raises(Usage, match=r"pip install .*\[fast\]"):
         choose_encoder(byte, [], fast=True, special=False)

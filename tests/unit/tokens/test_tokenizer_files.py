@@ -122,7 +122,7 @@ def test_tokenizer_bin_there_and_back(tmp_path: Path, bpe: Tokenizer) -> None:
     path = tmp_path / "tokenizer.bin"
     tokens = vocabulary(bpe).tokens
     write_tokenizer_bin(path, tokens, bpe.eot)
-    assert read_tokenizer_bin(path) == TokenTable(tokens, bpe.eot)
+    assert read_tokenizer_bin(path) == TokenTable(tokens, bpe.eot, len(tokens), 2)
     assert b"\0" in tokens
     whole = path.read_bytes()
     for keep in (0, 10, 1023, 1024, len(whole) - 1):
