@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from llmc.engine.protocol import MOST_ALTERNATIVES
+from llmc.sample.settings import SAMPLE_SETTINGS
 from llmc.serve.refusals import Refused, printable
 
 MAX_CHOICES, MAX_STOPS, MAX_STOP_CHARACTERS = 128, 4, 256
@@ -74,6 +75,10 @@ Number = Annotated[float, Strict()]
 Characters = Annotated[StrictStr, AfterValidator(_no_surrogate)]
 StopString = Annotated[Characters, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stops = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+
+
+def _help(setting: str) -> str:
+    return f"{SAMPLE_SETTINGS[setting].help}."
 
 
 def _integer(low: int, high: int) -> Any:
@@ -145,19 +150,13 @@ class CompletionRequest(BaseModel):
     prompt: Any = ""
     max_tokens: int = 16
     n: int = 1
-    temperature: Number = _field(1.0, "Divides the logits; 0: always the most likely token.", 0, 2)
-    top_p: Number = _field(
-        1.0, "Sample from the most likely tokens whose probabilities add up to this.", 0, 1
-    )
+    temperature: Number = _field(1.0, _help("temperature"), 0, 2)
+    top_p: Number = _field(1.0, _help("top_p"), 0, 1)
     top_k: int = 0
-    min_p: Number = _field(
-        0.0, "Drop tokens less likely than this fraction of the most likely one.", 0, 1
-    )
-    repetition_penalty: Number = _field(
-        1.0, "Above 1, tokens that are in the text become less likely.", 0.1, 10
-    )
+    min_p: Number = _field(0.0, _help("min_p"), 0, 1)
+    repetition_penalty: Number = _field(1.0, _help("repetition_penalty"), 0.1, 10)
     seed: _integer(-(1 << 63), 1 << 63) = _field(  # type: ignore[valid-type]
-        None, "Random seed. Default: a random one."
+        None, f"{_help('seed')} Default: a random one."
     )
     stop: StopString | Stops = _field([], "The text ends before the first of these strings.")
     logprobs: _integer(0, MOST_ALTERNATIVES) = _field(  # type: ignore[valid-type]
@@ -228,11 +227,11 @@ def request_type(model: str, limits: RequestLimits) -> type[CompletionRequest]:
             "Text, token ids, or a list of either. Default: a new document.",
             "",
         ),
-        "max_tokens": (_integer(0, limits.max_tokens), "Tokens to write after the prompt.", 16),
+        "max_tokens": (_integer(0, limits.max_tokens), _help("tokens"), 16),
         "n": (_integer(1, limits.choices), "Completions per prompt.", 1),
         "top_k": (
             _integer(0, limits.vocab_size),
-            "Sample from this many of the most likely tokens; 0: all.",
+            _help("top_k"),
             0,
         ),
         "truncate_prompt_tokens": (

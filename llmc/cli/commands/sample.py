@@ -1,19 +1,27 @@
-"""``llmc sample``: let a trained model write."""
+"""``llmc sample``: write text with a trained model."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.model_options import (
+    DtypeOption,
+    ModelOption,
+    RunOption,
+    ThreadsOption,
+    with_sample_settings,
+)
 from llmc.cli.views.sampling import TerminalView, View, choose_view, legend, prompt_note, summary
-from llmc.config import SAMPLE_LIMITS, SampleConfig, overridden
+from llmc.config import SampleConfig, overridden
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
 from llmc.engine.protocol import NO_TOKEN, Request
@@ -22,124 +30,87 @@ from llmc.sample.model import SampleModel, find_model
 from llmc.sample.streaming import KEPT
 from llmc.sample.text import Sample, SampledToken
 
-DEFAULT = SampleConfig()
 MOST_SAMPLES = 1024
-TOGETHER = 16  # texts that are written at the same time: each has a cache of its own
-LOW_PENALTY, HIGH_PENALTY = SAMPLE_LIMITS["repetition_penalty"]
+TOGETHER = 16  # texts that are written at the same time; each has a KV cache of its own
+
+PromptOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Text to continue; -: read it from stdin, without its last newline. "
+        "Default: a new document.",
+    ),
+]
+PromptFileOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="File with the prompt, without its last newline."),
+]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="End before this text. Can be repeated."),
+]
+NumSamplesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=MOST_SAMPLES,
+        metavar="N",
+        help="Texts to write, with seed, seed + 1, …; end-of-text separates them (1).",
+        show_default=False,
+    ),
+]
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What to write.
+
+    Attributes:
+        model: the model.
+        settings: the sampling settings.
+        ids: the prompt.
+        eot: the token that ends a text.
+        stops: strings that end a text.
+        count: how many texts.
+    """
+
+    model: SampleModel
+    settings: SampleConfig
+    ids: Sequence[int]
+    eot: int
+    stops: Sequence[str]
+    count: int
+
+
+@with_sample_settings
 def sample(
     context: typer.Context,
     *,
-    run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Run to sample from. Default: the newest.")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Checkpoint to sample from, instead.")
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="What to go on from; -: what stdin says, without its last newline. "
-            "Default: a new document.",
-        ),
-    ] = None,
-    prompt_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A file with the prompt, without its last newline."),
-    ] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option(min=0, help=f"Tokens to write after the prompt, at most ({DEFAULT.tokens})."),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help=f"Below 1 likelier words, 0 always the likeliest ({DEFAULT.temperature:g}).",
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(min=0, help=f"Draw from the K likeliest, 0: from all ({DEFAULT.top_k})."),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help=f"Draw from the likeliest that together reach P ({DEFAULT.top_p:g})."
-        ),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Draw from those at least P times as likely as the likeliest, 0: from all "
-            f"({DEFAULT.min_p:g}).",
-        ),
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None,
-        typer.Option(
-            min=LOW_PENALTY,
-            max=HIGH_PENALTY,
-            help="Above 1 tokens that the text holds become less likely "
-            f"({DEFAULT.repetition_penalty:g}: none).",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help=f"The same seed writes the same text ({DEFAULT.seed})."),
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="End before this text comes. May be repeated."),
-    ] = None,
+    run: RunOption = None,
+    model: ModelOption = None,
+    prompt: PromptOption = None,
+    prompt_file: PromptFileOption = None,
+    stop: StopOption = None,
     ignore_eot: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-eot", help="Go on past an end-of-text token. Default: end before it."
-        ),
+        bool, typer.Option("--ignore-eot", help="Continue after an end-of-text token.")
     ] = False,
-    num_samples: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=MOST_SAMPLES,
-            metavar="N",
-            help="Texts to write together, with seed, seed + 1 …; end-of-text is between them (1).",
-        ),
-    ] = 1,
-    dtype: Annotated[
-        Literal["fp32", "bf16", "int8"] | None,
-        typer.Option(help=f"What weights are kept as: smaller is faster ({DEFAULT.dtype})."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Threads; the same text for any. Default: one per core, at most one for every 4 "
-            "million parameters.",
-        ),
-    ] = None,
+    num_samples: NumSamplesOption = 1,
+    dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Print text, not token ids, as it is made.")
+        bool, typer.Option("--decode", help="Print text instead of token ids.")
     ] = False,
     show_probs: Annotated[
         bool,
-        typer.Option(
-            "--show-probs", help="In a terminal colour tokens by their probability; --decode too."
-        ),
+        typer.Option("--show-probs", help="--decode, coloured by probability in a terminal."),
     ] = False,
     interactive: Annotated[
         bool,
         typer.Option(
-            "--interactive",
-            "-i",
-            help="Ask for prompts until Ctrl-D, the model staying loaded; /help there tells more.",
+            "--interactive", "-i", help="Ask for prompts until Ctrl-D, without reloading the model."
         ),
     ] = False,
+    **settings: Any,
 ) -> None:
     """Write with a trained model: token ids on stdout, one per line, or text with --decode.
 
@@ -149,79 +120,92 @@ def sample(
     ctx: Context = context.obj
     if run is not None and model is not None:
         raise Usage("--run and --model exclude each other: give one")
-    decode = decode or show_probs
-    stops = stop or []
-    if not all(stops):
+    if not all(stop or []):
         raise Usage("--stop needs at least one character")
     if interactive:
         _check_interactive(ctx, num_samples, prompt, prompt_file)
+    decode = decode or show_probs
     given = read_prompt(prompt, prompt_file)
-    chosen = find_model(
-        ctx.workspace,
-        run,
-        model,
-        needs_tokenizer=decode or interactive or bool(stops) or given is not None,
-        report=ctx.ui,
+    needs_text = decode or interactive or bool(stop) or given is not None
+    chosen = find_model(ctx.workspace, run, model, needs_tokenizer=needs_text, report=ctx.ui)
+    job = _Job(
+        chosen,
+        overridden(chosen.settings, {**settings, "dtype": dtype}),
+        chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else [],
+        NO_TOKEN if ignore_eot else chosen.eot,
+        stop or [],
+        num_samples,
     )
-    settings = overridden(
-        chosen.settings,
-        {
-            "tokens": tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
-            "seed": seed,
-            "dtype": dtype,
-        },
-    )
-    ids = chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else []
-    length = chosen.config.context
-    argv = chosen.argv(
+    with Generator(_argv(ctx, job, threads, interactive=interactive)) as generator:
+        if interactive:
+            _converse(ctx, generator, job, given, show_probs=show_probs)
+            return
+        if (warning := prompt_note(len(job.ids), chosen.config.context)) is not None:
+            ctx.ui.note(warning)
+        _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
+    ctx.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+
+
+def _argv(ctx: Context, job: _Job, threads: int | None, *, interactive: bool) -> list[str]:
+    """Return the engine's command line, with a cache no longer than the text will be."""
+    length = job.model.config.context
+    needed = (len(job.ids) or 1) + job.settings.tokens
+    return job.model.argv(
         ensure_native(report=ctx.ui),
-        slots=min(num_samples, TOGETHER),
-        positions=length if interactive else min(length, (len(ids) or 1) + settings.tokens),
-        dtype=settings.dtype,
+        slots=min(job.count, TOGETHER),
+        positions=length if interactive else min(length, needed),
+        dtype=job.settings.dtype,
         threads=threads,
     )
-    eot = NO_TOKEN if ignore_eot else chosen.eot
-    with Generator(argv) as generator:
-        if interactive:
-            from llmc.cli.conversation import Conversation
 
-            talk = Conversation(ctx.ui, generator, chosen, settings, eot=eot, stops=stops)
-            talk.view.colours = show_probs
-            talk.run(given)
-            return
-        if (warning := prompt_note(len(ids), length)) is not None:
-            ctx.ui.note(warning)
-        view = choose_view(decode=decode, show_probs=show_probs)
-        started = time.monotonic()
-        samples = [
-            Sample(
-                generator,
-                chosen.tokenizer,
-                Request(ids or [chosen.eot], replace(settings, seed=settings.seed + index), eot),
-                stops,
-            )
-            for index in range(num_samples)
-        ]
-        for index, sample_ in enumerate(samples):
-            if ctx.ui.json:
-                first = {"model": str(chosen.checkpoint), "dtype": settings.dtype, "sample": index}
-                ctx.ui.result(first | _fields(chosen, ids, sample_))
-                continue
-            if num_samples > 1:
-                eot_token = SampledToken(chosen.eot, chosen.text([chosen.eot]) or "")
-                heading = f"{index + 1} of {num_samples}, seed {sample_.seed}"
-                view.separate(eot_token, heading, first=index == 0)
-            _show(view, chosen, ids, sample_)
-        seconds = time.monotonic() - started
-    if show_probs and isinstance(view, TerminalView) and not (ctx.ui.json or ctx.ui.quiet):
+
+def _converse(
+    ctx: Context, generator: Generator, job: _Job, first: str | None, *, show_probs: bool
+) -> None:
+    from llmc.cli.conversation import Conversation
+
+    talk = Conversation(ctx.ui, generator, job.model, job.settings, eot=job.eot, stops=job.stops)
+    talk.view.colours = show_probs
+    talk.run(first)
+
+
+def _write(ctx: Context, generator: Generator, job: _Job, view: View) -> None:
+    """Write all texts, and the statistics."""
+    model, settings = job.model, job.settings
+    started = time.monotonic()
+    samples = [
+        Sample(
+            generator,
+            model.tokenizer,
+            Request(job.ids or [model.eot], replace(settings, seed=settings.seed + index), job.eot),
+            job.stops,
+        )
+        for index in range(job.count)
+    ]
+    for index, each in enumerate(samples):
+        if ctx.ui.json:
+            head = {"model": str(model.checkpoint), "dtype": settings.dtype, "sample": index}
+            ctx.ui.result(head | _fields(model, job.ids, each))
+            continue
+        if job.count > 1:
+            separator = SampledToken(model.eot, model.text([model.eot]) or "")
+            heading = f"{index + 1} of {job.count}, seed {each.seed}"
+            view.separate(separator, heading, first=index == 0)
+        _show(view, model, job.ids, each)
+    seconds = time.monotonic() - started
+    if not (ctx.ui.quiet or ctx.ui.json or view.at_line_start) and _same_output():
+        sys.stderr.write("\n")
+    if isinstance(view, TerminalView) and view.colours and not (ctx.ui.json or ctx.ui.quiet):
         ctx.ui.console.print(legend())
     ctx.ui.note(summary(samples, seconds))
-    ctx.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+
+
+def _same_output() -> bool:
+    """Return whether stdout and stderr go to the same file, pipe or terminal."""
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
+    except (OSError, ValueError):  # a stream without a file
+        return False
 
 
 def _check_interactive(

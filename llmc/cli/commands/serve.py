@@ -1,14 +1,14 @@
-"""``llmc serve``: a trained model over HTTP, and the page to try it on."""
+"""``llmc serve``: a trained model over HTTP, and a page to try it."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.model_options import DtypeOption, ModelOption, RunOption, ThreadsOption
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
 from llmc.errors import MissingOutput, Usage
@@ -18,73 +18,46 @@ from llmc.sample.model import find_model
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
 
 
+def _number(text: str, low: int, high: int) -> Any:
+    return typer.Option(min=low, max=high, metavar="N", help=text, show_default=False)
+
+
 def serve(
     context: typer.Context,
     *,
-    run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Run to serve. Default: the newest.")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Checkpoint to serve, instead.")
-    ] = None,
+    run: RunOption = None,
+    model: ModelOption = None,
     host: Annotated[
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="Address to listen on (127.0.0.1: this machine alone). "
-            "Any other lets other machines in, and takes a key: LLMC_API_KEY.",
+            help="Address to listen on (127.0.0.1: only this machine can connect). "
+            "Any other address needs a key in LLMC_API_KEY.",
             show_default=False,
         ),
     ] = "127.0.0.1",
     port: Annotated[
         int,
         typer.Option(
-            min=0, max=65535, help="Port (8000); 0: any that is free.", show_default=False
+            min=0, max=65535, metavar="N", help="Port (8000); 0: any free one.", show_default=False
         ),
     ] = 8000,
-    dtype: Annotated[
-        Literal["fp32", "bf16", "int8"] | None,
-        typer.Option(help="What the weights are held as in memory. Default: as the run's config."),
-    ] = None,
-    slots: Annotated[
-        int,
-        typer.Option(
-            min=1, max=64, help=f"Completions written together ({SLOTS}).", show_default=False
-        ),
-    ] = SLOTS,
+    dtype: DtypeOption = None,
+    slots: Annotated[int, _number(f"Completions written at a time ({SLOTS}).", 1, 64)] = SLOTS,
     queue: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=1000,
-            help=f"Completions that may wait for a slot ({QUEUE}); more are refused with 429.",
-            show_default=False,
-        ),
+        int, _number(f"Completions that may wait ({QUEUE}); more are refused with 429.", 0, 1000)
     ] = QUEUE,
     max_tokens: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=1_000_000,
-            help=f"Tokens that one completion may ask for ({MAX_TOKENS}).",
-            show_default=False,
-        ),
+        int, _number(f"Most tokens per completion ({MAX_TOKENS}).", 1, 1_000_000)
     ] = MAX_TOKENS,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Threads; the same text for any. Default: one per core, at most one for every 4 "
-            "million parameters.",
-        ),
-    ] = None,
+    threads: ThreadsOption = None,
     log: Annotated[
-        bool, typer.Option("--log", help="Say each request on stderr, without its text.")
+        bool, typer.Option("--log", help="Log each request on stderr, without its text.")
     ] = False,
 ) -> None:
-    """Serve a model over HTTP as OpenAI's clients speak it, with a page to try it on.
+    """Serve a model to OpenAI's clients over HTTP, with a page to try it in a browser.
 
-    Ctrl-C or SIGTERM finishes what is being written and ends. Needs 'llmc[serve]'.
+    Ctrl-C or SIGTERM finishes the running completions and ends the server. Needs the extra 'serve'.
     """
     ctx: Context = context.obj
     if run is not None and model is not None:

@@ -30,7 +30,13 @@ TURNS = frozenset(("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"
 
 
 class View:
-    """Shows nothing; a context manager around each text."""
+    """Shows nothing; a context manager around each text.
+
+    Attributes:
+        at_line_start: False if the output so far ends inside a line.
+    """
+
+    at_line_start = True
 
     def __enter__(self) -> View:
         """Begin a text."""
@@ -83,11 +89,13 @@ class ByteView(View):
 
     def prompt(self, ids: Sequence[int], text: str) -> None:
         """Write the prompt."""
-        _write(text.encode(errors=KEPT))
+        if text:
+            self.at_line_start = text.endswith("\n")
+            _write(text.encode(errors=KEPT))
 
     def show(self, written: SampledToken) -> None:
         """Write one token to stdout at once."""
-        _write(written.text.encode(errors=KEPT))
+        self.prompt([], written.text)
 
 
 class TerminalView(View):
@@ -97,7 +105,6 @@ class TerminalView(View):
         """Begin on an empty line."""
         self.colours = colours
         self._console: Console | None = None
-        self._at_left = True
 
     @property
     def console(self) -> Console:
@@ -110,10 +117,10 @@ class TerminalView(View):
 
     def __exit__(self, *unused: object) -> None:
         """End the last line."""
-        if not self._at_left:
+        if not self.at_line_start:
             sys.stdout.write("\n")
             sys.stdout.flush()
-        self._at_left = True
+        self.at_line_start = True
 
     def separate(self, eot: SampledToken, heading: str, *, first: bool) -> None:
         """Write the heading on a line of its own."""
@@ -130,7 +137,7 @@ class TerminalView(View):
 
     def _print(self, text: str, style: str) -> None:
         if text:
-            self._at_left = text.endswith("\n")
+            self.at_line_start = text.endswith("\n")
             self.console.out(text, style=style or None, end="", highlight=False)
 
 
