@@ -180,7 +180,10 @@ class CompletionRequest(BaseModel):
         """Null stands for the default."""
         if not isinstance(fields, dict):
             return fields
-        return {name: value for name, value in fields.items() if value is not None}
+        known = cls.model_fields
+        return {
+            key: value for key, value in fields.items() if value is not None or key not in known
+        }
 
     @model_validator(mode="after")
     def _check_combinations(self) -> CompletionRequest:

@@ -47,7 +47,7 @@ def main() -> None:
                 generator,
                 served,
                 guard.guard_for(args.host),
-                server.Settings(args.queue, args.max_tokens),
+                server.ServerSettings(args.queue, args.max_tokens),
                 ready=lambda: print(server.address_of(bound, args.host), flush=True),
                 say=lambda line: print(line, file=sys.stderr, flush=True),
                 log=lambda line: None,

@@ -65,7 +65,7 @@ def serve(
     need_packages()
     from llmc.serve.guard import guard_for
     from llmc.serve.served import served_model
-    from llmc.serve.server import Settings, address_of, listen
+    from llmc.serve.server import ServerSettings, address_of, listen
     from llmc.serve.server import serve as answer
 
     guard = guard_for(host)
@@ -88,7 +88,7 @@ def serve(
                 generator,
                 served,
                 guard,
-                Settings(queue, max_tokens),
+                ServerSettings(queue, max_tokens),
                 ready=ready,
                 say=ctx.ui.note,
                 log=ctx.ui.note if log else lambda line: None,

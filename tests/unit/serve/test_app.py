@@ -449,7 +449,7 @@ def test_a_signal_lets_it_finish_what_is_being_written(
         server.becomes("llmc_completions_running", 1)
         ended, said = server.end(number)
         assert ended == code
-        assert "finishing what is being written (completions: 1)" in said
+        assert "finishing open completions (1)" in said
         assert "Traceback" not in said
         assert writing.result().text.endswith("data: [DONE]\n\n")
         with pytest.raises(httpx2.HTTPError):
