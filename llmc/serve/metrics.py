@@ -62,7 +62,7 @@ class ServerMetrics:
             ("llmc_completions_running", "Completions being written.", lambda: batch.running),
             (
                 "llmc_completions_waiting",
-                "Completions waiting for a slot.",
+                "Completions in the queue.",
                 lambda: batch.open - batch.running,
             ),
             ("llmc_completions_capacity", "Completions that may be open.", lambda: batch.capacity),

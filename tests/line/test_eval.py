@@ -22,8 +22,12 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from llmc.check.torch_model import GPT2
+from llmc.errors import Usage
+from llmc.evaluate.loss import evaluate
+from llmc.evaluate.rows import EngineOptions
 from llmc.evaluate.statistics import Tally, proportion, ratio, score, student_t95, token_bytes
 from llmc.model import ModelConfig, tensor_shapes
+from llmc.paths import Workspace
 from llmc.tokens.files import read_tokens
 from llmc.tokens.rows import write_rows
 from llmc.tokens.tokenizer import load_tokenizer, train_bpe
@@ -574,3 +578,18 @@ def test_ctrl_c_says_how_far_it_came(llmc: Llmc) -> None:
     assert out == ""
     assert re.search(r"interrupted after [\d,]+ of 2,999,999 tokens; loss so far: [\d.]+ ±", err)
     assert "Traceback" not in err
+
+
+def test_evaluate_measures_what_the_command_measures(
+    template: Llmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(template.cache))
+    workspace = Workspace(template.workspace)
+    result = evaluate(workspace, "first", max_tokens=500)
+    fields = measured(template, "--max-tokens", "500")
+    assert result.loss == fields["loss"]
+    assert result.score.bits_per_byte is not None
+    assert (result.score.bits_per_byte.value, result.split) == (fields["bits_per_byte"], "val")
+    assert result.engine.seq_len == fields["seq_len"]
+    with pytest.raises(Usage, match="more than the 64 positions"):
+        evaluate(workspace, options=EngineOptions(seq_len=65))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from llmc.config import SampleConfig
+from llmc.errors import MissingOutput, Usage
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
-from llmc.sample.model import find_model
+from llmc.sample.model import find_model, load
 from llmc.tokens.tokenizer import Tokenizer, train_bpe
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import random_tensors
@@ -60,6 +61,42 @@ def test_the_pipe_equals_decode_byte_for_byte(template: Llmc) -> None:
     # The tokens are bytes, so that characters are split; the model has learned to complete some.
     assert len(text.stdout) > 100
     assert any(char > "\x7f" for char in text.stdout.decode(errors="ignore")[3:])
+
+
+def test_the_statistics_begin_on_a_line_of_their_own(template: Llmc) -> None:
+    """In one pipe with the text, too; the text itself gets no newline."""
+    flags = ["sample", "--decode", "--prompt", "naï", "--tokens", "0"]
+    done = subprocess.run(
+        [*template.command, *flags],
+        cwd=template.workspace,
+        env=template.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=True,
+    )
+    assert "naï\n0 tokens" in done.stdout.decode()
+    assert template.raw(*flags).stdout.decode() == "naï"
+
+
+def test_a_loaded_model_writes_what_the_command_writes(
+    template: Llmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(template.cache))
+    flags = ["--prompt", "naï", "--tokens", "30", "--temperature", "0.5", "--ignore-eot"]
+    written = ok(template("sample", "--decode", *flags)).stdout
+    settings = {"tokens": 30, "temperature": 0.5, "ignore_eot": True}
+    with load(Workspace(template.workspace), "first") as model:
+        text = model.sample("naï", **settings)
+        assert "naï" + text == written
+        assert "".join(model.stream("naï", **settings)) == text
+        sample = model.start("naï", **settings).finished()
+        assert (len(sample.ids), sample.reason) == (30, "length")
+        assert text[:4] not in model.sample("naï", stop=text[:4], **settings)
+        for wrong in ({"warmth": 1}, {"dtype": "bf16"}, {"top_p": 2}, {"stop": ""}):
+            with pytest.raises(Usage):
+                model.sample("naï", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(MissingOutput, match="no run and no checkpoint 'gone'"):
+        load(Workspace(template.workspace), "gone")
 
 
 def test_half_a_character_is_written_as_it_is(template: Llmc) -> None:
