@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_a_loaded_model_writes_what_the_command_writes(
     monkeypatch.setenv("LLMC_CACHE_DIR", str(template.cache))
     flags = ["--prompt", "naï", "--tokens", "30", "--temperature", "0.5", "--ignore-eot"]
     written = ok(template("sample", "--decode", *flags)).stdout
-    settings = {"tokens": 30, "temperature": 0.5, "ignore_eot": True}
+    settings: dict[str, Any] = {"tokens": 30, "temperature": 0.5, "ignore_eot": True}
     with load(Workspace(template.workspace), "first") as model:
         text = model.sample("naï", **settings)
         assert "naï" + text == written
@@ -94,7 +95,7 @@ def test_a_loaded_model_writes_what_the_command_writes(
         assert text[:4] not in model.sample("naï", stop=text[:4], **settings)
         for wrong in ({"warmth": 1}, {"dtype": "bf16"}, {"top_p": 2}, {"stop": ""}):
             with pytest.raises(Usage):
-                model.sample("naï", **wrong)  # type: ignore[arg-type]
+                model.sample("naï", **wrong)
     with pytest.raises(MissingOutput, match="no run and no checkpoint 'gone'"):
         load(Workspace(template.workspace), "gone")
 
