@@ -6,8 +6,6 @@ The package and the command are called ``llmc``; the distribution, which pip ins
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import os
 import shlex
 import shutil
@@ -38,6 +36,8 @@ def other_llmc() -> str | None:
 
     Both install a package ``llmc``; the one installed last overwrites files of the other.
     """
+    import importlib.metadata  # takes 0.02 s, which every command would wait for
+
     try:
         other = importlib.metadata.distribution("llmc")
     except importlib.metadata.PackageNotFoundError:
@@ -64,6 +64,9 @@ def _relative(path: Path) -> str:
 
 def _clone() -> Path | None:
     """Return the folder of sources that this installation was made from, if it is still there."""
+    import importlib.metadata
+    import json
+
     places = [Path(__file__).resolve().parent.parent]
     try:
         origin = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,8 @@ def no_network() -> Iterator[None]:
             patch.setenv(name, value)
         patch.delenv("ALL_PROXY", raising=False)
         patch.delenv("all_proxy", raising=False)
+        # Next commands are spelled 'llmc …' where that runs this installation.
+        patch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
         yield
 
 

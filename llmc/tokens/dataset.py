@@ -12,7 +12,8 @@ from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
-from llmc.text.source import AS_USUAL, Reading, Source, documents_of, open_source
+from llmc.text.source import AS_USUAL, Reading, Source, open_source
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import choose_encoder, cuts_of
 from llmc.tokens.files import MAX_TOKENS
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_feed
@@ -29,7 +30,7 @@ from llmc.tokens.shards import (
     write_stream,
 )
 from llmc.tokens.split import MIN_TOKENS, Cut, check_split, choose_cut
-from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer, train_bpe
+from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
 
@@ -272,14 +273,9 @@ def _note_default_tokenizer(options: TokenizeOptions, report: Report) -> None:
 
 def _train_tokenizer(source: Source, vocab_size: int, report: Report) -> Tokenizer:
     report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
-    with report.bar(f"reading {source.name}", source.total_bytes) as advance:
-
-        def passing() -> Any:
-            for document in documents_of(source.parts):
-                advance(len(document))
-                yield document
-
-        return train_bpe(passing(), vocab_size)
+    texts = (text for part in source.parts for text in part.texts())
+    total = replace(source, val_parts=None).total_bytes
+    return train_bpe(texts, vocab_size, total=total, report=report)
 
 
 def _part_of(source: Source, part: tuple[int, int]) -> Source:

@@ -25,8 +25,9 @@ from llmc.check.inspect.vocabularies import walk
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens import files as tokens
 from llmc.tokens import manifest
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.rows import write_rows
-from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
 from llmc.weights import checkpoint
 from llmc.weights import huggingface as hf

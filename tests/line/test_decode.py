@@ -15,8 +15,9 @@ from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.dataset import TokenizeOptions, tokenize
-from llmc.tokens.tokenizer import Tokenizer, record_tokenizer, train_bpe
+from llmc.tokens.tokenizer import Tokenizer, record_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
 
 TEXT = "naïve — 東京 🙂\r\n\tend"

@@ -28,9 +28,10 @@ from llmc.evaluate.rows import EngineOptions
 from llmc.evaluate.statistics import Tally, proportion, ratio, score, student_t95, token_bytes
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.paths import Workspace
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.files import read_tokens
 from llmc.tokens.rows import write_rows
-from llmc.tokens.tokenizer import load_tokenizer, train_bpe
+from llmc.tokens.tokenizer import load_tokenizer
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import (

@@ -15,7 +15,8 @@ from llmc.errors import MissingOutput, Usage
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.sample.model import find_model, load
-from llmc.tokens.tokenizer import Tokenizer, train_bpe
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence

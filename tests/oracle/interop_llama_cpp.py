@@ -15,7 +15,8 @@ import pytest
 from llmc.check.debug_state import read_debug_state
 from llmc.cli.context import Context
 from llmc.model import ModelConfig
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from tests.helpers.engine import (
     SMALL,
     Flags,

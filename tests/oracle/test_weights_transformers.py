@@ -12,7 +12,8 @@ import pytest
 from llmc.check.debug_state import read_debug_state
 from llmc.cli.context import Context
 from llmc.model import ModelConfig, tensor_shapes
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from llmc.weights.huggingface import NAMES
 from tests.helpers.engine import (
     RAGGED,

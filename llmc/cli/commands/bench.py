@@ -70,7 +70,7 @@ def bench(
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes, ours and PyTorch's.")] = 7,
 ) -> None:
-    """Time training steps, single kernels or decoding: speed, memory, share of the limit.
+    """Benchmark training steps, kernels or decoding.
 
     A step is forward, backward, gradient norm and AdamW. With --against, processes of both sides
     alternate, and the ratio of their medians is taken pair by pair: of steps, or of attention.

@@ -35,7 +35,7 @@ def build(
         ),
     ] = False,
 ) -> None:
-    """Compile the C engine for this machine, once per version; a second build is instant.
+    """Compile the C engine for this machine.
 
     The compiler is zig, from pip; the binary goes to the cache. The training and sampling commands
     build by themselves when needed. Any other C compiler: make native CC=cc.

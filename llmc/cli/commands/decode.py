@@ -33,7 +33,7 @@ def decode(
         ),
     ] = None,
 ) -> None:
-    """Turn token ids into text, on stdin as they arrive."""
+    """Turn token ids into text."""
     here: Context = ctx.obj
     chosen = load_tokenizer(tokenizer) if tokenizer is not None else default_tokenizer(here)
     words = iter([ids]) if ids else _words(here)

@@ -112,7 +112,7 @@ PRECISIONS = {
 
 
 def doctor(ctx: typer.Context) -> None:
-    """Examine this machine and this installation, and say what is wrong.
+    """Check this machine and this installation.
 
     It compiles the engine if it is not there yet, trains a tiny model on every instruction set that
     this CPU has, and compares with numbers that PyTorch once computed. It needs no network and no

@@ -70,7 +70,7 @@ def eval(
         ),
     ] = None,
 ) -> None:
-    """Measure a model: loss, perplexity and bits per byte, or HellaSwag accuracy.
+    """Measure a model: loss, perplexity, bits per byte, HellaSwag.
 
     Every token but the first is predicted once, in windows of T tokens. Each number comes with its
     standard error. Bits per byte can be compared between models with different tokenizers.

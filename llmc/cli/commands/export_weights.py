@@ -69,7 +69,7 @@ def export_weights(
         typer.Option(min=0, max=MOST_SEED, help="Of a random model; same seed, same weights."),
     ] = 1337,
 ) -> None:
-    """Write weights as a checkpoint to train from, or for another program.
+    """Write weights to train from, or for another program.
 
     A file of weights without a config.json beside it is taken to have heads of 64 channels, as
     every GPT-2 that OpenAI published.

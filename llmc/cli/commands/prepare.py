@@ -71,7 +71,7 @@ def prepare(
         typer.Option(metavar="PATH|URL", help="A local copy or a mirror of the dataset NAME."),
     ] = None,
 ) -> None:
-    """Fetch, tokenize, export weights and build: all that training needs, ready."""
+    """Fetch and tokenize a text and build the engine."""
     here: Context = ctx.obj
     recipe = recipe_of(inputs)
     chosen_tokenizer, chosen_model = tokenizer or recipe.tokenizer, model or recipe.model

@@ -112,10 +112,11 @@ def sample(
     ] = False,
     **settings: Any,
 ) -> None:
-    """Write with a trained model: token ids on stdout, one per line, or text with --decode.
+    """Generate text with a trained model.
 
-    The output begins with the prompt. A text longer than the model's context continues from its
-    newer half. Settings that are not given as flags come from the run's config.
+    It prints token ids, one per line, or text with --decode, beginning with the prompt. A text
+    longer than the model's context continues from its newer half. Settings that are not given as
+    flags come from the run's config.
     """
     ctx: Context = context.obj
     if run is not None and model is not None:

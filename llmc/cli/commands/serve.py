@@ -55,7 +55,7 @@ def serve(
         bool, typer.Option("--log", help="Log each request on stderr, without its text.")
     ] = False,
 ) -> None:
-    """Serve a model to OpenAI's clients over HTTP, with a page to try it in a browser.
+    """Serve a model over HTTP: OpenAI's API and a web page.
 
     Ctrl-C or SIGTERM finishes the running completions and ends the server. Needs the extra 'serve'.
     """

@@ -109,7 +109,7 @@ def tokenize(
         bool, typer.Option("--merge", help="Join parts: INPUT are their folders, or the one above.")
     ] = False,
 ) -> None:
-    """Turn text into train.bin, val.bin and a manifest; into shards if it is large.
+    """Turn text into token files to train on.
 
     An interrupted call resumes after its finished shards when you run it again.
     """

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from llmc.errors import BadData, Usage
 from llmc.sample.streaming import Piece, Stops, TextStream
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 
 WORDS = "naïve Größe 日本語 🙂👩‍👧 the of and \n\n == def self, 東京 élan ́ \t"
 

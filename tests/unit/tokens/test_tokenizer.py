@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import llmc.tokens.tokenizer as under_test
 from llmc.errors import BadData, Usage
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.byte_level import BYTES
 from llmc.tokens.tokenizer import (
     PATTERN,
@@ -27,7 +28,6 @@ from llmc.tokens.tokenizer import (
     record_tokenizer,
     recorded_tokenizer,
     save_tokenizer,
-    train_bpe,
 )
 from llmc.tokens.vocabulary import gpt2_file
 

@@ -16,7 +16,8 @@ from llmc.cli.ui import Ui
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.paths import CHECKPOINT, Workspace
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
 from llmc.weights.checkpoint import HEADER_BYTES, read_checkpoint, read_header, write_checkpoint
 from llmc.weights.export import TARGETS
