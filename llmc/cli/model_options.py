@@ -49,6 +49,7 @@ def with_sample_settings(command: Callable[..., None]) -> Callable[..., None]:
             max=type(default)(high) if high <= 1 else None,
             metavar=setting.metavar,
             help=f"{setting.help} ({default:g}).",
+            rich_help_panel="Sampling",
         )
         kind: Any = type(default) | None
         parameters.append(
