@@ -149,7 +149,7 @@ class Conversation:
         command.run(self, command, rest)
         return name != "quit"
 
-    def set(self, command: Command, value: str) -> None:
+    def set(self, command: PromptCommand, value: str) -> None:
         """Change a setting, or show it if there is no value.
 
         Raises:
@@ -159,7 +159,7 @@ class Conversation:
             self.settings = changed(self.settings, command, value.strip())
         self._ui.note(f"{command.setting}: {getattr(self.settings, command.setting)}")
 
-    def set_stop(self, command: Command, text: str) -> None:
+    def set_stop(self, command: PromptCommand, text: str) -> None:
         """Set the stop string, or none.
 
         Raises:
@@ -168,7 +168,7 @@ class Conversation:
         self.stops = [_unescaped(text)] if text else []
         self._ui.note(f"stop: {self._stops()}")
 
-    def set_colours(self, command: Command, value: str) -> None:
+    def set_colours(self, command: PromptCommand, value: str) -> None:
         """Switch the colours on or off; toggle them without a value.
 
         Raises:
@@ -180,21 +180,21 @@ class Conversation:
         self.view.colours = value == "on" if value else not self.view.colours
         self._ui.note(f"colours by probability: {'on' if self.view.colours else 'off'}")
 
-    def show(self, command: Command, rest: str) -> None:
+    def show(self, command: PromptCommand, rest: str) -> None:
         """List the settings and the model."""
         for name, value in vars(self.settings).items():
             self._ui.note(f"{name.replace('_', ' '):<20} {value}")
         self._ui.note(f"{'stop':<20} {self._stops()}")
         self._ui.note(f"{'model':<20} {self._model()}")
 
-    def help(self, command: Command, rest: str) -> None:
+    def help(self, command: PromptCommand, rest: str) -> None:
         """List the commands and keys."""
         width = max(len(each.usage) for each in COMMANDS.values()) + 2
         lines = [(each.usage, each.help) for each in COMMANDS.values()]
         for name, text in (*lines, *KEYS):
             self._ui.note(f"{name:<{width}}{text}")
 
-    def quit(self, command: Command, rest: str) -> None:
+    def quit(self, command: PromptCommand, rest: str) -> None:
         """Do nothing: the session ends after this command."""
 
     def _stops(self) -> str:
@@ -220,7 +220,7 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Command:
+class PromptCommand:
     """A command of the prompt.
 
     Attributes:
@@ -232,13 +232,13 @@ class Command:
 
     usage: str
     help: str
-    run: Callable[[Conversation, Command, str], None]
+    run: Callable[[Conversation, PromptCommand, str], None]
     setting: str = ""
 
 
-def _setting(name: str, field: str) -> tuple[str, Command]:
+def _setting(name: str, field: str) -> tuple[str, PromptCommand]:
     text = SAMPLE_SETTINGS[field]
-    return name, Command(f"/{name} {text.example}", text.help, Conversation.set, field)
+    return name, PromptCommand(f"/{name} {text.example}", text.help, Conversation.set, field)
 
 
 COMMANDS = dict(
@@ -252,18 +252,21 @@ COMMANDS = dict(
         _setting("seed", "seed"),
         (
             "stop",
-            Command("/stop TEXT", "End before this text", Conversation.set_stop),
+            PromptCommand("/stop TEXT", "End before this text", Conversation.set_stop),
         ),
-        ("probs", Command("/probs on", "Colour tokens by probability", Conversation.set_colours)),
-        ("show", Command("/show", "List the settings and the model", Conversation.show)),
-        ("help", Command("/help", "List the commands", Conversation.help)),
-        ("quit", Command("/quit", "Leave; Ctrl-D does too", Conversation.quit)),
+        (
+            "probs",
+            PromptCommand("/probs on", "Colour tokens by probability", Conversation.set_colours),
+        ),
+        ("show", PromptCommand("/show", "List the settings and the model", Conversation.show)),
+        ("help", PromptCommand("/help", "List the commands", Conversation.help)),
+        ("quit", PromptCommand("/quit", "Leave; Ctrl-D does too", Conversation.quit)),
     ]
 )
 ALIASES = {"temperature": "temp", "repetition-penalty": "penalty", "exit": "quit"}
 
 
-def changed(settings: SampleConfig, command: Command, value: str) -> SampleConfig:
+def changed(settings: SampleConfig, command: PromptCommand, value: str) -> SampleConfig:
     """Return the settings with the command's setting changed.
 
     Raises:

@@ -19,7 +19,7 @@ from llmc.tokens.tokenizer import Tokenizer
 KEPT: Final = "surrogateescape"
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """The text that one token adds.
 
     Attributes:
@@ -76,12 +76,12 @@ class TextStream:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
         self._stops = Stops(stops)
-        self._waiting: deque[tuple[Piece, int]] = deque()  # each with its end in the text
+        self._waiting: deque[tuple[TextPiece, int]] = deque()  # each with its end in the text
         self._fed = 0  # tokens
         self._length = 0  # characters searched
         self._taken = 0  # characters returned
 
-    def feed(self, token: int) -> list[Piece]:
+    def feed(self, token: int) -> list[TextPiece]:
         """Add the next id and return the tokens that certainly belong to the text now.
 
         Nothing is returned after a stop string.
@@ -95,11 +95,11 @@ class TextStream:
         # A token that ends inside a character counts as ending with that character.
         inside = bool(self._decoder.getstate()[0])
         end = self._length + len(text) + inside
-        self._waiting.append((Piece(self._fed, text), end))
+        self._waiting.append((TextPiece(self._fed, text), end))
         self._fed += 1
         return self._search(text)
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[TextPiece]:
         """Return the rest: the beginning of a stop string that was never completed."""
         if self.stopped is not None:
             return []
@@ -107,11 +107,11 @@ class TextStream:
         end = self._length + len(rest)
         if rest:  # the last token ended inside a character
             piece, _ = self._waiting.pop()
-            self._waiting.append((Piece(piece.place, piece.text + rest), end))
+            self._waiting.append((TextPiece(piece.place, piece.text + rest), end))
         pieces = self._search(rest)
         return pieces if self.stopped is not None else [*pieces, *self._take(end)]
 
-    def _search(self, text: str) -> list[Piece]:
+    def _search(self, text: str) -> list[TextPiece]:
         """Search new text for a stop string."""
         for char in text:
             self._length += 1
@@ -120,7 +120,7 @@ class TextStream:
                 return self._cut(self._length - len(self.stopped))
         return self._take(self._length - self._stops.held)
 
-    def _take(self, end: int) -> list[Piece]:
+    def _take(self, end: int) -> list[TextPiece]:
         """Return the waiting tokens that end at or before a position in the text."""
         taken = []
         while self._waiting and self._waiting[0][1] <= end:
@@ -129,13 +129,13 @@ class TextStream:
             taken.append(piece)
         return taken
 
-    def _cut(self, end: int) -> list[Piece]:
+    def _cut(self, end: int) -> list[TextPiece]:
         """Return the waiting tokens before a position in the text, the last one cut."""
         taken = self._take(end)
         left = end - self._taken
         if left > 0:
             piece, _ = self._waiting[0]
-            taken.append(Piece(piece.place, piece.text[:left], whole=False))
+            taken.append(TextPiece(piece.place, piece.text[:left], whole=False))
         return taken
 
 

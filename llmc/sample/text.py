@@ -10,7 +10,7 @@ from typing import NamedTuple
 from llmc.engine.generator import Generator
 from llmc.engine.protocol import NO_TOKEN, End, Request, Token, raise_failure
 from llmc.errors import LlmcError
-from llmc.sample.streaming import KEPT, Piece, TextStream
+from llmc.sample.streaming import KEPT, TextPiece, TextStream
 from llmc.tokens.tokenizer import Tokenizer
 
 
@@ -75,7 +75,7 @@ class Sample:
         self._eot = request.eot
         self._stream = TextStream(tokenizer, stops, errors=KEPT) if tokenizer else None
         self._tokens: list[Token] = []
-        self._queue: SimpleQueue[tuple[Piece, Token] | End | LlmcError] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[TextPiece, Token] | End | LlmcError] = SimpleQueue()
         self._generator = generator
         self._identity = ""
         self._identity = generator.submit(request, self._receive)
@@ -146,13 +146,13 @@ class Sample:
         elif self.stopped is None and (event.token != self._eot or self._eot == NO_TOKEN):
             self._tokens.append(event)
             if self._stream is None:
-                self._add([Piece(len(self._tokens) - 1, "")])
+                self._add([TextPiece(len(self._tokens) - 1, "")])
                 return
             self._add(self._stream.feed(event.token))
             self.stopped = self._stream.stopped
             if self.stopped is not None and self._identity:
                 self.cancel()
 
-    def _add(self, pieces: Sequence[Piece]) -> None:
+    def _add(self, pieces: Sequence[TextPiece]) -> None:
         for piece in pieces:
             self._queue.put((piece, self._tokens[piece.place]))

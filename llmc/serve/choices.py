@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from llmc.engine.protocol import End, Token
-from llmc.sample.streaming import Piece, TextStream
+from llmc.sample.streaming import TextPiece, TextStream
 from llmc.serve.refusals import BROKEN, Refused
 from llmc.tokens.tokenizer import Tokenizer
 
@@ -85,7 +85,7 @@ class ChoiceWriter:
         """Whether :meth:`flush` would return anything."""
         return bool(self._text or self._done)
 
-    def _add(self, pieces: list[Piece]) -> None:
+    def _add(self, pieces: list[TextPiece]) -> None:
         for piece in pieces:
             # A token with an incomplete last character comes as two pieces.
             if (token := self._waiting.pop(piece.place, None)) is not None:

@@ -306,7 +306,7 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class Usage(BaseModel):
+class TokenUsage(BaseModel):
     """Counted tokens."""
 
     prompt_tokens: int
@@ -322,7 +322,7 @@ class Completion(BaseModel):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: Usage
+    usage: TokenUsage
 
 
 class ErrorFields(BaseModel):
