@@ -236,33 +236,26 @@ class PromptCommand:
     setting: str = ""
 
 
-def _setting(name: str, field: str) -> tuple[str, PromptCommand]:
+def _setting(word: str, field: str) -> PromptCommand:
     text = SAMPLE_SETTINGS[field]
-    return name, PromptCommand(f"/{name} {text.example}", text.help, Conversation.set, field)
+    return PromptCommand(f"{word} {text.example}", text.help, Conversation.set, field)
 
 
-COMMANDS = dict(
-    [
-        _setting("temp", "temperature"),
-        _setting("top-k", "top_k"),
-        _setting("top-p", "top_p"),
-        _setting("min-p", "min_p"),
-        _setting("penalty", "repetition_penalty"),
-        _setting("tokens", "tokens"),
-        _setting("seed", "seed"),
-        (
-            "stop",
-            PromptCommand("/stop TEXT", "End before this text", Conversation.set_stop),
-        ),
-        (
-            "probs",
-            PromptCommand("/probs on", "Colour tokens by probability", Conversation.set_colours),
-        ),
-        ("show", PromptCommand("/show", "List the settings and the model", Conversation.show)),
-        ("help", PromptCommand("/help", "List the commands", Conversation.help)),
-        ("quit", PromptCommand("/quit", "Leave; Ctrl-D does too", Conversation.quit)),
-    ]
+_COMMANDS = (
+    _setting("/temp", "temperature"),
+    _setting("/top-k", "top_k"),
+    _setting("/top-p", "top_p"),
+    _setting("/min-p", "min_p"),
+    _setting("/penalty", "repetition_penalty"),
+    _setting("/tokens", "tokens"),
+    _setting("/seed", "seed"),
+    PromptCommand("/stop TEXT", "End before this text; /stop: no such text", Conversation.set_stop),
+    PromptCommand("/probs on", "Colour tokens by probability", Conversation.set_colours),
+    PromptCommand("/show", "List the settings and the model", Conversation.show),
+    PromptCommand("/help", "List the commands", Conversation.help),
+    PromptCommand("/quit", "Leave; Ctrl-D does too", Conversation.quit),
 )
+COMMANDS = {command.usage.split()[0].removeprefix("/"): command for command in _COMMANDS}
 ALIASES = {"temperature": "temp", "repetition-penalty": "penalty", "exit": "quit"}
 
 
