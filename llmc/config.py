@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -213,8 +213,13 @@ def flags_of(settings: TrainConfig) -> list[str]:
 
 def nearest(word: str, words: list[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or the list of words when none is near."""
-    match = difflib.get_close_matches(word, words, n=1)
-    return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(words)}"
+    return did_you_mean(word, words) or f"; known: {', '.join(words)}"
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"``, or nothing when none is near."""
+    match = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean '{match[0]}'?" if match else ""
 
 
 def _shown(number: float) -> str:

@@ -230,7 +230,7 @@ def evaluate_hellaswag(
     path = data if data is not None else fetched_files(workspace, HELLASWAG)[0]
     if not path.is_file():
         raise MissingOutput(f"there is no file {path}: get it with 'llmc fetch hellaswag'")
-    tokenizer, shown = model.tokenizer, workspace.shown(model.checkpoint)
+    tokenizer, shown = model.found.tokenizer(workspace), workspace.shown(model.checkpoint)
     if tokenizer is None:
         raise BadData(
             f"the tokenizer of {shown} is unknown, and HellaSwag's text needs it: evaluate a run, "

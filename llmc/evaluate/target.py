@@ -9,34 +9,29 @@ from llmc.errors import MissingOutput, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import Tokenizer
-from llmc.train.folder import find_checkpoint, run_data
+from llmc.train.folder import FoundCheckpoint, find_checkpoint, run_data
 from llmc.train.start import Data, check_match, find_data, token_files
 from llmc.weights.checkpoint import CheckpointHeader, read_header
-from llmc.weights.lookup import tokenizer_of
 
 DEFAULT_SPLIT = "val"
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model to evaluate.
+    """A model to evaluate: where it was found, and the header of its file."""
 
-    Attributes:
-        checkpoint: its file.
-        header: the file's header.
-        run: the folder of the run that saved it; None for a file outside a run.
-        tokenizer: the tokenizer it was trained with; None if unknown.
-    """
-
-    checkpoint: Path
+    found: FoundCheckpoint
     header: CheckpointHeader
-    run: Path | None
-    tokenizer: Tokenizer | None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file."""
+        return self.found.file
 
     @property
     def name(self) -> str:
         """The argument that names this model on the command line."""
-        return self.run.name if self.run is not None else str(self.checkpoint)
+        return self.found.run.name if self.found.run is not None else str(self.checkpoint)
 
 
 def find_evaluated(
@@ -51,8 +46,7 @@ def find_evaluated(
     found = find_checkpoint(workspace, target)
     if target is None and found.run is not None:
         report.note(f"run: {workspace.shown(found.run)} (the newest)")
-    tokenizer = found.recorded_tokenizer() or tokenizer_of(workspace, found.file)
-    return EvaluatedModel(found.file, read_header(found.file), found.run, tokenizer)
+    return EvaluatedModel(found, read_header(found.file))
 
 
 @dataclass(frozen=True)
@@ -104,14 +98,14 @@ def find_text(
     tokenizer = found.tokenizer
     if tokenizer is not None and model.header.tokenizer is None:
         report.note(f"tokenizer: {tokenizer.name}, from the data; the model's is unknown")
-    if tokenizer is None and (tokenizer := model.tokenizer) is not None:
+    if tokenizer is None and (tokenizer := model.found.tokenizer(workspace)) is not None:
         report.note(f"tokenizer: {tokenizer.name}, from the model; the data's is unknown")
     return EvaluatedText(files, split, tokenizer)
 
 
 def _dataset(workspace: Workspace, model: EvaluatedModel, data: Path | None) -> Data:
     """Return the dataset ``data``, the run's own, or the one prepared last."""
-    recorded = run_data(workspace, model.run) if model.run and data is None else None
+    recorded = run_data(workspace, model.found.run) if model.found.run and data is None else None
     if recorded is None:
         return find_data(workspace, data, None)
     train, val = recorded

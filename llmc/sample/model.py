@@ -21,7 +21,6 @@ from llmc.sample.text import Sample
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.folder import FoundCheckpoint, find_checkpoint, find_run
 from llmc.weights.checkpoint import read_header
-from llmc.weights.lookup import tokenizer_of
 
 PARAMETERS_PER_THREAD = 4_000_000
 
@@ -111,7 +110,7 @@ def _opened(workspace: Workspace, found: FoundCheckpoint, *, needs_tokenizer: bo
     Raises:
         BadData: a file is damaged, or a tokenizer is needed and unknown.
     """
-    tokenizer = found.recorded_tokenizer() or tokenizer_of(workspace, found.file)
+    tokenizer = found.tokenizer(workspace)
     if needs_tokenizer and tokenizer is None:
         raise BadData(
             f"the tokenizer of {workspace.shown(found.file)} is unknown: print token ids "

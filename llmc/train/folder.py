@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.config import SampleConfig, TrainConfig
+from llmc.config import SampleConfig, TrainConfig, did_you_mean
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.model import ModelConfig
 from llmc.paths import (
@@ -29,6 +29,7 @@ from llmc.paths import (
     written_whole,
 )
 from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, recorded_tokenizer
+from llmc.weights.lookup import tokenizer_of
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
@@ -154,6 +155,7 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
     if not (folder / CHECKPOINT).is_file():
         raise MissingOutput(
             f"no trained model in {workspace.shown(folder)}: run 'llmc train --run {name}' first"
+            + similar_run(workspace, name)
         )
     return folder
 
@@ -165,9 +167,10 @@ class FoundCheckpoint:
     file: Path
     run: Path | None
 
-    def recorded_tokenizer(self) -> Tokenizer | None:
-        """Return the tokenizer recorded in the run; None if there is no record."""
-        return recorded_tokenizer(self.run) if self.run is not None else None
+    def tokenizer(self, workspace: Workspace) -> Tokenizer | None:
+        """Return the tokenizer of the model, recorded in the run or found; None if unknown."""
+        recorded = recorded_tokenizer(self.run) if self.run is not None else None
+        return recorded or tokenizer_of(workspace, self.file)
 
 
 def find_checkpoint(workspace: Workspace, target: str | Path | None) -> FoundCheckpoint:
@@ -185,9 +188,15 @@ def find_checkpoint(workspace: Workspace, target: str | Path | None) -> FoundChe
     if not Path(target).is_file():
         raise MissingOutput(
             f"there is no run and no checkpoint '{target}': train one with 'llmc train', "
-            "or make one with 'llmc export-weights'"
+            "or make one with 'llmc export-weights'" + similar_run(workspace, str(target))
         )
     return FoundCheckpoint(Path(target), None)
+
+
+def similar_run(workspace: Workspace, name: str) -> str:
+    """Return ``"; did you mean 'x'?"`` for a run of a similar name, or nothing."""
+    others = [path.name for path in workspace.runs.glob("*") if path.name != name]
+    return did_you_mean(name, others)
 
 
 def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | None:

@@ -21,7 +21,7 @@ from llmc.errors import LlmcError, MissingOutput
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.train.endings import STATES
-from llmc.train.folder import is_running, last_written, newest_run
+from llmc.train.folder import is_running, last_written, newest_run, similar_run
 from llmc.train.metrics import MEASURED, Event, count, read_metrics
 from llmc.weights.checkpoint import read_header
 
@@ -221,6 +221,7 @@ def find_history(workspace: Workspace, name: str | None) -> RunHistory:
     if not (folder / METRICS).is_file():
         raise MissingOutput(
             f"there is no {workspace.shown(folder / METRICS)}: 'llmc runs' lists the runs there are"
+            + (similar_run(workspace, name) if name is not None else "")
         )
     return read_run(folder)
 

@@ -24,7 +24,7 @@ from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import CONFIG, RECORD, Workspace, written_whole
 from llmc.tokens.files import payload_sha256, read_tokens
-from llmc.train.folder import newest_run
+from llmc.train.folder import newest_run, similar_run
 from llmc.train.start import Data, find_data, token_files
 from llmc.weights.checkpoint import read_header
 
@@ -174,6 +174,7 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
         if not (folder / RECORD).is_file():
             raise MissingOutput(
                 f"no run {workspace.shown(folder)} to go on with: run 'llmc train --run {name}'"
+                + similar_run(workspace, name)
             )
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))

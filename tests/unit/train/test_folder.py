@@ -16,6 +16,8 @@ from llmc.model import ModelConfig
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.tokens.prepared import prepared_model, record_prepared
 from llmc.train.folder import claim_run, discard_run, find_run, new_run, newest_run, write_config
+from llmc.train.history import find_history
+from llmc.train.record import resumable
 
 
 @pytest.fixture
@@ -160,3 +162,15 @@ def test_a_broken_record_is_refused(workspace: Workspace, text: str) -> None:
     workspace.root.joinpath("prepared.json").write_text(text)
     with pytest.raises(BadData, match="run 'llmc prepare' again"):
         prepared_model(workspace, workspace.root)
+
+
+def test_a_misspelled_run_names_the_one_that_is_meant(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    for name in ("notes-1", "other"):
+        (workspace.runs / name).mkdir(parents=True)
+    for find in (find_run, find_history, resumable):
+        with pytest.raises(MissingOutput, match="did you mean 'notes-1'"):
+            find(workspace, "note-1")
+        with pytest.raises(MissingOutput) as caught:
+            find(workspace, "xyz")
+        assert "did you mean" not in str(caught.value)
