@@ -12,26 +12,30 @@ import typer
 from llmc.config import SAMPLE_LIMITS, SampleConfig
 from llmc.sample.settings import SAMPLE_SETTINGS
 
-RunOption = Annotated[
-    str | None, typer.Option("--run", metavar="NAME", help="Run to use. Default: the newest.")
-]
-ModelOption = Annotated[
-    Path | None, typer.Option("--model", metavar="FILE", help="Checkpoint to use, not a run's.")
-]
+
+def option(text: str, metavar: str | None = None, low: int | None = None, **more: Any) -> Any:
+    """Return an option with a help text, and for a number its least value."""
+    return typer.Option(help=text, metavar=metavar, min=low, show_default=False, **more)
+
+
+def flag(name: str, text: str) -> Any:
+    """Return a switch that is off by default, without a ``--no-`` form."""
+    return typer.Option(name, help=text)
+
+
+RunOption = Annotated[str | None, option("Run to use. Default: the newest.", "NAME")]
+ModelOption = Annotated[Path | None, option("Checkpoint to use, not a run's.", "FILE")]
 DtypeOption = Annotated[
     Literal["fp32", "bf16", "int8"] | None,
-    typer.Option(
-        "--dtype", help="Type of the weights in memory; smaller is faster. Default: the run's."
-    ),
+    option("Type of the weights in memory; smaller is faster. Default: the run's."),
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        metavar="N",
-        help="Threads. Default: one per 4 million parameters, at most one per core. "
+    option(
+        "Threads. Default: one per 4 million parameters, at most one per core. "
         "The text does not depend on it.",
+        "N",
+        1,
     ),
 ]
 
@@ -44,11 +48,11 @@ def with_sample_settings(command: Callable[..., None]) -> Callable[..., None]:
     ]
     for name, setting in SAMPLE_SETTINGS.items():
         default, (low, high) = getattr(SampleConfig(), name), SAMPLE_LIMITS[name]
-        option = typer.Option(
-            min=type(default)(low),
+        added = option(
+            f"{setting.help} ({default:g}).",
+            setting.metavar,
+            type(default)(low),
             max=type(default)(high) if high <= 1 else None,
-            metavar=setting.metavar,
-            help=f"{setting.help} ({default:g}).",
             rich_help_panel="Sampling",
         )
         kind: Any = type(default) | None
@@ -57,7 +61,7 @@ def with_sample_settings(command: Callable[..., None]) -> Callable[..., None]:
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[kind, option],
+                annotation=Annotated[kind, added],
             )
         )
     annotated: Any = command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,9 +79,9 @@ def evaluate(
     report.note(f"data: {', '.join(map(workspace.shown, text.files))}")
     report.note(f"model: {workspace.shown(model.checkpoint)}")
     program = [str(ensure_native(report=report)), "eval", *options.flags(model.checkpoint)]
-    tally = Tally()
     if text.tokenizer is None:
         report.note("the tokenizer is unknown: no bits per byte, no documents")
+        tally = Tally()
     else:
         tally = Tally(text.tokenizer.eot, token_bytes(text.tokenizer))
     total = sum(max(len(read_tokens(file)) - 1, 0) for file in text.files)
@@ -88,16 +89,7 @@ def evaluate(
     with report.bar("evaluating", total, "tokens") as advance:
         engine = RowEngine(total, advance)
         try:
-            for file in text.files:
-                left = total - engine.done
-                if left == 0:
-                    break
-                limit = ["--max-tokens", str(left)] if max_tokens is not None else []
-                ids = read_tokens(file)
-                tally.begin_file()
-                for row in engine.rows([*program, "--data", str(file), *limit]):
-                    at, losses = row["at"], row["losses"]
-                    tally.add(ids[at : at + len(losses)], losses)
+            _predict(engine, program, text.files, tally)
         except Interrupted as stop:
             measured = "nothing was measured"
             if engine.done:
@@ -108,3 +100,16 @@ def evaluate(
             ) from stop
     result = score(tally, engine.seq_len)
     return LossResult(model, text.files, text.split, result, engine.finished())
+
+
+def _predict(engine: RowEngine, program: list[str], files: Sequence[Path], tally: Tally) -> None:
+    """Predict the files until the engine's total is reached, and add the losses to ``tally``."""
+    for file in files:
+        left = engine.total - engine.done
+        if left == 0:
+            return
+        ids = read_tokens(file)
+        tally.begin_file()
+        for row in engine.rows([*program, "--data", str(file), "--max-tokens", str(left)]):
+            at, losses = row["at"], row["losses"]
+            tally.add(ids[at : at + len(losses)], losses)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.model_options import option
 from llmc.cli.ui import Ui
 from llmc.errors import Usage
 from llmc.evaluate.hellaswag import HellaSwagResult, evaluate_hellaswag
@@ -29,45 +30,32 @@ def eval(
     *,
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Dataset folder or token file; for hellaswag its JSONL file. Default: the run's "
+        option(
+            "Dataset folder or token file; for hellaswag its JSONL file. Default: the run's "
             "dataset; for a checkpoint the newest dataset; for hellaswag the fetched file.",
+            "PATH",
         ),
     ] = None,
-    task: Annotated[Literal["loss", "hellaswag"], typer.Option(help="What to measure.")] = "loss",
+    task: Annotated[Literal["loss", "hellaswag"], option("What to measure (loss).")] = "loss",
     split: Annotated[
-        Literal["train", "val"] | None,
-        typer.Option(help=f"Split of the dataset ({DEFAULT_SPLIT})."),
+        Literal["train", "val"] | None, option(f"Split of the dataset ({DEFAULT_SPLIT}).")
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Predict only the first N tokens.")
-    ] = None,
+    max_tokens: Annotated[int | None, option("Predict only the first N tokens.", "N", 1)] = None,
     max_examples: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Ask N HellaSwag questions, evenly spaced."),
+        int | None, option("Ask N HellaSwag questions, evenly spaced.", "N", 1)
     ] = None,
     seq_len: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="T", help="Tokens in a window. Default: the model's context."),
+        int | None, option("Tokens in a window. Default: the model's context.", "T", 1)
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="B", help="Windows at a time. Default: about 1,024 tokens, if they fit."
-        ),
+        int | None, option("Windows at a time. Default: about 1,024 tokens, if they fit.", "B", 1)
     ] = None,
     dtype: Annotated[
-        Literal["fp32", "bf16", "int8"],
-        typer.Option(help="Type of the weights in linear layers."),
+        Literal["fp32", "bf16", "int8"], option("Type of the weights in linear layers (fp32).")
     ] = "fp32",
     threads: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Threads. Default: one per core. The numbers do not depend on it.",
-        ),
+        option("Threads. Default: one per core. The numbers do not depend on it.", "N", 1),
     ] = None,
 ) -> None:
     """Measure a model: loss, perplexity, bits per byte, HellaSwag.
@@ -78,27 +66,17 @@ def eval(
     """
     ctx: Context = context.obj
     options = EngineOptions(batch_size, seq_len, dtype, threads)
+    where, report = (ctx.workspace, target), ctx.ui
     if task == "hellaswag":
         _refuse(task, split=split, max_tokens=max_tokens, seq_len=seq_len)
         answered = evaluate_hellaswag(
-            ctx.workspace,
-            target,
-            data=data,
-            max_examples=max_examples,
-            options=options,
-            report=ctx.ui,
+            *where, data=data, max_examples=max_examples, options=options, report=report
         )
         _show_hellaswag(ctx.ui, answered)
         return
     _refuse(task, max_examples=max_examples)
     result = evaluate(
-        ctx.workspace,
-        target,
-        data=data,
-        split=split,
-        max_tokens=max_tokens,
-        options=options,
-        report=ctx.ui,
+        *where, data=data, split=split, max_tokens=max_tokens, options=options, report=report
     )
     _show_loss(ctx.ui, result)
 

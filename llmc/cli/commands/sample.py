@@ -18,6 +18,8 @@ from llmc.cli.model_options import (
     ModelOption,
     RunOption,
     ThreadsOption,
+    flag,
+    option,
     with_sample_settings,
 )
 from llmc.cli.views.sampling import TerminalView, View, choose_view, legend, prompt_note, summary
@@ -35,28 +37,19 @@ TOGETHER = 16  # texts that are written at the same time; each has a KV cache of
 
 PromptOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="TEXT",
-        help="Text to continue; -: read it from stdin, without its last newline. "
+    option(
+        "Text to continue; -: read it from stdin, without its last newline. "
         "Default: a new document.",
+        "TEXT",
     ),
-]
-PromptFileOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="File with the prompt, without its last newline."),
-]
-StopOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TEXT", help="End before this text. Can be repeated."),
 ]
 NumSamplesOption = Annotated[
     int,
-    typer.Option(
-        min=1,
+    option(
+        "Texts to write, with seed, seed + 1, …; end-of-text separates them (1).",
+        "N",
+        1,
         max=MOST_SAMPLES,
-        metavar="N",
-        help="Texts to write, with seed, seed + 1, …; end-of-text separates them (1).",
-        show_default=False,
     ),
 ]
 
@@ -89,26 +82,25 @@ def sample(
     run: RunOption = None,
     model: ModelOption = None,
     prompt: PromptOption = None,
-    prompt_file: PromptFileOption = None,
-    stop: StopOption = None,
+    prompt_file: Annotated[
+        Path | None, option("File with the prompt, without its last newline.", "FILE")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, option("End before this text. Can be repeated.", "TEXT")
+    ] = None,
     ignore_eot: Annotated[
-        bool, typer.Option("--ignore-eot", help="Continue after an end-of-text token.")
+        bool, flag("--ignore-eot", "Continue after an end-of-text token.")
     ] = False,
     num_samples: NumSamplesOption = 1,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
-    decode: Annotated[
-        bool, typer.Option("--decode", help="Print text instead of token ids.")
-    ] = False,
+    decode: Annotated[bool, flag("--decode", "Print text instead of token ids.")] = False,
     show_probs: Annotated[
-        bool,
-        typer.Option("--show-probs", help="--decode, coloured by probability in a terminal."),
+        bool, flag("--show-probs", "--decode, coloured by probability in a terminal.")
     ] = False,
     interactive: Annotated[
         bool,
-        typer.Option(
-            "--interactive", "-i", help="Ask for prompts until Ctrl-D, without reloading the model."
-        ),
+        typer.Option("--interactive", "-i", help="Ask for prompts, keeping the model loaded."),
     ] = False,
     **settings: Any,
 ) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.model_options import DtypeOption, ModelOption, RunOption, ThreadsOption
+from llmc.cli.model_options import (
+    DtypeOption,
+    ModelOption,
+    RunOption,
+    ThreadsOption,
+    flag,
+    option,
+)
+from llmc.cli.ui import Ui
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
 from llmc.errors import MissingOutput, Usage
@@ -18,10 +27,6 @@ from llmc.sample.model import find_model
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
 
 
-def _number(text: str, low: int, high: int) -> Any:
-    return typer.Option(min=low, max=high, metavar="N", help=text, show_default=False)
-
-
 def serve(
     context: typer.Context,
     *,
@@ -29,31 +34,28 @@ def serve(
     model: ModelOption = None,
     host: Annotated[
         str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address to listen on (127.0.0.1: only this machine can connect). "
+        option(
+            "Address to listen on (127.0.0.1: only this machine can connect). "
             "Any other address needs a key in LLMC_API_KEY.",
-            show_default=False,
+            "ADDRESS",
         ),
     ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, metavar="N", help="Port (8000); 0: any free one.", show_default=False
-        ),
-    ] = 8000,
+    port: Annotated[int, option("Port (8000); 0: any free one.", "N", 0, max=65535)] = 8000,
     dtype: DtypeOption = None,
-    slots: Annotated[int, _number(f"Completions written at a time ({SLOTS}).", 1, 64)] = SLOTS,
+    slots: Annotated[
+        int, option(f"Completions written at a time ({SLOTS}).", "N", 1, max=64)
+    ] = SLOTS,
     queue: Annotated[
-        int, _number(f"Completions that may wait ({QUEUE}); more are refused with 429.", 0, 1000)
+        int,
+        option(
+            f"Completions that may wait ({QUEUE}); more are refused with 429.", "N", 0, max=1000
+        ),
     ] = QUEUE,
     max_tokens: Annotated[
-        int, _number(f"Most tokens per completion ({MAX_TOKENS}).", 1, 1_000_000)
+        int, option(f"Most tokens per completion ({MAX_TOKENS}).", "N", 1, max=1_000_000)
     ] = MAX_TOKENS,
     threads: ThreadsOption = None,
-    log: Annotated[
-        bool, typer.Option("--log", help="Log each request on stderr, without its text.")
-    ] = False,
+    log: Annotated[bool, flag("--log", "Log each request on stderr, without its text.")] = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI's API and a web page.
 
@@ -72,27 +74,25 @@ def serve(
     chosen = find_model(ctx.workspace, run, model, needs_tokenizer=True, report=ctx.ui)
     served = served_model(chosen)
     binary = ensure_native(report=ctx.ui)
-    with listen(host, port) as bound:
-        argv = chosen.argv(binary, slots=slots, dtype=dtype, threads=threads)
-        with Generator(argv) as generator:
-            address = address_of(bound, host)
+    argv = chosen.argv(binary, slots=slots, dtype=dtype, threads=threads)
+    with listen(host, port) as bound, Generator(argv) as generator:
+        answer(
+            bound,
+            generator,
+            served,
+            guard,
+            ServerSettings(queue, max_tokens),
+            ready=partial(_show_ready, ctx.ui, address_of(bound, host), served.name),
+            say=ctx.ui.note,
+            log=ctx.ui.note if log else lambda line: None,
+        )
 
-            def ready() -> None:
-                ctx.ui.note(f"serving {served.name}; Ctrl-C ends")
-                ctx.ui.result({"url": address, "model": served.name})
-                if not ctx.ui.json:
-                    print(address, flush=True)
 
-            answer(
-                bound,
-                generator,
-                served,
-                guard,
-                ServerSettings(queue, max_tokens),
-                ready=ready,
-                say=ctx.ui.note,
-                log=ctx.ui.note if log else lambda line: None,
-            )
+def _show_ready(ui: Ui, address: str, name: str) -> None:
+    ui.note(f"serving {name}; Ctrl-C ends")
+    ui.result({"url": address, "model": name})
+    if not ui.json:
+        print(address, flush=True)
 
 
 def need_packages() -> None:
