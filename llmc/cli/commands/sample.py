@@ -106,9 +106,8 @@ def sample(
 ) -> None:
     """Generate text with a trained model.
 
-    It prints token ids, one per line, or text with --decode, beginning with the prompt. A text
-    longer than the model's context continues from its newer half. Settings that are not given as
-    flags come from the run's config.
+    It prints the prompt and its continuation as token ids, one per line, or as text. A text longer
+    than the context continues from its newer half. Other settings come from the run's config.
     """
     ctx: Context = context.obj
     if run is not None and model is not None:

@@ -101,6 +101,6 @@ def need_packages() -> None:
     Raises:
         MissingOutput: it is not installed.
     """
-    for name in ("starlette", "uvicorn", "prometheus_client"):
+    for name in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(name) is None:
             raise MissingOutput(f"serving needs the package {name}: {install_command('serve')}")
