@@ -19,9 +19,9 @@ from llmc.errors import BadData, Interrupted, MissingOutput
 from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
 from llmc.evaluate.statistics import Ratio, proportion
 from llmc.evaluate.target import EvaluatedModel, find_evaluated
+from llmc.fetch.registry import HELLASWAG, fetched_files
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
-from llmc.text.source import HELLASWAG, fetched_files
 from llmc.tokens.files import write_tokens
 from llmc.tokens.rows import write_rows
 from llmc.tokens.tokenizer import Tokenizer

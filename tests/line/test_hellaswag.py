@@ -24,7 +24,7 @@ from llmc.evaluate.hellaswag import (
     table_of,
     write_row_files,
 )
-from llmc.text.source import EVALUATIONS, HELLASWAG
+from llmc.fetch.registry import EVALUATIONS, HELLASWAG
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import (
