@@ -1,11 +1,4 @@
-<<<<<<< HEAD
-"""What is asked of ``llmc-native generate``, and what it tells: a line each.
-
-docs/reference/generate.md describes the lines. Here they are values, and nothing is started.
-"""
-=======
-"""Requests to ``llmc-native generate`` and its events, one per line (docs/guide/sampling.md)."""
->>>>>>> main
+"""Requests to ``llmc-native generate`` and its events, one per line (docs/reference/generate.md)."""
 
 from __future__ import annotations
 
