@@ -84,7 +84,7 @@ static void strip_product(float *dst, const float *left, const float *right, siz
 }
 
 INLINE vi lane_numbers(size_t from) {
-  vi lane;
+  vi lane = {0};
   for (int i = 0; i < VL; i++) lane[i] = (int32_t)from + i;
   return lane;
 }

@@ -87,8 +87,8 @@ INLINE v8 pack_eight_lanes(const void *numbers, size_t i, size_t next, size_t wi
       h8 a, b;
       if (packing == ROUNDED_PAIRS) a = narrow8(v8_load(floats, width)), b = narrow8(v8_load(floats + next, width));
       else a = h8_load(halves, width), b = h8_load(halves + next, width);
-      h8 pairs[2] = {__builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11),
-                     __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)};
+      h8 pairs[2] = {SHUFFLE(h8, a, b, 0, 8, 1, 9, 2, 10, 3, 11),
+                     SHUFFLE(h8, a, b, 4, 12, 5, 13, 6, 14, 7, 15)};
       v8 words;
       memcpy(&words, pairs, sizeof words);
       return words;
