@@ -15,41 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmc.errors import Usage
+from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
 from llmc.units import seconds_of
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The shape of a GPT-2: L layers of NH heads, C channels, maxT positions, V tokens."""
-
-    layers: int = 12
-    heads: int = 12
-    channels: int = 768
-    context: int = 1024
-    vocab_size: int = 50257
-
-    def __post_init__(self) -> None:
-        """Refuse shapes that no GPT-2 has.
-
-        Raises:
-            Usage: a dimension is not positive, or the heads do not divide the channels.
-        """
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value < 1:
-                raise Usage(f"the model's {item.name} must be at least 1, not {value}")
-        if self.channels % self.heads:
-            raise Usage(
-                f"{self.heads} heads do not divide {self.channels} channels: "
-                "choose channels as a multiple of heads"
-            )
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Vp: V rounded up to a multiple of 128."""
-        return -(-self.vocab_size // 128) * 128
-
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 MOST_STEPS = 10**9  # so many are no limit, here and in the engine

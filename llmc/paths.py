@@ -15,6 +15,13 @@ import platformdirs
 
 from llmc.errors import BadData, MissingOutput, Usage
 
+# The files of a run's folder.
+CHECKPOINT = "model.bin"
+METRICS = "metrics.jsonl"
+CONFIG = "config.toml"
+RECORD = "run.json"
+CHECKPOINTS = "checkpoints"  # a folder
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -78,6 +85,16 @@ def shipped_dir(name: str) -> Path:
         if candidate.is_dir():
             return candidate
     raise BadData(f"this installation of llmc lacks its {name}/ folder: reinstall llmc")
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free disk space at ``path``, in bytes; the path need not exist yet.
+
+    Raises:
+        OSError: the disk cannot be asked.
+    """
+    place = path.absolute()
+    return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
 
 
 @contextmanager

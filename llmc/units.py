@@ -40,7 +40,7 @@ def short(count: float | None) -> str:
 
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-COUNTS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
+COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 
 
 def seconds_of(text: str) -> float:
@@ -71,12 +71,12 @@ def typed_time(seconds: float) -> str:
 
 
 def count_of(text: str) -> int:
-    """Return a large whole number as people type it: ``250000``, ``1e6``, ``10M``, ``1.5B``.
+    """Return a whole number as people type it: ``250000``, ``65k``, ``1e6``, ``1.5B``, ``4G``.
 
     Raises:
         ValueError: it is no such number.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)([kMB]?)", text.replace("_", ""))
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)([kKMBG]?)", text.replace("_", ""))
     number = Decimal(found[1]) * COUNTS[found[2]] if found is not None else None
     if number is None or number != number.to_integral_value() or number > 2**53:
         raise ValueError(f"'{text}' is no whole number: write it as 250000, 1e6 or 10M")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,8 @@ def no_network() -> Iterator[None]:
             patch.setenv(name, value)
         patch.delenv("ALL_PROXY", raising=False)
         patch.delenv("all_proxy", raising=False)
+        # Next commands are spelled 'llmc …' where that runs this installation.
+        patch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
         yield
 
 
@@ -75,7 +78,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
             engines.mkdir(parents=True, exist_ok=True)
             (folder / "native").symlink_to(engines.resolve())
         patch.setenv("LLMC_CACHE_DIR", str(folder))
-        ensure_native(Context(Workspace(folder), Ui(quiet=True)))
+        ensure_native()
     return folder
 
 

@@ -48,12 +48,9 @@ def rates(prompt: int, prompt_s: float, tokens: int, decode_s: float) -> Rates:
 
 def ours(folder: Path, dtype: str, threads: int, prompt: int, tokens: int) -> Rates:
     """Time the engine."""
-    from llmc.cli.context import Context
-    from llmc.cli.ui import Ui
     from llmc.engine.build import ensure_native
-    from llmc.paths import Workspace
 
-    binary = ensure_native(Context(Workspace(folder), Ui(quiet=True)))
+    binary = ensure_native()
     flags = {"slots": 1, "positions": prompt + tokens, "threads": threads, "dtype": dtype}
     words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
     ids = ",".join(map(str, prompt_of(prompt)))

@@ -18,13 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from llmc.check.bench import flops_per_token
-from llmc.cli.context import Context
-from llmc.cli.ui import Ui
 from llmc.config import Preset, flags_of, load_preset, preset_names
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores, cpu_name
-from llmc.paths import Workspace
+from llmc.model import flops_per_token
 from llmc.tokens.files import write_tokens
 from llmc.units import megabytes
 from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
@@ -86,7 +83,7 @@ def measured(name: str) -> Result:
             told: Result = json.loads(done.stdout.splitlines()[-1])
             return {key: told[key] for key in ("parameters", "memory_bytes", "tokens_per_second",
                                                "seconds", "isa", "threads")}  # fmt: skip
-        binary = ensure_native(Context(Workspace(Path(folder)), Ui(quiet=True)))
+        binary = ensure_native()
         flags = [str(binary), "train", "--dry-run", "1", "--events", "json", "--model", str(model)]
         flags += ["--data", str(data), "--val-data", str(data), "--threads", str(available_cores())]
         # Refused, for want of memory, after it has told how much it would take.

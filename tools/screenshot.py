@@ -13,13 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmc.check.bench import flops_per_token
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.cli.views.training import History, LiveView, SilentView
 from llmc.config import load_preset
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
+from llmc.model import flops_per_token
 from llmc.paths import Workspace
 from llmc.train.loop import engine_arguments, run_engine
 from llmc.train.metrics import Event
@@ -66,7 +66,7 @@ def main() -> None:
         camera = Camera(settings.steps * 2 // 3, out)
         try:
             run_engine(
-                [str(ensure_native(here)), "train", *argv],
+                [str(ensure_native()), "train", *argv],
                 camera,
                 History(
                     settings.steps, flops_per_token=flops_per_token(preset.model, settings.seq_len)

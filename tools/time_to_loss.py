@@ -26,8 +26,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmc.config import ModelConfig, TrainConfig, flags_of
+from llmc.config import TrainConfig, flags_of
 from llmc.engine.machine import cpu_name
+from llmc.model import ModelConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,12 +202,9 @@ def lines_of(argv: list[str]) -> list[dict[str, Any]]:
 def one_run(side: str, train: TrainConfig, files: dict[str, str], threads: int) -> Result:
     """Train on one side; return its validation curve and its first losses."""
     if side == "llmc":
-        from llmc.cli.context import Context
-        from llmc.cli.ui import Ui
         from llmc.engine.build import ensure_native
-        from llmc.paths import Workspace
 
-        binary = ensure_native(Context(Workspace(Path.cwd()), Ui(quiet=True)))
+        binary = ensure_native()
         words = [f"--{name.replace('_', '-')}={path}" for name, path in files.items()]
         argv = [str(binary), "train", *(part for word in words for part in word.split("=", 1))]
         argv += ["--events", "json", "--threads", str(threads), *flags_of(train)]

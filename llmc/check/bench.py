@@ -14,24 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmc.config import ModelConfig
 from llmc.engine.process import Engine
+from llmc.model import ModelConfig, attention_flops, gemm_flops, step_flops
 
 Event = dict[str, Any]
-
-
-def gemm_flops(M: int, N: int, K: int) -> float:
-    """Return the operations of a product; a multiply-add counts two."""
-    return 2.0 * M * N * K
-
-
-def attention_flops(B: int, T: int, C: int) -> dict[str, float]:
-    """Return the operations of one layer's attention, forward and backward.
-
-    Only the half below the diagonal counts; backward is five such products to forward's two.
-    """
-    product = gemm_flops(B * T, T, C) / 2
-    return {"attention_forward": 2 * product, "attention_backward": 5 * product}
 
 
 @dataclass(frozen=True)
@@ -64,25 +50,8 @@ class Work:
         return [sys.executable, "-m", "llmc.check.torch_bench", json.dumps(request)]
 
     def step_flops(self) -> dict[str, float]:
-        """Return the operations of a training step, under the names the engine books them by."""
-        L, C, BT = self.config.layers, self.config.channels, self.B * self.T
-        qkv, attproj = L * gemm_flops(BT, 3 * C, C), L * gemm_flops(BT, C, C)
-        fc = fcproj = L * gemm_flops(BT, 4 * C, C)
-        head = gemm_flops(BT, self.config.padded_vocab_size, C)
-        return {
-            "linear_forward": qkv + head,
-            "linear_residual": attproj + fcproj,
-            "linear_gelu": fc,
-            "linear_backward_input": qkv + attproj + fc + head,
-            "linear_backward_gelu": fcproj,
-            "linear_backward_weight": qkv + attproj + fc + fcproj + head,
-            **{name: L * flops for name, flops in attention_flops(self.B, self.T, C).items()},
-        }
-
-
-def flops_per_token(config: ModelConfig, T: int) -> float:
-    """Return the operations that training takes for one token of a row of T."""
-    return sum(Work(config, 1, T, threads=1, steps=1).step_flops().values()) / T
+        """Return the operations of a training step, by the engine's kernel names."""
+        return step_flops(self.config, self.B, self.T)
 
 
 @dataclass(frozen=True)

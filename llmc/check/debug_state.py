@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData
-from llmc.weights.checkpoint import tensor_shapes
+from llmc.model import ModelConfig, tensor_shapes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.check.tolerances import STEPS
-from llmc.config import ModelConfig, TrainConfig
+from llmc.config import TrainConfig
 from llmc.errors import BadData
-from llmc.weights.checkpoint import tensor_shapes
+from llmc.model import ModelConfig, tensor_shapes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,8 +15,9 @@ import sys
 import time
 from typing import Any
 
-from llmc.config import ModelConfig, TrainConfig
+from llmc.config import TrainConfig
 from llmc.errors import BadData, CompileFailed, LlmcError
+from llmc.model import ModelConfig
 
 WARMUP = 2
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmc.config import ModelConfig, TrainConfig
-from llmc.weights.checkpoint import tensor_shapes
+from llmc.config import TrainConfig
+from llmc.model import ModelConfig, tensor_shapes
 
 # llmc's name of a tensor -> its attribute of a block, or of the whole model.
 OF_BLOCK = {

@@ -1,4 +1,4 @@
-"""What every command is given: the workspace it works in and the voice it speaks with."""
+"""What every command gets: the workspace and the terminal."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Nothing else in the project exits. A command's module is imported when it is cal
 
 from __future__ import annotations
 
+import copy
 import importlib
 import io
 import os
@@ -15,62 +16,64 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from llmc import __version__
+from llmc.cli.catalogue import COMMANDS
+from llmc.cli.completion import add_completion, command_items
 from llmc.cli.context import Context
+from llmc.cli.help import GLOBAL, command_page, main_page
+from llmc.cli.suggestions import nearest_flag
 from llmc.cli.ui import Ui
 from llmc.errors import ExitCode, Interrupted, LlmcError
+from llmc.installation import program
 from llmc.paths import Workspace
 
-# Name -> the first line of the command's own help, in the order of use.
-COMMANDS = {
-    "prepare": "Fetch, tokenize, export weights and build: all that training needs, ready.",
-    "train": "Train a model. Ctrl-C finishes the step and saves.",
-    "sample": "Write with a trained model: token ids on stdout, one a line, or text with --decode.",
-    "serve": "Serve a model over HTTP as OpenAI's clients speak it, with a page to try it on.",
-    "eval": "Measure a model: loss, perplexity, bits per byte, or HellaSwag's accuracy.",
-    "decode": "Turn token ids into text, on stdin as they arrive.",
-    "runs": "List the runs: what they trained, how far they came, how good they are.",
-    "plot": "Draw the curves of runs in the terminal, or as a picture or page that compares them.",
-    "fetch": "Download a dataset's text, an evaluation's questions or a model's weights.",
-    "tokenize": "Turn text into train.bin, val.bin and a manifest; into shards where it is large.",
-    "export-weights": "Write weights as a checkpoint to train from, or for another program.",
-    "inspect": "Say what a file or a folder is, and what is wrong with it.",
-    "bench": "Time training steps, single kernels or decoding: speed, memory, share of the limit.",
-    "build": "Compile the C engine for this machine, once per version; a second build is instant.",
-    "doctor": "Examine this machine and this installation, and say what is wrong.",
-}
+
+class Command(TyperCommand):
+    """A command whose help and completion know the global flags too."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the command's parameters and copies of the global ones.
+
+        The copies are for help, completion and suggestions: :func:`globals_first` moves the flags
+        to the front before anything is parsed.
+        """
+        shared = []
+        for param in ctx.find_root().command.params if ctx.parent is not None else ():
+            if getattr(param, "rich_help_panel", None) == GLOBAL:
+                shared.append(copy.copy(param))
+                shared[-1].expose_value = ctx.resilient_parsing  # completion reads --workspace
+        return [*super().get_params(ctx), *shared]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the command's help page."""
+        formatter.write(command_page(self, ctx))
 
 
-def load_command(name: str) -> Any:
-    """Import a command and return what Typer makes of its signature."""
-    identifier = name.replace("-", "_")
-    module = importlib.import_module(f"llmc.cli.commands.{identifier}")
-    alone = typer.Typer(rich_markup_mode=None, context_settings=HELP, add_completion=False)
-    alone.command(name)(getattr(module, identifier))
-    return typer.main.get_command(alone)
-
-
-class _Commands(TyperGroup):
-    """The commands, each loaded on demand; any may find that its reader has left."""
+class Commands(TyperGroup):
+    """The commands, each loaded on demand."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names, in the order of use."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command, or None; the names are what a typo is compared with."""
+        """Return a command, or None; ``commands`` holds the names that a typo is compared with."""
         self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]
         return load_command(cmd_name) if cmd_name in COMMANDS else None
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the list of commands without loading any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return the commands and flags that begin so, without loading any command."""
+        flags = super(TyperGroup, self).shell_complete(ctx, incomplete)
+        return [*command_items(incomplete), *flags]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the page of ``llmc --help``."""
+        formatter.write(main_page(self, ctx))
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; a closed pipe ends it in peace, where Typer would call it a failure."""
+        """Run a command. A closed pipe ends it with exit code 0; Typer would report a failure."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
@@ -79,15 +82,24 @@ class _Commands(TyperGroup):
             raise typer.Exit(ExitCode.OK) from error
 
 
+def load_command(name: str) -> Any:
+    """Import a command and return Typer's command object for it."""
+    identifier = name.replace("-", "_")
+    module = importlib.import_module(f"llmc.cli.commands.{identifier}")
+    alone = typer.Typer(rich_markup_mode=None, context_settings=HELP, add_completion=False)
+    alone.command(name, cls=Command)(getattr(module, identifier))
+    command = typer.main.get_command(alone)
+    add_completion(name, command)
+    return command
+
+
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     name="llmc",
     help="Train GPT-2-class language models on the computer you already have.",
-    epilog="Start here: llmc prepare stdlib, then llmc train --config python-stdlib, "
-    "then llmc sample --decode.",
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: rich's takes longer to import than all of llmc
+    rich_markup_mode=None,  # importing rich takes longer than importing all of llmc
     context_settings=HELP,
 )
 
@@ -108,16 +120,25 @@ def main_options(
     workspace: Annotated[
         Path,
         typer.Option(
-            envvar="LLMC_WORKSPACE", help="The folder that holds data/, models/ and runs/."
+            envvar="LLMC_WORKSPACE",
+            help="Folder that holds data/, models/ and runs/.",
+            rich_help_panel=GLOBAL,
         ),
     ] = Path(),
     json: Annotated[
-        bool, typer.Option("--json", help="Print the result on stdout, as JSON.")
+        bool,
+        typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=GLOBAL),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print errors only.", rich_help_panel=GLOBAL)
+    ] = False,
     offline: Annotated[
         bool,
-        typer.Option("--offline", help="Use no network, as LLMC_OFFLINE=1 does: only the cache."),
+        typer.Option(
+            "--offline",
+            help="Use no network, only the cache; the same as LLMC_OFFLINE=1.",
+            rich_help_panel=GLOBAL,
+        ),
     ] = False,
     version: Annotated[
         bool,
@@ -126,12 +147,14 @@ def main_options(
         ),
     ] = False,
 ) -> None:
-    """Resolve the global flags; every command finds them in ``ctx.obj``."""
+    """Resolve the global flags into the :class:`Context` that commands find in ``ctx.obj``."""
     if offline:
         os.environ["LLMC_OFFLINE"] = "1"  # for the libraries' threads and processes too
-    found = workspace == Path(os.environ.get("LLMC_WORKSPACE", ""))  # without the flag, that is
-    typed = "llmc" if found else f"llmc --workspace {shlex.quote(str(workspace))}"
-    ctx.obj = Context(Workspace(workspace), Ui(json=json, quiet=quiet, typed=typed))
+    ui = ctx.obj or Ui()  # main() passes its own, to print errors with
+    ui.json, ui.quiet = json, quiet
+    if workspace != Path(os.environ.get("LLMC_WORKSPACE", "")):  # given by the flag
+        ui.typed = f"{program()} --workspace {shlex.quote(str(workspace))}"
+    ctx.obj = Context(Workspace(workspace), ui)
 
 
 def globals_first(argv: list[str]) -> list[str]:
@@ -151,41 +174,47 @@ def globals_first(argv: list[str]) -> list[str]:
     return front + rest
 
 
-def _one_sentence(error: Any) -> str:
-    """Return what Typer has to say of a command line, and where help is."""
-    message = " ".join(error.format_message().split()).rstrip(".")
-    message = message.replace(": Value error, ", ": ")  # whose words are not for who typed it
-    command = error.ctx.command_path if error.ctx is not None else "llmc"
-    return f"{message} ('{command} --help' tells more)"
+def usage_error(error: Any) -> str:
+    """Return one sentence about a wrong command line, with the nearest flag and the help page."""
+    ctx = error.ctx
+    message = error.message if hasattr(error, "possibilities") else error.format_message()
+    message = " ".join(message.split()).rstrip(".")
+    message = message.replace(": Value error, ", ": ")  # pydantic's words
+    if hasattr(error, "possibilities") and ctx is not None:
+        flags = [flag for param in ctx.command.get_params(ctx) for flag in param.opts]
+        if (near := nearest_flag(error.option_name, flags)) is not None:
+            message += f"; did you mean '{near}'?"
+    return f"{message} (see '{ctx.command_path if ctx is not None else 'llmc'} --help')"
 
 
 def main() -> None:
     """Run ``llmc`` and exit with the code of what happened."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a loss curve is no reason to fail in Latin-1
+        sys.stdout.reconfigure(errors="replace")  # a terminal in Latin-1 cannot show a loss curve
+    ui = Ui()
     try:
         args = globals_first(sys.argv[1:]) or ["--help"]
-        code = app(args=args, prog_name="llmc", standalone_mode=False)
+        code = app(args=args, prog_name="llmc", standalone_mode=False, obj=ui)
         if code == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt  # Typer made an exit code of it
         sys.exit(code)
     except USAGE_ERROR as error:
-        Ui().error(_one_sentence(error))
+        ui.error(usage_error(error))
         sys.exit(ExitCode.USAGE)
     except Interrupted as stop:
-        Ui().note(str(stop))
-        Ui().next(*stop.commands)
+        ui.note(str(stop))
+        ui.next(*stop.commands)
         sys.exit(stop.exit_code)
     except LlmcError as error:
-        Ui().error(str(error))
+        ui.error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        Ui().error("interrupted")
+        ui.error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:
         if os.environ.get("LLMC_TRACEBACK"):
             raise
-        Ui().error(
+        ui.error(
             f"internal error: {type(error).__name__}: {error}; this is a bug in llmc, "
             "please report it with the output of the same command under LLMC_TRACEBACK=1"
         )

@@ -1,4 +1,4 @@
-"""What the person sees: prose on stderr, data on stdout, rich where there is a terminal."""
+"""What a command prints: messages on stderr, data on stdout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from llmc.installation import program
 from llmc.report import Advance, Unit
 
 if TYPE_CHECKING:
@@ -16,24 +17,26 @@ if TYPE_CHECKING:
 
 
 class Ui:
-    """The voice of one command.
+    """What one command prints; also the :class:`llmc.report.Report` of the stages that it calls.
 
     Attributes:
-        json: stdout carries JSON alone, an object a line; the last is the command's result.
-        quiet: nothing but errors is said on stderr.
-        typed: how the next command begins, to work in the same workspace.
+        json: stdout carries only JSON, one object a line; the last is the command's result.
+        quiet: stderr carries only errors.
+        typed: what a shell here types to run llmc in the same workspace.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, typed: str = "llmc") -> None:
-        """Choose the voice; no output yet."""
+    def __init__(
+        self, *, json: bool = False, quiet: bool = False, typed: str | None = None
+    ) -> None:
+        """Print nothing yet."""
         self.json = json
         self.quiet = quiet
-        self.typed = typed
+        self.typed = program() if typed is None else typed
         self._console: Console | None = None
 
     @property
     def console(self) -> Console:
-        """The console on stderr, made on first use: importing rich costs a tenth of a second."""
+        """The console on stderr, made on first use because importing rich takes 0.1 s."""
         if self._console is None:
             from rich.console import Console
 
@@ -41,12 +44,12 @@ class Ui:
         return self._console
 
     def note(self, message: str) -> None:
-        """Say what was chosen or done, one line on stderr."""
+        """Print a line on stderr: what was chosen or done."""
         if not self.quiet:
-            self.console.print(message, markup=False, emoji=False)
+            self.console.print(self.as_typed(message), markup=False, emoji=False)
 
     def next(self, *commands: str) -> None:
-        """End with the next commands to type."""
+        """Print the commands to type next."""
         if self.quiet:
             return
         from rich.text import Text
@@ -56,17 +59,21 @@ class Ui:
             self.console.print(Text.assemble((label, "dim"), (self.spelled(words), "bold cyan")))
 
     def spelled(self, command: str) -> str:
-        """Return a command as it is typed to work in the same workspace."""
+        """Return the command ``llmc …`` as a shell here runs it in the same workspace."""
         return command.replace("llmc ", f"{self.typed} ", 1)
 
+    def as_typed(self, message: str) -> str:
+        """Return a message whose commands, ``'llmc …'``, are spelled as a shell here runs them."""
+        return message.replace("'llmc ", f"'{self.typed} ")
+
     def error(self, message: str) -> None:
-        """Say what went wrong; said even when quiet."""
+        """Print an error, even when quiet."""
         from rich.text import Text
 
-        self.console.print(Text.assemble(("error: ", "bold red"), message))
+        self.console.print(Text.assemble(("error: ", "bold red"), self.as_typed(message)))
 
     def result(self, fields: dict[str, Any]) -> None:
-        """Print the command's result as one JSON object on stdout, when ``--json`` asks for it."""
+        """Print the command's result as one JSON object on stdout, with ``--json`` only."""
         if self.json:
             sys.stdout.write(json.dumps(fields) + "\n")
             sys.stdout.flush()
@@ -75,10 +82,7 @@ class Ui:
     def bar(
         self, description: str, total: int | None = None, unit: Unit = "bytes"
     ) -> Iterator[Advance]:
-        """Show a progress bar with its rate and the time that is left; nothing in a pipe.
-
-        This makes :class:`Ui` a :class:`llmc.report.Report`.
-        """
+        """Show a progress bar with rate and remaining time; nothing in a pipe."""
         from rich.progress import (
             BarColumn,
             DownloadColumn,

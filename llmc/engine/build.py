@@ -11,18 +11,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmc.cli.context import Context
 from llmc.engine import toolchain
 from llmc.engine.machine import cpu_identity
 from llmc.engine.process import run_quietly
 from llmc.engine.toolchain import Compiler, Cpu, Mode, Step
 from llmc.errors import BadData, CompileFailed, Usage
 from llmc.paths import cache_dir, shipped_dir
+from llmc.report import SILENT, Advance, Report
 
 SHOWN_ERRORS = 3
 
@@ -64,44 +64,69 @@ def chosen_cpu() -> Cpu:
     return Cpu(word)
 
 
-def ensure_native(
-    here: Context,
-    *,
-    force: bool = False,
-    debug: bool = False,
-    sanitize: bool = False,
-    cpu: Cpu | None = None,
-    native: Path | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class Built:
+    """What a build did.
+
+    Attributes:
+        path: the engine's binary.
+        compiled: False if the binary was there already.
+        seconds: how long compiling took.
+    """
+
+    path: Path
+    compiled: bool
+    seconds: float = 0.0
+
+
+def ensure_native(*, report: Report = SILENT) -> Path:
     """Return the path of the engine's binary, compiling it first if it is not there.
 
+    Raises:
+        CompileFailed: the compiler refused, or there is none.
+        BadData: the cache cannot be written.
+    """
+    return build_native(report=report).path
+
+
+def build_native(
+    *,
+    report: Report = SILENT,
+    force: bool = False,
+    mode: Mode = Mode.RELEASE,
+    cpu: Cpu | None = None,
+    native: Path | None = None,
+) -> Built:
+    """Compile the engine if its binary is not there, and return what was done.
+
     Args:
-        here: whose voice says what is going on.
-        force: compile even if it is there.
-        debug: with symbols and little optimisation.
-        sanitize: like debug, and stopping at undefined behaviour.
-        cpu: which CPUs it is for; if not given, those that LLMC_CPU names, else the whole family.
-        native: the folder of C sources, if not llmc's own.
+        report: shows the progress of compiling.
+        force: compile even if the binary is there.
+        mode: what the build is for.
+        cpu: the CPUs to build for. Default: those that LLMC_CPU names, else the whole family.
+        native: the folder of C sources. Default: llmc's own.
 
     Raises:
         CompileFailed: the compiler refused, or there is none.
         BadData: the cache cannot be written.
     """
     native = native or shipped_dir("native")
-    mode = Mode.SANITIZE if sanitize else Mode.DEBUG if debug else Mode.RELEASE
     cpu = cpu or chosen_cpu()
     binary = native_binary(mode, native, cpu)
     if binary.is_file() and not force:
-        return binary
-    here.ui.note("building the engine, once per version …")
+        return Built(binary, compiled=False)
+    report.note("building the engine, once per version …")
     start = time.monotonic()
     with _scratch(binary.parent) as scratch:
-        (built,) = build_programs(scratch, compiler=compiler_for(cpu), mode=mode, native=native)
-        # A rename replaces in one step whatever another build has put there meanwhile, and a
-        # program that is running keeps its file.
+        (built,) = build_programs(
+            scratch, compiler=compiler_for(cpu), mode=mode, native=native, report=report
+        )
+        # The rename replaces in one step whatever another build has put there meanwhile, and a
+        # running program keeps its file.
         built.replace(binary)
-    here.ui.note(f"built in {time.monotonic() - start:.1f} s: {binary}")
-    return binary
+    seconds = time.monotonic() - start
+    report.note(f"built in {seconds:.1f} s: {binary}")
+    return Built(binary, compiled=True, seconds=seconds)
 
 
 def build_programs(
@@ -111,6 +136,7 @@ def build_programs(
     mode: Mode = Mode.RELEASE,
     native: Path | None = None,
     tests: bool = False,
+    report: Report = SILENT,
 ) -> list[Path]:
     """Compile the engine, or the C test programs, into ``out`` and return the programs' paths.
 
@@ -120,6 +146,7 @@ def build_programs(
         mode: what the build is for.
         native: the folder of C sources, if not llmc's own.
         tests: the test programs instead of the engine.
+        report: shows how many files are compiled.
 
     Raises:
         CompileFailed: the compiler refused, or there is none.
@@ -127,12 +154,13 @@ def build_programs(
     compiler = compiler or toolchain.zig()
     plan = toolchain.plan(compiler, native or shipped_dir("native"), out, mode=mode, tests=tests)
     out.mkdir(parents=True, exist_ok=True)
-    _run(compiler, plan.objects)
-    _run(compiler, plan.links)
+    with report.bar("compiling", len(plan.objects), "files") as advance:
+        _run(compiler, plan.objects, advance)
+        _run(compiler, plan.links)
     return [step.output for step in plan.links]
 
 
-def _run(compiler: Compiler, steps: tuple[Step, ...]) -> None:
+def _run(compiler: Compiler, steps: tuple[Step, ...], advance: Advance | None = None) -> None:
     """Run compiler steps side by side.
 
     Raises:
@@ -142,12 +170,14 @@ def _run(compiler: Compiler, steps: tuple[Step, ...]) -> None:
     cache = str(cache_dir() / "zig")
     env = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache} if compiler.is_zig else {}
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    running = {pool.submit(run_quietly, step.argv, env): step for step in steps}
     try:
-        for step, done in zip(
-            steps, pool.map(lambda step: run_quietly(step.argv, env), steps), strict=True
-        ):
+        for future in as_completed(running):
+            done = future.result()
             if done.code != 0:
-                raise CompileFailed(_reason(step, done.output))
+                raise CompileFailed(_reason(running[future], done.output))
+            if advance is not None:
+                advance(1)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -46,7 +46,7 @@ def eval_hellaswag(
         )
     here.ui.note(f"data: {where(path)}")
     here.ui.note(f"model: {where(subject.checkpoint)}; tokenizer: {tokenizer.name}")
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     examples = chosen(read_examples(path), most)
     positions = subject.header.config.context
     rows = [row for example in examples for row in rows_of(example, tokenizer, positions)]

@@ -125,7 +125,7 @@ def eval_loss(
     where, tokenizer = here.workspace.shown, text.tokenizer
     here.ui.note(f"data: {', '.join(map(where, text.files))}")
     here.ui.note(f"model: {where(subject.checkpoint)}")
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     tally = Tally()
     if tokenizer is None:
         here.ui.note("nothing tells the tokenizer: no bits per byte, no documents")

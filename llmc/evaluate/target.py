@@ -7,8 +7,9 @@ from pathlib import Path
 
 from llmc.cli.context import Context
 from llmc.errors import MissingOutput, Usage
+from llmc.paths import CHECKPOINT
 from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
-from llmc.train.folder import CHECKPOINT, find_run, run_data
+from llmc.train.folder import find_run, run_data
 from llmc.train.start import Data, check_match, find_data, token_files
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 from llmc.weights.lookup import tokenizer_of

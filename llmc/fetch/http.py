@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import PurePosixPath
@@ -14,6 +13,7 @@ from llmc.errors import BadData, Interrupted
 from llmc.fetch.cache import Entry
 from llmc.fetch.network import Note, Passing, persistently
 from llmc.fetch.remote import Remote, unreachable
+from llmc.paths import free_bytes
 from llmc.units import megabytes
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ class Transfer:
             BadData: so it is.
         """
         folder = self._entry.path.parent
-        free = shutil.disk_usage(folder).free
+        free = free_bytes(folder)
         if missing > free:
             raise BadData(
                 f"{self._remote.name} takes {megabytes(missing)} more, and the disk of {folder} "

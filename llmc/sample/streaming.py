@@ -89,7 +89,7 @@ class TextStream:
         """
         if self.stopped is not None:
             return []
-        text = self._decoder.decode(self._tokenizer.decode_bytes([token]))
+        text = self._decoder.decode(self._tokenizer.detokenize([token]))
         # A token that ends inside a character ends with the whole of it.
         inside = bool(self._decoder.getstate()[0])
         end = self._length + len(text) + inside

@@ -10,15 +10,17 @@ from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from llmc.cli.context import Context
-from llmc.config import ModelConfig, SampleConfig, load_preset
+from llmc.config import SampleConfig, load_preset
 from llmc.engine.generator import Generator
 from llmc.engine.machine import available_cores
 from llmc.engine.protocol import NO_TOKEN, End, Request, Token, raise_failure
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
+from llmc.model import ModelConfig, parameter_count
+from llmc.paths import CHECKPOINT, CONFIG
 from llmc.sample.streaming import Piece, TextStream
 from llmc.tokens.tokenizer import Tokenizer, recorded_tokenizer
-from llmc.train.folder import CHECKPOINT, CONFIG, find_run
-from llmc.weights.checkpoint import parameter_count, read_header
+from llmc.train.folder import find_run
+from llmc.weights.checkpoint import read_header
 from llmc.weights.lookup import tokenizer_of
 
 # Bytes that are no UTF-8 become lone surrogates, so that they can be written as they are.
@@ -44,7 +46,7 @@ class Weights:
         """Return the text of ``ids``, None where the tokenizer is not known."""
         if self.tokenizer is None:
             return None
-        return self.tokenizer.decode_bytes(ids).decode(errors=KEPT)
+        return self.tokenizer.detokenize(ids).decode(errors=KEPT)
 
 
 def find_weights(

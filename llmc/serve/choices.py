@@ -113,7 +113,7 @@ def speller(tokenizer: Tokenizer) -> Spell:
 
     @lru_cache(maxsize=1 << 16)
     def spell(token: int) -> str:
-        data = tokenizer.decode_bytes([token])
+        data = tokenizer.detokenize([token])
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:

@@ -116,7 +116,7 @@ class Completions:
     def _text(self, prompt: str | list[int]) -> str:
         if isinstance(prompt, str):
             return prompt
-        return self.tokenizer.decode_bytes(prompt).decode(errors="replace")
+        return self.tokenizer.detokenize(prompt).decode(errors="replace")
 
 
 class Answer:

@@ -10,13 +10,14 @@ from typing import Any
 from llmc.config import SampleConfig
 from llmc.engine.protocol import Ready
 from llmc.errors import BadData, LlmcError
+from llmc.model import parameter_count
+from llmc.paths import CHECKPOINT, METRICS
 from llmc.sample.text import Weights
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.curves import extremes
-from llmc.train.folder import CHECKPOINT, METRICS
 from llmc.train.history import read_run
 from llmc.train.plots import plot_of
-from llmc.weights.checkpoint import CheckpointHeader, parameter_count, read_header
+from llmc.weights.checkpoint import CheckpointHeader, read_header
 
 MOST_POINTS = 600
 

@@ -15,7 +15,9 @@ from typing import BinaryIO
 
 from llmc.errors import BadData, Usage
 from llmc.text.utf8 import CHUNK, Decoder
-from llmc.tokens.tokenizer import ENDOFTEXT
+
+# The text of the token between two documents.
+ENDOFTEXT = "<|endoftext|>"
 
 # A document is handed on as one string. Beyond this size it is more likely a mistake, or made to
 # exhaust memory.

@@ -19,11 +19,10 @@ from urllib.parse import unquote, urlsplit
 from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.paths import Workspace, cache_dir
-from llmc.text.documents import AT_ENDOFTEXT
+from llmc.text.documents import AT_ENDOFTEXT, ENDOFTEXT
 from llmc.text.files import Stretch, examine
 from llmc.text.parts import Part, Piece, parts_of, pieces_of
 from llmc.text.reading import Kind, Reading, kind_of
-from llmc.tokens.tokenizer import ENDOFTEXT
 
 STDIN = "-"
 URL_HINT = "check the address, or save the file yourself and name it"

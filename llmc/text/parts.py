@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from llmc.errors import BadData
 from llmc.text.archives import stored_members, streamed_members
-from llmc.text.documents import LINE, boundary_of_head, cut, starts
+from llmc.text.documents import FILE, LINE, boundary_of_head, cut, starts
 from llmc.text.files import Stretch, chunks_of, opened
 from llmc.text.reading import DEFAULT_FIELD, Kind, Reading, kind_of
 from llmc.text.records import (
@@ -43,11 +43,18 @@ class Part:
         bytes: its size where it is stored, for progress; None where that is not known.
         read: makes a fresh iterator over its documents, as often as it is called. It can be
             pickled, and gives the same documents every time.
+        stream: makes an iterator over a single document in chunks, each with whether it begins
+            the document; None: the part is not a single document.
     """
 
     name: str
     bytes: int | None
     read: Callable[[], Iterator[str]]
+    stream: Callable[[], Iterator[tuple[bool, str]]] | None = None
+
+    def texts(self) -> Iterator[str | tuple[bool, str]]:
+        """Yield the documents; a single document in chunks, so that memory stays bounded."""
+        return self.read() if self.stream is None else self.stream()
 
 
 @dataclass(frozen=True)
@@ -151,9 +158,42 @@ def documents_of_piece(piece: Piece) -> Iterator[str]:
 def parts_of(pieces: Iterable[Piece]) -> tuple[Part, ...]:
     """Return each piece as a part."""
     return tuple(
-        Part(piece.stretch.name, piece.bytes, partial(documents_of_piece, piece))
+        Part(
+            piece.stretch.name,
+            piece.bytes,
+            partial(documents_of_piece, piece),
+            partial(_chunks_of_piece, piece) if piece.kind.boundary == FILE else None,
+        )
         for piece in pieces
     )
+
+
+def _chunks_of_piece(piece: Piece) -> Iterator[tuple[bool, str]]:
+    """Yield a text file that is one document in chunks, each with whether it is the first.
+
+    Raises:
+        BadData: it cannot be read, or is not UTF-8.
+    """
+    name = piece.stretch.name
+    with opened(piece.stretch) as stream:
+        chunks = chunks_of(stream, name, piece.kind.codec)
+        head = next(chunks, b"")
+        if piece.is_optional and not _is_text(head, name):
+            return
+        decoder, begins = Decoder(name), True
+        for chunk in chain((head,), chunks, (b"",)):
+            if text := decoder.text(chunk, final=not chunk):
+                yield begins, text
+                begins = False
+
+
+def _is_text(head: bytes, name: str) -> bool:
+    """Return whether a file that begins with the chunk ``head`` begins as UTF-8 text."""
+    try:
+        Decoder(name).text(head, final=len(head) < CHUNK)
+    except NotText:
+        return False
+    return True
 
 
 def _row_groups(whole: Piece, sizes: list[int]) -> list[Piece]:
@@ -253,11 +293,8 @@ def _text(piece: Piece, chunks: Iterator[bytes]) -> Iterator[str]:
     name = piece.stretch.name
     offset = piece.stretch.start - piece.whole.start
     head = next(chunks, b"")
-    if piece.is_optional:
-        try:
-            Decoder(name).text(head, final=len(head) < CHUNK)
-        except NotText:
-            return
+    if piece.is_optional and not _is_text(head, name):
+        return
     boundary = piece.kind.boundary or boundary_of_head(head)
     is_last = piece.stretch.end == piece.whole.end
     for text in cut(chain((head,), chunks), boundary, name, offset=offset, is_last=is_last):

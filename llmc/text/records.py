@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmc.errors import BadData
+from llmc.installation import install_command
 from llmc.text.documents import LINE, cut
 from llmc.text.json_stream import JsonStream, json_reason
 
@@ -136,7 +137,7 @@ def _parquet(stream: BinaryIO, name: str) -> pq.ParquetFile:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise BadData(
-            f"{name} is parquet, which needs pyarrow: run 'pip install \"llmc[parquet]\"'"
+            f"{name} is parquet, which needs pyarrow: {install_command('parquet')}"
         ) from error
     try:
         # The buffer bounds what is held of a row group; without one it is read whole.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import LlmcError, Usage
+from llmc.installation import install_command
 from llmc.text.source import Part
 from llmc.tokens.files import token_dtype
 from llmc.tokens.tokenizer import ENDOFTEXT, PATTERN, TOKENIZER_FILE, Tokenizer
@@ -43,7 +44,7 @@ OWN_ENCODINGS = 16  # GPT-2's takes 11 MB and 30 ms
 
 
 @dataclass(frozen=True)
-class Batch:
+class TextBatch:
     """Text in order: documents, or pieces of a long one.
 
     Attributes:
@@ -63,36 +64,59 @@ class Encoded:
     text_bytes: int
 
 
-Encode = Callable[[Batch], Encoded]
+Encode = Callable[[TextBatch], Encoded]
 
 
-def batches(documents: Iterable[str], cuts: re.Pattern[str] | None) -> Iterator[Batch]:
+# Text in order: documents, or their pieces, each with whether it begins a document.
+Texts = Iterable[str | tuple[bool, str]]
+
+
+def batches(texts: Texts, cuts: re.Pattern[str] | None) -> Iterator[TextBatch]:
     """Group documents into batches of about ``BATCH_CHARACTERS``; cut longer ones at ``cuts``."""
-    texts: list[str] = []
+    held: list[str] = []
     starts: list[bool] = []
     size = 0
-    for document in documents:
-        for start, piece in pieces(document, cuts):
-            texts.append(piece)
-            starts.append(start)
-            size += len(piece)
-            if size >= BATCH_CHARACTERS:
-                yield Batch(texts, starts)
-                texts, starts, size = [], [], 0
-    if texts:
-        yield Batch(texts, starts)
+    for start, piece in pieces(texts, cuts, BATCH_CHARACTERS):
+        held.append(piece)
+        starts.append(start)
+        size += len(piece)
+        if size >= BATCH_CHARACTERS:
+            yield TextBatch(held, starts)
+            held, starts, size = [], [], 0
+    if held:
+        yield TextBatch(held, starts)
 
 
-def pieces(document: str, cuts: re.Pattern[str] | None) -> Iterator[tuple[bool, str]]:
-    """Yield a document in pieces of about ``BATCH_CHARACTERS``, and whether they begin it."""
-    at = 0
-    while cuts is not None and len(document) - at > 2 * BATCH_CHARACTERS:
-        found = cuts.search(document, at + BATCH_CHARACTERS)
-        if found is None:
-            break
-        yield at == 0, document[at : found.start()]
-        at = found.start()
-    yield at == 0, document[at:] if at else document
+def pieces(texts: Texts, cuts: re.Pattern[str] | None, size: int) -> Iterator[tuple[bool, str]]:
+    """Yield documents in pieces of about ``size`` characters, with whether a piece begins one.
+
+    Where the pieces are cut depends on the documents alone, not on the pieces they come in.
+
+    Args:
+        texts: the documents.
+        cuts: where they may be cut; None: nowhere.
+        size: the least number of characters of a piece that is not the last of its document.
+    """
+    begun, start, held, searched = False, True, "", 0
+    for text in texts:
+        begins, piece = (True, text) if isinstance(text, str) else text
+        if begins:
+            if begun:
+                yield start, held
+            begun, start, held, searched = True, True, "", 0
+        held += piece
+        at = 0
+        while cuts is not None and len(held) - at > 2 * size:
+            found = cuts.search(held, max(at + size, searched))
+            if found is None:
+                searched = len(held)
+                break
+            yield start, held[at : found.start()]
+            start, at = False, found.start()
+        if at:
+            held, searched = held[at:], max(0, searched - at)
+    if begun:
+        yield start, held
 
 
 def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] | None:
@@ -122,7 +146,7 @@ def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
     dtype = token_dtype(tokenizer.vocab_size)
     allowed = set(tokenizer.special_tokens) if special else {ENDOFTEXT}
 
-    def encode(batch: Batch) -> Encoded:
+    def encode(batch: TextBatch) -> Encoded:
         batch, size = _well_formed(batch)
         joined = _joined(batch)
         if special or joined.count(ENDOFTEXT) == sum(batch.starts):
@@ -167,7 +191,7 @@ def _per_thread(tokenizer: Tokenizer) -> Callable[[], tiktoken.Encoding]:
     return encoding
 
 
-def _joined(batch: Batch) -> str:
+def _joined(batch: TextBatch) -> str:
     """Return the batch as one text in which ``<|endoftext|>`` begins each document.
 
     No end of a document makes another one of it together with what follows: it has no border.
@@ -178,16 +202,18 @@ def _joined(batch: Batch) -> str:
     return "".join(parts)
 
 
-def _well_formed(batch: Batch) -> tuple[Batch, int]:
-    """Return the batch and its bytes in UTF-8; halves of surrogate pairs become U+FFFD."""
+def _well_formed(batch: TextBatch) -> tuple[TextBatch, int]:
+    """Return the batch in well-formed text, and its bytes in UTF-8."""
     try:
         return batch, sum(map(_utf8_length, batch.texts))
     except UnicodeEncodeError:
-        texts = [
-            text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            for text in batch.texts
-        ]
-        return Batch(texts, batch.starts), sum(map(_utf8_length, texts))
+        texts = [*map(well_formed, batch.texts)]
+        return TextBatch(texts, batch.starts), sum(map(_utf8_length, texts))
+
+
+def well_formed(text: str) -> str:
+    """Return ``text`` with U+FFFD in place of unpaired surrogates, which UTF-8 cannot encode."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _utf8_length(text: str) -> int:
@@ -222,7 +248,7 @@ def choose_encoder(
         return Choice(exact)
     if importlib.util.find_spec("gigatoken") is None:
         if fast:
-            raise Usage("--fast needs the package gigatoken: pip install 'llmc[fast]'")
+            raise Usage(f"--fast needs the package gigatoken: {install_command('fast')}")
         return Choice(exact)
     scheme = "gpt2" if tokenizer.pattern == PATTERN else FAST_SCHEMES.get(tokenizer.name)
     if scheme is None or special:
@@ -263,7 +289,7 @@ def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
         ).backend
     dtype = token_dtype(tokenizer.vocab_size)
 
-    def encode(batch: Batch) -> Encoded:
+    def encode(batch: TextBatch) -> Encoded:
         batch, size = _well_formed(batch)
         joined = _joined(batch)
         if joined.count(ENDOFTEXT) != sum(batch.starts):
@@ -275,14 +301,14 @@ def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
     return encode
 
 
-def _sample(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[Batch]:
+def _sample(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[TextBatch]:
     """Yield the first batch of parts from all over the text."""
     step = max(1, len(parts) // SAMPLES)
     for part in parts[::step]:
-        yield from islice(batches(part.read(), cuts), 1)
+        yield from islice(batches(part.texts(), cuts), 1)
 
 
-def _agree(one: Encode, other: Encode, batch: Batch) -> bool:
+def _agree(one: Encode, other: Encode, batch: TextBatch) -> bool:
     import numpy as np
 
     return np.array_equal(one(batch).ids, other(batch).ids)

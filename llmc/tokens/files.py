@@ -9,12 +9,14 @@ about themselves: whoever reads one has to name its type.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData
+from llmc.kinds import not_data
 from llmc.paths import written_whole
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ MAGIC32, VERSION32 = 20240801, 7
 UINT16_VOCAB = 65536
 MAX_TOKENS = 2**32 - 1
 HASH_CHUNK = 1 << 20
+_AGAIN = "make it with 'llmc tokenize'"
 HEADERLESS = {"uint16": "<u2", "int32": "<i4"}  # nanoGPT's, llm.c's first release's
 
 
@@ -88,6 +91,94 @@ def write_tokens(
     return TokenFile(path, count, digest.hexdigest())
 
 
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the tokens of a file lie.
+
+    Attributes:
+        dtype: ``uint16``, ``uint32`` or, without a header, ``int32``.
+        start: the first byte of the tokens.
+        count: the tokens that the file promises.
+        there: the tokens that it holds.
+        version: of the header; 0 without one.
+    """
+
+    dtype: str
+    start: int
+    count: int
+    there: int
+    version: int = 0
+
+    @property
+    def width(self) -> int:
+        """The bytes of a token."""
+        return 2 if self.dtype == "uint16" else 4
+
+
+def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[str]]:
+    """Read the header of a token file as far as it goes.
+
+    Args:
+        path: the file.
+        name: how the problems call the file.
+
+    Returns:
+        The layout, or None if there is no whole header, and the problems, a sentence each.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        raw = file.read(HEADER_BYTES)
+        size = file.seek(0, 2)
+    magic, version, count = struct.unpack("<3I", raw[:12].ljust(12, b"\0"))
+    if magic not in (MAGIC16, MAGIC32):
+        other = (
+            f"{name} is not a token file: it starts with {magic}, not {MAGIC16} or {MAGIC32}; "
+            "make one from text with 'llmc tokenize', and one from tokens without a header with "
+            "its --dtype uint16 or int32"
+        )
+        return None, [not_data(raw, name) or other]
+    if len(raw) < HEADER_BYTES:
+        return None, [
+            f"{name} is cut short: it has {len(raw)} bytes of its header's {HEADER_BYTES}; {_AGAIN}"
+        ]
+    problems = []
+    dtype, wanted = ("uint16", VERSION16) if magic == MAGIC16 else ("uint32", VERSION32)
+    if version != wanted:
+        problems.append(
+            f"{name} is a token file of version {version}, and only version {wanted} is known; "
+            f"{_AGAIN}"
+        )
+    width = 2 if magic == MAGIC16 else 4
+    expected = HEADER_BYTES + count * width
+    promised = f"its header promises {count:,} tokens in {expected:,} bytes, and"
+    if size < expected:
+        problems.append(
+            f"{name} is cut short: {promised} {expected - size:,} bytes are missing; {_AGAIN}"
+        )
+    elif size > expected:
+        problems.append(f"{name} is too long: {promised} {size - expected:,} more follow; {_AGAIN}")
+    there = min(count, (size - HEADER_BYTES) // width)
+    return TokenLayout(dtype, HEADER_BYTES, count, there, version), problems
+
+
+def scan_headerless(path: Path, dtype: str, name: str = "it") -> tuple[TokenLayout, list[str]]:
+    """Return the layout of a file that is nothing but tokens, and its problems.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    size, width = path.stat().st_size, 2 if dtype == "uint16" else 4
+    problems = []
+    if size % width:
+        problems.append(
+            f"{name} has {size:,} bytes, which are no whole number of {dtype} tokens; "
+            "it was cut short, or --dtype is another"
+        )
+    return TokenLayout(dtype, 0, size // width, size // width), problems
+
+
 def read_tokens(path: Path) -> NDArray[np.unsignedinteger[Any]]:
     """Map the tokens of ``path``, (n,) uint16 or uint32, without reading them into memory.
 
@@ -98,36 +189,15 @@ def read_tokens(path: Path) -> NDArray[np.unsignedinteger[Any]]:
     import numpy as np
 
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            header = np.frombuffer(file.read(HEADER_BYTES).ljust(HEADER_BYTES, b"\0"), "<u4")
+        layout, problems = scan_tokens(path, str(path))
     except OSError as error:
-        raise BadData(
-            f"cannot read the token file {path}: {error.strerror}; make it with 'llmc tokenize'"
-        ) from error
-    magic, version, count = (int(value) for value in header[:3])
-    if size < HEADER_BYTES or magic not in (MAGIC16, MAGIC32):
-        raise BadData(
-            f"{path} is not a token file: it starts with {magic}, not {MAGIC16} or {MAGIC32}; "
-            "make one from text with 'llmc tokenize', and one from tokens without a header with "
-            "its --dtype uint16 or int32"
-        )
-    wanted = VERSION16 if magic == MAGIC16 else VERSION32
-    if version != wanted:
-        raise BadData(
-            f"{path} is a token file of version {version}, and only version {wanted} is known; "
-            "make it again with 'llmc tokenize'"
-        )
-    dtype = np.dtype("<u2" if magic == MAGIC16 else "<u4")
-    expected = HEADER_BYTES + count * dtype.itemsize
-    if size != expected:
-        raise BadData(
-            f"{path} has {size:,} bytes, but its header says {count:,} tokens, which make "
-            f"{expected:,}; it was cut short or changed: run 'llmc tokenize' again"
-        )
-    if not count:
+        raise BadData(f"cannot read the token file {path}: {error.strerror}; {_AGAIN}") from error
+    if layout is None or problems:
+        raise BadData(problems[0])
+    dtype = np.dtype(layout.dtype).newbyteorder("<")
+    if not layout.count:
         return np.empty(0, dtype)
-    return np.memmap(path, dtype, mode="r", offset=HEADER_BYTES, shape=(count,))
+    return np.memmap(path, dtype, mode="r", offset=layout.start, shape=(layout.count,))
 
 
 def read_headerless(path: Path, dtype: str) -> NDArray[np.integer[Any]]:
@@ -140,21 +210,18 @@ def read_headerless(path: Path, dtype: str) -> NDArray[np.integer[Any]]:
 
     kind = np.dtype(HEADERLESS[dtype])
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
             magic = int.from_bytes(file.read(4), "little")
+        layout, problems = scan_headerless(path, dtype, str(path))
     except OSError as error:
         raise BadData(
             f"cannot read the token file {path}: {error.strerror}; name another"
         ) from error
     if magic in (MAGIC16, MAGIC32):
         raise BadData(f"{path} has llm.c's header, which says its type: leave out --dtype")
-    if size % kind.itemsize:
-        raise BadData(
-            f"{path} has {size:,} bytes, which are no whole number of {dtype} tokens; "
-            "it was cut short, or --dtype is another"
-        )
-    return np.memmap(path, kind, mode="r") if size else np.empty(0, kind)
+    if problems:
+        raise BadData(problems[0])
+    return np.memmap(path, kind, mode="r") if layout.count else np.empty(0, kind)
 
 
 def has_header(path: Path) -> bool:

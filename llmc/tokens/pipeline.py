@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmc.text.source import Part, documents_of
-from llmc.tokens.encode import Batch, Encode, Encoded, batches
+from llmc.tokens.encode import Encode, Encoded, TextBatch, batches
 
 if TYPE_CHECKING:
     import re
@@ -94,7 +94,7 @@ def _batch_tasks(
     """Read a large part here; the workers encode. The tasks' sizes add up to the part's."""
     left, size = part.bytes, 0
     held: Task | None = None
-    for number, batch in enumerate(batches(part.read(), cuts)):
+    for number, batch in enumerate(batches(part.texts(), cuts)):
         read = sum(map(len, batch.texts))
         if left is not None:
             read = min(read, left)
@@ -114,7 +114,7 @@ def _read_and_encode(unit: Sequence[Part], encode: Encode, cuts: re.Pattern[str]
 
     made = [encode(batch) for batch in batches(documents_of(unit), cuts)]
     if not made:
-        return encode(Batch([], []))
+        return encode(TextBatch([], []))
     return Encoded(
         np.concatenate([encoded.ids for encoded in made]),
         sum(encoded.text_bytes for encoded in made),

@@ -1,13 +1,13 @@
-"""Where the tokens of a dataset are cut into those to validate on and those to train on."""
+"""The cut between the validation and the training tokens of a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from llmc.cli.context import Context
 from llmc.errors import BadData, Usage
-from llmc.text.source import VAL_FRACTION, Source
+from llmc.report import Report
+from llmc.text.source import VAL_FRACTION
 from llmc.tokens.files import TokenFile, read_tokens
 
 MIN_TOKENS = 2  # an input and its target
@@ -18,12 +18,12 @@ SLICE = 1 << 20
 
 @dataclass(frozen=True)
 class Cut:
-    """How the stream of tokens is cut: validation first.
+    """The size of the validation split, which is the start of the token stream.
 
     Attributes:
-        tokens: so many exactly; None: a fraction.
-        fraction: this part of the tokens, moved to the nearest start of a document.
-        most: never more than so many by a fraction.
+        tokens: exactly this many tokens; None: a fraction.
+        fraction: this fraction of the tokens, moved to the nearest start of a document.
+        most: the maximum number of tokens of a fraction.
     """
 
     tokens: int | None = None
@@ -79,11 +79,11 @@ def _positions(files: Sequence[TokenFile], token: int, start: int, end: int) -> 
         first += file.tokens
 
 
-def check_split_flags(val_tokens: int | None, val_fraction: float | None) -> None:
-    """Refuse a validation split that is none.
+def check_split(val_tokens: int | None, val_fraction: float | None) -> None:
+    """Check the requested size of the validation split.
 
     Raises:
-        Usage: both flags are given, or one is out of its range.
+        Usage: both are given, or one is out of its range.
     """
     if val_tokens is not None and val_fraction is not None:
         raise Usage("--val-tokens and --val-fraction exclude each other: give one")
@@ -94,43 +94,43 @@ def check_split_flags(val_tokens: int | None, val_fraction: float | None) -> Non
 
 
 def choose_cut(
-    here: Context, source: Source, val_tokens: int | None, val_fraction: float | None
+    name: str,
+    val_tokens: int | None,
+    val_fraction: float | None,
+    *,
+    default: int | None = None,
+    has_own_val: bool = False,
+    report: Report,
 ) -> Cut:
-    """Choose how to split, saying what was chosen; of no use where a dataset has its own split.
+    """Return where to cut off the validation split; report a default.
+
+    Args:
+        name: the dataset, for messages.
+        val_tokens: the requested number of validation tokens.
+        val_fraction: the requested fraction.
+        default: the dataset's own number of validation tokens.
+        has_own_val: the dataset has a validation text; the cut is then not used.
+        report: receives the default that was chosen.
 
     Raises:
-        Usage: a split is asked for where the dataset brings its own.
+        Usage: a split is requested of a dataset that has its own.
     """
-    if source.val_parts is not None:
+    if has_own_val:
         if val_tokens is not None or val_fraction is not None:
-            raise own_val(source.name)
-        here.ui.note(f"validation: {source.name}'s own validation text")
+            raise Usage(
+                f"{name} has a validation text of its own: "
+                "leave out --val-tokens and --val-fraction"
+            )
+        report.note(f"validation: {name}'s own validation text")
         return Cut()
-    return cut_of_flags(here, source.val_tokens, val_tokens, val_fraction)
-
-
-def own_val(name: str) -> Usage:
-    """Return the failure of a split that is asked for where the dataset brings its own."""
-    return Usage(
-        f"{name} has a validation text of its own: leave out --val-tokens and --val-fraction"
-    )
-
-
-def cut_of_flags(
-    here: Context, default: int | None, val_tokens: int | None, val_fraction: float | None
-) -> Cut:
-    """Choose how to split by what was typed, or else by the dataset's own count of tokens.
-
-    What nobody typed is said.
-    """
     if val_fraction is not None:
         return Cut(fraction=val_fraction)
     if val_tokens is not None:
         return Cut(val_tokens)
     if default is not None:
-        here.ui.note(f"validation: the first {default:,} tokens (--val-tokens)")
+        report.note(f"validation: the first {default:,} tokens (--val-tokens)")
         return Cut(default)
-    here.ui.note(
+    report.note(
         f"validation: the first {VAL_FRACTION:.0%} of the tokens, at most {MOST_VAL_TOKENS:,} "
         "(--val-fraction)"
     )

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,9 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
 from llmc.paths import written_whole
-from llmc.tokens.byte_level import unspelled
+from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.vocabulary import (
-    ENDOFTEXT,
     PATTERN,
     TOKENIZER_FILE,
     encoding_names,
@@ -52,10 +50,10 @@ __all__ = [
     "file_of",
     "load_recorded",
     "load_tokenizer",
+    "plain_tokenizer",
     "record_tokenizer",
     "recorded_tokenizer",
     "save_tokenizer",
-    "train_bpe",
 ]
 
 RECORD_FILE = "tokenizer.json"
@@ -96,7 +94,7 @@ class Tokenizer:
         """Return the ids of ``text``; a ``<|endoftext|>`` written in it is text like any other."""
         return self.encoding.encode_ordinary(text)
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def detokenize(self, ids: Iterable[int]) -> bytes:
         """Return the bytes the ids stand for: UTF-8 only where no character is cut.
 
         An id that the encoding leaves unused stands for nothing: an untrained model may draw one.
@@ -140,13 +138,13 @@ def load_tokenizer(spec: str) -> Tokenizer:
             there; else they are GPT-2's.
 
     Raises:
-        Usage: ``spec`` is none of these (``bpe:N`` has to be trained: :func:`train_bpe`).
+        Usage: ``spec`` is none of these; ``bpe:N`` has to be trained (:mod:`llmc.tokens.bpe`).
         BadData: the file is broken, or the vocabulary is nowhere to be found.
     """
     if spec in GPT2_NAMES:
-        return _plain("gpt2", ranks_of(gpt2_tokens()))
+        return plain_tokenizer("gpt2", ranks_of(gpt2_tokens()))
     if spec == "byte":
-        return _plain("byte", ranks_of(single_bytes()))
+        return plain_tokenizer("byte", ranks_of(single_bytes()))
     if spec.startswith("bpe:"):
         raise Usage(f"'{spec}' is trained by 'llmc tokenize'; name the {TOKENIZER_FILE} it wrote")
     if Path(spec).is_file():
@@ -175,39 +173,6 @@ def bpe_vocab_size(spec: str) -> int | None:
             "258 (the bytes, one merge, <|endoftext|>) or more, such as bpe:2048"
         )
     return int(number)
-
-
-def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE of ``vocab_size`` tokens in all; the same text gives the same one.
-
-    Ids 0 to 255 are the bytes, then come the merges in the order they were learnt.
-
-    Raises:
-        BadData: the text is too small or too uniform to yield so many tokens.
-    """
-    # Unset, a process started later (the compiler, the engine) makes the library warn about forks.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from tokenizers import Tokenizer as Trained
-    from tokenizers import models, pre_tokenizers, trainers
-
-    trained = Trained(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    trained.train_from_iterator(documents, trainer=trainer)
-    learnt = sorted(trained.get_vocab().items(), key=lambda item: item[1])
-    tokens = [unspelled(token) for token, _ in learnt]
-    tokens = single_bytes() + [token for token in tokens if len(token) > 1]
-    if len(tokens) < vocab_size - 1:
-        raise BadData(
-            f"the text yields a vocabulary of {len(tokens) + 1}, not {vocab_size}: "
-            f"choose a smaller one (--tokenizer bpe:{max(258, len(tokens) + 1)}, or byte), "
-            "or add text"
-        )
-    return _plain("bpe", ranks_of(tokens))
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
@@ -328,7 +293,7 @@ def _from_file(path: Path) -> Tokenizer:
     """
     record = _read_record(path.with_name(RECORD_FILE))
     if record is None or record["file"] != path.name or "pattern" not in record:
-        return _plain("bpe", read_ranks(path))
+        return plain_tokenizer("bpe", read_ranks(path))
     ranks = read_ranks(path, gaps=True)
     try:
         return _assembled(record["name"], ranks, record["pattern"], record["special_tokens"])
@@ -352,7 +317,8 @@ def _named(name: str) -> Tokenizer:
     return _assembled(name, found._mergeable_ranks, found._pat_str, found._special_tokens)
 
 
-def _plain(name: str, ranks: Mapping[bytes, int]) -> Tokenizer:
+def plain_tokenizer(name: str, ranks: Mapping[bytes, int]) -> Tokenizer:
+    """Return a tokenizer with GPT-2's pattern and ``<|endoftext|>`` as its last token."""
     return _assembled(name, ranks, PATTERN, {ENDOFTEXT: len(ranks)})
 
 

@@ -12,20 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmc.errors import BadData, MissingOutput
+from llmc.kinds import HEAD_BYTES, not_data
 
 HEADER_BYTES = 1024
 MAGIC, VERSION = 20240328, 2
-HEADER = struct.Struct("<4i")
+HEADER = struct.Struct("<4I")
 LONGEST = 255
+LARGEST_FILE = 1 << 26  # bytes, and tokens
 OLD_VERSION, OLD_VOCAB_SIZE = 1, 50257  # version 1 is GPT-2's alone and does not name its end
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """What a ``tokenizer.bin`` holds: the bytes of each id, and which id ends a document."""
+    """What a ``tokenizer.bin`` holds: the bytes of each id, and which id ends a document.
+
+    Attributes:
+        tokens: the bytes of each id.
+        eot: the id that ends a document.
+        count: the tokens that the header promises.
+        version: of the format.
+    """
 
     tokens: tuple[bytes, ...]
     eot: int
+    count: int
+    version: int
 
 
 def write_tokenizer_bin(path: Path, tokens: Sequence[bytes], eot: int) -> None:
@@ -55,22 +66,58 @@ def read_tokenizer_bin(path: Path) -> TokenTable:
     """
     if not path.is_file():
         raise MissingOutput(f"there is no file {path}")
-    raw = path.read_bytes()
+    table, problems = scan_tokenizer_bin(path, str(path))
+    if table is None or problems:
+        raise BadData(problems[0])
+    return table
+
+
+def scan_tokenizer_bin(path: Path, name: str = "it") -> tuple[TokenTable | None, list[str]]:
+    """Read a ``tokenizer.bin`` as far as it goes.
+
+    Args:
+        path: the file.
+        name: how the problems call the file.
+
+    Returns:
+        The tokens that are there, or None without a header, and the problems, a sentence each.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        raw = file.read(min(size, LARGEST_FILE + 1))
     magic, version, count, eot = HEADER.unpack(raw[: HEADER.size].ljust(HEADER.size, b"\0"))
-    if magic != MAGIC or version not in (OLD_VERSION, VERSION) or count < 1:
-        raise BadData(f"{path} is not llm.c's tokenizer.bin")
+    if magic != MAGIC or version not in (OLD_VERSION, VERSION):
+        other = f"{name} is not llm.c's tokenizer.bin of version {OLD_VERSION} or {VERSION}"
+        return None, [not_data(raw[:HEAD_BYTES], name) or other]
+    if len(raw) < HEADER_BYTES:
+        return None, [f"{name} is cut short: it has {len(raw)} bytes of its {HEADER_BYTES}"]
+    if not 0 < count <= LARGEST_FILE or len(raw) > LARGEST_FILE:
+        return None, [
+            f"{name} is damaged: {count:,} tokens in {size:,} bytes are more than any tokenizer has"
+        ]
+    eot = OLD_VOCAB_SIZE - 1 if version == OLD_VERSION else eot
+    problems = []
+    if not 0 <= eot < count:
+        problems.append(
+            f"{name} is damaged: its end-of-text token {eot} lies outside its {count} tokens"
+        )
     tokens: list[bytes] = []
     at = HEADER_BYTES
-    while len(tokens) < count and at < len(raw):
-        end = at + 1 + raw[at]
-        tokens.append(raw[at + 1 : end])
-        at = end
-    if len(tokens) != count or at != len(raw):
-        raise BadData(
-            f"{path} is damaged: it promises {count} tokens and does not end with the last"
+    while len(tokens) < count and at < len(raw) and at + 1 + raw[at] <= len(raw) and raw[at]:
+        tokens.append(raw[at + 1 : at + 1 + raw[at]])
+        at += 1 + raw[at]
+    if len(tokens) < count:
+        empty = at < len(raw) and not raw[at]
+        problems.append(
+            f"{name} is damaged: token {len(tokens):,} is empty"
+            if empty
+            else f"{name} is cut short: it promises {count:,} tokens, and it ends in token "
+            f"{len(tokens):,}"
         )
-    if version == OLD_VERSION:
-        eot = OLD_VOCAB_SIZE - 1
-    if not 0 <= eot < count:
-        raise BadData(f"{path} is damaged: its end-of-text token {eot} is not one of its {count}")
-    return TokenTable(tuple(tokens), eot)
+    elif at < len(raw):
+        problems.append(f"{name} is damaged: {len(raw) - at:,} bytes follow the last token")
+    return TokenTable(tuple(tokens), eot, count, version), problems

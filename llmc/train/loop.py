@@ -15,19 +15,10 @@ from llmc.cli.views.training import History, PlainView, choose_view, precision
 from llmc.config import Preset, TrainConfig, flags_of, load_preset, settings_of
 from llmc.engine.process import Engine
 from llmc.errors import BadData, Interrupted, LlmcError, Usage
+from llmc.paths import CHECKPOINT, METRICS, RECORD
 from llmc.tokens.tokenizer import record_tokenizer
 from llmc.train.endings import ending, further
-from llmc.train.folder import (
-    CHECKPOINT,
-    METRICS,
-    RECORD,
-    claim_run,
-    discard_run,
-    new_run,
-    newest_run,
-    newest_step,
-    write_config,
-)
+from llmc.train.folder import claim_run, discard_run, new_run, newest_run, newest_step, write_config
 from llmc.train.metrics import Event, Metrics, read_metrics
 from llmc.train.record import (
     Record,

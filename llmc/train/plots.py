@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llmc.errors import BadData, Usage
+from llmc.installation import install_command
 from llmc.paths import cache_dir, written_whole
 from llmc.train.curves import Line, Picture, Point, chart, extremes, moving_mean
 from llmc.train.history import RunHistory, printable
@@ -273,7 +274,7 @@ def write_picture(plot: Plot, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise Usage(
-            f"drawing {path.suffix} needs matplotlib: pip install 'llmc[plot]', or draw an .html "
+            f"drawing {path.suffix} needs matplotlib: {install_command('plot')}, or draw an .html "
             "file, which needs nothing"
         ) from error
     kind = path.suffix[1:].lower()

@@ -22,9 +22,9 @@ from llmc.cli.context import Context
 from llmc.config import Preset, TrainConfig, load_preset, overridden
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.paths import Workspace, written_whole
+from llmc.paths import CONFIG, RECORD, Workspace, written_whole
 from llmc.tokens.files import payload_sha256, read_tokens
-from llmc.train.folder import CONFIG, RECORD, newest_run
+from llmc.train.folder import newest_run
 from llmc.train.start import Data, find_data, token_files
 from llmc.weights.checkpoint import read_header
 

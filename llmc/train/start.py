@@ -39,7 +39,7 @@ class Data:
         if self.tokenizer is None:
             return " ".join(map(str, ids))
         known = [token for token in ids if token < self.tokenizer.vocab_size]
-        return self.tokenizer.decode_bytes(known).decode(errors="replace")
+        return self.tokenizer.detokenize(known).decode(errors="replace")
 
 
 def find_data(here: Context, data: Path | None, val_data: Path | None) -> Data:

@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.config import ModelConfig, TrainConfig
-from llmc.train.folder import CHECKPOINTS
+from llmc.config import TrainConfig
+from llmc.model import ModelConfig
+from llmc.paths import CHECKPOINTS
 from llmc.units import megabytes
 from llmc.weights.checkpoint import checkpoint_bytes
 from llmc.weights.state import training_state_bytes

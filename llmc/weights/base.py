@@ -1,7 +1,7 @@
 """A GPT-2's weights in a file of whatever format: one tensor at a time, and how numbers are stored.
 
 A reader maps what it is asked for and lets go of it, so that no model is ever whole in memory. The
-names, shapes and orientation are llmc's (:func:`~llmc.weights.checkpoint.tensor_shapes`): matrices
+names, shapes and orientation are llmc's (:func:`~llmc.model.tensor_shapes`): matrices
 are (out, in), and ``wte`` has its V rows, without padding.
 """
 
@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.checkpoint import (
     BF16,
     HEADER_BYTES,
     from_bf16,
     read_header,
-    tensor_shapes,
     to_bf16,
     verify_checksum,
 )
@@ -77,6 +76,34 @@ class Stored:
         rows = max(1, BLOCK_ELEMENTS // max(1, width))
         for start in range(0, len(self.values), rows):
             yield decoded(self.values[start : start + rows], self.kind)
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor lies in a file.
+
+    Attributes:
+        path: the file.
+        dtype: the type by its name in the file's format; a key of ``STORED`` if llmc reads it.
+        shape: the shape as it is stored, the slowest dimension first.
+        start: the first byte.
+        size: the number of bytes.
+    """
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    def stored(self) -> Stored:
+        """Return the tensor, memory-mapped; its type must be a key of ``STORED``."""
+        import numpy as np
+
+        shape = self.shape
+        if self.dtype == "Q8_0":
+            shape = (*shape[:-1], stored_bytes(shape[-1], "Q8_0"))
+        return Stored(self.dtype, np.memmap(self.path, STORED[self.dtype], "r", self.start, shape))
 
 
 class Weights(ABC):

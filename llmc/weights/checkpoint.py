@@ -11,12 +11,13 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.kinds import not_data
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.paths import written_whole
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ PIECE_ELEMENTS = 1 << 22  # converted, checksummed and written at a time
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says of itself.
+    """The header of a checkpoint.
 
     Attributes:
         config: the model's shape.
@@ -52,6 +53,7 @@ class CheckpointHeader:
         step: the training step the weights were saved at; 0 if not trained.
         val_loss: the validation loss then, if known.
         tokenizer: the 32 bytes of the tokenizer's SHA-256 fingerprint, if known.
+        extension: the version of llmc's extension; 0 in a file without it.
     """
 
     config: ModelConfig
@@ -60,6 +62,7 @@ class CheckpointHeader:
     step: int = 0
     val_loss: float | None = None
     tokenizer: bytes | None = None
+    extension: int = 0
 
     @property
     def dtype(self) -> str:
@@ -79,38 +82,6 @@ class CheckpointHeader:
         """The exact size of the file."""
         width = 2 if self.version == BF16 else 4
         return HEADER_BYTES + width * sum(math.prod(shape) for shape in self.shapes.values())
-
-
-def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the 16 tensors, by name, in the order of the file, row-major (out, in).
-
-    ``wte`` has Vp rows (the vocabulary rounded up to 128); layers are stacked over L.
-    """
-    L, C = config.layers, config.channels
-    return {
-        "wte": (config.padded_vocab_size, C),
-        "wpe": (config.context, C),
-        "ln1w": (L, C),
-        "ln1b": (L, C),
-        "qkvw": (L, 3 * C, C),
-        "qkvb": (L, 3 * C),
-        "attprojw": (L, C, C),
-        "attprojb": (L, C),
-        "ln2w": (L, C),
-        "ln2b": (L, C),
-        "fcw": (L, 4 * C, C),
-        "fcb": (L, 4 * C),
-        "fcprojw": (L, C, 4 * C),
-        "fcprojb": (L, C),
-        "lnfw": (C,),
-        "lnfb": (C,),
-    }
-
-
-def parameter_count(config: ModelConfig) -> int:
-    """Return how many parameters a model has; the padding of the vocabulary is none."""
-    padding = (config.padded_vocab_size - config.vocab_size) * config.channels
-    return sum(math.prod(shape) for shape in tensor_shapes(config).values()) - padding
 
 
 def checkpoint_bytes(config: ModelConfig, dtype: str) -> int:
@@ -184,7 +155,7 @@ def write_checkpoint(
         missing = expected if left else next(wanted, (None,))[0]
         if missing is not None:
             raise ValueError(f"the tensors end before {missing}")
-        header = CheckpointHeader(config, version, crc, step, val_loss, tokenizer)
+        header = CheckpointHeader(config, version, crc, step, val_loss, tokenizer, EXT_VERSION)
         file.seek(0)
         file.write(_packed(header) if extension else _model_ints(header).ljust(HEADER_BYTES, b"\0"))
     return header
@@ -198,40 +169,83 @@ def read_header(path: Path) -> CheckpointHeader:
         BadData: it is not a checkpoint, or a damaged one.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(HEADER_BYTES)
-            file.seek(0, 2)
-            size = file.tell()
+        header, problems = scan_header(path, f"the model {path}")
     except FileNotFoundError as error:
         raise MissingOutput(
             f"no model {path}: run 'llmc export-weights gpt2' or 'llmc prepare' to make one"
         ) from error
     except OSError as error:
         raise BadData(f"cannot read the model {path}: {error.strerror}") from error
-    _check_magic(path, raw)
+    if header is None or problems:
+        raise BadData(problems[0])
+    return header
+
+
+def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, list[str]]:
+    """Read a checkpoint's header as far as it goes.
+
+    Args:
+        path: the file.
+        name: how the problems call the file.
+
+    Returns:
+        The header, or None if it cannot be used, and the problems, a sentence each.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        raw = file.read(HEADER_BYTES)
+        size = file.seek(0, 2)
+    magic = int.from_bytes(raw[:4], "little") if len(raw) >= 4 else None
+    if magic != MAGIC:
+        return None, [_other_file(raw, name)]
+    if len(raw) < HEADER_BYTES:
+        return None, [
+            f"{name} is cut short: it has {len(raw)} bytes of its header's {HEADER_BYTES}; {_AGAIN}"
+        ]
     _, version, context, vocab_size, layers, heads, channels, padded = MODEL_INTS.unpack_from(raw)
     if version not in (FP32_UNPADDED, FP32, BF16):
-        raise BadData(
-            f"{path} is a model checkpoint of version {version}; llmc reads 1, 3 and 5: "
-            "write it anew with 'llmc export-weights'"
-        )
+        return None, [
+            f"{name} is a checkpoint of version {version}; llmc reads 1, 3 and 5: "
+            "write it again with 'llmc export-weights'"
+        ]
     try:
         config = ModelConfig(layers, heads, channels, context, vocab_size)
     except Usage as error:
-        raise BadData(f"the header of {path} is damaged: {error}; {_AGAIN}") from error
+        return None, [f"{name} has a damaged header: {error}; {_AGAIN}"]
+    problems = []
     if version != FP32_UNPADDED and padded != config.padded_vocab_size:
-        raise BadData(
-            f"the header of {path} is damaged: a vocabulary of {vocab_size} is padded to "
+        problems.append(
+            f"{name} has a damaged header: a vocabulary of {vocab_size} is padded to "
             f"{config.padded_vocab_size}, not {padded}; {_AGAIN}"
         )
-    header = _with_extension(path, raw, CheckpointHeader(config, version))
-    if size != header.file_bytes:
-        what = "truncated" if size < header.file_bytes else "too long"
-        raise BadData(
-            f"the model {path} is {what}: its header promises {header.file_bytes:,} bytes, "
-            f"it has {size:,}; {_AGAIN}"
+    header = _with_extension(raw, CheckpointHeader(config, version))
+    if header.extension not in (0, EXT_VERSION):
+        problems.append(
+            f"{name} was written by a newer llmc (header extension {header.extension}, "
+            f"known: {EXT_VERSION}): upgrade llmc"
         )
-    return header
+    if size != header.file_bytes:
+        apart = header.file_bytes - size
+        what = "cut short" if apart > 0 else "too long"
+        rest = f"{apart:,} bytes are missing" if apart > 0 else f"{-apart:,} more follow"
+        problems.append(
+            f"{name} is {what}: its header promises {header.file_bytes:,} bytes, and {rest}; "
+            f"{_AGAIN}"
+        )
+    return header, problems
+
+
+def _other_file(raw: bytes, name: str) -> str:
+    """Return a sentence about a file that is no checkpoint."""
+    if int.from_bytes(raw[:4], "little") in TOKEN_MAGICS:
+        return f"{name} holds tokens, not a model: name it with --data, not --model"
+    found = "GGUF" if raw[:4] == b"GGUF" else f"the bytes {raw[:4].hex(' ') or '(none)'}"
+    return not_data(raw, name) or (
+        f"{name} is not a model checkpoint: it begins with {found} instead of {MAGIC}; "
+        "convert weights from elsewhere with 'llmc export-weights'"
+    )
 
 
 def read_checkpoint(
@@ -294,32 +308,12 @@ def verify_checksum(path: Path, header: CheckpointHeader) -> None:
 _AGAIN = "get or make the file again"
 
 
-def _check_magic(path: Path, raw: bytes) -> None:
-    magic = int.from_bytes(raw[:4], "little") if len(raw) >= 4 else None
-    if magic in TOKEN_MAGICS:
-        raise BadData(f"{path} holds tokens, not a model: name it with --data, not --model")
-    if magic != MAGIC:
-        found = "GGUF" if raw[:4] == b"GGUF" else f"the bytes {raw[:4].hex(' ') or '(none)'}"
-        raise BadData(
-            f"{path} is not a model checkpoint: it begins with {found} instead of {MAGIC}; "
-            "convert weights from elsewhere with 'llmc export-weights'"
-        )
-    if len(raw) < HEADER_BYTES:
-        raise BadData(
-            f"the model {path} is truncated: its header is {HEADER_BYTES} bytes, "
-            f"it has {len(raw)}; {_AGAIN}"
-        )
-
-
-def _with_extension(path: Path, raw: bytes, header: CheckpointHeader) -> CheckpointHeader:
+def _with_extension(raw: bytes, header: CheckpointHeader) -> CheckpointHeader:
     magic, version, crc, step, flags, loss, fingerprint = EXTENSION.unpack_from(raw, EXT_AT)
     if magic != EXT_MAGIC:
         return header
     if version != EXT_VERSION:
-        raise BadData(
-            f"{path} was written by a newer llmc (header extension {version}, "
-            f"known: {EXT_VERSION}): upgrade llmc"
-        )
+        return replace(header, extension=version)
     return CheckpointHeader(
         header.config,
         header.version,
@@ -327,6 +321,7 @@ def _with_extension(path: Path, raw: bytes, header: CheckpointHeader) -> Checkpo
         step,
         loss if flags & EXT_HAS_VAL_LOSS else None,
         fingerprint if flags & EXT_HAS_TOKENIZER else None,
+        version,
     )
 
 

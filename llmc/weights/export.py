@@ -1,41 +1,41 @@
-"""Weights by name or path, whatever their format; and the same weights in another format."""
+"""Write the same weights in another format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmc.config import ModelConfig, nearest
+from llmc.engine.build import ensure_native
+from llmc.engine.process import Engine
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import parameter_count
 from llmc.paths import Workspace, folder_written_whole, written_whole
+from llmc.report import SILENT, Report
 from llmc.tokens.byte_level import Vocabulary
-from llmc.train.folder import CHECKPOINT
-from llmc.weights.base import KINDS, CheckpointModel, Origin, Weights, stored_bytes
-from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS, checkpoint_bytes, write_checkpoint
-from llmc.weights.safetensors import INDEX_SUFFIX
+from llmc.weights.base import KINDS, Origin, Weights, stored_bytes
+from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
+from llmc.weights.lookup import TOKENIZER_SUFFIX
+from llmc.weights.sources import FoundWeights, find_weights, random_weights
+from llmc.weights.tokenizer import (
+    carried_tokenizer,
+    carries_tokenizer,
+    find_tokenizer,
+    fingerprint_of,
+    vocabulary_of,
+)
 
-PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+if TYPE_CHECKING:
+    from llmc.model import ModelConfig
+    from llmc.tokens.tokenizer import Tokenizer
 
 # The names that llm.c's programs open.
 LLMC_FP32, LLMC_BF16 = "gpt2_124M.bin", "gpt2_124M_bf16.bin"
 LLMC_TOKENIZER, LLMC_STATE = "gpt2_tokenizer.bin", "gpt2_124M_debug_state.bin"
+STATE_BATCH, STATE_TOKENS = 4, 64  # llm.c's own debug state has 4 rows of 64 tokens
 OTHER_FILES_BYTES = 16 << 20  # tokenizers and the like, beside the weights
-
-
-@dataclass(frozen=True)
-class Source:
-    """Weights that were found.
-
-    Attributes:
-        name: what files made of them are called after.
-        weights: opened.
-        folder: the run they come from, if they do.
-    """
-
-    name: str
-    weights: Weights
-    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Target:
     """A format to write.
 
     Attributes:
-        dtypes: how it can store the weights.
-        ending: what its default name in ``models/`` ends with.
-        files: where it is a folder, the files that may be in it.
+        dtypes: how it can store weights.
+        ending: the end of its default name in ``models/``.
+        files: the files that may be in it, if it is a folder.
     """
 
     dtypes: tuple[str, ...]
@@ -68,84 +68,99 @@ TARGETS = {
 }
 
 
-def find_source(workspace: Workspace, source: str) -> Source:
-    """Return the weights that a name or a path means: published ones, a run, a folder, a file.
+@dataclass(frozen=True)
+class Export:
+    """An export: the weights, the place, the format, and the tokenizer and origin to keep."""
+
+    found: FoundWeights
+    path: Path
+    to: str
+    dtype: str
+    tokenizer: Tokenizer | None
+    origin: Origin
+
+    @property
+    def parameters(self) -> int:
+        """The parameters of the model."""
+        return parameter_count(self.found.weights.config)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all written files."""
+        if not self.path.is_dir():
+            return self.path.stat().st_size
+        files = [self.path / name for name in TARGETS[self.to].files]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def export_weights(
+    workspace: Workspace,
+    source: str,
+    *,
+    to: str = "llmc",
+    out: Path | None = None,
+    dtype: str = "fp32",
+    shape: Mapping[str, int | None] | None = None,
+    seed: int = 1337,
+    fingerprint: bytes | None = None,
+    tokenizer: str | None = None,
+    data: Path | None = None,
+    report: Report = SILENT,
+) -> Export:
+    """Write the weights of ``source`` to a file or folder.
+
+    Args:
+        workspace: where runs, models and tokenizers are.
+        source: a run, a published model, a folder, a file, or ``random[:PRESET]``.
+        to: a key of ``TARGETS``.
+        out: the file or folder. Default: in ``models/``, named after the source.
+        dtype: how weights are stored: ``fp32``, ``bf16``, ``f16`` or ``q8_0``.
+        shape: dimensions of a random model, named as in ``ModelConfig``; None: the preset's.
+        seed: the seed of a random model.
+        fingerprint: the 32-byte fingerprint of the model's tokenizer, if known.
+        tokenizer: the model's tokenizer, by name or file. Default: the recorded one.
+        data: a token file whose first batch makes llm.c's debug state.
+        report: takes progress.
 
     Raises:
-        Usage: it is none of these, or a file of another kind.
-        MissingOutput: the published weights have not been fetched.
-        BadData: the weights are damaged or not GPT-2's.
+        Usage: the source is unknown, options exclude each other, or the place is taken.
+        MissingOutput: the published weights have not been fetched, or ``data`` is missing.
+        BadData: the weights are damaged or not GPT-2's, their tokenizer is not known or the format
+            cannot hold it, or the disk is full.
     """
-    if source in PUBLISHED:
-        folder = workspace.models / source
-        if not (folder / "model.safetensors").is_file():
-            raise MissingOutput(
-                f"no weights in {workspace.shown(folder)}: run 'llmc fetch {source}' first"
-            )
-        return Source(source, open_weights(folder))
-    path = Path(source)
-    if not path.exists():
-        run = workspace.runs / source
-        if Path(source).name == source and (run / CHECKPOINT).is_file():
-            return Source(source, CheckpointModel(run / CHECKPOINT), run)
-        runs = [found.parent.name for found in workspace.runs.glob(f"*/{CHECKPOINT}")]
-        known = [*PUBLISHED, "random", *sorted(runs)]
-        raise Usage(f"no weights '{source}', by name or path{nearest(source, known)}")
-    if path.is_dir() and (path / CHECKPOINT).is_file():
-        return Source(path.resolve().name, CheckpointModel(path / CHECKPOINT), path)
-    name = path.resolve().name
-    for ending in (".safetensors" + INDEX_SUFFIX, ".bin" + INDEX_SUFFIX):
-        name = name.removesuffix(ending)
-    return Source(name if path.is_dir() else Path(name).stem, open_weights(path))
-
-
-def open_weights(path: Path) -> Weights:
-    """Return the weights in a folder or file; what it is, its first bytes tell.
-
-    Raises:
-        Usage: it is none of the formats.
-        MissingOutput: the folder has no weights.
-        BadData: they are damaged or not GPT-2's.
-    """
-    from llmc.weights.huggingface import HuggingFaceModel
-
-    if path.is_dir() or path.name.endswith((".safetensors", INDEX_SUFFIX)):
-        return HuggingFaceModel(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-    except OSError as error:
-        raise BadData(f"cannot read {path}: {error.strerror}") from error
-    if head == b"GGUF":
-        from llmc.weights.gguf import GgufModel
-
-        return GgufModel(path)
-    if int.from_bytes(head, "little") in (MAGIC, *TOKEN_MAGICS):
-        return CheckpointModel(path)
-    if head.startswith((b"PK", b"\x80")):
-        return _pickled(path)
-    raise Usage(
-        f"{path} is not weights that llmc knows: a run, a Hugging Face folder, or a file that is "
-        "an llm.c checkpoint, .safetensors, GGUF, or a .bin, .pt or ckpt.pt of PyTorch"
+    if data is not None and to != "llm.c":
+        raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
+    given = {key: value for key, value in (shape or {}).items() if value is not None}
+    found = _found(workspace, source, given, seed)
+    weights = found.weights
+    for note in weights.notes:
+        report.note(f"{source}: {note}")
+    check_target(to, dtype, weights.config)
+    path = out or workspace.models / f"{found.name}{TARGETS[to].ending}"
+    if _is_source(path, weights.path):
+        raise Usage(f"{path} is the source itself: name another place with --out")
+    _check_space(path, target_bytes(to, dtype, weights.config))
+    known = _tokenizer(workspace, found, tokenizer, needed=to != "llmc")
+    if known is not None:
+        fingerprint = bytes.fromhex(known.fingerprint)
+    elif fingerprint is None:
+        fingerprint = fingerprint_of(workspace, found)
+    export = Export(found, path, to, dtype, known, replace(weights.origin, tokenizer=fingerprint))
+    _write(workspace, export, data, report)
+    c = weights.config
+    report.note(
+        f"{source}: {c.layers} layers, {c.heads} heads, {c.channels} channels, context "
+        f"{c.context}, vocabulary {c.vocab_size}: {export.parameters:,} parameters"
     )
-
-
-def _pickled(path: Path) -> Weights:
-    from llmc.weights.huggingface import HuggingFaceModel
-    from llmc.weights.nanogpt import NanoGptModel, is_nanogpt
-    from llmc.weights.torch import TorchTensors, load_pickle, tensors_in
-
-    loaded = load_pickle(path)
-    if is_nanogpt(loaded):
-        return NanoGptModel(path, loaded)
-    return HuggingFaceModel.of(TorchTensors(path, tensors_in(path, loaded)))
+    report.note(f"wrote {workspace.shown(path)} ({dtype}, {export.bytes:,} bytes)")
+    return export
 
 
 def check_target(to: str, dtype: str, config: ModelConfig) -> None:
-    """Refuse a type of numbers that the format cannot hold.
+    """Refuse a dtype that the format cannot hold.
 
     Raises:
-        Usage: it cannot.
+        Usage: the format cannot hold it.
     """
     dtypes = TARGETS[to].dtypes
     if dtype not in dtypes:
@@ -157,7 +172,7 @@ def check_target(to: str, dtype: str, config: ModelConfig) -> None:
 
 
 def target_bytes(to: str, dtype: str, config: ModelConfig) -> int:
-    """Return how much room the export takes; of a checkpoint to the byte, else a little more."""
+    """Return the size of an export: exact for a checkpoint, a little too large otherwise."""
     if to in ("llmc", "llm.c"):
         return checkpoint_bytes(config, dtype)
     if to == "gguf":
@@ -168,63 +183,139 @@ def target_bytes(to: str, dtype: str, config: ModelConfig) -> int:
     return stored_bytes(widest, KINDS[dtype]) + OTHER_FILES_BYTES
 
 
-def write_llmc(path: Path, weights: Weights, dtype: str, origin: Origin) -> None:
-    """Write a checkpoint with llmc's extension.
-
-    Raises:
-        BadData: the weights are damaged, or the disk is full.
-    """
-    write_checkpoint(
-        path,
-        weights.config,
-        weights.slices(),
-        dtype=dtype,
-        tokenizer=origin.tokenizer,
-        step=origin.step,
-        val_loss=origin.val_loss,
-    )
+def _found(workspace: Workspace, source: str, shape: Mapping[str, int], seed: int) -> FoundWeights:
+    kind, _, preset = source.partition(":")
+    if kind == "random":
+        return random_weights(preset, shape, seed)
+    if shape:
+        flag = next(iter(shape)).replace("_", "-")
+        raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
+    return find_weights(workspace, source)
 
 
-def write_llm_c(
+def _is_source(path: Path, weights: Path) -> bool:
+    """Return whether a place is the weights' own file or folder."""
+    if not (path.exists() and weights.exists()):
+        return False
+    return path.samefile(weights.parent if path.is_dir() else weights)
+
+
+def _check_space(path: Path, size: int) -> None:
+    """Refuse an export that is larger than the free space, before minutes are spent on it."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise BadData(
+            f"the model takes {size / 1e9:,.2f} GB, and the disk of {path} has only "
+            f"{free / 1e9:,.2f} GB left: free some space or choose another --out"
+        )
+
+
+def _tokenizer(
+    workspace: Workspace, found: FoundWeights, spec: str | None, *, needed: bool
+) -> Tokenizer | None:
+    """Return the named tokenizer, or the weights' own where the format carries one."""
+    if spec is not None:
+        from llmc.tokens.tokenizer import load_tokenizer
+
+        chosen: Tokenizer | None = load_tokenizer(spec)
+    else:
+        chosen = find_tokenizer(workspace, found) if needed else None
+    size = found.weights.config.vocab_size
+    if chosen is not None and chosen.vocab_size > size:
+        raise BadData(
+            f"the tokenizer {chosen.name} has {chosen.vocab_size:,} tokens, the model {size:,}: "
+            "name the one it was trained with (--tokenizer)"
+        )
+    return chosen
+
+
+def _write(workspace: Workspace, export: Export, data: Path | None, report: Report) -> None:
+    weights, path, dtype, origin = export.found.weights, export.path, export.dtype, export.origin
+    if export.to == "llmc":
+        write_checkpoint(
+            path,
+            weights.config,
+            weights.slices(),
+            dtype=dtype,
+            tokenizer=origin.tokenizer,
+            step=origin.step,
+            val_loss=origin.val_loss,
+        )
+        _keep_tokenizer(workspace, export, report)
+        return
+    vocabulary = vocabulary_of(export.tokenizer) if export.tokenizer is not None else None
+    if vocabulary is None:
+        unknown = f"the tokenizer of {export.found.name} is not known: name it with --tokenizer"
+        if export.to == "gguf":
+            raise BadData(f"{unknown}; llama.cpp opens no model without one")
+        report.note(f"{unknown}; without it, {path.name} has none")
+    if export.to == "llm.c":
+        _write_llm_c(path, weights, dtype, vocabulary, data=data, report=report)
+    elif export.to == "hf":
+        _write_hf(path, weights, dtype, vocabulary, origin)
+    elif vocabulary is not None:
+        from llmc.weights.gguf import write_gguf
+
+        weights.verify()
+        with written_whole(path) as partial:
+            name = export.found.name
+            write_gguf(partial, weights, KINDS[dtype], vocabulary, name=name, origin=origin)
+
+
+def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> None:
+    """Write the tokenizer that came with the weights beside the checkpoint, if it has no name."""
+    from llmc.tokens.tokenizer import save_tokenizer
+
+    own = export.tokenizer or carried_tokenizer(export.found)
+    if own is None:
+        if carries_tokenizer(export.found):
+            report.note(f"left out the tokenizer of {export.found.name}: llmc cannot hold it")
+        return
+    if own.name != "bpe" or export.origin.tokenizer != bytes.fromhex(own.fingerprint):
+        return
+    path = export.path.with_suffix(TOKENIZER_SUFFIX)
+    save_tokenizer(own, path)
+    report.note(f"wrote {workspace.shown(path)}, its tokenizer")
+
+
+def _write_llm_c(
     path: Path,
     weights: Weights,
     dtype: str,
     vocabulary: Vocabulary | None,
-    debug_state: Callable[[Path, Path], None] | None = None,
+    *,
+    data: Path | None,
+    report: Report,
 ) -> None:
     """Write a folder with the files that llm.c's programs open, under the names they open.
 
-    The checkpoint is without llmc's extension: byte for byte what llm.c's own script writes.
-
-    Args:
-        path: the folder.
-        weights: the model.
-        dtype: ``fp32`` or ``bf16``.
-        vocabulary: the tokenizer's; without one, llm.c prints ids.
-        debug_state: given the checkpoint and a path, writes there what one batch does.
-
-    Raises:
-        BadData: the weights are damaged, a token is too long, or the disk is full.
+    The checkpoint has no extension of llmc's: it is byte for byte what llm.c's own script writes.
+    Without a vocabulary llm.c prints ids. With ``data`` the engine computes a debug state.
     """
     from llmc.tokens.tokenizer_bin import write_tokenizer_bin
 
+    if data is not None and not data.is_file():
+        raise MissingOutput(f"there is no file {data}: make token files with 'llmc tokenize PATH'")
+    binary = ensure_native(report=report) if data is not None else None
     with folder_written_whole(path, TARGETS["llm.c"].files) as folder:
         checkpoint = folder / (LLMC_BF16 if dtype == "bf16" else LLMC_FP32)
         if vocabulary is not None:
             write_tokenizer_bin(folder / LLMC_TOKENIZER, vocabulary.tokens, vocabulary.specials[-1])
         write_checkpoint(checkpoint, weights.config, weights.slices(), dtype=dtype, extension=False)
-        if debug_state is not None:
-            debug_state(checkpoint, folder / LLMC_STATE)
+        if binary is not None:
+            T = min(STATE_TOKENS, weights.config.context)
+            files = ["--model", checkpoint, "--data", data, "--out", folder / LLMC_STATE]
+            batch = ["--batch-size", STATE_BATCH, "--seq-len", T]
+            with Engine([str(word) for word in (binary, "debug-state", *files, *batch)]) as engine:
+                for _ in engine:
+                    pass
 
 
-def write_hf(
+def _write_hf(
     path: Path, weights: Weights, dtype: str, vocabulary: Vocabulary | None, origin: Origin
 ) -> None:
-    """Write a folder that Hugging Face's AutoModelForCausalLM and AutoTokenizer open.
-
-    Raises:
-        BadData: the weights are damaged, a number does not fit, or the disk is full.
-    """
+    """Write a folder that Hugging Face's AutoModelForCausalLM and AutoTokenizer open."""
     from llmc.tokens.tokenizer_json import write_tokenizer_json
     from llmc.weights.huggingface_folder import write_hf_folder
 
@@ -234,31 +325,3 @@ def write_hf(
         if vocabulary is not None:
             write_tokenizer_json(folder, vocabulary, weights.config.context)
         write_hf_folder(folder, weights, KINDS[dtype], eot=eot, origin=origin)
-
-
-def write_gguf_file(
-    path: Path,
-    weights: Weights,
-    dtype: str,
-    vocabulary: Vocabulary,
-    *,
-    name: str,
-    origin: Origin,
-) -> None:
-    """Write a GGUF file that llama.cpp opens.
-
-    Raises:
-        BadData: the weights are damaged, a number does not fit, or the disk is full.
-    """
-    from llmc.weights.gguf import write_gguf
-
-    weights.verify()
-    with written_whole(path) as partial:
-        write_gguf(partial, weights, KINDS[dtype], vocabulary, name=name, origin=origin)
-
-
-def written_files(path: Path, to: str) -> Sequence[Path]:
-    """Return the files of an export, its weights among them."""
-    if path.is_dir():
-        return [path / name for name in TARGETS[to].files if (path / name).is_file()]
-    return [path]

@@ -10,28 +10,28 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
 from llmc.weights.base import (
     Q8_BLOCK,
-    STORED,
     UNSTACKED,
     Origin,
     Stored,
+    TensorPlace,
     Weights,
     same,
     stored_bytes,
     write_blocks,
 )
-from llmc.weights.checkpoint import FINGERPRINT_BYTES, tensor_shapes
+from llmc.weights.checkpoint import FINGERPRINT_BYTES
+from llmc.weights.gguf_header import GgufArray, scan_gguf
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader, GGUFWriter
+    from gguf import GGUFWriter
 
 ARCHITECTURE = "gpt2"
 EPSILON = 1e-5
@@ -73,15 +73,6 @@ DIMENSIONS = {
 STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where a tensor lies: its type as GGUF names it, its shape (outputs first), its first byte."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-
-
 class GgufModel(Weights):
     """A GPT-2 in a GGUF file, checked by key, name, shape and type.
 
@@ -108,7 +99,7 @@ class GgufModel(Weights):
 
     def stored(self, name: str, layer: int = 0) -> Stored:
         """Return one tensor of one layer, memory-mapped."""
-        return self._stored(NAMES[name].format(layer))
+        return self.entries[NAMES[name].format(layer)].stored()
 
     def verify(self) -> None:
         """Compare the head with the token embedding, where the file has both.
@@ -116,7 +107,7 @@ class GgufModel(Weights):
         Raises:
             BadData: they differ.
         """
-        if HEAD in self.entries and not same(self._stored(HEAD), self.stored("wte")):
+        if HEAD in self.entries and not same(self.entries[HEAD].stored(), self.stored("wte")):
             raise BadData(
                 f"{self.path}: output.weight differs from token_embd.weight, but GPT-2 ties them: "
                 "this is another model"
@@ -149,17 +140,6 @@ class GgufModel(Weights):
             tuple(merge for merge in merges if merge != NO_MERGE),
         )
 
-    def _stored(self, name: str) -> Stored:
-        import numpy as np
-
-        entry = self.entries[name]
-        shape = entry.shape
-        if entry.dtype == "Q8_0":
-            shape = (*shape[:-1], stored_bytes(shape[-1], "Q8_0"))
-        return Stored(
-            entry.dtype, np.memmap(self.path, STORED[entry.dtype], "r", entry.offset, shape)
-        )
-
     def _config(self) -> ModelConfig:
         embedding = self.entries.get(NAMES["wte"])
         found = {name: self.metadata.get(key) for name, key in DIMENSIONS.items()}
@@ -181,6 +161,10 @@ class GgufModel(Weights):
             raise BadData(f"{self.path} is not a GPT-2: {error}") from error
 
     def _check(self) -> None:
+        if self.config.layers > len(self.entries):  # before a list of all their names is made
+            raise BadData(
+                f"{self.path} lacks layers: its key-values promise {self.config.layers:,}"
+            )
         wanted = gguf_shapes(self.config)
         for name, shape in wanted.items():
             if name not in self.entries:
@@ -235,41 +219,26 @@ def gguf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     )
 
 
-def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
     """Return all key-values of any GGUF file, and where its tensors lie; no data is read.
 
     Raises:
         MissingOutput: there is no such file.
         BadData: it is damaged, cut short, or big-endian.
     """
-    from gguf import GGUFReader
-
-    if not path.is_file():
-        raise MissingOutput(f"there is no file {path}")
     try:
-        reader = GGUFReader(path)
-        if reader.byte_order != "I":
-            raise BadData(f"{path} is big-endian: llmc reads little-endian GGUF alone")
-        metadata = {name: field.contents() for name, field in reader.fields.items()}
-        return metadata, _entries(reader)
-    except BadData:
-        raise
-    except Exception as error:  # the library checks little: ValueError, IndexError, KeyError …
-        raise BadData(
-            f"{path} is damaged or not a GGUF file ({type(error).__name__}: {error}): "
-            "get or make it again"
-        ) from error
-
-
-def _entries(reader: GGUFReader) -> dict[str, Entry]:
-    return {
-        tensor.name: Entry(
-            tensor.tensor_type.name,
-            tuple(reversed(tensor.shape.tolist())),
-            int(tensor.data_offset),
-        )
-        for tensor in reader.tensors
+        header, problems = scan_gguf(path, str(path))
+    except FileNotFoundError as error:
+        raise MissingOutput(f"there is no file {path}") from error
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror}") from error
+    if problems:
+        raise BadData(problems[0])
+    metadata = {
+        key: list(value.items) if isinstance(value, GgufArray) else value
+        for key, value in header.metadata.items()
     }
+    return metadata, header.entries
 
 
 def tensor_kind(name: str, kind: str) -> str:

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.base import UNSTACKED, Origin, Stored, Weights, same
-from llmc.weights.checkpoint import FINGERPRINT_BYTES, tensor_shapes
+from llmc.weights.checkpoint import FINGERPRINT_BYTES
 from llmc.weights.safetensors import INDEX_SUFFIX, READABLE, SafetensorsFile
 
 HEAD_SIZE = 64  # of every GPT-2 that OpenAI published
@@ -63,8 +63,8 @@ REQUIRED: dict[str, tuple[object, ...]] = {
 STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
 
 
-class Entry(Protocol):
-    """What a file says of a tensor."""
+class TensorEntry(Protocol):
+    """The type and shape of a tensor in a file."""
 
     @property
     def dtype(self) -> str:
@@ -82,7 +82,7 @@ class NamedTensors(Protocol):
     metadata: dict[str, str]
 
     @property
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TensorEntry]:
         """What there is, by name."""
 
     def stored(self, name: str) -> Stored:
@@ -164,6 +164,8 @@ class NamedModel(Weights):
         return shapes
 
     def _check(self) -> None:
+        if self.config.layers > len(self.entries):  # before a list of all their names is made
+            raise BadData(f"{self.path} lacks layers: its configuration has {self.config.layers:,}")
         wanted = self.shapes()
         for name, shape in wanted.items():
             if name not in self.entries:
@@ -234,7 +236,7 @@ class HuggingFaceModel(NamedModel):
         return made
 
 
-def short_names(entries: Mapping[str, Entry]) -> dict[str, str]:
+def short_names(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
     """Return the names of tensors without prefix -> as the file has them; masks are left out."""
     names = {name.removeprefix(PREFIX): name for name in entries}
     return {short: name for short, name in names.items() if not MASK.fullmatch(short)}

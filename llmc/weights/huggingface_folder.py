@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.base import UNSTACKED, Origin, Weights
-from llmc.weights.checkpoint import tensor_shapes
 from llmc.weights.huggingface import CONFIG_FILE, NAMES, PREFIX, SAFETENSORS, metadata_of
 from llmc.weights.safetensors import Planned, transposed, write_safetensors
 

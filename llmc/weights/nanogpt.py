@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, Usage
+from llmc.model import ModelConfig
 from llmc.weights.base import Origin
 from llmc.weights.huggingface import NamedModel, short_names
 from llmc.weights.torch import TorchTensors, tensors_in

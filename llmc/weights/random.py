@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.base import UNSTACKED, Stored, Weights
-from llmc.weights.checkpoint import tensor_shapes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,10 +12,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, MissingOutput
-from llmc.weights.base import STORED, Stored, stored_bytes, write_blocks
+from llmc.kinds import HEAD_BYTES, not_data
+from llmc.weights.base import Stored, TensorPlace, stored_bytes, write_blocks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,24 +27,11 @@ if TYPE_CHECKING:
 INDEX_SUFFIX = ".index.json"
 READABLE = ("F32", "F16", "BF16", "F64")
 HEADER_ALIGNMENT = 8
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where a tensor lies: a file, the type as safetensors names it, its shape, its first byte."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-
-    def stored(self) -> Stored:
-        """Return it, memory-mapped; its type must be one of ``READABLE``."""
-        import numpy as np
-
-        return Stored(
-            self.dtype, np.memmap(self.path, STORED[self.dtype], "r", self.offset, self.shape)
-        )
+LARGEST_HEADER = 100_000_000  # the library's own limit
+BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "BOOL": 8,
+    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ class SafetensorsFile:
         if path.name.endswith(INDEX_SUFFIX):
             self.entries = _indexed(path)
         else:
-            self.entries, self.metadata = _header(path)
+            self.entries, self.metadata = _read_header(path)
 
     def stored(self, name: str) -> Stored:
         """Return a tensor, memory-mapped."""
@@ -101,13 +89,13 @@ def index_parts(path: Path) -> dict[str, list[str]]:
     return parts
 
 
-def _indexed(path: Path) -> dict[str, Entry]:
+def _indexed(path: Path) -> dict[str, TensorPlace]:
     entries = {}
     for file, names in index_parts(path).items():
         part = path.with_name(file)
         if not part.is_file():
-            raise MissingOutput(f"there is no {part}, of which {path.name} tells: get it again")
-        found, _ = _header(part)
+            raise MissingOutput(f"{part} is gone, and the index {path.name} names it: get it again")
+        found, _ = _read_header(part)
         for name in names:
             if name not in found:
                 raise BadData(f"{part} has no tensor {name}, which {path.name} promises")
@@ -115,27 +103,110 @@ def _indexed(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+def _read_header(path: Path) -> tuple[dict[str, TensorPlace], dict[str, str]]:
+    try:
+        entries, metadata, problems = scan_safetensors(path, str(path))
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror or error}") from error
+    if problems:
+        raise BadData(problems[0])
+    return entries or {}, metadata
+
+
+def scan_safetensors(
+    path: Path, name: str = "it"
+) -> tuple[dict[str, TensorPlace] | None, dict[str, str], list[str]]:
+    """Read the header of a safetensors file as far as it goes.
+
+    Args:
+        path: the file.
+        name: how the problems call the file.
+
+    Returns:
+        Where the tensors lie (None: there is no header), the file's metadata, and the problems, a
+        sentence each.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
+        length = int.from_bytes(head[:8], "little")
+        file.seek(8)
+        text = file.read(length) if length <= min(LARGEST_HEADER, size - 8) else None
+    if (sentence := not_data(head, name)) is not None:
+        return None, {}, [sentence]
+    if text is None:
+        return (
+            None,
+            {},
+            [
+                f"{name} is damaged or not a safetensors file: its header promises {length:,} "
+                f"bytes, and the file has {size:,}; get it again"
+            ],
+        )
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", None) or {}
+        items = header.items()
+    except (ValueError, RecursionError, AttributeError, TypeError) as error:
+        reason = f"its header of {length:,} bytes is not a JSON table ({type(error).__name__})"
+        return None, {}, [f"{name} is damaged or not a safetensors file: {reason}; get it again"]
+    entries: dict[str, TensorPlace] = {}
+    problems = []
+    for key, item in items:
+        entry = _entry(path, item, 8 + length)
+        if isinstance(entry, TensorPlace):
+            entries[key] = entry
+        else:
+            problems.append(f"{name} has a broken entry for the tensor {key!r}: {entry}")
+    problems += _size_problems(entries, size, name)
+    if not problems and (refusal := _refused(path)) is not None:
+        problems.append(f"{name} is damaged or not a safetensors file ({refusal}): get it again")
+    return entries, metadata if isinstance(metadata, dict) else {}, problems
+
+
+def _entry(path: Path, item: Any, base: int) -> TensorPlace | str:
+    """Return where a tensor lies, or what is wrong with its entry."""
+    try:
+        dtype, shape, (start, stop) = item["dtype"], item["shape"], item["data_offsets"]
+        numbers = [*shape, start, stop]
+    except (TypeError, KeyError, ValueError):
+        return "it needs dtype, shape and two data_offsets"
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        return "its shape and offsets should be counts"
+    if not isinstance(dtype, str):
+        return "its dtype should be a name"
+    if dtype in BITS and (stop - start) * 8 != BITS[dtype] * math.prod(shape):
+        return f"its shape {shape} of {dtype} does not take {stop - start:,} bytes"
+    return TensorPlace(path, dtype, tuple(shape), base + start, stop - start)
+
+
+def _size_problems(entries: Mapping[str, TensorPlace], size: int, name: str) -> list[str]:
+    ends = [entry.start + entry.size for entry in entries.values()]
+    end = max(ends, default=size)
+    if end > size:
+        gone = sum(each > size for each in ends)
+        return [
+            f"{name} is cut short: {end - size:,} bytes are missing, and with them all or part of "
+            f"{gone:,} of {len(entries):,} tensors; get it again"
+        ]
+    if end < size:
+        return [f"{name} is too long: {size - end:,} bytes follow the last tensor; get it again"]
+    return []
+
+
+def _refused(path: Path) -> str | None:
+    """Return why the safetensors library refuses a file (overlaps, gaps, order), or None."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        # The library checks that header, offsets and file size agree; its numpy interface cannot
-        # give bfloat16, so the data is read at the offsets it has approved.
-        with safe_open(path, framework="numpy"), path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-    except SafetensorError as error:
-        raise BadData(
-            f"{path} is damaged or not a safetensors file ({error}): get it again"
-        ) from error
-    except OSError as error:
-        raise BadData(f"cannot read {path}: {error.strerror or error}") from error
-    metadata = header.pop("__metadata__", None) or {}
-    entries = {
-        name: Entry(path, item["dtype"], tuple(item["shape"]), 8 + size + item["data_offsets"][0])
-        for name, item in header.items()
-    }
-    return entries, metadata
+        with safe_open(path, framework="numpy"):
+            return None
+    except (SafetensorError, OSError, ValueError) as error:
+        return " ".join(str(error).split())
 
 
 def write_safetensors(path: Path, plan: Iterable[Planned], metadata: Mapping[str, str]) -> None:

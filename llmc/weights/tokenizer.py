@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from llmc.errors import BadData, LlmcError
 from llmc.paths import Workspace
 from llmc.tokens.byte_level import Vocabulary, merges_of
-from llmc.weights.export import Source
 from llmc.weights.lookup import TOKENIZER_SUFFIX, tokenizer_with
 from llmc.weights.random import RandomModel
+from llmc.weights.sources import FoundWeights
 
 if TYPE_CHECKING:
     from llmc.tokens.tokenizer import Tokenizer
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 GPT2_VOCAB_SIZE = 50257
 
 
-def source_tokenizer(workspace: Workspace, source: Source) -> Tokenizer | None:
+def find_tokenizer(workspace: Workspace, found: FoundWeights) -> Tokenizer | None:
     """Return the tokenizer of weights: the run's, the file's own, or one in the workspace.
 
     Raises:
         BadData: a tokenizer that is recorded is broken.
     """
-    if (own := carried_tokenizer(source)) is not None:
+    if (own := carried_tokenizer(found)) is not None:
         return own
-    weights = source.weights
-    if weights.origin.tokenizer is None and carries_tokenizer(source):
+    weights = found.weights
+    if weights.origin.tokenizer is None and carries_tokenizer(found):
         return None
     return tokenizer_with(
         workspace, weights.origin.tokenizer, weights.config.vocab_size, beside=weights.path
     )
 
 
-def carried_tokenizer(source: Source) -> Tokenizer | None:
+def carried_tokenizer(found: FoundWeights) -> Tokenizer | None:
     """Return the tokenizer that a run, a Hugging Face folder or a GGUF file brings along.
 
     A checkpoint's lies beside it, called as it is. None where there is none, or one that llmc
@@ -50,9 +50,9 @@ def carried_tokenizer(source: Source) -> Tokenizer | None:
     from llmc.weights.gguf import GgufModel
     from llmc.weights.huggingface import HuggingFaceModel
 
-    weights = source.weights
-    if source.folder is not None:
-        return recorded_tokenizer(source.folder)
+    weights = found.weights
+    if found.folder is not None:
+        return recorded_tokenizer(found.folder)
     if (beside := weights.path.with_suffix(TOKENIZER_SUFFIX)).is_file():
         return load_tokenizer(str(beside))
     if isinstance(weights, GgufModel):
@@ -64,13 +64,13 @@ def carried_tokenizer(source: Source) -> Tokenizer | None:
     return _tokenizer(vocabulary) if vocabulary is not None else None
 
 
-def carries_tokenizer(source: Source) -> bool:
+def carries_tokenizer(found: FoundWeights) -> bool:
     """Return whether a Hugging Face folder or a GGUF file brings any tokenizer along."""
     from llmc.tokens.tokenizer_json import TOKENIZER, VOCAB
     from llmc.weights.gguf import GgufModel
     from llmc.weights.huggingface import HuggingFaceModel
 
-    weights = source.weights
+    weights = found.weights
     if isinstance(weights, GgufModel):
         return "tokenizer.ggml.tokens" in weights.metadata
     if isinstance(weights, HuggingFaceModel):
@@ -78,20 +78,20 @@ def carries_tokenizer(source: Source) -> bool:
     return False
 
 
-def source_fingerprint(workspace: Workspace, source: Source) -> bytes | None:
+def fingerprint_of(workspace: Workspace, found: FoundWeights) -> bytes | None:
     """Return the fingerprint that a checkpoint of these weights carries; None if not known.
 
     Raises:
         BadData: a tokenizer that is recorded is broken.
     """
-    weights = source.weights
+    weights = found.weights
     if isinstance(weights, RandomModel):  # it may be trained on any tokens
         return None
     if weights.origin.tokenizer is not None:
         return weights.origin.tokenizer
-    if (own := carried_tokenizer(source)) is not None:
+    if (own := carried_tokenizer(found)) is not None:
         return bytes.fromhex(own.fingerprint)
-    if carries_tokenizer(source):  # of GPT-2's size, perhaps, but another
+    if carries_tokenizer(found):  # of GPT-2's size, perhaps, but another
         return None
     return gpt2_fingerprint(weights.config.vocab_size)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData, MissingOutput
+from llmc.installation import install_command
 from llmc.weights.base import Stored
 from llmc.weights.safetensors import INDEX_SUFFIX, index_parts
 
@@ -21,7 +22,7 @@ KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16
 
 
 @dataclass(frozen=True)
-class Entry:
+class TorchTensor:
     """A tensor of a pickle: its type, named as safetensors would, and its shape."""
 
     dtype: str
@@ -85,7 +86,7 @@ def load_pickle(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise BadData(
-            f"{path} is a pickle, which only PyTorch reads safely: pip install 'llmc[torch]', or "
+            f"{path} is a pickle, which only PyTorch reads safely: {install_command('torch')}, or "
             "get the same weights as .safetensors"
         ) from error
     try:
@@ -116,7 +117,7 @@ def tensors_in(path: Path, loaded: Any) -> dict[str, Any]:
     return dict(loaded)
 
 
-def _entry(tensor: Any) -> Entry:
+def _entry(tensor: Any) -> TorchTensor:
     dense = str(tensor.layout) == "torch.strided"
     name = str(tensor.dtype if dense else tensor.layout).removeprefix("torch.")
-    return Entry(KINDS.get(name, name), tuple(tensor.shape))
+    return TorchTensor(KINDS.get(name, name), tuple(tensor.shape))

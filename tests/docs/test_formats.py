@@ -22,16 +22,17 @@ from llmc.check import debug_state
 from llmc.check.inspect.gguf_files import SCALARS, read_header
 from llmc.check.inspect.token_files import WIDTHS
 from llmc.check.inspect.vocabularies import walk
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens import files as tokens
 from llmc.tokens import manifest
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.rows import write_rows
-from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
 from llmc.weights import checkpoint
 from llmc.weights import huggingface as hf
 from llmc.weights import state as training_state
-from llmc.weights.checkpoint import CheckpointHeader, tensor_shapes
+from llmc.weights.checkpoint import CheckpointHeader
 from llmc.weights.checkpoint import read_header as read_checkpoint_header
 from llmc.weights.gguf import NAMES as GGUF_NAMES
 from tests.conftest import Llmc
@@ -503,7 +504,7 @@ def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
     training_state.verify_training_state(path, state)
     model = read_checkpoint_header(path.with_name("model.bin"))
     assert 2 * (model.file_bytes - 1024) == path.stat().st_size - 1024 - 2 * 128 * 8
-    assert path.stat().st_size == training_state.MEANS_AT + 8 * state.parameters
+    assert path.stat().st_size == training_state.MOMENTS_AT + 8 * state.parameters
     ok(line("inspect", path))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

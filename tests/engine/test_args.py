@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from tests.helpers.engine import (
     Flags,
     Native,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmc.check.tolerances import BF16_LOSS_CURVE, TIMES_AUTOCASTS
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.weights.random import random_tensors
 from tests.helpers.engine import (
     ALL_ISAS,

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.tokens.files import write_tokens
 from llmc.weights.checkpoint import write_checkpoint
 from tests.helpers.engine import (

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from tests.helpers.engine import (
     ALL_ISAS,
     RAGGED,

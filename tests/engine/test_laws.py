@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmc.config import ModelConfig
 from llmc.engine.toolchain import zig
+from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
 from llmc.weights.checkpoint import read_header
 from tests.helpers.engine import (

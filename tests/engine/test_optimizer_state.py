@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from llmc.check.debug_state import read_debug_state
-from llmc.config import ModelConfig
-from llmc.weights.checkpoint import read_checkpoint, tensor_shapes
-from llmc.weights.state import MEANS_AT, read_training_state, training_state_bytes
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.weights.checkpoint import read_checkpoint
+from llmc.weights.state import MOMENTS_AT, read_training_state, training_state_bytes
 from tests.helpers.engine import (
     ALL_ISAS,
     RAGGED,
@@ -86,7 +86,7 @@ def decoded(raw: bytes, kind: str, *, squares: bool) -> tuple[Floats, Floats]:
 def means(path: Path, config: ModelConfig) -> dict[str, tuple[Mean, Mean]]:
     """Return m and v of every tensor of a state.bin, in the tensor's shape."""
     kind = read_training_state(path).optimizer_state
-    raw, at = path.read_bytes(), MEANS_AT
+    raw, at = path.read_bytes(), MOMENTS_AT
     found: dict[str, list[Mean]] = {}
     for squares in (False, True):
         for name, shape in tensor_shapes(config).items():
@@ -243,7 +243,7 @@ def test_the_loss_falls_as_with_fp32(native: Native, tmp_path: Path) -> None:
 def left(out: Path) -> tuple[bytes, bytes]:
     """Return the newest checkpoint: weights and means, without the header that depends on times."""
     newest = max((out / "checkpoints").iterdir())
-    return (newest / "model.bin").read_bytes(), (newest / "state.bin").read_bytes()[MEANS_AT:]
+    return (newest / "model.bin").read_bytes(), (newest / "state.bin").read_bytes()[MOMENTS_AT:]
 
 
 @pytest.mark.parametrize("kind", NARROW)
@@ -294,7 +294,7 @@ def test_the_state_s_size_and_what_it_says(native: Native, tmp_path: Path) -> No
         assert start["optimizer_state"] == kind
         assert 0 <= start["memory_parts"]["optimizer"] - size < 2 * 64
         path = out / "checkpoints" / "00000001" / "state.bin"
-        assert path.stat().st_size == MEANS_AT + size == training_state_bytes(RAGGED, kind)
+        assert path.stat().st_size == MOMENTS_AT + size == training_state_bytes(RAGGED, kind)
         state = read_training_state(path)
         assert (state.optimizer_state, state.parameters) == (kind, most)
 

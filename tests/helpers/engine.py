@@ -15,13 +15,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmc.cli.context import Context
-from llmc.cli.ui import Ui
-from llmc.config import ModelConfig
-from llmc.engine.build import ensure_native
-from llmc.paths import Workspace
+from llmc.engine.build import build_native
+from llmc.engine.toolchain import Mode
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.files import write_tokens
-from llmc.weights.checkpoint import checkpoint_bytes, tensor_shapes, write_checkpoint
+from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
 
 Floats = NDArray[np.float32]
 Flags = dict[str, Any]
@@ -79,8 +77,8 @@ def build(cache: Path, *, sanitize: bool = False) -> Native:
         patch.setenv("LLMC_CACHE_DIR", str(cache))
         if sanitize:
             patch.setenv("LLMC_CPU", "native")
-        here = Context(Workspace(cache), Ui(quiet=True))
-        return Native(ensure_native(here, sanitize=sanitize))
+        mode = Mode.SANITIZE if sanitize else Mode.RELEASE
+        return Native(build_native(mode=mode).path)
 
 
 def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights.gguf import NAMES as GGUF_NAMES
 from llmc.weights.huggingface import NAMES

@@ -7,8 +7,9 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from llmc.config import ModelConfig, TrainConfig
-from llmc.train.folder import CHECKPOINT, CONFIG, METRICS, RECORD
+from llmc.config import TrainConfig
+from llmc.model import ModelConfig
+from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD
 from llmc.weights.checkpoint import write_checkpoint
 from tests.helpers.engine import some_tensors
 

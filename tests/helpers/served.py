@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx2
 
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from tests.helpers.engine import save_model
 
 FAKE = Path(__file__).with_name("fake_server.py")

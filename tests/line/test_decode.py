@@ -15,8 +15,9 @@ from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
-from llmc.tokens.dataset import tokenize_inputs
-from llmc.tokens.tokenizer import Tokenizer, record_tokenizer, train_bpe
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.tokenizer import Tokenizer, record_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
 
 TEXT = "naïve — 東京 🙂\r\n\tend"
@@ -139,14 +140,7 @@ def dataset(here: Context, name: str, tokenizer: str) -> Path:
     """Make a dataset of that tokenizer in the workspace."""
     text = here.workspace.root / f"{name}.txt"
     text.write_text("some words, and some more words\n" * 20)
-    return tokenize_inputs(
-        Context(here.workspace, Ui(quiet=True)),
-        [str(text)],
-        tokenizer=tokenizer,
-        val_tokens=None,
-        val_fraction=None,
-        out=None,
-    )
+    return tokenize(here.workspace, [str(text)], TokenizeOptions(tokenizer=tokenizer)).folder
 
 
 def run(here: Context, name: str) -> Path:

@@ -249,7 +249,7 @@ FIRST_TOKEN = FLIP.replace("{file}", "").replace("{at}", "1024")
 def wrapped(native: Native, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An engine that errs: a script around the real one, for tests to fill in."""
     script = tmp_path / "llmc-native"
-    monkeypatch.setattr(doctor, "ensure_native", lambda _: script)
+    monkeypatch.setattr(doctor, "ensure_native", lambda **_: script)
     yield script
     assert script.is_file()
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from llmc.cli.main import app
-from llmc.config import ModelConfig, TrainConfig, load_preset
+from llmc.config import TrainConfig, load_preset
+from llmc.model import ModelConfig
 from llmc.train.dry_run import planned_work
 from llmc.train.metrics import Event
 from tests.conftest import Llmc, assert_one_sentence

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from llmc.check.torch_model import GPT2
-from llmc.config import ModelConfig
 from llmc.evaluate.statistics import Tally, proportion, ratio, score, student_t95, token_bytes
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.files import read_tokens
 from llmc.tokens.rows import write_rows
-from llmc.tokens.tokenizer import load_tokenizer, train_bpe
-from llmc.weights.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
+from llmc.tokens.tokenizer import load_tokenizer
+from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import (
     ALL_ISAS,

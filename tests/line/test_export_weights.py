@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
-from llmc.cli.ui import Ui
-from llmc.config import ModelConfig
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
-from llmc.paths import Workspace
+from llmc.model import ModelConfig
 from llmc.weights.checkpoint import read_checkpoint, read_header
 from llmc.weights.huggingface import NAMES
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.export import export
 
 SMALL = {"layers": 2, "heads": 2, "channels": 64, "context": 32, "vocab_size": 300}
 
@@ -47,7 +45,7 @@ def hugging_face(folder: Path, config: ModelConfig) -> Path:
 
 
 def test_random_weights_are_gpt2s_initialisation(here: Context) -> None:
-    path = export(here, "random", overrides=SMALL)
+    path = export(here, "random", shape=SMALL)
     header, tensors = read_checkpoint(path)
     assert header.config == ModelConfig(**SMALL)
     residual = 0.02 / math.sqrt(2 * 2)
@@ -68,7 +66,7 @@ def test_random_weights_are_gpt2s_initialisation(here: Context) -> None:
 def test_a_seed_decides_every_byte(here: Context, tmp_path: Path) -> None:
     def made(seed: int) -> bytes:
         out = tmp_path / "model.bin"
-        export(here, "random", out=out, overrides=SMALL, seed=seed)
+        export(here, "random", out=out, shape=SMALL, seed=seed)
         return out.read_bytes()
 
     assert made(1) == made(1)
@@ -76,9 +74,9 @@ def test_a_seed_decides_every_byte(here: Context, tmp_path: Path) -> None:
 
 
 def test_bf16_is_the_same_model_rounded(here: Context, tmp_path: Path) -> None:
-    _, full = read_checkpoint(export(here, "random", out=tmp_path / "a.bin", overrides=SMALL))
+    _, full = read_checkpoint(export(here, "random", out=tmp_path / "a.bin", shape=SMALL))
     header, half = read_checkpoint(
-        export(here, "random", out=tmp_path / "b.bin", overrides=SMALL, dtype="bf16")
+        export(here, "random", out=tmp_path / "b.bin", shape=SMALL, dtype="bf16")
     )
     assert header.version == 5
     for name, values in full.items():
@@ -90,15 +88,15 @@ def test_a_random_model_is_named_after_its_preset(here: Context, tmp_path: Path)
     recipe.write_text(
         "[model]\nlayers = 1\nheads = 1\nchannels = 8\ncontext = 4\nvocab_size = 10\n"
     )
-    path = export(here, f"random:{recipe}", overrides={"layers": 3, "heads": None})
+    path = export(here, f"random:{recipe}", shape={"layers": 3, "heads": None})
     assert path == here.workspace.models / "tiny-random.bin"
     assert read_header(path).config == ModelConfig(3, 1, 8, 4, 10)
-    default = export(here, "random", overrides=SMALL)
+    default = export(here, "random", shape=SMALL)
     assert default == here.workspace.models / "gpt2-124m-random.bin"
 
 
 def test_a_random_model_carries_the_fingerprint_it_is_given(here: Context) -> None:
-    path = export(here, "random", overrides=SMALL, tokenizer=bytes(range(32)))
+    path = export(here, "random", shape=SMALL, fingerprint=bytes(range(32)))
     assert read_header(path).tokenizer == bytes(range(32))
 
 
@@ -169,7 +167,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     reason: str,
 ) -> None:
     with pytest.raises(kind, match=reason) as caught:
-        export(here, source, overrides=overrides)
+        export(here, source, shape=overrides)
     assert "\n" not in str(caught.value)
     assert list(here.workspace.root.rglob("*")) == []
 
@@ -181,17 +179,6 @@ def test_damaged_weights_leave_no_checkpoint(here: Context) -> None:
     with pytest.raises(BadData, match="damaged"):
         export(here, "gpt2")
     assert [path.name for path in here.workspace.models.iterdir()] == ["gpt2"]
-
-
-def test_what_was_chosen_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    here = Context(Workspace(tmp_path), Ui(json=True))
-    path = export(here, "random", overrides=SMALL, dtype="bf16")
-    said = capsys.readouterr()
-    result = json.loads(said.out)
-    assert result["model"] == str(path)
-    assert result["bytes"] == path.stat().st_size
-    assert result["parameters"] == 300 * 64 + 32 * 64 + 2 * (12 * 64**2 + 13 * 64) + 2 * 64
-    assert "random: 2 layers, 2 heads, 64 channels, context 32, vocabulary 300" in said.err
 
 
 FLAGS = [
@@ -216,7 +203,10 @@ def test_the_command_takes_every_flag(llmc: Llmc) -> None:
     assert done.returncode == 0, done.stderr
     path = llmc.workspace / "tiny.bin"
     assert read_header(path).config == ModelConfig(1, 2, 16, 8, 20)
-    assert json.loads(done.stdout)["bytes"] == path.stat().st_size
+    result = json.loads(done.stdout)
+    assert (result["model"], result["bytes"]) == ("tiny.bin", path.stat().st_size)
+    assert result["parameters"] == 20 * 16 + 8 * 16 + 12 * 16**2 + 13 * 16 + 2 * 16
+    assert "1 layers, 2 heads, 16 channels, context 8, vocabulary 20" in done.stderr
     assert "next: llmc train --model tiny.bin" in done.stderr
 
 

@@ -123,7 +123,7 @@ def test_rows_are_llm_c_s(gpt2: Tokenizer, tmp_path: Path) -> None:
     context = gpt2.encode("A man is sitting on a roof. he")
     assert [row.start for row in rows] == [len(context)] * 4
     assert all(row.ids[: row.start] == context for row in rows)
-    assert gpt2.decode_bytes(rows[1].ids[rows[1].start :]) == b" is ripping level tiles off."
+    assert gpt2.detokenize(rows[1].ids[rows[1].start :]) == b" is ripping level tiles off."
     assert rows[1].ids[rows[1].start :] == [318, 34759, 1241, 19867, 572, 13]
     assert list(table_of(rows[:2])) == [
         (0, len(rows[0].ids), len(context)),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmc.cli.commands.prepare import Recipe, recipe_of
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.tokens.manifest import load_manifest, verify
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.tokens.files import payload_sha256, read_tokens, write_tokens
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence

@@ -11,8 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from llmc.cli.commands.runs import COLUMNS, Sort, ago, fitting, ordered, progress, table
-from llmc.paths import Workspace
-from llmc.train.folder import METRICS
+from llmc.paths import METRICS, Workspace
 from llmc.train.history import all_runs, read_run
 from llmc.units import short
 from tests.conftest import Llmc, assert_one_sentence

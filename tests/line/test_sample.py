@@ -11,10 +11,12 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.config import ModelConfig, SampleConfig
+from llmc.config import SampleConfig
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.sample.text import find_weights
-from llmc.tokens.tokenizer import Tokenizer, train_bpe
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence

@@ -10,7 +10,7 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.tokens.dataset import tokenize_inputs, tokenized_already
+from llmc.tokens.dataset import TokenizeOptions, find_tokenized, tokenize
 from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -28,15 +28,10 @@ def tokenized(
     out: Path | None = None,
 ) -> Manifest:
     """Tokenize and read what came of it."""
-    folder = tokenize_inputs(
-        here,
-        [str(path) for path in inputs],
-        tokenizer=tokenizer,
-        val_tokens=val_tokens,
-        val_fraction=val_fraction,
-        out=out,
+    options = TokenizeOptions(
+        tokenizer=tokenizer, val_tokens=val_tokens, val_fraction=val_fraction, out=out
     )
-    manifest = load_manifest(folder)
+    manifest = tokenize(here.workspace, [str(path) for path in inputs], options).manifest
     verify(manifest)
     return manifest
 
@@ -45,7 +40,7 @@ def text_of(manifest: Manifest) -> tuple[bytes, bytes]:
     """Return the bytes of both splits, validation first."""
     tokenizer = manifest.load_tokenizer()
     val, train = read_tokens(manifest.val_path), read_tokens(manifest.train_path)
-    return tokenizer.decode_bytes(val.tolist()), tokenizer.decode_bytes(train.tolist())
+    return tokenizer.detokenize(val.tolist()), tokenizer.detokenize(train.tolist())
 
 
 @pytest.fixture
@@ -276,7 +271,8 @@ def test_work_that_is_done_is_recognized(here: Context, corpus: Path) -> None:
     inputs = [str(corpus)]
 
     def done(tokenizer: str) -> Path | None:
-        return tokenized_already(here, inputs, tokenizer=tokenizer, out=None)
+        made = find_tokenized(here.workspace, inputs, tokenizer)
+        return made.folder if made is not None else None
 
     assert done("byte") is None
     manifest = tokenized(here, corpus)

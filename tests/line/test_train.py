@@ -13,8 +13,9 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.cli.views.training import History, PlainView
-from llmc.config import ModelConfig, TrainConfig, load_preset
+from llmc.config import TrainConfig, load_preset
 from llmc.engine.build import ensure_native
+from llmc.model import ModelConfig
 from llmc.tokens.files import read_tokens, write_tokens
 from llmc.train.loop import engine_arguments, run_engine
 from llmc.train.metrics import Event
@@ -188,7 +189,7 @@ def test_the_engine_validates_samples_and_saves_when_told(
     data = Data("texts", folder / "train.bin", folder / "val.bin")
     settings = TrainConfig(**FLAGS)
     model = llmc.workspace / "models" / "tiny-texts.bin"
-    argv = [str(ensure_native(here)), "train"]
+    argv = [str(ensure_native()), "train"]
     argv += engine_arguments(data, model, tmp_path / "out", settings, 1)
     view, history = Recorder(), History(settings.steps)
     run_engine(argv, view, history, data.decode)

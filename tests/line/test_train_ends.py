@@ -16,8 +16,9 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.cli.views.training import History
-from llmc.config import ModelConfig, Preset, TrainConfig
+from llmc.config import Preset, TrainConfig
 from llmc.errors import Interrupted
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.files import write_tokens
 from llmc.train.loop import Beginning, train_in_earnest

@@ -42,7 +42,7 @@ def python(folder: Path, *args: str, **env: str) -> str:
 
 
 def test_it_carries_the_engine_s_sources_and_the_presets(wheel: Path) -> None:
-    assert wheel.name == f"llmc-{__version__}-py3-none-any.whl"
+    assert wheel.name == f"llmc_train-{__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
     for folder in ("native", "configs"):
         shipped = shipped_dir(folder)
@@ -51,7 +51,7 @@ def test_it_carries_the_engine_s_sources_and_the_presets(wheel: Path) -> None:
         for path in files:
             assert f"llmc/{folder}/{path.relative_to(shipped)}" in names
     assert {"llmc/check/known_answers.json", "llmc/serve/page.html"} <= set(names)
-    assert {name.split("/")[0] for name in names} == {"llmc", f"llmc-{__version__}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"llmc", f"llmc_train-{__version__}.dist-info"}
     assert not [name for name in names if name.endswith((".pyc", ".o", ".bin"))]
 
 

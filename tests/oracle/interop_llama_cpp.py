@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from llmc.check.debug_state import read_debug_state
-from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
-from llmc.config import ModelConfig
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from llmc.model import ModelConfig
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from tests.helpers.engine import (
     SMALL,
     Flags,
@@ -26,6 +26,7 @@ from tests.helpers.engine import (
     save_tokens,
     succeeded,
 )
+from tests.helpers.export import export
 from tests.oracle.test_weights_transformers import hostile_texts
 
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -46,7 +47,7 @@ def test_it_agrees_on_the_likeliest_token_everywhere(
     """The engine computes with the rounded weights: read back from the GGUF file."""
     root = here.workspace.root
     model = save_model(root / "model.bin", config)
-    path = export(here, str(model), to="gguf", dtype=dtype, tokenizer_spec="byte")
+    path = export(here, str(model), to="gguf", dtype=dtype, tokenizer="byte")
     rounded = export(here, str(path), out=root / "rounded.bin")
     tokens = random_tokens(B * T + 1, config.vocab_size)
     data = save_tokens(root / "tokens.bin", tokens, config.vocab_size)
@@ -77,7 +78,7 @@ def same_ids(ours: Tokenizer, here: Context, config: ModelConfig) -> None:
     model = save_model(here.workspace.root / "model.bin", config)
     spec = here.workspace.root / "own.tiktoken"
     save_tokenizer(ours, spec)
-    path = export(here, str(model), to="gguf", tokenizer_spec=str(spec))
+    path = export(here, str(model), to="gguf", tokenizer=str(spec))
     llama = opened(path, vocab_only=True)
     assert llama.token_eos() == llama.token_bos() == ours.eot
     texts = [*hostile_texts(), Path(random.__file__).read_text()]
@@ -85,7 +86,7 @@ def same_ids(ours: Tokenizer, here: Context, config: ModelConfig) -> None:
         raw = text.encode()
         ids = llama.tokenize(raw, add_bos=False, special=False)
         assert ids == ours.encode(text), text
-        if all(len(ours.decode_bytes([token])) < 32 for token in ids):  # all it has room for
+        if all(len(ours.detokenize([token])) < 32 for token in ids):  # all it has room for
             assert llama.detokenize(ids, special=True) == raw, text
     assert llama.tokenize(b"<|endoftext|>", add_bos=False, special=True) == [ours.eot]
 

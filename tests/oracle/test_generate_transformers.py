@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import load_tokenizer, save_tokenizer
 from tests.helpers.engine import (
@@ -28,6 +27,7 @@ from tests.helpers.engine import (
     save_tokens,
     succeeded,
 )
+from tests.helpers.export import export
 from tests.helpers.generate import generate, line
 
 torch = pytest.importorskip("torch")
@@ -92,7 +92,7 @@ def in_transformers(model: Path, tmp_path: Path) -> Any:
     spec = tmp_path / "own.tiktoken"
     save_tokenizer(load_tokenizer("byte"), spec)
     here = Context(Workspace(tmp_path), Ui(quiet=True))
-    folder = export(here, str(model), to="hf", dtype="fp32", tokenizer_spec=str(spec))
+    folder = export(here, str(model), to="hf", dtype="fp32", tokenizer=str(spec))
     return transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
 
 

@@ -19,7 +19,7 @@ from llmc.check.tolerances import (
     TIMES_TORCHS_OWN,
     TORCHS_OWN_124M,
 )
-from llmc.weights.checkpoint import tensor_shapes
+from llmc.model import tensor_shapes
 from tests.helpers.engine import (
     ALL_ISAS,
     RAGGED,

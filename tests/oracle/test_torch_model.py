@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmc.config import ModelConfig, TrainConfig
-from llmc.weights.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
+from llmc.config import TrainConfig
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import random_tensors
 
 if TYPE_CHECKING:

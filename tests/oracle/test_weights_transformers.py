@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from llmc.check.debug_state import read_debug_state
-from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
-from llmc.config import ModelConfig
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
-from llmc.weights.checkpoint import tensor_shapes
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from llmc.weights.huggingface import NAMES
 from tests.helpers.engine import (
     RAGGED,
@@ -26,6 +25,7 @@ from tests.helpers.engine import (
     save_tokens,
     succeeded,
 )
+from tests.helpers.export import export
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -61,7 +61,7 @@ def exported(here: Context, config: ModelConfig, tokenizer: Tokenizer, dtype: st
     model = save_model(here.workspace.root / "model.bin", config)
     spec = here.workspace.root / "own.tiktoken"
     save_tokenizer(tokenizer, spec)
-    return export(here, str(model), to="hf", dtype=dtype, tokenizer_spec=str(spec))
+    return export(here, str(model), to="hf", dtype=dtype, tokenizer=str(spec))
 
 
 @pytest.mark.parametrize("config", [SMALL, RAGGED])

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from llmc.check.debug_state import read_debug_state
 from llmc.check.tolerances import STEPS
 from llmc.check.torch_model import GPT2
-from llmc.config import ModelConfig, TrainConfig
+from llmc.config import TrainConfig
+from llmc.model import ModelConfig
 from llmc.paths import cache_dir
 from llmc.weights.checkpoint import read_checkpoint
 from llmc.weights.random import random_tensors

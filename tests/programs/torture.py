@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmc.config import load_preset
-from llmc.weights.state import MEANS_AT
+from llmc.weights.state import MOMENTS_AT
 from tests.helpers.engine import (
     RAGGED,
     Flags,
@@ -57,7 +57,7 @@ def ending(out: Path) -> Ending:
     """Return what the run in ``out`` ended with."""
     metrics = without_times((out / "metrics.jsonl").read_text())
     newest = max((out / "checkpoints").iterdir())
-    means = (newest / "state.bin").read_bytes()[MEANS_AT:]
+    means = (newest / "state.bin").read_bytes()[MOMENTS_AT:]
     return Ending([(out / name).read_bytes() for name in FILES], means, metrics)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from llmc.config import (
-    ModelConfig,
     Preset,
     SampleConfig,
     TrainConfig,
@@ -16,8 +15,8 @@ from llmc.config import (
     preset_names,
 )
 from llmc.errors import Usage
+from llmc.model import ModelConfig, parameter_count
 from llmc.paths import shipped_dir
-from llmc.weights.checkpoint import parameter_count
 
 
 def test_every_preset_that_comes_with_llmc_loads() -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from llmc.check.inspect.description import Description, byte_count
 from llmc.check.inspect.reading import Asked, Reading, file_size, head_of
 from llmc.check.inspect.statistics import MOMENT_COLUMNS, Moments
-from llmc.config import ModelConfig
 from llmc.errors import LlmcError, Usage
+from llmc.model import ModelConfig, parameter_count
 from llmc.weights.checkpoint import (
     BF16,
     EXT_AT,
@@ -27,7 +27,6 @@ from llmc.weights.checkpoint import (
     MODEL_INTS,
     CheckpointHeader,
     from_bf16,
-    parameter_count,
 )
 from llmc.weights.lookup import tokenizer_of
 

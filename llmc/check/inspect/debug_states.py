@@ -12,9 +12,9 @@ from llmc.check.inspect.description import Description, byte_count
 from llmc.check.inspect.detect import kind_of
 from llmc.check.inspect.reading import Asked, file_size, head_of
 from llmc.check.inspect.statistics import Moments
-from llmc.config import ModelConfig
 from llmc.errors import LlmcError
-from llmc.weights.checkpoint import read_header, tensor_shapes
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.weights.checkpoint import read_header
 
 MOST_NEIGHBOURS = 64
 PUBLISHED = {

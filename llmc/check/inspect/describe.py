@@ -26,9 +26,9 @@ from llmc.check.inspect.training_states import describe_training_state
 from llmc.check.inspect.vocabularies import describe_tiktoken, describe_tokenizer_bin
 from llmc.check.inspect.workspaces import describe_plain_folder, describe_workspace
 from llmc.errors import Usage
+from llmc.paths import CHECKPOINT, CONFIG, METRICS
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.tokenizer import RECORD_FILE
-from llmc.train.folder import CHECKPOINT, CONFIG, METRICS
 
 Describer = Callable[[Path, Asked], Description]
 

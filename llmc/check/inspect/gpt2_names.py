@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from llmc.config import ModelConfig
 from llmc.errors import Usage
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights import gguf
-from llmc.weights.checkpoint import tensor_shapes
 from llmc.weights.huggingface import HEAD_SIZE, MASK, NAMES, PREFIX
 
 MOST_LAYERS = 1 << 12

@@ -12,8 +12,8 @@ from llmc.check.inspect.detect import kind_of
 from llmc.check.inspect.manifests import read_json, recorded
 from llmc.check.inspect.reading import Asked
 from llmc.check.inspect.texts import say_config, say_metrics
+from llmc.paths import CHECKPOINT, CONFIG, METRICS
 from llmc.tokens.tokenizer import RECORD_FILE
-from llmc.train.folder import CHECKPOINT, CONFIG, METRICS
 from llmc.train.metrics import Metrics, read_metrics
 
 

@@ -284,6 +284,6 @@ def token_bytes(tokenizer: Tokenizer | None, token: int) -> bytes | None:
     if tokenizer is None or token >= tokenizer.vocab_size:
         return None
     try:
-        return tokenizer.decode_bytes([token])
+        return tokenizer.detokenize([token])
     except (LlmcError, KeyError):
         return None

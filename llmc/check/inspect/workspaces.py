@@ -12,11 +12,11 @@ from llmc.check.inspect.detect import kind_of
 from llmc.check.inspect.manifests import entries, read_json
 from llmc.check.inspect.reading import Asked, file_size
 from llmc.errors import LlmcError
-from llmc.paths import Workspace
+from llmc.model import parameter_count
+from llmc.paths import CHECKPOINT, METRICS, Workspace
 from llmc.tokens.manifest import FILENAME as MANIFEST
-from llmc.train.folder import CHECKPOINT, METRICS
 from llmc.train.metrics import read_metrics
-from llmc.weights.checkpoint import parameter_count, read_header
+from llmc.weights.checkpoint import read_header
 
 MOST_ENTRIES = 200
 

@@ -25,6 +25,7 @@ from llmc.config import load_preset, preset_names
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage
+from llmc.installation import install_command
 from llmc.units import megabytes, milliseconds
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def bench(
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes, ours and PyTorch's.")] = 7,
 ) -> None:
-    """Time training steps, single kernels or decoding: speed, memory, share of the limit.
+    """Benchmark training steps, kernels or decoding.
 
     A step is forward, backward, gradient norm and AdamW. With --against, processes of both sides
     alternate, and the ratio of their medians is taken pair by pair: of steps, or of attention.
@@ -87,7 +88,7 @@ def bench(
     if what != "decode" and dtype == "int8":
         raise Usage("int8 is for decoding alone: llmc bench decode --dtype int8")
     if against is not None and find_spec("torch") is None:
-        raise Usage("--against needs PyTorch: pip install 'llmc[torch]'")
+        raise Usage(f"--against needs PyTorch: {install_command('torch')}")
     rows = batch_size or (1 if what == "decode" else 4)
     work = Work(config, rows, seq_len, threads or available_cores(), steps, dtype)
     length = "" if what == "decode" else f" T={work.T},"
@@ -116,7 +117,7 @@ def bench_steps(here: Context, work: Work, against: str | None, pairs: int) -> E
     Raises:
         LlmcError: a process failed.
     """
-    argv = work.engine_argv(ensure_native(here), "bench")
+    argv = work.engine_argv(ensure_native(report=here.ui), "bench")
     compared: Pairs = []
     if against is None:
         timings = [Timing.of(argv)]
@@ -151,7 +152,7 @@ def bench_kernels(here: Context, work: Work, against: str | None, pairs: int) ->
     Raises:
         LlmcError: a process failed.
     """
-    argv = work.engine_argv(ensure_native(here), "bench-kernels")
+    argv = work.engine_argv(ensure_native(report=here.ui), "bench-kernels")
     result = kernels_result(work, Timing.of(argv))
     _say_floats(here, work, result)
     _print(here, _kernels_table(result))
@@ -170,7 +171,7 @@ def bench_decode(here: Context, work: Work, against: str | None, pairs: int) -> 
     Raises:
         LlmcError: the process failed.
     """
-    argv = work.engine_argv(ensure_native(here), "bench-decode")
+    argv = work.engine_argv(ensure_native(report=here.ui), "bench-decode")
     result = decode_result(work, Timing.of(argv))
     table = _table("kernel", "M×N×K", "calls", "ms", "best", "GB/s", "of reading")
     for name, row in result["kernels"].items():

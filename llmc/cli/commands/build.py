@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.engine.build import chosen_cpu, ensure_native, native_binary
+from llmc.engine.build import build_native, chosen_cpu
 from llmc.engine.toolchain import Cpu, Mode
 
 
 def build(
-    ctx: typer.Context,
+    context: typer.Context,
     cpu: Annotated[
         Literal["baseline", "native"] | None,
         typer.Option(
@@ -35,21 +35,25 @@ def build(
         ),
     ] = False,
 ) -> None:
-    """Compile the C engine for this machine, once per version; a second build is instant.
+    """Compile the C engine for this machine.
 
     The compiler is zig, from pip; the binary goes to the cache. The training and sampling commands
     build by themselves when needed. Any other C compiler: make native CC=cc.
     """
-    here: Context = ctx.obj
+    ctx: Context = context.obj
     mode = Mode.SANITIZE if sanitize else Mode.DEBUG if debug else Mode.RELEASE
     wanted = Cpu(cpu) if cpu else chosen_cpu()
-    there = native_binary(mode, cpu=wanted).is_file() and not force
-    binary = ensure_native(here, force=force, debug=debug, sanitize=sanitize, cpu=wanted)
-    if there:
-        here.ui.note(f"the engine is up to date: {binary}")
+    built = build_native(report=ctx.ui, force=force, mode=mode, cpu=wanted)
+    if not built.compiled:
+        ctx.ui.note(f"the engine is up to date: {built.path}")
     if wanted is not chosen_cpu():
-        here.ui.note(f"LLMC_CPU={wanted.value} makes the other commands use it")
-    here.ui.result(
-        {"binary": str(binary), "mode": mode.value, "cpu": wanted.value, "built": not there}
+        ctx.ui.note(f"LLMC_CPU={wanted.value} makes the other commands use it")
+    ctx.ui.result(
+        {
+            "binary": str(built.path),
+            "mode": mode.value,
+            "cpu": wanted.value,
+            "built": built.compiled,
+        }
     )
-    here.ui.next("llmc prepare stdlib")
+    ctx.ui.next("llmc prepare stdlib")

@@ -12,9 +12,10 @@ import typer
 
 from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.paths import CHECKPOINT
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
-from llmc.train.folder import CHECKPOINT, find_run
+from llmc.train.folder import find_run
 from llmc.weights.lookup import tokenizer_of
 
 CHUNK = 1 << 16
@@ -32,7 +33,7 @@ def decode(
         ),
     ] = None,
 ) -> None:
-    """Turn token ids into text, on stdin as they arrive."""
+    """Turn token ids into text."""
     here: Context = ctx.obj
     chosen = load_tokenizer(tokenizer) if tokenizer is not None else default_tokenizer(here)
     words = iter([ids]) if ids else _words(here)
@@ -41,7 +42,7 @@ def decode(
     last = b""
     for group in words:
         numbers = [_number(word, from_flags=bool(ids)) for word in group]
-        data = chosen.decode_bytes(numbers)
+        data = chosen.detokenize(numbers)
         count += len(numbers)
         last = data[-1:] or last
         if here.ui.json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import shutil
 import sys
 import tempfile
 import textwrap
@@ -33,7 +32,7 @@ from llmc.engine import machine, toolchain
 from llmc.engine.build import ensure_native, native_binary
 from llmc.engine.process import ERRORS, run_quietly
 from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
-from llmc.paths import cache_dir
+from llmc.paths import cache_dir, free_bytes
 from llmc.units import megabytes
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ PRECISIONS = {
 
 
 def doctor(ctx: typer.Context) -> None:
-    """Examine this machine and this installation, and say what is wrong.
+    """Check this machine and this installation.
 
     It compiles the engine if it is not there yet, trains a tiny model on every instruction set that
     this CPU has, and compares with numbers that PyTorch once computed. It needs no network and no
@@ -225,7 +224,7 @@ def _disk(exam: Exam, *, place: Callable[[Exam], Path], elsewhere: str) -> Findi
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(4096))
             file.flush()
-        free = shutil.disk_usage(there).free
+        free = free_bytes(there)
     except OSError as error:
         found = f"cannot write {path}: {error.strerror}"
         return Finding(State.FAILED, found, elsewhere, ExitCode.BAD_DATA)
@@ -248,7 +247,7 @@ def _build(exam: Exam) -> Finding:
     began = time.monotonic()
     try:
         was_there = native_binary().is_file()
-        exam.binary = ensure_native(exam.here)
+        exam.binary = ensure_native(report=exam.here.ui)
     except CompileFailed as error:
         return Finding(State.FAILED, str(error), REINSTALL_ZIG, error.exit_code)
     how = "already built" if was_there else f"built in {time.monotonic() - began:.1f} s"

@@ -61,7 +61,7 @@ def eval(
         typer.Option(min=1, help="Threads. Default: one per core. Same numbers for any."),
     ] = None,
 ) -> None:
-    """Measure a model: loss, perplexity, bits per byte, or HellaSwag's accuracy.
+    """Measure a model: loss, perplexity, bits per byte, HellaSwag.
 
     Every token but the first is predicted once, in windows of T tokens. Each number comes with its
     standard error; bits per byte compares models of different tokenizers. docs/guide/eval.md has

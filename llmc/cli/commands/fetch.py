@@ -41,7 +41,7 @@ def fetch(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
 ) -> None:
-    """Download a dataset's text, an evaluation's questions or a model's weights.
+    """Download a dataset, an evaluation or a model's weights.
 
     What breaks off, by Ctrl-C too, is gone on with when the same command is given again.
 

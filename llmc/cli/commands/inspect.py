@@ -49,7 +49,7 @@ def inspect(
         typer.Option("--full", help="Read everything: of more than 8 GB, else a sample is read."),
     ] = False,
 ) -> None:
-    """Say what a file or a folder is, and what is wrong with it.
+    """Describe a file or folder and report what is wrong with it.
 
     Token files, checkpoints, debug states, tokenizers, safetensors, GGUF; the folders of datasets,
     runs and Hugging Face models; workspaces. What it is is told by its content, not by its name.

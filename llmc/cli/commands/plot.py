@@ -88,7 +88,7 @@ def plot(
         ),
     ] = None,
 ) -> None:
-    """Draw the curves of runs in the terminal, or as a picture or page that compares them.
+    """Plot training curves in the terminal, as a picture or as a page.
 
     Seven runs at most. Validation losses are drawn as marks. A .html file holds all metrics and
     asks nothing of any server. Pictures need matplotlib ('llmc[plot]'), and files for Weights &

@@ -8,20 +8,21 @@ from typing import Annotated
 
 import typer
 
-from llmc.cli.commands.export_weights import export
 from llmc.cli.commands.fetch import fetch_dataset
+from llmc.cli.commands.tokenize import summary
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
 from llmc.errors import LlmcError, Usage
 from llmc.text.source import FETCHED, STDLIB
-from llmc.tokens.dataset import tokenize_inputs, tokenized_already
-from llmc.tokens.manifest import Manifest, load_manifest
+from llmc.tokens.dataset import TokenizeOptions, find_tokenized, tokenize
+from llmc.tokens.manifest import Manifest
 from llmc.tokens.prepared import record_prepared
 from llmc.train.start import Data, check_match
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
-from llmc.weights.export import PUBLISHED
+from llmc.weights.export import export_weights
+from llmc.weights.sources import PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def prepare(
         typer.Option(metavar="PATH|URL", help="A local copy or a mirror of the dataset NAME."),
     ] = None,
 ) -> None:
-    """Fetch, tokenize, export weights and build: all that training needs, ready."""
+    """Fetch and tokenize a text and build the engine."""
     here: Context = ctx.obj
     recipe = recipe_of(inputs)
     chosen_tokenizer, chosen_model = tokenizer or recipe.tokenizer, model or recipe.model
@@ -90,7 +91,7 @@ def prepare(
     data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
     check_match(here, data, weights, read_header(weights))
     record_prepared(here.workspace, manifest.folder, weights)
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     here.ui.note("ready to train")
     here.ui.result(
         {
@@ -120,14 +121,14 @@ def _data(here: Context, inputs: list[str], tokenizer: str, source: str | None) 
         )
     for name in names:
         fetch_dataset(here, name, source=source, force=False)
-    folder = tokenized_already(here, inputs, tokenizer=tokenizer, out=None)
-    if folder is not None:
-        here.ui.note(f"{here.workspace.shown(folder)} is tokenized and whole")
-    else:
-        folder = tokenize_inputs(
-            here, inputs, tokenizer=tokenizer, val_tokens=None, val_fraction=None, out=None
-        )
-    return load_manifest(folder)
+    made = find_tokenized(here.workspace, inputs, tokenizer)
+    if made is not None:
+        here.ui.note(f"{here.workspace.shown(made.folder)} is tokenized and whole")
+        return made
+    options = TokenizeOptions(tokenizer=tokenizer)
+    made = tokenize(here.workspace, inputs, options, report=here.ui).manifest
+    here.ui.note(summary(here, made))
+    return made
 
 
 def _model(here: Context, source: str, manifest: Manifest) -> Path:
@@ -149,14 +150,21 @@ def _model(here: Context, source: str, manifest: Manifest) -> Path:
         if (header := _whole(out)) is not None and (header.config, header.tokenizer) == wanted:
             here.ui.note(f"{here.workspace.shown(out)} is exported and whole")
             return out
-        return export(here, source, out=out, overrides=overrides, tokenizer=fingerprint)
+        return export_weights(
+            here.workspace,
+            source,
+            out=out,
+            shape=overrides,
+            fingerprint=fingerprint,
+            report=here.ui,
+        ).path
     if source in PUBLISHED:
         fetch_dataset(here, source, source=None, force=False)
         out = here.workspace.models / f"{source}.bin"
         if _whole(out) is not None:
             here.ui.note(f"{here.workspace.shown(out)} is exported and whole")
             return out
-    return export(here, source)
+    return export_weights(here.workspace, source, report=here.ui).path
 
 
 def _whole(path: Path) -> CheckpointHeader | None:

@@ -38,7 +38,7 @@ def runs(
         bool, typer.Option("--reverse", help="Turn that order round (as it is).")
     ] = False,
 ) -> None:
-    """List the runs: what they trained, how far they came, how good they are.
+    """List the training runs: progress, speed and loss.
 
     The training loss is the mean of the last steps, a twentieth of all but 100 at most; time and
     tokens/s are those of training steps alone. A narrow terminal shows fewer columns; a pipe gets

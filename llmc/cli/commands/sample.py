@@ -139,7 +139,7 @@ def sample(
         ),
     ] = False,
 ) -> None:
-    """Write with a trained model: token ids on stdout, one a line, or text with --decode.
+    """Generate text with a trained model.
 
     The prompt is part of what is printed. A text longer than the model's context goes on from its
     newer half. What no flag says, the run's config does.
@@ -173,7 +173,7 @@ def sample(
             "dtype": dtype,
         },
     )
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     ids = chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else []
     context = chosen.model.context
     argv = generate_argv(

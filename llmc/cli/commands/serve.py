@@ -12,6 +12,7 @@ from llmc.cli.context import Context
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
 from llmc.errors import MissingOutput, Usage
+from llmc.installation import install_command
 from llmc.sample.text import find_weights, writing_threads
 
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
@@ -81,7 +82,7 @@ def serve(
         bool, typer.Option("--log", help="Say each request on stderr, without its text.")
     ] = False,
 ) -> None:
-    """Serve a model over HTTP as OpenAI's clients speak it, with a page to try it on.
+    """Serve a model over HTTP: OpenAI's API and a web page.
 
     Ctrl-C or SIGTERM finishes what is being written and ends. Needs 'llmc[serve]'.
     """
@@ -97,7 +98,7 @@ def serve(
     guard = guard_for(host)
     chosen = find_weights(here, run, model, needs_tokenizer=True)
     subject = subject_of(chosen)
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     with listen(host, port) as bound:
         argv = generate_argv(
             binary,
@@ -135,6 +136,4 @@ def need_packages() -> None:
     """
     for name in ("starlette", "uvicorn", "prometheus_client"):
         if find_spec(name) is None:
-            raise MissingOutput(
-                f"serving needs the package {name}: pip install 'llmc[serve]' brings it"
-            )
+            raise MissingOutput(f"serving needs the package {name}: {install_command('serve')}")

@@ -1,4 +1,4 @@
-"""``llmc tokenize``: text to token files, with a manifest that says what they hold."""
+"""``llmc tokenize``: turn text into token files with a manifest."""
 
 from __future__ import annotations
 
@@ -8,91 +8,82 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.errors import Usage
+from llmc.cli.counts import count
 from llmc.text.source import VAL_FRACTION, Reading
-from llmc.tokens.dataset import (
-    DEFAULT_TOKENIZER,
-    Options,
-    import_tokens,
-    merge_parts,
-    tokenize_inputs,
-)
-from llmc.tokens.files import MAX_TOKENS
-from llmc.tokens.foreign import are_token_files
-from llmc.tokens.manifest import load_manifest
+from llmc.tokens import dataset
+from llmc.tokens.dataset import DEFAULT_TOKENIZER, TokenizeOptions
+from llmc.tokens.manifest import Manifest
 from llmc.tokens.merge import read_shard
 from llmc.tokens.shards import SHARD_TOKENS
-from llmc.tokens.split import MIN_TOKENS, MOST_VAL_TOKENS, check_split_flags
+from llmc.tokens.split import MOST_VAL_TOKENS
 
 
 def tokenize(
-    ctx: typer.Context,
+    context: typer.Context,
     *,
     inputs: Annotated[
         list[str],
         typer.Argument(
             metavar="INPUT",
             help="A dataset (tinyshakespeare, tinystories, stdlib); or files, folders, patterns, "
-            "addresses, hf:OWNER/NAME[:SPLIT[:COLUMN]], and - for stdin.",
+            "URLs, hf:OWNER/NAME[:SPLIT[:COLUMN]], and - for stdin.",
         ),
     ],
     tokenizer: Annotated[
         str | None,
         typer.Option(
             metavar="gpt2|byte|bpe:N|NAME|FILE",
-            help=f"{DEFAULT_TOKENIZER} unless named; bpe:N trains one of N tokens on the text; "
-            "NAME is one of tiktoken's encodings, such as cl100k_base.",
+            help=f"Default: {DEFAULT_TOKENIZER}. bpe:N trains a vocabulary of N tokens on the "
+            "text; NAME is a tiktoken encoding, such as cl100k_base.",
         ),
     ] = None,
     val_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Validate on the first N tokens.")
+        int | None,
+        typer.Option(metavar="N", parser=count, help="Validate on the first N tokens."),
     ] = None,
     val_fraction: Annotated[
         float | None,
         typer.Option(
             metavar="F",
-            help="Validate on the first F of the tokens, in whole documents "
-            f"({VAL_FRACTION}, of at most {MOST_VAL_TOKENS:,} tokens).",
+            help="Validate on the first fraction F of the tokens, in whole documents. Default: "
+            f"{VAL_FRACTION}, at most {MOST_VAL_TOKENS:,} tokens.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write here, not to data/<name>.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: data/<name>.")
     ] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Of folders and archives only such files: '*.py'."),
+        typer.Option(metavar="PATTERN", help="Read only matching files of folders and archives."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Of folders and archives no such files or folders."),
+        typer.Option(metavar="PATTERN", help="Skip matching files and folders."),
     ] = None,
     documents: Annotated[
         str | None,
         typer.Option(
             metavar="file|line|record|blank-line|endoftext|SEPARATOR",
-            help="What a document is. Unless said: a record of .jsonl, .json and .parquet; of "
-            "other text the file, or what its lines of <|endoftext|> separate.",
+            help="What a document is. Default: a record of .jsonl, .json and .parquet; in other "
+            "text the file, or what lines of <|endoftext|> separate.",
         ),
     ] = None,
     field: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The field or column of a record that is its text."),
+        typer.Option(metavar="NAME", help="The field or column of a record that holds its text."),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads. Default: one per core. Same tokens for any."),
+        typer.Option(min=1, metavar="N", help="Threads. Default: one per core."),
     ] = None,
     shard_tokens: Annotated[
-        int,
-        typer.Option(
-            min=MIN_TOKENS, max=MAX_TOKENS, metavar="N", help="Most tokens in one token file."
-        ),
+        int, typer.Option(metavar="N", parser=count, help="Maximum tokens in one token file.")
     ] = SHARD_TOKENS,
     allow_special: Annotated[
         bool,
         typer.Option(
             "--allow-special",
-            help="Text such as <|endoftext|> in a document becomes that token; else it is text.",
+            help="Encode text such as <|endoftext|> in a document as that token.",
         ),
     ] = False,
     fast: Annotated[
@@ -108,73 +99,55 @@ def tokenize(
     ] = None,
     val_data: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Where INPUT are token files: those to validate on."),
+        typer.Option(metavar="FILE", help="Token files to validate on, if INPUT are token files."),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Tokenize the I-th of N parts, for --merge to join."),
+        typer.Option(metavar="I/N", help="Tokenize the I-th of N parts, to be joined by --merge."),
     ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="INPUT are the parts, or the folder they lie in: join.")
+        bool, typer.Option("--merge", help="Join parts: INPUT are their folders, or the one above.")
     ] = False,
 ) -> None:
-    """Turn text into train.bin, val.bin and a manifest; into shards where it is large.
+    """Turn text into token files to train on.
 
-    An interrupted call goes on from its finished shards when it is typed again.
+    An interrupted call resumes after its finished shards when you run it again.
     """
-    here: Context = ctx.obj
-    reading = Reading(tuple(include or ()), tuple(exclude or ()), documents, field)
-    options = Options(workers, shard_tokens, fast, allow_special, reading)
-    check_split_flags(val_tokens, val_fraction)
-    part = read_shard(shard) if shard is not None else None
-    if merge:
-        _refuse(tokenizer is not None, "--tokenizer", "--merge: the parts have theirs")
-        _refuse(part is not None, "--shard", "--merge")
-        _refuse(dtype is not None or val_data is not None, "--dtype and --val-data", "--merge")
-        folder = merge_parts(
-            here, inputs, val_tokens=val_tokens, val_fraction=val_fraction, out=out
-        )
-    elif dtype is not None or val_data is not None or are_token_files(inputs):
-        _refuse(part is not None, "--shard", "token files")
-        folder = import_tokens(
-            here,
-            inputs,
-            dtype=dtype,
-            val_data=val_data,
-            tokenizer=tokenizer,
-            val_tokens=val_tokens,
-            val_fraction=val_fraction,
-            out=out,
-            options=options,
-        )
-    else:
-        if part is not None and (val_tokens is not None or val_fraction is not None):
-            raise Usage("a part has no validation split: give --val-tokens to --merge")
-        folder = tokenize_inputs(
-            here,
-            inputs,
-            tokenizer=tokenizer,
-            val_tokens=val_tokens,
-            val_fraction=val_fraction,
-            out=out,
-            options=options,
-            part=part,
-        )
-    made = load_manifest(folder)
-    here.ui.result(
-        {
-            **made.fields(),
-            "train_tokens": made.train.tokens,
-            "val_tokens": made.val.tokens,
-            "folder": str(folder),
-        }
+    ctx: Context = context.obj
+    options = TokenizeOptions(
+        tokenizer=tokenizer,
+        val_tokens=val_tokens,
+        val_fraction=val_fraction,
+        out=out,
+        reading=Reading(tuple(include or ()), tuple(exclude or ()), documents, field),
+        special=allow_special,
+        shard_tokens=shard_tokens,
+        workers=workers,
+        fast=fast,
+        dtype=dtype,
+        val_data=val_data,
+        part=read_shard(shard) if shard is not None else None,
+        merge=merge,
     )
+    show(ctx, dataset.tokenize(ctx.workspace, inputs, options, report=ctx.ui).manifest)
+
+
+def show(ctx: Context, made: Manifest) -> None:
+    """Print what was made, and the command that comes next."""
+    ctx.ui.note(summary(ctx, made))
+    splits = {"train_tokens": made.train.tokens, "val_tokens": made.val.tokens}
+    ctx.ui.result({**made.fields(), **splits, "folder": str(made.folder)})
     if made.part is None:
-        here.ui.next(f"llmc train --data {here.workspace.shown(folder)}")
+        ctx.ui.next(f"llmc train --data {ctx.workspace.shown(made.folder)}")
     else:
-        here.ui.next(f"llmc tokenize --merge {here.workspace.shown(folder.parent)}")
+        ctx.ui.next(f"llmc tokenize --merge {ctx.workspace.shown(made.folder.parent)}")
 
 
-def _refuse(given: bool, flags: str, beside: str) -> None:
-    if given:
-        raise Usage(f"{flags} makes no sense with {beside}; leave it out")
+def summary(ctx: Context, made: Manifest) -> str:
+    """Return a sentence on the size of a dataset or a part of one."""
+    shards = len(made.train.shards)
+    files = f" in {shards} shards" if shards > 1 else ""
+    counted = f"{ctx.workspace.shown(made.folder)}: {made.train.tokens:,} tokens"
+    if made.part is not None:
+        return f"{counted}{files}, part {made.part.index} of {made.part.of} of {made.dataset}"
+    return f"{counted} to train on{files}, {made.val.tokens:,} to validate on"

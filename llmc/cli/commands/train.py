@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.check.bench import flops_per_token
 from llmc.check.trial import instruction_sets
 from llmc.cli.context import Context
 from llmc.cli.views.training import History
@@ -17,6 +16,7 @@ from llmc.config import MOST_STEPS, TrainConfig
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.errors import Usage
+from llmc.model import flops_per_token
 from llmc.train.dry_run import PlanView
 from llmc.train.loop import (
     begin_anew,
@@ -286,7 +286,7 @@ def train(
             f"{here.workspace.shown(start)}: use at most that"
         )
     threads = threads or available_cores()
-    binary = ensure_native(here)
+    binary = ensure_native(report=here.ui)
     history = History(
         settings.steps,
         flops_per_token=flops_per_token(header.config, settings.seq_len),

@@ -14,15 +14,13 @@ import pytest
 from llmc.check.bench import (
     Timing,
     Work,
-    attention_flops,
     attention_of,
     comparison,
-    gemm_flops,
     in_pairs,
     kernels_result,
     step_result,
 )
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig, attention_flops, gemm_flops
 from llmc.units import milliseconds
 from tests.helpers.engine import json_lines, refused, succeeded
 

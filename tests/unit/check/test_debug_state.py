@@ -9,7 +9,7 @@ import pytest
 
 from llmc.check.debug_state import read_debug_state
 from llmc.errors import BadData
-from llmc.weights.checkpoint import tensor_shapes
+from llmc.model import tensor_shapes
 from tests.helpers.engine import (
     SMALL,
     Flags,

@@ -30,11 +30,12 @@ from llmc.check.inspect.manifests import entries
 from llmc.check.inspect.reading import Asked, Reading
 from llmc.check.inspect.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.cli.views.inspection import plain_lines, show
-from llmc.config import ModelConfig
 from llmc.errors import Usage
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.files import read_tokens
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Llmc
 from tests.helpers.engine import random_tokens, save_model, save_tokens, some_tensors

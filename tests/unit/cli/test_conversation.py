@@ -11,10 +11,11 @@ import pytest
 
 from llmc.cli.conversation import COMMANDS, Conversation, changed
 from llmc.cli.ui import Ui
-from llmc.config import ModelConfig, SampleConfig
+from llmc.config import SampleConfig
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN
 from llmc.errors import LossNotFinite, Usage
+from llmc.model import ModelConfig
 from llmc.sample.text import Weights
 from llmc.tokens.tokenizer import load_tokenizer
 from tests.conftest import Llmc

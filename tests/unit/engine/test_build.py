@@ -6,16 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmc.cli.context import Context
 from llmc.engine import build as builder
-from llmc.engine.build import build_programs, ensure_native, native_binary
+from llmc.engine.build import build_native, build_programs, ensure_native, native_binary
 from llmc.engine.toolchain import Cpu, Mode
 from llmc.errors import BadData, CompileFailed, ExitCode, Usage
+from llmc.report import Silent, Unit
 
 MAIN = """
 #include <limits.h>
@@ -61,48 +62,67 @@ def no_compiler(*_: object) -> None:
 
 
 def test_a_build_makes_a_program_and_a_second_one_does_nothing(
-    here: Context, native: Path, monkeypatch: pytest.MonkeyPatch
+    native: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    binary = ensure_native(here, native=native)
+    binary = build_native(native=native).path
     assert said(binary) == "7\n"
     assert [path.name for path in binary.parent.iterdir()] == ["llmc-native"]
     monkeypatch.setattr(builder, "run_quietly", no_compiler)
-    assert ensure_native(here, native=native) == binary
+    assert build_native(native=native).path == binary
 
 
-def test_a_changed_source_is_another_build(here: Context, native: Path) -> None:
-    first = ensure_native(here, native=native)
+def test_a_build_returns_what_it_did(native: Path) -> None:
+    first, second = build_native(native=native), build_native(native=native)
+    assert first.compiled and first.seconds > 0
+    assert (second.path, second.compiled) == (first.path, False)
+
+
+def test_a_build_reports_the_files_that_are_compiled(native: Path) -> None:
+    bars: list[tuple[int | None, str, list[int]]] = []
+
+    class Bars(Silent):
+        @contextmanager
+        def bar(self, description: str, total: int | None = None, unit: Unit = "bytes") -> Any:
+            bars.append((total, unit, []))
+            yield lambda step, total=None: bars[-1][2].append(step)
+
+    build_native(native=native, report=Bars())
+    assert bars == [(2, "files", [1, 1])]
+
+
+def test_a_changed_source_is_another_build(native: Path) -> None:
+    first = build_native(native=native).path
     (native / "number.c").write_text('#include "number.h"\nint number(void) { return 8; }\n')
-    second = ensure_native(here, native=native)
+    second = build_native(native=native).path
     assert (said(first), said(second)) == ("7\n", "8\n")
 
 
-def test_force_compiles_again(here: Context, native: Path) -> None:
-    binary = ensure_native(here, native=native)
+def test_force_compiles_again(native: Path) -> None:
+    binary = build_native(native=native).path
     before = binary.stat().st_ino
-    assert ensure_native(here, native=native, force=True) == binary
+    assert build_native(native=native, force=True).path == binary
     assert binary.stat().st_ino != before
     assert said(binary) == "7\n"
 
 
-def test_debug_keeps_symbols(here: Context, native: Path) -> None:
-    release = ensure_native(here, native=native)
-    debug = ensure_native(here, native=native, debug=True)
+def test_debug_keeps_symbols(native: Path) -> None:
+    release = build_native(native=native).path
+    debug = build_native(native=native, mode=Mode.DEBUG).path
     assert debug != release
     assert said(debug) == "7\n"
 
 
-def test_sanitize_stops_at_undefined_behaviour(here: Context, native: Path) -> None:
-    binary = ensure_native(here, native=native, sanitize=True)
+def test_sanitize_stops_at_undefined_behaviour(native: Path) -> None:
+    binary = build_native(native=native, mode=Mode.SANITIZE).path
     done = subprocess.run([binary], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "signed integer overflow" in done.stderr
 
 
-def test_a_broken_source_is_one_clear_sentence(here: Context, native: Path) -> None:
+def test_a_broken_source_is_one_clear_sentence(native: Path) -> None:
     (native / "number.c").write_text("int number(void) { return seven; }\n")
     with pytest.raises(CompileFailed) as caught:
-        ensure_native(here, native=native)
+        build_native(native=native)
     assert caught.value.exit_code == ExitCode.COMPILE
     message = str(caught.value)
     assert message.startswith("number.c did not compile: ")
@@ -111,40 +131,36 @@ def test_a_broken_source_is_one_clear_sentence(here: Context, native: Path) -> N
     assert list(native_binary(native=native).parent.iterdir()) == [], "something half-made is left"
 
 
-def test_a_warning_fails_the_build(here: Context, native: Path) -> None:
+def test_a_warning_fails_the_build(native: Path) -> None:
     (native / "number.c").write_text(
         '#include "number.h"\nint number(void) { int unused = 1; return 7; }\n'
     )
     with pytest.raises(CompileFailed, match="unused"):
-        ensure_native(here, native=native)
+        build_native(native=native)
 
 
-def test_a_missing_function_fails_at_the_link(here: Context, native: Path) -> None:
+def test_a_missing_function_fails_at_the_link(native: Path) -> None:
     (native / "number.c").write_text("typedef int nothing;\n")
     with pytest.raises(CompileFailed, match=r"llmc-native did not link: .*number"):
-        ensure_native(here, native=native)
+        build_native(native=native)
 
 
 def test_a_cache_that_cannot_be_written_is_said_so(
-    here: Context, native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("LLMC_CACHE_DIR", str(tmp_path / "file"))
     with pytest.raises(BadData, match="set LLMC_CACHE_DIR"):
-        ensure_native(here, native=native)
+        build_native(native=native)
 
 
 BUILD_AT_ONCE = """
 import sys
 from pathlib import Path
-from llmc.engine.build import ensure_native
-from llmc.cli.context import Context
-from llmc.paths import Workspace
-from llmc.cli.ui import Ui
-here = Context(Workspace(Path()), Ui(quiet=True))
+from llmc.engine.build import build_native
 print("ready", flush=True)
 sys.stdin.readline()
-print(ensure_native(here, native=Path(sys.argv[1]), force=True))
+print(build_native(native=Path(sys.argv[1]), force=True).path)
 """
 
 
@@ -231,25 +247,25 @@ def test_the_command_exits_4_on_a_broken_source(
     assert done.stdout == ""
 
 
-def test_the_shipped_engine_compiles_without_a_warning(here: Context) -> None:
-    binary = ensure_native(here)
+def test_the_shipped_engine_compiles_without_a_warning() -> None:
+    binary = ensure_native()
     done = subprocess.run([binary, "no-such-command"], capture_output=True, text=True, check=False)
     assert done.returncode == ExitCode.USAGE
     assert done.stderr.startswith("error: ")
     assert native_binary(Mode.RELEASE) == binary
 
 
-def test_a_build_for_this_cpu_alone(here: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_for_this_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """One fast table, the one that the binary for every CPU chooses here; LLMC_CPU asks for it."""
 
     def tables(binary: Path) -> list[dict[str, Any]]:
         done = subprocess.run([binary, "isa"], capture_output=True, text=True, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    baseline = ensure_native(here)
+    baseline = ensure_native()
     monkeypatch.setenv("LLMC_CPU", "native")
-    native = ensure_native(here)
-    assert native == ensure_native(here, cpu=Cpu.NATIVE) == native_binary() != baseline
+    native = ensure_native()
+    assert native == build_native(cpu=Cpu.NATIVE).path == native_binary() != baseline
     names = [line["isa"] for line in tables(native) if line["event"] == "table"]
     assert len(names) == 2 and names[0] == "reference"
     assert tables(native)[-1] == tables(baseline)[-1]

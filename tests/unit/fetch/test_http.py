@@ -574,7 +574,7 @@ def test_a_disk_without_room_is_not_filled(
 
     web.put("/x", BODY)
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr("llmc.fetch.http.shutil.disk_usage", lambda _: usage._replace(free=9))
+    monkeypatch.setattr("llmc.paths.shutil.disk_usage", lambda _: usage._replace(free=9))
     with pytest.raises(BadData, match=r"x takes 1\.0 MB more, and the disk of .* has 0\.0 MB free"):
         download(f"{web.url}/x", place)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from llmc.errors import BadData, Usage
 from llmc.sample.streaming import Piece, Stops, TextStream
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 
 WORDS = "naïve Größe 日本語 🙂👩‍👧 the of and \n\n == def self, 東京 élan ́ \t"
 
@@ -84,7 +85,7 @@ def test_any_spelling_of_any_text_comes_out(name: str, text: str, data: st.DataO
 
 @given(name=NAMES, ids=st.lists(st.integers(0, 256), max_size=30))
 def test_any_ids_come_out_as_if_decoded_at_once(name: str, ids: list[int]) -> None:
-    data = tokenizer(name).decode_bytes(ids)
+    data = tokenizer(name).detokenize(ids)
     pieces, _ = streamed(name, ids)
     assert text_of(pieces) == data.decode(errors="replace")
     assert [piece.place for piece in pieces] == list(range(len(ids)))
@@ -105,9 +106,9 @@ def test_the_text_ends_before_the_first_stop_string(
     whole = [piece for piece in pieces if piece.whole]
     assert [piece.place for piece in whole] == list(range(len(whole)))
     assert all(piece.whole for piece in pieces[:-1])
-    sizes = [len(tokenizer(name).decode_bytes(ids[:count])) for count in range(len(ids) + 1)]
+    sizes = [len(tokenizer(name).detokenize(ids[:count])) for count in range(len(ids) + 1)]
     assert len(whole) == sum(size <= len(kept.encode()) for size in sizes[1:])
-    assert tokenizer(name).decode_bytes(ids[: len(whole)]) == kept.encode()[: sizes[len(whole)]]
+    assert tokenizer(name).detokenize(ids[: len(whole)]) == kept.encode()[: sizes[len(whole)]]
 
 
 @given(name=NAMES, text=FEW, stops=STOPS, data=st.data())
@@ -122,7 +123,7 @@ def test_what_has_come_out_is_never_part_of_a_stop_string(
         out += text_of(stream.feed(token))
         if stream.stopped is not None:
             break
-        so_far = tokenizer(name).decode_bytes(ids[:count])
+        so_far = tokenizer(name).detokenize(ids[:count])
         known = so_far.decode(errors="ignore")
         assert known.startswith(out)
         begun = [s[:n] for s in stops for n in range(1, len(s)) if known.endswith(s[:n])]
@@ -131,7 +132,7 @@ def test_what_has_come_out_is_never_part_of_a_stop_string(
         if known.encode() == so_far:  # no token ends inside a character
             ends = [
                 len(data.decode(errors="replace"))
-                for data in (tokenizer(name).decode_bytes(ids[:n]) for n in range(count + 1))
+                for data in (tokenizer(name).detokenize(ids[:n]) for n in range(count + 1))
                 if data == data.decode(errors="ignore").encode()
             ]
             assert len(out) == max(end for end in ends if end <= len(known) - held)

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from llmc.cli.views.sampling import summary
-from llmc.config import ModelConfig, SampleConfig
+from llmc.config import SampleConfig
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, LlmcError
+from llmc.model import ModelConfig, parameter_count
 from llmc.sample import text as sampling
 from llmc.sample.streaming import TextStream
 from llmc.sample.text import Text, Weights
 from llmc.tokens.tokenizer import load_tokenizer
-from llmc.weights.checkpoint import parameter_count
 from tests.helpers.places import FAKE_ENGINE
 
 MODEL = ModelConfig(1, 1, 4, 64, 257)

@@ -89,14 +89,14 @@ def changed(position: int, value: int) -> Callable[[bytes], bytes]:
     ("edit", "message"),
     [
         pytest.param(lambda data: data[:-1], "cut short", id="one byte short"),
-        pytest.param(lambda data: data + b"\0", "cut short or changed", id="one byte long"),
-        pytest.param(lambda data: data[:HEADER_BYTES], "its header says 3 tokens", id="no payload"),
-        pytest.param(lambda data: data[:100], "is not a token file", id="half a header"),
+        pytest.param(lambda data: data + b"\0", "too long", id="one byte long"),
+        pytest.param(lambda data: data[:HEADER_BYTES], "promises 3 tokens", id="no payload"),
+        pytest.param(lambda data: data[:100], "cut short", id="half a header"),
         pytest.param(lambda data: b"", "is not a token file", id="empty"),
         pytest.param(changed(0, 20240326), "starts with 20240326", id="a model"),
         pytest.param(changed(1, 2), "version 2", id="another version"),
         pytest.param(changed(0, 20240801), "version 1", id="the other magic's version"),
-        pytest.param(changed(2, 4), "its header says 4 tokens", id="wrong count"),
+        pytest.param(changed(2, 4), "its header promises 4 tokens", id="wrong count"),
         pytest.param(changed(2, 2**32 - 1), "4,294,967,295 tokens", id="an enormous count"),
     ],
 )

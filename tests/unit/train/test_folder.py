@@ -10,22 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from llmc.config import ModelConfig, SampleConfig, TrainConfig, load_preset
+from llmc.config import SampleConfig, TrainConfig, load_preset
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.paths import Workspace
+from llmc.model import ModelConfig
+from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.tokens.prepared import prepared_model, record_prepared
-from llmc.train.folder import (
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    RECORD,
-    claim_run,
-    discard_run,
-    find_run,
-    new_run,
-    newest_run,
-    write_config,
-)
+from llmc.train.folder import claim_run, discard_run, find_run, new_run, newest_run, write_config
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmc.errors import MissingOutput
-from llmc.paths import Workspace
-from llmc.train.folder import CHECKPOINT, CONFIG, METRICS, is_running
+from llmc.paths import CHECKPOINT, CONFIG, METRICS, Workspace
+from llmc.train.folder import is_running
 from llmc.train.history import all_runs, find_history, printable, read_run
 from tests.helpers.past_runs import TINY_PARAMETERS, a_past_run, loss
 

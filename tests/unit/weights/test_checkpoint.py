@@ -15,17 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, ExitCode, LlmcError, MissingOutput
+from llmc.model import ModelConfig, parameter_count, tensor_shapes
 from llmc.weights import checkpoint
 from llmc.weights.checkpoint import HEADER_BYTES as HEADER
 from llmc.weights.checkpoint import (
     CheckpointHeader,
     from_bf16,
-    parameter_count,
     read_checkpoint,
     read_header,
-    tensor_shapes,
     to_bf16,
     write_checkpoint,
 )
@@ -189,9 +187,9 @@ def test_version_1_has_no_padding(tmp_path: Path) -> None:
 
 
 DAMAGE = [
-    ("truncated", lambda raw: raw[:-1]),
-    ("truncated", lambda raw: raw[:HEADER]),
-    ("truncated", lambda raw: raw[:500]),
+    ("cut short", lambda raw: raw[:-1]),
+    ("cut short", lambda raw: raw[:HEADER]),
+    ("cut short", lambda raw: raw[:500]),
     ("is not a model checkpoint", lambda raw: b""),
     ("is not a model checkpoint", lambda raw: b"\x01"),
     ("too long", lambda raw: raw + b"\0"),
@@ -231,7 +229,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(
         ("channels must be at least 1", {6: 0}),
         ("padded to 256, not 130", {7: 130}),
         ("padded to 2147483648, not", {3: 2**31 - 1}),
-        ("truncated", {2: 2**31 - 1, 4: 2**31 - 1, 6: 2**31 - 2}),
+        ("cut short", {2: 2**31 - 1, 4: 2**31 - 1, 6: 2**31 - 2}),
         ("too long", {4: 1}),
         ("newer llmc", {9: 2}),
     ],

@@ -11,25 +11,20 @@ import pytest
 from safetensors import safe_open
 
 from llmc.check.debug_state import read_debug_state
-from llmc.cli.commands.export_weights import export
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.config import ModelConfig
 from llmc.errors import BadData, LlmcError, Usage
-from llmc.paths import Workspace
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, train_bpe
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.paths import CHECKPOINT, Workspace
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
-from llmc.train.folder import CHECKPOINT
-from llmc.weights.checkpoint import (
-    HEADER_BYTES,
-    read_checkpoint,
-    read_header,
-    tensor_shapes,
-    write_checkpoint,
-)
-from llmc.weights.export import TARGETS, find_source, open_weights
+from llmc.weights.checkpoint import HEADER_BYTES, read_checkpoint, read_header, write_checkpoint
+from llmc.weights.export import TARGETS
+from llmc.weights.sources import find_weights, open_weights
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import RAGGED, SMALL, Flags, random_tokens, save_tokens, some_tensors
+from tests.helpers.export import export
 
 TEXT = "she sells sea shells by the sea shore; größer, naïve, 日本 🙂 \n\n" * 40
 
@@ -205,11 +200,11 @@ def test_llm_cs_first_version_is_a_source(here: Context) -> None:
 def test_a_run_is_found_by_name_and_by_folder(here: Context, bpe: Tokenizer) -> None:
     a_run(here, bpe, SMALL)
     for source in ("poet", str(here.workspace.runs / "poet")):
-        found = find_source(here.workspace, source)
+        found = find_weights(here.workspace, source)
         assert (found.name, found.weights.config) == ("poet", SMALL)
         assert found.weights.origin.step == 12
     with pytest.raises(Usage, match="did you mean 'poet'"):
-        find_source(here.workspace, "poets")
+        find_weights(here.workspace, "poets")
     for to, target in TARGETS.items():
         if to != "llmc":
             assert export(here, "poet", to=to).name == f"poet{target.ending}"
@@ -217,9 +212,9 @@ def test_a_run_is_found_by_name_and_by_folder(here: Context, bpe: Tokenizer) -> 
 
 def test_random_weights_go_anywhere(here: Context) -> None:
     shape = {"layers": 2, "heads": 2, "channels": 64, "context": 16, "vocab_size": 257}
-    _, ours = read_checkpoint(export(here, "random", overrides=shape))
+    _, ours = read_checkpoint(export(here, "random", shape=shape))
     for to in ("hf", "gguf"):
-        out = export(here, "random", to=to, overrides=shape, tokenizer_spec="byte")
+        out = export(here, "random", to=to, shape=shape, tokenizer="byte")
         found = dict(open_weights(out).tensors())
         for name, values in ours.items():
             np.testing.assert_array_equal(found[name], values[: len(found[name])])
@@ -233,8 +228,8 @@ def test_random_weights_go_anywhere(here: Context) -> None:
         ({"to": "hf", "dtype": "q8_0"}, Usage, "--to hf takes --dtype fp32 or bf16 or f16"),
         ({"to": "hf", "data": Path("x.bin")}, Usage, "leave it out with --to hf"),
         ({"to": "llm.c", "data": Path("x.bin")}, LlmcError, "there is no file x.bin"),
-        ({"to": "hf", "tokenizer_spec": "bpe:9"}, Usage, "bpe:9"),
-        ({"to": "hf", "overrides": {"layers": 3}}, Usage, "--layers shapes a random model"),
+        ({"to": "hf", "tokenizer": "bpe:9"}, Usage, "bpe:9"),
+        ({"to": "hf", "shape": {"layers": 3}}, Usage, "--layers shapes a random model"),
     ],
 )
 def test_what_a_target_cannot_hold_is_refused(
@@ -265,7 +260,7 @@ def test_an_unknown_tokenizer_is_named_or_missed(tmp_path: Path, bpe: Tokenizer)
     assert json.loads((here.workspace.models / "model-hf/config.json").read_text())[
         "eos_token_id"
     ] is None  # fmt: skip
-    out = export(here, str(path), to="gguf", tokenizer_spec="byte")
+    out = export(here, str(path), to="gguf", tokenizer="byte")
     assert open_weights(out).origin.tokenizer == bytes.fromhex(load_tokenizer("byte").fingerprint)
 
 
@@ -355,7 +350,7 @@ def test_a_tokenizer_of_gpt2s_size_is_not_taken_for_gpt2s(
     assert read_header(export(here, str(folder), out=out)).tokenizer is None
     with pytest.raises(BadData, match="the tokenizer of poet-hf is not known"):
         export(here, str(folder), to="gguf")
-    export(here, str(folder), out=out, tokenizer_spec="byte")
+    export(here, str(folder), out=out, tokenizer="byte")
     assert read_header(out).tokenizer == bytes.fromhex(load_tokenizer("byte").fingerprint)
 
 

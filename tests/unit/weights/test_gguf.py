@@ -10,10 +10,11 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf.quants import dequantize, quantize
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput
+from llmc.model import ModelConfig
+from llmc.tokens.bpe import train_bpe
 from llmc.tokens.byte_level import Vocabulary, merges_of
-from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer, train_bpe
+from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer
 from llmc.weights.base import CheckpointModel, Origin
 from llmc.weights.checkpoint import write_checkpoint
 from llmc.weights.gguf import NAMES, GgufModel, gguf_bytes, read_gguf, write_gguf
@@ -197,7 +198,7 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path: Path, bpe: Tokenizer
     path = tmp_path / "cut.gguf"
     for keep in (0, 3, 8, 20, 100, 1000, 5000, 9000, len(whole) // 2, len(whole) - 300):
         path.write_bytes(whole[:keep])
-        with pytest.raises(BadData, match="damaged or not a GGUF file"):
+        with pytest.raises(BadData, match=r"damaged or not a GGUF file|cut short"):
             GgufModel(path)
 
 

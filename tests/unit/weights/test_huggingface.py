@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from llmc.config import ModelConfig
 from llmc.errors import BadData, MissingOutput
-from llmc.weights.checkpoint import read_checkpoint, tensor_shapes, write_checkpoint
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.huggingface import HuggingFaceModel
 
 L, C, V, T = 2, 128, 130, 16
@@ -213,7 +213,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, cut: int) -> None:
     folder = saved(tmp_path / "model")
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(BadData, match="damaged or not a safetensors file"):
+    with pytest.raises(BadData, match=r"damaged or not a safetensors file|cut short"):
         HuggingFaceModel(folder)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmc.config import ModelConfig
+from llmc.model import ModelConfig
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import RESIDUAL, RandomModel, normals, random_tensors, splitmix64
 from tests.helpers.engine import RAGGED, SMALL, Flags, Native, build, refused, succeeded

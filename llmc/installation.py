@@ -1,0 +1,78 @@
+"""How llmc is installed here, and the commands that a shell here runs.
+
+The package and the command are called ``llmc``; the distribution, which pip installs, is called
+:data:`DISTRIBUTION`, because ``llmc`` on PyPI is another project.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+DISTRIBUTION = "llmc-train"
+
+
+def install_command(extra: str) -> str:
+    """Return the pip command that adds an optional dependency (``serve``, ``plot``, …).
+
+    It names the clone that this installation was made from, if there is one, and PyPI otherwise.
+    """
+    clone = _clone() or DISTRIBUTION
+    source = "." if clone == Path.cwd() else str(clone)
+    return f"{_tool('pip')} install {shlex.quote(f'{source}[{extra}]')}"
+
+
+def program() -> str:
+    """Return what a shell in the current folder types to run this llmc."""
+    return _tool("llmc")
+
+
+def other_llmc() -> str | None:
+    """Return the version of PyPI's other project called ``llmc``, if it is installed here too.
+
+    Both install a package ``llmc``; the one installed last overwrites files of the other.
+    """
+    import importlib.metadata  # takes 0.02 s, which every command would wait for
+
+    try:
+        other = importlib.metadata.distribution("llmc")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return other.version if other.read_text("direct_url.json") is None else None
+
+
+def _tool(name: str) -> str:
+    """Return the shortest word that runs a program of this Python's environment."""
+    script = Path(sysconfig.get_path("scripts")) / name
+    found = shutil.which(name)
+    if found is not None and script.is_file() and Path(found).samefile(script):
+        return name
+    if script.is_file():
+        return shlex.quote(_relative(script))
+    return f"{shlex.quote(_relative(Path(sys.executable)))} -m {name}"
+
+
+def _relative(path: Path) -> str:
+    """Return a path below the current folder as relative, any other as absolute."""
+    here = Path.cwd()
+    return os.path.relpath(path, here) if path.is_relative_to(here) else str(path)
+
+
+def _clone() -> Path | None:
+    """Return the folder of sources that this installation was made from, if it is still there."""
+    import importlib.metadata
+    import json
+
+    places = [Path(__file__).resolve().parent.parent]
+    try:
+        origin = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+        url = json.loads(origin)["url"] if origin else ""
+        if url.startswith("file://"):
+            places.append(Path(url.removeprefix("file://")))
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    return next((place for place in places if (place / "pyproject.toml").is_file()), None)

@@ -1,0 +1,82 @@
+"""What a file is, by its first bytes, whatever its name says."""
+
+from __future__ import annotations
+
+import re
+
+# As many first bytes as a kind is recognized by.
+HEAD_BYTES = 4096
+
+# A compressed kind and the name of its codec.
+CODECS = {"gzip": "gz", "zstd": "zst", "bzip2": "bz2", "xz": "xz"}
+
+_STARTS = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"GGUF", "gguf"),
+    (b"PK\x03\x04", "zip"),
+    (b"PAR1", "parquet"),
+    (b"%PDF", "pdf"),
+    (b"\x7fELF", "elf"),
+    (b"\x93NUMPY", "npy"),
+    *((bytes((0x80, protocol)), "pickle") for protocol in range(2, 6)),
+)
+
+
+def kind_of_bytes(head: bytes) -> str:
+    """Return the kind of a file that begins with ``head``.
+
+    One of ``empty``, ``gzip``, ``zstd``, ``bzip2``, ``xz``, ``gguf``, ``zip``, ``parquet``,
+    ``pdf``, ``elf``, ``npy``, ``pickle``, ``tar``, ``html``, ``lfs`` (a git-lfs pointer), ``json``,
+    ``text`` and ``unknown``.
+    """
+    if not head:
+        return "empty"
+    found = next((kind for start, kind in _STARTS if head.startswith(start)), None)
+    if found is not None:
+        return found
+    if head[257:262] == b"ustar":
+        return "tar"
+    return _kind_of_text(head) if is_text(head) else "unknown"
+
+
+def _kind_of_text(head: bytes) -> str:
+    start = head.lstrip()[:200].lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "html"
+    if head.startswith(b"version https://git-lfs"):
+        return "lfs"
+    return "json" if start.startswith((b"{", b"[")) else "text"
+
+
+def codec_of_bytes(head: bytes) -> str:
+    """Return the codec of compressed data: ``gz``, ``zst``, ``bz2`` or ``xz``; else empty."""
+    return CODECS.get(kind_of_bytes(head), "")
+
+
+def is_text(head: bytes) -> bool:
+    """Tell whether bytes are UTF-8 without control characters, apart from a character cut off."""
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        if len(head) - error.start > 3 or error.reason != "unexpected end of data":
+            return False
+        text = head[: error.start].decode()
+    return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
+
+
+def not_data(head: bytes, name: str) -> str | None:
+    """Return a sentence if ``head`` shows a file that stands in for the real one, else None.
+
+    Args:
+        head: the file's first bytes.
+        name: how messages call the file.
+    """
+    kind = kind_of_bytes(head)
+    if kind == "lfs":
+        return f"{name} is a git-lfs pointer, not the file: run 'git lfs pull' in its repository"
+    if kind == "html":
+        return f"{name} is a web page, not data: the download went wrong; download it again"
+    return None

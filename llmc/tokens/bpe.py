@@ -1,0 +1,115 @@
+"""Train a byte-level BPE on a text of any size: bounded memory, progress, an end at Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from llmc.errors import BadData
+from llmc.report import SILENT, Report
+from llmc.tokens import bpe_child
+from llmc.tokens.byte_level import unspelled
+from llmc.tokens.encode import CUT_ANYWHERE, pieces, well_formed
+from llmc.tokens.tokenizer import Tokenizer, plain_tokenizer
+from llmc.tokens.vocabulary import ranks_of, single_bytes
+
+# The library takes about 40 bytes for each byte of a piece, and some pieces at a time.
+PIECE_CHARACTERS = 1 << 16
+LONGEST_WORD = 1 << 18  # a longer run without a space is cut
+SMALL = 1 << 20  # so many characters take less time than starting a process
+
+
+def train_bpe(
+    texts: Iterable[str | tuple[bool, str]],
+    vocab_size: int,
+    *,
+    total: int | None = None,
+    report: Report = SILENT,
+) -> Tokenizer:
+    """Train a byte-level BPE of ``vocab_size`` tokens in all; the same text gives the same one.
+
+    Ids 0 to 255 are the bytes, then come the merges in the order in which they were learnt, then
+    ``<|endoftext|>``.
+
+    Args:
+        texts: documents; or their pieces, each with whether it begins a document.
+        vocab_size: V, at least 258.
+        total: the size of the text in bytes, for progress.
+        report: receives progress.
+
+    Raises:
+        BadData: the text is too small or too uniform for so many tokens.
+    """
+    stream = _words(texts)
+    first: list[str] = []
+    size = 0
+    for piece in stream:
+        first.append(piece)
+        size += len(piece)
+        if size > SMALL:
+            learnt = _learn_in_child(chain(first, stream), vocab_size - 1, total, report)
+            break
+    else:
+        learnt = bpe_child.learn(first, vocab_size - 1)
+    tokens = single_bytes() + [token for token in map(unspelled, learnt) if len(token) > 1]
+    if len(tokens) < vocab_size - 1:
+        raise BadData(
+            f"the text yields a vocabulary of {len(tokens) + 1}, not {vocab_size}: "
+            f"choose a smaller one (--tokenizer bpe:{max(258, len(tokens) + 1)}, or byte), "
+            "or add text"
+        )
+    return plain_tokenizer("bpe", ranks_of(tokens))
+
+
+def _words(texts: Iterable[str | tuple[bool, str]]) -> Iterator[str]:
+    """Yield the text in pieces between which the split pattern cuts it anyway."""
+    stream = ((True, text) if isinstance(text, str) else text for text in texts)
+    for _, piece in pieces(stream, CUT_ANYWHERE, PIECE_CHARACTERS):
+        for at in range(0, len(piece), LONGEST_WORD):
+            yield well_formed(piece[at : at + LONGEST_WORD])
+
+
+def _learn_in_child(
+    texts: Iterable[str], count: int, total: int | None, report: Report
+) -> list[str]:
+    """Return what :func:`bpe_child.learn` returns; end the process that runs it on any exception.
+
+    Raises:
+        BadData: the process failed, for lack of memory, for example.
+    """
+    command = [sys.executable, "-P", bpe_child.__file__, str(count)]
+    last = b""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            with report.bar("reading the text", total) as advance:
+                for text in texts:
+                    data = text.encode()
+                    child.stdin.write(len(data).to_bytes(bpe_child.LENGTH_BYTES, "big") + data)
+                    advance(len(data))
+                child.stdin.write(bytes(bpe_child.LENGTH_BYTES))
+                child.stdin.close()
+            with report.bar("training the tokenizer", count, "tokens") as advance:
+                done = 0
+                for last in child.stdout:
+                    if last.startswith(b'{"stage":"Compute merges"'):
+                        step = json.loads(last)["current"] - done
+                        done += step
+                        advance(step)
+        except BrokenPipeError:
+            last = child.stdout.read()
+        finally:
+            child.kill()
+    if last.startswith(b'{"tokens"'):
+        tokens: list[str] = json.loads(last)["tokens"]
+        return tokens
+    reason = last.decode(errors="replace").strip().rpartition("\n")[2]
+    raise BadData(
+        f"training the tokenizer failed ({reason or f'signal {-child.returncode}'}): "
+        "train on less text, or choose a smaller vocabulary"
+    )

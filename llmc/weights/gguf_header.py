@@ -1,0 +1,244 @@
+"""Read the header of a GGUF file: key-values, and where every tensor lies.
+
+Every length is compared with the file before it is used. The reader of the gguf package trusts
+lengths, and a damaged header that promises 2^60 strings keeps it busy forever. The numbers of
+types and their block sizes are that package's.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llmc.kinds import HEAD_BYTES, not_data
+from llmc.weights.base import TensorPlace
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+ALIGNMENT = 32
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+STRING, ARRAY = 8, 9
+MOST_ITEMS = 1 << 24  # strings in all arrays
+MOST_DIMENSIONS = 8
+LONGEST_NAME = 1 << 16
+
+
+@dataclass(frozen=True)
+class GgufArray:
+    """An array among the key-values: the type of its items (struct's code or ``string``)."""
+
+    kind: str
+    items: tuple[Any, ...]
+
+
+@dataclass
+class GgufHeader:
+    """The header of a GGUF file, as far as it could be read.
+
+    Attributes:
+        version: the format's version.
+        tensor_count: the number of tensors that the header promises.
+        key_count: the number of key-values that it promises.
+        metadata: the key-values.
+        entries: where the tensors lie.
+    """
+
+    version: int = 0
+    tensor_count: int = 0
+    key_count: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    entries: dict[str, TensorPlace] = field(default_factory=dict)
+
+
+class DamagedHeader(Exception):
+    """The header does not follow the specification; the message says where."""
+
+
+def scan_gguf(path: Path, name: str = "it") -> tuple[GgufHeader, list[str]]:
+    """Read the header of a GGUF file as far as it goes.
+
+    Args:
+        path: the file.
+        name: how the problems call the file.
+
+    Returns:
+        The header, and the problems, a sentence each.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    header = GgufHeader()
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
+        if (sentence := not_data(head, name)) is not None:
+            return header, [sentence]
+        file.seek(0)
+        try:
+            _read(_Walk(file, size), header, path)
+        except DamagedHeader as error:
+            return header, [
+                f"{name} is damaged or not a GGUF file: {error}; get or make the file again"
+            ]
+    return header, _place_problems(header, size, name)
+
+
+class _Walk:
+    """Reads a header from the front, never more than the file has."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file = file
+        self.size = size
+        self.items = 0
+
+    @property
+    def left(self) -> int:
+        return self.size - self.file.tell()
+
+    def take(self, count: int, what: str) -> bytes:
+        if count > self.left:
+            raise DamagedHeader(
+                f"{what} takes {count:,} bytes, and only {self.left:,} are left of the file"
+            )
+        return self.file.read(count)
+
+    def number(self, code: str, what: str) -> Any:
+        data = self.take(struct.calcsize(f"<{code}"), what)
+        return struct.unpack(f"<{code}", data)[0] if code != "?" else data[0] != 0
+
+    def text(self, what: str, longest: int | None = None) -> str:
+        length = self.number("Q", f"the length of {what}")
+        if longest is not None and length > longest:
+            raise DamagedHeader(f"{what} is {length:,} bytes long, more than a name is")
+        return self.take(length, what).decode(errors="backslashreplace")
+
+    def value(self, kind: int, what: str) -> Any:
+        if kind in SCALARS:
+            return self.number(SCALARS[kind], what)
+        if kind == STRING:
+            return self.text(what)
+        if kind == ARRAY:
+            return self.array(what)
+        raise DamagedHeader(f"{what} has the unknown type {kind}")
+
+    def array(self, what: str) -> GgufArray:
+        kind, count = self.number("I", f"the type of {what}"), self.number("Q", what)
+        if kind in SCALARS:
+            code = SCALARS[kind]
+            width = struct.calcsize(f"<{code}")
+            if count * width > self.left:
+                raise DamagedHeader(f"{what} promises {count:,} items, more than the file holds")
+            return GgufArray(code, struct.unpack(f"<{count}{code}", self.file.read(count * width)))
+        if kind != STRING:
+            raise DamagedHeader(f"{what} is an array of type {kind}, which no GPT-2 has")
+        self.items += count
+        if count * 8 > self.left or self.items > MOST_ITEMS:
+            raise DamagedHeader(f"{what} promises {count:,} strings, more than the file holds")
+        return GgufArray("string", tuple(self.text(what) for _ in range(count)))
+
+
+def _read(walk: _Walk, header: GgufHeader, path: Path) -> None:
+    if walk.take(4, "the magic") != MAGIC:
+        raise DamagedHeader("it does not begin with GGUF")
+    header.version = walk.number("I", "the version")
+    if header.version not in VERSIONS:
+        swapped = int.from_bytes(header.version.to_bytes(4, "little"), "big")
+        order = "; it has the other byte order" if swapped in VERSIONS else ""
+        raise DamagedHeader(
+            f"its version is {header.version}, and versions 2 and 3 are known{order}"
+        )
+    header.tensor_count = walk.number("Q", "the number of tensors")
+    header.key_count = walk.number("Q", "the number of key-values")
+    for index in range(header.key_count):
+        key = walk.text(f"key {index + 1:,} of {header.key_count:,}", LONGEST_NAME)
+        kind = walk.number("I", f"the type of {_short(key)}")
+        if key in header.metadata:
+            raise DamagedHeader(f"the key {_short(key)} comes twice")
+        header.metadata[key] = walk.value(kind, f"the value of {_short(key)}")
+    places = [_tensor(walk, header, index) for index in range(header.tensor_count)]
+    alignment = header.metadata.get("general.alignment", ALIGNMENT)
+    if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
+        raise DamagedHeader(f"its alignment is {_short(alignment)}, which is no power of two")
+    start = -(-walk.file.tell() // alignment) * alignment
+    for name, number, shape, offset in places:
+        size = tensor_bytes(number, shape)
+        dtype = type_name(number)
+        if size is None:
+            raise DamagedHeader(
+                f"the tensor {_short(name)} has the type {dtype} and the shape {list(shape)}, "
+                "which do not go together"
+            )
+        header.entries[name] = TensorPlace(path, dtype, shape, start + offset, size)
+    if len(header.entries) < len(places):
+        raise DamagedHeader("a tensor comes twice")
+
+
+def _tensor(walk: _Walk, header: GgufHeader, index: int) -> tuple[str, int, tuple[int, ...], int]:
+    """Return the name, type, shape (slowest dimension first) and offset of the next tensor."""
+    what = f"the entry of tensor {index + 1:,} of {header.tensor_count:,}"
+    name = walk.text(what, LONGEST_NAME)
+    dimensions = walk.number("I", what)
+    if dimensions > MOST_DIMENSIONS:
+        raise DamagedHeader(f"the tensor {_short(name)} has {dimensions:,} dimensions")
+    shape = [walk.number("Q", what) for _ in range(dimensions)]
+    return name, walk.number("I", what), (*reversed(shape),), walk.number("Q", what)
+
+
+def _short(value: object) -> str:
+    """Return a value from the file on one printable line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _place_problems(header: GgufHeader, size: int, name: str) -> list[str]:
+    """Compare the places of the tensors with the file and with each other."""
+    spans = sorted((place.start, place.start + place.size) for place in header.entries.values())
+    end = max((stop for _, stop in spans), default=0)
+    problems = []
+    if end > size:
+        gone = sum(stop > size for _, stop in spans)
+        problems.append(
+            f"{name} is cut short: {end - size:,} bytes are missing, and with them all or part of "
+            f"{gone:,} of {len(spans):,} tensors; get or make the file again"
+        )
+    if any(stop > start for (_, stop), (start, _) in pairwise(spans)):
+        problems.append(f"{name} has tensors that overlap; get or make the file again")
+    return problems
+
+
+@cache
+def type_name(number: int) -> str:
+    """Return the name of a tensor type, or its number if it has none."""
+    from gguf import GGMLQuantizationType
+
+    return next((item.name for item in GGMLQuantizationType if item.value == number), str(number))
+
+
+def tensor_bytes(number: int, shape: tuple[int, ...]) -> int | None:
+    """Return the size of a tensor's data; None for an unknown type or a broken row."""
+    from gguf import GGML_QUANT_SIZES
+
+    sizes = {kind.value: pair for kind, pair in GGML_QUANT_SIZES.items()}
+    if number not in sizes:
+        return None
+    block, width = sizes[number]
+    row = shape[-1] if shape else 1
+    return math.prod(shape) // block * width if row % block == 0 else None

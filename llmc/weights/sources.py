@@ -1,0 +1,126 @@
+"""Find weights by name or path, whatever their format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmc.config import load_preset, nearest, overridden
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.paths import CHECKPOINT, Workspace
+from llmc.weights.base import CheckpointModel, Weights
+from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS
+from llmc.weights.random import RandomModel
+from llmc.weights.safetensors import INDEX_SUFFIX
+
+PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+DEFAULT_PRESET = "gpt2-124m"
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """Weights that a name or a path stands for.
+
+    Attributes:
+        name: the default name of files made from them.
+        weights: the opened weights.
+        folder: the run they belong to, or None.
+    """
+
+    name: str
+    weights: Weights
+    folder: Path | None = None
+
+
+def find_weights(workspace: Workspace, source: str) -> FoundWeights:
+    """Return the weights of a published model, a run, a folder or a file.
+
+    Raises:
+        Usage: there are no such weights, or the file has another format.
+        MissingOutput: the published weights have not been fetched.
+        BadData: the weights are damaged or not GPT-2's.
+    """
+    if source in PUBLISHED:
+        folder = workspace.models / source
+        if not (folder / "model.safetensors").is_file():
+            raise MissingOutput(
+                f"no weights in {workspace.shown(folder)}: run 'llmc fetch {source}' first"
+            )
+        return FoundWeights(source, open_weights(folder))
+    path = Path(source)
+    if not path.exists():
+        run = workspace.runs / source
+        if Path(source).name == source and (run / CHECKPOINT).is_file():
+            return FoundWeights(source, CheckpointModel(run / CHECKPOINT), run)
+        runs = [found.parent.name for found in workspace.runs.glob(f"*/{CHECKPOINT}")]
+        known = [*PUBLISHED, "random", *sorted(runs)]
+        raise Usage(f"no weights '{source}', by name or path{nearest(source, known)}")
+    if path.is_dir() and (path / CHECKPOINT).is_file():
+        return FoundWeights(path.resolve().name, CheckpointModel(path / CHECKPOINT), path)
+    name = path.resolve().name
+    for ending in (".safetensors" + INDEX_SUFFIX, ".bin" + INDEX_SUFFIX):
+        name = name.removesuffix(ending)
+    return FoundWeights(name if path.is_dir() else Path(name).stem, open_weights(path))
+
+
+def random_weights(preset: str, shape: Mapping[str, int], seed: int) -> FoundWeights:
+    """Return random weights of a preset's shape.
+
+    Args:
+        preset: a name or a TOML file; empty: gpt2-124m.
+        shape: dimensions that replace the preset's, by their names in ``ModelConfig``.
+        seed: the random seed; the same seed gives the same weights.
+
+    Raises:
+        Usage: there is no such preset, or the shape is invalid.
+    """
+    recipe = load_preset(preset or DEFAULT_PRESET)
+    config = overridden(recipe.model, shape)
+    for key, value in shape.items():
+        if value > INT32_MAX:
+            raise Usage(f"--{key.replace('_', '-')} must be below 2^31, not {value}")
+    return FoundWeights(f"{recipe.name}-random", RandomModel(config, seed))
+
+
+def open_weights(path: Path) -> Weights:
+    """Open the weights in a folder or file; the format is detected from the first bytes.
+
+    Raises:
+        Usage: the format is unknown.
+        MissingOutput: the folder has no weights.
+        BadData: the weights are damaged or not GPT-2's.
+    """
+    from llmc.weights.huggingface import HuggingFaceModel
+
+    if path.is_dir() or path.name.endswith((".safetensors", INDEX_SUFFIX)):
+        return HuggingFaceModel(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror}") from error
+    if head == b"GGUF":
+        from llmc.weights.gguf import GgufModel
+
+        return GgufModel(path)
+    if int.from_bytes(head, "little") in (MAGIC, *TOKEN_MAGICS):
+        return CheckpointModel(path)
+    if head.startswith((b"PK", b"\x80")):
+        return _pickled(path)
+    raise Usage(
+        f"{path} is not weights that llmc knows: a run, a Hugging Face folder, or a file that is "
+        "an llm.c checkpoint, .safetensors, GGUF, or a .bin, .pt or ckpt.pt of PyTorch"
+    )
+
+
+def _pickled(path: Path) -> Weights:
+    from llmc.weights.huggingface import HuggingFaceModel
+    from llmc.weights.nanogpt import NanoGptModel, is_nanogpt
+    from llmc.weights.torch import TorchTensors, load_pickle, tensors_in
+
+    loaded = load_pickle(path)
+    if is_nanogpt(loaded):
+        return NanoGptModel(path, loaded)
+    return HuggingFaceModel.of(TorchTensors(path, tensors_in(path, loaded)))
