@@ -252,8 +252,8 @@ def sources(
     """Return the engine's compilation units: every ``.c`` file that ``machine`` compiles.
 
     Of ``native/kernels/isa/`` these are the tables of ``machine`` less those that the compiler
-    lacks; for this CPU alone ``native.c`` stands for the instruction set that it has. ``*_tmpl.c`` are templates, which the tables
-    include; those of ``native/tests/`` are programs of their own.
+    lacks; for this CPU alone ``native.c`` stands for the instruction set that it has. ``*_tmpl.c``
+    are templates, which the tables include; ``native/tests/`` holds programs of their own.
 
     Raises:
         CompileFailed: there are none, or an instruction set has no flags in this module's table.
@@ -336,10 +336,13 @@ def plan(
     return Plan((*shared, *programs), tuple(links))
 
 
-def build_key(compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE) -> str:
+def build_key(
+    compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE, *, tests: bool = False
+) -> str:
     """Return the name of a build: a hash of sources, headers, flags, compiler and machine.
 
-    Where the sources lie does not matter; what they are called and what they hold does.
+    With ``tests`` it names a build of the test programs. Names and contents of the sources count,
+    not the folder that they lie in.
 
     Raises:
         CompileFailed: as :func:`sources`.
@@ -353,10 +356,13 @@ def build_key(compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE) -> st
 
     add(platform.system(), compiler.machine, compiler.version, mode.name)
     nowhere = Path("out")
-    for step in (*(whole := plan(compiler, native, nowhere, mode=mode)).objects, *whole.links):
+    for step in (
+        *(whole := plan(compiler, native, nowhere, mode=mode, tests=tests)).objects,
+        *whole.links,
+    ):
         words = step.argv[len(compiler.command) :]
         add(*(word.replace(str(native), "native") for word in words))
-    for path in _files(native):
+    for path in sorted(native.rglob("*.[ch]")) if tests else _files(native):
         add(path.relative_to(native).as_posix(), path.read_bytes())
     return digest.hexdigest()[:32]
 
