@@ -97,7 +97,7 @@ static void call(struct BenchModel *bench, enum Operation operation, size_t l) {
       k->sum_squares(w, g.first, model->count);
       break;
     case ADAMW_UPDATE:
-      k->adamw_update(w, p.first, model->means, g.first, &still, model->count);
+      k->adamw_update(w, p.first, model->moments, g.first, &still, model->count);
       break;
     case OPERATIONS: break;
   }

@@ -31,9 +31,9 @@ struct Workers {
 /* One step's constants; double, because 1 - 0.999 loses four digits in float. */
 struct AdamW {
   double lr, beta1, beta2, eps, weight_decay;
-  double correction1, correction2;  // 1 - beta^t, by which the running means are divided
+  double correction1, correction2;  // 1 - beta^t, by which the moments are divided
   double scale;                     // of the gradient: below 1 where its norm is clipped
-  uint64_t key;                     // of the random bits that round the running means
+  uint64_t key;                     // of the random bits that round the moments
 };
 
 /* A token of a text: where its keys and values are kept. */
@@ -145,9 +145,9 @@ struct Kernels {
 
   /* The sum of the squares of x (n). */
   double (*sum_squares)(const struct Workers *, const float *x, size_t n);
-  /* One step on params (n), with the running means (n) of the gradient and its square. Returns the sum of
+  /* One step on params (n), with the moments (n): running means of the gradient and of its square. Returns the sum of
    * the squares of grads (n), which it has to read anyway. Loshchilov, Hutter 2019; torch.optim.AdamW */
-  double (*adamw_update)(const struct Workers *, float *params, struct Means, const float *grads,
+  double (*adamw_update)(const struct Workers *, float *params, struct Moments, const float *grads,
                          const struct AdamW *, size_t n);
 
   /* Multiplies and adds in registers alone, on all threads, and returns how many floating-point

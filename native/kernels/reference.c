@@ -302,12 +302,12 @@ static double sum_squares(const struct Workers *workers, const float *x, size_t 
   return sum;
 }
 
-static double adamw_update(const struct Workers *workers, float *params, struct Means means,
+static double adamw_update(const struct Workers *workers, float *params, struct Moments moments,
                            const float *grads, const struct AdamW *adamw, size_t n) {
-  float m[MEANS_BLOCK], v[MEANS_BLOCK];
-  for (size_t at = 0; at < n; at += MEANS_BLOCK) {
-    size_t block = n - at < MEANS_BLOCK ? n - at : MEANS_BLOCK;
-    means_load(m, v, means_at(means, at), block);
+  float m[MOMENTS_BLOCK], v[MOMENTS_BLOCK];
+  for (size_t at = 0; at < n; at += MOMENTS_BLOCK) {
+    size_t block = n - at < MOMENTS_BLOCK ? n - at : MOMENTS_BLOCK;
+    moments_load(m, v, moments_at(moments, at), block);
     for (size_t i = 0; i < block; i++) {
       double g = adamw->scale * grads[at + i];
       double mean = adamw->beta1 * m[i] + (1 - adamw->beta1) * g;
@@ -319,7 +319,7 @@ static double adamw_update(const struct Workers *workers, float *params, struct 
       v[i] = (float)square;
       params[at + i] = (float)(params[at + i] - adamw->lr * step);
     }
-    means_store(means_at(means, at), m, v, adamw->key, at, block);
+    moments_store(moments_at(moments, at), m, v, adamw->key, at, block);
   }
   return sum_squares(workers, grads, n);
 }

@@ -41,12 +41,12 @@ static size_t parameters_count(const struct Config *config, size_t blocks) {
 
 size_t gpt2_count(const struct Config *config) { return parameters_count(config, config->L); }
 
-size_t gpt2_means_bytes(const struct Config *config, enum MeansType type) {
+size_t gpt2_moments_bytes(const struct Config *config, enum MomentsType type) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(config, tensors);
   size_t bytes = 0;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    bytes += (tensors[i].place == BLOCK ? config->L : 1) * means_bytes(type, tensor_count(&tensors[i], 1));
+    bytes += (tensors[i].place == BLOCK ? config->L : 1) * moments_bytes(type, tensor_count(&tensors[i], 1));
   }
   return bytes;
 }
@@ -126,9 +126,9 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   if (training) {
     model->grads = parameters_alloc(config, arena, model->update_in_backward ? 1 : config->L);
     model->plan.gradients = arena_since(arena, &mark);
-    model->means_bytes = gpt2_means_bytes(config, model->means.type);
-    model->means.m = arena_alloc(arena, model->means_bytes, 1);
-    model->means.v = arena_alloc(arena, model->means_bytes, 1);
+    model->moments_bytes = gpt2_moments_bytes(config, model->moments.type);
+    model->moments.m = arena_alloc(arena, model->moments_bytes, 1);
+    model->moments.v = arena_alloc(arena, model->moments_bytes, 1);
     model->plan.optimizer = arena_since(arena, &mark);
   }
   if (B > 0) activations_alloc(model, arena, training);
@@ -143,13 +143,13 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   model->plan.scratch = arena_since(arena, &mark);
 }
 
-/* Numbers for every parameter of so many blocks, stored like means of the type; returns the end of them. */
-static char *touch_parameters(const struct Gpt2 *model, void *first, size_t blocks, enum MeansType type) {
+/* Numbers for every parameter of so many blocks, stored like moments of the type; returns the end of them. */
+static char *touch_parameters(const struct Gpt2 *model, void *first, size_t blocks, enum MomentsType type) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
   char *at = first;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    const size_t bytes = means_bytes(type, tensor_count(&tensors[i], 1));
+    const size_t bytes = moments_bytes(type, tensor_count(&tensors[i], 1));
     for (size_t l = 0; l < (tensors[i].place == BLOCK ? blocks : 1); l++, at += bytes) {
       pool_zero(model->workers.pool, at, bytes);
     }
@@ -158,11 +158,11 @@ static char *touch_parameters(const struct Gpt2 *model, void *first, size_t bloc
 }
 
 void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
-  char *rest = touch_parameters(model, model->params.first, model->params.blocks, MEANS_FP32);
+  char *rest = touch_parameters(model, model->params.first, model->params.blocks, MOMENTS_FP32);
   if (model->grads.first != NULL) {
-    touch_parameters(model, model->grads.first, model->grads.blocks, MEANS_FP32);
-    touch_parameters(model, model->means.m, model->config.L, model->means.type);
-    rest = touch_parameters(model, model->means.v, model->config.L, model->means.type);
+    touch_parameters(model, model->grads.first, model->grads.blocks, MOMENTS_FP32);
+    touch_parameters(model, model->moments.m, model->config.L, model->moments.type);
+    rest = touch_parameters(model, model->moments.v, model->config.L, model->moments.type);
   }
   const struct Workers *w = &model->workers;
   char *own = (char *)w->own, *behind = (char *)(w->own + (size_t)pool_threads(w->pool) * w->own_floats);
@@ -329,14 +329,14 @@ static double update_part(struct Gpt2 *model, const struct UpdateConfig *update,
   double squares = 0;
   size_t p = 0, g = 0, mean = 0;  // in front of the tensor: numbers of params and grads, bytes of a mean
   for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
-    const size_t n = tensor_count(tensor, 1), bytes = means_bytes(model->means.type, n);
+    const size_t n = tensor_count(tensor, 1), bytes = moments_bytes(model->moments.type, n);
     const size_t blocks = tensor->place == BLOCK ? model->config.L : 1, kept = size_min(blocks, model->grads.blocks);
     if (tensor->place == place) {
       const size_t own = mean + l * bytes;
-      const struct Means means = {model->means.type, model->means.m + own, model->means.v + own};
+      const struct Moments moments = {model->moments.type, model->moments.m + own, model->moments.v + own};
       adamw.weight_decay = tensor->kind == MATRIX ? update->weight_decay : 0;
       adamw.key = mix64(mix64(mix64(update->seed) + step) + own);
-      squares += model->kernels->adamw_update(&model->workers, model->params.first + p + l * n, means,
+      squares += model->kernels->adamw_update(&model->workers, model->params.first + p + l * n, moments,
                                               model->grads.first + g + l % kept * n, &adamw, n);
     }
     p += blocks * n, g += kept * n, mean += blocks * bytes;

@@ -1,7 +1,7 @@
 /* The model one token at a time: keys and values of the past are kept, so a token costs one pass over the
  * weights, however many texts get one in it.
  *
- * There are S slots, each the cache of one text; writer.h says what happens when a text outgrows it. Weights are
+ * There are S slots, each the cache of one text; batch.h says what happens when a text outgrows it. Weights are
  * kept as floats, BF16 or INT8; where they are not floats, the cache is BF16.
  */
 #ifndef LLMC_DECODER_H

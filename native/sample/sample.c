@@ -104,8 +104,8 @@ int command_sample(int argc, char **argv) {
   const size_t prompt_length = parse_prompt(o.prompt, V, eot, NULL);
 
   struct Arena arena = {0};
-  struct Writer writer = {.listener = {&o, print_token, check_end}};
-  struct Decoder *decoder = &writer.decoder;
+  struct Batch batch = {.listener = {&o, print_token, check_end}};
+  struct Decoder *decoder = &batch.decoder;
   *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_choose(), .dtype = o.dtype};
   decoder->workers.pool = pool_create((int)o.threads);
   const size_t positions = size_min(maxT, prompt_length + o.tokens);
@@ -116,7 +116,7 @@ int command_sample(int argc, char **argv) {
                   "%zu texts of %zu tokens with %s need", o.samples, positions, o.model);
     }
     decoder_layout(decoder, &arena, o.samples, positions);
-    writer_layout(&writer, &arena);
+    batch_layout(&batch, &arena);
     prompt = arena_alloc(&arena, prompt_length, sizeof(int));
   }
   decoder_load(decoder, file, o.model, &checkpoint);
@@ -126,8 +126,8 @@ int command_sample(int argc, char **argv) {
   struct Request request = {.sampling = o.sampling, .tokens = o.tokens, .count = count,
                             .prompt_tokens = prompt_length, .prompt = prompt + prompt_length - count,
                             .eot = o.stop == STOP_EOT ? eot : -1};
-  for (size_t i = 0; i < o.samples; i++, request.sampling.seed++) writer_begin(&writer, &request);
-  while (writer.active > 0) writer_turn(&writer);
+  for (size_t i = 0; i < o.samples; i++, request.sampling.seed++) batch_begin(&batch, &request);
+  while (batch.active > 0) batch_turn(&batch);
   pool_destroy(decoder->workers.pool);
   arena_free(&arena);
   return EXIT_OK;

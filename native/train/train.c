@@ -51,8 +51,8 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
        "what linear layers multiply: fp32 or bf16"},
       {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: activations anew in backward, less memory"},
-      {"optimizer-state", ARG_CHOICE, &(struct Choice){&o.optimizer_state, MEANS_NAMES}, 0, 0,
-       "how AdamW's running means are stored: fp32, bf16 or 8bit"},
+      {"optimizer-state", ARG_CHOICE, &(struct Choice){&o.optimizer_state, MOMENTS_NAMES}, 0, 0,
+       "how AdamW's moments are stored: fp32, bf16 or 8bit"},
       {"seed", ARG_COUNT, &o.seed, 0, 0x1p53, "seed of the shuffle, of samples and of rounding"},
       {"shuffle", ARG_SWITCH, &o.shuffle, 0, 1, "1: shuffled windows, 0: in order"},
       {"val-every", ARG_COUNT, &o.val_every, 0, most, "steps between validations, 0: never"},
@@ -148,7 +148,7 @@ int command_train(int argc, char **argv) {
   run.model.dtype = o->dtype;
   run.model.recompute = o->recompute;
   run.model.update_in_backward = !run_needs_gradients(o);
-  run.model.means.type = o->optimizer_state;
+  run.model.moments.type = o->optimizer_state;
   run.model.workers.pool = pool_create((int)o->threads);
   run.model.workers.dtype = o->dtype;
   run_count_steps(&run);

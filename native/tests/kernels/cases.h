@@ -45,7 +45,7 @@ struct Case {
   size_t inputs;
   const int *ids;
   struct AdamW adamw;
-  enum MeansType means;
+  enum MomentsType moments;
   struct Memory initial[MOST_OUTPUTS];  // what the outputs hold before
   const char *names[MOST_OUTPUTS];
   double tolerances[MOST_OUTPUTS];

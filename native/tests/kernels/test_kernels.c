@@ -269,36 +269,36 @@ static void call_sum_squares(const struct Kernels *k, const struct Workers *w, c
 }
 
 static void call_adamw(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  /* Means of another type than floats are made from the case's, before, and back, after. */
+  /* Moments of another type than floats are made from the case's, before, and back, after. */
   struct Memory stored[2];
-  for (int i = 0; i < 2; i++) stored[i] = memory_take(means_bytes(c->means, c->N) / 2, BF16);
-  const struct Means means = {c->means, stored[0].array.data, stored[1].array.data};
-  for (size_t at = 0; at < c->N; at += MEANS_BLOCK) {
-    means_store(means_at(means, at), out[1].data + at, out[2].data + at, 0, at, size_min(MEANS_BLOCK, c->N - at));
+  for (int i = 0; i < 2; i++) stored[i] = memory_take(moments_bytes(c->moments, c->N) / 2, BF16);
+  const struct Moments moments = {c->moments, stored[0].array.data, stored[1].array.data};
+  for (size_t at = 0; at < c->N; at += MOMENTS_BLOCK) {
+    moments_store(moments_at(moments, at), out[1].data + at, out[2].data + at, 0, at, size_min(MOMENTS_BLOCK, c->N - at));
   }
   for (int i = 0; i < 2; i++) guard_write(&stored[i]);
-  out[3].data[0] = (float)k->adamw_update(w, out[0].data, means, c->in[0].data, &c->adamw, c->N);
-  for (size_t at = 0; at < c->N; at += MEANS_BLOCK) {
-    means_load(out[1].data + at, out[2].data + at, means_at(means, at), size_min(MEANS_BLOCK, c->N - at));
+  out[3].data[0] = (float)k->adamw_update(w, out[0].data, moments, c->in[0].data, &c->adamw, c->N);
+  for (size_t at = 0; at < c->N; at += MOMENTS_BLOCK) {
+    moments_load(out[1].data + at, out[2].data + at, moments_at(moments, at), size_min(MOMENTS_BLOCK, c->N - at));
   }
   for (int i = 0; i < 2; i++) {
-    check(guard_holds(&stored[i]), "%s wrote in front of its means", now);
+    check(guard_holds(&stored[i]), "%s wrote in front of its moments", now);
     memory_free(&stored[i]);
   }
 }
 
 /* Of random rounding: a number that is near the border may go the other way, by one step of its type. */
-static const double ROUNDED_BY[] = {[MEANS_FP32] = ROUNDED, [MEANS_BF16] = 0x1p-7, [MEANS_8BIT] = 0x1p-3};
+static const double ROUNDED_BY[] = {[MOMENTS_FP32] = ROUNDED, [MOMENTS_BF16] = 0x1p-7, [MOMENTS_8BIT] = 0x1p-3};
 
-static void check_adamw(size_t n, size_t step, enum MeansType means) {
+static void check_adamw(size_t n, size_t step, enum MomentsType moments) {
   const double beta1 = 0.9, beta2 = 0.999;
-  struct Case c = {.op = "adamw_update", .call = call_adamw, .N = n, .means = means};
+  struct Case c = {.op = "adamw_update", .call = call_adamw, .N = n, .moments = moments};
   c.adamw = (struct AdamW){.lr = 1e-3, .beta1 = beta1, .beta2 = beta2, .eps = 1e-8, .weight_decay = step % 2 ? 0 : 0.1,
                            .correction1 = 1 - pow(beta1, (double)step), .correction2 = 1 - pow(beta2, (double)step),
                            .scale = step % 3 ? 1 : 0.3, .key = mix64(step)};
   case_input(&c, n, 0);
-  case_output(&c, "params", n, ADDED_TO, ROUNDED), case_output(&c, "m", n, ADDED_TO, ROUNDED_BY[means]);
-  float *v = case_output(&c, "v", n, ADDED_TO, ROUNDED_BY[means]);
+  case_output(&c, "params", n, ADDED_TO, ROUNDED), case_output(&c, "m", n, ADDED_TO, ROUNDED_BY[moments]);
+  float *v = case_output(&c, "v", n, ADDED_TO, ROUNDED_BY[moments]);
   for (size_t i = 0; i < n; i++) v[i] = fabsf(v[i]);
   case_output(&c, "squares", 1, OVERWRITTEN, SUMMED);
   case_check(&c);
@@ -309,7 +309,7 @@ static void check_update(size_t n, size_t step) {
   case_input(&c, n, 0);
   case_output(&c, "bits", 2, ADDED_TO, INFINITY), case_output(&c, "sum", 1, OVERWRITTEN, SUMMED);
   case_check(&c);
-  check_adamw(n, step, MEANS_FP32);
+  check_adamw(n, step, MOMENTS_FP32);
 }
 
 int main(void) {
@@ -325,8 +325,8 @@ int main(void) {
   check_linears();
   check_attentions();
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-    for (enum MeansType means = MEANS_BF16; means <= MEANS_8BIT; means++) {
-      check_adamw(sizes[i], i + 1, means), check_adamw(sizes[i] * 1021, i + 1, means);
+    for (enum MomentsType moments = MOMENTS_BF16; moments <= MOMENTS_8BIT; moments++) {
+      check_adamw(sizes[i], i + 1, moments), check_adamw(sizes[i] * 1021, i + 1, moments);
     }
   }
   cases_stop();
