@@ -74,7 +74,7 @@ ISAS = {
 }
 
 # The plain loops that everything else is measured against: no clever reordering of loops.
-UNUSUAL = {"reference.c": ("-O2",), "reference_decode.c": ("-O2",)}
+UNUSUAL = {"plain.c": ("-O2",), "plain_decode.c": ("-O2",)}
 # Every machine has to make the same bits of these: a product and a sum are rounded one by one.
 EXACT = {"random.c": ("-ffp-contract=off",)}
 

@@ -108,7 +108,7 @@ INLINE void cached_query(float *out, float *scratch, const float *q, struct Arra
   memcpy(out, padded, HS * sizeof(float));
 }
 
-static void attention_decode_task(void *argument, int thread, int threads) {
+static void attention_forward_cached_task(void *argument, int thread, int threads) {
   const struct Cached *c = argument;
   const size_t C = c->C, HS = c->HS, row = round_up(HS, CACHE_LANES);
   float *scratch = c->workers->own + (size_t)thread * c->workers->own_floats;
@@ -126,10 +126,10 @@ static void attention_decode_task(void *argument, int thread, int threads) {
   }
 }
 
-static void attention_decode(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
+static void attention_forward_cached(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
                              const struct Feed *feeds, size_t M, size_t C, size_t NH) {
   struct Cached c = {workers, out, qkv, cache, feeds, M, C, NH, C / NH};
-  pool_run(workers->pool, "attention_decode", attention_decode_task, &c);
+  pool_run(workers->pool, "attention_forward_cached", attention_forward_cached_task, &c);
 }
 
 /* The strips of attention_forward, whose keys and values come out of the cache. */

@@ -1,5 +1,5 @@
 /* The operations a GPT-2 is made of: one function pointer each. A table of them is one way to compute;
- * reference.c holds the plainest, isa/ the fast ones, and gpt2.c does not know which it runs on.
+ * plain.c holds the plainest, isa/ the fast ones, and gpt2.c does not know which it runs on.
  *
  * B batch, T time, C channels, V vocabulary, Vp padded vocabulary, NH heads, HS head size, N rows.
  * Linear layers are products of M rows, N outputs and K inputs. Everything is row-major, without
@@ -130,7 +130,7 @@ struct Kernels {
   void (*attention_prompt)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
                            struct Feed first, size_t M, size_t C, size_t NH);
   /* The same for one token of each of M slots. A row's bits do not depend on the others. */
-  void (*attention_decode)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
+  void (*attention_forward_cached)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
                            const struct Feed *feeds, size_t M, size_t C, size_t NH);
 
   /* losses (N) = -log softmax(logits)[target], over the first V columns;

@@ -44,7 +44,7 @@ static void layernorm_forward(const struct Workers *workers, struct Array out, f
   pool_run(workers->pool, "layernorm_forward", layernorm_forward_task, &ln);
 }
 
-/* dinp of row n; the formula is derived in reference.c and docs/engine/layernorm.md */
+/* dinp of row n; the formula is derived in plain.c and docs/engine/layernorm.md */
 static void layernorm_backward_row(const struct LayerNorm *ln, size_t n) {
   const size_t C = ln->C, whole = C / VL * VL;
   const float *x = ln->inp + n * C, *dy = ln->dout + n * C, *weight = ln->weight;

@@ -1,11 +1,11 @@
 /* Every operation as plain loops: what to read first, and what every fast table is held against.
- * Those that only decoding needs are in reference_decode.c.
+ * Those that only decoding needs are in plain_decode.c.
  *
  * One thread, no scratch memory, no tricks. Where linear layers multiply BF16, each factor is rounded to
  * it and multiplied as a float. Sums run in float in the order of the loops, except where
  * a long sum would lose digits that the fast tables (which add in short runs) keep: those are double.
  */
-#include "kernels/reference.h"
+#include "kernels/plain.h"
 
 #include <math.h>
 #include <string.h>
@@ -100,7 +100,7 @@ static void layernorm_backward(const struct Workers *workers, float *dinp, float
 /* ---- linear layers ------------------------------------------------------------------------------ */
 
 /* A factor as linear layers multiply it. */
-float reference_operand(const struct Workers *workers, float x) {
+float plain_operand(const struct Workers *workers, float x) {
   return workers->dtype == BF16 ? bf16_to_float(bf16_from_float(x)) : x;
 }
 
@@ -109,7 +109,7 @@ static float linear_output(const struct Workers *workers, struct Array inp, cons
                            size_t m, size_t n, size_t K) {
   float sum = 0;
   for (size_t k = 0; k < K; k++) {
-    sum += reference_operand(workers, array_get(inp, m * K + k)) * reference_operand(workers, weight[n * K + k]);
+    sum += plain_operand(workers, array_get(inp, m * K + k)) * plain_operand(workers, weight[n * K + k]);
   }
   return sum;
 }
@@ -142,7 +142,7 @@ static float gelu_logistic(float x) {
   return 1 / (1 + expf(-twice_u));
 }
 
-float reference_gelu(float x) { return x * gelu_logistic(x); }
+float plain_gelu(float x) { return x * gelu_logistic(x); }
 
 static float gelu_derivative(float x) {
   float s = gelu_logistic(x);
@@ -155,7 +155,7 @@ static void linear_gelu(const struct Workers *workers, struct Array out, struct 
   for (size_t m = 0; m < M; m++) {
     for (size_t n = 0; n < N; n++) {
       float x = linear_output(workers, inp, weight, m, n, K) + bias[n];
-      array_set(out, m * N + n, reference_gelu(x));
+      array_set(out, m * N + n, plain_gelu(x));
       array_set(slope, m * N + n, gelu_derivative(x));
     }
   }
@@ -166,8 +166,8 @@ static void linear_backward_input(const struct Workers *workers, float *dinp, co
   memset(dinp, 0, M * K * sizeof *dinp);
   for (size_t m = 0; m < M; m++) {
     for (size_t n = 0; n < N; n++) {
-      float d = reference_operand(workers, dout[m * N + n]);
-      for (size_t k = 0; k < K; k++) dinp[m * K + k] += d * reference_operand(workers, weight[n * K + k]);
+      float d = plain_operand(workers, dout[m * N + n]);
+      for (size_t k = 0; k < K; k++) dinp[m * K + k] += d * plain_operand(workers, weight[n * K + k]);
     }
   }
 }
@@ -187,8 +187,8 @@ static void linear_backward_weight(const struct Workers *workers, float *dweight
     for (size_t n = 0; n < N; n++) {
       float d = dout[m * N + n];
       if (dbias != NULL) dbias[n] += d;
-      d = reference_operand(workers, d);
-      for (size_t k = 0; k < K; k++) dweight[n * K + k] += d * reference_operand(workers, array_get(inp, m * K + k));
+      d = plain_operand(workers, d);
+      for (size_t k = 0; k < K; k++) dweight[n * K + k] += d * plain_operand(workers, array_get(inp, m * K + k));
     }
   }
 }
@@ -205,7 +205,7 @@ static float dot(struct Array a, struct Array b, size_t n) {
 /* One query against the keys and values of positions 0 … T-1, `stride` numbers apart; returns the log
  * of the sum of exponentials. The softmax runs online: when a larger score turns up, what was summed
  * so far is scaled down (Milakov, Gimelshein 2018). So no row of scores is ever stored. */
-float reference_attend(struct Array out, struct Array q, struct Array keys, struct Array values,
+float plain_attend(struct Array out, struct Array q, struct Array keys, struct Array values,
                     size_t stride, size_t T, size_t HS) {
   enum { CHUNK = 64 };  // outputs at a time; their sums are floats, whatever out is
   float scale = 1 / sqrtf((float)HS);
@@ -239,7 +239,7 @@ static void attention_forward(const struct Workers *workers, struct Array out, f
     for (size_t h = 0; h < NH; h++) {
       struct Array q = array_at(qkv, b * T * 3 * C + h * HS);
       for (size_t t = 0; t < T; t++) {
-        lse[(b * NH + h) * T + t] = reference_attend(array_at(out, (b * T + t) * C + h * HS), array_at(q, t * 3 * C),
+        lse[(b * NH + h) * T + t] = plain_attend(array_at(out, (b * T + t) * C + h * HS), array_at(q, t * 3 * C),
                                            array_at(q, C), array_at(q, 2 * C), 3 * C, t + 1, HS);
       }
     }
@@ -334,9 +334,9 @@ static double peak_flops(const struct Workers *workers) {
   return 2.0 * (double)ROUNDS;
 }
 
-extern const struct Kernels kernels_reference;
-const struct Kernels kernels_reference = {
-    .name = "reference",
+extern const struct Kernels kernels_plain;
+const struct Kernels kernels_plain = {
+    .name = "plain",
     .shared_floats = shared_floats,
     .own_floats = own_floats,
     .encoder_forward = encoder_forward,
@@ -349,16 +349,16 @@ const struct Kernels kernels_reference = {
     .linear_backward_input = linear_backward_input,
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
-    .decode_linear = reference_decode_linear,
-    .prompt_linear = reference_prompt_linear,
-    .weights_store = reference_weights_store,
+    .decode_linear = plain_decode_linear,
+    .prompt_linear = plain_prompt_linear,
+    .weights_store = plain_weights_store,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
-    .attention_prompt = reference_attention_prompt,
-    .attention_decode = reference_attention_decode,
+    .attention_prompt = plain_attention_prompt,
+    .attention_forward_cached = plain_attention_forward_cached,
     .crossentropy = crossentropy,
-    .row_largest = reference_row_largest,
-    .row_exponentials = reference_row_exponentials,
+    .row_largest = plain_row_largest,
+    .row_exponentials = plain_row_exponentials,
     .sum_squares = sum_squares,
     .adamw_update = adamw_update,
     .peak_flops = peak_flops,

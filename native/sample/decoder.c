@@ -151,7 +151,7 @@ static void blocks(struct Decoder *d, const struct Feed *feeds, size_t n, bool p
     normalize(d, d->x, p->ln1w, p->ln1b, l, n);
     linear(d, prompt, d->qkv, d->ln, p->qkvw, p->qkvb, DECODE_STORE, l, n, 3 * C, C);
     if (prompt) k->attention_prompt(w, d->att, d->qkv, cache_at(d, l), feeds[0], n, C, NH);
-    else k->attention_decode(w, d->att, d->qkv, cache_at(d, l), feeds, n, C, NH);
+    else k->attention_forward_cached(w, d->att, d->qkv, cache_at(d, l), feeds, n, C, NH);
     linear(d, prompt, d->x, d->att, p->attprojw, p->attprojb, DECODE_ADD, l, n, C, C);
 
     normalize(d, d->x, p->ln2w, p->ln2b, l, n);

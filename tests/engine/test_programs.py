@@ -18,9 +18,9 @@ from tests.helpers.programs import kept_programs
 # AVX-512.
 UNASKED = """
 #include "kernels/kernels.h"
-extern const struct Kernels kernels_reference, kernels_avx512, kernels_avx512bf16;
+extern const struct Kernels kernels_plain, kernels_avx512, kernels_avx512bf16;
 static const struct Kernels *const tables[] = {
-    &kernels_reference, &kernels_avx512, &kernels_avx512bf16, NULL};
+    &kernels_plain, &kernels_avx512, &kernels_avx512bf16, NULL};
 const struct Kernels *kernels_at(int i) { return tables[i]; }
 int kernels_runnable(const struct Kernels *kernels) { return kernels != NULL; }
 const struct Kernels *kernels_choose(void) { return &kernels_avx512; }

@@ -1,5 +1,5 @@
 /* Decoding: how weights are stored, and their products with few rows and with many, in every table that this
- * CPU can run. The reference itself is held against sums in double. */
+ * CPU can run. The plain loops themselves are held against sums in double. */
 #define _DEFAULT_SOURCE  // MAP_ANON
 #define _DARWIN_C_SOURCE
 #include <float.h>
@@ -12,7 +12,7 @@ static const double SUMMED = 2e-6, GELU = 8e-6, NARROWED = 4e-3;
 static const char *const FINISHES[] = {
     [DECODE_STORE] = "decode_linear", [DECODE_ADD] = "decode_linear added", [DECODE_GELU] = "decode_linear gelu"};
 
-/* Takes the place of random weights (N, K), stored by the reference; two inputs of the case. */
+/* Takes the place of random weights (N, K), stored by the plain table; two inputs of the case. */
 static struct Weights case_weights(struct Case *c, size_t N, size_t K) {
   struct Memory floats = memory_take(N * K, FP32);
   struct Memory *data = &c->in[c->inputs++], *scales = &c->in[c->inputs++];
@@ -82,7 +82,7 @@ static void check_decode(size_t M, size_t N, size_t K) {
   }
 }
 
-/* ---- the reference against double ---------------------------------------------------------------- */
+/* ---- the plain loops against double ---------------------------------------------------------------- */
 
 /* Row m of the input, number k, as it is multiplied. */
 static double factor(const struct Case *c, size_t m, size_t k) {
@@ -95,7 +95,7 @@ static double factor(const struct Case *c, size_t m, size_t k) {
   return max == 0 ? 0 : nearbyint(row[k] / (max / 127)) * (max / 127);
 }
 
-static void check_reference(size_t M, size_t N, size_t K, enum Dtype dtype) {
+static void check_plain(size_t M, size_t N, size_t K, enum Dtype dtype) {
   struct Case c = {.M = M, .N = N, .K = K, .dtype = dtype};
   case_decode(&c, DECODE_ADD, true);
   struct Memory out;
@@ -160,7 +160,7 @@ static void check_store(size_t N, size_t K, enum Dtype dtype, float magnitude) {
     const bool same = memcmp(data[0].array.data, data[1].array.data, N * K * dtype_size(dtype)) == 0 &&
                       (dtype != INT8 || memcmp(scales[0].data, scales[1].data, N * blocks * sizeof(float)) == 0);
     check(same && guard_holds(&data[1]) && guard_holds(&scales[1]),
-          "weights_store of %s in %s, N=%zu K=%zu, up to %g: expected the reference's bytes, got others",
+          "weights_store of %s in %s, N=%zu K=%zu, up to %g: expected the bytes of the plain loops, got others",
           kernels_at(t)->name, dtype_name(dtype), N, K, (double)magnitude);
   }
   memory_free(&from);
@@ -191,7 +191,7 @@ int main(void) {
   enum { ROWS = sizeof rows / sizeof *rows, SIZES = sizeof sizes / sizeof *sizes };
   for (enum Dtype dtype = FP32; dtype <= INT8; dtype++) {
     for (size_t i = 0; i < SIZES; i++) {
-      check_reference(rows[i % ROWS], sizes[i], sizes[(7 * i + 3) % SIZES], dtype);
+      check_plain(rows[i % ROWS], sizes[i], sizes[(7 * i + 3) % SIZES], dtype);
       check_store(1 + i % 5, sizes[i], dtype, i % 3 == 0 ? 1e-3f : 1);
     }
     check_store(3, 96, dtype, 0), check_store(3, 96, dtype, 1e38f);

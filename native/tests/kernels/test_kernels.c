@@ -1,12 +1,12 @@
-/* Every operation of every table that this CPU can run, on ragged shapes, against the reference. */
+/* Every operation of every table that this CPU can run, on ragged shapes, against the plain loops. */
 #define _DEFAULT_SOURCE  // MAP_ANON
 #define _DARWIN_C_SOURCE
 #include "tests/kernels/cases.h"
 
-/* How far a table may be from the reference: ‖ours - reference‖ / ‖reference‖. Both round: the longest
+/* How far a table may be from the plain loops: ‖ours - plain‖ / ‖plain‖. Both round: the longest
  * sums here have a thousand terms. */
 static const double EXACT = 0, ROUNDED = 4e-7, SUMMED = 2e-6, SOFTMAX = 3e-6;
-static const double PAIRED = 6e-3;  // attention whose factors are rounded to BF16 on the way, which the reference's are not
+static const double PAIRED = 6e-3;  // attention whose factors are rounded to BF16 on the way, which those of the plain loops are not
 static const double GELU = 8e-6;  // far left of 0 it passes a multiple of its input's error on
 
 /* ---- linear layers ------------------------------------------------------------------------------ */
