@@ -82,6 +82,7 @@ WARNINGS = (
     "-Wall",
     "-Wextra",
     "-Wshadow",
+    "-Wcast-qual",
     "-Wstrict-prototypes",
     "-Wmissing-prototypes",
     # Vectors are passed between inlined functions only, where no calling convention applies.

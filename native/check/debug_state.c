@@ -16,8 +16,9 @@ static void write_logits(struct FileWriter *writer, const struct Gpt2 *model) {
   const size_t BT = model->B * model->T, C = model->config.C, V = model->config.V, Vp = model->config.Vp;
   for (size_t row = 0; row < BT; row += HEAD_ROWS) {
     const size_t rows = size_min(HEAD_ROWS, BT - row);
-    model->kernels->linear_forward(&model->workers, array_of(model->acts.logits),
-                                   array_at(model->acts.lnf, row * C), model->params.wte, NULL, rows, Vp, C);
+    model->kernels->linear_forward(&model->workers, (struct Linear){
+        .out = array_of(model->acts.logits), .inp = view(array_at(model->acts.lnf, row * C)),
+        .weight = model->params.wte, .M = rows, .N = Vp, .K = C});
     for (size_t i = 0; i < rows; i++) {
       file_writer_write(writer, model->acts.logits + i * Vp, V * sizeof(float));
     }

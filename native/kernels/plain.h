@@ -12,15 +12,13 @@ float plain_gelu(float x);
 
 /* One query against the keys and values of positions 0 … T-1, `stride` numbers apart; returns the log of the
  * sum of exponentials. */
-float plain_attend(struct Array out, struct Array q, struct Array keys, struct Array values, size_t stride,
+float plain_attend(struct Array out, struct ArrayView q, struct ArrayView keys, struct ArrayView values, size_t stride,
                        size_t T, size_t HS);
 
-void plain_weights_store(const struct Workers *workers, void *data, float *scales, enum Dtype dtype,
-                             const float *weight, size_t N, size_t K);
-void plain_decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
-                             const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
-void plain_prompt_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
-                             const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
+void plain_weights_store(const struct Workers *workers, struct Weights out, const float *weight, size_t N,
+                         size_t K);
+void plain_decode_linear(const struct Workers *workers, struct DecodeLinear linear);
+void plain_prompt_linear(const struct Workers *workers, struct DecodeLinear linear);
 void plain_attention_forward_cached(const struct Workers *workers, float *out, const float *qkv,
                                 struct Cache cache, const struct Feed *feeds, size_t M, size_t C, size_t NH);
 void plain_attention_prompt(const struct Workers *workers, float *out, const float *qkv,

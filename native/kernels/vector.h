@@ -156,7 +156,7 @@ INLINE h8 narrow8(v8 x) {
 }
 
 /* A vector of an array's numbers from element i on. */
-INLINE vf vload_array(struct Array a, size_t i) {
+INLINE vf vload_array(struct ArrayView a, size_t i) {
   if (a.dtype == FP32) return vload((const float *)a.data + i);
   typedef uint16_t half __attribute__((vector_size(2 * VL)));
   half x;

@@ -56,9 +56,24 @@ enum { GPT2_TENSOR_COUNT = 0
 struct Parameters {
   float *first;   // all of them, in order
   size_t blocks;  // L, or 1: those of the block in hand
+  union {         // by number, and by name
+    float *tensors[GPT2_TENSOR_COUNT];
+    struct {
 #define X(name, ...) float *name;
-  GPT2_TENSORS(X)
+      GPT2_TENSORS(X)
 #undef X
+    };
+  };
+};
+
+/* The same for weights that are only multiplied, of any type. */
+union Gpt2Weights {
+  struct Weights tensors[GPT2_TENSOR_COUNT];
+  struct {
+#define X(name, ...) struct Weights name;
+    GPT2_TENSORS(X)
+#undef X
+  };
 };
 
 /* What forward keeps for backward. BT = B * T rows; K = L layers, or 1 with `recompute`: the layer in

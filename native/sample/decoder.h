@@ -10,19 +10,12 @@
 #include "files/checkpoint.h"
 #include "model/gpt2.h"
 
-/* The model's tensors; of those of a block, all blocks, one after the other. Vectors and wpe are floats. */
-struct DecoderParameters {
-#define X(name, ...) struct Weights name;
-  GPT2_TENSORS(X)
-#undef X
-};
-
 struct Decoder {
   struct Config config;
   const struct Kernels *kernels;
   struct Workers workers;
   enum Dtype dtype;               // of matrices
-  struct DecoderParameters params;
+  union Gpt2Weights params;       // of a block's tensors, all blocks one after the other; vectors and wpe are floats
   float *rows_read;               // a few rows of a tensor, on their way from the file into `params`
   size_t slots, positions;        // at most maxT positions
   struct Cache cache;             // of L layers, one after the other

@@ -190,7 +190,7 @@ void plan_rehearse(struct Run *run) {
     const double started = clock_seconds();
     const size_t written = run_write(run, size_min(o->sample_tokens, TOKENS));
     measured.token_ms = 1e3 * (clock_seconds() - started) / (double)size_max(written, 1);
-    measured.sample_tokens = size_min(o->sample_tokens, run->writer.decoder.positions);
+    measured.sample_tokens = size_min(o->sample_tokens, run->batch.decoder.positions);
   }
   events_measured(&run->events, &measured);
 }

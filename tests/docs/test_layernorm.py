@@ -78,13 +78,15 @@ int main(void) {
       const size_t N = rows[i], C = channels[j];
       restart(page), restart(engine);
       layernorm_forward(page[0].at, page[1].at, page[2].at, inp.at, weight.at, bias.at, N, C);
-      kernels->layernorm_forward(&workers, array_of(engine[0].at), engine[1].at, engine[2].at,
-                                 inp.at, weight.at, bias.at, N, C);
+      kernels->layernorm_forward(&workers, (struct LayerNormForward){
+          .out = array_of(engine[0].at), .mean = engine[1].at, .rstd = engine[2].at, .inp = inp.at,
+          .weight = weight.at, .bias = bias.at, .N = N, .C = C});
       failed |= differ("forward", N, C);
       const struct Floats mean = page[1], rstd = page[2];
       restart(engine);
-      kernels->layernorm_backward(&workers, engine[0].at, engine[1].at, engine[2].at, dout.at,
-                                  inp.at, mean.at, rstd.at, weight.at, N, C);
+      kernels->layernorm_backward(&workers, (struct LayerNormBackward){
+          .dinp = engine[0].at, .dweight = engine[1].at, .dbias = engine[2].at, .dout = dout.at,
+          .inp = inp.at, .mean = mean.at, .rstd = rstd.at, .weight = weight.at, .N = N, .C = C});
       restart(page);
       layernorm_backward(page[0].at, page[1].at, page[2].at, dout.at, inp.at, mean.at, rstd.at,
                          weight.at, N, C);

@@ -39,7 +39,7 @@ def bench(
     what: Annotated[
         Literal["step", "kernels", "decode"],
         typer.Argument(
-            help="Whole training steps; each kernel alone at the model's shapes; or the products "
+            help="Whole training steps; every kernel call of training steps; or the products "
             "of decoding a token."
         ),
     ] = "step",
@@ -61,9 +61,7 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads. Default: one per core.")
     ] = None,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Steps, or passes over all kernels, that a process times.")
-    ] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that a process times.")] = 5,
     against: Annotated[
         Literal["torch", "torch-compile"] | None,
         typer.Option(help="Alternate with PyTorch, eager or compiled, in processes of its own."),
@@ -93,8 +91,7 @@ def bench(
     work = Work(config, rows, seq_len, threads or available_cores(), steps, dtype)
     length = "" if what == "decode" else f" T={work.T},"
     here.ui.note(
-        f"{model}, B={work.B},{length} {dtype}, threads: {work.threads}, "
-        f"{'passes' if what == 'kernels' else 'steps'} a process: {steps}"
+        f"{model}, B={work.B},{length} {dtype}, threads: {work.threads}, steps a process: {steps}"
     )
     result = {
         "model": model,
@@ -147,7 +144,7 @@ def bench_steps(here: Context, work: Work, against: str | None, pairs: int) -> E
 
 
 def bench_kernels(here: Context, work: Work, against: str | None, pairs: int) -> Event:
-    """Time each kernel alone, likewise; ``against`` compares attention, forward and backward.
+    """Time every kernel call of training steps, likewise; ``against`` compares attention, forward and backward.
 
     Raises:
         LlmcError: a process failed.

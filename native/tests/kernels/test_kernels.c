@@ -12,15 +12,21 @@ static const double GELU = 8e-6;  // far left of 0 it passes a multiple of its i
 /* ---- linear layers ------------------------------------------------------------------------------ */
 
 static void call_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  k->linear_forward(w, out[0].array, c->in[0].array, c->in[1].data, c->inputs > 2 ? c->in[2].data : NULL, c->M, c->N, c->K);
+  k->linear_forward(w, (struct Linear){
+      .out = out[0].array, .inp = view(c->in[0].array), .weight = c->in[1].data,
+      .bias = c->inputs > 2 ? c->in[2].data : NULL, .M = c->M, .N = c->N, .K = c->K});
 }
 
 static void call_residual(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  k->linear_residual(w, out[0].data, c->in[3].data, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+  k->linear_residual(w, (struct Linear){
+      .out = out[0].array, .residual = c->in[3].data, .inp = view(c->in[0].array), .weight = c->in[1].data,
+      .bias = c->in[2].data, .M = c->M, .N = c->N, .K = c->K});
 }
 
 static void call_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  k->linear_gelu(w, out[0].array, out[1].array, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+  k->linear_gelu(w, (struct Linear){
+      .out = out[0].array, .slope = out[1].array, .inp = view(c->in[0].array), .weight = c->in[1].data,
+      .bias = c->in[2].data, .M = c->M, .N = c->N, .K = c->K});
 }
 
 static void call_backward_input(const struct Kernels *k, const struct Workers *w, const struct Case *c,
@@ -30,13 +36,14 @@ static void call_backward_input(const struct Kernels *k, const struct Workers *w
 
 static void call_backward_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                const struct Memory *out) {
-  k->linear_backward_gelu(w, out[0].data, c->in[0].data, c->in[2].array, c->in[1].data, c->M, c->N, c->K);
+  k->linear_backward_gelu(w, out[0].data, c->in[0].data, view(c->in[2].array), c->in[1].data, c->M, c->N, c->K);
 }
 
 static void call_backward_weight(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                  const struct Memory *out) {
-  k->linear_backward_weight(w, out[0].data, c->outputs > 1 ? out[1].data : NULL, c->in[0].data, c->in[1].array,
-                            c->add, c->M, c->N, c->K);
+  k->linear_backward_weight(w, (struct LinearBackwardWeight){
+      .dweight = out[0].data, .dbias = c->outputs > 1 ? out[1].data : NULL, .dout = c->in[0].data,
+      .inp = view(c->in[1].array), .add = c->add, .M = c->M, .N = c->N, .K = c->K});
 }
 
 /* The next result, in the case's type. Where it is BF16, a sum that differs in its last bit can fall on the
@@ -117,13 +124,14 @@ static void check_linears(void) {
 
 static void call_attention_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                    const struct Memory *out) {
-  k->attention_forward(w, out[0].array, out[1].data, c->in[0].array, c->B, c->T, c->C, c->NH);
+  k->attention_forward(w, out[0].array, out[1].data, view(c->in[0].array), c->B, c->T, c->C, c->NH);
 }
 
 static void call_attention_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                     const struct Memory *out) {
-  k->attention_backward(w, out[0].data, c->in[0].data, c->in[1].array, c->in[2].array, c->in[3].data,
-                        c->B, c->T, c->C, c->NH);
+  k->attention_backward(w, (struct AttentionBackward){
+      .dqkv = out[0].data, .dout = c->in[0].data, .qkv = view(c->in[1].array),
+      .out = view(c->in[2].array), .lse = c->in[3].data, .B = c->B, .T = c->T, .C = c->C, .NH = c->NH});
 }
 
 static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype dtype) {
@@ -140,7 +148,7 @@ static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype
   case_input(&c, B * T * C, 0.1);
   const struct Array qkv = case_array(&c, B * T * 3 * C, 0.1, dtype), out = case_array(&c, B * T * C, 0, dtype);
   float *lse = case_input(&c, B * NH * T, 0);
-  kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, out, lse, qkv, B, T, C, NH);
+  kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, out, lse, view(qkv), B, T, C, NH);
   case_output(&c, "dqkv", B * T * 3 * C, OVERWRITTEN, within);
   case_check(&c);
 }
@@ -164,13 +172,17 @@ static void check_attentions(void) {
 
 static void call_layernorm_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                    const struct Memory *out) {
-  k->layernorm_forward(w, out[0].array, out[1].data, out[2].data, c->in[0].data, c->in[1].data, c->in[2].data, c->N, c->C);
+  k->layernorm_forward(w, (struct LayerNormForward){
+      .out = out[0].array, .mean = out[1].data, .rstd = out[2].data, .inp = c->in[0].data, .weight = c->in[1].data,
+      .bias = c->in[2].data, .N = c->N, .C = c->C});
 }
 
 static void call_layernorm_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                     const struct Memory *out) {
-  k->layernorm_backward(w, out[0].data, out[1].data, out[2].data, c->in[0].data, c->in[1].data, c->in[2].data, c->in[3].data,
-                        c->in[4].data, c->N, c->C);
+  k->layernorm_backward(w, (struct LayerNormBackward){
+      .dinp = out[0].data, .dweight = out[1].data, .dbias = out[2].data, .dout = c->in[0].data,
+      .inp = c->in[1].data, .mean = c->in[2].data, .rstd = c->in[3].data, .weight = c->in[4].data, .N = c->N,
+      .C = c->C});
 }
 
 static void check_layernorm(size_t N, size_t C, enum Dtype dtype) {
@@ -187,7 +199,8 @@ static void check_layernorm(size_t N, size_t C, enum Dtype dtype) {
   float *mean = case_input(&c, N, 0), *rstd = case_input(&c, N, 0);
   const float *weight = case_input(&c, C, 1);
   struct Memory out = memory_take(N * C, FP32);
-  kernels_at(0)->layernorm_forward(&(struct Workers){.pool = pools[0]}, out.array, mean, rstd, inp, weight, weight, N, C);
+  kernels_at(0)->layernorm_forward(&(struct Workers){.pool = pools[0]}, (struct LayerNormForward){
+      .out = out.array, .mean = mean, .rstd = rstd, .inp = inp, .weight = weight, .bias = weight, .N = N, .C = C});
   memory_free(&out);
   /* In rows of two or three channels nearly everything cancels, and rounding is what is left. */
   case_output(&c, "dinp", N * C, ADDED_TO, C < 8 ? 10 * SUMMED : SUMMED);
