@@ -100,8 +100,11 @@ static void print_calls(struct Run *run) {
     char name[NAME_BYTES];
     operation_name(&run->bench.gpt2, &calls[i], name);
     const struct Operation *known = find(run, name);
-    if (is_update(&calls[i])) update += calls[i].seconds;
-    else if (known != NULL && known->M == calls[i].M && known->bytes == calls[i].bytes) print_call(name, calls[i].seconds);
+    if (is_update(&calls[i])) {
+      update += calls[i].seconds;
+    } else if (known != NULL && known->M == calls[i].M && known->bytes == calls[i].bytes) {
+      print_call(name, calls[i].seconds);
+    }
   }
   if (find(run, "adamw_update") != NULL) print_call("adamw_update", update);
 }
@@ -114,7 +117,9 @@ int command_bench_kernels(int argc, char **argv) {
   run.bench.gpt2.kernels = profile_kernels(run.bench.gpt2.kernels);
   step(&run, 0);
   collect(&run);
-  if (run.count == 0) die(EXIT_USAGE, "no operation's name begins with '%s'; leave out --only to see them all", run.only);
+  if (run.count == 0) {
+    die(EXIT_USAGE, "no operation's name begins with '%s'; leave out --only to see them all", run.only);
+  }
   bench_print_start(&run.bench);
   for (size_t i = 0; i < run.count; i++) {
     const struct Operation *p = &run.operations[i];

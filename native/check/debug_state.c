@@ -36,10 +36,10 @@ int command_debug_state(int argc, char **argv) {
       {"out", ARG_TEXT, &out, 0, 0, "file to write"},
       {"batch-size", ARG_COUNT, &B, 1, 65536, "B, rows in the batch"},
       {"seq-len", ARG_COUNT, &T, 1, 1 << 24, "T, tokens in a row"},
-      {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+      {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "number of threads"},
       {"dtype", ARG_CHOICE, &(struct Choice){&dtype, DTYPE_NAMES}, 0, 0,
-       "what linear layers multiply: fp32 or bf16"},
-      {"recompute", ARG_SWITCH, &recompute, 0, 1, "1: activations anew in backward, less memory"},
+       "number type that linear layers multiply: fp32 or bf16"},
+      {"recompute", ARG_SWITCH, &recompute, 0, 1, "1: recompute activations in the backward pass, to save memory"},
   };
   args_parse("debug-state", args, sizeof args / sizeof *args, argc, argv);
   if (data == NULL || path == NULL || out == NULL) {

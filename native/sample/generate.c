@@ -44,12 +44,12 @@ struct Generate {
 static struct Options read_options(int argc, char **argv) {
   struct Options o = {.slots = 1, .threads = 1};
   const struct Arg args[] = {
-      {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to write with"},
-      {"slots", ARG_COUNT, &o.slots, 1, 1024, "texts that are written at once; others wait"},
-      {"positions", ARG_COUNT, &o.positions, 0, 1 << 24, "tokens of context, 0: the model's"},
+      {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to generate with"},
+      {"slots", ARG_COUNT, &o.slots, 1, 1024, "texts generated at the same time; others wait"},
+      {"positions", ARG_COUNT, &o.positions, 0, 1 << 24, "context length in tokens; 0: the model's"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
-       "what weights are kept as: fp32, bf16 or int8"},
-      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+       "number type of the weights: fp32, bf16 or int8"},
+      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
   };
   args_parse("generate", args, sizeof args / sizeof *args, argc, argv);
   if (o.model == NULL) die(EXIT_USAGE, "generate needs --model FILE");

@@ -144,7 +144,7 @@ def bench_steps(here: Context, work: Work, against: str | None, pairs: int) -> E
 
 
 def bench_kernels(here: Context, work: Work, against: str | None, pairs: int) -> Event:
-    """Time every kernel call of training steps, likewise; ``against`` compares attention, forward and backward.
+    """Time every kernel call of training steps; ``against`` compares attention with PyTorch.
 
     Raises:
         LlmcError: a process failed.
