@@ -1,5 +1,5 @@
-# Two commands: `make demo` trains a small GPT on real text and lets it write; `make test` proves the
-# project. Both set up what they need in .venv first: Python 3.11 or newer and make are enough.
+# `make demo` trains a small GPT on real text and generates text with it; `make test` tests the
+# project. Both set up .venv first, from Python 3.11 or newer.
 
 PYTHON ?= python3
 CC     ?= cc
@@ -7,21 +7,22 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-# Where the demo works: a workspace of its own, so that it never mixes with yours.
+# The demo's own workspace.
 DEMO   := build/demo
 
-.PHONY: demo test test-interop torture proof load lint native setup setup-dev clean help
+.PHONY: demo test test-full test-interop torture proof load lint native setup setup-dev clean help
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train a small GPT on Python's standard library and let it write (minutes)"
-	@echo "make test    linters, types, C tests, Python tests"
-	@echo "make torture kill a training run a thousand times; it must end as if it had not been"
-	@echo "make proof   the same to 2,000 steps of the demo, whose memory must not grow (minutes)"
-	@echo "make load    serve the demo's model to one client, then to 64: tokens per second, what was lost"
-	@echo "make test-interop    what llmc exports, opened by llama.cpp (builds it: 10 minutes, C++ and cmake)"
-	@echo "make native  build the engine with another C compiler: make native CC=cc"
-	@echo "make clean   remove what make made"
+	@echo "make demo          train a small GPT on Python's standard library and generate text (minutes)"
+	@echo "make test          linters, types, imports, C tests, Python tests"
+	@echo "make test-full     the same and the slow oracles and sweeps"
+	@echo "make test-interop  open llmc's exports with llama.cpp (builds it: 10 minutes, C++ and cmake)"
+	@echo "make torture       kill a training run 1,000 times; its result must not change"
+	@echo "make proof         kill 2,000 steps of the demo's model some 30 times; its memory must not grow"
+	@echo "make load          serve the demo's model to 1 client, then to 64; report tokens per second"
+	@echo "make native        build the engine with another C compiler: make native CC=cc"
+	@echo "make clean         remove what make made"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -43,24 +44,26 @@ demo: setup
 	$(BIN)/llmc --workspace $(DEMO) train --config python-stdlib
 	$(BIN)/llmc --workspace $(DEMO) sample --decode --prompt "$$(printf 'class Reader:\n    def __init__(self')"
 	@echo
-	@echo "Talk with it in the browser, by one more command: $(BIN)/llmc --workspace $(DEMO) serve"
+	@echo "In a browser: $(BIN)/llmc --workspace $(DEMO) serve"
+
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(PYTEST)
 
-# A run killed a thousand times at random moments must end as if it had not been.
+test-full: lint
+	$(PYTEST) -m ''
+
 torture: setup-dev
 	$(BIN)/python -m tests.programs.torture 1000
 
-# One client, then 64 at once for a minute, against the demo's model.
 load: setup-dev
 	$(BIN)/python -m tests.programs.load --workspace $(DEMO) --slots 32
 
-# The demo's model, 2,000 steps, killed some 30 times: the same end, and the memory never grows.
 proof: setup-dev
 	$(BIN)/python -m tests.programs.torture --proof
 
-# llama-cpp-python has no wheels on the package index: pip compiles llama.cpp, once.
+# llama-cpp-python has no wheels on PyPI: pip compiles llama.cpp, once.
 INTEROP := llama-cpp-python
 
 $(VENV)/installed-interop: $(VENV)/installed-dev
@@ -75,7 +78,7 @@ lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The engine alone, by any C compiler, from the flag table that `llmc build` uses.
+# The engine alone, by any C compiler, with the flags of `llmc build`.
 native: setup
 	@mkdir -p build/native
 	$(BIN)/python -m llmc.engine.toolchain --cc '$(CC)' --out build/native > build/native/Makefile

@@ -39,13 +39,13 @@ def kind_of_bytes(head: bytes) -> str:
         return found
     if head[257:262] == b"ustar":
         return "tar"
-    return _kind_of_text(head) if is_text(head) else "unknown"
-
-
-def _kind_of_text(head: bytes) -> str:
     start = head.lstrip()[:200].lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "html"
+    return _kind_of_text(head, start) if is_text(head) else "unknown"
+
+
+def _kind_of_text(head: bytes, start: bytes) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "lfs"
     return "json" if start.startswith((b"{", b"[")) else "text"
@@ -67,16 +67,17 @@ def is_text(head: bytes) -> bool:
     return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
 
 
-def not_data(head: bytes, name: str) -> str | None:
+def not_data(head: bytes, name: str, *, page_is_fine: bool = False) -> str | None:
     """Return a sentence if ``head`` shows a file that stands in for the real one, else None.
 
     Args:
         head: the file's first bytes.
         name: how messages call the file.
+        page_is_fine: a web page may be the real file, for example a text.
     """
     kind = kind_of_bytes(head)
     if kind == "lfs":
         return f"{name} is a git-lfs pointer, not the file: run 'git lfs pull' in its repository"
-    if kind == "html":
+    if kind == "html" and not page_is_fine:
         return f"{name} is a web page, not data: the download went wrong; download it again"
     return None

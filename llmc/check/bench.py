@@ -1,7 +1,8 @@
-"""What the benchmarks measure: the work, the processes that do it, the arithmetic on their times.
+"""Benchmarks: what is timed, the processes that are timed, and the results as numbers.
 
-The engine and PyTorch run in processes of their own, in turn: PyTorch's idle threads spin, and
-would take a core from whatever runs next in the same process.
+The engine and PyTorch run in separate processes that take turns: PyTorch's idle threads spin, and
+would take a core from whatever runs next in the same process. docs/reference/bench.md explains
+every number.
 """
 
 from __future__ import annotations
@@ -11,18 +12,26 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from llmc.config import load_preset, preset_names
+from llmc.engine.build import ensure_native
+from llmc.engine.machine import available_cores
 from llmc.engine.process import Engine
+from llmc.errors import Usage
+from llmc.installation import install_command
 from llmc.model import ModelConfig, attention_flops, gemm_flops, step_flops
+from llmc.report import SILENT, Report
+from llmc.units import milliseconds
 
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed, the same for both sides: B rows of T tokens, ``steps`` times."""
+    """What is timed, for the engine and for PyTorch: B rows of T tokens, ``steps`` times."""
 
     config: ModelConfig
     B: int
@@ -45,7 +54,7 @@ class Work:
         return [str(binary), subcommand, *words]
 
     def torch_argv(self, what: str, *, compiled: bool = False) -> list[str]:
-        """Return PyTorch's command line: ``what`` is "steps" or "attention"."""
+        """Return PyTorch's command line; ``what`` is "steps" or "attention"."""
         request = {"what": what, "compiled": compiled, **asdict(self)}
         return [sys.executable, "-m", "llmc.check.torch_bench", json.dumps(request)]
 
@@ -56,14 +65,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Timing:
-    """One process's measurements: each step in seconds, and the other events it told."""
+    """One process's measurements: the seconds of each step, and its other events."""
 
     seconds: tuple[float, ...]
     events: tuple[Event, ...]
 
     @classmethod
     def of(cls, argv: Sequence[str], name: str = "the engine") -> Timing:
-        """Run a process to its end and read its events; ``name`` is what errors call it.
+        """Run a process to its end and read its events; error messages call it ``name``.
 
         Raises:
             LlmcError: it failed.
@@ -73,14 +82,14 @@ class Timing:
         steps = tuple(event["seconds"] for event in events if event["event"] == "step")
         return cls(steps, tuple(event for event in events if event["event"] != "step"))
 
-    def told(self, kind: str) -> list[Event]:
+    def of_kind(self, kind: str) -> list[Event]:
         """Return the events of one kind."""
         return [event for event in self.events if event["event"] == kind]
 
     @property
     def start(self) -> Event:
-        """What the process said of itself before it began."""
-        return self.told("start")[0]
+        """The event before the first step."""
+        return self.of_kind("start")[0]
 
     @property
     def median(self) -> float:
@@ -90,13 +99,13 @@ class Timing:
     @property
     def memory(self) -> int:
         """The largest resident set in bytes."""
-        return int(self.told("end")[0]["peak_memory_bytes"])
+        return int(self.of_kind("end")[0]["peak_memory_bytes"])
 
 
 def attention_of(timing: Timing) -> Timing:
     """Return attention's share of ``bench-kernels`` as steps: forward and backward together."""
     forward, backward = (
-        [event["seconds"] for event in timing.told("call") if event["name"] == name]
+        [event["seconds"] for event in timing.of_kind("call") if event["name"] == name]
         for name in ("attention_forward", "attention_backward")
     )
     sums = tuple(a + b for a, b in zip(forward, backward, strict=True))
@@ -106,7 +115,7 @@ def attention_of(timing: Timing) -> Timing:
 def in_pairs(
     ours: Callable[[], Timing], theirs: Callable[[], Timing], pairs: int
 ) -> Iterator[tuple[Timing, Timing]]:
-    """Run both sides in turn, and yield each pair; who begins changes from pair to pair."""
+    """Run both sides in turn and yield each pair; the side that starts alternates."""
     for pair in range(pairs):
         if pair % 2 == 0:
             first, second = ours(), theirs()
@@ -117,19 +126,19 @@ def in_pairs(
 
 
 def step_result(work: Work, timings: Sequence[Timing]) -> Event:
-    """Return what processes of ``bench`` measured, as numbers.
+    """Return what processes of ``llmc-native bench`` measured.
 
-    docs/reference/bench.md says what each is. Shares are of the median of the peaks that were
-    measured in between: what slows the machine down for a while slows down both.
+    Shares are of the median peak, measured between the steps, so that a slow phase of the machine
+    affects both.
     """
     flops = work.step_flops()
     seconds = statistics.median(timing.median for timing in timings)
-    machine = _machine([event for timing in timings for event in timing.told("peak")])
+    machine = _machine([event for timing in timings for event in timing.of_kind("peak")])
     peak = machine["peak_flops_per_second"]
     steps = sum(len(timing.seconds) for timing in timings)
     mean = sum(sum(timing.seconds) for timing in timings) / steps
     booked: dict[str, tuple[float, float]] = {}
-    for event in (event for timing in timings for event in timing.told("kernel")):
+    for event in (event for timing in timings for event in timing.of_kind("kernel")):
         calls, spent = booked.get(event["name"], (0, 0))
         booked[event["name"]] = calls + event["calls"], spent + event["seconds"]
     kernels = {}
@@ -151,15 +160,15 @@ def step_result(work: Work, timings: Sequence[Timing]) -> Event:
 
 
 def kernels_result(work: Work, timing: Timing) -> Event:
-    """Return what a process of ``bench-kernels`` measured, likewise; in the order of a step."""
+    """Return what a process of ``llmc-native bench-kernels`` measured, in the order of a step."""
     calls: dict[str, list[float]] = {}
-    for event in timing.told("call"):
+    for event in timing.of_kind("call"):
         calls.setdefault(event["name"], []).append(event["seconds"])
-    machine = _machine(timing.told("peak"))
+    machine = _machine(timing.of_kind("peak"))
     peak = machine["peak_flops_per_second"]
     attention = attention_flops(work.B, work.T, work.config.channels)
     kernels = {}
-    for event in timing.told("kernel"):
+    for event in timing.of_kind("kernel"):
         name, shape = event["name"], {key: event[key] for key in "MNK" if event["M"]}
         seconds = statistics.median(calls[name])
         row = {"calls": len(calls[name]), "ms": seconds * 1e3, "best_ms": min(calls[name]) * 1e3}
@@ -175,18 +184,18 @@ def kernels_result(work: Work, timing: Timing) -> Event:
 
 
 def decode_result(work: Work, timing: Timing) -> Event:
-    """Return what a process of ``bench-decode`` measured, likewise.
+    """Return what a process of ``llmc-native bench-decode`` measured.
 
-    Shares are of the speed at which a plain loop read the same weights, next to every step.
+    Shares are of the speed at which a plain loop reads the same weights, measured at every step.
     """
     total, seconds = timing.start["bytes"], timing.median
-    reading = statistics.median(event["seconds"] for event in timing.told("read"))
+    reading = statistics.median(event["seconds"] for event in timing.of_kind("read"))
     calls: dict[str, list[float]] = {}
-    for event in timing.told("call"):
+    for event in timing.of_kind("call"):
         calls.setdefault(event["name"], []).append(event["seconds"])
     read_rate = total / reading
     kernels = {}
-    for event in timing.told("kernel"):
+    for event in timing.of_kind("kernel"):
         spent, shape = calls[event["name"]], {key: event[key] for key in "MNK"}
         rate = event["bytes"] / (median := statistics.median(spent))
         kernels[event["name"]] = shape | {
@@ -210,32 +219,32 @@ def decode_result(work: Work, timing: Timing) -> Event:
 
 
 def as_floats(work: Work, result: Event) -> bool:
-    """Say whether bf16 was multiplied as floats: the instruction set has nothing for it."""
+    """Tell whether bf16 was multiplied as float32, for want of a bf16 instruction."""
     return work.dtype == "bf16" and not result["multiplies_bf16"]
 
 
 def _machine(events: Sequence[Event]) -> Event:
-    """Return what the machine could do at most, measured between what was timed."""
+    """Return the peak speed of the machine, measured between the steps."""
     peaks = [event["flops"] for event in events]
     trip = statistics.median(event["round_trip"] for event in events)
     return {
         "peak_flops_per_second": statistics.median(peaks),
         "best_peak_flops_per_second": max(peaks),
-        **({"round_trip_ns": trip * 1e9} if trip else {}),  # there is none with a single thread
+        **({"round_trip_ns": trip * 1e9} if trip else {}),  # a single thread has none
     }
 
 
 def _rates(flops: float | None, moved: int | None, seconds: float, peak: float) -> dict[str, float]:
-    """Return operations or bytes a second, whichever a kernel is measured by."""
+    """Return the operations or the bytes a second of a kernel."""
     if flops:
         return {"flops_per_second": flops / seconds, "share_of_peak": flops / seconds / peak}
     return {"bytes_per_second": moved / seconds} if moved else {}
 
 
 def comparison(pairs: Sequence[tuple[Timing, Timing]]) -> Event:
-    """Return how many times as fast ours is as theirs, likewise.
+    """Return how many times as fast the engine is as PyTorch.
 
-    The ratio is taken pair by pair: what slows the machine down slows down neighbours alike.
+    The ratio is taken pair by pair, because a slow phase of the machine affects neighbours alike.
     """
     ratios = [theirs.median / ours.median for ours, theirs in pairs]
     return {
@@ -248,3 +257,102 @@ def comparison(pairs: Sequence[tuple[Timing, Timing]]) -> Event:
         "ratio_max": max(ratios),
         "pairs": len(ratios),
     }
+
+
+def work_of(
+    what: str,
+    model: str,
+    *,
+    batch_size: int | None,
+    seq_len: int,
+    dtype: str,
+    threads: int | None,
+    steps: int,
+    against: str | None,
+) -> Work:
+    """Return the work that the options of ``llmc bench`` ask for.
+
+    Raises:
+        Usage: the options do not fit each other, or PyTorch is not installed.
+    """
+    size = f"gpt2-{model.lower()}"
+    config = load_preset(size if size in preset_names() else model).model
+    if seq_len > config.context:
+        raise Usage(f"--seq-len {seq_len} is more than the {config.context} positions of {model}")
+    if against == "torch-compile" and what == "kernels":
+        raise Usage("kernels are compared with --against torch: it compiles nothing to compare")
+    if what == "decode" and against is not None:
+        raise Usage("decoding is measured against reading its weights: leave out --against")
+    if what != "decode" and dtype == "int8":
+        raise Usage("int8 is for decoding alone: llmc bench decode --dtype int8")
+    if against is not None and find_spec("torch") is None:
+        raise Usage(f"--against needs PyTorch: {install_command('torch')}")
+    rows = batch_size or (1 if what == "decode" else 4)
+    return Work(config, rows, seq_len, threads or available_cores(), steps, dtype)
+
+
+def bench_steps(work: Work, against: str | None, pairs: int, *, report: Report = SILENT) -> Event:
+    """Time whole training steps, and those of PyTorch in turn if ``against`` names it.
+
+    Raises:
+        LlmcError: a process failed.
+    """
+    argv = work.engine_argv(ensure_native(report=report), "bench")
+    if against is None:
+        result = step_result(work, [Timing.of(argv)])
+        _note_floats(work, result, report)
+        return result
+    theirs = work.torch_argv("steps", compiled=against == "torch-compile")
+    compared = _alternate(lambda: Timing.of(argv), theirs, pairs, report)
+    result = step_result(work, [ours for ours, _ in compared])
+    _note_floats(work, result, report)
+    result["against"] = other = comparison(compared)
+    other["memory_bytes"] = max(theirs.memory for _, theirs in compared)
+    other["memory_ratio"] = result["memory_bytes"] / other["memory_bytes"]
+    return result
+
+
+def bench_kernels(work: Work, against: str | None, pairs: int, *, report: Report = SILENT) -> Event:
+    """Time each kernel alone; ``against`` compares attention, forward and backward together.
+
+    Raises:
+        LlmcError: a process failed.
+    """
+    argv = work.engine_argv(ensure_native(report=report), "bench-kernels")
+    result = kernels_result(work, Timing.of(argv))
+    _note_floats(work, result, report)
+    if against is not None:
+        ours, theirs = [*argv, "--only", "attention"], work.torch_argv("attention")
+        compared = _alternate(lambda: attention_of(Timing.of(ours)), theirs, pairs, report)
+        result["against"] = comparison(compared)
+    return result
+
+
+def bench_decode(work: Work, against: str | None, pairs: int, *, report: Report = SILENT) -> Event:
+    """Time the linear layers for one token; nothing is compared.
+
+    Raises:
+        LlmcError: the process failed.
+    """
+    del against, pairs
+    return decode_result(
+        work, Timing.of(work.engine_argv(ensure_native(report=report), "bench-decode"))
+    )
+
+
+def _note_floats(work: Work, result: Event, report: Report) -> None:
+    if as_floats(work, result):
+        report.note(f"bf16 was multiplied as floats: {result['isa']} has no instruction for it")
+
+
+def _alternate(
+    ours: Callable[[], Timing], theirs: Sequence[str], pairs: int, report: Report
+) -> list[tuple[Timing, Timing]]:
+    compared = []
+    for a, b in in_pairs(ours, lambda: Timing.of(theirs, name="PyTorch"), pairs):
+        compared.append((a, b))
+        report.note(
+            f"pair {len(compared)} of {pairs}: {milliseconds(a.median * 1e3)}, PyTorch "
+            f"{milliseconds(b.median * 1e3)}: {b.median / a.median:.2f} times"
+        )
+    return compared

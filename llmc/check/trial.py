@@ -1,5 +1,4 @@
-"""The engine on trial: on the model whose answers are known, on every instruction set, both ways
-through every file."""
+"""Run the engine on the model with known answers: any instruction set, every file format."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmc.check.debug_state import DebugState, read_debug_state
 from llmc.check.known_answers import MODEL, TRAIN, Answers, answers_of, tensors, tokens
@@ -32,22 +31,12 @@ BUG = "this is a bug in llmc, please report it with the output of 'llmc doctor -
 BEST = ""  # an LLMC_ISA that leaves the choice to the engine
 
 
-def instruction_sets(binary: Path) -> Iterator[dict[str, Any]]:
-    """Yield what ``llmc-native isa`` says: every table, then the one that it takes here.
-
-    Raises:
-        LlmcError: the engine failed, or LLMC_ISA asks for what cannot be; the tables come before.
-    """
-    with Engine([str(binary), "isa"]) as engine:
-        yield from engine.events()
-
-
 @contextmanager
 def trial(binary: Path) -> Iterator[Trial]:
-    """Lay the model and its tokens out in a temporary folder.
+    """Write the model and its tokens into a temporary folder and yield the trial.
 
     Raises:
-        BadData: there is no place for it.
+        BadData: the folder cannot be made.
     """
     try:
         scratch = tempfile.TemporaryDirectory(prefix="llmc-")
@@ -64,9 +53,9 @@ def trial(binary: Path) -> Iterator[Trial]:
 
 @dataclass(frozen=True)
 class Trial:
-    """The engine, and a folder with the model and the tokens; every method starts from them.
+    """The engine, and a folder with the model and the tokens that every method starts from.
 
-    All methods raise what the engine's failure is.
+    All methods raise the engine's failure as an :class:`LlmcError`.
     """
 
     binary: Path
@@ -88,7 +77,7 @@ class Trial:
         return self.folder / "out" / "model.bin"
 
     def first_batch(self, isa: str, dtype: str = TRAIN.dtype) -> DebugState:
-        """Return what the engine makes of the first batch."""
+        """Return the engine's logits, loss and gradients of the first batch."""
         out = self.folder / "state.bin"
         shape = ("--batch-size", str(TRAIN.batch_size), "--seq-len", str(TRAIN.seq_len))
         self._run(isa, "debug-state", *shape, "--out", str(out), "--dtype", dtype)
@@ -110,11 +99,11 @@ class Trial:
         losses = [loss for loss, _ in self.train(isa, dtype=dtype)]
         return answers_of(losses, gradients, read_checkpoint(self.trained)[1])
 
-    def hold_to_same_bits(self, isa: str) -> None:
-        """Train with different numbers of threads.
+    def check_same_bits(self, isa: str) -> None:
+        """Train with different numbers of threads and compare the results bit for bit.
 
         Raises:
-            LlmcError: they made different losses or weights.
+            LlmcError: losses or weights differ.
         """
         first = None
         for threads in THREADS:
@@ -127,11 +116,11 @@ class Trial:
                     f"{isa or 'the engine'}: {threads} threads make other {what} than one; {BUG}"
                 )
 
-    def hold_to_round_trip(self) -> None:
-        """Send checkpoints and token files through the engine and back.
+    def check_round_trip(self) -> None:
+        """Compare checkpoints and tokens bit for bit before and after the engine copies them.
 
         Raises:
-            LlmcError: they came back changed.
+            LlmcError: they differ.
         """
         import numpy as np
 

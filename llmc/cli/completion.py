@@ -47,14 +47,14 @@ def presets(_workspace: Workspace) -> list[str]:
 
 def datasets(_workspace: Workspace) -> list[str]:
     """Return the names of the texts that llmc can fetch."""
-    from llmc.text.source import NAMES
+    from llmc.fetch.registry import NAMES
 
     return list(NAMES)
 
 
 def fetchable(workspace: Workspace) -> list[str]:
     """Return all that ``llmc fetch`` knows by name."""
-    from llmc.text.source import EVALUATIONS
+    from llmc.fetch.registry import EVALUATIONS
     from llmc.weights.sources import PUBLISHED
 
     return [*datasets(workspace), *EVALUATIONS, *PUBLISHED]

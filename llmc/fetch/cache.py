@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData
-from llmc.fetch.network import Note
 from llmc.paths import cache_dir, link_or_copy, written_whole
+from llmc.report import Report
 
 
 def file_sha256(path: Path) -> str:
@@ -154,7 +154,7 @@ class Entry:
         link_or_copy(self.path, path)
 
     @contextmanager
-    def locked(self, name: str, note: Note) -> Iterator[bool]:
+    def locked(self, name: str, report: Report) -> Iterator[bool]:
         """Hold the file against other processes; yield whether one of them brought it meanwhile.
 
         Raises:
@@ -169,7 +169,7 @@ class Entry:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                note(f"another process is fetching {name}: waiting for it")
+                report.note(f"another process is fetching {name}: waiting for it")
                 lock.acquire()
         except OSError as error:
             raise BadData(_unwritable(self.path, error)) from error

@@ -1,8 +1,4 @@
-"""Files from elsewhere: verified in the cache, then put into their place, or not there at all.
-
-``store`` is the cache, ``http`` brings files into it, ``hub`` knows Hugging Face's, ``network``
-says when and how often to ask, ``unpack`` opens archives.
-"""
+"""Download files: verified in the cache, then put into their place, or not there at all."""
 
 from __future__ import annotations
 
@@ -11,30 +7,17 @@ from pathlib import Path
 
 from llmc.errors import BadData
 from llmc.fetch.cache import Entry, Pin, file_sha256
-from llmc.fetch.http import Advance, Transfer
+from llmc.fetch.http import Transfer
 from llmc.fetch.hub import HubFile
-from llmc.fetch.network import Note, is_offline, unsaid
+from llmc.fetch.network import is_offline
 from llmc.fetch.remote import Remote
 from llmc.paths import written_whole
+from llmc.report import SILENT, Report
 
-__all__ = [
-    "Advance",
-    "Note",
-    "copy",
-    "download",
-    "download_from_hub",
-    "file_sha256",
-    "is_offline",
-    "silent",
-    "unsaid",
-]
+__all__ = ["copy", "download", "download_from_hub", "file_sha256", "is_offline"]
 
 CHUNK = 1 << 20
 SOURCE_HINT = "get the file elsewhere and name it with --source PATH"
-
-
-def silent(_step: int, _total: int | None) -> None:
-    """Take no notice of progress."""
 
 
 def download(
@@ -42,25 +25,23 @@ def download(
     path: Path,
     *,
     sha256: str | None = None,
-    advance: Advance = silent,
-    note: Note = unsaid,
+    report: Report = SILENT,
     hint: str = SOURCE_HINT,
     fresh: bool = False,
 ) -> None:
     """Download ``url`` to ``path``, through the cache.
 
-    What breaks off is gone on with, in the next try or by the next process. A file with a known
-    hash is downloaded once; of another, the server is asked whether it has changed. Two processes
+    An interrupted download resumes, in the next try or in the next process. A file with a known
+    hash is downloaded once; for another, the server is asked whether it has changed. Two processes
     do not download the same file at once: one waits.
 
     Args:
         url: an HTTP address.
         path: where the file goes: a hard link to the cache's, read-only, where there can be one.
         sha256: what the content must be, in hexadecimal.
-        advance: told of progress.
-        note: told of waits and retries.
-        hint: ends the messages of failures.
-        fresh: download also what is in the cache.
+        report: shows progress, waits and retries.
+        hint: the end of error messages: what to do instead.
+        fresh: download the file even if it is in the cache.
 
     Raises:
         BadData: the server cannot be reached or refuses, the body breaks off, it is not the file
@@ -74,16 +55,16 @@ def download(
     if is_offline():
         if not entry.holds(pin):
             raise _not_here(path, remote.shown, hint)
-        note(f"{path.name} is in the cache")
+        report.note(f"{path.name} is in the cache")
         entry.place(path)
         return
     if pin is None and entry.path.is_file():
         hint = f"--offline takes the copy that is in the cache; or {hint}"
         remote = Remote(url=url, name=path.name, hint=hint)
-    _bring(remote, path, advance=advance, note=note, fresh=fresh)
+    _bring(remote, path, report=report, fresh=fresh)
 
 
-def copy(source: Path, path: Path, *, sha256: str | None = None, advance: Advance = silent) -> None:
+def copy(source: Path, path: Path, *, sha256: str | None = None, report: Report = SILENT) -> None:
     """Copy the local file ``source`` to ``path``.
 
     Raises:
@@ -98,7 +79,12 @@ def copy(source: Path, path: Path, *, sha256: str | None = None, advance: Advanc
         raise BadData(
             f"cannot read {source}: {error.strerror}; name the local copy with --source PATH"
         ) from error
-    with file, written_whole(path) as partial, partial.open("wb") as out:
+    with (
+        file,
+        report.bar(path.name) as advance,
+        written_whole(path) as partial,
+        partial.open("wb") as out,
+    ):
         while chunk := file.read(CHUNK):
             out.write(chunk)
             digest.update(chunk)
@@ -117,16 +103,15 @@ def download_from_hub(
     path: Path,
     *,
     repo_type: str,
-    advance: Advance = silent,
-    note: Note = unsaid,
+    report: Report = SILENT,
     hint: str = SOURCE_HINT,
     fresh: bool = False,
 ) -> None:
     """Download one file of a Hugging Face repository to ``path``, as :func:`download` does.
 
-    ``HF_ENDPOINT`` chooses a mirror of the hub, ``HF_TOKEN`` opens what is not public. The content
-    is held against the hash that the hub announces for it. What Hugging Face's own programs have
-    downloaded already is taken from their cache.
+    ``HF_ENDPOINT`` names a mirror of the hub; ``HF_TOKEN`` gives access to private files. The
+    content must have the hash that the hub announces. A file that Hugging Face's own programs have
+    downloaded is taken from their cache.
 
     Raises:
         BadData: the hub cannot be reached or refuses, what arrives is not the announced file, the
@@ -141,33 +126,32 @@ def download_from_hub(
             found = file.in_hub_cache(pin)
             if found is None:
                 raise _not_here(path, f"{repo} on the hub", hint)
-            note(f"{filename} is in the cache of Hugging Face's programs")
-            copy(found, path, advance=advance)
+            report.note(f"{filename} is in the cache of Hugging Face's programs")
+            copy(found, path, report=report)
         else:
-            note(f"{filename} is in the cache")
+            report.note(f"{filename} is in the cache")
             entry.place(path)
         return
-    remote = file.announced(hint, note)
+    remote = file.announced(hint, report)
     if remote.pin is not None and not fresh and not Entry(remote.key).path.is_file():
         found = file.in_hub_cache(remote.pin)
         if found is not None:
-            note(f"{filename} is in the cache of Hugging Face's programs")
-            copy(found, path, advance=advance)
+            report.note(f"{filename} is in the cache of Hugging Face's programs")
+            copy(found, path, report=report)
             return
-    _bring(remote, path, advance=advance, note=note, fresh=fresh)
+    _bring(remote, path, report=report, fresh=fresh)
 
 
-def _bring(remote: Remote, path: Path, *, advance: Advance, note: Note, fresh: bool) -> None:
+def _bring(remote: Remote, path: Path, *, report: Report, fresh: bool) -> None:
     """Have the file in the cache, from there or from its server, then put it at ``path``."""
     entry = Entry(remote.key)
-    with entry.locked(remote.name, note) as brought_meanwhile:
+    with entry.locked(remote.name, report) as brought_meanwhile:
         settled = remote.pin is not None and not fresh
         if (settled or brought_meanwhile) and entry.holds(remote.pin):
-            size = entry.path.stat().st_size
-            advance(size, size)
-            note(f"{remote.name} is in the cache")
+            report.note(f"{remote.name} is in the cache")
         else:
-            Transfer(remote, entry, advance, note).run(fresh=fresh)
+            with report.bar(remote.name) as advance:
+                Transfer(remote, entry, advance, report).run(fresh=fresh)
         entry.place(path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 from llmc.errors import BadData, Interrupted
 from llmc.fetch.cache import Entry
-from llmc.fetch.network import Note, Passing, persistently
+from llmc.fetch.network import Passing, persistently
 from llmc.fetch.remote import Remote, unreachable
+from llmc.kinds import HEAD_BYTES, kind_of_bytes
 from llmc.paths import free_bytes
+from llmc.report import Advance, Report
 from llmc.units import megabytes
 
 if TYPE_CHECKING:
@@ -21,10 +23,6 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 18
 TIMEOUT_S = (10, 30)  # to connect, and between two bytes
-
-# Called with the bytes that have just arrived and the size of the whole file, where it is known.
-# The first call says what was there already; a negative number takes back what was of no use.
-Advance = Callable[[int, int | None], None]
 
 # Too busy, too slow, too early, or broken for the moment; any other refusal will be repeated.
 PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -39,12 +37,12 @@ class _Anew(Exception):
 class Transfer:
     """Brings one file into its entry of the cache, whose lock the caller holds."""
 
-    def __init__(self, remote: Remote, entry: Entry, advance: Advance, note: Note) -> None:
+    def __init__(self, remote: Remote, entry: Entry, advance: Advance, report: Report) -> None:
         """Prepare; nothing is requested yet."""
         self._remote = remote
         self._entry = entry
         self._advance = advance
-        self._note = note
+        self._report = report
         self._told: int | None = None
         self._reached = False
 
@@ -65,7 +63,7 @@ class Transfer:
             try:
                 persistently(
                     lambda: self._attempt(session, fresh),
-                    note=self._note,
+                    report=self._report,
                     progress=self._entry.part_size,
                 )
             except KeyboardInterrupt:
@@ -95,7 +93,7 @@ class Transfer:
         if remote.pin is not None and (found := remote.pin.of(entry.part)) != remote.pin.value:
             entry.drop_part()
             if have:
-                self._note(f"what was kept of {remote.name} does not fit: beginning anew")
+                self._report.note(f"what was kept of {remote.name} does not fit: beginning anew")
                 self._attempt(session, fresh)
                 return
             raise BadData(
@@ -145,7 +143,7 @@ class Transfer:
 
     def _take(self, response: requests.Response, have: int) -> int | None:
         if response.status_code == 304:
-            self._note(f"{self._remote.name} has not changed since it was put into the cache")
+            self._report.note(f"{self._remote.name} in the cache is still the newest")
             return None
         if response.status_code == 416 and have:
             raise _Anew
@@ -245,12 +243,8 @@ class Transfer:
         Raises:
             BadData: that is what the server sent.
         """
-        start = chunk[:64].lstrip().lower()
-        if (
-            self._remote.pin is None
-            and start.startswith((b"<!doctype html", b"<html"))
-            and not self._is_web_page()
-        ):
+        is_page = kind_of_bytes(chunk[:HEAD_BYTES]) == "html"
+        if is_page and self._remote.pin is None and not self._is_web_page():
             raise BadData(
                 f"{self._remote.shown} answered with a web page; nothing was saved: "
                 f"{self._remote.hint}"

@@ -1,8 +1,8 @@
-"""Files of Hugging Face's hub.
+"""The Hugging Face hub: the files of a repository, their hashes, their content.
 
-Its client says where a file is, which hash it has, and which token to show. The bytes come as from
-any other server: the client (huggingface_hub 2.4) keeps no part of a file that broke off, does not
-try again what a server refuses with 5xx, and does not look at the hash.
+The hub's own client (huggingface_hub) tells where a file is, which hash it has and which token to
+send. For weights the bytes come through :mod:`llmc.fetch.http`, because the client (2.4) does not
+resume, does not retry a 5xx answer and does not check the hash.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from llmc.errors import BadData
-from llmc.fetch.cache import Entry, Pin
+from llmc.fetch.cache import Entry, Pin, file_sha256
 from llmc.fetch.http import PASSING
-from llmc.fetch.network import Note, Passing, persistently
+from llmc.fetch.network import Passing, persistently
 from llmc.fetch.remote import Remote, unreachable
+from llmc.report import Report
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class HubFile:
         spelled = "/".join((self.repo_type, self.repo, self.name))
         return Entry(f"hub-{hashlib.sha256(spelled.encode()).hexdigest()}")
 
-    def announced(self, hint: str, note: Note) -> Remote:
+    def announced(self, hint: str, report: Report) -> Remote:
         """Ask the hub for the file's hash and size, and remember them.
 
         Raises:
@@ -54,7 +56,7 @@ class HubFile:
             raise BadData(f"'{self.repo}' on the hub is no repository: {error}") from error
         metadata = persistently(
             lambda: _asked(url, hint, lambda: get_hf_file_metadata(url)),
-            note=note,
+            report=report,
             progress=lambda: 0,
         )
         remote = Remote(
@@ -102,6 +104,78 @@ class HubFile:
         return blob if wanted is not None and wanted.of(blob) == wanted.value else None
 
 
+class NoSuchRevision(BadData):
+    """The repository has no revision of that name."""
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file of a dataset's repository at one commit.
+
+    Attributes:
+        repo: the repository.
+        commit: the commit, in hexadecimal.
+        path: the file's path in it.
+        bytes: its size.
+        sha256: the SHA-256 of a large file; None for a small one.
+        identity: that SHA-256, or git's hash of a small file.
+    """
+
+    repo: str
+    commit: str
+    path: str
+    bytes: int
+    sha256: str | None
+    identity: str
+
+    def download(self) -> Path:
+        """Return the file in the hub's own cache, downloading it first if it is not there.
+
+        Raises:
+            BadData: it cannot be had, or is not the file that the hub announced.
+        """
+        from huggingface_hub import hf_hub_download
+
+        with _explained(self.repo):
+            path = Path(
+                hf_hub_download(self.repo, self.path, repo_type="dataset", revision=self.commit)
+            )
+        if self.sha256 is not None and file_sha256(path) != self.sha256:
+            raise BadData(f"{path} is not the file that the hub announced: remove it, run it again")
+        return path
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A dataset's files, sorted by path, and what its card says of the splits (``configs``)."""
+
+    files: list[ListedFile]
+    configs: list[dict[str, Any]]
+
+
+def list_dataset(repo: str, revision: str | None = None) -> Listing:
+    """Ask the hub for the files of a dataset.
+
+    Raises:
+        NoSuchRevision: the repository has no such revision.
+        BadData: the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    # The client's retries and its advice to log in are no news: what fails, fails below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    with _explained(repo):
+        info = HfApi().dataset_info(repo, revision=revision, files_metadata=True)
+    files = []
+    for entry in info.siblings or []:
+        sha256 = entry.lfs.sha256 if entry.lfs is not None else None
+        identity = sha256 or str(entry.blob_id)
+        size = entry.size or 0
+        files.append(ListedFile(repo, str(info.sha), entry.rfilename, size, sha256, identity))
+    configs = info.card_data.get("configs") if info.card_data is not None else None
+    return Listing(sorted(files, key=lambda file: file.path), configs or [])
+
+
 def _pin(etag: Any) -> Pin | None:
     """Return the hash that an ETag of the hub is; None for one of another server."""
     is_hash = isinstance(etag, str) and re.fullmatch("[0-9a-f]{64}|[0-9a-f]{40}", etag)
@@ -136,3 +210,48 @@ def _asked(url: str, hint: str, ask: Callable[[], Any]) -> Any:
         raise Passing(f"{host} {answer}", final, wait_s=wait_s) from error
     except Exception as error:
         raise unreachable(url, urlsplit(url).netloc, hint, error) from error
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one sentence.
+
+    Its network errors come from whichever HTTP library its version uses, so they have no common
+    ancestor to name here.
+
+    Raises:
+        BadData: the hub cannot be reached, refuses, or has no such thing.
+    """
+    from huggingface_hub import errors
+
+    name = f"hf:{repo}"
+    offline = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
+    try:
+        yield
+    except BadData:
+        raise
+    except errors.GatedRepoError as error:
+        raise BadData(
+            f"{name} is gated: accept its terms on the hub, then set HF_TOKEN to your token"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise NoSuchRevision(f"{name} has no such revision: name another, or none") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403, 404):
+            raise BadData(
+                f"the hub has no dataset {repo}, or it is private: check the name, or set HF_TOKEN"
+            ) from error
+        raise BadData(f"the hub answered {status} for {name}: try again later") from error
+    except offline as error:
+        raise BadData(
+            f"cannot reach the hub for {name} (offline?): try again with a network"
+        ) from error
+    except OSError as error:
+        if error.errno is not None and error.filename is not None:
+            raise BadData(f"cannot write {error.filename}: {error.strerror}") from error
+        raise BadData(f"cannot reach the hub for {name} ({type(error).__name__})") from error
+    except Exception as error:
+        raise BadData(
+            f"cannot reach the hub for {name} ({type(error).__name__}): try again with a network"
+        ) from error

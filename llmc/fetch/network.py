@@ -10,18 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from llmc.errors import BadData, Usage
+from llmc.report import Report
 
 T = TypeVar("T")
 
-# Called with a line for the person: what is waited for, what is tried again.
-Note = Callable[[str], None]
-
 OFFLINE_VARIABLES = ("LLMC_OFFLINE", "HF_HUB_OFFLINE")
 TRUE = ("1", "true", "yes", "on")
-
-
-def unsaid(_message: str) -> None:
-    """Keep it to yourself."""
 
 
 def is_offline() -> bool:
@@ -92,12 +86,12 @@ class Passing(Exception):
         self.reached = reached
 
 
-def persistently(attempt: Callable[[], T], *, note: Note, progress: Callable[[], int]) -> T:
+def persistently(attempt: Callable[[], T], *, report: Report, progress: Callable[[], int]) -> T:
     """Call ``attempt`` until it returns; after a :class:`Passing` failure, wait and call it again.
 
     Args:
         attempt: what may fail.
-        note: told of every wait.
+        report: is told of every wait.
         progress: bytes that are there; when they have grown, the count of failures starts anew.
 
     Raises:
@@ -116,6 +110,6 @@ def persistently(attempt: Callable[[], T], *, note: Note, progress: Callable[[],
             wait = limits.wait_s(failures) if failure.wait_s is None else failure.wait_s
             if failures > allowed or waited + wait > limits.total_s:
                 raise failure.final from failure
-            note(f"{failure.what}: trying again in {wait:.0f} s ({failures} of {allowed})")
+            report.note(f"{failure.what}: trying again in {wait:.0f} s ({failures} of {allowed})")
             limits.sleep(wait)
             waited += wait

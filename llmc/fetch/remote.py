@@ -12,6 +12,11 @@ from llmc.fetch.cache import Pin
 from llmc.fetch.network import Passing
 
 
+def is_url(text: str) -> bool:
+    """Tell an HTTP address from a path."""
+    return text.startswith(("http://", "https://"))
+
+
 @dataclass(frozen=True)
 class Remote:
     """A file to fetch, and what is known of it beforehand.

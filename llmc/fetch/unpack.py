@@ -8,14 +8,12 @@ bytes come, never taken from headers.
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import lzma
 import re
 import shutil
 import stat
 import struct
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -24,14 +22,16 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from llmc.errors import BadData
+from llmc.fetch.compression import CODECS, TARS, decompressed
+from llmc.kinds import HEAD_BYTES, codec_of_bytes
 from llmc.paths import umask
 from llmc.units import megabytes
 
-SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".zst", ".tzst", ".bz2", ".tbz2", ".xz", ".txz")
-TARS = (".tar", ".tgz", ".tzst", ".tbz2", ".txz")
+PACKED = (".zip", *CODECS, *TARS)
+SUFFIXES = (".tar", *PACKED)
 CHUNK = 1 << 18
 HEADER_LIMIT = 1 << 20  # a name or a table of attributes; tarfile reads it in one piece
 
@@ -193,7 +193,9 @@ class _Unpacking:
         start = bounded.peek(tarfile.BLOCKSIZE)
         name = self.archive.name.lower()
         suffixes = PurePosixPath(name).suffixes
-        is_tar = start[257:262] == b"ustar" or name.endswith(TARS) or ".tar" in suffixes[-2:]
+        is_tar = (
+            start[257:262] == b"ustar" or name.endswith((".tar", *TARS)) or ".tar" in suffixes[-2:]
+        )
         if is_tar:
             # The bytes are counted as they leave the compressed stream, headers and gaps included.
             with tarfile.open(
@@ -340,25 +342,8 @@ class _Bounded:
 
 def _decompressed(file: BinaryIO, archive: Path) -> BinaryIO:
     """Return the plain stream of a file, by its first bytes."""
-    start = file.read(6)
+    codec = codec_of_bytes(file.read(HEAD_BYTES))
     file.seek(0)
-    if start[:2] == b"\x1f\x8b":
-        return cast("BinaryIO", gzip.GzipFile(fileobj=file))
-    if start[:4] == b"\x28\xb5\x2f\xfd":
-        return cast("BinaryIO", _zstd().ZstdFile(file))
-    if start[:3] == b"BZh":
-        return cast("BinaryIO", bz2.BZ2File(file))
-    if start == b"\xfd7zXZ\0":
-        return cast("BinaryIO", lzma.LZMAFile(file))
-    if archive.name.lower().endswith((".gz", ".tgz", ".zst", ".tzst", ".bz2", ".xz", ".zip")):
+    if not codec and archive.name.lower().endswith(PACKED):
         raise BadData(f"{archive} is not what its name says; nothing was unpacked: get it again")
-    return file
-
-
-def _zstd() -> Any:
-    """Return Python's own zstd module, or for an older Python the same one from PyPI."""
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
+    return decompressed(file, codec)

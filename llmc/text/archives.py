@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import BinaryIO, Literal, cast
 
 from llmc.errors import BadData
-from llmc.text.files import decompressed, explained
+from llmc.fetch.compression import decompressed
+from llmc.text.files import explained
 
 # A long name or a table of attributes is read at once. What claims to be larger is a trap.
 MAX_HEADER = 1 << 20

@@ -1,19 +1,20 @@
-"""Bytes as they are stored: a stretch of a file, decompressed as it is read, hashed, examined."""
+"""Read files: a stretch of one, decompressed in chunks; and look at one, to hash and check it."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from llmc.errors import BadData
+from llmc.fetch.compression import decompressed
+from llmc.kinds import HEAD_BYTES, not_data
 from llmc.text.utf8 import CHUNK, Decoder, NotText
 
 
@@ -95,25 +96,6 @@ def opened(stretch: Stretch) -> Iterator[BinaryIO]:
                 yield cast(BinaryIO, window)
 
 
-def decompressed(stream: IO[bytes], codec: str) -> BinaryIO:
-    """Return what the compressed ``stream`` holds, as a stream."""
-    if codec == "gz":
-        import gzip
-
-        return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
-    if codec == "zst":
-        return cast(BinaryIO, _zstd().ZstdFile(stream))
-    if codec == "bz2":
-        import bz2
-
-        return cast(BinaryIO, bz2.BZ2File(stream))
-    if codec == "xz":
-        import lzma
-
-        return cast(BinaryIO, lzma.LZMAFile(stream))
-    return cast(BinaryIO, stream)
-
-
 @contextmanager
 def explained(name: str, codec: str) -> Iterator[None]:
     """Turn what reading a compressed stream raises into one sentence.
@@ -155,28 +137,33 @@ def chunks_of(stream: BinaryIO, name: str, codec: str) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Examined:
-    """What one pass over a file found: its size, its SHA-256, why it is not text (None: it is)."""
+    """A file's size in bytes, its SHA-256, and why it is not text (None: it is text)."""
 
     bytes: int
     sha256: str
-    fault: NotText | None
+    fault: BadData | None
 
 
 def examine(path: Path, *, is_text: bool, name: str | None = None) -> Examined:
-    """Read a file once, to hash it and, if it should be text, to see whether it is.
+    """Read a file once: hash it, and check that it is what it should be.
+
+    A git-lfs pointer is never what a file should be; a web page is not, unless ``is_text``.
 
     Raises:
         BadData: it cannot be read.
     """
     digest = hashlib.sha256()
     decoder = Decoder(name or str(path))
-    fault: NotText | None = None
+    fault: BadData | None = None
     size = 0
     try:
         with path.open("rb") as file:
             while True:
                 chunk = file.read(CHUNK)
                 digest.update(chunk)
+                if size == 0 and fault is None:
+                    wrong = not_data(chunk[:HEAD_BYTES], name or str(path), page_is_fine=is_text)
+                    fault = BadData(wrong) if wrong is not None else None
                 size += len(chunk)
                 if is_text and fault is None:
                     try:
@@ -191,12 +178,3 @@ def examine(path: Path, *, is_text: bool, name: str | None = None) -> Examined:
 
 def _damaged(name: str, codec: str) -> BadData:
     return BadData(f"{name} is not {codec} data, or damaged: get it again, or rename it")
-
-
-def _zstd() -> Any:
-    """Return Python's own zstd module, or for an older Python the same one from PyPI."""
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd

@@ -9,18 +9,17 @@ the hub's own conversion to parquet (``refs/convert/parquet``) is taken.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from llmc.errors import BadData, Usage
-from llmc.fetch.download import file_sha256
+from llmc.fetch.hub import ListedFile, Listing, NoSuchRevision, list_dataset
 from llmc.text.files import Stretch
 from llmc.text.opening import Opened
 from llmc.text.parts import Part, documents_of_pieces, pieces_of
@@ -43,10 +42,6 @@ SPLIT_WORDS = {
 }
 
 
-class _NoRevision(BadData):
-    pass
-
-
 @dataclass(frozen=True)
 class HubName:
     """What a person named: repository, revision, split (with its subset before a slash), column."""
@@ -55,27 +50,6 @@ class HubName:
     revision: str | None = None
     split: str | None = None
     column: str | None = None
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a dataset's repository at one commit.
-
-    Attributes:
-        repo: the repository.
-        commit: the commit, in hexadecimal.
-        path: the file's path in it.
-        bytes: its size.
-        sha256: of a large file, its SHA-256.
-        identity: that, or git's hash of a small file.
-    """
-
-    repo: str
-    commit: str
-    path: str
-    bytes: int
-    sha256: str | None
-    identity: str
 
 
 def parse_name(text: str) -> HubName:
@@ -103,11 +77,11 @@ def open_hub(text: str, reading: Reading) -> Opened:
     if name.column and reading.field not in (None, name.column):
         raise Usage(f"{text} names the column '{name.column}', --field another: leave one out")
     reading = replace(reading, field=name.column or reading.field)
-    splits = _splits(_listed(name.repo, name.revision), reading)
+    splits = _splits(list_dataset(name.repo, name.revision), reading)
     origin = f"hf:{name.repo}"
     if not splits and name.revision is None:
-        with suppress(_NoRevision):
-            splits = _converted(_listed(name.repo, CONVERTED), reading)
+        with suppress(NoSuchRevision):
+            splits = _converted(list_dataset(name.repo, CONVERTED), reading)
     if not splits:
         raise BadData(f"{origin} has no parquet, JSON or text files that are wanted: name another")
     chosen = _chosen(name, splits)
@@ -139,67 +113,25 @@ def open_hub(text: str, reading: Reading) -> Opened:
     )
 
 
-def documents_of_hub_file(file: HubFile, reading: Reading) -> Iterator[str]:
+def documents_of_listed_file(file: ListedFile, reading: Reading) -> Iterator[str]:
     """Download a file unless it is in the hub's cache, and yield its documents.
 
     Raises:
         BadData: it cannot be had, is not the file that the hub announced, or cannot be read.
     """
-    from huggingface_hub import hf_hub_download
-
-    with _explained(file.repo):
-        path = Path(
-            hf_hub_download(file.repo, file.path, repo_type="dataset", revision=file.commit)
-        )
+    path = file.download()
     name = f"hf:{file.repo}/{file.path}"
-    if file.sha256 is not None and file_sha256(path) != file.sha256:
-        raise BadData(f"{path} is not the file that the hub announced: remove it, run it again")
     stretch = Stretch(name, path, 0, path.stat().st_size)
     kind = kind_of(PurePosixPath(file.path).name, reading)
     yield from documents_of_pieces(pieces_of(stretch, kind, reading))
 
 
-def _part(file: HubFile, reading: Reading) -> Part:
-    read = partial(documents_of_hub_file, file, reading)
+def _part(file: ListedFile, reading: Reading) -> Part:
+    read = partial(documents_of_listed_file, file, reading)
     return Part(f"hf:{file.repo}/{file.path}", file.bytes, read)
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """A repository's files, and what its card says of them."""
-
-    files: list[HubFile]
-    configs: list[dict[str, Any]]
-
-
-def _listed(repo: str, revision: str | None) -> _Listing:
-    """Ask the hub for a repository's files.
-
-    Raises:
-        BadData: it cannot be reached or refuses.
-    """
-    from huggingface_hub import HfApi
-
-    # Its retries and its advice to log in are no news to the person: what fails, fails below.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    with _explained(repo):
-        info = HfApi().dataset_info(repo, revision=revision, files_metadata=True)
-    files = [
-        HubFile(
-            repo,
-            str(info.sha),
-            entry.rfilename,
-            entry.size or 0,
-            entry.lfs.sha256 if entry.lfs is not None else None,
-            entry.lfs.sha256 if entry.lfs is not None else str(entry.blob_id),
-        )
-        for entry in info.siblings or []
-    ]
-    configs = info.card_data.get("configs") if info.card_data is not None else None
-    return _Listing(sorted(files, key=lambda file: file.path), configs or [])
-
-
-def _splits(listing: _Listing, reading: Reading) -> dict[str, list[HubFile]]:
+def _splits(listing: Listing, reading: Reading) -> dict[str, list[ListedFile]]:
     """Return the wanted files that can be read, by split: ``train``, or ``subset/train``.
 
     The card's word counts; without one, the names of files and folders do.
@@ -208,7 +140,7 @@ def _splits(listing: _Listing, reading: Reading) -> dict[str, list[HubFile]]:
         Usage: the wishes do not fit the files.
     """
     files = _of_one_format([file for file in listing.files if reading.wants(file.path)])
-    found: dict[str, list[HubFile]] = {}
+    found: dict[str, list[ListedFile]] = {}
     for split, patterns in _declared(listing.configs):
         matching = [f for f in files if any(_fits(f.path, pattern) for pattern in patterns)]
         if matching:
@@ -220,9 +152,9 @@ def _splits(listing: _Listing, reading: Reading) -> dict[str, list[HubFile]]:
     return found
 
 
-def _converted(listing: _Listing, reading: Reading) -> dict[str, list[HubFile]]:
+def _converted(listing: Listing, reading: Reading) -> dict[str, list[ListedFile]]:
     """Return the hub's own parquet files by split; they lie at ``subset/split/0000.parquet``."""
-    found: dict[str, list[HubFile]] = {}
+    found: dict[str, list[ListedFile]] = {}
     for file in listing.files:
         parts = PurePosixPath(file.path).parts
         if len(parts) == 3 and file.path.endswith(".parquet") and reading.wants(file.path):
@@ -234,7 +166,7 @@ def _converted(listing: _Listing, reading: Reading) -> dict[str, list[HubFile]]:
     return found
 
 
-def _of_one_format(files: list[HubFile]) -> list[HubFile]:
+def _of_one_format(files: list[ListedFile]) -> list[ListedFile]:
     for form in FORMATS:
         matching = [file for file in files if _format_of(file.path) == form]
         if matching:
@@ -284,7 +216,7 @@ def _split_of_path(path: str) -> str | None:
     return None
 
 
-def _chosen(name: HubName, splits: dict[str, list[HubFile]]) -> str:
+def _chosen(name: HubName, splits: dict[str, list[ListedFile]]) -> str:
     """Choose the split: the one named, else train, else the only one.
 
     Raises:
@@ -305,51 +237,6 @@ def _chosen(name: HubName, splits: dict[str, list[HubFile]]) -> str:
     return candidates[0]
 
 
-def _combined(files: list[HubFile]) -> str:
+def _combined(files: list[ListedFile]) -> str:
     lines = "".join(f"{file.identity}  {file.path}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-@contextmanager
-def _explained(repo: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one sentence.
-
-    Its network errors come from whichever HTTP library its version uses, so they have no common
-    ancestor to name here.
-
-    Raises:
-        BadData: the hub cannot be reached, refuses, or has no such thing.
-    """
-    from huggingface_hub import errors
-
-    name = f"hf:{repo}"
-    offline = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
-    try:
-        yield
-    except BadData:
-        raise
-    except errors.GatedRepoError as error:
-        raise BadData(
-            f"{name} is gated: accept its terms on the hub, then set HF_TOKEN to your token"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise _NoRevision(f"{name} has no such revision: name another, or none") from error
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403, 404):
-            raise BadData(
-                f"the hub has no dataset {repo}, or it is private: check the name, or set HF_TOKEN"
-            ) from error
-        raise BadData(f"the hub answered {status} for {name}: try again later") from error
-    except offline as error:
-        raise BadData(
-            f"cannot reach the hub for {name} (offline?): try again with a network"
-        ) from error
-    except OSError as error:
-        if error.errno is not None and error.filename is not None:
-            raise BadData(f"cannot write {error.filename}: {error.strerror}") from error
-        raise BadData(f"cannot reach the hub for {name} ({type(error).__name__})") from error
-    except Exception as error:
-        raise BadData(
-            f"cannot reach the hub for {name} ({type(error).__name__}): try again with a network"
-        ) from error

@@ -18,7 +18,9 @@ from urllib.parse import unquote, urlsplit
 
 from llmc.errors import BadData
 from llmc.fetch.download import download
+from llmc.kinds import HEAD_BYTES, codec_of_bytes
 from llmc.paths import Workspace, cache_dir
+from llmc.report import SILENT, Report
 from llmc.text.documents import AT_ENDOFTEXT, ENDOFTEXT
 from llmc.text.files import Stretch, examine
 from llmc.text.parts import Part, Piece, parts_of, pieces_of
@@ -26,7 +28,6 @@ from llmc.text.reading import Kind, Reading, kind_of
 
 STDIN = "-"
 URL_HINT = "check the address, or save the file yourself and name it"
-MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,6 @@ class Opened:
     skipped: int = 0
     notes: tuple[str, ...] = ()
     val_parts: tuple[Part, ...] | None = None
-
-
-def is_url(text: str) -> bool:
-    """Tell an address from a path."""
-    return text.startswith(("http://", "https://"))
 
 
 def files_named(text: str, reading: Reading) -> list[Path] | None:
@@ -136,8 +132,8 @@ def open_files(
     return Opened(name, parts_of(pieces), {**record, **reading.record()}, skipped)
 
 
-def open_url(url: str, reading: Reading) -> Opened:
-    """Open a file on the web. It is downloaded once, into the cache.
+def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Opened:
+    """Open a file on the web; it is downloaded once, into the cache.
 
     Raises:
         BadData: it cannot be had, or is not what its name says.
@@ -153,7 +149,7 @@ def open_url(url: str, reading: Reading) -> Opened:
         notes = (f"{url} was downloaded before: remove {path} to download it again",)
     else:
         try:
-            download(url, path, hint=URL_HINT)
+            download(url, path, hint=URL_HINT, report=report)
         finally:
             with suppress(OSError):
                 folder.rmdir()  # still empty: it failed
@@ -172,9 +168,8 @@ def open_stdin(workspace: Workspace, reading: Reading) -> Opened:
     kind = kind_of("stdin", reading)
     path = _spooled(workspace.data)
     with path.open("rb") as file:
-        head = file.read(4)
-    codecs = [codec for magic, codec in MAGIC.items() if head.startswith(magic)]
-    kind = replace(kind, codec=codecs[0] if codecs else "")
+        head = file.read(HEAD_BYTES)
+    kind = replace(kind, codec=codec_of_bytes(head))
     return _opened(path, kind, reading, origin={"path": STDIN}, name="stdin", shown="stdin")
 
 

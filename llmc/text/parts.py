@@ -17,13 +17,9 @@ from llmc.errors import BadData
 from llmc.text.archives import stored_members, streamed_members
 from llmc.text.documents import FILE, LINE, boundary_of_head, cut, starts
 from llmc.text.files import Stretch, chunks_of, opened
+from llmc.text.parquet import parquet_documents, parquet_groups
 from llmc.text.reading import DEFAULT_FIELD, Kind, Reading, kind_of
-from llmc.text.records import (
-    json_documents,
-    jsonl_documents,
-    parquet_documents,
-    parquet_groups,
-)
+from llmc.text.records import json_documents, jsonl_documents
 from llmc.text.utf8 import CHUNK, Decoder, NotText
 
 # A large file is cut in parts of about this size.

@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from llmc.errors import Usage
+from llmc.fetch.compression import CODECS, TARS
 from llmc.text.documents import FILE, RECORD, Boundary, boundary_named
 
 DEFAULT_FIELD = "text"
 
-# What the last suffix of a name says about its bytes, and the suffix before that about the text.
-CODECS = {".gz": "gz", ".zst": "zst", ".bz2": "bz2", ".xz": "xz"}
+# The format of a file by the suffix of its name, without that of the compression.
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -21,7 +21,6 @@ FORMATS = {
     ".parquet": "parquet",
     ".tar": "tar",
 }
-ARCHIVES = {".tgz": "gz", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zst"}
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,8 @@ def kind_of(name: str, reading: Reading, *, outright: bool = True) -> Kind:
 def _form_of(name: str) -> tuple[str, str]:
     """Return the format and the codec of a file of this name."""
     path = PurePosixPath(name.lower())
-    if path.suffix in ARCHIVES:
-        return "tar", ARCHIVES[path.suffix]
+    if path.suffix in TARS:
+        return "tar", TARS[path.suffix]
     codec = CODECS.get(path.suffix, "")
     suffix = PurePosixPath(path.stem).suffix if codec else path.suffix
     return FORMATS.get(suffix, "text"), codec

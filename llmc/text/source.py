@@ -9,15 +9,24 @@ A document is what stands between two ``<|endoftext|>`` tokens. Registered names
 from __future__ import annotations
 
 import hashlib
-import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmc.config import nearest
-from llmc.errors import BadData, MissingOutput, Usage
+from llmc.errors import BadData, Usage
+from llmc.fetch.registry import (
+    NAMES,
+    STDLIB,
+    TINYSHAKESPEARE,
+    TINYSTORIES,
+    fetched_files,
+    stdlib_folder,
+)
+from llmc.fetch.remote import is_url
 from llmc.paths import Workspace
+from llmc.report import SILENT, Report
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
 from llmc.text.files import Stretch, examine
 from llmc.text.hub import PREFIX as HUB
@@ -26,7 +35,6 @@ from llmc.text.opening import (
     STDIN,
     Opened,
     files_named,
-    is_url,
     name_of,
     open_file,
     open_files,
@@ -41,61 +49,6 @@ __all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source
 AS_USUAL = Reading()
 VAL_FRACTION = 0.1
 
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a dataset: its name, where it is, and its SHA-256 where one is known.
-
-    Attributes:
-        name: what it is called in ``data/<dataset>/``.
-        url: an HTTPS address, or None for a file of the dataset's hub repository.
-        sha256: what the content must be, in hexadecimal.
-    """
-
-    name: str
-    url: str | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset that can be fetched: its files, and the hub repository of those without a URL."""
-
-    name: str
-    files: tuple[RemoteFile, ...]
-    hub: str = ""
-
-
-TINYSHAKESPEARE = Dataset(
-    "tinyshakespeare",
-    (
-        RemoteFile(
-            "tinyshakespeare.txt",
-            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-            "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        ),
-    ),
-)
-TINYSTORIES = Dataset(
-    "tinystories",
-    (RemoteFile("TinyStoriesV2-GPT4-train.txt"), RemoteFile("TinyStoriesV2-GPT4-valid.txt")),
-    hub="roneneldan/TinyStories",
-)
-HELLASWAG = Dataset(
-    "hellaswag",
-    (
-        RemoteFile(
-            "hellaswag_val.jsonl",
-            "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl",
-            "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
-        ),
-    ),
-)
-FETCHED = {dataset.name: dataset for dataset in (TINYSHAKESPEARE, TINYSTORIES)}
-STDLIB = "stdlib"
-NAMES = (*FETCHED, STDLIB)
-# Fetched like a dataset, but it is questions, which nobody trains on.
-EVALUATIONS = {HELLASWAG.name: HELLASWAG}
 
 # llm.c's split: the first 32,768 tokens validate, the rest trains.
 TINYSHAKESPEARE_VAL_TOKENS = 32768
@@ -143,7 +96,13 @@ def documents_of(parts: Iterable[Part]) -> Iterator[str]:
         yield from part.read()
 
 
-def open_source(workspace: Workspace, inputs: list[str], reading: Reading = AS_USUAL) -> Source:
+def open_source(
+    workspace: Workspace,
+    inputs: list[str],
+    reading: Reading = AS_USUAL,
+    *,
+    report: Report = SILENT,
+) -> Source:
     """Return the text that ``inputs`` name.
 
     Every local file is read once, to hash it and to see that it is text; those of the hub are
@@ -154,6 +113,7 @@ def open_source(workspace: Workspace, inputs: list[str], reading: Reading = AS_U
         inputs: one registered name; or files, folders, glob patterns, addresses, ``hf:owner/name``
             and ``-`` for stdin, in any number.
         reading: which files of them, and how they become documents.
+        report: shows the progress of downloads.
 
     Raises:
         Usage: an input is neither a name nor a path, names and paths are mixed, or the wishes do
@@ -175,37 +135,7 @@ def open_source(workspace: Workspace, inputs: list[str], reading: Reading = AS_U
         return _tinyshakespeare_source(workspace)
     if inputs == [TINYSTORIES.name]:
         return _tinystories_source(workspace)
-    return _named_source(workspace, inputs, reading)
-
-
-def fetched_files(workspace: Workspace, dataset: Dataset) -> list[Path]:
-    """Return the dataset's files in the workspace.
-
-    Raises:
-        MissingOutput: one is not there.
-    """
-    paths = [workspace.data / dataset.name / file.name for file in dataset.files]
-    for path in paths:
-        if not path.is_file():
-            raise MissingOutput(
-                f"{workspace.shown(path)} is not there: run 'llmc fetch {dataset.name}' first"
-            )
-    return paths
-
-
-def stdlib_folder() -> Path:
-    """Return the folder of the running Python's standard library.
-
-    Raises:
-        BadData: this Python comes without its sources.
-    """
-    folder = Path(sysconfig.get_path("stdlib"))
-    if not (folder / "os.py").is_file():
-        raise BadData(
-            f"this Python has no sources of its standard library in {folder}: "
-            "use another Python, or other text"
-        )
-    return folder
+    return _named_source(workspace, inputs, reading, report)
 
 
 def _stdlib_source() -> Source:
@@ -271,7 +201,9 @@ def _record(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": found.bytes, "sha256": found.sha256}
 
 
-def _named_source(workspace: Workspace, inputs: list[str], reading: Reading) -> Source:
+def _named_source(
+    workspace: Workspace, inputs: list[str], reading: Reading, report: Report
+) -> Source:
     """Return what stands at paths, patterns, addresses, on the hub and on stdin, in this order.
 
     A file that is named twice is read once.
@@ -284,7 +216,7 @@ def _named_source(workspace: Workspace, inputs: list[str], reading: Reading) -> 
         if text == STDIN:
             opened.append(open_stdin(workspace, reading))
         elif is_url(text):
-            opened.append(open_url(text, reading))
+            opened.append(open_url(text, reading, report=report))
         elif text.startswith(HUB):
             opened.append(open_hub(text, reading))
         else:

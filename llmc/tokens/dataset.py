@@ -162,7 +162,7 @@ def _tokenize_text(
             f"each part would train its own {spec}: train one tokenizer first, on all or some of "
             "the text, and name its tokenizer.tiktoken with --tokenizer"
         )
-    source = open_source(workspace, inputs, options.reading)
+    source = open_source(workspace, inputs, options.reading, report=report)
     for note in source.notes:
         report.note(note)
     if source.skipped:

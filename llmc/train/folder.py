@@ -9,13 +9,13 @@ import re
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.config import SampleConfig, TrainConfig
+from llmc.config import SampleConfig, TrainConfig, did_you_mean
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.model import ModelConfig
 from llmc.paths import (
@@ -28,13 +28,14 @@ from llmc.paths import (
     unwritable,
     written_whole,
 )
-from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE
+from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, recorded_tokenizer
+from llmc.weights.lookup import tokenizer_of
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
     """Return a folder for a new run: the one named, or the next free ``<dataset>-<number>``.
 
-    It only looks: :func:`claim_run` makes it.
+    Nothing is written: :func:`claim_run` makes the folder.
 
     Raises:
         Usage: the name is no file name, or that run exists.
@@ -48,17 +49,17 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
     folder = workspace.runs / name
     if os.path.lexists(folder / CONFIG) or os.path.lexists(folder / CHECKPOINT):
         raise Usage(
-            f"the run {workspace.shown(folder)} exists: go on with it by --resume, "
+            f"the run {workspace.shown(folder)} exists: continue it with --resume, "
             "choose another --run, or delete that folder"
         )
     return folder
 
 
 def claim_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
-    """Make the folder of a new run and an empty config in it, by which the run is this process's.
+    """Make the folder of a new run, and an empty config in it that reserves it for this process.
 
-    Of several that ask for one name the first gets it; without a name, the others get the next
-    numbers.
+    Of several processes that ask for one name, the first gets it; without a name, the others get
+    the next numbers.
 
     Raises:
         Usage: the name is no file name, or that run exists.
@@ -80,7 +81,7 @@ def claim_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
 
 
 def is_running(folder: Path) -> bool:
-    """Tell whether a trainer works on the run: it holds the lock then."""
+    """Return whether a trainer works on the run, and so holds its lock."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -97,9 +98,9 @@ def is_running(folder: Path) -> bool:
 
 
 def discard_run(folder: Path) -> None:
-    """Remove what a run left that ended before its first step; other files keep the folder.
+    """Remove the files of a run that ended before its first step; other files keep the folder.
 
-    For the process that claimed it. What a trainer works on stays.
+    Only the process that claimed the run may call this. A run in progress is left alone.
     """
     if is_running(folder):
         return
@@ -112,10 +113,7 @@ def discard_run(folder: Path) -> None:
 
 
 def newest_run(workspace: Workspace, having: str) -> Path | None:
-    """Return the folder of the newest run that has the file ``having``; None: there is none.
-
-    The newest is the one that was written to last: numbers, a checkpoint, or what it was made of.
-    """
+    """Return the run written to last among those that have the file ``having``, or None."""
     folders = [path.parent for path in workspace.runs.glob(f"*/{having}")]
     return max(folders, key=last_written, default=None)
 
@@ -130,7 +128,7 @@ def last_written(folder: Path) -> int:
 
 
 def newest_step(folder: Path) -> int | None:
-    """Return the step of a run's newest checkpoint, where it would go on; None: there is none."""
+    """Return the step of a run's newest checkpoint, from which it would be resumed, or None."""
     names = (path.name for path in (folder / CHECKPOINTS).glob("*"))
     steps = [int(found[1]) for name in names if (found := re.fullmatch(r"([0-9]{8,})i?", name))]
     return max(steps, default=None)
@@ -154,27 +152,82 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
     if not (folder / CHECKPOINT).is_file():
         raise MissingOutput(
             f"no trained model in {workspace.shown(folder)}: run 'llmc train --run {name}' first"
+            + similar_run(workspace, name)
         )
     return folder
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the content of a run's ``run.json``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON.
+        TypeError: it is not a JSON object.
+    """
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise TypeError("it is not a JSON object")
+    return record
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """A checkpoint, and the folder of the run that saved it; None for a file outside a run."""
+
+    file: Path
+    run: Path | None
+
+    def tokenizer(self, workspace: Workspace) -> Tokenizer | None:
+        """Return the tokenizer of the model, recorded in the run or found; None if unknown."""
+        recorded = recorded_tokenizer(self.run) if self.run is not None else None
+        return recorded or tokenizer_of(workspace, self.file)
+
+
+def find_checkpoint(workspace: Workspace, target: str | Path | None) -> FoundCheckpoint:
+    """Return the checkpoint of a run, named or by its folder, or a file; of the newest run if None.
+
+    Raises:
+        MissingOutput: there is none.
+    """
+    if target is None:
+        run = find_run(workspace, None)
+        return FoundCheckpoint(run / CHECKPOINT, run)
+    for run in (workspace.runs / target, Path(target)):
+        if (run / CHECKPOINT).is_file():
+            return FoundCheckpoint(run / CHECKPOINT, run)
+    if not Path(target).is_file():
+        raise MissingOutput(
+            f"there is no run and no checkpoint '{target}': train one with 'llmc train', "
+            "or make one with 'llmc export-weights'" + similar_run(workspace, str(target))
+        )
+    return FoundCheckpoint(Path(target), None)
+
+
+def similar_run(workspace: Workspace, name: str) -> str:
+    """Return ``"; did you mean 'x'?"`` for a run of a similar name, or nothing."""
+    others = [path.name for path in workspace.runs.glob("*") if path.name != name]
+    return did_you_mean(name, others)
+
+
 def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | None:
-    """Return the token files that a run trained and validated on; None where it does not say.
+    """Return the token files that a run trained and validated on; None without a ``run.json``.
 
     ``run.json`` names them relative to the workspace.
 
     Raises:
         BadData: the record cannot be read.
     """
-    record = folder / RECORD
     try:
-        fields = json.loads(record.read_text(encoding="utf-8"))
+        fields = read_record(folder)
         data, val = fields["data"], fields.get("val_data")
         return workspace.root / data, workspace.root / val if val is not None else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadData(f"cannot read {record} ({error}): name the data with --data") from error
+        raise BadData(
+            f"cannot read {folder / RECORD} ({error}): name the data with --data"
+        ) from error
 
 
 def write_config(

@@ -1,4 +1,4 @@
-"""What a run starts from: its tokens and its model, found, verified, held against each other."""
+"""What a run starts from: its tokens and its model, found and checked."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput
+from llmc.paths import Workspace
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
@@ -34,7 +34,7 @@ class Data:
     manifest: Manifest | None = None
     tokenizer: Tokenizer | None = None
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def detokenize(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, or the ids themselves where the tokenizer is not known."""
         if self.tokenizer is None:
             return " ".join(map(str, ids))
@@ -42,14 +42,14 @@ class Data:
         return self.tokenizer.detokenize(known).decode(errors="replace")
 
 
-def find_data(here: Context, data: Path | None, val_data: Path | None) -> Data:
+def find_data(workspace: Workspace, data: Path | None, val_data: Path | None) -> Data:
     """Return the dataset that the flags name, or the one prepared last, its files verified.
 
     Raises:
         MissingOutput: there is none.
         BadData: it is not what its manifest says.
     """
-    path = data if data is not None else here.workspace.newest_dataset()
+    path = data if data is not None else workspace.newest_dataset()
     if not path.exists() and not token_files(path):
         raise MissingOutput(
             f"there is no {path}: make a dataset with 'llmc prepare NAME' or 'llmc tokenize PATH'"
@@ -100,7 +100,7 @@ def token_files(path: Path) -> list[Path]:
     return [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207  # as the engine
 
 
-def find_model(here: Context, model: Path | None, data: Data) -> Path:
+def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
     """Return the checkpoint to start from: the one named, or the one prepared with the data.
 
     Raises:
@@ -110,13 +110,13 @@ def find_model(here: Context, model: Path | None, data: Data) -> Path:
         if not model.is_file():
             raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
         return model
-    prepared = prepared_model(here.workspace, folder_of(data))
+    prepared = prepared_model(workspace, folder_of(data))
     if prepared is not None:
         return prepared
-    models = sorted(here.workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
+    models = sorted(workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
     if not models:
         raise MissingOutput(
-            f"no model in {here.workspace.shown(here.workspace.models)}: run "
+            f"no model in {workspace.shown(workspace.models)}: run "
             "'llmc export-weights random' or 'llmc prepare NAME' first, or name one with --model"
         )
     return models[-1]
@@ -129,7 +129,7 @@ def folder_of(data: Data) -> Path:
     return (token_files(data.train) or [data.train])[0].parent
 
 
-def check_match(here: Context, data: Data, path: Path, header: CheckpointHeader) -> None:
+def check_match(workspace: Workspace, data: Data, path: Path, header: CheckpointHeader) -> None:
     """Refuse data and a model that speak of different tokens.
 
     Raises:
@@ -138,7 +138,7 @@ def check_match(here: Context, data: Data, path: Path, header: CheckpointHeader)
     if data.manifest is None:
         return
     tokenizer = data.manifest.tokenizer
-    shown, folder = here.workspace.shown(path), here.workspace.shown(data.manifest.folder)
+    shown, folder = workspace.shown(path), workspace.shown(data.manifest.folder)
     advice = "prepare the data with the model's tokenizer, or choose another model"
     if header.tokenizer is not None and header.tokenizer.hex() != tokenizer.fingerprint:
         raise BadData(

@@ -17,7 +17,6 @@ import pytest
 
 from llmc.check.bench import Work
 from llmc.cli.commands import bench as command
-from llmc.cli.context import Context
 from llmc.model import ModelConfig, gemm_flops
 from llmc.paths import shipped_dir
 from tests.conftest import Llmc, assert_one_sentence
@@ -43,13 +42,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
     """Let the command's functions only note what they were asked to time."""
     works: list[Work] = []
 
-    def note(here: Context, work: Work, against: str | None, pairs: int) -> dict[str, Any]:
+    def note(work: Work, against: str | None, pairs: int, **_: object) -> dict[str, Any]:
         works.append(work)
         return {}
 
     monkeypatch.setattr(command, "bench_steps", note)
     monkeypatch.setattr(command, "bench_kernels", note)
     monkeypatch.setattr(command, "bench_decode", note)
+    monkeypatch.setattr(command, "show", lambda *_: None)
     return works
 
 
@@ -103,7 +103,7 @@ def test_without_pytorch_there_is_nothing_to_compare_with(
 ) -> None:
     from llmc.cli.main import main
 
-    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    monkeypatch.setattr("llmc.check.bench.find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["llmc", "bench", "--against", "torch"])
     with pytest.raises(SystemExit) as ended:
         main()

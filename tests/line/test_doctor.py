@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from llmc.check import doctor
+from llmc.check.doctor import CHECKS, Exam, Finding, State, examine
 from llmc.check.known_answers import known_answers
 from llmc.check.trial import Trial
-from llmc.cli.commands import doctor
-from llmc.cli.commands.doctor import CHECKS, Exam, Finding, State, examine
+from llmc.cli.commands import doctor as command
 from llmc.cli.context import Context
 from llmc.engine import machine
+from llmc.engine.build import Built
 from llmc.engine.machine import Memory
 from llmc.errors import CompileFailed, ExitCode, Interrupted
 from tests.conftest import Llmc
@@ -43,10 +45,11 @@ def healthy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "NEEDED_MEMORY", 0)
     monkeypatch.setattr(doctor, "NEEDED_DISK", 0)
     monkeypatch.setattr(machine, "huge_pages", lambda: "madvise")
+    monkeypatch.setattr(doctor, "other_llmc", lambda: None)
 
 
 def report(here: Context) -> dict[str, Finding]:
-    return dict(examine(here))
+    return dict(examine(here.workspace))
 
 
 def states(done_stdout: str) -> dict[str, str]:
@@ -192,7 +195,7 @@ def test_a_workspace_that_cannot_be_written(llmc: Llmc, native: Native, tmp_path
 
 @pytest.mark.usefixtures("healthy")
 def test_a_workspace_that_is_not_there_yet(here: Context) -> None:
-    assert CHECKS["workspace"](Exam(here)).state is State.OK
+    assert CHECKS["workspace"](Exam(here.workspace)).state is State.OK
     assert not here.workspace.root.exists()
 
 
@@ -209,6 +212,17 @@ def test_a_small_machine_is_warned(here: Context, monkeypatch: pytest.MonkeyPatc
     assert "python-stdlib" in found["memory"].advice
     assert all(found[name].advice for name in warned)
     assert {it.state for name, it in found.items() if name not in warned} == {State.OK}
+
+
+@pytest.mark.usefixtures("healthy")
+def test_the_other_project_called_llmc_is_warned_of(
+    here: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CHECKS["package"](Exam(here.workspace)).state is State.OK
+    monkeypatch.setattr(doctor, "other_llmc", lambda: "0.1.2")
+    finding = CHECKS["package"](Exam(here.workspace))
+    assert finding.state is State.WARNING
+    assert "0.1.2" in finding.found and "pip uninstall llmc" in finding.advice
 
 
 @pytest.mark.usefixtures("healthy")
@@ -249,7 +263,7 @@ FIRST_TOKEN = FLIP.replace("{file}", "").replace("{at}", "1024")
 def wrapped(native: Native, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An engine that errs: a script around the real one, for tests to fill in."""
     script = tmp_path / "llmc-native"
-    monkeypatch.setattr(doctor, "ensure_native", lambda **_: script)
+    monkeypatch.setattr(doctor, "build_native", lambda **_: Built(script, compiled=False))
     yield script
     assert script.is_file()
 
@@ -393,7 +407,7 @@ def test_a_terminal_gets_lines_that_fit(width: int) -> None:
 
     console = Console(width=width, force_terminal=True, color_system=None)
     finding = Finding(State.FAILED, "a long way " * 20, "do " * 40, ExitCode.INTERNAL)
-    lines = doctor._shown(console, "parity fp32", finding).splitlines()
+    lines = command._shown(console, "parity fp32", finding).splitlines()
     assert lines[0].startswith("FAIL  parity fp32  a long way")
     assert all(line.startswith(" " * 19) and line[19] != " " for line in lines[1:])
     assert all(len(line.rstrip()) <= width for line in lines)

@@ -20,14 +20,15 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from llmc.cli.commands.fetch import fetch_dataset
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.errors import BadData, Usage
 from llmc.fetch.download import download
+from llmc.fetch.named import fetch_named
+from llmc.fetch.registry import FETCHED, Dataset, RemoteFile
 from llmc.paths import Workspace
-from llmc.text.source import FETCHED, Dataset, RemoteFile
 from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.report import Listener
 from tests.helpers.web import COMMIT, Act, Web
 
 TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 1000
@@ -62,13 +63,13 @@ def nothing_in(folder: Path) -> bool:
 
 
 def test_a_file_is_downloaded_once(here: Context, poem: Dataset, web: Web) -> None:
-    folder = fetch_dataset(here, poem.name, source=None, force=False)
+    folder = fetch_named(here.workspace, poem.name)
     assert folder == here.workspace.data / "poem"
     assert [path.name for path in folder.iterdir()] == ["poem.txt"]
     assert (folder / "poem.txt").read_bytes() == TEXT
-    fetch_dataset(here, poem.name, source=None, force=False)
+    fetch_named(here.workspace, poem.name)
     assert web.asked == ["GET /input.txt"]
-    fetch_dataset(here, poem.name, source=None, force=True)
+    fetch_named(here.workspace, poem.name, force=True)
     assert len(web.asked) == 2
 
 
@@ -76,14 +77,16 @@ def test_a_file_that_changed_is_fetched_again(here: Context, poem: Dataset) -> N
     path = here.workspace.data / "poem" / "poem.txt"
     path.parent.mkdir(parents=True)
     path.write_text("half of it")
-    fetch_dataset(here, poem.name, source=None, force=False)
+    fetch_named(here.workspace, poem.name)
     assert path.read_bytes() == TEXT
 
 
 def test_progress_adds_up_to_the_size(tmp_path: Path, web: Web) -> None:
     web.put("/x", TEXT * 50)
     steps: list[tuple[int, int | None]] = []
-    download(f"{web.url}/x", tmp_path / "x", advance=lambda *step: steps.append(step))
+    download(
+        f"{web.url}/x", tmp_path / "x", report=Listener(advance=lambda *step: steps.append(step))
+    )
     assert sum(step for step, _ in steps) == len(TEXT) * 50
     assert {total for _, total in steps} == {len(TEXT) * 50}
 
@@ -99,7 +102,7 @@ def test_source_is_a_local_copy_or_a_mirror(
         "folder": str(tmp_path),
         "mirror": f"{web.url}/mirror",
     }
-    folder = fetch_dataset(here, poem.name, source=sources[kind], force=False)
+    folder = fetch_named(here.workspace, poem.name, source=sources[kind])
     assert (folder / "poem.txt").read_bytes() == TEXT
     assert web.asked == (["GET /mirror"] if kind == "mirror" else [])
 
@@ -112,14 +115,14 @@ def test_another_text_is_refused_and_not_kept(
     web.put("/mirror", TEXT[:-1])
     source = {"file": str(tmp_path / "poem.txt"), "mirror": f"{web.url}/mirror"}[kind]
     with pytest.raises(BadData, match="is not the expected file: its SHA-256 is"):
-        fetch_dataset(here, poem.name, source=source, force=False)
+        fetch_named(here.workspace, poem.name, source=source)
     assert nothing_in(here.workspace.data)
 
 
 def test_a_404_page_is_not_kept(here: Context, poem: Dataset, web: Web) -> None:
     del web.files["/input.txt"]
     with pytest.raises(BadData, match=r"/input\.txt answered 404 Not Found.*--source PATH"):
-        fetch_dataset(here, poem.name, source=None, force=False)
+        fetch_named(here.workspace, poem.name)
     assert nothing_in(here.workspace.data)
 
 
@@ -133,10 +136,10 @@ def test_a_web_page_where_no_hash_is_known_is_not_kept(tmp_path: Path, web: Web)
 def test_a_download_that_breaks_off_leaves_the_old_file(
     here: Context, poem: Dataset, web: Web
 ) -> None:
-    folder = fetch_dataset(here, poem.name, source=None, force=False)
+    folder = fetch_named(here.workspace, poem.name)
     web.broken.add("/input.txt")
     with pytest.raises(BadData, match=r"broke off .*; 30,500 of 61,000 bytes are kept"):
-        fetch_dataset(here, poem.name, source=None, force=True)
+        fetch_named(here.workspace, poem.name, force=True)
     assert [path.name for path in folder.iterdir()] == ["poem.txt"]
     assert (folder / "poem.txt").read_bytes() == TEXT
 
@@ -144,9 +147,8 @@ def test_a_download_that_breaks_off_leaves_the_old_file(
 def test_another_workspace_takes_it_from_the_cache(
     here: Context, poem: Dataset, web: Web, tmp_path: Path
 ) -> None:
-    folder = fetch_dataset(here, poem.name, source=None, force=False)
-    there = Context(Workspace(tmp_path / "another"), here.ui)
-    other = fetch_dataset(there, poem.name, source=None, force=False)
+    folder = fetch_named(here.workspace, poem.name)
+    other = fetch_named(Workspace(tmp_path / "another"), poem.name)
     assert (other / "poem.txt").samefile(folder / "poem.txt")
     assert len(web.asked) == 1
 
@@ -180,7 +182,7 @@ def test_source_is_an_archive(
     archive = pack(tmp_path / f"gpt2{suffix}", files)
     web.put(f"/{archive.name}?download=true", archive.read_bytes())
     source = str(archive) if place == "here" else f"{web.url}/{archive.name}?download=true"
-    folder = fetch_dataset(here, "gpt2", source=source, force=False)
+    folder = fetch_named(here.workspace, "gpt2", source=source)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
 
@@ -189,7 +191,7 @@ def test_an_archive_of_one_file_may_call_it_otherwise(
     here: Context, poem: Dataset, tmp_path: Path
 ) -> None:
     archive = pack(tmp_path / "poem.zip", {"the-poem.txt": TEXT})
-    folder = fetch_dataset(here, poem.name, source=str(archive), force=False)
+    folder = fetch_named(here.workspace, poem.name, source=str(archive))
     assert (folder / "poem.txt").read_bytes() == TEXT
 
 
@@ -198,10 +200,10 @@ def test_an_archive_without_the_files_is_refused(here: Context, tmp_path: Path) 
     with pytest.raises(
         BadData, match=r"does not hold config\.json and model\.safetensors in one folder"
     ):
-        fetch_dataset(here, "gpt2", source=str(archive), force=False)
+        fetch_named(here.workspace, "gpt2", source=str(archive))
     archive = pack(tmp_path / "gpt2.tar.gz", {"../config.json": CONFIG})
     with pytest.raises(BadData, match=r"'\.\./config\.json' leads out of its folder"):
-        fetch_dataset(here, "gpt2", source=str(archive), force=False)
+        fetch_named(here.workspace, "gpt2", source=str(archive))
     assert nothing_in(here.workspace.models)
 
 
@@ -211,12 +213,12 @@ def test_the_bar_starts_at_what_was_there(
     web.headers["/input.txt"] = {"ETag": '"one"'}
     web.acts["/input.txt"] = [Act(cut=30_000)]
     with pytest.raises(BadData, match="30,000 of 61,000 bytes are kept"):
-        fetch_dataset(here, poem.name, source=None, force=False)
+        fetch_named(here.workspace, poem.name)
     ui = Ui()
     ui._console = Console(file=io.StringIO(), force_terminal=True, width=120)
     calls: list[dict[str, object]] = []
     monkeypatch.setattr(Progress, "reset", lambda _self, _task, **given: calls.append(given))
-    fetch_dataset(Context(here.workspace, ui), poem.name, source=None, force=False)
+    fetch_named(here.workspace, poem.name, report=ui)
     assert calls[0] == {"total": 61_000, "completed": 30_000}
 
 
@@ -309,14 +311,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_a_missing_local_copy_is_named(here: Context, poem: Dataset, tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"cannot read .*gone\.txt: No such file"):
-        fetch_dataset(here, poem.name, source=str(tmp_path / "gone.txt"), force=False)
+        fetch_named(here.workspace, poem.name, source=str(tmp_path / "gone.txt"))
     assert nothing_in(here.workspace.data)
 
 
 def test_a_dataset_of_two_files_needs_a_folder(here: Context, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("x")
     with pytest.raises(BadData, match=r"is not a folder with TinyStoriesV2-GPT4-train\.txt"):
-        fetch_dataset(here, "tinystories", source=str(tmp_path / "one.txt"), force=False)
+        fetch_named(here.workspace, "tinystories", source=str(tmp_path / "one.txt"))
 
 
 def test_without_a_network_the_error_offers_source(llmc: Llmc) -> None:
@@ -379,7 +381,7 @@ def test_a_faulty_hub_leaves_nothing(llmc: Llmc, web: Web, fault: str) -> None:
 def test_a_model_comes_from_a_local_folder(here: Context, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(CONFIG)
     (tmp_path / "model.safetensors").write_bytes(WEIGHTS)
-    folder = fetch_dataset(here, "gpt2-xl", source=str(tmp_path), force=False)
+    folder = fetch_named(here.workspace, "gpt2-xl", source=str(tmp_path))
     assert folder == here.workspace.models / "gpt2-xl"
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
 
@@ -394,7 +396,7 @@ def test_stdlib_is_there_already(llmc: Llmc) -> None:
 
 def test_stdlib_takes_no_source(here: Context, tmp_path: Path) -> None:
     with pytest.raises(Usage, match=f"llmc tokenize {tmp_path}"):
-        fetch_dataset(here, "stdlib", source=str(tmp_path), force=False)
+        fetch_named(here.workspace, "stdlib", source=str(tmp_path))
 
 
 def test_an_unknown_name_is_a_usage_error(llmc: Llmc) -> None:

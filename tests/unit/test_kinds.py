@@ -51,6 +51,7 @@ def test_a_file_that_stands_in_for_another(head: bytes, word: str) -> None:
 
 def test_other_files_are_what_they_are() -> None:
     assert not_data(b"text", "a") is None
+    assert not_data(b"<html>", "a.html", page_is_fine=True) is None
 
 
 def test_nothing_printable_acts_on_a_terminal() -> None:

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from llmc.cli.commands.fetch import fetch_dataset
 from llmc.cli.commands.tokenize import summary
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
 from llmc.errors import LlmcError, Usage
-from llmc.text.source import FETCHED, STDLIB
+from llmc.fetch.named import fetch_named
+from llmc.fetch.registry import FETCHED, STDLIB
 from llmc.tokens.dataset import TokenizeOptions, find_tokenized, tokenize
 from llmc.tokens.manifest import Manifest
 from llmc.tokens.prepared import record_prepared
@@ -89,7 +89,7 @@ def prepare(
     silent = Context(here.workspace, Ui(quiet=here.ui.quiet))
     weights = _model(silent, chosen_model, manifest)
     data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
-    check_match(here, data, weights, read_header(weights))
+    check_match(here.workspace, data, weights, read_header(weights))
     record_prepared(here.workspace, manifest.folder, weights)
     binary = ensure_native(report=here.ui)
     here.ui.note("ready to train")
@@ -120,7 +120,7 @@ def _data(here: Context, inputs: list[str], tokenizer: str, source: str | None) 
             f"--source is a copy of a named dataset, and {inputs[0]} is a path: leave it out"
         )
     for name in names:
-        fetch_dataset(here, name, source=source, force=False)
+        fetch_named(here.workspace, name, source=source, report=here.ui)
     made = find_tokenized(here.workspace, inputs, tokenizer)
     if made is not None:
         here.ui.note(f"{here.workspace.shown(made.folder)} is tokenized and whole")
@@ -159,7 +159,7 @@ def _model(here: Context, source: str, manifest: Manifest) -> Path:
             report=here.ui,
         ).path
     if source in PUBLISHED:
-        fetch_dataset(here, source, source=None, force=False)
+        fetch_named(here.workspace, source, report=here.ui)
         out = here.workspace.models / f"{source}.bin"
         if _whole(out) is not None:
             here.ui.note(f"{here.workspace.shown(out)} is exported and whole")

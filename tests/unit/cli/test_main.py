@@ -130,7 +130,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, failure: BaseException, *flags: str) 
     def fail(*_args: object, **_kwargs: object) -> None:
         raise failure
 
-    monkeypatch.setattr("llmc.cli.commands.fetch.fetch_dataset", fail)
+    monkeypatch.setattr("llmc.cli.commands.fetch.fetch_named", fail)
     monkeypatch.setattr(sys, "argv", ["llmc", "fetch", "stdlib", *flags])
     monkeypatch.delenv("LLMC_TRACEBACK", raising=False)
     with pytest.raises(SystemExit) as caught:

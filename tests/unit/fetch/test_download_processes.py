@@ -22,9 +22,12 @@ PROGRAM = """\
 import sys
 from pathlib import Path
 from llmc.fetch.download import download
+from llmc.report import Silent
+class Printer(Silent):
+    def note(self, message):
+        print(message, flush=True)
 url, path, sha256 = sys.argv[1:]
-say = lambda line: print(line, flush=True)
-download(url, Path(path), sha256=sha256 or None, note=say)
+download(url, Path(path), sha256=sha256 or None, report=Printer())
 """
 PINS = pytest.mark.parametrize("sha256", [SHA256, ""], ids=["pinned", "unpinned"])
 

@@ -18,6 +18,7 @@ from llmc.fetch.cache import Entry, Pin
 from llmc.fetch.download import copy, download
 from llmc.fetch.network import Patience
 from tests.conftest import NO_NETWORK
+from tests.helpers.report import Listener
 from tests.helpers.web import Act, Web, serving
 
 BODY = bytes(range(251)) * 4000  # a megabyte without a period of a power of two
@@ -57,7 +58,7 @@ def test_a_cut_is_gone_on_with(web: Web, place: Path, waits: list[float]) -> Non
     web.acts["/x"] = [Act(cut=300_000), Act(cut=200_000)]
     notes: list[str] = []
     steps: list[tuple[int, int | None]] = []
-    download(f"{web.url}/x", place, note=notes.append, advance=lambda *step: steps.append(step))
+    download(f"{web.url}/x", place, report=Listener(notes.append, lambda *step: steps.append(step)))
     assert place.read_bytes() == BODY
     assert web.ranges("/x") == [None, "bytes=300000-", "bytes=500000-"]
     assert [asked.headers.get("if-range") for asked in web.requests] == [None, '"one"', '"one"']
@@ -83,7 +84,7 @@ def test_a_part_is_gone_on_with_by_the_next_call(
         download(f"{web.url}/x", place)
     assert not place.exists()
     steps: list[int] = []
-    download(f"{web.url}/x", place, advance=lambda step, _: steps.append(step))
+    download(f"{web.url}/x", place, report=Listener(advance=lambda step, _: steps.append(step)))
     assert place.read_bytes() == BODY
     assert web.ranges("/x") == [None, "bytes=400000-"]
     assert web.requests[1].headers["if-range"] == "Sat, 21 Nov 2026 10:00:00 GMT"
@@ -115,7 +116,7 @@ def test_a_file_that_changed_between_the_parts_starts_anew(
     def note(_message: str) -> None:
         web.put("/x", changed, **second)
 
-    download(f"{web.url}/x", place, note=note, advance=lambda step, _: steps.append(step))
+    download(f"{web.url}/x", place, report=Listener(note, lambda step, _: steps.append(step)))
     assert place.read_bytes() == changed
     assert sum(steps) == SIZE
     if kind in ("weak", "none"):  # nothing would tell one file from the other
@@ -136,7 +137,7 @@ def test_a_rest_that_does_not_fit_starts_anew(web: Web, place: Path, kind: str) 
             kind
         ]
 
-    download(f"{web.url}/x", place, note=note)
+    download(f"{web.url}/x", place, report=Listener(note))
     assert place.read_bytes() == web.files["/x"]
 
 
@@ -145,7 +146,7 @@ def test_a_server_that_ignores_ranges_is_read_from_the_start(web: Web, place: Pa
     web.rangeless.add("/x")
     web.acts["/x"] = [Act(cut=300_000)]
     steps: list[int] = []
-    download(f"{web.url}/x", place, advance=lambda step, _: steps.append(step))
+    download(f"{web.url}/x", place, report=Listener(advance=lambda step, _: steps.append(step)))
     assert place.read_bytes() == BODY
     assert web.sent["/x"] == SIZE + 300_000
     assert sum(steps) == SIZE
@@ -240,7 +241,7 @@ def test_a_part_of_another_content_is_dropped(
     with pytest.raises(BadData, match="300,000 of"):
         download(f"{web.url}/wrong", place, sha256=SHA256)
     notes: list[str] = []
-    download(f"{web.url}/x", place, sha256=SHA256, note=notes.append)
+    download(f"{web.url}/x", place, sha256=SHA256, report=Listener(notes.append))
     assert place.read_bytes() == BODY
     assert notes == ["what was kept of x does not fit: beginning anew"]
 
@@ -267,7 +268,7 @@ def test_a_server_in_trouble_is_asked_again(
     web.put("/x", BODY)
     web.acts["/x"] = [Act(status), Act(status)]
     notes: list[str] = []
-    download(f"{web.url}/x", place, note=notes.append)
+    download(f"{web.url}/x", place, report=Listener(notes.append))
     assert place.read_bytes() == BODY
     assert [f"answered {status}" in note for note in notes] == [True, True]
     assert 0.5 <= waits[0] <= 1 <= waits[1] <= 2
@@ -289,7 +290,7 @@ def test_retry_after_is_respected(web: Web, place: Path, waits: list[float], sta
     web.put("/x", BODY)
     web.acts["/x"] = [Act(status, {"Retry-After": "7"}), Act(status, {"Retry-After": "nonsense"})]
     notes: list[str] = []
-    download(f"{web.url}/x", place, note=notes.append)
+    download(f"{web.url}/x", place, report=Listener(notes.append))
     assert waits[0] == 7
     assert 1 <= waits[1] <= 2
     assert "asks to wait 7 s: trying again in 7 s" in notes[0]
@@ -338,7 +339,7 @@ def test_slow_bytes_are_waited_for(web: Web, place: Path) -> None:
     web.put("/x", BODY[:100_000])
     web.always["/x"] = Act(pause_s=0.02)
     steps: list[int] = []
-    download(f"{web.url}/x", place, advance=lambda step, _: steps.append(step))
+    download(f"{web.url}/x", place, report=Listener(advance=lambda step, _: steps.append(step)))
     assert place.read_bytes() == BODY[:100_000]
     assert len(steps) > 3  # and told as they come
     assert len(web.asked) == 1
@@ -347,7 +348,7 @@ def test_slow_bytes_are_waited_for(web: Web, place: Path) -> None:
 def test_nobody_there_is_tried_twice_more(place: Path, waits: list[float]) -> None:
     notes: list[str] = []
     with pytest.raises(BadData, match=r"no answer from 127\.0\.0\.1:9 \(ConnectionError\); get"):
-        download("http://127.0.0.1:9/x", place, note=notes.append)
+        download("http://127.0.0.1:9/x", place, report=Listener(notes.append))
     assert len(waits) == len(notes) == 2
 
 
@@ -459,11 +460,11 @@ def test_an_unchanged_file_is_not_sent_again(web: Web, place: Path, header: str)
     web.headers["/x"] = {header: "Sat, 21 Nov 2026 10:00:00 GMT"}
     download(f"{web.url}/x", place)
     notes: list[str] = []
-    download(f"{web.url}/x", place.with_name("y"), note=notes.append)
+    download(f"{web.url}/x", place.with_name("y"), report=Listener(notes.append))
     assert place.with_name("y").read_bytes() == BODY
     assert web.sent["/x"] == SIZE
     assert len(web.asked) == 2
-    assert "has not changed" in notes[0]
+    assert "in the cache is still the newest" in notes[0]
     web.put("/x", b"a new version")
     download(f"{web.url}/x", place)
     assert place.read_bytes() == b"a new version"
@@ -516,7 +517,7 @@ def test_ctrl_c_keeps_what_has_arrived(web: Web, place: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match=r"stopped; .* of 1,004,000 bytes are kept: the same"):
-        download(f"{web.url}/x", place, advance=advance)
+        download(f"{web.url}/x", place, report=Listener(advance=advance))
     assert not place.exists()
     download(f"{web.url}/x", place)
     assert place.read_bytes() == BODY
@@ -617,7 +618,7 @@ def test_secrets_in_an_address_stay_there(web: Web, place: Path, cache: Path) ->
     web.put("/x?signature=sig-nature", BODY, ETag='"one"')
     web.acts["/x?signature=sig-nature"] = [Act(cut=1000)]
     notes: list[str] = []
-    download(f"{address}/x?signature=sig-nature", place, note=notes.append)
+    download(f"{address}/x?signature=sig-nature", place, report=Listener(notes.append))
     assert web.requests[0].headers["authorization"].startswith("Basic ")
     web.always["/x?signature=sig-nature"] = Act(404)
     with pytest.raises(BadData) as caught:

@@ -10,6 +10,7 @@ from llmc.errors import BadData
 from llmc.fetch import network
 from llmc.fetch.download import download_from_hub
 from llmc.fetch.network import Patience
+from tests.helpers.report import Listener
 from tests.helpers.web import COMMIT, Act, Web, serving
 
 BODY = bytes(range(251)) * 4000
@@ -66,7 +67,7 @@ def place(tmp_path: Path) -> Path:
 
 def get(path: Path, **settings: object) -> list[str]:
     notes: list[str] = []
-    download_from_hub(REPO, "x", path, repo_type="model", note=notes.append, **settings)  # type: ignore[arg-type]
+    download_from_hub(REPO, "x", path, repo_type="model", report=Listener(notes.append), **settings)  # type: ignore[arg-type]
     return notes
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from llmc.errors import BadData
+from llmc.fetch.compression import zstd as zstd_module
 from llmc.fetch.unpack import LIMITS, is_archive, unpack
 
 TREE = {
@@ -29,9 +30,7 @@ TREE = {
 
 
 def zstd(data: bytes) -> bytes:
-    from llmc.fetch.unpack import _zstd
-
-    return bytes(_zstd().compress(data))
+    return bytes(zstd_module().compress(data))
 
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {

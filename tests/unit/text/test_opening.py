@@ -444,3 +444,31 @@ def test_the_flags_reach_the_reading(llmc: Llmc) -> None:
     assert "there: 'story'" in error
     error = assert_one_sentence(llmc("tokenize", "in", "--documents", "lines"), 2)
     assert "did you mean 'line'?" in error
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("a.txt", POINTER, "git lfs pull"),
+        ("a.parquet", POINTER, "git lfs pull"),
+        ("a.jsonl", "<!doctype html><p>Not found", "web page"),
+        ("a.parquet", "<html>", "web page"),
+    ],
+)
+def test_a_file_that_stands_in_for_the_real_one_is_named(
+    tmp_path: Path, name: str, content: str, word: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(BadData, match=word) as caught:
+        open_source(Workspace(tmp_path), [str(path)])
+    assert str(path) in str(caught.value)
+
+
+def test_a_web_page_may_be_the_text(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<html>A page</html>")
+    source = open_source(Workspace(tmp_path), [str(tmp_path / "a.html")])
+    assert list(documents_of(source.parts)) == ["<html>A page</html>"]

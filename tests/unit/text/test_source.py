@@ -6,17 +6,10 @@ from pathlib import Path
 import pytest
 
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.fetch.registry import FETCHED, Dataset, RemoteFile, stdlib_folder
 from llmc.paths import Workspace
 from llmc.text import source as datasets
-from llmc.text.source import (
-    FETCHED,
-    Dataset,
-    Reading,
-    RemoteFile,
-    documents_of,
-    open_source,
-    stdlib_folder,
-)
+from llmc.text.source import Reading, documents_of, open_source
 
 E_ACUTE_LATIN1 = b"caf\xe9"
 

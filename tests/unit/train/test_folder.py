@@ -16,6 +16,8 @@ from llmc.model import ModelConfig
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.tokens.prepared import prepared_model, record_prepared
 from llmc.train.folder import claim_run, discard_run, find_run, new_run, newest_run, write_config
+from llmc.train.history import find_history
+from llmc.train.record import resumable
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_a_run_belongs_to_the_one_that_was_first(workspace: Workspace) -> None:
         try:
             return claim_run(workspace, name, "texts")
         except Usage as error:
-            assert "mine exists: go on with it by --resume" in str(error)
+            assert "mine exists" in str(error)
             return None
 
     with ThreadPoolExecutor(16) as pool:
@@ -75,7 +77,7 @@ def test_a_name_that_is_none_is_refused(workspace: Workspace, name: str) -> None
 
 def test_a_run_that_saved_is_not_overwritten(workspace: Workspace) -> None:
     folder = a_run(workspace, "mine")
-    with pytest.raises(Usage, match="mine exists: go on with it by --resume, choose another"):
+    with pytest.raises(Usage, match="mine exists"):
         new_run(workspace, "mine", "texts")
     (folder / CHECKPOINT).unlink()
     assert new_run(workspace, "mine", "texts") == folder
@@ -113,7 +115,7 @@ def test_the_newest_run_is_the_one_that_was_written_to_last(workspace: Workspace
 
 def test_settings_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["llmc", "train", "--data", "a b\nlr = 3\x1b"])
-    train = TrainConfig(lr=0.1 + 0.2, eps=5e-324, shuffle=False, steps=2**53)
+    train = TrainConfig(lr=0.1 + 0.2, eps=5e-324, shuffle=False, max_tokens=2**53)
     write_config(tmp_path, ModelConfig(layers=3), train, SampleConfig(top_p=0.5))
     preset = load_preset(str(tmp_path / CONFIG))
     assert preset.train == train
@@ -160,3 +162,15 @@ def test_a_broken_record_is_refused(workspace: Workspace, text: str) -> None:
     workspace.root.joinpath("prepared.json").write_text(text)
     with pytest.raises(BadData, match="run 'llmc prepare' again"):
         prepared_model(workspace, workspace.root)
+
+
+def test_a_misspelled_run_names_the_one_that_is_meant(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    for name in ("notes-1", "other"):
+        (workspace.runs / name).mkdir(parents=True)
+    for find in (find_run, find_history, resumable):
+        with pytest.raises(MissingOutput, match="did you mean 'notes-1'"):
+            find(workspace, "note-1")
+        with pytest.raises(MissingOutput) as caught:
+            find(workspace, "xyz")
+        assert "did you mean" not in str(caught.value)

@@ -1,0 +1,328 @@
+"""The checks of ``llmc doctor``: is this machine fit for llmc, does the engine compute right?"""
+
+from __future__ import annotations
+
+import math
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from pathlib import Path
+
+from llmc import __version__
+from llmc.check.known_answers import distances, known_answers
+from llmc.check.tolerances import (
+    AFTER_TEN_STEPS,
+    BF16_STEP,
+    BF16_STEPS,
+    FORWARD_AND_BACKWARD,
+    STEPS,
+)
+from llmc.check.trial import BEST, BUG, THREADS, trial
+from llmc.engine import machine, toolchain
+from llmc.engine.build import build_native
+from llmc.engine.machine import instruction_sets
+from llmc.engine.process import run_quietly
+from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
+from llmc.installation import DISTRIBUTION, other_llmc
+from llmc.paths import Workspace, cache_dir, free_bytes
+from llmc.report import SILENT, Report
+from llmc.units import megabytes
+
+NEEDED_MEMORY = 2.3e9  # bytes for training GPT-2 124M at B=4, T=64
+NEEDED_DISK = 2e9  # bytes for its weights, two checkpoints and the compiler's cache
+
+REINSTALL_ZIG = "reinstall the compiler: pip install --force-reinstall ziglang"
+
+
+class State(Enum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of a check.
+
+    Attributes:
+        state: how it ended.
+        found: what was found, in one line.
+        advice: what to do about it; empty where nothing is wrong or ``found`` says it.
+        code: the exit code of a failure.
+    """
+
+    state: State
+    found: str
+    advice: str = ""
+    code: ExitCode = ExitCode.OK
+
+
+class NoEngine(Exception):
+    """There is no engine to test; an earlier check reported why."""
+
+
+@dataclass
+class Exam:
+    """What the checks share: earlier ones leave here what later ones need.
+
+    Attributes:
+        workspace: where datasets and runs go.
+        report: shows the progress of compiling.
+        binary: the engine, once there is one.
+        isas: the instruction sets that it can use on this machine, slowest first.
+    """
+
+    workspace: Workspace
+    report: Report = SILENT
+    binary: Path | None = None
+    isas: list[str] = field(default_factory=lambda: [BEST])
+
+    @property
+    def engine(self) -> Path:
+        """The engine.
+
+        Raises:
+            NoEngine: there is none.
+        """
+        if self.binary is None:
+            raise NoEngine
+        return self.binary
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A dtype of the linear layers, and the distance from PyTorch that it is allowed.
+
+    Attributes:
+        dtype: ``fp32`` or ``bf16``.
+        step: the largest relative error of a tensor's gradient after one step.
+        steps: the same for the parameters after :data:`STEPS` steps.
+    """
+
+    dtype: str
+    step: float
+    steps: float
+
+
+PRECISIONS = {
+    "fp32": Precision("fp32", FORWARD_AND_BACKWARD, AFTER_TEN_STEPS),
+    "bf16": Precision("bf16", BF16_STEP, BF16_STEPS),
+}
+
+
+def examine(workspace: Workspace, *, report: Report = SILENT) -> Iterator[tuple[str, Finding]]:
+    """Run all checks and yield the name and the result of each; a failure stops no other check.
+
+    Raises:
+        Interrupted: Ctrl-C while the engine ran.
+    """
+    exam = Exam(workspace, report)
+    for name, check in CHECKS.items():
+        try:
+            yield name, check(exam)
+        except NoEngine:
+            yield name, Finding(State.SKIPPED, "there is no engine to test")
+        except Interrupted:
+            raise
+        except LlmcError as error:
+            yield name, Finding(State.FAILED, str(error), code=error.exit_code)
+        except OSError as error:
+            yield name, Finding(State.FAILED, str(error), code=ExitCode.BAD_DATA)
+
+
+def _system(_: Exam) -> Finding:
+    import numpy as np
+
+    found = (
+        f"llmc {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"{platform.system()} {platform.release()} {platform.machine()}"
+    )
+    if platform.system() in ("Linux", "Darwin"):
+        return Finding(State.OK, found)
+    return Finding(State.WARNING, found, "llmc is made for Linux and macOS; on Windows, use WSL")
+
+
+def _package(_: Exam) -> Finding:
+    other = other_llmc()
+    if other is None:
+        return Finding(State.OK, f"llmc comes from {DISTRIBUTION}")
+    advice = (
+        f"PyPI's llmc is another project: pip uninstall llmc, then install {DISTRIBUTION} again"
+    )
+    found = f"the distribution llmc {other} is installed too, and has the same package name"
+    return Finding(State.WARNING, found, advice)
+
+
+def _cpu(_: Exam) -> Finding:
+    cores = machine.available_cores()
+    return Finding(State.OK, f"{machine.cpu_name()}, {cores} {'core' if cores == 1 else 'cores'}")
+
+
+def _memory(_: Exam) -> Finding:
+    total, available = machine.memory()
+    found = megabytes(total)
+    if available is not None:
+        found += f", {megabytes(available)} available"
+    if (total if available is None else available) >= NEEDED_MEMORY:
+        return Finding(State.OK, found)
+    advice = (
+        f"GPT-2 124M takes {megabytes(NEEDED_MEMORY)} to train: close other programs, or train "
+        "something smaller, such as --config python-stdlib"
+    )
+    return Finding(State.WARNING, found, advice)
+
+
+def _huge_pages(_: Exam) -> Finding:
+    policy = machine.huge_pages()
+    if policy is None:
+        return Finding(State.OK, "this system does not say")
+    if policy != "never":
+        return Finding(State.OK, policy)
+    setting = "/sys/kernel/mm/transparent_hugepage/enabled"
+    return Finding(
+        State.WARNING, f"{policy}; training is slower", f"as root: echo madvise > {setting}"
+    )
+
+
+def _disk(exam: Exam, *, place: Callable[[Exam], Path], elsewhere: str) -> Finding:
+    path = place(exam).absolute()
+    # A folder that does not exist yet will be made in the nearest one that does.
+    there = next(place for place in (path, *path.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))
+            file.flush()
+        free = free_bytes(there)
+    except OSError as error:
+        found = f"cannot write {path}: {error.strerror}"
+        return Finding(State.FAILED, found, elsewhere, ExitCode.BAD_DATA)
+    found = f"{path}, {megabytes(free)} free"
+    if free >= NEEDED_DISK:
+        return Finding(State.OK, found)
+    return Finding(State.WARNING, found, f"free some space, or {elsewhere}")
+
+
+def _compiler(_: Exam) -> Finding:
+    program = toolchain.zig().command[0]
+    done = run_quietly([program, "version"])
+    if done.code == 0:
+        return Finding(State.OK, f"zig {done.output.strip()}")
+    said = " ".join(done.output.split()) or f"exit code {done.code}"
+    return Finding(State.FAILED, f"{program} does not run: {said}", REINSTALL_ZIG, ExitCode.COMPILE)
+
+
+def _build(exam: Exam) -> Finding:
+    try:
+        built = build_native(report=exam.report)
+    except CompileFailed as error:
+        return Finding(State.FAILED, str(error), REINSTALL_ZIG, error.exit_code)
+    exam.binary = built.path
+    how = f"built in {built.seconds:.1f} s" if built.compiled else "already built"
+    return Finding(State.OK, f"{how}: {built.path}")
+
+
+def _isa(exam: Exam) -> Finding:
+    tables, chosen = {}, ""
+    for event in instruction_sets(exam.engine):
+        if event["event"] == "table":
+            tables[event["isa"]] = event["runnable"]
+            # At once: what comes after the tables may be a refusal of LLMC_ISA.
+            exam.isas = [isa for isa, runnable in tables.items() if runnable]
+        else:
+            chosen = event["isa"]
+    found = f"{chosen}; also {', '.join(isa for isa in exam.isas if isa != chosen)}"
+    if beyond := ", ".join(isa for isa, runnable in tables.items() if not runnable):
+        found += f"; not on this CPU: {beyond}"
+    if chosen == exam.isas[-1]:
+        return Finding(State.OK, found)
+    return Finding(State.WARNING, found, f"unset LLMC_ISA: {exam.isas[-1]} is faster")
+
+
+def _parity(exam: Exam, *, precision: Precision) -> Finding:
+    known = known_answers()
+    wrong: dict[str, str] = {}
+    step, steps = [0.0], [0.0]
+    with trial(exam.engine) as tried:
+        for isa in exam.isas:
+            try:
+                first, last = distances(tried.answers(isa, precision.dtype), known)
+            except Interrupted:
+                raise
+            except LlmcError as error:
+                wrong[isa] = str(error)
+                continue
+            off = _beyond(first, precision.step, "after one step")
+            off = off or _beyond(last, precision.steps, f"after {STEPS} steps")
+            if off:
+                wrong[isa] = off
+            step, steps = [*step, *first.values()], [*steps, *last.values()]
+    if not wrong:
+        isas = ", ".join(exam.isas) or "the engine"
+        found = (
+            f"{isas}: {max(step):.0e} off PyTorch after a step ({precision.step:.0e} allowed), "
+            f"{max(steps):.0e} after {STEPS} ({precision.steps:.0e})"
+        )
+        return Finding(State.OK, found)
+    found = "; ".join(f"{isa or 'the engine'}: {what}" for isa, what in wrong.items())
+    right = [isa for isa in exam.isas if isa not in wrong]
+    advice = (
+        f"use LLMC_ISA={right[-1]} meanwhile; {BUG}"
+        if right
+        else f"reinstall llmc, and run 'llmc build --force'; if that does not help, {BUG}"
+    )
+    return Finding(State.FAILED, found, advice, ExitCode.INTERNAL)
+
+
+def _beyond(found: Mapping[str, float], most: float, when: str) -> str:
+    """Return a sentence about tensors that differ from PyTorch more than allowed, or nothing."""
+    off = {name: distance for name, distance in found.items() if not distance <= most}
+    if not off:
+        return ""
+    name = max(off, key=lambda name: math.inf if math.isnan(off[name]) else off[name])
+    return (
+        f"{when} {len(off)} of {len(found)} tensors differ from PyTorch's, "
+        f"{name} by {off[name]:.0e} ({most:.0e} allowed)"
+    )
+
+
+def _threads(exam: Exam) -> Finding:
+    with trial(exam.engine) as tried:
+        for isa in exam.isas:
+            tried.check_same_bits(isa)
+    *counts, last = map(str, THREADS)
+    return Finding(State.OK, f"{', '.join(counts)} and {last} give the same bits")
+
+
+def _files(exam: Exam) -> Finding:
+    with trial(exam.engine) as tried:
+        tried.check_round_trip()
+    return Finding(State.OK, "checkpoints and tokens come back from the engine bit for bit")
+
+
+CHECKS: dict[str, Callable[[Exam], Finding]] = {
+    "system": _system,
+    "package": _package,
+    "cpu": _cpu,
+    "memory": _memory,
+    "huge pages": _huge_pages,
+    "cache": partial(
+        _disk, place=lambda _: cache_dir(), elsewhere="set LLMC_CACHE_DIR to another folder"
+    ),
+    "workspace": partial(
+        _disk,
+        place=lambda exam: exam.workspace.root,
+        elsewhere="choose another with --workspace",
+    ),
+    "compiler": _compiler,
+    "engine": _build,
+    "isa": _isa,
+    **{f"parity {name}": partial(_parity, precision=it) for name, it in PRECISIONS.items()},
+    "threads": _threads,
+    "files": _files,
+}
