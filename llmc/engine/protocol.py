@@ -1,7 +1,4 @@
-"""What is asked of ``llmc-native generate``, and what it tells: a line each.
-
-docs/guide/sampling.md describes the lines. Here they are values, and nothing is started.
-"""
+"""Requests to ``llmc-native generate`` and its events, one per line (docs/guide/sampling.md)."""
 
 from __future__ import annotations
 
@@ -12,21 +9,21 @@ from typing import Any
 from llmc.config import SampleConfig
 from llmc.errors import LlmcError, Usage
 
-NO_TOKEN = -1  # as an end-of-text token: none ends the text
+NO_TOKEN = -1  # as an end-of-text token: no token ends the text
 MOST_ALTERNATIVES = 20
-LONGEST_LINE = 1 << 20  # bytes of a request, its newline included
+LONGEST_LINE = 1 << 20  # bytes of a request, with its newline
 REASONS = ("length", "stop", "cancelled", "error")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to go on from, and how.
+    """A prompt to continue, and how.
 
     Attributes:
         prompt: token ids, at least one.
-        settings: tokens, temperature and so on; ``dtype`` is the process's, not the request's.
+        settings: the sampling settings; ``dtype`` belongs to the process and is not sent.
         eot: the token that ends the text; :data:`NO_TOKEN` for none.
-        logprobs: how many of the most likely tokens to tell of each position, at most 20.
+        logprobs: number of most likely tokens to report at each position, at most 20.
     """
 
     prompt: Sequence[int]
@@ -35,18 +32,18 @@ class Request:
     logprobs: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what the engine would.
+        """Check what the engine would refuse.
 
         Raises:
-            Usage: there is no prompt, or a number that means nothing.
+            Usage: the prompt is empty, or a number is out of range.
         """
         if not self.prompt:
-            raise Usage("a prompt needs at least one token: begin with end-of-text")
+            raise Usage("a prompt needs at least one token: use end-of-text")
         if not 0 <= self.logprobs <= MOST_ALTERNATIVES:
             raise Usage(f"logprobs must be between 0 and {MOST_ALTERNATIVES}, not {self.logprobs}")
 
     def line(self, identity: str) -> str:
-        """Return the line that asks the engine for it."""
+        """Return the request as a line for the engine."""
         chosen = self.settings
         words = {
             "tokens": chosen.tokens,
@@ -65,14 +62,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Token:
-    """One token that was written.
+    """A token of a text.
 
     Attributes:
         token: its id.
-        logprob: the natural logarithm of its probability, of the model's own distribution: at
-            temperature 1 and before any filter.
-        top: the most likely tokens in its place with their logprobs, the likeliest first; as many
-            as the request asked for.
+        logprob: natural logarithm of its probability in the model's distribution, at temperature 1
+            and before any filter.
+        top: the most likely tokens at its position with their logprobs, most likely first.
     """
 
     token: int
@@ -82,17 +78,17 @@ class Token:
 
 @dataclass(frozen=True)
 class End:
-    """Nothing more comes.
+    """The end of a text.
 
     Attributes:
         reason: ``length`` (all tokens are written), ``stop`` (the last one was end-of-text),
             ``cancelled`` or ``error``.
-        prompt_tokens: how many tokens the prompt had.
-        tokens: how many were written.
-        prompt_ms: how long reading the prompt took, in milliseconds.
-        ms: how long all of it took, in milliseconds; the time that it waited is no part of it.
-        message: what went wrong; empty unless the reason is ``error``.
-        failure: why the engine itself ended, None where it goes on.
+        prompt_tokens: tokens of the prompt.
+        tokens: tokens written.
+        prompt_ms: time to read the prompt, in milliseconds.
+        ms: total time without waiting for a slot, in milliseconds.
+        message: the error; empty unless the reason is ``error``.
+        failure: why the engine itself ended; None if it still runs.
     """
 
     reason: str
@@ -106,15 +102,15 @@ class End:
 
 @dataclass(frozen=True)
 class Ready:
-    """What the engine said when its model was loaded.
+    """The engine has loaded its model.
 
     Attributes:
-        slots: requests that are written at the same time; others wait their turn.
-        positions: tokens that a text may be long before it is read again from its newer half.
-        vocab_size: V; every id of a prompt is below it.
-        dtype: what the weights are stored as: fp32, bf16 or int8.
+        slots: requests that are written at the same time.
+        positions: length of the KV cache in tokens; a longer text continues from its newer half.
+        vocab_size: V; ids of a prompt must be below.
+        dtype: type of the weights in memory: fp32, bf16 or int8.
         isa: the instruction set.
-        memory_bytes: all that was taken.
+        memory_bytes: memory that was allocated.
     """
 
     slots: int
@@ -126,10 +122,10 @@ class Ready:
 
 
 def event_of(fields: dict[str, Any]) -> Ready | Token | End:
-    """Return what a line of the engine tells.
+    """Return the event in a line of the engine.
 
     Raises:
-        ValueError, KeyError, TypeError: it is no event.
+        ValueError, KeyError, TypeError: it is not an event.
     """
     kind = fields["event"]
     if kind == "ready":
@@ -146,10 +142,10 @@ def _token(fields: dict[str, Any]) -> Token:
 
 
 def _end(fields: dict[str, Any]) -> End:
-    """Return the end that an event tells.
+    """Return the end of a text.
 
     Raises:
-        KeyError: it is another event, or ends for no known reason.
+        KeyError: it is another event, or the reason is unknown.
     """
     if fields["event"] != "end" or fields["reason"] not in REASONS:
         raise KeyError(fields["event"])
@@ -164,10 +160,10 @@ def _end(fields: dict[str, Any]) -> End:
 
 
 def raise_failure(end: End) -> None:
-    """Raise what an end tells of a failure; return where it tells of none.
+    """Raise the failure of an end, if there is one.
 
     Raises:
-        LlmcError: the engine ended, and why, or could not do what was asked.
+        LlmcError: the engine ended, or refused the request.
     """
     if end.failure is not None:
         raise end.failure
