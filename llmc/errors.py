@@ -23,9 +23,14 @@ class ExitCode(IntEnum):
 
 
 class LlmcError(Exception):
-    """A failure with a message for the person at the terminal and an exit code for their script."""
+    """A failure with a message for the person at the terminal and an exit code for their script.
+
+    Attributes:
+        commands: what to type next, if a command continues the work.
+    """
 
     exit_code = ExitCode.INTERNAL
+    commands: tuple[str, ...] = ()
 
 
 class BadData(LlmcError):
@@ -59,11 +64,7 @@ class LossNotFinite(LlmcError):
 
 
 class Interrupted(LlmcError):
-    """The person pressed Ctrl-C; what was done so far is saved.
-
-    Attributes:
-        commands: with which to go on, as they are typed.
-    """
+    """The person pressed Ctrl-C; what was done so far is saved."""
 
     exit_code = ExitCode.INTERRUPTED
 

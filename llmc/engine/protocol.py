@@ -1,4 +1,4 @@
-"""Requests to ``llmc-native generate`` and its events, one per line (docs/guide/sampling.md)."""
+"""Requests to ``llmc-native generate`` and its events: docs/reference/generate.md."""
 
 from __future__ import annotations
 
