@@ -28,8 +28,9 @@ def test_from_a_text_to_a_model_that_writes(
 ) -> None:
     data = llmc.tokenize(workspace / "notes.txt", tokenizer="byte", workspace=workspace)
     assert data.folder == workspace / "data" / "notes"
-    settings = {"batch_size": 2, "seq_len": 16, "lr": 1e-3}
-    run = llmc.train(data, model=SHAPE, workspace=workspace, steps=4, **settings)
+    run = llmc.train(
+        data, model=SHAPE, workspace=workspace, steps=4, batch_size=2, seq_len=16, lr=1e-3
+    )
     assert run.steps == 4
     assert run.val_loss is not None
     assert run.checkpoint is not None
