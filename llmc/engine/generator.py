@@ -1,9 +1,9 @@
-"""The engine writing: one ``llmc-native generate`` that many requests share.
+"""One ``llmc-native generate`` process that many requests share.
 
 The process loads a model once and continues prompts until it is closed, as many at a time as it
-has slots. Here a request is a line on its stdin, and its events come back as lines on stdout,
-mixed with those of others; a thread reads them and hands each to whoever asked. Asking and
-cancelling wait for nothing, so that they may be called from any thread, and from an event loop:
+has slots. A request is a line on its stdin; the events of all requests come back mixed on its
+stdout. A thread reads them and delivers each to its request. Submitting and cancelling never
+block, so they can be called from any thread, also from an event loop:
 ``submit(request, lambda event: loop.call_soon_threadsafe(queue.put_nowait, event))``.
 """
 
@@ -42,21 +42,21 @@ class Generator:
             for event in generator.write(Request(prompt)):
                 …
 
-    Leaving the block ends the engine at once; whatever was being written ends with an error.
+    Leaving the block ends the engine at once; unfinished texts end with an error.
 
     Attributes:
-        ready: what it said when its model was loaded; set on entering.
+        ready: the event of the loaded model; set on entering.
     """
 
     ready: Ready
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Prepare an engine; :func:`generate_argv` makes its command line."""
-        self._engine = Engine(argv, talks=True)
+        self._engine = Engine(argv, has_stdin=True)
         self._thread = threading.Thread(target=self._read, name="llmc-generate", daemon=True)
-        self._speaker = threading.Thread(target=self._speak, name="llmc-requests", daemon=True)
-        # None ends the thread that speaks. A SimpleQueue may be filled by a signal's handler too.
-        self._said: SimpleQueue[str | None] = SimpleQueue()
+        self._sender = threading.Thread(target=self._send, name="llmc-requests", daemon=True)
+        # None ends the sending thread. A signal handler may put into a SimpleQueue too.
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._started: SimpleQueue[Ready | LlmcError] = SimpleQueue()
         self._lock = threading.Lock()
         self._open: dict[str, Deliver] = {}
@@ -70,7 +70,7 @@ class Generator:
         Raises:
             LlmcError: it cannot be started, or refuses the model.
         """
-        # In a thread of its own, so that no signal's handler is taken from the caller.
+        # The engine starts in a thread of its own, so that the caller keeps its signal handlers.
         try:
             self._thread.start()
             ready = self._started.get()
@@ -94,71 +94,71 @@ class Generator:
 
     @property
     def failure(self) -> LlmcError | None:
-        """Why the engine has ended; None while it lives."""
+        """Why the engine has ended; None while it runs."""
         return self._failure
 
     def submit(self, request: Request, deliver: Deliver) -> str:
-        """Ask for a text and return the name under which it can be cancelled.
+        """Send a request and return the name under which it can be cancelled.
 
-        ``deliver`` is called for each event, the last one an :class:`End`, in the thread that reads
-        the engine: it must be quick, and hand the event over. If it fails, the text is cancelled.
+        ``deliver`` is called for each event, the last one an :class:`End`, in the reading thread:
+        it must be quick, and hand the event over. If it raises, the request is cancelled.
 
         Raises:
             Usage: the prompt is longer than the engine reads.
-            LlmcError: the engine has ended, and why.
+            LlmcError: the engine has ended; the message gives the reason.
         """
         identity = f"r{next(self._numbers)}"
         line = request.line(identity)
         if len(line) >= LONGEST_LINE:
             raise Usage(
                 f"a prompt of {len(request.prompt):,} tokens is more than the engine reads: "
-                "give it the end of the text, of which alone the model sees anything"
+                "send only its end, which is all that the model sees"
             )
         with self._lock:
             if self._failure is not None:
                 raise self._failure
             self._open[identity] = deliver
-        self._said.put(line)
+        self._lines.put(line)
         return identity
 
     def cancel(self, identity: str) -> None:
-        """Ask for the end of a text; one that has ended is none to end. Signals may do so too."""
-        self._said.put(f"cancel {identity}")
+        """Cancel a request, unless it has ended. A signal handler may call this."""
+        self._lines.put(f"cancel {identity}")
 
     def write(self, request: Request) -> Writing:
-        """Ask for a text; it is written from now on, whether or not somebody reads along.
+        """Send a request; the text is generated from now on, whether or not it is read.
 
         Raises:
-            LlmcError: the engine has ended, and why.
+            LlmcError: the engine has ended; the message gives the reason.
         """
         return Writing(self, request)
 
     def close(self) -> None:
-        """End the engine at once; a second time does nothing."""
+        """End the engine at once; a second call does nothing."""
         with self._lock:
             if self._closing:
                 return
             self._closing = True
             self._failure = self._failure or LlmcError("the engine was closed")
-        self._said.put(None)
+        self._lines.put(None)
         self._engine.stop()
         if self._thread.is_alive():
             self._thread.join()
 
     def _read(self) -> None:
-        """Read the engine's events to its end; runs in a thread of its own."""
+        """Read the engine's events until it ends; runs in a thread of its own."""
         failure: LlmcError | None = None
         try:
             with self._engine as engine:
-                self._speaker.start()
+                self._sender.start()
                 for fields in engine.events():
                     self._take(fields)
         except LlmcError as error:
             failure = error
         finally:
-            self._said.put(None)
-            if self._speaker.is_alive():
-                self._speaker.join()
+            self._lines.put(None)
+            if self._sender.is_alive():
+                self._sender.join()
             failure = failure or LlmcError(
                 "the engine ended before it was asked to; this is a bug in llmc, please report it"
             )
@@ -168,22 +168,22 @@ class Generator:
                 left = list(self._open.values())
                 self._open.clear()
             for deliver in left:
-                with suppress(Exception):  # whoever asked has gone
+                with suppress(Exception):  # the receiver has gone
                     deliver(End("error", message=str(self._failure), failure=self._failure))
 
-    def _speak(self) -> None:
-        """Write what was asked to the engine, which may be slow to read."""
-        while (line := self._said.get()) is not None:
+    def _send(self) -> None:
+        """Write requests to the engine, which may be slow to read."""
+        while (line := self._lines.get()) is not None:
             try:
-                self._engine.say(line)
+                self._engine.send(line)
             except (OSError, ValueError):
-                break  # it has ended; the thread that reads tells why
+                break  # it has ended; the reading thread reports the reason
 
     def _take(self, fields: dict[str, Any]) -> None:
-        """Hand one event to whoever asked for it.
+        """Deliver one event to its request.
 
         Raises:
-            LlmcError: it is none that there are.
+            LlmcError: the fields are not an event.
         """
         try:
             event = event_of(fields)
@@ -192,9 +192,9 @@ class Generator:
                 return
             identity = fields["id"]
             if not identity:
-                raise ValueError("it did not understand what was asked")
+                raise ValueError("the engine did not understand a request")
         except (ValueError, KeyError, TypeError) as error:
-            raise self._engine.no_event(fields) from error
+            raise self._engine.not_an_event(fields) from error
         with self._lock:
             deliver = self._open.get(identity)
             if isinstance(event, End):
@@ -203,24 +203,24 @@ class Generator:
             return
         try:
             deliver(event)
-        except Exception:  # whoever asked has gone; the other texts go on
+        except Exception:  # the receiver has gone; the other requests go on
             with self._lock:
                 self._open.pop(identity, None)
             self.cancel(identity)
 
 
 class Writing:
-    """One text on its way: an iterator over its events, the last one an :class:`End`.
+    """One text being generated: an iterator over its events, the last one an :class:`End`.
 
     Attributes:
         identity: its name in the engine.
     """
 
     def __init__(self, generator: Generator, request: Request) -> None:
-        """Ask ``generator`` for it.
+        """Send the request to ``generator``.
 
         Raises:
-            LlmcError: the engine has ended, and why.
+            LlmcError: the engine has ended; the message gives the reason.
         """
         self._generator = generator
         self._events: SimpleQueue[Token | End] = SimpleQueue()
@@ -230,7 +230,7 @@ class Writing:
         """Yield each event as it comes.
 
         Raises:
-            LlmcError: the engine ended, and why, or refused the request.
+            LlmcError: the engine ended or refused the request.
         """
         while True:
             event = self._events.get()
@@ -241,7 +241,7 @@ class Writing:
             yield event
 
     def cancel(self) -> None:
-        """End the text early: its events go on to an :class:`End`. A signal's handler may do so."""
+        """Cancel the request; an :class:`End` still follows. A signal handler may call this."""
         self._generator.cancel(self.identity)
 
 
@@ -254,15 +254,15 @@ def generate_argv(
     dtype: str = "fp32",
     threads: int = 1,
 ) -> list[str]:
-    """Return the command line of an engine that writes.
+    """Return the command line of ``llmc-native generate``.
 
     Args:
         binary: llmc-native.
         model: the checkpoint.
         slots: texts at the same time.
-        positions: tokens in memory for each; None for the model's context.
-        dtype: what the weights are stored as: fp32, bf16 or int8.
-        threads: to compute with; the tokens are the same for any number.
+        positions: tokens in memory for each text; None for the model's context.
+        dtype: how the weights are stored: fp32, bf16 or int8.
+        threads: number of threads; the tokens do not depend on it.
     """
     argv = [str(binary), "generate", "--model", str(model), "--slots", str(slots)]
     argv += ["--positions", str(positions)] if positions is not None else []

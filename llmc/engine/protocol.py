@@ -1,6 +1,6 @@
-"""What is asked of ``llmc-native generate``, and what it tells: a line each.
+"""The requests and events of ``llmc-native generate``, one line each, as values.
 
-docs/guide/sampling.md describes the lines. Here they are values, and nothing is started.
+docs/guide/sampling.md describes the lines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from llmc.config import SampleConfig
 from llmc.errors import LlmcError, Usage
 
-NO_TOKEN = -1  # as an end-of-text token: none ends the text
+NO_TOKEN = -1  # as the end-of-text token of a request: no token ends the text
 MOST_ALTERNATIVES = 20
 LONGEST_LINE = 1 << 20  # bytes of a request, its newline included
 REASONS = ("length", "stop", "cancelled", "error")
@@ -20,13 +20,13 @@ REASONS = ("length", "stop", "cancelled", "error")
 
 @dataclass(frozen=True)
 class Request:
-    """What to go on from, and how.
+    """A prompt to continue, and how.
 
     Attributes:
         prompt: token ids, at least one.
-        settings: tokens, temperature and so on; ``dtype`` is the process's, not the request's.
+        settings: tokens, temperature and so on; ``dtype`` is ignored, because the process has one.
         eot: the token that ends the text; :data:`NO_TOKEN` for none.
-        logprobs: how many of the most likely tokens to tell of each position, at most 20.
+        logprobs: how many of the most likely tokens to report at each position, at most 20.
     """
 
     prompt: Sequence[int]
@@ -35,10 +35,10 @@ class Request:
     logprobs: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what the engine would.
+        """Check the request as the engine would.
 
         Raises:
-            Usage: there is no prompt, or a number that means nothing.
+            Usage: the prompt is empty, or ``logprobs`` is out of range.
         """
         if not self.prompt:
             raise Usage("a prompt needs at least one token: begin with end-of-text")
@@ -46,7 +46,7 @@ class Request:
             raise Usage(f"logprobs must be between 0 and {MOST_ALTERNATIVES}, not {self.logprobs}")
 
     def line(self, identity: str) -> str:
-        """Return the line that asks the engine for it."""
+        """Return the line that sends the request to the engine."""
         chosen = self.settings
         words = {
             "tokens": chosen.tokens,
@@ -65,14 +65,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Token:
-    """One token that was written.
+    """One generated token.
 
     Attributes:
         token: its id.
-        logprob: the natural logarithm of its probability, of the model's own distribution: at
+        logprob: the natural logarithm of its probability in the model's own distribution, at
             temperature 1 and before any filter.
-        top: the most likely tokens in its place with their logprobs, the likeliest first; as many
-            as the request asked for.
+        top: the most likely tokens at its position with their logprobs, the likeliest first; as
+            many as the request asked for.
     """
 
     token: int
@@ -82,17 +82,17 @@ class Token:
 
 @dataclass(frozen=True)
 class End:
-    """Nothing more comes.
+    """The end of a request.
 
     Attributes:
-        reason: ``length`` (all tokens are written), ``stop`` (the last one was end-of-text),
+        reason: ``length`` (all tokens are generated), ``stop`` (the last one was end-of-text),
             ``cancelled`` or ``error``.
-        prompt_tokens: how many tokens the prompt had.
-        tokens: how many were written.
-        prompt_ms: how long reading the prompt took, in milliseconds.
-        ms: how long all of it took, in milliseconds; the time that it waited is no part of it.
+        prompt_tokens: length of the prompt.
+        tokens: number of generated tokens.
+        prompt_ms: time for the prompt, in milliseconds.
+        ms: time for the whole request without waiting, in milliseconds.
         message: what went wrong; empty unless the reason is ``error``.
-        failure: why the engine itself ended, None where it goes on.
+        failure: why the engine itself ended; None while it runs.
     """
 
     reason: str
@@ -106,15 +106,15 @@ class End:
 
 @dataclass(frozen=True)
 class Ready:
-    """What the engine said when its model was loaded.
+    """The engine has loaded its model.
 
     Attributes:
-        slots: requests that are written at the same time; others wait their turn.
-        positions: tokens that a text may be long before it is read again from its newer half.
+        slots: requests that run at the same time; others wait.
+        positions: length of a text in tokens at which the newer half of it is read again.
         vocab_size: V; every id of a prompt is below it.
-        dtype: what the weights are stored as: fp32, bf16 or int8.
+        dtype: how the weights are stored: fp32, bf16 or int8.
         isa: the instruction set.
-        memory_bytes: all that was taken.
+        memory_bytes: all memory that was allocated.
     """
 
     slots: int
@@ -126,10 +126,10 @@ class Ready:
 
 
 def event_of(fields: dict[str, Any]) -> Ready | Token | End:
-    """Return what a line of the engine tells.
+    """Return the event of a line's fields.
 
     Raises:
-        ValueError, KeyError, TypeError: it is no event.
+        ValueError, KeyError, TypeError: the fields are not an event.
     """
     kind = fields["event"]
     if kind == "ready":
@@ -146,10 +146,10 @@ def _token(fields: dict[str, Any]) -> Token:
 
 
 def _end(fields: dict[str, Any]) -> End:
-    """Return the end that an event tells.
+    """Return the :class:`End` of an event's fields.
 
     Raises:
-        KeyError: it is another event, or ends for no known reason.
+        KeyError: it is another event, or the reason is unknown.
     """
     if fields["event"] != "end" or fields["reason"] not in REASONS:
         raise KeyError(fields["event"])
@@ -164,10 +164,10 @@ def _end(fields: dict[str, Any]) -> End:
 
 
 def raise_failure(end: End) -> None:
-    """Raise what an end tells of a failure; return where it tells of none.
+    """Raise the error of a request that failed; return if it did not fail.
 
     Raises:
-        LlmcError: the engine ended, and why, or could not do what was asked.
+        LlmcError: the engine ended, or refused the request.
     """
     if end.failure is not None:
         raise end.failure
