@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 
 from llmc.errors import BadData
@@ -105,6 +106,8 @@ def _learn_in_child(
             last = child.stdout.read()
         finally:
             child.kill()
+            with suppress(OSError):
+                child.stdin.close()  # what it holds has no reader any more
     if last.startswith(b'{"tokens"'):
         tokens: list[str] = json.loads(last)["tokens"]
         return tokens

@@ -221,8 +221,8 @@ def _utf8_length(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """An encoder, and what is to be said about it; empty: nothing."""
+class ChosenEncoder:
+    """An encoder, and a note about the choice, or an empty string."""
 
     encode: Encode
     note: str = ""
@@ -230,7 +230,7 @@ class Choice:
 
 def choose_encoder(
     tokenizer: Tokenizer, parts: Sequence[Part], *, fast: bool | None, special: bool
-) -> Choice:
+) -> ChosenEncoder:
     """Return what encodes a text: gigatoken where it does what tiktoken does, else tiktoken.
 
     Args:
@@ -245,26 +245,24 @@ def choose_encoder(
     """
     exact = tiktoken_encoder(tokenizer, special=special)
     if fast is False:
-        return Choice(exact)
+        return ChosenEncoder(exact)
     if importlib.util.find_spec("gigatoken") is None:
         if fast:
             raise Usage(f"--fast needs the package gigatoken: {install_command('fast')}")
-        return Choice(exact)
+        return ChosenEncoder(exact)
     scheme = "gpt2" if tokenizer.pattern == PATTERN else FAST_SCHEMES.get(tokenizer.name)
     if scheme is None or special:
-        return Choice(exact, f"gigatoken cannot do this with {tokenizer.name}: tiktoken it is")
+        return ChosenEncoder(exact, f"using tiktoken: gigatoken does not support {tokenizer.name}")
     try:
         quick = fast_encoder(tokenizer, scheme, exact)
         agree = all(_agree(quick, exact, batch) for batch in _sample(parts, cuts_of(tokenizer)))
     except LlmcError:
         raise
-    except Exception as error:  # whatever goes wrong in it, tiktoken can do the work
-        return Choice(exact, f"gigatoken failed ({type(error).__name__}): tiktoken it is")
+    except Exception as error:  # whatever fails in it, tiktoken can do the work
+        return ChosenEncoder(exact, f"using tiktoken: gigatoken failed ({type(error).__name__})")
     if not agree:
-        return Choice(
-            exact, "gigatoken's tokens differ from tiktoken's on this text: tiktoken it is"
-        )
-    return Choice(
+        return ChosenEncoder(exact, "using tiktoken: gigatoken's tokens differ on this text")
+    return ChosenEncoder(
         quick, "encoding with gigatoken, which agrees with tiktoken on samples of the text"
     )
 

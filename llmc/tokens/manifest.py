@@ -9,9 +9,11 @@ from __future__ import annotations
 import glob
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from llmc import __version__
 from llmc.engine.machine import available_cores
@@ -23,6 +25,7 @@ from llmc.tokens.tokenizer import Tokenizer, load_recorded
 FILENAME = "manifest.json"
 FORMAT = 2
 OLD_FORMAT = 1
+SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -162,38 +165,114 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / FILENAME
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields, problems = scan_manifest(path, str(path))
     except FileNotFoundError as error:
         raise MissingOutput(
             f"no dataset in {folder}: make one with 'llmc tokenize NAME' or 'llmc prepare NAME'"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BadData(f"cannot read {path} ({error}); run 'llmc tokenize' again") from error
+    if problems:
+        raise BadData(problems[0])
+    del fields["format"]
+    part = fields.get("part")
+    fields |= {
+        "tokenizer": TokenizerRecord(**fields["tokenizer"]),
+        "train": Split(tuple(Shard(**shard) for shard in fields["train"])),
+        "val": Split(tuple(Shard(**shard) for shard in fields["val"])),
+        "source": tuple(fields["source"]),
+        "part": PartRecord(**part) if part is not None else None,
+    }
+    return Manifest(folder=folder, **fields)
+
+
+def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[str]]:
+    """Read a manifest as far as it goes.
+
+    Args:
+        path: the file.
+        name: how the problems call the file.
+
+    Returns:
+        The fields of the file as format 2 has them, empty if it is not a JSON object, and the
+        problems, a sentence each. ``train`` and ``val`` are lists of whole entries; others are
+        left out, with a problem for each.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     try:
-        written = fields.pop("format")
-        if written not in (OLD_FORMAT, FORMAT):
-            raise ValueError(f"its format is not {FORMAT}")
-        if written == OLD_FORMAT:
-            fields |= {"train": [fields["train"]], "val": [fields["val"]]}
-        part = fields.get("part")
-        manifest = Manifest(
-            **{
-                **fields,
-                "folder": folder,
-                "tokenizer": TokenizerRecord(**fields["tokenizer"]),
-                "train": Split(tuple(Shard(**shard) for shard in fields["train"])),
-                "val": Split(tuple(Shard(**shard) for shard in fields["val"])),
-                "source": tuple(fields["source"]),
-                "part": PartRecord(**part) if part is not None else None,
-            }
-        )
-        _check_types(manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadData(
-            f"{path} is not a manifest that llmc wrote ({type(error).__name__}: {error}); "
-            "run 'llmc tokenize' again"
-        ) from error
-    return manifest
+        fields = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        return {}, [f"cannot read {name} ({error}); run 'llmc tokenize' again"]
+    found = [] if isinstance(fields, dict) else [f"it is not a JSON object but {fields!r:.40}"]
+    if not found:
+        if fields.get("format") == OLD_FORMAT:
+            fields |= {split: [fields.get(split)] for split in SPLITS}
+        elif fields.get("format") != FORMAT:
+            found.append(f"its format is not {FORMAT}")
+        found += _problems(fields)
+    problems = [
+        f"{name} is not a manifest that llmc wrote ({problem}); run 'llmc tokenize' again"
+        for problem in found
+    ]
+    return fields if isinstance(fields, dict) else {}, problems
+
+
+def _problems(fields: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a manifest's fields; leave broken entries out of the splits."""
+    problems = [] if "format" in fields else ["format is missing"]
+    problems += _mistyped({"folder": None, **fields}, Manifest, "")
+    names: list[str] = []
+    for key, kind in (("tokenizer", TokenizerRecord), ("part", PartRecord)):
+        if isinstance(record := fields.get(key), dict):
+            problems += _mistyped(record, kind, f"{key}.")
+            names += [record["file"]] if isinstance(record.get("file"), str) else []
+    source = fields.get("source")
+    if isinstance(source, list) and not all(isinstance(entry, dict) for entry in source):
+        problems.append("source should be a list of objects")
+    for split in SPLITS:
+        whole = []
+        for entry in entries if isinstance(entries := fields.get(split), list) else []:
+            faults = _mistyped(entry, Shard, f"{split}.")
+            problems += faults
+            whole += [] if faults else [entry]
+        fields[split] = [entry for entry in whole if is_file_name(entry["file"])]
+        files = [entry["file"] for entry in whole]
+        names += files
+        if not files and fields.get("part") is None:
+            problems.append(f"{split} has no files")
+        if len(files) > 1 and files != shard_names(files[0].rpartition("_")[0], len(files)):
+            problems.append(f"the files of {split} should be numbered from 000001 on")
+    elsewhere = [name for name in names if not is_file_name(name)]
+    problems += [f"{name!r} should name a file in the same folder" for name in elsewhere]
+    return problems + (["a file is named twice"] if len(set(names)) < len(names) else [])
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether ``name`` is a file's name without a folder."""
+    return name not in ("", "..") and "\0" not in name and Path(name).name == name
+
+
+JSON_TYPES = {TokenizerRecord: dict, PartRecord: dict, Split: list, Path: type(None)}
+
+
+def _mistyped(value: object, kind: type, prefix: str) -> list[str]:
+    """Return the fields of a dataclass that a JSON object lacks or has of another type."""
+    if not isinstance(value, dict):
+        return [f"{prefix.rstrip('.')} should hold objects"]
+    known = {field.name: field for field in dataclass_fields(kind)}
+    problems = [f"{prefix}{key} is unknown" for key in value if key not in {*known, "format"}]
+    for key, hint in get_type_hints(kind).items():
+        union = get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
+        types: list[Any] = [list if each is tuple else JSON_TYPES.get(each, each) for each in union]
+        if key not in value:
+            problems += [f"{prefix}{key} is missing"] if known[key].default is MISSING else []
+        elif type(value[key]) not in types:
+            problems.append(f"{prefix}{key} should be of type {types[0].__name__}")
+        elif type(value[key]) is int and value[key] < 0:
+            problems.append(f"{prefix}{key} is negative")
+    return problems
 
 
 def verify(manifest: Manifest) -> None:
@@ -216,53 +295,6 @@ def verify(manifest: Manifest) -> None:
     with ThreadPoolExecutor(available_cores()) as pool:
         for _ in pool.map(check, (*manifest.train.shards, *manifest.val.shards)):
             pass
-
-
-def _check_types(manifest: Manifest) -> None:
-    """Refuse values of another type: what follows relies on them.
-
-    Raises:
-        ValueError: a value has another type than its field, or a name leads out of the folder.
-    """
-    record, part = manifest.tokenizer, manifest.part
-    shards = [*manifest.train.shards, *manifest.val.shards]
-    names = [shard.file for shard in shards] + ([record.file] if record.file is not None else [])
-    texts = [manifest.dataset, manifest.created_by, record.name, record.fingerprint, *names]
-    texts += [shard.sha256 for shard in shards]
-    counts = [manifest.text_bytes, record.vocab_size, record.eot]
-    counts += [shard.tokens for shard in shards]
-    truths = [manifest.special]
-    if part is not None:
-        counts += [part.index, part.of, *([part.val_tokens] if part.val_tokens is not None else [])]
-        truths += [part.own_val]
-    elif not (manifest.train.shards and manifest.val.shards):
-        raise ValueError("a split has no files")
-    for values, kind in ((texts, str), (counts, int), (truths, bool)):
-        for value in values:
-            if type(value) is not kind:
-                raise ValueError(f"{value!r} should be of type {kind.__name__}")
-    if min(counts) < 0:
-        raise ValueError("a count is negative")
-    if not all(isinstance(entry, dict) for entry in manifest.source):
-        raise ValueError("source should be a list of tables")
-    _check_names(manifest, names)
-
-
-def _check_names(manifest: Manifest, names: list[str]) -> None:
-    """Refuse files elsewhere, and shards whose order their names do not tell.
-
-    Raises:
-        ValueError: there are some.
-    """
-    for name in names:
-        if name in ("", "..") or Path(name).name != name:
-            raise ValueError(f"{name!r} should name a file in the same folder")
-    if len(set(names)) < len(names):
-        raise ValueError("a file is named twice")
-    for split in (manifest.train, manifest.val):
-        files = [shard.file for shard in split.shards]
-        if len(files) > 1 and files != shard_names(files[0].rpartition("_")[0], len(files)):
-            raise ValueError("several files of a split should be numbered from 000001 on")
 
 
 def shard_names(split: str, count: int) -> list[str]:

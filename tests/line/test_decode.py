@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc.cli.commands.decode import _number, _rpartition_space, default_tokenizer
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.errors import BadData, Usage
+from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.ids import parse_id, split_at_last_space
 from llmc.tokens.tokenizer import Tokenizer, record_tokenizer
+from llmc.train.tokenizers import newest_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
 
 TEXT = "naïve — 東京 🙂\r\n\tend"
@@ -93,16 +94,15 @@ def test_a_reader_that_leaves_early_is_no_error(llmc: Llmc) -> None:
 @given(text=st.text(alphabet="0123456789 \n\t\r"), cut=st.integers(0, 50))
 def test_no_id_is_cut_in_two_where_a_chunk_ends(text: str, cut: int) -> None:
     data = text.encode()
-    whole, found, rest = _rpartition_space(data[:cut])
+    whole, rest = split_at_last_space(data[:cut])
+    assert whole + rest == data[:cut]
     assert whole.split() + (rest + data[cut:]).split() == data.split()
-    assert found == bool(whole)
 
 
 @pytest.mark.parametrize("word", ["abc", "1.5", "0x10", "+5", "1_0", "٣", ""])
 def test_what_is_no_id_is_refused(word: str) -> None:
-    for from_flags, kind in ((True, Usage), (False, BadData)):
-        with pytest.raises(kind, match=f"'{re.escape(word)}' is not a token id"):
-            _number(word, from_flags=from_flags)
+    with pytest.raises(BadData, match=f"'{re.escape(word)}' is not a token id"):
+        parse_id(word)
 
 
 def test_a_word_among_the_ids_ends_in_one_sentence(llmc: Llmc) -> None:
@@ -160,7 +160,9 @@ def test_the_newest_run_s_tokenizer_comes_first(
     record_tokenizer(train_bpe(["other words"], 259), old)
     record_tokenizer(trained, new)
     os.utime(old / "model.bin", (1, 1))
-    assert default_tokenizer(here_in_tmp).fingerprint == trained.fingerprint
+    assert (
+        newest_tokenizer(here_in_tmp.workspace, here_in_tmp.ui).fingerprint == trained.fingerprint
+    )
     assert "tokenizer: bpe, of the run" in capsys.readouterr().err
 
 
@@ -171,18 +173,18 @@ def test_then_the_newest_dataset_s(
     dataset(here_in_tmp, "new", "byte")
     os.utime(old / "manifest.json", (1, 1))
     run(here_in_tmp, "without-a-record")
-    assert default_tokenizer(here_in_tmp).name == "byte"
+    assert newest_tokenizer(here_in_tmp.workspace, here_in_tmp.ui).name == "byte"
     assert "tokenizer: byte, of the dataset" in capsys.readouterr().err
 
 
 def test_then_gpt2_s(
     here_in_tmp: Context, gpt2: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert default_tokenizer(here_in_tmp).fingerprint == gpt2.fingerprint
+    assert newest_tokenizer(here_in_tmp.workspace, here_in_tmp.ui).fingerprint == gpt2.fingerprint
     assert "tokenizer: gpt2 (there is no run" in capsys.readouterr().err
 
 
 def test_a_broken_record_is_no_reason_to_take_another(here_in_tmp: Context) -> None:
     (run(here_in_tmp, "new") / "tokenizer.json").write_text("{}")
     with pytest.raises(BadData, match=r"cannot read .*tokenizer\.json"):
-        default_tokenizer(here_in_tmp)
+        newest_tokenizer(here_in_tmp.workspace, here_in_tmp.ui)
