@@ -222,7 +222,6 @@ def _explained(repo: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     name = f"hf:{repo}"
-    offline = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
     try:
         yield
     except BadData:
@@ -240,15 +239,9 @@ def _explained(repo: str) -> Iterator[None]:
                 f"the hub has no dataset {repo}, or it is private: check the name, or set HF_TOKEN"
             ) from error
         raise BadData(f"the hub answered {status} for {name}: try again later") from error
-    except offline as error:
-        raise BadData(
-            f"cannot reach the hub for {name} (offline?): try again with a network"
-        ) from error
-    except OSError as error:
-        if error.errno is not None and error.filename is not None:
-            raise BadData(f"cannot write {error.filename}: {error.strerror}") from error
-        raise BadData(f"cannot reach the hub for {name} ({type(error).__name__})") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise BadData(f"cannot write {error.filename}: {error.strerror}") from error
         raise BadData(
             f"cannot reach the hub for {name} ({type(error).__name__}): try again with a network"
         ) from error
