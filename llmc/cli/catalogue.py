@@ -28,7 +28,7 @@ COMMANDS = {
     "prepare": About(
         MAIN,
         "Fetch and tokenize a text and build the engine.",
-        "guide/tokenizing.md",
+        "guide/prepare.md",
         (
             ("llmc prepare stdlib", "Python's standard library; needs no network"),
             ("llmc prepare notes/ --tokenizer bpe:4096", "your own text"),
@@ -71,13 +71,13 @@ COMMANDS = {
     "runs": About(
         RUNS,
         "List the training runs: progress, speed and loss.",
-        "guide/training.md",
+        "guide/runs.md",
         (("llmc runs --sort val", "best validation loss first"),),
     ),
     "plot": About(
         RUNS,
         "Plot training curves in the terminal, as a picture or as a page.",
-        "guide/terminal.md",
+        "guide/plot.md",
         (
             ("llmc plot", "the newest run's loss"),
             ("llmc plot --out loss.html", "a page with all metrics"),
@@ -86,7 +86,7 @@ COMMANDS = {
     "inspect": About(
         RUNS,
         "Describe a file or folder and report what is wrong with it.",
-        "reference/formats.md",
+        "guide/inspect.md",
         (("llmc inspect runs", "every run of the workspace"),),
     ),
     "fetch": About(
@@ -134,19 +134,19 @@ COMMANDS = {
     "build": About(
         TOOLS,
         "Compile the C engine for this machine.",
-        "engine/kernels.md",
+        "guide/build.md",
         (("llmc build --force", "compile again"),),
     ),
     "doctor": About(
         TOOLS,
         "Check this machine and this installation.",
-        "guide/terminal.md",
+        "guide/doctor.md",
         (("llmc doctor", "takes seconds; needs no network"),),
     ),
     "help": About(
         TOOLS,
         "Show the help of llmc or of one command.",
-        "guide/terminal.md",
+        "index.md",
         (("llmc help train", "the same as llmc train --help"),),
     ),
 }

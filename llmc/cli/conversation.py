@@ -1,4 +1,4 @@
-"""``llmc sample -i``: a person and a model that stays loaded, taking turns."""
+"""``llmc sample -i``: prompts in, texts out, with a model that stays loaded."""
 
 from __future__ import annotations
 
@@ -17,82 +17,52 @@ from llmc.engine.generator import Generator
 from llmc.engine.protocol import Request
 from llmc.errors import Usage
 from llmc.paths import cache_dir
-from llmc.sample.text import Text, Weights
+from llmc.sample.model import SampleModel
+from llmc.sample.settings import SAMPLE_SETTINGS
+from llmc.sample.text import Sample
 from llmc.units import megabytes
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
-HISTORY = "prompts"  # in the cache, for this person's eyes only
+HISTORY = "prompts"  # in the cache; readable by this user only
 
 
-@dataclass(frozen=True)
-class Command:
-    """What a line that begins with a slash does.
-
-    Attributes:
-        usage: the command as it is typed; one word where it takes nothing.
-        help: what it does, for ``/help``.
-        setting: the setting that it changes, if it does that.
-    """
-
-    usage: str
-    help: str
-    setting: str = ""
-
-
-COMMANDS = {
-    "temp": Command("/temp 0.7", "below 1 likelier words, 0 always the likeliest", "temperature"),
-    "top-k": Command("/top-k 40", "draw from the K likeliest, 0: from all", "top_k"),
-    "top-p": Command("/top-p 0.9", "draw from the likeliest that together reach P", "top_p"),
-    "min-p": Command("/min-p 0.05", "draw from those P times as likely as the likeliest", "min_p"),
-    "penalty": Command(
-        "/penalty 1.1", "above 1 what the text holds becomes less likely", "repetition_penalty"
-    ),
-    "tokens": Command("/tokens 200", "tokens to write, at most", "tokens"),
-    "seed": Command("/seed 7", "of the next text; each text after it takes the next one", "seed"),
-    "stop": Command("/stop TEXT", "end before this text comes; /stop alone: before none"),
-    "probs": Command("/probs on", "colour tokens by their probability; off: no longer"),
-    "show": Command("/show", "what is set, and which model writes"),
-    "help": Command("/help", "this"),
-    "quit": Command("/quit", "leave; Ctrl-D does too"),
-}
-ALIASES = {"temperature": "temp", "repetition-penalty": "penalty", "exit": "quit"}
 KEYS = (
-    ("Enter", "send the prompt; an empty one goes on with the text"),
-    ("Alt-Enter", "begin a new line in the prompt"),
-    ("Up, Down", "earlier prompts; Ctrl-R searches them"),
-    ("Ctrl-C", "end the text that is being written, not the program"),
+    ("Enter", "Send the prompt; an empty one continues the text"),
+    ("Alt-Enter", "New line in the prompt"),
+    ("Up, Down", "Earlier prompts; Ctrl-R searches them"),
+    ("Ctrl-C", "End the text that is being written, not the program"),
 )
 
 
 class Conversation:
-    """Prompts in, texts out, until the person leaves.
+    """An interactive session.
 
     Attributes:
-        settings: how the next text is written; its seed counts up.
-        stops: what ends a text.
-        ids: the last text with its prompt: what an empty prompt goes on from.
-        view: where texts are shown.
+        settings: settings of the next text; the seed increases by 1 after each text.
+        stops: strings that end a text.
+        ids: the last text with its prompt, which an empty prompt continues.
+        view: shows the texts.
     """
 
     def __init__(
         self,
         ui: Ui,
         generator: Generator,
-        weights: Weights,
+        model: SampleModel,
         settings: SampleConfig,
         *,
         stops: Sequence[str] = (),
         eot: int,
     ) -> None:
-        """Begin without a text; ``eot`` ends texts (``NO_TOKEN``: it does not)."""
+        """Begin without a text; ``eot`` ends a text, ``NO_TOKEN`` none."""
         self.settings = settings
         self.stops = list(stops)
         self.ids: list[int] = []
         self._ui = ui
         self._generator = generator
-        self._weights = weights
+        self._sampled = model
         self._eot = eot
         self.view = TerminalView()
 
@@ -100,17 +70,17 @@ class Conversation:
         """Ask for prompts and answer them until Ctrl-D or ``/quit``.
 
         Args:
-            first: a prompt to begin with.
+            first: the first prompt.
 
         Raises:
-            LlmcError: the engine ended, and why.
+            LlmcError: the engine has ended.
         """
         session = _session(self._toolbar)
-        self._ui.note(f"{self._model()}; /help tells what can be typed, Ctrl-D leaves")
+        self._ui.note(f"{self._model()}; /help lists the commands, Ctrl-D leaves")
         if first is not None:
             self.answer(first)
         while True:
-            # Ctrl-C gives up the line, as in a shell; also just before the prompt is there.
+            # Ctrl-C discards the line, as in a shell, even before the prompt is shown.
             try:
                 if not self.take(session.prompt("> ")):
                     return
@@ -120,10 +90,10 @@ class Conversation:
                 return
 
     def take(self, line: str) -> bool:
-        """Do what a line asks for; return False when it asks to leave.
+        """Run a command or continue a prompt; return False after /quit.
 
         Raises:
-            LlmcError: the engine ended, and why.
+            LlmcError: the engine has ended.
         """
         if not line.startswith("/") or line.startswith("//"):
             self.answer(line.removeprefix("/") if line.startswith("//") else line)
@@ -136,74 +106,96 @@ class Conversation:
             return True
 
     def answer(self, prompt: str) -> None:
-        """Write on from a prompt; from the last text if it is empty. Ctrl-C ends the text.
+        """Continue a prompt, or the last text if it is empty. Ctrl-C ends the text.
 
         Raises:
-            LlmcError: the engine ended, and why.
+            LlmcError: the engine has ended.
         """
-        assert self._weights.tokenizer is not None
+        assert self._sampled.tokenizer is not None
         if prompt:
-            self.ids = self._weights.tokenizer.encode(prompt)
-        request = Request(self.ids or [self._weights.eot], self.settings, self._eot)
+            self.ids = self._sampled.tokenizer.encode(prompt)
+        request = Request(self.ids or [self._sampled.eot], self.settings, self._eot)
         try:
-            text = Text(self._generator, self._weights, request, self.stops)
+            sample = Sample(self._generator, self._sampled.tokenizer, request, self.stops)
         except Usage as error:
             self._ui.error(str(error))
             return
-        long = prompt_note(len(self.ids), self._weights.model.context) if prompt else None
-        if long is not None:
-            self._ui.note(long)
-        with _interrupts(text.cancel), self.view:
+        warning = prompt_note(len(self.ids), self._sampled.config.context) if prompt else None
+        if warning is not None:
+            self._ui.note(warning)
+        with _interrupts(sample.cancel), self.view:
             if prompt:
                 self.view.prompt(self.ids, prompt)
-            for written in text:
-                self.view.show(written)
-        self.ids += text.ids
+            for token in sample:
+                self.view.show(token)
+        self.ids += sample.ids
         self.settings = replace(self.settings, seed=(self.settings.seed + 1) % 2**53)
-        self._ui.console.print(f"{summary([text], 0)}; seed {text.seed}", style="dim")
+        self._ui.console.print(f"{summary([sample], 0)}; seed {sample.seed}", style="dim")
         if self.view.colours:
             self._ui.console.print(legend())
 
     def _command(self, name: str, rest: str) -> bool:
-        """Run a command; return False when it asks to leave.
+        """Run a command; return False after /quit.
 
         Raises:
-            Usage: there is none of that name, or it cannot take that value.
+            Usage: the command is unknown, or the value is not valid for it.
         """
         command = COMMANDS.get(name)
         if command is None:
             known = nearest(f"/{name}", [f"/{known}" for known in COMMANDS])
-            raise Usage(f"there is no /{name}{known} (a prompt that begins with / is typed as //)")
+            raise Usage(f"there is no /{name}{known} (type // for a prompt that begins with /)")
         if rest.strip() and " " not in command.usage:
             raise Usage(f"{command.usage} takes nothing after it")
-        if command.setting:
-            if rest.strip():
-                self.settings = changed(self.settings, command, rest.strip())
-            self._ui.note(f"{command.setting}: {getattr(self.settings, command.setting)}")
-        elif name == "stop":
-            self.stops = [_unescaped(rest)] if rest else []
-            self._ui.note(f"stop: {self._stops()}")
-        elif name == "probs":
-            self.view.colours = _switched(self.view.colours, rest.strip())
-            self._ui.note(f"colours by probability: {'on' if self.view.colours else 'off'}")
-        elif name == "show":
-            self._show()
-        elif name == "help":
-            self._help()
+        command.run(self, command, rest)
         return name != "quit"
 
-    def _show(self) -> None:
+    def set(self, command: PromptCommand, value: str) -> None:
+        """Change a setting, or show it if there is no value.
+
+        Raises:
+            Usage: the value is not valid.
+        """
+        if value.strip():
+            self.settings = changed(self.settings, command, value.strip())
+        self._ui.note(f"{command.setting}: {getattr(self.settings, command.setting)}")
+
+    def set_stop(self, command: PromptCommand, text: str) -> None:
+        """Set the stop string, or none.
+
+        Raises:
+            Usage: the text is empty or not quoted correctly.
+        """
+        self.stops = [_unescaped(text)] if text else []
+        self._ui.note(f"stop: {self._stops()}")
+
+    def set_colours(self, command: PromptCommand, value: str) -> None:
+        """Switch the colours on or off; toggle them without a value.
+
+        Raises:
+            Usage: the value is neither on nor off.
+        """
+        value = value.strip()
+        if value not in ("", "on", "off"):
+            raise Usage("/probs takes on or off; /probs alone toggles")
+        self.view.colours = value == "on" if value else not self.view.colours
+        self._ui.note(f"colours by probability: {'on' if self.view.colours else 'off'}")
+
+    def show(self, command: PromptCommand, rest: str) -> None:
+        """List the settings and the model."""
         for name, value in vars(self.settings).items():
             self._ui.note(f"{name.replace('_', ' '):<20} {value}")
         self._ui.note(f"{'stop':<20} {self._stops()}")
         self._ui.note(f"{'model':<20} {self._model()}")
 
-    def _help(self) -> None:
-        width = max(len(command.usage) for command in COMMANDS.values()) + 2
-        for command in COMMANDS.values():
-            self._ui.note(f"{command.usage:<{width}}{command.help}")
-        for key, what in KEYS:
-            self._ui.note(f"{key:<{width}}{what}")
+    def help(self, command: PromptCommand, rest: str) -> None:
+        """List the commands and keys."""
+        width = max(len(each.usage) for each in COMMANDS.values()) + 2
+        lines = [(each.usage, each.help) for each in COMMANDS.values()]
+        for name, text in (*lines, *KEYS):
+            self._ui.note(f"{name:<{width}}{text}")
+
+    def quit(self, command: PromptCommand, rest: str) -> None:
+        """Do nothing: the session ends after this command."""
 
     def _stops(self) -> str:
         return ", ".join(map(repr, self.stops)) or "none"
@@ -211,27 +203,67 @@ class Conversation:
     def _model(self) -> str:
         ready = self._generator.ready
         return (
-            f"{self._weights.checkpoint}: {ready.dtype}, {megabytes(ready.memory_bytes)}, "
+            f"{self._sampled.checkpoint}: {ready.dtype}, {megabytes(ready.memory_bytes)}, "
             f"{ready.positions:,} tokens of context"
         )
 
     def _toolbar(self) -> str:
-        """Return what differs from the defaults, for the line below the prompt."""
+        """Return the settings that differ from the defaults, for the line below the prompt."""
         default, now = vars(SampleConfig()), vars(self.settings)
-        said = [f"{self.settings.tokens} tokens", f"seed {self.settings.seed}"]
-        said += [
+        parts = [f"{self.settings.tokens} tokens", f"seed {self.settings.seed}"]
+        parts += [
             f"{name.replace('_', '-')} {value}"
             for name, value in now.items()
             if value != default[name] and name not in ("tokens", "seed")
         ]
-        return " · ".join([*said, "/help"])
+        return " · ".join([*parts, "/help"])
 
 
-def changed(settings: SampleConfig, command: Command, value: str) -> SampleConfig:
-    """Return settings with one of them changed by what a person typed.
+@dataclass(frozen=True)
+class PromptCommand:
+    """A command of the prompt.
+
+    Attributes:
+        usage: the command with an example; one word if it takes no value.
+        help: what it does, for ``/help``.
+        run: runs it, with the text after the command.
+        setting: the setting that it changes, if any.
+    """
+
+    usage: str
+    help: str
+    run: Callable[[Conversation, PromptCommand, str], None]
+    setting: str = ""
+
+
+def _setting(word: str, field: str) -> PromptCommand:
+    text = SAMPLE_SETTINGS[field]
+    return PromptCommand(f"{word} {text.example}", text.help, Conversation.set, field)
+
+
+_COMMANDS = (
+    _setting("/temp", "temperature"),
+    _setting("/top-k", "top_k"),
+    _setting("/top-p", "top_p"),
+    _setting("/min-p", "min_p"),
+    _setting("/penalty", "repetition_penalty"),
+    _setting("/tokens", "tokens"),
+    _setting("/seed", "seed"),
+    PromptCommand("/stop TEXT", "End before this text; /stop: no such text", Conversation.set_stop),
+    PromptCommand("/probs on", "Colour tokens by probability", Conversation.set_colours),
+    PromptCommand("/show", "List the settings and the model", Conversation.show),
+    PromptCommand("/help", "List the commands", Conversation.help),
+    PromptCommand("/quit", "Leave; Ctrl-D does too", Conversation.quit),
+)
+COMMANDS = {command.usage.split()[0].removeprefix("/"): command for command in _COMMANDS}
+ALIASES = {"temperature": "temp", "repetition-penalty": "penalty", "exit": "quit"}
+
+
+def changed(settings: SampleConfig, command: PromptCommand, value: str) -> SampleConfig:
+    """Return the settings with the command's setting changed.
 
     Raises:
-        Usage: it is not such a number.
+        Usage: the value is not a number of the right kind, or out of range.
     """
     kind = type(getattr(settings, command.setting))
     try:
@@ -243,22 +275,11 @@ def changed(settings: SampleConfig, command: Command, value: str) -> SampleConfi
     return replace(settings, **fields)
 
 
-def _switched(now: bool, value: str) -> bool:
-    """Return what a switch is set to by a word; the other way than now by none.
-
-    Raises:
-        Usage: it is no such word.
-    """
-    if value not in ("", "on", "off"):
-        raise Usage("/probs takes on or off; /probs alone: the other way than now")
-    return value == "on" if value else not now
-
-
 def _unescaped(text: str) -> str:
-    r"""Return what a person means by ``\n`` or ``"\n\n"``.
+    r"""Return the text of ``\n`` or ``"\n\n"``.
 
     Raises:
-        Usage: it is nothing.
+        Usage: it is empty or not quoted correctly.
     """
     try:
         text = " ".join(shlex.split(text)) if text.startswith(("'", '"')) else text
@@ -266,20 +287,20 @@ def _unescaped(text: str) -> str:
         raise Usage(f"/stop {text}: {error}") from error
     text = text.replace(r"\n", "\n").replace(r"\t", "\t")
     if not text:
-        raise Usage("/stop takes a text, such as /stop \\n\\n; /stop alone: nothing ends it")
+        raise Usage("/stop takes a text, such as /stop \\n\\n; /stop alone: no stop")
     return text
 
 
 @contextmanager
 def _interrupts(call: Callable[[], object]) -> Iterator[None]:
-    """Let Ctrl-C call something once; a second one interrupts the program as ever."""
+    """Call a function on the first Ctrl-C; a second one interrupts the program."""
     before = signal.getsignal(signal.SIGINT)
 
-    def heard(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before)
         call()
 
-    signal.signal(signal.SIGINT, heard)
+    signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
@@ -287,7 +308,7 @@ def _interrupts(call: Callable[[], object]) -> Iterator[None]:
 
 
 def _session(toolbar: Callable[[], str]) -> PromptSession[str]:
-    """Return what reads lines: with the prompts of earlier days, and commands after a slash."""
+    """Return the line editor, with the history of prompts and completion of commands."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
@@ -300,7 +321,7 @@ def _session(toolbar: Callable[[], str]) -> PromptSession[str]:
         path.touch(mode=0o600)
         history = FileHistory(path)
     except OSError:
-        pass  # a cache that cannot be written forgets: no reason not to talk
+        pass  # without a writable cache there is no history
     keys = KeyBindings()
 
     @keys.add("escape", "enter")

@@ -1,9 +1,9 @@
 """One ``llmc-native generate`` process that many requests share.
 
 The process loads a model once and continues prompts until it is closed, as many at a time as it
-has slots. A request is a line on its stdin; the events of all requests come back mixed on its
-stdout. A thread reads them and delivers each to its request. Submitting and cancelling never
-block, so they can be called from any thread, also from an event loop:
+has slots. A request is a line on its stdin. Events come back as lines on stdout, those of all
+requests mixed; a thread reads them and hands each to its request's callback. ``submit`` and
+``cancel`` do not block and may be called from any thread, also from an event loop:
 ``submit(request, lambda event: loop.call_soon_threadsafe(queue.put_nowait, event))``.
 """
 
@@ -34,7 +34,7 @@ Deliver = Callable[[Token | End], object]
 
 
 class Generator:
-    """One ``llmc-native generate``: a context manager that many threads may share.
+    """A ``llmc-native generate`` process; a context manager that threads may share.
 
     ::
 
@@ -42,20 +42,20 @@ class Generator:
             for event in generator.write(Request(prompt)):
                 …
 
-    Leaving the block ends the engine at once; unfinished texts end with an error.
+    Leaving the block ends the engine at once; open texts end with an error.
 
     Attributes:
-        ready: the event of the loaded model; set on entering.
+        ready: the engine's first event; set on entering.
     """
 
     ready: Ready
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Prepare an engine; :func:`generate_argv` makes its command line."""
+        """Prepare an engine with the command line of :func:`generate_argv`."""
         self._engine = Engine(argv, has_stdin=True)
         self._thread = threading.Thread(target=self._read, name="llmc-generate", daemon=True)
-        self._sender = threading.Thread(target=self._send, name="llmc-requests", daemon=True)
-        # None ends the sending thread. A signal handler may put into a SimpleQueue too.
+        self._writer = threading.Thread(target=self._send, name="llmc-requests", daemon=True)
+        # None ends the writer thread. A SimpleQueue may be filled in a signal handler too.
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._started: SimpleQueue[Ready | LlmcError] = SimpleQueue()
         self._lock = threading.Lock()
@@ -70,7 +70,7 @@ class Generator:
         Raises:
             LlmcError: it cannot be started, or refuses the model.
         """
-        # The engine starts in a thread of its own, so that the caller keeps its signal handlers.
+        # In a thread of its own, so that the caller keeps its signal handlers.
         try:
             self._thread.start()
             ready = self._started.get()
@@ -98,21 +98,21 @@ class Generator:
         return self._failure
 
     def submit(self, request: Request, deliver: Deliver) -> str:
-        """Send a request and return the name under which it can be cancelled.
+        """Submit a request and return the name for :meth:`cancel`.
 
-        ``deliver`` is called for each event, the last one an :class:`End`, in the reading thread:
-        it must be quick, and hand the event over. If it raises, the request is cancelled.
+        ``deliver`` is called for each event, the last one an :class:`End`, in the thread that reads
+        the engine: it must be quick. If it raises, the text is cancelled.
 
         Raises:
-            Usage: the prompt is longer than the engine reads.
-            LlmcError: the engine has ended; the message gives the reason.
+            Usage: the prompt is longer than a line may be.
+            LlmcError: the engine has ended.
         """
         identity = f"r{next(self._numbers)}"
         line = request.line(identity)
         if len(line) >= LONGEST_LINE:
             raise Usage(
                 f"a prompt of {len(request.prompt):,} tokens is more than the engine reads: "
-                "send only its end, which is all that the model sees"
+                "use the end of the text, the model sees no more than that"
             )
         with self._lock:
             if self._failure is not None:
@@ -122,19 +122,19 @@ class Generator:
         return identity
 
     def cancel(self, identity: str) -> None:
-        """Cancel a request, unless it has ended. A signal handler may call this."""
+        """Cancel a text, unless it has ended. Safe in a signal handler."""
         self._lines.put(f"cancel {identity}")
 
     def write(self, request: Request) -> Writing:
-        """Send a request; the text is generated from now on, whether or not it is read.
+        """Submit a request and return an iterator over its events.
 
         Raises:
-            LlmcError: the engine has ended; the message gives the reason.
+            LlmcError: the engine has ended.
         """
         return Writing(self, request)
 
     def close(self) -> None:
-        """End the engine at once; a second call does nothing."""
+        """End the engine at once. A second call does nothing."""
         with self._lock:
             if self._closing:
                 return
@@ -146,21 +146,21 @@ class Generator:
             self._thread.join()
 
     def _read(self) -> None:
-        """Read the engine's events until it ends; runs in a thread of its own."""
+        """Read events until the engine ends; runs in a thread of its own."""
         failure: LlmcError | None = None
         try:
             with self._engine as engine:
-                self._sender.start()
+                self._writer.start()
                 for fields in engine.events():
                     self._take(fields)
         except LlmcError as error:
             failure = error
         finally:
             self._lines.put(None)
-            if self._sender.is_alive():
-                self._sender.join()
+            if self._writer.is_alive():
+                self._writer.join()
             failure = failure or LlmcError(
-                "the engine ended before it was asked to; this is a bug in llmc, please report it"
+                "the engine ended unexpectedly; this is a bug in llmc, please report it"
             )
             self._started.put(failure)
             with self._lock:
@@ -168,22 +168,22 @@ class Generator:
                 left = list(self._open.values())
                 self._open.clear()
             for deliver in left:
-                with suppress(Exception):  # the receiver has gone
+                with suppress(Exception):  # the callback's owner is gone
                     deliver(End("error", message=str(self._failure), failure=self._failure))
 
     def _send(self) -> None:
-        """Write requests to the engine, which may be slow to read."""
+        """Send lines to the engine, which may be slow to read."""
         while (line := self._lines.get()) is not None:
             try:
                 self._engine.send(line)
             except (OSError, ValueError):
-                break  # it has ended; the reading thread reports the reason
+                break  # it has ended; the reading thread reports why
 
     def _take(self, fields: dict[str, Any]) -> None:
-        """Deliver one event to its request.
+        """Hand one event to its request's callback.
 
         Raises:
-            LlmcError: the fields are not an event.
+            LlmcError: it is not an event.
         """
         try:
             event = event_of(fields)
@@ -203,24 +203,24 @@ class Generator:
             return
         try:
             deliver(event)
-        except Exception:  # the receiver has gone; the other requests go on
+        except Exception:  # the callback's owner is gone; the other texts go on
             with self._lock:
                 self._open.pop(identity, None)
             self.cancel(identity)
 
 
 class Writing:
-    """One text being generated: an iterator over its events, the last one an :class:`End`.
+    """An iterator over the events of one text, the last one an :class:`End`.
 
     Attributes:
-        identity: its name in the engine.
+        identity: the text's name in the engine.
     """
 
     def __init__(self, generator: Generator, request: Request) -> None:
-        """Send the request to ``generator``.
+        """Submit ``request``.
 
         Raises:
-            LlmcError: the engine has ended; the message gives the reason.
+            LlmcError: the engine has ended.
         """
         self._generator = generator
         self._events: SimpleQueue[Token | End] = SimpleQueue()
@@ -230,7 +230,7 @@ class Writing:
         """Yield each event as it comes.
 
         Raises:
-            LlmcError: the engine ended or refused the request.
+            LlmcError: the engine ended, or refused the request.
         """
         while True:
             event = self._events.get()
@@ -241,7 +241,7 @@ class Writing:
             yield event
 
     def cancel(self) -> None:
-        """Cancel the request; an :class:`End` still follows. A signal handler may call this."""
+        """End the text early; its last event is still an :class:`End`. Safe in a signal handler."""
         self._generator.cancel(self.identity)
 
 
@@ -259,10 +259,10 @@ def generate_argv(
     Args:
         binary: llmc-native.
         model: the checkpoint.
-        slots: texts at the same time.
-        positions: tokens in memory for each text; None for the model's context.
-        dtype: how the weights are stored: fp32, bf16 or int8.
-        threads: number of threads; the tokens do not depend on it.
+        slots: texts written at the same time.
+        positions: length of the KV cache of each, in tokens. Default: the model's context.
+        dtype: type of the weights in memory: fp32, bf16 or int8.
+        threads: threads; the tokens do not depend on it.
     """
     argv = [str(binary), "generate", "--model", str(model), "--slots", str(slots)]
     argv += ["--positions", str(positions)] if positions is not None else []

@@ -1,7 +1,4 @@
-"""The requests and events of ``llmc-native generate``, one line each, as values.
-
-docs/guide/sampling.md describes the lines.
-"""
+"""Requests to ``llmc-native generate`` and its events: docs/reference/generate.md."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ from typing import Any
 from llmc.config import SampleConfig
 from llmc.errors import LlmcError, Usage
 
-NO_TOKEN = -1  # as the end-of-text token of a request: no token ends the text
+NO_TOKEN = -1  # as an end-of-text token: no token ends the text
 MOST_ALTERNATIVES = 20
-LONGEST_LINE = 1 << 20  # bytes of a request, its newline included
+LONGEST_LINE = 1 << 20  # bytes of a request, with its newline
 REASONS = ("length", "stop", "cancelled", "error")
 
 
@@ -24,9 +21,9 @@ class Request:
 
     Attributes:
         prompt: token ids, at least one.
-        settings: tokens, temperature and so on; ``dtype`` is ignored, because the process has one.
+        settings: the sampling settings; ``dtype`` belongs to the process and is not sent.
         eot: the token that ends the text; :data:`NO_TOKEN` for none.
-        logprobs: how many of the most likely tokens to report at each position, at most 20.
+        logprobs: number of most likely tokens to report at each position, at most 20.
     """
 
     prompt: Sequence[int]
@@ -35,18 +32,18 @@ class Request:
     logprobs: int = 0
 
     def __post_init__(self) -> None:
-        """Check the request as the engine would.
+        """Check what the engine would refuse.
 
         Raises:
-            Usage: the prompt is empty, or ``logprobs`` is out of range.
+            Usage: the prompt is empty, or a number is out of range.
         """
         if not self.prompt:
-            raise Usage("a prompt needs at least one token: begin with end-of-text")
+            raise Usage("a prompt needs at least one token: use end-of-text")
         if not 0 <= self.logprobs <= MOST_ALTERNATIVES:
             raise Usage(f"logprobs must be between 0 and {MOST_ALTERNATIVES}, not {self.logprobs}")
 
     def line(self, identity: str) -> str:
-        """Return the line that sends the request to the engine."""
+        """Return the request as a line for the engine."""
         chosen = self.settings
         words = {
             "tokens": chosen.tokens,
@@ -65,14 +62,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token.
+    """A token of a text.
 
     Attributes:
         token: its id.
-        logprob: the natural logarithm of its probability in the model's own distribution, at
-            temperature 1 and before any filter.
-        top: the most likely tokens at its position with their logprobs, the likeliest first; as
-            many as the request asked for.
+        logprob: natural logarithm of its probability in the model's distribution, at temperature 1
+            and before any filter.
+        top: the most likely tokens at its position with their logprobs, most likely first.
     """
 
     token: int
@@ -82,17 +78,17 @@ class Token:
 
 @dataclass(frozen=True)
 class End:
-    """The end of a request.
+    """The end of a text.
 
     Attributes:
-        reason: ``length`` (all tokens are generated), ``stop`` (the last one was end-of-text),
+        reason: ``length`` (all tokens are written), ``stop`` (the last one was end-of-text),
             ``cancelled`` or ``error``.
-        prompt_tokens: length of the prompt.
-        tokens: number of generated tokens.
-        prompt_ms: time for the prompt, in milliseconds.
-        ms: time for the whole request without waiting, in milliseconds.
-        message: what went wrong; empty unless the reason is ``error``.
-        failure: why the engine itself ended; None while it runs.
+        prompt_tokens: tokens of the prompt.
+        tokens: tokens written.
+        prompt_ms: time to read the prompt, in milliseconds.
+        ms: total time without waiting for a slot, in milliseconds.
+        message: the error; empty unless the reason is ``error``.
+        failure: why the engine itself ended; None if it still runs.
     """
 
     reason: str
@@ -109,12 +105,12 @@ class Ready:
     """The engine has loaded its model.
 
     Attributes:
-        slots: requests that run at the same time; others wait.
-        positions: length of a text in tokens at which the newer half of it is read again.
-        vocab_size: V; every id of a prompt is below it.
-        dtype: how the weights are stored: fp32, bf16 or int8.
+        slots: requests that are written at the same time.
+        positions: length of the KV cache in tokens; a longer text continues from its newer half.
+        vocab_size: V; ids of a prompt must be below.
+        dtype: type of the weights in memory: fp32, bf16 or int8.
         isa: the instruction set.
-        memory_bytes: all memory that was allocated.
+        memory_bytes: memory that was allocated.
     """
 
     slots: int
@@ -126,10 +122,10 @@ class Ready:
 
 
 def event_of(fields: dict[str, Any]) -> Ready | Token | End:
-    """Return the event of a line's fields.
+    """Return the event in a line of the engine.
 
     Raises:
-        ValueError, KeyError, TypeError: the fields are not an event.
+        ValueError, KeyError, TypeError: it is not an event.
     """
     kind = fields["event"]
     if kind == "ready":
@@ -146,7 +142,7 @@ def _token(fields: dict[str, Any]) -> Token:
 
 
 def _end(fields: dict[str, Any]) -> End:
-    """Return the :class:`End` of an event's fields.
+    """Return the end of a text.
 
     Raises:
         KeyError: it is another event, or the reason is unknown.
@@ -164,7 +160,7 @@ def _end(fields: dict[str, Any]) -> End:
 
 
 def raise_failure(end: End) -> None:
-    """Raise the error of a request that failed; return if it did not fail.
+    """Raise the failure of an end, if there is one.
 
     Raises:
         LlmcError: the engine ended, or refused the request.

@@ -1,20 +1,29 @@
-"""HellaSwag, as llm.c scores it: which of four endings does the model find likeliest?
+"""HellaSwag, scored as in llm.c: which of four endings does the model find most likely?
 
 Zellers et al. 2019, "HellaSwag: Can a Machine Really Finish Your Sentence?"; the validation file is
-github.com/rowanz/hellaswag's ``data/hellaswag_val.jsonl``, one JSON object a line:
+github.com/rowanz/hellaswag's ``data/hellaswag_val.jsonl``, one JSON object per line:
 ``{"ctx": "A man sits on a roof. he", "endings": ["…", "…", "…", "…"], "label": 3, …}``.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.errors import BadData
+from llmc.engine.build import ensure_native
+from llmc.errors import BadData, Interrupted, MissingOutput
+from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
 from llmc.evaluate.statistics import Ratio, proportion
+from llmc.evaluate.target import EvaluatedModel, find_evaluated
+from llmc.fetch.registry import HELLASWAG, fetched_files
+from llmc.paths import Workspace
+from llmc.report import SILENT, Report
+from llmc.tokens.files import write_tokens
+from llmc.tokens.rows import write_rows
 from llmc.tokens.tokenizer import Tokenizer
 
 ENDINGS = 4
@@ -22,7 +31,7 @@ ENDINGS = 4
 
 @dataclass(frozen=True)
 class Example:
-    """A context, four endings, and which of them is the right one."""
+    """A question: a context, four endings, and the index of the right one."""
 
     context: str
     endings: tuple[str, ...]
@@ -31,12 +40,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Row:
-    """What the model reads for one ending.
+    """The context with one ending.
 
     Attributes:
         ids: tokens of the context and the ending.
-        start: the tokens from there on are predicted.
-        cut: tokens that were cut off in front.
+        start: index of the first predicted token.
+        cut: tokens that were cut off at the front.
     """
 
     ids: list[int]
@@ -45,10 +54,10 @@ class Row:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read the published JSONL form.
+    """Read questions from a JSONL file as published.
 
     Raises:
-        BadData: the file cannot be read, holds no examples, or a line is not one.
+        BadData: the file cannot be read, has no questions, or a line is not a question.
     """
     examples = []
     try:
@@ -67,10 +76,10 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def _example(line: str, where: str) -> Example:
-    """Return the example of a line.
+    """Parse one line.
 
     Raises:
-        BadData: it is not one.
+        BadData: it is not a question.
     """
     try:
         item: dict[str, Any] = json.loads(line)
@@ -95,17 +104,17 @@ def _example(line: str, where: str) -> Example:
 
 
 def chosen(examples: Sequence[Example], most: int | None) -> Sequence[Example]:
-    """Return ``most`` of the examples, evenly spread: the file has one kind after the other."""
+    """Return ``most`` examples, evenly spaced, because the file is sorted by kind."""
     if most is None or most >= len(examples):
         return examples
     return [examples[index * len(examples) // most] for index in range(most)]
 
 
 def rows_of(example: Example, tokenizer: Tokenizer, positions: int) -> list[Row]:
-    """Return a row per ending: the context's tokens, then those of a space and the ending.
+    """Return one row per ending: the context's tokens, then those of a space and the ending.
 
-    Both are tokenized by themselves, as llm.c does, without an end-of-text token before. A row
-    longer than the model's ``positions`` and the token after them keeps its end.
+    The two are tokenized separately, as in llm.c, without an end-of-text token in front. A row
+    longer than the model's ``positions`` plus one keeps its end.
     """
     context = tokenizer.encode(example.context)
     return [
@@ -115,13 +124,13 @@ def rows_of(example: Example, tokenizer: Tokenizer, positions: int) -> list[Row]
 
 
 def shortened(row: Row, positions: int) -> Row:
-    """Return the row's end, as long as the model can read; the first token is not predicted."""
+    """Return the end of a row that is too long for the model; its first token is not predicted."""
     over = max(0, len(row.ids) - (positions + 1))
     return Row(row.ids[over:], max(1, row.start - over), over)
 
 
 def table_of(rows: Sequence[Row]) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, length, from) of rows whose tokens stand one after the other in a file."""
+    """Yield (start, length, from) of rows whose tokens are consecutive in a file."""
     at = 0
     for row in rows:
         yield at, len(row.ids), row.start
@@ -129,11 +138,11 @@ def table_of(rows: Sequence[Row]) -> Iterator[tuple[int, int, int]]:
 
 
 @dataclass
-class Results:
-    """Counts which endings the model found likeliest.
+class Accuracy:
+    """Counts the questions whose right ending has the lowest loss.
 
-    ``acc`` goes by the sum of an ending's losses, ``acc_norm`` by their mean, so that length does
-    not count; the lowest wins, the first of equals.
+    ``acc`` compares the sums of the endings' losses, ``acc_norm`` their means, so that length does
+    not matter. The first of equal losses wins.
     """
 
     labels: Sequence[int]
@@ -143,7 +152,7 @@ class Results:
     _losses: list[Sequence[float]] = field(default_factory=list)
 
     def add(self, losses: Sequence[float]) -> None:
-        """Take in the losses of the tokens of the next ending."""
+        """Add the losses of the next ending's tokens."""
         self._losses.append(losses)
         if len(self._losses) < ENDINGS:
             return
@@ -157,10 +166,107 @@ class Results:
 
     @property
     def acc(self) -> Ratio:
-        """Share of examples whose right ending has the lowest sum; of at least one example."""
+        """Share of questions whose right ending has the lowest sum; needs one question."""
         return proportion(self.hits, self.done)
 
     @property
     def acc_norm(self) -> Ratio:
-        """Share of examples whose right ending has the lowest mean: llm.c's figure."""
+        """Share of questions whose right ending has the lowest mean; llm.c reports this one."""
         return proportion(self.hits_norm, self.done)
+
+    def shown(self) -> str:
+        """Return both in percent, with standard errors."""
+        return f"acc_norm {self.acc_norm.shown(100, 2)} %, acc {self.acc.shown(100, 2)} %"
+
+
+@dataclass(frozen=True)
+class HellaSwagResult:
+    """What :func:`evaluate_hellaswag` measured.
+
+    Attributes:
+        model: the model.
+        data: the file of questions.
+        accuracy: the counts, and ``acc`` and ``acc_norm`` with standard errors.
+        rows: endings that were scored.
+        cut: endings that were cut at the front because the model's context is too short.
+        engine: how the engine ran.
+    """
+
+    model: EvaluatedModel
+    data: Path
+    accuracy: Accuracy
+    rows: int
+    cut: int
+    engine: EngineRun
+
+
+def evaluate_hellaswag(
+    workspace: Workspace,
+    target: str | Path | None = None,
+    *,
+    data: Path | None = None,
+    max_examples: int | None = None,
+    options: EngineOptions | None = None,
+    report: Report = SILENT,
+) -> HellaSwagResult:
+    """Score a model on HellaSwag by llm.c's protocol.
+
+    Args:
+        workspace: where runs and fetched files are.
+        target: a run's name, its folder, or a checkpoint. Default: the newest run.
+        data: the published JSONL file. Default: the fetched one.
+        max_examples: ask only N questions, evenly spaced.
+        options: how the engine computes.
+        report: takes notes and progress.
+
+    Raises:
+        MissingOutput: the model or the file does not exist.
+        BadData: the file has another format, or the model's tokenizer is unknown.
+        LlmcError: the engine failed or was interrupted.
+    """
+    options = options or EngineOptions()
+    options = replace(options, batch_size=options.batch_size or ENDINGS)
+    model = find_evaluated(workspace, target, report)
+    path = data if data is not None else fetched_files(workspace, HELLASWAG)[0]
+    if not path.is_file():
+        raise MissingOutput(f"there is no file {path}: get it with 'llmc fetch hellaswag'")
+    tokenizer, shown = model.found.tokenizer(workspace), workspace.shown(model.checkpoint)
+    if tokenizer is None:
+        raise BadData(
+            f"the tokenizer of {shown} is unknown, and HellaSwag's text needs it: evaluate a run, "
+            "or add the dataset that the model was trained on to the workspace"
+        )
+    report.note(f"data: {workspace.shown(path)}")
+    report.note(f"model: {shown}; tokenizer: {tokenizer.name}")
+    binary = ensure_native(report=report)
+    examples = chosen(read_examples(path), max_examples)
+    positions = model.header.config.context
+    rows = [row for example in examples for row in rows_of(example, tokenizer, positions)]
+    accuracy = Accuracy([example.label for example in examples])
+    total = sum(len(row.ids) - row.start for row in rows)
+    with (
+        tempfile.TemporaryDirectory(prefix="llmc-eval.") as name,
+        report.bar("HellaSwag", total, "tokens") as advance,
+    ):
+        files = write_row_files(Path(name), rows, tokenizer)
+        engine = RowEngine(total, advance)
+        try:
+            for row in engine.rows([str(binary), "eval", *files, *options.flags(model.checkpoint)]):
+                accuracy.add(row["losses"])
+        except Interrupted as stop:
+            so_far = f"; so far {accuracy.shown()}" if accuracy.done else ""
+            raise Interrupted(
+                f"interrupted after {accuracy.done:,} of {len(examples):,} questions{so_far}"
+            ) from stop
+    cut = sum(row.cut > 0 for row in rows)
+    return HellaSwagResult(model, path, accuracy, len(rows), cut, engine.finished())
+
+
+def write_row_files(folder: Path, rows: Sequence[Row], tokenizer: Tokenizer) -> list[str]:
+    """Write the rows in the engine's format; return the flags that name the files."""
+    import numpy as np
+
+    tokens, table = folder / "tokens.bin", folder / "rows.bin"
+    write_tokens(tokens, (np.array(row.ids) for row in rows), tokenizer.vocab_size)
+    write_rows(table, table_of(rows))
+    return ["--data", str(tokens), "--rows", str(table)]

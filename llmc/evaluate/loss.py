@@ -1,198 +1,115 @@
-"""A model measured on a text: the engine's losses, row by row, and what is said of them."""
+"""Loss, perplexity and bits per byte of a model on token files."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from llmc.cli.context import Context
 from llmc.engine.build import ensure_native
-from llmc.engine.process import Engine
-from llmc.errors import Interrupted
-from llmc.evaluate.statistics import Ratio, Score, Tally, score, token_bytes
-from llmc.evaluate.target import Subject, Text
+from llmc.errors import Interrupted, Usage
+from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
+from llmc.evaluate.statistics import Score, Tally, score, token_bytes
+from llmc.evaluate.target import EvaluatedModel, find_evaluated, find_text
+from llmc.paths import Workspace
+from llmc.report import SILENT, Report
 from llmc.tokens.files import read_tokens
-from llmc.train.metrics import Event
-from llmc.units import duration, megabytes
-
-Advance = Callable[[int], None]
 
 
-@dataclass
-class Progress:
-    """How far an evaluation has come.
+@dataclass(frozen=True)
+class LossResult:
+    """What :func:`evaluate` measured.
 
     Attributes:
-        start: what the engine said of the last token file before it began.
-        total: tokens to predict in all; 0 where that is not known yet.
-        done: tokens predicted so far.
-        began: when.
+        model: the model.
+        files: the token files that were predicted.
+        split: ``train`` or ``val`` of a dataset; None for a single file.
+        score: loss, perplexity and bits per byte, with standard errors.
+        engine: how the engine ran.
     """
 
-    start: Event = field(default_factory=dict)
-    total: int = 0
-    done: int = 0
-    began: float = field(default_factory=time.monotonic)
+    model: EvaluatedModel
+    files: tuple[Path, ...]
+    split: str | None
+    score: Score
+    engine: EngineRun
 
     @property
-    def seconds(self) -> float:
-        """Time since the beginning."""
-        return time.monotonic() - self.began
-
-    def fields(self) -> Event:
-        """Return how the engine ran, for ``--json``."""
-        keys = ("batch_size", "seq_len", "dtype", "isa", "threads")
-        return {
-            **{key: self.start[key] for key in keys},
-            "memory_bytes": self.start["memory"],
-            "seconds": self.seconds,
-            "tokens_per_second": self.done / self.seconds,
-        }
-
-    def sentence(self) -> str:
-        """Return the same for a person."""
-        start = self.start
-        as_floats = start["dtype"] == "bf16" and not start["multiplies_bf16"]
-        return (
-            f"took {duration(self.seconds)}: {self.done / self.seconds:,.0f} tokens/s, "
-            f"{megabytes(start['memory'])}, {start['dtype']}"
-            + (" multiplied as floats: this CPU has no bf16 instructions" if as_floats else "")
-        )
+    def loss(self) -> float:
+        """Mean loss in nats per token."""
+        return self.score.loss.value
 
 
-def evaluated_rows(argv: Sequence[str], progress: Progress, advance: Advance) -> Iterator[Event]:
-    """Run the engine and yield its events about rows, in order.
-
-    Raises:
-        LlmcError: the engine failed or was interrupted.
-    """
-    with Engine(argv) as engine:
-        for event in engine.events():
-            if event["event"] == "start":
-                progress.start = event
-                continue
-            yield event
-            progress.done += len(event["losses"])
-            advance(progress.done)
-
-
-@contextmanager
-def progress_bar(here: Context, description: str, total: int) -> Iterator[Advance]:
-    """Show progress in tokens, with the time that is left; nothing in a pipe."""
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
-    left = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"), TimeRemainingColumn()
-    silent = here.ui.quiet or not here.ui.console.is_terminal
-    with Bar(*columns, *left, console=here.ui.console, transient=True, disable=silent) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def print_lines(here: Context, lines: Sequence[tuple[str, str]]) -> None:
-    """Print names and values on stdout; nothing where JSON is asked for."""
-    if here.ui.json:
-        return
-    width = max(len(name) for name, _ in lines)
-    sys.stdout.writelines(f"{name:{width}}  {value}\n" for name, value in lines)
-    sys.stdout.flush()
-
-
-def error_text(value: Ratio, scale: float = 1, digits: int = 4) -> str:
-    """Return the standard error as it stands behind its number; nothing where it is not known."""
-    return f" ± {scale * value.error:.{digits}f}" if value.error is not None else ""
-
-
-def eval_loss(
-    here: Context, subject: Subject, text: Text, flags: Sequence[str], most: int | None
-) -> Score:
-    """Predict every token of a text but each file's first, print what came out and return it.
+def evaluate(
+    workspace: Workspace,
+    target: str | Path | None = None,
+    *,
+    data: Path | None = None,
+    split: str | None = None,
+    max_tokens: int | None = None,
+    options: EngineOptions | None = None,
+    report: Report = SILENT,
+) -> LossResult:
+    """Predict every token of a text except the first of each file, and return the mean loss.
 
     Args:
-        here: the workspace and the voice.
-        subject: what predicts.
-        text: what is predicted.
-        flags: of the engine.
-        most: predict the first so many tokens only.
+        workspace: where runs and datasets are.
+        target: a run's name, its folder, or a checkpoint. Default: the newest run.
+        data: a dataset's folder or a token file. Default: the dataset the run was trained on.
+        split: ``train`` or ``val`` (the default) of a dataset.
+        max_tokens: predict only the first N tokens.
+        options: how the engine computes.
+        report: takes notes and progress.
 
     Raises:
+        MissingOutput: the model or the data does not exist.
+        BadData: a file is damaged, or model and data have different tokenizers.
+        Usage: the window is longer than the model's context.
         LlmcError: the engine failed or was interrupted.
     """
-    where, tokenizer = here.workspace.shown, text.tokenizer
-    here.ui.note(f"data: {', '.join(map(where, text.files))}")
-    here.ui.note(f"model: {where(subject.checkpoint)}")
-    binary = ensure_native(report=here.ui)
-    tally = Tally()
-    if tokenizer is None:
-        here.ui.note("nothing tells the tokenizer: no bits per byte, no documents")
+    options = options or EngineOptions()
+    model = find_evaluated(workspace, target, report)
+    context = model.header.config.context
+    if options.seq_len is not None and options.seq_len > context:
+        raise Usage(
+            f"--seq-len {options.seq_len} is more than the {context} positions of "
+            f"{workspace.shown(model.checkpoint)}: use at most that"
+        )
+    text = find_text(workspace, model, data, split, report)
+    report.note(f"data: {', '.join(map(workspace.shown, text.files))}")
+    report.note(f"model: {workspace.shown(model.checkpoint)}")
+    program = [str(ensure_native(report=report)), "eval", *options.flags(model.checkpoint)]
+    if text.tokenizer is None:
+        report.note("the tokenizer is unknown: no bits per byte, no documents")
+        tally = Tally()
     else:
-        tally = Tally(tokenizer.eot, token_bytes(tokenizer))
-    progress = Progress(total=sum(max(len(read_tokens(file)) - 1, 0) for file in text.files))
-    progress.total = min(progress.total, most or progress.total)
-    try:
-        with progress_bar(here, "evaluating", progress.total) as advance:
-            for file in text.files:
-                left = progress.total - progress.done
-                if left == 0:
-                    break
-                limit = ["--max-tokens", str(left)] if most is not None else []
-                ids = read_tokens(file)
-                tally.begin_file()
-                argv = [str(binary), "eval", "--data", str(file), *flags, *limit]
-                for row in evaluated_rows(argv, progress, advance):
-                    at, losses = row["at"], row["losses"]
-                    tally.add(ids[at : at + len(losses)], losses)
-    except Interrupted as stop:
-        said = "nothing was measured"
-        if progress.done:
-            said = f"so far {_loss_line(score(tally, progress.start['seq_len']))}"
-        raise Interrupted(
-            f"interrupted after {progress.done:,} of {progress.total:,} tokens; {said}"
-        ) from stop
-    result = score(tally, progress.start["seq_len"])
-    _report_loss(here, result)
-    here.ui.note(progress.sentence())
-    here.ui.result(
-        {
-            "task": "loss",
-            "model": str(subject.checkpoint),
-            "data": [str(file) for file in text.files],
-            "split": text.split,
-            **result.fields(),
-            **progress.fields(),
-        }
-    )
-    other = "train" if text.split == "val" else "val"
-    if text.split is not None:
-        here.ui.next(f"llmc eval {subject.named} --split {other}")
-    return result
+        tally = Tally(text.tokenizer.eot, token_bytes(text.tokenizer))
+    total = sum(max(len(read_tokens(file)) - 1, 0) for file in text.files)
+    total = min(total, max_tokens or total)
+    with report.bar("evaluating", total, "tokens") as advance:
+        engine = RowEngine(total, advance)
+        try:
+            _predict(engine, program, text.files, tally)
+        except Interrupted as stop:
+            measured = "nothing was measured"
+            if engine.done:
+                loss = score(tally, engine.seq_len).loss
+                measured = f"loss so far: {loss.shown()} nats per token"
+            raise Interrupted(
+                f"interrupted after {engine.done:,} of {total:,} tokens; {measured}"
+            ) from stop
+    result = score(tally, engine.seq_len)
+    return LossResult(model, text.files, text.split, result, engine.finished())
 
 
-def _loss_line(result: Score) -> str:
-    return f"loss {result.loss.value:.4f}{error_text(result.loss)} nats a token"
-
-
-def _report_loss(here: Context, result: Score) -> None:
-    lines = [("loss", _loss_line(result).removeprefix("loss "))]
-    perplexity = _large(result.perplexity)
-    if (interval := result.perplexity_interval) is not None:
-        perplexity += f" (95 % interval {_large(interval[0])} to {_large(interval[1])})"
-    lines += [("perplexity", perplexity)]
-    size = f"{result.tokens:,} tokens"
-    if (bits := result.bits_per_byte) is not None and result.text_bytes:
-        lines += [("bits per byte", f"{bits.value:.4f}{error_text(bits)}")]
-        size += f", {result.text_bytes:,} bytes: {result.text_bytes / result.tokens:.2f} a token"
-    lines += [("predicted", size)]
-    if result.loss.error is None:
-        lines += [("±", "not known: the text is a single window")]
-    else:
-        lines += [("±", f"standard error over {result.units:,} {result.unit}")]
-    print_lines(here, lines)
-
-
-def _large(x: float) -> str:
-    return f"{x:,.2f}" if x < 1e3 else f"{x:,.0f}" if x < 1e9 else f"{x:.3g}"
+def _predict(engine: RowEngine, program: list[str], files: Sequence[Path], tally: Tally) -> None:
+    """Predict the files until the engine's total is reached, and add the losses to ``tally``."""
+    for file in files:
+        left = engine.total - engine.done
+        if left == 0:
+            return
+        ids = read_tokens(file)
+        tally.begin_file()
+        for row in engine.rows([*program, "--data", str(file), "--max-tokens", str(left)]):
+            at, losses = row["at"], row["losses"]
+            tally.add(ids[at : at + len(losses)], losses)

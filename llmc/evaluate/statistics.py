@@ -1,6 +1,6 @@
-"""What the losses of single tokens add up to: mean, perplexity, bits per byte, how sure they are.
+"""From the losses of single tokens to mean loss, perplexity, bits per byte and standard errors.
 
-``docs/guide/eval.md`` defines every number and says why the units are what they are.
+``docs/guide/eval.md`` defines every number and explains the choice of units.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ if TYPE_CHECKING:
 
     from llmc.tokens.tokenizer import Tokenizer
 
-LEAST_DOCUMENTS = 10  # fewer tell little of how documents differ
-MOST_BLOCKS = 30  # of windows, where there are fewer documents
+LEAST_DOCUMENTS = 10  # with fewer, the variance between documents is not estimated well
+MOST_BLOCKS = 30  # blocks of windows, when there are fewer documents
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A mean loss per token or per byte, over units that are taken as independent.
+    """A mean loss per token or per byte, over units that are assumed independent.
 
     Attributes:
-        value: total over total.
-        error: its standard error; None where there are fewer than two units.
+        value: the mean.
+        error: its standard error; None with fewer than two units.
     """
 
     value: float
     error: float | None
+
+    def shown(self, scale: float = 1, digits: int = 4) -> str:
+        """Return ``value ± error`` times ``scale``, or the value alone."""
+        error = f" ± {scale * self.error:.{digits}f}" if self.error is not None else ""
+        return f"{scale * self.value:.{digits}f}{error}"
 
 
 def ratio(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> Ratio:
@@ -51,7 +56,7 @@ def ratio(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> Ratio:
 
 
 def student_t95(freedom: int) -> float:
-    """Return what Student's t exceeds, up or down, with probability 0.05.
+    """Return the two-sided 95 % quantile of Student's t.
 
     The first terms of Abramowitz and Stegun 26.7.5: within 1 % from 3 degrees of freedom on.
     """
@@ -66,13 +71,13 @@ def student_t95(freedom: int) -> float:
 
 
 def proportion(hits: int, n: int) -> Ratio:
-    """Return ``hits`` of ``n`` and its standard error, the examples being independent."""
+    """Return ``hits / n`` and its standard error, for independent examples."""
     p = hits / n
     return Ratio(p, math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else None)
 
 
 def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """Return how many bytes of text each token stands for, (V,); end-of-text stands for none."""
+    """Return the number of bytes of text in each token, (V,); end-of-text has none."""
     import numpy as np
 
     sizes = np.zeros(tokenizer.vocab_size, np.int64)
@@ -89,12 +94,12 @@ Sums = tuple[float, float, float]
 class Tally:
     """Adds up the losses of consecutive tokens by document and by row.
 
-    A document ends with the end-of-text token after it. That token's loss is the document's, as
-    it tells where the document ends; it stands for no bytes.
+    A document includes the end-of-text token after it: predicting where a document ends is part
+    of predicting it. That token has no bytes.
 
     Attributes:
-        eot: the id of end-of-text; None: documents are not told apart.
-        sizes: bytes of each token, (V,); None: not known.
+        eot: the id of end-of-text; None: documents are not separated.
+        sizes: bytes of each token, (V,); None: unknown.
     """
 
     eot: int | None = None
@@ -105,15 +110,15 @@ class Tally:
 
     @property
     def tokens(self) -> int:
-        """How many losses were taken in."""
+        """Number of losses added so far."""
         return int(sum(row[1] for row in self._rows))
 
     def begin_file(self) -> None:
-        """Begin another file: no document goes over from one to the next."""
+        """Begin another file, and with it another document."""
         self._ended = True
 
     def add(self, targets: NDArray[np.integer[Any]], losses: Sequence[float]) -> None:
-        """Take in a row: the tokens that were predicted, (n,), and their losses.
+        """Add a row: the predicted tokens, (n,), and their losses.
 
         Raises:
             BadData: a token is not in the vocabulary.
@@ -141,16 +146,16 @@ class Tally:
         if targets.max() >= len(self.sizes):
             raise BadData(
                 f"token {targets.max()} is not in the tokenizer's vocabulary of {len(self.sizes)}: "
-                "name a token file that was made with the model's tokenizer"
+                "use a token file made with the model's tokenizer"
             )
         found: NDArray[np.int64] = self.sizes[targets]
         return found
 
     def units(self, least: int) -> tuple[str, NDArray[np.float64]]:
-        """Return what the units are called, and their sums (n, 3): nats, tokens, bytes.
+        """Return the name of the units, and their sums (n, 3): nats, tokens, bytes.
 
-        They are documents, neighbours put together until they hold ``least`` tokens, which is a
-        row's length. Where that gives fewer than 10, they are up to 30 blocks of neighbouring rows.
+        Units are documents; neighbours are joined until they have ``least`` tokens, which is the
+        length of a row. If that gives fewer than 10, units are up to 30 blocks of rows.
         """
         import numpy as np
 
@@ -160,7 +165,7 @@ class Tally:
                 units[-1] = _added(units[-1], document)
             else:
                 units.append(document)
-        if len(units) > 1 and units[-1][1] < least:  # the last one may be left short
+        if len(units) > 1 and units[-1][1] < least:  # the last unit may be short
             units[-2:] = [_added(*units[-2:])]
         if len(units) < LEAST_DOCUMENTS:
             blocks = np.array_split(np.array(self._rows), min(MOST_BLOCKS, len(self._rows)))
@@ -176,15 +181,16 @@ def _added(a: Sums, b: Sums) -> Sums:
 
 @dataclass(frozen=True)
 class Score:
-    """The loss over a stretch of text.
+    """The loss over a text.
 
     Attributes:
         loss: nats per token.
-        bits_per_byte: of text; None where the tokenizer is not known, or the text is empty.
-        tokens: predicted.
-        text_bytes: what they stand for; None where that is not known.
-        unit: what is taken as independent: documents, groups of short ones, windows or blocks.
-        units: how many there are.
+        bits_per_byte: bits per byte of text; None if the tokenizer is unknown or no byte was
+            predicted.
+        tokens: predicted tokens.
+        text_bytes: bytes of text in these tokens; None if unknown.
+        unit: the independent units: documents, groups of documents, windows or blocks of windows.
+        units: number of units.
     """
 
     loss: Ratio
@@ -196,19 +202,19 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """The exponential of the loss; infinite where that is too large a number."""
+        """The exponential of the loss; infinite if it overflows."""
         return _exp(self.loss.value)
 
     @property
     def perplexity_interval(self) -> tuple[float, float] | None:
-        """The exponentials of the ends of the loss's 95 % interval."""
+        """95 % interval of the perplexity; None without a standard error."""
         if self.loss.error is None:
             return None
         width = student_t95(self.units - 1) * self.loss.error
         return _exp(self.loss.value - width), _exp(self.loss.value + width)
 
     def fields(self) -> Mapping[str, Any]:
-        """Return all of it, for ``--json``; docs/guide/eval.md says what the names mean."""
+        """Return the fields of ``--json``; docs/guide/eval.md explains them."""
         bits, interval = self.bits_per_byte, self.perplexity_interval
         return {
             "loss": self.loss.value,
@@ -229,11 +235,11 @@ def _exp(x: float) -> float:
 
 
 def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None  # JSON knows no infinity
+    return x if math.isfinite(x) else None  # JSON has no infinity
 
 
 def score(tally: Tally, least: int) -> Score:
-    """Return what a tally of at least one row adds up to; ``least`` as :meth:`Tally.units`."""
+    """Return the score of a tally with at least one row; ``least`` as in :meth:`Tally.units`."""
     unit, sums = tally.units(least)
     nats, tokens, sizes = sums.T
     known = tally.sizes is not None

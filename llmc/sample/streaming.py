@@ -1,9 +1,8 @@
-"""Token ids to text while they come: no half characters, nothing that belongs to a stop string.
+"""Streaming token ids to text: whole characters only, and nothing of a stop string.
 
-A token is a few bytes of UTF-8, and may begin or end inside a character; a stop string may be
-spread over several tokens, or end in the middle of one. What comes out here, put together, is what
-decoding all of the ids at once and cutting at the stop string would give, however tokens cut the
-text.
+A token is a few bytes of UTF-8 and may begin or end inside a character. A stop string may span
+several tokens, or end inside one. The pieces joined are the text of all ids, cut at the first stop
+string.
 """
 
 from __future__ import annotations
@@ -11,19 +10,22 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from llmc.errors import Usage
 from llmc.tokens.tokenizer import Tokenizer
 
+# Bytes that are not UTF-8 become lone surrogates, so that they can be written unchanged.
+KEPT: Final = "surrogateescape"
 
-class Piece(NamedTuple):
-    """What one token adds to the text.
+
+class TextPiece(NamedTuple):
+    """The text that one token adds.
 
     Attributes:
-        place: the token's place among those that were fed, from 0.
-        text: the characters that it completes: none where it ends inside its first one.
-        whole: False where a stop string took the end of the token.
+        place: the token's position among the tokens fed, from 0.
+        text: the characters that it completes; empty if it ends inside its first character.
+        whole: False if a stop string cut the token.
     """
 
     place: int
@@ -43,10 +45,10 @@ class TextStream:
                 break
         show(stream.finish())
 
-    Tokens come out in order, each once, as soon as none of it can be part of a stop string.
+    Each token comes out once, in order, as soon as no part of it can belong to a stop string.
 
     Attributes:
-        stopped: the stop string that ended the text, None while none has.
+        stopped: the stop string that ended the text; None if none did.
     """
 
     def __init__(
@@ -59,30 +61,30 @@ class TextStream:
         """Begin a text.
 
         Args:
-            tokenizer: what the ids mean.
-            stops: end the text before the first of these that is complete; of those that are
-                complete with the same character, before the longest.
-            errors: bytes that are no UTF-8 become U+FFFD, or are kept as lone surrogates, which
-                ``encode(errors="surrogateescape")`` makes the same bytes again.
+            tokenizer: the tokenizer of the ids.
+            stops: the text ends before the first of these to be complete; if one character
+                completes several, before the longest.
+            errors: bytes that are not UTF-8 become U+FFFD, or lone surrogates, which
+                ``encode(errors="surrogateescape")`` turns back into the same bytes.
 
         Raises:
             Usage: a stop string is empty.
         """
         if not all(stops):
-            raise Usage("a stop string needs at least one character: leave out the empty one")
+            raise Usage("a stop string must not be empty: leave it out")
         self.stopped: str | None = None
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
         self._stops = Stops(stops)
-        self._waiting: deque[tuple[Piece, int]] = deque()  # each with where it ends in the text
+        self._waiting: deque[tuple[TextPiece, int]] = deque()  # each with its end in the text
         self._fed = 0  # tokens
-        self._length = 0  # characters that were searched
-        self._taken = 0  # characters that came out
+        self._length = 0  # characters searched
+        self._taken = 0  # characters returned
 
-    def feed(self, token: int) -> list[Piece]:
-        """Take in the next id and return the tokens that are text for certain now.
+    def feed(self, token: int) -> list[TextPiece]:
+        """Add the next id and return the tokens that certainly belong to the text now.
 
-        After a stop string nothing more comes out.
+        Nothing is returned after a stop string.
 
         Raises:
             BadData: the id is not in the vocabulary.
@@ -90,27 +92,27 @@ class TextStream:
         if self.stopped is not None:
             return []
         text = self._decoder.decode(self._tokenizer.detokenize([token]))
-        # A token that ends inside a character ends with the whole of it.
+        # A token that ends inside a character counts as ending with that character.
         inside = bool(self._decoder.getstate()[0])
         end = self._length + len(text) + inside
-        self._waiting.append((Piece(self._fed, text), end))
+        self._waiting.append((TextPiece(self._fed, text), end))
         self._fed += 1
         return self._search(text)
 
-    def finish(self) -> list[Piece]:
-        """Return what waits at the end: it was not a stop string after all."""
+    def finish(self) -> list[TextPiece]:
+        """Return the rest: the beginning of a stop string that was never completed."""
         if self.stopped is not None:
             return []
         rest = self._decoder.decode(b"", final=True)
         end = self._length + len(rest)
-        if rest:  # the token that ended inside a character still waits for it
+        if rest:  # the last token ended inside a character
             piece, _ = self._waiting.pop()
-            self._waiting.append((Piece(piece.place, piece.text + rest), end))
+            self._waiting.append((TextPiece(piece.place, piece.text + rest), end))
         pieces = self._search(rest)
         return pieces if self.stopped is not None else [*pieces, *self._take(end)]
 
-    def _search(self, text: str) -> list[Piece]:
-        """Look for a stop string in new text."""
+    def _search(self, text: str) -> list[TextPiece]:
+        """Search new text for a stop string."""
         for char in text:
             self._length += 1
             self.stopped = self._stops.feed(char)
@@ -118,8 +120,8 @@ class TextStream:
                 return self._cut(self._length - len(self.stopped))
         return self._take(self._length - self._stops.held)
 
-    def _take(self, end: int) -> list[Piece]:
-        """Return the waiting tokens that lie before a place in the text."""
+    def _take(self, end: int) -> list[TextPiece]:
+        """Return the waiting tokens that end at or before a position in the text."""
         taken = []
         while self._waiting and self._waiting[0][1] <= end:
             piece, _ = self._waiting.popleft()
@@ -127,30 +129,30 @@ class TextStream:
             taken.append(piece)
         return taken
 
-    def _cut(self, end: int) -> list[Piece]:
-        """Return the waiting tokens that lie before a place in the text, the last one in part."""
+    def _cut(self, end: int) -> list[TextPiece]:
+        """Return the waiting tokens before a position in the text, the last one cut."""
         taken = self._take(end)
         left = end - self._taken
         if left > 0:
             piece, _ = self._waiting[0]
-            taken.append(Piece(piece.place, piece.text[:left], whole=False))
+            taken.append(TextPiece(piece.place, piece.text[:left], whole=False))
         return taken
 
 
 class Stops:
-    """Finds the first of several strings in a text that comes one character at a time.
+    """Finds the first of several strings in a stream of characters.
 
     Attributes:
-        held: how many of the last characters may be the beginning of one of them.
+        held: number of last characters that may begin one of the strings.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        """Begin a text; none of the strings may be empty."""
+        """Search for ``stops``, none of them empty."""
         self.held = 0
         self._stops = [_Stop(stop) for stop in sorted(set(stops), key=len, reverse=True)]
 
     def feed(self, char: str) -> str | None:
-        """Take in one character; return the longest string that is complete with it, if any is."""
+        """Add one character; return the longest string that it completes, or None."""
         complete = [stop.text for stop in self._stops if stop.feed(char)]
         if complete:
             return complete[0]
@@ -159,23 +161,23 @@ class Stops:
 
 
 class _Stop:
-    """One string looked for, by Knuth, Morris and Pratt: the text is never gone back over.
+    """Finds one string in a stream of characters, by Knuth, Morris and Pratt.
 
     Attributes:
         text: the string.
-        begun: how many of the text's last characters are its beginning.
+        begun: length of the longest prefix of the string that the stream ends with.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.begun = 0
-        # Of its first n + 1 characters: how many of the last ones are its beginning too.
+        # For each prefix, the length of its longest proper suffix that is also a prefix.
         self._borders = [0]
         for char in text[1:]:
             self._borders.append(self._longer(self._borders[-1], char))
 
     def feed(self, char: str) -> bool:
-        """Take in one character of the text; return whether the string is complete with it."""
+        """Add one character; return whether it completes the string."""
         self.begun = self._longer(self.begun, char)
         if self.begun < len(self.text):
             return False
@@ -183,7 +185,7 @@ class _Stop:
         return True
 
     def _longer(self, begun: int, char: str) -> int:
-        """Return how much is begun with one more character."""
+        """Return the new length of the prefix after one more character."""
         while begun and self.text[begun] != char:
             begun = self._borders[begun - 1]
         return begun + (self.text[begun] == char)

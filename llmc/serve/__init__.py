@@ -1,6 +1,6 @@
-"""A trained model over HTTP, as OpenAI's clients speak it, and the page to try it on.
+"""A trained model over HTTP for OpenAI's clients, and a page to try it.
 
-``schema`` says what may be asked, ``openapi`` publishes it, ``guard`` says who may ask; ``batch``
-runs what is asked together in the engine, ``choices`` and ``completions`` turn tokens into answers;
-``app`` has the routes, ``connection`` the time for slow clients, ``server`` begins and ends.
+``schema`` has the requests and answers, ``guard`` decides which requests are answered. ``batch``
+runs them together in the engine; ``choices`` and ``completions`` turn tokens into answers. ``app``
+has the routes, ``connection`` the timeouts, ``server`` starts and stops it all.
 """

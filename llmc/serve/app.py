@@ -1,4 +1,4 @@
-"""The routes, and what every answer has in common."""
+"""The routes of the server, and the layer that every request passes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from starlette.applications import Starlette
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmc.serve.completions import Completions
-from llmc.serve.guard import Guard, read_body
-from llmc.serve.metrics import CONTENT_TYPE, Metrics
-from llmc.serve.openapi import document
+from llmc import __version__
+from llmc.serve.completions import Completions, unknown_model
+from llmc.serve.guard import Guard, limited
+from llmc.serve.metrics import CONTENT_TYPE, ServerMetrics
 from llmc.serve.page import page
-from llmc.serve.parameters import parameters
-from llmc.serve.refusals import BROKEN, Refused
-from llmc.serve.request import parse
-from llmc.serve.subject import Subject
+from llmc.serve.refusals import BROKEN, Refused, printable
+from llmc.serve.schema import (
+    Completion,
+    CompletionRequest,
+    ErrorBody,
+    ModelCard,
+    ModelList,
+    refusal_of,
+    request_type,
+)
+from llmc.serve.served import ServedModel
 
 T = TypeVar("T")
 Log = Callable[[str], object]
@@ -33,94 +40,131 @@ SAFE_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
+CLIENT_LEFT = 499  # nginx's status for a client that disconnected before the answer
+Answers = dict[int | str, dict[str, Any]]
+REFUSED: Answers = {
+    "4XX": {"model": ErrorBody, "description": "The request is refused; the message says why."}
+}
+UNAVAILABLE: Answers = {
+    503: {"model": ErrorBody, "description": "The engine has ended, or the server is stopping."}
+}
 
 
 def make_app(
-    subject: Subject, completions: Completions, guard: Guard, metrics: Metrics, log: Log
+    served: ServedModel, completions: Completions, guard: Guard, metrics: ServerMetrics, log: Log
 ) -> ASGIApp:
-    """Return the application: the routes inside of what guards and counts them.
+    """Return the application.
 
     Args:
-        subject: what is served.
-        completions: what writes.
-        guard: who may ask.
-        metrics: what counts.
-        log: told of every answer.
+        served: the model.
+        completions: answers requests for completions.
+        guard: decides which requests are answered.
+        metrics: the counters.
+        log: takes a line for each answer.
     """
-    began = int(time.time())
-    batch, limits = completions.batch, completions.limits
-    known = parameters(subject.name, limits)
-    published = document(known, subject.name, with_key=guard.key is not None)
-    facts = subject.facts(batch.generator.ready) | {"max_tokens": limits.max_tokens}
-    model = {"id": subject.name, "object": "model", "created": began, "owned_by": "llmc"}
+    app = FastAPI(
+        title="llmc",
+        version=__version__,
+        description="A model trained with llmc, for clients of OpenAI's completions.",
+        docs_url=None,
+        redoc_url=None,
+        responses=REFUSED,
+    )
+    app.add_exception_handler(Refused, _refuse)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RoutingError, _no_route)
+    app.add_exception_handler(Exception, _fail)
+    # The guard checks the key; this only publishes that there is one.
+    keyed = [Depends(HTTPBearer(auto_error=False))] if guard.key is not None else []
+    _add_models(app, served, keyed)
+    _add_completions(app, served, completions, keyed)
+    _add_status(app, served, completions, metrics, keyed)
+    paths = {getattr(route, "path", "") for route in app.routes}
+    return Front(app, guard, metrics, log, paths)
 
-    async def show_page(_: Request) -> Response:
+
+def _add_models(app: FastAPI, served: ServedModel, keyed: list[Any]) -> None:
+    card = ModelCard(id=served.name, created=int(time.time()))
+
+    @app.get("/", include_in_schema=False)
+    async def show_page() -> HTMLResponse:
         return page()
 
-    async def show_models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model]})
+    @app.get("/v1/models", dependencies=keyed)
+    async def models() -> ModelList:
+        """List the model."""
+        return ModelList(data=[card])
 
-    async def show_model(request: Request) -> Response:
-        if (name := request.path_params["model"]) != subject.name:
-            raise Refused(
-                404,
-                f"The model '{name[:120]}' does not exist: this server has '{subject.name}'",
-                code="model_not_found",
-                param="model",
-            )
-        return JSONResponse(model)
+    @app.get("/v1/models/{model:path}", dependencies=keyed)
+    async def model(model: str) -> ModelCard:
+        """Describe the model."""
+        if model != served.name:
+            raise unknown_model(model, served.name)
+        return card
 
-    async def complete(request: Request) -> Response:
-        asked = parse(await read_body(request), known, limits)
+
+def _add_completions(
+    app: FastAPI, served: ServedModel, completions: Completions, keyed: list[Any]
+) -> None:
+    async def complete(request: Request, asked: CompletionRequest) -> Response:
+        """Continue a prompt; with stream as server-sent events."""
         answer = await unless_left(request, completions.answer(asked))
-        return answer if answer is not None else Response(status_code=499)
+        return answer if answer is not None else Response(status_code=CLIENT_LEFT)
 
-    async def show_health(_: Request) -> Response:
+    complete.__annotations__["asked"] = request_type(served.name, completions.limits)
+    answers: Answers = {200: {"model": Completion, "content": {"text/event-stream": {}}}}
+    app.post(
+        "/v1/completions",
+        name="completions",
+        dependencies=keyed,
+        response_class=JSONResponse,
+        response_model=None,
+        responses=answers | UNAVAILABLE,
+    )(complete)
+
+
+def _add_status(
+    app: FastAPI,
+    served: ServedModel,
+    completions: Completions,
+    metrics: ServerMetrics,
+    keyed: list[Any],
+) -> None:
+    batch, limits = completions.batch, completions.limits
+    facts = served.facts(batch.generator.ready) | {"max_tokens": limits.max_tokens}
+
+    @app.get("/health", responses=UNAVAILABLE, response_model=dict[str, str])
+    async def health() -> Response:
+        """Report whether the engine is running."""
         dead = batch.failure
         if dead is None:
             return JSONResponse({"status": "ok"})
-        why = Refused(503, f"The engine has ended: {dead}", kind=BROKEN)
-        return JSONResponse({"status": "dead", **why.body}, why.status)
+        refused = Refused(503, f"The engine has ended: {dead}", kind=BROKEN)
+        return JSONResponse({"status": "dead", **refused.body}, refused.status_code)
 
-    async def show_metrics(_: Request) -> Response:
+    @app.get("/metrics", dependencies=keyed, response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        """Return counters in Prometheus's text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
-    async def show_document(_: Request) -> Response:
-        return JSONResponse(published)
+    @app.get("/info", dependencies=keyed)
+    async def info() -> dict[str, Any]:
+        """Describe the model, its training and the engine."""
+        return facts
 
-    async def show_facts(_: Request) -> Response:
-        return JSONResponse(facts)
-
-    async def show_curves(_: Request) -> Response:
-        return JSONResponse(await asyncio.to_thread(subject.curves))
-
-    routes = [
-        Route("/", show_page),
-        Route("/v1/models", show_models),
-        Route("/v1/models/{model:path}", show_model),
-        Route("/v1/completions", complete, methods=["POST"]),
-        Route("/health", show_health),
-        Route("/metrics", show_metrics),
-        Route("/openapi.json", show_document),
-        Route("/info", show_facts),
-        Route("/curves", show_curves),
-    ]
-    handlers: dict[Any, Any] = {
-        Refused: _refuse,
-        HTTPException: _no_route,
-        Exception: _fail,
-    }
-    app = Starlette(routes=routes, exception_handlers=handlers)
-    return Front(app, guard, metrics, log, {route.path for route in routes})
+    @app.get("/curves", dependencies=keyed)
+    def curves() -> dict[str, Any]:
+        """Return the losses of the model's run."""
+        return served.curves()
 
 
 class Front:
-    """What every request goes through: the guard before it, headers and counting after it."""
+    """The layer outside of the application: guard, body limits, headers, counters, log."""
 
     def __init__(
-        self, app: ASGIApp, guard: Guard, metrics: Metrics, log: Log, paths: set[str]
+        self, app: ASGIApp, guard: Guard, metrics: ServerMetrics, log: Log, paths: set[str]
     ) -> None:
-        """Stand before ``app``."""
+        """Wrap ``app``, whose routes are ``paths``."""
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -131,8 +175,8 @@ class Front:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        began = time.monotonic()
-        status = 499  # as nginx says where nobody waited for the answer
+        started = time.monotonic()
+        status = CLIENT_LEFT
 
         async def send_safely(message: Message) -> None:
             nonlocal status
@@ -144,31 +188,30 @@ class Front:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        path = scope["path"]
+        path, headers = scope["path"], Headers(scope=scope)
+        # The server drops the body of an answer to HEAD.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            try:
-                self._guard.check(path, Headers(scope=scope))
-            except Refused as refused:
-                await _answer(refused)(scope, receive, send_safely)
-            else:
-                await self._app(scope, receive, send_safely)
+            self._guard.check(path, headers)
+            await self._app(inner, limited(receive, headers), send_safely)
+        except Refused as refused:
+            await _answer(refused)(scope, receive, send_safely)
         finally:
-            seconds = time.monotonic() - began
-            route = (
-                path
-                if path in self._paths
-                else "/v1/models/"
-                if path.startswith("/v1/models/")
-                else "other"
-            )
-            self._metrics.answered(route, status, seconds)
+            seconds = time.monotonic() - started
+            self._metrics.answered(self._route(path), status, seconds)
             client = scope["client"][0] if scope.get("client") else "-"
-            shown = "".join(c if c.isprintable() else "?" for c in path[:200])
-            self._log(f"{client} {scope['method']} {shown} {status} {seconds * 1e3:.0f} ms")
+            line = f"{client} {scope['method']} {printable(path)} {status} {seconds * 1e3:.0f} ms"
+            self._log(line)
+
+    def _route(self, path: str) -> str:
+        """Return the route of a path for the counters: one of few, whatever clients send."""
+        if path.startswith("/v1/models/"):
+            return "/v1/models/"
+        return path if path in self._paths else "other"
 
 
 async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return what comes of ``work``; cancel it and return None where the client leaves first."""
+    """Return the result of ``work``; cancel it and return None if the client disconnects first."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_left(request.receive))
     try:
@@ -186,29 +229,36 @@ async def _left(receive: Callable[[], Awaitable[Message]]) -> None:
 
 
 def _answer(refused: Refused) -> JSONResponse:
-    return JSONResponse(refused.body, refused.status, refused.headers)
+    headers = dict(refused.headers) if refused.headers else None
+    return JSONResponse(refused.body, refused.status_code, headers)
 
 
-async def _refuse(_: Request, refused: Refused) -> Response:
-    return _answer(refused)
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return _answer(error)
 
 
-async def _no_route(request: Request, error: HTTPException) -> Response:
-    shown = "".join(c if c.isprintable() else "?" for c in request.url.path[:200])
-    words = {
-        404: f"Unknown request URL: {request.method} {shown}",
-        405: f"{request.method} is not what {shown} answers to",
-    }
-    refused = Refused(
-        error.status_code,
-        words.get(error.status_code, error.detail),
-        code="unknown_url" if error.status_code == 404 else None,
-        headers=dict(error.headers or {}),
-    )
-    return _answer(refused)
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _answer(refusal_of(error.errors()))
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RoutingError)
+    status, place = error.status_code, printable(request.url.path)
+    headers = dict(error.headers or {})
+    message, code = error.detail, None
+    if status == 404:
+        message, code = f"Unknown request URL: {request.method} {place}", "unknown_url"
+    elif status == 405:
+        message = f"{place} does not support {request.method}"
+        if headers.get("allow", headers.get("Allow")) == "GET":
+            headers = {"Allow": "GET, HEAD"}
+    elif status == 400:  # FastAPI cannot parse the body
+        message = "The body is not valid JSON"
+    return _answer(Refused(status, message, code=code, headers=headers))
 
 
 async def _fail(_: Request, error: Exception) -> Response:
-    return _answer(
-        Refused(500, "This is a bug in llmc; the server's terminal tells more", kind=BROKEN)
-    )
+    message = "This is a bug in llmc; the server's terminal has more"
+    return _answer(Refused(500, message, kind=BROKEN))

@@ -1,4 +1,4 @@
-"""Requests together in one engine: who gets in, and how events come from its thread to asyncio."""
+"""Requests that share one engine: admission, and events from its thread to asyncio."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ from llmc.engine.protocol import End, Request, Token
 from llmc.errors import LlmcError, Usage
 from llmc.serve.refusals import BROKEN, BUSY, Refused
 
-Told = tuple[int, Token | End]
+IndexedEvent = tuple[int, Token | End]
 MOST_SECONDS_TO_WAIT = 60
 
 
-class Batch:
-    """The engine, as far as the server is concerned; belongs to one event loop.
+class EngineBatch:
+    """The engine of a server. Belongs to one event loop.
 
     Attributes:
-        capacity: completions that may be open at a time: those in slots and those that wait.
-        open: completions that the engine has not ended yet.
-        running: of these, how many it has begun to write.
-        draining: nothing new is taken: the server ends, and only requests that had begun come here.
+        capacity: completions that may be open at a time: in slots or waiting.
+        open: completions that have not ended.
+        running: open completions with a first token.
+        draining: True while the server stops: no new completions.
     """
 
     def __init__(self, generator: Generator, queue: int) -> None:
-        """Take over a started generator; call it inside the event loop."""
+        """Use a started generator; call this inside the event loop.
+
+        Args:
+            generator: the engine.
+            queue: completions that may wait for a slot.
+        """
         self.generator = generator
         self.capacity = generator.ready.slots + queue
         self.open = 0
@@ -40,19 +45,19 @@ class Batch:
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Job, int, Token | End]] = deque()
         self._woken = False
-        self._seconds = 1.0  # that a completion is in its slot, as the last ones were
+        self._seconds = 1.0  # moving average of how long a completion is in its slot
 
     @property
     def failure(self) -> LlmcError | None:
-        """Why the engine has ended; None while it lives."""
+        """Why the engine has ended; None while it runs."""
         return self.generator.failure
 
     def submit(self, requests: Sequence[Request]) -> Job:
-        """Have the engine write several texts.
+        """Submit the texts of one request.
 
         Raises:
-            Refused: there is no room now, the engine is dead or takes no such prompt, or the server
-                is about to end.
+            Refused: the queue is full, the engine has ended or refuses the prompt, or the server
+                is stopping.
         """
         if self.failure is not None:
             raise engine_is_dead(self.failure)
@@ -61,8 +66,7 @@ class Batch:
         if self.open + len(requests) > self.capacity:
             raise Refused(
                 429,
-                f"The server is busy: {self.open} completions are being written or wait, and "
-                f"{self.capacity} may",
+                f"The server is busy: {self.open} of at most {self.capacity} completions are open",
                 kind=BUSY,
                 code="queue_full",
                 headers={"Retry-After": str(self.seconds_to_wait())},
@@ -74,7 +78,7 @@ class Batch:
                 job.names.append(self.generator.submit(request, deliver))
                 self.open += 1
         except LlmcError as error:
-            job.cancel()  # what was submitted before it
+            job.cancel()  # the texts that were submitted
             if isinstance(error, Usage):
                 raise Refused(400, str(error), param="prompt") from error
             raise engine_is_dead(error) from error
@@ -82,26 +86,26 @@ class Batch:
         return job
 
     def seconds_to_wait(self) -> int:
-        """Return a guess of when a slot is free, in whole seconds."""
+        """Estimate when a slot will be free, in whole seconds."""
         rounds = max(1.0, self.open / self.generator.ready.slots)
         return max(1, min(MOST_SECONDS_TO_WAIT, ceil(self._seconds * rounds)))
 
     def cancel_all(self, why: str) -> None:
-        """End everything that is being written, with an error."""
+        """End all texts with an error."""
         for job in list(self._jobs):
             for index in sorted(job.missing):
                 job.put(index, End("error", message=why))
             job.cancel()
 
     def _deliver(self, job: Job, index: int, event: Token | End) -> None:
-        """Take an event in the engine's thread; one call into the loop carries many."""
+        """Queue an event in the engine's thread; one call into the loop handles many."""
         self._inbox.append((job, index, event))
         if not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._sort)
 
     def _sort(self) -> None:
-        """Hand what has come to the jobs."""
+        """Hand the queued events to their jobs."""
         self._woken = False
         while self._inbox:
             job, index, event = self._inbox.popleft()
@@ -126,16 +130,16 @@ class Job:
     """The texts of one request.
 
     Attributes:
-        count: how many there are.
-        names: what the engine calls them.
-        began: when they were asked for, by the monotonic clock.
-        started: when the first token of each came, by the monotonic clock.
-        ended: those that the engine has ended.
-        missing: those whose end has not been told yet.
+        count: number of texts.
+        names: their names in the engine.
+        began: when they were submitted (monotonic clock).
+        started: when the first token of each came (monotonic clock), by index.
+        ended: texts that the engine has ended.
+        missing: texts whose end has not been put.
     """
 
-    def __init__(self, batch: Batch, count: int) -> None:
-        """Expect the events of ``count`` texts."""
+    def __init__(self, batch: EngineBatch, count: int) -> None:
+        """Wait for the events of ``count`` texts."""
         self.count = count
         self.names: list[str] = []
         self.began = time.monotonic()
@@ -143,12 +147,12 @@ class Job:
         self.ended: set[int] = set()
         self.missing = set(range(count))
         self._batch = batch
-        self._events: list[Told] = []
+        self._events: list[IndexedEvent] = []
         self._came = asyncio.Event()
         self._all = asyncio.Event()
 
     def put(self, index: int, event: Token | End) -> None:
-        """Add an event for :meth:`next`; nothing is added to what was told to be at its end."""
+        """Add an event for :meth:`next`; events after the end of a text are dropped."""
         if index in self.missing:
             if isinstance(event, End):
                 self.missing.discard(index)
@@ -157,27 +161,27 @@ class Job:
             self._events.append((index, event))
             self._came.set()
 
-    async def next(self) -> list[Told]:
-        """Wait for events and return all there are: many at once where the reader is slow."""
+    async def next(self) -> list[IndexedEvent]:
+        """Wait for events and return all that have come."""
         await self._came.wait()
         self._came.clear()
         events, self._events = self._events, []
         return events
 
     async def rest(self, seconds: float) -> None:
-        """Let events gather for a time; no longer than until all texts have ended."""
+        """Wait until all texts have ended, at most ``seconds``."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._all.wait()
 
     def finish(self, index: int) -> None:
-        """Want no more of one text: a stop string has come."""
+        """Cancel one text, after a stop string."""
         if index in self.missing:
             self.missing.discard(index)
             self._batch.generator.cancel(self.names[index])
 
     def cancel(self) -> None:
-        """Want no more of any: free the slots. What has ended is left alone."""
+        """Cancel all texts that have not ended."""
         self.missing.clear()
         for index, name in enumerate(self.names):
             if index not in self.ended:
@@ -185,5 +189,5 @@ class Job:
 
 
 def engine_is_dead(why: LlmcError) -> Refused:
-    """Return the refusal of everything once the engine has ended."""
+    """Return the refusal of a request after the engine has ended."""
     return Refused(503, f"The engine has ended: {why}", kind=BROKEN, code="engine_dead")

@@ -1,4 +1,4 @@
-"""One text of an answer: tokens in, text and log probabilities out, in OpenAI's shape."""
+"""One choice of an answer: from the engine's events to OpenAI's fields."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from functools import lru_cache
 from typing import Any
 
 from llmc.engine.protocol import End, Token
-from llmc.sample.streaming import Piece, TextStream
+from llmc.sample.streaming import TextPiece, TextStream
 from llmc.serve.refusals import BROKEN, Refused
 from llmc.tokens.tokenizer import Tokenizer
 
-Spell = Callable[[int], str]
+Speller = Callable[[int], str]
 
 
-class Choice:
-    """A text while it is written.
+class ChoiceWriter:
+    """A choice while it is written.
 
     Attributes:
-        reason: why it has ended, ``length`` or ``stop``; None while it has not.
-        tokens: how many were written.
+        reason: ``length`` or ``stop`` once the text has ended, None before.
+        tokens: tokens written so far.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Choice:
         tokenizer: Tokenizer,
         stops: Sequence[str],
         *,
-        spell: Spell,
+        spell: Speller,
         eot: int,
         logprobs: int | None,
         echo: str = "",
@@ -35,12 +35,12 @@ class Choice:
         """Begin a text.
 
         Args:
-            tokenizer: what the ids mean.
-            stops: strings before which it ends.
+            tokenizer: the tokenizer of the ids.
+            stops: strings that end the text and are not part of it.
             spell: :func:`speller` of the tokenizer.
-            eot: the token that ends it, and is not part of it.
-            logprobs: alternatives to tell per token; None: no log probabilities at all.
-            echo: what it begins with.
+            eot: the token that ends the text and is not part of it.
+            logprobs: alternatives per token; None: no log probabilities.
+            echo: the beginning of the text.
         """
         self.reason: str | None = None
         self.tokens = 0
@@ -48,13 +48,13 @@ class Choice:
         self._spell = spell
         self._eot = eot
         self._alternatives = logprobs
-        self._waiting: dict[int, Token] = {}  # by place; not part of the text yet
+        self._waiting: dict[int, Token] = {}  # by position; not part of the text yet
         self._text = echo
         self._offset = len(echo)
-        self._told: list[tuple[Token, int]] = []
+        self._done: list[tuple[Token, int]] = []
 
     def take(self, event: Token | End) -> None:
-        """Take in an event.
+        """Handle an event.
 
         Raises:
             Refused: the engine failed.
@@ -75,41 +75,40 @@ class Choice:
             self.reason = "stop" if self._stream.stopped is not None else event.reason
 
     def flush(self) -> tuple[str, dict[str, Any] | None]:
-        """Return the text since the last time, and the log probabilities of its tokens."""
+        """Return the text since the last call, and the log probabilities of its tokens."""
         text, self._text = self._text, ""
-        told, self._told = self._told, []
-        return text, self._logprobs(told) if self._alternatives is not None else None
+        done, self._done = self._done, []
+        return text, self._logprobs(done) if self._alternatives is not None else None
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something to flush."""
-        return bool(self._text or self._told)
+        """Whether :meth:`flush` would return anything."""
+        return bool(self._text or self._done)
 
-    def _add(self, pieces: list[Piece]) -> None:
+    def _add(self, pieces: list[TextPiece]) -> None:
         for piece in pieces:
-            # A character that came to nothing comes as a second piece of the same token.
+            # A token with an incomplete last character comes as two pieces.
             if (token := self._waiting.pop(piece.place, None)) is not None:
-                self._told.append((token, self._offset))
+                self._done.append((token, self._offset))
             self._text += piece.text
             self._offset += len(piece.text)
 
-    def _logprobs(self, told: list[tuple[Token, int]]) -> dict[str, Any]:
-        wanted = self._alternatives
+    def _logprobs(self, done: list[tuple[Token, int]]) -> dict[str, Any]:
         return {
-            "tokens": [self._spell(token.token) for token, _ in told],
-            "token_logprobs": [token.logprob for token, _ in told],
-            "top_logprobs": [self._top(token) for token, _ in told] if wanted else None,
-            "text_offset": [offset for _, offset in told],
+            "tokens": [self._spell(token.token) for token, _ in done],
+            "token_logprobs": [token.logprob for token, _ in done],
+            "top_logprobs": [self._top(token) for token, _ in done] if self._alternatives else None,
+            "text_offset": [offset for _, offset in done],
         }
 
     def _top(self, token: Token) -> dict[str, float]:
-        """Return the alternatives, the likeliest first, and the token itself where it is none."""
-        told = {self._spell(other): logprob for other, logprob in token.top}
-        return told | {self._spell(token.token): token.logprob}
+        """Return the alternatives, most likely first, and the token itself if it is not one."""
+        top = {self._spell(other): logprob for other, logprob in token.top}
+        return top | {self._spell(token.token): token.logprob}
 
 
-def speller(tokenizer: Tokenizer) -> Spell:
-    """Return what spells single tokens: those that are no text by their bytes, as OpenAI does."""
+def speller(tokenizer: Tokenizer) -> Speller:
+    """Return a function that spells a token, by its bytes if it is not UTF-8, as OpenAI does."""
 
     @lru_cache(maxsize=1 << 16)
     def spell(token: int) -> str:

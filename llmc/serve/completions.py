@@ -1,4 +1,4 @@
-"""Answers to requests for completions, at once or as they are made."""
+"""Answers to requests for completions, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -14,26 +14,40 @@ from starlette.types import Receive, Scope, Send
 
 from llmc.config import SampleConfig
 from llmc.engine.protocol import NO_TOKEN, Request
-from llmc.serve.batch import Batch, Job
-from llmc.serve.choices import Choice, speller
-from llmc.serve.metrics import Metrics
-from llmc.serve.parameters import SEEDS, Limits, too_long
-from llmc.serve.refusals import Refused
-from llmc.serve.request import Completion
+from llmc.serve.batch import EngineBatch, Job
+from llmc.serve.choices import ChoiceWriter, speller
+from llmc.serve.metrics import ServerMetrics
+from llmc.serve.refusals import Refused, printable, too_long
+from llmc.serve.schema import CompletionRequest, RequestLimits
 from llmc.tokens.tokenizer import Tokenizer
 
-# Between two events of a stream: what nobody sees; each costs as much as several tokens.
+# The least time between two events of a stream. More events than a screen shows would cost as much
+# as several tokens each.
 EVENT_SECONDS = 1 / 60
-LONG_TEXT = 4096  # characters; what takes longer to encode does not hold up the others
+LONG_TEXT = 4096  # characters; longer prompts are tokenized in a thread
+SEEDS = 1 << 53  # seeds that the engine distinguishes
 
 
 class Completions:
-    """What writes: the model's name, its tokenizer, and the engine."""
+    """Turns requests into answers."""
 
     def __init__(
-        self, model: str, tokenizer: Tokenizer, limits: Limits, batch: Batch, metrics: Metrics
+        self,
+        model: str,
+        tokenizer: Tokenizer,
+        limits: RequestLimits,
+        batch: EngineBatch,
+        metrics: ServerMetrics,
     ) -> None:
-        """Answer by these."""
+        """Answer with one model.
+
+        Args:
+            model: its name.
+            tokenizer: its tokenizer.
+            limits: what one request may ask for.
+            batch: the engine.
+            metrics: the counters.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.limits = limits
@@ -42,15 +56,28 @@ class Completions:
         self._spell = speller(tokenizer)
         self._longest = max(map(len, tokenizer.ranks))
 
-    async def answer(self, asked: Completion) -> Response:
-        """Answer a request, or begin to.
+    async def answer(self, asked: CompletionRequest) -> Response:
+        """Answer a request; a stream begins with the first event.
 
         Raises:
             Refused: it cannot be answered.
         """
-        prompts = [await self._ids(prompt, asked.truncate) for prompt in asked.prompts]
+        if asked.model != self.model:
+            raise unknown_model(asked.model, self.model)
+        count = len(asked.prompts) * asked.n
+        if count > self.limits.choices:
+            raise Refused(
+                400,
+                f"{len(asked.prompts)} prompts × n = {asked.n} are {count} completions, and one "
+                f"request to this server may ask for {self.limits.choices}",
+                param="n",
+            )
+        prompts = [
+            await self._ids(prompt, asked.truncate_prompt_tokens) for prompt in asked.prompts
+        ]
+        seed = asked.seed if asked.seed is not None else secrets.randbelow(SEEDS)
         requests = [
-            self._request(asked, ids, index)
+            self._request(asked, ids, seed + index)
             for index, ids in enumerate(ids for ids in prompts for _ in range(asked.n))
         ]
         answer = Answer(self, asked, self.batch.submit(requests), sum(map(len, prompts)))
@@ -61,14 +88,14 @@ class Completions:
         finally:
             answer.leave()
 
-    def choices(self, asked: Completion) -> list[Choice]:
-        """Return the texts to be written, in the order of their indices."""
+    def choices(self, asked: CompletionRequest) -> list[ChoiceWriter]:
+        """Return a writer for each text, in the order of their indices."""
         return [
-            Choice(
+            ChoiceWriter(
                 self.tokenizer,
                 asked.stops,
                 spell=self._spell,
-                eot=NO_TOKEN if asked.ignore_eos else self.tokenizer.eot,
+                eot=self._eot(asked),
                 logprobs=asked.logprobs,
                 echo=self._text(prompt) if asked.echo else "",
             )
@@ -76,7 +103,10 @@ class Completions:
             for _ in range(asked.n)
         ]
 
-    def _request(self, asked: Completion, ids: list[int], index: int) -> Request:
+    def _eot(self, asked: CompletionRequest) -> int:
+        return NO_TOKEN if asked.ignore_eos else self.tokenizer.eot
+
+    def _request(self, asked: CompletionRequest, ids: list[int], seed: int) -> Request:
         settings = SampleConfig(
             tokens=asked.max_tokens,
             temperature=asked.temperature,
@@ -84,25 +114,26 @@ class Completions:
             top_p=asked.top_p,
             min_p=asked.min_p,
             repetition_penalty=asked.repetition_penalty,
-            seed=(asked.seed + index) % SEEDS,
+            seed=seed % SEEDS,
         )
-        eot = NO_TOKEN if asked.ignore_eos else self.tokenizer.eot
-        return Request(ids, settings, eot=eot, logprobs=asked.logprobs or 0)
+        return Request(ids, settings, eot=self._eot(asked), logprobs=asked.logprobs or 0)
 
     async def _ids(self, prompt: str | list[int], truncate: int | None) -> list[int]:
-        """Return a prompt's ids; of an empty one, the end of the document before it.
+        """Return a prompt's ids; end-of-text for an empty one.
 
         Raises:
             Refused: it is longer than the context.
         """
-        if isinstance(prompt, list):
-            return prompt[-truncate:] if truncate is not None else prompt
         most = self.limits.positions - 1
-        characters = most * self._longest  # no token has more characters than bytes
+        if isinstance(prompt, list):
+            if len(prompt) > most:
+                raise too_long(str(len(prompt)), most)
+            return prompt[-truncate:] if truncate is not None else prompt
+        characters = most * self._longest  # a token has at least as many bytes as characters
         if truncate is not None:
             prompt = prompt[-characters:]
         if len(prompt) > characters:
-            raise too_long(f"{len(prompt)} characters, which no {most} tokens can spell", most)
+            raise too_long(f"{len(prompt)} characters, more than {most} tokens have", most)
         if len(prompt) > LONG_TEXT:
             ids = await asyncio.to_thread(self.tokenizer.encode, prompt)
         else:
@@ -119,26 +150,38 @@ class Completions:
         return self.tokenizer.detokenize(prompt).decode(errors="replace")
 
 
-class Answer:
-    """The answer to one request while it is made."""
+def unknown_model(name: str, served: str) -> Refused:
+    """Return the refusal of a request for another model."""
+    return Refused(
+        404,
+        f"The model '{printable(name)}' does not exist: this server has '{served}'",
+        code="model_not_found",
+        param="model",
+    )
 
-    def __init__(self, room: Completions, asked: Completion, job: Job, prompt_tokens: int) -> None:
+
+class Answer:
+    """The answer to one request while it is written."""
+
+    def __init__(
+        self, completions: Completions, asked: CompletionRequest, job: Job, prompt_tokens: int
+    ) -> None:
         """Answer ``asked`` from the events of ``job``."""
-        self._room = room
+        self._metrics = completions.metrics
         self._asked = asked
         self._job = job
-        self._choices = room.choices(asked)
+        self._choices = completions.choices(asked)
         self._prompt_tokens = prompt_tokens
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": room.model,
+            "model": completions.model,
         }
         self._left = False
 
     async def whole(self) -> dict[str, Any]:
-        """Return the answer once all of it is there.
+        """Return the answer once all texts have ended.
 
         Raises:
             Refused: the engine failed.
@@ -152,8 +195,9 @@ class Answer:
         return {**self._head, "choices": parts, "usage": self._usage()}
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the answer as server-sent events, each with what has come since the last."""
-        more = {"usage": None} if self._asked.usage else {}
+        """Yield the answer as server-sent events, each with the text since the last one."""
+        with_usage = bool(self._asked.stream_options.include_usage)
+        more = {"usage": None} if with_usage else {}
         try:
             async for changed in self._changes():
                 for index in changed:
@@ -165,21 +209,21 @@ class Answer:
         except Refused as error:
             yield _event(error.body)
             return
-        if self._asked.usage:
+        if with_usage:
             yield _event({**self._head, "choices": [], "usage": self._usage()})
         yield b"data: [DONE]\n\n"
 
     def leave(self) -> None:
-        """Let go of what is not needed any more: nobody listens, or all is told."""
+        """Cancel what is still being written, and count the tokens."""
         if not self._left:
             self._left = True
             self._job.cancel()
-            self._room.metrics.completed(
+            self._metrics.completed(
                 self._prompt_tokens, sum(choice.tokens for choice in self._choices)
             )
 
     async def _changes(self) -> AsyncIterator[list[int]]:
-        """Take in events until all texts have ended; yield the indices of those that changed."""
+        """Handle events until all texts have ended; yield the indices of those that changed."""
         open_choices = set(range(len(self._choices)))
         first = True
         while open_choices:
@@ -187,7 +231,7 @@ class Answer:
             for index, event in await self._job.next():
                 if first:
                     first = False
-                    self._room.metrics.began(time.monotonic() - self._job.began)
+                    self._metrics.began(time.monotonic() - self._job.began)
                 if index not in open_choices:
                     continue
                 self._choices[index].take(event)
@@ -213,7 +257,7 @@ class Answer:
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events; whoever leaves frees the slots."""
+    """Server-sent events; a client that disconnects frees its slots."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""A connection that does not wait for ever: for a request's head, or for somebody to read."""
+"""An HTTP connection with timeouts: for a request's head, and for a client that does not read."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ STALLED_SECONDS = 30.0
 
 
 class Connection(H11Protocol):
-    """Uvicorn's, with a time for every wait that a client could make last."""
+    """Uvicorn's connection, with a timeout for every wait that a client can prolong."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Begin without any timer."""
+        """Start without timers."""
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect the head of a request."""
+        """Start the timer for a request's head."""
         super().connection_made(transport)
-        # Whatever is not sent at once counts as not read.
+        # Data that is not sent at once counts as unread.
         transport.set_write_buffer_limits(high=0)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Expect nothing more."""
+        """Stop the timers."""
         self._stop_head_timer()
         self._stop_stall_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take in bytes; a head that has begun must come to its end."""
+        """Receive bytes; a head that has begun must be completed in time."""
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop_head_timer()
@@ -43,13 +43,13 @@ class Connection(H11Protocol):
             self._expect_head()
 
     def pause_writing(self) -> None:
-        """Give the client a time to read on."""
+        """Start the timer for a client that does not read."""
         super().pause_writing()
         if self._stall_timer is None:
             self._stall_timer = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """All was read."""
+        """Stop the timer: everything was read."""
         self._stop_stall_timer()
         super().resume_writing()
 
@@ -57,7 +57,7 @@ class Connection(H11Protocol):
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._headless)
 
     def _headless(self) -> None:
-        """Answer a head that never came to its end, if any began, and close."""
+        """Close the connection; answer 408 if a head has begun."""
         self._head_timer = None
         if self.transport.is_closing():
             return

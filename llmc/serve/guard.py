@@ -1,4 +1,4 @@
-"""Who may ask: this machine's own programs, or whoever has the key; and how much they may send."""
+"""Which requests are answered: from this machine, or with the key; and how large they may be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
 
 from llmc.errors import Usage
 from llmc.serve.refusals import BUSY, Refused
@@ -19,7 +19,7 @@ KEY_VARIABLE = "LLMC_API_KEY"
 SHORTEST_KEY = 16
 MOST_BODY_BYTES = 1 << 20
 BODY_SECONDS = 20.0
-# What may be had without the key: it tells nothing of what the server writes.
+# Paths that need no key.
 OPEN = ("/", "/health", "/openapi.json")
 
 
@@ -28,29 +28,29 @@ class Guard:
     """The rules of one server.
 
     Attributes:
-        host: the name or address it listens on.
-        key: what ``Authorization: Bearer`` must bring; None: nothing.
+        host: the name or address the server listens on.
+        key: the key required in ``Authorization: Bearer``; None: no key.
     """
 
     host: str
     key: str | None
 
     def check(self, path: str, headers: Headers) -> None:
-        """Let a request pass by its head alone.
+        """Check a request by its path and headers.
 
-        Without a key, whoever can reach this machine's own address may ask, and a web page that a
-        browser here has open can: by a name of its own that leads here (Host tells), or from
-        another origin (Origin tells). With one, no page knows it.
+        Without a key the server listens on this machine only, but a web page in a browser here
+        could still reach it: by a name of its own that resolves here (DNS rebinding; checked by
+        Host) or from another origin (checked by Origin). With a key neither can.
 
         Raises:
-            Refused: it may not pass.
+            Refused: the request is not allowed.
         """
         if self.key is None:
             name = host_name(headers.get("host", ""))
             if not (is_loopback(name) or name == self.host.lower()):
                 raise Refused(
                     421,
-                    "This server answers only by the name of this machine, such as localhost",
+                    "This server answers only to names of this machine, such as localhost",
                     code="wrong_host",
                 )
             origin = headers.get("origin")
@@ -69,17 +69,17 @@ class Guard:
     def _is_key(self, authorization: str) -> bool:
         scheme, _, key = authorization.partition(" ")
         expected = (self.key or "").encode()
-        # In a time that does not tell how much of it was right.
+        # In constant time, which reveals nothing of the key.
         return scheme.lower() == "bearer" and hmac.compare_digest(
             key.strip().encode(errors="surrogateescape"), expected
         )
 
 
 def guard_for(host: str) -> Guard:
-    """Return the rules for an address to listen on; the key is in the environment.
+    """Return the rules for an address to listen on, with the key from the environment.
 
     Raises:
-        Usage: other machines could reach it and there is no key, or the key is none.
+        Usage: other machines could connect and there is no key, or the key is not usable.
     """
     key = os.environ.get(KEY_VARIABLE)
     if key is None and not is_loopback(host):
@@ -96,7 +96,7 @@ def guard_for(host: str) -> Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach an address, going by the name."""
+    """Return whether a name or address is reachable only from this machine."""
     if host.lower() in ("localhost", "localhost."):
         return True
     try:
@@ -106,41 +106,58 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(host: str) -> str:
-    """Return the name in a Host header, without port and brackets."""
+    """Return the name in a Host header, without port or brackets."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]*)(:\d*)?", host)
     return match[1].strip("[]").lower() if match else ""
 
 
-async def read_body(request: Request) -> bytes:
-    """Return a request's body, which must be JSON.
+def limited(receive: Receive, headers: Headers) -> Receive:
+    """Return ``receive`` with limits on a request's body: JSON, of limited size and duration.
+
+    The function it returns raises :class:`Refused` as soon as a limit is exceeded.
+    """
+    deadline: float | None = None
+    size, complete = 0, False
+
+    async def receive_limited() -> Message:
+        nonlocal deadline, size, complete
+        if complete:
+            return await receive()
+        if deadline is None:
+            _check_head(headers)
+            deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError as error:
+            raise Refused(
+                408,
+                f"The body did not arrive within {BODY_SECONDS:g} seconds",
+                kind=BUSY,
+                headers={"Connection": "close"},
+            ) from error
+        size += len(message.get("body", b""))
+        if size > MOST_BODY_BYTES:
+            raise _too_large()
+        complete = not message.get("more_body", False)
+        return message
+
+    return receive_limited
+
+
+def _check_head(headers: Headers) -> None:
+    """Check what a request's headers announce about its body.
 
     Raises:
-        Refused: it is called something else, is too large, or comes too slowly.
+        Refused: it is not JSON, or too large.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        # A page of another origin cannot send this without asking first, and is not answered.
+        # A browser asks before it sends this from a page of another origin, and gets no permission.
         raise Refused(415, "Send the request as 'Content-Type: application/json'")
-    body = bytearray()
-    announced = request.headers.get("content-length", "")
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            if announced.isdecimal() and int(announced) > MOST_BODY_BYTES:
-                raise _too_large()
-            async for piece in request.stream():
-                body += piece
-                if len(body) > MOST_BODY_BYTES:
-                    raise _too_large()
-    except ClientDisconnect as error:
-        raise Refused(400, "The body broke off") from error
-    except TimeoutError as error:
-        raise Refused(
-            408,
-            f"The body did not come within {BODY_SECONDS:g} seconds",
-            kind=BUSY,
-            headers={"Connection": "close"},
-        ) from error
-    return bytes(body)
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MOST_BODY_BYTES:
+        raise _too_large()
 
 
 def _too_large() -> Refused:

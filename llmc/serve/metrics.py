@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it."""
+"""Counters of the server, in Prometheus's format."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from prometheus_client import (
     generate_latest,
 )
 
-from llmc.serve.batch import Batch
+from llmc.serve.batch import EngineBatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-class Metrics:
+class ServerMetrics:
     """The counters of one server."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
-        disable_created_metrics()  # type: ignore[no-untyped-call] # a time beside every number
+        """Start at zero."""
+        disable_created_metrics()  # type: ignore[no-untyped-call] # creation times
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "llmc_http_requests",
@@ -52,21 +52,25 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)
 
-    def watch(self, batch: Batch) -> None:
-        """Tell of the engine too."""
+    def watch(self, batch: EngineBatch) -> None:
+        """Add gauges for the engine."""
         ready = batch.generator.ready
         for name, text, value in (
-            ("llmc_engine_up", "1 while the engine lives.", lambda: batch.failure is None),
+            ("llmc_engine_up", "1 while the engine runs.", lambda: batch.failure is None),
             ("llmc_engine_slots", "Completions written at a time.", lambda: ready.slots),
-            ("llmc_engine_memory_bytes", "What the engine took.", lambda: ready.memory_bytes),
-            ("llmc_completions_running", "Being written.", lambda: batch.running),
-            ("llmc_completions_waiting", "Not begun.", lambda: batch.open - batch.running),
-            ("llmc_completions_capacity", "Slots and places to wait.", lambda: batch.capacity),
+            ("llmc_engine_memory_bytes", "Memory of the engine.", lambda: ready.memory_bytes),
+            ("llmc_completions_running", "Completions being written.", lambda: batch.running),
+            (
+                "llmc_completions_waiting",
+                "Completions in the queue.",
+                lambda: batch.open - batch.running,
+            ),
+            ("llmc_completions_capacity", "Completions that may be open.", lambda: batch.capacity),
         ):
             Gauge(name, text, registry=self.registry).set_function(value)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """Count a request; ``route`` is one of few, never what a client made up."""
+        """Count a request; ``route`` is one of the server's routes, never a client's text."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
@@ -80,5 +84,5 @@ class Metrics:
         self._completion_tokens.inc(written)
 
     def text(self) -> bytes:
-        """Return all of it in Prometheus's text format."""
+        """Return all counters in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""The page at /: one file, and the policy under which a browser shows it."""
+"""The page at /: one HTML file, and its content security policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def page() -> HTMLResponse:
-    """Return the page. Its own script and style may run, by their hashes; nothing else may load."""
+    """Return the page. Its policy allows its own script and style by their hashes, nothing else."""
     text = (files("llmc.serve") / TEMPLATE).read_text(encoding="utf-8")
     sources = {"script": "", "style": ""}
     for kind, inline in INLINE.findall(text):

@@ -1,22 +1,19 @@
-"""Why a request is refused, in the shape of OpenAI's errors."""
+"""Refused requests, in the shape of OpenAI's errors."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 INVALID, BUSY, BROKEN = "invalid_request_error", "rate_limit_error", "server_error"
 
 
-class Refused(Exception):
-    """A request that is not answered as it wished.
+class Refused(HTTPException):
+    """A request that is answered with an error.
 
     Attributes:
-        status: the HTTP status.
-        message: what is wrong, one sentence.
-        kind: OpenAI's ``type``.
-        code: a word for programs, if there is one.
-        param: which parameter is at fault, if it is one.
-        headers: sent with the answer.
+        body: the error as OpenAI's clients expect it.
     """
 
     def __init__(
@@ -29,28 +26,37 @@ class Refused(Exception):
         param: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Say why."""
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.kind = kind
-        self.code = code
-        self.param = param
-        self.headers = headers or {}
+        """Refuse a request.
 
-    @property
-    def body(self) -> dict[str, Any]:
-        """The error as JSON's objects."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        Args:
+            status: the HTTP status.
+            message: what is wrong, in one sentence.
+            kind: OpenAI's ``type``.
+            code: a word for programs.
+            param: the parameter at fault.
+            headers: headers of the answer.
+        """
+        super().__init__(status, message, headers)
+        error = {"message": message, "type": kind, "param": param, "code": code}
+        self.body: dict[str, Any] = {"error": error}
 
 
-def shown(text: str) -> str:
-    """Return the beginning of what a client sent, fit to be printed."""
+def printable(text: str) -> str:
+    """Return the beginning of a client's text without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:120])
+
+
+def too_long(count: str, most: int) -> Refused:
+    """Return the refusal of a prompt that does not fit the model's context.
+
+    Args:
+        count: its length in words.
+        most: tokens that a prompt may have.
+    """
+    return Refused(
+        400,
+        f"This model's context is {most + 1} tokens and one of them is the answer's: a prompt may "
+        f"have {most}, and this one has {count}",
+        code="context_length_exceeded",
+        param="prompt",
+    )

@@ -1,4 +1,4 @@
-"""The server's life: it listens, says so, answers, and ends in peace."""
+"""Start, run and stop the server."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from starlette.types import ASGIApp
 from llmc.engine.generator import Generator
 from llmc.errors import Interrupted, Usage
 from llmc.serve.app import Log, make_app
-from llmc.serve.batch import Batch
+from llmc.serve.batch import EngineBatch
 from llmc.serve.completions import Completions
 from llmc.serve.connection import Connection
 from llmc.serve.guard import Guard
-from llmc.serve.metrics import Metrics
-from llmc.serve.parameters import MAX_CHOICES, Limits
-from llmc.serve.subject import Subject
+from llmc.serve.metrics import ServerMetrics
+from llmc.serve.schema import MAX_CHOICES, RequestLimits
+from llmc.serve.served import ServedModel
 
-GRACE_SECONDS = 30.0  # for what is being written when the server is told to end
-FORCED_SECONDS = 5.0  # more, for the answers to be read
+GRACE_SECONDS = 30.0  # for running completions when the server stops
+FORCED_SECONDS = 5.0  # more, for clients to read the answers
 MOST_CONNECTIONS = 512
 ENDING = "the server is shutting down"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How much the server takes on.
+class ServerSettings:
+    """Limits of the server.
 
     Attributes:
-        queue: completions that may wait beyond the engine's slots.
-        max_tokens: that a completion may ask for.
+        queue: completions that may wait for a slot.
+        max_tokens: tokens per completion.
     """
 
     queue: int
@@ -44,14 +44,14 @@ class Settings:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address; it does not accept yet.
+    """Return a socket bound to an address, not accepting yet.
 
     Raises:
-        Usage: it is no address of this machine, or somebody else has the port.
+        Usage: it is not an address of this machine, or the port is taken.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # A name may be an address of both kinds; whoever types it tries the older kind at least.
+        # A name may have addresses of both families; clients try IPv4 at least.
         family, kind, protocol, _, address = min(found, key=lambda each: each[0])
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -65,7 +65,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address_of(bound: socket.socket, host: str) -> str:
-    """Return the address to type into a browser on this machine."""
+    """Return the address for a browser on this machine."""
     port = bound.getsockname()[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
@@ -74,37 +74,37 @@ def address_of(bound: socket.socket, host: str) -> str:
 def serve(
     bound: socket.socket,
     generator: Generator,
-    subject: Subject,
+    served: ServedModel,
     guard: Guard,
-    settings: Settings,
+    settings: ServerSettings,
     *,
     ready: Callable[[], object],
     say: Log,
     log: Log,
 ) -> None:
-    """Answer requests until a signal comes; then finish what is being written, and return.
+    """Answer requests until a signal comes, then finish the running completions.
 
     Args:
-        bound: where to listen.
+        bound: the socket to listen on.
         generator: the engine, started.
-        subject: what is served.
-        guard: who may ask.
-        settings: how much is taken on.
+        served: the model.
+        guard: decides which requests are answered.
+        settings: the limits.
         ready: called once requests are answered.
-        say: told what the person at the terminal should know.
-        log: told of every answer.
+        say: takes messages for the terminal.
+        log: takes a line for each answer.
 
     Raises:
-        LlmcError: the engine died; requests were refused until the signal came.
-        Interrupted: the signal was Ctrl-C's.
+        LlmcError: the engine ended before the signal.
+        Interrupted: the signal was Ctrl-C.
     """
     signals: list[int] = []
-    # Of clients that leave while they are answered, asyncio warns; here that is no news.
+    # asyncio warns about clients that disconnect early; here that is normal.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
     async def run() -> None:
-        batch = Batch(generator, settings.queue)
-        app = _app(batch, subject, guard, settings, log)
+        batch = EngineBatch(generator, settings.queue)
+        app = _app(batch, served, guard, settings, log)
         await _Server(_config(app), batch, ready, say, signals).serve(sockets=[bound])
 
     asyncio.run(run())
@@ -114,18 +114,20 @@ def serve(
         raise Interrupted("stopped by Ctrl-C")
 
 
-def _app(batch: Batch, subject: Subject, guard: Guard, settings: Settings, log: Log) -> ASGIApp:
-    metrics = Metrics()
+def _app(
+    batch: EngineBatch, served: ServedModel, guard: Guard, settings: ServerSettings, log: Log
+) -> ASGIApp:
+    metrics = ServerMetrics()
     metrics.watch(batch)
     ready = batch.generator.ready
-    limits = Limits(
+    limits = RequestLimits(
         positions=ready.positions,
         vocab_size=ready.vocab_size,
         max_tokens=settings.max_tokens,
         choices=min(batch.capacity, MAX_CHOICES),
     )
-    completions = Completions(subject.name, subject.tokenizer, limits, batch, metrics)
-    return make_app(subject, completions, guard, metrics, log)
+    completions = Completions(served.name, served.tokenizer, limits, batch, metrics)
+    return make_app(served, completions, guard, metrics, log)
 
 
 def _config(app: ASGIApp) -> uvicorn.Config:
@@ -146,12 +148,12 @@ def _config(app: ASGIApp) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's, which also minds the engine, and leaves the signals' meaning to the caller."""
+    """Uvicorn's server, which also watches the engine and handles signals in its own way."""
 
     def __init__(
         self,
         config: uvicorn.Config,
-        batch: Batch,
+        batch: EngineBatch,
         ready: Callable[[], object],
         say: Log,
         signals: list[int],
@@ -161,7 +163,7 @@ class _Server(uvicorn.Server):
         self._ready = ready
         self._say = say
         self._signals = signals
-        self._told_of_death = False
+        self._reported_failure = False
         self._hurried = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -171,7 +173,7 @@ class _Server(uvicorn.Server):
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal: the first to finish, a second Ctrl-C to cut short, a third to drop all."""
+        """Finish on the first signal, cancel on a second Ctrl-C, drop everything on a third."""
         self._signals.append(sig)
         if self._loop is not None and self.should_exit and not self._hurried:
             if sig == signal.SIGINT:
@@ -179,15 +181,15 @@ class _Server(uvicorn.Server):
                 self._loop.call_soon_threadsafe(self._batch.cancel_all, ENDING)
             return
         if self._hurried:
-            # What is dropped now would be told as a failure.
+            # Uvicorn would report what is dropped now as an error.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # they would be raised again in the end
+        self._captured_signals.clear()  # uvicorn would raise them again at the end
 
     async def on_tick(self, counter: int) -> bool:
-        if (dead := self._batch.failure) is not None and not self._told_of_death:
-            self._told_of_death = True
-            self._say(f"error: {dead}; requests are refused until this server is started again")
+        if (dead := self._batch.failure) is not None and not self._reported_failure:
+            self._reported_failure = True
+            self._say(f"error: {dead}; restart the server")
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -195,8 +197,8 @@ class _Server(uvicorn.Server):
         batch.draining = True
         if batch.open:
             self._say(
-                f"finishing what is being written (completions: {batch.open}), "
-                f"{GRACE_SECONDS:g} seconds at most; Ctrl-C ends at once"
+                f"finishing open completions ({batch.open}), at most {GRACE_SECONDS:g} seconds; "
+                "Ctrl-C ends at once"
             )
         late = asyncio.get_running_loop().call_later(GRACE_SECONDS, batch.cancel_all, ENDING)
         try:

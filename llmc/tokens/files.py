@@ -30,6 +30,7 @@ UINT16_VOCAB = 65536
 MAX_TOKENS = 2**32 - 1
 HASH_CHUNK = 1 << 20
 _AGAIN = "make it with 'llmc tokenize'"
+WIDTHS = {"uint16": 2, "int32": 4, "uint32": 4}  # bytes of a token
 HEADERLESS = {"uint16": "<u2", "int32": "<i4"}  # nanoGPT's, llm.c's first release's
 
 
@@ -112,7 +113,7 @@ class TokenLayout:
     @property
     def width(self) -> int:
         """The bytes of a token."""
-        return 2 if self.dtype == "uint16" else 4
+        return WIDTHS[self.dtype]
 
 
 def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[str]]:
@@ -169,7 +170,7 @@ def scan_headerless(path: Path, dtype: str, name: str = "it") -> tuple[TokenLayo
     Raises:
         OSError: the file cannot be read.
     """
-    size, width = path.stat().st_size, 2 if dtype == "uint16" else 4
+    size, width = path.stat().st_size, WIDTHS[dtype]
     problems = []
     if size % width:
         problems.append(

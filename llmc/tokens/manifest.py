@@ -275,6 +275,23 @@ def _mistyped(value: object, kind: type, prefix: str) -> list[str]:
     return problems
 
 
+def shards_of(split: object) -> list[Shard]:
+    """Return the token files in a manifest's ``train`` or ``val``, however damaged the rest is.
+
+    Format 1 has one table, format 2 a list. Entries that are not well-formed are left out;
+    :func:`load_manifest` refuses them.
+    """
+    found = []
+    for item in split if isinstance(split, list) else [split]:
+        if not isinstance(item, dict):
+            continue
+        file, tokens, sha256 = (item.get(key) for key in ("file", "tokens", "sha256"))
+        if isinstance(file, str) and type(tokens) is int and isinstance(sha256, str):
+            beside = file not in ("", "..") and "\0" not in file and Path(file).name == file
+            found += [Shard(file, tokens, sha256)] if beside else []
+    return found
+
+
 def verify(manifest: Manifest) -> None:
     """Hold the token files against the manifest: counts, sizes and the SHA-256 of the payloads.
 

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from llmc.paths import (
     unwritable,
     written_whole,
 )
-from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE
+from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, recorded_tokenizer
+from llmc.weights.lookup import tokenizer_of
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
@@ -157,6 +158,39 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
             + similar_run(workspace, name)
         )
     return folder
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """A checkpoint, and the folder of the run that saved it; None for a file outside a run."""
+
+    file: Path
+    run: Path | None
+
+    def tokenizer(self, workspace: Workspace) -> Tokenizer | None:
+        """Return the tokenizer of the model, recorded in the run or found; None if unknown."""
+        recorded = recorded_tokenizer(self.run) if self.run is not None else None
+        return recorded or tokenizer_of(workspace, self.file)
+
+
+def find_checkpoint(workspace: Workspace, target: str | Path | None) -> FoundCheckpoint:
+    """Return the checkpoint of a run, named or by its folder, or a file; of the newest run if None.
+
+    Raises:
+        MissingOutput: there is none.
+    """
+    if target is None:
+        run = find_run(workspace, None)
+        return FoundCheckpoint(run / CHECKPOINT, run)
+    for run in (workspace.runs / target, Path(target)):
+        if (run / CHECKPOINT).is_file():
+            return FoundCheckpoint(run / CHECKPOINT, run)
+    if not Path(target).is_file():
+        raise MissingOutput(
+            f"there is no run and no checkpoint '{target}': train one with 'llmc train', "
+            "or make one with 'llmc export-weights'" + similar_run(workspace, str(target))
+        )
+    return FoundCheckpoint(Path(target), None)
 
 
 def similar_run(workspace: Workspace, name: str) -> str:

@@ -78,7 +78,7 @@ def begin_anew(
     """
     preset = load_preset(config) if config is not None else Preset()
     settings = settings_of(preset, given)
-    dataset = find_data(here, *data)
+    dataset = find_data(here.workspace, *data)
     start = find_model(here, model, dataset)
     folder = new_run(here.workspace, run, dataset.name)
     return Beginning(folder, preset, settings, dataset, start)

@@ -48,6 +48,11 @@ class Metrics:
         return [float(event.get(name, math.nan)) for event in self.train]
 
     @property
+    def done(self) -> int:
+        """How many updates were made; steps count from 0."""
+        return int(self.train[-1]["step"]) + 1 if self.train else 0
+
+    @property
     def train_losses(self) -> list[tuple[int, float]]:
         """(step, training loss) pairs."""
         return [(event["step"], float(event["train_loss"])) for event in self.train]

@@ -221,7 +221,9 @@ def recorded_data(
     moved, moved_val = data
     try:
         found = find_data(
-            here, moved or root / record["data"], moved_val or (None if moved else recorded)
+            here.workspace,
+            moved or root / record["data"],
+            moved_val or (None if moved else recorded),
         )
     except MissingOutput as error:
         raise MissingOutput(f"{error}; data that was moved is named with --data") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput
+from llmc.paths import Workspace
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
@@ -42,14 +43,14 @@ class Data:
         return self.tokenizer.detokenize(known).decode(errors="replace")
 
 
-def find_data(here: Context, data: Path | None, val_data: Path | None) -> Data:
+def find_data(workspace: Workspace, data: Path | None, val_data: Path | None) -> Data:
     """Return the dataset that the flags name, or the one prepared last, its files verified.
 
     Raises:
         MissingOutput: there is none.
         BadData: it is not what its manifest says.
     """
-    path = data if data is not None else here.workspace.newest_dataset()
+    path = data if data is not None else workspace.newest_dataset()
     if not path.exists() and not token_files(path):
         raise MissingOutput(
             f"there is no {path}: make a dataset with 'llmc prepare NAME' or 'llmc tokenize PATH'"
@@ -129,7 +130,7 @@ def folder_of(data: Data) -> Path:
     return (token_files(data.train) or [data.train])[0].parent
 
 
-def check_match(here: Context, data: Data, path: Path, header: CheckpointHeader) -> None:
+def check_match(workspace: Workspace, data: Data, path: Path, header: CheckpointHeader) -> None:
     """Refuse data and a model that speak of different tokens.
 
     Raises:
@@ -138,7 +139,7 @@ def check_match(here: Context, data: Data, path: Path, header: CheckpointHeader)
     if data.manifest is None:
         return
     tokenizer = data.manifest.tokenizer
-    shown, folder = here.workspace.shown(path), here.workspace.shown(data.manifest.folder)
+    shown, folder = workspace.shown(path), workspace.shown(data.manifest.folder)
     advice = "prepare the data with the model's tokenizer, or choose another model"
     if header.tokenizer is not None and header.tokenizer.hex() != tokenizer.fingerprint:
         raise BadData(

@@ -1,6 +1,6 @@
-"""A GPT-2's weights in a file of whatever format: one tensor at a time, and how numbers are stored.
+"""The weights of a GPT-2 in a file of any format, and the number types of files.
 
-A reader maps what it is asked for and lets go of it, so that no model is ever whole in memory. The
+Readers map one tensor at a time, so that a whole model is never in memory. The
 names, shapes and orientation are llmc's (:func:`~llmc.model.tensor_shapes`): matrices
 are (out, in), and ``wte`` has its V rows, without padding.
 """
@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from llmc.errors import BadData
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.checkpoint import (
     BF16,
+    FINGERPRINT_BYTES,
     HEADER_BYTES,
     from_bf16,
     read_header,
@@ -31,24 +33,28 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-BLOCK_ELEMENTS = 1 << 22  # converted and written at a time
+BLOCK_ELEMENTS = 1 << 22  # values converted and written at a time
 UNSTACKED = ("wte", "wpe", "lnfw", "lnfb")
 
-# How a number is stored -> numpy's type for it; bfloat16 travels as its bits, Q8_0 as its bytes.
+# Type in a file -> NumPy's type; bfloat16 is read as bits, Q8_0 as bytes.
 STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "Q8_0": "<u1"}
-# As a person names it.
+# Type on the command line -> type in a file.
 KINDS = {"fp32": "F32", "bf16": "BF16", "f16": "F16", "q8_0": "Q8_0"}
 Q8_BLOCK, Q8_BYTES = 32, 34  # 32 weights share a float16 scale
 F16_MAX = 65504.0
 
 
+# The keys under which safetensors and GGUF files keep a model's origin.
+STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
+
+
 @dataclass(frozen=True)
 class Origin:
-    """What travels with weights from format to format.
+    """Facts that are kept when weights change their format.
 
     Attributes:
-        step: the training step they were saved at; 0 if not known.
-        val_loss: the validation loss then, if known.
+        step: the training step at which they were saved; 0 if not known.
+        val_loss: the validation loss at that step, if known.
         tokenizer: the 32 bytes of the tokenizer's fingerprint, if known.
     """
 
@@ -56,22 +62,35 @@ class Origin:
     val_loss: float | None = None
     tokenizer: bytes | None = None
 
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Origin:
+        """Return the origin in a file's metadata; values that llmc did not write are ignored."""
+        step, val_loss, tokenizer = 0, None, None
+        with suppress(KeyError, ValueError, TypeError):
+            step = max(0, int(metadata[STEP]))
+        with suppress(KeyError, ValueError, TypeError):
+            val_loss = float(metadata[VAL_LOSS])
+        with suppress(KeyError, ValueError, TypeError):
+            tokenizer = bytes.fromhex(metadata[TOKENIZER])
+        known = tokenizer is not None and len(tokenizer) == FINGERPRINT_BYTES
+        return cls(step, val_loss, tokenizer if known else None)
+
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor as it lies in a file.
+    """One tensor, as a file stores it.
 
     Attributes:
         kind: a key of ``STORED``.
-        values: memory-mapped, its first axis the outputs; of Q8_0 rows of whole blocks, 34 bytes
-            for 32 weights.
+        values: memory-mapped; the first axis is the outputs. Q8_0 has rows of whole blocks, 34
+            bytes for 32 weights.
     """
 
     kind: str
     values: NDArray[Any]
 
     def blocks(self) -> Iterator[Floats]:
-        """Yield it as float32, some rows at a time."""
+        """Yield the tensor as float32, some rows at a time."""
         width = math.prod(self.values.shape[1:])
         rows = max(1, BLOCK_ELEMENTS // max(1, width))
         for start in range(0, len(self.values), rows):
@@ -107,13 +126,13 @@ class TensorPlace:
 
 
 class Weights(ABC):
-    """A GPT-2 in a file. Opening one reads headers only and checks names, shapes and types.
+    """A GPT-2 in a file. Opening it reads only headers and checks names, shapes and types.
 
     Attributes:
-        path: the file that is named in errors.
+        path: the file, for messages.
         config: the model's shape.
-        origin: what the file says about where the weights come from.
-        notes: sentences about what a reader left out or changed.
+        origin: the step, loss and tokenizer recorded in the file.
+        notes: a sentence for each thing that the reader left out or changed.
     """
 
     path: Path
@@ -123,24 +142,24 @@ class Weights(ABC):
 
     @abstractmethod
     def stored(self, name: str, layer: int = 0) -> Stored:
-        """Return one tensor of one layer: (out, in) or (n,), of ``wte`` the V rows."""
+        """Return one tensor of one layer: (out, in) or (n,); ``wte`` has V rows."""
 
-    def verify(self) -> None:  # noqa: B027 -- nothing to compare is the common case
-        """Compare what only the data can tell: a checksum, a head that must equal the embedding.
+    def verify(self) -> None:  # noqa: B027 -- most formats have nothing to check
+        """Check the data: a checksum, or a head that must equal the embedding.
 
         Raises:
             BadData: they differ.
         """
 
     def read(self, name: str, layer: int = 0) -> Floats:
-        """Return one tensor of one layer as float32, memory-mapped where it lies as that."""
+        """Return one tensor of one layer as float32, memory-mapped if it is stored as float32."""
         stored = self.stored(name, layer)
         return decoded(stored.values, stored.kind)
 
     def slices(self) -> Iterator[tuple[str, Floats]]:
-        """Yield names and float32 arrays in the order of a checkpoint, as it takes them.
+        """Yield names and float32 arrays for :func:`~llmc.weights.checkpoint.write_checkpoint`.
 
-        A tensor comes as consecutive slices along its first axis: layers, or rows.
+        A tensor comes as consecutive slices along its first axis: layers or rows.
 
         Raises:
             BadData: see :meth:`verify`.
@@ -155,7 +174,7 @@ class Weights(ABC):
                     yield name, self.read(name, layer)[None]
 
     def tensors(self) -> Iterator[tuple[str, Floats]]:
-        """Yield names and whole float32 arrays, layers stacked; ``wte`` lacks its padding rows.
+        """Yield names and whole float32 arrays, layers stacked; ``wte`` has no padding rows.
 
         Raises:
             BadData: see :meth:`verify`.
@@ -171,6 +190,55 @@ class Weights(ABC):
             for layer in range(self.config.layers):
                 stacked[layer] = self.read(name, layer)
             yield name, stacked
+
+
+class TensorEntry(Protocol):
+    """The type and shape of a tensor in a file."""
+
+    @property
+    def dtype(self) -> str:
+        """The type, by its name in the format."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape as it is stored."""
+
+
+def check_tensors(
+    path: Path,
+    entries: Mapping[str, TensorEntry],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    optional: Collection[str],
+    readable: Collection[str],
+) -> None:
+    """Check that a file has the tensors of a GPT-2 and no others.
+
+    Args:
+        path: the file, for messages.
+        entries: the tensors of the file.
+        shapes: the shapes that they must have.
+        optional: names that may be missing.
+        readable: types that llmc reads.
+
+    Raises:
+        BadData: a tensor is missing, is unknown, or has another shape or type.
+    """
+    for name in shapes:
+        if name not in entries and name not in optional:
+            raise BadData(f"{path} has no tensor {name}: it is not a whole GPT-2")
+    for name, entry in entries.items():
+        if name not in shapes:
+            raise BadData(f"{path} has a tensor {name}, which a GPT-2 of its shape has not")
+        if entry.shape != shapes[name]:
+            raise BadData(
+                f"{path}: {name} has the shape {entry.shape}, not {shapes[name]}; "
+                "its configuration belongs to another model"
+            )
+        if entry.dtype not in readable:
+            raise BadData(
+                f"{path}: {name} is of type {entry.dtype}; llmc reads {', '.join(readable)}"
+            )
 
 
 class CheckpointModel(Weights):
@@ -207,7 +275,7 @@ class CheckpointModel(Weights):
         return Stored(kind, np.memmap(self.path, STORED[kind], "r", offset, shape))
 
     def verify(self) -> None:
-        """Compare the payload with the checksum, if the file has one.
+        """Compare the payload with the checksum, if there is one.
 
         Raises:
             BadData: they differ.
@@ -223,14 +291,14 @@ def same(one: Stored, other: Stored) -> bool:
 
 
 def stored_bytes(count: int, kind: str) -> int:
-    """Return how many bytes so many numbers take."""
+    """Return the bytes that ``count`` numbers take."""
     if kind == "Q8_0":
         return count // Q8_BLOCK * Q8_BYTES
     return count * {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}[kind]
 
 
 def decoded(values: NDArray[Any], kind: str) -> Floats:
-    """Return stored numbers as float32: exactly, but for F64, which is rounded."""
+    """Return stored numbers as float32; only F64 is rounded."""
     import numpy as np
 
     if kind == "BF16":
@@ -245,7 +313,7 @@ def decoded(values: NDArray[Any], kind: str) -> Floats:
 
 
 def encoded(values: Floats, kind: str) -> NDArray[Any]:
-    """Return float32 numbers as they are stored, rounded to the nearest, ties to even.
+    """Return float32 numbers in a file's type, rounded to nearest, ties to even.
 
     Raises:
         BadData: a number is too large for F16.
@@ -273,7 +341,7 @@ def encoded(values: Floats, kind: str) -> NDArray[Any]:
 
 
 def write_blocks(file: BinaryIO, blocks: Iterable[Floats], kind: str) -> None:
-    """Write a tensor's numbers, block after block.
+    """Write the numbers of a tensor, block by block.
 
     Raises:
         BadData: a number is too large for F16.

@@ -1,8 +1,8 @@
 """llm.c's model checkpoint: a header of 256 int32 and the tensors, nothing between.
 
-``native/files/format.h`` is the source of truth for the layout. llmc writes version 3 (fp32) and 5
-(bfloat16), with its extension of the header, and reads version 1 (fp32, unpadded) as well. A file
-with the extension is verified by its checksum; one without it, llm.c's own, still loads.
+``native/files/format.h`` is the source of truth for the layout. llmc writes versions 3 (fp32) and
+5 (bfloat16) with an extension of the header, and also reads version 1 (fp32, unpadded). The
+extension holds a checksum; files of llm.c, which lack it, load too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FINGERPRINT_BYTES = 32
 MODEL_INTS = struct.Struct("<8i")
 EXTENSION = struct.Struct("<IIIIIf32s")
 
-PIECE_ELEMENTS = 1 << 22  # converted, checksummed and written at a time
+PIECE_ELEMENTS = 1 << 22  # values converted, checksummed and written at a time
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class CheckpointHeader:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The tensors as they lie in the file: version 1 does not pad the vocabulary."""
+        """The shapes in the file: version 1 does not pad the vocabulary."""
         shapes = tensor_shapes(self.config)
         if self.version == FP32_UNPADDED:
             shapes["wte"] = (self.config.vocab_size, self.config.channels)
@@ -121,15 +121,15 @@ def write_checkpoint(
     Args:
         path: the file.
         config: the model's shape.
-        tensors: names and float32 arrays in the order of :func:`tensor_shapes`; taken one at a
-            time, so that a generator never holds the model twice. A tensor may come as consecutive
-            slices along its first axis. ``wte`` may lack its padding rows.
+        tensors: names and float32 arrays in the order of :func:`~llmc.model.tensor_shapes`, taken
+            one at a time. A tensor may come as consecutive slices along its first axis. ``wte``
+            may lack its padding rows.
         dtype: ``fp32`` (version 3) or ``bf16`` (version 5).
         tokenizer: the 32-byte fingerprint of the tokenizer the model belongs to.
         step: the training step.
         val_loss: the validation loss at that step.
-        extension: say so in the header, and the checksum; without, the file is llm.c's to the
-            last byte.
+        extension: write llmc's extension of the header; without it, the file is byte for byte
+            llm.c's.
 
     Raises:
         BadData: the disk is full or the place cannot be written.
@@ -151,7 +151,7 @@ def write_checkpoint(
                 raise ValueError(f"expected {expected} {shape}, got {name} {array.shape}")
             crc = _write_tensor(file, array, dtype, crc)
             left -= len(array)
-            del array  # else it would live on while the next one is made
+            del array  # free it before the next one is made
         missing = expected if left else next(wanted, (None,))[0]
         if missing is not None:
             raise ValueError(f"the tensors end before {missing}")

@@ -80,6 +80,15 @@ class Export:
     origin: Origin
 
     @property
+    def shape(self) -> str:
+        """The shape of the model, in words."""
+        c = self.found.weights.config
+        return (
+            f"{c.layers} layers, {c.heads} heads, {c.channels} channels, context {c.context}, "
+            f"vocabulary {c.vocab_size}"
+        )
+
+    @property
     def parameters(self) -> int:
         """The parameters of the model."""
         return parameter_count(self.found.weights.config)
@@ -147,11 +156,7 @@ def export_weights(
         fingerprint = fingerprint_of(workspace, found)
     export = Export(found, path, to, dtype, known, replace(weights.origin, tokenizer=fingerprint))
     _write(workspace, export, data, report)
-    c = weights.config
-    report.note(
-        f"{source}: {c.layers} layers, {c.heads} heads, {c.channels} channels, context "
-        f"{c.context}, vocabulary {c.vocab_size}: {export.parameters:,} parameters"
-    )
+    report.note(f"{source}: {export.shape}: {export.parameters:,} parameters")
     report.note(f"wrote {workspace.shown(path)} ({dtype}, {export.bytes:,} bytes)")
     return export
 

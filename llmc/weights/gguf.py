@@ -1,15 +1,14 @@
 """GGUF, the format of llama.cpp, for its architecture ``gpt2``.
 
-Key-values first, then where every tensor lies, then the data, aligned to 32 bytes. Matrices are
-(out, in) as llmc has them; llama.cpp wants one-dimensional tensors and the positions in F32. The
-file carries its tokenizer: tokens spelled as GPT-2's files spell them, and the merges.
+Layout: key-values, the list of tensors, then the data, aligned to 32 bytes. Matrices are (out, in)
+as in llmc; llama.cpp requires one-dimensional tensors and the positions in F32. The file has its
+tokenizer: tokens spelled as in GPT-2's files, and merges.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -18,16 +17,19 @@ from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
 from llmc.weights.base import (
     Q8_BLOCK,
+    STEP,
+    TOKENIZER,
     UNSTACKED,
+    VAL_LOSS,
     Origin,
     Stored,
     TensorPlace,
     Weights,
+    check_tensors,
     same,
     stored_bytes,
     write_blocks,
 )
-from llmc.weights.checkpoint import FINGERPRINT_BYTES
 from llmc.weights.gguf_header import GgufArray, scan_gguf
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
 HEAD = "output.weight"
 MATRICES = ("wte", "qkvw", "attprojw", "fcw", "fcprojw")
-# llama.cpp wants a list of merges, and the library writes no empty one. No text begins with this
-# token's spelling as a single symbol, so the merge never happens.
+# llama.cpp requires a list of merges, and the gguf package writes no empty list. This merge never
+# happens, because no text begins with the token's spelling as a single symbol.
 NO_MERGE = "<|endoftext|> <|endoftext|>"
 
 # Ours -> GGUF's; a "{}" takes the layer.
@@ -69,8 +71,6 @@ DIMENSIONS = {
     "layers": "gpt2.block_count",
     "heads": "gpt2.attention.head_count",
 }
-# The keys under which llmc keeps a model's origin.
-STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
 
 
 class GgufModel(Weights):
@@ -82,7 +82,7 @@ class GgufModel(Weights):
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the key-values and where the tensors lie.
+        """Read the header.
 
         Raises:
             MissingOutput: there is no such file.
@@ -95,14 +95,14 @@ class GgufModel(Weights):
             raise BadData(f"{path} is a model of the architecture {architecture!r}, not 'gpt2'")
         self.config = self._config()
         self._check()
-        self.origin = self._origin()
+        self.origin = Origin.of(self.metadata)
 
     def stored(self, name: str, layer: int = 0) -> Stored:
         """Return one tensor of one layer, memory-mapped."""
         return self.entries[NAMES[name].format(layer)].stored()
 
     def verify(self) -> None:
-        """Compare the head with the token embedding, where the file has both.
+        """Compare the head with the token embedding, if the file has both.
 
         Raises:
             BadData: they differ.
@@ -114,7 +114,7 @@ class GgufModel(Weights):
             )
 
     def vocabulary(self) -> Vocabulary | None:
-        """Return the tokenizer that the file carries; None where it has none like GPT-2's.
+        """Return the file's tokenizer; None if it has none like GPT-2's.
 
         Raises:
             BadData: it is damaged.
@@ -165,39 +165,9 @@ class GgufModel(Weights):
             raise BadData(
                 f"{self.path} lacks layers: its key-values promise {self.config.layers:,}"
             )
-        wanted = gguf_shapes(self.config)
-        for name, shape in wanted.items():
-            if name not in self.entries:
-                raise BadData(f"{self.path} has no tensor {name}: it is not a whole GPT-2")
-            if self.entries[name].shape != shape:
-                raise BadData(
-                    f"{self.path}: {name} has the shape {self.entries[name].shape}, not {shape}; "
-                    "its key-values belong to another model"
-                )
-        wanted[HEAD] = wanted[NAMES["wte"]]
-        for name, entry in self.entries.items():
-            if wanted.get(name) != entry.shape:
-                raise BadData(
-                    f"{self.path} has a tensor {name} {entry.shape}, which a GPT-2 of its shape "
-                    "has not"
-                )
-            if entry.dtype not in READABLE:
-                raise BadData(
-                    f"{self.path}: {name} is of type {entry.dtype}; llmc reads "
-                    f"{', '.join(READABLE)}"
-                )
-
-    def _origin(self) -> Origin:
-        step, loss = self.metadata.get(STEP, 0), self.metadata.get(VAL_LOSS)
-        fingerprint = None
-        with suppress(TypeError, ValueError):
-            fingerprint = bytes.fromhex(self.metadata.get(TOKENIZER, ""))
-        known = fingerprint is not None and len(fingerprint) == FINGERPRINT_BYTES
-        return Origin(
-            step if type(step) is int and step >= 0 else 0,
-            loss if isinstance(loss, float) else None,
-            fingerprint if known else None,
-        )
+        shapes = gguf_shapes(self.config)
+        shapes[HEAD] = shapes[NAMES["wte"]]
+        check_tensors(self.path, self.entries, shapes, optional={HEAD}, readable=READABLE)
 
 
 def _texts(value: object) -> TypeGuard[list[str]]:
@@ -220,7 +190,7 @@ def gguf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
-    """Return all key-values of any GGUF file, and where its tensors lie; no data is read.
+    """Return the key-values of a GGUF file and the places of its tensors.
 
     Raises:
         MissingOutput: there is no such file.
@@ -242,12 +212,12 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
 
 
 def tensor_kind(name: str, kind: str) -> str:
-    """Return how one of our tensors is stored in a file of ``kind``: vectors, positions in F32."""
+    """Return a tensor's type in a file of ``kind``: vectors and positions are F32."""
     return kind if name in MATRICES else "F32"
 
 
 def gguf_bytes(config: ModelConfig, kind: str) -> int:
-    """Return how many bytes the tensors take."""
+    """Return the size of all tensors in bytes."""
     total = 0
     for name, shape in tensor_shapes(config).items():
         rows = (config.vocab_size, *shape[1:]) if name == "wte" else shape
@@ -256,7 +226,7 @@ def gguf_bytes(config: ModelConfig, kind: str) -> int:
 
 
 def check_kind(config: ModelConfig, kind: str) -> None:
-    """Refuse blocks that the model's rows do not fill.
+    """Check that the model's rows fill whole blocks.
 
     Raises:
         Usage: Q8_0, and the channels are no multiple of 32.
@@ -271,15 +241,15 @@ def check_kind(config: ModelConfig, kind: str) -> None:
 def write_gguf(
     path: Path, weights: Weights, kind: str, vocabulary: Vocabulary, *, name: str, origin: Origin
 ) -> None:
-    """Write a GGUF file that llama.cpp opens, its tokenizer in it.
+    """Write a GGUF file with its tokenizer, for llama.cpp.
 
     Args:
-        path: the file, written over.
+        path: the file; an existing one is overwritten.
         weights: the model.
         kind: how matrices are stored: ``F32``, ``F16``, ``BF16`` or ``Q8_0``.
-        vocabulary: the tokenizer's; tokens that the model has beyond it are marked unused.
-        name: what the file calls the model.
-        origin: kept under keys of llmc's own.
+        vocabulary: the tokenizer's; further tokens of the model are marked unused.
+        name: the model's name in the file.
+        origin: kept under llmc's own keys.
 
     Raises:
         BadData: a number is too large for F16.
@@ -304,7 +274,7 @@ def write_gguf(
         theirs, stored_as = NAMES[ours].format(layer), tensor_kind(ours, kind)
         shape = shapes[theirs]
         size = stored_bytes(math.prod(shape), stored_as)
-        # A type that is not float32 keeps the library from guessing the shape from it.
+        # Any type but float32 keeps the package from guessing the shape.
         writer.add_tensor_info(
             theirs, shape, np.dtype(np.float32), size, GGMLQuantizationType[stored_as]
         )

@@ -1,4 +1,4 @@
-"""GPT-2 as Hugging Face stores it: ``config.json`` and named tensors, to llmc's.
+"""Read GPT-2 as Hugging Face stores it: ``config.json`` and named tensors.
 
 Names come with or without the prefix ``transformer.``. Conv1D keeps its weights as (in, out), so
 four kinds of them are transposed. ``attn.bias`` and ``attn.masked_bias`` are masks, not weights.
@@ -9,17 +9,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.kinds import HEAD_BYTES, not_data
 from llmc.model import ModelConfig, tensor_shapes
-from llmc.weights.base import UNSTACKED, Origin, Stored, Weights, same
-from llmc.weights.checkpoint import FINGERPRINT_BYTES
+from llmc.weights.base import (
+    STEP,
+    TOKENIZER,
+    UNSTACKED,
+    VAL_LOSS,
+    Origin,
+    Stored,
+    TensorEntry,
+    Weights,
+    check_tensors,
+    same,
+)
 from llmc.weights.safetensors import INDEX_SUFFIX, READABLE, SafetensorsFile
 
-HEAD_SIZE = 64  # of every GPT-2 that OpenAI published
+HEAD_SIZE = 64  # in every GPT-2 that OpenAI published
 PREFIX = "transformer."
 HEAD = "lm_head.weight"
 MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
@@ -48,7 +58,7 @@ NAMES = {
     "lnfb": ("ln_f.bias", False),
 }
 
-# What a config.json may say without being another model than ours.
+# The values in config.json that llmc supports.
 REQUIRED: dict[str, tuple[object, ...]] = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -58,21 +68,6 @@ REQUIRED: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
-
-# The keys of a safetensors file's metadata under which llmc keeps a model's origin.
-STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
-
-
-class TensorEntry(Protocol):
-    """The type and shape of a tensor in a file."""
-
-    @property
-    def dtype(self) -> str:
-        """The type, named as safetensors does."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape as it is stored."""
 
 
 class NamedTensors(Protocol):
@@ -90,14 +85,14 @@ class NamedTensors(Protocol):
 
 
 class NamedModel(Weights):
-    """A GPT-2 whose tensors are called as Hugging Face and nanoGPT do.
+    """A GPT-2 with the tensor names of Hugging Face and nanoGPT.
 
     Attributes:
-        entries: what the file has under the names of ``NAMES``, masks left out.
+        entries: the tensors of the file under the names of ``NAMES``, without masks.
     """
 
-    conv1d = True  # four matrices lie as (in, out)
-    biases = True  # all must be there; where not, an absent one is zero
+    conv1d = True  # four matrices are stored as (in, out)
+    biases = True  # all biases must be there; if False, a missing one is zero
 
     def __init__(self, tensors: NamedTensors, names: Mapping[str, str], config: ModelConfig):
         """Check the tensors by name, shape and type.
@@ -108,7 +103,7 @@ class NamedModel(Weights):
             config: the model's shape.
 
         Raises:
-            BadData: they are not those of this shape.
+            BadData: they do not have this shape.
         """
         self.path = tensors.path
         self.config = config
@@ -118,7 +113,7 @@ class NamedModel(Weights):
         self._check()
 
     def stored(self, name: str, layer: int = 0) -> Stored:
-        """Return one tensor of one layer, memory-mapped where its file allows."""
+        """Return one tensor of one layer, memory-mapped if the file allows."""
         import numpy as np
 
         theirs, conv1d = NAMES[name]
@@ -132,7 +127,7 @@ class NamedModel(Weights):
         return Stored(found.kind, found.values.T) if conv1d and self.conv1d else found
 
     def verify(self) -> None:
-        """Compare the head with the token embedding, where the file has both.
+        """Compare the head with the token embedding, if the file has both.
 
         Raises:
             BadData: they differ.
@@ -151,7 +146,7 @@ class NamedModel(Weights):
         return self.config.vocab_size
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes that all tensors must have, under the names they have here."""
+        """Return the required shapes of all tensors, by the names of ``NAMES``."""
         shapes = {}
         for name, shape in tensor_shapes(self.config).items():
             theirs, conv1d = NAMES[name]
@@ -166,31 +161,12 @@ class NamedModel(Weights):
     def _check(self) -> None:
         if self.config.layers > len(self.entries):  # before a list of all their names is made
             raise BadData(f"{self.path} lacks layers: its configuration has {self.config.layers:,}")
-        wanted = self.shapes()
-        for name, shape in wanted.items():
-            if name not in self.entries:
-                if not self.biases and name.endswith(".bias"):
-                    continue
-                raise BadData(f"{self.path} has no tensor {name}: it is not a whole GPT-2")
-            if self.entries[name].shape != shape:
-                raise BadData(
-                    f"{self.path}: {name} has the shape {self.entries[name].shape}, not {shape}; "
-                    "its configuration belongs to another model"
-                )
-        wanted[HEAD] = wanted["wte.weight"]
-        for name, entry in self.entries.items():
-            if name not in wanted:
-                raise BadData(
-                    f"{self.path} has a tensor {name}, which a GPT-2 of its shape has not"
-                )
-            if entry.dtype not in READABLE:
-                raise BadData(
-                    f"{self.path}: {name} is of type {entry.dtype}; llmc reads F32, F16, BF16, F64"
-                )
-            if entry.shape != wanted[name]:
-                raise BadData(
-                    f"{self.path}: {name} has the shape {entry.shape}, not {wanted[name]}"
-                )
+        shapes = self.shapes()
+        shapes[HEAD] = shapes["wte.weight"]
+        optional = {name for name in shapes if name.endswith(".bias") and not self.biases}
+        check_tensors(
+            self.path, self.entries, shapes, optional={HEAD, *optional}, readable=READABLE
+        )
 
 
 class HuggingFaceModel(NamedModel):
@@ -199,8 +175,8 @@ class HuggingFaceModel(NamedModel):
     def __init__(self, path: Path) -> None:
         """Open a folder, a ``.safetensors`` file, a state dict of torch's, or an index of several.
 
-        The shape is that of the ``config.json`` in the folder or beside the file. A file without
-        one gives its own, with heads of 64 channels, as in every GPT-2 that OpenAI published.
+        The shape comes from the ``config.json`` in the folder or beside the file. Without one it
+        is derived from the tensors, with heads of 64 channels as in OpenAI's GPT-2.
 
         Raises:
             MissingOutput: there is no such file.
@@ -218,7 +194,7 @@ class HuggingFaceModel(NamedModel):
         self.open(_named_tensors(file))
 
     def open(self, tensors: NamedTensors) -> None:
-        """Take tensors that were found; see :meth:`__init__`."""
+        """Open the model of these tensors; see :meth:`__init__`."""
         names = short_names(tensors.entries)
         settings = tensors.path.with_name(CONFIG_FILE)
         entries = {short: tensors.entries[name] for short, name in names.items()}
@@ -226,18 +202,18 @@ class HuggingFaceModel(NamedModel):
             read_config(settings) if settings.is_file() else _derived_config(tensors.path, entries)
         )
         super().__init__(tensors, names, config)
-        self.origin = _origin(tensors.metadata)
+        self.origin = Origin.of(tensors.metadata)
 
     @classmethod
     def of(cls, tensors: NamedTensors) -> HuggingFaceModel:
-        """Return the model of tensors that torch has loaded already."""
+        """Return the model of tensors that are already loaded."""
         made = cls.__new__(cls)
         made.open(tensors)
         return made
 
 
 def short_names(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
-    """Return the names of tensors without prefix -> as the file has them; masks are left out."""
+    """Return a map from names without prefix to the file's names; masks are left out."""
     names = {name.removeprefix(PREFIX): name for name in entries}
     return {short: name for short, name in names.items() if not MASK.fullmatch(short)}
 
@@ -250,21 +226,8 @@ def _named_tensors(file: Path) -> NamedTensors:
     return load_tensors(file)
 
 
-def _origin(metadata: Mapping[str, str]) -> Origin:
-    """Return what llmc noted in the file's metadata; what is no note of llmc's says nothing."""
-    step, val_loss, tokenizer = 0, None, None
-    with suppress(KeyError, ValueError):
-        step = max(0, int(metadata[STEP]))
-    with suppress(KeyError, ValueError):
-        val_loss = float(metadata[VAL_LOSS])
-    with suppress(KeyError, ValueError):
-        tokenizer = bytes.fromhex(metadata[TOKENIZER])
-        tokenizer = tokenizer if len(tokenizer) == FINGERPRINT_BYTES else None
-    return Origin(step, val_loss, tokenizer)
-
-
 def metadata_of(origin: Origin) -> dict[str, str]:
-    """Return the strings that a safetensors file carries; ``format`` is what transformers asks."""
+    """Return the metadata of a safetensors file; transformers requires ``format``."""
     found = {"format": "pt"}
     if origin.step:
         found[STEP] = str(origin.step)
@@ -276,13 +239,15 @@ def metadata_of(origin: Origin) -> dict[str, str]:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Return the shape that a ``config.json`` tells.
+    """Return the shape in a ``config.json``.
 
     Raises:
-        BadData: it is damaged, or tells of another architecture.
+        BadData: it is damaged, or of another architecture.
     """
+    raw = b""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
+        table = json.loads(raw)
         for key, allowed in REQUIRED.items():
             if table.get(key, allowed[0]) not in allowed:
                 raise BadData(f"{path}: {key} is {table[key]!r}; llmc needs {allowed[0]!r}")
@@ -299,11 +264,13 @@ def read_config(path: Path) -> ModelConfig:
     except KeyError as error:
         raise BadData(f"{path} has no {error}: it is not GPT-2's") from error
     except (ValueError, TypeError, AttributeError, Usage) as error:
-        raise BadData(f"{path} is not GPT-2's config.json: {error}") from error
+        raise BadData(
+            not_data(raw[:HEAD_BYTES], str(path)) or f"{path} is not GPT-2's config.json: {error}"
+        ) from error
 
 
 def _derived_config(path: Path, entries: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape that the tensors themselves tell, with heads of 64 channels.
+    """Return the shape derived from the tensors, with heads of 64 channels.
 
     Raises:
         BadData: they are not a GPT-2's, or 64 does not divide the channels.
@@ -315,7 +282,7 @@ def _derived_config(path: Path, entries: Mapping[str, Any]) -> ModelConfig:
     (vocab_size, channels), (context, _) = (entry.shape for entry in matrices if entry)
     if channels % HEAD_SIZE or not channels:
         raise BadData(
-            f"{path} tells nothing of its heads, and its {channels} channels are no multiple of "
+            f"{path} does not record its heads, and its {channels} channels are no multiple of "
             f"{HEAD_SIZE}: put the model's config.json beside it"
         )
     try:

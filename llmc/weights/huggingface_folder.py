@@ -1,4 +1,4 @@
-"""Writing a folder that Hugging Face's ``AutoModelForCausalLM`` opens."""
+"""Write a folder that Hugging Face's ``AutoModelForCausalLM`` opens."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def write_hf_folder(
     The weights are one file, as in every GPT-2 that OpenAI published, the largest included.
 
     Args:
-        folder: there already.
+        folder: an existing folder.
         weights: the model.
         kind: ``F32``, ``F16`` or ``BF16``.
-        eot: the id that begins and ends a text; None where the tokenizer is not known.
+        eot: the id that begins and ends a text; None if the tokenizer is not known.
         origin: kept in the file's metadata.
 
     Raises:
@@ -48,7 +48,7 @@ def write_hf_folder(
 
 
 def _config(config: ModelConfig, kind: str) -> dict[str, object]:
-    """Return what ``GPT2Config`` asks for; llmc trains without dropout."""
+    """Return the fields of ``GPT2Config``; llmc trains without dropout."""
     return {
         "activation_function": "gelu_new",
         "architectures": ["GPT2LMHeadModel"],
@@ -74,7 +74,7 @@ def _config(config: ModelConfig, kind: str) -> dict[str, object]:
 
 
 def _plan(weights: Weights, kind: str) -> Iterator[Planned]:
-    """Yield the tensors in the model's order, Conv1D as (in, out); the tied head is left out."""
+    """Yield the tensors in the model's order, Conv1D as (in, out), without the tied head."""
     shapes = tensor_shapes(weights.config)
     shapes["wte"] = (weights.config.vocab_size, weights.config.channels)
     for name in ("wte", "wpe"):
@@ -95,7 +95,7 @@ def _plan(weights: Weights, kind: str) -> Iterator[Planned]:
 
 
 def _blocks(weights: Weights, name: str, layer: int = 0) -> Iterator[Floats]:
-    """Yield a tensor's blocks; it is opened when the first is asked for."""
+    """Yield a tensor's blocks; the tensor is opened when the first is needed."""
     yield from weights.stored(name, layer).blocks()
 
 

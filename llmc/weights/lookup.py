@@ -1,4 +1,4 @@
-"""Which tokenizer a checkpoint speaks, found in the workspace."""
+"""Find a checkpoint's tokenizer: beside it, in the workspace, or by name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
 from llmc.weights.checkpoint import read_header
 
-# Of a tokenizer that came with weights: NAME.bin has its own in NAME.tiktoken.
+# The tokenizer of NAME.bin is NAME.tiktoken.
 TOKENIZER_SUFFIX = ".tiktoken"
 
 
 def tokenizer_of(workspace: Workspace, checkpoint: Path) -> Tokenizer | None:
-    """Return the tokenizer whose fingerprint the checkpoint carries, None where none is found.
+    """Return the tokenizer with the checkpoint's fingerprint; None if there is none.
 
     Raises:
         BadData: the checkpoint is damaged.
@@ -29,15 +29,15 @@ def tokenizer_of(workspace: Workspace, checkpoint: Path) -> Tokenizer | None:
 def tokenizer_with(
     workspace: Workspace, fingerprint: bytes | None, vocab_size: int, *, beside: Path
 ) -> Tokenizer | None:
-    """Return the tokenizer with a fingerprint, None where none is found.
+    """Return the tokenizer with a fingerprint; None if there is none.
 
     Args:
-        workspace: where it is looked for.
-        fingerprint: its 32 bytes; None if the weights do not tell.
-        vocab_size: of the model: GPT-2's vocabulary speaks for itself.
-        beside: the weights; a tokenizer's file may lie beside them, called as they are.
+        workspace: the place to look for it.
+        fingerprint: its 32 bytes; None if unknown.
+        vocab_size: of the model; a vocabulary of GPT-2's size is GPT-2's.
+        beside: the weights; a run's record or a file ``NAME.tiktoken`` may lie beside them.
     """
-    for tokenizer in _candidates(workspace, beside.with_suffix(TOKENIZER_SUFFIX)):
+    for tokenizer in _candidates(workspace, beside):
         if fingerprint is None:
             # llm.c's own checkpoints say nothing.
             if tokenizer.name == "gpt2" and tokenizer.vocab_size == vocab_size:
@@ -48,13 +48,14 @@ def tokenizer_with(
 
 
 def _candidates(workspace: Workspace, beside: Path) -> Iterator[Tokenizer]:
-    """Yield every tokenizer that can be found; what is broken is nobody's tokenizer."""
+    """Yield every tokenizer that can be found; broken ones are skipped."""
     manifests = workspace.data.glob("*/manifest.json")
     records = workspace.runs.glob("*/tokenizer.json")
     exported = workspace.models.glob(f"*{TOKENIZER_SUFFIX}")
     places: list[Callable[[], Tokenizer | None]] = [
         partial(load_tokenizer, "byte"),
-        partial(load_tokenizer, str(beside)),
+        partial(load_tokenizer, str(beside.with_suffix(TOKENIZER_SUFFIX))),
+        partial(recorded_tokenizer, beside.parent),
         *(partial(_dataset_tokenizer, path.parent) for path in manifests),
         *(partial(recorded_tokenizer, path.parent) for path in records),
         *(partial(load_tokenizer, str(path)) for path in exported),

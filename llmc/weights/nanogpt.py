@@ -1,9 +1,8 @@
-"""nanoGPT's ``ckpt.pt``: its shape in ``model_args``, its tensors in ``model``.
+"""nanoGPT's ``ckpt.pt``: the shape in ``model_args``, the tensors in ``model``.
 
-The names are Hugging Face's with ``_orig_mod.`` before them where the model was compiled. Matrices
-are torch's Linear, (out, in). Trained with ``bias=False`` it has no biases at all, which is the
-same as zeros. Its default vocabulary is GPT-2's, padded from 50257 to 50304: no token ever is one
-of the last 47, so their rows are left out.
+The names are Hugging Face's, after ``_orig_mod.`` if the model was compiled. Matrices are torch's
+Linear, (out, in). A model trained with ``bias=False`` has no biases, which equals zeros. The
+default vocabulary is GPT-2's, padded from 50257 to 50304; the 47 unused rows are left out.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ DIMENSIONS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
 def is_nanogpt(loaded: Any) -> bool:
-    """Return whether what torch loaded is a checkpoint of nanoGPT's."""
+    """Return whether a file that torch loaded is a nanoGPT checkpoint."""
     return isinstance(loaded, Mapping) and {"model", "model_args"} <= set(loaded)
 
 
 class NanoGptModel(NamedModel):
-    """A checkpoint that nanoGPT's ``train.py`` saved."""
+    """A checkpoint saved by nanoGPT's ``train.py``."""
 
     conv1d = False
     biases = False
 
     def __init__(self, path: Path, loaded: Mapping[str, Any]) -> None:
-        """Take what torch loaded from ``path``.
+        """Check what torch loaded from ``path``.
 
         Raises:
             BadData: it is damaged, or another model than nanoGPT's.
@@ -57,13 +56,11 @@ class NanoGptModel(NamedModel):
         short = short_names({name: tensors.entries[full] for name, full in names.items()})
         super().__init__(tensors, {key: names[name] for key, name in short.items()}, config)
         self.origin = _origin(loaded)
-        self.notes = (
-            "nanoGPT's GELU is the exact one, llmc's GPT-2's approximation of it by tanh",
-        )
+        self.notes = ("nanoGPT uses the exact GELU, llmc uses GPT-2's tanh approximation",)
         if vocab == PADDED:
-            self.notes += (f"the {PADDED - VOCAB_SIZE} padding rows of its vocabulary left out",)
+            self.notes += (f"left out the {PADDED - VOCAB_SIZE} padding rows of its vocabulary",)
         if "ln_f.bias" not in self.entries:
-            self.notes += ("it has no biases; they are zero here",)
+            self.notes += ("it has no biases; they are set to zero",)
 
     def rows(self) -> int:
         """Return how many rows the file's token embedding has."""
@@ -71,7 +68,7 @@ class NanoGptModel(NamedModel):
 
 
 def _origin(loaded: Mapping[str, Any]) -> Origin:
-    """Return the step, and the loss where it is one: nanoGPT begins with 1e9."""
+    """Return the step, and the loss unless it is nanoGPT's initial 1e9."""
     step, found = loaded.get("iter_num"), loaded.get("best_val_loss")
     loss = float(found) if found is not None and hasattr(found, "__float__") else math.inf
     known_step = step if isinstance(step, int) and step > 0 else 0

@@ -1,7 +1,7 @@
-"""A model initialised as GPT-2 was, for training from scratch.
+"""Random weights, initialised as GPT-2's were.
 
-``llmc-native init`` makes the same bits (``native/model/random.c``): both keep to operations that
-IEEE 754 defines to the last bit, and ``docs/reference/formats.md`` says which.
+``llmc-native init`` makes the same bits (``native/model/random.c``): both use only operations that
+IEEE 754 defines to the last bit. ``docs/reference/formats.md`` lists them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     Words = NDArray[np.uint64]
 
 RESIDUAL = ("attprojw", "fcprojw")
-MOST_SEED = 2**53  # the engine's
-GAMMA = 0x9E3779B97F4A7C15  # by which SplitMix64 goes on
-PIECE = 1 << 14  # numbers made at once: what is in between stays in the cache
+MOST_SEED = 2**53  # the engine's limit
+GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment
+PIECE = 1 << 14  # numbers made at once: intermediate arrays stay in the cache
 
 # Wichura 1988, algorithm AS 241 (PPND16): numerators and denominators, the constant first.
 CENTRE = (
@@ -68,10 +68,10 @@ Fraction = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class RandomModel(Weights):
-    """Random weights, whose file is yet to be written. Out of order, they are all made at once."""
+    """Random weights that are not in a file. Access out of order makes all tensors at once."""
 
     def __init__(self, config: ModelConfig, seed: int) -> None:
-        """Choose the shape and the seed; nothing is made yet."""
+        """Take the shape and the seed; tensors are made when needed."""
         self.path = Path("random")
         self.config = config
         self._seed = seed
@@ -84,11 +84,11 @@ class RandomModel(Weights):
         return Stored("F32", whole if name in UNSTACKED else whole[layer])
 
     def tensors(self) -> Iterator[tuple[str, Floats]]:
-        """Yield names and whole arrays, each made when it is asked for."""
+        """Yield names and whole arrays, each made when needed."""
         return random_tensors(self.config, self._seed)
 
     def slices(self) -> Iterator[tuple[str, Floats]]:
-        """Yield names and whole arrays, each made when it is asked for."""
+        """Yield names and whole arrays, each made when needed."""
         return self.tensors()
 
 
@@ -138,9 +138,9 @@ def splitmix64(seed: int, first: int, count: int) -> Words:
 
 
 def normals(words: Words) -> Doubles:
-    """Return the normal number that each random word stands for.
+    """Return a normal number for each random word.
 
-    It is the quantile of the middle of one of 2^52 equal parts of 0 … 1, so from -8.2 to 8.2.
+    It is the quantile of the middle of one of 2^52 equal parts of 0 … 1, from -8.2 to 8.2.
     """
     import numpy as np
 
@@ -173,7 +173,7 @@ def _polynomial(coefficients: tuple[float, ...], x: Doubles) -> Doubles:
 
 
 def _logarithm(x: Doubles) -> Doubles:
-    """Return log x, not the library's, whose last bit differs from machine to machine.
+    """Return log x with the same bits on every machine, unlike the library's.
 
     x = m 2^e with m from sqrt(1/2) to sqrt(2), and with s = (m - 1) / (m + 1) the logarithm of m is
     2 (s + s^3/3 + s^5/5 + …), of which eleven terms leave 1e-18.

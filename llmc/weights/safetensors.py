@@ -1,4 +1,4 @@
-"""Safetensors: named tensors in one file or several, read where they lie, written as a stream.
+"""Read and write safetensors: named tensors in one file or several.
 
 Layout: the length of the header (uint64), the header (JSON: name -> dtype, shape, data_offsets from
 the header's end; ``__metadata__``: strings), the data. A model in several files has an index beside
@@ -36,7 +36,7 @@ BITS = {
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written: how it is called and stored, and its numbers as they are made."""
+    """A tensor to write: its name, type and shape, and its numbers in blocks."""
 
     name: str
     kind: str
@@ -50,7 +50,7 @@ class SafetensorsFile:
     Attributes:
         path: the file or the index.
         entries: by name, as the files have them.
-        metadata: the strings that the file carries; none where there are several.
+        metadata: the file's strings; empty for several files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,20 +72,25 @@ class SafetensorsFile:
 
 
 def index_parts(path: Path) -> dict[str, list[str]]:
-    """Return which files an index names, and which tensors each of them holds.
+    """Return the files that an index names, and the tensors in each.
 
     Raises:
         BadData: the index is damaged, or names a file elsewhere than beside it.
     """
+    raw = b""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        raw = path.read_bytes()
+        table = json.loads(raw)["weight_map"]
         parts: dict[str, list[str]] = {}
         for name, file in table.items():
             if Path(file).name != file or file in ("", ".."):
                 raise ValueError(f"{file!r} should name a file beside it")
             parts.setdefault(file, []).append(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadData(f"{path} is not an index of weights ({error}): get it again") from error
+        raise BadData(
+            not_data(raw[:HEAD_BYTES], str(path))
+            or f"{path} is not an index of weights ({error}): get it again"
+        ) from error
     return parts
 
 
@@ -210,7 +215,7 @@ def _refused(path: Path) -> str | None:
 
 
 def write_safetensors(path: Path, plan: Iterable[Planned], metadata: Mapping[str, str]) -> None:
-    """Write tensors in the order given; their numbers are asked for one tensor after another.
+    """Write tensors in the given order, one at a time.
 
     Raises:
         BadData: a number does not fit its type.
@@ -237,7 +242,7 @@ def write_safetensors(path: Path, plan: Iterable[Planned], metadata: Mapping[str
 
 
 def transposed(blocks: Iterable[Floats]) -> Iterator[Floats]:
-    """Yield a matrix that comes in blocks of rows as one block, transposed."""
+    """Yield a matrix, given in blocks of rows, as one transposed block."""
     import numpy as np
 
     yield np.concatenate(list(blocks)).T

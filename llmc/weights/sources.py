@@ -9,6 +9,7 @@ from pathlib import Path
 from llmc.config import load_preset, nearest, overridden
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.fetch.registry import WEIGHTS
+from llmc.kinds import HEAD_BYTES, not_data
 from llmc.paths import CHECKPOINT, Workspace
 from llmc.weights.base import CheckpointModel, Weights
 from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS
@@ -99,14 +100,16 @@ def open_weights(path: Path) -> Weights:
         return HuggingFaceModel(path)
     try:
         with path.open("rb") as file:
-            head = file.read(4)
+            head = file.read(HEAD_BYTES)
     except OSError as error:
         raise BadData(f"cannot read {path}: {error.strerror}") from error
-    if head == b"GGUF":
+    if (sentence := not_data(head, str(path))) is not None:
+        raise BadData(sentence)
+    if head.startswith(b"GGUF"):
         from llmc.weights.gguf import GgufModel
 
         return GgufModel(path)
-    if int.from_bytes(head, "little") in (MAGIC, *TOKEN_MAGICS):
+    if int.from_bytes(head[:4], "little") in (MAGIC, *TOKEN_MAGICS):
         return CheckpointModel(path)
     if head.startswith((b"PK", b"\x80")):
         return _pickled(path)

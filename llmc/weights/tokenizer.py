@@ -1,4 +1,4 @@
-"""Which tokenizer weights are for, and that tokenizer as other programs' files hold it."""
+"""Find the tokenizer of weights, and convert it for other programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find_tokenizer(workspace: Workspace, found: FoundWeights) -> Tokenizer | Non
     """Return the tokenizer of weights: the run's, the file's own, or one in the workspace.
 
     Raises:
-        BadData: a tokenizer that is recorded is broken.
+        BadData: a recorded tokenizer is broken.
     """
     if (own := carried_tokenizer(found)) is not None:
         return own
@@ -37,10 +37,9 @@ def find_tokenizer(workspace: Workspace, found: FoundWeights) -> Tokenizer | Non
 
 
 def carried_tokenizer(found: FoundWeights) -> Tokenizer | None:
-    """Return the tokenizer that a run, a Hugging Face folder or a GGUF file brings along.
+    """Return the tokenizer in a run, a Hugging Face folder, a GGUF file, or beside a checkpoint.
 
-    A checkpoint's lies beside it, called as it is. None where there is none, or one that llmc
-    cannot hold.
+    Returns None if there is none, or if llmc cannot represent it.
 
     Raises:
         BadData: it is damaged.
@@ -65,7 +64,7 @@ def carried_tokenizer(found: FoundWeights) -> Tokenizer | None:
 
 
 def carries_tokenizer(found: FoundWeights) -> bool:
-    """Return whether a Hugging Face folder or a GGUF file brings any tokenizer along."""
+    """Return whether a Hugging Face folder or a GGUF file has a tokenizer."""
     from llmc.tokens.tokenizer_json import TOKENIZER, VOCAB
     from llmc.weights.gguf import GgufModel
     from llmc.weights.huggingface import HuggingFaceModel
@@ -79,25 +78,25 @@ def carries_tokenizer(found: FoundWeights) -> bool:
 
 
 def fingerprint_of(workspace: Workspace, found: FoundWeights) -> bytes | None:
-    """Return the fingerprint that a checkpoint of these weights carries; None if not known.
+    """Return the tokenizer fingerprint for a checkpoint of these weights; None if not known.
 
     Raises:
-        BadData: a tokenizer that is recorded is broken.
+        BadData: a recorded tokenizer is broken.
     """
     weights = found.weights
-    if isinstance(weights, RandomModel):  # it may be trained on any tokens
+    if isinstance(weights, RandomModel):  # can be trained on any tokens
         return None
     if weights.origin.tokenizer is not None:
         return weights.origin.tokenizer
     if (own := carried_tokenizer(found)) is not None:
         return bytes.fromhex(own.fingerprint)
-    if carries_tokenizer(found):  # of GPT-2's size, perhaps, but another
+    if carries_tokenizer(found):  # perhaps of GPT-2's size, but another one
         return None
     return gpt2_fingerprint(weights.config.vocab_size)
 
 
 def gpt2_fingerprint(vocab_size: int) -> bytes | None:
-    """Return the fingerprint of GPT-2's tokenizer for a model with its vocabulary, if at hand."""
+    """Return the fingerprint of GPT-2's tokenizer if a model has its vocabulary, else None."""
     if vocab_size != GPT2_VOCAB_SIZE:
         return None
     from llmc.tokens.tokenizer import load_tokenizer
@@ -105,29 +104,29 @@ def gpt2_fingerprint(vocab_size: int) -> bytes | None:
     try:
         return bytes.fromhex(load_tokenizer("gpt2").fingerprint)
     except LlmcError:
-        # The weights are good without: only, train cannot tell whether the data belongs to them.
+        # Without it, train cannot check that data and weights belong together.
         return None
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    """Return a tokenizer as Hugging Face's and llama.cpp's files hold it.
+    """Return a tokenizer in the form of Hugging Face's and llama.cpp's files.
 
     Raises:
-        BadData: they cannot hold it.
+        BadData: these files cannot represent it.
     """
     from llmc.tokens.tokenizer import ENDOFTEXT
 
     if not tokenizer.is_plain:
         raise BadData(
-            f"the tokenizer {tokenizer.name} cuts text in a way of its own, which llmc writes for "
-            "no other program: export to llmc, whose checkpoint names it by its fingerprint"
+            f"the tokenizer {tokenizer.name} splits text by a pattern of its own, which llmc "
+            "cannot write for other programs: export with --to llmc"
         )
     tokens = tokenizer.tokens()
     return Vocabulary((*tokens, ENDOFTEXT.encode()), (tokenizer.eot,), merges_of(tokens))
 
 
 def _tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
-    """Return the tokenizer that gives the same ids as a file's; None where llmc has none."""
+    """Return the tokenizer that gives the same ids as a file's; None if llmc has none."""
     from llmc.tokens.tokenizer import ENDOFTEXT, TOKENIZER_FILE, load_tokenizer
 
     *tokens, end = vocabulary.tokens
@@ -141,7 +140,7 @@ def _tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
             lines = (base64.b64encode(t) + b" %d\n" % rank for rank, t in enumerate(tokens))
             path.write_bytes(b"".join(lines))
             found = load_tokenizer(str(path))
-    except BadData:  # no merge, twice the same, or without all bytes
+    except BadData:  # a token that is no merge, a duplicate, or a missing byte
         return None
     for name in ("byte", "gpt2"):
         if found.fingerprint == _fingerprint(name, found.vocab_size):

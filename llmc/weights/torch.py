@@ -14,6 +14,7 @@ from typing import Any
 
 from llmc.errors import BadData, MissingOutput
 from llmc.installation import install_command
+from llmc.kinds import HEAD_BYTES, not_data
 from llmc.weights.base import Stored
 from llmc.weights.safetensors import INDEX_SUFFIX, index_parts
 
@@ -23,14 +24,14 @@ KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16
 
 @dataclass(frozen=True)
 class TorchTensor:
-    """A tensor of a pickle: its type, named as safetensors would, and its shape."""
+    """The type of a tensor in a pickle, by its name in safetensors, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 class TorchTensors:
-    """Named tensors that torch has loaded; the interface of ``SafetensorsFile``.
+    """Named tensors that torch has loaded, with the interface of ``SafetensorsFile``.
 
     Attributes:
         path: the file or the index.
@@ -39,14 +40,14 @@ class TorchTensors:
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Any]) -> None:
-        """Take what :func:`load_pickle` or :func:`load_tensors` gave."""
+        """Wrap the tensors of a loaded file."""
         self.path = path
         self._tensors = tensors
         self.metadata: dict[str, str] = {}
         self.entries = {name: _entry(tensor) for name, tensor in tensors.items()}
 
     def stored(self, name: str) -> Stored:
-        """Return a tensor, in the memory where torch has it."""
+        """Return a tensor, in torch's memory."""
         import torch
 
         tensor, kind = self._tensors[name].detach(), self.entries[name].dtype
@@ -58,7 +59,7 @@ def load_tensors(path: Path) -> TorchTensors:
     """Return the tensors of a state dict in one file, or in several behind an index.
 
     Raises:
-        BadData: it is none, is damaged, or torch is not installed.
+        BadData: it is no state dict, is damaged, or torch is not installed.
     """
     if not path.name.endswith(INDEX_SUFFIX):
         return TorchTensors(path, tensors_in(path, load_pickle(path)))
@@ -74,7 +75,7 @@ def load_tensors(path: Path) -> TorchTensors:
 
 
 def load_pickle(path: Path) -> Any:
-    """Return what a file of torch's holds, tensors memory-mapped where its format allows.
+    """Return the contents of a PyTorch file, memory-mapped if its format allows.
 
     Raises:
         MissingOutput: there is no such file.
@@ -82,6 +83,9 @@ def load_pickle(path: Path) -> Any:
     """
     if not path.is_file():
         raise MissingOutput(f"there is no file {path}")
+    with path.open("rb") as file:
+        if (sentence := not_data(file.read(HEAD_BYTES), str(path))) is not None:
+            raise BadData(sentence)
     try:
         import torch
     except ImportError as error:
@@ -90,10 +94,10 @@ def load_pickle(path: Path) -> Any:
             "get the same weights as .safetensors"
         ) from error
     try:
-        # Files from before torch 1.6 are no zip archives, and cannot be mapped.
+        # Files of torch before 1.6 are no zip archives and cannot be mapped.
         mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
-    except Exception as error:  # torch raises what its parts do: RuntimeError, pickle's, EOFError …
+    except Exception as error:  # torch raises RuntimeError, pickle's errors, EOFError …
         reason = str(error).strip().partition("\n")[0]
         raise BadData(
             f"{path} cannot be read as tensors and plain values alone "
@@ -102,10 +106,10 @@ def load_pickle(path: Path) -> Any:
 
 
 def tensors_in(path: Path, loaded: Any) -> dict[str, Any]:
-    """Return the state dict that a loaded file is.
+    """Return the state dict in a loaded file.
 
     Raises:
-        BadData: it is none.
+        BadData: it is no state dict.
     """
     import torch
 

@@ -1,5 +1,5 @@
 /* llmc-native generate: requests on stdin, a line each; what is written for them on stdout, a JSON object a
- * line. docs/guide/sampling.md describes both.
+ * line. docs/reference/generate.md describes both.
  *
  * It ends at the end of its input, when everything asked for is written, or at once when nobody listens. */
 #define _POSIX_C_SOURCE 200809L

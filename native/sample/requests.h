@@ -1,4 +1,4 @@
-/* What `llmc-native generate` is asked: one line a request (docs/guide/sampling.md). */
+/* What `llmc-native generate` is asked: one line a request (docs/reference/generate.md). */
 #ifndef LLMC_REQUESTS_H
 #define LLMC_REQUESTS_H
 

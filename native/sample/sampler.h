@@ -1,7 +1,7 @@
 /* From logits to a token: what may be drawn, and a seeded draw from it.
  *
  * The filters and their order are those of transformers' generate(): repetition penalty, temperature, top-k,
- * top-p, min-p (generation/logits_process.py); each works on what the one before it left. docs/guide/sampling.md
+ * top-p, min-p (generation/logits_process.py); each works on what the one before it left. docs/reference/generate.md
  * has their edge cases.
  */
 #ifndef LLMC_SAMPLER_H

@@ -19,9 +19,6 @@ import numpy as np
 import pytest
 
 from llmc.check import debug_state
-from llmc.check.inspect.gguf_files import SCALARS, read_header
-from llmc.check.inspect.token_files import WIDTHS
-from llmc.check.inspect.vocabularies import walk
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens import files as tokens
 from llmc.tokens import manifest
@@ -29,12 +26,14 @@ from llmc.tokens.bpe import train_bpe
 from llmc.tokens.rows import write_rows
 from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
+from llmc.tokens.tokenizer_bin import read_tokenizer_bin
 from llmc.weights import checkpoint
 from llmc.weights import huggingface as hf
 from llmc.weights import state as training_state
 from llmc.weights.checkpoint import CheckpointHeader
 from llmc.weights.checkpoint import read_header as read_checkpoint_header
 from llmc.weights.gguf import NAMES as GGUF_NAMES
+from llmc.weights.gguf_header import SCALARS, scan_gguf
 from tests.conftest import Llmc
 from tests.helpers.engine import (
     Native,
@@ -122,7 +121,7 @@ def test_token_files(tmp_path: Path, enums: dict[str, int]) -> None:
     assert number(rows["uint16"][2]) == enums["TOKENS16_VERSION"] == tokens.VERSION16
     assert number(rows["uint32"][1]) == enums["TOKENS32_MAGIC"] == tokens.MAGIC32
     assert number(rows["uint32"][2]) == enums["TOKENS32_VERSION"] == tokens.VERSION32
-    assert {name.removeprefix("headerless ") for name in rows} == set(WIDTHS)
+    assert {name.removeprefix("headerless ") for name in rows} == set(tokens.WIDTHS)
     places = {f"TOKENS_{name}_AT": at for at, name in enumerate(("MAGIC", "VERSION", "COUNT"))}
     assert {name: enums[name] for name in places} == places
     assert list(ints("of a token file")) == [0, 1, 2]
@@ -300,9 +299,8 @@ def test_tokenizer_bin(tmp_path: Path) -> None:
     assert said[1] == "version 2"
     path = write_tokenizer_bin(tmp_path / "tokenizer.bin", load_tokenizer("byte"))
     assert raw_header(path)[:4] == [TOKENIZER_BIN_MAGIC, 2, 257, 256]
-    found, end, problem = walk(path.read_bytes(), 257)
-    assert (end, problem) == (path.stat().st_size, None)
-    assert found == [*(bytes([byte]) for byte in range(256)), b"<|endoftext|>"]
+    found = read_tokenizer_bin(path).tokens
+    assert found == (*(bytes([byte]) for byte in range(256)), b"<|endoftext|>")
 
 
 def by_the_page(mergeable: list[bytes]) -> str:
@@ -394,11 +392,11 @@ def test_gguf_s_types() -> None:
 
 def test_gguf_s_keys_and_bytes(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", TINY)
-    header, broken = read_header(path)
-    assert broken is None
+    header, problems = scan_gguf(path)
+    assert problems == []
     reader = gguf.GGUFReader(path)
     said = {row[0].strip("`"): row for row in table("key | type | value")}
-    assert set(header.keys) == set(said)
+    assert set(header.metadata) == set(said)
     for key, (_, kind, _) in said.items():
         assert reader.fields[key].types[0].name == kind, key
     data = path.read_bytes()
@@ -406,7 +404,7 @@ def test_gguf_s_keys_and_bytes(tmp_path: Path) -> None:
     assert places == [0, 4, 8, 16, 24]
     assert data[:4] == b"GGUF"
     assert int.from_bytes(data[4:8], "little") == 3
-    assert int.from_bytes(data[8:16], "little") == len(reader.tensors) == len(header.tensors)
+    assert int.from_bytes(data[8:16], "little") == len(reader.tensors) == len(header.entries)
     assert int.from_bytes(data[16:24], "little") == len(said)
     assert data[24 + 8 :].startswith(b"general.architecture")
     file_types = {
@@ -418,9 +416,9 @@ def test_gguf_s_keys_and_bytes(tmp_path: Path) -> None:
     }
     assert file_types == {number: known[number] for number in file_types}
     for tensor in reader.tensors:
-        info = header.tensors[tensor.name]
-        assert header.data_start + info.offset == tensor.data_offset
-        assert list(info.shape) == tensor.shape.tolist()[::-1]
+        place = header.entries[tensor.name]
+        assert place.start == tensor.data_offset
+        assert list(place.shape) == tensor.shape.tolist()[::-1]
 
 
 # What llmc itself writes into folders

@@ -327,7 +327,7 @@ def test_a_text_is_its_requests_alone(
 
 
 def test_the_rest_of_a_long_prompt_is_what_the_context_holds(native: Native, model: Path) -> None:
-    """Half of the context is kept when it is full: docs/guide/sampling.md."""
+    """Half of the context is kept when it is full: docs/reference/generate.md."""
     kept, room = POSITIONS // 2, POSITIONS - POSITIONS // 2
     prompt = [(7 * i) % V for i in range(4 * POSITIONS)]
     for length in (POSITIONS, POSITIONS + 1, POSITIONS + room, POSITIONS + room + 1, 4 * POSITIONS):

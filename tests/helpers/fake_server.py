@@ -15,7 +15,7 @@ from llmc.config import SampleConfig
 from llmc.engine.generator import Generator, generate_argv
 from llmc.errors import LlmcError
 from llmc.serve import connection, guard, server
-from llmc.serve.subject import Subject
+from llmc.serve.served import ServedModel
 from llmc.tokens.tokenizer import load_tokenizer
 
 FAKE = Path(__file__).with_name("fake_engine.py")
@@ -36,7 +36,7 @@ def main() -> None:
         connection.HEAD_SECONDS = connection.STALLED_SECONDS = args.patience
         server.GRACE_SECONDS = args.patience
     argv = generate_argv(FAKE, args.checkpoint, slots=args.slots, positions=64)
-    subject = Subject(
+    served = ServedModel(
         "parrot", args.checkpoint, load_tokenizer("byte"), SampleConfig(), args.checkpoint.parent
     )
     try:
@@ -45,9 +45,9 @@ def main() -> None:
             server.serve(
                 bound,
                 generator,
-                subject,
+                served,
                 guard.guard_for(args.host),
-                server.Settings(args.queue, args.max_tokens),
+                server.ServerSettings(args.queue, args.max_tokens),
                 ready=lambda: print(server.address_of(bound, args.host), flush=True),
                 say=lambda line: print(line, file=sys.stderr, flush=True),
                 log=lambda line: None,

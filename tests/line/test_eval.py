@@ -22,8 +22,12 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from llmc.check.torch_model import GPT2
+from llmc.errors import Usage
+from llmc.evaluate.loss import evaluate
+from llmc.evaluate.rows import EngineOptions
 from llmc.evaluate.statistics import Tally, proportion, ratio, score, student_t95, token_bytes
 from llmc.model import ModelConfig, tensor_shapes
+from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.files import read_tokens
 from llmc.tokens.rows import write_rows
@@ -426,7 +430,7 @@ def test_the_newest_run_on_its_own_validation_text(template: Llmc) -> None:
     assert fields["perplexity"] == pytest.approx(math.exp(fields["loss"]))
     low, high = fields["perplexity_interval"]
     assert low < fields["perplexity"] < high
-    assert f"{fields['loss']:.4f} ± {fields['loss_error']:.4f} nats a token" in done.stdout
+    assert f"{fields['loss']:.4f} ± {fields['loss_error']:.4f} nats per token" in done.stdout
     for name in ("first", "runs/first", "runs/first/model.bin"):
         again = measured(template, name)
         assert again["loss"] == fields["loss"]
@@ -488,14 +492,11 @@ def test_the_train_split_and_files_by_name(template: Llmc) -> None:
 def test_a_bare_token_file(llmc: Llmc) -> None:
     bare = shutil.copy(llmc.workspace / "data/texts/val.bin", llmc.workspace / "bare.bin")
     done = ok(llmc("eval", "--data", "bare.bin"))
-    assert "tokenizer: byte, the model's; nothing tells that of the data" in done.stderr
+    assert "tokenizer: byte, from the model" in done.stderr
     assert measured(llmc, "--data", "bare.bin")["loss"] == measured(llmc)["loss"]
     header, tensors = read_checkpoint(llmc.workspace / "runs/first/model.bin")
     write_checkpoint(llmc.workspace / "alien.bin", header.config, tensors.items(), tokenizer=None)
-    assert (
-        "byte, the data's; nothing tells that of the model"
-        in ok(llmc("eval", "alien.bin", "--data", "data/texts")).stderr
-    )
+    assert "byte, from the data" in ok(llmc("eval", "alien.bin", "--data", "data/texts")).stderr
     fields = measured(llmc, "alien.bin", "--data", Path(bare).name)
     assert fields["bits_per_byte"] is fields["text_bytes"] is None
     assert fields["unit"] == "windows" or fields["unit"] == "blocks of windows"
@@ -576,5 +577,20 @@ def test_ctrl_c_says_how_far_it_came(llmc: Llmc) -> None:
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert out == ""
-    assert re.search(r"interrupted after [\d,]+ of 2,999,999 tokens; so far loss [\d.]+ ±", err)
+    assert re.search(r"interrupted after [\d,]+ of 2,999,999 tokens; loss so far: [\d.]+ ±", err)
     assert "Traceback" not in err
+
+
+def test_evaluate_measures_what_the_command_measures(
+    template: Llmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(template.cache))
+    workspace = Workspace(template.workspace)
+    result = evaluate(workspace, "first", max_tokens=500)
+    fields = measured(template, "--max-tokens", "500")
+    assert result.loss == fields["loss"]
+    assert result.score.bits_per_byte is not None
+    assert (result.score.bits_per_byte.value, result.split) == (fields["bits_per_byte"], "val")
+    assert result.engine.seq_len == fields["seq_len"]
+    with pytest.raises(Usage, match="more than the 64 positions"):
+        evaluate(workspace, options=EngineOptions(seq_len=65))

@@ -14,16 +14,16 @@ from torch.nn import functional
 from llmc.check.torch_model import GPT2
 from llmc.errors import BadData
 from llmc.evaluate.hellaswag import (
+    Accuracy,
     Example,
-    Results,
     Row,
     chosen,
     read_examples,
     rows_of,
     shortened,
     table_of,
+    write_row_files,
 )
-from llmc.evaluate.hellaswag_run import _written
 from llmc.fetch.registry import EVALUATIONS, HELLASWAG
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
@@ -140,7 +140,7 @@ def test_a_row_that_is_too_long_keeps_its_end() -> None:
 
 
 def test_the_lowest_loss_wins() -> None:
-    results = Results([1, 2])
+    results = Accuracy([1, 2])
     for losses in ([1.0] * 4, [2.0], [0.9] * 3, [3.0, 0.1]):  # by sum the second, by mean the third
         results.add(losses)
     for losses in ([1.0], [1.0], [0.5, 0.3], [2.0]):
@@ -187,7 +187,7 @@ def test_choices_and_losses_are_pytorch_s(batch_size: int, native: Native, tmp_p
     save_model(tmp_path / "model.bin", RAGGED, tensors)
     rows = [row for example in EXAMPLES for row in rows_of(example, byte, RAGGED.context)]
     assert any(row.cut for row in rows) and not all(row.cut for row in rows)
-    flags = dict(zip(*[iter(_written(tmp_path, rows, byte))] * 2, strict=True))
+    flags = dict(zip(*[iter(write_row_files(tmp_path, rows, byte))] * 2, strict=True))
     done = native(
         "eval",
         model=tmp_path / "model.bin",
@@ -196,7 +196,7 @@ def test_choices_and_losses_are_pytorch_s(batch_size: int, native: Native, tmp_p
         **{name.removeprefix("--"): value for name, value in flags.items()},
     )
     losses = [line["losses"] for line in json_lines(succeeded(done).stdout)[1:]]
-    results, hits, hits_norm = Results([example.label for example in EXAMPLES]), 0, 0
+    results, hits, hits_norm = Accuracy([example.label for example in EXAMPLES]), 0, 0
     for i, example in enumerate(EXAMPLES):
         of_one = losses[4 * i : 4 * i + 4]
         sums, means = padded_losses(model, rows[4 * i : 4 * i + 4])
@@ -291,7 +291,7 @@ def test_a_file_that_is_not_there_names_fetch(template: Llmc) -> None:
 def test_a_model_whose_tokenizer_is_not_known_is_refused(llmc: Llmc) -> None:
     save_model(llmc.workspace / "alien.bin", RAGGED)
     flags = ["eval", "alien.bin", "--task", "hellaswag", "--data", "right.jsonl", "--quiet"]
-    assert "nothing in the workspace tells the tokenizer" in assert_one_sentence(llmc(*flags), 1)
+    assert "tokenizer of alien.bin is unknown" in assert_one_sentence(llmc(*flags), 1)
 
 
 def test_it_is_fetched_to_where_eval_looks(llmc: Llmc) -> None:

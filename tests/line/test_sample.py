@@ -5,16 +5,16 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from llmc.cli.context import Context
-from llmc.cli.ui import Ui
 from llmc.config import SampleConfig
+from llmc.errors import MissingOutput, Usage
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
-from llmc.sample.text import find_weights
+from llmc.sample.model import find_model, load
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
@@ -63,6 +63,42 @@ def test_the_pipe_equals_decode_byte_for_byte(template: Llmc) -> None:
     # The tokens are bytes, so that characters are split; the model has learned to complete some.
     assert len(text.stdout) > 100
     assert any(char > "\x7f" for char in text.stdout.decode(errors="ignore")[3:])
+
+
+def test_the_statistics_begin_on_a_line_of_their_own(template: Llmc) -> None:
+    """In one pipe with the text, too; the text itself gets no newline."""
+    flags = ["sample", "--decode", "--prompt", "naï", "--tokens", "0"]
+    done = subprocess.run(
+        [*template.command, *flags],
+        cwd=template.workspace,
+        env=template.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=True,
+    )
+    assert "naï\n0 tokens" in done.stdout.decode()
+    assert template.raw(*flags).stdout.decode() == "naï"
+
+
+def test_a_loaded_model_writes_what_the_command_writes(
+    template: Llmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(template.cache))
+    flags = ["--prompt", "naï", "--tokens", "30", "--temperature", "0.5", "--ignore-eot"]
+    written = ok(template("sample", "--decode", *flags)).stdout
+    settings: dict[str, Any] = {"tokens": 30, "temperature": 0.5, "ignore_eot": True}
+    with load(Workspace(template.workspace), "first") as model:
+        text = model.sample("naï", **settings)
+        assert "naï" + text == written
+        assert "".join(model.stream("naï", **settings)) == text
+        sample = model.start("naï", **settings).finished()
+        assert (len(sample.ids), sample.reason) == (30, "length")
+        assert text[:4] not in model.sample("naï", stop=text[:4], **settings)
+        for wrong in ({"warmth": 1}, {"dtype": "bf16"}, {"top_p": 2}, {"stop": ""}):
+            with pytest.raises(Usage):
+                model.sample("naï", **wrong)
+    with pytest.raises(MissingOutput, match="no run and no checkpoint 'gone'"):
+        load(Workspace(template.workspace), "gone")
 
 
 def test_half_a_character_is_written_as_it_is(template: Llmc) -> None:
@@ -319,15 +355,13 @@ def test_a_model_finds_its_tokenizer_by_fingerprint(llmc: Llmc) -> None:
     assert ok(done).stdout.startswith("Größe")
     ok(llmc("train", "--data", "data/bpe", "--model", "mine.bin", "--steps", "1", "--run", "bpe"))
     shutil.rmtree(llmc.workspace / "data")  # the run has recorded it too
-    found = find_weights(
-        Context(Workspace(llmc.workspace), Ui()), None, model, needs_tokenizer=True
-    )
+    found = find_model(Workspace(llmc.workspace), None, model, needs_tokenizer=True)
     assert found.tokenizer is not None
     assert found.tokenizer.fingerprint == tokenizer.hex()
     shutil.rmtree(llmc.workspace / "runs")
     for flag in (["--decode"], ["--prompt", "a"]):
         error = assert_one_sentence(llmc("sample", "--model", "mine.bin", *flag), 1)
-        assert "nothing in the workspace tells the tokenizer of mine.bin" in error
+        assert "tokenizer of mine.bin is unknown" in error
         assert "'llmc decode --tokenizer'" in error
     assert len(ids(llmc, "--model", "mine.bin", "--tokens", "4")) == 4
     done = ok(llmc("sample", "--model", "mine.bin", "--tokens", "4", "--json"))
@@ -338,13 +372,13 @@ def test_a_checkpoint_of_llm_c_speaks_gpt2(tmp_path: Path, gpt2: Tokenizer) -> N
     config = ModelConfig(1, 1, 4, 8, gpt2.vocab_size)
     path = tmp_path / "llmc.bin"
     write_checkpoint(path, config, random_tensors(config, 1))
-    here = Context(Workspace(tmp_path), Ui())
-    found = find_weights(here, None, path, needs_tokenizer=True)
+    workspace = Workspace(tmp_path)
+    found = find_model(workspace, None, path, needs_tokenizer=True)
     assert found.tokenizer is not None
     assert found.tokenizer.fingerprint == gpt2.fingerprint
     fingerprint = bytes.fromhex(train_bpe(["some words"], 258).fingerprint)
     write_checkpoint(path, config, random_tensors(config, 1), tokenizer=fingerprint)
-    assert find_weights(here, None, path, needs_tokenizer=False).tokenizer is None
+    assert find_model(workspace, None, path).tokenizer is None
 
 
 @pytest.mark.parametrize(

@@ -344,7 +344,7 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(
 ) -> None:
     """Whether it comes to the engine or to Python."""
     here = Context(Workspace(llmc.workspace), here.ui)
-    data = find_data(here, None, None)
+    data = find_data(here.workspace, None, None)
     begun = Beginning(Path(), Preset(), TrainConfig(), data, llmc.workspace / model()[1])
     for stop in (KeyboardInterrupt, Interrupted):
 

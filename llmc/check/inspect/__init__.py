@@ -1,5 +1,6 @@
-"""What a file or a folder is: described, not printed; one kind of thing = one file.
+"""Describe a file or a folder; nothing here prints.
 
-:func:`llmc.check.inspect.describe.describe` looks at a path and returns a description. Nothing here
-trusts what it reads: sizes are held against the file before anything is read or taken.
+:func:`llmc.check.inspect.describe.describe` looks at a path and returns a description, built from
+what the readers of each format return. Nothing trusts the contents of a file: sizes are compared
+with the file before anything is read or allocated.
 """

@@ -9,10 +9,10 @@ from typing import Any
 
 from llmc.check.inspect.description import Description, safe_text
 from llmc.check.inspect.detect import kind_of
-from llmc.check.inspect.manifests import Entry, entries, read_json, recorded
-from llmc.check.inspect.reading import Asked, Reading
+from llmc.check.inspect.manifests import say_recorded
+from llmc.check.inspect.reading import Asked, ReadBudget, read_json
 from llmc.check.inspect.statistics import TokenCounts
-from llmc.check.inspect.token_files import count_tokens, say_counts, say_first, with_header
+from llmc.check.inspect.token_files import count_tokens, say_counts, say_first, say_layout
 from llmc.errors import LlmcError
 from llmc.tokens import manifest as manifests
 from llmc.tokens.prepared import FILENAME as PREPARED
@@ -22,7 +22,7 @@ SPLITS = ("train", "val")
 
 
 def describe_dataset(folder: Path, asked: Asked) -> Description:
-    """Describe the dataset whose manifest lies in ``folder``; hold every file against it.
+    """Describe the dataset whose manifest lies in ``folder``; compare every file with it.
 
     Raises:
         OSError: the manifest cannot be read.
@@ -43,12 +43,12 @@ def describe_dataset(folder: Path, asked: Asked) -> Description:
     _say_manifest(made, fields)
     tokenizer = asked.tokenizer
     if tokenizer is None:
-        tokenizer = recorded(folder, fields, made)
+        tokenizer = say_recorded(made, folder, fields)
     else:
         made.say("tokenizer", tokenizer.name, f"{tokenizer.name}, as --tokenizer says")
     _say_prepared(made)
     for split in SPLITS:
-        files = entries(fields.get(split))
+        files = manifests.shards_of(fields.get(split))
         if files:
             made.parts.append(_describe_split(folder, split, files, tokenizer, asked))
     if not made.all_problems():
@@ -71,7 +71,7 @@ def _say_manifest(made: Description, fields: Mapping[str, Any]) -> None:
 
 
 def _say_prepared(made: Description) -> None:
-    """Say which model ``llmc prepare`` left for the dataset."""
+    """Add the model that ``llmc prepare`` made for the dataset."""
     try:
         record = read_json(made.path / PREPARED)
     except FileNotFoundError:
@@ -84,23 +84,27 @@ def _say_prepared(made: Description) -> None:
 
 
 def _describe_split(
-    folder: Path, split: str, files: list[Entry], tokenizer: Tokenizer | None, asked: Asked
+    folder: Path,
+    split: str,
+    files: list[manifests.Shard],
+    tokenizer: Tokenizer | None,
+    asked: Asked,
 ) -> Description:
-    """Describe the files of one split, together; hold each against its entry."""
+    """Describe the files of one split together; compare each with its entry."""
     made = Description(folder, "split", split)
     made.note("split", split)
     counts = TokenCounts(eot=tokenizer.eot if tokenizer is not None else None)
     rows = []
     there = 0
-    for entry in files:
+    for shard in files:
         count, state = _checked(
-            made, folder / entry.file, entry, counts, tokenizer=tokenizer, reading=asked.reading
+            made, folder / shard.file, shard, counts, tokenizer=tokenizer, reading=asked.reading
         )
         there += count
-        rows.append((entry.file, entry.tokens, state))
+        rows.append((shard.file, shard.tokens, state))
     counts.close()
     first, made.facts = made.facts, []
-    made.say("tokens", sum(entry.tokens for entry in files))
+    made.say("tokens", sum(shard.tokens for shard in files))
     if len(files) == 1:
         made.say("file", files[0].file)
         made.say("checksum", rows[0][2])
@@ -117,13 +121,13 @@ def _describe_split(
 def _checked(
     made: Description,
     path: Path,
-    entry: Entry,
+    shard: manifests.Shard,
     counts: TokenCounts,
     *,
     tokenizer: Tokenizer | None,
-    reading: Reading,
+    reading: ReadBudget,
 ) -> tuple[int, str]:
-    """Count one file; return its tokens and how it compares with its entry."""
+    """Count the tokens of one file; return the count and how it compares with its entry."""
     try:
         kind = kind_of(path)
     except OSError as error:
@@ -135,21 +139,19 @@ def _checked(
         made.wrong(f"{path} is no token file any more: run 'llmc tokenize' again")
         return 0, "no token file"
     alone = Description(path, "tokens", "")
-    layout = with_header(alone)
+    layout = say_layout(alone)
     for problem in alone.problems:
         made.wrong(f"{path}: {problem}")
     if layout is None:
         return 0, "broken"
     if not counts.tokens:
-        say_first(made, layout, tokenizer)
-    sha256 = count_tokens(layout, counts, reading)
-    if layout.count == entry.tokens and sha256 == entry.sha256:
-        return layout.count, "verified"
-    if layout.count == entry.tokens and sha256 is None:
-        return layout.count, "not verified: --full reads all of it"
+        say_first(made, path, layout, tokenizer)
+    sha256 = count_tokens(path, layout, counts, reading)
+    if layout.there == shard.tokens and sha256 in (shard.sha256, None):
+        return layout.there, "verified" if sha256 else "not verified: --full reads all of it"
     if not alone.problems:
         made.wrong(
-            f"{path} is not the file its manifest describes ({layout.count:,} tokens, "
-            f"{entry.tokens:,} in the manifest, or other ones): run 'llmc tokenize' again"
+            f"{path} is not the file its manifest describes ({layout.there:,} tokens, "
+            f"{shard.tokens:,} in the manifest, or other ones): run 'llmc tokenize' again"
         )
-    return layout.count, "differs"
+    return layout.there, "differs"

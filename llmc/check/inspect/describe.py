@@ -1,4 +1,4 @@
-"""Look at a path, find out what it is, and have it described by the one who knows."""
+"""Detect the kind of a path, and describe it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from llmc.check.inspect.debug_states import describe_debug_state
 from llmc.check.inspect.description import Description, safe_text
 from llmc.check.inspect.detect import kind_of
 from llmc.check.inspect.gguf_files import describe_gguf
-from llmc.check.inspect.model_folders import describe_model_folder
 from llmc.check.inspect.reading import Asked
 from llmc.check.inspect.run_folders import describe_run
-from llmc.check.inspect.safetensors_files import describe_safetensors
+from llmc.check.inspect.safetensors_files import describe_model_folder, describe_safetensors
 from llmc.check.inspect.texts import (
     describe_json,
     describe_other,
@@ -48,10 +47,10 @@ FILES: dict[str, Describer] = {
 
 
 def describe(path: Path, asked: Asked) -> Description:
-    """Return what ``path`` is. What is broken is described as far as it goes.
+    """Return the description of a path; a broken file is described as far as it can be read.
 
     Raises:
-        Usage: there is no such path, or ``asked.dtype`` is given for what is no raw file.
+        Usage: there is no such path, or ``asked.dtype`` is given for a file with a header.
     """
     if "\0" in str(path):
         raise Usage("a path cannot hold a NUL: name a file or a folder")
@@ -100,7 +99,7 @@ def _without_header(path: Path, kind: str, asked: Asked) -> Description:
 
 
 def _folder(folder: Path) -> Describer:
-    """Return who describes a folder, by what lies in it."""
+    """Return the function that describes a folder, chosen by the files in it."""
 
     def has(*names: str) -> bool:
         return any((folder / name).is_file() for name in names)

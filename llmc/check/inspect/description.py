@@ -1,4 +1,4 @@
-"""What was found out about a file or a folder, for a person and for JSON alike."""
+"""The description of a file or a folder, for a person and for JSON."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LONGEST_TEXT = 200  # characters of somebody else's text in one place
-TOLD = object()  # the value of a fact that JSON has elsewhere
+LONGEST_TEXT = 200  # characters of foreign text in one place
+ELSEWHERE = object()  # the value of a fact that JSON has under another key
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is known.
+    """One line of a description.
 
     Attributes:
-        name: its key in JSON, in lower case with underscores; a person sees spaces.
-        value: what JSON gets.
-        shown: what a person reads; None: nothing, JSON alone has it.
+        name: the key in JSON, in lower case with underscores; a person sees spaces.
+        value: the value in JSON.
+        shown: the text for a person; None: the fact is in JSON only.
     """
 
     name: str
@@ -29,15 +29,15 @@ class Fact:
 
 @dataclass(frozen=True)
 class Table:
-    """Many things of one kind.
+    """A table of a description: a list of objects in JSON.
 
     Attributes:
-        name: its key in JSON, where it is a list of objects; a person sees it as the heading.
-        columns: the keys of those objects, and the column heads. A head that begins with ``>`` is
-            of numbers, set to the right.
+        name: the key in JSON, and the heading.
+        columns: the keys of the objects, and the column heads. A column whose head begins with
+            ``>`` has numbers and is aligned to the right.
         rows: the values, one for each column.
-        shown: what a person reads in their place, as text.
-        left_out: how many rows more there are, that only a longer look would show.
+        shown: the texts for a person.
+        left_out: the number of further rows.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Table:
 
 @dataclass
 class Description:
-    """What a path is.
+    """A description of a file or folder.
 
     Attributes:
         path: the file or folder.
         kind: one word for a program: ``tokens``, ``checkpoint``, ``dataset`` …
         title: one line for a person.
-        facts: what is known, in the order in which it is told.
+        facts: the facts, in the order in which they are shown.
         tables: lists of tensors, tokens, files.
-        problems: what is wrong, a sentence each; empty: nothing was found.
-        parts: descriptions of what a folder is made of.
-        hints: commands that go on from here.
+        problems: a sentence for each thing that is wrong.
+        parts: descriptions of the parts of a folder.
+        hints: commands to type next.
     """
 
     path: Path
@@ -72,20 +72,30 @@ class Description:
     hints: list[str] = field(default_factory=list)
 
     def say(self, name: str, value: Any, shown: str | None = None) -> None:
-        """Add a fact; without ``shown`` the value is shown as it is, numbers in groups of three."""
+        """Add a fact; without ``shown`` the value is shown, numbers in groups of three."""
         self.facts.append(Fact(name, value, shown_value(value) if shown is None else shown))
 
     def tell(self, name: str, shown: str) -> None:
-        """Add a fact for a person alone; JSON has it elsewhere."""
-        self.facts.append(Fact(name, TOLD, shown))
+        """Add a fact for a person only; JSON has it under another key."""
+        self.facts.append(Fact(name, ELSEWHERE, shown))
 
     def note(self, name: str, value: Any) -> None:
-        """Add a fact that only JSON carries."""
+        """Add a fact for JSON only."""
         self.facts.append(Fact(name, value, None))
 
     def known(self, name: str) -> Any:
         """Return the value of a fact, None where there is no such fact."""
         return next((fact.value for fact in self.facts if fact.name == name), None)
+
+    def say_bytes(self) -> int:
+        """Add the size of the file, and return it.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        size = self.path.stat().st_size
+        self.say("bytes", size, byte_count(size))
+        return size
 
     def wrong(self, sentence: str) -> None:
         """Add a problem, once."""
@@ -111,12 +121,12 @@ class Description:
         self.tables.append(Table(name, tuple(columns), values, texts, left_out))
 
     def all_problems(self) -> list[str]:
-        """Return what is wrong here and in the parts, each sentence once."""
+        """Return the problems here and in the parts, each sentence once."""
         found = [*self.problems, *(p for part in self.parts for p in part.all_problems())]
         return list(dict.fromkeys(found))
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything as what ``json.dumps`` takes; NaN and infinities become null."""
+        """Return everything for ``json.dumps``; NaN and infinities become null."""
         fields: dict[str, Any] = {
             "path": safe_text(str(self.path), limit=None),
             "kind": self.kind,
@@ -124,7 +134,7 @@ class Description:
             "title": self.title,
         }
         for fact in self.facts:
-            if fact.value is not TOLD:
+            if fact.value is not ELSEWHERE:
                 fields[fact.name] = _for_json(fact.value)
         for table in self.tables:
             keys = [column.lstrip(">").replace(" ", "_") for column in table.columns]
@@ -151,11 +161,11 @@ def shown_value(value: Any) -> str:
 
 
 def safe_text(text: str, limit: int | None = LONGEST_TEXT) -> str:
-    r"""Return somebody else's text in one line that does nothing to a terminal.
+    r"""Return foreign text on one line that is safe for a terminal.
 
-    What is not printable (controls, escapes, characters that turn the direction of writing,
-    halves of surrogate pairs) is written as ``\n``, ``\x1b`` or ``\u202e``; a text longer than
-    ``limit`` characters is cut, and says so with an ellipsis.
+    Characters that are not printable (controls, escapes, characters that change the direction of
+    writing, halves of surrogate pairs) become ``\n``, ``\x1b`` or ``\u202e``. A text longer than
+    ``limit`` characters is cut and ends in an ellipsis.
     """
     cut = limit is not None and len(text) > limit
     head = text[:limit] if cut else text
@@ -167,7 +177,7 @@ def safe_text(text: str, limit: int | None = LONGEST_TEXT) -> str:
 
 
 def safe_bytes(data: bytes, limit: int | None = LONGEST_TEXT) -> str:
-    r"""Return bytes as :func:`safe_text` does; what is no UTF-8 becomes ``\xff``."""
+    r"""Return bytes as :func:`safe_text` does; bytes that are not UTF-8 become ``\xff``."""
     cut = limit is not None and len(data) > 4 * limit
     parts: list[str] = []
     rest = data[: 4 * limit] if limit is not None and cut else data

@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes; its name decides nothing."""
+"""Detect what a file is from its first bytes; its name decides nothing."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import stat
 from pathlib import Path
 
 from llmc.check import debug_state
-from llmc.check.inspect.reading import head_of
-from llmc.tokens import files as tokens
+from llmc.kinds import HEAD_BYTES, is_text, kind_of_bytes
+from llmc.tokens import files as token_files
 from llmc.tokens import tokenizer_bin
 from llmc.weights import checkpoint
 from llmc.weights import state as training_state
 
-HEAD = 4096
-
-# Kinds that begin with one of llm.c's numbers, little-endian.
+# Formats that begin with one of llm.c's numbers, little-endian.
 MAGICS = {
-    tokens.MAGIC16: "tokens",
-    tokens.MAGIC32: "tokens",
+    token_files.MAGIC16: "tokens",
+    token_files.MAGIC32: "tokens",
     checkpoint.MAGIC: "checkpoint",
     debug_state.MAGIC: "debug_state",
     tokenizer_bin.MAGIC: "tokenizer.bin",
@@ -26,74 +24,25 @@ MAGICS = {
 }
 TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
-# What others begin with: the bytes, what it is, what to do with it.
-FOREIGN = (
-    (b"\x1f\x8b", "gzip", "gzip-compressed data", "'llmc tokenize' reads the text in it"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "Zstandard-compressed data", "decompress it with 'zstd -d'"),
-    (b"BZh", "bzip2", "bzip2-compressed data", "decompress it with 'bunzip2'"),
-    (b"\xfd7zXZ\0", "xz", "xz-compressed data", "decompress it with 'unxz'"),
-    (b"PAR1", "parquet", "a Parquet table", "its text column is what 'llmc tokenize' wants"),
-    (b"%PDF", "pdf", "a PDF document", "extract its text first"),
-    (b"\x7fELF", "elf", "a program", "it is nothing that llmc reads"),
-    (b"\x93NUMPY", "npy", "a NumPy array", "write tokens as raw uint16 to use them (--dtype)"),
-)
-STARTS = (
-    (b"GGUF", "gguf"),
-    (b"PK\x03\x04", "zip"),
-    (b"\x80\x02", "pickle"),
-    (b"\x80\x03", "pickle"),
-    (b"\x80\x04", "pickle"),
-    *((start, kind) for start, kind, _, _ in FOREIGN),
-)
-
 
 def kind_of(path: Path) -> str:
-    """Return the kind of a file.
+    """Return the kind of a file: of :func:`~llmc.kinds.kind_of_bytes` or of llmc's own formats.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         return "special"
-    return kind_of_bytes(head_of(path, HEAD))
+    with path.open("rb") as file:
+        return kind_of_head(file.read(HEAD_BYTES))
 
 
-def kind_of_bytes(head: bytes) -> str:
-    """Return the kind of a file that begins with these bytes; ``unknown`` where nothing fits."""
-    if not head:
-        return "empty"
+def kind_of_head(head: bytes) -> str:
+    """Return the kind of a file that begins with these bytes."""
     magic = MAGICS.get(int.from_bytes(head[:4], "little")) if len(head) >= 4 else None
     if magic is not None:
         return magic
-    if re.match(rb".{8}\{\s*[\"}]", head, re.DOTALL) and not _is_text(head[:8]):
+    if re.match(rb".{8}\{\s*[\"}]", head, re.DOTALL) and not is_text(head[:8]):
         return "safetensors"
-    for start, kind in STARTS:
-        if head.startswith(start):
-            return kind
-    if head[257:262] == b"ustar":
-        return "tar"
-    return _kind_of_text(head) if _is_text(head) else "unknown"
-
-
-def _is_text(head: bytes) -> bool:
-    """Say whether bytes are UTF-8 without controls, but for a character cut at the end."""
-    try:
-        text = head.decode()
-    except UnicodeDecodeError as error:
-        if len(head) - error.start > 3 or error.reason != "unexpected end of data":
-            return False
-        text = head[: error.start].decode()
-    return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
-
-
-def _kind_of_text(head: bytes) -> str:
-    start = head.lstrip()[:200].lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "html"
-    if head.startswith(b"version https://git-lfs"):
-        return "lfs"
-    if TIKTOKEN_LINE.match(head):
-        return "tokenizer.tiktoken"
-    if start.startswith((b"{", b"[")):
-        return "json"
-    return "text"
+    kind = kind_of_bytes(head)
+    return "tokenizer.tiktoken" if kind == "text" and TIKTOKEN_LINE.match(head) else kind

@@ -1,77 +1,36 @@
-"""A dataset's manifest as far as it can be read: whole, broken, of one file a split or of many."""
+"""The manifest beside a token file, and the tokenizer that a manifest or a run records."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmc.check.inspect.description import Description, safe_text
-from llmc.check.inspect.reading import LARGEST_TEXT, file_size
+from llmc.check.inspect.reading import read_json
 from llmc.errors import LlmcError
-from llmc.tokens.manifest import FILENAME
+from llmc.tokens.manifest import FILENAME, Shard, shards_of
 from llmc.tokens.tokenizer import Tokenizer, load_recorded
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One token file as a manifest names it."""
+class ManifestEntry:
+    """A token file in a manifest.
 
-    file: str
-    tokens: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a manifest says of one of its files."""
+    Attributes:
+        path: the manifest.
+        fields: the contents of the manifest.
+        shard: the entry.
+    """
 
     path: Path
     fields: Mapping[str, Any]
-    entry: Entry
-
-    def load_tokenizer(self, made: Description) -> Tokenizer | None:
-        """Return the tokenizer, saying which it is, or what became of it."""
-        return recorded(self.path.parent, self.fields, made)
+    shard: Shard
 
 
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
-
-    Raises:
-        ValueError: it is no JSON, too large or nested too deeply; the message says which.
-        OSError: it cannot be read.
-    """
-    if (size := file_size(path)) > LARGEST_TEXT:
-        raise ValueError(f"{size:,} bytes of JSON are more than llmc reads ({LARGEST_TEXT:,})")
-    try:
-        return json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
-def entries(split: object) -> list[Entry]:
-    """Return the files of a split, which a manifest gives as one table or as a list of them.
-
-    What is no table of ``file``, ``tokens`` and ``sha256`` is left out: whoever checks the whole
-    manifest says so.
-    """
-    items = split if isinstance(split, list) else [split]
-    found = []
-    for item in items:
-        if not isinstance(item, dict):
-            continue
-        file, tokens, sha256 = (item.get(key) for key in ("file", "tokens", "sha256"))
-        if isinstance(file, str) and type(tokens) is int and isinstance(sha256, str):
-            beside = file not in ("", "..") and "\0" not in file and Path(file).name == file
-            found += [Entry(file, tokens, sha256)] if beside else []
-    return found
-
-
-def record_of(path: Path) -> Record | None:
-    """Return what the manifest beside a token file says of it, None where none does."""
+def manifest_entry(path: Path) -> ManifestEntry | None:
+    """Return the entry of a token file in the manifest beside it, or None."""
     place = path.parent / FILENAME
     try:
         fields = read_json(place)
@@ -79,15 +38,14 @@ def record_of(path: Path) -> Record | None:
         return None
     if not isinstance(fields, dict):
         return None
-    for split in ("train", "val"):
-        for entry in entries(fields.get(split)):
-            if entry.file == path.name:
-                return Record(place, fields, entry)
+    for shard in (*shards_of(fields.get("train")), *shards_of(fields.get("val"))):
+        if shard.file == path.name:
+            return ManifestEntry(place, fields, shard)
     return None
 
 
-def recorded(folder: Path, fields: Mapping[str, Any], made: Description) -> Tokenizer | None:
-    """Return the tokenizer that a manifest's or a run's fields name; say what it is."""
+def say_recorded(made: Description, folder: Path, fields: Mapping[str, Any]) -> Tokenizer | None:
+    """Add the tokenizer that a manifest or a run records, and return it."""
     record = fields.get("tokenizer", fields)
     name, fingerprint, file = (
         record.get(key) if isinstance(record, dict) else None

@@ -1,42 +1,44 @@
-"""How much of a file is read, how, and who is told how far it has come.
+"""How files are read: in pieces, up to a budget, with progress.
 
-Files are read in pieces, never mapped: a file that shrinks meanwhile is an error to report, not a
-signal that kills. Up to ``WHOLE_BYTES`` in all are read; of what comes after, only a sample, unless
-everything was asked for.
+Files are never mapped: a file that shrinks meanwhile is an error, not a signal that kills. Up to
+``WHOLE_BYTES`` in all are read; of further files only a sample, unless ``full`` is set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llmc.paths import Workspace
+from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import Tokenizer
 
 WHOLE_BYTES = 8 * 10**9  # under half a minute on a disk of today
 PIECE = 1 << 23
 LARGEST_TEXT = 1 << 26  # of a file that is parsed as one: JSON, TOML, a tokenizer
-
-Tell = Callable[[Path, int, int], None]
+SHORT = 1 << 26  # a stretch that is read before anybody could see a bar
 
 
 @dataclass
-class Reading:
+class ReadBudget:
     """The budget of one inspection.
 
     Attributes:
-        full: read everything, whatever it takes.
-        tell: told of the path, the bytes read now and the bytes to read in all.
+        full: read everything, however long it takes.
         left: bytes that may still be read whole.
+        report: takes a progress bar for long files.
     """
 
     full: bool = False
-    tell: Tell | None = None
     left: int = WHOLE_BYTES
+    report: Report = SILENT
 
     def whole(self, size: int) -> bool:
-        """Say whether a file of ``size`` bytes may be read whole, and count it."""
+        """Return whether a file of ``size`` bytes may be read whole, and count it."""
         if self.full:
             return True
         if size > self.left:
@@ -52,49 +54,47 @@ class Reading:
         """
         if start >= stop:
             return  # also where damage promises an offset that no file has
-        with path.open("rb") as file:
+        size = stop - start
+        bar = self.report.bar(f"reading {path.name}", size) if size > SHORT else nullcontext()
+        with path.open("rb") as file, bar as advance:
             file.seek(start)
             at = start
             while at < stop and (data := file.read(min(piece, stop - at))):
                 at += len(data)
                 yield data
-                if self.tell is not None:
-                    self.tell(path, len(data), stop - start)
+                if advance is not None:
+                    advance(len(data))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the person asked for.
+    """The options of an inspection.
 
     Attributes:
-        workspace: where tokenizers are looked for.
+        workspace: the place to look for tokenizers.
         reading: how much may be read.
-        tensors: statistics of every tensor are wanted.
-        dtype: the width of tokens in a file without a header; None: files have headers.
-        tokenizer: the one named; None: the one recorded beside the file.
+        tensors: show statistics of every tensor.
+        dtype: the type of the tokens in a file without a header; None: files have headers.
+        tokenizer: the tokenizer to use; None: the one recorded beside the file.
     """
 
     workspace: Workspace
-    reading: Reading = field(default_factory=Reading)
+    reading: ReadBudget = field(default_factory=ReadBudget)
     tensors: bool = False
     dtype: str | None = None
     tokenizer: Tokenizer | None = None
 
 
-def file_size(path: Path) -> int:
-    """Return the size of a file in bytes.
+def read_json(path: Path) -> Any:
+    """Return the contents of a JSON file.
 
     Raises:
-        OSError: there is none.
+        ValueError: it is no JSON, too large or nested too deeply; the message says which.
+        OSError: it cannot be read.
     """
-    return path.stat().st_size
-
-
-def head_of(path: Path, count: int) -> bytes:
-    """Return the first ``count`` bytes, or what there is.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        return file.read(count)
+    if (size := path.stat().st_size) > LARGEST_TEXT:
+        raise ValueError(f"{size:,} bytes of JSON are more than llmc reads ({LARGEST_TEXT:,})")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

@@ -1,4 +1,4 @@
-"""A run's folder: its settings, its metrics, its tokenizer, its checkpoint."""
+"""A run's folder: its settings, metrics, tokenizer and checkpoint."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from llmc.check.inspect.checkpoints import describe_checkpoint
 from llmc.check.inspect.description import Description, safe_text
 from llmc.check.inspect.detect import kind_of
-from llmc.check.inspect.manifests import read_json, recorded
-from llmc.check.inspect.reading import Asked
+from llmc.check.inspect.manifests import say_recorded
+from llmc.check.inspect.reading import Asked, read_json
 from llmc.check.inspect.texts import say_config, say_metrics
 from llmc.paths import CHECKPOINT, CONFIG, METRICS
 from llmc.tokens.tokenizer import RECORD_FILE
@@ -18,7 +18,7 @@ from llmc.train.metrics import Metrics, read_metrics
 
 
 def describe_run(folder: Path, asked: Asked) -> Description:
-    """Describe a run: how it was started, how it went, what it left.
+    """Describe a run.
 
     Raises:
         OSError: a file cannot be read.
@@ -53,7 +53,7 @@ def _say_tokenizer(made: Description) -> None:
         made.wrong(f"{RECORD_FILE} is broken JSON ({safe_text(str(error))})")
         return
     if isinstance(record, dict):
-        recorded(made.path, record, made)
+        say_recorded(made, made.path, record)
     else:
         made.wrong(f"{RECORD_FILE} is no record of a tokenizer")
 
@@ -61,7 +61,7 @@ def _say_tokenizer(made: Description) -> None:
 def _add_checkpoint(
     made: Description, asked: Asked, settings: dict[str, Any] | None, metrics: Metrics
 ) -> None:
-    """Describe the checkpoint, and hold it against the settings and the metrics."""
+    """Describe the checkpoint, and compare it with the settings and the metrics."""
     path = made.path / CHECKPOINT
     if kind_of(path) != "checkpoint":
         made.wrong(f"{path} is no model checkpoint: train again")
@@ -71,12 +71,14 @@ def _add_checkpoint(
     shape = part.known("shape")
     if settings is not None and shape is not None and shape != settings["model"]:
         made.wrong(f"{CHECKPOINT} has another shape than {CONFIG} says")
-    recorded_as = made.known("tokenizer_fingerprint")
+    recorded = made.known("tokenizer_fingerprint")
     carried = part.known("tokenizer")
-    if recorded_as is not None and carried is not None and recorded_as != carried:
+    if recorded is not None and carried is not None and recorded != carried:
         made.wrong(f"{CHECKPOINT} names another tokenizer than {RECORD_FILE}")
-    step, last = part.known("step"), metrics.train[-1]["step"] if metrics.train else None
-    if type(step) is int and last is not None and step > last + 1:
-        made.wrong(f"{CHECKPOINT} was saved at step {step:,}, and {METRICS} ends at {last:,}")
+    step = part.known("step")
+    if type(step) is int and metrics.train and step > metrics.done:
+        made.wrong(
+            f"{CHECKPOINT} was saved at step {step:,}, and {METRICS} ends at {metrics.done:,}"
+        )
     if not made.all_problems():
         made.hints.append(f"llmc sample --decode --model {shlex.quote(str(path))}")

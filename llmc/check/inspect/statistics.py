@@ -1,4 +1,4 @@
-"""Counts over streams of tokens and of weights, in memory that does not grow with the file."""
+"""Statistics of streams of tokens and of weights, in memory that does not grow with the file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_IDS = 1 << 24  # llmc's largest vocabulary; ids above are counted, not told apart
+MOST_IDS = 1 << 24  # llmc's largest vocabulary; larger ids are only counted
 
 
 @dataclass
 class TokenCounts:
-    """How often each id came, and how long the documents were.
+    """The frequency of each id, and the lengths of documents.
 
     Attributes:
-        eot: the id that divides documents; None: documents are not looked for.
-        tokens: how many were seen.
-        counts: (n,) int64, how often each id came; None before the first.
-        beyond: tokens of ``MOST_IDS`` or more.
-        lengths: length of a document -> how many have it. There are at most sqrt(2n) different
-            lengths in n tokens, so this stays small.
+        eot: the id between documents; None: documents are not counted.
+        tokens: the number of tokens.
+        counts: (n,) int64, the frequency of each id; None before the first token.
+        beyond: the number of tokens with ids of ``MOST_IDS`` or more.
+        lengths: length of a document -> number of documents. n tokens have at most sqrt(2n)
+            different lengths, so this stays small.
     """
 
     eot: int | None = None
@@ -34,9 +34,9 @@ class TokenCounts:
     counts: NDArray[np.int64] | None = None
     beyond: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
-    _open: int = 0  # tokens since the last divider
-    _before: bool = False  # a divider has been seen
-    _cut: bool = False  # what comes until the next divider is a part of a document
+    _open: int = 0  # tokens since the last eot
+    _before: bool = False  # an eot has been seen
+    _cut: bool = False  # the tokens up to the next eot are a part of a document
 
     def add(self, ids: NDArray[np.unsignedinteger[Any]]) -> None:
         """Count a stretch (n,) of tokens that follows the last one."""
@@ -68,7 +68,7 @@ class TokenCounts:
             self._open += int(ids.size)
             return
         first = self._open + int(places[0])
-        if not self._cut and (first or self._before):  # nothing before the first is no document
+        if not self._cut and (first or self._before):  # no tokens before the first eot: no document
             self.lengths[first] += 1
         values, numbers = np.unique(np.diff(places) - 1, return_counts=True)
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
@@ -77,18 +77,18 @@ class TokenCounts:
         self._before, self._cut = True, False
 
     def close(self) -> None:
-        """End the stream: what is left open is a document, unless a divider came last."""
+        """End the stream: tokens after the last eot are a document."""
         if self._open and not self._cut:
             self.lengths[self._open] += 1
         self._open, self._before = 0, False
 
     def skip(self) -> None:
-        """Leave a gap in the stream: documents that it cuts are not counted."""
+        """Skip a part of the stream: documents that are cut are not counted."""
         self._open, self._before, self._cut = 0, False, True
 
     @property
     def distinct(self) -> int:
-        """How many different ids came."""
+        """The number of different ids."""
         import numpy as np
 
         return 0 if self.counts is None else int(np.count_nonzero(self.counts))
@@ -103,12 +103,12 @@ class TokenCounts:
         return int(np.flatnonzero(self.counts)[-1])
 
     def above(self, vocab_size: int) -> int:
-        """Return how many tokens lie outside a vocabulary."""
+        """Return the number of tokens outside a vocabulary."""
         inside = 0 if self.counts is None else int(self.counts[vocab_size:].sum())
         return self.beyond + inside
 
     def most_frequent(self, count: int) -> list[tuple[int, int]]:
-        """Return the ``count`` most frequent ids and how often they came; ties by id."""
+        """Return the ``count`` most frequent ids and their frequencies; ties by id."""
         import numpy as np
 
         if self.counts is None:
@@ -118,11 +118,11 @@ class TokenCounts:
 
     @property
     def documents(self) -> int:
-        """How many documents there are."""
+        """The number of documents."""
         return self.lengths.total()
 
     def document_lengths(self) -> dict[str, float] | None:
-        """Return min, median, mean and max of the documents' tokens, None without documents."""
+        """Return min, median, mean and max of document lengths; None without documents."""
         count = self.documents
         if not count:
             return None
@@ -142,10 +142,10 @@ class TokenCounts:
 
 @dataclass
 class Moments:
-    """Mean, spread and extremes of the finite values of a tensor, and how many are not finite.
+    """Mean, standard deviation and range of a tensor's finite values; counts of the others.
 
-    The pieces are combined by Chan, Golub and LeVeque's formula (1979), so that a small spread
-    around a large mean survives.
+    Pieces are combined by Chan, Golub and LeVeque's formula (1979), which keeps a small deviation
+    around a large mean accurate.
     """
 
     count: int = 0
@@ -157,10 +157,10 @@ class Moments:
     high: float = -math.inf
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in a piece (n,) of any floating or integer type."""
+        """Add a piece (n,) of any floating or integer type."""
         import numpy as np
 
-        with np.errstate(all="ignore"):  # damage may be a signalling NaN, or as large as a float64
+        with np.errstate(all="ignore"):  # for signalling NaNs in damaged files
             self._add(values.astype(np.float64).reshape(-1))
 
     def _add(self, wide: NDArray[np.float64]) -> None:
@@ -190,7 +190,7 @@ class Moments:
         return math.sqrt(self.squares / self.count) if self.count else math.nan
 
     def cells(self) -> tuple[float | None, ...]:
-        """Return mean, std, min, max, NaN and infinity counts, as tables show them."""
+        """Return mean, std, min, max, and the counts of NaNs and infinities."""
         if not self.count:
             return (None, None, None, None, self.nan, self.infinite)
         return (self.mean, self.std, self.low, self.high, self.nan, self.infinite)

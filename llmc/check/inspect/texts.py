@@ -1,4 +1,4 @@
-"""Files of text that llmc writes or meets: JSON, metrics, settings, prose; and the unknown."""
+"""Text files (JSON, metrics, settings, prose), zip archives, and files that llmc does not read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmc.check.inspect.description import Description, byte_count, safe_bytes, safe_text
-from llmc.check.inspect.detect import FOREIGN
-from llmc.check.inspect.manifests import read_json
-from llmc.check.inspect.reading import LARGEST_TEXT, Asked, file_size, head_of
+from llmc.check.inspect.description import (
+    Description,
+    byte_count,
+    quoted,
+    safe_bytes,
+    safe_text,
+)
+from llmc.check.inspect.reading import LARGEST_TEXT, Asked, read_json
 from llmc.config import load_preset
 from llmc.errors import LlmcError
+from llmc.kinds import HEAD_BYTES, not_data
 from llmc.train.curves import sparkline
 from llmc.train.metrics import Metrics, read_metrics
 
@@ -25,10 +30,26 @@ READS = (
     "datasets, runs, Hugging Face folders and workspaces; 'llmc tokenize' reads text"
 )
 SPARKS = 40
+# A kind: its title, and what to do with it.
+FOREIGN = {
+    "gzip": ("gzip-compressed data", "'llmc tokenize' reads the text in it"),
+    "zstd": ("Zstandard-compressed data", "'llmc tokenize' reads the text in it"),
+    "bzip2": ("bzip2-compressed data", "'llmc tokenize' reads the text in it"),
+    "xz": ("xz-compressed data", "'llmc tokenize' reads the text in it"),
+    "parquet": ("a Parquet table", "'llmc tokenize' reads its text column"),
+    "pdf": ("a PDF document", "extract its text first"),
+    "elf": ("a program", "llmc does not read it"),
+    "npy": ("a NumPy array", "write tokens as raw uint16 to use them (--dtype)"),
+    "tar": ("a tar archive", "'llmc tokenize' reads the text in it"),
+    "pickle": ("a Python pickle, as older PyTorch files are", "not opened: it can run any program"),
+    "empty": ("an empty file", ""),
+    "html": ("a web page", ""),
+    "lfs": ("a git-lfs pointer", ""),
+}
 
 
 def say_metrics(made: Description, found: Metrics) -> None:
-    """Say how training went."""
+    """Add the losses of a run, its length and how it ended."""
     made.note("metrics_lines", found.lines)
     for name, points in (("train_loss", found.train_losses), ("val_loss", found.val_losses)):
         if not points:
@@ -42,9 +63,7 @@ def say_metrics(made: Description, found: Metrics) -> None:
             shown += f", best {best[1]:.4f} at step {best[0]:,}"
         made.say(name, fields, f"{shown}  {sparkline([y for _, y in points], SPARKS)}")
     if found.train:
-        made.say(
-            "steps", len(found.train), f"{len(found.train):,}, the last {found.train[-1]['step']:,}"
-        )
+        made.say("steps", found.done)
     for name, unit in (("tokens_per_second", "tokens/s"), ("lr", ""), ("grad_norm", "")):
         value = found.train[-1].get(name) if found.train else None
         if isinstance(value, int | float):
@@ -67,9 +86,8 @@ def describe_json(path: Path, asked: Asked) -> Description:
         OSError: it cannot be read.
     """
     made = Description(path, "json", "JSON")
-    size = file_size(path)
-    made.say("bytes", size, byte_count(size))
-    first = head_of(path, 4096).splitlines()[:2]
+    size = made.say_bytes()
+    first = _head(path).splitlines()[:2]
     if len(first) == 2 and _is_object(first[0]) and first[1].startswith(b"{"):
         return _describe_lines(made, first[0])
     try:
@@ -114,7 +132,7 @@ def _is_object(line: bytes) -> bool:
 
 
 def _json_title(value: dict[str, Any]) -> str:
-    """Return what a JSON table is by its keys."""
+    """Return the title of a JSON table, from its keys."""
     known = (
         ({"weight_map"}, "index of a sharded model (Hugging Face)"),
         ({"model_type"}, "configuration of a model (Hugging Face)"),
@@ -133,27 +151,26 @@ def describe_text(path: Path, asked: Asked) -> Description:
     Raises:
         OSError: it cannot be read.
     """
-    size = file_size(path)
     if path.suffix == ".toml":
         made = Description(path, "config", "settings in TOML")
-        made.say("bytes", size, byte_count(size))
+        made.say_bytes()
         say_config(made, path)
         return made
     made = Description(path, "text", "text")
-    made.say("bytes", size, byte_count(size))
-    head = head_of(path, 4096)
-    made.say("begins", head[:400].decode(errors="replace"), f'"{safe_bytes(head[:400])}"')
+    made.say_bytes()
+    head = _head(path)[:400]
+    made.say("begins", head.decode(errors="replace"), quoted(head))
     made.hints.append(f"llmc tokenize {shlex.quote(str(path))}")
     return made
 
 
 def say_config(made: Description, path: Path) -> dict[str, Any] | None:
-    """Say what a preset or a run's config sets; return it, None where it is broken.
+    """Add the settings of a preset or a run's config; return them, or None if it is broken.
 
     Raises:
         OSError: it cannot be read.
     """
-    if file_size(path) > LARGEST_TEXT:
+    if path.stat().st_size > LARGEST_TEXT:
         made.wrong(f"{path.name} is too large to be settings")
         return None
     try:
@@ -179,8 +196,7 @@ def describe_zip(path: Path, asked: Asked) -> Description:
         OSError: it cannot be read.
     """
     made = Description(path, "zip", "zip archive")
-    size = file_size(path)
-    made.say("bytes", size, byte_count(size))
+    made.say_bytes()
     try:
         with zipfile.ZipFile(path) as archive:
             items = archive.infolist()
@@ -201,7 +217,7 @@ def describe_zip(path: Path, asked: Asked) -> Description:
 
 
 def describe_other(path: Path, kind: str) -> Description:
-    """Describe what llmc reads no more of than its first bytes.
+    """Describe a file of a kind that llmc does not read.
 
     Raises:
         OSError: it cannot be read.
@@ -211,38 +227,28 @@ def describe_other(path: Path, kind: str) -> Description:
         made.title = "a device, a pipe or a socket"
         made.wrong("it is no regular file: name a file or a folder")
         return made
-    head = head_of(path, 64)
-    size = file_size(path)
-    made.say("bytes", size, byte_count(size))
-    foreign = next((entry for entry in FOREIGN if entry[1] == kind), None)
-    if foreign is not None:
-        made.title = foreign[2]
-        made.say("for_llmc", foreign[3])
+    head = _head(path)
+    made.say_bytes()
+    if kind in FOREIGN:
+        made.title, advice = FOREIGN[kind]
+        if advice:
+            made.say("for_llmc", advice)
+        if (sentence := not_data(head, "it")) is not None:
+            made.wrong(sentence)
+        if kind == "empty":
+            made.wrong("it is empty: the program that made it did not finish; make it again")
         return made
-    if kind == "tar":
-        made.title = "a tar archive"
-        made.say("for_llmc", "unpack it first")
-    elif kind == "empty":
-        made.title = "an empty file"
-        made.wrong("it is empty: whatever made it did not finish; make it again")
-    elif kind == "html":
-        made.title = "a web page"
-        made.wrong("it is a web page: if it was to be data, its download went wrong; get it again")
-    elif kind == "lfs":
-        made.title = "a pointer of git-lfs"
-        made.wrong("it only points to the file: run 'git lfs pull' where it lies")
-    elif kind == "pickle":
-        made.title = "a Python pickle, as older PyTorch files are"
-        made.say("for_llmc", "not opened: a pickle can run any program")
-    else:
-        made.say("first_bytes", head[:16].hex(" "))
-        made.say("as_text", safe_bytes(head[:32]), f'"{safe_bytes(head[:32])}"')
-        numbers = [
-            int.from_bytes(head[i : i + 4], "little") for i in range(0, min(16, len(head)), 4)
-        ]
-        made.say("as_numbers", numbers, f"{', '.join(map(str, numbers))} (int32)")
-        made.wrong(
-            f"it begins like nothing that llmc reads (a token file without a header needs "
-            f"--dtype uint16 or int32); {READS}"
-        )
+    made.say("first_bytes", head[:16].hex(" "))
+    made.say("as_text", safe_bytes(head[:32]), quoted(head[:32]))
+    numbers = [int.from_bytes(head[i : i + 4], "little") for i in range(0, min(16, len(head)), 4)]
+    made.say("as_numbers", numbers, f"{', '.join(map(str, numbers))} (int32)")
+    made.wrong(
+        f"it begins like nothing that llmc reads (a token file without a header needs "
+        f"--dtype uint16 or int32); {READS}"
+    )
     return made
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)

@@ -1,95 +1,88 @@
-"""``llmc eval``: how well a model predicts a text, or answers HellaSwag."""
+"""``llmc eval``: measure how well a model predicts a text, or how well it answers HellaSwag."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from llmc.cli.context import Context
-from llmc.engine.machine import available_cores
+from llmc.cli.model_options import option
+from llmc.cli.ui import Ui
 from llmc.errors import Usage
-from llmc.evaluate.hellaswag import ENDINGS
-from llmc.evaluate.hellaswag_run import eval_hellaswag
-from llmc.evaluate.loss import eval_loss
-from llmc.evaluate.target import DEFAULT_SPLIT, find_subject, find_text
+from llmc.evaluate.hellaswag import HellaSwagResult, evaluate_hellaswag
+from llmc.evaluate.loss import LossResult, evaluate
+from llmc.evaluate.rows import EngineOptions, EngineRun
+from llmc.evaluate.target import DEFAULT_SPLIT
+from llmc.units import duration, megabytes
 
 
 def eval(
-    ctx: typer.Context,
+    context: typer.Context,
     target: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[RUN|MODEL]", help="A run or a checkpoint. Default: the newest run."
-        ),
+        typer.Argument(metavar="[RUN|MODEL]", help="Run or checkpoint. Default: the newest run."),
     ] = None,
     *,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Dataset folder or token file; for hellaswag its JSONL. Default: the run's own, "
-            "or for a checkpoint the dataset prepared last; for hellaswag what was fetched."
+        option(
+            "Dataset folder or token file; for hellaswag its JSONL file. Default: the run's "
+            "dataset; for a checkpoint the newest dataset; for hellaswag the fetched file.",
+            "PATH",
         ),
     ] = None,
-    task: Annotated[Literal["loss", "hellaswag"], typer.Option(help="What to measure.")] = "loss",
+    task: Annotated[Literal["loss", "hellaswag"], option("What to measure (loss).")] = "loss",
     split: Annotated[
-        Literal["train", "val"] | None,
-        typer.Option(help=f"Which of the dataset's token files ({DEFAULT_SPLIT})."),
+        Literal["train", "val"] | None, option(f"Split of the dataset ({DEFAULT_SPLIT}).")
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Predict the first N tokens only.")
-    ] = None,
+    max_tokens: Annotated[int | None, option("Predict only the first N tokens.", "N", 1)] = None,
     max_examples: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Ask N of HellaSwag's questions, evenly spread."),
+        int | None, option("Ask N HellaSwag questions, evenly spaced.", "N", 1)
     ] = None,
     seq_len: Annotated[
-        int | None,
-        typer.Option(min=1, help="T, tokens in a window. Default: the model's context."),
+        int | None, option("Tokens in a window. Default: the model's context.", "T", 1)
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="B, windows at a time. Default: about 1,024 tokens, if they fit."),
+        int | None, option("Windows at a time. Default: about 1,024 tokens, if they fit.", "B", 1)
     ] = None,
     dtype: Annotated[
-        Literal["fp32", "bf16", "int8"],
-        typer.Option(help="What linear layers multiply; int8 as sample and serve do."),
+        Literal["fp32", "bf16", "int8"], option("Type of the weights in linear layers (fp32).")
     ] = "fp32",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads. Default: one per core. Same numbers for any."),
+        option("Threads. Default: one per core. The numbers do not depend on it.", "N", 1),
     ] = None,
 ) -> None:
     """Measure a model: loss, perplexity, bits per byte, HellaSwag.
 
     Every token but the first is predicted once, in windows of T tokens. Each number comes with its
-    standard error; bits per byte compares models of different tokenizers. docs/guide/eval.md has
-    the definitions.
+    standard error. Bits per byte can be compared between models with different tokenizers.
+    docs/guide/eval.md has the definitions.
     """
-    here: Context = ctx.obj
-    subject = find_subject(here, target)
-    engine = ["--model", str(subject.checkpoint), "--dtype", dtype, "--events", "json"]
-    engine += ["--threads", str(threads or available_cores())]
-    engine += ["--batch-size", str(batch_size)] if batch_size is not None else []
+    ctx: Context = context.obj
+    options = EngineOptions(batch_size, seq_len, dtype, threads)
+    where, report = (ctx.workspace, target), ctx.ui
     if task == "hellaswag":
         _refuse(task, split=split, max_tokens=max_tokens, seq_len=seq_len)
-        if batch_size is None:
-            engine += ["--batch-size", str(ENDINGS)]
-        eval_hellaswag(here, subject, data, engine, max_examples)
+        answered = evaluate_hellaswag(
+            *where, data=data, max_examples=max_examples, options=options, report=report
+        )
+        _show_hellaswag(ctx.ui, answered)
         return
     _refuse(task, max_examples=max_examples)
-    if seq_len is not None and seq_len > subject.header.config.context:
-        raise Usage(
-            f"--seq-len {seq_len} is more than the {subject.header.config.context} positions of "
-            f"{here.workspace.shown(subject.checkpoint)}: use at most that"
-        )
-    engine += ["--seq-len", str(seq_len)] if seq_len is not None else []
-    eval_loss(here, subject, find_text(here, subject, data, split), engine, max_tokens)
+    result = evaluate(
+        *where, data=data, split=split, max_tokens=max_tokens, options=options, report=report
+    )
+    _show_loss(ctx.ui, result)
 
 
 def _refuse(task: str, **flags: object) -> None:
-    """Refuse flags that a task has no use for.
+    """Refuse flags that a task does not use.
 
     Raises:
         Usage: one was given.
@@ -99,3 +92,93 @@ def _refuse(task: str, **flags: object) -> None:
             raise Usage(
                 f"--{name.replace('_', '-')} has no meaning for --task {task}: leave it out"
             )
+
+
+def _show_loss(ui: Ui, result: LossResult) -> None:
+    score = result.score
+    perplexity = _large(score.perplexity)
+    if (interval := score.perplexity_interval) is not None:
+        perplexity += f" (95 % interval {_large(interval[0])} to {_large(interval[1])})"
+    lines = [("loss", f"{score.loss.shown()} nats per token"), ("perplexity", perplexity)]
+    size = f"{score.tokens:,} tokens"
+    if score.bits_per_byte is not None and score.text_bytes:
+        lines += [("bits per byte", score.bits_per_byte.shown())]
+        size += f", {score.text_bytes:,} bytes: {score.text_bytes / score.tokens:.2f} per token"
+    lines += [("predicted", size)]
+    if score.loss.error is None:
+        lines += [("±", "unknown: the text is a single window")]
+    else:
+        lines += [("±", f"standard error over {score.units:,} {score.unit}")]
+    _print_lines(ui, lines)
+    ui.note(_speed(result.engine))
+    ui.result(
+        {
+            "task": "loss",
+            "model": str(result.model.checkpoint),
+            "data": [str(file) for file in result.files],
+            "split": result.split,
+            **score.fields(),
+            **_engine_fields(result.engine),
+        }
+    )
+    if result.split is not None:
+        other = "train" if result.split == "val" else "val"
+        ui.next(f"llmc eval {result.model.name} --split {other}")
+
+
+def _show_hellaswag(ui: Ui, result: HellaSwagResult) -> None:
+    accuracy = result.accuracy
+    acc, acc_norm = accuracy.acc, accuracy.acc_norm
+    _print_lines(
+        ui,
+        [
+            ("acc_norm", f"{acc_norm.shown(100, 2)} % (by the mean loss of the ending's tokens)"),
+            ("acc", f"{acc.shown(100, 2)} % (by the sum of their losses)"),
+            ("questions", f"{accuracy.done:,}; guessing gives 25 %"),
+        ],
+    )
+    if result.cut:
+        ui.note(
+            f"{result.cut:,} of {result.rows:,} endings with their context are longer than the "
+            f"model's {result.model.header.config.context} positions: cut at the front"
+        )
+    ui.note(_speed(result.engine))
+    ui.result(
+        {
+            "task": "hellaswag",
+            "model": str(result.model.checkpoint),
+            "data": [str(result.data)],
+            "examples": accuracy.done,
+            "acc": acc.value,
+            "acc_error": acc.error,
+            "acc_norm": acc_norm.value,
+            "acc_norm_error": acc_norm.error,
+            "endings_cut": result.cut,
+            **_engine_fields(result.engine),
+        }
+    )
+
+
+def _print_lines(ui: Ui, lines: Sequence[tuple[str, str]]) -> None:
+    """Print names and values on stdout; nothing with ``--json``."""
+    if ui.json:
+        return
+    width = max(len(name) for name, _ in lines)
+    sys.stdout.writelines(f"{name:{width}}  {value}\n" for name, value in lines)
+    sys.stdout.flush()
+
+
+def _engine_fields(run: EngineRun) -> dict[str, Any]:
+    return {name: value for name, value in asdict(run).items() if name != "as_floats"}
+
+
+def _speed(run: EngineRun) -> str:
+    return (
+        f"took {duration(run.seconds)}: {run.tokens_per_second:,.0f} tokens/s, "
+        f"{megabytes(run.memory_bytes)}, {run.dtype}"
+        + (" multiplied as floats: this CPU has no bf16 instructions" if run.as_floats else "")
+    )
+
+
+def _large(x: float) -> str:
+    return f"{x:,.2f}" if x < 1e3 else f"{x:,.0f}" if x < 1e9 else f"{x:.3g}"

@@ -1,4 +1,4 @@
-"""``llmc export-weights``: weights from elsewhere, random or a run's, in a format to choose."""
+"""``llmc export-weights``: write weights in another format."""
 
 from __future__ import annotations
 
@@ -11,68 +11,78 @@ from llmc.cli.context import Context
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|FILE|NAME",
+        help="A run, by name or folder; a Hugging Face folder; a file: llm.c checkpoint, "
+        ".safetensors, GGUF, PyTorch's .bin or .pt, nanoGPT's ckpt.pt; gpt2, gpt2-medium, "
+        "gpt2-large or gpt2-xl (after llmc fetch); or random[:PRESET], by default "
+        "random:gpt2-124m.",
+    ),
+]
+To = Annotated[
+    Literal["llmc", "llm.c", "hf", "gguf"],
+    typer.Option(
+        help="Format. llmc: a checkpoint to train from. llm.c: a folder with the files its "
+        "programs open. hf: a folder for Hugging Face's transformers. gguf: a file for llama.cpp.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="File or folder. Default: models/NAME.bin, NAME-llm.c, NAME-hf or NAME.gguf."
+    ),
+]
+Dtype = Annotated[
+    Literal["fp32", "bf16", "f16", "q8_0"],
+    typer.Option(
+        help="Type of the stored weights. llmc and llm.c: fp32 or bf16; hf: f16 too; gguf: all."
+    ),
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="gpt2|byte|FILE",
+        help="Tokenizer the weights were trained with. Default: the recorded one.",
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With --to llm.c: a token file; the engine computes the debug_state file from its "
+        "first batch.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=0, max=MOST_SEED, help="Random seed of a random model; same seed, same weights."
+    ),
+]
+
 
 def export_weights(
     typer_context: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|FILE|NAME",
-            help="A run, by name or folder; a Hugging Face folder; a file: llm.c checkpoint, "
-            ".safetensors, GGUF, PyTorch's .bin or .pt, nanoGPT's ckpt.pt; gpt2, gpt2-medium, "
-            "gpt2-large or gpt2-xl (after llmc fetch); or random[:PRESET], by default "
-            "random:gpt2-124m.",
-        ),
-    ],
+    source: Source,
     *,
-    to: Annotated[
-        Literal["llmc", "llm.c", "hf", "gguf"],
-        typer.Option(
-            help="llmc: a checkpoint to train from. llm.c: a folder with the files its programs "
-            "open. hf: a folder for Hugging Face's transformers. gguf: a file for llama.cpp.",
-        ),
-    ] = "llmc",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The file or folder. Default: models/NAME.bin, NAME-llm.c, NAME-hf or NAME.gguf."
-        ),
-    ] = None,
-    dtype: Annotated[
-        Literal["fp32", "bf16", "f16", "q8_0"],
-        typer.Option(
-            help="How weights are stored. llmc and llm.c: fp32 or bf16; hf: f16 too; gguf: all."
-        ),
-    ] = "fp32",
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="gpt2|byte|FILE",
-            help="What the weights were trained with. Default: what is recorded with them.",
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="With --to llm.c: tokens whose first batch makes the debug_state file, computed "
-            "by the engine.",
-        ),
-    ] = None,
-    layers: Annotated[int | None, typer.Option(help="Of a random model.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Of a random model.")] = None,
-    channels: Annotated[int | None, typer.Option(help="Of a random model.")] = None,
+    to: To = "llmc",
+    out: Out = None,
+    dtype: Dtype = "fp32",
+    tokenizer: TokenizerOption = None,
+    data: Data = None,
+    layers: Annotated[int | None, typer.Option(help="Layers of a random model.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Heads of a random model.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels of a random model.")] = None,
     context: Annotated[int | None, typer.Option(help="Positions of a random model.")] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Tokens of a random model.")] = None,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, max=MOST_SEED, help="Of a random model; same seed, same weights."),
-    ] = 1337,
+    vocab_size: Annotated[int | None, typer.Option(help="Vocabulary of a random model.")] = None,
+    seed: Seed = 1337,
 ) -> None:
     """Write weights to train from, or for another program.
 
-    A file of weights without a config.json beside it is taken to have heads of 64 channels, as
-    every GPT-2 that OpenAI published.
+    For a file without a config.json beside it, heads of 64 channels are assumed, as in every GPT-2
+    that OpenAI published.
     """
     ctx: Context = typer_context.obj
     shape = {

@@ -89,7 +89,7 @@ def prepare(
     silent = Context(here.workspace, Ui(quiet=here.ui.quiet))
     weights = _model(silent, chosen_model, manifest)
     data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
-    check_match(here, data, weights, read_header(weights))
+    check_match(here.workspace, data, weights, read_header(weights))
     record_prepared(here.workspace, manifest.folder, weights)
     binary = ensure_native(report=here.ui)
     here.ui.note("ready to train")

@@ -1,250 +1,227 @@
-"""``llmc sample``: let a trained model write."""
+"""``llmc sample``: write text with a trained model."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.model_options import (
+    DtypeOption,
+    ModelOption,
+    RunOption,
+    ThreadsOption,
+    flag,
+    option,
+    with_sample_settings,
+)
 from llmc.cli.views.sampling import TerminalView, View, choose_view, legend, prompt_note, summary
-from llmc.config import SAMPLE_LIMITS, SampleConfig, overridden
+from llmc.config import SampleConfig, overridden
 from llmc.engine.build import ensure_native
-from llmc.engine.generator import Generator, generate_argv
+from llmc.engine.generator import Generator
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, Usage
-from llmc.sample.text import KEPT, Text, Weights, Written, find_weights, writing_threads
+from llmc.sample.model import SampleModel, find_model
+from llmc.sample.streaming import KEPT
+from llmc.sample.text import Sample, SampledToken
 
-DEFAULT = SampleConfig()
 MOST_SAMPLES = 1024
-TOGETHER = 16  # texts that are written at the same time: each has a cache of its own
-LOW_PENALTY, HIGH_PENALTY = SAMPLE_LIMITS["repetition_penalty"]
+TOGETHER = 16  # texts that are written at the same time; each has a KV cache of its own
+
+PromptOption = Annotated[
+    str | None,
+    option(
+        "Text to continue; -: read it from stdin, without its last newline. "
+        "Default: a new document.",
+        "TEXT",
+    ),
+]
+NumSamplesOption = Annotated[
+    int,
+    option(
+        "Texts to write, with seed, seed + 1, …; end-of-text separates them (1).",
+        "N",
+        1,
+        max=MOST_SAMPLES,
+    ),
+]
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What to write.
+
+    Attributes:
+        model: the model.
+        settings: the sampling settings.
+        ids: the prompt.
+        eot: the token that ends a text.
+        stops: strings that end a text.
+        count: how many texts.
+    """
+
+    model: SampleModel
+    settings: SampleConfig
+    ids: Sequence[int]
+    eot: int
+    stops: Sequence[str]
+    count: int
+
+
+@with_sample_settings
 def sample(
-    ctx: typer.Context,
+    context: typer.Context,
     *,
-    run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Run to sample from. Default: the newest.")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Checkpoint to sample from, instead.")
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="What to go on from; -: what stdin says, without its last newline. "
-            "Default: a new document.",
-        ),
-    ] = None,
+    run: RunOption = None,
+    model: ModelOption = None,
+    prompt: PromptOption = None,
     prompt_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A file with the prompt, without its last newline."),
-    ] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option(min=0, help=f"Tokens to write after the prompt, at most ({DEFAULT.tokens})."),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help=f"Below 1 likelier words, 0 always the likeliest ({DEFAULT.temperature:g}).",
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(min=0, help=f"Draw from the K likeliest, 0: from all ({DEFAULT.top_k})."),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help=f"Draw from the likeliest that together reach P ({DEFAULT.top_p:g})."
-        ),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Draw from those at least P times as likely as the likeliest, 0: from all "
-            f"({DEFAULT.min_p:g}).",
-        ),
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None,
-        typer.Option(
-            min=LOW_PENALTY,
-            max=HIGH_PENALTY,
-            help="Above 1 tokens that the text holds become less likely "
-            f"({DEFAULT.repetition_penalty:g}: none).",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help=f"The same seed writes the same text ({DEFAULT.seed})."),
+        Path | None, option("File with the prompt, without its last newline.", "FILE")
     ] = None,
     stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="End before this text comes. May be repeated."),
+        list[str] | None, option("End before this text. Can be repeated.", "TEXT")
     ] = None,
     ignore_eot: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-eot", help="Go on past an end-of-text token. Default: end before it."
-        ),
+        bool, flag("--ignore-eot", "Continue after an end-of-text token.")
     ] = False,
-    num_samples: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=MOST_SAMPLES,
-            metavar="N",
-            help="Texts to write together, with seed, seed + 1 …; end-of-text is between them (1).",
-        ),
-    ] = 1,
-    dtype: Annotated[
-        Literal["fp32", "bf16", "int8"] | None,
-        typer.Option(help=f"What weights are kept as: smaller is faster ({DEFAULT.dtype})."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Threads; the same text for any. Default: one per core, at most one for every 4 "
-            "million parameters.",
-        ),
-    ] = None,
-    decode: Annotated[
-        bool, typer.Option("--decode", help="Print text, not token ids, as it is made.")
-    ] = False,
+    num_samples: NumSamplesOption = 1,
+    dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
+    decode: Annotated[bool, flag("--decode", "Print text instead of token ids.")] = False,
     show_probs: Annotated[
-        bool,
-        typer.Option(
-            "--show-probs", help="In a terminal colour tokens by their probability; --decode too."
-        ),
+        bool, flag("--show-probs", "--decode, coloured by probability in a terminal.")
     ] = False,
     interactive: Annotated[
         bool,
-        typer.Option(
-            "--interactive",
-            "-i",
-            help="Ask for prompts until Ctrl-D, the model staying loaded; /help there tells more.",
-        ),
+        typer.Option("--interactive", "-i", help="Ask for prompts, keeping the model loaded."),
     ] = False,
+    **settings: Any,
 ) -> None:
     """Generate text with a trained model.
 
-    The prompt is part of what is printed. A text longer than the model's context goes on from its
-    newer half. What no flag says, the run's config does.
+    It prints the prompt and its continuation as token ids, one per line, or as text. A text longer
+    than the context continues from its newer half. Other settings come from the run's config.
     """
-    here: Context = ctx.obj
+    ctx: Context = context.obj
     if run is not None and model is not None:
         raise Usage("--run and --model exclude each other: give one")
-    decode = decode or show_probs
-    stops = stop or []
-    if not all(stops):
+    if not all(stop or []):
         raise Usage("--stop needs at least one character")
     if interactive:
-        _check_interactive(here, num_samples, prompt, prompt_file)
+        _check_interactive(ctx, num_samples, prompt, prompt_file)
+    decode = decode or show_probs
     given = read_prompt(prompt, prompt_file)
-    chosen = find_weights(
-        here,
-        run,
-        model,
-        needs_tokenizer=decode or interactive or bool(stops) or given is not None,
+    needs_text = decode or interactive or bool(stop) or given is not None
+    chosen = find_model(ctx.workspace, run, model, needs_tokenizer=needs_text, report=ctx.ui)
+    job = _Job(
+        chosen,
+        overridden(chosen.settings, {**settings, "dtype": dtype}),
+        chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else [],
+        NO_TOKEN if ignore_eot else chosen.eot,
+        stop or [],
+        num_samples,
     )
-    settings = overridden(
-        chosen.settings,
-        {
-            "tokens": tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
-            "seed": seed,
-            "dtype": dtype,
-        },
-    )
-    binary = ensure_native(report=here.ui)
-    ids = chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else []
-    context = chosen.model.context
-    argv = generate_argv(
-        binary,
-        chosen.checkpoint,
-        slots=min(num_samples, TOGETHER),
-        positions=context if interactive else min(context, (len(ids) or 1) + settings.tokens),
-        dtype=settings.dtype,
-        threads=threads or writing_threads(chosen.model),
-    )
-    eot = NO_TOKEN if ignore_eot else chosen.eot
-    with Generator(argv) as generator:
+    with Generator(_argv(ctx, job, threads, interactive=interactive)) as generator:
         if interactive:
-            from llmc.cli.conversation import Conversation
-
-            talk = Conversation(here.ui, generator, chosen, settings, eot=eot, stops=stops)
-            talk.view.colours = show_probs
-            talk.run(given)
+            _converse(ctx, generator, job, given, show_probs=show_probs)
             return
-        if (long := prompt_note(len(ids), context)) is not None:
-            here.ui.note(long)
-        view = choose_view(here.ui, decode=decode, show_probs=show_probs)
-        began = time.monotonic()
-        texts = [
-            Text(
-                generator,
-                chosen,
-                Request(ids or [chosen.eot], replace(settings, seed=settings.seed + index), eot),
-                stops,
-            )
-            for index in range(num_samples)
-        ]
-        for index, text in enumerate(texts):
-            if here.ui.json:
-                told = {"model": str(chosen.checkpoint), "dtype": settings.dtype, "sample": index}
-                here.ui.result(told | _fields(chosen, ids, text))
-                continue
-            if num_samples > 1:
-                between = Written(chosen.eot, chosen.text([chosen.eot]) or "")
-                heading = f"{index + 1} of {num_samples}, seed {text.seed}"
-                view.separate(between, heading, first=index == 0)
-            _show(view, chosen, ids, text)
-        seconds = time.monotonic() - began
-    if show_probs and isinstance(view, TerminalView) and not (here.ui.json or here.ui.quiet):
-        here.ui.console.print(legend())
-    here.ui.note(summary(texts, seconds))
-    here.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+        if (warning := prompt_note(len(job.ids), chosen.config.context)) is not None:
+            ctx.ui.note(warning)
+        _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
+    ctx.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+
+
+def _argv(ctx: Context, job: _Job, threads: int | None, *, interactive: bool) -> list[str]:
+    """Return the engine's command line, with a cache no longer than the text will be."""
+    length = job.model.config.context
+    needed = (len(job.ids) or 1) + job.settings.tokens
+    return job.model.argv(
+        ensure_native(report=ctx.ui),
+        slots=min(job.count, TOGETHER),
+        positions=length if interactive else min(length, needed),
+        dtype=job.settings.dtype,
+        threads=threads,
+    )
+
+
+def _converse(
+    ctx: Context, generator: Generator, job: _Job, first: str | None, *, show_probs: bool
+) -> None:
+    from llmc.cli.conversation import Conversation
+
+    talk = Conversation(ctx.ui, generator, job.model, job.settings, eot=job.eot, stops=job.stops)
+    talk.view.colours = show_probs
+    talk.run(first)
+
+
+def _write(ctx: Context, generator: Generator, job: _Job, view: View) -> None:
+    """Write all texts, and the statistics."""
+    model, settings = job.model, job.settings
+    started = time.monotonic()
+    samples = [
+        Sample(
+            generator,
+            model.tokenizer,
+            Request(job.ids or [model.eot], replace(settings, seed=settings.seed + index), job.eot),
+            job.stops,
+        )
+        for index in range(job.count)
+    ]
+    for index, each in enumerate(samples):
+        if ctx.ui.json:
+            head = {"model": str(model.checkpoint), "dtype": settings.dtype, "sample": index}
+            ctx.ui.result(head | _fields(model, job.ids, each))
+            continue
+        if job.count > 1:
+            separator = SampledToken(model.eot, model.text([model.eot]) or "")
+            heading = f"{index + 1} of {job.count}, seed {each.seed}"
+            view.separate(separator, heading, first=index == 0)
+        _show(view, model, job.ids, each)
+    seconds = time.monotonic() - started
+    if not (ctx.ui.quiet or ctx.ui.json or view.at_line_start) and _same_output():
+        sys.stderr.write("\n")
+    if isinstance(view, TerminalView) and view.colours and not (ctx.ui.json or ctx.ui.quiet):
+        ctx.ui.console.print(legend())
+    ctx.ui.note(summary(samples, seconds))
+
+
+def _same_output() -> bool:
+    """Return whether stdout and stderr go to the same file, pipe or terminal."""
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
+    except (OSError, ValueError):  # a stream without a file
+        return False
 
 
 def _check_interactive(
-    here: Context, num_samples: int, prompt: str | None, prompt_file: Path | None
+    ctx: Context, num_samples: int, prompt: str | None, prompt_file: Path | None
 ) -> None:
-    """Refuse flags that make no sense in a conversation.
+    """Refuse flags that do not fit an interactive session.
 
     Raises:
-        Usage: there are some, or there is no terminal to have one in.
+        Usage: there are some, or there is no terminal.
     """
-    if here.ui.json or num_samples > 1:
+    if ctx.ui.json or num_samples > 1:
         raise Usage("-i writes one text at a time, as text: leave out --json and --num-samples")
     if "-" in (prompt, str(prompt_file)) or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Usage("-i needs a terminal: in a pipe use --decode --prompt -")
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str | None:
-    """Return the prompt: what a flag says, or a file, or stdin; None where there is none.
+    """Return the prompt from a flag, a file or stdin; None if there is none.
 
-    A file's last newline is the editor's, not the text's, and is left out.
+    The last newline of a file or of stdin is dropped.
 
     Raises:
         Usage: both flags are given.
-        BadData: the file cannot be read, or is no text.
+        BadData: the file cannot be read, or is not UTF-8.
     """
     if prompt is not None and file is not None:
         raise Usage("--prompt and --prompt-file exclude each other: give one")
@@ -263,28 +240,27 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _show(view: View, chosen: Weights, ids: Sequence[int], text: Text) -> None:
-    """Print a text as it is made."""
+def _show(view: View, chosen: SampleModel, ids: Sequence[int], sample: Sample) -> None:
+    """Print a text while it is written."""
     with view:
         view.prompt(ids, chosen.text(ids) or "")
-        for written in text:
-            view.show(written)
+        for token in sample:
+            view.show(token)
 
 
-def _fields(chosen: Weights, ids: Sequence[int], text: Text) -> dict[str, Any]:
-    """Return what ``--json`` tells of a text, when it has ended."""
-    for _ in text:
-        pass
-    assert text.end is not None
-    before = chosen.text(ids)
-    whole = None if before is None else (before + text.text).encode(errors=KEPT)
+def _fields(chosen: SampleModel, ids: Sequence[int], sample: Sample) -> dict[str, Any]:
+    """Return the fields of ``--json`` for a text, once it has ended."""
+    end = sample.finished().end
+    assert end is not None
+    prompt = chosen.text(ids)
+    whole = None if prompt is None else (prompt + sample.text).encode(errors=KEPT)
     return {
-        "seed": text.seed,
+        "seed": sample.seed,
         "prompt_tokens": len(ids),
-        "ids": [*ids, *text.ids],
+        "ids": [*ids, *sample.ids],
         "text": None if whole is None else whole.decode(errors="replace"),
-        "logprobs": text.logprobs,
-        "reason": text.reason,
-        "prompt_ms": text.end.prompt_ms,
-        "ms": text.end.ms,
+        "logprobs": sample.logprobs,
+        "reason": sample.reason,
+        "prompt_ms": end.prompt_ms,
+        "ms": end.ms,
     }

@@ -1,131 +1,98 @@
-"""``llmc serve``: a trained model over HTTP, and the page to try it on."""
+"""``llmc serve``: a trained model over HTTP, and a page to try it."""
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.model_options import (
+    DtypeOption,
+    ModelOption,
+    RunOption,
+    ThreadsOption,
+    flag,
+    option,
+)
+from llmc.cli.ui import Ui
 from llmc.engine.build import ensure_native
-from llmc.engine.generator import Generator, generate_argv
+from llmc.engine.generator import Generator
 from llmc.errors import MissingOutput, Usage
 from llmc.installation import install_command
-from llmc.sample.text import find_weights, writing_threads
+from llmc.sample.model import find_model
 
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
 
 
 def serve(
-    ctx: typer.Context,
+    context: typer.Context,
     *,
-    run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Run to serve. Default: the newest.")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Checkpoint to serve, instead.")
-    ] = None,
+    run: RunOption = None,
+    model: ModelOption = None,
     host: Annotated[
         str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address to listen on (127.0.0.1: this machine alone). "
-            "Any other lets other machines in, and takes a key: LLMC_API_KEY.",
-            show_default=False,
+        option(
+            "Address to listen on (127.0.0.1: only this machine can connect). "
+            "Any other address needs a key in LLMC_API_KEY.",
+            "ADDRESS",
         ),
     ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, help="Port (8000); 0: any that is free.", show_default=False
-        ),
-    ] = 8000,
-    dtype: Annotated[
-        Literal["fp32", "bf16", "int8"] | None,
-        typer.Option(help="What the weights are held as in memory. Default: as the run's config."),
-    ] = None,
+    port: Annotated[int, option("Port (8000); 0: any free one.", "N", 0, max=65535)] = 8000,
+    dtype: DtypeOption = None,
     slots: Annotated[
-        int,
-        typer.Option(
-            min=1, max=64, help=f"Completions written together ({SLOTS}).", show_default=False
-        ),
+        int, option(f"Completions written at a time ({SLOTS}).", "N", 1, max=64)
     ] = SLOTS,
     queue: Annotated[
         int,
-        typer.Option(
-            min=0,
-            max=1000,
-            help=f"Completions that may wait for a slot ({QUEUE}); more are refused with 429.",
-            show_default=False,
+        option(
+            f"Completions that may wait ({QUEUE}); more are refused with 429.", "N", 0, max=1000
         ),
     ] = QUEUE,
     max_tokens: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=1_000_000,
-            help=f"Tokens that one completion may ask for ({MAX_TOKENS}).",
-            show_default=False,
-        ),
+        int, option(f"Most tokens per completion ({MAX_TOKENS}).", "N", 1, max=1_000_000)
     ] = MAX_TOKENS,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Threads; the same text for any. Default: one per core, at most one for every 4 "
-            "million parameters.",
-        ),
-    ] = None,
-    log: Annotated[
-        bool, typer.Option("--log", help="Say each request on stderr, without its text.")
-    ] = False,
+    threads: ThreadsOption = None,
+    log: Annotated[bool, flag("--log", "Log each request on stderr, without its text.")] = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI's API and a web page.
 
-    Ctrl-C or SIGTERM finishes what is being written and ends. Needs 'llmc[serve]'.
+    Ctrl-C or SIGTERM finishes the running completions and ends the server. Needs the extra 'serve'.
     """
-    here: Context = ctx.obj
+    ctx: Context = context.obj
     if run is not None and model is not None:
         raise Usage("--run and --model exclude each other: give one")
     need_packages()
     from llmc.serve.guard import guard_for
-    from llmc.serve.server import Settings, address_of, listen
+    from llmc.serve.served import served_model
+    from llmc.serve.server import ServerSettings, address_of, listen
     from llmc.serve.server import serve as answer
-    from llmc.serve.subject import subject_of
 
     guard = guard_for(host)
-    chosen = find_weights(here, run, model, needs_tokenizer=True)
-    subject = subject_of(chosen)
-    binary = ensure_native(report=here.ui)
-    with listen(host, port) as bound:
-        argv = generate_argv(
-            binary,
-            subject.checkpoint,
-            slots=slots,
-            dtype=dtype or chosen.settings.dtype,
-            threads=threads or writing_threads(chosen.model),
+    chosen = find_model(ctx.workspace, run, model, needs_tokenizer=True, report=ctx.ui)
+    served = served_model(chosen)
+    binary = ensure_native(report=ctx.ui)
+    argv = chosen.argv(binary, slots=slots, dtype=dtype, threads=threads)
+    with listen(host, port) as bound, Generator(argv) as generator:
+        answer(
+            bound,
+            generator,
+            served,
+            guard,
+            ServerSettings(queue, max_tokens),
+            ready=partial(_show_ready, ctx.ui, address_of(bound, host), served.name),
+            say=ctx.ui.note,
+            log=ctx.ui.note if log else lambda line: None,
         )
-        with Generator(argv) as generator:
-            address = address_of(bound, host)
 
-            def ready() -> None:
-                here.ui.note(f"serving {subject.name}; Ctrl-C ends")
-                here.ui.result({"url": address, "model": subject.name})
-                if not here.ui.json:
-                    print(address, flush=True)
 
-            answer(
-                bound,
-                generator,
-                subject,
-                guard,
-                Settings(queue, max_tokens),
-                ready=ready,
-                say=here.ui.note,
-                log=here.ui.note if log else lambda line: None,
-            )
+def _show_ready(ui: Ui, address: str, name: str) -> None:
+    ui.note(f"serving {name}; Ctrl-C ends")
+    ui.result({"url": address, "model": name})
+    if not ui.json:
+        print(address, flush=True)
 
 
 def need_packages() -> None:
@@ -134,6 +101,6 @@ def need_packages() -> None:
     Raises:
         MissingOutput: it is not installed.
     """
-    for name in ("starlette", "uvicorn", "prometheus_client"):
+    for name in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(name) is None:
             raise MissingOutput(f"serving needs the package {name}: {install_command('serve')}")

@@ -279,7 +279,7 @@ def train(
     begun = begin(here, run, given, config=config, model=model, data=(data, val_data))
     settings, dataset, start = begun.settings, begun.data, begun.model
     header = read_header(start)
-    check_match(here, dataset, start, header)
+    check_match(here.workspace, dataset, start, header)
     if settings.seq_len > header.config.context:
         raise Usage(
             f"--seq-len {settings.seq_len} is more than the {header.config.context} positions of "

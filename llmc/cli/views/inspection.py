@@ -1,4 +1,4 @@
-"""A description on stdout: laid out with rich in a terminal, plain lines in a pipe."""
+"""Show a description on stdout: with rich in a terminal, as plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROSE = {"text", "value", "name", "key", "file", "shape"}  # columns that may be
 
 
 def show(made: Description, out: TextIO) -> None:
-    """Write a description: for a person at a terminal, or line by line for a program."""
+    """Write a description: with rich in a terminal, as plain lines in a pipe."""
     if not out.isatty():
         out.write("".join(f"{line}\n" for line in plain_lines(made)))
         out.flush()
@@ -137,5 +137,5 @@ def _table(table: Table) -> RenderableType:
 
 
 def _nothing(column: str, table: Table, index: int) -> bool:
-    """Say whether a column of what should not be there has nothing but zeros."""
+    """Return whether a column of NaN or infinity counts has only zeros."""
     return column in RARE and all(row[index] == "0" for row in table.shown)

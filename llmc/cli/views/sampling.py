@@ -1,4 +1,4 @@
-"""What a person, or a pipe, sees of a text that is being written."""
+"""How a sample is shown in a terminal or written to a pipe, token by token."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
-from llmc.cli.ui import Ui
-from llmc.sample.text import KEPT, Text, Written, seen_of_prompt
+from llmc.sample.model import visible_prompt
+from llmc.sample.streaming import KEPT
+from llmc.sample.text import Sample, SampledToken
 from llmc.units import milliseconds
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text as Words
 
-# The least probability of each colour. They are 256-colour shades that can be read on light and on
-# dark ground; what the model found very unlikely is underlined too.
+# The least probability of each colour: 256-colour shades that are readable on light and on dark
+# backgrounds. The least likely tokens are underlined too.
 COLOURS = (
     (0.5, "color(34)"),
     (0.2, "color(106)"),
@@ -29,35 +30,41 @@ TURNS = frozenset(("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"
 
 
 class View:
-    """Nothing is shown; a context manager around each text."""
+    """Shows nothing; a context manager around each text.
+
+    Attributes:
+        at_line_start: False if the output so far ends inside a line.
+    """
+
+    at_line_start = True
 
     def __enter__(self) -> View:
         """Begin a text."""
         return self
 
     def __exit__(self, *unused: object) -> None:
-        """End a text, whatever ended it."""
+        """End a text."""
 
-    def separate(self, eot: Written, heading: str, *, first: bool) -> None:
-        """Say that another of several texts begins.
+    def separate(self, eot: SampledToken, heading: str, *, first: bool) -> None:
+        """Separate several texts.
 
         Args:
-            eot: the end-of-text token, which tells texts apart in a file.
-            heading: what tells a person.
-            first: nothing came before it.
+            eot: the end-of-text token, which separates texts in a file.
+            heading: a heading for a terminal.
+            first: True before the first text.
         """
 
     def prompt(self, ids: Sequence[int], text: str) -> None:
-        """Show what a text goes on from."""
+        """Show the prompt."""
 
-    def show(self, written: Written) -> None:
+    def show(self, written: SampledToken) -> None:
         """Show one token at once."""
 
 
 class IdView(View):
-    """Token ids, one a line; no id of a token that is in the text by half only."""
+    """Token ids, one per line, without a token that a stop string cut."""
 
-    def separate(self, eot: Written, heading: str, *, first: bool) -> None:
+    def separate(self, eot: SampledToken, heading: str, *, first: bool) -> None:
         """Write end-of-text between two texts."""
         if not first:
             self.show(eot)
@@ -66,41 +73,42 @@ class IdView(View):
         """Write the ids of the prompt."""
         _write(b"".join(b"%d\n" % token for token in ids))
 
-    def show(self, written: Written) -> None:
+    def show(self, written: SampledToken) -> None:
         """Write one token to stdout at once."""
         if written.whole:
             _write(b"%d\n" % written.token)
 
 
 class ByteView(View):
-    """Text for a pipe or a file: the bytes of the tokens, as they are."""
+    """Text for a pipe or a file: the bytes of the tokens, unchanged."""
 
-    def separate(self, eot: Written, heading: str, *, first: bool) -> None:
+    def separate(self, eot: SampledToken, heading: str, *, first: bool) -> None:
         """Write end-of-text between two texts."""
         if not first:
             self.show(eot)
 
     def prompt(self, ids: Sequence[int], text: str) -> None:
         """Write the prompt."""
-        _write(text.encode(errors=KEPT))
+        if text:
+            self.at_line_start = text.endswith("\n")
+            _write(text.encode(errors=KEPT))
 
-    def show(self, written: Written) -> None:
+    def show(self, written: SampledToken) -> None:
         """Write one token to stdout at once."""
-        _write(written.text.encode(errors=KEPT))
+        self.prompt([], written.text)
 
 
 class TerminalView(View):
-    """Text for a person: nothing in it moves the cursor; perhaps coloured by probability."""
+    """Text for a terminal, without control characters; optionally coloured by probability."""
 
     def __init__(self, *, colours: bool = False) -> None:
-        """Begin at the left of an empty line."""
+        """Begin on an empty line."""
         self.colours = colours
         self._console: Console | None = None
-        self._at_left = True
 
     @property
     def console(self) -> Console:
-        """The console on stdout, which knows whether colours are wanted there."""
+        """The console on stdout, which knows whether stdout takes colours."""
         if self._console is None:
             from rich.console import Console
 
@@ -108,33 +116,33 @@ class TerminalView(View):
         return self._console
 
     def __exit__(self, *unused: object) -> None:
-        """Go to the beginning of a line."""
-        if not self._at_left:
+        """End the last line."""
+        if not self.at_line_start:
             sys.stdout.write("\n")
             sys.stdout.flush()
-        self._at_left = True
+        self.at_line_start = True
 
-    def separate(self, eot: Written, heading: str, *, first: bool) -> None:
-        """Write a line that says which text begins."""
+    def separate(self, eot: SampledToken, heading: str, *, first: bool) -> None:
+        """Write the heading on a line of its own."""
         self._print(f"── {heading} ──\n", "dim")
 
     def prompt(self, ids: Sequence[int], text: str) -> None:
-        """Write the prompt so that it can be told from what is made of it."""
+        """Write the prompt in bold."""
         self._print(printable(text), "bold")
 
-    def show(self, written: Written) -> None:
+    def show(self, written: SampledToken) -> None:
         """Write one token to the terminal at once."""
         style = colour_of(written.probability) if self.colours else ""
         self._print(printable(written.text), style)
 
     def _print(self, text: str, style: str) -> None:
         if text:
-            self._at_left = text.endswith("\n")
+            self.at_line_start = text.endswith("\n")
             self.console.out(text, style=style or None, end="", highlight=False)
 
 
-def choose_view(ui: Ui, *, decode: bool, show_probs: bool) -> View:
-    """Return what fits where stdout goes, and what was asked for."""
+def choose_view(*, decode: bool, show_probs: bool) -> View:
+    """Return the view for stdout: ids, bytes for a pipe, or text for a terminal."""
     if not decode:
         return IdView()
     if not sys.stdout.isatty():
@@ -143,7 +151,7 @@ def choose_view(ui: Ui, *, decode: bool, show_probs: bool) -> View:
 
 
 def printable(text: str) -> str:
-    """Return text in which nothing moves the cursor or turns the direction of writing."""
+    """Replace characters that move the cursor or change the direction of writing."""
     return "".join(
         char
         if char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and not _turns(char))
@@ -157,12 +165,12 @@ def _turns(char: str) -> bool:
 
 
 def colour_of(probability: float) -> str:
-    """Return the style of a token that the model gave this probability."""
+    """Return the style of a token with this probability."""
     return next(style for least, style in COLOURS if probability >= least or least == 0)
 
 
 def legend() -> Words:
-    """Return a line that says what the colours mean."""
+    """Return a line that explains the colours."""
     from rich.text import Text as Words
 
     line = Words("probability: ")
@@ -174,39 +182,39 @@ def legend() -> Words:
 
 
 def prompt_note(tokens: int, context: int) -> str | None:
-    """Return what is to be known of a prompt that is longer than the model's context."""
+    """Return a warning about a prompt longer than the model's context, or None."""
     if tokens <= context:
         return None
     return (
         f"of the prompt's {tokens:,} tokens the model sees only the last "
-        f"{seen_of_prompt(tokens, context):,}; its context is {context:,}"
+        f"{visible_prompt(tokens, context):,}; its context is {context:,}"
     )
 
 
-def summary(texts: Sequence[Text], seconds: float) -> str:
-    """Return one line about what was written, and how fast.
+def summary(texts: Sequence[Sample], seconds: float) -> str:
+    """Return one line with the number of tokens and the speed.
 
-    What is counted are the tokens of the texts. The engine may have written more, beginning with
-    the stop string, until it was told of it: its speed counts those too.
+    The number counts the tokens of the texts. The engine may have written more after a stop string
+    until it was cancelled; the speed counts those too.
 
     Args:
-        texts: those that have ended.
-        seconds: how long they took together.
+        texts: samples that have ended.
+        seconds: elapsed time of all of them.
     """
     ends = [text.end for text in texts if text.end is not None]
     count = sum(len(text.ids) for text in texts)
     written = sum(end.tokens for end in ends)
-    said = f"{count:,} token{'s' * (count != 1)}"
+    line = f"{count:,} token{'s' * (count != 1)}"
     if len(ends) > 1:
-        return f"{said} in {len(ends)} texts, {_speed(written / seconds if seconds > 0 else nan)}"
+        return f"{line} in {len(ends)} texts, {_speed(written / seconds if seconds > 0 else nan)}"
     (end,) = ends
     if written > 1:
-        # The first token comes out of reading the prompt.
+        # Reading the prompt gives the first token.
         spent = end.ms - end.prompt_ms
-        said += f", {_speed((written - 1) / spent * 1e3 if spent > 0 else nan)}"
+        line += f", {_speed((written - 1) / spent * 1e3 if spent > 0 else nan)}"
     if written > 0:
-        said += f" (prompt of {end.prompt_tokens:,} in {milliseconds(end.prompt_ms)})"
-    return said + REASONS.get(texts[0].reason, "")
+        line += f" (prompt of {end.prompt_tokens:,} in {milliseconds(end.prompt_ms)})"
+    return line + REASONS.get(texts[0].reason, "")
 
 
 REASONS = {

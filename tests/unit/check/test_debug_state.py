@@ -54,7 +54,7 @@ def test_a_state_has_the_batch_and_every_gradient(state: Path) -> None:
 def test_a_state_cut_short_is_refused(keep: int, state: Path, tmp_path: Path) -> None:
     path = tmp_path / "short.bin"
     path.write_bytes(state.read_bytes()[:keep])
-    with pytest.raises(BadData, match=r"short\.bin is not a debug state of this model"):
+    with pytest.raises(BadData, match=r"short\.bin is (not a debug state|cut short)"):
         read_debug_state(path, SMALL)
 
 

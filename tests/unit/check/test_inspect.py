@@ -11,6 +11,7 @@ import sys
 import tracemalloc
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from llmc.check.debug_state import read_debug_state
 from llmc.check.inspect.datasets import describe_dataset
 from llmc.check.inspect.describe import describe
 from llmc.check.inspect.description import Description, quoted, safe_bytes, safe_text
-from llmc.check.inspect.detect import kind_of_bytes
-from llmc.check.inspect.manifests import entries
-from llmc.check.inspect.reading import Asked, Reading
+from llmc.check.inspect.detect import kind_of_head
+from llmc.check.inspect.reading import Asked, ReadBudget
 from llmc.check.inspect.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.cli.views.inspection import plain_lines, show
-from llmc.errors import Usage
+from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig
-from llmc.paths import Workspace
+from llmc.paths import CHECKPOINT, Workspace
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.files import read_tokens
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
-from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
+from llmc.tokens.manifest import shards_of
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer, save_tokenizer
+from llmc.tokens.tokenizer_bin import read_tokenizer_bin
+from llmc.weights.checkpoint import read_checkpoint, read_header, write_checkpoint
+from llmc.weights.gguf import GgufModel
+from llmc.weights.huggingface import HuggingFaceModel
+from llmc.weights.sources import open_weights
+from llmc.weights.state import read_training_state
 from tests.conftest import Llmc
 from tests.helpers.engine import random_tokens, save_model, save_tokens, some_tensors
 from tests.helpers.foreign_files import write_gguf, write_huggingface, write_tokenizer_bin
@@ -138,7 +145,7 @@ def test_a_token_file_cut_short_says_by_how_much(tmp_path: Path, cut: int) -> No
     path.write_bytes(path.read_bytes()[:-cut])
     told = looked_at(path)
     assert (
-        f"it is cut short: the header promises 1,000 tokens in 3,024 bytes, and {cut:,} bytes "
+        f"it is cut short: its header promises 1,000 tokens in 3,024 bytes, and {cut:,} bytes "
         in (told["problems"][0])
     )
     assert told["tokens"] == 1000
@@ -151,9 +158,9 @@ def test_a_token_file_in_need_of_an_explanation(tmp_path: Path, byte: Tokenizer)
     wrong = {
         b"".join(
             [data, b"\0"]
-        ): "too long: the header promises 100 tokens in 1,224 bytes, and 1 more",
-        data[:4] + struct.pack("<I", 9) + data[8:]: "its version is 9",
-        data[:1000]: "the header is cut short: 1000 of its 1024 bytes",
+        ): "too long: its header promises 100 tokens in 1,224 bytes, and 1 more",
+        data[:4] + struct.pack("<I", 9) + data[8:]: "version 9",
+        data[:1000]: "1000 bytes of its header's 1024",
     }
     for changed, sentence in wrong.items():
         path.write_bytes(changed)
@@ -197,12 +204,12 @@ def test_headerless_tokens(tmp_path: Path, byte: Tokenizer) -> None:
 def test_a_large_file_is_sampled_unless_all_is_asked_for(tmp_path: Path, byte: Tokenizer) -> None:
     ids = documents(byte, *["x" * 99] * 2000)
     path = save_tokens(tmp_path / "t", np.array(ids), byte.vocab_size)
-    small = Reading(left=1000)
+    small = ReadBudget(left=1000)
     told = looked_at(path, tokenizer=byte, reading=small)
     assert told["sha256"] is None
     assert 0 < told["looked_at"] <= told["tokens"] == len(ids)
     assert set(told["document_lengths"].values()) == {99}
-    whole = looked_at(path, tokenizer=byte, reading=Reading(full=True, left=0))
+    whole = looked_at(path, tokenizer=byte, reading=ReadBudget(full=True, left=0))
     assert whole["documents"] == 2000
     assert "looked_at" not in whole
 
@@ -311,7 +318,7 @@ def test_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
     cases = {
         data[:-5]: "5 bytes are missing",
         data + b"xy": "2 more follow",
-        data[:500]: "the header is cut short: 500",
+        data[:500]: "500 bytes of its header's",
         changed(4, 2): "version 2; llmc reads 1, 3 and 5",
         changed(16, 0): "layers must be at least 1",
         changed(20, 7): "7 heads do not divide 32 channels",
@@ -383,9 +390,8 @@ def test_a_hugging_face_folder(tmp_path: Path, shards: int) -> None:
         return
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "n_layer": 9}))
-    assert looked_at(folder)["problems"] == [
-        "config.json tells of layers 9, and the tensors have 2"
-    ]
+    (problem,) = looked_at(folder)["problems"]
+    assert "config.json" in problem and "h.2" in problem
 
 
 def test_gguf_is_read_as_the_gguf_package_reads_it(tmp_path: Path) -> None:
@@ -491,12 +497,12 @@ def told_problem(path: Path) -> str:
 
 def test_a_split_may_be_one_file_or_many(tmp_path: Path, byte: Tokenizer) -> None:
     one = {"file": "a.bin", "tokens": 3, "sha256": "0"}
-    assert entries(one) == entries([one])
+    assert shards_of(one) == shards_of([one])
     two = [one, {**one, "file": "b.bin"}]
-    assert [entry.file for entry in entries(two)] == ["a.bin", "b.bin"]
+    assert [entry.file for entry in shards_of(two)] == ["a.bin", "b.bin"]
     for name in ("../a", "", "..", "a/b", "\0", 5, None):
-        assert entries({**one, "file": name}) == []
-    assert entries(5) == entries([5, None]) == entries({"file": "x"}) == []
+        assert shards_of({**one, "file": name}) == []
+    assert shards_of(5) == shards_of([5, None]) == shards_of({"file": "x"}) == []
 
     from llmc.tokens.files import payload_sha256
 
@@ -536,6 +542,71 @@ def test_a_run(line: Llmc, tmp_path: Path) -> None:
     assert "is no model checkpoint" in told_problem(folder)
 
 
+def test_the_checkpoint_of_a_run_finds_the_run_s_tokenizer(tmp_path: Path) -> None:
+    """Also from another workspace: the run's record lies beside the checkpoint."""
+    tokenizer = train_bpe(["many words and many more words"], 262)
+    folder = tmp_path / "elsewhere" / "run"
+    folder.mkdir(parents=True)
+    config = ModelConfig(layers=1, heads=1, channels=32, context=4, vocab_size=262)
+    fingerprint = bytes.fromhex(tokenizer.fingerprint)
+    tensors = some_tensors(config).items()
+    write_checkpoint(folder / CHECKPOINT, config, tensors, tokenizer=fingerprint)
+    record_tokenizer(tokenizer, folder)
+    for path in (folder, folder / CHECKPOINT):
+        made = describe(path, asked(tmp_path / "workspace"))
+        assert made.all_problems() == []
+        assert "not found" not in "\n".join(plain_lines(made))
+    assert made.known("tokenizer_found") == "bpe"
+
+
+def test_finished_steps_are_counted_as_runs_counts_them(line: Llmc) -> None:
+    run = looked_at(line.workspace / "runs" / "run")
+    (row,) = looked_at(line.workspace)["runs"]
+    (listed,) = json.loads(line("runs", "--json").stdout)["runs"]
+    assert run["steps"] == row["step"] == listed["steps"] == 4
+
+
+def test_a_training_state(line: Llmc, tmp_path: Path) -> None:
+    place = next((line.workspace / "runs" / "run" / "checkpoints").glob("*/state.bin"))
+    told = looked_at(place)
+    assert (told["kind"], told["problems"], told["step"]) == ("training_state", [], 4)
+    path = tmp_path / "state.bin"
+    path.write_bytes(place.read_bytes()[:-1])
+    assert "cut short" in told_problem(path)
+    path.write_bytes(place.read_bytes()[:-1] + b"x")
+    assert "its checksum is" in told_problem(path)
+
+
+STAND_INS = {
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "html": (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
+}
+READERS: dict[str, Callable[[Path], object]] = {
+    "checkpoint": read_header,
+    "gguf": GgufModel,
+    "safetensors": lambda path: HuggingFaceModel(path.rename(path.with_suffix(".safetensors"))),
+    "any weights": open_weights,
+    "training state": read_training_state,
+    "debug state": lambda path: read_debug_state(path, TINY),
+    "tokens": read_tokens,
+    "tokenizer.bin": read_tokenizer_bin,
+}
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_knows_what_stands_in_for_a_file(
+    kind: str, reader: str, tmp_path: Path
+) -> None:
+    data, sentence = STAND_INS[kind]
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    assert sentence in looked_at(path)["problems"][0]
+    with pytest.raises(BadData, match=sentence) as caught:
+        READERS[reader](path)
+    assert str(path) in str(caught.value)
+
+
 def test_a_workspace(line: Llmc, tmp_path: Path) -> None:
     told = looked_at(line.workspace)
     assert (told["kind"], told["problems"]) == ("workspace", [])
@@ -545,7 +616,7 @@ def test_a_workspace(line: Llmc, tmp_path: Path) -> None:
     copied = copy_of(line, tmp_path / "copy")
     model = next((copied.workspace / "models").iterdir())
     model.write_bytes(model.read_bytes()[:-1])
-    assert "is truncated" in told_problem(copied.workspace)
+    assert "cut short" in told_problem(copied.workspace)
 
 
 def test_a_folder_of_files(tmp_path: Path, byte: Tokenizer) -> None:
@@ -562,7 +633,7 @@ def test_a_folder_of_files(tmp_path: Path, byte: Tokenizer) -> None:
     ("data", "kind", "problem"),
     [
         (b"", "empty", "it is empty"),
-        (b"<!DOCTYPE html><html>", "html", "its download went wrong"),
+        (b"<!DOCTYPE html><html>", "html", "the download went wrong"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "lfs", "git lfs pull"),
         (b"\x13\x37\0\0abc", "unknown", "begins like nothing that llmc reads"),
         (b"some words\nof text", "text", None),
@@ -608,9 +679,9 @@ def test_what_is_not_there_is_usage(tmp_path: Path) -> None:
 
 
 def test_json_s_kinds() -> None:
-    assert kind_of_bytes(b"GGU") == "text"
-    assert kind_of_bytes(b'\x60\0\0\0\0\0\0\0{"a') == "safetensors"
-    assert kind_of_bytes(b"YQ== 0\nYg== 1\n") == "tokenizer.tiktoken"
+    assert kind_of_head(b"GGU") == "text"
+    assert kind_of_head(b'\x60\0\0\0\0\0\0\0{"a') == "safetensors"
+    assert kind_of_head(b"YQ== 0\nYg== 1\n") == "tokenizer.tiktoken"
 
 
 # Damage

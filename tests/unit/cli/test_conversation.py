@@ -16,7 +16,7 @@ from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN
 from llmc.errors import LossNotFinite, Usage
 from llmc.model import ModelConfig
-from llmc.sample.text import Weights
+from llmc.sample.model import SampleModel
 from llmc.tokens.tokenizer import load_tokenizer
 from tests.conftest import Llmc
 from tests.helpers.places import FAKE_ENGINE
@@ -33,7 +33,7 @@ def fake(*flags: str) -> Generator:
 
 def conversation(generator: Generator, eot: int = EOT) -> Conversation:
     model = ModelConfig(1, 1, 4, 64, 257)
-    weights = Weights(Path("model.bin"), model, load_tokenizer("byte"), SampleConfig())
+    weights = SampleModel(Path("model.bin"), model, load_tokenizer("byte"), SampleConfig())
     return Conversation(Ui(), generator, weights, SampleConfig(tokens=6), eot=eot)
 
 
@@ -244,7 +244,7 @@ def test_talking(llmc: Llmc) -> None:
         ok(llmc("sample", "--decode", *flags, "--seed", seed)).stdout for seed in ("1337", "1338")
     ]
     with typing(llmc, 80, "sample", "-i", *flags[2:]) as person:
-        assert "runs/first/model.bin: fp32, " in person.wait("/help tells")
+        assert "runs/first/model.bin: fp32, " in person.wait("/help lists")
         person.wait(">")
         for seed, text in zip((1337, 1338), expected, strict=True):
             person.type("das \r")

@@ -192,7 +192,7 @@ def test_a_model_that_is_refused_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("garbage", "'hello'"), ("mute", "ended before it was asked to")]
+    ("fault", "said"), [("garbage", "'hello'"), ("mute", "ended unexpectedly")]
 )
 def test_an_engine_that_makes_no_sense_is_a_bug(fault: str, said: str) -> None:
     with pytest.raises(LlmcError, match=said) as caught, fake("--fault", fault):

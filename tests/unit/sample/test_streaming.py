@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmc.errors import BadData, Usage
-from llmc.sample.streaming import Piece, Stops, TextStream
+from llmc.sample.streaming import Stops, TextPiece, TextStream
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -53,14 +53,14 @@ def ids_of(name: str, data: bytes) -> st.SearchStrategy[list[int]]:
 
 def streamed(
     name: str, ids: Sequence[int], stops: Sequence[str] = ()
-) -> tuple[list[Piece], str | None]:
+) -> tuple[list[TextPiece], str | None]:
     stream = TextStream(tokenizer(name), stops)
     pieces = [piece for token in ids for piece in stream.feed(token)]
     pieces += stream.finish()
     return pieces, stream.stopped
 
 
-def text_of(pieces: Sequence[Piece]) -> str:
+def text_of(pieces: Sequence[TextPiece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
@@ -173,7 +173,7 @@ def feed(stream: TextStream, *tokens: bytes) -> list[str]:
 def test_a_character_waits_for_its_last_byte() -> None:
     stream = TextStream(tokenizer("byte"))
     assert feed(stream, b"a", b"\xf0\x9f\x99", b"\x82", b"\xc3") == ["a", "", "🙂", ""]
-    assert stream.finish() == [Piece(5, "\ufffd")]
+    assert stream.finish() == [TextPiece(5, "\ufffd")]
 
 
 def test_what_looks_like_a_stop_string_waits() -> None:
@@ -199,7 +199,7 @@ def test_half_a_token_is_text_but_no_token() -> None:
     token = next(token for token in reversed(by_length) if token.isascii() and len(token) > 2)
     text = token.decode()
     stream = TextStream(merged, [text[-1]])
-    assert stream.feed(merged.ranks[token]) == [Piece(0, text[:-1], whole=False)]
+    assert stream.feed(merged.ranks[token]) == [TextPiece(0, text[:-1], whole=False)]
 
 
 def test_a_stop_string_may_be_no_utf8_s_replacement() -> None:
@@ -219,7 +219,7 @@ def test_end_of_text_is_text_where_it_is_fed() -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(Usage, match="at least one character"):
+    with pytest.raises(Usage, match="must not be empty"):
         TextStream(tokenizer("byte"), ["a", ""])
     with pytest.raises(BadData, match="token 257 is not in the byte vocabulary"):
         TextStream(tokenizer("byte")).feed(257)

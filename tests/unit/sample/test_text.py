@@ -16,13 +16,11 @@ from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, LlmcError
 from llmc.model import ModelConfig, parameter_count
-from llmc.sample import text as sampling
+from llmc.sample import model as sampling
 from llmc.sample.streaming import TextStream
-from llmc.sample.text import Text, Weights
+from llmc.sample.text import Sample
 from llmc.tokens.tokenizer import load_tokenizer
 from tests.helpers.places import FAKE_ENGINE
-
-MODEL = ModelConfig(1, 1, 4, 64, 257)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +30,14 @@ def generator() -> Iterator[Generator]:
         yield running
 
 
-def text(generator: Generator, prompt: str, tokens: int, *stops: str, eot: int = NO_TOKEN) -> Text:
-    weights = Weights(Path("model.bin"), MODEL, load_tokenizer("byte"), SampleConfig())
-    return Text(
-        generator, weights, Request(list(prompt.encode()), SampleConfig(tokens), eot), stops
+def text(
+    generator: Generator, prompt: str, tokens: int, *stops: str, eot: int = NO_TOKEN
+) -> Sample:
+    return Sample(
+        generator,
+        load_tokenizer("byte"),
+        Request(list(prompt.encode()), SampleConfig(tokens), eot),
+        stops,
     )
 
 
@@ -91,9 +93,8 @@ def test_an_id_that_is_no_text_is_an_error_and_no_wait(
 
 
 def test_a_request_that_is_refused_is_an_error(generator: Generator) -> None:
-    weights = Weights(Path("model.bin"), MODEL, load_tokenizer("byte"), SampleConfig())
     with pytest.raises(LlmcError, match="token 300 is not below 257"):
-        list(Text(generator, weights, Request([300])))
+        list(Sample(generator, load_tokenizer("byte"), Request([300])))
 
 
 def test_a_small_model_writes_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +102,8 @@ def test_a_small_model_writes_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sampling, "available_cores", lambda: 4)
     demo = ModelConfig(layers=4, heads=4, channels=128, context=256, vocab_size=2048)
     assert parameter_count(demo) < 4e6
-    assert sampling.writing_threads(demo) == 1
+    assert sampling.default_threads(demo) == 1
     wider = replace(demo, channels=400)
     assert 8e6 < parameter_count(wider) < 12e6
-    assert sampling.writing_threads(wider) == 2
-    assert sampling.writing_threads(ModelConfig()) == 4
+    assert sampling.default_threads(wider) == 2
+    assert sampling.default_threads(ModelConfig()) == 4

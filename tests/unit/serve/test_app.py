@@ -187,7 +187,7 @@ def test_a_prompt_may_be_cut_to_fit(server: Served) -> None:
         ({"n": 6, "prompt": ["a", "b"]}, "n"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
-        ({"seed": 1 << 63}, "seed"),
+        ({"seed": (1 << 63) + 1}, "seed"),
         ({"stop": ""}, "stop"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": "x" * 257}, "stop"),
@@ -254,26 +254,23 @@ def test_what_is_no_request_is_refused(server: Served, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "fact"),
     [
-        (b"[" * 100_000, "The body's JSON is nested too deeply"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "The body has a number that is too long"),
-        (b'{"n": 1e400}', "'n' must be an integer from 1 to 10, or null"),
-        (b'{"n": Infinity}', "The body is not valid JSON: Infinity is no number of it"),
-        (b"{", "The body is not valid JSON: Expecting property name"),
-        (
-            b'{"prompt": "' + b"x" * 800_000 + b'"}',
-            "may have 63, and this one has 800000 ",
-        ),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b'{"n": 1e400}', "'n'"),
+        (b'{"n": Infinity}', "'n'"),
+        (b"{", "not valid JSON"),
+        (b'{"prompt": "' + b"x" * 800_000 + b'"}', "may have 63, and this one has 800000 "),
         (b'{"prompt": [' + b"9," * 99 + b"9]}", "may have 63, and this one has 100"),
     ],
 )
-def test_why_it_is_refused_is_said_plainly(server: Served, body: bytes, said: str) -> None:
-    """In the words of HTTP and JSON, not of Python."""
+def test_a_refusal_is_in_the_terms_of_json(server: Served, body: bytes, fact: str) -> None:
+    """Not in those of Python."""
     kind = {"Content-Type": "application/json"}
     answer = server.client.post("/v1/completions", content=body, headers=kind)
     message = error(answer, 400)["message"]
-    assert said in message
+    assert fact in message
     assert "recursion" not in message and "sys." not in message
 
 
@@ -286,10 +283,10 @@ def test_any_depth_of_json_is_refused_and_no_bug(server: Served) -> None:
         assert error(answer, 400)["type"] == "invalid_request_error"
 
 
-def test_where_one_number_is_allowed_it_is_named(folder: Path) -> None:
+def test_a_bound_of_the_server_is_in_the_refusal(folder: Path) -> None:
     with fake_server(folder, "--slots", "1", "--queue", "0") as server:
-        said = error(server.complete(prompt="ab", n=2), 400)["message"]
-        assert said == "'n' must be 1, or null"
+        refused = error(server.complete(prompt="ab", n=2), 400)
+        assert refused["param"] == "n" and "equal to 1" in refused["message"]
 
 
 def test_a_body_has_a_limit_and_a_name(server: Served) -> None:
@@ -452,7 +449,7 @@ def test_a_signal_lets_it_finish_what_is_being_written(
         server.becomes("llmc_completions_running", 1)
         ended, said = server.end(number)
         assert ended == code
-        assert "finishing what is being written (completions: 1)" in said
+        assert "finishing open completions (1)" in said
         assert "Traceback" not in said
         assert writing.result().text.endswith("data: [DONE]\n\n")
         with pytest.raises(httpx2.HTTPError):

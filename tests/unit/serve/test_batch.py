@@ -12,7 +12,7 @@ import pytest
 from llmc.engine.generator import Deliver, Generator
 from llmc.engine.protocol import End, Ready, Request, Token
 from llmc.errors import LlmcError, Usage
-from llmc.serve.batch import Batch
+from llmc.serve.batch import EngineBatch
 from llmc.serve.refusals import Refused
 
 REQUEST = Request([1])
@@ -47,11 +47,11 @@ class Silent:
         self.cancelled.append(name)
 
 
-def in_a_loop(engine: Silent, hold: Callable[[Batch], None]) -> None:
+def in_a_loop(engine: Silent, hold: Callable[[EngineBatch], None]) -> None:
     """Call ``hold`` with a batch that has two places to wait."""
 
     async def run() -> None:
-        hold(Batch(cast(Generator, engine), 2))
+        hold(EngineBatch(cast(Generator, engine), 2))
 
     asyncio.run(run())
 
@@ -66,10 +66,10 @@ def in_a_loop(engine: Silent, hold: Callable[[Batch], None]) -> None:
 def test_what_fails_halfway_leaves_nothing_open(why: LlmcError, status: int, said: str) -> None:
     engine = Silent(refuses=3, why=why)
 
-    def hold(batch: Batch) -> None:
+    def hold(batch: EngineBatch) -> None:
         with pytest.raises(Refused, match=said) as caught:
             batch.submit([REQUEST] * 3)
-        assert caught.value.status == status
+        assert caught.value.status_code == status
         assert engine.cancelled == ["r1", "r2"]
         assert batch.open == 2  # until the engine says that it has let go of them
         for deliver in engine.asked.values():
@@ -91,7 +91,7 @@ def test_the_wait_in_the_queue_is_no_part_of_what_a_completion_takes(
     monkeypatch.setattr("llmc.serve.batch.time", clock)
     engine = Silent()
 
-    def hold(batch: Batch) -> None:
+    def hold(batch: EngineBatch) -> None:
         nonlocal now
         batch.submit([REQUEST] * 3)
         first, second, third = engine.asked.values()

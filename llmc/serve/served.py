@@ -1,4 +1,4 @@
-"""What is served: a checkpoint with its tokenizer, and the run that made it."""
+"""The served model: a checkpoint with its tokenizer, and the run that saved it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmc.engine.protocol import Ready
 from llmc.errors import BadData, LlmcError
 from llmc.model import parameter_count
 from llmc.paths import CHECKPOINT, METRICS
-from llmc.sample.text import Weights
+from llmc.sample.model import SampleModel
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.curves import extremes
 from llmc.train.history import read_run
@@ -22,21 +22,21 @@ from llmc.weights.checkpoint import CheckpointHeader, read_header
 MOST_POINTS = 600
 
 
-def subject_of(chosen: Weights) -> Subject:
-    """Return what is served by a choice of weights whose tokenizer is known.
+def served_model(chosen: SampleModel) -> ServedModel:
+    """Return the served form of a model whose tokenizer is known.
 
     Raises:
-        BadData: the model has tokens that the tokenizer has not.
+        BadData: the model has tokens that the tokenizer does not have.
     """
     assert chosen.tokenizer is not None
-    if chosen.model.vocab_size > chosen.tokenizer.vocab_size:
+    if chosen.config.vocab_size > chosen.tokenizer.vocab_size:
         raise BadData(
-            f"{chosen.checkpoint} has {chosen.model.vocab_size} tokens and its tokenizer "
-            f"'{chosen.tokenizer.name}' {chosen.tokenizer.vocab_size}: not all it writes is text"
+            f"{chosen.checkpoint} has {chosen.config.vocab_size} tokens, but its tokenizer "
+            f"'{chosen.tokenizer.name}' has only {chosen.tokenizer.vocab_size}: serve another model"
         )
     folder = chosen.checkpoint.parent
     is_run = chosen.checkpoint.name == CHECKPOINT and (folder / METRICS).is_file()
-    return Subject(
+    return ServedModel(
         folder.name if is_run else chosen.checkpoint.stem,
         chosen.checkpoint,
         chosen.tokenizer,
@@ -46,15 +46,15 @@ def subject_of(chosen: Weights) -> Subject:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model to be served.
+class ServedModel:
+    """A model that a server offers.
 
     Attributes:
-        name: what clients call it: the run's name, or the file's.
-        checkpoint: its file.
-        tokenizer: what its ids mean.
-        settings: how its run would sample.
-        run: its run's folder, None where it has none.
+        name: the run's name, or the file's.
+        checkpoint: the file.
+        tokenizer: its tokenizer.
+        settings: the sampling settings of its run.
+        run: the run's folder; None for a file outside a run.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Subject:
     run: Path | None
 
     def facts(self, ready: Ready) -> dict[str, Any]:
-        """Return what a page can tell of it: shape, size, training, and how the engine holds it."""
+        """Return the facts that the page shows: shape, size, training, and the engine's memory."""
         header: CheckpointHeader = read_header(self.checkpoint)
         run = read_run(self.run) if self.run is not None else None
         return {
@@ -83,7 +83,7 @@ class Subject:
         }
 
     def curves(self) -> dict[str, Any]:
-        """Return the losses of its run as columns of points; none where there is no run."""
+        """Return the losses of the run as columns of points; no columns without a run."""
         if self.run is None or not (self.run / METRICS).is_file():
             return {"run": None}
         run = read_run(self.run)
@@ -111,5 +111,5 @@ class Subject:
 
 
 def _finite(number: float | None) -> float | None:
-    """Return a number that JSON can tell."""
+    """Return a number that JSON can express."""
     return number if number is not None and math.isfinite(number) else None

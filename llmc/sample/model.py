@@ -1,0 +1,259 @@
+"""A trained model that writes: find its checkpoint and tokenizer, start the engine, sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmc.config import SampleConfig, load_preset
+from llmc.engine.build import ensure_native
+from llmc.engine.generator import Generator, generate_argv
+from llmc.engine.machine import available_cores
+from llmc.engine.protocol import NO_TOKEN, Request
+from llmc.errors import BadData, MissingOutput, Usage
+from llmc.model import ModelConfig, parameter_count
+from llmc.paths import CHECKPOINT, CONFIG, Workspace
+from llmc.report import SILENT, Report
+from llmc.sample.streaming import KEPT
+from llmc.sample.text import Sample
+from llmc.tokens.tokenizer import Tokenizer
+from llmc.train.folder import FoundCheckpoint, find_checkpoint, find_run
+from llmc.weights.checkpoint import read_header
+
+PARAMETERS_PER_THREAD = 4_000_000
+
+
+@dataclass(frozen=True)
+class SampleModel:
+    """A checkpoint with its tokenizer and its sampling defaults.
+
+    Attributes:
+        checkpoint: the file.
+        config: the model's shape.
+        tokenizer: the tokenizer it was trained with; None if unknown.
+        settings: sampling settings of its run, or the defaults.
+    """
+
+    checkpoint: Path
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+    settings: SampleConfig
+
+    @property
+    def eot(self) -> int:
+        """The end-of-text token; the last of the vocabulary if the tokenizer is unknown."""
+        return self.tokenizer.eot if self.tokenizer is not None else self.config.vocab_size - 1
+
+    def text(self, ids: Sequence[int]) -> str | None:
+        """Return the text of ``ids``; None if the tokenizer is unknown."""
+        if self.tokenizer is None:
+            return None
+        return self.tokenizer.detokenize(ids).decode(errors=KEPT)
+
+    def argv(
+        self,
+        binary: Path,
+        *,
+        slots: int = 1,
+        positions: int | None = None,
+        dtype: str | None = None,
+        threads: int | None = None,
+    ) -> list[str]:
+        """Return the command line of an engine with this model; None selects the defaults."""
+        return generate_argv(
+            binary,
+            self.checkpoint,
+            slots=slots,
+            positions=positions,
+            dtype=dtype or self.settings.dtype,
+            threads=threads or default_threads(self.config),
+        )
+
+
+def find_model(
+    workspace: Workspace,
+    run: str | None = None,
+    model: Path | None = None,
+    *,
+    needs_tokenizer: bool = False,
+    report: Report = SILENT,
+) -> SampleModel:
+    """Return the model in the file ``model``, of the run named ``run``, or of the newest run.
+
+    Raises:
+        MissingOutput: there is none.
+        Usage: ``model`` is a folder.
+        BadData: a file is damaged, or a tokenizer is needed and unknown.
+    """
+    if model is not None:
+        if model.is_dir():
+            raise Usage(
+                f"{model} is a folder, but --model takes a checkpoint file: name the file, or a "
+                "run with --run NAME"
+            )
+        if not model.is_file():
+            raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
+        found = FoundCheckpoint(model, None)
+    else:
+        folder = find_run(workspace, run)
+        if run is None:
+            report.note(f"run: {workspace.shown(folder)} (the newest)")
+        found = FoundCheckpoint(folder / CHECKPOINT, folder)
+    return _opened(workspace, found, needs_tokenizer=needs_tokenizer)
+
+
+def _opened(workspace: Workspace, found: FoundCheckpoint, *, needs_tokenizer: bool) -> SampleModel:
+    """Read a checkpoint's header, tokenizer and settings.
+
+    Raises:
+        BadData: a file is damaged, or a tokenizer is needed and unknown.
+    """
+    tokenizer = found.tokenizer(workspace)
+    if needs_tokenizer and tokenizer is None:
+        raise BadData(
+            f"the tokenizer of {workspace.shown(found.file)} is unknown: print token ids "
+            "('llmc sample' without a prompt and without --decode) and turn them into text with "
+            "'llmc decode --tokenizer'"
+        )
+    config = found.run / CONFIG if found.run is not None else None
+    recorded = config is not None and config.is_file()
+    settings = load_preset(str(config)).sample if recorded else SampleConfig()
+    return SampleModel(found.file, read_header(found.file).config, tokenizer, settings)
+
+
+def default_threads(config: ModelConfig) -> int:
+    """Return one thread per 4 million parameters, at most one per core.
+
+    All threads wait for each other after every operation of every layer. In a small model that
+    takes most of the time, and grows when another program takes a core.
+    """
+    return max(1, min(available_cores(), parameter_count(config) // PARAMETERS_PER_THREAD))
+
+
+def visible_prompt(tokens: int, context: int) -> int:
+    """Return how many of a prompt's last tokens the model reads (docs/guide/sampling.md)."""
+    if tokens <= context:
+        return tokens
+    kept = context // 2
+    return kept + (tokens - context - 1) % (context - kept) + 1
+
+
+class LoadedModel:
+    """A model whose engine stays loaded between samples; a context manager.
+
+    ::
+
+        with load(workspace, "my-run") as model:
+            print(model.sample("Once upon a time", tokens=100, temperature=0.8))
+
+    Attributes:
+        model: the checkpoint, its shape, tokenizer and sampling defaults.
+    """
+
+    def __init__(self, model: SampleModel, generator: Generator) -> None:
+        """Use a generator that was started."""
+        self.model = model
+        self._generator = generator
+
+    def __enter__(self) -> LoadedModel:
+        """Return the model."""
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """End the engine."""
+        self._generator.close()
+
+    def sample(
+        self,
+        prompt: str = "",
+        *,
+        stop: str | Sequence[str] = (),
+        ignore_eot: bool = False,
+        **settings: Any,
+    ) -> str:
+        """Return a continuation of ``prompt``, without the prompt.
+
+        Args:
+            prompt: the text to continue. Default: a new document.
+            stop: strings that end the text; they are not part of it.
+            ignore_eot: continue after an end-of-text token.
+            settings: fields of :class:`llmc.config.SampleConfig` (``tokens``, ``temperature``,
+                ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``seed``). Default: those
+                of the model's run.
+
+        Raises:
+            Usage: a setting is unknown or out of range, or a stop string is empty.
+            LlmcError: the engine failed.
+        """
+        text = self.start(prompt, stop=stop, ignore_eot=ignore_eot, **settings).finished().text
+        return text.encode(errors=KEPT).decode(errors="replace")
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        stop: str | Sequence[str] = (),
+        ignore_eot: bool = False,
+        **settings: Any,
+    ) -> Iterator[str]:
+        """Yield the continuation piece by piece; arguments and errors as in :meth:`sample`."""
+        for token in self.start(prompt, stop=stop, ignore_eot=ignore_eot, **settings):
+            yield token.text.encode(errors=KEPT).decode(errors="replace")
+
+    def start(
+        self,
+        prompt: str = "",
+        *,
+        stop: str | Sequence[str] = (),
+        ignore_eot: bool = False,
+        **settings: Any,
+    ) -> Sample:
+        """Start a sample, with ids and log probabilities; arguments as in :meth:`sample`."""
+        model = self.model
+        assert model.tokenizer is not None
+        unknown = settings.keys() - {*vars(model.settings)} | settings.keys() & {"dtype"}
+        if unknown:
+            raise Usage(f"unknown sampling setting '{min(unknown)}'")
+        ids = model.tokenizer.encode(prompt) or [model.eot]
+        request = Request(
+            ids, replace(model.settings, **settings), NO_TOKEN if ignore_eot else model.eot
+        )
+        return Sample(
+            self._generator, model.tokenizer, request, [stop] if isinstance(stop, str) else stop
+        )
+
+
+def load(
+    workspace: Workspace,
+    run_or_file: str | Path | None = None,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    slots: int = 1,
+    report: Report = SILENT,
+) -> LoadedModel:
+    """Load a model into an engine of its own.
+
+    Args:
+        workspace: where runs are.
+        run_or_file: a run's name, its folder, or a checkpoint file. Default: the newest run.
+        dtype: type of the weights in memory, fp32, bf16 or int8. Default: that of the run.
+        threads: threads. Default: one per 4 million parameters, at most one per core.
+        slots: samples that are written at the same time.
+        report: takes notes.
+
+    Raises:
+        MissingOutput: there is no such model.
+        BadData: a file is damaged, or the model's tokenizer is unknown.
+        LlmcError: the engine cannot be started.
+    """
+    model = _opened(workspace, find_checkpoint(workspace, run_or_file), needs_tokenizer=True)
+    binary = ensure_native(report=report)
+    argv = model.argv(binary, slots=slots, dtype=dtype, threads=threads)
+    return LoadedModel(model, Generator(argv).__enter__())

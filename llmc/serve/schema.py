@@ -1,0 +1,340 @@
+"""Requests and answers as pydantic models: FastAPI checks requests by them and publishes them.
+
+Names and defaults are those of OpenAI's completions. ``top_k``, ``min_p``, ``repetition_penalty``,
+``ignore_eos`` and ``truncate_prompt_tokens`` are additions, named as in vLLM. A parameter that the
+engine does not support is refused unless its value changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StrictBool,
+    StrictStr,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from llmc.engine.protocol import MOST_ALTERNATIVES
+from llmc.sample.settings import SAMPLE_SETTINGS
+from llmc.serve.refusals import Refused, printable
+
+MAX_CHOICES, MAX_STOPS, MAX_STOP_CHARACTERS = 128, 4, 256
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """What one request may ask for.
+
+    Attributes:
+        positions: the model's context; a prompt must be shorter.
+        vocab_size: V; ids of a prompt must be below.
+        max_tokens: tokens per completion.
+        choices: completions per request.
+    """
+
+    positions: int
+    vocab_size: int
+    max_tokens: int
+    choices: int = MAX_CHOICES
+
+
+def _whole(value: Any) -> Any:
+    """Return 1.0 as 1, which JSON Schema calls an integer."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def _no_surrogate(text: str) -> str:
+    """Refuse half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise PydanticCustomError("no_character", "half of a surrogate pair is not a character")
+    return text
+
+
+def _nullable(schema: dict[str, Any]) -> None:
+    """Allow null, which stands for the default, in a field's JSON schema."""
+    if isinstance(schema.get("type"), str):
+        schema["type"] = [schema["type"], "null"]
+    elif "type" not in schema:
+        schema["anyOf"] = [*schema.get("anyOf", [{"$ref": schema.pop("$ref", "")}]), NULL]
+
+
+NULL = {"type": "null"}
+Number = Annotated[float, Strict()]
+Characters = Annotated[StrictStr, AfterValidator(_no_surrogate)]
+StopString = Annotated[Characters, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+Stops = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+
+
+def _help(setting: str) -> str:
+    return f"{SAMPLE_SETTINGS[setting].help}."
+
+
+def _integer(low: int, high: int) -> Any:
+    return Annotated[int, Field(ge=low, le=high), Strict(), BeforeValidator(_whole)]
+
+
+def _field(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    return Field(default, ge=low, le=high, description=text, json_schema_extra=_nullable)
+
+
+def _unsupported(*neutral: Any) -> Any:
+    """Return a field that may only have values that change nothing."""
+
+    def check(value: Any) -> None:
+        if type(value) is bool or value not in neutral:
+            raise PydanticCustomError(
+                "unsupported_parameter", "not supported by this server: leave it out"
+            )
+
+    schema: dict[str, Any] = {"enum": [*neutral, None]}
+    return Annotated[
+        Any,
+        BeforeValidator(check),
+        Field(
+            default=None,
+            description="Not supported; only values that change nothing are accepted.",
+            json_schema_extra=schema,
+        ),
+    ]
+
+
+class StreamOptions(BaseModel):
+    """Options of a stream."""
+
+    model_config = ConfigDict(extra="forbid")
+    include_usage: StrictBool | None = Field(
+        default=None, description="End the stream with the usage."
+    )
+    include_obfuscation: StrictBool | None = Field(
+        default=None, description="Accepted and ignored."
+    )
+
+
+# What the fields' own schemas do not express.
+CONDITIONS: list[Any] = [
+    {
+        "not": {
+            "properties": {"echo": {"const": True}, "logprobs": {"type": "integer"}},
+            "required": ["echo", "logprobs"],
+        }
+    },
+    {
+        "anyOf": [
+            {"properties": {"stream_options": NULL}},
+            {"properties": {"stream": {"const": True}}, "required": ["stream"]},
+        ]
+    },
+]
+
+
+class CompletionRequest(BaseModel):
+    """A request for completions. :func:`request_type` adds the bounds of one server."""
+
+    model_config = ConfigDict(
+        extra="forbid", allow_inf_nan=False, json_schema_extra={"allOf": CONDITIONS}
+    )
+
+    model: StrictStr = ""
+    prompt: Any = ""
+    max_tokens: int = 16
+    n: int = 1
+    temperature: Number = _field(1.0, _help("temperature"), 0, 2)
+    top_p: Number = _field(1.0, _help("top_p"), 0, 1)
+    top_k: int = 0
+    min_p: Number = _field(0.0, _help("min_p"), 0, 1)
+    repetition_penalty: Number = _field(1.0, _help("repetition_penalty"), 0.1, 10)
+    seed: _integer(-(1 << 63), 1 << 63) = _field(  # type: ignore[valid-type]
+        None, f"{_help('seed')} Default: a random one."
+    )
+    stop: StopString | Stops = _field([], "The text ends before the first of these strings.")
+    logprobs: _integer(0, MOST_ALTERNATIVES) = _field(  # type: ignore[valid-type]
+        None, "Return the log probability of each token and of this many alternatives."
+    )
+    echo: StrictBool = _field(False, "Begin the text with the prompt; not with logprobs.")
+    stream: StrictBool = _field(False, "Answer with server-sent events while the text is written.")
+    stream_options: StreamOptions = _field(StreamOptions(), "Only with stream.")
+    ignore_eos: StrictBool = _field(False, "Continue after the end of a document.")
+    truncate_prompt_tokens: int | None = None
+    user: StrictStr = _field("", "Accepted and ignored.")
+    best_of: _unsupported(1)  # type: ignore[valid-type]
+    frequency_penalty: _unsupported(0)  # type: ignore[valid-type]
+    presence_penalty: _unsupported(0)  # type: ignore[valid-type]
+    logit_bias: _unsupported({})  # type: ignore[valid-type]
+    suffix: _unsupported()  # type: ignore[valid-type]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, fields: Any) -> Any:
+        """Null stands for the default."""
+        if not isinstance(fields, dict):
+            return fields
+        known = cls.model_fields
+        return {
+            key: value for key, value in fields.items() if value is not None or key not in known
+        }
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> CompletionRequest:
+        if self.echo and self.logprobs is not None:
+            raise PydanticCustomError(
+                "unsupported_parameter",
+                "'echo' and 'logprobs' exclude each other: probabilities of a prompt are not "
+                "computed",
+                {"param": "echo"},
+            )
+        if "stream_options" in self.model_fields_set and not self.stream:
+            raise PydanticCustomError(
+                "invalid_value",
+                "'stream_options' needs 'stream': true",
+                {"param": "stream_options"},
+            )
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts: texts or lists of ids."""
+        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return self.prompt if several else [self.prompt]
+
+    @property
+    def stops(self) -> Sequence[str]:
+        """The stop strings."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+def request_type(model: str, limits: RequestLimits) -> type[CompletionRequest]:
+    """Return the type of requests to a server with one model and limits."""
+    most = limits.positions - 1
+    token: Any = _integer(0, limits.vocab_size - 1)
+    # Completions refuses longer lists, with a code of its own.
+    ids: Any = Annotated[list[token], Field(min_length=1, json_schema_extra={"maxItems": most})]
+    up_to: Any = Field(min_length=1, max_length=limits.choices)
+    texts: Any = Characters | Annotated[list[Characters], up_to]
+    named: Any = {"type": ["string", "null"], "enum": [model, None]}
+    fields: dict[str, tuple[Any, str, Any]] = {
+        "model": (Annotated[StrictStr, WithJsonSchema(named)], "The served model.", model),
+        "prompt": (
+            texts | ids | Annotated[list[ids], up_to],
+            "Text, token ids, or a list of either. Default: a new document.",
+            "",
+        ),
+        "max_tokens": (_integer(0, limits.max_tokens), _help("tokens"), 16),
+        "n": (_integer(1, limits.choices), "Completions per prompt.", 1),
+        "top_k": (
+            _integer(0, limits.vocab_size),
+            _help("top_k"),
+            0,
+        ),
+        "truncate_prompt_tokens": (
+            _integer(1, most),
+            "Keep only this many last tokens of a prompt.",
+            None,
+        ),
+    }
+    typed: dict[str, Any] = {
+        name: (kind, _field(default, text)) for name, (kind, text, default) in fields.items()
+    }
+    return create_model("CompletionRequest", __base__=CompletionRequest, **typed)
+
+
+def refusal_of(errors: Sequence[Any]) -> Refused:
+    """Return the refusal of a request that fails validation, from pydantic's errors."""
+    first = errors[0]
+    kind, loc = first["type"], first["loc"][1:]
+    context = first.get("ctx", {})
+    if kind == "json_invalid":
+        return Refused(400, f"The body is not valid JSON: {printable(context['error'])}")
+    if "param" in context:
+        return Refused(400, first["msg"], code=kind, param=context["param"])
+    if not loc:
+        return Refused(400, "The body must be a JSON object")
+    name = printable(str(loc[0]))
+    param = name if name == loc[0] else None
+    if kind == "extra_forbidden" and len(loc) == 1:
+        message = f"Unrecognized request argument supplied: {name}"
+        return Refused(400, message, code="unknown_parameter", param=param)
+    reasons = dict.fromkeys(
+        error["msg"][0].lower() + error["msg"][1:] for error in errors if error["loc"][1] == loc[0]
+    )
+    code = kind if kind == "unsupported_parameter" else "invalid_value"
+    return Refused(400, f"'{name}': {', or '.join(reasons)}", code=code, param=param)
+
+
+class ModelCard(BaseModel):
+    """A model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "llmc"
+
+
+class ModelList(BaseModel):
+    """The models of this server: one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Logprobs(BaseModel):
+    """Log probabilities of the tokens of a text."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One text."""
+
+    index: int
+    text: str
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class TokenUsage(BaseModel):
+    """Counted tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Completion(BaseModel):
+    """The answer to a request for completions."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: TokenUsage
+
+
+class ErrorFields(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """A refusal, in the shape of OpenAI's errors."""
+
+    error: ErrorFields
