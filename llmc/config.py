@@ -17,113 +17,269 @@ from typing import Any, TypeVar
 from llmc.errors import Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
+from llmc.setting import BELOW_1, check_all, make_setting, settings_table
 from llmc.units import seconds_of
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
-MOST_STEPS = 10**9  # so many are no limit, here and in the engine
+MOST_STEPS = 10**9  # means no limit, here and in the engine
 OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
+DTYPES = ("fp32", "bf16")
+SAMPLE_DTYPES = ("fp32", "bf16", "int8")
+
+DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"
+MEMORY, SAVING, MACHINE = "Batch and memory", "Evaluation and saving", "Machine"
+SAMPLING = "Sampling"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train; the defaults are llm.c's."""
 
-    steps: int = 40
-    max_time: str = "0"
-    max_tokens: int = 0
-    epochs: int = 0
-    patience: int = 0
-    min_delta: float = 0.0
-    batch_size: int = 4
-    seq_len: int = 64
-    total_batch_size: int = 0
-    lr: float = 1e-4
-    schedule: str = "constant"
-    warmup: int = 0
-    lr_final: float = 0.0
-    decay: float = 0.2
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    grad_clip: float = 0.0
-    skip_loss_z: float = 0.0
-    skip_grad_z: float = 0.0
-    seed: int = 1337
-    shuffle: bool = True
-    dtype: str = "fp32"
-    recompute: bool = False
-    optimizer_state: str = "fp32"
-    val_every: int = 10
-    val_batches: int = 5
-    sample_every: int = 20
-    save_every: int = 0
-    keep: int = 1
+    steps: int = make_setting(
+        40,
+        LENGTH,
+        "Number of updates; no limit if only a time, tokens or epochs are given",
+        unit="updates",
+        high=MOST_STEPS,
+        resume=True,
+    )
+    max_time: str = make_setting(
+        "0",
+        LENGTH,
+        "Stop after this time over all resumes, such as 2h, 1h30m or 45s (0: no limit)",
+        metavar="TIME",
+        unit="d, h, m, s",
+        resume=True,
+    )
+    max_tokens: int = make_setting(
+        0,
+        LENGTH,
+        "Stop after N training tokens, such as 250000, 65k or 10M (0: no limit)",
+        metavar="TOKENS",
+        unit="tokens",
+        high=2**53,
+        resume=True,
+    )
+    epochs: int = make_setting(
+        0, LENGTH, "Stop after N passes over the data (0: no limit)", unit="epochs", resume=True
+    )
+    patience: int = make_setting(
+        0,
+        LENGTH,
+        "Stop after N validations without improvement (0: never)",
+        unit="validations",
+        resume=True,
+    )
+    min_delta: float = make_setting(
+        0.0,
+        LENGTH,
+        "Minimum improvement that counts as a new best",
+        metavar="LOSS",
+        unit="nats",
+        resume=True,
+    )
+    batch_size: int = make_setting(
+        4, MEMORY, "B, rows in a batch", metavar="ROWS", unit="rows", low=1, high=65536
+    )
+    seq_len: int = make_setting(
+        64, MEMORY, "T, tokens in a row", metavar="TOKENS", unit="tokens", low=1, high=2**24
+    )
+    total_batch_size: int = make_setting(
+        0,
+        MEMORY,
+        "Tokens in an update, a multiple of B x T, by gradient accumulation (0: B x T)",
+        metavar="TOKENS",
+        unit="tokens",
+        high=10**12,
+    )
+    lr: float = make_setting(1e-4, OPTIMIZER, "Peak learning rate", metavar="RATE")
+    schedule: str = make_setting(
+        "constant", OPTIMIZER, "Learning-rate schedule", metavar="NAME", choices=SCHEDULES
+    )
+    warmup: int = make_setting(0, OPTIMIZER, "Linear warmup", metavar="STEPS", unit="updates")
+    lr_final: float = make_setting(
+        0.0,
+        OPTIMIZER,
+        "Final learning rate, as a fraction of --lr",
+        metavar="FRACTION",
+        unit="fraction of `--lr`",
+        high=1,
+    )
+    decay: float = make_setting(
+        0.2,
+        OPTIMIZER,
+        "Length of wsd's decay, as a fraction of all steps",
+        metavar="FRACTION",
+        unit="fraction of all updates",
+        high=1,
+    )
+    beta1: float = make_setting(
+        0.9, OPTIMIZER, "AdamW's decay rate of the first moment", metavar="RATE", high=BELOW_1
+    )
+    beta2: float = make_setting(
+        0.999, OPTIMIZER, "AdamW's decay rate of the second moment", metavar="RATE", high=BELOW_1
+    )
+    eps: float = make_setting(1e-8, OPTIMIZER, "AdamW's epsilon", metavar="EPS")
+    weight_decay: float = make_setting(
+        0.0, OPTIMIZER, "AdamW's weight decay, of matrices only", metavar="RATE"
+    )
+    grad_clip: float = make_setting(
+        0.0,
+        OPTIMIZER,
+        "Clip the gradient to this global norm (0: never)",
+        metavar="NORM",
+        unit="norm",
+    )
+    skip_loss_z: float = make_setting(
+        0.0,
+        OPTIMIZER,
+        "Skip updates whose loss z-score exceeds Z (0: never)",
+        metavar="Z",
+        unit="standard deviations",
+    )
+    skip_grad_z: float = make_setting(
+        0.0,
+        OPTIMIZER,
+        "Skip updates whose gradient-norm z-score exceeds Z (0: never)",
+        metavar="Z",
+        unit="standard deviations",
+    )
+    seed: int = make_setting(1337, MACHINE, "Random seed", high=2**53)
+    shuffle: bool = make_setting(
+        True, DATA, "Visit windows of T tokens in random order, not in text order"
+    )
+    dtype: str = make_setting(
+        "fp32",
+        MEMORY,
+        "Type of matrix products and activations, not of the weights",
+        metavar="TYPE",
+        choices=DTYPES,
+    )
+    recompute: bool = make_setting(
+        False,
+        MEMORY,
+        "Keep one layer's activations and recompute the others: less memory, a sixth more time, "
+        "same bits",
+        resume=True,
+    )
+    optimizer_state: str = make_setting(
+        "fp32",
+        MEMORY,
+        "Type of AdamW's moments (8, 4 or about 2 bytes a parameter)",
+        metavar="TYPE",
+        choices=OPTIMIZER_STATES,
+    )
+    val_every: int = make_setting(
+        10,
+        SAVING,
+        "Steps between validations (0: never)",
+        metavar="STEPS",
+        unit="updates",
+        resume=True,
+    )
+    val_batches: int = make_setting(
+        5, SAVING, "Batches in a validation, at most", unit="batches of B x T", low=1, resume=True
+    )
+    sample_every: int = make_setting(
+        20, SAVING, "Steps between samples (0: never)", metavar="STEPS", unit="updates", resume=True
+    )
+    save_every: int = make_setting(
+        0,
+        SAVING,
+        "Steps between checkpoints (0: one at the end); with it, or with --patience, each new "
+        "lowest validation loss is saved too",
+        metavar="STEPS",
+        unit="updates",
+        resume=True,
+    )
+    keep: int = make_setting(
+        1,
+        SAVING,
+        "Newest checkpoints to keep; best.bin holds the weights with the lowest validation loss",
+        unit="checkpoints",
+        low=1,
+        high=1000,
+        resume=True,
+    )
 
     def __post_init__(self) -> None:
-        """Refuse a precision, an optimizer state, a schedule or a time that there is not.
+        """Refuse a value outside its setting's range or choices.
 
         Raises:
-            Usage: it has no such name, or is no time.
+            Usage: the message names the setting.
         """
-        if self.dtype not in ("fp32", "bf16"):
-            raise Usage(f"dtype must be fp32 or bf16, not '{self.dtype}'")
-        if self.optimizer_state not in OPTIMIZER_STATES:
-            raise Usage(
-                f"optimizer_state must be one of {', '.join(OPTIMIZER_STATES)}, "
-                f"not '{self.optimizer_state}'"
-            )
-        if self.schedule not in SCHEDULES:
-            raise Usage(f"schedule must be one of {', '.join(SCHEDULES)}, not '{self.schedule}'")
-        try:
-            seconds_of(self.max_time)
-        except ValueError as error:
-            raise Usage(f"max-time: {error}") from error
+        check_all(self)
 
     @property
     def bounded(self) -> bool:
-        """Whether something else than the number of steps ends the run for certain."""
+        """A limit other than the number of steps ends the run for certain."""
         return bool(seconds_of(self.max_time) or self.max_tokens or self.epochs)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """The number of tokens in one update."""
+        return self.total_batch_size or self.batch_size * self.seq_len
 
 
 @dataclass(frozen=True)
 class SampleConfig:
     """How to choose the next token, and in what type the model computes it."""
 
-    tokens: int = 256
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 1337
-    dtype: str = "fp32"
+    tokens: int = make_setting(256, SAMPLING, "Tokens to write after the prompt, at most")
+    temperature: float = make_setting(
+        1.0,
+        SAMPLING,
+        "Divisor of the logits: below 1 likelier tokens, 0 always the likeliest",
+        metavar="TEMP",
+        high=1e6,
+    )
+    top_k: int = make_setting(0, SAMPLING, "Sample from the K likeliest (0: all)", metavar="K")
+    top_p: float = make_setting(
+        1.0,
+        SAMPLING,
+        "Sample from the likeliest tokens whose probabilities add up to P",
+        metavar="P",
+        high=1,
+    )
+    min_p: float = make_setting(
+        0.0,
+        SAMPLING,
+        "Sample from tokens at least P times as likely as the likeliest (0: all)",
+        metavar="P",
+        high=1,
+    )
+    repetition_penalty: float = make_setting(
+        1.0,
+        SAMPLING,
+        "Penalty on tokens that the text holds already (1: none)",
+        metavar="PENALTY",
+        low=1e-6,
+        high=1e6,
+    )
+    seed: int = make_setting(1337, SAMPLING, "Random seed of the text", high=2**53)
+    dtype: str = make_setting(
+        "fp32",
+        SAMPLING,
+        "Type of the weights; a smaller one is faster",
+        metavar="TYPE",
+        choices=SAMPLE_DTYPES,
+    )
 
     def __post_init__(self) -> None:
-        """Refuse what the engine would.
+        """Refuse a value outside its setting's range or choices.
 
         Raises:
-            Usage: a setting is outside of what it means anything for.
+            Usage: the message names the setting.
         """
-        for name, (low, high) in SAMPLE_LIMITS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise Usage(
-                    f"{name} must be between {_shown(low)} and {_shown(high)}, not {_shown(value)}"
-                )
-        if self.dtype not in SAMPLE_DTYPES:
-            raise Usage(f"dtype must be one of {', '.join(SAMPLE_DTYPES)}, not '{self.dtype}'")
+        check_all(self)
 
 
-SAMPLE_DTYPES = ("fp32", "bf16", "int8")
+TRAIN_SETTINGS = settings_table(TrainConfig)
+SAMPLE_SETTINGS = settings_table(SampleConfig)
 SAMPLE_LIMITS: Mapping[str, tuple[float, float]] = {
-    "tokens": (0, 1e9),
-    "temperature": (0, 1e6),
-    "top_k": (0, 1e9),
-    "top_p": (0, 1),
-    "min_p": (0, 1),
-    "repetition_penalty": (1e-6, 1e6),
-    "seed": (0, 2.0**53),
+    name: (setting.low, setting.high)
+    for name, setting in SAMPLE_SETTINGS.items()
+    if not setting.choices
 }
 
 
@@ -220,12 +376,6 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or nothing when none is near."""
     match = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean '{match[0]}'?" if match else ""
-
-
-def _shown(number: float) -> str:
-    """Return a number as it can be typed: whole ones with all of their digits."""
-    whole = isinstance(number, int) or number.is_integer()
-    return str(int(number)) if whole else f"{number:g}"
 
 
 def _updated(settings: T, table: object, where: str) -> T:

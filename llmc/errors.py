@@ -23,9 +23,14 @@ class ExitCode(IntEnum):
 
 
 class LlmcError(Exception):
-    """An error with a message for the person at the terminal and an exit code for scripts."""
+    """An error with a message for the person at the terminal and an exit code for scripts.
+
+    Attributes:
+        commands: the commands that continue the work, as they are typed.
+    """
 
     exit_code = ExitCode.INTERNAL
+    commands: tuple[str, ...] = ()
 
 
 class BadData(LlmcError):
@@ -59,11 +64,7 @@ class LossNotFinite(LlmcError):
 
 
 class Interrupted(LlmcError):
-    """Ctrl-C was pressed; what was done so far is saved.
-
-    Attributes:
-        commands: the commands that continue, as they are typed.
-    """
+    """Ctrl-C was pressed; what was done so far is saved."""
 
     exit_code = ExitCode.INTERRUPTED
 

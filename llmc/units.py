@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 
@@ -81,3 +82,16 @@ def count_of(text: str) -> int:
     if number is None or number != number.to_integral_value() or number > 2**53:
         raise ValueError(f"'{text}' is no whole number: write it as 250000, 1e6 or 10M")
     return int(number)
+
+
+def number_of(text: str) -> float:
+    """Return a number as people type it: ``0.1``, ``3e-4``, ``65k``, ``10M``.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    scale = COUNTS.get(text[-1:]) if text[-1:].isalpha() else 1
+    try:
+        return float(text if scale == 1 else text[:-1]) * (scale or math.nan)
+    except ValueError:
+        raise ValueError(f"'{text}' is no number: write it as 0.1, 3e-4 or 10M") from None

@@ -20,9 +20,10 @@ from llmc.check.tolerances import (
     FORWARD_AND_BACKWARD,
     STEPS,
 )
-from llmc.check.trial import BEST, BUG, THREADS, instruction_sets, trial
+from llmc.check.trial import BEST, BUG, THREADS, trial
 from llmc.engine import machine, toolchain
 from llmc.engine.build import build_native
+from llmc.engine.machine import instruction_sets
 from llmc.engine.process import run_quietly
 from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
 from llmc.installation import DISTRIBUTION, other_llmc

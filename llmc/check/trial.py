@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmc.check.debug_state import DebugState, read_debug_state
 from llmc.check.known_answers import MODEL, TRAIN, Answers, answers_of, tensors, tokens
@@ -29,16 +29,6 @@ THREADS = (1, 2, 3)
 STEPS_TO_REPEAT = 3
 BUG = "this is a bug in llmc, please report it with the output of 'llmc doctor --json'"
 BEST = ""  # an LLMC_ISA that leaves the choice to the engine
-
-
-def instruction_sets(binary: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of ``llmc-native isa``: every instruction set, then the one in use.
-
-    Raises:
-        LlmcError: the engine failed, or LLMC_ISA cannot be used; the instruction sets come before.
-    """
-    with Engine([str(binary), "isa"]) as engine:
-        yield from engine.events()
 
 
 @contextmanager

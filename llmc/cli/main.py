@@ -207,6 +207,7 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except LlmcError as error:
         ui.error(str(error))
+        ui.next(*error.commands)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         ui.error("interrupted")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from llmc.engine.process import run_quietly
+from llmc.engine.process import Engine, run_quietly
 
 
 def available_cores() -> int:
@@ -16,6 +17,26 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def instruction_sets(binary: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of ``llmc-native isa``: every kernel table, then the one it uses here.
+
+    Raises:
+        LlmcError: the engine failed, or LLMC_ISA names one that cannot run; the tables come before.
+    """
+    with Engine([str(binary), "isa"]) as engine:
+        yield from engine.events()
+
+
+def chosen_isa(binary: Path) -> str:
+    """Return the instruction set that the engine uses on this machine.
+
+    Raises:
+        LlmcError: the engine failed, or LLMC_ISA names one that cannot run.
+    """
+    *_, chosen = instruction_sets(binary)
+    return str(chosen["isa"])
 
 
 def cpu_name() -> str:

@@ -35,7 +35,7 @@ from llmc.weights.lookup import tokenizer_of
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
     """Return a folder for a new run: the one named, or the next free ``<dataset>-<number>``.
 
-    It only looks: :func:`claim_run` makes it.
+    Nothing is written: :func:`claim_run` makes the folder.
 
     Raises:
         Usage: the name is no file name, or that run exists.
@@ -49,17 +49,17 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
     folder = workspace.runs / name
     if os.path.lexists(folder / CONFIG) or os.path.lexists(folder / CHECKPOINT):
         raise Usage(
-            f"the run {workspace.shown(folder)} exists: go on with it by --resume, "
+            f"the run {workspace.shown(folder)} exists: continue it with --resume, "
             "choose another --run, or delete that folder"
         )
     return folder
 
 
 def claim_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
-    """Make the folder of a new run and an empty config in it, by which the run is this process's.
+    """Make the folder of a new run, and an empty config in it that reserves it for this process.
 
-    Of several that ask for one name the first gets it; without a name, the others get the next
-    numbers.
+    Of several processes that ask for one name, the first gets it; without a name, the others get
+    the next numbers.
 
     Raises:
         Usage: the name is no file name, or that run exists.
@@ -81,7 +81,7 @@ def claim_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
 
 
 def is_running(folder: Path) -> bool:
-    """Tell whether a trainer works on the run: it holds the lock then."""
+    """Return whether a trainer works on the run, and so holds its lock."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -98,9 +98,9 @@ def is_running(folder: Path) -> bool:
 
 
 def discard_run(folder: Path) -> None:
-    """Remove what a run left that ended before its first step; other files keep the folder.
+    """Remove the files of a run that ended before its first step; other files keep the folder.
 
-    For the process that claimed it. What a trainer works on stays.
+    Only the process that claimed the run may call this. A run in progress is left alone.
     """
     if is_running(folder):
         return
@@ -113,10 +113,7 @@ def discard_run(folder: Path) -> None:
 
 
 def newest_run(workspace: Workspace, having: str) -> Path | None:
-    """Return the folder of the newest run that has the file ``having``; None: there is none.
-
-    The newest is the one that was written to last: numbers, a checkpoint, or what it was made of.
-    """
+    """Return the run written to last among those that have the file ``having``, or None."""
     folders = [path.parent for path in workspace.runs.glob(f"*/{having}")]
     return max(folders, key=last_written, default=None)
 
@@ -131,7 +128,7 @@ def last_written(folder: Path) -> int:
 
 
 def newest_step(folder: Path) -> int | None:
-    """Return the step of a run's newest checkpoint, where it would go on; None: there is none."""
+    """Return the step of a run's newest checkpoint, from which it would be resumed, or None."""
     names = (path.name for path in (folder / CHECKPOINTS).glob("*"))
     steps = [int(found[1]) for name in names if (found := re.fullmatch(r"([0-9]{8,})i?", name))]
     return max(steps, default=None)
@@ -158,6 +155,20 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
             + similar_run(workspace, name)
         )
     return folder
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the content of a run's ``run.json``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON.
+        TypeError: it is not a JSON object.
+    """
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise TypeError("it is not a JSON object")
+    return record
 
 
 @dataclass(frozen=True)
@@ -200,22 +211,23 @@ def similar_run(workspace: Workspace, name: str) -> str:
 
 
 def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | None:
-    """Return the token files that a run trained and validated on; None where it does not say.
+    """Return the token files that a run trained and validated on; None without a ``run.json``.
 
     ``run.json`` names them relative to the workspace.
 
     Raises:
         BadData: the record cannot be read.
     """
-    record = folder / RECORD
     try:
-        fields = json.loads(record.read_text(encoding="utf-8"))
+        fields = read_record(folder)
         data, val = fields["data"], fields.get("val_data")
         return workspace.root / data, workspace.root / val if val is not None else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadData(f"cannot read {record} ({error}): name the data with --data") from error
+        raise BadData(
+            f"cannot read {folder / RECORD} ({error}): name the data with --data"
+        ) from error
 
 
 def write_config(

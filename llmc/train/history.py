@@ -1,11 +1,10 @@
-"""What a run left in its folder, read back: settings, numbers, how it ended, what is wrong.
+"""A run read back from its folder: settings, numbers, how it ended, what is wrong with its files.
 
-Nothing here trusts a file or stops at one: a folder that holds nonsense is a run with problems.
+No file is trusted, and a damaged one does not stop the reading: it is listed among the problems.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import tomllib
@@ -21,7 +20,7 @@ from llmc.errors import LlmcError, MissingOutput
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.train.endings import STATES
-from llmc.train.folder import is_running, last_written, newest_run, similar_run
+from llmc.train.folder import is_running, last_written, newest_run, read_record, similar_run
 from llmc.train.metrics import MEASURED, Event, count, read_metrics
 from llmc.weights.checkpoint import read_header
 
@@ -100,7 +99,7 @@ class RunHistory:
 
     @property
     def seconds(self) -> float:
-        """How long its training steps took; validation, samples and saving are not in it."""
+        """Training time: the sum of all steps, without validation, samples and saving."""
         return self.elapsed[-1]
 
     @property
@@ -111,9 +110,10 @@ class RunHistory:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """The median over all steps."""
-        known = [speed for speed in self.measured["tokens_per_second"] if math.isfinite(speed)]
-        return statistics.median(known) if known else None
+        """Tokens trained on over the training time; None if either is unknown."""
+        if self.tokens_per_step is None or not self.seconds:
+            return None
+        return len(self.steps) * self.tokens_per_step / self.seconds
 
     @property
     def train_loss(self) -> float | None:
@@ -190,15 +190,8 @@ def read_run(folder: Path) -> RunHistory:
 
 
 def all_runs(workspace: Workspace) -> list[RunHistory]:
-    """Return every run of a workspace, by name.
-
-    Raises:
-        MissingOutput: there is none.
-    """
-    folders = sorted(path for path in workspace.runs.glob("*") if _is_run(path))
-    if not folders:
-        raise MissingOutput(f"no run in {workspace.shown(workspace.runs)}: run 'llmc train' first")
-    return [read_run(folder) for folder in folders]
+    """Return every run of a workspace, by name."""
+    return [read_run(path) for path in sorted(workspace.runs.glob("*")) if _is_run(path)]
 
 
 def find_history(workspace: Workspace, name: str | None) -> RunHistory:
@@ -260,16 +253,16 @@ def _read_settings(run: RunHistory) -> None:
 
 
 def _recorded_data(run: RunHistory) -> str | None:
-    """Return the path of the training data in the run's record, if that tells."""
+    """Return the path of the training data in the run's record, if it is there."""
     try:
-        record = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
+        record = read_record(run.folder)
         run.started = (run.folder / RECORD).stat().st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, TypeError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         run.problems.append(f"cannot read {RECORD}: {_one_line(error)}")
         return None
-    data = record.get("data") if isinstance(record, dict) else None
+    data = record.get("data")
     return data if isinstance(data, str) else None
 
 
@@ -295,8 +288,3 @@ def _take_metrics(run: RunHistory) -> None:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def printable(text: str) -> str:
-    """Return ``text`` in one line, without what could move the cursor of a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,156 +1,150 @@
-"""A run of training, from what it begins with to what is said at its end."""
+"""A training run from start to end: find its inputs, run the engine, return what happened."""
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.cli.context import Context
-from llmc.cli.views.training import History, PlainView, choose_view, precision
-from llmc.config import Preset, TrainConfig, flags_of, load_preset, settings_of
+from llmc.config import TrainConfig, flags_of
+from llmc.engine.build import ensure_native
+from llmc.engine.machine import available_cores, chosen_isa
 from llmc.engine.process import Engine
-from llmc.errors import BadData, Interrupted, LlmcError, Usage
-from llmc.paths import CHECKPOINT, METRICS, RECORD
+from llmc.errors import Interrupted, LlmcError, LossNotFinite
+from llmc.paths import CHECKPOINT, METRICS, RECORD, Workspace
+from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import record_tokenizer
-from llmc.train.endings import ending, further
-from llmc.train.folder import claim_run, discard_run, new_run, newest_run, newest_step, write_config
+from llmc.train.endings import further
+from llmc.train.folder import (
+    claim_run,
+    discard_run,
+    newest_run,
+    newest_step,
+    write_config,
+)
 from llmc.train.metrics import Event, Metrics, read_metrics
+from llmc.train.plan import (
+    Inputs,
+    RunPlan,
+    new_progress,
+    note_choices,
+    note_differences,
+    start,
+)
+from llmc.train.progress import Progress
 from llmc.train.record import (
     Record,
     Setup,
     new_record,
-    recorded_data,
-    resumable,
     resumed_record,
-    resumed_settings,
-    weights_checksum,
     write_record,
 )
-from llmc.train.start import Data, find_data, find_model
-from llmc.units import duration, megabytes
-from llmc.weights.checkpoint import read_header
+from llmc.train.start import Data
 
 SAMPLE_TOKENS = 64
-RUN_AGAIN = "run it again"  # the advice of who found the disk full and knows nothing of the run
+
+OnEvent = Callable[[Event, Progress], None]
+
+
+def ignore(event: Event, progress: Progress) -> None:
+    """Show nothing of an event."""
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What a run begins with: all that the flags, a preset or the run's own record say.
+class TrainResult:
+    """How a training run ended.
 
     Attributes:
-        folder: the run's; that of a new run is its own once it is claimed.
-        preset: the recipe.
-        settings: of training, flags included.
-        data: what it trains on.
-        model: what it starts from, or started from.
-        record: what ``run.json`` says of a run that goes on; None: the run is new.
-        step: the one it goes on from; None: nothing was saved.
+        folder: the run's.
+        settings: the training settings.
+        progress: the numbers of all steps, those before a resume included.
+        resumed: the run existed before.
+        interrupted: a signal ended it.
     """
 
     folder: Path
-    preset: Preset
     settings: TrainConfig
-    data: Data
-    model: Path
-    record: Record | None = None
-    step: int | None = None
+    progress: Progress
+    resumed: bool = False
+    interrupted: bool = False
+
+    @property
+    def steps(self) -> int:
+        """The number of training steps made."""
+        return len(self.progress.train)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run ended: one of ``endings.STATES``; None if the engine did not say."""
+        return self.progress.end.get("reason")
+
+    @property
+    def train_loss(self) -> float | None:
+        """The training loss of the last step, in nats per token."""
+        return self.progress.train[-1][1] if self.progress.train else None
+
+    @property
+    def val_loss(self) -> float | None:
+        """The last validation loss, in nats per token."""
+        return self.progress.val[-1][1] if self.progress.val else None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest weights; None if none were saved."""
+        return self.folder / CHECKPOINT if self.progress.saved_step is not None else None
+
+    @property
+    def metrics(self) -> Path:
+        """The file with the numbers of every step."""
+        return self.folder / METRICS
+
+    @property
+    def longer(self) -> list[str]:
+        """Flags with which a resume would go on; empty unless a resume had nothing to do."""
+        idle = self.resumed and len(self.progress.train) == self.progress.before
+        return further(self.progress.end, self.settings) if idle and self.progress.end else []
 
 
-def begin_anew(
-    here: Context,
-    run: str | None,
-    given: Mapping[str, Any],
+def train(
+    workspace: Workspace,
+    settings: Mapping[str, Any] | None = None,
+    inputs: Inputs | None = None,
     *,
-    config: str | None,
-    model: Path | None,
-    data: tuple[Path | None, Path | None],
-) -> Beginning:
-    """Begin a new run.
+    resume: bool = False,
+    threads: int | None = None,
+    report: Report = SILENT,
+    on_event: OnEvent = ignore,
+) -> TrainResult:
+    """Train a model in a new run, or resume one.
+
+    Args:
+        workspace: where data, models and runs lie.
+        settings: training settings by name (see ``TrainConfig``), put over the preset's.
+        inputs: the run's name, preset, data and model, where the defaults are not meant.
+        resume: continue a run from its newest checkpoint.
+        threads: threads to compute with. Default: one per core. The result does not depend on it.
+        report: takes notes about what was chosen.
+        on_event: takes every event of the engine, and the numbers so far.
 
     Raises:
-        LlmcError: data or model are missing or broken, or the run exists.
+        LlmcError: an input is missing or damaged, a setting makes no sense, or the engine failed.
     """
-    preset = load_preset(config) if config is not None else Preset()
-    settings = settings_of(preset, given)
-    dataset = find_data(here.workspace, *data)
-    start = find_model(here, model, dataset)
-    folder = new_run(here.workspace, run, dataset.name)
-    return Beginning(folder, preset, settings, dataset, start)
-
-
-def begin_resumed(
-    here: Context,
-    run: str | None,
-    given: Mapping[str, Any],
-    *,
-    config: str | None,
-    model: Path | None,
-    data: tuple[Path | None, Path | None],
-) -> Beginning:
-    """Go on with a run, whose data may have been moved to ``data``.
-
-    Raises:
-        Usage: a flag would make it another run.
-        LlmcError: there is none, or its data is not there any more.
-    """
-    moved, moved_val = data
-    inputs = {"config": config, "model": model, "val-data": None if moved else moved_val}
-    for name, value in inputs.items():
-        if value is not None:
-            raise Usage(
-                "--resume goes on with the run's own data, model and settings: leave out "
-                f"--{name}, or start a new run from its weights with --model"
-            )
-    folder, preset, record = resumable(here.workspace, run)
-    settings = resumed_settings(preset.train, given)
-    step, steps = newest_step(folder), given["steps"]
-    if step is not None and steps is not None and steps <= step:
-        raise Usage(
-            f"the run {here.workspace.shown(folder)} has made {step:,} steps, which --steps counts "
-            "too: ask for more of them, or leave out --steps"
-        )
-    dataset, record = recorded_data(here, folder, record, data)
-    start = _recorded_model(here, folder, record, step)
-    return Beginning(folder, preset, settings, dataset, start, record, step)
-
-
-def _recorded_model(here: Context, folder: Path, record: Record, step: int | None) -> Path:
-    """Return what a run started from; where that has gone, what it goes on from.
-
-    Raises:
-        LlmcError: the run has to start from it again, and it is not there any more.
-    """
-    start: Path = here.workspace.root / record["model"]
-    if step is not None:
-        return start if start.is_file() else folder / CHECKPOINT
-    if record.get("weights_crc32") not in (None, weights_checksum(start)):
-        shown = here.workspace.shown
-        raise BadData(
-            f"{shown(start)} is not what {shown(folder)} started from, and of that nothing was "
-            "saved: make it again, or delete that folder and start a new run"
-        )
-    return start
-
-
-class JsonView(PlainView):
-    """The engine's events, an object a line as they come, for ``--json``; the result follows."""
-
-    def update(self, event: Event, history: History) -> None:
-        """Print an event as the engine tells it."""
-        sys.stdout.write(json.dumps(event) + "\n")
-        sys.stdout.flush()
+    threads = threads or available_cores()
+    plan = start(workspace, settings or {}, inputs or Inputs(), resume=resume, report=report)
+    binary = ensure_native(report=report)
+    if (warning := plan.storage.warning()) is not None:
+        report.note(warning)
+    setup = Setup(binary, chosen_isa(binary), threads)
+    name = inputs.run if inputs is not None else None
+    return run_training(workspace, plan, setup, run=name, report=report, on_event=on_event)
 
 
 def engine_arguments(
     data: Data, model: Path, folder: Path | None, settings: TrainConfig, threads: int
 ) -> list[str]:
-    """Return what the engine's ``train`` is told: every setting under its own name."""
+    """Return the flags of the engine's ``train``: every setting under its own name."""
     argv = ["--data", str(data.train), "--model", str(model)]
     argv += ["--val-data", str(data.val)] if data.val is not None else []
     argv += ["--out", str(folder)] if folder is not None else []
@@ -163,195 +157,118 @@ def engine_arguments(
 
 def run_engine(
     argv: Sequence[str],
-    view: PlainView,
-    history: History,
-    decode: Callable[[Sequence[int]], str],
+    progress: Progress,
+    detokenize: Callable[[Sequence[int]], str],
+    on_event: OnEvent = ignore,
     earlier: Metrics | None = None,
     *,
-    goes_on: Callable[[], None] | None = None,
+    on_first: Callable[[], None] | None = None,
 ) -> None:
-    """Run the engine to its end, showing each event as it comes.
+    """Run the engine to its end; ``progress`` and ``on_event`` take each event as it comes.
 
-    ``earlier`` is what a resumed run told before; what belongs to its steps so far counts.
-    ``goes_on`` is called once, when the first new number is there: nothing can refuse the run then.
+    Args:
+        argv: the engine's command line.
+        progress: collects the numbers.
+        detokenize: turns the ids of a sample into text.
+        on_event: takes each event and the numbers so far.
+        earlier: what a resumed run recorded before; what belongs to the steps kept is counted.
+        on_first: called once, at the first loss: nothing can refuse the run after that.
 
     Raises:
         LlmcError: the engine failed or was interrupted.
     """
-    with Engine(argv) as engine, view:
+    with Engine(argv) as engine:
         for event in engine.events():
             if event.get("event") == "start" and earlier is not None:
-                history.resume(earlier, event["step"])
-            if goes_on is not None and ("train_loss" in event or "val_loss" in event):
-                goes_on()
-                goes_on = None
-            history.add(event, decode)
-            view.update(event, history)
+                progress.resume(earlier, event["step"])
+            if on_first is not None and ("train_loss" in event or "val_loss" in event):
+                on_first()
+                on_first = None
+            progress.add(event, detokenize)
+            on_event(event, progress)
 
 
-def say_choices(here: Context, begun: Beginning, threads: int) -> None:
-    """Say what the run is made of, by choice or by default."""
-    where, data = here.workspace.shown, begun.data
-    here.ui.note(f"data: {where(data.train)}")
-    here.ui.note(f"validation: {where(data.val) if data.val else 'none'}")
-    here.ui.note(f"model: {where(begun.model)}")
-    here.ui.note(f"settings: {begun.preset.name}; threads: {threads}; run: {where(begun.folder)}")
+def run_training(
+    workspace: Workspace,
+    plan: RunPlan,
+    setup: Setup,
+    *,
+    run: str | None = None,
+    report: Report = SILENT,
+    on_event: OnEvent = ignore,
+) -> TrainResult:
+    """Run the engine in the run's folder, which is made for a new run.
 
+    A new run that ends before its first step leaves no folder. An error of a run that can be
+    resumed carries the command for that.
 
-def _say_differences(here: Context, begun: Beginning, setup: Setup) -> None:
-    """Say where a run does not go on as a person would think."""
-    if begun.step is None:
-        shown = here.workspace.shown(begun.folder)
-        here.ui.note(f"no checkpoint of {shown} had been saved: it begins anew")
-    before = begun.record.get("isa") if begun.record is not None else None
-    if begun.step is not None and before not in (None, setup.isa):
-        here.ui.note(
-            f"the run began with the instruction set {before} and goes on with {setup.isa}: its "
-            "numbers will not be bit for bit those of a run that never stopped"
-        )
-
-
-def train_in_earnest(
-    here: Context, begun: Beginning, setup: Setup, history: History, *, run: str | None
-) -> None:
-    """Train, and say how it ended.
-
-    ``run`` is the name that a new run is given; None: the next number.
+    Args:
+        workspace: where runs lie.
+        plan: the run.
+        setup: the engine and its threads.
+        run: the name of a new run. Default: the next number.
+        report: takes notes about what was chosen.
+        on_event: takes each event and the numbers so far.
 
     Raises:
-        LlmcError: the engine failed or was interrupted, or another process took the run's name.
+        LlmcError: the engine failed, or another process took the run's name.
     """
-    settings, dataset = begun.settings, begun.data
-    if begun.record is None:
-        names = {"recipe": begun.preset.name, "dtype": settings.dtype}
-        record = new_record(here.workspace, dataset, begun.model, setup, **names)
-        begun = replace(begun, folder=claim_run(here.workspace, run, dataset.name))
+    resumed = plan.record is not None
+    if plan.record is None:
+        names = {"recipe": plan.preset.name, "dtype": plan.settings.dtype}
+        record = new_record(workspace, plan.data, plan.model, setup, **names)
+        plan = replace(plan, folder=claim_run(workspace, run, plan.data.name))
     else:
-        record = resumed_record(begun.record, begun.step, setup)
-    folder = begun.folder
+        record = resumed_record(plan.record, plan.step, setup)
+    progress = new_progress(plan)
+    result = TrainResult(plan.folder, plan.settings, progress, resumed)
     try:
-        _train(here, begun, record, setup, history)
+        note_choices(workspace, plan, setup.threads, report)
+        if resumed:
+            note_differences(workspace, plan, setup, report)
+        _follow(plan, record, setup, progress, on_event)
     except (LlmcError, KeyboardInterrupt) as error:
-        new, made = begun.record is None, history.train or history.val
-        if new and not made and newest_step(folder) is None:
-            discard_run(folder)
+        made = progress.train or progress.val
+        if not resumed and not made and newest_step(plan.folder) is None:
+            discard_run(plan.folder)
             raise
         if isinstance(error, Interrupted):
-            report(here, folder, history, settings, stopped=True)
-            raise _stopped(here, folder, history) from error
-        if RUN_AGAIN in str(error):
-            raise BadData(str(error).replace(RUN_AGAIN, _way_on(folder))) from error
+            return replace(result, interrupted=True)
+        if isinstance(error, LlmcError) and made and not isinstance(error, LossNotFinite):
+            error.commands = (resume_command(workspace, plan.folder),)
         raise
-    report(here, folder, history, settings)
-    commands = ["llmc sample --decode"]
-    flags = further(history.end, settings) if history.end else []
-    if begun.record is not None and flags and len(history.train) == history.before:
-        here.ui.note("there was nothing to do: the run had ended before")
-        commands.append(shlex.join(["llmc", "train", "--resume", "--run", folder.name, *flags]))
-    else:
-        commands.append(f"llmc sample --decode --run {folder.name} --temperature 0.8")
-    here.ui.next(*commands)
+    return result
 
 
-def _stopped(here: Context, folder: Path, history: History) -> Interrupted:
-    """Return what an interrupted run ends with: how far it is, and how to go on."""
-    shown = here.workspace.shown(folder / CHECKPOINT)
-    saved = f"saved {shown}" if newest_step(folder) is not None else "not saved"
-    done = f"{len(history.train):,}"
-    done += f" of {history.steps:,}" if history.steps is not None else ""
-    command = ["llmc", "train", "--resume"]
-    if newest_run(here.workspace, RECORD) != folder:
-        command += ["--run", folder.name]
-    commands = [] if here.ui.quiet else [here.ui.spelled(shlex.join(command))]
-    return Interrupted(f"interrupted after {done} steps; {saved}", *commands)
+def resume_command(workspace: Workspace, folder: Path) -> str:
+    """Return the command that resumes a run, as it is typed."""
+    words = ["llmc", "train", "--resume"]
+    return shlex.join(
+        words if newest_run(workspace, RECORD) == folder else [*words, "--run", folder.name]
+    )
 
 
-def _way_on(folder: Path) -> str:
-    """Return how to go on with a run that found the disk full."""
-    step = newest_step(folder)
-    safe = f"step {step:,} is safe" if step is not None else "no checkpoint was saved yet"
-    command = shlex.join(["llmc", "train", "--resume", "--run", folder.name])
-    return f"go on with '{command}' ({safe})"
-
-
-def _train(here: Context, begun: Beginning, record: Record, setup: Setup, history: History) -> None:
-    """Run the engine in the run's folder; ``record`` is what that says of the run from now on."""
-    folder, dataset, settings = begun.folder, begun.data, begun.settings
-    new = begun.record is None
-    shape = read_header(begun.model).config if new else begun.preset.model
+def _follow(
+    plan: RunPlan, record: Record, setup: Setup, progress: Progress, on_event: OnEvent
+) -> None:
+    """Write the run's files and run the engine; ``record`` is the content of ``run.json``."""
+    folder, data, new = plan.folder, plan.data, plan.record is None
+    shape = plan.shape if new else plan.preset.model
 
     def write() -> None:
-        write_config(folder, shape, settings, begun.preset.sample)
+        write_config(folder, shape, plan.settings, plan.preset.sample)
         write_record(folder, record)
-        if dataset.tokenizer is not None:
-            record_tokenizer(dataset.tokenizer, folder)
+        if data.tokenizer is not None:
+            record_tokenizer(data.tokenizer, folder)
 
-    say_choices(here, begun, setup.threads)
-    title = f"llmc train · {folder.name}"
-    view = JsonView() if here.ui.json else choose_view(silent=here.ui.quiet, title=title)
     argv = [str(setup.binary), "train"]
-    argv += engine_arguments(dataset, begun.model, folder, settings, setup.threads)
+    argv += engine_arguments(data, plan.model, folder, plan.settings, setup.threads)
     if new:
         write()
-        run_engine(argv, view, history, dataset.decode)
+        run_engine(argv, progress, data.detokenize, on_event)
         return
-    _say_differences(here, begun, setup)
-    told = folder / METRICS
-    earlier = read_metrics(told) if told.is_file() else Metrics()
-    # Until it goes on, it may be refused, or be another process's: the folder stays as it is.
-    run_engine([*argv, "--resume", "1"], view, history, dataset.decode, earlier, goes_on=write)
-
-
-def report(
-    here: Context, folder: Path, history: History, settings: TrainConfig, *, stopped: bool = False
-) -> None:
-    """Say how the run ended: the curve, the numbers, where things are.
-
-    Where the weights of one that was ``stopped`` are is said with how to go on.
-    """
-    where = here.workspace.shown
-    if len(history.train) > 1 and not here.ui.quiet and not history.drawn:
-        here.ui.note("\nloss over steps (● validation)")
-        here.ui.note(history.curve() + "\n")
-    seconds = sum(step_ms for step_ms in history.step_ms) / 1e3
-    val = history.val[-1][1] if history.val else None
-    train_loss = history.train[-1][1] if history.train else None
-    losses = [f"train loss {train_loss:.4f}"] if train_loss is not None else []
-    losses += [f"val loss {val:.4f}"] if val is not None else []
-    speed = f"{history.tokens_per_second:,.0f} tokens/s"
-    here.ui.note(
-        f"{len(history.train):,} steps in {duration(seconds)}: "
-        f"{', '.join([*losses, speed, megabytes(history.start.get('memory', 0))])}"
-    )
-    anew = len(history.train) > history.before
-    expected = anew and not settings.bounded and not settings.patience
-    silent = ("interrupted", "steps") if expected else ("interrupted",)
-    if history.end and history.end["reason"] not in silent:
-        here.ui.note(f"ended: {ending(history.end, settings)}")
-    if history.skipped:
-        here.ui.note(f"updates skipped: {history.skipped:,}")
-    if history.start.get("dtype") == "bf16":
-        here.ui.note(precision(history.start))
-    saved = history.saved_step is not None
-    if saved:
-        weights = "" if stopped else f"saved {where(folder / CHECKPOINT)}; "
-        here.ui.note(f"{weights}metrics in {where(folder / METRICS)}")
-    here.ui.result(
-        {
-            "run": folder.name,
-            "folder": str(folder),
-            "steps": len(history.train),
-            "ended": history.end.get("reason"),
-            "skipped_updates": history.skipped,
-            "seconds": history.end.get("seconds"),
-            "train_loss": train_loss,
-            "val_loss": val,
-            "tokens_per_second": history.tokens_per_second,
-            "memory_bytes": history.start.get("memory"),
-            "isa": history.start.get("isa"),
-            "dtype": history.start.get("dtype"),
-            "threads": history.start.get("threads"),
-            "checkpoint": str(folder / CHECKPOINT) if saved else None,
-            "metrics": str(folder / METRICS),
-        }
-    )
+    recorded = folder / METRICS
+    earlier = read_metrics(recorded) if recorded.is_file() else Metrics()
+    # The engine may still refuse the run, or another process hold it: its folder stays as it is.
+    argv += ["--resume", "1"]
+    run_engine(argv, progress, data.detokenize, on_event, earlier, on_first=write)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from llmc.paths import written_whole
+from llmc.terminal import printable
 from llmc.train.curves import Point, extremes
-from llmc.train.history import RunHistory, printable
+from llmc.train.history import RunHistory
 from llmc.train.plots import METRICS, Axis, Curve, Metric, plot_of
 from llmc.units import clock, short
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal
 from llmc.errors import BadData, Usage
 from llmc.installation import install_command
 from llmc.paths import cache_dir, written_whole
+from llmc.terminal import printable
 from llmc.train.curves import Line, Picture, Point, chart, extremes, moving_mean
-from llmc.train.history import RunHistory, printable
+from llmc.train.history import RunHistory
 from llmc.units import short
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""What a run was made of, in its folder: enough to go on with it, and to repeat it.
+"""A run's record, enough to resume and to repeat it.
 
-``run.json`` holds the command, the versions, what computed, the hashes of the data, and where data
-and model lie, relative to the workspace; ``config.toml`` holds every setting.
+``run.json`` holds the command, the versions, the engine and its instruction set, the hashes of the
+data, and where data and model lie, relative to the workspace; ``config.toml`` holds the settings.
 """
 
 from __future__ import annotations
@@ -18,23 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.cli.context import Context
-from llmc.config import Preset, TrainConfig, load_preset, overridden
+from llmc.config import TRAIN_SETTINGS, Preset, TrainConfig, load_preset, overridden
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import CONFIG, RECORD, Workspace, written_whole
+from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
-from llmc.train.folder import newest_run, similar_run
+from llmc.train.folder import newest_run, read_record, similar_run
 from llmc.train.start import Data, find_data, token_files
 from llmc.weights.checkpoint import read_header
-
-# What a resumed run may change: its length, what is told and kept, and what changes no bit.
-CHANGEABLE = frozenset(
-    {
-        *("steps", "max_time", "max_tokens", "epochs", "patience", "min_delta"),
-        *("val_every", "val_batches", "sample_every", "save_every", "keep", "recompute"),
-    }
-)
 
 Record = Mapping[str, Any]
 DONE_ON = {"train": "trained", "val": "validated"}
@@ -42,7 +34,7 @@ DONE_ON = {"train": "trained", "val": "validated"}
 
 @dataclass(frozen=True)
 class Setup:
-    """What computes.
+    """The engine, and how it runs.
 
     Attributes:
         binary: the engine's; its folder is named by the hash of the build.
@@ -58,7 +50,7 @@ class Setup:
 def new_record(
     workspace: Workspace, data: Data, model: Path, setup: Setup, *, recipe: str, dtype: str
 ) -> Record:
-    """Return what ``run.json`` says of a run that begins.
+    """Return the ``run.json`` of a new run.
 
     Raises:
         BadData: a token file cannot be read.
@@ -78,14 +70,14 @@ def new_record(
 
 
 def resumed_record(record: Record, step: int | None, setup: Setup) -> Record:
-    """Return what ``run.json`` says of a run that goes on from ``step``; None: it begins anew."""
+    """Return the ``run.json`` of a run that is resumed from ``step``; None: from the start."""
     now = _session(setup)
     anew = {name: now[name] for name in ("engine", "isa", "threads")} if step is None else {}
     return {**record, **anew, "resumes": [*record.get("resumes", []), {**now, "step": step or 0}]}
 
 
 def _session(setup: Setup) -> Record:
-    """Return what is recorded of every time that a run is worked on."""
+    """Return what is recorded of every start and resume."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["llmc", *sys.argv[1:]]),
@@ -104,7 +96,7 @@ def _places(workspace: Workspace, data: Data) -> Record:
 
 
 def weights_checksum(model: Path) -> str | None:
-    """Return the checksum of a checkpoint's weights; None where llm.c wrote it, without one.
+    """Return the checksum of a checkpoint's weights; None for a file of llm.c, which has none.
 
     Raises:
         MissingOutput: there is no such file.
@@ -117,7 +109,7 @@ def weights_checksum(model: Path) -> str | None:
 def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
     """Return each split's token files in order, as a manifest has them: name, tokens, SHA-256.
 
-    A manifest is believed, for ``find_data`` has just held its files against it.
+    A manifest is trusted: ``find_data`` has just checked the files against it.
 
     Raises:
         BadData: a file cannot be read, or is no token file.
@@ -161,23 +153,23 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
         newest = newest_run(workspace, RECORD)
         if newest is None:
             raise MissingOutput(
-                f"no run to go on with in {workspace.shown(workspace.runs)}: run 'llmc train' first"
+                f"no run to resume in {workspace.shown(workspace.runs)}: run 'llmc train' first"
             )
         folder = newest
     else:
         folder = workspace.runs / name
         if not (folder / RECORD).is_file() and (folder / CONFIG).exists():
             raise MissingOutput(
-                f"{workspace.shown(folder)} has no {RECORD} to go on by: delete that folder, or "
+                f"{workspace.shown(folder)} has no {RECORD} to resume from: delete that folder, or "
                 "start a new run"
             )
         if not (folder / RECORD).is_file():
             raise MissingOutput(
-                f"no run {workspace.shown(folder)} to go on with: run 'llmc train --run {name}'"
+                f"no run {workspace.shown(folder)} to resume: run 'llmc train --run {name}'"
                 + similar_run(workspace, name)
             )
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_record(folder)
         _ = Path(record["data"]), Path(record["val_data"] or ""), Path(record["model"])
         _ = _hashes(_recorded_files(record)), [*record.get("resumes", [])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -189,45 +181,45 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
 
 
 def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
-    """Return the run's settings with the flags that were given put over them.
+    """Return the run's settings with the given ones put over them.
 
     Raises:
-        Usage: a flag would make it another run.
+        Usage: a setting would change that a resume must not change.
     """
     for name, value in given.items():
-        if value is None or value == getattr(settings, name) or name in CHANGEABLE:
-            continue
-        flag = name.replace("_", "-")
-        raise Usage(
-            f"the run has --{flag} {getattr(settings, name)}, and with {value} it would be another "
-            f"run: leave out --{flag}, or start a new run from its weights with --model"
-        )
+        old, setting = getattr(settings, name), TRAIN_SETTINGS[name]
+        if value not in (None, old) and not setting.resume:
+            raise Usage(
+                f"the run has {setting.flag} {old}, and a resume must not change it to {value}: "
+                f"leave out {setting.flag}, or start a new run from its weights with --model"
+            )
     return overridden(settings, given)
 
 
 def recorded_data(
-    here: Context, folder: Path, record: Record, data: tuple[Path | None, Path | None]
+    workspace: Workspace,
+    folder: Path,
+    record: Record,
+    moved: tuple[Path | None, Path | None] = (None, None),
+    report: Report = SILENT,
 ) -> tuple[Data, Record]:
-    """Return a run's data, held against the run's record, and the record with its place.
+    """Return a run's data, checked against the run's record, and the record with its place.
 
-    ``data`` are the token files to train and to validate on where they have been moved, else None.
+    ``moved`` are the token files to train and to validate on, where they are no longer where they
+    were.
 
     Raises:
-        MissingOutput: the data has gone.
+        MissingOutput: the data is gone.
         BadData: it is not what the run was trained on.
     """
-    root, shown = here.workspace.root, here.workspace.shown
+    root = workspace.root
     recorded = root / record["val_data"] if record["val_data"] is not None else None
-    moved, moved_val = data
+    train, val = moved[0] or root / record["data"], moved[1] or (None if moved[0] else recorded)
     try:
-        found = find_data(
-            here.workspace,
-            moved or root / record["data"],
-            moved_val or (None if moved else recorded),
-        )
+        found = find_data(workspace, train, val)
     except MissingOutput as error:
-        raise MissingOutput(f"{error}; data that was moved is named with --data") from error
-    if recorded is None:  # where a manifest came later, there is one to find
+        raise MissingOutput(f"{error}; name data that was moved with --data") from error
+    if recorded is None:  # a manifest that came later names a validation file
         found = replace(found, val=None)
     elif found.val is None:
         found = replace(found, val=recorded)
@@ -236,13 +228,13 @@ def recorded_data(
     for split, path in (("train", found.train), ("val", found.val or recorded)):
         if split in expected and hashes[split] != expected[split]:
             raise BadData(
-                f"{path} is not what {shown(folder)} was {DONE_ON[split]} on: name that with "
-                "--data, make it again with 'llmc tokenize', or start a new run from the run's "
-                "weights with --model"
+                f"{path} is not what {workspace.shown(folder)} was {DONE_ON[split]} on: name the "
+                "right data with --data, make it again with 'llmc tokenize', or start a new run "
+                "from the run's weights with --model"
             )
     if not expected:
-        here.ui.note(f"the {RECORD} of an older llmc does not tell whether the data is the same")
-    return found, {**record, **_places(here.workspace, found), "files": files}
+        report.note(f"{RECORD} is from an older llmc without hashes: the data is not checked")
+    return found, {**record, **_places(workspace, found), "files": files}
 
 
 def _recorded_files(record: Record) -> Record:
@@ -253,7 +245,7 @@ def _recorded_files(record: Record) -> Record:
 
 
 def _hashes(files: Record) -> dict[str, list[tuple[int, str]]]:
-    """Return what is known of each split's token files, but for their names."""
+    """Return the sizes and hashes of each split's token files."""
     return {
         split: [(shard["tokens"], shard["sha256"]) for shard in shards]
         for split, shards in files.items()
@@ -261,7 +253,7 @@ def _hashes(files: Record) -> dict[str, list[tuple[int, str]]]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the commit that ``folder`` is at and whether files differ; None outside of git."""
+    """Return the commit of ``folder`` and whether files differ from it; None outside git."""
     where = ["git", "-C", str(folder)]
     commit = run_quietly([*where, "rev-parse", "HEAD"])
     if commit.code != 0:

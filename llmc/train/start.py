@@ -1,4 +1,4 @@
-"""What a run starts from: its tokens and its model, found, verified, held against each other."""
+"""What a run starts from: its tokens and its model, found and checked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput
 from llmc.paths import Workspace
 from llmc.tokens.manifest import FILENAME as MANIFEST
@@ -35,7 +34,7 @@ class Data:
     manifest: Manifest | None = None
     tokenizer: Tokenizer | None = None
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def detokenize(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, or the ids themselves where the tokenizer is not known."""
         if self.tokenizer is None:
             return " ".join(map(str, ids))
@@ -101,7 +100,7 @@ def token_files(path: Path) -> list[Path]:
     return [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207  # as the engine
 
 
-def find_model(here: Context, model: Path | None, data: Data) -> Path:
+def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
     """Return the checkpoint to start from: the one named, or the one prepared with the data.
 
     Raises:
@@ -111,13 +110,13 @@ def find_model(here: Context, model: Path | None, data: Data) -> Path:
         if not model.is_file():
             raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
         return model
-    prepared = prepared_model(here.workspace, folder_of(data))
+    prepared = prepared_model(workspace, folder_of(data))
     if prepared is not None:
         return prepared
-    models = sorted(here.workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
+    models = sorted(workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
     if not models:
         raise MissingOutput(
-            f"no model in {here.workspace.shown(here.workspace.models)}: run "
+            f"no model in {workspace.shown(workspace.models)}: run "
             "'llmc export-weights random' or 'llmc prepare NAME' first, or name one with --model"
         )
     return models[-1]

@@ -1,15 +1,14 @@
-"""What a run stores on the disk, told before it does."""
+"""The disk space of a run, known before it starts."""
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmc.config import TrainConfig
 from llmc.model import ModelConfig
-from llmc.paths import CHECKPOINTS
+from llmc.paths import CHECKPOINTS, free_bytes
 from llmc.units import megabytes
 from llmc.weights.checkpoint import checkpoint_bytes
 from llmc.weights.state import training_state_bytes
@@ -19,11 +18,11 @@ BEST = "best.bin"
 
 @dataclass(frozen=True)
 class Storage:
-    """What a run takes of the disk, and what there is, in bytes.
+    """Disk space in bytes.
 
     Attributes:
-        needed: the most that lies there at a time.
-        free: without what the run has stored before it was resumed.
+        needed: the most that the run's files take at a time.
+        free: free space; files that the run stored before it was resumed count as free.
     """
 
     needed: int
@@ -33,23 +32,17 @@ class Storage:
     def of(
         cls, config: ModelConfig, settings: TrainConfig, folder: Path, *, validates: bool
     ) -> Storage:
-        """Return that of a run in ``folder``, which need not be there yet."""
-        place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-        sizes = {}  # of files, whatever other names they have
+        """Return the disk space of a run in ``folder``, which need not exist yet."""
+        sizes = {}  # by inode: a file may have several names
         for path in (*folder.glob(f"{CHECKPOINTS}/*/*"), *folder.glob(BEST)):
-            with suppress(OSError):  # a trainer that still runs has removed it
+            with suppress(OSError):  # removed by a trainer that still runs
                 about = path.stat()
                 sizes[about.st_ino] = about.st_size
-        free = shutil.disk_usage(place).free + sum(sizes.values())
+        free = free_bytes(folder) + sum(sizes.values())
         return cls(stored_bytes(config, settings, validates=validates), free)
 
-    def sentence(self) -> str:
-        """Return the plan, for a person."""
-        room = f"{megabytes(self.free)} are free"
-        return f"disk: up to {self.needed:,} bytes ({megabytes(self.needed)}); {room}"
-
     def warning(self) -> str | None:
-        """Return what to say of a run that may not find the room; None where it will."""
+        """Return a disk-space warning, or None."""
         if self.needed <= self.free:
             return None
         needed, free = megabytes(self.needed), megabytes(self.free)
@@ -60,10 +53,10 @@ class Storage:
 
 
 def stored_bytes(config: ModelConfig, settings: TrainConfig, *, validates: bool) -> int:
-    """Return the bytes of all that a run keeps, while one checkpoint more is on its way.
+    """Return the bytes that a run keeps while one more checkpoint is being written.
 
-    The best weights take room of their own once their checkpoint has gone. A run that neither
-    saves on the way nor stops early stores one checkpoint in all.
+    The best weights take space of their own once their checkpoint is removed. A run without
+    ``save_every`` and ``patience`` stores one checkpoint in all.
     """
     model = checkpoint_bytes(config, "fp32")
     each = model + training_state_bytes(config, settings.optimizer_state)

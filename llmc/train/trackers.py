@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmc.errors import BadData, Usage
-from llmc.train.history import RunHistory, printable
-from llmc.train.tensorboard import write_events
+from llmc.installation import install_command
+from llmc.paths import written_whole
+from llmc.terminal import printable
+from llmc.train.history import RunHistory
 
 # What these tools call what metrics.jsonl holds.
 TAGS = {
@@ -43,12 +45,28 @@ def write_tensorboard(run: RunHistory, folder: Path) -> Path:
     The wall times are those that the training steps alone would have taken.
 
     Raises:
+        Usage: the package tensorboard is not installed.
         BadData: nothing was measured, or the place cannot be written.
     """
     _check_any(run)
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+    except ImportError as error:
+        raise Usage(
+            f"--tensorboard needs the package tensorboard: {install_command('tensorboard')}"
+        ) from error
     path = folder / f"events.out.tfevents.{int(run.started):010d}.llmc"
-    events = ((run.started + seconds, step, n) for seconds, step, n in measurements(run))
-    write_events(path, events, run.started)
+    with written_whole(path) as partial, partial.open("wb") as file:
+        writer = RecordWriter(file)
+        first = Event(wall_time=run.started, file_version="brain.Event:2")
+        writer.write(first.SerializeToString())
+        for seconds, step, numbers in measurements(run):
+            values = [Summary.Value(tag=tag, simple_value=y) for tag, y in numbers.items()]
+            event = Event(wall_time=run.started + seconds, step=step, summary=Summary(value=values))
+            writer.write(event.SerializeToString())
+        writer.flush()
     return path
 
 

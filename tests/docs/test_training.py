@@ -1,24 +1,22 @@
-"""docs/guide/training.md agrees with the flags, their defaults, resuming, and the ends."""
+"""docs/reference/settings.md and docs/guide/training.md agree with the code and the engine."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 import typer
 
 from llmc.cli.commands.train import train
-from llmc.config import SCHEDULES, TrainConfig
+from llmc.cli.options import GROUPS
+from llmc.config import TRAIN_SETTINGS
 from llmc.train.endings import STATES
-from llmc.train.record import CHANGEABLE
 from tests.helpers.places import ROOT
+from tools.settings_page import PAGE, page
 
 TEXT = (ROOT / "docs" / "guide" / "training.md").read_text("utf-8")
-SETTINGS = asdict(TrainConfig())
-CHOSEN = {"data", "val_data", "model", "config", "run", "threads"}  # by the command, not a setting
-LEFT_OUT = ("model", "config", "dry_run")  # on a resume
+NOT_SETTINGS = {"data", "val_data", "model", "config", "run", "threads", "resume", "dry_run"}
 
 
 def rows(head: str) -> list[list[str]]:
@@ -27,63 +25,54 @@ def rows(head: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
 
 
-FLAGS = {row[0].strip("`"): row[1:] for row in rows("flag")}
-
-
 @pytest.fixture(scope="module")
 def options() -> dict[str, Any]:
-    """Return the command's options by their flag."""
+    """Return the command's options by name."""
     alone = typer.Typer(add_completion=False)
     alone.command()(train)
-    found: dict[str, Any] = {p.opts[0]: p for p in typer.main.get_command(alone).params}
-    found.pop("--help", None)
+    found = {p.name: p for p in typer.main.get_command(alone).params}
+    found.pop("help", None)
     return found
 
 
-def name_of(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")
+def test_the_page_of_settings_is_generated() -> None:
+    assert PAGE.read_text("utf-8") == page(), "run: python -m tools.settings_page"
 
 
-def shown(value: object) -> str:
-    """Return a default as the page has it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def test_every_setting_is_an_option_with_help_and_a_group(options: dict[str, Any]) -> None:
+    assert set(options) == {*TRAIN_SETTINGS, *NOT_SETTINGS, "log_every"}
+    for option in options.values():
+        assert option.help and option.rich_help_panel in GROUPS, option.name
+    for name, setting in TRAIN_SETTINGS.items():
+        default = setting.shown_default
+        if isinstance(setting.default, bool):
+            default = setting.flag if setting.default else f"--no-{name}"
+        elif default == "0":
+            default = "0"
+        assert re.search(rf"\(({re.escape(default)}\b|0: )", options[name].help), name
 
 
-def test_every_flag_is_there_and_no_other(options: dict[str, Any]) -> None:
-    assert set(FLAGS) == set(options)
-    assert {name_of(flag) for flag in FLAGS} == {*SETTINGS, *CHOSEN, "resume", "dry_run"}
+def test_options_of_a_group_stand_together(options: dict[str, Any]) -> None:
+    groups = [option.rich_help_panel for option in options.values()]
+    assert groups == sorted(groups, key=GROUPS.index)
 
 
-def test_every_default_is_the_code_s() -> None:
-    for flag, (default, unit, meaning, preset, _) in FLAGS.items():
-        name = name_of(flag)
-        assert preset == ("yes" if name in SETTINGS else "no"), flag
-        assert unit and meaning, flag
-        if name in SETTINGS:
-            assert default == shown(SETTINGS[name]), flag
-
-
-def test_the_help_has_every_default_too(options: dict[str, Any]) -> None:
-    for flag, option in options.items():
-        name = name_of(flag)
-        assert option.help, flag
-        if name in SETTINGS and not isinstance(SETTINGS[name], bool):
-            default = shown(SETTINGS[name])
-            assert re.search(rf"\(({re.escape(default)}\b|0: )", option.help), (flag, option.help)
-        elif name in SETTINGS:
-            typed = flag if SETTINGS[name] else f"--no-{name}"
-            assert option.help.endswith(f"({typed})."), flag
-
-
-def test_what_may_change_on_a_resume_is_the_code_s() -> None:
-    for flag, row in FLAGS.items():
-        name = name_of(flag)
-        if name in SETTINGS:
-            assert row[-1] == ("may change" if name in CHANGEABLE else "stays"), flag
-        else:
-            assert row[-1] == ("left out" if name in LEFT_OUT else "may change")
+def test_the_engine_has_the_same_settings_defaults_and_ranges() -> None:
+    source = (ROOT / "native" / "train" / "train.c").read_text()
+    found = re.findall(r'\{"([\w-]+)", ARG_(\w+), &(?:\(struct Choice\)\{&)?o\.([\w.]+)', source)
+    places = {key.replace("-", "_"): place for key, _, place in found}
+    assert set(TRAIN_SETTINGS) <= set(places)
+    (text,) = re.findall(r"struct RunOptions o = \{\n(.*?)\n  \};", source, re.S)
+    nested = re.sub(r"\.(\w+) = \{\.(\w+) = ([^}]*)\}", r".\1.\2 = \3", text)
+    defaults = dict(re.findall(r"\.([\w.]+) = ([^,\n]+)", nested))
+    for name, setting in TRAIN_SETTINGS.items():
+        if isinstance(setting.default, str):
+            continue  # the first of the choices, or no time
+        given = defaults.get(places[name], "0").replace("true", "1")
+        assert float(given) == float(setting.default), name
+    assert {
+        name for name, s in TRAIN_SETTINGS.items() if s.choices and s.default != s.choices[0]
+    } == set()
 
 
 def test_the_ends_are_the_engine_s() -> None:
@@ -94,8 +83,7 @@ def test_the_ends_are_the_engine_s() -> None:
     assert ["goes-on", *said] == re.findall(r'"([\w-]+)"', names)
 
 
-def test_schedules_and_links_lead_somewhere() -> None:
-    assert FLAGS["--schedule"][2].endswith(": " + ", ".join(SCHEDULES))
+def test_links_lead_somewhere() -> None:
     for path in re.findall(r"`((?:native|llmc|docs|tests)/[\w/.]+)`", TEXT):
         assert (ROOT / path).exists(), path
     formats = (ROOT / "docs" / "reference" / "formats.md").read_text("utf-8")

@@ -30,8 +30,6 @@ from llmc.train.plots import (
     tick,
     write_picture,
 )
-from llmc.train.tensorboard import crc32c
-from llmc.train.trackers import write_tensorboard
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.past_runs import a_past_run, loss
 from tests.helpers.places import ROOT
@@ -333,27 +331,12 @@ def float32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-def test_event_records_are_framed_as_documented(tmp_path: Path) -> None:
-    run = read_run(a_past_run(tmp_path, "a", steps=300, val_every=0))
-    data = write_tensorboard(run, tmp_path / "tb").read_bytes()
-    count = 0
-    while data:
-        (length,) = struct.unpack_from("<Q", data)
-        for part, at in ((data[:8], 8), (data[12 : 12 + length], 12 + length)):
-            crc = crc32c(part)
-            masked = ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % (1 << 32)
-            assert struct.unpack_from("<I", data, at) == (masked,)
-        data = data[16 + length :]
-        count += 1
-    assert count == 301
-
-
-def test_the_checksum_is_castagnoli_s() -> None:
-    # RFC 3720, appendix B.4.
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(b"\xff" * 32) == 0x62A8AB43
-    assert crc32c(bytes(range(32))) == 0x46DD794E
-    assert crc32c(b"123456789") == 0xE3069283
+def test_tensorboard_is_asked_for_in_one_sentence(two: Llmc, tmp_path: Path) -> None:
+    (tmp_path / "tensorboard.py").write_text("raise ImportError('no tensorboard')")
+    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = two("plot", "fast", "--tensorboard", "tb", env=path)
+    assert "tensorboard" in assert_one_sentence(done, 2)
+    assert not (two.workspace / "tb").exists()
 
 
 def test_wandb_is_asked_for_in_one_sentence(two: Llmc, tmp_path: Path) -> None:

@@ -359,7 +359,7 @@ def test_every_resume_is_recorded_and_another_instruction_set_is_said(llmc: Llmc
     assert "settings: tiny; " in said
     assert "instruction set" not in said
     said = with_isa("generic", "--resume", "--steps", "6", "--threads", "2")
-    assert "the run began with the instruction set reference and goes on with generic: its" in said
+    assert "instruction set reference and continues with generic" in said
     record = record_of(llmc, "a")
     assert (record["isa"], record["threads"]) == ("reference", 2)
     assert [(each["isa"], each["threads"], each["step"]) for each in record["resumes"]] == [
@@ -400,7 +400,7 @@ def test_a_run_without_a_checkpoint_begins_anew_and_says_so(llmc: Llmc) -> None:
     assert "models/tiny-texts.bin is not what runs/a started from" in error
     (llmc.workspace / "kept.bin").rename(model)
     done = ok(llmc("train", "--resume"))
-    assert "no checkpoint of runs/a had been saved: it begins anew\n" in done.stderr
+    assert "runs/a has no checkpoint" in done.stderr
     assert untimed(llmc, "a") == losses
 
 
@@ -439,7 +439,7 @@ def test_data_without_a_manifest_is_held_against_its_hashes(llmc: Llmc) -> None:
         path.write_bytes(before)
     ok(resumed_to(llmc, 4))
     (llmc.workspace / "mine.bin").rename(llmc.workspace / "far.bin")
-    assert "data that was moved is named with --data" in assert_one_sentence(resumed_to(llmc, 6), 3)
+    assert "--data" in assert_one_sentence(resumed_to(llmc, 6), 3)
     ok(resumed_to(llmc, 6, "--data", "far.bin"))
     assert record_of(llmc, "a")["data"] == "far.bin"
 
@@ -469,7 +469,7 @@ def test_data_that_was_moved_is_known_by_its_hashes(llmc: Llmc) -> None:
     ok(llmc(*TRAIN, "--run", "calm", "--steps", "6"))
     ok(llmc(*TRAIN, "--run", "a", "--steps", "2"))
     (llmc.workspace / "data" / "texts").rename(llmc.workspace / "elsewhere")
-    assert "data that was moved is named with --data" in assert_one_sentence(resumed_to(llmc, 4), 3)
+    assert "--data" in assert_one_sentence(resumed_to(llmc, 4), 3)
     ok(llmc("tokenize", "texts", "--tokenizer", "byte", "--val-fraction", "0.3", "--quiet"))
     error = assert_one_sentence(resumed_to(llmc, 4, "--data", "data/texts"), 1)
     assert "data/texts/train.bin is not what runs/a was trained on" in error
@@ -491,7 +491,7 @@ def test_an_older_record_will_do(llmc: Llmc) -> None:
     ok(resumed_to(llmc, 4))
     path.write_text(json.dumps({**record, "manifest": None}))
     done = ok(llmc("train", "--resume", "--steps", "6"))
-    assert "run.json of an older llmc does not tell whether the data is the same" in done.stderr
+    assert "run.json is from an older llmc" in done.stderr
     damage: list[dict[str, Any]] = [{"files": []}, {"files": {"train": [1]}}, {"data": 3}]
     for change in (*damage, {"resumes": 1}):
         path.write_text(json.dumps({**record, **change}))

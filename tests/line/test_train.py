@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from llmc.cli.context import Context
-from llmc.cli.views.training import History, PlainView
 from llmc.config import TrainConfig, load_preset
 from llmc.engine.build import ensure_native
 from llmc.model import ModelConfig
 from llmc.tokens.files import read_tokens, write_tokens
 from llmc.train.loop import engine_arguments, run_engine
 from llmc.train.metrics import Event
+from llmc.train.progress import Progress
 from llmc.train.start import Data
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence
@@ -98,7 +98,7 @@ def test_every_flag_is_in_the_help(llmc: Llmc) -> None:
 
 
 def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
-    done = ok(llmc("train"))
+    done = ok(llmc("train", "--log-every", "1"))
     assert config(llmc, "texts-1")["train"] == {
         "steps": 40, "max_time": "0", "max_tokens": 0, "epochs": 0, "patience": 0, "min_delta": 0.0,
         "batch_size": 4, "seq_len": 64, "total_batch_size": 0, "lr": 1e-4,
@@ -171,16 +171,6 @@ def test_any_number_of_threads_gives_the_same_bits(llmc: Llmc, baseline: list[fl
         assert trained(llmc, "--lr", "0.001", "--threads", threads, run=threads) == baseline
 
 
-class Recorder(PlainView):
-    """Keeps the events."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def update(self, event: Event, history: History) -> None:
-        self.events.append(event)
-
-
 def test_the_engine_validates_samples_and_saves_when_told(
     llmc: Llmc, here: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,17 +181,18 @@ def test_the_engine_validates_samples_and_saves_when_told(
     model = llmc.workspace / "models" / "tiny-texts.bin"
     argv = [str(ensure_native()), "train"]
     argv += engine_arguments(data, model, tmp_path / "out", settings, 1)
-    view, history = Recorder(), History(settings.steps)
-    run_engine(argv, view, history, data.decode)
+    events: list[Event] = []
+    progress = Progress(settings.steps)
+    run_engine(argv, progress, data.detokenize, lambda event, _: events.append(event))
 
     def steps(key: str, value: str) -> list[int]:
-        return [e["step"] for e in view.events if key in e and value in (key, e[key])]
+        return [e["step"] for e in events if key in e and value in (key, e[key])]
 
     assert steps("val_loss", "val_loss") == [0, 4, 5]
     assert steps("event", "sample") == [3]
     assert steps("event", "saved") == [2, 4, 5]
-    assert history.saved_step == 5
-    assert re.fullmatch(r"\d+( \d+)+", history.sample)
+    assert progress.saved_step == 5
+    assert re.fullmatch(r"\d+( \d+)+", progress.sample)
 
 
 def test_metrics_are_as_documented(llmc: Llmc) -> None:
@@ -239,7 +230,10 @@ def test_json_is_the_events_and_then_the_result(llmc: Llmc) -> None:
     assert (result["steps"], result["threads"]) == (4, 1)
     assert result["train_loss"] == losses(llmc, "texts-1")[-1]
     assert result["val_loss"] == lines[-2]["val_loss"]
-    assert (result["ended"], result["seconds"]) == ("steps", lines[-1]["seconds"])
+    assert result["ended"] == "steps"
+    spent = sum(line["step_ms"] for line in lines if "train_loss" in line) / 1e3
+    assert result["seconds"] == pytest.approx(spent)
+    assert result["tokens_per_second"] == pytest.approx(4 * 32 / spent)
     assert result["memory_bytes"] > 4 * 4 * 7000
     header = read_header(llmc.workspace / result["checkpoint"])
     assert header.step == 4

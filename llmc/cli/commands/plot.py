@@ -11,8 +11,9 @@ import typer
 
 from llmc.cli.context import Context
 from llmc.errors import Usage
+from llmc.terminal import printable
 from llmc.train.curves import Picture, plain
-from llmc.train.history import RunHistory, find_history, printable
+from llmc.train.history import RunHistory, find_history
 from llmc.train.plot_page import write_page
 from llmc.train.plots import (
     PICTURES,

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from llmc.cli.context import Context
-from llmc.train.history import RunHistory, all_runs, printable
+from llmc.terminal import printable
+from llmc.train.history import RunHistory, all_runs
 from llmc.units import clock, short
 
 if TYPE_CHECKING:
@@ -29,38 +31,42 @@ def runs(
     sort: Annotated[
         Sort,
         typer.Option(
-            help="Order: newest first, by name, largest model, most steps, lowest training loss, "
-            "lowest validation loss, most tokens, longest, fastest (when).",
+            metavar="KEY",
+            help="Sort by when (newest first), name, size (largest model first), steps, loss, val "
+            "(lowest first), tokens, time or speed (highest first) (when).",
             show_default=False,
         ),
     ] = "when",
-    reverse: Annotated[
-        bool, typer.Option("--reverse", help="Turn that order round (as it is).")
-    ] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
 ) -> None:
     """List the training runs: progress, speed and loss.
 
-    The training loss is the mean of the last steps, a twentieth of all but 100 at most; time and
-    tokens/s are those of training steps alone. A narrow terminal shows fewer columns; a pipe gets
-    all, separated by tabs. A run whose files are damaged is listed with what is wrong.
+    The training loss is the mean of the last steps: a twentieth of all, at most 100. Time is the
+    training time, without validation and samples; tokens/s are the tokens over that time. A narrow
+    terminal shows fewer columns; a pipe gets all, separated by tabs. A run with damaged files is
+    listed with what is wrong.
     """
-    here: Context = ctx.obj
-    found = ordered(all_runs(here.workspace), sort)
+    app: Context = ctx.obj
+    found = ordered(all_runs(app.workspace), sort)
     if reverse:
         found.reverse()
-    if here.ui.json:
-        here.ui.result({"runs": [as_fields(run) for run in found]})
-    elif sys.stdout.isatty():
+    if app.ui.json:
+        app.ui.result({"runs": [as_fields(run) for run in found]})
+    elif found and sys.stdout.isatty():
         print_table(found)
     else:
         write_lines(found)
+    if not found:
+        app.ui.note(f"no run in {app.workspace.shown(app.workspace.runs)}")
+        app.ui.next("llmc train")
+        return
     newest = max(found, key=lambda run: run.updated if run.steps else 0)
     if newest.steps:
-        here.ui.next(shlex.join(["llmc", "plot", newest.name]))
+        app.ui.next(shlex.join(["llmc", "plot", newest.name]))
 
 
 def ordered(found: list[RunHistory], sort: Sort) -> list[RunHistory]:
-    """Return runs in the order that ``sort`` names; those that lack the number come last."""
+    """Return the runs sorted by ``sort``; those without the number come last."""
 
     def best_first(number: Callable[[RunHistory], float | None], sign: int) -> list[RunHistory]:
         def key(run: RunHistory) -> tuple[bool, float, str]:
@@ -86,7 +92,7 @@ def ordered(found: list[RunHistory], sort: Sort) -> list[RunHistory]:
 
 
 def as_fields(run: RunHistory) -> dict[str, Any]:
-    """Return all that is known of a run, for ``--json``; null where a number is not known."""
+    """Return a run's numbers, for ``--json``; null where one is not known."""
     best = run.best_val
     return {
         "run": run.name,
@@ -114,7 +120,7 @@ def as_fields(run: RunHistory) -> dict[str, Any]:
 
 
 def _finite(number: float | None) -> float | None:
-    """Return a number that JSON knows: a NaN is none."""
+    """Return a number that JSON can hold; None for a NaN."""
     return number if number is not None and math.isfinite(number) else None
 
 
@@ -123,9 +129,9 @@ def _utc(moment: float) -> str | None:
 
 
 def write_lines(found: list[RunHistory]) -> None:
-    """Print a line of names and one per run, separated by tabs; no number is rounded."""
+    """Print a line of names and a line per run, separated by tabs, with all digits."""
     rows = [as_fields(run) for run in found]
-    names = [name for name in rows[0] if name != "folder"]
+    names = [name for name in as_fields(RunHistory("", Path())) if name != "folder"]
     lines = [names] + [[_cell(row[name]) for name in names] for row in rows]
     sys.stdout.write("".join("\t".join(line) + "\n" for line in lines))
 
@@ -137,7 +143,7 @@ def _cell(value: object) -> str:
 
 
 def progress(run: RunHistory) -> str:
-    """Return the steps that were done, and of how many unless that is all."""
+    """Return the steps made, and the planned ones if there are more."""
     planned = run.planned
     if planned is None or run.done == planned:
         return f"{run.done:,}"
@@ -169,10 +175,10 @@ class Column:
     """A column of the table.
 
     Attributes:
-        title: above it.
-        text: what it says of a run.
-        rank: which columns a narrow terminal does without: those of the highest rank first.
-        right: numbers stand to the right.
+        title: the heading.
+        text: returns a run's cell.
+        rank: columns of the highest rank are the first that a narrow terminal leaves out.
+        right: right-aligned, as numbers are.
     """
 
     title: str
@@ -181,7 +187,7 @@ class Column:
     right: bool = True
 
     def width(self, found: list[RunHistory], width: int) -> int:
-        """Return how wide it is; a name takes a fifth of ``width`` at most."""
+        """Return the width; a name takes at most a fifth of ``width``."""
         from rich.cells import cell_len
 
         widest = max(len(self.title), *(cell_len(self.text(run)) for run in found))
@@ -205,7 +211,7 @@ COLUMNS = (
 
 
 def print_table(found: list[RunHistory]) -> None:
-    """Print the table that fits the terminal, and below it what is wrong with which run."""
+    """Print the table that fits the terminal, then the problems of each run."""
     from rich.console import Console
     from rich.text import Text
 
@@ -222,7 +228,7 @@ def print_table(found: list[RunHistory]) -> None:
 
 
 def fitting(found: list[RunHistory], width: int) -> list[Column]:
-    """Return the columns that ``width`` characters have room for, the most telling ones."""
+    """Return the columns that fit into ``width`` characters, the most important ones."""
     columns = list(COLUMNS)
     while (
         sum(column.width(found, width) for column in columns) + GAP * (len(columns) - 1) > width
@@ -243,7 +249,7 @@ STYLES = {
 
 
 def table(found: list[RunHistory], columns: list[Column], width: int) -> Table:
-    """Return the table of these columns; a name longer than a fifth of ``width`` is cut."""
+    """Return the table; a name longer than a fifth of ``width`` is cut."""
     from rich.table import Table
     from rich.text import Text
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.counts import count
+from llmc.cli.options import count
 from llmc.text.source import VAL_FRACTION, Reading
 from llmc.tokens import dataset
 from llmc.tokens.dataset import DEFAULT_TOKENIZER, TokenizeOptions

@@ -1,19 +1,23 @@
-"""What a person sees of a training run: a live view in a terminal, llm.c's lines in a pipe."""
+"""How a training run is shown: a live view in a terminal, llm.c's lines in a pipe, a summary."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+from llmc.paths import Workspace
+from llmc.terminal import printable
 from llmc.train.curves import Line, Trace, chart, curve, moving_mean, sparkline
-from llmc.train.metrics import Event, Metrics
-from llmc.units import clock, megabytes
+from llmc.train.endings import ending
+from llmc.train.loop import TrainResult
+from llmc.train.metrics import Event
+from llmc.train.progress import Progress
+from llmc.units import clock, duration, megabytes
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,103 +26,22 @@ if TYPE_CHECKING:
 SAMPLE_LINES = 6
 REDRAW_SECONDS, LONGEST_PAUSE = 0.1, 1.0
 DRAWING_SHARE = 0.02  # of the time, at most: the cores are for training
-CURVE_LINES = (5, 14)  # a lower one says no more than a sparkline
-MEAN_OF = 30  # the curve is made of means of a thirtieth of it
-
-
-@dataclass
-class History:
-    """The numbers of a run so far, as its events told them.
-
-    Attributes:
-        steps: that are to be made; None where only time or patience ends the run.
-        flops_per_token: floating-point operations that training takes for a token; 0: not known.
-        max_seconds: of training, over all resumes; 0: any.
-        train: (step, training loss) pairs.
-        val: (step, validation loss) pairs.
-        start: the engine's first event: parameters, isa, threads, memory in bytes.
-        last: the newest event about a training step.
-        step_ms: how long each training step took, in milliseconds.
-        speeds: tokens per second of each.
-        sample: the newest sample, as text.
-        saved_step: the step that was saved last, if any.
-        before: training steps that were made before the run was resumed.
-        skipped: how many of all steps had no update, as outliers.
-        end: the engine's last event: why the run ended.
-        drawn: the picture that was shown last has the losses as a chart.
-    """
-
-    steps: int | None
-    flops_per_token: float = 0.0
-    max_seconds: float = 0.0
-    train: list[tuple[float, float]] = field(default_factory=list)
-    val: list[tuple[float, float]] = field(default_factory=list)
-    start: Event = field(default_factory=dict)
-    last: Event = field(default_factory=dict)
-    step_ms: list[float] = field(default_factory=list)
-    speeds: list[float] = field(default_factory=list)
-    sample: str = ""
-    saved_step: int | None = None
-    before: int = 0
-    skipped: int = 0
-    end: Event = field(default_factory=dict)
-    drawn: bool = False
-
-    def resume(self, earlier: Metrics, step: int) -> None:
-        """Take in what a run told before ``step``, from which it goes on."""
-        for event in [*earlier.train, *earlier.skipped, *earlier.val]:
-            # A step's validation comes before its checkpoint, its training after it.
-            if event["step"] < step + ("val_loss" in event):
-                self.add(event, lambda _ids: "")
-        self.before = len(self.train)
-
-    def add(self, event: Event, decode: Callable[[Sequence[int]], str]) -> None:
-        """Take in one event; ``decode`` turns the ids of a sample into text."""
-        if "train_loss" in event:
-            self.train.append((event["step"], event["train_loss"]))
-            self.last = event
-            self.step_ms.append(event["step_ms"])
-            self.speeds.append(event["tokens_per_second"])
-        elif "val_loss" in event:
-            self.val.append((event["step"], event["val_loss"]))
-        elif event["event"] == "start":
-            self.start = event
-            self.steps = event["steps"]
-        elif event["event"] == "sample":
-            self.sample = decode(event["tokens"])
-        elif event["event"] == "saved":
-            self.saved_step = event["step"]
-        elif event["event"] == "skipped":
-            self.skipped += 1
-        elif event["event"] == "end":
-            self.end = event
-
-    @property
-    def seconds_before(self) -> float:
-        """How long the run had trained before it was resumed, in seconds."""
-        return float(self.start.get("seconds", 0))
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The median over all steps so far; 0 before the first."""
-        return statistics.median(self.speeds) if self.speeds else 0.0
-
-    def curve(self, width: int = 76) -> str:
-        """Draw both losses; the training loss as means of a thirtieth of it."""
-        means = moving_mean(self.train, len(self.train) // MEAN_OF, 2 * width)
-        return curve(means, self.val, width=width)
+PIPE_SECONDS = 5.0  # between two lines about steps in a pipe
+CURVE_LINES = (5, 14)  # a lower chart shows no more than a sparkline
+LEAST_SAMPLE = 2  # lines that a chart leaves to the sample
+MEAN_OF = 30  # the curve is made of means over a thirtieth of the steps
 
 
 def precision(start: Event) -> str:
-    """Return the type that linear layers multiply, and whether this CPU does so itself."""
+    """Return the type of matrix products, and whether this CPU has instructions for it."""
     dtype = str(start["dtype"])
     if dtype == "bf16" and not start["multiplies_bf16"]:
         return "bf16, multiplied as floats: this CPU has no bf16 instructions"
     return dtype
 
 
-def plain_lines(event: Event, history: History) -> str:
-    """Return what a pipe is told of an event: the lines that llm.c prints."""
+def plain_lines(event: Event, progress: Progress) -> str:
+    """Return the lines that llm.c prints for an event."""
     if "train_loss" in event:
         return (
             f"step {event['step']}: train loss {event['train_loss']:.6f} "
@@ -133,7 +56,7 @@ def plain_lines(event: Event, history: History) -> str:
             f"isa: {event['isa']}, threads: {event['threads']}, dtype: {precision(event)}\n"
         )
     if event["event"] == "sample":
-        return f"generating:\n---\n{history.sample}\n---\n"
+        return f"generating:\n---\n{progress.sample}\n---\n"
     if event["event"] == "skipped":
         return (
             f"step {event['step']}: update skipped (z-score {event['loss_z']:.2f} of the loss, "
@@ -143,70 +66,101 @@ def plain_lines(event: Event, history: History) -> str:
 
 
 class PlainView:
-    """Lines on stdout, as each event comes."""
+    """Lines on stdout. Lines about steps are at least some seconds, or ``log_every`` steps, apart.
+
+    Attributes:
+        has_chart: the losses stand on the screen as a chart.
+    """
+
+    has_chart = False
+
+    def __init__(self, log_every: int = 0) -> None:
+        """Start a view; ``log_every`` 0 means a line every few seconds."""
+        self.log_every = log_every
+        self.next_line = -math.inf
 
     def __enter__(self) -> PlainView:
-        """Begin; nothing is shown yet."""
+        """Start; nothing is shown yet."""
         return self
 
     def __exit__(self, *unused: object) -> None:
         """End; nothing is left to show."""
 
-    def update(self, event: Event, history: History) -> None:
-        """Print an event's lines."""
-        sys.stdout.write(plain_lines(event, history))
+    def update(self, event: Event, progress: Progress) -> None:
+        """Print an event's lines, if they are due."""
+        if "train_loss" in event and not self._due(event["step"], progress):
+            return
+        sys.stdout.write(plain_lines(event, progress))
         sys.stdout.flush()
+
+    def _due(self, step: int, progress: Progress) -> bool:
+        if progress.steps is not None and step + 1 == progress.steps:
+            return True
+        if self.log_every:
+            return step % self.log_every == 0
+        now = time.monotonic()
+        due = now >= self.next_line
+        if due:
+            self.next_line = now + PIPE_SECONDS
+        return due
 
 
 class SilentView(PlainView):
     """Nothing, for ``--quiet``."""
 
-    def update(self, event: Event, history: History) -> None:
-        """Say nothing."""
+    def update(self, event: Event, progress: Progress) -> None:
+        """Print nothing."""
+
+
+class JsonView(PlainView):
+    """The engine's events, one object a line, for ``--json``; the result follows."""
+
+    def update(self, event: Event, progress: Progress) -> None:
+        """Print an event as the engine printed it."""
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
 
 
 class LiveView(PlainView):
     """A picture that is drawn over itself: progress, numbers, losses, the newest sample."""
 
-    def __init__(self, console: Console, title: str) -> None:
-        """Draw on ``console``, under ``title``."""
+    def __init__(self, console: Console) -> None:
+        """Draw on ``console``."""
         from rich.live import Live
 
+        super().__init__()
         self.console = console
-        self.title = title
         self.began = time.monotonic()
         self.next_drawing = -math.inf
         self.size = console.size
         self.trace = Trace()
-        self.history: History | None = None
+        self.progress: Progress | None = None
         self.live = Live(console=console, auto_refresh=False, transient=False)
-
-    def __enter__(self) -> LiveView:
-        """Take over the terminal."""
-        self.live.start()
-        return self
 
     def __exit__(self, *unused: object) -> None:
         """Leave the last picture standing."""
-        if self.history is not None:
+        if self.progress is not None:
             self._fit()
-            self.live.update(self.picture(self.history))
-        self.live.stop()
+            self.live.update(self.picture(self.progress))
+            self.live.stop()
 
-    def update(self, event: Event, history: History) -> None:
-        """Draw the picture anew, unless it was drawn just now: training must not wait for it."""
-        self.history = history
+    def update(self, event: Event, progress: Progress) -> None:
+        """Draw the picture again, unless it was just drawn: training must not wait for it."""
+        if self.progress is None:
+            self.began = time.monotonic()
+            self.live.start()
+        self.progress = progress
         if (now := time.monotonic()) >= self.next_drawing:
             self._fit()
-            self.live.update(self.picture(history), refresh=True)
+            self.live.update(self.picture(progress), refresh=True)
             cost = time.monotonic() - now
             pause = min(max(REDRAW_SECONDS, cost / DRAWING_SHARE), LONGEST_PAUSE)
             self.next_drawing = now + pause
 
     def _fit(self) -> None:
-        """Begin on an empty screen after the terminal has changed its size.
+        """Clear the screen after the terminal has changed its size.
 
-        It has broken the old picture's lines anew then, and nobody knows where that begins.
+        The terminal has wrapped the old picture's lines then, and its first line is lost.
         """
         from rich.control import Control
 
@@ -214,13 +168,12 @@ class LiveView(PlainView):
             self.size = self.console.size
             self.console.control(Control.clear(), Control.home())
 
-    def picture(self, history: History) -> RenderableType:
-        """Return the picture of a run: at most 80 columns are needed, up to 120 are used.
+    def picture(self, progress: Progress) -> RenderableType:
+        """Return the picture of a run, at most 120 columns wide and never higher than the terminal.
 
-        It is never higher than the terminal, from 6 lines on. Where there is room, the losses are
-        a chart with axes, else a sparkline; after that the sample loses lines, then the numbers.
-        Two columns stay free for the ^C that a terminal shows where the cursor is, at the end of
-        the last line: on a new line it would leave a piece of this picture above the next.
+        The losses are a chart where there is room for one and for some of the sample, else a
+        sparkline. The chart's height does not depend on the sample. Two columns stay free for the
+        ^C that a terminal prints at the cursor, which is at the end of the last line.
         """
         from rich.console import Group
         from rich.panel import Panel
@@ -229,68 +182,72 @@ class LiveView(PlainView):
         width = min(self.console.width - len("^C"), 120)
         room = self.console.height - 1 - 2 - 1  # the cursor's line, the frame, the bar
         elapsed = time.monotonic() - self.began
-        cells = _cells(history, elapsed)
+        cells = _cells(progress, elapsed)
         each = 4 if width >= 76 else 2
         rows = [cells[start : start + each] for start in range(0, len(cells), each)]
         rows = rows[: max(room - 1, 1)]
         room -= len(rows)
-        parts: list[RenderableType] = [_bar(history, elapsed), _grid(rows)]
-        sample = _printable(history.sample.strip("\n")).splitlines()[:SAMPLE_LINES]
-        losses = self.losses(history, width - 4, room - len(sample))
+        parts: list[RenderableType] = [_bar(progress, elapsed), _grid(rows)]
+        losses = self.losses(progress, width - 4, room)
         parts += losses[: max(room, 0)]
         room -= len(losses)
-        if sample and room > 0:
-            text = "\n".join(sample[:room])
+        lines = printable(progress.sample.strip("\n"), keep="\n", instead=" ").splitlines()
+        if lines and room > 0:
+            text = "\n".join(lines[: min(room, SAMPLE_LINES)])
             parts.append(Text(text, style="italic", overflow="ellipsis", no_wrap=True))
-        return Panel(Group(*parts), title=Text(self.title), title_align="left", width=width)
+        title = Text(f"llmc train · {progress.run}")
+        return Panel(Group(*parts), title=title, title_align="left", width=width)
 
-    def losses(self, history: History, width: int, room: int) -> list[Text]:
-        """Return the losses in ``room`` lines: a chart with two lines of axis, or one line."""
+    def losses(self, progress: Progress, width: int, room: int) -> list[Text]:
+        """Return the losses as a chart with two lines of axis, or as one line.
+
+        ``room`` is the number of lines for the losses and the sample.
+        """
         from rich.text import Text
 
-        means = self.trace.follow(history.train)
+        means = self.trace.follow(progress.train)
         lowest, highest = CURVE_LINES
-        height = min(room - 2, highest)
-        history.drawn = height >= lowest and len(means) > 1
-        if not history.drawn:
+        room -= 2  # the axis
+        self.has_chart = room >= lowest + LEAST_SAMPLE and len(means) > 1
+        if not self.has_chart:
             line = sparkline([loss for _, loss in means], width - 6)
             return [Text.assemble(("loss ", "dim"), (line, "cyan"))] if line else []
         picture = chart(
             [
                 Line(
                     moving_mean(means, len(means) // MEAN_OF, 2 * width),
-                    history.val,
+                    progress.val,
                     style="cyan",
                     spot_style="bold yellow",
                 )
             ],
             width=width,
-            height=height,
+            height=min(max(room - SAMPLE_LINES, lowest), highest),
             x_text="{:,.0f}".format,
-            x_title="steps (● validation)" if history.val else "steps",
+            x_title="steps (● validation)" if progress.val else "steps",
         )
         return [Text.assemble(*line) for line in picture]
 
 
-def _bar(history: History, elapsed: float) -> RenderableType:
-    """Return how far the run is, as a bar and in numbers: the nearer of its two ends."""
+def _bar(progress: Progress, elapsed: float) -> RenderableType:
+    """Return the progress as a bar and in numbers, towards the nearer of its two ends."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(ratio=1)
     bar.add_column(justify="right")
-    done, parts, said = _done(history), [0.0], []
-    if history.steps is not None:
-        parts.append(done / max(history.steps, 1))
-        said.append(f"{done:,}/{history.steps:,} steps")
+    done, parts, words = progress.done, [0.0], []
+    if progress.steps is not None:
+        parts.append(done / max(progress.steps, 1))
+        words.append(f"{done:,}/{progress.steps:,} steps")
     else:
-        said.append(f"{done:,} steps")
-    if history.max_seconds:
-        trained = history.seconds_before + elapsed
-        parts.append(min(trained / history.max_seconds, 1))
-        said.append(f"{clock(trained)} of {clock(history.max_seconds)}")
-    bar.add_row(ProgressBar(total=1, completed=max(parts)), " · ".join(said))
+        words.append(f"{done:,} steps")
+    if progress.max_seconds:
+        trained = progress.seconds_before + elapsed
+        parts.append(min(trained / progress.max_seconds, 1))
+        words.append(f"{clock(trained)} of {clock(progress.max_seconds)}")
+    bar.add_row(ProgressBar(total=1, completed=max(parts)), " · ".join(words))
     return bar
 
 
@@ -307,74 +264,117 @@ def _grid(rows: Sequence[Sequence[tuple[str, str]]]) -> RenderableType:
     return grid
 
 
-def _done(history: History) -> int:
-    """Return how many updates the run has made; one that was resumed begins with some."""
-    return int(history.last["step"]) + 1 if history.last else 0
-
-
-def _cells(history: History, elapsed: float) -> list[tuple[str, str]]:
-    """Return the numbers of the live view as (label, value) pairs, in rows of four."""
-    last = history.last
-    left = seconds_left(history, elapsed)
+def _cells(progress: Progress, elapsed: float) -> list[tuple[str, str]]:
+    """Return the numbers of the live view as (label, value) pairs."""
+    last = progress.last
+    left = seconds_left(progress, elapsed)
     cells = [
         ("train loss", f"{last['train_loss']:.4f}" if last else "–"),
-        ("val loss", f"{history.val[-1][1]:.4f}" if history.val else "–"),
-        ("tokens/s", f"{last['tokens_per_second']:,.0f}" if last else "–"),
+        ("val loss", f"{progress.val[-1][1]:.4f}" if progress.val else "–"),
+        ("tokens/s", f"{progress.tokens_per_second:,.0f}" if last else "–"),
         ("ETA", clock(left) if left is not None else "–"),
         ("grad norm", f"{last['grad_norm']:.3f}" if last else "–"),
         ("lr", f"{last['lr']:.2e}" if last else "–"),
-        ("memory", megabytes(history.start.get("memory", 0))),
-        ("took", clock(elapsed)),
+        ("memory", megabytes(progress.start.get("memory", 0))),
+        ("time", clock(progress.seconds)),
     ]
-    if (share := share_of_peak(history)) is not None:
+    if (share := share_of_peak(progress)) is not None:
         cells.append(("of peak", f"{share:.0%}"))
-    if len(history.val) > 1:
-        cells.append(("best val", f"{min(loss for _, loss in history.val):.4f}"))
-    if history.saved_step is not None:
-        cells.append(("saved", f"step {history.saved_step:,}"))
-    if history.skipped:
-        cells.append(("skipped", f"{history.skipped:,}"))
+    if len(progress.val) > 1:
+        cells.append(("best val", f"{min(loss for _, loss in progress.val):.4f}"))
+    if progress.saved_step is not None:
+        cells.append(("saved", f"step {progress.saved_step:,}"))
+    if progress.skipped:
+        cells.append(("skipped", f"{progress.skipped:,}"))
     return cells
 
 
-def seconds_left(history: History, elapsed: float) -> float | None:
-    """Return how long the run will last, to its last step or to the end of its time; None: unknown.
+def seconds_left(progress: Progress, elapsed: float) -> float | None:
+    """Return the seconds until the last step or the time limit, whichever is first; None: unknown.
 
-    ``elapsed`` is the time since it began, or was resumed, in seconds. An early stop may come
-    before.
+    ``elapsed`` is the time in seconds since the run was started or resumed. Early stopping may end
+    the run before.
     """
-    made = len(history.train) - history.before
+    made = len(progress.train) - progress.before
     ends = []
-    if history.steps is not None and made:
-        ends.append((history.steps - _done(history)) * elapsed / made)
-    if history.max_seconds:
-        ends.append(history.max_seconds - history.seconds_before - elapsed)
+    if progress.steps is not None and made:
+        ends.append((progress.steps - progress.done) * elapsed / made)
+    if progress.max_seconds:
+        ends.append(progress.max_seconds - progress.seconds_before - elapsed)
     return max(min(ends), 0) if ends else None
 
 
-def share_of_peak(history: History) -> float | None:
-    """Return the part of the machine's multiplications that training uses, if the engine tells.
-
-    The peak is what the engine measured as it began; the operations are those that ``llmc bench``
-    counts.
-    """
-    peak = history.start.get("peak_flops")
-    if not (history.last and peak and history.flops_per_token):
+def share_of_peak(progress: Progress) -> float | None:
+    """Return the used part of the machine's floating-point peak, which the engine measures."""
+    peak = progress.start.get("peak_flops")
+    if not (progress.last and peak and progress.flops_per_token):
         return None
-    return float(history.last["tokens_per_second"] * history.flops_per_token / peak)
+    return float(progress.tokens_per_second * progress.flops_per_token / peak)
 
 
-def _printable(text: str) -> str:
-    """Return ``text`` without what could move the cursor of a terminal."""
-    return "".join(c if c == "\n" or c.isprintable() else " " for c in text)
-
-
-def choose_view(*, silent: bool, title: str) -> PlainView:
-    """Return the view that fits where stdout goes."""
-    if silent:
+def choose_view(*, json: bool, quiet: bool, log_every: int = 0) -> PlainView:
+    """Return the view that fits the flags and stdout."""
+    if json:
+        return JsonView()
+    if quiet:
         return SilentView()
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         from rich.console import Console
 
-        return LiveView(Console(highlight=False), title)
-    return PlainView()
+        return LiveView(Console(highlight=False))
+    return PlainView(log_every)
+
+
+def curve_of(progress: Progress, width: int = 76) -> str:
+    """Draw both losses; the training loss as means over a thirtieth of the steps."""
+    means = moving_mean(progress.train, len(progress.train) // MEAN_OF, 2 * width)
+    return curve(means, progress.val, width=width)
+
+
+def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterator[str]:
+    """Yield the lines printed after a run: the curve if ``chart``, the numbers, the files."""
+    progress, shown = result.progress, workspace.shown
+    if chart and len(progress.train) > 1:
+        yield "\nloss over steps (● validation)"
+        yield curve_of(progress) + "\n"
+    numbers = [
+        f"{name} loss {loss:.4f}"
+        for name, loss in (("train", result.train_loss), ("val", result.val_loss))
+        if loss is not None
+    ]
+    numbers.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    numbers.append(megabytes(progress.start.get("memory", 0)))
+    yield f"{result.steps:,} steps in {duration(progress.seconds)}: {', '.join(numbers)}"
+    settings = result.settings
+    expected = result.steps > progress.before and not settings.bounded and not settings.patience
+    if result.reason not in (None, "interrupted", "steps" if expected else None):
+        yield f"ended: {ending(progress.end, settings)}"
+    if progress.skipped:
+        yield f"updates skipped: {progress.skipped:,}"
+    if progress.start.get("dtype") == "bf16":
+        yield precision(progress.start)
+    if result.checkpoint is not None:
+        saved = "" if result.interrupted else f"saved {shown(result.checkpoint)}; "
+        yield f"{saved}metrics in {shown(result.metrics)}"
+
+
+def result_fields(result: TrainResult) -> dict[str, Any]:
+    """Return a run's result, for ``--json``."""
+    progress, checkpoint = result.progress, result.checkpoint
+    return {
+        "run": result.folder.name,
+        "folder": str(result.folder),
+        "steps": result.steps,
+        "ended": result.reason,
+        "skipped_updates": progress.skipped,
+        "seconds": progress.seconds,
+        "train_loss": result.train_loss,
+        "val_loss": result.val_loss,
+        "tokens_per_second": progress.tokens_per_second,
+        "memory_bytes": progress.start.get("memory"),
+        "isa": progress.start.get("isa"),
+        "dtype": progress.start.get("dtype"),
+        "threads": progress.start.get("threads"),
+        "checkpoint": str(checkpoint) if checkpoint is not None else None,
+        "metrics": str(result.metrics),
+    }

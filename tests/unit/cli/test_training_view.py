@@ -15,7 +15,6 @@ from rich.console import Console, ConsoleDimensions
 from llmc.cli.views.training import (
     CURVE_LINES,
     SAMPLE_LINES,
-    History,
     LiveView,
     PlainView,
     SilentView,
@@ -26,6 +25,7 @@ from llmc.cli.views.training import (
 )
 from llmc.train.curves import BARS, TRACE_POINTS, Trace, curve, smoothed, sparkline
 from llmc.train.metrics import Event
+from llmc.train.progress import Progress
 from llmc.units import clock, duration, megabytes
 from tests.conftest import Llmc
 from tests.helpers.terminal import Screen, in_terminal, typing
@@ -44,34 +44,34 @@ def step(number: int, loss: float) -> Event:
     }  # fmt: skip
 
 
-def a_run(sample: str = "It was.") -> History:
-    history = History(2000)
+def a_run(sample: str = "It was.") -> Progress:
+    progress = Progress(2000, run="texts-1", tokens_per_step=152407)
     events = [START, {"step": 0, "val_loss": 10.98}]
     events += [step(number, 11 - number / 200) for number in range(1500)]
     events += [{"step": 1500, "val_loss": 3.5}, {"event": "sample", "step": 1500, "tokens": [7]}]
     for event in events:
-        history.add(event, lambda ids: sample)
-    return history
+        progress.add(event, lambda ids: sample)
+    return progress
 
 
-def drawn(history: History, width: int, height: int = 40) -> list[str]:
+def drawn(progress: Progress, width: int, height: int = 40) -> list[str]:
     with Path(os.devnull).open("w") as nowhere:
         console = Console(width=width, height=height, record=True, file=nowhere, highlight=False)
-        console.print(LiveView(console, "llmc train · texts-1").picture(history))
+        console.print(LiveView(console).picture(progress))
     return console.export_text().splitlines()
 
 
-def test_a_history_keeps_what_events_tell() -> None:
-    history = a_run()
-    assert history.start == START
-    assert history.train[:2] == [(0, 11.0), (1, 10.995)]
-    assert history.val == [(0, 10.98), (1500, 3.5)]
-    assert history.sample == "It was."
-    assert history.saved_step is None
-    assert History(3).tokens_per_second == 0
-    assert history.tokens_per_second == 123456.7
-    history.add({"event": "saved", "step": 1500}, lambda ids: "")
-    assert history.saved_step == 1500
+def test_a_progress_keeps_what_events_tell() -> None:
+    progress = a_run()
+    assert progress.start == START
+    assert progress.train[:2] == [(0, 11.0), (1, 10.995)]
+    assert progress.val == [(0, 10.98), (1500, 3.5)]
+    assert progress.sample == "It was."
+    assert progress.saved_step is None
+    assert Progress(3).tokens_per_second == 0
+    assert progress.tokens_per_second == pytest.approx(152407 / 1.2345)
+    progress.add({"event": "saved", "step": 1500}, lambda ids: "")
+    assert progress.saved_step == 1500
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -86,8 +86,8 @@ def test_the_picture_fits_and_shows_the_numbers(width: int) -> None:
         assert words in text
 
 
-NUMBERS: tuple[str, ...] = ("train loss 3.5050", "val loss 3.5000", "tokens/s 123,457", "ETA 00:0")
-NUMBERS += ("grad norm 12.346", "lr 1.00e-03", "memory 2.21 GB", "took 00:0")
+NUMBERS: tuple[str, ...] = ("train loss 3.5050", "val loss 3.5000", "tokens/s 123,456", "ETA 00:0")
+NUMBERS += ("grad norm 12.346", "lr 1.00e-03", "memory 2.21 GB", "time 30:52")
 
 
 def test_the_loss_is_seen_to_fall() -> None:
@@ -99,7 +99,7 @@ def test_the_loss_is_seen_to_fall() -> None:
 
 
 def test_before_the_first_step_there_is_a_picture_too() -> None:
-    text = " ".join(drawn(History(40), 80))
+    text = " ".join(drawn(Progress(40), 80))
     assert "0/40 steps" in text
     assert "train loss –" in text
 
@@ -116,8 +116,8 @@ def test_a_sample_cannot_move_the_cursor_or_the_colours() -> None:
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("height", [6, 8, 10, 14, 16, 20, 24, 50])
 def test_the_picture_is_never_higher_than_the_terminal(width: int, height: int) -> None:
-    for history in (a_run("a\nb\nc\nd\ne\nf\ng"), a_run(""), History(3)):
-        lines = drawn(history, width, height)
+    for progress in (a_run("a\nb\nc\nd\ne\nf\ng"), a_run(""), Progress(3)):
+        lines = drawn(progress, width, height)
         assert len(lines) < height
         assert {cell_len(line) for line in lines} == {width - 2}
     text = "\n".join(drawn(a_run("a\nb"), width, height))
@@ -126,6 +126,29 @@ def test_the_picture_is_never_higher_than_the_terminal(width: int, height: int) 
         assert "train loss" in text
         assert "┤" in text or "loss █" in text
     assert ("┤" in text) == (height >= (16 if width >= 80 else 20))
+
+
+def test_the_chart_keeps_its_height_when_the_sample_changes() -> None:
+    for height in (18, 24, 40):
+        heights = {
+            sum("┤" in line for line in drawn(a_run(sample), 80, height))
+            for sample in ("", "a", "a\nb\nc", "a\n" * 20)
+        }
+        assert len(heights) == 1
+
+
+def test_a_pipe_gets_a_line_every_few_seconds_or_steps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("llmc.cli.views.training.time.monotonic", lambda: now)
+    for log_every, steps in ((0, [0, 40, 80, 99]), (30, [0, 30, 60, 90, 99])):
+        view, progress = PlainView(log_every), Progress(100)
+        for number in range(100):
+            now += 0.125
+            view.update(step(number, 1.0), progress)
+        shown = capsys.readouterr().out.splitlines()
+        assert [int(line.split()[1][:-1]) for line in shown] == steps
 
 
 def test_the_curve_shows_both_losses() -> None:
@@ -140,59 +163,59 @@ def test_the_curve_shows_both_losses() -> None:
 
 
 def test_more_numbers_come_when_there_are_some() -> None:
-    history = a_run()
-    assert share_of_peak(history) is None
-    assert "of peak" not in " ".join(drawn(history, 80))
-    assert "best val 3.5000" in " ".join(drawn(history, 80))
-    history.start = START | {"peak_flops": 1e15}
-    assert share_of_peak(history) is None
-    history.flops_per_token = 1e9
-    assert share_of_peak(history) == pytest.approx(0.1234567)
-    history.add(step(1500, 3.0), str)
-    history.add({"event": "skipped", "step": 1500, "loss_z": 5.0, "grad_z": 1.5}, str)
-    history.add({"event": "saved", "step": 1501}, str)
+    progress = a_run()
+    assert share_of_peak(progress) is None
+    assert "of peak" not in " ".join(drawn(progress, 80))
+    assert "best val 3.5000" in " ".join(drawn(progress, 80))
+    progress.start = START | {"peak_flops": 1e15}
+    assert share_of_peak(progress) is None
+    progress.flops_per_token = 1e9
+    assert share_of_peak(progress) == pytest.approx(0.1234567, rel=1e-4)
+    progress.add(step(1500, 3.0), str)
+    progress.add({"event": "skipped", "step": 1500, "loss_z": 5.0, "grad_z": 1.5}, str)
+    progress.add({"event": "saved", "step": 1501}, str)
     for width in (80, 120):
-        text = " ".join(drawn(history, width))
+        text = " ".join(drawn(progress, width))
         assert "of peak 12%" in text
         assert "saved step 1,501" in text
         assert "skipped 1 " in text
-    assert share_of_peak(History(3)) is None
+    assert share_of_peak(Progress(3)) is None
 
 
 def test_the_time_left_is_to_whichever_end_comes_first() -> None:
-    history = History(2000)
-    assert seconds_left(history, 1) is None
+    progress = Progress(2000)
+    assert seconds_left(progress, 1) is None
     for number in range(100):
-        history.add(step(number, 3.0), str)
-    assert seconds_left(history, 10) == pytest.approx(190)
-    history.max_seconds = 60
-    assert seconds_left(history, 10) == 50
-    history.start = {"seconds": 45}
-    assert seconds_left(history, 10) == 5
-    assert seconds_left(history, 20) == 0
-    history.max_seconds = 1e6
-    assert seconds_left(history, 10) == pytest.approx(190)
-    history.steps = None
-    assert seconds_left(history, 10) == 1e6 - 55
+        progress.add(step(number, 3.0), str)
+    assert seconds_left(progress, 10) == pytest.approx(190)
+    progress.max_seconds = 60
+    assert seconds_left(progress, 10) == 50
+    progress.start = {"seconds": 45}
+    assert seconds_left(progress, 10) == 5
+    assert seconds_left(progress, 20) == 0
+    progress.max_seconds = 1e6
+    assert seconds_left(progress, 10) == pytest.approx(190)
+    progress.steps = None
+    assert seconds_left(progress, 10) == 1e6 - 55
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_run_that_time_ends_shows_its_time(width: int) -> None:
-    history = a_run()
-    history.max_seconds = 7200
-    assert "1,500/2,000 steps · 00:00 of 2:00:00" in " ".join(drawn(history, width))
-    history.start = START | {"steps": None, "seconds": 3600}
-    history.add(history.start, str)
-    text = " ".join(drawn(history, width))
+    progress = a_run()
+    progress.max_seconds = 7200
+    assert "1,500/2,000 steps · 00:00 of 2:00:00" in " ".join(drawn(progress, width))
+    progress.start = START | {"steps": None, "seconds": 3600}
+    progress.add(progress.start, str)
+    text = " ".join(drawn(progress, width))
     assert "1,500 steps · 1:00:00 of 2:00:00" in text
     assert "ETA 1:00:00" in text
 
 
 def test_a_run_that_was_resumed_goes_on_from_there() -> None:
-    history = History(2000)
+    progress = Progress(2000)
     for number in range(1900, 1950):
-        history.add(step(number, 3.0), str)
-    assert "1,950/2,000 steps" in " ".join(drawn(history, 80))
+        progress.add(step(number, 3.0), str)
+    assert "1,950/2,000 steps" in " ".join(drawn(progress, 80))
 
 
 def test_a_trace_is_short_and_keeps_the_mean() -> None:
@@ -213,13 +236,14 @@ def test_a_trace_is_short_and_keeps_the_mean() -> None:
 def test_a_terminal_of_another_size_gets_an_empty_screen() -> None:
     written = StringIO()
     console = Console(width=80, height=24, file=written, force_terminal=True)
-    history = a_run()
-    with LiveView(console, "run") as view:
-        view.update(step(0, 1.0), history)
+    progress = a_run()
+    view = LiveView(console)
+    with view:
+        view.update(step(0, 1.0), progress)
         assert "\x1b[2J" not in written.getvalue()
         console.size = ConsoleDimensions(60, 20)
         view.next_drawing = -math.inf
-        view.update(step(0, 1.0), history)
+        view.update(step(0, 1.0), progress)
         assert written.getvalue().count("\x1b[2J\x1b[H") == 1
 
 
@@ -229,44 +253,44 @@ def test_training_does_not_wait_for_the_picture(monkeypatch: pytest.MonkeyPatch)
     pictures = []
 
     class Counting(LiveView):
-        def picture(self, history: History) -> str:
-            pictures.append(len(history.train))
+        def picture(self, progress: Progress) -> str:
+            pictures.append(len(progress.train))
             return ""
 
-    history = History(100)
-    with Path(os.devnull).open("w") as nowhere, Counting(Console(file=nowhere), "run") as view:
+    progress = Progress(100)
+    with Path(os.devnull).open("w") as nowhere, Counting(Console(file=nowhere)) as view:
         for number in range(100):
             now = number / 64  # 64 steps a second
-            history.add(step(number, 1.0), str)
-            view.update(step(number, 1.0), history)
+            progress.add(step(number, 1.0), str)
+            view.update(step(number, 1.0), progress)
     assert pictures[:2] == [1, 8]
     assert pictures[-1] == 100  # the last picture shows the last step
     assert len(pictures) <= 17
 
 
 def test_a_pipe_is_told_what_llm_c_prints() -> None:
-    history = a_run("One\ntwo")
-    assert plain_lines(step(3, 4.56789012), history) == (
+    progress = a_run("One\ntwo")
+    assert plain_lines(step(3, 4.56789012), progress) == (
         "step 3: train loss 4.567890 (took 1234.500 ms)\n"
     )
-    assert plain_lines({"step": 3, "val_loss": 4.5}, history) == "val loss 4.500000\n"
-    assert plain_lines({"event": "sample", "tokens": [1]}, history) == (
+    assert plain_lines({"step": 3, "val_loss": 4.5}, progress) == "val loss 4.500000\n"
+    assert plain_lines({"event": "sample", "tokens": [1]}, progress) == (
         "generating:\n---\nOne\ntwo\n---\n"
     )
-    assert plain_lines(START, history) == (
+    assert plain_lines(START, progress) == (
         "num_parameters: 124439808\nmemory: 2.21 GB\nisa: avx2, threads: 2, dtype: fp32\n"
     )
-    assert plain_lines({"event": "saved", "step": 3}, history) == ""
+    assert plain_lines({"event": "saved", "step": 3}, progress) == ""
 
 
 def test_the_view_fits_where_stdout_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert type(choose_view(silent=False, title="x")) is PlainView
+    assert type(choose_view(json=False, quiet=False)) is PlainView
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    assert type(choose_view(silent=False, title="x")) is LiveView
-    assert type(choose_view(silent=True, title="x")) is SilentView
+    assert type(choose_view(json=False, quiet=False)) is LiveView
+    assert type(choose_view(json=False, quiet=True)) is SilentView
     monkeypatch.setenv("TERM", "dumb")
-    assert type(choose_view(silent=False, title="x")) is PlainView
+    assert type(choose_view(json=False, quiet=False)) is PlainView
 
 
 @pytest.mark.parametrize(

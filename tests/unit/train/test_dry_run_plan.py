@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from llmc.cli.views.training import History
+from llmc.cli.views.dry_run import print_estimate, print_memory
 from llmc.config import TrainConfig
 from llmc.model import ModelConfig
-from llmc.train.dry_run import PlanView, planned_work
+from llmc.train.dry_run import Estimate, planned_work
 from llmc.train.metrics import Event
+from llmc.train.progress import Progress
 from llmc.train.storage import Storage, stored_bytes
 
 MEASURED: Event = {
@@ -43,10 +44,12 @@ def test_the_time_that_a_run_may_take_ends_it() -> None:
 
 
 def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    view = PlanView(TrainConfig(steps=4000), silent=False)
-    for event in (START, {**MEASURED, "steps": 1}):
-        view.update(event, History(4000))
-    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+    measured = {**MEASURED, "steps": 1}
+    for event in (START, measured):
+        print_memory(event, Progress(4000))
+    print_estimate(Estimate(TrainConfig(steps=4000), START, measured, Storage(5, 6)))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if not line.startswith("disk")] == [
         "memory              bytes",
         "parameters  2,200,000,000  2.20 GB",
         "buffers         8,301,000   8.3 MB",
@@ -59,15 +62,13 @@ def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
         "validation batches   2,005    400.0    13:22",
         "sampled tokens      12,800     25.0    05:20",
         "the run                              1:58:42",
-        "an estimate from 1 measured step (171 tokens/s); saving is not in it",
+        "an estimate from 1 measured step (171 tokens/s); saving is not included",
     ]
 
 
 def test_the_disk_is_told_before_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:
     storage = Storage(needed=4_480_000_000, free=1_200_000_000)
-    view = PlanView(TrainConfig(steps=4000), silent=False, storage=storage)
-    for event in (START, MEASURED):
-        view.update(event, History(4000))
+    print_estimate(Estimate(TrainConfig(steps=4000), START, MEASURED, storage))
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "disk: up to 4,480,000,000 bytes (4.48 GB); 1.20 GB are free"
     assert storage.warning() == (

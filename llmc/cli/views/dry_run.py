@@ -1,0 +1,109 @@
+"""How the estimate of a run is shown: ``llmc train --dry-run``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmc.train.dry_run import Estimate, PlannedWork
+from llmc.train.metrics import Event
+from llmc.train.progress import Progress
+from llmc.units import clock, megabytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def print_memory(event: Event, progress: Progress) -> None:
+    """Print the plan of the memory as soon as the engine knows it; it may refuse the run next."""
+    if event["event"] == "start":
+        _print(memory_table(event), recompute_sentence(event))
+
+
+def print_estimate(estimate: Estimate) -> None:
+    """Print the time and the disk space, and what the estimate rests on."""
+    storage, steps = estimate.storage, estimate.measured["steps"]
+    disk = f"disk: up to {storage.needed:,} bytes ({megabytes(storage.needed)})"
+    _print(
+        "",
+        time_table(estimate.work),
+        f"{disk}; {megabytes(storage.free)} are free",
+        f"an estimate from {steps} measured step{'s' if steps > 1 else ''} "
+        f"({estimate.tokens_per_second:,.0f} tokens/s); saving is not included",
+    )
+
+
+def _print(*parts: Table | str) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in parts:
+        console.print(part)
+
+
+def estimate_fields(estimate: Estimate) -> dict[str, Any]:
+    """Return an estimate, for ``--json``."""
+    start, work = estimate.start, estimate.work
+    return {
+        "dry_run": True,
+        "parameters": start["parameters"],
+        "isa": start["isa"],
+        "dtype": start["dtype"],
+        "recompute": start["recompute"],
+        "recompute_saves_bytes": start["recompute_saves"],
+        "optimizer_state": start["optimizer_state"],
+        "threads": start["threads"],
+        "memory_bytes": start["memory"],
+        "memory_parts": start["memory_parts"],
+        "memory_available": start["memory_available"],
+        "disk_bytes": estimate.storage.needed,
+        "disk_free": estimate.storage.free,
+        "measured_steps": estimate.measured["steps"],
+        "step_ms": estimate.measured["step_ms"],
+        "tokens_per_second": estimate.tokens_per_second,
+        "work": {
+            part.name.replace(" ", "_"): {
+                "count": part.count,
+                "ms": part.ms,
+                "seconds": part.seconds,
+            }
+            for part in work
+        },
+        "seconds": estimate.seconds,
+    }
+
+
+def memory_table(start: Event) -> Table:
+    """Return the parts of the memory, their sum, and the memory available."""
+    from rich.table import Table
+
+    table = Table("memory", box=None, pad_edge=False)
+    table.add_column("bytes", justify="right")
+    table.add_column(justify="right")
+    for part, count in start["memory_parts"].items():
+        table.add_row(part, f"{count:,}", megabytes(count))
+    table.add_row("total", f"{start['memory']:,}", megabytes(start["memory"]), style="bold")
+    available = start["memory_available"]
+    if available is not None:
+        table.add_row("available", f"{available:,}", megabytes(available))
+    return table
+
+
+def recompute_sentence(start: Event) -> str:
+    """Return the bytes that ``--recompute`` saves, or would save."""
+    saves = start["recompute_saves"]
+    verb = "saves" if start["recompute"] else "would save"
+    return f"--recompute {verb} {saves:,} bytes ({megabytes(saves)})"
+
+
+def time_table(works: list[PlannedWork]) -> Table:
+    """Return the time of each kind of work, and of the whole run."""
+    from rich.table import Table
+
+    table = Table("time", box=None, pad_edge=False)
+    for name in ("count", "ms each", "total"):
+        table.add_column(name, justify="right")
+    for work in works:
+        if work.count:
+            table.add_row(work.name, f"{work.count:,}", f"{work.ms:,.1f}", clock(work.seconds))
+    table.add_row("the run", "", "", clock(sum(work.seconds for work in works)), style="bold")
+    return table

@@ -1,0 +1,55 @@
+"""Write docs/reference/settings.md from the settings: ``python -m tools.settings_page``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from llmc.cli.options import GROUPS
+from llmc.config import SAMPLE_SETTINGS, TRAIN_SETTINGS
+from llmc.setting import Setting, typed_range
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "settings.md"
+
+HEAD = """# Settings
+
+This page is generated from `llmc/config.py` by `python -m tools.settings_page`.
+
+A setting has one name: `val_every` in a preset and in Python is `--val-every` on the command line.
+An option wins over the preset (`--config`), and the preset over the default. Whole numbers can be
+typed as `250000`, `65k`, `1e6`, `10M` or `4G`, times as `2h`, `1h30m`, `90m` or `45s`. A preset
+takes plain numbers, and times as text.
+
+`llmc train --resume` accepts a new value for settings marked *yes* in the last column. Changing any
+other setting is refused, because the run would no longer be reproducible.
+"""
+
+
+def rows(settings: Mapping[str, Setting], group: str, *, resume: bool) -> list[str]:
+    """Return a table of the settings of one group, or nothing if it has none."""
+    found = [setting for setting in settings.values() if setting.group == group]
+    if not found:
+        return []
+    last = " resume |" if resume else ""
+    lines = ["", f"### {group}", "", f"| setting | default | range | unit | what it does |{last}"]
+    lines.append("| --- | --- | --- | --- | --- |" + (" --- |" if resume else ""))
+    for item in found:
+        cells = [f"`{item.flag}`", item.shown_default, typed_range(item), item.unit, item.help]
+        cells += [("yes" if item.resume else "no")] if resume else []
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def page() -> str:
+    """Return the whole page."""
+    lines = [HEAD, "## `[train]`"]
+    for group in GROUPS:
+        lines += rows(TRAIN_SETTINGS, group, resume=True)
+    lines += ["", "## `[sample]`"]
+    for group in GROUPS:
+        lines += rows(SAMPLE_SETTINGS, group, resume=False)
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
