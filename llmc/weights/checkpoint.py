@@ -204,20 +204,20 @@ def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, 
         return None, [
             f"{name} is cut short: it has {len(raw)} bytes of its header's {HEADER_BYTES}; {_AGAIN}"
         ]
-    _, version, context, vocab_size, layers, heads, channels, padded = MODEL_INTS.unpack_from(raw)
+    version, shape, padded = dimensions(raw)
     if version not in (FP32_UNPADDED, FP32, BF16):
         return None, [
             f"{name} is a checkpoint of version {version}; llmc reads 1, 3 and 5: "
             "write it again with 'llmc export-weights'"
         ]
     try:
-        config = ModelConfig(layers, heads, channels, context, vocab_size)
+        config = ModelConfig(**shape)
     except Usage as error:
         return None, [f"{name} has a damaged header: {error}; {_AGAIN}"]
     problems = []
     if version != FP32_UNPADDED and padded != config.padded_vocab_size:
         problems.append(
-            f"{name} has a damaged header: a vocabulary of {vocab_size} is padded to "
+            f"{name} has a damaged header: a vocabulary of {config.vocab_size} is padded to "
             f"{config.padded_vocab_size}, not {padded}; {_AGAIN}"
         )
     header = _with_extension(raw, CheckpointHeader(config, version))
@@ -235,6 +235,19 @@ def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, 
             f"{_AGAIN}"
         )
     return header, problems
+
+
+def dimensions(raw: bytes) -> tuple[int, dict[str, int], int]:
+    """Return version, shape and padded vocabulary from a header's bytes, valid or not."""
+    _, version, context, vocab_size, layers, heads, channels, padded = MODEL_INTS.unpack_from(raw)
+    shape = {
+        "layers": layers,
+        "heads": heads,
+        "channels": channels,
+        "context": context,
+        "vocab_size": vocab_size,
+    }
+    return version, shape, padded
 
 
 def _other_file(raw: bytes, name: str) -> str:

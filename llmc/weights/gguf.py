@@ -30,7 +30,7 @@ from llmc.weights.base import (
     stored_bytes,
     write_blocks,
 )
-from llmc.weights.gguf_header import GgufArray, scan_gguf
+from llmc.weights.gguf_header import GgufArray, GgufHeader, scan_gguf
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -81,15 +81,15 @@ class GgufModel(Weights):
         entries: every tensor, by GGUF's name.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read the header.
+    def __init__(self, path: Path, header: GgufHeader | None = None) -> None:
+        """Check the header: the one given, or that of the file.
 
         Raises:
             MissingOutput: there is no such file.
             BadData: it is damaged, or another architecture than GPT-2.
         """
         self.path = path
-        self.metadata, self.entries = read_gguf(path)
+        self.metadata, self.entries = contents(header) if header else read_gguf(path)
         architecture = self.metadata.get("general.architecture")
         if architecture != ARCHITECTURE:
             raise BadData(f"{path} is a model of the architecture {architecture!r}, not 'gpt2'")
@@ -204,6 +204,11 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
         raise BadData(f"cannot read {path}: {error.strerror}") from error
     if problems:
         raise BadData(problems[0])
+    return contents(header)
+
+
+def contents(header: GgufHeader) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
+    """Return the key-values of a header, arrays as lists, and the places of the tensors."""
     metadata = {
         key: list(value.items) if isinstance(value, GgufArray) else value
         for key, value in header.metadata.items()

@@ -44,6 +44,21 @@ class Planned:
     blocks: Iterable[Floats]
 
 
+@dataclass(frozen=True)
+class SafetensorsHeader:
+    """The header of a safetensors file.
+
+    Attributes:
+        entries: where the tensors lie, by name.
+        metadata: the file's strings.
+        size: the length of the JSON in bytes.
+    """
+
+    entries: dict[str, TensorPlace]
+    metadata: dict[str, str]
+    size: int
+
+
 class SafetensorsFile:
     """The tensors of a ``.safetensors`` file, or of several behind a ``.safetensors.index.json``.
 
@@ -64,7 +79,8 @@ class SafetensorsFile:
         if path.name.endswith(INDEX_SUFFIX):
             self.entries = _indexed(path)
         else:
-            self.entries, self.metadata = _read_header(path)
+            header = _read_header(path)
+            self.entries, self.metadata = header.entries, header.metadata
 
     def stored(self, name: str) -> Stored:
         """Return a tensor, memory-mapped."""
@@ -100,7 +116,7 @@ def _indexed(path: Path) -> dict[str, TensorPlace]:
         part = path.with_name(file)
         if not part.is_file():
             raise MissingOutput(f"{part} is gone, and the index {path.name} names it: get it again")
-        found, _ = _read_header(part)
+        found = _read_header(part).entries
         for name in names:
             if name not in found:
                 raise BadData(f"{part} has no tensor {name}, which {path.name} promises")
@@ -108,19 +124,17 @@ def _indexed(path: Path) -> dict[str, TensorPlace]:
     return entries
 
 
-def _read_header(path: Path) -> tuple[dict[str, TensorPlace], dict[str, str]]:
+def _read_header(path: Path) -> SafetensorsHeader:
     try:
-        entries, metadata, problems = scan_safetensors(path, str(path))
+        header, problems = scan_safetensors(path, str(path))
     except OSError as error:
         raise BadData(f"cannot read {path}: {error.strerror or error}") from error
-    if problems:
+    if header is None or problems:
         raise BadData(problems[0])
-    return entries or {}, metadata
+    return header
 
 
-def scan_safetensors(
-    path: Path, name: str = "it"
-) -> tuple[dict[str, TensorPlace] | None, dict[str, str], list[str]]:
+def scan_safetensors(path: Path, name: str = "it") -> tuple[SafetensorsHeader | None, list[str]]:
     """Read the header of a safetensors file as far as it goes.
 
     Args:
@@ -128,8 +142,7 @@ def scan_safetensors(
         name: how the problems call the file.
 
     Returns:
-        Where the tensors lie (None: there is no header), the file's metadata, and the problems, a
-        sentence each.
+        The header, or None if it cannot be read, and the problems, a sentence each.
 
     Raises:
         OSError: the file cannot be read.
@@ -142,11 +155,10 @@ def scan_safetensors(
         file.seek(8)
         text = file.read(length) if length <= min(LARGEST_HEADER, size - 8) else None
     if (sentence := not_data(head, name)) is not None:
-        return None, {}, [sentence]
+        return None, [sentence]
     if text is None:
         return (
             None,
-            {},
             [
                 f"{name} is damaged or not a safetensors file: its header promises {length:,} "
                 f"bytes, and the file has {size:,}; get it again"
@@ -158,7 +170,7 @@ def scan_safetensors(
         items = header.items()
     except (ValueError, RecursionError, AttributeError, TypeError) as error:
         reason = f"its header of {length:,} bytes is not a JSON table ({type(error).__name__})"
-        return None, {}, [f"{name} is damaged or not a safetensors file: {reason}; get it again"]
+        return None, [f"{name} is damaged or not a safetensors file: {reason}; get it again"]
     entries: dict[str, TensorPlace] = {}
     problems = []
     for key, item in items:
@@ -170,7 +182,8 @@ def scan_safetensors(
     problems += _size_problems(entries, size, name)
     if not problems and (refusal := _refused(path)) is not None:
         problems.append(f"{name} is damaged or not a safetensors file ({refusal}): get it again")
-    return entries, metadata if isinstance(metadata, dict) else {}, problems
+    strings = metadata if isinstance(metadata, dict) else {}
+    return SafetensorsHeader(entries, strings, length), problems
 
 
 def _entry(path: Path, item: Any, base: int) -> TensorPlace | str:

@@ -19,6 +19,7 @@ from llmc.weights.checkpoint import (
     FP32_UNPADDED,
     HEADER_BYTES,
     CheckpointHeader,
+    dimensions,
     from_bf16,
     scan_header,
 )
@@ -46,6 +47,11 @@ def describe_checkpoint(path: Path, asked: Asked) -> Description:
     header, problems = scan_header(path)
     made.problems += problems
     if header is None:
+        if size >= HEADER_BYTES:
+            with path.open("rb") as file:
+                version, shape, _ = dimensions(file.read(HEADER_BYTES))
+            made.say("version", version)
+            made.say("shape", shape, ", ".join(f"{key} {n:,}" for key, n in shape.items()))
         return made
     made.say("version", header.version, f"{header.version}: {VERSIONS[header.version]}")
     say_shape(made, header.config)

@@ -60,14 +60,15 @@ def _say_model(made: Description, header: GgufHeader) -> None:
         types[place.dtype] = types.get(place.dtype, 0) + 1
     made.say("types", types, ", ".join(f"{name} ({count:,})" for name, count in types.items()))
     made.say("values", sum(math.prod(place.shape) for place in header.entries.values()))
-    if made.problems:
+    if len(header.entries) < header.tensor_count or not header.entries:
         return
-    made.say("size", "holds every tensor")
+    if not made.problems:
+        made.say("size", "holds every tensor")
     if header.metadata.get("general.architecture") != "gpt2":
         made.say("gpt2", False, "no: its architecture is another")
         return
     try:
-        model = GgufModel(made.path)
+        model = GgufModel(made.path, header)
     except LlmcError as error:
         reason = str(error).removeprefix(f"{made.path}: ").removeprefix(f"{made.path} ")
         made.say("gpt2", False, f"no: {safe_text(reason)}")

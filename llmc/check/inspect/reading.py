@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmc.kinds import HEAD_BYTES, not_data
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import Tokenizer
@@ -94,7 +95,10 @@ def read_json(path: Path) -> Any:
     """
     if (size := path.stat().st_size) > LARGEST_TEXT:
         raise ValueError(f"{size:,} bytes of JSON are more than llmc reads ({LARGEST_TEXT:,})")
+    raw = path.read_bytes()
+    if (sentence := not_data(raw[:HEAD_BYTES], "it")) is not None:
+        raise ValueError(sentence)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(raw)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

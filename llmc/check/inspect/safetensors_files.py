@@ -50,10 +50,12 @@ def _describe_file(
     """Describe one file, which may be a part of a model; return its tensors as well."""
     made = Description(path, "safetensors", "safetensors file")
     made.say_bytes()
-    entries, metadata, problems = scan_safetensors(path)
+    header, problems = scan_safetensors(path)
     made.problems += problems
-    if entries is None:
+    if header is None:
         return made, None
+    entries, metadata = header.entries, header.metadata
+    made.say("header_bytes", header.size)
     if metadata:
         pairs = [f"{safe_text(str(k), 40)}={safe_text(str(v), 60)}" for k, v in metadata.items()]
         more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
