@@ -12,16 +12,16 @@ static const struct {
   const char *help;
 } commands[] = {
     {"train", command_train, "train a model on token files"},
-    {"sample", command_sample, "write tokens with a trained model"},
-    {"generate", command_generate, "write what lines on stdin ask for"},
-    {"eval", command_eval, "the loss of every token of a file, or of chosen rows"},
+    {"sample", command_sample, "generate tokens with a trained model"},
+    {"generate", command_generate, "generate tokens for requests, one JSON line each on stdin"},
+    {"eval", command_eval, "compute the loss of every token of a file, or of chosen rows"},
     {"bench", command_bench, "time training steps on random tokens"},
-    {"init", command_init, "make a model's first weights, for training from scratch"},
-    {"isa", command_isa, "the instruction sets in this program, and the one it takes here"},
-    {"bench-kernels", command_bench_kernels, "time every operation of a step alone"},
-    {"bench-decode", command_bench_decode, "time the linear layers of decoding against reading their weights"},
-    {"debug-filter", command_debug_filter, "the probabilities that tokens are drawn with"},
-    {"debug-state", command_debug_state, "one batch's logits, loss and gradients, for comparison"},
+    {"init", command_init, "write random initial weights, for training from scratch"},
+    {"isa", command_isa, "list the instruction sets of this build, and the one chosen here"},
+    {"bench-kernels", command_bench_kernels, "time every operation of training steps"},
+    {"bench-decode", command_bench_decode, "time the linear layers of decoding, and reading their weights"},
+    {"debug-filter", command_debug_filter, "print the probabilities that tokens are sampled with"},
+    {"debug-state", command_debug_state, "write one batch's logits, loss and gradients, for comparison"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

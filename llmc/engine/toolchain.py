@@ -1,7 +1,8 @@
-"""How the engine is compiled: which sources, which flags for which file, which hash names a build.
+"""Plan how the engine is compiled: the sources, the flags of each file, the hash of a build.
 
-Nothing is executed here. The same table serves zig (``llmc build``) and any other C compiler,
-through the makefile that ``python -m llmc.engine.toolchain --cc cc --out DIR`` prints. One binary
+The same table serves zig (``llmc build``) and any other C compiler, through the makefile that
+``python -m llmc.engine.toolchain --cc cc --out DIR`` prints. Nothing is executed here but that
+compiler, to find out which instruction sets it knows. One binary
 holds every instruction set of the machine's family: only ``native/kernels/isa/`` is compiled for
 newer CPUs, everything else for the oldest, and the engine chooses while running.
 """
@@ -12,8 +13,11 @@ import argparse
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -26,11 +30,20 @@ BINARY = "llmc-native"
 
 @dataclass(frozen=True)
 class Isa:
-    """One file of ``native/kernels/isa/``: its machines, and its flags in both dialects."""
+    """One file of ``native/kernels/isa/``: its machine, its flags for zig and for others.
 
-    machine: str | None  # None: every machine
+
+    Attributes:
+        machine: the family of CPUs; None: every one.
+        zig: the flags for ``zig cc``.
+        cc: the flags for gcc and clang.
+        probe: C that a compiler must accept with these flags to compile the file.
+    """
+
+    machine: str | None
     zig: tuple[str, ...]
     cc: tuple[str, ...]
+    probe: str = "typedef int nothing;"
 
 
 # zig spells CPU names with underscores and refuses gcc's -march. x86-64-v4 computes in half-width
@@ -47,16 +60,22 @@ ISAS = {
         "x86_64",
         ("-mcpu=x86_64_v4+avx512bf16+avx512vnni", "-mprefer-vector-width=512"),
         ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"),
+        "#include <immintrin.h>\n__m512 f(__m512 s, __m512i a) "
+        "{ return _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)a); }",
     ),
     "native": Isa(None, (), ()),
     "neon": Isa("aarch64", (), ()),
     "neonbf16": Isa(
-        "aarch64", ("-mcpu=baseline+bf16+dotprod",), ("-march=armv8.2-a+bf16+dotprod",)
+        "aarch64",
+        ("-mcpu=baseline+bf16+dotprod",),
+        ("-march=armv8.2-a+bf16+dotprod",),
+        "#include <arm_neon.h>\nfloat32x4_t f(float32x4_t s, int8x16_t a) "
+        "{ return vbfdotq_f32(s, (bfloat16x8_t)a, (bfloat16x8_t)a); }",
     ),
 }
 
 # The plain loops that everything else is measured against: no clever reordering of loops.
-UNUSUAL = {"reference.c": ("-O2",), "reference_decode.c": ("-O2",)}
+UNUSUAL = {"plain.c": ("-O2",), "plain_decode.c": ("-O2",)}
 # Every machine has to make the same bits of these: a product and a sum are rounded one by one.
 EXACT = {"random.c": ("-ffp-contract=off",)}
 
@@ -64,6 +83,7 @@ WARNINGS = (
     "-Wall",
     "-Wextra",
     "-Wshadow",
+    "-Wcast-qual",
     "-Wstrict-prototypes",
     "-Wmissing-prototypes",
     # Vectors are passed between inlined functions only, where no calling convention applies.
@@ -72,10 +92,10 @@ WARNINGS = (
 
 
 class Cpu(Enum):
-    """Which CPUs a binary is for."""
+    """The CPUs that a binary is for."""
 
-    BASELINE = "baseline"  # every one of the family, with all instruction sets inside
-    NATIVE = "native"  # this machine's alone
+    BASELINE = "baseline"  # all of the family, with all instruction sets
+    NATIVE = "native"  # only this machine's
 
 
 class Mode(Enum):
@@ -92,22 +112,23 @@ class Mode(Enum):
 
 
 def host_machine() -> str:
-    """Return ``x86_64``, ``aarch64``, or whatever else this machine calls itself."""
+    """Return the machine's architecture: ``x86_64``, ``aarch64`` or another name."""
     name = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C compiler: how it is called, how it spells CPUs, and what identifies its version.
+    """A C compiler: its command, the flags it understands, its version.
 
     Attributes:
         command: the words before the flags.
         is_zig: it is ``zig cc``.
         version: part of the build's hash.
-        extra: flags put last, so that they win.
+        extra: the last flags, which override others.
         cpu: whether it compiles for the whole family or for this machine's CPU.
         machine: the family of CPUs that it compiles for, as :func:`host_machine` names them.
+        lacks: the instruction sets that it cannot compile, which its builds leave out.
     """
 
     command: tuple[str, ...]
@@ -116,6 +137,7 @@ class Compiler:
     extra: tuple[str, ...] = ()
     cpu: Cpu = Cpu.BASELINE
     machine: str = field(default_factory=host_machine)
+    lacks: frozenset[str] = frozenset()
 
     @property
     def baseline(self) -> tuple[str, ...]:
@@ -129,7 +151,7 @@ class Compiler:
         return ("-mcpu=baseline",) if self.is_zig else ()
 
     def isa(self, isa: Isa) -> tuple[str, ...]:
-        """Return the flags that choose an instruction set; the baseline's where it names none."""
+        """Return the flags of an instruction set; the baseline's if it has none."""
         return (isa.zig if self.is_zig else isa.cc) or self.baseline
 
     def mode(self, mode: Mode) -> tuple[str, ...]:
@@ -173,7 +195,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be run for one build; the objects in any order, the links after them."""
+    """The compiler runs of one build: objects in any order, then links."""
 
     objects: tuple[Step, ...]
     links: tuple[Step, ...]
@@ -195,10 +217,12 @@ def zig(machine: str | None = None) -> Compiler:
             program = Path(folder, name)
             if program.is_file():
                 version = importlib.metadata.version("ziglang")
-                here = Compiler((str(program), "cc"), is_zig=True, version=version)
+                compiler = Compiler((str(program), "cc"), is_zig=True, version=version)
                 if machine is None:
-                    return here
-                return replace(here, machine=machine, extra=("-target", f"{machine}-linux-musl"))
+                    return compiler
+                return replace(
+                    compiler, machine=machine, extra=("-target", f"{machine}-linux-musl")
+                )
     raise CompileFailed("the C compiler is missing: run 'pip install ziglang', then try again")
 
 
@@ -209,12 +233,31 @@ def c_compiler(command: str, flags: str = "") -> Compiler:
     return Compiler(words, is_zig, extra=tuple(shlex.split(flags)))
 
 
-def sources(native: Path, machine: str, cpu: Cpu = Cpu.BASELINE) -> list[Path]:
+def probed(compiler: Compiler) -> Compiler:
+    """Return the compiler with the instruction sets that it lacks: it is run to find out."""
+
+    def accepts(isa: Isa) -> bool:
+        argv = [*compiler.command, *compiler.isa(isa), *compiler.extra]
+        done = subprocess.run(
+            [*argv, "-x", "c", "-c", "-o", os.devnull, "-"],
+            input=isa.probe.encode(),
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode == 0
+
+    mine = {name: isa for name, isa in ISAS.items() if isa.machine == compiler.machine}
+    return replace(compiler, lacks=frozenset(name for name in mine if not accepts(mine[name])))
+
+
+def sources(
+    native: Path, machine: str, cpu: Cpu = Cpu.BASELINE, lacks: frozenset[str] = frozenset()
+) -> list[Path]:
     """Return the engine's compilation units: every ``.c`` file that ``machine`` compiles.
 
-    Of ``native/kernels/isa/`` these are the tables of ``machine``; for this CPU alone ``native.c``
-    stands for the instruction set that it has. ``*_tmpl.c`` are templates, which the tables
-    include; those of ``native/tests/`` are programs of their own.
+    Of ``native/kernels/isa/`` these are the tables of ``machine`` less those that the compiler
+    lacks; for this CPU alone ``native.c`` stands for the instruction set that it has. ``*_tmpl.c``
+    are templates, which the tables include; ``native/tests/`` holds programs of their own.
 
     Raises:
         CompileFailed: there are none, or an instruction set has no flags in this module's table.
@@ -225,7 +268,7 @@ def sources(native: Path, machine: str, cpu: Cpu = Cpu.BASELINE) -> list[Path]:
             raise CompileFailed(
                 f"{path} has no row in the table ISAS of llmc/engine/toolchain.py: add one"
             )
-        if (path.stem == "native") != (cpu is Cpu.NATIVE):
+        if (path.stem == "native") != (cpu is Cpu.NATIVE) or path.stem in lacks:
             continue
         if ISAS[path.stem].machine in (None, machine):
             isas.append(path)
@@ -255,7 +298,7 @@ def plan(
     Raises:
         CompileFailed: as :func:`sources`.
     """
-    files = sources(native, compiler.machine, compiler.cpu)
+    files = sources(native, compiler.machine, compiler.cpu, compiler.lacks)
     tables = [path.stem for path in files if path.parent.name == "isa"]
     common = (
         *compiler.common,
@@ -297,10 +340,13 @@ def plan(
     return Plan((*shared, *programs), tuple(links))
 
 
-def build_key(compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE) -> str:
+def build_key(
+    compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE, *, tests: bool = False
+) -> str:
     """Return the name of a build: a hash of sources, headers, flags, compiler and machine.
 
-    Where the sources lie does not matter; what they are called and what they hold does.
+    With ``tests`` it names a build of the test programs. The names and contents of the sources
+    matter, but not their folder.
 
     Raises:
         CompileFailed: as :func:`sources`.
@@ -314,10 +360,13 @@ def build_key(compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE) -> st
 
     add(platform.system(), compiler.machine, compiler.version, mode.name)
     nowhere = Path("out")
-    for step in (*(whole := plan(compiler, native, nowhere, mode=mode)).objects, *whole.links):
+    for step in (
+        *(whole := plan(compiler, native, nowhere, mode=mode, tests=tests)).objects,
+        *whole.links,
+    ):
         words = step.argv[len(compiler.command) :]
         add(*(word.replace(str(native), "native") for word in words))
-    for path in _files(native):
+    for path in sorted(native.rglob("*.[ch]")) if tests else _files(native):
         add(path.relative_to(native).as_posix(), path.read_bytes())
     return digest.hexdigest()[:32]
 
@@ -365,7 +414,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where objects and programs go")
     parser.add_argument("--mode", choices=[mode.value for mode in Mode], default="release")
     words = parser.parse_args()
-    compiler = c_compiler(words.cc, words.cflags)
+    compiler = probed(c_compiler(words.cc, words.cflags))
+    for name in sorted(compiler.lacks):
+        print(f"note: {words.cc} cannot compile {name}: the engine has none", file=sys.stderr)
     print(makefile(compiler, words.native, words.out, Mode(words.mode)), end="")
 
 

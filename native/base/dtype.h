@@ -29,36 +29,60 @@ static inline float bf16_to_float(uint16_t x) {
   return value;
 }
 
-/* Floats or BF16; who reads or writes them asks which. */
+/* Floats or BF16. */
 struct Array {
   void *data;
   enum Dtype dtype;
 };
 
-/* Floats as an array; one made from const floats is only read. */
-static inline struct Array array_of(const float *x) { return (struct Array){(void *)(uintptr_t)x, FP32}; }
+/* An array that is only read. */
+struct ArrayView {
+  const void *data;
+  enum Dtype dtype;
+};
+
+static inline struct Array array_of(float *x) { return (struct Array){x, FP32}; }
+static inline struct ArrayView view_of(const float *x) { return (struct ArrayView){x, FP32}; }
+static inline struct ArrayView view(struct Array a) { return (struct ArrayView){a.data, a.dtype}; }
 
 /* The array from element i on. */
 static inline struct Array array_at(struct Array a, size_t i) {
   return (struct Array){(char *)a.data + i * dtype_size(a.dtype), a.dtype};
 }
 
-static inline float array_get(struct Array a, size_t i) {
+static inline struct ArrayView view_at(struct ArrayView a, size_t i) {
+  return (struct ArrayView){(const char *)a.data + i * dtype_size(a.dtype), a.dtype};
+}
+
+static inline float view_get(struct ArrayView a, size_t i) {
   return a.dtype == BF16 ? bf16_to_float(((const uint16_t *)a.data)[i]) : ((const float *)a.data)[i];
 }
+
+static inline float array_get(struct Array a, size_t i) { return view_get(view(a), i); }
 
 static inline void array_set(struct Array a, size_t i, float x) {
   if (a.dtype == BF16) ((uint16_t *)a.data)[i] = bf16_from_float(x);
   else ((float *)a.data)[i] = x;
 }
 
-/* The matrix of a linear layer as decoding reads it: (N, K), row-major. INT8 counts in units of its block's
+/* The matrix of a linear layer as decoding keeps it: (N, K), row-major. INT8 counts in units of its block's
  * scale, which is a 127th of the block's largest magnitude; a row's last block may be shorter. */
 struct Weights {
   enum Dtype dtype;
-  const void *data;     // (N, K)
-  const float *scales;  // (N, weights_blocks(K)); NULL unless INT8
+  void *data;     // (N, K)
+  float *scales;  // (N, weights_blocks(K)); NULL unless INT8
 };
+
+/* Weights that are only read. */
+struct WeightsView {
+  enum Dtype dtype;
+  const void *data;
+  const float *scales;
+};
+
+static inline struct WeightsView weights_view(struct Weights w) {
+  return (struct WeightsView){w.dtype, w.data, w.scales};
+}
 
 enum { WEIGHTS_BLOCK = 32 };  // neighbours in a row that share a scale
 
@@ -66,7 +90,7 @@ enum { WEIGHTS_BLOCK = 32 };  // neighbours in a row that share a scale
 static inline size_t weights_blocks(size_t K) { return (K + WEIGHTS_BLOCK - 1) / WEIGHTS_BLOCK; }
 
 /* The number in row n and column k. */
-static inline float weights_get(struct Weights w, size_t n, size_t k, size_t K) {
+static inline float weights_get(struct WeightsView w, size_t n, size_t k, size_t K) {
   const size_t i = n * K + k;
   switch (w.dtype) {
     case FP32: return ((const float *)w.data)[i];

@@ -1,111 +1,83 @@
-/* llmc-native bench-decode: the linear layers of decoding, for one token of each of several sequences, on random
- * weights. Reading the weights is their limit: next to every step all of them are read by a plain loop. */
+/* llmc-native bench-decode: the linear layers of decoding, in real steps of one token for each of several texts, on
+ * random weights. Reading the weights is their limit: next to every step all of them are read by a plain loop. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "check/bench_model.h"
-#include "commands.h"
-#include "files/format.h"
 #include "base/pool.h"
 #include "base/util.h"
-
-enum { QKV, ATTPROJ, FC, FCPROJ, LAYER_MATRICES, HEAD = LAYER_MATRICES, MATRICES };
-
-struct Matrix {
-  const char *name;
-  enum DecodeFinish finish;
-  size_t N, K, inp, out;  // rows; columns; elements of the scratch activations where they begin
-};
+#include "check/bench_model.h"
+#include "check/profile.h"
+#include "commands.h"
+#include "files/format.h"
+#include "sample/decoder.h"
 
 struct Run {
-  struct BenchOptions options;
-  const struct Kernels *kernels;
-  struct Workers workers;
+  struct Decoder decoder;
   struct Arena arena;
-  struct Matrix matrices[MATRICES];
-  char *weights;             // all of them, in the order of use, each matrix followed by its scales
-  size_t bytes;
-  size_t calls;              // matrices that a token goes through
-  struct Weights *matrix;    // (calls)
-  float *activations;        // (M, …)
-  float *bias;               // (4C)
-  uint64_t read;             // what the reading loop found, so that it is not left out
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  struct Feed *feeds;  // (B)
+  uint64_t read;       // the sum of all weights, so that the reading loop is not left out
 };
 
-static void describe(struct Run *run) {
-  const size_t M = run->options.batch_size, C = run->options.channels;
-  const size_t Vp = round_up(run->options.vocab_size, VOCAB_MULTIPLE);
-  const size_t x = 0, ln = x + M * C, wide = ln + M * C, logits = wide + M * 4 * C;
-  const struct Matrix list[MATRICES] = {
-      [QKV] = {"qkv", DECODE_STORE, 3 * C, C, ln, wide},
-      [ATTPROJ] = {"attproj", DECODE_ADD, C, C, ln, x},
-      [FC] = {"fc", DECODE_GELU, 4 * C, C, ln, wide},
-      [FCPROJ] = {"fcproj", DECODE_ADD, C, 4 * C, wide, x},
-      [HEAD] = {"head", DECODE_STORE, Vp, C, ln, logits},
-  };
-  memcpy(run->matrices, list, sizeof list);
+static size_t tensor_rows(const struct Run *run, int i) {
+  return (run->tensors[i].place == BLOCK ? run->decoder.config.L : 1) * run->tensors[i].rows;
 }
 
-static int kind(const struct Run *run, size_t call) {
-  return call + 1 == run->calls ? HEAD : (int)(call % LAYER_MATRICES);
+static void layout(struct Run *run, const struct BenchOptions *o) {
+  decoder_layout(&run->decoder, &run->arena, o->batch_size, 1);
+  run->feeds = arena_alloc(&run->arena, o->batch_size, sizeof *run->feeds);
 }
 
-static size_t scale_bytes(const struct Run *run, const struct Matrix *m) {
-  return run->options.dtype == INT8 ? m->N * weights_blocks(m->K) * sizeof(float) : 0;
-}
-
-/* Where everything lies. */
-static void layout(struct Run *run) {
-  const struct BenchOptions *o = &run->options;
-  struct Arena *arena = &run->arena;
-  run->calls = o->layers * LAYER_MATRICES + 1;
-  run->matrix = arena_alloc(arena, run->calls, sizeof *run->matrix);
-  size_t largest = o->batch_size;
-  const size_t begin = arena->used;
-  for (size_t i = 0; i < run->calls; i++) {
-    const struct Matrix *m = &run->matrices[kind(run, i)];
-    const void *data = arena_alloc(arena, m->N * m->K, dtype_size(o->dtype));
-    const float *scales = arena_alloc(arena, scale_bytes(run, m), 1);
-    if (arena->base != NULL) run->matrix[i] = (struct Weights){o->dtype, data, scales};
-    if (i == 0) run->weights = (char *)(uintptr_t)data;
-    largest = size_max(largest, size_max(m->N, m->K));
-  }
-  run->bytes = arena->used - begin;
-  const struct Matrix *head = &run->matrices[HEAD];
-  run->activations = arena_alloc(arena, head->out + o->batch_size * head->N, sizeof(float));
-  run->bias = arena_alloc(arena, 4 * o->channels, sizeof(float));
-  run->workers.shared = arena_alloc(arena, run->kernels->shared_floats(largest), sizeof(float));
-  run->workers.own_floats = run->kernels->own_floats(1, 1);
-  run->workers.own = arena_alloc(arena, run->workers.own_floats * o->threads, sizeof(float));
-}
-
-/* Random weights, a few rows at a time through the activations' place. */
+/* Random weights, a few rows at a time. */
 static void fill(struct Run *run) {
-  const struct Matrix *head = &run->matrices[HEAD];
-  const size_t room = head->out + run->options.batch_size * head->N;
-  bench_fill(run->activations, room, 0.035f);
-  for (size_t i = 0; i < run->calls; i++) {
-    const struct Matrix *m = &run->matrices[kind(run, i)];
-    const struct Weights to = run->matrix[i];
-    char *data = (char *)(uintptr_t)to.data;
-    float *scales = (float *)(uintptr_t)to.scales;
-    for (size_t n = 0, rows; n < m->N; n += rows) {
-      rows = size_min(room / m->K, m->N - n);
-      run->kernels->weights_store(&run->workers, data + n * m->K * dtype_size(to.dtype),
-                                  scales + n * weights_blocks(m->K), to.dtype, run->activations, rows, m->K);
+  struct Decoder *d = &run->decoder;
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    const size_t K = run->tensors[i].columns, N = tensor_rows(run, i), room = size_max(1, 4 * d->config.C / K);
+    const struct Weights all = d->params.tensors[i];
+    bench_fill(d->rows_read, room * K, 0.035f);
+    for (size_t n = 0; n < N; n += room) {
+      const struct Weights to = {all.dtype, (char *)all.data + n * K * dtype_size(all.dtype),
+                                 all.dtype == INT8 ? all.scales + n * weights_blocks(K) : NULL};
+      d->kernels->weights_store(&d->workers, to, d->rows_read, size_min(room, N - n), K);
     }
   }
 }
 
+/* The tensor that a call multiplied by. */
+static int tensor_of(const struct Run *run, const struct ProfileCall *call) {
+  const char *at = call->weight;
+  int found = 0;
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    if (at >= (const char *)run->decoder.params.tensors[i].data) found = i;  // they follow each other
+  }
+  return found;
+}
+
+/* Its name without the final w; wte is the head. */
+static int name_length(const char *name) { return (int)strlen(name) - 1; }
+
+static const char *name_of(const struct Run *run, const struct ProfileCall *call) {
+  const char *name = run->tensors[tensor_of(run, call)].name;
+  return strcmp(name, "wte") == 0 ? "head " : name;
+}
+
 static void read_task(void *argument, int thread, int threads) {
   struct Run *run = argument;
-  size_t begin, end;
-  pool_part(run->bytes, 4096, thread, threads, &begin, &end);
-  const uint64_t *from = (const uint64_t *)(const void *)(run->weights + begin);
   uint64_t sum[16] = {0};
-  for (size_t i = 0; i + 16 <= (end - begin) / sizeof *from; i += 16) {
-    for (size_t j = 0; j < 16; j++) sum[j] += from[i + j];
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    if (run->tensors[i].kind == VECTOR || strcmp(run->tensors[i].name, "wpe") == 0) continue;
+    const struct Weights w = run->decoder.params.tensors[i];
+    const size_t rows = tensor_rows(run, i), K = run->tensors[i].columns;
+    const void *parts[] = {w.data, w.scales};
+    const size_t bytes[] = {rows * K * dtype_size(w.dtype), w.scales == NULL ? 0 : rows * weights_blocks(K) * 4};
+    for (int part = 0; part < 2; part++) {
+      size_t begin, end;
+      pool_part(bytes[part], 4096, thread, threads, &begin, &end);
+      const uint64_t *from = parts[part];
+      for (size_t at = begin / 8; at + 16 <= end / 8; at += 16) {
+        for (size_t j = 0; j < 16; j++) sum[j] += from[at + j];
+      }
+    }
   }
   uint64_t all = 0;
   for (size_t j = 0; j < 16; j++) all += sum[j];
@@ -114,65 +86,83 @@ static void read_task(void *argument, int thread, int threads) {
 
 static double read_seconds(struct Run *run) {
   const double started = clock_seconds();
-  pool_run(run->workers.pool, "read", read_task, run);
+  pool_run(run->decoder.workers.pool, "read", read_task, run);
   return clock_seconds() - started;
 }
 
-/* One token of every sequence through all linear layers; the seconds of each call. */
-static double step_seconds(struct Run *run, double *seconds) {
-  const size_t M = run->options.batch_size, C = run->options.channels;
-  /* What comes out of a layer is no input of a real model: new ones, or they would grow. */
-  bench_fill(run->activations, 6 * M * C, 1);
+/* One token of every text; returns the seconds of the linear layers. */
+static double step_seconds(struct Run *run, size_t texts) {
+  for (size_t b = 0; b < texts; b++) run->feeds[b] = (struct Feed){b, 0, (int)(b % run->decoder.config.V)};
+  profile_reset();
+  decoder_step(&run->decoder, run->feeds, texts);
+  size_t count;
+  const struct ProfileCall *calls = profile_calls(&count);
   double total = 0;
-  for (size_t i = 0; i < run->calls; i++) {
-    const struct Matrix *m = &run->matrices[kind(run, i)];
-    const double started = clock_seconds();
-    run->kernels->decode_linear(&run->workers, run->activations + m->out, run->activations + m->inp, run->matrix[i],
-                                m->finish == DECODE_STORE ? NULL : run->bias, m->finish, M, m->N, m->K);
-    seconds[i] = clock_seconds() - started;
-    total += seconds[i];
+  for (size_t i = 0; i < count; i++) {
+    if (calls[i].M > 0) total += calls[i].seconds;
   }
   return total;
 }
 
-static void print_step(const struct Run *run, double total, const double *seconds, double read) {
+/* The events that tell the shapes: each operation once, as it is met first in a step. */
+static void print_shapes(const struct Run *run, size_t threads) {
+  size_t count, bytes = 0;
+  const struct ProfileCall *calls = profile_calls(&count);
+  bool head = false, met[GPT2_TENSOR_COUNT] = {0};
+  for (size_t i = 0; i < count && !head; i++) {
+    bytes += calls[i].bytes * (calls[i].M > 0);
+    head = calls[i].M > 0 && tensor_of(run, &calls[i]) == 0;
+  }
+  printf("{\"event\":\"start\",\"isa\":\"%s\",\"threads\":%zu,\"bytes\":%zu}\n", run->decoder.kernels->name,
+         threads, bytes);
+  for (size_t i = 0; i < count; i++) {
+    const struct ProfileCall *call = &calls[i];
+    if (call->M == 0 || met[tensor_of(run, call)]) continue;
+    met[tensor_of(run, call)] = true;
+    const char *name = name_of(run, call);
+    printf("{\"event\":\"kernel\",\"name\":\"%.*s\",\"M\":%zu,\"N\":%zu,\"K\":%zu,\"bytes\":%zu}\n",
+           name_length(name), name, call->M, call->N, call->K, call->bytes);
+  }
+}
+
+static void print_step(const struct Run *run, double total, double read) {
+  size_t count;
+  const struct ProfileCall *calls = profile_calls(&count);
   printf("{\"event\":\"step\",\"seconds\":%.9f}\n", total);
   printf("{\"event\":\"read\",\"seconds\":%.9f}\n", read);
-  for (size_t i = 0; i < run->calls; i++) {
-    printf("{\"event\":\"call\",\"name\":\"%s\",\"seconds\":%.9f}\n", run->matrices[kind(run, i)].name, seconds[i]);
+  for (size_t i = 0; i < count; i++) {
+    if (calls[i].M == 0) continue;
+    const char *name = name_of(run, &calls[i]);
+    printf("{\"event\":\"call\",\"name\":\"%.*s\",\"seconds\":%.9f}\n", name_length(name), name,
+           calls[i].seconds);
   }
   fflush(stdout);
 }
 
 int command_bench_decode(int argc, char **argv) {
-  struct Run run = {.kernels = kernels_choose()};
-  run.options = bench_options("bench-decode", WEIGHT_NAMES, NULL, argc, argv);
-  const struct BenchOptions *o = &run.options;
-  run.workers.pool = pool_create((int)o->threads);
-  describe(&run);
+  struct Run run = {0};
+  const struct BenchOptions o = bench_options("bench-decode", WEIGHT_NAMES, NULL, argc, argv);
+  struct Decoder *d = &run.decoder;
+  d->config = (struct Config){.maxT = o.context, .V = o.vocab_size, .Vp = round_up(o.vocab_size, VOCAB_MULTIPLE),
+                              .L = o.layers, .NH = o.heads, .C = o.channels};
+  d->kernels = profile_kernels(kernels_choose());
+  d->dtype = o.dtype;
+  d->workers.pool = pool_create((int)o.threads);
+  gpt2_tensors(&d->config, run.tensors);
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
     if (pass == 1) bench_take(&run.arena);
-    layout(&run);
+    layout(&run, &o);
   }
-  double *seconds = calloc(run.calls, sizeof *seconds);
-  if (seconds == NULL) die(EXIT_BAD_DATA, "no memory is left; choose a smaller model");
   fill(&run);
-
-  printf("{\"event\":\"start\",\"isa\":\"%s\",\"threads\":%zu,\"bytes\":%zu}\n", run.kernels->name, o->threads,
-         run.bytes);
-  for (int i = 0; i < MATRICES; i++) {
-    const struct Matrix *m = &run.matrices[i];
-    printf("{\"event\":\"kernel\",\"name\":\"%s\",\"M\":%zu,\"N\":%zu,\"K\":%zu,\"bytes\":%zu}\n", m->name,
-           o->batch_size, m->N, m->K, m->N * m->K * dtype_size(o->dtype) + scale_bytes(&run, m));
-  }
-  for (size_t step = 0; step < o->warmup + o->steps; step++) {
-    const double read = read_seconds(&run), total = step_seconds(&run, seconds);
-    if (step >= o->warmup) print_step(&run, total, seconds, read);
+  step_seconds(&run, o.batch_size);
+  print_shapes(&run, o.threads);
+  for (size_t step = 0; step < o.warmup + o.steps; step++) {
+    const double read = read_seconds(&run), total = step_seconds(&run, o.batch_size);
+    if (step >= o.warmup) print_step(&run, total, read);
   }
   printf("{\"event\":\"end\",\"peak_memory_bytes\":%zu}\n", bench_peak_memory());
   fflush(stdout);
-  free(seconds);
-  pool_destroy(run.workers.pool);
+  pool_destroy(d->workers.pool);
   arena_free(&run.arena);
   return EXIT_OK;
 }

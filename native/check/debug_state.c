@@ -16,8 +16,9 @@ static void write_logits(struct FileWriter *writer, const struct Gpt2 *model) {
   const size_t BT = model->B * model->T, C = model->config.C, V = model->config.V, Vp = model->config.Vp;
   for (size_t row = 0; row < BT; row += HEAD_ROWS) {
     const size_t rows = size_min(HEAD_ROWS, BT - row);
-    model->kernels->linear_forward(&model->workers, array_of(model->acts.logits),
-                                   array_at(model->acts.lnf, row * C), model->params.wte, NULL, rows, Vp, C);
+    model->kernels->linear_forward(&model->workers, (struct Linear){
+        .out = array_of(model->acts.logits), .inp = view(array_at(model->acts.lnf, row * C)),
+        .weight = model->params.wte, .M = rows, .N = Vp, .K = C});
     for (size_t i = 0; i < rows; i++) {
       file_writer_write(writer, model->acts.logits + i * Vp, V * sizeof(float));
     }
@@ -35,10 +36,10 @@ int command_debug_state(int argc, char **argv) {
       {"out", ARG_TEXT, &out, 0, 0, "file to write"},
       {"batch-size", ARG_COUNT, &B, 1, 65536, "B, rows in the batch"},
       {"seq-len", ARG_COUNT, &T, 1, 1 << 24, "T, tokens in a row"},
-      {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+      {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "number of threads"},
       {"dtype", ARG_CHOICE, &(struct Choice){&dtype, DTYPE_NAMES}, 0, 0,
-       "what linear layers multiply: fp32 or bf16"},
-      {"recompute", ARG_SWITCH, &recompute, 0, 1, "1: activations anew in backward, less memory"},
+       "number type that linear layers multiply: fp32 or bf16"},
+      {"recompute", ARG_SWITCH, &recompute, 0, 1, "1: recompute activations in the backward pass, to save memory"},
   };
   args_parse("debug-state", args, sizeof args / sizeof *args, argc, argv);
   if (data == NULL || path == NULL || out == NULL) {

@@ -98,7 +98,7 @@ void dataloader_close(struct DataLoader *loader) {
   for (size_t i = 0; i < OPEN_SHARDS; i++) {
     if (loader->open[i].file >= 0) close(loader->open[i].file);
   }
-  for (size_t i = 0; i < loader->shard_count; i++) free((char *)loader->shards[i].path);
+  for (size_t i = 0; i < loader->shard_count; i++) free(loader->shards[i].path);
   free(loader->shards);
   *loader = (struct DataLoader){0};
 }

@@ -20,7 +20,7 @@
 enum { OPEN_SHARDS = 16 };  // file descriptors in use at most
 
 struct Shard {
-  const char *path;
+  char *path;
   uint64_t first;          // tokens in the shards before it
   uint64_t count;          // tokens in it
 };

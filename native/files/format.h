@@ -48,8 +48,8 @@ enum {
 
 /* Training state (state.bin): with the checkpoint beside it, all that a run needs to go on. The payload is
  * the last 128 losses and the last 128 norms of the gradient that were judged, float64, number i of all at
- * i modulo 128, then AdamW's two running means, m and v, each of the tensors in the order of a version 3
- * checkpoint, stored as [28] says (0 fp32, 1 bf16, 2 8bit): means.h has the layouts. A tensor of every layer
+ * i modulo 128, then AdamW's two moments, m and v, each of the tensors in the order of a version 3
+ * checkpoint, stored as [28] says (0 fp32, 1 bf16, 2 8bit): moments.h has the layouts. A tensor of every layer
  * begins a block anew.
  *   [0] magic: the bytes "LLMS"   [1] version 2   [2] CRC-32 of the payload
  *   [3] flags: 1 = the data is shuffled, 2 = the step's validation and sample are in metrics.jsonl
@@ -63,7 +63,7 @@ enum {
   STATE_MAGIC_AT = 0, STATE_VERSION_AT = 1, STATE_CRC_AT = 2, STATE_FLAGS_AT = 3, STATE_STEP_AT = 4,
   STATE_METRICS_AT = 6, STATE_DRAWS_AT = 8, STATE_SEED_AT = 10, STATE_SEQ_LEN_AT = 12,
   STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16, STATE_SECONDS_AT = 18, STATE_TO_BEAT_AT = 20,
-  STATE_WAITED_AT = 22, STATE_SKIPPED_AT = 24, STATE_JUDGED_AT = 26, STATE_MEANS_AT = 28,
+  STATE_WAITED_AT = 22, STATE_SKIPPED_AT = 24, STATE_JUDGED_AT = 26, STATE_MOMENTS_AT = 28,
   STATE_SHUFFLED = 1, STATE_TOLD = 2,
 };
 

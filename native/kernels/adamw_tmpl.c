@@ -52,7 +52,7 @@ static double sum_squares(const struct Workers *workers, const float *x, size_t 
 
 struct AdamWTask {
   float *params;
-  struct Means means;
+  struct Moments moments;
   const float *grads;
   const struct AdamW *adamw;
   size_t n;
@@ -77,32 +77,32 @@ static void adamw_floats(float *restrict params, float *restrict m, float *restr
   }
 }
 
-/* Means that are no floats become some, a block at a time, in the first cache. */
+/* Moments that are no floats become some, a block at a time, in the first cache. */
 static void adamw_block(const struct AdamWTask *task, size_t begin, size_t end) {
-  if (task->means.type == MEANS_FP32) {
-    const struct Means means = means_at(task->means, begin);
-    adamw_floats(task->params + begin, (float *)(void *)means.m, (float *)(void *)means.v, task->grads + begin,
+  if (task->moments.type == MOMENTS_FP32) {
+    const struct Moments moments = moments_at(task->moments, begin);
+    adamw_floats(task->params + begin, (float *)(void *)moments.m, (float *)(void *)moments.v, task->grads + begin,
                  task->adamw, end - begin);
     return;
   }
-  float m[MEANS_BLOCK], v[MEANS_BLOCK];
-  for (size_t i = begin; i < end; i += MEANS_BLOCK) {
-    const size_t n = size_min(MEANS_BLOCK, end - i);
-    const struct Means means = means_at(task->means, i);
-    means_load(m, v, means, n);
+  float m[MOMENTS_BLOCK], v[MOMENTS_BLOCK];
+  for (size_t i = begin; i < end; i += MOMENTS_BLOCK) {
+    const size_t n = size_min(MOMENTS_BLOCK, end - i);
+    const struct Moments moments = moments_at(task->moments, i);
+    moments_load(m, v, moments, n);
     adamw_floats(task->params + i, m, v, task->grads + i, task->adamw, n);
-    means_store(means, m, v, task->adamw->key, i, n);
+    moments_store(moments, m, v, task->adamw->key, i, n);
   }
 }
 
 static void adamw_task(void *argument, int thread, int threads) {
-  enum { BLOCK = 8 * MEANS_BLOCK };  // floats: still in the first cache when their squares are summed
+  enum { BLOCK = 8 * MOMENTS_BLOCK };  // floats: still in the first cache when their squares are summed
   const struct AdamWTask *task = argument;
   size_t first, last;
   pool_part(SQUARES_PARTS, 1, thread, threads, &first, &last);
   for (size_t part = first; part < last; part++) {
     size_t begin, end;
-    pool_part(task->n, MEANS_BLOCK, (int)part, SQUARES_PARTS, &begin, &end);
+    pool_part(task->n, MOMENTS_BLOCK, (int)part, SQUARES_PARTS, &begin, &end);
     double sum = 0;
     for (size_t i = begin; i < end; i += BLOCK) {
       const size_t stop = size_min(i + BLOCK, end);
@@ -113,9 +113,9 @@ static void adamw_task(void *argument, int thread, int threads) {
   }
 }
 
-static double adamw_update(const struct Workers *workers, float *params, struct Means means,
+static double adamw_update(const struct Workers *workers, float *params, struct Moments moments,
                            const float *grads, const struct AdamW *adamw, size_t n) {
-  struct AdamWTask task = {params, means, grads, adamw, n, (double *)(void *)workers->shared};
+  struct AdamWTask task = {params, moments, grads, adamw, n, (double *)(void *)workers->shared};
   pool_run(workers->pool, "adamw_update", adamw_task, &task);
   return parts_sum(task.parts);
 }

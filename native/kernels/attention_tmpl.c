@@ -16,9 +16,11 @@ _Static_assert(!PAIRS || MR % 2 == 0, "a tile of keys or queries begins with a w
 
 struct Attention {
   const struct Workers *workers;
-  struct Array out, qkv;   // forward writes (B, T, C); (B, T, 3C)
+  struct ArrayView qkv;    // (B, T, 3C)
+  struct Array out;        // forward writes (B, T, C)
   float *lse;              // and (B, NH, T)
   float *dqkv;             // backward writes (B, T, 3C)
+  struct ArrayView out_read;  // and reads (B, T, C)
   const float *dout, *lse_read;
   size_t B, T, C, NH, HS;
   size_t first;            // position of the first query: those before it are in a cache
@@ -84,7 +86,7 @@ static void strip_product(float *dst, const float *left, const float *right, siz
 }
 
 INLINE vi lane_numbers(size_t from) {
-  vi lane;
+  vi lane = {0};
   for (int i = 0; i < VL; i++) lane[i] = (int32_t)from + i;
   return lane;
 }
@@ -121,14 +123,14 @@ static void strip_store_turned(struct Array dst, size_t stride, const float *str
 
 /* Rows of one head of queries, keys or values from row t0 on, to be packed: a lane is a row, or with
  * `turned` a column. */
-INLINE struct Factor head_rows(struct Array head, size_t stride, size_t t0, bool turned) {
-  head = array_at(head, t0 * stride);
+INLINE struct Factor head_rows(struct ArrayView head, size_t stride, size_t t0, bool turned) {
+  head = view_at(head, t0 * stride);
   return turned ? (struct Factor){head, 1, stride} : (struct Factor){head, stride, 1};
 }
 
 /* So many vectors of queries, from position q0 on, of one head; lse may be NULL. keys: left panels (HS, T); values:
  * for each tile of keys, left panels (keys of the tile, HS), the tiles one after the other. */
-INLINE void attention_strip(const struct Attention *at, struct Array out, float *lse, struct Array q,
+INLINE void attention_strip(const struct Attention *at, struct Array out, float *lse, struct ArrayView q,
                             const float *keys, const float *values, float *scratch, size_t q0, size_t vectors,
                             const bool pairs) {
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, width = vectors * VL;
@@ -188,7 +190,7 @@ INLINE void attention_strip(const struct Attention *at, struct Array out, float 
 }
 
 /* Left panels of one head's keys (HS, T), and behind them of its values, tile by tile. */
-INLINE void attention_pack(float *keys, float *values, struct Array k, struct Array v, size_t stride, size_t T,
+INLINE void attention_pack(float *keys, float *values, struct ArrayView k, struct ArrayView v, size_t stride, size_t T,
                            size_t HS, const bool pairs) {
   pack_left(keys, head_rows(k, stride, 0, false), T, HS, factors_as(pairs));
   for (size_t k0 = 0; k0 < T; k0 += TILE) {
@@ -203,7 +205,7 @@ INLINE void attention_forward_heads(const struct Attention *at, int thread, cons
   float *values = keys + rows_left(T) * HS, *scratch = values + rows_left(HS) * T;
   for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
     size_t b = pair / NH, h = pair % NH;
-    const struct Array q = array_at(at->qkv, b * T * stride + h * HS), k = array_at(q, C), v = array_at(k, C);
+    const struct ArrayView q = view_at(at->qkv, b * T * stride + h * HS), k = view_at(q, C), v = view_at(k, C);
     attention_pack(keys, values, k, v, stride, T, HS, pairs);
     for (size_t q0 = 0; q0 < T; q0 += vectors * VL) {
       attention_strip(at, array_at(at->out, b * T * C + h * HS), at->lse + pair * T, q, keys, values, scratch, q0,
@@ -219,19 +221,19 @@ static void attention_forward_task(void *argument, int thread, int threads) {
   else attention_forward_heads(at, thread, false);
 }
 
-static void attention_forward(const struct Workers *workers, struct Array out, float *lse, struct Array qkv,
+static void attention_forward(const struct Workers *workers, struct Array out, float *lse, struct ArrayView qkv,
                               size_t B, size_t T, size_t C, size_t NH) {
   struct Attention at = {.workers = workers, .out = out, .lse = lse, .qkv = qkv,
                          .B = B, .T = T, .C = C, .NH = NH, .HS = C / NH};
   pool_run(workers->pool, "attention_forward", attention_forward_task, &at);
 }
 
-INLINE float array_dot(struct Array a, const float *b, size_t n) {
+INLINE float array_dot(struct ArrayView a, const float *b, size_t n) {
   vf sums = {0};
   float tail = 0;
   size_t i = 0;
   for (; i + VL <= n; i += VL) sums += vload_array(a, i) * vload(b + i);
-  for (; i < n; i++) tail += array_get(a, i) * b[i];
+  for (; i < n; i++) tail += view_get(a, i) * b[i];
   return vsum(sums) + tail;
 }
 
@@ -256,18 +258,19 @@ INLINE struct Head attention_pack_head(const struct Attention *at, float *own, s
   head.dy_y = head.lse + rows;
   head.scratch = head.dy_y + rows;
 
-  const struct Array q = array_at(at->qkv, b * T * stride + h * HS), y = array_at(at->out, b * T * C + h * HS);
+  const struct ArrayView q = view_at(at->qkv, b * T * stride + h * HS);
+  const struct ArrayView y = view_at(at->out_read, b * T * C + h * HS);
   const float *dy = at->dout + b * T * C + h * HS;
   pack_left(head.q, head_rows(q, stride, 0, false), T, HS, factors);
-  pack_left(head.dy, head_rows(array_of(dy), C, 0, false), T, HS, factors);
+  pack_left(head.dy, head_rows(view_of(dy), C, 0, false), T, HS, factors);
   for (size_t q0 = 0; q0 < T; q0 += TILE) {
     const size_t tile = size_min(TILE, T - q0), begin = q0 / (pairs ? 2 : 1) * rows_left(HS);
     pack_left(head.q_tiles + begin, head_rows(q, stride, q0, true), HS, tile, factors);
-    pack_left(head.dy_tiles + begin, head_rows(array_of(dy), C, q0, true), HS, tile, factors);
+    pack_left(head.dy_tiles + begin, head_rows(view_of(dy), C, q0, true), HS, tile, factors);
   }
   for (size_t t = 0; t < rows; t++) {
     head.lse[t] = t < T ? at->lse_read[(b * at->NH + h) * T + t] : INFINITY;
-    head.dy_y[t] = t < T ? array_dot(array_at(y, t * C), dy + t * C, HS) : 0;
+    head.dy_y[t] = t < T ? array_dot(view_at(y, t * C), dy + t * C, HS) : 0;
   }
   return head;
 }
@@ -275,7 +278,8 @@ INLINE struct Head attention_pack_head(const struct Attention *at, float *own, s
 /* So many vectors of keys, from position k0 on, of one head against all queries from there on: their dk and dv are
  * complete after it, dq collects one strip's part. */
 INLINE void attention_backward_strip(const struct Attention *at, const struct Head *head, float *dk, float *dv,
-                                     struct Array k, struct Array v, size_t k0, size_t vectors, const bool pairs) {
+                                     struct ArrayView k, struct ArrayView v, size_t k0, size_t vectors,
+                                     const bool pairs) {
   const enum Dtype factors = factors_as(pairs);
   const size_t word = pairs ? 2 : 1;
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, width = vectors * VL;
@@ -293,7 +297,7 @@ INLINE void attention_backward_strip(const struct Attention *at, const struct He
   const size_t depth = steps_of(width, pairs);
   memset(k_rows, 0, depth * rows_right(HS) * sizeof(float));
   for (size_t j = 0; j < HS; j += dq_width) {
-    pack_strip(k_rows + j * depth, head_rows(array_at(k, j), stride, k0, true), size_min(dq_width, HS - j), count,
+    pack_strip(k_rows + j * depth, head_rows(view_at(k, j), stride, k0, true), size_min(dq_width, HS - j), count,
                factors, dq_vectors);
   }
 
@@ -328,7 +332,7 @@ INLINE void attention_backward_strip(const struct Attention *at, const struct He
       strip_product(dk_strip + i * width, head->q_tiles + panel, pairs ? paired : dscores, MR, used, add, vectors,
                     pairs);
     }
-    pack_left(dscores_left, head_rows(array_of(dscores), width, 0, false), rows, width, factors);
+    pack_left(dscores_left, head_rows(view_of(dscores), width, 0, false), rows, width, factors);
     for (size_t j = 0; j < rows_right(HS); j += dq_width) {
       strip_product(head->dq + j * rows_left(T) + q0 * dq_width, dscores_left, k_rows + j * depth, rows, width,
                     k0 > 0, dq_vectors, pairs);
@@ -345,7 +349,7 @@ INLINE void attention_backward_heads(const struct Attention *at, int thread, con
   for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
     size_t b = pair / NH, h = pair % NH, offset = b * T * stride + h * HS;
     struct Head head = attention_pack_head(at, own, b, h, pairs);
-    const struct Array k = array_at(at->qkv, offset + C), v = array_at(k, C);
+    const struct ArrayView k = view_at(at->qkv, offset + C), v = view_at(k, C);
     float *dq = at->dqkv + offset, *dk = dq + C, *dv = dk + C;
     for (size_t k0 = 0; k0 < T; k0 += vectors * VL) {
       attention_backward_strip(at, &head, dk, dv, k, v, k0, vectors, pairs);
@@ -366,10 +370,8 @@ static void attention_backward_task(void *argument, int thread, int threads) {
   else attention_backward_heads(at, thread, false);
 }
 
-static void attention_backward(const struct Workers *workers, float *dqkv, const float *dout,
-                               struct Array qkv, struct Array out, const float *lse,
-                               size_t B, size_t T, size_t C, size_t NH) {
-  struct Attention at = {.workers = workers, .dqkv = dqkv, .dout = dout, .qkv = qkv, .out = out,
-                         .lse_read = lse, .B = B, .T = T, .C = C, .NH = NH, .HS = C / NH};
+static void attention_backward(const struct Workers *workers, struct AttentionBackward a) {
+  struct Attention at = {.workers = workers, .dqkv = a.dqkv, .dout = a.dout, .qkv = a.qkv, .out_read = a.out,
+                         .lse_read = a.lse, .B = a.B, .T = a.T, .C = a.C, .NH = a.NH, .HS = a.C / a.NH};
   pool_run(workers->pool, "attention_backward", attention_backward_task, &at);
 }

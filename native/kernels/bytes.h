@@ -46,7 +46,7 @@ INLINE vi group_dot(struct Group w, struct Group x, vi correction) {
 /* Each scale in the lanes of its block. */
 INLINE vf group_scale(const float *scales, bool both) {
   vf first = vsplat(scales[0]), second = vsplat(both ? scales[1] : 0);
-  return __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31);
+  return SHUFFLE(vi, first, second, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
 #elif VL == 4 && defined(__ARM_NEON)

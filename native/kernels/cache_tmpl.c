@@ -29,11 +29,11 @@ INLINE void cached_keep(struct Array to, const float *from, size_t HS) {
 }
 
 INLINE vf cached_load(const void *data, size_t i, const enum Dtype dtype) {
-  return vload_array((struct Array){(void *)(uintptr_t)data, dtype}, i);
+  return vload_array((struct ArrayView){data, dtype}, i);
 }
 
 /* scores (T) = q · keys, for as many positions at once as a vector has lanes: their sums are added up together. */
-INLINE void cached_scores(float *scores, const float *q, struct Array keys, size_t T, size_t row,
+INLINE void cached_scores(float *scores, const float *q, struct ArrayView keys, size_t T, size_t row,
                           const enum Dtype dtype) {
   const char *at = keys.data;
   const size_t bytes = row * dtype_size(dtype);
@@ -89,8 +89,8 @@ INLINE void cached_lanes(float *out, const float *weights, const char *values, f
 }
 
 /* One query (HS) over T positions. */
-INLINE void cached_query(float *out, float *scratch, const float *q, struct Array keys, struct Array values, size_t T,
-                         size_t HS, const enum Dtype dtype) {
+INLINE void cached_query(float *out, float *scratch, const float *q, struct ArrayView keys, struct ArrayView values,
+                         size_t T, size_t HS, const enum Dtype dtype) {
   const size_t row = round_up(HS, CACHE_LANES);
   float *padded = scratch, *scores = scratch + row;
   const float scale = 1 / sqrtf((float)HS);
@@ -100,15 +100,15 @@ INLINE void cached_query(float *out, float *scratch, const float *q, struct Arra
   const size_t bytes = row * dtype_size(dtype);
   size_t i = 0;
   for (; i + 4 * VL <= row; i += 4 * VL) {
-    cached_lanes(padded + i, scores, array_at(values, i).data, total, T, bytes, 4, dtype);
+    cached_lanes(padded + i, scores, view_at(values, i).data, total, T, bytes, 4, dtype);
   }
   for (; i < row; i += CACHE_LANES) {
-    cached_lanes(padded + i, scores, array_at(values, i).data, total, T, bytes, CACHE_LANES / VL, dtype);
+    cached_lanes(padded + i, scores, view_at(values, i).data, total, T, bytes, CACHE_LANES / VL, dtype);
   }
   memcpy(out, padded, HS * sizeof(float));
 }
 
-static void attention_decode_task(void *argument, int thread, int threads) {
+static void attention_forward_cached_task(void *argument, int thread, int threads) {
   const struct Cached *c = argument;
   const size_t C = c->C, HS = c->HS, row = round_up(HS, CACHE_LANES);
   float *scratch = c->workers->own + (size_t)thread * c->workers->own_floats;
@@ -121,15 +121,15 @@ static void attention_decode_task(void *argument, int thread, int threads) {
     float *out = c->out + m * C + h * HS;
     cached_keep(array_at(keys, position * row), q + C, HS);
     cached_keep(array_at(values, position * row), q + 2 * C, HS);
-    if (keys.dtype == FP32) cached_query(out, scratch, q, keys, values, position + 1, HS, FP32);
-    else cached_query(out, scratch, q, keys, values, position + 1, HS, BF16);
+    if (keys.dtype == FP32) cached_query(out, scratch, q, view(keys), view(values), position + 1, HS, FP32);
+    else cached_query(out, scratch, q, view(keys), view(values), position + 1, HS, BF16);
   }
 }
 
-static void attention_decode(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
+static void attention_forward_cached(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
                              const struct Feed *feeds, size_t M, size_t C, size_t NH) {
   struct Cached c = {workers, out, qkv, cache, feeds, M, C, NH, C / NH};
-  pool_run(workers->pool, "attention_decode", attention_decode_task, &c);
+  pool_run(workers->pool, "attention_forward_cached", attention_forward_cached_task, &c);
 }
 
 /* The strips of attention_forward, whose keys and values come out of the cache. */
@@ -149,9 +149,9 @@ static void attention_prompt_task(void *argument, int thread, int threads) {
       cached_keep(array_at(keys, (first + m) * row), q + m * 3 * C + C, HS);
       cached_keep(array_at(values, (first + m) * row), q + m * 3 * C + 2 * C, HS);
     }
-    attention_pack(packed_keys, packed_values, keys, values, row, T, HS, false);
+    attention_pack(packed_keys, packed_values, view(keys), view(values), row, T, HS, false);
     for (size_t q0 = first; q0 < T; q0 += vectors * VL) {
-      attention_strip(&at, array_of(c->out + h * HS), NULL, array_of(q), packed_keys, packed_values, scratch, q0,
+      attention_strip(&at, array_of(c->out + h * HS), NULL, view_of(q), packed_keys, packed_values, scratch, q0,
                       vectors, false);
     }
   }

@@ -13,14 +13,9 @@ enum {
   DECODE_CLAIMS = 4,                     // for a thread
 };
 
-struct DecodeLinear {
+struct DecodeTask {
   const struct Workers *workers;
-  float *out;             // (M, N)
-  const float *inp;       // (M, K)
-  struct Weights weight;  // (N, K)
-  const float *bias;      // (N) or NULL
-  enum DecodeFinish finish;
-  size_t M, N, K;
+  struct DecodeLinear a;
   float *prepared;        // (M, row): the input as it is multiplied, unless the weights are floats
   size_t row;             // floats
 };
@@ -57,15 +52,15 @@ static void decode_prepare_step(float *to, const float *from, size_t count, enum
   vstore(to, group_scale(scales, true));
 }
 
-static void decode_prepare(const struct DecodeLinear *d, int thread, int threads) {
-  const enum Dtype dtype = d->weight.dtype;
-  const size_t step = decode_step(dtype), steps = ceil_div(d->K, step);
+static void decode_prepare(const struct DecodeTask *d, int thread, int threads) {
+  const enum Dtype dtype = d->a.weight.dtype;
+  const size_t step = decode_step(dtype), steps = ceil_div(d->a.K, step);
   size_t begin, end;
-  pool_part(d->M * steps, 1, thread, threads, &begin, &end);
+  pool_part(d->a.M * steps, 1, thread, threads, &begin, &end);
   for (size_t i = begin; i < end; i++) {
     const size_t k = i % steps * step;
-    decode_prepare_step(d->prepared + i * decode_step_floats(dtype), d->inp + i / steps * d->K + k,
-                        size_min(step, d->K - k), dtype);
+    decode_prepare_step(d->prepared + i * decode_step_floats(dtype), d->a.inp + i / steps * d->a.K + k,
+                        size_min(step, d->a.K - k), dtype);
   }
 }
 
@@ -77,11 +72,11 @@ struct DecodeWeights {
 };
 
 /* Step s of row n; of the row's last step only `count` numbers are there. */
-INLINE struct DecodeWeights decode_load(const struct DecodeLinear *d, size_t n, size_t s, size_t count,
+INLINE struct DecodeWeights decode_load(const struct DecodeTask *d, size_t n, size_t s, size_t count,
                                         const enum Dtype dtype) {
   struct DecodeWeights w = {0};
   const size_t step = decode_step(dtype), size = dtype_size(dtype);
-  const char *from = (const char *)d->weight.data + n * d->K * size + s * step * size;
+  const char *from = (const char *)d->a.weight.data + n * d->a.K * size + s * step * size;
   char padded[GROUP * sizeof(float)] = {0};
   if (count < step) from = memcpy(padded, from, count * size);
   if (dtype != INT8) {
@@ -89,15 +84,15 @@ INLINE struct DecodeWeights decode_load(const struct DecodeLinear *d, size_t n, 
     return w;
   }
   w.group = group_load((const int8_t *)from);
-  w.scale = group_scale(d->weight.scales + n * weights_blocks(d->K) + s * GROUP_BLOCKS, count > WEIGHTS_BLOCK);
+  w.scale = group_scale(d->a.weight.scales + n * weights_blocks(d->a.K) + s * GROUP_BLOCKS, count > WEIGHTS_BLOCK);
   return w;
 }
 
 /* sum + a step of weights times step s of row m of the input */
-INLINE vf decode_add(vf sum, struct DecodeWeights w, const struct DecodeLinear *d, size_t m, size_t s, size_t count,
+INLINE vf decode_add(vf sum, struct DecodeWeights w, const struct DecodeTask *d, size_t m, size_t s, size_t count,
                      const enum Dtype dtype) {
   if (dtype == FP32) {
-    const float *x = d->inp + m * d->K + s * VL;
+    const float *x = d->a.inp + m * d->a.K + s * VL;
     return sum + w.words * (count == VL ? vload(x) : vload_part(x, count, 0));
   }
   const float *x = d->prepared + m * d->row + s * decode_step_floats(dtype);
@@ -110,7 +105,7 @@ INLINE vf decode_add(vf sum, struct DecodeWeights w, const struct DecodeLinear *
   return sum + __builtin_convertvector(group_dot(w.group, group, correction), vf) * (w.scale * vload(x));
 }
 
-INLINE void decode_steps(vf sum[DECODE_N][DECODE_M], const struct DecodeLinear *d, size_t n, size_t m, size_t s,
+INLINE void decode_steps(vf sum[DECODE_N][DECODE_M], const struct DecodeTask *d, size_t n, size_t m, size_t s,
                          size_t count, const size_t rows, const size_t outputs, const enum Dtype dtype) {
 #pragma GCC unroll 8
   for (size_t i = 0; i < outputs; i++) {
@@ -134,10 +129,10 @@ INLINE void decode_fetch(struct DecodeAhead *ahead, size_t steps) {
 }
 
 /* part[j][at + i] = the vector whose sum is row m + j of the input times row n + i of the weights */
-INLINE void decode_tile(vf part[DECODE_M][VL], size_t at, const struct DecodeLinear *d, size_t n, size_t m,
+INLINE void decode_tile(vf part[DECODE_M][VL], size_t at, const struct DecodeTask *d, size_t n, size_t m,
                         struct DecodeAhead *ahead, const size_t rows, const size_t outputs, const enum Dtype dtype) {
   vf sum[DECODE_N][DECODE_M] = {0};
-  const size_t step = decode_step(dtype), whole = d->K / step;
+  const size_t step = decode_step(dtype), whole = d->a.K / step;
   size_t s = 0;
   for (; dtype != INT8 && s + DECODE_UNROLL <= whole; s += DECODE_UNROLL) {
     if (rows == 1) {
@@ -154,10 +149,12 @@ INLINE void decode_tile(vf part[DECODE_M][VL], size_t at, const struct DecodeLin
     if (rows > 1) decode_fetch(ahead, 1);
     /* A step of INT8 takes so many instructions that the CPU does not look far enough ahead by itself. Into the
      * second cache: what the first one waits for at a time is less than memory needs to be kept busy. */
-    else if (dtype == INT8) __builtin_prefetch((const char *)d->weight.data + n * d->K + s * step + DECODE_AHEAD, 0, 2);
+    else if (dtype == INT8) {
+      __builtin_prefetch((const char *)d->a.weight.data + n * d->a.K + s * step + DECODE_AHEAD, 0, 2);
+    }
     decode_steps(sum, d, n, m, s, step, rows, outputs, dtype);
   }
-  if (whole * step < d->K) decode_steps(sum, d, n, m, whole, d->K - whole * step, rows, outputs, dtype);
+  if (whole * step < d->a.K) decode_steps(sum, d, n, m, whole, d->a.K - whole * step, rows, outputs, dtype);
 #pragma GCC unroll 8
   for (size_t i = 0; i < outputs; i++) {
 #pragma GCC unroll 8
@@ -166,18 +163,18 @@ INLINE void decode_tile(vf part[DECODE_M][VL], size_t at, const struct DecodeLin
 }
 
 /* Outputs n … n + count of row m from their sums. */
-INLINE void decode_finish(const struct DecodeLinear *d, vf x, size_t n, size_t m, size_t count) {
-  float *out = d->out + m * d->N + n;
+INLINE void decode_finish(const struct DecodeTask *d, vf x, size_t n, size_t m, size_t count) {
+  float *out = d->a.out + m * d->a.N + n;
   const bool whole = count == VL;
-  if (d->bias != NULL) x += whole ? vload(d->bias + n) : vload_part(d->bias + n, count, 0);
-  if (d->finish == DECODE_ADD) x += whole ? vload(out) : vload_part(out, count, 0);
-  if (d->finish == DECODE_GELU) x = gelu_value(x);
+  if (d->a.bias != NULL) x += whole ? vload(d->a.bias + n) : vload_part(d->a.bias + n, count, 0);
+  if (d->a.finish == DECODE_ADD) x += whole ? vload(out) : vload_part(out, count, 0);
+  if (d->a.finish == DECODE_GELU) x = gelu_value(x);
   if (whole) vstore(out, x);
   else vstore_part(out, x, count);
 }
 
 /* Outputs n … n + count of `rows` rows of the input from row m on. */
-INLINE void decode_outputs(const struct DecodeLinear *d, size_t n, size_t count, size_t m, struct DecodeAhead *ahead,
+INLINE void decode_outputs(const struct DecodeTask *d, size_t n, size_t count, size_t m, struct DecodeAhead *ahead,
                            const size_t rows, const enum Dtype dtype) {
   vf part[DECODE_M][VL];
   size_t i = 0;
@@ -192,22 +189,22 @@ INLINE void decode_outputs(const struct DecodeLinear *d, size_t n, size_t count,
   }
 }
 
-INLINE void decode_run(const struct DecodeLinear *d, const enum Dtype dtype) {
+INLINE void decode_run(const struct DecodeTask *d, const enum Dtype dtype) {
   struct Pool *pool = d->workers->pool;
   /* A few long stretches for every thread: each begins with a wait, and the last one should not be long. */
-  const size_t claim = round_up(ceil_div(d->N, DECODE_CLAIMS * (size_t)pool_threads(pool)), 16);
-  const size_t row = d->K * dtype_size(dtype), steps = ceil_div(d->K, decode_step(dtype));
-  const size_t tiles = ceil_div(d->M, DECODE_M) * ceil_div(VL, DECODE_N);
-  const char *data = d->weight.data;
-  for (size_t n; (n = pool_claim(pool) * claim) < d->N;) {
-    const size_t end = size_min(n + claim, d->N);
+  const size_t claim = round_up(ceil_div(d->a.N, DECODE_CLAIMS * (size_t)pool_threads(pool)), 16);
+  const size_t row = d->a.K * dtype_size(dtype), steps = ceil_div(d->a.K, decode_step(dtype));
+  const size_t tiles = ceil_div(d->a.M, DECODE_M) * ceil_div(VL, DECODE_N);
+  const char *data = d->a.weight.data;
+  for (size_t n; (n = pool_claim(pool) * claim) < d->a.N;) {
+    const size_t end = size_min(n + claim, d->a.N);
     for (size_t i = n; i < end; i += VL) {
-      const size_t count = size_min(VL, end - i), next = size_min(i + VL, d->N);
-      struct DecodeAhead ahead = {.line = data + next * row, .end = data + size_min(next + VL, d->N) * row,
+      const size_t count = size_min(VL, end - i), next = size_min(i + VL, d->a.N);
+      struct DecodeAhead ahead = {.line = data + next * row, .end = data + size_min(next + VL, d->a.N) * row,
                                   .share = ceil_div(VL * row, tiles * steps)};
       size_t m = 0;
-      for (; m + DECODE_M <= d->M; m += DECODE_M) decode_outputs(d, i, count, m, &ahead, DECODE_M, dtype);
-      switch (d->M - m) {
+      for (; m + DECODE_M <= d->a.M; m += DECODE_M) decode_outputs(d, i, count, m, &ahead, DECODE_M, dtype);
+      switch (d->a.M - m) {
         case 1: decode_outputs(d, i, count, m, &ahead, 1, dtype); break;
         case 2: decode_outputs(d, i, count, m, &ahead, 2, dtype); break;
         case 3: decode_outputs(d, i, count, m, &ahead, 3, dtype); break;
@@ -217,12 +214,12 @@ INLINE void decode_run(const struct DecodeLinear *d, const enum Dtype dtype) {
 }
 
 static void decode_linear_task(void *argument, int thread, int threads) {
-  const struct DecodeLinear *d = argument;
-  if (d->weight.dtype != FP32) {
+  const struct DecodeTask *d = argument;
+  if (d->a.weight.dtype != FP32) {
     decode_prepare(d, thread, threads);
     pool_barrier(d->workers->pool);
   }
-  switch (d->weight.dtype) {
+  switch (d->a.weight.dtype) {
     case FP32: decode_run(d, FP32); break;
     case BF16: decode_run(d, BF16); break;
     case INT8: decode_run(d, INT8); break;
@@ -230,33 +227,32 @@ static void decode_linear_task(void *argument, int thread, int threads) {
 }
 
 /* A prompt: the product of training, whose packing knows INT8 too. */
-static void prompt_linear(const struct Workers *given, float *out, const float *inp, struct Weights weight,
-                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+static void prompt_linear(const struct Workers *given, struct DecodeLinear a) {
   static const enum Finish finishes[] = {[DECODE_STORE] = STORE, [DECODE_ADD] = STORE, [DECODE_GELU] = GELU};
+  const enum Dtype dtype = a.weight.dtype;
   struct Workers workers = *given;
-  workers.dtype = weight.dtype == BF16 || (PAIRS && weight.dtype == INT8) ? BF16 : FP32;
+  workers.dtype = dtype == BF16 || (PAIRS && dtype == INT8) ? BF16 : FP32;
   struct Gemm gemm = {
-      .workers = &workers, .out = array_of(out), .a = {array_of(inp), K, 1},
-      .b = {{(void *)(uintptr_t)weight.data, weight.dtype}, K, 1},
-      .scales = weight.dtype == INT8 ? weight.scales : NULL, .M = M, .N = N, .K = K, .bias = bias,
-      .finish = finishes[finish], .add = finish == DECODE_ADD, .sums = out};
+      .workers = &workers, .out = array_of(a.out), .a = {view_of(a.inp), a.K, 1},
+      .b = {{a.weight.data, dtype}, a.K, 1}, .scales = dtype == INT8 ? a.weight.scales : NULL,
+      .M = a.M, .N = a.N, .K = a.K, .bias = a.bias, .finish = finishes[a.finish], .add = a.finish == DECODE_ADD,
+      .sums = a.out};
   pool_run(workers.pool, "prompt_linear", gemm_task, &gemm);
 }
 
 static size_t shared_floats(size_t largest);
 
-static void decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
-                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
-  struct DecodeLinear d = {workers, out, inp, weight, bias, finish, M, N, K, workers->shared, 0};
-  if (M > DECODE_ROWS) {
-    prompt_linear(workers, out, inp, weight, bias, finish, M, N, K);
+static void decode_linear(const struct Workers *workers, struct DecodeLinear a) {
+  struct DecodeTask d = {workers, a, workers->shared, 0};
+  if (a.M > DECODE_ROWS) {
+    prompt_linear(workers, a);
     return;
   }
   /* As many rows at a time as the scratch memory has room for: all of them, unless K is tens of thousands. */
-  d.row = decode_row_floats(weight.dtype, K);
-  const size_t room = weight.dtype == FP32 ? M : shared_floats(K) / d.row;
-  for (size_t m = 0; m < M; m += d.M) {
-    d.M = size_min(room, M - m), d.out = out + m * N, d.inp = inp + m * K;
+  d.row = decode_row_floats(a.weight.dtype, a.K);
+  const size_t room = a.weight.dtype == FP32 ? a.M : shared_floats(a.K) / d.row;
+  for (size_t m = 0; m < a.M; m += d.a.M) {
+    d.a.M = size_min(room, a.M - m), d.a.out = a.out + m * a.N, d.a.inp = a.inp + m * a.K;
     pool_run(workers->pool, "decode_linear", decode_linear_task, &d);
   }
 }
@@ -264,9 +260,7 @@ static void decode_linear(const struct Workers *workers, float *out, const float
 /* ---- making the weights -------------------------------------------------------------------------- */
 
 struct WeightsStore {
-  void *data;
-  float *scales;
-  enum Dtype dtype;
+  struct Weights out;
   const float *weight;
   size_t N, K;
 };
@@ -279,22 +273,21 @@ static void weights_store_task(void *argument, int thread, int threads) {
   for (size_t n = begin; n < end; n++) {
     const float *from = store->weight + n * K;
     size_t k = 0;
-    if (store->dtype != INT8) {
-      const struct Array to = {store->data, store->dtype};
+    if (store->out.dtype != INT8) {
+      const struct Array to = {store->out.data, store->out.dtype};
       for (; k + VL <= K; k += VL) vstore_array(to, n * K + k, vload(from + k));
       for (; k < K; k++) array_set(to, n * K + k, from[k]);
     }
     for (size_t block = 0; k < K; k += WEIGHTS_BLOCK, block++) {
       int8_t bytes[WEIGHTS_BLOCK];
       const size_t count = size_min(WEIGHTS_BLOCK, K - k);
-      store->scales[n * blocks + block] = block_quantise(bytes, from + k, count);
-      memcpy((int8_t *)store->data + n * K + k, bytes, count);
+      store->out.scales[n * blocks + block] = block_quantise(bytes, from + k, count);
+      memcpy((int8_t *)store->out.data + n * K + k, bytes, count);
     }
   }
 }
 
-static void weights_store(const struct Workers *workers, void *data, float *scales, enum Dtype dtype,
-                          const float *weight, size_t N, size_t K) {
-  pool_run(workers->pool, "weights_store", weights_store_task,
-           &(struct WeightsStore){data, scales, dtype, weight, N, K});
+static void weights_store(const struct Workers *workers, struct Weights out, const float *weight, size_t N,
+                          size_t K) {
+  pool_run(workers->pool, "weights_store", weights_store_task, &(struct WeightsStore){out, weight, N, K});
 }

@@ -10,7 +10,7 @@
 #include "kernels/kernels.h"
 #include "base/util.h"
 
-extern const struct Kernels kernels_reference;
+extern const struct Kernels kernels_plain;
 #ifdef LLMC_HAVE_NATIVE
 extern const struct Kernels kernels_native;
 #endif
@@ -97,7 +97,7 @@ static const struct {
   const struct Kernels *kernels;
   int (*runnable)(void);
 } tables[] = {
-    {&kernels_reference, always},
+    {&kernels_plain, always},
 #ifdef LLMC_HAVE_GENERIC
     {&kernels_generic, always},
 #endif
@@ -133,6 +133,7 @@ int kernels_runnable(const struct Kernels *kernels) {
 
 const struct Kernels *kernels_choose(void) {
   const char *forced = getenv("LLMC_ISA");
+  if (forced != NULL && strcmp(forced, "reference") == 0) forced = "plain";  // its name in earlier versions
   if (forced == NULL || *forced == '\0') {
     int best = TABLES - 1;
     while (!tables[best].runnable()) best--;

@@ -13,7 +13,7 @@ enum { MC = 1024 / MR * MR, CLAIM_PANELS = 4, CACHE_LINE = 64 };
 enum Finish {
   STORE,            // out = product + bias
   RESIDUAL,         // out = product + bias + other
-  GELU,             // out = gelu(product + bias), other = gelu'(product + bias) unless NULL, as when decoding
+  GELU,             // out = gelu(product + bias), slope = gelu'(product + bias) unless NULL, as when decoding
   MULTIPLY,         // out = product * other
 };
 
@@ -26,7 +26,8 @@ struct Gemm {
   enum Finish finish;
   bool add;               // to what out holds
   const float *bias;      // (N) or NULL
-  struct Array other;     // (M, N): the residual, or the slope of GELU (unless NULL)
+  struct ArrayView other; // (M, N) or NULL: the residual, or the slope of GELU to multiply by
+  struct Array slope;     // (M, N) or NULL: the slope of GELU to write
   float *sums;            // (M, N): collects what the blocks of K add; out itself if that holds floats
   float *lane_sums;       // (M) or NULL: A, which then holds floats, lanes neighbours, summed over K; `add` as for out
 };
@@ -45,10 +46,10 @@ INLINE struct Ahead ahead_of(const void *first, size_t runs, size_t stride, size
                         .share = ceil_div(bytes, times)};
 }
 
-INLINE struct Ahead ahead_of_rows(struct Array array, size_t at, size_t rows, size_t N, size_t columns,
+INLINE struct Ahead ahead_of_rows(struct ArrayView array, size_t at, size_t rows, size_t N, size_t columns,
                                   size_t times) {
   const size_t size = dtype_size(array.dtype);
-  return ahead_of(array_at(array, at).data, rows, N * size, columns * size, times);
+  return ahead_of(view_at(array, at).data, rows, N * size, columns * size, times);
 }
 
 INLINE struct Ahead ahead_of_factor(struct Factor f, size_t lanes, size_t kc, size_t times) {
@@ -117,7 +118,7 @@ INLINE void gemm_tile_fetching(vf acc[MR][NRV], const float *a, const float *b, 
 }
 
 /* Rows of the tile lie N numbers apart in an array, from element `at` on. */
-INLINE void tile_add(vf acc[MR][NRV], struct Array from, size_t at, size_t N) {
+INLINE void tile_add(vf acc[MR][NRV], struct ArrayView from, size_t at, size_t N) {
 #pragma GCC unroll 16
   for (size_t i = 0; i < MR; i++) {
 #pragma GCC unroll 4
@@ -133,7 +134,7 @@ INLINE void tile_add_row(vf acc[MR][NRV], const float *row) {
   }
 }
 
-INLINE void tile_multiply(vf acc[MR][NRV], struct Array by, size_t at, size_t N) {
+INLINE void tile_multiply(vf acc[MR][NRV], struct ArrayView by, size_t at, size_t N) {
 #pragma GCC unroll 16
   for (size_t i = 0; i < MR; i++) {
 #pragma GCC unroll 4
@@ -174,7 +175,7 @@ INLINE void tile_store(struct Array to, size_t at, size_t N, vf acc[MR][NRV]) {
  * one decision for a tile, and the sums stay in registers. */
 INLINE void gemm_finish(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, size_t N, const float *bias,
                         bool first, bool last) {
-  if (!first || gemm->add) tile_add(acc, array_of(gemm->sums), at, N);
+  if (!first || gemm->add) tile_add(acc, view_of(gemm->sums), at, N);
   if (!last) {
     tile_store(array_of(gemm->sums), at, N, acc);
     return;
@@ -184,7 +185,7 @@ INLINE void gemm_finish(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, siz
     case STORE: break;
     case RESIDUAL: tile_add(acc, gemm->other, at, N); break;
     case GELU:
-      if (gemm->other.data != NULL) tile_gelu_slope(acc, gemm->other, at, N);
+      if (gemm->slope.data != NULL) tile_gelu_slope(acc, gemm->slope, at, N);
       else tile_gelu(acc);
       break;
     case MULTIPLY: tile_multiply(acc, gemm->other, at, N); break;
@@ -196,20 +197,21 @@ INLINE void gemm_finish(const struct Gemm *gemm, vf acc[MR][NRV], size_t at, siz
  * a tile of floats, finished there, and copied back. */
 static void gemm_finish_edge(const struct Gemm *gemm, const float *tile, size_t at, const float *bias,
                              size_t rows, size_t columns, bool first, bool last) {
-  float out[MR * NR] = {0}, other[MR * NR] = {0}, sums[MR * NR] = {0}, bias_row[NR] = {0};
+  float out[MR * NR] = {0}, other[MR * NR] = {0}, slope[MR * NR] = {0}, sums[MR * NR] = {0}, bias_row[NR] = {0};
   vf acc[MR][NRV];
   tile_zero(acc);
-  tile_add(acc, array_of(tile), 0, NR);
+  tile_add(acc, view_of(tile), 0, NR);
   struct Gemm edge = *gemm;
   edge.out = array_of(out), edge.sums = sums;
-  if (gemm->other.data != NULL) edge.other = array_of(other);
+  edge.other = view_of(other);
+  if (gemm->slope.data != NULL) edge.slope = array_of(slope);
   if (bias != NULL) bias = memcpy(bias_row, bias, columns * sizeof(float));
   for (size_t i = 0; i < rows; i++) {
     for (size_t j = 0; j < columns; j++) {
       const size_t from = at + i * gemm->N + j;
       if (!first || gemm->add) sums[i * NR + j] = gemm->sums[from];
       if (last && (gemm->finish == RESIDUAL || gemm->finish == MULTIPLY)) {
-        other[i * NR + j] = array_get(gemm->other, from);
+        other[i * NR + j] = view_get(gemm->other, from);
       }
     }
   }
@@ -219,7 +221,7 @@ static void gemm_finish_edge(const struct Gemm *gemm, const float *tile, size_t 
       const size_t to = at + i * gemm->N + j;
       if (last) array_set(gemm->out, to, out[i * NR + j]);
       else gemm->sums[to] = sums[i * NR + j];
-      if (last && gemm->finish == GELU && gemm->other.data != NULL) array_set(gemm->other, to, other[i * NR + j]);
+      if (last && gemm->slope.data != NULL) array_set(gemm->slope, to, slope[i * NR + j]);
     }
   }
 }
@@ -240,9 +242,11 @@ INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, 
   for (size_t i = 0; i < part.rows; i += MR) {
     const size_t at = (part.m + i) * gemm->N + part.n, rows = size_min(MR, part.rows - i);
     vf acc[MR][NRV];
-    fetches.out = ahead_of_rows(last ? gemm->out : array_of(gemm->sums), at, rows, gemm->N, part.columns, times);
-    if (last && gemm->other.data != NULL) {
-      fetches.other = ahead_of_rows(gemm->other, at, rows, gemm->N, part.columns, times);
+    const struct ArrayView out = last ? view(gemm->out) : view_of(gemm->sums);
+    fetches.out = ahead_of_rows(out, at, rows, gemm->N, part.columns, times);
+    const struct ArrayView other = gemm->slope.data != NULL ? view(gemm->slope) : gemm->other;
+    if (last && other.data != NULL) {
+      fetches.other = ahead_of_rows(other, at, rows, gemm->N, part.columns, times);
     }
     gemm_tile_fetching(acc, a + i * steps, b, steps, &fetches, pairs);
     if (rows == MR && part.columns == NR) {
@@ -257,7 +261,7 @@ INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, 
 }
 
 INLINE void gemm_pack_int8(const struct Gemm *gemm, float *b, struct Part part) {
-  const struct Weights weight = {INT8, gemm->b.numbers.data, gemm->scales};
+  const struct WeightsView weight = {INT8, gemm->b.numbers.data, gemm->scales};
   pack_int8(b, weight, part.n, part.columns, part.k, part.kc, gemm->K, gemm->workers->dtype);
 }
 

@@ -1,5 +1,5 @@
 /* The operations a GPT-2 is made of: one function pointer each. A table of them is one way to compute;
- * reference.c holds the plainest, isa/ the fast ones, and gpt2.c does not know which it runs on.
+ * plain.c holds the plainest, isa/ the fast ones, and gpt2.c does not know which it runs on.
  *
  * B batch, T time, C channels, V vocabulary, Vp padded vocabulary, NH heads, HS head size, N rows.
  * Linear layers are products of M rows, N outputs and K inputs. Everything is row-major, without
@@ -31,9 +31,9 @@ struct Workers {
 /* One step's constants; double, because 1 - 0.999 loses four digits in float. */
 struct AdamW {
   double lr, beta1, beta2, eps, weight_decay;
-  double correction1, correction2;  // 1 - beta^t, by which the running means are divided
+  double correction1, correction2;  // 1 - beta^t, by which the moments are divided
   double scale;                     // of the gradient: below 1 where its norm is clipped
-  uint64_t key;                     // of the random bits that round the running means
+  uint64_t key;                     // of the random bits that round the moments
 };
 
 /* A token of a text: where its keys and values are kept. */
@@ -60,6 +60,61 @@ enum DecodeFinish {
 
 enum { DECODE_ROWS = 64 };  // more rows than these are a prompt
 
+/* The arguments of operations that have many. */
+
+struct LayerNormForward {
+  struct Array out;                   // (N, C)
+  float *mean, *rstd;                 // (N) of each row of inp
+  const float *inp;                   // (N, C)
+  const float *weight, *bias;         // (C)
+  size_t N, C;
+};
+
+struct LayerNormBackward {
+  float *dinp;                        // (N, C)  +=
+  float *dweight, *dbias;             // (C)     +=
+  const float *dout, *inp;            // (N, C)
+  const float *mean, *rstd;           // (N)
+  const float *weight;                // (C)
+  size_t N, C;
+};
+
+struct Linear {
+  struct Array out;                   // (M, N); linear_residual writes floats
+  struct Array slope;                 // (M, N)  linear_gelu: the derivative of GELU
+  const float *residual;              // (M, N)  linear_residual
+  struct ArrayView inp;               // (M, K)
+  const float *weight;                // (N, K)
+  const float *bias;                  // (N), or NULL in linear_forward
+  size_t M, N, K;
+};
+
+struct LinearBackwardWeight {
+  float *dweight;                     // (N, K)
+  float *dbias;                       // (N) or NULL
+  const float *dout;                  // (M, N)
+  struct ArrayView inp;               // (M, K)
+  bool add;                           // += instead of =
+  size_t M, N, K;
+};
+
+struct DecodeLinear {
+  float *out;                         // (M, N)
+  const float *inp;                   // (M, K)
+  struct WeightsView weight;          // (N, K)
+  const float *bias;                  // (N) or NULL
+  enum DecodeFinish finish;
+  size_t M, N, K;
+};
+
+struct AttentionBackward {
+  float *dqkv;                        // (B, T, 3C)
+  const float *dout;                  // (B, T, C)
+  struct ArrayView qkv, out;          // (B, T, 3C), (B, T, C)
+  const float *lse;                   // (B, NH, T)
+  size_t B, T, C, NH;
+};
+
 struct Kernels {
   const char *name;                          // as in LLMC_ISA
   bool multiplies_bf16;                      // the CPU does; else BF16 is made float before it is multiplied
@@ -75,62 +130,51 @@ struct Kernels {
 
   /* out (N, C) = (inp - mean) * rstd * weight + bias over each row;  mean, rstd (N); weight, bias (C).
    * The variance is the biased one, epsilon 1e-5. Ba et al. 2016, torch.nn.LayerNorm. */
-  void (*layernorm_forward)(const struct Workers *, struct Array out, float *mean, float *rstd,
-                            const float *inp, const float *weight, const float *bias, size_t N, size_t C);
+  void (*layernorm_forward)(const struct Workers *, struct LayerNormForward);
   /* dinp (N, C) +=, dweight (C) +=, dbias (C) += */
-  void (*layernorm_backward)(const struct Workers *, float *dinp, float *dweight, float *dbias,
-                             const float *dout, const float *inp, const float *mean, const float *rstd,
-                             const float *weight, size_t N, size_t C);
+  void (*layernorm_backward)(const struct Workers *, struct LayerNormBackward);
 
   /* out (M, N) = inp (M, K) · weightᵀ + bias;  weight (N, K), bias (N) or NULL. torch.nn.Linear */
-  void (*linear_forward)(const struct Workers *, struct Array out, struct Array inp, const float *weight,
-                         const float *bias, size_t M, size_t N, size_t K);
+  void (*linear_forward)(const struct Workers *, struct Linear);
   /* out (M, N) = residual (M, N) + inp · weightᵀ + bias */
-  void (*linear_residual)(const struct Workers *, float *out, const float *residual, struct Array inp,
-                          const float *weight, const float *bias, size_t M, size_t N, size_t K);
+  void (*linear_residual)(const struct Workers *, struct Linear);
   /* out (M, N) = GELU(inp · weightᵀ + bias), in its tanh form (Hendrycks, Gimpel 2016), and slope (M, N), its
    * derivative there: backward needs nothing else */
-  void (*linear_gelu)(const struct Workers *, struct Array out, struct Array slope, struct Array inp,
-                      const float *weight, const float *bias, size_t M, size_t N, size_t K);
+  void (*linear_gelu)(const struct Workers *, struct Linear);
   /* dinp (M, K) = dout (M, N) · weight */
   void (*linear_backward_input)(const struct Workers *, float *dinp, const float *dout,
                                 const float *weight, size_t M, size_t N, size_t K);
   /* dpre (M, K) = (dout (M, N) · weight) ∘ slope (M, K);  the layer's input was GELU(pre) */
-  void (*linear_backward_gelu)(const struct Workers *, float *dpre, const float *dout, struct Array slope,
+  void (*linear_backward_gelu)(const struct Workers *, float *dpre, const float *dout, struct ArrayView slope,
                                const float *weight, size_t M, size_t N, size_t K);
   /* dweight (N, K) = doutᵀ · inp, dbias (N) = the column sums of dout unless it is NULL;  += with `add` */
-  void (*linear_backward_weight)(const struct Workers *, float *dweight, float *dbias, const float *dout,
-                                 struct Array inp, bool add, size_t M, size_t N, size_t K);
+  void (*linear_backward_weight)(const struct Workers *, struct LinearBackwardWeight);
 
   /* out (M, N) = finish(inp (M, K) · weightᵀ + bias);  weight (N, K) of any type, bias (N) or NULL.
    * Up to DECODE_ROWS rows: with INT8 weights the input is made INT8 too, in blocks of 32 (as weights_store does
    * it), else both factors are multiplied in the weights' type; a row's bits do not depend on M. Beyond that:
    * the product of training, where INT8 is made float or, if the CPU multiplies it, BF16.
    * workers->dtype does not count. Scratch: shared_floats(…), own_floats(1, 1). */
-  void (*decode_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
-                        const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
+  void (*decode_linear)(const struct Workers *, struct DecodeLinear);
   /* The same for any number of rows by the product of training: faster from some dozen rows on, other bits. */
-  void (*prompt_linear)(const struct Workers *, float *out, const float *inp, struct Weights weight,
-                        const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K);
-  /* data (N, K), scales (N, weights_blocks(K)) = weight (N, K), as struct Weights holds it in the type;
-   * scales are written for INT8 only. A block with a NaN gets a scale that is NaN. */
-  void (*weights_store)(const struct Workers *, void *data, float *scales, enum Dtype dtype, const float *weight,
-                        size_t N, size_t K);
+  void (*prompt_linear)(const struct Workers *, struct DecodeLinear);
+  /* out (N, K) = weight (N, K), stored in its type; scales are written for INT8 only.
+   * A block with a NaN gets a scale that is NaN. */
+  void (*weights_store)(const struct Workers *, struct Weights out, const float *weight, size_t N, size_t K);
 
   /* Causal self-attention. qkv (B, T, 3C): query, key, value, each NH heads of HS = C / NH.
    * out (B, T, C);  lse (B, NH, T): the log of the sum of exponentials of each row of scores. */
-  void (*attention_forward)(const struct Workers *, struct Array out, float *lse, struct Array qkv,
+  void (*attention_forward)(const struct Workers *, struct Array out, float *lse, struct ArrayView qkv,
                             size_t B, size_t T, size_t C, size_t NH);
-  /* dqkv (B, T, 3C) = */
-  void (*attention_backward)(const struct Workers *, float *dqkv, const float *dout, struct Array qkv,
-                             struct Array out, const float *lse, size_t B, size_t T, size_t C, size_t NH);
+  /* dqkv (B, T, 3C) = the gradient of qkv */
+  void (*attention_backward)(const struct Workers *, struct AttentionBackward);
   /* Attention of M tokens that follow each other in one slot, the first of them as `first` says: their keys and
    * values are put into the cache, after those of all positions before. out (M, C), qkv (M, 3C).
    * Scratch: own_floats(first + M, HS). */
   void (*attention_prompt)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
                            struct Feed first, size_t M, size_t C, size_t NH);
   /* The same for one token of each of M slots. A row's bits do not depend on the others. */
-  void (*attention_decode)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
+  void (*attention_forward_cached)(const struct Workers *, float *out, const float *qkv, struct Cache cache,
                            const struct Feed *feeds, size_t M, size_t C, size_t NH);
 
   /* losses (N) = -log softmax(logits)[target], over the first V columns;
@@ -145,9 +189,9 @@ struct Kernels {
 
   /* The sum of the squares of x (n). */
   double (*sum_squares)(const struct Workers *, const float *x, size_t n);
-  /* One step on params (n), with the running means (n) of the gradient and its square. Returns the sum of
+  /* One step on params (n), with the moments (n): running means of the gradient and of its square. Returns the sum of
    * the squares of grads (n), which it has to read anyway. Loshchilov, Hutter 2019; torch.optim.AdamW */
-  double (*adamw_update)(const struct Workers *, float *params, struct Means, const float *grads,
+  double (*adamw_update)(const struct Workers *, float *params, struct Moments, const float *grads,
                          const struct AdamW *, size_t n);
 
   /* Multiplies and adds in registers alone, on all threads, and returns how many floating-point

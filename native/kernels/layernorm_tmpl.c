@@ -1,16 +1,7 @@
 /* LayerNorm: rows are split over the threads; where rows are summed (dweight, dbias), columns are. */
 
-struct LayerNorm {
-  struct Array out;                               // forward writes (N, C)
-  float *mean, *rstd;                             // and (N), (N)
-  const float *inp, *weight, *bias;
-  float *dinp, *dweight, *dbias;                  // backward adds to
-  const float *dout, *mean_read, *rstd_read;
-  size_t N, C;
-};
-
 static void layernorm_forward_task(void *argument, int thread, int threads) {
-  const struct LayerNorm *ln = argument;
+  const struct LayerNormForward *ln = argument;
   const size_t C = ln->C, whole = C / VL * VL;
   size_t begin, end;
   pool_part(ln->N, 1, thread, threads, &begin, &end);
@@ -36,19 +27,15 @@ static void layernorm_forward_task(void *argument, int thread, int threads) {
   }
 }
 
-static void layernorm_forward(const struct Workers *workers, struct Array out, float *mean, float *rstd,
-                              const float *inp, const float *weight, const float *bias,
-                              size_t N, size_t C) {
-  struct LayerNorm ln = {.out = out, .mean = mean, .rstd = rstd, .inp = inp, .weight = weight,
-                         .bias = bias, .N = N, .C = C};
+static void layernorm_forward(const struct Workers *workers, struct LayerNormForward ln) {
   pool_run(workers->pool, "layernorm_forward", layernorm_forward_task, &ln);
 }
 
-/* dinp of row n; the formula is derived in reference.c and docs/engine/layernorm.md */
-static void layernorm_backward_row(const struct LayerNorm *ln, size_t n) {
+/* dinp of row n; the formula is derived in plain.c and docs/engine/layernorm.md */
+static void layernorm_backward_row(const struct LayerNormBackward *ln, size_t n) {
   const size_t C = ln->C, whole = C / VL * VL;
   const float *x = ln->inp + n * C, *dy = ln->dout + n * C, *weight = ln->weight;
-  const float mean = ln->mean_read[n], rstd = ln->rstd_read[n];
+  const float mean = ln->mean[n], rstd = ln->rstd[n];
   float *dx = ln->dinp + n * C;
   vf sums = {0}, products = {0};
   float sum_tail = 0, product_tail = 0;
@@ -74,7 +61,7 @@ static void layernorm_backward_row(const struct LayerNorm *ln, size_t n) {
 }
 
 static void layernorm_backward_task(void *argument, int thread, int threads) {
-  const struct LayerNorm *ln = argument;
+  const struct LayerNormBackward *ln = argument;
   const size_t C = ln->C;
   size_t begin, end;
   pool_part(ln->N, 1, thread, threads, &begin, &end);
@@ -83,16 +70,12 @@ static void layernorm_backward_task(void *argument, int thread, int threads) {
   for (size_t n = 0; n < ln->N; n++) {
     const float *x = ln->inp + n * C, *dy = ln->dout + n * C;
     for (size_t c = begin; c < end; c++) {
-      ln->dweight[c] += dy[c] * ((x[c] - ln->mean_read[n]) * ln->rstd_read[n]);
+      ln->dweight[c] += dy[c] * ((x[c] - ln->mean[n]) * ln->rstd[n]);
       ln->dbias[c] += dy[c];
     }
   }
 }
 
-static void layernorm_backward(const struct Workers *workers, float *dinp, float *dweight, float *dbias,
-                               const float *dout, const float *inp, const float *mean,
-                               const float *rstd, const float *weight, size_t N, size_t C) {
-  struct LayerNorm ln = {.dinp = dinp, .dweight = dweight, .dbias = dbias, .dout = dout, .inp = inp,
-                         .mean_read = mean, .rstd_read = rstd, .weight = weight, .N = N, .C = C};
+static void layernorm_backward(const struct Workers *workers, struct LayerNormBackward ln) {
   pool_run(workers->pool, "layernorm_backward", layernorm_backward_task, &ln);
 }

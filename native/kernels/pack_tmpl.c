@@ -29,20 +29,20 @@ INLINE size_t pack_word(enum Dtype multiplied) { return PAIRS && multiplied == B
 /* A factor, or a part of one: lane l's number k is element l * lane + k * step of the array. One of the
  * two strides is 1. */
 struct Factor {
-  struct Array numbers;
+  struct ArrayView numbers;
   size_t lane, step;
 };
 
 INLINE struct Factor factor_at(struct Factor f, size_t lane, size_t step) {
-  f.numbers = array_at(f.numbers, lane * f.lane + step * f.step);
+  f.numbers = view_at(f.numbers, lane * f.lane + step * f.step);
   return f;
 }
 
 /* One word: the number at `i`, and in pairs the one `next` elements on, unless it is past the end. */
-INLINE float pack_one(struct Array numbers, size_t i, size_t next, bool has_next, const enum Packing packing) {
+INLINE float pack_one(struct ArrayView numbers, size_t i, size_t next, bool has_next, const enum Packing packing) {
   if (packing == FLOATS) return ((const float *)numbers.data)[i];
   uint16_t pair[2] = {0};
-  const float first = array_get(numbers, i), second = has_next ? array_get(numbers, i + next) : 0;
+  const float first = view_get(numbers, i), second = has_next ? view_get(numbers, i + next) : 0;
   if (packing < ROUNDED_PAIRS) return bf16_to_float(bf16_from_float(first));
   pair[0] = bf16_from_float(first), pair[1] = bf16_from_float(second);
   float word;
@@ -87,8 +87,8 @@ INLINE v8 pack_eight_lanes(const void *numbers, size_t i, size_t next, size_t wi
       h8 a, b;
       if (packing == ROUNDED_PAIRS) a = narrow8(v8_load(floats, width)), b = narrow8(v8_load(floats + next, width));
       else a = h8_load(halves, width), b = h8_load(halves + next, width);
-      h8 pairs[2] = {__builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11),
-                     __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)};
+      h8 pairs[2] = {SHUFFLE(h8, a, b, 0, 8, 1, 9, 2, 10, 3, 11),
+                     SHUFFLE(h8, a, b, 4, 12, 5, 13, 6, 14, 7, 15)};
       v8 words;
       memcpy(&words, pairs, sizeof words);
       return words;
@@ -224,7 +224,7 @@ INLINE void pack_floats(float *to, const int8_t *bytes, float scale, size_t coun
 
 /* At most NR rows of INT8 weights, numbers k … k + kc, of which k begins a block: made floats and packed block by
  * block. */
-static void pack_int8(float *dst, struct Weights weight, size_t n, size_t lanes, size_t k, size_t kc, size_t K,
+static void pack_int8(float *dst, struct WeightsView weight, size_t n, size_t lanes, size_t k, size_t kc, size_t K,
                       enum Dtype multiplied) {
   for (size_t begin = k; begin < k + kc; begin += WEIGHTS_BLOCK, dst += NR * WEIGHTS_BLOCK / pack_word(multiplied)) {
     float floats[NR * WEIGHTS_BLOCK];
@@ -234,6 +234,6 @@ static void pack_int8(float *dst, struct Weights weight, size_t n, size_t lanes,
       const float scale = weight.scales[(n + i) * weights_blocks(K) + begin / WEIGHTS_BLOCK];
       pack_floats(floats + i * WEIGHTS_BLOCK, bytes, scale, count);
     }
-    pack_right(dst, (struct Factor){array_of(floats), WEIGHTS_BLOCK, 1}, lanes, count, multiplied);
+    pack_right(dst, (struct Factor){view_of(floats), WEIGHTS_BLOCK, 1}, lanes, count, multiplied);
   }
 }

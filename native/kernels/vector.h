@@ -6,11 +6,25 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include <arm_neon.h>
+#endif
+
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
 typedef float vf_unaligned __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline, unused))
+
+/* The given lanes of x and y, numbered through. gcc before 12 wants a vector of lane numbers, of integers as wide
+ * as the numbers. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(integers, x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SHUFFLE(integers, x, y, ...) __builtin_shuffle(x, y, (integers){__VA_ARGS__})
+#endif
 
 INLINE vf vload(const float *at) { return *(const vf_unaligned *)at; }
 INLINE void vstore(float *at, vf x) { *(vf_unaligned *)at = x; }
@@ -55,7 +69,7 @@ INLINE float vsum(vf x) {
 #define FOLD_LANES(half, at) FOLD_FOUR(0, half, at)
 #endif
 #define FOLD(x, y, half) \
-  (__builtin_shufflevector(x, y, FOLD_LANES(half, 0)) + __builtin_shufflevector(x, y, FOLD_LANES(half, half)))
+  (SHUFFLE(vi, x, y, FOLD_LANES(half, 0)) + SHUFFLE(vi, x, y, FOLD_LANES(half, half)))
 
 INLINE vf vsums(const vf x[VL]) {
   vf sum[VL];
@@ -132,8 +146,7 @@ INLINE v8 widen8(h8 x) { return (v8)(__builtin_convertvector(x, v8_bits) << 16);
 /* To BF16, as bf16_from_float does. */
 INLINE h8 narrow8(v8 x) {
 #ifdef __AVX512BF16__
-  typedef __bf16 b8 __attribute__((vector_size(16)));
-  return (h8)__builtin_convertvector(x, b8);
+  return (h8)_mm256_cvtneps_pbh((__m256)x);
 #else
   v8_bits bits = (v8_bits)x;
   v8_bits rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
@@ -143,7 +156,7 @@ INLINE h8 narrow8(v8 x) {
 }
 
 /* A vector of an array's numbers from element i on. */
-INLINE vf vload_array(struct Array a, size_t i) {
+INLINE vf vload_array(struct ArrayView a, size_t i) {
   if (a.dtype == FP32) return vload((const float *)a.data + i);
   typedef uint16_t half __attribute__((vector_size(2 * VL)));
   half x;
@@ -170,7 +183,7 @@ INLINE void vstore_array(struct Array a, size_t i, vf x) {
 /* Words of two BF16: a's number in the lower half, b's in the upper. */
 INLINE vf vpairs(vf a, vf b) {
   typedef uint16_t half __attribute__((vector_size(2 * VL)));
-  half low, high;
+  half low = {0}, high = {0};
   vstore_array((struct Array){&low, BF16}, 0, a);
   vstore_array((struct Array){&high, BF16}, 0, b);
   return (vf)(__builtin_convertvector(low, vi) | __builtin_convertvector(high, vi) << 16);
@@ -186,11 +199,9 @@ INLINE vf vsplat_word(const float *word) {
 /* acc + a[0] * b[0] + a[1] * b[1] in every lane, each word of a and b a pair of BF16. */
 #if VL == 16 && defined(__AVX512BF16__)
 INLINE vf vadd_pairs(vf acc, vf a, vf b) {
-  typedef __bf16 pairs __attribute__((vector_size(64)));
-  return (vf)__builtin_ia32_dpbf16ps_512(acc, (pairs)a, (pairs)b);
+  return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
 }
 #elif VL == 4 && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-#include <arm_neon.h>
 INLINE vf vadd_pairs(vf acc, vf a, vf b) {
   return (vf)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)a, (bfloat16x8_t)b);
 }
@@ -207,18 +218,18 @@ INLINE void transpose8(v8 row[8]) {
   v8 pair[8], four[8];
 #pragma GCC unroll 4
   for (int i = 0; i < 8; i += 2) {
-    pair[i] = __builtin_shufflevector(row[i], row[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
-    pair[i + 1] = __builtin_shufflevector(row[i], row[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    pair[i] = SHUFFLE(v8_bits, row[i], row[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+    pair[i + 1] = SHUFFLE(v8_bits, row[i], row[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {
     int at = (i & 1) | ((i & 2) << 1);
-    four[at] = __builtin_shufflevector(pair[at], pair[at + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-    four[at + 2] = __builtin_shufflevector(pair[at], pair[at + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    four[at] = SHUFFLE(v8_bits, pair[at], pair[at + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    four[at + 2] = SHUFFLE(v8_bits, pair[at], pair[at + 2], 2, 3, 10, 11, 6, 7, 14, 15);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {
-    row[i] = __builtin_shufflevector(four[i], four[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    row[i + 4] = __builtin_shufflevector(four[i], four[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    row[i] = SHUFFLE(v8_bits, four[i], four[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    row[i + 4] = SHUFFLE(v8_bits, four[i], four[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
 }

@@ -41,12 +41,12 @@ static size_t parameters_count(const struct Config *config, size_t blocks) {
 
 size_t gpt2_count(const struct Config *config) { return parameters_count(config, config->L); }
 
-size_t gpt2_means_bytes(const struct Config *config, enum MeansType type) {
+size_t gpt2_moments_bytes(const struct Config *config, enum MomentsType type) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(config, tensors);
   size_t bytes = 0;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    bytes += (tensors[i].place == BLOCK ? config->L : 1) * means_bytes(type, tensor_count(&tensors[i], 1));
+    bytes += (tensors[i].place == BLOCK ? config->L : 1) * moments_bytes(type, tensor_count(&tensors[i], 1));
   }
   return bytes;
 }
@@ -57,10 +57,7 @@ static struct Parameters parameters_alloc(const struct Config *config, struct Ar
   float *at = arena_alloc(arena, parameters_count(config, blocks), sizeof(float));
   struct Parameters parameters = {.first = at, .blocks = blocks};
   if (at == NULL) return parameters;
-  const struct Tensor *tensor = tensors;
-#define X(name, ...) parameters.name = at, at += tensor_count(tensor++, blocks);
-  GPT2_TENSORS(X)
-#undef X
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) parameters.tensors[i] = at, at += tensor_count(&tensors[i], blocks);
   return parameters;
 }
 
@@ -87,29 +84,24 @@ static void activations_alloc(struct Gpt2 *model, struct Arena *arena, bool trai
   struct Activations *acts = &model->acts;
   acts->encoded = floats(arena, BT, C);
   acts->ln1 = numbers(model, arena, kept, C);
-  acts->ln1_mean = floats(arena, kept, 1);
-  acts->ln1_rstd = floats(arena, kept, 1);
+  acts->ln1_mean = floats(arena, kept, 1), acts->ln1_rstd = floats(arena, kept, 1);
   acts->qkv = numbers(model, arena, kept, 3 * C);
   acts->lse = floats(arena, kept, config->NH);
   acts->att = numbers(model, arena, kept, C);
   acts->residual2 = floats(arena, kept, C);
   acts->ln2 = numbers(model, arena, kept, C);
-  acts->ln2_mean = floats(arena, kept, 1);
-  acts->ln2_rstd = floats(arena, kept, 1);
+  acts->ln2_mean = floats(arena, kept, 1), acts->ln2_rstd = floats(arena, kept, 1);
   acts->fch_gelu = numbers(model, arena, kept, 4 * C);
   acts->fch_slope = numbers(model, arena, kept, 4 * C);
   acts->residual3 = floats(arena, size_product(config->L, BT), C);
   acts->lnf = numbers(model, arena, BT, C);
-  acts->lnf_mean = floats(arena, BT, 1);
-  acts->lnf_rstd = floats(arena, BT, 1);
+  acts->lnf_mean = floats(arena, BT, 1), acts->lnf_rstd = floats(arena, BT, 1);
   acts->logits = floats(arena, size_min(BT, HEAD_ROWS), config->Vp);
   acts->losses = floats(arena, BT, 1);
   if (training) {
     struct ActivationGradients *dacts = &model->dacts;
-    dacts->residual = floats(arena, BT, C);
-    dacts->branch = floats(arena, BT, C);
-    dacts->qkv = floats(arena, BT, 3 * C);
-    dacts->fch = floats(arena, BT, 4 * C);
+    dacts->residual = floats(arena, BT, C), dacts->branch = floats(arena, BT, C);
+    dacts->qkv = floats(arena, BT, 3 * C), dacts->fch = floats(arena, BT, 4 * C);
   }
 }
 
@@ -126,9 +118,9 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   if (training) {
     model->grads = parameters_alloc(config, arena, model->update_in_backward ? 1 : config->L);
     model->plan.gradients = arena_since(arena, &mark);
-    model->means_bytes = gpt2_means_bytes(config, model->means.type);
-    model->means.m = arena_alloc(arena, model->means_bytes, 1);
-    model->means.v = arena_alloc(arena, model->means_bytes, 1);
+    model->moments_bytes = gpt2_moments_bytes(config, model->moments.type);
+    model->moments.m = arena_alloc(arena, model->moments_bytes, 1);
+    model->moments.v = arena_alloc(arena, model->moments_bytes, 1);
     model->plan.optimizer = arena_since(arena, &mark);
   }
   if (B > 0) activations_alloc(model, arena, training);
@@ -143,13 +135,13 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   model->plan.scratch = arena_since(arena, &mark);
 }
 
-/* Numbers for every parameter of so many blocks, stored like means of the type; returns the end of them. */
-static char *touch_parameters(const struct Gpt2 *model, void *first, size_t blocks, enum MeansType type) {
+/* Numbers for every parameter of so many blocks, stored like moments of the type; returns the end of them. */
+static char *touch_parameters(const struct Gpt2 *model, void *first, size_t blocks, enum MomentsType type) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
   char *at = first;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    const size_t bytes = means_bytes(type, tensor_count(&tensors[i], 1));
+    const size_t bytes = moments_bytes(type, tensor_count(&tensors[i], 1));
     for (size_t l = 0; l < (tensors[i].place == BLOCK ? blocks : 1); l++, at += bytes) {
       pool_zero(model->workers.pool, at, bytes);
     }
@@ -158,11 +150,11 @@ static char *touch_parameters(const struct Gpt2 *model, void *first, size_t bloc
 }
 
 void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
-  char *rest = touch_parameters(model, model->params.first, model->params.blocks, MEANS_FP32);
+  char *rest = touch_parameters(model, model->params.first, model->params.blocks, MOMENTS_FP32);
   if (model->grads.first != NULL) {
-    touch_parameters(model, model->grads.first, model->grads.blocks, MEANS_FP32);
-    touch_parameters(model, model->means.m, model->config.L, model->means.type);
-    rest = touch_parameters(model, model->means.v, model->config.L, model->means.type);
+    touch_parameters(model, model->grads.first, model->grads.blocks, MOMENTS_FP32);
+    touch_parameters(model, model->moments.m, model->config.L, model->moments.type);
+    rest = touch_parameters(model, model->moments.v, model->config.L, model->moments.type);
   }
   const struct Workers *w = &model->workers;
   char *own = (char *)w->own, *behind = (char *)(w->own + (size_t)pool_threads(w->pool) * w->own_floats);
@@ -176,10 +168,9 @@ void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
 struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
-  const struct Tensor *tensor = tensors;
-#define X(name, ...) all.name += (tensor->place == BLOCK ? l % all.blocks : 0) * tensor_count(tensor, 1), tensor++;
-  GPT2_TENSORS(X)
-#undef X
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    if (tensors[i].place == BLOCK) all.tensors[i] += l % all.blocks * tensor_count(&tensors[i], 1);
+  }
   return all;
 }
 
@@ -204,13 +195,19 @@ static void block_before_last(struct Gpt2 *model, size_t l, const float *residua
   const struct Activations a = gpt2_block_activations(model, l);
   const size_t B = model->B, T = model->T, BT = B * T, C = model->config.C;
 
-  k->layernorm_forward(w, a.ln1, a.ln1_mean, a.ln1_rstd, residual1, p.ln1w, p.ln1b, BT, C);
-  k->linear_forward(w, a.qkv, a.ln1, p.qkvw, p.qkvb, BT, 3 * C, C);
-  k->attention_forward(w, a.att, a.lse, a.qkv, B, T, C, model->config.NH);
-  k->linear_residual(w, a.residual2, residual1, a.att, p.attprojw, p.attprojb, BT, C, C);
+  k->layernorm_forward(w, (struct LayerNormForward){.N = BT, .C = C,
+      .out = a.ln1, .mean = a.ln1_mean, .rstd = a.ln1_rstd, .inp = residual1, .weight = p.ln1w, .bias = p.ln1b});
+  k->linear_forward(w, (struct Linear){.M = BT, .N = 3 * C, .K = C,
+      .out = a.qkv, .inp = view(a.ln1), .weight = p.qkvw, .bias = p.qkvb});
+  k->attention_forward(w, a.att, a.lse, view(a.qkv), B, T, C, model->config.NH);
+  k->linear_residual(w, (struct Linear){.M = BT, .N = C, .K = C,
+      .out = array_of(a.residual2), .residual = residual1, .inp = view(a.att), .weight = p.attprojw,
+      .bias = p.attprojb});
 
-  k->layernorm_forward(w, a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, p.ln2w, p.ln2b, BT, C);
-  k->linear_gelu(w, a.fch_gelu, a.fch_slope, a.ln2, p.fcw, p.fcb, BT, 4 * C, C);
+  k->layernorm_forward(w, (struct LayerNormForward){.N = BT, .C = C,
+      .out = a.ln2, .mean = a.ln2_mean, .rstd = a.ln2_rstd, .inp = a.residual2, .weight = p.ln2w, .bias = p.ln2b});
+  k->linear_gelu(w, (struct Linear){.M = BT, .N = 4 * C, .K = C,
+      .out = a.fch_gelu, .slope = a.fch_slope, .inp = view(a.ln2), .weight = p.fcw, .bias = p.fcb});
 }
 
 static void block_forward(struct Gpt2 *model, size_t l, const float *residual1) {
@@ -218,8 +215,9 @@ static void block_forward(struct Gpt2 *model, size_t l, const float *residual1) 
   const struct Activations a = gpt2_block_activations(model, l);
   const size_t BT = model->B * model->T, C = model->config.C;
   block_before_last(model, l, residual1);
-  model->kernels->linear_residual(&model->workers, a.residual3, a.residual2, a.fch_gelu, p.fcprojw,
-                                  p.fcprojb, BT, C, 4 * C);
+  model->kernels->linear_residual(&model->workers, (struct Linear){.M = BT, .N = C, .K = 4 * C,
+      .out = array_of(a.residual3), .residual = a.residual2, .inp = view(a.fch_gelu), .weight = p.fcprojw,
+      .bias = p.fcprojb});
 }
 
 /* The input of block l, which is the output of block l - 1: (B, T, C). */
@@ -236,16 +234,19 @@ static double head(struct Gpt2 *model, const int *targets, bool training, struct
   const struct Activations *a = &model->acts;
   const size_t BT = model->B * model->T, C = model->config.C, V = model->config.V, Vp = model->config.Vp;
 
-  k->layernorm_forward(w, a->lnf, a->lnf_mean, a->lnf_rstd, block_input(model, model->config.L),
-                       model->params.lnfw, model->params.lnfb, BT, C);
+  k->layernorm_forward(w, (struct LayerNormForward){.N = BT, .C = C,
+      .out = a->lnf, .mean = a->lnf_mean, .rstd = a->lnf_rstd, .inp = block_input(model, model->config.L),
+      .weight = model->params.lnfw, .bias = model->params.lnfb});
   for (size_t row = 0; row < BT; row += HEAD_ROWS) {
     const size_t rows = size_min(HEAD_ROWS, BT - row);
-    const struct Array lnf = array_at(a->lnf, row * C);
-    k->linear_forward(w, array_of(a->logits), lnf, model->params.wte, NULL, rows, Vp, C);
+    const struct ArrayView lnf = view(array_at(a->lnf, row * C));
+    k->linear_forward(w, (struct Linear){.M = rows, .N = Vp, .K = C,
+        .out = array_of(a->logits), .inp = lnf, .weight = model->params.wte});
     k->crossentropy(w, a->losses + row, a->logits, targets + row, 1 / (float)(BT * part.count), rows, V, Vp);
     if (training) {
       k->linear_backward_input(w, model->dacts.branch + row * C, a->logits, model->params.wte, rows, Vp, C);
-      k->linear_backward_weight(w, model->grads.wte, NULL, a->logits, lnf, row > 0 || part.at > 0, rows, Vp, C);
+      k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = rows, .N = Vp, .K = C,
+          .dweight = model->grads.wte, .dout = a->logits, .inp = lnf, .add = row > 0 || part.at > 0});
     }
   }
   double sum = 0;
@@ -287,20 +288,27 @@ static void block_backward(struct Gpt2 *model, size_t l, const float *residual1,
     zeros_for_layernorm(g.ln2w, g.ln2b, C);
   }
 
-  k->linear_backward_weight(w, g.fcprojw, g.fcprojb, d->residual, a.fch_gelu, add, BT, C, 4 * C);
-  k->linear_backward_gelu(w, d->fch, d->residual, a.fch_slope, p.fcprojw, BT, C, 4 * C);
-  k->linear_backward_weight(w, g.fcw, g.fcb, d->fch, a.ln2, add, BT, 4 * C, C);
+  k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = BT, .N = C, .K = 4 * C,
+      .dweight = g.fcprojw, .dbias = g.fcprojb, .dout = d->residual, .inp = view(a.fch_gelu), .add = add});
+  k->linear_backward_gelu(w, d->fch, d->residual, view(a.fch_slope), p.fcprojw, BT, C, 4 * C);
+  k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = BT, .N = 4 * C, .K = C,
+      .dweight = g.fcw, .dbias = g.fcb, .dout = d->fch, .inp = view(a.ln2), .add = add});
   k->linear_backward_input(w, d->branch, d->fch, p.fcw, BT, 4 * C, C);
-  k->layernorm_backward(w, d->residual, g.ln2w, g.ln2b, d->branch, a.residual2, a.ln2_mean, a.ln2_rstd,
-                        p.ln2w, BT, C);
+  k->layernorm_backward(w, (struct LayerNormBackward){.N = BT, .C = C,
+      .dinp = d->residual, .dweight = g.ln2w, .dbias = g.ln2b, .dout = d->branch, .inp = a.residual2,
+      .mean = a.ln2_mean, .rstd = a.ln2_rstd, .weight = p.ln2w});
 
-  k->linear_backward_weight(w, g.attprojw, g.attprojb, d->residual, a.att, add, BT, C, C);
+  k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = BT, .N = C, .K = C,
+      .dweight = g.attprojw, .dbias = g.attprojb, .dout = d->residual, .inp = view(a.att), .add = add});
   k->linear_backward_input(w, d->branch, d->residual, p.attprojw, BT, C, C);
-  k->attention_backward(w, d->qkv, d->branch, a.qkv, a.att, a.lse, B, T, C, model->config.NH);
-  k->linear_backward_weight(w, g.qkvw, g.qkvb, d->qkv, a.ln1, add, BT, 3 * C, C);
+  k->attention_backward(w, (struct AttentionBackward){.B = B, .T = T, .C = C, .NH = model->config.NH,
+      .dqkv = d->qkv, .dout = d->branch, .qkv = view(a.qkv), .out = view(a.att), .lse = a.lse});
+  k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = BT, .N = 3 * C, .K = C,
+      .dweight = g.qkvw, .dbias = g.qkvb, .dout = d->qkv, .inp = view(a.ln1), .add = add});
   k->linear_backward_input(w, d->branch, d->qkv, p.qkvw, BT, 3 * C, C);
-  k->layernorm_backward(w, d->residual, g.ln1w, g.ln1b, d->branch, residual1, a.ln1_mean, a.ln1_rstd,
-                        p.ln1w, BT, C);
+  k->layernorm_backward(w, (struct LayerNormBackward){.N = BT, .C = C,
+      .dinp = d->residual, .dweight = g.ln1w, .dbias = g.ln1b, .dout = d->branch, .inp = residual1,
+      .mean = a.ln1_mean, .rstd = a.ln1_rstd, .weight = p.ln1w});
 }
 
 /* ---- update ------------------------------------------------------------------------------------- */
@@ -317,26 +325,20 @@ static double update_part(struct Gpt2 *model, const struct UpdateConfig *update,
                           enum TensorPlace place, size_t l) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
-  struct AdamW adamw = {
-      .lr = update->lr,
-      .beta1 = update->beta1,
-      .beta2 = update->beta2,
-      .eps = update->eps,
-      .correction1 = 1 - pow(update->beta1, (double)step),
-      .correction2 = 1 - pow(update->beta2, (double)step),
-      .scale = scale,
-  };
+  struct AdamW adamw = {.lr = update->lr, .beta1 = update->beta1, .beta2 = update->beta2, .eps = update->eps,
+                        .correction1 = 1 - pow(update->beta1, (double)step),
+                        .correction2 = 1 - pow(update->beta2, (double)step), .scale = scale};
   double squares = 0;
   size_t p = 0, g = 0, mean = 0;  // in front of the tensor: numbers of params and grads, bytes of a mean
   for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
-    const size_t n = tensor_count(tensor, 1), bytes = means_bytes(model->means.type, n);
+    const size_t n = tensor_count(tensor, 1), bytes = moments_bytes(model->moments.type, n);
     const size_t blocks = tensor->place == BLOCK ? model->config.L : 1, kept = size_min(blocks, model->grads.blocks);
     if (tensor->place == place) {
       const size_t own = mean + l * bytes;
-      const struct Means means = {model->means.type, model->means.m + own, model->means.v + own};
+      const struct Moments moments = {model->moments.type, model->moments.m + own, model->moments.v + own};
       adamw.weight_decay = tensor->kind == MATRIX ? update->weight_decay : 0;
       adamw.key = mix64(mix64(mix64(update->seed) + step) + own);
-      squares += model->kernels->adamw_update(&model->workers, model->params.first + p + l * n, means,
+      squares += model->kernels->adamw_update(&model->workers, model->params.first + p + l * n, moments,
                                               model->grads.first + g + l % kept * n, &adamw, n);
     }
     p += blocks * n, g += kept * n, mean += blocks * bytes;
@@ -366,9 +368,10 @@ static double backward(struct Gpt2 *model, const int *tokens, const int *targets
 
   if (!add) zeros_for_layernorm(model->grads.lnfw, model->grads.lnfb, C);
   pool_zero(w->pool, model->dacts.residual, B * T * C * sizeof(float));
-  k->layernorm_backward(w, model->dacts.residual, model->grads.lnfw, model->grads.lnfb,
-                        model->dacts.branch, block_input(model, L),
-                        model->acts.lnf_mean, model->acts.lnf_rstd, model->params.lnfw, B * T, C);
+  k->layernorm_backward(w, (struct LayerNormBackward){.N = B * T, .C = C,
+      .dinp = model->dacts.residual, .dweight = model->grads.lnfw, .dbias = model->grads.lnfb,
+      .dout = model->dacts.branch, .inp = block_input(model, L), .mean = model->acts.lnf_mean,
+      .rstd = model->acts.lnf_rstd, .weight = model->params.lnfw});
   for (size_t l = L; l-- > 0;) {
     /* The last block's are still there. */
     if (model->recompute && l + 1 < L) block_before_last(model, l, block_input(model, l));

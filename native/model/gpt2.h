@@ -56,9 +56,24 @@ enum { GPT2_TENSOR_COUNT = 0
 struct Parameters {
   float *first;   // all of them, in order
   size_t blocks;  // L, or 1: those of the block in hand
+  union {         // by number, and by name
+    float *tensors[GPT2_TENSOR_COUNT];
+    struct {
 #define X(name, ...) float *name;
-  GPT2_TENSORS(X)
+      GPT2_TENSORS(X)
 #undef X
+    };
+  };
+};
+
+/* The same for weights that are only multiplied, of any type. */
+union Gpt2Weights {
+  struct Weights tensors[GPT2_TENSOR_COUNT];
+  struct {
+#define X(name, ...) struct Weights name;
+    GPT2_TENSORS(X)
+#undef X
+  };
 };
 
 /* What forward keeps for backward. BT = B * T rows; K = L layers, or 1 with `recompute`: the layer in
@@ -104,8 +119,8 @@ struct Gpt2 {
   const struct Kernels *kernels;
   struct Workers workers;
   struct Parameters params, grads;
-  struct Means means;             // AdamW's; of each block's tensors one after the other, as in params
-  size_t means_bytes;             // of m, and of v
+  struct Moments moments;             // AdamW's; of each block's tensors one after the other, as in params
+  size_t moments_bytes;             // of m, and of v
   struct Activations acts;
   struct ActivationGradients dacts;
   struct MemoryPlan plan;
@@ -120,9 +135,9 @@ void gpt2_tensors(const struct Config *config, struct Tensor tensors[GPT2_TENSOR
 size_t gpt2_count(const struct Config *config);
 
 /* Bytes of one running mean of all parameters. */
-size_t gpt2_means_bytes(const struct Config *config, enum MeansType type);
+size_t gpt2_moments_bytes(const struct Config *config, enum MomentsType type);
 
-/* Lays the model out in the arena (see arena.h: called twice); config, kernels, dtype, recompute, means.type
+/* Lays the model out in the arena (see arena.h: called twice); config, kernels, dtype, recompute, moments.type
  * and the pool are set before. B = 0 is for decoding only; without `training` there are no gradients and no
  * optimizer state. */
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training);
@@ -151,7 +166,7 @@ double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets,
 struct UpdateConfig {
   double lr, beta1, beta2, eps, weight_decay;
   double max_norm;  // the gradient is scaled down to this global norm; 0: as it is
-  uint64_t seed;    // of the rounding of running means that are not fp32
+  uint64_t seed;    // of the rounding of moments that are not fp32
 };
 
 /* AdamW's step number `step`, counted from 1, by the gradient in model->grads. Returns the global L2 norm

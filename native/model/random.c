@@ -80,11 +80,11 @@ void random_weights(const struct Gpt2 *model, uint64_t seed) {
     const struct Tensor *tensor = &tensors[i];
     const size_t n = (tensor->place == BLOCK ? config->L : 1) * tensor->rows * tensor->columns;
     const bool to_residual = strstr(tensor->name, "projw") != NULL;
-    const struct Fill fill = {at, i == 0 ? config->V * config->C : n, mix64(mix64(seed) + (uint64_t)i),
+    struct Fill fill = {at, i == 0 ? config->V * config->C : n, mix64(mix64(seed) + (uint64_t)i),
                               to_residual ? 0.02 / sqrt(2 * (double)config->L) : 0.02};
     memset(at, 0, n * sizeof(float));
     if (tensor->kind == MATRIX) {
-      pool_run(model->workers.pool, "random_weights", fill_task, (void *)(uintptr_t)&fill);
+      pool_run(model->workers.pool, "random_weights", fill_task, &fill);
     } else if (tensor->name[strlen(tensor->name) - 1] == 'w') {
       for (size_t j = 0; j < n; j++) at[j] = 1;
     }

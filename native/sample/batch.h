@@ -7,8 +7,8 @@
  * The model knows no position past its context. When a text has filled it (`positions` tokens) the older half
  * is forgotten, and the newer half is read again, from position 0 on.
  */
-#ifndef LLMC_WRITER_H
-#define LLMC_WRITER_H
+#ifndef LLMC_BATCH_H
+#define LLMC_BATCH_H
 
 #include "sample/decoder.h"
 #include "sample/requests.h"
@@ -43,7 +43,7 @@ struct Listener {
   void (*end)(void *context, const struct Text *text, enum TextEnd ending);
 };
 
-struct Writer {
+struct Batch {
   struct Listener listener;
   struct Decoder decoder;
   struct Sampler sampler;
@@ -56,18 +56,18 @@ struct Writer {
   uint64_t arrived;
 };
 
-/* Lays out what texts need, after the writer's decoder. */
-void writer_layout(struct Writer *writer, struct Arena *arena);
+/* Lays out what texts need, after the batch's decoder. */
+void batch_layout(struct Batch *batch, struct Arena *arena);
 
-/* Begins a text in a free slot; there must be one (writer->active < slots). */
-void writer_begin(struct Writer *writer, const struct Request *request);
+/* Begins a text in a free slot; there must be one (batch->active < slots). */
+void batch_begin(struct Batch *batch, const struct Request *request);
 
 /* The text of that id, NULL where there is none. */
-struct Text *writer_find(struct Writer *writer, const char *id);
+struct Text *batch_find(struct Batch *batch, const char *id);
 
-void writer_cancel(struct Writer *writer, struct Text *text);
+void batch_cancel(struct Batch *batch, struct Text *text);
 
 /* One turn, for all texts. */
-void writer_turn(struct Writer *writer);
+void batch_turn(struct Batch *batch);
 
 #endif

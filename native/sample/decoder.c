@@ -30,7 +30,7 @@ static struct Weights weights_alloc(const struct Decoder *decoder, struct Arena 
 
 /* Rows `row` … of a tensor with K columns. */
 static struct Weights weights_at(struct Weights weights, size_t row, size_t K) {
-  weights.data = (const char *)weights.data + row * K * dtype_size(weights.dtype);
+  weights.data = (char *)weights.data + row * K * dtype_size(weights.dtype);
   if (weights.dtype == INT8) weights.scales += row * weights_blocks(K);
   return weights;
 }
@@ -58,10 +58,7 @@ enum { READ_FLOATS = 1 << 16 };  // that come from a checkpoint at a time, unles
 void decoder_layout(struct Decoder *d, struct Arena *arena, size_t slots, size_t positions) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&d->config, tensors);
-  const struct Tensor *tensor = tensors;
-#define X(name, ...) d->params.name = weights_alloc(d, arena, tensor++);
-  GPT2_TENSORS(X)
-#undef X
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) d->params.tensors[i] = weights_alloc(d, arena, &tensors[i]);
   const size_t rows = size_max(size_min(slots, DECODE_ROWS), size_min(positions, DECODER_CHUNK));
   d->rows_read = floats(arena, size_max(READ_FLOATS, 4 * d->config.C), 1);
   buffers_alloc(d, arena, slots, positions, rows);
@@ -76,9 +73,9 @@ void decoder_layout_beside(struct Decoder *d, struct Arena *arena, const struct 
   d->kernels = model->kernels;
   d->workers = model->workers;
   d->dtype = FP32;  // as the weights are, whatever the model multiplies
-#define X(name, ...) d->params.name = (struct Weights){FP32, model->params.name, NULL};
-  GPT2_TENSORS(X)
-#undef X
+  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    d->params.tensors[i] = (struct Weights){FP32, model->params.tensors[i], NULL};
+  }
   buffers_alloc(d, arena, 1, positions, 1);
 }
 
@@ -92,14 +89,8 @@ static float *place_rows(void *context, const struct CheckpointRows *rows) {
 
 static void keep_rows(void *context, const struct CheckpointRows *rows) {
   struct Decoder *d = context;
-  struct Weights all[GPT2_TENSOR_COUNT] = {
-#define X(name, ...) d->params.name,
-      GPT2_TENSORS(X)
-#undef X
-  };
-  const struct Weights to = weights_at(all[rows->tensor], rows->first, rows->columns);
-  d->kernels->weights_store(&d->workers, (void *)(uintptr_t)to.data, (float *)(uintptr_t)to.scales, to.dtype,
-                            d->rows_read, rows->count, rows->columns);
+  const struct Weights to = weights_at(d->params.tensors[rows->tensor], rows->first, rows->columns);
+  d->kernels->weights_store(&d->workers, to, d->rows_read, rows->count, rows->columns);
 }
 
 void decoder_load(struct Decoder *d, int file, const char *path, const struct Checkpoint *checkpoint) {
@@ -114,7 +105,7 @@ static void embed(struct Decoder *d, const struct Feed *feeds, size_t n) {
   for (size_t i = 0; i < n; i++) {
     const float *position = (const float *)d->params.wpe.data + feeds[i].position * C;
     for (size_t c = 0; c < C; c++) {
-      d->x[i * C + c] = weights_get(d->params.wte, (size_t)feeds[i].token, c, C) + position[c];
+      d->x[i * C + c] = weights_get(weights_view(d->params.wte), (size_t)feeds[i].token, c, C) + position[c];
     }
   }
 }
@@ -122,16 +113,29 @@ static void embed(struct Decoder *d, const struct Feed *feeds, size_t n) {
 static void normalize(struct Decoder *d, const float *x, struct Weights weight, struct Weights bias, size_t l,
                       size_t n) {
   const size_t C = d->config.C;
-  d->kernels->layernorm_forward(&d->workers, array_of(d->ln), d->mean, d->rstd, x, (const float *)weight.data + l * C,
-                                (const float *)bias.data + l * C, n, C);
+  d->kernels->layernorm_forward(
+      &d->workers, (struct LayerNormForward){.out = array_of(d->ln), .mean = d->mean, .rstd = d->rstd, .inp = x,
+                                             .weight = (const float *)weight.data + l * C,
+                                             .bias = (const float *)bias.data + l * C, .N = n, .C = C});
 }
 
-/* out (n, N) = finish(inp (n, K) · weightᵀ + bias) with those of block l */
-static void linear(struct Decoder *d, bool prompt, float *out, const float *inp, struct Weights weight,
-                   struct Weights bias, enum DecodeFinish finish, size_t l, size_t n, size_t N, size_t K) {
+/* What a linear layer of every block reads and writes: out (n, N) = finish(inp (n, K) · weightᵀ + bias). */
+struct BlockLinear {
+  float *out;
+  const float *inp;
+  struct Weights weight, bias;  // of all blocks
+  enum DecodeFinish finish;
+  size_t N, K;
+};
+
+/* With those of block l, for n tokens. */
+static void linear(struct Decoder *d, struct BlockLinear a, size_t l, size_t n, bool prompt) {
   const struct Kernels *k = d->kernels;
   (prompt && n >= PROMPT_ROWS ? k->prompt_linear : k->decode_linear)(
-      &d->workers, out, inp, weights_at(weight, l * N, K), (const float *)bias.data + l * N, finish, n, N, K);
+      &d->workers, (struct DecodeLinear){.out = a.out, .inp = a.inp,
+                                         .weight = weights_view(weights_at(a.weight, l * a.N, a.K)),
+                                         .bias = (const float *)a.bias.data + l * a.N, .finish = a.finish,
+                                         .M = n, .N = a.N, .K = a.K});
 }
 
 /* The layer's part of the cache. */
@@ -145,26 +149,27 @@ static struct Cache cache_at(const struct Decoder *d, size_t l) {
 static void blocks(struct Decoder *d, const struct Feed *feeds, size_t n, bool prompt) {
   const struct Kernels *k = d->kernels;
   const struct Workers *w = &d->workers;
-  const struct DecoderParameters *p = &d->params;
+  const union Gpt2Weights *p = &d->params;
   const size_t C = d->config.C, NH = d->config.NH;
   for (size_t l = 0; l < d->config.L; l++) {
     normalize(d, d->x, p->ln1w, p->ln1b, l, n);
-    linear(d, prompt, d->qkv, d->ln, p->qkvw, p->qkvb, DECODE_STORE, l, n, 3 * C, C);
+    linear(d, (struct BlockLinear){d->qkv, d->ln, p->qkvw, p->qkvb, DECODE_STORE, 3 * C, C}, l, n, prompt);
     if (prompt) k->attention_prompt(w, d->att, d->qkv, cache_at(d, l), feeds[0], n, C, NH);
-    else k->attention_decode(w, d->att, d->qkv, cache_at(d, l), feeds, n, C, NH);
-    linear(d, prompt, d->x, d->att, p->attprojw, p->attprojb, DECODE_ADD, l, n, C, C);
+    else k->attention_forward_cached(w, d->att, d->qkv, cache_at(d, l), feeds, n, C, NH);
+    linear(d, (struct BlockLinear){d->x, d->att, p->attprojw, p->attprojb, DECODE_ADD, C, C}, l, n, prompt);
 
     normalize(d, d->x, p->ln2w, p->ln2b, l, n);
-    linear(d, prompt, d->fch, d->ln, p->fcw, p->fcb, DECODE_GELU, l, n, 4 * C, C);
-    linear(d, prompt, d->x, d->fch, p->fcprojw, p->fcprojb, DECODE_ADD, l, n, C, 4 * C);
+    linear(d, (struct BlockLinear){d->fch, d->ln, p->fcw, p->fcb, DECODE_GELU, 4 * C, C}, l, n, prompt);
+    linear(d, (struct BlockLinear){d->x, d->fch, p->fcprojw, p->fcprojb, DECODE_ADD, C, 4 * C}, l, n, prompt);
   }
 }
 
 /* logits (n, Vp) of n rows of x */
 static void head(struct Decoder *d, float *logits, const float *x, size_t n) {
   normalize(d, x, d->params.lnfw, d->params.lnfb, 0, n);
-  d->kernels->decode_linear(&d->workers, logits, d->ln, d->params.wte, NULL, DECODE_STORE, n, d->config.Vp,
-                            d->config.C);
+  d->kernels->decode_linear(
+      &d->workers, (struct DecodeLinear){.out = logits, .inp = d->ln, .weight = weights_view(d->params.wte),
+                                         .finish = DECODE_STORE, .M = n, .N = d->config.Vp, .K = d->config.C});
 }
 
 void decoder_read(struct Decoder *d, size_t slot, const int *tokens, size_t position, size_t count) {

@@ -1,7 +1,7 @@
 /* The model one token at a time: keys and values of the past are kept, so a token costs one pass over the
  * weights, however many texts get one in it.
  *
- * There are S slots, each the cache of one text; writer.h says what happens when a text outgrows it. Weights are
+ * There are S slots, each the cache of one text; batch.h says what happens when a text outgrows it. Weights are
  * kept as floats, BF16 or INT8; where they are not floats, the cache is BF16.
  */
 #ifndef LLMC_DECODER_H
@@ -10,19 +10,12 @@
 #include "files/checkpoint.h"
 #include "model/gpt2.h"
 
-/* The model's tensors; of those of a block, all blocks, one after the other. Vectors and wpe are floats. */
-struct DecoderParameters {
-#define X(name, ...) struct Weights name;
-  GPT2_TENSORS(X)
-#undef X
-};
-
 struct Decoder {
   struct Config config;
   const struct Kernels *kernels;
   struct Workers workers;
   enum Dtype dtype;               // of matrices
-  struct DecoderParameters params;
+  union Gpt2Weights params;       // of a block's tensors, all blocks one after the other; vectors and wpe are floats
   float *rows_read;               // a few rows of a tensor, on their way from the file into `params`
   size_t slots, positions;        // at most maxT positions
   struct Cache cache;             // of L layers, one after the other

@@ -30,7 +30,7 @@ struct Options {
 
 struct Generate {
   struct Options options;
-  struct Writer writer;
+  struct Batch batch;
   struct Request *waiting;      // (MOST_WAITING + 1) a ring, in order of arrival, and one place to read into
   int *prompts;                 // (MOST_WAITING + 1, positions)
   size_t first, count;
@@ -44,12 +44,12 @@ struct Generate {
 static struct Options read_options(int argc, char **argv) {
   struct Options o = {.slots = 1, .threads = 1};
   const struct Arg args[] = {
-      {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to write with"},
-      {"slots", ARG_COUNT, &o.slots, 1, 1024, "texts that are written at once; others wait"},
-      {"positions", ARG_COUNT, &o.positions, 0, 1 << 24, "tokens of context, 0: the model's"},
+      {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to generate with"},
+      {"slots", ARG_COUNT, &o.slots, 1, 1024, "texts generated at the same time; others wait"},
+      {"positions", ARG_COUNT, &o.positions, 0, 1 << 24, "context length in tokens; 0: the model's"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
-       "what weights are kept as: fp32, bf16 or int8"},
-      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+       "number type of the weights: fp32, bf16 or int8"},
+      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
   };
   args_parse("generate", args, sizeof args / sizeof *args, argc, argv);
   if (o.model == NULL) die(EXIT_USAGE, "generate needs --model FILE");
@@ -82,7 +82,7 @@ static void begin_event(struct Generate *g) {
 }
 
 static void tell_ready(struct Generate *g, const struct Arena *arena) {
-  const struct Decoder *d = &g->writer.decoder;
+  const struct Decoder *d = &g->batch.decoder;
   add(g, "{\"event\":\"ready\",\"slots\":%zu,\"positions\":%zu,\"vocab_size\":%zu,\"dtype\":\"%s\",\"isa\":\"%s\","
       "\"threads\":%d,\"memory_bytes\":%zu}\n", d->slots, d->positions, d->config.V,
       dtype_name(g->options.dtype), d->kernels->name, pool_threads(d->workers.pool), arena_footprint(arena));
@@ -138,9 +138,9 @@ static size_t find_waiting(struct Generate *g, const char *id) {
 }
 
 static void cancel(struct Generate *g, const char *id) {
-  struct Text *text = writer_find(&g->writer, id);
+  struct Text *text = batch_find(&g->batch, id);
   if (text != NULL) {
-    writer_cancel(&g->writer, text);
+    batch_cancel(&g->batch, text);
     return;
   }
   const size_t at = find_waiting(g, id);
@@ -158,12 +158,12 @@ static void cancel(struct Generate *g, const char *id) {
 static void take_line(struct Generate *g, const char *line, size_t length) {
   char message[MESSAGE_BYTES] = "";
   struct Request *request = waiting_at(g, g->count);  // behind the last
-  switch (request_parse(request, line, length, g->writer.decoder.config.V, g->options.positions, message)) {
+  switch (request_parse(request, line, length, g->batch.decoder.config.V, g->options.positions, message)) {
     case ASKED_CANCEL: cancel(g, request->id); return;
     case ASKED_NONSENSE: tell_unwritten(g, request, "error", message); return;
     case ASKED_REQUEST: break;
   }
-  if (writer_find(&g->writer, request->id) != NULL || find_waiting(g, request->id) < g->count) {
+  if (batch_find(&g->batch, request->id) != NULL || find_waiting(g, request->id) < g->count) {
     snprintf(message, sizeof message, "%s is still being written: use another id", request->id);
     request->id[0] = '\0';  // the end of that id would be taken for the end of the other
     tell_unwritten(g, request, "error", message);
@@ -198,7 +198,7 @@ static void take_lines(struct Generate *g) {
 
 /* Takes what input there is; with nothing to write, waits for it. */
 static void listen(struct Generate *g) {
-  const bool idle = g->writer.active == 0 && g->count == 0;
+  const bool idle = g->batch.active == 0 && g->count == 0;
   struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
   if (g->at_end || poll(&in, 1, idle ? -1 : 0) < 1) return;  // interrupted: the next turn asks again
   const ssize_t got = read(STDIN_FILENO, g->input + g->held, LINE_BYTES - g->held);
@@ -210,13 +210,13 @@ static void listen(struct Generate *g) {
 }
 
 static void loop(struct Generate *g) {
-  while (!g->at_end || g->count > 0 || g->writer.active > 0) {
+  while (!g->at_end || g->count > 0 || g->batch.active > 0) {
     listen(g);
-    for (; g->count > 0 && g->writer.active < g->options.slots; g->count--) {
-      writer_begin(&g->writer, waiting_at(g, 0));
+    for (; g->count > 0 && g->batch.active < g->options.slots; g->count--) {
+      batch_begin(&g->batch, waiting_at(g, 0));
       g->first = (g->first + 1) % (MOST_WAITING + 1);
     }
-    writer_turn(&g->writer);
+    batch_turn(&g->batch);
     if (g->length > 0) flush(g);
   }
 }
@@ -225,8 +225,8 @@ static void loop(struct Generate *g) {
 
 static void layout(struct Generate *g, struct Arena *arena) {
   const size_t positions = g->options.positions;
-  decoder_layout(&g->writer.decoder, arena, g->options.slots, positions);
-  writer_layout(&g->writer, arena);
+  decoder_layout(&g->batch.decoder, arena, g->options.slots, positions);
+  batch_layout(&g->batch, arena);
   g->waiting = arena_alloc(arena, MOST_WAITING + 1, sizeof *g->waiting);
   g->prompts = arena_alloc(arena, size_product(MOST_WAITING + 1, positions), sizeof *g->prompts);
   g->input = arena_alloc(arena, LINE_BYTES + 1, 1);
@@ -243,10 +243,10 @@ int command_generate(int argc, char **argv) {
         checkpoint.config.maxT, o->model);
   }
   if (o->positions == 0) o->positions = checkpoint.config.maxT;
-  struct Decoder *decoder = &g.writer.decoder;
+  struct Decoder *decoder = &g.batch.decoder;
   *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_choose(), .dtype = o->dtype};
   decoder->workers.pool = pool_create((int)o->threads);
-  g.writer.listener = (struct Listener){&g, tell_token, tell_end};
+  g.batch.listener = (struct Listener){&g, tell_token, tell_end};
 
   struct Arena arena = {0};
   layout(&g, &arena);

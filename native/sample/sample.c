@@ -33,20 +33,21 @@ static struct Options read_options(int argc, char **argv) {
   const struct Arg args[] = {
       {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to sample from"},
       {"prompt", ARG_TEXT, &o.prompt, 0, 0, "token ids, separated by commas; default: end-of-text"},
-      {"tokens", ARG_COUNT, &o.tokens, 0, 1e9, "tokens to write"},
-      {"num-samples", ARG_COUNT, &o.samples, 1, 1024, "texts written together; the i-th, from 0, has seed + i"},
-      {"temperature", ARG_NUMBER, &s->temperature, 0, 1e6, "0: always the most likely token"},
-      {"top-k", ARG_COUNT, &s->top_k, 0, 1e9, "draw from the k most likely, 0: from all"},
-      {"top-p", ARG_NUMBER, &s->top_p, 0, 1, "draw from the fewest that reach this probability"},
-      {"min-p", ARG_NUMBER, &s->min_p, 0, 1, "draw from those with this part of the likeliest's probability"},
-      {"repetition-penalty", ARG_NUMBER, &s->repetition_penalty, 1e-6, 1e6, "above 1: fewer tokens twice"},
-      {"seed", ARG_COUNT, &s->seed, 0, 0x1p53, "the same seed writes the same tokens"},
+      {"tokens", ARG_COUNT, &o.tokens, 0, 1e9, "tokens to generate"},
+      {"num-samples", ARG_COUNT, &o.samples, 1, 1024, "number of texts; text i, counted from 0, has the seed plus i"},
+      {"temperature", ARG_NUMBER, &s->temperature, 0, 1e6, "sampling temperature; 0: always the most likely token"},
+      {"top-k", ARG_COUNT, &s->top_k, 0, 1e9, "sample from the k most likely tokens; 0: from all"},
+      {"top-p", ARG_NUMBER, &s->top_p, 0, 1, "sample from the fewest tokens that reach this total probability"},
+      {"min-p", ARG_NUMBER, &s->min_p, 0, 1, "sample from tokens of at least this fraction of the top probability"},
+      {"repetition-penalty", ARG_NUMBER, &s->repetition_penalty, 1e-6, 1e6,
+       "above 1: penalize tokens that occurred before"},
+      {"seed", ARG_COUNT, &s->seed, 0, 0x1p53, "random seed"},
       {"stop", ARG_CHOICE, &(struct Choice){&o.stop, STOPS}, 0, 0,
-       "eot: after an end-of-text, never: after --tokens"},
-      {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "the end-of-text token, 0: the vocabulary's last"},
+       "eot: stop at an end-of-text token; never: after --tokens"},
+      {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "end-of-text token; 0: the vocabulary's last"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
-       "what weights are kept as: fp32, bf16 or int8"},
-      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+       "number type of the weights: fp32, bf16 or int8"},
+      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
   };
   args_parse("sample", args, sizeof args / sizeof *args, argc, argv);
   if (o.model == NULL) die(EXIT_USAGE, "sample needs --model FILE");
@@ -104,8 +105,8 @@ int command_sample(int argc, char **argv) {
   const size_t prompt_length = parse_prompt(o.prompt, V, eot, NULL);
 
   struct Arena arena = {0};
-  struct Writer writer = {.listener = {&o, print_token, check_end}};
-  struct Decoder *decoder = &writer.decoder;
+  struct Batch batch = {.listener = {&o, print_token, check_end}};
+  struct Decoder *decoder = &batch.decoder;
   *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_choose(), .dtype = o.dtype};
   decoder->workers.pool = pool_create((int)o.threads);
   const size_t positions = size_min(maxT, prompt_length + o.tokens);
@@ -116,7 +117,7 @@ int command_sample(int argc, char **argv) {
                   "%zu texts of %zu tokens with %s need", o.samples, positions, o.model);
     }
     decoder_layout(decoder, &arena, o.samples, positions);
-    writer_layout(&writer, &arena);
+    batch_layout(&batch, &arena);
     prompt = arena_alloc(&arena, prompt_length, sizeof(int));
   }
   decoder_load(decoder, file, o.model, &checkpoint);
@@ -126,8 +127,8 @@ int command_sample(int argc, char **argv) {
   struct Request request = {.sampling = o.sampling, .tokens = o.tokens, .count = count,
                             .prompt_tokens = prompt_length, .prompt = prompt + prompt_length - count,
                             .eot = o.stop == STOP_EOT ? eot : -1};
-  for (size_t i = 0; i < o.samples; i++, request.sampling.seed++) writer_begin(&writer, &request);
-  while (writer.active > 0) writer_turn(&writer);
+  for (size_t i = 0; i < o.samples; i++, request.sampling.seed++) batch_begin(&batch, &request);
+  while (batch.active > 0) batch_turn(&batch);
   pool_destroy(decoder->workers.pool);
   arena_free(&arena);
   return EXIT_OK;

@@ -87,7 +87,7 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
         "\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
         "\"activations\":%zu,\"scratch\":%zu,\"buffers\":%zu,\"rounding\":%zu},\"memory_available\":",
         parameters, kernels->name, dtype_name(model->dtype), truth(kernels->multiplies_bf16),
-        truth(model->recompute), recompute_saves, means_name(model->means.type), pool_threads(model->workers.pool),
+        truth(model->recompute), recompute_saves, moments_name(model->moments.type), pool_threads(model->workers.pool),
         at->step, known_steps((char[24]){0}, at->steps), at->seconds, at->peak_flops, total,
         plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch, buffers, rounding);
     if (available == SIZE_MAX) add(&line, "null}\n");
@@ -105,7 +105,7 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
     if (at->step > 0) add(&line, "going on from step %zu\n", at->step);
     if (model->recompute) add(&line, "recompute saves: %.1f MB\n", (double)recompute_saves / 1e6);
     add(&line, "isa: %s, threads: %d, optimizer state: %s, dtype: %s%s\n", kernels->name,
-        pool_threads(model->workers.pool), means_name(model->means.type), dtype_name(model->dtype),
+        pool_threads(model->workers.pool), moments_name(model->moments.type), dtype_name(model->dtype),
         model->dtype == BF16 && !kernels->multiplies_bf16 ? " (multiplied as floats: this CPU has no bf16)" : "");
   }
   say(events, &line);

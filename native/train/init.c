@@ -20,7 +20,7 @@ int command_init(int argc, char **argv) {
       {"context", ARG_COUNT, &config.maxT, 1, 1 << 24, "maxT, positions"},
       {"vocab-size", ARG_COUNT, &config.V, 1, 1 << 24, "V, tokens"},
       {"seed", ARG_COUNT, &seed, 0, 0x1p53, "same seed, same weights"},
-      {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "threads to compute with"},
+      {"threads", ARG_COUNT, &threads, 1, POOL_MAX_THREADS, "number of threads"},
   };
   args_parse("init", args, sizeof args / sizeof *args, argc, argv);
   if (out == NULL) die(EXIT_USAGE, "init needs --out FILE");

@@ -12,7 +12,7 @@
 struct Change {
   size_t B, T;
   bool recompute;
-  enum MeansType means;
+  enum MomentsType moments;
 };
 
 static struct Change unchanged(const struct Run *run) {
@@ -28,7 +28,7 @@ static size_t footprint(const struct Run *run, struct Change change) {
   trial.options.batch_size = trial.train.B = trial.val.B = change.B;
   trial.options.seq_len = trial.train.T = trial.val.T = change.T;
   trial.model.recompute = change.recompute;
-  trial.model.means.type = change.means;
+  trial.model.moments.type = change.moments;
   /* Of a total batch a smaller (B, T) is a part, and parts are added up in gradients that are kept. */
   if (o->total_batch_size > 0 && change.B * change.T < o->batch_size * o->seq_len) {
     trial.model.update_in_backward = false;
@@ -37,10 +37,10 @@ static size_t footprint(const struct Run *run, struct Change change) {
   return arena_footprint(&arena);
 }
 
-/* The widest way to store the means, below the change's, that fits; false where none does. */
-static bool smaller_means(const struct Run *run, struct Change *change, size_t available) {
-  while (change->means < MEANS_8BIT) {
-    change->means++;
+/* The widest way to store the moments, below the change's, that fits; false where none does. */
+static bool smaller_moments(const struct Run *run, struct Change *change, size_t available) {
+  while (change->moments < MOMENTS_8BIT) {
+    change->moments++;
     if (footprint(run, *change) <= available) return true;
   }
   return false;
@@ -84,8 +84,8 @@ static void add_way(char text[ADVICE], const struct Run *run, struct Change chan
   char flags[4][48];
   int count = 0;
   if (change.recompute != o->recompute) snprintf(flags[count++], 48, "--recompute");
-  if (change.means != o->optimizer_state) {
-    snprintf(flags[count++], 48, "--optimizer-state %s", means_name(change.means));
+  if (change.moments != o->optimizer_state) {
+    snprintf(flags[count++], 48, "--optimizer-state %s", moments_name(change.moments));
   }
   if (change.B != o->batch_size) {
     const bool less = any_less && change.T == o->seq_len && change.B > 1;
@@ -102,7 +102,7 @@ static void add_way(char text[ADVICE], const struct Run *run, struct Change chan
   }
 }
 
-/* What to change so that the run fits: what costs time only, what costs digits of AdamW's means only, or both;
+/* What to change so that the run fits: what costs time only, what costs digits of AdamW's moments only, or both;
  * or the batch, whose change makes it another run. */
 static void advise(char text[ADVICE], const struct Run *run, size_t available) {
   const struct Change now = unchanged(run);
@@ -111,13 +111,13 @@ static void advise(char text[ADVICE], const struct Run *run, size_t available) {
   way.recompute = true;
   if (!now.recompute && footprint(run, way) <= available) ways[count++] = way;
   way = now;
-  if (smaller_means(run, &way, available)) ways[count++] = way;
+  if (smaller_moments(run, &way, available)) ways[count++] = way;
   way = now;
   way.recompute = true;
-  if (count == 0 && !now.recompute && smaller_means(run, &way, available)) ways[count++] = way;
+  if (count == 0 && !now.recompute && smaller_moments(run, &way, available)) ways[count++] = way;
   way = now;
   if (smaller_batch(run, &way, available)) ways[count++] = way;
-  way = (struct Change){now.B, now.T, true, MEANS_8BIT};
+  way = (struct Change){now.B, now.T, true, MOMENTS_8BIT};
   if (count == 0 && smaller_batch(run, &way, available)) ways[count++] = way;
   text[0] = '\0';
   for (int i = 0; i < count; i++) add_way(text, run, ways[i], i + 1 == count);
@@ -190,7 +190,7 @@ void plan_rehearse(struct Run *run) {
     const double started = clock_seconds();
     const size_t written = run_write(run, size_min(o->sample_tokens, TOKENS));
     measured.token_ms = 1e3 * (clock_seconds() - started) / (double)size_max(written, 1);
-    measured.sample_tokens = size_min(o->sample_tokens, run->writer.decoder.positions);
+    measured.sample_tokens = size_min(o->sample_tokens, run->batch.decoder.positions);
   }
   events_measured(&run->events, &measured);
 }

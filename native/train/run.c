@@ -12,8 +12,8 @@ void run_layout(struct Run *run, struct Arena *arena) {
   gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
   dataloader_layout(&run->train, arena);
   if (o->val_data != NULL) dataloader_layout(&run->val, arena);
-  decoder_layout_beside(&run->writer.decoder, arena, &run->model, size_min(o->sample_tokens, run->model.config.maxT));
-  writer_layout(&run->writer, arena);
+  decoder_layout_beside(&run->batch.decoder, arena, &run->model, size_min(o->sample_tokens, run->model.config.maxT));
+  batch_layout(&run->batch, arena);
   run->tokens = arena_alloc(arena, BT, sizeof(int));
   run->targets = arena_alloc(arena, BT, sizeof(int));
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
@@ -155,11 +155,11 @@ size_t run_write(struct Run *run, size_t count) {
   const size_t eot = run->options.eot;
   int token = (int)(eot > 0 ? eot : run->model.config.V - 1);
   const struct Request request = {.sampling = run->sampling, .eot = -1, .count = 1, .prompt = &token,
-                                  .tokens = size_min(count, run->writer.decoder.positions)};
-  run->writer.listener = (struct Listener){run, on_token, on_end};
-  writer_begin(&run->writer, &request);
-  while (run->writer.active > 0 && !run_asked_to_stop(run)) writer_turn(&run->writer);
-  if (run->writer.active > 0) writer_cancel(&run->writer, run->writer.texts);
+                                  .tokens = size_min(count, run->batch.decoder.positions)};
+  run->batch.listener = (struct Listener){run, on_token, on_end};
+  batch_begin(&run->batch, &request);
+  while (run->batch.active > 0 && !run_asked_to_stop(run)) batch_turn(&run->batch);
+  if (run->batch.active > 0) batch_cancel(&run->batch, run->batch.texts);
   return run->written_count;
 }
 
@@ -231,11 +231,11 @@ static void check_same(const struct RunOptions *o, const struct State *state) {
   }
 }
 
-static void check_means(const struct RunOptions *o, const struct State *state) {
-  if (state->means == o->optimizer_state) return;
+static void check_moments(const struct RunOptions *o, const struct State *state) {
+  if (state->moments == o->optimizer_state) return;
   die(EXIT_USAGE, "the run in %s has --optimizer-state %s, not %s: what it kept so cannot be had as the other; leave "
-      "it as it was, or start a new run from its weights", o->out, means_name(state->means),
-      means_name(o->optimizer_state));
+      "it as it was, or start a new run from its weights", o->out, moments_name(state->moments),
+      moments_name(o->optimizer_state));
 }
 
 bool run_find(struct Run *run, struct Resumed *resumed) {
@@ -245,7 +245,7 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
   resumed->model = checkpoint_open(resumed->model_path, &run->checkpoint);
   resumed->state = state_open(resumed->state_path, &state, &run->checkpoint.config);
   check_same(&run->options, &state);
-  check_means(&run->options, &state);
+  check_moments(&run->options, &state);
   if (state.step != resumed->step || run->checkpoint.step != resumed->step) {
     die(EXIT_BAD_DATA, "%s or the file beside it is not of step %zu; delete their folder to go on from the "
         "checkpoint before it", resumed->state_path, resumed->step);
@@ -267,5 +267,5 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
 void run_restore(struct Run *run, const struct Resumed *resumed) {
   const struct Gpt2 *model = &run->model;
   checkpoint_read(resumed->model, resumed->model_path, &run->checkpoint, model->params.first);
-  state_read(resumed->state, resumed->state_path, &run->outliers, &model->means, model->means_bytes);
+  state_read(resumed->state, resumed->state_path, &run->outliers, &model->moments, model->moments_bytes);
 }

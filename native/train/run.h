@@ -23,7 +23,7 @@ struct RunOptions {
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run;
   enum Dtype dtype;
-  enum MeansType optimizer_state;
+  enum MomentsType optimizer_state;
   size_t parts;  // batches of (B, T) whose gradients make one update
 };
 
@@ -32,7 +32,7 @@ struct Run {
   struct Checkpoint checkpoint;
   struct Gpt2 model;
   struct DataLoader train, val;
-  struct Writer writer;
+  struct Batch batch;
   struct Sampling sampling;
   struct Events events;
   int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)

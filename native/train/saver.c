@@ -201,7 +201,7 @@ void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const 
   saver->model.context = saver->state.context = saver;
   checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
   file_writer_open(&saver->state, saver->state_path);
-  state_write(&saver->state, state, &model->means, model->means_bytes);
+  state_write(&saver->state, state, &model->moments, model->moments_bytes);
 
   pthread_mutex_lock(&saver->mutex);
   saver->keys[saver->count++] = key;

@@ -23,18 +23,18 @@ static double get_double(const int32_t *header, int at) {
   return value;
 }
 
-enum { WINDOW_BYTES = OUTLIERS_WINDOW * sizeof(double), MEANS_AT = HEADER_BYTES + 2 * WINDOW_BYTES };
+enum { WINDOW_BYTES = OUTLIERS_WINDOW * sizeof(double), MOMENTS_AT = HEADER_BYTES + 2 * WINDOW_BYTES };
 
-static uint32_t checksum(const struct Outliers *outliers, const struct Means *means, size_t bytes) {
+static uint32_t checksum(const struct Outliers *outliers, const struct Moments *moments, size_t bytes) {
   const uint32_t crc = crc32_update(crc32_update(0, outliers->losses, WINDOW_BYTES), outliers->norms, WINDOW_BYTES);
-  return crc32_update(crc32_update(crc, means->m, bytes), means->v, bytes);
+  return crc32_update(crc32_update(crc, moments->m, bytes), moments->v, bytes);
 }
 
-void state_write(struct FileWriter *writer, const struct State *state, const struct Means *means, size_t bytes) {
+void state_write(struct FileWriter *writer, const struct State *state, const struct Moments *moments, size_t bytes) {
   int32_t header[HEADER_INTS] = {0};
   header[STATE_MAGIC_AT] = STATE_MAGIC;
   header[STATE_VERSION_AT] = STATE_VERSION;
-  header[STATE_CRC_AT] = (int32_t)checksum(&state->outliers, means, bytes);
+  header[STATE_CRC_AT] = (int32_t)checksum(&state->outliers, moments, bytes);
   header[STATE_FLAGS_AT] = (state->shuffle ? STATE_SHUFFLED : 0) | (state->told ? STATE_TOLD : 0);
   put(header, STATE_STEP_AT, state->step);
   put(header, STATE_METRICS_AT, state->metrics_bytes);
@@ -48,12 +48,12 @@ void state_write(struct FileWriter *writer, const struct State *state, const str
   put(header, STATE_WAITED_AT, state->patience.waited);
   put(header, STATE_SKIPPED_AT, state->skipped);
   put(header, STATE_JUDGED_AT, state->outliers.count);
-  header[STATE_MEANS_AT] = (int32_t)means->type;
+  header[STATE_MOMENTS_AT] = (int32_t)moments->type;
   file_writer_write(writer, header, HEADER_BYTES);
   file_writer_write(writer, state->outliers.losses, WINDOW_BYTES);
   file_writer_write(writer, state->outliers.norms, WINDOW_BYTES);
-  file_writer_write(writer, means->m, bytes);
-  file_writer_write(writer, means->v, bytes);
+  file_writer_write(writer, moments->m, bytes);
+  file_writer_write(writer, moments->v, bytes);
 }
 
 int state_open(const char *path, struct State *state, const struct Config *config) {
@@ -61,8 +61,8 @@ int state_open(const char *path, struct State *state, const struct Config *confi
   const int file = file_open(path, "llmc train", &size);
   int32_t header[HEADER_INTS] = {0};
   if (size >= HEADER_BYTES) file_read(file, path, header, HEADER_BYTES, 0);
-  const int32_t means = header[STATE_MEANS_AT];
-  if (header[STATE_MAGIC_AT] != STATE_MAGIC || means < MEANS_FP32 || means > MEANS_8BIT) {
+  const int32_t moments = header[STATE_MOMENTS_AT];
+  if (header[STATE_MAGIC_AT] != STATE_MAGIC || moments < MOMENTS_FP32 || moments > MOMENTS_8BIT) {
     die(EXIT_BAD_DATA, "%s is not a training state that this llmc knows; delete its folder to go on from the "
         "checkpoint before it", path);
   }
@@ -71,7 +71,7 @@ int state_open(const char *path, struct State *state, const struct Config *confi
         "llmc that wrote it, or start a new run from the weights beside it", path,
         header[STATE_VERSION_AT], STATE_VERSION);
   }
-  const uint64_t expected = MEANS_AT + 2 * (uint64_t)gpt2_means_bytes(config, (enum MeansType)means);
+  const uint64_t expected = MOMENTS_AT + 2 * (uint64_t)gpt2_moments_bytes(config, (enum MomentsType)moments);
   if (size != expected) {
     die(EXIT_BAD_DATA, "%s is %s: it should have %llu bytes, it has %llu; delete its folder to go on from the "
         "checkpoint before it", path, size < expected ? "cut short" : "damaged", (unsigned long long)expected,
@@ -82,7 +82,7 @@ int state_open(const char *path, struct State *state, const struct Config *confi
       .draws = get(header, STATE_DRAWS_AT), .seed = get(header, STATE_SEED_AT),
       .seq_len = get(header, STATE_SEQ_LEN_AT), .update_tokens = get(header, STATE_UPDATE_TOKENS_AT),
       .shuffle = (header[STATE_FLAGS_AT] & STATE_SHUFFLED) != 0, .told = (header[STATE_FLAGS_AT] & STATE_TOLD) != 0};
-  state->means = (enum MeansType)means;
+  state->moments = (enum MomentsType)moments;
   state->best_val_loss = get_double(header, STATE_BEST_AT);
   state->seconds = get_double(header, STATE_SECONDS_AT);
   state->patience = (struct Patience){get_double(header, STATE_TO_BEAT_AT), get(header, STATE_WAITED_AT)};
@@ -91,15 +91,15 @@ int state_open(const char *path, struct State *state, const struct Config *confi
   return file;
 }
 
-void state_read(int file, const char *path, struct Outliers *outliers, const struct Means *means, size_t bytes) {
+void state_read(int file, const char *path, struct Outliers *outliers, const struct Moments *moments, size_t bytes) {
   int32_t header[HEADER_INTS];
   file_read(file, path, header, HEADER_BYTES, 0);
   file_read(file, path, outliers->losses, WINDOW_BYTES, HEADER_BYTES);
   file_read(file, path, outliers->norms, WINDOW_BYTES, HEADER_BYTES + WINDOW_BYTES);
-  file_read(file, path, means->m, bytes, MEANS_AT);
-  file_read(file, path, means->v, bytes, MEANS_AT + bytes);
+  file_read(file, path, moments->m, bytes, MOMENTS_AT);
+  file_read(file, path, moments->v, bytes, MOMENTS_AT + bytes);
   close(file);
-  const uint32_t crc = checksum(outliers, means, bytes);
+  const uint32_t crc = checksum(outliers, moments, bytes);
   if (crc != (uint32_t)header[STATE_CRC_AT]) {
     die(EXIT_BAD_DATA, "%s is damaged: its checksum is %08x, its header says %08x; delete its folder to go on from "
         "the checkpoint before it", path, crc, (uint32_t)header[STATE_CRC_AT]);

@@ -23,18 +23,18 @@ struct State {
   /* What the order of the data follows from: a run goes on with these only. */
   uint64_t seed, seq_len, update_tokens;
   bool shuffle;
-  enum MeansType means;  // how AdamW's running means are stored
+  enum MomentsType moments;  // how AdamW's moments are stored
   bool told;  // the validation and the sample of this step came before the checkpoint
 };
 
 /* Writes the header, the outliers' windows, then m and v, so many bytes each. */
-void state_write(struct FileWriter *writer, const struct State *state, const struct Means *means, size_t bytes);
+void state_write(struct FileWriter *writer, const struct State *state, const struct Moments *moments, size_t bytes);
 
 /* Reads the header and checks it against the size of the file, for a model of this shape; returns the
  * file descriptor. Dies with EXIT_MISSING or EXIT_BAD_DATA. */
 int state_open(const char *path, struct State *state, const struct Config *config);
 
 /* Reads the outliers' windows, m and v, verifies the checksum and closes the file. */
-void state_read(int file, const char *path, struct Outliers *outliers, const struct Means *means, size_t bytes);
+void state_read(int file, const char *path, struct Outliers *outliers, const struct Moments *moments, size_t bytes);
 
 #endif

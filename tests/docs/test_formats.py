@@ -484,7 +484,7 @@ def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
     assert said[1] == f"version {enums['STATE_VERSION']}"
     assert enums["STATE_MAGIC"] == training_state.MAGIC
     names = ("MAGIC", "VERSION", "CRC", "FLAGS", "STEP", "METRICS", "DRAWS", "SEED", "SEQ_LEN")
-    more = ("UPDATE_TOKENS", "BEST", "SECONDS", "TO_BEAT", "WAITED", "SKIPPED", "JUDGED", "MEANS")
+    more = ("UPDATE_TOKENS", "BEST", "SECONDS", "TO_BEAT", "WAITED", "SKIPPED", "JUDGED", "MOMENTS")
     places = [enums[f"STATE_{name}_AT"] for name in (*names, *more)]
     assert list(said) == places
     header, state = raw_header(path), training_state.read_training_state(path)

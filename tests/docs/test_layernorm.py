@@ -35,7 +35,7 @@ void layernorm_backward(float *, float *, float *, const float *, const float *,
                         const float *, const float *, size_t, size_t);
 void layernorm_backward_shared(float *, float *, float *, const float *, const float *,
                                const float *, const float *, const float *, size_t, size_t, size_t);
-extern const struct Kernels kernels_reference;
+extern const struct Kernels kernels_plain;
 
 enum { MOST = 33 * 129 };
 struct Floats { float at[MOST]; };
@@ -54,7 +54,7 @@ static int differ(const char *what, size_t N, size_t C) {
     for (int i = 0; i < MOST; i++) {
       const double ours = page[k].at[i], theirs = engine[k].at[i];
       if (!(fabs(ours - theirs) <= 1e-6 * fmax(1, fabs(theirs)))) {
-        printf("%s N %zu C %zu output %d at %d: %.9g, reference.c %.9g\n", what, N, C, k, i, ours,
+        printf("%s N %zu C %zu output %d at %d: %.9g, plain.c %.9g\n", what, N, C, k, i, ours,
                theirs);
         return 1;
       }
@@ -69,7 +69,7 @@ static void restart(struct Floats outputs[3]) {
 
 int main(void) {
   const size_t rows[] = {1, 2, 7, 33}, channels[] = {2, 3, 16, 65, 129};
-  const struct Kernels *kernels = &kernels_reference;
+  const struct Kernels *kernels = &kernels_plain;
   struct Workers workers = {0};
   noise(&inp, 1), noise(&weight, 2), noise(&bias, 3), noise(&dout, 4), noise(&start, 5);
   int failed = 0;
@@ -78,13 +78,15 @@ int main(void) {
       const size_t N = rows[i], C = channels[j];
       restart(page), restart(engine);
       layernorm_forward(page[0].at, page[1].at, page[2].at, inp.at, weight.at, bias.at, N, C);
-      kernels->layernorm_forward(&workers, array_of(engine[0].at), engine[1].at, engine[2].at,
-                                 inp.at, weight.at, bias.at, N, C);
+      kernels->layernorm_forward(&workers, (struct LayerNormForward){
+          .out = array_of(engine[0].at), .mean = engine[1].at, .rstd = engine[2].at, .inp = inp.at,
+          .weight = weight.at, .bias = bias.at, .N = N, .C = C});
       failed |= differ("forward", N, C);
       const struct Floats mean = page[1], rstd = page[2];
       restart(engine);
-      kernels->layernorm_backward(&workers, engine[0].at, engine[1].at, engine[2].at, dout.at,
-                                  inp.at, mean.at, rstd.at, weight.at, N, C);
+      kernels->layernorm_backward(&workers, (struct LayerNormBackward){
+          .dinp = engine[0].at, .dweight = engine[1].at, .dbias = engine[2].at, .dout = dout.at,
+          .inp = inp.at, .mean = mean.at, .rstd = rstd.at, .weight = weight.at, .N = N, .C = C});
       restart(page);
       layernorm_backward(page[0].at, page[1].at, page[2].at, dout.at, inp.at, mean.at, rstd.at,
                          weight.at, N, C);
@@ -179,7 +181,7 @@ def test_the_pages_c_computes_what_the_engine_does(
 ) -> None:
     native = shipped_dir("native")
     (folder / "against.c").write_text(AGAINST_REFERENCE)
-    loops = [native / "kernels" / name for name in ("reference.c", "reference_decode.c")]
+    loops = [native / "kernels" / name for name in ("plain.c", "plain_decode.c")]
     sources = [folder / "layernorm.c", folder / "against.c", *loops]
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-Dmain=page_main", f"-I{native}"]
     program = folder / "against"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from llmc.check.tolerances import FORWARD_AND_BACKWARD
-from llmc.engine.build import build_programs
 from llmc.engine.toolchain import BINARY, host_machine, zig
 from tests.helpers.engine import (
     RAGGED,
@@ -25,6 +24,7 @@ from tests.helpers.engine import (
     succeeded,
     without_times,
 )
+from tests.helpers.programs import kept_programs
 
 # Those of each family that qemu knows, best last: for AVX2, 7.2 is its first version.
 MACHINE, ISAS = (
@@ -40,22 +40,13 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def foreign(
-    cache: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Path:
-    """Return a folder with the engine and the test programs of the other family.
-
-    zig compiles a whole libc for them, a minute of work: pytest keeps it from one session to the
-    next, if it may.
-    """
-    kept = request.config.cache
-    out = tmp_path_factory.mktemp("foreign")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMC_CACHE_DIR", str(kept.mkdir(f"zig-{MACHINE}") if kept else cache))
-        compiler = zig(MACHINE)
-        build_programs(out, compiler=compiler)
-        build_programs(out, compiler=compiler, tests=True)
-    return out
+def foreign(cache: Path) -> dict[str, Path]:
+    """The engine and the test programs of the other family, by name."""
+    compiler = zig(MACHINE)
+    return {
+        **kept_programs(cache, compiler=compiler, tests=False),
+        **kept_programs(cache, compiler=compiler),
+    }
 
 
 @pytest.mark.skipif(
@@ -64,10 +55,12 @@ def foreign(
 )
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("program", ["test_kernels", "test_decode"])
-def test_its_kernels_match_the_plain_loops(program: str, isa: str, foreign: Path) -> None:
+def test_its_kernels_match_the_plain_loops(
+    program: str, isa: str, foreign: dict[str, Path]
+) -> None:
     """Of all comparisons a fifth, chosen as if by dice: an emulated product takes its time."""
     done = subprocess.run(
-        [*EMULATOR, foreign / program],
+        [*EMULATOR, foreign[program]],
         capture_output=True,
         text=True,
         check=False,
@@ -79,7 +72,7 @@ def test_its_kernels_match_the_plain_loops(program: str, isa: str, foreign: Path
     assert f"skipped {isa}:" not in done.stdout
 
 
-def test_it_trains_as_the_host_does(foreign: Path, cache: Path, tmp_path: Path) -> None:
+def test_it_trains_as_the_host_does(foreign: dict[str, Path], cache: Path, tmp_path: Path) -> None:
     V = RAGGED.vocab_size
     flags: Flags = {
         "model": save_model(tmp_path / "model.bin", RAGGED),
@@ -97,7 +90,7 @@ def test_it_trains_as_the_host_does(foreign: Path, cache: Path, tmp_path: Path) 
         done = succeeded(native("train", threads=threads, out=out, **flags))
         return out, json_lines(done.stdout)[0]["isa"], (out / "metrics.jsonl").read_text()
 
-    emulated = Native(foreign / BINARY, EMULATOR)
+    emulated = Native(foreign[BINARY], EMULATOR)
     one, isa, metrics = trained(emulated, 1, tmp_path / "one")
     three, _, of_three = trained(emulated, 3, tmp_path / "three")
     assert isa == ISAS[-1]

@@ -315,7 +315,7 @@ def test_the_plain_engine_is_small_and_every_file_is() -> None:
         path.name: len(path.read_text("utf-8").splitlines())
         for path in shipped_dir("native").rglob("*.[ch]")
     }
-    assert lines["gpt2.c"] + lines["reference.c"] <= 1000
+    assert lines["gpt2.c"] + lines["plain.c"] <= 1000
     assert len(lines) > 90 and max(lines.values()) <= 400, max(lines, key=lines.__getitem__)
 
 
@@ -391,7 +391,7 @@ def test_a_run_that_diverges_keeps_what_was_saved(
 
 def test_the_instruction_set_can_be_forced(native: Native, isas: list[str], files: Flags) -> None:
     flags: Flags = {**files, **BATCH, "steps": 1, "events": "json"}
-    assert isas[0] == "reference" and "generic" in isas
+    assert isas[0] == "plain" and "generic" in isas
     for isa in isas:
         start = json_lines(succeeded(native("train", isa=isa, **flags)).stdout)[0]
         assert start["isa"] == isa

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from llmc.engine.build import build_programs
 from llmc.engine.machine import cpu_identity
 from llmc.engine.toolchain import ISAS, host_machine
 from llmc.paths import shipped_dir
+from tests.helpers.programs import kept_programs
 
 # In place of native/kernels/dispatch.c: AVX-512's tables, without asking the CPU whether it has
 # AVX-512.
 UNASKED = """
 #include "kernels/kernels.h"
-extern const struct Kernels kernels_reference, kernels_avx512, kernels_avx512bf16;
+extern const struct Kernels kernels_plain, kernels_avx512, kernels_avx512bf16;
 static const struct Kernels *const tables[] = {
-    &kernels_reference, &kernels_avx512, &kernels_avx512bf16, NULL};
+    &kernels_plain, &kernels_avx512, &kernels_avx512bf16, NULL};
 const struct Kernels *kernels_at(int i) { return tables[i]; }
 int kernels_runnable(const struct Kernels *kernels) { return kernels != NULL; }
 const struct Kernels *kernels_choose(void) { return &kernels_avx512; }
@@ -30,12 +30,9 @@ PROGRAMS = sorted(path.stem for path in (shipped_dir("native") / "tests").glob("
 
 
 @pytest.fixture(scope="module")
-def programs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def programs(cache: Path) -> dict[str, Path]:
     """The compiled programs by name; warnings are errors."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMC_CACHE_DIR", str(cache))
-        built = build_programs(tmp_path_factory.mktemp("programs"), tests=True)
-    return {path.name: path for path in built}
+    return kept_programs(cache)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -71,7 +68,6 @@ def test_avx512_kernels_match_the_plain_loops_on_avx2(
     So this is about what the templates make of its sizes, and of pairs of BF16, multiplied here in
     plain C; the compiler's 512-bit code is not run.
     """
-    monkeypatch.setenv("LLMC_CACHE_DIR", str(cache))
     halved = ("avx512", "avx512bf16")
     for isa in halved:
         monkeypatch.setitem(ISAS, isa, ISAS["avx2"])
@@ -80,8 +76,7 @@ def test_avx512_kernels_match_the_plain_loops_on_avx2(
         if path.stem not in halved:
             path.unlink()
     (native / "kernels" / "dispatch.c").write_text(UNASKED)
-    built = build_programs(tmp_path / "programs", native=native, tests=True)
-    programs = {path.name: path for path in built}
+    programs = kept_programs(cache, native=native)
     for name in ("test_kernels", "test_decode"):
         done = subprocess.run([programs[name]], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -181,7 +181,7 @@ def test_kernels(tiny: Llmc) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "M×N×K" in lines[0] and "GB/s" in lines[0]
-    assert lines[2].split()[:2] == ["qkv_forward", "32×96×32"]
+    assert ["qkv_forward", "32×96×32"] in [line.split()[:2] for line in lines]
     assert lines[-2].startswith("measured peak of ")
     assert lines[-1].startswith("from one thread to another and back: ")
     assert max(map(len, lines)) <= 80
@@ -324,8 +324,9 @@ def test_every_operation_is_called_on_every_layer(native: Native) -> None:
             "sum_squares",
             "adamw_update",
         )
-        assert calls == 2 * (1 if outside else 3), name
-    assert sum(event["event"] == "peak" for event in events) == 2 * (3 + 1)
+        a_step = 1 if outside else 2 * 3 + 1 if name.startswith("layernorm_") else 3
+        assert calls == 2 * a_step, name
+    assert sum(event["event"] == "peak" for event in events) == 2
 
 
 def test_operations_are_chosen_by_how_their_names_begin(native: Native) -> None:

@@ -354,16 +354,16 @@ def test_every_resume_is_recorded_and_another_instruction_set_is_said(llmc: Llmc
     def with_isa(isa: str, *args: str) -> str:
         return ok(llmc("train", *args, env={"LLMC_ISA": isa})).stderr
 
-    with_isa("reference", "--config", "tiny.toml", "--run", "a", "--steps", "2", "--threads", "2")
-    said = with_isa("reference", "--resume", "--steps", "4", "--threads", "1")
+    with_isa("plain", "--config", "tiny.toml", "--run", "a", "--steps", "2", "--threads", "2")
+    said = with_isa("plain", "--resume", "--steps", "4", "--threads", "1")
     assert "settings: tiny; " in said
     assert "instruction set" not in said
     said = with_isa("generic", "--resume", "--steps", "6", "--threads", "2")
-    assert "instruction set reference and continues with generic" in said
+    assert "instruction set plain and continues with generic" in said
     record = record_of(llmc, "a")
-    assert (record["isa"], record["threads"]) == ("reference", 2)
+    assert (record["isa"], record["threads"]) == ("plain", 2)
     assert [(each["isa"], each["threads"], each["step"]) for each in record["resumes"]] == [
-        ("reference", 1, 2),
+        ("plain", 1, 2),
         ("generic", 2, 4),
     ]
     for each in (record, *record["resumes"]):

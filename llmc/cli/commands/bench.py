@@ -19,7 +19,7 @@ def bench(
     what: Annotated[
         Literal["step", "kernels", "decode"],
         typer.Argument(
-            help="Whole training steps; each kernel alone at the model's shapes; or the products "
+            help="Whole training steps; every kernel call of training steps; or the products "
             "of decoding a token."
         ),
     ] = "step",
@@ -41,9 +41,7 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads. Default: one per core.")
     ] = None,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Steps, or passes over all kernels, that a process times.")
-    ] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that a process times.")] = 5,
     against: Annotated[
         Literal["torch", "torch-compile"] | None,
         typer.Option(help="Alternate with PyTorch, eager or compiled, in processes of its own."),
@@ -70,7 +68,7 @@ def bench(
     length = {} if what == "decode" else {"seq_len": work.T}
     ctx.ui.note(
         f"{model}, B={work.B},{f' T={work.T},' if length else ''} {dtype}, threads: "
-        f"{work.threads}, {'passes' if what == 'kernels' else 'steps'} a process: {steps}"
+        f"{work.threads}, steps a process: {steps}"
     )
     measure = {"step": bench_steps, "kernels": bench_kernels, "decode": bench_decode}[what]
     result = measure(work, against, pairs, report=ctx.ui)

@@ -1,5 +1,5 @@
 /* One operation on one shape, run by every table with several thread counts and held against the
- * reference table. Like dav1d's checkasm, but for the sizes: those come from the caller.
+ * plain table. Like dav1d's checkasm, but for the sizes: those come from the caller.
  *
  * Every buffer, input or output, ends where its last page does, and the next page cannot be touched: to
  * read or write past the end is a crash, which names the case. In front of outputs lie floats that
@@ -45,7 +45,7 @@ struct Case {
   size_t inputs;
   const int *ids;
   struct AdamW adamw;
-  enum MeansType means;
+  enum MomentsType moments;
   struct Memory initial[MOST_OUTPUTS];  // what the outputs hold before
   const char *names[MOST_OUTPUTS];
   double tolerances[MOST_OUTPUTS];
@@ -132,7 +132,7 @@ static inline float *case_input(struct Case *c, size_t n, double shift) { return
 
 enum Before { OVERWRITTEN, ADDED_TO };
 
-/* The next output. The tolerance bounds the norm of the difference over the norm of the reference's. */
+/* The next output. The tolerance bounds the norm of the difference over the norm of the plain result. */
 static inline struct Array case_result(struct Case *c, const char *name, size_t n, enum Before before,
                                        double tolerance, enum Dtype dtype) {
   struct Memory *m = &c->initial[c->outputs];
@@ -220,8 +220,8 @@ static inline bool comparison_left_out(void) {
   return n > 1 && mix64(comparisons++) % n != 0;
 }
 
-/* Compares outputs with the reference's (within), with those of one thread (bit by bit), or only asks
- * that a NaN is where the reference has one. */
+/* Compares outputs with those of the plain loops (within), with those of one thread (bit by bit), or only asks
+ * that a NaN is where the plain loops have one. */
 enum Comparison { CLOSE, NAN_REACHES };
 
 static inline void case_compare(const struct Case *c, enum Comparison comparison) {
@@ -248,7 +248,7 @@ static inline void case_compare(const struct Case *c, enum Comparison comparison
                 at < n ? (double)array_get(out[i].array, at) : 0);
         } else if (pool == 0) {
           const double error = difference(&out[i], &expected[i]);
-          check(error <= c->tolerances[i], "%s: expected %s within %g of the reference, got %g", now,
+          check(error <= c->tolerances[i], "%s: expected %s within %g of the plain loops, got %g", now,
                 c->names[i], c->tolerances[i], error);
         } else {
           check(memcmp(out[i].array.data, first[i].array.data, n * dtype_size(out[i].array.dtype)) == 0,
@@ -263,7 +263,7 @@ static inline void case_compare(const struct Case *c, enum Comparison comparison
 }
 
 /* The whole check of one case. A NaN in an input has to reach the outputs that it reaches in the
- * reference, whatever bits the NaN is made of: a file may bring any. */
+ * plain loops, whatever bits the NaN is made of: a file may bring any. */
 static inline void case_check(struct Case *c) {
   static const uint32_t nans[] = {0x7fc00000, 0xffc00000, 0x7fc00001, 0xffffffff, 0x7fd55555};
   case_compare(c, CLOSE);

@@ -1,4 +1,4 @@
-/* Attention over a cache, in every table that this CPU can run: held against the reference, and the reference
+/* Attention over a cache, in every table that this CPU can run: held against the plain loops, and those
  * against double. */
 #define _DEFAULT_SOURCE  // MAP_ANON
 #define _DARWIN_C_SOURCE
@@ -16,7 +16,7 @@ static struct Cache cache_of(const struct Case *c, const struct Memory *out) {
 
 static void call_decode(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                         const struct Memory *out) {
-  k->attention_decode(w, out[0].data, c->in[0].data, cache_of(c, out), feeds, c->M, c->C, c->NH);
+  k->attention_forward_cached(w, out[0].data, c->in[0].data, cache_of(c, out), feeds, c->M, c->C, c->NH);
 }
 
 static void call_prompt(const struct Kernels *k, const struct Workers *w, const struct Case *c,
@@ -39,7 +39,7 @@ static void case_attention(struct Case *c, size_t HS) {
 }
 
 static void check_decode(size_t slots, size_t rows, size_t P, size_t NH, size_t HS, enum Dtype dtype) {
-  struct Case c = {.op = "attention_decode", .call = call_decode, .B = slots, .T = P, .C = NH * HS, .NH = NH,
+  struct Case c = {.op = "attention_forward_cached", .call = call_decode, .B = slots, .T = P, .C = NH * HS, .NH = NH,
                    .M = rows, .dtype = dtype};
   case_attention(&c, HS);
   for (size_t m = 0; m < rows; m++) feeds[m] = (struct Feed){(m + 1) % slots, m == 0 ? P - 1 : random_below(P), 0};
@@ -55,7 +55,7 @@ static void check_prompt(size_t first, size_t rows, size_t P, size_t NH, size_t 
 }
 
 /* The plainest attention there is, in double. */
-static void check_reference(size_t first, size_t rows, size_t NH, size_t HS, enum Dtype dtype) {
+static void check_plain(size_t first, size_t rows, size_t NH, size_t HS, enum Dtype dtype) {
   const size_t P = first + rows, C = NH * HS, row = round_up(HS, CACHE_LANES);
   struct Case c = {.op = "attention_prompt", .call = call_prompt, .B = 2, .T = P, .C = C, .NH = NH, .M = rows,
                    .dtype = dtype};
@@ -111,7 +111,7 @@ static void check_attentions(void) {
   }
   check_prompt(300, 100, 400, 2, 64, FP32), check_prompt(37, 256, 300, 1, 64, BF16);
   check_decode(2, 2, 1024, 3, 64, FP32), check_decode(2, 2, 1024, 3, 64, BF16);
-  check_reference(0, 5, 2, 13, FP32), check_reference(70, 30, 3, 16, FP32), check_reference(99, 1, 2, 64, BF16);
+  check_plain(0, 5, 2, 13, FP32), check_plain(70, 30, 3, 16, FP32), check_plain(99, 1, 2, 64, BF16);
 }
 
 /* A text alone and among others: the same bits. */
@@ -119,7 +119,7 @@ static void check_alone(enum Dtype dtype) {
   enum { NH = 3, HS = 24, P = 50 };
   for (int t = 0; kernels_at(t) != NULL; t++) {
     if (!kernels_runnable(kernels_at(t))) continue;
-    struct Case c = {.op = "attention_decode", .call = call_decode, .B = MOST_SLOTS, .T = P, .C = NH * HS, .NH = NH,
+    struct Case c = {.op = "attention_forward_cached", .call = call_decode, .B = MOST_SLOTS, .T = P, .C = NH * HS, .NH = NH,
                      .M = MOST_SLOTS, .dtype = dtype};
     struct Memory all[3], one[3], whole;
     case_attention(&c, HS);

@@ -1,5 +1,5 @@
 /* Decoding: how weights are stored, and their products with few rows and with many, in every table that this
- * CPU can run. The reference itself is held against sums in double. */
+ * CPU can run. The plain loops themselves are held against sums in double. */
 #define _DEFAULT_SOURCE  // MAP_ANON
 #define _DARWIN_C_SOURCE
 #include <float.h>
@@ -12,27 +12,28 @@ static const double SUMMED = 2e-6, GELU = 8e-6, NARROWED = 4e-3;
 static const char *const FINISHES[] = {
     [DECODE_STORE] = "decode_linear", [DECODE_ADD] = "decode_linear added", [DECODE_GELU] = "decode_linear gelu"};
 
-/* Takes the place of random weights (N, K), stored by the reference; two inputs of the case. */
-static struct Weights case_weights(struct Case *c, size_t N, size_t K) {
+/* Takes the place of random weights (N, K), stored by the plain table; two inputs of the case. */
+static void case_weights(struct Case *c, size_t N, size_t K) {
   struct Memory floats = memory_take(N * K, FP32);
   struct Memory *data = &c->in[c->inputs++], *scales = &c->in[c->inputs++];
   for (size_t i = 0; i < N * K; i++) floats.data[i] = (float)(2 * random_unit() - 1);
   *data = memory_take(N * K, c->dtype);
   *scales = memory_take(N * weights_blocks(K), FP32);
   for (size_t i = 0; i < scales->count; i++) scales->data[i] = 0;
-  kernels_at(0)->weights_store(NULL, data->array.data, scales->data, c->dtype, floats.data, N, K);
+  const struct Weights weights = {c->dtype, data->array.data, scales->data};
+  kernels_at(0)->weights_store(NULL, weights, floats.data, N, K);
   memory_free(&floats);
-  return (struct Weights){c->dtype, data->array.data, scales->data};
 }
 
-static struct Weights weights_of(const struct Case *c) {
-  return (struct Weights){c->dtype, c->in[1].array.data, c->in[2].data};
+static struct WeightsView weights_of(const struct Case *c) {
+  return (struct WeightsView){c->dtype, c->in[1].array.data, c->in[2].data};
 }
 
 static void call_with(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                       const struct Memory *out, enum DecodeFinish finish) {
-  k->decode_linear(w, out[0].data, c->in[0].data, weights_of(c), c->inputs > 3 ? c->in[3].data : NULL, finish,
-                   c->M, c->N, c->K);
+  k->decode_linear(w, (struct DecodeLinear){
+      .out = out[0].data, .inp = c->in[0].data, .weight = weights_of(c),
+      .bias = c->inputs > 3 ? c->in[3].data : NULL, .finish = finish, .M = c->M, .N = c->N, .K = c->K});
 }
 
 static void call_store(const struct Kernels *k, const struct Workers *w, const struct Case *c,
@@ -53,7 +54,9 @@ static void call_gelu(const struct Kernels *k, const struct Workers *w, const st
 /* By the product of training, however few rows. */
 static void call_prompt(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                         const struct Memory *out) {
-  k->prompt_linear(w, out[0].data, c->in[0].data, weights_of(c), c->in[3].data, DECODE_ADD, c->M, c->N, c->K);
+  k->prompt_linear(w, (struct DecodeLinear){
+      .out = out[0].data, .inp = c->in[0].data, .weight = weights_of(c), .bias = c->in[3].data,
+      .finish = DECODE_ADD, .M = c->M, .N = c->N, .K = c->K});
 }
 
 static Call *const CALLS[] = {[DECODE_STORE] = call_store, [DECODE_ADD] = call_add, [DECODE_GELU] = call_gelu};
@@ -82,7 +85,7 @@ static void check_decode(size_t M, size_t N, size_t K) {
   }
 }
 
-/* ---- the reference against double ---------------------------------------------------------------- */
+/* ---- the plain loops against double ---------------------------------------------------------------- */
 
 /* Row m of the input, number k, as it is multiplied. */
 static double factor(const struct Case *c, size_t m, size_t k) {
@@ -95,7 +98,7 @@ static double factor(const struct Case *c, size_t m, size_t k) {
   return max == 0 ? 0 : nearbyint(row[k] / (max / 127)) * (max / 127);
 }
 
-static void check_reference(size_t M, size_t N, size_t K, enum Dtype dtype) {
+static void check_plain(size_t M, size_t N, size_t K, enum Dtype dtype) {
   struct Case c = {.M = M, .N = N, .K = K, .dtype = dtype};
   case_decode(&c, DECODE_ADD, true);
   struct Memory out;
@@ -142,10 +145,10 @@ static void check_store(size_t N, size_t K, enum Dtype dtype, float magnitude) {
   struct Memory from = memory_take(N * K, FP32), data[2], scales[2];
   for (size_t i = 0; i < N * K; i++) from.data[i] = (float)(2 * random_unit() - 1) * magnitude;
   for (int i = 0; i < 2; i++) data[i] = memory_take(N * K, dtype), scales[i] = memory_take(N * blocks, FP32);
-  kernels_at(0)->weights_store(NULL, data[0].array.data, scales[0].data, dtype, from.data, N, K);
+  const struct Weights plain = {dtype, data[0].array.data, scales[0].data};
+  kernels_at(0)->weights_store(NULL, plain, from.data, N, K);
   for (size_t i = 0; i < N * K; i++) {
-    const struct Weights w = {dtype, data[0].array.data, scales[0].data};
-    const double x = from.data[i], got = weights_get(w, i / K, i % K, K);
+    const double x = from.data[i], got = weights_get(weights_view(plain), i / K, i % K, K);
     const size_t block = i / K * blocks + i % K / WEIGHTS_BLOCK;
     const double most = dtype == INT8 ? 0.5001 * scales[0].data[block] : fabs(x) / 256;
     check(dtype == FP32 ? got == x : fabs(got - x) <= most + FLT_MIN,
@@ -155,12 +158,12 @@ static void check_store(size_t N, size_t K, enum Dtype dtype, float magnitude) {
     if (!kernels_runnable(kernels_at(t))) continue;
     const int pool = t % THREAD_COUNTS;
     guard_write(&data[1]), guard_write(&scales[1]);
-    kernels_at(t)->weights_store(&(struct Workers){.pool = pools[pool]}, data[1].array.data, scales[1].data, dtype,
-                                 from.data, N, K);
+    kernels_at(t)->weights_store(&(struct Workers){.pool = pools[pool]},
+                                 (struct Weights){dtype, data[1].array.data, scales[1].data}, from.data, N, K);
     const bool same = memcmp(data[0].array.data, data[1].array.data, N * K * dtype_size(dtype)) == 0 &&
                       (dtype != INT8 || memcmp(scales[0].data, scales[1].data, N * blocks * sizeof(float)) == 0);
     check(same && guard_holds(&data[1]) && guard_holds(&scales[1]),
-          "weights_store of %s in %s, N=%zu K=%zu, up to %g: expected the reference's bytes, got others",
+          "weights_store of %s in %s, N=%zu K=%zu, up to %g: expected the bytes of the plain loops, got others",
           kernels_at(t)->name, dtype_name(dtype), N, K, (double)magnitude);
   }
   memory_free(&from);
@@ -176,7 +179,7 @@ static void check_store_odd(float odd) {
     for (size_t i = 0; i < 3 * WEIGHTS_BLOCK; i++) weight[i] = 1;
     weight[WEIGHTS_BLOCK + random_below(WEIGHTS_BLOCK)] = odd;
     const struct Workers workers = {.pool = pools[0]};
-    kernels_at(t)->weights_store(&workers, data, scales, INT8, weight, 1, 3 * WEIGHTS_BLOCK);
+    kernels_at(t)->weights_store(&workers, (struct Weights){INT8, data, scales}, weight, 1, 3 * WEIGHTS_BLOCK);
     check(!isfinite(scales[1]) && isnan(scales[1]) == isnan(odd) && scales[0] == 1 / 127.0f && data[0] == 127 &&
           scales[2] == scales[0] && data[2 * WEIGHTS_BLOCK] == 127,
           "weights_store of %s: expected a scale of %g, between those of ones, got %g", kernels_at(t)->name,
@@ -191,7 +194,7 @@ int main(void) {
   enum { ROWS = sizeof rows / sizeof *rows, SIZES = sizeof sizes / sizeof *sizes };
   for (enum Dtype dtype = FP32; dtype <= INT8; dtype++) {
     for (size_t i = 0; i < SIZES; i++) {
-      check_reference(rows[i % ROWS], sizes[i], sizes[(7 * i + 3) % SIZES], dtype);
+      check_plain(rows[i % ROWS], sizes[i], sizes[(7 * i + 3) % SIZES], dtype);
       check_store(1 + i % 5, sizes[i], dtype, i % 3 == 0 ? 1e-3f : 1);
     }
     check_store(3, 96, dtype, 0), check_store(3, 96, dtype, 1e38f);

@@ -1,26 +1,32 @@
-/* Every operation of every table that this CPU can run, on ragged shapes, against the reference. */
+/* Every operation of every table that this CPU can run, on ragged shapes, against the plain loops. */
 #define _DEFAULT_SOURCE  // MAP_ANON
 #define _DARWIN_C_SOURCE
 #include "tests/kernels/cases.h"
 
-/* How far a table may be from the reference: ‖ours - reference‖ / ‖reference‖. Both round: the longest
+/* How far a table may be from the plain loops: ‖ours - plain‖ / ‖plain‖. Both round: the longest
  * sums here have a thousand terms. */
 static const double EXACT = 0, ROUNDED = 4e-7, SUMMED = 2e-6, SOFTMAX = 3e-6;
-static const double PAIRED = 6e-3;  // attention whose factors are rounded to BF16 on the way, which the reference's are not
+static const double PAIRED = 6e-3;  // attention whose factors are rounded to BF16 on the way, which those of the plain loops are not
 static const double GELU = 8e-6;  // far left of 0 it passes a multiple of its input's error on
 
 /* ---- linear layers ------------------------------------------------------------------------------ */
 
 static void call_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  k->linear_forward(w, out[0].array, c->in[0].array, c->in[1].data, c->inputs > 2 ? c->in[2].data : NULL, c->M, c->N, c->K);
+  k->linear_forward(w, (struct Linear){
+      .out = out[0].array, .inp = view(c->in[0].array), .weight = c->in[1].data,
+      .bias = c->inputs > 2 ? c->in[2].data : NULL, .M = c->M, .N = c->N, .K = c->K});
 }
 
 static void call_residual(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  k->linear_residual(w, out[0].data, c->in[3].data, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+  k->linear_residual(w, (struct Linear){
+      .out = out[0].array, .residual = c->in[3].data, .inp = view(c->in[0].array), .weight = c->in[1].data,
+      .bias = c->in[2].data, .M = c->M, .N = c->N, .K = c->K});
 }
 
 static void call_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  k->linear_gelu(w, out[0].array, out[1].array, c->in[0].array, c->in[1].data, c->in[2].data, c->M, c->N, c->K);
+  k->linear_gelu(w, (struct Linear){
+      .out = out[0].array, .slope = out[1].array, .inp = view(c->in[0].array), .weight = c->in[1].data,
+      .bias = c->in[2].data, .M = c->M, .N = c->N, .K = c->K});
 }
 
 static void call_backward_input(const struct Kernels *k, const struct Workers *w, const struct Case *c,
@@ -30,13 +36,14 @@ static void call_backward_input(const struct Kernels *k, const struct Workers *w
 
 static void call_backward_gelu(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                const struct Memory *out) {
-  k->linear_backward_gelu(w, out[0].data, c->in[0].data, c->in[2].array, c->in[1].data, c->M, c->N, c->K);
+  k->linear_backward_gelu(w, out[0].data, c->in[0].data, view(c->in[2].array), c->in[1].data, c->M, c->N, c->K);
 }
 
 static void call_backward_weight(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                  const struct Memory *out) {
-  k->linear_backward_weight(w, out[0].data, c->outputs > 1 ? out[1].data : NULL, c->in[0].data, c->in[1].array,
-                            c->add, c->M, c->N, c->K);
+  k->linear_backward_weight(w, (struct LinearBackwardWeight){
+      .dweight = out[0].data, .dbias = c->outputs > 1 ? out[1].data : NULL, .dout = c->in[0].data,
+      .inp = view(c->in[1].array), .add = c->add, .M = c->M, .N = c->N, .K = c->K});
 }
 
 /* The next result, in the case's type. Where it is BF16, a sum that differs in its last bit can fall on the
@@ -117,13 +124,14 @@ static void check_linears(void) {
 
 static void call_attention_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                    const struct Memory *out) {
-  k->attention_forward(w, out[0].array, out[1].data, c->in[0].array, c->B, c->T, c->C, c->NH);
+  k->attention_forward(w, out[0].array, out[1].data, view(c->in[0].array), c->B, c->T, c->C, c->NH);
 }
 
 static void call_attention_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                     const struct Memory *out) {
-  k->attention_backward(w, out[0].data, c->in[0].data, c->in[1].array, c->in[2].array, c->in[3].data,
-                        c->B, c->T, c->C, c->NH);
+  k->attention_backward(w, (struct AttentionBackward){
+      .dqkv = out[0].data, .dout = c->in[0].data, .qkv = view(c->in[1].array),
+      .out = view(c->in[2].array), .lse = c->in[3].data, .B = c->B, .T = c->T, .C = c->C, .NH = c->NH});
 }
 
 static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype dtype) {
@@ -140,7 +148,7 @@ static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype
   case_input(&c, B * T * C, 0.1);
   const struct Array qkv = case_array(&c, B * T * 3 * C, 0.1, dtype), out = case_array(&c, B * T * C, 0, dtype);
   float *lse = case_input(&c, B * NH * T, 0);
-  kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, out, lse, qkv, B, T, C, NH);
+  kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, out, lse, view(qkv), B, T, C, NH);
   case_output(&c, "dqkv", B * T * 3 * C, OVERWRITTEN, within);
   case_check(&c);
 }
@@ -164,13 +172,17 @@ static void check_attentions(void) {
 
 static void call_layernorm_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                    const struct Memory *out) {
-  k->layernorm_forward(w, out[0].array, out[1].data, out[2].data, c->in[0].data, c->in[1].data, c->in[2].data, c->N, c->C);
+  k->layernorm_forward(w, (struct LayerNormForward){
+      .out = out[0].array, .mean = out[1].data, .rstd = out[2].data, .inp = c->in[0].data, .weight = c->in[1].data,
+      .bias = c->in[2].data, .N = c->N, .C = c->C});
 }
 
 static void call_layernorm_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                     const struct Memory *out) {
-  k->layernorm_backward(w, out[0].data, out[1].data, out[2].data, c->in[0].data, c->in[1].data, c->in[2].data, c->in[3].data,
-                        c->in[4].data, c->N, c->C);
+  k->layernorm_backward(w, (struct LayerNormBackward){
+      .dinp = out[0].data, .dweight = out[1].data, .dbias = out[2].data, .dout = c->in[0].data,
+      .inp = c->in[1].data, .mean = c->in[2].data, .rstd = c->in[3].data, .weight = c->in[4].data, .N = c->N,
+      .C = c->C});
 }
 
 static void check_layernorm(size_t N, size_t C, enum Dtype dtype) {
@@ -187,7 +199,8 @@ static void check_layernorm(size_t N, size_t C, enum Dtype dtype) {
   float *mean = case_input(&c, N, 0), *rstd = case_input(&c, N, 0);
   const float *weight = case_input(&c, C, 1);
   struct Memory out = memory_take(N * C, FP32);
-  kernels_at(0)->layernorm_forward(&(struct Workers){.pool = pools[0]}, out.array, mean, rstd, inp, weight, weight, N, C);
+  kernels_at(0)->layernorm_forward(&(struct Workers){.pool = pools[0]}, (struct LayerNormForward){
+      .out = out.array, .mean = mean, .rstd = rstd, .inp = inp, .weight = weight, .bias = weight, .N = N, .C = C});
   memory_free(&out);
   /* In rows of two or three channels nearly everything cancels, and rounding is what is left. */
   case_output(&c, "dinp", N * C, ADDED_TO, C < 8 ? 10 * SUMMED : SUMMED);
@@ -269,36 +282,36 @@ static void call_sum_squares(const struct Kernels *k, const struct Workers *w, c
 }
 
 static void call_adamw(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  /* Means of another type than floats are made from the case's, before, and back, after. */
+  /* Moments of another type than floats are made from the case's, before, and back, after. */
   struct Memory stored[2];
-  for (int i = 0; i < 2; i++) stored[i] = memory_take(means_bytes(c->means, c->N) / 2, BF16);
-  const struct Means means = {c->means, stored[0].array.data, stored[1].array.data};
-  for (size_t at = 0; at < c->N; at += MEANS_BLOCK) {
-    means_store(means_at(means, at), out[1].data + at, out[2].data + at, 0, at, size_min(MEANS_BLOCK, c->N - at));
+  for (int i = 0; i < 2; i++) stored[i] = memory_take(moments_bytes(c->moments, c->N) / 2, BF16);
+  const struct Moments moments = {c->moments, stored[0].array.data, stored[1].array.data};
+  for (size_t at = 0; at < c->N; at += MOMENTS_BLOCK) {
+    moments_store(moments_at(moments, at), out[1].data + at, out[2].data + at, 0, at, size_min(MOMENTS_BLOCK, c->N - at));
   }
   for (int i = 0; i < 2; i++) guard_write(&stored[i]);
-  out[3].data[0] = (float)k->adamw_update(w, out[0].data, means, c->in[0].data, &c->adamw, c->N);
-  for (size_t at = 0; at < c->N; at += MEANS_BLOCK) {
-    means_load(out[1].data + at, out[2].data + at, means_at(means, at), size_min(MEANS_BLOCK, c->N - at));
+  out[3].data[0] = (float)k->adamw_update(w, out[0].data, moments, c->in[0].data, &c->adamw, c->N);
+  for (size_t at = 0; at < c->N; at += MOMENTS_BLOCK) {
+    moments_load(out[1].data + at, out[2].data + at, moments_at(moments, at), size_min(MOMENTS_BLOCK, c->N - at));
   }
   for (int i = 0; i < 2; i++) {
-    check(guard_holds(&stored[i]), "%s wrote in front of its means", now);
+    check(guard_holds(&stored[i]), "%s wrote in front of its moments", now);
     memory_free(&stored[i]);
   }
 }
 
 /* Of random rounding: a number that is near the border may go the other way, by one step of its type. */
-static const double ROUNDED_BY[] = {[MEANS_FP32] = ROUNDED, [MEANS_BF16] = 0x1p-7, [MEANS_8BIT] = 0x1p-3};
+static const double ROUNDED_BY[] = {[MOMENTS_FP32] = ROUNDED, [MOMENTS_BF16] = 0x1p-7, [MOMENTS_8BIT] = 0x1p-3};
 
-static void check_adamw(size_t n, size_t step, enum MeansType means) {
+static void check_adamw(size_t n, size_t step, enum MomentsType moments) {
   const double beta1 = 0.9, beta2 = 0.999;
-  struct Case c = {.op = "adamw_update", .call = call_adamw, .N = n, .means = means};
+  struct Case c = {.op = "adamw_update", .call = call_adamw, .N = n, .moments = moments};
   c.adamw = (struct AdamW){.lr = 1e-3, .beta1 = beta1, .beta2 = beta2, .eps = 1e-8, .weight_decay = step % 2 ? 0 : 0.1,
                            .correction1 = 1 - pow(beta1, (double)step), .correction2 = 1 - pow(beta2, (double)step),
                            .scale = step % 3 ? 1 : 0.3, .key = mix64(step)};
   case_input(&c, n, 0);
-  case_output(&c, "params", n, ADDED_TO, ROUNDED), case_output(&c, "m", n, ADDED_TO, ROUNDED_BY[means]);
-  float *v = case_output(&c, "v", n, ADDED_TO, ROUNDED_BY[means]);
+  case_output(&c, "params", n, ADDED_TO, ROUNDED), case_output(&c, "m", n, ADDED_TO, ROUNDED_BY[moments]);
+  float *v = case_output(&c, "v", n, ADDED_TO, ROUNDED_BY[moments]);
   for (size_t i = 0; i < n; i++) v[i] = fabsf(v[i]);
   case_output(&c, "squares", 1, OVERWRITTEN, SUMMED);
   case_check(&c);
@@ -309,7 +322,7 @@ static void check_update(size_t n, size_t step) {
   case_input(&c, n, 0);
   case_output(&c, "bits", 2, ADDED_TO, INFINITY), case_output(&c, "sum", 1, OVERWRITTEN, SUMMED);
   case_check(&c);
-  check_adamw(n, step, MEANS_FP32);
+  check_adamw(n, step, MOMENTS_FP32);
 }
 
 int main(void) {
@@ -325,8 +338,8 @@ int main(void) {
   check_linears();
   check_attentions();
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-    for (enum MeansType means = MEANS_BF16; means <= MEANS_8BIT; means++) {
-      check_adamw(sizes[i], i + 1, means), check_adamw(sizes[i] * 1021, i + 1, means);
+    for (enum MomentsType moments = MOMENTS_BF16; moments <= MOMENTS_8BIT; moments++) {
+      check_adamw(sizes[i], i + 1, moments), check_adamw(sizes[i] * 1021, i + 1, moments);
     }
   }
   cases_stop();

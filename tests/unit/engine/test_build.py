@@ -267,7 +267,7 @@ def test_a_build_for_this_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     native = ensure_native()
     assert native == build_native(cpu=Cpu.NATIVE).path == native_binary() != baseline
     names = [line["isa"] for line in tables(native) if line["event"] == "table"]
-    assert len(names) == 2 and names[0] == "reference"
+    assert len(names) == 2 and names[0] == "plain"
     assert tables(native)[-1] == tables(baseline)[-1]
     monkeypatch.setenv("LLMC_CPU", "fast")
     with pytest.raises(Usage, match="LLMC_CPU must be baseline or native, not 'fast'"):

@@ -31,7 +31,7 @@ def native(tmp_path: Path) -> Path:
     )
     (folder / "other.h").write_text("int other(void);\n")
     (folder / "other.c").write_text('#include "other.h"\nint other(void) { return 0; }\n')
-    (folder / "reference.c").write_text("typedef int nothing;\n")
+    (folder / "plain.c").write_text("typedef int nothing;\n")
     for isa in toolchain.ISAS:
         (folder / "kernels" / "isa" / f"{isa}.c").write_text("typedef int nothing;\n")
     (folder / "kernels" / "gemm_tmpl.c").write_text("#error a template is never compiled alone\n")
@@ -74,7 +74,7 @@ def test_each_machine_gets_its_own_instruction_sets(native: Path) -> None:
 def test_templates_and_test_programs_are_no_part_of_the_engine(native: Path) -> None:
     names = set(objects(native, ZIG, "x86_64"))
     assert not any(name.startswith(("kernels/gemm", "tests")) for name in names)
-    assert {"main.c", "other.c", "reference.c"} <= names
+    assert {"main.c", "other.c", "plain.c"} <= names
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-/* The operations of decoding as plain loops; those of training are in reference.c. */
-#include "kernels/reference.h"
+/* The operations of decoding as plain loops; those of training are in plain.c. */
+#include "kernels/plain.h"
 
 #include <float.h>
 #include <math.h>
@@ -16,26 +16,26 @@ static int8_t quantised(float x, float scale) {
   return scale > 0 && isfinite(scale) ? (int8_t)rintf(x / scale) : 0;
 }
 
-void reference_weights_store(const struct Workers *workers, void *data, float *scales, enum Dtype dtype,
-                          const float *weight, size_t N, size_t K) {
+void plain_weights_store(const struct Workers *workers, struct Weights out, const float *weight, size_t N,
+                         size_t K) {
   (void)workers;
   for (size_t n = 0; n < N; n++) {
     for (size_t k = 0; k < K; k++) {
       const size_t i = n * K + k, block = n * weights_blocks(K) + k / WEIGHTS_BLOCK;
-      if (dtype != INT8) {
-        array_set((struct Array){data, dtype}, i, weight[i]);
+      if (out.dtype != INT8) {
+        array_set((struct Array){out.data, out.dtype}, i, weight[i]);
         continue;
       }
       if (k % WEIGHTS_BLOCK == 0) {
-        scales[block] = block_scale(weight + i, K - k < WEIGHTS_BLOCK ? K - k : WEIGHTS_BLOCK);
+        out.scales[block] = block_scale(weight + i, K - k < WEIGHTS_BLOCK ? K - k : WEIGHTS_BLOCK);
       }
-      ((int8_t *)data)[i] = quantised(weight[i], scales[block]);
+      ((int8_t *)out.data)[i] = quantised(weight[i], out.scales[block]);
     }
   }
 }
 
 /* A row of the input times row n of INT8 weights: sums of integers, block by block. */
-static float decode_int8(const float *inp, struct Weights weight, size_t n, size_t K) {
+static float decode_int8(const float *inp, struct WeightsView weight, size_t n, size_t K) {
   const int8_t *row = (const int8_t *)weight.data + n * K;
   float sum = 0;
   for (size_t begin = 0; begin < K; begin += WEIGHTS_BLOCK) {
@@ -49,34 +49,32 @@ static float decode_int8(const float *inp, struct Weights weight, size_t n, size
 }
 
 /* With `bytes`, INT8 weights meet an input that is made INT8 too. */
-static void linear_of(const struct Workers *workers, float *out, const float *inp, struct Weights weight, bool bytes,
-                      const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
+static void linear_of(const struct Workers *workers, const struct DecodeLinear *a, bool bytes) {
+  const size_t N = a->N, K = a->K;
   struct Workers multiply = *workers;
-  multiply.dtype = weight.dtype;
-  for (size_t m = 0; m < M; m++) {
-    const float *row = inp + m * K;
+  multiply.dtype = a->weight.dtype;
+  for (size_t m = 0; m < a->M; m++) {
+    const float *row = a->inp + m * K;
     for (size_t n = 0; n < N; n++) {
       float x = 0;
-      if (weight.dtype == INT8 && bytes) {
-        x = decode_int8(row, weight, n, K);
+      if (a->weight.dtype == INT8 && bytes) {
+        x = decode_int8(row, a->weight, n, K);
       } else {
-        for (size_t k = 0; k < K; k++) x += reference_operand(&multiply, row[k]) * weights_get(weight, n, k, K);
+        for (size_t k = 0; k < K; k++) x += plain_operand(&multiply, row[k]) * weights_get(a->weight, n, k, K);
       }
-      if (bias != NULL) x += bias[n];
-      if (finish == DECODE_ADD) x += out[m * N + n];
-      out[m * N + n] = finish == DECODE_GELU ? reference_gelu(x) : x;
+      if (a->bias != NULL) x += a->bias[n];
+      if (a->finish == DECODE_ADD) x += a->out[m * N + n];
+      a->out[m * N + n] = a->finish == DECODE_GELU ? plain_gelu(x) : x;
     }
   }
 }
 
-void reference_decode_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
-                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
-  linear_of(workers, out, inp, weight, M <= DECODE_ROWS, bias, finish, M, N, K);
+void plain_decode_linear(const struct Workers *workers, struct DecodeLinear linear) {
+  linear_of(workers, &linear, linear.M <= DECODE_ROWS);
 }
 
-void reference_prompt_linear(const struct Workers *workers, float *out, const float *inp, struct Weights weight,
-                          const float *bias, enum DecodeFinish finish, size_t M, size_t N, size_t K) {
-  linear_of(workers, out, inp, weight, false, bias, finish, M, N, K);
+void plain_prompt_linear(const struct Workers *workers, struct DecodeLinear linear) {
+  linear_of(workers, &linear, false);
 }
 
 /* Where the cache holds position t of head h: CACHE_LANES divides a row's length. */
@@ -86,7 +84,7 @@ static struct Array cached(struct Cache cache, struct Array kept, size_t slot, s
   return array_at(kept, ((slot * NH + h) * cache.P + t) * row);
 }
 
-void reference_attention_decode(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
+void plain_attention_forward_cached(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
                              const struct Feed *feeds, size_t M, size_t C, size_t NH) {
   (void)workers;
   size_t HS = C / NH, row = (HS + CACHE_LANES - 1) / CACHE_LANES * CACHE_LANES;
@@ -97,26 +95,28 @@ void reference_attention_decode(const struct Workers *workers, float *out, const
       const struct Array key = cached(cache, cache.keys, at.slot, at.position, h, NH, HS);
       const struct Array value = cached(cache, cache.values, at.slot, at.position, h, NH, HS);
       for (size_t i = 0; i < HS; i++) array_set(key, i, q[C + i]), array_set(value, i, q[2 * C + i]);
-      reference_attend(array_of(out + m * C + h * HS), array_of(q), cached(cache, cache.keys, at.slot, 0, h, NH, HS),
-             cached(cache, cache.values, at.slot, 0, h, NH, HS), row, at.position + 1, HS);
+      const struct Array keys = cached(cache, cache.keys, at.slot, 0, h, NH, HS);
+      const struct Array values = cached(cache, cache.values, at.slot, 0, h, NH, HS);
+      plain_attend(array_of(out + m * C + h * HS), view_of(q), view(keys), view(values), row,
+                   at.position + 1, HS);
     }
   }
 }
 
-void reference_attention_prompt(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
+void plain_attention_prompt(const struct Workers *workers, float *out, const float *qkv, struct Cache cache,
                              struct Feed first, size_t M, size_t C, size_t NH) {
   for (size_t m = 0; m < M; m++, first.position++) {
-    reference_attention_decode(workers, out + m * C, qkv + m * 3 * C, cache, &first, 1, C, NH);
+    plain_attention_forward_cached(workers, out + m * C, qkv + m * 3 * C, cache, &first, 1, C, NH);
   }
 }
 
-float reference_row_largest(const float *x, size_t n) {
+float plain_row_largest(const float *x, size_t n) {
   float max = x[0];
   for (size_t i = 1; i < n; i++) max = x[i] > max ? x[i] : max;
   return max;
 }
 
-double reference_row_exponentials(float *out, const float *x, float max, float scale, size_t n) {
+double plain_row_exponentials(float *out, const float *x, float max, float scale, size_t n) {
   double sum = 0;
   for (size_t i = 0; i < n; i++) {
     const float e = expf((x[i] - max) * scale);

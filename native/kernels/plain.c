@@ -1,11 +1,11 @@
 /* Every operation as plain loops: what to read first, and what every fast table is held against.
- * Those that only decoding needs are in reference_decode.c.
+ * Those that only decoding needs are in plain_decode.c.
  *
  * One thread, no scratch memory, no tricks. Where linear layers multiply BF16, each factor is rounded to
  * it and multiplied as a float. Sums run in float in the order of the loops, except where
  * a long sum would lose digits that the fast tables (which add in short runs) keep: those are double.
  */
-#include "kernels/reference.h"
+#include "kernels/plain.h"
 
 #include <math.h>
 #include <string.h>
@@ -49,12 +49,11 @@ static void encoder_backward(const struct Workers *workers, float *dwte, float *
 
 /* ---- layernorm (derived step by step in docs/engine/layernorm.md) ------------------------------------- */
 
-static void layernorm_forward(const struct Workers *workers, struct Array out, float *mean, float *rstd,
-                              const float *inp, const float *weight, const float *bias,
-                              size_t N, size_t C) {
+static void layernorm_forward(const struct Workers *workers, struct LayerNormForward a) {
   (void)workers;
+  const size_t N = a.N, C = a.C;
   for (size_t n = 0; n < N; n++) {
-    const float *x = inp + n * C;
+    const float *x = a.inp + n * C;
     double sum = 0;
     for (size_t c = 0; c < C; c++) sum += x[c];
     double m = sum / (double)C;
@@ -62,20 +61,20 @@ static void layernorm_forward(const struct Workers *workers, struct Array out, f
     for (size_t c = 0; c < C; c++) squares += (x[c] - m) * (x[c] - m);
     double s = 1 / sqrt(squares / (double)C + (double)LAYERNORM_EPS);
     for (size_t c = 0; c < C; c++) {
-      array_set(out, n * C + c, (float)((x[c] - m) * s) * weight[c] + bias[c]);
+      array_set(a.out, n * C + c, (float)((x[c] - m) * s) * a.weight[c] + a.bias[c]);
     }
-    mean[n] = (float)m;
-    rstd[n] = (float)s;
+    a.mean[n] = (float)m;
+    a.rstd[n] = (float)s;
   }
 }
 
-static void layernorm_backward(const struct Workers *workers, float *dinp, float *dweight, float *dbias,
-                               const float *dout, const float *inp, const float *mean,
-                               const float *rstd, const float *weight, size_t N, size_t C) {
+static void layernorm_backward(const struct Workers *workers, struct LayerNormBackward a) {
   (void)workers;
+  const size_t N = a.N, C = a.C;
+  const float *mean = a.mean, *rstd = a.rstd, *weight = a.weight;
   for (size_t n = 0; n < N; n++) {
-    const float *x = inp + n * C;
-    const float *dy = dout + n * C;
+    const float *x = a.inp + n * C;
+    const float *dy = a.dout + n * C;
     /* With the normalised row xhat and its gradient dxhat = dy * weight:
      * dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)) */
     double dxhat_sum = 0, dxhat_xhat_sum = 0;
@@ -90,9 +89,9 @@ static void layernorm_backward(const struct Workers *workers, float *dinp, float
     for (size_t c = 0; c < C; c++) {
       float xhat = (x[c] - mean[n]) * rstd[n];
       float dxhat = dy[c] * weight[c];
-      dinp[n * C + c] += rstd[n] * (dxhat - dxhat_mean - xhat * dxhat_xhat_mean);
-      dweight[c] += dy[c] * xhat;
-      dbias[c] += dy[c];
+      a.dinp[n * C + c] += rstd[n] * (dxhat - dxhat_mean - xhat * dxhat_xhat_mean);
+      a.dweight[c] += dy[c] * xhat;
+      a.dbias[c] += dy[c];
     }
   }
 }
@@ -100,37 +99,34 @@ static void layernorm_backward(const struct Workers *workers, float *dinp, float
 /* ---- linear layers ------------------------------------------------------------------------------ */
 
 /* A factor as linear layers multiply it. */
-float reference_operand(const struct Workers *workers, float x) {
+float plain_operand(const struct Workers *workers, float x) {
   return workers->dtype == BF16 ? bf16_to_float(bf16_from_float(x)) : x;
 }
 
 /* Row m of inp (M, K) times row n of weight (N, K) */
-static float linear_output(const struct Workers *workers, struct Array inp, const float *weight,
-                           size_t m, size_t n, size_t K) {
+static float linear_output(const struct Workers *workers, const struct Linear *a, size_t m, size_t n) {
+  const size_t K = a->K;
   float sum = 0;
   for (size_t k = 0; k < K; k++) {
-    sum += reference_operand(workers, array_get(inp, m * K + k)) * reference_operand(workers, weight[n * K + k]);
+    sum += plain_operand(workers, view_get(a->inp, m * K + k)) * plain_operand(workers, a->weight[n * K + k]);
   }
   return sum;
 }
 
-static void linear_forward(const struct Workers *workers, struct Array out, struct Array inp,
-                           const float *weight, const float *bias, size_t M, size_t N, size_t K) {
-  for (size_t m = 0; m < M; m++) {
-    for (size_t n = 0; n < N; n++) {
-      float sum = linear_output(workers, inp, weight, m, n, K);
-      array_set(out, m * N + n, sum + (bias != NULL ? bias[n] : 0));
+static void linear_forward(const struct Workers *workers, struct Linear a) {
+  for (size_t m = 0; m < a.M; m++) {
+    for (size_t n = 0; n < a.N; n++) {
+      float sum = linear_output(workers, &a, m, n);
+      array_set(a.out, m * a.N + n, sum + (a.bias != NULL ? a.bias[n] : 0));
     }
   }
 }
 
-static void linear_residual(const struct Workers *workers, float *out, const float *residual,
-                            struct Array inp, const float *weight, const float *bias,
-                            size_t M, size_t N, size_t K) {
-  for (size_t m = 0; m < M; m++) {
-    for (size_t n = 0; n < N; n++) {
-      float sum = linear_output(workers, inp, weight, m, n, K);
-      out[m * N + n] = residual[m * N + n] + sum + bias[n];
+static void linear_residual(const struct Workers *workers, struct Linear a) {
+  for (size_t m = 0; m < a.M; m++) {
+    for (size_t n = 0; n < a.N; n++) {
+      float sum = linear_output(workers, &a, m, n);
+      array_set(a.out, m * a.N + n, a.residual[m * a.N + n] + sum + a.bias[n]);
     }
   }
 }
@@ -142,21 +138,19 @@ static float gelu_logistic(float x) {
   return 1 / (1 + expf(-twice_u));
 }
 
-float reference_gelu(float x) { return x * gelu_logistic(x); }
+float plain_gelu(float x) { return x * gelu_logistic(x); }
 
 static float gelu_derivative(float x) {
   float s = gelu_logistic(x);
   return s + x * s * (1 - s) * 1.5957691216057308f * (1 + 3 * 0.044715f * x * x);
 }
 
-static void linear_gelu(const struct Workers *workers, struct Array out, struct Array slope,
-                        struct Array inp, const float *weight, const float *bias,
-                        size_t M, size_t N, size_t K) {
-  for (size_t m = 0; m < M; m++) {
-    for (size_t n = 0; n < N; n++) {
-      float x = linear_output(workers, inp, weight, m, n, K) + bias[n];
-      array_set(out, m * N + n, reference_gelu(x));
-      array_set(slope, m * N + n, gelu_derivative(x));
+static void linear_gelu(const struct Workers *workers, struct Linear a) {
+  for (size_t m = 0; m < a.M; m++) {
+    for (size_t n = 0; n < a.N; n++) {
+      float x = linear_output(workers, &a, m, n) + a.bias[n];
+      array_set(a.out, m * a.N + n, plain_gelu(x));
+      array_set(a.slope, m * a.N + n, gelu_derivative(x));
     }
   }
 }
@@ -166,29 +160,30 @@ static void linear_backward_input(const struct Workers *workers, float *dinp, co
   memset(dinp, 0, M * K * sizeof *dinp);
   for (size_t m = 0; m < M; m++) {
     for (size_t n = 0; n < N; n++) {
-      float d = reference_operand(workers, dout[m * N + n]);
-      for (size_t k = 0; k < K; k++) dinp[m * K + k] += d * reference_operand(workers, weight[n * K + k]);
+      float d = plain_operand(workers, dout[m * N + n]);
+      for (size_t k = 0; k < K; k++) dinp[m * K + k] += d * plain_operand(workers, weight[n * K + k]);
     }
   }
 }
 
 static void linear_backward_gelu(const struct Workers *workers, float *dpre, const float *dout,
-                                 struct Array slope, const float *weight, size_t M, size_t N, size_t K) {
+                                 struct ArrayView slope, const float *weight, size_t M, size_t N, size_t K) {
   linear_backward_input(workers, dpre, dout, weight, M, N, K);
-  for (size_t i = 0; i < M * K; i++) dpre[i] *= array_get(slope, i);
+  for (size_t i = 0; i < M * K; i++) dpre[i] *= view_get(slope, i);
 }
 
-static void linear_backward_weight(const struct Workers *workers, float *dweight, float *dbias,
-                                   const float *dout, struct Array inp, bool add,
-                                   size_t M, size_t N, size_t K) {
-  if (!add) memset(dweight, 0, N * K * sizeof *dweight);
-  if (!add && dbias != NULL) memset(dbias, 0, N * sizeof *dbias);
-  for (size_t m = 0; m < M; m++) {
+static void linear_backward_weight(const struct Workers *workers, struct LinearBackwardWeight a) {
+  const size_t N = a.N, K = a.K;
+  if (!a.add) memset(a.dweight, 0, N * K * sizeof *a.dweight);
+  if (!a.add && a.dbias != NULL) memset(a.dbias, 0, N * sizeof *a.dbias);
+  for (size_t m = 0; m < a.M; m++) {
     for (size_t n = 0; n < N; n++) {
-      float d = dout[m * N + n];
-      if (dbias != NULL) dbias[n] += d;
-      d = reference_operand(workers, d);
-      for (size_t k = 0; k < K; k++) dweight[n * K + k] += d * reference_operand(workers, array_get(inp, m * K + k));
+      float d = a.dout[m * N + n];
+      if (a.dbias != NULL) a.dbias[n] += d;
+      d = plain_operand(workers, d);
+      for (size_t k = 0; k < K; k++) {
+        a.dweight[n * K + k] += d * plain_operand(workers, view_get(a.inp, m * K + k));
+      }
     }
   }
 }
@@ -196,16 +191,16 @@ static void linear_backward_weight(const struct Workers *workers, float *dweight
 /* ---- attention ---------------------------------------------------------------------------------- */
 
 /* a and b (n), one after the other in memory */
-static float dot(struct Array a, struct Array b, size_t n) {
+static float dot(struct ArrayView a, struct ArrayView b, size_t n) {
   float sum = 0;
-  for (size_t i = 0; i < n; i++) sum += array_get(a, i) * array_get(b, i);
+  for (size_t i = 0; i < n; i++) sum += view_get(a, i) * view_get(b, i);
   return sum;
 }
 
 /* One query against the keys and values of positions 0 … T-1, `stride` numbers apart; returns the log
  * of the sum of exponentials. The softmax runs online: when a larger score turns up, what was summed
  * so far is scaled down (Milakov, Gimelshein 2018). So no row of scores is ever stored. */
-float reference_attend(struct Array out, struct Array q, struct Array keys, struct Array values,
+float plain_attend(struct Array out, struct ArrayView q, struct ArrayView keys, struct ArrayView values,
                     size_t stride, size_t T, size_t HS) {
   enum { CHUNK = 64 };  // outputs at a time; their sums are floats, whatever out is
   float scale = 1 / sqrtf((float)HS);
@@ -215,7 +210,7 @@ float reference_attend(struct Array out, struct Array q, struct Array keys, stru
     float sums[CHUNK] = {0};
     max = -INFINITY, total = 0;
     for (size_t t = 0; t < T; t++) {
-      float score = scale * dot(q, array_at(keys, t * stride), HS);
+      float score = scale * dot(q, view_at(keys, t * stride), HS);
       if (score > max) {
         float shrink = expf(max - score);
         total *= shrink;
@@ -224,7 +219,7 @@ float reference_attend(struct Array out, struct Array q, struct Array keys, stru
       }
       float weight = expf(score - max);
       total += weight;
-      for (size_t i = 0; i < n; i++) sums[i] += weight * array_get(values, t * stride + i0 + i);
+      for (size_t i = 0; i < n; i++) sums[i] += weight * view_get(values, t * stride + i0 + i);
     }
     for (size_t i = 0; i < n; i++) array_set(out, i0 + i, sums[i] / total);
   }
@@ -232,43 +227,42 @@ float reference_attend(struct Array out, struct Array q, struct Array keys, stru
 }
 
 static void attention_forward(const struct Workers *workers, struct Array out, float *lse,
-                              struct Array qkv, size_t B, size_t T, size_t C, size_t NH) {
+                              struct ArrayView qkv, size_t B, size_t T, size_t C, size_t NH) {
   (void)workers;
   size_t HS = C / NH;
   for (size_t b = 0; b < B; b++) {
     for (size_t h = 0; h < NH; h++) {
-      struct Array q = array_at(qkv, b * T * 3 * C + h * HS);
+      struct ArrayView q = view_at(qkv, b * T * 3 * C + h * HS);
       for (size_t t = 0; t < T; t++) {
-        lse[(b * NH + h) * T + t] = reference_attend(array_at(out, (b * T + t) * C + h * HS), array_at(q, t * 3 * C),
-                                           array_at(q, C), array_at(q, 2 * C), 3 * C, t + 1, HS);
+        lse[(b * NH + h) * T + t] = plain_attend(array_at(out, (b * T + t) * C + h * HS), view_at(q, t * 3 * C),
+                                           view_at(q, C), view_at(q, 2 * C), 3 * C, t + 1, HS);
       }
     }
   }
 }
 
-static void attention_backward(const struct Workers *workers, float *dqkv, const float *dout,
-                               struct Array qkv, struct Array out, const float *lse,
-                               size_t B, size_t T, size_t C, size_t NH) {
+static void attention_backward(const struct Workers *workers, struct AttentionBackward a) {
   (void)workers;
-  size_t HS = C / NH, stride = 3 * C;
+  const size_t B = a.B, T = a.T, C = a.C, NH = a.NH, HS = C / NH, stride = 3 * C;
+  float *dqkv = a.dqkv;
   float scale = 1 / sqrtf((float)HS);
   memset(dqkv, 0, B * T * stride * sizeof *dqkv);
   for (size_t b = 0; b < B; b++) {
     for (size_t h = 0; h < NH; h++) {
       size_t head = b * T * stride + h * HS;
-      struct Array q = array_at(qkv, head), k = array_at(q, C), v = array_at(q, 2 * C);
+      struct ArrayView q = view_at(a.qkv, head), k = view_at(q, C), v = view_at(q, 2 * C);
       float *dq = dqkv + head, *dk = dq + C, *dv = dq + 2 * C;
       for (size_t t = 0; t < T; t++) {
-        const float *dy = dout + (b * T + t) * C + h * HS;
-        float dy_y = dot(array_of(dy), array_at(out, (b * T + t) * C + h * HS), HS);
+        const float *dy = a.dout + (b * T + t) * C + h * HS;
+        float dy_y = dot(view_of(dy), view_at(a.out, (b * T + t) * C + h * HS), HS);
         for (size_t s = 0; s <= t; s++) {
-          float score = scale * dot(array_at(q, t * stride), array_at(k, s * stride), HS);
-          float p = expf(score - lse[(b * NH + h) * T + t]);
-          float dscore = scale * p * (dot(array_of(dy), array_at(v, s * stride), HS) - dy_y);
+          float score = scale * dot(view_at(q, t * stride), view_at(k, s * stride), HS);
+          float p = expf(score - a.lse[(b * NH + h) * T + t]);
+          float dscore = scale * p * (dot(view_of(dy), view_at(v, s * stride), HS) - dy_y);
           for (size_t i = 0; i < HS; i++) {
             dv[s * stride + i] += p * dy[i];
-            dq[t * stride + i] += dscore * array_get(k, s * stride + i);
-            dk[s * stride + i] += dscore * array_get(q, t * stride + i);
+            dq[t * stride + i] += dscore * view_get(k, s * stride + i);
+            dk[s * stride + i] += dscore * view_get(q, t * stride + i);
           }
         }
       }
@@ -302,12 +296,12 @@ static double sum_squares(const struct Workers *workers, const float *x, size_t 
   return sum;
 }
 
-static double adamw_update(const struct Workers *workers, float *params, struct Means means,
+static double adamw_update(const struct Workers *workers, float *params, struct Moments moments,
                            const float *grads, const struct AdamW *adamw, size_t n) {
-  float m[MEANS_BLOCK], v[MEANS_BLOCK];
-  for (size_t at = 0; at < n; at += MEANS_BLOCK) {
-    size_t block = n - at < MEANS_BLOCK ? n - at : MEANS_BLOCK;
-    means_load(m, v, means_at(means, at), block);
+  float m[MOMENTS_BLOCK], v[MOMENTS_BLOCK];
+  for (size_t at = 0; at < n; at += MOMENTS_BLOCK) {
+    size_t block = n - at < MOMENTS_BLOCK ? n - at : MOMENTS_BLOCK;
+    moments_load(m, v, moments_at(moments, at), block);
     for (size_t i = 0; i < block; i++) {
       double g = adamw->scale * grads[at + i];
       double mean = adamw->beta1 * m[i] + (1 - adamw->beta1) * g;
@@ -319,7 +313,7 @@ static double adamw_update(const struct Workers *workers, float *params, struct 
       v[i] = (float)square;
       params[at + i] = (float)(params[at + i] - adamw->lr * step);
     }
-    means_store(means_at(means, at), m, v, adamw->key, at, block);
+    moments_store(moments_at(moments, at), m, v, adamw->key, at, block);
   }
   return sum_squares(workers, grads, n);
 }
@@ -334,9 +328,9 @@ static double peak_flops(const struct Workers *workers) {
   return 2.0 * (double)ROUNDS;
 }
 
-extern const struct Kernels kernels_reference;
-const struct Kernels kernels_reference = {
-    .name = "reference",
+extern const struct Kernels kernels_plain;
+const struct Kernels kernels_plain = {
+    .name = "plain",
     .shared_floats = shared_floats,
     .own_floats = own_floats,
     .encoder_forward = encoder_forward,
@@ -349,16 +343,16 @@ const struct Kernels kernels_reference = {
     .linear_backward_input = linear_backward_input,
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
-    .decode_linear = reference_decode_linear,
-    .prompt_linear = reference_prompt_linear,
-    .weights_store = reference_weights_store,
+    .decode_linear = plain_decode_linear,
+    .prompt_linear = plain_prompt_linear,
+    .weights_store = plain_weights_store,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
-    .attention_prompt = reference_attention_prompt,
-    .attention_decode = reference_attention_decode,
+    .attention_prompt = plain_attention_prompt,
+    .attention_forward_cached = plain_attention_forward_cached,
     .crossentropy = crossentropy,
-    .row_largest = reference_row_largest,
-    .row_exponentials = reference_row_exponentials,
+    .row_largest = plain_row_largest,
+    .row_exponentials = plain_row_exponentials,
     .sum_squares = sum_squares,
     .adamw_update = adamw_update,
     .peak_flops = peak_flops,

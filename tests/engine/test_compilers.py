@@ -1,0 +1,62 @@
+"""The engine, compiled by every gcc and clang that is installed here; warnings are errors."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmc.engine.toolchain import BINARY, Compiler, Mode, c_compiler, probed
+from tests.helpers.engine import json_lines
+from tests.helpers.programs import kept_programs
+
+NAMES = ["cc", "gcc", "clang"]
+NAMES += [f"gcc-{n}" for n in range(11, 17)] + [f"clang-{n}" for n in range(13, 23)]
+
+
+def installed() -> dict[str, str]:
+    """Return the installed compilers, each program once: name by path."""
+    found: dict[str, str] = {}
+    for name in NAMES:
+        if (path := shutil.which(name)) is not None:
+            found.setdefault(str(Path(path).resolve()), name)
+    return found
+
+
+COMPILERS = list(installed().values())
+pytestmark = pytest.mark.skipif(not COMPILERS, reason="neither gcc nor clang is installed")
+
+
+def strict(name: str) -> Compiler:
+    """Return the compiler, which stops at warnings and leaves out what it cannot compile."""
+    version = subprocess.run([name, "--version"], capture_output=True, text=True, check=True)
+    return replace(probed(c_compiler(name, "-Werror")), version=version.stdout)
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+def test_it_builds_the_engine(name: str, cache: Path) -> None:
+    compiler = strict(name)
+    engine = kept_programs(cache, compiler=compiler, mode=Mode.DEBUG, tests=False)[BINARY]
+    done = subprocess.run([engine, "isa"], capture_output=True, text=True, check=True)
+    tables = {line["isa"] for line in json_lines(done.stdout)}
+    assert "generic" in tables
+    assert not tables & compiler.lacks
+
+
+def test_the_test_programs_pass_with_one_of_them(cache: Path) -> None:
+    programs = kept_programs(cache, compiler=strict(COMPILERS[0]), mode=Mode.DEBUG)
+    for name, program in programs.items():
+        done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, f"{name} compiled by {COMPILERS[0]}:\n{done.stderr}"
+
+
+def test_an_instruction_set_that_a_compiler_lacks_is_left_out(tmp_path: Path) -> None:
+    """A compiler that refuses every instruction set still builds the rest."""
+    refusing = tmp_path / "refusing"
+    refusing.write_text("#!/bin/sh\nexit 1\n")
+    refusing.chmod(0o755)
+    compiler = probed(replace(c_compiler(str(refusing)), machine="x86_64"))
+    assert compiler.lacks == {"avx2", "avx512", "avx512bf16"}
