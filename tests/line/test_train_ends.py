@@ -151,7 +151,7 @@ def model() -> list[str]:
         (["--seed", str(2**53 + 2)], 2, f"--seed must be between 0 and {2**53}, not"),
         (["--batch-size", "60000"], 1, "less than one batch of 60000 x 64"),
         (["--threads", "99999"], 2, "--threads"),
-        (["--resume", "--dry-run"], 2, "--dry-run tells what a new run will take, and --resume"),
+        (["--resume", "--dry-run"], 2, "--dry-run is for a new run"),
         (["--run", "a/b"], 2, "'a/b' is no name for a folder"),
         (["--run", ".."], 2, "'..' is no name for a folder"),
         (["--run", ""], 2, "'' is no name for a folder"),
