@@ -14,38 +14,44 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+What = Annotated[
+    Literal["step", "kernels", "decode"],
+    typer.Argument(
+        help="Whole training steps; every kernel call of training steps; or the products "
+        "of decoding a token."
+    ),
+]
+Model = Annotated[
+    str, typer.Option(metavar="SIZE|PRESET", help="Shape: 124M … 1558M, or a preset.")
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="B, rows in a batch; texts decoded together. Default: 4; decoding, 1."
+    ),
+]
+Dtype = Annotated[
+    Literal["fp32", "bf16", "int8"],
+    typer.Option(help="What is computed in; PyTorch by autocast. int8: decoding alone."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads. Default: one per core.")]
+Against = Annotated[
+    Literal["torch", "torch-compile"] | None,
+    typer.Option(help="Alternate with PyTorch, eager or compiled, in processes of its own."),
+]
+
+
 def bench(
     context: typer.Context,
-    what: Annotated[
-        Literal["step", "kernels", "decode"],
-        typer.Argument(
-            help="Whole training steps; every kernel call of training steps; or the products "
-            "of decoding a token."
-        ),
-    ] = "step",
+    what: What = "step",
     *,
-    model: Annotated[
-        str, typer.Option(metavar="SIZE|PRESET", help="Shape: 124M … 1558M, or a preset.")
-    ] = "124M",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="B, rows in a batch; texts decoded together. Default: 4; decoding, 1."
-        ),
-    ] = None,
+    model: Model = "124M",
+    batch_size: BatchSize = None,
     seq_len: Annotated[int, typer.Option(min=1, help="T, tokens in a row.")] = 64,
-    dtype: Annotated[
-        Literal["fp32", "bf16", "int8"],
-        typer.Option(help="What is computed in; PyTorch by autocast. int8: decoding alone."),
-    ] = "fp32",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads. Default: one per core.")
-    ] = None,
+    dtype: Dtype = "fp32",
+    threads: Threads = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps that a process times.")] = 5,
-    against: Annotated[
-        Literal["torch", "torch-compile"] | None,
-        typer.Option(help="Alternate with PyTorch, eager or compiled, in processes of its own."),
-    ] = None,
+    against: Against = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes, ours and PyTorch's.")] = 7,
 ) -> None:
     """Benchmark training steps, kernels or decoding.

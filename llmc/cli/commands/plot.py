@@ -33,64 +33,74 @@ if TYPE_CHECKING:
 PIPE_COLUMNS, MOST_COLUMNS, MOST_LINES = 80, 120, 20
 
 
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RUN", help="Runs, by name or folder; none: the newest."),
+]
+MetricOption = Annotated[
+    Metric,
+    typer.Option(
+        metavar="NAME",
+        help="Metric: loss, grad_norm, lr or tokens_per_second (loss).",
+        show_default=False,
+    ),
+]
+X = Annotated[
+    Axis,
+    typer.Option(
+        metavar="AXIS",
+        help="Horizontal axis: steps, tokens or (training) time (steps).",
+        show_default=False,
+    ),
+]
+Smooth = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Moving average over N steps (a fiftieth of the run; 1: none).",
+    ),
+]
+Title = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Title (the names of the metric and the run)."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write a .svg, .png, .pdf or .html file instead of drawing in the terminal.",
+    ),
+]
+Tensorboard = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Write event files for TensorBoard to DIR/RUN instead of drawing.",
+    ),
+]
+Wandb = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Write offline runs of Weights & Biases to DIR instead of drawing.",
+    ),
+]
+
+
 def plot(
     context: typer.Context,
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="RUN", help="Runs, by name or folder; none: the newest."),
-    ] = None,
+    runs: Runs = None,
     *,
-    metric: Annotated[
-        Metric,
-        typer.Option(
-            metavar="NAME",
-            help="Metric: loss, grad_norm, lr or tokens_per_second (loss).",
-            show_default=False,
-        ),
-    ] = "loss",
-    x: Annotated[
-        Axis,
-        typer.Option(
-            metavar="AXIS",
-            help="Horizontal axis: steps, tokens or (training) time (steps).",
-            show_default=False,
-        ),
-    ] = "steps",
-    smooth: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Moving average over N steps (a fiftieth of the run; 1: none).",
-        ),
-    ] = None,
+    metric: MetricOption = "loss",
+    x: X = "steps",
+    smooth: Smooth = None,
     log_x: Annotated[bool, typer.Option("--log-x", help="Logarithmic horizontal axis.")] = False,
     log_y: Annotated[bool, typer.Option("--log-y", help="Logarithmic vertical axis.")] = False,
-    title: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Title (the names of the metric and the run)."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write a .svg, .png, .pdf or .html file instead of drawing in the terminal.",
-        ),
-    ] = None,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Write event files for TensorBoard to DIR/RUN instead of drawing.",
-        ),
-    ] = None,
-    wandb: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Write offline runs of Weights & Biases to DIR instead of drawing.",
-        ),
-    ] = None,
+    title: Title = None,
+    out: Out = None,
+    tensorboard: Tensorboard = None,
+    wandb: Wandb = None,
 ) -> None:
     """Plot training curves in the terminal, as a picture or as a page.
 

@@ -17,97 +17,115 @@ from llmc.tokens.merge import read_shard
 from llmc.tokens.shards import SHARD_TOKENS
 from llmc.tokens.split import MOST_VAL_TOKENS
 
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="A dataset (tinyshakespeare, tinystories, stdlib); or files, folders, patterns, "
+        "URLs, hf:OWNER/NAME[:SPLIT[:COLUMN]], and - for stdin.",
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="gpt2|byte|bpe:N|NAME|FILE",
+        help=f"Default: {DEFAULT_TOKENIZER}. bpe:N trains a vocabulary of N tokens on the "
+        "text; NAME is a tiktoken encoding, such as cl100k_base.",
+    ),
+]
+ValTokens = Annotated[
+    int | None,
+    typer.Option(metavar="N", parser=count, help="Validate on the first N tokens."),
+]
+ValFraction = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="Validate on the first fraction F of the tokens, in whole documents. Default: "
+        f"{VAL_FRACTION}, at most {MOST_VAL_TOKENS:,} tokens.",
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Output folder. Default: data/<name>.")
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Read only matching files of folders and archives."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Skip matching files and folders."),
+]
+Documents = Annotated[
+    str | None,
+    typer.Option(
+        metavar="file|line|record|blank-line|endoftext|SEPARATOR",
+        help="What a document is. Default: a record of .jsonl, .json and .parquet; in other "
+        "text the file, or what lines of <|endoftext|> separate.",
+    ),
+]
+Field = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The field or column of a record that holds its text."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Threads. Default: one per core."),
+]
+ShardTokens = Annotated[
+    int, typer.Option(metavar="N", parser=count, help="Maximum tokens in one token file.")
+]
+AllowSpecial = Annotated[
+    bool,
+    typer.Option(
+        "--allow-special",
+        help="Encode text such as <|endoftext|> in a document as that token.",
+    ),
+]
+Fast = Annotated[
+    bool | None,
+    typer.Option(
+        "--fast/--no-fast",
+        help="Encode with gigatoken, after comparing it with tiktoken. Default: if installed.",
+    ),
+]
+Dtype = Annotated[
+    Literal["uint16", "int32"] | None,
+    typer.Option(help="INPUT are token files without a header: nanoGPT's, llm.c's first."),
+]
+ValData = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Token files to validate on, if INPUT are token files."),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Tokenize the I-th of N parts, to be joined by --merge."),
+]
+Merge = Annotated[
+    bool, typer.Option("--merge", help="Join parts: INPUT are their folders, or the one above.")
+]
+
 
 def tokenize(
     context: typer.Context,
     *,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="A dataset (tinyshakespeare, tinystories, stdlib); or files, folders, patterns, "
-            "URLs, hf:OWNER/NAME[:SPLIT[:COLUMN]], and - for stdin.",
-        ),
-    ],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="gpt2|byte|bpe:N|NAME|FILE",
-            help=f"Default: {DEFAULT_TOKENIZER}. bpe:N trains a vocabulary of N tokens on the "
-            "text; NAME is a tiktoken encoding, such as cl100k_base.",
-        ),
-    ] = None,
-    val_tokens: Annotated[
-        int | None,
-        typer.Option(metavar="N", parser=count, help="Validate on the first N tokens."),
-    ] = None,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(
-            metavar="F",
-            help="Validate on the first fraction F of the tokens, in whole documents. Default: "
-            f"{VAL_FRACTION}, at most {MOST_VAL_TOKENS:,} tokens.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: data/<name>.")
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Read only matching files of folders and archives."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Skip matching files and folders."),
-    ] = None,
-    documents: Annotated[
-        str | None,
-        typer.Option(
-            metavar="file|line|record|blank-line|endoftext|SEPARATOR",
-            help="What a document is. Default: a record of .jsonl, .json and .parquet; in other "
-            "text the file, or what lines of <|endoftext|> separate.",
-        ),
-    ] = None,
-    field: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The field or column of a record that holds its text."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Threads. Default: one per core."),
-    ] = None,
-    shard_tokens: Annotated[
-        int, typer.Option(metavar="N", parser=count, help="Maximum tokens in one token file.")
-    ] = SHARD_TOKENS,
-    allow_special: Annotated[
-        bool,
-        typer.Option(
-            "--allow-special",
-            help="Encode text such as <|endoftext|> in a document as that token.",
-        ),
-    ] = False,
-    fast: Annotated[
-        bool | None,
-        typer.Option(
-            "--fast/--no-fast",
-            help="Encode with gigatoken, after comparing it with tiktoken. Default: if installed.",
-        ),
-    ] = None,
-    dtype: Annotated[
-        Literal["uint16", "int32"] | None,
-        typer.Option(help="INPUT are token files without a header: nanoGPT's, llm.c's first."),
-    ] = None,
-    val_data: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Token files to validate on, if INPUT are token files."),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Tokenize the I-th of N parts, to be joined by --merge."),
-    ] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Join parts: INPUT are their folders, or the one above.")
-    ] = False,
+    inputs: Inputs,
+    tokenizer: Tokenizer = None,
+    val_tokens: ValTokens = None,
+    val_fraction: ValFraction = None,
+    out: Out = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    documents: Documents = None,
+    field: Field = None,
+    workers: Workers = None,
+    shard_tokens: ShardTokens = SHARD_TOKENS,
+    allow_special: AllowSpecial = False,
+    fast: Fast = None,
+    dtype: Dtype = None,
+    val_data: ValData = None,
+    shard: Shard = None,
+    merge: Merge = False,
 ) -> None:
     """Turn text into token files to train on.
 

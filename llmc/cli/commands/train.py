@@ -20,88 +20,98 @@ from llmc.train.loop import TrainResult, ignore, resume_command
 from llmc.train.loop import train as run_train
 from llmc.train.plan import Inputs
 
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        rich_help_panel=DATA,
+        help="Dataset folder, token file or glob pattern; with --resume, where the run's own "
+        "data was moved to. Default: the dataset prepared last.",
+    ),
+]
+ValData = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=DATA,
+        help="Token file or pattern to validate on. Default: the dataset's.",
+    ),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=DATA,
+        help="Checkpoint to start from. Default: the one prepared with the data.",
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRESET",
+        rich_help_panel=DATA,
+        help="Preset by name (python-stdlib) or TOML file; options win over it.",
+    ),
+]
+Run = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=DATA,
+        help="Name of the run, a folder in runs/. Default: DATASET-NUMBER.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        rich_help_panel=SAVING,
+        help="Continue a run from its newest checkpoint, bit for bit: the newest run, or the "
+        "one that --run names.",
+    ),
+]
+LogEvery = Annotated[
+    int,
+    typer.Option(
+        metavar="STEPS",
+        parser=count,
+        rich_help_panel=SAVING,
+        show_default=False,
+        help="Steps between lines on stdout when it is not a terminal (0: a line every 5 s).",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=MACHINE,
+        help="Threads; the result does not depend on it. Default: one per core.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        rich_help_panel=MACHINE,
+        help="Print the memory, time and disk space that the run will take; write nothing.",
+    ),
+]
+
 
 @with_settings(TRAIN_SETTINGS)
 def train(
     context: typer.Context,
     *,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            rich_help_panel=DATA,
-            help="Dataset folder, token file or glob pattern; with --resume, where the run's own "
-            "data was moved to. Default: the dataset prepared last.",
-        ),
-    ] = None,
-    val_data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=DATA,
-            help="Token file or pattern to validate on. Default: the dataset's.",
-        ),
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=DATA,
-            help="Checkpoint to start from. Default: the one prepared with the data.",
-        ),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRESET",
-            rich_help_panel=DATA,
-            help="Preset by name (python-stdlib) or TOML file; options win over it.",
-        ),
-    ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=DATA,
-            help="Name of the run, a folder in runs/. Default: DATASET-NUMBER.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            rich_help_panel=SAVING,
-            help="Continue a run from its newest checkpoint, bit for bit: the newest run, or the "
-            "one that --run names.",
-        ),
-    ] = False,
-    log_every: Annotated[
-        int,
-        typer.Option(
-            metavar="STEPS",
-            parser=count,
-            rich_help_panel=SAVING,
-            show_default=False,
-            help="Steps between lines on stdout when it is not a terminal (0: a line every 5 s).",
-        ),
-    ] = 0,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            rich_help_panel=MACHINE,
-            help="Threads; the result does not depend on it. Default: one per core.",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            rich_help_panel=MACHINE,
-            help="Print the memory, time and disk space that the run will take; write nothing.",
-        ),
-    ] = False,
+    data: Data = None,
+    val_data: ValData = None,
+    model: Model = None,
+    config: Config = None,
+    run: Run = None,
+    resume: Resume = False,
+    log_every: LogEvery = 0,
+    threads: Threads = None,
+    dry_run: DryRun = False,
     **settings: Any,
 ) -> None:
     """Train a model. Ctrl-C finishes the step and saves.
