@@ -82,7 +82,7 @@ lint: setup-dev
 # The engine alone, by any C compiler, with the flags of `llmc build`.
 native: setup
 	@mkdir -p build/native
-	$(BIN)/python -m llmc.engine.toolchain --cc '$(CC)' --out build/native > build/native/Makefile
+	$(BIN)/python -m llmc.engine.makefile --cc '$(CC)' --out build/native > build/native/Makefile
 	$(MAKE) --no-print-directory --file build/native/Makefile
 
 clean:

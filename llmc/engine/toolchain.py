@@ -1,15 +1,12 @@
 """Plan how the engine is compiled: the sources, the flags of each file, the hash of a build.
 
-The same table serves zig (``llmc build``) and any other C compiler, through the makefile that
-``python -m llmc.engine.toolchain --cc cc --out DIR`` prints. Nothing is executed here but that
-compiler, to find out which instruction sets it knows. One binary
-holds every instruction set of the machine's family: only ``native/kernels/isa/`` is compiled for
-newer CPUs, everything else for the oldest, and the engine chooses while running.
+The same table serves zig (``llmc build``) and any other C compiler (:mod:`llmc.engine.makefile`).
+One binary holds every instruction set of the machine's family: only ``native/kernels/isa/`` is
+compiled for newer CPUs, everything else for the oldest, and the engine chooses while running.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -17,7 +14,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -366,59 +362,13 @@ def build_key(
     ):
         words = step.argv[len(compiler.command) :]
         add(*(word.replace(str(native), "native") for word in words))
-    for path in sorted(native.rglob("*.[ch]")) if tests else _files(native):
+    for path in sorted(native.rglob("*.[ch]")) if tests else engine_files(native):
         add(path.relative_to(native).as_posix(), path.read_bytes())
     return digest.hexdigest()[:32]
 
 
-def _files(native: Path) -> Iterator[Path]:
+def engine_files(native: Path) -> Iterator[Path]:
     """Yield the engine's own sources and headers, without its tests."""
     for path in sorted(native.rglob("*.[ch]")):
         if not path.is_relative_to(native / "tests"):
             yield path
-
-
-def makefile(compiler: Compiler, native: Path, out: Path, mode: Mode = Mode.RELEASE) -> str:
-    """Return rules for make: ``native`` builds the engine, ``native-tests`` the test programs.
-
-    Raises:
-        CompileFailed: as :func:`sources`.
-    """
-    headers = " ".join(
-        str(path) for path in _files(native) if path.suffix == ".h" or path.name.endswith("_tmpl.c")
-    )
-    engine = plan(compiler, native, out, mode=mode)
-    programs = plan(compiler, native, out, mode=mode, tests=True)
-    steps = {step.output: step for step in (*engine.objects, *programs.objects)}
-    links = (*engine.links, *programs.links)
-    lines = [
-        "native: " + " ".join(str(step.output) for step in engine.links),
-        "native-tests: " + " ".join(str(step.output) for step in programs.links),
-        ".PHONY: native native-tests",
-    ]
-    for step in (*steps.values(), *links):
-        inputs = [word for word in step.argv if word.endswith(".o") and word != str(step.output)]
-        needs = f"{step.source} {headers}" if step.source else " ".join(inputs)
-        lines += [f"{step.output}: {needs}", f"\t@mkdir -p {out}", f"\t{shlex.join(step.argv)}"]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Print the makefile that builds the engine with another C compiler."""
-    parser = argparse.ArgumentParser(
-        prog="python -m llmc.engine.toolchain", description=main.__doc__
-    )
-    parser.add_argument("--cc", default="cc", help="the compiler, as CC names it")
-    parser.add_argument("--cflags", default="", help="more flags, as CFLAGS names them")
-    parser.add_argument("--native", type=Path, default=Path("native"), help="the C sources")
-    parser.add_argument("--out", type=Path, required=True, help="where objects and programs go")
-    parser.add_argument("--mode", choices=[mode.value for mode in Mode], default="release")
-    words = parser.parse_args()
-    compiler = probed(c_compiler(words.cc, words.cflags))
-    for name in sorted(compiler.lacks):
-        print(f"note: {words.cc} cannot compile {name}: the engine has none", file=sys.stderr)
-    print(makefile(compiler, words.native, words.out, Mode(words.mode)), end="")
-
-
-if __name__ == "__main__":
-    main()

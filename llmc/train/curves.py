@@ -118,63 +118,83 @@ def chart(
         ``height + 2`` lines; none where there is no point to show.
     """
 
-    def shown(points: Sequence[Point]) -> list[Point]:
-        return [
-            (x, y)
-            for x, y in points
-            if math.isfinite(x + y) and (x > 0 or not log_x) and (y > 0 or not log_y)
-        ]
-
-    joined = [shown(line.points) for line in lines]
-    single = [shown(line.spots) for line in lines]
-    points = [point for part in (*joined, *single) for point in part]
+    joined = [_drawable(line.points, log_x, log_y) for line in lines]
+    spots = [_drawable(line.spots, log_x, log_y) for line in lines]
+    points = [point for part in (*joined, *spots) for point in part]
     if not points:
         return []
     across = Scale.of([x for x, _ in points], log=log_x)
     up = Scale.of([y for _, y in points], log=log_y)
     ticks = {0: y_text(up.high), height // 2: y_text(up.middle), height - 1: y_text(up.low)}
     label = max(map(len, ticks.values()))
-    columns = max(8, width - label - 2)
-
-    def place(x: float, y: float) -> tuple[int, int]:
-        down = 1 - up(y) if up.high > up.low else 0.5
-        return round(across(x) * (2 * columns - 1)), round(down * (4 * height - 1))
-
-    cells = [[BLANK] * columns for _ in range(height)]
-    styles = [[""] * columns for _ in range(height)]
-    signs: dict[tuple[int, int], str] = {}
-
-    def put(x: float, y: float, sign: str, style: str) -> None:
-        column, row = place(x, y)
-        signs[row // 4, column // 2] = sign
-        styles[row // 4][column // 2] = style
-
+    canvas = _Canvas(across, up, max(8, width - label - 2), height)
     for line, part in zip(lines, joined, strict=True):
-        for column, row in _joined([place(x, y) for x, y in part]):
-            cells[row // 4][column // 2] |= DOTS[column % 2][row % 4]
-            styles[row // 4][column // 2] = line.style
+        canvas.join(part, line.style)
     for index, (line, part) in enumerate(zip(lines, joined, strict=True)):
         if line.mark:
-            for x, y in _spread(part, index, len(lines)):
-                put(x, y, line.mark, line.style)
-    for line, part in zip(lines, single, strict=True):
-        for x, y in part:
-            put(x, y, line.spot, line.spot_style or line.style)
-    picture: Picture = []
-    for row in range(height):
+            for point in _spread(part, index, len(lines)):
+                canvas.put(point, line.mark, line.style)
+    for line, part in zip(lines, spots, strict=True):
+        for point in part:
+            canvas.put(point, line.spot, line.spot_style or line.style)
+    picture: Picture = [
+        [(f"{ticks.get(row, ''):>{label}} ┤", "dim"), *canvas.row(row)] for row in range(height)
+    ]
+    start, end = x_text(across.low), x_text(across.high)
+    room = canvas.columns - len(start) - len(end)
+    title = x_title if len(x_title) + 2 <= room else ""
+    picture.append([(f"{'':>{label}} └{'─' * canvas.columns}", "dim")])
+    picture.append([(f"{'':>{label}}  {start}{title:^{max(room, 1)}}{end}", "dim")])
+    return picture
+
+
+def _drawable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
+    """Return the points that the axes can show: finite, and positive on a logarithmic axis."""
+    return [
+        (x, y)
+        for x, y in points
+        if math.isfinite(x + y) and (x > 0 or not log_x) and (y > 0 or not log_y)
+    ]
+
+
+class _Canvas:
+    """A grid of characters: braille dots for curves, and signs over them."""
+
+    def __init__(self, across: Scale, up: Scale, columns: int, height: int) -> None:
+        """Make an empty canvas of ``columns`` by ``height`` characters."""
+        self.across, self.up = across, up
+        self.columns, self.height = columns, height
+        self.cells = [[BLANK] * columns for _ in range(height)]
+        self.styles = [[""] * columns for _ in range(height)]
+        self.signs: dict[tuple[int, int], str] = {}
+
+    def place(self, point: Point) -> tuple[int, int]:
+        """Return the dot (column, row) of a point: 2 by 4 dots a character."""
+        x, y = point
+        down = 1 - self.up(y) if self.up.high > self.up.low else 0.5
+        return round(self.across(x) * (2 * self.columns - 1)), round(down * (4 * self.height - 1))
+
+    def join(self, points: Sequence[Point], style: str) -> None:
+        """Draw a curve through the points."""
+        for column, row in _joined([self.place(point) for point in points]):
+            self.cells[row // 4][column // 2] |= DOTS[column % 2][row % 4]
+            self.styles[row // 4][column // 2] = style
+
+    def put(self, point: Point, sign: str, style: str) -> None:
+        """Set a sign at a point, over the curves."""
+        column, row = self.place(point)
+        self.signs[row // 4, column // 2] = sign
+        self.styles[row // 4][column // 2] = style
+
+    def row(self, row: int) -> Iterator[tuple[str, str]]:
+        """Yield one line as pieces of one colour each, without the blanks at its end."""
         body = [
-            (signs.get((row, column), chr(cells[row][column])), styles[row][column])
-            for column in range(columns)
+            (self.signs.get((row, column), chr(self.cells[row][column])), style)
+            for column, style in enumerate(self.styles[row])
         ]
         while body and body[-1][0] == chr(BLANK):
             body.pop()
-        picture.append([(f"{ticks.get(row, ''):>{label}} ┤", "dim"), *_runs(body)])
-    start, end = x_text(across.low), x_text(across.high)
-    room = columns - len(start) - len(end)
-    title = x_title if len(x_title) + 2 <= room else ""
-    picture.append([(f"{'':>{label}} └{'─' * columns}", "dim")])
-    picture.append([(f"{'':>{label}}  {start}{title:^{max(room, 1)}}{end}", "dim")])
-    return picture
+        return _runs(body)
 
 
 def plain(picture: Picture) -> str:

@@ -167,7 +167,7 @@ def test_zig_by_another_name_is_still_zig(command: str) -> None:
 @pytest.mark.skipif(not (shutil.which("make") and shutil.which("cc")), reason="no make or no cc")
 def test_make_builds_with_the_systems_compiler(native: Path, tmp_path: Path) -> None:
     out = tmp_path / "objects"
-    module = [sys.executable, "-m", "llmc.engine.toolchain", "--cc", "cc", "--cflags=-Werror"]
+    module = [sys.executable, "-m", "llmc.engine.makefile", "--cc", "cc", "--cflags=-Werror"]
     rules = subprocess.run(
         [*module, "--native", str(native), "--out", str(out)],
         capture_output=True,
