@@ -77,6 +77,7 @@ lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # The engine alone, by any C compiler, with the flags of `llmc build`.
 native: setup

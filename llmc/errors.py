@@ -1,4 +1,4 @@
-"""Every failure a person can meet, as an exception that carries its exit code.
+"""The errors that llmc raises, each with its exit code.
 
 An error says what happened, to which file, and what to do next. ``cli.main`` is the one place where
 an :class:`LlmcError` becomes an exit code.
@@ -23,10 +23,10 @@ class ExitCode(IntEnum):
 
 
 class LlmcError(Exception):
-    """A failure with a message for the person at the terminal and an exit code for their script.
+    """An error with a message for the person at the terminal and an exit code for scripts.
 
     Attributes:
-        commands: what to type next, if a command continues the work.
+        commands: the commands that continue the work, as they are typed.
     """
 
     exit_code = ExitCode.INTERNAL
@@ -34,25 +34,25 @@ class LlmcError(Exception):
 
 
 class BadData(LlmcError):
-    """A file, a download or a disk is not what it has to be."""
+    """A file, a download or a disk is not as it should be."""
 
     exit_code = ExitCode.BAD_DATA
 
 
 class Usage(LlmcError):
-    """A flag, a name or a combination of them makes no sense."""
+    """A flag, a name or a combination of them is wrong."""
 
     exit_code = ExitCode.USAGE
 
 
 class MissingOutput(LlmcError):
-    """An earlier stage has not run; the message names the command that makes what is missing."""
+    """An earlier stage has not run; the message names its command."""
 
     exit_code = ExitCode.MISSING
 
 
 class CompileFailed(LlmcError):
-    """The C compiler refused, or there is none."""
+    """The C compiler failed, or there is none."""
 
     exit_code = ExitCode.COMPILE
 
@@ -64,11 +64,11 @@ class LossNotFinite(LlmcError):
 
 
 class Interrupted(LlmcError):
-    """The person pressed Ctrl-C; what was done so far is saved."""
+    """Ctrl-C was pressed; what was done so far is saved."""
 
     exit_code = ExitCode.INTERRUPTED
 
     def __init__(self, message: str, *commands: str) -> None:
-        """Say what is saved, and what to type next, if anything."""
+        """Take what was saved, and the next commands, if any."""
         super().__init__(message)
         self.commands = commands

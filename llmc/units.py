@@ -1,4 +1,4 @@
-"""Quantities as a person reads them."""
+"""Format and parse quantities: bytes, times, counts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 def seconds_of(text: str) -> float:
     """Return the seconds in a time such as ``2h``, ``1h30m``, ``90m``, ``45s`` or ``0``.
 
-    Each unit comes once, the largest first; a number without one is of seconds.
+    Each unit occurs at most once, the largest first; a number without a unit is in seconds.
 
     Raises:
         ValueError: it is no such time.

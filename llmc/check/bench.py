@@ -92,6 +92,14 @@ class Timing:
         return self.of_kind("start")[0]
 
     @property
+    def calls(self) -> dict[str, list[float]]:
+        """The seconds of every single call, by kernel."""
+        found: dict[str, list[float]] = {}
+        for event in self.of_kind("call"):
+            found.setdefault(event["name"], []).append(event["seconds"])
+        return found
+
+    @property
     def median(self) -> float:
         """The median step in seconds."""
         return statistics.median(self.seconds)
@@ -104,11 +112,9 @@ class Timing:
 
 def attention_of(timing: Timing) -> Timing:
     """Return attention's share of ``bench-kernels`` as steps: forward and backward together."""
-    forward, backward = (
-        [event["seconds"] for event in timing.of_kind("call") if event["name"] == name]
-        for name in ("attention_forward", "attention_backward")
-    )
-    sums = tuple(a + b for a, b in zip(forward, backward, strict=True))
+    calls = timing.calls
+    both = zip(calls["attention_forward"], calls["attention_backward"], strict=True)
+    sums = tuple(forward + backward for forward, backward in both)
     return Timing(sums, timing.events)
 
 
@@ -161,9 +167,7 @@ def step_result(work: Work, timings: Sequence[Timing]) -> Event:
 
 def kernels_result(work: Work, timing: Timing) -> Event:
     """Return what a process of ``llmc-native bench-kernels`` measured, in the order of a step."""
-    calls: dict[str, list[float]] = {}
-    for event in timing.of_kind("call"):
-        calls.setdefault(event["name"], []).append(event["seconds"])
+    calls = timing.calls
     machine = _machine(timing.of_kind("peak"))
     peak = machine["peak_flops_per_second"]
     attention = attention_flops(work.B, work.T, work.config.channels)
@@ -190,9 +194,7 @@ def decode_result(work: Work, timing: Timing) -> Event:
     """
     total, seconds = timing.start["bytes"], timing.median
     reading = statistics.median(event["seconds"] for event in timing.of_kind("read"))
-    calls: dict[str, list[float]] = {}
-    for event in timing.of_kind("call"):
-        calls.setdefault(event["name"], []).append(event["seconds"])
+    calls = timing.calls
     read_rate = total / reading
     kernels = {}
     for event in timing.of_kind("kernel"):

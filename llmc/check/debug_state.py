@@ -1,4 +1,4 @@
-"""What one batch does, as ``llmc-native debug-state`` writes it, in llm.c's format.
+"""Read what ``llmc-native debug-state`` writes for one batch, in llm.c's format.
 
 ``native/files/format.h`` is the source of truth for the layout.
 """
@@ -26,14 +26,14 @@ _AGAIN = "run 'llmc-native debug-state' again"
 
 @dataclass(frozen=True)
 class DebugState:
-    """One batch, and what the model makes of it.
+    """One batch with the model's logits, loss and gradients.
 
     Attributes:
         tokens: (B,T) int32.
         targets: (B,T) int32.
         logits: (B,T,V) float32.
         loss: the mean over B·T, float32.
-        gradients: float32, under the names and in the shapes of the checkpoint's tensors.
+        gradients: float32, with the names and shapes of the checkpoint's tensors.
     """
 
     tokens: NDArray[np.int32]
@@ -88,7 +88,7 @@ def read_debug_state(path: Path, config: ModelConfig) -> DebugState:
     """Read the file of a model of this shape.
 
     Raises:
-        BadData: it is no such file, or not of this model.
+        BadData: it is not such a file, or of another model.
     """
     import numpy as np
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.floating]
 
-# Few of these sizes are multiples of a vector, a tile or a block: the ragged ends are computed too.
+# Few of these sizes are multiples of a vector, a tile or a block: remainders are tested too.
 MODEL = ModelConfig(layers=2, heads=4, channels=72, context=48, vocab_size=300)
 TRAIN = TrainConfig(
     steps=STEPS,
@@ -49,12 +49,12 @@ PROJECTIONS = 8
 
 @dataclass(frozen=True)
 class Answers:
-    """What is known of the model.
+    """The known answers.
 
     Attributes:
-        losses: of the steps of AdamW, each before its update.
-        gradients: of the first step; by tensor, the norm and then the projections.
-        parameters: after the steps, likewise.
+        losses: the loss of every step of AdamW, before its update.
+        gradients: of the first step; for each tensor the norm, then the projections.
+        parameters: the same of the parameters after the last step.
     """
 
     losses: list[float]
@@ -63,7 +63,7 @@ class Answers:
 
 
 def tensors() -> dict[str, NDArray[np.float32]]:
-    """Return the model's weights before the first step: large enough that each of them counts."""
+    """Return the model's initial weights, large enough that each affects the result."""
     import numpy as np
 
     made = {}
@@ -78,7 +78,7 @@ def tensors() -> dict[str, NDArray[np.float32]]:
 
 
 def tokens() -> NDArray[np.int64]:
-    """Return as many tokens as the steps take, (STEPS·B·T + 1)."""
+    """Return the tokens of all steps, (STEPS·B·T + 1)."""
     import numpy as np
 
     count = TRAIN.steps * TRAIN.batch_size * TRAIN.seq_len + 1
@@ -88,7 +88,7 @@ def tokens() -> NDArray[np.int64]:
 def answers_of(
     losses: list[float], gradients: Mapping[str, Values], parameters: Mapping[str, Values]
 ) -> Answers:
-    """Return what an implementation found, in the form of the stored answers."""
+    """Return an implementation's results in the form of the stored answers."""
     return Answers(
         losses,
         {name: _projected(name, values) for name, values in gradients.items()},
@@ -100,7 +100,7 @@ def known_answers(path: Path = ANSWERS) -> Answers:
     """Return the stored answers.
 
     Raises:
-        BadData: the file is not whole.
+        BadData: the file is missing or damaged.
     """
     try:
         answers = Answers(**json.loads(path.read_text(encoding="utf-8")))
@@ -119,10 +119,10 @@ def known_answers(path: Path = ANSWERS) -> Answers:
 
 
 def distances(found: Answers, known: Answers) -> tuple[dict[str, float], dict[str, float]]:
-    """Return how far ``found`` is from ``known``, by name, relative, as ``tolerances.py`` counts.
+    """Return the relative distance of ``found`` from ``known`` by name; see ``tolerances.py``.
 
     Returns:
-        The first loss and every gradient; then all the losses and every parameter after the steps.
+        The first loss and every gradient; then all losses and every parameter after the last step.
     """
     first = {name: _distance(found.gradients[name], row) for name, row in known.gradients.items()}
     last = {name: _distance(found.parameters[name], row) for name, row in known.parameters.items()}
@@ -142,8 +142,8 @@ def _projected(name: str, values: Values) -> list[float]:
     import numpy as np
 
     if name == "qkvb":
-        # The keys' bias shifts all scores of a query alike and changes nothing: its gradient is
-        # rounding, which AdamW scales up to whole steps.
+        # The bias of the keys shifts all scores of a query alike and has no effect: its gradient
+        # is rounding error, which AdamW scales up to whole steps.
         C = MODEL.channels
         values = np.delete(values, np.s_[C : 2 * C], axis=1)
     flat = np.asarray(values, np.float64).reshape(-1)

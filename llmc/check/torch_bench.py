@@ -1,7 +1,7 @@
-"""PyTorch's side of ``llmc bench``: the engine's work, done by PyTorch, timed alike.
+"""The PyTorch side of ``llmc bench``: the same work, timed in the same way.
 
-``python -m llmc.check.torch_bench REQUEST`` takes one JSON object. It prints events and fails as
-the engine does: one sentence on stderr, and an exit code. bf16 is PyTorch's own mixed precision:
+``python -m llmc.check.torch_bench REQUEST`` takes one JSON object. It prints events and fails like
+the engine, with one sentence on stderr and an exit code. bf16 is PyTorch's own mixed precision:
 autocast around the forward pass, parameters and optimizer in float32.
 """
 
@@ -27,16 +27,16 @@ def time_steps(
 ) -> None:
     """Train on random tokens and print each step's seconds as a line of JSON.
 
-    A step is what the engine's is: forward, backward, the gradient's global norm (the first half of
-    ``clip_grad_norm_``, in one foreach call) and AdamW (the fused one).
+    A step is the same as the engine's: forward, backward, global norm of the gradient (the first
+    half of ``clip_grad_norm_``, in one foreach call) and fused AdamW.
 
     Args:
         config: the model's shape.
         B: rows in a batch.
         T: tokens in a row.
-        steps: to time, after two that are not.
+        steps: number of timed steps, after two that are not timed.
         dtype: "fp32", or "bf16" for autocast.
-        compiled: the model through ``torch.compile``, forward and backward.
+        compiled: compile the model with ``torch.compile``, forward and backward.
     """
     import torch
     from torch.nn.utils import get_total_norm
@@ -49,7 +49,7 @@ def time_steps(
     parameters = list(model.parameters())
     for step in range(WARMUP + steps):
         ids, targets = torch.randint(0, config.vocab_size, (2, B, T))
-        began = time.perf_counter()
+        start = time.perf_counter()
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
             loss = run(ids, targets)[1]
@@ -57,21 +57,21 @@ def time_steps(
         get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
         optimizer.step()
         if step >= WARMUP:
-            _tell("step", seconds=time.perf_counter() - began)
+            _print_event("step", seconds=time.perf_counter() - start)
 
 
 def time_attention(config: ModelConfig, *, B: int, T: int, steps: int, dtype: str) -> None:
-    """Time causal attention forward and backward, and print each call's seconds likewise.
+    """Time causal attention forward and backward, and print each call's seconds.
 
-    It is ``scaled_dot_product_attention`` alone, on queries, keys and values that lie as it likes
-    them best, (B,NH,T,HS) each: the engine's time includes reading them side by side, (B,T,3C).
-    Each step goes through as many of them as there are layers.
+    Only ``scaled_dot_product_attention`` is timed, on queries, keys and values in its preferred
+    layout (B,NH,T,HS); the engine's time includes reading them from (B,T,3C). Each step makes one
+    call per layer.
 
     Args:
         config: the model's shape.
         B: rows in a batch.
         T: tokens in a row.
-        steps: to time, after two that are not.
+        steps: number of timed steps, after two that are not timed.
         dtype: "fp32", or "bf16" for queries, keys and values.
     """
     import torch
@@ -82,14 +82,14 @@ def time_attention(config: ModelConfig, *, B: int, T: int, steps: int, dtype: st
     layers = [[torch.randn(shape, dtype=kind) for _ in range(4)] for _ in range(config.layers)]
     for step, (q, k, v, dy) in itertools.product(range(WARMUP + steps), layers):
         inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
-        began = time.perf_counter()
+        start = time.perf_counter()
         y = scaled_dot_product_attention(q, k, v, is_causal=True)
         torch.autograd.grad(y, inputs, dy)
         if step >= WARMUP:
-            _tell("step", seconds=time.perf_counter() - began)
+            _print_event("step", seconds=time.perf_counter() - start)
 
 
-def _tell(event: str, **fields: object) -> None:
+def _print_event(event: str, **fields: object) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
@@ -104,12 +104,12 @@ def _run(what: str, compiled: bool, config: dict[str, int], threads: int, **work
     torch.set_num_threads(threads)
     if torch.get_num_threads() != threads:
         raise BadData(f"PyTorch takes {torch.get_num_threads()} threads, not {threads}")
-    _tell("start", torch=torch.__version__, threads=torch.get_num_threads())
+    _print_event("start", torch=torch.__version__, threads=torch.get_num_threads())
     if what == "steps":
         time_steps(ModelConfig(**config), compiled=compiled, **work)
     else:
         time_attention(ModelConfig(**config), **work)
-    _tell("end", peak_memory_bytes=_peak_memory())
+    _print_event("end", peak_memory_bytes=_peak_memory())
 
 
 def _sentence(error: Exception, *, compiled: bool) -> LlmcError:
@@ -126,8 +126,8 @@ def _sentence(error: Exception, *, compiled: bool) -> LlmcError:
 
 
 def main() -> None:
-    """Do what the request asks."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, not when the compiler has come back
+    """Run the request of the command line."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, not after torch.compile
     request = json.loads(sys.argv[1])
     try:
         _run(**request)

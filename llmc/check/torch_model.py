@@ -1,9 +1,9 @@
-"""GPT-2 in PyTorch, written to be read: what the C engine is held to, and compared with.
+"""GPT-2 in PyTorch, written to be read: the oracle of the C engine, and its rival in benchmarks.
 
 B batch, T time, C channels, V vocabulary, Vp padded vocabulary, L layers, NH heads, HS head size.
 The model of Radford et al. 2019: pre-norm blocks, GELU by its tanh formula, learned positions, and
-one matrix for the token embedding and the classifier. It computes in whatever type it is given:
-float64 makes the twin that tells how far float32 itself is off.
+one matrix for the token embedding and the classifier. It computes in the type of its weights;
+float64 shows how far float32 itself is off.
 """
 
 from __future__ import annotations

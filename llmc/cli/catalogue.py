@@ -146,7 +146,7 @@ COMMANDS = {
     "help": About(
         TOOLS,
         "Show the help of llmc or of one command.",
-        "index.md",
+        "guide/command-line.md",
         (("llmc help train", "the same as llmc train --help"),),
     ),
 }

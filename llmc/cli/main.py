@@ -181,7 +181,11 @@ def usage_error(error: Any) -> str:
     message = " ".join(message.split()).rstrip(".")
     message = message.replace(": Value error, ", ": ")  # pydantic's words
     if hasattr(error, "possibilities") and ctx is not None:
-        flags = [flag for param in ctx.command.get_params(ctx) for flag in param.opts]
+        flags = [
+            flag
+            for param in ctx.command.get_params(ctx)
+            for flag in (*param.opts, *param.secondary_opts)
+        ]
         if (near := nearest_flag(error.option_name, flags)) is not None:
             message += f"; did you mean '{near}'?"
     return f"{message} (see '{ctx.command_path if ctx is not None else 'llmc'} --help')"

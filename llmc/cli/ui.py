@@ -13,7 +13,6 @@ from llmc.report import Advance, Unit
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 
 class Ui:
@@ -115,25 +114,3 @@ class Ui:
                     progress.update(task, advance=step, total=total)
 
             yield advance
-
-    def progress(self) -> Progress:
-        """Return a progress display for bytes, with rate and ETA; invisible in a pipe."""
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=self.quiet or not self.console.is_terminal,
-        )

@@ -1,7 +1,7 @@
-"""Compiles the engine when it is not there yet; the one way to its path.
+"""Compile the engine if its binary is missing, and find the binary.
 
-The binary's folder in the cache is named by the build's hash, so that finding it is enough to know
-that it is up to date.
+The binary's folder in the cache is named by a hash of the build, so a binary that is found is up to
+date.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHOWN_ERRORS = 3
 def native_binary(
     mode: Mode = Mode.RELEASE, native: Path | None = None, cpu: Cpu | None = None
 ) -> Path:
-    """Return where the engine's binary is, or will be once built, for the CPUs of a choice.
+    """Return where the engine's binary is, or will be once it is built.
 
     Raises:
         CompileFailed: there is no compiler or no source.
@@ -41,7 +41,9 @@ def native_binary(
 
 
 def compiler_for(cpu: Cpu) -> Compiler:
-    """Return zig for a choice of CPUs. A build for one CPU is named after it too: homes are shared.
+    """Return zig for a choice of CPUs.
+
+    The version of a build for one CPU includes that CPU: machines may share a home folder.
 
     Raises:
         CompileFailed: there is no compiler.
@@ -53,10 +55,10 @@ def compiler_for(cpu: Cpu) -> Compiler:
 
 
 def chosen_cpu() -> Cpu:
-    """Return what LLMC_CPU asks for: baseline, unless it says native.
+    """Return the value of LLMC_CPU; the default is baseline.
 
     Raises:
-        Usage: it says something else.
+        Usage: it is neither baseline nor native.
     """
     word = os.environ.get("LLMC_CPU") or Cpu.BASELINE.value
     if word not in [cpu.value for cpu in Cpu]:
@@ -142,10 +144,10 @@ def build_programs(
 
     Args:
         out: the folder for objects and programs, made if it is not there.
-        compiler: zig for this machine, if not given.
+        compiler: the compiler. Default: zig for this machine.
         mode: what the build is for.
-        native: the folder of C sources, if not llmc's own.
-        tests: the test programs instead of the engine.
+        native: the folder of C sources. Default: llmc's own.
+        tests: compile the test programs instead of the engine.
         report: shows how many files are compiled.
 
     Raises:
@@ -161,7 +163,7 @@ def build_programs(
 
 
 def _run(compiler: Compiler, steps: tuple[Step, ...], advance: Advance | None = None) -> None:
-    """Run compiler steps side by side.
+    """Run compiler steps in parallel.
 
     Raises:
         CompileFailed: one of them failed.
@@ -185,7 +187,7 @@ def _run(compiler: Compiler, steps: tuple[Step, ...], advance: Advance | None = 
 def _reason(step: Step, output: str) -> str:
     """Return one sentence from a compiler's output: its first errors, one line each."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if "error:" in line] or lines or ["the compiler said nothing"]
+    errors = [line for line in lines if "error:" in line] or lines or ["no output"]
     errors = [line for line in errors if "errors generated" not in line][:SHOWN_ERRORS]
     what = (
         f"{step.source.name} did not compile" if step.source else f"{step.output.name} did not link"

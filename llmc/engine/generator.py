@@ -52,7 +52,7 @@ class Generator:
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Prepare an engine with the command line of :func:`generate_argv`."""
-        self._engine = Engine(argv, talks=True)
+        self._engine = Engine(argv, has_stdin=True)
         self._thread = threading.Thread(target=self._read, name="llmc-generate", daemon=True)
         self._writer = threading.Thread(target=self._send, name="llmc-requests", daemon=True)
         # None ends the writer thread. A SimpleQueue may be filled in a signal handler too.
@@ -175,7 +175,7 @@ class Generator:
         """Send lines to the engine, which may be slow to read."""
         while (line := self._lines.get()) is not None:
             try:
-                self._engine.say(line)
+                self._engine.send(line)
             except (OSError, ValueError):
                 break  # it has ended; the reading thread reports why
 
@@ -194,7 +194,7 @@ class Generator:
             if not identity:
                 raise ValueError("the engine did not understand a request")
         except (ValueError, KeyError, TypeError) as error:
-            raise self._engine.no_event(fields) from error
+            raise self._engine.not_an_event(fields) from error
         with self._lock:
             deliver = self._open.get(identity)
             if isinstance(event, End):

@@ -1,4 +1,4 @@
-"""What the machine offers."""
+"""The machine's cores, CPU and memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def chosen_isa(binary: Path) -> str:
 
 
 def cpu_name() -> str:
-    """Return what the CPU calls itself; its architecture where it does not say."""
+    """Return the name of the CPU model, or its architecture where the system gives no name."""
     if platform.system() == "Darwin":
         done = run_quietly(["sysctl", "-n", "machdep.cpu.brand_string"])
         found = done.output.strip() if done.code == 0 else ""
@@ -51,20 +51,20 @@ def cpu_name() -> str:
 
 
 def cpu_identity() -> str:
-    """Return a name for all CPUs that run the same instructions: virtual ones hide theirs."""
+    """Return the CPU's name and instruction sets; virtual CPUs have vague names."""
     match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
     return f"{cpu_name()} {match[1] if match else ''}"
 
 
 class Memory(NamedTuple):
-    """Bytes; None where the system does not say."""
+    """Memory in bytes; ``available`` is None where the system does not report it."""
 
     total: int
     available: int | None
 
 
 def memory() -> Memory:
-    """Return the machine's memory, or what its container may take of it."""
+    """Return the memory of the machine, or of its container."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     match = re.search(r"^MemAvailable:\s*(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE)
     available = int(match[1]) * 1024 if match else None

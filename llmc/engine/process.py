@@ -1,8 +1,8 @@
-"""The only place that starts a process; events in, exceptions out.
+"""Start processes: compilers, which run to their end, and the engine, which is read as it works.
 
-A compiler runs quietly to its end. The engine is read line by line while it works, in a process
-group of its own: a terminal's Ctrl-C reaches Python alone, which passes it on and keeps reading, so
-that the engine can finish its step and save. Whatever happens here, no child is left behind.
+The engine runs in a process group of its own. A terminal's Ctrl-C therefore reaches Python alone,
+which forwards it and keeps reading, so that the engine can finish its step and save. No child
+process is ever left behind.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ KEPT_LINES = 50
 
 
 class Finished(NamedTuple):
-    """How a process ended: its exit code (a shell's 127 if it could not start) and all it said."""
+    """A finished process: its exit code (127 if it could not start) and all of its output."""
 
     code: int
     output: str
 
 
 def run_quietly(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Finished:
-    """Run a program to its end and return what it said on stdout and stderr together.
+    """Run a program to its end; return its exit code and its stdout and stderr together.
 
     Args:
         argv: the program and its arguments.
-        env: variables put over this process's own.
+        env: environment variables to add.
     """
     try:
         done = subprocess.run(
@@ -74,16 +74,14 @@ class Engine:
             for line in engine:
                 …
 
-    The iteration ends when the engine does, and raises if it failed; :meth:`events` is the same
-    where every line is a JSON object. Leaving the block earlier (a
-    ``break``, a closed pipe, any exception) ends the engine: SIGTERM, and SIGKILL if it does not
-    obey within seconds.
+    The iteration ends when the engine does, and raises if it failed; :meth:`events` parses every
+    line as JSON. Leaving the block earlier (a ``break``, a closed pipe, any exception) ends the
+    engine with SIGTERM, and with SIGKILL if it has not ended within :data:`GRACE_SECONDS`.
 
-    One that ``talks`` has a stdin too. :meth:`say` and :meth:`stop` may be called from other
-    threads than the one that iterates.
+    :meth:`send` and :meth:`stop` may be called from other threads than the one that iterates.
 
     Attributes:
-        prose: the last lines of its stderr, complete once the iteration has ended.
+        stderr: the last lines of its stderr, complete once the iteration has ended.
     """
 
     def __init__(
@@ -92,18 +90,21 @@ class Engine:
         env: Mapping[str, str] | None = None,
         *,
         name: str = "the engine",
-        talks: bool = False,
+        has_stdin: bool = False,
     ) -> None:
-        """Prepare a run of ``argv`` with ``env`` put over this process's own variables.
+        """Prepare a run; nothing is started yet.
 
-        ``name`` is what errors call it: PyTorch is run, and can fail, in the same way. With
-        ``talks`` it has a stdin; without, that is empty.
+        Args:
+            argv: the program and its arguments.
+            env: environment variables to add.
+            name: what error messages call the program (PyTorch is run in the same way).
+            has_stdin: :meth:`send` can be used; otherwise stdin is empty.
         """
         self.argv = list(argv)
         self.name = name
-        self.talks = talks
+        self.has_stdin = has_stdin
         self.env = {**os.environ, **(env or {})}
-        self.prose: deque[str] = deque(maxlen=KEPT_LINES)
+        self.stderr: deque[str] = deque(maxlen=KEPT_LINES)
         self._child: subprocess.Popen[bytes] | None = None
         self._forwarded: int | None = None
         self._handlers: dict[int, signal.Handlers | object] = {}
@@ -119,7 +120,7 @@ class Engine:
             self._child = subprocess.Popen(
                 self.argv,
                 env=self.env,
-                stdin=subprocess.PIPE if self.talks else subprocess.DEVNULL,
+                stdin=subprocess.PIPE if self.has_stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 process_group=0,
@@ -129,9 +130,9 @@ class Engine:
             raise LlmcError(
                 f"cannot start {self.argv[0]}: {error.strerror}; run 'llmc build --force'"
             ) from error
-        if self._forwarded is not None:  # came while the child was being made
+        if self._forwarded is not None:  # it came while the child was being started
             _send(self._child, self._forwarded)
-        self._reader = threading.Thread(target=self._read_prose, args=(self._child,), daemon=True)
+        self._reader = threading.Thread(target=self._read_stderr, args=(self._child,), daemon=True)
         self._reader.start()
         return self
 
@@ -140,7 +141,7 @@ class Engine:
 
         Raises:
             LlmcError: the engine failed; the class is that of its exit code, the message the last
-                sentence it said after "error: ".
+                line of stderr that begins with "error: ".
         """
         child = self._running()
         assert child.stdout is not None
@@ -152,25 +153,25 @@ class Engine:
             raise self._failure(code)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Yield the JSON object that is on each line of stdout, as it comes.
+        """Yield the JSON object of each line of stdout as it comes.
 
         Raises:
-            LlmcError: as the lines do, or one of them holds something else.
+            LlmcError: the engine failed, or printed a line that is not a JSON object.
         """
         for line in self:
             try:
                 event = json.loads(line)
             except ValueError as error:
-                raise self.no_event(line) from error
+                raise self.not_an_event(line) from error
             if not isinstance(event, dict):
-                raise self.no_event(line)
+                raise self.not_an_event(line)
             yield event
 
-    def no_event(self, said: object) -> LlmcError:
-        """Return the failure of an engine that said what nobody understands."""
+    def not_an_event(self, line: object) -> LlmcError:
+        """Return the error for a line that is not an event."""
         return LlmcError(
-            f"{self.name} said what is no event ({said!r:.80}); this is a bug in llmc, "
-            "please report it"
+            f"{self.name} printed a line that is not an event ({line!r:.80}); this is a bug in "
+            "llmc, please report it"
         )
 
     def __exit__(
@@ -179,17 +180,17 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the engine if it still runs, and give the signals back."""
+        """End the engine if it still runs, and restore the signal handlers."""
         try:
             self._end(self._running())
         finally:
             self._release_signals()
 
-    def say(self, line: str) -> None:
-        """Write one line to the engine's stdin; it waits while the engine does not read.
+    def send(self, line: str) -> None:
+        """Write one line to the engine's stdin; blocks while the engine does not read.
 
         Raises:
-            OSError, ValueError: the engine no longer reads; the iteration tells why.
+            OSError, ValueError: the engine no longer reads; the iteration raises the reason.
         """
         stdin = self._running().stdin
         assert stdin is not None
@@ -197,11 +198,11 @@ class Engine:
         stdin.flush()
 
     def stop(self) -> None:
-        """End the engine at once: SIGTERM, and SIGKILL if it does not obey within seconds.
+        """End the engine: SIGTERM, then SIGKILL after :data:`GRACE_SECONDS`.
 
-        The iteration, in whatever thread, then raises Interrupted.
+        The iteration then raises Interrupted, in whatever thread it runs.
         """
-        self._forwarded = signal.SIGTERM  # also for a child that is just being made
+        self._forwarded = signal.SIGTERM  # also for a child that is being started
         if self._child is not None:
             _end(self._child)
 
@@ -212,25 +213,25 @@ class Engine:
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
         assert child.stdout is not None and child.stderr is not None
-        # A child that blocks on a full pipe would never come to obey; a closed pipe wakes it.
+        # A child that blocks on a full pipe would not handle the signal; closing the pipe wakes it.
         child.stdout.close()
         _end(child)
         if child.stdin is not None:
-            with contextlib.suppress(OSError):  # what it has not taken is lost
+            with contextlib.suppress(OSError):  # what it has not read is lost
                 child.stdin.close()
         self._reader.join()
         child.stderr.close()
 
-    def _read_prose(self, child: subprocess.Popen[bytes]) -> None:
+    def _read_stderr(self, child: subprocess.Popen[bytes]) -> None:
         assert child.stderr is not None
         for line in child.stderr:
-            self.prose.append(line.decode(errors="replace").rstrip())
+            self.stderr.append(line.decode(errors="replace").rstrip())
 
     def _catch_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python delivers signals to the main thread only
         for number in FORWARDED:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
+            if signal.getsignal(number) is not signal.SIG_IGN:  # set by nohup
                 self._handlers[number] = signal.signal(number, self._forward)
 
     def _release_signals(self) -> None:
@@ -244,7 +245,7 @@ class Engine:
             _send(self._child, number)
 
     def _failure(self, code: int) -> LlmcError:
-        sentences = [line.removeprefix("error: ") for line in self.prose if line[:7] == "error: "]
+        sentences = [line.removeprefix("error: ") for line in self.stderr if line[:7] == "error: "]
         if code < 0:
             return self._death(signal.Signals(-code))
         if code in ERRORS and sentences:
@@ -267,10 +268,10 @@ class Engine:
 
     def _last_words(self, end: str) -> str:
         # A sanitizer's finding comes first and its stack trace after it.
-        findings = [line for line in self.prose if "panic: " in line or "runtime error: " in line]
-        words = (findings or list(self.prose))[-3:]
-        said = f", after saying: {' / '.join(words)}" if words else ""
-        return f"{self.name} ended with {end}{said}; this is a bug in llmc, please report it"
+        findings = [line for line in self.stderr if "panic: " in line or "runtime error: " in line]
+        words = (findings or list(self.stderr))[-3:]
+        output = f", after printing: {' / '.join(words)}" if words else ""
+        return f"{self.name} ended with {end}{output}; this is a bug in llmc, please report it"
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -287,6 +288,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _send(child: subprocess.Popen[bytes], number: int) -> None:
     """Signal a child and its own children (a compiler that PyTorch called), unless it has ended."""
     if child.poll() is None:
-        # PermissionError is macOS's word for a group that has just ended.
+        # macOS raises PermissionError for a group that has just ended.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)

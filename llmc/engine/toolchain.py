@@ -1,4 +1,4 @@
-"""How the engine is compiled: which sources, which flags for which file, which hash names a build.
+"""Plan how the engine is compiled: the sources, the flags of each file, the hash of a build.
 
 The same table serves zig (``llmc build``) and any other C compiler, through the makefile that
 ``python -m llmc.engine.toolchain --cc cc --out DIR`` prints. Nothing is executed here but that
@@ -30,7 +30,8 @@ BINARY = "llmc-native"
 
 @dataclass(frozen=True)
 class Isa:
-    """One file of ``native/kernels/isa/``: its machines, and its flags in both dialects.
+    """One file of ``native/kernels/isa/``: its machine, its flags for zig and for others.
+
 
     Attributes:
         machine: the family of CPUs; None: every one.
@@ -91,10 +92,10 @@ WARNINGS = (
 
 
 class Cpu(Enum):
-    """Which CPUs a binary is for."""
+    """The CPUs that a binary is for."""
 
-    BASELINE = "baseline"  # every one of the family, with all instruction sets inside
-    NATIVE = "native"  # this machine's alone
+    BASELINE = "baseline"  # all of the family, with all instruction sets
+    NATIVE = "native"  # only this machine's
 
 
 class Mode(Enum):
@@ -111,20 +112,20 @@ class Mode(Enum):
 
 
 def host_machine() -> str:
-    """Return ``x86_64``, ``aarch64``, or whatever else this machine calls itself."""
+    """Return the machine's architecture: ``x86_64``, ``aarch64`` or another name."""
     name = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C compiler: how it is called, how it spells CPUs, and what identifies its version.
+    """A C compiler: its command, the flags it understands, its version.
 
     Attributes:
         command: the words before the flags.
         is_zig: it is ``zig cc``.
         version: part of the build's hash.
-        extra: flags put last, so that they win.
+        extra: the last flags, which override others.
         cpu: whether it compiles for the whole family or for this machine's CPU.
         machine: the family of CPUs that it compiles for, as :func:`host_machine` names them.
         lacks: the instruction sets that it cannot compile, which its builds leave out.
@@ -150,7 +151,7 @@ class Compiler:
         return ("-mcpu=baseline",) if self.is_zig else ()
 
     def isa(self, isa: Isa) -> tuple[str, ...]:
-        """Return the flags that choose an instruction set; the baseline's where it names none."""
+        """Return the flags of an instruction set; the baseline's if it has none."""
         return (isa.zig if self.is_zig else isa.cc) or self.baseline
 
     def mode(self, mode: Mode) -> tuple[str, ...]:
@@ -194,7 +195,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be run for one build; the objects in any order, the links after them."""
+    """The compiler runs of one build: objects in any order, then links."""
 
     objects: tuple[Step, ...]
     links: tuple[Step, ...]
@@ -216,10 +217,12 @@ def zig(machine: str | None = None) -> Compiler:
             program = Path(folder, name)
             if program.is_file():
                 version = importlib.metadata.version("ziglang")
-                here = Compiler((str(program), "cc"), is_zig=True, version=version)
+                compiler = Compiler((str(program), "cc"), is_zig=True, version=version)
                 if machine is None:
-                    return here
-                return replace(here, machine=machine, extra=("-target", f"{machine}-linux-musl"))
+                    return compiler
+                return replace(
+                    compiler, machine=machine, extra=("-target", f"{machine}-linux-musl")
+                )
     raise CompileFailed("the C compiler is missing: run 'pip install ziglang', then try again")
 
 
@@ -342,8 +345,8 @@ def build_key(
 ) -> str:
     """Return the name of a build: a hash of sources, headers, flags, compiler and machine.
 
-    With ``tests`` it names a build of the test programs. Names and contents of the sources count,
-    not the folder that they lie in.
+    With ``tests`` it names a build of the test programs. The names and contents of the sources
+    matter, but not their folder.
 
     Raises:
         CompileFailed: as :func:`sources`.

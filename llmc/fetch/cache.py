@@ -1,15 +1,15 @@
-"""The cache of downloads: whole files, parts that can be gone on with, one process at a time.
+"""The cache of downloads: whole files, and parts that a download can resume.
 
-In ``downloads/`` of the cache folder lie, for every file, under its key:
+``downloads/`` in the cache folder holds for every file, under its key:
 
     KEY             the whole file, read-only: workspaces hold hard links to it
     KEY.json        where it came from
-    KEY.part        what has arrived of one that is not whole
-    KEY.part.json   where that came from, and what tells whether it is still the same file there
-    KEY.lock        held by the process that fetches it; the system releases it when that dies
+    KEY.part        the part that has arrived
+    KEY.part.json   where it came from, and the ETag that shows whether the file has changed
+    KEY.lock        held by the process that downloads; the system releases it when that ends
 
-The key is the hash of the content where it is known beforehand, so that any mirror can go on with
-what another began; else it is a hash of the address.
+The key is the hash of the content where it is known beforehand, so that any mirror can continue
+what another began; otherwise it is a hash of the address.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ def file_sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Pin:
-    """The hash that a content must have, in hexadecimal.
+    """The hash that a file must have, in hexadecimal.
 
-    SHA-256 (64 digits), or as git and the hub name small files: SHA-1 of a header with the size,
-    then the content (40 digits).
+    SHA-256 (64 digits), or git's hash, which the hub gives for small files: the SHA-1 of a header
+    with the size, then the content (40 digits).
     """
 
     value: str
 
     @property
     def key(self) -> str:
-        """The content's key in the cache."""
+        """The file's key in the cache."""
         return f"{'sha256' if self._is_sha256 else 'git'}-{self.value}"
 
     @property
     def name(self) -> str:
-        """What the hash is called in messages."""
+        """How messages call the hash."""
         return "SHA-256" if self._is_sha256 else "git hash"
 
     @property
@@ -82,18 +82,18 @@ class Entry:
 
     @property
     def part(self) -> Path:
-        """What has arrived of it."""
+        """The part that has arrived."""
         return self._beside(".part")
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.key + suffix)
 
     def holds(self, pin: Pin | None) -> bool:
-        """Tell whether the file is there and has the hash ``pin``, where one is known."""
+        """Return whether the file is there and has the hash ``pin``, where one is known."""
         return self.path.is_file() and (pin is None or pin.of(self.path) == pin.value)
 
     def part_size(self) -> int:
-        """Return the bytes that have arrived."""
+        """Return how many bytes have arrived."""
         try:
             return self.part.stat().st_size
         except OSError:
@@ -117,7 +117,7 @@ class Entry:
         _write_record(self._beside(".part.json"), origin)
 
     def drop_part(self) -> None:
-        """Forget what has arrived."""
+        """Remove the part."""
         self.part.unlink(missing_ok=True)
         self._beside(".part.json").unlink(missing_ok=True)
 
@@ -138,7 +138,7 @@ class Entry:
         try:
             with self.part.open("rb") as file:
                 os.fsync(file.fileno())
-            self.part.chmod(0o444)  # a workspace that wrote into it would write into all others
+            self.part.chmod(0o444)  # writing into it would change it in all workspaces
             self.part.replace(self.path)
             with suppress(FileNotFoundError):
                 self._beside(".part.json").replace(self._beside(".json"))
@@ -155,7 +155,7 @@ class Entry:
 
     @contextmanager
     def locked(self, name: str, report: Report) -> Iterator[bool]:
-        """Hold the file against other processes; yield whether one of them brought it meanwhile.
+        """Lock the file against other processes; yield whether one of them downloaded it meanwhile.
 
         Raises:
             BadData: the cache cannot be written.

@@ -44,10 +44,10 @@ def download(
         fresh: download the file even if it is in the cache.
 
     Raises:
-        BadData: the server cannot be reached or refuses, the body breaks off, it is not the file
-            that ``sha256`` names, the disk is full, or the network is forbidden and the file not
-            in the cache. ``path`` is as it was.
-        Interrupted: Ctrl-C. ``path`` is as it was.
+        BadData: the server cannot be reached or refuses, the connection breaks, the content is not
+            that of ``sha256``, the disk is full, or llmc is offline and the file is not in the
+            cache. ``path`` is unchanged.
+        Interrupted: Ctrl-C. ``path`` is unchanged.
     """
     pin = Pin(sha256) if sha256 is not None else None
     remote = Remote(url=url, name=path.name, hint=hint, pin=pin)
@@ -68,8 +68,8 @@ def copy(source: Path, path: Path, *, sha256: str | None = None, report: Report 
     """Copy the local file ``source`` to ``path``.
 
     Raises:
-        BadData: ``source`` cannot be read, is not the file that ``sha256`` names, or the disk is
-            full. Nothing is left at ``path``.
+        BadData: ``source`` cannot be read, its content is not that of ``sha256``, or the disk is
+            full. ``path`` is unchanged.
     """
     digest = hashlib.sha256()
     try:
@@ -114,10 +114,9 @@ def download_from_hub(
     downloaded is taken from their cache.
 
     Raises:
-        BadData: the hub cannot be reached or refuses, what arrives is not the announced file, the
-            disk is full, or the network is forbidden and the file in no cache. ``path`` is as it
-            was.
-        Interrupted: Ctrl-C. ``path`` is as it was.
+        BadData: the hub cannot be reached or refuses, the content is not the announced one, the
+            disk is full, or llmc is offline and the file is in no cache. ``path`` is unchanged.
+        Interrupted: Ctrl-C. ``path`` is unchanged.
     """
     file = HubFile(repo, filename, repo_type)
     if is_offline():
@@ -143,7 +142,7 @@ def download_from_hub(
 
 
 def _bring(remote: Remote, path: Path, *, report: Report, fresh: bool) -> None:
-    """Have the file in the cache, from there or from its server, then put it at ``path``."""
+    """Download the file into the cache unless it is there, then put it at ``path``."""
     entry = Entry(remote.key)
     with entry.locked(remote.name, report) as brought_meanwhile:
         settled = remote.pin is not None and not fresh

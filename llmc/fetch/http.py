@@ -1,4 +1,4 @@
-"""One file over HTTP: gone on with where it broke off, tried again where that may help."""
+"""Download one file over HTTP: an interrupted download resumes, a failed request is retried."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 CHUNK = 1 << 18
 TIMEOUT_S = (10, 30)  # to connect, and between two bytes
 
-# Too busy, too slow, too early, or broken for the moment; any other refusal will be repeated.
+# Statuses that are worth a retry; a server repeats any other refusal.
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 NEEDS_TOKEN = (401, 403)
 WEB_PAGES = (".html", ".htm", ".xhtml")
 
 
-class _Anew(Exception):
-    """What has arrived before is of no use."""
+class _StartOver(Exception):
+    """The part that arrived before cannot be used."""
 
 
 class Transfer:
-    """Brings one file into its entry of the cache, whose lock the caller holds."""
+    """Downloads one file into its entry of the cache, whose lock the caller holds."""
 
     def __init__(self, remote: Remote, entry: Entry, advance: Advance, report: Report) -> None:
         """Prepare; nothing is requested yet."""
@@ -43,19 +43,18 @@ class Transfer:
         self._entry = entry
         self._advance = advance
         self._report = report
-        self._told: int | None = None
+        self._reported: int | None = None
         self._reached = False
 
     def run(self, *, fresh: bool) -> None:
-        """Make the entry hold the file.
+        """Download the file into the entry.
 
-        Without ``fresh``, a file that is there already stays where the server says that it has not
-        changed.
+        Without ``fresh``, a file that is there stays if the server reports that it has not changed.
 
         Raises:
-            BadData: the server cannot be reached or refuses, the body breaks off, it is not the
-                expected file, or the disk is full. What has arrived of it is kept for another try.
-            Interrupted: Ctrl-C; the same.
+            BadData: the server cannot be reached or refuses, the connection breaks, it is not the
+                expected file, or the disk is full. What has arrived is kept for another try.
+            Interrupted: Ctrl-C; what has arrived is kept.
         """
         import requests
 
@@ -78,8 +77,8 @@ class Transfer:
                 if self._request(session, have, fresh) is None:
                     return
             else:
-                self._tell(have, have)
-        except _Anew:
+                self._report_progress(have, have)
+        except _StartOver:
             entry.drop_part()
             have = 0
             self._request(session, 0, fresh=True)
@@ -93,7 +92,7 @@ class Transfer:
         if remote.pin is not None and (found := remote.pin.of(entry.part)) != remote.pin.value:
             entry.drop_part()
             if have:
-                self._report.note(f"what was kept of {remote.name} does not fit: beginning anew")
+                self._report.note(f"the kept part of {remote.name} does not fit: starting over")
                 self._attempt(session, fresh)
                 return
             raise BadData(
@@ -103,7 +102,7 @@ class Transfer:
         entry.finish()
 
     def _usable(self) -> int:
-        """Return how many bytes of the part can be gone on with."""
+        """Return how many bytes of the part a download can resume after."""
         have, origin = self._entry.part_size(), self._entry.part_origin()
         if have and origin and not origin.get("encoded"):
             same = origin.get("fingerprint") == self._remote.fingerprint
@@ -112,7 +111,7 @@ class Transfer:
         return 0
 
     def _request(self, session: requests.Session, have: int, fresh: bool) -> int | None:
-        """Ask for what is missing after ``have`` bytes and write it.
+        """Request what is missing after ``have`` bytes and write it.
 
         Returns: the size of the part, or None where the whole file has not changed.
         """
@@ -146,7 +145,7 @@ class Transfer:
             self._report.note(f"{self._remote.name} in the cache is still the newest")
             return None
         if response.status_code == 416 and have:
-            raise _Anew
+            raise _StartOver
         self._check_answer(response, have)
         encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
         if response.status_code == 206:
@@ -164,7 +163,7 @@ class Transfer:
             self._check_beginning(chunk)
             self._entry.begin_part(self._origin(response, total, encoded=encoded))
         self._check_room((total or size or 0) - have)
-        self._tell(have, total or size)
+        self._report_progress(have, total or size)
         self._write(response, chunk, have, total or size)
         return self._entry.part_size()
 
@@ -180,20 +179,20 @@ class Transfer:
                 except OSError as error:
                     raise self._disk_failure(error) from error
                 have += len(chunk)
-                self._tell(have, total)
+                self._report_progress(have, total)
                 chunk = response.raw.read1(CHUNK, decode_content=True)
 
     def _opened(self, mode: Literal["ab", "wb"]) -> FileIO:
         try:
-            # Unbuffered: what has arrived is kept, whatever ends this process.
+            # Unbuffered: what has arrived is kept, however this process ends.
             return self._entry.part.open(mode, buffering=0)
         except OSError as error:
             raise self._disk_failure(error) from error
 
-    def _tell(self, position: int, total: int | None) -> None:
-        """Report progress as the difference to what was reported before."""
-        self._advance(position - (self._told or 0), total)
-        self._told = position
+    def _report_progress(self, position: int, total: int | None) -> None:
+        """Report the progress since the last call."""
+        self._advance(position - (self._reported or 0), total)
+        self._reported = position
 
     def _origin(
         self, response: requests.Response, total: int | None, *, encoded: bool
@@ -212,11 +211,11 @@ class Transfer:
         return bool(origin.get("fingerprint") == self._remote.fingerprint)
 
     def _check_answer(self, response: requests.Response, have: int) -> None:
-        """Refuse an error, and a web page in place of the file.
+        """Refuse an error status, and a web page instead of the file.
 
         Raises:
-            BadData: that is what the server sent.
-            Passing: it may send something else later.
+            BadData: the server refused, or sent a web page.
+            Passing: the server may answer differently later.
         """
         remote, status = self._remote, response.status_code
         if status not in (200, 206) or (status == 206 and not have):
@@ -238,10 +237,10 @@ class Transfer:
             raise BadData(f"{remote.shown} answered with a web page; {self._kept()}: {remote.hint}")
 
     def _check_beginning(self, chunk: bytes) -> None:
-        """Refuse a web page that does not say that it is one, where no hash would tell it.
+        """Refuse a web page without its content type, where no hash would reveal it.
 
         Raises:
-            BadData: that is what the server sent.
+            BadData: the server sent a web page.
         """
         is_page = kind_of_bytes(chunk[:HEAD_BYTES]) == "html"
         if is_page and self._remote.pin is None and not self._is_web_page():
@@ -254,31 +253,31 @@ class Transfer:
         return PurePosixPath(urlsplit(self._remote.url).path).suffix.lower() in WEB_PAGES
 
     def _continued(self, response: requests.Response, have: int) -> int | None:
-        """Hold the rest that a server sends against the part; return the size of the whole.
+        """Check that the answer continues the part; return the size of the whole file.
 
         Raises:
-            _Anew: it is another rest than the one asked for, or of another file.
+            _StartOver: it is not the requested range, or the file has changed.
         """
         match = re.fullmatch(
             r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
         )
         origin = self._entry.part_origin()
         if match is None or int(match[1]) != have:
-            raise _Anew
+            raise _StartOver
         total = _number(match[2])
         if total is not None and origin.get("size") not in (None, total):
-            raise _Anew
+            raise _StartOver
         for name, header in (("etag", "ETag"), ("last_modified", "Last-Modified")):
             then, now = origin.get(name), response.headers.get(header)
             if self._is_from_here(origin) and then and now and then != now:
-                raise _Anew  # a server that does not know If-Range
+                raise _StartOver  # the server ignores If-Range
         return total
 
     def _check_room(self, missing: int) -> None:
-        """Refuse what the disk has no room for before filling it.
+        """Refuse a file that the disk has no room for.
 
         Raises:
-            BadData: so it is.
+            BadData: there is not enough free space.
         """
         folder = self._entry.path.parent
         free = free_bytes(folder)
@@ -300,7 +299,7 @@ class Transfer:
     def _network_failure(self, error: Exception) -> Exception:
         """Return what to raise for an error of the HTTP library.
 
-        Its own words are left out: they hold the address, and an address may hold secrets.
+        Its own message is left out, because it holds the address, which may hold secrets.
         """
         import requests
         import urllib3
@@ -329,7 +328,7 @@ class Transfer:
         return unreachable(remote.shown, remote.host, remote.hint, error)
 
     def _kept(self) -> str:
-        """Say what there is of the file."""
+        """Return a clause about how much of the file is kept."""
         have = self._usable()
         if not have:
             return "nothing was saved"
@@ -342,7 +341,7 @@ class Transfer:
 
 
 def _validator(origin: Mapping[str, Any]) -> str | None:
-    """Return what If-Range takes: an ETag that stands for the very bytes, else a date."""
+    """Return the value for If-Range: a strong ETag, else a date."""
     etag = origin.get("etag")
     if isinstance(etag, str) and not etag.startswith("W/"):
         return etag

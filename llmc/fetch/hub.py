@@ -35,12 +35,12 @@ class HubFile:
 
     @property
     def _memo(self) -> Entry:
-        """Where the cache remembers what the hub announced of the file."""
+        """The cache entry that records what the hub announced about the file."""
         spelled = "/".join((self.repo_type, self.repo, self.name))
         return Entry(f"hub-{hashlib.sha256(spelled.encode()).hexdigest()}")
 
     def announced(self, hint: str, report: Report) -> Remote:
-        """Ask the hub for the file's hash and size, and remember them.
+        """Ask the hub for the file's hash and size, and record them.
 
         Raises:
             BadData: it cannot be reached or refuses.
@@ -48,12 +48,12 @@ class HubFile:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        # Its advice to log in is no news to the person: what fails, fails below.
+        # The client's advice to log in is noise: failures are reported below.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         try:
             url = hf_hub_url(self.repo, self.name, repo_type=self.repo_type)
         except ValueError as error:
-            raise BadData(f"'{self.repo}' on the hub is no repository: {error}") from error
+            raise BadData(f"'{self.repo}' on the hub is not a repository: {error}") from error
         metadata = persistently(
             lambda: _asked(url, hint, lambda: get_hf_file_metadata(url)),
             report=report,
@@ -81,15 +81,15 @@ class HubFile:
         return remote
 
     def remembered(self) -> tuple[Entry, Pin | None] | None:
-        """Return the place in the cache and the hash of what the hub announced the last time."""
+        """Return the cache entry and the hash that the hub announced the last time."""
         memo = self._memo.origin()
         return (Entry(memo["key"]), _pin(memo.get("hash"))) if "key" in memo else None
 
     def in_hub_cache(self, pin: Pin | None) -> Path | None:
-        """Return the file in the cache of Hugging Face's own programs, where it is there and whole.
+        """Return the file from the cache of Hugging Face's own programs, if it is there and whole.
 
         Args:
-            pin: the hash it must have; None takes the version that they last saw.
+            pin: the hash it must have; None for the version that they downloaded last.
         """
         from huggingface_hub import try_to_load_from_cache
 
@@ -162,7 +162,7 @@ def list_dataset(repo: str, revision: str | None = None) -> Listing:
     """
     from huggingface_hub import HfApi
 
-    # The client's retries and its advice to log in are no news: what fails, fails below.
+    # The client's retries and its advice to log in are noise: failures are reported below.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     with _explained(repo):
         info = HfApi().dataset_info(repo, revision=revision, files_metadata=True)
@@ -177,7 +177,7 @@ def list_dataset(repo: str, revision: str | None = None) -> Listing:
 
 
 def _pin(etag: Any) -> Pin | None:
-    """Return the hash that an ETag of the hub is; None for one of another server."""
+    """Return the hash in an ETag of the hub; None for the ETag of another server."""
     is_hash = isinstance(etag, str) and re.fullmatch("[0-9a-f]{64}|[0-9a-f]{40}", etag)
     return Pin(etag) if is_hash else None
 
@@ -185,12 +185,12 @@ def _pin(etag: Any) -> Pin | None:
 def _asked(url: str, hint: str, ask: Callable[[], Any]) -> Any:
     """Ask the hub; turn what its client raises into one sentence.
 
-    Its network errors come from whichever HTTP library its version uses, so they have no common
-    ancestor to name here.
+    The network errors depend on the HTTP library that the client's version uses, so they have no
+    common base class.
 
     Raises:
         BadData: the hub refuses.
-        Passing: it may not the next time.
+        Passing: the hub may answer differently later.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -216,16 +216,12 @@ def _asked(url: str, hint: str, ask: Callable[[], Any]) -> Any:
 def _explained(repo: str) -> Iterator[None]:
     """Turn what the hub's client raises into one sentence.
 
-    Its network errors come from whichever HTTP library its version uses, so they have no common
-    ancestor to name here.
-
     Raises:
         BadData: the hub cannot be reached, refuses, or has no such thing.
     """
     from huggingface_hub import errors
 
     name = f"hf:{repo}"
-    offline = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
     try:
         yield
     except BadData:
@@ -243,15 +239,9 @@ def _explained(repo: str) -> Iterator[None]:
                 f"the hub has no dataset {repo}, or it is private: check the name, or set HF_TOKEN"
             ) from error
         raise BadData(f"the hub answered {status} for {name}: try again later") from error
-    except offline as error:
-        raise BadData(
-            f"cannot reach the hub for {name} (offline?): try again with a network"
-        ) from error
-    except OSError as error:
-        if error.errno is not None and error.filename is not None:
-            raise BadData(f"cannot write {error.filename}: {error.strerror}") from error
-        raise BadData(f"cannot reach the hub for {name} ({type(error).__name__})") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise BadData(f"cannot write {error.filename}: {error.strerror}") from error
         raise BadData(
             f"cannot reach the hub for {name} ({type(error).__name__}): try again with a network"
         ) from error

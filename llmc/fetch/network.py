@@ -1,4 +1,4 @@
-"""When the network is used, and how often again: the offline switch, and patience with servers."""
+"""The offline switch, and when a failed request is retried."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def is_offline() -> bool:
 
 @dataclass(frozen=True)
 class Patience:
-    """How often a request that failed is made again, and how long is waited before.
+    """How often and after which waits a failed request is retried.
 
     Attributes:
-        retries: in a row, with no byte arriving in between.
-        unreached: the same for a server that has not answered at all: mostly there is no network.
-        first_s: the first wait, in seconds; each is twice the one before.
-        longest_s: no wait is longer, but those that the server asks for.
-        total_s: all waits together, those included.
-        sleep: waits.
+        retries: the retries in a row without a byte in between.
+        unreached: the same for a server that has not answered at all (often there is no network).
+        first_s: the first wait in seconds; each wait is twice the one before.
+        longest_s: the longest wait, except where the server asks for a longer one.
+        total_s: the limit of all waits together.
+        sleep: the function that waits.
     """
 
     retries: int = 5
@@ -44,7 +44,7 @@ class Patience:
     sleep: Callable[[float], None] = time.sleep
 
     def wait_s(self, failures: int) -> float:
-        """Return the wait after so many failures; random, lest all clients come back at once."""
+        """Return the wait after ``failures`` failures; random, to spread the clients' retries."""
         return min(self.longest_s, self.first_s * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
 
 
@@ -52,7 +52,7 @@ PATIENCE = Patience()
 
 
 def patience() -> Patience:
-    """Return the patience in force: ``LLMC_RETRIES`` sets the number of retries, 0 means none.
+    """Return the limits in force; ``LLMC_RETRIES`` sets the number of retries, 0 for none.
 
     Raises:
         Usage: it is not a number.
@@ -66,7 +66,7 @@ def patience() -> Patience:
 
 
 class Passing(Exception):
-    """A failure that may pass by itself."""
+    """A failure that a retry may overcome."""
 
     def __init__(
         self, what: str, final: BadData, *, wait_s: float | None = None, reached: bool = True
@@ -74,8 +74,8 @@ class Passing(Exception):
         """Describe it.
 
         Args:
-            what: for the note that it is tried again.
-            final: to raise when patience ends.
+            what: what happened, for the note about the retry.
+            final: the error to raise after the last retry.
             wait_s: how long the server asks to wait.
             reached: whether the server answered at all.
         """
@@ -87,15 +87,15 @@ class Passing(Exception):
 
 
 def persistently(attempt: Callable[[], T], *, report: Report, progress: Callable[[], int]) -> T:
-    """Call ``attempt`` until it returns; after a :class:`Passing` failure, wait and call it again.
+    """Call ``attempt``, and after each :class:`Passing` failure wait and call it again.
 
     Args:
         attempt: what may fail.
         report: is told of every wait.
-        progress: bytes that are there; when they have grown, the count of failures starts anew.
+        progress: returns the bytes that have arrived; if they grow, the failures are counted anew.
 
     Raises:
-        BadData: it failed too often, or the waits would be too long.
+        BadData: it failed too often, or the waits would take too long.
     """
     limits = patience()
     failures, waited, had = 0, 0.0, progress()

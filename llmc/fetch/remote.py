@@ -1,4 +1,4 @@
-"""A file to fetch: its address, and what is known of it beforehand."""
+"""A file to download: its address, and what is known about it beforehand."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def is_url(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to fetch, and what is known of it beforehand.
+    """A file to download, and what is known about it beforehand.
 
     Attributes:
         url: its address.
         name: what it is called in messages.
-        hint: ends the messages of failures that trying again does not mend.
+        hint: the end of error messages: what to do instead.
         pin: the hash it must have.
         size: the bytes it must have.
         headers: sent to the host of ``url``; a token goes to no other host after a redirect.
@@ -41,14 +41,14 @@ class Remote:
         """Check the address.
 
         Raises:
-            BadData: it is none.
+            BadData: it is not an HTTP address.
         """
         try:
             parts = urlsplit(self.url)
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadData(f"'{self.url}' is no HTTP address: {self.hint}")
+            raise BadData(f"'{self.url}' is not an HTTP address: {self.hint}")
 
     @property
     def shown(self) -> str:
@@ -63,7 +63,7 @@ class Remote:
 
     @property
     def fingerprint(self) -> str:
-        """Tells addresses apart without naming them."""
+        """A hash of the address: it identifies the address without revealing it."""
         return hashlib.sha256(self.url.encode()).hexdigest()
 
     @property
@@ -73,7 +73,7 @@ class Remote:
 
 
 def unreachable(shown: str, host: str, hint: str, error: Exception) -> Passing:
-    """Return the failure of a server that does not answer at all."""
+    """Return the failure of a server that does not answer."""
     kind = type(error).__name__
     final = BadData(
         f"cannot download {shown}: no answer from {host} ({kind}); {hint}, or try again with a "

@@ -1,4 +1,4 @@
-"""Archives from elsewhere, unpacked without trusting them.
+"""Unpack archives without trusting them.
 
 Only plain files and folders are made, and only below one new folder. A link inside the archive
 becomes a copy of what it points to, so no name that is opened can lead elsewhere; hence tarfile's
@@ -51,11 +51,11 @@ BROKEN = (
 
 
 class _Damaged(ValueError):
-    """A header in the middle of a tar is none."""
+    """A header in the middle of a tar is damaged."""
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar; tarfile would take a damaged one after the first, or none, for the end."""
+    """A tar header; tarfile alone takes a damaged or missing one after the first for the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -69,13 +69,13 @@ class _Header(tarfile.TarInfo):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may become.
+    """The limits of an unpacked archive.
 
     Attributes:
-        total_bytes: all its files together.
-        members: files, folders and links.
-        ratio: bytes that come out for one that lies in the archive. Text shrinks by 3 to 20.
-        allowance: bytes that may come out whatever the ratio: small files of zeros are no bomb.
+        total_bytes: the bytes of all files together.
+        members: the number of files, folders and links.
+        ratio: unpacked bytes per byte of the archive. Text compresses by 3 to 20.
+        allowance: bytes that are allowed whatever the ratio: small files of zeros are harmless.
     """
 
     total_bytes: int = 1 << 40
@@ -88,22 +88,22 @@ LIMITS = Limits()
 
 
 def is_archive(name: str) -> bool:
-    """Tell by its name whether a file is one that :func:`unpack` opens."""
+    """Return whether :func:`unpack` opens a file of this name."""
     return name.lower().endswith(SUFFIXES)
 
 
 def unpack(archive: Path, folder: Path, *, limits: Limits = LIMITS) -> list[Path]:
     """Unpack ``archive`` into the new folder ``folder``: all of it, or nothing.
 
-    Zip and tar files, the latter compressed by gzip, zstd, bzip2 or xz too; a file that is only
-    compressed becomes one without the last part of its name. Owners, modes and times are left.
+    Zip files, and tar files, also compressed by gzip, zstd, bzip2 or xz; a file that is only
+    compressed loses the last suffix of its name. Owners, modes and times are not restored.
 
     Returns: the files, in the archive's order.
 
     Raises:
-        BadData: it is no such archive or a broken one, a member would come to lie elsewhere or is
-            no file, it grows beyond ``limits``, ``folder`` has something in it, or the disk is
-            full. ``folder`` is as it was.
+        BadData: it is not such an archive or is broken, a member would lie outside ``folder`` or is
+            not a file, it exceeds ``limits``, ``folder`` is not empty, or the disk is full.
+            ``folder`` is unchanged.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def _broken(archive: Path, error: Exception) -> BadData:
 
 
 class _Unpacking:
-    """One archive on its way into a scratch folder."""
+    """One archive that is unpacked into a temporary folder."""
 
     def __init__(self, archive: Path, folder: Path, limits: Limits) -> None:
         self.archive = archive
@@ -197,16 +197,16 @@ class _Unpacking:
             start[257:262] == b"ustar" or name.endswith((".tar", *TARS)) or ".tar" in suffixes[-2:]
         )
         if is_tar:
-            # The bytes are counted as they leave the compressed stream, headers and gaps included.
+            # Bytes are counted as they leave the compressed stream, including headers and gaps.
             with tarfile.open(
                 fileobj=cast("IO[bytes]", bounded), mode="r:", tarinfo=_Header
             ) as tar:
                 while (member := tar.next()) is not None:
                     self._untar(tar, member)
-                    # It would keep every header.
+                    # tarfile would keep every header in memory.
                     tar.members = []  # type: ignore[attr-defined]
             while bounded.read(CHUNK):
-                pass  # to where the checksum is
+                pass  # to the checksum at the end
             return
         if not is_archive(name):
             raise BadData(f"{self.archive} is no archive: name a .zip, .tar, .gz or .zst file")
@@ -224,13 +224,13 @@ class _Unpacking:
             file = tar.extractfile(member)
             if file is None:
                 raise self._refused(f"{name!r} has no content")
-            # What a sparse file leaves out never was in the stream.
+            # The holes of a sparse file are not in the stream, so they are counted here.
             self._write(name, file, count=member.issparse())
         else:
             raise self._refused(f"{name!r} is a device or a pipe")
 
     def _counted(self, name: str) -> str:
-        """Count one member more and return its name, checked."""
+        """Count a member and return its name, checked."""
         self._members += 1
         if self._members > self.limits.members:
             raise self._refused(f"it holds more than {self.limits.members:,} members")
@@ -255,7 +255,7 @@ class _Unpacking:
         return str(PurePosixPath(name))
 
     def _link(self, name: str, target: PurePosixPath, shown: str) -> None:
-        """Remember a link; ``..`` in it is resolved by its letters, for no link is ever made."""
+        """Remember a link; ``..`` is resolved by text, because no link is ever made."""
         parts: list[str] = []
         if target.is_absolute() or PurePosixPath(shown).is_absolute():
             raise self._refused(f"the link {name!r} to {shown!r} leads out of its folder")
@@ -298,7 +298,7 @@ class _Unpacking:
 
 
 class _Bounded:
-    """A stream that tarfile can read forwards, whose bytes are counted, headers in small pieces."""
+    """A stream for tarfile that reads forwards only and counts its bytes."""
 
     def __init__(self, plain: BinaryIO, count: Callable[[int], None]) -> None:
         self._plain = plain
@@ -334,7 +334,7 @@ class _Bounded:
     def seek(self, position: int) -> int:
         """Read on to ``position``."""
         if position < self._position:
-            raise ValueError("it leads backwards")
+            raise ValueError("an offset points backwards")
         while self._position < position and self.read(min(CHUNK, position - self._position)):
             pass
         return self._position

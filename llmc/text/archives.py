@@ -1,4 +1,4 @@
-"""The files in a tar, read where they lie: nothing is unpacked, so no path leads anywhere."""
+"""Read the files of a tar without unpacking it, so that no path in it is ever used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmc.errors import BadData
 from llmc.fetch.compression import decompressed
 from llmc.text.files import explained
 
-# A long name or a table of attributes is read at once. What claims to be larger is a trap.
+# tarfile reads a long name or a table of attributes at once; a larger one is an attack.
 MAX_HEADER = 1 << 20
 HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -28,7 +28,7 @@ class _Damaged(Exception):
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is whole: tarfile takes a damaged one inside an archive for its end."""
+    """A tar header; tarfile alone takes a damaged one for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -46,7 +46,7 @@ class _Header(tarfile.TarInfo):
 def stored_members(stream: BinaryIO, name: str) -> Iterator[tuple[str, int, int]]:
     """Yield the files of an uncompressed tar: path, offset and size of each.
 
-    Folders, links, devices and files with holes are passed over.
+    Folders, links, devices and sparse files are skipped.
 
     Raises:
         BadData: it is not a tar, damaged or cut short.
@@ -61,7 +61,7 @@ def streamed_members(
 ) -> Iterator[tuple[str, int, BinaryIO]]:
     """Yield the files of a compressed tar, from front to back: path, size, stream.
 
-    Each stream must be read before the next is asked for.
+    Each stream must be read before the next one.
 
     Raises:
         BadData: it is not a tar, damaged or cut short.

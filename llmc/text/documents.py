@@ -1,7 +1,7 @@
-"""A text cut into documents: where one ends, in a stream, and where a file may be cut in parts.
+"""Split a text into documents, and find where a large file can be split into parts.
 
-Streams are cut as text, files as bytes. In UTF-8 no character begins inside another, so a separator
-that is found among the bytes is one among the characters.
+Streams are split as text, files as bytes. In UTF-8 no character begins inside another, so that a
+separator found in the bytes is a separator of the text.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from llmc.text.utf8 import CHUNK, Decoder
 # The text of the token between two documents.
 ENDOFTEXT = "<|endoftext|>"
 
-# A document is handed on as one string. Beyond this size it is more likely a mistake, or made to
-# exhaust memory.
+# A document is one string in memory. A larger one is a mistake or an attack.
 MAX_DOCUMENT = 1 << 30
 
 
@@ -29,12 +28,12 @@ class Boundary:
     """Where documents end.
 
     Attributes:
-        name: how ``--documents`` and the manifest name it.
-        literal: what stands between two documents; None: nothing does, a file is one.
-        windows: the same where lines may end as on Windows, a regular expression; None: the same.
-        longest: the most bytes of it.
-        stays: it belongs to the document before it, and an empty document counts.
-        trims: whitespace around a document is left out.
+        name: its name for ``--documents`` and in the manifest.
+        literal: the separator; None if every file is one document.
+        windows: a regular expression for the separator with Windows' line ends, where it differs.
+        longest: the greatest length of the separator in bytes.
+        stays: the separator is part of the document before it, and empty documents count.
+        trims: white space around documents is removed.
     """
 
     name: str
@@ -46,16 +45,16 @@ class Boundary:
 
     @property
     def pattern(self) -> str:
-        """A regular expression for what stands between two documents."""
+        """A regular expression for the separator."""
         return self.windows or re.escape(self.literal or "")
 
     @property
     def alphabet(self) -> bytes:
-        """The bytes that a separator can hold."""
+        """The bytes that occur in a separator."""
         return (self.literal or "").encode() + (b"\r" if self.windows else b"")
 
     def split(self, text: str) -> list[str]:
-        """Return what stands between the separators, and behind the last one."""
+        """Return the documents between the separators, and the rest after the last one."""
         if self.literal is None:
             return [text]
         if self.windows is None or "\r" not in text:
@@ -67,14 +66,14 @@ class Boundary:
         return [*map("".join, zip(pieces[::2], ends, strict=False)), pieces[-1]]
 
     def is_in(self, text: str) -> bool:
-        """Tell whether a separator is in ``text``."""
+        """Return whether ``text`` contains a separator."""
         if self.windows is None or "\r" not in text:
             return self.literal is not None and self.literal in text
         return re.search(self.windows, text) is not None
 
 
 def separator(text: str, *, name: str | None = None, trims: bool = False) -> Boundary:
-    """Return the boundary at every ``text``, from left to right."""
+    """Return the boundary whose separator is ``text``."""
     return Boundary(name or text, text, longest=len(text.encode()), trims=trims)
 
 
@@ -90,12 +89,12 @@ _ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\\": "\\"}
 
 
 def boundary_named(text: str) -> Boundary:
-    r"""Return the boundary that ``--documents`` names, or that at the separator it gives.
+    r"""Return the boundary for a value of ``--documents``: a name or a separator.
 
-    In a separator ``\n``, ``\r``, ``\t`` and ``\\`` mean what they mean elsewhere.
+    A separator may contain the escapes ``\n``, ``\r``, ``\t`` and ``\\``.
 
     Raises:
-        Usage: it is empty, or looks like a misspelt name.
+        Usage: the value is empty, or looks like a misspelt name.
     """
     if text in NAMED:
         return NAMED[text]
@@ -110,9 +109,10 @@ def boundary_named(text: str) -> Boundary:
 
 
 def boundary_of_head(head: bytes) -> Boundary:
-    """Choose for a text that begins with ``head``: at ``<|endoftext|>`` if it has lines of it.
+    """Return the boundary for a text that begins with ``head``.
 
-    The mark inside a line is no sign: sources and articles about tokenizers quote it.
+    It is ``<|endoftext|>`` if a line consists of it. The mark inside a line does not count, because
+    code and articles about tokenizers quote it.
     """
     mark = re.escape(ENDOFTEXT.encode())
     return AT_ENDOFTEXT if re.search(rb"(?m)^" + mark + rb"\r?$", head) else FILE
@@ -121,16 +121,16 @@ def boundary_of_head(head: bytes) -> Boundary:
 def cut(
     chunks: Iterable[bytes], boundary: Boundary, name: str, *, offset: int = 0, is_last: bool = True
 ) -> Iterator[str]:
-    """Yield what stands between the boundaries of a text, empty ones too.
+    """Yield the documents of a text, empty ones too.
 
-    At most one document and one chunk are held.
+    At most one document and one chunk are in memory.
 
     Args:
-        chunks: the text in UTF-8, cut anywhere.
+        chunks: the text in UTF-8, split anywhere.
         boundary: where documents end.
-        name: what the text is called in messages.
-        offset: of the first byte in its file, for messages.
-        is_last: the text ends with the file, not with one of its parts.
+        name: how messages call the text.
+        offset: the offset of the first byte in its file, for messages.
+        is_last: the text goes to the end of its file.
 
     Raises:
         NotText: it is not UTF-8.
@@ -168,16 +168,16 @@ def _check_size(size: int, name: str) -> None:
     if size > MAX_DOCUMENT:
         raise BadData(
             f"{name} holds a document of more than {MAX_DOCUMENT >> 20:,} MiB: "
-            "say where to cut it with --documents"
+            "name a separator with --documents"
         )
 
 
 def starts(stream: BinaryIO, size: int, boundary: Boundary, step: int) -> list[int]:
-    """Return offsets, the first 0, where documents begin, ``step`` bytes or more apart.
+    """Return offsets at which documents begin, at least ``step`` bytes apart; the first is 0.
 
-    The documents between two of them are those that :func:`cut` finds there in the whole. Where
-    separators run into each other ("\\n\\n\\n\\n") the cut depends on all that came before, so only
-    those count that follow on a byte no separator holds.
+    Splitting between them gives the same documents as :func:`cut` on the whole file. In a run of
+    separators ("\\n\\n\\n\\n") the split depends on everything before, so only separators after a
+    byte that occurs in no separator are used.
     """
     found = [0]
     if boundary.literal is not None:
@@ -187,7 +187,7 @@ def starts(stream: BinaryIO, size: int, boundary: Boundary, step: int) -> list[i
 
 
 def _start_after(stream: BinaryIO, offset: int, size: int, boundary: Boundary) -> int | None:
-    """Return where the first document begins whose separator begins behind ``offset``."""
+    """Return where the first document begins whose separator begins after ``offset``."""
     pattern = re.compile(boundary.pattern.encode())
     while offset < size:
         stream.seek(offset)

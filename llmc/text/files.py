@@ -23,10 +23,10 @@ class Stretch:
     """A stretch of a file on disk.
 
     Attributes:
-        name: what it is called in messages.
+        name: how messages call it.
         path: the file.
         start: the offset of its first byte.
-        end: the offset behind its last.
+        end: the offset after its last byte.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Stretch:
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """Its size in bytes."""
         return self.end - self.start
 
 

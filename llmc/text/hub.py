@@ -1,9 +1,9 @@
 """Datasets of the Hugging Face hub: ``hf:owner/name[@revision][:split[:column]]``.
 
-One question to the hub gives a repository's commit, files, sizes and hashes, and the card in which
-its author says which files are which split. Files are downloaded when their turn comes, into the
-hub's own cache, where other programs find them too. Where a repository has no file that llmc reads,
-the hub's own conversion to parquet (``refs/convert/parquet``) is taken.
+One request to the hub returns a repository's commit, files, sizes and hashes, and the card that
+assigns files to splits. Each file is downloaded when it is read, into the hub's own cache. If a
+repository has no file that llmc reads, the hub's conversion to parquet (``refs/convert/parquet``)
+is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORMATS = ("parquet", "jsonl", "json", "text")
 TEXT_SUFFIXES = (".txt", ".md")
 NO_DATA = re.compile(r"(readme|licen[cs]e|requirements|dataset_infos?|.*config)\b", re.IGNORECASE)
 
-# How files are called that belong to a split, where the card does not say it: the hub's own words.
+# The words in the names of a split's files, as the hub recognizes them, for a card without splits.
 SPLIT_WORDS = {
     TRAIN: "train|training",
     VALIDATION: "validation|valid|dev|val",
@@ -44,7 +44,7 @@ SPLIT_WORDS = {
 
 @dataclass(frozen=True)
 class HubName:
-    """What a person named: repository, revision, split (with its subset before a slash), column."""
+    """A parsed name: repository, revision, split (``subset/split`` where needed), column."""
 
     repo: str
     revision: str | None = None
@@ -53,10 +53,10 @@ class HubName:
 
 
 def parse_name(text: str) -> HubName:
-    """Take ``hf:owner/name[@revision][:split[:column]]`` apart.
+    """Parse ``hf:owner/name[@revision][:split[:column]]``.
 
     Raises:
-        Usage: it is not of that form.
+        Usage: the name has another form.
     """
     place, *rest = text.removeprefix(PREFIX).split(":")
     repo, _, revision = place.partition("@")
@@ -67,11 +67,11 @@ def parse_name(text: str) -> HubName:
 
 
 def open_hub(text: str, reading: Reading) -> Opened:
-    """Open a dataset of the hub; nothing but the list of its files is asked for yet.
+    """Open a dataset of the hub; only the list of its files is requested.
 
     Raises:
-        Usage: the name is not of the form, or the column is named twice.
-        BadData: the hub cannot be reached or refuses, or there is no such split, or no text.
+        Usage: the name has another form, or the column is named twice.
+        BadData: the hub cannot be reached or refuses, or has no such split or no text.
     """
     name = parse_name(text)
     if name.column and reading.field not in (None, name.column):
@@ -117,7 +117,7 @@ def documents_of_listed_file(file: ListedFile, reading: Reading) -> Iterator[str
     """Download a file unless it is in the hub's cache, and yield its documents.
 
     Raises:
-        BadData: it cannot be had, is not the file that the hub announced, or cannot be read.
+        BadData: the download fails, or the file cannot be read.
     """
     path = file.download()
     name = f"hf:{file.repo}/{file.path}"
@@ -132,12 +132,12 @@ def _part(file: ListedFile, reading: Reading) -> Part:
 
 
 def _splits(listing: Listing, reading: Reading) -> dict[str, list[ListedFile]]:
-    """Return the wanted files that can be read, by split: ``train``, or ``subset/train``.
+    """Return the files that can be read by split: ``train``, or ``subset/train``.
 
-    The card's word counts; without one, the names of files and folders do.
+    The card decides; without one, the names of files and folders do.
 
     Raises:
-        Usage: the wishes do not fit the files.
+        Usage: the options do not fit the files.
     """
     files = _of_one_format([file for file in listing.files if reading.wants(file.path)])
     found: dict[str, list[ListedFile]] = {}
@@ -175,7 +175,7 @@ def _of_one_format(files: list[ListedFile]) -> list[ListedFile]:
 
 
 def _format_of(path: str) -> str | None:
-    """Return the format of a file that may hold a dataset's text; None: it does not."""
+    """Return the format of a file that may hold a dataset's text, else None."""
     name = PurePosixPath(path).name
     if NO_DATA.match(name):
         return None

@@ -1,4 +1,4 @@
-"""The values of a JSON text that is too large to be parsed at once."""
+"""Parse a JSON text that is too large to parse at once, value by value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmc.text.documents import MAX_DOCUMENT
 
 WHITESPACE = " \t\r\n"
 
-# A fault as near to the end of what is there may be a word or an escape that goes on.
+# An error this close to the end of a chunk may be a word or an escape that continues.
 UNFINISHED = 16
 
 
@@ -23,10 +23,10 @@ def json_reason(error: json.JSONDecodeError) -> str:
 
 
 class JsonStream:
-    """The elements of a list, or values that stand one after the other."""
+    """The elements of a list, or a sequence of values."""
 
     def __init__(self, chunks: Iterable[bytes], name: str) -> None:
-        """Read the text from ``chunks``, cut anywhere; messages call it ``name``."""
+        """Read the text from ``chunks``, split anywhere; messages call it ``name``."""
         self._name = name
         self._decoder = json.JSONDecoder()
         self._chunks = codecs.iterdecode(chunks, "utf-8-sig")
@@ -35,7 +35,7 @@ class JsonStream:
         self._lines = 0  # before what is held
 
     def values(self) -> Iterator[Any]:
-        """Yield the values. One of them and as much text again is in memory.
+        """Yield the values; one of them and as much text again are in memory.
 
         Raises:
             BadData: it is not JSON, or a value is larger than ``MAX_DOCUMENT``.
@@ -56,7 +56,7 @@ class JsonStream:
             raise self._fault("there is more after the list")
 
     def _next_letter(self) -> str:
-        """Go to the next letter that is not white space; empty at the end."""
+        """Go to the next character that is not white space and return it; empty at the end."""
         while True:
             while self._at < len(self._held) and self._held[self._at] in WHITESPACE:
                 self._at += 1
@@ -72,23 +72,23 @@ class JsonStream:
             except json.JSONDecodeError as error:
                 is_open = error.msg.startswith("Unterminated string")
                 near_end = error.pos > len(self._held) - UNFINISHED
-                place = error.pos - self._at  # reading on moves what is held
+                place = error.pos - self._at  # reading on moves the buffer
                 if (is_open or near_end) and self._more():
                     continue
                 self._at += place
                 raise self._fault(json_reason(error)) from error
             except RecursionError as error:
                 raise self._fault("nested too deep") from error
-            # A number at the end of what is there may go on.
+            # A number at the end of the buffer may continue.
             if end == len(self._held) and self._more():
                 continue
             self._at = end
             return value
 
     def _more(self) -> bool:
-        """Read on; False at the end.
+        """Read more; False at the end.
 
-        As much again as there is, so that a huge value is not tried once per chunk.
+        It doubles the buffer, so that a huge value is not parsed once per chunk.
         """
         pieces = [self._held[self._at :]]
         missing = max(1, len(pieces[0]))

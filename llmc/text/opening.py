@@ -1,4 +1,4 @@
-"""What a person names as text - paths, patterns, addresses, ``-``, ``hf:…`` - as parts to read."""
+"""Open inputs (paths, patterns, addresses, ``-`` for stdin) as parts of text."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ URL_HINT = "check the address, or save the file yourself and name it"
 
 @dataclass(frozen=True)
 class Opened:
-    """What one input holds.
+    """The text of one input.
 
     Attributes:
-        name: what a dataset of it is called.
+        name: the name of a dataset made of it.
         parts: its text, in order.
-        record: what the manifest says about its origin.
-        skipped: files passed over because they are empty or not UTF-8 text.
-        notes: what was chosen where nothing was asked for.
-        val_parts: the text to validate on, where the input has one of its own.
+        record: its origin, for the manifest.
+        skipped: number of files skipped because they are empty or not UTF-8 text.
+        notes: the choices that were made by default.
+        val_parts: the validation text, if the input has its own.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Opened:
 
 
 def files_named(text: str, reading: Reading) -> list[Path] | None:
-    """Return the files that a path or pattern names, folders' sorted; None: there is no such thing.
+    """Return the files of a path or pattern, those of a folder sorted; None if nothing is there.
 
     Raises:
-        BadData: a folder or pattern that names no file.
+        BadData: the folder or pattern has no files.
     """
     path = Path(text)
     if path.is_dir():
@@ -76,22 +76,22 @@ def files_named(text: str, reading: Reading) -> list[Path] | None:
 
 
 def _files_beneath(folder: Path, reading: Reading) -> Iterator[Path]:
-    """Yield the wanted files beneath a folder; links to folders are not followed."""
+    """Yield the files below a folder that are read; links to folders are not followed."""
     for place, folders, files in os.walk(folder):
-        here = Path(place)
-        inside = here.relative_to(folder).as_posix()
+        parent = Path(place)
+        inside = parent.relative_to(folder).as_posix()
         folders[:] = [name for name in folders if reading.enters(f"{inside}/{name}")]
         for name in files:
-            if reading.wants(f"{inside}/{name}") and (here / name).is_file():
-                yield here / name
+            if reading.wants(f"{inside}/{name}") and (parent / name).is_file():
+                yield parent / name
 
 
 def open_file(path: Path, reading: Reading, origin: dict[str, Any], name: str) -> Opened:
-    """Open one file that was named outright.
+    """Open one file that a person named.
 
     Raises:
-        BadData: it cannot be read, or is not what its name says.
-        Usage: the wishes do not fit its kind.
+        BadData: the file cannot be read, or is not what its name says.
+        Usage: the options do not fit the kind of file.
     """
     return _opened(path, kind_of(path.name, reading), reading, origin=origin, name=name)
 
@@ -99,18 +99,18 @@ def open_file(path: Path, reading: Reading, origin: dict[str, Any], name: str) -
 def open_files(
     files: Iterable[Path], reading: Reading, origin: dict[str, Any], name: str, root: Path
 ) -> Opened:
-    """Open many files, those passed over that are empty or not text.
+    """Open many files; empty ones and those that are not text are skipped.
 
     Args:
         files: the files, in order.
         reading: how to read them.
         origin: where they come from, for the manifest.
-        name: what a dataset of them is called.
-        root: their paths below this folder go into the combined hash.
+        name: the name of a dataset made of them.
+        root: the combined hash includes their paths below this folder.
 
     Raises:
-        BadData: one cannot be read, or none is text.
-        Usage: the wishes do not fit their kind.
+        BadData: a file cannot be read, or none is text.
+        Usage: the options do not fit a kind of file.
     """
     combined = hashlib.sha256()
     pieces: list[Piece] = []
@@ -136,8 +136,8 @@ def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Opened:
     """Open a file on the web; it is downloaded once, into the cache.
 
     Raises:
-        BadData: it cannot be had, or is not what its name says.
-        Usage: the wishes do not fit its kind.
+        BadData: the download fails, or the file is not what its name says.
+        Usage: the options do not fit the kind of file.
     """
     parts = urlsplit(url)
     name = Path(unquote(parts.path)).name or parts.netloc
@@ -152,18 +152,18 @@ def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Opened:
             download(url, path, hint=URL_HINT, report=report)
         finally:
             with suppress(OSError):
-                folder.rmdir()  # still empty: it failed
+                folder.rmdir()  # still empty after a failure
         notes = (f"downloaded {url} to {path}",)
     opened = open_file(path, reading, {"url": url}, _stem(name))
     return replace(opened, notes=notes + opened.notes)
 
 
 def open_stdin(workspace: Workspace, reading: Reading) -> Opened:
-    """Open what is piped in. It is kept in a file in the workspace until llmc ends.
+    """Open the text from stdin; it is kept in a file in the workspace until llmc ends.
 
     Raises:
-        BadData: there is nothing, it is not text, or the disk is full.
-        Usage: the wishes do not fit.
+        BadData: it is empty or not text, or the disk is full.
+        Usage: the options do not fit.
     """
     kind = kind_of("stdin", reading)
     path = _spooled(workspace.data)
@@ -174,13 +174,13 @@ def open_stdin(workspace: Workspace, reading: Reading) -> Opened:
 
 
 def name_of(first: Path, *, is_pattern: bool) -> str:
-    """Return what a dataset of a file, folder or pattern is called."""
+    """Return the name of a dataset made of a file, folder or pattern."""
     place = (first.parent if is_pattern else first).resolve()
     return (_stem(place.name) if place.is_file() else place.name) or "text"
 
 
 def _stem(name: str) -> str:
-    """Return a file's name without what says how it is packed: ``a.b.jsonl.gz`` is ``a.b``."""
+    """Return a file's name without the suffixes of format and compression."""
     stem = Path(name).stem
     kind = kind_of(name, Reading())
     if (kind.codec and Path(stem).suffix) or (kind.format == "tar" and stem.endswith(".tar")):
@@ -209,8 +209,8 @@ def _opened(
     if kind.boundary is None and pieces[0].kind.boundary == AT_ENDOFTEXT:
         record["documents"] = AT_ENDOFTEXT.name
         notes = (
-            f"documents of {shown}: what its lines of {ENDOFTEXT} separate "
-            "(--documents file makes it one)",
+            f"{shown} is split into documents at its lines of {ENDOFTEXT} "
+            "(--documents file makes it one document)",
         )
     return Opened(name, parts_of(pieces), record, notes=notes)
 
@@ -221,7 +221,7 @@ def _is_plain_text(kind: Kind) -> bool:
 
 @cache
 def _spooled(folder: Path) -> Path:
-    """Write what stands on stdin to a file, once, and return it; it goes when llmc ends.
+    """Write stdin to a file, once, and return its path; the file is removed when llmc ends.
 
     Raises:
         BadData: the disk is full.
@@ -237,11 +237,11 @@ def _spooled(folder: Path) -> Path:
 
     def remove() -> None:
         if os.getpid() != process:
-            return  # a worker that was forked
+            return  # in a forked worker
         path.unlink(missing_ok=True)
         for place in made:
             with suppress(OSError):
-                place.rmdir()  # still empty: nothing came of it
+                place.rmdir()  # still empty
 
     atexit.register(remove)
     try:
@@ -250,6 +250,6 @@ def _spooled(folder: Path) -> Path:
                 file.write(chunk)
     except OSError as error:
         raise BadData(
-            f"cannot keep what is piped in, in {folder}: {error.strerror or error}"
+            f"cannot write stdin to a file in {folder}: {error.strerror or error}"
         ) from error
     return path

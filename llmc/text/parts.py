@@ -1,7 +1,7 @@
-"""Pieces of text that can be read by themselves, and parts made of them.
+"""Split text into pieces that can be read independently, in this process or another.
 
-A :class:`Piece` says where bytes lie and how they become documents; it holds no open file, so it
-can be pickled and read again, here or in another process.
+A :class:`Piece` records where bytes lie and how they become documents. It holds no open file, so it
+can be pickled and read again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from llmc.text.reading import DEFAULT_FIELD, Kind, Reading, kind_of
 from llmc.text.records import json_documents, jsonl_documents
 from llmc.text.utf8 import CHUNK, Decoder, NotText
 
-# A large file is cut in parts of about this size.
+# A large file is split into parts of about this size.
 PART_BYTES = 64 << 20
 
-# Parquet is read from its end: where it comes in a stream it is held in memory up to this size,
-# and beyond it in a temporary file without a name.
+# Parquet needs random access: a streamed file is kept in memory up to this size, and beyond it in
+# a temporary file.
 SPOOLED_BYTES = 64 << 20
 
 
@@ -35,10 +35,10 @@ class Part:
     """A piece of a text that can be read by itself, by another process or on another machine.
 
     Attributes:
-        name: what it is called in messages.
-        bytes: its size where it is stored, for progress; None where that is not known.
-        read: makes a fresh iterator over its documents, as often as it is called. It can be
-            pickled, and gives the same documents every time.
+        name: how messages call it.
+        bytes: its stored size, for progress; None if that is not known.
+        read: returns a new iterator over its documents; it can be pickled, and gives the same
+            documents every time.
         stream: makes an iterator over a single document in chunks, each with whether it begins
             the document; None: the part is not a single document.
     """
@@ -62,7 +62,7 @@ class Piece:
         kind: how it is read.
         reading: what the person wants.
         whole: the file or archive member that it is a stretch of, for line numbers.
-        is_optional: one of many: it is passed over if it turns out not to be text.
+        is_optional: it is one of many files and is skipped if it is not text.
         groups: the row groups of a parquet file; None: all.
         column_bytes: the size of their text, unpacked.
     """
@@ -95,7 +95,7 @@ class Piece:
 def pieces_of(
     stretch: Stretch, kind: Kind, reading: Reading, *, is_optional: bool = False
 ) -> list[Piece]:
-    """Cut a file, or an archive's member, in pieces that can be read at the same time.
+    """Split a file or an archive's member into pieces that can be read in parallel.
 
     Their documents, one piece after the other, are those of the whole. A compressed file is one
     piece; an uncompressed tar has one or more for each member.
@@ -104,7 +104,7 @@ def pieces_of(
         BadData: it cannot be read, or is not what its name says.
     """
     whole = Piece(stretch, kind, reading, stretch, is_optional)
-    # A small one of many is looked at when it is read.
+    # The content of a small file among many is examined when it is read.
     is_small = is_optional and stretch.size <= PART_BYTES and kind.format in ("text", "jsonl")
     is_open = kind.format == "text" and kind.boundary is None
     if is_small or (kind.codec and (is_optional or not is_open)):
@@ -137,7 +137,7 @@ def documents_of_pieces(pieces: Iterable[Piece]) -> Iterator[str]:
 
 
 def documents_of_piece(piece: Piece) -> Iterator[str]:
-    """Yield the documents of a piece. The memory taken is that of one document and one chunk.
+    """Yield the documents of a piece; one document and one chunk are in memory.
 
     Raises:
         BadData: it cannot be read, or is not what it should be.
@@ -193,7 +193,7 @@ def _is_text(head: bytes, name: str) -> bool:
 
 
 def _row_groups(whole: Piece, sizes: list[int]) -> list[Piece]:
-    """Put neighbouring row groups together, each lot of about ``PART_BYTES``."""
+    """Join neighbouring row groups into pieces of about ``PART_BYTES``."""
     pieces: list[Piece] = []
     first = total = 0
     for index, size in enumerate(sizes):
@@ -245,7 +245,7 @@ def _streamed_archive(archive: Piece, stream: BinaryIO) -> Iterator[str]:
 
 
 def _kind_of_member(name: str, reading: Reading) -> Kind | None:
-    """Tell how a member is read; None: not at all. An archive in an archive is no text."""
+    """Return how a member is read; None if it is not. Nested archives are not read."""
     if not reading.wants(name):
         return None
     kind = kind_of(name, reading, outright=False)
@@ -253,7 +253,7 @@ def _kind_of_member(name: str, reading: Reading) -> Kind | None:
 
 
 def _nothing_in(name: str) -> BadData:
-    return BadData(f"there are no files in {name} that are wanted: see --include and --exclude")
+    return BadData(f"no files in {name} match: see --include and --exclude")
 
 
 def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
@@ -283,8 +283,8 @@ def _text(piece: Piece, chunks: Iterator[bytes]) -> Iterator[str]:
     """Yield the documents of a text.
 
     Raises:
-        BadData: it is not UTF-8. One of many files is passed over instead, if its first chunk
-            shows it.
+        BadData: it is not UTF-8. One of many files is skipped instead, if its first chunk shows
+            it.
     """
     name = piece.stretch.name
     offset = piece.stretch.start - piece.whole.start

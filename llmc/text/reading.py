@@ -1,4 +1,4 @@
-"""How a person wants text to be read: which files, cut where, which field of a record."""
+"""How text is read: which files, split into which documents, which field of a record."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """The wishes of a person; without any, every kind of file is read as is usual for it.
+    """The options for reading text; by default every kind of file is read in its usual way.
 
     Attributes:
-        include: of a folder, an archive or a hub repository, only files that match one of these.
-        exclude: none that match one of these.
+        include: patterns; of a folder, an archive or a repository only matching files are read.
+        exclude: patterns of files that are not read.
         documents: what a document is: ``file``, ``line``, ``record``, ``blank-line``,
             ``endoftext`` or a separator.
         field: the field or column of a record that holds its text.
@@ -41,31 +41,31 @@ class Reading:
     field: str | None = None
 
     def wants(self, name: str) -> bool:
-        """Tell whether a file of a folder or archive is to be read, by its path in there.
+        """Return whether the file at this path in a folder or archive is read.
 
-        A pattern with a slash is held against the path, another against the name. ``exclude``
-        takes the name of a folder too. Hidden files are never text.
+        A pattern with a slash is matched with the path, any other with the name. ``exclude``
+        matches folders too. Hidden files are never read.
         """
         if not self.enters(name):
             return False
         return not self.include or _matches(PurePosixPath(name), self.include)
 
     def enters(self, folder: str) -> bool:
-        """Tell whether there can be wanted files in a folder, by its path in the whole."""
+        """Return whether files below this path can be read."""
         path = PurePosixPath(folder)
         if any(part.startswith(".") and part not in (".", "..") for part in path.parts):
             return False
         return not any(_matches(place, self.exclude) for place in (path, *path.parents))
 
     def record(self) -> dict[str, Any]:
-        """Return what the manifest says of it: the wishes that there are."""
-        wishes = {
+        """Return the options that are set, for the manifest."""
+        options = {
             "include": list(self.include),
             "exclude": list(self.exclude),
             "documents": self.documents,
             "field": self.field,
         }
-        return {key: value for key, value in wishes.items() if value}
+        return {key: value for key, value in options.items() if value}
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Kind:
 
     Attributes:
         format: ``text``, ``jsonl``, ``json``, ``parquet`` or ``tar``.
-        codec: how it is compressed; empty: not at all.
-        boundary: where the documents of a text end; None: its first bytes decide.
+        codec: how it is compressed; empty if it is not.
+        boundary: where the documents of a text end; None if its first bytes decide.
     """
 
     format: str
@@ -84,13 +84,13 @@ class Kind:
 
 
 def kind_of(name: str, reading: Reading, *, outright: bool = True) -> Kind:
-    """Tell from its name how a file is read.
+    """Return how a file of this name is read.
 
-    A ``.json`` that was found in a folder or an archive rather than named outright is a text like
-    any other unless records are asked for: most of them are settings.
+    A ``.json`` file that was found in a folder or an archive is plain text unless records are asked
+    for, because most such files are settings; ``outright`` means that a person named it.
 
     Raises:
-        Usage: the wishes do not fit this kind of file.
+        Usage: the options do not fit this kind of file.
     """
     form, codec = _form_of(name)
     asked = reading.documents

@@ -17,10 +17,10 @@ def jsonl_documents(
     """Yield the documents of JSON Lines: a string, or an object with its text in ``field``.
 
     Args:
-        chunks: the lines, cut anywhere.
-        field: where an object has its text.
-        name: what the file is called in messages.
-        lines_before: counts the lines of the file before these; called for a message only.
+        chunks: the lines, split anywhere.
+        field: the field of an object that holds its text.
+        name: how messages call the file.
+        lines_before: counts the lines of the file before these; called for messages only.
 
     Raises:
         BadData: a line is not JSON or lacks the field.
@@ -45,7 +45,7 @@ def jsonl_documents(
 
 
 def json_documents(chunks: Iterable[bytes], field: str, name: str) -> Iterator[str]:
-    """Yield the documents of JSON: a list of strings or objects, or such values one by one.
+    """Yield the documents of JSON: a list of strings or objects, or a sequence of them.
 
     Raises:
         BadData: it is not JSON, or an object lacks the field.
@@ -60,10 +60,10 @@ def json_documents(chunks: Iterable[bytes], field: str, name: str) -> Iterator[s
 
 
 def text_of(record: Any, field: str) -> str:
-    """Return the text of a record, an object with it in ``field`` or a string; empty for null.
+    """Return the text of a record: a string, or an object's ``field``; empty for null.
 
     Raises:
-        ValueError: there is none; the message names the fields there are.
+        ValueError: there is none; the message lists the fields.
     """
     if isinstance(record, str):
         return record

@@ -1,9 +1,9 @@
-"""Text by name or by place: name -> source -> parts -> a stream of documents.
+"""Open text by name or place: input -> source -> parts -> a stream of documents.
 
-A document is what stands between two ``<|endoftext|>`` tokens. Registered names are
-``tinyshakespeare`` and ``tinystories``, which ``llmc fetch`` brings into the workspace, and
-``stdlib``, the sources of the running Python's standard library; anything else is a place, and
-``llmc.text`` reads it.
+In a dataset an ``<|endoftext|>`` token separates documents. Registered names are
+``tinyshakespeare`` and ``tinystories``, which ``llmc fetch`` downloads into the workspace, and
+``stdlib``, the sources of the running Python's standard library. Anything else is a path, a pattern
+or an address.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ VAL_FRACTION = 0.1
 # llm.c's split: the first 32,768 tokens validate, the rest trains.
 TINYSHAKESPEARE_VAL_TOKENS = 32768
 
-# Installed packages, tests, and what no person wrote as code: generated tables of character sets,
-# the manual as one string.
+# Not read: installed packages, tests, generated tables of character sets, the manual as a string.
 STDLIB_SKIPPED = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
     | {"encodings", "pydoc_data"}
@@ -68,11 +67,11 @@ class Source:
     Attributes:
         name: the dataset's name, that of its folder under ``data/``.
         parts: the text, in order.
-        records: what the manifest says about the text's origin.
-        val_parts: the text to validate on, where the dataset has one of its own.
-        val_tokens: the default size of the validation split in tokens; None: ``VAL_FRACTION``.
-        skipped: files passed over because they are empty or not UTF-8 text.
-        notes: what was chosen where nothing was asked for, one sentence each, for the person.
+        records: the origin of the text, for the manifest.
+        val_parts: the validation text, if the dataset has its own.
+        val_tokens: the default size of the validation split in tokens; None for ``VAL_FRACTION``.
+        skipped: number of files skipped because they are empty or not UTF-8 text.
+        notes: the choices that were made by default, one sentence each.
     """
 
     name: str
@@ -105,8 +104,8 @@ def open_source(
 ) -> Source:
     """Return the text that ``inputs`` name.
 
-    Every local file is read once, to hash it and to see that it is text; those of the hub are
-    hashed by the hub.
+    Every local file is read once, to hash it and to check that it is text; the hub provides the
+    hashes of its files.
 
     Args:
         workspace: where fetched datasets lie.
@@ -116,10 +115,10 @@ def open_source(
         report: shows the progress of downloads.
 
     Raises:
-        Usage: an input is neither a name nor a path, names and paths are mixed, or the wishes do
+        Usage: an input is neither a name nor a path, names and paths are mixed, or the options do
             not fit.
         MissingOutput: the dataset has not been fetched.
-        BadData: a file cannot be had or read or is not UTF-8, or there is no text.
+        BadData: a file cannot be downloaded or read or is not UTF-8, or there is no text.
     """
     if named := [name for name in inputs if name in NAMES]:
         if len(inputs) > 1:
@@ -127,8 +126,8 @@ def open_source(
                 f"'{named[0]}' is a dataset: tokenize it alone, other text with another --out"
             )
         if reading != AS_USUAL:
-            wishes = ", ".join(f"--{wish}" for wish in reading.record())
-            raise Usage(f"'{named[0]}' is read as it was made to be: leave out {wishes}")
+            options = ", ".join(f"--{option}" for option in reading.record())
+            raise Usage(f"'{named[0]}' is always read in the same way: leave out {options}")
     if inputs == [STDLIB]:
         return _stdlib_source()
     if inputs == [TINYSHAKESPEARE.name]:
@@ -147,8 +146,8 @@ def _stdlib_source() -> Source:
     ]
 
     def shuffled(path: Path) -> bytes:
-        # The order of hashes mixes the modules, is the same everywhere, and hardly changes when
-        # Python gains or loses a module.
+        # Sorting by hash mixes the modules, gives the same order everywhere, and hardly changes
+        # when Python gains or loses a module.
         return hashlib.sha256(path.relative_to(folder).as_posix().encode()).digest()
 
     whole = Reading(documents=FILE.name)
@@ -190,7 +189,7 @@ def _parts(path: Path, boundary: Boundary) -> tuple[Part, ...]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """Say what a fetched file is.
+    """Return the name, size and hash of a fetched file.
 
     Raises:
         BadData: it is not UTF-8 text.
@@ -204,7 +203,7 @@ def _record(path: Path) -> dict[str, Any]:
 def _named_source(
     workspace: Workspace, inputs: list[str], reading: Reading, report: Report
 ) -> Source:
-    """Return what stands at paths, patterns, addresses, on the hub and on stdin, in this order.
+    """Return the text of paths, patterns, addresses, hub datasets and stdin, in the given order.
 
     A file that is named twice is read once.
     """
@@ -234,13 +233,13 @@ def _named_source(
 
 
 def _open_path(text: str, reading: Reading, seen: set[Path]) -> Opened | None:
-    """Open a file, folder or pattern, without the files that were seen; None: nothing else.
+    """Open a file, folder or pattern without the files in ``seen``; None if none is left.
 
-    A single file must be text; of several, those that are not are passed over.
+    A single file must be text; of several, those that are not text are skipped.
 
     Raises:
-        Usage: there is no such thing.
-        BadData: it holds no text.
+        Usage: nothing has that name.
+        BadData: there is no text.
     """
     files = files_named(text, reading)
     if files is None:

@@ -1,4 +1,4 @@
-"""Bytes that should be UTF-8, as text, a chunk at a time."""
+"""Decode UTF-8 a chunk at a time."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ CHUNK = 1 << 20
 
 
 class NotText(BadData):
-    """Bytes that are not UTF-8, or hold a NUL, which no text does."""
+    """Bytes that are not UTF-8, or contain a NUL."""
 
 
 class Decoder:
-    """Turns chunks of bytes into text, wherever they were cut."""
+    """Decodes chunks of bytes that were split anywhere."""
 
     def __init__(self, name: str, offset: int = 0) -> None:
-        """Begin with the byte that messages call ``offset`` of ``name``."""
+        """Start at the byte ``offset`` of the file that messages call ``name``."""
         self._name = name
         self._read = offset
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def text(self, chunk: bytes | bytearray, *, final: bool = False) -> str:
-        """Return the next text; a character that is cut in two comes with the next chunk.
+        """Return the text of the next chunk; a split character comes with the chunk after it.
 
         Raises:
-            NotText: the bytes are no text, or with ``final`` end inside a character.
+            NotText: the bytes are not text, or with ``final`` end inside a character.
         """
         waiting = len(self._decoder.getstate()[0])
         try:

@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from llmc import __version__
 from llmc.engine.machine import available_cores
 from llmc.errors import BadData, MissingOutput
+from llmc.kinds import HEAD_BYTES, not_data
 from llmc.paths import written_whole
 from llmc.tokens.files import payload_sha256, read_tokens
 from llmc.tokens.tokenizer import Tokenizer, load_recorded
@@ -201,8 +202,11 @@ def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[st
     Raises:
         OSError: the file cannot be read.
     """
+    raw = path.read_bytes()
+    if (sentence := not_data(raw[:HEAD_BYTES], name)) is not None:
+        return {}, [sentence]
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json.loads(raw)
     except (ValueError, RecursionError) as error:
         return {}, [f"cannot read {name} ({error}); run 'llmc tokenize' again"]
     found = [] if isinstance(fields, dict) else [f"it is not a JSON object but {fields!r:.40}"]
@@ -273,23 +277,6 @@ def _mistyped(value: object, kind: type, prefix: str) -> list[str]:
         elif type(value[key]) is int and value[key] < 0:
             problems.append(f"{prefix}{key} is negative")
     return problems
-
-
-def shards_of(split: object) -> list[Shard]:
-    """Return the token files in a manifest's ``train`` or ``val``, however damaged the rest is.
-
-    Format 1 has one table, format 2 a list. Entries that are not well-formed are left out;
-    :func:`load_manifest` refuses them.
-    """
-    found = []
-    for item in split if isinstance(split, list) else [split]:
-        if not isinstance(item, dict):
-            continue
-        file, tokens, sha256 = (item.get(key) for key in ("file", "tokens", "sha256"))
-        if isinstance(file, str) and type(tokens) is int and isinstance(sha256, str):
-            beside = file not in ("", "..") and "\0" not in file and Path(file).name == file
-            found += [Shard(file, tokens, sha256)] if beside else []
-    return found
 
 
 def verify(manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""How a run ends: in words, and what would let it go on."""
+"""Why a run ended, in words, and the flags with which it would continue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.units import seconds_of, typed_time
 
-# The reasons that the engine gives (native/train/stopping.c), as `llmc runs` shows them.
+# The engine's reasons (native/train/stopping.c), and how `llmc runs` shows them.
 STATES = {
     "steps": "finished",
     "tokens": "finished",
@@ -22,25 +22,26 @@ STATES = {
 
 def ending(end: Mapping[str, Any], settings: TrainConfig) -> str:
     """Return why a run has ended, as half a sentence."""
-    said = {
+    reasons = {
         "steps": f"it made its {end['step']:,} steps",
-        "tokens": f"it saw {settings.max_tokens:,} tokens (--max-tokens), in {end['step']:,} steps",
-        "epochs": f"it saw all windows {_times(settings.epochs)} (--epochs), "
+        "tokens": f"it trained on {settings.max_tokens:,} tokens (--max-tokens), "
+        f"in {end['step']:,} steps",
+        "epochs": f"it trained on all windows {_times(settings.epochs)} (--epochs), "
         f"in {end['step']:,} steps",
         "time": f"it trained for {settings.max_time} (--max-time), {end['step']:,} steps",
-        "early-stop": f"{_validations(settings.patience)} brought no new best (--patience), "
+        "early-stop": f"{_validations(settings.patience)} without improvement (--patience), "
         f"after {end['step']:,} steps",
         "interrupted": f"it was interrupted after {end['step']:,} steps",
-        "not-finite": f"its loss was no number any more at step {end['step']:,}",
+        "not-finite": f"its loss was not finite at step {end['step']:,}",
     }
-    return said.get(end["reason"], f"for the reason '{end['reason']}'")
+    return reasons.get(end["reason"], f"for the reason '{end['reason']}'")
 
 
 def further(end: Mapping[str, Any], settings: TrainConfig) -> list[str]:
-    """Return the flags with which ``llmc train --resume`` would go on with an ended run.
+    """Return the flags with which ``llmc train --resume`` would continue an ended run.
 
-    Empty where no flag would help: after an interrupt none is needed, and a loss that is not finite
-    comes again.
+    Empty if no flag helps: after an interrupt none is needed, and a loss that is not finite would
+    come again.
     """
     made = int(end["step"])
     if end["reason"] == "time":

@@ -1,8 +1,8 @@
-"""What a run's ``metrics.jsonl`` tells: the one reader of it, for whoever needs its numbers.
+"""The reader of a run's ``metrics.jsonl``.
 
-Its manner: a line is believed when it is whole and well-formed, and reading ends at the first that
-is not, which is named; half a line at the end is no damage, for a run may be killed or be writing
-just then; a step that is told again replaces what was told of it and of those after it.
+Reading ends at the first malformed line, which is named. Half a line at the end is no damage: the
+run may have been killed, or may be writing. A step that comes again replaces its earlier lines and
+those of later steps, as a resumed run repeats them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Event = dict[str, Any]
 
 @dataclass
 class Metrics:
-    """The lines of a metrics.jsonl, by what they tell, in order.
+    """The lines of a metrics.jsonl by kind, in order.
 
     Attributes:
         train: those of training steps; each has a step and a training loss.
         val: those of validations; each has a step and a validation loss.
         skipped: those of steps whose update was skipped.
-        end: the one that says how the run ended; None where it goes on or was killed.
-        lines: how many were read.
+        end: the line about the end of the run; None if it is running or was killed.
+        lines: the number of lines read.
         cut: the last line is half a line.
-        problem: what is wrong, as a sentence without its full stop; None where nothing is.
+        problem: what is wrong, as a sentence without its full stop, or None.
     """
 
     train: list[Event] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Metrics:
     problem: str | None = None
 
     def column(self, name: str) -> list[float]:
-        """Return one of ``MEASURED`` for every training step; a NaN where a step lacks it."""
+        """Return one of ``MEASURED`` for every training step; NaN where a step lacks it."""
         return [float(event.get(name, math.nan)) for event in self.train]
 
     @property
@@ -63,7 +63,7 @@ class Metrics:
         return [(event["step"], float(event["val_loss"])) for event in self.val]
 
     def take(self, line: bytes) -> bool:
-        """Take in one line; False if it is none that a run writes."""
+        """Take in one line; return False for a line that no run writes."""
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
@@ -80,7 +80,7 @@ class Metrics:
         ):
             if kind:
                 return self._take_step(event, into, numbers)
-        return event.get("event") != "end"  # something else worth telling
+        return event.get("event") != "end"  # an event without a loss
 
     def _take_step(self, event: Event, into: list[Event], numbers: Sequence[str]) -> bool:
         step = count(event.get("step"))
@@ -113,7 +113,7 @@ def read_metrics(path: Path) -> Metrics:
 
 
 def count(value: object) -> int | None:
-    """Return a count that files can be trusted with; None for anything else."""
+    """Return ``value`` if it is a whole number from 0 to 2^63 - 1, else None."""
     return value if type(value) is int and 0 <= value < 1 << 63 else None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmc.config import load_preset, nearest, overridden
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.fetch.registry import WEIGHTS
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.paths import CHECKPOINT, Workspace
 from llmc.weights.base import CheckpointModel, Weights
@@ -15,7 +16,7 @@ from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS
 from llmc.weights.random import RandomModel
 from llmc.weights.safetensors import INDEX_SUFFIX
 
-PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+PUBLISHED = tuple(WEIGHTS)
 DEFAULT_PRESET = "gpt2-124m"
 INT32_MAX = 2**31 - 1
 

@@ -13,12 +13,9 @@ from llmc.check.inspect.manifests import say_recorded
 from llmc.check.inspect.reading import Asked, ReadBudget, read_json
 from llmc.check.inspect.statistics import TokenCounts
 from llmc.check.inspect.token_files import count_tokens, say_counts, say_first, say_layout
-from llmc.errors import LlmcError
 from llmc.tokens import manifest as manifests
 from llmc.tokens.prepared import FILENAME as PREPARED
 from llmc.tokens.tokenizer import Tokenizer
-
-SPLITS = ("train", "val")
 
 
 def describe_dataset(folder: Path, asked: Asked) -> Description:
@@ -28,17 +25,10 @@ def describe_dataset(folder: Path, asked: Asked) -> Description:
         OSError: the manifest cannot be read.
     """
     made = Description(folder, "dataset", "dataset")
-    path = folder / manifests.FILENAME
-    try:
-        fields = read_json(path)
-    except ValueError as error:
-        made.wrong(f"{path} is broken JSON ({safe_text(str(error))}): run 'llmc tokenize' again")
-        return made
-    try:
-        manifests.load_manifest(folder)
-    except (LlmcError, RecursionError) as error:
-        made.wrong(safe_text(str(error), None))
-    if not isinstance(fields, dict):
+    fields, problems = manifests.scan_manifest(folder / manifests.FILENAME, manifests.FILENAME)
+    for problem in problems:
+        made.wrong(safe_text(problem, None))
+    if not fields:
         return made
     _say_manifest(made, fields)
     tokenizer = asked.tokenizer
@@ -47,8 +37,8 @@ def describe_dataset(folder: Path, asked: Asked) -> Description:
     else:
         made.say("tokenizer", tokenizer.name, f"{tokenizer.name}, as --tokenizer says")
     _say_prepared(made)
-    for split in SPLITS:
-        files = manifests.shards_of(fields.get(split))
+    for split in manifests.SPLITS:
+        files = [manifests.Shard(**entry) for entry in fields[split]]
         if files:
             made.parts.append(_describe_split(folder, split, files, tokenizer, asked))
     if not made.all_problems():

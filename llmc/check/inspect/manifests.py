@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llmc.check.inspect.description import Description, safe_text
-from llmc.check.inspect.reading import read_json
 from llmc.errors import LlmcError
-from llmc.tokens.manifest import FILENAME, Shard, shards_of
+from llmc.tokens.manifest import FILENAME, Shard, scan_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_recorded
 
 
@@ -33,14 +32,12 @@ def manifest_entry(path: Path) -> ManifestEntry | None:
     """Return the entry of a token file in the manifest beside it, or None."""
     place = path.parent / FILENAME
     try:
-        fields = read_json(place)
-    except (OSError, ValueError):
+        fields, _ = scan_manifest(place)
+    except OSError:
         return None
-    if not isinstance(fields, dict):
-        return None
-    for shard in (*shards_of(fields.get("train")), *shards_of(fields.get("val"))):
-        if shard.file == path.name:
-            return ManifestEntry(place, fields, shard)
+    for entry in (*fields.get("train", ()), *fields.get("val", ())):
+        if entry["file"] == path.name:
+            return ManifestEntry(place, fields, Shard(**entry))
     return None
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from llmc.check.inspect.description import Description, safe_text
 from llmc.check.inspect.detect import kind_of
-from llmc.check.inspect.reading import Asked, read_json
+from llmc.check.inspect.reading import Asked
 from llmc.errors import LlmcError
 from llmc.model import parameter_count
 from llmc.paths import Workspace
 from llmc.tokens.manifest import FILENAME as MANIFEST
-from llmc.tokens.manifest import shards_of
+from llmc.tokens.manifest import SPLITS, scan_manifest
 from llmc.train.history import read_run
 from llmc.weights.checkpoint import read_header
 
@@ -86,22 +86,18 @@ def _checkpoints(place: Path) -> Iterator[Path]:
 
 def _dataset(made: Description, folder: Path) -> tuple[Any, ...]:
     try:
-        fields = read_json(folder / MANIFEST)
+        fields, problems = scan_manifest(folder / MANIFEST, str(folder / MANIFEST))
     except FileNotFoundError:
         return (folder.name, None, None, None)
-    except (OSError, ValueError) as error:
-        made.wrong(f"{folder / MANIFEST} cannot be read ({safe_text(str(error))})")
-        return (folder.name, None, None, None)
-    if not isinstance(fields, dict):
-        made.wrong(f"{folder / MANIFEST} is not a manifest that llmc wrote")
-        return (folder.name, None, None, None)
+    for problem in problems:
+        made.wrong(safe_text(problem, None))
     tokens = []
-    for split in ("train", "val"):
-        shards = shards_of(fields.get(split))
-        tokens.append(sum(shard.tokens for shard in shards) if shards else None)
-        for shard in shards:
-            if not (folder / shard.file).is_file():
-                made.wrong(f"{folder / shard.file} is gone: run 'llmc tokenize' again")
+    for split in SPLITS:
+        shards = fields.get(split)
+        tokens.append(sum(shard["tokens"] for shard in shards) if shards else None)
+        for shard in shards or ():
+            if not (folder / shard["file"]).is_file():
+                made.wrong(f"{folder / shard['file']} is gone: run 'llmc tokenize' again")
     record = fields.get("tokenizer")
     name = record.get("name") if isinstance(record, dict) else None
     return (folder.name, name if isinstance(name, str) else None, *tokens)

@@ -34,19 +34,25 @@ PIPE_COLUMNS, MOST_COLUMNS, MOST_LINES = 80, 120, 20
 
 
 def plot(
-    ctx: typer.Context,
+    context: typer.Context,
     runs: Annotated[
         list[str] | None,
         typer.Argument(metavar="RUN", help="Runs, by name or folder; none: the newest."),
     ] = None,
     *,
     metric: Annotated[
-        Metric, typer.Option(help="What is drawn (loss).", show_default=False)
+        Metric,
+        typer.Option(
+            metavar="NAME",
+            help="Metric: loss, grad_norm, lr or tokens_per_second (loss).",
+            show_default=False,
+        ),
     ] = "loss",
     x: Annotated[
         Axis,
         typer.Option(
-            help="Over what: updates, tokens seen, or the time that training steps took (steps).",
+            metavar="AXIS",
+            help="Horizontal axis: steps, tokens or (training) time (steps).",
             show_default=False,
         ),
     ] = "steps",
@@ -54,63 +60,60 @@ def plot(
         int | None,
         typer.Option(
             min=1,
-            metavar="STEPS",
-            help="Draw means of so many steps, 1: every step (a fiftieth of the run or more).",
+            metavar="N",
+            help="Moving average over N steps (a fiftieth of the run; 1: none).",
         ),
     ] = None,
-    log_x: Annotated[
-        bool, typer.Option("--log-x", help="A logarithmic axis below (it is linear).")
-    ] = False,
-    log_y: Annotated[
-        bool, typer.Option("--log-y", help="A logarithmic axis upwards (it is linear).")
-    ] = False,
+    log_x: Annotated[bool, typer.Option("--log-x", help="Logarithmic horizontal axis.")] = False,
+    log_y: Annotated[bool, typer.Option("--log-y", help="Logarithmic vertical axis.")] = False,
     title: Annotated[
-        str | None, typer.Option(help="Another title (the metric's and the run's name).")
+        str | None,
+        typer.Option(metavar="TEXT", help="Title (the names of the metric and the run)."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Draw into a .svg, .png, .pdf or .html file (into the terminal).",
+            help="Write a .svg, .png, .pdf or .html file instead of drawing in the terminal.",
         ),
     ] = None,
     tensorboard: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write event files for TensorBoard to DIR/RUN instead of drawing (none).",
+            help="Write event files for TensorBoard to DIR/RUN instead of drawing.",
         ),
     ] = None,
     wandb: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write offline runs of Weights & Biases to DIR instead of drawing (none).",
+            help="Write offline runs of Weights & Biases to DIR instead of drawing.",
         ),
     ] = None,
 ) -> None:
     """Plot training curves in the terminal, as a picture or as a page.
 
     Seven runs at most. Validation losses are drawn as marks. A .html file holds all metrics and
-    asks nothing of any server. Pictures need matplotlib ('llmc[plot]'), and files for Weights &
-    Biases the package wandb. --json prints the numbers that are drawn.
+    needs no server. Pictures need the extra 'plot' (matplotlib), --tensorboard the extra
+    'tensorboard', --wandb the package wandb. --json prints the numbers that are drawn.
     """
-    here: Context = ctx.obj
+    ctx: Context = context.obj
     names: list[str | None] = [*dict.fromkeys(runs or [])]
-    found = [find_history(here.workspace, name) for name in names or [None]]
+    found = [find_history(ctx.workspace, name) for name in names or [None]]
     for run in found:
         for problem in run.problems:
-            here.ui.note(f"{printable(run.name)}: {printable(problem)}")
+            ctx.ui.note(f"{printable(run.name)}: {printable(problem)}")
     if sum(place is not None for place in (out, tensorboard, wandb)) > 1:
         raise Usage("--out, --tensorboard and --wandb exclude each other: give one")
     if tensorboard is not None or wandb is not None:
-        here.ui.result({"written": export(here, found, tensorboard, wandb)})
+        ctx.ui.result({"written": export(ctx, found, tensorboard, wandb)})
         return
     if out is not None and out.suffix.lower() not in (*PICTURES, ".html"):
         raise Usage(f"--out {out} must end in .svg, .png, .pdf or .html: that chooses the format")
     drawn = plot_of(found, metric, x, smooth=smooth, log_x=log_x, log_y=log_y, title=title)
     if out is None:
-        if not here.ui.json:
+        if not ctx.ui.json:
             show(drawn)
     elif out.suffix.lower() == ".html":
         write_page(
@@ -119,16 +122,16 @@ def plot(
     else:
         write_picture(drawn, out)
     if out is not None:
-        here.ui.note(f"drew {here.workspace.shown(out)}")
-    here.ui.result(as_fields(drawn, found, metric, x, out))
+        ctx.ui.note(f"drew {ctx.workspace.shown(out)}")
+    ctx.ui.result(as_fields(drawn, found, metric, x, out))
     if out is None:
         chosen = ["--metric", metric] if metric != "loss" else []
         words = ["llmc", "plot", *(runs or []), *chosen, "--out", f"{metric}.html"]
-        here.ui.next(shlex.join(words))
+        ctx.ui.next(shlex.join(words))
 
 
 def export(
-    here: Context, runs: list[RunHistory], tensorboard: Path | None, wandb: Path | None
+    ctx: Context, runs: list[RunHistory], tensorboard: Path | None, wandb: Path | None
 ) -> list[str]:
     """Write runs for another tool; return where they are, and say how it opens them.
 
@@ -144,11 +147,11 @@ def export(
             written.append(write_tensorboard(run, tensorboard / run.name))
         elif wandb is not None:
             written.append(write_wandb(run, wandb))
-        here.ui.note(f"wrote {here.workspace.shown(written[-1])}")
-    if not here.ui.quiet:
+        ctx.ui.note(f"wrote {ctx.workspace.shown(written[-1])}")
+    if not ctx.ui.quiet:
         words = ["tensorboard", "--logdir"] if tensorboard is not None else ["wandb", "sync"]
         place = tensorboard if tensorboard is not None else written[0]
-        here.ui.note(f"next: {shlex.join([*words, str(place)])}")
+        ctx.ui.note(f"next: {shlex.join([*words, str(place)])}")
     return [str(path) for path in written]
 
 

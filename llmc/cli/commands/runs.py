@@ -26,7 +26,7 @@ Sort = Literal["when", "name", "size", "steps", "loss", "val", "tokens", "time",
 
 
 def runs(
-    ctx: typer.Context,
+    context: typer.Context,
     *,
     sort: Annotated[
         Sort,
@@ -46,23 +46,23 @@ def runs(
     terminal shows fewer columns; a pipe gets all, separated by tabs. A run with damaged files is
     listed with what is wrong.
     """
-    app: Context = ctx.obj
-    found = ordered(all_runs(app.workspace), sort)
+    ctx: Context = context.obj
+    found = ordered(all_runs(ctx.workspace), sort)
     if reverse:
         found.reverse()
-    if app.ui.json:
-        app.ui.result({"runs": [as_fields(run) for run in found]})
+    if ctx.ui.json:
+        ctx.ui.result({"runs": [as_fields(run) for run in found]})
     elif found and sys.stdout.isatty():
         print_table(found)
     else:
         write_lines(found)
     if not found:
-        app.ui.note(f"no run in {app.workspace.shown(app.workspace.runs)}")
-        app.ui.next("llmc train")
+        ctx.ui.note(f"no run in {ctx.workspace.shown(ctx.workspace.runs)}")
+        ctx.ui.next("llmc train")
         return
     newest = max(found, key=lambda run: run.updated if run.steps else 0)
     if newest.steps:
-        app.ui.next(shlex.join(["llmc", "plot", newest.name]))
+        ctx.ui.next(shlex.join(["llmc", "plot", newest.name]))
 
 
 def ordered(found: list[RunHistory], sort: Sort) -> list[RunHistory]:

@@ -23,7 +23,7 @@ from llmc.train.plan import Inputs
 
 @with_settings(TRAIN_SETTINGS)
 def train(
-    ctx: typer.Context,
+    context: typer.Context,
     *,
     data: Annotated[
         Path | None,
@@ -114,14 +114,14 @@ def train(
     if resume and dry_run:
         raise Usage("--dry-run is for a new run: leave out --resume or --dry-run")
     if dry_run:
-        _dry_run(ctx, settings, inputs, threads)
+        _dry_run(context, settings, inputs, threads)
         return
-    app: Context = ctx.obj
-    ui = app.ui
+    ctx: Context = context.obj
+    ui = ctx.ui
     view = choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every)
     with view:
         result = run_train(
-            app.workspace,
+            ctx.workspace,
             settings,
             inputs,
             resume=resume,
@@ -129,11 +129,11 @@ def train(
             report=ui,
             on_event=view.update,
         )
-    for line in summary(app.workspace, result, chart=not ui.quiet and not view.has_chart):
+    for line in summary(ctx.workspace, result, chart=not ui.quiet and not view.has_chart):
         ui.note(line)
     ui.result(result_fields(result))
     if result.interrupted:
-        raise _interrupted(app, result)
+        raise _interrupted(ctx, result)
     commands = ["llmc sample --decode"]
     if result.longer:
         ui.note("nothing to do: the run had ended before")
@@ -145,34 +145,34 @@ def train(
 
 
 def _dry_run(
-    ctx: typer.Context, settings: dict[str, Any], inputs: Inputs, threads: int | None
+    context: typer.Context, settings: dict[str, Any], inputs: Inputs, threads: int | None
 ) -> None:
-    app: Context = ctx.obj
-    ui = app.ui
+    ctx: Context = context.obj
+    ui = ctx.ui
     shown = not ui.quiet and not ui.json
     on_event = print_memory if shown else ignore
-    found = estimate(app.workspace, settings, inputs, threads=threads, report=ui, on_event=on_event)
+    found = estimate(ctx.workspace, settings, inputs, threads=threads, report=ui, on_event=on_event)
     if shown:
         print_estimate(found)
     ui.result(estimate_fields(found))
-    ui.next(without_dry_run(ctx))
+    ui.next(without_dry_run(context))
 
 
-def _interrupted(app: Context, result: TrainResult) -> Interrupted:
+def _interrupted(ctx: Context, result: TrainResult) -> Interrupted:
     """Return the failure that an interrupted run ends with: how far it is, how to resume it."""
     saved = "not saved"
     if newest_step(result.folder) is not None and result.checkpoint is not None:
-        saved = f"saved {app.workspace.shown(result.checkpoint)}"
+        saved = f"saved {ctx.workspace.shown(result.checkpoint)}"
     planned = result.progress.steps
     done = f"{result.steps:,}" + (f" of {planned:,}" if planned is not None else "")
     message = f"interrupted after {done} steps; {saved}"
-    return Interrupted(message, resume_command(app.workspace, result.folder))
+    return Interrupted(message, resume_command(ctx.workspace, result.folder))
 
 
-def without_dry_run(ctx: typer.Context) -> str:
+def without_dry_run(context: typer.Context) -> str:
     """Return the command as it was typed, without ``--dry-run``."""
     words = ["llmc", "train"]
-    for name, value in ctx.params.items():
+    for name, value in context.params.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             given = name not in ("dry_run", "resume")  # these two are never typed as --no-

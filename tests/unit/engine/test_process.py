@@ -58,7 +58,7 @@ def test_lines_come_while_the_child_works() -> None:
 def test_a_child_that_ends_well_raises_nothing() -> None:
     with engine("print('last')\nsys.stderr.write('memory: 2 GB\\n')\n") as running:
         assert list(running)[1:] == ["last"]
-        assert list(running.prose) == ["memory: 2 GB"]
+        assert list(running.stderr) == ["memory: 2 GB"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_flood_on_stderr_blocks_nothing() -> None:
         "[sys.stderr.write('y' * 99 + '\\n') for _ in range(20000)]\nprint('done')\n"
     ) as running:
         assert list(running)[-1] == "done"
-        assert len(running.prose) == process.KEPT_LINES
+        assert len(running.stderr) == process.KEPT_LINES
 
 
 def test_leaving_early_ends_the_child() -> None:
@@ -194,7 +194,10 @@ def test_events_are_the_objects_that_lines_hold() -> None:
         assert list(running.events()) == [{"step": 0}, {"event": "end"}]
     for said in ("hello", "17", "[1]", '{"step": 0'):
         child = Engine([sys.executable, "-c", f"print({said!r})"], name="PyTorch")
-        with pytest.raises(LlmcError, match="PyTorch said what is no event"), child as running:
+        with (
+            pytest.raises(LlmcError, match="PyTorch printed a line that is not an event"),
+            child as running,
+        ):
             list(running.events())
 
 

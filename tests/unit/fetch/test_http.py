@@ -243,7 +243,7 @@ def test_a_part_of_another_content_is_dropped(
     notes: list[str] = []
     download(f"{web.url}/x", place, sha256=SHA256, report=Listener(notes.append))
     assert place.read_bytes() == BODY
-    assert notes == ["what was kept of x does not fit: beginning anew"]
+    assert len(notes) == 1 and "part of x does not fit" in notes[0]
 
 
 def test_a_mirror_goes_on_with_what_another_began(

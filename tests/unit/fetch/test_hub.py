@@ -144,7 +144,7 @@ def test_no_hub(place: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_repository_that_has_no_name(place: Path, waits: list[float]) -> None:
-    with pytest.raises(BadData, match=r"'a/b/c' .*is no repository"):
+    with pytest.raises(BadData, match=r"'a/b/c' .*not a repository"):
         download_from_hub("a/b/c", "x", place, repo_type="model")
     assert waits == []
 

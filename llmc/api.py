@@ -1,0 +1,197 @@
+"""The Python API: the stages from a text to a model that writes, as functions.
+
+Every function takes the workspace, the folder that holds ``data/``, ``models/`` and ``runs/``
+(the current folder by default), and raises :class:`llmc.errors.LlmcError`. Nothing is printed:
+pass a :class:`llmc.report.Report` to receive notes and progress.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from llmc.config import TrainConfig, nearest
+from llmc.errors import Usage
+from llmc.evaluate import loss
+from llmc.evaluate.loss import LossResult
+from llmc.evaluate.rows import EngineOptions
+from llmc.model import ModelConfig
+from llmc.paths import Workspace
+from llmc.report import SILENT, Report
+from llmc.sample import model as sampling
+from llmc.sample.model import LoadedModel
+from llmc.tokens import dataset
+from llmc.tokens.dataset import TokenizedDataset, TokenizeOptions
+from llmc.tokens.manifest import load_manifest
+from llmc.train import loop
+from llmc.train.loop import TrainResult
+from llmc.train.plan import Inputs
+from llmc.weights.export import export_weights
+
+Place = str | Path
+HERE = Path()
+
+
+def tokenize(
+    *inputs: Place, workspace: Place = HERE, report: Report = SILENT, **options: Any
+) -> TokenizedDataset:
+    """Turn text into a dataset of token files.
+
+    Args:
+        inputs: files, folders, glob patterns, addresses, or a dataset such as ``"stdlib"``.
+        workspace: the dataset's folder is ``data/<name>`` in it.
+        report: receives notes and progress.
+        options: fields of :class:`llmc.tokens.dataset.TokenizeOptions`, such as
+            ``tokenizer="bpe:4096"``. Default tokenizer: GPT-2's.
+
+    Raises:
+        Usage: an input or the tokenizer is unknown, or options contradict each other.
+        MissingOutput: the dataset has not been fetched.
+        BadData: a file is damaged or not text, or there is too little text.
+    """
+    settings = TokenizeOptions(**options)
+    place = Workspace(Path(workspace))
+    return dataset.tokenize(place, [str(each) for each in inputs], settings, report=report)
+
+
+def train(
+    data: TokenizedDataset | Place | None = None,
+    *,
+    model: ModelConfig | Place | None = None,
+    config: str | None = None,
+    val_data: Place | None = None,
+    run: str | None = None,
+    resume: bool = False,
+    threads: int | None = None,
+    workspace: Place = HERE,
+    report: Report = SILENT,
+    **settings: Any,
+) -> TrainResult:
+    """Train a model in a new run, or resume one.
+
+    Args:
+        data: a dataset, its folder, or a token file. Default: the dataset prepared last.
+        model: a checkpoint to start from, or the shape of a model to start with random weights;
+            its vocabulary is the dataset's. Default: the model prepared with the dataset.
+        config: a preset by name, or a TOML file.
+        val_data: token file to validate on. Default: the dataset's.
+        run: the run's name. Default: the dataset's with a number.
+        resume: continue the run, or the newest one, from its newest checkpoint.
+        threads: threads; the result does not depend on it. Default: one per core.
+        workspace: the run's folder is ``runs/<run>`` in it.
+        report: receives notes.
+        settings: training settings, put over the preset's: ``steps=200``, ``lr=1e-3``;
+            ``docs/reference/settings.md`` lists them.
+
+    Raises:
+        Usage: a setting is unknown or out of range.
+        MissingOutput: there is no such dataset, model or run.
+        BadData: a file is damaged, or the model has another tokenizer than the data.
+        LossNotFinite: the loss became infinite or not a number.
+    """
+    known = [setting.name for setting in fields(TrainConfig)]
+    for name in settings:
+        if name not in known:
+            raise Usage(f"unknown training setting '{name}'{nearest(name, known)}")
+    place = Workspace(Path(workspace))
+    folder = data.folder if isinstance(data, TokenizedDataset) else _path(data)
+    if isinstance(model, ModelConfig):
+        model = _random_weights(place, model, folder, report)
+    inputs = Inputs(
+        run=run, config=config, data=folder, val_data=_path(val_data), model=_path(model)
+    )
+    return loop.train(place, settings, inputs, resume=resume, threads=threads, report=report)
+
+
+def load(
+    run_or_file: Place | None = None,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    workspace: Place = HERE,
+    report: Report = SILENT,
+) -> LoadedModel:
+    """Load a trained model, to call ``sample(prompt)`` or ``stream(prompt)`` on.
+
+    The model stays in memory until ``close()``; a ``with`` block closes it.
+
+    Args:
+        run_or_file: a run's name, its folder, or a checkpoint file. Default: the newest run.
+        dtype: type of the weights in memory: ``fp32``, ``bf16`` or ``int8``.
+        threads: threads; the text does not depend on it.
+        workspace: where runs are.
+        report: receives notes.
+
+    Raises:
+        MissingOutput: there is no such model.
+        BadData: a file is damaged, or the model's tokenizer is unknown.
+    """
+    place = Workspace(Path(workspace))
+    return sampling.load(place, run_or_file, dtype=dtype, threads=threads, report=report)
+
+
+def evaluate(
+    run_or_file: Place | None = None,
+    *,
+    data: Place | None = None,
+    split: str | None = None,
+    max_tokens: int | None = None,
+    workspace: Place = HERE,
+    report: Report = SILENT,
+    **options: Any,
+) -> LossResult:
+    """Measure a model's loss, perplexity and bits per byte on a text.
+
+    Args:
+        run_or_file: a run's name, its folder, or a checkpoint file. Default: the newest run.
+        data: a dataset's folder or a token file. Default: the data that the run was trained on.
+        split: ``"train"`` or ``"val"`` of a dataset. Default: ``"val"``.
+        max_tokens: predict only the first N tokens.
+        workspace: where runs and datasets are.
+        report: receives notes and progress.
+        options: fields of :class:`llmc.evaluate.rows.EngineOptions`: ``batch_size``, ``seq_len``,
+            ``dtype``, ``threads``.
+
+    Raises:
+        MissingOutput: the model or the data does not exist.
+        BadData: a file is damaged, or model and data have different tokenizers.
+        Usage: the window is longer than the model's context.
+    """
+    return loss.evaluate(
+        Workspace(Path(workspace)),
+        run_or_file,
+        data=_path(data),
+        split=split,
+        max_tokens=max_tokens,
+        options=EngineOptions(**options),
+        report=report,
+    )
+
+
+def _path(place: Place | None) -> Path | None:
+    return None if place is None else Path(place)
+
+
+def _random_weights(
+    workspace: Workspace, shape: ModelConfig, folder: Path | None, report: Report
+) -> Path:
+    """Write random weights of a shape with the dataset's vocabulary; return the checkpoint.
+
+    Raises:
+        Usage: the data is not a dataset's folder.
+    """
+    folder = folder or workspace.newest_dataset()
+    if not folder.is_dir():
+        raise Usage(f"{folder} is not a dataset's folder: name a checkpoint to start from")
+    manifest = load_manifest(folder)
+    dimensions = {**vars(shape), "vocab_size": manifest.tokenizer.vocab_size}
+    name = f"random-{manifest.dataset}-L{shape.layers}H{shape.heads}C{shape.channels}"
+    return export_weights(
+        workspace,
+        "random",
+        out=workspace.models / f"{name}T{shape.context}.bin",
+        shape=dimensions,
+        fingerprint=bytes.fromhex(manifest.tokenizer.fingerprint),
+        report=report,
+    ).path
