@@ -35,7 +35,7 @@ def learn(pieces: Iterable[str], vocab_size: int, *, progress: bool = False) -> 
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         show_progress=progress,
-        progress_format="json",
+        progress_format="json" if progress else "silent",
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     trained.train_from_iterator(pieces, trainer=trainer)

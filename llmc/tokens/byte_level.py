@@ -1,9 +1,9 @@
-"""Byte-level BPE as Hugging Face and llama.cpp hold it: spelled tokens and a list of merges.
+"""Byte-level BPE as Hugging Face and llama.cpp store it: spelled tokens and a list of merges.
 
-llmc keeps a tokenizer as a list of tokens in order of rank (tiktoken's way), and merges whichever
-neighbours make the token of lowest rank. Theirs is a list of pairs, tried in order. The two agree:
-a token is always made of the same two, those that its own bytes merge to when alone, for until it
-is made, nothing outside of it has touched it.
+llmc stores a tokenizer as a list of tokens in order of rank, as tiktoken does, and merges the
+neighbours that form the token of lowest rank. Hugging Face stores pairs, which are tried in order.
+The two agree: a token is always merged from the same two parts, those that its own bytes merge to
+alone, because before it exists no merge reaches across its borders.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from llmc.errors import BadData
 
 
 def _characters() -> list[str]:
-    """Return how GPT-2's files write every byte: as one printable character.
+    """Return the printable character that stands for each byte in GPT-2's files.
 
-    The printable ones of Latin-1 stand for themselves, the others for U+0100 on, in order.
+    Printable bytes of Latin-1 stand for themselves; the others are U+0100 and up, in order.
     """
     shown = [chr(byte) if chr(byte).isprintable() and byte != 0x20 else "" for byte in range(256)]
     others = iter(range(256, 512))
@@ -34,7 +34,7 @@ class Vocabulary:
     """A tokenizer as a file holds it.
 
     Attributes:
-        tokens: the bytes of each id; of a special one its name.
+        tokens: the bytes of each id; a special token's name.
         specials: the ids of the special tokens.
         merges: pairs of spelled tokens, a space between them, in order of rank.
     """
@@ -53,7 +53,7 @@ def unspelled(text: str) -> bytes:
     """Return the bytes of a spelled token.
 
     Raises:
-        BadData: a character stands for no byte.
+        BadData: a character does not stand for a byte.
     """
     try:
         return bytes(BYTES[character] for character in text)
@@ -62,10 +62,10 @@ def unspelled(text: str) -> bytes:
 
 
 def merges_of(tokens: Sequence[bytes]) -> tuple[str, ...]:
-    """Return the merges of tokens that are in order of rank, without the special ones.
+    """Return the merges of tokens in order of rank, special tokens left out.
 
     Raises:
-        BadData: a token is no merge of two others.
+        BadData: a token is not a merge of two others.
     """
     ranks = {token: rank for rank, token in enumerate(tokens)}
     merges = []
@@ -76,7 +76,7 @@ def merges_of(tokens: Sequence[bytes]) -> tuple[str, ...]:
         if len(parts) != 2:
             raise BadData(
                 f"the tokenizer's token {ranks[token]} ({token!r}) is no merge of two others, "
-                "which this format asks for"
+                "which this format requires"
             )
         merges.append(f"{spelled(parts[0])} {spelled(parts[1])}")
     return tuple(merges)

@@ -30,7 +30,7 @@ from llmc.tokens.shards import (
     write_stream,
 )
 from llmc.tokens.split import MIN_TOKENS, Cut, check_split, choose_cut
-from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, file_of, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
 
@@ -261,7 +261,7 @@ def _merge_parts(
         if not record.own_val:
             val, train = cut_stream(scratch, train, cut, tokenizer)
         check_enough(scratch, first.dataset, train, val)
-        made = publish(made, tokenizer, train=train, val=val, keep=True)
+        made = publish(made, tokenizer, train=train, val=val)
     report.note("the folders of the parts are no longer needed")
     return TokenizedDataset(made)
 
@@ -288,7 +288,11 @@ def _unwritten(
 ) -> Manifest:
     """Return the manifest of a dataset whose token files are still to be written."""
     record = TokenizerRecord(
-        tokenizer.name, tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.eot, None
+        tokenizer.name,
+        tokenizer.fingerprint,
+        tokenizer.vocab_size,
+        tokenizer.eot,
+        file_of(tokenizer),
     )
     return Manifest(folder, name, record, Split(()), Split(()), source=records, text_bytes=0)
 
@@ -321,7 +325,7 @@ def _write(
         if scratch.resumed:
             report.note(f"resuming after {scratch.resumed:,} tokens of an interrupted call")
         with report.bar(f"tokenizing {made.dataset}", size) as advance:
-            stages = {
+            streams = {
                 name: write_stream(
                     scratch,
                     name,
@@ -333,12 +337,12 @@ def _write(
                 )
                 for name, feed in feeds.items()
             }
-        train = stages["train"].files
-        val = stages["val"].files if "val" in stages else []
+        train = streams["train"].files
+        val = streams["val"].files if "val" in streams else []
         if made.part is None:
-            if "val" not in stages:
+            if "val" not in streams:
                 val, train = cut_stream(scratch, train, cut, tokenizer)
             check_enough(scratch, made.dataset, train, val)
-        made = replace(made, text_bytes=sum(stage.text_bytes for stage in stages.values()))
+        made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))
         made = publish(made, tokenizer, train=train, val=val)
     return TokenizedDataset(made, scratch.resumed)

@@ -1,6 +1,6 @@
-"""Documents to token ids, a batch at a time: by tiktoken, or by gigatoken where it is installed.
+"""Encode documents, a batch at a time, with tiktoken or, if it is installed, gigatoken.
 
-Encoding a batch is one call that leaves Python's lock to the other threads.
+Encoding a batch is one call that releases Python's lock.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 BATCH_CHARACTERS = 1 << 18
 
-# Where a document may be cut so that its pieces have the tokens of the whole. No piece of GPT-2's
-# pattern goes on from what is no space to what is one, and none looks back; the others of tiktoken
-# may take newlines to the punctuation before them, but no blank.
+# Where a document may be cut so that its pieces have the tokens of the whole. No match of GPT-2's
+# pattern continues from a non-space to a space, and none looks back. tiktoken's newer patterns may
+# join newlines to the punctuation before them, but no blank.
 CUT_ANYWHERE = re.compile(r"(?<=\S)[ \n]")
 CUT_AT_BLANKS = re.compile(r"(?<=\S) ")
 CUT_AT_BLANKS_IN = ("cl100k_base", "o200k_base", "o200k_harmony")
@@ -58,7 +58,7 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a batch became: ids (n,), and its bytes in UTF-8."""
+    """An encoded batch: ids (n,), and the number of bytes of its text in UTF-8."""
 
     ids: Ids
     text_bytes: int
@@ -120,10 +120,10 @@ def pieces(texts: Texts, cuts: re.Pattern[str] | None, size: int) -> Iterator[tu
 
 
 def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] | None:
-    """Return where the documents of a tokenizer may be cut; None: nowhere that is known.
+    """Return a pattern of the places where documents may be cut; None: no safe place is known.
 
     Args:
-        tokenizer: whose pattern decides.
+        tokenizer: its split pattern decides.
         special: special tokens in documents are tokens, and must not be cut.
     """
     if special and any(re.search(r"\s", text) for text in tokenizer.special_tokens):
@@ -134,11 +134,11 @@ def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] |
 
 
 def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
-    """Return what encodes batches with tiktoken, ``<|endoftext|>`` before each document.
+    """Return a function that encodes batches with tiktoken, ``<|endoftext|>`` before each document.
 
     Args:
         tokenizer: the vocabulary.
-        special: text of a special token in a document is that token; else it is text.
+        special: the text of a special token in a document becomes that token.
     """
     import numpy as np
 
@@ -165,10 +165,10 @@ def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
 
 
 def _per_thread(tokenizer: Tokenizer) -> Callable[[], tiktoken.Encoding]:
-    """Return what gives each thread an encoding of its own, the first the tokenizer's.
+    """Return a function that gives each thread its own encoding.
 
-    A regular expression's scratch space belongs to the thread that used it first; others ask for
-    theirs under a lock, which costs a sixth of the speed. Past ``OWN_ENCODINGS`` they do.
+    A regular expression's scratch space belongs to the thread that first used it; other threads get
+    theirs under a lock, which costs a sixth of the speed. After ``OWN_ENCODINGS`` threads they do.
     """
     import tiktoken
 
@@ -194,7 +194,7 @@ def _per_thread(tokenizer: Tokenizer) -> Callable[[], tiktoken.Encoding]:
 def _joined(batch: TextBatch) -> str:
     """Return the batch as one text in which ``<|endoftext|>`` begins each document.
 
-    No end of a document makes another one of it together with what follows: it has no border.
+    No prefix of ``<|endoftext|>`` is also a suffix of it, so a document's end cannot complete one.
     """
     parts = [""] * (2 * len(batch.texts))
     parts[::2] = [ENDOFTEXT if start else "" for start in batch.starts]
@@ -231,16 +231,16 @@ class ChosenEncoder:
 def choose_encoder(
     tokenizer: Tokenizer, parts: Sequence[Part], *, fast: bool | None, special: bool
 ) -> ChosenEncoder:
-    """Return what encodes a text: gigatoken where it does what tiktoken does, else tiktoken.
+    """Return the encoder of a text: gigatoken if it gives tiktoken's tokens, else tiktoken.
 
     Args:
         tokenizer: the vocabulary.
-        parts: the text; gigatoken is compared with tiktoken on samples from all over it.
-        fast: whether gigatoken is wanted; None: where it is installed.
-        special: text of a special token in a document is that token.
+        parts: the text; gigatoken is compared with tiktoken on samples of it.
+        fast: whether to use gigatoken; None: if it is installed.
+        special: the text of a special token in a document becomes that token.
 
     Raises:
-        Usage: gigatoken is asked for and not installed.
+        Usage: ``fast`` is True and gigatoken is not installed.
         BadData: the text cannot be read.
     """
     exact = tiktoken_encoder(tokenizer, special=special)
@@ -268,17 +268,17 @@ def choose_encoder(
 
 
 def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
-    """Return what encodes batches with gigatoken, ``<|endoftext|>`` before each document.
+    """Return a function that encodes batches with gigatoken, as :func:`tiktoken_encoder` does.
 
     Args:
         tokenizer: the vocabulary.
-        scheme: what gigatoken calls the tokenizer's pattern.
-        exact: encodes what gigatoken cannot: text with ``<|endoftext|>`` in it.
+        scheme: gigatoken's name of the tokenizer's pattern.
+        exact: encodes text that contains ``<|endoftext|>``, which gigatoken cannot.
     """
     import numpy as np
     from gigatoken import Tokenizer as Fast
 
-    # It reads files only. Its other loaders take special tokens in a text for tokens.
+    # It loads files only. Its other loaders treat special tokens in a text as tokens.
     with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
         path = Path(folder) / TOKENIZER_FILE
         path.write_bytes(file_form(tokenizer.ranks))
@@ -292,7 +292,7 @@ def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
         joined = _joined(batch)
         if joined.count(ENDOFTEXT) != sum(batch.starts):
             return exact(batch)
-        # A batch of one: a call for a single text would keep Python's lock.
+        # A batch of one: the call for a single text does not release Python's lock.
         (ids,) = backend.encode_batch([joined.encode()], parallel=False)
         return Encoded(np.asarray(ids).astype(dtype), size)
 
@@ -300,7 +300,7 @@ def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
 
 
 def _sample(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[TextBatch]:
-    """Yield the first batch of parts from all over the text."""
+    """Yield the first batch of some parts, evenly spaced."""
     step = max(1, len(parts) // SAMPLES)
     for part in parts[::step]:
         yield from islice(batches(part.texts(), cuts), 1)

@@ -225,6 +225,11 @@ def read_headerless(path: Path, dtype: str) -> NDArray[np.integer[Any]]:
     return np.memmap(path, kind, mode="r") if layout.count else np.empty(0, kind)
 
 
+def is_file_name(name: str) -> bool:
+    """Return whether ``name`` is a file's name without a folder."""
+    return name not in ("", "..") and "\0" not in name and Path(name).name == name
+
+
 def has_header(path: Path) -> bool:
     """Tell whether a file begins as a token file with a header does."""
     try:

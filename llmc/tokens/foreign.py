@@ -1,4 +1,4 @@
-"""Token files that others wrote: llm.c's, with a header, and those that have none."""
+"""Token files of other programs: llm.c's with a header, and files without one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLICE = 1 << 20
 
 
 def are_token_files(inputs: Sequence[str]) -> bool:
-    """Tell whether all inputs name token files: by their headers, or a .bin that is no text."""
+    """Return whether all inputs are token files: they have a header, or are called ``.bin``."""
     paths = [Path(path) for text in inputs for path in _expanded(text)]
     return bool(paths) and all(
         path.is_file() and (has_header(path) or path.suffix == ".bin") for path in paths
@@ -34,7 +34,7 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
     """Return the token files that paths and glob patterns name, checked.
 
     Raises:
-        Usage: there is no such file, or one has no header and ``dtype`` does not say its type.
+        Usage: there is no such file, or it has no header and ``dtype`` is None.
         BadData: a file is damaged.
     """
     paths = [Path(path) for text in inputs for path in _expanded(text)]
@@ -51,12 +51,12 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
 
 
 def token_feed(paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer) -> Feed:
-    """Return the tasks of reading token files, every id held against the vocabulary."""
+    """Return the tasks of reading token files and checking that each id is in the vocabulary."""
     return partial(_tasks, paths, dtype, tokenizer)
 
 
 def source_records(paths: Sequence[Path], dtype: str | None) -> tuple[dict[str, Any], ...]:
-    """Return what a manifest says about token files as its origin."""
+    """Return the manifest's ``source`` entries for token files."""
     return tuple(
         {
             "path": str(path.resolve()),
@@ -102,7 +102,7 @@ def _checked(
 ) -> Encoded:
     import numpy as np
 
-    # Mapped anew each time: what has been read counts as this process's memory until then.
+    # A new map for each slice: pages that were read count as this process's memory.
     piece = _tokens_of(path, dtype)[at : at + SLICE]
     outside = (piece < 0) | (piece >= tokenizer.vocab_size)
     if outside.any():

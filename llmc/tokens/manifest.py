@@ -1,7 +1,7 @@
-"""A dataset's manifest: what its token files hold, which tokenizer made them, from which text.
+"""A dataset's manifest: its token files, their tokenizer and the text they were made from.
 
-``manifest.json`` is written last, so where there is one, the files it names are whole. Format 2 has
-a list of files for each split; format 1, which is still read, had one file.
+``manifest.json`` is written last, so the files it names are whole. Format 2 has a list of files
+for each split; format 1, which is still read, has one file for each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmc.engine.machine import available_cores
 from llmc.errors import BadData, MissingOutput
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.paths import written_whole
-from llmc.tokens.files import payload_sha256, read_tokens
+from llmc.tokens.files import is_file_name, payload_sha256, read_tokens
 from llmc.tokens.tokenizer import Tokenizer, load_recorded
 
 FILENAME = "manifest.json"
@@ -40,7 +40,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """Token files that are read as one, in this order."""
+    """The token files of a split, in order."""
 
     shards: tuple[Shard, ...]
 
@@ -52,7 +52,7 @@ class Split:
 
 @dataclass(frozen=True)
 class TokenizerRecord:
-    """A tokenizer as a dataset names it; ``file`` lies in the folder, None for gpt2 and byte."""
+    """A tokenizer in a manifest; ``file`` is in the dataset's folder, None for gpt2 and byte."""
 
     name: str
     fingerprint: str
@@ -63,13 +63,13 @@ class TokenizerRecord:
 
 @dataclass(frozen=True)
 class PartRecord:
-    """Which part of a dataset this is, and what joining the parts has to know.
+    """Which part of a dataset this is, and what merging the parts needs to know.
 
     Attributes:
-        index: counted from 1.
-        of: how many there are.
-        val_tokens: the text's default size of the validation split; None: a fraction.
-        own_val: the text has a validation text of its own, which ``val`` holds this part of.
+        index: the number of the part, from 1.
+        of: the number of parts.
+        val_tokens: the text's default number of validation tokens; None: a fraction.
+        own_val: the text has its own validation text; ``val`` holds this part of it.
     """
 
     index: int
@@ -253,11 +253,6 @@ def _problems(fields: dict[str, Any]) -> list[str]:
     return problems + (["a file is named twice"] if len(set(names)) < len(names) else [])
 
 
-def is_file_name(name: str) -> bool:
-    """Return whether ``name`` is a file's name without a folder."""
-    return name not in ("", "..") and "\0" not in name and Path(name).name == name
-
-
 JSON_TYPES = {TokenizerRecord: dict, PartRecord: dict, Split: list, Path: type(None)}
 
 
@@ -280,7 +275,7 @@ def _mistyped(value: object, kind: type, prefix: str) -> list[str]:
 
 
 def verify(manifest: Manifest) -> None:
-    """Hold the token files against the manifest: counts, sizes and the SHA-256 of the payloads.
+    """Compare the token files with the manifest: counts, sizes and the SHA-256 of the payloads.
 
     Raises:
         BadData: a file is gone, cut short or changed.
@@ -295,14 +290,14 @@ def verify(manifest: Manifest) -> None:
                 f"{shard.tokens:,} in the manifest, or other ones): run 'llmc tokenize' again"
             )
 
-    # Hashing leaves Python's lock to the other threads.
+    # Hashing releases Python's lock.
     with ThreadPoolExecutor(available_cores()) as pool:
         for _ in pool.map(check, (*manifest.train.shards, *manifest.val.shards)):
             pass
 
 
 def shard_names(split: str, count: int) -> list[str]:
-    """Return what the files of a split are called: train.bin, or train_000001.bin and so on."""
+    """Return the names of a split's files: train.bin, or train_000001.bin and so on."""
     if count == 1:
         return [f"{split}.bin"]
     return [f"{split}_{number:06}.bin" for number in range(1, count + 1)]

@@ -1,7 +1,7 @@
-"""A text tokenized in parts, on many machines or many times at once, and the parts joined.
+"""Tokenize a text in parts, on several machines or in several processes, and merge the parts.
 
-Part I of N is a contiguous range of the text's bytes, whole documents: the tokens of all parts, one
-after the other, are those that one machine makes.
+Part I of N is a contiguous range of whole documents. The tokens of all parts in order are those
+of the whole text.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def read_shard(text: str) -> tuple[int, int]:
 
 
 def folder_name(index: int, of: int) -> str:
-    """Return what the folder of a part is called."""
+    """Return the name of a part's folder."""
     return f"part-{index:03}-of-{of:03}"
 
 
 def range_of(parts: Sequence[Part], index: int, of: int) -> tuple[Part, ...]:
-    """Return the ``index``-th of ``of`` contiguous ranges of a text, as even as its documents let.
+    """Return the ``index``-th of ``of`` contiguous ranges of a text, of about the same size.
 
-    A part in which a range ends is cut between documents: those that begin, by the bytes of the
-    text before them, within the range. Parts of unknown size stay whole and count alike.
+    A document belongs to the range in which its first byte lies. If the size of any part is
+    unknown, parts are not cut, and count alike.
     """
     sizes = [part.bytes for part in parts]
     weights = [size if size is not None and None not in sizes else 1 for size in sizes]
@@ -63,7 +63,7 @@ def range_of(parts: Sequence[Part], index: int, of: int) -> tuple[Part, ...]:
 
 
 def _slice_of(part: Part, first: int, last: int, size: int) -> Part:
-    # A compressed part has more text than bytes: what is past them belongs to its last range.
+    # A compressed part has more text than bytes: the rest belongs to its last range.
     end = last if last < size else None
     return Part(
         f"{part.name} from byte {first:,}", last - first, partial(_within, part, first, end)
@@ -84,10 +84,10 @@ def find_parts(folders: Sequence[Path]) -> list[Manifest]:
     """Return the manifests of all parts of a dataset, in order, their files verified.
 
     Args:
-        folders: those of the parts, or that of the dataset in which they lie.
+        folders: those of the parts, or the dataset's folder that contains them.
 
     Raises:
-        Usage: a folder is no part of a dataset.
+        Usage: a folder is not a part of a dataset.
         MissingOutput: a part is missing.
         BadData: the parts do not belong together, or one is damaged.
     """
@@ -101,7 +101,7 @@ def find_parts(folders: Sequence[Path]) -> list[Manifest]:
     for made in manifests:
         if made.part is None or first.part is None:
             raise Usage(
-                f"{made.folder} is no part of a dataset: "
+                f"{made.folder} is not a part of a dataset: "
                 "name folders that 'llmc tokenize --shard I/N' wrote"
             )
         for what, mine, theirs in (
@@ -113,8 +113,8 @@ def find_parts(folders: Sequence[Path]) -> list[Manifest]:
         ):
             if mine != theirs:
                 raise BadData(
-                    f"{made.folder} and {first.folder} do not belong together, their {what} "
-                    "differs: name the parts of one dataset"
+                    f"{made.folder} and {first.folder} are not parts of one dataset: their {what} "
+                    "differs"
                 )
         twin = by_index.setdefault(made.part.index, made)
         if twin is not made:
@@ -135,7 +135,7 @@ def find_parts(folders: Sequence[Path]) -> list[Manifest]:
 
 
 def joined(parts: Sequence[Manifest]) -> tuple[list[TokenFile], list[TokenFile], PartRecord]:
-    """Return the files of the text and of its own validation text, and what the parts recorded."""
+    """Return the training files and the validation files of all parts, and the parts' record."""
     record = parts[0].part
     assert record is not None
 

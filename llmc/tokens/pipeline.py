@@ -1,6 +1,6 @@
-"""A text becomes a stream of tokens: read and encoded by many threads, in the text's order.
+"""Read and encode a text on several threads; the tokens come in the order of the text.
 
-The stream is cut into tasks, and how is a function of the text alone: so the tokens are the same
+The work is cut into tasks, and the cuts depend on the text alone. The tokens are therefore the same
 for any number of workers, and a position in the stream can be found again.
 """
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     Tokens = NDArray[np.unsignedinteger[Any]]
 
-# Parts up to this size are read by the workers, several together; what is larger is read here, a
-# batch at a time, so that one large file keeps all workers busy.
+# The workers read parts up to this size, several in one task. Larger parts are read on the calling
+# thread, a batch for each task, so that one large file keeps all workers busy.
 UNIT_BYTES = 1 << 19
 
 
@@ -34,7 +34,7 @@ class Position:
     """A place in a stream of tokens.
 
     Attributes:
-        part: the part with which the task begins that the place lies in.
+        part: the part in which the task of the place begins.
         batch: the number of the task among those that begin in this part.
         skip: the tokens of the task before the place.
     """
@@ -46,12 +46,12 @@ class Position:
 
 @dataclass(frozen=True)
 class Task:
-    """A piece of work that a thread can do by itself.
+    """Work for one thread.
 
     Attributes:
         position: where in the stream its tokens begin.
-        run: does it; may be slow, and may raise what a reader raises.
-        size: how much of the source it is, for progress, in bytes.
+        run: reads and encodes; may raise what a reader raises.
+        size: bytes of the source, for progress.
     """
 
     position: Position
@@ -59,7 +59,7 @@ class Task:
     size: int
 
 
-# Yields the tasks from a position on: the one in which it lies comes first.
+# Yields the tasks from a position on, first the one that contains it.
 Feed = Callable[[Position], Iterator[Task]]
 
 
@@ -91,7 +91,7 @@ def _text_tasks(
 def _batch_tasks(
     part: Part, index: int, skipped: int, encode: Encode, cuts: re.Pattern[str] | None
 ) -> Iterator[Task]:
-    """Read a large part here; the workers encode. The tasks' sizes add up to the part's."""
+    """Read a large part on this thread for the workers to encode; the sizes add up to its own."""
     left, size = part.bytes, 0
     held: Task | None = None
     for number, batch in enumerate(batches(part.texts(), cuts)):
@@ -122,10 +122,10 @@ def _read_and_encode(unit: Sequence[Part], encode: Encode, cuts: re.Pattern[str]
 
 
 def in_order(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, Encoded]]:
-    """Do tasks on threads and yield what came of them in their order, as soon as it is there.
+    """Run tasks on threads and yield their results in order, as soon as they are there.
 
-    A few tasks are under way or done ahead, so memory stays bounded. Whatever ends the iteration,
-    no task is left running.
+    At most ``2 * workers + 2`` tasks run ahead, which bounds the memory. However the iteration
+    ends, no further task starts.
     """
     ahead = 2 * workers + 2
     waiting: deque[tuple[Task, Future[Encoded]]] = deque()
@@ -144,11 +144,11 @@ def in_order(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, Encode
 
 
 class Stream:
-    """Tokens in order, to be taken in any amounts.
+    """Tokens in order, in any amounts.
 
     Attributes:
-        position: where the next token lies; after the last one, behind it.
-        text_bytes: UTF-8 bytes of the tasks before the one in which the position lies.
+        position: the place of the next token, or the end.
+        text_bytes: UTF-8 bytes of the tasks before the current one.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Stream:
         workers: int,
         advance: Callable[[int], object] = lambda size: None,
     ) -> None:
-        """Begin at a position; ``advance`` is told the size of each task that is done."""
+        """Start at a position; ``advance`` takes the size of each finished task."""
         self.position = start
         self.text_bytes = 0
         self._source = in_order(feed(start), workers)
@@ -166,7 +166,7 @@ class Stream:
         self._current: Encoded | None = None
 
     def take(self, most: int) -> Iterator[Tokens]:
-        """Yield arrays (n,) of ids, ``most`` of them in all where there are so many.
+        """Yield arrays (n,) of ids, at most ``most`` ids in all.
 
         Raises:
             LlmcError: what a reader raises.
@@ -179,7 +179,7 @@ class Stream:
             yield ids
 
     def more(self) -> bool:
-        """Tell whether there are more tokens, reading on if need be.
+        """Return whether there are more tokens, after reading on if necessary.
 
         Raises:
             LlmcError: what a reader raises.
@@ -199,9 +199,9 @@ class Stream:
 
     @property
     def all_text_bytes(self) -> int:
-        """UTF-8 bytes of all tasks that were begun: of the whole text, at its end."""
+        """UTF-8 bytes of all tasks so far: of the whole text, at its end."""
         return self.text_bytes + (self._current.text_bytes if self._current is not None else 0)
 
     def close(self) -> None:
-        """Stop what is under way."""
+        """Stop the tasks."""
         self._source.close()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Which model a dataset was prepared with: ``llmc prepare`` leaves it for ``llmc train``."""
+"""The model that ``llmc prepare`` prepared a dataset with, for ``llmc train`` to start from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILENAME = "prepared.json"
 
 
 def record_prepared(workspace: Workspace, dataset: Path, model: Path) -> None:
-    """Write beside the dataset's files which model belongs to it, relative to the workspace.
+    """Record the model of a dataset, as a path relative to the workspace.
 
     Raises:
         BadData: the place cannot be written.
@@ -24,7 +24,7 @@ def record_prepared(workspace: Workspace, dataset: Path, model: Path) -> None:
 
 
 def prepared_model(workspace: Workspace, dataset: Path) -> Path | None:
-    """Return the model that the dataset in this folder was prepared with, if that is recorded.
+    """Return the model that the dataset in this folder was prepared with; None if not recorded.
 
     Raises:
         BadData: the record cannot be read.

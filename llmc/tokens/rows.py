@@ -1,6 +1,6 @@
-"""Rows of a token file to evaluate: which tokens the model reads, and which of them it predicts.
+"""Rows of a token file to evaluate: the tokens that the model reads, and those it predicts.
 
-The layout is written down in ``native/files/format.h``: a header of 256 int32, then (start, length,
+The layout is defined in ``native/files/format.h``: a header of 256 int32, then (start, length,
 from) for each row.
 """
 

@@ -1,13 +1,12 @@
-"""Streams of tokens to the files of a dataset: shards, written so that an interruption costs one.
+"""Write token streams as the shards of a dataset; an interruption costs at most one shard.
 
-The work is done in a hidden folder beside the place of the files. A journal there says which shards
-are finished and where in the source they end; it is itself replaced whole, after each shard. Only
-what is complete is moved into place, the manifest last.
+Shards are written in a hidden folder inside the dataset's. A journal there lists the finished
+shards and where in the source they end; it is replaced atomically after each shard. Only a complete
+dataset is linked into place, the manifest last.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -20,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData
-from llmc.paths import written_whole
+from llmc.paths import link_or_copy, written_whole
 from llmc.tokens import manifest as manifests
 from llmc.tokens.files import TokenFile, payload_sha256, read_tokens, write_tokens
-from llmc.tokens.manifest import Manifest, Shard, Split, TokenizerRecord, shard_names
+from llmc.tokens.manifest import Manifest, Shard, Split, shard_names
 from llmc.tokens.pipeline import Feed, Position, Stream
 from llmc.tokens.split import MIN_TOKENS, SLICE, Cut, too_little
-from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, file_of, save_tokenizer
+from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, save_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,14 +39,14 @@ OUR_FILES = re.compile(r"(train|val)(_\d{6,})?\.bin")
 
 
 @dataclass
-class Stage:
-    """One stream on its way to the disk.
+class StreamState:
+    """How much of a token stream is written.
 
     Attributes:
-        files: the shards that are finished, in the scratch folder.
+        files: the finished shards, in the scratch folder.
         position: where in the source they end.
-        text_bytes: of the source before that.
-        complete: there is no more to come.
+        text_bytes: the bytes of the source before that.
+        complete: the stream has ended.
     """
 
     files: list[TokenFile] = field(default_factory=list)
@@ -57,30 +56,30 @@ class Stage:
 
 
 class Scratch:
-    """The hidden folder in which a dataset comes to be, and its journal.
+    """The hidden folder in which a dataset is written, and its journal.
 
     Attributes:
         folder: the hidden folder.
-        stages: what is finished, by the name of the stream: ``train``, ``val``.
-        resumed: the tokens that an earlier call has left.
-        foreign: an earlier call has left work for something else, which was thrown away.
+        streams: the state of each stream, ``train`` and ``val``.
+        resumed: the number of tokens kept from an interrupted call.
+        foreign: an interrupted call's files were discarded: they were made from other inputs.
     """
 
     def __init__(self, place: Path, key: str) -> None:
-        """Take up what an earlier call for the same work left in ``place``; ``key`` names it."""
+        """Resume from the files of an interrupted call in ``place`` that has the same ``key``."""
         self.folder = place / SCRATCH
         self.key = key
-        self.stages: dict[str, Stage] = {}
+        self.streams: dict[str, StreamState] = {}
         self.foreign = False
         if self.folder.is_dir():
-            self.foreign = not self._take_up()
-            self._sweep()
+            self.foreign = not self._load()
+            self._remove_unfinished()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.resumed = sum(file.tokens for stage in self.stages.values() for file in stage.files)
+        self.resumed = sum(file.tokens for state in self.streams.values() for file in state.files)
 
-    def stage(self, name: str) -> Stage:
-        """Return a stream's state, begun where it is new."""
-        return self.stages.setdefault(name, Stage())
+    def stream(self, name: str) -> StreamState:
+        """Return the state of a stream; a new one is empty."""
+        return self.streams.setdefault(name, StreamState())
 
     def save(self) -> None:
         """Write the journal.
@@ -88,75 +87,75 @@ class Scratch:
         Raises:
             BadData: the disk is full.
         """
-        stages = {
+        streams = {
             name: {
                 "files": [
                     {"file": file.path.name, "tokens": file.tokens, "sha256": file.sha256}
-                    for file in stage.files
+                    for file in state.files
                 ],
-                "position": asdict(stage.position),
-                "text_bytes": stage.text_bytes,
-                "complete": stage.complete,
+                "position": asdict(state.position),
+                "text_bytes": state.text_bytes,
+                "complete": state.complete,
             }
-            for name, stage in self.stages.items()
+            for name, state in self.streams.items()
         }
-        journal = {"format": JOURNAL_FORMAT, "key": self.key, "stages": stages}
+        journal = {"format": JOURNAL_FORMAT, "key": self.key, "stages": streams}
         with written_whole(self.folder / JOURNAL) as partial:
             partial.write_text(json.dumps(journal, indent=1) + "\n", encoding="utf-8")
 
     def discard(self) -> None:
-        """Remove the folder with all that is in it."""
+        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def leave(self) -> None:
-        """After a failure: keep finished shards and the journal, nothing else."""
-        if any(stage.files for stage in self.stages.values()):
-            self._sweep()
+    def keep_finished(self) -> None:
+        """After a failure, keep the finished shards and the journal and remove everything else."""
+        if any(state.files for state in self.streams.values()):
+            self._remove_unfinished()
         else:
             self.discard()
 
-    def _take_up(self) -> bool:
-        """Read the journal; False where it is of other work or its files are not whole."""
+    def _load(self) -> bool:
+        """Read the journal; return False if its key is another or a file is damaged."""
         try:
             journal = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
             if (journal["format"], journal["key"]) != (JOURNAL_FORMAT, self.key):
                 return False
-            stages = {}
+            streams = {}
             for name, stage in journal["stages"].items():
                 files = [
                     TokenFile(self.folder / file["file"], file["tokens"], file["sha256"])
                     for file in stage["files"]
                 ]
                 position = Position(**stage["position"])
-                stages[name] = Stage(files, position, stage["text_bytes"], stage["complete"])
+                streams[name] = StreamState(files, position, stage["text_bytes"], stage["complete"])
                 for file in files:
                     if len(read_tokens(file.path)) != file.tokens:
                         return False
                     if payload_sha256(file.path) != file.sha256:
                         return False
         except FileNotFoundError:
-            return True  # it never came to its first shard
+            return True  # interrupted before its first shard
         except (OSError, ValueError, TypeError, KeyError, AttributeError, BadData):
             return False
-        self.stages = stages
+        self.streams = streams
         return True
 
-    def _sweep(self) -> None:
-        """Remove everything that the journal does not name."""
-        known = {file.path.name for stage in self.stages.values() for file in stage.files}
+    def _remove_unfinished(self) -> None:
+        """Remove all files that the journal does not list."""
+        known = {file.path.name for state in self.streams.values() for file in state.files}
         for path in self.folder.iterdir():
-            if path.name not in known and (path.name != JOURNAL or not self.stages):
+            if path.name not in known and (path.name != JOURNAL or not self.streams):
                 path.unlink()
 
 
 @contextmanager
 def scratch_for(place: Path, key: str) -> Iterator[Scratch]:
-    """Yield the scratch of a dataset's folder, which is this process's alone meanwhile.
+    """Lock a dataset's folder and yield its scratch folder.
 
-    When the block fails, finished shards stay for the next call.
+    If the block fails, finished shards stay for the next call.
 
     Raises:
-        BadData: another process works on the same dataset, or the place cannot be written.
+        BadData: another process is writing this dataset, or the folder cannot be written.
     """
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -165,7 +164,7 @@ def scratch_for(place: Path, key: str) -> Iterator[Scratch]:
             try:
                 yield scratch
             except BaseException:
-                scratch.leave()
+                scratch.keep_finished()
                 raise
             scratch.discard()
     except OSError as error:
@@ -176,7 +175,7 @@ def scratch_for(place: Path, key: str) -> Iterator[Scratch]:
         ) from error
     finally:
         with suppress(OSError):
-            place.rmdir()  # still empty: it failed, and leaves nothing behind
+            place.rmdir()  # still empty: the call failed
 
 
 def _beneath(place: Path, name: object) -> bool:
@@ -185,7 +184,7 @@ def _beneath(place: Path, name: object) -> bool:
 
 @contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """Hold the folder's lock; it goes with the process, however that ends."""
+    """Hold the folder's lock, which the system releases when the process ends."""
     handle = os.open(place, os.O_RDONLY)
     try:
         try:
@@ -210,40 +209,40 @@ def write_stream(
     shard_tokens: int,
     workers: int,
     advance: Callable[[int], object],
-) -> Stage:
-    """Write a stream's tokens in shards, going on from those that are finished.
+) -> StreamState:
+    """Write a stream's tokens in shards, after those that are finished.
 
     Raises:
         LlmcError: what reading the source raises; the disk is full.
     """
-    stage = scratch.stage(name)
-    if stage.complete:
-        return stage
-    stream = Stream(feed, stage.position, workers, advance)
-    before = stage.text_bytes
+    state = scratch.stream(name)
+    if state.complete:
+        return state
+    stream = Stream(feed, state.position, workers, advance)
+    before = state.text_bytes
     try:
-        while not stage.complete:
-            path = scratch.folder / f"{name}_{len(stage.files) + 1:06}.bin"
+        while not state.complete:
+            path = scratch.folder / f"{name}_{len(state.files) + 1:06}.bin"
             made = write_tokens(path, stream.take(shard_tokens), vocab_size)
-            stage.complete = not stream.more()
+            state.complete = not stream.more()
             if made.tokens:
-                stage.files.append(made)
+                state.files.append(made)
             else:
                 path.unlink()
-            stage.position = stream.position
-            stage.text_bytes = before + (
-                stream.all_text_bytes if stage.complete else stream.text_bytes
+            state.position = stream.position
+            state.text_bytes = before + (
+                stream.all_text_bytes if state.complete else stream.text_bytes
             )
             scratch.save()
     finally:
         stream.close()
-    return stage
+    return state
 
 
 def cut_stream(
     scratch: Scratch, files: Sequence[TokenFile], cut: Cut, tokenizer: Tokenizer
 ) -> tuple[list[TokenFile], list[TokenFile]]:
-    """Return the files to validate on and those to train on; at most one of ``files`` is rewritten.
+    """Return the validation files and the training files; at most one of ``files`` is rewritten.
 
     Raises:
         BadData: a file is broken, or the disk is full.
@@ -267,21 +266,21 @@ def cut_stream(
 
 
 def _slices(path: Path, start: int, end: int) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
-    # Mapped anew each time: what has been read counts as this process's memory until then.
+    # A new map for each slice: pages that were read count as this process's memory.
     return (read_tokens(path)[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
 
 
 def check_enough(
     scratch: Scratch, name: str, train: Sequence[TokenFile], val: Sequence[TokenFile]
 ) -> None:
-    """Refuse a dataset of which one split is empty, and forget it.
+    """Check that both splits have tokens; if not, forget the finished shards.
 
     Raises:
-        BadData: it is.
+        BadData: a split is empty.
     """
     counts = [sum(file.tokens for file in files) for files in (train, val)]
     if min(counts) < MIN_TOKENS:
-        scratch.stages.clear()
+        scratch.streams.clear()
         raise too_little(name, *counts)
 
 
@@ -291,22 +290,20 @@ def publish(
     *,
     train: Sequence[TokenFile],
     val: Sequence[TokenFile],
-    keep: bool = False,
 ) -> Manifest:
-    """Move token files into ``made.folder``, and write the tokenizer's file and the manifest.
+    """Link token files into ``made.folder`` and write the tokenizer's file and the manifest.
 
     Args:
-        made: all but the splits and the tokenizer's record.
-        tokenizer: what made the tokens.
+        made: the manifest without its splits.
+        tokenizer: the tokenizer of the tokens.
         train: the files of the training split.
         val: the files of the validation split.
-        keep: the files stay where they are as well.
 
     Raises:
         BadData: there is too little to train or to validate on, or the disk is full.
     """
     folder = made.folder
-    # The files change under an old manifest's feet: without it, nobody trusts them.
+    # An old manifest must not describe new files.
     for name in (manifests.FILENAME, TOKENIZER_FILE, RECORD_FILE):
         (folder / name).unlink(missing_ok=True)
     for path in folder.iterdir():
@@ -316,29 +313,11 @@ def publish(
     for split, files in (("train", train), ("val", val)):
         shards = []
         for name, file in zip(shard_names(split, len(files)), files, strict=True):
-            _place(file.path, folder / name, keep=keep)
+            link_or_copy(file.path, folder / name)
             shards.append(Shard(name, file.tokens, file.sha256))
         splits[split] = Split(tuple(shards))
-    vocabulary = file_of(tokenizer)
-    if vocabulary is not None:
-        save_tokenizer(tokenizer, folder / vocabulary)
-    record = TokenizerRecord(
-        tokenizer.name, tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.eot, vocabulary
-    )
-    made = replace(made, tokenizer=record, train=splits["train"], val=splits["val"])
+    if made.tokenizer.file is not None:
+        save_tokenizer(tokenizer, folder / made.tokenizer.file)
+    made = replace(made, train=splits["train"], val=splits["val"])
     manifests.write_manifest(made)
     return made
-
-
-def _place(file: Path, at: Path, *, keep: bool) -> None:
-    """Link a file to its place, where it then has two names; else copy it, or move it."""
-    try:
-        os.link(file, at)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        if keep:
-            with written_whole(at) as partial:
-                shutil.copyfile(file, partial)
-        else:
-            file.replace(at)

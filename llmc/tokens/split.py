@@ -138,7 +138,7 @@ def choose_cut(
 
 
 def too_little(name: str, train: int, val: int) -> BadData:
-    """Return the failure of a text that does not fill both splits."""
+    """Return the error for a text that is too small for both splits."""
     return BadData(
         f"'{name}' is too little text: {train + val:,} tokens leave {val:,} to validate on "
         f"and {train:,} to train on; add text or change --val-tokens or --val-fraction"

@@ -1,11 +1,11 @@
-"""Tokenizers: GPT-2's, plain bytes, a byte-level BPE trained here, or any of tiktoken's encodings.
+"""Tokenizers: GPT-2's, plain bytes, a byte-level BPE trained here, or any tiktoken encoding.
 
-A tokenizer is a vocabulary, a pattern that cuts text before tokens are looked up, and special
-tokens, of which ``<|endoftext|>`` is always one. GPT-2's, the bytes and what is trained here have
-three things in common, so that a list of tokens says everything: a token's id is its place in the
-list, the pattern is GPT-2's, and ``<|endoftext|>`` is the only special token, its id the last.
-tiktoken's other encodings have patterns and special tokens of their own; a tokenizer.json beside
-their tokens names them.
+A tokenizer is a vocabulary, a pattern that splits text before tokens are looked up, and special
+tokens, one of which is ``<|endoftext|>``. GPT-2's tokenizer, the bytes and a trained BPE are plain:
+a list of tokens defines them, because a token's id is its place in the list, the pattern is
+GPT-2's, and ``<|endoftext|>`` is the only special token and has the last id. tiktoken's other
+encodings have their own patterns and special tokens, which a tokenizer.json beside the tokens
+records.
 
 The fingerprint is the SHA-256 of these UTF-8 bytes: the split pattern, a newline, the file form of
 the tokens (:mod:`llmc.tokens.vocabulary`), then for each special token in the order of ids its
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from llmc.errors import BadData, Usage
 from llmc.paths import written_whole
 from llmc.text.documents import ENDOFTEXT
+from llmc.tokens.files import is_file_name
 from llmc.tokens.vocabulary import (
     PATTERN,
     TOKENIZER_FILE,
@@ -66,14 +67,14 @@ class Tokenizer:
     """A vocabulary and how text becomes ids in it.
 
     Attributes:
-        name: ``gpt2``, ``byte``, ``bpe`` or that of one of tiktoken's encodings.
-        encoding: does the work.
-        eot: the id of ``<|endoftext|>``; the last one but in some of tiktoken's encodings.
-        vocab_size: V: one more than the largest id.
-        fingerprint: SHA-256 over all that decides the ids, in hexadecimal.
-        pattern: what cuts the text, in tiktoken's syntax.
+        name: ``gpt2``, ``byte``, ``bpe`` or the name of a tiktoken encoding.
+        encoding: tiktoken's encoder and decoder.
+        eot: the id of ``<|endoftext|>``; the last id, except in some tiktoken encodings.
+        vocab_size: V, the largest id plus 1.
+        fingerprint: SHA-256 of everything that decides the ids, in hexadecimal.
+        pattern: the split pattern, in tiktoken's syntax.
         special_tokens: text -> id; ``<|endoftext|>`` is one of them.
-        ranks: token -> id, of all tokens but the special ones.
+        ranks: token -> id, without the special tokens.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Tokenizer:
 
     @property
     def is_plain(self) -> bool:
-        """Whether its tokens say everything: the pattern is GPT-2's, the end comes last."""
+        """Whether the tokens define it: GPT-2's pattern, ``<|endoftext|>`` alone and last."""
         return self.pattern == PATTERN and self.special_tokens == {ENDOFTEXT: len(self.ranks)}
 
     def encode(self, text: str) -> list[int]:
@@ -95,9 +96,9 @@ class Tokenizer:
         return self.encoding.encode_ordinary(text)
 
     def detokenize(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes the ids stand for: UTF-8 only where no character is cut.
+        """Return the bytes of the ids; UTF-8 unless a character is cut.
 
-        An id that the encoding leaves unused stands for nothing: an untrained model may draw one.
+        An id that the encoding leaves unused has no bytes: an untrained model may sample one.
 
         Raises:
             BadData: an id is not in the vocabulary.
@@ -115,16 +116,16 @@ class Tokenizer:
 
     @cached_property
     def _unused(self) -> frozenset[int]:
-        """The ids below V that stand for nothing."""
+        """The ids below V that no token has."""
         if len(self.ranks) + len(self.special_tokens) == self.vocab_size:
             return frozenset()
         used = {*self.ranks.values(), *self.special_tokens.values()}
         return frozenset(range(self.vocab_size)) - used
 
     def tokens(self) -> list[bytes]:
-        """Return the bytes of every token that is not special, in the order of their ids.
+        """Return the bytes of all tokens but the special ones, in the order of their ids.
 
-        Where the tokenizer :attr:`is_plain`, a token's id is its place here.
+        If the tokenizer :attr:`is_plain`, a token's id is its place in this list.
         """
         return sorted(self.ranks, key=self.ranks.__getitem__)
 
@@ -133,13 +134,13 @@ def load_tokenizer(spec: str) -> Tokenizer:
     """Return the tokenizer that ``spec`` names.
 
     Args:
-        spec: ``gpt2``, ``byte``, one of tiktoken's encodings, or a file in tiktoken's form. Where a
-            tokenizer.json beside the file says so, its pattern and special tokens are taken from
-            there; else they are GPT-2's.
+        spec: ``gpt2``, ``byte``, a tiktoken encoding, or a file in tiktoken's form. A
+            tokenizer.json beside the file may hold its pattern and special tokens; without one
+            they are GPT-2's.
 
     Raises:
         Usage: ``spec`` is none of these; ``bpe:N`` has to be trained (:mod:`llmc.tokens.bpe`).
-        BadData: the file is broken, or the vocabulary is nowhere to be found.
+        BadData: the file is damaged, or the vocabulary is not found.
     """
     if spec in GPT2_NAMES:
         return plain_tokenizer("gpt2", ranks_of(gpt2_tokens()))
@@ -159,7 +160,7 @@ def load_tokenizer(spec: str) -> Tokenizer:
 
 
 def bpe_vocab_size(spec: str) -> int | None:
-    """Return N where ``spec`` is ``bpe:N``, None where it names a tokenizer that exists.
+    """Return N if ``spec`` is ``bpe:N``, else None.
 
     Raises:
         Usage: N is not a number, or too small for the bytes, one merge and ``<|endoftext|>``.
@@ -169,14 +170,14 @@ def bpe_vocab_size(spec: str) -> int | None:
     number = spec.removeprefix("bpe:")
     if not number.isdecimal() or not 258 <= int(number) <= 2**24:
         raise Usage(
-            f"'{spec}' is no tokenizer: N in bpe:N counts the whole vocabulary, "
+            f"'{spec}' is not a tokenizer: N in bpe:N is the size of the vocabulary, "
             "258 (the bytes, one merge, <|endoftext|>) or more, such as bpe:2048"
         )
     return int(number)
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write the tokens in tiktoken's text form; where they do not say everything, a record beside.
+    """Write the tokens in tiktoken's text form, and a record beside them unless it is plain.
 
     Raises:
         BadData: the place cannot be written.
@@ -188,18 +189,18 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def file_of(tokenizer: Tokenizer) -> str | None:
-    """Return the name of the file that brings the tokenizer back; None: its name does."""
+    """Return the name of the tokenizer's file; None if its name is enough to load it."""
     return None if tokenizer.name in WITHOUT_FILE else TOKENIZER_FILE
 
 
 def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -> Tokenizer:
-    """Return the tokenizer that a manifest or a run in ``folder`` recorded.
+    """Load the tokenizer that a manifest or a run in ``folder`` recorded.
 
     Args:
         folder: where the record lies.
-        name: ``gpt2``, ``byte``, ``bpe`` or one of tiktoken's encodings.
-        fingerprint: what the tokenizer must have.
-        file: the tokenizer's file in ``folder``; None for those that need none.
+        name: ``gpt2``, ``byte``, ``bpe`` or the name of a tiktoken encoding.
+        fingerprint: the fingerprint that was recorded.
+        file: the tokenizer's file in ``folder``; None for ``gpt2`` and ``byte``.
 
     Raises:
         BadData: the file is gone or is not the one that was recorded.
@@ -218,7 +219,7 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
 
 
 def record_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write what ``folder`` (a run's) was made with: tokenizer.json and, where needed, the tokens.
+    """Write a run's tokenizer into ``folder``: tokenizer.json and, if needed, the tokens.
 
     Raises:
         BadData: the place cannot be written.
@@ -230,7 +231,7 @@ def record_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def recorded_tokenizer(folder: Path) -> Tokenizer | None:
-    """Return the tokenizer that :func:`record_tokenizer` wrote into ``folder``; None: none did.
+    """Load the tokenizer that :func:`record_tokenizer` wrote into ``folder``; None: there is none.
 
     Raises:
         BadData: the record is broken, or the tokenizer is gone or changed.
@@ -257,7 +258,7 @@ def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
-    """Return what :func:`_write_record` wrote, its types checked; None where there is nothing.
+    """Read what :func:`_write_record` wrote and check its types; None if there is no file.
 
     Raises:
         BadData: it is broken.
@@ -267,7 +268,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         name, fingerprint, file = record["name"], record["fingerprint"], record["file"]
         if not isinstance(name, str) or not isinstance(fingerprint, str):
             raise TypeError("name and fingerprint should be strings")
-        if file is not None and (file == ".." or Path(file).name != file):
+        if file is not None and not is_file_name(file):
             raise ValueError(f"{file!r} should lie beside it")
         if "pattern" in record:
             special = record["special_tokens"]
@@ -286,7 +287,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 
 def _from_file(path: Path) -> Tokenizer:
-    """Read tokens in tiktoken's form, and the record beside them where it is theirs.
+    """Read tokens in tiktoken's form, and the record beside them if it names their file.
 
     Raises:
         BadData: either is broken.
@@ -305,10 +306,10 @@ def _from_file(path: Path) -> Tokenizer:
 
 
 def _named(name: str) -> Tokenizer:
-    """Return one of tiktoken's encodings.
+    """Return a tiktoken encoding.
 
     Raises:
-        BadData: it cannot be had, or has no end-of-text token.
+        BadData: it cannot be loaded, or has no end-of-text token.
     """
     found = named_encoding(name)
     if ENDOFTEXT not in found.special_tokens_set:
@@ -325,7 +326,7 @@ def plain_tokenizer(name: str, ranks: Mapping[bytes, int]) -> Tokenizer:
 def _assembled(
     name: str, ranks: Mapping[bytes, int], pattern: str, special_tokens: Mapping[str, int]
 ) -> Tokenizer:
-    """Put a tokenizer together.
+    """Assemble a tokenizer and compute its fingerprint.
 
     Raises:
         ValueError: an id is given twice, or the pattern is no regular expression.

@@ -1,7 +1,7 @@
-"""A tokenizer as Hugging Face keeps it beside a model: ``tokenizer.json`` and its older forms.
+"""A tokenizer in Hugging Face's files: ``tokenizer.json`` and its older forms.
 
-``tokenizer.json`` says everything and is what ``AutoTokenizer`` reads; ``vocab.json`` and
-``merges.txt`` are the same tokens and merges as OpenAI published GPT-2's, for older programs.
+``tokenizer.json`` is complete and is what ``AutoTokenizer`` reads; ``vocab.json`` and
+``merges.txt`` hold the same tokens and merges for older programs, as OpenAI published GPT-2's.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MERGES_HEADER = "#version: 0.2"
 
 
 def write_tokenizer_json(folder: Path, vocabulary: Vocabulary, context: int) -> None:
-    """Write the four files; text is cut by GPT-2's split pattern.
+    """Write the four files, with GPT-2's split pattern.
 
     Args:
-        folder: where ``config.json`` lies.
+        folder: the folder of ``config.json``.
         vocabulary: tokens and merges; the last special token ends a document.
-        context: the model's positions, which ``AutoTokenizer`` warns beyond.
+        context: the model's maximum number of positions, beyond which ``AutoTokenizer`` warns.
 
     Raises:
         OSError: the disk is full.
@@ -63,10 +63,10 @@ def write_tokenizer_json(folder: Path, vocabulary: Vocabulary, context: int) -> 
 
 
 def read_tokenizer_json(folder: Path) -> Vocabulary | None:
-    """Return the tokenizer beside a model; None where there is none, or one unlike GPT-2's.
+    """Return the tokenizer beside a model; None if there is none, or it is unlike GPT-2's.
 
     Raises:
-        BadData: it is damaged.
+        BadData: its file is damaged.
     """
     path = folder / TOKENIZER
     try:
@@ -112,9 +112,9 @@ def _read_json(table: dict[str, Any]) -> Vocabulary | None:
 
 
 def _vocabulary(ids: dict[str, int], added: dict[str, int], merges: list[str]) -> Vocabulary | None:
-    """Return tokens in the order of their ids; None where ids are missing.
+    """Return tokens in the order of their ids; None if ids are missing.
 
-    Where no file tells the special tokens, they are those that no merge makes.
+    If no file names the special tokens, they are those that no merge makes.
     """
     every = ids | added
     names = sorted(every, key=every.__getitem__)

@@ -1,8 +1,8 @@
-"""Vocabularies: which bytes a token stands for; GPT-2's, tiktoken's by name, or a file's.
+"""Vocabularies, which map tokens to ids: GPT-2's, tiktoken's, or a file's.
 
-A vocabulary is tiktoken's table of ranks: token -> id, where a lower id was merged earlier. Its
-file form is tiktoken's own: a line per token in the order of the ids, the bytes in base64, a space,
-the id.
+A vocabulary is tiktoken's table of ranks: token -> id, where lower ids were merged earlier. Its
+file form is tiktoken's: a line for each token in the order of the ids, with the bytes in base64, a
+space and the id.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE = "tokenizer.tiktoken"
 
-# GPT-2's split pattern as tiktoken writes it: possessive quantifiers, so that a long run of spaces
-# costs linear time; the pieces are the ones of OpenAI's original.
+# GPT-2's split pattern as tiktoken writes it: possessive quantifiers make a long run of spaces take
+# linear time; the pieces are those of OpenAI's original.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
-# Where tiktoken downloads GPT-2's vocabulary, and what it must find there.
+# Where tiktoken downloads GPT-2's vocabulary, and the SHA-256 of its files.
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 GPT2_FILES = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -65,7 +65,7 @@ def gpt2_file(name: str) -> bytes:
 
 
 def _gpt2_places(name: str) -> Iterator[Path]:
-    """Yield where a file of GPT-2's vocabulary may lie on this machine."""
+    """Yield the places on this machine where a file of GPT-2's vocabulary may be."""
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if folder is None:
         folder = str(Path(tempfile.gettempdir()) / "data-gym-cache")
@@ -82,7 +82,7 @@ def gpt2_tokens() -> list[bytes]:
     """Return GPT-2's tokens from encoder.json, whose ids are in the order of the merges.
 
     Raises:
-        BadData: the file is nowhere to be found.
+        BadData: the file is not found.
     """
     ids: dict[str, int] = json.loads(gpt2_file("encoder.json"))
     del ids[ENDOFTEXT]
@@ -96,7 +96,7 @@ def single_bytes() -> list[bytes]:
 
 
 def ranks_of(tokens: Sequence[bytes]) -> dict[bytes, int]:
-    """Return the table of tokens whose ids are their places."""
+    """Return the table of tokens whose ids are their places in the list."""
     return {token: rank for rank, token in enumerate(tokens)}
 
 
@@ -118,7 +118,7 @@ def named_encoding(name: str) -> tiktoken.Encoding:
     try:
         return tiktoken.get_encoding(name)
     except Exception as error:
-        # requests' errors, a wrong hash, a plug-in's own trouble: no common ancestor but this one.
+        # An error of requests, a wrong hash, an error in a plug-in: they share only this ancestor.
         raise BadData(
             f"the vocabulary of {name} is not in tiktoken's cache and cannot be downloaded "
             f"({type(error).__name__}): try again with a network, or name a folder that holds it "

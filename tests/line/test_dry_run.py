@@ -446,7 +446,7 @@ def test_the_command_tells_all_and_writes_nothing(llmc: Llmc) -> None:
     assert re.fullmatch(r"batches +6 +\d+\.\d +00:00", rows["validation"])
     assert "sampled" not in rows
     assert re.fullmatch(
-        r"an estimate from 5 measured steps \([\d,]+ tokens/s\); saving is not in it", lines[-1]
+        r"an estimate from 5 measured steps \([\d,]+ tokens/s\); saving is not included", lines[-1]
     )
     assert done.stderr.endswith("next: llmc train --config tiny.toml --no-shuffle --lr 0.01\n")
 

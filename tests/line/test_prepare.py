@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llmc.cli.commands.prepare import Recipe, recipe_of
 from llmc.model import ModelConfig
 from llmc.tokens.manifest import load_manifest, verify
+from llmc.train.prepare import Recipe, recipe_of
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.workspace import copy_of, empty_workspace, ok, prepared_workspace, trained

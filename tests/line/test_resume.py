@@ -382,7 +382,7 @@ def test_no_steps_that_were_made_are_taken_back(llmc: Llmc) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for steps in (0, 3, 4):
         error = assert_one_sentence(resumed_to(llmc, steps), 2)
-        assert "the run runs/a has made 4 steps, which --steps counts too" in error
+        assert "the run runs/a has made 4 steps" in error
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     ok(resumed_to(llmc, 5))
 

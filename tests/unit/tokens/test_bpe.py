@@ -67,6 +67,11 @@ def test_pieces_and_a_process_of_its_own_change_nothing(
     assert 0 < learnt <= 399
 
 
+def test_a_small_text_is_learnt_from_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    train_bpe(DOCUMENTS[:1], 300)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_half_a_surrogate_pair_is_text_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = ["a\ud800b words and words"] * 5
     here = train_bpe(documents, 262)

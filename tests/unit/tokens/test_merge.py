@@ -124,7 +124,10 @@ def test_parts_that_do_not_fit_are_refused(llmc: Llmc, parts: Path) -> None:
         ({"part": {**good["part"], "of": 4}}, "their number of parts differs"),
         ({"part": {**good["part"], "index": 1}}, "are the same part"),
         ({"special": True}, "their treatment of special tokens differs"),
-        ({"part": None, "val": [{**good["train"][0], "file": "v.bin"}]}, "is no part of a dataset"),
+        (
+            {"part": None, "val": [{**good["train"][0], "file": "v.bin"}]},
+            "is not a part",
+        ),
         ({"train": [{**good["train"][0], "sha256": "0" * 64}]}, "is not the file its manifest"),
     ):
         manifest.write_text(json.dumps({**good, **change}))

@@ -196,7 +196,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Source]]:
     sources: list[Source] = []
     monkeypatch.setattr("llmc.tokens.pipeline.UNIT_BYTES", 1000)
     monkeypatch.setattr("llmc.tokens.encode.BATCH_CHARACTERS", 100)
-    monkeypatch.setattr(dataset_making, "open_source", lambda *_args: sources[-1])
+    monkeypatch.setattr(dataset_making, "open_source", lambda *_args, **_options: sources[-1])
     yield sources
 
 

@@ -1,0 +1,156 @@
+"""Everything before training, in order: fetch, tokenize, export weights, build the engine.
+
+What an earlier call made and is still whole is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmc.config import load_preset, overridden
+from llmc.engine.build import ensure_native
+from llmc.errors import LlmcError, Usage
+from llmc.fetch.named import fetch_named
+from llmc.fetch.registry import FETCHED, STDLIB
+from llmc.paths import Workspace
+from llmc.report import SILENT, Report
+from llmc.tokens.dataset import TokenizeOptions, find_tokenized, tokenize
+from llmc.tokens.manifest import Manifest
+from llmc.tokens.prepared import record_prepared
+from llmc.train.start import Data, check_match
+from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
+from llmc.weights.export import export_weights
+from llmc.weights.sources import PUBLISHED
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a dataset is prepared with by default."""
+
+    tokenizer: str = "gpt2"
+    model: str = "gpt2"
+    config: str | None = None  # the preset to train with
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that training needs.
+
+    Attributes:
+        manifest: the dataset.
+        model: the checkpoint to start from.
+        binary: the engine.
+        config: the preset to train with; None: the defaults.
+    """
+
+    manifest: Manifest
+    model: Path
+    binary: Path
+    config: str | None = None
+
+
+def recipe_of(inputs: list[str]) -> Recipe:
+    """Return the defaults of a dataset: GPT-2's, or for ``stdlib`` a small model from scratch."""
+    if inputs == [STDLIB]:
+        preset = load_preset("python-stdlib")
+        return Recipe(preset.tokenizer or "gpt2", f"random:{preset.name}", preset.name)
+    return Recipe()
+
+
+def prepare(
+    workspace: Workspace,
+    inputs: list[str],
+    *,
+    tokenizer: str | None = None,
+    model: str | None = None,
+    source: str | None = None,
+    report: Report = SILENT,
+) -> Prepared:
+    """Fetch and tokenize a text, export the weights to start from and build the engine.
+
+    Args:
+        workspace: where everything goes.
+        inputs: a registered dataset, or files, folders and glob patterns.
+        tokenizer: as :func:`llmc.tokens.dataset.tokenize` takes it.
+        model: a checkpoint, a published model or ``random[:PRESET]``.
+        source: a local copy or a mirror of the registered dataset.
+        report: receives notes and progress.
+
+    Raises:
+        LlmcError: a stage failed, or tokenizer and model do not fit each other.
+    """
+    recipe = recipe_of(inputs)
+    if tokenizer is None:
+        tokenizer = recipe.tokenizer
+        report.note(f"tokenizer: {tokenizer} (the default; --tokenizer names another)")
+    if model is None:
+        model = recipe.model
+        report.note(f"model: {model} (the default; --model names another)")
+    if model in PUBLISHED and tokenizer != "gpt2":
+        raise Usage(
+            f"{model} was trained on GPT-2's tokens, not on {tokenizer}'s: "
+            "choose another --model, such as random:gpt2-124m, or --tokenizer gpt2"
+        )
+    manifest = _dataset(workspace, inputs, tokenizer, source, report)
+    weights = _weights(workspace, model, manifest, report)
+    data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
+    check_match(workspace, data, weights, read_header(weights))
+    record_prepared(workspace, manifest.folder, weights)
+    return Prepared(manifest, weights, ensure_native(report=report), recipe.config)
+
+
+def _dataset(
+    workspace: Workspace, inputs: list[str], tokenizer: str, source: str | None, report: Report
+) -> Manifest:
+    names = [name for name in inputs if name in FETCHED or name == STDLIB]
+    if source is not None and not names:
+        raise Usage(
+            f"--source is a copy of a named dataset, and {inputs[0]} is a path: leave it out"
+        )
+    for name in names:
+        fetch_named(workspace, name, source=source, report=report)
+    made = find_tokenized(workspace, inputs, tokenizer)
+    if made is None:
+        options = TokenizeOptions(tokenizer=tokenizer)
+        return tokenize(workspace, inputs, options, report=report).manifest
+    report.note(f"{workspace.shown(made.folder)} is tokenized and whole")
+    return made
+
+
+def _weights(workspace: Workspace, model: str, manifest: Manifest, report: Report) -> Path:
+    """Return the checkpoint that ``model`` names, exported unless it is there."""
+    if Path(model).suffix == ".bin":
+        read_header(Path(model))
+        return Path(model)
+    kind, _, preset = model.partition(":")
+    if kind == "random":
+        fingerprint = bytes.fromhex(manifest.tokenizer.fingerprint)
+        recipe = load_preset(preset or "gpt2-124m")
+        shape = {"vocab_size": manifest.tokenizer.vocab_size}
+        out = workspace.models / f"{recipe.name}-{manifest.dataset}.bin"
+        header = _whole(out)
+        wanted = (overridden(recipe.model, shape), fingerprint)
+        if header is None or (header.config, header.tokenizer) != wanted:
+            return export_weights(
+                workspace, model, out=out, shape=shape, fingerprint=fingerprint, report=report
+            ).path
+    elif model in PUBLISHED:
+        fetch_named(workspace, model, report=report)
+        out = workspace.models / f"{model}.bin"
+        if _whole(out) is None:
+            return export_weights(workspace, model, report=report).path
+    else:
+        return export_weights(workspace, model, report=report).path
+    report.note(f"{workspace.shown(out)} is exported and whole")
+    return out
+
+
+def _whole(path: Path) -> CheckpointHeader | None:
+    """Return the header of a checkpoint that is there and undamaged, or None."""
+    try:
+        header = read_header(path)
+        verify_checksum(path, header)
+    except LlmcError:
+        return None
+    return header
