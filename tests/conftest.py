@@ -21,6 +21,7 @@ from llmc.engine.build import ensure_native
 from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
+from tests.helpers.engine import Native, build, runnable_isas
 from tests.helpers.places import ROOT
 from tests.helpers.web import Web, serving
 
@@ -80,6 +81,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("LLMC_CACHE_DIR", str(folder))
         ensure_native()
     return folder
+
+
+@pytest.fixture(scope="session")
+def native(cache: Path) -> Native:
+    """Return the compiled engine."""
+    return build(cache)
+
+
+@pytest.fixture(scope="session")
+def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the instruction sets that the engine has and this machine runs, worst first."""
+    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
 @dataclass(frozen=True)

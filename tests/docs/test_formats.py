@@ -37,7 +37,6 @@ from llmc.weights.gguf_header import SCALARS, scan_gguf
 from tests.conftest import Llmc
 from tests.helpers.engine import (
     Native,
-    build,
     random_tokens,
     save_model,
     save_tokens,
@@ -241,11 +240,6 @@ def test_the_extension(tmp_path: Path, enums: dict[str, int]) -> None:
 
 
 # debug_state
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
 
 
 def test_debug_state(native: Native, tmp_path: Path, enums: dict[str, int]) -> None:

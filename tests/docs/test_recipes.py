@@ -20,7 +20,6 @@ from llmc.units import megabytes
 from tests.conftest import Llmc
 from tests.helpers.engine import (
     Native,
-    build,
     environment,
     hollow_model,
     json_lines,
@@ -32,11 +31,6 @@ from tests.helpers.workspace import ok
 
 PAGE = (ROOT / "docs" / "guide" / "recipes.md").read_text("utf-8")
 LARGE = {name for name in preset_names() if load_preset(name).model.channels >= 768}
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
 
 
 def told(name: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from llmc.model import ModelConfig
 from tests.helpers.engine import (
     Flags,
     Native,
-    build,
     random_tokens,
     refused,
     save_model,
@@ -20,11 +18,6 @@ from tests.helpers.engine import (
 )
 
 CONFIG = ModelConfig(layers=1, heads=2, channels=12, context=16, vocab_size=50)
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
 
 
 @pytest.fixture(scope="module")

@@ -17,27 +17,14 @@ from tests.helpers.engine import (
     SMALL,
     Flags,
     Native,
-    build,
     json_lines,
     must_run,
     random_tokens,
-    runnable_isas,
     save_model,
     save_tokens,
     steps_of,
     succeeded,
 )
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
-
-
-@pytest.fixture(scope="module")
-def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
-
 
 BATCHES = 4  # of one, chance moves a small tensor's distance by a third
 

@@ -25,7 +25,6 @@ from tests.helpers.engine import (
     environment,
     must_run,
     refused,
-    runnable_isas,
     save_model,
     some_tensors,
 )
@@ -36,18 +35,8 @@ POSITIONS = RAGGED.context
 
 
 @pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
-
-
-@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "model.bin", RAGGED)
-
-
-@pytest.fixture(scope="module")
-def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
 def test_what_is_said(native: Native, model: Path) -> None:

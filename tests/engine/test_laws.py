@@ -23,7 +23,6 @@ from tests.helpers.engine import (
     SMALL,
     Flags,
     Native,
-    build,
     environment,
     hollow_model,
     json_lines,
@@ -31,7 +30,6 @@ from tests.helpers.engine import (
     plan_alone,
     random_tokens,
     refused,
-    runnable_isas,
     save_model,
     save_tokens,
     some_tensors,
@@ -83,16 +81,6 @@ __attribute__((destructor)) static void report(void) {
   if (file) { fwrite(line, 1, (size_t)length, file); fclose(file); }
 }
 """
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
-
-
-@pytest.fixture(scope="module")
-def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,9 @@ from tests.helpers.engine import (
     Flags,
     Floats,
     Native,
-    build,
     json_lines,
     must_run,
     refused,
-    runnable_isas,
     save_model,
     save_tokens,
     succeeded,
@@ -40,16 +38,6 @@ STEPS = 5
 PARAMETER = 1e-6
 # Of a step of the type, by which the rounded may lie beyond its two neighbours.
 BEYOND = 0.01
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
-
-
-@pytest.fixture(scope="module")
-def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
 # ---- the stored means, read as docs/reference/formats.md says ------------------------------------

@@ -17,7 +17,6 @@ from tests.helpers.engine import (
     RAGGED,
     Flags,
     Native,
-    build,
     random_tokens,
     refused,
     save_model,
@@ -27,11 +26,6 @@ from tests.helpers.engine import (
 )
 
 STEPS, LR = 23, 0.004
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
 
 
 @pytest.fixture(scope="module")

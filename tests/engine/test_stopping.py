@@ -17,7 +17,6 @@ from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import (
     Flags,
     Native,
-    build,
     json_lines,
     refused,
     steps_of,
@@ -28,11 +27,6 @@ from tests.helpers.workspace import copy_of, metrics, ok, prepared_workspace
 from tests.programs.torture import ending, settings
 
 TOKENS, B, T = 1200, 3, 19  # what torture.settings makes: 63 windows, 57 tokens an update
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
 
 
 @pytest.fixture

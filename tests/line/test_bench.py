@@ -20,7 +20,7 @@ from llmc.cli.commands import bench as command
 from llmc.model import ModelConfig, gemm_flops
 from llmc.paths import shipped_dir
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.engine import Native, build, json_lines, refused, succeeded
+from tests.helpers.engine import Native, json_lines, refused, succeeded
 
 TINY = ModelConfig(layers=2, heads=2, channels=32, context=64, vocab_size=256)
 WORK = Work(TINY, B=2, T=16, threads=1, steps=2)
@@ -298,11 +298,6 @@ def running(steps: str) -> str:
 
 
 # ---- the engine's side ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
 
 
 SHAPE: dict[str, Any] = {

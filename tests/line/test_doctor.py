@@ -23,19 +23,9 @@ from llmc.engine.build import Built
 from llmc.engine.machine import Memory
 from llmc.errors import CompileFailed, ExitCode, Interrupted
 from tests.conftest import Llmc
-from tests.helpers.engine import Native, build, json_lines, runnable_isas, succeeded
+from tests.helpers.engine import Native, json_lines, succeeded
 
 OF_THE_ENGINE = ["isa", "parity fp32", "parity bf16", "threads", "files"]
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
-
-
-@pytest.fixture(scope="module")
-def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture

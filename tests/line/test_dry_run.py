@@ -26,7 +26,6 @@ from tests.helpers.engine import (
     SMALL,
     Flags,
     Native,
-    build,
     environment,
     hollow_model,
     json_lines,
@@ -44,11 +43,6 @@ HUGE_PAGE = 2 << 20
 PARTS = [
     "parameters", "gradients", "optimizer", "activations", "scratch", "buffers", "rounding"
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,6 @@ from tests.helpers.engine import (
     must_run,
     random_tokens,
     refused,
-    runnable_isas,
     save_model,
     save_tokens,
     some_tensors,
@@ -69,16 +68,6 @@ class Files:
     @property
     def flags(self) -> Flags:
         return {"model": self.model, "data": self.data, "events": "json"}
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
-
-
-@pytest.fixture(scope="module")
-def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import (
     Flags,
     Native,
-    build,
     environment,
     random_tokens,
     refused,
@@ -34,11 +33,6 @@ from tests.helpers.engine import (
 )
 from tests.helpers.workspace import copy_of, metrics, ok, prepared_workspace
 from tests.programs.torture import ending, settings, torture
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
 
 
 @pytest.fixture

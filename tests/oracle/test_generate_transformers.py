@@ -20,9 +20,7 @@ from tests.helpers.engine import (
     ALL_ISAS,
     Flags,
     Native,
-    build,
     must_run,
-    runnable_isas,
     save_model,
     save_tokens,
     succeeded,
@@ -36,16 +34,6 @@ transformers = pytest.importorskip("transformers")
 CONFIG = ModelConfig(layers=3, heads=4, channels=64, context=640, vocab_size=257)
 # As many symbols as alternatives are told: then all of the distribution is.
 FEW = ModelConfig(layers=2, heads=2, channels=64, context=64, vocab_size=20)
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
-
-
-@pytest.fixture(scope="module")
-def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
 def sentences(count: int, vocab_size: int, seed: int) -> NDArray[np.int64]:

@@ -24,9 +24,7 @@ from tests.helpers.engine import (
     ALL_ISAS,
     RAGGED,
     Native,
-    build,
     must_run,
-    runnable_isas,
     save_model,
     succeeded,
 )
@@ -44,16 +42,6 @@ SETUPS: dict[str, Callable[[float], Setup]] = {
     "ragged": parity.ragged,
     "clipped": parity.clipped,
 }
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
-
-
-@pytest.fixture(scope="module")
-def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return runnable_isas(native, tmp_path_factory.mktemp("probe"))
 
 
 @cached

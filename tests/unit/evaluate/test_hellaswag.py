@@ -28,7 +28,6 @@ from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.helpers.engine import (
     RAGGED,
     Native,
-    build,
     json_lines,
     save_model,
     some_tensors,
@@ -169,11 +168,6 @@ EXAMPLES = [
     Example("Where is the context that no small model can hold? It", ("is", "s", "t", "u"), 3),
     Example("Im Süden", ("endings " * 9, "x", "that do not fit, either, at all, no", "y"), 2),
 ] * 3
-
-
-@pytest.fixture(scope="module")
-def native(cache: Path) -> Native:
-    return build(cache)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
