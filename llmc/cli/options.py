@@ -97,7 +97,7 @@ def _parser(setting: Setting) -> Callable[[str], Any]:
         try:
             setting.check(value)
         except Usage as error:
-            raise typer.BadParameter(str(error)) from error
+            raise typer.BadParameter(str(error).removeprefix(f"{setting.name}: ")) from error
         return value
 
     return parse

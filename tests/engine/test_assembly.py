@@ -265,7 +265,7 @@ def test_a_tile_that_is_not_unrolled_is_noticed(isa: str, tmp_path: Path) -> Non
 
 
 def test_a_tile_too_large_for_the_registers_is_noticed(tmp_path: Path) -> None:
-    larger = ("isa/avx2.c", r"#define MR 6", "#define MR 8")
+    larger = ("kernels/isa/avx2.c", r"#define MR 6", "#define MR 8")
     (found,) = faults_after(larger, [tile for tile in TILES if tile.isa == "avx2"], tmp_path)
     assert any(fault.startswith("stack: ") for fault in found), found
 

@@ -58,6 +58,7 @@ def test_a_failed_check_fails_the_program(programs: dict[str, Path]) -> None:
     assert "failed: no table to test: LLMC_TEST_ISA=abacus" in done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.skipif(host_machine() != "x86_64", reason="AVX-512 is of x86")
 @pytest.mark.skipif("avx512_bf16" in cpu_identity(), reason="this CPU has tried the real ones")
 def test_avx512_kernels_match_the_plain_loops_on_avx2(

@@ -105,7 +105,7 @@ def test_an_unknown_isa_is_named_and_the_rest_is_tried(llmc: Llmc, native: Nativ
     marks = states(done.stdout)
     assert [name for name, mark in marks.items() if mark == "FAIL"] == ["isa"]
     assert [marks[name] for name in OF_THE_ENGINE] == ["FAIL", "ok", "ok", "ok", "ok"]
-    assert "LLMC_ISA=abacus: no such instruction set; this build has: reference" in done.stdout
+    assert "LLMC_ISA=abacus: no such instruction set; this build has: plain" in done.stdout
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == [f"error: 1 of {len(CHECKS)} checks failed (isa): the report says what to do"]
     assert "next:" not in done.stderr
@@ -234,7 +234,7 @@ def test_a_number_that_differs(
     assert [n for n, it in found.items() if it.state is not State.OK] == ["parity fp32"]
     parity = found["parity fp32"]
     assert (parity.state, parity.code) == (State.FAILED, ExitCode.INTERNAL)
-    assert f"reference: {said} 4e-03" in parity.found
+    assert f"plain: {said} 4e-03" in parity.found
     assert parity.advice.startswith("reinstall llmc"), "no instruction set is right"
 
 
@@ -321,7 +321,7 @@ def test_threads_that_make_a_difference(
     write_wrapper(wrapped, native, **faults)
     found = report(here)
     assert [name for name, it in found.items() if it.state is State.FAILED] == ["threads"]
-    assert found["threads"].found.startswith(f"reference: 3 threads make other {what} than one;")
+    assert found["threads"].found.startswith(f"plain: 3 threads make other {what} than one;")
     assert found["threads"].code == ExitCode.INTERNAL
 
 

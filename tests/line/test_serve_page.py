@@ -115,7 +115,7 @@ def test_it_is_one_file_that_loads_nothing() -> None:
 def test_it_writes_and_tells_how_likely_each_word_was(server: Served, browser: Browser) -> None:
     """Characters of several tokens are one; the k-th token has a log probability of -k/8."""
     with opened(browser, server.url) as page:
-        assert page.title() == "parrot · llmc"
+        page.wait_for_function("document.title === 'parrot · llmc'")
         write(page, "hé日\n<b>&", tokens=16)
         wait(page)
         assert text_of(page) == "hé日\n<b>&" * 2 + "hé\ufffd"

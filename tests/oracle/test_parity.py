@@ -106,6 +106,7 @@ def test_ten_steps_move_every_tensor() -> None:
         assert parity.distance(moved[name], given.tensors[name]) > 10 * AFTER_TEN_STEPS, name
 
 
+@pytest.mark.full
 def test_gpt2_124m(native: Native, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The full shape. A float64 twin would take minutes: its distances stand in the table."""
     folder = tmp_path_factory.mktemp("gpt2-124m")

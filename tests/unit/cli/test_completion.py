@@ -7,6 +7,9 @@ import pytest
 from llmc.cli.catalogue import COMMANDS
 from tests.conftest import Llmc
 
+# Typer finds the shell among the parents of a process, where a test may have none; so it is named.
+NAMED = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+
 
 def completed(llmc: Llmc, line: str, shell: str = "bash") -> list[str]:
     """Return the completions of a command line whose last word is incomplete."""
@@ -71,10 +74,10 @@ def test_every_shell(llmc: Llmc) -> None:
     assert completed(llmc, "llmc train --config python", "fish") == ["python-stdlib"]
     assert "python-stdlib" in "".join(completed(llmc, "llmc train --config python", "zsh"))
     for shell in ("bash", "zsh", "fish"):
-        assert "_LLMC_COMPLETE" in llmc("--show-completion", shell).stdout
+        assert "_LLMC_COMPLETE" in llmc("--show-completion", shell, env=NAMED).stdout
 
 
 def test_the_script_is_installed_for_the_shell(llmc: Llmc) -> None:
-    done = llmc("--install-completion", "bash", env={"HOME": str(llmc.workspace)})
+    done = llmc("--install-completion", "bash", env={**NAMED, "HOME": str(llmc.workspace)})
     assert done.returncode == 0
     assert "_LLMC_COMPLETE" in (llmc.workspace / ".bash_completions" / "llmc.sh").read_text()
