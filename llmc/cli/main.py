@@ -205,12 +205,10 @@ def main() -> None:
     except USAGE_ERROR as error:
         ui.error(usage_error(error))
         sys.exit(ExitCode.USAGE)
-    except Interrupted as stop:
-        ui.note(str(stop))
-        ui.next(*stop.commands)
-        sys.exit(stop.exit_code)
     except LlmcError as error:
-        ui.error(str(error))
+        # How the command ended and what continues it is printed even when quiet.
+        ui.quiet = False
+        (ui.note if isinstance(error, Interrupted) else ui.error)(str(error))
         ui.next(*error.commands)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -28,7 +28,6 @@ BINARY = "llmc-native"
 class Isa:
     """One file of ``native/kernels/isa/``: its machine, its flags for zig and for others.
 
-
     Attributes:
         machine: the family of CPUs; None: every one.
         zig: the flags for ``zig cc``.

@@ -91,7 +91,7 @@ def persistently(attempt: Callable[[], T], *, report: Report, progress: Callable
 
     Args:
         attempt: what may fail.
-        report: is told of every wait.
+        report: gets a note before every wait.
         progress: returns the bytes that have arrived; if they grow, the failures are counted anew.
 
     Raises:

@@ -75,7 +75,7 @@ HELLASWAG = Dataset(
 FETCHED = {dataset.name: dataset for dataset in (TINYSHAKESPEARE, TINYSTORIES)}
 STDLIB = "stdlib"
 NAMES = (*FETCHED, STDLIB)
-# Questions, which nobody trains on.
+# Evaluations: questions, not training text.
 EVALUATIONS = {HELLASWAG.name: HELLASWAG}
 
 WEIGHT_FILES = (RemoteFile("config.json"), RemoteFile("model.safetensors"))

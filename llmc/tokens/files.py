@@ -3,7 +3,7 @@
 The layout is written down in ``native/files/format.h``: magic 20240520, version 1 for uint16
 tokens; magic 20240801, version 7 for uint32 tokens, which vocabularies over 65,536 need. Files
 without a header, as nanoGPT (uint16) and llm.c's first release (int32) wrote them, say nothing
-about themselves: whoever reads one has to name its type.
+about themselves: the caller has to name their type.
 """
 
 from __future__ import annotations

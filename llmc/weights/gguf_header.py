@@ -176,7 +176,7 @@ def _read(walk: _Walk, header: GgufHeader, path: Path) -> None:
     places = [_tensor(walk, header, index) for index in range(header.tensor_count)]
     alignment = header.metadata.get("general.alignment", ALIGNMENT)
     if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
-        raise DamagedHeader(f"its alignment is {_short(alignment)}, which is no power of two")
+        raise DamagedHeader(f"its alignment is {_short(alignment)}, not a power of two")
     start = -(-walk.file.tell() // alignment) * alignment
     for name, number, shape, offset in places:
         size = tensor_bytes(number, shape)

@@ -26,7 +26,7 @@ enum MomentsType { MOMENTS_FP32, MOMENTS_BF16, MOMENTS_8BIT };
 static const char *const MOMENTS_NAMES[] = {"fp32", "bf16", "8bit", NULL};
 static inline const char *moments_name(enum MomentsType type) { return MOMENTS_NAMES[type]; }
 
-enum { MOMENTS_BLOCK = 256 };  // numbers that share a unit; whoever works on moments takes whole blocks
+enum { MOMENTS_BLOCK = 256 };  // numbers that share a unit; threads split moments at whole blocks
 
 struct Moments8 {
   float unit;

@@ -255,7 +255,7 @@ int command_generate(int argc, char **argv) {
   layout(&g, &arena);
   decoder_load(decoder, file, o->model, &checkpoint);
   for (size_t i = 0; i <= MOST_WAITING; i++) g.waiting[i].prompt = g.prompts + i * o->positions;
-  signal(SIGINT, SIG_IGN);  // a terminal's Ctrl-C is for who asks, and he can cancel
+  signal(SIGINT, SIG_IGN);  // a terminal's Ctrl-C is for the parent process, which can cancel requests
   tell_ready(&g, &arena);
   loop(&g);
   pool_destroy(decoder->workers.pool);

@@ -58,7 +58,7 @@ def bench(
 
     A step is forward, backward, gradient norm and AdamW. With --against, processes of both sides
     alternate, and the ratio of their medians is taken pair by pair: of steps, or of attention.
-    Decoding is held against the speed at which its weights can be read.
+    Decoding is compared with the speed at which the weights can be read.
     """
     ctx: Context = context.obj
     work = work_of(
