@@ -214,3 +214,15 @@ def test_a_pipe_that_closes_is_no_error(llmc: Llmc) -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_quiet_keeps_how_a_command_ended_and_what_continues_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = Interrupted("interrupted after 3 steps", "llmc train --resume")
+    failed = LlmcError("the disk is full")
+    failed.commands = ("llmc train --resume",)
+    for failure in (stopped, failed):
+        assert ended(monkeypatch, failure, "--quiet") == failure.exit_code
+        printed = capsys.readouterr().err
+        assert str(failure) in printed and "train --resume" in printed
