@@ -11,7 +11,8 @@ typedef void PoolTask(void *argument, int thread, int threads);
 
 enum { POOL_MAX_THREADS = 256 };
 
-/* Starts threads - 1 helpers; the caller is thread 0. Dies when the system refuses a thread. */
+/* Starts threads - 1 helpers; the caller is thread 0. Dies when the system refuses a thread. From then on the caller
+ * and the helpers take floats below 2^-126 for zero. */
 struct Pool *pool_create(int threads);
 void pool_destroy(struct Pool *pool);
 int pool_threads(const struct Pool *pool);

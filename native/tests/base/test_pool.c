@@ -10,6 +10,27 @@
 
 enum { ROUNDS = 300, CLAIMS = 100, BARRIERS = 5, MOST = 8 };
 
+/* Results and operands below 2^-126 are zero on every thread, so that no step takes longer for them. */
+static void tiny_products(void *argument, int thread, int threads) {
+  float *products = argument;
+  volatile float tiny = 1e-30f, factor = 1e-10f, subnormal = 1e-40f;
+  products[2 * thread] = tiny * factor;
+  products[2 * thread + 1] = subnormal * 1e30f;
+  (void)threads;
+}
+
+static void check_denormals(int threads) {
+  struct Pool *pool = pool_create(threads);
+  float products[2 * MOST];
+  for (int i = 0; i < 2 * MOST; i++) products[i] = 1;
+  pool_run(pool, "denormals", tiny_products, products);
+  for (int i = 0; i < 2 * threads; i++) {
+    check(products[i] == 0, "thread %d of %d: expected a %s below 2^-126 to be taken for zero, got %g", i / 2, threads,
+          i % 2 ? "factor" : "product", (double)products[i]);
+  }
+  pool_destroy(pool);
+}
+
 struct Region {
   struct Pool *pool;
   atomic_int ran[MOST];            // times each thread ran
@@ -95,6 +116,7 @@ int main(void) {
   for (int threads = 1; threads <= MOST; threads++) {  // more than the machine has, perhaps
     check_region(threads, false);
     check_zero(threads);
+    check_denormals(threads);
     for (size_t count = 0; count < 70; count++) check_part(count, 1, threads), check_part(count, 16, threads);
     check_part(124439808, 16, threads);
   }
