@@ -41,6 +41,20 @@ class Isa:
     probe: str = "typedef int nothing;"
 
 
+AMX = Isa(
+    "x86_64",
+    (
+        "-mcpu=x86_64_v4+avx512bf16+avx512vnni+amx_tile+amx_bf16+amx_int8",
+        "-mprefer-vector-width=512",
+    ),
+    (
+        "-march=x86-64-v4",
+        *("-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+        "-mprefer-vector-width=512",
+    ),
+    "#include <immintrin.h>\n__m512 f(__m512 s, __m512i a) { _tile_dpbf16ps(0, 1, 2); "
+    "return _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)a); }",
+)
 # zig spells CPU names with underscores and refuses gcc's -march. x86-64-v4 computes in half-width
 # registers unless told to prefer whole ones.
 ISAS = {
@@ -58,6 +72,8 @@ ISAS = {
         "#include <immintrin.h>\n__m512 f(__m512 s, __m512i a) "
         "{ return _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)a); }",
     ),
+    "amx": AMX,
+    "amxfp32": AMX,
     "native": Isa(None, (), ()),
     "neon": Isa("aarch64", (), ()),
     "neonbf16": Isa(

@@ -5,7 +5,13 @@
  *   KC     numbers of K in a packed block: few visits to the sums, and a panel of B (KC * NRV * VL words) well
  *          within a second cache
  *   PAIRS  1 where the CPU multiplies BF16 two by two, else 0
+ *   TILES  1 where products of BF16 run on AMX tiles, 3 where those of floats do too, in three parts of BF16; nothing
+ *          elsewhere
  */
+#ifndef TILES
+#define TILES 0
+#endif
+
 #include "kernels/kernels.h"
 #include "base/pool.h"
 #include "base/util.h"
@@ -15,6 +21,14 @@
 #include "kernels/gelu_tmpl.c"
 #include "kernels/pack_tmpl.c"
 #include "kernels/gemm_tmpl.c"
+#if TILES
+#include "kernels/amx.h"
+#include "kernels/pack_tiles_tmpl.c"
+#include "kernels/product_tiles_tmpl.c"
+static PoolTask *const product_task = product_tiles_task;
+#else
+static PoolTask *const product_task = gemm_task;
+#endif
 #include "kernels/linear_tmpl.c"
 #include "kernels/decode_tmpl.c"
 #include "kernels/attention_tmpl.c"

@@ -231,13 +231,13 @@ static void prompt_linear(const struct Workers *given, struct DecodeLinear a) {
   static const enum Finish finishes[] = {[DECODE_STORE] = STORE, [DECODE_ADD] = STORE, [DECODE_GELU] = GELU};
   const enum Dtype dtype = a.weight.dtype;
   struct Workers workers = *given;
-  workers.dtype = dtype == BF16 || (PAIRS && dtype == INT8) ? BF16 : FP32;
+  workers.dtype = dtype == BF16 || ((PAIRS || TILES > 0) && dtype == INT8) ? BF16 : FP32;
   struct Gemm gemm = {
       .workers = &workers, .out = array_of(a.out), .a = {view_of(a.inp), a.K, 1},
       .b = {{a.weight.data, dtype}, a.K, 1}, .scales = dtype == INT8 ? a.weight.scales : NULL,
       .M = a.M, .N = a.N, .K = a.K, .bias = a.bias, .finish = finishes[a.finish], .add = a.finish == DECODE_ADD,
       .sums = a.out};
-  pool_run(workers.pool, "prompt_linear", gemm_task, &gemm);
+  pool_run(workers.pool, "prompt_linear", product_task, &gemm);
 }
 
 static size_t shared_floats(size_t largest);

@@ -3,9 +3,14 @@
  * The compiler's own __builtin_cpu_supports answers 0 to everything under zig, so the question goes
  * to the CPU itself: CPUID for what it has, XGETBV for what the system saves on a switch.
  */
+#define _GNU_SOURCE  // syscall
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernels/kernels.h"
 #include "base/util.h"
@@ -25,6 +30,12 @@ extern const struct Kernels kernels_avx512;
 #endif
 #ifdef LLMC_HAVE_AVX512BF16
 extern const struct Kernels kernels_avx512bf16;
+#endif
+#ifdef LLMC_HAVE_AMX
+extern const struct Kernels kernels_amx;
+#endif
+#ifdef LLMC_HAVE_AMXFP32
+extern const struct Kernels kernels_amxfp32;
 #endif
 #ifdef LLMC_HAVE_NEON
 extern const struct Kernels kernels_neon;
@@ -66,6 +77,21 @@ __attribute__((unused)) static int has_avx512bf16(void) {
   unsigned a, b, c, d;
   return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11) &&
          __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+}
+
+/* Leaf 7 EDX: AMX-BF16, AMX-TILE, AMX-INT8; XCR0: the tiles' configuration and their data. Linux saves 8 KB of tiles
+ * for a process that has asked for it, before any of its threads uses one (arch_prctl, Documentation/arch/x86/xstate). */
+__attribute__((unused)) static int has_amx(void) {
+#if defined(__linux__)
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18, XCR0_TILES = 3 << 17 };
+  const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25;
+  unsigned a, b, c, d, low, high;
+  if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tiles) != tiles) return 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & XCR0_TILES) == XCR0_TILES && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+  return 0;
+#endif
 }
 #endif
 
@@ -118,6 +144,12 @@ static const struct {
 #endif
 #ifdef LLMC_HAVE_AVX512BF16
     {&kernels_avx512bf16, has_avx512bf16},
+#endif
+#ifdef LLMC_HAVE_AMXFP32
+    {&kernels_amxfp32, has_amx},
+#endif
+#ifdef LLMC_HAVE_AMX
+    {&kernels_amx, has_amx},
 #endif
 };
 enum { TABLES = sizeof tables / sizeof *tables };

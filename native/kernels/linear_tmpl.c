@@ -2,7 +2,7 @@
 
 static void linear_run(const char *label, struct Gemm gemm) {
   gemm.sums = gemm.out.dtype == FP32 ? gemm.out.data : gemm.workers->sums;
-  pool_run(gemm.workers->pool, label, gemm_task, &gemm);
+  pool_run(gemm.workers->pool, label, product_task, &gemm);
 }
 
 /* inp (M, K) · weight (N, K)ᵀ */

@@ -1,7 +1,7 @@
 /* What the machine's multipliers can do at most: multiply-adds that touch nothing but registers. */
 
 /* As many sums at a time as the product's tile has; twelve at least, since each waits for itself before. */
-enum { PEAK_CHAINS = MR * NRV < 12 ? 12 : MR * NRV, PEAK_ROUNDS = 1 << 18 };
+enum { PEAK_CHAINS = MR * NRV < 12 ? 12 : MR * NRV, PEAK_ROUNDS = 1 << 18, PEAK_TILE_ROUNDS = 1 << 16 };
 
 INLINE void peak_run(volatile float *factor, const bool pairs) {
   vf acc[PEAK_CHAINS];
@@ -33,7 +33,23 @@ static void peak_task(void *argument, int thread, int threads) {
   else peak_run(peak->factor, false);
 }
 
+#if TILES
+static void peak_tiles_task(void *argument, int thread, int threads) {
+  (void)argument, (void)thread, (void)threads;
+  amx_begin();
+  for (int tile = 0; tile < PEAK_TILE_ROUNDS; tile += 4) MULTIPLY();
+  amx_end();
+}
+#endif
+
 static double peak_flops(const struct Workers *workers) {
+#if TILES
+  if (workers->dtype == BF16 || TILES == FLOAT_PARTS) {
+    pool_run(workers->pool, "peak", peak_tiles_task, NULL);
+    const double products = workers->dtype == BF16 ? 1 : 6;  // of tiles, for one of floats
+    return 2.0 * TILE_ROWS * TILE_WORDS * PANEL_STEP * PEAK_TILE_ROUNDS * pool_threads(workers->pool) / products;
+  }
+#endif
   struct PeakTask peak = {{-2.0f, 1.0f}, PAIRS && workers->dtype == BF16};
   pool_run(workers->pool, "peak", peak_task, &peak);
   const size_t operations = (size_t)(peak.pairs ? 4 : 2) * VL * PEAK_CHAINS * PEAK_ROUNDS;

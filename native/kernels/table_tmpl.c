@@ -3,20 +3,26 @@
 /* Two packed blocks of A; sums of squares borrow the place for their parts, which are doubles, and decoding
  * for rows of its input. */
 static size_t shared_floats(size_t largest) {
-  const size_t block = size_min(MC, round_up(largest, MR)) * size_min(KC, largest);
+  size_t block = size_min(MC, round_up(largest, MR)) * size_min(KC, largest);
+#if TILES
+  block = size_max(block, tiled_block_floats());
+#endif
   return size_max(size_max(2 * block, 2 * SQUARES_PARTS), decode_row_floats(INT8, largest));
 }
 
 static size_t own_floats(size_t T, size_t HS) {
   size_t attention = size_max(attention_forward_floats(T, HS), attention_backward_floats(T, HS));
-  attention = size_max(attention, cached_floats(T, HS));
-  return round_up(size_max((size_t)NR * KC, attention), 16);
+  size_t most = size_max(attention, cached_floats(T, HS));
+#if TILES
+  most = size_max(most, tiled_own_floats());
+#endif
+  return round_up(size_max((size_t)NR * KC, most), 16);
 }
 
 extern const struct Kernels ISA_TABLE;
 const struct Kernels ISA_TABLE = {
     .name = ISA_NAME,
-    .multiplies_bf16 = PAIRS,
+    .multiplies_bf16 = PAIRS || TILES > 0,
     .shared_floats = shared_floats,
     .own_floats = own_floats,
     .encoder_forward = encoder_forward,

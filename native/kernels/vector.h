@@ -170,6 +170,10 @@ INLINE void vstore_array(struct Array a, size_t i, vf x) {
     return;
   }
   uint16_t *at = (uint16_t *)a.data + i;
+#if VL == 16 && defined(__AVX512BF16__)
+  const __m256bh halves = _mm512_cvtneps_pbh((__m512)x);
+  memcpy(at, &halves, sizeof halves);
+#else
   enum { WIDTH = VL < 8 ? VL : 8 };
 #pragma GCC unroll 2
   for (size_t j = 0; j < VL; j += WIDTH) {
@@ -178,6 +182,7 @@ INLINE void vstore_array(struct Array a, size_t i, vf x) {
     h8 narrow = narrow8(part);
     memcpy(at + j, &narrow, WIDTH * sizeof *at);
   }
+#endif
 }
 
 /* Words of two BF16: a's number in the lower half, b's in the upper. */

@@ -40,6 +40,8 @@ TILES = (
     Tile("avx512", "x86_64", ("vfmadd231ps",)),
     Tile("avx512bf16", "x86_64", ("vfmadd231ps",)),
     Tile("avx512bf16", "x86_64", ("vdpbf16ps",)),
+    Tile("amx", "x86_64", ("vfmadd231ps",)),
+    Tile("amxfp32", "x86_64", ("vfmadd231ps",)),
     Tile("neon", "aarch64", ("fmla",)),
     Tile("neonbf16", "aarch64", ("fmla",)),
     Tile("neonbf16", "aarch64", ("bfdot",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -9,21 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from llmc.engine.machine import cpu_identity
-from llmc.engine.toolchain import ISAS, host_machine
+from llmc.engine.toolchain import ISAS, Mode, host_machine
 from llmc.paths import shipped_dir
 from tests.helpers.programs import kept_programs
 
-# In place of native/kernels/dispatch.c: AVX-512's tables, without asking the CPU whether it has
-# AVX-512.
+# In place of native/kernels/dispatch.c: tables of newer CPUs, without asking the CPU for them.
 UNASKED = """
 #include "kernels/kernels.h"
-extern const struct Kernels kernels_plain, kernels_avx512, kernels_avx512bf16;
-static const struct Kernels *const tables[] = {
-    &kernels_plain, &kernels_avx512, &kernels_avx512bf16, NULL};
-const struct Kernels *kernels_at(int i) { return tables[i]; }
-int kernels_runnable(const struct Kernels *kernels) { return kernels != NULL; }
-const struct Kernels *kernels_choose(void) { return &kernels_avx512; }
+extern const struct Kernels kernels_plain, {tables};
+static const struct Kernels *const tables[] = {{&kernels_plain, {pointers}, NULL}};
+const struct Kernels *kernels_at(int i) {{ return tables[i]; }}
+int kernels_runnable(const struct Kernels *kernels) {{ return kernels != NULL; }}
+const struct Kernels *kernels_choose(void) {{ return &kernels_plain; }}
 """
 
 PROGRAMS = sorted(path.stem for path in (shipped_dir("native") / "tests").glob("**/test_*.c"))
@@ -58,27 +56,48 @@ def test_a_failed_check_fails_the_program(programs: dict[str, Path]) -> None:
     assert "failed: no table to test: LLMC_TEST_ISA=abacus" in done.stderr
 
 
-@pytest.mark.full
-@pytest.mark.skipif(host_machine() != "x86_64", reason="AVX-512 is of x86")
-@pytest.mark.skipif("avx512_bf16" in cpu_identity(), reason="this CPU has tried the real ones")
-def test_avx512_kernels_match_the_plain_loops_on_avx2(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(host_machine() != "x86_64", reason="AVX-512 and AMX are of x86")
+@pytest.mark.parametrize(
+    ("isas", "every"),
+    [
+        (("amxfp32",), 20),
+        pytest.param(("avx512", "avx512bf16", "amx", "amxfp32"), 1, marks=pytest.mark.full),
+    ],
+    ids=["tiles", "all"],
+)
+def test_tables_of_newer_cpus_match_the_plain_loops_on_avx2(
+    isas: tuple[str, ...],
+    every: int,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Few machines have AVX-512, and qemu does not: here the compiler halves its vectors.
+    """Few machines have AVX-512 and AMX, and qemu has neither.
 
-    So this is about what the templates make of its sizes, and of pairs of BF16, multiplied here in
-    plain C; the compiler's 512-bit code is not run.
+    Here the compiler halves the vectors, and a model in plain C takes the place of the tiles. So
+    this checks what the templates compute at these sizes, and not the compiler's 512-bit code.
     """
-    halved = ("avx512", "avx512bf16")
-    for isa in halved:
-        monkeypatch.setitem(ISAS, isa, ISAS["avx2"])
+    for isa in isas:
+        model = ("-DLLMC_TILES_MODEL",) if isa.startswith("amx") else ()
+        halved = ISAS["avx2"]
+        halved = dataclasses.replace(halved, zig=(*halved.zig, *model), cc=(*halved.cc, *model))
+        monkeypatch.setitem(ISAS, isa, halved)
     native = Path(shutil.copytree(shipped_dir("native"), tmp_path / "native"))
     for path in (native / "kernels" / "isa").iterdir():
-        if path.stem not in halved:
+        if path.stem not in isas:
             path.unlink()
-    (native / "kernels" / "dispatch.c").write_text(UNASKED)
-    programs = kept_programs(cache, native=native)
-    for name in ("test_kernels", "test_decode"):
-        done = subprocess.run([programs[name]], capture_output=True, text=True, check=False)
+    names = [f"kernels_{isa}" for isa in isas]
+    (native / "kernels" / "dispatch.c").write_text(
+        UNASKED.format(tables=", ".join(names), pointers=", ".join(f"&{name}" for name in names))
+    )
+    programs = kept_programs(cache, mode=Mode.RELEASE if every == 1 else Mode.DEBUG, native=native)
+    for name in ("test_kernels", "test_decode", "test_cache"):
+        done = subprocess.run(
+            [programs[name]],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "LLMC_TEST_EVERY": str(every)},
+        )
         assert done.returncode == 0, done.stderr
         assert "0 failed" in done.stdout and "skipped" not in done.stdout
