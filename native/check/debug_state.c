@@ -52,7 +52,7 @@ int command_debug_state(int argc, char **argv) {
   }
   struct DataLoader loader;
   dataloader_open(&loader, data, B, T, checkpoint.config.V);
-  struct Gpt2 model = {.config = checkpoint.config, .kernels = kernels_choose(), .dtype = dtype,
+  struct Gpt2 model = {.config = checkpoint.config, .kernels = kernels_choose(dtype), .dtype = dtype,
                        .recompute = recompute};
   model.workers.pool = pool_create((int)threads);
   struct Arena arena = {0};

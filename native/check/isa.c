@@ -2,18 +2,28 @@
 #include <stdio.h>
 
 #include "base/args.h"
+#include "base/util.h"
 #include "commands.h"
 #include "kernels/kernels.h"
-#include "base/util.h"
 
 int command_isa(int argc, char **argv) {
-  args_parse("isa", NULL, 0, argc, argv);
+  enum Dtype dtype = FP32;
+  bool rates = false;
+  const struct Arg args[] = {
+      {"dtype", ARG_CHOICE, &(struct Choice){&dtype, DTYPE_NAMES}, 0, 0, "the type that is multiplied"},
+      {"rates", ARG_SWITCH, &rates, 0, 1, "1: measure how fast one thread of each table multiplies"},
+  };
+  args_parse("isa", args, sizeof args / sizeof *args, argc, argv);
   const struct Kernels *kernels;
   for (int i = 0; (kernels = kernels_at(i)) != NULL; i++) {
-    printf("{\"event\":\"table\",\"isa\":\"%s\",\"runnable\":%s}\n", kernels->name,
-           kernels_runnable(kernels) ? "true" : "false");
+    const bool runnable = kernels_runnable(kernels);
+    printf("{\"event\":\"table\",\"isa\":\"%s\",\"runnable\":%s", kernels->name, runnable ? "true" : "false");
+    if (rates && runnable && kernels->peak_flops != NULL) {
+      printf(",\"fp32_flops\":%.6g,\"bf16_flops\":%.6g", kernels_rate(kernels, FP32), kernels_rate(kernels, BF16));
+    }
+    printf("}\n");
   }
-  /* Last: it dies when LLMC_ISA asks for what cannot be, and the tables are known all the same. */
-  printf("{\"event\":\"chosen\",\"isa\":\"%s\"}\n", kernels_choose()->name);
+  /* Last: it dies when LLMC_ISA names a table that cannot run, and the tables are known all the same. */
+  printf("{\"event\":\"chosen\",\"isa\":\"%s\"}\n", kernels_choose(dtype)->name);
   return EXIT_OK;
 }

@@ -12,8 +12,10 @@
 #include <unistd.h>
 #endif
 
-#include "kernels/kernels.h"
+#include "base/pool.h"
 #include "base/util.h"
+#include "kernels/kernels.h"
+#include "kernels/peak.h"
 
 extern const struct Kernels kernels_plain;
 #ifdef LLMC_HAVE_NATIVE
@@ -163,13 +165,26 @@ int kernels_runnable(const struct Kernels *kernels) {
   return 0;
 }
 
-const struct Kernels *kernels_choose(void) {
+double kernels_rate(const struct Kernels *kernels, enum Dtype dtype) {
+  struct Workers workers = {.pool = pool_create(1), .dtype = dtype};
+  const double rate = peak_measure(kernels, &workers).best;
+  pool_destroy(workers.pool);
+  return rate;
+}
+
+static const struct Kernels *best_runnable(bool floats) {
+  int best = TABLES - 1;
+  while (!tables[best].runnable() || (floats && tables[best].kernels->multiplies_bf16)) best--;
+  return tables[best].kernels;
+}
+
+const struct Kernels *kernels_choose(enum Dtype dtype) {
   const char *forced = getenv("LLMC_ISA");
   if (forced != NULL && strcmp(forced, "reference") == 0) forced = "plain";  // its name in earlier versions
   if (forced == NULL || *forced == '\0') {
-    int best = TABLES - 1;
-    while (!tables[best].runnable()) best--;
-    return tables[best].kernels;
+    const struct Kernels *best = best_runnable(false), *floats = best_runnable(true);
+    if (dtype != BF16 || best == floats) return best;
+    return kernels_rate(best, BF16) > kernels_rate(floats, FP32) ? best : floats;
   }
   char known[128] = "";
   for (int i = 0; i < TABLES; i++) {

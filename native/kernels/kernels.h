@@ -199,9 +199,14 @@ struct Kernels {
   double (*peak_flops)(const struct Workers *);
 };
 
-/* The table for this machine: the best it can run, or the one that the environment's LLMC_ISA names.
- * Dies with EXIT_USAGE when LLMC_ISA names none, or one that this machine cannot run. */
-const struct Kernels *kernels_choose(void);
+/* The table for this machine and for products of this type: the best it can run, or the one that the environment's
+ * LLMC_ISA names. For BF16 the machine is measured, for some milliseconds: where its instructions for BF16 are slower
+ * than those for floats, a table that multiplies floats is taken. Dies with EXIT_USAGE when LLMC_ISA names none, or one
+ * that this machine cannot run. */
+const struct Kernels *kernels_choose(enum Dtype dtype);
+
+/* Operations a second of one thread's multipliers, in products of this type. */
+double kernels_rate(const struct Kernels *kernels, enum Dtype dtype);
 
 /* The i-th table in the binary, best last, whether or not this machine can run it; NULL after the last. */
 const struct Kernels *kernels_at(int i);

@@ -147,7 +147,7 @@ int command_train(int argc, char **argv) {
   run.train.seed = o->seed;
   if (o->val_data != NULL) dataloader_open(&run.val, o->val_data, o->batch_size, o->seq_len, config->V);
   run.model.config = *config;
-  run.model.kernels = kernels_choose();
+  run.model.kernels = kernels_choose(o->dtype);
   run.model.dtype = o->dtype;
   run.model.recompute = o->recompute;
   run.model.update_in_backward = !run_needs_gradients(o);
