@@ -22,7 +22,7 @@ static const struct Kernels *const tables[] = {{&kernels_plain, {pointers}, NULL
 const struct Kernels *kernels_at(int i) {{ return tables[i]; }}
 int kernels_runnable(const struct Kernels *kernels) {{ return kernels != NULL; }}
 const struct Kernels *kernels_choose(enum Dtype dtype) {{ (void)dtype; return &kernels_plain; }}
-double kernels_rate(const struct Kernels *kernels, enum Dtype dtype) {{ (void)kernels; return dtype; }}
+double kernels_rate(const struct Kernels *k, enum Dtype dtype) {{ return k == NULL ? 0 : dtype; }}
 """
 
 PROGRAMS = sorted(path.stem for path in (shipped_dir("native") / "tests").glob("**/test_*.c"))
