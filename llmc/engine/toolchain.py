@@ -74,6 +74,7 @@ ISAS = {
     ),
     "amx": AMX,
     "amxfp32": AMX,
+    "blas": Isa(None, (), ()),
     "native": Isa(None, (), ()),
     "neon": Isa("aarch64", (), ()),
     "neonbf16": Isa(
@@ -339,7 +340,7 @@ def plan(
         return Step(
             output,
             None,
-            (*compiler.command, *flags, *inputs, "-o", str(output), "-lm", "-lpthread"),
+            (*compiler.command, *flags, *inputs, "-o", str(output), "-lm", "-lpthread", "-ldl"),
         )
 
     objects = [compiled(source) for source in files]

@@ -7,9 +7,13 @@
  *   PAIRS  1 where the CPU multiplies BF16 two by two, else 0
  *   TILES  1 where products of BF16 run on AMX tiles, 3 where those of floats do too, in three parts of BF16; nothing
  *          elsewhere
+ *   BLAS   1 where a library multiplies floats, nothing elsewhere
  */
 #ifndef TILES
 #define TILES 0
+#endif
+#ifndef BLAS
+#define BLAS 0
 #endif
 
 #include "kernels/kernels.h"
@@ -26,6 +30,9 @@
 #include "kernels/pack_tiles_tmpl.c"
 #include "kernels/product_tiles_tmpl.c"
 static PoolTask *const product_task = product_tiles_task;
+#elif BLAS
+#include "kernels/product_blas_tmpl.c"
+static PoolTask *const product_task = product_blas_task;
 #else
 static PoolTask *const product_task = gemm_task;
 #endif

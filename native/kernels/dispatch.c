@@ -14,6 +14,7 @@
 
 #include "base/pool.h"
 #include "base/util.h"
+#include "kernels/blas.h"
 #include "kernels/kernels.h"
 #include "kernels/peak.h"
 
@@ -38,6 +39,9 @@ extern const struct Kernels kernels_amx;
 #endif
 #ifdef LLMC_HAVE_AMXFP32
 extern const struct Kernels kernels_amxfp32;
+#endif
+#ifdef LLMC_HAVE_BLAS
+extern const struct Kernels kernels_blas;
 #endif
 #ifdef LLMC_HAVE_NEON
 extern const struct Kernels kernels_neon;
@@ -120,12 +124,19 @@ __attribute__((unused)) static int has_neonbf16(void) {
 #endif
 #endif
 
+#ifdef LLMC_HAVE_BLAS
+static int has_blas(void) { return blas_open(); }
+#endif
+
 /* Worst first: the last one that the machine can run is taken. */
 static const struct {
   const struct Kernels *kernels;
   int (*runnable)(void);
 } tables[] = {
     {&kernels_plain, always},
+#ifdef LLMC_HAVE_BLAS
+    {&kernels_blas, has_blas},  // taken where it is measured to be faster than the last one
+#endif
 #ifdef LLMC_HAVE_GENERIC
     {&kernels_generic, always},
 #endif
@@ -183,6 +194,9 @@ const struct Kernels *kernels_choose(enum Dtype dtype) {
   if (forced != NULL && strcmp(forced, "reference") == 0) forced = "plain";  // its name in earlier versions
   if (forced == NULL || *forced == '\0') {
     const struct Kernels *best = best_runnable(false), *floats = best_runnable(true);
+#ifdef LLMC_HAVE_BLAS
+    if (dtype == FP32 && has_blas() && kernels_rate(&kernels_blas, FP32) > kernels_rate(best, FP32)) return &kernels_blas;
+#endif
     if (dtype != BF16 || best == floats) return best;
     return kernels_rate(best, BF16) > kernels_rate(floats, FP32) ? best : floats;
   }

@@ -283,25 +283,30 @@ static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct 
   }
 }
 
+enum { LANES_SUMMED = 64 / MR * MR };
+
+/* At most LANES_SUMMED lanes of A, summed over numbers k … k + kc. */
+INLINE void gemm_sum_lanes(const struct Gemm *gemm, size_t lane, size_t lanes, size_t k, size_t kc) {
+  float sums[LANES_SUMMED] = {0};
+  if (gemm->add || k > 0) memcpy(sums, gemm->lane_sums + lane, lanes * sizeof *sums);
+  const float *row = factor_at(gemm->a, lane, k).numbers.data;
+  for (size_t s = 0; s < kc; s++, row += gemm->a.step) {
+    for (size_t l = 0; l < lanes; l++) sums[l] += row[l];
+  }
+  memcpy(gemm->lane_sums + lane, sums, lanes * sizeof *sums);
+}
+
 /* Some lanes of A: packed, and summed while they are in the cache. */
 static void gemm_pack_lanes(const struct Gemm *gemm, float *a, size_t lane, size_t lanes, size_t k, size_t kc) {
-  enum { STRIP = 64 / MR * MR };
   const size_t steps = ceil_div(kc, pack_word(gemm->workers->dtype));
   if (gemm->lane_sums == NULL) {
     pack_left(a, factor_at(gemm->a, lane, k), lanes, kc, gemm->workers->dtype);
     return;
   }
-  for (const size_t end = lane + lanes; lane < end; lane += STRIP, a += STRIP * steps) {
-    const size_t width = size_min(STRIP, end - lane);
-    const struct Factor strip = factor_at(gemm->a, lane, k);
-    float sums[STRIP] = {0};
-    if (gemm->add || k > 0) memcpy(sums, gemm->lane_sums + lane, width * sizeof *sums);
-    pack_left(a, strip, width, kc, gemm->workers->dtype);
-    const float *row = strip.numbers.data;
-    for (size_t s = 0; s < kc; s++, row += strip.step) {
-      for (size_t l = 0; l < width; l++) sums[l] += row[l];
-    }
-    memcpy(gemm->lane_sums + lane, sums, width * sizeof *sums);
+  for (const size_t end = lane + lanes; lane < end; lane += LANES_SUMMED, a += LANES_SUMMED * steps) {
+    const size_t width = size_min(LANES_SUMMED, end - lane);
+    pack_left(a, factor_at(gemm->a, lane, k), width, kc, gemm->workers->dtype);
+    gemm_sum_lanes(gemm, lane, width, k, kc);
   }
 }
 

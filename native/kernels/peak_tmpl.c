@@ -40,9 +40,27 @@ static void peak_tiles_task(void *argument, int thread, int threads) {
   for (int tile = 0; tile < PEAK_TILE_ROUNDS; tile += 4) MULTIPLY();
   amx_end();
 }
+#elif BLAS
+enum { PEAK_SIDE = 128, PEAK_PRODUCTS = 32 };
+
+static void peak_blas_task(void *argument, int thread, int threads) {
+  static const float factor[PEAK_SIDE * PEAK_SIDE];
+  float out[PEAK_SIDE * PEAK_SIDE];
+  (void)argument, (void)thread, (void)threads;
+  const struct BlasMatrix square = {factor, PEAK_SIDE, false};
+  for (int i = 0; i < PEAK_PRODUCTS; i++) {
+    blas_multiply(out, PEAK_SIDE, square, square, PEAK_SIDE, PEAK_SIDE, PEAK_SIDE, false);
+  }
+}
 #endif
 
 static double peak_flops(const struct Workers *workers) {
+#if BLAS
+  if (workers->dtype == FP32) {
+    pool_run(workers->pool, "peak", peak_blas_task, NULL);
+    return 2.0 * PEAK_SIDE * PEAK_SIDE * PEAK_SIDE * PEAK_PRODUCTS * pool_threads(workers->pool);
+  }
+#endif
 #if TILES
   if (workers->dtype == BF16 || TILES == FLOAT_PARTS) {
     pool_run(workers->pool, "peak", peak_tiles_task, NULL);

@@ -169,18 +169,8 @@ INLINE void tiled_finish(const struct Gemm *gemm, struct TiledPending *p, size_t
 INLINE void tiled_pack_lanes(const struct Gemm *gemm, uint32_t *a, size_t lane, size_t lanes, size_t k, size_t kc,
                              float *most, const int parts) {
   pack_panels(a, factor_at(gemm->a, lane, k), lanes, kc, most, false, parts);
-  if (gemm->lane_sums == NULL) return;
-  float *sums = gemm->lane_sums + lane;
-  if (!gemm->add && k == 0) memset(sums, 0, lanes * sizeof *sums);
-  for (size_t l = 0; l < lanes; l += PANEL) {
-    const size_t width = size_min(PANEL, lanes - l);
-    const float *row = factor_at(gemm->a, lane + l, k).numbers.data;
-    float sum[PANEL] = {0};
-    memcpy(sum, sums + l, width * sizeof *sum);
-    for (size_t s = 0; s < kc; s++, row += gemm->a.step) {
-      for (size_t i = 0; i < width; i++) sum[i] += row[i];
-    }
-    memcpy(sums + l, sum, width * sizeof *sum);
+  for (size_t l = 0; gemm->lane_sums != NULL && l < lanes; l += LANES_SUMMED) {
+    gemm_sum_lanes(gemm, lane + l, size_min(LANES_SUMMED, lanes - l), k, kc);
   }
 }
 

@@ -15,6 +15,8 @@ static size_t own_floats(size_t T, size_t HS) {
   size_t most = size_max(attention, cached_floats(T, HS));
 #if TILES
   most = size_max(most, tiled_own_floats());
+#elif BLAS
+  most = size_max(most, blas_own_floats());
 #endif
   return round_up(size_max((size_t)NR * KC, most), 16);
 }

@@ -189,7 +189,7 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Assembly:
 
 def test_every_instruction_set_has_a_row() -> None:
     shipped = {path.stem for path in (NATIVE / "kernels" / "isa").glob("*.c")}
-    shipped.remove("native")  # it includes one of the others
+    shipped -= {"native", "blas"}  # they include one of the others
     assert {isa for isa, _ in FILES} == shipped
     for isa, machine in FILES:
         assert toolchain.ISAS[isa].machine in (None, machine)

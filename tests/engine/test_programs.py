@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmc.engine.toolchain import ISAS, Mode, host_machine
@@ -55,6 +56,41 @@ def test_a_failed_check_fails_the_program(programs: dict[str, Path]) -> None:
     )
     assert done.returncode == 1
     assert "failed: no table to test: LLMC_TEST_ISA=abacus" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["test_kernels", "test_decode"])
+def test_products_by_a_blas_match_the_plain_loops(name: str, programs: dict[str, Path]) -> None:
+    """The library is numpy's; on a Mac it would be Accelerate."""
+    libraries = Path(np.__file__).parents[1] / "numpy.libs"
+    blas = next(libraries.glob("*openblas*"), None)
+    if blas is None:
+        pytest.skip("this numpy brings no OpenBLAS")
+    done = subprocess.run(
+        [programs[name]],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "LLMC_BLAS": str(blas),
+            "LLMC_TEST_ISA": "blas",
+            "LLMC_TEST_EVERY": "4",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 failed" in done.stdout
+
+
+@pytest.mark.parametrize("isa", ["", "blas"])
+def test_a_library_that_is_no_blas_is_refused(isa: str, programs: dict[str, Path]) -> None:
+    done = subprocess.run(
+        [programs["test_kernels"]],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LLMC_BLAS": "/dev/null", "LLMC_TEST_ISA": isa},
+    )
+    assert done.returncode == 2 and "LLMC_BLAS=/dev/null" in done.stderr
 
 
 @pytest.mark.skipif(host_machine() != "x86_64", reason="AVX-512 and AMX are of x86")

@@ -1,5 +1,7 @@
 /* 128-bit vectors, which every 64-bit CPU has: SSE2 on x86, NEON on ARM. */
+#ifndef ISA_NAME
 #define ISA_NAME "generic"
+#endif
 #ifndef ISA_TABLE
 #define ISA_TABLE kernels_generic
 #endif

@@ -1,5 +1,7 @@
 /* NEON on 64-bit ARM: 128-bit vectors, 32 registers, so a larger tile than generic's. */
+#ifndef ISA_NAME
 #define ISA_NAME "neon"
+#endif
 #ifndef ISA_TABLE
 #define ISA_TABLE kernels_neon
 #endif
