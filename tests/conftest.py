@@ -22,6 +22,7 @@ from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.helpers.engine import Native, build, runnable_isas
+from tests.helpers.in_process import needs_process, run_in_process
 from tests.helpers.places import ROOT
 from tests.helpers.web import Web, serving
 
@@ -97,7 +98,11 @@ def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @dataclass(frozen=True)
 class Llmc:
-    """Runs ``python -m llmc`` in a workspace of its own; that is its current directory too."""
+    """Runs ``llmc`` in a workspace of its own; that is its current directory too.
+
+    Commands run in the tests' own process where they can: starting Python takes longer than most of
+    them. :attr:`command` starts a process.
+    """
 
     workspace: Path
     cache: Path
@@ -117,15 +122,18 @@ class Llmc:
         self, *args: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command; stdout and stderr come back as bytes."""
-        return subprocess.run(
-            [*self.command, *map(str, args)],
-            cwd=self.workspace,
-            env=self.env(env),
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=300,
-        )
+        words = [*map(str, args)]
+        if needs_process(words, {**self.environment, **(env or {})}):
+            return subprocess.run(
+                [*self.command, *words],
+                cwd=self.workspace,
+                env=self.env(env),
+                input=stdin,
+                capture_output=True,
+                check=False,
+                timeout=300,
+            )
+        return run_in_process(words, cwd=self.workspace, env=self.env(env), stdin=stdin)
 
     def __call__(
         self, *args: str | Path, stdin: str = "", env: Mapping[str, str] | None = None
