@@ -68,8 +68,8 @@ def no_network() -> Iterator[None]:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for all tests of this run, those of other workers included.
 
-    Compiled engines are kept from one run to the next: a build is named by a hash of everything it
-    is made of.
+    Compiled engines and zig's own cache are kept from one run to the next: a build is named by a
+    hash of everything it is made of.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
@@ -77,8 +77,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(folder.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
         if not folder.exists():
             folder.mkdir()
-            engines.mkdir(parents=True, exist_ok=True)
+            (engines / "zig").mkdir(parents=True, exist_ok=True)
             (folder / "native").symlink_to(engines.resolve())
+            (folder / "zig").symlink_to((engines / "zig").resolve())
         patch.setenv("LLMC_CACHE_DIR", str(folder))
         ensure_native()
     return folder

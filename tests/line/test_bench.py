@@ -248,6 +248,7 @@ def test_attention_against_pytorch(tiny: Llmc) -> None:
 
 
 @needs_torch
+@pytest.mark.full  # PyTorch takes 15 seconds to find that out
 def test_torch_compile_without_a_compiler_is_refused_in_one_sentence(
     tiny: Llmc, tmp_path: Path
 ) -> None:
