@@ -158,6 +158,14 @@ def llmc(tmp_path: Path, cache: Path) -> Llmc:
     return Llmc(workspace, cache)
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    """Return a prepared workspace to copy: a dataset of bytes and a tiny model, no run."""
+    from tests.helpers.workspace import prepared_workspace  # it imports Llmc
+
+    return prepared_workspace(tmp_path_factory.mktemp("prepared") / "workspace", cache)
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Context:
     """Return the context that commands' core functions take, in an empty workspace."""

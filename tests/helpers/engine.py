@@ -169,6 +169,16 @@ def save_tokens(path: Path, tokens: NDArray[np.integer[Any]], vocab_size: int) -
     return path
 
 
+def training_files(folder: Path, config: ModelConfig, tokens: int = 1200) -> Flags:
+    """Write a model and random tokens to train and to validate on; return the flags naming them."""
+    V = config.vocab_size
+    return {
+        "model": save_model(folder / "model.bin", config),
+        "data": save_tokens(folder / "train.bin", random_tokens(tokens, V), V),
+        "val_data": save_tokens(folder / "val.bin", random_tokens(tokens // 3, V, 4), V),
+    }
+
+
 def random_tokens(count: int, vocab_size: int, seed: int = 3) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, vocab_size, count)
 

@@ -36,8 +36,9 @@ from tests.helpers.engine import (
     save_tokens,
     some_tensors,
     succeeded,
+    training_files,
 )
-from tests.helpers.workspace import copy_of, ok, prepared_workspace, runs
+from tests.helpers.workspace import copy_of, ok, runs
 
 HUGE_PAGE = 2 << 20
 PARTS = [
@@ -48,32 +49,15 @@ PARTS = [
 @pytest.fixture(scope="module")
 def ragged(tmp_path_factory: pytest.TempPathFactory) -> Flags:
     """A model whose sizes are multiples of nothing, and tokens to train and validate on."""
-    folder = tmp_path_factory.mktemp("ragged")
-    V = RAGGED.vocab_size
-    return {
-        "model": save_model(folder / "model.bin", RAGGED),
-        "data": save_tokens(folder / "train.bin", random_tokens(1200, V), V),
-        "val_data": save_tokens(folder / "val.bin", random_tokens(400, V, 4), V),
-        "batch_size": 3,
-        "seq_len": 37,
-    }
+    files = training_files(tmp_path_factory.mktemp("ragged"), RAGGED)
+    return {**files, "batch_size": 3, "seq_len": 37}
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Flags:
     """A model and enough tokens for large batches."""
-    folder = tmp_path_factory.mktemp("small")
-    V = SMALL.vocab_size
-    return {
-        "model": save_model(folder / "model.bin", SMALL),
-        "data": save_tokens(folder / "train.bin", random_tokens(10000, V), V),
-        "seq_len": 64,
-    }
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("dry") / "workspace", cache)
+    files = training_files(tmp_path_factory.mktemp("small"), SMALL, 10000)
+    return {"model": files["model"], "data": files["data"], "seq_len": 64}
 
 
 @pytest.fixture
