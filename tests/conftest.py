@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -143,6 +144,14 @@ class Llmc:
         done = self.raw(*args, stdin=stdin.encode(), env=env)
         out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    def start(
+        self, *args: str | Path, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[Any]:
+        """Start a process, with pipes on stdout and stderr; ``options`` are Popen's."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        argv = [*self.command, *map(str, args)]
+        return subprocess.Popen(argv, cwd=self.workspace, env=self.env(env), **{**pipes, **options})
 
     @property
     def command(self) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -384,13 +383,7 @@ def test_no_temporary_folder(
 
 
 def test_a_reader_who_leaves_is_no_failure(llmc: Llmc, native: Native) -> None:
-    with subprocess.Popen(
-        [*llmc.command, "doctor"],
-        cwd=llmc.workspace,
-        env=llmc.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as running:
+    with llmc.start("doctor") as running:
         assert running.stdout is not None and running.stderr is not None
         running.stdout.close()
         assert running.stderr.read() == b""

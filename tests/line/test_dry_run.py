@@ -13,7 +13,13 @@ import pytest
 from llmc.cli.main import app
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.dry_run import PARTS
-from tests.helpers.workspace import ok, runs
+from tests.helpers.workspace import copy_of, ok, runs
+
+
+@pytest.fixture
+def llmc(template: Llmc, tmp_path: Path) -> Llmc:
+    """Return the command line, in a prepared workspace."""
+    return copy_of(template, tmp_path / "workspace")
 
 
 def files(llmc: Llmc) -> dict[Path, tuple[int, int]]:

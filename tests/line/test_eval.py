@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -203,12 +202,13 @@ def test_a_damaged_dataset_is_refused(llmc: Llmc) -> None:
 def test_ctrl_c_says_how_far_it_came(llmc: Llmc) -> None:
     """Enough tokens for minutes on the plain loops."""
     save_tokens(llmc.workspace / "many.bin", random_tokens(3_000_000, 257), 257)
-    with subprocess.Popen(
-        [*llmc.command, "eval", "--data", "many.bin", "--seq-len", "8"],
-        cwd=llmc.workspace,
-        env=llmc.env({"LLMC_ISA": "reference"}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    with llmc.start(
+        "eval",
+        "--data",
+        "many.bin",
+        "--seq-len",
+        "8",
+        env={"LLMC_ISA": "reference"},
         text=True,
         process_group=0,
     ) as process:
