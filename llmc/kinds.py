@@ -1,8 +1,15 @@
-"""What a file is, by its first bytes, whatever its name says."""
+"""What a file is, by its first bytes, whatever its name says; and how a reader becomes strict."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from llmc.errors import BadData, MissingOutput
+
+Contents = TypeVar("Contents")
 
 # As many first bytes as a kind is recognized by.
 HEAD_BYTES = 4096
@@ -81,3 +88,37 @@ def not_data(head: bytes, name: str, *, page_is_fine: bool = False) -> str | Non
     if kind == "html" and not page_is_fine:
         return f"{name} is a web page, not data: the download went wrong; download it again"
     return None
+
+
+def read_strictly(
+    scan: Callable[[Path, str], tuple[Contents | None, list[str]]],
+    path: Path,
+    name: str = "",
+    *,
+    missing: str = "",
+    advice: str = "get it again",
+) -> Contents:
+    """Return what ``scan`` reads of a file, or raise the first problem that it finds.
+
+    Args:
+        scan: takes the file and its name for messages; returns the contents, None if they cannot
+            be read, and the problems, a sentence each.
+        path: the file.
+        name: how messages call the file; by default its path.
+        missing: the message if there is no such file; by default it is an unreadable file.
+        advice: what to do about an unreadable file.
+
+    Raises:
+        MissingOutput: there is no such file, and ``missing`` is given.
+        BadData: the file cannot be read, or has a problem.
+    """
+    name = name or str(path)
+    try:
+        contents, problems = scan(path, name)
+    except OSError as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise MissingOutput(missing) from error
+        raise BadData(f"cannot read {name}: {error.strerror or error}; {advice}") from error
+    if contents is None or problems:
+        raise BadData(problems[0])
+    return contents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -85,6 +86,17 @@ def shipped_dir(name: str) -> Path:
         if candidate.is_dir():
             return candidate
     raise BadData(f"this installation of llmc lacks its {name}/ folder: reinstall llmc")
+
+
+def expanded(text: str | Path, *, recursive: bool = False) -> list[Path]:
+    """Return the path ``text`` if it exists, else what it finds as a glob pattern, sorted.
+
+    Without ``recursive`` the pattern finds what it finds for the engine: ``**`` is ``*``.
+    """
+    if Path(text).exists():
+        return [Path(text)]
+    # Path.glob takes no absolute pattern.
+    return [Path(name) for name in sorted(glob.glob(str(text), recursive=recursive))]  # noqa: PTH207
 
 
 def free_bytes(path: Path) -> int:
