@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmc.train.dry_run import Estimate, PlannedWork
-from llmc.train.metrics import Event
-from llmc.train.progress import Progress
+from llmc.train.metrics import Event, Progress
 from llmc.units import clock, megabytes
 
 if TYPE_CHECKING:

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 from llmc.paths import Workspace
 from llmc.terminal import printable
 from llmc.train.curves import Line, Trace, chart, curve, moving_mean, sparkline
-from llmc.train.endings import ending
 from llmc.train.loop import TrainResult
-from llmc.train.metrics import Event
-from llmc.train.progress import Progress
+from llmc.train.metrics import Event, Progress, ending
 from llmc.units import clock, duration, megabytes
 
 if TYPE_CHECKING:
