@@ -32,7 +32,7 @@ from llmc.terminal import printable
 from llmc.tokens import tokenizer as tokenizers
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
-from llmc.weights.lookup import tokenizer_of
+from llmc.weights.tokenizer import tokenizer_of
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
