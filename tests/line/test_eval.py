@@ -165,7 +165,7 @@ def test_a_bare_token_file(llmc: Llmc) -> None:
         (["--dtype", "fp16"], 2, "'--dtype'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_impossible_flags_are_refused(
     template: Llmc, flags: list[str], code: int, said: str
 ) -> None:
     assert said in assert_one_sentence(template("eval", "--quiet", *flags), code)
