@@ -21,7 +21,7 @@ from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.terminal import in_terminal
-from tests.helpers.workspace import copy_of, ok, prepared_workspace, trained
+from tests.helpers.workspace import copy_of, flip_a_bit, ok, prepared_workspace, trained
 
 FLAGS = ["run", "model", "prompt", "tokens", "temperature", "top-k", "top-p", "seed", "threads"]
 FLAGS += ["decode", "min-p", "repetition-penalty", "stop", "ignore-eot", "num-samples", "dtype"]
@@ -421,9 +421,7 @@ def test_no_run_names_the_command(template: Llmc, tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_refused(llmc: Llmc) -> None:
     path = llmc.workspace / "runs/first/model.bin"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    data = flip_a_bit(path, -1)
     assert "checksum" in assert_one_sentence(llmc("sample", "--quiet"), 1)
     path.write_bytes(data[:-1])
     assert "cut short" in assert_one_sentence(llmc("sample", "--quiet"), 1)
