@@ -17,19 +17,14 @@ from llmc.fetch.compression import decompressed
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.text.utf8 import CHUNK, Decoder, NotText
 
+LIBRARY_ERRORS = ("ZstdError", "LZMAError")  # of libraries that are not imported before their use
+
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of a file on disk.
+    """A stretch of a file on disk, from the byte ``start`` to before the byte ``end``."""
 
-    Attributes:
-        name: how messages call it.
-        path: the file.
-        start: the offset of its first byte.
-        end: the offset after its last byte.
-    """
-
-    name: str
+    name: str  # in messages
     path: Path
     start: int
     end: int
@@ -107,15 +102,15 @@ def explained(name: str, codec: str) -> Iterator[None]:
         yield
     except EOFError as error:
         raise BadData(f"{name} is cut short: its {codec} data end early; get it again") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise BadData(f"cannot read {name}: {error.strerror or error}") from error
-        raise _damaged(name, codec) from error
     except tarfile.TarError as error:
         raise BadData(f"{name} is cut short: get it again") from error
     except Exception as error:
-        if isinstance(error, zlib.error) or type(error).__name__ in ("ZstdError", "LZMAError"):
-            raise _damaged(name, codec) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise BadData(f"cannot read {name}: {error.strerror or error}") from error
+        if isinstance(error, OSError | zlib.error) or type(error).__name__ in LIBRARY_ERRORS:
+            raise BadData(
+                f"{name} is not {codec} data, or damaged: get it again, or rename it"
+            ) from error
         raise
 
 
@@ -174,7 +169,3 @@ def examine(path: Path, *, is_text: bool, name: str | None = None) -> Examined:
                     return Examined(size, digest.hexdigest(), fault)
     except OSError as error:
         raise BadData(f"cannot read {path}: {error.strerror or error}; leave it out") from error
-
-
-def _damaged(name: str, codec: str) -> BadData:
-    return BadData(f"{name} is not {codec} data, or damaged: get it again, or rename it")
