@@ -11,9 +11,10 @@ from itertools import chain
 
 from llmc.errors import BadData
 from llmc.report import SILENT, Report
+from llmc.text.utf8 import well_formed
 from llmc.tokens import bpe_child
 from llmc.tokens.byte_level import unspelled
-from llmc.tokens.encode import CUT_ANYWHERE, pieces, well_formed
+from llmc.tokens.encode import CUT_ANYWHERE, pieces
 from llmc.tokens.tokenizer import Tokenizer, plain_tokenizer
 from llmc.tokens.vocabulary import ranks_of, single_bytes
 

@@ -6,18 +6,17 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
-from llmc.text.source import AS_USUAL, Reading, Source, open_source
+from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, Source, open_source
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import choose_encoder, cuts_of
 from llmc.tokens.files import MAX_TOKENS
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_feed
-from llmc.tokens.manifest import Manifest, PartRecord, Split, TokenizerRecord, load_manifest, verify
+from llmc.tokens.manifest import Manifest, PartRecord, load_manifest, verify
 from llmc.tokens.merge import find_parts, folder_name, joined, range_of
 from llmc.tokens.pipeline import Feed, text_feed
 from llmc.tokens.shards import (
@@ -29,8 +28,8 @@ from llmc.tokens.shards import (
     scratch_for,
     write_stream,
 )
-from llmc.tokens.split import MIN_TOKENS, Cut, check_split, choose_cut
-from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, file_of, load_tokenizer
+from llmc.tokens.split import MIN_TOKENS, MOST_VAL_TOKENS, Cut
+from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
 
@@ -104,7 +103,7 @@ def tokenize(
         MissingOutput: the dataset has not been fetched, or a part is missing.
         BadData: a file is damaged or not text, there is too little text, or the disk is full.
     """
-    check_split(options.val_tokens, options.val_fraction)
+    _check_split(options.val_tokens, options.val_fraction)
     if not MIN_TOKENS <= options.shard_tokens <= MAX_TOKENS:
         raise Usage(f"--shard-tokens must lie between {MIN_TOKENS} and {MAX_TOKENS:,}")
     is_import = options.dtype is not None or options.val_data is not None
@@ -145,6 +144,15 @@ def find_tokenized(workspace: Workspace, inputs: list[str], tokenizer: str) -> M
     return made if same and made.source == source.records else None
 
 
+def _check_split(val_tokens: int | None, val_fraction: float | None) -> None:
+    if val_tokens is not None and val_fraction is not None:
+        raise Usage("--val-tokens and --val-fraction exclude each other: give one")
+    if val_tokens is not None and val_tokens < MIN_TOKENS:
+        raise Usage(f"--val-tokens must be at least {MIN_TOKENS}, not {val_tokens}")
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise Usage(f"--val-fraction must lie between 0 and 1, not be {val_fraction:g}")
+
+
 def _refuse(given: bool, flags: str, beside: str) -> None:
     if given:
         raise Usage(f"{flags} makes no sense with {beside}; leave it out")
@@ -171,19 +179,16 @@ def _tokenize_text(
     has_own_val = source.val_parts is not None
     folder = options.out or workspace.data / source.name
     record = None
-    if part is not None:
+    if part is None:
+        cut = _cut_of(options, source.name, report, source.val_tokens, has_own_val=has_own_val)
+    else:
         cut = Cut()
         record = PartRecord(*part, source.val_tokens, has_own_val)
         folder /= folder_name(*part)
-        source = _part_of(source, part)
-    else:
-        cut = choose_cut(
-            source.name,
-            options.val_tokens,
-            options.val_fraction,
-            default=source.val_tokens,
-            has_own_val=has_own_val,
-            report=report,
+        source = replace(
+            source,
+            parts=range_of(source.parts, *part),
+            val_parts=range_of(source.val_parts, *part) if source.val_parts is not None else None,
         )
     if vocab_size is not None:
         tokenizer = _train_tokenizer(source, vocab_size, report)
@@ -196,7 +201,7 @@ def _tokenize_text(
     feeds = {"train": text_feed(source.parts, chosen.encode, cuts)}
     if source.val_parts is not None:
         feeds["val"] = text_feed(source.val_parts, chosen.encode, cuts)
-    made = _unwritten(folder, source.name, tokenizer, source.records)
+    made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
     made = replace(made, special=options.special, part=record)
     size = source.total_bytes
     return _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
@@ -216,7 +221,9 @@ def _import_tokens(
     feeds = {"train": token_feed(paths, dtype, tokenizer)}
     stem = paths[0].stem
     name = paths[0].resolve().parent.name if stem in ("train", "val") else stem
-    if options.val_data is not None:
+    if options.val_data is None:
+        cut = _cut_of(options, name, report)
+    else:
         if options.val_tokens is not None or options.val_fraction is not None:
             raise Usage(
                 "--val-data names the validation tokens: leave out --val-tokens and --val-fraction"
@@ -225,9 +232,7 @@ def _import_tokens(
         feeds["val"] = token_feed(val_paths, dtype, tokenizer)
         records += source_records(val_paths, dtype)
         cut = Cut()
-    else:
-        cut = choose_cut(name, options.val_tokens, options.val_fraction, report=report)
-    made = _unwritten(options.out or workspace.data / name, name, tokenizer, records)
+    made = Manifest.unwritten(options.out or workspace.data / name, name, tokenizer, records)
     if any(path.resolve().parent == made.folder.resolve() for path in paths):
         raise Usage(f"the token files are already in {made.folder}: choose another --out")
     size = sum(record["bytes"] for record in records)
@@ -242,14 +247,8 @@ def _merge_parts(
     parts = find_parts(folders)
     train, val, record = joined(parts)
     first = parts[0]
-    cut = choose_cut(
-        first.dataset,
-        options.val_tokens,
-        options.val_fraction,
-        default=record.val_tokens,
-        has_own_val=record.own_val,
-        report=report,
-    )
+    own_val = record.own_val
+    cut = _cut_of(options, first.dataset, report, record.val_tokens, has_own_val=own_val)
     folder = options.out
     if folder is None:
         above = {made.folder.resolve().parent for made in parts}
@@ -258,10 +257,10 @@ def _merge_parts(
     made = replace(first, folder=folder, part=None, text_bytes=text_bytes)
     tokenizer = first.load_tokenizer()
     with scratch_for(folder, key="merge") as scratch:
-        if not record.own_val:
+        if not own_val:
             val, train = cut_stream(scratch, train, cut, tokenizer)
         check_enough(scratch, first.dataset, train, val)
-        made = publish(made, tokenizer, train=train, val=val)
+        made = publish(made, tokenizer, train, val)
     report.note("the folders of the parts are no longer needed")
     return TokenizedDataset(made)
 
@@ -271,30 +270,53 @@ def _note_default_tokenizer(options: TokenizeOptions, report: Report) -> None:
         report.note(f"tokenizer: {DEFAULT_TOKENIZER} (the default; --tokenizer names another)")
 
 
+def _cut_of(
+    options: TokenizeOptions,
+    name: str,
+    report: Report,
+    default: int | None = None,
+    *,
+    has_own_val: bool = False,
+) -> Cut:
+    """Return where to cut off the validation split, and report a default.
+
+    Args:
+        options: may ask for a number of tokens or a fraction.
+        name: the dataset, for messages.
+        report: receives the default that was chosen.
+        default: the dataset's own number of validation tokens.
+        has_own_val: the dataset has a validation text; the cut is then not used.
+
+    Raises:
+        Usage: a split is requested of a dataset that has its own.
+    """
+    tokens, fraction = options.val_tokens, options.val_fraction
+    if has_own_val and (tokens is not None or fraction is not None):
+        raise Usage(
+            f"{name} has a validation text of its own: leave out --val-tokens and --val-fraction"
+        )
+    if has_own_val:
+        report.note(f"validation: {name}'s own validation text")
+        return Cut()
+    if fraction is not None:
+        return Cut(fraction=fraction)
+    if tokens is not None:
+        return Cut(tokens)
+    if default is not None:
+        report.note(f"validation: the first {default:,} tokens (--val-tokens)")
+        return Cut(default)
+    report.note(
+        f"validation: the first {VAL_FRACTION:.0%} of the tokens, at most {MOST_VAL_TOKENS:,} "
+        "(--val-fraction)"
+    )
+    return Cut(fraction=VAL_FRACTION, most=MOST_VAL_TOKENS)
+
+
 def _train_tokenizer(source: Source, vocab_size: int, report: Report) -> Tokenizer:
     report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
     texts = (text for part in source.parts for text in part.texts())
     total = replace(source, val_parts=None).total_bytes
     return train_bpe(texts, vocab_size, total=total, report=report)
-
-
-def _part_of(source: Source, part: tuple[int, int]) -> Source:
-    val_parts = range_of(source.val_parts, *part) if source.val_parts is not None else None
-    return replace(source, parts=range_of(source.parts, *part), val_parts=val_parts)
-
-
-def _unwritten(
-    folder: Path, name: str, tokenizer: Tokenizer, records: tuple[dict[str, Any], ...]
-) -> Manifest:
-    """Return the manifest of a dataset whose token files are still to be written."""
-    record = TokenizerRecord(
-        tokenizer.name,
-        tokenizer.fingerprint,
-        tokenizer.vocab_size,
-        tokenizer.eot,
-        file_of(tokenizer),
-    )
-    return Manifest(folder, name, record, Split(()), Split(()), source=records, text_bytes=0)
 
 
 def _key(made: Manifest, options: TokenizeOptions) -> str:
@@ -314,11 +336,7 @@ def _write(
     options: TokenizeOptions,
     report: Report,
 ) -> TokenizedDataset:
-    """Write the token streams ``train`` and maybe ``val``, cut off the validation, publish.
-
-    Raises:
-        BadData: there is too little text for both splits, or the disk is full.
-    """
+    """Write the token streams ``train`` and maybe ``val``, cut off the validation, publish."""
     with scratch_for(made.folder, _key(made, options)) as scratch:
         if scratch.foreign:
             report.note("discarded an interrupted call's shards: they were made from other inputs")
@@ -344,5 +362,5 @@ def _write(
                 val, train = cut_stream(scratch, train, cut, tokenizer)
             check_enough(scratch, made.dataset, train, val)
         made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))
-        made = publish(made, tokenizer, train=train, val=val)
+        made = publish(made, tokenizer, train, val)
     return TokenizedDataset(made, scratch.resumed)

@@ -21,7 +21,7 @@ from llmc.errors import BadData
 from llmc.kinds import HEAD_BYTES, not_data, read_strictly
 from llmc.paths import written_whole
 from llmc.tokens.files import is_file_name, payload_sha256, read_tokens
-from llmc.tokens.tokenizer import Tokenizer, load_recorded
+from llmc.tokens.tokenizer import Tokenizer, file_of, load_recorded
 
 FILENAME = "manifest.json"
 FORMAT = 2
@@ -106,6 +106,20 @@ class Manifest:
     special: bool = False
     part: PartRecord | None = None
     created_by: str = f"llmc {__version__}"
+
+    @classmethod
+    def unwritten(
+        cls, folder: Path, dataset: str, tokenizer: Tokenizer, source: tuple[dict[str, Any], ...]
+    ) -> Manifest:
+        """Return the manifest of a dataset whose token files are still to be written."""
+        record = TokenizerRecord(
+            tokenizer.name,
+            tokenizer.fingerprint,
+            tokenizer.vocab_size,
+            tokenizer.eot,
+            file_of(tokenizer),
+        )
+        return cls(folder, dataset, record, Split(()), Split(()), source, text_bytes=0)
 
     @property
     def train_path(self) -> Path:

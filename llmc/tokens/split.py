@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from llmc.errors import BadData, Usage
-from llmc.report import Report
-from llmc.text.source import VAL_FRACTION
 from llmc.tokens.files import TokenFile, read_tokens
 
 MIN_TOKENS = 2  # an input and its target
@@ -77,69 +74,3 @@ def _positions(files: Sequence[TokenFile], token: int, start: int, end: int) -> 
             found = np.flatnonzero(np.asarray(ids[at : min(at + SLICE, high)]) == token)
             yield from (int(place) + at + first for place in found)
         first += file.tokens
-
-
-def check_split(val_tokens: int | None, val_fraction: float | None) -> None:
-    """Check the requested size of the validation split.
-
-    Raises:
-        Usage: both are given, or one is out of its range.
-    """
-    if val_tokens is not None and val_fraction is not None:
-        raise Usage("--val-tokens and --val-fraction exclude each other: give one")
-    if val_tokens is not None and val_tokens < MIN_TOKENS:
-        raise Usage(f"--val-tokens must be at least {MIN_TOKENS}, not {val_tokens}")
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise Usage(f"--val-fraction must lie between 0 and 1, not be {val_fraction:g}")
-
-
-def choose_cut(
-    name: str,
-    val_tokens: int | None,
-    val_fraction: float | None,
-    *,
-    default: int | None = None,
-    has_own_val: bool = False,
-    report: Report,
-) -> Cut:
-    """Return where to cut off the validation split; report a default.
-
-    Args:
-        name: the dataset, for messages.
-        val_tokens: the requested number of validation tokens.
-        val_fraction: the requested fraction.
-        default: the dataset's own number of validation tokens.
-        has_own_val: the dataset has a validation text; the cut is then not used.
-        report: receives the default that was chosen.
-
-    Raises:
-        Usage: a split is requested of a dataset that has its own.
-    """
-    if has_own_val:
-        if val_tokens is not None or val_fraction is not None:
-            raise Usage(
-                f"{name} has a validation text of its own: "
-                "leave out --val-tokens and --val-fraction"
-            )
-        report.note(f"validation: {name}'s own validation text")
-        return Cut()
-    if val_fraction is not None:
-        return Cut(fraction=val_fraction)
-    if val_tokens is not None:
-        return Cut(val_tokens)
-    if default is not None:
-        report.note(f"validation: the first {default:,} tokens (--val-tokens)")
-        return Cut(default)
-    report.note(
-        f"validation: the first {VAL_FRACTION:.0%} of the tokens, at most {MOST_VAL_TOKENS:,} "
-        "(--val-fraction)"
-    )
-    return Cut(fraction=VAL_FRACTION, most=MOST_VAL_TOKENS)
-
-
-def too_little(name: str, train: int, val: int) -> BadData:
-    """Return the error for a text that is too small for both splits."""
-    return BadData(
-        f"'{name}' is too little text: {train + val:,} tokens leave {val:,} to validate on "
-        f"and {train:,} to train on; add text or change --val-tokens or --val-fraction"
-    )

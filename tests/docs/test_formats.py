@@ -23,7 +23,7 @@ from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens import files as tokens
 from llmc.tokens import manifest
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.rows import write_rows
+from llmc.tokens.files import write_rows
 from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import MAGIC as TOKENIZER_BIN_MAGIC
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin

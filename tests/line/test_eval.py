@@ -27,8 +27,7 @@ from llmc.evaluate.loss import evaluate
 from llmc.evaluate.rows import EngineOptions
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.paths import Workspace
-from llmc.tokens.files import read_tokens
-from llmc.tokens.rows import write_rows
+from llmc.tokens.files import read_tokens, write_rows
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import (
