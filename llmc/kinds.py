@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,3 +123,21 @@ def read_strictly(
     if contents is None or problems:
         raise BadData(problems[0])
     return contents
+
+
+@contextmanager
+def broken_explained(what: Path | str, advice: str) -> Iterator[None]:
+    """Turn what reading a JSON file with missing or mistyped fields raises into one sentence.
+
+    Args:
+        what: the file.
+        advice: what to do about it.
+
+    Raises:
+        BadData: the block raised such an error.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadData(f"cannot read {what} ({reason}): {advice}") from error

@@ -16,8 +16,8 @@ from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import choose_encoder, cuts_of
 from llmc.tokens.files import MAX_TOKENS
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_feed
-from llmc.tokens.manifest import Manifest, PartRecord, load_manifest, verify
-from llmc.tokens.merge import find_parts, folder_name, joined, range_of
+from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, load_manifest, verify
+from llmc.tokens.merge import find_parts, folder_name, range_of
 from llmc.tokens.pipeline import Feed, text_feed
 from llmc.tokens.shards import (
     JOURNAL_FORMAT,
@@ -245,8 +245,9 @@ def _merge_parts(
     """Merge the parts that ``--shard`` made into one dataset."""
     folders = [path if (path := Path(text)).is_dir() else workspace.data / text for text in inputs]
     parts = find_parts(folders)
-    train, val, record = joined(parts)
-    first = parts[0]
+    train, val = ([file for made in parts for file in made.token_files(s)] for s in SPLITS)
+    first, record = parts[0], parts[0].part
+    assert record is not None
     own_val = record.own_val
     cut = _cut_of(options, first.dataset, report, record.val_tokens, has_own_val=own_val)
     folder = options.out

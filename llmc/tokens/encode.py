@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmc.errors import LlmcError, Usage
 from llmc.installation import install_command
+from llmc.text.documents import ENDOFTEXT
 from llmc.text.source import Part
 from llmc.text.utf8 import well_formed
 from llmc.tokens.files import token_dtype
-from llmc.tokens.tokenizer import ENDOFTEXT, PATTERN, TOKENIZER_FILE, Tokenizer
-from llmc.tokens.vocabulary import file_form
+from llmc.tokens.tokenizer import PATTERN, Tokenizer
+from llmc.tokens.vocabulary import TOKENIZER_FILE, file_form
 
 if TYPE_CHECKING:
     import tiktoken

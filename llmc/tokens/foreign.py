@@ -16,8 +16,7 @@ from llmc.tokens.pipeline import Feed, Position, Task
 from llmc.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from llmc.tokens.files import Ids
 
 SLICE = 1 << 20
 
@@ -72,7 +71,7 @@ def _paths(inputs: Sequence[str]) -> list[Path]:
     return [path for text in inputs for path in expanded(text) or [Path(text)]]
 
 
-def _tokens_of(path: Path, dtype: str | None) -> NDArray[np.integer[Any]]:
+def _tokens_of(path: Path, dtype: str | None) -> Ids:
     return read_tokens(path) if dtype is None else read_headerless(path, dtype)
 
 
@@ -95,9 +94,7 @@ def _tasks(
             yield Task(Position(index, at // SLICE), run, size)
 
 
-def _checked(
-    path: Path, dtype: str | None, at: int, lengths: NDArray[np.int64], tokenizer: Tokenizer
-) -> Encoded:
+def _checked(path: Path, dtype: str | None, at: int, lengths: Ids, tokenizer: Tokenizer) -> Encoded:
     import numpy as np
 
     # A new map for each slice: pages that were read count as this process's memory.

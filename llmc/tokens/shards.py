@@ -25,7 +25,8 @@ from llmc.tokens.files import TokenFile, payload_sha256, read_tokens, write_toke
 from llmc.tokens.manifest import Manifest, Shard, Split, shard_names
 from llmc.tokens.pipeline import Feed, Position, Stream
 from llmc.tokens.split import MIN_TOKENS, SLICE, Cut
-from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, save_tokenizer
+from llmc.tokens.tokenizer import RECORD_FILE, Tokenizer, save_tokenizer
+from llmc.tokens.vocabulary import TOKENIZER_FILE
 
 SCRATCH = ".tokenizing"
 JOURNAL = "journal.json"

@@ -28,7 +28,8 @@ from llmc.paths import (
     unwritable,
     written_whole,
 )
-from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, recorded_tokenizer
+from llmc.tokens.tokenizer import RECORD_FILE, Tokenizer, recorded_tokenizer
+from llmc.tokens.vocabulary import TOKENIZER_FILE
 from llmc.weights.lookup import tokenizer_of
 
 

@@ -114,7 +114,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     Raises:
         BadData: these files cannot represent it.
     """
-    from llmc.tokens.tokenizer import ENDOFTEXT
+    from llmc.text.documents import ENDOFTEXT
 
     if not tokenizer.is_plain:
         raise BadData(
@@ -127,7 +127,9 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 def _tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
     """Return the tokenizer that gives the same ids as a file's; None if llmc has none."""
-    from llmc.tokens.tokenizer import ENDOFTEXT, TOKENIZER_FILE, load_tokenizer
+    from llmc.text.documents import ENDOFTEXT
+    from llmc.tokens.tokenizer import load_tokenizer
+    from llmc.tokens.vocabulary import TOKENIZER_FILE
 
     *tokens, end = vocabulary.tokens
     if vocabulary.specials != (len(tokens),) or end != ENDOFTEXT.encode():
