@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +13,8 @@ from llmc.errors import BadData, MissingOutput
 
 Contents = TypeVar("Contents")
 
-# As many first bytes as a kind is recognized by.
-HEAD_BYTES = 4096
-
-# A compressed kind and the name of its codec.
-CODECS = {"gzip": "gz", "zstd": "zst", "bzip2": "bz2", "xz": "xz"}
+HEAD_BYTES = 4096  # the first bytes, by which a kind is recognized
+CODECS = {"gzip": "gz", "zstd": "zst", "bzip2": "bz2", "xz": "xz"}  # of the compressed kinds
 
 _STARTS = (
     (b"\x1f\x8b", "gzip"),
@@ -29,6 +27,7 @@ _STARTS = (
     (b"%PDF", "pdf"),
     (b"\x7fELF", "elf"),
     (b"\x93NUMPY", "npy"),
+    (b"version https://git-lfs", "lfs"),
     *((bytes((0x80, protocol)), "pickle") for protocol in range(2, 6)),
 )
 
@@ -42,21 +41,17 @@ def kind_of_bytes(head: bytes) -> str:
     """
     if not head:
         return "empty"
-    found = next((kind for start, kind in _STARTS if head.startswith(start)), None)
-    if found is not None:
-        return found
+    for start, kind in _STARTS:
+        if head.startswith(start):
+            return kind
     if head[257:262] == b"ustar":
         return "tar"
-    start = head.lstrip()[:200].lower()
-    if start.startswith((b"<!doctype html", b"<html")):
+    shown = head.lstrip()[:20].lower()
+    if shown.startswith((b"<!doctype html", b"<html")):
         return "html"
-    return _kind_of_text(head, start) if is_text(head) else "unknown"
-
-
-def _kind_of_text(head: bytes, start: bytes) -> str:
-    if head.startswith(b"version https://git-lfs"):
-        return "lfs"
-    return "json" if start.startswith((b"{", b"[")) else "text"
+    if not is_text(head):
+        return "unknown"
+    return "json" if shown.startswith((b"{", b"[")) else "text"
 
 
 def codec_of_bytes(head: bytes) -> str:
@@ -67,11 +62,9 @@ def codec_of_bytes(head: bytes) -> str:
 def is_text(head: bytes) -> bool:
     """Tell whether bytes are UTF-8 without control characters, apart from a character cut off."""
     try:
-        text = head.decode()
-    except UnicodeDecodeError as error:
-        if len(head) - error.start > 3 or error.reason != "unexpected end of data":
-            return False
-        text = head[: error.start].decode()
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
     return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
 
 
