@@ -115,12 +115,8 @@ def cut(
 
     At most one document and one chunk are in memory.
 
-    Args:
-        chunks: the text in UTF-8, split anywhere.
-        boundary: where documents end.
-        name: how messages call the text.
-        offset: the offset of the first byte in its file, for messages.
-        is_last: the text goes to the end of its file.
+    ``chunks`` are the text in UTF-8, split anywhere; ``offset`` is the place of its first byte in
+    its file, for messages. With ``is_last`` the text goes to the end of its file.
 
     Raises:
         NotText: it is not UTF-8.

@@ -99,15 +99,9 @@ def open_file(
     *,
     shown: str | None = None,
 ) -> Source:
-    """Open one file.
+    """Open one file, which messages call ``shown``, by default its path.
 
-    Args:
-        path: the file.
-        kind: how it is read.
-        reading: the options.
-        origin: where it comes from, for the manifest.
-        name: the name of a dataset made of it.
-        shown: how messages call it; by default its path.
+    ``origin`` says in the manifest where it comes from; a dataset made of it is called ``name``.
 
     Raises:
         BadData: it cannot be read, is empty, or is not what its name says.
@@ -135,12 +129,8 @@ def open_files(
 ) -> Source:
     """Open many files; empty ones and those that are not text are skipped.
 
-    Args:
-        files: the files, in order.
-        reading: how to read them.
-        origin: where they come from, for the manifest.
-        name: the name of a dataset made of them.
-        root: the combined hash includes their paths below this folder.
+    ``origin`` and ``name`` are as for :func:`open_file`. The combined hash includes the files'
+    paths below the folder ``root``.
 
     Raises:
         BadData: a file cannot be read, or none is text.

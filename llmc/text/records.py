@@ -26,11 +26,8 @@ def jsonl_documents(
 ) -> Iterator[str]:
     """Yield the documents of JSON Lines: a string, or an object with its text in ``field``.
 
-    Args:
-        chunks: the lines, split anywhere.
-        field: the field of an object that holds its text.
-        name: how messages call the file.
-        lines_before: counts the lines of the file before these; called for messages only.
+    ``chunks`` are the lines, split anywhere. ``lines_before`` counts the lines of the file before
+    them, for messages, which call the file ``name``.
 
     Raises:
         BadData: a line is not JSON or lacks the field.

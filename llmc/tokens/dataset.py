@@ -12,6 +12,7 @@ from llmc.errors import LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, Source, open_source
+from llmc.tokens import shards
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import choose_encoder, cuts_of
 from llmc.tokens.files import MAX_TOKENS
@@ -19,16 +20,7 @@ from llmc.tokens.foreign import are_token_files, find_token_files, source_record
 from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, load_manifest, verify
 from llmc.tokens.merge import find_parts, folder_name, range_of
 from llmc.tokens.pipeline import Feed, text_feed
-from llmc.tokens.shards import (
-    JOURNAL_FORMAT,
-    SHARD_TOKENS,
-    check_enough,
-    cut_stream,
-    publish,
-    scratch_for,
-    write_stream,
-)
-from llmc.tokens.split import MIN_TOKENS, MOST_VAL_TOKENS, Cut
+from llmc.tokens.shards import MIN_TOKENS, MOST_VAL_TOKENS, SHARD_TOKENS, Cut
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
@@ -257,11 +249,11 @@ def _merge_parts(
     text_bytes = sum(part.text_bytes for part in parts)
     made = replace(first, folder=folder, part=None, text_bytes=text_bytes)
     tokenizer = first.load_tokenizer()
-    with scratch_for(folder, key="merge") as scratch:
+    with shards.scratch_for(folder, key="merge") as scratch:
         if not own_val:
-            val, train = cut_stream(scratch, train, cut, tokenizer)
-        check_enough(scratch, first.dataset, train, val)
-        made = publish(made, tokenizer, train, val)
+            val, train = shards.cut_stream(scratch, train, cut, tokenizer)
+        shards.check_enough(scratch, first.dataset, train, val)
+        made = shards.publish(made, tokenizer, train, val)
     report.note("the folders of the parts are no longer needed")
     return TokenizedDataset(made)
 
@@ -279,17 +271,10 @@ def _cut_of(
     *,
     has_own_val: bool = False,
 ) -> Cut:
-    """Return where to cut off the validation split, and report a default.
+    """Return where to cut off the validation split of the dataset ``name``; report a default.
 
-    Args:
-        options: may ask for a number of tokens or a fraction.
-        name: the dataset, for messages.
-        report: receives the default that was chosen.
-        default: the dataset's own number of validation tokens.
-        has_own_val: the dataset has a validation text; the cut is then not used.
-
-    Raises:
-        Usage: a split is requested of a dataset that has its own.
+    ``default`` is the dataset's own number of validation tokens. If it has a validation text, the
+    cut is not used, and options that ask for one are refused.
     """
     tokens, fraction = options.val_tokens, options.val_fraction
     if has_own_val and (tokens is not None or fraction is not None):
@@ -323,7 +308,9 @@ def _train_tokenizer(source: Source, vocab_size: int, report: Report) -> Tokeniz
 def _key(made: Manifest, options: TokenizeOptions) -> str:
     """Return a hash of everything that decides which tokens go into which shard."""
     facts = [made.source, made.tokenizer.fingerprint, options.shard_tokens, options.special]
-    text = json.dumps([JOURNAL_FORMAT, Manifest.created_by, *facts, options.part], sort_keys=True)
+    text = json.dumps(
+        [shards.JOURNAL_FORMAT, Manifest.created_by, *facts, options.part], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -338,14 +325,14 @@ def _write(
     report: Report,
 ) -> TokenizedDataset:
     """Write the token streams ``train`` and maybe ``val``, cut off the validation, publish."""
-    with scratch_for(made.folder, _key(made, options)) as scratch:
+    with shards.scratch_for(made.folder, _key(made, options)) as scratch:
         if scratch.foreign:
             report.note("discarded an interrupted call's shards: they were made from other inputs")
         if scratch.resumed:
             report.note(f"resuming after {scratch.resumed:,} tokens of an interrupted call")
         with report.bar(f"tokenizing {made.dataset}", size) as advance:
             streams = {
-                name: write_stream(
+                name: shards.write_stream(
                     scratch,
                     name,
                     feed,
@@ -360,8 +347,8 @@ def _write(
         val = streams["val"].files if "val" in streams else []
         if made.part is None:
             if "val" not in streams:
-                val, train = cut_stream(scratch, train, cut, tokenizer)
-            check_enough(scratch, made.dataset, train, val)
+                val, train = shards.cut_stream(scratch, train, cut, tokenizer)
+            shards.check_enough(scratch, made.dataset, train, val)
         made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))
-        made = publish(made, tokenizer, train, val)
+        made = shards.publish(made, tokenizer, train, val)
     return TokenizedDataset(made, scratch.resumed)

@@ -76,12 +76,8 @@ def batches(texts: Texts, cuts: re.Pattern[str] | None) -> Iterator[Batch]:
 def pieces(texts: Texts, cuts: re.Pattern[str] | None, size: int) -> Iterator[tuple[bool, str]]:
     """Yield documents in pieces of about ``size`` characters, with whether a piece begins one.
 
-    Where the pieces are cut depends on the documents alone, not on the pieces they come in.
-
-    Args:
-        texts: the documents.
-        cuts: where they may be cut; None: nowhere.
-        size: the least number of characters of a piece that is not the last of its document.
+    Where the pieces are cut depends on the documents alone, not on the pieces they come in: at
+    ``cuts`` (None: nowhere), with at least ``size`` characters, except for a document's last.
     """
     begun, start, held, searched = False, True, "", 0
     for text in texts:
@@ -108,9 +104,7 @@ def pieces(texts: Texts, cuts: re.Pattern[str] | None, size: int) -> Iterator[tu
 def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] | None:
     """Return a pattern of the places where documents may be cut; None: no safe place is known.
 
-    Args:
-        tokenizer: its split pattern decides.
-        special: special tokens in documents are tokens, and must not be cut.
+    With ``special``, special tokens in documents are tokens, and must not be cut.
     """
     if special and any(re.search(r"\s", text) for text in tokenizer.special_tokens):
         return None
@@ -122,9 +116,7 @@ def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] |
 def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
     """Return a function that encodes batches with tiktoken, ``<|endoftext|>`` before each document.
 
-    Args:
-        tokenizer: the vocabulary.
-        special: the text of a special token in a document becomes that token.
+    With ``special``, the text of a special token in a document becomes that token.
     """
     import numpy as np
 
@@ -147,10 +139,8 @@ def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
 def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
     """Return a function that encodes batches with gigatoken, as :func:`tiktoken_encoder` does.
 
-    Args:
-        tokenizer: the vocabulary.
-        scheme: gigatoken's name of the tokenizer's pattern.
-        exact: encodes text that contains ``<|endoftext|>``, which gigatoken cannot.
+    ``scheme`` is gigatoken's name of the tokenizer's pattern. ``exact`` encodes text that contains
+    ``<|endoftext|>``, which gigatoken cannot.
     """
     import numpy as np
     from gigatoken import Tokenizer as Fast
@@ -180,11 +170,8 @@ def _encoder(
 ) -> Encode:
     """Return a function that encodes batches.
 
-    Args:
-        tokenizer: the vocabulary.
-        joined_ids: encodes a batch as one text, in which ``<|endoftext|>`` begins each document.
-        otherwise: encodes a batch whose documents contain ``<|endoftext|>``, unless ``special``.
-        special: the text of a special token in a document becomes that token.
+    ``joined_ids`` encodes a batch as one text, in which ``<|endoftext|>`` begins each document;
+    ``otherwise``, unless ``special``, a batch whose documents contain ``<|endoftext|>``.
     """
     dtype = token_dtype(tokenizer.vocab_size)
 
@@ -246,11 +233,7 @@ def choose_encoder(
 ) -> ChosenEncoder:
     """Return the encoder of a text: gigatoken if it gives tiktoken's tokens, else tiktoken.
 
-    Args:
-        tokenizer: the vocabulary.
-        parts: the text; gigatoken is compared with tiktoken on samples of it.
-        fast: whether to use gigatoken; None: if it is installed.
-        special: the text of a special token in a document becomes that token.
+    They are compared on samples of ``parts``. ``fast`` is None for gigatoken if it is installed.
 
     Raises:
         Usage: ``fast`` is True and gigatoken is not installed.

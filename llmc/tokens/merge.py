@@ -77,8 +77,7 @@ def _within(part: Part, first: int, end: int | None) -> Iterator[str]:
 def find_parts(folders: Sequence[Path]) -> list[Manifest]:
     """Return the manifests of all parts of a dataset, in order, their files verified.
 
-    Args:
-        folders: those of the parts, or the dataset's folder that contains them.
+    ``folders`` are those of the parts, or the dataset's folder that contains them.
 
     Raises:
         Usage: a folder is not a part of a dataset.

@@ -112,10 +112,8 @@ class Tokenizer:
 def load_tokenizer(spec: str) -> Tokenizer:
     """Return the tokenizer that ``spec`` names.
 
-    Args:
-        spec: ``gpt2``, ``byte``, a tiktoken encoding, or a file in tiktoken's form. A
-            tokenizer.json beside the file may hold its pattern and special tokens; without one
-            they are GPT-2's.
+    It is ``gpt2``, ``byte``, a tiktoken encoding, or a file in tiktoken's form. A tokenizer.json
+    beside the file may hold its pattern and special tokens; without one they are GPT-2's.
 
     Raises:
         Usage: ``spec`` is none of these; ``bpe:N`` has to be trained (:mod:`llmc.tokens.bpe`).

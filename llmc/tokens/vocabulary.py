@@ -130,9 +130,7 @@ def file_form(ranks: Mapping[bytes, int]) -> bytes:
 def read_ranks(path: Path, *, gaps: bool = False) -> dict[bytes, int]:
     """Read tiktoken's text form strictly: tiktoken's own reader caches by path and misses changes.
 
-    Args:
-        path: the file.
-        gaps: ids may be left out, for special tokens; their order still counts.
+    With ``gaps``, ids may be left out, for special tokens; their order still counts.
 
     Raises:
         BadData: a line is broken, an id is out of order, a token comes twice or a byte is missing.
