@@ -44,11 +44,7 @@ STDLIB_SKIPPED = frozenset(
 
 
 def open_source(
-    workspace: Workspace,
-    inputs: list[str],
-    reading: Reading = AS_USUAL,
-    *,
-    report: Report = SILENT,
+    workspace: Workspace, inputs: list[str], reading: Reading = AS_USUAL, *, report: Report = SILENT
 ) -> Source:
     """Return the text that ``inputs`` name.
 
