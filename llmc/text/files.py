@@ -147,25 +147,24 @@ def examine(path: Path, *, is_text: bool, name: str | None = None) -> Examined:
     Raises:
         BadData: it cannot be read.
     """
+    name = name or str(path)
     digest = hashlib.sha256()
-    decoder = Decoder(name or str(path))
+    decoder = Decoder(name)
     fault: BadData | None = None
-    size = 0
     try:
         with path.open("rb") as file:
+            if (wrong := not_data(file.read(HEAD_BYTES), name, page_is_fine=is_text)) is not None:
+                fault = BadData(wrong)
+            file.seek(0)
             while True:
                 chunk = file.read(CHUNK)
                 digest.update(chunk)
-                if size == 0 and fault is None:
-                    wrong = not_data(chunk[:HEAD_BYTES], name or str(path), page_is_fine=is_text)
-                    fault = BadData(wrong) if wrong is not None else None
-                size += len(chunk)
                 if is_text and fault is None:
                     try:
                         decoder.text(chunk, final=not chunk)
                     except NotText as error:
                         fault = error
                 if not chunk:
-                    return Examined(size, digest.hexdigest(), fault)
+                    return Examined(file.tell(), digest.hexdigest(), fault)
     except OSError as error:
         raise BadData(f"cannot read {path}: {error.strerror or error}; leave it out") from error

@@ -95,17 +95,15 @@ def tokenize(
         MissingOutput: the dataset has not been fetched, or a part is missing.
         BadData: a file is damaged or not text, there is too little text, or the disk is full.
     """
-    _check_split(options.val_tokens, options.val_fraction)
-    if not MIN_TOKENS <= options.shard_tokens <= MAX_TOKENS:
-        raise Usage(f"--shard-tokens must lie between {MIN_TOKENS} and {MAX_TOKENS:,}")
-    is_import = options.dtype is not None or options.val_data is not None
+    _check(options)
+    of_token_files = options.dtype or options.val_data
     if options.merge:
-        _refuse(options.tokenizer is not None, "--tokenizer", "--merge: the parts have theirs")
-        _refuse(options.part is not None, "--shard", "--merge")
-        _refuse(is_import, "--dtype and --val-data", "--merge")
+        _refuse(options.tokenizer, "--tokenizer", "--merge: the parts have theirs")
+        _refuse(options.part, "--shard", "--merge")
+        _refuse(of_token_files, "--dtype and --val-data", "--merge")
         return _merge_parts(workspace, inputs, options, report)
-    if is_import or are_token_files(inputs):
-        _refuse(options.part is not None, "--shard", "token files")
+    if of_token_files is not None or are_token_files(inputs):
+        _refuse(options.part, "--shard", "token files")
         return _import_tokens(workspace, inputs, options, report)
     return _tokenize_text(workspace, inputs, options, report)
 
@@ -136,17 +134,20 @@ def find_tokenized(workspace: Workspace, inputs: list[str], tokenizer: str) -> M
     return made if same and made.source == source.records else None
 
 
-def _check_split(val_tokens: int | None, val_fraction: float | None) -> None:
-    if val_tokens is not None and val_fraction is not None:
+def _check(options: TokenizeOptions) -> None:
+    tokens, fraction = options.val_tokens, options.val_fraction
+    if tokens is not None and fraction is not None:
         raise Usage("--val-tokens and --val-fraction exclude each other: give one")
-    if val_tokens is not None and val_tokens < MIN_TOKENS:
-        raise Usage(f"--val-tokens must be at least {MIN_TOKENS}, not {val_tokens}")
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise Usage(f"--val-fraction must lie between 0 and 1, not be {val_fraction:g}")
+    if tokens is not None and tokens < MIN_TOKENS:
+        raise Usage(f"--val-tokens must be at least {MIN_TOKENS}, not {tokens}")
+    if fraction is not None and not 0 < fraction < 1:
+        raise Usage(f"--val-fraction must lie between 0 and 1, not be {fraction:g}")
+    if not MIN_TOKENS <= options.shard_tokens <= MAX_TOKENS:
+        raise Usage(f"--shard-tokens must lie between {MIN_TOKENS} and {MAX_TOKENS:,}")
 
 
-def _refuse(given: bool, flags: str, beside: str) -> None:
-    if given:
+def _refuse(given: object, flags: str, beside: str) -> None:
+    if given is not None:
         raise Usage(f"{flags} makes no sense with {beside}; leave it out")
 
 

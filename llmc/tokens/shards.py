@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmc.errors import BadData
 from llmc.paths import link_or_copy, written_whole
@@ -26,6 +27,9 @@ from llmc.tokens.manifest import Manifest, Shard, Split, shard_names
 from llmc.tokens.pipeline import Feed, Position, Stream
 from llmc.tokens.tokenizer import RECORD_FILE, Tokenizer, save_tokenizer
 from llmc.tokens.vocabulary import TOKENIZER_FILE
+
+if TYPE_CHECKING:
+    from llmc.tokens.files import Ids
 
 SCRATCH = ".tokenizing"
 JOURNAL = "journal.json"
@@ -213,17 +217,11 @@ def write_stream(
 
 @dataclass(frozen=True)
 class Cut:
-    """The size of the validation split, which is the start of the token stream.
+    """The size of the validation split, which is the start of the token stream."""
 
-    Attributes:
-        tokens: exactly this many tokens; None: a fraction.
-        fraction: this fraction of the tokens, moved to the nearest start of a document.
-        most: the maximum number of tokens of a fraction.
-    """
-
-    tokens: int | None = None
-    fraction: float = 0.1
-    most: int | None = None
+    tokens: int | None = None  # exactly this many tokens; None: a fraction
+    fraction: float = 0.1  # of the tokens, moved to the nearest start of a document
+    most: int | None = None  # the maximum number of tokens of a fraction
 
     def at(self, files: Sequence[TokenFile], eot: int) -> int:
         """Return the size of the validation split of the tokens in ``files``.
@@ -234,9 +232,7 @@ class Cut:
         total = sum(file.tokens for file in files)
         if self.tokens is not None:
             return min(self.tokens, total)
-        target = round(self.fraction * total)
-        if self.most is not None:
-            target = min(target, self.most)
+        target = min(round(self.fraction * total), self.most or total)
         found = _nearest(files, eot, target, target // 2 + 1, min(total, target + target // 2))
         return target if found is None else found
 
@@ -251,10 +247,8 @@ def _nearest(
     reach = SLICE
     while low < high:
         start, end = max(low, target - reach), min(high, target + reach + 1)
-        best = None
-        for at in _positions(files, token, start, end):
-            if best is None or abs(at - target) < abs(best - target):
-                best = at
+        places = _positions(files, token, start, end)
+        best = min(places, key=lambda at: abs(at - target), default=None)
         if best is not None or (start == low and end == high):
             return best
         reach *= 4
@@ -267,11 +261,14 @@ def _positions(files: Sequence[TokenFile], token: int, start: int, end: int) -> 
     first = 0
     for file in files:
         low, high = max(start - first, 0), min(end - first, file.tokens)
-        ids = read_tokens(file.path) if low < high else ()
-        for at in range(low, high, SLICE):
-            found = np.flatnonzero(np.asarray(ids[at : min(at + SLICE, high)]) == token)
-            yield from (int(place) + at + first for place in found)
+        for at, ids in zip(range(low, high, SLICE), _slices(file.path, low, high), strict=True):
+            yield from (int(place) + at + first for place in np.flatnonzero(ids == token))
         first += file.tokens
+
+
+def _slices(path: Path, start: int, end: int) -> Iterator[Ids]:
+    # A new map for each slice: pages that were read count as this process's memory.
+    return (read_tokens(path)[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
 
 
 def cut_stream(
@@ -292,11 +289,7 @@ def cut_stream(
             ends = ((val, "val", 0, at), (train, "train", at, file.tokens))
             for split, name, start, end in ends:
                 path = scratch.folder / f"cut_{name}.bin"
-                # A new map for each slice: pages that were read count as this process's memory.
-                slices = (
-                    read_tokens(file.path)[at : min(at + SLICE, end)]
-                    for at in range(start, end, SLICE)
-                )
+                slices = _slices(file.path, start, end)
                 split.append(write_tokens(path, slices, tokenizer.vocab_size))
         else:
             train.append(file)
