@@ -119,6 +119,19 @@ def read_strictly(
 
 
 @contextmanager
+def unreadable_explained(what: Path | str, advice: str) -> Iterator[None]:
+    """Turn an OSError of reading the file ``what`` into one sentence that ends in ``advice``.
+
+    Raises:
+        BadData: the block raised such an error.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadData(f"cannot read {what}: {error.strerror or error}; {advice}") from error
+
+
+@contextmanager
 def broken_explained(what: Path | str, advice: str) -> Iterator[None]:
     """Turn what reading a JSON file with missing or mistyped fields raises into one sentence.
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from llmc.errors import BadData
 from llmc.fetch.compression import decompressed
-from llmc.kinds import HEAD_BYTES, not_data
+from llmc.kinds import HEAD_BYTES, not_data, unreadable_explained
 from llmc.text.utf8 import CHUNK, Decoder, NotText
 
 LIBRARY_ERRORS = ("ZstdError", "LZMAError")  # of libraries that are not imported before their use
@@ -73,13 +73,9 @@ def opened(stretch: Stretch) -> Iterator[BinaryIO]:
     Raises:
         BadData: the file cannot be read, or is shorter than it was.
     """
-    try:
+    with unreadable_explained(stretch.path, "name another file"):
         file = stretch.path.open("rb")
         size = file.seek(0, io.SEEK_END)
-    except OSError as error:
-        raise BadData(
-            f"cannot read {stretch.path}: {error.strerror or error}; name another file"
-        ) from error
     with file:
         if size < stretch.end:
             raise BadData(f"{stretch.name} is cut short: get it again")
@@ -151,20 +147,21 @@ def examine(path: Path, *, is_text: bool, name: str | None = None) -> Examined:
     digest = hashlib.sha256()
     decoder = Decoder(name)
     fault: BadData | None = None
+    with unreadable_explained(path, "leave it out"), path.open("rb") as file:
+        if (wrong := not_data(file.read(HEAD_BYTES), name, page_is_fine=is_text)) is not None:
+            fault = BadData(wrong)
+        file.seek(0)
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            fault = fault or _fault(decoder, chunk, is_text=is_text)
+        fault = fault or _fault(decoder, b"", is_text=is_text)
+        return Examined(file.tell(), digest.hexdigest(), fault)
+
+
+def _fault(decoder: Decoder, chunk: bytes, *, is_text: bool) -> NotText | None:
     try:
-        with path.open("rb") as file:
-            if (wrong := not_data(file.read(HEAD_BYTES), name, page_is_fine=is_text)) is not None:
-                fault = BadData(wrong)
-            file.seek(0)
-            while True:
-                chunk = file.read(CHUNK)
-                digest.update(chunk)
-                if is_text and fault is None:
-                    try:
-                        decoder.text(chunk, final=not chunk)
-                    except NotText as error:
-                        fault = error
-                if not chunk:
-                    return Examined(file.tell(), digest.hexdigest(), fault)
-    except OSError as error:
-        raise BadData(f"cannot read {path}: {error.strerror or error}; leave it out") from error
+        if is_text:
+            decoder.text(chunk, final=not chunk)
+    except NotText as error:
+        return error
+    return None

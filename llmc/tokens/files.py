@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData
-from llmc.kinds import not_data, read_strictly
+from llmc.kinds import not_data, read_strictly, unreadable_explained
 from llmc.paths import written_whole
 
 if TYPE_CHECKING:
@@ -240,9 +240,6 @@ def payload_sha256(path: Path) -> str:
     Raises:
         BadData: the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(HEADER_BYTES)
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadData(f"cannot read {path}: {error.strerror}; {_AGAIN}") from error
+    with unreadable_explained(path, _AGAIN), path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.installation import install_command
+from llmc.kinds import unreadable_explained
 from llmc.paths import cache_dir
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import unspelled
@@ -142,10 +143,8 @@ def read_ranks(path: Path, *, gaps: bool = False) -> dict[bytes, int]:
 
     ranks: dict[bytes, int] = {}
     last = -1
-    try:
+    with unreadable_explained(f"the tokenizer {path}", "name another"):
         lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise BadData(f"cannot read the tokenizer {path}: {error.strerror}") from error
     for number, line in enumerate(lines, start=1):
         try:
             text, rank = line.split(b" ")
