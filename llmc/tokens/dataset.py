@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
-from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, Source, open_source
+from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, open_source
 from llmc.tokens import shards
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import choose_encoder, cuts_of
 from llmc.tokens.files import MAX_TOKENS
-from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_feed
+from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
 from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, load_manifest, verify
 from llmc.tokens.merge import find_parts, folder_name, range_of
-from llmc.tokens.pipeline import Feed, text_feed
+from llmc.tokens.pipeline import Feed, text_tasks
 from llmc.tokens.shards import MIN_TOKENS, MOST_VAL_TOKENS, SHARD_TOKENS, Cut
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
@@ -184,16 +185,19 @@ def _tokenize_text(
             val_parts=range_of(source.val_parts, *part) if source.val_parts is not None else None,
         )
     if vocab_size is not None:
-        tokenizer = _train_tokenizer(source, vocab_size, report)
+        report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
+        texts = (text for part in source.parts for text in part.texts())
+        total = replace(source, val_parts=None).total_bytes
+        tokenizer = train_bpe(texts, vocab_size, total=total, report=report)
     else:
         tokenizer = load_tokenizer(spec)
     chosen = choose_encoder(tokenizer, source.parts, fast=options.fast, special=options.special)
     if chosen.note:
         report.note(chosen.note)
     cuts = cuts_of(tokenizer, special=options.special)
-    feeds = {"train": text_feed(source.parts, chosen.encode, cuts)}
+    feeds: dict[str, Feed] = {"train": partial(text_tasks, source.parts, chosen.encode, cuts)}
     if source.val_parts is not None:
-        feeds["val"] = text_feed(source.val_parts, chosen.encode, cuts)
+        feeds["val"] = partial(text_tasks, source.val_parts, chosen.encode, cuts)
     made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
     made = replace(made, special=options.special, part=record)
     size = source.total_bytes
@@ -211,7 +215,7 @@ def _import_tokens(
     _note_default_tokenizer(options, report)
     tokenizer = load_tokenizer(spec)
     records = source_records(paths, dtype)
-    feeds = {"train": token_feed(paths, dtype, tokenizer)}
+    feeds: dict[str, Feed] = {"train": partial(token_tasks, paths, dtype, tokenizer)}
     stem = paths[0].stem
     name = paths[0].resolve().parent.name if stem in ("train", "val") else stem
     if options.val_data is None:
@@ -222,7 +226,7 @@ def _import_tokens(
                 "--val-data names the validation tokens: leave out --val-tokens and --val-fraction"
             )
         val_paths = find_token_files([options.val_data], dtype)
-        feeds["val"] = token_feed(val_paths, dtype, tokenizer)
+        feeds["val"] = partial(token_tasks, val_paths, dtype, tokenizer)
         records += source_records(val_paths, dtype)
         cut = Cut()
     made = Manifest.unwritten(options.out or workspace.data / name, name, tokenizer, records)
@@ -297,13 +301,6 @@ def _cut_of(
         "(--val-fraction)"
     )
     return Cut(fraction=VAL_FRACTION, most=MOST_VAL_TOKENS)
-
-
-def _train_tokenizer(source: Source, vocab_size: int, report: Report) -> Tokenizer:
-    report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
-    texts = (text for part in source.parts for text in part.texts())
-    total = replace(source, val_parts=None).total_bytes
-    return train_bpe(texts, vocab_size, total=total, report=report)
 
 
 def _key(made: Manifest, options: TokenizeOptions) -> str:

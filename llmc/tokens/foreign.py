@@ -12,7 +12,7 @@ from llmc.fetch.download import file_sha256
 from llmc.paths import expanded
 from llmc.tokens.encode import Encoded
 from llmc.tokens.files import has_header, read_headerless, read_tokens, token_dtype
-from llmc.tokens.pipeline import Feed, Position, Task
+from llmc.tokens.pipeline import Position, Task
 from llmc.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -49,11 +49,6 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
     return paths
 
 
-def token_feed(paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer) -> Feed:
-    """Return the tasks of reading token files and checking that each id is in the vocabulary."""
-    return partial(_tasks, paths, dtype, tokenizer)
-
-
 def source_records(paths: Sequence[Path], dtype: str | None) -> tuple[dict[str, Any], ...]:
     """Return the manifest's ``source`` entries for token files."""
     return tuple(
@@ -75,9 +70,10 @@ def _tokens_of(path: Path, dtype: str | None) -> Ids:
     return read_tokens(path) if dtype is None else read_headerless(path, dtype)
 
 
-def _tasks(
+def token_tasks(
     paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer, start: Position
 ) -> Iterator[Task]:
+    """Yield the tasks of reading token files and checking that each id is in the vocabulary."""
     import numpy as np
 
     lengths = np.zeros(tokenizer.vocab_size, np.int64)  # text bytes of every token

@@ -47,14 +47,10 @@ class Task:
 Feed = Callable[[Position], Iterator[Task]]
 
 
-def text_feed(parts: Sequence[Part], encode: Encode, cuts: re.Pattern[str] | None) -> Feed:
-    """Return the tasks of reading and encoding ``parts``; documents are cut at ``cuts``."""
-    return partial(_text_tasks, parts, encode, cuts)
-
-
-def _text_tasks(
+def text_tasks(
     parts: Sequence[Part], encode: Encode, cuts: re.Pattern[str] | None, start: Position
 ) -> Iterator[Task]:
+    """Yield the tasks of reading and encoding ``parts``; documents are cut at ``cuts``."""
     first = start.part
     while first < len(parts):
         last, size = first, 0
