@@ -32,25 +32,15 @@ URL_HINT = "check the address, or save the file yourself and name it"
 
 @dataclass(frozen=True)
 class Source:
-    """Text ready to be tokenized.
+    """Text ready to be tokenized."""
 
-    Attributes:
-        name: the dataset's name, that of its folder under ``data/``.
-        parts: the text, in order.
-        records: the origin of the text, for the manifest.
-        val_parts: the validation text, if the dataset has its own.
-        val_tokens: the default size of the validation split in tokens; None for ``VAL_FRACTION``.
-        skipped: number of files skipped because they are empty or not UTF-8 text.
-        notes: the choices that were made by default, one sentence each.
-    """
-
-    name: str
-    parts: tuple[Part, ...]
-    records: tuple[dict[str, Any], ...]
-    val_parts: tuple[Part, ...] | None = None
-    val_tokens: int | None = None
-    skipped: int = field(default=0, compare=False)
-    notes: tuple[str, ...] = field(default=(), compare=False)
+    name: str  # of the dataset and of its folder under data/
+    parts: tuple[Part, ...]  # the text, in order
+    records: tuple[dict[str, Any], ...]  # the origin of the text, for the manifest
+    val_parts: tuple[Part, ...] | None = None  # the validation text, if the dataset has its own
+    val_tokens: int | None = None  # the default validation split; None for VAL_FRACTION
+    skipped: int = field(default=0, compare=False)  # files that are empty or not UTF-8 text
+    notes: tuple[str, ...] = field(default=(), compare=False)  # sentences on choices by default
 
     @property
     def total_bytes(self) -> int | None:

@@ -36,15 +36,14 @@ class Part:
     """A piece of a text that can be read by itself, by another process or on another machine.
 
     Attributes:
-        bytes: its stored size, for progress; None if that is not known.
         read: returns a new iterator over its documents; it can be pickled, and gives the same
             documents every time.
         stream: makes an iterator over a single document in chunks, each with whether it begins
             the document; None: the part is not a single document.
     """
 
-    name: str
-    bytes: int | None
+    name: str  # in messages
+    bytes: int | None  # its stored size, for progress; None if that is not known
     read: Callable[[], Iterator[str]]
     stream: Callable[[], Iterator[tuple[bool, str]]] | None = None
 
@@ -61,22 +60,15 @@ def documents_of(parts: Iterable[Part]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a file, and how it becomes documents.
-
-    Attributes:
-        whole: the file or archive member that it is a stretch of, for line numbers.
-        is_optional: it is one of many files and is skipped if it is not text.
-        groups: the row groups of a parquet file; None: all.
-        column_bytes: the size of their text, unpacked.
-    """
+    """A stretch of a file, and how it becomes documents."""
 
     stretch: Stretch
     kind: Kind
     reading: Reading
-    whole: Stretch
-    is_optional: bool = False
-    groups: range | None = None
-    column_bytes: int | None = None
+    whole: Stretch  # the file or archive member that it is a stretch of, for line numbers
+    is_optional: bool = False  # it is one of many files and is skipped if it is not text
+    groups: range | None = None  # the row groups of a parquet file; None: all
+    column_bytes: int | None = None  # the size of their text, unpacked
 
     @property
     def bytes(self) -> int:

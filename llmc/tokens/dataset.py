@@ -29,38 +29,21 @@ DEFAULT_TOKENIZER = "gpt2"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeOptions:
-    """How :func:`tokenize` turns its inputs into a dataset.
+    """How :func:`tokenize` turns its inputs into a dataset."""
 
-    Attributes:
-        tokenizer: ``gpt2``, ``byte``, ``bpe:N`` (trained on the text), the name of a tiktoken
-            encoding, or a file; None: gpt2.
-        val_tokens: validate on exactly the first N tokens.
-        val_fraction: validate on this fraction of the tokens, rounded to whole documents.
-        out: the dataset's folder; None: ``data/<name>`` in the workspace.
-        reading: which files are read, and how they are cut into documents.
-        special: the text of a special token in a document becomes that token.
-        shard_tokens: maximum number of tokens in one file.
-        workers: encoding threads; None: one per core. Any number gives the same tokens.
-        fast: encode with gigatoken; None: if it is installed.
-        dtype: the inputs are headerless token files of this type, ``uint16`` or ``int32``.
-        val_data: the inputs are token files, and this file or pattern is the validation split.
-        part: (I, N): tokenize only the I-th of N parts, into a folder of its own.
-        merge: the inputs are the folders of such parts: merge them.
-    """
-
-    tokenizer: str | None = None
-    val_tokens: int | None = None
-    val_fraction: float | None = None
-    out: Path | None = None
-    reading: Reading = AS_USUAL
-    special: bool = False
-    shard_tokens: int = SHARD_TOKENS
-    workers: int | None = None
-    fast: bool | None = None
-    dtype: str | None = None
-    val_data: str | None = None
-    part: tuple[int, int] | None = None
-    merge: bool = False
+    tokenizer: str | None = None  # gpt2, byte, bpe:N (to train), a tiktoken encoding, or a file
+    val_tokens: int | None = None  # validate on exactly the first N tokens
+    val_fraction: float | None = None  # validate on this fraction, rounded to whole documents
+    out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
+    reading: Reading = AS_USUAL  # which files are read, and how they are cut into documents
+    special: bool = False  # the text of a special token in a document becomes that token
+    shard_tokens: int = SHARD_TOKENS  # maximum number of tokens in one file
+    workers: int | None = None  # threads; None: one per core; any number gives the same tokens
+    fast: bool | None = None  # encode with gigatoken; None: if it is installed
+    dtype: str | None = None  # the inputs are headerless token files, of uint16 or int32
+    val_data: str | None = None  # the inputs are token files, and this file or pattern validates
+    part: tuple[int, int] | None = None  # (I, N): tokenize the I-th of N parts, into its own folder
+    merge: bool = False  # the inputs are the folders of such parts: merge them
 
 
 @dataclass(frozen=True)

@@ -75,26 +75,19 @@ class PartRecord:
 class Manifest:
     """A dataset.
 
-    Attributes:
-        folder: where the manifest and the files it names lie; not part of the file.
-        dataset: its name.
-        source: where the text came from, as ``name`` or ``path``, ``bytes`` and ``sha256``; one
-            entry with a count in ``files`` and one combined hash stands for many files.
-        text_bytes: UTF-8 bytes of all documents of both splits.
-        special: the text of a special token in a document became that token.
-        part: None, or of which part of a dataset this speaks: nothing to train on yet.
-        created_by: the version of llmc.
+    ``source`` says where the text came from, as ``name`` or ``path``, ``bytes`` and ``sha256``; one
+    entry with a count in ``files`` and one combined hash stands for many files.
     """
 
-    folder: Path
-    dataset: str
+    folder: Path  # where the manifest and the files it names lie; not part of the file
+    dataset: str  # its name
     tokenizer: TokenizerRecord
     train: Split
     val: Split
     source: tuple[dict[str, Any], ...]
-    text_bytes: int
-    special: bool = False
-    part: PartRecord | None = None
+    text_bytes: int  # UTF-8 bytes of all documents of both splits
+    special: bool = False  # the text of a special token in a document became that token
+    part: PartRecord | None = None  # the part of a dataset that this is: nothing to train on yet
     created_by: str = f"llmc {__version__}"
 
     @classmethod
