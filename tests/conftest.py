@@ -149,6 +149,14 @@ def llmc(tmp_path: Path, cache: Path) -> Llmc:
     return Llmc(workspace, cache)
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    """Return a prepared workspace, once for each file of tests; most tests work in a copy."""
+    from tests.helpers.workspace import prepared_workspace
+
+    return prepared_workspace(tmp_path_factory.mktemp("prepared") / "workspace", cache)
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Context:
     """Return the context that commands' core functions take, in an empty workspace."""

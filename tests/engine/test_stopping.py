@@ -23,7 +23,7 @@ from tests.helpers.engine import (
     succeeded,
     without_times,
 )
-from tests.helpers.workspace import copy_of, metrics, ok, prepared_workspace
+from tests.helpers.workspace import copy_of, metrics, ok
 from tests.programs.torture import ending, settings
 
 TOKENS, B, T = 1200, 3, 19  # what torture.settings makes: 63 windows, 57 tokens an update
@@ -263,11 +263,6 @@ def test_skipping_is_the_same_for_any_number_of_threads(
 
 
 # ---- the command line ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("stopping") / "workspace", cache)
 
 
 @pytest.fixture

@@ -84,9 +84,7 @@ def test_a_reader_that_leaves_early_is_no_error(llmc: Llmc) -> None:
         process.stdin.close()
         errors = process.stderr.read()
     assert process.returncode == 0
-    assert b"Traceback" not in errors
-    assert b"Exception ignored" not in errors
-    assert b"error" not in errors
+    assert not re.search(rb"Traceback|Exception ignored|error", errors)
 
 
 @given(text=st.text(alphabet="0123456789 \n\t\r"), cut=st.integers(0, 50))

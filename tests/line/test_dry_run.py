@@ -37,7 +37,7 @@ from tests.helpers.engine import (
     some_tensors,
     succeeded,
 )
-from tests.helpers.workspace import copy_of, ok, prepared_workspace, runs
+from tests.helpers.workspace import copy_of, ok, runs
 
 HUGE_PAGE = 2 << 20
 PARTS = [
@@ -69,11 +69,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Flags:
         "data": save_tokens(folder / "train.bin", random_tokens(10000, V), V),
         "seq_len": 64,
     }
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("dry") / "workspace", cache)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.helpers.engine import (
     succeeded,
     without_times,
 )
-from tests.helpers.workspace import copy_of, metrics, ok, prepared_workspace
+from tests.helpers.workspace import copy_of, metrics, ok
 from tests.programs.torture import ending, settings, torture
 
 
@@ -268,11 +268,6 @@ def test_shortened_metrics_are_refused(native: Native, flags: Flags, tmp_path: P
 
 
 # ---- the command line ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("resume") / "workspace", cache)
 
 
 @pytest.fixture

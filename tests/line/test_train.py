@@ -29,7 +29,6 @@ from tests.helpers.workspace import (
     losses,
     metrics,
     ok,
-    prepared_workspace,
     runs,
     trained,
 )
@@ -67,11 +66,6 @@ FLAGS: dict[str, Any] = {
     "save_every": 2,
     "keep": 2,
 }
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("train") / "workspace", cache)
 
 
 @pytest.fixture
