@@ -93,7 +93,9 @@ class Scratch:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
         for path in self.folder.iterdir():
-            if path.name not in {*known, JOURNAL}:
+            if path.is_dir():  # in which a file was being written
+                shutil.rmtree(path)
+            elif path.name not in {*known, JOURNAL}:
                 path.unlink()
 
     def _finished(self) -> list[TokenFile]:
