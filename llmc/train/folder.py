@@ -30,7 +30,7 @@ from llmc.paths import (
 )
 from llmc.tokens.tokenizer import RECORD_FILE, Tokenizer, recorded_tokenizer
 from llmc.tokens.vocabulary import TOKENIZER_FILE
-from llmc.weights.lookup import tokenizer_of
+from llmc.weights.tokenizer import tokenizer_of
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
