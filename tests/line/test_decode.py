@@ -18,7 +18,7 @@ from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.dataset import TokenizeOptions, tokenize
 from llmc.tokens.tokenizer import Tokenizer, record_tokenizer
-from llmc.train.tokenizers import newest_tokenizer
+from llmc.train.folder import newest_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
 
 TEXT = "naïve — 東京 🙂\r\n\tend"

@@ -17,8 +17,7 @@ from llmc.engine.build import ensure_native
 from llmc.model import ModelConfig
 from llmc.tokens.files import read_tokens, write_tokens
 from llmc.train.loop import engine_arguments, run_engine
-from llmc.train.metrics import Event
-from llmc.train.progress import Progress
+from llmc.train.metrics import Event, Progress
 from llmc.train.start import Data
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence

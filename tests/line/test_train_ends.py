@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from llmc.cli.context import Context
-from llmc.config import Preset, TrainConfig
+from llmc.config import Preset
 from llmc.errors import Interrupted
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
@@ -341,8 +341,8 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(
     here = Context(Workspace(llmc.workspace), here.ui)
     data = find_data(here.workspace, None, None)
     start = llmc.workspace / model()[1]
-    shape = read_header(start).config
-    plan = RunPlan(Path(), Preset(), TrainConfig(), data, start, shape)
+    preset = Preset(model=read_header(start).config)
+    plan = RunPlan(Path(), preset, data, start)
     for stop in (KeyboardInterrupt, Interrupted):
 
         def stopped(*_: object, stop: type[BaseException] = stop) -> None:

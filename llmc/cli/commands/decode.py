@@ -12,7 +12,7 @@ import typer
 from llmc.cli.context import Context
 from llmc.errors import BadData, Usage
 from llmc.tokens.tokenizer import load_tokenizer
-from llmc.train.tokenizers import newest_tokenizer
+from llmc.train.folder import newest_tokenizer
 
 CHUNK = 1 << 16
 
