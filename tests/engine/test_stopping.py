@@ -223,7 +223,14 @@ def test_an_update_that_stands_out_is_skipped(native: Native, flags: Flags, tmp_
             assert same == (step in told), step
 
 
-@pytest.mark.parametrize("more", [{}, {"total_batch_size": 57 * 2}, {"grad_clip": 0.5}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"grad_clip": 0.5},
+        pytest.param({}, marks=pytest.mark.full),
+        pytest.param({"total_batch_size": 57 * 2}, marks=pytest.mark.full),
+    ],
+)
 def test_thresholds_that_are_never_reached_change_no_bit(
     more: Flags, native: Native, flags: Flags, tmp_path: Path
 ) -> None:
@@ -232,7 +239,7 @@ def test_thresholds_that_are_never_reached_change_no_bit(
     assert ending(tmp_path / "plain") == ending(tmp_path / "skip")
 
 
-@pytest.mark.parametrize("torn_at", [60, 141])
+@pytest.mark.parametrize("torn_at", [141, pytest.param(60, marks=pytest.mark.full)])
 def test_windows_and_patience_survive_a_resume(
     torn_at: int, native: Native, flags: Flags, tmp_path: Path
 ) -> None:
