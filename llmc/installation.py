@@ -23,7 +23,12 @@ def install_command(extra: str) -> str:
     """
     clone = _clone() or DISTRIBUTION
     source = "." if clone == Path.cwd() else str(clone)
-    return f"{_tool('pip')} install {shlex.quote(f'{source}[{extra}]')}"
+    return pip_install(f"{source}[{extra}]")
+
+
+def pip_install(package: str) -> str:
+    """Return the command that installs a package into this Python's environment."""
+    return f"{_tool('pip')} install {shlex.quote(package)}"
 
 
 def program() -> str:
