@@ -70,9 +70,11 @@ def make_app(
     )
     # The guard checks the key; this only publishes that there is one.
     keyed = [Depends(HTTPBearer(auto_error=False))] if guard.key is not None else []
-    app.include_router(_open_routes(completions))
-    app.include_router(_keyed_routes(served, completions, metrics), dependencies=keyed)
-    paths = {getattr(route, "path", "") for route in app.routes}
+    opened, needs_key = _open_routes(completions), _keyed_routes(served, completions, metrics)
+    app.include_router(opened)
+    app.include_router(needs_key, dependencies=keyed)
+    routes = (*app.routes, *opened.routes, *needs_key.routes)
+    paths = {path for route in routes if (path := getattr(route, "path", None))}
     return Front(app, guard, metrics, log, paths)
 
 
