@@ -15,8 +15,9 @@ from llmc.model import parameter_count
 from llmc.paths import CHECKPOINT, METRICS
 from llmc.sample.model import SampleModel
 from llmc.tokens.tokenizer import Tokenizer
-from llmc.train.curves import Point, extremes
+from llmc.train.curves import extremes
 from llmc.train.history import read_run
+from llmc.train.metrics import Point
 from llmc.train.plots import plot_of
 from llmc.weights.checkpoint import read_header
 
