@@ -15,8 +15,8 @@ from pathlib import Path
 from llmc.config import nearest
 from llmc.errors import BadData, Usage
 from llmc.fetch import registry
+from llmc.fetch.network import is_url
 from llmc.fetch.registry import NAMES, STDLIB
-from llmc.fetch.remote import is_url
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text import opening
