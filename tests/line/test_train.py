@@ -28,7 +28,6 @@ from tests.helpers.workspace import (
     losses,
     metrics,
     ok,
-    prepared_workspace,
     runs,
     trained,
 )
@@ -66,11 +65,6 @@ FLAGS: dict[str, Any] = {
     "save_every": 2,
     "keep": 2,
 }
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("train") / "workspace", cache)
 
 
 @pytest.fixture

@@ -27,16 +27,11 @@ from llmc.train.start import find_data
 from llmc.weights.checkpoint import read_checkpoint, read_header, write_checkpoint
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.workspace import copy_of, losses, metrics, ok, prepared_workspace, runs, trained
+from tests.helpers.workspace import copy_of, losses, metrics, ok, runs, trained
 
 TINY = ModelConfig(1, 2, 16, 64, 257)
 FOREVER = ["--steps", "1000000", "--val-every", "0", "--sample-every", "0", "--threads", "1"]
 EACH = [*FOREVER, "--log-every", "1"]
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("ends") / "workspace", cache)
 
 
 @pytest.fixture
