@@ -108,8 +108,12 @@ class StreamOptions(BaseModel):
     """Options of a stream."""
 
     model_config = ConfigDict(extra="forbid")
-    include_usage: StrictBool | None = Field(None, description="End the stream with the usage.")
-    include_obfuscation: StrictBool | None = Field(None, description="Accepted and ignored.")
+    include_usage: StrictBool | None = Field(
+        default=None, description="End the stream with the usage."
+    )
+    include_obfuscation: StrictBool | None = Field(
+        default=None, description="Accepted and ignored."
+    )
 
 
 # What the fields' own schemas do not express.
