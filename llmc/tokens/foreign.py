@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
-from llmc.fetch.download import file_sha256
+from llmc.fetch.cache import file_sha256
+from llmc.paths import expanded
 from llmc.tokens.encode import Encoded
 from llmc.tokens.files import has_header, read_headerless, read_tokens, token_dtype
-from llmc.tokens.pipeline import Feed, Position, Task
+from llmc.tokens.pipeline import Position, Task
 from llmc.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from llmc.tokens.files import Ids
 
 SLICE = 1 << 20
 
 
 def are_token_files(inputs: Sequence[str]) -> bool:
     """Return whether all inputs are token files: they have a header, or are called ``.bin``."""
-    paths = [Path(path) for text in inputs for path in _expanded(text)]
+    paths = _paths(inputs)
     return bool(paths) and all(
         path.is_file() and (has_header(path) or path.suffix == ".bin") for path in paths
     )
@@ -37,7 +36,7 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
         Usage: there is no such file, or it has no header and ``dtype`` is None.
         BadData: a file is damaged.
     """
-    paths = [Path(path) for text in inputs for path in _expanded(text)]
+    paths = _paths(inputs)
     for path in paths:
         if not path.is_file():
             raise Usage(f"no token file '{path}': name files, or a pattern that finds some")
@@ -48,11 +47,6 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
             )
         _tokens_of(path, dtype)
     return paths
-
-
-def token_feed(paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer) -> Feed:
-    """Return the tasks of reading token files and checking that each id is in the vocabulary."""
-    return partial(_tasks, paths, dtype, tokenizer)
 
 
 def source_records(paths: Sequence[Path], dtype: str | None) -> tuple[dict[str, Any], ...]:
@@ -68,19 +62,18 @@ def source_records(paths: Sequence[Path], dtype: str | None) -> tuple[dict[str, 
     )
 
 
-def _expanded(text: str) -> list[str]:
-    if Path(text).exists() or not any(character in text for character in "*?["):
-        return [text]
-    return sorted(glob.glob(text)) or [text]  # noqa: PTH207  # Path.glob takes no absolute pattern
+def _paths(inputs: Sequence[str]) -> list[Path]:
+    return [path for text in inputs for path in expanded(text) or [Path(text)]]
 
 
-def _tokens_of(path: Path, dtype: str | None) -> NDArray[np.integer[Any]]:
+def _tokens_of(path: Path, dtype: str | None) -> Ids:
     return read_tokens(path) if dtype is None else read_headerless(path, dtype)
 
 
-def _tasks(
+def token_tasks(
     paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer, start: Position
 ) -> Iterator[Task]:
+    """Yield the tasks of reading token files and checking that each id is in the vocabulary."""
     import numpy as np
 
     lengths = np.zeros(tokenizer.vocab_size, np.int64)  # text bytes of every token
@@ -97,9 +90,7 @@ def _tasks(
             yield Task(Position(index, at // SLICE), run, size)
 
 
-def _checked(
-    path: Path, dtype: str | None, at: int, lengths: NDArray[np.int64], tokenizer: Tokenizer
-) -> Encoded:
+def _checked(path: Path, dtype: str | None, at: int, lengths: Ids, tokenizer: Tokenizer) -> Encoded:
     import numpy as np
 
     # A new map for each slice: pages that were read count as this process's memory.

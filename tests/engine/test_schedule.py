@@ -17,12 +17,10 @@ from tests.helpers.engine import (
     RAGGED,
     Flags,
     Native,
-    random_tokens,
     refused,
-    save_model,
-    save_tokens,
     steps_of,
     succeeded,
+    training_files,
 )
 
 STEPS, LR = 23, 0.004
@@ -30,13 +28,8 @@ STEPS, LR = 23, 0.004
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Flags:
-    folder = tmp_path_factory.mktemp("schedule")
-    V = RAGGED.vocab_size
-    return {
-        "model": save_model(folder / "model.bin", RAGGED),
-        "data": save_tokens(folder / "train.bin", random_tokens(1200, V), V),
-        "sample_every": 0,
-    }
+    made = training_files(tmp_path_factory.mktemp("schedule"), RAGGED)
+    return {"model": made["model"], "data": made["data"], "sample_every": 0}
 
 
 def trained(native: Native, files: Flags, out: Path, **flags: Any) -> list[dict[str, Any]]:
@@ -118,7 +111,7 @@ def test_a_warmup_longer_than_the_run_only_rises(
         assert found == pytest.approx([LR * (i + 1) / 50 for i in range(STEPS)])
 
 
-def test_what_is_no_schedule_is_refused(native: Native, files: Flags, tmp_path: Path) -> None:
+def test_a_wrong_schedule_is_refused(native: Native, files: Flags, tmp_path: Path) -> None:
     for flags, words in (
         ({"schedule": "cosin"}, "--schedule takes constant, cosine, linear or wsd, not 'cosin'"),
         ({"lr_final": 1.5}, "--lr-final must be between 0 and 1, not 1.5"),

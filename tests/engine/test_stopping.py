@@ -23,7 +23,7 @@ from tests.helpers.engine import (
     succeeded,
     without_times,
 )
-from tests.helpers.workspace import copy_of, metrics, ok, prepared_workspace
+from tests.helpers.workspace import copy_of, metrics, ok
 from tests.programs.torture import ending, settings
 
 TOKENS, B, T = 1200, 3, 19  # what torture.settings makes: 63 windows, 57 tokens an update
@@ -63,7 +63,7 @@ def trained(native: Native, out: Path, **flags: Any) -> dict[str, Any]:
         ({}, (40, "steps")),
     ],
 )
-def test_whatever_comes_first_ends_the_run(
+def test_the_first_limit_reached_ends_the_run(
     limits: Flags, expected: tuple[int, str], native: Native, flags: Flags, tmp_path: Path
 ) -> None:
     end = trained(native, tmp_path / "out", **flags, **limits)
@@ -115,7 +115,7 @@ def test_schedules_sink_to_the_last_step_that_is_known(
     assert "--schedule cosine sinks towards the last step" in error and "--steps" in error
 
 
-def test_time_is_not_begun_anew_by_a_resume(native: Native, flags: Flags, tmp_path: Path) -> None:
+def test_a_resume_does_not_reset_the_time(native: Native, flags: Flags, tmp_path: Path) -> None:
     """A microsecond is over at the latest after one step, on any machine."""
     flags |= {"max_time": "0.000001s"}
     out = tmp_path / "out"
@@ -140,7 +140,7 @@ def test_times_are_taken(text: str, native: Native, flags: Flags, tmp_path: Path
 @pytest.mark.parametrize(
     "text", ["", "h", "1x", "1h1h", "30m1h", "-1h", "nan", "inf", "1h30", "1 h", "1e400s", "2h "]
 )
-def test_what_is_no_time_is_refused(text: str, native: Native, flags: Flags) -> None:
+def test_a_wrong_time_is_refused(text: str, native: Native, flags: Flags) -> None:
     error = refused(native("train", **flags, max_time=text, steps=0), 2)
     assert "--max-time takes a time such as 2h" in error
 
@@ -223,7 +223,14 @@ def test_an_update_that_stands_out_is_skipped(native: Native, flags: Flags, tmp_
             assert same == (step in told), step
 
 
-@pytest.mark.parametrize("more", [{}, {"total_batch_size": 57 * 2}, {"grad_clip": 0.5}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"grad_clip": 0.5},
+        pytest.param({}, marks=pytest.mark.full),
+        pytest.param({"total_batch_size": 57 * 2}, marks=pytest.mark.full),
+    ],
+)
 def test_thresholds_that_are_never_reached_change_no_bit(
     more: Flags, native: Native, flags: Flags, tmp_path: Path
 ) -> None:
@@ -232,7 +239,7 @@ def test_thresholds_that_are_never_reached_change_no_bit(
     assert ending(tmp_path / "plain") == ending(tmp_path / "skip")
 
 
-@pytest.mark.parametrize("torn_at", [60, 141])
+@pytest.mark.parametrize("torn_at", [141, pytest.param(60, marks=pytest.mark.full)])
 def test_windows_and_patience_survive_a_resume(
     torn_at: int, native: Native, flags: Flags, tmp_path: Path
 ) -> None:
@@ -265,11 +272,6 @@ def test_skipping_is_the_same_for_any_number_of_threads(
 # ---- the command line ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("stopping") / "workspace", cache)
-
-
 @pytest.fixture
 def llmc(template: Llmc, tmp_path: Path) -> Llmc:
     """Return the command line, in a prepared workspace."""
@@ -297,7 +299,7 @@ def the_run(llmc: Llmc) -> dict[str, Any]:
         ),
     ],
 )  # fmt: skip
-def test_an_ended_run_says_what_it_would_take_to_go_on(
+def test_an_ended_run_names_the_flags_that_continue_it(
     typed: list[str], reason: str, state: str, further: str, llmc: Llmc
 ) -> None:
     told = json.loads(ok(llmc(*SHORT, *typed, "--json", "--quiet")).stdout.splitlines()[-1])
@@ -340,7 +342,7 @@ def test_limits_that_make_no_sense_are_refused(typed: list[str], said: str, llmc
     assert not (llmc.workspace / "runs" / "a").exists()
 
 
-def test_skipped_updates_are_told(llmc: Llmc) -> None:
+def test_skipped_updates_are_reported(llmc: Llmc) -> None:
     typed = ("--steps", "200", "--val-every", "0", "--skip-grad-z", "0.5", "--lr", "0")
     done = ok(llmc(*SHORT, *typed))
     skipped = sum(line.get("event") == "skipped" for line in metrics(llmc, "a"))

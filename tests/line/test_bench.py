@@ -93,7 +93,7 @@ def test_a_model_is_a_size_or_a_preset(
         (["--threads", "257"], "--threads must be between 1 and 256"),
     ],
 )
-def test_what_makes_no_sense_is_refused(words: list[str], said: str, tiny: Llmc) -> None:
+def test_impossible_flags_are_refused(words: list[str], said: str, tiny: Llmc) -> None:
     model = [] if "--model" in words else ["--model", "tiny.toml"]
     assert said in assert_one_sentence(tiny("bench", *model, *words), 2)
 
@@ -168,7 +168,7 @@ def test_a_step_as_json(tiny: Llmc) -> None:
     assert result["kernels"]["layernorm_forward"]["calls"] == 2 * TINY.layers + 1
 
 
-def test_bf16_that_is_multiplied_as_floats_is_said_to_be(tiny: Llmc) -> None:
+def test_bf16_multiplied_as_floats_is_reported(tiny: Llmc) -> None:
     flags = ("bench", "--model", "tiny.toml", "--seq-len", "16", "--steps", "1", "--dtype", "bf16")
     said = tiny(*flags, env={"LLMC_ISA": "generic"})
     assert said.returncode == 0
@@ -248,6 +248,7 @@ def test_attention_against_pytorch(tiny: Llmc) -> None:
 
 
 @needs_torch
+@pytest.mark.full  # PyTorch takes 15 seconds to find that out
 def test_torch_compile_without_a_compiler_is_refused_in_one_sentence(
     tiny: Llmc, tmp_path: Path
 ) -> None:
@@ -268,13 +269,7 @@ def test_bf16_is_timed(what: str, tiny: Llmc) -> None:
 @pytest.mark.parametrize("what", ["step", "kernels"])
 def test_ctrl_c_leaves_no_process_behind(what: str, tiny: Llmc) -> None:
     steps = "987654"
-    with subprocess.Popen(
-        [*tiny.command, "bench", what, "--model", "tiny.toml", "--steps", steps],
-        cwd=tiny.workspace,
-        env=tiny.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as child:
+    with tiny.start("bench", what, "--model", "tiny.toml", "--steps", steps) as child:
         try:
             deadline = time.monotonic() + 120  # the engine may have to be built first
             while "llmc-native bench" not in running(steps):

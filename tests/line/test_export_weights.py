@@ -18,6 +18,7 @@ from llmc.weights.huggingface import NAMES
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.export import export
+from tests.helpers.foreign_files import write_huggingface_config
 
 SMALL = {"layers": 2, "heads": 2, "channels": 64, "context": 32, "vocab_size": 300}
 
@@ -32,15 +33,7 @@ def hugging_face(folder: Path, config: ModelConfig) -> Path:
             arrays[theirs.format(layer)] = np.ascontiguousarray(one.T if conv1d else one)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays, folder / "model.safetensors")
-    settings = {
-        "model_type": "gpt2",
-        "n_layer": config.layers,
-        "n_head": config.heads,
-        "n_embd": config.channels,
-        "n_positions": config.context,
-        "vocab_size": config.vocab_size,
-    }
-    (folder / "config.json").write_text(json.dumps(settings))
+    write_huggingface_config(folder, config)
     return folder
 
 
@@ -126,10 +119,10 @@ def test_gpt2s_vocabulary_means_gpt2s_tokenizer(
 
     folder = hugging_face(tmp_path / "own", ModelConfig(1, 1, 64, 8, 50257))
     for load, fingerprint in ((known, bytes.fromhex("ab" * 32)), (unknown, None)):
-        monkeypatch.setattr("llmc.tokens.tokenizer.load_tokenizer", load)
+        monkeypatch.setattr("llmc.weights.tokenizer.load_tokenizer", load)
         assert read_header(export(here, str(folder))).tokenizer == fingerprint
     other = hugging_face(tmp_path / "other", ModelConfig(1, 1, 64, 8, 300))
-    monkeypatch.setattr("llmc.tokens.tokenizer.load_tokenizer", known)
+    monkeypatch.setattr("llmc.weights.tokenizer.load_tokenizer", known)
     assert read_header(export(here, str(other))).tokenizer is None
 
 

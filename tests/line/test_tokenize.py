@@ -117,8 +117,7 @@ def test_one_document_is_cut_where_the_fraction_falls(here: Context, tmp_path: P
 def test_copying_in_slices_changes_nothing(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch, slices: int
 ) -> None:
-    for room in ("shards", "split"):
-        monkeypatch.setattr(f"llmc.tokens.{room}.SLICE", slices)
+    monkeypatch.setattr("llmc.tokens.shards.SLICE", slices)
     ids = [id for letter in b"cdefghijklmnopqrst" for id in (EOT, *b"document", letter)]
     payload = b"".join(id.to_bytes(2, "little") for id in ids)
     assert tokenized(here, corpus).train.shards[0].sha256 == hashlib.sha256(payload).hexdigest()
@@ -244,7 +243,7 @@ def test_flags_that_make_no_sense_are_usage_errors(
     assert not here.workspace.data.exists()
 
 
-def test_a_flag_that_makes_no_sense_ends_in_one_sentence(llmc: Llmc, corpus: Path) -> None:
+def test_a_wrong_flag_ends_in_one_sentence(llmc: Llmc, corpus: Path) -> None:
     error = assert_one_sentence(llmc("tokenize", corpus, "--val-fraction", "2"), 2)
     assert "--val-fraction must lie between 0 and 1, not be 2" in error
 

@@ -55,16 +55,23 @@ def test_each_machine_gets_its_own_instruction_sets(native: Path) -> None:
     other = objects(native, ZIG, "riscv64")
     assert {name for name in x86 if name.startswith("kernels/isa")} == {
         "kernels/isa/generic.c",
+        "kernels/isa/blas.c",
         "kernels/isa/avx2.c",
         "kernels/isa/avx512.c",
         "kernels/isa/avx512bf16.c",
+        "kernels/isa/amx.c",
+        "kernels/isa/amxfp32.c",
     }
     assert {name for name in arm if name.startswith("kernels/isa")} == {
         "kernels/isa/generic.c",
+        "kernels/isa/blas.c",
         "kernels/isa/neon.c",
         "kernels/isa/neonbf16.c",
     }
-    assert {name for name in other if name.startswith("kernels/isa")} == {"kernels/isa/generic.c"}
+    assert {name for name in other if name.startswith("kernels/isa")} == {
+        "kernels/isa/generic.c",
+        "kernels/isa/blas.c",
+    }
     assert "-DLLMC_HAVE_AVX2" in x86["main.c"].argv
     assert "-DLLMC_HAVE_NEON" not in x86["main.c"].argv
     assert "-DLLMC_HAVE_NEON" in arm["main.c"].argv
@@ -94,7 +101,7 @@ def test_only_the_instruction_set_files_need_a_newer_cpu(
         cpu = [word for word in step.argv if word.startswith(("-mcpu=", "-march="))]
         if name in flags:
             assert cpu == [flags[name]]
-        elif not name.startswith("kernels/isa/avx"):
+        elif not name.startswith(("kernels/isa/avx", "kernels/isa/amx")):
             assert cpu == (["-mcpu=baseline"] if compiler.is_zig else [])
     wide = objects(native, compiler, "x86_64")["kernels/isa/avx512.c"].argv
     assert "-mprefer-vector-width=512" in wide
