@@ -20,10 +20,10 @@ from llmc.weights.checkpoint import (
     HEADER_BYTES,
     CheckpointHeader,
     dimensions,
-    from_bf16,
     scan_header,
 )
-from llmc.weights.lookup import tokenizer_of
+from llmc.weights.number_types import from_bf16
+from llmc.weights.tokenizer import tokenizer_of
 
 if TYPE_CHECKING:
     import numpy as np

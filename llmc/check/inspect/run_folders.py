@@ -14,7 +14,7 @@ from llmc.check.inspect.reading import Asked, read_json
 from llmc.check.inspect.texts import say_config, say_metrics
 from llmc.paths import CHECKPOINT, CONFIG, METRICS
 from llmc.tokens.tokenizer import RECORD_FILE
-from llmc.train.metrics import Metrics, read_metrics
+from llmc.train.metrics import Metrics
 
 
 def describe_run(folder: Path, asked: Asked) -> Description:
@@ -31,7 +31,7 @@ def describe_run(folder: Path, asked: Asked) -> Description:
         made.say("config", None, f"no {CONFIG}")
     metrics = Metrics()
     if (folder / METRICS).is_file():
-        metrics = read_metrics(folder / METRICS)
+        metrics.read(folder / METRICS)
         say_metrics(made, metrics)
     else:
         made.say("metrics", None, f"no {METRICS}")
@@ -76,7 +76,7 @@ def _add_checkpoint(
     if recorded is not None and carried is not None and recorded != carried:
         made.wrong(f"{CHECKPOINT} names another tokenizer than {RECORD_FILE}")
     step = part.known("step")
-    if type(step) is int and metrics.train and step > metrics.done:
+    if type(step) is int and metrics.steps and step > metrics.done:
         made.wrong(
             f"{CHECKPOINT} was saved at step {step:,}, and {METRICS} ends at {metrics.done:,}"
         )

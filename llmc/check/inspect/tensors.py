@@ -11,8 +11,8 @@ from llmc.check.inspect.reading import Asked, ReadBudget
 from llmc.check.inspect.statistics import MOMENT_COLUMNS, Moments
 from llmc.model import ModelConfig, parameter_count
 from llmc.weights.base import TensorPlace
-from llmc.weights.checkpoint import from_bf16
 from llmc.weights.huggingface import MASK, PREFIX
+from llmc.weights.number_types import from_bf16
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

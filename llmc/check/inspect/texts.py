@@ -23,7 +23,7 @@ from llmc.config import load_preset
 from llmc.errors import LlmcError
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.train.curves import sparkline
-from llmc.train.metrics import Metrics, read_metrics
+from llmc.train.metrics import Metrics
 
 READS = (
     "llmc inspects token files, model checkpoints, debug states, tokenizers, safetensors, GGUF, "
@@ -51,7 +51,8 @@ FOREIGN = {
 def say_metrics(made: Description, found: Metrics) -> None:
     """Add the losses of a run, its length and how it ended."""
     made.note("metrics_lines", found.lines)
-    for name, points in (("train_loss", found.train_losses), ("val_loss", found.val_losses)):
+    losses = list(zip(found.steps, found.measured["train_loss"], strict=True))
+    for name, points in (("train_loss", losses), ("val_loss", found.val)):
         if not points:
             continue
         finite = [point for point in points if math.isfinite(point[1])]
@@ -62,11 +63,11 @@ def say_metrics(made: Description, found: Metrics) -> None:
             fields |= {"best": best[1], "best_step": best[0]}
             shown += f", best {best[1]:.4f} at step {best[0]:,}"
         made.say(name, fields, f"{shown}  {sparkline([y for _, y in points], SPARKS)}")
-    if found.train:
+    if found.steps:
         made.say("steps", found.done)
     for name, unit in (("tokens_per_second", "tokens/s"), ("lr", ""), ("grad_norm", "")):
-        value = found.train[-1].get(name) if found.train else None
-        if isinstance(value, int | float):
+        value = found.measured[name][-1] if found.steps else math.nan
+        if not math.isnan(value):
             shown = f"{value:,.0f} {unit}" if unit else f"{value:.4g}"
             made.say(name, value, f"{shown} at the last step")
     if found.skipped:
@@ -116,7 +117,9 @@ def describe_json(path: Path, asked: Asked) -> Description:
 def _describe_lines(made: Description, first: bytes) -> Description:
     if not {"train_loss", "val_loss"}.isdisjoint(json.loads(first)):
         made.kind, made.title = "metrics", "metrics of a run: a JSON object a line"
-        say_metrics(made, read_metrics(made.path))
+        metrics = Metrics()
+        metrics.read(made.path)
+        say_metrics(made, metrics)
         return made
     made.kind, made.title = "jsonl", "JSON lines: an object a line"
     made.say("first", json.loads(first), safe_bytes(first, 100))

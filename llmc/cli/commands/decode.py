@@ -11,7 +11,7 @@ from llmc.cli.context import Context
 from llmc.errors import BadData, Usage
 from llmc.tokens.ids import parse_id, read_ids
 from llmc.tokens.tokenizer import load_tokenizer
-from llmc.train.tokenizers import newest_tokenizer
+from llmc.train.folder import newest_tokenizer
 
 
 def decode(

@@ -112,6 +112,7 @@ def test_debug_keeps_symbols(native: Path) -> None:
     assert said(debug) == "7\n"
 
 
+@pytest.mark.full  # zig compiles its sanitizer's library first: 20 seconds
 def test_sanitize_stops_at_undefined_behaviour(native: Path) -> None:
     binary = build_native(native=native, mode=Mode.SANITIZE).path
     done = subprocess.run([binary], capture_output=True, text=True, check=False)
