@@ -16,6 +16,7 @@ from typing import Any
 
 from llmc.config import nearest
 from llmc.errors import BadData, Usage
+from llmc.fetch.network import is_url
 from llmc.fetch.registry import (
     NAMES,
     STDLIB,
@@ -24,7 +25,6 @@ from llmc.fetch.registry import (
     fetched_files,
     stdlib_folder,
 )
-from llmc.fetch.remote import is_url
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary

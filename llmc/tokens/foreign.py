@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
-from llmc.fetch.download import file_sha256
+from llmc.fetch.cache import file_sha256
 from llmc.paths import expanded
 from llmc.tokens.encode import Encoded
 from llmc.tokens.files import has_header, read_headerless, read_tokens, token_dtype

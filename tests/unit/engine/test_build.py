@@ -14,7 +14,7 @@ import pytest
 
 from llmc.engine import build as builder
 from llmc.engine.build import build_native, build_programs, ensure_native, native_binary
-from llmc.engine.toolchain import Cpu, Mode
+from llmc.engine.toolchain import Cpu, Mode, zig
 from llmc.errors import BadData, CompileFailed, ExitCode, Usage
 from llmc.report import Silent, Unit
 
@@ -197,7 +197,7 @@ def test_test_programs_are_linked_with_the_engine(native: Path, tmp_path: Path) 
     (native / "tests" / "test_wrong.c").write_text(
         '#include "number.h"\nint main(void) { return number() == 8 ? 0 : 1; }\n'
     )
-    right, wrong = build_programs(tmp_path / "programs", native=native, tests=True)
+    right, wrong = build_programs(tmp_path / "programs", compiler=zig(), native=native, tests=True)
     assert (right.name, wrong.name) == ("test_number", "test_wrong")
     assert subprocess.run([right], check=False).returncode == 0
     assert subprocess.run([wrong], check=False).returncode == 1
