@@ -30,6 +30,7 @@ from llmc.paths import (
 from llmc.report import SILENT, Report
 from llmc.terminal import printable
 from llmc.tokens import tokenizer as tokenizers
+from llmc.tokens import vocabulary
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
 from llmc.weights.tokenizer import tokenizer_of
@@ -109,7 +110,7 @@ def discard_run(folder: Path) -> None:
     if is_running(folder):
         return
     with suppress(OSError):
-        for name in (CONFIG, METRICS, RECORD, tokenizers.RECORD_FILE, tokenizers.TOKENIZER_FILE):
+        for name in (CONFIG, METRICS, RECORD, tokenizers.RECORD_FILE, vocabulary.TOKENIZER_FILE):
             (folder / name).unlink(missing_ok=True)
         if (folder / CHECKPOINTS).exists():
             (folder / CHECKPOINTS).rmdir()

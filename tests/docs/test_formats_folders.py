@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from llmc.tokens import manifest
-from llmc.tokens.rows import write_rows
+from llmc.tokens.files import write_rows
 from llmc.weights import state as training_state
 from llmc.weights.checkpoint import read_header as read_checkpoint_header
 from tests.conftest import Llmc

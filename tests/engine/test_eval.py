@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from llmc.check.torch_model import GPT2
-from llmc.tokens.rows import write_rows
+from llmc.tokens.files import write_rows
 from tests.helpers.engine import (
     ALL_ISAS,
     RAGGED,

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmc.cli.commands.decode import parse_id, split_at_last_space
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.dataset import TokenizeOptions, tokenize
-from llmc.tokens.ids import parse_id, split_at_last_space
 from llmc.tokens.tokenizer import Tokenizer, record_tokenizer
 from llmc.train.folder import newest_tokenizer
 from tests.conftest import Llmc, assert_one_sentence

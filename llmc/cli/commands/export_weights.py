@@ -8,7 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
+<<<<<<< HEAD
 from llmc.cli.options import argument, in_group
+=======
+from llmc.model import DIMENSIONS
+>>>>>>> main
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
 
@@ -86,20 +90,14 @@ def export_weights(
     that OpenAI published.
     """
     ctx: Context = typer_context.obj
-    shape = {
-        "layers": layers,
-        "heads": heads,
-        "channels": channels,
-        "context": context,
-        "vocab_size": vocab_size,
-    }
+    shape = zip(DIMENSIONS, (layers, heads, channels, context, vocab_size), strict=True)
     export = write_export(
         ctx.workspace,
         source,
         to=to,
         out=out,
         dtype=dtype,
-        shape=shape,
+        shape=dict(shape),
         seed=seed,
         tokenizer=tokenizer,
         data=data,

@@ -14,8 +14,7 @@ from llmc.tokens import dataset
 from llmc.tokens.dataset import DEFAULT_TOKENIZER, TokenizeOptions
 from llmc.tokens.manifest import Manifest
 from llmc.tokens.merge import read_shard
-from llmc.tokens.shards import SHARD_TOKENS
-from llmc.tokens.split import MOST_VAL_TOKENS
+from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS
 
 of_tokens = in_group("Tokens")
 of_reading = in_group("What is read")
