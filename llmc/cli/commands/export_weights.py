@@ -8,11 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
-<<<<<<< HEAD
 from llmc.cli.options import argument, in_group
-=======
 from llmc.model import DIMENSIONS
->>>>>>> main
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
 
