@@ -12,7 +12,7 @@ from llmc.check.inspect.detect import kind_of
 from llmc.check.inspect.manifests import say_recorded
 from llmc.check.inspect.reading import Asked, ReadBudget, read_json
 from llmc.check.inspect.statistics import TokenCounts
-from llmc.check.inspect.token_files import count_tokens, say_counts, say_first, say_layout
+from llmc.check.inspect.tokens import count_tokens, say_counts, say_first, say_layout
 from llmc.tokens import manifest as manifests
 from llmc.tokens.prepared import FILENAME as PREPARED
 from llmc.tokens.tokenizer import Tokenizer

@@ -10,20 +10,20 @@ from llmc.check.inspect.datasets import describe_dataset
 from llmc.check.inspect.debug_states import describe_debug_state
 from llmc.check.inspect.description import Description, safe_text
 from llmc.check.inspect.detect import kind_of
+from llmc.check.inspect.folders import describe_plain_folder, describe_workspace
+from llmc.check.inspect.foreign import describe_model_folder, describe_safetensors
 from llmc.check.inspect.gguf_files import describe_gguf
 from llmc.check.inspect.reading import Asked
 from llmc.check.inspect.run_folders import describe_run
-from llmc.check.inspect.safetensors_files import describe_model_folder, describe_safetensors
 from llmc.check.inspect.texts import (
     describe_json,
     describe_other,
     describe_text,
     describe_zip,
 )
-from llmc.check.inspect.token_files import describe_tokens
+from llmc.check.inspect.tokens import describe_tokens
 from llmc.check.inspect.training_states import describe_training_state
 from llmc.check.inspect.vocabularies import describe_tiktoken, describe_tokenizer_bin
-from llmc.check.inspect.workspaces import describe_plain_folder, describe_workspace
 from llmc.errors import Usage
 from llmc.paths import CHECKPOINT, CONFIG, METRICS
 from llmc.tokens.manifest import FILENAME as MANIFEST
