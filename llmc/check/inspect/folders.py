@@ -1,82 +1,155 @@
-"""A workspace, described from the headers of its files; and folders of any other kind."""
+"""Folders of llmc: a run, a workspace; and folders of any other kind."""
 
 from __future__ import annotations
 
-import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llmc.check.inspect.description import Description, safe_text
-from llmc.check.inspect.detect import kind_of
-from llmc.check.inspect.reading import Asked
+from llmc.check.inspect.files import describe_file
+from llmc.check.inspect.reading import Options, kind_of, read_json
+from llmc.check.inspect.texts import say_config, say_metrics
+from llmc.check.inspect.tokens import say_recorded
 from llmc.errors import LlmcError
 from llmc.model import parameter_count
-from llmc.paths import Workspace
+from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import SPLITS, scan_manifest
+from llmc.tokens.tokenizer import RECORD_FILE
+from llmc.train.folder import read_record
 from llmc.train.history import read_run
+from llmc.train.metrics import Metrics, read_metrics
 from llmc.weights.checkpoint import read_header
 
 MOST_ENTRIES = 200
 
 
-def describe_workspace(folder: Path, asked: Asked) -> Description:
-    """Describe a workspace: its datasets, models and runs. No file is read whole.
+def describe_run(folder: Path, options: Options) -> Description:
+    """Describe a run: its settings, metrics, tokenizer and checkpoint."""
+    made = Description(folder, "run", "training run")
+    settings: dict[str, Any] | None = None
+    metrics = Metrics()
+    if (folder / CONFIG).is_file():
+        settings = say_config(made, folder / CONFIG)
+    else:
+        made.say("config", None, f"no {CONFIG}")
+    if (folder / METRICS).is_file():
+        metrics = read_metrics(folder / METRICS)
+        say_metrics(made, metrics)
+    else:
+        made.say("metrics", None, f"no {METRICS}")
+    _say_record(made)
+    _say_tokenizer(made)
+    if (folder / CHECKPOINT).is_file():
+        _add_checkpoint(made, options, settings, metrics)
+    else:
+        made.say("checkpoint", None, "none was saved yet")
+    return made
 
-    Raises:
-        OSError: the folder cannot be read.
-    """
+
+def _say_record(made: Description) -> None:
+    """Add the data that the run's record names."""
+    try:
+        record = read_record(made.path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        made.wrong(f"cannot read {RECORD}: {safe_text(str(error))}")
+        return
+    if isinstance(record.get("data"), str):
+        made.say("data", record["data"])
+
+
+def _say_tokenizer(made: Description) -> None:
+    try:
+        record = read_json(made.path / RECORD_FILE)
+    except FileNotFoundError:
+        made.say("tokenizer", None, "none recorded")
+        return
+    except ValueError as error:
+        made.wrong(f"{RECORD_FILE} is broken JSON ({safe_text(str(error))})")
+        return
+    if isinstance(record, dict):
+        say_recorded(made, made.path, record)
+    else:
+        made.wrong(f"{RECORD_FILE} is no record of a tokenizer")
+
+
+def _add_checkpoint(
+    made: Description, options: Options, settings: dict[str, Any] | None, metrics: Metrics
+) -> None:
+    """Describe the checkpoint, and compare it with the settings and the metrics."""
+    path = made.path / CHECKPOINT
+    if kind_of(path) != "checkpoint":
+        made.wrong(f"{path} is no model checkpoint: train again")
+        return
+    part = describe_file(path, options)
+    made.parts.append(part)
+    shape, step = part.known("shape"), part.known("step")
+    if settings is not None and shape is not None and shape != settings["model"]:
+        made.wrong(f"{CHECKPOINT} has another shape than {CONFIG} says")
+    recorded, carried = made.known("tokenizer_fingerprint"), part.known("tokenizer")
+    if recorded is not None and carried is not None and recorded != carried:
+        made.wrong(f"{CHECKPOINT} names another tokenizer than {RECORD_FILE}")
+    if type(step) is int and metrics.train and step > metrics.done:
+        made.wrong(
+            f"{CHECKPOINT} was saved at step {step:,}, and {METRICS} ends at {metrics.done:,}"
+        )
+    if not made.all_problems():
+        made.hints.append(f"llmc sample --decode --model {shlex.quote(str(path))}")
+
+
+def describe_workspace(folder: Path, _options: Options) -> Description:
+    """Describe a workspace: its datasets, models and runs. No file is read whole."""
     made = Description(folder, "workspace", "workspace")
     place = Workspace(folder)
-    datasets = [_dataset(made, path) for path in _folders(place.data)]
-    made.say("datasets_count", len(datasets))
-    models = [_model(made, path) for path in _checkpoints(place.models)]
-    made.say("models_count", len(models))
-    runs = [_run(made, path) for path in _folders(place.runs)]
-    made.say("runs_count", len(runs))
-    made.table("datasets", ("dataset", "tokenizer", ">train_tokens", ">val_tokens"), datasets)
-    made.table("models", ("model", ">parameters", "shape", "dtype"), models)
-    made.table("runs", ("run", ">step", ">train_loss", ">best_val_loss", ">parameters"), runs)
-    if not (datasets or models or runs):
+    tables = {
+        "datasets": ("dataset", "tokenizer", ">train_tokens", ">val_tokens"),
+        "models": ("model", ">parameters", "shape", "dtype"),
+        "runs": ("run", ">step", ">train_loss", ">best_val_loss", ">parameters"),
+    }
+    rows = {
+        "datasets": [_dataset(made, path) for path in _folders(place.data)],
+        "models": [_model(made, path) for path in _checkpoints(place.models)],
+        "runs": [_run(made, path) for path in _folders(place.runs)],
+    }
+    for name, found in rows.items():
+        made.say(f"{name}_count", len(found))
+        made.table(name, tables[name], found)
+    if not any(rows.values()):
         made.hints.append("llmc prepare stdlib")
     return made
 
 
-def describe_plain_folder(folder: Path, asked: Asked) -> Description:
-    """Describe a folder that is no dataset, run, model or workspace: the kinds of its files.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
+def describe_plain_folder(folder: Path, _options: Options) -> Description:
+    """Describe a folder that is no dataset, run, model or workspace: the kinds of its files."""
     made = Description(folder, "folder", "folder of files")
-    names = sorted(entry.name for entry in os.scandir(folder))
-    made.say("entries", len(names))
-    rows: list[tuple[str, str, int | None]] = []
-    for name in names[:MOST_ENTRIES]:
-        path = folder / name
-        try:
-            if path.is_dir():
-                rows.append((name, "folder", None))
-            else:
-                rows.append((name, kind_of(path), path.stat().st_size))
-        except OSError as error:
-            rows.append((name, safe_text(error.strerror or "unreadable"), None))
-    made.table(
-        "files", ("name", "kind", ">bytes"), rows, left_out=max(0, len(names) - MOST_ENTRIES)
-    )
+    paths = sorted(folder.iterdir())
+    made.say("entries", len(paths))
+    rows = [_entry(path) for path in paths[:MOST_ENTRIES]]
+    made.table("files", ("name", "kind", ">bytes"), rows, total=len(paths))
     return made
+
+
+def _entry(path: Path) -> tuple[str, str, int | None]:
+    try:
+        if path.is_dir():
+            return path.name, "folder", None
+        return path.name, kind_of(path), path.stat().st_size
+    except OSError as error:
+        return path.name, safe_text(error.strerror or "unreadable"), None
 
 
 def _folders(place: Path) -> Iterator[Path]:
     """Yield the folders in ``place``; hidden ones are unfinished work."""
     if place.is_dir():
-        paths = sorted(place.iterdir())
-        yield from (p for p in paths if p.is_dir() and not p.name.startswith("."))
+        yield from (p for p in sorted(place.glob("[!.]*")) if p.is_dir())
 
 
 def _checkpoints(place: Path) -> Iterator[Path]:
-    for path in sorted(place.iterdir()) if place.is_dir() else []:
+    for path in sorted(place.glob("*")):
         try:
             if path.is_file() and kind_of(path) == "checkpoint":
                 yield path
