@@ -7,11 +7,10 @@ pass a :class:`llmc.report.Report` to receive notes and progress.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from llmc.config import TrainConfig, nearest
+from llmc.config import TRAIN_SETTINGS, nearest
 from llmc.errors import Usage
 from llmc.evaluate import loss
 from llmc.evaluate.loss import LossResult
@@ -90,17 +89,13 @@ def train(
         BadData: a file is damaged, or the model has another tokenizer than the data.
         LossNotFinite: the loss became infinite or not a number.
     """
-    known = [setting.name for setting in fields(TrainConfig)]
-    for name in settings:
-        if name not in known:
-            raise Usage(f"unknown training setting '{name}'{nearest(name, known)}")
+    for name in settings.keys() - TRAIN_SETTINGS.keys():
+        raise Usage(f"unknown training setting '{name}'{nearest(name, list(TRAIN_SETTINGS))}")
     place = Workspace(Path(workspace))
     folder = data.folder if isinstance(data, TokenizedDataset) else _path(data)
     if isinstance(model, ModelConfig):
-        model = _random_weights(place, model, folder, report)
-    inputs = Inputs(
-        run=run, config=config, data=folder, val_data=_path(val_data), model=_path(model)
-    )
+        model = _random_weights(place, model, folder or place.newest_dataset(), report)
+    inputs = Inputs(run, config, folder, _path(val_data), _path(model))
     return loop.train(place, settings, inputs, resume=resume, threads=threads, report=report)
 
 
@@ -173,15 +168,8 @@ def _path(place: Place | None) -> Path | None:
     return None if place is None else Path(place)
 
 
-def _random_weights(
-    workspace: Workspace, shape: ModelConfig, folder: Path | None, report: Report
-) -> Path:
-    """Write random weights of a shape with the dataset's vocabulary; return the checkpoint.
-
-    Raises:
-        Usage: the data is not a dataset's folder.
-    """
-    folder = folder or workspace.newest_dataset()
+def _random_weights(workspace: Workspace, shape: ModelConfig, folder: Path, report: Report) -> Path:
+    """Write random weights of a shape with the dataset's vocabulary; return the checkpoint."""
     if not folder.is_dir():
         raise Usage(f"{folder} is not a dataset's folder: name a checkpoint to start from")
     manifest = load_manifest(folder)

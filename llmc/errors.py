@@ -32,41 +32,34 @@ class LlmcError(Exception):
     exit_code = ExitCode.INTERNAL
     commands: tuple[str, ...] = ()
 
+    def __init_subclass__(cls, *, exit_code: ExitCode | None = None) -> None:
+        """Give a kind of error its exit code; by default that of the class above it."""
+        if exit_code is not None:
+            cls.exit_code = exit_code
 
-class BadData(LlmcError):
+
+class BadData(LlmcError, exit_code=ExitCode.BAD_DATA):
     """A file, a download or a disk is not as it should be."""
 
-    exit_code = ExitCode.BAD_DATA
 
-
-class Usage(LlmcError):
+class Usage(LlmcError, exit_code=ExitCode.USAGE):
     """A flag, a name or a combination of them is wrong."""
 
-    exit_code = ExitCode.USAGE
 
-
-class MissingOutput(LlmcError):
+class MissingOutput(LlmcError, exit_code=ExitCode.MISSING):
     """An earlier stage has not run; the message names its command."""
 
-    exit_code = ExitCode.MISSING
 
-
-class CompileFailed(LlmcError):
+class CompileFailed(LlmcError, exit_code=ExitCode.COMPILE):
     """The C compiler failed, or there is none."""
 
-    exit_code = ExitCode.COMPILE
 
-
-class LossNotFinite(LlmcError):
+class LossNotFinite(LlmcError, exit_code=ExitCode.NOT_FINITE):
     """Training produced a NaN or an infinity."""
 
-    exit_code = ExitCode.NOT_FINITE
 
-
-class Interrupted(LlmcError):
+class Interrupted(LlmcError, exit_code=ExitCode.INTERRUPTED):
     """Ctrl-C was pressed; what was done so far is saved."""
-
-    exit_code = ExitCode.INTERRUPTED
 
     def __init__(self, message: str, *commands: str) -> None:
         """Take what was saved, and the next commands, if any."""

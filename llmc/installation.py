@@ -6,7 +6,7 @@ The package and the command are called ``llmc``; the distribution, which pip ins
 
 from __future__ import annotations
 
-import os
+import json
 import shlex
 import shutil
 import sys
@@ -16,14 +16,18 @@ from pathlib import Path
 DISTRIBUTION = "llmc-train"
 
 
+def pip_install(*words: str) -> str:
+    """Return the command that installs packages into this Python's environment."""
+    return f"{_tool('pip')} install {shlex.join(words)}"
+
+
 def install_command(extra: str) -> str:
-    """Return the pip command that adds an optional dependency (``serve``, ``plot``, …).
+    """Return the command that adds an optional dependency (``serve``, ``plot``, …).
 
     It names the clone that this installation was made from, if there is one, and PyPI otherwise.
     """
-    clone = _clone() or DISTRIBUTION
-    source = "." if clone == Path.cwd() else str(clone)
-    return f"{_tool('pip')} install {shlex.quote(f'{source}[{extra}]')}"
+    clone = _clone()
+    return pip_install(f"{'.' if clone == Path.cwd() else clone or DISTRIBUTION}[{extra}]")
 
 
 def program() -> str:
@@ -51,21 +55,14 @@ def _tool(name: str) -> str:
     found = shutil.which(name)
     if found is not None and script.is_file() and Path(found).samefile(script):
         return name
-    if script.is_file():
-        return shlex.quote(_relative(script))
-    return f"{shlex.quote(_relative(Path(sys.executable)))} -m {name}"
-
-
-def _relative(path: Path) -> str:
-    """Return a path below the current folder as relative, any other as absolute."""
-    here = Path.cwd()
-    return os.path.relpath(path, here) if path.is_relative_to(here) else str(path)
+    program, here = script if script.is_file() else Path(sys.executable), Path.cwd()
+    typed = str(program.relative_to(here) if program.is_relative_to(here) else program)
+    return shlex.quote(typed) if program == script else f"{shlex.quote(typed)} -m {name}"
 
 
 def _clone() -> Path | None:
     """Return the folder of sources that this installation was made from, if it is still there."""
     import importlib.metadata
-    import json
 
     places = [Path(__file__).resolve().parent.parent]
     try:

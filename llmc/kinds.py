@@ -1,14 +1,19 @@
-"""What a file is, by its first bytes, whatever its name says."""
+"""What a file is, by its first bytes, whatever its name says; and how a reader becomes strict."""
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
-# As many first bytes as a kind is recognized by.
-HEAD_BYTES = 4096
+from llmc.errors import BadData, MissingOutput
 
-# A compressed kind and the name of its codec.
-CODECS = {"gzip": "gz", "zstd": "zst", "bzip2": "bz2", "xz": "xz"}
+Contents = TypeVar("Contents")
+
+HEAD_BYTES = 4096  # the first bytes, by which a kind is recognized
+CODECS = {"gzip": "gz", "zstd": "zst", "bzip2": "bz2", "xz": "xz"}  # of the compressed kinds
 
 _STARTS = (
     (b"\x1f\x8b", "gzip"),
@@ -21,6 +26,7 @@ _STARTS = (
     (b"%PDF", "pdf"),
     (b"\x7fELF", "elf"),
     (b"\x93NUMPY", "npy"),
+    (b"version https://git-lfs", "lfs"),
     *((bytes((0x80, protocol)), "pickle") for protocol in range(2, 6)),
 )
 
@@ -34,21 +40,17 @@ def kind_of_bytes(head: bytes) -> str:
     """
     if not head:
         return "empty"
-    found = next((kind for start, kind in _STARTS if head.startswith(start)), None)
-    if found is not None:
-        return found
+    for start, kind in _STARTS:
+        if head.startswith(start):
+            return kind
     if head[257:262] == b"ustar":
         return "tar"
-    start = head.lstrip()[:200].lower()
-    if start.startswith((b"<!doctype html", b"<html")):
+    shown = head.lstrip()[:20].lower()
+    if shown.startswith((b"<!doctype html", b"<html")):
         return "html"
-    return _kind_of_text(head, start) if is_text(head) else "unknown"
-
-
-def _kind_of_text(head: bytes, start: bytes) -> str:
-    if head.startswith(b"version https://git-lfs"):
-        return "lfs"
-    return "json" if start.startswith((b"{", b"[")) else "text"
+    if not is_text(head):
+        return "unknown"
+    return "json" if shown.startswith((b"{", b"[")) else "text"
 
 
 def codec_of_bytes(head: bytes) -> str:
@@ -59,11 +61,9 @@ def codec_of_bytes(head: bytes) -> str:
 def is_text(head: bytes) -> bool:
     """Tell whether bytes are UTF-8 without control characters, apart from a character cut off."""
     try:
-        text = head.decode()
-    except UnicodeDecodeError as error:
-        if len(head) - error.start > 3 or error.reason != "unexpected end of data":
-            return False
-        text = head[: error.start].decode()
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
     return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
 
 
@@ -81,3 +81,37 @@ def not_data(head: bytes, name: str, *, page_is_fine: bool = False) -> str | Non
     if kind == "html" and not page_is_fine:
         return f"{name} is a web page, not data: the download went wrong; download it again"
     return None
+
+
+def read_strictly(
+    scan: Callable[[Path, str], tuple[Contents | None, list[str]]],
+    path: Path,
+    name: str = "",
+    *,
+    missing: str = "",
+    advice: str = "get it again",
+) -> Contents:
+    """Return what ``scan`` reads of a file, or raise the first problem that it finds.
+
+    Args:
+        scan: takes the file and its name for messages; returns the contents, None if they cannot
+            be read, and the problems, a sentence each.
+        path: the file.
+        name: how messages call the file; by default its path.
+        missing: the message if there is no such file; by default it is an unreadable file.
+        advice: what to do about an unreadable file.
+
+    Raises:
+        MissingOutput: there is no such file, and ``missing`` is given.
+        BadData: the file cannot be read, or has a problem.
+    """
+    name = name or str(path)
+    try:
+        contents, problems = scan(path, name)
+    except OSError as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise MissingOutput(missing) from error
+        raise BadData(f"cannot read {name}: {error.strerror or error}; {advice}") from error
+    if contents is None or problems:
+        raise BadData(problems[0])
+    return contents

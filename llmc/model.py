@@ -40,6 +40,9 @@ class ModelConfig:
         return -(-self.vocab_size // 128) * 128
 
 
+DIMENSIONS = tuple(item.name for item in fields(ModelConfig))
+
+
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the 16 tensors by name, in a checkpoint's order, row-major (out, in).
 

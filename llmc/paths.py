@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -87,6 +88,17 @@ def shipped_dir(name: str) -> Path:
     raise BadData(f"this installation of llmc lacks its {name}/ folder: reinstall llmc")
 
 
+def expanded(text: str | Path, *, recursive: bool = False) -> list[Path]:
+    """Return the path ``text`` if it exists, else what it finds as a glob pattern, sorted.
+
+    Without ``recursive`` the pattern finds what it finds for the engine: ``**`` is ``*``.
+    """
+    if Path(text).exists():
+        return [Path(text)]
+    # Path.glob takes no absolute pattern.
+    return [Path(name) for name in sorted(glob.glob(str(text), recursive=recursive))]  # noqa: PTH207
+
+
 def free_bytes(path: Path) -> int:
     """Return the free disk space at ``path``, in bytes; the path need not exist yet.
 
@@ -98,37 +110,8 @@ def free_bytes(path: Path) -> int:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it into place when the block ends well.
-
-    A reader sees the old file or the new one, never half of it; a failure leaves nothing behind.
-
-    Raises:
-        BadData: the disk is full, or the place cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    partial = Path(name)
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o666 & ~umask())
-        partial.replace(path)
-    except OSError as error:
-        if error.filename not in (None, name) and error.errno != errno.ENOSPC:
-            raise
-        raise unwritable(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def link_or_copy(source: Path, path: Path) -> None:
-    """Put the file ``source`` at ``path`` too: a hard link, or a copy where there can be none.
+def _scratch(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``path``, where it is made before it is renamed into place.
 
     Raises:
         BadData: the disk is full, or the place cannot be written.
@@ -138,64 +121,85 @@ def link_or_copy(source: Path, path: Path) -> None:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
         raise unwritable(path, error) from error
-    link = folder / path.name
     try:
-        os.link(source, link)
-        link.replace(path)
-    except OSError:  # another file system, or one without links
-        with written_whole(path) as partial:
-            shutil.copyfile(source, partial)
+        yield folder
+    except OSError as error:
+        place = str(error.filename or path)
+        if place == str(path) or place.startswith(str(folder)) or error.errno == errno.ENOSPC:
+            raise unwritable(path, error) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _sync(file: Path) -> None:
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; rename it to ``path`` when the block ends well.
+
+    A reader sees the old file or the new one, never half of it; a failure leaves nothing behind.
+
+    Raises:
+        BadData: the disk is full, or the place cannot be written.
+    """
+    with _scratch(path) as folder:
+        partial = folder / path.name
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Put the file ``source`` at ``path`` too: a hard link, or a copy where there can be none.
+
+    Raises:
+        BadData: the disk is full, or the place cannot be written.
+    """
+    with _scratch(path) as folder:
+        partial = folder / path.name
+        try:
+            os.link(source, partial)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, partial)
+            _sync(partial)
+        partial.replace(path)
+
+
 @contextmanager
 def folder_written_whole(path: Path, names: Collection[str]) -> Iterator[Path]:
-    """Yield a new folder beside ``path``; rename it into place when the block ends well.
+    """Yield a temporary folder to fill; rename it to ``path`` when the block ends well.
 
-    An older folder there makes way if it holds nothing but files called ``names``, which is what
+    An older folder there is replaced if it holds nothing but files called ``names``, which is what
     an earlier call wrote. A failure leaves nothing behind and the older folder as it was.
 
     Raises:
         Usage: something else is there.
         BadData: the disk is full, or the place cannot be written.
     """
-    if path.exists() or path.is_symlink():
-        others = sorted({p.name for p in path.iterdir()} - {*names}) if path.is_dir() else [path]
-        if others or path.is_symlink():
-            raise Usage(
-                f"{path} is there already and holds something else"
-                f"{f' ({others[0]})' if path.is_dir() and others else ''}: choose another --out"
-            )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as error:
-        raise unwritable(path, error) from error
-    try:
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise Usage(f"{path} is there already and is no folder: choose another --out")
+    if path.exists() and (others := sorted({each.name for each in path.iterdir()} - {*names})):
+        raise Usage(
+            f"{path} is there already and holds something else ({others[0]}): choose another --out"
+        )
+    with _scratch(path) as scratch:
+        partial, older = scratch / path.name, scratch / ".older"
+        partial.mkdir()
         yield partial
         for file in partial.iterdir():
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
-        partial.chmod(0o777 & ~umask())
+            _sync(file)
         if path.exists():
-            older = partial / ".older"
             path.replace(older)
-            try:
-                partial.replace(path)
-            except OSError:
-                older.replace(path)
-                raise
-            shutil.rmtree(path / ".older")
-        else:
+        try:
             partial.replace(path)
-    except OSError as error:
-        inside = error.filename is not None and str(error.filename).startswith(str(partial))
-        if error.filename is not None and not inside and error.errno != errno.ENOSPC:
+        except OSError:
+            if older.exists():
+                older.replace(path)
             raise
-        raise unwritable(path, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def umask() -> int:

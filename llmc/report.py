@@ -17,12 +17,10 @@ class Advance(Protocol):
     """Moves a progress bar."""
 
     def __call__(self, step: int, total: int | None = None) -> None:
-        """Move the bar by ``step`` units.
+        """Move the bar by ``step`` units; ``total`` is their number, once it is known.
 
-        Args:
-            step: the number of units done since the last call.
-            total: the total, once it is known. The step that brings it does not count as speed:
-                an interrupted download, for example, resumes there.
+        The step that brings the total does not count as speed: an interrupted download resumes
+        there.
         """
 
 
@@ -35,13 +33,7 @@ class Report(Protocol):
     def bar(
         self, description: str, total: int | None = None, unit: Unit = "bytes"
     ) -> AbstractContextManager[Advance]:
-        """Open a progress bar.
-
-        Args:
-            description: what is being done, in a few words.
-            total: how many units there are; None where that is not known yet.
-            unit: what is counted.
-        """
+        """Open a progress bar for ``total`` units; None if their number is not known yet."""
 
 
 class Silent:
@@ -55,11 +47,7 @@ class Silent:
         self, description: str, total: int | None = None, unit: Unit = "bytes"
     ) -> Iterator[Advance]:
         """Yield an advance that shows nothing."""
-        yield _nothing
-
-
-def _nothing(step: int, total: int | None = None) -> None:
-    """Move no bar."""
+        yield lambda step, total=None: None
 
 
 SILENT: Report = Silent()

@@ -78,8 +78,8 @@ def count_of(text: str) -> int:
         ValueError: it is no such number.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)([kKMBG]?)", text.replace("_", ""))
-    number = Decimal(found[1]) * COUNTS[found[2]] if found is not None else None
-    if number is None or number != number.to_integral_value() or number > 2**53:
+    number = Decimal(found[1]) * COUNTS[found[2]] if found is not None else Decimal("NaN")
+    if number.is_nan() or number > 2**53 or number % 1:
         raise ValueError(f"'{text}' is no whole number: write it as 250000, 1e6 or 10M")
     return int(number)
 

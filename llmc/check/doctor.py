@@ -26,15 +26,13 @@ from llmc.engine.build import build_native
 from llmc.engine.machine import instruction_sets
 from llmc.engine.process import run_quietly
 from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
-from llmc.installation import DISTRIBUTION, other_llmc
+from llmc.installation import DISTRIBUTION, other_llmc, pip_install
 from llmc.paths import Workspace, cache_dir, free_bytes
 from llmc.report import SILENT, Report
 from llmc.units import megabytes
 
 NEEDED_MEMORY = 2.3e9  # bytes for training GPT-2 124M at B=4, T=64
 NEEDED_DISK = 2e9  # bytes for its weights, two checkpoints and the compiler's cache
-
-REINSTALL_ZIG = "reinstall the compiler: pip install --force-reinstall ziglang"
 
 
 class State(Enum):
@@ -214,14 +212,20 @@ def _compiler(_: Exam) -> Finding:
     if done.code == 0:
         return Finding(State.OK, f"zig {done.output.strip()}")
     said = " ".join(done.output.split()) or f"exit code {done.code}"
-    return Finding(State.FAILED, f"{program} does not run: {said}", REINSTALL_ZIG, ExitCode.COMPILE)
+    return Finding(
+        State.FAILED, f"{program} does not run: {said}", _reinstall_zig(), ExitCode.COMPILE
+    )
+
+
+def _reinstall_zig() -> str:
+    return f"reinstall the compiler: {pip_install('--force-reinstall', 'ziglang')}"
 
 
 def _build(exam: Exam) -> Finding:
     try:
         built = build_native(report=exam.report)
     except CompileFailed as error:
-        return Finding(State.FAILED, str(error), REINSTALL_ZIG, error.exit_code)
+        return Finding(State.FAILED, str(error), _reinstall_zig(), error.exit_code)
     exam.binary = built.path
     how = f"built in {built.seconds:.1f} s" if built.compiled else "already built"
     return Finding(State.OK, f"{how}: {built.path}")

@@ -17,7 +17,8 @@ from llmc.config import flags_of
 from llmc.engine.process import Engine
 from llmc.errors import BadData, LlmcError
 from llmc.tokens.files import UINT16_VOCAB, write_tokens
-from llmc.weights.checkpoint import from_bf16, read_checkpoint, to_bf16, write_checkpoint
+from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
+from llmc.weights.number_types import from_bf16, to_bf16
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 
 from llmc.errors import CompileFailed
+from llmc.installation import pip_install
 
 BINARY = "llmc-native"
 
@@ -218,7 +219,9 @@ def zig(machine: str | None = None) -> Compiler:
                 return replace(
                     compiler, machine=machine, extra=("-target", f"{machine}-linux-musl")
                 )
-    raise CompileFailed("the C compiler is missing: run 'pip install ziglang', then try again")
+    raise CompileFailed(
+        f"the C compiler is missing: run '{pip_install('ziglang')}', then try again"
+    )
 
 
 def c_compiler(command: str, flags: str = "") -> Compiler:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmc.errors import MissingOutput, Usage
-from llmc.paths import Workspace
+from llmc.paths import Workspace, expanded
 from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.folder import FoundCheckpoint, find_checkpoint, run_data
-from llmc.train.start import Data, check_match, find_data, token_files
+from llmc.train.start import Data, check_match, find_data
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 
 DEFAULT_SPLIT = "val"
@@ -93,7 +93,7 @@ def find_text(
             raise MissingOutput(
                 f"{workspace.shown(found.train)} has no validation file: name one with --data FILE"
             )
-        files = tuple(token_files(file))
+        files = tuple(expanded(file))
     check_match(workspace, found, model.checkpoint, model.header)
     tokenizer = found.tokenizer
     if tokenizer is not None and model.header.tokenizer is None:
@@ -109,7 +109,7 @@ def _dataset(workspace: Workspace, model: EvaluatedModel, data: Path | None) -> 
     if recorded is None:
         return find_data(workspace, data, None)
     train, val = recorded
-    if not token_files(train):
+    if not expanded(train):
         raise MissingOutput(
             f"{train}, which {workspace.shown(model.checkpoint)} was trained on, is gone: "
             "make it again, or name other data with --data"

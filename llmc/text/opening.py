@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import glob
 import hashlib
 import os
 import sys
@@ -19,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.kinds import HEAD_BYTES, codec_of_bytes
-from llmc.paths import Workspace, cache_dir
+from llmc.paths import Workspace, cache_dir, expanded
 from llmc.report import SILENT, Report
 from llmc.text.documents import AT_ENDOFTEXT, ENDOFTEXT
 from llmc.text.files import Stretch, examine
@@ -62,14 +61,10 @@ def files_named(text: str, reading: Reading) -> list[Path] | None:
         found = sorted(_files_beneath(path, reading))
         if not found and (reading.include or reading.exclude):
             raise BadData(f"there are no files in {text} that --include and --exclude leave")
-    elif path.is_file():
-        found = [path]
-    elif any(character in text for character in "*?["):
-        # Path.glob cannot take an absolute pattern.
-        names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207
-        found = [Path(name) for name in names if Path(name).is_file()]
     else:
-        return None
+        found = [file for file in expanded(text, recursive=True) if file.is_file()]
+        if not found and not any(character in text for character in "*?["):
+            return None
     if not found:
         raise BadData(f"there are no files in {text}: name a file or folder that holds text")
     return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData
-from llmc.kinds import not_data
+from llmc.kinds import not_data, read_strictly
 from llmc.paths import written_whole
 
 if TYPE_CHECKING:
@@ -189,12 +189,7 @@ def read_tokens(path: Path) -> NDArray[np.unsignedinteger[Any]]:
     """
     import numpy as np
 
-    try:
-        layout, problems = scan_tokens(path, str(path))
-    except OSError as error:
-        raise BadData(f"cannot read the token file {path}: {error.strerror}; {_AGAIN}") from error
-    if layout is None or problems:
-        raise BadData(problems[0])
+    layout = read_strictly(scan_tokens, path, advice=_AGAIN)
     dtype = np.dtype(layout.dtype).newbyteorder("<")
     if not layout.count:
         return np.empty(0, dtype)
@@ -209,19 +204,16 @@ def read_headerless(path: Path, dtype: str) -> NDArray[np.integer[Any]]:
     """
     import numpy as np
 
-    kind = np.dtype(HEADERLESS[dtype])
-    try:
+    def scan(path: Path, name: str) -> tuple[TokenLayout, list[str]]:
+        layout, problems = scan_headerless(path, dtype, name)
         with path.open("rb") as file:
             magic = int.from_bytes(file.read(4), "little")
-        layout, problems = scan_headerless(path, dtype, str(path))
-    except OSError as error:
-        raise BadData(
-            f"cannot read the token file {path}: {error.strerror}; name another"
-        ) from error
-    if magic in (MAGIC16, MAGIC32):
-        raise BadData(f"{path} has llm.c's header, which says its type: leave out --dtype")
-    if problems:
-        raise BadData(problems[0])
+        if magic in (MAGIC16, MAGIC32):
+            problems = [f"{name} has llm.c's header, which says its type: leave out --dtype"]
+        return layout, problems
+
+    kind = np.dtype(HEADERLESS[dtype])
+    layout = read_strictly(scan, path, advice="name another file")
     return np.memmap(path, kind, mode="r") if layout.count else np.empty(0, kind)
 
 

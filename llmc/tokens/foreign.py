@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
 from llmc.fetch.download import file_sha256
+from llmc.paths import expanded
 from llmc.tokens.encode import Encoded
 from llmc.tokens.files import has_header, read_headerless, read_tokens, token_dtype
 from llmc.tokens.pipeline import Feed, Position, Task
@@ -24,7 +24,7 @@ SLICE = 1 << 20
 
 def are_token_files(inputs: Sequence[str]) -> bool:
     """Return whether all inputs are token files: they have a header, or are called ``.bin``."""
-    paths = [Path(path) for text in inputs for path in _expanded(text)]
+    paths = _paths(inputs)
     return bool(paths) and all(
         path.is_file() and (has_header(path) or path.suffix == ".bin") for path in paths
     )
@@ -37,7 +37,7 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
         Usage: there is no such file, or it has no header and ``dtype`` is None.
         BadData: a file is damaged.
     """
-    paths = [Path(path) for text in inputs for path in _expanded(text)]
+    paths = _paths(inputs)
     for path in paths:
         if not path.is_file():
             raise Usage(f"no token file '{path}': name files, or a pattern that finds some")
@@ -68,10 +68,8 @@ def source_records(paths: Sequence[Path], dtype: str | None) -> tuple[dict[str, 
     )
 
 
-def _expanded(text: str) -> list[str]:
-    if Path(text).exists() or not any(character in text for character in "*?["):
-        return [text]
-    return sorted(glob.glob(text)) or [text]  # noqa: PTH207  # Path.glob takes no absolute pattern
+def _paths(inputs: Sequence[str]) -> list[Path]:
+    return [path for text in inputs for path in expanded(text) or [Path(text)]]
 
 
 def _tokens_of(path: Path, dtype: str | None) -> NDArray[np.integer[Any]]:

@@ -17,8 +17,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from llmc import __version__
 from llmc.engine.machine import available_cores
-from llmc.errors import BadData, MissingOutput
-from llmc.kinds import HEAD_BYTES, not_data
+from llmc.errors import BadData
+from llmc.kinds import HEAD_BYTES, not_data, read_strictly
 from llmc.paths import written_whole
 from llmc.tokens.files import is_file_name, payload_sha256, read_tokens
 from llmc.tokens.tokenizer import Tokenizer, load_recorded
@@ -165,16 +165,8 @@ def load_manifest(folder: Path) -> Manifest:
         BadData: it cannot be read, or a field is missing, unknown or of the wrong type.
     """
     path = folder / FILENAME
-    try:
-        fields, problems = scan_manifest(path, str(path))
-    except FileNotFoundError as error:
-        raise MissingOutput(
-            f"no dataset in {folder}: make one with 'llmc tokenize NAME' or 'llmc prepare NAME'"
-        ) from error
-    except OSError as error:
-        raise BadData(f"cannot read {path} ({error}); run 'llmc tokenize' again") from error
-    if problems:
-        raise BadData(problems[0])
+    missing = f"no dataset in {folder}: make one with 'llmc tokenize NAME' or 'llmc prepare NAME'"
+    fields = read_strictly(scan_manifest, path, missing=missing, advice="run 'llmc tokenize' again")
     del fields["format"]
     part = fields.get("part")
     fields |= {

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.errors import BadData, MissingOutput
-from llmc.kinds import HEAD_BYTES, not_data
+from llmc.errors import BadData
+from llmc.kinds import HEAD_BYTES, not_data, read_strictly
 
 HEADER_BYTES = 1024
 MAGIC, VERSION = 20240328, 2
@@ -64,12 +64,7 @@ def read_tokenizer_bin(path: Path) -> TokenTable:
         MissingOutput: there is no such file.
         BadData: it is another file, or damaged.
     """
-    if not path.is_file():
-        raise MissingOutput(f"there is no file {path}")
-    table, problems = scan_tokenizer_bin(path, str(path))
-    if table is None or problems:
-        raise BadData(problems[0])
-    return table
+    return read_strictly(scan_tokenizer_bin, path, missing=f"there is no file {path}")
 
 
 def scan_tokenizer_bin(path: Path, name: str = "it") -> tuple[TokenTable | None, list[str]]:

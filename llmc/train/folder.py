@@ -29,7 +29,7 @@ from llmc.paths import (
     written_whole,
 )
 from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, recorded_tokenizer
-from llmc.weights.lookup import tokenizer_of
+from llmc.weights.tokenizer import tokenizer_of
 
 
 def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:

@@ -21,11 +21,11 @@ from llmc import __version__
 from llmc.config import TRAIN_SETTINGS, Preset, TrainConfig, load_preset, overridden
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.paths import CONFIG, RECORD, Workspace, written_whole
+from llmc.paths import CONFIG, RECORD, Workspace, expanded, written_whole
 from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
 from llmc.train.folder import newest_run, read_record, similar_run
-from llmc.train.start import Data, find_data, token_files
+from llmc.train.start import Data, find_data
 from llmc.weights.checkpoint import read_header
 
 Record = Mapping[str, Any]
@@ -127,7 +127,7 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
 
     splits = {"train": data.train, "val": data.val}
     return {
-        split: [fingerprint(file) for file in token_files(path)] if path is not None else []
+        split: [fingerprint(file) for file in expanded(path)] if path is not None else []
         for split, path in splits.items()
     }
 

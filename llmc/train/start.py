@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmc.errors import BadData, MissingOutput
-from llmc.paths import Workspace
+from llmc.paths import Workspace, expanded
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
@@ -50,13 +49,13 @@ def find_data(workspace: Workspace, data: Path | None, val_data: Path | None) ->
         BadData: it is not what its manifest says.
     """
     path = data if data is not None else workspace.newest_dataset()
-    if not path.exists() and not token_files(path):
+    if not path.exists() and not expanded(path):
         raise MissingOutput(
             f"there is no {path}: make a dataset with 'llmc prepare NAME' or 'llmc tokenize PATH'"
         )
-    if val_data is not None and not val_data.is_file() and not token_files(val_data):
+    if val_data is not None and not val_data.is_file() and not expanded(val_data):
         raise MissingOutput(f"there is no file {val_data}: make one with 'llmc tokenize PATH'")
-    folder = path if path.is_dir() else (token_files(path) or [path])[0].parent
+    folder = path if path.is_dir() else (expanded(path) or [path])[0].parent
     if not path.is_dir() and not (folder / MANIFEST).is_file():
         stem = path.resolve().stem.partition("*")[0].rstrip("_") or path.resolve().parent.name
         return Data(stem, path, val_data)
@@ -64,7 +63,7 @@ def find_data(workspace: Workspace, data: Path | None, val_data: Path | None) ->
     _check_files(manifest)
     verify(manifest)
     train = manifest.train_path if path.is_dir() else path
-    whole = token_files(train) == [folder / shard.file for shard in manifest.train.shards]
+    whole = expanded(train) == [folder / shard.file for shard in manifest.train.shards]
     val = val_data or (manifest.val_path if whole else None)
     return Data(manifest.dataset, train, val, manifest, manifest.load_tokenizer())
 
@@ -85,19 +84,12 @@ def _check_files(manifest: Manifest) -> None:
         if not file.is_file():
             raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize'")
     for pattern in (manifest.train_path, manifest.val_path):
-        for file in token_files(pattern):
+        for file in expanded(pattern):
             if file not in manifest.files:
                 raise BadData(
                     f"{file} is not in its folder's manifest: remove it, or run 'llmc tokenize' "
                     "again"
                 )
-
-
-def token_files(path: Path) -> list[Path]:
-    """Return the files that the engine reads for ``path``: itself, or what its pattern finds."""
-    if path.exists():
-        return [path]
-    return [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207  # as the engine
 
 
 def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
@@ -126,7 +118,7 @@ def folder_of(data: Data) -> Path:
     """Return the folder in which the token files lie."""
     if data.manifest is not None:
         return data.manifest.folder
-    return (token_files(data.train) or [data.train])[0].parent
+    return (expanded(data.train) or [data.train])[0].parent
 
 
 def check_match(workspace: Workspace, data: Data, path: Path, header: CheckpointHeader) -> None:

@@ -10,7 +10,7 @@ from llmc.report import SILENT, Report
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
 from llmc.train.folder import find_run
-from llmc.weights.lookup import tokenizer_of
+from llmc.weights.tokenizer import tokenizer_of
 
 
 def newest_tokenizer(workspace: Workspace, report: Report = SILENT) -> Tokenizer:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmc.errors import BadData, Usage
-from llmc.installation import install_command
+from llmc.installation import install_command, pip_install
 from llmc.paths import written_whole
 from llmc.terminal import printable
 from llmc.train.history import RunHistory
@@ -85,7 +85,7 @@ def write_wandb(run: RunHistory, folder: Path) -> Path:
     try:
         import wandb
     except ImportError as error:
-        raise Usage("--wandb needs the package wandb: pip install wandb") from error
+        raise Usage(f"--wandb needs the package wandb: {pip_install('wandb')}") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(

@@ -1,4 +1,4 @@
-"""The weights of a GPT-2 in a file of any format, and the number types of files.
+"""The weights of a GPT-2 in a file of any format.
 
 Readers map one tensor at a time, so that a whole model is never in memory. The
 names, shapes and orientation are llmc's (:func:`~llmc.model.tensor_shapes`): matrices
@@ -7,42 +7,25 @@ are (out, in), and ``wte`` has its V rows, without padding.
 
 from __future__ import annotations
 
-import math
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from llmc.errors import BadData
 from llmc.model import ModelConfig, tensor_shapes
-from llmc.weights.checkpoint import (
-    BF16,
-    FINGERPRINT_BYTES,
-    HEADER_BYTES,
-    from_bf16,
-    read_header,
-    to_bf16,
-    verify_checksum,
-)
+from llmc.tokens.byte_level import Vocabulary
+from llmc.weights.number_types import STORED, Stored, decoded, stored_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from llmc.weights.number_types import Floats
 
-    Floats = NDArray[np.float32]
-
-BLOCK_ELEMENTS = 1 << 22  # values converted and written at a time
+PIECE_BYTES = 1 << 24  # read at a time to compute a checksum
 UNSTACKED = ("wte", "wpe", "lnfw", "lnfb")
-
-# Type in a file -> NumPy's type; bfloat16 is read as bits, Q8_0 as bytes.
-STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "Q8_0": "<u1"}
-# Type on the command line -> type in a file.
-KINDS = {"fp32": "F32", "bf16": "BF16", "f16": "F16", "q8_0": "Q8_0"}
-Q8_BLOCK, Q8_BYTES = 32, 34  # 32 weights share a float16 scale
-F16_MAX = 65504.0
-
+FINGERPRINT_BYTES = 32
 
 # The keys under which safetensors and GGUF files keep a model's origin.
 STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
@@ -75,26 +58,29 @@ class Origin:
         known = tokenizer is not None and len(tokenizer) == FINGERPRINT_BYTES
         return cls(step, val_loss, tokenizer if known else None)
 
+    def metadata(self) -> dict[str, int | float | str]:
+        """Return the known facts under the keys of a file's metadata."""
+        known: dict[str, int | float | str] = {STEP: self.step} if self.step else {}
+        if self.val_loss is not None:
+            known[VAL_LOSS] = self.val_loss
+        if self.tokenizer is not None:
+            known[TOKENIZER] = self.tokenizer.hex()
+        return known
 
-@dataclass(frozen=True)
-class Stored:
-    """One tensor, as a file stores it.
 
-    Attributes:
-        kind: a key of ``STORED``.
-        values: memory-mapped; the first axis is the outputs. Q8_0 has rows of whole blocks, 34
-            bytes for 32 weights.
-    """
+class Tensor(Protocol):
+    """A tensor in a file."""
 
-    kind: str
-    values: NDArray[Any]
+    @property
+    def dtype(self) -> str:
+        """The type by its name in the format."""
 
-    def blocks(self) -> Iterator[Floats]:
-        """Yield the tensor as float32, some rows at a time."""
-        width = math.prod(self.values.shape[1:])
-        rows = max(1, BLOCK_ELEMENTS // max(1, width))
-        for start in range(0, len(self.values), rows):
-            yield decoded(self.values[start : start + rows], self.kind)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape as it is stored."""
+
+    def stored(self) -> Stored:
+        """Return the numbers."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +119,14 @@ class Weights(ABC):
         config: the model's shape.
         origin: the step, loss and tokenizer recorded in the file.
         notes: a sentence for each thing that the reader left out or changed.
+        has_tokenizer: whether the format keeps a tokenizer and this model has one.
     """
 
     path: Path
     config: ModelConfig
     origin: Origin = Origin()
     notes: tuple[str, ...] = ()
+    has_tokenizer: bool = False
 
     @abstractmethod
     def stored(self, name: str, layer: int = 0) -> Stored:
@@ -150,6 +138,14 @@ class Weights(ABC):
         Raises:
             BadData: they differ.
         """
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Return the tokenizer that the format keeps; None if there is none like GPT-2's.
+
+        Raises:
+            BadData: it is damaged.
+        """
+        return None
 
     def read(self, name: str, layer: int = 0) -> Floats:
         """Return one tensor of one layer as float32, memory-mapped if it is stored as float32."""
@@ -182,170 +178,126 @@ class Weights(ABC):
         import numpy as np
 
         self.verify()
-        for name, shape in tensor_shapes(self.config).items():
+        for name in tensor_shapes(self.config):
             if name in UNSTACKED:
                 yield name, self.read(name)
-                continue
-            stacked = np.empty(shape, np.float32)
-            for layer in range(self.config.layers):
-                stacked[layer] = self.read(name, layer)
-            yield name, stacked
+            else:
+                yield name, np.stack([self.read(name, i) for i in range(self.config.layers)])
 
 
-class TensorEntry(Protocol):
-    """The type and shape of a tensor in a file."""
+class NamedWeights(Weights):
+    """A GPT-2 whose file has a tensor per layer under a name of its own.
 
-    @property
-    def dtype(self) -> str:
-        """The type, by its name in the format."""
+    A subclass sets the table of names and calls :meth:`check` before anything is read.
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape as it is stored."""
-
-
-def check_tensors(
-    path: Path,
-    entries: Mapping[str, TensorEntry],
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    optional: Collection[str],
-    readable: Collection[str],
-) -> None:
-    """Check that a file has the tensors of a GPT-2 and no others.
-
-    Args:
-        path: the file, for messages.
-        entries: the tensors of the file.
-        shapes: the shapes that they must have.
-        optional: names that may be missing.
-        readable: types that llmc reads.
-
-    Raises:
-        BadData: a tensor is missing, is unknown, or has another shape or type.
+    Attributes:
+        entries: the tensors of the file by name.
+        names: the file's names by llmc's; ``{}`` takes the layer.
+        head: the file's name of the output matrix. A file may repeat the embedding there.
+        readable: the types that llmc reads.
+        layers_in: what records the number of layers, for a message.
     """
-    for name in shapes:
-        if name not in entries and name not in optional:
-            raise BadData(f"{path} has no tensor {name}: it is not a whole GPT-2")
-    for name, entry in entries.items():
-        if name not in shapes:
-            raise BadData(f"{path} has a tensor {name}, which a GPT-2 of its shape has not")
-        if entry.shape != shapes[name]:
-            raise BadData(
-                f"{path}: {name} has the shape {entry.shape}, not {shapes[name]}; "
-                "its configuration belongs to another model"
-            )
-        if entry.dtype not in readable:
-            raise BadData(
-                f"{path}: {name} is of type {entry.dtype}; llmc reads {', '.join(readable)}"
-            )
 
-
-class CheckpointModel(Weights):
-    """llm.c's checkpoint, versions 1, 3 and 5, with llmc's extension or without."""
-
-    def __init__(self, path: Path) -> None:
-        """Read and check the header.
-
-        Raises:
-            MissingOutput: there is no such file.
-            BadData: it is not a checkpoint, or a damaged one.
-        """
-        self.path = path
-        self.header = read_header(path)
-        self.config = self.header.config
-        self.origin = Origin(self.header.step, self.header.val_loss, self.header.tokenizer)
-        self._offsets: dict[str, int] = {}
-        offset, width = HEADER_BYTES, 2 if self.header.version == BF16 else 4
-        for name, shape in self.header.shapes.items():
-            self._offsets[name] = offset
-            offset += width * math.prod(shape)
+    entries: Mapping[str, Tensor]
+    names: ClassVar[Mapping[str, str]]
+    head: ClassVar[str]
+    readable: ClassVar[Collection[str]]
+    layers_in: ClassVar[str]
 
     def stored(self, name: str, layer: int = 0) -> Stored:
-        """Return one tensor of one layer, memory-mapped."""
-        import numpy as np
+        """Return one tensor of one layer, memory-mapped if the file allows."""
+        return self.entries[self.names[name].format(layer)].stored()
 
-        kind = "BF16" if self.header.version == BF16 else "F32"
-        shape, offset = self.header.shapes[name], self._offsets[name]
-        if name == "wte":
-            shape = (self.config.vocab_size, self.config.channels)
-        elif name not in UNSTACKED:
-            shape = shape[1:]
-            offset += layer * stored_bytes(math.prod(shape), kind)
-        return Stored(kind, np.memmap(self.path, STORED[kind], "r", offset, shape))
+    def stored_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape in the file of a tensor that has ``shape`` in llmc."""
+        del name
+        return shape
+
+    def check(self, *, biases: bool = True) -> None:
+        """Check that the file has the tensors of a GPT-2 of this shape and no others.
+
+        Raises:
+            BadData: a tensor other than the head is missing (without ``biases`` they may be too),
+                one is unknown, or one has another shape or type.
+        """
+        path = self.path
+        if self.config.layers > len(self.entries):  # before a list of all their names is made
+            raise BadData(f"{path} lacks layers: {self.layers_in} {self.config.layers:,}")
+        shapes = {
+            self.names[name].format(layer): self.stored_shape(name, shape)
+            for name, layer, shape in layer_shapes(self.config)
+        }
+        shapes[self.head] = shapes[self.names["wte"]]
+        for name in shapes:
+            needed = name != self.head and (biases or not name.endswith(".bias"))
+            if needed and name not in self.entries:
+                raise BadData(f"{path} has no tensor {name}: it is not a whole GPT-2")
+        for name, entry in self.entries.items():
+            if name not in shapes:
+                raise BadData(f"{path} has a tensor {name}, which a GPT-2 of its shape has not")
+            if entry.shape != shapes[name]:
+                raise BadData(
+                    f"{path}: {name} has the shape {entry.shape}, not {shapes[name]}; "
+                    "its configuration belongs to another model"
+                )
+            if entry.dtype not in self.readable:
+                raise BadData(
+                    f"{path}: {name} is of type {entry.dtype}; llmc reads "
+                    f"{', '.join(self.readable)}"
+                )
 
     def verify(self) -> None:
-        """Compare the payload with the checksum, if there is one.
+        """Compare the head with the token embedding, if the file has both.
 
         Raises:
             BadData: they differ.
         """
-        verify_checksum(self.path, self.header)
+        import numpy as np
 
-
-def same(one: Stored, other: Stored) -> bool:
-    """Return whether two tensors of one shape hold the same numbers."""
-    import numpy as np
-
-    return all(map(np.array_equal, one.blocks(), other.blocks()))
-
-
-def stored_bytes(count: int, kind: str) -> int:
-    """Return the bytes that ``count`` numbers take."""
-    if kind == "Q8_0":
-        return count // Q8_BLOCK * Q8_BYTES
-    return count * {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}[kind]
-
-
-def decoded(values: NDArray[Any], kind: str) -> Floats:
-    """Return stored numbers as float32; only F64 is rounded."""
-    import numpy as np
-
-    if kind == "BF16":
-        return from_bf16(np.asarray(values))
-    if kind == "Q8_0":
-        from gguf.constants import GGMLQuantizationType
-        from gguf.quants import dequantize
-
-        widened: Floats = dequantize(np.asarray(values), GGMLQuantizationType.Q8_0)
-        return widened
-    return np.asarray(values).astype(np.float32, copy=False)
-
-
-def encoded(values: Floats, kind: str) -> NDArray[Any]:
-    """Return float32 numbers in a file's type, rounded to nearest, ties to even.
-
-    Raises:
-        BadData: a number is too large for F16.
-    """
-    import numpy as np
-
-    if kind == "BF16":
-        return to_bf16(np.ascontiguousarray(values)).astype("<u2", copy=False)
-    if kind == "F16":
-        with np.errstate(over="ignore"):
-            half = values.astype("<f2", order="C")
-        if (np.isinf(half) & np.isfinite(values)).any():
+        if self.head not in self.entries:
+            return
+        wte = self.names["wte"]
+        pairs = (self.entries[name].stored().blocks() for name in (self.head, wte))
+        if not all(map(np.array_equal, *pairs)):
             raise BadData(
-                f"a weight of {np.abs(values[np.isfinite(values)]).max():g} is more than f16 can "
-                f"hold ({F16_MAX:g}): choose --dtype bf16 or fp32"
+                f"{self.path}: {self.head} differs from {wte}, but GPT-2 ties them: this is "
+                "another model"
             )
-        return half
-    if kind == "Q8_0":
-        from gguf.constants import GGMLQuantizationType
-        from gguf.quants import quantize
-
-        quantized: NDArray[np.uint8] = quantize(values, GGMLQuantizationType.Q8_0)
-        return quantized
-    return np.ascontiguousarray(values, "<f4")
 
 
-def write_blocks(file: BinaryIO, blocks: Iterable[Floats], kind: str) -> None:
-    """Write the numbers of a tensor, block by block.
+def layer_shapes(config: ModelConfig) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Yield name, layer and shape of every tensor in the order of other programs' files.
 
-    Raises:
-        BadData: a number is too large for F16.
-        OSError: the disk is full.
+    The embeddings come first, then layer after layer, then the last layernorm. ``wte`` has V rows.
     """
-    for block in blocks:
-        file.write(encoded(block, kind).data)
+    shapes = tensor_shapes(config) | {"wte": (config.vocab_size, config.channels)}
+    for name in ("wte", "wpe"):
+        yield name, 0, shapes[name]
+    for layer in range(config.layers):
+        for name, shape in shapes.items():
+            if name not in UNSTACKED:
+                yield name, layer, shape[1:]
+    for name in ("lnfw", "lnfb"):
+        yield name, 0, shapes[name]
+
+
+def cut_short(name: str, entries: Mapping[str, TensorPlace], size: int) -> str | None:
+    """Return a sentence about the tensors that a file of ``size`` bytes lacks; None if none."""
+    ends = [entry.start + entry.size for entry in entries.values()]
+    end = max(ends, default=0)
+    if end <= size:
+        return None
+    return (
+        f"{name} is cut short: {end - size:,} bytes are missing, and with them all or part of "
+        f"{sum(each > size for each in ends):,} of {len(entries):,} tensors"
+    )
+
+
+def payload_crc(path: Path, start: int) -> int:
+    """Return the CRC-32 of a file's bytes from ``start`` on."""
+    crc = 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while piece := file.read(PIECE_BYTES):
+            crc = zlib.crc32(piece, crc)
+    return crc

@@ -10,21 +10,19 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from llmc.errors import BadData, MissingOutput, Usage
-from llmc.kinds import not_data
-from llmc.model import ModelConfig, tensor_shapes
+from llmc.errors import BadData, Usage
+from llmc.kinds import not_data, read_strictly
+from llmc.model import DIMENSIONS, ModelConfig, tensor_shapes
 from llmc.paths import written_whole
+from llmc.weights import base, number_types
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float32]
+    from llmc.weights.number_types import Floats
 
 HEADER_BYTES = 1024
 MAGIC = 20240326
@@ -33,36 +31,24 @@ TOKEN_MAGICS = (20240520, 20240801)
 EXT_MAGIC, EXT_VERSION = 0x434D4C4C, 1
 EXT_AT = 4 * 8
 EXT_HAS_TOKENIZER, EXT_HAS_VAL_LOSS = 1, 2
-FINGERPRINT_BYTES = 32
 
 # Ints 0 to 7; then the extension: magic, version, CRC-32, step, flags, loss, fingerprint.
 MODEL_INTS = struct.Struct("<8i")
 EXTENSION = struct.Struct("<IIIIIf32s")
-
-PIECE_ELEMENTS = 1 << 22  # values converted, checksummed and written at a time
+_AGAIN = "get or make the file again"
 
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """The header of a checkpoint.
-
-    Attributes:
-        config: the model's shape.
-        version: 1, 3 or 5.
-        crc: CRC-32 of the payload; None in a file without llmc's extension.
-        step: the training step the weights were saved at; 0 if not trained.
-        val_loss: the validation loss then, if known.
-        tokenizer: the 32 bytes of the tokenizer's SHA-256 fingerprint, if known.
-        extension: the version of llmc's extension; 0 in a file without it.
-    """
+    """The header of a checkpoint."""
 
     config: ModelConfig
-    version: int
-    crc: int | None = None
-    step: int = 0
-    val_loss: float | None = None
-    tokenizer: bytes | None = None
-    extension: int = 0
+    version: int  # 1, 3 or 5
+    crc: int | None = None  # CRC-32 of the payload; None in a file without llmc's extension
+    step: int = 0  # the training step the weights were saved at; 0 if not trained
+    val_loss: float | None = None  # the validation loss then, if known
+    tokenizer: bytes | None = None  # the 32 bytes of the tokenizer's fingerprint, if known
+    extension: int = 0  # the version of llmc's extension; 0 in a file without it
 
     @property
     def dtype(self) -> str:
@@ -77,11 +63,51 @@ class CheckpointHeader:
             shapes["wte"] = (self.config.vocab_size, self.config.channels)
         return shapes
 
+    def places(self, path: Path) -> dict[str, base.TensorPlace]:
+        """Return where each tensor lies in the file ``path``."""
+        places, at, kind = {}, HEADER_BYTES, number_types.KINDS[self.dtype]
+        for name, shape in self.shapes.items():
+            size = number_types.stored_bytes(math.prod(shape), kind)
+            places[name] = base.TensorPlace(path, kind, shape, at, size)
+            at += size
+        return places
+
     @property
     def file_bytes(self) -> int:
         """The exact size of the file."""
-        width = 2 if self.version == BF16 else 4
-        return HEADER_BYTES + width * sum(math.prod(shape) for shape in self.shapes.values())
+        count = sum(math.prod(shape) for shape in self.shapes.values())
+        return HEADER_BYTES + number_types.stored_bytes(count, number_types.KINDS[self.dtype])
+
+
+class CheckpointModel(base.Weights):
+    """The weights in a checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        """Read and check the header; errors as in :func:`read_header`."""
+        self.path = path
+        self.header = read_header(path)
+        self.config = self.header.config
+        self.origin = base.Origin(self.header.step, self.header.val_loss, self.header.tokenizer)
+        self._places = self.header.places(path)
+
+    def stored(self, name: str, layer: int = 0) -> number_types.Stored:
+        """Return one tensor of one layer, memory-mapped."""
+        whole = self._places[name].stored()
+        if name == "wte":
+            return number_types.Stored(whole.kind, whole.values[: self.config.vocab_size])
+        return (
+            whole
+            if name in base.UNSTACKED
+            else number_types.Stored(whole.kind, whole.values[layer])
+        )
+
+    def verify(self) -> None:
+        """Compare the payload with the checksum, if there is one.
+
+        Raises:
+            BadData: they differ.
+        """
+        verify_checksum(self.path, self.header)
 
 
 def checkpoint_bytes(config: ModelConfig, dtype: str) -> int:
@@ -89,20 +115,16 @@ def checkpoint_bytes(config: ModelConfig, dtype: str) -> int:
     return CheckpointHeader(config, BF16 if dtype == "bf16" else FP32).file_bytes
 
 
-def to_bf16(values: Floats) -> NDArray[np.uint16]:
-    """Round float32 to the bits of bfloat16, to the nearest, ties to even; a NaN stays a NaN."""
-    import numpy as np
+class _Payload:
+    """Writes a checkpoint's payload and computes its CRC-32."""
 
-    bits = values.view(np.uint32)
-    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+    def __init__(self, file: BinaryIO) -> None:
+        self.crc = 0
+        self._file = file
 
-
-def from_bf16(bits: NDArray[np.uint16]) -> Floats:
-    """Widen the bits of bfloat16 to float32, exactly."""
-    import numpy as np
-
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    def write(self, data: bytes | memoryview) -> None:
+        self.crc = zlib.crc32(data, self.crc)
+        self._file.write(data)
 
 
 def write_checkpoint(
@@ -135,29 +157,42 @@ def write_checkpoint(
         BadData: the disk is full or the place cannot be written.
         ValueError: the tensors are not the model's.
     """
-    version, width = (BF16, 2) if dtype == "bf16" else (FP32, 4)
+    kind = number_types.KINDS[dtype]
     padding = config.padded_vocab_size - config.vocab_size
     with written_whole(path) as partial, partial.open("wb") as file:
         file.write(bytes(HEADER_BYTES))
-        crc, expected, shape, left = 0, "nothing", tuple[int, ...](), 0
+        payload = _Payload(file)
+        expected, shape, left = "nothing", tuple[int, ...](), 0
         wanted = iter(tensor_shapes(config).items())
         for name, array in tensors:
             if expected == "wte" != name and left == padding:
-                crc, left = _write_zeros(file, padding * config.channels * width, crc), 0
+                payload.write(bytes(number_types.stored_bytes(padding * config.channels, kind)))
+                left = 0
             if left == 0:
                 expected, shape = next(wanted, ("nothing", ()))
                 left = shape[0] if shape else 0
             if name != expected or array.shape[1:] != shape[1:] or not 0 < len(array) <= left:
                 raise ValueError(f"expected {expected} {shape}, got {name} {array.shape}")
-            crc = _write_tensor(file, array, dtype, crc)
+            number_types.write_blocks(
+                payload.write, number_types.Stored("F32", array).blocks(), kind
+            )
             left -= len(array)
             del array  # free it before the next one is made
         missing = expected if left else next(wanted, (None,))[0]
         if missing is not None:
             raise ValueError(f"the tensors end before {missing}")
-        header = CheckpointHeader(config, version, crc, step, val_loss, tokenizer, EXT_VERSION)
+        header = CheckpointHeader(config, BF16 if kind == "BF16" else FP32)
+        if extension:
+            header = replace(
+                header,
+                crc=payload.crc,
+                step=step,
+                val_loss=val_loss,
+                tokenizer=tokenizer,
+                extension=EXT_VERSION,
+            )
         file.seek(0)
-        file.write(_packed(header) if extension else _model_ints(header).ljust(HEADER_BYTES, b"\0"))
+        file.write(_packed(header))
     return header
 
 
@@ -168,28 +203,14 @@ def read_header(path: Path) -> CheckpointHeader:
         MissingOutput: there is no such file.
         BadData: it is not a checkpoint, or a damaged one.
     """
-    try:
-        header, problems = scan_header(path, f"the model {path}")
-    except FileNotFoundError as error:
-        raise MissingOutput(
-            f"no model {path}: run 'llmc export-weights gpt2' or 'llmc prepare' to make one"
-        ) from error
-    except OSError as error:
-        raise BadData(f"cannot read the model {path}: {error.strerror}") from error
-    if header is None or problems:
-        raise BadData(problems[0])
-    return header
+    missing = f"no model {path}: run 'llmc export-weights gpt2' or 'llmc prepare' to make one"
+    return read_strictly(scan_header, path, f"the model {path}", missing=missing)
 
 
 def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, list[str]]:
-    """Read a checkpoint's header as far as it goes.
+    """Return the header as far as it can be used, or None, and the problems, a sentence each.
 
-    Args:
-        path: the file.
-        name: how the problems call the file.
-
-    Returns:
-        The header, or None if it cannot be used, and the problems, a sentence each.
+    ``name`` is how the problems call the file.
 
     Raises:
         OSError: the file cannot be read.
@@ -240,14 +261,8 @@ def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, 
 def dimensions(raw: bytes) -> tuple[int, dict[str, int], int]:
     """Return version, shape and padded vocabulary from a header's bytes, valid or not."""
     _, version, context, vocab_size, layers, heads, channels, padded = MODEL_INTS.unpack_from(raw)
-    shape = {
-        "layers": layers,
-        "heads": heads,
-        "channels": channels,
-        "context": context,
-        "vocab_size": vocab_size,
-    }
-    return version, shape, padded
+    shape = (layers, heads, channels, context, vocab_size)
+    return version, dict(zip(DIMENSIONS, shape, strict=True)), padded
 
 
 def _other_file(raw: bytes, name: str) -> str:
@@ -271,31 +286,25 @@ def read_checkpoint(
         verify: compare the payload with the checksum, where the file has one.
 
     Returns:
-        The header, and the arrays in the shapes of :func:`tensor_shapes`.
+        The header, and the arrays in the shapes of :func:`~llmc.model.tensor_shapes`.
 
     Raises:
         MissingOutput: there is no such file.
         BadData: it is not a checkpoint, or a damaged one.
     """
+    import numpy as np
+
     header = read_header(path)
     if verify:
         verify_checksum(path, header)
-    return header, dict(read_tensors(path, header))
-
-
-def read_tensors(path: Path, header: CheckpointHeader) -> Iterator[tuple[str, Floats]]:
-    """Yield names and float32 arrays one at a time; see :func:`read_checkpoint`."""
-    import numpy as np
-
-    bf16 = header.version == BF16
-    offset = HEADER_BYTES
-    for name, shape in header.shapes.items():
-        stored: NDArray[Any] = np.memmap(path, "<u2" if bf16 else "<f4", "r", offset, shape)
-        offset += stored.nbytes
-        values = from_bf16(stored) if bf16 else stored
-        if name == "wte" and (missing := header.config.padded_vocab_size - shape[0]) > 0:
-            values = np.pad(values, ((0, missing), (0, 0)))
-        yield name, values
+    tensors = {}
+    for name, place in header.places(path).items():
+        stored = place.stored()
+        tensors[name] = number_types.decoded(stored.values, stored.kind)
+    missing = header.config.padded_vocab_size - len(tensors["wte"])
+    if missing > 0:
+        tensors["wte"] = np.pad(tensors["wte"], ((0, missing), (0, 0)))
+    return header, tensors
 
 
 def verify_checksum(path: Path, header: CheckpointHeader) -> None:
@@ -306,19 +315,11 @@ def verify_checksum(path: Path, header: CheckpointHeader) -> None:
     """
     if header.crc is None:
         return
-    crc = 0
-    with path.open("rb") as file:
-        file.seek(HEADER_BYTES)
-        while piece := file.read(1 << 24):
-            crc = zlib.crc32(piece, crc)
-    if crc != header.crc:
+    if (crc := base.payload_crc(path, HEADER_BYTES)) != header.crc:
         raise BadData(
             f"the model {path} is damaged: its checksum is {crc:08x}, its header promises "
             f"{header.crc:08x}; {_AGAIN}"
         )
-
-
-_AGAIN = "get or make the file again"
 
 
 def _with_extension(raw: bytes, header: CheckpointHeader) -> CheckpointHeader:
@@ -327,58 +328,26 @@ def _with_extension(raw: bytes, header: CheckpointHeader) -> CheckpointHeader:
         return header
     if version != EXT_VERSION:
         return replace(header, extension=version)
-    return CheckpointHeader(
-        header.config,
-        header.version,
-        crc,
-        step,
-        loss if flags & EXT_HAS_VAL_LOSS else None,
-        fingerprint if flags & EXT_HAS_TOKENIZER else None,
-        version,
-    )
-
-
-def _model_ints(header: CheckpointHeader) -> bytes:
-    config = header.config
-    return MODEL_INTS.pack(
-        MAGIC,
-        header.version,
-        config.context,
-        config.vocab_size,
-        config.layers,
-        config.heads,
-        config.channels,
-        config.padded_vocab_size,
+    return replace(
+        header,
+        crc=crc,
+        step=step,
+        val_loss=loss if flags & EXT_HAS_VAL_LOSS else None,
+        tokenizer=fingerprint if flags & EXT_HAS_TOKENIZER else None,
+        extension=version,
     )
 
 
 def _packed(header: CheckpointHeader) -> bytes:
-    known, loss = header.tokenizer is not None, header.val_loss is not None
-    extension = EXTENSION.pack(
-        EXT_MAGIC,
-        EXT_VERSION,
-        header.crc or 0,
-        header.step,
-        EXT_HAS_TOKENIZER * known | EXT_HAS_VAL_LOSS * loss,
-        header.val_loss or 0.0,
-        header.tokenizer or bytes(FINGERPRINT_BYTES),
-    )
-    return (_model_ints(header) + extension).ljust(HEADER_BYTES, b"\0")
-
-
-def _write_tensor(file: BinaryIO, array: Floats, dtype: str, crc: int) -> int:
-    import numpy as np
-
-    flat = np.ascontiguousarray(array, "<f4").reshape(-1)
-    for start in range(0, flat.size, PIECE_ELEMENTS):
-        piece = flat[start : start + PIECE_ELEMENTS]
-        data = (to_bf16(piece).astype("<u2") if dtype == "bf16" else piece).tobytes()
-        crc = zlib.crc32(data, crc)
-        file.write(data)
-    return crc
-
-
-def _write_zeros(file: BinaryIO, count: int, crc: int) -> int:
-    zeros = bytes(count)
-    file.write(zeros)
-    return zlib.crc32(zeros, crc)
+    c = header.config
+    shape = (c.context, c.vocab_size, c.layers, c.heads, c.channels, c.padded_vocab_size)
+    packed = MODEL_INTS.pack(MAGIC, header.version, *shape)
+    if header.extension:
+        known, loss = header.tokenizer is not None, header.val_loss is not None
+        flags = EXT_HAS_TOKENIZER * known | EXT_HAS_VAL_LOSS * loss
+        packed += EXTENSION.pack(
+            *(EXT_MAGIC, header.extension, header.crc or 0, header.step, flags),
+            header.val_loss or 0.0,
+            header.tokenizer or bytes(base.FINGERPRINT_BYTES),
+        )
+    return packed.ljust(HEADER_BYTES, b"\0")

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.model import parameter_count
-from llmc.paths import Workspace, folder_written_whole, written_whole
+from llmc.model import ModelConfig, parameter_count
+from llmc.paths import Workspace, folder_written_whole, free_bytes, written_whole
 from llmc.report import SILENT, Report
 from llmc.tokens.byte_level import Vocabulary
-from llmc.weights.base import KINDS, Origin, Weights, stored_bytes
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from llmc.weights import tokenizer as tokenizers
+from llmc.weights.base import Origin
 from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
-from llmc.weights.lookup import TOKENIZER_SUFFIX
+from llmc.weights.number_types import KINDS, stored_bytes
 from llmc.weights.sources import FoundWeights, find_weights, random_weights
-from llmc.weights.tokenizer import (
-    carried_tokenizer,
-    carries_tokenizer,
-    find_tokenizer,
-    fingerprint_of,
-    vocabulary_of,
-)
-
-if TYPE_CHECKING:
-    from llmc.model import ModelConfig
-    from llmc.tokens.tokenizer import Tokenizer
 
 # The names that llm.c's programs open.
 LLMC_FP32, LLMC_BF16 = "gpt2_124M.bin", "gpt2_124M_bf16.bin"
@@ -40,17 +29,11 @@ OTHER_FILES_BYTES = 16 << 20  # tokenizers and the like, beside the weights
 
 @dataclass(frozen=True)
 class Target:
-    """A format to write.
+    """A format to write."""
 
-    Attributes:
-        dtypes: how it can store weights.
-        ending: the end of its default name in ``models/``.
-        files: the files that may be in it, if it is a folder.
-    """
-
-    dtypes: tuple[str, ...]
-    ending: str
-    files: tuple[str, ...] = ()
+    dtypes: tuple[str, ...]  # how it can store weights
+    ending: str  # of its default name in models/
+    files: tuple[str, ...] = ()  # that may be in it, if it is a folder
 
 
 TARGETS = {
@@ -78,15 +61,6 @@ class Export:
     dtype: str
     tokenizer: Tokenizer | None
     origin: Origin
-
-    @property
-    def shape(self) -> str:
-        """The shape of the model, in words."""
-        c = self.found.weights.config
-        return (
-            f"{c.layers} layers, {c.heads} heads, {c.channels} channels, context {c.context}, "
-            f"vocabulary {c.vocab_size}"
-        )
 
     @property
     def parameters(self) -> int:
@@ -141,32 +115,48 @@ def export_weights(
         raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
     given = {key: value for key, value in (shape or {}).items() if value is not None}
     found = _found(workspace, source, given, seed)
-    weights = found.weights
+    weights, config = found.weights, found.weights.config
     for note in weights.notes:
         report.note(f"{source}: {note}")
-    check_target(to, dtype, weights.config)
+    _check_target(to, dtype, config)
     path = out or workspace.models / f"{found.name}{TARGETS[to].ending}"
-    if _is_source(path, weights.path):
-        raise Usage(f"{path} is the source itself: name another place with --out")
-    _check_space(path, target_bytes(to, dtype, weights.config))
+    if path.exists() and weights.path.exists():
+        place = weights.path.parent if path.is_dir() else weights.path
+        if path.samefile(place):
+            raise Usage(f"{path} is the source itself: name another place with --out")
+    _check_space(path, target_bytes(to, dtype, config))
     known = _tokenizer(workspace, found, tokenizer, needed=to != "llmc")
     if known is not None:
         fingerprint = bytes.fromhex(known.fingerprint)
     elif fingerprint is None:
-        fingerprint = fingerprint_of(workspace, found)
+        fingerprint = tokenizers.fingerprint_of(found)
     export = Export(found, path, to, dtype, known, replace(weights.origin, tokenizer=fingerprint))
-    _write(workspace, export, data, report)
-    report.note(f"{source}: {export.shape}: {export.parameters:,} parameters")
+    if to == "llmc":
+        write_checkpoint(path, config, weights.slices(), dtype=dtype, **vars(export.origin))
+        _keep_tokenizer(workspace, export, report)
+    else:
+        _write_for_others(export, data, report)
+    report.note(
+        f"{source}: {config.layers} layers, {config.heads} heads, {config.channels} channels, "
+        f"context {config.context}, vocabulary {config.vocab_size}: "
+        f"{export.parameters:,} parameters"
+    )
     report.note(f"wrote {workspace.shown(path)} ({dtype}, {export.bytes:,} bytes)")
     return export
 
 
-def check_target(to: str, dtype: str, config: ModelConfig) -> None:
-    """Refuse a dtype that the format cannot hold.
+def _found(workspace: Workspace, source: str, shape: Mapping[str, int], seed: int) -> FoundWeights:
+    kind, _, preset = source.partition(":")
+    if kind == "random":
+        return random_weights(preset, shape, seed)
+    if shape:
+        flag = next(iter(shape)).replace("_", "-")
+        raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
+    return find_weights(workspace, source)
 
-    Raises:
-        Usage: the format cannot hold it.
-    """
+
+def _check_target(to: str, dtype: str, config: ModelConfig) -> None:
+    """Refuse a dtype that the format cannot hold."""
     dtypes = TARGETS[to].dtypes
     if dtype not in dtypes:
         raise Usage(f"--to {to} takes --dtype {' or '.join(dtypes)}, not {dtype}")
@@ -188,28 +178,9 @@ def target_bytes(to: str, dtype: str, config: ModelConfig) -> int:
     return stored_bytes(widest, KINDS[dtype]) + OTHER_FILES_BYTES
 
 
-def _found(workspace: Workspace, source: str, shape: Mapping[str, int], seed: int) -> FoundWeights:
-    kind, _, preset = source.partition(":")
-    if kind == "random":
-        return random_weights(preset, shape, seed)
-    if shape:
-        flag = next(iter(shape)).replace("_", "-")
-        raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
-    return find_weights(workspace, source)
-
-
-def _is_source(path: Path, weights: Path) -> bool:
-    """Return whether a place is the weights' own file or folder."""
-    if not (path.exists() and weights.exists()):
-        return False
-    return path.samefile(weights.parent if path.is_dir() else weights)
-
-
 def _check_space(path: Path, size: int) -> None:
     """Refuse an export that is larger than the free space, before minutes are spent on it."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if size > free:
+    if size > (free := free_bytes(path)):
         raise BadData(
             f"the model takes {size / 1e9:,.2f} GB, and the disk of {path} has only "
             f"{free / 1e9:,.2f} GB left: free some space or choose another --out"
@@ -220,12 +191,11 @@ def _tokenizer(
     workspace: Workspace, found: FoundWeights, spec: str | None, *, needed: bool
 ) -> Tokenizer | None:
     """Return the named tokenizer, or the weights' own where the format carries one."""
+    chosen: Tokenizer | None = None
     if spec is not None:
-        from llmc.tokens.tokenizer import load_tokenizer
-
-        chosen: Tokenizer | None = load_tokenizer(spec)
-    else:
-        chosen = find_tokenizer(workspace, found) if needed else None
+        chosen = load_tokenizer(spec)
+    elif needed:
+        chosen = tokenizers.find_tokenizer(workspace, found)
     size = found.weights.config.vocab_size
     if chosen is not None and chosen.vocab_size > size:
         raise BadData(
@@ -235,63 +205,50 @@ def _tokenizer(
     return chosen
 
 
-def _write(workspace: Workspace, export: Export, data: Path | None, report: Report) -> None:
-    weights, path, dtype, origin = export.found.weights, export.path, export.dtype, export.origin
-    if export.to == "llmc":
-        write_checkpoint(
-            path,
-            weights.config,
-            weights.slices(),
-            dtype=dtype,
-            tokenizer=origin.tokenizer,
-            step=origin.step,
-            val_loss=origin.val_loss,
-        )
-        _keep_tokenizer(workspace, export, report)
-        return
-    vocabulary = vocabulary_of(export.tokenizer) if export.tokenizer is not None else None
+def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> None:
+    """Write the tokenizer that came with the weights beside the checkpoint, if it has no name."""
+    own = export.tokenizer or tokenizers.carried_tokenizer(export.found)
+    if own is None:
+        if export.found.weights.has_tokenizer:
+            report.note(f"left out the tokenizer of {export.found.name}: llmc cannot hold it")
+    elif own.name == "bpe" and export.origin.tokenizer == bytes.fromhex(own.fingerprint):
+        path = export.path.with_suffix(tokenizers.TOKENIZER_SUFFIX)
+        save_tokenizer(own, path)
+        report.note(f"wrote {workspace.shown(path)}, its tokenizer")
+
+
+def _write_for_others(export: Export, data: Path | None, report: Report) -> None:
+    """Write the files of llm.c, Hugging Face or llama.cpp, with their tokenizer if it is known."""
+    path, weights, kind = export.path, export.found.weights, KINDS[export.dtype]
+    vocabulary = tokenizers.vocabulary_of(export.tokenizer) if export.tokenizer else None
     if vocabulary is None:
         unknown = f"the tokenizer of {export.found.name} is not known: name it with --tokenizer"
         if export.to == "gguf":
             raise BadData(f"{unknown}; llama.cpp opens no model without one")
         report.note(f"{unknown}; without it, {path.name} has none")
     if export.to == "llm.c":
-        _write_llm_c(path, weights, dtype, vocabulary, data=data, report=report)
-    elif export.to == "hf":
-        _write_hf(path, weights, dtype, vocabulary, origin)
+        _write_llm_c(export, vocabulary, data, report)
+        return
+    weights.verify()
+    if export.to == "hf":
+        from llmc.tokens.tokenizer_json import write_tokenizer_json
+        from llmc.weights.huggingface import write_hf_folder
+
+        eot = vocabulary.specials[-1] if vocabulary is not None else None
+        with folder_written_whole(path, TARGETS["hf"].files) as folder:
+            if vocabulary is not None:
+                write_tokenizer_json(folder, vocabulary, weights.config.context)
+            write_hf_folder(folder, weights, kind, eot=eot, origin=export.origin)
     elif vocabulary is not None:
         from llmc.weights.gguf import write_gguf
 
-        weights.verify()
         with written_whole(path) as partial:
             name = export.found.name
-            write_gguf(partial, weights, KINDS[dtype], vocabulary, name=name, origin=origin)
-
-
-def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> None:
-    """Write the tokenizer that came with the weights beside the checkpoint, if it has no name."""
-    from llmc.tokens.tokenizer import save_tokenizer
-
-    own = export.tokenizer or carried_tokenizer(export.found)
-    if own is None:
-        if carries_tokenizer(export.found):
-            report.note(f"left out the tokenizer of {export.found.name}: llmc cannot hold it")
-        return
-    if own.name != "bpe" or export.origin.tokenizer != bytes.fromhex(own.fingerprint):
-        return
-    path = export.path.with_suffix(TOKENIZER_SUFFIX)
-    save_tokenizer(own, path)
-    report.note(f"wrote {workspace.shown(path)}, its tokenizer")
+            write_gguf(partial, weights, kind, vocabulary, name=name, origin=export.origin)
 
 
 def _write_llm_c(
-    path: Path,
-    weights: Weights,
-    dtype: str,
-    vocabulary: Vocabulary | None,
-    *,
-    data: Path | None,
-    report: Report,
+    export: Export, vocabulary: Vocabulary | None, data: Path | None, report: Report
 ) -> None:
     """Write a folder with the files that llm.c's programs open, under the names they open.
 
@@ -303,7 +260,8 @@ def _write_llm_c(
     if data is not None and not data.is_file():
         raise MissingOutput(f"there is no file {data}: make token files with 'llmc tokenize PATH'")
     binary = ensure_native(report=report) if data is not None else None
-    with folder_written_whole(path, TARGETS["llm.c"].files) as folder:
+    weights, dtype = export.found.weights, export.dtype
+    with folder_written_whole(export.path, TARGETS["llm.c"].files) as folder:
         checkpoint = folder / (LLMC_BF16 if dtype == "bf16" else LLMC_FP32)
         if vocabulary is not None:
             write_tokenizer_bin(folder / LLMC_TOKENIZER, vocabulary.tokens, vocabulary.specials[-1])
@@ -315,18 +273,3 @@ def _write_llm_c(
             with Engine([str(word) for word in (binary, "debug-state", *files, *batch)]) as engine:
                 for _ in engine:
                     pass
-
-
-def _write_hf(
-    path: Path, weights: Weights, dtype: str, vocabulary: Vocabulary | None, origin: Origin
-) -> None:
-    """Write a folder that Hugging Face's AutoModelForCausalLM and AutoTokenizer open."""
-    from llmc.tokens.tokenizer_json import write_tokenizer_json
-    from llmc.weights.huggingface_folder import write_hf_folder
-
-    weights.verify()
-    eot = vocabulary.specials[-1] if vocabulary is not None else None
-    with folder_written_whole(path, TARGETS["hf"].files) as folder:
-        if vocabulary is not None:
-            write_tokenizer_json(folder, vocabulary, weights.config.context)
-        write_hf_folder(folder, weights, KINDS[dtype], eot=eot, origin=origin)

@@ -10,27 +10,14 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING
 
-from llmc.errors import BadData, MissingOutput, Usage
+from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
-from llmc.weights.base import (
-    Q8_BLOCK,
-    STEP,
-    TOKENIZER,
-    UNSTACKED,
-    VAL_LOSS,
-    Origin,
-    Stored,
-    TensorPlace,
-    Weights,
-    check_tensors,
-    same,
-    stored_bytes,
-    write_blocks,
-)
-from llmc.weights.gguf_header import GgufArray, GgufHeader, scan_gguf
+from llmc.weights.base import NamedWeights, Origin, Weights, layer_shapes
+from llmc.weights.gguf_header import GgufArray, GgufHeader, read_gguf
+from llmc.weights.number_types import Q8_BLOCK, stored_bytes, write_blocks
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -40,7 +27,7 @@ EPSILON = 1e-5
 READABLE = ("F32", "F16", "BF16", "Q8_0")
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
-HEAD = "output.weight"
+VOCABULARY = ("tokens", "token_type", "merges")
 MATRICES = ("wte", "qkvw", "attprojw", "fcw", "fcprojw")
 # llama.cpp requires a list of merges, and the gguf package writes no empty list. This merge never
 # happens, because no text begins with the token's spelling as a single symbol.
@@ -73,13 +60,13 @@ DIMENSIONS = {
 }
 
 
-class GgufModel(Weights):
-    """A GPT-2 in a GGUF file, checked by key, name, shape and type.
+class GgufModel(NamedWeights):
+    """A GPT-2 in a GGUF file, checked by key, name, shape and type."""
 
-    Attributes:
-        metadata: every key-value of the file.
-        entries: every tensor, by GGUF's name.
-    """
+    names = NAMES
+    head = "output.weight"
+    readable = READABLE
+    layers_in = "its key-values promise"
 
     def __init__(self, path: Path, header: GgufHeader | None = None) -> None:
         """Check the header: the one given, or that of the file.
@@ -89,29 +76,15 @@ class GgufModel(Weights):
             BadData: it is damaged, or another architecture than GPT-2.
         """
         self.path = path
-        self.metadata, self.entries = contents(header) if header else read_gguf(path)
+        header = header or read_gguf(path)
+        self.metadata, self.entries = header.metadata, header.entries
         architecture = self.metadata.get("general.architecture")
         if architecture != ARCHITECTURE:
             raise BadData(f"{path} is a model of the architecture {architecture!r}, not 'gpt2'")
         self.config = self._config()
-        self._check()
+        self.check()
         self.origin = Origin.of(self.metadata)
-
-    def stored(self, name: str, layer: int = 0) -> Stored:
-        """Return one tensor of one layer, memory-mapped."""
-        return self.entries[NAMES[name].format(layer)].stored()
-
-    def verify(self) -> None:
-        """Compare the head with the token embedding, if the file has both.
-
-        Raises:
-            BadData: they differ.
-        """
-        if HEAD in self.entries and not same(self.entries[HEAD].stored(), self.stored("wte")):
-            raise BadData(
-                f"{self.path}: output.weight differs from token_embd.weight, but GPT-2 ties them: "
-                "this is another model"
-            )
+        self.has_tokenizer = "tokenizer.ggml.tokens" in self.metadata
 
     def vocabulary(self) -> Vocabulary | None:
         """Return the file's tokenizer; None if it has none like GPT-2's.
@@ -122,10 +95,12 @@ class GgufModel(Weights):
         model = self.metadata.get("tokenizer.ggml.model")
         if model != "gpt2" or self.metadata.get("tokenizer.ggml.pre", "gpt-2") != "gpt-2":
             return None
-        tokens = self.metadata.get("tokenizer.ggml.tokens")
-        kinds = self.metadata.get("tokenizer.ggml.token_type")
-        merges = self.metadata.get("tokenizer.ggml.merges")
-        if not (_texts(tokens) and _texts(merges) and isinstance(kinds, list)):
+        found = [self.metadata.get(f"tokenizer.ggml.{name}") for name in VOCABULARY]
+        arrays = [array.items for array in found if isinstance(array, GgufArray)]
+        if len(arrays) < len(found):
+            return None
+        tokens, kinds, merges = arrays
+        if not all(isinstance(text, str) for text in (*tokens, *merges)):
             return None
         if len(kinds) != len(tokens):
             raise BadData(f"{self.path}: {len(tokens)} tokens, {len(kinds)} types of tokens")
@@ -141,79 +116,26 @@ class GgufModel(Weights):
         )
 
     def _config(self) -> ModelConfig:
-        embedding = self.entries.get(NAMES["wte"])
-        found = {name: self.metadata.get(key) for name, key in DIMENSIONS.items()}
-        for name, value in found.items():
-            if type(value) is not int:
-                raise BadData(f"{self.path} has no {DIMENSIONS[name]}: it is not a whole GPT-2")
+        path, wte = self.path, NAMES["wte"]
+        found: dict[str, int] = {}
+        for name, key in DIMENSIONS.items():
+            if type(value := self.metadata.get(key)) is not int:
+                raise BadData(f"{path} has no {key}: it is not a whole GPT-2")
+            found[name] = value
+        embedding = self.entries.get(wte)
         if embedding is None or len(embedding.shape) != 2:
-            raise BadData(f"{self.path} has no tensor {NAMES['wte']}: it is not a whole GPT-2")
+            raise BadData(f"{path} has no tensor {wte}: it is not a whole GPT-2")
         epsilon = self.metadata.get("gpt2.attention.layer_norm_epsilon", EPSILON)
         if not isinstance(epsilon, float) or not math.isclose(epsilon, EPSILON, rel_tol=1e-6):
-            raise BadData(f"{self.path}: layer_norm_epsilon is {epsilon}; llmc needs {EPSILON}")
-        channels = found["channels"] or 0
-        width = self.metadata.get("gpt2.feed_forward_length", 4 * channels)
-        if width != 4 * channels:
-            raise BadData(f"{self.path}: feed_forward_length is {width}; llmc needs {4 * channels}")
+            raise BadData(f"{path}: layer_norm_epsilon is {epsilon}; llmc needs {EPSILON}")
+        wanted = 4 * found["channels"]
+        width = self.metadata.get("gpt2.feed_forward_length", wanted)
+        if width != wanted:
+            raise BadData(f"{path}: feed_forward_length is {width}; llmc needs {wanted}")
         try:
-            return ModelConfig(vocab_size=embedding.shape[0], **found)  # type: ignore[arg-type]
+            return ModelConfig(vocab_size=embedding.shape[0], **found)
         except Usage as error:
-            raise BadData(f"{self.path} is not a GPT-2: {error}") from error
-
-    def _check(self) -> None:
-        if self.config.layers > len(self.entries):  # before a list of all their names is made
-            raise BadData(
-                f"{self.path} lacks layers: its key-values promise {self.config.layers:,}"
-            )
-        shapes = gguf_shapes(self.config)
-        shapes[HEAD] = shapes[NAMES["wte"]]
-        check_tensors(self.path, self.entries, shapes, optional={HEAD}, readable=READABLE)
-
-
-def _texts(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def gguf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all tensors, outputs first, by GGUF's names, layer after layer."""
-    shapes = tensor_shapes(config) | {"wte": (config.vocab_size, config.channels)}
-    layered = [name for name in NAMES if name not in UNSTACKED]
-    return (
-        {NAMES[name]: shapes[name] for name in ("wte", "wpe")}
-        | {
-            NAMES[name].format(layer): shapes[name][1:]
-            for layer in range(config.layers)
-            for name in layered
-        }
-        | {NAMES[name]: shapes[name] for name in ("lnfw", "lnfb")}
-    )
-
-
-def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
-    """Return the key-values of a GGUF file and the places of its tensors.
-
-    Raises:
-        MissingOutput: there is no such file.
-        BadData: it is damaged, cut short, or big-endian.
-    """
-    try:
-        header, problems = scan_gguf(path, str(path))
-    except FileNotFoundError as error:
-        raise MissingOutput(f"there is no file {path}") from error
-    except OSError as error:
-        raise BadData(f"cannot read {path}: {error.strerror}") from error
-    if problems:
-        raise BadData(problems[0])
-    return contents(header)
-
-
-def contents(header: GgufHeader) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
-    """Return the key-values of a header, arrays as lists, and the places of the tensors."""
-    metadata = {
-        key: list(value.items) if isinstance(value, GgufArray) else value
-        for key, value in header.metadata.items()
-    }
-    return metadata, header.entries
+            raise BadData(f"{path} is not a GPT-2: {error}") from error
 
 
 def tensor_kind(name: str, kind: str) -> str:
@@ -246,22 +168,17 @@ def check_kind(config: ModelConfig, kind: str) -> None:
 def write_gguf(
     path: Path, weights: Weights, kind: str, vocabulary: Vocabulary, *, name: str, origin: Origin
 ) -> None:
-    """Write a GGUF file with its tokenizer, for llama.cpp.
+    """Write a GGUF file with its tokenizer, for llama.cpp; an existing file is overwritten.
 
-    Args:
-        path: the file; an existing one is overwritten.
-        weights: the model.
-        kind: how matrices are stored: ``F32``, ``F16``, ``BF16`` or ``Q8_0``.
-        vocabulary: the tokenizer's; further tokens of the model are marked unused.
-        name: the model's name in the file.
-        origin: kept under llmc's own keys.
+    Matrices are stored as ``kind``: ``F32``, ``F16``, ``BF16`` or ``Q8_0``. ``name`` is the model's
+    name in the file. Tokens of the model beyond the vocabulary are marked unused.
 
     Raises:
         BadData: a number is too large for F16.
         OSError: the disk is full.
     """
     import numpy as np
-    from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
     logging.getLogger("gguf").setLevel(logging.ERROR)
     config = weights.config
@@ -269,19 +186,18 @@ def write_gguf(
     writer.add_name(name)
     _add_model(writer, config, kind)
     _add_tokenizer(writer, config, vocabulary)
-    _add_origin(writer, origin)
-    plan = [("wte", 0), ("wpe", 0)]
-    layered = [ours for ours in NAMES if ours not in UNSTACKED]
-    plan += [(ours, layer) for layer in range(config.layers) for ours in layered]
-    plan += [("lnfw", 0), ("lnfb", 0)]
-    shapes = gguf_shapes(config)
-    for ours, layer in plan:
-        theirs, stored_as = NAMES[ours].format(layer), tensor_kind(ours, kind)
-        shape = shapes[theirs]
-        size = stored_bytes(math.prod(shape), stored_as)
+    for key, value in origin.metadata().items():
+        kinds = {int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32, str: GGUFValueType.STRING}
+        writer.add_key_value(key, value, kinds[type(value)])
+    for ours, layer, shape in layer_shapes(config):
+        stored_as = tensor_kind(ours, kind)
         # Any type but float32 keeps the package from guessing the shape.
         writer.add_tensor_info(
-            theirs, shape, np.dtype(np.float32), size, GGMLQuantizationType[stored_as]
+            NAMES[ours].format(layer),
+            shape,
+            np.dtype(np.float32),
+            stored_bytes(math.prod(shape), stored_as),
+            GGMLQuantizationType[stored_as],
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -289,9 +205,9 @@ def write_gguf(
     writer.close()
     alignment = writer.data_alignment
     with path.open("ab") as file:
-        for ours, layer in plan:
+        for ours, layer, _ in layer_shapes(config):
             file.write(bytes(-file.tell() % alignment))
-            write_blocks(file, weights.stored(ours, layer).blocks(), tensor_kind(ours, kind))
+            write_blocks(file.write, weights.stored(ours, layer).blocks(), tensor_kind(ours, kind))
         file.write(bytes(-file.tell() % alignment))
 
 
@@ -324,12 +240,3 @@ def _add_tokenizer(writer: GGUFWriter, config: ModelConfig, vocabulary: Vocabula
     writer.add_bos_token_id(eot)
     writer.add_eos_token_id(eot)
     writer.add_add_bos_token(False)
-
-
-def _add_origin(writer: GGUFWriter, origin: Origin) -> None:
-    if origin.step:
-        writer.add_uint32(STEP, origin.step)
-    if origin.val_loss is not None:
-        writer.add_float32(VAL_LOSS, origin.val_loss)
-    if origin.tokenizer is not None:
-        writer.add_string(TOKENIZER, origin.tokenizer.hex())

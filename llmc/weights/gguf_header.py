@@ -15,25 +15,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmc.kinds import HEAD_BYTES, not_data
-from llmc.weights.base import TensorPlace
+from llmc.kinds import HEAD_BYTES, not_data, read_strictly
+from llmc.weights.base import TensorPlace, cut_short
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32
-SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
+# The numbers of types -> struct's codes.
+SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 MOST_ITEMS = 1 << 24  # strings in all arrays
 MOST_DIMENSIONS = 8
@@ -50,19 +39,11 @@ class GgufArray:
 
 @dataclass
 class GgufHeader:
-    """The header of a GGUF file, as far as it could be read.
-
-    Attributes:
-        version: the format's version.
-        tensor_count: the number of tensors that the header promises.
-        key_count: the number of key-values that it promises.
-        metadata: the key-values.
-        entries: where the tensors lie.
-    """
+    """The header of a GGUF file, as far as it could be read."""
 
     version: int = 0
-    tensor_count: int = 0
-    key_count: int = 0
+    tensor_count: int = 0  # the number of tensors that the header promises
+    key_count: int = 0  # the number of key-values that it promises
     metadata: dict[str, Any] = field(default_factory=dict)
     entries: dict[str, TensorPlace] = field(default_factory=dict)
 
@@ -71,15 +52,20 @@ class DamagedHeader(Exception):
     """The header does not follow the specification; the message says where."""
 
 
+def read_gguf(path: Path) -> GgufHeader:
+    """Return the header of a GGUF file.
+
+    Raises:
+        MissingOutput: there is no such file.
+        BadData: it is damaged, cut short, or big-endian.
+    """
+    return read_strictly(scan_gguf, path, missing=f"there is no file {path}")
+
+
 def scan_gguf(path: Path, name: str = "it") -> tuple[GgufHeader, list[str]]:
-    """Read the header of a GGUF file as far as it goes.
+    """Return the header as far as it can be read, and the problems, a sentence each.
 
-    Args:
-        path: the file.
-        name: how the problems call the file.
-
-    Returns:
-        The header, and the problems, a sentence each.
+    ``name`` is how the problems call the file.
 
     Raises:
         OSError: the file cannot be read.
@@ -179,13 +165,14 @@ def _read(walk: _Walk, header: GgufHeader, path: Path) -> None:
         raise DamagedHeader(f"its alignment is {_short(alignment)}, not a power of two")
     start = -(-walk.file.tell() // alignment) * alignment
     for name, number, shape, offset in places:
-        size = tensor_bytes(number, shape)
-        dtype = type_name(number)
-        if size is None:
+        dtype, block, width = tensor_types().get(number, (str(number), 0, 0))
+        row = shape[-1] if shape else 1
+        if not block or row % block:
             raise DamagedHeader(
                 f"the tensor {_short(name)} has the type {dtype} and the shape {list(shape)}, "
                 "which do not go together"
             )
+        size = math.prod(shape) // block * width
         header.entries[name] = TensorPlace(path, dtype, shape, start + offset, size)
     if len(header.entries) < len(places):
         raise DamagedHeader("a tensor comes twice")
@@ -210,35 +197,18 @@ def _short(value: object) -> str:
 
 def _place_problems(header: GgufHeader, size: int, name: str) -> list[str]:
     """Compare the places of the tensors with the file and with each other."""
-    spans = sorted((place.start, place.start + place.size) for place in header.entries.values())
-    end = max((stop for _, stop in spans), default=0)
     problems = []
-    if end > size:
-        gone = sum(stop > size for _, stop in spans)
-        problems.append(
-            f"{name} is cut short: {end - size:,} bytes are missing, and with them all or part of "
-            f"{gone:,} of {len(spans):,} tensors; get or make the file again"
-        )
+    if (sentence := cut_short(name, header.entries, size)) is not None:
+        problems.append(f"{sentence}; get or make the file again")
+    spans = sorted((place.start, place.start + place.size) for place in header.entries.values())
     if any(stop > start for (_, stop), (start, _) in pairwise(spans)):
         problems.append(f"{name} has tensors that overlap; get or make the file again")
     return problems
 
 
 @cache
-def type_name(number: int) -> str:
-    """Return the name of a tensor type, or its number if it has none."""
-    from gguf import GGMLQuantizationType
-
-    return next((item.name for item in GGMLQuantizationType if item.value == number), str(number))
-
-
-def tensor_bytes(number: int, shape: tuple[int, ...]) -> int | None:
-    """Return the size of a tensor's data; None for an unknown type or a broken row."""
+def tensor_types() -> dict[int, tuple[str, int, int]]:
+    """Return the name, the numbers in a block and the bytes of a block of each tensor type."""
     from gguf import GGML_QUANT_SIZES
 
-    sizes = {kind.value: pair for kind, pair in GGML_QUANT_SIZES.items()}
-    if number not in sizes:
-        return None
-    block, width = sizes[number]
-    row = shape[-1] if shape else 1
-    return math.prod(shape) // block * width if row % block == 0 else None
+    return {kind.value: (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}

@@ -1,4 +1,4 @@
-"""Read GPT-2 as Hugging Face stores it: ``config.json`` and named tensors.
+"""GPT-2 as Hugging Face stores it: ``config.json`` and named tensors.
 
 Names come with or without the prefix ``transformer.``. Conv1D keeps its weights as (in, out), so
 four kinds of them are transposed. ``attn.bias`` and ``attn.masked_bias`` are masks, not weights.
@@ -8,33 +8,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.kinds import HEAD_BYTES, not_data
-from llmc.model import ModelConfig, tensor_shapes
-from llmc.weights.base import (
-    STEP,
-    TOKENIZER,
-    UNSTACKED,
-    VAL_LOSS,
-    Origin,
-    Stored,
-    TensorEntry,
-    Weights,
-    check_tensors,
-    same,
+from llmc.model import ModelConfig
+from llmc.tokens import tokenizer_json
+from llmc.tokens.byte_level import Vocabulary
+from llmc.weights.base import NamedWeights, Origin, Tensor, Weights, layer_shapes
+from llmc.weights.number_types import Stored
+from llmc.weights.safetensors import (
+    INDEX_SUFFIX,
+    READABLE,
+    Planned,
+    read_safetensors,
+    write_safetensors,
 )
-from llmc.weights.safetensors import INDEX_SUFFIX, READABLE, SafetensorsFile
+
+if TYPE_CHECKING:
+    from llmc.weights.number_types import Floats
 
 HEAD_SIZE = 64  # in every GPT-2 that OpenAI published
 PREFIX = "transformer."
-HEAD = "lm_head.weight"
 MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
-CONFIG_FILE = "config.json"
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+SUFFIX = ".safetensors"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # In a folder, the first of these is the model.
 FILES = (SAFETENSORS, SAFETENSORS + INDEX_SUFFIX, PICKLE, PICKLE + INDEX_SUFFIX)
 
@@ -70,172 +72,81 @@ REQUIRED: dict[str, tuple[object, ...]] = {
 }
 
 
-class NamedTensors(Protocol):
-    """Tensors by name: a safetensors file, several, or what torch has loaded."""
-
-    path: Path
-    metadata: dict[str, str]
-
-    @property
-    def entries(self) -> Mapping[str, TensorEntry]:
-        """What there is, by name."""
-
-    def stored(self, name: str) -> Stored:
-        """Return a tensor."""
-
-
-class NamedModel(Weights):
-    """A GPT-2 with the tensor names of Hugging Face and nanoGPT.
+class HuggingFaceNames(NamedWeights):
+    """A GPT-2 with the tensor names of Hugging Face, which nanoGPT uses too.
 
     Attributes:
         entries: the tensors of the file under the names of ``NAMES``, without masks.
     """
 
-    conv1d = True  # four matrices are stored as (in, out)
-    biases = True  # all biases must be there; if False, a missing one is zero
-
-    def __init__(self, tensors: NamedTensors, names: Mapping[str, str], config: ModelConfig):
-        """Check the tensors by name, shape and type.
-
-        Args:
-            tensors: the file's.
-            names: the file's name of a tensor, by the name it has here.
-            config: the model's shape.
-
-        Raises:
-            BadData: they do not have this shape.
-        """
-        self.path = tensors.path
-        self.config = config
-        self._tensors = tensors
-        self._names = names
-        self.entries = {short: tensors.entries[name] for short, name in names.items()}
-        self._check()
-
-    def stored(self, name: str, layer: int = 0) -> Stored:
-        """Return one tensor of one layer, memory-mapped if the file allows."""
-        import numpy as np
-
-        theirs, conv1d = NAMES[name]
-        short = theirs.format(layer)
-        if short not in self.entries:
-            shape = tensor_shapes(self.config)[name]
-            return Stored("F32", np.zeros(shape[name not in UNSTACKED :], np.float32))
-        found = self._tensors.stored(self._names[short])
-        if name == "wte":
-            return Stored(found.kind, found.values[: self.config.vocab_size])
-        return Stored(found.kind, found.values.T) if conv1d and self.conv1d else found
-
-    def verify(self) -> None:
-        """Compare the head with the token embedding, if the file has both.
-
-        Raises:
-            BadData: they differ.
-        """
-        if HEAD in self.entries and not same(
-            self._tensors.stored(self._names[HEAD]),
-            self._tensors.stored(self._names["wte.weight"]),
-        ):
-            raise BadData(
-                f"{self.path}: lm_head.weight differs from wte.weight, but GPT-2 ties them: "
-                "this is another model"
-            )
-
-    def rows(self) -> int:
-        """Return how many rows the file's token embedding has; nanoGPT pads it."""
-        return self.config.vocab_size
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the required shapes of all tensors, by the names of ``NAMES``."""
-        shapes = {}
-        for name, shape in tensor_shapes(self.config).items():
-            theirs, conv1d = NAMES[name]
-            if name in UNSTACKED:
-                shapes[theirs] = shape
-                continue
-            one = shape[:0:-1] if conv1d and self.conv1d else shape[1:]
-            shapes |= {theirs.format(layer): one for layer in range(self.config.layers)}
-        shapes["wte.weight"] = (self.rows(), self.config.channels)
-        return shapes
-
-    def _check(self) -> None:
-        if self.config.layers > len(self.entries):  # before a list of all their names is made
-            raise BadData(f"{self.path} lacks layers: its configuration has {self.config.layers:,}")
-        shapes = self.shapes()
-        shapes[HEAD] = shapes["wte.weight"]
-        optional = {name for name in shapes if name.endswith(".bias") and not self.biases}
-        check_tensors(
-            self.path, self.entries, shapes, optional={HEAD, *optional}, readable=READABLE
-        )
+    names: ClassVar = {ours: theirs for ours, (theirs, _) in NAMES.items()}
+    head = "lm_head.weight"
+    readable = READABLE
+    layers_in = "its configuration has"
 
 
-class HuggingFaceModel(NamedModel):
+class HuggingFaceModel(HuggingFaceNames):
     """A folder with ``config.json`` and weights, or a file of weights."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, loaded: Mapping[str, Tensor] | None = None) -> None:
         """Open a folder, a ``.safetensors`` file, a state dict of torch's, or an index of several.
 
         The shape comes from the ``config.json`` in the folder or beside the file. Without one it
         is derived from the tensors, with heads of 64 channels as in OpenAI's GPT-2.
 
+        Args:
+            path: the folder or file.
+            loaded: the tensors of the file, if it has been read.
+
         Raises:
             MissingOutput: there is no such file.
             BadData: it is damaged, or another architecture than GPT-2.
         """
-        file = path
+        self.path = path
         if path.is_dir():
             found = [path / name for name in FILES if (path / name).is_file()]
-            file = found[0] if found else path / SAFETENSORS
-        if not file.is_file():
+            self.path = found[0] if found else path / SAFETENSORS
+        if not self.path.is_file():
             raise MissingOutput(
-                f"no {file}: 'llmc fetch gpt2' gets GPT-2's weights; weights of your own are "
+                f"no {self.path}: 'llmc fetch gpt2' gets GPT-2's weights; weights of your own are "
                 "a folder with config.json and model.safetensors, or one .safetensors file"
             )
-        self.open(_named_tensors(file))
+        if loaded is None and self.path.name.endswith((SUFFIX, SUFFIX + INDEX_SUFFIX)):
+            header = read_safetensors(self.path)
+            loaded, self.origin = header.entries, Origin.of(header.metadata)
+        elif loaded is None:
+            from llmc.weights.torch import load_tensors
 
-    def open(self, tensors: NamedTensors) -> None:
-        """Open the model of these tensors; see :meth:`__init__`."""
-        names = short_names(tensors.entries)
-        settings = tensors.path.with_name(CONFIG_FILE)
-        entries = {short: tensors.entries[name] for short, name in names.items()}
-        config = (
-            read_config(settings) if settings.is_file() else _derived_config(tensors.path, entries)
+            loaded = load_tensors(self.path)
+        self.entries = short_names(loaded)
+        settings = self.path.with_name(CONFIG_FILE)
+        self.config = (
+            read_config(settings)
+            if settings.is_file()
+            else _derived_config(self.path, self.entries)
         )
-        super().__init__(tensors, names, config)
-        self.origin = Origin.of(tensors.metadata)
+        self.check()
+        folder, files = self.path.parent, (tokenizer_json.TOKENIZER, tokenizer_json.VOCAB)
+        self.has_tokenizer = any((folder / name).is_file() for name in files)
 
-    @classmethod
-    def of(cls, tensors: NamedTensors) -> HuggingFaceModel:
-        """Return the model of tensors that are already loaded."""
-        made = cls.__new__(cls)
-        made.open(tensors)
-        return made
+    def vocabulary(self) -> Vocabulary | None:
+        """Return the tokenizer in the folder; errors as in the base class."""
+        return tokenizer_json.read_tokenizer_json(self.path.parent)
 
+    def stored(self, name: str, layer: int = 0) -> Stored:
+        """Return one tensor of one layer, memory-mapped if the file allows."""
+        found = super().stored(name, layer)
+        return Stored(found.kind, found.values.T) if NAMES[name][1] else found
 
-def short_names(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
-    """Return a map from names without prefix to the file's names; masks are left out."""
-    names = {name.removeprefix(PREFIX): name for name in entries}
-    return {short: name for short, name in names.items() if not MASK.fullmatch(short)}
-
-
-def _named_tensors(file: Path) -> NamedTensors:
-    if file.name.endswith((".safetensors", ".safetensors" + INDEX_SUFFIX)):
-        return SafetensorsFile(file)
-    from llmc.weights.torch import load_tensors
-
-    return load_tensors(file)
+    def stored_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape in the file: Conv1D's is (in, out)."""
+        return shape[::-1] if NAMES[name][1] else shape
 
 
-def metadata_of(origin: Origin) -> dict[str, str]:
-    """Return the metadata of a safetensors file; transformers requires ``format``."""
-    found = {"format": "pt"}
-    if origin.step:
-        found[STEP] = str(origin.step)
-    if origin.val_loss is not None:
-        found[VAL_LOSS] = repr(origin.val_loss)
-    if origin.tokenizer is not None:
-        found[TOKENIZER] = origin.tokenizer.hex()
-    return found
+def short_names(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under their names without prefix; masks are left out."""
+    short = {name.removeprefix(PREFIX): entry for name, entry in entries.items()}
+    return {name: entry for name, entry in short.items() if not MASK.fullmatch(name)}
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -269,7 +180,7 @@ def read_config(path: Path) -> ModelConfig:
         ) from error
 
 
-def _derived_config(path: Path, entries: Mapping[str, Any]) -> ModelConfig:
+def _derived_config(path: Path, entries: Mapping[str, Tensor]) -> ModelConfig:
     """Return the shape derived from the tensors, with heads of 64 channels.
 
     Raises:
@@ -289,3 +200,76 @@ def _derived_config(path: Path, entries: Mapping[str, Any]) -> ModelConfig:
         return ModelConfig(layers, channels // HEAD_SIZE, channels, context, vocab_size)
     except Usage as error:
         raise BadData(f"{path} is not a GPT-2: {error}") from error
+
+
+def write_hf_folder(
+    folder: Path, weights: Weights, kind: str, *, eot: int | None, origin: Origin
+) -> None:
+    """Write config.json, generation_config.json and model.safetensors into a folder.
+
+    The weights are one file, as in every GPT-2 that OpenAI published, the largest included. They
+    are stored as ``kind``: ``F32``, ``F16`` or ``BF16``. ``eot`` is the id that begins and ends a
+    text; None if the tokenizer is not known.
+
+    Raises:
+        BadData: a number is too large for F16.
+        OSError: the disk is full.
+    """
+    settings: dict[str, object] = {"bos_token_id": eot, "eos_token_id": eot}
+    _write_json(folder / CONFIG_FILE, _config(weights.config, kind) | settings)
+    _write_json(folder / GENERATION_FILE, settings | {"_from_model_config": True})
+    metadata = {"format": "pt", **origin.metadata()}  # transformers requires the format
+    write_safetensors(folder / SAFETENSORS, _plan(weights, kind), metadata)
+
+
+def _config(config: ModelConfig, kind: str) -> dict[str, object]:
+    """Return the fields of ``GPT2Config``; llmc trains without dropout."""
+    return {
+        "activation_function": "gelu_new",
+        "architectures": ["GPT2LMHeadModel"],
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-5,
+        "model_type": "gpt2",
+        "n_ctx": config.context,
+        "n_embd": config.channels,
+        "n_head": config.heads,
+        "n_inner": None,
+        "n_layer": config.layers,
+        "n_positions": config.context,
+        "resid_pdrop": 0.0,
+        "scale_attn_by_inverse_layer_idx": False,
+        "scale_attn_weights": True,
+        "tie_word_embeddings": True,
+        "torch_dtype": TORCH_DTYPES[kind],
+        "use_cache": True,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def _plan(weights: Weights, kind: str) -> Iterator[Planned]:
+    """Yield the tensors in the model's order, Conv1D as (in, out), without the tied head."""
+    for name, layer, shape in layer_shapes(weights.config):
+        theirs, conv1d = NAMES[name]
+        yield Planned(
+            PREFIX + theirs.format(layer),
+            kind,
+            shape[::-1] if conv1d else shape,
+            _blocks(weights, name, layer, transposed=conv1d),
+        )
+
+
+def _blocks(weights: Weights, name: str, layer: int, *, transposed: bool) -> Iterator[Floats]:
+    """Yield a tensor's blocks; the tensor is opened when the first is needed."""
+    import numpy as np
+
+    blocks = weights.stored(name, layer).blocks()
+    if transposed:
+        yield np.concatenate(list(blocks)).T
+    else:
+        yield from blocks
+
+
+def _write_json(path: Path, table: dict[str, object]) -> None:
+    path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")

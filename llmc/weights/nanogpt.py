@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData, Usage
-from llmc.model import ModelConfig
-from llmc.weights.base import Origin
-from llmc.weights.huggingface import NamedModel, short_names
-from llmc.weights.torch import TorchTensors, tensors_in
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.weights.base import UNSTACKED, Origin
+from llmc.weights.huggingface import HuggingFaceNames, short_names
+from llmc.weights.number_types import Stored
+from llmc.weights.torch import tensors_in
 
 COMPILED = "_orig_mod."
 NO_LOSS = 1e9
 PADDED, VOCAB_SIZE = 50304, 50257
-DIMENSIONS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+KEYS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
 def is_nanogpt(loaded: Any) -> bool:
@@ -29,11 +30,8 @@ def is_nanogpt(loaded: Any) -> bool:
     return isinstance(loaded, Mapping) and {"model", "model_args"} <= set(loaded)
 
 
-class NanoGptModel(NamedModel):
+class NanoGptModel(HuggingFaceNames):
     """A checkpoint saved by nanoGPT's ``train.py``."""
-
-    conv1d = False
-    biases = False
 
     def __init__(self, path: Path, loaded: Mapping[str, Any]) -> None:
         """Check what torch loaded from ``path``.
@@ -41,30 +39,44 @@ class NanoGptModel(NamedModel):
         Raises:
             BadData: it is damaged, or another model than nanoGPT's.
         """
+        self.path = path
         args = loaded["model_args"]
         try:
-            layers, heads, channels, context, vocab = (int(args[name]) for name in DIMENSIONS)
-            self._rows = vocab
-            vocab_size = VOCAB_SIZE if vocab == PADDED else vocab
-            config = ModelConfig(layers, heads, channels, context, vocab_size)
+            layers, heads, channels, context, rows = (int(args[key]) for key in KEYS)
+            vocab_size = VOCAB_SIZE if rows == PADDED else rows
+            self.config = ModelConfig(layers, heads, channels, context, vocab_size)
         except (KeyError, TypeError, ValueError, Usage) as error:
             raise BadData(
                 f"{path}: its model_args are not nanoGPT's ({type(error).__name__}: {error})"
             ) from error
-        tensors = TorchTensors(path, tensors_in(path, loaded["model"]))
-        names = {name.removeprefix(COMPILED): name for name in tensors.entries}
-        short = short_names({name: tensors.entries[full] for name, full in names.items()})
-        super().__init__(tensors, {key: names[name] for key, name in short.items()}, config)
+        self._rows = rows
+        tensors = tensors_in(path, loaded["model"])
+        self.entries = short_names(
+            {name.removeprefix(COMPILED): tensor for name, tensor in tensors.items()}
+        )
+        self.check(biases=False)
         self.origin = _origin(loaded)
         self.notes = ("nanoGPT uses the exact GELU, llmc uses GPT-2's tanh approximation",)
-        if vocab == PADDED:
+        if rows == PADDED:
             self.notes += (f"left out the {PADDED - VOCAB_SIZE} padding rows of its vocabulary",)
         if "ln_f.bias" not in self.entries:
             self.notes += ("it has no biases; they are set to zero",)
 
-    def rows(self) -> int:
-        """Return how many rows the file's token embedding has."""
-        return self._rows
+    def stored(self, name: str, layer: int = 0) -> Stored:
+        """Return one tensor of one layer; zeros for a missing bias."""
+        import numpy as np
+
+        if self.names[name].format(layer) not in self.entries:
+            shape = tensor_shapes(self.config)[name][name not in UNSTACKED :]
+            return Stored("F32", np.zeros(shape, np.float32))
+        found = super().stored(name, layer)
+        return (
+            Stored(found.kind, found.values[: self.config.vocab_size]) if name == "wte" else found
+        )
+
+    def stored_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a tensor in the file; the vocabulary may be padded."""
+        return (self._rows, *shape[1:]) if name == "wte" else shape
 
 
 def _origin(loaded: Mapping[str, Any]) -> Origin:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.model import ModelConfig, tensor_shapes
-from llmc.weights.base import UNSTACKED, Stored, Weights
+from llmc.weights.base import UNSTACKED, Weights
+from llmc.weights.number_types import Stored
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
+    from llmc.weights.number_types import Floats
+
     Doubles = NDArray[np.float64]
     Words = NDArray[np.uint64]
 

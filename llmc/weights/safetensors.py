@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmc.errors import BadData, MissingOutput
-from llmc.kinds import HEAD_BYTES, not_data
-from llmc.weights.base import Stored, TensorPlace, stored_bytes, write_blocks
+from llmc.kinds import HEAD_BYTES, not_data, read_strictly
+from llmc.weights.base import TensorPlace, cut_short
+from llmc.weights.number_types import stored_bytes, write_blocks
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float32]
+    from llmc.weights.number_types import Floats
 
 INDEX_SUFFIX = ".index.json"
 READABLE = ("F32", "F16", "BF16", "F64")
@@ -32,6 +30,7 @@ BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "BOOL": 8,
     "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8,
 }  # fmt: skip
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -46,45 +45,24 @@ class Planned:
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """The header of a safetensors file.
-
-    Attributes:
-        entries: where the tensors lie, by name.
-        metadata: the file's strings.
-        size: the length of the JSON in bytes.
-    """
+    """The header of a safetensors file."""
 
     entries: dict[str, TensorPlace]
     metadata: dict[str, str]
-    size: int
+    size: int = 0  # the length of the JSON in bytes
 
 
-class SafetensorsFile:
-    """The tensors of a ``.safetensors`` file, or of several behind a ``.safetensors.index.json``.
+def read_safetensors(path: Path) -> SafetensorsHeader:
+    """Read the header of a ``.safetensors`` file, or those that a ``.index.json`` names.
 
-    Attributes:
-        path: the file or the index.
-        entries: by name, as the files have them.
-        metadata: the file's strings; empty for several files.
+    Raises:
+        MissingOutput: a file that the index names is gone.
+        BadData: a file is damaged, of another format, or not what the index says.
     """
-
-    def __init__(self, path: Path) -> None:
-        """Read the headers.
-
-        Raises:
-            BadData: a file is damaged, of another format, or not what the index says.
-        """
-        self.path = path
-        self.metadata: dict[str, str] = {}
-        if path.name.endswith(INDEX_SUFFIX):
-            self.entries = _indexed(path)
-        else:
-            header = _read_header(path)
-            self.entries, self.metadata = header.entries, header.metadata
-
-    def stored(self, name: str) -> Stored:
-        """Return a tensor, memory-mapped."""
-        return self.entries[name].stored()
+    if not path.name.endswith(INDEX_SUFFIX):
+        return read_strictly(scan_safetensors, path)
+    entries = read_parts(path, lambda part: read_strictly(scan_safetensors, part).entries)
+    return SafetensorsHeader(entries, {})
 
 
 def index_parts(path: Path) -> dict[str, list[str]]:
@@ -110,13 +88,19 @@ def index_parts(path: Path) -> dict[str, list[str]]:
     return parts
 
 
-def _indexed(path: Path) -> dict[str, TensorPlace]:
+def read_parts(path: Path, read: Callable[[Path], Mapping[str, Item]]) -> dict[str, Item]:
+    """Return the tensors that an index names; ``read`` returns those of one file.
+
+    Raises:
+        MissingOutput: a file that the index names is gone.
+        BadData: the index is damaged, or a file lacks a tensor.
+    """
     entries = {}
     for file, names in index_parts(path).items():
         part = path.with_name(file)
         if not part.is_file():
             raise MissingOutput(f"{part} is gone, and the index {path.name} names it: get it again")
-        found = _read_header(part).entries
+        found = read(part)
         for name in names:
             if name not in found:
                 raise BadData(f"{part} has no tensor {name}, which {path.name} promises")
@@ -124,25 +108,10 @@ def _indexed(path: Path) -> dict[str, TensorPlace]:
     return entries
 
 
-def _read_header(path: Path) -> SafetensorsHeader:
-    try:
-        header, problems = scan_safetensors(path, str(path))
-    except OSError as error:
-        raise BadData(f"cannot read {path}: {error.strerror or error}") from error
-    if header is None or problems:
-        raise BadData(problems[0])
-    return header
-
-
 def scan_safetensors(path: Path, name: str = "it") -> tuple[SafetensorsHeader | None, list[str]]:
-    """Read the header of a safetensors file as far as it goes.
+    """Return the header of a file, or None if it cannot be read, and the problems, a sentence each.
 
-    Args:
-        path: the file.
-        name: how the problems call the file.
-
-    Returns:
-        The header, or None if it cannot be read, and the problems, a sentence each.
+    ``name`` is how the problems call the file.
 
     Raises:
         OSError: the file cannot be read.
@@ -154,23 +123,19 @@ def scan_safetensors(path: Path, name: str = "it") -> tuple[SafetensorsHeader | 
         length = int.from_bytes(head[:8], "little")
         file.seek(8)
         text = file.read(length) if length <= min(LARGEST_HEADER, size - 8) else None
+    broken = f"{name} is damaged or not a safetensors file"
     if (sentence := not_data(head, name)) is not None:
         return None, [sentence]
     if text is None:
-        return (
-            None,
-            [
-                f"{name} is damaged or not a safetensors file: its header promises {length:,} "
-                f"bytes, and the file has {size:,}; get it again"
-            ],
-        )
+        promise = f"its header promises {length:,} bytes, and the file has {size:,}"
+        return None, [f"{broken}: {promise}; get it again"]
     try:
         header = json.loads(text)
         metadata = header.pop("__metadata__", None) or {}
         items = header.items()
     except (ValueError, RecursionError, AttributeError, TypeError) as error:
         reason = f"its header of {length:,} bytes is not a JSON table ({type(error).__name__})"
-        return None, [f"{name} is damaged or not a safetensors file: {reason}; get it again"]
+        return None, [f"{broken}: {reason}; get it again"]
     entries: dict[str, TensorPlace] = {}
     problems = []
     for key, item in items:
@@ -179,9 +144,14 @@ def scan_safetensors(path: Path, name: str = "it") -> tuple[SafetensorsHeader | 
             entries[key] = entry
         else:
             problems.append(f"{name} has a broken entry for the tensor {key!r}: {entry}")
-    problems += _size_problems(entries, size, name)
+    end = max((entry.start + entry.size for entry in entries.values()), default=size)
+    if (sentence := cut_short(name, entries, size)) is not None:
+        problems.append(f"{sentence}; get it again")
+    elif end < size:
+        rest = f"{size - end:,} bytes follow the last tensor"
+        problems.append(f"{name} is too long: {rest}; get it again")
     if not problems and (refusal := _refused(path)) is not None:
-        problems.append(f"{name} is damaged or not a safetensors file ({refusal}): get it again")
+        problems.append(f"{broken} ({refusal}): get it again")
     strings = metadata if isinstance(metadata, dict) else {}
     return SafetensorsHeader(entries, strings, length), problems
 
@@ -202,20 +172,6 @@ def _entry(path: Path, item: Any, base: int) -> TensorPlace | str:
     return TensorPlace(path, dtype, tuple(shape), base + start, stop - start)
 
 
-def _size_problems(entries: Mapping[str, TensorPlace], size: int, name: str) -> list[str]:
-    ends = [entry.start + entry.size for entry in entries.values()]
-    end = max(ends, default=size)
-    if end > size:
-        gone = sum(each > size for each in ends)
-        return [
-            f"{name} is cut short: {end - size:,} bytes are missing, and with them all or part of "
-            f"{gone:,} of {len(entries):,} tensors; get it again"
-        ]
-    if end < size:
-        return [f"{name} is too long: {size - end:,} bytes follow the last tensor; get it again"]
-    return []
-
-
 def _refused(path: Path) -> str | None:
     """Return why the safetensors library refuses a file (overlaps, gaps, order), or None."""
     from safetensors import SafetensorError, safe_open
@@ -227,7 +183,7 @@ def _refused(path: Path) -> str | None:
         return " ".join(str(error).split())
 
 
-def write_safetensors(path: Path, plan: Iterable[Planned], metadata: Mapping[str, str]) -> None:
+def write_safetensors(path: Path, plan: Iterable[Planned], metadata: Mapping[str, object]) -> None:
     """Write tensors in the given order, one at a time.
 
     Raises:
@@ -235,27 +191,20 @@ def write_safetensors(path: Path, plan: Iterable[Planned], metadata: Mapping[str
         OSError: the disk is full.
     """
     planned = list(plan)
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    header: dict[str, object] = {
+        "__metadata__": {
+            key: value if isinstance(value, str) else repr(value) for key, value in metadata.items()
+        }
+    }
     offset = 0
     for tensor in planned:
         end = offset + stored_bytes(math.prod(tensor.shape), tensor.kind)
-        header[tensor.name] = {
-            "dtype": tensor.kind,
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
+        place = {"dtype": tensor.kind, "shape": [*tensor.shape], "data_offsets": [offset, end]}
+        header[tensor.name] = place
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % HEADER_ALIGNMENT)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
+        file.write(len(text).to_bytes(8, "little") + text)
         for tensor in planned:
-            write_blocks(file, tensor.blocks, tensor.kind)
-
-
-def transposed(blocks: Iterable[Floats]) -> Iterator[Floats]:
-    """Yield a matrix, given in blocks of rows, as one transposed block."""
-    import numpy as np
-
-    yield np.concatenate(list(blocks)).T
+            write_blocks(file.write, tensor.blocks, tensor.kind)

@@ -11,8 +11,8 @@ from llmc.errors import BadData, MissingOutput, Usage
 from llmc.fetch.registry import WEIGHTS
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.paths import CHECKPOINT, Workspace
-from llmc.weights.base import CheckpointModel, Weights
-from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS
+from llmc.weights.base import Weights
+from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS, CheckpointModel
 from llmc.weights.random import RandomModel
 from llmc.weights.safetensors import INDEX_SUFFIX
 
@@ -23,17 +23,11 @@ INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Weights that a name or a path stands for.
+    """Weights that a name or a path stands for."""
 
-    Attributes:
-        name: the default name of files made from them.
-        weights: the opened weights.
-        folder: the run they belong to, or None.
-    """
-
-    name: str
+    name: str  # the default name of files made from them
     weights: Weights
-    folder: Path | None = None
+    folder: Path | None = None  # of the run they belong to
 
 
 def find_weights(workspace: Workspace, source: str) -> FoundWeights:
@@ -68,12 +62,9 @@ def find_weights(workspace: Workspace, source: str) -> FoundWeights:
 
 
 def random_weights(preset: str, shape: Mapping[str, int], seed: int) -> FoundWeights:
-    """Return random weights of a preset's shape.
+    """Return random weights of a preset's shape; the same seed gives the same weights.
 
-    Args:
-        preset: a name or a TOML file; empty: gpt2-124m.
-        shape: dimensions that replace the preset's, by their names in ``ModelConfig``.
-        seed: the random seed; the same seed gives the same weights.
+    ``preset`` is a name or a TOML file; empty: gpt2-124m. ``shape`` replaces its dimensions.
 
     Raises:
         Usage: there is no such preset, or the shape is invalid.
@@ -112,19 +103,14 @@ def open_weights(path: Path) -> Weights:
     if int.from_bytes(head[:4], "little") in (MAGIC, *TOKEN_MAGICS):
         return CheckpointModel(path)
     if head.startswith((b"PK", b"\x80")):
-        return _pickled(path)
+        from llmc.weights.nanogpt import NanoGptModel, is_nanogpt
+        from llmc.weights.torch import load_pickle, tensors_in
+
+        loaded = load_pickle(path)
+        if is_nanogpt(loaded):
+            return NanoGptModel(path, loaded)
+        return HuggingFaceModel(path, tensors_in(path, loaded))
     raise Usage(
         f"{path} is not weights that llmc knows: a run, a Hugging Face folder, or a file that is "
         "an llm.c checkpoint, .safetensors, GGUF, or a .bin, .pt or ckpt.pt of PyTorch"
     )
-
-
-def _pickled(path: Path) -> Weights:
-    from llmc.weights.huggingface import HuggingFaceModel
-    from llmc.weights.nanogpt import NanoGptModel, is_nanogpt
-    from llmc.weights.torch import TorchTensors, load_pickle, tensors_in
-
-    loaded = load_pickle(path)
-    if is_nanogpt(loaded):
-        return NanoGptModel(path, loaded)
-    return HuggingFaceModel.of(TorchTensors(path, tensors_in(path, loaded)))

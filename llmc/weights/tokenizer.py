@@ -1,23 +1,89 @@
-"""Find the tokenizer of weights, and convert it for other programs."""
+"""Find the tokenizer of weights: recorded with them, in the workspace, or by name; convert it."""
 
 from __future__ import annotations
 
 import base64
 import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, LlmcError
 from llmc.paths import Workspace
 from llmc.tokens.byte_level import Vocabulary, merges_of
-from llmc.weights.lookup import TOKENIZER_SUFFIX, tokenizer_with
+from llmc.tokens.manifest import load_manifest
+from llmc.tokens.tokenizer import (
+    ENDOFTEXT,
+    TOKENIZER_FILE,
+    Tokenizer,
+    load_tokenizer,
+    recorded_tokenizer,
+)
+from llmc.weights.checkpoint import read_header
 from llmc.weights.random import RandomModel
 from llmc.weights.sources import FoundWeights
 
-if TYPE_CHECKING:
-    from llmc.tokens.tokenizer import Tokenizer
-
 GPT2_VOCAB_SIZE = 50257
+# The tokenizer of NAME.bin is NAME.tiktoken.
+TOKENIZER_SUFFIX = ".tiktoken"
+
+
+def tokenizer_of(workspace: Workspace, checkpoint: Path) -> Tokenizer | None:
+    """Return the tokenizer with the checkpoint's fingerprint; None if there is none.
+
+    Raises:
+        BadData: the checkpoint is damaged.
+    """
+    header = read_header(checkpoint)
+    return tokenizer_with(workspace, header.tokenizer, header.config.vocab_size, beside=checkpoint)
+
+
+def tokenizer_with(
+    workspace: Workspace, fingerprint: bytes | None, vocab_size: int, *, beside: Path
+) -> Tokenizer | None:
+    """Return the tokenizer with a fingerprint; None if there is none.
+
+    Args:
+        workspace: the place to look for it.
+        fingerprint: its 32 bytes; None if unknown.
+        vocab_size: of the model; a vocabulary of GPT-2's size is GPT-2's.
+        beside: the weights; a run's record or a file ``NAME.tiktoken`` may lie beside them.
+    """
+    for tokenizer in _candidates(workspace, beside):
+        if fingerprint is None:
+            # llm.c's own checkpoints say nothing.
+            if tokenizer.name == "gpt2" and tokenizer.vocab_size == vocab_size:
+                return tokenizer
+        elif tokenizer.fingerprint == fingerprint.hex():
+            return tokenizer
+    return None
+
+
+def _candidates(workspace: Workspace, beside: Path) -> Iterator[Tokenizer]:
+    """Yield every tokenizer that can be found; broken ones are skipped."""
+    manifests = workspace.data.glob("*/manifest.json")
+    records = workspace.runs.glob("*/tokenizer.json")
+    exported = workspace.models.glob(f"*{TOKENIZER_SUFFIX}")
+    places: list[Callable[[], Tokenizer | None]] = [
+        partial(load_tokenizer, "byte"),
+        partial(load_tokenizer, str(beside.with_suffix(TOKENIZER_SUFFIX))),
+        partial(recorded_tokenizer, beside.parent),
+        *(partial(_dataset_tokenizer, path.parent) for path in manifests),
+        *(partial(recorded_tokenizer, path.parent) for path in records),
+        *(partial(load_tokenizer, str(path)) for path in exported),
+        partial(load_tokenizer, "gpt2"),  # last: it may ask the network
+    ]
+    for load in places:
+        try:
+            found = load()
+        except LlmcError:
+            continue
+        if found is not None:
+            yield found
+
+
+def _dataset_tokenizer(folder: Path) -> Tokenizer:
+    return load_manifest(folder).load_tokenizer()
 
 
 def find_tokenizer(workspace: Workspace, found: FoundWeights) -> Tokenizer | None:
@@ -29,7 +95,7 @@ def find_tokenizer(workspace: Workspace, found: FoundWeights) -> Tokenizer | Non
     if (own := carried_tokenizer(found)) is not None:
         return own
     weights = found.weights
-    if weights.origin.tokenizer is None and carries_tokenizer(found):
+    if weights.origin.tokenizer is None and weights.has_tokenizer:
         return None
     return tokenizer_with(
         workspace, weights.origin.tokenizer, weights.config.vocab_size, beside=weights.path
@@ -37,47 +103,22 @@ def find_tokenizer(workspace: Workspace, found: FoundWeights) -> Tokenizer | Non
 
 
 def carried_tokenizer(found: FoundWeights) -> Tokenizer | None:
-    """Return the tokenizer in a run, a Hugging Face folder, a GGUF file, or beside a checkpoint.
+    """Return the tokenizer in a run, in the weights' own format, or beside a checkpoint.
 
     Returns None if there is none, or if llmc cannot represent it.
 
     Raises:
         BadData: it is damaged.
     """
-    from llmc.tokens.tokenizer import load_tokenizer, recorded_tokenizer
-    from llmc.tokens.tokenizer_json import read_tokenizer_json
-    from llmc.weights.gguf import GgufModel
-    from llmc.weights.huggingface import HuggingFaceModel
-
-    weights = found.weights
     if found.folder is not None:
         return recorded_tokenizer(found.folder)
-    if (beside := weights.path.with_suffix(TOKENIZER_SUFFIX)).is_file():
+    if (beside := found.weights.path.with_suffix(TOKENIZER_SUFFIX)).is_file():
         return load_tokenizer(str(beside))
-    if isinstance(weights, GgufModel):
-        vocabulary = weights.vocabulary()
-    elif isinstance(weights, HuggingFaceModel):
-        vocabulary = read_tokenizer_json(weights.path.parent)
-    else:
-        return None
+    vocabulary = found.weights.vocabulary()
     return _tokenizer(vocabulary) if vocabulary is not None else None
 
 
-def carries_tokenizer(found: FoundWeights) -> bool:
-    """Return whether a Hugging Face folder or a GGUF file has a tokenizer."""
-    from llmc.tokens.tokenizer_json import TOKENIZER, VOCAB
-    from llmc.weights.gguf import GgufModel
-    from llmc.weights.huggingface import HuggingFaceModel
-
-    weights = found.weights
-    if isinstance(weights, GgufModel):
-        return "tokenizer.ggml.tokens" in weights.metadata
-    if isinstance(weights, HuggingFaceModel):
-        return any((weights.path.parent / name).is_file() for name in (TOKENIZER, VOCAB))
-    return False
-
-
-def fingerprint_of(workspace: Workspace, found: FoundWeights) -> bytes | None:
+def fingerprint_of(found: FoundWeights) -> bytes | None:
     """Return the tokenizer fingerprint for a checkpoint of these weights; None if not known.
 
     Raises:
@@ -90,7 +131,7 @@ def fingerprint_of(workspace: Workspace, found: FoundWeights) -> bytes | None:
         return weights.origin.tokenizer
     if (own := carried_tokenizer(found)) is not None:
         return bytes.fromhex(own.fingerprint)
-    if carries_tokenizer(found):  # perhaps of GPT-2's size, but another one
+    if weights.has_tokenizer:  # perhaps of GPT-2's size, but another one
         return None
     return gpt2_fingerprint(weights.config.vocab_size)
 
@@ -99,8 +140,6 @@ def gpt2_fingerprint(vocab_size: int) -> bytes | None:
     """Return the fingerprint of GPT-2's tokenizer if a model has its vocabulary, else None."""
     if vocab_size != GPT2_VOCAB_SIZE:
         return None
-    from llmc.tokens.tokenizer import load_tokenizer
-
     try:
         return bytes.fromhex(load_tokenizer("gpt2").fingerprint)
     except LlmcError:
@@ -114,8 +153,6 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     Raises:
         BadData: these files cannot represent it.
     """
-    from llmc.tokens.tokenizer import ENDOFTEXT
-
     if not tokenizer.is_plain:
         raise BadData(
             f"the tokenizer {tokenizer.name} splits text by a pattern of its own, which llmc "
@@ -127,8 +164,6 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 def _tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
     """Return the tokenizer that gives the same ids as a file's; None if llmc has none."""
-    from llmc.tokens.tokenizer import ENDOFTEXT, TOKENIZER_FILE, load_tokenizer
-
     *tokens, end = vocabulary.tokens
     if vocabulary.specials != (len(tokens),) or end != ENDOFTEXT.encode():
         return None
@@ -142,16 +177,7 @@ def _tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
             found = load_tokenizer(str(path))
     except BadData:  # a token that is no merge, a duplicate, or a missing byte
         return None
-    for name in ("byte", "gpt2"):
-        if found.fingerprint == _fingerprint(name, found.vocab_size):
-            return load_tokenizer(name)
-    return found
-
-
-def _fingerprint(name: str, vocab_size: int) -> str | None:
-    from llmc.tokens.tokenizer import load_tokenizer
-
-    if name == "gpt2":
-        found = gpt2_fingerprint(vocab_size)
-        return found.hex() if found is not None else None
-    return load_tokenizer(name).fingerprint
+    if found.fingerprint == load_tokenizer("byte").fingerprint:
+        return load_tokenizer("byte")
+    gpt2 = gpt2_fingerprint(found.vocab_size)
+    return load_tokenizer("gpt2") if gpt2 == bytes.fromhex(found.fingerprint) else found

@@ -15,8 +15,8 @@ from typing import Any
 from llmc.errors import BadData, MissingOutput
 from llmc.installation import install_command
 from llmc.kinds import HEAD_BYTES, not_data
-from llmc.weights.base import Stored
-from llmc.weights.safetensors import INDEX_SUFFIX, index_parts
+from llmc.weights.number_types import Stored
+from llmc.weights.safetensors import INDEX_SUFFIX, read_parts
 
 # torch's name of a type -> ours.
 KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -24,54 +24,33 @@ KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16
 
 @dataclass(frozen=True)
 class TorchTensor:
-    """The type of a tensor in a pickle, by its name in safetensors, and its shape."""
+    """A tensor that torch has loaded, and its type by its name in safetensors."""
 
     dtype: str
     shape: tuple[int, ...]
+    tensor: Any
 
-
-class TorchTensors:
-    """Named tensors that torch has loaded, with the interface of ``SafetensorsFile``.
-
-    Attributes:
-        path: the file or the index.
-        entries: by name.
-        metadata: none.
-    """
-
-    def __init__(self, path: Path, tensors: Mapping[str, Any]) -> None:
-        """Wrap the tensors of a loaded file."""
-        self.path = path
-        self._tensors = tensors
-        self.metadata: dict[str, str] = {}
-        self.entries = {name: _entry(tensor) for name, tensor in tensors.items()}
-
-    def stored(self, name: str) -> Stored:
-        """Return a tensor, in torch's memory."""
+    def stored(self) -> Stored:
+        """Return the tensor, in torch's memory."""
         import torch
 
-        tensor, kind = self._tensors[name].detach(), self.entries[name].dtype
-        bits = tensor.view(torch.uint16) if kind == "BF16" else tensor
-        return Stored(kind, bits.numpy())
+        tensor = self.tensor.detach()
+        bits = tensor.view(torch.uint16) if self.dtype == "BF16" else tensor
+        return Stored(self.dtype, bits.numpy())
 
 
-def load_tensors(path: Path) -> TorchTensors:
+def load_tensors(path: Path) -> dict[str, TorchTensor]:
     """Return the tensors of a state dict in one file, or in several behind an index.
 
     Raises:
+        MissingOutput: there is no such file.
         BadData: it is no state dict, is damaged, or torch is not installed.
     """
-    if not path.name.endswith(INDEX_SUFFIX):
-        return TorchTensors(path, tensors_in(path, load_pickle(path)))
-    tensors = {}
-    for file, names in index_parts(path).items():
-        part = path.with_name(file)
-        found = tensors_in(part, load_pickle(part))
-        for name in names:
-            if name not in found:
-                raise BadData(f"{part} has no tensor {name}, which {path.name} promises")
-            tensors[name] = found[name]
-    return TorchTensors(path, tensors)
+
+    def read(file: Path) -> dict[str, TorchTensor]:
+        return tensors_in(file, load_pickle(file))
+
+    return read_parts(path, read) if path.name.endswith(INDEX_SUFFIX) else read(path)
 
 
 def load_pickle(path: Path) -> Any:
@@ -105,7 +84,7 @@ def load_pickle(path: Path) -> Any:
         ) from error
 
 
-def tensors_in(path: Path, loaded: Any) -> dict[str, Any]:
+def tensors_in(path: Path, loaded: Any) -> dict[str, TorchTensor]:
     """Return the state dict in a loaded file.
 
     Raises:
@@ -115,13 +94,11 @@ def tensors_in(path: Path, loaded: Any) -> dict[str, Any]:
 
     if not isinstance(loaded, Mapping) or not loaded:
         raise BadData(f"{path} holds no named tensors: it is not a model's weights")
+    found = {}
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise BadData(f"{path} holds {name!r}, which is no tensor: it is not a model's weights")
-    return dict(loaded)
-
-
-def _entry(tensor: Any) -> TorchTensor:
-    dense = str(tensor.layout) == "torch.strided"
-    name = str(tensor.dtype if dense else tensor.layout).removeprefix("torch.")
-    return TorchTensor(KINDS.get(name, name), tuple(tensor.shape))
+        dense = value.layout == torch.strided
+        kind = str(value.dtype if dense else value.layout).removeprefix("torch.")
+        found[name] = TorchTensor(KINDS.get(kind, kind), tuple(value.shape), value)
+    return found

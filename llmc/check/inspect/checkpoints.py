@@ -27,7 +27,7 @@ from llmc.units import clock
 from llmc.weights import checkpoint
 from llmc.weights import state as training_state
 from llmc.weights.base import TensorPlace
-from llmc.weights.lookup import tokenizer_of
+from llmc.weights.tokenizer import tokenizer_of
 
 VERSIONS = {
     checkpoint.FP32_UNPADDED: "fp32, the vocabulary not padded",

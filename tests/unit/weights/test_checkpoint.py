@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 
 from llmc.errors import BadData, ExitCode, LlmcError, MissingOutput
 from llmc.model import ModelConfig, parameter_count, tensor_shapes
-from llmc.weights import checkpoint
+from llmc.weights import number_types
 from llmc.weights.checkpoint import HEADER_BYTES as HEADER
 from llmc.weights.checkpoint import (
     CheckpointHeader,
-    from_bf16,
     read_checkpoint,
     read_header,
-    to_bf16,
     write_checkpoint,
 )
+from llmc.weights.number_types import from_bf16, to_bf16
 
 SMALL = ModelConfig(layers=2, heads=2, channels=8, context=16, vocab_size=130)  # Vp = 256
 FINGERPRINT = bytes(range(32))
@@ -290,7 +289,7 @@ def test_a_full_disk_leaves_nothing_and_keeps_what_was(model: Path) -> None:
 
 
 def test_one_tensor_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "PIECE_ELEMENTS", 100)
+    monkeypatch.setattr(number_types, "BLOCK_ELEMENTS", 100)
     made: list[weakref.ref[Floats]] = []
 
     def one(shape: tuple[int, ...]) -> Floats:

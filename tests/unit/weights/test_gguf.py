@@ -15,9 +15,10 @@ from llmc.model import ModelConfig
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer
-from llmc.weights.base import CheckpointModel, Origin
-from llmc.weights.checkpoint import write_checkpoint
-from llmc.weights.gguf import NAMES, GgufModel, gguf_bytes, read_gguf, write_gguf
+from llmc.weights.base import Origin
+from llmc.weights.checkpoint import CheckpointModel, write_checkpoint
+from llmc.weights.gguf import NAMES, GgufModel, gguf_bytes, write_gguf
+from llmc.weights.gguf_header import read_gguf
 from tests.helpers.engine import RAGGED, SMALL, some_tensors
 
 ORIGIN = Origin(7, 2.5, bytes(range(32)))
