@@ -10,14 +10,15 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llmc.errors import Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
-from llmc.setting import BELOW_1, check_all, make_setting, settings_table
+from llmc.setting import BELOW_1, Checked, make_setting, settings_table
 from llmc.units import seconds_of
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
@@ -30,185 +31,115 @@ DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"
 MEMORY, SAVING, MACHINE = "Batch and memory", "Evaluation and saving", "Machine"
 SAMPLING = "Sampling"
 
+_length = partial(make_setting, LENGTH, resume=True)
+_optimizer = partial(make_setting, OPTIMIZER)
+_memory = partial(make_setting, MEMORY)
+_saving = partial(make_setting, SAVING, resume=True)
+_sampling = partial(make_setting, SAMPLING)
+
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """How to train; the defaults are llm.c's."""
 
-    steps: int = make_setting(
+    steps: int = _length(
         40,
-        LENGTH,
         "Number of updates; no limit if only a time, tokens or epochs are given",
         unit="updates",
         high=MOST_STEPS,
-        resume=True,
     )
-    max_time: str = make_setting(
-        "0",
-        LENGTH,
-        "Stop after this time over all resumes, such as 2h, 1h30m or 45s (0: no limit)",
-        metavar="TIME",
-        unit="d, h, m, s",
-        resume=True,
+    max_time: str = _length(
+        "0", "Stop after this time over all resumes, such as 2h, 1h30m or 45s (0: no limit)", "TIME"
     )
-    max_tokens: int = make_setting(
+    max_tokens: int = _length(
         0,
-        LENGTH,
         "Stop after N training tokens, such as 250000, 65k or 10M (0: no limit)",
-        metavar="TOKENS",
-        unit="tokens",
+        "TOKENS",
         high=2**53,
-        resume=True,
     )
-    epochs: int = make_setting(
-        0, LENGTH, "Stop after N passes over the data (0: no limit)", unit="epochs", resume=True
+    epochs: int = _length(0, "Stop after N passes over the data (0: no limit)", unit="epochs")
+    patience: int = _length(
+        0, "Stop after N validations without improvement (0: never)", unit="validations"
     )
-    patience: int = make_setting(
+    min_delta: float = _length(0.0, "Minimum improvement that counts as a new best", "LOSS")
+    batch_size: int = _memory(4, "B, rows in a batch", "ROWS", low=1, high=65536)
+    seq_len: int = _memory(64, "T, tokens in a row", "TOKENS", low=1, high=2**24)
+    total_batch_size: int = _memory(
         0,
-        LENGTH,
-        "Stop after N validations without improvement (0: never)",
-        unit="validations",
-        resume=True,
-    )
-    min_delta: float = make_setting(
-        0.0,
-        LENGTH,
-        "Minimum improvement that counts as a new best",
-        metavar="LOSS",
-        unit="nats",
-        resume=True,
-    )
-    batch_size: int = make_setting(
-        4, MEMORY, "B, rows in a batch", metavar="ROWS", unit="rows", low=1, high=65536
-    )
-    seq_len: int = make_setting(
-        64, MEMORY, "T, tokens in a row", metavar="TOKENS", unit="tokens", low=1, high=2**24
-    )
-    total_batch_size: int = make_setting(
-        0,
-        MEMORY,
         "Tokens in an update, a multiple of B x T, by gradient accumulation (0: B x T)",
-        metavar="TOKENS",
-        unit="tokens",
+        "TOKENS",
         high=10**12,
     )
-    lr: float = make_setting(1e-4, OPTIMIZER, "Peak learning rate", metavar="RATE")
-    schedule: str = make_setting(
-        "constant", OPTIMIZER, "Learning-rate schedule", metavar="NAME", choices=SCHEDULES
-    )
-    warmup: int = make_setting(0, OPTIMIZER, "Linear warmup", metavar="STEPS", unit="updates")
-    lr_final: float = make_setting(
+    lr: float = _optimizer(1e-4, "Peak learning rate", "RATE")
+    schedule: str = _optimizer("constant", "Learning-rate schedule", "NAME", choices=SCHEDULES)
+    warmup: int = _optimizer(0, "Linear warmup", "STEPS")
+    lr_final: float = _optimizer(
         0.0,
-        OPTIMIZER,
         "Final learning rate, as a fraction of --lr",
-        metavar="FRACTION",
+        "FRACTION",
         unit="fraction of `--lr`",
         high=1,
     )
-    decay: float = make_setting(
+    decay: float = _optimizer(
         0.2,
-        OPTIMIZER,
         "Length of wsd's decay, as a fraction of all steps",
-        metavar="FRACTION",
+        "FRACTION",
         unit="fraction of all updates",
         high=1,
     )
-    beta1: float = make_setting(
-        0.9, OPTIMIZER, "AdamW's decay rate of the first moment", metavar="RATE", high=BELOW_1
+    beta1: float = _optimizer(0.9, "AdamW's decay rate of the first moment", "RATE", high=BELOW_1)
+    beta2: float = _optimizer(
+        0.999, "AdamW's decay rate of the second moment", "RATE", high=BELOW_1
     )
-    beta2: float = make_setting(
-        0.999, OPTIMIZER, "AdamW's decay rate of the second moment", metavar="RATE", high=BELOW_1
+    eps: float = _optimizer(1e-8, "AdamW's epsilon", "EPS")
+    weight_decay: float = _optimizer(0.0, "AdamW's weight decay, of matrices only", "RATE")
+    grad_clip: float = _optimizer(0.0, "Clip the gradient to this global norm (0: never)", "NORM")
+    skip_loss_z: float = _optimizer(
+        0.0, "Skip updates whose loss z-score exceeds Z (0: never)", "Z"
     )
-    eps: float = make_setting(1e-8, OPTIMIZER, "AdamW's epsilon", metavar="EPS")
-    weight_decay: float = make_setting(
-        0.0, OPTIMIZER, "AdamW's weight decay, of matrices only", metavar="RATE"
+    skip_grad_z: float = _optimizer(
+        0.0, "Skip updates whose gradient-norm z-score exceeds Z (0: never)", "Z"
     )
-    grad_clip: float = make_setting(
-        0.0,
-        OPTIMIZER,
-        "Clip the gradient to this global norm (0: never)",
-        metavar="NORM",
-        unit="norm",
-    )
-    skip_loss_z: float = make_setting(
-        0.0,
-        OPTIMIZER,
-        "Skip updates whose loss z-score exceeds Z (0: never)",
-        metavar="Z",
-        unit="standard deviations",
-    )
-    skip_grad_z: float = make_setting(
-        0.0,
-        OPTIMIZER,
-        "Skip updates whose gradient-norm z-score exceeds Z (0: never)",
-        metavar="Z",
-        unit="standard deviations",
-    )
-    seed: int = make_setting(1337, MACHINE, "Random seed", high=2**53)
+    seed: int = make_setting(MACHINE, 1337, "Random seed", high=2**53)
     shuffle: bool = make_setting(
-        True, DATA, "Visit windows of T tokens in random order, not in text order"
+        DATA, True, "Visit windows of T tokens in random order, not in text order"
     )
-    dtype: str = make_setting(
+    dtype: str = _memory(
         "fp32",
-        MEMORY,
         "Type of matrix products and activations, not of the weights",
-        metavar="TYPE",
+        "TYPE",
         choices=DTYPES,
     )
-    recompute: bool = make_setting(
+    recompute: bool = _memory(
         False,
-        MEMORY,
         "Keep one layer's activations and recompute the others: less memory, a sixth more time, "
         "same bits",
         resume=True,
     )
-    optimizer_state: str = make_setting(
+    optimizer_state: str = _memory(
         "fp32",
-        MEMORY,
         "Type of AdamW's moments (8, 4 or about 2 bytes a parameter)",
-        metavar="TYPE",
+        "TYPE",
         choices=OPTIMIZER_STATES,
     )
-    val_every: int = make_setting(
-        10,
-        SAVING,
-        "Steps between validations (0: never)",
-        metavar="STEPS",
-        unit="updates",
-        resume=True,
+    val_every: int = _saving(10, "Steps between validations (0: never)", "STEPS")
+    val_batches: int = _saving(
+        5, "Batches in a validation, at most", unit="batches of B x T", low=1
     )
-    val_batches: int = make_setting(
-        5, SAVING, "Batches in a validation, at most", unit="batches of B x T", low=1, resume=True
-    )
-    sample_every: int = make_setting(
-        20, SAVING, "Steps between samples (0: never)", metavar="STEPS", unit="updates", resume=True
-    )
-    save_every: int = make_setting(
+    sample_every: int = _saving(20, "Steps between samples (0: never)", "STEPS")
+    save_every: int = _saving(
         0,
-        SAVING,
         "Steps between checkpoints (0: one at the end); with it, or with --patience, each new "
         "lowest validation loss is saved too",
-        metavar="STEPS",
-        unit="updates",
-        resume=True,
+        "STEPS",
     )
-    keep: int = make_setting(
+    keep: int = _saving(
         1,
-        SAVING,
         "Newest checkpoints to keep; best.bin holds the weights with the lowest validation loss",
         unit="checkpoints",
         low=1,
         high=1000,
-        resume=True,
     )
-
-    def __post_init__(self) -> None:
-        """Refuse a value outside its setting's range or choices.
-
-        Raises:
-            Usage: the message names the setting.
-        """
-        check_all(self)
 
     @property
     def bounded(self) -> bool:
@@ -222,56 +153,34 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(Checked):
     """How to choose the next token, and in what type the model computes it."""
 
-    tokens: int = make_setting(256, SAMPLING, "Tokens to write after the prompt, at most")
-    temperature: float = make_setting(
+    tokens: int = _sampling(256, "Tokens to write after the prompt, at most")
+    temperature: float = _sampling(
         1.0,
-        SAMPLING,
         "Divisor of the logits: below 1 likelier tokens, 0 always the likeliest",
-        metavar="TEMP",
+        "TEMP",
         high=1e6,
     )
-    top_k: int = make_setting(0, SAMPLING, "Sample from the K likeliest (0: all)", metavar="K")
-    top_p: float = make_setting(
-        1.0,
-        SAMPLING,
-        "Sample from the likeliest tokens whose probabilities add up to P",
-        metavar="P",
-        high=1,
+    top_k: int = _sampling(0, "Sample from the K likeliest (0: all)", "K")
+    top_p: float = _sampling(
+        1.0, "Sample from the likeliest tokens whose probabilities add up to P", "P", high=1
     )
-    min_p: float = make_setting(
-        0.0,
-        SAMPLING,
-        "Sample from tokens at least P times as likely as the likeliest (0: all)",
-        metavar="P",
-        high=1,
+    min_p: float = _sampling(
+        0.0, "Sample from tokens at least P times as likely as the likeliest (0: all)", "P", high=1
     )
-    repetition_penalty: float = make_setting(
+    repetition_penalty: float = _sampling(
         1.0,
-        SAMPLING,
         "Penalty on tokens that the text holds already (1: none)",
-        metavar="PENALTY",
+        "PENALTY",
         low=1e-6,
         high=1e6,
     )
-    seed: int = make_setting(1337, SAMPLING, "Random seed of the text", high=2**53)
-    dtype: str = make_setting(
-        "fp32",
-        SAMPLING,
-        "Type of the weights; a smaller one is faster",
-        metavar="TYPE",
-        choices=SAMPLE_DTYPES,
+    seed: int = _sampling(1337, "Random seed of the text", high=2**53)
+    dtype: str = _sampling(
+        "fp32", "Type of the weights; a smaller one is faster", "TYPE", choices=SAMPLE_DTYPES
     )
-
-    def __post_init__(self) -> None:
-        """Refuse a value outside its setting's range or choices.
-
-        Raises:
-            Usage: the message names the setting.
-        """
-        check_all(self)
 
 
 TRAIN_SETTINGS = settings_table(TrainConfig)
@@ -317,29 +226,32 @@ def load_preset(name_or_path: str) -> Preset:
         path = shipped_dir("configs") / f"{name_or_path}.toml"
         if not path.is_file():
             raise Usage(f"no preset '{name_or_path}'{nearest(name_or_path, preset_names())}")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Usage(f"cannot read the config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Usage(f"{path} is not valid TOML: {error}") from error
-    allowed = [item.name for item in fields(Preset) if item.name not in ("name", "names_steps")]
-    for key in table:
-        if key not in allowed:
-            raise Usage(f"{path}: unknown key '{key}'{nearest(key, allowed)}")
-    tokenizer = table.get("tokenizer")
-    if tokenizer is not None and not isinstance(tokenizer, str):
+    values = read_toml(path)
+    allowed = ("tokenizer", "model", "train", "sample")
+    _check_keys(values, allowed, str(path))
+    tokenizer = values.get("tokenizer")
+    if not isinstance(tokenizer, str | None):
         raise Usage(f'{path}: tokenizer must be a string such as "bpe:2048"')
     defaults = Preset()
-    train = table.get("train", {})
-    return Preset(
-        name=path.stem,
-        tokenizer=tokenizer,
-        names_steps=isinstance(train, dict) and "steps" in train,
-        model=_updated(defaults.model, table.get("model", {}), f"{path} [model]"),
-        train=_updated(defaults.train, train, f"{path} [train]"),
-        sample=_updated(defaults.sample, table.get("sample", {}), f"{path} [sample]"),
+    model, train, sample = (
+        _updated(getattr(defaults, name), values.get(name, {}), f"{path} [{name}]")
+        for name in ("model", "train", "sample")
     )
+    return Preset(path.stem, tokenizer, "steps" in values.get("train", {}), model, train, sample)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a preset or of a run's ``config.toml``, unchecked.
+
+    Raises:
+        Usage: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Usage(f"cannot read the config {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise Usage(f"{path} is not valid TOML: {error}") from error
 
 
 def overridden(settings: T, flags: Mapping[str, Any]) -> T:
@@ -367,7 +279,7 @@ def flags_of(settings: TrainConfig) -> list[str]:
     return words
 
 
-def nearest(word: str, words: list[str]) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or the list of words when none is near."""
     return did_you_mean(word, words) or f"; known: {', '.join(words)}"
 
@@ -379,22 +291,22 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 
 def _updated(settings: T, table: object, where: str) -> T:
-    """Put a TOML table over a dataclass, checking names and types.
-
-    Raises:
-        Usage: the table holds an unknown key or a value of another type.
-    """
+    """Put a TOML table over a dataclass, checking names and types."""
     if not isinstance(table, dict):
         raise Usage(f"{where} must be a table")
-    types = {item.name: type(getattr(settings, item.name)) for item in fields(settings)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
+    types = {name: type(value) for name, value in vars(settings).items()}
+    _check_keys(table, types, where)
+    values = {}
     for key, value in table.items():
-        if key not in types:
-            raise Usage(f"{where}: unknown key '{key}'{nearest(key, list(types))}")
         wanted = types[key]
-        if wanted is float and type(value) is int:
-            value = float(value)  # noqa: PLW2901 -- TOML's 1 is a fine float
-        if type(value) is not wanted:
+        typed = float(value) if wanted is float and type(value) is int else value
+        if type(typed) is not wanted:
             raise Usage(f"{where}: {key} must be {wanted.__name__}, not {value!r}")
-        values[key] = value
+        values[key] = typed
     return overridden(settings, values)
+
+
+def _check_keys(table: Iterable[str], known: Iterable[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise Usage(f"{where}: unknown key '{key}'{nearest(key, known)}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -115,3 +116,34 @@ def read_strictly(
     if contents is None or problems:
         raise BadData(problems[0])
     return contents
+
+
+@contextmanager
+def unreadable_explained(what: Path | str, advice: str) -> Iterator[None]:
+    """Turn an OSError of reading the file ``what`` into one sentence that ends in ``advice``.
+
+    Raises:
+        BadData: the block raised such an error.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadData(f"cannot read {what}: {error.strerror or error}; {advice}") from error
+
+
+@contextmanager
+def broken_explained(what: Path | str, advice: str) -> Iterator[None]:
+    """Turn what reading a JSON file with missing or mistyped fields raises into one sentence.
+
+    Args:
+        what: the file.
+        advice: what to do about it.
+
+    Raises:
+        BadData: the block raised such an error.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadData(f"cannot read {what} ({reason}): {advice}") from error

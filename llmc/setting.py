@@ -19,12 +19,9 @@ class Setting:
     Attributes:
         name: in a preset and in Python; the flag has dashes.
         default: the value without a preset; its type is the setting's.
-        help: what it does, in one sentence.
         group: the heading it stands under in ``--help``.
         metavar: what ``--help`` shows for the value.
-        unit: the value's unit, for the reference page.
-        low: the least value of a number.
-        high: the largest value of a number.
+        low: the least value of a number, and ``high`` the largest.
         choices: the values of a text.
         resume: a resumed run may change it.
     """
@@ -33,8 +30,8 @@ class Setting:
     default: Any
     help: str
     group: str
-    metavar: str = "N"
-    unit: str = "–"
+    metavar: str
+    unit: str
     low: float = 0
     high: float = MOST
     choices: tuple[str, ...] = ()
@@ -74,9 +71,25 @@ class Setting:
             )
 
 
-def make_setting(default: Any, group: str, help: str, **more: Any) -> Any:
-    """Return a dataclass field that carries a :class:`Setting`."""
-    return field(default=default, metadata={"help": help, "group": group, **more})
+# The unit that a metavar stands for.
+UNITS = {
+    "STEPS": "updates",
+    "TOKENS": "tokens",
+    "ROWS": "rows",
+    "TIME": "d, h, m, s",
+    "LOSS": "nats",
+    "NORM": "norm",
+    "Z": "standard deviations",
+}
+
+
+def make_setting(
+    group: str, default: Any, help: str, metavar: str = "N", unit: str | None = None, **more: Any
+) -> Any:
+    """Return a dataclass field that carries a :class:`Setting`; its metavar may imply the unit."""
+    unit = unit or UNITS.get(metavar, "–")
+    known = {"group": group, "help": help, "metavar": metavar, "unit": unit}
+    return field(default=default, metadata=known | more)
 
 
 def settings_table(kind: type) -> dict[str, Setting]:
@@ -84,33 +97,20 @@ def settings_table(kind: type) -> dict[str, Setting]:
     return {item.name: Setting(item.name, item.default, **item.metadata) for item in fields(kind)}
 
 
-def check_all(settings: Any) -> None:
-    """Check every field of a settings dataclass.
+class Checked:
+    """The base of a settings dataclass, whose values are checked.
 
     Raises:
-        Usage: a value is outside its setting's range or choices.
+        Usage: a value is outside its setting's range or choices; the message names the setting.
     """
-    for name, setting in settings_table(type(settings)).items():
-        setting.check(getattr(settings, name))
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for name, setting in settings_table(type(self)).items():
+            setting.check(getattr(self, name))
 
 
 def typed_number(number: float) -> str:
     """Return a number as it can be typed: whole ones with all of their digits."""
     whole = isinstance(number, int) or number.is_integer()
     return str(int(number)) if whole else f"{number:g}"
-
-
-def typed_range(setting: Setting) -> str:
-    """Return the values that a setting takes, for the reference page."""
-    if setting.choices:
-        return ", ".join(setting.choices)
-    if isinstance(setting.default, bool):
-        return "on, off"
-    if isinstance(setting.default, str):
-        return "a time"
-    if setting.high == BELOW_1:
-        return f"{typed_number(setting.low)} to below 1"
-    least = typed_number(setting.low)
-    return (
-        f"{least} or more" if setting.high >= MOST else f"{least} to {typed_number(setting.high)}"
-    )

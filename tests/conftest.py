@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -22,6 +23,7 @@ from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.helpers.engine import Native, build, runnable_isas
+from tests.helpers.in_process import needs_process, run_in_process
 from tests.helpers.places import ROOT
 from tests.helpers.web import Web, serving
 
@@ -67,8 +69,8 @@ def no_network() -> Iterator[None]:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for all tests of this run, those of other workers included.
 
-    Compiled engines are kept from one run to the next: a build is named by a hash of everything it
-    is made of.
+    Compiled engines and zig's own cache are kept from one run to the next: a build is named by a
+    hash of everything it is made of.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
@@ -76,8 +78,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(folder.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
         if not folder.exists():
             folder.mkdir()
-            engines.mkdir(parents=True, exist_ok=True)
+            (engines / "zig").mkdir(parents=True, exist_ok=True)
             (folder / "native").symlink_to(engines.resolve())
+            (folder / "zig").symlink_to((engines / "zig").resolve())
         patch.setenv("LLMC_CACHE_DIR", str(folder))
         ensure_native()
     return folder
@@ -97,7 +100,11 @@ def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @dataclass(frozen=True)
 class Llmc:
-    """Runs ``python -m llmc`` in a workspace of its own; that is its current directory too."""
+    """Runs ``llmc`` in a workspace of its own; that is its current directory too.
+
+    Commands run in the tests' own process where they can: starting Python takes longer than most of
+    them. :attr:`command` starts a process.
+    """
 
     workspace: Path
     cache: Path
@@ -117,15 +124,18 @@ class Llmc:
         self, *args: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command; stdout and stderr come back as bytes."""
-        return subprocess.run(
-            [*self.command, *map(str, args)],
-            cwd=self.workspace,
-            env=self.env(env),
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=300,
-        )
+        words = [*map(str, args)]
+        if needs_process(words, {**self.environment, **(env or {})}):
+            return subprocess.run(
+                [*self.command, *words],
+                cwd=self.workspace,
+                env=self.env(env),
+                input=stdin,
+                capture_output=True,
+                check=False,
+                timeout=300,
+            )
+        return run_in_process(words, cwd=self.workspace, env=self.env(env), stdin=stdin)
 
     def __call__(
         self, *args: str | Path, stdin: str = "", env: Mapping[str, str] | None = None
@@ -134,6 +144,14 @@ class Llmc:
         done = self.raw(*args, stdin=stdin.encode(), env=env)
         out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    def start(
+        self, *args: str | Path, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[Any]:
+        """Start a process, with pipes on stdout and stderr; ``options`` are Popen's."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        argv = [*self.command, *map(str, args)]
+        return subprocess.Popen(argv, cwd=self.workspace, env=self.env(env), **{**pipes, **options})
 
     @property
     def command(self) -> list[str]:
@@ -147,6 +165,14 @@ def llmc(tmp_path: Path, cache: Path) -> Llmc:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     return Llmc(workspace, cache)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    """Return a prepared workspace to copy: a dataset of bytes and a tiny model, no run."""
+    from tests.helpers.workspace import prepared_workspace  # it imports Llmc
+
+    return prepared_workspace(tmp_path_factory.mktemp("prepared") / "workspace", cache)
 
 
 @pytest.fixture

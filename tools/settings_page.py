@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmc.cli.options import GROUPS
 from llmc.config import SAMPLE_SETTINGS, TRAIN_SETTINGS
-from llmc.setting import Setting, typed_range
+from llmc.setting import BELOW_1, MOST, Setting, typed_number
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "settings.md"
 
@@ -23,6 +23,20 @@ takes plain numbers, and times as text.
 `llmc train --resume` accepts a new value for settings marked *yes* in the last column. Changing any
 other setting is refused, because the run would no longer be reproducible.
 """
+
+
+def typed_range(setting: Setting) -> str:
+    """Return the values that a setting takes."""
+    least, most = typed_number(setting.low), typed_number(setting.high)
+    if setting.choices:
+        return ", ".join(setting.choices)
+    if isinstance(setting.default, bool):
+        return "on, off"
+    if isinstance(setting.default, str):
+        return "a time"
+    if setting.high == BELOW_1:
+        return f"{least} to below 1"
+    return f"{least} or more" if setting.high >= MOST else f"{least} to {most}"
 
 
 def rows(settings: Mapping[str, Setting], group: str, *, resume: bool) -> list[str]:

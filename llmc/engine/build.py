@@ -49,9 +49,8 @@ def compiler_for(cpu: Cpu) -> Compiler:
         CompileFailed: there is no compiler.
     """
     zig = toolchain.zig()
-    return replace(
-        zig, cpu=cpu, version=zig.version + (cpu_identity() if cpu is Cpu.NATIVE else "")
-    )
+    version = zig.version + (cpu_identity() if cpu is Cpu.NATIVE else "")
+    return replace(zig, cpu=cpu, version=version)
 
 
 def chosen_cpu() -> Cpu:
@@ -68,13 +67,7 @@ def chosen_cpu() -> Cpu:
 
 @dataclass(frozen=True)
 class Built:
-    """What a build did.
-
-    Attributes:
-        path: the engine's binary.
-        compiled: False if the binary was there already.
-        seconds: how long compiling took.
-    """
+    """What a build did: the engine's binary, and how long compiling took, if it was not there."""
 
     path: Path
     compiled: bool
@@ -82,12 +75,7 @@ class Built:
 
 
 def ensure_native(*, report: Report = SILENT) -> Path:
-    """Return the path of the engine's binary, compiling it first if it is not there.
-
-    Raises:
-        CompileFailed: the compiler refused, or there is none.
-        BadData: the cache cannot be written.
-    """
+    """Return the path of the engine's binary, as :func:`build_native` with its defaults does."""
     return build_native(report=report).path
 
 
@@ -134,9 +122,9 @@ def build_native(
 def build_programs(
     out: Path,
     *,
-    compiler: Compiler | None = None,
+    compiler: Compiler,
     mode: Mode = Mode.RELEASE,
-    native: Path | None = None,
+    native: Path,
     tests: bool = False,
     report: Report = SILENT,
 ) -> list[Path]:
@@ -144,17 +132,16 @@ def build_programs(
 
     Args:
         out: the folder for objects and programs, made if it is not there.
-        compiler: the compiler. Default: zig for this machine.
+        compiler: the compiler.
         mode: what the build is for.
-        native: the folder of C sources. Default: llmc's own.
+        native: the folder of C sources.
         tests: compile the test programs instead of the engine.
         report: shows how many files are compiled.
 
     Raises:
-        CompileFailed: the compiler refused, or there is none.
+        CompileFailed: the compiler refused.
     """
-    compiler = compiler or toolchain.zig()
-    plan = toolchain.plan(compiler, native or shipped_dir("native"), out, mode=mode, tests=tests)
+    plan = toolchain.plan(compiler, native, out, mode=mode, tests=tests)
     out.mkdir(parents=True, exist_ok=True)
     with report.bar("compiling", len(plan.objects), "files") as advance:
         _run(compiler, plan.objects, advance)
@@ -163,11 +150,7 @@ def build_programs(
 
 
 def _run(compiler: Compiler, steps: tuple[Step, ...], advance: Advance | None = None) -> None:
-    """Run compiler steps in parallel.
-
-    Raises:
-        CompileFailed: one of them failed.
-    """
+    """Run compiler steps in parallel; raise CompileFailed if one of them fails."""
     # zig keeps its own cache; without these it would lie in the home and the current directory.
     cache = str(cache_dir() / "zig")
     env = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache} if compiler.is_zig else {}
@@ -188,20 +171,14 @@ def _reason(step: Step, output: str) -> str:
     """Return one sentence from a compiler's output: its first errors, one line each."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line] or lines or ["no output"]
-    errors = [line for line in errors if "errors generated" not in line][:SHOWN_ERRORS]
-    what = (
-        f"{step.source.name} did not compile" if step.source else f"{step.output.name} did not link"
-    )
-    return f"{what}: {'; '.join(errors)}"
+    shown = [line for line in errors if "errors generated" not in line][:SHOWN_ERRORS]
+    failed = "compile" if step.source else "link"
+    return f"{(step.source or step.output).name} did not {failed}: {'; '.join(shown)}"
 
 
 @contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
-    """Make ``beside`` and yield a temporary folder in the same place, removed afterwards.
-
-    Raises:
-        BadData: the cache cannot be written.
-    """
+    """Make ``beside`` and yield a temporary folder in the same place; BadData if it cannot be."""
     try:
         beside.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".build-", dir=beside))

@@ -15,19 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any
 
 from llmc.engine.process import Engine
-from llmc.engine.protocol import (
-    LONGEST_LINE,
-    End,
-    Ready,
-    Request,
-    Token,
-    event_of,
-    raise_failure,
-)
+from llmc.engine.protocol import LONGEST_LINE, End, Ready, Request, Token, event_of
 from llmc.errors import LlmcError, Usage
 
 Deliver = Callable[[Token | End], object]
@@ -46,12 +37,14 @@ class Generator:
 
     Attributes:
         ready: the engine's first event; set on entering.
+        failure: why the engine has ended; None while it runs.
     """
 
     ready: Ready
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Prepare an engine with the command line of :func:`generate_argv`."""
+        self.failure: LlmcError | None = None
         self._engine = Engine(argv, has_stdin=True)
         self._thread = threading.Thread(target=self._read, name="llmc-generate", daemon=True)
         self._writer = threading.Thread(target=self._send, name="llmc-requests", daemon=True)
@@ -61,7 +54,6 @@ class Generator:
         self._lock = threading.Lock()
         self._open: dict[str, Deliver] = {}
         self._numbers = itertools.count(1)
-        self._failure: LlmcError | None = None
         self._closing = False
 
     def __enter__(self) -> Generator:
@@ -83,19 +75,9 @@ class Generator:
         self.ready = ready
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the engine."""
         self.close()
-
-    @property
-    def failure(self) -> LlmcError | None:
-        """Why the engine has ended; None while it runs."""
-        return self._failure
 
     def submit(self, request: Request, deliver: Deliver) -> str:
         """Submit a request and return the name for :meth:`cancel`.
@@ -115,8 +97,8 @@ class Generator:
                 "use the end of the text, the model sees no more than that"
             )
         with self._lock:
-            if self._failure is not None:
-                raise self._failure
+            if self.failure is not None:
+                raise self.failure
             self._open[identity] = deliver
         self._lines.put(line)
         return identity
@@ -126,11 +108,7 @@ class Generator:
         self._lines.put(f"cancel {identity}")
 
     def write(self, request: Request) -> Writing:
-        """Submit a request and return an iterator over its events.
-
-        Raises:
-            LlmcError: the engine has ended.
-        """
+        """Submit a request, as :meth:`submit` does, and return an iterator over its events."""
         return Writing(self, request)
 
     def close(self) -> None:
@@ -139,7 +117,7 @@ class Generator:
             if self._closing:
                 return
             self._closing = True
-            self._failure = self._failure or LlmcError("the engine was closed")
+            self.failure = self.failure or LlmcError("the engine was closed")
         self._lines.put(None)
         self._engine.stop()
         if self._thread.is_alive():
@@ -147,7 +125,9 @@ class Generator:
 
     def _read(self) -> None:
         """Read events until the engine ends; runs in a thread of its own."""
-        failure: LlmcError | None = None
+        failure = LlmcError(
+            "the engine ended unexpectedly; this is a bug in llmc, please report it"
+        )
         try:
             with self._engine as engine:
                 self._writer.start()
@@ -159,17 +139,14 @@ class Generator:
             self._lines.put(None)
             if self._writer.is_alive():
                 self._writer.join()
-            failure = failure or LlmcError(
-                "the engine ended unexpectedly; this is a bug in llmc, please report it"
-            )
             self._started.put(failure)
             with self._lock:
-                self._failure = self._failure or failure
+                self.failure = self.failure or failure
                 left = list(self._open.values())
                 self._open.clear()
             for deliver in left:
                 with suppress(Exception):  # the callback's owner is gone
-                    deliver(End("error", message=str(self._failure), failure=self._failure))
+                    deliver(End("error", message=str(self.failure), failure=self.failure))
 
     def _send(self) -> None:
         """Send lines to the engine, which may be slow to read."""
@@ -217,11 +194,7 @@ class Writing:
     """
 
     def __init__(self, generator: Generator, request: Request) -> None:
-        """Submit ``request``.
-
-        Raises:
-            LlmcError: the engine has ended.
-        """
+        """Submit ``request``."""
         self._generator = generator
         self._events: SimpleQueue[Token | End] = SimpleQueue()
         self.identity = generator.submit(request, self._events.put)
@@ -232,13 +205,10 @@ class Writing:
         Raises:
             LlmcError: the engine ended, or refused the request.
         """
-        while True:
-            event = self._events.get()
-            if isinstance(event, End):
-                raise_failure(event)
-                yield event
-                return
+        while isinstance(event := self._events.get(), Token):
             yield event
+        event.raise_failure()
+        yield event
 
     def cancel(self) -> None:
         """End the text early; its last event is still an :class:`End`. Safe in a signal handler."""
@@ -262,7 +232,7 @@ def generate_argv(
         slots: texts written at the same time.
         positions: length of the KV cache of each, in tokens. Default: the model's context.
         dtype: type of the weights in memory: fp32, bf16 or int8.
-        threads: threads; the tokens do not depend on it.
+        threads: the tokens do not depend on it.
     """
     argv = [str(binary), "generate", "--model", str(model), "--slots", str(slots)]
     argv += ["--positions", str(positions)] if positions is not None else []

@@ -20,11 +20,8 @@ def makefile(compiler: Compiler, native: Path, out: Path, mode: Mode = Mode.RELE
     Raises:
         CompileFailed: as :func:`sources`.
     """
-    headers = " ".join(
-        str(path)
-        for path in engine_files(native)
-        if path.suffix == ".h" or path.name.endswith("_tmpl.c")
-    )
+    included = (path for path in engine_files(native) if path.name.endswith((".h", "_tmpl.c")))
+    headers = " ".join(map(str, included))
     engine = plan(compiler, native, out, mode=mode)
     programs = plan(compiler, native, out, mode=mode, tests=True)
     steps = {step.output: step for step in (*engine.objects, *programs.objects)}

@@ -15,7 +15,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NamedTuple
 
 from llmc.errors import (
@@ -47,9 +47,7 @@ class Finished(NamedTuple):
 def run_quietly(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Finished:
     """Run a program to its end; return its exit code and its stdout and stderr together.
 
-    Args:
-        argv: the program and its arguments.
-        env: environment variables to add.
+    ``env`` holds environment variables to add.
     """
     try:
         done = subprocess.run(
@@ -100,10 +98,10 @@ class Engine:
             name: what error messages call the program (PyTorch is run in the same way).
             has_stdin: :meth:`send` can be used; otherwise stdin is empty.
         """
-        self.argv = list(argv)
-        self.name = name
-        self.has_stdin = has_stdin
-        self.env = {**os.environ, **(env or {})}
+        self._argv = list(argv)
+        self._env = {**os.environ, **(env or {})}
+        self._name = name
+        self._has_stdin = has_stdin
         self.stderr: deque[str] = deque(maxlen=KEPT_LINES)
         self._child: subprocess.Popen[bytes] | None = None
         self._forwarded: int | None = None
@@ -118,9 +116,9 @@ class Engine:
         self._catch_signals()
         try:
             self._child = subprocess.Popen(
-                self.argv,
-                env=self.env,
-                stdin=subprocess.PIPE if self.has_stdin else subprocess.DEVNULL,
+                self._argv,
+                env=self._env,
+                stdin=subprocess.PIPE if self._has_stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 process_group=0,
@@ -128,13 +126,29 @@ class Engine:
         except OSError as error:
             self._release_signals()
             raise LlmcError(
-                f"cannot start {self.argv[0]}: {error.strerror}; run 'llmc build --force'"
+                f"cannot start {self._argv[0]}: {error.strerror}; run 'llmc build --force'"
             ) from error
         if self._forwarded is not None:  # it came while the child was being started
             _send(self._child, self._forwarded)
         self._reader = threading.Thread(target=self._read_stderr, args=(self._child,), daemon=True)
         self._reader.start()
         return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the engine if it still runs, and restore the signal handlers."""
+        try:
+            child = self._running()
+            assert child.stdout is not None and child.stderr is not None
+            # A child that blocks on a full pipe would not handle the signal; closing it wakes it.
+            child.stdout.close()
+            _end(child)
+            if child.stdin is not None:
+                with contextlib.suppress(OSError):  # what it has not read is lost
+                    child.stdin.close()
+            self._reader.join()
+            child.stderr.close()
+        finally:
+            self._release_signals()
 
     def __iter__(self) -> Iterator[str]:
         """Yield each line of stdout as it comes, without its newline.
@@ -161,8 +175,8 @@ class Engine:
         for line in self:
             try:
                 event = json.loads(line)
-            except ValueError as error:
-                raise self.not_an_event(line) from error
+            except ValueError:
+                event = None
             if not isinstance(event, dict):
                 raise self.not_an_event(line)
             yield event
@@ -170,21 +184,9 @@ class Engine:
     def not_an_event(self, line: object) -> LlmcError:
         """Return the error for a line that is not an event."""
         return LlmcError(
-            f"{self.name} printed a line that is not an event ({line!r:.80}); this is a bug in "
+            f"{self._name} printed a line that is not an event ({line!r:.80}); this is a bug in "
             "llmc, please report it"
         )
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the engine if it still runs, and restore the signal handlers."""
-        try:
-            self._end(self._running())
-        finally:
-            self._release_signals()
 
     def send(self, line: str) -> None:
         """Write one line to the engine's stdin; blocks while the engine does not read.
@@ -211,17 +213,6 @@ class Engine:
             raise RuntimeError("the engine runs only inside its with block")
         return self._child
 
-    def _end(self, child: subprocess.Popen[bytes]) -> None:
-        assert child.stdout is not None and child.stderr is not None
-        # A child that blocks on a full pipe would not handle the signal; closing the pipe wakes it.
-        child.stdout.close()
-        _end(child)
-        if child.stdin is not None:
-            with contextlib.suppress(OSError):  # what it has not read is lost
-                child.stdin.close()
-        self._reader.join()
-        child.stderr.close()
-
     def _read_stderr(self, child: subprocess.Popen[bytes]) -> None:
         assert child.stderr is not None
         for line in child.stderr:
@@ -245,33 +236,31 @@ class Engine:
             _send(self._child, number)
 
     def _failure(self, code: int) -> LlmcError:
+        """Return the error of a run that ended with a code, or with minus a signal's number."""
+        kind = ERRORS.get(code, LlmcError)
         sentences = [line.removeprefix("error: ") for line in self.stderr if line[:7] == "error: "]
         if code < 0:
-            return self._death(signal.Signals(-code))
-        if code in ERRORS and sentences:
-            return ERRORS[code](sentences[-1])
-        if code in ERRORS:
-            return ERRORS[code]("interrupted" if code == 130 else self._last_words(f"code {code}"))
-        if sentences:
-            return LlmcError(sentences[-1])
-        return LlmcError(self._last_words(f"exit code {code}"))
-
-    def _death(self, number: signal.Signals) -> LlmcError:
-        if number == self._forwarded:
-            return Interrupted(f"interrupted by {number.name}")
-        if number is signal.SIGKILL:
-            return LlmcError(
-                f"{self.name} was killed (SIGKILL), most likely because memory ran out; "
-                "use a smaller --batch-size, --seq-len or model"
-            )
-        return LlmcError(self._last_words(number.name))
-
-    def _last_words(self, end: str) -> str:
+            end = signal.Signals(-code).name
+            if -code == self._forwarded:
+                return Interrupted(f"interrupted by {end}")
+            if -code == signal.SIGKILL:
+                return LlmcError(
+                    f"{self._name} was killed (SIGKILL), most likely because memory ran out; "
+                    "use a smaller --batch-size, --seq-len or model"
+                )
+        elif sentences:
+            return kind(sentences[-1])
+        elif kind is Interrupted:
+            return Interrupted("interrupted")
+        else:
+            end = f"exit code {code}"
         # A sanitizer's finding comes first and its stack trace after it.
         findings = [line for line in self.stderr if "panic: " in line or "runtime error: " in line]
         words = (findings or list(self.stderr))[-3:]
         output = f", after printing: {' / '.join(words)}" if words else ""
-        return f"{self.name} ended with {end}{output}; this is a bug in llmc, please report it"
+        return kind(
+            f"{self._name} ended with {end}{output}; this is a bug in llmc, please report it"
+        )
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

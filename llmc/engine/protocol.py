@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llmc.config import SampleConfig
@@ -99,6 +99,13 @@ class End:
     message: str = ""
     failure: LlmcError | None = None
 
+    def raise_failure(self) -> None:
+        """Raise LlmcError if the engine ended or refused the request."""
+        if self.failure is not None:
+            raise self.failure
+        if self.reason == "error":
+            raise LlmcError(self.message)
+
 
 @dataclass(frozen=True)
 class Ready:
@@ -121,51 +128,19 @@ class Ready:
     memory_bytes: int
 
 
-def event_of(fields: dict[str, Any]) -> Ready | Token | End:
+def event_of(found: dict[str, Any]) -> Ready | Token | End:
     """Return the event in a line of the engine.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not an event.
+        ValueError, KeyError, TypeError: it is not an event, or the reason of an end is unknown.
     """
-    kind = fields["event"]
+    kind = found["event"]
     if kind == "ready":
-        return Ready(**{name: fields[name] for name in _READY})
-    return _token(fields) if kind == "token" else _end(fields)
-
-
-_READY = tuple(Ready.__dataclass_fields__)
-
-
-def _token(fields: dict[str, Any]) -> Token:
-    top = tuple((int(token), float(logprob)) for token, logprob in fields.get("top", ()))
-    return Token(int(fields["token"]), float(fields["logprob"]), top)
-
-
-def _end(fields: dict[str, Any]) -> End:
-    """Return the end of a text.
-
-    Raises:
-        KeyError: it is another event, or the reason is unknown.
-    """
-    if fields["event"] != "end" or fields["reason"] not in REASONS:
-        raise KeyError(fields["event"])
-    return End(
-        reason=fields["reason"],
-        prompt_tokens=int(fields.get("prompt_tokens", 0)),
-        tokens=int(fields.get("tokens", 0)),
-        prompt_ms=float(fields.get("prompt_ms", 0)),
-        ms=float(fields.get("ms", 0)),
-        message=str(fields.get("message", "")),
-    )
-
-
-def raise_failure(end: End) -> None:
-    """Raise the failure of an end, if there is one.
-
-    Raises:
-        LlmcError: the engine ended, or refused the request.
-    """
-    if end.failure is not None:
-        raise end.failure
-    if end.reason == "error":
-        raise LlmcError(end.message)
+        return Ready(**{each.name: found[each.name] for each in fields(Ready)})
+    if kind == "token":
+        top = tuple((int(token), float(logprob)) for token, logprob in found.get("top", ()))
+        return Token(int(found["token"]), float(found["logprob"]), top)
+    if kind != "end" or found["reason"] not in REASONS:
+        raise KeyError(kind)
+    known = {each.name for each in fields(End)} - {"failure"}
+    return End(**{name: value for name, value in found.items() if name in known})

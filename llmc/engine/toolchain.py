@@ -101,11 +101,6 @@ class Mode(Enum):
     DEBUG = "debug"
     SANITIZE = "sanitize"
 
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """The optimisation and debugging flags, the same for every compiler."""
-        return ("-O3",) if self is Mode.RELEASE else ("-O1", "-g", "-fno-omit-frame-pointer")
-
 
 def host_machine() -> str:
     """Return the machine's architecture: ``x86_64``, ``aarch64`` or another name."""
@@ -137,18 +132,15 @@ class Compiler:
 
     @property
     def baseline(self) -> tuple[str, ...]:
-        """Flags for the oldest CPU of the machine's family: any other compiler's own default.
+        """Flags for the oldest CPU of the machine's family, or for this CPU alone."""
+        if self.cpu is Cpu.BASELINE:
+            return ("-mcpu=baseline",) if self.is_zig else ()  # another compiler's own default
+        wide = ("-mprefer-vector-width=512",) if self.machine == "x86_64" else ()
+        return ("-mcpu=native" if self.is_zig else "-march=native", *wide)
 
-        For this CPU alone where that is wanted.
-        """
-        if self.cpu is Cpu.NATIVE:
-            wide = ("-mprefer-vector-width=512",) if self.machine == "x86_64" else ()
-            return (("-mcpu=native",) if self.is_zig else ("-march=native",)) + wide
-        return ("-mcpu=baseline",) if self.is_zig else ()
-
-    def isa(self, isa: Isa) -> tuple[str, ...]:
+    def isa(self, name: str) -> tuple[str, ...]:
         """Return the flags of an instruction set; the baseline's if it has none."""
-        return (isa.zig if self.is_zig else isa.cc) or self.baseline
+        return (ISAS[name].zig if self.is_zig else ISAS[name].cc) or self.baseline
 
     def mode(self, mode: Mode) -> tuple[str, ...]:
         """Return the flags of a mode, for compiling and for linking.
@@ -156,10 +148,11 @@ class Compiler:
         zig turns the undefined-behaviour sanitizer on by itself unless told not to (seventy times
         slower), and ships no address sanitizer runtime.
         """
-        if mode is not Mode.SANITIZE:
-            return (*mode.flags, *(("-fno-sanitize=all",) if self.is_zig else ()))
-        kinds = "undefined" if self.is_zig else "undefined,address"
-        return (*mode.flags, f"-fsanitize={kinds}", "-fno-sanitize-recover=all")
+        level = ("-O3",) if mode is Mode.RELEASE else ("-O1", "-g", "-fno-omit-frame-pointer")
+        if mode is Mode.SANITIZE:
+            kinds = "undefined" if self.is_zig else "undefined,address"
+            return (*level, f"-fsanitize={kinds}", "-fno-sanitize-recover=all")
+        return (*level, "-fno-sanitize=all") if self.is_zig else level
 
     @property
     def common(self) -> tuple[str, ...]:
@@ -200,25 +193,21 @@ class Plan:
 def zig(machine: str | None = None) -> Compiler:
     """Return zig's C compiler, from the ``ziglang`` package.
 
-    Args:
-        machine: compile for Linux on a machine of this family, with nothing to link at run time;
-            without it, for this machine and its system.
+    It compiles for this machine and its system, or with ``machine`` for Linux on a machine of that
+    family, with nothing to link at run time.
 
     Raises:
         CompileFailed: the package is not installed.
     """
     found = importlib.util.find_spec("ziglang")
     for folder in (found.submodule_search_locations or []) if found else []:
-        for name in ("zig", "zig.exe"):
-            program = Path(folder, name)
+        for program in (Path(folder, "zig"), Path(folder, "zig.exe")):
             if program.is_file():
                 version = importlib.metadata.version("ziglang")
-                compiler = Compiler((str(program), "cc"), is_zig=True, version=version)
+                here = Compiler((str(program), "cc"), is_zig=True, version=version)
                 if machine is None:
-                    return compiler
-                return replace(
-                    compiler, machine=machine, extra=("-target", f"{machine}-linux-musl")
-                )
+                    return here
+                return replace(here, machine=machine, extra=("-target", f"{machine}-linux-musl"))
     raise CompileFailed(
         f"the C compiler is missing: run '{pip_install('ziglang')}', then try again"
     )
@@ -234,18 +223,15 @@ def c_compiler(command: str, flags: str = "") -> Compiler:
 def probed(compiler: Compiler) -> Compiler:
     """Return the compiler with the instruction sets that it lacks: it is run to find out."""
 
-    def accepts(isa: Isa) -> bool:
-        argv = [*compiler.command, *compiler.isa(isa), *compiler.extra]
-        done = subprocess.run(
-            [*argv, "-x", "c", "-c", "-o", os.devnull, "-"],
-            input=isa.probe.encode(),
-            capture_output=True,
-            check=False,
-        )
+    def accepts(name: str) -> bool:
+        argv = [*compiler.command, *compiler.isa(name), *compiler.extra]
+        argv += ["-x", "c", "-c", "-o", os.devnull, "-"]
+        probe = ISAS[name].probe.encode()
+        done = subprocess.run(argv, input=probe, capture_output=True, check=False)
         return done.returncode == 0
 
-    mine = {name: isa for name, isa in ISAS.items() if isa.machine == compiler.machine}
-    return replace(compiler, lacks=frozenset(name for name in mine if not accepts(mine[name])))
+    mine = [name for name, isa in ISAS.items() if isa.machine == compiler.machine]
+    return replace(compiler, lacks=frozenset(name for name in mine if not accepts(name)))
 
 
 def sources(
@@ -266,15 +252,14 @@ def sources(
             raise CompileFailed(
                 f"{path} has no row in the table ISAS of llmc/engine/toolchain.py: add one"
             )
-        if (path.stem == "native") != (cpu is Cpu.NATIVE) or path.stem in lacks:
-            continue
-        if ISAS[path.stem].machine in (None, machine):
+        is_wanted = (path.stem == "native") == (cpu is Cpu.NATIVE) and path.stem not in lacks
+        if is_wanted and ISAS[path.stem].machine in (None, machine):
             isas.append(path)
-    apart = (native / "tests", native / "kernels" / "isa")
+    others = (path for path in engine_files(native) if path.suffix == ".c")
     found = [
         path
-        for path in sorted(native.rglob("*.c"))
-        if not path.name.endswith("_tmpl.c") and not any(map(path.is_relative_to, apart))
+        for path in others
+        if not path.name.endswith("_tmpl.c") and path.parent != native / "kernels" / "isa"
     ] + isas
     if not found:
         raise CompileFailed(f"no C sources in {native}: reinstall llmc")
@@ -306,36 +291,30 @@ def plan(
     )
 
     def compiled(source: Path) -> Step:
-        output = out / (
-            source.relative_to(native).with_suffix("").as_posix().replace("/", "_") + ".o"
+        name = source.relative_to(native).with_suffix(".o").as_posix().replace("/", "_")
+        isa = source.stem if source.parent.name == "isa" else "generic"
+        flags = (
+            *(UNUSUAL.get(source.name, ()) if mode is Mode.RELEASE else ()),
+            *EXACT.get(source.name, ()),
+            *compiler.isa(isa),
+            *compiler.extra,
         )
-        isa = ISAS[source.stem] if source.parent.name == "isa" else ISAS["generic"]
-        unusual = UNUSUAL.get(source.name, ()) if mode is Mode.RELEASE else ()
-        exact = EXACT.get(source.name, ())
-        flags = (*unusual, *exact, *compiler.isa(isa), *compiler.extra)
-        return Step(
-            output,
-            source,
-            (*compiler.command, *common, *flags, "-c", str(source), "-o", str(output)),
-        )
+        ends = ("-c", str(source), "-o", str(out / name))
+        return Step(out / name, source, (*compiler.command, *common, *flags, *ends))
 
     def linked(name: str, objects: list[Step]) -> Step:
-        output = out / name
-        inputs = tuple(str(step.output) for step in objects)
         flags = (*compiler.mode(mode), *compiler.baseline, "-pthread", *compiler.extra)
-        return Step(
-            output,
-            None,
-            (*compiler.command, *flags, *inputs, "-o", str(output), "-lm", "-lpthread"),
-        )
+        inputs = (str(step.output) for step in objects)
+        ends = ("-o", str(out / name), "-lm", "-lpthread")
+        return Step(out / name, None, (*compiler.command, *flags, *inputs, *ends))
 
     objects = [compiled(source) for source in files]
     if not tests:
         return Plan(tuple(objects), (linked(BINARY, objects),))
     shared = [step for step in objects if step.source != native / "main.c"]
-    programs = [compiled(source) for source in sorted(native.glob("tests/**/test_*.c"))]
-    links = [linked(step.source.stem, [*shared, step]) for step in programs if step.source]
-    return Plan((*shared, *programs), tuple(links))
+    programs = {path.stem: compiled(path) for path in sorted(native.glob("tests/**/test_*.c"))}
+    links = (linked(name, [*shared, step]) for name, step in programs.items())
+    return Plan((*shared, *programs.values()), tuple(links))
 
 
 def build_key(
@@ -357,11 +336,8 @@ def build_key(
             digest.update(len(data).to_bytes(8, "little") + data)
 
     add(platform.system(), compiler.machine, compiler.version, mode.name)
-    nowhere = Path("out")
-    for step in (
-        *(whole := plan(compiler, native, nowhere, mode=mode, tests=tests)).objects,
-        *whole.links,
-    ):
+    whole = plan(compiler, native, Path("out"), mode=mode, tests=tests)
+    for step in (*whole.objects, *whole.links):
         words = step.argv[len(compiler.command) :]
         add(*(word.replace(str(native), "native") for word in words))
     for path in sorted(native.rglob("*.[ch]")) if tests else engine_files(native):

@@ -22,8 +22,7 @@ from llmc.evaluate.target import EvaluatedModel, find_evaluated
 from llmc.fetch.registry import HELLASWAG, fetched_files
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
-from llmc.tokens.files import write_tokens
-from llmc.tokens.rows import write_rows
+from llmc.tokens.files import write_rows, write_tokens
 from llmc.tokens.tokenizer import Tokenizer
 
 ENDINGS = 4

@@ -20,12 +20,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData
-from llmc.paths import cache_dir, link_or_copy, written_whole
+from llmc.paths import cache_dir, written_whole
 from llmc.report import Report
 
 
@@ -46,6 +45,10 @@ class Pin:
     value: str
 
     @property
+    def _is_sha256(self) -> bool:
+        return len(self.value) == 64
+
+    @property
     def key(self) -> str:
         """The file's key in the cache."""
         return f"{'sha256' if self._is_sha256 else 'git'}-{self.value}"
@@ -55,23 +58,18 @@ class Pin:
         """How messages call the hash."""
         return "SHA-256" if self._is_sha256 else "git hash"
 
-    @property
-    def _is_sha256(self) -> bool:
-        return len(self.value) == 64
-
     def of(self, path: Path) -> str:
         """Return the hash of this kind that a file has."""
         if self._is_sha256:
             return file_sha256(path)
-        header = b"blob %d\0" % path.stat().st_size
-        begun = partial(hashlib.sha1, header, usedforsecurity=False)
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
         with path.open("rb") as file:
-            return hashlib.file_digest(file, begun).hexdigest()
+            return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file's place in the cache."""
+    """One file's place in the cache. What writes there raises BadData where it cannot."""
 
     key: str
 
@@ -94,25 +92,22 @@ class Entry:
 
     def part_size(self) -> int:
         """Return how many bytes have arrived."""
-        try:
-            return self.part.stat().st_size
-        except OSError:
-            return 0
+        return self.part.stat().st_size if self.part.is_file() else 0
 
     def origin(self) -> dict[str, Any]:
         """Return where the whole file came from; empty where that is not known."""
-        return _record(self._beside(".json"))
+        return _read_record(self._beside(".json"))
 
     def part_origin(self) -> dict[str, Any]:
         """Return where the part came from; empty where that is not known."""
-        return _record(self._beside(".part.json"))
+        return _read_record(self._beside(".part.json"))
+
+    def record(self, origin: dict[str, Any]) -> None:
+        """Write where the whole file came from."""
+        _write_record(self._beside(".json"), origin)
 
     def begin_part(self, origin: dict[str, Any]) -> None:
-        """Drop any part and record where a new one comes from.
-
-        Raises:
-            BadData: the place cannot be written.
-        """
+        """Drop any part and record where a new one comes from."""
         self.drop_part()
         _write_record(self._beside(".part.json"), origin)
 
@@ -121,20 +116,8 @@ class Entry:
         self.part.unlink(missing_ok=True)
         self._beside(".part.json").unlink(missing_ok=True)
 
-    def record(self, origin: dict[str, Any]) -> None:
-        """Write where the whole file came from.
-
-        Raises:
-            BadData: the place cannot be written.
-        """
-        _write_record(self._beside(".json"), origin)
-
     def finish(self) -> None:
-        """Make the part, which is verified, the whole file.
-
-        Raises:
-            BadData: the disk fails.
-        """
+        """Make the part, which is verified, the whole file."""
         try:
             with self.part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -143,19 +126,11 @@ class Entry:
             with suppress(FileNotFoundError):
                 self._beside(".part.json").replace(self._beside(".json"))
         except OSError as error:
-            raise BadData(_unwritable(self.path, error)) from error
-
-    def place(self, path: Path) -> None:
-        """Put the whole file at ``path``: a hard link, or a copy on another file system.
-
-        Raises:
-            BadData: the place cannot be written.
-        """
-        link_or_copy(self.path, path)
+            raise self._unwritable(error) from error
 
     @contextmanager
     def locked(self, name: str, report: Report) -> Iterator[bool]:
-        """Lock the file against other processes; yield whether one of them downloaded it meanwhile.
+        """Lock the file, called ``name`` in notes; yield whether another process just brought it.
 
         Raises:
             BadData: the cache cannot be written.
@@ -172,21 +147,26 @@ class Entry:
                 report.note(f"another process is fetching {name}: waiting for it")
                 lock.acquire()
         except OSError as error:
-            raise BadData(_unwritable(self.path, error)) from error
+            raise self._unwritable(error) from error
         try:
             yield self._version() not in (None, before)
         finally:
             lock.release()
 
     def _version(self) -> tuple[int, int] | None:
-        try:
+        with suppress(OSError):
             stat = self.path.stat()
-        except OSError:
-            return None
-        return stat.st_ino, stat.st_mtime_ns
+            return stat.st_ino, stat.st_mtime_ns
+        return None
+
+    def _unwritable(self, error: OSError) -> BadData:
+        return BadData(
+            f"cannot write in the cache, {self.path.parent}: {error.strerror or error}; "
+            "set LLMC_CACHE_DIR to another folder"
+        )
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -195,12 +175,5 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:
-    with written_whole(path) as partial_path:
-        partial_path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _unwritable(path: Path, error: OSError) -> str:
-    return (
-        f"cannot write in the cache, {path.parent}: {error.strerror or error}; "
-        "set LLMC_CACHE_DIR to another folder"
-    )
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -6,15 +6,12 @@ import hashlib
 from pathlib import Path
 
 from llmc.errors import BadData
-from llmc.fetch.cache import Entry, Pin, file_sha256
+from llmc.fetch.cache import Entry, Pin
 from llmc.fetch.http import Transfer
 from llmc.fetch.hub import HubFile
-from llmc.fetch.network import is_offline
-from llmc.fetch.remote import Remote
-from llmc.paths import written_whole
+from llmc.fetch.network import Remote, is_offline
+from llmc.paths import link_or_copy, written_whole
 from llmc.report import SILENT, Report
-
-__all__ = ["copy", "download", "download_from_hub", "file_sha256", "is_offline"]
 
 CHUNK = 1 << 20
 SOURCE_HINT = "get the file elsewhere and name it with --source PATH"
@@ -50,18 +47,57 @@ def download(
         Interrupted: Ctrl-C. ``path`` is unchanged.
     """
     pin = Pin(sha256) if sha256 is not None else None
-    remote = Remote(url=url, name=path.name, hint=hint, pin=pin)
+    remote = Remote(url, path.name, hint, pin)
     entry = Entry(remote.key)
     if is_offline():
         if not entry.holds(pin):
             raise _not_here(path, remote.shown, hint)
-        report.note(f"{path.name} is in the cache")
-        entry.place(path)
+        _place(entry, path, path.name, report)
         return
     if pin is None and entry.path.is_file():
         hint = f"--offline takes the copy that is in the cache; or {hint}"
-        remote = Remote(url=url, name=path.name, hint=hint)
-    _bring(remote, path, report=report, fresh=fresh)
+    _bring(Remote(url, path.name, hint, pin), path, report=report, fresh=fresh)
+
+
+def download_from_hub(
+    repo: str,
+    filename: str,
+    path: Path,
+    *,
+    repo_type: str,
+    report: Report = SILENT,
+    fresh: bool = False,
+) -> None:
+    """Download one file of a Hugging Face repository to ``path``, as :func:`download` does.
+
+    ``HF_ENDPOINT`` names a mirror of the hub; ``HF_TOKEN`` gives access to private files. The
+    content must have the hash that the hub announces. A file that Hugging Face's own programs have
+    downloaded is taken from their cache.
+
+    Raises:
+        BadData: the hub cannot be reached or refuses, the content is not the announced one, the
+            disk is full, or llmc is offline and the file is in no cache. ``path`` is unchanged.
+        Interrupted: Ctrl-C. ``path`` is unchanged.
+    """
+    file = HubFile(repo, filename, repo_type)
+    if is_offline():
+        remote = None
+        entry, pin = file.remembered() or (None, None)
+        if entry is not None and entry.holds(pin):
+            _place(entry, path, filename, report)
+            return
+        found = file.in_hub_cache(pin)
+    else:
+        remote = file.announced(SOURCE_HINT, report)
+        is_new = remote.pin is not None and not Entry(remote.key).path.is_file()
+        found = file.in_hub_cache(remote.pin) if is_new and not fresh else None
+    if found is not None:
+        report.note(f"{filename} is in the cache of Hugging Face's programs")
+        copy(found, path, report=report)
+    elif remote is not None:
+        _bring(remote, path, report=report, fresh=fresh)
+    else:
+        raise _not_here(path, f"{repo} on the hub", SOURCE_HINT)
 
 
 def copy(source: Path, path: Path, *, sha256: str | None = None, report: Report = SILENT) -> None:
@@ -79,17 +115,12 @@ def copy(source: Path, path: Path, *, sha256: str | None = None, report: Report 
         raise BadData(
             f"cannot read {source}: {error.strerror}; name the local copy with --source PATH"
         ) from error
-    with (
-        file,
-        report.bar(path.name) as advance,
-        written_whole(path) as partial,
-        partial.open("wb") as out,
-    ):
-        while chunk := file.read(CHUNK):
-            out.write(chunk)
-            digest.update(chunk)
-            advance(len(chunk), total)
-        out.flush()
+    with file, report.bar(path.name) as advance, written_whole(path) as partial:
+        with partial.open("wb") as out:
+            while chunk := file.read(CHUNK):
+                out.write(chunk)
+                digest.update(chunk)
+                advance(len(chunk), total)
         if sha256 is not None and digest.hexdigest() != sha256:
             raise BadData(
                 f"{source} is not the expected file: its SHA-256 is {digest.hexdigest()}, not "
@@ -97,61 +128,22 @@ def copy(source: Path, path: Path, *, sha256: str | None = None, report: Report 
             )
 
 
-def download_from_hub(
-    repo: str,
-    filename: str,
-    path: Path,
-    *,
-    repo_type: str,
-    report: Report = SILENT,
-    hint: str = SOURCE_HINT,
-    fresh: bool = False,
-) -> None:
-    """Download one file of a Hugging Face repository to ``path``, as :func:`download` does.
-
-    ``HF_ENDPOINT`` names a mirror of the hub; ``HF_TOKEN`` gives access to private files. The
-    content must have the hash that the hub announces. A file that Hugging Face's own programs have
-    downloaded is taken from their cache.
-
-    Raises:
-        BadData: the hub cannot be reached or refuses, the content is not the announced one, the
-            disk is full, or llmc is offline and the file is in no cache. ``path`` is unchanged.
-        Interrupted: Ctrl-C. ``path`` is unchanged.
-    """
-    file = HubFile(repo, filename, repo_type)
-    if is_offline():
-        entry, pin = file.remembered() or (None, None)
-        if entry is None or not entry.holds(pin):
-            found = file.in_hub_cache(pin)
-            if found is None:
-                raise _not_here(path, f"{repo} on the hub", hint)
-            report.note(f"{filename} is in the cache of Hugging Face's programs")
-            copy(found, path, report=report)
-        else:
-            report.note(f"{filename} is in the cache")
-            entry.place(path)
-        return
-    remote = file.announced(hint, report)
-    if remote.pin is not None and not fresh and not Entry(remote.key).path.is_file():
-        found = file.in_hub_cache(remote.pin)
-        if found is not None:
-            report.note(f"{filename} is in the cache of Hugging Face's programs")
-            copy(found, path, report=report)
-            return
-    _bring(remote, path, report=report, fresh=fresh)
-
-
 def _bring(remote: Remote, path: Path, *, report: Report, fresh: bool) -> None:
     """Download the file into the cache unless it is there, then put it at ``path``."""
     entry = Entry(remote.key)
     with entry.locked(remote.name, report) as brought_meanwhile:
-        settled = remote.pin is not None and not fresh
-        if (settled or brought_meanwhile) and entry.holds(remote.pin):
-            report.note(f"{remote.name} is in the cache")
-        else:
-            with report.bar(remote.name) as advance:
-                Transfer(remote, entry, advance, report).run(fresh=fresh)
-        entry.place(path)
+        settled = brought_meanwhile or (remote.pin is not None and not fresh)
+        if settled and entry.holds(remote.pin):
+            _place(entry, path, remote.name, report)
+            return
+        with report.bar(remote.name) as advance:
+            Transfer(remote, entry, advance, report).run(fresh=fresh)
+        link_or_copy(entry.path, path)
+
+
+def _place(entry: Entry, path: Path, name: str, report: Report) -> None:
+    report.note(f"{name} is in the cache")
+    link_or_copy(entry.path, path)
 
 
 def _not_here(path: Path, origin: str, hint: str) -> BadData:

@@ -12,16 +12,13 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from llmc.errors import BadData
 from llmc.fetch.cache import Entry, Pin, file_sha256
-from llmc.fetch.http import PASSING
-from llmc.fetch.network import Passing, persistently
-from llmc.fetch.remote import Remote, unreachable
+from llmc.fetch.network import Remote, persistently, refused, unreachable
 from llmc.report import Report
 
 
@@ -48,33 +45,26 @@ class HubFile:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        # The client's advice to log in is noise: failures are reported below.
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        _quiet()
         try:
             url = hf_hub_url(self.repo, self.name, repo_type=self.repo_type)
         except ValueError as error:
             raise BadData(f"'{self.repo}' on the hub is not a repository: {error}") from error
-        metadata = persistently(
-            lambda: _asked(url, hint, lambda: get_hf_file_metadata(url)),
+        remote = Remote(url, self.name, hint, headers=build_hf_headers())
+        found = persistently(
+            lambda: _asked(remote, lambda: get_hf_file_metadata(url)),
             report=report,
             progress=lambda: 0,
         )
-        remote = Remote(
-            url=hf_hub_url(
-                self.repo, self.name, repo_type=self.repo_type, revision=metadata.commit_hash
-            ),
-            name=self.name,
-            hint=hint,
-            pin=_pin(metadata.etag),
-            size=metadata.size,
-            headers=build_hf_headers(),
-        )
+        commit = found.commit_hash
+        url = hf_hub_url(self.repo, self.name, repo_type=self.repo_type, revision=commit)
+        remote = replace(remote, url=url, pin=_pin(found.etag), size=found.size)
         self._memo.record(
             {
                 "repo": self.repo,
                 "name": self.name,
-                "commit": metadata.commit_hash,
-                "hash": metadata.etag,
+                "commit": commit,
+                "hash": found.etag,
                 "key": remote.key,
             }
         )
@@ -94,9 +84,8 @@ class HubFile:
         from huggingface_hub import try_to_load_from_cache
 
         commit = self._memo.origin().get("commit") if pin is not None else None
-        found = try_to_load_from_cache(
-            self.repo, self.name, repo_type=self.repo_type, revision=commit
-        )
+        place = {"repo_type": self.repo_type, "revision": commit}
+        found = try_to_load_from_cache(self.repo, self.name, **place)
         if not isinstance(found, str):
             return None
         blob = Path(found).resolve()  # named by its hash
@@ -113,10 +102,6 @@ class ListedFile:
     """A file of a dataset's repository at one commit.
 
     Attributes:
-        repo: the repository.
-        commit: the commit, in hexadecimal.
-        path: the file's path in it.
-        bytes: its size.
         sha256: the SHA-256 of a large file; None for a small one.
         identity: that SHA-256, or git's hash of a small file.
     """
@@ -162,16 +147,15 @@ def list_dataset(repo: str, revision: str | None = None) -> Listing:
     """
     from huggingface_hub import HfApi
 
-    # The client's retries and its advice to log in are noise: failures are reported below.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    _quiet()
     with _explained(repo):
         info = HfApi().dataset_info(repo, revision=revision, files_metadata=True)
     files = []
-    for entry in info.siblings or []:
-        sha256 = entry.lfs.sha256 if entry.lfs is not None else None
-        identity = sha256 or str(entry.blob_id)
-        size = entry.size or 0
-        files.append(ListedFile(repo, str(info.sha), entry.rfilename, size, sha256, identity))
+    for file in info.siblings or []:
+        sha256 = file.lfs.sha256 if file.lfs is not None else None
+        identity = sha256 or str(file.blob_id)
+        found = ListedFile(repo, str(info.sha), file.rfilename, file.size or 0, sha256, identity)
+        files.append(found)
     configs = info.card_data.get("configs") if info.card_data is not None else None
     return Listing(sorted(files, key=lambda file: file.path), configs or [])
 
@@ -182,8 +166,13 @@ def _pin(etag: Any) -> Pin | None:
     return Pin(etag) if is_hash else None
 
 
-def _asked(url: str, hint: str, ask: Callable[[], Any]) -> Any:
-    """Ask the hub; turn what its client raises into one sentence.
+def _quiet() -> None:
+    """Silence the client's retries and its advice to log in: failures are reported here."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def _asked(remote: Remote, ask: Callable[[], Any]) -> Any:
+    """Ask the hub for ``remote``; turn what its client raises into one sentence.
 
     The network errors depend on the HTTP library that the client's version uses, so they have no
     common base class.
@@ -197,19 +186,12 @@ def _asked(url: str, hint: str, ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        answer = f"answered {status} {error.response.reason_phrase}".rstrip()
-        if status in (401, 403):
-            hint = f"where it needs an account, set HF_TOKEN to a token that may read it; or {hint}"
-        final = BadData(f"{url} {answer}; nothing was saved: {hint}")
-        if status not in PASSING:
-            raise final from error
-        after = error.response.headers.get("Retry-After", "")
-        wait_s = float(after) if after.isdecimal() else None
-        host = urlsplit(url).netloc
-        raise Passing(f"{host} {answer}", final, wait_s=wait_s) from error
+        answer = error.response
+        after = answer.headers.get("Retry-After")
+        status, reason = answer.status_code, answer.reason_phrase
+        raise refused(remote, status, reason, after, "nothing was saved") from error
     except Exception as error:
-        raise unreachable(url, urlsplit(url).netloc, hint, error) from error
+        raise unreachable(remote, error) from error
 
 
 @contextmanager

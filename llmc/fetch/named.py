@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from llmc.errors import BadData, Usage
-from llmc.fetch.download import copy, download, download_from_hub, file_sha256
+from llmc.fetch.cache import file_sha256
+from llmc.fetch.download import copy, download, download_from_hub
+from llmc.fetch.network import is_url
 from llmc.fetch.registry import STDLIB, Dataset, RemoteFile, registered, stdlib_folder
-from llmc.fetch.remote import is_url
 from llmc.fetch.unpack import is_archive, unpack
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
@@ -28,15 +29,9 @@ def fetch_named(
     """Fetch the dataset, evaluation or weights called ``name``; return the folder of the files.
 
     The folder is ``data/<name>`` for a dataset or an evaluation, ``models/<name>`` for weights, and
-    the standard library itself for ``stdlib``.
-
-    Args:
-        workspace: where the files go.
-        name: a registered name.
-        source: a local file, folder or archive, or a mirror's address. Default: where the files
-            are published.
-        force: fetch files again that are there already.
-        report: shows progress, waits and retries.
+    the standard library itself for ``stdlib``. ``source`` is a local file, folder or archive, or a
+    mirror's address; by default the files come from where they are published. ``force`` fetches
+    files again that are there already.
 
     Raises:
         Usage: nothing has that name, or ``stdlib`` is given a source.
@@ -56,11 +51,11 @@ def fetch_named(
     folder = dataset.folder(workspace)
     missing = []
     for file in dataset.files:
-        if not force and _is_there(folder / file.name, file):
+        if force or not _is_there(folder / file.name, file):
+            missing.append(file)
+        else:
             shown = workspace.shown(folder / file.name)
             report.note(f"{shown} is there (--force fetches it again)")
-        else:
-            missing.append(file)
     if not missing:
         return folder
     try:
@@ -68,8 +63,7 @@ def fetch_named(
             for file in missing:
                 path = folder / file.name
                 _fetch_file(dataset, file, path, place, fresh=force, report=report)
-                size = path.stat().st_size
-                report.note(f"fetched {workspace.shown(path)} ({size:,} bytes)")
+                report.note(f"fetched {workspace.shown(path)} ({path.stat().st_size:,} bytes)")
     finally:
         for empty in (folder, folder.parent):
             with suppress(OSError):
@@ -85,33 +79,30 @@ def _is_there(path: Path, file: RemoteFile) -> bool:
 def _unpacked(
     dataset: Dataset, folder: Path, source: str | None, report: Report
 ) -> Iterator[str | None]:
-    """Yield ``source``, or a temporary folder (or file) of what it holds if it is an archive.
-
-    Raises:
-        BadData: the archive cannot be had, is broken or not safe to unpack.
-    """
-    if source is None or not is_archive(urlsplit(source).path if is_url(source) else source):
+    """Yield ``source``, or a temporary folder (or file) of what it holds if it is an archive."""
+    place = urlsplit(source).path if source is not None and is_url(source) else source
+    if source is None or place is None or not is_archive(place):
         yield source
         return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".archive.", dir=folder) as scratch:
         archive = Path(source)
         if is_url(source):
-            archive = Path(scratch) / PurePosixPath(urlsplit(source).path).name
+            archive = Path(scratch, PurePosixPath(place).name)
             download(source, archive, report=report)
         report.note(f"unpacking {archive.name}")
-        files = unpack(archive, Path(scratch) / "unpacked")
-        if len(dataset.files) == len(files) == 1:
-            yield str(files[0])
-            return
+        files = unpack(archive, Path(scratch, "unpacked"))
         names = {file.name for file in dataset.files}
-        folders = {path.parent for path in files if path.name in names}
-        if len(folders) != 1:
+        # The one file may have any name; several are found by their names.
+        alone = len(names) == len(files) == 1
+        places = files if alone else {path.parent for path in files if path.name in names}
+        if len(places) != 1:
             raise BadData(
                 f"{source} does not hold {' and '.join(sorted(names))} in one folder: name "
                 "another with --source"
             )
-        yield str(folders.pop())
+        (only,) = places
+        yield str(only)
 
 
 def _fetch_file(
@@ -123,29 +114,18 @@ def _fetch_file(
     fresh: bool,
     report: Report,
 ) -> None:
-    """Bring one file to ``path``: from ``source``, its address or the hub.
-
-    Raises:
-        BadData: it cannot be had or is not the right one.
-    """
+    """Bring one file to ``path``: from ``source``, its address or the hub."""
     is_alone = len(dataset.files) == 1
     origin = file.url if source is None else source
     if origin is None:
-        download_from_hub(
-            dataset.hub,
-            file.name,
-            path,
-            repo_type=dataset.repo_type,
-            report=report,
-            fresh=fresh,
-        )
+        kind = dataset.repo_type
+        download_from_hub(dataset.hub, file.name, path, repo_type=kind, report=report, fresh=fresh)
     elif is_url(origin):
         if source is not None and not is_alone:
             origin = f"{origin.rstrip('/')}/{file.name}"
         download(origin, path, sha256=file.sha256, report=report, fresh=fresh)
-    elif Path(origin).is_dir():
-        copy(Path(origin) / file.name, path, sha256=file.sha256, report=report)
-    elif is_alone:
-        copy(Path(origin), path, sha256=file.sha256, report=report)
+    elif is_alone or Path(origin).is_dir():
+        local = Path(origin, file.name) if Path(origin).is_dir() else Path(origin)
+        copy(local, path, sha256=file.sha256, report=report)
     else:
         raise BadData(f"{origin} is not a folder with {file.name} in it: name one with --source")

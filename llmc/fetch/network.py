@@ -1,26 +1,150 @@
-"""The offline switch, and when a failed request is retried."""
+"""The network: a file's address, the offline switch, and when a failed request is retried."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from llmc.errors import BadData, Usage
+from llmc.fetch.cache import Pin
 from llmc.report import Report
 
 T = TypeVar("T")
 
 OFFLINE_VARIABLES = ("LLMC_OFFLINE", "HF_HUB_OFFLINE")
 TRUE = ("1", "true", "yes", "on")
+# Statuses that are worth a retry; a server repeats any other refusal.
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+NEEDS_TOKEN = (401, 403)
 
 
 def is_offline() -> bool:
     """Tell whether ``--offline``, ``LLMC_OFFLINE`` or ``HF_HUB_OFFLINE`` forbids the network."""
     return any(os.environ.get(name, "").lower() in TRUE for name in OFFLINE_VARIABLES)
+
+
+def is_url(text: str) -> bool:
+    """Tell an HTTP address from a path."""
+    return text.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file to download, and what is known about it beforehand.
+
+    Attributes:
+        url: its HTTP address; BadData is raised for any other.
+        name: what it is called in messages.
+        hint: the end of error messages: what to do instead.
+        pin: the hash it must have.
+        size: the bytes it must have.
+        headers: sent to the host of ``url``; a token goes to no other host after a redirect.
+    """
+
+    url: str
+    name: str
+    hint: str
+    pin: Pin | None = None
+    size: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the address."""
+        try:
+            is_good = is_url(self.url) and bool(urlsplit(self.url).hostname)
+        except ValueError:
+            is_good = False
+        if not is_good:
+            raise BadData(f"'{self.url}' is not an HTTP address: {self.hint}")
+
+    @property
+    def host(self) -> str:
+        """The host, and the port where it is not the usual one."""
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
+    @property
+    def shown(self) -> str:
+        """The address without password, query and fragment: they may hold secrets."""
+        parts = urlsplit(self.url)
+        return urlunsplit((parts.scheme, self.host, parts.path, "", ""))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the address: it identifies the address without revealing it."""
+        return hashlib.sha256(self.url.encode()).hexdigest()
+
+    @property
+    def key(self) -> str:
+        """The file's key in the cache."""
+        return self.pin.key if self.pin is not None else f"url-{self.fingerprint}"
+
+
+class Passing(Exception):
+    """A failure that a retry may overcome."""
+
+    def __init__(
+        self, what: str, final: BadData, *, wait_s: float | None = None, reached: bool = True
+    ) -> None:
+        """Describe it.
+
+        Args:
+            what: what happened, for the note about the retry.
+            final: the error to raise after the last retry.
+            wait_s: how long the server asks to wait.
+            reached: whether the server answered at all.
+        """
+        super().__init__(what)
+        self.final = final
+        self.wait_s = wait_s
+        self.reached = reached
+
+
+def unreachable(remote: Remote, error: Exception) -> Passing:
+    """Return the failure of a server that does not answer."""
+    silence = f"no answer from {remote.host} ({type(error).__name__})"
+    final = f"cannot download {remote.shown}: {silence}; {remote.hint}, or try again with a network"
+    return Passing(silence, BadData(final), reached=False)
+
+
+def refused(
+    remote: Remote, status: int, reason: str, retry_after: str | None, kept: str
+) -> Passing | BadData:
+    """Return the failure of a request that a server refused.
+
+    Args:
+        remote: the requested file.
+        status: the HTTP status of the answer.
+        reason: the words after it.
+        retry_after: the header of that name.
+        kept: how much of the file is kept, as a clause.
+    """
+    hint = remote.hint
+    if status in NEEDS_TOKEN and remote.headers:
+        hint = f"where it needs an account, set HF_TOKEN to a token that may read it; or {hint}"
+    answer = f"answered {status} {reason}".rstrip()
+    wait_s = _seconds(retry_after) if status in PASSING else None
+    if wait_s is not None:
+        answer += f" and asks to wait {wait_s:.0f} s"
+    final = BadData(f"{remote.shown} {answer}; {kept}: {hint}")
+    if status not in PASSING:
+        return final
+    return Passing(f"{remote.host} {answer}", final, wait_s=wait_s)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return the seconds that a Retry-After header names, by number or by date."""
+    import urllib3
+
+    try:
+        return urllib3.Retry().parse_retry_after(retry_after) if retry_after else None
+    except urllib3.exceptions.InvalidHeader:
+        return None
 
 
 @dataclass(frozen=True)
@@ -65,27 +189,6 @@ def patience() -> Patience:
     return replace(PATIENCE, retries=int(retries))
 
 
-class Passing(Exception):
-    """A failure that a retry may overcome."""
-
-    def __init__(
-        self, what: str, final: BadData, *, wait_s: float | None = None, reached: bool = True
-    ) -> None:
-        """Describe it.
-
-        Args:
-            what: what happened, for the note about the retry.
-            final: the error to raise after the last retry.
-            wait_s: how long the server asks to wait.
-            reached: whether the server answered at all.
-        """
-        super().__init__(what)
-        self.what = what
-        self.final = final
-        self.wait_s = wait_s
-        self.reached = reached
-
-
 def persistently(attempt: Callable[[], T], *, report: Report, progress: Callable[[], int]) -> T:
     """Call ``attempt``, and after each :class:`Passing` failure wait and call it again.
 
@@ -110,6 +213,6 @@ def persistently(attempt: Callable[[], T], *, report: Report, progress: Callable
             wait = limits.wait_s(failures) if failure.wait_s is None else failure.wait_s
             if failures > allowed or waited + wait > limits.total_s:
                 raise failure.final from failure
-            report.note(f"{failure.what}: trying again in {wait:.0f} s ({failures} of {allowed})")
+            report.note(f"{failure}: trying again in {wait:.0f} s ({failures} of {allowed})")
             limits.sleep(wait)
             waited += wait

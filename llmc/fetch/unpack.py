@@ -9,7 +9,9 @@ bytes come, never taken from headers.
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
+import posixpath
 import re
 import shutil
 import stat
@@ -19,10 +21,9 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO
 
 from llmc.errors import BadData
 from llmc.fetch.compression import CODECS, TARS, decompressed
@@ -33,7 +34,7 @@ from llmc.units import megabytes
 PACKED = (".zip", *CODECS, *TARS)
 SUFFIXES = (".tar", *PACKED)
 CHUNK = 1 << 18
-HEADER_LIMIT = 1 << 20  # a name or a table of attributes; tarfile reads it in one piece
+HEADER_LIMIT = 1 << 20  # a long name or a table of attributes; tarfile keeps it in memory
 
 BROKEN = (
     tarfile.TarError,
@@ -45,13 +46,17 @@ BROKEN = (
     struct.error,
     NotImplementedError,  # a compression that this Python does not know
     RecursionError,  # headers of headers
+    LookupError,
     ValueError,
     OverflowError,
 )
-
-
-class _Damaged(ValueError):
-    """A header in the middle of a tar is damaged."""
+EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 class _Header(tarfile.TarInfo):
@@ -60,11 +65,31 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise  # the empty block that every tar ends with
         except tarfile.HeaderError as error:
-            raise _Damaged(str(error)) from error
+            raise ValueError(str(error)) from error
+        if header.type in EXTENDED and header.size > HEADER_LIMIT:
+            raise ValueError(f"a header of {header.size:,} bytes")
+        return header
+
+
+class _Counted(io.RawIOBase):
+    """A stream whose bytes are counted as they are read."""
+
+    def __init__(self, plain: BinaryIO, count: Callable[[int], None]) -> None:
+        self._plain = plain
+        self._count = count
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._plain.read(len(buffer))
+        self._count(len(data))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 @dataclass(frozen=True)
@@ -113,11 +138,10 @@ def unpack(archive: Path, folder: Path, *, limits: Limits = LIMITS) -> list[Path
     except OSError as error:
         raise BadData(f"cannot write {folder}: {error.strerror}; choose another place") from error
     try:
-        unpacking = _Unpacking(archive, scratch, limits)
-        unpacking.run()
+        files = _Unpacking(archive, scratch, limits).run()
         scratch.chmod(0o777 & ~umask())
         scratch.replace(folder)  # over an empty folder at most
-        return [folder / name for name in unpacking.files]
+        return [folder / name for name in files]
     except OSError as error:
         if str(error.filename) == str(archive):
             raise BadData(f"cannot read {archive}: {error.strerror}; name another") from error
@@ -145,28 +169,29 @@ class _Unpacking:
     def __init__(self, archive: Path, folder: Path, limits: Limits) -> None:
         self.archive = archive
         self.folder = folder
-        self.limits = limits
-        self.files: dict[str, None] = {}
+        self.most_members = limits.members
+        self.size = archive.stat().st_size
+        self.most_bytes = min(limits.total_bytes, max(limits.allowance, self.size * limits.ratio))
+        self._files: dict[str, None] = {}
         self._links: list[tuple[str, str]] = []
         self._members = 0
         self._bytes = 0
-        size = archive.stat().st_size
-        self.most = min(limits.total_bytes, max(limits.allowance, size * limits.ratio))
 
-    def run(self) -> None:
-        """Write all files, then copies for the links."""
+    def run(self) -> list[str]:
+        """Write all files, then copies for the links; return their names."""
         with self.archive.open("rb") as file:
             if zipfile.is_zipfile(file):
                 self._unzip()
             else:
                 file.seek(0)
-                with closing(_decompressed(file, self.archive)) as plain:
-                    self._untar_or_copy(plain)
+                with _decompressed(file, self.archive) as plain:
+                    self._untar_or_copy(io.BufferedReader(_Counted(plain, self._count), CHUNK))
         for name, target in self._links:
-            if target not in self.files:
+            if target not in self._files:
                 raise self._refused(f"the link {name!r} leads to {target!r}, no file in it")
             with (self.folder / target).open("rb") as source:
                 self._write(name, source)
+        return list(self._files)
 
     def _unzip(self) -> None:
         with zipfile.ZipFile(self.archive) as zipped:
@@ -181,92 +206,75 @@ class _Unpacking:
                 elif stat.S_ISLNK(mode):
                     with zipped.open(member) as file:
                         target = file.read(HEADER_LIMIT).decode()
-                    self._link(name, PurePosixPath(name).parent / target, target)
+                    self._link(name, posixpath.dirname(name), target)
                 elif stat.S_IFMT(mode) in (0, stat.S_IFREG):
                     with zipped.open(member) as file:
                         self._write(name, file)
                 else:
                     raise self._refused(f"{name!r} is a device or a pipe")
 
-    def _untar_or_copy(self, plain: BinaryIO) -> None:
-        bounded = _Bounded(plain, self._count)
-        start = bounded.peek(tarfile.BLOCKSIZE)
+    def _untar_or_copy(self, plain: io.BufferedReader) -> None:
+        """Unpack a tar, or write the one file; all its bytes are counted, headers and gaps too."""
         name = self.archive.name.lower()
-        suffixes = PurePosixPath(name).suffixes
         is_tar = (
-            start[257:262] == b"ustar" or name.endswith((".tar", *TARS)) or ".tar" in suffixes[-2:]
+            plain.peek(tarfile.BLOCKSIZE)[257:262] == b"ustar"
+            or name.endswith((".tar", *TARS))
+            or ".tar" in PurePosixPath(name).suffixes[-2:]
         )
-        if is_tar:
-            # Bytes are counted as they leave the compressed stream, including headers and gaps.
-            with tarfile.open(
-                fileobj=cast("IO[bytes]", bounded), mode="r:", tarinfo=_Header
-            ) as tar:
-                while (member := tar.next()) is not None:
-                    self._untar(tar, member)
-                    # tarfile would keep every header in memory.
-                    tar.members = []  # type: ignore[attr-defined]
-            while bounded.read(CHUNK):
-                pass  # to the checksum at the end
-            return
-        if not is_archive(name):
+        if not is_tar and not is_archive(name):
             raise BadData(f"{self.archive} is no archive: name a .zip, .tar, .gz or .zst file")
-        self._write(self._counted(self.archive.stem), cast("IO[bytes]", bounded), count=False)
+        if not is_tar:
+            self._write(self._counted(self.archive.stem), plain, count=False)
+            return
+        with tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as tar:
+            while (member := tar.next()) is not None:
+                self._untar(tar, member)
+                tar.members = []  # type: ignore[attr-defined] # tarfile keeps every header
+        while plain.read(CHUNK):
+            pass  # to the checksum at the end
 
     def _untar(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         name = self._counted(member.name)
         if member.isdir():
             self._make_folder(name)
         elif member.issym():
-            self._link(name, PurePosixPath(name).parent / member.linkname, member.linkname)
+            self._link(name, posixpath.dirname(name), member.linkname)
         elif member.islnk():
-            self._link(name, PurePosixPath(member.linkname), member.linkname)
-        elif member.isreg():
-            file = tar.extractfile(member)
-            if file is None:
-                raise self._refused(f"{name!r} has no content")
+            self._link(name, "", member.linkname)
+        elif member.isreg() and (file := tar.extractfile(member)) is not None:
+            if member.size > self.most_bytes:
+                raise self._too_large()
             # The holes of a sparse file are not in the stream, so they are counted here.
             self._write(name, file, count=member.issparse())
         else:
             raise self._refused(f"{name!r} is a device or a pipe")
 
     def _counted(self, name: str) -> str:
-        """Count a member and return its name, checked."""
-        self._members += 1
-        if self._members > self.limits.members:
-            raise self._refused(f"it holds more than {self.limits.members:,} members")
-        return self._inside(name, name)
-
-    def _inside(self, name: str, shown: str) -> str:
-        """Return ``name`` without ``.`` and double slashes.
+        """Count a member; return its name without ``.`` and double slashes.
 
         Raises:
-            BadData: it leads out of the folder.
+            BadData: it leads out of the folder, or there are too many.
         """
+        self._members += 1
+        if self._members > self.most_members:
+            raise self._refused(f"it holds more than {self.most_members:,} members")
         plain = name.replace("\\", "/")
-        parts = plain.split("/")
         if (
             not name
             or "\0" in name
             or plain.startswith("/")
-            or ".." in parts
+            or ".." in plain.split("/")
             or re.match("[A-Za-z]:", plain)
         ):
-            raise self._refused(f"{shown!r} leads out of its folder")
+            raise self._refused(f"{name!r} leads out of its folder")
         return str(PurePosixPath(name))
 
-    def _link(self, name: str, target: PurePosixPath, shown: str) -> None:
+    def _link(self, name: str, base: str, target: str) -> None:
         """Remember a link; ``..`` is resolved by text, because no link is ever made."""
-        parts: list[str] = []
-        if target.is_absolute() or PurePosixPath(shown).is_absolute():
-            raise self._refused(f"the link {name!r} to {shown!r} leads out of its folder")
-        for part in target.parts:
-            if part != "..":
-                parts.append(part)
-            elif not parts:
-                raise self._refused(f"the link {name!r} to {shown!r} leads out of its folder")
-            else:
-                parts.pop()
-        self._links.append((name, "/".join(parts)))
+        resolved = posixpath.normpath(posixpath.join(base, target))
+        if resolved.split("/")[0] in ("", ".."):
+            raise self._refused(f"the link {name!r} to {target!r} leads out of its folder")
+        self._links.append((name, resolved))
 
     def _make_folder(self, name: str) -> None:
         (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -283,61 +291,19 @@ class _Unpacking:
                 if count:
                     self._count(len(chunk))
                 out.write(chunk)
-        self.files[name] = None
+        self._files[name] = None
 
     def _count(self, step: int) -> None:
         self._bytes += step
-        if self._bytes > self.most:
-            raise self._refused(
-                f"its {megabytes(self.archive.stat().st_size)} become more than "
-                f"{megabytes(self.most)}"
-            )
+        if self._bytes > self.most_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> BadData:
+        size, most = megabytes(self.size), megabytes(self.most_bytes)
+        return self._refused(f"its {size} become more than {most}")
 
     def _refused(self, why: str) -> BadData:
         return BadData(f"{self.archive} is not safe to unpack: {why}; nothing was unpacked")
-
-
-class _Bounded:
-    """A stream for tarfile that reads forwards only and counts its bytes."""
-
-    def __init__(self, plain: BinaryIO, count: Callable[[int], None]) -> None:
-        self._plain = plain
-        self._count = count
-        self._ahead = b""
-        self._position = 0
-
-    def peek(self, size: int) -> bytes:
-        """Return up to ``size`` bytes that will be read next."""
-        while len(self._ahead) < size and (more := self._plain.read(size - len(self._ahead))):
-            self._ahead += more
-        return self._ahead[:size]
-
-    def read(self, size: int = -1) -> bytes:
-        """Return ``size`` bytes, fewer at the end only."""
-        if not 0 <= size <= HEADER_LIMIT:
-            raise ValueError(f"a header of {size:,} bytes")
-        pieces = [self._ahead[:size]]
-        self._ahead = self._ahead[size:]
-        missing = size - len(pieces[0])
-        while missing and (piece := self._plain.read(missing)):
-            pieces.append(piece)
-            missing -= len(piece)
-        data = b"".join(pieces)
-        self._position += len(data)
-        self._count(len(data))
-        return data
-
-    def tell(self) -> int:
-        """Return how many bytes were read."""
-        return self._position
-
-    def seek(self, position: int) -> int:
-        """Read on to ``position``."""
-        if position < self._position:
-            raise ValueError("an offset points backwards")
-        while self._position < position and self.read(min(CHUNK, position - self._position)):
-            pass
-        return self._position
 
 
 def _decompressed(file: BinaryIO, archive: Path) -> BinaryIO:

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from llmc.engine.generator import Generator
-from llmc.engine.protocol import NO_TOKEN, End, Request, Token, raise_failure
+from llmc.engine.protocol import NO_TOKEN, End, Request, Token
 from llmc.errors import LlmcError
 from llmc.sample.streaming import KEPT, TextPiece, TextStream
 from llmc.tokens.tokenizer import Tokenizer
@@ -93,7 +93,7 @@ class Sample:
             if isinstance(item, LlmcError):
                 raise item
             if isinstance(item, End):
-                raise_failure(item)
+                item.raise_failure()
                 self.end = item
                 return
             piece, token = item

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.security import HTTPBearer
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmc import __version__
-from llmc.serve.completions import Completions, unknown_model
+from llmc.serve.completions import Completions
 from llmc.serve.guard import Guard, limited
 from llmc.serve.metrics import CONTENT_TYPE, ServerMetrics
 from llmc.serve.page import page
@@ -53,15 +53,7 @@ UNAVAILABLE: Answers = {
 def make_app(
     served: ServedModel, completions: Completions, guard: Guard, metrics: ServerMetrics, log: Log
 ) -> ASGIApp:
-    """Return the application.
-
-    Args:
-        served: the model.
-        completions: answers requests for completions.
-        guard: decides which requests are answered.
-        metrics: the counters.
-        log: takes a line for each answer.
-    """
+    """Return the application; ``log`` takes a line for each answer."""
     app = FastAPI(
         title="llmc",
         version=__version__,
@@ -69,93 +61,95 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         responses=REFUSED,
+        exception_handlers={
+            Refused: _refuse,
+            RequestValidationError: _invalid,
+            RoutingError: _no_route,
+            Exception: _fail,
+        },
     )
-    app.add_exception_handler(Refused, _refuse)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(RoutingError, _no_route)
-    app.add_exception_handler(Exception, _fail)
     # The guard checks the key; this only publishes that there is one.
     keyed = [Depends(HTTPBearer(auto_error=False))] if guard.key is not None else []
-    _add_models(app, served, keyed)
-    _add_completions(app, served, completions, keyed)
-    _add_status(app, served, completions, metrics, keyed)
-    paths = {getattr(route, "path", "") for route in app.routes}
+    opened, needs_key = _open_routes(completions), _keyed_routes(served, completions, metrics)
+    app.include_router(opened)
+    app.include_router(needs_key, dependencies=keyed)
+    routes = (*app.routes, *opened.routes, *needs_key.routes)
+    paths = {path for route in routes if (path := getattr(route, "path", None))}
     return Front(app, guard, metrics, log, paths)
 
 
-def _add_models(app: FastAPI, served: ServedModel, keyed: list[Any]) -> None:
-    card = ModelCard(id=served.name, created=int(time.time()))
+def _open_routes(completions: Completions) -> APIRouter:
+    """Return the routes that need no key."""
+    routes = APIRouter()
 
-    @app.get("/", include_in_schema=False)
+    @routes.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
         return page()
 
-    @app.get("/v1/models", dependencies=keyed)
-    async def models() -> ModelList:
-        """List the model."""
-        return ModelList(data=[card])
-
-    @app.get("/v1/models/{model:path}", dependencies=keyed)
-    async def model(model: str) -> ModelCard:
-        """Describe the model."""
-        if model != served.name:
-            raise unknown_model(model, served.name)
-        return card
-
-
-def _add_completions(
-    app: FastAPI, served: ServedModel, completions: Completions, keyed: list[Any]
-) -> None:
-    async def complete(request: Request, asked: CompletionRequest) -> Response:
-        """Continue a prompt; with stream as server-sent events."""
-        answer = await unless_left(request, completions.answer(asked))
-        return answer if answer is not None else Response(status_code=CLIENT_LEFT)
-
-    complete.__annotations__["asked"] = request_type(served.name, completions.limits)
-    answers: Answers = {200: {"model": Completion, "content": {"text/event-stream": {}}}}
-    app.post(
-        "/v1/completions",
-        name="completions",
-        dependencies=keyed,
-        response_class=JSONResponse,
-        response_model=None,
-        responses=answers | UNAVAILABLE,
-    )(complete)
-
-
-def _add_status(
-    app: FastAPI,
-    served: ServedModel,
-    completions: Completions,
-    metrics: ServerMetrics,
-    keyed: list[Any],
-) -> None:
-    batch, limits = completions.batch, completions.limits
-    facts = served.facts(batch.generator.ready) | {"max_tokens": limits.max_tokens}
-
-    @app.get("/health", responses=UNAVAILABLE, response_model=dict[str, str])
+    @routes.get("/health", responses=UNAVAILABLE, response_model=dict[str, str])
     async def health() -> Response:
         """Report whether the engine is running."""
-        dead = batch.failure
+        dead = completions.batch.failure
         if dead is None:
             return JSONResponse({"status": "ok"})
         refused = Refused(503, f"The engine has ended: {dead}", kind=BROKEN)
         return JSONResponse({"status": "dead", **refused.body}, refused.status_code)
 
-    @app.get("/metrics", dependencies=keyed, response_class=PlainTextResponse)
+    return routes
+
+
+def _keyed_routes(
+    served: ServedModel, completions: Completions, metrics: ServerMetrics
+) -> APIRouter:
+    """Return the routes that need the key, where there is one."""
+    routes = APIRouter()
+    card = ModelCard(id=served.name, created=int(time.time()))
+    limits = completions.limits
+    facts = served.facts(completions.batch.generator.ready) | {"max_tokens": limits.max_tokens}
+
+    @routes.get("/v1/models")
+    async def models() -> ModelList:
+        """List the model."""
+        return ModelList(data=[card])
+
+    @routes.get("/v1/models/{model:path}")
+    async def model(model: str) -> ModelCard:
+        """Describe the model."""
+        if model != served.name:
+            raise completions.unknown(model)
+        return card
+
+    async def complete(request: Request, asked: CompletionRequest) -> Response:
+        """Continue a prompt; with stream as server-sent events."""
+        answer = await unless_left(request, completions.answer(asked))
+        return answer if answer is not None else Response(status_code=CLIENT_LEFT)
+
+    complete.__annotations__["asked"] = request_type(served.name, limits)
+    answers: Answers = {200: {"model": Completion, "content": {"text/event-stream": {}}}}
+    routes.post(
+        "/v1/completions",
+        name="completions",
+        response_class=JSONResponse,
+        response_model=None,
+        responses=answers | UNAVAILABLE,
+    )(complete)
+
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Return counters in Prometheus's text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
-    @app.get("/info", dependencies=keyed)
+    @routes.get("/info")
     async def info() -> dict[str, Any]:
         """Describe the model, its training and the engine."""
         return facts
 
-    @app.get("/curves", dependencies=keyed)
+    @routes.get("/curves")
     def curves() -> dict[str, Any]:
         """Return the losses of the model's run."""
         return served.curves()
+
+    return routes
 
 
 class Front:
@@ -183,8 +177,7 @@ class Front:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in SAFE_HEADERS.items():
-                    headers[name] = value
+                headers.update(SAFE_HEADERS)
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
@@ -195,7 +188,7 @@ class Front:
             self._guard.check(path, headers)
             await self._app(inner, limited(receive, headers), send_safely)
         except Refused as refused:
-            await _answer(refused)(scope, receive, send_safely)
+            await refused.response()(scope, receive, send_safely)
         finally:
             seconds = time.monotonic() - started
             self._metrics.answered(self._route(path), status, seconds)
@@ -212,39 +205,30 @@ class Front:
 
 async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """Return the result of ``work``; cancel it and return None if the client disconnects first."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_left(request.receive))
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(left())
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        for waiting in (task, gone):
-            waiting.cancel()
+        task.cancel()
+        gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def _left(receive: Callable[[], Awaitable[Message]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _refuse(_: Request, error: Refused) -> Response:
+    return error.response()
 
 
-def _answer(refused: Refused) -> JSONResponse:
-    headers = dict(refused.headers) if refused.headers else None
-    return JSONResponse(refused.body, refused.status_code, headers)
+async def _invalid(_: Request, error: RequestValidationError) -> Response:
+    return refusal_of(error.errors()).response()
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    return _answer(error)
-
-
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return _answer(refusal_of(error.errors()))
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RoutingError)
+async def _no_route(request: Request, error: RoutingError) -> Response:
     status, place = error.status_code, printable(request.url.path)
     headers = dict(error.headers or {})
     message, code = error.detail, None
@@ -256,9 +240,9 @@ async def _no_route(request: Request, error: Exception) -> Response:
             headers = {"Allow": "GET, HEAD"}
     elif status == 400:  # FastAPI cannot parse the body
         message = "The body is not valid JSON"
-    return _answer(Refused(status, message, code=code, headers=headers))
+    return Refused(status, message, code=code, headers=headers).response()
 
 
 async def _fail(_: Request, error: Exception) -> Response:
     message = "This is a bug in llmc; the server's terminal has more"
-    return _answer(Refused(500, message, kind=BROKEN))
+    return Refused(500, message, kind=BROKEN).response()

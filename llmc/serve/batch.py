@@ -15,12 +15,12 @@ from llmc.engine.protocol import End, Request, Token
 from llmc.errors import LlmcError, Usage
 from llmc.serve.refusals import BROKEN, BUSY, Refused
 
-IndexedEvent = tuple[int, Token | End]
+Event = Token | End
 MOST_SECONDS_TO_WAIT = 60
 
 
 class EngineBatch:
-    """The engine of a server. Belongs to one event loop.
+    """The engine of a server, started. Belongs to one event loop, in which it is made.
 
     Attributes:
         capacity: completions that may be open at a time: in slots or waiting.
@@ -30,12 +30,7 @@ class EngineBatch:
     """
 
     def __init__(self, generator: Generator, queue: int) -> None:
-        """Use a started generator; call this inside the event loop.
-
-        Args:
-            generator: the engine.
-            queue: completions that may wait for a slot.
-        """
+        """Use an engine, for whose slots ``queue`` completions may wait."""
         self.generator = generator
         self.capacity = generator.ready.slots + queue
         self.open = 0
@@ -43,7 +38,7 @@ class EngineBatch:
         self.draining = False
         self._jobs: set[Job] = set()
         self._loop = asyncio.get_running_loop()
-        self._inbox: deque[tuple[Job, int, Token | End]] = deque()
+        self._inbox: deque[tuple[Job, int, Event]] = deque()
         self._woken = False
         self._seconds = 1.0  # moving average of how long a completion is in its slot
 
@@ -60,7 +55,7 @@ class EngineBatch:
                 is stopping.
         """
         if self.failure is not None:
-            raise engine_is_dead(self.failure)
+            raise _engine_is_dead(self.failure)
         if self.draining:
             raise Refused(503, "The server is shutting down", kind=BROKEN, code="shutting_down")
         if self.open + len(requests) > self.capacity:
@@ -81,7 +76,7 @@ class EngineBatch:
             job.cancel()  # the texts that were submitted
             if isinstance(error, Usage):
                 raise Refused(400, str(error), param="prompt") from error
-            raise engine_is_dead(error) from error
+            raise _engine_is_dead(error) from error
         self._jobs.add(job)
         return job
 
@@ -97,7 +92,7 @@ class EngineBatch:
                 job.put(index, End("error", message=why))
             job.cancel()
 
-    def _deliver(self, job: Job, index: int, event: Token | End) -> None:
+    def _deliver(self, job: Job, index: int, event: Event) -> None:
         """Queue an event in the engine's thread; one call into the loop handles many."""
         self._inbox.append((job, index, event))
         if not self._woken:
@@ -105,32 +100,30 @@ class EngineBatch:
             self._loop.call_soon_threadsafe(self._sort)
 
     def _sort(self) -> None:
-        """Hand the queued events to their jobs."""
+        """Hand the queued events to their jobs, and count."""
         self._woken = False
         while self._inbox:
             job, index, event = self._inbox.popleft()
-            if isinstance(event, End):
-                self._end(job, index)
-            elif index not in job.started:
-                job.started[index] = time.monotonic()
-                self.running += 1
+            now = time.monotonic()
+            if isinstance(event, Token):
+                if index not in job.started:
+                    job.started[index] = now
+                    self.running += 1
+            else:
+                self.open -= 1
+                job.ended.add(index)
+                if len(job.ended) == len(job.names):
+                    self._jobs.discard(job)
+                if index in job.started:
+                    self.running -= 1
+                    self._seconds += 0.1 * (now - job.started[index] - self._seconds)
             job.put(index, event)
-
-    def _end(self, job: Job, index: int) -> None:
-        self.open -= 1
-        job.ended.add(index)
-        if len(job.ended) == job.count:
-            self._jobs.discard(job)
-        if index in job.started:
-            self.running -= 1
-            self._seconds += 0.1 * (time.monotonic() - job.started[index] - self._seconds)
 
 
 class Job:
     """The texts of one request.
 
     Attributes:
-        count: number of texts.
         names: their names in the engine.
         began: when they were submitted (monotonic clock).
         started: when the first token of each came (monotonic clock), by index.
@@ -140,18 +133,17 @@ class Job:
 
     def __init__(self, batch: EngineBatch, count: int) -> None:
         """Wait for the events of ``count`` texts."""
-        self.count = count
         self.names: list[str] = []
         self.began = time.monotonic()
         self.started: dict[int, float] = {}
         self.ended: set[int] = set()
         self.missing = set(range(count))
         self._batch = batch
-        self._events: list[IndexedEvent] = []
+        self._events: list[tuple[int, Event]] = []
         self._came = asyncio.Event()
         self._all = asyncio.Event()
 
-    def put(self, index: int, event: Token | End) -> None:
+    def put(self, index: int, event: Event) -> None:
         """Add an event for :meth:`next`; events after the end of a text are dropped."""
         if index in self.missing:
             if isinstance(event, End):
@@ -161,7 +153,7 @@ class Job:
             self._events.append((index, event))
             self._came.set()
 
-    async def next(self) -> list[IndexedEvent]:
+    async def next(self) -> list[tuple[int, Event]]:
         """Wait for events and return all that have come."""
         await self._came.wait()
         self._came.clear()
@@ -188,6 +180,5 @@ class Job:
                 self._batch.generator.cancel(name)
 
 
-def engine_is_dead(why: LlmcError) -> Refused:
-    """Return the refusal of a request after the engine has ended."""
+def _engine_is_dead(why: LlmcError) -> Refused:
     return Refused(503, f"The engine has ended: {why}", kind=BROKEN, code="engine_dead")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,97 +15,92 @@ from llmc.tokens.tokenizer import Tokenizer
 Speller = Callable[[int], str]
 
 
+@dataclass
 class ChoiceWriter:
     """A choice while it is written.
 
     Attributes:
+        index: its place in the answer.
+        stream: turns its tokens into text, and ends it at a stop string.
+        spell: :func:`speller` of the tokenizer.
+        eot: the token that ends the text and is not part of it.
+        alternatives: the number per token; None: no log probabilities.
+        text: what was not flushed yet; the prompt, where the text begins with it.
         reason: ``length`` or ``stop`` once the text has ended, None before.
         tokens: tokens written so far.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        stops: Sequence[str],
-        *,
-        spell: Speller,
-        eot: int,
-        logprobs: int | None,
-        echo: str = "",
-    ) -> None:
-        """Begin a text.
+    index: int
+    stream: TextStream
+    spell: Speller
+    eot: int
+    alternatives: int | None
+    text: str
+    reason: str | None = None
+    tokens: int = 0
+    _waiting: dict[int, Token] = field(default_factory=dict)  # by position; not in the text yet
+    _done: list[tuple[Token, int]] = field(default_factory=list)
 
-        Args:
-            tokenizer: the tokenizer of the ids.
-            stops: strings that end the text and are not part of it.
-            spell: :func:`speller` of the tokenizer.
-            eot: the token that ends the text and is not part of it.
-            logprobs: alternatives per token; None: no log probabilities.
-            echo: the beginning of the text.
-        """
-        self.reason: str | None = None
-        self.tokens = 0
-        self._stream = TextStream(tokenizer, stops)
-        self._spell = spell
-        self._eot = eot
-        self._alternatives = logprobs
-        self._waiting: dict[int, Token] = {}  # by position; not part of the text yet
-        self._text = echo
-        self._offset = len(echo)
-        self._done: list[tuple[Token, int]] = []
+    def __post_init__(self) -> None:
+        """Count the characters from the beginning of the text."""
+        self._offset = len(self.text)
 
     def take(self, event: Token | End) -> None:
-        """Handle an event.
+        """Handle an event of a text that has not ended.
 
         Raises:
             Refused: the engine failed.
         """
         if isinstance(event, Token):
-            if event.token != self._eot and self.reason is None:
+            if event.token != self.eot:
                 self._waiting[self.tokens] = event
                 self.tokens += 1
-                self._add(self._stream.feed(event.token))
-                if self._stream.stopped is not None:
-                    self.reason = "stop"
-            return
-        if event.reason not in ("length", "stop"):
+                self._add(self.stream.feed(event.token))
+        elif event.reason in ("length", "stop"):
+            self._add(self.stream.finish())
+            self.reason = event.reason
+        else:
             why = event.message or "the text was cancelled"
             raise Refused(503, why, kind=BROKEN, code="engine_failed")
-        if self.reason is None:
-            self._add(self._stream.finish())
-            self.reason = "stop" if self._stream.stopped is not None else event.reason
+        if self.stream.stopped is not None:
+            self.reason = "stop"
 
-    def flush(self) -> tuple[str, dict[str, Any] | None]:
-        """Return the text since the last call, and the log probabilities of its tokens."""
-        text, self._text = self._text, ""
+    def flush(self) -> dict[str, Any]:
+        """Return the choice with what came since the last call, as OpenAI's clients expect it."""
+        text, self.text = self.text, ""
         done, self._done = self._done, []
-        return text, self._logprobs(done) if self._alternatives is not None else None
+        return {
+            "index": self.index,
+            "text": text,
+            "logprobs": self._logprobs(done) if self.alternatives is not None else None,
+            "finish_reason": self.reason,
+        }
 
     @property
     def has_news(self) -> bool:
         """Whether :meth:`flush` would return anything."""
-        return bool(self._text or self._done)
+        return bool(self.text or self._done or self.reason)
 
     def _add(self, pieces: list[TextPiece]) -> None:
         for piece in pieces:
             # A token with an incomplete last character comes as two pieces.
             if (token := self._waiting.pop(piece.place, None)) is not None:
                 self._done.append((token, self._offset))
-            self._text += piece.text
+            self.text += piece.text
             self._offset += len(piece.text)
 
     def _logprobs(self, done: list[tuple[Token, int]]) -> dict[str, Any]:
         return {
-            "tokens": [self._spell(token.token) for token, _ in done],
+            "tokens": [self.spell(token.token) for token, _ in done],
             "token_logprobs": [token.logprob for token, _ in done],
-            "top_logprobs": [self._top(token) for token, _ in done] if self._alternatives else None,
+            "top_logprobs": [self._top(token) for token, _ in done] if self.alternatives else None,
             "text_offset": [offset for _, offset in done],
         }
 
     def _top(self, token: Token) -> dict[str, float]:
         """Return the alternatives, most likely first, and the token itself if it is not one."""
-        top = {self._spell(other): logprob for other, logprob in token.top}
-        return top | {self._spell(token.token): token.logprob}
+        top = {self.spell(other): logprob for other, logprob in token.top}
+        return top | {self.spell(token.token): token.logprob}
 
 
 def speller(tokenizer: Tokenizer) -> Speller:

@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -14,10 +15,11 @@ from starlette.types import Receive, Scope, Send
 
 from llmc.config import SampleConfig
 from llmc.engine.protocol import NO_TOKEN, Request
+from llmc.sample.streaming import TextStream
 from llmc.serve.batch import EngineBatch, Job
 from llmc.serve.choices import ChoiceWriter, speller
 from llmc.serve.metrics import ServerMetrics
-from llmc.serve.refusals import Refused, printable, too_long
+from llmc.serve.refusals import Refused, printable
 from llmc.serve.schema import CompletionRequest, RequestLimits
 from llmc.tokens.tokenizer import Tokenizer
 
@@ -29,7 +31,7 @@ SEEDS = 1 << 53  # seeds that the engine distinguishes
 
 
 class Completions:
-    """Turns requests into answers."""
+    """Turns requests for completions of one model into answers."""
 
     def __init__(
         self,
@@ -39,20 +41,12 @@ class Completions:
         batch: EngineBatch,
         metrics: ServerMetrics,
     ) -> None:
-        """Answer with one model.
-
-        Args:
-            model: its name.
-            tokenizer: its tokenizer.
-            limits: what one request may ask for.
-            batch: the engine.
-            metrics: the counters.
-        """
+        """Answer for the model of that name, within the limits of one request."""
         self.model = model
-        self.tokenizer = tokenizer
         self.limits = limits
         self.batch = batch
-        self.metrics = metrics
+        self._tokenizer = tokenizer
+        self._metrics = metrics
         self._spell = speller(tokenizer)
         self._longest = max(map(len, tokenizer.ranks))
 
@@ -63,7 +57,7 @@ class Completions:
             Refused: it cannot be answered.
         """
         if asked.model != self.model:
-            raise unknown_model(asked.model, self.model)
+            raise self.unknown(asked.model)
         count = len(asked.prompts) * asked.n
         if count > self.limits.choices:
             raise Refused(
@@ -72,15 +66,28 @@ class Completions:
                 f"request to this server may ask for {self.limits.choices}",
                 param="n",
             )
-        prompts = [
-            await self._ids(prompt, asked.truncate_prompt_tokens) for prompt in asked.prompts
+        prompts = [await self._ids(each, asked.truncate_prompt_tokens) for each in asked.prompts]
+        eot = NO_TOKEN if asked.ignore_eos else self._tokenizer.eot
+        choices = [
+            ChoiceWriter(
+                index,
+                TextStream(self._tokenizer, asked.stops),
+                self._spell,
+                eot,
+                asked.logprobs,
+                self._text(asked.prompts[index // asked.n]) if asked.echo else "",
+            )
+            for index in range(count)
         ]
-        seed = asked.seed if asked.seed is not None else secrets.randbelow(SEEDS)
-        requests = [
-            self._request(asked, ids, seed + index)
-            for index, ids in enumerate(ids for ids in prompts for _ in range(asked.n))
-        ]
-        answer = Answer(self, asked, self.batch.submit(requests), sum(map(len, prompts)))
+        job = self.batch.submit(self._requests(asked, prompts, eot))
+        head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": self.model,
+        }
+        with_usage = bool(asked.stream_options.include_usage)
+        answer = Answer(head, choices, job, sum(map(len, prompts)), with_usage, self._metrics)
         if asked.stream:
             return _Stream(answer)
         try:
@@ -88,25 +95,19 @@ class Completions:
         finally:
             answer.leave()
 
-    def choices(self, asked: CompletionRequest) -> list[ChoiceWriter]:
-        """Return a writer for each text, in the order of their indices."""
-        return [
-            ChoiceWriter(
-                self.tokenizer,
-                asked.stops,
-                spell=self._spell,
-                eot=self._eot(asked),
-                logprobs=asked.logprobs,
-                echo=self._text(prompt) if asked.echo else "",
-            )
-            for prompt in asked.prompts
-            for _ in range(asked.n)
-        ]
+    def unknown(self, name: str) -> Refused:
+        """Return the refusal of a request for another model."""
+        return Refused(
+            404,
+            f"The model '{printable(name)}' does not exist: this server has '{self.model}'",
+            code="model_not_found",
+            param="model",
+        )
 
-    def _eot(self, asked: CompletionRequest) -> int:
-        return NO_TOKEN if asked.ignore_eos else self.tokenizer.eot
-
-    def _request(self, asked: CompletionRequest, ids: list[int], seed: int) -> Request:
+    def _requests(
+        self, asked: CompletionRequest, prompts: list[list[int]], eot: int
+    ) -> list[Request]:
+        """Return the engine's requests, each with a seed of its own."""
         settings = SampleConfig(
             tokens=asked.max_tokens,
             temperature=asked.temperature,
@@ -114,9 +115,17 @@ class Completions:
             top_p=asked.top_p,
             min_p=asked.min_p,
             repetition_penalty=asked.repetition_penalty,
-            seed=seed % SEEDS,
         )
-        return Request(ids, settings, eot=self._eot(asked), logprobs=asked.logprobs or 0)
+        seed = asked.seed if asked.seed is not None else secrets.randbelow(SEEDS)
+        return [
+            Request(
+                prompts[index // asked.n],
+                replace(settings, seed=(seed + index) % SEEDS),
+                eot,
+                asked.logprobs or 0,
+            )
+            for index in range(len(prompts) * asked.n)
+        ]
 
     async def _ids(self, prompt: str | list[int], truncate: int | None) -> list[int]:
         """Return a prompt's ids; end-of-text for an empty one.
@@ -127,58 +136,56 @@ class Completions:
         most = self.limits.positions - 1
         if isinstance(prompt, list):
             if len(prompt) > most:
-                raise too_long(str(len(prompt)), most)
+                raise _too_long(str(len(prompt)), most)
             return prompt[-truncate:] if truncate is not None else prompt
         characters = most * self._longest  # a token has at least as many bytes as characters
         if truncate is not None:
             prompt = prompt[-characters:]
         if len(prompt) > characters:
-            raise too_long(f"{len(prompt)} characters, more than {most} tokens have", most)
+            raise _too_long(f"{len(prompt)} characters, more than {most} tokens have", most)
         if len(prompt) > LONG_TEXT:
-            ids = await asyncio.to_thread(self.tokenizer.encode, prompt)
+            ids = await asyncio.to_thread(self._tokenizer.encode, prompt)
         else:
-            ids = self.tokenizer.encode(prompt)
+            ids = self._tokenizer.encode(prompt)
         if truncate is not None:
             ids = ids[-truncate:]
         if len(ids) > most:
-            raise too_long(str(len(ids)), most)
-        return ids or [self.tokenizer.eot]
+            raise _too_long(str(len(ids)), most)
+        return ids or [self._tokenizer.eot]
 
     def _text(self, prompt: str | list[int]) -> str:
         if isinstance(prompt, str):
             return prompt
-        return self.tokenizer.detokenize(prompt).decode(errors="replace")
+        return self._tokenizer.detokenize(prompt).decode(errors="replace")
 
 
-def unknown_model(name: str, served: str) -> Refused:
-    """Return the refusal of a request for another model."""
+def _too_long(count: str, most: int) -> Refused:
+    """Return the refusal of a prompt of ``count``, where ``most`` tokens fit the context."""
     return Refused(
-        404,
-        f"The model '{printable(name)}' does not exist: this server has '{served}'",
-        code="model_not_found",
-        param="model",
+        400,
+        f"This model's context is {most + 1} tokens and one of them is the answer's: a prompt may "
+        f"have {most}, and this one has {count}",
+        code="context_length_exceeded",
+        param="prompt",
     )
 
 
+@dataclass
 class Answer:
-    """The answer to one request while it is written."""
+    """The answer to one request while its job is written.
 
-    def __init__(
-        self, completions: Completions, asked: CompletionRequest, job: Job, prompt_tokens: int
-    ) -> None:
-        """Answer ``asked`` from the events of ``job``."""
-        self._metrics = completions.metrics
-        self._asked = asked
-        self._job = job
-        self._choices = completions.choices(asked)
-        self._prompt_tokens = prompt_tokens
-        self._head = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": completions.model,
-        }
-        self._left = False
+    Attributes:
+        head: the fields that every part of it begins with.
+        with_usage: a stream ends with the usage.
+    """
+
+    head: dict[str, Any]
+    choices: list[ChoiceWriter]
+    job: Job
+    prompt_tokens: int
+    with_usage: bool
+    metrics: ServerMetrics
+    left: bool = False
 
     async def whole(self) -> dict[str, Any]:
         """Return the answer once all texts have ended.
@@ -188,71 +195,59 @@ class Answer:
         """
         async for _ in self._changes():
             pass
-        parts = [
-            self._choice(index, *choice.flush(), choice.reason)
-            for index, choice in enumerate(self._choices)
-        ]
-        return {**self._head, "choices": parts, "usage": self._usage()}
+        choices = [choice.flush() for choice in self.choices]
+        return {**self.head, "choices": choices, "usage": self._usage()}
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the answer as server-sent events, each with the text since the last one."""
-        with_usage = bool(self._asked.stream_options.include_usage)
-        more = {"usage": None} if with_usage else {}
+        more = {"usage": None} if self.with_usage else {}
         try:
             async for changed in self._changes():
-                for index in changed:
-                    choice = self._choices[index]
-                    if choice.has_news or choice.reason is not None:
-                        part = self._choice(index, *choice.flush(), choice.reason)
-                        yield _event({**self._head, "choices": [part], **more})
-                await self._job.rest(EVENT_SECONDS)
+                for choice in changed:
+                    if choice.has_news:
+                        yield _event({**self.head, "choices": [choice.flush()], **more})
+                await self.job.rest(EVENT_SECONDS)
         except Refused as error:
             yield _event(error.body)
             return
-        if with_usage:
-            yield _event({**self._head, "choices": [], "usage": self._usage()})
+        if self.with_usage:
+            yield _event({**self.head, "choices": [], "usage": self._usage()})
         yield b"data: [DONE]\n\n"
 
     def leave(self) -> None:
         """Cancel what is still being written, and count the tokens."""
-        if not self._left:
-            self._left = True
-            self._job.cancel()
-            self._metrics.completed(
-                self._prompt_tokens, sum(choice.tokens for choice in self._choices)
-            )
+        if not self.left:
+            self.left = True
+            self.job.cancel()
+            self.metrics.completed(self.prompt_tokens, self._written)
 
-    async def _changes(self) -> AsyncIterator[list[int]]:
-        """Handle events until all texts have ended; yield the indices of those that changed."""
-        open_choices = set(range(len(self._choices)))
+    async def _changes(self) -> AsyncIterator[list[ChoiceWriter]]:
+        """Handle events until all texts have ended; yield the choices that changed."""
         first = True
-        while open_choices:
-            changed = []
-            for index, event in await self._job.next():
-                if first:
-                    first = False
-                    self._metrics.began(time.monotonic() - self._job.began)
-                if index not in open_choices:
-                    continue
-                self._choices[index].take(event)
-                if index not in changed:
-                    changed.append(index)
-                if self._choices[index].reason is not None:
-                    open_choices.discard(index)
-                    self._job.finish(index)
-            yield changed
+        while any(choice.reason is None for choice in self.choices):
+            events = await self.job.next()
+            if first:
+                first = False
+                self.metrics.began(time.monotonic() - self.job.began)
+            changed = {}
+            for index, event in events:
+                choice = self.choices[index]
+                if choice.reason is None:
+                    choice.take(event)
+                    changed[index] = choice
+                    if choice.reason is not None:
+                        self.job.finish(index)
+            yield list(changed.values())
 
-    def _choice(
-        self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None
-    ) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    @property
+    def _written(self) -> int:
+        return sum(choice.tokens for choice in self.choices)
 
     def _usage(self) -> dict[str, int]:
-        written = sum(choice.tokens for choice in self._choices)
         return {
-            "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": written,
-            "total_tokens": self._prompt_tokens + written,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self._written,
+            "total_tokens": self.prompt_tokens + self._written,
         }
 
 

@@ -19,6 +19,7 @@ KEY_VARIABLE = "LLMC_API_KEY"
 SHORTEST_KEY = 16
 MOST_BODY_BYTES = 1 << 20
 BODY_SECONDS = 20.0
+CLOSE = {"Connection": "close"}
 # Paths that need no key.
 OPEN = ("/", "/health", "/openapi.json")
 
@@ -46,7 +47,7 @@ class Guard:
             Refused: the request is not allowed.
         """
         if self.key is None:
-            name = host_name(headers.get("host", ""))
+            name = _host_name(headers.get("host", ""))
             if not (is_loopback(name) or name == self.host.lower()):
                 raise Refused(
                     421,
@@ -68,11 +69,9 @@ class Guard:
 
     def _is_key(self, authorization: str) -> bool:
         scheme, _, key = authorization.partition(" ")
-        expected = (self.key or "").encode()
+        sent, expected = key.strip().encode(errors="surrogateescape"), (self.key or "").encode()
         # In constant time, which reveals nothing of the key.
-        return scheme.lower() == "bearer" and hmac.compare_digest(
-            key.strip().encode(errors="surrogateescape"), expected
-        )
+        return scheme.lower() == "bearer" and hmac.compare_digest(sent, expected)
 
 
 def guard_for(host: str) -> Guard:
@@ -105,7 +104,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def host_name(host: str) -> str:
+def _host_name(host: str) -> str:
     """Return the name in a Host header, without port or brackets."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]*)(:\d*)?", host)
     return match[1].strip("[]").lower() if match else ""
@@ -124,7 +123,13 @@ def limited(receive: Receive, headers: Headers) -> Receive:
         if complete:
             return await receive()
         if deadline is None:
-            _check_head(headers)
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":
+                # A browser asks before it sends this from a page of another origin, and gets no
+                # permission.
+                raise Refused(415, "Send the request as 'Content-Type: application/json'")
+            announced = headers.get("content-length", "")
+            _check_size(int(announced) if announced.isdecimal() else 0)
             deadline = asyncio.get_running_loop().time() + BODY_SECONDS
         try:
             async with asyncio.timeout_at(deadline):
@@ -134,36 +139,17 @@ def limited(receive: Receive, headers: Headers) -> Receive:
                 408,
                 f"The body did not arrive within {BODY_SECONDS:g} seconds",
                 kind=BUSY,
-                headers={"Connection": "close"},
+                headers=CLOSE,
             ) from error
         size += len(message.get("body", b""))
-        if size > MOST_BODY_BYTES:
-            raise _too_large()
+        _check_size(size)
         complete = not message.get("more_body", False)
         return message
 
     return receive_limited
 
 
-def _check_head(headers: Headers) -> None:
-    """Check what a request's headers announce about its body.
-
-    Raises:
-        Refused: it is not JSON, or too large.
-    """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        # A browser asks before it sends this from a page of another origin, and gets no permission.
-        raise Refused(415, "Send the request as 'Content-Type: application/json'")
-    announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > MOST_BODY_BYTES:
-        raise _too_large()
-
-
-def _too_large() -> Refused:
-    return Refused(
-        413,
-        f"The body is larger than {MOST_BODY_BYTES} bytes",
-        code="body_too_large",
-        headers={"Connection": "close"},
-    )
+def _check_size(size: int) -> None:
+    if size > MOST_BODY_BYTES:
+        message = f"The body is larger than {MOST_BODY_BYTES} bytes"
+        raise Refused(413, message, code="body_too_large", headers=CLOSE)

@@ -24,50 +24,43 @@ class ServerMetrics:
     def __init__(self) -> None:
         """Start at zero."""
         disable_created_metrics()  # type: ignore[no-untyped-call] # creation times
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self._requests = Counter(
             "llmc_http_requests",
             "Requests answered, by route and status.",
             ["route", "status"],
-            registry=self.registry,
+            registry=registry,
         )
         self._seconds = Histogram(
             "llmc_http_request_seconds",
             "From a request's head to the end of its answer.",
             ["route"],
             buckets=SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
         self._first = Histogram(
             "llmc_first_token_seconds",
             "From a request for completions to its first token.",
             buckets=SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
-        self._prompt_tokens = Counter(
-            "llmc_prompt_tokens", "Tokens of prompts.", registry=self.registry
-        )
-        self._completion_tokens = Counter(
-            "llmc_completion_tokens", "Tokens written.", registry=self.registry
-        )
-        ProcessCollector(registry=self.registry)
+        self._prompts = Counter("llmc_prompt_tokens", "Tokens of prompts.", registry=registry)
+        self._written = Counter("llmc_completion_tokens", "Tokens written.", registry=registry)
+        ProcessCollector(registry=registry)
 
     def watch(self, batch: EngineBatch) -> None:
         """Add gauges for the engine."""
         ready = batch.generator.ready
+        waiting = "Completions in the queue."
         for name, text, value in (
-            ("llmc_engine_up", "1 while the engine runs.", lambda: batch.failure is None),
-            ("llmc_engine_slots", "Completions written at a time.", lambda: ready.slots),
-            ("llmc_engine_memory_bytes", "Memory of the engine.", lambda: ready.memory_bytes),
-            ("llmc_completions_running", "Completions being written.", lambda: batch.running),
-            (
-                "llmc_completions_waiting",
-                "Completions in the queue.",
-                lambda: batch.open - batch.running,
-            ),
-            ("llmc_completions_capacity", "Completions that may be open.", lambda: batch.capacity),
+            ("engine_up", "1 while the engine runs.", lambda: batch.failure is None),
+            ("engine_slots", "Completions written at a time.", lambda: ready.slots),
+            ("engine_memory_bytes", "Memory of the engine.", lambda: ready.memory_bytes),
+            ("completions_running", "Completions being written.", lambda: batch.running),
+            ("completions_waiting", waiting, lambda: batch.open - batch.running),
+            ("completions_capacity", "Completions that may be open.", lambda: batch.capacity),
         ):
-            Gauge(name, text, registry=self.registry).set_function(value)
+            Gauge(f"llmc_{name}", text, registry=self.registry).set_function(value)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count a request; ``route`` is one of the server's routes, never a client's text."""
@@ -80,8 +73,8 @@ class ServerMetrics:
 
     def completed(self, prompt_tokens: int, written: int) -> None:
         """Count the tokens of a request that has ended."""
-        self._prompt_tokens.inc(prompt_tokens)
-        self._completion_tokens.inc(written)
+        self._prompts.inc(prompt_tokens)
+        self._written.inc(written)
 
     def text(self) -> bytes:
         """Return all counters in Prometheus's text format."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from llmc.sample.model import SampleModel
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.curves import extremes
 from llmc.train.history import read_run
+from llmc.train.metrics import Point
 from llmc.train.plots import plot_of
-from llmc.weights.checkpoint import CheckpointHeader, read_header
+from llmc.weights.checkpoint import read_header
 
 MOST_POINTS = 600
 
@@ -65,7 +67,8 @@ class ServedModel:
 
     def facts(self, ready: Ready) -> dict[str, Any]:
         """Return the facts that the page shows: shape, size, training, and the engine's memory."""
-        header: CheckpointHeader = read_header(self.checkpoint)
+        header = read_header(self.checkpoint)
+        loss = header.val_loss
         run = read_run(self.run) if self.run is not None else None
         return {
             "model": self.name,
@@ -74,7 +77,7 @@ class ServedModel:
             **asdict(header.config),
             "tokenizer": self.tokenizer.name,
             "step": header.step,
-            "val_loss": _finite(header.val_loss),
+            "val_loss": loss if loss is not None and math.isfinite(loss) else None,
             "dataset": run.dataset if run is not None else None,
             "tokens_seen": run.tokens if run is not None else None,
             "training_seconds": run.seconds if run is not None else None,
@@ -91,25 +94,19 @@ class ServedModel:
             (curve,) = plot_of([run], "loss", "steps").curves
         except LlmcError:  # nothing was measured
             return {"run": None}
-        drawn = {
-            "line": curve.smooth,
-            "raw": curve.raw if curve.window > 1 else [],
-            "val": curve.val,
-        }
+        raw = curve.raw if curve.window > 1 else []
         return {
             "run": run.name,
             "window": curve.window,
-            **{
-                kind: {
-                    "step": [int(step) for step, _ in kept],
-                    "loss": [float(f"{loss:.5g}") for _, loss in kept],
-                }
-                for kind, points in drawn.items()
-                for kept in [extremes(points, MOST_POINTS)]
-            },
+            "line": _columns(curve.smooth),
+            "raw": _columns(raw),
+            "val": _columns(curve.val),
         }
 
 
-def _finite(number: float | None) -> float | None:
-    """Return a number that JSON can express."""
-    return number if number is not None and math.isfinite(number) else None
+def _columns(points: Sequence[Point]) -> dict[str, list[float]]:
+    kept = extremes(points, MOST_POINTS)
+    return {
+        "step": [int(step) for step, _ in kept],
+        "loss": [float(f"{loss:.5g}") for _, loss in kept],
+    }

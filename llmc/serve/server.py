@@ -7,7 +7,6 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FrameType
 
 import uvicorn
@@ -30,25 +29,8 @@ MOST_CONNECTIONS = 512
 ENDING = "the server is shutting down"
 
 
-@dataclass(frozen=True)
-class ServerSettings:
-    """Limits of the server.
-
-    Attributes:
-        queue: completions that may wait for a slot.
-        max_tokens: tokens per completion.
-    """
-
-    queue: int
-    max_tokens: int
-
-
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address, not accepting yet.
-
-    Raises:
-        Usage: it is not an address of this machine, or the port is taken.
-    """
+    """Return a socket bound to an address, not accepting yet; Usage where that is impossible."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # A name may have addresses of both families; clients try IPv4 at least.
@@ -76,8 +58,9 @@ def serve(
     generator: Generator,
     served: ServedModel,
     guard: Guard,
-    settings: ServerSettings,
     *,
+    queue: int,
+    max_tokens: int,
     ready: Callable[[], object],
     say: Log,
     log: Log,
@@ -89,7 +72,8 @@ def serve(
         generator: the engine, started.
         served: the model.
         guard: decides which requests are answered.
-        settings: the limits.
+        queue: completions that may wait for a slot.
+        max_tokens: tokens per completion.
         ready: called once requests are answered.
         say: takes messages for the terminal.
         log: takes a line for each answer.
@@ -103,8 +87,17 @@ def serve(
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
     async def run() -> None:
-        batch = EngineBatch(generator, settings.queue)
-        app = _app(batch, served, guard, settings, log)
+        batch = EngineBatch(generator, queue)
+        metrics = ServerMetrics()
+        metrics.watch(batch)
+        limits = RequestLimits(
+            positions=generator.ready.positions,
+            vocab_size=generator.ready.vocab_size,
+            max_tokens=max_tokens,
+            choices=min(batch.capacity, MAX_CHOICES),
+        )
+        completions = Completions(served.name, served.tokenizer, limits, batch, metrics)
+        app = make_app(served, completions, guard, metrics, log)
         await _Server(_config(app), batch, ready, say, signals).serve(sockets=[bound])
 
     asyncio.run(run())
@@ -112,22 +105,6 @@ def serve(
         raise generator.failure
     if signal.SIGINT in signals:
         raise Interrupted("stopped by Ctrl-C")
-
-
-def _app(
-    batch: EngineBatch, served: ServedModel, guard: Guard, settings: ServerSettings, log: Log
-) -> ASGIApp:
-    metrics = ServerMetrics()
-    metrics.watch(batch)
-    ready = batch.generator.ready
-    limits = RequestLimits(
-        positions=ready.positions,
-        vocab_size=ready.vocab_size,
-        max_tokens=settings.max_tokens,
-        choices=min(batch.capacity, MAX_CHOICES),
-    )
-    completions = Completions(served.name, served.tokenizer, limits, batch, metrics)
-    return make_app(served, completions, guard, metrics, log)
 
 
 def _config(app: ASGIApp) -> uvicorn.Config:
@@ -165,17 +142,16 @@ class _Server(uvicorn.Server):
         self._signals = signals
         self._reported_failure = False
         self._hurried = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._loop = asyncio.get_running_loop()
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Finish on the first signal, cancel on a second Ctrl-C, drop everything on a third."""
         self._signals.append(sig)
-        if self._loop is not None and self.should_exit and not self._hurried:
+        if self.should_exit and not self._hurried:
             if sig == signal.SIGINT:
                 self._hurried = True
                 self._loop.call_soon_threadsafe(self._batch.cancel_all, ENDING)
@@ -200,7 +176,7 @@ class _Server(uvicorn.Server):
                 f"finishing open completions ({batch.open}), at most {GRACE_SECONDS:g} seconds; "
                 "Ctrl-C ends at once"
             )
-        late = asyncio.get_running_loop().call_later(GRACE_SECONDS, batch.cancel_all, ENDING)
+        late = self._loop.call_later(GRACE_SECONDS, batch.cancel_all, ENDING)
         try:
             await super().shutdown(sockets)
         finally:

@@ -43,36 +43,17 @@ class _Header(tarfile.TarInfo):
         return member
 
 
-def stored_members(stream: BinaryIO, name: str) -> Iterator[tuple[str, int, int]]:
-    """Yield the files of an uncompressed tar: path, offset and size of each.
-
-    Folders, links, devices and sparse files are skipped.
-
-    Raises:
-        BadData: it is not a tar, damaged or cut short.
-    """
-    for archive, member in _members(stream, name, "", "r:"):
-        del archive
-        yield member.name, member.offset_data, member.size
-
-
-def streamed_members(
+def tar_members(
     stream: BinaryIO, name: str, codec: str
-) -> Iterator[tuple[str, int, BinaryIO]]:
-    """Yield the files of a compressed tar, from front to back: path, size, stream.
+) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
+    """Yield the files of a tar from front to back, without links, devices and sparse files.
 
-    Each stream must be read before the next one.
+    In a compressed tar, each file must be read before the next one.
 
     Raises:
         BadData: it is not a tar, damaged or cut short.
     """
-    for archive, member in _members(stream, name, codec, "r|"):
-        yield member.name, member.size, cast(BinaryIO, archive.extractfile(member))
-
-
-def _members(
-    stream: BinaryIO, name: str, codec: str, mode: Literal["r:", "r|"]
-) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    mode: Literal["r|", "r:"] = "r|" if codec else "r:"
     with _no_tar_explained(name, codec):
         plain = decompressed(stream, codec)
         archive = tarfile.open(fileobj=plain, mode=mode, bufsize=BLOCKS, tarinfo=_Header)  # noqa: SIM115
@@ -84,7 +65,7 @@ def _members(
                 return
             archive.members = []  # type: ignore[attr-defined]  # it would keep every header
             if member.isreg() and not member.issparse():
-                yield archive, member
+                yield member, cast(BinaryIO, archive.extractfile(member))
 
 
 @contextmanager

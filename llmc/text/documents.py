@@ -25,23 +25,14 @@ MAX_DOCUMENT = 1 << 30
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where documents end.
+    """Where documents end."""
 
-    Attributes:
-        name: its name for ``--documents`` and in the manifest.
-        literal: the separator; None if every file is one document.
-        windows: a regular expression for the separator with Windows' line ends, where it differs.
-        longest: the greatest length of the separator in bytes.
-        stays: the separator is part of the document before it, and empty documents count.
-        trims: white space around documents is removed.
-    """
-
-    name: str
-    literal: str | None = None
-    windows: str | None = None
-    longest: int = 0
-    stays: bool = False
-    trims: bool = False
+    name: str  # for --documents and in the manifest
+    literal: str | None = None  # the separator; None: every file is one document
+    windows: str | None = None  # a regular expression for it with Windows' line ends, if it differs
+    longest: int = 0  # the greatest length of the separator in bytes
+    stays: bool = False  # it is part of the document before it, and empty documents count
+    trims: bool = False  # white space around documents is removed
 
     @property
     def pattern(self) -> str:
@@ -58,8 +49,7 @@ class Boundary:
         if self.literal is None:
             return [text]
         if self.windows is None or "\r" not in text:
-            pieces = text.split(self.literal)
-            last = pieces.pop()
+            *pieces, last = text.split(self.literal)
             return [*(p + self.literal for p in pieces), last] if self.stays else [*pieces, last]
         pieces = re.split(f"({self.windows})", text)
         ends = pieces[1::2] if self.stays else [""] * (len(pieces) // 2)
@@ -125,12 +115,8 @@ def cut(
 
     At most one document and one chunk are in memory.
 
-    Args:
-        chunks: the text in UTF-8, split anywhere.
-        boundary: where documents end.
-        name: how messages call the text.
-        offset: the offset of the first byte in its file, for messages.
-        is_last: the text goes to the end of its file.
+    ``chunks`` are the text in UTF-8, split anywhere; ``offset`` is the place of its first byte in
+    its file, for messages. With ``is_last`` the text goes to the end of its file.
 
     Raises:
         NotText: it is not UTF-8.

@@ -14,22 +14,17 @@ from typing import Any, BinaryIO, cast
 
 from llmc.errors import BadData
 from llmc.fetch.compression import decompressed
-from llmc.kinds import HEAD_BYTES, not_data
+from llmc.kinds import HEAD_BYTES, not_data, unreadable_explained
 from llmc.text.utf8 import CHUNK, Decoder, NotText
+
+LIBRARY_ERRORS = ("ZstdError", "LZMAError")  # of libraries that are not imported before their use
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of a file on disk.
+    """A stretch of a file on disk, from the byte ``start`` to before the byte ``end``."""
 
-    Attributes:
-        name: how messages call it.
-        path: the file.
-        start: the offset of its first byte.
-        end: the offset after its last byte.
-    """
-
-    name: str
+    name: str  # in messages
     path: Path
     start: int
     end: int
@@ -78,13 +73,9 @@ def opened(stretch: Stretch) -> Iterator[BinaryIO]:
     Raises:
         BadData: the file cannot be read, or is shorter than it was.
     """
-    try:
+    with unreadable_explained(stretch.path, "name another file"):
         file = stretch.path.open("rb")
         size = file.seek(0, io.SEEK_END)
-    except OSError as error:
-        raise BadData(
-            f"cannot read {stretch.path}: {error.strerror or error}; name another file"
-        ) from error
     with file:
         if size < stretch.end:
             raise BadData(f"{stretch.name} is cut short: get it again")
@@ -107,15 +98,15 @@ def explained(name: str, codec: str) -> Iterator[None]:
         yield
     except EOFError as error:
         raise BadData(f"{name} is cut short: its {codec} data end early; get it again") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise BadData(f"cannot read {name}: {error.strerror or error}") from error
-        raise _damaged(name, codec) from error
     except tarfile.TarError as error:
         raise BadData(f"{name} is cut short: get it again") from error
     except Exception as error:
-        if isinstance(error, zlib.error) or type(error).__name__ in ("ZstdError", "LZMAError"):
-            raise _damaged(name, codec) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise BadData(f"cannot read {name}: {error.strerror or error}") from error
+        if isinstance(error, OSError | zlib.error) or type(error).__name__ in LIBRARY_ERRORS:
+            raise BadData(
+                f"{name} is not {codec} data, or damaged: get it again, or rename it"
+            ) from error
         raise
 
 
@@ -152,29 +143,25 @@ def examine(path: Path, *, is_text: bool, name: str | None = None) -> Examined:
     Raises:
         BadData: it cannot be read.
     """
+    name = name or str(path)
     digest = hashlib.sha256()
-    decoder = Decoder(name or str(path))
+    decoder = Decoder(name)
     fault: BadData | None = None
-    size = 0
+    with unreadable_explained(path, "leave it out"), path.open("rb") as file:
+        if (wrong := not_data(file.read(HEAD_BYTES), name, page_is_fine=is_text)) is not None:
+            fault = BadData(wrong)
+        file.seek(0)
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            fault = fault or _fault(decoder, chunk, is_text=is_text)
+        fault = fault or _fault(decoder, b"", is_text=is_text)
+        return Examined(file.tell(), digest.hexdigest(), fault)
+
+
+def _fault(decoder: Decoder, chunk: bytes, *, is_text: bool) -> NotText | None:
     try:
-        with path.open("rb") as file:
-            while True:
-                chunk = file.read(CHUNK)
-                digest.update(chunk)
-                if size == 0 and fault is None:
-                    wrong = not_data(chunk[:HEAD_BYTES], name or str(path), page_is_fine=is_text)
-                    fault = BadData(wrong) if wrong is not None else None
-                size += len(chunk)
-                if is_text and fault is None:
-                    try:
-                        decoder.text(chunk, final=not chunk)
-                    except NotText as error:
-                        fault = error
-                if not chunk:
-                    return Examined(size, digest.hexdigest(), fault)
-    except OSError as error:
-        raise BadData(f"cannot read {path}: {error.strerror or error}; leave it out") from error
-
-
-def _damaged(name: str, codec: str) -> BadData:
-    return BadData(f"{name} is not {codec} data, or damaged: get it again, or rename it")
+        if is_text:
+            decoder.text(chunk, final=not chunk)
+    except NotText as error:
+        return error
+    return None

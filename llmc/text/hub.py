@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from typing import Any
 from llmc.errors import BadData, Usage
 from llmc.fetch.hub import ListedFile, Listing, NoSuchRevision, list_dataset
 from llmc.text.files import Stretch
-from llmc.text.opening import Opened
-from llmc.text.parts import Part, documents_of_pieces, pieces_of
+from llmc.text.opening import Source
+from llmc.text.parts import Part, documents_of, parts_of, pieces_of
 from llmc.text.reading import Reading, kind_of
 
 PREFIX = "hf:"
@@ -66,7 +67,7 @@ def parse_name(text: str) -> HubName:
     return HubName(repo, revision or None, split or None, column or None)
 
 
-def open_hub(text: str, reading: Reading) -> Opened:
+def open_hub(text: str, reading: Reading) -> Source:
     """Open a dataset of the hub; only the list of its files is requested.
 
     Raises:
@@ -104,62 +105,56 @@ def open_hub(text: str, reading: Reading) -> Opened:
     if len(splits) > 1 and name.split is None:
         others = ", ".join(sorted(set(splits) - {chosen}))
         notes.append(f"other splits: {others} (name one: {origin}:{chosen})")
-    return Opened(
+    return Source(
         name=name.repo.partition("/")[2],
-        parts=tuple(_part(file, reading) for file in files),
-        record=record,
+        parts=_parts(files, reading),
+        records=(record,),
         notes=tuple(notes),
-        val_parts=tuple(_part(file, reading) for file in val) or None,
+        val_parts=_parts(val, reading) or None,
     )
 
 
-def documents_of_listed_file(file: ListedFile, reading: Reading) -> Iterator[str]:
-    """Download a file unless it is in the hub's cache, and yield its documents.
+def _parts(files: list[ListedFile], reading: Reading) -> tuple[Part, ...]:
+    return tuple(
+        Part(_shown(file), file.bytes, partial(_documents, file, reading)) for file in files
+    )
 
-    Raises:
-        BadData: the download fails, or the file cannot be read.
-    """
+
+def _documents(file: ListedFile, reading: Reading) -> Iterator[str]:
+    """Download a file unless it is in the hub's cache, and yield its documents."""
     path = file.download()
-    name = f"hf:{file.repo}/{file.path}"
-    stretch = Stretch(name, path, 0, path.stat().st_size)
+    stretch = Stretch(_shown(file), path, 0, path.stat().st_size)
     kind = kind_of(PurePosixPath(file.path).name, reading)
-    yield from documents_of_pieces(pieces_of(stretch, kind, reading))
+    yield from documents_of(parts_of(pieces_of(stretch, kind, reading)))
 
 
-def _part(file: ListedFile, reading: Reading) -> Part:
-    read = partial(documents_of_listed_file, file, reading)
-    return Part(f"hf:{file.repo}/{file.path}", file.bytes, read)
+def _shown(file: ListedFile) -> str:
+    return f"hf:{file.repo}/{file.path}"
 
 
 def _splits(listing: Listing, reading: Reading) -> dict[str, list[ListedFile]]:
     """Return the files that can be read by split: ``train``, or ``subset/train``.
 
     The card decides; without one, the names of files and folders do.
-
-    Raises:
-        Usage: the options do not fit the files.
     """
     files = _of_one_format([file for file in listing.files if reading.wants(file.path)])
-    found: dict[str, list[ListedFile]] = {}
+    found: dict[str, list[ListedFile]] = defaultdict(list)
     for split, patterns in _declared(listing.configs):
-        matching = [f for f in files if any(_fits(f.path, pattern) for pattern in patterns)]
-        if matching:
-            found.setdefault(split, []).extend(matching)
-    if found:
-        return found
-    for file in files:
-        found.setdefault(_split_of_path(file.path) or TRAIN, []).append(file)
+        for file in files:
+            if any(_fits(file.path, pattern) for pattern in patterns):
+                found[split].append(file)
+    for file in files if not found else ():
+        found[_split_of_path(file.path)].append(file)
     return found
 
 
 def _converted(listing: Listing, reading: Reading) -> dict[str, list[ListedFile]]:
     """Return the hub's own parquet files by split; they lie at ``subset/split/0000.parquet``."""
-    found: dict[str, list[ListedFile]] = {}
+    found: dict[str, list[ListedFile]] = defaultdict(list)
     for file in listing.files:
         parts = PurePosixPath(file.path).parts
         if len(parts) == 3 and file.path.endswith(".parquet") and reading.wants(file.path):
-            subset, split = parts[0], parts[1].removeprefix("partial-")
-            found.setdefault(f"{subset}/{split}", []).append(file)
+            found[f"{parts[0]}/{parts[1].removeprefix('partial-')}"].append(file)
     subsets = {split.partition("/")[0] for split in found}
     if len(subsets) == 1:
         return {split.partition("/")[2]: files for split, files in found.items()}
@@ -167,11 +162,8 @@ def _converted(listing: Listing, reading: Reading) -> dict[str, list[ListedFile]
 
 
 def _of_one_format(files: list[ListedFile]) -> list[ListedFile]:
-    for form in FORMATS:
-        matching = [file for file in files if _format_of(file.path) == form]
-        if matching:
-            return matching
-    return []
+    by_format = ([file for file in files if _format_of(file.path) == form] for form in FORMATS)
+    return next(filter(None, by_format), [])
 
 
 def _format_of(path: str) -> str | None:
@@ -209,19 +201,15 @@ def _fits(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern.rstrip('/')}/*")
 
 
-def _split_of_path(path: str) -> str | None:
+def _split_of_path(path: str) -> str:
     for split, words in SPLIT_WORDS.items():
         if re.search(rf"(^|[-_ ./])({words})([-_ ./0-9]|$)", path, re.IGNORECASE):
             return split
-    return None
+    return TRAIN
 
 
 def _chosen(name: HubName, splits: dict[str, list[ListedFile]]) -> str:
-    """Choose the split: the one named, else train, else the only one.
-
-    Raises:
-        BadData: there is no such split, or several could be meant.
-    """
+    """Choose the split: the one named, else train, else the only one."""
     there = ", ".join(splits)
     if name.split is not None:
         if name.split not in splits:
@@ -229,10 +217,9 @@ def _chosen(name: HubName, splits: dict[str, list[ListedFile]]) -> str:
         return name.split
     candidates = [split for split in splits if split.rpartition("/")[2] == TRAIN] or list(splits)
     if len(candidates) > 1:
-        first = candidates[0]
         raise BadData(
-            f"hf:{name.repo} has several texts: name one, such as hf:{name.repo}:{first}, "
-            f"of {there}"
+            f"hf:{name.repo} has several texts: name one, such as "
+            f"hf:{name.repo}:{candidates[0]}, of {there}"
         )
     return candidates[0]
 

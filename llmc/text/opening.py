@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,24 +31,22 @@ URL_HINT = "check the address, or save the file yourself and name it"
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The text of one input.
+class Source:
+    """Text ready to be tokenized."""
 
-    Attributes:
-        name: the name of a dataset made of it.
-        parts: its text, in order.
-        record: its origin, for the manifest.
-        skipped: number of files skipped because they are empty or not UTF-8 text.
-        notes: the choices that were made by default.
-        val_parts: the validation text, if the input has its own.
-    """
+    name: str  # of the dataset and of its folder under data/
+    parts: tuple[Part, ...]  # the text, in order
+    records: tuple[dict[str, Any], ...]  # the origin of the text, for the manifest
+    val_parts: tuple[Part, ...] | None = None  # the validation text, if the dataset has its own
+    val_tokens: int | None = None  # the default validation split; None for VAL_FRACTION
+    skipped: int = field(default=0, compare=False)  # files that are empty or not UTF-8 text
+    notes: tuple[str, ...] = field(default=(), compare=False)  # sentences on choices by default
 
-    name: str
-    parts: tuple[Part, ...]
-    record: dict[str, Any]
-    skipped: int = 0
-    notes: tuple[str, ...] = ()
-    val_parts: tuple[Part, ...] | None = None
+    @property
+    def total_bytes(self) -> int | None:
+        """The size of all parts; None where that of one is not known."""
+        sizes = [part.bytes for part in (*self.parts, *(self.val_parts or ()))]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 def files_named(text: str, reading: Reading) -> list[Path] | None:
@@ -81,27 +80,47 @@ def _files_beneath(folder: Path, reading: Reading) -> Iterator[Path]:
                 yield parent / name
 
 
-def open_file(path: Path, reading: Reading, origin: dict[str, Any], name: str) -> Opened:
-    """Open one file that a person named.
+def open_file(
+    path: Path,
+    kind: Kind,
+    reading: Reading,
+    origin: dict[str, Any],
+    name: str,
+    *,
+    shown: str | None = None,
+) -> Source:
+    """Open one file, which messages call ``shown``, by default its path.
+
+    ``origin`` says in the manifest where it comes from; a dataset made of it is called ``name``.
 
     Raises:
-        BadData: the file cannot be read, or is not what its name says.
-        Usage: the options do not fit the kind of file.
+        BadData: it cannot be read, is empty, or is not what its name says.
     """
-    return _opened(path, kind_of(path.name, reading), reading, origin=origin, name=name)
+    shown = shown or str(path)
+    found = examine(path, is_text=_is_plain_text(kind), name=shown)
+    if not found.bytes:
+        raise BadData(f"'{name}' is too little text: {shown} is empty")
+    if found.fault is not None:
+        raise found.fault
+    pieces = pieces_of(Stretch(shown, path, 0, found.bytes), kind, reading)
+    record = {**origin, "bytes": found.bytes, "sha256": found.sha256, **reading.record()}
+    notes: tuple[str, ...] = ()
+    if kind.boundary is None and pieces[0].kind.boundary == AT_ENDOFTEXT:
+        record["documents"] = AT_ENDOFTEXT.name
+        notes = (
+            f"{shown} is split into documents at its lines of {ENDOFTEXT} "
+            "(--documents file makes it one document)",
+        )
+    return Source(name, parts_of(pieces), (record,), notes=notes)
 
 
 def open_files(
     files: Iterable[Path], reading: Reading, origin: dict[str, Any], name: str, root: Path
-) -> Opened:
+) -> Source:
     """Open many files; empty ones and those that are not text are skipped.
 
-    Args:
-        files: the files, in order.
-        reading: how to read them.
-        origin: where they come from, for the manifest.
-        name: the name of a dataset made of them.
-        root: the combined hash includes their paths below this folder.
+    ``origin`` and ``name`` are as for :func:`open_file`. The combined hash includes the files'
+    paths below the folder ``root``.
 
     Raises:
         BadData: a file cannot be read, or none is text.
@@ -124,10 +143,10 @@ def open_files(
     if not count:
         raise BadData(f"none of the {skipped} files of '{name}' is UTF-8 text: name others")
     record = {**origin, "files": count, "bytes": total, "sha256": combined.hexdigest()}
-    return Opened(name, parts_of(pieces), {**record, **reading.record()}, skipped)
+    return Source(name, parts_of(pieces), ({**record, **reading.record()},), skipped=skipped)
 
 
-def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Opened:
+def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Source:
     """Open a file on the web; it is downloaded once, into the cache.
 
     Raises:
@@ -136,24 +155,22 @@ def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Opened:
     """
     parts = urlsplit(url)
     name = Path(unquote(parts.path)).name or parts.netloc
-    kind_of(name, reading)
+    kind = kind_of(name, reading)
     folder = cache_dir() / "text" / hashlib.sha256(url.encode()).hexdigest()[:16]
     path = folder / name
-    notes: tuple[str, ...]
-    if path.is_file():
-        notes = (f"{url} was downloaded before: remove {path} to download it again",)
-    else:
+    note = f"{url} was downloaded before: remove {path} to download it again"
+    if not path.is_file():
         try:
             download(url, path, hint=URL_HINT, report=report)
         finally:
             with suppress(OSError):
                 folder.rmdir()  # still empty after a failure
-        notes = (f"downloaded {url} to {path}",)
-    opened = open_file(path, reading, {"url": url}, _stem(name))
-    return replace(opened, notes=notes + opened.notes)
+        note = f"downloaded {url} to {path}"
+    opened = open_file(path, kind, reading, {"url": url}, _stem(name))
+    return replace(opened, notes=(note, *opened.notes))
 
 
-def open_stdin(workspace: Workspace, reading: Reading) -> Opened:
+def open_stdin(workspace: Workspace, reading: Reading) -> Source:
     """Open the text from stdin; it is kept in a file in the workspace until llmc ends.
 
     Raises:
@@ -163,9 +180,8 @@ def open_stdin(workspace: Workspace, reading: Reading) -> Opened:
     kind = kind_of("stdin", reading)
     path = _spooled(workspace.data)
     with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    kind = replace(kind, codec=codec_of_bytes(head))
-    return _opened(path, kind, reading, origin={"path": STDIN}, name="stdin", shown="stdin")
+        kind = replace(kind, codec=codec_of_bytes(file.read(HEAD_BYTES)))
+    return open_file(path, kind, reading, {"path": STDIN}, "stdin", shown="stdin")
 
 
 def name_of(first: Path, *, is_pattern: bool) -> str:
@@ -183,33 +199,6 @@ def _stem(name: str) -> str:
     return stem or "text"
 
 
-def _opened(
-    path: Path,
-    kind: Kind,
-    reading: Reading,
-    *,
-    origin: dict[str, Any],
-    name: str,
-    shown: str | None = None,
-) -> Opened:
-    shown = shown or str(path)
-    found = examine(path, is_text=_is_plain_text(kind), name=shown)
-    if not found.bytes:
-        raise BadData(f"'{name}' is too little text: {shown} is empty")
-    if found.fault is not None:
-        raise found.fault
-    pieces = pieces_of(Stretch(shown, path, 0, found.bytes), kind, reading)
-    record = {**origin, "bytes": found.bytes, "sha256": found.sha256, **reading.record()}
-    notes: tuple[str, ...] = ()
-    if kind.boundary is None and pieces[0].kind.boundary == AT_ENDOFTEXT:
-        record["documents"] = AT_ENDOFTEXT.name
-        notes = (
-            f"{shown} is split into documents at its lines of {ENDOFTEXT} "
-            "(--documents file makes it one document)",
-        )
-    return Opened(name, parts_of(pieces), record, notes=notes)
-
-
 def _is_plain_text(kind: Kind) -> bool:
     return kind.format == "text" and not kind.codec
 
@@ -222,29 +211,23 @@ def _spooled(folder: Path) -> Path:
         BadData: the disk is full.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
+    process = os.getpid()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".stdin.", dir=folder)
-    except OSError as error:
-        raise BadData(f"cannot write to {folder}: {error.strerror or error}") from error
-    path = Path(name)
-    process = os.getpid()
 
-    def remove() -> None:
-        if os.getpid() != process:
-            return  # in a forked worker
-        path.unlink(missing_ok=True)
-        for place in made:
-            with suppress(OSError):
-                place.rmdir()  # still empty
+        def remove() -> None:
+            if os.getpid() != process:
+                return  # in a forked worker
+            Path(name).unlink(missing_ok=True)
+            for place in made:
+                with suppress(OSError):
+                    place.rmdir()  # still empty
 
-    atexit.register(remove)
-    try:
+        atexit.register(remove)
         with os.fdopen(handle, "wb") as file:
-            while chunk := sys.stdin.buffer.read(1 << 20):
-                file.write(chunk)
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
     except OSError as error:
-        raise BadData(
-            f"cannot write stdin to a file in {folder}: {error.strerror or error}"
-        ) from error
-    return path
+        reason = error.strerror or error
+        raise BadData(f"cannot write stdin to a file in {folder}: {reason}") from error
+    return Path(name)

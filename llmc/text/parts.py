@@ -6,6 +6,7 @@ can be pickled and read again.
 
 from __future__ import annotations
 
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from llmc.errors import BadData
-from llmc.text.archives import stored_members, streamed_members
+from llmc.text.archives import tar_members
 from llmc.text.documents import FILE, LINE, boundary_of_head, cut, starts
 from llmc.text.files import Stretch, chunks_of, opened
 from llmc.text.parquet import parquet_documents, parquet_groups
@@ -35,16 +36,14 @@ class Part:
     """A piece of a text that can be read by itself, by another process or on another machine.
 
     Attributes:
-        name: how messages call it.
-        bytes: its stored size, for progress; None if that is not known.
         read: returns a new iterator over its documents; it can be pickled, and gives the same
             documents every time.
         stream: makes an iterator over a single document in chunks, each with whether it begins
             the document; None: the part is not a single document.
     """
 
-    name: str
-    bytes: int | None
+    name: str  # in messages
+    bytes: int | None  # its stored size, for progress; None if that is not known
     read: Callable[[], Iterator[str]]
     stream: Callable[[], Iterator[tuple[bool, str]]] | None = None
 
@@ -53,27 +52,23 @@ class Part:
         return self.read() if self.stream is None else self.stream()
 
 
+def documents_of(parts: Iterable[Part]) -> Iterator[str]:
+    """Yield the documents of all parts, in order."""
+    for part in parts:
+        yield from part.read()
+
+
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a file, and how it becomes documents.
-
-    Attributes:
-        stretch: where it is.
-        kind: how it is read.
-        reading: what the person wants.
-        whole: the file or archive member that it is a stretch of, for line numbers.
-        is_optional: it is one of many files and is skipped if it is not text.
-        groups: the row groups of a parquet file; None: all.
-        column_bytes: the size of their text, unpacked.
-    """
+    """A stretch of a file, and how it becomes documents."""
 
     stretch: Stretch
     kind: Kind
     reading: Reading
-    whole: Stretch
-    is_optional: bool = False
-    groups: range | None = None
-    column_bytes: int | None = None
+    whole: Stretch  # the file or archive member that it is a stretch of, for line numbers
+    is_optional: bool = False  # it is one of many files and is skipped if it is not text
+    groups: range | None = None  # the row groups of a parquet file; None: all
+    column_bytes: int | None = None  # the size of their text, unpacked
 
     @property
     def bytes(self) -> int:
@@ -116,7 +111,7 @@ def pieces_of(
         if kind.codec:
             return [whole]
         if kind.format == "tar":
-            return list(_members(whole, stream))
+            return list(_stored_members(whole, stream))
         if kind.format == "parquet":
             return _row_groups(whole, parquet_groups(stream, whole.field, stretch.name))
         if kind.format == "json":
@@ -128,12 +123,6 @@ def pieces_of(
         replace(whole, stretch=replace(stretch, start=start, end=end))
         for start, end in zip(at, ends, strict=True)
     ]
-
-
-def documents_of_pieces(pieces: Iterable[Piece]) -> Iterator[str]:
-    """Yield the documents of all pieces, in order."""
-    for piece in pieces:
-        yield from documents_of_piece(piece)
 
 
 def documents_of_piece(piece: Piece) -> Iterator[str]:
@@ -165,11 +154,7 @@ def parts_of(pieces: Iterable[Piece]) -> tuple[Part, ...]:
 
 
 def _chunks_of_piece(piece: Piece) -> Iterator[tuple[bool, str]]:
-    """Yield a text file that is one document in chunks, each with whether it is the first.
-
-    Raises:
-        BadData: it cannot be read, or is not UTF-8.
-    """
+    """Yield a text file that is one document in chunks, each with whether it is the first."""
     name = piece.stretch.name
     with opened(piece.stretch) as stream:
         chunks = chunks_of(stream, name, piece.kind.codec)
@@ -205,63 +190,41 @@ def _row_groups(whole: Piece, sizes: list[int]) -> list[Piece]:
     return pieces
 
 
-def _members(archive: Piece, stream: BinaryIO) -> Iterator[Piece]:
-    """Yield the pieces of the wanted files in an uncompressed tar.
+def _members(archive: Piece, stream: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, BinaryIO, Kind]]:
+    """Yield the wanted files of a tar, and how each is read; nested archives are not read.
 
     Raises:
         BadData: there are none.
     """
-    outer = archive.stretch
-    found = False
-    for name, start, size in stored_members(stream, outer.name):
-        kind = _kind_of_member(name, archive.reading)
-        if kind is None or not size:
-            continue
-        found = True
-        at = outer.start + start
-        member = Stretch(f"{outer.name}:{name}", outer.path, at, at + size)
-        yield from pieces_of(member, kind, archive.reading, is_optional=True)
+    name, found = archive.stretch.name, False
+    for member, content in tar_members(stream, name, archive.kind.codec):
+        if member.size and archive.reading.wants(member.name):
+            kind = kind_of(member.name, archive.reading, outright=False)
+            if kind.format != "tar":
+                found = True
+                yield member, content, kind
     if not found:
-        raise _nothing_in(outer.name)
+        raise BadData(f"no files in {name} match: see --include and --exclude")
+
+
+def _stored_members(archive: Piece, stream: BinaryIO) -> Iterator[Piece]:
+    """Yield the pieces of the files in an uncompressed tar."""
+    outer = archive.stretch
+    for member, _, kind in _members(archive, stream):
+        start = outer.start + member.offset_data
+        stretch = Stretch(f"{outer.name}:{member.name}", outer.path, start, start + member.size)
+        yield from pieces_of(stretch, kind, archive.reading, is_optional=True)
 
 
 def _streamed_archive(archive: Piece, stream: BinaryIO) -> Iterator[str]:
-    """Yield the documents of the wanted files in a compressed tar.
-
-    Raises:
-        BadData: there are none.
-    """
-    outer = archive.stretch
-    found = False
-    for name, size, member in streamed_members(stream, outer.name, archive.kind.codec):
-        kind = _kind_of_member(name, archive.reading)
-        if kind is None or not size:
-            continue
-        found = True
-        stretch = replace(outer, name=f"{outer.name}:{name}")
-        yield from _streamed(Piece(stretch, kind, archive.reading, stretch, True), member)
-    if not found:
-        raise _nothing_in(outer.name)
-
-
-def _kind_of_member(name: str, reading: Reading) -> Kind | None:
-    """Return how a member is read; None if it is not. Nested archives are not read."""
-    if not reading.wants(name):
-        return None
-    kind = kind_of(name, reading, outright=False)
-    return kind if kind.format != "tar" else None
-
-
-def _nothing_in(name: str) -> BadData:
-    return BadData(f"no files in {name} match: see --include and --exclude")
+    """Yield the documents of the files in a compressed tar."""
+    for member, content, kind in _members(archive, stream):
+        stretch = replace(archive.stretch, name=f"{archive.stretch.name}:{member.name}")
+        yield from _streamed(Piece(stretch, kind, archive.reading, stretch, True), content)
 
 
 def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
-    """Yield the documents of a stream that is read from front to back.
-
-    Raises:
-        BadData: it is not what it should be.
-    """
+    """Yield the documents of a stream that is read from front to back."""
     name, kind = piece.stretch.name, piece.kind
     chunks = chunks_of(stream, name, kind.codec)
     if kind.format == "parquet":
@@ -280,12 +243,7 @@ def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
 
 
 def _text(piece: Piece, chunks: Iterator[bytes]) -> Iterator[str]:
-    """Yield the documents of a text.
-
-    Raises:
-        BadData: it is not UTF-8. One of many files is skipped instead, if its first chunk shows
-            it.
-    """
+    """Yield the documents of a text; skip one of many files if its first chunk is not text."""
     name = piece.stretch.name
     offset = piece.stretch.start - piece.whole.start
     head = next(chunks, b"")

@@ -30,8 +30,7 @@ class Reading:
     Attributes:
         include: patterns; of a folder, an archive or a repository only matching files are read.
         exclude: patterns of files that are not read.
-        documents: what a document is: ``file``, ``line``, ``record``, ``blank-line``,
-            ``endoftext`` or a separator.
+        documents: a name in ``documents.NAMED``, ``record`` or a separator.
         field: the field or column of a record that holds its text.
     """
 
@@ -59,28 +58,17 @@ class Reading:
 
     def record(self) -> dict[str, Any]:
         """Return the options that are set, for the manifest."""
-        options = {
-            "include": list(self.include),
-            "exclude": list(self.exclude),
-            "documents": self.documents,
-            "field": self.field,
-        }
+        options = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
         return {key: value for key, value in options.items() if value}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a file is read.
+    """How a file is read."""
 
-    Attributes:
-        format: ``text``, ``jsonl``, ``json``, ``parquet`` or ``tar``.
-        codec: how it is compressed; empty if it is not.
-        boundary: where the documents of a text end; None if its first bytes decide.
-    """
-
-    format: str
-    codec: str = ""
-    boundary: Boundary | None = None
+    format: str  # text, jsonl, json, parquet or tar
+    codec: str = ""  # how it is compressed; empty if it is not
+    boundary: Boundary | None = None  # where documents of a text end; None: its start decides
 
 
 def kind_of(name: str, reading: Reading, *, outright: bool = True) -> Kind:
@@ -109,7 +97,6 @@ def kind_of(name: str, reading: Reading, *, outright: bool = True) -> Kind:
 
 
 def _form_of(name: str) -> tuple[str, str]:
-    """Return the format and the codec of a file of this name."""
     path = PurePosixPath(name.lower())
     if path.suffix in TARS:
         return "tar", TARS[path.suffix]

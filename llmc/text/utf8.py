@@ -1,4 +1,4 @@
-"""Decode UTF-8 a chunk at a time."""
+"""Decode UTF-8 a chunk at a time, and make text that it can encode."""
 
 from __future__ import annotations
 
@@ -41,3 +41,12 @@ class Decoder:
 
     def _fault(self, what: str) -> NotText:
         return NotText(f"{self._name} is not UTF-8 text ({what}): convert it, or leave it out")
+
+
+def well_formed(text: str) -> str:
+    """Return ``text`` with U+FFFD in place of unpaired surrogates, which UTF-8 cannot encode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

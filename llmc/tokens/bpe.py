@@ -11,9 +11,10 @@ from itertools import chain
 
 from llmc.errors import BadData
 from llmc.report import SILENT, Report
+from llmc.text.utf8 import well_formed
 from llmc.tokens import bpe_child
 from llmc.tokens.byte_level import unspelled
-from llmc.tokens.encode import CUT_ANYWHERE, pieces, well_formed
+from llmc.tokens.encode import CUT_ANYWHERE, pieces
 from llmc.tokens.tokenizer import Tokenizer, plain_tokenizer
 from llmc.tokens.vocabulary import ranks_of, single_bytes
 
@@ -35,11 +36,8 @@ def train_bpe(
     Ids 0 to 255 are the bytes, then come the merges in the order in which they were learnt, then
     ``<|endoftext|>``.
 
-    Args:
-        texts: documents; or their pieces, each with whether it begins a document.
-        vocab_size: V, at least 258.
-        total: the size of the text in bytes, for progress.
-        report: receives progress.
+    ``texts`` are documents, or their pieces, each with whether it begins a document; ``total`` is
+    their size in bytes, for progress.
 
     Raises:
         BadData: the text is too small or too uniform for so many tokens.
@@ -47,14 +45,13 @@ def train_bpe(
     stream = _words(texts)
     first: list[str] = []
     size = 0
-    for piece in stream:
+    while size <= SMALL and (piece := next(stream, None)) is not None:
         first.append(piece)
         size += len(piece)
-        if size > SMALL:
-            learnt = _learn_in_child(chain(first, stream), vocab_size - 1, total, report)
-            break
-    else:
+    if size <= SMALL:
         learnt = bpe_child.learn(first, vocab_size - 1)
+    else:
+        learnt = _learn_in_child(chain(first, stream), vocab_size - 1, total, report)
     tokens = single_bytes() + [token for token in map(unspelled, learnt) if len(token) > 1]
     if len(tokens) < vocab_size - 1:
         raise BadData(
@@ -67,8 +64,7 @@ def train_bpe(
 
 def _words(texts: Iterable[str | tuple[bool, str]]) -> Iterator[str]:
     """Yield the text in pieces between which the split pattern cuts it anyway."""
-    stream = ((True, text) if isinstance(text, str) else text for text in texts)
-    for _, piece in pieces(stream, CUT_ANYWHERE, PIECE_CHARACTERS):
+    for _, piece in pieces(texts, CUT_ANYWHERE, PIECE_CHARACTERS):
         for at in range(0, len(piece), LONGEST_WORD):
             yield well_formed(piece[at : at + LONGEST_WORD])
 
@@ -78,8 +74,7 @@ def _learn_in_child(
 ) -> list[str]:
     """Return what :func:`bpe_child.learn` returns; end the process that runs it on any exception.
 
-    Raises:
-        BadData: the process failed, for lack of memory, for example.
+    The process may fail, for lack of memory, for example.
     """
     command = [sys.executable, "-P", bpe_child.__file__, str(count)]
     last = b""

@@ -21,10 +21,8 @@ LENGTH_BYTES = 4
 def learn(pieces: Iterable[str], vocab_size: int, *, progress: bool = False) -> list[str]:
     """Return ``vocab_size`` tokens or fewer in order of rank, spelled as in GPT-2's files.
 
-    Args:
-        pieces: text; no token spans two pieces.
-        vocab_size: the number of tokens, the 256 bytes included.
-        progress: print the progress on standard error as lines of JSON.
+    The 256 bytes are included, and no token spans two pieces of the text. ``progress`` prints the
+    progress on standard error as lines of JSON.
     """
     # Unset, a process started later (the compiler, the engine) makes the library warn about forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -14,34 +14,23 @@ from itertools import pairwise
 
 from llmc.errors import BadData
 
-
-def _characters() -> list[str]:
-    """Return the printable character that stands for each byte in GPT-2's files.
-
-    Printable bytes of Latin-1 stand for themselves; the others are U+0100 and up, in order.
-    """
-    shown = [chr(byte) if chr(byte).isprintable() and byte != 0x20 else "" for byte in range(256)]
-    others = iter(range(256, 512))
-    return [character or chr(next(others)) for character in shown]
-
-
-CHARACTERS = _characters()
+# The printable character that stands for each byte in GPT-2's files: printable bytes of Latin-1
+# stand for themselves; the others are U+0100 and up, in order.
+_others = iter(range(256, 512))
+CHARACTERS = [
+    chr(byte) if chr(byte).isprintable() and byte != 0x20 else chr(next(_others))
+    for byte in range(256)
+]
 BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer as a file holds it.
+    """A tokenizer as a file holds it."""
 
-    Attributes:
-        tokens: the bytes of each id; a special token's name.
-        specials: the ids of the special tokens.
-        merges: pairs of spelled tokens, a space between them, in order of rank.
-    """
-
-    tokens: tuple[bytes, ...]
-    specials: tuple[int, ...]
-    merges: tuple[str, ...]
+    tokens: tuple[bytes, ...]  # the bytes of each id; a special token's name
+    specials: tuple[int, ...]  # the ids of the special tokens
+    merges: tuple[str, ...]  # pairs of spelled tokens, a space between them, in order of rank
 
 
 def spelled(token: bytes) -> str:

@@ -5,70 +5,45 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
-from llmc.text.source import AS_USUAL, Reading, Source, open_source
+from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, open_source
+from llmc.tokens import shards
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import choose_encoder, cuts_of
 from llmc.tokens.files import MAX_TOKENS
-from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_feed
-from llmc.tokens.manifest import Manifest, PartRecord, Split, TokenizerRecord, load_manifest, verify
-from llmc.tokens.merge import find_parts, folder_name, joined, range_of
-from llmc.tokens.pipeline import Feed, text_feed
-from llmc.tokens.shards import (
-    JOURNAL_FORMAT,
-    SHARD_TOKENS,
-    check_enough,
-    cut_stream,
-    publish,
-    scratch_for,
-    write_stream,
-)
-from llmc.tokens.split import MIN_TOKENS, Cut, check_split, choose_cut
-from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, file_of, load_tokenizer
+from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
+from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, load_manifest, verify
+from llmc.tokens.merge import find_parts, folder_name, range_of
+from llmc.tokens.pipeline import Feed, text_tasks
+from llmc.tokens.shards import MIN_TOKENS, MOST_VAL_TOKENS, SHARD_TOKENS, Cut
+from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeOptions:
-    """How :func:`tokenize` turns its inputs into a dataset.
+    """How :func:`tokenize` turns its inputs into a dataset."""
 
-    Attributes:
-        tokenizer: ``gpt2``, ``byte``, ``bpe:N`` (trained on the text), the name of a tiktoken
-            encoding, or a file; None: gpt2.
-        val_tokens: validate on exactly the first N tokens.
-        val_fraction: validate on this fraction of the tokens, rounded to whole documents.
-        out: the dataset's folder; None: ``data/<name>`` in the workspace.
-        reading: which files are read, and how they are cut into documents.
-        special: the text of a special token in a document becomes that token.
-        shard_tokens: maximum number of tokens in one file.
-        workers: encoding threads; None: one per core. Any number gives the same tokens.
-        fast: encode with gigatoken; None: if it is installed.
-        dtype: the inputs are headerless token files of this type, ``uint16`` or ``int32``.
-        val_data: the inputs are token files, and this file or pattern is the validation split.
-        part: (I, N): tokenize only the I-th of N parts, into a folder of its own.
-        merge: the inputs are the folders of such parts: merge them.
-    """
-
-    tokenizer: str | None = None
-    val_tokens: int | None = None
-    val_fraction: float | None = None
-    out: Path | None = None
-    reading: Reading = AS_USUAL
-    special: bool = False
-    shard_tokens: int = SHARD_TOKENS
-    workers: int | None = None
-    fast: bool | None = None
-    dtype: str | None = None
-    val_data: str | None = None
-    part: tuple[int, int] | None = None
-    merge: bool = False
+    tokenizer: str | None = None  # gpt2, byte, bpe:N (to train), a tiktoken encoding, or a file
+    val_tokens: int | None = None  # validate on exactly the first N tokens
+    val_fraction: float | None = None  # validate on this fraction, rounded to whole documents
+    out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
+    reading: Reading = AS_USUAL  # which files are read, and how they are cut into documents
+    special: bool = False  # the text of a special token in a document becomes that token
+    shard_tokens: int = SHARD_TOKENS  # maximum number of tokens in one file
+    workers: int | None = None  # threads; None: one per core; any number gives the same tokens
+    fast: bool | None = None  # encode with gigatoken; None: if it is installed
+    dtype: str | None = None  # the inputs are headerless token files, of uint16 or int32
+    val_data: str | None = None  # the inputs are token files, and this file or pattern validates
+    part: tuple[int, int] | None = None  # (I, N): tokenize the I-th of N parts, into its own folder
+    merge: bool = False  # the inputs are the folders of such parts: merge them
 
 
 @dataclass(frozen=True)
@@ -104,17 +79,15 @@ def tokenize(
         MissingOutput: the dataset has not been fetched, or a part is missing.
         BadData: a file is damaged or not text, there is too little text, or the disk is full.
     """
-    check_split(options.val_tokens, options.val_fraction)
-    if not MIN_TOKENS <= options.shard_tokens <= MAX_TOKENS:
-        raise Usage(f"--shard-tokens must lie between {MIN_TOKENS} and {MAX_TOKENS:,}")
-    is_import = options.dtype is not None or options.val_data is not None
+    _check(options)
+    of_token_files = options.dtype or options.val_data
     if options.merge:
-        _refuse(options.tokenizer is not None, "--tokenizer", "--merge: the parts have theirs")
-        _refuse(options.part is not None, "--shard", "--merge")
-        _refuse(is_import, "--dtype and --val-data", "--merge")
+        _refuse(options.tokenizer, "--tokenizer", "--merge: the parts have theirs")
+        _refuse(options.part, "--shard", "--merge")
+        _refuse(of_token_files, "--dtype and --val-data", "--merge")
         return _merge_parts(workspace, inputs, options, report)
-    if is_import or are_token_files(inputs):
-        _refuse(options.part is not None, "--shard", "token files")
+    if of_token_files is not None or are_token_files(inputs):
+        _refuse(options.part, "--shard", "token files")
         return _import_tokens(workspace, inputs, options, report)
     return _tokenize_text(workspace, inputs, options, report)
 
@@ -145,8 +118,20 @@ def find_tokenized(workspace: Workspace, inputs: list[str], tokenizer: str) -> M
     return made if same and made.source == source.records else None
 
 
-def _refuse(given: bool, flags: str, beside: str) -> None:
-    if given:
+def _check(options: TokenizeOptions) -> None:
+    tokens, fraction = options.val_tokens, options.val_fraction
+    if tokens is not None and fraction is not None:
+        raise Usage("--val-tokens and --val-fraction exclude each other: give one")
+    if tokens is not None and tokens < MIN_TOKENS:
+        raise Usage(f"--val-tokens must be at least {MIN_TOKENS}, not {tokens}")
+    if fraction is not None and not 0 < fraction < 1:
+        raise Usage(f"--val-fraction must lie between 0 and 1, not be {fraction:g}")
+    if not MIN_TOKENS <= options.shard_tokens <= MAX_TOKENS:
+        raise Usage(f"--shard-tokens must lie between {MIN_TOKENS} and {MAX_TOKENS:,}")
+
+
+def _refuse(given: object, flags: str, beside: str) -> None:
+    if given is not None:
         raise Usage(f"{flags} makes no sense with {beside}; leave it out")
 
 
@@ -171,32 +156,32 @@ def _tokenize_text(
     has_own_val = source.val_parts is not None
     folder = options.out or workspace.data / source.name
     record = None
-    if part is not None:
+    if part is None:
+        cut = _cut_of(options, source.name, report, source.val_tokens, has_own_val=has_own_val)
+    else:
         cut = Cut()
         record = PartRecord(*part, source.val_tokens, has_own_val)
         folder /= folder_name(*part)
-        source = _part_of(source, part)
-    else:
-        cut = choose_cut(
-            source.name,
-            options.val_tokens,
-            options.val_fraction,
-            default=source.val_tokens,
-            has_own_val=has_own_val,
-            report=report,
+        source = replace(
+            source,
+            parts=range_of(source.parts, *part),
+            val_parts=range_of(source.val_parts, *part) if source.val_parts is not None else None,
         )
     if vocab_size is not None:
-        tokenizer = _train_tokenizer(source, vocab_size, report)
+        report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
+        texts = (text for part in source.parts for text in part.texts())
+        total = replace(source, val_parts=None).total_bytes
+        tokenizer = train_bpe(texts, vocab_size, total=total, report=report)
     else:
         tokenizer = load_tokenizer(spec)
     chosen = choose_encoder(tokenizer, source.parts, fast=options.fast, special=options.special)
     if chosen.note:
         report.note(chosen.note)
     cuts = cuts_of(tokenizer, special=options.special)
-    feeds = {"train": text_feed(source.parts, chosen.encode, cuts)}
+    feeds: dict[str, Feed] = {"train": partial(text_tasks, source.parts, chosen.encode, cuts)}
     if source.val_parts is not None:
-        feeds["val"] = text_feed(source.val_parts, chosen.encode, cuts)
-    made = _unwritten(folder, source.name, tokenizer, source.records)
+        feeds["val"] = partial(text_tasks, source.val_parts, chosen.encode, cuts)
+    made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
     made = replace(made, special=options.special, part=record)
     size = source.total_bytes
     return _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
@@ -213,21 +198,21 @@ def _import_tokens(
     _note_default_tokenizer(options, report)
     tokenizer = load_tokenizer(spec)
     records = source_records(paths, dtype)
-    feeds = {"train": token_feed(paths, dtype, tokenizer)}
+    feeds: dict[str, Feed] = {"train": partial(token_tasks, paths, dtype, tokenizer)}
     stem = paths[0].stem
     name = paths[0].resolve().parent.name if stem in ("train", "val") else stem
-    if options.val_data is not None:
+    if options.val_data is None:
+        cut = _cut_of(options, name, report)
+    else:
         if options.val_tokens is not None or options.val_fraction is not None:
             raise Usage(
                 "--val-data names the validation tokens: leave out --val-tokens and --val-fraction"
             )
         val_paths = find_token_files([options.val_data], dtype)
-        feeds["val"] = token_feed(val_paths, dtype, tokenizer)
+        feeds["val"] = partial(token_tasks, val_paths, dtype, tokenizer)
         records += source_records(val_paths, dtype)
         cut = Cut()
-    else:
-        cut = choose_cut(name, options.val_tokens, options.val_fraction, report=report)
-    made = _unwritten(options.out or workspace.data / name, name, tokenizer, records)
+    made = Manifest.unwritten(options.out or workspace.data / name, name, tokenizer, records)
     if any(path.resolve().parent == made.folder.resolve() for path in paths):
         raise Usage(f"the token files are already in {made.folder}: choose another --out")
     size = sum(record["bytes"] for record in records)
@@ -240,16 +225,11 @@ def _merge_parts(
     """Merge the parts that ``--shard`` made into one dataset."""
     folders = [path if (path := Path(text)).is_dir() else workspace.data / text for text in inputs]
     parts = find_parts(folders)
-    train, val, record = joined(parts)
-    first = parts[0]
-    cut = choose_cut(
-        first.dataset,
-        options.val_tokens,
-        options.val_fraction,
-        default=record.val_tokens,
-        has_own_val=record.own_val,
-        report=report,
-    )
+    train, val = ([file for made in parts for file in made.token_files(s)] for s in SPLITS)
+    first, record = parts[0], parts[0].part
+    assert record is not None
+    own_val = record.own_val
+    cut = _cut_of(options, first.dataset, report, record.val_tokens, has_own_val=own_val)
     folder = options.out
     if folder is None:
         above = {made.folder.resolve().parent for made in parts}
@@ -257,11 +237,11 @@ def _merge_parts(
     text_bytes = sum(part.text_bytes for part in parts)
     made = replace(first, folder=folder, part=None, text_bytes=text_bytes)
     tokenizer = first.load_tokenizer()
-    with scratch_for(folder, key="merge") as scratch:
-        if not record.own_val:
-            val, train = cut_stream(scratch, train, cut, tokenizer)
-        check_enough(scratch, first.dataset, train, val)
-        made = publish(made, tokenizer, train=train, val=val)
+    with shards.scratch_for(folder, key="merge") as scratch:
+        if not own_val:
+            val, train = shards.cut_stream(scratch, train, cut, tokenizer)
+        shards.check_enough(scratch, first.dataset, train, val)
+        made = shards.publish(made, tokenizer, train, val)
     report.note("the folders of the parts are no longer needed")
     return TokenizedDataset(made)
 
@@ -271,36 +251,47 @@ def _note_default_tokenizer(options: TokenizeOptions, report: Report) -> None:
         report.note(f"tokenizer: {DEFAULT_TOKENIZER} (the default; --tokenizer names another)")
 
 
-def _train_tokenizer(source: Source, vocab_size: int, report: Report) -> Tokenizer:
-    report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
-    texts = (text for part in source.parts for text in part.texts())
-    total = replace(source, val_parts=None).total_bytes
-    return train_bpe(texts, vocab_size, total=total, report=report)
+def _cut_of(
+    options: TokenizeOptions,
+    name: str,
+    report: Report,
+    default: int | None = None,
+    *,
+    has_own_val: bool = False,
+) -> Cut:
+    """Return where to cut off the validation split of the dataset ``name``; report a default.
 
-
-def _part_of(source: Source, part: tuple[int, int]) -> Source:
-    val_parts = range_of(source.val_parts, *part) if source.val_parts is not None else None
-    return replace(source, parts=range_of(source.parts, *part), val_parts=val_parts)
-
-
-def _unwritten(
-    folder: Path, name: str, tokenizer: Tokenizer, records: tuple[dict[str, Any], ...]
-) -> Manifest:
-    """Return the manifest of a dataset whose token files are still to be written."""
-    record = TokenizerRecord(
-        tokenizer.name,
-        tokenizer.fingerprint,
-        tokenizer.vocab_size,
-        tokenizer.eot,
-        file_of(tokenizer),
+    ``default`` is the dataset's own number of validation tokens. If it has a validation text, the
+    cut is not used, and options that ask for one are refused.
+    """
+    tokens, fraction = options.val_tokens, options.val_fraction
+    if has_own_val and (tokens is not None or fraction is not None):
+        raise Usage(
+            f"{name} has a validation text of its own: leave out --val-tokens and --val-fraction"
+        )
+    if has_own_val:
+        report.note(f"validation: {name}'s own validation text")
+        return Cut()
+    if fraction is not None:
+        return Cut(fraction=fraction)
+    if tokens is not None:
+        return Cut(tokens)
+    if default is not None:
+        report.note(f"validation: the first {default:,} tokens (--val-tokens)")
+        return Cut(default)
+    report.note(
+        f"validation: the first {VAL_FRACTION:.0%} of the tokens, at most {MOST_VAL_TOKENS:,} "
+        "(--val-fraction)"
     )
-    return Manifest(folder, name, record, Split(()), Split(()), source=records, text_bytes=0)
+    return Cut(fraction=VAL_FRACTION, most=MOST_VAL_TOKENS)
 
 
 def _key(made: Manifest, options: TokenizeOptions) -> str:
     """Return a hash of everything that decides which tokens go into which shard."""
     facts = [made.source, made.tokenizer.fingerprint, options.shard_tokens, options.special]
-    text = json.dumps([JOURNAL_FORMAT, Manifest.created_by, *facts, options.part], sort_keys=True)
+    text = json.dumps(
+        [shards.JOURNAL_FORMAT, Manifest.created_by, *facts, options.part], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -314,19 +305,15 @@ def _write(
     options: TokenizeOptions,
     report: Report,
 ) -> TokenizedDataset:
-    """Write the token streams ``train`` and maybe ``val``, cut off the validation, publish.
-
-    Raises:
-        BadData: there is too little text for both splits, or the disk is full.
-    """
-    with scratch_for(made.folder, _key(made, options)) as scratch:
+    """Write the token streams ``train`` and maybe ``val``, cut off the validation, publish."""
+    with shards.scratch_for(made.folder, _key(made, options)) as scratch:
         if scratch.foreign:
             report.note("discarded an interrupted call's shards: they were made from other inputs")
         if scratch.resumed:
             report.note(f"resuming after {scratch.resumed:,} tokens of an interrupted call")
         with report.bar(f"tokenizing {made.dataset}", size) as advance:
             streams = {
-                name: write_stream(
+                name: shards.write_stream(
                     scratch,
                     name,
                     feed,
@@ -341,8 +328,8 @@ def _write(
         val = streams["val"].files if "val" in streams else []
         if made.part is None:
             if "val" not in streams:
-                val, train = cut_stream(scratch, train, cut, tokenizer)
-            check_enough(scratch, made.dataset, train, val)
+                val, train = shards.cut_stream(scratch, train, cut, tokenizer)
+            shards.check_enough(scratch, made.dataset, train, val)
         made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))
-        made = publish(made, tokenizer, train=train, val=val)
+        made = shards.publish(made, tokenizer, train, val)
     return TokenizedDataset(made, scratch.resumed)

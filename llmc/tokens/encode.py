@@ -13,21 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmc.errors import LlmcError, Usage
 from llmc.installation import install_command
+from llmc.text.documents import ENDOFTEXT
 from llmc.text.source import Part
+from llmc.text.utf8 import well_formed
 from llmc.tokens.files import token_dtype
-from llmc.tokens.tokenizer import ENDOFTEXT, PATTERN, TOKENIZER_FILE, Tokenizer
-from llmc.tokens.vocabulary import file_form
+from llmc.tokens.tokenizer import PATTERN, Tokenizer
+from llmc.tokens.vocabulary import TOKENIZER_FILE, file_form
 
 if TYPE_CHECKING:
-    import numpy as np
     import tiktoken
-    from numpy.typing import NDArray
 
-    Ids = NDArray[np.uint16] | NDArray[np.uint32]
+    from llmc.tokens.files import Ids
 
 BATCH_CHARACTERS = 1 << 18
 
@@ -43,17 +43,9 @@ SAMPLES = 8
 OWN_ENCODINGS = 16  # GPT-2's takes 11 MB and 30 ms
 
 
-@dataclass(frozen=True)
-class TextBatch:
-    """Text in order: documents, or pieces of a long one.
-
-    Attributes:
-        texts: the pieces.
-        starts: which of them begin a document.
-    """
-
-    texts: list[str]
-    starts: list[bool]
+# Text in order: documents, or their pieces, each with whether it begins a document.
+Texts = Iterable[str | tuple[bool, str]]
+Batch = list[tuple[bool, str]]
 
 
 @dataclass(frozen=True)
@@ -64,38 +56,28 @@ class Encoded:
     text_bytes: int
 
 
-Encode = Callable[[TextBatch], Encoded]
+Encode = Callable[[Batch], Encoded]
 
 
-# Text in order: documents, or their pieces, each with whether it begins a document.
-Texts = Iterable[str | tuple[bool, str]]
-
-
-def batches(texts: Texts, cuts: re.Pattern[str] | None) -> Iterator[TextBatch]:
+def batches(texts: Texts, cuts: re.Pattern[str] | None) -> Iterator[Batch]:
     """Group documents into batches of about ``BATCH_CHARACTERS``; cut longer ones at ``cuts``."""
-    held: list[str] = []
-    starts: list[bool] = []
+    batch: Batch = []
     size = 0
     for start, piece in pieces(texts, cuts, BATCH_CHARACTERS):
-        held.append(piece)
-        starts.append(start)
+        batch.append((start, piece))
         size += len(piece)
         if size >= BATCH_CHARACTERS:
-            yield TextBatch(held, starts)
-            held, starts, size = [], [], 0
-    if held:
-        yield TextBatch(held, starts)
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def pieces(texts: Texts, cuts: re.Pattern[str] | None, size: int) -> Iterator[tuple[bool, str]]:
     """Yield documents in pieces of about ``size`` characters, with whether a piece begins one.
 
-    Where the pieces are cut depends on the documents alone, not on the pieces they come in.
-
-    Args:
-        texts: the documents.
-        cuts: where they may be cut; None: nowhere.
-        size: the least number of characters of a piece that is not the last of its document.
+    Where the pieces are cut depends on the documents alone, not on the pieces they come in: at
+    ``cuts`` (None: nowhere), with at least ``size`` characters, except for a document's last.
     """
     begun, start, held, searched = False, True, "", 0
     for text in texts:
@@ -122,9 +104,7 @@ def pieces(texts: Texts, cuts: re.Pattern[str] | None, size: int) -> Iterator[tu
 def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] | None:
     """Return a pattern of the places where documents may be cut; None: no safe place is known.
 
-    Args:
-        tokenizer: its split pattern decides.
-        special: special tokens in documents are tokens, and must not be cut.
+    With ``special``, special tokens in documents are tokens, and must not be cut.
     """
     if special and any(re.search(r"\s", text) for text in tokenizer.special_tokens):
         return None
@@ -136,32 +116,82 @@ def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] |
 def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
     """Return a function that encodes batches with tiktoken, ``<|endoftext|>`` before each document.
 
-    Args:
-        tokenizer: the vocabulary.
-        special: the text of a special token in a document becomes that token.
+    With ``special``, the text of a special token in a document becomes that token.
     """
     import numpy as np
 
     encoding_here = _per_thread(tokenizer)
-    dtype = token_dtype(tokenizer.vocab_size)
     allowed = set(tokenizer.special_tokens) if special else {ENDOFTEXT}
 
-    def encode(batch: TextBatch) -> Encoded:
-        batch, size = _well_formed(batch)
-        joined = _joined(batch)
-        if special or joined.count(ENDOFTEXT) == sum(batch.starts):
-            ids = encoding_here().encode_to_numpy(
-                joined, allowed_special=allowed, disallowed_special=()
-            )
-        else:
-            ids = np.concatenate([*map(ordinary, batch.starts, batch.texts)])
+    def joined_ids(text: str) -> Ids:
+        return encoding_here().encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
+
+    def piece_by_piece(batch: Batch) -> Ids:
+        arrays = []
+        for start, text in batch:
+            arrays.append(np.full(int(start), tokenizer.eot, np.uint32))
+            arrays.append(encoding_here().encode_to_numpy(text, disallowed_special=()))
+        return np.concatenate(arrays)
+
+    return _encoder(tokenizer, joined_ids, piece_by_piece, special=special)
+
+
+def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
+    """Return a function that encodes batches with gigatoken, as :func:`tiktoken_encoder` does.
+
+    ``scheme`` is gigatoken's name of the tokenizer's pattern. ``exact`` encodes text that contains
+    ``<|endoftext|>``, which gigatoken cannot.
+    """
+    import numpy as np
+    from gigatoken import Tokenizer as Fast
+
+    # It loads files only. Its other loaders treat special tokens in a text as tokens.
+    with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
+        path = Path(folder) / TOKENIZER_FILE
+        path.write_bytes(file_form(tokenizer.ranks))
+        backend = Fast.from_tiktoken(
+            path, pretokenizer=scheme, special_tokens={ENDOFTEXT: tokenizer.eot}
+        ).backend
+
+    def joined_ids(text: str) -> Ids:
+        # A batch of one: the call for a single text does not release Python's lock.
+        (ids,) = backend.encode_batch([text.encode()], parallel=False)
+        return np.asarray(ids)
+
+    return _encoder(tokenizer, joined_ids, lambda batch: exact(batch).ids)
+
+
+def _encoder(
+    tokenizer: Tokenizer,
+    joined_ids: Callable[[str], Ids],
+    otherwise: Callable[[Batch], Ids],
+    *,
+    special: bool = False,
+) -> Encode:
+    """Return a function that encodes batches.
+
+    ``joined_ids`` encodes a batch as one text, in which ``<|endoftext|>`` begins each document;
+    ``otherwise``, unless ``special``, a batch whose documents contain ``<|endoftext|>``.
+    """
+    dtype = token_dtype(tokenizer.vocab_size)
+
+    def encode(batch: Batch) -> Encoded:
+        try:
+            size = _utf8_length(batch)
+        except UnicodeEncodeError:
+            batch = [(start, well_formed(text)) for start, text in batch]
+            size = _utf8_length(batch)
+        # No prefix of <|endoftext|> is also a suffix: a document's end cannot complete one.
+        joined = "".join(part for start, text in batch for part in (ENDOFTEXT * start, text))
+        is_framed = special or joined.count(ENDOFTEXT) == sum(start for start, _ in batch)
+        ids = joined_ids(joined) if is_framed else otherwise(batch)
         return Encoded(ids.astype(dtype), size)
 
-    def ordinary(start: bool, text: str) -> NDArray[np.uint32]:
-        ids = encoding_here().encode_to_numpy(text, disallowed_special=())
-        return np.concatenate([np.full(int(start), tokenizer.eot, np.uint32), ids])
-
     return encode
+
+
+def _utf8_length(batch: Batch) -> int:
+    return sum(len(text) if text.isascii() else len(text.encode()) for _, text in batch)
 
 
 def _per_thread(tokenizer: Tokenizer) -> Callable[[], tiktoken.Encoding]:
@@ -191,37 +221,7 @@ def _per_thread(tokenizer: Tokenizer) -> Callable[[], tiktoken.Encoding]:
     return encoding
 
 
-def _joined(batch: TextBatch) -> str:
-    """Return the batch as one text in which ``<|endoftext|>`` begins each document.
-
-    No prefix of ``<|endoftext|>`` is also a suffix of it, so a document's end cannot complete one.
-    """
-    parts = [""] * (2 * len(batch.texts))
-    parts[::2] = [ENDOFTEXT if start else "" for start in batch.starts]
-    parts[1::2] = batch.texts
-    return "".join(parts)
-
-
-def _well_formed(batch: TextBatch) -> tuple[TextBatch, int]:
-    """Return the batch in well-formed text, and its bytes in UTF-8."""
-    try:
-        return batch, sum(map(_utf8_length, batch.texts))
-    except UnicodeEncodeError:
-        texts = [*map(well_formed, batch.texts)]
-        return TextBatch(texts, batch.starts), sum(map(_utf8_length, texts))
-
-
-def well_formed(text: str) -> str:
-    """Return ``text`` with U+FFFD in place of unpaired surrogates, which UTF-8 cannot encode."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
-
-
-@dataclass(frozen=True)
-class ChosenEncoder:
+class ChosenEncoder(NamedTuple):
     """An encoder, and a note about the choice, or an empty string."""
 
     encode: Encode
@@ -233,16 +233,14 @@ def choose_encoder(
 ) -> ChosenEncoder:
     """Return the encoder of a text: gigatoken if it gives tiktoken's tokens, else tiktoken.
 
-    Args:
-        tokenizer: the vocabulary.
-        parts: the text; gigatoken is compared with tiktoken on samples of it.
-        fast: whether to use gigatoken; None: if it is installed.
-        special: the text of a special token in a document becomes that token.
+    They are compared on samples of ``parts``. ``fast`` is None for gigatoken if it is installed.
 
     Raises:
         Usage: ``fast`` is True and gigatoken is not installed.
         BadData: the text cannot be read.
     """
+    import numpy as np
+
     exact = tiktoken_encoder(tokenizer, special=special)
     if fast is False:
         return ChosenEncoder(exact)
@@ -255,7 +253,8 @@ def choose_encoder(
         return ChosenEncoder(exact, f"using tiktoken: gigatoken does not support {tokenizer.name}")
     try:
         quick = fast_encoder(tokenizer, scheme, exact)
-        agree = all(_agree(quick, exact, batch) for batch in _sample(parts, cuts_of(tokenizer)))
+        samples = _samples(parts, cuts_of(tokenizer))
+        agree = all(np.array_equal(quick(batch).ids, exact(batch).ids) for batch in samples)
     except LlmcError:
         raise
     except Exception as error:  # whatever fails in it, tiktoken can do the work
@@ -267,46 +266,7 @@ def choose_encoder(
     )
 
 
-def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
-    """Return a function that encodes batches with gigatoken, as :func:`tiktoken_encoder` does.
-
-    Args:
-        tokenizer: the vocabulary.
-        scheme: gigatoken's name of the tokenizer's pattern.
-        exact: encodes text that contains ``<|endoftext|>``, which gigatoken cannot.
-    """
-    import numpy as np
-    from gigatoken import Tokenizer as Fast
-
-    # It loads files only. Its other loaders treat special tokens in a text as tokens.
-    with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
-        path = Path(folder) / TOKENIZER_FILE
-        path.write_bytes(file_form(tokenizer.ranks))
-        backend = Fast.from_tiktoken(
-            path, pretokenizer=scheme, special_tokens={ENDOFTEXT: tokenizer.eot}
-        ).backend
-    dtype = token_dtype(tokenizer.vocab_size)
-
-    def encode(batch: TextBatch) -> Encoded:
-        batch, size = _well_formed(batch)
-        joined = _joined(batch)
-        if joined.count(ENDOFTEXT) != sum(batch.starts):
-            return exact(batch)
-        # A batch of one: the call for a single text does not release Python's lock.
-        (ids,) = backend.encode_batch([joined.encode()], parallel=False)
-        return Encoded(np.asarray(ids).astype(dtype), size)
-
-    return encode
-
-
-def _sample(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[TextBatch]:
+def _samples(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[Batch]:
     """Yield the first batch of some parts, evenly spaced."""
-    step = max(1, len(parts) // SAMPLES)
-    for part in parts[::step]:
+    for part in parts[:: max(1, len(parts) // SAMPLES)]:
         yield from islice(batches(part.texts(), cuts), 1)
-
-
-def _agree(one: Encode, other: Encode, batch: TextBatch) -> bool:
-    import numpy as np
-
-    return np.array_equal(one(batch).ids, other(batch).ids)

@@ -16,19 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData
-from llmc.kinds import not_data, read_strictly
+from llmc.kinds import not_data, read_strictly, unreadable_explained
 from llmc.paths import written_whole
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Ids = NDArray[np.integer[Any]]  # (n,)
+
 HEADER_BYTES = 1024
+HEADER = struct.Struct("<3I")  # magic, version, count; zeros follow
 MAGIC16, VERSION16 = 20240520, 1
 MAGIC32, VERSION32 = 20240801, 7
+KINDS = {MAGIC16: ("uint16", VERSION16), MAGIC32: ("uint32", VERSION32)}
+ROWS_MAGIC, ROWS_VERSION = 20250917, 1
 UINT16_VOCAB = 65536
 MAX_TOKENS = 2**32 - 1
-HASH_CHUNK = 1 << 20
 _AGAIN = "make it with 'llmc tokenize'"
 WIDTHS = {"uint16": 2, "int32": 4, "uint32": 4}  # bytes of a token
 HEADERLESS = {"uint16": "<u2", "int32": "<i4"}  # nanoGPT's, llm.c's first release's
@@ -36,7 +40,7 @@ HEADERLESS = {"uint16": "<u2", "int32": "<i4"}  # nanoGPT's, llm.c's first relea
 
 @dataclass(frozen=True)
 class TokenFile:
-    """What was written: the number of tokens and the SHA-256 of all that follows the header."""
+    """A written file: the number of tokens and the SHA-256 of all that follows the header."""
 
     path: Path
     tokens: int
@@ -48,12 +52,8 @@ def token_dtype(vocab_size: int) -> str:
     return "<u2" if vocab_size <= UINT16_VOCAB else "<u4"
 
 
-def write_tokens(
-    path: Path, chunks: Iterable[NDArray[np.integer[Any]]], vocab_size: int
-) -> TokenFile:
-    """Write ``chunks``, arrays (n,) of token ids, one after the other as one token file.
-
-    The chunks are streamed: one at a time is in memory.
+def write_tokens(path: Path, chunks: Iterable[Ids], vocab_size: int) -> TokenFile:
+    """Write ``chunks`` of token ids, one after the other and one in memory, as one token file.
 
     Raises:
         BadData: an id lies outside the vocabulary, there are over 2**32 - 1 tokens, or the disk
@@ -84,31 +84,38 @@ def write_tokens(
                 f"{path} was not written: a token file holds at most {MAX_TOKENS:,} tokens, "
                 f"not {count:,}; tokenize the text in parts"
             )
-        header = np.zeros(HEADER_BYTES // 4, dtype="<u4")
-        kind = (MAGIC16, VERSION16) if dtype == "<u2" else (MAGIC32, VERSION32)
-        header[:3] = (*kind, count)
+        magic, version = (MAGIC16, VERSION16) if dtype == "<u2" else (MAGIC32, VERSION32)
         file.seek(0)
-        file.write(header.tobytes())
+        file.write(HEADER.pack(magic, version, count))
     return TokenFile(path, count, digest.hexdigest())
+
+
+def write_rows(path: Path, rows: Iterable[tuple[int, int, int]]) -> None:
+    """Write which rows of a token file to evaluate: the tokens to read, and those to predict.
+
+    The layout is defined in ``native/files/format.h``. Each row is (start, length, from): tokens
+    from to length - 1 of it are predicted.
+
+    Raises:
+        BadData: the disk is full.
+    """
+    import numpy as np
+
+    table = np.array(list(rows), dtype="<u4").reshape(-1, 3)
+    header = HEADER.pack(ROWS_MAGIC, ROWS_VERSION, len(table)).ljust(HEADER_BYTES, b"\0")
+    with written_whole(path) as partial:
+        partial.write_bytes(header + table.tobytes())
 
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where the tokens of a file lie.
+    """Where the tokens of a file lie."""
 
-    Attributes:
-        dtype: ``uint16``, ``uint32`` or, without a header, ``int32``.
-        start: the first byte of the tokens.
-        count: the tokens that the file promises.
-        there: the tokens that it holds.
-        version: of the header; 0 without one.
-    """
-
-    dtype: str
-    start: int
-    count: int
-    there: int
-    version: int = 0
+    dtype: str  # uint16, uint32 or, without a header, int32
+    start: int  # the first byte of the tokens
+    count: int  # the tokens that the file promises
+    there: int  # the tokens that it holds
+    version: int = 0  # of the header; 0 without one
 
     @property
     def width(self) -> int:
@@ -119,12 +126,8 @@ class TokenLayout:
 def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[str]]:
     """Read the header of a token file as far as it goes.
 
-    Args:
-        path: the file.
-        name: how the problems call the file.
-
     Returns:
-        The layout, or None if there is no whole header, and the problems, a sentence each.
+        The layout, or None without a whole header; and the problems of ``name``, a sentence each.
 
     Raises:
         OSError: the file cannot be read.
@@ -132,8 +135,8 @@ def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[
     with path.open("rb") as file:
         raw = file.read(HEADER_BYTES)
         size = file.seek(0, 2)
-    magic, version, count = struct.unpack("<3I", raw[:12].ljust(12, b"\0"))
-    if magic not in (MAGIC16, MAGIC32):
+    magic, version, count = HEADER.unpack(raw[: HEADER.size].ljust(HEADER.size, b"\0"))
+    if magic not in KINDS:
         other = (
             f"{name} is not a token file: it starts with {magic}, not {MAGIC16} or {MAGIC32}; "
             "make one from text with 'llmc tokenize', and one from tokens without a header with "
@@ -145,13 +148,13 @@ def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[
             f"{name} is cut short: it has {len(raw)} bytes of its header's {HEADER_BYTES}; {_AGAIN}"
         ]
     problems = []
-    dtype, wanted = ("uint16", VERSION16) if magic == MAGIC16 else ("uint32", VERSION32)
+    dtype, wanted = KINDS[magic]
     if version != wanted:
         problems.append(
             f"{name} is a token file of version {version}, and only version {wanted} is known; "
             f"{_AGAIN}"
         )
-    width = 2 if magic == MAGIC16 else 4
+    width = WIDTHS[dtype]
     expected = HEADER_BYTES + count * width
     promised = f"its header promises {count:,} tokens in {expected:,} bytes, and"
     if size < expected:
@@ -196,7 +199,7 @@ def read_tokens(path: Path) -> NDArray[np.unsignedinteger[Any]]:
     return np.memmap(path, dtype, mode="r", offset=layout.start, shape=(layout.count,))
 
 
-def read_headerless(path: Path, dtype: str) -> NDArray[np.integer[Any]]:
+def read_headerless(path: Path, dtype: str) -> Ids:
     """Map the tokens (n,) of a file that is nothing but tokens, ``uint16`` or ``int32``.
 
     Raises:
@@ -207,8 +210,8 @@ def read_headerless(path: Path, dtype: str) -> NDArray[np.integer[Any]]:
     def scan(path: Path, name: str) -> tuple[TokenLayout, list[str]]:
         layout, problems = scan_headerless(path, dtype, name)
         with path.open("rb") as file:
-            magic = int.from_bytes(file.read(4), "little")
-        if magic in (MAGIC16, MAGIC32):
+            headed = int.from_bytes(file.read(4), "little") in KINDS
+        if headed:
             problems = [f"{name} has llm.c's header, which says its type: leave out --dtype"]
         return layout, problems
 
@@ -226,7 +229,7 @@ def has_header(path: Path) -> bool:
     """Tell whether a file begins as a token file with a header does."""
     try:
         with path.open("rb") as file:
-            return int.from_bytes(file.read(4), "little") in (MAGIC16, MAGIC32)
+            return int.from_bytes(file.read(4), "little") in KINDS
     except OSError:
         return False
 
@@ -237,14 +240,6 @@ def payload_sha256(path: Path) -> str:
     Raises:
         BadData: the file cannot be read.
     """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            file.seek(HEADER_BYTES)
-            while chunk := file.read(HASH_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise BadData(
-            f"cannot read the token file {path}: {error.strerror}; make it with 'llmc tokenize'"
-        ) from error
-    return digest.hexdigest()
+    with unreadable_explained(path, _AGAIN), path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        return hashlib.file_digest(file, "sha256").hexdigest()

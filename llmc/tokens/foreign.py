@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
-from llmc.fetch.download import file_sha256
+from llmc.fetch.cache import file_sha256
 from llmc.paths import expanded
 from llmc.tokens.encode import Encoded
 from llmc.tokens.files import has_header, read_headerless, read_tokens, token_dtype
-from llmc.tokens.pipeline import Feed, Position, Task
+from llmc.tokens.pipeline import Position, Task
 from llmc.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from llmc.tokens.files import Ids
 
 SLICE = 1 << 20
 
@@ -50,11 +49,6 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
     return paths
 
 
-def token_feed(paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer) -> Feed:
-    """Return the tasks of reading token files and checking that each id is in the vocabulary."""
-    return partial(_tasks, paths, dtype, tokenizer)
-
-
 def source_records(paths: Sequence[Path], dtype: str | None) -> tuple[dict[str, Any], ...]:
     """Return the manifest's ``source`` entries for token files."""
     return tuple(
@@ -72,13 +66,14 @@ def _paths(inputs: Sequence[str]) -> list[Path]:
     return [path for text in inputs for path in expanded(text) or [Path(text)]]
 
 
-def _tokens_of(path: Path, dtype: str | None) -> NDArray[np.integer[Any]]:
+def _tokens_of(path: Path, dtype: str | None) -> Ids:
     return read_tokens(path) if dtype is None else read_headerless(path, dtype)
 
 
-def _tasks(
+def token_tasks(
     paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer, start: Position
 ) -> Iterator[Task]:
+    """Yield the tasks of reading token files and checking that each id is in the vocabulary."""
     import numpy as np
 
     lengths = np.zeros(tokenizer.vocab_size, np.int64)  # text bytes of every token
@@ -95,9 +90,7 @@ def _tasks(
             yield Task(Position(index, at // SLICE), run, size)
 
 
-def _checked(
-    path: Path, dtype: str | None, at: int, lengths: NDArray[np.int64], tokenizer: Tokenizer
-) -> Encoded:
+def _checked(path: Path, dtype: str | None, at: int, lengths: Ids, tokenizer: Tokenizer) -> Encoded:
     import numpy as np
 
     # A new map for each slice: pages that were read count as this process's memory.

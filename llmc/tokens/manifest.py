@@ -20,8 +20,8 @@ from llmc.engine.machine import available_cores
 from llmc.errors import BadData
 from llmc.kinds import HEAD_BYTES, not_data, read_strictly
 from llmc.paths import written_whole
-from llmc.tokens.files import is_file_name, payload_sha256, read_tokens
-from llmc.tokens.tokenizer import Tokenizer, load_recorded
+from llmc.tokens.files import TokenFile, is_file_name, payload_sha256, read_tokens
+from llmc.tokens.tokenizer import Tokenizer, file_of, load_recorded
 
 FILENAME = "manifest.json"
 FORMAT = 2
@@ -63,64 +63,68 @@ class TokenizerRecord:
 
 @dataclass(frozen=True)
 class PartRecord:
-    """Which part of a dataset this is, and what merging the parts needs to know.
+    """Which part of a dataset this is, and what merging the parts needs to know."""
 
-    Attributes:
-        index: the number of the part, from 1.
-        of: the number of parts.
-        val_tokens: the text's default number of validation tokens; None: a fraction.
-        own_val: the text has its own validation text; ``val`` holds this part of it.
-    """
-
-    index: int
+    index: int  # from 1
     of: int
-    val_tokens: int | None
-    own_val: bool
+    val_tokens: int | None  # the text's default number of validation tokens; None: a fraction
+    own_val: bool  # the text has its own validation text; val holds this part of it
 
 
 @dataclass(frozen=True)
 class Manifest:
     """A dataset.
 
-    Attributes:
-        folder: where the manifest and the files it names lie; not part of the file.
-        dataset: its name.
-        tokenizer: what made the tokens.
-        train: the tokens to train on.
-        val: the tokens to validate on.
-        source: where the text came from, as ``name`` or ``path``, ``bytes`` and ``sha256``; one
-            entry with a count in ``files`` and one combined hash stands for many files.
-        text_bytes: UTF-8 bytes of all documents of both splits.
-        special: the text of a special token in a document became that token.
-        part: None, or of which part of a dataset this speaks: nothing to train on yet.
-        created_by: the version of llmc.
+    ``source`` says where the text came from, as ``name`` or ``path``, ``bytes`` and ``sha256``; one
+    entry with a count in ``files`` and one combined hash stands for many files.
     """
 
-    folder: Path
-    dataset: str
+    folder: Path  # where the manifest and the files it names lie; not part of the file
+    dataset: str  # its name
     tokenizer: TokenizerRecord
     train: Split
     val: Split
     source: tuple[dict[str, Any], ...]
-    text_bytes: int
-    special: bool = False
-    part: PartRecord | None = None
+    text_bytes: int  # UTF-8 bytes of all documents of both splits
+    special: bool = False  # the text of a special token in a document became that token
+    part: PartRecord | None = None  # the part of a dataset that this is: nothing to train on yet
     created_by: str = f"llmc {__version__}"
+
+    @classmethod
+    def unwritten(
+        cls, folder: Path, dataset: str, tokenizer: Tokenizer, source: tuple[dict[str, Any], ...]
+    ) -> Manifest:
+        """Return the manifest of a dataset whose token files are still to be written."""
+        made = tokenizer
+        file = file_of(made)
+        record = TokenizerRecord(made.name, made.fingerprint, made.vocab_size, made.eot, file)
+        return cls(folder, dataset, record, Split(()), Split(()), source, text_bytes=0)
 
     @property
     def train_path(self) -> Path:
         """The token file to train on, or a glob pattern that finds all of them."""
-        return _path_of(self.folder, self.train)
+        return self._path_of(self.train)
 
     @property
     def val_path(self) -> Path:
         """The token file to validate on, or a glob pattern that finds all of them."""
-        return _path_of(self.folder, self.val)
+        return self._path_of(self.val)
+
+    def _path_of(self, split: Split) -> Path:
+        if len(split.shards) == 1:
+            return self.folder / split.shards[0].file
+        name = split.shards[0].file.rpartition("_")[0] if split.shards else ""
+        return Path(glob.escape(str(self.folder))) / f"{name}_*.bin"
 
     @property
     def files(self) -> list[Path]:
         """Every token file, those to train on first."""
-        return [self.folder / shard.file for shard in (*self.train.shards, *self.val.shards)]
+        return [file.path for file in (*self.token_files("train"), *self.token_files("val"))]
+
+    def token_files(self, split: str) -> list[TokenFile]:
+        """Return the token files of ``train`` or ``val``, in order."""
+        shards = (self.train if split == "train" else self.val).shards
+        return [TokenFile(self.folder / each.file, each.tokens, each.sha256) for each in shards]
 
     def load_tokenizer(self) -> Tokenizer:
         """Return the tokenizer that made the tokens.
@@ -138,23 +142,14 @@ class Manifest:
         return fields | {"train": fields["train"]["shards"], "val": fields["val"]["shards"]}
 
 
-def _path_of(folder: Path, split: Split) -> Path:
-    if len(split.shards) == 1:
-        return folder / split.shards[0].file
-    name = split.shards[0].file.rpartition("_")[0] if split.shards else ""
-    return Path(glob.escape(str(folder))) / f"{name}_*.bin"
-
-
-def write_manifest(manifest: Manifest) -> Path:
+def write_manifest(manifest: Manifest) -> None:
     """Write ``manifest.json`` into the manifest's folder; do it last.
 
     Raises:
         BadData: the place cannot be written.
     """
-    path = manifest.folder / FILENAME
-    with written_whole(path) as partial:
+    with written_whole(manifest.folder / FILENAME) as partial:
         partial.write_text(json.dumps(manifest.fields(), indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -182,14 +177,10 @@ def load_manifest(folder: Path) -> Manifest:
 def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[str]]:
     """Read a manifest as far as it goes.
 
-    Args:
-        path: the file.
-        name: how the problems call the file.
-
     Returns:
-        The fields of the file as format 2 has them, empty if it is not a JSON object, and the
-        problems, a sentence each. ``train`` and ``val`` are lists of whole entries; others are
-        left out, with a problem for each.
+        The fields of the file as format 2 has them, empty if it is not a JSON object; and the
+        problems of ``name``, a sentence each. ``train`` and ``val`` are lists of whole entries;
+        others are left out, with a problem for each.
 
     Raises:
         OSError: the file cannot be read.
@@ -273,19 +264,17 @@ def verify(manifest: Manifest) -> None:
         BadData: a file is gone, cut short or changed.
     """
 
-    def check(shard: Shard) -> None:
-        path = manifest.folder / shard.file
-        tokens = len(read_tokens(path))
-        if tokens != shard.tokens or payload_sha256(path) != shard.sha256:
+    def check(file: TokenFile) -> None:
+        tokens = len(read_tokens(file.path))
+        if tokens != file.tokens or payload_sha256(file.path) != file.sha256:
             raise BadData(
-                f"{path} is not the file its manifest describes ({tokens:,} tokens, "
-                f"{shard.tokens:,} in the manifest, or other ones): run 'llmc tokenize' again"
+                f"{file.path} is not the file its manifest describes ({tokens:,} tokens, "
+                f"{file.tokens:,} in the manifest, or other ones): run 'llmc tokenize' again"
             )
 
     # Hashing releases Python's lock.
     with ThreadPoolExecutor(available_cores()) as pool:
-        for _ in pool.map(check, (*manifest.train.shards, *manifest.val.shards)):
-            pass
+        list(pool.map(check, manifest.token_files("train") + manifest.token_files("val")))
 
 
 def shard_names(split: str, count: int) -> list[str]:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.text.source import Part
-from llmc.tokens.files import TokenFile
-from llmc.tokens.manifest import Manifest, PartRecord, Split, load_manifest, verify
+from llmc.tokens.manifest import Manifest, load_manifest, verify
 
 FOLDER = re.compile(r"part-\d+-of-(\d+)")
 MOST_PARTS = 100_000
@@ -56,18 +55,13 @@ def range_of(parts: Sequence[Part], index: int, of: int) -> tuple[Part, ...]:
                 chosen.append(part)
             continue
         first, last = max(low - start, 0), min(high - start, weight)
-        if first < last:
-            whole = first == 0 and last == weight
-            chosen.append(part if whole else _slice_of(part, first, last, weight))
+        if (first, last) == (0, weight):
+            chosen.append(part)
+        elif first < last:
+            # A compressed part has more text than bytes: the rest belongs to its last range.
+            read = partial(_within, part, first, last if last < weight else None)
+            chosen.append(Part(f"{part.name} from byte {first:,}", last - first, read))
     return tuple(chosen)
-
-
-def _slice_of(part: Part, first: int, last: int, size: int) -> Part:
-    # A compressed part has more text than bytes: the rest belongs to its last range.
-    end = last if last < size else None
-    return Part(
-        f"{part.name} from byte {first:,}", last - first, partial(_within, part, first, end)
-    )
 
 
 def _within(part: Part, first: int, end: int | None) -> Iterator[str]:
@@ -83,8 +77,7 @@ def _within(part: Part, first: int, end: int | None) -> Iterator[str]:
 def find_parts(folders: Sequence[Path]) -> list[Manifest]:
     """Return the manifests of all parts of a dataset, in order, their files verified.
 
-    Args:
-        folders: those of the parts, or the dataset's folder that contains them.
+    ``folders`` are those of the parts, or the dataset's folder that contains them.
 
     Raises:
         Usage: a folder is not a part of a dataset.
@@ -132,18 +125,3 @@ def find_parts(folders: Sequence[Path]) -> list[Manifest]:
     for made in in_order:
         verify(made)
     return in_order
-
-
-def joined(parts: Sequence[Manifest]) -> tuple[list[TokenFile], list[TokenFile], PartRecord]:
-    """Return the training files and the validation files of all parts, and the parts' record."""
-    record = parts[0].part
-    assert record is not None
-
-    def files(splits: Sequence[Split]) -> list[TokenFile]:
-        return [
-            TokenFile(made.folder / shard.file, shard.tokens, shard.sha256)
-            for made, split in zip(parts, splits, strict=True)
-            for shard in split.shards
-        ]
-
-    return files([made.train for made in parts]), files([made.val for made in parts]), record

@@ -6,23 +6,19 @@ for any number of workers, and a position in the stream can be found again.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmc.text.source import Part, documents_of
-from llmc.tokens.encode import Encode, Encoded, TextBatch, batches
+from llmc.tokens.encode import Encode, Encoded, batches
 
 if TYPE_CHECKING:
-    import re
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Tokens = NDArray[np.unsignedinteger[Any]]
+    from llmc.tokens.files import Ids
 
 # The workers read parts up to this size, several in one task. Larger parts are read on the calling
 # thread, a batch for each task, so that one large file keeps all workers busy.
@@ -31,46 +27,30 @@ UNIT_BYTES = 1 << 19
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a stream of tokens.
+    """A place in a stream of tokens."""
 
-    Attributes:
-        part: the part in which the task of the place begins.
-        batch: the number of the task among those that begin in this part.
-        skip: the tokens of the task before the place.
-    """
-
-    part: int = 0
-    batch: int = 0
-    skip: int = 0
+    part: int = 0  # the part in which the task of the place begins
+    batch: int = 0  # the number of the task among those that begin in this part
+    skip: int = 0  # the tokens of the task before the place
 
 
 @dataclass(frozen=True)
 class Task:
-    """Work for one thread.
+    """Work for one thread."""
 
-    Attributes:
-        position: where in the stream its tokens begin.
-        run: reads and encodes; may raise what a reader raises.
-        size: bytes of the source, for progress.
-    """
-
-    position: Position
-    run: Callable[[], Encoded]
-    size: int
+    position: Position  # where in the stream its tokens begin
+    run: Callable[[], Encoded]  # reads and encodes; may raise what a reader raises
+    size: int  # bytes of the source, for progress
 
 
 # Yields the tasks from a position on, first the one that contains it.
 Feed = Callable[[Position], Iterator[Task]]
 
 
-def text_feed(parts: Sequence[Part], encode: Encode, cuts: re.Pattern[str] | None) -> Feed:
-    """Return the tasks of reading and encoding ``parts``; documents are cut at ``cuts``."""
-    return partial(_text_tasks, parts, encode, cuts)
-
-
-def _text_tasks(
+def text_tasks(
     parts: Sequence[Part], encode: Encode, cuts: re.Pattern[str] | None, start: Position
 ) -> Iterator[Task]:
+    """Yield the tasks of reading and encoding ``parts``; documents are cut at ``cuts``."""
     first = start.part
     while first < len(parts):
         last, size = first, 0
@@ -95,7 +75,7 @@ def _batch_tasks(
     left, size = part.bytes, 0
     held: Task | None = None
     for number, batch in enumerate(batches(part.texts(), cuts)):
-        read = sum(map(len, batch.texts))
+        read = sum(len(text) for _, text in batch)
         if left is not None:
             read = min(read, left)
             left -= read
@@ -112,13 +92,9 @@ def _batch_tasks(
 def _read_and_encode(unit: Sequence[Part], encode: Encode, cuts: re.Pattern[str] | None) -> Encoded:
     import numpy as np
 
-    made = [encode(batch) for batch in batches(documents_of(unit), cuts)]
-    if not made:
-        return encode(TextBatch([], []))
-    return Encoded(
-        np.concatenate([encoded.ids for encoded in made]),
-        sum(encoded.text_bytes for encoded in made),
-    )
+    made = [encode(batch) for batch in batches(documents_of(unit), cuts)] or [encode([])]
+    ids = np.concatenate([encoded.ids for encoded in made])
+    return Encoded(ids, sum(encoded.text_bytes for encoded in made))
 
 
 def in_order(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, Encoded]]:
@@ -152,11 +128,7 @@ class Stream:
     """
 
     def __init__(
-        self,
-        feed: Feed,
-        start: Position,
-        workers: int,
-        advance: Callable[[int], object] = lambda size: None,
+        self, feed: Feed, start: Position, workers: int, advance: Callable[[int], object]
     ) -> None:
         """Start at a position; ``advance`` takes the size of each finished task."""
         self.position = start
@@ -165,12 +137,8 @@ class Stream:
         self._advance = advance
         self._current: Encoded | None = None
 
-    def take(self, most: int) -> Iterator[Tokens]:
-        """Yield arrays (n,) of ids, at most ``most`` ids in all.
-
-        Raises:
-            LlmcError: what a reader raises.
-        """
+    def take(self, most: int) -> Iterator[Ids]:
+        """Yield arrays (n,) of ids, at most ``most`` ids in all; raise what a reader raises."""
         while most > 0 and self.more():
             assert self._current is not None
             ids = self._current.ids[self.position.skip : self.position.skip + most]
@@ -179,11 +147,7 @@ class Stream:
             yield ids
 
     def more(self) -> bool:
-        """Return whether there are more tokens, after reading on if necessary.
-
-        Raises:
-            LlmcError: what a reader raises.
-        """
+        """Return whether there are more tokens, after reading on; raise what a reader raises."""
         while self._current is None or self.position.skip >= len(self._current.ids):
             step = next(self._source, None)
             if step is None:

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from llmc.errors import BadData
+from llmc.kinds import broken_explained
 from llmc.paths import Workspace, written_whole
 
 FILENAME = "prepared.json"
@@ -30,11 +30,9 @@ def prepared_model(workspace: Workspace, dataset: Path) -> Path | None:
         BadData: the record cannot be read.
     """
     path = dataset / FILENAME
-    try:
-        place = json.loads(path.read_text(encoding="utf-8"))["model"]
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadData(f"cannot read {path} ({error}): run 'llmc prepare' again") from error
+    with broken_explained(path, "run 'llmc prepare' again"):
+        place = json.loads(path.read_text(encoding="utf-8"))["model"]
     model = workspace.root / str(place)
     return model if model.is_file() else None

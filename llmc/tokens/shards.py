@@ -12,11 +12,12 @@ import json
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmc.errors import BadData
 from llmc.paths import link_or_copy, written_whole
@@ -24,43 +25,38 @@ from llmc.tokens import manifest as manifests
 from llmc.tokens.files import TokenFile, payload_sha256, read_tokens, write_tokens
 from llmc.tokens.manifest import Manifest, Shard, Split, shard_names
 from llmc.tokens.pipeline import Feed, Position, Stream
-from llmc.tokens.split import MIN_TOKENS, SLICE, Cut, too_little
-from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, save_tokenizer
+from llmc.tokens.tokenizer import RECORD_FILE, Tokenizer, save_tokenizer
+from llmc.tokens.vocabulary import TOKENIZER_FILE
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from llmc.tokens.files import Ids
 
 SCRATCH = ".tokenizing"
 JOURNAL = "journal.json"
 JOURNAL_FORMAT = 1
 SHARD_TOKENS = 100_000_000  # as llm.c's FineWeb script cuts
+MIN_TOKENS = 2  # an input and its target
+# A fraction of a large set is more than a validation ever reads.
+MOST_VAL_TOKENS = 10_000_000
+SLICE = 1 << 20
 OUR_FILES = re.compile(r"(train|val)(_\d{6,})?\.bin")
 
 
 @dataclass
 class StreamState:
-    """How much of a token stream is written.
+    """How much of a token stream is written."""
 
-    Attributes:
-        files: the finished shards, in the scratch folder.
-        position: where in the source they end.
-        text_bytes: the bytes of the source before that.
-        complete: the stream has ended.
-    """
-
-    files: list[TokenFile] = field(default_factory=list)
-    position: Position = field(default_factory=Position)
-    text_bytes: int = 0
-    complete: bool = False
+    files: list[TokenFile] = field(default_factory=list)  # the finished shards
+    position: Position = field(default_factory=Position)  # where in the source they end
+    text_bytes: int = 0  # of the source before that
+    complete: bool = False  # the stream has ended
 
 
 class Scratch:
     """The hidden folder in which a dataset is written, and its journal.
 
     Attributes:
-        folder: the hidden folder.
-        streams: the state of each stream, ``train`` and ``val``.
+        streams: the state of each stream, ``train`` and ``val``; a new one is empty.
         resumed: the number of tokens kept from an interrupted call.
         foreign: an interrupted call's files were discarded: they were made from other inputs.
     """
@@ -69,17 +65,13 @@ class Scratch:
         """Resume from the files of an interrupted call in ``place`` that has the same ``key``."""
         self.folder = place / SCRATCH
         self.key = key
-        self.streams: dict[str, StreamState] = {}
+        self.streams: dict[str, StreamState] = defaultdict(StreamState)
         self.foreign = False
         if self.folder.is_dir():
             self.foreign = not self._load()
-            self._remove_unfinished()
+            self.remove_unfinished()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.resumed = sum(file.tokens for state in self.streams.values() for file in state.files)
-
-    def stream(self, name: str) -> StreamState:
-        """Return the state of a stream; a new one is empty."""
-        return self.streams.setdefault(name, StreamState())
+        self.resumed = sum(file.tokens for file in self._finished())
 
     def save(self) -> None:
         """Write the journal.
@@ -87,32 +79,27 @@ class Scratch:
         Raises:
             BadData: the disk is full.
         """
-        streams = {
-            name: {
-                "files": [
-                    {"file": file.path.name, "tokens": file.tokens, "sha256": file.sha256}
-                    for file in state.files
-                ],
-                "position": asdict(state.position),
-                "text_bytes": state.text_bytes,
-                "complete": state.complete,
-            }
-            for name, state in self.streams.items()
-        }
+        streams = {name: asdict(state) for name, state in self.streams.items()}
+        for state in streams.values():
+            state["files"] = [{"file": file.pop("path").name, **file} for file in state["files"]]
         journal = {"format": JOURNAL_FORMAT, "key": self.key, "stages": streams}
         with written_whole(self.folder / JOURNAL) as partial:
             partial.write_text(json.dumps(journal, indent=1) + "\n", encoding="utf-8")
 
-    def discard(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def remove_unfinished(self) -> None:
+        """Keep the finished shards and the journal, and remove everything else."""
+        known = {file.path.name for file in self._finished()}
+        if not known:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        for path in self.folder.iterdir():
+            if path.is_dir():  # in which a file was being written
+                shutil.rmtree(path)
+            elif path.name not in {*known, JOURNAL}:
+                path.unlink()
 
-    def keep_finished(self) -> None:
-        """After a failure, keep the finished shards and the journal and remove everything else."""
-        if any(state.files for state in self.streams.values()):
-            self._remove_unfinished()
-        else:
-            self.discard()
+    def _finished(self) -> list[TokenFile]:
+        return [file for state in self.streams.values() for file in state.files]
 
     def _load(self) -> bool:
         """Read the journal; return False if its key is another or a file is damaged."""
@@ -128,24 +115,18 @@ class Scratch:
                 ]
                 position = Position(**stage["position"])
                 streams[name] = StreamState(files, position, stage["text_bytes"], stage["complete"])
-                for file in files:
-                    if len(read_tokens(file.path)) != file.tokens:
-                        return False
-                    if payload_sha256(file.path) != file.sha256:
-                        return False
+                if not all(map(_is_intact, files)):
+                    return False
         except FileNotFoundError:
             return True  # interrupted before its first shard
         except (OSError, ValueError, TypeError, KeyError, AttributeError, BadData):
             return False
-        self.streams = streams
+        self.streams.update(streams)
         return True
 
-    def _remove_unfinished(self) -> None:
-        """Remove all files that the journal does not list."""
-        known = {file.path.name for state in self.streams.values() for file in state.files}
-        for path in self.folder.iterdir():
-            if path.name not in known and (path.name != JOURNAL or not self.streams):
-                path.unlink()
+
+def _is_intact(file: TokenFile) -> bool:
+    return len(read_tokens(file.path)) == file.tokens and payload_sha256(file.path) == file.sha256
 
 
 @contextmanager
@@ -164,11 +145,12 @@ def scratch_for(place: Path, key: str) -> Iterator[Scratch]:
             try:
                 yield scratch
             except BaseException:
-                scratch.keep_finished()
+                scratch.remove_unfinished()
                 raise
-            scratch.discard()
+            shutil.rmtree(scratch.folder, ignore_errors=True)
     except OSError as error:
-        if error.filename is not None and not _beneath(place, error.filename):
+        name = error.filename
+        if name is not None and not (isinstance(name, str) and Path(name).is_relative_to(place)):
             raise
         raise BadData(
             f"cannot write the dataset {place}: {error.strerror}; choose another --out"
@@ -176,10 +158,6 @@ def scratch_for(place: Path, key: str) -> Iterator[Scratch]:
     finally:
         with suppress(OSError):
             place.rmdir()  # still empty: the call failed
-
-
-def _beneath(place: Path, name: object) -> bool:
-    return isinstance(name, str) and Path(name).is_relative_to(place)
 
 
 @contextmanager
@@ -215,7 +193,7 @@ def write_stream(
     Raises:
         LlmcError: what reading the source raises; the disk is full.
     """
-    state = scratch.stream(name)
+    state = scratch.streams[name]
     if state.complete:
         return state
     stream = Stream(feed, state.position, workers, advance)
@@ -237,6 +215,62 @@ def write_stream(
     finally:
         stream.close()
     return state
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The size of the validation split, which is the start of the token stream."""
+
+    tokens: int | None = None  # exactly this many tokens; None: a fraction
+    fraction: float = 0.1  # of the tokens, moved to the nearest start of a document
+    most: int | None = None  # the maximum number of tokens of a fraction
+
+    def at(self, files: Sequence[TokenFile], eot: int) -> int:
+        """Return the size of the validation split of the tokens in ``files``.
+
+        A count is exact, as llm.c's; a fraction moves to the nearest start of a document, if that
+        changes it by less than half.
+        """
+        total = sum(file.tokens for file in files)
+        if self.tokens is not None:
+            return min(self.tokens, total)
+        target = min(round(self.fraction * total), self.most or total)
+        found = _nearest(files, eot, target, target // 2 + 1, min(total, target + target // 2))
+        return target if found is None else found
+
+
+def _nearest(
+    files: Sequence[TokenFile], token: int, target: int, low: int, high: int
+) -> int | None:
+    """Return the position in low … high - 1 that holds ``token`` and is nearest to ``target``.
+
+    The search widens from the target outwards: it seldom goes far. Of two as near, the first.
+    """
+    reach = SLICE
+    while low < high:
+        start, end = max(low, target - reach), min(high, target + reach + 1)
+        places = _positions(files, token, start, end)
+        best = min(places, key=lambda at: abs(at - target), default=None)
+        if best is not None or (start == low and end == high):
+            return best
+        reach *= 4
+    return None
+
+
+def _positions(files: Sequence[TokenFile], token: int, start: int, end: int) -> Iterator[int]:
+    import numpy as np
+
+    first = 0
+    for file in files:
+        low, high = max(start - first, 0), min(end - first, file.tokens)
+        for at, ids in zip(range(low, high, SLICE), _slices(file.path, low, high), strict=True):
+            yield from (int(place) + at + first for place in np.flatnonzero(ids == token))
+        first += file.tokens
+
+
+def _slices(path: Path, start: int, end: int) -> Iterator[Ids]:
+    # A new map for each slice: pages that were read count as this process's memory.
+    return (read_tokens(path)[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
 
 
 def cut_stream(
@@ -265,11 +299,6 @@ def cut_stream(
     return val, train
 
 
-def _slices(path: Path, start: int, end: int) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
-    # A new map for each slice: pages that were read count as this process's memory.
-    return (read_tokens(path)[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
-
-
 def check_enough(
     scratch: Scratch, name: str, train: Sequence[TokenFile], val: Sequence[TokenFile]
 ) -> None:
@@ -281,26 +310,19 @@ def check_enough(
     counts = [sum(file.tokens for file in files) for files in (train, val)]
     if min(counts) < MIN_TOKENS:
         scratch.streams.clear()
-        raise too_little(name, *counts)
+        raise BadData(
+            f"'{name}' is too little text: {sum(counts):,} tokens leave {counts[1]:,} to validate "
+            f"on and {counts[0]:,} to train on; add text or change --val-tokens or --val-fraction"
+        )
 
 
 def publish(
-    made: Manifest,
-    tokenizer: Tokenizer,
-    *,
-    train: Sequence[TokenFile],
-    val: Sequence[TokenFile],
+    made: Manifest, tokenizer: Tokenizer, train: Sequence[TokenFile], val: Sequence[TokenFile]
 ) -> Manifest:
-    """Link token files into ``made.folder`` and write the tokenizer's file and the manifest.
-
-    Args:
-        made: the manifest without its splits.
-        tokenizer: the tokenizer of the tokens.
-        train: the files of the training split.
-        val: the files of the validation split.
+    """Link token files into ``made.folder``, write the tokenizer and the manifest with its splits.
 
     Raises:
-        BadData: there is too little to train or to validate on, or the disk is full.
+        BadData: the disk is full.
     """
     folder = made.folder
     # An old manifest must not describe new files.

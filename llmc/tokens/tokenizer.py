@@ -23,39 +23,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, Usage
+from llmc.kinds import broken_explained
 from llmc.paths import written_whole
 from llmc.text.documents import ENDOFTEXT
+from llmc.tokens import vocabulary
 from llmc.tokens.files import is_file_name
-from llmc.tokens.vocabulary import (
-    PATTERN,
-    TOKENIZER_FILE,
-    encoding_names,
-    file_form,
-    gpt2_tokens,
-    named_encoding,
-    ranks_of,
-    read_ranks,
-    single_bytes,
-)
+from llmc.tokens.vocabulary import TOKENIZER_FILE, encoding_names, file_form, ranks_of, read_ranks
 
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = [
-    "ENDOFTEXT",
-    "PATTERN",
-    "RECORD_FILE",
-    "TOKENIZER_FILE",
-    "Tokenizer",
-    "bpe_vocab_size",
-    "file_of",
-    "load_recorded",
-    "load_tokenizer",
-    "plain_tokenizer",
-    "record_tokenizer",
-    "recorded_tokenizer",
-    "save_tokenizer",
-]
+# GPT-2's split pattern as tiktoken writes it: possessive quantifiers make a long run of spaces take
+# linear time; the pieces are those of OpenAI's original.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 RECORD_FILE = "tokenizer.json"
 GPT2_NAMES = ("gpt2", "r50k_base")  # the same vocabulary and pattern
@@ -68,7 +48,6 @@ class Tokenizer:
 
     Attributes:
         name: ``gpt2``, ``byte``, ``bpe`` or the name of a tiktoken encoding.
-        encoding: tiktoken's encoder and decoder.
         eot: the id of ``<|endoftext|>``; the last id, except in some tiktoken encodings.
         vocab_size: V, the largest id plus 1.
         fingerprint: SHA-256 of everything that decides the ids, in hexadecimal.
@@ -133,19 +112,17 @@ class Tokenizer:
 def load_tokenizer(spec: str) -> Tokenizer:
     """Return the tokenizer that ``spec`` names.
 
-    Args:
-        spec: ``gpt2``, ``byte``, a tiktoken encoding, or a file in tiktoken's form. A
-            tokenizer.json beside the file may hold its pattern and special tokens; without one
-            they are GPT-2's.
+    It is ``gpt2``, ``byte``, a tiktoken encoding, or a file in tiktoken's form. A tokenizer.json
+    beside the file may hold its pattern and special tokens; without one they are GPT-2's.
 
     Raises:
         Usage: ``spec`` is none of these; ``bpe:N`` has to be trained (:mod:`llmc.tokens.bpe`).
         BadData: the file is damaged, or the vocabulary is not found.
     """
     if spec in GPT2_NAMES:
-        return plain_tokenizer("gpt2", ranks_of(gpt2_tokens()))
+        return plain_tokenizer("gpt2", ranks_of(vocabulary.gpt2_tokens()))
     if spec == "byte":
-        return plain_tokenizer("byte", ranks_of(single_bytes()))
+        return plain_tokenizer("byte", ranks_of(vocabulary.single_bytes()))
     if spec.startswith("bpe:"):
         raise Usage(f"'{spec}' is trained by 'llmc tokenize'; name the {TOKENIZER_FILE} it wrote")
     if Path(spec).is_file():
@@ -196,11 +173,7 @@ def file_of(tokenizer: Tokenizer) -> str | None:
 def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -> Tokenizer:
     """Load the tokenizer that a manifest or a run in ``folder`` recorded.
 
-    Args:
-        folder: where the record lies.
-        name: ``gpt2``, ``byte``, ``bpe`` or the name of a tiktoken encoding.
-        fingerprint: the fingerprint that was recorded.
-        file: the tokenizer's file in ``folder``; None for ``gpt2`` and ``byte``.
+    ``file`` is the tokenizer's file in ``folder``, None for ``gpt2`` and ``byte``.
 
     Raises:
         BadData: the file is gone or is not the one that was recorded.
@@ -209,11 +182,12 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
         raise BadData(f"{folder / file} is gone: run 'llmc tokenize' again")
     if file is None and name not in WITHOUT_FILE:
         raise BadData(f"{folder} names no file for its tokenizer '{name}': tokenize again")
-    tokenizer = load_tokenizer(str(folder / file)) if file is not None else load_tokenizer(name)
+    spec = str(folder / file) if file is not None else name
+    tokenizer = load_tokenizer(spec)
     if tokenizer.fingerprint != fingerprint:
         raise BadData(
-            f"the tokenizer {folder / file if file is not None else name} is not the one that "
-            f"{folder} was made with (its fingerprint differs): run 'llmc tokenize' again"
+            f"the tokenizer {spec} is not the one that {folder} was made with (its fingerprint "
+            "differs): run 'llmc tokenize' again"
         )
     return tokenizer
 
@@ -249,24 +223,20 @@ def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
         "file": file,
     }
     if not tokenizer.is_plain:
-        record |= {
-            "pattern": tokenizer.pattern,
-            "special_tokens": dict(tokenizer.special_tokens),
-        }
+        special = dict(tokenizer.special_tokens)
+        record |= {"pattern": tokenizer.pattern, "special_tokens": special}
     with written_whole(path) as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
-    """Read what :func:`_write_record` wrote and check its types; None if there is no file.
-
-    Raises:
-        BadData: it is broken.
-    """
-    try:
+    """Read what :func:`_write_record` wrote and check its types; None if there is no file."""
+    if not path.exists():
+        return None
+    with broken_explained(path, "name the tokenizer with --tokenizer"):
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        name, fingerprint, file = record["name"], record["fingerprint"], record["file"]
-        if not isinstance(name, str) or not isinstance(fingerprint, str):
+        file = record["file"]
+        if not isinstance(record["name"], str) or not isinstance(record["fingerprint"], str):
             raise TypeError("name and fingerprint should be strings")
         if file is not None and not is_file_name(file):
             raise ValueError(f"{file!r} should lie beside it")
@@ -276,22 +246,11 @@ def _read_record(path: Path) -> dict[str, Any] | None:
                 raise TypeError(f"pattern should be a string, {ENDOFTEXT} a special token")
             if not all(type(rank) is int and 0 <= rank < 2**31 for rank in special.values()):
                 raise ValueError("special_tokens should be ids")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadData(
-            f"cannot read {path} ({type(error).__name__}: {error}): name the tokenizer with "
-            "--tokenizer"
-        ) from error
     return record
 
 
 def _from_file(path: Path) -> Tokenizer:
-    """Read tokens in tiktoken's form, and the record beside them if it names their file.
-
-    Raises:
-        BadData: either is broken.
-    """
+    """Read tokens in tiktoken's form, and the record beside them if it names their file."""
     record = _read_record(path.with_name(RECORD_FILE))
     if record is None or record["file"] != path.name or "pattern" not in record:
         return plain_tokenizer("bpe", read_ranks(path))
@@ -306,12 +265,7 @@ def _from_file(path: Path) -> Tokenizer:
 
 
 def _named(name: str) -> Tokenizer:
-    """Return a tiktoken encoding.
-
-    Raises:
-        BadData: it cannot be loaded, or has no end-of-text token.
-    """
-    found = named_encoding(name)
+    found = vocabulary.named_encoding(name)
     if ENDOFTEXT not in found.special_tokens_set:
         raise BadData(f"{name} has no {ENDOFTEXT} token to put between documents: choose another")
     # tiktoken has no public names for these two.
@@ -338,10 +292,7 @@ def _assembled(
     if len(used) < len(ranks) + len(special_tokens):
         raise ValueError("two tokens have the same id")
     encoding = tiktoken.Encoding(
-        name,
-        pat_str=pattern,
-        mergeable_ranks=dict(ranks),
-        special_tokens=dict(special_tokens),
+        name, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=dict(special_tokens)
     )
     digest = hashlib.sha256(f"{pattern}\n".encode())
     digest.update(file_form(ranks))

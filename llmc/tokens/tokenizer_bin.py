@@ -24,19 +24,12 @@ OLD_VERSION, OLD_VOCAB_SIZE = 1, 50257  # version 1 is GPT-2's alone and does no
 
 @dataclass(frozen=True)
 class TokenTable:
-    """What a ``tokenizer.bin`` holds: the bytes of each id, and which id ends a document.
+    """What a ``tokenizer.bin`` holds."""
 
-    Attributes:
-        tokens: the bytes of each id.
-        eot: the id that ends a document.
-        count: the tokens that the header promises.
-        version: of the format.
-    """
-
-    tokens: tuple[bytes, ...]
-    eot: int
-    count: int
-    version: int
+    tokens: tuple[bytes, ...]  # the bytes of each id
+    eot: int  # the id that ends a document
+    count: int  # the tokens that the header promises
+    version: int  # of the format
 
 
 def write_tokenizer_bin(path: Path, tokens: Sequence[bytes], eot: int) -> None:
@@ -70,12 +63,9 @@ def read_tokenizer_bin(path: Path) -> TokenTable:
 def scan_tokenizer_bin(path: Path, name: str = "it") -> tuple[TokenTable | None, list[str]]:
     """Read a ``tokenizer.bin`` as far as it goes.
 
-    Args:
-        path: the file.
-        name: how the problems call the file.
-
     Returns:
-        The tokens that are there, or None without a header, and the problems, a sentence each.
+        The tokens that are there, None without a header; and the problems of ``name``, a sentence
+        each.
 
     Raises:
         OSError: the file cannot be read.
@@ -105,13 +95,12 @@ def scan_tokenizer_bin(path: Path, name: str = "it") -> tuple[TokenTable | None,
     while len(tokens) < count and at < len(raw) and at + 1 + raw[at] <= len(raw) and raw[at]:
         tokens.append(raw[at + 1 : at + 1 + raw[at]])
         at += 1 + raw[at]
-    if len(tokens) < count:
-        empty = at < len(raw) and not raw[at]
+    there = len(tokens)
+    if there < count and at < len(raw) and not raw[at]:
+        problems.append(f"{name} is damaged: token {there:,} is empty")
+    elif there < count:
         problems.append(
-            f"{name} is damaged: token {len(tokens):,} is empty"
-            if empty
-            else f"{name} is cut short: it promises {count:,} tokens, and it ends in token "
-            f"{len(tokens):,}"
+            f"{name} is cut short: it promises {count:,} tokens, and it ends in token {there:,}"
         )
     elif at < len(raw):
         problems.append(f"{name} is damaged: {len(raw) - at:,} bytes follow the last token")

@@ -10,36 +10,32 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmc.errors import BadData
+from llmc.kinds import broken_explained
 from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
 
-TOKENIZER, CONFIG, VOCAB, MERGES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-)
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+VOCAB, MERGES = "vocab.json", "merges.txt"
 FILES = (TOKENIZER, CONFIG, VOCAB, MERGES)
+_ADVICE = "get it again, or name another with --tokenizer"
 MERGES_HEADER = "#version: 0.2"
 
 
 def write_tokenizer_json(folder: Path, vocabulary: Vocabulary, context: int) -> None:
-    """Write the four files, with GPT-2's split pattern.
+    """Write the four files, with GPT-2's split pattern; the last special token ends a document.
 
-    Args:
-        folder: the folder of ``config.json``.
-        vocabulary: tokens and merges; the last special token ends a document.
-        context: the model's maximum number of positions, beyond which ``AutoTokenizer`` warns.
+    ``context`` is the model's maximum number of positions, beyond which ``AutoTokenizer`` warns.
 
     Raises:
         OSError: the disk is full.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-    names = _names(vocabulary)
+    names = [
+        token.decode() if index in vocabulary.specials else spelled(token)
+        for index, token in enumerate(vocabulary.tokens)
+    ]
     ids = {name: index for index, name in enumerate(names)}
-    splits = (merge.partition(" ") for merge in vocabulary.merges)
-    pairs = [(left, right) for left, _, right in splits]
+    pairs: list[Any] = [tuple(merge.split(" ", 1)) for merge in vocabulary.merges]
     made = Tokenizer(models.BPE(vocab=ids, merges=pairs))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -68,29 +64,17 @@ def read_tokenizer_json(folder: Path) -> Vocabulary | None:
     Raises:
         BadData: its file is damaged.
     """
-    path = folder / TOKENIZER
-    try:
-        if path.is_file():
-            return _read_json(json.loads(path.read_text(encoding="utf-8")))
-        path = folder / VOCAB
-        if path.is_file() and (folder / MERGES).is_file():
-            ids = json.loads(path.read_text(encoding="utf-8"))
-            lines = (folder / MERGES).read_text(encoding="utf-8").splitlines()
-            lines = lines[1:] if lines and lines[0].startswith("#version") else lines
-            return _vocabulary(ids, {}, [line for line in lines if line])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadData(
-            f"cannot read the tokenizer {path} ({type(error).__name__}: {error}): get it again, "
-            "or name another with --tokenizer"
-        ) from error
-    return None
-
-
-def _names(vocabulary: Vocabulary) -> list[str]:
-    return [
-        token.decode() if index in vocabulary.specials else spelled(token)
-        for index, token in enumerate(vocabulary.tokens)
-    ]
+    older = not (folder / TOKENIZER).is_file()
+    path = folder / (VOCAB if older else TOKENIZER)
+    if not path.is_file() or (older and not (folder / MERGES).is_file()):
+        return None
+    with broken_explained(f"the tokenizer {path}", _ADVICE):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if not older:
+            return _read_json(table)
+        lines = (folder / MERGES).read_text(encoding="utf-8").splitlines()
+        lines = lines[1:] if lines and lines[0].startswith("#version") else lines
+        return _vocabulary(table, {}, [line for line in lines if line])
 
 
 def _read_json(table: dict[str, Any]) -> Vocabulary | None:

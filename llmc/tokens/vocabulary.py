@@ -8,7 +8,6 @@ space and the id.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import importlib.util
 import json
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.installation import install_command
+from llmc.kinds import unreadable_explained
 from llmc.paths import cache_dir
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import unspelled
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     import tiktoken
 
 TOKENIZER_FILE = "tokenizer.tiktoken"
-
-# GPT-2's split pattern as tiktoken writes it: possessive quantifiers make a long run of spaces take
-# linear time; the pieces are those of OpenAI's original.
-PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 # Where tiktoken downloads GPT-2's vocabulary, and the SHA-256 of its files.
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
@@ -135,38 +131,30 @@ def file_form(ranks: Mapping[bytes, int]) -> bytes:
 def read_ranks(path: Path, *, gaps: bool = False) -> dict[bytes, int]:
     """Read tiktoken's text form strictly: tiktoken's own reader caches by path and misses changes.
 
-    Args:
-        path: the file.
-        gaps: ids may be left out, for special tokens; their order still counts.
+    With ``gaps``, ids may be left out, for special tokens; their order still counts.
 
     Raises:
         BadData: a line is broken, an id is out of order, a token comes twice or a byte is missing.
     """
+
+    def fault(what: str) -> BadData:
+        advice = f"name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
+        return BadData(f"{path} is not a tokenizer: {what}; {advice}")
+
     ranks: dict[bytes, int] = {}
     last = -1
-    try:
+    with unreadable_explained(f"the tokenizer {path}", "name another"):
         lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise BadData(f"cannot read the tokenizer {path}: {error.strerror}") from error
     for number, line in enumerate(lines, start=1):
         try:
             text, rank = line.split(b" ")
             token, value = base64.b64decode(text, validate=True), int(rank)
-        except (ValueError, binascii.Error) as error:
-            raise BadData(
-                f"{path} is not a tokenizer: line {number} is not 'base64 id'; "
-                f"name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
-            ) from error
+        except ValueError as error:
+            raise fault(f"line {number} is not 'base64 id'") from error
         in_order = last < value < 2**31 if gaps else value == last + 1
         if not in_order or not token or token in ranks:
-            raise BadData(
-                f"{path} is not a tokenizer: on line {number}, id {value} is out of order or its "
-                f"token comes twice; name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
-            )
+            raise fault(f"on line {number}, id {value} is out of order or its token comes twice")
         ranks[token] = last = value
     if not ranks.keys() >= set(single_bytes()):
-        raise BadData(
-            f"{path} is not a tokenizer: it lacks some of the 256 single bytes; "
-            f"name a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
-        )
+        raise fault("it lacks some of the 256 single bytes")
     return ranks

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
+
+from llmc.train.metrics import Point
 
 BARS = "▁▂▃▄▅▆▇█"
 # A braille character is a grid of 2 by 4 dots: the bit of the dot at (column, row), from U+2800 on.
@@ -14,7 +17,6 @@ BLANK = 0x2800
 
 TRACE_POINTS = 512
 
-Point = tuple[float, float]
 # A picture: lines of pieces of text, each with the colour that rich knows by that name, or "".
 Picture = list[list[tuple[str, str]]]
 
@@ -48,18 +50,12 @@ class Scale:
     high: float
     log: bool = False
 
-    @classmethod
-    def of(cls, values: Sequence[float], *, log: bool = False) -> Scale:
-        """Return the scale that just holds ``values``."""
-        return cls(min(values), max(values), log)
-
     def __call__(self, value: float) -> float:
         """Return where ``value`` lies; 0 where the scale has no length."""
-        low, high = self._bent(self.low), self._bent(self.high)
-        return (self._bent(value) - low) / (high - low) if high > low else 0.0
-
-    def _bent(self, value: float) -> float:
-        return math.log10(value) if self.log else value
+        low, high, at = (
+            math.log10(each) if self.log else each for each in (self.low, self.high, value)
+        )
+        return (at - low) / (high - low) if high > low else 0.0
 
     @property
     def middle(self) -> float:
@@ -68,26 +64,19 @@ class Scale:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Return the last values in one line, ``width`` characters at most, lowest to highest."""
-    shown = [value for value in _thinned(values, width) if math.isfinite(value)]
+    """Return values in one line, as means if they are more than ``width``, lowest to highest."""
+    means = smoothed([(0.0, value) for value in values], width)
+    shown = [value for _, value in means if math.isfinite(value)]
     if not shown:
         return ""
-    low, high = min(shown), max(shown)
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((value - low) * scale)] for value in shown)
+    scale = Scale(min(shown), max(shown))
+    return "".join(BARS[round(scale(value) * (len(BARS) - 1))] for value in shown)
 
 
 def curve(
     train: Sequence[Point], val: Sequence[Point] = (), *, width: int = 76, height: int = 12
 ) -> str:
-    """Draw losses over steps with axes: training as a line of dots, validation as circles.
-
-    Args:
-        train: (step, loss) pairs in order of steps.
-        val: the same, fewer of them.
-        width: characters, axis included.
-        height: lines of the picture, without the axis.
-    """
+    """Draw (step, loss) pairs with axes: training as a line of dots, validation as circles."""
     return plain(chart([Line(train, val)], width=width, height=height))
 
 
@@ -117,23 +106,23 @@ def chart(
     Returns:
         ``height + 2`` lines; none where there is no point to show.
     """
-
-    joined = [_drawable(line.points, log_x, log_y) for line in lines]
-    spots = [_drawable(line.spots, log_x, log_y) for line in lines]
+    joined = [drawable(line.points, log_x, log_y) for line in lines]
+    spots = [drawable(line.spots, log_x, log_y) for line in lines]
     points = [point for part in (*joined, *spots) for point in part]
     if not points:
         return []
-    across = Scale.of([x for x, _ in points], log=log_x)
-    up = Scale.of([y for _, y in points], log=log_y)
+    xs, ys = zip(*points, strict=True)
+    across, up = Scale(min(xs), max(xs), log_x), Scale(min(ys), max(ys), log_y)
     ticks = {0: y_text(up.high), height // 2: y_text(up.middle), height - 1: y_text(up.low)}
     label = max(map(len, ticks.values()))
     canvas = _Canvas(across, up, max(8, width - label - 2), height)
     for line, part in zip(lines, joined, strict=True):
         canvas.join(part, line.style)
     for index, (line, part) in enumerate(zip(lines, joined, strict=True)):
-        if line.mark:
-            for point in _spread(part, index, len(lines)):
-                canvas.put(point, line.mark, line.style)
+        if line.mark and part:
+            # A third of a curve apart, where a mark does not hide another curve's.
+            for place in (third * len(lines) + index + 1 for third in range(3)):
+                canvas.put(part[len(part) * place // (3 * len(lines) + 1)], line.mark, line.style)
     for line, part in zip(lines, spots, strict=True):
         for point in part:
             canvas.put(point, line.spot, line.spot_style or line.style)
@@ -148,8 +137,8 @@ def chart(
     return picture
 
 
-def _drawable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
-    """Return the points that the axes can show: finite, and positive on a logarithmic axis."""
+def drawable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
+    """Return the points that axes can show: finite, and positive on a logarithmic axis."""
     return [
         (x, y)
         for x, y in points
@@ -158,15 +147,13 @@ def _drawable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
 
 
 class _Canvas:
-    """A grid of characters: braille dots for curves, and signs over them."""
+    """A grid of characters, each with its colour: braille dots for curves, and signs over them."""
 
     def __init__(self, across: Scale, up: Scale, columns: int, height: int) -> None:
         """Make an empty canvas of ``columns`` by ``height`` characters."""
         self.across, self.up = across, up
         self.columns, self.height = columns, height
-        self.cells = [[BLANK] * columns for _ in range(height)]
-        self.styles = [[""] * columns for _ in range(height)]
-        self.signs: dict[tuple[int, int], str] = {}
+        self.cells = [[(chr(BLANK), "")] * columns for _ in range(height)]
 
     def place(self, point: Point) -> tuple[int, int]:
         """Return the dot (column, row) of a point: 2 by 4 dots a character."""
@@ -175,50 +162,27 @@ class _Canvas:
         return round(self.across(x) * (2 * self.columns - 1)), round(down * (4 * self.height - 1))
 
     def join(self, points: Sequence[Point], style: str) -> None:
-        """Draw a curve through the points."""
+        """Draw a curve through the points, before any sign."""
         for column, row in _joined([self.place(point) for point in points]):
-            self.cells[row // 4][column // 2] |= DOTS[column % 2][row % 4]
-            self.styles[row // 4][column // 2] = style
+            dots = ord(self.cells[row // 4][column // 2][0]) | DOTS[column % 2][row % 4]
+            self.cells[row // 4][column // 2] = chr(dots), style
 
     def put(self, point: Point, sign: str, style: str) -> None:
         """Set a sign at a point, over the curves."""
         column, row = self.place(point)
-        self.signs[row // 4, column // 2] = sign
-        self.styles[row // 4][column // 2] = style
+        self.cells[row // 4][column // 2] = sign, style
 
     def row(self, row: int) -> Iterator[tuple[str, str]]:
         """Yield one line as pieces of one colour each, without the blanks at its end."""
-        body = [
-            (self.signs.get((row, column), chr(self.cells[row][column])), style)
-            for column, style in enumerate(self.styles[row])
-        ]
-        while body and body[-1][0] == chr(BLANK):
-            body.pop()
-        return _runs(body)
+        inked = [i for i, (sign, _) in enumerate(self.cells[row]) if sign != chr(BLANK)]
+        end = inked[-1] + 1 if inked else 0
+        for style, cells in groupby(self.cells[row][:end], key=itemgetter(1)):
+            yield "".join(sign for sign, _ in cells), style
 
 
 def plain(picture: Picture) -> str:
     """Return a picture without its colours."""
     return "\n".join("".join(text for text, _ in line) for line in picture)
-
-
-def _runs(cells: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Join neighbours of one colour: fewer pieces for the terminal."""
-    text, style = "", ""
-    for sign, of in cells:
-        if of != style and text:
-            yield text, style
-            text = ""
-        text, style = text + sign, of
-    if text:
-        yield text, style
-
-
-def _spread(points: Sequence[Point], index: int, count: int) -> Iterator[Point]:
-    """Yield points of one of ``count`` curves, where its mark does not hide another's."""
-    if points:
-        for third in range(3):
-            yield points[len(points) * (third * count + index + 1) // (3 * count + 1)]
 
 
 def _joined(dots: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -257,11 +221,15 @@ def smoothed(points: Sequence[Point], count: int) -> list[Point]:
     if len(points) <= count:
         return list(points)
     means = []
-    for index in range(count):
-        begin, end = index * len(points) // count, (index + 1) * len(points) // count
-        part = points[begin:end]
+    for part in _stretches(points, count):
         means.append((part[-1][0], sum(y for _, y in part) / len(part)))
     return means
+
+
+def _stretches(points: Sequence[Point], count: int) -> Iterator[Sequence[Point]]:
+    """Yield the points in ``count`` stretches of about one length."""
+    for index in range(count):
+        yield points[index * len(points) // count : (index + 1) * len(points) // count]
 
 
 def moving_mean(points: Sequence[Point], window: int, count: int) -> list[Point]:
@@ -271,8 +239,11 @@ def moving_mean(points: Sequence[Point], window: int, count: int) -> list[Point]
     of a loss stays where it is; near the end, those after run out and those before go on.
     """
     reach = window // 2
+    indices: Sequence[int] = range(len(points))
+    if len(points) > count:
+        indices = [round(i * (len(points) - 1) / (count - 1)) for i in range(count)]
     means = []
-    for index in _evenly(len(points), count):
+    for index in indices:
         before = min(reach, index)
         part = [y for _, y in points[index - before : index + before + 1]]
         means.append((points[index][0], math.fsum(part) / len(part)))
@@ -285,20 +256,7 @@ def extremes(points: Sequence[Point], count: int) -> list[Point]:
     if len(points) <= 2 * stretches:
         return list(points)
     kept = []
-    for index in range(stretches):
-        begin = index * len(points) // stretches
-        part = range(begin, (index + 1) * len(points) // stretches)
-        ends = {min(part, key=lambda i: points[i][1]), max(part, key=lambda i: points[i][1])}
-        kept += [points[i] for i in sorted(ends)]
+    for part in _stretches(points, stretches):
+        ys = [y for _, y in part]
+        kept += [part[i] for i in sorted({ys.index(min(ys)), ys.index(max(ys))})]
     return kept
-
-
-def _evenly(length: int, count: int) -> list[int]:
-    """Return at most ``count`` indices of ``length``, the first and the last among them."""
-    if length <= count:
-        return list(range(length))
-    return [round(i * (length - 1) / (count - 1)) for i in range(count)]
-
-
-def _thinned(values: Sequence[float], count: int) -> list[float]:
-    return [y for _, y in smoothed([(0.0, value) for value in values], count)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,8 @@ from llmc.engine.machine import available_cores
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.train.loop import OnEvent, engine_arguments, ignore, run_engine
-from llmc.train.metrics import Event
-from llmc.train.plan import Inputs, new_progress, note_choices, start
-from llmc.train.progress import Progress
-from llmc.train.storage import Storage
+from llmc.train.metrics import Event, Progress
+from llmc.train.plan import Inputs, Storage, start
 from llmc.units import seconds_of
 
 
@@ -30,7 +28,7 @@ class PlannedWork:
 
     @property
     def seconds(self) -> float:
-        """The time of all pieces."""
+        """The time of all pieces, in seconds."""
         return self.count * self.ms / 1e3
 
 
@@ -39,10 +37,8 @@ class Estimate:
     """What a run will take.
 
     Attributes:
-        settings: the training settings.
         start: the engine's ``start`` event: the memory and its parts.
         measured: the engine's ``measured`` event: times of a few steps.
-        storage: the disk space.
     """
 
     settings: TrainConfig
@@ -58,7 +54,7 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """The time of the whole run, without loading and saving."""
-        return sum(work.seconds for work in self.work)
+        return total_seconds(self.work)
 
     @property
     def tokens_per_second(self) -> float:
@@ -85,7 +81,7 @@ def dry_run(
     threads = threads or available_cores()
     plan = start(workspace, settings or {}, inputs or Inputs())
     binary = ensure_native(report=report)
-    note_choices(workspace, plan, threads, report)
+    plan.note_choices(workspace, threads, report)
     argv = engine_arguments(plan.data, plan.model, None, plan.settings, threads)
     events: dict[str, Event] = {}
 
@@ -94,7 +90,7 @@ def dry_run(
         on_event(event, progress)
 
     argv = [str(binary), "train", *argv, "--dry-run", "1"]
-    run_engine(argv, new_progress(plan), plan.data.detokenize, keep)
+    run_engine(argv, plan.progress(), plan.data.detokenize, keep)
     return Estimate(plan.settings, events["start"], events["measured"], plan.storage)
 
 
@@ -112,13 +108,18 @@ def planned_work(settings: TrainConfig, steps: int | None, measured: Event) -> l
     """
     limit = seconds_of(settings.max_time)
     most = MOST_STEPS if steps is None else steps
-    if limit and sum(work.seconds for work in _work(settings, most, measured)) > limit:
 
-        def too_long(steps: int) -> bool:
-            return sum(work.seconds for work in _work(settings, steps, measured)) > limit
+    def too_long(steps: int) -> bool:
+        return total_seconds(_work(settings, steps, measured)) > limit
 
+    if limit and too_long(most):
         most = max(bisect_left(range(most), True, key=too_long) - 1, 0)
     return _work(settings, most, measured)
+
+
+def total_seconds(works: Sequence[PlannedWork]) -> float:
+    """Return the time of all works, in seconds."""
+    return sum(work.seconds for work in works)
 
 
 def _work(settings: TrainConfig, steps: int, measured: Event) -> list[PlannedWork]:

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.config import SampleConfig, TrainConfig, did_you_mean
+from llmc.config import Preset, did_you_mean
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.model import ModelConfig
 from llmc.paths import (
     CHECKPOINT,
     CHECKPOINTS,
@@ -28,7 +27,12 @@ from llmc.paths import (
     unwritable,
     written_whole,
 )
-from llmc.tokens.tokenizer import RECORD_FILE, TOKENIZER_FILE, Tokenizer, recorded_tokenizer
+from llmc.report import SILENT, Report
+from llmc.terminal import printable
+from llmc.tokens import tokenizer as tokenizers
+from llmc.tokens import vocabulary
+from llmc.tokens.manifest import load_manifest
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
 from llmc.weights.tokenizer import tokenizer_of
 
 
@@ -41,8 +45,9 @@ def new_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
         Usage: the name is no file name, or that run exists.
     """
     if name is None:
-        taken = [path.name for path in workspace.runs.glob(f"{escape(dataset)}-*")]
-        numbers = [int(t[len(dataset) + 1 :]) for t in taken if t[len(dataset) + 1 :].isdecimal()]
+        taken = workspace.runs.glob(f"{escape(dataset)}-*")
+        ends = [path.name.removeprefix(f"{dataset}-") for path in taken]
+        numbers = [int(end) for end in ends if end.isdecimal()]
         return workspace.runs / f"{dataset}-{max(numbers, default=0) + 1}"
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
         raise Usage(f"--run '{name}' is no name for a folder: use letters, digits, '.', '-', '_'")
@@ -73,11 +78,11 @@ def claim_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
             raise unwritable(folder, error) from error
         try:
             (folder / CONFIG).open("x").close()
+            return folder
         except (FileExistsError, FileNotFoundError):
             continue  # another process took the folder, or took it back, since new_run looked
         except OSError as error:
             raise unwritable(folder / CONFIG, error) from error
-        return folder
 
 
 def is_running(folder: Path) -> bool:
@@ -105,17 +110,25 @@ def discard_run(folder: Path) -> None:
     if is_running(folder):
         return
     with suppress(OSError):
-        for name in (CONFIG, METRICS, RECORD, RECORD_FILE, TOKENIZER_FILE):
+        for name in (CONFIG, METRICS, RECORD, tokenizers.RECORD_FILE, vocabulary.TOKENIZER_FILE):
             (folder / name).unlink(missing_ok=True)
         if (folder / CHECKPOINTS).exists():
             (folder / CHECKPOINTS).rmdir()
         folder.rmdir()
 
 
-def newest_run(workspace: Workspace, having: str) -> Path | None:
-    """Return the run written to last among those that have the file ``having``, or None."""
+def newest_run(workspace: Workspace, having: str, what: str = "run", otherwise: str = "") -> Path:
+    """Return the run written to last among those that have the file ``having``.
+
+    Raises:
+        MissingOutput: there is none; the message calls it ``what`` and ends with ``otherwise``.
+    """
     folders = [path.parent for path in workspace.runs.glob(f"*/{having}")]
-    return max(folders, key=last_written, default=None)
+    if not folders:
+        raise MissingOutput(
+            f"no {what} in {workspace.shown(workspace.runs)}: run 'llmc train' first{otherwise}"
+        )
+    return max(folders, key=last_written)
 
 
 def last_written(folder: Path) -> int:
@@ -141,13 +154,8 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
         MissingOutput: there is none.
     """
     if name is None:
-        newest = newest_run(workspace, CHECKPOINT)
-        if newest is None:
-            raise MissingOutput(
-                f"no trained model in {workspace.shown(workspace.runs)}: run 'llmc train' first, "
-                "or name weights with --model FILE"
-            )
-        return newest
+        otherwise = ", or name weights with --model FILE"
+        return newest_run(workspace, CHECKPOINT, "trained model", otherwise)
     folder = workspace.runs / name
     if not (folder / CHECKPOINT).is_file():
         raise MissingOutput(
@@ -204,6 +212,31 @@ def find_checkpoint(workspace: Workspace, target: str | Path | None) -> FoundChe
     return FoundCheckpoint(Path(target), None)
 
 
+def newest_tokenizer(workspace: Workspace, report: Report = SILENT) -> Tokenizer:
+    """Return the newest run's tokenizer, else the newest dataset's, else GPT-2's; report which.
+
+    Raises:
+        BadData: the tokenizer that the run or the dataset recorded is gone or changed.
+    """
+    with suppress(MissingOutput):
+        run = find_run(workspace, None)
+        recorded = recorded_tokenizer(run)
+        if recorded is None:
+            with suppress(BadData):  # a damaged checkpoint names no tokenizer
+                recorded = tokenizer_of(workspace, run / CHECKPOINT)
+        if recorded is not None:
+            report.note(f"tokenizer: {recorded.name}, of the run {workspace.shown(run)}")
+            return recorded
+    try:
+        manifest = load_manifest(workspace.newest_dataset())
+    except MissingOutput:
+        report.note("tokenizer: gpt2 (there is no run and no dataset to take one from)")
+        return load_tokenizer("gpt2")
+    chosen = manifest.load_tokenizer()
+    report.note(f"tokenizer: {chosen.name}, of the dataset {workspace.shown(manifest.folder)}")
+    return chosen
+
+
 def similar_run(workspace: Workspace, name: str) -> str:
     """Return ``"; did you mean 'x'?"`` for a run of a similar name, or nothing."""
     others = [path.name for path in workspace.runs.glob("*") if path.name != name]
@@ -230,32 +263,19 @@ def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | N
         ) from error
 
 
-def write_config(
-    folder: Path,
-    model: ModelConfig,
-    train: TrainConfig,
-    sample: SampleConfig,
-) -> None:
-    """Write the resolved settings as a preset that ``llmc train --config`` takes again.
-
-    Args:
-        folder: the run's.
-        model: the shape of the model.
-        train: all training settings.
-        sample: all sampling settings.
+def write_config(folder: Path, preset: Preset) -> None:
+    """Write a run's settings, all of them, as a preset that ``llmc train --config`` takes again.
 
     Raises:
         BadData: the place cannot be written.
     """
     command = f"llmc {__version__}: {shlex.join(['llmc', *sys.argv[1:]])}"
     # A comment is one line of printable characters, whatever a path is made of.
-    lines = [f"# {''.join(c if c.isprintable() else '?' for c in command)}"]
-    for table, settings in (("model", model), ("train", train), ("sample", sample)):
+    lines = [f"# {printable(command)}"]
+    for table in ("model", "train", "sample"):
         lines += ["", f"[{table}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in asdict(settings).items()]
+        for key, value in asdict(getattr(preset, table)).items():
+            shown = str(value).lower() if isinstance(value, bool) else repr(value)
+            lines.append(f"{key} = {shown}")
     with written_whole(folder / CONFIG) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)

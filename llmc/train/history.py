@@ -7,39 +7,29 @@ from __future__ import annotations
 
 import math
 import statistics
-import tomllib
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from llmc.config import MOST_STEPS
-from llmc.errors import LlmcError, MissingOutput
+from llmc.config import MOST_STEPS, read_toml
+from llmc.errors import LlmcError, MissingOutput, Usage
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
-from llmc.train.endings import STATES
 from llmc.train.folder import is_running, last_written, newest_run, read_record, similar_run
-from llmc.train.metrics import MEASURED, Event, count, read_metrics
+from llmc.train.metrics import STATES, Metrics, Point, count
 from llmc.weights.checkpoint import read_header
 
-Point = tuple[float, float]
 
-
-@dataclass
-class RunHistory:
-    """One run.
+@dataclass(kw_only=True)
+class RunHistory(Metrics):
+    """One run: its numbers, and what else its folder tells.
 
     Attributes:
         name: its folder's.
-        folder: where it lies.
-        steps: the training steps that were measured, in order. A step's numbers are those after
-            that many updates.
-        measured: for every name in ``MEASURED`` one number per step; a NaN where there is none.
-        val: (step, validation loss) pairs, in order.
-        skipped: the steps whose update was skipped.
-        end: the line that says how it ended; None where it goes on or was killed.
         settings: the tables of config.toml.
         dataset: what it trained on, if known.
         parameters: how many the model has, if known.
@@ -52,13 +42,6 @@ class RunHistory:
 
     name: str
     folder: Path
-    steps: list[int] = field(default_factory=list)
-    measured: dict[str, list[float]] = field(
-        default_factory=lambda: {name: [] for name in MEASURED}
-    )
-    val: list[tuple[int, float]] = field(default_factory=list)
-    skipped: list[int] = field(default_factory=list)
-    end: Event | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     dataset: str | None = None
     parameters: int | None = None
@@ -68,29 +51,25 @@ class RunHistory:
     started: float = 0.0
     problems: list[str] = field(default_factory=list)
 
+    def _setting(self, name: str) -> int | None:
+        return count(self.settings.get("train", {}).get(name))
+
     @property
     def planned(self) -> int | None:
         """The steps it was to make, if known: its end says so, else steps and tokens asked for."""
         if self.end is not None and (steps := count(self.end.get("steps"))) is not None:
             return steps
-        train = self.settings.get("train", {})
-        steps, tokens = count(train.get("steps")), count(train.get("max_tokens"))
+        steps, tokens = self._setting("steps"), self._setting("max_tokens")
         if tokens and self.tokens_per_step:
             by_tokens = -(-tokens // self.tokens_per_step)
             steps = by_tokens if steps is None else min(steps, by_tokens)
         return steps if steps is not None and steps < MOST_STEPS else None
 
     @property
-    def done(self) -> int:
-        """How many updates it made, as far as its numbers tell."""
-        return self.steps[-1] + 1 if self.steps else 0
-
-    @property
     def tokens_per_step(self) -> int | None:
         """How many tokens make one update, if known."""
-        train = self.settings.get("train", {})
-        B, T = count(train.get("batch_size")), count(train.get("seq_len"))
-        return count(train.get("total_batch_size")) or (B * T if B and T else None)
+        B, T = self._setting("batch_size"), self._setting("seq_len")
+        return self._setting("total_batch_size") or (B * T if B and T else None)
 
     @property
     def tokens(self) -> int | None:
@@ -100,10 +79,10 @@ class RunHistory:
     @property
     def seconds(self) -> float:
         """Training time: the sum of all steps, without validation, samples and saving."""
-        return self.elapsed[-1]
+        return self._elapsed[-1]
 
-    @property
-    def elapsed(self) -> list[float]:
+    @cached_property
+    def _elapsed(self) -> list[float]:
         """The seconds that training had taken before each step, and after the last."""
         finite = [ms if math.isfinite(ms) else 0.0 for ms in self.measured["step_ms"]]
         return list(accumulate((ms / 1e3 for ms in finite), initial=0.0))
@@ -119,6 +98,11 @@ class RunHistory:
     def train_loss(self) -> float | None:
         """The training loss of the last step."""
         return self.measured["train_loss"][-1] if self.steps else None
+
+    @property
+    def val_loss(self) -> float | None:
+        """The last validation loss."""
+        return self.val[-1][1] if self.val else None
 
     @property
     def recent(self) -> int:
@@ -138,7 +122,7 @@ class RunHistory:
 
     @property
     def state(self) -> str:
-        """``broken``, ``running``, ``never saved``, or how it ended: one of ``endings.STATES``.
+        """``broken``, ``running``, ``never saved``, or how it ended: one of ``STATES``.
 
         A run that was killed has not said how it ended: it was interrupted unless all was saved.
         """
@@ -149,13 +133,8 @@ class RunHistory:
         ended = STATES.get(self.end["reason"]) if self.end is not None else None
         if self.saved_step is None:
             return ended if ended == STATES["not-finite"] else "never saved"
-        if ended is not None:
-            return ended
-        return (
-            "finished"
-            if self.planned is not None and self.saved_step >= self.planned
-            else "interrupted"
-        )
+        saved_all = self.planned is not None and self.saved_step >= self.planned
+        return ended or STATES["steps" if saved_all else "interrupted"]
 
     def points(self, name: str) -> list[Point]:
         """Return (step, number) pairs of what was measured, those that are finite."""
@@ -164,20 +143,30 @@ class RunHistory:
 
     def seconds_before(self, steps: Sequence[float]) -> list[float]:
         """Return how long training had taken when it came to each of ``steps``."""
-        elapsed = self.elapsed
-        return [elapsed[bisect_left(self.steps, step)] for step in steps]
+        return [self._elapsed[bisect_left(self.steps, step)] for step in steps]
 
 
 def read_run(folder: Path) -> RunHistory:
     """Read all that a run's folder tells; what cannot be read is among the problems."""
-    run = RunHistory(folder.name, folder)
+    run = RunHistory(name=folder.name, folder=folder)
     if not folder.is_dir():
         run.problems.append(f"{folder} is no folder")
         return run
     run.running = is_running(folder)
     run.updated = last_written(folder) / 1e9
-    _read_settings(run)
-    _take_metrics(run)
+    if (folder / CONFIG).exists():
+        _read_settings(run)
+    else:
+        run.problems.append(f"it has no {CONFIG}")
+    try:
+        run.read(folder / METRICS)
+    except FileNotFoundError:
+        if not run.running and not (folder / CONFIG).exists():
+            run.problems.append(f"it has no {METRICS}")
+    except OSError as error:
+        run.problems.append(f"cannot read {METRICS}: {error.strerror}")
+    if run.problem is not None:
+        run.problems.append(run.problem)
     if (folder / CHECKPOINT).exists():
         try:
             header = read_header(folder / CHECKPOINT)
@@ -191,7 +180,8 @@ def read_run(folder: Path) -> RunHistory:
 
 def all_runs(workspace: Workspace) -> list[RunHistory]:
     """Return every run of a workspace, by name."""
-    return [read_run(path) for path in sorted(workspace.runs.glob("*")) if _is_run(path)]
+    paths = sorted(workspace.runs.glob("[!.]*"))
+    return [read_run(path) for path in paths if path.is_dir() or path.is_symlink()]
 
 
 def find_history(workspace: Workspace, name: str | None) -> RunHistory:
@@ -201,90 +191,43 @@ def find_history(workspace: Workspace, name: str | None) -> RunHistory:
         MissingOutput: there is no such run, or nothing was measured in it.
     """
     if name is None:
-        newest = newest_run(workspace, METRICS)
-        if newest is None:
-            raise MissingOutput(
-                f"no run in {workspace.shown(workspace.runs)}: run 'llmc train' first"
-            )
-        folder = newest
-    else:
-        folder = workspace.runs / name
-        if not folder.is_dir() and Path(name).is_dir():
-            folder = Path(name).resolve()
+        return read_run(newest_run(workspace, METRICS))
+    folder = workspace.runs / name
+    if not folder.is_dir() and Path(name).is_dir():
+        folder = Path(name).resolve()
     if not (folder / METRICS).is_file():
         raise MissingOutput(
             f"there is no {workspace.shown(folder / METRICS)}: 'llmc runs' lists the runs there are"
-            + (similar_run(workspace, name) if name is not None else "")
+            + similar_run(workspace, name)
         )
     return read_run(folder)
 
 
-def _is_run(path: Path) -> bool:
-    return not path.name.startswith(".") and (path.is_dir() or path.is_symlink())
-
-
 def _read_settings(run: RunHistory) -> None:
-    path = run.folder / CONFIG
+    """Read config.toml, and from run.json what the run trained on."""
     try:
-        text = path.read_text(encoding="utf-8")
-        run.started = path.stat().st_mtime
-        tables = tomllib.loads(text)
-    except FileNotFoundError:
-        run.problems.append(f"it has no {CONFIG}")
-        return
-    except OSError as error:
-        run.problems.append(f"cannot read {CONFIG}: {error.strerror}")
-        return
-    except (ValueError, RecursionError) as error:
-        run.problems.append(f"{CONFIG} is not valid TOML: {_one_line(error)}")
+        run.started = (run.folder / CONFIG).stat().st_mtime
+        tables = read_toml(run.folder / CONFIG)
+    except (OSError, Usage) as error:
+        run.problems.append(str(error))
         return
     run.settings = {name: table for name, table in tables.items() if isinstance(table, dict)}
     model = run.settings.get("model", {})
-    names = ("layers", "heads", "channels", "context", "vocab_size")
+    names = [item.name for item in fields(ModelConfig)]
     shape = {name: size for name in names if (size := count(model.get(name))) is not None}
     if len(shape) == len(names):
         try:
             run.parameters = parameter_count(ModelConfig(**shape))
         except LlmcError as error:
             run.problems.append(f"{CONFIG}: {error}")
-    if data := _recorded_data(run):
-        path = Path(data)
-        run.dataset = path.parent.name if path.stem in ("train", "val") else path.stem
-
-
-def _recorded_data(run: RunHistory) -> str | None:
-    """Return the path of the training data in the run's record, if it is there."""
     try:
-        record = read_record(run.folder)
+        data = read_record(run.folder).get("data")
         run.started = (run.folder / RECORD).stat().st_mtime
     except (FileNotFoundError, TypeError):
-        return None
+        return
     except (OSError, ValueError, RecursionError) as error:
-        run.problems.append(f"cannot read {RECORD}: {_one_line(error)}")
-        return None
-    data = record.get("data")
-    return data if isinstance(data, str) else None
-
-
-def _take_metrics(run: RunHistory) -> None:
-    path = run.folder / METRICS
-    try:
-        metrics = read_metrics(path)
-    except FileNotFoundError:
-        if not run.running and not (run.folder / CONFIG).exists():
-            run.problems.append(f"it has no {METRICS}")
+        run.problems.append(f"cannot read {RECORD}: {' '.join(str(error).split())}")
         return
-    except OSError as error:
-        run.problems.append(f"cannot read {METRICS}: {error.strerror}")
-        return
-    run.steps = [event["step"] for event in metrics.train]
-    run.measured = {name: metrics.column(name) for name in MEASURED}
-    run.val = metrics.val_losses
-    run.skipped = [event["step"] for event in metrics.skipped]
-    run.end = metrics.end
-    if metrics.problem is not None:
-        run.problems.append(metrics.problem)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    if isinstance(data, str) and data:
+        path = Path(data)
+        run.dataset = path.parent.name if path.stem in ("train", "val") else path.stem

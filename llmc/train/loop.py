@@ -16,31 +16,11 @@ from llmc.errors import Interrupted, LlmcError, LossNotFinite
 from llmc.paths import CHECKPOINT, METRICS, RECORD, Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import record_tokenizer
-from llmc.train.endings import further
-from llmc.train.folder import (
-    claim_run,
-    discard_run,
-    newest_run,
-    newest_step,
-    write_config,
-)
-from llmc.train.metrics import Event, Metrics, read_metrics
-from llmc.train.plan import (
-    Inputs,
-    RunPlan,
-    new_progress,
-    note_choices,
-    note_differences,
-    start,
-)
-from llmc.train.progress import Progress
-from llmc.train.record import (
-    Record,
-    Setup,
-    new_record,
-    resumed_record,
-    write_record,
-)
+from llmc.train import folder as folders
+from llmc.train import record as records
+from llmc.train.metrics import Event, Metrics, Progress, further
+from llmc.train.plan import Inputs, RunPlan, start
+from llmc.train.record import Setup
 from llmc.train.start import Data
 
 SAMPLE_TOKENS = 64
@@ -77,7 +57,7 @@ class TrainResult:
 
     @property
     def reason(self) -> str | None:
-        """Why the run ended: one of ``endings.STATES``; None if the engine did not say."""
+        """Why the run ended: a key of ``metrics.STATES``; None if the engine did not say."""
         return self.progress.end.get("reason")
 
     @property
@@ -160,8 +140,8 @@ def run_engine(
     progress: Progress,
     detokenize: Callable[[Sequence[int]], str],
     on_event: OnEvent = ignore,
-    earlier: Metrics | None = None,
     *,
+    earlier: Metrics | None = None,
     on_first: Callable[[], None] | None = None,
 ) -> None:
     """Run the engine to its end; ``progress`` and ``on_event`` take each event as it comes.
@@ -197,18 +177,10 @@ def run_training(
     report: Report = SILENT,
     on_event: OnEvent = ignore,
 ) -> TrainResult:
-    """Run the engine in the run's folder, which is made for a new run.
+    """Run the engine in the run's folder, which is made for a new run, named ``run`` or numbered.
 
     A new run that ends before its first step leaves no folder. An error of a run that can be
     resumed carries the command for that.
-
-    Args:
-        workspace: where runs lie.
-        plan: the run.
-        setup: the engine and its threads.
-        run: the name of a new run. Default: the next number.
-        report: takes notes about what was chosen.
-        on_event: takes each event and the numbers so far.
 
     Raises:
         LlmcError: the engine failed, or another process took the run's name.
@@ -216,21 +188,21 @@ def run_training(
     resumed = plan.record is not None
     if plan.record is None:
         names = {"recipe": plan.preset.name, "dtype": plan.settings.dtype}
-        record = new_record(workspace, plan.data, plan.model, setup, **names)
-        plan = replace(plan, folder=claim_run(workspace, run, plan.data.name))
+        record = records.new_record(workspace, plan.data, plan.model, setup, **names)
+        plan = replace(plan, folder=folders.claim_run(workspace, run, plan.data.name))
     else:
-        record = resumed_record(plan.record, plan.step, setup)
-    progress = new_progress(plan)
+        record = records.resumed_record(plan.record, plan.step, setup)
+    progress = plan.progress()
     result = TrainResult(plan.folder, plan.settings, progress, resumed)
     try:
-        note_choices(workspace, plan, setup.threads, report)
+        plan.note_choices(workspace, setup.threads, report)
         if resumed:
-            note_differences(workspace, plan, setup, report)
+            plan.note_differences(workspace, setup, report)
         _follow(plan, record, setup, progress, on_event)
     except (LlmcError, KeyboardInterrupt) as error:
         made = progress.train or progress.val
-        if not resumed and not made and newest_step(plan.folder) is None:
-            discard_run(plan.folder)
+        if not resumed and not made and folders.newest_step(plan.folder) is None:
+            folders.discard_run(plan.folder)
             raise
         if isinstance(error, Interrupted):
             return replace(result, interrupted=True)
@@ -242,33 +214,32 @@ def run_training(
 
 def resume_command(workspace: Workspace, folder: Path) -> str:
     """Return the command that resumes a run, as it is typed."""
-    words = ["llmc", "train", "--resume"]
-    return shlex.join(
-        words if newest_run(workspace, RECORD) == folder else [*words, "--run", folder.name]
-    )
+    newest = folders.newest_run(workspace, RECORD) == folder
+    named = [] if newest else ["--run", folder.name]
+    return shlex.join(["llmc", "train", "--resume", *named])
 
 
 def _follow(
-    plan: RunPlan, record: Record, setup: Setup, progress: Progress, on_event: OnEvent
+    plan: RunPlan, record: records.Record, setup: Setup, progress: Progress, on_event: OnEvent
 ) -> None:
     """Write the run's files and run the engine; ``record`` is the content of ``run.json``."""
-    folder, data, new = plan.folder, plan.data, plan.record is None
-    shape = plan.shape if new else plan.preset.model
+    folder, data = plan.folder, plan.data
 
     def write() -> None:
-        write_config(folder, shape, plan.settings, plan.preset.sample)
-        write_record(folder, record)
+        folders.write_config(folder, plan.preset)
+        records.write_record(folder, record)
         if data.tokenizer is not None:
             record_tokenizer(data.tokenizer, folder)
 
     argv = [str(setup.binary), "train"]
     argv += engine_arguments(data, plan.model, folder, plan.settings, setup.threads)
-    if new:
+    if plan.record is None:
         write()
         run_engine(argv, progress, data.detokenize, on_event)
         return
-    recorded = folder / METRICS
-    earlier = read_metrics(recorded) if recorded.is_file() else Metrics()
+    earlier = Metrics()
+    if (folder / METRICS).is_file():
+        earlier.read(folder / METRICS)
     # The engine may still refuse the run, or another process hold it: its folder stays as it is.
     argv += ["--resume", "1"]
-    run_engine(argv, progress, data.detokenize, on_event, earlier, on_first=write)
+    run_engine(argv, progress, data.detokenize, on_event, earlier=earlier, on_first=write)

@@ -1,4 +1,4 @@
-"""The reader of a run's ``metrics.jsonl``.
+"""The numbers of a run: as its ``metrics.jsonl`` has them, while it is in progress, and its end.
 
 Reading ends at the first malformed line, which is named. Half a line at the end is no damage: the
 run may have been killed, or may be writing. A step that comes again replaces its earlier lines and
@@ -9,60 +9,81 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmc.config import MOST_STEPS, TrainConfig
+from llmc.units import seconds_of, typed_time
+
 # What is measured at every training step, as metrics.jsonl names it.
 MEASURED = ("train_loss", "lr", "grad_norm", "step_ms", "tokens_per_second")
 LONGEST_LINE = 1 << 20
+# The engine's reasons to end a run (native/train/stopping.c), and how `llmc runs` shows them.
+STATES = {
+    "steps": "finished",
+    "tokens": "finished",
+    "epochs": "finished",
+    "time": "finished",
+    "early-stop": "stopped early",
+    "interrupted": "interrupted",
+    "not-finite": "not finite",
+}
 
 Event = dict[str, Any]
+Point = tuple[float, float]
 
 
 @dataclass
 class Metrics:
-    """The lines of a metrics.jsonl by kind, in order.
+    """What a metrics.jsonl holds.
 
     Attributes:
-        train: those of training steps; each has a step and a training loss.
-        val: those of validations; each has a step and a validation loss.
-        skipped: those of steps whose update was skipped.
+        steps: the training steps, in order. A step's numbers are those after that many updates.
+        measured: for every name in ``MEASURED`` one number per step; NaN where a step lacks it.
+        val: (step, validation loss) pairs, in order.
+        skipped: the steps whose update was skipped.
         end: the line about the end of the run; None if it is running or was killed.
         lines: the number of lines read.
         cut: the last line is half a line.
         problem: what is wrong, as a sentence without its full stop, or None.
     """
 
-    train: list[Event] = field(default_factory=list)
-    val: list[Event] = field(default_factory=list)
-    skipped: list[Event] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    measured: dict[str, list[float]] = field(
+        default_factory=lambda: {name: [] for name in MEASURED}
+    )
+    val: list[tuple[int, float]] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
     end: Event | None = None
     lines: int = 0
     cut: bool = False
     problem: str | None = None
 
-    def column(self, name: str) -> list[float]:
-        """Return one of ``MEASURED`` for every training step; NaN where a step lacks it."""
-        return [float(event.get(name, math.nan)) for event in self.train]
-
     @property
     def done(self) -> int:
         """How many updates were made; steps count from 0."""
-        return int(self.train[-1]["step"]) + 1 if self.train else 0
+        return self.steps[-1] + 1 if self.steps else 0
 
-    @property
-    def train_losses(self) -> list[tuple[int, float]]:
-        """(step, training loss) pairs."""
-        return [(event["step"], float(event["train_loss"])) for event in self.train]
+    def read(self, path: Path) -> None:
+        """Read a metrics.jsonl.
 
-    @property
-    def val_losses(self) -> list[tuple[int, float]]:
-        """(step, validation loss) pairs."""
-        return [(event["step"], float(event["val_loss"])) for event in self.val]
+        Raises:
+            OSError: it cannot be read.
+        """
+        with path.open("rb") as file:
+            while line := file.readline(LONGEST_LINE):
+                if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
+                    self.cut = True
+                    break
+                self.lines += 1
+                if not self._take(line):
+                    self.problem = f"line {self.lines:,} of {path.name} is no measurement"
+                    break
 
-    def take(self, line: bytes) -> bool:
+    def _take(self, line: bytes) -> bool:
         """Take in one line; return False for a line that no run writes."""
         try:
             event = json.loads(line)
@@ -70,46 +91,32 @@ class Metrics:
             return False
         if not isinstance(event, dict):
             return False
-        if event.get("event") == "end" and isinstance(event.get("reason"), str):
+        kind = event.get("event")
+        if kind == "end" and isinstance(event.get("reason"), str):
             self.end = event
             return True
-        for kind, into, numbers in (
-            ("val_loss" in event, self.val, ["val_loss"]),
-            ("train_loss" in event, self.train, MEASURED),
-            (event.get("event") == "skipped", self.skipped, []),
-        ):
-            if kind:
-                return self._take_step(event, into, numbers)
-        return event.get("event") != "end"  # an event without a loss
+        if "val_loss" in event:
+            return self._take_step(event, ["val_loss"])
+        if "train_loss" in event:
+            return self._take_step(event, MEASURED)
+        return self._take_step(event, []) if kind == "skipped" else kind != "end"
 
-    def _take_step(self, event: Event, into: list[Event], numbers: Sequence[str]) -> bool:
+    def _take_step(self, event: Event, names: Sequence[str]) -> bool:
         step = count(event.get("step"))
-        if step is None or not all(_is_number(event.get(name, math.nan)) for name in numbers):
+        numbers = [_number(event.get(name, math.nan)) for name in names]
+        if step is None or None in numbers:
             return False
-        while into and into[-1]["step"] >= step:
-            into.pop()
-        into.append(event)
+        columns: list[list[Any]] = [self.skipped]
+        row: list[Any] = [step]
+        if names is MEASURED:
+            columns, row = [self.steps, *self.measured.values()], [step, *numbers]
+        elif names:
+            columns, row = [self.val], [(step, *numbers)]
+        start = bisect_left(columns[0], (step,) if columns[0] is self.val else step)
+        for column, value in zip(columns, row, strict=True):
+            column[start:] = [value]
         self.end = None  # the run went on
         return True
-
-
-def read_metrics(path: Path) -> Metrics:
-    """Read a metrics.jsonl.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    found = Metrics()
-    with path.open("rb") as file:
-        while line := file.readline(LONGEST_LINE):
-            if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
-                found.cut = True
-                break
-            found.lines += 1
-            if not found.take(line):
-                found.problem = f"line {found.lines:,} of {path.name} is no measurement"
-                break
-    return found
 
 
 def count(value: object) -> int | None:
@@ -117,11 +124,125 @@ def count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 1 << 63 else None
 
 
-def _is_number(value: object) -> bool:
-    if type(value) not in (int, float):
-        return False
+def _number(value: object) -> float | None:
     try:
-        float(value)  # type: ignore[arg-type]
+        return float(value) if isinstance(value, float) or type(value) is int else None
     except OverflowError:
-        return False
-    return True
+        return None
+
+
+@dataclass
+class Progress:
+    """The numbers of a run so far, collected from the engine's events.
+
+    Attributes:
+        steps: the number to make; None if only time or patience ends the run.
+        run: the run's name.
+        tokens_per_step: tokens in one update.
+        flops_per_token: floating-point operations that training takes for a token; 0: unknown.
+        max_seconds: the limit of the training time, over all resumes; 0: none.
+        train: (step, training loss) pairs.
+        val: (step, validation loss) pairs.
+        start: the engine's first event: parameters, isa, threads, memory in bytes.
+        last: the newest event about a training step.
+        seconds: training time: the sum of all steps, without validation, samples and saving.
+        sample: the newest sample, as text.
+        saved_step: the step of the newest checkpoint, if any.
+        before: training steps made before the run was resumed.
+        skipped: steps whose update was skipped as an outlier.
+        end: the engine's last event: why the run ended.
+    """
+
+    steps: int | None
+    run: str = ""
+    tokens_per_step: int = 0
+    flops_per_token: float = 0.0
+    max_seconds: float = 0.0
+    train: list[Point] = field(default_factory=list)
+    val: list[Point] = field(default_factory=list)
+    start: Event = field(default_factory=dict)
+    last: Event = field(default_factory=dict)
+    seconds: float = 0.0
+    sample: str = ""
+    saved_step: int | None = None
+    before: int = 0
+    skipped: int = 0
+    end: Event = field(default_factory=dict)
+
+    def resume(self, earlier: Metrics, step: int) -> None:
+        """Take in what a run recorded before ``step``, from which it is resumed."""
+        self.before = bisect_left(earlier.steps, step)
+        for index in range(self.before):
+            numbers = {name: column[index] for name, column in earlier.measured.items()}
+            self.add({"step": earlier.steps[index], **numbers}, lambda _ids: "")
+        # A step's validation comes before its checkpoint, its training after it.
+        self.val += [point for point in earlier.val if point[0] <= step]
+        self.skipped += sum(skipped < step for skipped in earlier.skipped)
+
+    def add(self, event: Event, detokenize: Callable[[Sequence[int]], str]) -> None:
+        """Take in one event; ``detokenize`` turns the ids of a sample into text."""
+        if "train_loss" in event:
+            self.train.append((event["step"], event["train_loss"]))
+            self.last = event
+            self.seconds += event["step_ms"] / 1e3
+        elif "val_loss" in event:
+            self.val.append((event["step"], event["val_loss"]))
+        elif event["event"] == "start":
+            self.start = event
+            self.steps = event["steps"]
+        elif event["event"] == "sample":
+            self.sample = detokenize(event["tokens"])
+        elif event["event"] == "saved":
+            self.saved_step = event["step"]
+        elif event["event"] == "skipped":
+            self.skipped += 1
+        elif event["event"] == "end":
+            self.end = event
+
+    @property
+    def done(self) -> int:
+        """The number of updates made, those before a resume included."""
+        return int(self.last["step"]) + 1 if self.last else 0
+
+    @property
+    def seconds_before(self) -> float:
+        """The time counted towards ``max_seconds`` before the run was resumed, in seconds."""
+        return float(self.start.get("seconds", 0))
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens trained on over the training time; 0 before the first step."""
+        return len(self.train) * self.tokens_per_step / self.seconds if self.seconds else 0.0
+
+
+def ending(end: Event, settings: TrainConfig) -> str:
+    """Return why a run has ended, as half a sentence."""
+    steps = f"{end['step']:,} steps"
+    times = "once" if settings.epochs == 1 else f"{settings.epochs:,} times"
+    patience = "a validation" if settings.patience == 1 else f"{settings.patience:,} validations"
+    reasons = {
+        "steps": f"it made its {steps}",
+        "tokens": f"it trained on {settings.max_tokens:,} tokens (--max-tokens), in {steps}",
+        "epochs": f"it trained on all windows {times} (--epochs), in {steps}",
+        "time": f"it trained for {settings.max_time} (--max-time), {steps}",
+        "early-stop": f"{patience} without improvement (--patience), after {steps}",
+        "interrupted": f"it was interrupted after {steps}",
+        "not-finite": f"its loss was not finite at step {end['step']:,}",
+    }
+    return reasons.get(end["reason"], f"for the reason '{end['reason']}'")
+
+
+def further(end: Event, settings: TrainConfig) -> list[str]:
+    """Return the flags with which ``llmc train --resume`` would continue an ended run.
+
+    Empty if no flag helps: after an interrupt none is needed, and a loss that is not finite would
+    come again.
+    """
+    flags: Mapping[str, tuple[str, object]] = {
+        "time": ("--max-time", typed_time(2 * seconds_of(settings.max_time))),
+        "early-stop": ("--patience", 2 * settings.patience),
+        "tokens": ("--max-tokens", 2 * settings.max_tokens),
+        "epochs": ("--epochs", settings.epochs + 1),
+        "steps": ("--steps", min(max(2 * int(end["step"]), 1), MOST_STEPS)),
+    }
+    return [str(word) for word in flags.get(end["reason"], ())]

@@ -1,31 +1,28 @@
-"""A run before it starts or resumes: its inputs, found and checked."""
+"""A run before it starts or resumes: its inputs, found and checked, and its disk space."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmc.config import Preset, TrainConfig, load_preset, settings_of
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig, flops_per_token
-from llmc.paths import CHECKPOINT, Workspace
+from llmc.paths import CHECKPOINT, CHECKPOINTS, Workspace, free_bytes
 from llmc.report import SILENT, Report
+from llmc.train import record as records
 from llmc.train.folder import new_run, newest_step
-from llmc.train.progress import Progress
-from llmc.train.record import (
-    Record,
-    Setup,
-    recorded_data,
-    resumable,
-    resumed_settings,
-    weights_checksum,
-)
+from llmc.train.metrics import Progress
+from llmc.train.record import Record, Setup
 from llmc.train.start import Data, check_match, find_data, find_model
-from llmc.train.storage import Storage
-from llmc.units import seconds_of
-from llmc.weights.checkpoint import read_header
+from llmc.units import megabytes, seconds_of
+from llmc.weights.checkpoint import checkpoint_bytes, read_header
+from llmc.weights.state import training_state_bytes
+
+BEST = "best.bin"
 
 
 @dataclass(frozen=True)
@@ -48,34 +45,105 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """Disk space in bytes.
+
+    Attributes:
+        needed: the most that the run's files take at a time.
+        free: free space; files that the run stored before it was resumed count as free.
+    """
+
+    needed: int
+    free: int
+
+    def warning(self) -> str | None:
+        """Return a disk-space warning, or None."""
+        if self.needed <= self.free:
+            return None
+        return (
+            f"the run's checkpoints take up to {megabytes(self.needed)} of the disk, but only "
+            f"{megabytes(self.free)} are free: free some before it saves"
+        )
+
+
+def stored_bytes(config: ModelConfig, settings: TrainConfig, *, validates: bool) -> int:
+    """Return the bytes that a run keeps while one more checkpoint is being written.
+
+    The best weights take space of their own once their checkpoint is removed. A run without
+    ``save_every`` and ``patience`` stores one checkpoint in all.
+    """
+    model = checkpoint_bytes(config, "fp32")
+    each = model + training_state_bytes(config, settings.optimizer_state)
+    if not settings.save_every and not (validates and settings.patience):
+        return each
+    return (settings.keep + 1) * each + validates * model
+
+
+@dataclass(frozen=True)
 class RunPlan:
     """A run before it is started or resumed.
 
     Attributes:
-        folder: the run's; that of a new run is reserved by :func:`run_training`.
-        preset: the recipe.
-        settings: the training settings.
+        folder: the run's; that of a new run is reserved by :func:`llmc.train.loop.run_training`.
+        preset: the model's shape and all settings.
         data: the tokens to train and to validate on.
         model: the checkpoint that the run starts, or started, from.
-        shape: the model's shape.
         record: what ``run.json`` says of a resumed run; None: the run is new.
         step: the step it is resumed from; None: no checkpoint was saved.
     """
 
     folder: Path
     preset: Preset
-    settings: TrainConfig
     data: Data
     model: Path
-    shape: ModelConfig
     record: Record | None = None
     step: int | None = None
 
     @property
+    def settings(self) -> TrainConfig:
+        """The training settings."""
+        return self.preset.train
+
+    @property
     def storage(self) -> Storage:
-        """The disk space that the run takes."""
+        """The disk space that the run takes; its folder need not exist yet."""
+        sizes = {}  # by inode: a file may have several names
+        for path in (*self.folder.glob(f"{CHECKPOINTS}/*/*"), *self.folder.glob(BEST)):
+            with suppress(OSError):  # removed by a trainer that still runs
+                about = path.stat()
+                sizes[about.st_ino] = about.st_size
         validates = self.data.val is not None and self.settings.val_every > 0
-        return Storage.of(self.shape, self.settings, self.folder, validates=validates)
+        needed = stored_bytes(self.preset.model, self.settings, validates=validates)
+        return Storage(needed, free_bytes(self.folder) + sum(sizes.values()))
+
+    def progress(self) -> Progress:
+        """Return the empty progress of the run."""
+        return Progress(
+            self.settings.steps,
+            run=self.folder.name,
+            tokens_per_step=self.settings.tokens_per_step,
+            flops_per_token=flops_per_token(self.preset.model, self.settings.seq_len),
+            max_seconds=seconds_of(self.settings.max_time),
+        )
+
+    def note_choices(self, workspace: Workspace, threads: int, report: Report) -> None:
+        """Report what the run uses, chosen or by default."""
+        shown, data = workspace.shown, self.data
+        report.note(f"data: {shown(data.train)}")
+        report.note(f"validation: {shown(data.val) if data.val else 'none'}")
+        report.note(f"model: {shown(self.model)}")
+        report.note(f"settings: {self.preset.name}; threads: {threads}; run: {shown(self.folder)}")
+
+    def note_differences(self, workspace: Workspace, setup: Setup, report: Report) -> None:
+        """Report where a resumed run does not continue as expected."""
+        began_with = self.record.get("isa") if self.record is not None else None
+        if self.step is None:
+            report.note(f"{workspace.shown(self.folder)} has no checkpoint: it starts from step 0")
+        elif began_with not in (None, setup.isa):
+            report.note(
+                f"the run began with the instruction set {began_with} and continues with "
+                f"{setup.isa}: its numbers will not be bit for bit those of an uninterrupted run"
+            )
 
 
 def start(
@@ -91,34 +159,31 @@ def start(
     Raises:
         LlmcError: an input is missing or damaged, or a setting makes no sense.
     """
-    begin = start_resumed if resume else start_new
-    plan = begin(workspace, given, inputs, report)
-    if plan.settings.seq_len > plan.shape.context:
+    if resume:
+        plan = _start_resumed(workspace, given, inputs, report)
+    else:
+        plan = _start_new(workspace, given, inputs)
+    header = read_header(plan.model)
+    check_match(workspace, plan.data, plan.model, header)
+    if plan.settings.seq_len > header.config.context:
         raise Usage(
-            f"--seq-len {plan.settings.seq_len} is more than the {plan.shape.context} positions "
+            f"--seq-len {plan.settings.seq_len} is more than the {header.config.context} positions "
             f"of {workspace.shown(plan.model)}: use at most that"
         )
-    return plan
+    # The shape of a resumed run stands in its config.
+    return plan if resume else replace(plan, preset=replace(plan.preset, model=header.config))
 
 
-def start_new(
-    workspace: Workspace, given: Mapping[str, Any], inputs: Inputs, report: Report = SILENT
-) -> RunPlan:
-    """Plan a new run.
-
-    Raises:
-        LlmcError: data or model are missing or damaged, or the run exists.
-    """
+def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -> RunPlan:
     preset = load_preset(inputs.config) if inputs.config is not None else Preset()
-    settings = settings_of(preset, given)
+    preset = replace(preset, train=settings_of(preset, given))
     data = find_data(workspace, inputs.data, inputs.val_data)
     model = find_model(workspace, inputs.model, data)
-    folder = new_run(workspace, inputs.run, data.name)
-    return RunPlan(folder, preset, settings, data, model, _shape(workspace, data, model))
+    return RunPlan(new_run(workspace, inputs.run, data.name), preset, data, model)
 
 
-def start_resumed(
-    workspace: Workspace, given: Mapping[str, Any], inputs: Inputs, report: Report = SILENT
+def _start_resumed(
+    workspace: Workspace, given: Mapping[str, Any], inputs: Inputs, report: Report
 ) -> RunPlan:
     """Plan to resume a run, whose data may have been moved to ``inputs.data``.
 
@@ -133,24 +198,18 @@ def start_resumed(
                 f"--resume uses the run's own data, model and settings: leave out --{name}, or "
                 "start a new run from its weights with --model"
             )
-    folder, preset, record = resumable(workspace, inputs.run)
-    settings = resumed_settings(preset.train, given)
+    folder, preset, record = records.resumable(workspace, inputs.run)
+    preset = replace(preset, train=records.resumed_settings(preset.train, given))
     step, steps = newest_step(folder), given.get("steps")
     if step is not None and steps is not None and steps <= step:
         raise Usage(
             f"the run {workspace.shown(folder)} has made {step:,} steps already, and --steps "
             "includes them: use a larger number, or leave out --steps"
         )
-    data, record = recorded_data(workspace, folder, record, (inputs.data, inputs.val_data), report)
+    moved = inputs.data, inputs.val_data
+    data, record = records.recorded_data(workspace, folder, record, moved, report)
     model = _recorded_model(workspace, folder, record, step)
-    shape = _shape(workspace, data, model)
-    return RunPlan(folder, preset, settings, data, model, shape, record, step)
-
-
-def _shape(workspace: Workspace, data: Data, model: Path) -> ModelConfig:
-    header = read_header(model)
-    check_match(workspace, data, model, header)
-    return header.config
+    return RunPlan(folder, preset, data, model, record, step)
 
 
 def _recorded_model(workspace: Workspace, folder: Path, record: Record, step: int | None) -> Path:
@@ -162,42 +221,10 @@ def _recorded_model(workspace: Workspace, folder: Path, record: Record, step: in
     model: Path = workspace.root / record["model"]
     if step is not None:
         return model if model.is_file() else folder / CHECKPOINT
-    if record.get("weights_crc32") not in (None, weights_checksum(model)):
+    if record.get("weights_crc32") not in (None, records.weights_checksum(model)):
         raise BadData(
             f"{workspace.shown(model)} is not what {workspace.shown(folder)} started from, and no "
             "checkpoint of the run was saved: make that model again, or delete the run's folder "
             "and start a new run"
         )
     return model
-
-
-def note_choices(workspace: Workspace, plan: RunPlan, threads: int, report: Report) -> None:
-    """Report what the run uses, chosen or by default."""
-    shown, data = workspace.shown, plan.data
-    report.note(f"data: {shown(data.train)}")
-    report.note(f"validation: {shown(data.val) if data.val else 'none'}")
-    report.note(f"model: {shown(plan.model)}")
-    report.note(f"settings: {plan.preset.name}; threads: {threads}; run: {shown(plan.folder)}")
-
-
-def note_differences(workspace: Workspace, plan: RunPlan, setup: Setup, report: Report) -> None:
-    """Report where a resumed run does not continue as expected."""
-    if plan.step is None:
-        report.note(f"{workspace.shown(plan.folder)} has no checkpoint: it starts from step 0")
-    before = plan.record.get("isa") if plan.record is not None else None
-    if plan.step is not None and before not in (None, setup.isa):
-        report.note(
-            f"the run began with the instruction set {before} and continues with {setup.isa}: its "
-            "numbers will not be bit for bit those of an uninterrupted run"
-        )
-
-
-def new_progress(plan: RunPlan) -> Progress:
-    """Return the empty progress of a planned run."""
-    return Progress(
-        plan.settings.steps,
-        run=plan.folder.name,
-        tokens_per_step=plan.settings.tokens_per_step,
-        flops_per_token=flops_per_token(plan.shape, plan.settings.seq_len),
-        max_seconds=seconds_of(plan.settings.max_time),
-    )

@@ -8,59 +8,43 @@ import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from llmc.paths import written_whole
 from llmc.terminal import printable
-from llmc.train.curves import Point, extremes
+from llmc.train.curves import extremes
 from llmc.train.history import RunHistory
-from llmc.train.plots import METRICS, Axis, Curve, Metric, plot_of
+from llmc.train.metrics import Point
+from llmc.train.plots import METRICS, Curve, Metric, Plot, plot_of
 from llmc.units import clock, short
 
 TEMPLATE = "plot_page.html"
 RAW_POINTS, SMOOTH_POINTS = 1200, 600
 
 
-def write_page(
-    runs: Sequence[RunHistory],
-    path: Path,
-    *,
-    metric: Metric,
-    x: Axis,
-    smooth: int | None = None,
-    log_x: bool = False,
-    log_y: bool = False,
-    title: str | None = None,
-) -> None:
-    """Write a page with every metric of ``runs`` over steps, tokens and time, to choose among.
+def write_page(first: Plot, path: Path, *, smooth: int | None, title: str | None) -> None:
+    """Write a page with every metric over steps, tokens and time, to choose among.
 
     Args:
-        runs: at most seven.
+        first: what it shows first.
         path: the file.
-        metric: what it shows first.
-        x: over what it shows that first.
         smooth: steps to take means over, 1: none; by default about a fiftieth of the longest run's.
-        log_x: whether it begins with a logarithmic axis.
-        log_y: the same, upwards.
-        title: for another title.
+        title: for another title than the runs' names.
 
     Raises:
-        Usage: too many runs.
-        BadData: nothing was measured, or the place cannot be written.
+        BadData: the place cannot be written.
     """
-    first = plot_of(runs, metric, x, smooth=smooth, log_x=log_x, log_y=log_y, title=title)
-    heading = title or ", ".join(printable(run.name) for run in runs)
-    curves = {name: _curves(runs, name, smooth) for name in get_args(Metric)}
+    runs = [curve.run for curve in first.curves]
+    heading = title or ", ".join(curve.name for curve in first.curves)
+    curves = {name: _curves(runs, name, smooth) for name in METRICS}
     data = {
         "metrics": {name: {"title": METRICS[name][2], "unit": METRICS[name][1]} for name in curves},
-        "show": {"metric": metric, "x": x, "log_x": first.log_x, "log_y": first.log_y},
+        "show": {name: getattr(first, name) for name in ("metric", "x", "log_x", "log_y")},
         "runs": [
             {
                 "name": printable(run.name),
                 "tokens_per_step": run.tokens_per_step,
-                "curves": {
-                    name: _numbers(run, of_metric[index]) for name, of_metric in curves.items()
-                },
+                "curves": {name: _numbers(each[index]) for name, each in curves.items()},
             }
             for index, run in enumerate(runs)
         ],
@@ -76,18 +60,18 @@ def write_page(
 
 def _curves(runs: Sequence[RunHistory], metric: Metric, smooth: int | None) -> list[Curve]:
     if not any(run.points(METRICS[metric][0]) or run.val for run in runs):
-        return [Curve(run.name, [], [], 1, []) for run in runs]
-    return plot_of(runs, metric, "steps", smooth=smooth).curves
+        return [Curve(run, [], [], 1, []) for run in runs]
+    return plot_of(runs, metric, smooth=smooth).curves
 
 
-def _numbers(run: RunHistory, curve: Curve) -> dict[str, Any]:
+def _numbers(curve: Curve) -> dict[str, Any]:
     """Return a curve as columns: steps, seconds of training before them, numbers of 6 digits."""
 
     def columns(points: list[Point]) -> dict[str, list[float]]:
         steps = [step for step, _ in points]
         return {
             "step": [int(step) for step in steps],
-            "seconds": [round(seconds, 3) for seconds in run.seconds_before(steps)],
+            "seconds": [round(seconds, 3) for seconds in curve.run.seconds_before(steps)],
             "y": [float(f"{y:.6g}") for _, y in points],
         }
 
@@ -107,7 +91,7 @@ def _table(runs: Sequence[RunHistory]) -> str:
         cells = [
             f"{run.done:,}",
             _loss(run.recent_loss),
-            _loss(run.val[-1][1] if run.val else None),
+            _loss(run.val_loss),
             best,
             short(run.tokens),
             clock(run.seconds),

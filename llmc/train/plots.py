@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from llmc.errors import BadData, Usage
 from llmc.installation import install_command
 from llmc.paths import cache_dir, written_whole
 from llmc.terminal import printable
-from llmc.train.curves import Line, Picture, Point, chart, extremes, moving_mean
+from llmc.train.curves import Line, Picture, chart, drawable, extremes, moving_mean
 from llmc.train.history import RunHistory
+from llmc.train.metrics import Point
 from llmc.units import short
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Dash = Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]
 Metric = Literal["loss", "grad_norm", "lr", "tokens_per_second"]
@@ -37,10 +33,18 @@ PICTURES = (".svg", ".png", ".pdf")
 
 # Okabe and Ito's colours, which the colour-blind tell apart, without yellow: white swallows it.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
-TERMINAL = ("blue", "red", "green", "magenta", "yellow", "cyan", "white")
 DASHES: tuple[Dash, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
-SPOTS = "●▲■◆○△□"
 MARKERS = ("o", "^", "s", "D", "o", "^", "s")
+FILLED = 4  # the markers after these are hollow
+# A run in the terminal: its letter, the shape of its marks, its colour.
+SIGNS = tuple(
+    zip(
+        "abcdefg",
+        "●▲■◆○△□",
+        ("blue", "red", "green", "magenta", "yellow", "cyan", "white"),
+        strict=True,
+    )
+)
 MOST_RUNS = len(COLOURS)
 
 INCHES = (8.0, 4.5)
@@ -54,34 +58,31 @@ class Curve:
     """One run's curve of one metric.
 
     Attributes:
-        name: the run's.
         raw: (x, y) of every step.
         smooth: means of neighbours, fewer; the same as ``raw`` with a window of 1.
         window: how many steps a mean is taken over.
         val: (x, validation loss); empty for other metrics.
     """
 
-    name: str
+    run: RunHistory
     raw: list[Point]
     smooth: list[Point]
     window: int
     val: list[Point]
 
+    @property
+    def name(self) -> str:
+        """The run's name, safe to print."""
+        return printable(self.run.name)
+
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves with what stands around them.
-
-    Attributes:
-        curves: one per run.
-        title: above all.
-        x_title: the axis below, with its unit.
-        y_title: the axis to the left, with its unit.
-        log_x: logarithmic from left to right.
-        log_y: logarithmic upwards.
-    """
+    """Curves, one per run, with what stands around them; axes have a title with their unit."""
 
     curves: list[Curve]
+    metric: Metric
+    x: Axis
     title: str
     x_title: str
     y_title: str
@@ -106,8 +107,8 @@ class Plot:
     def legend(self, curve: Curve) -> str:
         """Return what the legend says of a curve."""
         if len({other.window for other in self.curves}) == 1:
-            return printable(curve.name)
-        return f"{printable(curve.name)} (mean of {curve.window})"
+            return curve.name
+        return f"{curve.name} (mean of {curve.window})"
 
 
 def default_window(steps: int) -> int:
@@ -148,49 +149,37 @@ def plot_of(
     curves = []
     window = smooth or default_window(max(len(run.steps) for run in runs))
     for run in runs:
-        over = _over(run, x, per_unit)
         points = run.points(name)
         fitting = window if smooth else max(1, min(window, len(points) // 5))  # of a short run
-        val = [(float(step), loss) for step, loss in run.val if math.isfinite(loss)]
-        curve = Curve(
-            run.name,
-            raw=over(points),
-            smooth=over(moving_mean(points, fitting, SMOOTH_POINTS) if fitting > 1 else points),
-            window=fitting,
-            val=over(val) if metric == "loss" else [],
+        means = moving_mean(points, fitting, SMOOTH_POINTS) if fitting > 1 else points
+        val: Sequence[Point] = run.val if metric == "loss" else []
+        raw, smoothed, marks = (
+            drawable(_over(run, x, per_unit, part), log_x, log_y) for part in (points, means, val)
         )
-        curves.append(_above_zero(curve, log_x=log_x, log_y=log_y))
+        curves.append(Curve(run, raw, smoothed, fitting, marks))
     if not any(curve.raw or curve.val for curve in curves):
         why = " above 0" if log_x or log_y else ""
-        names = ", ".join(printable(run.name) for run in runs)
+        names = ", ".join(curve.name for curve in curves)
         raise BadData(f"nothing{why} was measured in {names}: train for some steps first")
-    return Plot(
-        curves,
-        title or (f"{heading}: {printable(runs[0].name)}" if len(runs) == 1 else heading),
-        {"steps": "steps", "tokens": "tokens seen", "time": f"training time ({unit})"}[x],
-        y_title,
-        log_x,
-        log_y,
-    )
+    title = title or (f"{heading}: {curves[0].name}" if len(curves) == 1 else heading)
+    over = {"steps": "steps", "tokens": "tokens seen", "time": f"training time ({unit})"}
+    return Plot(curves, metric, x, title, over[x], y_title, log_x, log_y)
 
 
-def _over(run: RunHistory, x: Axis, per_unit: float) -> Callable[[list[Point]], list[Point]]:
-    """Return what turns (step, y) into (x, y)."""
+def _over(run: RunHistory, x: Axis, per_unit: float, points: Sequence[Point]) -> list[Point]:
+    """Return (step, y) pairs as (x, y) pairs."""
+    steps = [step for step, _ in points]
     if x == "time":
-        return lambda points: [
-            (seconds / per_unit, y)
-            for seconds, (_, y) in zip(
-                run.seconds_before([step for step, _ in points]), points, strict=True
-            )
-        ]
-    each = 1
-    if x == "tokens":
-        if run.tokens_per_step is None:
-            raise Usage(
-                f"how many tokens a step of {printable(run.name)} has is not known: use --x steps"
-            )
-        each = run.tokens_per_step
-    return lambda points: [(step * each, y) for step, y in points]
+        xs = [seconds / per_unit for seconds in run.seconds_before(steps)]
+    elif x == "steps":
+        xs = steps
+    elif run.tokens_per_step is None:
+        raise Usage(
+            f"how many tokens a step of {printable(run.name)} has is not known: use --x steps"
+        )
+    else:
+        xs = [step * run.tokens_per_step for step in steps]
+    return [(at, y) for at, (_, y) in zip(xs, points, strict=True)]
 
 
 def _time_unit(runs: Sequence[RunHistory]) -> tuple[str, float]:
@@ -199,13 +188,6 @@ def _time_unit(runs: Sequence[RunHistory]) -> tuple[str, float]:
         if longest >= 2 * seconds:
             return unit, seconds
     return "seconds", 1.0
-
-
-def _above_zero(curve: Curve, *, log_x: bool, log_y: bool) -> Curve:
-    def kept(points: list[Point]) -> list[Point]:
-        return [(x, y) for x, y in points if (x > 0 or not log_x) and (y > 0 or not log_y)]
-
-    return Curve(curve.name, kept(curve.raw), kept(curve.smooth), curve.window, kept(curve.val))
 
 
 def number(value: float) -> str:
@@ -220,18 +202,12 @@ def number(value: float) -> str:
 
 def in_terminal(plot: Plot, width: int, height: int) -> Picture:
     """Draw a plot in braille; letters and the shapes of marks tell several curves apart."""
-    several = len(plot.curves) > 1
-    lines = []
-    for index, curve in enumerate(plot.curves):
-        lines.append(
-            Line(
-                curve.smooth,
-                curve.val,
-                mark="abcdefg"[index] if several else "",
-                spot=SPOTS[index],
-                style=TERMINAL[index] if several else "",
-            )
-        )
+    lines = [
+        Line(curve.smooth, curve.val, letter, spot, colour)
+        for curve, (letter, spot, colour) in zip(plot.curves, SIGNS, strict=False)
+    ]
+    if len(lines) == 1:
+        lines = [replace(lines[0], mark="", style="")]
     return chart(
         lines,
         width=width,
@@ -254,11 +230,8 @@ def terminal_legend(plot: Plot) -> Picture:
     if len(plot.curves) == 1:
         return []
     return [
-        [
-            (f"{'abcdefg'[index]} {SPOTS[index] if curve.val else ' '} ", TERMINAL[index]),
-            (plot.legend(curve), ""),
-        ]
-        for index, curve in enumerate(plot.curves)
+        [(f"{letter} {spot if curve.val else ' '} ", colour), (plot.legend(curve), "")]
+        for curve, (letter, spot, colour) in zip(plot.curves, SIGNS, strict=False)
     ]
 
 
@@ -292,13 +265,12 @@ def write_picture(plot: Plot, path: Path) -> None:
         figure.savefig(partial, format=kind, dpi=PNG_DPI, metadata=undated)
 
 
-def draw(plot: Plot, figure: Figure) -> None:
+def draw(plot: Plot, figure: Any) -> None:
     """Draw a plot into an empty figure: every step faint, the means strong, validation as marks."""
     axes = figure.add_subplot()
     legend = []
     for index, curve in enumerate(plot.curves):
-        colour, marker = COLOURS[index], MARKERS[index]
-        hollow = index >= len(set(MARKERS))
+        colour, filled = COLOURS[index], index < FILLED
         if curve.window > 1:
             raw = extremes(curve.raw, RAW_POINTS)
             axes.plot(*_columns(raw), color=colour, alpha=0.25, linewidth=0.7)
@@ -310,10 +282,10 @@ def draw(plot: Plot, figure: Figure) -> None:
             *_columns(curve.val),
             color=colour,
             linestyle="none",
-            marker=marker,
+            marker=MARKERS[index],
             markersize=5.5,
-            markerfacecolor="white" if hollow else colour,
-            markeredgecolor=colour if hollow else "white",
+            markerfacecolor=colour if filled else "white",
+            markeredgecolor="white" if filled else colour,
             markeredgewidth=0.8,
             zorder=4,
         )
@@ -335,7 +307,7 @@ def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _set_axes(plot: Plot, axes: Axes) -> None:
+def _set_axes(plot: Plot, axes: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xlabel(plot.x_title)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
@@ -35,19 +36,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training needs.
-
-    Attributes:
-        manifest: the dataset.
-        model: the checkpoint to start from.
-        binary: the engine.
-        config: the preset to train with; None: the defaults.
-    """
+    """Everything that training needs."""
 
     manifest: Manifest
-    model: Path
-    binary: Path
-    config: str | None = None
+    model: Path  # the checkpoint to start from
+    binary: Path  # the engine
+    config: str | None  # the preset to train with; None: the defaults
 
 
 def recipe_of(inputs: list[str]) -> Recipe:
@@ -129,19 +123,16 @@ def _weights(workspace: Workspace, model: str, manifest: Manifest, report: Repor
         recipe = load_preset(preset or "gpt2-124m")
         shape = {"vocab_size": manifest.tokenizer.vocab_size}
         out = workspace.models / f"{recipe.name}-{manifest.dataset}.bin"
-        header = _whole(out)
-        wanted = (overridden(recipe.model, shape), fingerprint)
-        if header is None or (header.config, header.tokenizer) != wanted:
-            return export_weights(
-                workspace, model, out=out, shape=shape, fingerprint=fingerprint, report=report
-            ).path
-    elif model in PUBLISHED:
-        fetch_named(workspace, model, report=report)
-        out = workspace.models / f"{model}.bin"
-        if _whole(out) is None:
-            return export_weights(workspace, model, report=report).path
+        header, wanted = _whole(out), overridden(recipe.model, shape)
+        options: dict[str, Any] = {"out": out, "shape": shape, "fingerprint": fingerprint}
+        whole = header is not None and (header.config, header.tokenizer) == (wanted, fingerprint)
     else:
-        return export_weights(workspace, model, report=report).path
+        if model in PUBLISHED:
+            fetch_named(workspace, model, report=report)
+        out, options = workspace.models / f"{model}.bin", {}
+        whole = model in PUBLISHED and _whole(out) is not None
+    if not whole:
+        return export_weights(workspace, model, report=report, **options).path
     report.note(f"{workspace.shown(out)} is exported and whole")
     return out
 

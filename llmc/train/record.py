@@ -34,13 +34,7 @@ DONE_ON = {"train": "trained", "val": "validated"}
 
 @dataclass(frozen=True)
 class Setup:
-    """The engine, and how it runs.
-
-    Attributes:
-        binary: the engine's; its folder is named by the hash of the build.
-        isa: the instruction set that it takes on this machine.
-        threads: how many it computes with.
-    """
+    """The engine, in a folder named by the hash of its build, and how it runs on this machine."""
 
     binary: Path
     isa: str
@@ -64,7 +58,7 @@ def new_record(
         "model": os.path.relpath(model, workspace.root),
         "weights_crc32": weights_checksum(model),
         "files": fingerprints(data),
-        "manifest": _manifest(data),
+        "manifest": data.manifest.fields() if data.manifest is not None else None,
         "resumes": [],
     }
 
@@ -120,15 +114,12 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
         known = {manifest.folder / shard.file: asdict(shard) for shard in shards}
 
     def fingerprint(path: Path) -> dict[str, Any]:
-        if path in known:
-            return known[path]
         tokens = len(read_tokens(path))
         return {"file": path.name, "tokens": tokens, "sha256": payload_sha256(path)}
 
-    splits = {"train": data.train, "val": data.val}
     return {
-        split: [fingerprint(file) for file in expanded(path)] if path is not None else []
-        for split, path in splits.items()
+        split: [known.get(file) or fingerprint(file) for file in (expanded(path) if path else [])]
+        for split, path in (("train", data.train), ("val", data.val))
     }
 
 
@@ -150,28 +141,23 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
         BadData: the record cannot be read.
     """
     if name is None:
-        newest = newest_run(workspace, RECORD)
-        if newest is None:
-            raise MissingOutput(
-                f"no run to resume in {workspace.shown(workspace.runs)}: run 'llmc train' first"
-            )
-        folder = newest
+        folder = newest_run(workspace, RECORD, "run to resume")
     else:
         folder = workspace.runs / name
-        if not (folder / RECORD).is_file() and (folder / CONFIG).exists():
+    if name is not None and not (folder / RECORD).is_file():
+        if (folder / CONFIG).exists():
             raise MissingOutput(
                 f"{workspace.shown(folder)} has no {RECORD} to resume from: delete that folder, or "
                 "start a new run"
             )
-        if not (folder / RECORD).is_file():
-            raise MissingOutput(
-                f"no run {workspace.shown(folder)} to resume: run 'llmc train --run {name}'"
-                + similar_run(workspace, name)
-            )
+        raise MissingOutput(
+            f"no run {workspace.shown(folder)} to resume: run 'llmc train --run {name}'"
+            + similar_run(workspace, name)
+        )
     try:
         record = read_record(folder)
         _ = Path(record["data"]), Path(record["val_data"] or ""), Path(record["model"])
-        _ = _hashes(_recorded_files(record)), [*record.get("resumes", [])]
+        _ = _recorded_hashes(record), [*record.get("resumes", [])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadData(
             f"cannot read {folder / RECORD} ({error}): start a new run from its weights (--model)"
@@ -224,7 +210,7 @@ def recorded_data(
     elif found.val is None:
         found = replace(found, val=recorded)
     files = fingerprints(found)
-    hashes, expected = _hashes(files), _hashes(_recorded_files(record))
+    hashes, expected = _hashes(files), _recorded_hashes(record)
     for split, path in (("train", found.train), ("val", found.val or recorded)):
         if split in expected and hashes[split] != expected[split]:
             raise BadData(
@@ -237,11 +223,10 @@ def recorded_data(
     return found, {**record, **_places(workspace, found), "files": files}
 
 
-def _recorded_files(record: Record) -> Record:
-    if "files" in record:
-        return {**record["files"]}
-    manifest = record["manifest"]  # all that an older llmc recorded
-    return {} if manifest is None else {"train": manifest["train"]}
+def _recorded_hashes(record: Record) -> dict[str, list[tuple[int, str]]]:
+    manifest = record.get("manifest") or {}  # all that an older llmc recorded
+    files = record.get("files", {"train": manifest["train"]} if manifest else {})
+    return _hashes(files)
 
 
 def _hashes(files: Record) -> dict[str, list[tuple[int, str]]]:
@@ -260,10 +245,3 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return None
     changes = run_quietly([*where, "status", "--porcelain", "--untracked-files=no"])
     return {"commit": commit.output.strip(), "changed": bool(changes.output.strip())}
-
-
-def _manifest(data: Data) -> dict[str, Any] | None:
-    if data.manifest is None:
-        return None
-    fields: dict[str, Any] = json.loads(json.dumps(data.manifest.fields()))
-    return fields

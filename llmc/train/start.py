@@ -33,6 +33,13 @@ class Data:
     manifest: Manifest | None = None
     tokenizer: Tokenizer | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The folder in which the token files lie."""
+        if self.manifest is not None:
+            return self.manifest.folder
+        return (expanded(self.train) or [self.train])[0].parent
+
     def detokenize(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, or the ids themselves where the tokenizer is not known."""
         if self.tokenizer is None:
@@ -49,13 +56,14 @@ def find_data(workspace: Workspace, data: Path | None, val_data: Path | None) ->
         BadData: it is not what its manifest says.
     """
     path = data if data is not None else workspace.newest_dataset()
-    if not path.exists() and not expanded(path):
+    found = expanded(path)
+    if not found:
         raise MissingOutput(
             f"there is no {path}: make a dataset with 'llmc prepare NAME' or 'llmc tokenize PATH'"
         )
-    if val_data is not None and not val_data.is_file() and not expanded(val_data):
+    if val_data is not None and not expanded(val_data):
         raise MissingOutput(f"there is no file {val_data}: make one with 'llmc tokenize PATH'")
-    folder = path if path.is_dir() else (expanded(path) or [path])[0].parent
+    folder = path if path.is_dir() else found[0].parent
     if not path.is_dir() and not (folder / MANIFEST).is_file():
         stem = path.resolve().stem.partition("*")[0].rstrip("_") or path.resolve().parent.name
         return Data(stem, path, val_data)
@@ -69,7 +77,7 @@ def find_data(workspace: Workspace, data: Path | None, val_data: Path | None) ->
 
 
 def _check_files(manifest: Manifest) -> None:
-    """Hold what lies in the folder against the manifest: the engine takes what a pattern finds.
+    """Refuse a folder with other files than its manifest: the engine takes what a pattern finds.
 
     Raises:
         MissingOutput: a file is not there, or the dataset is only a part of one.
@@ -83,13 +91,11 @@ def _check_files(manifest: Manifest) -> None:
     for file in manifest.files:
         if not file.is_file():
             raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize'")
-    for pattern in (manifest.train_path, manifest.val_path):
-        for file in expanded(pattern):
-            if file not in manifest.files:
-                raise BadData(
-                    f"{file} is not in its folder's manifest: remove it, or run 'llmc tokenize' "
-                    "again"
-                )
+    for file in (*expanded(manifest.train_path), *expanded(manifest.val_path)):
+        if file not in manifest.files:
+            raise BadData(
+                f"{file} is not in its folder's manifest: remove it, or run 'llmc tokenize' again"
+            )
 
 
 def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
@@ -102,27 +108,19 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
         if not model.is_file():
             raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
         return model
-    prepared = prepared_model(workspace, folder_of(data))
-    if prepared is not None:
+    if (prepared := prepared_model(workspace, data.folder)) is not None:
         return prepared
-    models = sorted(workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
+    models = list(workspace.models.glob("*.bin"))
     if not models:
         raise MissingOutput(
             f"no model in {workspace.shown(workspace.models)}: run "
             "'llmc export-weights random' or 'llmc prepare NAME' first, or name one with --model"
         )
-    return models[-1]
-
-
-def folder_of(data: Data) -> Path:
-    """Return the folder in which the token files lie."""
-    if data.manifest is not None:
-        return data.manifest.folder
-    return (expanded(data.train) or [data.train])[0].parent
+    return max(models, key=lambda path: path.stat().st_mtime_ns)
 
 
 def check_match(workspace: Workspace, data: Data, path: Path, header: CheckpointHeader) -> None:
-    """Refuse data and a model that speak of different tokens.
+    """Refuse data and a model with different tokens.
 
     Raises:
         BadData: their tokenizers differ, or the model knows too few tokens.

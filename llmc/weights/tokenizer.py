@@ -10,15 +10,11 @@ from pathlib import Path
 
 from llmc.errors import BadData, LlmcError
 from llmc.paths import Workspace
+from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.tokens.manifest import load_manifest
-from llmc.tokens.tokenizer import (
-    ENDOFTEXT,
-    TOKENIZER_FILE,
-    Tokenizer,
-    load_tokenizer,
-    recorded_tokenizer,
-)
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.tokens.vocabulary import TOKENIZER_FILE
 from llmc.weights.checkpoint import read_header
 from llmc.weights.random import RandomModel
 from llmc.weights.sources import FoundWeights

@@ -11,7 +11,7 @@ import typer
 from llmc.cli.commands.train import train
 from llmc.cli.options import GROUPS
 from llmc.config import TRAIN_SETTINGS
-from llmc.train.endings import STATES
+from llmc.train.metrics import STATES
 from tests.helpers.places import ROOT
 from tools.settings_page import PAGE, page
 

@@ -10,11 +10,9 @@ from llmc.model import ModelConfig
 from tests.helpers.engine import (
     Flags,
     Native,
-    random_tokens,
     refused,
-    save_model,
-    save_tokens,
     succeeded,
+    training_files,
 )
 
 CONFIG = ModelConfig(layers=1, heads=2, channels=12, context=16, vocab_size=50)
@@ -22,9 +20,8 @@ CONFIG = ModelConfig(layers=1, heads=2, channels=12, context=16, vocab_size=50)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Flags:
-    folder = tmp_path_factory.mktemp("files")
-    data = save_tokens(folder / "data.bin", random_tokens(300, 50), 50)
-    return {"model": save_model(folder / "model.bin", CONFIG), "data": data}
+    made = training_files(tmp_path_factory.mktemp("files"), CONFIG, 300)
+    return {"model": made["model"], "data": made["data"]}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ x86-64 and for ARM wherever the tests run. The loop under every matrix product m
 accumulators in registers and touch no memory but its two panels; roots and exponentials must be
 vectors.
 
-A new instruction set needs a row in ``TILES`` for each of its tiles.
+A new instruction set needs a row in ``TILES`` for each of its tiles. Compiling takes up to 15
+seconds a file, so ``make test`` looks at ``QUICK`` alone, ``make test-full`` at every one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import dataclasses
 import itertools
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +47,17 @@ TILES = (
     Tile("neonbf16", "aarch64", ("bfdot",)),
 )
 FILES = tuple(dict.fromkeys((tile.isa, tile.machine) for tile in TILES))
-EVERY_FILE = pytest.mark.parametrize(("isa", "machine"), FILES)
+QUICK = ("avx2", "neon")
+
+
+def full_unless_quick(isa: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Return the marks of a test of an instruction set."""
+    return () if isa in QUICK else (pytest.mark.full,)
+
+
+EVERY_FILE = pytest.mark.parametrize(
+    ("isa", "machine"), [pytest.param(*file, marks=full_unless_quick(file[0])) for file in FILES]
+)
 
 NATIVE = shipped_dir("native")
 COMMENT = {"x86_64": "#", "aarch64": "//"}
@@ -66,7 +78,7 @@ STORE = re.compile(r"st|(?!lea|cmp|test|prefetch).*\)$")  # x86 names the destin
 ONE_LANE = re.compile(r"v?mov(?:ss|d)\s|vp?broadcast(?:ss|d)\s|ld1r|.*\{1to")
 
 Functions = dict[str, list[str]]  # name -> its labels and instructions
-Assembly = Mapping[tuple[str, str], Functions]
+Assembly = Callable[[str, str], Functions]
 
 
 def compiled(native: Path, isa: str, machine: str, scratch: Path) -> Functions:
@@ -180,9 +192,9 @@ def faults(functions: Functions, native: Path, tile: Tile) -> list[str]:
 
 @pytest.fixture(scope="session")
 def assembly(tmp_path_factory: pytest.TempPathFactory) -> Assembly:
-    """Every file's functions; each is compiled once."""
+    """Return what gives a file's functions; each file is compiled once."""
     scratch = tmp_path_factory.mktemp("assembly")
-    return {file: compiled(NATIVE, *file, scratch) for file in FILES}
+    return cache(lambda isa, machine: compiled(NATIVE, isa, machine, scratch))
 
 
 def test_every_instruction_set_has_a_row() -> None:
@@ -193,9 +205,15 @@ def test_every_instruction_set_has_a_row() -> None:
         assert toolchain.ISAS[isa].machine in (None, machine)
 
 
-@pytest.mark.parametrize("tile", TILES, ids=lambda tile: "-".join((*tile[:2], *tile[2])))
+@pytest.mark.parametrize(
+    "tile",
+    [
+        pytest.param(tile, id="-".join((*tile[:2], *tile[2])), marks=full_unless_quick(tile.isa))
+        for tile in TILES
+    ],
+)
 def test_the_tile_stays_in_registers(tile: Tile, assembly: Assembly) -> None:
-    functions = assembly[tile.isa, tile.machine]
+    functions = assembly(tile.isa, tile.machine)
     assert faults(functions, NATIVE, tile) == [], "\n".join(tile_loop(functions, tile))
 
 
@@ -207,7 +225,7 @@ MULTIPLY = re.compile(r"v?f?m(?:add231ps|ulps|la)$|vdpbf16ps$|bfdot$")
 def test_the_sums_of_strips_and_of_decoding_stay_in_registers(
     isa: str, machine: str, assembly: Assembly
 ) -> None:
-    functions, vector = assembly[isa, machine], re.compile(VECTOR[machine])
+    functions, vector = assembly(isa, machine), re.compile(VECTOR[machine])
     for name in ("strip_product", "decode_linear_task"):
         loops = [
             loop
@@ -226,7 +244,7 @@ def test_the_sums_of_strips_and_of_decoding_stay_in_registers(
 def test_adamw_takes_roots_of_whole_vectors(isa: str, machine: str, assembly: Assembly) -> None:
     whole = WHOLE[machine, constant(NATIVE, isa, "VL")]
     root = re.compile(rf"v?f?sqrt(?:ps)?\s+{whole}, {whole}$")
-    loops = inner_loops(assembly[isa, machine]["adamw_task"])
+    loops = inner_loops(assembly(isa, machine)["adamw_task"])
     assert any(root.match(line) for loop in loops for line in loop)
 
 
@@ -237,11 +255,11 @@ def test_exponentials_are_vectors(isa: str, machine: str, assembly: Assembly) ->
     shift = re.compile(rf"(?:v?pslld\s+\$23,.*{whole}|shl\s+{whole},.*#23)$")
     # Of attention what a batch and a prompt go through, a function of its own or inside theirs.
     for names in (("attention_strip", "attention_forward_task"), ("crossentropy_task",)):
-        found = [assembly[isa, machine][name] for name in names if name in assembly[isa, machine]]
+        found = [assembly(isa, machine)[name] for name in names if name in assembly(isa, machine)]
         loops = [loop for lines in found for loop in inner_loops(lines)]
         assert any(shift.match(line) for loop in loops for line in loop), names
     call = re.compile(r"(?:call\w?|bl|jmp|b)\s+(?:exp|tanh|sqrt)")
-    for name, lines in assembly[isa, machine].items():
+    for name, lines in assembly(isa, machine).items():
         # Decoding calls it once for every 2 HS multiply-adds.
         if name != "attention_decode_task":
             assert [line for line in lines if call.match(line)] == [], name
@@ -258,18 +276,26 @@ def faults_after(change: tuple[str, str, str], tiles: list[Tile], scratch: Path)
     return [faults(functions, native, tile) for tile in tiles]
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512bf16", "neonbf16"])
+@pytest.mark.parametrize(
+    "isa",
+    [
+        pytest.param(isa, marks=full_unless_quick(isa))
+        for isa in ("neon", "avx2", "avx512bf16", "neonbf16")
+    ],
+)
 def test_a_tile_that_is_not_unrolled_is_noticed(isa: str, tmp_path: Path) -> None:
     rolled = ("kernels/gemm_tmpl.c", r"(#pragma GCC unroll) \d+", r"\1 1")
     assert all(faults_after(rolled, [tile for tile in TILES if tile.isa == isa], tmp_path))
 
 
+@pytest.mark.full
 def test_a_tile_too_large_for_the_registers_is_noticed(tmp_path: Path) -> None:
     larger = ("kernels/isa/avx2.c", r"#define MR 6", "#define MR 8")
     (found,) = faults_after(larger, [tile for tile in TILES if tile.isa == "avx2"], tmp_path)
     assert any(fault.startswith("stack: ") for fault in found), found
 
 
+@pytest.mark.full
 def test_sums_that_leave_the_registers_between_fetches_are_noticed(tmp_path: Path) -> None:
     taken = ", ".join(f'"xmm{i}"' for i in range(8))
     fetch = "ahead_fetch(&fetches->panel);"

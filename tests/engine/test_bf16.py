@@ -24,6 +24,7 @@ from tests.helpers.engine import (
     save_tokens,
     steps_of,
     succeeded,
+    training_files,
 )
 
 BATCHES = 4  # of one, chance moves a small tensor's distance by a third
@@ -72,16 +73,9 @@ def run(native: Native, folder: Path, **flags: object) -> tuple[bytes, bytes, li
 
 @pytest.fixture(scope="module")
 def ragged(tmp_path_factory: pytest.TempPathFactory) -> Flags:
-    folder = tmp_path_factory.mktemp("ragged")
-    tokens = random_tokens(1200, RAGGED.vocab_size)
-    return {
-        "model": save_model(folder / "model.bin", RAGGED),
-        "data": save_tokens(folder / "train.bin", tokens, RAGGED.vocab_size),
-        "batch_size": 3,
-        "seq_len": 37,
-        "steps": 4,
-        "lr": 1e-3,
-    }
+    files = training_files(tmp_path_factory.mktemp("ragged"), RAGGED)
+    del files["val_data"]
+    return {**files, "batch_size": 3, "seq_len": 37, "steps": 4, "lr": 1e-3}
 
 
 @pytest.mark.parametrize("isa", ALL_ISAS)

@@ -39,7 +39,11 @@ def strict(name: str) -> Compiler:
     return replace(probed(c_compiler(name, flags)), version=version.stdout)
 
 
-@pytest.mark.parametrize("name", COMPILERS)
+# By default one compiler: the others take 15 seconds each.
+@pytest.mark.parametrize(
+    "name",
+    [*COMPILERS[:1], *(pytest.param(name, marks=pytest.mark.full) for name in COMPILERS[1:])],
+)
 def test_it_builds_the_engine(name: str, cache: Path) -> None:
     compiler = strict(name)
     engine = kept_programs(cache, compiler=compiler, mode=Mode.DEBUG, tests=False)[BINARY]

@@ -27,6 +27,7 @@ from tests.helpers.engine import (
     Flags,
     Native,
     build,
+    build_sanitized,
     environment,
     random_tokens,
     refused,
@@ -45,7 +46,7 @@ HEADER_BYTES = 1024
 
 @pytest.fixture(scope="module", params=["release", "sanitized"])
 def native(request: pytest.FixtureRequest, cache: Path) -> Native:
-    return build(cache, sanitize=request.param == "sanitized")
+    return build_sanitized(cache) if request.param == "sanitized" else build(cache)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,8 @@ from tests.helpers.engine import (
     Native,
     build,
     json_lines,
-    random_tokens,
-    save_model,
-    save_tokens,
     succeeded,
+    training_files,
     without_times,
 )
 from tests.helpers.programs import kept_programs
@@ -73,11 +71,8 @@ def test_its_kernels_match_the_plain_loops(
 
 
 def test_it_trains_as_the_host_does(foreign: dict[str, Path], cache: Path, tmp_path: Path) -> None:
-    V = RAGGED.vocab_size
     flags: Flags = {
-        "model": save_model(tmp_path / "model.bin", RAGGED),
-        "data": save_tokens(tmp_path / "train.bin", random_tokens(600, V), V),
-        "val_data": save_tokens(tmp_path / "val.bin", random_tokens(200, V, 4), V),
+        **training_files(tmp_path, RAGGED, 600),
         "batch_size": 2,
         "seq_len": 37,
         "steps": 4,

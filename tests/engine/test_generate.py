@@ -21,7 +21,7 @@ from tests.helpers.engine import (
     SMALL,
     Flags,
     Native,
-    build,
+    build_sanitized,
     environment,
     must_run,
     refused,
@@ -441,4 +441,4 @@ def test_no_line_breaks_it(sanitized: Native, model: Path, lines: list[str]) -> 
 
 @pytest.fixture(scope="module")
 def sanitized(cache: Path) -> Native:
-    return build(cache, sanitize=True)
+    return build_sanitized(cache)

@@ -35,6 +35,7 @@ from tests.helpers.engine import (
     some_tensors,
     steps_of,
     succeeded,
+    training_files,
     without_times,
 )
 from tests.helpers.generate import line as request
@@ -86,13 +87,7 @@ __attribute__((destructor)) static void report(void) {
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Flags:
     """A model whose sizes are multiples of nothing, and tokens to train and validate on."""
-    folder = tmp_path_factory.mktemp("files")
-    V = RAGGED.vocab_size
-    return {
-        "model": save_model(folder / "model.bin", RAGGED),
-        "data": save_tokens(folder / "train.bin", random_tokens(1200, V), V),
-        "val_data": save_tokens(folder / "val.bin", random_tokens(400, V, 4), V),
-    }
+    return training_files(tmp_path_factory.mktemp("files"), RAGGED)
 
 
 BATCH: Flags = {"batch_size": 3, "seq_len": 37}

@@ -17,12 +17,10 @@ from tests.helpers.engine import (
     RAGGED,
     Flags,
     Native,
-    random_tokens,
     refused,
-    save_model,
-    save_tokens,
     steps_of,
     succeeded,
+    training_files,
 )
 
 STEPS, LR = 23, 0.004
@@ -30,13 +28,8 @@ STEPS, LR = 23, 0.004
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Flags:
-    folder = tmp_path_factory.mktemp("schedule")
-    V = RAGGED.vocab_size
-    return {
-        "model": save_model(folder / "model.bin", RAGGED),
-        "data": save_tokens(folder / "train.bin", random_tokens(1200, V), V),
-        "sample_every": 0,
-    }
+    made = training_files(tmp_path_factory.mktemp("schedule"), RAGGED)
+    return {"model": made["model"], "data": made["data"], "sample_every": 0}
 
 
 def trained(native: Native, files: Flags, out: Path, **flags: Any) -> list[dict[str, Any]]:

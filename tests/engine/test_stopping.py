@@ -23,7 +23,7 @@ from tests.helpers.engine import (
     succeeded,
     without_times,
 )
-from tests.helpers.workspace import copy_of, metrics, ok, prepared_workspace
+from tests.helpers.workspace import copy_of, metrics, ok
 from tests.programs.torture import ending, settings
 
 TOKENS, B, T = 1200, 3, 19  # what torture.settings makes: 63 windows, 57 tokens an update
@@ -223,7 +223,14 @@ def test_an_update_that_stands_out_is_skipped(native: Native, flags: Flags, tmp_
             assert same == (step in told), step
 
 
-@pytest.mark.parametrize("more", [{}, {"total_batch_size": 57 * 2}, {"grad_clip": 0.5}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"grad_clip": 0.5},
+        pytest.param({}, marks=pytest.mark.full),
+        pytest.param({"total_batch_size": 57 * 2}, marks=pytest.mark.full),
+    ],
+)
 def test_thresholds_that_are_never_reached_change_no_bit(
     more: Flags, native: Native, flags: Flags, tmp_path: Path
 ) -> None:
@@ -232,7 +239,7 @@ def test_thresholds_that_are_never_reached_change_no_bit(
     assert ending(tmp_path / "plain") == ending(tmp_path / "skip")
 
 
-@pytest.mark.parametrize("torn_at", [60, 141])
+@pytest.mark.parametrize("torn_at", [141, pytest.param(60, marks=pytest.mark.full)])
 def test_windows_and_patience_survive_a_resume(
     torn_at: int, native: Native, flags: Flags, tmp_path: Path
 ) -> None:
@@ -263,11 +270,6 @@ def test_skipping_is_the_same_for_any_number_of_threads(
 
 
 # ---- the command line ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("stopping") / "workspace", cache)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def make_small(folder: Path) -> Path:
 def small(folder: Path) -> Iterator[None]:
     """Let llmc find the tiny presets and the short standard library of ``folder``."""
     import llmc.config
-    import llmc.text.source
+    import llmc.fetch.registry
     from llmc.paths import shipped_dir
 
     def shipped(name: str) -> Path:
@@ -116,7 +116,7 @@ def small(folder: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(llmc.config, "shipped_dir", shipped)
-        patch.setattr(llmc.text.source, "stdlib_folder", lambda: folder / "lib")
+        patch.setattr(llmc.fetch.registry, "stdlib_folder", lambda: folder / "lib")
         yield
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmc.engine.build import build_native
-from llmc.engine.toolchain import Mode
+from llmc.engine.build import build_native, compiler_for
+from llmc.engine.toolchain import BINARY, Cpu, Mode
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.files import write_tokens
 from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
+from tests.helpers.programs import kept_programs
 
 Floats = NDArray[np.float32]
 Flags = dict[str, Any]
@@ -69,16 +70,21 @@ def environment(isa: str | None = None, env: Mapping[str, str] | None = None) ->
     return {**kept, **({"LLMC_ISA": isa} if isa else {}), **(env or {})}
 
 
-def build(cache: Path, *, sanitize: bool = False) -> Native:
-    """Compile the engine, once per session, into the session's cache; with sanitizers, which take
-    long, its table for this CPU alone.
-    """
+def build(cache: Path) -> Native:
+    """Compile the engine into the session's cache, unless it is there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMC_CACHE_DIR", str(cache))
-        if sanitize:
-            patch.setenv("LLMC_CPU", "native")
-        mode = Mode.SANITIZE if sanitize else Mode.RELEASE
-        return Native(build_native(mode=mode).path)
+        return Native(build_native().path)
+
+
+def build_sanitized(cache: Path) -> Native:
+    """Compile the engine for this CPU with a sanitizer, unless it is there.
+
+    Undefined behaviour raises SIGILL, without a message; ``llmc build --sanitize`` names the line.
+    The sanitizer's own library and an optimised build would take four times as long to compile.
+    """
+    compiler = replace(compiler_for(Cpu.NATIVE), extra=("-O0", "-fsanitize-trap=undefined"))
+    return Native(kept_programs(cache, compiler=compiler, mode=Mode.SANITIZE, tests=False)[BINARY])
 
 
 def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
@@ -161,6 +167,16 @@ def plan_alone(native: Native, **flags: Any) -> dict[str, Any]:
 def save_tokens(path: Path, tokens: NDArray[np.integer[Any]], vocab_size: int) -> Path:
     write_tokens(path, [tokens], vocab_size)
     return path
+
+
+def training_files(folder: Path, config: ModelConfig, tokens: int = 1200) -> Flags:
+    """Write a model and random tokens to train and to validate on; return the flags naming them."""
+    V = config.vocab_size
+    return {
+        "model": save_model(folder / "model.bin", config),
+        "data": save_tokens(folder / "train.bin", random_tokens(tokens, V), V),
+        "val_data": save_tokens(folder / "val.bin", random_tokens(tokens // 3, V, 4), V),
+    }
 
 
 def random_tokens(count: int, vocab_size: int, seed: int = 3) -> NDArray[np.int64]:

@@ -79,10 +79,8 @@ def huggingface_tensors(config: ModelConfig) -> dict[str, Any]:
     return found
 
 
-def write_huggingface(folder: Path, config: ModelConfig, *, shards: int = 1) -> Path:
-    """Write a Hugging Face model's folder, its tensors in one file or several."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = huggingface_tensors(config)
+def write_huggingface_config(folder: Path, config: ModelConfig) -> None:
+    """Write the ``config.json`` of a GPT-2."""
     settings = {
         "model_type": "gpt2",
         "n_layer": config.layers,
@@ -92,6 +90,13 @@ def write_huggingface(folder: Path, config: ModelConfig, *, shards: int = 1) -> 
         "vocab_size": config.vocab_size,
     }
     (folder / "config.json").write_text(json.dumps(settings))
+
+
+def write_huggingface(folder: Path, config: ModelConfig, *, shards: int = 1) -> Path:
+    """Write a Hugging Face model's folder, its tensors in one file or several."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = huggingface_tensors(config)
+    write_huggingface_config(folder, config)
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         return folder

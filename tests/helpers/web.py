@@ -202,13 +202,18 @@ class _Handler(BaseHTTPRequestHandler):
 def serving() -> Iterator[Web]:
     """Run a server of its own."""
     web = Web()
-    handler = type("Handler", (_Handler,), {"web": web})
+    with answering(type("Handler", (_Handler,), {"web": web})) as web.url:
+        yield web
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Let a handler answer at an address of this machine, which is yielded."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    web.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield web
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()

@@ -248,6 +248,7 @@ def test_attention_against_pytorch(tiny: Llmc) -> None:
 
 
 @needs_torch
+@pytest.mark.full  # PyTorch takes 15 seconds to find that out
 def test_torch_compile_without_a_compiler_is_refused_in_one_sentence(
     tiny: Llmc, tmp_path: Path
 ) -> None:
@@ -268,13 +269,7 @@ def test_bf16_is_timed(what: str, tiny: Llmc) -> None:
 @pytest.mark.parametrize("what", ["step", "kernels"])
 def test_ctrl_c_leaves_no_process_behind(what: str, tiny: Llmc) -> None:
     steps = "987654"
-    with subprocess.Popen(
-        [*tiny.command, "bench", what, "--model", "tiny.toml", "--steps", steps],
-        cwd=tiny.workspace,
-        env=tiny.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as child:
+    with tiny.start("bench", what, "--model", "tiny.toml", "--steps", steps) as child:
         try:
             deadline = time.monotonic() + 120  # the engine may have to be built first
             while "llmc-native bench" not in running(steps):

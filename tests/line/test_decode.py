@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmc.cli.commands.decode import parse_id, split_at_last_space
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.dataset import TokenizeOptions, tokenize
-from llmc.tokens.ids import parse_id, split_at_last_space
 from llmc.tokens.tokenizer import Tokenizer, record_tokenizer
-from llmc.train.tokenizers import newest_tokenizer
+from llmc.train.folder import newest_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
 
 TEXT = "naïve — 東京 🙂\r\n\tend"
@@ -44,14 +44,8 @@ def test_bytes_that_are_no_utf8_pass_unchanged(llmc: Llmc) -> None:
 
 
 def test_output_appears_as_ids_arrive(llmc: Llmc) -> None:
-    with subprocess.Popen(
-        [*llmc.command, "decode", "--tokenizer", "byte"],
-        cwd=llmc.workspace,
-        env=llmc.env(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
+    with llmc.start(
+        "decode", "--tokenizer", "byte", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -67,14 +61,7 @@ def test_output_appears_as_ids_arrive(llmc: Llmc) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(llmc: Llmc) -> None:
-    with subprocess.Popen(
-        [*llmc.command, "decode", "--tokenizer", "byte"],
-        cwd=llmc.workspace,
-        env=llmc.env(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with llmc.start("decode", "--tokenizer", "byte", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None

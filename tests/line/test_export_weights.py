@@ -18,6 +18,7 @@ from llmc.weights.huggingface import NAMES
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.export import export
+from tests.helpers.foreign_files import write_huggingface_config
 
 SMALL = {"layers": 2, "heads": 2, "channels": 64, "context": 32, "vocab_size": 300}
 
@@ -32,15 +33,7 @@ def hugging_face(folder: Path, config: ModelConfig) -> Path:
             arrays[theirs.format(layer)] = np.ascontiguousarray(one.T if conv1d else one)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays, folder / "model.safetensors")
-    settings = {
-        "model_type": "gpt2",
-        "n_layer": config.layers,
-        "n_head": config.heads,
-        "n_embd": config.channels,
-        "n_positions": config.context,
-        "vocab_size": config.vocab_size,
-    }
-    (folder / "config.json").write_text(json.dumps(settings))
+    write_huggingface_config(folder, config)
     return folder
 
 

@@ -10,15 +10,10 @@ from llmc.tokens.manifest import load_manifest, verify
 from llmc.train.prepare import Recipe, recipe_of
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.workspace import copy_of, empty_workspace, ok, prepared_workspace, trained
+from tests.helpers.workspace import copy_of, empty_workspace, ok, trained
 
 FLAGS = ["--tokenizer", "byte", "--model", "random:tiny.toml"]
 DATA, MODEL = "data/texts/train.bin", "models/tiny-texts.bin"
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("prepare") / "workspace", cache)
 
 
 @pytest.fixture

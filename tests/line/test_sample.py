@@ -431,13 +431,7 @@ def test_a_damaged_checkpoint_is_refused(llmc: Llmc) -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--decode"]])
 def test_a_reader_that_leaves_early_is_no_error(template: Llmc, flags: list[str]) -> None:
-    with subprocess.Popen(
-        [*template.command, "sample", "--tokens", "1000000", *flags],
-        cwd=template.workspace,
-        env=template.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with template.start("sample", "--tokens", "1000000", *flags) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert len(process.stdout.read(2)) == 2  # it comes while the rest is being made

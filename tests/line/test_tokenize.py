@@ -117,8 +117,7 @@ def test_one_document_is_cut_where_the_fraction_falls(here: Context, tmp_path: P
 def test_copying_in_slices_changes_nothing(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch, slices: int
 ) -> None:
-    for room in ("shards", "split"):
-        monkeypatch.setattr(f"llmc.tokens.{room}.SLICE", slices)
+    monkeypatch.setattr("llmc.tokens.shards.SLICE", slices)
     ids = [id for letter in b"cdefghijklmnopqrst" for id in (EOT, *b"document", letter)]
     payload = b"".join(id.to_bytes(2, "little") for id in ids)
     assert tokenized(here, corpus).train.shards[0].sha256 == hashlib.sha256(payload).hexdigest()

@@ -17,8 +17,7 @@ from llmc.engine.build import ensure_native
 from llmc.model import ModelConfig
 from llmc.tokens.files import read_tokens, write_tokens
 from llmc.train.loop import engine_arguments, run_engine
-from llmc.train.metrics import Event
-from llmc.train.progress import Progress
+from llmc.train.metrics import Event, Progress
 from llmc.train.start import Data
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence
@@ -29,7 +28,6 @@ from tests.helpers.workspace import (
     losses,
     metrics,
     ok,
-    prepared_workspace,
     runs,
     trained,
 )
@@ -67,11 +65,6 @@ FLAGS: dict[str, Any] = {
     "save_every": 2,
     "keep": 2,
 }
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("train") / "workspace", cache)
 
 
 @pytest.fixture

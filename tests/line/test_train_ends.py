@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from llmc.cli.context import Context
-from llmc.config import Preset, TrainConfig
+from llmc.config import Preset
 from llmc.errors import Interrupted
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
@@ -27,16 +27,11 @@ from llmc.train.start import find_data
 from llmc.weights.checkpoint import read_checkpoint, read_header, write_checkpoint
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.workspace import copy_of, losses, metrics, ok, prepared_workspace, runs, trained
+from tests.helpers.workspace import copy_of, losses, metrics, ok, runs, trained
 
 TINY = ModelConfig(1, 2, 16, 64, 257)
 FOREVER = ["--steps", "1000000", "--val-every", "0", "--sample-every", "0", "--threads", "1"]
 EACH = [*FOREVER, "--log-every", "1"]
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
-    return prepared_workspace(tmp_path_factory.mktemp("ends") / "workspace", cache)
 
 
 @pytest.fixture
@@ -346,8 +341,8 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(
     here = Context(Workspace(llmc.workspace), here.ui)
     data = find_data(here.workspace, None, None)
     start = llmc.workspace / model()[1]
-    shape = read_header(start).config
-    plan = RunPlan(Path(), Preset(), TrainConfig(), data, start, shape)
+    preset = Preset(model=read_header(start).config)
+    plan = RunPlan(Path(), preset, data, start)
     for stop in (KeyboardInterrupt, Interrupted):
 
         def stopped(*_: object, stop: type[BaseException] = stop) -> None:

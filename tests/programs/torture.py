@@ -33,10 +33,8 @@ from tests.helpers.engine import (
     Native,
     build,
     environment,
-    random_tokens,
-    save_model,
-    save_tokens,
     succeeded,
+    training_files,
     without_times,
 )
 
@@ -63,11 +61,8 @@ def ending(out: Path) -> Ending:
 
 def settings(folder: Path, steps: int) -> Flags:
     """Make a small model and its data; return what both runs have in common."""
-    V = RAGGED.vocab_size
     return {
-        "model": save_model(folder / "start.bin", RAGGED),
-        "data": save_tokens(folder / "train.bin", random_tokens(1200, V), V),
-        "val_data": save_tokens(folder / "val.bin", random_tokens(400, V, 4), V),
+        **training_files(folder, RAGGED),
         "batch_size": 3,
         "seq_len": 19,
         "steps": steps,

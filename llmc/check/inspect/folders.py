@@ -20,7 +20,7 @@ from llmc.tokens.manifest import SPLITS, scan_manifest
 from llmc.tokens.tokenizer import RECORD_FILE
 from llmc.train.folder import read_record
 from llmc.train.history import read_run
-from llmc.train.metrics import Metrics, read_metrics
+from llmc.train.metrics import Metrics
 from llmc.weights.checkpoint import read_header
 
 MOST_ENTRIES = 200
@@ -36,7 +36,7 @@ def describe_run(folder: Path, options: Options) -> Description:
     else:
         made.say("config", None, f"no {CONFIG}")
     if (folder / METRICS).is_file():
-        metrics = read_metrics(folder / METRICS)
+        metrics.read(folder / METRICS)
         say_metrics(made, metrics)
     else:
         made.say("metrics", None, f"no {METRICS}")
@@ -93,7 +93,7 @@ def _add_checkpoint(
     recorded, carried = made.known("tokenizer_fingerprint"), part.known("tokenizer")
     if recorded is not None and carried is not None and recorded != carried:
         made.wrong(f"{CHECKPOINT} names another tokenizer than {RECORD_FILE}")
-    if type(step) is int and metrics.train and step > metrics.done:
+    if type(step) is int and metrics.steps and step > metrics.done:
         made.wrong(
             f"{CHECKPOINT} was saved at step {step:,}, and {METRICS} ends at {metrics.done:,}"
         )

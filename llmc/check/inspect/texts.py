@@ -17,7 +17,7 @@ from llmc.config import load_preset
 from llmc.errors import LlmcError
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.train.curves import sparkline
-from llmc.train.metrics import Metrics, read_metrics
+from llmc.train.metrics import Metrics
 
 READS = (
     "llmc inspects token files, model checkpoints, debug states, tokenizers, safetensors, GGUF, "
@@ -54,7 +54,8 @@ JSON_TITLES = (
 def say_metrics(made: Description, found: Metrics) -> None:
     """Add the losses of a run, its length and how it ended."""
     made.note(metrics_lines=found.lines)
-    for name, points in (("train_loss", found.train_losses), ("val_loss", found.val_losses)):
+    trained = list(zip(found.steps, found.measured["train_loss"], strict=True))
+    for name, points in (("train_loss", trained), ("val_loss", found.val)):
         if not points:
             continue
         losses = [loss for _, loss in points]
@@ -65,12 +66,12 @@ def say_metrics(made: Description, found: Metrics) -> None:
             fields |= {"best": best, "best_step": step}
             shown += f", best {best:.4f} at step {step:,}"
         made.say(name, fields, f"{shown}  {sparkline(losses, SPARKS)}")
-    if found.train:
+    if found.steps:
         made.say("steps", found.done)
         forms = {"tokens_per_second": "{:,.0f} tokens/s", "lr": "{:.4g}", "grad_norm": "{:.4g}"}
         for name, form in forms.items():
-            value = found.train[-1].get(name)
-            if isinstance(value, int | float):
+            value = found.measured[name][-1]
+            if not math.isnan(value):
                 made.say(name, value, f"{form.format(value)} at the last step")
     if found.skipped:
         made.say("skipped", len(found.skipped), f"{len(found.skipped):,} updates skipped")
@@ -118,7 +119,9 @@ def _parsed(line: bytes) -> Any:
 def _say_lines(made: Description, line: dict[str, Any], raw: bytes) -> None:
     if not {"train_loss", "val_loss"}.isdisjoint(line):
         made.kind, made.title = "metrics", "metrics of a run: a JSON object a line"
-        say_metrics(made, read_metrics(made.path))
+        metrics = Metrics()
+        metrics.read(made.path)
+        say_metrics(made, metrics)
         return
     made.kind, made.title = "jsonl", "JSON lines: an object a line"
     made.say("first", line, quoted(raw, 100))

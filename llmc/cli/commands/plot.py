@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -26,9 +26,6 @@ from llmc.train.plots import (
     write_picture,
 )
 from llmc.train.trackers import write_tensorboard, write_wandb
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 PIPE_COLUMNS, MOST_COLUMNS, MOST_LINES = 80, 120, 20
 
@@ -125,15 +122,13 @@ def plot(
     if out is None:
         if not ctx.ui.json:
             show(drawn)
-    elif out.suffix.lower() == ".html":
-        write_page(
-            found, out, metric=metric, x=x, smooth=smooth, log_x=log_x, log_y=log_y, title=title
-        )
     else:
-        write_picture(drawn, out)
-    if out is not None:
+        if out.suffix.lower() == ".html":
+            write_page(drawn, out, smooth=smooth, title=title)
+        else:
+            write_picture(drawn, out)
         ctx.ui.note(f"drew {ctx.workspace.shown(out)}")
-    ctx.ui.result(as_fields(drawn, found, metric, x, out))
+    ctx.ui.result(as_fields(drawn, out))
     if out is None:
         chosen = ["--metric", metric] if metric != "loss" else []
         words = ["llmc", "plot", *(runs or []), *chosen, "--out", f"{metric}.html"]
@@ -168,6 +163,7 @@ def export(
 def show(drawn: Plot) -> None:
     """Print a plot on stdout, in colours where that is a terminal."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(highlight=False)
     terminal = sys.stdout.isatty()
@@ -178,38 +174,29 @@ def show(drawn: Plot) -> None:
         [(f"{drawn.y_title}; {drawn.caption(faint=False)}", "dim")],
     ]
     for picture in (heading, in_terminal(drawn, width, height), terminal_legend(drawn)):
-        _print(console, picture, plainly=not terminal)
+        if not terminal:
+            sys.stdout.write(plain(picture) + "\n" if picture else "")
+        for line in picture if terminal else ():
+            console.print(Text.assemble(*line), soft_wrap=True)
 
 
-def _print(console: Console, picture: Picture, *, plainly: bool) -> None:
-    from rich.text import Text
-
-    if plainly:
-        sys.stdout.write(plain(picture) + "\n" if picture else "")
-        return
-    for line in picture:
-        console.print(Text.assemble(*line), soft_wrap=True)
-
-
-def as_fields(
-    drawn: Plot, runs: list[RunHistory], metric: Metric, x: Axis, out: Path | None
-) -> dict[str, Any]:
+def as_fields(drawn: Plot, out: Path | None) -> dict[str, Any]:
     """Return the numbers of a plot, for ``--json``."""
     return {
-        "metric": metric,
-        "x": x,
+        "metric": drawn.metric,
+        "x": drawn.x,
         "x_title": drawn.x_title,
         "y_title": drawn.y_title,
         "file": str(out) if out is not None else None,
         "runs": [
             {
-                "run": run.name,
-                "folder": str(run.folder),
+                "run": curve.run.name,
+                "folder": str(curve.run.folder),
                 "window": curve.window,
                 "points": curve.raw,
                 "smoothed": curve.smooth,
                 "validation": curve.val,
             }
-            for run, curve in zip(runs, drawn.curves, strict=True)
+            for curve in drawn.curves
         ],
     }

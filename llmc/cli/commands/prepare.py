@@ -24,8 +24,7 @@ def prepare(
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            metavar="gpt2|byte|bpe:N|NAME|FILE",
-            help="Default: gpt2; for stdlib its preset's bpe.",
+            metavar="gpt2|byte|bpe:N|NAME|FILE", help="Default: gpt2; for stdlib its preset's bpe."
         ),
     ] = None,
     model: Annotated[

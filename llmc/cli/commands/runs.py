@@ -7,10 +7,9 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -23,20 +22,21 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Sort = Literal["when", "name", "size", "steps", "loss", "val", "tokens", "time", "speed"]
+SortOption = Annotated[
+    Sort,
+    typer.Option(
+        metavar="KEY",
+        help="Sort by when (newest first), name, size (largest model first), steps, loss, val "
+        "(lowest first), tokens, time or speed (highest first) (when).",
+        show_default=False,
+    ),
+]
 
 
 def runs(
     context: typer.Context,
     *,
-    sort: Annotated[
-        Sort,
-        typer.Option(
-            metavar="KEY",
-            help="Sort by when (newest first), name, size (largest model first), steps, loss, val "
-            "(lowest first), tokens, time or speed (highest first) (when).",
-            show_default=False,
-        ),
-    ] = "when",
+    sort: SortOption = "when",
     reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
 ) -> None:
     """List the training runs: progress, speed and loss.
@@ -65,41 +65,44 @@ def runs(
         ctx.ui.next(shlex.join(["llmc", "plot", newest.name]))
 
 
+# What a number sorts by, and -1 for the highest first.
+SORTS: dict[Sort, tuple[Callable[[RunHistory], float | None], int]] = {
+    "when": (lambda run: run.updated or None, -1),
+    "size": (lambda run: run.parameters, -1),
+    "steps": (lambda run: run.done, -1),
+    "loss": (lambda run: run.recent_loss, 1),
+    "val": (lambda run: run.best_val[1] if run.best_val else None, 1),
+    "tokens": (lambda run: run.tokens, -1),
+    "time": (lambda run: run.seconds, -1),
+    "speed": (lambda run: run.tokens_per_second, -1),
+}
+
+
 def ordered(found: list[RunHistory], sort: Sort) -> list[RunHistory]:
     """Return the runs sorted by ``sort``; those without the number come last."""
-
-    def best_first(number: Callable[[RunHistory], float | None], sign: int) -> list[RunHistory]:
-        def key(run: RunHistory) -> tuple[bool, float, str]:
-            value = number(run)
-            known = value is not None and not math.isnan(value)
-            return not known, sign * value if known and value is not None else 0.0, run.name
-
-        return sorted(found, key=key)
-
     if sort == "name":
         return sorted(found, key=lambda run: run.name)
-    numbers: dict[str, tuple[Callable[[RunHistory], float | None], int]] = {
-        "when": (lambda run: run.updated or None, -1),
-        "size": (lambda run: run.parameters, -1),
-        "steps": (lambda run: run.done, -1),
-        "loss": (lambda run: run.recent_loss, 1),
-        "val": (lambda run: run.best_val[1] if run.best_val else None, 1),
-        "tokens": (lambda run: run.tokens, -1),
-        "time": (lambda run: run.seconds, -1),
-        "speed": (lambda run: run.tokens_per_second, -1),
-    }
-    return best_first(*numbers[sort])
+    number, sign = SORTS[sort]
+
+    def key(run: RunHistory) -> tuple[bool, float, str]:
+        value = number(run)
+        if value is None or math.isnan(value):
+            return True, 0.0, run.name
+        return False, sign * value, run.name
+
+    return sorted(found, key=key)
 
 
 def as_fields(run: RunHistory) -> dict[str, Any]:
     """Return a run's numbers, for ``--json``; null where one is not known."""
-    best = run.best_val
+    best = run.best_val or (None, None)
+    updated = datetime.fromtimestamp(run.updated, UTC).isoformat(timespec="seconds")
     return {
         "run": run.name,
         "folder": str(run.folder),
         "state": run.state,
         "problems": run.problems,
-        "updated": _utc(run.updated),
+        "updated": updated if run.updated else None,
         "dataset": run.dataset,
         "parameters": run.parameters,
         "steps": run.done,
@@ -110,9 +113,9 @@ def as_fields(run: RunHistory) -> dict[str, Any]:
         "train_loss": _finite(run.train_loss),
         "recent_train_loss": _finite(run.recent_loss),
         "recent_steps": run.recent if run.steps else 0,
-        "val_loss": _finite(run.val[-1][1]) if run.val else None,
-        "best_val_loss": best[1] if best else None,
-        "best_val_step": best[0] if best else None,
+        "val_loss": _finite(run.val_loss),
+        "best_val_loss": best[1],
+        "best_val_step": best[0],
         "tokens": run.tokens,
         "seconds": run.seconds,
         "tokens_per_second": run.tokens_per_second,
@@ -124,14 +127,10 @@ def _finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
-def _utc(moment: float) -> str | None:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds") if moment else None
-
-
 def write_lines(found: list[RunHistory]) -> None:
     """Print a line of names and a line per run, separated by tabs, with all digits."""
     rows = [as_fields(run) for run in found]
-    names = [name for name in as_fields(RunHistory("", Path())) if name != "folder"]
+    names = [name for name in as_fields(RunHistory(name="", folder=Path())) if name != "folder"]
     lines = [names] + [[_cell(row[name]) for name in names] for row in rows]
     sys.stdout.write("".join("\t".join(line) + "\n" for line in lines))
 
@@ -157,12 +156,9 @@ def ago(moment: float, now: float) -> str:
         return "–"
     if passed < 60:
         return "now"
-    if passed < 3600:
-        return f"{passed // 60:.0f} min"
-    if passed < 86400:
-        return f"{passed // 3600:.0f} h"
-    if passed < 14 * 86400:
-        return f"{passed // 86400:.0f} d"
+    for most, seconds, unit in ((3600, 60, "min"), (86400, 3600, "h"), (14 * 86400, 86400, "d")):
+        if passed < most:
+            return f"{passed // seconds:.0f} {unit}"
     return datetime.fromtimestamp(moment).strftime("%Y-%m-%d")
 
 
@@ -170,8 +166,7 @@ def _loss(loss: float | None) -> str:
     return "–" if loss is None else f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.1e}"
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of the table.
 
     Attributes:
@@ -194,6 +189,14 @@ class Column:
         return min(widest, width // 5) if self.title in ("run", "data") else widest
 
 
+GAP = 2
+STYLES = {
+    "running": "cyan",
+    "interrupted": "yellow",
+    "never saved": "yellow",
+    "not finite": "red",
+    "broken": "red",
+}
 COLUMNS = (
     Column("run", lambda run: printable(run.name), right=False),
     Column("when", lambda run: ago(run.updated, time.time()), rank=4),
@@ -202,7 +205,7 @@ COLUMNS = (
     Column("steps", progress),
     Column("loss", lambda run: _loss(run.recent_loss)),
     Column("best val", lambda run: _loss(run.best_val[1] if run.best_val else None)),
-    Column("last val", lambda run: _loss(run.val[-1][1] if run.val else None), rank=5),
+    Column("last val", lambda run: _loss(run.val_loss), rank=5),
     Column("tokens", lambda run: short(run.tokens), rank=6),
     Column("time", lambda run: clock(run.seconds) if run.steps else "–", rank=2),
     Column("tok/s", lambda run: short(run.tokens_per_second), rank=7),
@@ -236,16 +239,6 @@ def fitting(found: list[RunHistory], width: int) -> list[Column]:
     ):
         columns.remove(worst)
     return columns
-
-
-GAP = 2
-STYLES = {
-    "running": "cyan",
-    "interrupted": "yellow",
-    "never saved": "yellow",
-    "not finite": "red",
-    "broken": "red",
-}
 
 
 def table(found: list[RunHistory], columns: list[Column], width: int) -> Table:

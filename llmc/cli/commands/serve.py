@@ -64,25 +64,27 @@ def serve(
     ctx: Context = context.obj
     if run is not None and model is not None:
         raise Usage("--run and --model exclude each other: give one")
-    need_packages()
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        if find_spec(package) is None:
+            raise MissingOutput(f"serving needs the package {package}: {install_command('serve')}")
+    from llmc.serve import server
     from llmc.serve.guard import guard_for
     from llmc.serve.served import served_model
-    from llmc.serve.server import ServerSettings, address_of, listen
-    from llmc.serve.server import serve as answer
 
     guard = guard_for(host)
     chosen = find_model(ctx.workspace, run, model, needs_tokenizer=True, report=ctx.ui)
     served = served_model(chosen)
     binary = ensure_native(report=ctx.ui)
     argv = chosen.argv(binary, slots=slots, dtype=dtype, threads=threads)
-    with listen(host, port) as bound, Generator(argv) as generator:
-        answer(
+    with server.listen(host, port) as bound, Generator(argv) as generator:
+        server.serve(
             bound,
             generator,
             served,
             guard,
-            ServerSettings(queue, max_tokens),
-            ready=partial(_show_ready, ctx.ui, address_of(bound, host), served.name),
+            queue=queue,
+            max_tokens=max_tokens,
+            ready=partial(_show_ready, ctx.ui, server.address_of(bound, host), served.name),
             say=ctx.ui.note,
             log=ctx.ui.note if log else lambda line: None,
         )
@@ -93,14 +95,3 @@ def _show_ready(ui: Ui, address: str, name: str) -> None:
     ui.result({"url": address, "model": name})
     if not ui.json:
         print(address, flush=True)
-
-
-def need_packages() -> None:
-    """Look for what serving takes beyond llmc itself.
-
-    Raises:
-        MissingOutput: it is not installed.
-    """
-    for name in ("fastapi", "uvicorn", "prometheus_client"):
-        if find_spec(name) is None:
-            raise MissingOutput(f"serving needs the package {name}: {install_command('serve')}")

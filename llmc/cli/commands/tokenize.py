@@ -14,8 +14,7 @@ from llmc.tokens import dataset
 from llmc.tokens.dataset import DEFAULT_TOKENIZER, TokenizeOptions
 from llmc.tokens.manifest import Manifest
 from llmc.tokens.merge import read_shard
-from llmc.tokens.shards import SHARD_TOKENS
-from llmc.tokens.split import MOST_VAL_TOKENS
+from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS
 
 Inputs = Annotated[
     list[str],
@@ -34,8 +33,7 @@ Tokenizer = Annotated[
     ),
 ]
 ValTokens = Annotated[
-    int | None,
-    typer.Option(metavar="N", parser=count, help="Validate on the first N tokens."),
+    int | None, typer.Option(metavar="N", parser=count, help="Validate on the first N tokens.")
 ]
 ValFraction = Annotated[
     float | None,
@@ -53,8 +51,7 @@ Include = Annotated[
     typer.Option(metavar="PATTERN", help="Read only matching files of folders and archives."),
 ]
 Exclude = Annotated[
-    list[str] | None,
-    typer.Option(metavar="PATTERN", help="Skip matching files and folders."),
+    list[str] | None, typer.Option(metavar="PATTERN", help="Skip matching files and folders.")
 ]
 Documents = Annotated[
     str | None,
@@ -69,8 +66,7 @@ Field = Annotated[
     typer.Option(metavar="NAME", help="The field or column of a record that holds its text."),
 ]
 Workers = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Threads. Default: one per core."),
+    int | None, typer.Option(min=1, metavar="N", help="Threads. Default: one per core.")
 ]
 ShardTokens = Annotated[
     int, typer.Option(metavar="N", parser=count, help="Maximum tokens in one token file.")
@@ -78,8 +74,7 @@ ShardTokens = Annotated[
 AllowSpecial = Annotated[
     bool,
     typer.Option(
-        "--allow-special",
-        help="Encode text such as <|endoftext|> in a document as that token.",
+        "--allow-special", help="Encode text such as <|endoftext|> in a document as that token."
     ),
 ]
 Fast = Annotated[

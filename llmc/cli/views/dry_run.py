@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmc.train.dry_run import Estimate, PlannedWork
-from llmc.train.metrics import Event
-from llmc.train.progress import Progress
+from llmc.train.dry_run import Estimate, PlannedWork, total_seconds
+from llmc.train.metrics import Event, Progress
 from llmc.units import clock, megabytes
 
 if TYPE_CHECKING:
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
 def print_memory(event: Event, progress: Progress) -> None:
     """Print the plan of the memory as soon as the engine knows it; it may refuse the run next."""
     if event["event"] == "start":
-        _print(memory_table(event), recompute_sentence(event))
+        saves, verb = event["recompute_saves"], "saves" if event["recompute"] else "would save"
+        sentence = f"--recompute {verb} {saves:,} bytes ({megabytes(saves)})"
+        _print(_memory_table(event), sentence)
 
 
 def print_estimate(estimate: Estimate) -> None:
@@ -25,7 +26,7 @@ def print_estimate(estimate: Estimate) -> None:
     disk = f"disk: up to {storage.needed:,} bytes ({megabytes(storage.needed)})"
     _print(
         "",
-        time_table(estimate.work),
+        _time_table(estimate.work),
         f"{disk}; {megabytes(storage.free)} are free",
         f"an estimate from {steps} measured step{'s' if steps > 1 else ''} "
         f"({estimate.tokens_per_second:,.0f} tokens/s); saving is not included",
@@ -42,16 +43,12 @@ def _print(*parts: Table | str) -> None:
 
 def estimate_fields(estimate: Estimate) -> dict[str, Any]:
     """Return an estimate, for ``--json``."""
-    start, work = estimate.start, estimate.work
+    start = estimate.start
     return {
         "dry_run": True,
-        "parameters": start["parameters"],
-        "isa": start["isa"],
-        "dtype": start["dtype"],
-        "recompute": start["recompute"],
+        **{name: start[name] for name in ("parameters", "isa", "dtype", "recompute")},
         "recompute_saves_bytes": start["recompute_saves"],
-        "optimizer_state": start["optimizer_state"],
-        "threads": start["threads"],
+        **{name: start[name] for name in ("optimizer_state", "threads")},
         "memory_bytes": start["memory"],
         "memory_parts": start["memory_parts"],
         "memory_available": start["memory_available"],
@@ -66,36 +63,28 @@ def estimate_fields(estimate: Estimate) -> dict[str, Any]:
                 "ms": part.ms,
                 "seconds": part.seconds,
             }
-            for part in work
+            for part in estimate.work
         },
         "seconds": estimate.seconds,
     }
 
 
-def memory_table(start: Event) -> Table:
+def _memory_table(start: Event) -> Table:
     """Return the parts of the memory, their sum, and the memory available."""
     from rich.table import Table
 
     table = Table("memory", box=None, pad_edge=False)
     table.add_column("bytes", justify="right")
     table.add_column(justify="right")
-    for part, count in start["memory_parts"].items():
-        table.add_row(part, f"{count:,}", megabytes(count))
-    table.add_row("total", f"{start['memory']:,}", megabytes(start["memory"]), style="bold")
-    available = start["memory_available"]
-    if available is not None:
-        table.add_row("available", f"{available:,}", megabytes(available))
+    total, available = {"total": start["memory"]}, {"available": start["memory_available"]}
+    for part, count in (start["memory_parts"] | total | available).items():
+        if count is not None:
+            style = "bold" if part == "total" else None
+            table.add_row(part, f"{count:,}", megabytes(count), style=style)
     return table
 
 
-def recompute_sentence(start: Event) -> str:
-    """Return the bytes that ``--recompute`` saves, or would save."""
-    saves = start["recompute_saves"]
-    verb = "saves" if start["recompute"] else "would save"
-    return f"--recompute {verb} {saves:,} bytes ({megabytes(saves)})"
-
-
-def time_table(works: list[PlannedWork]) -> Table:
+def _time_table(works: list[PlannedWork]) -> Table:
     """Return the time of each kind of work, and of the whole run."""
     from rich.table import Table
 
@@ -105,5 +94,5 @@ def time_table(works: list[PlannedWork]) -> Table:
     for work in works:
         if work.count:
             table.add_row(work.name, f"{work.count:,}", f"{work.ms:,.1f}", clock(work.seconds))
-    table.add_row("the run", "", "", clock(sum(work.seconds for work in works)), style="bold")
+    table.add_row("the run", "", "", clock(total_seconds(works)), style="bold")
     return table

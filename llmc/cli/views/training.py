@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 from llmc.paths import Workspace
 from llmc.terminal import printable
 from llmc.train.curves import Line, Trace, chart, curve, moving_mean, sparkline
-from llmc.train.endings import ending
 from llmc.train.loop import TrainResult
-from llmc.train.metrics import Event
-from llmc.train.progress import Progress
+from llmc.train.metrics import Event, Progress, ending
 from llmc.units import clock, duration, megabytes
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ SAMPLE_LINES = 6
 REDRAW_SECONDS, LONGEST_PAUSE = 0.1, 1.0
 DRAWING_SHARE = 0.02  # of the time, at most: the cores are for training
 PIPE_SECONDS = 5.0  # between two lines about steps in a pipe
+CURVE_COLUMNS = 76  # of the curve that follows a run
 CURVE_LINES = (5, 14)  # a lower chart shows no more than a sparkline
 LEAST_SAMPLE = 2  # lines that a chart leaves to the sample
 MEAN_OF = 30  # the curve is made of means over a thirtieth of the steps
@@ -88,21 +87,18 @@ class PlainView:
 
     def update(self, event: Event, progress: Progress) -> None:
         """Print an event's lines, if they are due."""
-        if "train_loss" in event and not self._due(event["step"], progress):
-            return
-        sys.stdout.write(plain_lines(event, progress))
-        sys.stdout.flush()
+        if "train_loss" not in event or self._due(event["step"], progress):
+            _write(plain_lines(event, progress))
 
     def _due(self, step: int, progress: Progress) -> bool:
         if progress.steps is not None and step + 1 == progress.steps:
             return True
         if self.log_every:
             return step % self.log_every == 0
-        now = time.monotonic()
-        due = now >= self.next_line
-        if due:
-            self.next_line = now + PIPE_SECONDS
-        return due
+        if (now := time.monotonic()) < self.next_line:
+            return False
+        self.next_line = now + PIPE_SECONDS
+        return True
 
 
 class SilentView(PlainView):
@@ -117,8 +113,12 @@ class JsonView(PlainView):
 
     def update(self, event: Event, progress: Progress) -> None:
         """Print an event as the engine printed it."""
-        sys.stdout.write(json.dumps(event) + "\n")
-        sys.stdout.flush()
+        _write(json.dumps(event) + "\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 class LiveView(PlainView):
@@ -184,10 +184,10 @@ class LiveView(PlainView):
         elapsed = time.monotonic() - self.began
         cells = _cells(progress, elapsed)
         each = 4 if width >= 76 else 2
-        rows = [cells[start : start + each] for start in range(0, len(cells), each)]
-        rows = rows[: max(room - 1, 1)]
-        room -= len(rows)
-        parts: list[RenderableType] = [_bar(progress, elapsed), _grid(rows)]
+        rows = min(-(-len(cells) // each), max(room - 1, 1))
+        room -= rows
+        grid = _grid(cells[: rows * each], each)
+        parts: list[RenderableType] = [_bar(progress, elapsed), grid]
         losses = self.losses(progress, width - 4, room)
         parts += losses[: max(room, 0)]
         room -= len(losses)
@@ -212,15 +212,9 @@ class LiveView(PlainView):
         if not self.has_chart:
             line = sparkline([loss for _, loss in means], width - 6)
             return [Text.assemble(("loss ", "dim"), (line, "cyan"))] if line else []
+        curve = moving_mean(means, len(means) // MEAN_OF, 2 * width)
         picture = chart(
-            [
-                Line(
-                    moving_mean(means, len(means) // MEAN_OF, 2 * width),
-                    progress.val,
-                    style="cyan",
-                    spot_style="bold yellow",
-                )
-            ],
+            [Line(curve, progress.val, style="cyan", spot_style="bold yellow")],
             width=width,
             height=min(max(room - SAMPLE_LINES, lowest), highest),
             x_text="{:,.0f}".format,
@@ -234,33 +228,32 @@ def _bar(progress: Progress, elapsed: float) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    bar = Table.grid(padding=(0, 1), expand=True)
-    bar.add_column(ratio=1)
-    bar.add_column(justify="right")
-    done, parts, words = progress.done, [0.0], []
+    parts, words = [0.0], f"{progress.done:,} steps"
     if progress.steps is not None:
-        parts.append(done / max(progress.steps, 1))
-        words.append(f"{done:,}/{progress.steps:,} steps")
-    else:
-        words.append(f"{done:,} steps")
+        parts.append(progress.done / max(progress.steps, 1))
+        words = f"{progress.done:,}/{progress.steps:,} steps"
     if progress.max_seconds:
         trained = progress.seconds_before + elapsed
         parts.append(min(trained / progress.max_seconds, 1))
-        words.append(f"{clock(trained)} of {clock(progress.max_seconds)}")
-    bar.add_row(ProgressBar(total=1, completed=max(parts)), " · ".join(words))
+        words += f" · {clock(trained)} of {clock(progress.max_seconds)}"
+    bar = Table.grid(padding=(0, 1), expand=True)
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right")
+    bar.add_row(ProgressBar(total=1, completed=max(parts)), words)
     return bar
 
 
-def _grid(rows: Sequence[Sequence[tuple[str, str]]]) -> RenderableType:
-    """Return lines of numbers, under each other."""
+def _grid(cells: Sequence[tuple[str, str]], columns: int) -> RenderableType:
+    """Return (label, value) pairs in rows, under each other."""
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2), expand=True)
-    for _ in rows[0]:
+    for _ in range(columns):
         grid.add_column(ratio=1, no_wrap=True)
-    for row in rows:
-        grid.add_row(*(Text.assemble((f"{label} ", "dim"), value) for label, value in row))
+    texts = [Text.assemble((f"{label} ", "dim"), value) for label, value in cells]
+    for start in range(0, len(texts), columns):
+        grid.add_row(*texts[start : start + columns])
     return grid
 
 
@@ -325,23 +318,15 @@ def choose_view(*, json: bool, quiet: bool, log_every: int = 0) -> PlainView:
     return PlainView(log_every)
 
 
-def curve_of(progress: Progress, width: int = 76) -> str:
-    """Draw both losses; the training loss as means over a thirtieth of the steps."""
-    means = moving_mean(progress.train, len(progress.train) // MEAN_OF, 2 * width)
-    return curve(means, progress.val, width=width)
-
-
 def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterator[str]:
     """Yield the lines printed after a run: the curve if ``chart``, the numbers, the files."""
     progress, shown = result.progress, workspace.shown
     if chart and len(progress.train) > 1:
+        means = moving_mean(progress.train, len(progress.train) // MEAN_OF, 2 * CURVE_COLUMNS)
         yield "\nloss over steps (● validation)"
-        yield curve_of(progress) + "\n"
-    numbers = [
-        f"{name} loss {loss:.4f}"
-        for name, loss in (("train", result.train_loss), ("val", result.val_loss))
-        if loss is not None
-    ]
+        yield curve(means, progress.val, width=CURVE_COLUMNS) + "\n"
+    losses = {"train": result.train_loss, "val": result.val_loss}
+    numbers = [f"{name} loss {loss:.4f}" for name, loss in losses.items() if loss is not None]
     numbers.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     numbers.append(megabytes(progress.start.get("memory", 0)))
     yield f"{result.steps:,} steps in {duration(progress.seconds)}: {', '.join(numbers)}"
@@ -372,9 +357,7 @@ def result_fields(result: TrainResult) -> dict[str, Any]:
         "val_loss": result.val_loss,
         "tokens_per_second": progress.tokens_per_second,
         "memory_bytes": progress.start.get("memory"),
-        "isa": progress.start.get("isa"),
-        "dtype": progress.start.get("dtype"),
-        "threads": progress.start.get("threads"),
+        **{name: progress.start.get(name) for name in ("isa", "dtype", "threads")},
         "checkpoint": str(checkpoint) if checkpoint is not None else None,
         "metrics": str(result.metrics),
     }

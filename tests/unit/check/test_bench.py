@@ -187,7 +187,7 @@ def torch_side(work: Work, what: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_torch
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.full)])
 @pytest.mark.parametrize(("what", "steps"), [("steps", 2), ("attention", 2 * TINY.layers)])
 def test_pytorch_tells_its_threads_and_each_step(what: str, steps: int, dtype: str) -> None:
     done = torch_side(replace(WORK, dtype=dtype), what)

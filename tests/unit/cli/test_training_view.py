@@ -24,8 +24,7 @@ from llmc.cli.views.training import (
     share_of_peak,
 )
 from llmc.train.curves import BARS, TRACE_POINTS, Trace, curve, smoothed, sparkline
-from llmc.train.metrics import Event
-from llmc.train.progress import Progress
+from llmc.train.metrics import Event, Progress
 from llmc.units import clock, duration, megabytes
 from tests.conftest import Llmc
 from tests.helpers.terminal import Screen, in_terminal, typing

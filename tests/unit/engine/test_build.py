@@ -14,7 +14,7 @@ import pytest
 
 from llmc.engine import build as builder
 from llmc.engine.build import build_native, build_programs, ensure_native, native_binary
-from llmc.engine.toolchain import Cpu, Mode
+from llmc.engine.toolchain import Cpu, Mode, zig
 from llmc.errors import BadData, CompileFailed, ExitCode, Usage
 from llmc.report import Silent, Unit
 
@@ -112,6 +112,7 @@ def test_debug_keeps_symbols(native: Path) -> None:
     assert said(debug) == "7\n"
 
 
+@pytest.mark.full  # zig compiles its sanitizer's library first: 20 seconds
 def test_sanitize_stops_at_undefined_behaviour(native: Path) -> None:
     binary = build_native(native=native, mode=Mode.SANITIZE).path
     done = subprocess.run([binary], capture_output=True, text=True, check=False)
@@ -196,7 +197,7 @@ def test_test_programs_are_linked_with_the_engine(native: Path, tmp_path: Path) 
     (native / "tests" / "test_wrong.c").write_text(
         '#include "number.h"\nint main(void) { return number() == 8 ? 0 : 1; }\n'
     )
-    right, wrong = build_programs(tmp_path / "programs", native=native, tests=True)
+    right, wrong = build_programs(tmp_path / "programs", compiler=zig(), native=native, tests=True)
     assert (right.name, wrong.name) == ("test_number", "test_wrong")
     assert subprocess.run([right], check=False).returncode == 0
     assert subprocess.run([wrong], check=False).returncode == 1

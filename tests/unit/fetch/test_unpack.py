@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from llmc.errors import BadData
-from llmc.fetch.compression import zstd as zstd_module
+from llmc.fetch.compression import ZSTD
 from llmc.fetch.unpack import LIMITS, is_archive, unpack
 
 TREE = {
@@ -30,7 +31,7 @@ TREE = {
 
 
 def zstd(data: bytes) -> bytes:
-    return bytes(zstd_module().compress(data))
+    return bytes(import_module(ZSTD).compress(data))
 
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {

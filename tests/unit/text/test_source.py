@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.fetch import registry
 from llmc.fetch.registry import FETCHED, Dataset, RemoteFile, stdlib_folder
 from llmc.paths import Workspace
-from llmc.text import source as datasets
 from llmc.text.source import Reading, documents_of, open_source
 
 E_ACUTE_LATIN1 = b"caf\xe9"
@@ -28,7 +28,7 @@ def test_tinyshakespeare_is_cut_as_in_llm_c(
     path.parent.mkdir(parents=True)
     path.write_text(text)
     file = RemoteFile(path.name, sha256=hashlib.sha256(text.encode()).hexdigest())
-    monkeypatch.setattr(datasets, "TINYSHAKESPEARE", Dataset("tinyshakespeare", (file,)))
+    monkeypatch.setattr(registry, "TINYSHAKESPEARE", Dataset("tinyshakespeare", (file,)))
     source = open_source(workspace, ["tinyshakespeare"])
     # llm.c puts the separator in front and behind each blank line of the text as a whole.
     separated = "|" + text.replace("\n\n", "\n\n|")

@@ -25,9 +25,9 @@ from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import (
     CUT_ANYWHERE,
     CUT_AT_BLANKS,
+    Batch,
     Encode,
     Encoded,
-    TextBatch,
     batches,
     choose_encoder,
     cuts_of,
@@ -141,10 +141,10 @@ def test_a_long_document_is_cut_and_one_without_spaces_is_not(
     document = " ".join(SOURCES)[:20_000]
     made = list(batches([document, "x" * 1000], cuts_of(bpe)))
     assert 100 < len(made) < 250
-    assert max(len(text) for batch in made[:-1] for text in batch.texts) <= 320
-    assert sum(sum(batch.starts) for batch in made) == 2
-    assert made[-1].texts[-1] == "x" * 1000
-    assert [len(batch.texts) for batch in batches([document], None)] == [1]
+    assert max(len(text) for batch in made[:-1] for _, text in batch) <= 320
+    assert sum(start for batch in made for start, _ in batch) == 2
+    assert made[-1][-1][1] == "x" * 1000
+    assert [len(batch) for batch in batches([document], None)] == [1]
 
 
 def test_special_tokens_in_a_document_are_text_unless_asked_otherwise(bpe: Tokenizer) -> None:
@@ -156,7 +156,7 @@ def test_special_tokens_in_a_document_are_text_unless_asked_otherwise(bpe: Token
 
 
 def test_half_a_surrogate_pair_becomes_a_replacement_character(bpe: Tokenizer) -> None:
-    made = tiktoken_encoder(bpe)(TextBatch(["a\ud800b", "c"], [True, True]))
+    made = tiktoken_encoder(bpe)([(True, "a\ud800b"), (True, "c")])
     assert bpe.detokenize(made.ids.tolist()).decode() == "<|endoftext|>a\ufffdb<|endoftext|>c"
     assert made.text_bytes == 6
 
@@ -164,9 +164,9 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character(bpe: Tokenizer) -
 def test_ids_are_as_wide_as_the_vocabulary_needs(
     bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tiktoken_encoder(bpe)(TextBatch(["a"], [True])).ids.dtype == np.uint16
+    assert tiktoken_encoder(bpe)([(True, "a")]).ids.dtype == np.uint16
     monkeypatch.setattr("llmc.tokens.files.UINT16_VOCAB", 256)
-    assert tiktoken_encoder(bpe)(TextBatch(["a"], [True])).ids.dtype == np.uint32
+    assert tiktoken_encoder(bpe)([(True, "a")]).ids.dtype == np.uint32
 
 
 def hostile_unicode() -> list[str]:
@@ -187,8 +187,8 @@ def hostile_unicode() -> list[str]:
 def gigatoken(gpt2: Tokenizer) -> Encode:
     exact = tiktoken_encoder(gpt2)
 
-    def only_where_it_must(batch: TextBatch) -> Encoded:
-        assert any("<|endoftext|>" in text for text in batch.texts), "tiktoken was asked"
+    def only_where_it_must(batch: Batch) -> Encoded:
+        assert any("<|endoftext|>" in text for _, text in batch), "tiktoken was asked"
         return exact(batch)
 
     return fast_encoder(gpt2, "gpt2", only_where_it_must)
@@ -222,7 +222,7 @@ def test_gigatoken_agrees_on_hostile_unicode(gpt2: Tokenizer, gigatoken: Encode)
 @needs_fast
 @given(text=st.text())
 def test_gigatoken_agrees_on_any_text(gpt2: Tokenizer, gigatoken: Encode, text: str) -> None:
-    assert gigatoken(TextBatch([text], [True])).ids.tolist() == expected(gpt2, [text])
+    assert gigatoken([(True, text)]).ids.tolist() == expected(gpt2, [text])
 
 
 @needs_fast
@@ -244,7 +244,7 @@ def test_gigatoken_is_left_where_it_differs_or_fails(
     gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
-        def encode(batch: TextBatch) -> Encoded:
+        def encode(batch: Batch) -> Encoded:
             made = exact(batch)
             return Encoded(made.ids[::-1], made.text_bytes)
 

@@ -28,8 +28,7 @@ from llmc.tokens import dataset as dataset_making
 from llmc.tokens.dataset import TokenizeOptions, tokenize
 from llmc.tokens.files import TokenFile, read_tokens, write_tokens
 from llmc.tokens.manifest import Manifest, Split, load_manifest, verify
-from llmc.tokens.shards import SHARD_TOKENS
-from llmc.tokens.split import Cut
+from llmc.tokens.shards import SHARD_TOKENS, Cut
 from tests.conftest import Llmc, assert_one_sentence
 
 EOT = 256
@@ -160,7 +159,7 @@ def test_a_fraction_is_cut_at_the_nearest_document_across_shards(
         for n, (a, b) in enumerate(pairwise(ends))
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmc.tokens.split.SLICE", reach)
+        patch.setattr("llmc.tokens.shards.SLICE", reach)
         assert Cut(fraction=fraction).at(files, EOT) == old_cut(ids, fraction)
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Theirs
 
 from llmc.errors import BadData, MissingOutput
+from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.byte_level import Vocabulary, merges_of, spelled, unspelled
-from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer, load_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import TokenTable, read_tokenizer_bin, write_tokenizer_bin
 from llmc.tokens.tokenizer_json import read_tokenizer_json, write_tokenizer_json
 from llmc.tokens.vocabulary import gpt2_file

@@ -8,9 +8,8 @@ from llmc.cli.views.dry_run import print_estimate, print_memory
 from llmc.config import TrainConfig
 from llmc.model import ModelConfig
 from llmc.train.dry_run import Estimate, planned_work
-from llmc.train.metrics import Event
-from llmc.train.progress import Progress
-from llmc.train.storage import Storage, stored_bytes
+from llmc.train.metrics import Event, Progress
+from llmc.train.plan import Storage, stored_bytes
 
 MEASURED: Event = {
     "event": "measured", "steps": 4, "step_ms": 1500.0, "val_batches": 5, "val_batch_ms": 400.0,

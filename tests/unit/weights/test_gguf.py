@@ -12,9 +12,10 @@ from gguf.quants import dequantize, quantize
 
 from llmc.errors import BadData, MissingOutput
 from llmc.model import ModelConfig
+from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.byte_level import Vocabulary, merges_of
-from llmc.tokens.tokenizer import ENDOFTEXT, Tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights.base import Origin
 from llmc.weights.checkpoint import CheckpointModel, write_checkpoint
 from llmc.weights.gguf import NAMES, GgufModel, gguf_bytes, write_gguf

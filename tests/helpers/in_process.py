@@ -1,0 +1,86 @@
+"""Run ``llmc`` in the tests' own process: the same streams, files and exit codes, no new Python."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+# Python and the libraries read these variables once, when they start.
+READ_ONCE = ("PYTHON", "HF_", "TMPDIR")
+
+
+def needs_process(args: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Return whether a command needs a process of its own.
+
+    That is so if its environment changes how Python starts, or if it keeps its stdin as a file
+    until Python ends.
+    """
+    return any(name.startswith(READ_ONCE) for name in env) or (
+        "-" in args and not {"tokenize", "prepare", "eval"}.isdisjoint(args)
+    )
+
+
+def run_in_process(
+    args: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: bytes
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``llmc`` with these arguments; stdout and stderr come back as bytes."""
+    from llmc.cli.main import main
+
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        given.write(stdin)
+        given.seek(0)
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["llmc", *args])
+        for name in os.environ.keys() - env.keys():
+            patch.delenv(name)
+        for name, value in env.items():
+            patch.setenv(name, value)
+        with _redirected(given, out, err):
+            try:
+                main()
+                code = 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(["llmc", *args], code, out.read(), err.read())
+
+
+@contextmanager
+def _redirected(*files: IO[bytes]) -> Iterator[None]:
+    """Let stdin, stdout and stderr be these files: for Python, and for the processes it starts."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    kept = [os.dup(number) for number in range(3)]
+    try:
+        for number, file in enumerate(files):
+            os.dup2(file.fileno(), number)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stdout = _writer(1, line_buffering=False)
+        sys.stderr = _writer(2, line_buffering=True)
+        yield
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = streams
+        for number, copy in enumerate(kept):
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _writer(number: int, *, line_buffering: bool) -> io.TextIOWrapper:
+    raw = open(number, "wb", closefd=False)  # noqa: SIM115
+    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=line_buffering)
