@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.engine.build import ensure_native
 from llmc.errors import BadData, Interrupted, MissingOutput
 from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
 from llmc.evaluate.statistics import Ratio, proportion
@@ -39,17 +38,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Row:
-    """The context with one ending.
+    """The context with one ending."""
 
-    Attributes:
-        ids: tokens of the context and the ending.
-        start: index of the first predicted token.
-        cut: tokens that were cut off at the front.
-    """
-
-    ids: list[int]
-    start: int
-    cut: int = 0
+    ids: list[int]  # tokens of the context and the ending
+    start: int  # index of the first predicted token
+    cut: int = 0  # tokens that were cut off at the front
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -75,11 +68,7 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def _example(line: str, where: str) -> Example:
-    """Parse one line.
-
-    Raises:
-        BadData: it is not a question.
-    """
+    """Return the question in a line, or raise BadData."""
     try:
         item: dict[str, Any] = json.loads(line)
         context, endings, label = item["ctx"], item["endings"], item.get("label")
@@ -180,23 +169,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class HellaSwagResult:
-    """What :func:`evaluate_hellaswag` measured.
-
-    Attributes:
-        model: the model.
-        data: the file of questions.
-        accuracy: the counts, and ``acc`` and ``acc_norm`` with standard errors.
-        rows: endings that were scored.
-        cut: endings that were cut at the front because the model's context is too short.
-        engine: how the engine ran.
-    """
+    """What :func:`evaluate_hellaswag` measured."""
 
     model: EvaluatedModel
-    data: Path
-    accuracy: Accuracy
-    rows: int
-    cut: int
     engine: EngineRun
+    data: Path  # the file of questions
+    accuracy: Accuracy
+    rows: int  # endings that were scored
+    cut: int  # endings cut at the front because the model's context is too short
 
 
 def evaluate_hellaswag(
@@ -210,13 +190,9 @@ def evaluate_hellaswag(
 ) -> HellaSwagResult:
     """Score a model on HellaSwag by llm.c's protocol.
 
-    Args:
-        workspace: where runs and fetched files are.
-        target: a run's name, its folder, or a checkpoint. Default: the newest run.
-        data: the published JSONL file. Default: the fetched one.
-        max_examples: ask only N questions, evenly spaced.
-        options: how the engine computes.
-        report: takes notes and progress.
+    ``target`` is a run's name, its folder, or a checkpoint; by default the newest run. ``data`` is
+    the published JSONL file; by default the fetched one. With ``max_examples``, N questions are
+    asked, evenly spaced.
 
     Raises:
         MissingOutput: the model or the file does not exist.
@@ -237,7 +213,7 @@ def evaluate_hellaswag(
         )
     report.note(f"data: {workspace.shown(path)}")
     report.note(f"model: {shown}; tokenizer: {tokenizer.name}")
-    binary = ensure_native(report=report)
+    engine = RowEngine(model.checkpoint, options, report)
     examples = chosen(read_examples(path), max_examples)
     positions = model.header.config.context
     rows = [row for example in examples for row in rows_of(example, tokenizer, positions)]
@@ -248,9 +224,8 @@ def evaluate_hellaswag(
         report.bar("HellaSwag", total, "tokens") as advance,
     ):
         files = write_row_files(Path(name), rows, tokenizer)
-        engine = RowEngine(total, advance)
         try:
-            for row in engine.rows([str(binary), "eval", *files, *options.flags(model.checkpoint)]):
+            for row in engine.rows(*files, advance=advance):
                 accuracy.add(row["losses"])
         except Interrupted as stop:
             so_far = f"; so far {accuracy.shown()}" if accuracy.done else ""
@@ -258,7 +233,7 @@ def evaluate_hellaswag(
                 f"interrupted after {accuracy.done:,} of {len(examples):,} questions{so_far}"
             ) from stop
     cut = sum(row.cut > 0 for row in rows)
-    return HellaSwagResult(model, path, accuracy, len(rows), cut, engine.finished())
+    return HellaSwagResult(model, engine.finished(), path, accuracy, len(rows), cut)
 
 
 def write_row_files(folder: Path, rows: Sequence[Row], tokenizer: Tokenizer) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.engine.build import ensure_native
 from llmc.errors import Interrupted, Usage
 from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
 from llmc.evaluate.statistics import Score, Tally, score, token_bytes
@@ -18,20 +16,12 @@ from llmc.tokens.files import read_tokens
 
 @dataclass(frozen=True)
 class LossResult:
-    """What :func:`evaluate` measured.
-
-    Attributes:
-        model: the model.
-        files: the token files that were predicted.
-        split: ``train`` or ``val`` of a dataset; None for a single file.
-        score: loss, perplexity and bits per byte, with standard errors.
-        engine: how the engine ran.
-    """
+    """What :func:`evaluate` measured."""
 
     model: EvaluatedModel
-    files: tuple[Path, ...]
-    split: str | None
-    score: Score
+    files: tuple[Path, ...]  # the token files that were predicted
+    split: str | None  # train or val of a dataset; None for a single file
+    score: Score  # loss, perplexity and bits per byte, with standard errors
     engine: EngineRun
 
     @property
@@ -52,14 +42,10 @@ def evaluate(
 ) -> LossResult:
     """Predict every token of a text except the first of each file, and return the mean loss.
 
-    Args:
-        workspace: where runs and datasets are.
-        target: a run's name, its folder, or a checkpoint. Default: the newest run.
-        data: a dataset's folder or a token file. Default: the dataset the run was trained on.
-        split: ``train`` or ``val`` (the default) of a dataset.
-        max_tokens: predict only the first N tokens.
-        options: how the engine computes.
-        report: takes notes and progress.
+    ``target`` is a run's name, its folder, or a checkpoint; by default the newest run. ``data`` is
+    a dataset's folder or a token file; by default the dataset that the run was trained on.
+    ``split`` is ``train`` or ``val`` (the default) of a dataset. Only the first ``max_tokens`` are
+    predicted.
 
     Raises:
         MissingOutput: the model or the data does not exist.
@@ -78,7 +64,7 @@ def evaluate(
     text = find_text(workspace, model, data, split, report)
     report.note(f"data: {', '.join(map(workspace.shown, text.files))}")
     report.note(f"model: {workspace.shown(model.checkpoint)}")
-    program = [str(ensure_native(report=report)), "eval", *options.flags(model.checkpoint)]
+    engine = RowEngine(model.checkpoint, options, report)
     if text.tokenizer is None:
         report.note("the tokenizer is unknown: no bits per byte, no documents")
         tally = Tally()
@@ -87,9 +73,15 @@ def evaluate(
     total = sum(max(len(read_tokens(file)) - 1, 0) for file in text.files)
     total = min(total, max_tokens or total)
     with report.bar("evaluating", total, "tokens") as advance:
-        engine = RowEngine(total, advance)
         try:
-            _predict(engine, program, text.files, tally)
+            for file in text.files:
+                if (left := total - engine.done) == 0:
+                    break
+                ids = read_tokens(file)
+                tally.begin_file()
+                flags = ("--data", str(file), "--max-tokens", str(left))
+                for row in engine.rows(*flags, advance=advance):
+                    tally.add(ids[row["at"] : row["at"] + len(row["losses"])], row["losses"])
         except Interrupted as stop:
             measured = "nothing was measured"
             if engine.done:
@@ -100,16 +92,3 @@ def evaluate(
             ) from stop
     result = score(tally, engine.seq_len)
     return LossResult(model, text.files, text.split, result, engine.finished())
-
-
-def _predict(engine: RowEngine, program: list[str], files: Sequence[Path], tally: Tally) -> None:
-    """Predict the files until the engine's total is reached, and add the losses to ``tally``."""
-    for file in files:
-        left = engine.total - engine.done
-        if left == 0:
-            return
-        ids = read_tokens(file)
-        tally.begin_file()
-        for row in engine.rows([*program, "--data", str(file), "--max-tokens", str(left)]):
-            at, losses = row["at"], row["losses"]
-            tally.add(ids[at : at + len(losses)], losses)

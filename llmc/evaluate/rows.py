@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.engine.process import Engine
-from llmc.report import Advance
+from llmc.report import Advance, Report
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How the engine computes. None leaves the choice to the engine.
+    """How the engine computes. None leaves the choice to the engine."""
 
-    Attributes:
-        batch_size: B, windows at a time. Default: about 1,024 tokens, if they fit.
-        seq_len: T, tokens in a window. Default: the model's context.
-        dtype: the type of the weights in linear layers: fp32, bf16 or int8.
-        threads: threads. Default: one per core. The losses do not depend on it.
-    """
-
-    batch_size: int | None = None
-    seq_len: int | None = None
-    dtype: str = "fp32"
-    threads: int | None = None
+    batch_size: int | None = None  # B, windows at a time; default: about 1,024 tokens, if they fit
+    seq_len: int | None = None  # T, tokens in a window; default: the model's context
+    dtype: str = "fp32"  # of the weights in linear layers: fp32, bf16 or int8
+    threads: int | None = None  # default: one per core; the losses do not depend on it
 
     def flags(self, checkpoint: Path) -> list[str]:
         """Return the engine's flags for a checkpoint."""
@@ -39,44 +33,26 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class EngineRun:
-    """How the engine ran.
+    """How the engine ran."""
 
-    Attributes:
-        batch_size: B, windows at a time.
-        seq_len: T, tokens in a window.
-        dtype: the type of the weights in linear layers.
-        isa: the instruction set.
-        threads: threads.
-        memory_bytes: memory that was allocated.
-        as_floats: True if bf16 was multiplied as floats, because the CPU has no bf16 instructions.
-        seconds: elapsed time.
-        tokens_per_second: predicted tokens over elapsed time.
-    """
-
-    batch_size: int
-    seq_len: int
-    dtype: str
-    isa: str
+    batch_size: int  # B, windows at a time
+    seq_len: int  # T, tokens in a window
+    dtype: str  # of the weights in linear layers
+    isa: str  # the instruction set
     threads: int
-    memory_bytes: int
-    as_floats: bool
-    seconds: float
-    tokens_per_second: float
+    memory_bytes: int  # that were allocated
+    as_floats: bool  # bf16 was multiplied as floats: the CPU has no bf16 instructions
+    seconds: float  # elapsed
+    tokens_per_second: float  # predicted tokens over elapsed time
 
 
 class RowEngine:
-    """Runs the engine and counts the tokens it predicts.
+    """Runs ``llmc-native eval`` on a checkpoint and counts the tokens it predicts."""
 
-    Attributes:
-        total: tokens to predict.
-        done: tokens predicted so far.
-    """
-
-    def __init__(self, total: int, advance: Advance) -> None:
-        """Start the clock; ``advance`` is called with the tokens of each row."""
-        self.total = total
-        self.done = 0
-        self._advance = advance
+    def __init__(self, checkpoint: Path, options: EngineOptions, report: Report) -> None:
+        """Build the engine."""
+        self.done = 0  # tokens predicted so far
+        self._program = [str(ensure_native(report=report)), "eval", *options.flags(checkpoint)]
         self._started = time.monotonic()
         self._start: dict[str, Any] = {}
 
@@ -85,30 +61,29 @@ class RowEngine:
         """T, as the engine chose it; known after the first row."""
         return int(self._start["seq_len"])
 
-    def rows(self, argv: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Run ``argv`` and yield its events about rows, in order.
+    def rows(self, *flags: str, advance: Advance) -> Iterator[dict[str, Any]]:
+        """Run the engine with ``flags`` and yield its events about rows, in order.
+
+        ``advance`` is called with the tokens of each row.
 
         Raises:
             LlmcError: the engine failed or was interrupted.
         """
-        with Engine(argv) as engine:
+        with Engine([*self._program, *flags]) as engine:
             for event in engine.events():
                 if event["event"] == "start":
                     self._start = event
                     continue
                 yield event
                 self.done += len(event["losses"])
-                self._advance(len(event["losses"]))
+                advance(len(event["losses"]))
 
     def finished(self) -> EngineRun:
         """Return how the engine ran."""
         start, seconds = self._start, time.monotonic() - self._started
+        same = ("batch_size", "seq_len", "dtype", "isa", "threads")
         return EngineRun(
-            batch_size=start["batch_size"],
-            seq_len=start["seq_len"],
-            dtype=start["dtype"],
-            isa=start["isa"],
-            threads=start["threads"],
+            **{name: start[name] for name in same},
             memory_bytes=start["memory"],
             as_floats=start["dtype"] == "bf16" and not start["multiplies_bf16"],
             seconds=seconds,

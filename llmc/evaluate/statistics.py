@@ -25,15 +25,10 @@ MOST_BLOCKS = 30  # blocks of windows, when there are fewer documents
 
 @dataclass(frozen=True)
 class Ratio:
-    """A mean loss per token or per byte, over units that are assumed independent.
-
-    Attributes:
-        value: the mean.
-        error: its standard error; None with fewer than two units.
-    """
+    """A mean loss per token or per byte, over units that are assumed independent."""
 
     value: float
-    error: float | None
+    error: float | None  # standard error; None with fewer than two units
 
     def shown(self, scale: float = 1, digits: int = 4) -> str:
         """Return ``value ± error`` times ``scale``, or the value alone."""
@@ -96,14 +91,10 @@ class Tally:
 
     A document includes the end-of-text token after it: predicting where a document ends is part
     of predicting it. That token has no bytes.
-
-    Attributes:
-        eot: the id of end-of-text; None: documents are not separated.
-        sizes: bytes of each token, (V,); None: unknown.
     """
 
-    eot: int | None = None
-    sizes: NDArray[np.int64] | None = None
+    eot: int | None = None  # the id of end-of-text; None: documents are not separated
+    sizes: NDArray[np.int64] | None = None  # bytes of each token, (V,); None: unknown
     _rows: list[Sums] = field(default_factory=list)
     _documents: list[Sums] = field(default_factory=list)
     _ended: bool = True
@@ -181,24 +172,14 @@ def _added(a: Sums, b: Sums) -> Sums:
 
 @dataclass(frozen=True)
 class Score:
-    """The loss over a text.
+    """The loss over a text."""
 
-    Attributes:
-        loss: nats per token.
-        bits_per_byte: bits per byte of text; None if the tokenizer is unknown or no byte was
-            predicted.
-        tokens: predicted tokens.
-        text_bytes: bytes of text in these tokens; None if unknown.
-        unit: the independent units: documents, groups of documents, windows or blocks of windows.
-        units: number of units.
-    """
-
-    loss: Ratio
-    bits_per_byte: Ratio | None
-    tokens: int
-    text_bytes: int | None
-    unit: str
-    units: int
+    loss: Ratio  # nats per token
+    bits_per_byte: Ratio | None  # None if the tokenizer is unknown or no byte was predicted
+    tokens: int  # predicted
+    text_bytes: int | None  # bytes of text in these tokens; None if unknown
+    unit: str  # the independent units: documents, groups of documents, windows, blocks of windows
+    units: int  # number of units
 
     @property
     def perplexity(self) -> float:

@@ -51,17 +51,11 @@ def find_evaluated(
 
 @dataclass(frozen=True)
 class EvaluatedText:
-    """Token files to predict.
-
-    Attributes:
-        files: the files, in order.
-        split: ``train`` or ``val`` of a dataset; None for a single file.
-        tokenizer: the tokenizer that made them; None if unknown.
-    """
+    """Token files to predict, in order."""
 
     files: tuple[Path, ...]
-    split: str | None
-    tokenizer: Tokenizer | None
+    split: str | None  # train or val of a dataset; None for a single file
+    tokenizer: Tokenizer | None  # that made them; None if unknown
 
 
 def find_text(

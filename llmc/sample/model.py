@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from llmc.config import SampleConfig, load_preset
 from llmc.engine.build import ensure_native
@@ -27,19 +27,12 @@ PARAMETERS_PER_THREAD = 4_000_000
 
 @dataclass(frozen=True)
 class SampleModel:
-    """A checkpoint with its tokenizer and its sampling defaults.
-
-    Attributes:
-        checkpoint: the file.
-        config: the model's shape.
-        tokenizer: the tokenizer it was trained with; None if unknown.
-        settings: sampling settings of its run, or the defaults.
-    """
+    """A checkpoint with its tokenizer and its sampling defaults."""
 
     checkpoint: Path
     config: ModelConfig
-    tokenizer: Tokenizer | None
-    settings: SampleConfig
+    tokenizer: Tokenizer | None  # that it was trained with; None if unknown
+    settings: SampleConfig  # of its run, or the defaults
 
     @property
     def eot(self) -> int:
@@ -105,11 +98,7 @@ def find_model(
 
 
 def _opened(workspace: Workspace, found: FoundCheckpoint, *, needs_tokenizer: bool) -> SampleModel:
-    """Read a checkpoint's header, tokenizer and settings.
-
-    Raises:
-        BadData: a file is damaged, or a tokenizer is needed and unknown.
-    """
+    """Read a checkpoint's header, tokenizer and settings; raises BadData like the callers."""
     tokenizer = found.tokenizer(workspace)
     if needs_tokenizer and tokenizer is None:
         raise BadData(
@@ -138,6 +127,20 @@ def visible_prompt(tokens: int, context: int) -> int:
         return tokens
     kept = context // 2
     return kept + (tokens - context - 1) % (context - kept) + 1
+
+
+class SampleOptions(TypedDict, total=False):
+    """The options of a sample; settings that are left out are those of the model's run."""
+
+    stop: str | Sequence[str]  # strings that end the text; they are not part of it
+    ignore_eot: bool  # continue after an end-of-text token
+    tokens: int  # at most this many; this and the rest as in llmc.config.SampleConfig
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int
 
 
 class LoadedModel:
@@ -169,64 +172,38 @@ class LoadedModel:
         """End the engine."""
         self._generator.close()
 
-    def sample(
-        self,
-        prompt: str = "",
-        *,
-        stop: str | Sequence[str] = (),
-        ignore_eot: bool = False,
-        **settings: Any,
-    ) -> str:
+    def sample(self, prompt: str = "", **options: Unpack[SampleOptions]) -> str:
         """Return a continuation of ``prompt``, without the prompt.
 
-        Args:
-            prompt: the text to continue. Default: a new document.
-            stop: strings that end the text; they are not part of it.
-            ignore_eot: continue after an end-of-text token.
-            settings: fields of :class:`llmc.config.SampleConfig` (``tokens``, ``temperature``,
-                ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``seed``). Default: those
-                of the model's run.
-
         Raises:
-            Usage: a setting is unknown or out of range, or a stop string is empty.
+            Usage: an option is unknown or out of range, or a stop string is empty.
             LlmcError: the engine failed.
         """
-        text = self.start(prompt, stop=stop, ignore_eot=ignore_eot, **settings).finished().text
-        return text.encode(errors=KEPT).decode(errors="replace")
+        return _valid(self.start(prompt, **options).finished().text)
 
-    def stream(
-        self,
-        prompt: str = "",
-        *,
-        stop: str | Sequence[str] = (),
-        ignore_eot: bool = False,
-        **settings: Any,
-    ) -> Iterator[str]:
+    def stream(self, prompt: str = "", **options: Unpack[SampleOptions]) -> Iterator[str]:
         """Yield the continuation piece by piece; arguments and errors as in :meth:`sample`."""
-        for token in self.start(prompt, stop=stop, ignore_eot=ignore_eot, **settings):
-            yield token.text.encode(errors=KEPT).decode(errors="replace")
+        for token in self.start(prompt, **options):
+            yield _valid(token.text)
 
-    def start(
-        self,
-        prompt: str = "",
-        *,
-        stop: str | Sequence[str] = (),
-        ignore_eot: bool = False,
-        **settings: Any,
-    ) -> Sample:
+    def start(self, prompt: str = "", **options: Unpack[SampleOptions]) -> Sample:
         """Start a sample, with ids and log probabilities; arguments as in :meth:`sample`."""
-        model = self.model
+        model, settings = self.model, dict[str, Any](options)
         assert model.tokenizer is not None
+        stop, ignore_eot = settings.pop("stop", ()), settings.pop("ignore_eot", False)
         unknown = settings.keys() - {*vars(model.settings)} | settings.keys() & {"dtype"}
         if unknown:
             raise Usage(f"unknown sampling setting '{min(unknown)}'")
         ids = model.tokenizer.encode(prompt) or [model.eot]
-        request = Request(
-            ids, replace(model.settings, **settings), NO_TOKEN if ignore_eot else model.eot
-        )
-        return Sample(
-            self._generator, model.tokenizer, request, [stop] if isinstance(stop, str) else stop
-        )
+        eot = NO_TOKEN if ignore_eot else model.eot
+        request = Request(ids, replace(model.settings, **settings), eot)
+        stops = [stop] if isinstance(stop, str) else stop
+        return Sample(self._generator, model.tokenizer, request, stops)
+
+
+def _valid(text: str) -> str:
+    """Return a text with U+FFFD for bytes that are not UTF-8."""
+    return text.encode(errors=KEPT).decode(errors="replace")
 
 
 def load(

@@ -98,16 +98,10 @@ def _unsupported(*neutral: Any) -> Any:
                 "unsupported_parameter", "not supported by this server: leave it out"
             )
 
+    text = "Not supported; only values that change nothing are accepted."
     schema: dict[str, Any] = {"enum": [*neutral, None]}
-    return Annotated[
-        Any,
-        BeforeValidator(check),
-        Field(
-            default=None,
-            description="Not supported; only values that change nothing are accepted.",
-            json_schema_extra=schema,
-        ),
-    ]
+    field = Field(default=None, description=text, json_schema_extra=schema)
+    return Annotated[Any, BeforeValidator(check), field]
 
 
 class StreamOptions(BaseModel):
@@ -180,10 +174,8 @@ class CompletionRequest(BaseModel):
         """Null stands for the default."""
         if not isinstance(fields, dict):
             return fields
-        known = cls.model_fields
-        return {
-            key: value for key, value in fields.items() if value is not None or key not in known
-        }
+        nulls = {key for key in cls.model_fields if fields.get(key, 0) is None}
+        return {key: value for key, value in fields.items() if key not in nulls}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> CompletionRequest:
@@ -223,30 +215,20 @@ def request_type(model: str, limits: RequestLimits) -> type[CompletionRequest]:
     up_to: Any = Field(min_length=1, max_length=limits.choices)
     texts: Any = Characters | Annotated[list[Characters], up_to]
     named: Any = {"type": ["string", "null"], "enum": [model, None]}
-    fields: dict[str, tuple[Any, str, Any]] = {
-        "model": (Annotated[StrictStr, WithJsonSchema(named)], "The served model.", model),
-        "prompt": (
-            texts | ids | Annotated[list[ids], up_to],
-            "Text, token ids, or a list of either. Default: a new document.",
-            "",
+    prompts = "Text, token ids, or a list of either. Default: a new document."
+    last = "Keep only this many last tokens of a prompt."
+    fields: dict[str, Any] = {
+        "model": (
+            Annotated[StrictStr, WithJsonSchema(named)],
+            _field(model, "The served model."),
         ),
-        "max_tokens": (_integer(0, limits.max_tokens), _help("tokens"), 16),
-        "n": (_integer(1, limits.choices), "Completions per prompt.", 1),
-        "top_k": (
-            _integer(0, limits.vocab_size),
-            _help("top_k"),
-            0,
-        ),
-        "truncate_prompt_tokens": (
-            _integer(1, most),
-            "Keep only this many last tokens of a prompt.",
-            None,
-        ),
+        "prompt": (texts | ids | Annotated[list[ids], up_to], _field("", prompts)),
+        "max_tokens": (_integer(0, limits.max_tokens), _field(16, _help("tokens"))),
+        "n": (_integer(1, limits.choices), _field(1, "Completions per prompt.")),
+        "top_k": (_integer(0, limits.vocab_size), _field(0, _help("top_k"))),
+        "truncate_prompt_tokens": (_integer(1, most), _field(None, last)),
     }
-    typed: dict[str, Any] = {
-        name: (kind, _field(default, text)) for name, (kind, text, default) in fields.items()
-    }
-    return create_model("CompletionRequest", __base__=CompletionRequest, **typed)
+    return create_model("CompletionRequest", __base__=CompletionRequest, **fields)
 
 
 def refusal_of(errors: Sequence[Any]) -> Refused:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from llmc.errors import BadData, Usage
@@ -23,20 +22,23 @@ TAGS = {
 VAL_TAG = "loss/validation"
 
 
-def measurements(run: RunHistory) -> Iterator[tuple[float, int, dict[str, float]]]:
-    """Yield (seconds of training before it, step, finite numbers by tag) in order of steps."""
-    val = dict(run.val)
-    train = {step: index for index, step in enumerate(run.steps)}
-    steps = sorted({*val, *train})
-    for seconds, step in zip(run.seconds_before(steps), steps, strict=True):
-        numbers = {}
-        if (index := train.get(step)) is not None:
-            numbers = {tag: run.measured[name][index] for name, tag in TAGS.items()}
-        if step in val:
-            numbers[VAL_TAG] = val[step]
-        numbers = {tag: number for tag, number in numbers.items() if math.isfinite(number)}
-        if numbers:
-            yield seconds, step, numbers
+def measurements(run: RunHistory) -> list[tuple[float, int, dict[str, float]]]:
+    """Return (seconds of training before it, step, finite numbers by tag) in order of steps.
+
+    Raises:
+        BadData: nothing was measured.
+    """
+    points = {tag: run.points(name) for name, tag in TAGS.items()} | {VAL_TAG: run.val}
+    numbers: dict[int, dict[str, float]] = {}
+    for tag, pairs in points.items():
+        for step, number in pairs:
+            if math.isfinite(number):
+                numbers.setdefault(int(step), {})[tag] = number
+    steps = sorted(numbers)
+    if not steps:
+        raise BadData(f"nothing was measured in {printable(run.name)}: train for some steps first")
+    seconds = run.seconds_before(steps)
+    return [(before, step, numbers[step]) for before, step in zip(seconds, steps, strict=True)]
 
 
 def write_tensorboard(run: RunHistory, folder: Path) -> Path:
@@ -48,7 +50,7 @@ def write_tensorboard(run: RunHistory, folder: Path) -> Path:
         Usage: the package tensorboard is not installed.
         BadData: nothing was measured, or the place cannot be written.
     """
-    _check_any(run)
+    measured = measurements(run)
     try:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -62,7 +64,7 @@ def write_tensorboard(run: RunHistory, folder: Path) -> Path:
         writer = RecordWriter(file)
         first = Event(wall_time=run.started, file_version="brain.Event:2")
         writer.write(first.SerializeToString())
-        for seconds, step, numbers in measurements(run):
+        for seconds, step, numbers in measured:
             values = [Summary.Value(tag=tag, simple_value=y) for tag, y in numbers.items()]
             event = Event(wall_time=run.started + seconds, step=step, summary=Summary(value=values))
             writer.write(event.SerializeToString())
@@ -79,7 +81,7 @@ def write_wandb(run: RunHistory, folder: Path) -> Path:
         Usage: the package wandb is not installed.
         BadData: nothing was measured, or the place cannot be written.
     """
-    _check_any(run)
+    measured = measurements(run)
     os.environ["WANDB_ERROR_REPORTING"] = "false"  # it would call home about its own failures
     os.environ["WANDB_SILENT"] = "true"
     try:
@@ -105,14 +107,9 @@ def write_wandb(run: RunHistory, folder: Path) -> Path:
             config=config,
             settings=settings,
         ) as made:
-            for _, step, numbers in measurements(run):
+            for _, step, numbers in measured:
                 made.log(numbers, step=step)
             place = Path(made.dir).parent
     except OSError as error:
         raise BadData(f"cannot write below {folder}: {error.strerror}") from error
     return place
-
-
-def _check_any(run: RunHistory) -> None:
-    if next(measurements(run), None) is None:
-        raise BadData(f"nothing was measured in {printable(run.name)}: train for some steps first")

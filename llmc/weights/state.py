@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ MAGIC, VERSION = 0x534D4C4C, 2
 WINDOW = 128  # losses and gradient norms, float64, before AdamW's moments
 MOMENTS_AT = HEADER_BYTES + 2 * WINDOW * 8
 SHUFFLED, VALIDATED = 1, 2  # flags
-# Magic, version, CRC-32, flags; the fields of TrainingState from step to judged, where a loss that
+# Magic, version, CRC-32, flags; STORED_FIELDS, where a loss that
 # is infinite does not exist; how AdamW's moments are stored, an index into MOMENTS.
 FIELDS = struct.Struct("<IIII6Q3d3QI")
 # How moments are stored: the name, the values in a block, and the bytes of a block.
@@ -50,6 +51,9 @@ class TrainingState:
     parameters: int  # of the model, from the size of the file; for 8bit, at most this
 
 
+STORED_FIELDS = [field.name for field in dataclasses.fields(TrainingState)][3:15]
+
+
 def read_training_state(path: Path) -> TrainingState:
     """Read and check the header.
 
@@ -77,29 +81,18 @@ def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | N
     magic, version, crc, flags, *numbers, stored_as = FIELDS.unpack_from(raw)
     if (magic, version) != (MAGIC, VERSION) or stored_as >= len(MOMENTS):
         return None, [f"{name} is not a training state of version {VERSION}"]
-    *counts, best, seconds, to_beat, waited, skipped, judged = numbers
     optimizer_state, values, block_bytes = MOMENTS[stored_as]
     blocks, rest = divmod(size - MOMENTS_AT, 2 * block_bytes)
     problems = []
     if rest or blocks < 1:
         problems.append(f"{name} is cut short: {size:,} bytes do not hold two moments a parameter")
-    step, metrics_bytes, draws, seed, seq_len, update_tokens = counts
+    fields = dict(zip(STORED_FIELDS, numbers, strict=True))
+    fields |= {name: None for name in ("best_val_loss", "to_beat") if fields[name] == math.inf}
     state = TrainingState(
-        crc=crc,
+        crc,
         shuffled=bool(flags & SHUFFLED),
         told=bool(flags & VALIDATED),
-        step=step,
-        metrics_bytes=metrics_bytes,
-        draws=draws,
-        seed=seed,
-        seq_len=seq_len,
-        update_tokens=update_tokens,
-        best_val_loss=None if best == math.inf else best,
-        seconds=seconds,
-        to_beat=None if to_beat == math.inf else to_beat,
-        waited=waited,
-        skipped=skipped,
-        judged=judged,
+        **fields,
         optimizer_state=optimizer_state,
         parameters=max(0, values * blocks),
     )

@@ -207,9 +207,7 @@ def test_the_engine_trusts_no_rows(
         assert "leave out --seq-len" in refused(native("eval", **flags, **more), 2)
 
 
-def test_what_makes_no_sense_is_refused_by_the_engine(
-    native: Native, files: Files, tmp_path: Path
-) -> None:
+def test_the_engine_refuses_impossible_flags(native: Native, files: Files, tmp_path: Path) -> None:
     flags = files.flags
     assert "41 positions" in refused(native("eval", seq_len=42, **flags), 2)
     assert "--data FILE" in refused(native("eval", model=files.model), 2)

@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "model.bin", RAGGED)
 
 
-def test_what_is_said(native: Native, model: Path) -> None:
+def test_the_events_of_a_text(native: Native, model: Path) -> None:
     said = generate(native, model, [line("a-1_B", [1, 2, 3], tokens=4, logprobs=3)], slots=2)
     ready, *tokens, end = said.events
     assert ready.pop("memory_bytes") > 0
@@ -334,7 +334,7 @@ def test_the_rest_of_a_long_prompt_is_what_the_context_holds(native: Native, mod
         assert said.end("a")["prompt_tokens"] == length
 
 
-def test_a_full_context_goes_on_from_its_newer_half(native: Native, model: Path) -> None:
+def test_a_full_context_continues_from_its_newer_half(native: Native, model: Path) -> None:
     flags = {"tokens": 2 * POSITIONS, "temperature": 0, "logprobs": 2}
     free = generate(native, model, [line("a", [9], **flags)])
     text = [9, *free.tokens("a")]

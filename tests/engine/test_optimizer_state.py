@@ -248,7 +248,7 @@ def test_the_same_bits_for_any_number_of_threads(
 
 
 @pytest.mark.parametrize("kind", NARROW)
-def test_a_resumed_run_ends_as_if_it_had_not_stopped(
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
     kind: str, native: Native, tmp_path: Path
 ) -> None:
     flags = {**settings(tmp_path, 8), "optimizer_state": kind, "schedule": "constant"}
@@ -287,7 +287,7 @@ def test_the_state_s_size_and_what_it_says(native: Native, tmp_path: Path) -> No
         assert (state.optimizer_state, state.parameters) == (kind, most)
 
 
-def test_a_run_goes_on_with_its_own_state_only(native: Native, tmp_path: Path) -> None:
+def test_a_run_resumes_with_its_own_state_only(native: Native, tmp_path: Path) -> None:
     flags = {**settings(tmp_path, 2), "sample_every": 0}
     succeeded(native("train", out=tmp_path / "out", optimizer_state="8bit", **flags))
     error = refused(native("train", out=tmp_path / "out", resume=1, **flags), 2)

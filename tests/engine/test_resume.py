@@ -35,13 +35,13 @@ def flags(tmp_path: Path) -> Flags:
     return {**settings(tmp_path, 12), "threads": 2}
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+def test_a_run_killed_many_times_ends_like_an_uninterrupted_one(
     native: Native, tmp_path: Path
 ) -> None:
     assert torture(native, tmp_path, 40) >= 36
 
 
-def test_more_steps_go_on_where_a_shorter_run_ended(
+def test_more_steps_continue_where_a_shorter_run_ended(
     native: Native, flags: Flags, tmp_path: Path
 ) -> None:
     """Validations come at the end too, so the calm run is given one there."""

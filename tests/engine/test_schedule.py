@@ -111,7 +111,7 @@ def test_a_warmup_longer_than_the_run_only_rises(
         assert found == pytest.approx([LR * (i + 1) / 50 for i in range(STEPS)])
 
 
-def test_what_is_no_schedule_is_refused(native: Native, files: Flags, tmp_path: Path) -> None:
+def test_a_wrong_schedule_is_refused(native: Native, files: Flags, tmp_path: Path) -> None:
     for flags, words in (
         ({"schedule": "cosin"}, "--schedule takes constant, cosine, linear or wsd, not 'cosin'"),
         ({"lr_final": 1.5}, "--lr-final must be between 0 and 1, not 1.5"),

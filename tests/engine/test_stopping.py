@@ -63,7 +63,7 @@ def trained(native: Native, out: Path, **flags: Any) -> dict[str, Any]:
         ({}, (40, "steps")),
     ],
 )
-def test_whatever_comes_first_ends_the_run(
+def test_the_first_limit_reached_ends_the_run(
     limits: Flags, expected: tuple[int, str], native: Native, flags: Flags, tmp_path: Path
 ) -> None:
     end = trained(native, tmp_path / "out", **flags, **limits)
@@ -115,7 +115,7 @@ def test_schedules_sink_to_the_last_step_that_is_known(
     assert "--schedule cosine sinks towards the last step" in error and "--steps" in error
 
 
-def test_time_is_not_begun_anew_by_a_resume(native: Native, flags: Flags, tmp_path: Path) -> None:
+def test_a_resume_does_not_reset_the_time(native: Native, flags: Flags, tmp_path: Path) -> None:
     """A microsecond is over at the latest after one step, on any machine."""
     flags |= {"max_time": "0.000001s"}
     out = tmp_path / "out"
@@ -140,7 +140,7 @@ def test_times_are_taken(text: str, native: Native, flags: Flags, tmp_path: Path
 @pytest.mark.parametrize(
     "text", ["", "h", "1x", "1h1h", "30m1h", "-1h", "nan", "inf", "1h30", "1 h", "1e400s", "2h "]
 )
-def test_what_is_no_time_is_refused(text: str, native: Native, flags: Flags) -> None:
+def test_a_wrong_time_is_refused(text: str, native: Native, flags: Flags) -> None:
     error = refused(native("train", **flags, max_time=text, steps=0), 2)
     assert "--max-time takes a time such as 2h" in error
 
@@ -299,7 +299,7 @@ def the_run(llmc: Llmc) -> dict[str, Any]:
         ),
     ],
 )  # fmt: skip
-def test_an_ended_run_says_what_it_would_take_to_go_on(
+def test_an_ended_run_names_the_flags_that_continue_it(
     typed: list[str], reason: str, state: str, further: str, llmc: Llmc
 ) -> None:
     told = json.loads(ok(llmc(*SHORT, *typed, "--json", "--quiet")).stdout.splitlines()[-1])
@@ -342,7 +342,7 @@ def test_limits_that_make_no_sense_are_refused(typed: list[str], said: str, llmc
     assert not (llmc.workspace / "runs" / "a").exists()
 
 
-def test_skipped_updates_are_told(llmc: Llmc) -> None:
+def test_skipped_updates_are_reported(llmc: Llmc) -> None:
     typed = ("--steps", "200", "--val-every", "0", "--skip-grad-z", "0.5", "--lr", "0")
     done = ok(llmc(*SHORT, *typed))
     skipped = sum(line.get("event") == "skipped" for line in metrics(llmc, "a"))

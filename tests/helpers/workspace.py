@@ -59,6 +59,14 @@ def copy_of(template: Llmc, folder: Path) -> Llmc:
     return Llmc(shutil.copytree(template.workspace, folder), template.cache)
 
 
+def flip_a_bit(path: Path, at: int) -> bytes:
+    """Damage a file in one bit of the byte ``at``; return what it then holds."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    return bytes(data)
+
+
 def ok(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     assert done.returncode == 0, (done.args, done.returncode, done.stderr)
     return done

@@ -43,7 +43,7 @@ def test_from_a_text_to_a_model_that_writes(
         assert text
         assert "".join(model.stream("Once", tokens=12, seed=3, ignore_eot=True)) == text
         with pytest.raises(Usage, match="nonsense"):
-            model.sample("Once", nonsense=1)
+            model.sample("Once", nonsense=1)  # type: ignore[call-arg]
 
     result = llmc.evaluate(run.folder, workspace=workspace, seq_len=16)
     assert 0 < result.loss < 7

@@ -93,7 +93,7 @@ def test_a_model_is_a_size_or_a_preset(
         (["--threads", "257"], "--threads must be between 1 and 256"),
     ],
 )
-def test_what_makes_no_sense_is_refused(words: list[str], said: str, tiny: Llmc) -> None:
+def test_impossible_flags_are_refused(words: list[str], said: str, tiny: Llmc) -> None:
     model = [] if "--model" in words else ["--model", "tiny.toml"]
     assert said in assert_one_sentence(tiny("bench", *model, *words), 2)
 
@@ -168,7 +168,7 @@ def test_a_step_as_json(tiny: Llmc) -> None:
     assert result["kernels"]["layernorm_forward"]["calls"] == 2 * TINY.layers + 1
 
 
-def test_bf16_that_is_multiplied_as_floats_is_said_to_be(tiny: Llmc) -> None:
+def test_bf16_multiplied_as_floats_is_reported(tiny: Llmc) -> None:
     flags = ("bench", "--model", "tiny.toml", "--seq-len", "16", "--steps", "1", "--dtype", "bf16")
     said = tiny(*flags, env={"LLMC_ISA": "generic"})
     assert said.returncode == 0

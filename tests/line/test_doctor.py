@@ -382,7 +382,7 @@ def test_no_temporary_folder(
     assert all(found[name].code == ExitCode.BAD_DATA for name in failed)
 
 
-def test_a_reader_who_leaves_is_no_failure(llmc: Llmc, native: Native) -> None:
+def test_a_closed_pipe_is_no_failure(llmc: Llmc, native: Native) -> None:
     with llmc.start("doctor") as running:
         assert running.stdout is not None and running.stderr is not None
         running.stdout.close()

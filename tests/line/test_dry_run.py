@@ -30,7 +30,7 @@ def files(llmc: Llmc) -> dict[Path, tuple[int, int]]:
     return found
 
 
-def test_the_command_tells_all_and_writes_nothing(llmc: Llmc) -> None:
+def test_the_command_reports_everything_and_writes_nothing(llmc: Llmc) -> None:
     before = files(llmc)
     done = ok(llmc("train", "--dry-run", "--config", "tiny.toml", "--no-shuffle", "--lr", "0.01"))
     assert files(llmc) == before
@@ -72,7 +72,7 @@ def sizes(folder: Path) -> int:
     return sum({one.st_ino: one.st_size for one in about}.values())
 
 
-def test_the_disk_is_told_and_no_more_is_taken(llmc: Llmc) -> None:
+def test_the_disk_space_is_reported_and_no_more_is_used(llmc: Llmc) -> None:
     flags = ("train", "--keep", "2", "--save-every", "1", "--steps", "4", "--val-every", "2")
     told = json.loads(ok(llmc(*flags, "--dry-run", "--json")).stdout)
     assert told["disk_free"] > told["disk_bytes"] > 0
@@ -86,7 +86,7 @@ def test_the_disk_is_told_and_no_more_is_taken(llmc: Llmc) -> None:
     assert said[-2].startswith(f"disk: up to {told['disk_bytes']:,} bytes (")
 
 
-def test_a_run_is_told_that_the_disk_is_short(
+def test_a_run_warns_of_a_short_disk(
     llmc: Llmc, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(llmc.workspace)

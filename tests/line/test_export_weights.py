@@ -119,10 +119,10 @@ def test_gpt2s_vocabulary_means_gpt2s_tokenizer(
 
     folder = hugging_face(tmp_path / "own", ModelConfig(1, 1, 64, 8, 50257))
     for load, fingerprint in ((known, bytes.fromhex("ab" * 32)), (unknown, None)):
-        monkeypatch.setattr("llmc.tokens.tokenizer.load_tokenizer", load)
+        monkeypatch.setattr("llmc.weights.tokenizer.load_tokenizer", load)
         assert read_header(export(here, str(folder))).tokenizer == fingerprint
     other = hugging_face(tmp_path / "other", ModelConfig(1, 1, 64, 8, 300))
-    monkeypatch.setattr("llmc.tokens.tokenizer.load_tokenizer", known)
+    monkeypatch.setattr("llmc.weights.tokenizer.load_tokenizer", known)
     assert read_header(export(here, str(other))).tokenizer is None
 
 

@@ -278,7 +278,7 @@ def test_offline_says_what_is_missing_and_takes_what_is_there(llmc: Llmc, web: W
     assert len(web.asked) == asked
 
 
-def test_help_tells_of_the_network(llmc: Llmc) -> None:
+def test_help_explains_the_use_of_the_network(llmc: Llmc) -> None:
     shown = " ".join(llmc("fetch", "--help").stdout.split())
     for word in ("--offline", "LLMC_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY"):
         assert word in shown

@@ -63,7 +63,7 @@ def test_in_a_pipe_it_draws_the_newest_run(two: Llmc) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_several_runs_are_told_apart_without_colours(two: Llmc) -> None:
+def test_several_runs_differ_without_colours(two: Llmc) -> None:
     lines = ok(two("plot", "fast", "slow", "fast")).stdout.splitlines()
     assert lines[-2:] == ["a ● fast", "b ▲ slow"]
     picture = "\n".join(lines[2:-4])
@@ -331,7 +331,7 @@ def float32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-def test_tensorboard_is_asked_for_in_one_sentence(two: Llmc, tmp_path: Path) -> None:
+def test_a_missing_tensorboard_is_one_sentence(two: Llmc, tmp_path: Path) -> None:
     (tmp_path / "tensorboard.py").write_text("raise ImportError('no tensorboard')")
     path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = two("plot", "fast", "--tensorboard", "tb", env=path)
@@ -339,7 +339,7 @@ def test_tensorboard_is_asked_for_in_one_sentence(two: Llmc, tmp_path: Path) -> 
     assert not (two.workspace / "tb").exists()
 
 
-def test_wandb_is_asked_for_in_one_sentence(two: Llmc, tmp_path: Path) -> None:
+def test_a_missing_wandb_is_one_sentence(two: Llmc, tmp_path: Path) -> None:
     (tmp_path / "wandb.py").write_text("raise ImportError('no wandb')")
     path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     error = assert_one_sentence(two("plot", "--wandb", "w", env=path), 2)

@@ -92,7 +92,7 @@ def test_a_run_explains_itself(llmc: Llmc) -> None:
     assert record["engine"] == binary.parent.name
 
 
-def test_every_resume_is_recorded_and_another_instruction_set_is_said(llmc: Llmc) -> None:
+def test_every_resume_is_recorded_and_another_instruction_set_reported(llmc: Llmc) -> None:
     def with_isa(isa: str, *args: str) -> str:
         return ok(llmc("train", *args, env={"LLMC_ISA": isa})).stderr
 
@@ -129,7 +129,7 @@ def test_no_steps_that_were_made_are_taken_back(llmc: Llmc) -> None:
     ok(resumed_to(llmc, 5))
 
 
-def test_a_run_without_a_checkpoint_begins_anew_and_says_so(llmc: Llmc) -> None:
+def test_a_run_without_a_checkpoint_starts_again_and_reports_it(llmc: Llmc) -> None:
     """As one that was killed before it saved any."""
     ok(llmc(*TRAIN, "--run", "a", "--steps", "4"))
     run, model = llmc.workspace / "runs" / "a", llmc.workspace / "models" / "tiny-texts.bin"
@@ -146,7 +146,7 @@ def test_a_run_without_a_checkpoint_begins_anew_and_says_so(llmc: Llmc) -> None:
     assert untimed(llmc, "a") == losses
 
 
-def test_a_run_goes_on_without_the_weights_it_started_from(llmc: Llmc) -> None:
+def test_a_run_resumes_without_the_weights_it_started_from(llmc: Llmc) -> None:
     ok(llmc(*TRAIN, "--run", "a", "--steps", "2"))
     (llmc.workspace / "models" / "tiny-texts.bin").unlink()
     ok(resumed_to(llmc, 4))
@@ -167,7 +167,7 @@ def turned_round(path: Path) -> None:
     write_tokens(path, [np.array(read_tokens(path))[::-1].astype(np.int64)], 257)
 
 
-def test_data_without_a_manifest_is_held_against_its_hashes(llmc: Llmc) -> None:
+def test_data_without_a_manifest_is_compared_with_its_hashes(llmc: Llmc) -> None:
     files = {"mine.bin": "trained", "other.bin": "validated"}
     for name, split in zip(files, ("train.bin", "val.bin"), strict=True):
         (llmc.workspace / "data" / "texts" / split).rename(llmc.workspace / name)

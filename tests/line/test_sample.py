@@ -21,7 +21,7 @@ from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.terminal import in_terminal
-from tests.helpers.workspace import copy_of, ok, prepared_workspace, trained
+from tests.helpers.workspace import copy_of, flip_a_bit, ok, prepared_workspace, trained
 
 FLAGS = ["run", "model", "prompt", "tokens", "temperature", "top-k", "top-p", "seed", "threads"]
 FLAGS += ["decode", "min-p", "repetition-penalty", "stop", "ignore-eot", "num-samples", "dtype"]
@@ -176,7 +176,7 @@ def test_the_prompt_is_part_of_what_is_written(template: Llmc) -> None:
     assert ids(template, "--prompt", long, "--tokens", "3")[:-3] == list(long.encode())
 
 
-def test_a_prompt_longer_than_the_context_is_told_of(template: Llmc) -> None:
+def test_a_prompt_longer_than_the_context_is_reported(template: Llmc) -> None:
     """What is said to be seen is what decides; the context is 64 tokens."""
     flags = ["--temperature", "0", "--tokens", "4"]
     long = "das und the of " * 10
@@ -313,7 +313,7 @@ def test_a_terminal_is_shown_nothing_that_moves_its_cursor(template: Llmc) -> No
     assert shown.endswith("\n")
 
 
-def test_a_heading_tells_several_texts_apart(template: Llmc) -> None:
+def test_a_heading_separates_several_texts(template: Llmc) -> None:
     flags = ["--decode", "--num-samples", "2", "--tokens", "5", "--ignore-eot"]
     shown = in_terminal(template, 80, "sample", *flags)
     assert "── 1 of 2, seed 1337 ──" in shown
@@ -321,7 +321,7 @@ def test_a_heading_tells_several_texts_apart(template: Llmc) -> None:
     assert "<|endoftext|>" not in shown
 
 
-def test_what_was_chosen_and_what_comes_next_is_said(template: Llmc) -> None:
+def test_choices_and_the_next_command_are_printed(template: Llmc) -> None:
     done = ok(template("sample", "--tokens", "1"))
     assert "run: runs/first (the newest)\n" in done.stderr
     assert "next: llmc sample --decode\n" in done.stderr
@@ -408,7 +408,7 @@ def test_a_checkpoint_of_llm_c_speaks_gpt2(tmp_path: Path, gpt2: Tokenizer) -> N
         (["-i", "--num-samples", "2"], 2, "leave out --json and --num-samples"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_impossible_flags_are_refused(
     template: Llmc, flags: list[str], code: int, said: str
 ) -> None:
     assert said in assert_one_sentence(template("sample", "--quiet", *flags), code)
@@ -421,9 +421,7 @@ def test_no_run_names_the_command(template: Llmc, tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_refused(llmc: Llmc) -> None:
     path = llmc.workspace / "runs/first/model.bin"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    data = flip_a_bit(path, -1)
     assert "checksum" in assert_one_sentence(llmc("sample", "--quiet"), 1)
     path.write_bytes(data[:-1])
     assert "cut short" in assert_one_sentence(llmc("sample", "--quiet"), 1)

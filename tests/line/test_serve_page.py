@@ -112,7 +112,7 @@ def test_it_is_one_file_that_loads_nothing() -> None:
 
 
 @needs_browser
-def test_it_writes_and_tells_how_likely_each_word_was(server: Served, browser: Browser) -> None:
+def test_it_writes_and_shows_the_probability_of_each_word(server: Served, browser: Browser) -> None:
     """Characters of several tokens are one; the k-th token has a log probability of -k/8."""
     with opened(browser, server.url) as page:
         page.wait_for_function("document.title === 'parrot · llmc'")
@@ -156,7 +156,7 @@ def test_the_alternatives_come_by_pointer_and_by_keyboard(server: Served, browse
 
 
 @needs_browser
-def test_it_stops_and_goes_on(server: Served, browser: Browser) -> None:
+def test_it_stops_and_continues(server: Served, browser: Browser) -> None:
     """All by keyboard; the slot is free after the stop."""
     with opened(browser, server.url) as page:
         prompt = page.get_by_label("Prompt")
@@ -226,7 +226,7 @@ def test_no_more_can_be_asked_than_the_server_allows(folder: Path, browser: Brow
 
 
 @needs_browser
-def test_it_tells_of_the_model_and_its_run(server: Served, browser: Browser) -> None:
+def test_it_describes_the_model_and_its_run(server: Served, browser: Browser) -> None:
     with opened(browser, server.url) as page:
         page.wait_for_selector("#plot svg .line")
         label = page.locator("#plot svg").get_attribute("aria-label")

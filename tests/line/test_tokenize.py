@@ -243,7 +243,7 @@ def test_flags_that_make_no_sense_are_usage_errors(
     assert not here.workspace.data.exists()
 
 
-def test_a_flag_that_makes_no_sense_ends_in_one_sentence(llmc: Llmc, corpus: Path) -> None:
+def test_a_wrong_flag_ends_in_one_sentence(llmc: Llmc, corpus: Path) -> None:
     error = assert_one_sentence(llmc("tokenize", corpus, "--val-fraction", "2"), 2)
     assert "--val-fraction must lie between 0 and 1, not be 2" in error
 

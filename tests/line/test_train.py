@@ -164,7 +164,7 @@ def test_any_number_of_threads_gives_the_same_bits(llmc: Llmc, baseline: list[fl
         assert trained(llmc, "--lr", "0.001", "--threads", threads, run=threads) == baseline
 
 
-def test_the_engine_validates_samples_and_saves_when_told(
+def test_the_engine_validates_samples_and_saves_at_the_chosen_steps(
     llmc: Llmc, here: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMC_CACHE_DIR", str(llmc.cache))
@@ -234,13 +234,13 @@ def test_json_is_the_events_and_then_the_result(llmc: Llmc) -> None:
     assert (llmc.workspace / result["metrics"]).is_file()
 
 
-def test_quiet_says_nothing(llmc: Llmc) -> None:
+def test_quiet_prints_nothing(llmc: Llmc) -> None:
     done = ok(llmc("train", "--config", "tiny.toml", "--quiet"))
     assert (done.stdout, done.stderr) == ("", "")
     assert runs(llmc) == ["texts-1"]
 
 
-def test_what_was_chosen_and_what_comes_next_is_said(llmc: Llmc) -> None:
+def test_choices_and_the_next_command_are_printed(llmc: Llmc) -> None:
     said = ok(llmc("train", "--config", "tiny.toml", "--threads", "2")).stderr
     assert "data: data/texts/train.bin\n" in said
     assert "validation: data/texts/val.bin\n" in said
@@ -303,7 +303,7 @@ def test_other_tokens_to_validate_on(llmc: Llmc) -> None:
     assert losses(llmc, "own") == losses(llmc, "other")
 
 
-def test_training_goes_on_from_a_run(llmc: Llmc) -> None:
+def test_training_starts_from_another_run(llmc: Llmc) -> None:
     first = trained(llmc, "--lr", "0.01", "--steps", "20", run="first")
     second = trained(llmc, "--model", "runs/first/model.bin", run="second")
     assert second[0] < first[0] - 0.1

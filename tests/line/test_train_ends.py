@@ -355,7 +355,7 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(
         assert runs(llmc) == []
 
 
-def test_where_another_run_is_newer_the_one_to_go_on_with_is_named(llmc: Llmc) -> None:
+def test_the_command_that_continues_names_the_run_if_another_is_newer(llmc: Llmc) -> None:
     place = str(llmc.workspace)
     with started(llmc, "--workspace", place, "train", "--run", "long", *EACH) as process:
         wait_for(process, "step 3:")

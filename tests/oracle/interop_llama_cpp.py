@@ -17,15 +17,7 @@ from llmc.cli.context import Context
 from llmc.model import ModelConfig
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
-from tests.helpers.engine import (
-    SMALL,
-    Flags,
-    build,
-    random_tokens,
-    save_model,
-    save_tokens,
-    succeeded,
-)
+from tests.helpers import engine
 from tests.helpers.export import export
 from tests.oracle.test_weights_transformers import hostile_texts
 
@@ -39,21 +31,21 @@ def opened(path: Path, **flags: Any) -> Any:
     return llama_cpp.Llama(str(path), n_ctx=T, n_batch=T, verbose=False, **flags)
 
 
-@pytest.mark.parametrize("config", [SMALL, GPT2_SHAPED])
+@pytest.mark.parametrize("config", [engine.SMALL, GPT2_SHAPED])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "f16", "q8_0"])
 def test_it_agrees_on_the_likeliest_token_everywhere(
     dtype: str, config: ModelConfig, here: Context, cache: Path
 ) -> None:
     """The engine computes with the rounded weights: read back from the GGUF file."""
     root = here.workspace.root
-    model = save_model(root / "model.bin", config)
+    model = engine.save_model(root / "model.bin", config)
     path = export(here, str(model), to="gguf", dtype=dtype, tokenizer="byte")
     rounded = export(here, str(path), out=root / "rounded.bin")
-    tokens = random_tokens(B * T + 1, config.vocab_size)
-    data = save_tokens(root / "tokens.bin", tokens, config.vocab_size)
+    tokens = engine.random_tokens(B * T + 1, config.vocab_size)
+    data = engine.save_tokens(root / "tokens.bin", tokens, config.vocab_size)
     state = root / "state.bin"
-    files: Flags = {"model": rounded, "data": data, "out": state}
-    succeeded(build(cache)("debug-state", batch_size=B, seq_len=T, **files))
+    files: engine.Flags = {"model": rounded, "data": data, "out": state}
+    engine.succeeded(engine.build(cache)("debug-state", batch_size=B, seq_len=T, **files))
     batch = read_debug_state(state, config)
     llama = opened(path, logits_all=True)
     for row in range(B):
@@ -75,7 +67,7 @@ def test_it_agrees_on_the_likeliest_token_everywhere(
 
 
 def same_ids(ours: Tokenizer, here: Context, config: ModelConfig) -> None:
-    model = save_model(here.workspace.root / "model.bin", config)
+    model = engine.save_model(here.workspace.root / "model.bin", config)
     spec = here.workspace.root / "own.tiktoken"
     save_tokenizer(ours, spec)
     path = export(here, str(model), to="gguf", tokenizer=str(spec))
@@ -95,7 +87,7 @@ def same_ids(ours: Tokenizer, here: Context, config: ModelConfig) -> None:
 def test_its_tokenizer_gives_our_ids(name: str, here: Context) -> None:
     text = Path(random.__file__).read_text() + "größer, naïve, 日本語 🙂\n" * 50
     ours = load_tokenizer("byte") if name == "byte" else train_bpe([text], 500)
-    same_ids(ours, here, SMALL)
+    same_ids(ours, here, engine.SMALL)
 
 
 def test_its_gpt2_tokenizer_gives_our_ids(here: Context, gpt2: Tokenizer) -> None:

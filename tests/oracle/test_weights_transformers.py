@@ -15,16 +15,7 @@ from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from llmc.weights.huggingface import NAMES
-from tests.helpers.engine import (
-    RAGGED,
-    SMALL,
-    Flags,
-    build,
-    random_tokens,
-    save_model,
-    save_tokens,
-    succeeded,
-)
+from tests.helpers import engine
 from tests.helpers.export import export
 
 torch = pytest.importorskip("torch")
@@ -58,21 +49,21 @@ def hostile_texts() -> Iterator[str]:
 
 
 def exported(here: Context, config: ModelConfig, tokenizer: Tokenizer, dtype: str = "fp32") -> Path:
-    model = save_model(here.workspace.root / "model.bin", config)
+    model = engine.save_model(here.workspace.root / "model.bin", config)
     spec = here.workspace.root / "own.tiktoken"
     save_tokenizer(tokenizer, spec)
     return export(here, str(model), to="hf", dtype=dtype, tokenizer=str(spec))
 
 
-@pytest.mark.parametrize("config", [SMALL, RAGGED])
+@pytest.mark.parametrize("config", [engine.SMALL, engine.RAGGED])
 def test_its_logits_are_the_engines(config: ModelConfig, here: Context, cache: Path) -> None:
     folder = exported(here, config, load_tokenizer("byte"))
     V = config.vocab_size
     root = here.workspace.root
-    data = save_tokens(root / "tokens.bin", random_tokens(200, V), V)
+    data = engine.save_tokens(root / "tokens.bin", engine.random_tokens(200, V), V)
     state = root / "state.bin"
-    files: Flags = {"model": root / "model.bin", "data": data, "out": state}
-    succeeded(build(cache)("debug-state", batch_size=3, seq_len=37, **files))
+    files: engine.Flags = {"model": root / "model.bin", "data": data, "out": state}
+    engine.succeeded(engine.build(cache)("debug-state", batch_size=3, seq_len=37, **files))
     batch = read_debug_state(state, config)
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -86,7 +77,7 @@ def test_its_logits_are_the_engines(config: ModelConfig, here: Context, cache: P
 
 @pytest.mark.parametrize(("dtype", "theirs"), [("bf16", "bfloat16"), ("f16", "float16")])
 def test_a_smaller_type_is_opened_as_that(dtype: str, theirs: str, here: Context) -> None:
-    folder = exported(here, SMALL, load_tokenizer("byte"), dtype)
+    folder = exported(here, engine.SMALL, load_tokenizer("byte"), dtype)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert model.dtype == getattr(torch, theirs)
     assert model.config.eos_token_id == model.generation_config.eos_token_id == 256
@@ -142,7 +133,7 @@ def same_ids(ours: Tokenizer, folder: Path, texts: Iterator[str]) -> None:
 def test_its_tokenizer_gives_our_ids(name: str, here: Context) -> None:
     text = Path(random.__file__).read_text() + "größer, naïve, 日本語 🙂\n" * 50
     ours = load_tokenizer("byte") if name == "byte" else train_bpe([text], 500)
-    folder = exported(here, SMALL, ours)
+    folder = exported(here, engine.SMALL, ours)
     same_ids(ours, folder, hostile_texts())
     same_ids(ours, folder, iter([text]))
 

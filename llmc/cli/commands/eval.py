@@ -14,8 +14,7 @@ from llmc.cli.context import Context
 from llmc.cli.model_options import option
 from llmc.cli.ui import Ui
 from llmc.errors import Usage
-from llmc.evaluate.hellaswag import HellaSwagResult, evaluate_hellaswag
-from llmc.evaluate.loss import LossResult, evaluate
+from llmc.evaluate import hellaswag, loss
 from llmc.evaluate.rows import EngineOptions, EngineRun
 from llmc.evaluate.target import DEFAULT_SPLIT
 from llmc.units import duration, megabytes
@@ -69,24 +68,20 @@ def eval(
     where, report = (ctx.workspace, target), ctx.ui
     if task == "hellaswag":
         _refuse(task, split=split, max_tokens=max_tokens, seq_len=seq_len)
-        answered = evaluate_hellaswag(
+        answered = hellaswag.evaluate_hellaswag(
             *where, data=data, max_examples=max_examples, options=options, report=report
         )
         _show_hellaswag(ctx.ui, answered)
         return
     _refuse(task, max_examples=max_examples)
-    result = evaluate(
+    result = loss.evaluate(
         *where, data=data, split=split, max_tokens=max_tokens, options=options, report=report
     )
     _show_loss(ctx.ui, result)
 
 
 def _refuse(task: str, **flags: object) -> None:
-    """Refuse flags that a task does not use.
-
-    Raises:
-        Usage: one was given.
-    """
+    """Refuse flags that a task does not use."""
     for name, value in flags.items():
         if value is not None:
             raise Usage(
@@ -94,8 +89,8 @@ def _refuse(task: str, **flags: object) -> None:
             )
 
 
-def _show_loss(ui: Ui, result: LossResult) -> None:
-    score = result.score
+def _show_loss(ui: Ui, result: loss.LossResult) -> None:
+    score, split = result.score, result.split
     perplexity = _large(score.perplexity)
     if (interval := score.perplexity_interval) is not None:
         perplexity += f" (95 % interval {_large(interval[0])} to {_large(interval[1])})"
@@ -116,17 +111,17 @@ def _show_loss(ui: Ui, result: LossResult) -> None:
             "task": "loss",
             "model": str(result.model.checkpoint),
             "data": [str(file) for file in result.files],
-            "split": result.split,
+            "split": split,
             **score.fields(),
             **_engine_fields(result.engine),
         }
     )
-    if result.split is not None:
-        other = "train" if result.split == "val" else "val"
+    if split is not None:
+        other = "train" if split == "val" else "val"
         ui.next(f"llmc eval {result.model.name} --split {other}")
 
 
-def _show_hellaswag(ui: Ui, result: HellaSwagResult) -> None:
+def _show_hellaswag(ui: Ui, result: hellaswag.HellaSwagResult) -> None:
     accuracy = result.accuracy
     acc, acc_norm = accuracy.acc, accuracy.acc_norm
     _print_lines(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
+from llmc.model import DIMENSIONS
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
 
@@ -85,20 +86,14 @@ def export_weights(
     that OpenAI published.
     """
     ctx: Context = typer_context.obj
-    shape = {
-        "layers": layers,
-        "heads": heads,
-        "channels": channels,
-        "context": context,
-        "vocab_size": vocab_size,
-    }
+    shape = zip(DIMENSIONS, (layers, heads, channels, context, vocab_size), strict=True)
     export = write_export(
         ctx.workspace,
         source,
         to=to,
         out=out,
         dtype=dtype,
-        shape=shape,
+        shape=dict(shape),
         seed=seed,
         tokenizer=tokenizer,
         data=data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,83 +21,47 @@ from llmc.train.loop import TrainResult, ignore, resume_command
 from llmc.train.loop import train as run_train
 from llmc.train.plan import Inputs
 
+of_data = partial(typer.Option, rich_help_panel=DATA)
+of_saving = partial(typer.Option, rich_help_panel=SAVING)
+of_machine = partial(typer.Option, rich_help_panel=MACHINE)
+
 Data = Annotated[
     Path | None,
-    typer.Option(
+    of_data(
         metavar="PATH",
-        rich_help_panel=DATA,
         help="Dataset folder, token file or glob pattern; with --resume, where the run's own "
         "data was moved to. Default: the dataset prepared last.",
     ),
 ]
-ValData = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        rich_help_panel=DATA,
-        help="Token file or pattern to validate on. Default: the dataset's.",
-    ),
-]
-Model = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        rich_help_panel=DATA,
-        help="Checkpoint to start from. Default: the one prepared with the data.",
-    ),
-]
-Config = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PRESET",
-        rich_help_panel=DATA,
-        help="Preset by name (python-stdlib) or TOML file; options win over it.",
-    ),
-]
-Run = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        rich_help_panel=DATA,
-        help="Name of the run, a folder in runs/. Default: DATASET-NUMBER.",
-    ),
-]
+VAL_DATA = "Token file or pattern to validate on. Default: the dataset's."
+ValData = Annotated[Path | None, of_data(metavar="FILE", help=VAL_DATA)]
+MODEL = "Checkpoint to start from. Default: the one prepared with the data."
+Model = Annotated[Path | None, of_data(metavar="FILE", help=MODEL)]
+CONFIG = "Preset by name (python-stdlib) or TOML file; options win over it."
+Config = Annotated[str | None, of_data(metavar="PRESET", help=CONFIG)]
+RUN = "Name of the run, a folder in runs/. Default: DATASET-NUMBER."
+Run = Annotated[str | None, of_data(metavar="NAME", help=RUN)]
 Resume = Annotated[
     bool,
-    typer.Option(
+    of_saving(
         "--resume",
-        rich_help_panel=SAVING,
         help="Continue a run from its newest checkpoint, bit for bit: the newest run, or the "
         "one that --run names.",
     ),
 ]
 LogEvery = Annotated[
     int,
-    typer.Option(
+    of_saving(
         metavar="STEPS",
         parser=count,
-        rich_help_panel=SAVING,
         show_default=False,
         help="Steps between lines on stdout when it is not a terminal (0: a line every 5 s).",
     ),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        rich_help_panel=MACHINE,
-        help="Threads; the result does not depend on it. Default: one per core.",
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        rich_help_panel=MACHINE,
-        help="Print the memory, time and disk space that the run will take; write nothing.",
-    ),
-]
+THREADS = "Threads; the result does not depend on it. Default: one per core."
+Threads = Annotated[int | None, of_machine(min=1, metavar="N", help=THREADS)]
+DRY_RUN = "Print the memory, time and disk space that the run will take; write nothing."
+DryRun = Annotated[bool, of_machine("--dry-run", help=DRY_RUN)]
 
 
 @with_settings(TRAIN_SETTINGS)
@@ -128,8 +93,7 @@ def train(
         return
     ctx: Context = context.obj
     ui = ctx.ui
-    view = choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every)
-    with view:
+    with choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every) as view:
         result = run_train(
             ctx.workspace,
             settings,

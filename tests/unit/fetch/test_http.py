@@ -21,30 +21,11 @@ from tests.conftest import NO_NETWORK
 from tests.helpers.report import Listener
 from tests.helpers.web import Act, Web, serving
 
+pytestmark = pytest.mark.usefixtures("cache", "waits")
+
 BODY = bytes(range(251)) * 4000  # a megabyte without a period of a power of two
 SIZE = len(BODY)
 SHA256 = hashlib.sha256(BODY).hexdigest()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("LLMC_CACHE_DIR", str(folder))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Have patience without waiting; return what would have been waited."""
-    waited: list[float] = []
-    monkeypatch.delenv("LLMC_RETRIES", raising=False)
-    monkeypatch.setattr(network, "PATIENCE", Patience(sleep=waited.append))
-    return waited
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "place" / "x"
 
 
 def left(folder: Path) -> list[str]:

@@ -13,27 +13,14 @@ from llmc.fetch.network import Patience
 from tests.helpers.report import Listener
 from tests.helpers.web import COMMIT, Act, Web, serving
 
+pytestmark = pytest.mark.usefixtures("cache", "waits")
+
 BODY = bytes(range(251)) * 4000
 SIZE = len(BODY)
 REPO = "owner/name"
 AT_COMMIT = f"/{REPO}/resolve/{COMMIT}/x"
 AT_MAIN = f"/{REPO}/resolve/main/x"
 TOKEN = "hf_a_token_that_is_nobodys"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("LLMC_CACHE_DIR", str(folder))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    waited: list[float] = []
-    monkeypatch.delenv("LLMC_RETRIES", raising=False)
-    monkeypatch.setattr(network, "PATIENCE", Patience(sleep=waited.append))
-    return waited
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +45,6 @@ def elsewhere() -> Iterator[Web]:
     with serving() as web:
         web.url = web.url.replace("127.0.0.1", "localhost")
         yield web
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "place" / "x"
 
 
 def get(path: Path, **settings: object) -> list[str]:

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,6 @@ from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.served import FAKE, Served, child_of, fake_server, is_alive, post, read_all
 
 KEY = "sixteen-or-more-characters"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("serve")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +46,19 @@ def error(answer: httpx2.Response, status: int) -> dict[str, Any]:
     assert body.keys() == {"error"}
     assert body["error"].keys() == {"message", "type", "param", "code"}
     return body["error"]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def writing(folder: Path, *flags: str) -> Iterator[tuple[Served, list[Future[httpx2.Response]]]]:
+    """Run a server that writes two long texts; yield it and the answers: a stream, a whole one."""
+    with (
+        fake_server(folder, "--step-seconds", "0.01", *flags) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        ask = {"prompt": "ab", "max_tokens": 100_000}
+        answers = [pool.submit(server.complete, **ask, stream=stream) for stream in (True, False)]
+        server.becomes("llmc_completions_running", 2)
+        yield server, answers
 
 
 def test_openai_s_client_lists_the_model(client: openai.OpenAI) -> None:
@@ -473,13 +482,7 @@ def test_a_request_whose_body_comes_after_the_signal_is_refused(folder: Path) ->
 
 
 def test_a_second_ctrl_c_ends_it_at_once(folder: Path) -> None:
-    with (
-        fake_server(folder, "--step-seconds", "0.01") as server,
-        ThreadPoolExecutor() as pool,
-    ):
-        ask = {"prompt": "ab", "max_tokens": 100_000}
-        answers = [pool.submit(server.complete, **ask, stream=stream) for stream in (True, False)]
-        server.becomes("llmc_completions_running", 2)
+    with writing(folder) as (server, answers):
         engine = child_of(server.process.pid)
         server.process.send_signal(signal.SIGINT)
         assert server.process.stderr is not None
@@ -493,13 +496,7 @@ def test_a_second_ctrl_c_ends_it_at_once(folder: Path) -> None:
 
 
 def test_what_takes_too_long_is_ended_with_an_error(folder: Path) -> None:
-    with (
-        fake_server(folder, "--step-seconds", "0.01", "--patience", "0.3") as server,
-        ThreadPoolExecutor() as pool,
-    ):
-        ask = {"prompt": "ab", "max_tokens": 100_000}
-        answers = [pool.submit(server.complete, **ask, stream=stream) for stream in (True, False)]
-        server.becomes("llmc_completions_running", 2)
+    with writing(folder, "--patience", "0.3") as (server, answers):
         assert server.end()[0] == 0
         stream, whole = (answer.result() for answer in answers)
         last = stream.text.split("\n\n")[-2]
@@ -509,13 +506,7 @@ def test_what_takes_too_long_is_ended_with_an_error(folder: Path) -> None:
 
 def test_an_engine_that_dies_is_told_of(folder: Path) -> None:
     """Who waits gets 503 or an error in the stream, so does who comes later, and so does health."""
-    with (
-        fake_server(folder, "--step-seconds", "0.01") as server,
-        ThreadPoolExecutor() as pool,
-    ):
-        ask = {"prompt": "ab", "max_tokens": 100_000}
-        answers = [pool.submit(server.complete, **ask, stream=stream) for stream in (True, False)]
-        server.becomes("llmc_completions_running", 2)
+    with writing(folder) as (server, answers):
         os.kill(child_of(server.process.pid), signal.SIGKILL)
         stream, whole = (answer.result() for answer in answers)
         last = json.loads(stream.text.split("\n\n")[-2].removeprefix("data: "))

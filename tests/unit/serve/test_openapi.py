@@ -17,11 +17,6 @@ KEY = "sixteen-or-more-characters"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("serve")
-
-
-@pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Served]:
     with fake_server(
         folder, "--max-tokens", "32", "--queue", "126", env={"LLMC_API_KEY": KEY}
