@@ -79,7 +79,7 @@ def count_of(text: str) -> int:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)([kKMBG]?)", text.replace("_", ""))
     number = Decimal(found[1]) * COUNTS[found[2]] if found is not None else Decimal("NaN")
-    if number.is_nan() or number > 2**53 or number % 1:
+    if number.is_nan() or number >= 2**63 or number % 1:
         raise ValueError(f"'{text}' is no whole number: write it as 250000, 1e6 or 10M")
     return int(number)
 

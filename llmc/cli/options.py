@@ -1,9 +1,11 @@
-"""Options made from the table of settings, and the types of their values."""
+"""How commands declare their options; options that are made from the tables of settings."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -16,54 +18,103 @@ from llmc.units import count_of, number_of
 GROUPS = (DATA, LENGTH, OPTIMIZER, MEMORY, SAVING, SAMPLING, MACHINE)
 
 
-def count(value: str | int) -> int:
-    """Parse a whole number such as ``65k`` or ``4G``; for ``typer.Option(parser=count)``.
+def option(
+    help: str,
+    metavar: str | None = None,
+    low: int | None = None,
+    *,
+    group: str | None = None,
+    names: tuple[str, ...] = (),
+    **more: Any,
+) -> Any:
+    """Return an option, listed under the heading ``group``; ``low`` is a number's least value."""
+    more |= {"help": help, "metavar": metavar, "min": low, "rich_help_panel": group}
+    return typer.Option(*names, **more)
+
+
+def in_group(heading: str) -> Callable[..., Any]:
+    """Return :func:`option` for the options that are listed under a heading."""
+    return partial(option, group=heading)
+
+
+def flag(name: str, help: str) -> Any:
+    """Return a switch that is off by default, without a ``--no-`` form."""
+    return option(help, names=(name,))
+
+
+def argument(metavar: str | None, help: str) -> Any:
+    """Return a positional argument."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
+of_model = in_group("Model")
+
+RunOption = Annotated[str | None, of_model("Run to use. Default: the newest.", "NAME")]
+ModelOption = Annotated[Path | None, of_model("Checkpoint to use, not a run's.", "FILE")]
+DtypeOption = Annotated[
+    Literal["fp32", "bf16", "int8"] | None,
+    of_model("Type of the weights in memory; smaller is faster. Default: the run's."),
+]
+ThreadsOption = Annotated[
+    int | None,
+    of_model(
+        "Threads. Default: one per 4 million parameters, at most one per core. "
+        "The text does not depend on it.",
+        "N",
+        1,
+    ),
+]
+SourceOption = Annotated[
+    str | None,
+    option("A local copy (file, folder or archive), or a mirror's address.", "PATH|URL"),
+]
+
+
+def check_one_model(run: str | None, model: Path | None) -> None:
+    """Refuse a run together with a checkpoint.
 
     Raises:
-        BadParameter: it is not a whole number.
+        Usage: both are given.
     """
-    try:
-        return count_of(str(value))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    if run is not None and model is not None:
+        raise Usage("--run and --model exclude each other: give one")
 
 
-def number(value: str | float) -> float:
-    """Parse a number such as ``3e-4``, ``0.1`` or ``65k``; for ``typer.Option(parser=number)``.
+def parsed(kind: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """Return a parser for ``option(parser=…)``; a ValueError or Usage becomes a wrong option."""
 
-    Raises:
-        BadParameter: it is not a number.
-    """
-    try:
-        return number_of(str(value))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    def parse(value: Any) -> Any:
+        try:
+            return kind(str(value))
+        except (ValueError, Usage) as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return parse
+
+
+count = parsed(count_of)  # 65k, 4G
 
 
 def with_settings(table: Mapping[str, Setting]) -> Callable[[Callable[..., None]], Any]:
     """Give a command an option for each setting of a table.
 
-    The command takes them in ``**settings``; a setting that was not typed is None there. All of the
-    command's options are put in the order of their groups.
+    The command takes them in ``**settings``; a setting that was not typed is None there. A setting
+    for which the command declares an option itself keeps that one. All of the command's options
+    are put in the order of their groups.
     """
 
-    def decorate(command: Callable[..., None]) -> Any:
-        def run(*args: Any, **options: Any) -> None:
-            command(*args, **options)
-
+    def decorate(command: Any) -> Any:
         signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        made = [
-            inspect.Parameter(
+        found = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD}
+        for name, setting in table.items():
+            made = inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option_of(setting)
             )
-            for name, setting in table.items()
-        ]
-        parameters = sorted([*own, *made], key=lambda parameter: (parameter.kind, _rank(parameter)))
-        run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, __name__
-        run.__annotations__ = {item.name: item.annotation for item in parameters}
-        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return run
+            found.setdefault(name, made)
+        parameters = sorted(found.values(), key=lambda each: (each.kind, _rank(each)))
+        command.__signature__ = signature.replace(parameters=parameters)
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
 
     return decorate
 
@@ -71,36 +122,33 @@ def with_settings(table: Mapping[str, Setting]) -> Callable[[Callable[..., None]
 def option_of(setting: Setting) -> Any:
     """Return a setting's option as the annotation of a parameter."""
     default = setting.shown_default
-    shown: dict[str, Any] = {"rich_help_panel": setting.group}
-    names: tuple[str, ...] = ()
     kind: Any = type(setting.default)
-    if isinstance(setting.default, bool):
-        no = f"--no-{setting.flag[2:]}"
-        default = setting.flag if setting.default else no
-        names = (f"{setting.flag}/{no}",)
+    shown: dict[str, Any] = {"group": setting.group, "metavar": setting.metavar}
+    if kind is bool:
+        switch = (setting.flag, f"--no-{setting.flag[2:]}")
+        default = switch[not setting.default]
+        shown |= {"metavar": None, "names": ("/".join(switch),)}
     elif setting.choices:
         kind = Literal[setting.choices]
-        shown["metavar"] = setting.metavar
     else:
-        shown |= {"metavar": setting.metavar, "parser": _parser(setting)}
+        shown["parser"] = _parser(setting)
     text = f"{setting.help}: {', '.join(setting.choices)}" if setting.choices else setting.help
-    known = default == "0" and "(0: " in setting.help
-    text = f"{text}." if known else f"{text} ({default})."
-    return Annotated[kind | None, typer.Option(*names, help=text, **shown)]
+    text = f"{text}." if f"({default}: " in setting.help else f"{text} ({default})."
+    return Annotated[kind | None, option(text, **shown)]
 
 
-def _parser(setting: Setting) -> Callable[[str], Any]:
-    kinds: dict[type, Callable[[str], Any]] = {int: count, float: number, str: str}
+def _parser(setting: Setting) -> Callable[[Any], Any]:
+    kinds: dict[type, Callable[[str], Any]] = {int: count_of, float: number_of, str: str}
 
-    def parse(text: str) -> Any:
+    def read(text: str) -> Any:
         value = kinds[type(setting.default)](text)
         try:
             setting.check(value)
         except Usage as error:
-            raise typer.BadParameter(str(error).removeprefix(f"{setting.name}: ")) from error
+            raise ValueError(str(error).removeprefix(f"{setting.name}: ")) from error
         return value
 
-    return parse
+    return parsed(read)
 
 
 def _rank(parameter: inspect.Parameter) -> int:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llmc.installation import program
@@ -31,16 +32,13 @@ class Ui:
         self.json = json
         self.quiet = quiet
         self.typed = program() if typed is None else typed
-        self._console: Console | None = None
 
-    @property
+    @cached_property
     def console(self) -> Console:
         """The console on stderr, made on first use because importing rich takes 0.1 s."""
-        if self._console is None:
-            from rich.console import Console
+        from rich.console import Console
 
-            self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        return self._console
+        return Console(stderr=True, highlight=False, soft_wrap=True)
 
     def note(self, message: str) -> None:
         """Print a line on stderr: what was chosen or done."""
@@ -82,25 +80,18 @@ class Ui:
         self, description: str, total: int | None = None, unit: Unit = "bytes"
     ) -> Iterator[Advance]:
         """Show a progress bar with rate and remaining time; nothing in a pipe."""
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from rich import progress as parts
 
         counts = (
-            (DownloadColumn(), TransferSpeedColumn())
+            (parts.DownloadColumn(), parts.TransferSpeedColumn())
             if unit == "bytes"
-            else (TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),)
+            else (parts.TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),)
         )
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+        with parts.Progress(
+            parts.TextColumn("{task.description}"),
+            parts.BarColumn(),
             *counts,
-            TimeRemainingColumn(),
+            parts.TimeRemainingColumn(),
             console=self.console,
             transient=True,
             disable=self.quiet or not self.console.is_terminal,

@@ -223,7 +223,12 @@ def test_the_other_project_called_llmc_is_warned_of(
     ("table", "name", "said"),
     [
         ("gradients", "qkvw", "after one step 1 of 17 tensors differ from PyTorch's, qkvw by"),
-        ("parameters", "lnfb", "after 10 steps 1 of 17 tensors differ from PyTorch's, lnfb by"),
+        pytest.param(
+            "parameters",
+            "lnfb",
+            "after 10 steps 1 of 17 tensors differ from PyTorch's, lnfb by",
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_a_number_that_differs(
@@ -317,7 +322,11 @@ def test_one_instruction_set_that_crashes(
     ("faults", "what"),
     [
         ({"before": "if flags.get('--threads') == '3': flags['--lr'] = '0.002'"}, "losses"),
-        ({"after": LAST_BYTE.format(condition="flags.get('--threads') == '3'")}, "weights"),
+        pytest.param(
+            {"after": LAST_BYTE.format(condition="flags.get('--threads') == '3'")},
+            "weights",
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_threads_that_make_a_difference(

@@ -215,7 +215,7 @@ def test_the_bar_starts_at_what_was_there(
     with pytest.raises(BadData, match="30,000 of 61,000 bytes are kept"):
         fetch_named(here.workspace, poem.name)
     ui = Ui()
-    ui._console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    ui.console = Console(file=io.StringIO(), force_terminal=True, width=120)
     calls: list[dict[str, object]] = []
     monkeypatch.setattr(Progress, "reset", lambda _self, _task, **given: calls.append(given))
     fetch_named(here.workspace, poem.name, report=ui)

@@ -232,6 +232,7 @@ def on_the_border(
     )
 
 
+@pytest.mark.full
 def test_int8_costs_little(native: Native, tmp_path: Path) -> None:
     """Perplexity of tokens that were not trained on: within half a percent of the floats'."""
     model = trained(native, tmp_path, FEW, 300)

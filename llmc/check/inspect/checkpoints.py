@@ -1,75 +1,73 @@
-"""Model checkpoints of llm.c's versions 1, 3 and 5, with llmc's extension or without."""
+"""Binary files of llm.c and llmc: model checkpoints, training states, debug states."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from llmc.check import debug_state
 from llmc.check.inspect.description import Description
-from llmc.check.inspect.reading import Asked, ReadBudget
+from llmc.check.inspect.reading import Options, kind_of, read_bytes
 from llmc.check.inspect.statistics import Moments
-from llmc.check.inspect.tensors import say_moments, say_shape
-from llmc.errors import LlmcError
-from llmc.weights.checkpoint import (
-    BF16,
-    FP32,
-    FP32_UNPADDED,
-    HEADER_BYTES,
-    CheckpointHeader,
-    dimensions,
-    scan_header,
+from llmc.check.inspect.tensors import (
+    pieces_of,
+    places_of,
+    say_shape,
+    say_tensors,
+    shown_shape,
 )
-from llmc.weights.number_types import from_bf16
+from llmc.config import load_preset, preset_names
+from llmc.errors import BadData, LlmcError
+from llmc.model import ModelConfig, tensor_shapes
+from llmc.units import clock
+from llmc.weights import checkpoint
+from llmc.weights import state as training_state
+from llmc.weights.base import TensorPlace
 from llmc.weights.tokenizer import tokenizer_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 VERSIONS = {
-    FP32_UNPADDED: "fp32, the vocabulary not padded",
-    FP32: "fp32, the vocabulary padded",
-    BF16: "bf16, the vocabulary padded",
+    checkpoint.FP32_UNPADDED: "fp32, the vocabulary not padded",
+    checkpoint.FP32: "fp32, the vocabulary padded",
+    checkpoint.BF16: "bf16, the vocabulary padded",
 }
+MOST_NEIGHBOURS = 64
 
 
-def describe_checkpoint(path: Path, asked: Asked) -> Description:
-    """Describe a model checkpoint.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    made = Description(path, "checkpoint", "model checkpoint, llm.c's format")
-    size = made.say_bytes()
-    header, problems = scan_header(path)
-    made.problems += problems
+def say_checkpoint(
+    made: Description, header: checkpoint.CheckpointHeader | None, options: Options
+) -> None:
+    """Add what a model checkpoint holds: version 1, 3 or 5, with llmc's extension or without."""
+    size = made.known("bytes")
     if header is None:
-        if size >= HEADER_BYTES:
-            with path.open("rb") as file:
-                version, shape, _ = dimensions(file.read(HEADER_BYTES))
+        if size >= checkpoint.HEADER_BYTES:
+            raw = read_bytes(made.path, 0, checkpoint.HEADER_BYTES)
+            version, shape, _ = checkpoint.dimensions(raw)
             made.say("version", version)
-            made.say("shape", shape, ", ".join(f"{key} {n:,}" for key, n in shape.items()))
-        return made
+            made.say("shape", shape, shown_shape(shape))
+        return
     made.say("version", header.version, f"{header.version}: {VERSIONS[header.version]}")
     say_shape(made, header.config)
     _say_origin(made, header)
-    made.note("expected_bytes", header.file_bytes)
+    made.note(expected_bytes=header.file_bytes)
+    dtype = "BF16" if header.version == checkpoint.BF16 else "F32"
+    places = places_of(made.path, dtype, header.shapes, checkpoint.HEADER_BYTES)
     if size == header.file_bytes:
         made.say("size", "as the header says")
     elif size < header.file_bytes:
-        whole = _whole_tensors(header, size)
-        shown = f"the first {whole} of {len(header.shapes)} tensors are whole"
+        whole = sum(place.start + place.size <= size for place in places.values())
+        shown = f"the first {whole} of {len(places)} tensors are whole"
         made.say("whole_tensors", whole, shown)
-    _say_contents(made, asked, header, size)
+    if size == header.file_bytes or options.tensors:
+        _say_contents(made, header, places, options)
     if size == header.file_bytes:
-        _say_tokenizer(made, asked, header)
-    return made
+        _say_tokenizer(made, header, options)
 
 
-def _say_origin(made: Description, header: CheckpointHeader) -> None:
+def _say_origin(made: Description, header: checkpoint.CheckpointHeader) -> None:
     """Add what llmc's extension of the header holds."""
     made.say("dtype", header.dtype)
     if not header.extension:
@@ -83,125 +81,70 @@ def _say_origin(made: Description, header: CheckpointHeader) -> None:
     made.say("val_loss", loss, "not known" if loss is None else f"{loss:.6g}")
     if loss is not None and not math.isfinite(loss):
         made.wrong(f"the validation loss it was saved at is {loss}")
-    made.note("tokenizer", header.tokenizer.hex() if header.tokenizer else None)
-    made.note("crc32", f"{header.crc:08x}")
+    tokenizer = header.tokenizer.hex() if header.tokenizer else None
+    made.note(tokenizer=tokenizer, crc32=f"{header.crc:08x}")
 
 
-def _whole_tensors(header: CheckpointHeader, size: int) -> int:
-    end, whole = HEADER_BYTES, 0
-    for shape in header.shapes.values():
-        end += (2 if header.version == BF16 else 4) * math.prod(shape)
-        whole += end <= size
-    return whole
-
-
-def _say_contents(made: Description, asked: Asked, header: CheckpointHeader, size: int) -> None:
+def _say_contents(
+    made: Description,
+    header: checkpoint.CheckpointHeader,
+    places: dict[str, TensorPlace],
+    options: Options,
+) -> None:
     """Read the tensors once: the checksum, the padding, and statistics if they are asked for."""
-    whole = size == header.file_bytes
-    if not (asked.tensors or whole):
-        return
-    if not asked.reading.whole(size - HEADER_BYTES):
+    size = made.known("bytes")
+    if not options.may_read(size - checkpoint.HEADER_BYTES):
         made.say("checksum", None, "not verified: the file is large; --full reads all of it")
         return
-    found = read_contents(made.path, header, asked.reading, statistics=asked.tensors)
+    crc = padding = 0
+    found = {name: Moments() for name in places}
+    for name, place in places.items():
+        if place.start + place.size > size:
+            break
+        kept = place.size if name != "wte" else header.config.vocab_size * header.config.channels
+        for data, values in pieces_of(place, options):
+            crc = zlib.crc32(data, crc)
+            take = found[name].add if options.tensors else found[name].finite
+            take(values[:kept])
+            padding += int(np.count_nonzero(values[kept:]))
+            kept = max(0, kept - values.size)
+    whole = size == header.file_bytes
     if header.crc is None:
         made.say("checksum", None, "none in the header: nothing to verify the weights by")
-    elif whole and found.crc == header.crc:
-        made.say("checksum", "verified", f"CRC-32 {header.crc:08x}, verified")
+    elif whole and crc == header.crc:
+        made.say("checksum", "verified", f"CRC-32 {crc:08x}, verified")
     elif whole:
-        made.say("checksum", "differs", f"CRC-32 {found.crc:08x}, not {header.crc:08x}")
+        made.say("checksum", "differs", f"CRC-32 {crc:08x}, not {header.crc:08x}")
         made.wrong(
-            f"it is damaged: its checksum is {found.crc:08x}, its header promises "
-            f"{header.crc:08x}; get or make the file again"
+            f"it is damaged: its checksum is {crc:08x}, its header promises {header.crc:08x}; "
+            "get or make the file again"
         )
-    if whole and header.version != FP32_UNPADDED:
+    if whole and header.version != checkpoint.FP32_UNPADDED:
         rows = header.config.padded_vocab_size - header.config.vocab_size
-        zero = "all zero" if not found.padding else f"{found.padding:,} values not zero"
-        made.say("padding", found.padding == 0, f"{rows} rows of wte, {zero}")
-        if found.padding:
-            made.wrong(
-                f"{found.padding:,} values in the padding rows of wte are not zero, as they "
-                "should be"
-            )
-    if found.not_finite:
-        made.wrong(f"{found.not_finite:,} weights are not finite numbers")
-    if asked.tensors:
-        say_moments(made, header.shapes, found.tensors)
+        zero = "all zero" if not padding else f"{padding:,} values not zero"
+        made.say("padding", padding == 0, f"{rows} rows of wte, {zero}")
+        if padding:
+            made.wrong(f"{padding:,} values in the padding rows of wte should be zero, and are not")
+    if not_finite := sum(moments.nan + moments.infinite for moments in found.values()):
+        made.wrong(f"{not_finite:,} weights are not finite numbers")
+    if options.tensors:
+        say_tensors(made, places, options, found)
 
 
-@dataclass
-class Contents:
-    """Results of reading all tensors.
-
-    Attributes:
-        crc: CRC-32 of all bytes after the header.
-        tensors: statistics by name, of the whole tensors.
-        padding: values in wte's padding rows that are not zero.
-        not_finite: NaNs and infinities in all tensors.
-    """
-
-    crc: int = 0
-    tensors: dict[str, Moments] = field(default_factory=dict)
-    padding: int = 0
-    not_finite: int = 0
-
-
-def read_contents(
-    path: Path, header: CheckpointHeader, reading: ReadBudget, *, statistics: bool
-) -> Contents:
-    """Read all tensors once, from first to last, a piece at a time.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    import numpy as np
-
-    found = Contents()
-    bf16 = header.version == BF16
-    width = 2 if bf16 else 4
-    start = HEADER_BYTES
-    inside = header.config.vocab_size * header.config.channels
-    end = min(path.stat().st_size, header.file_bytes)
-    for name, shape in header.shapes.items():
-        stop = start + width * math.prod(shape)
-        at = 0
-        if statistics and stop <= end:
-            found.tensors[name] = Moments()
-        for data in reading.pieces(path, start, min(stop, end)):
-            found.crc = zlib.crc32(data, found.crc)
-            bits = np.frombuffer(data[: len(data) // width * width], "<u2" if bf16 else "<f4")
-            weights = bits[: max(0, inside - at)] if name == "wte" else bits
-            if name == "wte":
-                found.padding += int(np.count_nonzero(bits[weights.size :]))
-            if statistics and name in found.tensors:
-                found.tensors[name].add(from_bf16(weights) if bf16 else weights)
-            found.not_finite += _not_finite(weights, bf16)
-            at += bits.size
-        start = stop
-    return found
-
-
-def _not_finite(values: NDArray[np.generic], bf16: bool) -> int:
-    import numpy as np
-
-    if bf16:  # an exponent of ones
-        return int(np.count_nonzero((values.view(np.uint16) & 0x7F80) == 0x7F80))
-    return int(values.size - np.count_nonzero(np.isfinite(values.view(np.float32))))
-
-
-def _say_tokenizer(made: Description, asked: Asked, header: CheckpointHeader) -> None:
+def _say_tokenizer(
+    made: Description, header: checkpoint.CheckpointHeader, options: Options
+) -> None:
     """Add whether the model's tokenizer is beside it or in the workspace."""
     fingerprint = header.tokenizer.hex() if header.tokenizer else None
     vocab_size = header.config.vocab_size
     try:
-        found = asked.tokenizer or tokenizer_of(asked.workspace, made.path)
+        found = options.tokenizer or tokenizer_of(options.workspace, made.path)
     except (LlmcError, OSError):
         return  # the checkpoint is damaged, which is among the problems
+    named = f"fingerprint {fingerprint[:16]}…" if fingerprint else "none in the header"
     if fingerprint is None and found is None:
         made.say("tokenizer_found", None, "the header names none")
-        return
-    named = f"fingerprint {fingerprint[:16]}…" if fingerprint else "none in the header"
-    if found is None:
+    elif found is None:
         made.say("tokenizer_found", None, f"{named}, not found in this workspace")
     elif fingerprint not in (None, found.fingerprint):
         made.say("tokenizer_found", None, f"{named}; {found.name} is another one")
@@ -211,3 +154,89 @@ def _say_tokenizer(made: Description, asked: Asked, header: CheckpointHeader) ->
         made.wrong(f"the tokenizer has {found.vocab_size:,} tokens, the model {vocab_size:,}")
     else:
         made.say("tokenizer_found", found.name, f"{found.name}, found: {named}")
+
+
+def say_training_state(
+    made: Description, state: training_state.TrainingState | None, _options: Options
+) -> None:
+    """Add what a state.bin holds, which a run needs to resume besides the weights; verify it."""
+    made.note(magic=training_state.MAGIC)
+    if state is None:
+        return
+    made.fields(
+        state,
+        step="{:,} updates made",
+        parameters="at most {:,}" if state.optimizer_state == "8bit" else "{:,}",
+        optimizer_state="",
+        update_tokens="{:,} tokens an update",
+        seq_len="",
+        seed="",
+        shuffled="",
+        best_val_loss="{:.6f}",
+        waited="{:,} validations without a new best",
+        skipped="{:,} updates skipped",
+        metrics_bytes="",
+        draws="",
+    )
+    seconds = state.seconds
+    shown = clock(seconds) if 0 <= seconds < 1e12 else f"{seconds} seconds"
+    made.say("seconds", seconds, f"{shown} trained")
+    made.say("told", state.told, "yes" if state.told else "no: saved on an interrupt")
+    if not made.problems:
+        try:
+            training_state.verify_training_state(made.path, state)
+            made.say("checksum", f"{state.crc:08x}", f"{state.crc:08x}, verified")
+        except BadData as error:
+            made.wrong(str(error).replace(str(made.path), "it", 1))
+
+
+def say_debug_state(made: Description, batch: tuple[int, int] | None, options: Options) -> None:
+    """Add what a debug state holds; its model is looked for beside it and among GPT-2's four."""
+    made.note(magic=debug_state.MAGIC)
+    if batch is None:
+        return
+    B, T = batch
+    size = made.known("bytes")
+    made.say("version", debug_state.VERSION)
+    made.say("batch", {"B": B, "T": T}, f"{B:,} rows of {T:,} tokens")
+    if made.problems:
+        return
+    for name, config in _candidates(made.path):
+        if size == debug_state.debug_state_bytes(B, T, config):
+            made.say("model", name, f"{name}, which fits the size")
+            say_shape(made, config)
+            _say_values(made, B, T, config, options)
+            return
+    unknown = "not known: no checkpoint beside it and none of GPT-2's four sizes fits"
+    made.say("model", None, f"{unknown}; whether it is whole cannot be checked")
+    if size % 4:
+        made.wrong(f"it is cut short: {size:,} bytes are no whole number of 4-byte values")
+
+
+def _candidates(path: Path) -> Iterator[tuple[str, ModelConfig]]:
+    """Yield models that the state may belong to: the checkpoints beside it, then GPT-2's sizes."""
+    for place in sorted(path.parent.iterdir())[:MOST_NEIGHBOURS]:
+        try:
+            if place.is_file() and kind_of(place) == "checkpoint":
+                yield place.name, checkpoint.read_header(place).config
+        except (OSError, LlmcError):
+            continue
+    for preset in preset_names():
+        if preset.startswith("gpt2-"):
+            yield preset.replace("gpt2-", "GPT-2 ").upper(), load_preset(preset).model
+
+
+def _say_values(made: Description, B: int, T: int, config: ModelConfig, options: Options) -> None:
+    """Check the ids and add the loss; if asked for, the gradients' statistics."""
+    start, V = debug_state.HEADER_BYTES, config.vocab_size
+    ids = np.frombuffer(read_bytes(made.path, start, 8 * B * T), "<i4")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= V:
+        made.wrong(f"token {low if low < 0 else high} lies outside the vocabulary of {V:,}")
+    start += 8 * B * T + 4 * B * T * V
+    loss = float(np.frombuffer(read_bytes(made.path, start, 4), "<f4")[0])
+    made.say("loss", loss, f"{loss:.6f}")
+    if not math.isfinite(loss):
+        made.wrong(f"its loss is {loss}")
+    if options.tensors:
+        say_tensors(made, places_of(made.path, "F32", tensor_shapes(config), start + 4), options)

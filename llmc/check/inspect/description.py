@@ -1,50 +1,43 @@
-"""The description of a file or a folder, for a person and for JSON."""
+"""The description of a file or a folder, for a person and for JSON.
+
+A value has one form for JSON and one for a person. Bytes are text of unknown origin: JSON has them
+with U+FFFD for what is not UTF-8, and a person sees them quoted and escaped.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 LONGEST_TEXT = 200  # characters of foreign text in one place
 ELSEWHERE = object()  # the value of a fact that JSON has under another key
 
 
-@dataclass(frozen=True)
-class Fact:
-    """One line of a description.
-
-    Attributes:
-        name: the key in JSON, in lower case with underscores; a person sees spaces.
-        value: the value in JSON.
-        shown: the text for a person; None: the fact is in JSON only.
-    """
+class Fact(NamedTuple):
+    """One line of a description; a fact without ``shown`` is in JSON only."""
 
     name: str
     value: Any
     shown: str | None
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table of a description: a list of objects in JSON.
 
     Attributes:
-        name: the key in JSON, and the heading.
         columns: the keys of the objects, and the column heads. A column whose head begins with
             ``>`` has numbers and is aligned to the right.
-        rows: the values, one for each column.
-        shown: the texts for a person.
         left_out: the number of further rows.
     """
 
     name: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    shown: tuple[tuple[str, ...], ...]
-    left_out: int = 0
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    shown: Sequence[Sequence[str]]
+    left_out: int
 
 
 @dataclass
@@ -52,7 +45,6 @@ class Description:
     """A description of a file or folder.
 
     Attributes:
-        path: the file or folder.
         kind: one word for a program: ``tokens``, ``checkpoint``, ``dataset`` …
         title: one line for a person.
         facts: the facts, in the order in which they are shown.
@@ -72,30 +64,26 @@ class Description:
     hints: list[str] = field(default_factory=list)
 
     def say(self, name: str, value: Any, shown: str | None = None) -> None:
-        """Add a fact; without ``shown`` the value is shown, numbers in groups of three."""
+        """Add a fact; without ``shown`` the value is shown as :func:`shown_value` does."""
         self.facts.append(Fact(name, value, shown_value(value) if shown is None else shown))
 
     def tell(self, name: str, shown: str) -> None:
         """Add a fact for a person only; JSON has it under another key."""
         self.facts.append(Fact(name, ELSEWHERE, shown))
 
-    def note(self, name: str, value: Any) -> None:
-        """Add a fact for JSON only."""
-        self.facts.append(Fact(name, value, None))
+    def note(self, **values: Any) -> None:
+        """Add facts for JSON only."""
+        self.facts += [Fact(name, value, None) for name, value in values.items()]
+
+    def fields(self, source: object, **forms: str) -> None:
+        """Add attributes of ``source``, each with its format; an empty one is the usual form."""
+        for name, form in forms.items():
+            value = getattr(source, name)
+            self.say(name, value, form.format(value) if form and value is not None else None)
 
     def known(self, name: str) -> Any:
         """Return the value of a fact, None where there is no such fact."""
         return next((fact.value for fact in self.facts if fact.name == name), None)
-
-    def say_bytes(self) -> int:
-        """Add the size of the file, and return it.
-
-        Raises:
-            OSError: there is no such file.
-        """
-        size = self.path.stat().st_size
-        self.say("bytes", size, byte_count(size))
-        return size
 
     def wrong(self, sentence: str) -> None:
         """Add a problem, once."""
@@ -108,17 +96,22 @@ class Description:
         columns: Sequence[str],
         rows: Iterable[Sequence[Any]],
         *,
-        shown: Iterable[Sequence[str]] | None = None,
-        left_out: int = 0,
+        total: int = 0,
+        forms: Mapping[str, Callable[[Any], str]] | None = None,
     ) -> None:
-        """Add a table, unless it is empty; without ``shown`` the values are shown as they are."""
-        values = tuple(tuple(row) for row in rows)
-        if not values:
-            return
-        if shown is None:
-            shown = [[shown_value(cell) for cell in row] for row in values]
-        texts = tuple(tuple(row) for row in shown)
-        self.tables.append(Table(name, tuple(columns), values, texts, left_out))
+        """Add a table, unless it is empty.
+
+        Args:
+            name: the key in JSON, and the heading.
+            columns: see :class:`Table`.
+            rows: the values, one for each column.
+            total: the number of rows, if ``rows`` are only the first of them.
+            forms: how the values of a column are shown; default: as :func:`shown_value` does.
+        """
+        shows = [(forms or {}).get(column, shown_value) for column in columns]
+        if values := list(rows):
+            shown = [[show(cell) for show, cell in zip(shows, row, strict=True)] for row in values]
+            self.tables.append(Table(name, columns, values, shown, max(0, total - len(values))))
 
     def all_problems(self) -> list[str]:
         """Return the problems here and in the parts, each sentence once."""
@@ -127,36 +120,37 @@ class Description:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything for ``json.dumps``; NaN and infinities become null."""
+        facts = {fact.name: fact.value for fact in self.facts if fact.value is not ELSEWHERE}
+        tables = {}
+        for table in self.tables:
+            keys = [column.lstrip(">") for column in table.columns]
+            rows = [dict(zip(keys, row, strict=True)) for row in table.rows]
+            tables[table.name.replace(" ", "_")] = rows
         fields: dict[str, Any] = {
-            "path": safe_text(str(self.path), limit=None),
+            "path": safe_text(str(self.path), None),
             "kind": self.kind,
             "ok": not self.all_problems(),
             "title": self.title,
+            **_for_json(facts),
+            **_for_json(tables),
+            "problems": self.problems,
         }
-        for fact in self.facts:
-            if fact.value is not ELSEWHERE:
-                fields[fact.name] = _for_json(fact.value)
-        for table in self.tables:
-            keys = [column.lstrip(">").replace(" ", "_") for column in table.columns]
-            fields[table.name.replace(" ", "_")] = [
-                dict(zip(keys, map(_for_json, row), strict=True)) for row in table.rows
-            ]
-        fields["problems"] = self.problems
-        if self.parts:
-            fields["parts"] = [part.as_json() for part in self.parts]
-        return fields
+        return fields | ({"parts": [part.as_json() for part in self.parts]} if self.parts else {})
 
 
 def shown_value(value: Any) -> str:
-    """Return a value as a person reads it."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
+    """Return a value as a person reads it; numbers in groups of three digits."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4g}"
+        case bytes():
+            return quoted(value)
     return safe_text(str(value))
 
 
@@ -164,40 +158,27 @@ def safe_text(text: str, limit: int | None = LONGEST_TEXT) -> str:
     r"""Return foreign text on one line that is safe for a terminal.
 
     Characters that are not printable (controls, escapes, characters that change the direction of
-    writing, halves of surrogate pairs) become ``\n``, ``\x1b`` or ``\u202e``. A text longer than
-    ``limit`` characters is cut and ends in an ellipsis.
+    writing, halves of surrogate pairs) become ``\n``, ``\x1b`` or ``\u202e``, and bytes that
+    ``surrogateescape`` decoded become ``\xff``. A text longer than ``limit`` characters is cut and
+    ends in an ellipsis.
     """
     cut = limit is not None and len(text) > limit
-    head = text[:limit] if cut else text
     safe = "".join(
-        char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode()
-        for char in head
+        char if char.isprintable() and char != "\\" else _escaped(char) for char in text[:limit]
     )
     return f"{safe}…" if cut else safe
 
 
-def safe_bytes(data: bytes, limit: int | None = LONGEST_TEXT) -> str:
-    r"""Return bytes as :func:`safe_text` does; bytes that are not UTF-8 become ``\xff``."""
-    cut = limit is not None and len(data) > 4 * limit
-    parts: list[str] = []
-    rest = data[: 4 * limit] if limit is not None and cut else data
-    while rest:
-        try:
-            parts.append(safe_text(rest.decode(), None))
-            break
-        except UnicodeDecodeError as error:
-            parts.append(safe_text(rest[: error.start].decode(), None))
-            parts.append("".join(f"\\x{byte:02x}" for byte in rest[error.start : error.end]))
-            rest = rest[error.end :]
-    shown = "".join(parts)
-    if limit is not None and (cut or len(shown) > 2 * limit):
-        return f"{shown[: 2 * limit]}…"
-    return shown
+def _escaped(char: str) -> str:
+    if 0xDC80 <= ord(char) <= 0xDCFF:
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
-def quoted(data: bytes, limit: int | None = LONGEST_TEXT) -> str:
-    """Return bytes as :func:`safe_bytes` between quotes, where spaces count."""
-    return f'"{safe_bytes(data, limit)}"'
+def quoted(data: bytes, limit: int = LONGEST_TEXT) -> str:
+    """Return bytes as :func:`safe_text` between quotes, where spaces count."""
+    text = data[: 4 * limit + 4].decode(errors="surrogateescape")  # over limit characters, or all
+    return f'"{safe_text(text, limit)}"'
 
 
 def byte_count(count: int) -> str:
@@ -209,12 +190,15 @@ def byte_count(count: int) -> str:
 
 
 def _for_json(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {str(_for_json(key)): _for_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_for_json(item) for item in value]
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case bytes():
+            return value.decode(errors="replace")
+        case dict():
+            return {str(_for_json(key)): _for_json(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_for_json(item) for item in value]
     return value

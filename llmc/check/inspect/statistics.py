@@ -7,13 +7,14 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 MOST_IDS = 1 << 24  # llmc's largest vocabulary; larger ids are only counted
+
+Ids = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass
@@ -23,7 +24,7 @@ class TokenCounts:
     Attributes:
         eot: the id between documents; None: documents are not counted.
         tokens: the number of tokens.
-        counts: (n,) int64, the frequency of each id; None before the first token.
+        counts: (n,) int64, the frequency of each id.
         beyond: the number of tokens with ids of ``MOST_IDS`` or more.
         lengths: length of a document -> number of documents. n tokens have at most sqrt(2n)
             different lengths, so this stays small.
@@ -31,41 +32,28 @@ class TokenCounts:
 
     eot: int | None = None
     tokens: int = 0
-    counts: NDArray[np.int64] | None = None
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     beyond: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     _open: int = 0  # tokens since the last eot
     _before: bool = False  # an eot has been seen
     _cut: bool = False  # the tokens up to the next eot are a part of a document
 
-    def add(self, ids: NDArray[np.unsignedinteger[Any]]) -> None:
+    def add(self, ids: Ids) -> None:
         """Count a stretch (n,) of tokens that follows the last one."""
-        import numpy as np
-
-        if not ids.size:
-            return
-        self.tokens += int(ids.size)
-        known = ids
-        if ids.dtype.itemsize > 2 and int(ids.max()) >= MOST_IDS:
-            known = ids[ids < MOST_IDS]
-            self.beyond += int(ids.size - known.size)
-        counted = np.bincount(known)
-        if self.counts is None:
-            self.counts = counted.astype(np.int64)
-        elif len(counted) > len(self.counts):
-            counted[: len(self.counts)] += self.counts
-            self.counts = counted
-        else:
-            self.counts[: len(counted)] += counted
+        self.tokens += ids.size
+        known = ids[ids < MOST_IDS] if ids.dtype.itemsize > 2 else ids
+        self.beyond += ids.size - known.size
+        counted = np.bincount(known, minlength=len(self.counts))
+        counted[: len(self.counts)] += self.counts
+        self.counts = counted
         if self.eot is not None:
             self._add_lengths(ids)
 
-    def _add_lengths(self, ids: NDArray[np.unsignedinteger[Any]]) -> None:
-        import numpy as np
-
+    def _add_lengths(self, ids: Ids) -> None:
         places = np.flatnonzero(ids == self.eot)
         if not places.size:
-            self._open += int(ids.size)
+            self._open += ids.size
             return
         first = self._open + int(places[0])
         if not self._cut and (first or self._before):  # no tokens before the first eot: no document
@@ -73,7 +61,7 @@ class TokenCounts:
         values, numbers = np.unique(np.diff(places) - 1, return_counts=True)
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
             self.lengths[value] += number
-        self._open = int(ids.size - 1 - places[-1])
+        self._open = ids.size - 1 - int(places[-1])
         self._before, self._cut = True, False
 
     def close(self) -> None:
@@ -89,32 +77,22 @@ class TokenCounts:
     @property
     def distinct(self) -> int:
         """The number of different ids."""
-        import numpy as np
-
-        return 0 if self.counts is None else int(np.count_nonzero(self.counts))
+        return int(np.count_nonzero(self.counts))
 
     @property
     def largest(self) -> int | None:
         """The largest id below ``MOST_IDS``; ``None`` where there is no token."""
-        import numpy as np
-
-        if self.counts is None or not self.counts.any():
-            return None
-        return int(np.flatnonzero(self.counts)[-1])
+        used = np.flatnonzero(self.counts)
+        return int(used[-1]) if used.size else None
 
     def above(self, vocab_size: int) -> int:
         """Return the number of tokens outside a vocabulary."""
-        inside = 0 if self.counts is None else int(self.counts[vocab_size:].sum())
-        return self.beyond + inside
+        return self.beyond + int(self.counts[vocab_size:].sum())
 
     def most_frequent(self, count: int) -> list[tuple[int, int]]:
         """Return the ``count`` most frequent ids and their frequencies; ties by id."""
-        import numpy as np
-
-        if self.counts is None:
-            return []
-        order = np.argsort(-self.counts, kind="stable")[:count]
-        return [(int(i), int(self.counts[i])) for i in order if self.counts[i]]
+        order = np.argsort(-self.counts, kind="stable")[:count].tolist()
+        return [(i, int(self.counts[i])) for i in order if self.counts[i]]
 
     @property
     def documents(self) -> int:
@@ -128,16 +106,9 @@ class TokenCounts:
             return None
         ordered = sorted(self.lengths)
         ends = list(accumulate(self.lengths[length] for length in ordered))
-
-        def at(place: int) -> int:
-            return ordered[bisect_right(ends, place)]
-
-        return {
-            "min": ordered[0],
-            "median": (at((count - 1) // 2) + at(count // 2)) / 2,
-            "mean": sum(n * times for n, times in self.lengths.items()) / count,
-            "max": ordered[-1],
-        }
+        low, high = (ordered[bisect_right(ends, at)] for at in ((count - 1) // 2, count // 2))
+        mean = sum(n * times for n, times in self.lengths.items()) / count
+        return {"min": ordered[0], "median": (low + high) / 2, "mean": mean, "max": ordered[-1]}
 
 
 @dataclass
@@ -156,22 +127,21 @@ class Moments:
     low: float = math.inf
     high: float = -math.inf
 
+    def finite(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Count the NaNs and infinities of a piece (n,), and return the others."""
+        finite = np.isfinite(values)
+        if finite.all():
+            return values
+        nan = int(np.isnan(values).sum())
+        self.nan += nan
+        self.infinite += int(values.size - finite.sum()) - nan
+        kept: NDArray[Any] = values[finite]
+        return kept
+
+    @np.errstate(all="ignore")  # for signalling NaNs in damaged files
     def add(self, values: NDArray[Any]) -> None:
         """Add a piece (n,) of any floating or integer type."""
-        import numpy as np
-
-        with np.errstate(all="ignore"):  # for signalling NaNs in damaged files
-            self._add(values.astype(np.float64).reshape(-1))
-
-    def _add(self, wide: NDArray[np.float64]) -> None:
-        import numpy as np
-
-        finite = np.isfinite(wide)
-        if not finite.all():
-            nan = int(np.isnan(wide).sum())
-            self.nan += nan
-            self.infinite += int(wide.size - finite.sum()) - nan
-            wide = wide[finite]
+        wide = self.finite(values).astype(np.float64)
         if not wide.size:
             return
         mean = float(wide.mean())
@@ -191,9 +161,8 @@ class Moments:
 
     def cells(self) -> tuple[float | None, ...]:
         """Return mean, std, min, max, and the counts of NaNs and infinities."""
-        if not self.count:
-            return (None, None, None, None, self.nan, self.infinite)
-        return (self.mean, self.std, self.low, self.high, self.nan, self.infinite)
+        numbers = (self.mean, self.std, self.low, self.high) if self.count else (None,) * 4
+        return (*numbers, self.nan, self.infinite)
 
 
 MOMENT_COLUMNS = (">mean", ">std", ">min", ">max", ">NaN", ">inf")

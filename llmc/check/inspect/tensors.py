@@ -1,21 +1,27 @@
-"""The table of a file's tensors, with the statistics of each, whatever the format."""
+"""The tensors of a file of any format: types, statistics, and the model that they make."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmc.check.inspect.description import Description, safe_text
-from llmc.check.inspect.reading import Asked, ReadBudget
+from llmc.check.inspect.reading import PIECE, Options
 from llmc.check.inspect.statistics import MOMENT_COLUMNS, Moments
+from llmc.errors import LlmcError
 from llmc.model import ModelConfig, parameter_count
-from llmc.weights.base import TensorPlace
+from llmc.weights.base import TensorPlace, Weights
 from llmc.weights.huggingface import MASK, PREFIX
 from llmc.weights.number_types import from_bf16
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MOST_ROWS = 2000  # of a table
 # Types that NumPy holds; GGUF's block types are the gguf package's.
@@ -28,109 +34,119 @@ NUMPY = {
 
 def say_shape(made: Description, config: ModelConfig) -> None:
     """Add a model's shape and its parameters."""
-    made.say(
-        "shape",
-        {
-            "layers": config.layers,
-            "heads": config.heads,
-            "channels": config.channels,
-            "context": config.context,
-            "vocab_size": config.vocab_size,
-        },
-        f"{config.layers:,} layers, {config.heads:,} heads, {config.channels:,} channels, "
-        f"context {config.context:,}, vocabulary {config.vocab_size:,}",
-    )
+    shape = asdict(config)
+    made.say("shape", shape, shown_shape(shape))
     made.say("parameters", parameter_count(config))
 
 
-def say_tensors(made: Description, entries: Mapping[str, TensorPlace], asked: Asked) -> None:
-    """Add the table of tensors, with statistics if they are asked for."""
-    rows, shown = [], []
-    for name, place in list(entries.items())[:MOST_ROWS]:
-        row: list[Any] = [name, place.dtype, list(place.shape)]
-        short = name.removeprefix(PREFIX)
-        text = [safe_text(short, 60), safe_text(place.dtype, 12), shown_shape(place.shape)]
-        if asked.tensors:
-            found = moments(place, asked.reading)
-            if found.nan and not MASK.fullmatch(short):
-                made.wrong(f"{safe_text(name, 60)} has {found.nan:,} values that are no numbers")
-            row += found.cells()
-            text += map(shown_cell, found.cells())
-        rows.append(row)
-        shown.append(text)
-    columns = ("name", "type", "shape", *(MOMENT_COLUMNS if asked.tensors else ()))
-    made.table("tensors", columns, rows, shown=shown, left_out=max(0, len(entries) - MOST_ROWS))
+def shown_shape(shape: Mapping[str, int]) -> str:
+    """Return ``layers 12, heads 12, …``."""
+    return ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in shape.items())
 
 
-def say_moments(
-    made: Description, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, Moments]
+def say_model(made: Description, opened: Callable[[], Weights]) -> str | None:
+    """Add whether the tensors are a GPT-2 that llmc reads; return why not, or None."""
+    try:
+        model = opened()
+    except (LlmcError, RecursionError) as error:
+        reason = safe_text(str(error).replace(f"{made.path}/", "").replace(f"{made.path}", "it"))
+        made.say("gpt2", False, f"no: {reason}")
+        return reason
+    made.say("gpt2", True, "yes, every tensor of one is there")
+    say_shape(made, model.config)
+    return None
+
+
+def say_types(made: Description, places: Mapping[str, TensorPlace]) -> None:
+    """Add how many tensors there are of each type, and how many values."""
+    made.say("values", sum(math.prod(place.shape) for place in places.values()))
+    types = Counter(place.dtype for place in places.values())
+    made.say("types", types, ", ".join(f"{safe_text(k, 20)} ({n:,})" for k, n in types.items()))
+
+
+def say_tensors(
+    made: Description,
+    places: Mapping[str, TensorPlace],
+    options: Options,
+    found: Mapping[str, Moments] | None = None,
 ) -> None:
-    """Add the table of a checkpoint's tensors with their statistics."""
-    rows, shown = [], []
-    for name, shape in shapes.items():
-        cells = found[name].cells() if name in found else (None,) * len(MOMENT_COLUMNS)
-        rows.append((name, list(shape), *cells))
-        shown.append((name, shown_shape(shape), *map(shown_cell, cells)))
-    made.table("tensors", ("name", "shape", *MOMENT_COLUMNS), rows, shown=shown)
+    """Add the table of tensors, with statistics if they are asked for.
+
+    Args:
+        made: the description.
+        places: the tensors by name.
+        options: how the file is read.
+        found: the statistics, if they are known; the tensors are not read then.
+    """
+    rows = []
+    for name, place in islice(places.items(), MOST_ROWS):
+        cells: tuple[float | None, ...] = ()
+        if options.tensors:
+            moments = moments_of(place, options) if found is None else found[name]
+            cells = moments.cells()
+            if found is None and moments.nan and not MASK.fullmatch(name.removeprefix(PREFIX)):
+                made.wrong(f"{safe_text(name, 60)} has {moments.nan:,} values that are no numbers")
+        rows.append((name, place.dtype, list(place.shape), *cells))
+    columns = ("name", "type", "shape", *(MOMENT_COLUMNS if options.tensors else ()))
+    forms = {
+        **dict.fromkeys(MOMENT_COLUMNS, _statistic),
+        "name": lambda name: safe_text(name.removeprefix(PREFIX), 60),
+        "type": lambda dtype: safe_text(dtype, 12),
+        "shape": lambda shape: safe_text(" × ".join(map(str, shape)), 60) or "scalar",
+    }
+    made.table("tensors", columns, rows, total=len(places), forms=forms)
 
 
-def moments(place: TensorPlace, reading: ReadBudget) -> Moments:
-    """Return the statistics of a tensor; empty for a type that cannot be decoded."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    found = Moments()
-    if place.start + place.size > place.path.stat().st_size:
-        return found
-    kind = GGMLQuantizationType.__members__.get(place.dtype)
-    if place.dtype in NUMPY:
-        block = 8
-    elif kind is not None:
-        block = GGML_QUANT_SIZES[kind][1]
-    else:
-        return found
-    piece = (1 << 23) // block * block
-    for data in reading.pieces(place.path, place.start, place.start + place.size, piece):
-        try:
-            found.add(_values(place.dtype, data, block))
-        except NotImplementedError:  # the gguf package cannot decode every type
-            return Moments()
-    return found
-
-
-def _values(dtype: str, data: bytes, block: int) -> NDArray[Any]:
-    import numpy as np
-
-    if dtype in NUMPY:
-        numbers = np.dtype(NUMPY[dtype])
-        whole = data[: len(data) // numbers.itemsize * numbers.itemsize]
-        values: NDArray[Any] = np.frombuffer(whole, numbers)
-        return from_bf16(values) if dtype == "BF16" else values
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    raw = np.frombuffer(data[: len(data) // block * block], np.uint8).reshape(-1, block)
-    with np.errstate(all="ignore"):
-        decoded: NDArray[Any] = dequantize(raw, GGMLQuantizationType[dtype])
-    return decoded
-
-
-def shown_shape(shape: tuple[int, ...]) -> str:
-    """Return a shape as ``12 × 2304 × 768``."""
-    return safe_text(" × ".join(map(str, shape)), 60) if shape else "scalar"
-
-
-def shown_cell(value: float | None) -> str:
-    """Return a statistic in a few characters."""
+def _statistic(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
-def say_types(made: Description, entries: Mapping[str, TensorPlace]) -> None:
-    """Add how many tensors there are of each type, and how many values."""
-    made.say("tensor_count", len(entries))
-    made.say("values", sum(math.prod(place.shape) for place in entries.values()))
-    types: dict[str, int] = {}
-    for place in entries.values():
-        types[place.dtype] = types.get(place.dtype, 0) + 1
-    made.say("types", types, ", ".join(f"{safe_text(k, 20)} ({n:,})" for k, n in types.items()))
+def places_of(
+    path: Path, dtype: str, shapes: Mapping[str, tuple[int, ...]], start: int
+) -> dict[str, TensorPlace]:
+    """Return the places of F32 or BF16 tensors that follow each other from ``start`` on."""
+    places = {}
+    for name, shape in shapes.items():
+        size = math.prod(shape) * np.dtype(NUMPY[dtype]).itemsize
+        places[name] = TensorPlace(path, dtype, shape, start, size)
+        start += size
+    return places
+
+
+def moments_of(place: TensorPlace, options: Options) -> Moments:
+    """Return the statistics of a tensor; none for one that is cut or cannot be decoded."""
+    found = Moments()
+    if place.start + place.size <= place.path.stat().st_size:
+        with suppress(NotImplementedError):  # the gguf package cannot decode every type
+            for _, values in pieces_of(place, options):
+                found.add(values)
+    return found
+
+
+def pieces_of(place: TensorPlace, options: Options) -> Iterator[tuple[bytes, NDArray[Any]]]:
+    """Yield a tensor's bytes and its values (n,), a piece at a time; nothing for unknown types.
+
+    Raises:
+        OSError: the file cannot be read.
+        NotImplementedError: the gguf package cannot decode the type.
+    """
+    stop = place.start + place.size
+    if place.dtype in NUMPY:
+        kind = np.dtype(NUMPY[place.dtype])
+        for data in options.pieces(place.path, place.start, stop):
+            values = np.frombuffer(data[: len(data) // kind.itemsize * kind.itemsize], kind)
+            yield data, from_bf16(values) if place.dtype == "BF16" else values
+        return
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    if (block_type := GGMLQuantizationType.__members__.get(place.dtype)) is None:
+        return
+    block = GGML_QUANT_SIZES[block_type][1]
+    for data in options.pieces(place.path, place.start, stop, PIECE // block * block):
+        raw = np.frombuffer(data[: len(data) // block * block], np.uint8).reshape(-1, block)
+        with np.errstate(all="ignore"):
+            decoded = dequantize(raw, block_type)
+        yield data, decoded.reshape(-1)

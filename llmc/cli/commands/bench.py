@@ -8,37 +8,40 @@ import typer
 
 from llmc.check.bench import Event, bench_decode, bench_kernels, bench_steps, work_of
 from llmc.cli.context import Context
+from llmc.cli.options import argument, in_group
 from llmc.units import megabytes, milliseconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+of_work = in_group("What is computed")
+of_timing = in_group("Timing")
 
 What = Annotated[
     Literal["step", "kernels", "decode"],
-    typer.Argument(
-        help="Whole training steps; every kernel call of training steps; or the products "
-        "of decoding a token."
+    argument(
+        None,
+        "Whole training steps; every kernel call of training steps; or the products of decoding "
+        "a token.",
     ),
 ]
-Model = Annotated[
-    str, typer.Option(metavar="SIZE|PRESET", help="Shape: 124M … 1558M, or a preset.")
-]
+Model = Annotated[str, of_work("Shape: 124M … 1558M, or a preset.", "SIZE|PRESET")]
 BatchSize = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="B, rows in a batch; texts decoded together. Default: 4; decoding, 1."
-    ),
+    of_work("B, rows in a batch; texts decoded together. Default: 4; decoding, 1.", "N", 1),
 ]
+SeqLen = Annotated[int, of_work("T, tokens in a row.", "N", 1)]
 Dtype = Annotated[
     Literal["fp32", "bf16", "int8"],
-    typer.Option(help="What is computed in; PyTorch by autocast. int8: decoding alone."),
+    of_work("What is computed in; PyTorch by autocast. int8: decoding alone."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads. Default: one per core.")]
+Threads = Annotated[int | None, of_timing("Threads. Default: one per core.", "N", 1)]
+Steps = Annotated[int, of_timing("Steps that a process times.", "N", 1)]
 Against = Annotated[
     Literal["torch", "torch-compile"] | None,
-    typer.Option(help="Alternate with PyTorch, eager or compiled, in processes of its own."),
+    of_timing("Alternate with PyTorch, eager or compiled, in processes of its own."),
 ]
+Pairs = Annotated[int, of_timing("Pairs of processes, ours and PyTorch's.", "N", 1)]
 
 
 def bench(
@@ -47,12 +50,12 @@ def bench(
     *,
     model: Model = "124M",
     batch_size: BatchSize = None,
-    seq_len: Annotated[int, typer.Option(min=1, help="T, tokens in a row.")] = 64,
+    seq_len: SeqLen = 64,
     dtype: Dtype = "fp32",
     threads: Threads = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps that a process times.")] = 5,
+    steps: Steps = 5,
     against: Against = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes, ours and PyTorch's.")] = 7,
+    pairs: Pairs = 7,
 ) -> None:
     """Benchmark training steps, kernels or decoding.
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.options import flag, option
 from llmc.engine.build import build_native, chosen_cpu
 from llmc.engine.toolchain import Cpu, Mode
 
@@ -15,23 +16,20 @@ def build(
     context: typer.Context,
     cpu: Annotated[
         Literal["baseline", "native"] | None,
-        typer.Option(
-            help="baseline: one binary with every instruction set, for any CPU of this family; "
-            "native: for this CPU alone. Default: what LLMC_CPU says, else baseline."
+        option(
+            "baseline: one binary with every instruction set, for any CPU of this family; native: "
+            "for this CPU alone. Default: what LLMC_CPU says, else baseline."
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Compile even if the binary is up to date.")
-    ] = False,
+    force: Annotated[bool, flag("--force", "Compile even if the binary is up to date.")] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Keep symbols and optimise little, for a debugger.")
+        bool, flag("--debug", "Keep symbols and optimise little, for a debugger.")
     ] = False,
     sanitize: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--sanitize",
-            help="As --debug, and stop at undefined behaviour "
-            "(UBSan; zig ships no AddressSanitizer).",
+            "As --debug, and stop at undefined behaviour (UBSan; zig ships no AddressSanitizer).",
         ),
     ] = False,
 ) -> None:

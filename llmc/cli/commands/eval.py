@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.model_options import option
+from llmc.cli.options import argument, in_group
 from llmc.cli.ui import Ui
 from llmc.errors import Usage
 from llmc.evaluate import hellaswag, loss
@@ -19,43 +19,56 @@ from llmc.evaluate.rows import EngineOptions, EngineRun
 from llmc.evaluate.target import DEFAULT_SPLIT
 from llmc.units import duration, megabytes
 
+of_measured = in_group("What is measured")
+of_engine = in_group("Engine")
+
+Target = Annotated[
+    str | None, argument("[RUN|MODEL]", "Run or checkpoint. Default: the newest run.")
+]
+Data = Annotated[
+    Path | None,
+    of_measured(
+        "Dataset folder or token file; for hellaswag its JSONL file. Default: the run's "
+        "dataset; for a checkpoint the newest dataset; for hellaswag the fetched file.",
+        "PATH",
+    ),
+]
+Task = Annotated[Literal["loss", "hellaswag"], of_measured("What to measure (loss).")]
+Split = Annotated[
+    Literal["train", "val"] | None, of_measured(f"Split of the dataset ({DEFAULT_SPLIT}).")
+]
+MaxTokens = Annotated[int | None, of_measured("Predict only the first N tokens.", "N", 1)]
+MaxExamples = Annotated[
+    int | None, of_measured("Ask N HellaSwag questions, evenly spaced.", "N", 1)
+]
+SeqLen = Annotated[
+    int | None, of_engine("Tokens in a window. Default: the model's context.", "T", 1)
+]
+BatchSize = Annotated[
+    int | None, of_engine("Windows at a time. Default: about 1,024 tokens, if they fit.", "B", 1)
+]
+Dtype = Annotated[
+    Literal["fp32", "bf16", "int8"], of_engine("Type of the weights in linear layers (fp32).")
+]
+Threads = Annotated[
+    int | None,
+    of_engine("Threads. Default: one per core. The numbers do not depend on it.", "N", 1),
+]
+
 
 def eval(
     context: typer.Context,
-    target: Annotated[
-        str | None,
-        typer.Argument(metavar="[RUN|MODEL]", help="Run or checkpoint. Default: the newest run."),
-    ] = None,
+    target: Target = None,
     *,
-    data: Annotated[
-        Path | None,
-        option(
-            "Dataset folder or token file; for hellaswag its JSONL file. Default: the run's "
-            "dataset; for a checkpoint the newest dataset; for hellaswag the fetched file.",
-            "PATH",
-        ),
-    ] = None,
-    task: Annotated[Literal["loss", "hellaswag"], option("What to measure (loss).")] = "loss",
-    split: Annotated[
-        Literal["train", "val"] | None, option(f"Split of the dataset ({DEFAULT_SPLIT}).")
-    ] = None,
-    max_tokens: Annotated[int | None, option("Predict only the first N tokens.", "N", 1)] = None,
-    max_examples: Annotated[
-        int | None, option("Ask N HellaSwag questions, evenly spaced.", "N", 1)
-    ] = None,
-    seq_len: Annotated[
-        int | None, option("Tokens in a window. Default: the model's context.", "T", 1)
-    ] = None,
-    batch_size: Annotated[
-        int | None, option("Windows at a time. Default: about 1,024 tokens, if they fit.", "B", 1)
-    ] = None,
-    dtype: Annotated[
-        Literal["fp32", "bf16", "int8"], option("Type of the weights in linear layers (fp32).")
-    ] = "fp32",
-    threads: Annotated[
-        int | None,
-        option("Threads. Default: one per core. The numbers do not depend on it.", "N", 1),
-    ] = None,
+    data: Data = None,
+    task: Task = "loss",
+    split: Split = None,
+    max_tokens: MaxTokens = None,
+    max_examples: MaxExamples = None,
+    seq_len: SeqLen = None,
+    batch_size: BatchSize = None,
+    dtype: Dtype = "fp32",
+    threads: Threads = None,
 ) -> None:
     """Measure a model: loss, perplexity, bits per byte, HellaSwag.
 

@@ -8,15 +8,19 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.options import argument, in_group
 from llmc.model import DIMENSIONS
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
 
+of_random = in_group("Random model")
+of_output = in_group("Output")
+
 Source = Annotated[
     str,
-    typer.Argument(
-        metavar="RUN|FILE|NAME",
-        help="A run, by name or folder; a Hugging Face folder; a file: llm.c checkpoint, "
+    argument(
+        "RUN|FILE|NAME",
+        "A run, by name or folder; a Hugging Face folder; a file: llm.c checkpoint, "
         ".safetensors, GGUF, PyTorch's .bin or .pt, nanoGPT's ckpt.pt; gpt2, gpt2-medium, "
         "gpt2-large or gpt2-xl (after llmc fetch); or random[:PRESET], by default "
         "random:gpt2-124m.",
@@ -24,44 +28,41 @@ Source = Annotated[
 ]
 To = Annotated[
     Literal["llmc", "llm.c", "hf", "gguf"],
-    typer.Option(
-        help="Format. llmc: a checkpoint to train from. llm.c: a folder with the files its "
-        "programs open. hf: a folder for Hugging Face's transformers. gguf: a file for llama.cpp.",
+    of_output(
+        "Format. llmc: a checkpoint to train from. llm.c: a folder with the files its "
+        "programs open. hf: a folder for Hugging Face's transformers. gguf: a file for llama.cpp."
     ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        help="File or folder. Default: models/NAME.bin, NAME-llm.c, NAME-hf or NAME.gguf."
+    of_output(
+        "File or folder. Default: models/NAME.bin, NAME-llm.c, NAME-hf or NAME.gguf.", "FILE"
     ),
 ]
 Dtype = Annotated[
     Literal["fp32", "bf16", "f16", "q8_0"],
-    typer.Option(
-        help="Type of the stored weights. llmc and llm.c: fp32 or bf16; hf: f16 too; gguf: all."
-    ),
+    of_output("Type of the stored weights. llmc and llm.c: fp32 or bf16; hf: f16 too; gguf: all."),
 ]
-TokenizerOption = Annotated[
+Tokenizer = Annotated[
     str | None,
-    typer.Option(
-        metavar="gpt2|byte|FILE",
-        help="Tokenizer the weights were trained with. Default: the recorded one.",
+    of_output(
+        "Tokenizer the weights were trained with. Default: the recorded one.", "gpt2|byte|FILE"
     ),
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="With --to llm.c: a token file; the engine computes the debug_state file from its "
-        "first batch.",
+    of_output(
+        "With --to llm.c: a token file; the engine computes the debug_state file from its first "
+        "batch.",
+        "FILE",
     ),
 ]
-Seed = Annotated[
-    int,
-    typer.Option(
-        min=0, max=MOST_SEED, help="Random seed of a random model; same seed, same weights."
-    ),
-]
+Layers = Annotated[int | None, of_random("Layers.", "N")]
+Heads = Annotated[int | None, of_random("Heads.", "N")]
+Channels = Annotated[int | None, of_random("Channels.", "N")]
+Positions = Annotated[int | None, of_random("Positions.", "N")]
+VocabSize = Annotated[int | None, of_random("Vocabulary.", "N")]
+Seed = Annotated[int, of_random("Random seed; same seed, same weights.", "N", 0, max=MOST_SEED)]
 
 
 def export_weights(
@@ -71,13 +72,13 @@ def export_weights(
     to: To = "llmc",
     out: Out = None,
     dtype: Dtype = "fp32",
-    tokenizer: TokenizerOption = None,
+    tokenizer: Tokenizer = None,
     data: Data = None,
-    layers: Annotated[int | None, typer.Option(help="Layers of a random model.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Heads of a random model.")] = None,
-    channels: Annotated[int | None, typer.Option(help="Channels of a random model.")] = None,
-    context: Annotated[int | None, typer.Option(help="Positions of a random model.")] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Vocabulary of a random model.")] = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    channels: Channels = None,
+    context: Positions = None,
+    vocab_size: VocabSize = None,
     seed: Seed = 1337,
 ) -> None:
     """Write weights to train from, or for another program.

@@ -7,21 +7,16 @@ from typing import Annotated
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.options import SourceOption, argument, flag
 from llmc.fetch.named import fetch_named
 from llmc.fetch.registry import EVALUATIONS, KNOWN, STDLIB, WEIGHTS
 
 
 def fetch(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(KNOWN)}.")],
-    source: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH|URL",
-            help="A local copy (file, folder or archive), or a mirror's address.",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
+    name: Annotated[str, argument("NAME", f"One of {', '.join(KNOWN)}.")],
+    source: SourceOption = None,
+    force: Annotated[bool, flag("--force", "Fetch again what is there.")] = False,
 ) -> None:
     """Download a dataset, an evaluation or a model's weights.
 

@@ -8,12 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmc.check.inspect.describe import describe
-from llmc.check.inspect.reading import Asked, ReadBudget
 from llmc.cli.context import Context
 from llmc.cli.views.inspection import show
 from llmc.errors import BadData
-from llmc.tokens.tokenizer import load_tokenizer
 
 
 def inspect(
@@ -52,11 +49,14 @@ def inspect(
     GGUF files; the folders of datasets, runs and Hugging Face models; workspaces. The kind is
     detected from the content, not from the name. The exit code is 1 if something is broken.
     """
+    from llmc.check.inspect.describe import describe  # NumPy, which --help would wait for
+    from llmc.check.inspect.reading import Options
+    from llmc.tokens.tokenizer import load_tokenizer
+
     ctx: Context = context.obj
     chosen = load_tokenizer(tokenizer) if tokenizer is not None else None
-    reading = ReadBudget(full=full, report=ctx.ui)
-    asked = Asked(ctx.workspace, reading, tensors, dtype, chosen)
-    made = describe(path if path is not None else ctx.workspace.root, asked)
+    options = Options(ctx.workspace, tensors, dtype, chosen, full, ctx.ui)
+    made = describe(path if path is not None else ctx.workspace.root, options)
     if ctx.ui.json:
         ctx.ui.result(made.as_json())
     else:

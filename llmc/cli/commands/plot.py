@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.options import argument, in_group
 from llmc.errors import Usage
 from llmc.terminal import printable
 from llmc.train.curves import Picture, plain
@@ -28,60 +29,31 @@ from llmc.train.plots import (
 from llmc.train.trackers import write_tensorboard, write_wandb
 
 PIPE_COLUMNS, MOST_COLUMNS, MOST_LINES = 80, 120, 20
+of_curves = in_group("Curves")
+of_output = in_group("Output")
 
-
-Runs = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="RUN", help="Runs, by name or folder; none: the newest."),
-]
+Runs = Annotated[list[str] | None, argument("RUN", "Runs, by name or folder; none: the newest.")]
 MetricOption = Annotated[
-    Metric,
-    typer.Option(
-        metavar="NAME",
-        help="Metric: loss, grad_norm, lr or tokens_per_second (loss).",
-        show_default=False,
-    ),
+    Metric, of_curves("Metric: loss, grad_norm, lr or tokens_per_second (loss).", "NAME")
 ]
-X = Annotated[
-    Axis,
-    typer.Option(
-        metavar="AXIS",
-        help="Horizontal axis: steps, tokens or (training) time (steps).",
-        show_default=False,
-    ),
-]
+X = Annotated[Axis, of_curves("Horizontal axis: steps, tokens or (training) time (steps).", "AXIS")]
 Smooth = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Moving average over N steps (a fiftieth of the run; 1: none).",
-    ),
+    int | None, of_curves("Moving average over N steps (a fiftieth of the run; 1: none).", "N", 1)
 ]
-Title = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="Title (the names of the metric and the run)."),
-]
+LogX = Annotated[bool, of_curves("Logarithmic horizontal axis.", names=("--log-x",))]
+LogY = Annotated[bool, of_curves("Logarithmic vertical axis.", names=("--log-y",))]
+Title = Annotated[str | None, of_curves("Title (the names of the metric and the run).", "TEXT")]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Write a .svg, .png, .pdf or .html file instead of drawing in the terminal.",
-    ),
+    of_output("Write a .svg, .png, .pdf or .html file instead of drawing in the terminal.", "FILE"),
 ]
 Tensorboard = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Write event files for TensorBoard to DIR/RUN instead of drawing.",
-    ),
+    of_output("Write event files for TensorBoard to DIR/RUN instead of drawing.", "DIR"),
 ]
 Wandb = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Write offline runs of Weights & Biases to DIR instead of drawing.",
-    ),
+    of_output("Write offline runs of Weights & Biases to DIR instead of drawing.", "DIR"),
 ]
 
 
@@ -92,8 +64,8 @@ def plot(
     metric: MetricOption = "loss",
     x: X = "steps",
     smooth: Smooth = None,
-    log_x: Annotated[bool, typer.Option("--log-x", help="Logarithmic horizontal axis.")] = False,
-    log_y: Annotated[bool, typer.Option("--log-y", help="Logarithmic vertical axis.")] = False,
+    log_x: LogX = False,
+    log_y: LogY = False,
     title: Title = None,
     out: Out = None,
     tensorboard: Tensorboard = None,

@@ -8,36 +8,32 @@ import typer
 
 from llmc.cli.commands.tokenize import summary
 from llmc.cli.context import Context
+from llmc.cli.options import SourceOption, argument, option
 from llmc.train import prepare as stages
+
+Inputs = Annotated[
+    list[str],
+    argument("NAME|PATH", "tinyshakespeare, tinystories, stdlib; or files, folders, patterns."),
+]
+Tokenizer = Annotated[
+    str | None, option("Default: gpt2; for stdlib its preset's bpe.", "gpt2|byte|bpe:N|NAME|FILE")
+]
+Model = Annotated[
+    str | None,
+    option(
+        "Weights to start from. Default: gpt2; for stdlib a small random model.",
+        "gpt2|FILE|random[:PRESET]",
+    ),
+]
 
 
 def prepare(
     context: typer.Context,
     *,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="NAME|PATH",
-            help="tinyshakespeare, tinystories, stdlib; or files, folders and glob patterns.",
-        ),
-    ],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="gpt2|byte|bpe:N|NAME|FILE", help="Default: gpt2; for stdlib its preset's bpe."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="gpt2|FILE|random[:PRESET]",
-            help="Weights to start from. Default: gpt2; for stdlib a small random model.",
-        ),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(metavar="PATH|URL", help="A local copy or a mirror of the dataset NAME."),
-    ] = None,
+    inputs: Inputs,
+    tokenizer: Tokenizer = None,
+    model: Model = None,
+    source: SourceOption = None,
 ) -> None:
     """Fetch and tokenize a text and build the engine."""
     ctx: Context = context.obj

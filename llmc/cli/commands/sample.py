@@ -13,17 +13,17 @@ from typing import Annotated, Any
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.model_options import (
+from llmc.cli.options import (
     DtypeOption,
     ModelOption,
     RunOption,
     ThreadsOption,
-    flag,
-    option,
-    with_sample_settings,
+    check_one_model,
+    in_group,
+    with_settings,
 )
 from llmc.cli.views.sampling import TerminalView, View, choose_view, legend, prompt_note, summary
-from llmc.config import SampleConfig, overridden
+from llmc.config import SAMPLE_SETTINGS, SampleConfig, overridden
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
 from llmc.engine.protocol import NO_TOKEN, Request
@@ -35,22 +35,41 @@ from llmc.sample.text import Sample, SampledToken
 MOST_SAMPLES = 1024
 TOGETHER = 16  # texts that are written at the same time; each has a KV cache of its own
 
-PromptOption = Annotated[
+of_text = in_group("Text")
+of_output = in_group("Output")
+
+Prompt = Annotated[
     str | None,
-    option(
+    of_text(
         "Text to continue; -: read it from stdin, without its last newline. "
         "Default: a new document.",
         "TEXT",
     ),
 ]
-NumSamplesOption = Annotated[
+PromptFile = Annotated[
+    Path | None, of_text("File with the prompt, without its last newline.", "FILE")
+]
+Stop = Annotated[list[str] | None, of_text("End before this text. Can be repeated.", "TEXT")]
+IgnoreEot = Annotated[
+    bool, of_text("Continue after an end-of-text token.", names=("--ignore-eot",))
+]
+NumSamples = Annotated[
     int,
-    option(
+    of_text(
         "Texts to write, with seed, seed + 1, …; end-of-text separates them (1).",
         "N",
         1,
         max=MOST_SAMPLES,
     ),
+]
+Decode = Annotated[bool, of_output("Print text instead of token ids.", names=("--decode",))]
+ShowProbs = Annotated[
+    bool,
+    of_output("--decode, coloured by probability in a terminal.", names=("--show-probs",)),
+]
+Interactive = Annotated[
+    bool,
+    of_output("Ask for prompts, keeping the model loaded.", names=("--interactive", "-i")),
 ]
 
 
@@ -59,8 +78,6 @@ class _Job:
     """What to write.
 
     Attributes:
-        model: the model.
-        settings: the sampling settings.
         ids: the prompt.
         eot: the token that ends a text.
         stops: strings that end a text.
@@ -75,33 +92,22 @@ class _Job:
     count: int
 
 
-@with_sample_settings
+@with_settings(SAMPLE_SETTINGS)
 def sample(
     context: typer.Context,
     *,
     run: RunOption = None,
     model: ModelOption = None,
-    prompt: PromptOption = None,
-    prompt_file: Annotated[
-        Path | None, option("File with the prompt, without its last newline.", "FILE")
-    ] = None,
-    stop: Annotated[
-        list[str] | None, option("End before this text. Can be repeated.", "TEXT")
-    ] = None,
-    ignore_eot: Annotated[
-        bool, flag("--ignore-eot", "Continue after an end-of-text token.")
-    ] = False,
-    num_samples: NumSamplesOption = 1,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
-    decode: Annotated[bool, flag("--decode", "Print text instead of token ids.")] = False,
-    show_probs: Annotated[
-        bool, flag("--show-probs", "--decode, coloured by probability in a terminal.")
-    ] = False,
-    interactive: Annotated[
-        bool,
-        typer.Option("--interactive", "-i", help="Ask for prompts, keeping the model loaded."),
-    ] = False,
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    stop: Stop = None,
+    ignore_eot: IgnoreEot = False,
+    num_samples: NumSamples = 1,
+    decode: Decode = False,
+    show_probs: ShowProbs = False,
+    interactive: Interactive = False,
     **settings: Any,
 ) -> None:
     """Generate text with a trained model.
@@ -110,8 +116,7 @@ def sample(
     than the context continues from its newer half. Other settings come from the run's config.
     """
     ctx: Context = context.obj
-    if run is not None and model is not None:
-        raise Usage("--run and --model exclude each other: give one")
+    check_one_model(run, model)
     if not all(stop or []):
         raise Usage("--stop needs at least one character")
     if interactive:
@@ -130,7 +135,13 @@ def sample(
     )
     with Generator(_argv(ctx, job, threads, interactive=interactive)) as generator:
         if interactive:
-            _converse(ctx, generator, job, given, show_probs=show_probs)
+            from llmc.cli.conversation import Conversation
+
+            talk = Conversation(
+                ctx.ui, generator, chosen, job.settings, stops=job.stops, eot=job.eot
+            )
+            talk.view.colours = show_probs
+            talk.run(given)
             return
         if (warning := prompt_note(len(job.ids), chosen.config.context)) is not None:
             ctx.ui.note(warning)
@@ -151,45 +162,32 @@ def _argv(ctx: Context, job: _Job, threads: int | None, *, interactive: bool) ->
     )
 
 
-def _converse(
-    ctx: Context, generator: Generator, job: _Job, first: str | None, *, show_probs: bool
-) -> None:
-    from llmc.cli.conversation import Conversation
-
-    talk = Conversation(ctx.ui, generator, job.model, job.settings, eot=job.eot, stops=job.stops)
-    talk.view.colours = show_probs
-    talk.run(first)
-
-
 def _write(ctx: Context, generator: Generator, job: _Job, view: View) -> None:
     """Write all texts, and the statistics."""
-    model, settings = job.model, job.settings
-    started = time.monotonic()
-    samples = [
-        Sample(
-            generator,
-            model.tokenizer,
-            Request(job.ids or [model.eot], replace(settings, seed=settings.seed + index), job.eot),
-            job.stops,
-        )
-        for index in range(job.count)
-    ]
+    model, ui, started = job.model, ctx.ui, time.monotonic()
+    ids, prompt = job.ids or [model.eot], model.text(job.ids) or ""
+    settings = [replace(job.settings, seed=job.settings.seed + n) for n in range(job.count)]
+    requests = [Request(ids, each, job.eot) for each in settings]
+    samples = [Sample(generator, model.tokenizer, each, job.stops) for each in requests]
     for index, each in enumerate(samples):
-        if ctx.ui.json:
-            head = {"model": str(model.checkpoint), "dtype": settings.dtype, "sample": index}
-            ctx.ui.result(head | _fields(model, job.ids, each))
+        if ui.json:
+            ui.result(_fields(job, index, each))
             continue
         if job.count > 1:
             separator = SampledToken(model.eot, model.text([model.eot]) or "")
             heading = f"{index + 1} of {job.count}, seed {each.seed}"
             view.separate(separator, heading, first=index == 0)
-        _show(view, model, job.ids, each)
+        with view:
+            view.prompt(job.ids, prompt)
+            for token in each:
+                view.show(token)
     seconds = time.monotonic() - started
-    if not (ctx.ui.quiet or ctx.ui.json or view.at_line_start) and _same_output():
-        sys.stderr.write("\n")
-    if isinstance(view, TerminalView) and view.colours and not (ctx.ui.json or ctx.ui.quiet):
-        ctx.ui.console.print(legend())
-    ctx.ui.note(summary(samples, seconds))
+    if not (ui.quiet or ui.json):
+        if not view.at_line_start and _same_output():
+            sys.stderr.write("\n")
+        if isinstance(view, TerminalView) and view.colours:
+            ui.console.print(legend())
+    ui.note(summary(samples, seconds))
 
 
 def _same_output() -> bool:
@@ -240,24 +238,19 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _show(view: View, chosen: SampleModel, ids: Sequence[int], sample: Sample) -> None:
-    """Print a text while it is written."""
-    with view:
-        view.prompt(ids, chosen.text(ids) or "")
-        for token in sample:
-            view.show(token)
-
-
-def _fields(chosen: SampleModel, ids: Sequence[int], sample: Sample) -> dict[str, Any]:
+def _fields(job: _Job, index: int, sample: Sample) -> dict[str, Any]:
     """Return the fields of ``--json`` for a text, once it has ended."""
     end = sample.finished().end
     assert end is not None
-    prompt = chosen.text(ids)
+    prompt = job.model.text(job.ids)
     whole = None if prompt is None else (prompt + sample.text).encode(errors=KEPT)
     return {
+        "model": str(job.model.checkpoint),
+        "dtype": job.settings.dtype,
+        "sample": index,
         "seed": sample.seed,
-        "prompt_tokens": len(ids),
-        "ids": [*ids, *sample.ids],
+        "prompt_tokens": len(job.ids),
+        "ids": [*job.ids, *sample.ids],
         "text": None if whole is None else whole.decode(errors="replace"),
         "logprobs": sample.logprobs,
         "reason": sample.reason,

@@ -9,22 +9,44 @@ from typing import Annotated
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.model_options import (
+from llmc.cli.options import (
     DtypeOption,
     ModelOption,
     RunOption,
     ThreadsOption,
-    flag,
-    option,
+    check_one_model,
+    in_group,
 )
 from llmc.cli.ui import Ui
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
-from llmc.errors import MissingOutput, Usage
+from llmc.errors import MissingOutput
 from llmc.installation import install_command
 from llmc.sample.model import find_model
 
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
+
+
+of_server = in_group("Server")
+
+Host = Annotated[
+    str,
+    of_server(
+        "Address to listen on (127.0.0.1: only this machine can connect). "
+        "Any other address needs a key in LLMC_API_KEY.",
+        "ADDRESS",
+    ),
+]
+Port = Annotated[int, of_server("Port (8000); 0: any free one.", "N", 0, max=65535)]
+Slots = Annotated[int, of_server(f"Completions written at a time ({SLOTS}).", "N", 1, max=64)]
+Queue = Annotated[
+    int,
+    of_server(f"Completions that may wait ({QUEUE}); more are refused with 429.", "N", 0, max=1000),
+]
+MaxTokens = Annotated[
+    int, of_server(f"Most tokens per completion ({MAX_TOKENS}).", "N", 1, max=1_000_000)
+]
+Log = Annotated[bool, of_server("Log each request on stderr, without its text.", names=("--log",))]
 
 
 def serve(
@@ -32,38 +54,21 @@ def serve(
     *,
     run: RunOption = None,
     model: ModelOption = None,
-    host: Annotated[
-        str,
-        option(
-            "Address to listen on (127.0.0.1: only this machine can connect). "
-            "Any other address needs a key in LLMC_API_KEY.",
-            "ADDRESS",
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[int, option("Port (8000); 0: any free one.", "N", 0, max=65535)] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     dtype: DtypeOption = None,
-    slots: Annotated[
-        int, option(f"Completions written at a time ({SLOTS}).", "N", 1, max=64)
-    ] = SLOTS,
-    queue: Annotated[
-        int,
-        option(
-            f"Completions that may wait ({QUEUE}); more are refused with 429.", "N", 0, max=1000
-        ),
-    ] = QUEUE,
-    max_tokens: Annotated[
-        int, option(f"Most tokens per completion ({MAX_TOKENS}).", "N", 1, max=1_000_000)
-    ] = MAX_TOKENS,
+    slots: Slots = SLOTS,
+    queue: Queue = QUEUE,
+    max_tokens: MaxTokens = MAX_TOKENS,
     threads: ThreadsOption = None,
-    log: Annotated[bool, flag("--log", "Log each request on stderr, without its text.")] = False,
+    log: Log = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI's API and a web page.
 
     Ctrl-C or SIGTERM finishes the running completions and ends the server. Needs the extra 'serve'.
     """
     ctx: Context = context.obj
-    if run is not None and model is not None:
-        raise Usage("--run and --model exclude each other: give one")
+    check_one_model(run, model)
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(package) is None:
             raise MissingOutput(f"serving needs the package {package}: {install_command('serve')}")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.options import count
+from llmc.cli.options import argument, count, in_group
 from llmc.text.source import VAL_FRACTION, Reading
 from llmc.tokens import dataset
 from llmc.tokens.dataset import DEFAULT_TOKENIZER, TokenizeOptions
@@ -16,88 +16,78 @@ from llmc.tokens.manifest import Manifest
 from llmc.tokens.merge import read_shard
 from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS
 
+of_tokens = in_group("Tokens")
+of_reading = in_group("What is read")
+of_parts = in_group("Token files and parts")
+
 Inputs = Annotated[
     list[str],
-    typer.Argument(
-        metavar="INPUT",
-        help="A dataset (tinyshakespeare, tinystories, stdlib); or files, folders, patterns, "
+    argument(
+        "INPUT",
+        "A dataset (tinyshakespeare, tinystories, stdlib); or files, folders, patterns, "
         "URLs, hf:OWNER/NAME[:SPLIT[:COLUMN]], and - for stdin.",
     ),
 ]
 Tokenizer = Annotated[
     str | None,
-    typer.Option(
-        metavar="gpt2|byte|bpe:N|NAME|FILE",
-        help=f"Default: {DEFAULT_TOKENIZER}. bpe:N trains a vocabulary of N tokens on the "
+    of_tokens(
+        f"Default: {DEFAULT_TOKENIZER}. bpe:N trains a vocabulary of N tokens on the "
         "text; NAME is a tiktoken encoding, such as cl100k_base.",
+        "gpt2|byte|bpe:N|NAME|FILE",
     ),
 ]
-ValTokens = Annotated[
-    int | None, typer.Option(metavar="N", parser=count, help="Validate on the first N tokens.")
-]
+ValTokens = Annotated[int | None, of_tokens("Validate on the first N tokens.", "N", parser=count)]
 ValFraction = Annotated[
     float | None,
-    typer.Option(
-        metavar="F",
-        help="Validate on the first fraction F of the tokens, in whole documents. Default: "
+    of_tokens(
+        "Validate on the first fraction F of the tokens, in whole documents. Default: "
         f"{VAL_FRACTION}, at most {MOST_VAL_TOKENS:,} tokens.",
+        "F",
     ),
 ]
-Out = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Output folder. Default: data/<name>.")
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(metavar="PATTERN", help="Read only matching files of folders and archives."),
-]
-Exclude = Annotated[
-    list[str] | None, typer.Option(metavar="PATTERN", help="Skip matching files and folders.")
-]
-Documents = Annotated[
-    str | None,
-    typer.Option(
-        metavar="file|line|record|blank-line|endoftext|SEPARATOR",
-        help="What a document is. Default: a record of .jsonl, .json and .parquet; in other "
-        "text the file, or what lines of <|endoftext|> separate.",
-    ),
-]
-Field = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="The field or column of a record that holds its text."),
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Threads. Default: one per core.")
-]
-ShardTokens = Annotated[
-    int, typer.Option(metavar="N", parser=count, help="Maximum tokens in one token file.")
-]
+Out = Annotated[Path | None, of_tokens("Output folder. Default: data/<name>.", "DIR")]
+ShardTokens = Annotated[int, of_tokens("Maximum tokens in one token file.", "N", parser=count)]
 AllowSpecial = Annotated[
     bool,
-    typer.Option(
-        "--allow-special", help="Encode text such as <|endoftext|> in a document as that token."
+    of_tokens(
+        "Encode text such as <|endoftext|> in a document as that token.", names=("--allow-special",)
     ),
 ]
 Fast = Annotated[
     bool | None,
-    typer.Option(
-        "--fast/--no-fast",
-        help="Encode with gigatoken, after comparing it with tiktoken. Default: if installed.",
+    of_tokens(
+        "Encode with gigatoken, after comparing it with tiktoken. Default: if installed.",
+        names=("--fast/--no-fast",),
     ),
+]
+Workers = Annotated[int | None, of_tokens("Threads. Default: one per core.", "N", 1)]
+Include = Annotated[
+    list[str] | None, of_reading("Read only matching files of folders and archives.", "PATTERN")
+]
+Exclude = Annotated[list[str] | None, of_reading("Skip matching files and folders.", "PATTERN")]
+Documents = Annotated[
+    str | None,
+    of_reading(
+        "What a document is. Default: a record of .jsonl, .json and .parquet; in other "
+        "text the file, or what lines of <|endoftext|> separate.",
+        "file|line|record|blank-line|endoftext|SEPARATOR",
+    ),
+]
+Field = Annotated[
+    str | None, of_reading("The field or column of a record that holds its text.", "NAME")
 ]
 Dtype = Annotated[
     Literal["uint16", "int32"] | None,
-    typer.Option(help="INPUT are token files without a header: nanoGPT's, llm.c's first."),
+    of_parts("INPUT are token files without a header: nanoGPT's, llm.c's first."),
 ]
 ValData = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="Token files to validate on, if INPUT are token files."),
+    str | None, of_parts("Token files to validate on, if INPUT are token files.", "FILE")
 ]
 Shard = Annotated[
-    str | None,
-    typer.Option(metavar="I/N", help="Tokenize the I-th of N parts, to be joined by --merge."),
+    str | None, of_parts("Tokenize the I-th of N parts, to be joined by --merge.", "I/N")
 ]
 Merge = Annotated[
-    bool, typer.Option("--merge", help="Join parts: INPUT are their folders, or the one above.")
+    bool, of_parts("Join parts: INPUT are their folders, or the one above.", names=("--merge",))
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from llmc.check.inspect.description import Description, Table, safe_text
@@ -24,53 +25,52 @@ def show(made: Description, out: TextIO) -> None:
     from rich.console import Console
 
     console = Console(file=out, highlight=False)
-    if console.width > WIDEST:
-        console = Console(file=out, highlight=False, width=WIDEST)
+    console.width = min(console.width, WIDEST)
     _show(console, made)
 
 
-def plain_lines(made: Description, indent: str = "") -> list[str]:
-    """Return a description as lines: ``name: value``, and tables with aligned columns."""
-    lines = [f"{indent}{safe_text(str(made.path), None)}: {made.title}"]
-    lines += [
-        f"{indent}  {_label(fact.name)}: {fact.shown}"
-        for fact in made.facts
-        if fact.shown is not None
-    ]
+def plain_lines(made: Description, indent: str = "") -> Iterator[str]:
+    """Yield a description as lines: ``name: value``, and tables with aligned columns."""
+    yield f"{indent}{safe_text(str(made.path), None)}: {made.title}"
+    for label, shown in _facts(made):
+        yield f"{indent}  {label}: {shown}"
     for table in made.tables:
-        lines.append(f"{indent}  {table.name}:")
-        lines += [f"{indent}    {line}" for line in _aligned(table)]
-    lines += [f"{indent}  problem: {problem}" for problem in made.problems]
+        yield f"{indent}  {table.name}:"
+        yield from (f"{indent}    {line}" for line in _aligned(table))
+    yield from (f"{indent}  problem: {problem}" for problem in made.problems)
     for part in made.parts:
-        lines += plain_lines(part, indent + "  ")
-    return lines
+        yield from plain_lines(part, indent + "  ")
 
 
-def _label(name: str) -> str:
-    return name.replace("_", " ")
+def _facts(made: Description) -> list[tuple[str, str]]:
+    return [(f.name.replace("_", " "), f.shown) for f in made.facts if f.shown is not None]
 
 
-def _aligned(table: Table) -> list[str]:
-    """Return the rows as text; the last column is not padded."""
-    heads = [column.lstrip(">").replace("_", " ") for column in table.columns]
-    rows = [tuple(heads), *table.shown]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    lines = []
+def _head(column: str) -> str:
+    return column.lstrip(">").replace("_", " ")
+
+
+def _aligned(table: Table) -> Iterator[str]:
+    """Yield the rows as text; the last column is not padded."""
+    rows = [[_head(column) for column in table.columns], *table.shown]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.rjust(width) if column.startswith(">") else cell.ljust(width)
+            f"{cell:{'>' if column.startswith('>') else '<'}{width}}"
             for cell, width, column in zip(row, widths, table.columns, strict=True)
         ]
-        lines.append("  ".join(cells).rstrip())
-    return lines + _left_out(table)
+        yield "  ".join(cells).rstrip()
+    if table.left_out:
+        yield _left_out(table)
 
 
-def _left_out(table: Table) -> list[str]:
-    return [f"… and {table.left_out:,} more"] if table.left_out else []
+def _left_out(table: Table) -> str:
+    return f"… and {table.left_out:,} more"
 
 
 def _show(console: Console, made: Description, depth: int = 0) -> None:
     from rich.padding import Padding
+    from rich.table import Table as Grid
     from rich.text import Text
 
     def put(what: RenderableType) -> None:
@@ -80,12 +80,17 @@ def _show(console: Console, made: Description, depth: int = 0) -> None:
         console.print()
     title = Text(safe_text(str(made.path), None), style="bold")
     put(Text.assemble(title, ("  ", ""), (made.title, "cyan")))
-    put(_facts(made))
+    grid = Grid.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", width=LABEL, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, shown in _facts(made):
+        grid.add_row(label, Text(shown))
+    put(grid)
     for table in made.tables:
         console.print()
         put(_table(table))
-        for line in _left_out(table):
-            put(Text(line, style="dim"))
+        if table.left_out:
+            put(Text(_left_out(table), style="dim"))
     for problem in made.problems:
         put(Text.assemble(("✗ ", "bold red"), (problem, "red")))
     for part in made.parts:
@@ -94,20 +99,8 @@ def _show(console: Console, made: Description, depth: int = 0) -> None:
         console.print(Text.assemble(("✓ ", "bold green"), ("nothing wrong was found", "green")))
 
 
-def _facts(made: Description) -> RenderableType:
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    grid = Grid.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", width=LABEL, no_wrap=True)
-    grid.add_column(overflow="fold")
-    for fact in made.facts:
-        if fact.shown is not None:
-            grid.add_row(_label(fact.name), Text(fact.shown))
-    return grid
-
-
 def _table(table: Table) -> RenderableType:
+    """Return a table without the counts of NaN or infinity where all are zero."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as Grid
     from rich.text import Text
@@ -122,20 +115,17 @@ def _table(table: Table) -> RenderableType:
         show_edge=False,
         header_style="dim",
     )
-    kept = [i for i, column in enumerate(table.columns) if not _nothing(column, table, i)]
-    for column in (table.columns[i] for i in kept):
-        name = column.lstrip(">")
+    kept = []
+    for i, column in enumerate(table.columns):
+        if column in RARE and all(row[i] == "0" for row in table.shown):
+            continue
+        kept.append(i)
         grid.add_column(
-            name.replace("_", " "),
+            _head(column),
             justify="right" if column.startswith(">") else "left",
             overflow="fold",
-            no_wrap=name not in PROSE,
+            no_wrap=column.lstrip(">") not in PROSE,
         )
     for row in table.shown:
         grid.add_row(*(Text(row[i]) for i in kept))
     return grid
-
-
-def _nothing(column: str, table: Table, index: int) -> bool:
-    """Return whether a column of NaN or infinity counts has only zeros."""
-    return column in RARE and all(row[index] == "0" for row in table.shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
@@ -46,13 +47,7 @@ class View:
         """End a text."""
 
     def separate(self, eot: SampledToken, heading: str, *, first: bool) -> None:
-        """Separate several texts.
-
-        Args:
-            eot: the end-of-text token, which separates texts in a file.
-            heading: a heading for a terminal.
-            first: True before the first text.
-        """
+        """Separate several texts, by the token ``eot`` or, in a terminal, by the heading."""
 
     def prompt(self, ids: Sequence[int], text: str) -> None:
         """Show the prompt."""
@@ -61,13 +56,17 @@ class View:
         """Show one token at once."""
 
 
-class IdView(View):
-    """Token ids, one per line, without a token that a stop string cut."""
+class PipeView(View):
+    """A view for a pipe or a file, where end-of-text separates texts."""
 
     def separate(self, eot: SampledToken, heading: str, *, first: bool) -> None:
         """Write end-of-text between two texts."""
         if not first:
             self.show(eot)
+
+
+class IdView(PipeView):
+    """Token ids, one per line, without a token that a stop string cut."""
 
     def prompt(self, ids: Sequence[int], text: str) -> None:
         """Write the ids of the prompt."""
@@ -79,13 +78,8 @@ class IdView(View):
             _write(b"%d\n" % written.token)
 
 
-class ByteView(View):
-    """Text for a pipe or a file: the bytes of the tokens, unchanged."""
-
-    def separate(self, eot: SampledToken, heading: str, *, first: bool) -> None:
-        """Write end-of-text between two texts."""
-        if not first:
-            self.show(eot)
+class ByteView(PipeView):
+    """Text: the bytes of the tokens, unchanged."""
 
     def prompt(self, ids: Sequence[int], text: str) -> None:
         """Write the prompt."""
@@ -104,16 +98,13 @@ class TerminalView(View):
     def __init__(self, *, colours: bool = False) -> None:
         """Begin on an empty line."""
         self.colours = colours
-        self._console: Console | None = None
 
-    @property
+    @cached_property
     def console(self) -> Console:
         """The console on stdout, which knows whether stdout takes colours."""
-        if self._console is None:
-            from rich.console import Console
+        from rich.console import Console
 
-            self._console = Console()
-        return self._console
+        return Console()
 
     def __exit__(self, *unused: object) -> None:
         """End the last line."""
@@ -152,16 +143,12 @@ def choose_view(*, decode: bool, show_probs: bool) -> View:
 
 def printable(text: str) -> str:
     """Replace characters that move the cursor or change the direction of writing."""
-    return "".join(
-        char
-        if char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and not _turns(char))
-        else "\ufffd"
-        for char in text
-    )
+    return "".join("\ufffd" if _acts(char) else char for char in text)
 
 
-def _turns(char: str) -> bool:
-    return unicodedata.bidirectional(char) in TURNS
+def _acts(char: str) -> bool:
+    control = unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"
+    return control or unicodedata.bidirectional(char) in TURNS
 
 
 def colour_of(probability: float) -> str:
@@ -192,14 +179,10 @@ def prompt_note(tokens: int, context: int) -> str | None:
 
 
 def summary(texts: Sequence[Sample], seconds: float) -> str:
-    """Return one line with the number of tokens and the speed.
+    """Return one line with the number of tokens and the speed of texts that have ended.
 
     The number counts the tokens of the texts. The engine may have written more after a stop string
-    until it was cancelled; the speed counts those too.
-
-    Args:
-        texts: samples that have ended.
-        seconds: elapsed time of all of them.
+    until it was cancelled; the speed counts those too. ``seconds`` is the time of all texts.
     """
     ends = [text.end for text in texts if text.end is not None]
     count = sum(len(text.ids) for text in texts)
