@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from llmc.report import SILENT, Report
 from llmc.units import megabytes
 
 NEEDED_MEMORY = 2.3e9  # bytes for training GPT-2 124M at B=4, T=64
+NO_AMX = "use a virtual machine or a kernel that passes AMX on: it makes bf16 several times faster"
 NEEDED_DISK = 2e9  # bytes for its weights, two checkpoints and the compiler's cache
 
 
@@ -232,20 +234,27 @@ def _build(exam: Exam) -> Finding:
 
 
 def _isa(exam: Exam) -> Finding:
-    tables, chosen = {}, ""
-    for event in instruction_sets(exam.engine):
+    tables, rates, chosen = {}, {}, ""
+    for event in instruction_sets(exam.engine, rates=True):
         if event["event"] == "table":
             tables[event["isa"]] = event["runnable"]
+            rates[event["isa"]] = [
+                event.get(f"{dtype}_flops", 0) / 1e9 for dtype in ("fp32", "bf16")
+            ]
             # At once: what comes after the tables may be a refusal of LLMC_ISA.
             exam.isas = [isa for isa, runnable in tables.items() if runnable]
         else:
             chosen = event["isa"]
-    found = f"{chosen}; also {', '.join(isa for isa in exam.isas if isa != chosen)}"
+    fp32, bf16 = rates[chosen]
+    others = ", ".join(isa for isa in exam.isas if isa != chosen)
+    found = f"{chosen}, {fp32:.0f} GF/s a thread in fp32 and {bf16:.0f} in bf16; also {others}"
     if beyond := ", ".join(isa for isa, runnable in tables.items() if not runnable):
         found += f"; not on this CPU: {beyond}"
-    if chosen == exam.isas[-1]:
-        return Finding(State.OK, found)
-    return Finding(State.WARNING, found, f"unset LLMC_ISA: {exam.isas[-1]} is faster")
+    if os.environ.get("LLMC_ISA") and chosen != exam.isas[-1]:
+        return Finding(State.WARNING, found, f"unset LLMC_ISA: {exam.isas[-1]} is faster")
+    if machine.hidden_amx():
+        return Finding(State.WARNING, f"{found}; this CPU has AMX, but the system hides it", NO_AMX)
+    return Finding(State.OK, found)
 
 
 def _parity(exam: Exam, *, precision: Precision) -> Finding:

@@ -17,23 +17,28 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def instruction_sets(binary: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of ``llmc-native isa``: every kernel table, then the one it uses here.
+def instruction_sets(
+    binary: Path, dtype: str = "fp32", *, rates: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield the events of ``llmc-native isa``: every kernel table, then the one for ``dtype`` here.
+
+    With ``rates`` a table has what one thread multiplies: ``fp32_flops`` and ``bf16_flops``, per
+    second.
 
     Raises:
         LlmcError: the engine failed, or LLMC_ISA names one that cannot run; the tables come before.
     """
-    with Engine([str(binary), "isa"]) as engine:
+    with Engine([str(binary), "isa", "--dtype", dtype, "--rates", str(int(rates))]) as engine:
         yield from engine.events()
 
 
-def chosen_isa(binary: Path) -> str:
-    """Return the instruction set that the engine uses on this machine.
+def chosen_isa(binary: Path, dtype: str) -> str:
+    """Return the instruction set that the engine multiplies ``dtype`` with on this machine.
 
     Raises:
         LlmcError: the engine failed, or LLMC_ISA names one that cannot run.
     """
-    *_, chosen = instruction_sets(binary)
+    *_, chosen = instruction_sets(binary, dtype)
     return str(chosen["isa"])
 
 
@@ -52,6 +57,21 @@ def cpu_identity() -> str:
     """Return the CPU's name and instruction sets; virtual CPUs have vague names."""
     match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
     return f"{cpu_name()} {match[1] if match else ''}"
+
+
+def hidden_amx() -> bool:
+    """Return whether this CPU has AMX, and the system or the virtual machine hides it.
+
+    The models are those of Sapphire, Emerald and Granite Rapids (Linux, ``intel-family.h``).
+    """
+    info = _text("/proc/cpuinfo")
+    found = {
+        name: match[1] if (match := re.search(rf"^{name}\s*:\s*(.*)$", info, re.MULTILINE)) else ""
+        for name in ("vendor_id", "cpu family", "model", "flags")
+    }
+    rapids = found["model"] in {"143", "207", "173", "174"} and found["cpu family"] == "6"
+    intel = found["vendor_id"] == "GenuineIntel"
+    return intel and rapids and "amx_tile" not in found["flags"].split()
 
 
 class Memory(NamedTuple):

@@ -116,7 +116,7 @@ def train(
     binary = ensure_native(report=report)
     if (warning := plan.storage.warning()) is not None:
         report.note(warning)
-    setup = Setup(binary, chosen_isa(binary), threads)
+    setup = Setup(binary, chosen_isa(binary, plan.settings.dtype), threads)
     name = inputs.run if inputs is not None else None
     return run_training(workspace, plan, setup, run=name, report=report, on_event=on_event)
 

@@ -378,7 +378,9 @@ def test_the_instruction_set_can_be_forced(native: Native, isas: list[str], file
     for isa in isas:
         start = json_lines(succeeded(native("train", isa=isa, **flags)).stdout)[0]
         assert start["isa"] == isa
-    assert json_lines(succeeded(native("train", **flags)).stdout)[0]["isa"] == isas[-1]
+    # On a Mac a BLAS may be measured to be faster than the best table.
+    best = json_lines(succeeded(native("train", **flags)).stdout)[0]["isa"]
+    assert best in {isas[-1], "blas"} & set(isas)
     for isa in ("abacus", *(set(ALL_ISAS) - set(isas))):
         message = refused(native("train", isa=isa, **flags), 2)
         assert f"LLMC_ISA={isa}" in message

@@ -35,3 +35,30 @@ def test_a_cpu_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_text", lambda _: "")
     assert machine.cpu_name() == "abacus"
     assert machine.huge_pages() is None
+
+
+@pytest.mark.parametrize(
+    ("vendor", "model", "flags", "hidden"),
+    [
+        ("GenuineIntel", 207, "avx512f", True),
+        ("GenuineIntel", 207, "avx512f amx_tile amx_bf16", False),
+        ("GenuineIntel", 106, "avx512f", False),
+        ("AuthenticAMD", 207, "avx512f", False),
+    ],
+)
+def test_amx_that_a_virtual_machine_hides(
+    vendor: str, model: int, flags: str, hidden: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (
+        f"vendor_id\t: {vendor}",
+        "cpu family\t: 6",
+        f"model\t\t: {model}",
+        f"flags\t\t: {flags}",
+    )
+    monkeypatch.setattr(machine, "_text", lambda _: "\n".join(lines))
+    assert machine.hidden_amx() is hidden
+
+
+def test_a_machine_without_cpuinfo_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_text", lambda _: "")
+    assert not machine.hidden_amx()
