@@ -159,25 +159,25 @@ class SampleConfig(Checked):
     tokens: int = _sampling(256, "Tokens to write after the prompt, at most")
     temperature: float = _sampling(
         1.0,
-        "Divisor of the logits: below 1 likelier tokens, 0 always the likeliest",
+        "Below 1 more predictable, above 1 more random (0: greedy)",
         "TEMP",
         high=1e6,
     )
-    top_k: int = _sampling(0, "Sample from the K likeliest (0: all)", "K")
+    top_k: int = _sampling(0, "Sample from the K most likely tokens (0: all)", "K")
     top_p: float = _sampling(
-        1.0, "Sample from the likeliest tokens whose probabilities add up to P", "P", high=1
+        1.0, "Sample from the most likely tokens that add up to P", "P", high=1
     )
     min_p: float = _sampling(
-        0.0, "Sample from tokens at least P times as likely as the likeliest (0: all)", "P", high=1
+        0.0, "Drop tokens less than P times as likely as the likeliest (0: none)", "P", high=1
     )
     repetition_penalty: float = _sampling(
         1.0,
-        "Penalty on tokens that the text holds already (1: none)",
+        "Above 1, tokens already in the text become less likely (1: off)",
         "PENALTY",
         low=1e-6,
         high=1e6,
     )
-    seed: int = _sampling(1337, "Random seed of the text", high=2**53)
+    seed: int = _sampling(1337, "Random seed; the same seed writes the same text", high=2**53)
     dtype: str = _sampling(
         "fp32", "Type of the weights; a smaller one is faster", "TYPE", choices=SAMPLE_DTYPES
     )

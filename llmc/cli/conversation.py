@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.cli.ui import Ui
 from llmc.cli.views.sampling import TerminalView, legend, prompt_note, summary
-from llmc.config import SampleConfig, nearest
+from llmc.config import SAMPLE_SETTINGS, SampleConfig, nearest
 from llmc.engine.generator import Generator
 from llmc.engine.protocol import Request
 from llmc.errors import Usage
 from llmc.paths import cache_dir
 from llmc.sample.model import SampleModel
-from llmc.sample.settings import SAMPLE_SETTINGS
 from llmc.sample.text import Sample
 from llmc.units import megabytes
 
@@ -236,19 +235,18 @@ class PromptCommand:
     setting: str = ""
 
 
-def _setting(word: str, field: str) -> PromptCommand:
-    text = SAMPLE_SETTINGS[field]
-    return PromptCommand(f"{word} {text.example}", text.help, Conversation.set, field)
+def _setting(usage: str, name: str) -> PromptCommand:
+    return PromptCommand(usage, SAMPLE_SETTINGS[name].help, Conversation.set, name)
 
 
 _COMMANDS = (
-    _setting("/temp", "temperature"),
-    _setting("/top-k", "top_k"),
-    _setting("/top-p", "top_p"),
-    _setting("/min-p", "min_p"),
-    _setting("/penalty", "repetition_penalty"),
-    _setting("/tokens", "tokens"),
-    _setting("/seed", "seed"),
+    _setting("/temp 0.7", "temperature"),
+    _setting("/top-k 40", "top_k"),
+    _setting("/top-p 0.9", "top_p"),
+    _setting("/min-p 0.05", "min_p"),
+    _setting("/penalty 1.1", "repetition_penalty"),
+    _setting("/tokens 200", "tokens"),
+    _setting("/seed 7", "seed"),
     PromptCommand("/stop TEXT", "End before this text; /stop: no such text", Conversation.set_stop),
     PromptCommand("/probs on", "Colour tokens by probability", Conversation.set_colours),
     PromptCommand("/show", "List the settings and the model", Conversation.show),

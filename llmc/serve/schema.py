@@ -26,8 +26,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from llmc.config import SAMPLE_SETTINGS
 from llmc.engine.protocol import MOST_ALTERNATIVES
-from llmc.sample.settings import SAMPLE_SETTINGS
 from llmc.serve.refusals import Refused, printable
 
 MAX_CHOICES, MAX_STOPS, MAX_STOP_CHARACTERS = 128, 4, 256

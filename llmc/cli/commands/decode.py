@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.options import argument, option
 from llmc.errors import BadData, Usage
 from llmc.tokens.tokenizer import load_tokenizer
 from llmc.train.folder import newest_tokenizer
@@ -19,14 +20,9 @@ CHUNK = 1 << 16
 
 def decode(
     context: typer.Context,
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="IDS", help="Token ids. Default: from stdin.")
-    ] = None,
+    ids: Annotated[list[str] | None, argument("IDS", "Token ids. Default: from stdin.")] = None,
     tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="gpt2|byte|FILE", help="Default: that of the newest run, else dataset."
-        ),
+        str | None, option("Default: that of the newest run, else dataset.", "gpt2|byte|FILE")
     ] = None,
 ) -> None:
     """Turn token ids into text."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.options import argument, flag, option
 from llmc.cli.views.inspection import show
 from llmc.errors import BadData
 
@@ -17,30 +18,25 @@ def inspect(
     context: typer.Context,
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE|DIR", help="The file or folder. Default: the workspace."),
+        argument("FILE|DIR", "The file or folder. Default: the workspace."),
     ] = None,
     *,
     tensors: Annotated[
-        bool,
-        typer.Option("--tensors", help="Show mean, std, min, max and NaNs of every tensor."),
+        bool, flag("--tensors", "Show mean, std, min, max and NaNs of every tensor.")
     ] = False,
     tokenizer: Annotated[
         str | None,
-        typer.Option(
-            metavar="gpt2|byte|FILE",
-            help="Decode tokens with this tokenizer. Default: the recorded one.",
-        ),
+        option("Decode tokens with this tokenizer. Default: the recorded one.", "gpt2|byte|FILE"),
     ] = None,
     dtype: Annotated[
         Literal["uint16", "int32", "uint32"] | None,
-        typer.Option(
-            help="Type of the tokens in a file without a header: uint16 (nanoGPT) or int32 "
+        option(
+            "Type of the tokens in a file without a header: uint16 (nanoGPT) or int32 "
             "(llm.c's first)."
         ),
     ] = None,
     full: Annotated[
-        bool,
-        typer.Option("--full", help="Read everything. Default: a sample of files over 8 GB."),
+        bool, flag("--full", "Read everything. Default: a sample of files over 8 GB.")
     ] = False,
 ) -> None:
     """Describe a file or folder and report what is wrong with it.

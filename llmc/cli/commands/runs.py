@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from llmc.cli.context import Context
+from llmc.cli.options import flag, option
 from llmc.terminal import printable
 from llmc.train.history import RunHistory, all_runs
 from llmc.units import clock, short
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 Sort = Literal["when", "name", "size", "steps", "loss", "val", "tokens", "time", "speed"]
 SortOption = Annotated[
     Sort,
-    typer.Option(
-        metavar="KEY",
-        help="Sort by when (newest first), name, size (largest model first), steps, loss, val "
+    option(
+        "Sort by when (newest first), name, size (largest model first), steps, loss, val "
         "(lowest first), tokens, time or speed (highest first) (when).",
+        "KEY",
         show_default=False,
     ),
 ]
@@ -37,7 +38,7 @@ def runs(
     context: typer.Context,
     *,
     sort: SortOption = "when",
-    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
+    reverse: Annotated[bool, flag("--reverse", "Reverse the order.")] = False,
 ) -> None:
     """List the training runs: progress, speed and loss.
 

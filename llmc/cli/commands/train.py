@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.options import count, with_settings
+from llmc.cli.options import count, in_group, option, with_settings
 from llmc.cli.views.dry_run import estimate_fields, print_estimate, print_memory
 from llmc.cli.views.training import choose_view, result_fields, summary
 from llmc.config import DATA, MACHINE, SAVING, TRAIN_SETTINGS
@@ -21,47 +20,63 @@ from llmc.train.loop import TrainResult, ignore, resume_command
 from llmc.train.loop import train as run_train
 from llmc.train.plan import Inputs
 
-of_data = partial(typer.Option, rich_help_panel=DATA)
-of_saving = partial(typer.Option, rich_help_panel=SAVING)
-of_machine = partial(typer.Option, rich_help_panel=MACHINE)
+of_data = in_group(DATA)
 
 Data = Annotated[
     Path | None,
     of_data(
-        metavar="PATH",
-        help="Dataset folder, token file or glob pattern; with --resume, where the run's own "
+        "Dataset folder, token file or glob pattern; with --resume, where the run's own "
         "data was moved to. Default: the dataset prepared last.",
+        "PATH",
     ),
 ]
-VAL_DATA = "Token file or pattern to validate on. Default: the dataset's."
-ValData = Annotated[Path | None, of_data(metavar="FILE", help=VAL_DATA)]
-MODEL = "Checkpoint to start from. Default: the one prepared with the data."
-Model = Annotated[Path | None, of_data(metavar="FILE", help=MODEL)]
-CONFIG = "Preset by name (python-stdlib) or TOML file; options win over it."
-Config = Annotated[str | None, of_data(metavar="PRESET", help=CONFIG)]
-RUN = "Name of the run, a folder in runs/. Default: DATASET-NUMBER."
-Run = Annotated[str | None, of_data(metavar="NAME", help=RUN)]
+ValData = Annotated[
+    Path | None, of_data("Token file or pattern to validate on. Default: the dataset's.", "FILE")
+]
+Model = Annotated[
+    Path | None,
+    of_data("Checkpoint to start from. Default: the one prepared with the data.", "FILE"),
+]
+Config = Annotated[
+    str | None,
+    of_data("Preset by name (python-stdlib) or TOML file; options win over it.", "PRESET"),
+]
+Run = Annotated[
+    str | None, of_data("Name of the run, a folder in runs/. Default: DATASET-NUMBER.", "NAME")
+]
 Resume = Annotated[
     bool,
-    of_saving(
-        "--resume",
-        help="Continue a run from its newest checkpoint, bit for bit: the newest run, or the "
+    option(
+        "Continue a run from its newest checkpoint, bit for bit: the newest run, or the "
         "one that --run names.",
+        group=SAVING,
+        names=("--resume",),
     ),
 ]
 LogEvery = Annotated[
     int,
-    of_saving(
-        metavar="STEPS",
+    option(
+        "Steps between lines on stdout when it is not a terminal (0: a line every 5 s).",
+        "STEPS",
+        group=SAVING,
         parser=count,
         show_default=False,
-        help="Steps between lines on stdout when it is not a terminal (0: a line every 5 s).",
     ),
 ]
-THREADS = "Threads; the result does not depend on it. Default: one per core."
-Threads = Annotated[int | None, of_machine(min=1, metavar="N", help=THREADS)]
-DRY_RUN = "Print the memory, time and disk space that the run will take; write nothing."
-DryRun = Annotated[bool, of_machine("--dry-run", help=DRY_RUN)]
+Threads = Annotated[
+    int | None,
+    option(
+        "Threads; the result does not depend on it. Default: one per core.", "N", 1, group=MACHINE
+    ),
+]
+DryRun = Annotated[
+    bool,
+    option(
+        "Print the memory, time and disk space that the run will take; write nothing.",
+        group=MACHINE,
+        names=("--dry-run",),
+    ),
+]
 
 
 @with_settings(TRAIN_SETTINGS)
