@@ -159,7 +159,7 @@ class SampleConfig(Checked):
     tokens: int = _sampling(256, "Tokens to write after the prompt, at most")
     temperature: float = _sampling(
         1.0,
-        "Below 1 more predictable, above 1 more random (0: greedy)",
+        "Below 1 more predictable, above 1 more random, 0 greedy",
         "TEMP",
         high=1e6,
     )
