@@ -6,6 +6,10 @@
 #include <stdint.h>
 #include <string.h>
 
+/* gcc does not know that tiles read and write memory: what was stored before is in memory, what is loaded after comes
+ * from there. */
+INLINE void amx_fence(void) { __asm__ volatile("" ::: "memory"); }
+
 enum { TILE_ROWS = 16, TILE_BYTES = 64, TILE_WORDS = 16 };
 
 #ifndef LLMC_TILES_MODEL

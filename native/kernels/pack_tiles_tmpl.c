@@ -149,8 +149,9 @@ INLINE void pack_step(vi *to, struct Factor from, const bool right, const bool a
       panel_row(part, from, i, along, range, parts);
       for (int p = 0; p < parts; p++) to[p * 2 * TILE_ROWS + (int)i] = part[p];
     }
+    if (right != along) continue;
 #pragma GCC unroll 1
-    for (int p = 0; right == along && p < parts; p++) {
+    for (int p = 0; p < parts; p++) {
       vi row[TILE_ROWS];
       memcpy(row, to + p * 2 * TILE_ROWS, sizeof row);
       transpose16(row);

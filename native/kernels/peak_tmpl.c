@@ -37,7 +37,7 @@ static void peak_task(void *argument, int thread, int threads) {
 static void peak_tiles_task(void *argument, int thread, int threads) {
   (void)argument, (void)thread, (void)threads;
   amx_begin();
-  for (int tile = 0; tile < PEAK_TILE_ROUNDS; tile += 4) MULTIPLY();
+  for (int tile = 0; tile < PEAK_TILE_ROUNDS; tile += 4) tiled_multiply();
   amx_end();
 }
 #elif BLAS

@@ -31,47 +31,77 @@ static size_t tiled_own_floats(void) {
 }
 
 /* Tiles 0 to 3 hold the sums, 4 and 5 the left factor, 6 and 7 the right one. */
-#define LOAD_LEFT(part) (amx_load(4, left + (part) * 2 * PANEL_TILE, TILE_BYTES), \
-                         amx_load(5, left + ((part) * 2 + 1) * PANEL_TILE, TILE_BYTES))
-#define LOAD_RIGHT(part) (amx_load(6, right + (part) * 2 * PANEL_TILE, TILE_BYTES), \
-                          amx_load(7, right + ((part) * 2 + 1) * PANEL_TILE, TILE_BYTES))
-#define MULTIPLY() (amx_multiply_bf16(0, 4, 6), amx_multiply_bf16(2, 5, 6), \
-                    amx_multiply_bf16(1, 4, 7), amx_multiply_bf16(3, 5, 7))
+INLINE void tiled_load_left(const uint32_t *left, const int part) {
+  amx_load(4, left + part * 2 * PANEL_TILE, TILE_BYTES);
+  amx_load(5, left + (part * 2 + 1) * PANEL_TILE, TILE_BYTES);
+}
+
+INLINE void tiled_load_right(const uint32_t *right, const int part) {
+  amx_load(6, right + part * 2 * PANEL_TILE, TILE_BYTES);
+  amx_load(7, right + (part * 2 + 1) * PANEL_TILE, TILE_BYTES);
+}
+
+INLINE void tiled_multiply(void) {
+  amx_multiply_bf16(0, 4, 6);
+  amx_multiply_bf16(2, 5, 6);
+  amx_multiply_bf16(1, 4, 7);
+  amx_multiply_bf16(3, 5, 7);
+}
+
+INLINE void tiled_zero(void) {
+  amx_zero(0);
+  amx_zero(1);
+  amx_zero(2);
+  amx_zero(3);
+}
 
 /* The sums += one step of both factors. Parts are multiplied in an order in which each product shares a factor with the
  * one before. The right factor passes by; the left one is needed again for the next panel, as far as it `stays`. */
 INLINE void tiled_step(const uint32_t *left, const uint32_t *right, const bool stays, const int parts) {
   if (parts == FLOAT_PARTS) {
-    LOAD_LEFT(2), LOAD_RIGHT(0), MULTIPLY();
-    LOAD_LEFT(1), MULTIPLY();
-    LOAD_RIGHT(1), MULTIPLY();
-    LOAD_LEFT(0), MULTIPLY();
-    LOAD_RIGHT(0), MULTIPLY();
-    LOAD_RIGHT(2), MULTIPLY();
+    tiled_load_left(left, 2), tiled_load_right(right, 0), tiled_multiply();
+    tiled_load_left(left, 1), tiled_multiply();
+    tiled_load_right(right, 1), tiled_multiply();
+    tiled_load_left(left, 0), tiled_multiply();
+    tiled_load_right(right, 0), tiled_multiply();
+    tiled_load_right(right, 2), tiled_multiply();
     return;
   }
-  if (stays) amx_load(4, left, TILE_BYTES);
-  else amx_load_once(4, left, TILE_BYTES);
+  if (stays) {
+    amx_load(4, left, TILE_BYTES);
+  } else {
+    amx_load_once(4, left, TILE_BYTES);
+  }
   amx_load_once(6, right, TILE_BYTES);
   amx_multiply_bf16(0, 4, 6);
-  if (stays) amx_load(5, left + PANEL_TILE, TILE_BYTES);
-  else amx_load_once(5, left + PANEL_TILE, TILE_BYTES);
+  if (stays) {
+    amx_load(5, left + PANEL_TILE, TILE_BYTES);
+  } else {
+    amx_load_once(5, left + PANEL_TILE, TILE_BYTES);
+  }
   amx_multiply_bf16(2, 5, 6);
   amx_load_once(7, right + PANEL_TILE, TILE_BYTES);
-  amx_multiply_bf16(1, 4, 7), amx_multiply_bf16(3, 5, 7);
+  amx_multiply_bf16(1, 4, 7);
+  amx_multiply_bf16(3, 5, 7);
 }
 
 /* A block of floats whose rows are `stride` floats apart. */
 INLINE void tiled_load(const float *at, size_t stride) {
   const size_t bytes = stride * sizeof(float);
-  amx_load(0, at, bytes), amx_load(1, at + TILE_WORDS, bytes);
-  amx_load(2, at + TILE_ROWS * stride, bytes), amx_load(3, at + TILE_ROWS * stride + TILE_WORDS, bytes);
+  amx_fence();
+  amx_load(0, at, bytes);
+  amx_load(1, at + TILE_WORDS, bytes);
+  amx_load(2, at + TILE_ROWS * stride, bytes);
+  amx_load(3, at + TILE_ROWS * stride + TILE_WORDS, bytes);
 }
 
 INLINE void tiled_store(float *at, size_t stride) {
   const size_t bytes = stride * sizeof(float);
-  amx_store(0, at, bytes), amx_store(1, at + TILE_WORDS, bytes);
-  amx_store(2, at + TILE_ROWS * stride, bytes), amx_store(3, at + TILE_ROWS * stride + TILE_WORDS, bytes);
+  amx_store(0, at, bytes);
+  amx_store(1, at + TILE_WORDS, bytes);
+  amx_store(2, at + TILE_ROWS * stride, bytes);
+  amx_store(3, at + TILE_ROWS * stride + TILE_WORDS, bytes);
+  amx_fence();
 }
 
 /* A block of sums on its way out. A few rows leave with each step of the next block: by then what the tiles stored lies
@@ -211,6 +241,7 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
   } else {
     pack_panels(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, b_most, true, parts);
   }
+  amx_fence();
   for (size_t i = 0; i < part.rows; i += PANEL) {
     for (size_t j = 0; j < part.columns; j += PANEL) {
       const size_t at = (part.m + i) * N + part.n + j;
@@ -222,14 +253,17 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
                           (!last || (gemm->finish == STORE && gemm->bias == NULL && size == sizeof(float)));
       float *sums = blocks + (turn ^= 1) * PANEL * PANEL;
       if (direct && (!first || gemm->add)) tiled_load(gemm->sums + at, N);
-      else amx_zero(0), amx_zero(1), amx_zero(2), amx_zero(3);
+      else tiled_zero();
       const char *line = (const char *)lines.data + at * size;
       size_t lines_left = rows;
+      const size_t multiplied = fits ? steps : 0;
 #pragma GCC unroll 1
-      for (size_t s = 0; fits && s < steps; s++, left += step_words, right += step_words) {
+      for (size_t s = 0; s < multiplied; s++, left += step_words, right += step_words) {
         tiled_step(left, right, s < TILED_STAY, parts);
         /* The way from tiles to memory falls asleep: after 2,000 cycles without a store, the next takes 700. */
-        if (s % (parts == 1 ? 16 : 2) == 1) amx_store(7, blocks + 2 * PANEL * PANEL, TILE_BYTES);
+        if (s % (parts == 1 ? 16 : 2) == 1) {
+          amx_store(7, blocks + 2 * PANEL * PANEL, TILE_BYTES);
+        }
         tiled_finish(gemm, &pending, rows_a_step);
         for (size_t r = 0; r < rows_a_step && lines_left > 0; r++, lines_left--, line += N * size) {
           __builtin_prefetch(line, 1);

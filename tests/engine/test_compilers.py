@@ -67,4 +67,4 @@ def test_an_instruction_set_that_a_compiler_lacks_is_left_out(tmp_path: Path) ->
     refusing.write_text("#!/bin/sh\nexit 1\n")
     refusing.chmod(0o755)
     compiler = probed(replace(c_compiler(str(refusing)), machine="x86_64"))
-    assert compiler.lacks == {"avx2", "avx512", "avx512bf16"}
+    assert compiler.lacks == {"avx2", "avx512", "avx512bf16", "amx", "amxfp32"}

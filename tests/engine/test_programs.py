@@ -58,7 +58,7 @@ def test_a_failed_check_fails_the_program(programs: dict[str, Path]) -> None:
     assert "failed: no table to test: LLMC_TEST_ISA=abacus" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["test_kernels", "test_decode"])
+@pytest.mark.parametrize("name", ["test_kernels", "test_floats", "test_decode"])
 def test_products_by_a_blas_match_the_plain_loops(name: str, programs: dict[str, Path]) -> None:
     """The library is numpy's; on a Mac it would be Accelerate."""
     libraries = Path(np.__file__).parents[1] / "numpy.libs"
@@ -128,7 +128,7 @@ def test_tables_of_newer_cpus_match_the_plain_loops_on_avx2(
         UNASKED.format(tables=", ".join(names), pointers=", ".join(f"&{name}" for name in names))
     )
     programs = kept_programs(cache, mode=Mode.RELEASE if every == 1 else Mode.DEBUG, native=native)
-    for name in ("test_kernels", "test_decode", "test_cache"):
+    for name in ("test_kernels", "test_floats", "test_decode", "test_cache"):
         done = subprocess.run(
             [programs[name]],
             capture_output=True,

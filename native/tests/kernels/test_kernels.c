@@ -120,88 +120,6 @@ static void check_linears(void) {
   }
 }
 
-/* ---- products of unusual floats ------------------------------------------------------------------ */
-
-/* A float is finite, infinite or no number where it is in the plain loops; finite ones are as near as always. */
-static void check_same_kind(struct Case *c) {
-  for (int t = 0; kernels_at(t) != NULL; t++) {
-    if (!kernels_runnable(kernels_at(t))) continue;
-    struct Memory expected, got;
-    case_run(c, kernels_at(0), 0, &expected);
-    case_run(c, kernels_at(t), 1, &got);
-    for (size_t i = 0; i < got.count; i++) {
-      const double e = expected.data[i], g = got.data[i];
-      const bool same = isfinite(e) ? fabs(g - e) <= 1e-4 * (1 + fabs(e)) : isnan(e) ? isnan(g) : g == e;
-      check(same, "%s: expected %g in out[%zu], got %g", now, e, i, g);
-    }
-    memory_free(&expected), memory_free(&got);
-  }
-}
-
-/* Infinities stay infinite, and the other rows and columns do not notice them. */
-static void check_infinities(size_t M, size_t N, size_t K) {
-  struct Case c = {.op = "linear_forward of infinities", .call = call_forward, .M = M, .N = N, .K = K};
-  float *inp = case_input(&c, M * K, 0), *weight = case_input(&c, N * K, 0);
-  case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
-  inp[random_below(M * K)] = INFINITY;
-  check_same_kind(&c);
-  weight[random_below(N * K)] = -INFINITY;
-  check_same_kind(&c);
-  inp[random_below(M * K)] = 3e38f, inp[random_below(M * K)] = -3e38f;
-  check_same_kind(&c);
-  case_free(&c);
-}
-
-/* Factors of any size, as long as their products are floats: those of 1e-30 by 1e-3 lie near the smallest ones. */
-static void check_sizes(float a, float b) {
-  struct Case c = {.op = "linear_forward of large or small numbers", .call = call_forward, .M = 70, .N = 65, .K = 300};
-  float *inp = case_input(&c, c.M * c.K, 0), *weight = case_input(&c, c.N * c.K, 0);
-  for (size_t i = 0; i < c.M * c.K; i++) inp[i] *= a;
-  for (size_t i = 0; i < c.N * c.K; i++) weight[i] *= b;
-  case_output(&c, "out", c.M * c.N, OVERWRITTEN, SUMMED);
-  case_compare(&c, CLOSE);
-  case_free(&c);
-}
-
-/* The root of the mean of squares of |error| / sum |a| |b|, in units of 2^-24, against sums of doubles. FMA has 0.47 at
- * this depth; no table may be worse. */
-static void check_exactness(void) {
-  enum { M = 64, N = 64, K = 768 };
-  struct Case c = {.op = "linear_forward", .call = call_forward, .M = M, .N = N, .K = K};
-  float *inp = case_input(&c, M * K, 0), *weight = case_input(&c, N * K, 0);
-  case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
-  for (int t = 1; kernels_at(t) != NULL; t++) {
-    if (!kernels_runnable(kernels_at(t))) continue;
-    struct Memory out;
-    double squares = 0;
-    case_run(&c, kernels_at(t), 0, &out);
-    for (size_t m = 0; m < M; m++) {
-      for (size_t n = 0; n < N; n++) {
-        double sum = 0, sizes = 0;
-        for (size_t k = 0; k < K; k++) {
-          const double product = (double)inp[m * K + k] * (double)weight[n * K + k];
-          sum += product, sizes += fabs(product);
-        }
-        const double error = ((double)out.data[m * N + n] - sum) / sizes * 0x1p24;
-        squares += error * error;
-      }
-    }
-    const double units = sqrt(squares / (M * N));
-    check(units <= 0.75, "%s: expected an error of at most 0.75 units of 2^-24, got %.2f", now, units);
-    memory_free(&out);
-  }
-  case_free(&c);
-}
-
-static void check_unusual_floats(void) {
-  static const size_t sizes[] = {1, 31, 32, 33, 70, 130};
-  enum { SIZES = sizeof sizes / sizeof *sizes };
-  for (size_t i = 0; i < SIZES; i++) check_infinities(sizes[i], sizes[(i + 2) % SIZES], sizes[(i + 3) % SIZES] * 5);
-  static const float pairs[][2] = {{1e-30f, 1e-3f}, {1e-3f, 1e-30f}, {1e-18f, 1e-15f}, {1e30f, 1e-30f}, {1e18f, 1e18f}};
-  for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) check_sizes(pairs[i][0], pairs[i][1]);
-  check_exactness();
-}
-
 /* ---- attention ---------------------------------------------------------------------------------- */
 
 static void call_attention_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
@@ -418,7 +336,6 @@ int main(void) {
     check_update(n, i + 1), check_update(n * 1021, i + 1);
   }
   check_linears();
-  check_unusual_floats();
   check_attentions();
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     for (enum MomentsType moments = MOMENTS_BF16; moments <= MOMENTS_8BIT; moments++) {
