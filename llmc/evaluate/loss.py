@@ -83,12 +83,9 @@ def evaluate(
                 for row in engine.rows(*flags, advance=advance):
                     tally.add(ids[row["at"] : row["at"] + len(row["losses"])], row["losses"])
         except Interrupted as stop:
-            measured = "nothing was measured"
-            if engine.done:
-                loss = score(tally, engine.seq_len).loss
-                measured = f"loss so far: {loss.shown()} nats per token"
-            raise Interrupted(
-                f"interrupted after {engine.done:,} of {total:,} tokens; {measured}"
-            ) from stop
+            so_far = score(tally, engine.seq_len).loss.shown() if engine.done else None
+            measured = f"loss so far: {so_far} nats per token" if so_far else "nothing was measured"
+            message = f"interrupted after {engine.done:,} of {total:,} tokens; {measured}"
+            raise Interrupted(message) from stop
     result = score(tally, engine.seq_len)
     return LossResult(model, text.files, text.split, result, engine.finished())

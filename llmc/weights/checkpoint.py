@@ -158,29 +158,10 @@ def write_checkpoint(
         ValueError: the tensors are not the model's.
     """
     kind = number_types.KINDS[dtype]
-    padding = config.padded_vocab_size - config.vocab_size
     with written_whole(path) as partial, partial.open("wb") as file:
         file.write(bytes(HEADER_BYTES))
         payload = _Payload(file)
-        expected, shape, left = "nothing", tuple[int, ...](), 0
-        wanted = iter(tensor_shapes(config).items())
-        for name, array in tensors:
-            if expected == "wte" != name and left == padding:
-                payload.write(bytes(number_types.stored_bytes(padding * config.channels, kind)))
-                left = 0
-            if left == 0:
-                expected, shape = next(wanted, ("nothing", ()))
-                left = shape[0] if shape else 0
-            if name != expected or array.shape[1:] != shape[1:] or not 0 < len(array) <= left:
-                raise ValueError(f"expected {expected} {shape}, got {name} {array.shape}")
-            number_types.write_blocks(
-                payload.write, number_types.Stored("F32", array).blocks(), kind
-            )
-            left -= len(array)
-            del array  # free it before the next one is made
-        missing = expected if left else next(wanted, (None,))[0]
-        if missing is not None:
-            raise ValueError(f"the tensors end before {missing}")
+        _write_tensors(payload, config, tensors, kind)
         header = CheckpointHeader(config, BF16 if kind == "BF16" else FP32)
         if extension:
             header = replace(
@@ -194,6 +175,30 @@ def write_checkpoint(
         file.seek(0)
         file.write(_packed(header))
     return header
+
+
+def _write_tensors(
+    payload: _Payload, config: ModelConfig, tensors: Iterable[tuple[str, Floats]], kind: str
+) -> None:
+    """Write all tensors, and zeros for the padding rows that ``wte`` lacks."""
+    padding = config.padded_vocab_size - config.vocab_size
+    expected, shape, left = "nothing", tuple[int, ...](), 0
+    wanted = iter(tensor_shapes(config).items())
+    for name, array in tensors:
+        if expected == "wte" != name and left == padding:
+            payload.write(bytes(number_types.stored_bytes(padding * config.channels, kind)))
+            left = 0
+        if left == 0:
+            expected, shape = next(wanted, ("nothing", ()))
+            left = shape[0] if shape else 0
+        if name != expected or array.shape[1:] != shape[1:] or not 0 < len(array) <= left:
+            raise ValueError(f"expected {expected} {shape}, got {name} {array.shape}")
+        number_types.write_blocks(payload.write, number_types.Stored("F32", array).blocks(), kind)
+        left -= len(array)
+        del array  # free it before the next one is made
+    missing = expected if left else next(wanted, (None,))[0]
+    if missing is not None:
+        raise ValueError(f"the tensors end before {missing}")
 
 
 def read_header(path: Path) -> CheckpointHeader:

@@ -113,23 +113,16 @@ def export_weights(
     """
     if data is not None and to != "llm.c":
         raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
-    given = {key: value for key, value in (shape or {}).items() if value is not None}
-    found = _found(workspace, source, given, seed)
+    found = _found(workspace, source, shape or {}, seed)
     weights, config = found.weights, found.weights.config
     for note in weights.notes:
         report.note(f"{source}: {note}")
     _check_target(to, dtype, config)
     path = out or workspace.models / f"{found.name}{TARGETS[to].ending}"
-    if path.exists() and weights.path.exists():
-        place = weights.path.parent if path.is_dir() else weights.path
-        if path.samefile(place):
-            raise Usage(f"{path} is the source itself: name another place with --out")
-    _check_space(path, target_bytes(to, dtype, config))
+    _check_place(path, weights.path, target_bytes(to, dtype, config))
     known = _tokenizer(workspace, found, tokenizer, needed=to != "llmc")
-    if known is not None:
-        fingerprint = bytes.fromhex(known.fingerprint)
-    elif fingerprint is None:
-        fingerprint = tokenizers.fingerprint_of(found)
+    own = bytes.fromhex(known.fingerprint) if known is not None else fingerprint
+    fingerprint = own or tokenizers.fingerprint_of(found)
     export = Export(found, path, to, dtype, known, replace(weights.origin, tokenizer=fingerprint))
     if to == "llmc":
         write_checkpoint(path, config, weights.slices(), dtype=dtype, **vars(export.origin))
@@ -145,12 +138,15 @@ def export_weights(
     return export
 
 
-def _found(workspace: Workspace, source: str, shape: Mapping[str, int], seed: int) -> FoundWeights:
+def _found(
+    workspace: Workspace, source: str, shape: Mapping[str, int | None], seed: int
+) -> FoundWeights:
+    given = {name: size for name, size in shape.items() if size is not None}
     kind, _, preset = source.partition(":")
     if kind == "random":
-        return random_weights(preset, shape, seed)
-    if shape:
-        flag = next(iter(shape)).replace("_", "-")
+        return random_weights(preset, given, seed)
+    if given:
+        flag = next(iter(given)).replace("_", "-")
         raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
     return find_weights(workspace, source)
 
@@ -178,8 +174,11 @@ def target_bytes(to: str, dtype: str, config: ModelConfig) -> int:
     return stored_bytes(widest, KINDS[dtype]) + OTHER_FILES_BYTES
 
 
-def _check_space(path: Path, size: int) -> None:
-    """Refuse an export that is larger than the free space, before minutes are spent on it."""
+def _check_place(path: Path, source: Path, size: int) -> None:
+    """Refuse an export onto its source or larger than the free space, before it takes minutes."""
+    place = source.parent if path.is_dir() else source
+    if path.exists() and source.exists() and path.samefile(place):
+        raise Usage(f"{path} is the source itself: name another place with --out")
     if size > (free := free_bytes(path)):
         raise BadData(
             f"the model takes {size / 1e9:,.2f} GB, and the disk of {path} has only "
