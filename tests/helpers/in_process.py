@@ -45,11 +45,7 @@ def run_in_process(
         given.seek(0)
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["llmc", *args])
-        for name in os.environ.keys() - env.keys():
-            patch.delenv(name)
-        for name, value in env.items():
-            patch.setenv(name, value)
-        with _redirected(given, out, err):
+        with _environment(env), _redirected(given, out, err):
             try:
                 main()
                 code = 0
@@ -58,6 +54,19 @@ def run_in_process(
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(["llmc", *args], code, out.read(), err.read())
+
+
+@contextmanager
+def _environment(env: Mapping[str, str]) -> Iterator[None]:
+    """Replace the environment; what the command changes in it (``--offline`` does) is undone."""
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(env)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager
