@@ -11,10 +11,11 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -218,3 +219,20 @@ def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def part_size(cache: Path) -> int:
+    """Return the bytes of all unfinished downloads in a cache; they may end meanwhile."""
+    total = 0
+    for path in (cache / "downloads").glob("*.part"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until something is true, for at most 30 seconds."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -10,9 +10,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
-import time
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from llmc.fetch.registry import FETCHED, Dataset, RemoteFile
 from llmc.paths import Workspace
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.report import Listener
-from tests.helpers.web import COMMIT, Act, Web
+from tests.helpers.web import COMMIT, Act, Web, part_size, wait_until
 
 TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 1000
 CONFIG = b'{"n_layer": 12}'
@@ -296,17 +294,6 @@ def on_a_terminal(command: list[str], folder: Path, env: dict[str, str]) -> str:
         os.close(ours)
     assert process.returncode == 0, seen.decode()
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-
-
-def part_size(cache: Path) -> int:
-    return sum(path.stat().st_size for path in (cache / "downloads").glob("*.part"))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_missing_local_copy_is_named(here: Context, poem: Dataset, tmp_path: Path) -> None:

@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.web import Act, Web
+from tests.helpers.web import Act, Web, part_size, wait_until
 
 BODY = bytes(range(251)) * 4000
 SIZE = len(BODY)
@@ -45,17 +43,6 @@ def begin(url: str, path: Path, sha256: str, cache: Path) -> subprocess.Popen[st
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def part_size(cache: Path) -> int:
-    return sum(path.stat().st_size for path in (cache / "downloads").glob("*.part"))
 
 
 @PINS
