@@ -33,8 +33,9 @@ from llmc.report import SILENT, Report
 from llmc.units import megabytes
 
 NEEDED_MEMORY = 2.3e9  # bytes for training GPT-2 124M at B=4, T=64
-NO_AMX = "use a virtual machine or a kernel that passes AMX on: it makes bf16 several times faster"
 NEEDED_DISK = 2e9  # bytes for its weights, two checkpoints and the compiler's cache
+NO_AMX = "use a virtual machine or a kernel that passes AMX on: it makes bf16 several times faster"
+CLEARLY = 1.2  # times as fast: what two measurements of one rate do not differ by
 
 
 class State(Enum):
@@ -250,8 +251,10 @@ def _isa(exam: Exam) -> Finding:
     found = f"{chosen}, {fp32:.0f} GF/s a thread in fp32 and {bf16:.0f} in bf16; also {others}"
     if beyond := ", ".join(isa for isa, runnable in tables.items() if not runnable):
         found += f"; not on this CPU: {beyond}"
-    if os.environ.get("LLMC_ISA") and chosen != exam.isas[-1]:
-        return Finding(State.WARNING, found, f"unset LLMC_ISA: {exam.isas[-1]} is faster")
+    best = exam.isas[-1]
+    pairs = zip(rates[best], rates[chosen], strict=True)
+    if os.environ.get("LLMC_ISA") and any(other > CLEARLY * own for other, own in pairs):
+        return Finding(State.WARNING, found, f"unset LLMC_ISA: {best} is faster")
     if machine.hidden_amx():
         return Finding(State.WARNING, f"{found}; this CPU has AMX, but the system hides it", NO_AMX)
     return Finding(State.OK, found)

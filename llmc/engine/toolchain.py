@@ -42,6 +42,8 @@ class Isa:
     probe: str = "typedef int nothing;"
 
 
+# zig spells CPU names with underscores and refuses gcc's -march. x86-64-v4 computes in half-width
+# registers unless told to prefer whole ones.
 AMX = Isa(
     "x86_64",
     (
@@ -56,8 +58,6 @@ AMX = Isa(
     "#include <immintrin.h>\n__m512 f(__m512 s, __m512i a) { _tile_dpbf16ps(0, 1, 2); "
     "return _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)a); }",
 )
-# zig spells CPU names with underscores and refuses gcc's -march. x86-64-v4 computes in half-width
-# registers unless told to prefer whole ones.
 ISAS = {
     "generic": Isa(None, (), ()),
     "avx2": Isa("x86_64", ("-mcpu=x86_64_v3",), ("-march=x86-64-v3",)),

@@ -145,7 +145,7 @@ int command_bench_decode(int argc, char **argv) {
   struct Decoder *d = &run.decoder;
   d->config = (struct Config){.maxT = o.context, .V = o.vocab_size, .Vp = round_up(o.vocab_size, VOCAB_MULTIPLE),
                               .L = o.layers, .NH = o.heads, .C = o.channels};
-  d->kernels = profile_kernels(kernels_choose(FP32));
+  d->kernels = profile_kernels(kernels_best());
   d->dtype = o.dtype;
   d->workers.pool = pool_create((int)o.threads);
   gpt2_tensors(&d->config, run.tensors);

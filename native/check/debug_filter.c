@@ -34,7 +34,7 @@ int command_debug_filter(int argc, char **argv) {
   uint8_t *seen = NULL;
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
     if (pass == 1) arena_take(&arena);
-    sampler_layout(&sampler, &arena, kernels_choose(FP32), V, 1);
+    sampler_layout(&sampler, &arena, kernels_best(), V, 1);
     logits = arena_alloc(&arena, V, sizeof *logits);
     seen = arena_alloc(&arena, V, 1);
     request.prompt = arena_alloc(&arena, length, sizeof *request.prompt);

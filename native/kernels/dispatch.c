@@ -189,17 +189,11 @@ static const struct Kernels *best_runnable(bool floats) {
   return tables[best].kernels;
 }
 
-const struct Kernels *kernels_choose(enum Dtype dtype) {
+/* The table that LLMC_ISA names, or NULL where it names none. */
+static const struct Kernels *forced_table(void) {
   const char *forced = getenv("LLMC_ISA");
-  if (forced != NULL && strcmp(forced, "reference") == 0) forced = "plain";  // its name in earlier versions
-  if (forced == NULL || *forced == '\0') {
-    const struct Kernels *best = best_runnable(false), *floats = best_runnable(true);
-#ifdef LLMC_HAVE_BLAS
-    if (dtype == FP32 && has_blas() && kernels_rate(&kernels_blas, FP32) > kernels_rate(best, FP32)) return &kernels_blas;
-#endif
-    if (dtype != BF16 || best == floats) return best;
-    return kernels_rate(best, BF16) > kernels_rate(floats, FP32) ? best : floats;
-  }
+  if (forced == NULL || *forced == '\0') return NULL;
+  if (strcmp(forced, "reference") == 0) forced = "plain";  // its name in earlier versions
   char known[128] = "";
   for (int i = 0; i < TABLES; i++) {
     if (strcmp(forced, tables[i].kernels->name) == 0) {
@@ -209,4 +203,20 @@ const struct Kernels *kernels_choose(enum Dtype dtype) {
     strcat(strcat(known, " "), tables[i].kernels->name);
   }
   die(EXIT_USAGE, "LLMC_ISA=%s: no such instruction set; this build has:%s", forced, known);
+}
+
+const struct Kernels *kernels_best(void) {
+  const struct Kernels *forced = forced_table();
+  return forced != NULL ? forced : best_runnable(false);
+}
+
+const struct Kernels *kernels_choose(enum Dtype dtype) {
+  const struct Kernels *forced = forced_table();
+  if (forced != NULL) return forced;
+  const struct Kernels *best = best_runnable(false), *floats = best_runnable(true);
+#ifdef LLMC_HAVE_BLAS
+  if (dtype == FP32 && has_blas() && kernels_rate(&kernels_blas, FP32) > kernels_rate(best, FP32)) return &kernels_blas;
+#endif
+  if (dtype != BF16 || best == floats) return best;
+  return kernels_rate(best, BF16) > kernels_rate(floats, FP32) ? best : floats;
 }

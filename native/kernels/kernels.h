@@ -199,10 +199,12 @@ struct Kernels {
   double (*peak_flops)(const struct Workers *);
 };
 
-/* The table for this machine and for products of this type: the best it can run, or the one that the environment's
- * LLMC_ISA names. For BF16 the machine is measured, for some milliseconds: where its instructions for BF16 are slower
- * than those for floats, a table that multiplies floats is taken. Dies with EXIT_USAGE when LLMC_ISA names none, or one
- * that this machine cannot run. */
+/* The best table that this machine can run, or the one that the environment's LLMC_ISA names: for generating text, whose
+ * weights have any type. Dies with EXIT_USAGE when LLMC_ISA names none, or one that this machine cannot run. */
+const struct Kernels *kernels_best(void);
+
+/* The same for training in this type, after measuring the machine for some milliseconds: BF16 takes a table that
+ * multiplies floats where the instructions for BF16 are slower, FP32 a BLAS that is faster than the best table. */
 const struct Kernels *kernels_choose(enum Dtype dtype);
 
 /* Operations a second of one thread's multipliers, in products of this type. */

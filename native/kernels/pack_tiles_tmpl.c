@@ -14,6 +14,9 @@ enum {
   PANEL_TILE = TILE_ROWS * TILE_WORDS  // words
 };
 
+/* Scratch memory is aligned to floats alone. */
+typedef int32_t vi_unaligned __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+
 /* Words of a panel of kc numbers. */
 INLINE size_t panel_words(size_t kc, const int parts) {
   return ceil_div(kc, PANEL_STEP) * (size_t)parts * 2 * PANEL_TILE;
@@ -131,7 +134,7 @@ INLINE void panel_row(vi part[], struct Factor from, size_t i, const bool along,
 }
 
 /* A step of a panel: 32 lanes by 32 numbers, all of them there. Rows that a tile wants the other way are turned. */
-INLINE void pack_step(vi *to, struct Factor from, const bool right, const bool along, struct Range *range,
+INLINE void pack_step(vi_unaligned *to, struct Factor from, const bool right, const bool along, struct Range *range,
                       const int parts) {
 #pragma GCC unroll 1
   for (size_t half = 0; half < 2; half++, from = factor_at(from, TILE_ROWS, 0), to += TILE_ROWS) {
@@ -161,7 +164,7 @@ INLINE void pack_step(vi *to, struct Factor from, const bool right, const bool a
 }
 
 /* A step that hangs over the edge: what is there is copied among zeros, and packed from there. */
-static void pack_edge(vi *to, struct Factor from, size_t lanes, size_t count, const bool right, struct Range *range,
+static void pack_edge(vi_unaligned *to, struct Factor from, size_t lanes, size_t count, const bool right, struct Range *range,
                       const int parts) {
   float whole[PANEL * PANEL_STEP] = {0};
   for (size_t l = 0; l < lanes; l++) {
@@ -189,7 +192,7 @@ INLINE void pack_panels_as(uint32_t *to, struct Factor from, size_t lanes, size_
     struct Range range[TOGETHER] = {{{0}}};
     for (size_t k = 0; k < kc; k += PANEL_STEP) {
       for (size_t l = begin; l < end; l += PANEL) {
-        vi *step = (vi *)(void *)(to + l / PANEL * words + k / PANEL_STEP * (size_t)parts * 2 * PANEL_TILE);
+        vi_unaligned *step = (vi_unaligned *)(void *)(to + l / PANEL * words + k / PANEL_STEP * (size_t)parts * 2 * PANEL_TILE);
         const size_t have = size_min(PANEL, lanes - l), count = size_min(PANEL_STEP, kc - k);
         const struct Factor numbers = factor_at(from, l, k);
         if (k + PANEL_STEP < kc) pack_ahead(factor_at(from, l, k + PANEL_STEP), along);
@@ -224,7 +227,7 @@ INLINE void pack_panels_int8(uint32_t *to, struct WeightsView weight, size_t n, 
         pack_floats(floats + i * WEIGHTS_BLOCK, bytes, scale, count);
       }
       struct Range range = {{0}};  // not asked for
-      pack_step((vi *)(void *)to, (struct Factor){view_of(floats), WEIGHTS_BLOCK, 1}, true, true, &range, 1);
+      pack_step((vi_unaligned *)(void *)to, (struct Factor){view_of(floats), WEIGHTS_BLOCK, 1}, true, true, &range, 1);
     }
   }
 }

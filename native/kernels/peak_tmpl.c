@@ -1,7 +1,7 @@
 /* What the machine's multipliers can do at most: multiply-adds that touch nothing but registers. */
 
 /* As many sums at a time as the product's tile has; twelve at least, since each waits for itself before. */
-enum { PEAK_CHAINS = MR * NRV < 12 ? 12 : MR * NRV, PEAK_ROUNDS = 1 << 18, PEAK_TILE_ROUNDS = 1 << 16 };
+enum { PEAK_CHAINS = MR * NRV < 12 ? 12 : MR * NRV, PEAK_ROUNDS = 1 << 18 };
 
 INLINE void peak_run(volatile float *factor, const bool pairs) {
   vf acc[PEAK_CHAINS];
@@ -34,6 +34,8 @@ static void peak_task(void *argument, int thread, int threads) {
 }
 
 #if TILES
+enum { PEAK_TILE_ROUNDS = 1 << 16 };
+
 static void peak_tiles_task(void *argument, int thread, int threads) {
   (void)argument, (void)thread, (void)threads;
   amx_begin();

@@ -19,10 +19,12 @@ enum {
   FLOAT_PARTS = 3,
 };
 
-/* A packed block of A in floats, with the largest magnitude of each of its panels. */
+_Static_assert(TILED_ROWS_PARTS / PANEL <= VL, "a block's largest magnitudes fill the vector in front of it");
+
+/* A packed block of A in floats; in front of it are the largest magnitudes of its panels. A whole number of vectors. */
 static size_t tiled_block_floats(void) {
-  return size_max(TILED_ROWS / PANEL * panel_words(TILED_K, 1),
-                  TILED_ROWS_PARTS / PANEL * (panel_words(TILED_K_PARTS, FLOAT_PARTS) + 1) + VL);
+  return VL + size_max(TILED_ROWS / PANEL * panel_words(TILED_K, 1),
+                       TILED_ROWS_PARTS / PANEL * panel_words(TILED_K_PARTS, FLOAT_PARTS));
 }
 
 /* What a thread has for itself: three blocks of sums, a group of panels of B and their largest magnitudes. */
@@ -208,7 +210,8 @@ INLINE void tiled_pack_lanes(const struct Gemm *gemm, uint32_t *a, size_t lane, 
  * lowest of its 24 bits is there. */
 INLINE bool tiled_fits(float left, float right) {
   const float least = 0x1p-86f;
-  return left < INFINITY && right < INFINITY && (left == 0 || right == 0 || (left >= least && right >= least && left * right >= least));
+  if (!(left < INFINITY && right < INFINITY)) return false;
+  return left == 0 || right == 0 || (left >= least && right >= least && left * right >= least);
 }
 
 /* A block of sums by floats, as FMA computes them. */
@@ -305,7 +308,7 @@ INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, 
     for (size_t k = 0; k < K; k += kc_max, block++) {
       const size_t kc = size_min(kc_max, K - k), words = panel_words(kc, parts);
       float *most = workers->shared + block % 2 * tiled_block_floats();
-      uint32_t *a = (uint32_t *)(void *)(most + (parts == 1 ? 0 : VL));
+      uint32_t *a = (uint32_t *)(void *)(most + VL);
       size_t begin, end;
       pool_part(mc, PANEL, thread, threads, &begin, &end);
       if (begin < end) {

@@ -14,7 +14,7 @@
 
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
-typedef float vf_unaligned __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef float vf_unaligned __attribute__((vector_size(4 * VL), aligned(1), may_alias));  // a row of BF16 begins anywhere
 
 #define INLINE static inline __attribute__((always_inline, unused))
 

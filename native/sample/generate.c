@@ -244,7 +244,7 @@ int command_generate(int argc, char **argv) {
   }
   if (o->positions == 0) o->positions = checkpoint.config.maxT;
   struct Decoder *decoder = &g.batch.decoder;
-  *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_choose(FP32), .dtype = o->dtype};
+  *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_best(), .dtype = o->dtype};
   decoder->workers.pool = pool_create((int)o->threads);
   g.batch.listener = (struct Listener){&g, tell_token, tell_end};
 

@@ -107,7 +107,7 @@ int command_sample(int argc, char **argv) {
   struct Arena arena = {0};
   struct Batch batch = {.listener = {&o, print_token, check_end}};
   struct Decoder *decoder = &batch.decoder;
-  *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_choose(FP32), .dtype = o.dtype};
+  *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_best(), .dtype = o.dtype};
   decoder->workers.pool = pool_create((int)o.threads);
   const size_t positions = size_min(maxT, prompt_length + o.tokens);
   int *prompt = NULL;

@@ -29,7 +29,7 @@ int command_init(int argc, char **argv) {
         config.C);
   }
   config.Vp = round_up(config.V, VOCAB_MULTIPLE);
-  struct Gpt2 model = {.config = config, .kernels = kernels_choose(FP32)};
+  struct Gpt2 model = {.config = config, .kernels = kernels_best()};
   model.workers.pool = pool_create((int)threads);
   struct Arena arena = {0};
   gpt2_layout(&model, &arena, 0, 0, false);

