@@ -185,11 +185,6 @@ class SampleConfig(Checked):
 
 TRAIN_SETTINGS = settings_table(TrainConfig)
 SAMPLE_SETTINGS = settings_table(SampleConfig)
-SAMPLE_LIMITS: Mapping[str, tuple[float, float]] = {
-    name: (setting.low, setting.high)
-    for name, setting in SAMPLE_SETTINGS.items()
-    if not setting.choices
-}
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,9 @@ class Moments:
         return math.sqrt(self.squares / self.count) if self.count else math.nan
 
     def cells(self) -> tuple[float | None, ...]:
-        """Return mean, std, min, max, and the counts of NaNs and infinities."""
+        """Return mean, std, min, max, NaNs and infinities; each None if no value was read."""
+        if not self.count + self.nan + self.infinite:
+            return (None,) * len(MOMENT_COLUMNS)
         numbers = (self.mean, self.std, self.low, self.high) if self.count else (None,) * 4
         return (*numbers, self.nan, self.infinite)
 

@@ -287,6 +287,15 @@ def test_a_checkpoint_and_its_tensors(tmp_path: Path) -> None:
         assert row["NaN"] == (row["name"] == "fcw")
 
 
+def test_a_tensor_that_is_cut_off_has_no_statistics(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "m", TINY, some_tensors(TINY))
+    os.truncate(path, path.stat().st_size - 1)
+    *whole, last = looked_at(path, tensors=True)["tensors"]
+    assert all(row["NaN"] == 0 for row in whole)
+    assert last["name"] == "lnfb"
+    assert [last[name] for name in ("mean", "NaN", "inf")] == [None, None, None]
+
+
 def test_a_bf16_checkpoint_has_the_step_and_loss_it_was_saved_at(tmp_path: Path) -> None:
     path = tmp_path / "m"
     write_checkpoint(
