@@ -250,7 +250,7 @@ def _isa(exam: Exam) -> Finding:
     others = ", ".join(isa for isa in exam.isas if isa != chosen)
     found = f"{chosen}, {fp32:.0f} GF/s a thread in fp32 and {bf16:.0f} in bf16; also {others}"
     if beyond := ", ".join(isa for isa, runnable in tables.items() if not runnable):
-        found += f"; not on this CPU: {beyond}"
+        found += f"; not on this machine: {beyond}"
     best = exam.isas[-1]
     pairs = zip(rates[best], rates[chosen], strict=True)
     if os.environ.get("LLMC_ISA") and any(other > CLEARLY * own for other, own in pairs):

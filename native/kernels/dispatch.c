@@ -198,6 +198,9 @@ static const struct Kernels *forced_table(void) {
   for (int i = 0; i < TABLES; i++) {
     if (strcmp(forced, tables[i].kernels->name) == 0) {
       if (tables[i].runnable()) return tables[i].kernels;
+      if (strcmp(forced, "blas") == 0) {
+        die(EXIT_USAGE, "LLMC_ISA=blas: no BLAS was found; name its library with LLMC_BLAS=FILE, or unset LLMC_ISA");
+      }
       die(EXIT_USAGE, "LLMC_ISA=%s: this machine's CPU cannot run it; unset LLMC_ISA", forced);
     }
     strcat(strcat(known, " "), tables[i].kernels->name);

@@ -384,6 +384,7 @@ def test_the_instruction_set_can_be_forced(native: Native, isas: list[str], file
     for isa in ("abacus", *(set(ALL_ISAS) - set(isas))):
         message = refused(native("train", isa=isa, **flags), 2)
         assert f"LLMC_ISA={isa}" in message
+        assert ("LLMC_BLAS" in message) == (isa == "blas")
 
 
 def started(native: Native, files: Flags, out: Path) -> subprocess.Popen[str]:
