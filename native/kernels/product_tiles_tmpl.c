@@ -12,20 +12,18 @@
  */
 
 enum {
-  TILED_ROWS = 512, TILED_K = 768,            // of a packed block of A: 768 KB of BF16
-  TILED_ROWS_PARTS = 256, TILED_K_PARTS = 512,  // and in three parts
+  TILED_SHARED = 3 << 19,                     // bytes of a packed block of A, as many rows as fit: 1.5 MB
+  TILED_K = 1024, TILED_K_PARTS = 512,        // its longest rows, of BF16 and in three parts
+  TILED_STREAM = 1 << 21,                     // bytes of a result that no cache keeps until it is read again
   TILED_GROUP = 384 << 10,                    // bytes of packed columns of B, in the second cache
   TILED_STAY = 16,                            // steps of A's panel that are kept in the first cache
   FLOAT_PARTS = 3,
 };
 
-_Static_assert(TILED_ROWS_PARTS / PANEL <= VL, "a block's largest magnitudes fill the vector in front of it");
+enum { TILED_PANELS = TILED_SHARED / (PANEL * PANEL_STEP * 2) };  // of A in a block, at most
 
 /* A packed block of A in floats; in front of it are the largest magnitudes of its panels. A whole number of vectors. */
-static size_t tiled_block_floats(void) {
-  return VL + size_max(TILED_ROWS / PANEL * panel_words(TILED_K, 1),
-                       TILED_ROWS_PARTS / PANEL * panel_words(TILED_K_PARTS, FLOAT_PARTS));
-}
+static size_t tiled_block_floats(void) { return TILED_PANELS + TILED_SHARED / sizeof(float); }
 
 /* What a thread has for itself: three blocks of sums, a group of panels of B and their largest magnitudes. */
 static size_t tiled_own_floats(void) {
@@ -106,6 +104,14 @@ INLINE void tiled_store(float *at, size_t stride) {
   amx_fence();
 }
 
+/* Whether results go to memory past the caches: many floats that nothing is added to, and that fill whole lines. A line
+ * that is written whole is then not read first. */
+INLINE bool tiled_streams(const struct Gemm *gemm) {
+  return gemm->finish == STORE && !gemm->add && gemm->out.dtype == FP32 &&
+         gemm->M * gemm->N * sizeof(float) >= TILED_STREAM && gemm->N % VL == 0 &&
+         (uintptr_t)gemm->out.data % sizeof(vf) == 0;
+}
+
 /* A block of sums on its way out. A few rows leave with each step of the next block: by then what the tiles stored lies
  * in the first cache, and nothing waits for it. */
 struct TiledPending {
@@ -114,6 +120,7 @@ struct TiledPending {
   size_t at;             // the element of the result where the next row goes
   size_t rows, columns;  // rows left, columns that are there
   bool first, last;      // of the blocks of K
+  bool stream;           // past the caches, into whole lines
 };
 
 /* A row of PANEL sums, at element `at` of all arrays; their types are known to the compiler. */
@@ -166,6 +173,17 @@ static void tiled_finish_edge(const struct Gemm *gemm, const struct TiledPending
   }
 }
 
+INLINE void tiled_stream_rows(const struct Gemm *gemm, struct TiledPending *p, size_t rows) {
+  for (; rows > 0; rows--, p->rows--, p->sums += PANEL, p->at += gemm->N) {
+#pragma GCC unroll 2
+    for (size_t j = 0; j < PANEL; j += VL) {
+      vf x = vload(p->sums + j);
+      if (p->bias != NULL) x += vload(p->bias + j);
+      vstore_past_caches((float *)gemm->out.data + p->at + j, x);
+    }
+  }
+}
+
 INLINE void tiled_finish_rows(const struct Gemm *gemm, struct TiledPending *p, size_t rows, const bool last,
                               const enum Finish finish, const enum Dtype out_type, const enum Dtype other_type) {
   for (; rows > 0; rows--, p->rows--, p->sums += PANEL, p->at += gemm->N) {
@@ -181,6 +199,8 @@ INLINE void tiled_finish(const struct Gemm *gemm, struct TiledPending *p, size_t
   if (rows == 0) return;
   if (p->columns < PANEL) {
     for (; rows > 0; rows--, p->rows--, p->sums += PANEL, p->at += gemm->N) tiled_finish_edge(gemm, p);
+  } else if (p->stream) {
+    tiled_stream_rows(gemm, p, rows);
   } else if (!p->last) {
     tiled_finish_rows(gemm, p, rows, false, STORE, FP32, FP32);
   } else if (gemm->finish == STORE) {
@@ -236,6 +256,7 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
   const size_t size = dtype_size(lines.dtype);
   float *blocks = own, *b_most = own + 3 * PANEL * PANEL + TILED_GROUP / sizeof(float);
   uint32_t *b = (uint32_t *)(void *)(own + 3 * PANEL * PANEL);
+  const bool streams = first && last && tiled_streams(gemm);
   struct TiledPending pending = {0};
   size_t turn = 0;
   if (gemm->scales != NULL) {
@@ -252,13 +273,13 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
       const uint32_t *left = a + i / PANEL * words, *right = b + j / PANEL * words;
       const bool fits = parts == 1 || tiled_fits(a_most[i / PANEL], b_most[j / PANEL]);
       /* Whole blocks of floats that need no finishing stay in the tiles all the way. */
-      const bool direct = fits && rows == PANEL && columns == PANEL &&
+      const bool direct = !streams && fits && rows == PANEL && columns == PANEL &&
                           (!last || (gemm->finish == STORE && gemm->bias == NULL && size == sizeof(float)));
       float *sums = blocks + (turn ^= 1) * PANEL * PANEL;
       if (direct && (!first || gemm->add)) tiled_load(gemm->sums + at, N);
       else tiled_zero();
       const char *line = (const char *)lines.data + at * size;
-      size_t lines_left = rows;
+      size_t lines_left = streams ? 0 : rows;
       const size_t multiplied = fits ? steps : 0;
 #pragma GCC unroll 1
       for (size_t s = 0; s < multiplied; s++, left += step_words, right += step_words) {
@@ -282,7 +303,7 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
       else tiled_by_floats(sums, factor_at(gemm->a, part.m + i, part.k), factor_at(gemm->b, part.n + j, part.k), rows,
                            columns, part.kc);
       const float *bias = gemm->bias != NULL ? gemm->bias + part.n + j : NULL;
-      pending = (struct TiledPending){sums, bias, at, rows, columns, first, last};
+      pending = (struct TiledPending){sums, bias, at, rows, columns, first, last, streams};
     }
   }
   tiled_finish(gemm, &pending, PANEL);
@@ -293,9 +314,10 @@ INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, 
   struct Pool *pool = workers->pool;
   float *own = workers->own + (size_t)thread * workers->own_floats;
   const size_t M = gemm->M, N = gemm->N, K = gemm->K;
-  const size_t mc_most = parts == 1 ? TILED_ROWS : TILED_ROWS_PARTS, kc_most = parts == 1 ? TILED_K : TILED_K_PARTS;
-  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, mc_most)), PANEL);
+  const size_t kc_most = parts == 1 ? TILED_K : TILED_K_PARTS;
   const size_t kc_max = round_up(ceil_div(K, ceil_div(K, kc_most)), PANEL_STEP);
+  const size_t mc_most = TILED_SHARED / (panel_words(kc_max, parts) * sizeof(uint32_t)) * PANEL;
+  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, mc_most)), PANEL);
   /* As many panels as fit: the more, the longer the runs of a row that are written one after the other. */
   const size_t group = TILED_GROUP / (panel_words(kc_max, parts) * sizeof(uint32_t));
   const size_t panels = ceil_div(N, PANEL), claims = round_up(ceil_div(panels, group), (size_t)threads);
@@ -308,7 +330,7 @@ INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, 
     for (size_t k = 0; k < K; k += kc_max, block++) {
       const size_t kc = size_min(kc_max, K - k), words = panel_words(kc, parts);
       float *most = workers->shared + block % 2 * tiled_block_floats();
-      uint32_t *a = (uint32_t *)(void *)(most + VL);
+      uint32_t *a = (uint32_t *)(void *)(most + TILED_PANELS);
       size_t begin, end;
       pool_part(mc, PANEL, thread, threads, &begin, &end);
       if (begin < end) {
@@ -324,6 +346,7 @@ INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, 
       }
     }
   }
+  stores_end();
   amx_end();
 }
 

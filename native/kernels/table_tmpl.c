@@ -26,6 +26,7 @@ extern const struct Kernels ISA_TABLE;
 const struct Kernels ISA_TABLE = {
     .name = ISA_NAME,
     .multiplies_bf16 = PAIRS || TILES > 0,
+    .logits_rows = TILES > 0 ? 1024 : 0,
     .shared_floats = shared_floats,
     .own_floats = own_floats,
     .encoder_forward = encoder_forward,
