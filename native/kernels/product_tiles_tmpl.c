@@ -1,5 +1,6 @@
 /* The product of gemm_tmpl.c on AMX tiles. The work is cut the same way: blocks of A are packed by all threads together,
- * then each thread claims columns of B, packs them, and multiplies blocks of 32 x 32.
+ * then each thread claims columns of B, packs them, and multiplies blocks of 32 x 32. Where the columns are few for so
+ * many threads, B is packed by all together too, and a claim is a rectangle of the result.
  *
  * Numbers are multiplied as BF16. A float is the sum of three of them, so a product of floats takes six products of
  * tiles; those that are left out are below 2^-24 of it, and the sums are more exact than those of FMA, because 32
@@ -23,7 +24,10 @@ enum {
 enum { TILED_PANELS = TILED_SHARED / (PANEL * PANEL_STEP * 2) };  // of A in a block, at most
 
 /* A packed block of A in floats; in front of it are the largest magnitudes of its panels. A whole number of vectors. */
-static size_t tiled_block_floats(void) { return TILED_PANELS + TILED_SHARED / sizeof(float); }
+static size_t tiled_a_floats(void) { return TILED_PANELS + TILED_SHARED / sizeof(float); }
+
+/* The same, and a block of B that all threads share. */
+static size_t tiled_block_floats(void) { return tiled_a_floats() + TILED_SHARED / sizeof(float); }
 
 /* What a thread has for itself: three blocks of sums, a group of panels of B and their largest magnitudes. */
 static size_t tiled_own_floats(void) {
@@ -246,25 +250,32 @@ static void tiled_by_floats(float sums[PANEL * PANEL], struct Factor a, struct F
   }
 }
 
-/* Rows m … m + rows of the packed block of A, columns n … n + columns of the result. `most`: of A's panels. */
-INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *a_most, float *own, struct Part part,
-                       const int parts) {
-  const size_t steps = ceil_div(part.kc, PANEL_STEP), words = panel_words(part.kc, parts), N = gemm->N;
-  const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
-  const size_t rows_a_step = ceil_div(PANEL, steps), step_words = (size_t)parts * 2 * PANEL_TILE;
-  const struct Array lines = last ? gemm->out : array_of(gemm->sums);
-  const size_t size = dtype_size(lines.dtype);
-  float *blocks = own, *b_most = own + 3 * PANEL * PANEL + TILED_GROUP / sizeof(float);
-  uint32_t *b = (uint32_t *)(void *)(own + 3 * PANEL * PANEL);
-  const bool streams = first && last && tiled_streams(gemm);
-  struct TiledPending pending = {0};
-  size_t turn = 0;
+/* A thread's columns of B, packed; b_most: of its panels. */
+INLINE void tiled_pack_own(const struct Gemm *gemm, uint32_t *b, float *b_most, struct Part part, const int parts) {
   if (gemm->scales != NULL) {
     const struct WeightsView weight = {INT8, gemm->b.numbers.data, gemm->scales};
     pack_panels_int8(b, weight, part.n, part.columns, part.k, part.kc, gemm->K);
   } else {
     pack_panels(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, b_most, true, parts);
   }
+}
+
+/* Rows m … m + rows of the packed block of A, columns n … n + columns of the result. `most`: of A's panels. shared: the
+ * packed columns, or NULL. */
+INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *a_most, const uint32_t *shared, float *own,
+                       struct Part part, const int parts) {
+  const size_t steps = ceil_div(part.kc, PANEL_STEP), words = panel_words(part.kc, parts), N = gemm->N;
+  const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
+  const size_t rows_a_step = ceil_div(PANEL, steps), step_words = (size_t)parts * 2 * PANEL_TILE;
+  const struct Array lines = last ? gemm->out : array_of(gemm->sums);
+  const size_t size = dtype_size(lines.dtype);
+  float *blocks = own, *b_most = own + 3 * PANEL * PANEL + TILED_GROUP / sizeof(float);
+  uint32_t *packed = (uint32_t *)(void *)(own + 3 * PANEL * PANEL);
+  const uint32_t *b = shared != NULL ? shared : packed;
+  const bool streams = first && last && tiled_streams(gemm);
+  struct TiledPending pending = {0};
+  size_t turn = 0;
+  if (shared == NULL) tiled_pack_own(gemm, packed, b_most, part, parts);
   amx_fence();
   for (size_t i = 0; i < part.rows; i += PANEL) {
     for (size_t j = 0; j < part.columns; j += PANEL) {
@@ -309,19 +320,37 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
   tiled_finish(gemm, &pending, PANEL);
 }
 
+/* How the work on a block is claimed: so many chunks of columns by so many pieces of rows. */
+struct TiledClaims {
+  size_t chunks, pieces;
+  bool together;  // B is packed by all threads
+};
+
+INLINE struct TiledClaims tiled_claims(const struct Gemm *gemm, size_t mc, size_t panel_bytes, size_t threads,
+                                       const int parts) {
+  const size_t panels = ceil_div(gemm->N, PANEL), tall = ceil_div(mc, PANEL);
+  if (parts == 1 && gemm->scales == NULL && panels < 4 * threads && panels * panel_bytes <= TILED_SHARED) {
+    /* Rectangles as high as wide, so that a thread reads little that others have packed. */
+    size_t pieces = 1;
+    while (4 * pieces * pieces * panels <= threads * tall) pieces *= 2;
+    return (struct TiledClaims){size_min(ceil_div(threads, pieces), panels), pieces, true};
+  }
+  /* As many panels as fit: the more, the longer the runs of a row that are written one after the other. */
+  const size_t group = TILED_GROUP / panel_bytes, claims = round_up(ceil_div(panels, group), threads);
+  const size_t chunks = size_min(claims, panels);
+  return (struct TiledClaims){chunks, ceil_div(threads, chunks), false};
+}
+
 INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, const int parts) {
   const struct Workers *workers = gemm->workers;
   struct Pool *pool = workers->pool;
   float *own = workers->own + (size_t)thread * workers->own_floats;
-  const size_t M = gemm->M, N = gemm->N, K = gemm->K;
-  const size_t kc_most = parts == 1 ? TILED_K : TILED_K_PARTS;
+  const size_t M = gemm->M, N = gemm->N, K = gemm->K, kc_most = parts == 1 ? TILED_K : TILED_K_PARTS;
   const size_t kc_max = round_up(ceil_div(K, ceil_div(K, kc_most)), PANEL_STEP);
-  const size_t mc_most = TILED_SHARED / (panel_words(kc_max, parts) * sizeof(uint32_t)) * PANEL;
-  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, mc_most)), PANEL);
-  /* As many panels as fit: the more, the longer the runs of a row that are written one after the other. */
-  const size_t group = TILED_GROUP / (panel_words(kc_max, parts) * sizeof(uint32_t));
-  const size_t panels = ceil_div(N, PANEL), claims = round_up(ceil_div(panels, group), (size_t)threads);
-  const size_t chunks = size_min(claims, panels), pieces = ceil_div((size_t)threads, chunks);
+  const size_t panel_bytes = panel_words(kc_max, parts) * sizeof(uint32_t);
+  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, TILED_SHARED / panel_bytes * PANEL)), PANEL);
+  const struct TiledClaims claims = tiled_claims(gemm, mc_max, panel_bytes, (size_t)threads, parts);
+  const size_t chunks = claims.chunks, pieces = claims.pieces;
 
   amx_begin();
   size_t block = 0, claim = pool_claim(pool);
@@ -331,18 +360,25 @@ INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, 
       const size_t kc = size_min(kc_max, K - k), words = panel_words(kc, parts);
       float *most = workers->shared + block % 2 * tiled_block_floats();
       uint32_t *a = (uint32_t *)(void *)(most + TILED_PANELS);
+      uint32_t *b = claims.together ? (uint32_t *)(void *)(most + tiled_a_floats()) : NULL;
       size_t begin, end;
-      pool_part(mc, PANEL, thread, threads, &begin, &end);
-      if (begin < end) {
-        tiled_pack_lanes(gemm, a + begin / PANEL * words, m + begin, end - begin, k, kc, most + begin / PANEL, parts);
+      if (parts == 1 && gemm->lane_sums == NULL) {
+        pack_panels_share(a, factor_at(gemm->a, m, k), mc, kc, false, thread, threads);
+      } else {
+        pool_part(mc, PANEL, thread, threads, &begin, &end);
+        if (begin < end) {
+          tiled_pack_lanes(gemm, a + begin / PANEL * words, m + begin, end - begin, k, kc, most + begin / PANEL, parts);
+        }
       }
+      if (claims.together) pack_panels_share(b, factor_at(gemm->b, 0, k), N, kc, true, thread, threads);
       pool_barrier(pool);
       for (; claim < (block + 1) * chunks * pieces; claim = pool_claim(pool)) {
         const size_t from = claim / chunks % pieces * height;
         if (from >= mc) continue;
         pool_part(N, PANEL, (int)(claim % chunks), (int)chunks, &begin, &end);
         const struct Part part = {m + from, size_min(height, mc - from), begin, end - begin, k, kc};
-        tiled_part(gemm, a + from / PANEL * words, most + from / PANEL, own, part, parts);
+        tiled_part(gemm, a + from / PANEL * words, most + from / PANEL, b == NULL ? b : b + begin / PANEL * words, own, part,
+                   parts);
       }
     }
   }
