@@ -137,8 +137,8 @@ def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
         if mine.fingerprint != theirs.fingerprint:
             raise BadData(
                 f"{first.folder} and {other.folder} have different tokenizers ({mine.name} of "
-                f"{mine.vocab_size:,} tokens, {theirs.name} of {theirs.vocab_size:,}): name data of "
-                "one tokenizer, or tokenize the texts again with one --tokenizer"
+                f"{mine.vocab_size:,} tokens, {theirs.name} of {theirs.vocab_size:,}): name data "
+                "of one tokenizer, or tokenize the texts again with one --tokenizer"
             )
 
 

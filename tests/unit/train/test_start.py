@@ -74,13 +74,9 @@ def test_data_of_two_tokenizers_is_refused(
     ],
 )
 def test_the_model_is_held_to_every_dataset(
-    here: Context,
-    data: Path,
-    model: tuple[Path, CheckpointHeader],
-    train: str,
-    val: str | None,
-    wrong: str,
+    here: Context, model: tuple[Path, CheckpointHeader], train: str, val: str | None, wrong: str
 ) -> None:
+    data = here.workspace.data
     found = find_data(here.workspace, data / train, data / val if val is not None else None)
     with pytest.raises(BadData) as error:
         check_match(here.workspace, found, *model)
@@ -101,12 +97,12 @@ def test_the_model_is_held_to_every_dataset(
 )
 def test_data_of_one_tokenizer_is_taken(
     here: Context,
-    data: Path,
     model: tuple[Path, CheckpointHeader],
     train: str,
     val: str | None,
     names: list[str],
 ) -> None:
+    data = here.workspace.data
     found = find_data(here.workspace, data / train, data / val if val is not None else None)
     check_match(here.workspace, found, *model)
     assert [manifest.folder.name for manifest in found.manifests] == names
