@@ -226,11 +226,6 @@ static const float *block_input(const struct Gpt2 *model, size_t l) {
   return l == 0 ? a->encoded : a->residual3 + (l - 1) * model->B * model->T * model->config.C;
 }
 
-size_t gpt2_head_rows(const struct Gpt2 *model) {
-  const size_t wanted = model->dtype == BF16 ? model->kernels->logits_rows : 0;
-  return wanted > 0 ? wanted : 256;
-}
-
 /* From the last residual to the mean loss, gpt2_head_rows at a time. With `training`, each chunk of
  * logits turns into its gradient in place and is used up at once, for dlnf (in dacts.branch) and dwte. */
 static double head(struct Gpt2 *model, const int *targets, bool training, struct BatchPart part) {

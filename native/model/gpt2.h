@@ -127,7 +127,10 @@ struct Gpt2 {
 };
 
 /* Rows of logits at a time: (B·T, V) is never stored. */
-size_t gpt2_head_rows(const struct Gpt2 *model);
+static inline size_t gpt2_head_rows(const struct Gpt2 *model) {
+  const size_t wanted = model->dtype == BF16 ? model->kernels->logits_rows : 0;
+  return wanted > 0 ? wanted : 256;
+}
 
 /* Fills in the shapes of the tensors, in order. */
 void gpt2_tensors(const struct Config *config, struct Tensor tensors[GPT2_TENSOR_COUNT]);
