@@ -77,8 +77,9 @@ def test_the_parts_are_what_the_formulas_say(
         head = [BT * C, BT, BT, min(BT, 256) * Vp, BT]
         return [BT * C, L * BT * C, K * BT * NH, *of_layers, *head]
 
-    # A validation takes windows of the context, about 1,024 tokens at a time, over the same memory.
-    looked = -(-1024 // maxT) * maxT if validated else 0
+    # A validation takes windows of the context, about 1,024 tokens at a time, over the same memory:
+    # here all windows of 399 targets.
+    looked = -(-399 // maxT) * maxT if validated else 0
     backward = [BT * C, BT * C, BT * 3 * C, BT * 4 * C]
     # The cache of nine positions, whose rows are filled up to 16 numbers; then a row of each kind.
     cached = L * NH * 9 * -(-C // NH // 16) * 16
