@@ -108,10 +108,11 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
     Raises:
         BadData: a file cannot be read, or is no token file.
     """
-    known = {}
-    if (manifest := data.manifest) is not None:
-        shards = (*manifest.train.shards, *manifest.val.shards)
-        known = {manifest.folder / shard.file: asdict(shard) for shard in shards}
+    known = {
+        manifest.folder / shard.file: asdict(shard)
+        for manifest in data.manifests
+        for shard in (*manifest.train.shards, *manifest.val.shards)
+    }
 
     def fingerprint(path: Path) -> dict[str, Any]:
         tokens = len(read_tokens(path))
