@@ -147,7 +147,12 @@ def test_at_most_so_many_tokens(native: Native, files: Files) -> None:
         for row, start, end in zip(rows, starts, ends, strict=True):
             theirs = torchs_losses(files.tokens[start : end + 1])
             assert np.allclose(row["losses"], theirs, rtol=0, atol=2e-5)
-        train = {"data": files.data, "val_data": files.data, "model": files.model, "seq_len": 9}
+        train: Flags = {
+            "data": files.data,
+            "val_data": files.data,
+            "model": files.model,
+            "seq_len": 9,
+        }
         done = native("train", steps=0, val_tokens=most, events="json", **train)
         (line,) = (line for line in json_lines(succeeded(done).stdout) if "val_loss" in line)
         mean = np.mean([loss for row in rows for loss in row["losses"]])
