@@ -23,8 +23,9 @@ class Data:
         name: the dataset's, which names the run.
         train: token file, or a glob pattern that finds several.
         val: token file or pattern; None where there is none.
-        manifest: what vouches for them; None for a bare token file.
+        manifest: the dataset's of the first training file that has one; None for bare token files.
         tokenizer: what made them; None where that is not known.
+        others: the manifests of further datasets that the files belong to.
     """
 
     name: str
@@ -32,6 +33,12 @@ class Data:
     val: Path | None
     manifest: Manifest | None = None
     tokenizer: Tokenizer | None = None
+    others: tuple[Manifest, ...] = ()
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """The manifests of all datasets that the files belong to."""
+        return (*([self.manifest] if self.manifest is not None else []), *self.others)
 
     @property
     def folder(self) -> Path:
@@ -51,9 +58,12 @@ class Data:
 def find_data(workspace: Workspace, data: Path | None, val_data: Path | None) -> Data:
     """Return the dataset that the flags name, or the one prepared last, its files verified.
 
+    Every file is held to the manifest of its own folder, so that a pattern or ``val_data`` cannot
+    bring in the tokens of another tokenizer.
+
     Raises:
         MissingOutput: there is none.
-        BadData: it is not what its manifest says.
+        BadData: a file is not what its manifest says, or two have different tokenizers.
     """
     path = data if data is not None else workspace.newest_dataset()
     found = expanded(path)
@@ -61,19 +71,75 @@ def find_data(workspace: Workspace, data: Path | None, val_data: Path | None) ->
         raise MissingOutput(
             f"there is no {path}: make a dataset with 'llmc prepare NAME' or 'llmc tokenize PATH'"
         )
-    if val_data is not None and not expanded(val_data):
-        raise MissingOutput(f"there is no file {val_data}: make one with 'llmc tokenize PATH'")
-    folder = path if path.is_dir() else found[0].parent
-    if not path.is_dir() and not (folder / MANIFEST).is_file():
+    vouching: dict[Path, Manifest] = {}
+    train = _manifests([path] if path.is_dir() else found, vouching)
+    manifest = train[0] if train else None
+    if val_data is not None:
+        val_data = _validation(val_data, vouching)
+    others = tuple(each for each in vouching.values() if each is not manifest)
+    _check_one_tokenizer([*train, *others])
+    if manifest is None:
         stem = path.resolve().stem.partition("*")[0].rstrip("_") or path.resolve().parent.name
-        return Data(stem, path, val_data)
-    manifest = load_manifest(folder)
-    _check_files(manifest)
-    verify(manifest)
-    train = manifest.train_path if path.is_dir() else path
-    whole = expanded(train) == [folder / shard.file for shard in manifest.train.shards]
+        return Data(stem, path, val_data, others=others)
+    files = manifest.train_path if path.is_dir() else path
+    whole = expanded(files) == [manifest.folder / shard.file for shard in manifest.train.shards]
     val = val_data or (manifest.val_path if whole else None)
-    return Data(manifest.dataset, train, val, manifest, manifest.load_tokenizer())
+    return Data(manifest.dataset, files, val, manifest, manifest.load_tokenizer(), others)
+
+
+def _validation(path: Path, vouching: dict[Path, Manifest]) -> Path:
+    """Return the token file or pattern that ``--val-data`` means: of a folder, its validation."""
+    found = expanded(path)
+    if not found:
+        raise MissingOutput(f"there is no file {path}: make one with 'llmc tokenize PATH'")
+    manifests = _manifests(found, vouching)
+    if path.is_dir():
+        return manifests[0].val_path
+    return path
+
+
+def _manifests(paths: Sequence[Path], vouching: dict[Path, Manifest]) -> list[Manifest]:
+    """Return the manifests of token files or datasets' folders; ``vouching`` collects them all.
+
+    A file that is a link belongs to the dataset it leads to.
+
+    Raises:
+        MissingOutput: a folder is no dataset, or only a part of one.
+        BadData: a file is not what its manifest says, or its folder's manifest does not name it.
+    """
+    found: dict[Path, Manifest] = {}
+    for path in paths:
+        file = None if path.is_dir() else path
+        if file is not None and not (file.parent / MANIFEST).is_file():
+            file = path.resolve()
+            if not (file.parent / MANIFEST).is_file():
+                continue
+        folder = path if file is None else file.parent
+        if folder not in vouching:
+            manifest = load_manifest(folder)
+            _check_files(manifest)
+            verify(manifest)
+            vouching[folder] = manifest
+        manifest = found[folder] = vouching[folder]
+        if file is not None and file not in manifest.files:
+            raise _unknown_file(file)
+    return list(found.values())
+
+
+def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
+    """Refuse datasets whose ids mean different tokens.
+
+    Raises:
+        BadData: the message names two of them.
+    """
+    for other in manifests[1:]:
+        first, mine, theirs = manifests[0], manifests[0].tokenizer, other.tokenizer
+        if mine.fingerprint != theirs.fingerprint:
+            raise BadData(
+                f"{first.folder} and {other.folder} have different tokenizers ({mine.name} of "
+                f"{mine.vocab_size:,} tokens, {theirs.name} of {theirs.vocab_size:,}): name data "
+                "of one tokenizer, or tokenize the texts again with one --tokenizer"
+            )
 
 
 def _check_files(manifest: Manifest) -> None:
@@ -93,9 +159,14 @@ def _check_files(manifest: Manifest) -> None:
             raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize'")
     for file in (*expanded(manifest.train_path), *expanded(manifest.val_path)):
         if file not in manifest.files:
-            raise BadData(
-                f"{file} is not in its folder's manifest: remove it, or run 'llmc tokenize' again"
-            )
+            raise _unknown_file(file)
+
+
+def _unknown_file(file: Path) -> BadData:
+    return BadData(
+        f"{file} is not in its folder's manifest: move it to another folder, or run "
+        "'llmc tokenize' again"
+    )
 
 
 def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
@@ -123,19 +194,18 @@ def check_match(workspace: Workspace, data: Data, path: Path, header: Checkpoint
     """Refuse data and a model with different tokens.
 
     Raises:
-        BadData: their tokenizers differ, or the model knows too few tokens.
+        BadData: the tokenizer of any of the data differs, or the model knows too few tokens.
     """
-    if data.manifest is None:
-        return
-    tokenizer = data.manifest.tokenizer
-    shown, folder = workspace.shown(path), workspace.shown(data.manifest.folder)
     advice = "prepare the data with the model's tokenizer, or choose another model"
-    if header.tokenizer is not None and header.tokenizer.hex() != tokenizer.fingerprint:
-        raise BadData(
-            f"{shown} was made for another tokenizer than {folder} ({tokenizer.name}): {advice}"
-        )
-    if tokenizer.vocab_size > header.config.vocab_size:
-        raise BadData(
-            f"{folder} uses {tokenizer.vocab_size:,} tokens, but {shown} knows only "
-            f"{header.config.vocab_size:,}: {advice}"
-        )
+    shown = workspace.shown(path)
+    for manifest in data.manifests:
+        tokenizer, folder = manifest.tokenizer, workspace.shown(manifest.folder)
+        if header.tokenizer is not None and header.tokenizer.hex() != tokenizer.fingerprint:
+            raise BadData(
+                f"{shown} was made for another tokenizer than {folder} ({tokenizer.name}): {advice}"
+            )
+        if tokenizer.vocab_size > header.config.vocab_size:
+            raise BadData(
+                f"{folder} uses {tokenizer.vocab_size:,} tokens, but {shown} knows only "
+                f"{header.config.vocab_size:,}: {advice}"
+            )

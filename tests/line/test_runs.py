@@ -122,6 +122,7 @@ def test_json(several: Llmc) -> None:
         "steps": 100,
         "planned_steps": 4000,
         "saved_step": 80,
+        "offered_step": 80,
         "ended": None,
         "skipped_updates": 0,
         "train_loss": loss(99) - 0.5,
@@ -133,6 +134,8 @@ def test_json(several: Llmc) -> None:
         "tokens": 12800,
         "seconds": pytest.approx(1.0),
         "tokens_per_second": pytest.approx(12800),
+        "val_error": None,
+        "best_val_error": None,
     }
     assert runs[1]["best_val_loss"] is None
 

@@ -31,7 +31,10 @@ Data = Annotated[
     ),
 ]
 ValData = Annotated[
-    Path | None, of_data("Token file or pattern to validate on. Default: the dataset's.", "FILE")
+    Path | None,
+    of_data(
+        "Token file, pattern or dataset folder to validate on. Default: the dataset's.", "PATH"
+    ),
 ]
 Model = Annotated[
     Path | None,
