@@ -18,7 +18,7 @@ from typing import Any
 
 from llmc.config import load_preset, preset_names
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import available_cores
+from llmc.engine.machine import available_cores, instruction_sets
 from llmc.engine.process import Engine
 from llmc.errors import LlmcError, Usage
 from llmc.installation import install_command
@@ -27,6 +27,7 @@ from llmc.report import SILENT, Report
 from llmc.units import milliseconds
 
 Event = dict[str, Any]
+MEASURED = ("fp32", "bf16")  # the types that training multiplies
 
 
 @dataclass(frozen=True)
@@ -384,6 +385,25 @@ def bench_decode(work: Work, against: str | None, pairs: int, *, report: Report 
     return decode_result(
         work, Timing.of(work.engine_argv(ensure_native(report=report), "bench-decode"))
     )
+
+
+def bench_tables(*, report: Report = SILENT) -> Event:
+    """Measure how fast one thread of each table of kernels multiplies, in fp32 and in bf16.
+
+    Returns:
+        ``tables``: by name, slowest first, ``runnable`` and the rates ``fp32_flops`` and
+        ``bf16_flops`` per second where it runs; ``chosen``: the table that each type trains with.
+
+    Raises:
+        LlmcError: a process failed, or LLMC_ISA names a table that cannot run.
+    """
+    binary = ensure_native(report=report)
+    events = [list(instruction_sets(binary, dtype, rates=dtype == "fp32")) for dtype in MEASURED]
+    tables = {event.pop("isa"): event for event in events[0][:-1]}
+    for row in tables.values():
+        del row["event"]
+    chosen = {dtype: found[-1]["isa"] for dtype, found in zip(MEASURED, events, strict=True)}
+    return {"tables": tables, "chosen": chosen}
 
 
 def _note_floats(work: Work, result: Event, report: Report) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from llmc.check.bench import Work
 from llmc.cli.commands import bench as command
+from llmc.engine.toolchain import ISAS
 from llmc.model import ModelConfig, gemm_flops
 from llmc.paths import shipped_dir
 from tests.conftest import Llmc, assert_one_sentence
@@ -90,11 +91,12 @@ def test_a_model_is_a_size_or_a_preset(
         (["kernels", "--against", "torch-compile"], "--against torch"),
         (["decode", "--against", "torch"], "leave out --against"),
         (["kernels", "--dtype", "int8"], "llmc bench decode --dtype int8"),
+        (["isa", "--threads", "2"], "--threads does not apply"),
         (["--threads", "257"], "--threads must be between 1 and 256"),
     ],
 )
 def test_impossible_flags_are_refused(words: list[str], said: str, tiny: Llmc) -> None:
-    model = [] if "--model" in words else ["--model", "tiny.toml"]
+    model = [] if "--model" in words or "isa" in words else ["--model", "tiny.toml"]
     assert said in assert_one_sentence(tiny("bench", *model, *words), 2)
 
 
@@ -130,6 +132,16 @@ def numbers(value: Any) -> Iterator[float]:
             yield from numbers(inner)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield value
+
+
+def test_instruction_sets_are_measured_and_the_choice_is_that_of_a_run(llmc: Llmc) -> None:
+    result = json.loads(llmc("--json", "bench", "isa").stdout)
+    tables, chosen = result["tables"], result["chosen"]
+    assert set(tables) <= {*ISAS, "plain"} and {"plain", *chosen.values()} <= set(tables)
+    for row in tables.values():
+        assert not row["runnable"] or (row["fp32_flops"] > 0 and row["bf16_flops"] > 0)
+    done = llmc("bench", "isa")
+    assert "fp32, GF/s" in done.stdout and chosen["bf16"] in done.stdout
 
 
 def documented(result: dict[str, Any]) -> None:

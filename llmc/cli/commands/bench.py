@@ -1,4 +1,4 @@
-"""``llmc bench``: time training steps, single kernels or decoding, alone or against PyTorch."""
+"""``llmc bench``: time training steps, kernels, decoding or instruction sets."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmc.check.bench import Event, bench_decode, bench_kernels, bench_steps, work_of
+from llmc.check.bench import (
+    Event,
+    bench_decode,
+    bench_kernels,
+    bench_steps,
+    bench_tables,
+    work_of,
+)
 from llmc.cli.context import Context
 from llmc.cli.options import argument, in_group
+from llmc.errors import Usage
 from llmc.units import megabytes, milliseconds
 
 if TYPE_CHECKING:
@@ -18,11 +26,11 @@ of_work = in_group("What is computed")
 of_timing = in_group("Timing")
 
 What = Annotated[
-    Literal["step", "kernels", "decode"],
+    Literal["step", "kernels", "decode", "isa"],
     argument(
         None,
-        "Whole training steps; every kernel call of training steps; or the products of decoding "
-        "a token.",
+        "Whole training steps; every kernel call of training steps; the products of decoding "
+        "a token; or what one thread multiplies with each instruction set.",
     ),
 ]
 Model = Annotated[str, of_work("Shape: 124M … 1558M, or a preset.", "SIZE|PRESET")]
@@ -57,13 +65,16 @@ def bench(
     against: Against = None,
     pairs: Pairs = 7,
 ) -> None:
-    """Benchmark training steps, kernels or decoding.
+    """Benchmark training steps, kernels, decoding or instruction sets.
 
     A step is forward, backward, gradient norm and AdamW. With --against, processes of both sides
     alternate, and the ratio of their medians is taken pair by pair: of steps, or of attention.
     Decoding is compared with the speed at which the weights can be read.
     """
     ctx: Context = context.obj
+    if what == "isa":
+        _instruction_sets(context, ctx)
+        return
     work = work_of(
         what,
         model,
@@ -91,12 +102,29 @@ def bench(
         ctx.ui.next(f"llmc bench{' kernels' if what == 'kernels' else ''} --against torch")
 
 
+def _instruction_sets(context: typer.Context, ctx: Context) -> None:
+    """Time each table of kernels; no option of the others applies.
+
+    Raises:
+        Usage: an option was given.
+    """
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name != "what" and source is not None and source.name != "DEFAULT":
+            flag = f"--{name.replace('_', '-')}"
+            raise Usage(f"{flag} does not apply to llmc bench isa, which measures one thread")
+    result = bench_tables(report=ctx.ui)
+    if not ctx.ui.json:
+        show("isa", result, None)
+    ctx.ui.result(result)
+
+
 def show(what: str, result: Event, against: str | None) -> None:
     """Print a result on stdout: a table and the totals; lines are not broken in a pipe."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
-    parts = {"step": _step, "kernels": _kernels, "decode": _decode}[what](result)
+    parts = {"step": _step, "kernels": _kernels, "decode": _decode, "isa": _isa}[what](result)
     if against is not None:
         other = result["against"]
         part = "attention, forward and backward: " if what == "kernels" else ""
@@ -144,6 +172,15 @@ def _decode(result: Event) -> list[Table | str]:
         f"{result['share_of_reading']:.0%} of the measured {_giga(result['read_bytes_per_second'])}"
         f" GB/s of reading the weights ({result['isa']})",
     ]
+
+
+def _isa(result: Event) -> list[Table | str]:
+    table = _table("instruction set", "fp32, GF/s", "bf16, GF/s", "training takes it for")
+    for name, row in result["tables"].items():
+        takes = ", ".join(dtype for dtype, chosen in result["chosen"].items() if chosen == name)
+        rates = [_giga(row.get(f"{dtype}_flops")) for dtype in result["chosen"]]
+        table.add_row(name, *(rates if row["runnable"] else ["", "cannot run here"]), takes)
+    return [table]
 
 
 def _sentence(against: str, other: Event) -> str:
