@@ -65,6 +65,7 @@ def test_the_file_is_as_documented(dataset: Manifest) -> None:
         "text_bytes",
         "special",
         "part",
+        "split",
         "created_by",
     ]
     assert fields["format"] == 2
