@@ -48,7 +48,7 @@ class Completions:
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._spell = speller(tokenizer)
-        self._longest = max(map(len, tokenizer.ranks))
+        self._longest = max(tokenizer.text_sizes().values())
 
     async def answer(self, asked: CompletionRequest) -> Response:
         """Answer a request; a stream begins with the first event.
