@@ -102,6 +102,7 @@ def train(
 def load(
     run_or_file: Place | None = None,
     *,
+    last: bool = False,
     dtype: str | None = None,
     threads: int | None = None,
     workspace: Place = HERE,
@@ -109,10 +110,12 @@ def load(
 ) -> LoadedModel:
     """Load a trained model, to call ``sample(prompt)`` or ``stream(prompt)`` on.
 
-    The model stays in memory until ``close()``; a ``with`` block closes it.
+    The model stays in memory until ``close()``; a ``with`` block closes it. A run offers the
+    weights with the lowest validation loss of those that it saved.
 
     Args:
         run_or_file: a run's name, its folder, or a checkpoint file. Default: the newest run.
+        last: load a run's last weights instead of its best.
         dtype: type of the weights in memory: ``fp32``, ``bf16`` or ``int8``.
         threads: threads; the text does not depend on it.
         workspace: where runs are.
@@ -123,12 +126,13 @@ def load(
         BadData: a file is damaged, or the model's tokenizer is unknown.
     """
     place = Workspace(Path(workspace))
-    return sampling.load(place, run_or_file, dtype=dtype, threads=threads, report=report)
+    return sampling.load(place, run_or_file, last=last, dtype=dtype, threads=threads, report=report)
 
 
 def evaluate(
     run_or_file: Place | None = None,
     *,
+    last: bool = False,
     data: Place | None = None,
     split: str | None = None,
     max_tokens: int | None = None,
@@ -140,6 +144,7 @@ def evaluate(
 
     Args:
         run_or_file: a run's name, its folder, or a checkpoint file. Default: the newest run.
+        last: measure a run's last weights instead of its best.
         data: a dataset's folder or a token file. Default: the data that the run was trained on.
         split: ``"train"`` or ``"val"`` of a dataset. Default: ``"val"``.
         max_tokens: predict only the first N tokens.
@@ -159,6 +164,7 @@ def evaluate(
         data=_path(data),
         split=split,
         max_tokens=max_tokens,
+        last=last,
         options=EngineOptions(**options),
         report=report,
     )

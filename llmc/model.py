@@ -39,6 +39,14 @@ class ModelConfig:
         """Vp: V rounded up to a multiple of 128."""
         return -(-self.vocab_size // 128) * 128
 
+    @property
+    def shown(self) -> str:
+        """The shape as words: 4 layers, 4 heads, …"""
+        return (
+            f"{self.layers} layers, {self.heads} heads, {self.channels} channels, "
+            f"context {self.context}, vocabulary {self.vocab_size}"
+        )
+
 
 DIMENSIONS = tuple(item.name for item in fields(ModelConfig))
 

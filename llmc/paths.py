@@ -17,7 +17,8 @@ import platformdirs
 from llmc.errors import BadData, MissingOutput, Usage
 
 # The files of a run's folder.
-CHECKPOINT = "model.bin"
+CHECKPOINT = "model.bin"  # the newest weights
+BEST = "best.bin"  # those with the lowest validation loss of the saved ones
 METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
 RECORD = "run.json"

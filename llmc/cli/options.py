@@ -51,6 +51,8 @@ of_model = in_group("Model")
 
 RunOption = Annotated[str | None, of_model("Run to use. Default: the newest.", "NAME")]
 ModelOption = Annotated[Path | None, of_model("Checkpoint to use, not a run's.", "FILE")]
+LAST_HELP = "Use the run's last weights, not those with the lowest validation loss."
+LastOption = Annotated[bool, of_model(LAST_HELP, names=("--last",))]
 DtypeOption = Annotated[
     Literal["fp32", "bf16", "int8"] | None,
     of_model("Type of the weights in memory; smaller is faster. Default: the run's."),
@@ -70,14 +72,15 @@ SourceOption = Annotated[
 ]
 
 
-def check_one_model(run: str | None, model: Path | None) -> None:
-    """Refuse a run together with a checkpoint.
+def check_one_model(run: str | None, model: Path | None, *, last: bool) -> None:
+    """Refuse a run, or the choice of a run's weights, together with a checkpoint.
 
     Raises:
         Usage: both are given.
     """
-    if run is not None and model is not None:
-        raise Usage("--run and --model exclude each other: give one")
+    if model is not None and (run is not None or last):
+        other = "--run" if run is not None else "--last"
+        raise Usage(f"{other} and --model exclude each other: give one")
 
 
 def parsed(kind: Callable[[str], Any]) -> Callable[[Any], Any]:

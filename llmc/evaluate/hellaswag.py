@@ -185,6 +185,7 @@ def evaluate_hellaswag(
     *,
     data: Path | None = None,
     max_examples: int | None = None,
+    last: bool = False,
     options: EngineOptions | None = None,
     report: Report = SILENT,
 ) -> HellaSwagResult:
@@ -192,7 +193,7 @@ def evaluate_hellaswag(
 
     ``target`` is a run's name, its folder, or a checkpoint; by default the newest run. ``data`` is
     the published JSONL file; by default the fetched one. With ``max_examples``, N questions are
-    asked, evenly spaced.
+    asked, evenly spaced. ``last`` scores a run's last weights instead of its best.
 
     Raises:
         MissingOutput: the model or the file does not exist.
@@ -201,7 +202,7 @@ def evaluate_hellaswag(
     """
     options = options or EngineOptions()
     options = replace(options, batch_size=options.batch_size or ENDINGS)
-    model = find_evaluated(workspace, target, report)
+    model = find_evaluated(workspace, target, report, last=last)
     path = data if data is not None else fetched_files(workspace, HELLASWAG)[0]
     if not path.is_file():
         raise MissingOutput(f"there is no file {path}: get it with 'llmc fetch hellaswag'")

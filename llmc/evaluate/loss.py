@@ -23,6 +23,7 @@ class LossResult:
     split: str | None  # train or val of a dataset; None for a single file
     score: Score  # loss, perplexity and bits per byte, with standard errors
     engine: EngineRun
+    other_split: str | None = None  # that the dataset has too
 
     @property
     def loss(self) -> float:
@@ -37,6 +38,7 @@ def evaluate(
     data: Path | None = None,
     split: str | None = None,
     max_tokens: int | None = None,
+    last: bool = False,
     options: EngineOptions | None = None,
     report: Report = SILENT,
 ) -> LossResult:
@@ -45,7 +47,7 @@ def evaluate(
     ``target`` is a run's name, its folder, or a checkpoint; by default the newest run. ``data`` is
     a dataset's folder or a token file; by default the dataset that the run was trained on.
     ``split`` is ``train`` or ``val`` (the default) of a dataset. Only the first ``max_tokens`` are
-    predicted.
+    predicted. ``last`` measures a run's last weights instead of its best.
 
     Raises:
         MissingOutput: the model or the data does not exist.
@@ -54,7 +56,7 @@ def evaluate(
         LlmcError: the engine failed or was interrupted.
     """
     options = options or EngineOptions()
-    model = find_evaluated(workspace, target, report)
+    model = find_evaluated(workspace, target, report, last=last)
     context = model.header.config.context
     if options.seq_len is not None and options.seq_len > context:
         raise Usage(
@@ -88,4 +90,4 @@ def evaluate(
             message = f"interrupted after {engine.done:,} of {total:,} tokens; {measured}"
             raise Interrupted(message) from stop
     result = score(tally, engine.seq_len)
-    return LossResult(model, text.files, text.split, result, engine.finished())
+    return LossResult(model, text.files, text.split, result, engine.finished(), text.other_split)

@@ -35,17 +35,22 @@ class EvaluatedModel:
 
 
 def find_evaluated(
-    workspace: Workspace, target: str | Path | None = None, report: Report = SILENT
+    workspace: Workspace,
+    target: str | Path | None = None,
+    report: Report = SILENT,
+    *,
+    last: bool = False,
 ) -> EvaluatedModel:
     """Return the run or checkpoint named by ``target``, or the newest run.
+
+    ``last`` asks for a run's last weights instead of its best.
 
     Raises:
         MissingOutput: there is none.
         BadData: the checkpoint is damaged.
+        Usage: ``last`` is asked of a file.
     """
-    found = find_checkpoint(workspace, target)
-    if target is None and found.run is not None:
-        report.note(f"run: {workspace.shown(found.run)} (the newest)")
+    found = find_checkpoint(workspace, target, last=last, report=report)
     return EvaluatedModel(found, read_header(found.file))
 
 
@@ -56,6 +61,7 @@ class EvaluatedText:
     files: tuple[Path, ...]
     split: str | None  # train or val of a dataset; None for a single file
     tokenizer: Tokenizer | None  # that made them; None if unknown
+    other_split: str | None = None  # that the dataset has too
 
 
 def find_text(
@@ -79,9 +85,12 @@ def find_text(
             raise Usage(f"{data} is one token file: leave out --split, or name the folder")
         found = find_data(workspace, data, None)
         files: tuple[Path, ...] = (data,)
+        other = None
     else:
         found = _dataset(workspace, model, data)
         split = split or DEFAULT_SPLIT
+        other = "val" if split == "train" and found.val is not None else None
+        other = "train" if split == "val" else other
         file = found.train if split == "train" else found.val
         if file is None:
             raise MissingOutput(
@@ -94,7 +103,7 @@ def find_text(
         report.note(f"tokenizer: {tokenizer.name}, from the data; the model's is unknown")
     if tokenizer is None and (tokenizer := model.found.tokenizer(workspace)) is not None:
         report.note(f"tokenizer: {tokenizer.name}, from the model; the data's is unknown")
-    return EvaluatedText(files, split, tokenizer)
+    return EvaluatedText(files, split, tokenizer, other)
 
 
 def _dataset(workspace: Workspace, model: EvaluatedModel, data: Path | None) -> Data:

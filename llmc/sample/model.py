@@ -14,13 +14,14 @@ from llmc.engine.machine import available_cores
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.model import ModelConfig, parameter_count
-from llmc.paths import CHECKPOINT, CONFIG, Workspace
+from llmc.paths import CONFIG, Workspace
 from llmc.report import SILENT, Report
 from llmc.sample.streaming import KEPT
 from llmc.sample.text import Sample
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.folder import FoundCheckpoint, find_checkpoint, find_run
 from llmc.weights.checkpoint import read_header
+from llmc.weights.sources import run_weights
 
 PARAMETERS_PER_THREAD = 4_000_000
 
@@ -70,10 +71,13 @@ def find_model(
     run: str | None = None,
     model: Path | None = None,
     *,
+    last: bool = False,
     needs_tokenizer: bool = False,
     report: Report = SILENT,
 ) -> SampleModel:
     """Return the model in the file ``model``, of the run named ``run``, or of the newest run.
+
+    ``last`` asks for a run's last weights instead of its best.
 
     Raises:
         MissingOutput: there is none.
@@ -93,7 +97,7 @@ def find_model(
         folder = find_run(workspace, run)
         if run is None:
             report.note(f"run: {workspace.shown(folder)} (the newest)")
-        found = FoundCheckpoint(folder / CHECKPOINT, folder)
+        found = FoundCheckpoint(run_weights(folder, last=last, report=report), folder)
     return _opened(workspace, found, needs_tokenizer=needs_tokenizer)
 
 
@@ -210,6 +214,7 @@ def load(
     workspace: Workspace,
     run_or_file: str | Path | None = None,
     *,
+    last: bool = False,
     dtype: str | None = None,
     threads: int | None = None,
     slots: int = 1,
@@ -220,6 +225,7 @@ def load(
     Args:
         workspace: where runs are.
         run_or_file: a run's name, its folder, or a checkpoint file. Default: the newest run.
+        last: load a run's last weights instead of its best.
         dtype: type of the weights in memory, fp32, bf16 or int8. Default: that of the run.
         threads: threads. Default: one per 4 million parameters, at most one per core.
         slots: samples that are written at the same time.
@@ -230,7 +236,8 @@ def load(
         BadData: a file is damaged, or the model's tokenizer is unknown.
         LlmcError: the engine cannot be started.
     """
-    model = _opened(workspace, find_checkpoint(workspace, run_or_file), needs_tokenizer=True)
+    found = find_checkpoint(workspace, run_or_file, last=last, report=report)
+    model = _opened(workspace, found, needs_tokenizer=True)
     binary = ensure_native(report=report)
     argv = model.argv(binary, slots=slots, dtype=dtype, threads=threads)
     return LoadedModel(model, Generator(argv).__enter__())

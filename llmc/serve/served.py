@@ -12,7 +12,7 @@ from llmc.config import SampleConfig
 from llmc.engine.protocol import Ready
 from llmc.errors import BadData, LlmcError
 from llmc.model import parameter_count
-from llmc.paths import CHECKPOINT, METRICS
+from llmc.paths import BEST, CHECKPOINT, METRICS
 from llmc.sample.model import SampleModel
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.curves import extremes
@@ -37,7 +37,7 @@ def served_model(chosen: SampleModel) -> ServedModel:
             f"'{chosen.tokenizer.name}' has only {chosen.tokenizer.vocab_size}: serve another model"
         )
     folder = chosen.checkpoint.parent
-    is_run = chosen.checkpoint.name == CHECKPOINT and (folder / METRICS).is_file()
+    is_run = chosen.checkpoint.name in (BEST, CHECKPOINT) and (folder / METRICS).is_file()
     return ServedModel(
         folder.name if is_run else chosen.checkpoint.stem,
         chosen.checkpoint,

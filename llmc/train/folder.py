@@ -33,6 +33,7 @@ from llmc.tokens import tokenizer as tokenizers
 from llmc.tokens import vocabulary
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.weights.sources import run_weights
 from llmc.weights.tokenizer import tokenizer_of
 
 
@@ -193,23 +194,37 @@ class FoundCheckpoint:
         return recorded or tokenizer_of(workspace, self.file)
 
 
-def find_checkpoint(workspace: Workspace, target: str | Path | None) -> FoundCheckpoint:
+def find_checkpoint(
+    workspace: Workspace,
+    target: str | Path | None,
+    *,
+    last: bool = False,
+    report: Report = SILENT,
+) -> FoundCheckpoint:
     """Return the checkpoint of a run, named or by its folder, or a file; of the newest run if None.
+
+    A run offers its best weights, or with ``last`` its last ones; ``report`` takes which.
 
     Raises:
         MissingOutput: there is none.
+        Usage: ``last`` is asked of a file.
     """
+    runs = [find_run(workspace, None)] if target is None else [workspace.runs / target]
     if target is None:
-        run = find_run(workspace, None)
-        return FoundCheckpoint(run / CHECKPOINT, run)
-    for run in (workspace.runs / target, Path(target)):
+        report.note(f"run: {workspace.shown(runs[0])} (the newest)")
+    else:
+        runs.append(Path(target))
+    for run in runs:
         if (run / CHECKPOINT).is_file():
-            return FoundCheckpoint(run / CHECKPOINT, run)
+            return FoundCheckpoint(run_weights(run, last=last, report=report), run)
+    assert target is not None
     if not Path(target).is_file():
         raise MissingOutput(
             f"there is no run and no checkpoint '{target}': train one with 'llmc train', "
             "or make one with 'llmc export-weights'" + similar_run(workspace, str(target))
         )
+    if last:
+        raise Usage(f"--last chooses between a run's weights, and {target} is a file: leave it out")
     return FoundCheckpoint(Path(target), None)
 
 

@@ -22,6 +22,7 @@ from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.train.folder import is_running, last_written, newest_run, read_record, similar_run
 from llmc.train.metrics import STATES, Metrics, Point, count
 from llmc.weights.checkpoint import read_header
+from llmc.weights.sources import run_weights
 
 
 @dataclass(kw_only=True)
@@ -34,6 +35,7 @@ class RunHistory(Metrics):
         dataset: what it trained on, if known.
         parameters: how many the model has, if known.
         saved_step: the step its checkpoint was saved at; None without a checkpoint.
+        offered_step: the step of the weights that sample, serve, eval and export-weights use.
         running: a trainer holds the run.
         updated: when it was last written to, in seconds since 1970; 0 if never.
         started: the same of its settings alone.
@@ -46,6 +48,7 @@ class RunHistory(Metrics):
     dataset: str | None = None
     parameters: int | None = None
     saved_step: int | None = None
+    offered_step: int | None = None
     running: bool = False
     updated: float = 0.0
     started: float = 0.0
@@ -170,11 +173,11 @@ def read_run(folder: Path) -> RunHistory:
     if (folder / CHECKPOINT).exists():
         try:
             header = read_header(folder / CHECKPOINT)
-        except LlmcError as error:
-            run.problems.append(str(error))
-        else:
             run.saved_step = header.step
             run.parameters = parameter_count(header.config)
+            run.offered_step = read_header(run_weights(folder)).step
+        except LlmcError as error:
+            run.problems.append(str(error))
     return run
 
 

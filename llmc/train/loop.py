@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import record_tokenizer
 from llmc.train import folder as folders
 from llmc.train import record as records
-from llmc.train.metrics import Event, Metrics, Progress, further
+from llmc.train.metrics import Event, Metrics, Point, Progress, further
 from llmc.train.plan import Inputs, RunPlan, start
 from llmc.train.record import Setup
 from llmc.train.start import Data
+from llmc.weights.checkpoint import read_header
+from llmc.weights.sources import run_weights
 
 SAMPLE_TOKENS = 64
 
@@ -74,6 +77,21 @@ class TrainResult:
     def checkpoint(self) -> Path | None:
         """The newest weights; None if none were saved."""
         return self.folder / CHECKPOINT if self.progress.saved_step is not None else None
+
+    @cached_property
+    def offered(self) -> Path | None:
+        """The weights that ``sample``, ``serve``, ``eval`` and ``export-weights`` use."""
+        return run_weights(self.folder) if self.checkpoint is not None else None
+
+    @cached_property
+    def offered_step(self) -> int | None:
+        """The step of the offered weights; None if there are none."""
+        return read_header(self.offered).step if self.offered is not None else None
+
+    @property
+    def best_val(self) -> Point | None:
+        """The step with the lowest validation loss, saved or not, and that loss."""
+        return min(self.progress.val, key=lambda point: point[1], default=None)
 
     @property
     def metrics(self) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 from llmc.config import Preset, TrainConfig, load_preset, settings_of
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig, flops_per_token
-from llmc.paths import CHECKPOINT, CHECKPOINTS, Workspace, free_bytes
+from llmc.paths import BEST, CHECKPOINT, CHECKPOINTS, Workspace, free_bytes
 from llmc.report import SILENT, Report
 from llmc.train import record as records
 from llmc.train.folder import new_run, newest_step
@@ -21,8 +21,6 @@ from llmc.train.start import Data, check_match, find_data, find_model
 from llmc.units import megabytes, seconds_of
 from llmc.weights.checkpoint import checkpoint_bytes, read_header
 from llmc.weights.state import training_state_bytes
-
-BEST = "best.bin"
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def export_weights(
     fingerprint: bytes | None = None,
     tokenizer: str | None = None,
     data: Path | None = None,
+    last: bool = False,
     report: Report = SILENT,
 ) -> Export:
     """Write the weights of ``source`` to a file or folder.
@@ -104,6 +105,7 @@ def export_weights(
         fingerprint: the 32-byte fingerprint of the model's tokenizer, if known.
         tokenizer: the model's tokenizer, by name or file. Default: the recorded one.
         data: a token file whose first batch makes llm.c's debug state.
+        last: export a run's last weights instead of its best.
         report: takes progress.
 
     Raises:
@@ -114,7 +116,9 @@ def export_weights(
     """
     if data is not None and to != "llm.c":
         raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
-    found = _found(workspace, source, shape or {}, seed)
+    found = _random(source, shape or {}, seed, last=last) or find_weights(
+        workspace, source, last=last, report=report
+    )
     weights, config = found.weights, found.weights.config
     for note in weights.notes:
         report.note(f"{source}: {note}")
@@ -130,26 +134,23 @@ def export_weights(
         _keep_tokenizer(workspace, export, report)
     else:
         _write_for_others(export, data, report)
-    report.note(
-        f"{source}: {config.layers} layers, {config.heads} heads, {config.channels} channels, "
-        f"context {config.context}, vocabulary {config.vocab_size}: "
-        f"{export.parameters:,} parameters"
-    )
+    report.note(f"{source}: {config.shown}: {export.parameters:,} parameters")
     report.note(f"wrote {workspace.shown(path)} ({dtype}, {export.bytes:,} bytes)")
     return export
 
 
-def _found(
-    workspace: Workspace, source: str, shape: Mapping[str, int | None], seed: int
-) -> FoundWeights:
+def _random(
+    source: str, shape: Mapping[str, int | None], seed: int, *, last: bool
+) -> FoundWeights | None:
+    """Return random weights if ``source`` asks for them; a shape is for these only."""
     given = {name: size for name, size in shape.items() if size is not None}
     kind, _, preset = source.partition(":")
-    if kind == "random":
+    if kind == "random" and not last:
         return random_weights(preset, given, seed)
-    if given:
+    if given and kind != "random":
         flag = next(iter(given)).replace("_", "-")
         raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
-    return find_weights(workspace, source)
+    return None
 
 
 def _check_target(to: str, dtype: str, config: ModelConfig) -> None:

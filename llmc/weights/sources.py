@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmc.config import load_preset, nearest, overridden
-from llmc.errors import BadData, MissingOutput, Usage
+from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.fetch.registry import WEIGHTS
 from llmc.kinds import HEAD_BYTES, not_data
-from llmc.paths import CHECKPOINT, Workspace
+from llmc.paths import BEST, CHECKPOINT, Workspace
+from llmc.report import SILENT, Report
 from llmc.weights.base import Weights
-from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS, CheckpointModel
+from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS, CheckpointModel, read_header
 from llmc.weights.random import RandomModel
 from llmc.weights.safetensors import INDEX_SUFFIX
 
@@ -30,31 +32,58 @@ class FoundWeights:
     folder: Path | None = None  # of the run they belong to
 
 
-def find_weights(workspace: Workspace, source: str) -> FoundWeights:
+def run_weights(folder: Path, *, last: bool = False, report: Report = SILENT) -> Path:
+    """Return the checkpoint that a run offers: the best one if there is one, else the last.
+
+    ``last`` asks for the last one. Where the two are of different steps, ``report`` takes which one
+    it is.
+    """
+    best, newest = folder / BEST, folder / CHECKPOINT
+    if last or not best.is_file():
+        return newest
+    with suppress(LlmcError):  # a damaged file is named when it is opened
+        best_step, newest_step = read_header(best).step, read_header(newest).step
+        if best_step != newest_step:
+            report.note(
+                f"weights: step {best_step:,}, which has the run's lowest validation loss "
+                f"(--last: step {newest_step:,})"
+            )
+    return best
+
+
+def find_weights(
+    workspace: Workspace, source: str, *, last: bool = False, report: Report = SILENT
+) -> FoundWeights:
     """Return the weights of a published model, a run, a folder or a file.
 
+    A run offers what :func:`run_weights` says; ``last`` asks for its last checkpoint.
+
     Raises:
-        Usage: there are no such weights, or the file has another format.
+        Usage: there are no such weights, the file has another format, or ``last`` is asked of what
+            is not a run.
         MissingOutput: the published weights have not been fetched.
         BadData: the weights are damaged or not GPT-2's.
     """
-    if source in PUBLISHED:
+    path, named = Path(source), source in PUBLISHED
+    if not path.exists() and path.name == source and not named:
+        run = workspace.runs / source
+        path = run if (run / CHECKPOINT).is_file() else path
+    if not named and (path / CHECKPOINT).is_file():
+        file = run_weights(path, last=last, report=report)
+        return FoundWeights(path.resolve().name, CheckpointModel(file), path)
+    if last:
+        raise Usage(f"--last chooses between a run's weights, and {source} is no run: leave it out")
+    if named:
         folder = workspace.models / source
         if not (folder / "model.safetensors").is_file():
             raise MissingOutput(
                 f"no weights in {workspace.shown(folder)}: run 'llmc fetch {source}' first"
             )
         return FoundWeights(source, open_weights(folder))
-    path = Path(source)
     if not path.exists():
-        run = workspace.runs / source
-        if Path(source).name == source and (run / CHECKPOINT).is_file():
-            return FoundWeights(source, CheckpointModel(run / CHECKPOINT), run)
         runs = [found.parent.name for found in workspace.runs.glob(f"*/{CHECKPOINT}")]
         known = [*PUBLISHED, "random", *sorted(runs)]
         raise Usage(f"no weights '{source}', by name or path{nearest(source, known)}")
-    if path.is_dir() and (path / CHECKPOINT).is_file():
-        return FoundWeights(path.resolve().name, CheckpointModel(path / CHECKPOINT), path)
     name = path.resolve().name
     for ending in (".safetensors" + INDEX_SUFFIX, ".bin" + INDEX_SUFFIX):
         name = name.removesuffix(ending)

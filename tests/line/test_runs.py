@@ -122,6 +122,7 @@ def test_json(several: Llmc) -> None:
         "steps": 100,
         "planned_steps": 4000,
         "saved_step": 80,
+        "offered_step": 80,
         "ended": None,
         "skipped_updates": 0,
         "train_loss": loss(99) - 0.5,

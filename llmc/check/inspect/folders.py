@@ -22,6 +22,7 @@ from llmc.train.folder import read_record
 from llmc.train.history import read_run
 from llmc.train.metrics import Metrics
 from llmc.weights.checkpoint import read_header
+from llmc.weights.sources import run_weights
 
 MOST_ENTRIES = 200
 
@@ -98,7 +99,8 @@ def _add_checkpoint(
             f"{CHECKPOINT} was saved at step {step:,}, and {METRICS} ends at {metrics.done:,}"
         )
     if not made.all_problems():
-        made.hints.append(f"llmc sample --decode --model {shlex.quote(str(path))}")
+        offered = shlex.quote(str(run_weights(made.path)))
+        made.hints.append(f"llmc sample --decode --model {offered}")
 
 
 def describe_workspace(folder: Path, _options: Options) -> Description:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.options import argument, in_group
+from llmc.cli.options import LAST_HELP, argument, in_group
 from llmc.cli.ui import Ui
 from llmc.errors import Usage
 from llmc.evaluate import hellaswag, loss
@@ -34,6 +35,7 @@ Data = Annotated[
     ),
 ]
 Task = Annotated[Literal["loss", "hellaswag"], of_measured("What to measure (loss).")]
+Last = Annotated[bool, of_measured(LAST_HELP, names=("--last",))]
 Split = Annotated[
     Literal["train", "val"] | None, of_measured(f"Split of the dataset ({DEFAULT_SPLIT}).")
 ]
@@ -60,6 +62,7 @@ def eval(
     context: typer.Context,
     target: Target = None,
     *,
+    last: Last = False,
     data: Data = None,
     task: Task = "loss",
     split: Split = None,
@@ -82,15 +85,30 @@ def eval(
     if task == "hellaswag":
         _refuse(task, split=split, max_tokens=max_tokens, seq_len=seq_len)
         answered = hellaswag.evaluate_hellaswag(
-            *where, data=data, max_examples=max_examples, options=options, report=report
+            *where,
+            data=data,
+            max_examples=max_examples,
+            last=last,
+            options=options,
+            report=report,
         )
         _show_hellaswag(ctx.ui, answered)
         return
     _refuse(task, max_examples=max_examples)
     result = loss.evaluate(
-        *where, data=data, split=split, max_tokens=max_tokens, options=options, report=report
+        *where,
+        data=data,
+        split=split,
+        max_tokens=max_tokens,
+        last=last,
+        options=options,
+        report=report,
     )
     _show_loss(ctx.ui, result)
+    if result.other_split is not None:
+        words = ["llmc", "eval", target or result.model.name, *(["--last"] if last else [])]
+        words += ["--data", str(data)] if data is not None else []
+        ctx.ui.next(shlex.join([*words, "--split", result.other_split]))
 
 
 def _refuse(task: str, **flags: object) -> None:
@@ -129,9 +147,6 @@ def _show_loss(ui: Ui, result: loss.LossResult) -> None:
             **_engine_fields(result.engine),
         }
     )
-    if split is not None:
-        other = "train" if split == "val" else "val"
-        ui.next(f"llmc eval {result.model.name} --split {other}")
 
 
 def _show_hellaswag(ui: Ui, result: hellaswag.HellaSwagResult) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.options import argument, in_group
+from llmc.cli.options import LAST_HELP, argument, in_group
 from llmc.model import DIMENSIONS
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
@@ -49,6 +49,7 @@ Tokenizer = Annotated[
         "Tokenizer the weights were trained with. Default: the recorded one.", "gpt2|byte|FILE"
     ),
 ]
+Last = Annotated[bool, of_output(LAST_HELP, names=("--last",))]
 Data = Annotated[
     Path | None,
     of_output(
@@ -74,6 +75,7 @@ def export_weights(
     dtype: Dtype = "fp32",
     tokenizer: Tokenizer = None,
     data: Data = None,
+    last: Last = False,
     layers: Layers = None,
     heads: Heads = None,
     channels: Channels = None,
@@ -98,6 +100,7 @@ def export_weights(
         seed=seed,
         tokenizer=tokenizer,
         data=data,
+        last=last,
         report=ctx.ui,
     )
     fingerprint = export.origin.tokenizer

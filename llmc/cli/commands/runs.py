@@ -109,6 +109,7 @@ def as_fields(run: RunHistory) -> dict[str, Any]:
         "steps": run.done,
         "planned_steps": run.planned,
         "saved_step": run.saved_step,
+        "offered_step": run.offered_step,
         "ended": run.end["reason"] if run.end is not None else None,
         "skipped_updates": len(run.skipped),
         "train_loss": _finite(run.train_loss),

@@ -15,6 +15,7 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import (
     DtypeOption,
+    LastOption,
     ModelOption,
     RunOption,
     ThreadsOption,
@@ -98,6 +99,7 @@ def sample(
     *,
     run: RunOption = None,
     model: ModelOption = None,
+    last: LastOption = False,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     prompt: Prompt = None,
@@ -116,7 +118,7 @@ def sample(
     than the context continues from its newer half. Other settings come from the run's config.
     """
     ctx: Context = context.obj
-    check_one_model(run, model)
+    check_one_model(run, model, last=last)
     if not all(stop or []):
         raise Usage("--stop needs at least one character")
     if interactive:
@@ -124,7 +126,9 @@ def sample(
     decode = decode or show_probs
     given = read_prompt(prompt, prompt_file)
     needs_text = decode or interactive or bool(stop) or given is not None
-    chosen = find_model(ctx.workspace, run, model, needs_tokenizer=needs_text, report=ctx.ui)
+    chosen = find_model(
+        ctx.workspace, run, model, last=last, needs_tokenizer=needs_text, report=ctx.ui
+    )
     job = _Job(
         chosen,
         overridden(chosen.settings, {**settings, "dtype": dtype}),

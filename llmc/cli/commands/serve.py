@@ -11,6 +11,7 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import (
     DtypeOption,
+    LastOption,
     ModelOption,
     RunOption,
     ThreadsOption,
@@ -54,6 +55,7 @@ def serve(
     *,
     run: RunOption = None,
     model: ModelOption = None,
+    last: LastOption = False,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     dtype: DtypeOption = None,
@@ -68,7 +70,7 @@ def serve(
     Ctrl-C or SIGTERM finishes the running completions and ends the server. Needs the extra 'serve'.
     """
     ctx: Context = context.obj
-    check_one_model(run, model)
+    check_one_model(run, model, last=last)
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(package) is None:
             raise MissingOutput(f"serving needs the package {package}: {install_command('serve')}")
@@ -77,7 +79,7 @@ def serve(
     from llmc.serve.served import served_model
 
     guard = guard_for(host)
-    chosen = find_model(ctx.workspace, run, model, needs_tokenizer=True, report=ctx.ui)
+    chosen = find_model(ctx.workspace, run, model, last=last, needs_tokenizer=True, report=ctx.ui)
     served = served_model(chosen)
     binary = ensure_native(report=ctx.ui)
     argv = chosen.argv(binary, slots=slots, dtype=dtype, threads=threads)

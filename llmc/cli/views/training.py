@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmc.paths import Workspace
+from llmc.paths import BEST, Workspace
 from llmc.terminal import printable
 from llmc.train.curves import Line, Trace, chart, curve, moving_mean, sparkline
 from llmc.train.loop import TrainResult
@@ -341,6 +341,30 @@ def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterat
     if result.checkpoint is not None:
         saved = "" if result.interrupted else f"saved {shown(result.checkpoint)}; "
         yield f"{saved}metrics in {shown(result.metrics)}"
+        yield from offered(workspace, result)
+
+
+def offered(workspace: Workspace, result: TrainResult) -> Iterator[str]:
+    """Yield which weights a run that has saved some offers, and why."""
+    step, last = result.offered_step, result.progress.saved_step
+    assert result.offered is not None and step is not None and last is not None
+    losses = dict(result.progress.val)
+
+    def loss(step: float) -> str:
+        return f" ({losses[step]:.4f})" if step in losses else ""
+
+    best, best_loss = result.best_val or (step, math.inf)
+    lower = best_loss < losses.get(step, math.inf)  # of weights that were not saved
+    line = f"offered: {workspace.shown(result.offered)}, step {step:,}"
+    if result.offered.name == BEST and not lower:
+        yield f"{line}: lowest validation loss{loss(step)}"
+    else:
+        yield f"{line}, {'the last' if step == last else 'the best that was saved'}{loss(step)}"
+    if step != last:
+        yield f"--last uses step {last:,}{loss(last)}"
+    if lower:
+        yield f"step {best:,} had a lower validation loss{loss(best)}, but was not saved:"
+        yield "--save-every or --patience saves it"
 
 
 def result_fields(result: TrainResult) -> dict[str, Any]:
@@ -360,4 +384,6 @@ def result_fields(result: TrainResult) -> dict[str, Any]:
         **{name: progress.start.get(name) for name in ("isa", "dtype", "threads")},
         "checkpoint": str(checkpoint) if checkpoint is not None else None,
         "metrics": str(result.metrics),
+        "offered": str(result.offered) if result.offered is not None else None,
+        "offered_step": result.offered_step,
     }

@@ -244,7 +244,7 @@ def test_talking(llmc: Llmc) -> None:
         ok(llmc("sample", "--decode", *flags, "--seed", seed)).stdout for seed in ("1337", "1338")
     ]
     with typing(llmc, 80, "sample", "-i", *flags[2:]) as person:
-        assert "runs/first/model.bin: fp32, " in person.wait("/help lists")
+        assert "runs/first/best.bin: fp32, " in person.wait("/help lists")
         person.wait(">")
         for seed, text in zip((1337, 1338), expected, strict=True):
             person.type("das \r")
