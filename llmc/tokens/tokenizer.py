@@ -144,8 +144,8 @@ class Tokenizer:
         used = {*self.text_sizes(), *self.special_tokens.values()}
         return frozenset(range(self.vocab_size)) - used
 
-    def ids_without_token(self, rows: int) -> list[tuple[int, int]]:
-        """Return the ids of a model of ``rows`` rows that no token has, as (first, last)."""
+    def ids_without_token(self, rows: int) -> str:
+        """Return the ids of a model of ``rows`` rows that no token has: ``500-511,600-600``."""
         missing = [*sorted(self._unused), *range(self.vocab_size, rows)]
         ranges: list[tuple[int, int]] = []
         for token in missing:
@@ -153,7 +153,7 @@ class Tokenizer:
                 ranges[-1] = (ranges[-1][0], token)
             else:
                 ranges.append((token, token))
-        return ranges
+        return ",".join(f"{first}-{last}" for first, last in ranges)
 
     def tokens(self) -> list[bytes]:
         """Return the bytes of all tokens but the special ones, in the order of their ids.
