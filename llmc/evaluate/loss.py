@@ -71,9 +71,7 @@ def evaluate(
         report.note("the tokenizer is unknown: no bits per byte, no documents")
         tally = Tally()
     else:
-        tally = Tally(
-            text.tokenizer.eot if text.tokenizer.ends else None, token_bytes(text.tokenizer)
-        )
+        tally = Tally(text.tokenizer.end, token_bytes(text.tokenizer))
     total = sum(max(len(read_tokens(file)) - 1, 0) for file in text.files)
     total = min(total, max_tokens or total)
     with report.bar("evaluating", total, "tokens") as advance:

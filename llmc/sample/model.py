@@ -43,8 +43,8 @@ class SampleModel:
     @property
     def end(self) -> int:
         """The token that ends a text; ``NO_TOKEN`` if none does, or the tokenizer is unknown."""
-        known = self.tokenizer is not None and self.tokenizer.ends
-        return self.eot if known else NO_TOKEN
+        end = self.tokenizer.end if self.tokenizer is not None else None
+        return end if end is not None else NO_TOKEN
 
     @property
     def unused(self) -> str:

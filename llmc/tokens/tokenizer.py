@@ -90,6 +90,11 @@ class Tokenizer:
     document: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
+    def end(self) -> int | None:
+        """The id that ends a text; None if none does."""
+        return self.eot if self.ends else None
+
+    @property
     def is_plain(self) -> bool:
         """Whether the tokens define it: GPT-2's pattern, ``<|endoftext|>`` alone and last."""
         return (
