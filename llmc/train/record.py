@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.config import TRAIN_SETTINGS, Preset, TrainConfig, load_preset, overridden
+from llmc.config import TRAIN_SETTINGS, Preset, TrainConfig, in_val_tokens, load_preset, overridden
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, written_whole
@@ -170,6 +170,8 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
 def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
     """Return the run's settings with the given ones put over them.
 
+    An older llmc's run, which validates on batches, goes on doing so unless tokens are given.
+
     Raises:
         Usage: a setting would change that a resume must not change.
     """
@@ -180,7 +182,9 @@ def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainCo
                 f"the run has {setting.flag} {old}, and a resume must not change it to {value}: "
                 f"leave out {setting.flag}, or start a new run from its weights with --model"
             )
-    return overridden(settings, given)
+    resumed = overridden(settings, given)
+    by_batches = settings.val_batches and given.get("val_tokens") is None
+    return resumed if by_batches else in_val_tokens(resumed, given)
 
 
 def recorded_data(
