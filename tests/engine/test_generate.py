@@ -103,7 +103,7 @@ def test_unused_ids_that_are_no_ranges_are_refused(
 ) -> None:
     config = ModelConfig(layers=1, heads=2, channels=16, context=8, vocab_size=20)
     model = save_model(tmp_path / "model.bin", config)
-    done = native("generate", model=model, **{"unused-ids": ranges})
+    done = native("generate", model=model, unused_ids=ranges)
     assert done.returncode == 2
     assert "--unused-ids" in done.stderr
 
