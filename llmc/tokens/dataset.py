@@ -14,10 +14,11 @@ from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
+from llmc.text.examine import lines_of
 from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, open_source
 from llmc.tokens import shards
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.encode import choose_encoder, cuts_of
+from llmc.tokens.encode import HeldEncoder, choose_encoder, cuts_of
 from llmc.tokens.files import MAX_TOKENS, MIN_TOKENS
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
 from llmc.tokens.manifest import (
@@ -29,6 +30,7 @@ from llmc.tokens.manifest import (
     verify,
 )
 from llmc.tokens.merge import find_parts, folder_name, range_of
+from llmc.tokens.nanogpt import META
 from llmc.tokens.pipeline import Feed, text_tasks
 from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS, Cut
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
@@ -40,10 +42,11 @@ DEFAULT_TOKENIZER = "gpt2"
 class TokenizeOptions:
     """How :func:`tokenize` turns its inputs into a dataset."""
 
-    tokenizer: str | None = None  # gpt2, byte, bpe:N (to train), a tiktoken encoding, or a file
+    tokenizer: str | Tokenizer | None = None  # gpt2, byte, bpe:N (to train), or what names one
     val_tokens: int | None = None  # validate on about N tokens; 0: on none
     val_fraction: float | None = None  # validate on about this fraction of the tokens
     out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
+    force: bool = False  # replace a dataset there that was made from other text or tokens
     reading: Reading = AS_USUAL  # which files are read, and how they are cut into documents
     special: bool = False  # the text of a special token in a document becomes that token
     shard_tokens: int = SHARD_TOKENS  # maximum number of tokens in one file
@@ -90,6 +93,9 @@ def tokenize(
     """
     _check(options)
     of_token_files = options.dtype or options.val_data
+    if options.merge or of_token_files is not None or are_token_files(inputs):
+        for option in options.reading.record():
+            _refuse(option, f"--{option}", "token files: it is for text")
     if options.merge:
         _refuse(options.tokenizer, "--tokenizer", "--merge: the parts have theirs")
         _refuse(options.part, "--shard", "--merge")
@@ -101,7 +107,9 @@ def tokenize(
     return _tokenize_text(workspace, inputs, options, report)
 
 
-def find_tokenized(workspace: Workspace, inputs: list[str], tokenizer: str) -> Manifest | None:
+def find_tokenized(
+    workspace: Workspace, inputs: list[str], tokenizer: str | Tokenizer
+) -> Manifest | None:
     """Return an intact dataset in ``data/`` made from the same text with the same tokenizer.
 
     The text, the tokenizer and the token files are compared by their hashes.
@@ -157,10 +165,8 @@ def _tokenize_text(
             "the text, and name its tokenizer.tiktoken with --tokenizer"
         )
     source = open_source(workspace, inputs, options.reading, report=report)
-    for note in source.notes:
+    for note in (*source.notes, *lines_of(source.left_out)):
         report.note(note)
-    if source.skipped:
-        report.note(f"skipped {source.skipped} files that are empty or not UTF-8 text")
     _note_default_tokenizer(options, report)
     has_own_val = source.val_parts is not None
     folder = options.out or workspace.data / source.name
@@ -198,20 +204,31 @@ def _tokenize_text(
     if source.val_parts is not None:
         feeds["val"] = partial(text_tasks, source.val_parts, chosen.encode, cuts)
     made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
-    made = replace(made, special=options.special, part=record)
+    left_out = tuple(file.record() for file in source.left_out)
+    made = replace(made, special=options.special, part=record, left_out=left_out)
     size = source.total_bytes
-    return _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
+    done = _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
+    if isinstance(chosen.encode, HeldEncoder) and (lost := chosen.encode.lost_bytes):
+        report.note(f"{lost:,} bytes of the text have no token in this tokenizer: left out")
+    if source.line_ends_changed:
+        report.note("line ends CR LF and CR became LF (--newlines keep keeps them)")
+    return done
 
 
 def _import_tokens(
     workspace: Workspace, inputs: list[str], options: TokenizeOptions, report: Report
 ) -> TokenizedDataset:
     """Make a dataset of existing token files."""
-    spec, dtype = options.tokenizer or DEFAULT_TOKENIZER, options.dtype
+    spec: str | Tokenizer = options.tokenizer or DEFAULT_TOKENIZER
+    dtype = options.dtype
     if bpe_vocab_size(spec) is not None:
         raise Usage(f"token files are already encoded: name their tokenizer, not {spec}")
     paths = find_token_files(inputs, dtype)
-    _note_default_tokenizer(options, report)
+    if options.tokenizer is None and (meta := paths[0].with_name(META)).is_file():
+        report.note(f"tokenizer: {meta}, which is beside the token files")
+        spec = str(meta)
+    else:
+        _note_default_tokenizer(options, report)
     tokenizer = load_tokenizer(spec)
     records = source_records(paths, dtype)
     feeds: dict[str, Feed] = {"train": partial(token_tasks, paths, dtype, tokenizer)}
