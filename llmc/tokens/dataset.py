@@ -168,17 +168,12 @@ def _tokenize_text(
     for note in (*source.notes, *lines_of(source.left_out)):
         report.note(note)
     _note_default_tokenizer(options, report)
-    has_own_val = source.val_parts is not None
+    has_own_val, first = source.val_parts is not None, _is_registered(source.records)
     folder = options.out or workspace.data / source.name
     record = None
     if part is None:
         cut = _cut_of(
-            options,
-            source.name,
-            report,
-            source.val_tokens,
-            has_own_val=has_own_val,
-            first=_is_registered(source.records),
+            options, source.name, report, source.val_tokens, has_own_val=has_own_val, first=first
         )
     else:
         cut = Cut()
