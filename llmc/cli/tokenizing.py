@@ -23,15 +23,19 @@ Tokenizer = Annotated[
     str | None,
     of_tokens(
         f"Default: {DEFAULT_TOKENIZER}. bpe:N trains a vocabulary of N tokens on the "
-        "text; NAME is a tiktoken encoding, such as cl100k_base.",
-        "gpt2|byte|bpe:N|NAME|FILE",
+        "text; NAME is a tiktoken encoding, such as cl100k_base; "
+        "PATH a tokenizer's file or folder.",
+        "gpt2|byte|bpe:N|NAME|PATH",
     ),
 ]
-ValTokens = Annotated[int | None, of_tokens("Validate on the first N tokens.", "N", parser=count)]
+ValTokens = Annotated[
+    int | None,
+    of_tokens("Validate on about N tokens, in whole documents (0: none).", "N", parser=count),
+]
 ValFraction = Annotated[
     float | None,
     of_tokens(
-        "Validate on the first fraction F of the tokens, in whole documents. Default: "
+        "Validate on a sample of about this fraction of the tokens. Default: "
         f"{VAL_FRACTION}, at most {MOST_VAL_TOKENS:,} tokens.",
         "F",
     ),
