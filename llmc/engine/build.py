@@ -28,7 +28,10 @@ SHOWN_ERRORS = 3
 
 
 def native_binary(
-    mode: Mode = Mode.RELEASE, native: Path | None = None, cpu: Cpu | None = None
+    mode: Mode = Mode.RELEASE,
+    native: Path | None = None,
+    cpu: Cpu | None = None,
+    target: str | None = None,
 ) -> Path:
     """Return where the engine's binary is, or will be once it is built.
 
@@ -36,19 +39,22 @@ def native_binary(
         CompileFailed: there is no compiler or no source.
     """
     native = native or shipped_dir("native")
-    key = toolchain.build_key(compiler_for(cpu or chosen_cpu()), native, mode)
+    key = toolchain.build_key(compiler_for(cpu or chosen_cpu(), target), native, mode)
     return cache_dir() / "native" / key / toolchain.BINARY
 
 
-def compiler_for(cpu: Cpu) -> Compiler:
-    """Return zig for a choice of CPUs.
+def compiler_for(cpu: Cpu, target: str | None = None) -> Compiler:
+    """Return zig for a choice of CPUs, of this machine or of one of ``toolchain.TARGETS``.
 
     The version of a build for one CPU includes that CPU: machines may share a home folder.
 
     Raises:
         CompileFailed: there is no compiler.
+        Usage: this machine's CPU was chosen, and another target.
     """
-    zig = toolchain.zig()
+    if target is not None and cpu is Cpu.NATIVE:
+        raise Usage("a build for another target is for any CPU of its family: use --cpu baseline")
+    zig = toolchain.zig(target)
     version = zig.version + (cpu_identity() if cpu is Cpu.NATIVE else "")
     return replace(zig, cpu=cpu, version=version)
 
@@ -86,6 +92,7 @@ def build_native(
     mode: Mode = Mode.RELEASE,
     cpu: Cpu | None = None,
     native: Path | None = None,
+    target: str | None = None,
 ) -> Built:
     """Compile the engine if its binary is not there, and return what was done.
 
@@ -95,21 +102,23 @@ def build_native(
         mode: what the build is for.
         cpu: the CPUs to build for. Default: those that LLMC_CPU names, else the whole family.
         native: the folder of C sources. Default: llmc's own.
+        target: one of ``toolchain.TARGETS``. Default: this machine and its system.
 
     Raises:
         CompileFailed: the compiler refused, or there is none.
         BadData: the cache cannot be written.
+        Usage: ``cpu`` is this machine's, and there is a target.
     """
     native = native or shipped_dir("native")
     cpu = cpu or chosen_cpu()
-    binary = native_binary(mode, native, cpu)
+    binary = native_binary(mode, native, cpu, target)
     if binary.is_file() and not force:
         return Built(binary, compiled=False)
     report.note("building the engine, once per version …")
     start = time.monotonic()
     with _scratch(binary.parent) as scratch:
         (built,) = build_programs(
-            scratch, compiler=compiler_for(cpu), mode=mode, native=native, report=report
+            scratch, compiler=compiler_for(cpu, target), mode=mode, native=native, report=report
         )
         # The rename replaces in one step whatever another build has put there meanwhile, and a
         # running program keeps its file.

@@ -18,11 +18,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import Literal, get_args
 
 from llmc.errors import CompileFailed
 from llmc.installation import pip_install
 
 BINARY = "llmc-native"
+Target = Literal[
+    "x86_64-linux-gnu",
+    "x86_64-linux-musl",
+    "x86_64-macos",
+    "aarch64-linux-gnu",
+    "aarch64-linux-musl",
+    "aarch64-macos",
+]
+TARGETS: tuple[str, ...] = get_args(Target)
 
 
 @dataclass(frozen=True)
@@ -207,11 +217,11 @@ class Plan:
     links: tuple[Step, ...]
 
 
-def zig(machine: str | None = None) -> Compiler:
+def zig(target: str | None = None) -> Compiler:
     """Return zig's C compiler, from the ``ziglang`` package.
 
-    It compiles for this machine and its system, or with ``machine`` for Linux on a machine of that
-    family, with nothing to link at run time.
+    It compiles for this machine and its system, or for one of :data:`TARGETS`. A binary for musl
+    links nothing at run time.
 
     Raises:
         CompileFailed: the package is not installed.
@@ -222,9 +232,10 @@ def zig(machine: str | None = None) -> Compiler:
             if program.is_file():
                 version = importlib.metadata.version("ziglang")
                 here = Compiler((str(program), "cc"), is_zig=True, version=version)
-                if machine is None:
+                if target is None:
                     return here
-                return replace(here, machine=machine, extra=("-target", f"{machine}-linux-musl"))
+                machine = target.partition("-")[0]
+                return replace(here, machine=machine, extra=("-target", target))
     raise CompileFailed(
         f"the C compiler is missing: run '{pip_install('ziglang')}', then try again"
     )

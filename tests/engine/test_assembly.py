@@ -84,7 +84,7 @@ Assembly = Callable[[str, str], Functions]
 
 def compiled(native: Path, isa: str, machine: str, scratch: Path) -> Functions:
     """Compile one file of ``native/kernels/isa`` as ``llmc build`` would, but to assembly."""
-    zig = toolchain.zig(machine)
+    zig = toolchain.zig(f"{machine}-linux-musl")
     # zig itself passes a -c to clang, which then complains that it is of no use.
     zig = dataclasses.replace(zig, extra=(*zig.extra, "-g0", "-Wno-unused-command-line-argument"))
     steps = toolchain.plan(zig, native, scratch).objects

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def foreign(cache: Path) -> dict[str, Path]:
     """The engine and the test programs of the other family, by name."""
-    compiler = zig(MACHINE)
+    compiler = zig(f"{MACHINE}-linux-musl")
     return {
         **kept_programs(cache, compiler=compiler, tests=False),
         **kept_programs(cache, compiler=compiler),

@@ -9,17 +9,22 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import flag, option
 from llmc.engine.build import build_native, chosen_cpu
-from llmc.engine.toolchain import Cpu, Mode
+from llmc.engine.toolchain import Cpu, Mode, Target
 
 
 def build(
     context: typer.Context,
+    *,
     cpu: Annotated[
         Literal["baseline", "native"] | None,
         option(
             "baseline: one binary with every instruction set, for any CPU of this family; native: "
             "for this CPU alone. Default: what LLMC_CPU says, else baseline."
         ),
+    ] = None,
+    target: Annotated[
+        Target | None,
+        option("Build for another machine or system and print where the program is."),
     ] = None,
     force: Annotated[bool, flag("--force", "Compile even if the binary is up to date.")] = False,
     debug: Annotated[
@@ -33,7 +38,7 @@ def build(
         ),
     ] = False,
 ) -> None:
-    """Compile the C engine for this machine.
+    """Compile the C engine, for this machine or another.
 
     The compiler is zig, from pip; the binary goes to the cache. The training and sampling commands
     build by themselves when needed. Any other C compiler: make native CC=cc.
@@ -41,7 +46,7 @@ def build(
     ctx: Context = context.obj
     mode = Mode.SANITIZE if sanitize else Mode.DEBUG if debug else Mode.RELEASE
     wanted = Cpu(cpu) if cpu else chosen_cpu()
-    built = build_native(report=ctx.ui, force=force, mode=mode, cpu=wanted)
+    built = build_native(report=ctx.ui, force=force, mode=mode, cpu=wanted, target=target)
     if not built.compiled:
         ctx.ui.note(f"the engine is up to date: {built.path}")
     if wanted is not chosen_cpu():
@@ -51,7 +56,9 @@ def build(
             "binary": str(built.path),
             "mode": mode.value,
             "cpu": wanted.value,
+            "target": target,
             "built": built.compiled,
         }
     )
-    ctx.ui.next("llmc prepare stdlib")
+    if target is None:
+        ctx.ui.next("llmc prepare stdlib")

@@ -14,7 +14,7 @@ import pytest
 
 from llmc.engine import build as builder
 from llmc.engine.build import build_native, build_programs, ensure_native, native_binary
-from llmc.engine.toolchain import Cpu, Mode, zig
+from llmc.engine.toolchain import TARGETS, Cpu, Mode, zig
 from llmc.errors import BadData, CompileFailed, ExitCode, Usage
 from llmc.report import Silent, Unit
 
@@ -223,6 +223,38 @@ def cli(tmp_path: Path, native: Path) -> Callable[..., subprocess.CompletedProce
         )
 
     return run
+
+
+# What a program begins with: ELF and its machine (2 bytes at 18), or Mach-O of 64 bits and its CPU.
+MAGIC = {
+    "x86_64-linux": (b"\x7fELF", 18, b"\x3e\x00"),
+    "aarch64-linux": (b"\x7fELF", 18, b"\xb7\x00"),
+    "x86_64-macos": (b"\xcf\xfa\xed\xfe", 4, b"\x07\x00\x00\x01"),
+    "aarch64-macos": (b"\xcf\xfa\xed\xfe", 4, b"\x0c\x00\x00\x01"),
+}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(target, marks=() if target == "aarch64-macos" else pytest.mark.full)
+        for target in TARGETS
+    ],
+)
+def test_a_build_for_another_target(target: str, native: Path) -> None:
+    begin, at, machine = MAGIC["-".join(target.split("-")[:2])]
+    binary = build_native(native=native, target=target).path
+    assert binary != native_binary(native=native)
+    data = binary.read_bytes()
+    assert data.startswith(begin) and data[at:].startswith(machine)
+    with pytest.raises(Usage, match="--cpu baseline"):
+        build_native(native=native, target=target, cpu=Cpu.NATIVE)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_shipped_engine_compiles_for_every_target(target: str) -> None:
+    assert build_native(target=target).path.is_file()
 
 
 def test_the_command_prints_its_result(
