@@ -1,4 +1,8 @@
+#ifdef __APPLE__
+#define _DARWIN_C_SOURCE  // ru_maxrss
+#else
 #define _POSIX_C_SOURCE 200809L
+#endif
 #include "check/bench_model.h"
 
 #include <stdio.h>
