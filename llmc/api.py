@@ -150,7 +150,7 @@ def evaluate(
         last: measure a run's last weights instead of its best.
         data: a dataset's folder or a token file. Default: the data that the run was trained on.
         split: ``"train"`` or ``"val"`` of a dataset. Default: ``"val"``.
-        max_tokens: predict only the first N tokens.
+        max_tokens: predict N tokens, in windows spread evenly over the text.
         workspace: where runs and datasets are.
         report: receives notes and progress.
         options: fields of :class:`llmc.evaluate.rows.EngineOptions`: ``batch_size``, ``seq_len``,

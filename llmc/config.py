@@ -127,8 +127,17 @@ class TrainConfig(Checked):
         resume=OnResume.RECORDED,
     )
     val_every: int = _saving(10, "Steps between validations (0: never)", "STEPS")
+    val_tokens: int = _saving(
+        20480,
+        "Validation tokens, spread evenly over the split and the same each time (0: all)",
+        "TOKENS",
+        high=2**53,
+    )
     val_batches: int = _saving(
-        5, "Batches in a validation, at most", unit="batches of B x T", low=1
+        0,
+        "Give --val-tokens as batches of B x T tokens; a run that began with an older llmc goes on "
+        "with its first batches",
+        unit="batches of B x T",
     )
     sample_every: int = _saving(20, "Steps between samples (0: never)", "STEPS")
     save_every: int = _saving(
@@ -264,9 +273,23 @@ def settings_of(preset: Preset, flags: Mapping[str, Any]) -> TrainConfig:
     The default number of steps is for a run that nothing else ends: time, tokens or epochs without
     steps leave those open.
     """
-    settings = overridden(preset.train, flags)
+    settings = in_val_tokens(overridden(preset.train, flags), flags)
     open_ended = settings.bounded and not preset.names_steps and flags.get("steps") is None
     return replace(settings, steps=MOST_STEPS) if open_ended else settings
+
+
+def in_val_tokens(settings: TrainConfig, flags: Mapping[str, Any]) -> TrainConfig:
+    """Return settings whose validation is measured in tokens, so that it does not depend on B.
+
+    Raises:
+        Usage: the flags give it in tokens and in batches.
+    """
+    tokens, batches = flags.get("val_tokens"), flags.get("val_batches")
+    if tokens is not None and batches:
+        raise Usage("--val-tokens and --val-batches exclude each other: give one")
+    if tokens is None and settings.val_batches:
+        tokens = settings.val_batches * settings.batch_size * settings.seq_len
+    return overridden(settings, {"val_tokens": tokens, "val_batches": 0})
 
 
 def flags_of(settings: TrainConfig) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmc.errors import Interrupted, Usage
 from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
@@ -12,6 +14,9 @@ from llmc.evaluate.target import EvaluatedModel, find_evaluated, find_text
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.files import read_tokens
+
+if TYPE_CHECKING:
+    from llmc.tokens.files import Ids
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,13 @@ def evaluate(
     options: EngineOptions | None = None,
     report: Report = SILENT,
 ) -> LossResult:
-    """Predict every token of a text except the first of each file, and return the mean loss.
+    """Predict every token of a text except the first, and return the mean loss.
 
     ``target`` is a run's name, its folder, or a checkpoint; by default the newest run. ``data`` is
     a dataset's folder or a token file; by default the dataset that the run was trained on.
-    ``split`` is ``train`` or ``val`` (the default) of a dataset. Only the first ``max_tokens`` are
-    predicted. ``last`` measures a run's last weights instead of its best.
+    ``split`` is ``train`` or ``val`` (the default) of a dataset. ``max_tokens`` are predicted in
+    windows that are spread over the text, the same ones as in the validation of a run. ``last``
+    measures a run's last weights instead of its best.
 
     Raises:
         MissingOutput: the model or the data does not exist.
@@ -72,18 +78,19 @@ def evaluate(
         tally = Tally()
     else:
         tally = Tally(text.tokenizer.eot, token_bytes(text.tokenizer))
-    total = sum(max(len(read_tokens(file)) - 1, 0) for file in text.files)
+    shards = [read_tokens(file) for file in text.files]
+    total = max(sum(map(len, shards)) - 1, 0)
     total = min(total, max_tokens or total)
     with report.bar("evaluating", total, "tokens") as advance:
         try:
-            for file in text.files:
-                if (left := total - engine.done) == 0:
-                    break
-                ids = read_tokens(file)
-                tally.begin_file()
-                flags = ("--data", str(file), "--max-tokens", str(left))
-                for row in engine.rows(*flags, advance=advance):
-                    tally.add(ids[row["at"] : row["at"] + len(row["losses"])], row["losses"])
+            flags = ("--data", str(text.path), "--max-tokens", str(max_tokens or 0))
+            end = None
+            for row in engine.rows(*flags, advance=advance):
+                start, losses = row["at"], row["losses"]
+                if start != end:  # what is between the windows is not predicted
+                    tally.begin_piece()
+                end = start + len(losses)
+                tally.add(_ids(shards, start, end), losses)
         except Interrupted as stop:
             so_far = score(tally, engine.seq_len).loss.shown() if engine.done else None
             measured = f"loss so far: {so_far} nats per token" if so_far else "nothing was measured"
@@ -91,3 +98,15 @@ def evaluate(
             raise Interrupted(message) from stop
     result = score(tally, engine.seq_len)
     return LossResult(model, text.files, text.split, result, engine.finished(), text.other_split)
+
+
+def _ids(shards: Sequence[Ids], start: int, end: int) -> Ids:
+    """Return the ids from ``start`` to ``end`` of a stream of shards, (n,)."""
+    import numpy as np
+
+    pieces = []
+    for shard in shards:
+        if end > 0 and start < len(shard):
+            pieces.append(shard[max(start, 0) : end])
+        start, end = start - len(shard), end - len(shard)
+    return np.concatenate(pieces)

@@ -98,15 +98,20 @@ class Tally:
     _rows: list[Sums] = field(default_factory=list)
     _documents: list[Sums] = field(default_factory=list)
     _ended: bool = True
+    _has_gaps: bool = False
 
     @property
     def tokens(self) -> int:
         """Number of losses added so far."""
         return int(sum(row[1] for row in self._rows))
 
-    def begin_file(self) -> None:
-        """Begin another file, and with it another document."""
+    def begin_piece(self) -> None:
+        """Begin a piece of the text that does not follow the one before.
+
+        Its documents are cut off then: the units are windows.
+        """
         self._ended = True
+        self._has_gaps = bool(self._rows)
 
     def add(self, targets: NDArray[np.integer[Any]], losses: Sequence[float]) -> None:
         """Add a row: the predicted tokens, (n,), and their losses.
@@ -146,10 +151,13 @@ class Tally:
         """Return the name of the units, and their sums (n, 3): nats, tokens, bytes.
 
         Units are documents; neighbours are joined until they have ``least`` tokens, which is the
-        length of a row. If that gives fewer than 10, units are up to 30 blocks of rows.
+        length of a row. If that gives fewer than 10, units are up to 30 blocks of rows. Rows with
+        gaps between them are units themselves.
         """
         import numpy as np
 
+        if self._has_gaps:
+            return "windows", np.array(self._rows)
         units: list[Sums] = []
         for document in self._documents:
             if units and units[-1][1] < least:

@@ -56,8 +56,9 @@ def find_evaluated(
 
 @dataclass(frozen=True)
 class EvaluatedText:
-    """Token files to predict, in order."""
+    """Token files to predict, which are one stream in this order."""
 
+    path: Path  # of the file, or the pattern that finds the files
     files: tuple[Path, ...]
     split: str | None  # train or val of a dataset; None for a single file
     tokenizer: Tokenizer | None  # that made them; None if unknown
@@ -84,26 +85,27 @@ def find_text(
         if split is not None:
             raise Usage(f"{data} is one token file: leave out --split, or name the folder")
         found = find_data(workspace, data, None)
-        files: tuple[Path, ...] = (data,)
-        other = None
+        file, other = data, None
     else:
         found = _dataset(workspace, model, data)
         split = split or DEFAULT_SPLIT
         other = "val" if split == "train" and found.val is not None else None
         other = "train" if split == "val" else other
-        file = found.train if split == "train" else found.val
-        if file is None:
+        chosen = found.train if split == "train" else found.val
+        if chosen is None:
             raise MissingOutput(
-                f"{workspace.shown(found.train)} has no validation file: name one with --data FILE"
+                f"{workspace.shown(found.train)} has no validation file: name one with --data "
+                "FILE, or measure the training split with --split train"
             )
-        files = tuple(expanded(file))
+        file = chosen
+    files = tuple(expanded(file))
     check_match(workspace, found, model.checkpoint, model.header)
     tokenizer = found.tokenizer
     if tokenizer is not None and model.header.tokenizer is None:
         report.note(f"tokenizer: {tokenizer.name}, from the data; the model's is unknown")
     if tokenizer is None and (tokenizer := model.found.tokenizer(workspace)) is not None:
         report.note(f"tokenizer: {tokenizer.name}, from the model; the data's is unknown")
-    return EvaluatedText(files, split, tokenizer, other)
+    return EvaluatedText(file, files, split, tokenizer, other)
 
 
 def _dataset(workspace: Workspace, model: EvaluatedModel, data: Path | None) -> Data:

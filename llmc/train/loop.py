@@ -75,6 +75,12 @@ class TrainResult:
         return self.progress.val[-1][1] if self.progress.val else None
 
     @property
+    def val_error(self) -> float | None:
+        """The standard error of the last validation loss; None of a single window."""
+        val = self.progress.val
+        return self.progress.val_errors.get(int(val[-1][0])) if val else None
+
+    @property
     def checkpoint(self) -> Path | None:
         """The newest weights; None if none were saved."""
         return self.folder / CHECKPOINT if self.progress.saved_step is not None else None

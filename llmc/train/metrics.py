@@ -44,6 +44,7 @@ class Metrics:
         steps: the training steps, in order. A step's numbers are those after that many updates.
         measured: for every name in ``MEASURED`` one number per step; NaN where a step lacks it.
         val: (step, validation loss) pairs, in order.
+        val_errors: the standard error of the validation losses that have one, by step.
         skipped: the steps whose update was skipped.
         end: the line about the end of the run; None if it is running or was killed.
         lines: the number of lines read.
@@ -56,6 +57,7 @@ class Metrics:
         default_factory=lambda: {name: [] for name in MEASURED}
     )
     val: list[tuple[int, float]] = field(default_factory=list)
+    val_errors: dict[int, float] = field(default_factory=dict)
     skipped: list[int] = field(default_factory=list)
     end: Event | None = None
     lines: int = 0
@@ -96,7 +98,10 @@ class Metrics:
             self.end = event
             return True
         if "val_loss" in event:
-            return self._take_step(event, ["val_loss"])
+            taken = self._take_step(event, ["val_loss"])
+            if taken and (error := _number(event.get("val_error"))) is not None:
+                self.val_errors[event["step"]] = error
+            return taken
         if "train_loss" in event:
             return self._take_step(event, MEASURED)
         return self._take_step(event, []) if kind == "skipped" else kind != "end"
@@ -143,6 +148,7 @@ class Progress:
         max_seconds: the limit of the training time, over all resumes; 0: none.
         train: (step, training loss) pairs.
         val: (step, validation loss) pairs.
+        val_errors: the standard error of the validation losses that have one, by step.
         start: the engine's first event: parameters, isa, threads, memory in bytes.
         last: the newest event about a training step.
         seconds: training time: the sum of all steps, without validation, samples and saving.
@@ -160,6 +166,7 @@ class Progress:
     max_seconds: float = 0.0
     train: list[Point] = field(default_factory=list)
     val: list[Point] = field(default_factory=list)
+    val_errors: dict[int, float] = field(default_factory=dict)
     start: Event = field(default_factory=dict)
     last: Event = field(default_factory=dict)
     seconds: float = 0.0
@@ -177,6 +184,7 @@ class Progress:
             self.add({"step": earlier.steps[index], **numbers}, lambda _ids: "")
         # A step's validation comes before its checkpoint, its training after it.
         self.val += [point for point in earlier.val if point[0] <= step]
+        self.val_errors |= earlier.val_errors
         self.skipped += sum(skipped < step for skipped in earlier.skipped)
 
     def add(self, event: Event, detokenize: Callable[[Sequence[int]], str]) -> None:
@@ -187,6 +195,8 @@ class Progress:
             self.seconds += event["step_ms"] / 1e3
         elif "val_loss" in event:
             self.val.append((event["step"], event["val_loss"]))
+            if "val_error" in event:
+                self.val_errors[event["step"]] = event["val_error"]
         elif event["event"] == "start":
             self.start = event
             self.steps = event["steps"]

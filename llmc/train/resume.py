@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import TRAIN_SETTINGS, TrainConfig, overridden
+from llmc.config import TRAIN_SETTINGS, TrainConfig, in_val_tokens, overridden
 from llmc.errors import MissingOutput, Usage
 from llmc.paths import BEST, RECORD, Workspace
 from llmc.setting import OnResume
@@ -30,7 +30,8 @@ Changes = Mapping[str, Sequence[Any]]  # by setting: the value before, and after
 def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
     """Return the run's settings with the given ones put over them.
 
-    An update keeps its tokens: with another ``batch_size`` it is made of more batches, or fewer.
+    An update keeps its tokens: with another ``batch_size`` it is made of more batches, or fewer. An
+    older llmc's run, which validates on batches, goes on doing so unless tokens are given.
 
     Raises:
         Usage: a setting would change that the order of the data follows from, or a schedule could
@@ -55,10 +56,12 @@ def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainCo
                 f"the run has {rows} rows in an update, which --batch-size {resumed.batch_size} "
                 f"does not divide: use one of {fitting}"
             )
-        resumed = replace(resumed, total_batch_size=tokens)
+        batches = -(-resumed.val_batches * settings.batch_size // resumed.batch_size)
+        resumed = replace(resumed, total_batch_size=tokens, val_batches=batches)
     if {given.get("warmup"), given.get("steps")} != {None}:
         check_warmup(resumed)
-    return resumed
+    by_batches = settings.val_batches and given.get("val_tokens") is None
+    return resumed if by_batches else in_val_tokens(resumed, given)
 
 
 def check_warmup(settings: TrainConfig) -> None:

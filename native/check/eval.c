@@ -1,9 +1,9 @@
 /* llmc-native eval: the loss of every token of a file, each predicted once, or of chosen rows of it.
  *
  * A row is a piece of the token file. The model reads all but its last token, and the losses that are told
- * are those of the tokens from `from` on. Without --rows, row i is the window that begins at token i·T,
- * whose last token is the next one's first: so every token but the file's first is predicted once. The
- * last row is as long as what is left.
+ * are those of the tokens from `from` on. Without --rows, the rows are windows of T tokens (files/windows.h), the
+ * last one shorter: every token but the first is predicted once, or with --max-tokens so many, spread over all. A
+ * run's validation measures the same ones.
  *
  * A batch is as wide as its longest row. Shorter ones are filled up behind their end, where nothing that is
  * told can see it: attention looks back only.
@@ -26,9 +26,12 @@
 #include "sample/decoder.h"
 #include "files/file.h"
 #include "files/format.h"
+#include "files/windows.h"
 #include "base/memory.h"
 #include "base/pool.h"
 #include "base/util.h"
+
+enum { ROW_BYTES = 3 * sizeof(uint32_t) };
 
 enum { BATCH_TOKENS = 1024 };  // in a batch, more or less, where no --batch-size is given
 
@@ -39,7 +42,8 @@ struct Options {
 };
 
 struct Row {
-  uint32_t start, length, from;
+  uint64_t start;
+  uint32_t length, from;
 };
 
 struct Eval {
@@ -48,6 +52,7 @@ struct Eval {
   struct Decoder decoder;  // the same model's, with INT8
   struct DataLoader loader;
   int rows_file;           // -1: windows
+  struct Windows windows;
   size_t rows, predicted;  // how many there are, and the tokens that they predict
   size_t B, T;             // of the largest batch
   struct Row *batch;       // (B)
@@ -67,7 +72,7 @@ static struct Options read_options(int argc, char **argv) {
       {"events", ARG_TEXT, &o.events, 0, 0, "format of stdout: text or json"},
       {"batch-size", ARG_COUNT, &o.batch_size, 0, 65536, "B, rows in a batch, 0: what fits"},
       {"seq-len", ARG_COUNT, &o.seq_len, 0, 1 << 24, "T, tokens in a window, 0: the model's context"},
-      {"max-tokens", ARG_COUNT, &o.max_tokens, 0, 0x1p53, "tokens to predict, at most, 0: all"},
+      {"max-tokens", ARG_COUNT, &o.max_tokens, 0, 0x1p53, "tokens to predict, spread over all, 0: all"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
        "what linear layers multiply: fp32, bf16, or int8 as decoding does"},
@@ -92,16 +97,17 @@ static struct Options read_options(int argc, char **argv) {
  * what it was a moment ago. */
 static struct Row row_at(const struct Eval *eval, size_t i) {
   if (eval->rows_file < 0) {
-    const size_t start = i * eval->T, left = eval->predicted - start;
-    return (struct Row){(uint32_t)start, (uint32_t)(size_min(eval->T, left) + 1), 1};
+    const struct Window window = windows_at(&eval->windows, i);
+    return (struct Row){window.start, (uint32_t)window.length + 1, 1};
   }
   const char *path = eval->options.rows;
   const size_t maxT = eval->model.config.maxT;
-  struct Row row;
-  file_read(eval->rows_file, path, &row, sizeof row, HEADER_BYTES + i * sizeof row);
-  if (row.from < 1 || row.from >= row.length || (uint64_t)row.start + row.length > eval->loader.count) {
+  uint32_t words[3];
+  file_read(eval->rows_file, path, words, sizeof words, HEADER_BYTES + i * sizeof words);
+  const struct Row row = {words[0], words[1], words[2]};
+  if (row.from < 1 || row.from >= row.length || row.start + row.length > eval->loader.count) {
     die(EXIT_BAD_DATA, "row %zu of %s is %u, %u, %u, which is no piece of the %zu tokens of %s; make the rows "
-        "for this file", i, path, row.start, row.length, row.from, eval->loader.count, eval->loader.path);
+        "for this file", i, path, words[0], row.length, row.from, eval->loader.count, eval->loader.path);
   }
   if (row.length - 1 > maxT) {
     die(EXIT_BAD_DATA, "row %zu of %s has the model read %u tokens, but it has %zu positions; cut the row", i,
@@ -119,10 +125,10 @@ static void windows_open(struct Eval *eval) {
         o->model);
   }
   eval->rows_file = -1;
-  eval->predicted = eval->loader.count - 1;
-  if (o->max_tokens > 0) eval->predicted = size_min(eval->predicted, o->max_tokens);
-  eval->T = size_min(o->seq_len > 0 ? o->seq_len : maxT, eval->predicted);
-  eval->rows = ceil_div(eval->predicted, eval->T);
+  eval->windows = windows_spread(eval->loader.count - 1, o->max_tokens, o->seq_len > 0 ? o->seq_len : maxT);
+  eval->predicted = eval->windows.predicted;
+  eval->T = eval->windows.T;
+  eval->rows = eval->windows.count;
 }
 
 /* Opens the file of rows, checks every one, and finds out how many and how long they are. */
@@ -141,7 +147,7 @@ static void rows_open(struct Eval *eval) {
         header[ROWS_VERSION_AT], ROWS_MAGIC, ROWS_VERSION);
   }
   eval->rows = (uint32_t)header[ROWS_COUNT_AT];
-  const uint64_t expected = HEADER_BYTES + (uint64_t)eval->rows * sizeof(struct Row);
+  const uint64_t expected = HEADER_BYTES + (uint64_t)eval->rows * ROW_BYTES;
   if (size != expected) {
     die(EXIT_BAD_DATA, "%s is %s: %zu rows take %llu bytes, it has %llu; make it again", path,
         size < expected ? "cut short" : "damaged", eval->rows, (unsigned long long)expected,

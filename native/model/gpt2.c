@@ -105,6 +105,26 @@ static void activations_alloc(struct Gpt2 *model, struct Arena *arena, bool trai
   }
 }
 
+struct Gpt2 gpt2_looking(const struct Gpt2 *model) {
+  struct Gpt2 looking = *model;
+  looking.B = model->look.B, looking.T = model->look.T, looking.acts = model->look.acts;
+  looking.recompute = true;  // one layer's activations are enough: nothing goes back
+  return looking;
+}
+
+/* Both shapes begin at the same place. */
+static void all_activations_alloc(struct Gpt2 *model, struct Arena *arena, bool training) {
+  const size_t begin = arena->used;
+  if (model->B > 0) activations_alloc(model, arena, training);
+  if (model->look.B == 0) return;
+  const size_t end = arena->used;
+  struct Gpt2 looking = gpt2_looking(model);
+  arena->used = begin;
+  activations_alloc(&looking, arena, false);
+  model->look.acts = looking.acts;
+  arena->used = size_max(arena->used, end);
+}
+
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training) {
   const struct Config *config = &model->config;
   struct Workers *workers = &model->workers;
@@ -123,13 +143,14 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
     model->moments.v = arena_alloc(arena, model->moments_bytes, 1);
     model->plan.optimizer = arena_since(arena, &mark);
   }
-  if (B > 0) activations_alloc(model, arena, training);
+  all_activations_alloc(model, arena, training);
   model->plan.activations = arena_since(arena, &mark);
 
   workers->dtype = model->dtype;
-  if (model->dtype == BF16 && B > 0) workers->sums = floats(arena, size_product(B, T), 4 * config->C);
+  const size_t rows = size_max(size_product(B, T), model->look.B * model->look.T);
+  if (model->dtype == BF16 && B > 0) workers->sums = floats(arena, rows, 4 * config->C);
   workers->own_floats = model->kernels->own_floats(size_max(T, config->maxT), config->C / config->NH);
-  const size_t largest = size_max(size_max(B * T, 4 * config->C), config->Vp);
+  const size_t largest = size_max(size_max(rows, 4 * config->C), config->Vp);
   workers->shared = floats(arena, model->kernels->shared_floats(largest), 1);
   workers->own = floats(arena, (size_t)pool_threads(workers->pool), workers->own_floats);
   model->plan.scratch = arena_since(arena, &mark);

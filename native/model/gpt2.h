@@ -109,9 +109,16 @@ struct MemoryPlan {
   size_t parameters, gradients, optimizer, activations, scratch;
 };
 
+/* A forward pass alone, of another shape, which uses the same memory while no batch is in work. */
+struct Look {
+  size_t B, T;  // 0: none
+  struct Activations acts;
+};
+
 struct Gpt2 {
   struct Config config;
   size_t B, T;
+  struct Look look;               // its B and T are set before the layout
   enum Dtype dtype;               // of the activations that allow it, and what linear layers multiply
   bool recompute;                 // a layer's activations are computed again when backward needs them
   bool update_in_backward;        // AdamW takes each block's gradients as they are done, nobody keeps them
@@ -152,7 +159,10 @@ struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Paramet
 /* The activations of block l; with recompute, those of the block in hand. */
 struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l);
 
-/* The mean loss of predicting targets (B, T) from tokens (B, T), both below V. */
+/* The model in the shape of its `look`, for gpt2_loss; what the last batch has kept is lost by that. */
+struct Gpt2 gpt2_looking(const struct Gpt2 *model);
+
+/* The mean loss of predicting targets (B, T) from tokens (B, T), both below V. Each one's is in acts.losses. */
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets);
 
 /* A batch may be too large for the activations: it is then cut into `count` parts of (B, T), of which this

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -138,9 +139,11 @@ void events_step(struct Events *events, const struct StepMetrics *m) {
   if (m->skipped) tell_skipped(events, m);
 }
 
-void events_validation(struct Events *events, size_t step, double val_loss) {
+void events_validation(struct Events *events, size_t step, double val_loss, double val_error) {
   struct Line line = {.length = 0};
-  add(&line, "{\"step\":%zu,\"val_loss\":%.9g}\n", step, val_loss);
+  add(&line, "{\"step\":%zu,\"val_loss\":%.9g", step, val_loss);
+  if (isfinite(val_error)) add(&line, ",\"val_error\":%.3g", val_error);
+  add(&line, "}\n");
   record(events, &line);
   if (!events->json) {
     line.length = 0;

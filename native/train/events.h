@@ -65,7 +65,7 @@ size_t events_recorded(const struct Events *);
 void events_start(struct Events *, const struct Gpt2 *model, const struct Arena *arena, size_t available,
                   size_t recompute_saves, const struct Beginning *at);
 void events_step(struct Events *, const struct StepMetrics *metrics);
-void events_validation(struct Events *, size_t step, double val_loss);
+void events_validation(struct Events *, size_t step, double val_loss, double val_error);  // NAN: not known
 void events_sample(struct Events *, size_t step, const int *tokens, size_t count);
 /* The last line of all; it is on the disk when this returns. */
 void events_end(struct Events *, const struct Ending *ending);

@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "base/util.h"
+#include "train/validation.h"
 
 /* ---- memory ------------------------------------------------------------------------------------- */
 
@@ -25,8 +26,9 @@ static size_t footprint(const struct Run *run, struct Change change) {
   const struct RunOptions *o = &run->options;
   struct Run trial = *run;
   struct Arena arena = {0};
-  trial.options.batch_size = trial.train.B = trial.val.B = change.B;
-  trial.options.seq_len = trial.train.T = trial.val.T = change.T;
+  trial.options.batch_size = trial.train.B = change.B;
+  trial.options.seq_len = trial.train.T = change.T;
+  if (o->val_batches > 0) trial.val.B = change.B, trial.val.T = change.T;
   trial.model.recompute = change.recompute;
   trial.model.moments.type = change.moments;
   /* Of a total batch a smaller (B, T) is a part, and parts are added up in gradients that are kept. */
@@ -183,9 +185,9 @@ void plan_rehearse(struct Run *run) {
 
   if (o->val_data != NULL) {
     const double started = clock_seconds();
-    run_val_batch(run, 0);
+    validation_batch(run, 0);
     measured.val_batch_ms = 1e3 * (clock_seconds() - started);
-    measured.val_batches = run_val_batches(run);
+    measured.val_batches = validation_batches(run);
   }
   if (o->sample_every > 0) {
     const double started = clock_seconds();

@@ -5,10 +5,11 @@
 
 #include "base/interrupts.h"
 #include "base/util.h"
+#include "train/validation.h"
 
 void run_layout(struct Run *run, struct Arena *arena) {
   const struct RunOptions *o = &run->options;
-  const size_t BT = o->batch_size * o->seq_len;
+  const size_t BT = size_max(o->batch_size * o->seq_len, run->model.look.B * run->model.look.T);
   gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
   dataloader_layout(&run->train, arena);
   if (o->val_data != NULL) dataloader_layout(&run->val, arena);
@@ -114,29 +115,14 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   return m;
 }
 
-size_t run_val_batches(const struct Run *run) {
-  return size_min(run->options.val_batches, dataloader_batches(&run->val));
-}
-
-double run_val_batch(struct Run *run, size_t i) {
-  dataloader_batch(&run->val, i, run->tokens, run->targets);
-  return gpt2_loss(&run->model, run->tokens, run->targets);
-}
-
 bool run_asked_to_stop(const struct Run *run) { return interrupted() || run->events.unheard; }
 
 /* False when asked to stop before the last batch. */
-static bool validate(struct Run *run, size_t step, double *loss) {
-  const size_t batches = run_val_batches(run);
-  double sum = 0;
-  for (size_t i = 0; i < batches; i++) {
-    sum += run_val_batch(run, i);
-    if (run_asked_to_stop(run)) return false;
-  }
-  *loss = sum / (double)batches;
-  if (isfinite(*loss)) return true;
+static bool validate(struct Run *run, size_t step, struct ValLoss *loss) {
+  if (!validation_loss(run, loss)) return false;
+  if (isfinite(loss->mean)) return true;
   char numbers[64];
-  snprintf(numbers, sizeof numbers, "the validation loss is %g", unsigned_nan(*loss));
+  snprintf(numbers, sizeof numbers, "the validation loss is %g", unsigned_nan(loss->mean));
   end_not_finite(run, step, numbers);
 }
 
@@ -164,16 +150,16 @@ size_t run_write(struct Run *run, size_t count) {
 }
 
 bool run_look(struct Run *run, size_t step, bool validates, bool samples) {
-  double val_loss = 0;
-  if (validates && !validate(run, step, &val_loss)) return false;
+  struct ValLoss loss = {0};
+  if (validates && !validate(run, step, &loss)) return false;
   const size_t written = samples ? run_write(run, run->options.sample_tokens) : 0;
   if (samples && run_asked_to_stop(run)) return false;
   if (validates) {
-    run->val_loss = val_loss;
+    run->val_loss = loss.mean;
     run->checkpoint.has_val_loss = true;
-    run->checkpoint.val_loss = (float)val_loss;
-    patience_take(&run->patience, &run->options.limits, val_loss);
-    events_validation(&run->events, step, val_loss);
+    run->checkpoint.val_loss = (float)loss.mean;
+    patience_take(&run->patience, &run->options.limits, loss.mean);
+    events_validation(&run->events, step, loss.mean, loss.error);
   }
   if (samples) {
     run->sampling.draws += written;

@@ -7,6 +7,7 @@
 
 #include "files/checkpoint.h"
 #include "files/dataloader.h"
+#include "files/windows.h"
 #include "train/events.h"
 #include "model/gpt2.h"
 #include "train/saver.h"
@@ -18,7 +19,7 @@ struct RunOptions {
   const char *data, *val_data, *model, *out, *events;
   struct Limits limits;
   size_t batch_size, seq_len, total_batch_size, threads, seed;
-  size_t val_every, val_batches, sample_every, sample_tokens, save_every, keep, eot;
+  size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, save_every, keep, eot;
   struct Schedule schedule;
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run, forget_best;
@@ -28,15 +29,22 @@ struct RunOptions {
   size_t parts;  // batches of (B, T) whose gradients make one update
 };
 
+/* The validation tokens that are measured, and sums over the windows of them that were. */
+struct Validation {
+  struct Windows windows;
+  double loss, tokens, loss2, loss_tokens, tokens2;
+};
+
 struct Run {
   struct RunOptions options;
   struct Checkpoint checkpoint;
   struct Gpt2 model;
   struct DataLoader train, val;
+  struct Validation validation;
   struct Batch batch;
   struct Sampling sampling;
   struct Events events;
-  int *tokens, *targets, *written;  // (B, T), (B, T), (sample_tokens)
+  int *tokens, *targets, *written;  // (B, T) of the model or of its look, twice; (sample_tokens)
   size_t written_count;
   struct Saver saver;
   double val_loss, best_val_loss;   // the newest; the lowest of a checkpoint
@@ -69,12 +77,6 @@ void run_end(struct Run *run, size_t step, enum EndReason reason);
 
 /* Seconds of training, over all resumes. */
 double run_seconds(const struct Run *run);
-
-/* Batches in a validation. */
-size_t run_val_batches(const struct Run *run);
-
-/* The mean loss of validation batch `i`. */
-double run_val_batch(struct Run *run, size_t i);
 
 /* Whether somebody has asked the run to stop: an interrupt did, or nobody listens any more. */
 bool run_asked_to_stop(const struct Run *run);

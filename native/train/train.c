@@ -10,12 +10,13 @@
 #include "train/plan.h"
 #include "base/pool.h"
 #include "train/run.h"
+#include "train/validation.h"
 #include "base/util.h"
 
 static struct RunOptions read_options(int argc, char **argv) {
   struct RunOptions o = {
       .events = "text", .limits = {.steps = 40}, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
-      .val_every = 10, .val_batches = 5, .sample_every = 20, .sample_tokens = 64, .keep = 1,
+      .val_every = 10, .val_tokens = 20480, .sample_every = 20, .sample_tokens = 64, .keep = 1,
       .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
       .resume_from = MOST_STEPS,
   };
@@ -60,7 +61,9 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"seed", ARG_COUNT, &o.seed, 0, 0x1p53, "random seed"},
       {"shuffle", ARG_SWITCH, &o.shuffle, 0, 1, "1: shuffle the windows of the training tokens; 0: in order"},
       {"val-every", ARG_COUNT, &o.val_every, 0, most, "steps between validations; 0: never"},
-      {"val-batches", ARG_COUNT, &o.val_batches, 1, most, "maximum number of batches in a validation"},
+      {"val-tokens", ARG_COUNT, &o.val_tokens, 0, 0x1p53, "validation tokens, spread over all there are; 0: all"},
+      {"val-batches", ARG_COUNT, &o.val_batches, 0, most,
+       "validate on the first batches instead, at most so many; 0: --val-tokens"},
       {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples; 0: never"},
       {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
       {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "end-of-text token, with which samples begin; 0: the vocabulary's last"},
@@ -148,8 +151,12 @@ int command_train(int argc, char **argv) {
   dataloader_open(&run.train, o->data, o->batch_size, o->seq_len, config->V);
   run.train.shuffle = o->shuffle;
   run.train.seed = o->seed;
-  if (o->val_data != NULL) dataloader_open(&run.val, o->val_data, o->batch_size, o->seq_len, config->V);
   run.model.config = *config;
+  if (o->val_data != NULL) {
+    const bool batches = o->val_batches > 0;
+    dataloader_open(&run.val, o->val_data, batches ? o->batch_size : 1, batches ? o->seq_len : 1, config->V);
+    validation_choose(&run);
+  }
   run.model.kernels = kernels_choose(o->dtype);
   run.model.dtype = o->dtype;
   run.model.recompute = o->recompute;

@@ -68,11 +68,18 @@ def test_the_parts_are_what_the_formulas_say(
     start = json_lines(succeeded(native("train", **flags)).stdout)[0]
     B, T, L, NH, C = 3, 37, RAGGED.layers, RAGGED.heads, RAGGED.channels
     Vp, maxT = RAGGED.padded_vocab_size, RAGGED.context
-    BT, LBT = B * T, L * B * T
+    BT = B * T
     block, rest = 12 * C * C + 13 * C, (Vp + maxT) * C + 2 * C
     count = rest + L * block
-    kept = [BT * C, *[LBT * C] * 5, LBT * 3 * C, *[LBT * 4 * C] * 2, *[LBT] * 4, LBT * NH]
-    kept += [BT * C, BT, BT, min(BT, 256) * Vp, BT]
+
+    def kept(BT: int, K: int) -> list[int]:
+        of_layers = [*[K * BT * C] * 4, K * BT * 3 * C, *[K * BT * 4 * C] * 2, *[K * BT] * 4]
+        head = [BT * C, BT, BT, min(BT, 256) * Vp, BT]
+        return [BT * C, L * BT * C, K * BT * NH, *of_layers, *head]
+
+    # A validation takes windows of the context, about 1,024 tokens at a time, over the same memory:
+    # here all windows of 399 targets.
+    looked = -(-399 // maxT) * maxT if validated else 0
     backward = [BT * C, BT * C, BT * 3 * C, BT * 4 * C]
     # The cache of nine positions, whose rows are filled up to 16 numbers; then a row of each kind.
     cached = L * NH * 9 * -(-C // NH // 16) * 16
@@ -81,14 +88,16 @@ def test_the_parts_are_what_the_formulas_say(
         "parameters": size(count),
         "gradients": size(count if clipped else rest + block),
         "optimizer": size(count, count),
-        "activations": size(*kept, *backward),
+        "activations": max(size(*kept(BT, L), *backward), size(*kept(looked, 1))),
         "scratch": 0,
     }
     parts = dict(start["memory_parts"])
     buffers, rounding = parts.pop("buffers"), parts.pop("rounding")
     assert parts == expected
     # Beside arrays the writer of samples has a few structures, whose size is the compiler's matter.
-    arrays = size(*[BT + 1] * (2 if validated else 1), width=2) + size(*decoder, BT, BT, 9)
+    rows = [BT + 1, maxT + 1] if validated else [BT + 1]
+    batch = max(BT, looked)
+    arrays = size(*rows, width=2) + size(*decoder, batch, batch, 9)
     assert arrays <= buffers < arrays + 16384
     assert rounding == -(sum(expected.values()) + buffers) % HUGE_PAGE
     assert start["memory"] == sum(expected.values()) + buffers + rounding

@@ -135,12 +135,28 @@ def test_int8_predicts_what_decoding_would(
 
 
 def test_at_most_so_many_tokens(native: Native, files: Files) -> None:
-    whole = rows_of(native("eval", **files.flags))
-    for most in (1, CONTEXT - 1, CONTEXT, CONTEXT + 1, COUNT - 2, COUNT - 1, 10**12):
+    """Of everywhere, with PyTorch's losses of these windows; a validation is their mean."""
+    for most in (1, CONTEXT - 1, CONTEXT, CONTEXT + 1, 300, COUNT - 2, COUNT - 1, 10**12):
         rows = rows_of(native("eval", max_tokens=most, **files.flags))
-        got = [loss for row in rows for loss in row["losses"]]
-        everything = [loss for row in whole for loss in row["losses"]]
-        assert got == everything[: min(most, COUNT - 1)]
+        sizes = [len(row["losses"]) for row in rows]
+        assert sum(sizes) == min(most, COUNT - 1)
+        starts = [row["at"] - 1 for row in rows]
+        ends = [at + size for at, size in zip(starts, sizes, strict=True)]
+        gaps = np.diff(np.sort([0, *starts, *ends, COUNT - 1]))[::2]
+        assert gaps.min() >= 0 and gaps.max() <= (COUNT - 1 - sum(sizes)) / len(rows) + 1
+        for row, start, end in zip(rows, starts, ends, strict=True):
+            theirs = torchs_losses(files.tokens[start : end + 1])
+            assert np.allclose(row["losses"], theirs, rtol=0, atol=2e-5)
+        train: Flags = {
+            "data": files.data,
+            "val_data": files.data,
+            "model": files.model,
+            "seq_len": 9,
+        }
+        done = native("train", steps=0, val_tokens=most, events="json", **train)
+        (line,) = (line for line in json_lines(succeeded(done).stdout) if "val_loss" in line)
+        mean = np.mean([loss for row in rows for loss in row["losses"]])
+        assert abs(line["val_loss"] - mean) < 1e-7
 
 
 def test_rows_are_predicted_from_where_they_say(

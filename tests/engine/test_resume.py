@@ -80,7 +80,7 @@ def test_a_new_best_is_saved_where_no_checkpoint_is_due(
     """Patience ends the run on weights that have overfitted; the best are there all the same."""
     out = tmp_path / "out"
     flags |= {"lr": 4e-3, "schedule": "constant", "warmup": 0, "val_every": 2, "save_every": 0}
-    flags |= {"keep": 1, "patience": 2, "steps": 200, "events": "json"}
+    flags |= {"keep": 1, "patience": 2, "steps": 200, "events": "json", "val_batches": 5}
     done = succeeded(native("train", out=out, **flags))
     lines = without_times((out / "metrics.jsonl").read_text())
     losses = {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}

@@ -90,7 +90,7 @@ def make_small(folder: Path) -> Path:
         for key, value in (
             ("layers", 1), ("heads", 2), ("channels", 32), ("context", 64), ("steps", 6),
             ("warmup", 1), ("batch_size", 2), ("seq_len", 16), ("val_every", 2),
-            ("val_batches", 2), ("sample_every", 0), ("save_every", 2),
+            ("val_tokens", 200), ("sample_every", 0), ("save_every", 2),
         ):  # fmt: skip
             text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.M)
         text = re.sub(r"^total_batch_size = .*$", "total_batch_size = 64", text, flags=re.M)

@@ -43,7 +43,7 @@ def test_the_command_reports_everything_and_writes_nothing(llmc: Llmc) -> None:
               if name in (*PARTS, "total", "available")}  # fmt: skip
     assert sum(counts[part] for part in PARTS) == counts["total"] < counts["available"]
     assert re.fullmatch(r"4 +\d+\.\d +00:00", rows["steps"])
-    assert re.fullmatch(r"batches +6 +\d+\.\d +00:00", rows["validation"])
+    assert re.fullmatch(r"batches +3 +\d+\.\d +00:00", rows["validation"])
     assert "sampled" not in rows
     assert re.fullmatch(
         r"an estimate from 5 measured steps \([\d,]+ tokens/s\); saving is not included", lines[-1]
@@ -60,7 +60,7 @@ def test_json_is_one_object(llmc: Llmc) -> None:
     assert result["memory_available"] > result["memory_bytes"]
     assert result["tokens_per_second"] == pytest.approx(1e3 * 4 * 64 / result["step_ms"])
     counts = {name: work["count"] for name, work in result["work"].items()}
-    assert counts == {"steps": 40, "validation_batches": 10, "sampled_tokens": 128}
+    assert counts == {"steps": 40, "validation_batches": 5, "sampled_tokens": 128}
     total = sum(work["count"] * work["ms"] / 1e3 for work in result["work"].values())
     assert result["seconds"] == pytest.approx(total)
     assert runs(llmc) == []

@@ -134,6 +134,8 @@ def test_json(several: Llmc) -> None:
         "tokens": 12800,
         "seconds": pytest.approx(1.0),
         "tokens_per_second": pytest.approx(12800),
+        "val_error": None,
+        "best_val_error": None,
     }
     assert runs[1]["best_val_loss"] is None
 

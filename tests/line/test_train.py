@@ -100,7 +100,8 @@ def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
         "weight_decay": 0.0, "grad_clip": 0.0, "skip_loss_z": 0.0, "skip_grad_z": 0.0,
         "seed": 1337, "shuffle": True,
         "dtype": "fp32", "recompute": False, "optimizer_state": "fp32",
-        "val_every": 10, "val_batches": 5, "sample_every": 20, "save_every": 0, "keep": 1,
+        "val_every": 10, "val_tokens": 20480, "val_batches": 0,
+        "sample_every": 20, "save_every": 0, "keep": 1,
     }  # fmt: skip
     lines = metrics(llmc, "texts-1")
     assert [line["step"] for line in lines if "train_loss" in line] == list(range(40))
@@ -108,7 +109,9 @@ def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
     said = done.stdout.splitlines()
     assert said[0] == f"num_parameters: {257 * 16 + 64 * 16 + 12 * 16**2 + 13 * 16 + 2 * 16}"
     assert sum(line == "generating:" for line in said) == 2
-    assert len([line for line in said if re.fullmatch(r"val loss \d\.\d{6}", line)]) == 5
+    assert (
+        len([line for line in said if re.fullmatch(r"val loss \d\.\d{6} ± \d\.\d{6}", line)]) == 5
+    )
     step = r"step \d+: train loss \d\.\d{6} \(took \d+\.\d{3} ms\)"
     assert len([line for line in said if re.fullmatch(step, line)]) == 40
     assert losses(llmc, "texts-1")[-1] < losses(llmc, "texts-1")[0]
@@ -117,14 +120,16 @@ def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(llmc: Llmc) -> None:
     ok(llmc("train", "--config", "tiny.toml", "--run", "a", "--lr", "0.01", "--steps", "2"))
     expected = asdict(load_preset(str(llmc.workspace / "tiny.toml")).train)
-    assert config(llmc, "a")["train"] == {**expected, "lr": 0.01, "steps": 2}
+    as_tokens = {"val_batches": 0, "val_tokens": 2 * 2 * 16}
+    assert config(llmc, "a")["train"] == {**expected, "lr": 0.01, "steps": 2, **as_tokens}
     assert expected["batch_size"] == 2
     assert config(llmc, "a")["model"] == asdict(ModelConfig(1, 2, 16, 64, 257))
 
 
 def test_a_run_s_config_repeats_the_run(llmc: Llmc) -> None:
     ok(llmc("train", "--run", "a", *words(FLAGS)))
-    assert config(llmc, "a")["train"] == FLAGS
+    tokens = FLAGS["val_batches"] * FLAGS["batch_size"] * FLAGS["seq_len"]
+    assert config(llmc, "a")["train"] == {**FLAGS, "val_batches": 0, "val_tokens": tokens}
     ok(llmc("train", "--run", "b", "--config", "runs/a/config.toml"))
     assert config(llmc, "b") == config(llmc, "a")
     assert losses(llmc, "b") == losses(llmc, "a")

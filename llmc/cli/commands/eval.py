@@ -39,7 +39,9 @@ Last = Annotated[bool, of_measured(LAST_HELP, names=("--last",))]
 Split = Annotated[
     Literal["train", "val"] | None, of_measured(f"Split of the dataset ({DEFAULT_SPLIT}).")
 ]
-MaxTokens = Annotated[int | None, of_measured("Predict only the first N tokens.", "N", 1)]
+MaxTokens = Annotated[
+    int | None, of_measured("Predict N tokens, in windows spread evenly over the text.", "N", 1)
+]
 MaxExamples = Annotated[
     int | None, of_measured("Ask N HellaSwag questions, evenly spaced.", "N", 1)
 ]

@@ -121,6 +121,8 @@ def as_fields(run: RunHistory) -> dict[str, Any]:
         "tokens": run.tokens,
         "seconds": run.seconds,
         "tokens_per_second": run.tokens_per_second,
+        "val_error": run.val_errors.get(run.val[-1][0]) if run.val else None,
+        "best_val_error": run.val_errors.get(run.best_val[0]) if run.best_val else None,
     }
 
 
@@ -162,6 +164,14 @@ def ago(moment: float, now: float) -> str:
         if passed < most:
             return f"{passed // seconds:.0f} {unit}"
     return datetime.fromtimestamp(moment).strftime("%Y-%m-%d")
+
+
+def _best(run: RunHistory) -> str:
+    """Return the lowest validation loss, with its standard error where that is known."""
+    if run.best_val is None:
+        return _loss(None)
+    error = run.val_errors.get(run.best_val[0])
+    return _loss(run.best_val[1]) + (f" ±{error:.2g}" if error is not None else "")
 
 
 def _loss(loss: float | None) -> str:
@@ -206,7 +216,7 @@ COLUMNS = (
     Column("data", lambda run: printable(run.dataset or "–"), rank=8, right=False),
     Column("steps", progress),
     Column("loss", lambda run: _loss(run.recent_loss)),
-    Column("best val", lambda run: _loss(run.best_val[1] if run.best_val else None)),
+    Column("best val", _best),
     Column("last val", lambda run: _loss(run.val_loss), rank=5),
     Column("tokens", lambda run: short(run.tokens), rank=6),
     Column("time", lambda run: clock(run.seconds) if run.steps else "–", rank=2),

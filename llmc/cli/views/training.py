@@ -15,7 +15,7 @@ from llmc.terminal import printable
 from llmc.train.curves import Line, Trace, chart, curve, moving_mean, sparkline
 from llmc.train.loop import TrainResult
 from llmc.train.metrics import Event, Progress, ending
-from llmc.units import clock, duration, megabytes
+from llmc.units import clock, duration, megabytes, plus_minus
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,7 +47,8 @@ def plain_lines(event: Event, progress: Progress) -> str:
             f"(took {event['step_ms']:.3f} ms)\n"
         )
     if "val_loss" in event:
-        return f"val loss {event['val_loss']:.6f}\n"
+        error = f" ± {event['val_error']:.6f}" if "val_error" in event else ""
+        return f"val loss {event['val_loss']:.6f}{error}\n"
     if event["event"] == "start":
         return (
             f"num_parameters: {event['parameters']}\n"
@@ -263,7 +264,7 @@ def _cells(progress: Progress, elapsed: float) -> list[tuple[str, str]]:
     left = seconds_left(progress, elapsed)
     cells = [
         ("train loss", f"{last['train_loss']:.4f}" if last else "–"),
-        ("val loss", f"{progress.val[-1][1]:.4f}" if progress.val else "–"),
+        ("val loss", _val_loss(progress, progress.val[-1]) if progress.val else "–"),
         ("tokens/s", f"{progress.tokens_per_second:,.0f}" if last else "–"),
         ("ETA", clock(left) if left is not None else "–"),
         ("grad norm", f"{last['grad_norm']:.3f}" if last else "–"),
@@ -280,6 +281,11 @@ def _cells(progress: Progress, elapsed: float) -> list[tuple[str, str]]:
     if progress.skipped:
         cells.append(("skipped", f"{progress.skipped:,}"))
     return cells
+
+
+def _val_loss(progress: Progress, point: tuple[float, float]) -> str:
+    step, loss = point
+    return plus_minus(loss, progress.val_errors.get(int(step)))
 
 
 def seconds_left(progress: Progress, elapsed: float) -> float | None:
@@ -325,8 +331,9 @@ def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterat
         means = moving_mean(progress.train, len(progress.train) // MEAN_OF, 2 * CURVE_COLUMNS)
         yield "\nloss over steps (● validation)"
         yield curve(means, progress.val, width=CURVE_COLUMNS) + "\n"
-    losses = {"train": result.train_loss, "val": result.val_loss}
-    numbers = [f"{name} loss {loss:.4f}" for name, loss in losses.items() if loss is not None]
+    numbers = [f"train loss {result.train_loss:.4f}"] if result.train_loss is not None else []
+    if result.val_loss is not None:
+        numbers.append(f"val loss {plus_minus(result.val_loss, result.val_error)}")
     numbers.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     numbers.append(megabytes(progress.start.get("memory", 0)))
     yield f"{result.steps:,} steps in {duration(progress.seconds)}: {', '.join(numbers)}"
@@ -379,6 +386,7 @@ def result_fields(result: TrainResult) -> dict[str, Any]:
         "seconds": progress.seconds,
         "train_loss": result.train_loss,
         "val_loss": result.val_loss,
+        "val_error": result.val_error,
         "tokens_per_second": progress.tokens_per_second,
         "memory_bytes": progress.start.get("memory"),
         **{name: progress.start.get(name) for name in ("isa", "dtype", "threads")},

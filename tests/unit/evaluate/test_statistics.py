@@ -83,14 +83,13 @@ def test_few_documents_give_way_to_windows() -> None:
     assert set(units[:, 1]) == {30.0, 40.0}
 
 
-def test_a_file_ends_its_last_document() -> None:
+def test_windows_with_gaps_between_them_are_units() -> None:
     tally = Tally(eot=9)
     for _ in range(12):
-        tally.begin_file()
-        tally.add(np.array([1, 2, 3]), [1.0, 2.0, 3.0])
-        tally.add(np.array([4]), [4.0])
+        tally.begin_piece()
+        tally.add(np.array([1, 9, 3]), [1.0, 2.0, 3.0])
     unit, units = tally.units(1)
-    assert (unit, units[:, 0].tolist()) == ("documents", [10.0] * 12)
+    assert (unit, units[:, 0].tolist()) == ("windows", [6.0] * 12)
 
 
 def test_bytes_are_those_of_the_text_whatever_the_tokenizer() -> None:

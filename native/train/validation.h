@@ -1,0 +1,29 @@
+/* The loss on the validation tokens: a property of the weights, so its windows depend neither on B nor on T.
+ *
+ * They have the length of the model's context, or of all tokens where there are fewer, and are spread over the
+ * split: files/windows.h. llmc eval measures the same ones. With --val-batches it is the first batches of
+ * (B, T), as runs of older versions go on measuring.
+ */
+#ifndef LLMC_VALIDATION_H
+#define LLMC_VALIDATION_H
+
+#include "train/run.h"
+
+struct ValLoss {
+  double mean;   // per token
+  double error;  // its standard error, the windows being the sample; NAN of a single one, or of batches
+};
+
+/* Chooses the windows, the data being open and the model's context known. */
+void validation_choose(struct Run *run);
+
+/* Batches of windows in a validation. */
+size_t validation_batches(const struct Run *run);
+
+/* Measures batch `i` and adds it to the run's validation. */
+void validation_batch(struct Run *run, size_t i);
+
+/* The loss of the weights. False when asked to stop before the last batch. */
+bool validation_loss(struct Run *run, struct ValLoss *loss);
+
+#endif
