@@ -60,8 +60,10 @@ def evaluate(
         Usage: the window is longer than the model's context.
         LlmcError: the engine failed or was interrupted.
     """
-    options = options or EngineOptions()
-    model = find_evaluated(workspace, target, report, last=last)
+    model, options = (
+        find_evaluated(workspace, target, report, last=last),
+        options or EngineOptions(),
+    )
     context = model.header.config.context
     if options.seq_len is not None and options.seq_len > context:
         raise Usage(
