@@ -49,10 +49,9 @@ def evaluate(
 ) -> LossResult:
     """Predict every token of a text except the first, and return the mean loss.
 
-    ``target`` is a run's name, its folder, or a checkpoint; by default the newest run, and of a run
-    the best weights unless ``last``. ``data`` is a dataset's folder or a token file; by default the
-    run's. ``split`` is ``train`` or ``val`` (the default) of a dataset. ``max_tokens`` are
-    predicted in windows spread over the text, the same ones as in the validation of a run.
+    ``target`` is a run (its best weights, or with ``last`` the last ones) or a checkpoint; by default
+    the newest run. ``data`` is a dataset's folder or a token file; by default the run's. ``split`` is
+    ``train`` or ``val``, the default. ``max_tokens`` are spread as in a run's validation.
 
     Raises:
         MissingOutput: the model or the data does not exist.
@@ -60,10 +59,8 @@ def evaluate(
         Usage: the window is longer than the model's context.
         LlmcError: the engine failed or was interrupted.
     """
-    model, options = (
-        find_evaluated(workspace, target, report, last=last),
-        options or EngineOptions(),
-    )
+    options = options or EngineOptions()
+    model = find_evaluated(workspace, target, report, last=last)
     context = model.header.config.context
     if options.seq_len is not None and options.seq_len > context:
         raise Usage(
