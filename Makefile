@@ -32,7 +32,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable '.[dev,fast,offline,parquet,plot,serve,tensorboard,torch]'
+	$(PIP) --editable '.[dev,documents,fast,offline,parquet,plot,serve,tensorboard,torch]'
 	@touch $@
 
 setup: $(VENV)/installed

@@ -255,7 +255,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         Usage: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise Usage(f"cannot read the config {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

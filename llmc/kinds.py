@@ -28,16 +28,53 @@ _STARTS = (
     (b"\x7fELF", "elf"),
     (b"\x93NUMPY", "npy"),
     (b"version https://git-lfs", "lfs"),
+    (b"\x89PNG", "image"),
+    (b"\xff\xd8\xff", "image"),
+    (b"GIF8", "image"),
+    (b"II*\0", "image"),
+    (b"MM\0*", "image"),
+    (b"RIFF", "media"),
+    (b"ID3", "media"),
+    (b"OggS", "media"),
+    (b"fLaC", "media"),
+    (b"\0\0\0\x18ftyp", "media"),
+    (b"\0\0\0\x20ftyp", "media"),
+    (b"\xd0\xcf\x11\xe0", "office"),
+    (b"7z\xbc\xaf", "archive"),
+    (b"Rar!", "archive"),
+    (b"SQLite format 3\0", "database"),
     *((bytes((0x80, protocol)), "pickle") for protocol in range(2, 6)),
 )
+
+# What to call a file of a kind that is not text.
+TITLES = {
+    "archive": "a 7z or RAR archive",
+    "bzip2": "bzip2-compressed data",
+    "database": "an SQLite database",
+    "elf": "a program",
+    "empty": "an empty file",
+    "gguf": "a GGUF model",
+    "gzip": "gzip-compressed data",
+    "html": "a web page",
+    "image": "an image",
+    "lfs": "a git-lfs pointer",
+    "media": "audio, video or an image",
+    "npy": "a NumPy array",
+    "office": "a Microsoft Office document",
+    "parquet": "a Parquet table",
+    "pdf": "a PDF document",
+    "pickle": "a Python pickle, as older PyTorch files are",
+    "tar": "a tar archive",
+    "xz": "xz-compressed data",
+    "zip": "a zip archive or an Office document",
+    "zstd": "Zstandard-compressed data",
+}
 
 
 def kind_of_bytes(head: bytes) -> str:
     """Return the kind of a file that begins with ``head``.
 
-    One of ``empty``, ``gzip``, ``zstd``, ``bzip2``, ``xz``, ``gguf``, ``zip``, ``parquet``,
-    ``pdf``, ``elf``, ``npy``, ``pickle``, ``tar``, ``html``, ``lfs`` (a git-lfs pointer), ``json``,
-    ``text`` and ``unknown``.
+    One of :data:`TITLES`, or ``json``, ``text`` and ``unknown``.
     """
     if not head:
         return "empty"
@@ -66,6 +103,16 @@ def is_text(head: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
+
+
+def no_text(head: bytes) -> str | None:
+    """Return what a file that begins with ``head`` is, if it cannot be text; else None.
+
+    A text may begin with the letters of another kind, such as GGUF or BZh.
+    """
+    kind = kind_of_bytes(head)
+    is_certain = kind == "pdf" or (kind not in ("html", "empty") and not is_text(head))
+    return TITLES.get(kind) if is_certain else None
 
 
 def not_data(head: bytes, name: str, *, page_is_fine: bool = False) -> str | None:

@@ -1,16 +1,16 @@
 """Benchmarks: what is timed, the processes that are timed, and the results as numbers.
 
-The engine and PyTorch run in separate processes that take turns: PyTorch's idle threads spin, and
-would take a core from whatever runs next in the same process. docs/reference/bench.md explains
-every number.
+The engine and PyTorch run in separate processes that take turns. PyTorch's idle threads spin, so
+its process is stopped while the engine works. docs/reference/bench.md explains every number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from llmc.config import load_preset, preset_names
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import available_cores
 from llmc.engine.process import Engine
-from llmc.errors import Usage
+from llmc.errors import LlmcError, Usage
 from llmc.installation import install_command
 from llmc.model import ModelConfig, attention_flops, gemm_flops, step_flops
 from llmc.report import SILENT, Report
@@ -53,10 +53,9 @@ class Work:
         words = [word for k, v in flags.items() for word in (f"--{k.replace('_', '-')}", str(v))]
         return [str(binary), subcommand, *words]
 
-    def torch_argv(self, what: str, *, compiled: bool = False) -> list[str]:
-        """Return PyTorch's command line; ``what`` is "steps" or "attention"."""
-        request = {"what": what, "compiled": compiled, **asdict(self)}
-        return [sys.executable, "-m", "llmc.check.torch_bench", json.dumps(request)]
+    def torch_request(self, what: str, *, compiled: bool = False) -> str:
+        """Return the line that asks PyTorch for this; ``what`` is "steps" or "attention"."""
+        return json.dumps({"what": what, "compiled": compiled, **asdict(self)})
 
     def step_flops(self) -> dict[str, float]:
         """Return the operations of a training step, by the engine's kernel names."""
@@ -78,9 +77,14 @@ class Timing:
             LlmcError: it failed.
         """
         with Engine(argv, name=name) as engine:
-            events = list(engine.events())
-        steps = tuple(event["seconds"] for event in events if event["event"] == "step")
-        return cls(steps, tuple(event for event in events if event["event"] != "step"))
+            return cls.of_events(engine.events())
+
+    @classmethod
+    def of_events(cls, events: Iterable[Event]) -> Timing:
+        """Return what the events of one run say."""
+        kept = list(events)
+        steps = tuple(event["seconds"] for event in kept if event["event"] == "step")
+        return cls(steps, tuple(event for event in kept if event["event"] != "step"))
 
     def of_kind(self, kind: str) -> list[Event]:
         """Return the events of one kind."""
@@ -108,6 +112,46 @@ class Timing:
     def memory(self) -> int:
         """The largest resident set in bytes."""
         return int(self.of_kind("end")[0]["peak_memory_bytes"])
+
+
+class TorchProcess:
+    """PyTorch in a process of its own, stopped unless it is being timed: a context manager."""
+
+    def __init__(self) -> None:
+        """Prepare; nothing is started yet."""
+        argv = [sys.executable, "-m", "llmc.check.torch_bench"]
+        self._process = Engine(argv, name="PyTorch", has_stdin=True)
+
+    def __enter__(self) -> TorchProcess:
+        """Start Python; PyTorch is imported by the first request."""
+        self._process.__enter__()
+        self._events = self._process.events()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the process."""
+        self._process.resume()
+        self._process.__exit__(*error)
+
+    def time(self, request: str) -> Timing:
+        """Run a request of :meth:`Work.torch_request` to its end.
+
+        Raises:
+            LlmcError: it failed.
+        """
+        self._process.resume()
+        with contextlib.suppress(OSError):  # it has ended; the reason is among its events
+            self._process.send(request)
+        timing = Timing.of_events(self._until_the_end())
+        self._process.pause()
+        return timing
+
+    def _until_the_end(self) -> Iterator[Event]:
+        for event in self._events:
+            yield event
+            if event["event"] == "end":
+                return
+        raise LlmcError("PyTorch's process ended before it had run its steps")
 
 
 def attention_of(timing: Timing) -> Timing:
@@ -304,7 +348,7 @@ def bench_steps(work: Work, against: str | None, pairs: int, *, report: Report =
         result = step_result(work, [Timing.of(argv)])
         _note_floats(work, result, report)
         return result
-    theirs = work.torch_argv("steps", compiled=against == "torch-compile")
+    theirs = work.torch_request("steps", compiled=against == "torch-compile")
     compared = _alternate(lambda: Timing.of(argv), theirs, pairs, report)
     result = step_result(work, [ours for ours, _ in compared])
     _note_floats(work, result, report)
@@ -324,7 +368,7 @@ def bench_kernels(work: Work, against: str | None, pairs: int, *, report: Report
     result = kernels_result(work, Timing.of(argv))
     _note_floats(work, result, report)
     if against is not None:
-        ours, theirs = [*argv, "--only", "attention"], work.torch_argv("attention")
+        ours, theirs = [*argv, "--only", "attention"], work.torch_request("attention")
         compared = _alternate(lambda: attention_of(Timing.of(ours)), theirs, pairs, report)
         result["against"] = comparison(compared)
     return result
@@ -348,13 +392,14 @@ def _note_floats(work: Work, result: Event, report: Report) -> None:
 
 
 def _alternate(
-    ours: Callable[[], Timing], theirs: Sequence[str], pairs: int, report: Report
+    ours: Callable[[], Timing], request: str, pairs: int, report: Report
 ) -> list[tuple[Timing, Timing]]:
     compared = []
-    for a, b in in_pairs(ours, lambda: Timing.of(theirs, name="PyTorch"), pairs):
-        compared.append((a, b))
-        report.note(
-            f"pair {len(compared)} of {pairs}: {milliseconds(a.median * 1e3)}, PyTorch "
-            f"{milliseconds(b.median * 1e3)}: {b.median / a.median:.2f} times"
-        )
+    with TorchProcess() as torch:
+        for a, b in in_pairs(ours, lambda: torch.time(request), pairs):
+            compared.append((a, b))
+            report.note(
+                f"pair {len(compared)} of {pairs}: {milliseconds(a.median * 1e3)}, PyTorch "
+                f"{milliseconds(b.median * 1e3)}: {b.median / a.median:.2f} times"
+            )
     return compared

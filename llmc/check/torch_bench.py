@@ -1,25 +1,46 @@
 """The PyTorch side of ``llmc bench``: the same work, timed in the same way.
 
-``python -m llmc.check.torch_bench REQUEST`` takes one JSON object. It prints events and fails like
-the engine, with one sentence on stderr and an exit code. bf16 is PyTorch's own mixed precision:
-autocast around the forward pass, parameters and optimizer in float32.
+``python -m llmc.check.torch_bench`` reads one JSON object per line of stdin. It prints events and
+fails like the engine, with one sentence on stderr and an exit code. bf16 is PyTorch's own mixed
+precision: autocast around the forward pass, parameters and optimizer in float32.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import resource
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmc.config import TrainConfig
 from llmc.errors import BadData, CompileFailed, LlmcError
 from llmc.model import ModelConfig
 
+if TYPE_CHECKING:
+    import torch
+
+    from llmc.check.torch_model import GPT2
+
 WARMUP = 2
+
+
+@functools.lru_cache(maxsize=1)
+def _trained(config: ModelConfig) -> tuple[GPT2, torch.optim.Optimizer]:
+    from llmc.check.torch_model import GPT2
+
+    model = GPT2(config)
+    return model, model.adamw(TrainConfig(), fused=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(config: ModelConfig) -> Any:
+    import torch
+
+    return torch.compile(_trained(config)[0])
 
 
 def time_steps(
@@ -41,11 +62,8 @@ def time_steps(
     import torch
     from torch.nn.utils import get_total_norm
 
-    from llmc.check.torch_model import GPT2
-
-    model = GPT2(config)
-    run = torch.compile(model) if compiled else model
-    optimizer = model.adamw(TrainConfig(), fused=True)
+    model, optimizer = _trained(config)
+    run = _compiled(config) if compiled else model
     parameters = list(model.parameters())
     for step in range(WARMUP + steps):
         ids, targets = torch.randint(0, config.vocab_size, (2, B, T))
@@ -126,15 +144,16 @@ def _sentence(error: Exception, *, compiled: bool) -> LlmcError:
 
 
 def main() -> None:
-    """Run the request of the command line."""
+    """Run the requests of stdin, one after the other."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, not after torch.compile
-    request = json.loads(sys.argv[1])
-    try:
-        _run(**request)
-    except Exception as error:
-        failure = _sentence(error, compiled=request["compiled"])
-        sys.stderr.write(f"error: {failure}\n")
-        sys.exit(failure.exit_code)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            _run(**request)
+        except Exception as error:
+            failure = _sentence(error, compiled=request["compiled"])
+            sys.stderr.write(f"error: {failure}\n")
+            sys.exit(failure.exit_code)
 
 
 if __name__ == "__main__":

@@ -200,6 +200,14 @@ class Engine:
         stdin.write(f"{line}\n".encode())
         stdin.flush()
 
+    def pause(self) -> None:
+        """Take the processor from the engine and its own children, until :meth:`resume`."""
+        _send(self._running(), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused engine go on."""
+        _send(self._running(), signal.SIGCONT)
+
     def stop(self) -> None:
         """End the engine: SIGTERM, then SIGKILL after :data:`GRACE_SECONDS`.
 

@@ -1,10 +1,13 @@
-"""Read the files of a tar without unpacking it, so that no path in it is ever used."""
+"""Read the files of a tar or zip without unpacking it, so that no path in it is ever used."""
 
 from __future__ import annotations
 
+import stat
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import BinaryIO, Literal, cast
 
 from llmc.errors import BadData
@@ -43,10 +46,19 @@ class _Header(tarfile.TarInfo):
         return member
 
 
-def tar_members(
-    stream: BinaryIO, name: str, codec: str
-) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
-    """Yield the files of a tar from front to back, without links, devices and sparse files.
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive."""
+
+    name: str
+    size: int
+    content: BinaryIO | None  # None: it cannot be read
+    offset: int = 0  # of its bytes in an uncompressed tar
+    fault: str = ""  # why it cannot be read, as a sentence without its subject
+
+
+def tar_members(stream: BinaryIO, name: str, codec: str) -> Iterator[Member]:
+    """Yield the members of a tar from front to back, without folders.
 
     In a compressed tar, each file must be read before the next one.
 
@@ -64,8 +76,47 @@ def tar_members(
             if member is None:
                 return
             archive.members = []  # type: ignore[attr-defined]  # it would keep every header
+            if member.isdir():
+                continue
             if member.isreg() and not member.issparse():
-                yield member, cast(BinaryIO, archive.extractfile(member))
+                content = cast(BinaryIO, archive.extractfile(member))
+                yield Member(member.name, member.size, content, member.offset_data)
+            else:
+                fault = "is a link" if member.issym() or member.islnk() else "is not a plain file"
+                yield Member(member.name, 0, None, fault=fault)
+
+
+def zip_members(stream: BinaryIO, name: str) -> Iterator[Member]:
+    """Yield the members of a zip file in its order, without folders; each is read at once.
+
+    Raises:
+        BadData: it is not a zip, or damaged.
+    """
+    with explained(name, "zip"):
+        archive = zipfile.ZipFile(stream)
+    with archive:
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            if member.flag_bits & 1:
+                yield Member(member.filename, 0, None, fault="is locked by a password")
+            elif stat.S_ISLNK(member.external_attr >> 16):
+                yield Member(member.filename, 0, None, fault="is a link")
+            else:
+                yield from _opened_member(archive, member, name)
+
+
+def _opened_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str
+) -> Iterator[Member]:
+    with explained(f"{name}:{member.filename}", "zip"):
+        try:
+            content = archive.open(member)
+        except NotImplementedError as error:  # a compression that this Python does not know
+            yield Member(member.filename, 0, None, fault=f"cannot be unpacked ({error})")
+            return
+    with content:
+        yield Member(member.filename, member.file_size, cast(BinaryIO, content))
 
 
 @contextmanager

@@ -7,14 +7,15 @@ separator found in the bytes is a separator of the text.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import chain
 from typing import BinaryIO
 
 from llmc.errors import BadData, Usage
-from llmc.text.utf8 import CHUNK, Decoder
+from llmc.text.utf8 import CHUNK, Decoder, unix_text
 
 # The text of the token between two documents.
 ENDOFTEXT = "<|endoftext|>"
@@ -43,6 +44,15 @@ class Boundary:
     def alphabet(self) -> bytes:
         """The bytes that occur in a separator."""
         return (self.literal or "").encode() + (b"\r" if self.windows else b"")
+
+    def unix(self) -> Boundary:
+        """Return this boundary for text in which CR LF and CR become LF."""
+        if self.literal is None or self.windows or not re.search("[\r\n]", self.literal):
+            return self
+        literal = unix_text(self.literal)
+        windows = re.escape(literal).replace("\\\n", r"\r?\n").replace("\n", r"\r?\n")
+        longest = len(literal.encode()) + literal.count("\n")
+        return replace(self, literal=literal, windows=windows, longest=longest)
 
     def split(self, text: str) -> list[str]:
         """Return the documents between the separators, and the rest after the last one."""
@@ -105,24 +115,34 @@ def boundary_of_head(head: bytes) -> Boundary:
     code and articles about tokenizers quote it.
     """
     mark = re.escape(ENDOFTEXT.encode())
-    return AT_ENDOFTEXT if re.search(rb"(?m)^" + mark + rb"\r?$", head) else FILE
+    if ENDOFTEXT.encode() not in head:
+        return FILE
+    lines = rb"(?:\A|(?<=[\r\n]))" + mark + rb"(?=[\r\n]|\Z)"
+    return AT_ENDOFTEXT if re.search(lines, head.removeprefix(BOM_UTF8)) else FILE
 
 
 def cut(
-    chunks: Iterable[bytes], boundary: Boundary, name: str, *, offset: int = 0, is_last: bool = True
+    chunks: Iterable[bytes],
+    boundary: Boundary,
+    name: str,
+    *,
+    offset: int = 0,
+    is_last: bool = True,
+    decoder: Decoder | None = None,
 ) -> Iterator[str]:
     """Yield the documents of a text, empty ones too.
 
     At most one document and one chunk are in memory.
 
     ``chunks`` are the text in UTF-8, split anywhere; ``offset`` is the place of its first byte in
-    its file, for messages. With ``is_last`` the text goes to the end of its file.
+    its file, for messages. With ``is_last`` the text goes to the end of its file. ``decoder``
+    decodes the chunks; by default it keeps the ends of lines.
 
     Raises:
         NotText: it is not UTF-8.
         BadData: a document is larger than ``MAX_DOCUMENT``.
     """
-    decoder = Decoder(name, offset)
+    decoder = decoder or Decoder(name, offset)
     if boundary.literal is None:
         whole = bytearray()
         for chunk in chunks:

@@ -1,10 +1,10 @@
-"""Read files: a stretch of one, decompressed in chunks; and look at one, to hash and check it."""
+"""Read files: a stretch of one, decompressed in chunks."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, cast
 
 from llmc.errors import BadData
 from llmc.fetch.compression import decompressed
-from llmc.kinds import HEAD_BYTES, not_data, unreadable_explained
-from llmc.text.utf8 import CHUNK, Decoder, NotText
+from llmc.kinds import unreadable_explained
+from llmc.text.utf8 import CHUNK
 
 LIBRARY_ERRORS = ("ZstdError", "LZMAError")  # of libraries that are not imported before their use
 
@@ -100,6 +100,8 @@ def explained(name: str, codec: str) -> Iterator[None]:
         raise BadData(f"{name} is cut short: its {codec} data end early; get it again") from error
     except tarfile.TarError as error:
         raise BadData(f"{name} is cut short: get it again") from error
+    except zipfile.BadZipFile as error:
+        raise BadData(f"{name} is not a zip, or damaged ({error}): get it again") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise BadData(f"cannot read {name}: {error.strerror or error}") from error
@@ -124,44 +126,3 @@ def chunks_of(stream: BinaryIO, name: str, codec: str) -> Iterator[bytes]:
         if not chunk:
             return
         yield chunk
-
-
-@dataclass(frozen=True)
-class Examined:
-    """A file's size in bytes, its SHA-256, and why it is not text (None: it is text)."""
-
-    bytes: int
-    sha256: str
-    fault: BadData | None
-
-
-def examine(path: Path, *, is_text: bool, name: str | None = None) -> Examined:
-    """Read a file once: hash it, and check that it is what it should be.
-
-    A git-lfs pointer is never what a file should be; a web page is not, unless ``is_text``.
-
-    Raises:
-        BadData: it cannot be read.
-    """
-    name = name or str(path)
-    digest = hashlib.sha256()
-    decoder = Decoder(name)
-    fault: BadData | None = None
-    with unreadable_explained(path, "leave it out"), path.open("rb") as file:
-        if (wrong := not_data(file.read(HEAD_BYTES), name, page_is_fine=is_text)) is not None:
-            fault = BadData(wrong)
-        file.seek(0)
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            fault = fault or _fault(decoder, chunk, is_text=is_text)
-        fault = fault or _fault(decoder, b"", is_text=is_text)
-        return Examined(file.tell(), digest.hexdigest(), fault)
-
-
-def _fault(decoder: Decoder, chunk: bytes, *, is_text: bool) -> NotText | None:
-    try:
-        if is_text:
-            decoder.text(chunk, final=not chunk)
-    except NotText as error:
-        return error
-    return None

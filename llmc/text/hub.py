@@ -23,7 +23,8 @@ from llmc.errors import BadData, Usage
 from llmc.fetch.hub import ListedFile, Listing, NoSuchRevision, list_dataset
 from llmc.text.files import Stretch
 from llmc.text.opening import Source
-from llmc.text.parts import Part, documents_of, parts_of, pieces_of
+from llmc.text.parts import Part, Pieces, documents_of, parts_of
+from llmc.text.piece import Seen
 from llmc.text.reading import Reading, kind_of
 
 PREFIX = "hf:"
@@ -75,7 +76,7 @@ def open_hub(text: str, reading: Reading) -> Source:
         BadData: the hub cannot be reached or refuses, or has no such split or no text.
     """
     name = parse_name(text)
-    if name.column and reading.field not in (None, name.column):
+    if name.column and reading.fields not in ((), (name.column,)):
         raise Usage(f"{text} names the column '{name.column}', --field another: leave one out")
     reading = replace(reading, field=name.column or reading.field)
     splits = _splits(list_dataset(name.repo, name.revision), reading)
@@ -105,27 +106,33 @@ def open_hub(text: str, reading: Reading) -> Source:
     if len(splits) > 1 and name.split is None:
         others = ", ".join(sorted(set(splits) - {chosen}))
         notes.append(f"other splits: {others} (name one: {origin}:{chosen})")
+    seen = Seen()
     return Source(
         name=name.repo.partition("/")[2],
-        parts=_parts(files, reading),
+        parts=_parts(files, reading, seen),
         records=(record,),
         notes=tuple(notes),
-        val_parts=_parts(val, reading) or None,
+        val_parts=_parts(val, reading, seen) or None,
+        kinds=frozenset(kind_of(file.path, reading) for file in files),
+        of_many=True,
+        seen=(seen,),
     )
 
 
-def _parts(files: list[ListedFile], reading: Reading) -> tuple[Part, ...]:
+def _parts(files: list[ListedFile], reading: Reading, seen: Seen) -> tuple[Part, ...]:
     return tuple(
-        Part(_shown(file), file.bytes, partial(_documents, file, reading)) for file in files
+        Part(_shown(file), file.bytes, partial(_documents, file, reading, seen)) for file in files
     )
 
 
-def _documents(file: ListedFile, reading: Reading) -> Iterator[str]:
+def _documents(file: ListedFile, reading: Reading, seen: Seen) -> Iterator[str]:
     """Download a file unless it is in the hub's cache, and yield its documents."""
     path = file.download()
     stretch = Stretch(_shown(file), path, 0, path.stat().st_size)
     kind = kind_of(PurePosixPath(file.path).name, reading)
-    yield from documents_of(parts_of(pieces_of(stretch, kind, reading)))
+    made = Pieces(seen=seen)
+    made.add(stretch, kind, reading)
+    yield from documents_of(parts_of(made.pieces))
 
 
 def _shown(file: ListedFile) -> str:

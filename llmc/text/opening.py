@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,12 +20,16 @@ from urllib.parse import unquote, urlsplit
 from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.kinds import HEAD_BYTES, codec_of_bytes
-from llmc.paths import Workspace, cache_dir, expanded
+from llmc.paths import Workspace, cache_dir
 from llmc.report import SILENT, Report
 from llmc.text.documents import AT_ENDOFTEXT, ENDOFTEXT
-from llmc.text.files import Stretch, examine
-from llmc.text.parts import Part, Piece, parts_of, pieces_of
-from llmc.text.reading import Kind, Reading, kind_of
+from llmc.text.encodings import AUTO
+from llmc.text.examine import LeftOut, examine, left_out, sentence_of
+from llmc.text.files import Stretch
+from llmc.text.parts import Part, Pieces, parts_of
+from llmc.text.piece import Seen
+from llmc.text.reading import ARCHIVES, DEFAULT_FIELD, Kind, Reading, kind_of
+from llmc.text.utf8 import LEAVE, UTF8, Unreadable
 
 STDIN = "-"
 URL_HINT = "check the address, or save the file yourself and name it"
@@ -39,8 +44,11 @@ class Source:
     records: tuple[dict[str, Any], ...]  # the origin of the text, for the manifest
     val_parts: tuple[Part, ...] | None = None  # the validation text, if the dataset has its own
     val_tokens: int | None = None  # the default validation split; None for VAL_FRACTION
-    skipped: int = field(default=0, compare=False)  # files that are empty or not UTF-8 text
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False)  # what is not read, and why
     notes: tuple[str, ...] = field(default=(), compare=False)  # sentences on choices by default
+    kinds: frozenset[Kind] = field(default=frozenset(), compare=False)  # of the files
+    of_many: bool = field(default=False, compare=False)  # include and exclude chose among files
+    seen: tuple[Seen, ...] = field(default=(), compare=False)  # fills while the text is read
 
     @property
     def total_bytes(self) -> int | None:
@@ -48,36 +56,10 @@ class Source:
         sizes = [part.bytes for part in (*self.parts, *(self.val_parts or ()))]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
-
-def files_named(text: str, reading: Reading) -> list[Path] | None:
-    """Return the files of a path or pattern, those of a folder sorted; None if nothing is there.
-
-    Raises:
-        BadData: the folder or pattern has no files.
-    """
-    path = Path(text)
-    if path.is_dir():
-        found = sorted(_files_beneath(path, reading))
-        if not found and (reading.include or reading.exclude):
-            raise BadData(f"there are no files in {text} that --include and --exclude leave")
-    else:
-        found = [file for file in expanded(text, recursive=True) if file.is_file()]
-        if not found and not any(character in text for character in "*?["):
-            return None
-    if not found:
-        raise BadData(f"there are no files in {text}: name a file or folder that holds text")
-    return found
-
-
-def _files_beneath(folder: Path, reading: Reading) -> Iterator[Path]:
-    """Yield the files below a folder that are read; links to folders are not followed."""
-    for place, folders, files in os.walk(folder):
-        parent = Path(place)
-        inside = parent.relative_to(folder).as_posix()
-        folders[:] = [name for name in folders if reading.enters(f"{inside}/{name}")]
-        for name in files:
-            if reading.wants(f"{inside}/{name}") and (parent / name).is_file():
-                yield parent / name
+    @property
+    def line_ends_changed(self) -> bool:
+        """Whether CR LF or CR became LF in what was read so far."""
+        return any(seen.line_ends for seen in self.seen)
 
 
 def open_file(
@@ -97,53 +79,93 @@ def open_file(
         BadData: it cannot be read, is empty, or is not what its name says.
     """
     shown = shown or str(path)
-    found = examine(path, is_text=_is_plain_text(kind), name=shown)
-    if not found.bytes:
+    found = examine(path, kind, reading, name=shown)
+    if not found.size:
         raise BadData(f"'{name}' is too little text: {shown} is empty")
     if found.fault is not None:
         raise found.fault
-    pieces = pieces_of(Stretch(shown, path, 0, found.bytes), kind, reading)
-    record = {**origin, "bytes": found.bytes, "sha256": found.sha256, **reading.record()}
+    made = Pieces()
+    named = replace(kind, encoding=found.encoding)
+    made.add(Stretch(shown, path, 0, found.size), named, reading, head=found.head)
+    record = {**origin, "bytes": found.size, "sha256": found.sha256, **reading.record()}
     notes: tuple[str, ...] = ()
-    if kind.boundary is None and pieces[0].kind.boundary == AT_ENDOFTEXT:
+    (used, *_) = made.pieces
+    if kind.boundary is None and used.kind.boundary == AT_ENDOFTEXT:
         record["documents"] = AT_ENDOFTEXT.name
         notes = (
             f"{shown} is split into documents at its lines of {ENDOFTEXT} "
             "(--documents file makes it one document)",
         )
-    return Source(name, parts_of(pieces), (record,), notes=notes)
+    if (column := used.kind.field) not in (None, DEFAULT_FIELD, *reading.fields):
+        record["field"] = column
+        notes = (f"{shown}: the text is in the column '{column}' (--field names another)",)
+    if reading.encoding == AUTO and used.kind.encoding != UTF8:
+        record["encoding"] = used.kind.encoding
+        notes += (f"{shown} is read as {used.kind.encoding} (--encoding names another)",)
+    return _source(made, name, record, notes, of_many=kind.format in ARCHIVES)
+
+
+def _source(
+    made: Pieces, name: str, record: dict[str, Any], notes: tuple[str, ...], *, of_many: bool
+) -> Source:
+    return Source(
+        name,
+        parts_of(made.pieces),
+        (record,),
+        notes=notes,
+        left_out=tuple(made.left_out),
+        kinds=frozenset(made.kinds),
+        of_many=of_many,
+        seen=(made.seen,),
+    )
 
 
 def open_files(
-    files: Iterable[Path], reading: Reading, origin: dict[str, Any], name: str, root: Path
+    files: Iterable[Path],
+    reading: Reading,
+    origin: dict[str, Any],
+    name: str,
+    *,
+    root: Path = Path(),
+    without: Iterable[LeftOut] = (),
 ) -> Source:
-    """Open many files; empty ones and those that are not text are skipped.
+    """Open many files; those that are not text are left out, and named.
 
-    ``origin`` and ``name`` are as for :func:`open_file`. The combined hash includes the files'
-    paths below the folder ``root``.
+    ``origin`` and ``name`` are as for :func:`open_file`; ``without`` are files that are left out
+    already. The combined hash includes the files' paths below the folder ``root``.
 
     Raises:
-        BadData: a file cannot be read, or none is text.
+        BadData: none is text, or the records of a file lack the field.
         Usage: the options do not fit a kind of file.
     """
     combined = hashlib.sha256()
-    pieces: list[Piece] = []
-    count = total = skipped = 0
+    made = Pieces(left_out=list(without))
+    count = total = 0
     for path in files:
+        shown, before = path.relative_to(root) if root.parts else path, len(made.left_out)
         kind = kind_of(path.name, reading, outright=False)
-        found = examine(path, is_text=_is_plain_text(kind))
-        if not found.bytes or found.fault is not None:
-            skipped += 1
+        try:
+            found = examine(path, kind, reading)
+            if not found.size:
+                raise Unreadable(str(path), "is empty", LEAVE)
+            if found.fault is not None:
+                raise found.fault
+        except Unreadable as error:
+            made.left_out.append(left_out(str(path), error))
             continue
-        shown = path.relative_to(root) if root.parts else path
-        combined.update(f"{found.sha256}  {shown.as_posix()}\n".encode())
-        count, total = count + 1, total + found.bytes
-        stretch = Stretch(str(path), path, 0, found.bytes)
-        pieces += pieces_of(stretch, kind, reading, is_optional=True)
+        stretch = Stretch(str(path), path, 0, found.size)
+        kind = replace(kind, encoding=found.encoding)
+        made.add(stretch, kind, reading, head=found.head, is_optional=True)
+        if any(each.name == str(path) for each in made.left_out[before:]):
+            continue
+        # A name need not be UTF-8.
+        combined.update(found.sha256.encode() + b"  " + os.fsencode(shown.as_posix()) + b"\n")
+        count, total = count + 1, total + found.size
     if not count:
-        raise BadData(f"none of the {skipped} files of '{name}' is UTF-8 text: name others")
+        many = f"none of the {len(made.left_out):,} files of '{name}' can be read"
+        raise BadData(f"{many}: {sentence_of(made.left_out)}")
     record = {**origin, "files": count, "bytes": total, "sha256": combined.hexdigest()}
-    return Source(name, parts_of(pieces), ({**record, **reading.record()},), skipped=skipped)
+    return _source(made, name, record | reading.record(), (), of_many=True)
 
 
 def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Source:
@@ -187,7 +209,8 @@ def open_stdin(workspace: Workspace, reading: Reading) -> Source:
 def name_of(first: Path, *, is_pattern: bool) -> str:
     """Return the name of a dataset made of a file, folder or pattern."""
     place = (first.parent if is_pattern else first).resolve()
-    return (_stem(place.name) if place.is_file() else place.name) or "text"
+    name = (_stem(place.name) if place.is_file() else place.name) or "text"
+    return re.sub("[\ud800-\udfff]", "_", name)  # of a file name that is not UTF-8
 
 
 def _stem(name: str) -> str:
@@ -197,10 +220,6 @@ def _stem(name: str) -> str:
     if (kind.codec and Path(stem).suffix) or (kind.format == "tar" and stem.endswith(".tar")):
         stem = Path(stem).stem
     return stem or "text"
-
-
-def _is_plain_text(kind: Kind) -> bool:
-    return kind.format == "text" and not kind.codec
 
 
 @cache

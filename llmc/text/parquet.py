@@ -1,12 +1,14 @@
-"""Documents from the text column of a parquet file."""
+"""Documents from the text columns of a parquet file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmc.errors import BadData
 from llmc.installation import install_command
+from llmc.text.fields import NoField, NoText, first_step, listed, missing, text_of
+from llmc.text.utf8 import Unreadable
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -14,40 +16,70 @@ if TYPE_CHECKING:
 ROWS = 256  # in a batch
 
 
-def parquet_groups(stream: BinaryIO, field: str, name: str) -> list[int]:
-    """Return the size of the column ``field``, unpacked, of every row group.
+def parquet_groups(stream: BinaryIO, fields: Sequence[str], name: str) -> list[int]:
+    """Return the size of the columns that hold the text, unpacked, of every row group.
 
     Raises:
         BadData: pyarrow is missing, it is not parquet, or there is no such column of text.
     """
     file = _parquet(stream, name)
-    column = _column(file, field, name)
+    wanted = {column for column, _ in _columns(file, fields, name)}
     groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
-    return [int(group.column(column).total_uncompressed_size) for group in groups]
+    return [
+        sum(
+            int(group.column(index).total_uncompressed_size)
+            for index in range(group.num_columns)
+            if group.column(index).path_in_schema.partition(".")[0] in wanted
+            or group.column(index).path_in_schema in wanted
+        )
+        for group in groups
+    ]
 
 
 def parquet_documents(
-    stream: BinaryIO, field: str, name: str, groups: range | None = None
+    stream: BinaryIO, fields: Sequence[str], name: str, groups: range | None = None
 ) -> Iterator[str]:
-    """Yield the texts of a parquet file's column, of all row groups or of some.
+    """Yield the texts of a parquet file, of all row groups or of some.
+
+    ``fields`` are as for :func:`llmc.text.fields.text_of`: columns, or paths into them.
 
     Raises:
-        BadData: as :func:`parquet_groups`; or the file is damaged.
+        BadData: as :func:`parquet_groups`; or the file is damaged, or a text is not UTF-8.
     """
     import pyarrow as pa
 
     file = _parquet(stream, name)
-    _column(file, field, name)
+    found = _columns(file, fields, name)
+    columns = list(dict.fromkeys(column for column, _ in found))
+    paths = [path for _, path in found]
     wanted = range(file.metadata.num_row_groups) if groups is None else groups
+    row = 0
     try:
         for batch in file.iter_batches(
-            batch_size=ROWS, row_groups=list(wanted), columns=[field], use_threads=False
+            batch_size=ROWS, row_groups=list(wanted), columns=columns, use_threads=False
         ):
-            for text in batch.column(0).to_pylist():
+            for record in zip(*(batch.column(c).to_pylist() for c in columns), strict=True):
+                row += 1
+                text = text_of(dict(zip(columns, _decoded(record), strict=True)), paths)
                 if text:
                     yield text
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except NoText as error:
+        raise NoField(f"{name}, row {row:,}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise BadData(f"{name}, row {row:,}: not UTF-8 text; mend it or leave it out") from error
+    except (pa.ArrowException, OSError) as error:
         raise BadData(f"{name} is damaged ({_reason(error)}): get it again") from error
+
+
+def _decoded(values: Any) -> Any:
+    """Return values with texts for bytes, as Spark and ClickHouse write them, however deep."""
+    if isinstance(values, bytes):
+        return values.decode()
+    if isinstance(values, list | tuple):
+        return [_decoded(each) for each in values]
+    if isinstance(values, dict):
+        return {key: _decoded(each) for key, each in values.items()}
+    return values
 
 
 def _parquet(stream: BinaryIO, name: str) -> pq.ParquetFile:
@@ -55,34 +87,57 @@ def _parquet(stream: BinaryIO, name: str) -> pq.ParquetFile:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise BadData(
-            f"{name} is parquet, which needs pyarrow: {install_command('parquet')}"
+        raise Unreadable(
+            name, "is parquet, which needs pyarrow", install_command("parquet")
         ) from error
     try:
         # The buffer bounds what is held of a row group; without one it is read whole.
         return pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise BadData(f"{name} is not parquet, or damaged ({_reason(error)})") from error
+        reason = f"is not parquet, or damaged ({_reason(error)})"
+        raise Unreadable(name, reason, "get it again, or leave it out") from error
 
 
-def _column(file: pq.ParquetFile, field: str, name: str) -> int:
-    """Return the place of the column ``field`` among the leaves.
+def _columns(file: pq.ParquetFile, fields: Sequence[str], name: str) -> list[tuple[str, str]]:
+    """Return those of ``fields`` that are there: the column of each, and its path.
 
     Raises:
-        BadData: there is none, or it is not text.
+        NoField: there is none, it is not text, or two columns have its name.
     """
+    schema = file.schema_arrow
+    found = [(first_step(field, schema.names), field) for field in fields]
+    found = [(column, field) for column, field in found if column in schema.names]
+    if not found:
+        there = [path for field in schema for path in _paths(field)]
+        raise NoField(f"{name} has {missing(fields, there, 'column')}")
+    for column, field in found:
+        if (count := schema.names.count(column)) > 1:
+            raise NoField(f"{name} has {count} columns '{column}': rename one, or leave it out")
+        kind = schema.field(column).type
+        if column == field and not _may_be_text(kind):
+            there = [path for each in schema for path in _paths(each)]
+            raise NoField(
+                f"{name}: the column '{column}' is {kind}, not text: name another --field "
+                f"(there: {listed(there)})"
+            )
+    return found
+
+
+def _paths(field: Any, before: str = "") -> list[str]:
+    """Return a column, or the paths to the columns in it."""
     import pyarrow as pa
 
-    schema = file.schema_arrow
-    if field not in schema.names:
-        there = ", ".join(f"'{column}'" for column in schema.names)
-        raise BadData(f"{name} has no column '{field}': name one with --field (there: {there})")
-    kind = schema.field(field).type
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(value) or pa.types.is_large_string(value)):
-        raise BadData(f"{name}: the column '{field}' is {kind}, not text: name another --field")
-    leaves = [file.schema.column(index).path for index in range(len(file.schema))]
-    return leaves.index(field)
+    path = f"{before}{field.name}"
+    nested = list(field.type) if pa.types.is_struct(field.type) else []
+    return [inner for each in nested for inner in _paths(each, f"{path}.")] or [path]
+
+
+def _may_be_text(kind: Any) -> bool:
+    """Return whether a column of this type holds text or lists."""
+    words = ("string", "binary", "list", "map")
+    if hasattr(kind, "value_type") and str(kind).startswith("dictionary"):
+        return _may_be_text(kind.value_type)
+    return str(kind).removeprefix("large_").removeprefix("fixed_size_").startswith(words)
 
 
 def _reason(error: Exception) -> str:

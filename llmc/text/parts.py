@@ -1,34 +1,42 @@
-"""Split text into pieces that can be read independently, in this process or another.
-
-A :class:`Piece` records where bytes lie and how they become documents. It holds no open file, so it
-can be pickled and read again.
-"""
+"""Split text into pieces that can be read independently, in this process or another."""
 
 from __future__ import annotations
 
-import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from typing import BinaryIO
 
 from llmc.errors import BadData
-from llmc.text.archives import tar_members
-from llmc.text.documents import FILE, LINE, boundary_of_head, cut, starts
+from llmc.text.archives import Member
+from llmc.text.documents import FILE, LINE, starts
+from llmc.text.examine import (
+    Check,
+    LeftOut,
+    encoded_kind,
+    left_out,
+    sentence_of,
+    settled,
+    stand_in,
+)
+from llmc.text.fields import NoField
 from llmc.text.files import Stretch, chunks_of, opened
-from llmc.text.parquet import parquet_documents, parquet_groups
-from llmc.text.reading import DEFAULT_FIELD, Kind, Reading, kind_of
-from llmc.text.records import json_documents, jsonl_documents
-from llmc.text.utf8 import CHUNK, Decoder, NotText
+from llmc.text.pages import page_text
+from llmc.text.parquet import parquet_groups
+from llmc.text.piece import (
+    Piece,
+    Seen,
+    chunks_of_piece,
+    documents_of_piece,
+    fields_of,
+    members_of,
+    spooled,
+)
+from llmc.text.reading import ARCHIVES, BINARY, PAGES, TEXTUAL, Kind, Reading, kind_of
+from llmc.text.utf8 import LEAVE, UTF8, Unreadable
 
 # A large file is split into parts of about this size.
 PART_BYTES = 64 << 20
-
-# Parquet needs random access: a streamed file is kept in memory up to this size, and beyond it in
-# a temporary file.
-SPOOLED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -58,86 +66,155 @@ def documents_of(parts: Iterable[Part]) -> Iterator[str]:
         yield from part.read()
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a file, and how it becomes documents."""
+@dataclass
+class Pieces:
+    """What files become: pieces of text, what is left out of them, and what was in them."""
 
-    stretch: Stretch
-    kind: Kind
-    reading: Reading
-    whole: Stretch  # the file or archive member that it is a stretch of, for line numbers
-    is_optional: bool = False  # it is one of many files and is skipped if it is not text
-    groups: range | None = None  # the row groups of a parquet file; None: all
-    column_bytes: int | None = None  # the size of their text, unpacked
+    pieces: list[Piece] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    kinds: set[Kind] = field(default_factory=set)  # of all files, those in archives too
+    seen: Seen = field(default_factory=Seen)
 
-    @property
-    def bytes(self) -> int:
-        """Its size, for progress."""
-        return self.stretch.size if self.column_bytes is None else self.column_bytes
+    def add(
+        self,
+        stretch: Stretch,
+        kind: Kind,
+        reading: Reading,
+        *,
+        head: bytes | None = None,
+        is_optional: bool = False,
+    ) -> None:
+        """Split a file or an archive's member into pieces that can be read in parallel.
 
-    @property
-    def field(self) -> str:
-        """The field of a record that holds its text."""
-        return self.reading.field or DEFAULT_FIELD
+        Their documents, one piece after the other, are those of the whole. A compressed file is one
+        piece; an uncompressed tar has one or more for each member.
 
-    def lines_before(self) -> int:
-        """Count the lines of the file before this stretch."""
-        before = replace(self.whole, end=self.stretch.start)
-        with opened(before) as stream:
-            return sum(chunk.count(b"\n") for chunk in chunks_of(stream, before.name, ""))
+        Args:
+            stretch: where it lies.
+            kind: how it is read, by its name.
+            reading: the options.
+            head: its first bytes, if it is a text that was examined; ``kind`` has its encoding.
+            is_optional: it is one of many files: if it cannot be read, it is left out.
+
+        Raises:
+            BadData: it cannot be read, or is not what its name says.
+        """
+        whole = Piece(stretch, kind, reading, stretch, seen=self.seen)
+        before = len(self.pieces)
+        try:
+            if kind.format in ARCHIVES:
+                self._add_archive(whole)
+                return
+            if kind.format in TEXTUAL and (head is None or kind.codec):
+                with opened(stretch) as stream:
+                    head = next(chunks_of(stream, stretch.name, kind.codec), b"")
+                kind = encoded_kind(kind, head, stretch.name, reading)
+            kind = settled(kind, head or b"", stretch.name, reading)
+            if kind.format in PAGES and kind.format in BINARY:
+                list(documents_of_piece(replace(whole, kind=kind)))  # a damaged one says so
+            self.pieces += _split(replace(whole, kind=kind))
+            self.kinds.add(kind)
+        except BadData as error:
+            if not (is_optional and _may_be_left_out(error, kind, reading)):
+                raise
+            del self.pieces[before:]
+            self.left_out.append(left_out(stretch.name, error))
+
+    def _add_archive(self, archive: Piece) -> None:
+        """Examine every file in an archive, and add the archive, or those of a plain tar."""
+        outer, reading = archive.stretch, archive.reading
+        before, out_before = len(self.pieces), len(self.left_out)
+        is_plain = archive.kind == Kind("tar")
+        verdicts: dict[int, str | None] = {}
+        found = 0
+        with opened(outer) as stream:
+            for index, member in members_of(archive, stream):
+                name = f"{outer.name}:{member.name}"
+                kind = kind_of(member.name, reading, outright=False)
+                try:
+                    kind, head = _examined(kind, member, name, reading)
+                    if not is_plain and not kind.codec:
+                        settled(kind, head, name, reading)
+                except BadData as error:
+                    if not _may_be_left_out(error, kind, reading):
+                        raise
+                    self.left_out.append(left_out(name, error))
+                    verdicts[index] = None
+                    continue
+                found += 1
+                if is_plain:
+                    start = outer.start + member.offset
+                    stretch = Stretch(name, outer.path, start, start + member.size)
+                    self.add(stretch, kind, reading, head=head, is_optional=True)
+                    continue
+                self.kinds.add(kind)
+                if kind.encoding != UTF8:
+                    verdicts[index] = kind.encoding
+        if found and not is_plain:
+            self.pieces.append(replace(archive, members=verdicts))
+        if len(self.pieces) == before:
+            without = self.left_out[out_before:]
+            if not without:
+                raise BadData(f"no files in {outer.name} match: see --include and --exclude")
+            raise Unreadable(outer.name, "holds no text", sentence_of(without))
 
 
-def pieces_of(
-    stretch: Stretch, kind: Kind, reading: Reading, *, is_optional: bool = False
-) -> list[Piece]:
-    """Split a file or an archive's member into pieces that can be read in parallel.
+def _may_be_left_out(error: BadData, kind: Kind, reading: Reading) -> bool:
+    """Return whether one of many files is left out after an error, and named.
 
-    Their documents, one piece after the other, are those of the whole. A compressed file is one
-    piece; an uncompressed tar has one or more for each member.
+    Records without the field that is wanted end the work: they are text. A table without a column
+    of text, where none was named, need not be.
+    """
+    is_table = kind.format in ("csv", "tsv") and not reading.fields
+    return is_table or not isinstance(error, NoField)
+
+
+def _examined(kind: Kind, member: Member, name: str, reading: Reading) -> tuple[Kind, bytes]:
+    """Return how a file in an archive is read, and its first bytes; all of a text is checked.
 
     Raises:
-        BadData: it cannot be read, or is not what its name says.
+        BadData: it is not read.
     """
-    whole = Piece(stretch, kind, reading, stretch, is_optional)
-    # The content of a small file among many is examined when it is read.
-    is_small = is_optional and stretch.size <= PART_BYTES and kind.format in ("text", "jsonl")
-    is_open = kind.format == "text" and kind.boundary is None
-    if is_small or (kind.codec and (is_optional or not is_open)):
+    if kind.format in ARCHIVES:
+        raise Unreadable(name, "is an archive in an archive", "unpack it first")
+    if member.content is None:
+        raise Unreadable(name, member.fault, LEAVE)
+    chunks = chunks_of(member.content, name, "")
+    head = next(chunks, b"")
+    if not head:
+        raise Unreadable(name, "is empty", LEAVE)
+    if (fault := stand_in(head, kind, name)) is not None:
+        raise fault
+    if kind.format in TEXTUAL and not kind.codec:
+        check = Check(name, kind, reading)
+        for chunk in chain((head,), chunks, (b"",)):
+            check.see(chunk)
+        kind = replace(kind, encoding=check.encoding)
+    if kind.format in BINARY and not kind.codec:
+        with spooled(chain((head,), chunks)) as file:
+            if kind.format == "parquet":
+                parquet_groups(file, fields_of(reading), name)
+            else:
+                page_text(file, kind.format, name)
+    return kind, head
+
+
+def _split(whole: Piece) -> list[Piece]:
+    """Return the pieces of a file whose kind is settled."""
+    stretch, kind = whole.stretch, whole.kind
+    if kind.format == "parquet" and not kind.codec:
+        with opened(stretch) as stream:
+            return _row_groups(whole, parquet_groups(stream, whole.fields, stretch.name))
+    is_cut = kind.format == "jsonl" or kind.boundary is not None
+    if kind.codec or not is_cut or kind.encoding != UTF8 or stretch.size <= PART_BYTES:
         return [whole]
+    boundary = kind.boundary or LINE
     with opened(stretch) as stream:
-        if is_open:
-            head = next(chunks_of(stream, stretch.name, kind.codec), b"")
-            whole = replace(whole, kind=replace(kind, boundary=boundary_of_head(head)))
-        if kind.codec:
-            return [whole]
-        if kind.format == "tar":
-            return list(_stored_members(whole, stream))
-        if kind.format == "parquet":
-            return _row_groups(whole, parquet_groups(stream, whole.field, stretch.name))
-        if kind.format == "json":
-            return [whole]
-        boundary = whole.kind.boundary or LINE
         at = [stretch.start + start for start in starts(stream, stretch.size, boundary, PART_BYTES)]
-    ends = [*at[1:], stretch.end]
     return [
         replace(whole, stretch=replace(stretch, start=start, end=end))
-        for start, end in zip(at, ends, strict=True)
+        for start, end in zip(at, [*at[1:], stretch.end], strict=True)
     ]
-
-
-def documents_of_piece(piece: Piece) -> Iterator[str]:
-    """Yield the documents of a piece; one document and one chunk are in memory.
-
-    Raises:
-        BadData: it cannot be read, or is not what it should be.
-    """
-    with opened(piece.stretch) as stream:
-        if piece.kind.format == "tar":
-            yield from _streamed_archive(piece, stream)
-        elif piece.kind.format == "parquet" and not piece.kind.codec:
-            yield from parquet_documents(stream, piece.field, piece.stretch.name, piece.groups)
-        else:
-            yield from _streamed(piece, stream)
 
 
 def parts_of(pieces: Iterable[Piece]) -> tuple[Part, ...]:
@@ -147,34 +224,10 @@ def parts_of(pieces: Iterable[Piece]) -> tuple[Part, ...]:
             piece.stretch.name,
             piece.bytes,
             partial(documents_of_piece, piece),
-            partial(_chunks_of_piece, piece) if piece.kind.boundary == FILE else None,
+            partial(chunks_of_piece, piece) if piece.kind.boundary == FILE else None,
         )
         for piece in pieces
     )
-
-
-def _chunks_of_piece(piece: Piece) -> Iterator[tuple[bool, str]]:
-    """Yield a text file that is one document in chunks, each with whether it is the first."""
-    name = piece.stretch.name
-    with opened(piece.stretch) as stream:
-        chunks = chunks_of(stream, name, piece.kind.codec)
-        head = next(chunks, b"")
-        if piece.is_optional and not _is_text(head, name):
-            return
-        decoder, begins = Decoder(name), True
-        for chunk in chain((head,), chunks, (b"",)):
-            if text := decoder.text(chunk, final=not chunk):
-                yield begins, text
-                begins = False
-
-
-def _is_text(head: bytes, name: str) -> bool:
-    """Return whether a file that begins with the chunk ``head`` begins as UTF-8 text."""
-    try:
-        Decoder(name).text(head, final=len(head) < CHUNK)
-    except NotText:
-        return False
-    return True
 
 
 def _row_groups(whole: Piece, sizes: list[int]) -> list[Piece]:
@@ -188,70 +241,3 @@ def _row_groups(whole: Piece, sizes: list[int]) -> list[Piece]:
             pieces.append(replace(whole, groups=groups, column_bytes=total))
             first, total = index + 1, 0
     return pieces
-
-
-def _members(archive: Piece, stream: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, BinaryIO, Kind]]:
-    """Yield the wanted files of a tar, and how each is read; nested archives are not read.
-
-    Raises:
-        BadData: there are none.
-    """
-    name, found = archive.stretch.name, False
-    for member, content in tar_members(stream, name, archive.kind.codec):
-        if member.size and archive.reading.wants(member.name):
-            kind = kind_of(member.name, archive.reading, outright=False)
-            if kind.format != "tar":
-                found = True
-                yield member, content, kind
-    if not found:
-        raise BadData(f"no files in {name} match: see --include and --exclude")
-
-
-def _stored_members(archive: Piece, stream: BinaryIO) -> Iterator[Piece]:
-    """Yield the pieces of the files in an uncompressed tar."""
-    outer = archive.stretch
-    for member, _, kind in _members(archive, stream):
-        start = outer.start + member.offset_data
-        stretch = Stretch(f"{outer.name}:{member.name}", outer.path, start, start + member.size)
-        yield from pieces_of(stretch, kind, archive.reading, is_optional=True)
-
-
-def _streamed_archive(archive: Piece, stream: BinaryIO) -> Iterator[str]:
-    """Yield the documents of the files in a compressed tar."""
-    for member, content, kind in _members(archive, stream):
-        stretch = replace(archive.stretch, name=f"{archive.stretch.name}:{member.name}")
-        yield from _streamed(Piece(stretch, kind, archive.reading, stretch, True), content)
-
-
-def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
-    """Yield the documents of a stream that is read from front to back."""
-    name, kind = piece.stretch.name, piece.kind
-    chunks = chunks_of(stream, name, kind.codec)
-    if kind.format == "parquet":
-        with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
-            for chunk in chunks:
-                file.write(chunk)
-            yield from parquet_documents(file, piece.field, name)  # type: ignore[arg-type]
-    elif kind.format == "jsonl":
-        is_start = piece.stretch.start == piece.whole.start
-        before = int if is_start else piece.lines_before
-        yield from jsonl_documents(chunks, piece.field, name, before)
-    elif kind.format == "json":
-        yield from json_documents(chunks, piece.field, name)
-    else:
-        yield from _text(piece, chunks)
-
-
-def _text(piece: Piece, chunks: Iterator[bytes]) -> Iterator[str]:
-    """Yield the documents of a text; skip one of many files if its first chunk is not text."""
-    name = piece.stretch.name
-    offset = piece.stretch.start - piece.whole.start
-    head = next(chunks, b"")
-    if piece.is_optional and not _is_text(head, name):
-        return
-    boundary = piece.kind.boundary or boundary_of_head(head)
-    is_last = piece.stretch.end == piece.whole.end
-    for text in cut(chain((head,), chunks), boundary, name, offset=offset, is_last=is_last):
-        document = text.strip() if boundary.trims else text
-        if document or boundary.stays:
-            yield document

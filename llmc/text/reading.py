@@ -10,17 +10,34 @@ from typing import Any
 from llmc.errors import Usage
 from llmc.fetch.compression import CODECS, TARS
 from llmc.text.documents import FILE, RECORD, Boundary, boundary_named
+from llmc.text.utf8 import UTF8
 
 DEFAULT_FIELD = "text"
+KEEP = "keep"  # of --newlines
 
 # The format of a file by the suffix of its name, without that of the compression.
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".docx": "docx",
+    ".pdf": "pdf",
+    ".epub": "epub",
     ".tar": "tar",
+    ".zip": "zip",
 }
+ARCHIVES = frozenset({"tar", "zip"})
+RECORDS = frozenset({"jsonl", "json", "csv", "tsv", "parquet"})  # --field names one of theirs
+PAGES = frozenset({"html", "docx", "pdf", "epub"})  # one document each, made by a library
+BINARY = frozenset({"parquet", "docx", "pdf", "epub"})  # never read as plain text
+# Of bytes in an encoding.
+TEXTUAL = frozenset({"text", "jsonl", "json", "csv", "tsv", "html"})
 
 
 @dataclass(frozen=True)
@@ -31,13 +48,28 @@ class Reading:
         include: patterns; of a folder, an archive or a repository only matching files are read.
         exclude: patterns of files that are not read.
         documents: a name in ``documents.NAMED``, ``record`` or a separator.
-        field: the field or column of a record that holds its text.
+        field: the field or column of a record that holds its text, or several: the first that a
+            record has is used. A path such as ``a.b`` or ``a[].content`` reaches nested ones.
+        encoding: of text that is not UTF-8: Python's name, or ``auto``.
+        newlines: ``keep`` leaves CR LF and CR as they are; by default they become LF.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     documents: str | None = None
-    field: str | None = None
+    field: str | tuple[str, ...] | None = None
+    encoding: str | None = None
+    newlines: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that may hold a record's text, the first first; empty: the usual one."""
+        return (self.field,) if isinstance(self.field, str) else self.field or ()
+
+    @property
+    def unix(self) -> bool:
+        """Whether CR LF and CR become LF."""
+        return self.newlines != KEEP
 
     def wants(self, name: str) -> bool:
         """Return whether the file at this path in a folder or archive is read.
@@ -45,9 +77,14 @@ class Reading:
         A pattern with a slash is matched with the path, any other with the name. ``exclude``
         matches folders too. Hidden files are never read.
         """
-        if not self.enters(name):
+        return self.enters(name) and self.includes(name)
+
+    def includes(self, name: str) -> bool:
+        """Return whether ``include`` and ``exclude`` leave the file at this path."""
+        path = PurePosixPath(name)
+        if any(_matches(place, self.exclude) for place in (path, *path.parents)):
             return False
-        return not self.include or _matches(PurePosixPath(name), self.include)
+        return not self.include or _matches(path, self.include)
 
     def enters(self, folder: str) -> bool:
         """Return whether files below this path can be read."""
@@ -66,9 +103,11 @@ class Reading:
 class Kind:
     """How a file is read."""
 
-    format: str  # text, jsonl, json, parquet or tar
+    format: str  # text, or a value of FORMATS
     codec: str = ""  # how it is compressed; empty if it is not
     boundary: Boundary | None = None  # where documents of a text end; None: its start decides
+    encoding: str = UTF8  # of the bytes of a text
+    field: str | None = None  # the column of a table; None: its header decides
 
 
 def kind_of(name: str, reading: Reading, *, outright: bool = True) -> Kind:
@@ -83,12 +122,15 @@ def kind_of(name: str, reading: Reading, *, outright: bool = True) -> Kind:
     form, codec = _form_of(name)
     asked = reading.documents
     boundary = None if asked is None or asked == RECORD else boundary_named(asked)
-    if form == "parquet" and boundary is not None:
-        raise Usage(f"{name} holds records: --documents cannot be '{asked}' for it")
-    if form == "tar":
+    if form in ARCHIVES:
         return Kind(form, codec)
+    if form in BINARY and boundary is not None:
+        holds = "records" if form in RECORDS else "one document"
+        raise Usage(f"{name} holds {holds}: --documents cannot be '{asked}' for it")
+    if form in PAGES and asked == RECORD:
+        raise Usage(f"{name} holds one document: --documents cannot be '{asked}' for it")
     if boundary is not None:
-        return Kind("text", codec, boundary)
+        return Kind("text", codec, boundary.unix() if reading.unix else boundary)
     if asked == RECORD and form == "text":
         return Kind("jsonl", codec)
     if form == "json" and not (outright or asked or reading.field):

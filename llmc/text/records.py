@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from llmc.errors import BadData
 from llmc.text.documents import LINE, MAX_DOCUMENT, cut
-from llmc.text.utf8 import well_formed
+from llmc.text.fields import NoField, NoText, text_of
+from llmc.text.utf8 import Decoder, well_formed
 
 WHITESPACE = " \t\r\n"
 
@@ -17,14 +18,10 @@ WHITESPACE = " \t\r\n"
 UNFINISHED = 16
 
 
-class _NoText(ValueError):
-    """A record without the wanted field."""
-
-
 def jsonl_documents(
-    chunks: Iterable[bytes], field: str, name: str, lines_before: Callable[[], int] = int
+    chunks: Iterable[bytes], fields: Sequence[str], name: str, lines_before: Callable[[], int] = int
 ) -> Iterator[str]:
-    """Yield the documents of JSON Lines: a string, or an object with its text in ``field``.
+    """Yield the documents of JSON Lines: strings, or objects with their text in a field.
 
     ``chunks`` are the lines, split anywhere. ``lines_before`` counts the lines of the file before
     them, for messages, which call the file ``name``.
@@ -32,12 +29,13 @@ def jsonl_documents(
     Raises:
         BadData: a line is not JSON or lacks the field.
     """
-    for number, line in enumerate(cut(chunks, LINE, name), 1):
+    for number, line in enumerate(cut(chunks, LINE, name, decoder=Decoder(name, unix=True)), 1):
         if not line.strip():
             continue
         try:
-            # Windows programs begin a file with a byte order mark.
-            text = _text_of(json.loads(line.removeprefix("\ufeff") if number == 1 else line), field)
+            text = text_of(json.loads(line), fields)
+        except NoText as error:
+            raise NoField(f"{name}, line {number + lines_before():,}: {error}") from error
         except (ValueError, RecursionError) as error:
             where = f"{name}, line {number + lines_before():,}"
             raise BadData(f"{where}: {_fault_of(error)}") from error
@@ -45,7 +43,7 @@ def jsonl_documents(
             yield well_formed(text)
 
 
-def json_documents(chunks: Iterable[bytes], field: str, name: str) -> Iterator[str]:
+def json_documents(chunks: Iterable[bytes], fields: Sequence[str], name: str) -> Iterator[str]:
     """Yield the documents of JSON: a list of strings or objects, or a sequence of them.
 
     Raises:
@@ -53,41 +51,35 @@ def json_documents(chunks: Iterable[bytes], field: str, name: str) -> Iterator[s
     """
     for number, value in enumerate(_JsonStream(chunks, name).values(), 1):
         try:
-            text = _text_of(value, field)
-        except _NoText as error:
-            raise BadData(f"{name}, record {number:,}: {error}") from error
+            text = text_of(value, fields)
+        except NoText as error:
+            raise NoField(f"{name}, record {number:,}: {error}") from error
         if text:
             yield well_formed(text)
 
 
-def _text_of(record: Any, field: str) -> str:
-    """Return the text of a record: a string, or an object's ``field``; empty for null.
+def is_one_json(head: bytes) -> bool:
+    """Return whether what is called JSON Lines is one JSON text over several lines.
 
-    Raises:
-        _NoText: there is none; the message lists the fields.
+    ``head`` are its first bytes. It is a list, or its first value does not end on its line.
     """
-    if isinstance(record, str):
-        return record
-    if not isinstance(record, dict):
-        raise _NoText(f"a record must be an object or a string, not {_shown(record)}")
-    if field not in record:
-        there = ", ".join(f"'{key}'" for key in record) or "none"
-        raise _NoText(f"no field '{field}': name one with --field (there: {there})")
-    value = record[field]
-    if value is not None and not isinstance(value, str):
-        raise _NoText(f"the field '{field}' is {_shown(value)}, not text: name another --field")
-    return value or ""
-
-
-def _shown(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
-    return names.get(type(value), "null" if value is None else "a number")
+    start = head.lstrip()
+    if start.startswith(b"["):
+        return True
+    first, end, rest = start.partition(b"\n")
+    if not (start.startswith(b"{") and end and rest.strip()):
+        return False
+    try:
+        json.loads(first)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(first.decode(errors="replace").rstrip())
+    except ValueError:
+        return False
+    return False
 
 
 def _fault_of(error: Exception | str) -> str:
     """Return what is wrong with a record, without the place."""
-    if isinstance(error, _NoText):
-        return str(error)
     if isinstance(error, json.JSONDecodeError):
         reason = error.msg.removesuffix(" at").removesuffix(" starting")
         reason = reason[0].lower() + reason[1:]

@@ -21,15 +21,17 @@ from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text import opening
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
+from llmc.text.folders import files_named
 from llmc.text.hub import PREFIX as HUB
 from llmc.text.hub import open_hub
 from llmc.text.opening import STDIN, Source, open_file, open_files
 from llmc.text.parts import Part, documents_of
-from llmc.text.reading import Kind, Reading, kind_of
+from llmc.text.reading import KEEP, RECORDS, TEXTUAL, Kind, Reading, kind_of
 
 __all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source"]
 
 AS_USUAL = Reading()
+AS_PUBLISHED = Reading(newlines=KEEP)  # of the registered datasets: as llm.c reads them
 VAL_FRACTION = 0.1
 
 
@@ -94,10 +96,11 @@ def _stdlib_source() -> Source:
         # when Python gains or loses a module.
         return hashlib.sha256(path.relative_to(folder).as_posix().encode()).digest()
 
-    whole = Reading(documents=FILE.name)
+    whole = Reading(documents=FILE.name, newlines=KEEP)
     files = sorted(found, key=shuffled)
-    opened = open_files(files, whole, {"name": STDLIB}, STDLIB, folder)
-    record = {key: value for key, value in opened.records[0].items() if key != "documents"}
+    opened = open_files(files, whole, {"name": STDLIB}, STDLIB, root=folder)
+    kept = whole.record()
+    record = {key: value for key, value in opened.records[0].items() if key not in kept}
     return replace(opened, records=(record,))
 
 
@@ -109,9 +112,11 @@ def _fetched(path: Path, boundary: Boundary, dataset: str) -> Source:
     """
     kind = Kind("text", boundary=boundary)
     try:
-        return open_file(path, kind, AS_USUAL, {"name": path.name}, dataset)
+        made = open_file(path, kind, AS_PUBLISHED, {"name": path.name}, dataset)
     except BadData as error:
         raise BadData(f"{error} - or fetch it again with --force") from error
+    record = {key: value for key, value in made.records[0].items() if key != "newlines"}
+    return replace(made, records=(record,))
 
 
 def _tinyshakespeare_source(workspace: Workspace) -> Source:
@@ -154,38 +159,66 @@ def _named_source(
             opened.append(open_hub(text, reading))
         else:
             opened += _opened_path(text, reading, seen)
+    _check_options(reading, inputs, opened)
     first, *others = opened
+    own_val = [part for each in opened for part in each.val_parts or ()]
     return Source(
         name=f"{first.name}-and-{len(others)}-more" if others else first.name,
         parts=tuple(part for each in opened for part in each.parts),
         records=tuple(record for each in opened for record in each.records),
-        val_parts=first.val_parts if not others else None,
-        skipped=sum(each.skipped for each in opened),
+        val_parts=tuple(own_val) or None,
+        left_out=tuple(file for each in opened for file in each.left_out),
         notes=tuple(note for each in opened for note in each.notes),
+        kinds=frozenset().union(*(each.kinds for each in opened)),
+        seen=tuple(seen for each in opened for seen in each.seen),
     )
+
+
+def _check_options(reading: Reading, inputs: list[str], opened: list[Source]) -> None:
+    """Refuse options that change nothing about these inputs.
+
+    Raises:
+        Usage: there is one.
+    """
+    formats = {kind.format for each in opened for kind in each.kinds}
+    shown = ", ".join(inputs)
+    if (reading.include or reading.exclude) and not any(each.of_many for each in opened):
+        flag = "--include" if reading.include else "--exclude"
+        raise Usage(
+            f"{flag} chooses among the files of a folder, a pattern or an archive, and {shown} "
+            "is none: leave it out"
+        )
+    if reading.field and not formats & RECORDS:
+        raise Usage(f"--field names a field of records, and {shown} holds none: leave it out")
+    if reading.encoding and not formats & TEXTUAL:
+        raise Usage(f"--encoding is for text, and {shown} holds none: leave it out")
 
 
 def _opened_path(text: str, reading: Reading, seen: set[Path]) -> list[Source]:
     """Return a file, folder or pattern without the files in ``seen``; nothing if none is left.
 
-    A single file must be text; of several, those that are not text are skipped.
+    A single file must be text; of several, those that are not text are left out.
 
     Raises:
         Usage: nothing has that name.
         BadData: there is no text.
     """
-    files = opening.files_named(text, reading)
-    if files is None:
+    found = files_named(text, reading)
+    if found is None:
         raise Usage(f"no dataset, file or folder '{text}'{nearest(text, list(NAMES))}")
     path = Path(text)
-    name = opening.name_of(path if path.exists() else files[0], is_pattern=not path.exists())
-    files = [file for file in files if file not in seen]
+    name = opening.name_of(path if path.exists() else found.files[0], is_pattern=not path.exists())
+    files = [file for file in found.files if file not in seen]
     seen.update(files)
     if not files:
         return []
     if len(files) == 1:
         file = files[0]
         origin = {"path": str(file.resolve())}
-        return [open_file(file, kind_of(file.name, reading), reading, origin, name)]
+        kind = kind_of(file.name, reading)
+        one = open_file(file, kind, reading, origin, name)
+        left_out = (*found.left_out, *one.left_out)
+        return [replace(one, left_out=left_out, of_many=one.of_many or file != path)]
     where = path.resolve() if path.exists() else path.absolute()
-    return [open_files(files, reading, {"path": str(where)}, name, Path())]
+    origin = {"path": str(where)}
+    return [open_files(files, reading, origin, name, without=found.left_out)]

@@ -1,26 +1,57 @@
-"""Decode UTF-8 a chunk at a time, and make text that it can encode."""
+"""Decode text a chunk at a time, and make text that UTF-8 can encode."""
 
 from __future__ import annotations
 
 import codecs
+import io
 
 from llmc.errors import BadData
 
 CHUNK = 1 << 20
+MARK = "\ufeff"  # the byte order mark, as a character
+UTF8 = "utf-8"
+LEAVE = "leave it out"  # where nothing else can be done about a file
 
 
-class NotText(BadData):
-    """Bytes that are not UTF-8, or contain a NUL."""
+class Unreadable(BadData):
+    """A file that cannot be read as text.
+
+    Attributes:
+        reason: what is wrong with it and what to do, as a sentence without the file's name.
+    """
+
+    def __init__(self, name: str, reason: str, advice: str) -> None:
+        """Take the file's name for messages, what is wrong, and what to do."""
+        super().__init__(f"{name} {reason}: {advice}")
+        self.reason = reason if advice == LEAVE else f"{reason}: {advice}"
+
+
+class NotText(Unreadable):
+    """Bytes that are not text in their encoding, or contain a NUL."""
 
 
 class Decoder:
-    """Decodes chunks of bytes that were split anywhere."""
+    """Decodes chunks of bytes that were split anywhere, without the byte order mark."""
 
-    def __init__(self, name: str, offset: int = 0) -> None:
-        """Start at the byte ``offset`` of the file that messages call ``name``."""
+    def __init__(
+        self, name: str, offset: int = 0, encoding: str = UTF8, *, unix: bool = False
+    ) -> None:
+        """Start at the byte ``offset`` of the file that messages call ``name``.
+
+        With ``unix``, the line ends CR LF and CR become LF.
+        """
         self._name = name
         self._read = offset
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._is_start = offset == 0
+        self._encoding = encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._newlines = io.IncrementalNewlineDecoder(None, translate=True) if unix else None
+
+    @property
+    def changed(self) -> bool:
+        """Whether line ends were changed so far."""
+        ends = self._newlines.newlines if self._newlines is not None else None
+        return ends is not None and ends != "\n"
 
     def text(self, chunk: bytes | bytearray, *, final: bool = False) -> str:
         """Return the text of the next chunk; a split character comes with the chunk after it.
@@ -33,14 +64,50 @@ class Decoder:
             text = self._decoder.decode(chunk, final)
         except UnicodeDecodeError as error:
             place = self._read - waiting + error.start
-            raise self._fault(f"byte {place:,} is 0x{error.object[error.start]:02x}") from error
-        if (nul := chunk.find(b"\0")) >= 0:
-            raise self._fault(f"byte {self._read + nul:,} is 0")
+            found = error.object[error.start : error.start + 1]
+            what = f"is 0x{found.hex()}" if found else "is missing"
+            raise self._fault(f"byte {place:,} {what}", chunk) from error
+        except UnicodeError as error:  # of a few codecs, which do not say where
+            raise self._fault(str(error), chunk) from error
+        if (nul := text.find("\0")) >= 0:
+            place = self._read + (chunk.find(b"\0") if self._encoding == UTF8 else nul)
+            raise self._fault(f"byte {place:,} is 0", chunk)
+        if self._is_start and text:
+            text = text.removeprefix(MARK)
+            self._is_start = False
         self._read += len(chunk)
-        return text
+        return text if self._newlines is None else self._newlines.decode(text, final)
 
-    def _fault(self, what: str) -> NotText:
-        return NotText(f"{self._name} is not UTF-8 text ({what}): convert it, or leave it out")
+    def _fault(self, what: str, chunk: bytes | bytearray) -> NotText:
+        shown = "UTF-8" if self._encoding == UTF8 else self._encoding
+        wide = wide_encoding(chunk) if self._encoding == UTF8 and self._read == 0 else ""
+        if wide:
+            what = f"{what}; it looks like {wide.upper()}"
+        advice = f"name its --encoding, such as {wide or 'cp1252'}, or auto, or convert it"
+        is_binary = not wide and b"\0" in chunk
+        return NotText(self._name, f"is not {shown} text ({what})", LEAVE if is_binary else advice)
+
+
+def wide_encoding(head: bytes | bytearray) -> str:
+    """Return the encoding of text in 16 or 32 bits a character that begins so; else empty.
+
+    A byte order mark says so, or the zeros of mostly Latin letters.
+    """
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    pairs = bytes(head[: 512 & ~1])
+    low, high = pairs[::2], pairs[1::2]
+    for name, letters, zeros in (("utf-16-le", low, high), ("utf-16-be", high, low)):
+        if len(letters) > 1 and 0 not in letters and zeros.count(0) > len(zeros) // 2:
+            return name
+    return ""
+
+
+def unix_text(text: str) -> str:
+    """Return ``text`` with LF for the line ends CR LF and CR."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def well_formed(text: str) -> str:

@@ -12,6 +12,7 @@ from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
+from llmc.text.examine import lines_of
 from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, open_source
 from llmc.tokens import shards
 from llmc.tokens.bpe import train_bpe
@@ -35,6 +36,7 @@ class TokenizeOptions:
     val_tokens: int | None = None  # validate on exactly the first N tokens
     val_fraction: float | None = None  # validate on this fraction, rounded to whole documents
     out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
+    force: bool = False  # replace a dataset there that was made from other text or tokens
     reading: Reading = AS_USUAL  # which files are read, and how they are cut into documents
     special: bool = False  # the text of a special token in a document becomes that token
     shard_tokens: int = SHARD_TOKENS  # maximum number of tokens in one file
@@ -81,6 +83,9 @@ def tokenize(
     """
     _check(options)
     of_token_files = options.dtype or options.val_data
+    if options.merge or of_token_files is not None or are_token_files(inputs):
+        for option in options.reading.record():
+            _refuse(option, f"--{option}", "token files: it is for text")
     if options.merge:
         _refuse(options.tokenizer, "--tokenizer", "--merge: the parts have theirs")
         _refuse(options.part, "--shard", "--merge")
@@ -148,10 +153,8 @@ def _tokenize_text(
             "the text, and name its tokenizer.tiktoken with --tokenizer"
         )
     source = open_source(workspace, inputs, options.reading, report=report)
-    for note in source.notes:
+    for note in (*source.notes, *lines_of(source.left_out)):
         report.note(note)
-    if source.skipped:
-        report.note(f"skipped {source.skipped} files that are empty or not UTF-8 text")
     _note_default_tokenizer(options, report)
     has_own_val = source.val_parts is not None
     folder = options.out or workspace.data / source.name
@@ -182,9 +185,13 @@ def _tokenize_text(
     if source.val_parts is not None:
         feeds["val"] = partial(text_tasks, source.val_parts, chosen.encode, cuts)
     made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
-    made = replace(made, special=options.special, part=record)
+    left_out = tuple(file.record() for file in source.left_out)
+    made = replace(made, special=options.special, part=record, left_out=left_out)
     size = source.total_bytes
-    return _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
+    done = _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
+    if source.line_ends_changed:
+        report.note("line ends CR LF and CR became LF (--newlines keep keeps them)")
+    return done
 
 
 def _import_tokens(

@@ -23,10 +23,13 @@ SLICE = 1 << 20
 
 def are_token_files(inputs: Sequence[str]) -> bool:
     """Return whether all inputs are token files: they have a header, or are called ``.bin``."""
-    paths = _paths(inputs)
-    return bool(paths) and all(
-        path.is_file() and (has_header(path) or path.suffix == ".bin") for path in paths
-    )
+    try:
+        paths = _paths(inputs)
+        return bool(paths) and all(
+            path.is_file() and (has_header(path) or path.suffix == ".bin") for path in paths
+        )
+    except (OSError, BadData):  # whoever opens them says why they cannot be read
+        return False
 
 
 def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:

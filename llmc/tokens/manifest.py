@@ -86,6 +86,7 @@ class Manifest:
     val: Split
     source: tuple[dict[str, Any], ...]
     text_bytes: int  # UTF-8 bytes of all documents of both splits
+    left_out: tuple[dict[str, Any], ...] = ()  # what was not read: ``file`` and ``reason``
     special: bool = False  # the text of a special token in a document became that token
     part: PartRecord | None = None  # the part of a dataset that this is: nothing to train on yet
     created_by: str = f"llmc {__version__}"
@@ -169,6 +170,7 @@ def load_manifest(folder: Path) -> Manifest:
         "train": Split(tuple(Shard(**shard) for shard in fields["train"])),
         "val": Split(tuple(Shard(**shard) for shard in fields["val"])),
         "source": tuple(fields["source"]),
+        "left_out": tuple(fields.get("left_out", ())),
         "part": PartRecord(**part) if part is not None else None,
     }
     return Manifest(folder=folder, **fields)

@@ -14,8 +14,9 @@
 /* logits (BT, V), a chunk of rows at a time, computed once more from the last layernorm. */
 static void write_logits(struct FileWriter *writer, const struct Gpt2 *model) {
   const size_t BT = model->B * model->T, C = model->config.C, V = model->config.V, Vp = model->config.Vp;
-  for (size_t row = 0; row < BT; row += HEAD_ROWS) {
-    const size_t rows = size_min(HEAD_ROWS, BT - row);
+  const size_t chunk = gpt2_head_rows(model);
+  for (size_t row = 0; row < BT; row += chunk) {
+    const size_t rows = size_min(chunk, BT - row);
     model->kernels->linear_forward(&model->workers, (struct Linear){
         .out = array_of(model->acts.logits), .inp = view(array_at(model->acts.lnf, row * C)),
         .weight = model->params.wte, .M = rows, .N = Vp, .K = C});

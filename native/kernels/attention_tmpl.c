@@ -121,6 +121,15 @@ static void strip_store_turned(struct Array dst, size_t stride, const float *str
   }
 }
 
+INLINE float array_dot(struct ArrayView a, const float *b, size_t n) {
+  vf sums = {0};
+  float tail = 0;
+  size_t i = 0;
+  for (; i + VL <= n; i += VL) sums += vload_array(a, i) * vload(b + i);
+  for (; i < n; i++) tail += view_get(a, i) * b[i];
+  return vsum(sums) + tail;
+}
+
 /* Rows of one head of queries, keys or values from row t0 on, to be packed: a lane is a row, or with
  * `turned` a column. */
 INLINE struct Factor head_rows(struct ArrayView head, size_t stride, size_t t0, bool turned) {
@@ -214,8 +223,18 @@ INLINE void attention_forward_heads(const struct Attention *at, int thread, cons
   }
 }
 
+#if TILES
+#include "kernels/attention_tiles_tmpl.c"
+#endif
+
 static void attention_forward_task(void *argument, int thread, int threads) {
   const struct Attention *at = argument;
+#if TILES
+  if (at->workers->dtype == BF16) {
+    attention_tiles_forward_task(argument, thread, threads);
+    return;
+  }
+#endif
   (void)threads;
   if (PAIRS && at->workers->dtype == BF16) attention_forward_heads(at, thread, true);
   else attention_forward_heads(at, thread, false);
@@ -226,15 +245,6 @@ static void attention_forward(const struct Workers *workers, struct Array out, f
   struct Attention at = {.workers = workers, .out = out, .lse = lse, .qkv = qkv,
                          .B = B, .T = T, .C = C, .NH = NH, .HS = C / NH};
   pool_run(workers->pool, "attention_forward", attention_forward_task, &at);
-}
-
-INLINE float array_dot(struct ArrayView a, const float *b, size_t n) {
-  vf sums = {0};
-  float tail = 0;
-  size_t i = 0;
-  for (; i + VL <= n; i += VL) sums += vload_array(a, i) * vload(b + i);
-  for (; i < n; i++) tail += view_get(a, i) * b[i];
-  return vsum(sums) + tail;
 }
 
 /* What backward packs of one head, once. Left panels: (HS, T) of the queries and of dout, and by tiles
@@ -365,6 +375,12 @@ INLINE void attention_backward_heads(const struct Attention *at, int thread, con
 
 static void attention_backward_task(void *argument, int thread, int threads) {
   const struct Attention *at = argument;
+#if TILES
+  if (at->workers->dtype == BF16) {
+    attention_tiles_backward_task(argument, thread, threads);
+    return;
+  }
+#endif
   (void)threads;
   if (PAIRS && at->workers->dtype == BF16) attention_backward_heads(at, thread, true);
   else attention_backward_heads(at, thread, false);

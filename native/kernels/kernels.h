@@ -118,6 +118,7 @@ struct AttentionBackward {
 struct Kernels {
   const char *name;                          // as in LLMC_ISA
   bool multiplies_bf16;                      // the CPU does; else BF16 is made float before it is multiplied
+  size_t logits_rows;                        // in BF16: rows of logits to make at a time, so that products pay; 0: any
   size_t (*shared_floats)(size_t largest);   // scratch that all threads share, for products of no larger M, N, K
   size_t (*own_floats)(size_t T, size_t HS); // scratch of one thread, for T positions and heads of size HS
 

@@ -181,12 +181,12 @@ INLINE void pack_ahead(struct Factor from, const bool along) {
   for (size_t i = 0; i < PANEL; i++, line += stride) __builtin_prefetch(line), __builtin_prefetch(line + CACHE_LINE);
 }
 
-/* Panels of `lanes` lanes by kc numbers. `most` (panels): the largest magnitude in each, for more than one part. Where
- * lanes are neighbours several panels are packed together, so that a run of memory is read in one go. */
-INLINE void pack_panels_as(uint32_t *to, struct Factor from, size_t lanes, size_t kc, float *most, const bool right,
-                           const bool along, const int parts) {
+/* Panels of `lanes` lanes by kc numbers, `words` apart. `most` (panels): the largest magnitude in each, for more than one
+ * part. Where lanes are neighbours several panels are packed together, so that a run of memory is read in one go. */
+INLINE void pack_panels_as(uint32_t *to, size_t words, struct Factor from, size_t lanes, size_t kc, float *most,
+                           const bool right, const bool along, const int parts) {
   enum { TOGETHER = 16 };
-  const size_t together = (along ? 1 : TOGETHER) * PANEL, words = panel_words(kc, parts);
+  const size_t together = (along ? 1 : TOGETHER) * PANEL;
   for (size_t begin = 0; begin < lanes; begin += together) {
     const size_t end = size_min(begin + together, lanes);
     struct Range range[TOGETHER] = {{{0}}};
@@ -209,8 +209,25 @@ INLINE void pack_panels_as(uint32_t *to, struct Factor from, size_t lanes, size_
 
 INLINE void pack_panels(uint32_t *to, struct Factor from, size_t lanes, size_t kc, float *most, const bool right,
                         const int parts) {
-  if (from.step == 1) pack_panels_as(to, from, lanes, kc, most, right, true, parts);
-  else pack_panels_as(to, from, lanes, kc, most, right, false, parts);
+  const size_t words = panel_words(kc, parts);
+  if (from.step == 1) pack_panels_as(to, words, from, lanes, kc, most, right, true, parts);
+  else pack_panels_as(to, words, from, lanes, kc, most, right, false, parts);
+}
+
+/* A thread's share of panels of one part: some of them, or where they are few some steps of all. */
+INLINE void pack_panels_share(uint32_t *to, struct Factor from, size_t lanes, size_t kc, const bool right, int thread,
+                              int threads) {
+  const size_t words = panel_words(kc, 1), step_words = 2 * PANEL_TILE;
+  const bool few = ceil_div(lanes, PANEL) < 4 * (size_t)threads;
+  size_t begin, end;
+  pool_part(few ? kc : lanes, few ? PANEL_STEP : PANEL, thread, threads, &begin, &end);
+  if (begin >= end) return;
+  to += few ? begin / PANEL_STEP * step_words : begin / PANEL * words;
+  from = few ? factor_at(from, 0, begin) : factor_at(from, begin, 0);
+  if (few) kc = end - begin;
+  else lanes = end - begin;
+  if (from.step == 1) pack_panels_as(to, words, from, lanes, kc, NULL, right, true, 1);
+  else pack_panels_as(to, words, from, lanes, kc, NULL, right, false, 1);
 }
 
 /* Panels of `lanes` rows of INT8 weights from row n on, numbers k … k + kc: a block of 32 with one scale is a step. */

@@ -1,5 +1,6 @@
 /* The product of gemm_tmpl.c on AMX tiles. The work is cut the same way: blocks of A are packed by all threads together,
- * then each thread claims columns of B, packs them, and multiplies blocks of 32 x 32.
+ * then each thread claims columns of B, packs them, and multiplies blocks of 32 x 32. Where the columns are few for so
+ * many threads, B is packed by all together too, and a claim is a rectangle of the result.
  *
  * Numbers are multiplied as BF16. A float is the sum of three of them, so a product of floats takes six products of
  * tiles; those that are left out are below 2^-24 of it, and the sums are more exact than those of FMA, because 32
@@ -12,20 +13,21 @@
  */
 
 enum {
-  TILED_ROWS = 512, TILED_K = 768,            // of a packed block of A: 768 KB of BF16
-  TILED_ROWS_PARTS = 256, TILED_K_PARTS = 512,  // and in three parts
+  TILED_SHARED = 3 << 19,                     // bytes of a packed block of A, as many rows as fit: 1.5 MB
+  TILED_K = 1024, TILED_K_PARTS = 512,        // its longest rows, of BF16 and in three parts
+  TILED_STREAM = 1 << 21,                     // bytes of a result that no cache keeps until it is read again
   TILED_GROUP = 384 << 10,                    // bytes of packed columns of B, in the second cache
   TILED_STAY = 16,                            // steps of A's panel that are kept in the first cache
   FLOAT_PARTS = 3,
 };
 
-_Static_assert(TILED_ROWS_PARTS / PANEL <= VL, "a block's largest magnitudes fill the vector in front of it");
+enum { TILED_PANELS = TILED_SHARED / (PANEL * PANEL_STEP * 2) };  // of A in a block, at most
 
 /* A packed block of A in floats; in front of it are the largest magnitudes of its panels. A whole number of vectors. */
-static size_t tiled_block_floats(void) {
-  return VL + size_max(TILED_ROWS / PANEL * panel_words(TILED_K, 1),
-                       TILED_ROWS_PARTS / PANEL * panel_words(TILED_K_PARTS, FLOAT_PARTS));
-}
+static size_t tiled_a_floats(void) { return TILED_PANELS + TILED_SHARED / sizeof(float); }
+
+/* The same, and a block of B that all threads share. */
+static size_t tiled_block_floats(void) { return tiled_a_floats() + TILED_SHARED / sizeof(float); }
 
 /* What a thread has for itself: three blocks of sums, a group of panels of B and their largest magnitudes. */
 static size_t tiled_own_floats(void) {
@@ -106,6 +108,14 @@ INLINE void tiled_store(float *at, size_t stride) {
   amx_fence();
 }
 
+/* Whether results go to memory past the caches: many floats that nothing is added to, and that fill whole lines. A line
+ * that is written whole is then not read first. */
+INLINE bool tiled_streams(const struct Gemm *gemm) {
+  return gemm->finish == STORE && !gemm->add && gemm->out.dtype == FP32 &&
+         gemm->M * gemm->N * sizeof(float) >= TILED_STREAM && gemm->N % VL == 0 &&
+         (uintptr_t)gemm->out.data % sizeof(vf) == 0;
+}
+
 /* A block of sums on its way out. A few rows leave with each step of the next block: by then what the tiles stored lies
  * in the first cache, and nothing waits for it. */
 struct TiledPending {
@@ -114,6 +124,7 @@ struct TiledPending {
   size_t at;             // the element of the result where the next row goes
   size_t rows, columns;  // rows left, columns that are there
   bool first, last;      // of the blocks of K
+  bool stream;           // past the caches, into whole lines
 };
 
 /* A row of PANEL sums, at element `at` of all arrays; their types are known to the compiler. */
@@ -166,6 +177,17 @@ static void tiled_finish_edge(const struct Gemm *gemm, const struct TiledPending
   }
 }
 
+INLINE void tiled_stream_rows(const struct Gemm *gemm, struct TiledPending *p, size_t rows) {
+  for (; rows > 0; rows--, p->rows--, p->sums += PANEL, p->at += gemm->N) {
+#pragma GCC unroll 2
+    for (size_t j = 0; j < PANEL; j += VL) {
+      vf x = vload(p->sums + j);
+      if (p->bias != NULL) x += vload(p->bias + j);
+      vstore_past_caches((float *)gemm->out.data + p->at + j, x);
+    }
+  }
+}
+
 INLINE void tiled_finish_rows(const struct Gemm *gemm, struct TiledPending *p, size_t rows, const bool last,
                               const enum Finish finish, const enum Dtype out_type, const enum Dtype other_type) {
   for (; rows > 0; rows--, p->rows--, p->sums += PANEL, p->at += gemm->N) {
@@ -181,6 +203,8 @@ INLINE void tiled_finish(const struct Gemm *gemm, struct TiledPending *p, size_t
   if (rows == 0) return;
   if (p->columns < PANEL) {
     for (; rows > 0; rows--, p->rows--, p->sums += PANEL, p->at += gemm->N) tiled_finish_edge(gemm, p);
+  } else if (p->stream) {
+    tiled_stream_rows(gemm, p, rows);
   } else if (!p->last) {
     tiled_finish_rows(gemm, p, rows, false, STORE, FP32, FP32);
   } else if (gemm->finish == STORE) {
@@ -226,24 +250,32 @@ static void tiled_by_floats(float sums[PANEL * PANEL], struct Factor a, struct F
   }
 }
 
-/* Rows m … m + rows of the packed block of A, columns n … n + columns of the result. `most`: of A's panels. */
-INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *a_most, float *own, struct Part part,
-                       const int parts) {
-  const size_t steps = ceil_div(part.kc, PANEL_STEP), words = panel_words(part.kc, parts), N = gemm->N;
-  const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
-  const size_t rows_a_step = ceil_div(PANEL, steps), step_words = (size_t)parts * 2 * PANEL_TILE;
-  const struct Array lines = last ? gemm->out : array_of(gemm->sums);
-  const size_t size = dtype_size(lines.dtype);
-  float *blocks = own, *b_most = own + 3 * PANEL * PANEL + TILED_GROUP / sizeof(float);
-  uint32_t *b = (uint32_t *)(void *)(own + 3 * PANEL * PANEL);
-  struct TiledPending pending = {0};
-  size_t turn = 0;
+/* A thread's columns of B, packed; b_most: of its panels. */
+INLINE void tiled_pack_own(const struct Gemm *gemm, uint32_t *b, float *b_most, struct Part part, const int parts) {
   if (gemm->scales != NULL) {
     const struct WeightsView weight = {INT8, gemm->b.numbers.data, gemm->scales};
     pack_panels_int8(b, weight, part.n, part.columns, part.k, part.kc, gemm->K);
   } else {
     pack_panels(b, factor_at(gemm->b, part.n, part.k), part.columns, part.kc, b_most, true, parts);
   }
+}
+
+/* Rows m … m + rows of the packed block of A, columns n … n + columns of the result. `most`: of A's panels. shared: the
+ * packed columns, or NULL. */
+INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *a_most, const uint32_t *shared, float *own,
+                       struct Part part, const int parts) {
+  const size_t steps = ceil_div(part.kc, PANEL_STEP), words = panel_words(part.kc, parts), N = gemm->N;
+  const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
+  const size_t rows_a_step = ceil_div(PANEL, steps), step_words = (size_t)parts * 2 * PANEL_TILE;
+  const struct Array lines = last ? gemm->out : array_of(gemm->sums);
+  const size_t size = dtype_size(lines.dtype);
+  float *blocks = own, *b_most = own + 3 * PANEL * PANEL + TILED_GROUP / sizeof(float);
+  uint32_t *packed = (uint32_t *)(void *)(own + 3 * PANEL * PANEL);
+  const uint32_t *b = shared != NULL ? shared : packed;
+  const bool streams = first && last && tiled_streams(gemm);
+  struct TiledPending pending = {0};
+  size_t turn = 0;
+  if (shared == NULL) tiled_pack_own(gemm, packed, b_most, part, parts);
   amx_fence();
   for (size_t i = 0; i < part.rows; i += PANEL) {
     for (size_t j = 0; j < part.columns; j += PANEL) {
@@ -252,13 +284,13 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
       const uint32_t *left = a + i / PANEL * words, *right = b + j / PANEL * words;
       const bool fits = parts == 1 || tiled_fits(a_most[i / PANEL], b_most[j / PANEL]);
       /* Whole blocks of floats that need no finishing stay in the tiles all the way. */
-      const bool direct = fits && rows == PANEL && columns == PANEL &&
+      const bool direct = !streams && fits && rows == PANEL && columns == PANEL &&
                           (!last || (gemm->finish == STORE && gemm->bias == NULL && size == sizeof(float)));
       float *sums = blocks + (turn ^= 1) * PANEL * PANEL;
       if (direct && (!first || gemm->add)) tiled_load(gemm->sums + at, N);
       else tiled_zero();
       const char *line = (const char *)lines.data + at * size;
-      size_t lines_left = rows;
+      size_t lines_left = streams ? 0 : rows;
       const size_t multiplied = fits ? steps : 0;
 #pragma GCC unroll 1
       for (size_t s = 0; s < multiplied; s++, left += step_words, right += step_words) {
@@ -282,24 +314,43 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
       else tiled_by_floats(sums, factor_at(gemm->a, part.m + i, part.k), factor_at(gemm->b, part.n + j, part.k), rows,
                            columns, part.kc);
       const float *bias = gemm->bias != NULL ? gemm->bias + part.n + j : NULL;
-      pending = (struct TiledPending){sums, bias, at, rows, columns, first, last};
+      pending = (struct TiledPending){sums, bias, at, rows, columns, first, last, streams};
     }
   }
   tiled_finish(gemm, &pending, PANEL);
+}
+
+/* How the work on a block is claimed: so many chunks of columns by so many pieces of rows. */
+struct TiledClaims {
+  size_t chunks, pieces;
+  bool together;  // B is packed by all threads
+};
+
+INLINE struct TiledClaims tiled_claims(const struct Gemm *gemm, size_t mc, size_t panel_bytes, size_t threads,
+                                       const int parts) {
+  const size_t panels = ceil_div(gemm->N, PANEL), tall = ceil_div(mc, PANEL);
+  if (parts == 1 && gemm->scales == NULL && panels < 4 * threads && panels * panel_bytes <= TILED_SHARED) {
+    /* Rectangles as high as wide, so that a thread reads little that others have packed. */
+    size_t pieces = 1;
+    while (4 * pieces * pieces * panels <= threads * tall) pieces *= 2;
+    return (struct TiledClaims){size_min(ceil_div(threads, pieces), panels), pieces, true};
+  }
+  /* As many panels as fit: the more, the longer the runs of a row that are written one after the other. */
+  const size_t group = TILED_GROUP / panel_bytes, claims = round_up(ceil_div(panels, group), threads);
+  const size_t chunks = size_min(claims, panels);
+  return (struct TiledClaims){chunks, ceil_div(threads, chunks), false};
 }
 
 INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, const int parts) {
   const struct Workers *workers = gemm->workers;
   struct Pool *pool = workers->pool;
   float *own = workers->own + (size_t)thread * workers->own_floats;
-  const size_t M = gemm->M, N = gemm->N, K = gemm->K;
-  const size_t mc_most = parts == 1 ? TILED_ROWS : TILED_ROWS_PARTS, kc_most = parts == 1 ? TILED_K : TILED_K_PARTS;
-  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, mc_most)), PANEL);
+  const size_t M = gemm->M, N = gemm->N, K = gemm->K, kc_most = parts == 1 ? TILED_K : TILED_K_PARTS;
   const size_t kc_max = round_up(ceil_div(K, ceil_div(K, kc_most)), PANEL_STEP);
-  /* As many panels as fit: the more, the longer the runs of a row that are written one after the other. */
-  const size_t group = TILED_GROUP / (panel_words(kc_max, parts) * sizeof(uint32_t));
-  const size_t panels = ceil_div(N, PANEL), claims = round_up(ceil_div(panels, group), (size_t)threads);
-  const size_t chunks = size_min(claims, panels), pieces = ceil_div((size_t)threads, chunks);
+  const size_t panel_bytes = panel_words(kc_max, parts) * sizeof(uint32_t);
+  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, TILED_SHARED / panel_bytes * PANEL)), PANEL);
+  const struct TiledClaims claims = tiled_claims(gemm, mc_max, panel_bytes, (size_t)threads, parts);
+  const size_t chunks = claims.chunks, pieces = claims.pieces;
 
   amx_begin();
   size_t block = 0, claim = pool_claim(pool);
@@ -308,22 +359,30 @@ INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, 
     for (size_t k = 0; k < K; k += kc_max, block++) {
       const size_t kc = size_min(kc_max, K - k), words = panel_words(kc, parts);
       float *most = workers->shared + block % 2 * tiled_block_floats();
-      uint32_t *a = (uint32_t *)(void *)(most + VL);
+      uint32_t *a = (uint32_t *)(void *)(most + TILED_PANELS);
+      uint32_t *b = claims.together ? (uint32_t *)(void *)(most + tiled_a_floats()) : NULL;
       size_t begin, end;
-      pool_part(mc, PANEL, thread, threads, &begin, &end);
-      if (begin < end) {
-        tiled_pack_lanes(gemm, a + begin / PANEL * words, m + begin, end - begin, k, kc, most + begin / PANEL, parts);
+      if (parts == 1 && gemm->lane_sums == NULL) {
+        pack_panels_share(a, factor_at(gemm->a, m, k), mc, kc, false, thread, threads);
+      } else {
+        pool_part(mc, PANEL, thread, threads, &begin, &end);
+        if (begin < end) {
+          tiled_pack_lanes(gemm, a + begin / PANEL * words, m + begin, end - begin, k, kc, most + begin / PANEL, parts);
+        }
       }
+      if (claims.together) pack_panels_share(b, factor_at(gemm->b, 0, k), N, kc, true, thread, threads);
       pool_barrier(pool);
       for (; claim < (block + 1) * chunks * pieces; claim = pool_claim(pool)) {
         const size_t from = claim / chunks % pieces * height;
         if (from >= mc) continue;
         pool_part(N, PANEL, (int)(claim % chunks), (int)chunks, &begin, &end);
         const struct Part part = {m + from, size_min(height, mc - from), begin, end - begin, k, kc};
-        tiled_part(gemm, a + from / PANEL * words, most + from / PANEL, own, part, parts);
+        tiled_part(gemm, a + from / PANEL * words, most + from / PANEL, b == NULL ? b : b + begin / PANEL * words, own, part,
+                   parts);
       }
     }
   }
+  stores_end();
   amx_end();
 }
 

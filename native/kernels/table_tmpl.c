@@ -15,6 +15,7 @@ static size_t own_floats(size_t T, size_t HS) {
   size_t most = size_max(attention, cached_floats(T, HS));
 #if TILES
   most = size_max(most, tiled_own_floats());
+  most = size_max(most, size_max(attention_tiles_forward_floats(T, HS), attention_tiles_backward_floats(T, HS)));
 #elif BLAS
   most = size_max(most, blas_own_floats());
 #endif
@@ -25,6 +26,7 @@ extern const struct Kernels ISA_TABLE;
 const struct Kernels ISA_TABLE = {
     .name = ISA_NAME,
     .multiplies_bf16 = PAIRS || TILES > 0,
+    .logits_rows = TILES > 0 ? 1024 : 0,
     .shared_floats = shared_floats,
     .own_floats = own_floats,
     .encoder_forward = encoder_forward,

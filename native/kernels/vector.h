@@ -28,6 +28,16 @@ typedef float vf_unaligned __attribute__((vector_size(4 * VL), aligned(1), may_a
 
 INLINE vf vload(const float *at) { return *(const vf_unaligned *)at; }
 INLINE void vstore(float *at, vf x) { *(vf_unaligned *)at = x; }
+
+/* Stores to memory past the caches, at a multiple of the vector's size, and orders all of them before what follows. */
+#if defined(__clang__) && defined(__x86_64__)
+INLINE void vstore_past_caches(float *at, vf x) { __builtin_nontemporal_store(x, (vf *)(void *)at); }
+INLINE void stores_end(void) { __builtin_ia32_sfence(); }
+#else
+INLINE void vstore_past_caches(float *at, vf x) { vstore(at, x); }
+INLINE void stores_end(void) {}
+#endif
+
 INLINE vf vsplat(float x) { return x - (vf){0}; }
 
 /* The first n < VL floats; the other lanes are `fill`. */

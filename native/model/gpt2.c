@@ -96,7 +96,7 @@ static void activations_alloc(struct Gpt2 *model, struct Arena *arena, bool trai
   acts->residual3 = floats(arena, size_product(config->L, BT), C);
   acts->lnf = numbers(model, arena, BT, C);
   acts->lnf_mean = floats(arena, BT, 1), acts->lnf_rstd = floats(arena, BT, 1);
-  acts->logits = floats(arena, size_min(BT, HEAD_ROWS), config->Vp);
+  acts->logits = floats(arena, size_min(BT, gpt2_head_rows(model)), config->Vp);
   acts->losses = floats(arena, BT, 1);
   if (training) {
     struct ActivationGradients *dacts = &model->dacts;
@@ -247,7 +247,7 @@ static const float *block_input(const struct Gpt2 *model, size_t l) {
   return l == 0 ? a->encoded : a->residual3 + (l - 1) * model->B * model->T * model->config.C;
 }
 
-/* From the last residual to the mean loss, HEAD_ROWS rows at a time. With `training`, each chunk of
+/* From the last residual to the mean loss, gpt2_head_rows at a time. With `training`, each chunk of
  * logits turns into its gradient in place and is used up at once, for dlnf (in dacts.branch) and dwte. */
 static double head(struct Gpt2 *model, const int *targets, bool training, struct BatchPart part) {
   const struct Kernels *k = model->kernels;
@@ -258,8 +258,9 @@ static double head(struct Gpt2 *model, const int *targets, bool training, struct
   k->layernorm_forward(w, (struct LayerNormForward){.N = BT, .C = C,
       .out = a->lnf, .mean = a->lnf_mean, .rstd = a->lnf_rstd, .inp = block_input(model, model->config.L),
       .weight = model->params.lnfw, .bias = model->params.lnfb});
-  for (size_t row = 0; row < BT; row += HEAD_ROWS) {
-    const size_t rows = size_min(HEAD_ROWS, BT - row);
+  const size_t chunk = gpt2_head_rows(model);
+  for (size_t row = 0; row < BT; row += chunk) {
+    const size_t rows = size_min(chunk, BT - row);
     const struct ArrayView lnf = view(array_at(a->lnf, row * C));
     k->linear_forward(w, (struct Linear){.M = rows, .N = Vp, .K = C,
         .out = array_of(a->logits), .inp = lnf, .weight = model->params.wte});

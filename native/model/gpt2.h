@@ -92,7 +92,7 @@ struct Activations {
   float *residual3;             // (L, BT, C)  after the feed-forward part
   struct Array lnf;             // (BT, C)
   float *lnf_mean, *lnf_rstd;   // (BT)
-  float *logits;                // (HEAD_ROWS, Vp)  a chunk of rows, then its gradient
+  float *logits;                // (gpt2_head_rows, Vp)  a chunk of rows, then its gradient
   float *losses;                // (BT)
 };
 
@@ -133,7 +133,11 @@ struct Gpt2 {
   struct MemoryPlan plan;
 };
 
-enum { HEAD_ROWS = 256 };  // rows of logits at a time: (B·T, V) is never stored
+/* Rows of logits at a time: (B·T, V) is never stored. */
+static inline size_t gpt2_head_rows(const struct Gpt2 *model) {
+  const size_t wanted = model->dtype == BF16 ? model->kernels->logits_rows : 0;
+  return wanted > 0 ? wanted : 256;
+}
 
 /* Fills in the shapes of the tensors, in order. */
 void gpt2_tensors(const struct Config *config, struct Tensor tensors[GPT2_TENSOR_COUNT]);

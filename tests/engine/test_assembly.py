@@ -218,6 +218,25 @@ def test_the_tile_stays_in_registers(tile: Tile, assembly: Assembly) -> None:
     assert faults(functions, NATIVE, tile) == [], "\n".join(tile_loop(functions, tile))
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "task", ["product_tiles_task", "attention_forward_task", "attention_backward_task"]
+)
+def test_a_step_of_amx_multiplies_two_tiles_by_two(task: str, assembly: Assembly) -> None:
+    """Tiles 0 to 3 are the sums, 4 to 7 the factors; nothing else happens between the products."""
+    lines = assembly("amx", "x86_64")[task]
+    products = [at for at, line in enumerate(lines) if line.startswith("tdpbf16ps")]
+    tiles = {at: re.findall(r"%tmm(\d)", lines[at]) for at in products}
+    assert {tile for found in tiles.values() for tile in found[:2]} == set("4567")
+    assert {found[2] for found in tiles.values()} == set("0123")
+    steps = 0
+    for four in zip(*(products[i:] for i in range(4)), strict=False):
+        if [tiles[at][2] for at in four] == ["0", "2", "1", "3"]:
+            step, steps = lines[four[0] : four[3]], steps + 1
+            assert [line for line in step if STACK.search(line) or "tilestored" in line] == []
+    assert steps > 0
+
+
 # The other loops that multiply: attention's strips, and decoding of several texts.
 MULTIPLY = re.compile(r"v?f?m(?:add231ps|ulps|la)$|vdpbf16ps$|bfdot$")
 

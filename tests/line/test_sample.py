@@ -260,6 +260,9 @@ def test_the_prompt_may_come_from_a_file_or_a_pipe(llmc: Llmc) -> None:
     (llmc.workspace / "prompt.txt").write_bytes("Größe\n\n".encode())
     expected = ids(llmc, "--prompt", "Größe\n", "--tokens", "4")
     assert ids(llmc, "--prompt-file", "prompt.txt", "--tokens", "4") == expected
+    (llmc.workspace / "marked.txt").write_bytes("\ufeffGröße\n\n".encode())
+    assert ids(llmc, "--prompt-file", "marked.txt", "--tokens", "4") == expected
+    assert ids(llmc, "--prompt", "\ufeffGröße\n", "--tokens", "4") == expected
     for flag in ("--prompt", "--prompt-file"):
         done = ok(llmc("sample", flag, "-", "--tokens", "4", stdin="Größe\n\n"))
         assert [int(line) for line in done.stdout.splitlines()] == expected

@@ -15,6 +15,7 @@ from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.workspace import ok
 
 EOT = 256
 
@@ -300,3 +301,31 @@ def test_the_byte_tokenizer_is_its_own_record(here: Context, corpus: Path) -> No
     assert tokenized(here, corpus).load_tokenizer().fingerprint == (
         load_tokenizer("byte").fingerprint
     )
+
+
+def test_what_is_left_out_is_listed_and_recorded(llmc: Llmc) -> None:
+    folder = llmc.workspace / "notes"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"some text\r\n" * 20)
+    for index in range(12):
+        (folder / f"{index:02}.png").write_bytes(b"\x89PNG\0")
+    said = ok(llmc("tokenize", "notes", "--tokenizer", "byte")).stderr
+    assert "left out 12 files:\n  notes/00.png is not UTF-8 text (it is an image)\n" in said
+    assert "  notes/09.png" in said
+    assert "  notes/10.png" not in said
+    assert "  and 2 more, which manifest.json lists\n" in said
+    assert said.count("--newlines keep") == 1
+    left_out = load_manifest(llmc.workspace / "data" / "notes").left_out
+    assert [each["file"] for each in left_out] == [f"notes/{index:02}.png" for index in range(12)]
+    assert_one_sentence(llmc("tokenize", "notes/00.png", "--tokenizer", "byte"), 1)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--field", "a"), ("--include", "*"), ("--encoding", "auto"), ("--newlines", "keep")]
+)
+def test_options_for_text_are_refused_with_token_files(llmc: Llmc, flags: tuple[str, str]) -> None:
+    ids = np.arange(200, dtype=np.uint16) % 256
+    (llmc.workspace / "x.bin").write_bytes(ids.tobytes())
+    done = llmc("tokenize", "x.bin", "--dtype", "uint16", "--tokenizer", "byte", *flags)
+    assert done.returncode == 2
+    assert flags[0] in done.stderr

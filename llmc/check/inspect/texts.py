@@ -15,7 +15,7 @@ from llmc.check.inspect.description import Description, byte_count, quoted, safe
 from llmc.check.inspect.reading import LARGEST_TEXT, read_bytes, read_json
 from llmc.config import load_preset
 from llmc.errors import LlmcError
-from llmc.kinds import HEAD_BYTES, not_data
+from llmc.kinds import HEAD_BYTES, TITLES, not_data
 from llmc.train.curves import sparkline
 from llmc.train.metrics import Metrics
 
@@ -25,21 +25,23 @@ READS = (
 )
 SPARKS = 40
 COMPRESSED = "'llmc tokenize' reads the text in it"
-# A kind: its title, and what to do with it.
-FOREIGN = {
-    "gzip": ("gzip-compressed data", COMPRESSED),
-    "zstd": ("Zstandard-compressed data", COMPRESSED),
-    "bzip2": ("bzip2-compressed data", COMPRESSED),
-    "xz": ("xz-compressed data", COMPRESSED),
-    "tar": ("a tar archive", COMPRESSED),
-    "parquet": ("a Parquet table", "'llmc tokenize' reads its text column"),
-    "pdf": ("a PDF document", "extract its text first"),
-    "elf": ("a program", "llmc does not read it"),
-    "npy": ("a NumPy array", "write tokens as raw uint16 to use them (--dtype)"),
-    "pickle": ("a Python pickle, as older PyTorch files are", "not opened: it can run any program"),
-    "empty": ("an empty file", ""),
-    "html": ("a web page", ""),
-    "lfs": ("a git-lfs pointer", ""),
+# What to do with a file of a kind that is in kinds.TITLES.
+ADVICE = {
+    "gzip": COMPRESSED,
+    "zstd": COMPRESSED,
+    "bzip2": COMPRESSED,
+    "xz": COMPRESSED,
+    "tar": COMPRESSED,
+    "parquet": "'llmc tokenize' reads its text column",
+    "pdf": "extract its text first",
+    "elf": "llmc does not read it",
+    "npy": "write tokens as raw uint16 to use them (--dtype)",
+    "pickle": "not opened: it can run any program",
+    "archive": "unpack it first",
+    "database": "export its text first",
+    "image": "llmc does not read it",
+    "media": "llmc does not read it",
+    "office": "save it as text first",
 }
 # The keys of a JSON table, and its title; the first row whose keys are there counts.
 JSON_TITLES = (
@@ -176,10 +178,10 @@ def say_zip(made: Description) -> None:
 def say_other(made: Description) -> None:
     """Add what to do with a file of a kind that llmc does not read."""
     head = _head(made.path)
-    if made.kind in FOREIGN:
-        made.title, advice = FOREIGN[made.kind]
-        if advice:
-            made.say("for_llmc", advice)
+    if made.kind in TITLES:
+        made.title = TITLES[made.kind]
+        if made.kind in ADVICE:
+            made.say("for_llmc", ADVICE[made.kind])
         if (sentence := not_data(head, "it")) is not None:
             made.wrong(sentence)
         if made.kind == "empty":

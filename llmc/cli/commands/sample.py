@@ -219,7 +219,7 @@ def _check_interactive(
 def read_prompt(prompt: str | None, file: Path | None) -> str | None:
     """Return the prompt from a flag, a file or stdin; None if there is none.
 
-    The last newline of a file or of stdin is dropped.
+    The last newline of a file or of stdin is dropped, and a byte order mark at the start.
 
     Raises:
         Usage: both flags are given.
@@ -228,11 +228,11 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
     if prompt is not None and file is not None:
         raise Usage("--prompt and --prompt-file exclude each other: give one")
     if prompt != "-" and file is None:
-        return prompt
+        return prompt.removeprefix("\ufeff") if prompt is not None else None
     name = "stdin" if file is None or str(file) == "-" else str(file)
     try:
         data = sys.stdin.buffer.read() if name == "stdin" else Path(name).read_bytes()
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise BadData(f"cannot read the prompt from {name}: {error.strerror}") from error
     except UnicodeDecodeError as error:

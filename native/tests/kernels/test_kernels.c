@@ -108,7 +108,7 @@ static void check_linears(void) {
   for (size_t j = 0; j < SIZES; j++) {
     check_linear(1, sizes[j], sizes[SIZES - 1 - j], FP32), check_linear(1, sizes[j], sizes[SIZES - 1 - j], BF16);
   }
-  /* Beyond one block: of rows (MC 1024), of columns (NC 240), of depth (KC 256 to 384, of pairs 768), each
+  /* Beyond one block: of rows (MC 1024, of tiles as many as 1.5 MB hold), of columns (NC 240), of depth (KC 256 to 384, of pairs 768), each
    * as summed over too. */
   for (enum Dtype dtype = FP32; dtype <= BF16; dtype++) {
     check_linear(1025, 17, 9, dtype);
@@ -117,6 +117,9 @@ static void check_linears(void) {
     check_linear(5, 1000, 257, dtype);
     check_linear(7, 50, 1037, dtype);
     check_linear(130, 485, 300, dtype);
+    check_linear(1600, 17, 1037, dtype);
+    check_linear(3, 1040, 528, dtype);  // results of 2 MB, which tiles write past the caches
+    check_linear(1040, 528, 3, dtype);
   }
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from llmc.check.bench import (
     Timing,
+    TorchProcess,
     Work,
     attention_of,
     comparison,
@@ -20,6 +22,7 @@ from llmc.check.bench import (
     kernels_result,
     step_result,
 )
+from llmc.errors import BadData
 from llmc.model import ModelConfig, attention_flops, gemm_flops
 from llmc.units import milliseconds
 from tests.helpers.engine import json_lines, refused, succeeded
@@ -176,21 +179,23 @@ def test_both_sides_hear_of_the_dtype() -> None:
     assert "--vocab-size" in argv and argv[-2:] == ["--dtype", "fp32"]
     half = replace(WORK, dtype="bf16")
     assert half.engine_argv(Path("llmc-native"), "bench")[-2:] == ["--dtype", "bf16"]
-    assert json.loads(half.torch_argv("steps")[-1])["dtype"] == "bf16"
+    assert json.loads(half.torch_request("steps"))["dtype"] == "bf16"
 
 
 # ---- PyTorch's side ------------------------------------------------------------------------------
 
 
-def torch_side(work: Work, what: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(work.torch_argv(what), capture_output=True, text=True, check=False)
+def torch_side(*requests: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "llmc.check.torch_bench"]
+    lines = "".join(f"{request}\n" for request in requests)
+    return subprocess.run(argv, input=lines, capture_output=True, text=True, check=False)
 
 
 @needs_torch
 @pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.full)])
 @pytest.mark.parametrize(("what", "steps"), [("steps", 2), ("attention", 2 * TINY.layers)])
 def test_pytorch_tells_its_threads_and_each_step(what: str, steps: int, dtype: str) -> None:
-    done = torch_side(replace(WORK, dtype=dtype), what)
+    done = torch_side(replace(WORK, dtype=dtype).torch_request(what))
     events = json_lines(succeeded(done).stdout)
     assert [event["event"] for event in events] == ["start", *["step"] * steps, "end"]
     assert events[0]["threads"] == 1
@@ -199,8 +204,23 @@ def test_pytorch_tells_its_threads_and_each_step(what: str, steps: int, dtype: s
 
 @needs_torch
 def test_pytorch_fails_in_one_sentence() -> None:
-    sentence = refused(torch_side(replace(WORK, T=65), "steps"), 1)
-    assert sentence.startswith("error: PyTorch failed (")
+    request = replace(WORK, T=65).torch_request("steps")
+    assert refused(torch_side(request), 1).startswith("error: PyTorch failed (")
+    with pytest.raises(BadData, match="PyTorch failed"), TorchProcess() as torch:
+        torch.time(request)
+
+
+@needs_torch
+def test_one_process_of_pytorch_is_timed_again_and_stands_still_between() -> None:
+    with TorchProcess() as torch:
+        for threads in (1, 2):
+            timing = torch.time(replace(WORK, threads=threads).torch_request("steps"))
+            assert len(timing.seconds) == WORK.steps and timing.start["threads"] == threads
+        child = torch._process._child
+        assert child is not None
+        stat = Path(f"/proc/{child.pid}/stat")
+        if stat.is_file():
+            assert stat.read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @needs_torch

@@ -38,6 +38,7 @@ TEXTS = [
     "x = '<|endoftext|>'\n",
     "last, without an end of line",
 ]
+UNIX = [text.replace("\r\n", "\n") for text in TEXTS]
 # zstd finds damage where it keeps a checksum, as its command line does.
 CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -112,9 +113,11 @@ def test_documents_are_the_same_in_every_form(
 ) -> None:
     path = workspace.root / f"{name}{compressor}"
     path.write_bytes(COMPRESSORS[compressor](forms()[name]))
-    wanted = [text.strip() for text in TEXTS[:3]] if name == "marked.txt" else TEXTS
+    wanted = [text.strip() for text in UNIX[:3]] if name == "marked.txt" else UNIX
     source = open_source(workspace, [path.name])
     assert documents(source) == wanted
+    kept = [text.strip() for text in TEXTS[:3]] if name == "marked.txt" else TEXTS
+    assert opened(path.name, Reading(newlines="keep")) == kept
     assert source.name == name.partition(".")[0]
     (record,) = source.records
     assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -155,7 +158,7 @@ def test_jsonl_and_parquet_in_parts(
     monkeypatch.setattr(pieces, "PART_BYTES", small)
     (workspace.root / "x.jsonl").write_bytes(jsonl_of(TEXTS * 20))
     (workspace.root / "x.parquet").write_bytes(parquet_of(TEXTS * 20))
-    assert opened("x.jsonl") == opened("x.parquet") == TEXTS * 20
+    assert opened("x.jsonl") == opened("x.parquet") == UNIX * 20
     if small < 100:
         assert len(open_source(workspace, ["x.jsonl"]).parts) > 20
         assert len(open_source(workspace, ["x.parquet"]).parts) > 20
@@ -236,12 +239,13 @@ def test_patterns_that_leave_nothing_say_so(tree: Path, name: str) -> None:
 
 
 def test_wishes_are_part_of_the_record(workspace: Workspace, tree: Path) -> None:
-    reading = Reading(include=("*.py",), exclude=("tests",), documents="line", field="story")
+    reading = Reading(("*.json",), ("tests",), "record", "name", encoding="utf-8")
     (record,) = open_source(workspace, [str(tree)], reading).records
-    assert record["include"] == ["*.py"]
+    assert record["include"] == ["*.json"]
     assert record["exclude"] == ["tests"]
-    assert record["documents"] == "line"
-    assert record["field"] == "story"
+    assert record["documents"] == "record"
+    assert record["field"] == "name"
+    assert record["encoding"] == "utf-8"
     assert record == json.loads(json.dumps(record))
 
 
@@ -260,7 +264,7 @@ def test_several_inputs_are_read_in_order_and_once(workspace: Workspace, tree: P
 
 def test_records_of_a_file_without_a_suffix(workspace: Workspace) -> None:
     (workspace.root / "dump").write_bytes(jsonl_of(TEXTS))
-    assert opened("dump", Reading(documents="record")) == TEXTS
+    assert opened("dump", Reading(documents="record")) == UNIX
     assert opened("dump", Reading(documents="line"))[0].startswith('{"id": 1')
 
 
@@ -420,7 +424,7 @@ def test_a_packed_pipe_of_records(llmc: Llmc) -> None:
     flags = ["--tokenizer", "byte", "--json", "--documents", "record"]
     done = llmc.raw("tokenize", "-", *flags, stdin=packed)
     assert done.returncode == 0, done.stderr
-    size = sum(len(text.encode()) for text in TEXTS * 10)
+    size = sum(len(text.encode()) for text in UNIX * 10)
     assert json.loads(done.stdout)["text_bytes"] == size
 
 
@@ -468,7 +472,8 @@ def test_a_file_that_stands_in_for_the_real_one_is_named(
     assert str(path) in str(caught.value)
 
 
-def test_a_web_page_may_be_the_text(tmp_path: Path) -> None:
-    (tmp_path / "a.html").write_text("<html>A page</html>")
-    source = open_source(Workspace(tmp_path), [str(tmp_path / "a.html")])
-    assert list(documents_of(source.parts)) == ["<html>A page</html>"]
+def test_a_web_page_becomes_its_text(workspace: Workspace) -> None:
+    page = "<html><style>p {}</style><p>One <b>page</b></p><script>x()</script><p>more</p></html>"
+    (workspace.root / "a.html").write_text(page)
+    assert opened("a.html") == ["One page\n\nmore"]
+    assert opened("a.html", Reading(documents="file")) == [page]

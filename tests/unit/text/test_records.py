@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llmc.errors import BadData
 from llmc.text.records import json_documents, jsonl_documents
 
-Reader = Callable[[Iterator[bytes], str, str], Iterator[str]]
+Reader = Callable[[Iterator[bytes], list[str], str], Iterator[str]]
 TEXTS = st.lists(st.text().filter(bool), max_size=8)
 
 
@@ -23,7 +23,7 @@ def chunked(data: bytes, size: int) -> Iterator[bytes]:
 
 def read(reader: Reader, text: str | bytes, field: str = "text", size: int = 1 << 20) -> list[str]:
     data = text.encode() if isinstance(text, str) else text
-    return list(reader(chunked(data, size), field, "x.json"))
+    return list(reader(chunked(data, size), [field], "x.json"))
 
 
 @given(TEXTS, st.booleans(), st.booleans(), st.sampled_from([None, 1]), st.integers(1, 9))
@@ -114,4 +114,4 @@ def test_a_fault_at_the_start_is_found_before_all_is_read() -> None:
             yield b'{"text": "a"}, ' * 100
 
     with pytest.raises(BadData, match="line 1: not JSON"):
-        list(json_documents(endless(), "text", "x.json"))
+        list(json_documents(endless(), ["text"], "x.json"))

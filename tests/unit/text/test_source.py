@@ -12,6 +12,8 @@ from llmc.paths import Workspace
 from llmc.text.source import Reading, documents_of, open_source
 
 E_ACUTE_LATIN1 = b"caf\xe9"
+ENCODE = "name its --encoding, such as cp1252, or auto, or convert it"
+OLD = "is not UTF-8 text (byte 3 is 0xe9): " + ENCODE
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_stdlib_is_shuffled_the_same_way_every_time(
     (library / "a.py").unlink()
     shorter = [d.split("'")[1] for d in documents_of(open_source(workspace, ["stdlib"]).parts)]
     assert shorter == [name for name in order if name != "a.py"]
-    assert source.skipped == 2
+    assert len(source.left_out) == 2
 
 
 def test_a_python_without_sources_is_refused(
@@ -126,8 +128,11 @@ def test_a_file_is_one_document_to_the_last_byte(workspace: Workspace, tmp_path:
     text = "\ufeffone\r\n\r\ntwo \n"
     (tmp_path / "my.text.txt").write_bytes(text.encode())
     source = open_source(workspace, ["my.text.txt"])
-    assert list(documents_of(source.parts)) == [text]
-    assert list(documents_of(source.parts)) == [text]
+    assert list(documents_of(source.parts)) == ["one\n\ntwo \n"]
+    assert source.line_ends_changed
+    kept = open_source(workspace, ["my.text.txt"], Reading(newlines="keep"))
+    assert list(documents_of(kept.parts)) == [text.removeprefix("\ufeff")]
+    assert not kept.line_ends_changed
     assert source.name == "my.text"
     (record,) = source.records
     assert record == {
@@ -184,9 +189,13 @@ def test_the_combined_hash_sees_content_and_names(workspace: Workspace, folder: 
     assert len({before, changed, record()}) == 3
 
 
-def test_what_was_passed_over_is_counted(workspace: Workspace, folder: Path) -> None:
+def test_what_is_left_out_is_named(workspace: Workspace, folder: Path) -> None:
     assert folder.is_dir()
-    assert open_source(workspace, ["notes"]).skipped == 3
+    assert [file.record() for file in open_source(workspace, ["notes"]).left_out] == [
+        {"file": "notes/empty.txt", "reason": "is empty"},
+        {"file": "notes/image.png", "reason": "is not UTF-8 text (it is an image)"},
+        {"file": "notes/old.txt", "reason": OLD},
+    ]
 
 
 def test_a_file_named_outright_must_be_text(workspace: Workspace, folder: Path) -> None:
@@ -224,5 +233,5 @@ def test_nothing_to_read_is_bad_data(workspace: Workspace, folder: Path, tmp_pat
     (folder / "deep" / "c.txt").unlink()
     (folder / "deep" / "x.png").write_bytes(b"\0")
     (folder / "deep" / "y.png").write_bytes(b"\0")
-    with pytest.raises(BadData, match="none of the 2 files of 'deep' is UTF-8 text"):
+    with pytest.raises(BadData, match=r"none of the 2 files .*x\.png is not UTF-8 text"):
         open_source(workspace, [str(folder / "deep")])

@@ -63,6 +63,7 @@ def test_the_file_is_as_documented(dataset: Manifest) -> None:
         "val",
         "source",
         "text_bytes",
+        "left_out",
         "special",
         "part",
         "created_by",

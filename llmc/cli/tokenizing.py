@@ -1,0 +1,164 @@
+"""The options of ``llmc tokenize``, which ``llmc prepare`` takes too."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from llmc.cli.options import count, in_group
+from llmc.text.encodings import encoding_named
+from llmc.text.reading import Reading
+from llmc.text.source import VAL_FRACTION
+from llmc.tokens.dataset import DEFAULT_TOKENIZER, TokenizeOptions
+from llmc.tokens.merge import read_shard
+from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS
+
+of_tokens = in_group("Tokens")
+of_reading = in_group("What is read")
+of_parts = in_group("Token files and parts")
+
+Tokenizer = Annotated[
+    str | None,
+    of_tokens(
+        f"Default: {DEFAULT_TOKENIZER}. bpe:N trains a vocabulary of N tokens on the "
+        "text; NAME is a tiktoken encoding, such as cl100k_base.",
+        "gpt2|byte|bpe:N|NAME|FILE",
+    ),
+]
+ValTokens = Annotated[int | None, of_tokens("Validate on the first N tokens.", "N", parser=count)]
+ValFraction = Annotated[
+    float | None,
+    of_tokens(
+        "Validate on the first fraction F of the tokens, in whole documents. Default: "
+        f"{VAL_FRACTION}, at most {MOST_VAL_TOKENS:,} tokens.",
+        "F",
+    ),
+]
+Out = Annotated[Path | None, of_tokens("Output folder. Default: data/<name>.", "DIR")]
+Force = Annotated[
+    bool,
+    of_tokens("Replace a dataset that was made from other text or tokens.", names=("--force",)),
+]
+ShardTokens = Annotated[int, of_tokens("Maximum tokens in one token file.", "N", parser=count)]
+AllowSpecial = Annotated[
+    bool,
+    of_tokens(
+        "Encode text such as <|endoftext|> in a document as that token.", names=("--allow-special",)
+    ),
+]
+Fast = Annotated[
+    bool | None,
+    of_tokens(
+        "Encode with gigatoken, after comparing it with tiktoken. Default: if installed.",
+        names=("--fast/--no-fast",),
+    ),
+]
+Workers = Annotated[int | None, of_tokens("Threads. Default: one per core.", "N", 1)]
+Include = Annotated[
+    list[str] | None, of_reading("Read only matching files of folders and archives.", "PATTERN")
+]
+Exclude = Annotated[list[str] | None, of_reading("Skip matching files and folders.", "PATTERN")]
+Documents = Annotated[
+    str | None,
+    of_reading(
+        "What a document is. Default: a record of .jsonl, .json, .csv and .parquet; in other "
+        "text the file, or what lines of <|endoftext|> separate.",
+        "file|line|record|blank-line|endoftext|SEPARATOR",
+    ),
+]
+Field = Annotated[
+    list[str] | None,
+    of_reading(
+        "The field or column of a record that holds its text; a path such as a.b or a[].b "
+        "reaches nested ones. Of several --field, the first that a record has counts.",
+        "NAME",
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    of_reading(
+        "Encoding of text that is not UTF-8, such as cp1252 or utf-16; auto recognises it.", "NAME"
+    ),
+]
+Newlines = Annotated[
+    Literal["lf", "keep"],
+    of_reading("Turn the line ends CR LF and CR into LF, or keep them."),
+]
+Dtype = Annotated[
+    Literal["uint16", "int32"] | None,
+    of_parts("INPUT are token files without a header: nanoGPT's, llm.c's first."),
+]
+ValData = Annotated[
+    str | None, of_parts("Token files to validate on, if INPUT are token files.", "FILE")
+]
+Shard = Annotated[
+    str | None, of_parts("Tokenize the I-th of N parts, to be joined by --merge.", "I/N")
+]
+Merge = Annotated[
+    bool, of_parts("Join parts: INPUT are their folders, or the one above.", names=("--merge",))
+]
+# An option's name in Python, its annotation and its default.
+OPTIONS: Mapping[str, tuple[Any, Any]] = {
+    "tokenizer": (Tokenizer, None),
+    "val_tokens": (ValTokens, None),
+    "val_fraction": (ValFraction, None),
+    "out": (Out, None),
+    "force": (Force, False),
+    "include": (Include, None),
+    "exclude": (Exclude, None),
+    "documents": (Documents, None),
+    "field": (Field, None),
+    "encoding": (Encoding, None),
+    "newlines": (Newlines, "lf"),
+    "workers": (Workers, None),
+    "shard_tokens": (ShardTokens, SHARD_TOKENS),
+    "allow_special": (AllowSpecial, False),
+    "fast": (Fast, None),
+    "dtype": (Dtype, None),
+    "val_data": (ValData, None),
+    "shard": (Shard, None),
+    "merge": (Merge, False),
+}
+
+
+def with_tokenizing(command: Callable[..., None]) -> Any:
+    """Give a command these options, except those that it declares itself.
+
+    The command takes them in ``**given``, for :func:`options_of`.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    found = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD}
+    for name, (annotation, default) in OPTIONS.items():
+        made = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+        )
+        found.setdefault(name, made)
+    parameters = list(found.values())
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+def options_of(given: Mapping[str, Any]) -> TokenizeOptions:
+    """Return how to tokenize, from the values of the options.
+
+    Raises:
+        Usage: one has no such value.
+    """
+    values = dict(given)
+    fields = tuple(values.pop("field") or ())
+    encoding, newlines = values.pop("encoding"), values.pop("newlines")
+    reading = Reading(
+        tuple(values.pop("include") or ()),
+        tuple(values.pop("exclude") or ()),
+        values.pop("documents"),
+        fields[0] if len(fields) == 1 else fields or None,
+        encoding_named(encoding) if encoding is not None else None,
+        newlines if newlines != "lf" else None,
+    )
+    shard = values.pop("shard")
+    part = read_shard(shard) if shard is not None else None
+    special = values.pop("allow_special")
+    return TokenizeOptions(reading=reading, part=part, special=special, **values)

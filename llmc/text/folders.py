@@ -1,0 +1,129 @@
+"""Find the files that a path or a pattern means, and name what cannot be read among them."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmc.errors import BadData
+from llmc.kinds import unreadable_explained
+from llmc.paths import expanded
+from llmc.text.examine import LeftOut
+from llmc.text.reading import Reading
+
+MAGIC = re.compile(r"[*?[]")
+
+
+@dataclass
+class Found:
+    """The files of a folder or pattern, sorted, and what cannot be read there."""
+
+    files: list[Path] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def leave_out(self, path: Path, reason: str) -> None:
+        """Add a file or folder that cannot be read."""
+        self.left_out.append(LeftOut(str(path), reason))
+
+
+def files_named(text: str, reading: Reading) -> Found | None:
+    """Return the files of a path or pattern; None if nothing is there.
+
+    Raises:
+        BadData: the folder or pattern has no files, or the folder cannot be read.
+    """
+    path = Path(text)
+    with unreadable_explained(text, "name another"):
+        is_there = os.path.lexists(path) or not MAGIC.search(text)
+        is_folder = is_there and _is_folder(path)
+        found = _beneath(path, reading) if is_folder else _matching(text, reading)
+    if found is None or found.files:
+        return found
+    if reading.include or reading.exclude:
+        raise BadData(f"there are no files in {text} that --include and --exclude leave")
+    if found.left_out:
+        first = found.left_out[0]
+        raise BadData(f"no file in {text} can be read: {first.name} {first.reason}")
+    raise BadData(f"there are no files in {text}: name a file or folder that holds text")
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a path is a folder; False if nothing is there.
+
+    Raises:
+        OSError: that cannot be told.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise
+        return False
+
+
+def _beneath(folder: Path, reading: Reading) -> Found:
+    """Return the files below a folder that are read; links to folders are not followed."""
+    found = Found()
+
+    def unreadable(error: OSError) -> None:
+        place = Path(error.filename)
+        if place == folder:
+            raise BadData(f"cannot read {folder}: {error.strerror}; name another") from error
+        found.leave_out(place, f"cannot be entered ({error.strerror})")
+
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        parent = Path(place)
+        inside = parent.relative_to(folder).as_posix()
+        folders[:] = sorted(name for name in folders if reading.enters(f"{inside}/{name}"))
+        for name in folders:
+            if (parent / name).is_symlink():
+                found.leave_out(parent / name, "is a link to a folder")
+        _add(found, (parent / n for n in files if reading.wants(f"{inside}/{n}")))
+    found.files.sort()
+    return found
+
+
+def _matching(text: str, reading: Reading) -> Found | None:
+    """Return the file of this name, or the files that match a pattern."""
+    if os.path.lexists(text):
+        if not stat.S_ISREG(Path(text).stat().st_mode):
+            raise BadData(
+                f"{text} is a device, a pipe or a socket: name a file, or send its text to "
+                "'llmc tokenize -'"
+            )
+        return Found([Path(text)])
+    if not MAGIC.search(text):
+        return None
+    found = Found()
+    _add(found, (file for file in expanded(text, recursive=True) if reading.includes(str(file))))
+    start = Path(text[: MAGIC.search(text).start()])  # type: ignore[union-attr]
+    if "**" in text:
+        # glob passes over folders that it cannot enter.
+        top = start if start.is_dir() else start.parent
+        for _ in os.walk(top, onerror=lambda error: _unentered(found, error)):
+            pass
+    return found
+
+
+def _unentered(found: Found, error: OSError) -> None:
+    found.leave_out(Path(error.filename), f"cannot be entered ({error.strerror})")
+
+
+def _add(found: Found, places: Iterator[Path]) -> None:
+    """Add the plain files among ``places``; folders are passed over, anything else is named."""
+    for place in places:
+        try:
+            mode = place.stat().st_mode
+        except OSError as error:
+            link = isinstance(error, FileNotFoundError) and place.is_symlink()
+            reason = "a link to nothing" if link else error.strerror
+            found.leave_out(place, f"cannot be read ({reason})")
+            continue
+        if stat.S_ISREG(mode):
+            found.files.append(place)
+        elif not stat.S_ISDIR(mode):
+            found.leave_out(place, "is a device, a pipe or a socket")

@@ -1,0 +1,131 @@
+"""Documents from CSV and TSV: records whose columns the first row names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from llmc.errors import BadData
+from llmc.text.documents import MAX_DOCUMENT
+from llmc.text.fields import NoField, listed, missing
+from llmc.text.reading import DEFAULT_FIELD
+from llmc.text.utf8 import CHUNK, Decoder
+
+DELIMITERS = ",;\t|"  # of .csv; the one that the first row has most often
+LOOKED_AT = 100  # rows by which the column that holds text is recognised
+NO_PROSE = re.compile(r"[\W\d_]*|true|false|yes|no|null|none|na|nan", re.IGNORECASE)
+
+
+def column_of(head: bytes, form: str, fields: Sequence[str], name: str) -> str:
+    """Return the column that holds the text of a table that begins with ``head``, in UTF-8.
+
+    It is the first of ``fields`` that is there. By default it is ``text``, or the only column, or
+    the only one that holds more than numbers.
+
+    Raises:
+        NoField: there is none; the message names the columns.
+    """
+    rows = _rows(io.StringIO(head.decode(errors="ignore"), newline=""), form, name)
+    found: list[list[str]] = []
+    try:
+        found += islice(rows, LOOKED_AT)
+    except BadData:
+        if len(head) < CHUNK:  # else its last row is cut
+            raise
+    names = found[0] if found else []
+    if not names:
+        raise NoField(f"{name} has no rows: leave it out")
+    if wanted := [field for field in fields if field in names]:
+        column = wanted[0]
+    elif fields:
+        raise NoField(f"{name} has {missing(fields, names, 'column')}")
+    else:
+        column = _usual(names, found[1:], name)
+    if names.count(column) > 1:
+        raise NoField(f"{name} has {names.count(column)} columns '{column}': rename one")
+    return column
+
+
+def _usual(names: list[str], rows: list[list[str]], name: str) -> str:
+    if usual := [each for each in names if each.strip().lower() == DEFAULT_FIELD]:
+        return usual[0]
+    prose = [
+        each
+        for at, each in enumerate(names)
+        if any(NO_PROSE.fullmatch(row[at].strip()) is None for row in rows if at < len(row))
+    ]
+    if len(names) == 1 or len(prose) == 1:
+        return (names if len(names) == 1 else prose)[0]
+    raise NoField(
+        f"{name} has no column '{DEFAULT_FIELD}': name one with --field (there: {listed(names)})"
+    )
+
+
+def table_documents(chunks: Iterable[bytes], form: str, column: str, name: str) -> Iterator[str]:
+    """Yield the texts in the column ``column`` of a table in UTF-8, without the empty ones.
+
+    Raises:
+        BadData: a row is not CSV, or has more or fewer columns than the first.
+    """
+    rows = _rows(_lines(chunks, name), form, name)
+    names = next(rows, [])
+    if column not in names:
+        raise NoField(f"{name} has {missing([column], names, 'column')}")
+    at = names.index(column)
+    for row in rows:
+        if row[at]:
+            yield row[at]
+
+
+def _rows(lines: Iterable[str], form: str, name: str) -> Iterator[list[str]]:
+    """Yield the rows, the names of the columns first; empty lines are left out."""
+    csv.field_size_limit(MAX_DOCUMENT)
+    first, lines = _first_of(lines)
+    counts = [(first.count(each), -at, each) for at, each in enumerate(DELIMITERS)]
+    delimiter = "\t" if form == "tsv" else max(counts)[2]
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    columns = 0
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise BadData(
+                f"{name}, line {reader.line_num:,}: not {form.upper()} ({error}); mend it, or read "
+                "it as plain text with --documents line"
+            ) from error
+        if row is None:
+            return
+        if not row:
+            continue
+        columns = columns or len(row)
+        if len(row) != columns:
+            raise BadData(
+                f"{name}, line {reader.line_num:,}: a row of {len(row)} columns, where the first "
+                f"row has {columns}; mend it, or read it as plain text with --documents line"
+            )
+        yield row
+
+
+def _first_of(lines: Iterable[str]) -> tuple[str, Iterator[str]]:
+    """Return the first line, and all lines."""
+    rest = iter(lines)
+    first = next(rest, "")
+
+    def all_lines() -> Iterator[str]:
+        yield first
+        yield from rest
+
+    return first, all_lines()
+
+
+def _lines(chunks: Iterable[bytes], name: str) -> Iterator[str]:
+    """Yield the lines of a text with their ends, which csv needs; LF, CR LF and CR end one."""
+    decoder = Decoder(name)
+    held = ""
+    for chunk in chunks:
+        *whole, held = [*io.StringIO(held + decoder.text(chunk), newline="")] or [""]
+        yield from whole
+    yield from io.StringIO(held + decoder.text(b"", final=True), newline="")
