@@ -79,7 +79,7 @@ def train(
         run: the run's name. Default: the dataset's with a number.
         resume: continue the run, or the newest one, from its newest checkpoint.
         resume_from: resume from the checkpoint of this step, or from ``"best"``.
-        threads: threads; the result does not depend on it. Default: one per core.
+        threads: threads; the result does not depend on it. Default: one per physical core.
         workspace: the run's folder is ``runs/<run>`` in it.
         report: receives notes.
         settings: training settings, put over the preset's: ``steps=200``, ``lr=1e-3``;

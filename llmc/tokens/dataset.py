@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from llmc.engine.machine import available_cores
+from llmc.engine.machine import available_cpus
 from llmc.errors import LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
@@ -326,7 +326,7 @@ def _write(
                     feed,
                     vocab_size=tokenizer.vocab_size,
                     shard_tokens=options.shard_tokens,
-                    workers=options.workers or available_cores(),
+                    workers=options.workers or available_cpus(),
                     advance=advance,
                 )
                 for name, feed in feeds.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmc.config import TrainConfig, flags_of
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import available_cores, chosen_isa
+from llmc.engine.machine import chosen_isa, default_threads
 from llmc.engine.process import Engine
 from llmc.errors import Interrupted, Killed, LlmcError, LossNotFinite
 from llmc.paths import CHECKPOINT, METRICS, Workspace
@@ -129,14 +129,14 @@ def train(
         settings: training settings by name (see ``TrainConfig``), put over the preset's.
         inputs: the run's name, preset, data and model, where the defaults are not meant.
         resume: continue a run, from its newest checkpoint or ``inputs.resume_from``.
-        threads: threads to compute with. Default: one per core. The result does not depend on it.
+        threads: threads; the result does not depend on it. Default: one per physical core.
         report: takes notes about what was chosen.
         on_event: takes every event of the engine, and the numbers so far.
 
     Raises:
         LlmcError: an input is missing or damaged, a setting makes no sense, or the engine failed.
     """
-    threads = threads or available_cores()
+    threads = threads or default_threads()
     plan = start(workspace, settings or {}, inputs or Inputs(), resume=resume, report=report)
     binary = ensure_native(report=report)
     if (warning := plan.storage.warning()) is not None:

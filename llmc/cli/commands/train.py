@@ -79,7 +79,10 @@ LogEvery = Annotated[
 Threads = Annotated[
     int | None,
     option(
-        "Threads; the result does not depend on it. Default: one per core.", "N", 1, group=MACHINE
+        "Threads; the result does not depend on it. Default: one per physical core.",
+        "N",
+        1,
+        group=MACHINE,
     ),
 ]
 DryRun = Annotated[
