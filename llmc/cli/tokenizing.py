@@ -23,8 +23,9 @@ Tokenizer = Annotated[
     str | None,
     of_tokens(
         f"Default: {DEFAULT_TOKENIZER}. bpe:N trains a vocabulary of N tokens on the "
-        "text; NAME is a tiktoken encoding, such as cl100k_base.",
-        "gpt2|byte|bpe:N|NAME|FILE",
+        "text; NAME is a tiktoken encoding, such as cl100k_base; "
+        "PATH a tokenizer's file or folder.",
+        "gpt2|byte|bpe:N|NAME|PATH",
     ),
 ]
 ValTokens = Annotated[int | None, of_tokens("Validate on the first N tokens.", "N", parser=count)]

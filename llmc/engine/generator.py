@@ -223,6 +223,7 @@ def generate_argv(
     positions: int | None = None,
     dtype: str = "fp32",
     threads: int = 1,
+    unused: str = "",
 ) -> list[str]:
     """Return the command line of ``llmc-native generate``.
 
@@ -233,7 +234,9 @@ def generate_argv(
         positions: length of the KV cache of each, in tokens. Default: the model's context.
         dtype: type of the weights in memory: fp32, bf16 or int8.
         threads: the tokens do not depend on it.
+        unused: ranges of ids that are never drawn, such as ``500-511,600-600``.
     """
     argv = [str(binary), "generate", "--model", str(model), "--slots", str(slots)]
     argv += ["--positions", str(positions)] if positions is not None else []
+    argv += ["--unused-ids", unused] if unused else []
     return [*argv, "--dtype", dtype, "--threads", str(threads)]

@@ -75,7 +75,7 @@ def evaluate(
         report.note("the tokenizer is unknown: no bits per byte, no documents")
         tally = Tally()
     else:
-        tally = Tally(text.tokenizer.eot, token_bytes(text.tokenizer))
+        tally = Tally(text.tokenizer.end, token_bytes(text.tokenizer))
     shards = [read_tokens(file) for file in text.files]
     total = max(sum(map(len, shards)) - 1, 0)
     total = min(total, max_tokens or total)

@@ -76,8 +76,8 @@ def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
     import numpy as np
 
     sizes = np.zeros(tokenizer.vocab_size, np.int64)
-    for token, number in tokenizer.ranks.items():
-        sizes[number] = len(token)
+    for token, size in tokenizer.text_sizes().items():
+        sizes[token] = size
     return sizes
 
 

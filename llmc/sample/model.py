@@ -37,8 +37,20 @@ class SampleModel:
 
     @property
     def eot(self) -> int:
-        """The end-of-text token; the last of the vocabulary if the tokenizer is unknown."""
+        """The token that begins a document; the last id if the tokenizer is unknown."""
         return self.tokenizer.eot if self.tokenizer is not None else self.config.vocab_size - 1
+
+    @property
+    def end(self) -> int:
+        """The token that ends a text; ``NO_TOKEN`` if none does, or the tokenizer is unknown."""
+        end = self.tokenizer.end if self.tokenizer is not None else None
+        return end if end is not None else NO_TOKEN
+
+    @property
+    def unused(self) -> str:
+        """Ranges of the model's ids that no token has; they are never drawn."""
+        rows = self.config.vocab_size
+        return self.tokenizer.ids_without_token(rows) if self.tokenizer is not None else ""
 
     def text(self, ids: Sequence[int]) -> str | None:
         """Return the text of ``ids``; None if the tokenizer is unknown."""
@@ -63,6 +75,7 @@ class SampleModel:
             positions=positions,
             dtype=dtype or self.settings.dtype,
             threads=threads or default_threads(self.config),
+            unused=self.unused,
         )
 
 
@@ -199,7 +212,7 @@ class LoadedModel:
         if unknown:
             raise Usage(f"unknown sampling setting '{min(unknown)}'")
         ids = model.tokenizer.encode(prompt) or [model.eot]
-        eot = NO_TOKEN if ignore_eot else model.eot
+        eot = NO_TOKEN if ignore_eot else model.end
         request = Request(ids, replace(model.settings, **settings), eot)
         stops = [stop] if isinstance(stop, str) else stop
         return Sample(self._generator, model.tokenizer, request, stops)

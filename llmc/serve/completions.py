@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from llmc.config import SampleConfig
 from llmc.engine.protocol import NO_TOKEN, Request
+from llmc.errors import BadData
 from llmc.sample.streaming import TextStream
 from llmc.serve.batch import EngineBatch, Job
 from llmc.serve.choices import ChoiceWriter, speller
@@ -48,7 +49,7 @@ class Completions:
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._spell = speller(tokenizer)
-        self._longest = max(map(len, tokenizer.ranks))
+        self._longest = max(tokenizer.text_sizes().values())
 
     async def answer(self, asked: CompletionRequest) -> Response:
         """Answer a request; a stream begins with the first event.
@@ -67,7 +68,8 @@ class Completions:
                 param="n",
             )
         prompts = [await self._ids(each, asked.truncate_prompt_tokens) for each in asked.prompts]
-        eot = NO_TOKEN if asked.ignore_eos else self._tokenizer.eot
+        tokenizer = self._tokenizer
+        eot = NO_TOKEN if asked.ignore_eos or not tokenizer.ends else tokenizer.eot
         choices = [
             ChoiceWriter(
                 index,
@@ -131,7 +133,7 @@ class Completions:
         """Return a prompt's ids; end-of-text for an empty one.
 
         Raises:
-            Refused: it is longer than the context.
+            Refused: it is longer than the context, or has a character without a token.
         """
         most = self.limits.positions - 1
         if isinstance(prompt, list):
@@ -143,10 +145,13 @@ class Completions:
             prompt = prompt[-characters:]
         if len(prompt) > characters:
             raise _too_long(f"{len(prompt)} characters, more than {most} tokens have", most)
-        if len(prompt) > LONG_TEXT:
-            ids = await asyncio.to_thread(self._tokenizer.encode, prompt)
-        else:
-            ids = self._tokenizer.encode(prompt)
+        try:
+            if len(prompt) > LONG_TEXT:
+                ids = await asyncio.to_thread(self._tokenizer.encode, prompt)
+            else:
+                ids = self._tokenizer.encode(prompt)
+        except BadData as error:  # a character that the vocabulary lacks
+            raise Refused(400, str(error), param="prompt") from error
         if truncate is not None:
             ids = ids[-truncate:]
         if len(ids) > most:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmc.config import SampleConfig
 from llmc.engine.protocol import Ready
-from llmc.errors import BadData, LlmcError
+from llmc.errors import LlmcError
 from llmc.model import parameter_count
 from llmc.paths import BEST, CHECKPOINT, METRICS
 from llmc.sample.model import SampleModel
@@ -25,17 +25,8 @@ MOST_POINTS = 600
 
 
 def served_model(chosen: SampleModel) -> ServedModel:
-    """Return the served form of a model whose tokenizer is known.
-
-    Raises:
-        BadData: the model has tokens that the tokenizer does not have.
-    """
+    """Return the served form of a model whose tokenizer is known."""
     assert chosen.tokenizer is not None
-    if chosen.config.vocab_size > chosen.tokenizer.vocab_size:
-        raise BadData(
-            f"{chosen.checkpoint} has {chosen.config.vocab_size} tokens, but its tokenizer "
-            f"'{chosen.tokenizer.name}' has only {chosen.tokenizer.vocab_size}: serve another model"
-        )
     folder = chosen.checkpoint.parent
     is_run = chosen.checkpoint.name in (BEST, CHECKPOINT) and (folder / METRICS).is_file()
     return ServedModel(

@@ -92,7 +92,7 @@ def serve(
         metrics.watch(batch)
         limits = RequestLimits(
             positions=generator.ready.positions,
-            vocab_size=generator.ready.vocab_size,
+            vocab_size=min(generator.ready.vocab_size, served.tokenizer.vocab_size),
             max_tokens=max_tokens,
             choices=min(batch.capacity, MAX_CHOICES),
         )

@@ -24,13 +24,39 @@ CHARACTERS = [
 BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
 
 
+LAST_SPECIAL = -1
+
+
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer as a file holds it."""
+    """A tokenizer as a file holds it.
 
-    tokens: tuple[bytes, ...]  # the bytes of each id; a special token's name
-    specials: tuple[int, ...]  # the ids of the special tokens
-    merges: tuple[str, ...]  # pairs of spelled tokens, a space between them, in order of rank
+    Attributes:
+        tokens: the bytes of each id; a special token's name; empty for an id without token.
+        specials: the ids of the special tokens.
+        merges: pairs of spelled tokens, a space between them, in order of rank.
+        end: the id that ends a document; None if there is none. Default: the last special token.
+        whole: ids of other tokens that are found whole in a text, before it is split.
+    """
+
+    tokens: tuple[bytes, ...]
+    specials: tuple[int, ...]
+    merges: tuple[str, ...]
+    end: int | None = LAST_SPECIAL
+    whole: tuple[int, ...] = ()
+
+    @property
+    def eot(self) -> int | None:
+        """The id that ends a document; None if there is none."""
+        return self.specials[-1] if self.end == LAST_SPECIAL else self.end
+
+    def names(self) -> list[str]:
+        """Return the tokens as GPT-2's files write them; ``""`` for an id without token."""
+        named = {*self.specials, *self.whole}
+        return [
+            token.decode(errors="replace") if index in named else spelled(token)
+            for index, token in enumerate(self.tokens)
+        ]
 
 
 def spelled(token: bytes) -> str:

@@ -16,11 +16,12 @@ from llmc.text.examine import lines_of
 from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, open_source
 from llmc.tokens import shards
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.encode import choose_encoder, cuts_of
+from llmc.tokens.encode import HeldEncoder, choose_encoder, cuts_of
 from llmc.tokens.files import MAX_TOKENS
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
 from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, load_manifest, verify
 from llmc.tokens.merge import find_parts, folder_name, range_of
+from llmc.tokens.nanogpt import META
 from llmc.tokens.pipeline import Feed, text_tasks
 from llmc.tokens.shards import MIN_TOKENS, MOST_VAL_TOKENS, SHARD_TOKENS, Cut
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
@@ -32,7 +33,7 @@ DEFAULT_TOKENIZER = "gpt2"
 class TokenizeOptions:
     """How :func:`tokenize` turns its inputs into a dataset."""
 
-    tokenizer: str | None = None  # gpt2, byte, bpe:N (to train), a tiktoken encoding, or a file
+    tokenizer: str | Tokenizer | None = None  # gpt2, byte, bpe:N (to train), or what names one
     val_tokens: int | None = None  # validate on exactly the first N tokens
     val_fraction: float | None = None  # validate on this fraction, rounded to whole documents
     out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
@@ -97,7 +98,9 @@ def tokenize(
     return _tokenize_text(workspace, inputs, options, report)
 
 
-def find_tokenized(workspace: Workspace, inputs: list[str], tokenizer: str) -> Manifest | None:
+def find_tokenized(
+    workspace: Workspace, inputs: list[str], tokenizer: str | Tokenizer
+) -> Manifest | None:
     """Return an intact dataset in ``data/`` made from the same text with the same tokenizer.
 
     The text, the tokenizer and the token files are compared by their hashes.
@@ -189,6 +192,8 @@ def _tokenize_text(
     made = replace(made, special=options.special, part=record, left_out=left_out)
     size = source.total_bytes
     done = _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
+    if isinstance(chosen.encode, HeldEncoder) and (lost := chosen.encode.lost_bytes):
+        report.note(f"{lost:,} bytes of the text have no token in this tokenizer: left out")
     if source.line_ends_changed:
         report.note("line ends CR LF and CR became LF (--newlines keep keeps them)")
     return done
@@ -198,11 +203,16 @@ def _import_tokens(
     workspace: Workspace, inputs: list[str], options: TokenizeOptions, report: Report
 ) -> TokenizedDataset:
     """Make a dataset of existing token files."""
-    spec, dtype = options.tokenizer or DEFAULT_TOKENIZER, options.dtype
+    spec: str | Tokenizer = options.tokenizer or DEFAULT_TOKENIZER
+    dtype = options.dtype
     if bpe_vocab_size(spec) is not None:
         raise Usage(f"token files are already encoded: name their tokenizer, not {spec}")
     paths = find_token_files(inputs, dtype)
-    _note_default_tokenizer(options, report)
+    if options.tokenizer is None and (meta := paths[0].with_name(META)).is_file():
+        report.note(f"tokenizer: {meta}, which is beside the token files")
+        spec = str(meta)
+    else:
+        _note_default_tokenizer(options, report)
     tokenizer = load_tokenizer(spec)
     records = source_records(paths, dtype)
     feeds: dict[str, Feed] = {"train": partial(token_tasks, paths, dtype, tokenizer)}

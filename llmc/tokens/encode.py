@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from llmc.errors import LlmcError, Usage
 from llmc.installation import install_command
@@ -21,6 +21,7 @@ from llmc.text.documents import ENDOFTEXT
 from llmc.text.source import Part
 from llmc.text.utf8 import well_formed
 from llmc.tokens.files import token_dtype
+from llmc.tokens.held import CharacterCoder, HuggingFaceCoder
 from llmc.tokens.tokenizer import PATTERN, Tokenizer
 from llmc.tokens.vocabulary import TOKENIZER_FILE, file_form
 
@@ -108,6 +109,10 @@ def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] |
     """
     if special and any(re.search(r"\s", text) for text in tokenizer.special_tokens):
         return None
+    if isinstance(tokenizer.encoding, CharacterCoder):
+        return CUT_ANYWHERE
+    if isinstance(tokenizer.encoding, HuggingFaceCoder):
+        return CUT_AT_BLANKS if tokenizer.encoding.splits_at_blanks else None
     if tokenizer.pattern == PATTERN:
         return CUT_ANYWHERE
     return CUT_AT_BLANKS if tokenizer.name in CUT_AT_BLANKS_IN else None
@@ -134,6 +139,59 @@ def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
         return np.concatenate(arrays)
 
     return _encoder(tokenizer, joined_ids, piece_by_piece, special=special)
+
+
+class HeldEncoder:
+    """Encodes batches with a tokenizer that is held as a document.
+
+    Attributes:
+        lost_bytes: bytes of text so far that no token stands for: the vocabulary lacks them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, special: bool) -> None:
+        """Use ``tokenizer``; with ``special``, the text of a special token becomes that token."""
+        import numpy as np
+
+        self.lost_bytes = 0
+        self._tokenizer, self._special = tokenizer, special
+        self._sizes = np.zeros(tokenizer.vocab_size, np.int64)
+        for token, size in tokenizer.text_sizes().items():
+            self._sizes[token] = size
+        if special:
+            for text, token in tokenizer.special_tokens.items():
+                self._sizes[token] = len(text.encode())
+        self._lock = threading.Lock()
+
+    def __call__(self, batch: Batch) -> Encoded:
+        """Encode a batch.
+
+        Raises:
+            BadData: a tokenizer of characters does not have one of them.
+        """
+        import numpy as np
+
+        coder = self._tokenizer.encoding
+        assert isinstance(coder, HuggingFaceCoder | CharacterCoder)
+        batch = [(start, well_formed(text)) for start, text in batch]
+        size = _utf8_length(batch)
+        arrays = [np.empty(0, np.int64)]
+        kept = 0
+        many = coder.many([text for _, text in batch], special=self._special)
+        for (start, text), ids in zip(batch, many, strict=True):
+            found = np.array(ids, np.int64)
+            # A prefix space stands for no byte of the text.
+            kept += min(int(self._sizes[found].sum()), len(text.encode()))
+            arrays += [np.full(int(start), self._tokenizer.eot, np.int64), found]
+        with self._lock:
+            self.lost_bytes += size - kept
+        return Encoded(np.concatenate(arrays).astype(token_dtype(self._tokenizer.vocab_size)), size)
+
+
+def exact_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
+    """Return the encoder of a tokenizer: its document's, or tiktoken."""
+    if tokenizer.document is not None:
+        return HeldEncoder(tokenizer, special=special)
+    return tiktoken_encoder(tokenizer, special=special)
 
 
 def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
@@ -207,7 +265,7 @@ def _per_thread(tokenizer: Tokenizer) -> Callable[[], tiktoken.Encoding]:
 
     def encoding() -> tiktoken.Encoding:
         if not hasattr(kept, "encoding"):
-            kept.encoding = tokenizer.encoding
+            kept.encoding = cast("tiktoken.Encoding", tokenizer.encoding)
             if 0 < next(threads) < OWN_ENCODINGS:
                 kept.encoding = tiktoken.Encoding(
                     tokenizer.name,
@@ -236,13 +294,15 @@ def choose_encoder(
     They are compared on samples of ``parts``. ``fast`` is None for gigatoken if it is installed.
 
     Raises:
-        Usage: ``fast`` is True and gigatoken is not installed.
+        Usage: ``fast`` is True, and gigatoken is not installed or cannot hold the tokenizer.
         BadData: the text cannot be read.
     """
     import numpy as np
 
-    exact = tiktoken_encoder(tokenizer, special=special)
-    if fast is False:
+    if fast and tokenizer.document is not None:
+        raise Usage(f"--fast cannot encode with the tokenizer {tokenizer.name}: leave it out")
+    exact = exact_encoder(tokenizer, special=special)
+    if fast is False or tokenizer.document is not None:
         return ChosenEncoder(exact)
     if importlib.util.find_spec("gigatoken") is None:
         if fast:

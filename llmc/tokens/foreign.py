@@ -80,8 +80,8 @@ def token_tasks(
     import numpy as np
 
     lengths = np.zeros(tokenizer.vocab_size, np.int64)  # text bytes of every token
-    for token, rank in tokenizer.ranks.items():
-        lengths[rank] = len(token)
+    for token, size in tokenizer.text_sizes().items():
+        lengths[token] = size
     for index, path in enumerate(paths):
         if index < start.part:
             continue

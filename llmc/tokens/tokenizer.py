@@ -1,11 +1,12 @@
-"""Tokenizers: GPT-2's, plain bytes, a byte-level BPE trained here, or any tiktoken encoding.
+"""Tokenizers: GPT-2's, plain bytes, a byte-level BPE trained here, any tiktoken encoding, others'.
 
 A tokenizer is a vocabulary, a pattern that splits text before tokens are looked up, and special
 tokens, one of which is ``<|endoftext|>``. GPT-2's tokenizer, the bytes and a trained BPE are plain:
 a list of tokens defines them, because a token's id is its place in the list, the pattern is
 GPT-2's, and ``<|endoftext|>`` is the only special token and has the last id. tiktoken's other
 encodings have their own patterns and special tokens, which a tokenizer.json beside the tokens
-records.
+records. A Hugging Face tokenizer and a table of characters are held as a document
+(:mod:`llmc.tokens.held`).
 
 The fingerprint is the SHA-256 of these UTF-8 bytes: the split pattern, a newline, the file form of
 the tokens (:mod:`llmc.tokens.vocabulary`), then for each special token in the order of ids its
@@ -16,11 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from llmc.errors import BadData, Usage
 from llmc.kinds import broken_explained
@@ -30,16 +31,33 @@ from llmc.tokens import vocabulary
 from llmc.tokens.files import is_file_name
 from llmc.tokens.vocabulary import TOKENIZER_FILE, encoding_names, file_form, ranks_of, read_ranks
 
-if TYPE_CHECKING:
-    import tiktoken
-
 # GPT-2's split pattern as tiktoken writes it: possessive quantifiers make a long run of spaces take
 # linear time; the pieces are those of OpenAI's original.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 RECORD_FILE = "tokenizer.json"
+HELD_FILE = "tokenizer.held.json"  # a tokenizer that is held as a document
 GPT2_NAMES = ("gpt2", "r50k_base")  # the same vocabulary and pattern
 WITHOUT_FILE = ("gpt2", "byte")  # they can be had again by name
+KNOWN = {  # fingerprint -> name
+    "dab4dab7b732ef20044345d12d29e641ff9d3854aea11b42cbabdfc623c6a90c": "gpt2",
+    "2309cf2272d54a683a6081f7e6296aaa22fdfce68ff0c5f501e6f80e45c722e3": "byte",
+}
+
+
+class Coder(Protocol):
+    """Turns text into ids and back; a ``tiktoken.Encoding`` is one."""
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Return the ids of a text, in which special tokens are text."""
+
+    def encode(
+        self, text: str, *, allowed_special: set[str], disallowed_special: Collection[str]
+    ) -> list[int]:
+        """Return the ids of a text, in which the ``allowed_special`` are tokens."""
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Return the bytes of known ids."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +65,62 @@ class Tokenizer:
     """A vocabulary and how text becomes ids in it.
 
     Attributes:
-        name: ``gpt2``, ``byte``, ``bpe`` or the name of a tiktoken encoding.
-        eot: the id of ``<|endoftext|>``; the last id, except in some tiktoken encodings.
+        name: ``gpt2``, ``byte``, ``bpe``, ``huggingface``, ``characters`` or the name of a tiktoken
+            encoding.
+        eot: the id that comes before every document: end-of-text, or the newline of a tokenizer
+            that has no end-of-text.
         vocab_size: V, the largest id plus 1.
         fingerprint: SHA-256 of everything that decides the ids, in hexadecimal.
-        pattern: the split pattern, in tiktoken's syntax.
-        special_tokens: text -> id; ``<|endoftext|>`` is one of them.
-        ranks: token -> id, without the special tokens.
+        pattern: the split pattern, in tiktoken's syntax; empty if llmc does not split by it.
+        special_tokens: text -> id.
+        ranks: token -> id, without the special tokens; of tokens with the same bytes, one.
+        ends: whether ``eot`` ends a text.
+        document: what defines a tokenizer that is held as a document; None for others.
     """
 
     name: str
-    encoding: tiktoken.Encoding = field(repr=False, compare=False)
+    encoding: Coder = field(repr=False, compare=False)
     eot: int
     vocab_size: int
     fingerprint: str
     pattern: str = field(repr=False)
     special_tokens: Mapping[str, int] = field(repr=False)
     ranks: Mapping[bytes, int] = field(repr=False, compare=False)
+    ends: bool = True
+    document: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def end(self) -> int | None:
+        """The id that ends a text; None if none does."""
+        return self.eot if self.ends else None
 
     @property
     def is_plain(self) -> bool:
         """Whether the tokens define it: GPT-2's pattern, ``<|endoftext|>`` alone and last."""
-        return self.pattern == PATTERN and self.special_tokens == {ENDOFTEXT: len(self.ranks)}
+        return (
+            self.document is None
+            and self.pattern == PATTERN
+            and self.special_tokens == {ENDOFTEXT: len(self.ranks)}
+        )
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of ``text``; a ``<|endoftext|>`` written in it is text like any other."""
-        return self.encoding.encode_ordinary(text)
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the ids of ``text``.
+
+        The text of a special token, such as ``<|endoftext|>``, is text like any other, or with
+        ``special`` that token.
+
+        Raises:
+            BadData: a tokenizer of characters does not have one of them.
+        """
+        if not special:
+            return self.encoding.encode_ordinary(text)
+        allowed = set(self.special_tokens)
+        return self.encoding.encode(text, allowed_special=allowed, disallowed_special=())
+
+    def text_sizes(self) -> dict[int, int]:
+        """Return id -> bytes of text, of every token but the special ones."""
+        sizes = {rank: len(token) for token, rank in self.ranks.items()}
+        return sizes | getattr(self.encoding, "twins", {})
 
     def detokenize(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of the ids; UTF-8 unless a character is cut.
@@ -98,8 +146,19 @@ class Tokenizer:
         """The ids below V that no token has."""
         if len(self.ranks) + len(self.special_tokens) == self.vocab_size:
             return frozenset()
-        used = {*self.ranks.values(), *self.special_tokens.values()}
+        used = {*self.text_sizes(), *self.special_tokens.values()}
         return frozenset(range(self.vocab_size)) - used
+
+    def ids_without_token(self, rows: int) -> str:
+        """Return the ids of a model of ``rows`` rows that no token has: ``500-511,600-600``."""
+        missing = [*sorted(self._unused), *range(self.vocab_size, rows)]
+        ranges: list[tuple[int, int]] = []
+        for token in missing:
+            if ranges and ranges[-1][1] == token - 1:
+                ranges[-1] = (ranges[-1][0], token)
+            else:
+                ranges.append((token, token))
+        return ",".join(f"{first}-{last}" for first, last in ranges)
 
     def tokens(self) -> list[bytes]:
         """Return the bytes of all tokens but the special ones, in the order of their ids.
@@ -109,40 +168,45 @@ class Tokenizer:
         return sorted(self.ranks, key=self.ranks.__getitem__)
 
 
-def load_tokenizer(spec: str) -> Tokenizer:
-    """Return the tokenizer that ``spec`` names.
+def load_tokenizer(spec: str | Tokenizer) -> Tokenizer:
+    """Return the tokenizer that ``spec`` names, or is.
 
-    It is ``gpt2``, ``byte``, a tiktoken encoding, or a file in tiktoken's form. A tokenizer.json
-    beside the file may hold its pattern and special tokens; without one they are GPT-2's.
+    It is ``gpt2``, ``byte``, a tiktoken encoding, or a file or folder
+    (:func:`llmc.tokens.tokenizer_files.tokenizer_at`).
 
     Raises:
         Usage: ``spec`` is none of these; ``bpe:N`` has to be trained (:mod:`llmc.tokens.bpe`).
-        BadData: the file is damaged, or the vocabulary is not found.
+        BadData: a file is damaged, llmc cannot hold its tokenizer, or a vocabulary is not found.
     """
+    from llmc.tokens.tokenizer_files import tokenizer_at
+
+    if isinstance(spec, Tokenizer):
+        return spec
     if spec in GPT2_NAMES:
         return plain_tokenizer("gpt2", ranks_of(vocabulary.gpt2_tokens()))
     if spec == "byte":
         return plain_tokenizer("byte", ranks_of(vocabulary.single_bytes()))
     if spec.startswith("bpe:"):
         raise Usage(f"'{spec}' is trained by 'llmc tokenize'; name the {TOKENIZER_FILE} it wrote")
-    if Path(spec).is_file():
-        return _from_file(Path(spec))
+    if spec and (found := tokenizer_at(spec)) is not None:
+        return found
     if spec in encoding_names():
         return _named(spec)
     raise Usage(
         f"no tokenizer '{spec}': choose gpt2, byte, bpe:N (such as bpe:2048), one of tiktoken's "
-        f"({', '.join(name for name in encoding_names() if name not in GPT2_NAMES)}) "
-        f"or a {TOKENIZER_FILE} that 'llmc tokenize' wrote"
+        f"({', '.join(name for name in encoding_names() if name not in GPT2_NAMES)}), "
+        f"a {TOKENIZER_FILE} that 'llmc tokenize' wrote, a Hugging Face tokenizer.json or its "
+        "folder, or nanoGPT's meta.pkl"
     )
 
 
-def bpe_vocab_size(spec: str) -> int | None:
+def bpe_vocab_size(spec: str | Tokenizer) -> int | None:
     """Return N if ``spec`` is ``bpe:N``, else None.
 
     Raises:
         Usage: N is not a number, or too small for the bytes, one merge and ``<|endoftext|>``.
     """
-    if not spec.startswith("bpe:"):
+    if isinstance(spec, Tokenizer) or not spec.startswith("bpe:"):
         return None
     number = spec.removeprefix("bpe:")
     if not number.isdecimal() or not 258 <= int(number) <= 2**24:
@@ -154,11 +218,18 @@ def bpe_vocab_size(spec: str) -> int | None:
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write the tokens in tiktoken's text form, and a record beside them unless it is plain.
+    """Write a tokenizer's file, and a record beside tokens whose pattern is not GPT-2's.
+
+    It is the document of a tokenizer that is held as one, else tokens in tiktoken's text form.
 
     Raises:
         BadData: the place cannot be written.
     """
+    if tokenizer.document is not None:
+        with written_whole(path) as partial:
+            text = json.dumps(tokenizer.document, ensure_ascii=False)
+            partial.write_text(text + "\n", encoding="utf-8")
+        return
     with written_whole(path) as partial:
         partial.write_bytes(file_form(tokenizer.ranks))
     if not tokenizer.is_plain:
@@ -167,6 +238,8 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 
 def file_of(tokenizer: Tokenizer) -> str | None:
     """Return the name of the tokenizer's file; None if its name is enough to load it."""
+    if tokenizer.document is not None:
+        return HELD_FILE
     return None if tokenizer.name in WITHOUT_FILE else TOKENIZER_FILE
 
 
@@ -222,7 +295,7 @@ def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
         "fingerprint": tokenizer.fingerprint,
         "file": file,
     }
-    if not tokenizer.is_plain:
+    if not tokenizer.is_plain and tokenizer.document is None:
         special = dict(tokenizer.special_tokens)
         record |= {"pattern": tokenizer.pattern, "special_tokens": special}
     with written_whole(path) as partial:
@@ -249,8 +322,12 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def _from_file(path: Path) -> Tokenizer:
-    """Read tokens in tiktoken's form, and the record beside them if it names their file."""
+def tokens_file(path: Path) -> Tokenizer:
+    """Read tokens in tiktoken's form, and the record beside them if it names their file.
+
+    Raises:
+        BadData: one of them is damaged.
+    """
     record = _read_record(path.with_name(RECORD_FILE))
     if record is None or record["file"] != path.name or "pattern" not in record:
         return plain_tokenizer("bpe", read_ranks(path))
@@ -275,6 +352,12 @@ def _named(name: str) -> Tokenizer:
 def plain_tokenizer(name: str, ranks: Mapping[bytes, int]) -> Tokenizer:
     """Return a tokenizer with GPT-2's pattern and ``<|endoftext|>`` as its last token."""
     return _assembled(name, ranks, PATTERN, {ENDOFTEXT: len(ranks)})
+
+
+def named_if_known(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a plain tokenizer under its name if it is GPT-2's or the bytes."""
+    name = KNOWN.get(tokenizer.fingerprint)
+    return plain_tokenizer(name, tokenizer.ranks) if name is not None else tokenizer
 
 
 def _assembled(

@@ -6,111 +6,323 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmc.errors import BadData
 from llmc.kinds import broken_explained
-from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
+from llmc.text.documents import ENDOFTEXT
+from llmc.tokens.byte_level import Vocabulary, merges_of, unspelled
+from llmc.tokens.held import ADDED_FACTS, held_tokenizer, merges_in, why_not_held
+from llmc.tokens.tokenizer import Tokenizer, named_if_known, plain_tokenizer
+from llmc.tokens.vocabulary import ranks_of, single_bytes
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+SPECIALS = "special_tokens_map.json"
+SPECIAL_KEYS = tuple(f"{key}_token" for key in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # of any tokenizer.json
 VOCAB, MERGES = "vocab.json", "merges.txt"
-FILES = (TOKENIZER, CONFIG, VOCAB, MERGES)
+PAIRS = ((VOCAB, MERGES), ("encoder.json", "vocab.bpe"))  # OpenAI's names of GPT-2's
+OLDER_NAMES = tuple(name for pair in PAIRS for name in pair)
+# Files of other tokenizers: sentencepiece's, WordPiece's, OpenAI's without their pattern.
+OTHERS = ("*.model", "vocab.txt", "*.spm", "tekken.json", "*.tiktoken", VOCAB)
 _ADVICE = "get it again, or name another with --tokenizer"
-MERGES_HEADER = "#version: 0.2"
+MERGES_HEADER, MERGES_START = "#version: 0.2", b"#version"
 
 
-def write_tokenizer_json(folder: Path, vocabulary: Vocabulary, context: int) -> None:
-    """Write the four files, with GPT-2's split pattern; the last special token ends a document.
+def write_tokenizer_json(
+    folder: Path, vocabulary: Vocabulary, context: int, table: Mapping[str, Any] | None = None
+) -> None:
+    """Write the four files.
 
-    ``context`` is the model's maximum number of positions, beyond which ``AutoTokenizer`` warns.
+    Args:
+        folder: where they go.
+        vocabulary: the tokens and merges.
+        context: the model's maximum number of positions, beyond which ``AutoTokenizer`` warns.
+        table: the ``tokenizer.json``. Default: one with GPT-2's split pattern.
 
     Raises:
         OSError: the disk is full.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer as Library
 
-    names = [
-        token.decode() if index in vocabulary.specials else spelled(token)
-        for index, token in enumerate(vocabulary.tokens)
-    ]
-    ids = {name: index for index, name in enumerate(names)}
-    pairs: list[Any] = [tuple(merge.split(" ", 1)) for merge in vocabulary.merges]
-    made = Tokenizer(models.BPE(vocab=ids, merges=pairs))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.post_processor = processors.ByteLevel(trim_offsets=False)
-    specials = [names[index] for index in vocabulary.specials]
-    made.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in specials])
+    ids = {name: index for index, name in enumerate(vocabulary.names()) if name}
+    table = table if table is not None else table_of(vocabulary)
+    made = Library.from_str(json.dumps(table))
     (folder / TOKENIZER).write_text(made.to_str(pretty=True) + "\n", encoding="utf-8")
     (folder / VOCAB).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     lines = [MERGES_HEADER, *vocabulary.merges]
     (folder / MERGES).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    settings = {
-        "add_prefix_space": False,
-        "bos_token": specials[-1],
+    splitter = table["pre_tokenizer"]
+    settings: dict[str, object] = {
+        "add_prefix_space": bool(splitter.get("add_prefix_space", False)),
         "clean_up_tokenization_spaces": False,
-        "eos_token": specials[-1],
         "model_max_length": context,
-        "tokenizer_class": "GPT2Tokenizer",
-        "unk_token": specials[-1],
+        "tokenizer_class": "GPT2Tokenizer" if splitter_is_gpt2s(table) else TOKENIZER_CLASS,
     }
-    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    if vocabulary.eot is not None:
+        end = vocabulary.names()[vocabulary.eot]
+        settings |= {"bos_token": end, "eos_token": end, "unk_token": end}
+    if (unknown := table["model"].get("unk_token")) is not None:
+        settings["unk_token"] = unknown
+    ordered = dict(sorted(settings.items()))
+    (folder / CONFIG).write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
 
 
-def read_tokenizer_json(folder: Path) -> Vocabulary | None:
-    """Return the tokenizer beside a model; None if there is none, or it is unlike GPT-2's.
+def splitter_is_gpt2s(table: Mapping[str, Any]) -> bool:
+    """Tell whether a ``tokenizer.json`` splits text by GPT-2's pattern and nothing else."""
+    splitter = table["pre_tokenizer"]
+    return splitter.get("type") == "ByteLevel" and bool(splitter.get("use_regex", True))
+
+
+def table_of(vocabulary: Vocabulary, *, prefix_space: bool = False) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` with GPT-2's split pattern."""
+    names, special = vocabulary.names(), set(vocabulary.specials)
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            dict.fromkeys(ADDED_FACTS, False)
+            | {"id": index, "content": names[index]}
+            | {"special": index in special, "normalized": index not in special}
+            for index in sorted(special | {*vocabulary.whole})
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": prefix_space,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "post_processor": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": False,
+            "use_regex": True,
+        },
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {name: index for index, name in enumerate(names) if name},
+            "merges": [merge.split(" ", 1) for merge in vocabulary.merges],
+        },
+    }
+
+
+def vocabulary_of_table(tokenizer: Tokenizer) -> Vocabulary:
+    """Return the tokens and merges of a Hugging Face tokenizer that is held as a document."""
+    assert tokenizer.document is not None
+    table = tokenizer.document["tokenizer"]
+    added = {item["id"]: item for item in table.get("added_tokens") or ()}
+    by_id = {token: data for data, token in tokenizer.ranks.items()}
+    by_id |= {token: name.encode() for name, token in tokenizer.special_tokens.items()}
+    return Vocabulary(
+        tuple(by_id.get(index, b"") for index in range(tokenizer.vocab_size)),
+        tuple(sorted(tokenizer.special_tokens.values())),
+        tuple(merges_in(table["model"])),
+        tokenizer.eot if tokenizer.ends else None,
+        tuple(sorted(token for token, item in added.items() if not item.get("special"))),
+    )
+
+
+@dataclass(frozen=True)
+class Unheld:
+    """A tokenizer that is there and that llmc cannot hold.
+
+    Attributes:
+        reason: why.
+        fingerprint: SHA-256 in hexadecimal of what defines it, which no held tokenizer has.
+    """
+
+    reason: str
+    fingerprint: str
+
+
+def read_folder(folder: Path) -> Tokenizer | Unheld | None:
+    """Return the tokenizer of a Hugging Face folder; None if it has no file of one.
 
     Raises:
         BadData: its file is damaged.
     """
-    older = not (folder / TOKENIZER).is_file()
-    path = folder / (VOCAB if older else TOKENIZER)
-    if not path.is_file() or (older and not (folder / MERGES).is_file()):
+    if (folder / TOKENIZER).is_file():
+        return read_file(folder / TOKENIZER)
+    for vocab, merges in PAIRS:
+        if (folder / vocab).is_file() and (folder / merges).is_file():
+            return read_pair(folder / vocab, folder / merges)
+    names = (name for pattern in OTHERS for name in sorted(folder.glob(pattern)))
+    if (other := next((path for path in names if path.is_file()), None)) is not None:
+        with broken_explained(f"the tokenizer {other}", _ADVICE):
+            digest = hashlib.sha256(b"another tokenizer\n" + other.read_bytes())
+        return Unheld(f"{other.name} is not a byte-level BPE's file", digest.hexdigest())
+    named = _settings(folder, CONFIG).get("tokenizer_class")
+    if named in (None, "GPT2Tokenizer", "GPT2TokenizerFast"):
         return None
+    digest = hashlib.sha256(f"another tokenizer\n{named}".encode())
+    return Unheld(f"{CONFIG} names {named}, and no vocabulary is there", digest.hexdigest())
+
+
+def read_file(path: Path) -> Tokenizer | Unheld:
+    """Return the tokenizer of a ``tokenizer.json``.
+
+    Raises:
+        BadData: it is damaged.
+    """
     with broken_explained(f"the tokenizer {path}", _ADVICE):
         table = json.loads(path.read_text(encoding="utf-8"))
-        if not older:
-            return _read_json(table)
-        lines = (folder / MERGES).read_text(encoding="utf-8").splitlines()
-        lines = lines[1:] if lines and lines[0].startswith("#version") else lines
-        return _vocabulary(table, {}, [line for line in lines if line])
+        return tokenizer_of_table(table, _declared_end(path.parent))
 
 
-def _read_json(table: dict[str, Any]) -> Vocabulary | None:
-    model, cutter = table["model"], table.get("pre_tokenizer") or {}
-    like_gpt2 = (
-        model.get("type", "BPE") == "BPE"
-        and table.get("normalizer") is None
-        and cutter.get("type") == "ByteLevel"
-        and not cutter.get("add_prefix_space", True)
-        and cutter.get("use_regex", True)
-        and not model.get("ignore_merges", False)
-        and not model.get("byte_fallback", False)
-    )
-    if not like_gpt2:
-        return None
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    added = {item["content"]: item["id"] for item in table.get("added_tokens", ())}
-    return _vocabulary(model["vocab"], added, merges)
+def read_beside(path: Path) -> Tokenizer | Unheld:
+    """Return the tokenizer of a ``vocab.json`` or ``merges.txt`` and the other one beside it.
 
-
-def _vocabulary(ids: dict[str, int], added: dict[str, int], merges: list[str]) -> Vocabulary | None:
-    """Return tokens in the order of their ids; None if ids are missing.
-
-    If no file names the special tokens, they are those that no merge makes.
+    Raises:
+        BadData: the other one is missing, or one is damaged.
     """
-    every = ids | added
-    names = sorted(every, key=every.__getitem__)
-    if [every[name] for name in names] != list(range(len(names))):
+    for pair in PAIRS:
+        if path.name in pair:
+            vocab, merges = (path.with_name(name) for name in pair)
+            if not vocab.is_file() or not merges.is_file():
+                missing = merges if vocab.is_file() else vocab
+                raise BadData(f"{path} is half a tokenizer: put {missing.name} beside it")
+            return read_pair(vocab, merges)
+    raise BadData(
+        f"{path} is half a tokenizer: name both files, such as vocab.json+merges.txt, or their "
+        "folder"
+    )
+
+
+def read_pair(vocab: Path, merges: Path) -> Tokenizer | Unheld:
+    """Return the tokenizer of a vocabulary and its merges, the older form.
+
+    If no file beside them names the special tokens, they are those that no merge makes.
+
+    Raises:
+        BadData: one is damaged.
+    """
+    folder = vocab.parent
+    with broken_explained(f"the tokenizer {vocab}", _ADVICE):
+        ids: dict[str, int] = dict(json.loads(vocab.read_text(encoding="utf-8")))
+        lines = merges.read_text(encoding="utf-8").split("\n")
+        lines = lines[1:] if lines[0].startswith("#version") else lines
+        pairs = [line.rstrip("\r") for line in lines if line.strip()]
+        made = {pair.replace(" ", "") for pair in pairs}
+        added = _settings(folder, "added_tokens.json")
+        named = {*added, *_special_names(folder)}
+        ids |= {name: token for name, token in added.items() if type(token) is int}
+        odd = {name for name in ids if len(name) > 1 and name not in made}
+        special = named & ids.keys() if named else odd
+        names = {token: name for name, token in ids.items()}
+        size = max(names, default=-1) + 1
+        if size > 2 * len(ids) + 1_000_000:
+            raise ValueError(f"the id {size - 1} is too large for {len(ids)} tokens")
+        bytes_of = [
+            name.encode() if (name := names.get(index, "")) in special else unspelled(name)
+            for index in range(size)
+        ]
+        vocabulary = Vocabulary(
+            tuple(bytes_of), tuple(sorted(ids[name] for name in special)), tuple(pairs)
+        )
+        prefix = bool(_settings(folder, CONFIG).get("add_prefix_space", False))
+        return tokenizer_of_table(table_of(vocabulary, prefix_space=prefix), _declared_end(folder))
+
+
+def tokenizer_of_table(table: dict[str, Any], eot: str | int | None) -> Tokenizer | Unheld:
+    """Return the tokenizer of a ``tokenizer.json``; a plain one where the tokens define it.
+
+    ``eot`` is the token that ends a document, by name or id, if that is known.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: the table is damaged.
+    """
+    reason = why_not_held(table)
+    if reason is None:
+        try:
+            return _plain(table) or held_tokenizer(table, eot)
+        except BadData as error:
+            reason = str(error)
+    facts = [table.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")]
+    text = json.dumps(["another tokenizer", *facts], sort_keys=True)
+    return Unheld(reason, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _plain(table: dict[str, Any]) -> Tokenizer | None:
+    """Return a tokenizer that its list of tokens defines; None if more is needed."""
+    model, splitter = table["model"], table["pre_tokenizer"]
+    if (
+        splitter.get("type") != "ByteLevel"
+        or splitter.get("add_prefix_space", True)
+        or not splitter.get("use_regex", True)
+        or model.get("ignore_merges", False)
+    ):
         return None
-    made = {merge.replace(" ", "") for merge in merges}
-    specials = tuple(
-        index
-        for index, name in enumerate(names)
-        if name in added or (not added and len(name) > 1 and name not in made)
-    )
-    tokens = tuple(
-        name.encode() if index in specials else unspelled(name) for index, name in enumerate(names)
-    )
-    return Vocabulary(tokens, specials, tuple(merges))
+    added = {item["content"]: item["id"] for item in table.get("added_tokens") or ()}
+    ids = model["vocab"] | added
+    names = sorted(ids, key=ids.__getitem__)
+    if names[-1:] != [ENDOFTEXT] or [ids[name] for name in names] != list(range(len(names))):
+        return None
+    if not added.keys() <= {ENDOFTEXT}:
+        return None
+    try:
+        tokens = [unspelled(name) for name in names[:-1]]
+        if not set(tokens) >= set(single_bytes()) or merges_of(tokens) != tuple(merges_in(model)):
+            return None
+    except BadData:  # a token that is no merge, or is not spelled in bytes
+        return None
+    return named_if_known(plain_tokenizer("bpe", ranks_of(tokens)))
+
+
+def _settings(folder: Path, name: str) -> dict[str, Any]:
+    """Return the object in a JSON file of a folder; empty if there is none or it is broken."""
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _name_of(value: object) -> str | None:
+    """Return the text of a special token, which is written as text or as an object."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
+
+
+def _special_names(folder: Path) -> set[str]:
+    """Return the special tokens that the files beside a vocabulary name."""
+    table, settings = _settings(folder, SPECIALS), _settings(folder, CONFIG)
+    values: list[object] = []
+    for key in (*SPECIAL_KEYS, "additional_special_tokens"):
+        for value in (table.get(key), settings.get(key)):
+            values += value if isinstance(value, list) else [value]
+    decoder = settings.get("added_tokens_decoder")
+    values += decoder.values() if isinstance(decoder, dict) else []
+    return {name for value in values if (name := _name_of(value)) is not None}
+
+
+def _declared_end(folder: Path) -> str | int | None:
+    """Return the token that the files of a folder name as the end of a text; None if none does."""
+    for file in (CONFIG, SPECIALS):
+        if (name := _name_of(_settings(folder, file).get("eos_token"))) is not None:
+            return name
+    for file in ("generation_config.json", "config.json"):
+        found = _settings(folder, file).get("eos_token_id")
+        found = found[0] if isinstance(found, list) and found else found
+        if type(found) is int:
+            return found
+    return None

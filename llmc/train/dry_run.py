@@ -82,7 +82,7 @@ def dry_run(
     plan = start(workspace, settings or {}, inputs or Inputs())
     binary = ensure_native(report=report)
     plan.note_choices(workspace, threads, report)
-    argv = engine_arguments(plan.data, plan.model, None, plan.settings, threads)
+    argv = engine_arguments(plan.data, plan.model, None, plan.settings, threads, rows=plan.rows)
     events: dict[str, Event] = {}
 
     def keep(event: Event, progress: Progress) -> None:

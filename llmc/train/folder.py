@@ -111,7 +111,8 @@ def discard_run(folder: Path) -> None:
     if is_running(folder):
         return
     with suppress(OSError):
-        for name in (CONFIG, METRICS, RECORD, tokenizers.RECORD_FILE, vocabulary.TOKENIZER_FILE):
+        of_tokenizer = (tokenizers.RECORD_FILE, tokenizers.HELD_FILE, vocabulary.TOKENIZER_FILE)
+        for name in (CONFIG, METRICS, RECORD, *of_tokenizer):
             (folder / name).unlink(missing_ok=True)
         if (folder / CHECKPOINTS).exists():
             (folder / CHECKPOINTS).rmdir()

@@ -147,16 +147,27 @@ def train(
 
 
 def engine_arguments(
-    data: Data, model: Path, folder: Path | None, settings: TrainConfig, threads: int
+    data: Data,
+    model: Path,
+    folder: Path | None,
+    settings: TrainConfig,
+    threads: int,
+    *,
+    rows: int = 0,
 ) -> list[str]:
-    """Return the flags of the engine's ``train``: every setting under its own name."""
+    """Return the flags of the engine's ``train``: every setting under its own name.
+
+    ``rows`` are the model's: ids that no token of the data's tokenizer has are never sampled.
+    """
     argv = ["--data", str(data.train), "--model", str(model)]
     argv += ["--val-data", str(data.val)] if data.val is not None else []
     argv += ["--out", str(folder)] if folder is not None else []
     argv += ["--threads", str(threads), "--events", "json"]
     argv += ["--sample-tokens", str(SAMPLE_TOKENS)]
-    if data.tokenizer is not None and data.tokenizer.eot != data.tokenizer.vocab_size - 1:
+    if data.tokenizer is not None:
+        unused = data.tokenizer.ids_without_token(rows)
         argv += ["--eot", str(data.tokenizer.eot)]
+        argv += ["--unused-ids", unused] if unused else []
     return argv + flags_of(settings)
 
 
@@ -281,7 +292,7 @@ def _follow(
     if plan.record is not None:  # an update keeps its tokens, whatever the engine proposes
         settings = replace(settings, total_batch_size=settings.tokens_per_step)
     argv = [str(setup.binary), "train"]
-    argv += engine_arguments(data, plan.model, folder, settings, setup.threads)
+    argv += engine_arguments(data, plan.model, folder, settings, setup.threads, rows=plan.rows)
     if plan.record is None:
         write()
         run_engine(argv, progress, data.detokenize, on_event)

@@ -110,6 +110,11 @@ class RunPlan:
         return self.preset.train
 
     @property
+    def rows(self) -> int:
+        """The rows of the model's embedding; its tokenizer may have fewer tokens."""
+        return self.preset.model.vocab_size
+
+    @property
     def storage(self) -> Storage:
         """The disk space that the run takes; its folder need not exist yet."""
         sizes = {}  # by inode: a file may have several names

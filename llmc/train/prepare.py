@@ -11,7 +11,7 @@ from typing import Any
 
 from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
-from llmc.errors import LlmcError, Usage
+from llmc.errors import BadData, LlmcError, Usage
 from llmc.fetch.named import fetch_named
 from llmc.fetch.registry import FETCHED, STDLIB
 from llmc.paths import Workspace
@@ -19,10 +19,13 @@ from llmc.report import SILENT, Report
 from llmc.tokens.dataset import TokenizeOptions, find_tokenized, tokenize
 from llmc.tokens.manifest import Manifest
 from llmc.tokens.prepared import record_prepared
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
+from llmc.tokens.tokenizer_json import Unheld
 from llmc.train.start import Data, check_match
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
 from llmc.weights.export import export_weights
-from llmc.weights.sources import PUBLISHED
+from llmc.weights.sources import PUBLISHED, find_weights
+from llmc.weights.tokenizer import carried_tokenizer, find_tokenizer
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def prepare(
     Args:
         workspace: where everything goes.
         inputs: a registered dataset, or files, folders and glob patterns.
-        tokenizer: as :func:`llmc.tokens.dataset.tokenize` takes it.
+        tokenizer: as :func:`llmc.tokens.dataset.tokenize` takes it. Default: the model's.
         model: a checkpoint, a published model or ``random[:PRESET]``.
         source: a local copy or a mirror of the registered dataset.
         report: receives notes and progress.
@@ -75,18 +78,23 @@ def prepare(
         LlmcError: a stage failed, or tokenizer and model do not fit each other.
     """
     recipe = recipe_of(inputs)
-    if tokenizer is None:
-        tokenizer = recipe.tokenizer
-        report.note(f"tokenizer: {tokenizer} (the default; --tokenizer names another)")
+    if tokenizer is None and model is not None and not _has_any_tokenizer(model):
+        chosen: str | Tokenizer = _tokenizer_of(workspace, model)
+        report.note(f"tokenizer: {load_tokenizer(chosen).name}, of {model}")
+    elif tokenizer is None:
+        chosen = recipe.tokenizer
+        report.note(f"tokenizer: {chosen} (the default; --tokenizer names another)")
+    else:
+        chosen = tokenizer
     if model is None:
         model = recipe.model
         report.note(f"model: {model} (the default; --model names another)")
-    if model in PUBLISHED and tokenizer != "gpt2":
+    if model in PUBLISHED and chosen != "gpt2":
         raise Usage(
-            f"{model} was trained on GPT-2's tokens, not on {tokenizer}'s: "
+            f"{model} was trained on GPT-2's tokens, not on {chosen}'s: "
             "choose another --model, such as random:gpt2-124m, or --tokenizer gpt2"
         )
-    manifest = _dataset(workspace, inputs, tokenizer, source, report)
+    manifest = _dataset(workspace, inputs, chosen, source, report)
     weights = _weights(workspace, model, manifest, report)
     data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
     check_match(workspace, data, weights, read_header(weights))
@@ -94,8 +102,36 @@ def prepare(
     return Prepared(manifest, weights, ensure_native(report=report), recipe.config)
 
 
+def _has_any_tokenizer(model: str) -> bool:
+    """Return whether a model can be made for any tokenizer, as random ones are."""
+    return model.partition(":")[0] == "random"
+
+
+def _tokenizer_of(workspace: Workspace, model: str) -> str | Tokenizer:
+    """Return the tokenizer that a model was trained with.
+
+    Raises:
+        BadData: it is unknown, or llmc cannot hold it.
+    """
+    if model in PUBLISHED:
+        return "gpt2"
+    found = find_weights(workspace, model)
+    if (tokenizer := find_tokenizer(workspace, found)) is not None:
+        return tokenizer
+    if isinstance(own := carried_tokenizer(found), Unheld):
+        raise BadData(
+            f"llmc cannot hold the tokenizer of {model}: {own.reason}. Encode the text with the "
+            "program it belongs to, and bring the tokens: 'llmc train --data FILE'"
+        )
+    raise BadData(f"the tokenizer of {model} is unknown: name it with --tokenizer")
+
+
 def _dataset(
-    workspace: Workspace, inputs: list[str], tokenizer: str, source: str | None, report: Report
+    workspace: Workspace,
+    inputs: list[str],
+    tokenizer: str | Tokenizer,
+    source: str | None,
+    report: Report,
 ) -> Manifest:
     names = [name for name in inputs if name in FETCHED or name == STDLIB]
     if source is not None and not names:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from llmc.errors import BadData
 from llmc.model import ModelConfig, tensor_shapes
-from llmc.tokens.byte_level import Vocabulary
+from llmc.tokens.tokenizer import Tokenizer
+from llmc.tokens.tokenizer_json import Unheld
 from llmc.weights.number_types import STORED, Stored, decoded, stored_bytes
 
 if TYPE_CHECKING:
@@ -119,14 +120,12 @@ class Weights(ABC):
         config: the model's shape.
         origin: the step, loss and tokenizer recorded in the file.
         notes: a sentence for each thing that the reader left out or changed.
-        has_tokenizer: whether the format keeps a tokenizer and this model has one.
     """
 
     path: Path
     config: ModelConfig
     origin: Origin = Origin()
     notes: tuple[str, ...] = ()
-    has_tokenizer: bool = False
 
     @abstractmethod
     def stored(self, name: str, layer: int = 0) -> Stored:
@@ -139,8 +138,8 @@ class Weights(ABC):
             BadData: they differ.
         """
 
-    def vocabulary(self) -> Vocabulary | None:
-        """Return the tokenizer that the format keeps; None if there is none like GPT-2's.
+    def tokenizer(self) -> Tokenizer | Unheld | None:
+        """Return the tokenizer that came with the weights; None if none did.
 
         Raises:
             BadData: it is damaged.

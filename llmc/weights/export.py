@@ -14,6 +14,7 @@ from llmc.paths import Workspace, folder_written_whole, free_bytes, written_whol
 from llmc.report import SILENT, Report
 from llmc.tokens.byte_level import Vocabulary
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from llmc.tokens.tokenizer_json import Unheld
 from llmc.weights import tokenizer as tokenizers
 from llmc.weights.base import Origin
 from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
@@ -208,11 +209,17 @@ def _tokenizer(
 def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> None:
     """Write the tokenizer that came with the weights beside the checkpoint, if it has no name."""
     own = export.tokenizer or tokenizers.carried_tokenizer(export.found)
-    if own is None:
-        if export.found.weights.has_tokenizer:
-            report.note(f"left out the tokenizer of {export.found.name}: llmc cannot hold it")
-    elif own.name == "bpe" and export.origin.tokenizer == bytes.fromhex(own.fingerprint):
-        path = export.path.with_suffix(tokenizers.TOKENIZER_SUFFIX)
+    if isinstance(own, Unheld):
+        report.note(
+            f"left out the tokenizer of {export.found.name}: {own.reason}. The checkpoint records "
+            "its fingerprint: data of another tokenizer is refused"
+        )
+    elif own is None or export.origin.tokenizer != bytes.fromhex(own.fingerprint):
+        return
+    elif own.name == "bpe" or own.document is not None:
+        held = own.document is not None
+        suffix = tokenizers.HELD_SUFFIX if held else tokenizers.TOKENIZER_SUFFIX
+        path = export.path.with_suffix(suffix)
         save_tokenizer(own, path)
         report.note(f"wrote {workspace.shown(path)}, its tokenizer")
 
@@ -220,9 +227,16 @@ def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> Non
 def _write_for_others(export: Export, data: Path | None, report: Report) -> None:
     """Write the files of llm.c, Hugging Face or llama.cpp, with their tokenizer if it is known."""
     path, weights, kind = export.path, export.found.weights, KINDS[export.dtype]
-    vocabulary = tokenizers.vocabulary_of(export.tokenizer) if export.tokenizer else None
-    if vocabulary is None:
+    known, vocabulary, table = export.tokenizer, None, None
+    if known is not None:
+        to_gguf = export.to == "gguf"
+        reader = tokenizers.gguf_vocabulary_of if to_gguf else tokenizers.vocabulary_of
+        vocabulary = reader(known)
+        table = known.document["tokenizer"] if known.document is not None else None
+    else:
         unknown = f"the tokenizer of {export.found.name} is not known: name it with --tokenizer"
+        if isinstance(own := tokenizers.carried_tokenizer(export.found), Unheld):
+            unknown = f"llmc cannot hold the tokenizer of {export.found.name}: {own.reason}"
         if export.to == "gguf":
             raise BadData(f"{unknown}; llama.cpp opens no model without one")
         report.note(f"{unknown}; without it, {path.name} has none")
@@ -234,10 +248,10 @@ def _write_for_others(export: Export, data: Path | None, report: Report) -> None
         from llmc.tokens.tokenizer_json import write_tokenizer_json
         from llmc.weights.huggingface import write_hf_folder
 
-        eot = vocabulary.specials[-1] if vocabulary is not None else None
+        eot = vocabulary.eot if vocabulary is not None else None
         with folder_written_whole(path, TARGETS["hf"].files) as folder:
             if vocabulary is not None:
-                write_tokenizer_json(folder, vocabulary, weights.config.context)
+                write_tokenizer_json(folder, vocabulary, weights.config.context, table)
             write_hf_folder(folder, weights, kind, eot=eot, origin=export.origin)
     elif vocabulary is not None:
         from llmc.weights.gguf import write_gguf
@@ -264,7 +278,8 @@ def _write_llm_c(
     with folder_written_whole(export.path, TARGETS["llm.c"].files) as folder:
         checkpoint = folder / (LLMC_BF16 if dtype == "bf16" else LLMC_FP32)
         if vocabulary is not None:
-            write_tokenizer_bin(folder / LLMC_TOKENIZER, vocabulary.tokens, vocabulary.specials[-1])
+            end = vocabulary.eot if vocabulary.eot is not None else len(vocabulary.tokens) - 1
+            write_tokenizer_bin(folder / LLMC_TOKENIZER, vocabulary.tokens, end)
         write_checkpoint(checkpoint, weights.config, weights.slices(), dtype=dtype, extension=False)
         if binary is not None:
             T = min(STATE_TOKENS, weights.config.context)

@@ -7,14 +7,19 @@ tokenizer: tokens spelled as in GPT-2's files, and merges.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, Usage
+from llmc.kinds import broken_explained
 from llmc.model import ModelConfig, tensor_shapes
-from llmc.tokens.byte_level import Vocabulary, spelled, unspelled
+from llmc.tokens.byte_level import Vocabulary, unspelled
+from llmc.tokens.tokenizer import Tokenizer
+from llmc.tokens.tokenizer_json import Unheld, table_of, tokenizer_of_table
 from llmc.weights.base import NamedWeights, Origin, Weights, layer_shapes
 from llmc.weights.gguf_header import GgufArray, GgufHeader, read_gguf
 from llmc.weights.number_types import Q8_BLOCK, stored_bytes, write_blocks
@@ -26,7 +31,8 @@ ARCHITECTURE = "gpt2"
 EPSILON = 1e-5
 READABLE = ("F32", "F16", "BF16", "Q8_0")
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
-NORMAL, CONTROL, UNUSED = 1, 3, 5  # of tokenizer.ggml.token_type
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # of tokenizer.ggml.token_type
+TOKENIZER = "tokenizer.ggml."  # begins the keys of its tokenizer
 VOCABULARY = ("tokens", "token_type", "merges")
 MATRICES = ("wte", "qkvw", "attprojw", "fcw", "fcprojw")
 # llama.cpp requires a list of merges, and the gguf package writes no empty list. This merge never
@@ -84,35 +90,66 @@ class GgufModel(NamedWeights):
         self.config = self._config()
         self.check()
         self.origin = Origin.of(self.metadata)
-        self.has_tokenizer = "tokenizer.ggml.tokens" in self.metadata
 
-    def vocabulary(self) -> Vocabulary | None:
-        """Return the file's tokenizer; None if it has none like GPT-2's.
+    def tokenizer(self) -> Tokenizer | Unheld | None:
+        """Return the file's tokenizer; None if it has none.
 
         Raises:
             BadData: it is damaged.
         """
-        model = self.metadata.get("tokenizer.ggml.model")
-        if model != "gpt2" or self.metadata.get("tokenizer.ggml.pre", "gpt-2") != "gpt-2":
+        kept = {key: value for key, value in self.metadata.items() if key.startswith(TOKENIZER)}
+        if f"{TOKENIZER}tokens" not in kept:
             return None
-        found = [self.metadata.get(f"tokenizer.ggml.{name}") for name in VOCABULARY]
+        reason = self._unlike_gpt2(kept)
+        if reason is None:
+            table = table_of(self._vocabulary())
+            with broken_explained(f"the tokenizer in {self.path}", "get the file again"):
+                return tokenizer_of_table(table, kept.get(f"{TOKENIZER}eos_token_id"))
+        facts = {
+            key: list(value.items) if isinstance(value, GgufArray) else value
+            for key, value in sorted(kept.items())
+        }
+        return Unheld(reason, hashlib.sha256(repr(facts).encode()).hexdigest())
+
+    def _unlike_gpt2(self, kept: Mapping[str, object]) -> str | None:
+        """Return why llmc cannot hold the file's tokenizer; None if it can."""
+        model, pattern = kept.get(f"{TOKENIZER}model"), kept.get(f"{TOKENIZER}pre", "gpt-2")
+        if model != "gpt2":
+            return f"it is of the type {model!r}, not a byte-level BPE"
+        if pattern != "gpt-2":
+            return f"its split pattern {pattern!r} is not GPT-2's"
+        found = [kept.get(f"{TOKENIZER}{name}") for name in VOCABULARY]
         arrays = [array.items for array in found if isinstance(array, GgufArray)]
         if len(arrays) < len(found):
-            return None
-        tokens, kinds, merges = arrays
-        if not all(isinstance(text, str) for text in (*tokens, *merges)):
-            return None
+            return "its tokens, their types or its merges are missing"
+        if not all(isinstance(text, str) for text in (*arrays[0], *arrays[2])):
+            return "its tokens are not texts"
+        return None
+
+    def _vocabulary(self) -> Vocabulary:
+        """Return the file's tokens and merges.
+
+        Raises:
+            BadData: their numbers differ, or a token is not spelled in bytes.
+        """
+        found = [self.metadata[f"{TOKENIZER}{name}"] for name in VOCABULARY]
+        tokens, kinds, merges = (array.items for array in found)
         if len(kinds) != len(tokens):
             raise BadData(f"{self.path}: {len(tokens)} tokens, {len(kinds)} types of tokens")
-        known = [pair for pair in zip(tokens, kinds, strict=True) if pair[1] != UNUSED]
-        specials = {index: token for index, (token, kind) in enumerate(known) if kind == CONTROL}
+        by_kind = {
+            kind: tuple(index for index, each in enumerate(kinds) if each == kind)
+            for kind in (CONTROL, USER_DEFINED, UNUSED)
+        }
+        named, unused = {*by_kind[CONTROL], *by_kind[USER_DEFINED]}, {*by_kind[UNUSED]}
         return Vocabulary(
             tuple(
-                token.encode() if index in specials else unspelled(token)
-                for index, (token, _) in enumerate(known)
+                b"" if index in unused else token.encode() if index in named else unspelled(token)
+                for index, token in enumerate(tokens)
             ),
-            tuple(specials),
+            by_kind[CONTROL],
             tuple(merge for merge in merges if merge != NO_MERGE),
+            None,
+            by_kind[USER_DEFINED],
         )
 
     def _config(self) -> ModelConfig:
@@ -224,19 +261,19 @@ def _add_model(writer: GGUFWriter, config: ModelConfig, kind: str) -> None:
 
 
 def _add_tokenizer(writer: GGUFWriter, config: ModelConfig, vocabulary: Vocabulary) -> None:
-    size = len(vocabulary.tokens)
-    unused = range(size, config.vocab_size)
-    tokens = [
-        token.decode() if index in vocabulary.specials else spelled(token)
-        for index, token in enumerate(vocabulary.tokens)
-    ]
-    kinds = [CONTROL if index in vocabulary.specials else NORMAL for index in range(size)]
+    names = vocabulary.names()
+    names += [""] * (config.vocab_size - len(names))
+    kinds = [UNUSED if not name else NORMAL for name in names]
+    for index in vocabulary.specials:
+        kinds[index] = CONTROL
+    for index in vocabulary.whole:
+        kinds[index] = USER_DEFINED
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens + [f"[PAD{index}]" for index in unused])
-    writer.add_token_types(kinds + [UNUSED for _ in unused])
+    writer.add_token_list([name or f"[PAD{index}]" for index, name in enumerate(names)])
+    writer.add_token_types(kinds)
     writer.add_token_merges(list(vocabulary.merges) or [NO_MERGE])
-    eot = vocabulary.specials[-1]
-    writer.add_bos_token_id(eot)
-    writer.add_eos_token_id(eot)
+    if (eot := vocabulary.eot) is not None:
+        writer.add_bos_token_id(eot)
+        writer.add_eos_token_id(eot)
     writer.add_add_bos_token(False)

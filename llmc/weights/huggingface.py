@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.model import ModelConfig
-from llmc.tokens import tokenizer_json
-from llmc.tokens.byte_level import Vocabulary
+from llmc.tokens.tokenizer import Tokenizer
+from llmc.tokens.tokenizer_json import Unheld, read_folder
 from llmc.weights.base import NamedWeights, Origin, Tensor, Weights, layer_shapes
 from llmc.weights.number_types import Stored
 from llmc.weights.safetensors import (
@@ -126,12 +126,10 @@ class HuggingFaceModel(HuggingFaceNames):
             else _derived_config(self.path, self.entries)
         )
         self.check()
-        folder, files = self.path.parent, (tokenizer_json.TOKENIZER, tokenizer_json.VOCAB)
-        self.has_tokenizer = any((folder / name).is_file() for name in files)
 
-    def vocabulary(self) -> Vocabulary | None:
+    def tokenizer(self) -> Tokenizer | Unheld | None:
         """Return the tokenizer in the folder; errors as in the base class."""
-        return tokenizer_json.read_tokenizer_json(self.path.parent)
+        return read_folder(self.path.parent)
 
     def stored(self, name: str, layer: int = 0) -> Stored:
         """Return one tensor of one layer, memory-mapped if the file allows."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,16 +10,24 @@ from llmc.errors import BadData, LlmcError
 from llmc.paths import Workspace
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import Vocabulary, merges_of
+from llmc.tokens.held import HUGGINGFACE
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
-from llmc.tokens.vocabulary import TOKENIZER_FILE
+from llmc.tokens.tokenizer_json import (
+    Unheld,
+    table_of,
+    tokenizer_of_table,
+    vocabulary_of_table,
+)
 from llmc.weights.checkpoint import read_header
 from llmc.weights.random import RandomModel
 from llmc.weights.sources import FoundWeights
 
 GPT2_VOCAB_SIZE = 50257
-# The tokenizer of NAME.bin is NAME.tiktoken.
+# The tokenizer of NAME.bin is NAME.tiktoken or NAME.tokenizer.json.
 TOKENIZER_SUFFIX = ".tiktoken"
+HELD_SUFFIX = ".tokenizer.json"  # of one that is held as a document
+TOKENIZER_SUFFIXES = (TOKENIZER_SUFFIX, HELD_SUFFIX)
 
 
 def tokenizer_of(workspace: Workspace, checkpoint: Path) -> Tokenizer | None:
@@ -43,7 +49,8 @@ def tokenizer_with(
         workspace: the place to look for it.
         fingerprint: its 32 bytes; None if unknown.
         vocab_size: of the model; a vocabulary of GPT-2's size is GPT-2's.
-        beside: the weights; a run's record or a file ``NAME.tiktoken`` may lie beside them.
+        beside: the weights; a run's record, ``NAME.tiktoken`` or ``NAME.tokenizer.json`` may lie
+            beside them.
     """
     for tokenizer in _candidates(workspace, beside):
         if fingerprint is None:
@@ -59,10 +66,10 @@ def _candidates(workspace: Workspace, beside: Path) -> Iterator[Tokenizer]:
     """Yield every tokenizer that can be found; broken ones are skipped."""
     manifests = workspace.data.glob("*/manifest.json")
     records = workspace.runs.glob("*/tokenizer.json")
-    exported = workspace.models.glob(f"*{TOKENIZER_SUFFIX}")
+    exported = [path for end in TOKENIZER_SUFFIXES for path in workspace.models.glob(f"*{end}")]
     places: list[Callable[[], Tokenizer | None]] = [
         partial(load_tokenizer, "byte"),
-        partial(load_tokenizer, str(beside.with_suffix(TOKENIZER_SUFFIX))),
+        *(partial(load_tokenizer, str(beside.with_suffix(end))) for end in TOKENIZER_SUFFIXES),
         partial(recorded_tokenizer, beside.parent),
         *(partial(_dataset_tokenizer, path.parent) for path in manifests),
         *(partial(recorded_tokenizer, path.parent) for path in records),
@@ -88,34 +95,37 @@ def find_tokenizer(workspace: Workspace, found: FoundWeights) -> Tokenizer | Non
     Raises:
         BadData: a recorded tokenizer is broken.
     """
-    if (own := carried_tokenizer(found)) is not None:
+    own = carried_tokenizer(found)
+    if isinstance(own, Tokenizer):
         return own
     weights = found.weights
-    if weights.origin.tokenizer is None and weights.has_tokenizer:
+    if own is not None and weights.origin.tokenizer is None:
         return None
     return tokenizer_with(
         workspace, weights.origin.tokenizer, weights.config.vocab_size, beside=weights.path
     )
 
 
-def carried_tokenizer(found: FoundWeights) -> Tokenizer | None:
+def carried_tokenizer(found: FoundWeights) -> Tokenizer | Unheld | None:
     """Return the tokenizer in a run, in the weights' own format, or beside a checkpoint.
 
-    Returns None if there is none, or if llmc cannot represent it.
+    Returns None if there is none.
 
     Raises:
         BadData: it is damaged.
     """
     if found.folder is not None:
         return recorded_tokenizer(found.folder)
-    if (beside := found.weights.path.with_suffix(TOKENIZER_SUFFIX)).is_file():
-        return load_tokenizer(str(beside))
-    vocabulary = found.weights.vocabulary()
-    return _tokenizer(vocabulary) if vocabulary is not None else None
+    for suffix in TOKENIZER_SUFFIXES:
+        if (beside := found.weights.path.with_suffix(suffix)).is_file():
+            return load_tokenizer(str(beside))
+    return found.weights.tokenizer()
 
 
 def fingerprint_of(found: FoundWeights) -> bytes | None:
     """Return the tokenizer fingerprint for a checkpoint of these weights; None if not known.
+
+    A tokenizer that llmc cannot hold has one too: data of another tokenizer is then refused.
 
     Raises:
         BadData: a recorded tokenizer is broken.
@@ -127,8 +137,6 @@ def fingerprint_of(found: FoundWeights) -> bytes | None:
         return weights.origin.tokenizer
     if (own := carried_tokenizer(found)) is not None:
         return bytes.fromhex(own.fingerprint)
-    if weights.has_tokenizer:  # perhaps of GPT-2's size, but another one
-        return None
     return gpt2_fingerprint(weights.config.vocab_size)
 
 
@@ -144,36 +152,33 @@ def gpt2_fingerprint(vocab_size: int) -> bytes | None:
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    """Return a tokenizer in the form of Hugging Face's and llama.cpp's files.
+    """Return a tokenizer's tokens and merges, for the files of other programs.
 
     Raises:
         BadData: these files cannot represent it.
     """
+    if tokenizer.name == HUGGINGFACE:
+        return vocabulary_of_table(tokenizer)
     if not tokenizer.is_plain:
         raise BadData(
-            f"the tokenizer {tokenizer.name} splits text by a pattern of its own, which llmc "
+            f"the tokenizer {tokenizer.name} splits text by a rule of its own, which llmc "
             "cannot write for other programs: export with --to llmc"
         )
     tokens = tokenizer.tokens()
     return Vocabulary((*tokens, ENDOFTEXT.encode()), (tokenizer.eot,), merges_of(tokens))
 
 
-def _tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
-    """Return the tokenizer that gives the same ids as a file's; None if llmc has none."""
-    *tokens, end = vocabulary.tokens
-    if vocabulary.specials != (len(tokens),) or end != ENDOFTEXT.encode():
-        return None
-    try:
-        if merges_of(tokens) != vocabulary.merges:
-            return None
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / TOKENIZER_FILE
-            lines = (base64.b64encode(t) + b" %d\n" % rank for rank, t in enumerate(tokens))
-            path.write_bytes(b"".join(lines))
-            found = load_tokenizer(str(path))
-    except BadData:  # a token that is no merge, a duplicate, or a missing byte
-        return None
-    if found.fingerprint == load_tokenizer("byte").fingerprint:
-        return load_tokenizer("byte")
-    gpt2 = gpt2_fingerprint(found.vocab_size)
-    return load_tokenizer("gpt2") if gpt2 == bytes.fromhex(found.fingerprint) else found
+def gguf_vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """Return a tokenizer as GGUF holds it, after checking that it would be read back the same.
+
+    Raises:
+        BadData: llama.cpp would find other tokens.
+    """
+    vocabulary = vocabulary_of(tokenizer)
+    again = tokenizer_of_table(table_of(vocabulary), vocabulary.eot)
+    if again.fingerprint != tokenizer.fingerprint:
+        raise BadData(
+            f"a GGUF file cannot hold the tokenizer {tokenizer.name}: its split pattern, its "
+            "unknown token or the way it finds added tokens is not GPT-2's; export with --to hf"
+        )
+    return vocabulary

@@ -59,10 +59,11 @@ static void append(struct Text *text, int token, size_t positions) {
 }
 
 /* The token that follows, from the text's row of logits. */
-static void choose(const struct Batch *batch, struct Sampler *sampler, const struct Text *text, const float *logits,
+static void choose(const struct Batch *batch, struct Sampler *sampler, const struct Text *text, float *logits,
                    struct Told *told) {
   const struct Request *request = &text->request;
   const size_t V = batch->decoder.config.V;
+  sampler_exclude(logits, batch->unused);
   told->log_sum = sampler_log_sum(sampler, logits, V);
   if (!isfinite(told->log_sum)) return;
   const uint8_t *seen = request->sampling.repetition_penalty != 1 ? text->seen : NULL;

@@ -47,6 +47,7 @@ struct Batch {
   struct Listener listener;
   struct Decoder decoder;
   struct Sampler sampler;
+  const char *unused;   // ids that are never drawn, as sampler_exclude takes them; NULL: none
   struct Text *texts;   // (S)
   struct Feed *feeds;   // (S) of this turn
   struct Told *told;    // (S) what they lead to

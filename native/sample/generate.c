@@ -23,7 +23,7 @@
 enum { MOST_WAITING = 1024, LINE_BYTES = 1 << 20, OUTPUT_BYTES = 1 << 16, EVENT_BYTES = 2048, MESSAGE_BYTES = 256 };
 
 struct Options {
-  const char *model;
+  const char *model, *unused;
   size_t slots, positions, threads;
   enum Dtype dtype;
 };
@@ -49,6 +49,7 @@ static struct Options read_options(int argc, char **argv) {
       {"positions", ARG_COUNT, &o.positions, 0, 1 << 24, "context length in tokens; 0: the model's"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
        "number type of the weights: fp32, bf16 or int8"},
+      {"unused-ids", ARG_TEXT, &o.unused, 0, 0, "ids that are never drawn, as ranges: 500-511,600-600"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
   };
   args_parse("generate", args, sizeof args / sizeof *args, argc, argv);
@@ -243,9 +244,12 @@ int command_generate(int argc, char **argv) {
         checkpoint.config.maxT, o->model);
   }
   if (o->positions == 0) o->positions = checkpoint.config.maxT;
+  const char *fault = sampler_unused_fault(o->unused, checkpoint.config.V);
+  if (fault != NULL) die(EXIT_USAGE, "--unused-ids takes ranges of ids below %zu, not '%s'", checkpoint.config.V, fault);
   struct Decoder *decoder = &g.batch.decoder;
   *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_best(), .dtype = o->dtype};
   decoder->workers.pool = pool_create((int)o->threads);
+  g.batch.unused = o->unused;
   g.batch.listener = (struct Listener){&g, tell_token, tell_end};
 
   struct Arena arena = {0};

@@ -27,7 +27,7 @@ enum { STOP_NEVER, STOP_EOT };
 
 static struct Options read_options(int argc, char **argv) {
   static const char *const STOPS[] = {"never", "eot", NULL};
-  struct Options o = {.tokens = 256, .threads = 1, .samples = 1};
+  struct Options o = {.tokens = 256, .threads = 1, .samples = 1, .eot = INT32_MAX};
   struct Sampling *s = &o.sampling;
   *s = (struct Sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 1337};
   const struct Arg args[] = {
@@ -44,7 +44,7 @@ static struct Options read_options(int argc, char **argv) {
       {"seed", ARG_COUNT, &s->seed, 0, 0x1p53, "random seed"},
       {"stop", ARG_CHOICE, &(struct Choice){&o.stop, STOPS}, 0, 0,
        "eot: stop at an end-of-text token; never: after --tokens"},
-      {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "end-of-text token; 0: the vocabulary's last"},
+      {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "end-of-text token; 2147483647: the vocabulary's last"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,
        "number type of the weights: fp32, bf16 or int8"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
@@ -100,8 +100,8 @@ int command_sample(int argc, char **argv) {
   struct Checkpoint checkpoint;
   const int file = checkpoint_open(o.model, &checkpoint);
   const size_t V = checkpoint.config.V, maxT = checkpoint.config.maxT;
-  if (o.eot >= V) die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o.eot, V, o.model);
-  const int eot = (int)(o.eot > 0 ? o.eot : V - 1);
+  if (o.eot != INT32_MAX && o.eot >= V) die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o.eot, V, o.model);
+  const int eot = (int)(o.eot < INT32_MAX ? o.eot : V - 1);
   const size_t prompt_length = parse_prompt(o.prompt, V, eot, NULL);
 
   struct Arena arena = {0};

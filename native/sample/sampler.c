@@ -1,7 +1,9 @@
 #include "sample/sampler.h"
 
+#include <ctype.h>
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -56,12 +58,48 @@ static struct Candidate heap_pop(struct Candidate *heap, size_t count) {
 size_t sampler_top(struct Candidate *top, size_t count, const float *logits, size_t V) {
   size_t have = 0;
   for (size_t v = 0; v < V && count > 0; v++) {
+    if (logits[v] == -FLT_MAX) continue;  // excluded
     if (have == count && logits[v] <= top[have - 1].number) continue;
     size_t at = have < count ? have++ : have - 1;
     for (; at > 0 && logits[v] > top[at - 1].number; at--) top[at] = top[at - 1];
     top[at] = (struct Candidate){logits[v], (int)v};
   }
   return have;
+}
+
+/* One range, first-last; behind it the next one, or NULL at the end. */
+static const char *next_range(const char *at, size_t *first, size_t *last) {
+  char *end;
+  *first = strtoul(at, &end, 10);
+  *last = strtoul(end + 1, &end, 10);
+  return *end == ',' ? end + 1 : NULL;
+}
+
+/* Past the digits of a number, NULL where there are none. */
+static const char *past_digits(const char *at) {
+  const char *end = at;
+  while (isdigit((unsigned char)*end)) end++;
+  return end == at || end - at > 10 ? NULL : end;
+}
+
+const char *sampler_unused_fault(const char *ranges, size_t V) {
+  for (const char *at = ranges, *end; at != NULL;) {
+    size_t first, last;
+    if ((end = past_digits(at)) == NULL || *end != '-' || (end = past_digits(end + 1)) == NULL) return at;
+    if (*end != ',' && *end != '\0') return at;
+    const char *range = at;
+    at = next_range(at, &first, &last);
+    if (first > last || last >= V) return range;
+  }
+  return NULL;
+}
+
+void sampler_exclude(float *logits, const char *ranges) {
+  while (ranges != NULL) {
+    size_t first, last;
+    ranges = next_range(ranges, &first, &last);
+    for (size_t v = first; v <= last; v++) logits[v] = -FLT_MAX;
+  }
 }
 
 double sampler_log_sum(const struct Sampler *sampler, const float *logits, size_t V) {

@@ -58,6 +58,13 @@ int sampler_draw(struct Sampler *sampler, const struct Sampling *sampling, const
  * how many there are. */
 size_t sampler_top(struct Candidate *top, size_t count, const float *logits, size_t V);
 
+/* Ids that no token of the tokenizer has, as ranges: "500-511,600-600". The first mistake in the text, NULL where there
+ * is none; every id is below V. */
+const char *sampler_unused_fault(const char *ranges, size_t V);
+
+/* Makes the ids of such ranges impossible: their logits (V) become the lowest number there is. NULL: none. */
+void sampler_exclude(float *logits, const char *ranges);
+
 /* log Σ exp(logits), what turns a logit into a log-probability; not finite when one of them is not. */
 double sampler_log_sum(const struct Sampler *sampler, const float *logits, size_t V);
 

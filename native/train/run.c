@@ -139,7 +139,7 @@ static void on_end(void *context, const struct Text *text, enum TextEnd ending) 
 
 size_t run_write(struct Run *run, size_t count) {
   const size_t eot = run->options.eot;
-  int token = (int)(eot > 0 ? eot : run->model.config.V - 1);
+  int token = (int)(eot < INT32_MAX ? eot : run->model.config.V - 1);
   const struct Request request = {.sampling = run->sampling, .eot = -1, .count = 1, .prompt = &token,
                                   .tokens = size_min(count, run->batch.decoder.positions)};
   run->batch.listener = (struct Listener){run, on_token, on_end};

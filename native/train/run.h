@@ -16,7 +16,7 @@
 #include "sample/batch.h"
 
 struct RunOptions {
-  const char *data, *val_data, *model, *out, *events;
+  const char *data, *val_data, *model, *out, *events, *unused;
   struct Limits limits;
   size_t batch_size, seq_len, total_batch_size, threads, seed;
   size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, save_every, keep, eot;

@@ -16,7 +16,7 @@
 static struct RunOptions read_options(int argc, char **argv) {
   struct RunOptions o = {
       .events = "text", .limits = {.steps = 40}, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
-      .val_every = 10, .val_tokens = 20480, .sample_every = 20, .sample_tokens = 64, .keep = 1,
+      .val_every = 10, .val_tokens = 20480, .sample_every = 20, .sample_tokens = 64, .keep = 1, .eot = INT32_MAX,
       .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
       .resume_from = MOST_STEPS,
   };
@@ -66,7 +66,9 @@ static struct RunOptions read_options(int argc, char **argv) {
        "validate on the first batches instead, at most so many; 0: --val-tokens"},
       {"sample-every", ARG_COUNT, &o.sample_every, 0, most, "steps between samples; 0: never"},
       {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
-      {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX, "end-of-text token, with which samples begin; 0: the vocabulary's last"},
+      {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX,
+       "end-of-text token, with which samples begin; 2147483647: the vocabulary's last"},
+      {"unused-ids", ARG_TEXT, &o.unused, 0, 0, "ids that samples never hold, as ranges: 500-511,600-600"},
       {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints; 0: only at the end"},
       {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "number of checkpoints to keep"},
       {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: resume from the newest checkpoint in --out"},
@@ -145,7 +147,10 @@ int command_train(int argc, char **argv) {
     die(EXIT_USAGE, "--seq-len %zu is more than the %zu positions of %s; use at most that", o->seq_len,
         config->maxT, o->model);
   }
-  if (o->eot >= config->V) {
+  const char *fault = sampler_unused_fault(o->unused, config->V);
+  if (fault != NULL) die(EXIT_USAGE, "--unused-ids takes ranges of ids below %zu, not '%s'", config->V, fault);
+  run.batch.unused = o->unused;
+  if (o->eot != INT32_MAX && o->eot >= config->V) {
     die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o->eot, config->V, o->model);
   }
   dataloader_open(&run.train, o->data, o->batch_size, o->seq_len, config->V);

@@ -81,6 +81,33 @@ def test_all_alternatives_are_a_distribution(native: Native, tmp_path: Path) -> 
         assert sum(np.exp(logprob) for _, logprob in token["top"]) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("flags", [{"temperature": 0}, {"top-k": 3}, {"top-p": 0.5}, {}])
+def test_unused_ids_are_never_drawn(
+    native: Native, tmp_path: Path, flags: dict[str, object]
+) -> None:
+    config = ModelConfig(layers=1, heads=2, channels=16, context=8, vocab_size=20)
+    model = save_model(tmp_path / "model.bin", config)
+    asked = [line(f"n{seed}", [1], tokens=40, seed=seed, logprobs=20, **flags) for seed in range(5)]
+    said = generate(native, model, asked, **{"unused-ids": "0-3,7-7,12-19"})
+    allowed = {4, 5, 6, 8, 9, 10, 11}
+    for seed in range(5):
+        assert set(said.tokens(f"n{seed}")) <= allowed
+        for token in said.of(f"n{seed}"):
+            assert {other for other, _ in token["top"]} == allowed
+            assert sum(np.exp(value) for _, value in token["top"]) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("ranges", ["", "3", "5-4", "1-20", "1-2,", "-1-2", "1-2 3-4", "x"])
+def test_unused_ids_that_are_no_ranges_are_refused(
+    native: Native, tmp_path: Path, ranges: str
+) -> None:
+    config = ModelConfig(layers=1, heads=2, channels=16, context=8, vocab_size=20)
+    model = save_model(tmp_path / "model.bin", config)
+    done = native("generate", model=model, unused_ids=ranges)
+    assert done.returncode == 2
+    assert "--unused-ids" in done.stderr
+
+
 def test_it_stops_after_end_of_text(native: Native, model: Path) -> None:
     flags = {"tokens": 30, "temperature": 0}
     free = generate(native, model, [line("a", [7], **flags)]).tokens("a")

@@ -16,7 +16,8 @@ Inputs = Annotated[
     argument("NAME|PATH", "tinyshakespeare, tinystories, stdlib; or files, folders, patterns."),
 ]
 Tokenizer = Annotated[
-    str | None, option("Default: gpt2; for stdlib its preset's bpe.", "gpt2|byte|bpe:N|NAME|FILE")
+    str | None,
+    option("Default: the model's; for stdlib its preset's bpe.", "gpt2|byte|bpe:N|NAME|PATH"),
 ]
 Model = Annotated[
     str | None,

@@ -133,7 +133,7 @@ def sample(
         chosen,
         overridden(chosen.settings, {**settings, "dtype": dtype}),
         chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else [],
-        NO_TOKEN if ignore_eot else chosen.eot,
+        NO_TOKEN if ignore_eot else chosen.end,
         stop or [],
         num_samples,
     )

@@ -22,14 +22,14 @@ def test_what_this_machine_says() -> None:
 def test_the_memory_is_what_the_engine_reads(
     native: Native, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    total, available = machine.memory(native.path)
+    total, available = machine.memory(native.binary)
     assert 10**8 < total < 10**15
     assert available is not None and 0 < available <= total
     monkeypatch.setenv("LLMC_MEMORY", "123456")
-    assert machine.memory(native.path)[1] == 123456
+    assert machine.memory(native.binary)[1] == 123456
     monkeypatch.setenv("LLMC_MEMORY", "much")
     with pytest.raises(Usage, match="LLMC_MEMORY"):
-        machine.memory(native.path)
+        machine.memory(native.binary)
 
 
 V1, V2 = "/sys/fs/cgroup/cpu/a/b", "/sys/fs/cgroup/a/b"

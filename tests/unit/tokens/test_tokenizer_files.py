@@ -17,7 +17,7 @@ from llmc.tokens.bpe import train_bpe
 from llmc.tokens.byte_level import Vocabulary, merges_of, spelled, unspelled
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import TokenTable, read_tokenizer_bin, write_tokenizer_bin
-from llmc.tokens.tokenizer_json import read_tokenizer_json, write_tokenizer_json
+from llmc.tokens.tokenizer_json import Unheld, read_folder, write_tokenizer_json
 from llmc.tokens.vocabulary import gpt2_file
 from tests.conftest import Llmc
 from tests.helpers.workspace import ok
@@ -81,15 +81,15 @@ def test_a_token_that_nothing_makes_is_refused() -> None:
 def test_what_is_written_is_read(name: str, tmp_path: Path, bpe: Tokenizer) -> None:
     ours = bpe if name == "bpe" else load_tokenizer(name)
     write_tokenizer_json(tmp_path, vocabulary(ours), 64)
-    assert read_tokenizer_json(tmp_path) == vocabulary(ours)
+    assert read_folder(tmp_path) == ours
     library = Theirs.from_file(str(tmp_path / "tokenizer.json"))
     text = "print('größer 日本語') 🙂" + SAMPLE
     assert library.encode(text).ids == ours.encode(text)
     assert library.decode(library.encode(text).ids) == text
     (tmp_path / "tokenizer.json").unlink()
-    assert read_tokenizer_json(tmp_path) == vocabulary(ours)
+    assert read_folder(tmp_path) == ours
     (tmp_path / "vocab.json").unlink()
-    assert read_tokenizer_json(tmp_path) is None
+    assert read_folder(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -97,18 +97,25 @@ def test_what_is_written_is_read(name: str, tmp_path: Path, bpe: Tokenizer) -> N
     [
         ("normalizer", {"type": "NFC"}),
         ("pre_tokenizer", {"type": "Whitespace"}),
-        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True}),
+        ("pre_tokenizer", {"type": "Metaspace"}),
         ("pre_tokenizer", None),
         ("model", {"type": "WordPiece", "vocab": {}}),
+        ("model", {"type": "Unigram", "vocab": [["a", 0.0]]}),
     ],
 )
-def test_a_tokenizer_unlike_gpt2s_is_none_of_ours(
+def test_a_tokenizer_that_cannot_be_held_has_a_reason_and_a_fingerprint(
     key: str, value: object, tmp_path: Path, bpe: Tokenizer
 ) -> None:
     write_tokenizer_json(tmp_path, vocabulary(bpe), 64)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    assert read_tokenizer_json(tmp_path) is None
+    found = read_folder(tmp_path)
+    assert isinstance(found, Unheld)
+    assert found.reason
+    assert len(bytes.fromhex(found.fingerprint)) == 32
+    assert found.fingerprint != bpe.fingerprint
+    with pytest.raises(BadData, match="cannot hold"):
+        load_tokenizer(str(path))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}', '{"model": {"vocab": {"a": 0}}}'])
@@ -117,7 +124,7 @@ def test_a_broken_tokenizer_is_refused(text: str, tmp_path: Path) -> None:
     cut = '"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "model"'
     (tmp_path / "tokenizer.json").write_text(text.replace('"model"', cut))
     with pytest.raises(BadData, match="cannot read the tokenizer"):
-        read_tokenizer_json(tmp_path)
+        read_folder(tmp_path)
 
 
 def test_tokenizer_bin_there_and_back(tmp_path: Path, bpe: Tokenizer) -> None:

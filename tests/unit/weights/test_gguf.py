@@ -105,10 +105,9 @@ def test_a_tokenizer_of_bytes_has_a_merge_that_never_happens(tmp_path: Path) -> 
     from llmc.tokens.tokenizer import load_tokenizer
 
     path = written(tmp_path, SMALL, "F32", load_tokenizer("byte"))
-    found = GgufModel(path).vocabulary()
-    assert found is not None
-    assert found.merges == ()
-    assert len(found.tokens) == 257
+    found = GgufModel(path).tokenizer()
+    assert isinstance(found, Tokenizer)
+    assert (found.name, found.vocab_size) == ("byte", 257)
     field = GGUFReader(path).get_field("tokenizer.ggml.merges")
     assert field is not None
     assert field.contents() == ["<|endoftext|> <|endoftext|>"]
@@ -117,7 +116,7 @@ def test_a_tokenizer_of_bytes_has_a_merge_that_never_happens(tmp_path: Path) -> 
 def test_ours_reads_what_it_wrote(tmp_path: Path, bpe: Tokenizer) -> None:
     model = GgufModel(written(tmp_path, RAGGED, "F32", bpe))
     assert (model.config, model.origin) == (RAGGED, ORIGIN)
-    assert model.vocabulary() == vocabulary(bpe)
+    assert model.tokenizer() == bpe
     for name, values in model.tensors():
         np.testing.assert_array_equal(values, some_tensors(RAGGED)[name][: len(values)])
 
@@ -153,7 +152,7 @@ def test_a_head_that_is_the_embedding_changes_nothing(tmp_path: Path) -> None:
     path = foreign(tmp_path / "a.gguf", {}, {"output.weight": wte})
     model = GgufModel(path)
     np.testing.assert_array_equal(dict(model.tensors())["wte"], wte)
-    assert model.vocabulary() is None
+    assert model.tokenizer() is None
     other = foreign(tmp_path / "b.gguf", {}, {"output.weight": wte + 1})
     with pytest.raises(BadData, match=r"output\.weight differs"):
         next(GgufModel(other).tensors())
@@ -216,7 +215,7 @@ def test_bytes_thrown_about_are_refused_or_read(tmp_path: Path, bpe: Tokenizer) 
             broken[at] = generator.integers(256)
         path.write_bytes(bytes(broken) + rest)
         try:
-            GgufModel(path).vocabulary()
+            GgufModel(path).tokenizer()
         except BadData:
             continue
 
