@@ -24,7 +24,7 @@ from llmc.errors import CompileFailed, ExitCode, Interrupted
 from tests.conftest import Llmc
 from tests.helpers.engine import Native, json_lines, succeeded
 
-OF_THE_ENGINE = ["isa", "parity fp32", "parity bf16", "threads", "files"]
+OF_THE_ENGINE = ["memory", "isa", "parity fp32", "parity bf16", "threads", "files"]
 
 
 @pytest.fixture
