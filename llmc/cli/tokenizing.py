@@ -28,11 +28,14 @@ Tokenizer = Annotated[
         "gpt2|byte|bpe:N|NAME|PATH",
     ),
 ]
-ValTokens = Annotated[int | None, of_tokens("Validate on the first N tokens.", "N", parser=count)]
+ValTokens = Annotated[
+    int | None,
+    of_tokens("Validate on about N tokens, in whole documents (0: none).", "N", parser=count),
+]
 ValFraction = Annotated[
     float | None,
     of_tokens(
-        "Validate on the first fraction F of the tokens, in whole documents. Default: "
+        "Validate on a sample of about this fraction of the tokens. Default: "
         f"{VAL_FRACTION}, at most {MOST_VAL_TOKENS:,} tokens.",
         "F",
     ),
