@@ -34,11 +34,14 @@ Pattern = Annotated[
     str | None,
     of_tokens("Split pattern of a FILE.tiktoken that does not say it.", "gpt2|cl100k|o200k|REGEX"),
 ]
-ValTokens = Annotated[int | None, of_tokens("Validate on the first N tokens.", "N", parser=count)]
+ValTokens = Annotated[
+    int | None,
+    of_tokens("Validate on about N tokens, in whole documents (0: none).", "N", parser=count),
+]
 ValFraction = Annotated[
     float | None,
     of_tokens(
-        "Validate on the first fraction F of the tokens, in whole documents. Default: "
+        "Validate on a sample of about this fraction of the tokens. Default: "
         f"{VAL_FRACTION}, at most {MOST_VAL_TOKENS:,} tokens.",
         "F",
     ),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmc.errors import Interrupted, Usage
 from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
@@ -84,13 +84,7 @@ def evaluate(
     with report.bar("evaluating", total, "tokens") as advance:
         try:
             flags = ("--data", str(text.path), "--max-tokens", str(max_tokens or 0))
-            end = None
-            for row in engine.rows(*flags, advance=advance):
-                start, losses = row["at"], row["losses"]
-                if start != end:  # what is between the windows is not predicted
-                    tally.begin_piece()
-                end = start + len(losses)
-                tally.add(_ids(shards, start, end), losses)
+            _add_rows(tally, shards, engine.rows(*flags, advance=advance))
         except Interrupted as stop:
             so_far = score(tally, engine.seq_len).loss.shown() if engine.done else None
             measured = f"loss so far: {so_far} nats per token" if so_far else "nothing was measured"
@@ -98,6 +92,17 @@ def evaluate(
             raise Interrupted(message) from stop
     result = score(tally, engine.seq_len)
     return LossResult(model, text.files, text.split, result, engine.finished(), text.other_split)
+
+
+def _add_rows(tally: Tally, shards: Sequence[Ids], rows: Iterable[dict[str, Any]]) -> None:
+    """Add the losses of rows; what is between them is not predicted."""
+    end = None
+    for row in rows:
+        start, losses = row["at"], row["losses"]
+        if start != end:
+            tally.begin_piece()
+        end = start + len(losses)
+        tally.add(_ids(shards, start, end), losses)
 
 
 def _ids(shards: Sequence[Ids], start: int, end: int) -> Ids:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from llmc.engine.machine import available_cores
 from llmc.errors import LlmcError, Usage
@@ -17,13 +19,20 @@ from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, open_source
 from llmc.tokens import shards
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import HeldEncoder, choose_encoder, cuts_of
-from llmc.tokens.files import MAX_TOKENS
+from llmc.tokens.files import MAX_TOKENS, MIN_TOKENS
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
-from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, load_manifest, verify
+from llmc.tokens.manifest import (
+    SPLITS,
+    Manifest,
+    PartRecord,
+    SplitRecord,
+    load_manifest,
+    verify,
+)
 from llmc.tokens.merge import find_parts, folder_name, range_of
 from llmc.tokens.nanogpt import META
 from llmc.tokens.pipeline import Feed, text_tasks
-from llmc.tokens.shards import MIN_TOKENS, MOST_VAL_TOKENS, SHARD_TOKENS, Cut
+from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS, Cut
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
@@ -34,8 +43,8 @@ class TokenizeOptions:
     """How :func:`tokenize` turns its inputs into a dataset."""
 
     tokenizer: str | Tokenizer | None = None  # gpt2, byte, bpe:N (to train), or what names one
-    val_tokens: int | None = None  # validate on exactly the first N tokens
-    val_fraction: float | None = None  # validate on this fraction, rounded to whole documents
+    val_tokens: int | None = None  # validate on about N tokens; 0: on none
+    val_fraction: float | None = None  # validate on about this fraction of the tokens
     out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
     force: bool = False  # replace a dataset there that was made from other text or tokens
     reading: Reading = AS_USUAL  # which files are read, and how they are cut into documents
@@ -130,8 +139,8 @@ def _check(options: TokenizeOptions) -> None:
     tokens, fraction = options.val_tokens, options.val_fraction
     if tokens is not None and fraction is not None:
         raise Usage("--val-tokens and --val-fraction exclude each other: give one")
-    if tokens is not None and tokens < MIN_TOKENS:
-        raise Usage(f"--val-tokens must be at least {MIN_TOKENS}, not {tokens}")
+    if tokens is not None and 0 != tokens < MIN_TOKENS:
+        raise Usage(f"--val-tokens must be 0 (none) or at least {MIN_TOKENS}, not {tokens}")
     if fraction is not None and not 0 < fraction < 1:
         raise Usage(f"--val-fraction must lie between 0 and 1, not be {fraction:g}")
     if not MIN_TOKENS <= options.shard_tokens <= MAX_TOKENS:
@@ -153,17 +162,19 @@ def _tokenize_text(
     if vocab_size is not None and part is not None:
         raise Usage(
             f"each part would train its own {spec}: train one tokenizer first, on all or some of "
-            "the text, and name its tokenizer.tiktoken with --tokenizer"
+            "the text, and name its dataset's folder with --tokenizer"
         )
     source = open_source(workspace, inputs, options.reading, report=report)
     for note in (*source.notes, *lines_of(source.left_out)):
         report.note(note)
     _note_default_tokenizer(options, report)
-    has_own_val = source.val_parts is not None
+    has_own_val, first = source.val_parts is not None, _is_registered(source.records)
     folder = options.out or workspace.data / source.name
     record = None
     if part is None:
-        cut = _cut_of(options, source.name, report, source.val_tokens, has_own_val=has_own_val)
+        cut = _cut_of(
+            options, source.name, report, source.val_tokens, has_own_val=has_own_val, first=first
+        )
     else:
         cut = Cut()
         record = PartRecord(*part, source.val_tokens, has_own_val)
@@ -246,7 +257,14 @@ def _merge_parts(
     first, record = parts[0], parts[0].part
     assert record is not None
     own_val = record.own_val
-    cut = _cut_of(options, first.dataset, report, record.val_tokens, has_own_val=own_val)
+    cut = _cut_of(
+        options,
+        first.dataset,
+        report,
+        record.val_tokens,
+        has_own_val=own_val,
+        first=_is_registered(first.source),
+    )
     folder = options.out
     if folder is None:
         above = {made.folder.resolve().parent for made in parts}
@@ -255,9 +273,13 @@ def _merge_parts(
     made = replace(first, folder=folder, part=None, text_bytes=text_bytes)
     tokenizer = first.load_tokenizer()
     with shards.scratch_for(folder, key="merge") as scratch:
+        made_by = SplitRecord("own")
         if not own_val:
-            val, train = shards.cut_stream(scratch, train, cut, tokenizer)
-        shards.check_enough(scratch, first.dataset, train, val)
+            val, train, made_by = shards.divide(
+                scratch, train, cut, tokenizer, options.shard_tokens
+            )
+        made = replace(made, split=made_by)
+        shards.check_enough(scratch, first.dataset, train, val, cut)
         made = shards.publish(made, tokenizer, train, val)
     report.note("the folders of the parts are no longer needed")
     return TokenizedDataset(made)
@@ -268,6 +290,11 @@ def _note_default_tokenizer(options: TokenizeOptions, report: Report) -> None:
         report.note(f"tokenizer: {DEFAULT_TOKENIZER} (the default; --tokenizer names another)")
 
 
+def _is_registered(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell from the records of a text whether it is a registered dataset, which has a name."""
+    return bool(records) and "name" in records[0]
+
+
 def _cut_of(
     options: TokenizeOptions,
     name: str,
@@ -275,11 +302,13 @@ def _cut_of(
     default: int | None = None,
     *,
     has_own_val: bool = False,
+    first: bool = False,
 ) -> Cut:
-    """Return where to cut off the validation split of the dataset ``name``; report a default.
+    """Return how to make the validation split of the dataset ``name``; report a default.
 
     ``default`` is the dataset's own number of validation tokens. If it has a validation text, the
-    cut is not used, and options that ask for one are refused.
+    cut is not used, and options that ask for one are refused. With ``first`` the split is the
+    first tokens, else a sample.
     """
     tokens, fraction = options.val_tokens, options.val_fraction
     if has_own_val and (tokens is not None or fraction is not None):
@@ -290,17 +319,18 @@ def _cut_of(
         report.note(f"validation: {name}'s own validation text")
         return Cut()
     if fraction is not None:
-        return Cut(fraction=fraction)
+        return Cut(fraction=fraction, first=first)
     if tokens is not None:
-        return Cut(tokens)
+        return Cut(tokens, first=first)
     if default is not None:
         report.note(f"validation: the first {default:,} tokens (--val-tokens)")
-        return Cut(default)
+        return Cut(default, first=first)
+    what = "the first" if first else "a sample of documents,"
     report.note(
-        f"validation: the first {VAL_FRACTION:.0%} of the tokens, at most {MOST_VAL_TOKENS:,} "
+        f"validation: {what} {VAL_FRACTION:.0%} of the tokens, at most {MOST_VAL_TOKENS:,} "
         "(--val-fraction)"
     )
-    return Cut(fraction=VAL_FRACTION, most=MOST_VAL_TOKENS)
+    return Cut(fraction=VAL_FRACTION, most=MOST_VAL_TOKENS, first=first)
 
 
 def _key(made: Manifest, options: TokenizeOptions) -> str:
@@ -344,9 +374,15 @@ def _write(
         train = streams["train"].files
         val = streams["val"].files if "val" in streams else []
         if made.part is None:
+            made_by = SplitRecord("own")
             if "val" not in streams:
-                val, train = shards.cut_stream(scratch, train, cut, tokenizer)
-            shards.check_enough(scratch, made.dataset, train, val)
+                val, train, made_by = shards.divide(
+                    scratch, train, cut, tokenizer, options.shard_tokens
+                )
+            if not val and cut.tokens != 0:
+                report.note("too little text for a validation split: all of it is to train on")
+            made = replace(made, split=made_by)
+            shards.check_enough(scratch, made.dataset, train, val, cut)
         made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))
         made = shards.publish(made, tokenizer, train, val)
     return TokenizedDataset(made, scratch.resumed)

@@ -33,6 +33,7 @@ KINDS = {MAGIC16: ("uint16", VERSION16), MAGIC32: ("uint32", VERSION32)}
 ROWS_MAGIC, ROWS_VERSION = 20250917, 1
 UINT16_VOCAB = 65536
 MAX_TOKENS = 2**32 - 1
+MIN_TOKENS = 2  # an input and its target
 _AGAIN = "make it with 'llmc tokenize'"
 WIDTHS = {"uint16": 2, "int32": 4, "uint32": 4}  # bytes of a token
 HEADERLESS = {"uint16": "<u2", "int32": "<i4"}  # nanoGPT's, llm.c's first release's

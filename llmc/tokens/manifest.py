@@ -72,6 +72,24 @@ class PartRecord:
 
 
 @dataclass(frozen=True)
+class SplitRecord:
+    """How the validation split was made.
+
+    Attributes:
+        rule: ``sample`` (of the documents, by llmc.tokens.split), ``first`` (the first tokens),
+            ``own`` (the text has a validation text) or ``none``.
+        seed: of the sample.
+        documents: whole documents in the sample.
+        runs: runs of tokens in it, of documents that are too long.
+    """
+
+    rule: str
+    seed: int | None = None
+    documents: int = 0
+    runs: int = 0
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A dataset.
 
@@ -89,6 +107,7 @@ class Manifest:
     left_out: tuple[dict[str, Any], ...] = ()  # what was not read: ``file`` and ``reason``
     special: bool = False  # the text of a special token in a document became that token
     part: PartRecord | None = None  # the part of a dataset that this is: nothing to train on yet
+    split: SplitRecord | None = None  # None: made by an older llmc, which validates on the first
     created_by: str = f"llmc {__version__}"
 
     @classmethod
@@ -107,9 +126,9 @@ class Manifest:
         return self._path_of(self.train)
 
     @property
-    def val_path(self) -> Path:
-        """The token file to validate on, or a glob pattern that finds all of them."""
-        return self._path_of(self.val)
+    def val_path(self) -> Path | None:
+        """The token file to validate on, or a glob pattern that finds all of them; None: none."""
+        return self._path_of(self.val) if self.val.shards else None
 
     def _path_of(self, split: Split) -> Path:
         if len(split.shards) == 1:
@@ -164,7 +183,7 @@ def load_manifest(folder: Path) -> Manifest:
     missing = f"no dataset in {folder}: make one with 'llmc tokenize NAME' or 'llmc prepare NAME'"
     fields = read_strictly(scan_manifest, path, missing=missing, advice="run 'llmc tokenize' again")
     del fields["format"]
-    part = fields.get("part")
+    part, split = fields.get("part"), fields.get("split")
     fields |= {
         "tokenizer": TokenizerRecord(**fields["tokenizer"]),
         "train": Split(tuple(Shard(**shard) for shard in fields["train"])),
@@ -172,6 +191,7 @@ def load_manifest(folder: Path) -> Manifest:
         "source": tuple(fields["source"]),
         "left_out": tuple(fields.get("left_out", ())),
         "part": PartRecord(**part) if part is not None else None,
+        "split": SplitRecord(**split) if split is not None else None,
     }
     return Manifest(folder=folder, **fields)
 
@@ -213,7 +233,8 @@ def _problems(fields: dict[str, Any]) -> list[str]:
     problems = [] if "format" in fields else ["format is missing"]
     problems += _mistyped({"folder": None, **fields}, Manifest, "")
     names: list[str] = []
-    for key, kind in (("tokenizer", TokenizerRecord), ("part", PartRecord)):
+    kinds = (("tokenizer", TokenizerRecord), ("part", PartRecord), ("split", SplitRecord))
+    for key, kind in kinds:
         if isinstance(record := fields.get(key), dict):
             problems += _mistyped(record, kind, f"{key}.")
             names += [record["file"]] if isinstance(record.get("file"), str) else []
@@ -229,7 +250,7 @@ def _problems(fields: dict[str, Any]) -> list[str]:
         fields[split] = [entry for entry in whole if is_file_name(entry["file"])]
         files = [entry["file"] for entry in whole]
         names += files
-        if not files and fields.get("part") is None:
+        if not files and split == "train" and fields.get("part") is None:
             problems.append(f"{split} has no files")
         if len(files) > 1 and files != shard_names(files[0].rpartition("_")[0], len(files)):
             problems.append(f"the files of {split} should be numbered from 000001 on")
@@ -238,7 +259,13 @@ def _problems(fields: dict[str, Any]) -> list[str]:
     return problems + (["a file is named twice"] if len(set(names)) < len(names) else [])
 
 
-JSON_TYPES = {TokenizerRecord: dict, PartRecord: dict, Split: list, Path: type(None)}
+JSON_TYPES = {
+    TokenizerRecord: dict,
+    PartRecord: dict,
+    SplitRecord: dict,
+    Split: list,
+    Path: type(None),
+}
 
 
 def _mistyped(value: object, kind: type, prefix: str) -> list[str]:

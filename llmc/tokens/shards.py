@@ -16,26 +16,28 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import BadData
 from llmc.paths import link_or_copy, written_whole
 from llmc.tokens import manifest as manifests
-from llmc.tokens.files import TokenFile, payload_sha256, read_tokens, write_tokens
-from llmc.tokens.manifest import Manifest, Shard, Split, shard_names
+from llmc.tokens import split as splits
+from llmc.tokens.files import MIN_TOKENS, TokenFile, payload_sha256, read_tokens, write_tokens
+from llmc.tokens.manifest import Manifest, Shard, Split, SplitRecord, shard_names
 from llmc.tokens.pipeline import Feed, Position, Stream
 from llmc.tokens.tokenizer import RECORD_FILE, Tokenizer, save_tokenizer
 from llmc.tokens.vocabulary import TOKENIZER_FILE
 
 if TYPE_CHECKING:
     from llmc.tokens.files import Ids
+    from llmc.tokens.split import Sample
 
 SCRATCH = ".tokenizing"
 JOURNAL = "journal.json"
 JOURNAL_FORMAT = 1
 SHARD_TOKENS = 100_000_000  # as llm.c's FineWeb script cuts
-MIN_TOKENS = 2  # an input and its target
 # A fraction of a large set is more than a validation ever reads.
 MOST_VAL_TOKENS = 10_000_000
 SLICE = 1 << 20
@@ -219,11 +221,19 @@ def write_stream(
 
 @dataclass(frozen=True)
 class Cut:
-    """The size of the validation split, which is the start of the token stream."""
+    """The size of the validation split, a sample or, with ``first``, the start of the stream."""
 
-    tokens: int | None = None  # exactly this many tokens; None: a fraction
-    fraction: float = 0.1  # of the tokens, moved to the nearest start of a document
+    tokens: int | None = None  # so many tokens; 0: none; None: a fraction
+    fraction: float = 0.1  # of the tokens
     most: int | None = None  # the maximum number of tokens of a fraction
+    first: bool = False  # llm.c's cut
+
+    def target(self, total: int) -> int:
+        """Return the size of the split of ``total`` tokens, before whole documents change it."""
+        if self.tokens is not None:
+            return self.tokens
+        least = MIN_TOKENS if total >= 2 * MIN_TOKENS else 0
+        return max(min(round(self.fraction * total), self.most or total), least)
 
     def at(self, files: Sequence[TokenFile], eot: int) -> int:
         """Return the size of the validation split of the tokens in ``files``.
@@ -234,7 +244,7 @@ class Cut:
         total = sum(file.tokens for file in files)
         if self.tokens is not None:
             return min(self.tokens, total)
-        target = min(round(self.fraction * total), self.most or total)
+        target = self.target(total)
         found = _nearest(files, eot, target, target // 2 + 1, min(total, target + target // 2))
         return target if found is None else found
 
@@ -299,16 +309,59 @@ def cut_stream(
     return val, train
 
 
+def divide(
+    scratch: Scratch,
+    files: Sequence[TokenFile],
+    cut: Cut,
+    tokenizer: Tokenizer,
+    shard_tokens: int = SHARD_TOKENS,
+) -> tuple[list[TokenFile], list[TokenFile], SplitRecord]:
+    """Return the validation files, the training files, and how they were divided.
+
+    Raises:
+        BadData: a file is broken, or the disk is full.
+    """
+    if cut.tokens == 0:
+        return [], list(files), SplitRecord("none")
+    if cut.first:
+        return *cut_stream(scratch, files, cut, tokenizer), SplitRecord("first")
+    target = cut.target(sum(file.tokens for file in files))
+    sample = splits.draw(files, tokenizer.eot, target)
+    if sample.tokens < MIN_TOKENS:
+        return [], list(files), SplitRecord("none")
+    starts = list(accumulate((file.tokens for file in files), initial=0))
+
+    def ids(number: int, of: Sample, *, within: bool) -> Iterator[Ids]:
+        bounds = of.of(starts[number], starts[number + 1])
+        return splits.tokens_of(read_tokens(files[number].path), bounds, within=within)
+
+    size, train = tokenizer.vocab_size, list(files)
+    val: list[TokenFile] = []
+    touched = [n for n, ends in enumerate(pairwise(starts)) if len(sample.of(*ends))]
+    for part in sample.parts(shard_tokens):
+        path = scratch.folder / f"sample_val_{len(val):06}.bin"
+        pieces = (piece for number in touched for piece in ids(number, part, within=True))
+        val.append(write_tokens(path, pieces, size))
+    for number in touched:
+        path = scratch.folder / f"sample_train_{number:06}.bin"
+        train[number] = write_tokens(path, ids(number, sample, within=False), size)
+    runs = len(sample.bounds) - sample.documents
+    record = SplitRecord("sample", splits.SEED, sample.documents, runs)
+    return val, [file for file in train if file.tokens], record
+
+
 def check_enough(
-    scratch: Scratch, name: str, train: Sequence[TokenFile], val: Sequence[TokenFile]
+    scratch: Scratch, name: str, train: Sequence[TokenFile], val: Sequence[TokenFile], cut: Cut
 ) -> None:
-    """Check that both splits have tokens; if not, forget the finished shards.
+    """Check that there are tokens to train on, and to validate on where ``cut`` names a number.
+
+    If not, forget the finished shards.
 
     Raises:
         BadData: a split is empty.
     """
     counts = [sum(file.tokens for file in files) for files in (train, val)]
-    if min(counts) < MIN_TOKENS:
+    if counts[0] < MIN_TOKENS or ((val or cut.tokens) and counts[1] < MIN_TOKENS):
         scratch.streams.clear()
         raise BadData(
             f"'{name}' is too little text: {sum(counts):,} tokens leave {counts[1]:,} to validate "

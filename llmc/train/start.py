@@ -94,7 +94,12 @@ def _validation(path: Path, vouching: dict[Path, Manifest]) -> Path:
         raise MissingOutput(f"there is no file {path}: make one with 'llmc tokenize PATH'")
     manifests = _manifests(found, vouching)
     if path.is_dir():
-        return manifests[0].val_path
+        if (val := manifests[0].val_path) is None:
+            raise MissingOutput(
+                f"{path} has no validation split: name a token file, or make one with "
+                "'llmc tokenize --val-fraction F'"
+            )
+        return val
     return path
 
 
@@ -157,7 +162,8 @@ def _check_files(manifest: Manifest) -> None:
     for file in manifest.files:
         if not file.is_file():
             raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize'")
-    for file in (*expanded(manifest.train_path), *expanded(manifest.val_path)):
+    val = expanded(manifest.val_path) if manifest.val_path is not None else []
+    for file in (*expanded(manifest.train_path), *val):
         if file not in manifest.files:
             raise _unknown_file(file)
 

@@ -40,7 +40,10 @@ def tokenized(
 def text_of(manifest: Manifest) -> tuple[bytes, bytes]:
     """Return the bytes of both splits, validation first."""
     tokenizer = manifest.load_tokenizer()
-    val, train = read_tokens(manifest.val_path), read_tokens(manifest.train_path)
+    val, train = (
+        read_tokens(manifest.folder / "val.bin"),
+        read_tokens(manifest.folder / "train.bin"),
+    )
     return tokenizer.detokenize(val.tolist()), tokenizer.detokenize(train.tolist())
 
 
@@ -78,10 +81,15 @@ def test_tinyshakespeare_is_llm_c_s_to_the_bit(
 def test_documents_are_framed_and_split_between_them(here: Context, corpus: Path) -> None:
     manifest = tokenized(here, corpus)
     val, train = text_of(manifest)
-    assert val == b"<|endoftext|>documenta<|endoftext|>documentb"
-    assert val + train == b"".join(
-        b"<|endoftext|>document%c" % (ord("a") + index) for index in range(20)
-    )
+    begin = b"<|endoftext|>document"
+    names = [split.split(begin)[1:] for split in (val, train)]
+    assert all(part == sorted(part) for part in names)
+    assert sorted(names[0] + names[1]) == [b"%c" % (ord("a") + index) for index in range(20)]
+    assert len(names[0]) == 2 and names[0] != [b"a", b"b"]
+    assert val.startswith(begin) and train.startswith(begin)
+    record = manifest.split
+    assert record is not None
+    assert (record.rule, record.seed, record.documents, record.runs) == ("sample", 1337, 2, 0)
     assert read_tokens(manifest.train_path)[0] == EOT
     assert manifest.folder == here.workspace.data / "corpus"
     assert (manifest.dataset, manifest.text_bytes) == ("corpus", 180)
@@ -92,10 +100,13 @@ def test_documents_are_framed_and_split_between_them(here: Context, corpus: Path
     ]
 
 
-def test_val_tokens_are_exact_and_from_the_front(here: Context, corpus: Path) -> None:
+def test_val_tokens_are_whole_documents_or_none(here: Context, corpus: Path) -> None:
     manifest = tokenized(here, corpus, val_tokens=13)
-    assert (manifest.val.tokens, manifest.train.tokens) == (13, 187)
-    assert text_of(manifest)[0] == b"<|endoftext|>documenta<|endoftext|>do"
+    assert (manifest.val.tokens, manifest.train.tokens) == (10, 190)
+    manifest = tokenized(here, corpus, val_tokens=0)
+    assert (manifest.val.tokens, manifest.train.tokens) == (0, 200)
+    assert manifest.val_path is None and not (manifest.folder / "val.bin").exists()
+    assert manifest.split is not None and manifest.split.rule == "none"
 
 
 @pytest.mark.parametrize(
@@ -111,17 +122,20 @@ def test_one_document_is_cut_where_the_fraction_falls(here: Context, tmp_path: P
     (tmp_path / "one.txt").write_text("0123456789" * 10)
     manifest = tokenized(here, tmp_path / "one.txt", val_fraction=0.25)
     assert (manifest.val.tokens, manifest.train.tokens) == (25, 76)
-    assert b"".join(text_of(manifest)) == b"<|endoftext|>" + b"0123456789" * 10
+    val, train = text_of(manifest)
+    assert val in b"0123456789" * 10 and train.startswith(b"<|endoftext|>0")
 
 
 @pytest.mark.parametrize("slices", [1, 7, 1 << 20])
 def test_copying_in_slices_changes_nothing(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch, slices: int
 ) -> None:
+    whole = tokenized(here, corpus)
     monkeypatch.setattr("llmc.tokens.shards.SLICE", slices)
-    ids = [id for letter in b"cdefghijklmnopqrst" for id in (EOT, *b"document", letter)]
-    payload = b"".join(id.to_bytes(2, "little") for id in ids)
-    assert tokenized(here, corpus).train.shards[0].sha256 == hashlib.sha256(payload).hexdigest()
+    monkeypatch.setattr("llmc.tokens.split.SLICE", slices)
+    assert tokenized(here, corpus) == whole
+    payload = read_tokens(whole.train_path).tobytes()
+    assert whole.train.shards[0].sha256 == hashlib.sha256(payload).hexdigest()
 
 
 def test_the_default_tokenizer_is_gpt2(here: Context, corpus: Path, gpt2: Tokenizer) -> None:
@@ -179,12 +193,14 @@ def test_tinystories_keeps_its_own_validation_text(here: Context) -> None:
 def test_endoftext_written_in_a_document_is_text(here: Context, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a<|endoftext|>b" * 4)
     manifest = tokenized(here, tmp_path / "x.txt")
-    ids = np.concatenate([read_tokens(manifest.val_path), read_tokens(manifest.train_path)])
-    assert np.flatnonzero(ids == EOT).tolist() == [0]
+    ids = np.concatenate(
+        [read_tokens(manifest.folder / "val.bin"), read_tokens(manifest.folder / "train.bin")]
+    )
+    assert np.count_nonzero(ids == EOT) == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "val_tokens"), [("", None), ("abc", None), ("0123456789", 10), ("0123456789", 5000)]
+    ("text", "val_tokens"), [("", None), ("0123456789", 10), ("0123456789", 5000)]
 )
 def test_too_little_text_is_refused_and_leaves_nothing(
     here: Context, tmp_path: Path, text: str, val_tokens: int | None
@@ -228,7 +244,7 @@ def test_out_that_is_a_file_is_refused(here: Context, corpus: Path) -> None:
     ("flags", "message"),
     [
         ({"val_tokens": 5, "val_fraction": 0.5}, "exclude each other"),
-        ({"val_tokens": 1}, "--val-tokens must be at least 2"),
+        ({"val_tokens": 1}, "--val-tokens must be 0"),
         ({"val_fraction": 0.0}, "--val-fraction must lie between 0 and 1"),
         ({"val_fraction": 1.0}, "--val-fraction must lie between 0 and 1"),
         ({"val_fraction": float("nan")}, "--val-fraction must lie between 0 and 1"),
@@ -260,7 +276,7 @@ def test_the_command_says_what_it_chose(llmc: Llmc, corpus: Path, gpt2: Tokenize
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "tokenizer: gpt2 (the default" in done.stderr
-    assert "validation: the first 10% of the tokens" in done.stderr
+    assert "validation: a sample of documents, 10% of the tokens" in done.stderr
     assert "next: llmc train --data data/corpus" in done.stderr
     quiet = llmc("tokenize", corpus, "--quiet", "--json")
     assert quiet.stderr == ""
@@ -286,7 +302,8 @@ def test_work_that_is_done_is_recognized(here: Context, corpus: Path) -> None:
     assert done("bpe:262") is None
     manifest = tokenized(here, corpus)
     assert done("byte") == manifest.folder
-    manifest.val_path.write_bytes(manifest.val_path.read_bytes()[:-1])
+    flip = manifest.folder / "val.bin"
+    flip.write_bytes(flip.read_bytes()[:-1])
     assert done("byte") is None
 
 

@@ -66,6 +66,7 @@ def test_the_file_is_as_documented(dataset: Manifest) -> None:
         "left_out",
         "special",
         "part",
+        "split",
         "created_by",
     ]
     assert fields["format"] == 2

@@ -1,0 +1,234 @@
+"""Choose the validation split: a sample of whole documents from everywhere in the text.
+
+Documents are drawn by a seeded hash of their own tokens, not of their place: file names do not
+decide what is measured, equal documents are in the same split, and a document stays in its split
+when others are added. A document too long for that, such as a text that is a single one, gives runs
+of its tokens from several places. The rest trains, in the order of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmc.tokens.files import MIN_TOKENS, TokenFile, read_tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llmc.tokens.files import Ids
+
+    Bounds = NDArray[np.int64]  # (n, 2): where ranges of tokens begin and end
+
+SEED = 1337
+STRETCHES, STRETCH = 16, 100_000_000  # of a larger text these are sampled, evenly spaced; not all
+MOST_RUNS, LEAST_RUN = 10, 128  # of a long document: how many, and tokens in one if there are some
+HASHED = 16  # tokens of a document, evenly spaced, that its hash is made of
+SLICE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What of a stream validates.
+
+    Attributes:
+        bounds: begins and ends of its ranges, (n, 2), in order.
+        documents: how many of them are whole documents; the others are runs of long ones.
+    """
+
+    bounds: Bounds
+    documents: int
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all ranges."""
+        return int((self.bounds[:, 1] - self.bounds[:, 0]).sum())
+
+    def parts(self, most: int) -> Iterator[Sample]:
+        """Yield it in parts of at most ``most`` tokens, in order."""
+        import numpy as np
+
+        ends = np.cumsum(self.bounds[:, 1] - self.bounds[:, 0])
+        offset = self.bounds[:, 1] - ends  # from a place in the sample to one in the stream
+        places = np.stack([np.append(0, ends[:-1]), ends], axis=1)
+        for at in range(0, self.tokens, most):
+            clipped = places.clip(at, at + most)
+            here = clipped[:, 0] < clipped[:, 1]
+            yield Sample((clipped + offset[:, None])[here], 0)
+
+    def of(self, start: int, end: int) -> Bounds:
+        """Return its ranges in a file that holds the stream from ``start`` to ``end``."""
+        clipped: Bounds = self.bounds.clip(start, end) - start
+        return clipped[clipped[:, 0] < clipped[:, 1]]
+
+
+class Joined:
+    """Token files as one stream."""
+
+    def __init__(self, files: Sequence[TokenFile]) -> None:
+        """Map the files; a broken one raises BadData."""
+        import numpy as np
+
+        self.files = [read_tokens(file.path) for file in files]
+        self.starts = np.cumsum([0, *map(len, self.files)])
+
+    def positions(self, token: int, low: int, high: int) -> NDArray[np.int64]:
+        """Return where ``token`` is from ``low`` to ``high``."""
+        import numpy as np
+
+        found = [np.empty(0, np.int64)]
+        for first, ids in zip(self.starts, self.files, strict=False):
+            begin, end = max(low - first, 0), min(high - first, len(ids))
+            for at in range(begin, end, SLICE):
+                found.append(np.flatnonzero(ids[at : min(at + SLICE, end)] == token) + first + at)
+        return np.concatenate(found)
+
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the tokens at ``positions``, (n,)."""
+        import numpy as np
+
+        found = np.empty(len(positions), np.uint64)
+        files = np.searchsorted(self.starts, positions, "right") - 1
+        for number in np.unique(files):
+            here = files == number
+            found[here] = self.files[number][positions[here] - self.starts[number]]
+        return found
+
+
+def draw(files: Sequence[TokenFile], eot: int, target: int, seed: int = SEED) -> Sample:
+    """Return a sample of about ``target`` tokens.
+
+    A document begins at each ``eot``. The result depends on the tokens, not on how they are cut
+    into files, and on the seed.
+
+    Raises:
+        BadData: a file cannot be read.
+    """
+    import numpy as np
+
+    joined = Joined(files)
+    total = int(joined.starts[-1])
+    if total <= STRETCHES * STRETCH or target > STRETCHES * STRETCH // 2:
+        return _draw_from(joined, (0, total), eot, target, seed)
+    samples = []
+    for number in range(STRETCHES):
+        low = (total - STRETCH) * number // (STRETCHES - 1)
+        stretch = (low, low + STRETCH)
+        samples.append(_draw_from(joined, stretch, eot, target // STRETCHES, seed))
+    bounds = np.concatenate([sample.bounds for sample in samples])
+    return Sample(bounds, sum(sample.documents for sample in samples))
+
+
+def _draw_from(
+    joined: Joined, stretch: tuple[int, int], eot: int, target: int, seed: int
+) -> Sample:
+    import numpy as np
+
+    low, high = stretch
+    if not target or high - low <= target + MIN_TOKENS - 1:
+        return Sample(np.empty((0, 2), np.int64), 0)
+    bounds = document_bounds(joined, stretch, eot)
+    lengths = bounds[:, 1] - bounds[:, 0]
+    is_long = (2 * lengths > 3 * target) | (len(bounds) == 1)
+    long = np.flatnonzero(is_long)
+    is_whole = ~is_long
+    # A document that goes on outside of the stretch is not whole here.
+    is_whole[0] &= low == 0 or bool(joined.at(bounds[:1, 0])[0] == eot)
+    is_whole[-1] &= high == joined.starts[-1]
+    whole = np.flatnonzero(is_whole)
+    runs: list[tuple[int, int]] = []
+    taken = 0
+    ends = np.cumsum(lengths[long]) * (target / (high - low)) + 0.5
+    for at, end in zip(long, ends.astype(np.int64), strict=True):
+        runs += _runs(bounds[at], int(end) - taken, seed)
+        taken = int(end)
+    hashes = _hashes(joined, bounds[whole], seed)
+    nearest = _nearest_sum(hashes, lengths[whole], target - taken, leaves_one=not len(long))
+    chosen = whole[nearest]
+    found = np.concatenate([bounds[chosen], np.array(runs, np.int64).reshape(-1, 2)])
+    return Sample(found[np.argsort(found[:, 0])], len(chosen))
+
+
+def document_bounds(joined: Joined, stretch: tuple[int, int], eot: int) -> Bounds:
+    """Return where the documents of a stretch begin and end: each at the next ``eot``."""
+    import numpy as np
+
+    low, high = stretch
+    starts = joined.positions(eot, low, high)
+    if not len(starts) or starts[0] > low:
+        starts = np.concatenate([[low], starts])
+    return np.stack([starts, np.append(starts[1:], high)], axis=1)
+
+
+def _nearest_sum(
+    hashes: NDArray[Any], lengths: NDArray[Any], target: int, *, leaves_one: bool
+) -> NDArray[Any]:
+    """Return the documents with the lowest hashes whose lengths add up to nearest to ``target``."""
+    import numpy as np
+
+    order = np.argsort(hashes, kind="stable")
+    if leaves_one:
+        order = order[:-1]
+    sums = np.concatenate([[0], np.cumsum(lengths[order])])
+    return order[: int(np.argmin(np.abs(sums - target)))]
+
+
+def _runs(bounds: NDArray[Any], tokens: int, seed: int) -> list[tuple[int, int]]:
+    """Return runs of a document that add up to ``tokens``: one in each of as many equal parts.
+
+    Its first token, which begins the document, is in none.
+    """
+    first, end = int(bounds[0]) + 1, int(bounds[1])
+    tokens = min(tokens, end - first)
+    if tokens <= 0:
+        return []
+    count = min(max(tokens // LEAST_RUN, 1), MOST_RUNS)
+    found = []
+    for i in range(count):
+        low, high = (first + (end - first) * at // count for at in (i, i + 1))
+        size = tokens * (i + 1) // count - tokens * i // count
+        start = low + int(_mixed(seed, end - first, i)[0]) % (high - low - size + 1)
+        found.append((start, start + size))
+    return found
+
+
+def _hashes(joined: Joined, bounds: Bounds, seed: int) -> NDArray[np.uint64]:
+    """Return a hash of each document, of its length and of some of its tokens."""
+    lengths = bounds[:, 1] - bounds[:, 0]
+    hashes = _mixed(seed, lengths)
+    for i in range(HASHED):
+        hashes = _mixed(hashes, joined.at(bounds[:, 0] + lengths * i // HASHED))
+    return hashes
+
+
+def _mixed(*values: Any) -> NDArray[np.uint64]:
+    """Mix integers, or arrays of them, into one: the finalizer of SplitMix64 after each."""
+    import numpy as np
+
+    state = np.zeros(1, np.uint64)
+    for value in values:
+        state = (state ^ np.asarray(value).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+        state ^= state >> np.uint64(31)
+    return state
+
+
+def tokens_of(ids: Ids, bounds: Bounds, *, within: bool) -> Iterator[Ids]:
+    """Yield the tokens within ``bounds``, or outside of them, in order, in pieces."""
+    import numpy as np
+
+    edges = bounds.reshape(-1)
+    for at in range(0, len(ids), SLICE):
+        end = min(at + SLICE, len(ids))
+        low, high = (int(np.searchsorted(edges, place, "right")) for place in (at, end - 1))
+        begins_inside = low % 2 == 1
+        if low == high:
+            if begins_inside == within:
+                yield ids[at:end]
+            continue
+        steps = np.diff(np.concatenate([[at], edges[low:high], [end]]))
+        inside = (np.arange(len(steps)) % 2 == 1) ^ begins_inside
+        yield ids[at:end][np.repeat(inside == within, steps)]
