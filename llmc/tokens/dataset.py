@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmc.engine.machine import available_cores
+from llmc.engine.machine import available_cpus
 from llmc.errors import LlmcError, Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
@@ -366,7 +366,7 @@ def _write(
                     feed,
                     vocab_size=tokenizer.vocab_size,
                     shard_tokens=options.shard_tokens,
-                    workers=options.workers or available_cores(),
+                    workers=options.workers or available_cpus(),
                     advance=advance,
                 )
                 for name, feed in feeds.items()
