@@ -153,7 +153,7 @@ def _tokenize_text(
     if vocab_size is not None and part is not None:
         raise Usage(
             f"each part would train its own {spec}: train one tokenizer first, on all or some of "
-            "the text, and name its tokenizer.tiktoken with --tokenizer"
+            "the text, and name its dataset's folder with --tokenizer"
         )
     source = open_source(workspace, inputs, options.reading, report=report)
     for note in (*source.notes, *lines_of(source.left_out)):
