@@ -107,7 +107,7 @@ static struct Row row_at(const struct Eval *eval, size_t i) {
   const struct Row row = {words[0], words[1], words[2]};
   if (row.from < 1 || row.from >= row.length || row.start + row.length > eval->loader.count) {
     die(EXIT_BAD_DATA, "row %zu of %s is %u, %u, %u, which is no piece of the %zu tokens of %s; make the rows "
-        "for this file", i, path, words[0], row.length, row.from, eval->loader.count, eval->loader.path);
+        "for this file", i, path, words[0], row.length, row.from, (size_t)eval->loader.count, eval->loader.path);
   }
   if (row.length - 1 > maxT) {
     die(EXIT_BAD_DATA, "row %zu of %s has the model read %u tokens, but it has %zu positions; cut the row", i,

@@ -1,5 +1,6 @@
 /* What Linux says of its memory, from /proc and /sys as they look in and out of containers. */
 #define _XOPEN_SOURCE 700
+#define _DARWIN_C_SOURCE  // mkdtemp
 #include "base/memory.h"
 
 #include <ftw.h>

@@ -1,5 +1,6 @@
 /* Which tokens a step sees: in order, and shuffled. */
 #define _POSIX_C_SOURCE 200809L
+#define _DARWIN_C_SOURCE  // mkdtemp
 #include "files/dataloader.h"
 
 #include <fcntl.h>
