@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def state(prefix: str = "") -> dict[str, Any]:
     }
 
 
-WRAPPED = {
+WRAPPED: dict[str, Callable[[], Any]] = {
     "distributed": lambda: state("module."),
     "compiled": lambda: state("_orig_mod."),
     "both": lambda: state("module._orig_mod."),
