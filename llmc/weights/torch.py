@@ -84,8 +84,9 @@ def load_pickle(path: Path) -> Any:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]  # not torch's advice
         raise BadData(
             f"{path} cannot be read as tensors and plain values alone "
-            f"({type(error).__name__}: {reason}): get it again, or as .safetensors; if it holds objects "
-            "of a program's own, save its tensors alone there: torch.save(model.state_dict(), FILE)"
+            f"({type(error).__name__}: {reason}): get it again, or as .safetensors; if it holds "
+            "objects of a program's own, save its tensors alone there: "
+            "torch.save(model.state_dict(), FILE)"
         ) from error
 
 
