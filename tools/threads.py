@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llmc.check.bench import Timing, TorchProcess, Work, comparison, in_pairs
+from llmc.check.bench import Work
+from llmc.check.timing import Timing, TorchProcess, comparison, in_pairs
 from llmc.config import load_preset
 from llmc.engine.build import ensure_native
 

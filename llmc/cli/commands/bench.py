@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llmc.check.bench import (
-    Event,
     bench_decode,
     bench_kernels,
     bench_steps,
     bench_tables,
     work_of,
 )
+from llmc.check.timing import Event
 from llmc.cli.context import Context
 from llmc.cli.options import argument, in_group
 from llmc.errors import Usage
