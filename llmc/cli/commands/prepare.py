@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -55,5 +56,5 @@ def prepare(
             "binary": str(done.binary),
         }
     )
-    settings = f" --config {done.config}" if done.config is not None else ""
-    ctx.ui.next(f"llmc train{settings}", "llmc sample --decode")
+    settings = ["--config", done.config] if done.config is not None else []
+    ctx.ui.next(shlex.join(["llmc", "train", *settings]), "llmc sample --decode")
