@@ -99,7 +99,7 @@ void run_save(struct Run *run, size_t step, bool told);
 /* A checkpoint to go on from. */
 struct Resumed {
   size_t step;
-  bool told;
+  bool told, whole;  // whole: its windows cover all of the text, as those of older versions did not
   int model, state;  // file descriptors
   char model_path[SAVER_PATH], state_path[SAVER_PATH];
 };
