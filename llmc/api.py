@@ -62,6 +62,7 @@ def train(
     val_data: Place | None = None,
     run: str | None = None,
     resume: bool = False,
+    resume_from: str | int | None = None,
     threads: int | None = None,
     workspace: Place = HERE,
     report: Report = SILENT,
@@ -77,7 +78,8 @@ def train(
         val_data: token file to validate on. Default: the dataset's.
         run: the run's name. Default: the dataset's with a number.
         resume: continue the run, or the newest one, from its newest checkpoint.
-        threads: threads; the result does not depend on it. Default: one per core.
+        resume_from: resume from the checkpoint of this step, or from ``"best"``.
+        threads: threads; the result does not depend on it. Default: one per physical core.
         workspace: the run's folder is ``runs/<run>`` in it.
         report: receives notes.
         settings: training settings, put over the preset's: ``steps=200``, ``lr=1e-3``;
@@ -95,7 +97,8 @@ def train(
     folder = data.folder if isinstance(data, TokenizedDataset) else _path(data)
     if isinstance(model, ModelConfig):
         model = _random_weights(place, model, folder or place.newest_dataset(), report)
-    inputs = Inputs(run, config, folder, _path(val_data), _path(model))
+    back = None if resume_from is None else str(resume_from)
+    inputs = Inputs(run, config, folder, _path(val_data), _path(model), back)
     return loop.train(place, settings, inputs, resume=resume, threads=threads, report=report)
 
 

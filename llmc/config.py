@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from llmc.errors import Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
-from llmc.setting import BELOW_1, Checked, make_setting, settings_table
+from llmc.setting import BELOW_1, Checked, OnResume, make_setting, settings_table
 from llmc.units import seconds_of
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
@@ -31,10 +31,10 @@ DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"
 MEMORY, SAVING, MACHINE = "Batch and memory", "Evaluation and saving", "Machine"
 SAMPLING = "Sampling"
 
-_length = partial(make_setting, LENGTH, resume=True)
-_optimizer = partial(make_setting, OPTIMIZER)
+_length = partial(make_setting, LENGTH, resume=OnResume.FREE)
+_optimizer = partial(make_setting, OPTIMIZER, resume=OnResume.RECORDED)
 _memory = partial(make_setting, MEMORY)
-_saving = partial(make_setting, SAVING, resume=True)
+_saving = partial(make_setting, SAVING, resume=OnResume.FREE)
 _sampling = partial(make_setting, SAMPLING)
 
 
@@ -62,7 +62,9 @@ class TrainConfig(Checked):
         0, "Stop after N validations without improvement (0: never)", unit="validations"
     )
     min_delta: float = _length(0.0, "Minimum improvement that counts as a new best", "LOSS")
-    batch_size: int = _memory(4, "B, rows in a batch", "ROWS", low=1, high=65536)
+    batch_size: int = _memory(
+        4, "B, rows in a batch", "ROWS", low=1, high=65536, resume=OnResume.RECORDED
+    )
     seq_len: int = _memory(64, "T, tokens in a row", "TOKENS", low=1, high=2**24)
     total_batch_size: int = _memory(
         0,
@@ -109,18 +111,20 @@ class TrainConfig(Checked):
         "Type of matrix products and activations, not of the weights",
         "TYPE",
         choices=DTYPES,
+        resume=OnResume.RECORDED,
     )
     recompute: bool = _memory(
         False,
         "Keep one layer's activations and recompute the others: less memory, a sixth more time, "
         "same bits",
-        resume=True,
+        resume=OnResume.FREE,
     )
     optimizer_state: str = _memory(
         "fp32",
         "Type of AdamW's moments (8, 4 or about 2 bytes a parameter)",
         "TYPE",
         choices=OPTIMIZER_STATES,
+        resume=OnResume.RECORDED,
     )
     val_every: int = _saving(10, "Steps between validations (0: never)", "STEPS")
     val_tokens: int = _saving(
@@ -144,7 +148,7 @@ class TrainConfig(Checked):
     )
     keep: int = _saving(
         1,
-        "Newest checkpoints to keep; best.bin holds the weights with the lowest validation loss",
+        "Newest checkpoints to keep; the one with the lowest validation loss is kept too",
         unit="checkpoints",
         low=1,
         high=1000,

@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     COMPILE = 4
     NOT_FINITE = 5
     INTERNAL = 70
+    KILLED = 137
     INTERRUPTED = 130
 
 
@@ -56,6 +57,10 @@ class CompileFailed(LlmcError, exit_code=ExitCode.COMPILE):
 
 class LossNotFinite(LlmcError, exit_code=ExitCode.NOT_FINITE):
     """Training produced a NaN or an infinity."""
+
+
+class Killed(LlmcError, exit_code=ExitCode.KILLED):
+    """The system ended the engine with SIGKILL, most likely because memory ran out."""
 
 
 class Interrupted(LlmcError, exit_code=ExitCode.INTERRUPTED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from typing import Any
 
 from llmc.errors import Usage
@@ -10,6 +11,14 @@ from llmc.units import seconds_of
 
 MOST = 1e9  # the largest value of most settings
 BELOW_1 = 1 - 2.0**-53
+
+
+class OnResume(Enum):
+    """Whether a resumed run may change a setting; the value is shown in the documentation."""
+
+    REFUSED = "no"  # the order of the data follows from it
+    RECORDED = "yes, with other bits"  # the steps to come are not those of an undisturbed run
+    FREE = "yes"  # no bit of a step follows from it
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Setting:
         metavar: what ``--help`` shows for the value.
         low: the least value of a number, and ``high`` the largest.
         choices: the values of a text.
-        resume: a resumed run may change it.
+        resume: whether a resumed run may change it.
     """
 
     name: str
@@ -35,7 +44,7 @@ class Setting:
     low: float = 0
     high: float = MOST
     choices: tuple[str, ...] = ()
-    resume: bool = False
+    resume: OnResume = OnResume.REFUSED
 
     @property
     def flag(self) -> str:

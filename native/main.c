@@ -18,6 +18,7 @@ static const struct {
     {"bench", command_bench, "time training steps on random tokens"},
     {"init", command_init, "write random initial weights, for training from scratch"},
     {"isa", command_isa, "list the instruction sets of this build, and the one chosen here"},
+    {"memory", command_memory, "print how much memory a run may take here"},
     {"bench-kernels", command_bench_kernels, "time every operation of training steps"},
     {"bench-decode", command_bench_decode, "time the linear layers of decoding, and reading their weights"},
     {"debug-filter", command_debug_filter, "print the probabilities that tokens are sampled with"},

@@ -20,7 +20,7 @@ import numpy as np
 
 from llmc.config import Preset, flags_of, load_preset, preset_names
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import available_cores, cpu_name
+from llmc.engine.machine import cpu_name, default_threads
 from llmc.model import flops_per_token
 from llmc.tokens.files import write_tokens
 from llmc.units import megabytes
@@ -85,7 +85,7 @@ def measured(name: str) -> Result:
                                                "seconds", "isa", "threads")}  # fmt: skip
         binary = ensure_native()
         flags = [str(binary), "train", "--dry-run", "1", "--events", "json", "--model", str(model)]
-        flags += ["--data", str(data), "--val-data", str(data), "--threads", str(available_cores())]
+        flags += ["--data", str(data), "--val-data", str(data), "--threads", str(default_threads())]
         # Refused, for want of memory, after it has told how much it would take.
         done = subprocess.run(
             [*flags, *flags_of(preset.train)],

@@ -20,8 +20,10 @@ An option wins over the preset (`--config`), and the preset over the default. Wh
 typed as `250000`, `65k`, `1e6`, `10M` or `4G`, times as `2h`, `1h30m`, `90m` or `45s`. A preset
 takes plain numbers, and times as text.
 
-`llmc train --resume` accepts a new value for settings marked *yes* in the last column. Changing any
-other setting is refused, because the run would no longer be reproducible.
+The last column says whether `llmc train --resume` accepts a new value. *Yes, with other bits*: the
+steps to come are not, bit for bit, those of an undisturbed run; this is said, and recorded with the
+step. *No*: the order of the data follows from it. A resume keeps the tokens of an update: another
+`--batch-size` must divide its rows.
 """
 
 
@@ -49,7 +51,7 @@ def rows(settings: Mapping[str, Setting], group: str, *, resume: bool) -> list[s
     lines.append("| --- | --- | --- | --- | --- |" + (" --- |" if resume else ""))
     for item in found:
         cells = [f"`{item.flag}`", item.shown_default, typed_range(item), item.unit, item.help]
-        cells += [("yes" if item.resume else "no")] if resume else []
+        cells += [item.resume.value] if resume else []
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

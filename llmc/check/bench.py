@@ -18,7 +18,7 @@ from typing import Any
 
 from llmc.config import load_preset, preset_names
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import available_cores
+from llmc.engine.machine import default_threads
 from llmc.engine.process import Engine
 from llmc.errors import LlmcError, Usage
 from llmc.installation import install_command
@@ -334,7 +334,7 @@ def work_of(
     if against is not None and find_spec("torch") is None:
         raise Usage(f"--against needs PyTorch: {install_command('torch')}")
     rows = batch_size or (1 if what == "decode" else 4)
-    return Work(config, rows, seq_len, threads or available_cores(), steps, dtype)
+    return Work(config, rows, seq_len, threads or default_threads(), steps, dtype)
 
 
 def bench_steps(work: Work, against: str | None, pairs: int, *, report: Report = SILENT) -> Event:

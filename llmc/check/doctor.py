@@ -161,15 +161,16 @@ def _package(_: Exam) -> Finding:
 
 
 def _cpu(_: Exam) -> Finding:
-    cores = machine.available_cores()
-    return Finding(State.OK, f"{machine.cpu_name()}, {cores} {'core' if cores == 1 else 'cores'}")
+    cpus, threads = machine.available_cpus(), machine.default_threads()
+    found = f"{machine.cpu_name()}, CPUs to use: {cpus}, threads by default: {threads}"
+    return Finding(State.OK, found)
 
 
-def _memory(_: Exam) -> Finding:
-    total, available = machine.memory()
-    found = megabytes(total)
+def _memory(exam: Exam) -> Finding:
+    total, available = machine.memory(exam.engine)
+    found = f"the machine has {megabytes(total)}"
     if available is not None:
-        found += f", {megabytes(available)} available"
+        found = f"{megabytes(available)} available to a run; {found}"
     if (total if available is None else available) >= NEEDED_MEMORY:
         return Finding(State.OK, found)
     advice = (
@@ -325,7 +326,6 @@ CHECKS: dict[str, Callable[[Exam], Finding]] = {
     "system": _system,
     "package": _package,
     "cpu": _cpu,
-    "memory": _memory,
     "huge pages": _huge_pages,
     "cache": partial(
         _disk, place=lambda _: cache_dir(), elsewhere="set LLMC_CACHE_DIR to another folder"
@@ -337,6 +337,7 @@ CHECKS: dict[str, Callable[[Exam], Finding]] = {
     ),
     "compiler": _compiler,
     "engine": _build,
+    "memory": _memory,
     "isa": _isa,
     **{f"parity {name}": partial(_parity, precision=it) for name, it in PRECISIONS.items()},
     "threads": _threads,

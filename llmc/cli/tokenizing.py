@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from llmc.cli.options import count, in_group
+from llmc.errors import Usage
 from llmc.text.encodings import encoding_named
 from llmc.text.reading import Reading
 from llmc.text.source import VAL_FRACTION
+from llmc.tokens import tokenizer as tokenizers
 from llmc.tokens.dataset import DEFAULT_TOKENIZER, TokenizeOptions
 from llmc.tokens.merge import read_shard
 from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS
@@ -27,6 +29,10 @@ Tokenizer = Annotated[
         "PATH a tokenizer's file or folder.",
         "gpt2|byte|bpe:N|NAME|PATH",
     ),
+]
+Pattern = Annotated[
+    str | None,
+    of_tokens("Split pattern of a FILE.tiktoken that does not say it.", "gpt2|cl100k|o200k|REGEX"),
 ]
 ValTokens = Annotated[
     int | None,
@@ -106,6 +112,7 @@ Merge = Annotated[
 # An option's name in Python, its annotation and its default.
 OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "tokenizer": (Tokenizer, None),
+    "pattern": (Pattern, None),
     "val_tokens": (ValTokens, None),
     "val_fraction": (ValFraction, None),
     "out": (Out, None),
@@ -145,6 +152,19 @@ def with_tokenizing(command: Callable[..., None]) -> Any:
     return command
 
 
+def with_pattern(tokenizer: str | None, pattern: str | None) -> str | tokenizers.Tokenizer | None:
+    """Return what ``--tokenizer`` and ``--pattern`` name together.
+
+    Raises:
+        Usage: the tokenizer takes no pattern, or the pattern is no regular expression.
+    """
+    if pattern is None:
+        return tokenizer
+    if tokenizer is None:
+        raise Usage("--pattern is the split pattern of a FILE.tiktoken: name it with --tokenizer")
+    return tokenizers.load_tokenizer(tokenizer, pattern=pattern)
+
+
 def options_of(given: Mapping[str, Any]) -> TokenizeOptions:
     """Return how to tokenize, from the values of the options.
 
@@ -152,6 +172,7 @@ def options_of(given: Mapping[str, Any]) -> TokenizeOptions:
         Usage: one has no such value.
     """
     values = dict(given)
+    values["tokenizer"] = with_pattern(values["tokenizer"], values.pop("pattern"))
     fields = tuple(values.pop("field") or ())
     encoding, newlines = values.pop("encoding"), values.pop("newlines")
     reading = Reading(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -10,11 +11,83 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmc.engine.process import Engine, run_quietly
+from llmc.errors import Usage
+
+MOST_THREADS = 256  # of the engine (POOL_MAX_THREADS)
 
 
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cpus() -> int:
+    """Return how many logical CPUs this process may keep busy: its affinity, its group's quota."""
+    return max(1, int(min(len(_affinity()), _cpu_quota())))
+
+
+def default_threads() -> int:
+    """Return the threads that the engine computes with unless a number is given.
+
+    ``OMP_NUM_THREADS`` if it is set, else one per physical core, and no more than the CPU quota of
+    the control group: threads wait for each other after every operation, so those that share a core
+    or are throttled slow down all.
+
+    Raises:
+        Usage: ``OMP_NUM_THREADS`` is not a number of threads.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if wanted:
+        first = wanted.split(",")[0].strip()  # the others are for nested regions
+        if not (first.isascii() and first.isdecimal() and int(first)):
+            raise Usage(
+                f"OMP_NUM_THREADS is '{wanted}', which is not a number of threads: give "
+                "--threads N, or unset it"
+            )
+        return min(int(first), MOST_THREADS)
+    return min(_physical_cores(), available_cpus(), MOST_THREADS)
+
+
+def _affinity() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return [*range(os.cpu_count() or 1)]
+
+
+def _physical_cores() -> int:
+    """Return the physical cores among the CPUs that may be used; SMT siblings count once."""
+    cpus = _affinity()
+    if platform.system() == "Darwin":
+        done = run_quietly(["sysctl", "-n", "hw.physicalcpu"])
+        return int(done.output) if done.code == 0 and done.output.strip().isdecimal() else len(cpus)
+    places = [f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in cpus]
+    return len({_text(place).strip() or place for place in places})
+
+
+def _cpu_quota() -> float:
+    """Return the CPUs that the control groups of this process allow; infinity where none limits."""
+    least = math.inf
+    for line in _text("/proc/self/cgroup").splitlines():
+        _, controllers, group = (*line.split(":", 2), "", "")[:3]
+        if controllers == "":
+            roots = ["/sys/fs/cgroup"]
+        elif "cpu" in controllers.split(","):
+            roots = ["/sys/fs/cgroup/cpu", f"/sys/fs/cgroup/{controllers}"]
+        else:
+            continue
+        path = Path(group)
+        # A container may see its own group as the root: then only the root is found.
+        for folder in {str(each).strip("/") for each in (path, *path.parents)}:
+            for root in roots:
+                least = min(least, _quota_of(f"{root}/{folder}".rstrip("/"), v2=controllers == ""))
+    return least
+
+
+def _quota_of(folder: str, *, v2: bool) -> float:
+    """Return the quota of one control group over its period, in CPUs."""
+    if v2:
+        words = _text(f"{folder}/cpu.max").split()
+    else:
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        words = [_text(f"{folder}/{name}").strip() for name in names]
+    if len(words) != 2 or not all(word.isdecimal() for word in words) or not int(words[1]):
+        return math.inf  # "max", -1, or no such file
+    return int(words[0]) / int(words[1])
 
 
 def instruction_sets(
@@ -75,22 +148,24 @@ def hidden_amx() -> bool:
 
 
 class Memory(NamedTuple):
-    """Memory in bytes; ``available`` is None where the system does not report it."""
+    """Memory in bytes: of the machine; and what a run may take, None where that is not known."""
 
     total: int
     available: int | None
 
 
-def memory() -> Memory:
-    """Return the memory of the machine, or of its container."""
+def memory(binary: Path) -> Memory:
+    """Return the machine's memory, and what the engine reads that it may take of it.
+
+    The second respects the control groups of a container, and ``LLMC_MEMORY``.
+
+    Raises:
+        LlmcError: the engine failed, or LLMC_MEMORY is no number.
+    """
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    match = re.search(r"^MemAvailable:\s*(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE)
-    available = int(match[1]) * 1024 if match else None
-    limit = _text("/sys/fs/cgroup/memory.max").strip()
-    if limit.isdigit():
-        total = min(total, int(limit))
-        available = None if available is None else min(available, total)
-    return Memory(total, available)
+    with Engine([str(binary), "memory"]) as engine:
+        (told,) = engine.events()
+    return Memory(total, told["available"])
 
 
 def huge_pages() -> str | None:

@@ -22,6 +22,7 @@ from llmc.errors import (
     BadData,
     CompileFailed,
     Interrupted,
+    Killed,
     LlmcError,
     LossNotFinite,
     MissingOutput,
@@ -252,9 +253,9 @@ class Engine:
             if -code == self._forwarded:
                 return Interrupted(f"interrupted by {end}")
             if -code == signal.SIGKILL:
-                return LlmcError(
-                    f"{self._name} was killed (SIGKILL), most likely because memory ran out; "
-                    "use a smaller --batch-size, --seq-len or model"
+                return Killed(
+                    f"{self._name} was killed (SIGKILL), most likely because memory ran out: "
+                    "close other programs, or use a smaller model or batch"
                 )
         elif sentences:
             return kind(sentences[-1])

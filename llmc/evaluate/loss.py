@@ -49,11 +49,9 @@ def evaluate(
 ) -> LossResult:
     """Predict every token of a text except the first, and return the mean loss.
 
-    ``target`` is a run's name, its folder, or a checkpoint; by default the newest run. ``data`` is
-    a dataset's folder or a token file; by default the dataset that the run was trained on.
-    ``split`` is ``train`` or ``val`` (the default) of a dataset. ``max_tokens`` are predicted in
-    windows that are spread over the text, the same ones as in the validation of a run. ``last``
-    measures a run's last weights instead of its best.
+    ``target`` is a run (its best weights, or with ``last`` its last ones) or a checkpoint; by
+    default the newest run. ``data`` is a dataset's folder or a token file; by default the run's.
+    ``split`` is ``train`` or ``val``, the default. ``max_tokens`` are spread as in a validation.
 
     Raises:
         MissingOutput: the model or the data does not exist.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import available_cores
+from llmc.engine.machine import default_threads
 from llmc.engine.process import Engine
 from llmc.report import Advance, Report
 
@@ -21,12 +21,12 @@ class EngineOptions:
     batch_size: int | None = None  # B, windows at a time; default: about 1,024 tokens, if they fit
     seq_len: int | None = None  # T, tokens in a window; default: the model's context
     dtype: str = "fp32"  # of the weights in linear layers: fp32, bf16 or int8
-    threads: int | None = None  # default: one per core; the losses do not depend on it
+    threads: int | None = None  # default: one per physical core; the losses do not depend on it
 
     def flags(self, checkpoint: Path) -> list[str]:
         """Return the engine's flags for a checkpoint."""
         flags = ["--model", str(checkpoint), "--dtype", self.dtype, "--events", "json"]
-        flags += ["--threads", str(self.threads or available_cores())]
+        flags += ["--threads", str(self.threads or default_threads())]
         flags += ["--batch-size", str(self.batch_size)] if self.batch_size is not None else []
         return flags + (["--seq-len", str(self.seq_len)] if self.seq_len is not None else [])
 

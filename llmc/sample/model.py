@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from llmc.config import SampleConfig, load_preset
+from llmc.engine import machine
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
-from llmc.engine.machine import available_cores
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.model import ModelConfig, parameter_count
@@ -130,12 +130,12 @@ def _opened(workspace: Workspace, found: FoundCheckpoint, *, needs_tokenizer: bo
 
 
 def default_threads(config: ModelConfig) -> int:
-    """Return one thread per 4 million parameters, at most one per core.
+    """Return one thread per 4 million parameters, at most :func:`machine.default_threads`.
 
     All threads wait for each other after every operation of every layer. In a small model that
     takes most of the time, and grows when another program takes a core.
     """
-    return max(1, min(available_cores(), parameter_count(config) // PARAMETERS_PER_THREAD))
+    return max(1, min(machine.default_threads(), parameter_count(config) // PARAMETERS_PER_THREAD))
 
 
 def visible_prompt(tokens: int, context: int) -> int:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from llmc.errors import BadData
+from llmc.errors import BadData, Usage
 from llmc.kinds import unreadable_explained
 from llmc.paths import expanded
 from llmc.text.examine import LeftOut
 from llmc.text.reading import Reading
 
+MANIFEST = "manifest.json"
+BESIDE = ("prepared.json", "tokenizer.json", "tokenizer.tiktoken")
+OWN_FILES = "is a dataset that llmc made: its own files are not text"
 MAGIC = re.compile(r"[*?[]")
 
 
@@ -84,7 +89,39 @@ def _beneath(folder: Path, reading: Reading) -> Found:
                 found.leave_out(parent / name, "is a link to a folder")
         _add(found, (parent / n for n in files if reading.wants(f"{inside}/{n}")))
     found.files.sort()
+    _without_own_files(found)
+    if not found.files and any(each.reason == OWN_FILES for each in found.left_out):
+        raise Usage(
+            f"{folder} holds a dataset that llmc made, not text: 'llmc train --data {folder}' "
+            f"trains on it, 'llmc prepare {folder}' completes it"
+        )
     return found
+
+
+def _without_own_files(found: Found) -> None:
+    """Leave out the files that llmc wrote into folders of datasets, and name the folders."""
+    own: dict[Path, set[str]] = {}
+    for file in found.files:
+        if file.name == MANIFEST:
+            own[file.parent] = own_files(file)
+    for folder in sorted(folder for folder, names in own.items() if names):
+        found.leave_out(folder, OWN_FILES)
+    found.files = [file for file in found.files if file.name not in own.get(file.parent, ())]
+
+
+def own_files(manifest: Path) -> set[str]:
+    """Return the files that llmc wrote beside a dataset's manifest; none if it is another file."""
+    try:
+        fields = json.loads(manifest.read_bytes())
+        shards = [each["file"] for split in ("train", "val") for each in _listed(fields[split])]
+        own = {MANIFEST, fields["tokenizer"]["file"], *BESIDE, *shards}
+        return {name for name in own if isinstance(name, str)}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+
+
+def _listed(split: Any) -> list[Any]:
+    return split if isinstance(split, list) else [split]  # one file in the oldest manifests
 
 
 def _matching(text: str, reading: Reading) -> Found | None:
@@ -101,6 +138,7 @@ def _matching(text: str, reading: Reading) -> Found | None:
     found = Found()
     _add(found, (file for file in expanded(text, recursive=True) if reading.includes(str(file))))
     start = Path(text[: MAGIC.search(text).start()])  # type: ignore[union-attr]
+    _without_own_files(found)
     if "**" in text:
         # glob passes over folders that it cannot enter.
         top = start if start.is_dir() else start.parent

@@ -32,7 +32,7 @@ CONVERTED = "refs/convert/parquet"
 TRAIN, VALIDATION = "train", "validation"
 
 # The first of these formats that a repository has is the one that is read.
-FORMATS = ("parquet", "jsonl", "json", "text")
+FORMATS = ("parquet", "jsonl", "json", "csv", "tsv", "text")
 TEXT_SUFFIXES = (".txt", ".md")
 NO_DATA = re.compile(r"(readme|licen[cs]e|requirements|dataset_infos?|.*config)\b", re.IGNORECASE)
 
@@ -146,12 +146,12 @@ def _splits(listing: Listing, reading: Reading) -> dict[str, list[ListedFile]]:
     """
     files = _of_one_format([file for file in listing.files if reading.wants(file.path)])
     found: dict[str, list[ListedFile]] = defaultdict(list)
-    for split, patterns in _declared(listing.configs):
+    for split, patterns in declared_splits(listing.configs):
         for file in files:
-            if any(_fits(file.path, pattern) for pattern in patterns):
+            if any(fits(file.path, pattern) for pattern in patterns):
                 found[split].append(file)
     for file in files if not found else ():
-        found[_split_of_path(file.path)].append(file)
+        found[split_of_path(file.path)].append(file)
     return found
 
 
@@ -169,11 +169,11 @@ def _converted(listing: Listing, reading: Reading) -> dict[str, list[ListedFile]
 
 
 def _of_one_format(files: list[ListedFile]) -> list[ListedFile]:
-    by_format = ([file for file in files if _format_of(file.path) == form] for form in FORMATS)
+    by_format = ([file for file in files if format_of(file.path) == form] for form in FORMATS)
     return next(filter(None, by_format), [])
 
 
-def _format_of(path: str) -> str | None:
+def format_of(path: str) -> str | None:
     """Return the format of a file that may hold a dataset's text, else None."""
     name = PurePosixPath(path).name
     if NO_DATA.match(name):
@@ -185,7 +185,7 @@ def _format_of(path: str) -> str | None:
     return "text" if any(suffix in TEXT_SUFFIXES for suffix in suffixes[-2:]) else None
 
 
-def _declared(configs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+def declared_splits(configs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
     """Yield the splits of a card, each with its patterns of files.
 
     A card's ``data_files`` is a pattern, a list of patterns, or a list of splits with theirs.
@@ -202,13 +202,14 @@ def _declared(configs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
             yield prefix + split, [paths] if isinstance(paths, str) else [str(p) for p in paths]
 
 
-def _fits(path: str, pattern: str) -> bool:
+def fits(path: str, pattern: str) -> bool:
     """Match as the hub does: ``**`` crosses folders; a folder stands for what is in it."""
     pattern = pattern.removeprefix("./")
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern.rstrip('/')}/*")
 
 
-def _split_of_path(path: str) -> str:
+def split_of_path(path: str) -> str:
+    """Return the split that the name of a file or folder says, as the hub recognizes it."""
     for split, words in SPLIT_WORDS.items():
         if re.search(rf"(^|[-_ ./])({words})([-_ ./0-9]|$)", path, re.IGNORECASE):
             return split

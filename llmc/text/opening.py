@@ -142,7 +142,7 @@ def open_files(
     made = Pieces(left_out=list(without))
     count = total = 0
     for path in files:
-        shown, before = path.relative_to(root) if root.parts else path, len(made.left_out)
+        shown, before = _place(path, root), len(made.left_out)
         kind = kind_of(path.name, reading, outright=False)
         try:
             found = examine(path, kind, reading)
@@ -166,6 +166,14 @@ def open_files(
         raise BadData(f"{many}: {sentence_of(made.left_out)}")
     record = {**origin, "files": count, "bytes": total, "sha256": combined.hexdigest()}
     return _source(made, name, record | reading.record(), (), of_many=True)
+
+
+def _place(path: Path, root: Path) -> Path:
+    """Return a file's path below ``root``, or below the current folder if it lies there."""
+    if root.parts:
+        return path.relative_to(root)
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Source:

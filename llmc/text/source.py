@@ -9,6 +9,7 @@ or an address.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +22,14 @@ from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text import opening
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
+from llmc.text.examine import LeftOut
 from llmc.text.folders import files_named
 from llmc.text.hub import PREFIX as HUB
-from llmc.text.hub import open_hub
+from llmc.text.hub import TRAIN, VALIDATION, open_hub
 from llmc.text.opening import STDIN, Source, open_file, open_files
 from llmc.text.parts import Part, documents_of
 from llmc.text.reading import KEEP, RECORDS, TEXTUAL, Kind, Reading, kind_of
+from llmc.text.splits import Splits, splits_of
 
 __all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source"]
 
@@ -212,6 +215,8 @@ def _opened_path(text: str, reading: Reading, seen: set[Path]) -> list[Source]:
     seen.update(files)
     if not files:
         return []
+    if path.is_dir() and (splits := splits_of(path, files)) is not None:
+        return [_opened_splits(path, name, splits, found.left_out, reading)]
     if len(files) == 1:
         file = files[0]
         origin = {"path": str(file.resolve())}
@@ -222,3 +227,30 @@ def _opened_path(text: str, reading: Reading, seen: set[Path]) -> list[Source]:
     where = path.resolve() if path.exists() else path.absolute()
     origin = {"path": str(where)}
     return [open_files(files, reading, origin, name, without=found.left_out)]
+
+
+def _opened_splits(
+    folder: Path, name: str, splits: Splits, left_out: Sequence[LeftOut], reading: Reading
+) -> Source:
+    """Return the training text of a dataset's repository, with its validation text if it has one.
+
+    Raises:
+        BadData: a split cannot be read.
+    """
+    origin = {"path": str(folder.resolve()), "split": TRAIN}
+    without = (*left_out, *splits.left_out)
+    train = open_files(splits.train, reading, origin, name, without=without)
+    said = f"{folder}: split {TRAIN}, {len(splits.train)} files"
+    if not splits.validation:
+        return replace(train, notes=(said,))
+    val = open_files(splits.validation, reading, {}, name)
+    own = {key: val.records[0][key] for key in ("files", "bytes", "sha256")}
+    return replace(
+        train,
+        records=({**train.records[0], VALIDATION: own},),
+        val_parts=val.parts,
+        left_out=(*train.left_out, *val.left_out),
+        notes=(f"{said}; split {VALIDATION}, {len(splits.validation)} files",),
+        kinds=train.kinds | val.kinds,
+        seen=(*train.seen, *val.seen),
+    )

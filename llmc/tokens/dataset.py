@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmc.engine.machine import available_cores
-from llmc.errors import LlmcError, Usage
+from llmc.engine.machine import available_cpus
+from llmc.errors import Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text.examine import lines_of
@@ -19,16 +19,10 @@ from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, open_source
 from llmc.tokens import shards
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import HeldEncoder, choose_encoder, cuts_of
+from llmc.tokens.existing import check_replaced, intact_dataset
 from llmc.tokens.files import MAX_TOKENS, MIN_TOKENS
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
-from llmc.tokens.manifest import (
-    SPLITS,
-    Manifest,
-    PartRecord,
-    SplitRecord,
-    load_manifest,
-    verify,
-)
+from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, SplitRecord
 from llmc.tokens.merge import find_parts, folder_name, range_of
 from llmc.tokens.nanogpt import META
 from llmc.tokens.pipeline import Feed, text_tasks
@@ -92,25 +86,25 @@ def tokenize(
         BadData: a file is damaged or not text, there is too little text, or the disk is full.
     """
     _check(options)
-    of_token_files = options.dtype or options.val_data
-    if options.merge or of_token_files is not None or are_token_files(inputs):
+    of_token_files = _of_token_files(inputs, options)
+    if options.merge or of_token_files:
         for option in options.reading.record():
             _refuse(option, f"--{option}", "token files: it is for text")
     if options.merge:
         _refuse(options.tokenizer, "--tokenizer", "--merge: the parts have theirs")
         _refuse(options.part, "--shard", "--merge")
-        _refuse(of_token_files, "--dtype and --val-data", "--merge")
+        _refuse(options.dtype or options.val_data, "--dtype and --val-data", "--merge")
         return _merge_parts(workspace, inputs, options, report)
-    if of_token_files is not None or are_token_files(inputs):
+    if of_token_files:
         _refuse(options.part, "--shard", "token files")
         return _import_tokens(workspace, inputs, options, report)
     return _tokenize_text(workspace, inputs, options, report)
 
 
 def find_tokenized(
-    workspace: Workspace, inputs: list[str], tokenizer: str | Tokenizer
+    workspace: Workspace, inputs: list[str], options: TokenizeOptions
 ) -> Manifest | None:
-    """Return an intact dataset in ``data/`` made from the same text with the same tokenizer.
+    """Return an intact dataset made from the same text with the same tokenizer.
 
     The text, the tokenizer and the token files are compared by their hashes.
 
@@ -119,20 +113,17 @@ def find_tokenized(
         MissingOutput: the dataset has not been fetched.
         BadData: the text cannot be read.
     """
-    vocab_size = bpe_vocab_size(tokenizer)
-    source = open_source(workspace, inputs)
-    try:
-        made = load_manifest(workspace.data / source.name)
-        verify(made)
-        recorded = made.load_tokenizer()
-    except LlmcError:
+    if options.merge or _of_token_files(inputs, options) or options.special:
         return None
-    if vocab_size is not None:
-        same = recorded.name == "bpe" and recorded.vocab_size == vocab_size
-    else:
-        same = recorded.fingerprint == load_tokenizer(tokenizer).fingerprint
-    same = same and not made.special and made.part is None
-    return made if same and made.source == source.records else None
+    source = open_source(workspace, inputs, options.reading)
+    folder = options.out or workspace.data / source.name
+    made = intact_dataset(folder, source.records, options.tokenizer or DEFAULT_TOKENIZER)
+    wanted = options.val_tokens, options.val_fraction
+    return made if wanted == (None, None) or made is None else None
+
+
+def _of_token_files(inputs: list[str], options: TokenizeOptions) -> bool:
+    return bool(options.dtype or options.val_data) or are_token_files(inputs)
 
 
 def _check(options: TokenizeOptions) -> None:
@@ -162,7 +153,7 @@ def _tokenize_text(
     if vocab_size is not None and part is not None:
         raise Usage(
             f"each part would train its own {spec}: train one tokenizer first, on all or some of "
-            "the text, and name its tokenizer.tiktoken with --tokenizer"
+            "the text, and name its dataset's folder with --tokenizer"
         )
     source = open_source(workspace, inputs, options.reading, report=report)
     for note in (*source.notes, *lines_of(source.left_out)):
@@ -170,6 +161,8 @@ def _tokenize_text(
     _note_default_tokenizer(options, report)
     has_own_val, first = source.val_parts is not None, _is_registered(source.records)
     folder = options.out or workspace.data / source.name
+    if part is None:
+        check_replaced(folder, source.records, spec, force=options.force)
     record = None
     if part is None:
         cut = _cut_of(
@@ -243,6 +236,7 @@ def _import_tokens(
     made = Manifest.unwritten(options.out or workspace.data / name, name, tokenizer, records)
     if any(path.resolve().parent == made.folder.resolve() for path in paths):
         raise Usage(f"the token files are already in {made.folder}: choose another --out")
+    check_replaced(made.folder, records, tokenizer, force=options.force)
     size = sum(record["bytes"] for record in records)
     return _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
 
@@ -366,7 +360,7 @@ def _write(
                     feed,
                     vocab_size=tokenizer.vocab_size,
                     shard_tokens=options.shard_tokens,
-                    workers=options.workers or available_cores(),
+                    workers=options.workers or available_cpus(),
                     advance=advance,
                 )
                 for name, feed in feeds.items()

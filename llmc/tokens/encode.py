@@ -23,7 +23,7 @@ from llmc.text.utf8 import well_formed
 from llmc.tokens.files import token_dtype
 from llmc.tokens.held import CharacterCoder, HuggingFaceCoder
 from llmc.tokens.tokenizer import PATTERN, Tokenizer
-from llmc.tokens.vocabulary import TOKENIZER_FILE, file_form
+from llmc.tokens.vocabulary import PATTERNS, TOKENIZER_FILE, file_form
 
 if TYPE_CHECKING:
     import tiktoken
@@ -37,7 +37,6 @@ BATCH_CHARACTERS = 1 << 18
 # join newlines to the punctuation before them, but no blank.
 CUT_ANYWHERE = re.compile(r"(?<=\S)[ \n]")
 CUT_AT_BLANKS = re.compile(r"(?<=\S) ")
-CUT_AT_BLANKS_IN = ("cl100k_base", "o200k_base", "o200k_harmony")
 
 FAST_SCHEMES = {"cl100k_base": "cl100k", "o200k_base": "o200k"}  # gigatoken's names of patterns
 SAMPLES = 8
@@ -115,7 +114,7 @@ def cuts_of(tokenizer: Tokenizer, *, special: bool = False) -> re.Pattern[str] |
         return CUT_AT_BLANKS if tokenizer.encoding.splits_at_blanks else None
     if tokenizer.pattern == PATTERN:
         return CUT_ANYWHERE
-    return CUT_AT_BLANKS if tokenizer.name in CUT_AT_BLANKS_IN else None
+    return CUT_AT_BLANKS if tokenizer.pattern in PATTERNS.values() else None
 
 
 def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:

@@ -137,9 +137,13 @@ class CharacterCoder:
 
 
 def why_not_held(table: Mapping[str, Any]) -> str | None:
-    """Return why llmc cannot hold a ``tokenizer.json``; None if it can."""
-    model, splitter = table.get("model") or {}, table.get("pre_tokenizer") or {}
-    kind = model.get("type", "BPE" if "merges" in model else None)
+    """Return why llmc cannot hold a ``tokenizer.json``; None if it can.
+
+    Raises:
+        KeyError, AttributeError: it is none.
+    """
+    model, splitter = table["model"], table.get("pre_tokenizer") or {}
+    kind = model.get("type", "BPE")
     if kind != "BPE":
         return f"it is of the type {kind}, not a byte-level BPE"
     normalizer = table.get("normalizer")

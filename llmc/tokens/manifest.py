@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from llmc import __version__
-from llmc.engine.machine import available_cores
+from llmc.engine.machine import available_cpus
 from llmc.errors import BadData
 from llmc.kinds import HEAD_BYTES, not_data, read_strictly
 from llmc.paths import written_whole
@@ -302,7 +302,7 @@ def verify(manifest: Manifest) -> None:
             )
 
     # Hashing releases Python's lock.
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         list(pool.map(check, manifest.token_files("train") + manifest.token_files("val")))
 
 

@@ -29,11 +29,9 @@ from llmc.paths import written_whole
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens import vocabulary
 from llmc.tokens.files import is_file_name
-from llmc.tokens.vocabulary import TOKENIZER_FILE, encoding_names, file_form, ranks_of, read_ranks
+from llmc.tokens.vocabulary import PATTERNS, TOKENIZER_FILE, encoding_names, file_form, ranks_of
 
-# GPT-2's split pattern as tiktoken writes it: possessive quantifiers make a long run of spaces take
-# linear time; the pieces are those of OpenAI's original.
-PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+PATTERN = PATTERNS["gpt2"]
 
 RECORD_FILE = "tokenizer.json"
 HELD_FILE = "tokenizer.held.json"  # a tokenizer that is held as a document
@@ -168,27 +166,31 @@ class Tokenizer:
         return sorted(self.ranks, key=self.ranks.__getitem__)
 
 
-def load_tokenizer(spec: str | Tokenizer) -> Tokenizer:
+def load_tokenizer(spec: str | Tokenizer, *, pattern: str | None = None) -> Tokenizer:
     """Return the tokenizer that ``spec`` names, or is.
 
     It is ``gpt2``, ``byte``, a tiktoken encoding, or a file or folder
-    (:func:`llmc.tokens.tokenizer_files.tokenizer_at`).
+    (:func:`llmc.tokens.tokenizer_files.tokenizer_at`). ``pattern`` is the split pattern of a file
+    in tiktoken's form: a name in ``vocabulary.PATTERNS`` or a regular expression.
 
     Raises:
-        Usage: ``spec`` is none of these; ``bpe:N`` has to be trained (:mod:`llmc.tokens.bpe`).
+        Usage: ``spec`` is none of these; ``bpe:N`` has to be trained (:mod:`llmc.tokens.bpe`); the
+            file's pattern is not known, or a pattern is given for anything else.
         BadData: a file is damaged, llmc cannot hold its tokenizer, or a vocabulary is not found.
     """
     from llmc.tokens.tokenizer_files import tokenizer_at
 
     if isinstance(spec, Tokenizer):
         return spec
+    if pattern is not None and not Path(spec).is_file():
+        raise Usage(f"--pattern is the split pattern of a file in tiktoken's form, not of '{spec}'")
     if spec in GPT2_NAMES:
         return plain_tokenizer("gpt2", ranks_of(vocabulary.gpt2_tokens()))
     if spec == "byte":
         return plain_tokenizer("byte", ranks_of(vocabulary.single_bytes()))
     if spec.startswith("bpe:"):
         raise Usage(f"'{spec}' is trained by 'llmc tokenize'; name the {TOKENIZER_FILE} it wrote")
-    if spec and (found := tokenizer_at(spec)) is not None:
+    if spec and (found := tokenizer_at(spec, pattern)) is not None:
         return found
     if spec in encoding_names():
         return _named(spec)
@@ -251,12 +253,14 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
     Raises:
         BadData: the file is gone or is not the one that was recorded.
     """
+    from llmc.tokens.tokenizer_files import recorded_file
+
     if file is not None and not (folder / file).is_file():
         raise BadData(f"{folder / file} is gone: run 'llmc tokenize' again")
     if file is None and name not in WITHOUT_FILE:
         raise BadData(f"{folder} names no file for its tokenizer '{name}': tokenize again")
     spec = str(folder / file) if file is not None else name
-    tokenizer = load_tokenizer(spec)
+    tokenizer = recorded_file(folder / file) if file is not None else load_tokenizer(name)
     if tokenizer.fingerprint != fingerprint:
         raise BadData(
             f"the tokenizer {spec} is not the one that {folder} was made with (its fingerprint "
@@ -283,7 +287,7 @@ def recorded_tokenizer(folder: Path) -> Tokenizer | None:
     Raises:
         BadData: the record is broken, or the tokenizer is gone or changed.
     """
-    record = _read_record(folder / RECORD_FILE)
+    record = read_record(folder / RECORD_FILE)
     if record is None:
         return None
     return load_recorded(folder, record["name"], record["fingerprint"], record["file"])
@@ -302,7 +306,7 @@ def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> dict[str, Any] | None:
     """Read what :func:`_write_record` wrote and check its types; None if there is no file."""
     if not path.exists():
         return None
@@ -322,36 +326,17 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def tokens_file(path: Path) -> Tokenizer:
-    """Read tokens in tiktoken's form, and the record beside them if it names their file.
-
-    Raises:
-        BadData: one of them is damaged.
-    """
-    record = _read_record(path.with_name(RECORD_FILE))
-    if record is None or record["file"] != path.name or "pattern" not in record:
-        return plain_tokenizer("bpe", read_ranks(path))
-    ranks = read_ranks(path, gaps=True)
-    try:
-        return _assembled(record["name"], ranks, record["pattern"], record["special_tokens"])
-    except ValueError as error:
-        raise BadData(
-            f"{path} and {RECORD_FILE} beside it make no tokenizer ({error}): "
-            "run 'llmc tokenize' again"
-        ) from error
-
-
 def _named(name: str) -> Tokenizer:
     found = vocabulary.named_encoding(name)
     if ENDOFTEXT not in found.special_tokens_set:
         raise BadData(f"{name} has no {ENDOFTEXT} token to put between documents: choose another")
     # tiktoken has no public names for these two.
-    return _assembled(name, found._mergeable_ranks, found._pat_str, found._special_tokens)
+    return assembled(name, found._mergeable_ranks, found._pat_str, found._special_tokens)
 
 
 def plain_tokenizer(name: str, ranks: Mapping[bytes, int]) -> Tokenizer:
     """Return a tokenizer with GPT-2's pattern and ``<|endoftext|>`` as its last token."""
-    return _assembled(name, ranks, PATTERN, {ENDOFTEXT: len(ranks)})
+    return assembled(name, ranks, PATTERN, {ENDOFTEXT: len(ranks)})
 
 
 def named_if_known(tokenizer: Tokenizer) -> Tokenizer:
@@ -360,7 +345,7 @@ def named_if_known(tokenizer: Tokenizer) -> Tokenizer:
     return plain_tokenizer(name, tokenizer.ranks) if name is not None else tokenizer
 
 
-def _assembled(
+def assembled(
     name: str, ranks: Mapping[bytes, int], pattern: str, special_tokens: Mapping[str, int]
 ) -> Tokenizer:
     """Assemble a tokenizer and compute its fingerprint.

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import available_cores
+from llmc.engine.machine import default_threads
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.train.loop import OnEvent, engine_arguments, ignore, run_engine
@@ -78,7 +78,7 @@ def dry_run(
     Raises:
         LlmcError: an input is missing or damaged, a setting makes no sense, or the engine failed.
     """
-    threads = threads or available_cores()
+    threads = threads or default_threads()
     plan = start(workspace, settings or {}, inputs or Inputs())
     binary = ensure_native(report=report)
     plan.note_choices(workspace, threads, report)

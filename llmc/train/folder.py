@@ -142,11 +142,16 @@ def last_written(folder: Path) -> int:
     return max(written)
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints from which a run can be resumed, in order."""
+    names = (path.name for path in (folder / CHECKPOINTS).glob("*"))
+    found = (re.fullmatch(r"([0-9]{8,})i?", name) for name in names)
+    return sorted({int(match[1]) for match in found if match})
+
+
 def newest_step(folder: Path) -> int | None:
     """Return the step of a run's newest checkpoint, from which it would be resumed, or None."""
-    names = (path.name for path in (folder / CHECKPOINTS).glob("*"))
-    steps = [int(found[1]) for name in names if (found := re.fullmatch(r"([0-9]{8,})i?", name))]
-    return max(steps, default=None)
+    return max(saved_steps(folder), default=None)
 
 
 def find_run(workspace: Workspace, name: str | None) -> Path:

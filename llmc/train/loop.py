@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,17 +10,19 @@ from typing import Any
 
 from llmc.config import TrainConfig, flags_of
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import available_cores, chosen_isa
+from llmc.engine.machine import chosen_isa, default_threads
 from llmc.engine.process import Engine
-from llmc.errors import Interrupted, LlmcError, LossNotFinite
-from llmc.paths import CHECKPOINT, METRICS, RECORD, Workspace
+from llmc.errors import Interrupted, Killed, LlmcError, LossNotFinite
+from llmc.paths import CHECKPOINT, METRICS, Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import record_tokenizer
 from llmc.train import folder as folders
 from llmc.train import record as records
+from llmc.train import resume as resuming
 from llmc.train.metrics import Event, Metrics, Point, Progress, further
 from llmc.train.plan import Inputs, RunPlan, start
 from llmc.train.record import Setup
+from llmc.train.resume import resume_command
 from llmc.train.start import Data
 from llmc.weights.checkpoint import read_header
 from llmc.weights.sources import run_weights
@@ -127,15 +128,15 @@ def train(
         workspace: where data, models and runs lie.
         settings: training settings by name (see ``TrainConfig``), put over the preset's.
         inputs: the run's name, preset, data and model, where the defaults are not meant.
-        resume: continue a run from its newest checkpoint.
-        threads: threads to compute with. Default: one per core. The result does not depend on it.
+        resume: continue a run, from its newest checkpoint or ``inputs.resume_from``.
+        threads: threads; the result does not depend on it. Default: one per physical core.
         report: takes notes about what was chosen.
         on_event: takes every event of the engine, and the numbers so far.
 
     Raises:
         LlmcError: an input is missing or damaged, a setting makes no sense, or the engine failed.
     """
-    threads = threads or available_cores()
+    threads = threads or default_threads()
     plan = start(workspace, settings or {}, inputs or Inputs(), resume=resume, report=report)
     binary = ensure_native(report=report)
     if (warning := plan.storage.warning()) is not None:
@@ -226,14 +227,14 @@ def run_training(
         record = records.new_record(workspace, plan.data, plan.model, setup, **names)
         plan = replace(plan, folder=folders.claim_run(workspace, run, plan.data.name))
     else:
-        record = records.resumed_record(plan.record, plan.step, setup)
+        record = records.resumed_record(plan.record, plan.step, setup, plan.changes)
     progress = plan.progress()
     result = TrainResult(plan.folder, plan.settings, progress, resumed)
     try:
         plan.note_choices(workspace, setup.threads, report)
         if resumed:
             plan.note_differences(workspace, setup, report)
-        _follow(plan, record, setup, progress, on_event)
+        _follow(workspace, plan, record, setup, progress, report=report, on_event=on_event)
     except (LlmcError, KeyboardInterrupt) as error:
         made = progress.train or progress.val
         if not resumed and not made and folders.newest_step(plan.folder) is None:
@@ -241,21 +242,42 @@ def run_training(
             raise
         if isinstance(error, Interrupted):
             return replace(result, interrupted=True)
-        if isinstance(error, LlmcError) and made and not isinstance(error, LossNotFinite):
-            error.commands = (resume_command(workspace, plan.folder),)
+        if made:
+            raise _with_way_out(workspace, plan, progress, error) from error
         raise
     return result
 
 
-def resume_command(workspace: Workspace, folder: Path) -> str:
-    """Return the command that resumes a run, as it is typed."""
-    newest = folders.newest_run(workspace, RECORD) == folder
-    named = [] if newest else ["--run", folder.name]
-    return shlex.join(["llmc", "train", "--resume", *named])
+def _with_way_out(
+    workspace: Workspace, plan: RunPlan, progress: Progress, error: BaseException
+) -> BaseException:
+    """Return the error that ends a run, with the commands that continue the run."""
+    if not isinstance(error, LlmcError):
+        return error
+    ways: list[list[str]] = [[]]
+    if isinstance(error, LossNotFinite):
+        ways = resuming.calmer(plan.settings)
+    elif isinstance(error, Killed):
+        ways += resuming.less_memory(plan.settings, progress.start)
+        step = folders.newest_step(plan.folder)
+        saved = f"step {step:,} is saved" if step is not None else "no checkpoint was saved yet"
+        error = Killed(
+            f"the engine was killed (SIGKILL) after {progress.done:,} steps, most likely because "
+            f"memory ran out; {saved}. Close other programs and resume, or resume with less memory"
+        )
+    error.commands = tuple(resume_command(workspace, plan.folder, *flags) for flags in ways)
+    return error
 
 
 def _follow(
-    plan: RunPlan, record: records.Record, setup: Setup, progress: Progress, on_event: OnEvent
+    workspace: Workspace,
+    plan: RunPlan,
+    record: records.Record,
+    setup: Setup,
+    progress: Progress,
+    *,
+    report: Report,
+    on_event: OnEvent,
 ) -> None:
     """Write the run's files and run the engine; ``record`` is the content of ``run.json``."""
     folder, data = plan.folder, plan.data
@@ -266,8 +288,11 @@ def _follow(
         if data.tokenizer is not None:
             record_tokenizer(data.tokenizer, folder)
 
+    settings = plan.settings
+    if plan.record is not None:  # an update keeps its tokens, whatever the engine proposes
+        settings = replace(settings, total_batch_size=settings.tokens_per_step)
     argv = [str(setup.binary), "train"]
-    argv += engine_arguments(data, plan.model, folder, plan.settings, setup.threads, rows=plan.rows)
+    argv += engine_arguments(data, plan.model, folder, settings, setup.threads, rows=plan.rows)
     if plan.record is None:
         write()
         run_engine(argv, progress, data.detokenize, on_event)
@@ -277,4 +302,22 @@ def _follow(
         earlier.read(folder / METRICS)
     # The engine may still refuse the run, or another process hold it: its folder stays as it is.
     argv += ["--resume", "1"]
-    run_engine(argv, progress, data.detokenize, on_event, earlier=earlier, on_first=write)
+    argv += ["--resume-from", str(plan.step)] if plan.back else []
+    argv += ["--forget-best", "1"] if "val_data" in plan.changes else []
+
+    def on_event_of_resume(event: Event, progress: Progress) -> None:
+        if event.get("event") == "start":
+            sentence = resuming.rate_jump(
+                workspace,
+                folder,
+                plan.settings,
+                changes=plan.changes,
+                earlier=earlier,
+                start=event,
+            )
+            if sentence is not None:
+                report.note(sentence)
+        on_event(event, progress)
+
+    detokenize = data.detokenize
+    run_engine(argv, progress, detokenize, on_event_of_resume, earlier=earlier, on_first=write)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llmc.config import Preset, TrainConfig, load_preset, settings_of
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig, flops_per_token
-from llmc.paths import BEST, CHECKPOINT, CHECKPOINTS, Workspace, expanded, free_bytes
+from llmc.paths import (
+    BEST,
+    CHECKPOINT,
+    CHECKPOINTS,
+    RECORD,
+    Workspace,
+    expanded,
+    free_bytes,
+)
 from llmc.report import SILENT, Report
 from llmc.tokens.files import read_tokens
 from llmc.train import record as records
+from llmc.train import resume as resuming
 from llmc.train.folder import new_run, newest_step
 from llmc.train.metrics import Progress
 from llmc.train.record import Record, Setup
+from llmc.train.resume import Changes
 from llmc.train.start import Data, check_match, find_data, find_model
 from llmc.units import megabytes, seconds_of
 from llmc.weights.checkpoint import checkpoint_bytes, read_header
@@ -34,6 +44,7 @@ class Inputs:
         data: dataset folder, token file or glob pattern to train on.
         val_data: token file or pattern to validate on.
         model: the checkpoint to start from.
+        resume_from: the step of the checkpoint to resume from, or ``best``. Default: the newest.
     """
 
     run: str | None = None
@@ -41,6 +52,7 @@ class Inputs:
     data: Path | None = None
     val_data: Path | None = None
     model: Path | None = None
+    resume_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,14 +80,13 @@ class Storage:
 def stored_bytes(config: ModelConfig, settings: TrainConfig, *, validates: bool) -> int:
     """Return the bytes that a run keeps while one more checkpoint is being written.
 
-    The best weights take space of their own once their checkpoint is removed. A run without
-    ``save_every`` and ``patience`` stores one checkpoint in all.
+    The best checkpoint is kept besides the newest ones. A run without ``save_every`` and
+    ``patience`` stores one checkpoint in all.
     """
-    model = checkpoint_bytes(config, "fp32")
-    each = model + training_state_bytes(config, settings.optimizer_state)
+    each = checkpoint_bytes(config, "fp32") + training_state_bytes(config, settings.optimizer_state)
     if not settings.save_every and not (validates and settings.patience):
         return each
-    return (settings.keep + 1) * each + validates * model
+    return (settings.keep + 1 + validates) * each
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,8 @@ class RunPlan:
         model: the checkpoint that the run starts, or started, from.
         record: what ``run.json`` says of a resumed run; None: the run is new.
         step: the step it is resumed from; None: no checkpoint was saved.
+        back: this is not its newest checkpoint.
+        changes: what a resumed run continues with, by name, and what it had before.
     """
 
     folder: Path
@@ -97,6 +110,8 @@ class RunPlan:
     model: Path
     record: Record | None = None
     step: int | None = None
+    back: bool = False
+    changes: Changes = field(default_factory=dict)
 
     @property
     def settings(self) -> TrainConfig:
@@ -147,6 +162,16 @@ class RunPlan:
 
     def note_differences(self, workspace: Workspace, setup: Setup, report: Report) -> None:
         """Report where a resumed run does not continue as expected."""
+        if (words := resuming.announced(self.changes)) is not None:
+            report.note(
+                f"from step {self.step or 0:,} on, {words}: the numbers are not, bit for bit, "
+                f"those of an undisturbed run; {RECORD} records the change"
+            )
+        if self.back:
+            report.note(
+                f"what {workspace.shown(self.folder)} saved and measured after step {self.step:,} "
+                "is removed when training starts"
+            )
         began_with = self.record.get("isa") if self.record is not None else None
         if self.step is None:
             report.note(f"{workspace.shown(self.folder)} has no checkpoint: it starts from step 0")
@@ -170,7 +195,7 @@ def start(
     Raises:
         LlmcError: an input is missing or damaged, or a setting makes no sense.
     """
-    if resume:
+    if resume or inputs.resume_from is not None:
         plan = _start_resumed(workspace, given, inputs, report)
     else:
         plan = _start_new(workspace, given, inputs)
@@ -182,12 +207,17 @@ def start(
             f"of {workspace.shown(plan.model)}: use at most that"
         )
     # The shape of a resumed run stands in its config.
-    return plan if resume else replace(plan, preset=replace(plan.preset, model=header.config))
+    return (
+        plan
+        if plan.record is not None
+        else replace(plan, preset=replace(plan.preset, model=header.config))
+    )
 
 
 def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -> RunPlan:
     preset = load_preset(inputs.config) if inputs.config is not None else Preset()
     preset = replace(preset, train=settings_of(preset, given))
+    resuming.check_warmup(preset.train)
     data = find_data(workspace, inputs.data, inputs.val_data)
     model = find_model(workspace, inputs.model, data)
     return RunPlan(new_run(workspace, inputs.run, data.name), preset, data, model)
@@ -196,7 +226,7 @@ def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -
 def _start_resumed(
     workspace: Workspace, given: Mapping[str, Any], inputs: Inputs, report: Report
 ) -> RunPlan:
-    """Plan to resume a run, whose data may have been moved to ``inputs.data``.
+    """Plan to resume a run; ``inputs.data`` is where its data was moved to, or other data.
 
     Raises:
         Usage: a setting would change that a resume must not change.
@@ -206,21 +236,19 @@ def _start_resumed(
     for name, value in (("config", inputs.config), ("model", inputs.model), ("val-data", val_data)):
         if value is not None:
             raise Usage(
-                f"--resume uses the run's own data, model and settings: leave out --{name}, or "
-                "start a new run from its weights with --model"
+                f"--resume uses the run's own model and settings: leave out --{name}, or start a "
+                "new run from its weights with --model"
             )
     folder, preset, record = records.resumable(workspace, inputs.run)
-    preset = replace(preset, train=records.resumed_settings(preset.train, given))
-    step, steps = newest_step(folder), given.get("steps")
-    if step is not None and steps is not None and steps <= step:
-        raise Usage(
-            f"the run {workspace.shown(folder)} has made {step:,} steps already, and --steps "
-            "includes them: use a larger number, or leave out --steps"
-        )
+    settings = resuming.resumed_settings(preset.train, given)
+    step = resuming.chosen_step(workspace, folder, inputs.resume_from)
+    resuming.check_steps(workspace, folder, step, given)
     moved = inputs.data, inputs.val_data
-    data, record = records.recorded_data(workspace, folder, record, moved, report)
+    data, record, other = records.recorded_data(workspace, folder, record, moved, report)
     model = _recorded_model(workspace, folder, record, step)
-    return RunPlan(folder, preset, data, model, record, step)
+    changes = {**resuming.changes_of(preset.train, settings), **other}
+    preset, back = replace(preset, train=settings), step != newest_step(folder)
+    return RunPlan(folder, preset, data, model, record, step, back, changes)
 
 
 def _recorded_model(workspace: Workspace, folder: Path, record: Record, step: int | None) -> Path:

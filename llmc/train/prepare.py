@@ -5,7 +5,7 @@ What an earlier call made and is still whole is kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from llmc.fetch.registry import FETCHED, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.dataset import TokenizeOptions, find_tokenized, tokenize
-from llmc.tokens.manifest import Manifest
-from llmc.tokens.prepared import record_prepared
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
+from llmc.tokens.existing import dataset_named
+from llmc.tokens.manifest import Manifest, verify
+from llmc.tokens.prepared import prepared_model, record_prepared
+from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 from llmc.tokens.tokenizer_json import Unheld
 from llmc.train.start import Data, check_match
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
 from llmc.weights.export import export_weights
 from llmc.weights.sources import PUBLISHED, find_weights
 from llmc.weights.tokenizer import carried_tokenizer, find_tokenizer
+
+DEFAULTS = TokenizeOptions()
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def prepare(
     workspace: Workspace,
     inputs: list[str],
     *,
-    tokenizer: str | None = None,
+    options: TokenizeOptions = DEFAULTS,
     model: str | None = None,
     source: str | None = None,
     report: Report = SILENT,
@@ -68,8 +71,8 @@ def prepare(
 
     Args:
         workspace: where everything goes.
-        inputs: a registered dataset, or files, folders and glob patterns.
-        tokenizer: as :func:`llmc.tokens.dataset.tokenize` takes it. Default: the model's.
+        inputs: what :func:`llmc.tokens.dataset.tokenize` takes; or a dataset's own folder.
+        options: how text becomes a dataset. Default tokenizer: the model's.
         model: a checkpoint, a published model or ``random[:PRESET]``.
         source: a local copy or a mirror of the registered dataset.
         report: receives notes and progress.
@@ -77,7 +80,13 @@ def prepare(
     Raises:
         LlmcError: a stage failed, or tokenizer and model do not fit each other.
     """
-    recipe = recipe_of(inputs)
+    if options.part is not None:
+        raise Usage("--shard makes a part of a dataset: 'llmc tokenize' makes it")
+    if (made := dataset_named(inputs)) is not None:
+        if source is not None:
+            raise Usage("--source is a copy of a named dataset's text: leave it out")
+        return _completed(workspace, made, options, model, report)
+    recipe, tokenizer = recipe_of(inputs), options.tokenizer
     if tokenizer is None and model is not None and not _has_any_tokenizer(model):
         chosen: str | Tokenizer = _tokenizer_of(workspace, model)
         report.note(f"tokenizer: {load_tokenizer(chosen).name}, of {model}")
@@ -94,7 +103,57 @@ def prepare(
             f"{model} was trained on GPT-2's tokens, not on {chosen}'s: "
             "choose another --model, such as random:gpt2-124m, or --tokenizer gpt2"
         )
-    manifest = _dataset(workspace, inputs, chosen, source, report)
+    options = replace(options, tokenizer=chosen)
+    manifest = _dataset(workspace, inputs, options, source, report)
+    return _with_model(workspace, manifest, model, recipe, report)
+
+
+def _completed(
+    workspace: Workspace,
+    made: Manifest,
+    options: TokenizeOptions,
+    model: str | None,
+    report: Report,
+) -> Prepared:
+    """Make what a dataset lacks to be trained on.
+
+    Raises:
+        Usage: an option is for text, or the dataset has another tokenizer.
+    """
+    shown = workspace.shown(made.folder)
+    own = f"{shown} is a dataset that is made already"
+    if replace(options, tokenizer=None) != DEFAULTS:
+        raise Usage(f"{own}: leave out the options for text, or name its text with another --out")
+    if made.part is not None:
+        raise Usage(f"{shown} is a part of a dataset: run 'llmc tokenize --merge' first")
+    asked = options.tokenizer
+    if asked is not None and (
+        bpe_vocab_size(asked) is not None
+        or load_tokenizer(asked).fingerprint != made.tokenizer.fingerprint
+    ):
+        raise Usage(
+            f"{own}, with the tokenizer {made.tokenizer.name}: leave out --tokenizer, or name its "
+            "text with another --out"
+        )
+    verify(made)
+    report.note(f"{shown} is tokenized and whole, with the tokenizer {made.tokenizer.name}")
+    recipe = recipe_of([made.dataset])
+    if model is None:
+        before = prepared_model(workspace, made.folder)
+        model = str(before) if before is not None else recipe.model
+        report.note(f"model: {model} (the default; --model names another)")
+    return _with_model(workspace, made, model, recipe, report)
+
+
+def _with_model(
+    workspace: Workspace, manifest: Manifest, model: str, recipe: Recipe, report: Report
+) -> Prepared:
+    """Export the weights that a dataset is trained from, and build the engine."""
+    if model in PUBLISHED and manifest.tokenizer.name != "gpt2":
+        raise Usage(
+            f"{model} was trained on GPT-2's tokens, not on {manifest.tokenizer.name}'s: "
+            "choose another --model, such as random:gpt2-124m"
+        )
     weights = _weights(workspace, model, manifest, report)
     data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
     check_match(workspace, data, weights, read_header(weights))
@@ -129,7 +188,7 @@ def _tokenizer_of(workspace: Workspace, model: str) -> str | Tokenizer:
 def _dataset(
     workspace: Workspace,
     inputs: list[str],
-    tokenizer: str | Tokenizer,
+    options: TokenizeOptions,
     source: str | None,
     report: Report,
 ) -> Manifest:
@@ -140,9 +199,8 @@ def _dataset(
         )
     for name in names:
         fetch_named(workspace, name, source=source, report=report)
-    made = find_tokenized(workspace, inputs, tokenizer)
+    made = find_tokenized(workspace, inputs, options)
     if made is None:
-        options = TokenizeOptions(tokenizer=tokenizer)
         return tokenize(workspace, inputs, options, report=report).manifest
     report.note(f"{workspace.shown(made.folder)} is tokenized and whole")
     return made

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.config import TRAIN_SETTINGS, Preset, TrainConfig, in_val_tokens, load_preset, overridden
+from llmc.config import Preset, load_preset
 from llmc.engine.process import run_quietly
-from llmc.errors import BadData, MissingOutput, Usage
+from llmc.errors import BadData, MissingOutput
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, written_whole
 from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
+from llmc.tokens.tokenizer import file_of, recorded_tokenizer
 from llmc.train.folder import newest_run, read_record, similar_run
 from llmc.train.start import Data, find_data
 from llmc.weights.checkpoint import read_header
@@ -63,9 +64,12 @@ def new_record(
     }
 
 
-def resumed_record(record: Record, step: int | None, setup: Setup) -> Record:
-    """Return the ``run.json`` of a run that is resumed from ``step``; None: from the start."""
-    now = _session(setup)
+def resumed_record(record: Record, step: int | None, setup: Setup, changes: Record) -> Record:
+    """Return the ``run.json`` of a run that is resumed from ``step``; None: from the start.
+
+    ``changes`` are what it continues with that it did not have before.
+    """
+    now = {**_session(setup), "changes": changes}
     anew = {name: now[name] for name in ("engine", "isa", "threads")} if step is None else {}
     return {**record, **anew, "resumes": [*record.get("resumes", []), {**now, "step": step or 0}]}
 
@@ -167,41 +171,22 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
     return folder, replace(preset, name=str(record.get("recipe", preset.name))), record
 
 
-def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
-    """Return the run's settings with the given ones put over them.
-
-    An older llmc's run, which validates on batches, goes on doing so unless tokens are given.
-
-    Raises:
-        Usage: a setting would change that a resume must not change.
-    """
-    for name, value in given.items():
-        old, setting = getattr(settings, name), TRAIN_SETTINGS[name]
-        if value not in (None, old) and not setting.resume:
-            raise Usage(
-                f"the run has {setting.flag} {old}, and a resume must not change it to {value}: "
-                f"leave out {setting.flag}, or start a new run from its weights with --model"
-            )
-    resumed = overridden(settings, given)
-    by_batches = settings.val_batches and given.get("val_tokens") is None
-    return resumed if by_batches else in_val_tokens(resumed, given)
-
-
 def recorded_data(
     workspace: Workspace,
     folder: Path,
     record: Record,
     moved: tuple[Path | None, Path | None] = (None, None),
     report: Report = SILENT,
-) -> tuple[Data, Record]:
-    """Return a run's data, checked against the run's record, and the record with its place.
+) -> tuple[Data, Record, Record]:
+    """Return a run's data, the record with its place, and what of the data is other data.
 
-    ``moved`` are the token files to train and to validate on, where they are no longer where they
-    were.
+    ``moved`` are the token files to train and to validate on, where those that were recorded are
+    not meant: the same ones in another place, or other ones of the same tokenizer.
 
     Raises:
         MissingOutput: the data is gone.
-        BadData: it is not what the run was trained on.
+        BadData: it is not what the run was trained on, and was not named; or it has another
+            tokenizer.
     """
     root = workspace.root
     recorded = root / record["val_data"] if record["val_data"] is not None else None
@@ -210,22 +195,47 @@ def recorded_data(
         found = find_data(workspace, train, val)
     except MissingOutput as error:
         raise MissingOutput(f"{error}; name data that was moved with --data") from error
-    if recorded is None:  # a manifest that came later names a validation file
-        found = replace(found, val=None)
-    elif found.val is None:
-        found = replace(found, val=recorded)
+    expected = _recorded_hashes(record)
+    train_only = _hashes(fingerprints(replace(found, val=None))) if moved[0] else expected
+    if train_only.get("train") == expected.get("train", train_only.get("train")):
+        # The run's own data. A manifest that came later may name a validation file.
+        val = found.val if recorded is not None and found.val is not None else recorded
+        found = replace(found, val=val)
     files = fingerprints(found)
-    hashes, expected = _hashes(files), _recorded_hashes(record)
-    for split, path in (("train", found.train), ("val", found.val or recorded)):
-        if split in expected and hashes[split] != expected[split]:
+    hashes, now, changes = _hashes(files), {**_places(workspace, found), "files": files}, {}
+    for split, key, path in (
+        ("train", "data", found.train),
+        ("val", "val_data", found.val or recorded),
+    ):
+        if hashes[split] == expected.get(split, hashes[split]):
+            continue
+        if moved[0] is None:
             raise BadData(
-                f"{path} is not what {workspace.shown(folder)} was {DONE_ON[split]} on: name the "
-                "right data with --data, make it again with 'llmc tokenize', or start a new run "
-                "from the run's weights with --model"
+                f"{path} is not what {workspace.shown(folder)} was {DONE_ON[split]} on: make it "
+                "again with 'llmc tokenize', name the right data with --data, or name other data "
+                "there to go on with that"
             )
+        changes[key] = [record[key], now[key]]
+    if changes:
+        _check_tokenizer(workspace, folder, found)
+        now["manifest"] = found.manifest.fields() if found.manifest is not None else None
+        changes["files"] = [record.get("files"), files]
     if not expected:
         report.note(f"{RECORD} is from an older llmc without hashes: the data is not checked")
-    return found, {**record, **_places(workspace, found), "files": files}
+    return found, {**record, **now}, changes
+
+
+def _check_tokenizer(workspace: Workspace, folder: Path, data: Data) -> None:
+    """Refuse other data than the run's whose tokenizer is another one, too."""
+    own = recorded_tokenizer(folder)
+    if own is None or data.tokenizer is None or own.fingerprint == data.tokenizer.fingerprint:
+        return
+    file = file_of(own)
+    spec = own.name if file is None else workspace.shown(folder / file)
+    raise BadData(
+        f"{workspace.shown(data.folder)} has another tokenizer ({data.tokenizer.name}) than "
+        f"{workspace.shown(folder)} ({own.name}): tokenize the text with --tokenizer {spec}"
+    )
 
 
 def _recorded_hashes(record: Record) -> dict[str, list[tuple[int, str]]]:

@@ -87,7 +87,7 @@ def export_weights(
     shape: Mapping[str, int | None] | None = None,
     seed: int = 1337,
     fingerprint: bytes | None = None,
-    tokenizer: str | None = None,
+    tokenizer: str | Tokenizer | None = None,
     data: Path | None = None,
     last: bool = False,
     report: Report = SILENT,
@@ -189,7 +189,7 @@ def _check_place(path: Path, source: Path, size: int) -> None:
 
 
 def _tokenizer(
-    workspace: Workspace, found: FoundWeights, spec: str | None, *, needed: bool
+    workspace: Workspace, found: FoundWeights, spec: str | Tokenizer | None, *, needed: bool
 ) -> Tokenizer | None:
     """Return the named tokenizer, or the weights' own where the format carries one."""
     chosen: Tokenizer | None = None
@@ -216,7 +216,7 @@ def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> Non
         )
     elif own is None or export.origin.tokenizer != bytes.fromhex(own.fingerprint):
         return
-    elif own.name == "bpe" or own.document is not None:
+    elif (own.is_plain and own.name == "bpe") or own.document is not None:
         held = own.document is not None
         suffix = tokenizers.HELD_SUFFIX if held else tokenizers.TOKENIZER_SUFFIX
         path = export.path.with_suffix(suffix)

@@ -14,6 +14,7 @@ enum ExitCode {
   EXIT_MISSING = 3,      // an earlier stage's output is not there
   EXIT_NOT_FINITE = 5,   // the loss is NaN or infinite
   EXIT_INTERNAL = 70,    // a bug
+  EXIT_KILLED = 137,     // what a shell makes of SIGKILL: most likely, memory ran out
   EXIT_INTERRUPTED = 130,
 };
 

@@ -84,12 +84,12 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
   if (events->json) {
     add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
         "\"recompute\":%s,\"recompute_saves\":%zu,\"optimizer_state\":\"%s\",\"threads\":%d,\"step\":%zu,"
-        "\"steps\":%s,\"seconds\":%.3f,\"peak_flops\":%.4g,\"memory\":%zu,\"memory_parts\":{"
+        "\"steps\":%s,\"lr\":%.9g,\"seconds\":%.3f,\"peak_flops\":%.4g,\"memory\":%zu,\"memory_parts\":{"
         "\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
         "\"activations\":%zu,\"scratch\":%zu,\"buffers\":%zu,\"rounding\":%zu},\"memory_available\":",
         parameters, kernels->name, dtype_name(model->dtype), truth(kernels->multiplies_bf16),
         truth(model->recompute), recompute_saves, moments_name(model->moments.type), pool_threads(model->workers.pool),
-        at->step, known_steps((char[24]){0}, at->steps), at->seconds, at->peak_flops, total,
+        at->step, known_steps((char[24]){0}, at->steps), at->lr, at->seconds, at->peak_flops, total,
         plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch, buffers, rounding);
     if (available == SIZE_MAX) add(&line, "null}\n");
     if (available != SIZE_MAX) add(&line, "%zu}\n", available);

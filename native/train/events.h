@@ -33,6 +33,7 @@ struct Beginning {
   size_t step, steps;  // made; to make: MOST_STEPS where that is not known
   double seconds;      // trained
   double peak_flops;   // floating-point operations a second
+  double lr;           // of the first step to be made
 };
 
 struct Ending {

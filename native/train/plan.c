@@ -64,6 +64,7 @@ static void shrink(const struct Run *run, struct Change *change, size_t *size, s
 static bool smaller_batch(const struct Run *run, struct Change *change, size_t available) {
   shrink(run, change, &change->B, available);
   if (change->B > 0) return true;
+  if (run->options.resume) return false;  // the order of its data follows from T
   change->B = 1;
   shrink(run, change, &change->T, available);
   return change->T > 0;

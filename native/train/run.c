@@ -217,21 +217,18 @@ static void check_same(const struct RunOptions *o, const struct State *state) {
   }
 }
 
-static void check_moments(const struct RunOptions *o, const struct State *state) {
-  if (state->moments == o->optimizer_state) return;
-  die(EXIT_USAGE, "the run in %s has --optimizer-state %s, not %s: what it kept so cannot be had as the other; leave "
-      "it as it was, or start a new run from its weights", o->out, moments_name(state->moments),
-      moments_name(o->optimizer_state));
-}
-
 bool run_find(struct Run *run, struct Resumed *resumed) {
+  const struct RunOptions *o = &run->options;
+  if (o->resume_from != MOST_STEPS && !saver_go_back(&run->saver, o->resume_from)) {
+    die(EXIT_USAGE, "%s has no checkpoint of step %zu; its folder checkpoints shows those there are", o->out,
+        o->resume_from);
+  }
   if (!saver_newest(&run->saver, resumed->model_path, resumed->state_path)) return false;
   resumed->step = saver_step(&run->saver);
   struct State state;
   resumed->model = checkpoint_open(resumed->model_path, &run->checkpoint);
   resumed->state = state_open(resumed->state_path, &state, &run->checkpoint.config);
-  check_same(&run->options, &state);
-  check_moments(&run->options, &state);
+  check_same(o, &state);
   if (state.step != resumed->step || run->checkpoint.step != resumed->step) {
     die(EXIT_BAD_DATA, "%s or the file beside it is not of step %zu; delete their folder to go on from the "
         "checkpoint before it", resumed->state_path, resumed->step);
@@ -240,18 +237,25 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
   const struct Checkpoint *saved = &run->checkpoint;
   const bool is_best = saved->has_val_loss && (float)state.best_val_loss == saved->val_loss;
   run->val_loss = is_best ? state.best_val_loss : saved->has_val_loss ? (double)saved->val_loss : INFINITY;
-  run->best_val_loss = state.best_val_loss;
-  saver_finish(&run->saver, is_best);
+  run->best_val_loss = o->forget_best ? INFINITY : state.best_val_loss;
   run->sampling.draws = state.draws;
   run->skipped = state.skipped, run->seconds_before = state.seconds;
-  run->patience = state.patience, run->outliers.count = state.outliers.count;
+  if (!o->forget_best) run->patience = state.patience;
+  run->outliers.count = state.outliers.count;
   run->events.resume_at = state.metrics_bytes;
   resumed->told = state.told, resumed->whole = state.whole;
+  resumed->is_best = is_best && !o->forget_best, resumed->moments = state.moments;
   return true;
 }
 
 void run_restore(struct Run *run, const struct Resumed *resumed) {
   const struct Gpt2 *model = &run->model;
   checkpoint_read(resumed->model, resumed->model_path, &run->checkpoint, model->params.first);
-  state_read(resumed->state, resumed->state_path, &run->outliers, &model->moments, model->moments_bytes);
+  state_read(resumed->state, resumed->state_path, resumed->moments, &run->outliers, model,
+             run->options.seed + resumed->step);
+  if (run->options.forget_best) run->checkpoint.has_val_loss = false;
+  if (saver_finish(&run->saver, resumed->is_best)) return;
+  /* The best weights came later: of those before them, these are left. */
+  run->best_val_loss = run->checkpoint.has_val_loss ? run->val_loss : INFINITY;
+  if (run->checkpoint.has_val_loss) saver_finish(&run->saver, true);
 }

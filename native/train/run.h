@@ -22,9 +22,10 @@ struct RunOptions {
   size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, save_every, keep, eot;
   struct Schedule schedule;
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
-  bool shuffle, recompute, resume, dry_run;
+  bool shuffle, recompute, resume, dry_run, forget_best;
   enum Dtype dtype;
   enum MomentsType optimizer_state;
+  size_t resume_from;  // the step; MOST_STEPS: the newest
   size_t parts;  // batches of (B, T) whose gradients make one update
 };
 
@@ -99,16 +100,18 @@ void run_save(struct Run *run, size_t step, bool told);
 /* A checkpoint to go on from. */
 struct Resumed {
   size_t step;
-  bool told, whole;  // whole: its windows cover all of the text, as those of older versions did not
+  bool told, is_best;
+  bool whole;                // its windows cover all of the text, as those of older versions did not
+  enum MomentsType moments;  // how AdamW's are stored
   int model, state;  // file descriptors
   char model_path[SAVER_PATH], state_path[SAVER_PATH];
 };
 
-/* Opens the newest checkpoint of the run's folder; false where there is none. Dies with EXIT_USAGE when the
- * settings do not go on with that run. */
+/* Opens the checkpoint of the run's folder that the options name, or the newest; false where there is none. Dies with
+ * EXIT_USAGE when the one named is not there, or the data would come in another order. */
 bool run_find(struct Run *run, struct Resumed *resumed);
 
-/* Reads it into the arena. */
+/* Reads it into the arena; what was saved after it is removed. */
 void run_restore(struct Run *run, const struct Resumed *resumed);
 
 #endif

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "files/format.h"
 
 static const char FOLDER[] = "checkpoints", PART[] = ".part";
 
@@ -62,7 +63,7 @@ static void remove_part(void *saver) {
 
 /* ---- the thread ---------------------------------------------------------------------------------- */
 
-/* The newest checkpoint's other names, and an end to those that are too many. */
+/* The newest checkpoint's other names, and an end to those that are too many; the best one stays. */
 static void settle(struct Saver *saver) {
   char name[64], from[SAVER_PATH], to[SAVER_PATH];
   name_of(name, newest(saver));
@@ -72,12 +73,17 @@ static void settle(struct Saver *saver) {
   if (saver->is_best) {
     snprintf(to, sizeof to, "%s/best.bin", saver->out);
     file_link(from, to);
+    saver->best = newest(saver) / 2;
   }
   sync_folder(saver->out);
-  while (saver->count > saver->keep) {
-    name_of(name, saver->keys[0]);
+  for (size_t i = 0; saver->count - i > saver->keep;) {
+    if (saver->keys[i] / 2 == saver->best) {
+      i++;
+      continue;
+    }
+    name_of(name, saver->keys[i]);
     remove_checkpoint(saver->out, name);
-    memmove(saver->keys, saver->keys + 1, --saver->count * sizeof *saver->keys);
+    memmove(saver->keys + i, saver->keys + i + 1, (--saver->count - i) * sizeof *saver->keys);
   }
 }
 
@@ -135,13 +141,25 @@ static void find_checkpoints(struct Saver *saver) {
     char *end;
     const uint64_t step = strtoull(entry->d_name, &end, 10);
     if (end < entry->d_name + 8 || (*end != '\0' && strcmp(end, "i") != 0)) continue;
-    if (saver->count == SAVER_MOST_KEPT) die(EXIT_BAD_DATA, "%s holds more than %d checkpoints; delete some", path,
+    if (saver->count > SAVER_MOST_KEPT) die(EXIT_BAD_DATA, "%s holds more than %d checkpoints; delete some", path,
                                              SAVER_MOST_KEPT);
     saver->keys[saver->count++] = key_of(step, *end == '\0');
   }
   closedir(folder);
   qsort(saver->keys, saver->count, sizeof *saver->keys, by_number);
   remove_part(saver);
+}
+
+/* The step in the header of best.bin. A file that cannot be read is met where it is used. */
+static size_t step_of_best(const struct Saver *saver) {
+  char path[SAVER_PATH];
+  int32_t header[HEADER_INTS] = {0};
+  snprintf(path, sizeof path, "%s/best.bin", saver->out);
+  const int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return SAVER_NO_STEP;
+  const bool whole = read(file, header, HEADER_BYTES) == HEADER_BYTES && header[EXT_MAGIC_AT] == EXT_MAGIC;
+  close(file);
+  return whole ? (uint32_t)header[EXT_STEP_AT] : SAVER_NO_STEP;
 }
 
 /* Who lists the runs holds the lock for an instant, to see whether it is free; a trainer holds it on. */
@@ -153,7 +171,7 @@ static void take_lock(const struct Saver *saver) {
 }
 
 void saver_open(struct Saver *saver, const char *out, size_t keep) {
-  *saver = (struct Saver){.out = out, .keep = keep, .lock = -1, .metrics = -1};
+  *saver = (struct Saver){.out = out, .keep = keep, .best = SAVER_NO_STEP, .lock = -1, .metrics = -1};
   if (out == NULL) return;
   if (strlen(out) >= SAVER_PATH - 64) die(EXIT_USAGE, "the path %s is too long", out);
   make_folder(out);
@@ -163,6 +181,7 @@ void saver_open(struct Saver *saver, const char *out, size_t keep) {
   }
   take_lock(saver);
   find_checkpoints(saver);
+  saver->best = step_of_best(saver);
   pthread_mutex_init(&saver->mutex, NULL);
   pthread_cond_init(&saver->changed, NULL);
   if (pthread_create(&saver->thread, NULL, work, saver) != 0) die(EXIT_INTERNAL, "cannot start a thread");
@@ -170,9 +189,30 @@ void saver_open(struct Saver *saver, const char *out, size_t keep) {
 
 size_t saver_step(const struct Saver *saver) { return newest(saver) / 2; }
 
-void saver_finish(struct Saver *saver, bool is_best) {
+bool saver_go_back(struct Saver *saver, size_t step) {
+  size_t count = saver->count;
+  while (count > 0 && saver->keys[count - 1] / 2 != step) count--;
+  if (count == 0) return false;
+  saver->later = saver->count - count;
+  saver->count = count;
+  return true;
+}
+
+bool saver_finish(struct Saver *saver, bool is_best) {
+  char name[64], best[SAVER_PATH];
+  for (; saver->later > 0; saver->later--) {
+    name_of(name, saver->keys[saver->count + saver->later - 1]);
+    remove_checkpoint(saver->out, name);
+  }
+  const bool lost = saver->best != SAVER_NO_STEP && saver->best > newest(saver) / 2;
+  if (lost) {
+    snprintf(best, sizeof best, "%s/best.bin", saver->out);
+    unlink(best);
+    saver->best = SAVER_NO_STEP;
+  }
   saver->is_best = is_best;
   settle(saver);
+  return !lost || is_best;
 }
 
 bool saver_newest(const struct Saver *saver, char model[SAVER_PATH], char state[SAVER_PATH]) {

@@ -1,6 +1,7 @@
 /* A run's checkpoints: folders named after their step, each whole or not there.
  *
- *   checkpoints/00000120/model.bin, state.bin    all that resuming needs; the newest `keep` of them stay.
+ *   checkpoints/00000120/model.bin, state.bin    all that resuming needs; the newest `keep` of them stay, and the
+ *                 one whose weights are best.bin
  *                 00000120i: saved on an interrupt, before the step's validation and sample
  *   model.bin     the newest weights: the same file as there, linked
  *   best.bin      the weights with the lowest validation loss of those that were saved
@@ -16,17 +17,21 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "files/checkpoint.h"
 #include "train/state.h"
 
 enum { SAVER_MOST_KEPT = 1000, SAVER_PATH = 1024 };
+static const size_t SAVER_NO_STEP = SIZE_MAX;
 
 struct Saver {
   const char *out;                  // the run's folder; NULL: nothing is saved
   size_t keep;                      // checkpoints to keep
   int lock, metrics;                // file descriptors; metrics.jsonl is on the disk before a checkpoint is
-  size_t keys[SAVER_MOST_KEPT + 1], count;  // twice the step, + 1 if told: those that are there, in order
+  size_t keys[SAVER_MOST_KEPT + 2], count;  // twice the step, + 1 if told: those that are there, in order
+  size_t later;                     // keys behind these: of checkpoints that the run has been taken back from
+  size_t best;                      // the step of best.bin; SAVER_NO_STEP: there is none
   bool is_best;                     // the newest has the lowest validation loss
   struct FileWriter model, state;
   char model_path[SAVER_PATH], state_path[SAVER_PATH];  // where these two write
@@ -43,11 +48,15 @@ void saver_open(struct Saver *saver, const char *out, size_t keep);
 /* The paths of the newest checkpoint's two files. False where there is none. */
 bool saver_newest(const struct Saver *saver, char model[SAVER_PATH], char state[SAVER_PATH]);
 
+/* Takes the run back to the checkpoint of a step: it is the newest from now on. False where it is not there. */
+bool saver_go_back(struct Saver *saver, size_t step);
+
 /* The newest checkpoint's step. */
 size_t saver_step(const struct Saver *saver);
 
-/* Does after the newest checkpoint what a trainer that was killed could not do any more. */
-void saver_finish(struct Saver *saver, bool is_best);
+/* Does after the newest checkpoint what a trainer that was killed could not do any more, and removes what was saved
+ * after it. False where the best weights were among that: there is no best.bin then. */
+bool saver_finish(struct Saver *saver, bool is_best);
 
 /* Takes a checkpoint, unless it is there; waits for the one before. Dies with EXIT_BAD_DATA when the disk
  * refuses: those that are there stay, and nothing of this one. */

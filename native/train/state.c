@@ -25,16 +25,16 @@ static double get_double(const int32_t *header, int at) {
 
 enum { WINDOW_BYTES = OUTLIERS_WINDOW * sizeof(double), MOMENTS_AT = HEADER_BYTES + 2 * WINDOW_BYTES };
 
-static uint32_t checksum(const struct Outliers *outliers, const struct Moments *moments, size_t bytes) {
-  const uint32_t crc = crc32_update(crc32_update(0, outliers->losses, WINDOW_BYTES), outliers->norms, WINDOW_BYTES);
-  return crc32_update(crc32_update(crc, moments->m, bytes), moments->v, bytes);
+static uint32_t windows_checksum(const struct Outliers *outliers) {
+  return crc32_update(crc32_update(0, outliers->losses, WINDOW_BYTES), outliers->norms, WINDOW_BYTES);
 }
 
 void state_write(struct FileWriter *writer, const struct State *state, const struct Moments *moments, size_t bytes) {
   int32_t header[HEADER_INTS] = {0};
   header[STATE_MAGIC_AT] = STATE_MAGIC;
   header[STATE_VERSION_AT] = STATE_VERSION;
-  header[STATE_CRC_AT] = (int32_t)checksum(&state->outliers, moments, bytes);
+  const uint32_t crc = crc32_update(windows_checksum(&state->outliers), moments->m, bytes);
+  header[STATE_CRC_AT] = (int32_t)crc32_update(crc, moments->v, bytes);
   header[STATE_FLAGS_AT] = (state->shuffle ? STATE_SHUFFLED : 0) | (state->told ? STATE_TOLD : 0) |
                            (state->whole ? STATE_WHOLE : 0);
   put(header, STATE_STEP_AT, state->step);
@@ -93,15 +93,70 @@ int state_open(const char *path, struct State *state, const struct Config *confi
   return file;
 }
 
-void state_read(int file, const char *path, struct Outliers *outliers, const struct Moments *moments, size_t bytes) {
+enum { PIECE = 64 * MOMENTS_BLOCK };  // numbers that are converted at a time
+
+/* Reads n numbers of m and v, stored from byte `at` of each on, into `to`; each of the two takes `bytes` bytes. */
+static void convert(int file, const char *path, size_t at, size_t bytes, enum MomentsType stored, struct Moments to,
+                    size_t n, uint64_t key) {
+  static float m_raw[PIECE], v_raw[PIECE];  // as stored, in at most 4 bytes a number
+  float m[MOMENTS_BLOCK], v[MOMENTS_BLOCK];
+  for (size_t first = 0; first < n; first += PIECE) {
+    const size_t count = size_min(PIECE, n - first), from = MOMENTS_AT + at + moments_bytes(stored, first);
+    file_read(file, path, m_raw, moments_bytes(stored, count), from);
+    file_read(file, path, v_raw, moments_bytes(stored, count), from + bytes);
+    const struct Moments raw = {stored, (char *)m_raw, (char *)v_raw};
+    for (size_t i = 0; i < count; i += MOMENTS_BLOCK) {
+      const size_t some = size_min(MOMENTS_BLOCK, count - i);
+      moments_load(m, v, moments_at(raw, i), some);
+      moments_store(moments_at(to, first + i), m, v, key, first + i, some);
+    }
+  }
+}
+
+static void convert_all(int file, const char *path, enum MomentsType stored, const struct Gpt2 *model, uint64_t key) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(&model->config, tensors);
+  const size_t bytes = gpt2_moments_bytes(&model->config, stored);
+  size_t at = 0, to = 0;
+  for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
+    const size_t n = size_product(tensor->rows, tensor->columns);
+    for (size_t l = 0; l < (tensor->place == BLOCK ? model->config.L : 1); l++) {
+      const struct Moments moments = {model->moments.type, model->moments.m + to, model->moments.v + to};
+      convert(file, path, at, bytes, stored, moments, n, mix64(key + to));
+      at += moments_bytes(stored, n), to += moments_bytes(moments.type, n);
+    }
+  }
+}
+
+/* Of the moments as the file has them. */
+static uint32_t stored_checksum(int file, const char *path, uint32_t crc, size_t bytes) {
+  static char piece[PIECE];
+  for (size_t at = 0; at < 2 * bytes; at += PIECE) {
+    const size_t some = size_min(PIECE, 2 * bytes - at);
+    file_read(file, path, piece, some, MOMENTS_AT + at);
+    crc = crc32_update(crc, piece, some);
+  }
+  return crc;
+}
+
+void state_read(int file, const char *path, enum MomentsType stored, struct Outliers *outliers,
+                const struct Gpt2 *model, uint64_t key) {
   int32_t header[HEADER_INTS];
+  const struct Moments *moments = &model->moments;
+  const size_t bytes = gpt2_moments_bytes(&model->config, stored);
   file_read(file, path, header, HEADER_BYTES, 0);
   file_read(file, path, outliers->losses, WINDOW_BYTES, HEADER_BYTES);
   file_read(file, path, outliers->norms, WINDOW_BYTES, HEADER_BYTES + WINDOW_BYTES);
-  file_read(file, path, moments->m, bytes, MOMENTS_AT);
-  file_read(file, path, moments->v, bytes, MOMENTS_AT + bytes);
+  uint32_t crc = windows_checksum(outliers);
+  if (stored == moments->type) {
+    file_read(file, path, moments->m, bytes, MOMENTS_AT);
+    file_read(file, path, moments->v, bytes, MOMENTS_AT + bytes);
+    crc = crc32_update(crc32_update(crc, moments->m, bytes), moments->v, bytes);
+  } else {
+    crc = stored_checksum(file, path, crc, bytes);
+    convert_all(file, path, stored, model, key);
+  }
   close(file);
-  const uint32_t crc = checksum(outliers, moments, bytes);
   if (crc != (uint32_t)header[STATE_CRC_AT]) {
     die(EXIT_BAD_DATA, "%s is damaged: its checksum is %08x, its header says %08x; delete its folder to go on from "
         "the checkpoint before it", path, crc, (uint32_t)header[STATE_CRC_AT]);

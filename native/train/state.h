@@ -34,7 +34,9 @@ void state_write(struct FileWriter *writer, const struct State *state, const str
  * file descriptor. Dies with EXIT_MISSING or EXIT_BAD_DATA. */
 int state_open(const char *path, struct State *state, const struct Config *config);
 
-/* Reads the outliers' windows, m and v, verifies the checksum and closes the file. */
-void state_read(int file, const char *path, struct Outliers *outliers, const struct Moments *moments, size_t bytes);
+/* Reads the outliers' windows and the model's m and v, verifies the checksum and closes the file. Where they are
+ * stored as another type than the model's, they are converted, rounded by random bits of the key. */
+void state_read(int file, const char *path, enum MomentsType stored, struct Outliers *outliers,
+                const struct Gpt2 *model, uint64_t key);
 
 #endif

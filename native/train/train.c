@@ -18,6 +18,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       .events = "text", .limits = {.steps = 40}, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
       .val_every = 10, .val_tokens = 20480, .sample_every = 20, .sample_tokens = 64, .keep = 1, .eot = INT32_MAX,
       .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
+      .resume_from = MOST_STEPS,
   };
   const double most = 1e9;
   const struct Arg args[] = {
@@ -71,6 +72,8 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints; 0: only at the end"},
       {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "number of checkpoints to keep"},
       {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: resume from the newest checkpoint in --out"},
+      {"resume-from", ARG_COUNT, &o.resume_from, 0, MOST_STEPS, "resume from the checkpoint of this step; 1000000000: the newest"},
+      {"forget-best", ARG_SWITCH, &o.forget_best, 0, 1, "1: losses of other validation tokens, before a resume, do not count"},
       {"dry-run", ARG_SWITCH, &o.dry_run, 0, 1, "1: print the memory and time that the run needs, and write nothing"},
   };
   args_parse("train", args, sizeof args / sizeof *args, argc, argv);
@@ -173,6 +176,7 @@ int command_train(int argc, char **argv) {
   run_layout(&run, &arena);
   const size_t available = memory_available();
   const struct Beginning at = {.step = resumed.step, .steps = run.steps, .seconds = run.seconds_before,
+                               .lr = schedule_lr(&o->schedule, resumed.step),
                                .peak_flops = peak_measure(run.model.kernels, &run.model.workers).best};
   if (!o->dry_run) interrupts_catch();  // before anybody hears of the run, and could want it to stop
   events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), &at);

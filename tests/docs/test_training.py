@@ -16,7 +16,9 @@ from tests.helpers.places import ROOT
 from tools.settings_page import PAGE, page
 
 TEXT = (ROOT / "docs" / "guide" / "training.md").read_text("utf-8")
-NOT_SETTINGS = {"data", "val_data", "model", "config", "run", "threads", "resume", "dry_run"}
+NOT_SETTINGS = {
+    *("data", "val_data", "model", "config", "run", "threads", "resume", "resume_from", "dry_run"),
+}
 
 
 def rows(head: str) -> list[list[str]]:

@@ -287,11 +287,32 @@ def test_the_state_s_size_and_what_it_says(native: Native, tmp_path: Path) -> No
         assert (state.optimizer_state, state.parameters) == (kind, most)
 
 
-def test_a_run_resumes_with_its_own_state_only(native: Native, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", NARROW)
+def test_a_state_is_converted_to_fp32(native: Native, tmp_path: Path, kind: str) -> None:
+    """Widened, it has the same numbers."""
+    flags = {**settings(tmp_path, 4), "sample_every": 0, "val_every": 0, "schedule": "constant"}
+    flags |= {"patience": 0, "model": save_model(tmp_path / "m.bin", RAGGED), "keep": 9}
+    folder = tmp_path / "checkpoints"
+    succeeded(native("train", out=tmp_path, optimizer_state=kind, **{**flags, "steps": 2}))
+    narrow = means(folder / "00000002" / "state.bin", RAGGED)
+    # One step is made before it is saved again: with these decays it changes nothing.
+    near_1 = {"beta1": 1 - 2.0**-53, "beta2": 1 - 2.0**-53, "lr": 0, "steps": 3}
+    succeeded(native("train", out=tmp_path, resume=1, **{**flags, **near_1}))
+    wide = read_training_state(folder / "00000003" / "state.bin")
+    assert wide.optimizer_state == "fp32"
+    raw = np.frombuffer(
+        (folder / "00000003" / "state.bin").read_bytes()[MOMENTS_AT:], np.float32
+    ).astype(np.float64)
+    expected = np.concatenate(
+        [np.ravel(pair[which].values) for which in (0, 1) for pair in narrow.values()]
+    )
+    assert raw.size == expected.size
+    assert np.allclose(raw, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_a_damaged_state_is_not_resumed_from(native: Native, tmp_path: Path) -> None:
     flags = {**settings(tmp_path, 2), "sample_every": 0}
     succeeded(native("train", out=tmp_path / "out", optimizer_state="8bit", **flags))
-    error = refused(native("train", out=tmp_path / "out", resume=1, **flags), 2)
-    assert "has --optimizer-state 8bit, not fp32" in error
     path = tmp_path / "out" / "checkpoints" / "00000002" / "state.bin"
     raw = bytearray(path.read_bytes())
     raw[4 * 28] = 3
@@ -306,6 +327,12 @@ def test_a_run_resumes_with_its_own_state_only(native: Native, tmp_path: Path) -
         native("train", out=tmp_path / "out", resume=1, optimizer_state="bf16", **flags), 1
     )
     assert "it should have" in error
+    raw[4 * 28] = 2
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    for kind in ("8bit", "fp32"):
+        done = native("train", out=tmp_path / "out", resume=1, optimizer_state=kind, **flags)
+        assert "its checksum is" in refused(done, 1)
 
 
 def test_gradients_that_are_zero_leave_means_that_are(native: Native, tmp_path: Path) -> None:

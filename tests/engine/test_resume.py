@@ -99,7 +99,8 @@ def test_a_new_best_is_saved_where_no_checkpoint_is_due(
     events = map(json.loads, done.stdout.splitlines())
     saved = [event["step"] for event in events if event.get("event") == "saved"]
     assert saved == [*expected, lines[-1]["step"]]
-    assert [path.name for path in (out / "checkpoints").iterdir()] == [f"{saved[-1]:08}"]
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert names == [f"{best:08}", f"{saved[-1]:08}"]
 
 
 def test_the_untrained_model_is_no_best_one(native: Native, flags: Flags, tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_an_interrupt_ends_a_validation_and_a_sample(
     assert [event.get("event") for event in told] == ["saved", "end"]
     assert (told[-1]["reason"], told[-1]["step"]) == ("interrupted", 3)
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
-    assert names == ["00000003i"]
+    assert names == ["00000001", "00000003i"]  # the best one and the newest
     for folder in (out, tmp_path / "calm"):
         succeeded(native("train", out=folder, resume=1, steps=9, **short))
     assert ending(out) == ending(tmp_path / "calm")

@@ -24,7 +24,7 @@ from llmc.errors import CompileFailed, ExitCode, Interrupted
 from tests.conftest import Llmc
 from tests.helpers.engine import Native, json_lines, succeeded
 
-OF_THE_ENGINE = ["isa", "parity fp32", "parity bf16", "threads", "files"]
+OF_THE_ENGINE = ["memory", "isa", "parity fp32", "parity bf16", "threads", "files"]
 
 
 @pytest.fixture
@@ -201,12 +201,12 @@ def test_a_workspace_that_is_not_there_yet(here: Context) -> None:
 def test_a_small_machine_is_warned(here: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "NEEDED_MEMORY", 2.3e9)
     monkeypatch.setattr(doctor, "NEEDED_DISK", 1e18)
-    monkeypatch.setattr(machine, "memory", lambda: Memory(4 * 10**9, 10**9))
+    monkeypatch.setattr(machine, "memory", lambda _: Memory(4 * 10**9, 10**9))
     monkeypatch.setattr(machine, "huge_pages", lambda: "never")
     found = report(here)
     warned = {name for name, it in found.items() if it.state is State.WARNING}
     assert warned == {"memory", "huge pages", "cache", "workspace"}
-    assert found["memory"].found == "4.00 GB, 1.00 GB available"
+    assert found["memory"].found == "1.00 GB available to a run; the machine has 4.00 GB"
     assert "python-stdlib" in found["memory"].advice
     assert all(found[name].advice for name in warned)
     assert {it.state for name, it in found.items() if name not in warned} == {State.OK}

@@ -78,9 +78,8 @@ def test_the_disk_space_is_reported_and_no_more_is_used(llmc: Llmc) -> None:
     assert told["disk_free"] > told["disk_bytes"] > 0
     ok(llmc(*flags, "--run", "a", "--quiet"))
     run = llmc.workspace / "runs" / "a"
-    one = sizes(run / "checkpoints") // 2
-    best = (run / "best.bin").stat().st_size
-    assert told["disk_bytes"] == 3 * one + best
+    one = sizes(run / "checkpoints" / "00000004")
+    assert told["disk_bytes"] == 4 * one
     assert sizes(run) <= told["disk_bytes"]
     said = ok(llmc(*flags, "--dry-run")).stdout.splitlines()
     assert said[-2].startswith(f"disk: up to {told['disk_bytes']:,} bytes (")

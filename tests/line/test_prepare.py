@@ -69,7 +69,14 @@ def test_what_is_damaged_is_made_again(template: Llmc, name: str, damage: str) -
 
 def test_a_text_that_changed_is_tokenized_again(llmc: Llmc) -> None:
     (llmc.workspace / "texts" / "00.txt").write_text("new words")
-    ok(llmc("prepare", "texts", *FLAGS))
+    before = (llmc.workspace / DATA).read_bytes()
+    refused = assert_one_sentence(llmc("prepare", "texts", *FLAGS), 2)
+    assert "data/texts" in refused
+    assert "--force" in refused
+    assert "--out" in refused
+    assert (llmc.workspace / DATA).read_bytes() == before
+    ok(llmc("prepare", "texts", *FLAGS, "--out", "data/changed"))
+    ok(llmc("prepare", "texts", *FLAGS, "--force"))
     manifest = load_manifest(llmc.workspace / "data" / "texts")
     verify(manifest)
     assert manifest.text_bytes == sum(
@@ -78,7 +85,9 @@ def test_a_text_that_changed_is_tokenized_again(llmc: Llmc) -> None:
 
 
 def test_another_tokenizer_makes_another_model(llmc: Llmc) -> None:
-    ok(llmc("prepare", "texts", "--tokenizer", "bpe:280", "--model", "random:tiny.toml"))
+    flags = ["--tokenizer", "bpe:280", "--model", "random:tiny.toml"]
+    assert "another tokenizer (byte)" in assert_one_sentence(llmc("prepare", "texts", *flags), 2)
+    ok(llmc("prepare", "texts", *flags, "--force"))
     header = read_header(llmc.workspace / MODEL)
     manifest = load_manifest(llmc.workspace / "data" / "texts")
     assert header.config == ModelConfig(1, 2, 16, 64, 280)
@@ -118,7 +127,7 @@ def test_json_is_one_object(tmp_path: Path, cache: Path) -> None:
 def test_a_file_and_a_pattern_are_data_too(llmc: Llmc) -> None:
     ok(llmc("prepare", "texts/00.txt", *FLAGS))
     assert (llmc.workspace / "data" / "00" / "manifest.json").is_file()
-    ok(llmc("prepare", "texts/0*.txt", *FLAGS, "--quiet"))
+    ok(llmc("prepare", "texts/0*.txt", *FLAGS, "--quiet", "--force"))
     assert "data: data/" in ok(llmc("train", "--config", "tiny.toml")).stderr
 
 
@@ -142,7 +151,7 @@ def test_the_recipes() -> None:
             3,
             "no model tiny.bin: run 'llmc export-weights",
         ),
-        (["texts", "--tokenizer", "bpe:270", "--model", MODEL], 1, "made for another tokenizer"),
+        (["texts", "--tokenizer", "bpe:270", "--model", MODEL, "--force"], 1, "made for another"),
         (["tinyshakespeare", *FLAGS], 1, "tinyshakespeare"),
         ([], 2, "NAME|PATH"),
     ],
@@ -159,3 +168,63 @@ def test_tinyshakespeare_from_a_local_copy(llmc: Llmc, tinyshakespeare: Path, gp
     result = json.loads(ok(llmc("prepare", "tinyshakespeare", *flags)).stdout)
     assert (result["train_tokens"], result["val_tokens"]) == (305_260, 32_768)
     assert len(trained(llmc, "--steps", "2")) == 2
+
+
+def test_a_dataset_s_own_folder_is_the_dataset(llmc: Llmc) -> None:
+    before = written(llmc)
+    (llmc.workspace / MODEL).unlink()
+    said = ok(llmc("prepare", "data/texts", "--model", "random:tiny.toml")).stderr
+    assert "data/texts is tokenized and whole, with the tokenizer byte\n" in said
+    assert (llmc.workspace / DATA).stat().st_mtime_ns == before[DATA]
+    assert (llmc.workspace / MODEL).is_file()
+    # The model that it was prepared with is the default.
+    assert f"model: {MODEL}" in ok(llmc("prepare", "data/texts/")).stderr
+    assert sorted(path.name for path in (llmc.workspace / "data").iterdir()) == ["texts"]
+    for flags, words in (
+        (["--tokenizer", "bpe:300"], "leave out --tokenizer"),
+        (["--field", "text"], "leave out the options for text"),
+        (["--source", "x"], "--source"),
+    ):
+        assert words in assert_one_sentence(llmc("prepare", "data/texts", *flags), 2)
+    refused = assert_one_sentence(llmc("tokenize", "data/texts", "--tokenizer", "byte"), 2)
+    assert "holds a dataset that llmc made, not text" in refused
+    assert written(llmc)[DATA] == before[DATA]
+
+
+def test_a_dataset_among_text_is_not_text(llmc: Llmc) -> None:
+    (llmc.workspace / "data" / "note.txt").write_text("a note " * 20)
+    done = ok(llmc("tokenize", "data", "--tokenizer", "byte", "--out", "made", "--json"))
+    assert json.loads(done.stdout)["text_bytes"] == 140
+    assert "data/texts is a dataset that llmc made" in done.stderr
+    flags = ["--tokenizer", "byte", "--out", "made2", "--json"]
+    done = ok(llmc("tokenize", "data/**/*", *flags))
+    assert json.loads(done.stdout)["text_bytes"] == 140
+
+
+def test_text_beside_its_own_dataset_stays_text(llmc: Llmc) -> None:
+    folder = llmc.workspace / "data" / "mine"
+    folder.mkdir()
+    (folder / "a.txt").write_text("some words " * 20)
+    ok(llmc("prepare", "data/mine", *FLAGS))
+    assert "data/mine is tokenized and whole" in ok(llmc("prepare", "data/mine", *FLAGS)).stderr
+    (folder / "b.txt").write_text("more words " * 20)
+    assert "--force" in assert_one_sentence(llmc("prepare", "data/mine", *FLAGS), 2)
+    ok(llmc("prepare", "data/mine", *FLAGS, "--force"))
+    assert load_manifest(folder).text_bytes == 440
+
+
+def test_prepare_takes_the_options_of_tokenize(llmc: Llmc) -> None:
+    lines = "".join(json.dumps({"story": {"en": f"story {n}"}, "n": n}) + "\n" for n in range(60))
+    (llmc.workspace / "x.jsonl").write_text(lines)
+    flags = ["--field", "story.en", "--val-fraction", "0.3", "--out", "elsewhere"]
+    said = ok(llmc("prepare", "x.jsonl", *FLAGS, *flags)).stderr
+    made = load_manifest(llmc.workspace / "elsewhere")
+    assert made.text_bytes == sum(len(f"story {n}") for n in range(60))
+    assert "next: llmc train --data elsewhere\n" in said
+    ok(llmc("train", "--data", "elsewhere", "--config", "tiny.toml", "--steps", "1", "--quiet"))
+    refused = assert_one_sentence(llmc("prepare", "x.jsonl", *FLAGS, "--shard", "1/2"), 2)
+    assert "llmc tokenize" in refused
+
+
+def test_a_copied_workspace_has_the_same_text(llmc: Llmc) -> None:
+    assert "is tokenized and whole" in ok(llmc("prepare", "texts", *FLAGS)).stderr

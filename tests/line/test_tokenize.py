@@ -27,10 +27,15 @@ def tokenized(
     val_tokens: int | None = None,
     val_fraction: float | None = None,
     out: Path | None = None,
+    force: bool = False,
 ) -> Manifest:
     """Tokenize and read what came of it."""
     options = TokenizeOptions(
-        tokenizer=tokenizer, val_tokens=val_tokens, val_fraction=val_fraction, out=out
+        tokenizer=tokenizer,
+        val_tokens=val_tokens,
+        val_fraction=val_fraction,
+        out=out,
+        force=force,
     )
     manifest = tokenize(here.workspace, [str(path) for path in inputs], options).manifest
     verify(manifest)
@@ -174,7 +179,7 @@ def test_a_larger_vocabulary_than_uint16_is_written_as_uint32(
 
 def test_another_tokenizer_leaves_no_file_of_the_last(here: Context, corpus: Path) -> None:
     tokenized(here, corpus, tokenizer="bpe:262")
-    manifest = tokenized(here, corpus, tokenizer="byte")
+    manifest = tokenized(here, corpus, tokenizer="byte", force=True)
     assert not (manifest.folder / "tokenizer.tiktoken").exists()
 
 
@@ -230,7 +235,7 @@ def test_a_full_disk_leaves_no_manifest_that_lies(
 
     monkeypatch.setattr("llmc.tokens.shards.save_tokenizer", full)
     with pytest.raises(BadData, match="the disk is full"):
-        tokenized(here, corpus, tokenizer="bpe:262")
+        tokenized(here, corpus, tokenizer="bpe:262", force=True)
     with pytest.raises(MissingOutput):
         load_manifest(folder)
 
@@ -287,20 +292,20 @@ def test_work_that_is_done_is_recognized(here: Context, corpus: Path) -> None:
     inputs = [str(corpus)]
 
     def done(tokenizer: str) -> Path | None:
-        made = find_tokenized(here.workspace, inputs, tokenizer)
+        made = find_tokenized(here.workspace, inputs, TokenizeOptions(tokenizer=tokenizer))
         return made.folder if made is not None else None
 
     assert done("byte") is None
     manifest = tokenized(here, corpus)
     assert done("byte") == manifest.folder
     assert done("bpe:262") is None
-    tokenized(here, corpus, tokenizer="bpe:262")
+    tokenized(here, corpus, tokenizer="bpe:262", force=True)
     assert done("bpe:262") == manifest.folder
     assert done("bpe:261") is None
     assert done("byte") is None
     (corpus / "00.txt").write_text("documentA")
     assert done("bpe:262") is None
-    manifest = tokenized(here, corpus)
+    manifest = tokenized(here, corpus, force=True)
     assert done("byte") == manifest.folder
     flip = manifest.folder / "val.bin"
     flip.write_bytes(flip.read_bytes()[:-1])

@@ -16,7 +16,7 @@ from llmc.check.debug_state import read_debug_state
 from llmc.cli.context import Context
 from llmc.model import ModelConfig
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.helpers import engine
 from tests.helpers.export import export
 from tests.oracle.test_weights_transformers import hostile_texts
@@ -68,9 +68,7 @@ def test_it_agrees_on_the_likeliest_token_everywhere(
 
 def same_ids(ours: Tokenizer, here: Context, config: ModelConfig) -> None:
     model = engine.save_model(here.workspace.root / "model.bin", config)
-    spec = here.workspace.root / "own.tiktoken"
-    save_tokenizer(ours, spec)
-    path = export(here, str(model), to="gguf", tokenizer=str(spec))
+    path = export(here, str(model), to="gguf", tokenizer=ours)
     llama = opened(path, vocab_only=True)
     assert llama.token_eos() == llama.token_bos() == ours.eot
     texts = [*hostile_texts(), Path(random.__file__).read_text()]

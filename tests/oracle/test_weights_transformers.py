@@ -13,7 +13,7 @@ from llmc.check.debug_state import read_debug_state
 from llmc.cli.context import Context
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.weights.huggingface import NAMES
 from tests.helpers import engine
 from tests.helpers.export import export
@@ -50,9 +50,7 @@ def hostile_texts() -> Iterator[str]:
 
 def exported(here: Context, config: ModelConfig, tokenizer: Tokenizer, dtype: str = "fp32") -> Path:
     model = engine.save_model(here.workspace.root / "model.bin", config)
-    spec = here.workspace.root / "own.tiktoken"
-    save_tokenizer(tokenizer, spec)
-    return export(here, str(model), to="hf", dtype=dtype, tokenizer=str(spec))
+    return export(here, str(model), to="hf", dtype=dtype, tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize("config", [engine.SMALL, engine.RAGGED])

@@ -10,6 +10,7 @@ from llmc.check.inspect.reading import LARGEST_TEXT, Options
 from llmc.errors import LlmcError
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import MAGIC, TokenTable
+from llmc.tokens.tokenizer_files import decoding_tokenizer
 
 SHOWN = 16
 NAMED = {50257: "gpt2", 257: "byte"}  # built-in vocabularies, by size
@@ -35,7 +36,7 @@ def scan_tiktoken(path: Path) -> tuple[Tokenizer | None, list[str]]:
     if (size := path.stat().st_size) > LARGEST_TEXT:
         return None, [f"{size:,} bytes are more than any tokenizer has ({LARGEST_TEXT:,})"]
     try:
-        return load_tokenizer(str(path)), []
+        return decoding_tokenizer(str(path)), []
     except LlmcError as error:
         return None, [safe_text(str(error), None)]
 

@@ -35,7 +35,7 @@ Dtype = Annotated[
     Literal["fp32", "bf16", "int8"],
     of_work("What is computed in; PyTorch by autocast. int8: decoding alone."),
 ]
-Threads = Annotated[int | None, of_timing("Threads. Default: one per core.", "N", 1)]
+Threads = Annotated[int | None, of_timing("Threads. Default: one per physical core.", "N", 1)]
 Steps = Annotated[int, of_timing("Steps that a process times.", "N", 1)]
 Against = Annotated[
     Literal["torch", "torch-compile"] | None,

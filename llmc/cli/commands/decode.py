@@ -12,7 +12,7 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import argument, option
 from llmc.errors import BadData, Usage
-from llmc.tokens.tokenizer import load_tokenizer
+from llmc.tokens.tokenizer_files import decoding_tokenizer
 from llmc.train.folder import newest_tokenizer
 
 CHUNK = 1 << 16
@@ -28,7 +28,7 @@ def decode(
     """Turn token ids into text."""
     ctx: Context = context.obj
     if tokenizer is not None:
-        chosen = load_tokenizer(tokenizer)
+        chosen = decoding_tokenizer(tokenizer)
     else:
         chosen = newest_tokenizer(ctx.workspace, ctx.ui)
     if not ids and sys.stdin.isatty():

@@ -56,7 +56,7 @@ Dtype = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    of_engine("Threads. Default: one per core. The numbers do not depend on it.", "N", 1),
+    of_engine("Threads. Default: one per physical core. The numbers do not depend on it.", "N", 1),
 ]
 
 

@@ -9,6 +9,7 @@ import typer
 
 from llmc.cli.context import Context
 from llmc.cli.options import LAST_HELP, argument, in_group
+from llmc.cli.tokenizing import with_pattern
 from llmc.model import DIMENSIONS
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
@@ -50,6 +51,10 @@ Tokenizer = Annotated[
     ),
 ]
 Last = Annotated[bool, of_output(LAST_HELP, names=("--last",))]
+Pattern = Annotated[
+    str | None,
+    of_output("Split pattern of a FILE.tiktoken that does not say it.", "gpt2|cl100k|o200k|REGEX"),
+]
 Data = Annotated[
     Path | None,
     of_output(
@@ -74,6 +79,7 @@ def export_weights(
     out: Out = None,
     dtype: Dtype = "fp32",
     tokenizer: Tokenizer = None,
+    pattern: Pattern = None,
     data: Data = None,
     last: Last = False,
     layers: Layers = None,
@@ -98,7 +104,7 @@ def export_weights(
         dtype=dtype,
         shape=dict(shape),
         seed=seed,
-        tokenizer=tokenizer,
+        tokenizer=with_pattern(tokenizer, pattern),
         data=data,
         last=last,
         report=ctx.ui,

@@ -47,10 +47,10 @@ def inspect(
     """
     from llmc.check.inspect.describe import describe  # NumPy, which --help would wait for
     from llmc.check.inspect.reading import Options
-    from llmc.tokens.tokenizer import load_tokenizer
+    from llmc.tokens.tokenizer_files import decoding_tokenizer
 
     ctx: Context = context.obj
-    chosen = load_tokenizer(tokenizer) if tokenizer is not None else None
+    chosen = decoding_tokenizer(tokenizer) if tokenizer is not None else None
     options = Options(ctx.workspace, tensors, dtype, chosen, full, ctx.ui)
     made = describe(path if path is not None else ctx.workspace.root, options)
     if ctx.ui.json:

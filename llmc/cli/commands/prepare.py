@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import shlex
+from typing import Annotated, Any
 
 import typer
 
 from llmc.cli.commands.tokenize import summary
 from llmc.cli.context import Context
 from llmc.cli.options import SourceOption, argument, option
+from llmc.cli.tokenizing import options_of, with_tokenizing
 from llmc.train import prepare as stages
 
 Inputs = Annotated[
     list[str],
-    argument("NAME|PATH", "tinyshakespeare, tinystories, stdlib; or files, folders, patterns."),
+    argument(
+        "NAME|PATH",
+        "tinyshakespeare, tinystories, stdlib; or what 'llmc tokenize' reads; or the folder of a "
+        "dataset, to complete it.",
+    ),
 ]
 Tokenizer = Annotated[
     str | None,
@@ -28,6 +34,7 @@ Model = Annotated[
 ]
 
 
+@with_tokenizing
 def prepare(
     context: typer.Context,
     *,
@@ -35,11 +42,13 @@ def prepare(
     tokenizer: Tokenizer = None,
     model: Model = None,
     source: SourceOption = None,
+    **given: Any,
 ) -> None:
     """Fetch and tokenize a text and build the engine."""
     ctx: Context = context.obj
+    options = options_of({"tokenizer": tokenizer, **given})
     done = stages.prepare(
-        ctx.workspace, inputs, tokenizer=tokenizer, model=model, source=source, report=ctx.ui
+        ctx.workspace, inputs, options=options, model=model, source=source, report=ctx.ui
     )
     made = done.manifest
     ctx.ui.note(summary(ctx, made))
@@ -56,4 +65,6 @@ def prepare(
         }
     )
     settings = f" --config {done.config}" if done.config is not None else ""
+    if made.folder.resolve().parent != ctx.workspace.data.resolve():
+        settings += f" --data {shlex.quote(ctx.workspace.shown(made.folder))}"
     ctx.ui.next(f"llmc train{settings}", "llmc sample --decode")

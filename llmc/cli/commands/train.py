@@ -16,9 +16,10 @@ from llmc.config import DATA, MACHINE, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted, Usage
 from llmc.train.dry_run import dry_run as estimate
 from llmc.train.folder import newest_step
-from llmc.train.loop import TrainResult, ignore, resume_command
+from llmc.train.loop import TrainResult, ignore
 from llmc.train.loop import train as run_train
 from llmc.train.plan import Inputs
+from llmc.train.resume import resume_command, typed
 
 of_data = in_group(DATA)
 
@@ -26,7 +27,7 @@ Data = Annotated[
     Path | None,
     of_data(
         "Dataset folder, token file or glob pattern; with --resume, where the run's own "
-        "data was moved to. Default: the dataset prepared last.",
+        "data was moved to, or other data. Default: the dataset prepared last.",
         "PATH",
     ),
 ]
@@ -56,6 +57,15 @@ Resume = Annotated[
         names=("--resume",),
     ),
 ]
+ResumeFrom = Annotated[
+    str | None,
+    option(
+        "Continue a run from the checkpoint of this step, or from its best one; later ones are "
+        "removed.",
+        "STEP|best",
+        group=SAVING,
+    ),
+]
 LogEvery = Annotated[
     int,
     option(
@@ -69,7 +79,10 @@ LogEvery = Annotated[
 Threads = Annotated[
     int | None,
     option(
-        "Threads; the result does not depend on it. Default: one per core.", "N", 1, group=MACHINE
+        "Threads; the result does not depend on it. Default: one per physical core.",
+        "N",
+        1,
+        group=MACHINE,
     ),
 ]
 DryRun = Annotated[
@@ -92,6 +105,7 @@ def train(
     config: Config = None,
     run: Run = None,
     resume: Resume = False,
+    resume_from: ResumeFrom = None,
     log_every: LogEvery = 0,
     threads: Threads = None,
     dry_run: DryRun = False,
@@ -103,8 +117,8 @@ def train(
     checkpoint. A run that needs more memory than there is, or than LLMC_MEMORY allows in bytes, is
     refused.
     """
-    inputs = Inputs(run, config, data, val_data, model)
-    if resume and dry_run:
+    inputs = Inputs(run, config, data, val_data, model, resume_from)
+    if (resume or resume_from is not None) and dry_run:
         raise Usage("--dry-run is for a new run: leave out --resume or --dry-run")
     if dry_run:
         _dry_run(context, settings, inputs, threads)
@@ -129,8 +143,10 @@ def train(
     commands = ["llmc sample --decode"]
     if result.longer:
         ui.note("nothing to do: the run had ended before")
-        more = ["llmc", "train", "--resume", "--run", result.folder.name, *result.longer]
-        commands.append(shlex.join(more))
+        given = {name: value for name, value in settings.items() if value is not None}
+        given.pop(result.longer[0][2:].replace("-", "_"), None)
+        more = [*result.longer, *typed(given)]
+        commands.append(resume_command(ctx.workspace, result.folder, *more))
     else:
         commands.append(f"llmc sample --decode --run {result.folder.name} --temperature 0.8")
     ui.next(*commands)

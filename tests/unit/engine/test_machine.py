@@ -2,29 +2,103 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import pytest
 
 from llmc.engine import machine
+from llmc.errors import Usage
+from tests.helpers.engine import Native
 
 
 def test_what_this_machine_says() -> None:
-    assert machine.available_cores() >= 1
+    assert 1 <= machine.default_threads() <= machine.MOST_THREADS
+    assert 1 <= machine.available_cpus() <= (os.cpu_count() or 1)
     assert machine.cpu_name().strip()
-    total, available = machine.memory()
-    assert 10**8 < total < 10**15
-    assert available is None or 0 < available <= total
     assert machine.huge_pages() in (None, "always", "madvise", "never")
 
 
-def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {
-        "/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   200000 kB\n",
-        "/sys/fs/cgroup/memory.max": "100000000\n",
-    }
-    monkeypatch.setattr(machine, "_text", lambda path: files.get(path, ""))
-    assert machine.memory() == (10**8, 10**8)
-    files["/sys/fs/cgroup/memory.max"] = "max\n"
-    assert machine.memory()[1] == 200_000 * 1024
+def test_the_memory_is_what_the_engine_reads(
+    native: Native, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total, available = machine.memory(native.binary)
+    assert 10**8 < total < 10**15
+    assert available is not None and 0 < available <= total
+    monkeypatch.setenv("LLMC_MEMORY", "123456")
+    assert machine.memory(native.binary)[1] == 123456
+    monkeypatch.setenv("LLMC_MEMORY", "much")
+    with pytest.raises(Usage, match="LLMC_MEMORY"):
+        machine.memory(native.binary)
+
+
+V1, V2 = "/sys/fs/cgroup/cpu/a/b", "/sys/fs/cgroup/a/b"
+GROUPS = {"1": "5:memory:/x\n4:cpu,cpuacct:/a/b\n0::/\n", "2": "0::/a/b\n"}
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "threads"),
+    [
+        ("1", {}, 8),
+        ("1", {f"{V1}/cpu.cfs_quota_us": "-1", f"{V1}/cpu.cfs_period_us": "100000"}, 8),
+        ("1", {f"{V1}/cpu.cfs_quota_us": "50000", f"{V1}/cpu.cfs_period_us": "100000"}, 1),
+        ("1", {f"{V1}/cpu.cfs_quota_us": "300000", f"{V1}/cpu.cfs_period_us": "100000"}, 3),
+        (
+            "1",
+            {
+                "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000",
+                "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+            },
+            2,
+        ),
+        ("2", {f"{V2}/cpu.max": "max 100000\n"}, 8),
+        ("2", {f"{V2}/cpu.max": "50000 100000\n"}, 1),
+        ("2", {f"{V2}/cpu.max": "250000 100000\n"}, 2),
+        ("2", {f"{V2}/cpu.max": "max 100000", "/sys/fs/cgroup/a/cpu.max": "400000 100000"}, 4),
+        ("2", {"/sys/fs/cgroup/cpu.max": "600000 100000"}, 6),
+        ("2", {f"{V2}/cpu.max": "9900000 100000\n"}, 8),
+    ],
+)
+def test_a_cpu_quota_counts(
+    version: str, files: dict[str, str], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {**files, "/proc/self/cgroup": GROUPS[version]}
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(machine, "_text", lambda path: known.get(path, ""))
+    monkeypatch.setattr(machine, "_affinity", lambda: [*range(8)])
+    assert machine.default_threads() == machine.available_cpus() == threads
+
+
+def test_siblings_of_a_core_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of CPUs 0 to 7, four cores of two; the process may use 0, 1, 2, 3 and 4."""
+
+    def text(path: str) -> str:
+        found = re.search(r"/cpu(\d+)/topology/thread_siblings_list$", path)
+        return f"{int(found[1]) % 4},{int(found[1]) % 4 + 4}\n" if found else ""
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(machine, "_text", text)
+    monkeypatch.setattr(machine, "_affinity", lambda: [0, 1, 2, 3, 4])
+    assert (machine.default_threads(), machine.available_cpus()) == (4, 5)
+
+
+@pytest.mark.parametrize(("value", "threads"), [("3", 3), ("2,4", 2), ("999", 256)])
+def test_omp_num_threads_is_honoured(
+    value: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert machine.default_threads() == threads
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-1", "1.5"])
+def test_a_number_of_threads_that_is_none_is_refused(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    with pytest.raises(Usage, match="OMP_NUM_THREADS"):
+        machine.default_threads()
 
 
 def test_a_cpu_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

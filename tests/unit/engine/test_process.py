@@ -89,7 +89,7 @@ def test_a_child_that_fails_without_a_word_still_has_its_exit_code() -> None:
 
 def test_a_killed_child_makes_one_think_of_memory() -> None:
     error = failure("os.kill(os.getpid(), signal.SIGKILL)\n")
-    assert error.exit_code == ExitCode.INTERNAL
+    assert error.exit_code == ExitCode.KILLED
     assert "memory" in str(error)
 
 

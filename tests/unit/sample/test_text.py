@@ -99,7 +99,7 @@ def test_a_request_that_is_refused_is_an_error(generator: Generator) -> None:
 
 def test_a_small_model_writes_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """One for every 4 million parameters, and never more than there are cores."""
-    monkeypatch.setattr(sampling, "available_cores", lambda: 4)
+    monkeypatch.setattr("llmc.engine.machine.default_threads", lambda: 4)
     demo = ModelConfig(layers=4, heads=4, channels=128, context=256, vocab_size=2048)
     assert parameter_count(demo) < 4e6
     assert sampling.default_threads(demo) == 1

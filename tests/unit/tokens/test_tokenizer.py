@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiktoken
@@ -29,7 +31,8 @@ from llmc.tokens.tokenizer import (
     recorded_tokenizer,
     save_tokenizer,
 )
-from llmc.tokens.vocabulary import gpt2_file
+from llmc.tokens.tokenizer_files import decoding_tokenizer
+from llmc.tokens.vocabulary import PATTERNS, PUBLISHED_FILES, gpt2_file
 
 SOURCES = [path.read_text() for path in sorted(Path(under_test.__file__).parent.rglob("*.py"))]
 AWKWARD = [
@@ -167,7 +170,7 @@ def test_a_saved_tokenizer_loads_as_itself_and_in_tiktoken(
 ) -> None:
     path = tmp_path / "tokenizer.tiktoken"
     save_tokenizer(bpe, path)
-    loaded = load_tokenizer(str(path))
+    loaded = load_tokenizer(str(path), pattern="gpt2")
     assert loaded.fingerprint == bpe.fingerprint
     assert loaded.encode(SOURCES[0]) == bpe.encode(SOURCES[0])
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
@@ -412,3 +415,80 @@ def test_an_encoding_without_an_end_of_text_is_refused(
     )
     with pytest.raises(BadData, match=r"no <\|endoftext\|> token"):
         load_tokenizer(odd)
+
+
+def test_a_file_without_its_pattern_asks_for_it(tmp_path: Path, bpe: Tokenizer) -> None:
+    path = tmp_path / "mine.tiktoken"
+    save_tokenizer(bpe, path)
+    with pytest.raises(Usage, match="--pattern gpt2, cl100k, o200k or a regular expression"):
+        load_tokenizer(str(path))
+    assert load_tokenizer(str(path), pattern="gpt2") == bpe
+    assert decoding_tokenizer(str(path)).detokenize([65, 256]) == bpe.detokenize([65, 256])
+    with pytest.raises(Usage, match="no regular expression"):
+        load_tokenizer(str(path), pattern="(")
+
+
+@pytest.mark.parametrize("name", ["cl100k", "o200k", r"\w+|\s+|[^\w\s]+"])
+def test_a_pattern_that_is_given_splits_as_tiktoken_does(
+    name: str, tmp_path: Path, bpe: Tokenizer
+) -> None:
+    path = tmp_path / "mine.tiktoken"
+    save_tokenizer(bpe, path)
+    found = load_tokenizer(str(path), pattern=name)
+    theirs = tiktoken.Encoding(
+        "theirs",
+        pat_str=PATTERNS.get(name, name),
+        mergeable_ranks=dict(bpe.ranks),
+        special_tokens={"<|endoftext|>": 599},
+    )
+    for text in [*AWKWARD, *SOURCES]:
+        assert found.encode(text) == theirs.encode_ordinary(text)
+    assert (found.eot, found.fingerprint != bpe.fingerprint) == (599, True)
+    (tmp_path / "run").mkdir()
+    record_tokenizer(found, tmp_path / "run")
+    assert recorded_tokenizer(tmp_path / "run") == found
+
+
+@pytest.mark.parametrize("beside", ["manifest.json", "mine.bin"])
+def test_what_records_the_fingerprint_vouches_for_the_pattern(
+    beside: str, tmp_path: Path, bpe: Tokenizer
+) -> None:
+    save_tokenizer(bpe, tmp_path / "mine.tiktoken")
+    of_checkpoint = bytes(200) + bytes.fromhex(bpe.fingerprint)
+    content = bpe.fingerprint.encode() if beside == "manifest.json" else of_checkpoint
+    (tmp_path / beside).write_bytes(content)
+    assert load_tokenizer(str(tmp_path / "mine.tiktoken")) == bpe
+
+
+def test_a_published_file_is_known_by_its_hash(
+    tmp_path: Path, bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cl100k_base.tiktoken"
+    save_tokenizer(bpe, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(PUBLISHED_FILES, digest, ("cl100k_base", "cl100k", {"<|endoftext|>": 900}))
+    found = load_tokenizer(str(path))
+    assert (found.name, found.eot, found.pattern) == ("cl100k_base", 900, PATTERNS["cl100k"])
+
+
+def test_the_patterns_and_hashes_are_tiktoken_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs: Any = importlib.import_module("tiktoken_ext.openai_public")
+    hashes: list[str] = []
+
+    def remember(_url: str, expected_hash: str) -> dict[bytes, int]:
+        hashes.append(expected_hash)
+        return {}
+
+    monkeypatch.setattr(theirs, "load_tiktoken_bpe", remember)
+    for make in (theirs.r50k_base, theirs.p50k_base, theirs.cl100k_base, theirs.o200k_base):
+        made = make()
+        name, pattern, special = PUBLISHED_FILES[hashes[-1]]
+        assert name in (made["name"], "gpt2")
+        assert (PATTERNS[pattern], special) == (made["pat_str"], made["special_tokens"])
+
+
+def test_a_pattern_for_anything_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for spec in ("gpt2", "byte", str(tmp_path / "tokenizer.json")):
+        with pytest.raises(Usage, match="--pattern"):
+            load_tokenizer(spec, pattern="gpt2")

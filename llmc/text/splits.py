@@ -1,0 +1,122 @@
+"""The splits of a dataset's repository on disk, kept apart as those of the hub are."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llmc.errors import Usage
+from llmc.text.examine import LeftOut
+from llmc.text.hub import (
+    FORMATS,
+    NO_DATA,
+    SPLIT_WORDS,
+    TRAIN,
+    VALIDATION,
+    declared_splits,
+    fits,
+    format_of,
+    split_of_path,
+)
+
+CARD = "README.md"
+# What the card of a dataset has, and the front matter of other pages does not.
+OF_CARD = {"configs", "dataset_info", "task_categories", "size_categories", "pretty_name"}
+
+
+@dataclass
+class Splits:
+    """The files of a folder by split, and what is of another split or about the dataset."""
+
+    train: list[Path] = field(default_factory=list)
+    validation: list[Path] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
+    """Return the splits of a folder; None if it has none and is read as a whole.
+
+    It has splits if its card says so (``README.md`` with the hub's fields), or if files or folders
+    are called ``train`` and ``test`` or ``validation``. What has no such name is training text.
+
+    Raises:
+        Usage: the card declares several subsets.
+    """
+    card = _card(folder / CARD)
+    names = {file: file.relative_to(folder).as_posix() for file in files}
+    data = {file: form for file, name in names.items() if (form := format_of(name)) in FORMATS}
+    of_split = _declared(folder, card, names) if card is not None else {}
+    # A card often names the training files alone; the names of the others say what they are.
+    lenient = card is not None and not of_split
+    split_named: Callable[[str], str | None] = split_of_path if lenient else _strict
+    by_name = {f: split for f in data if (split := split_named(names[f])) is not None}
+    of_split = by_name | of_split
+    has_several = TRAIN in of_split.values() and len({*of_split.values()}) > 1
+    if not (has_several or (card is not None and of_split)):
+        return None
+    form = next((f for f in FORMATS if f in {data.get(file) for file in of_split}), None)
+    found = Splits()
+    for file in files:
+        split = of_split.get(file)
+        if split is not None and data.get(file) != form:
+            found.left_out.append(LeftOut(str(file), f"is the split {split} in another format"))
+        elif split == VALIDATION:
+            found.validation.append(file)
+        elif split not in (None, TRAIN):
+            reason = f"is of the split {split}: name the file to read it"
+            found.left_out.append(LeftOut(str(file), reason))
+        elif split is None and (card is not None or NO_DATA.match(file.name)):
+            is_data = file in data
+            reason = "is not in the dataset's card" if is_data else "is about the dataset, not text"
+            found.left_out.append(LeftOut(str(file), reason))
+        else:
+            found.train.append(file)
+    return found if found.train else None
+
+
+def _strict(name: str) -> str | None:
+    """Return the split in the name of a file or of a folder above it, if that is all it says."""
+    path = PurePosixPath(name)
+    for split, words in SPLIT_WORDS.items():
+        if re.fullmatch(rf"({words})([-_.]?\d.*|[-_.]?(set|split|data))?", _stem(path), re.I):
+            return split
+        if any(re.fullmatch(words, part, re.IGNORECASE) for part in path.parts[:-1]):
+            return split
+    return None
+
+
+def _stem(path: PurePosixPath) -> str:
+    return path.name.partition(".")[0]
+
+
+def _card(path: Path) -> dict[str, Any] | None:
+    """Return the fields of a dataset's card; None if the file is something else."""
+    try:
+        with path.open("rb") as file:
+            if file.read(3) != b"---":
+                return None
+        from huggingface_hub import metadata_load
+
+        fields = metadata_load(path)
+    except Exception:  # unreadable, or no YAML: whoever reads it as text says so
+        return None
+    is_card = isinstance(fields, dict) and not OF_CARD.isdisjoint(fields)
+    return fields if is_card else None
+
+
+def _declared(folder: Path, card: dict[str, Any], names: dict[Path, str]) -> dict[Path, str]:
+    """Return the split of each file that a card declares."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    configs = card.get("configs")
+    for split, patterns in declared_splits(configs if isinstance(configs, list) else []):
+        found[split] += [f for f, n in names.items() if any(fits(n, each) for each in patterns)]
+    if subsets := [split for split, files in found.items() if "/" in split and files]:
+        raise Usage(
+            f"{folder} holds several texts ({', '.join(subsets)}): name the files of one, with "
+            "a pattern or --include"
+        )
+    return {file: split for split, files in found.items() for file in files}

@@ -1,0 +1,117 @@
+"""A dataset's repository on disk keeps its splits apart, as on the hub."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from llmc.errors import Usage
+from llmc.paths import Workspace
+from llmc.text.reading import Reading
+from llmc.text.source import AS_USUAL, Source, documents_of, open_source
+
+CARD = """---
+license: mit
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: raw/a*
+  - split: validation
+    path: raw/b.jsonl
+---
+# Card
+"""
+BARE = "---\npretty_name: Rows\n---\n# Card\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def source(files: dict[str, str], reading: Reading = AS_USUAL) -> Source:
+    for name, text in files.items():
+        path = Path("rows", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = text.encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return open_source(Workspace(Path()), ["rows"], reading)
+
+
+def row(text: str) -> str:
+    return f'{{"text": "{text}"}}\n'
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"train.jsonl": row("t"), "validation.jsonl": row("v"), "test.jsonl": row("x")},
+        {"train.txt": "t", "val.txt": "v", "test.txt": "x", "LICENSE": "no", "README.md": "no"},
+        {"train.txt.gz": "t", "dev.txt.gz": "v", "test.txt.gz": "x"},
+        {"train/1.txt": "t", "valid/1.txt": "v", "test/1.txt": "x", "README": "no"},
+        {"data/train-00000-of-00001.csv": "text\nt\n", "data/validation_0.csv": "text\nv\n",
+         "data/test.csv": "text\nx\n"},
+        {"raw/a1.jsonl": row("t"), "raw/b.jsonl": row("v"), "README.md": CARD, "LICENSE": "no"},
+        {"data/train-0.jsonl": row("t"), "data/validation-0.jsonl": row("v"),
+         "data/test-0.jsonl": row("x"), "README.md": CARD.replace("raw/a", "data/train")},
+        {"my_train_rows.jsonl": row("t"), "my_dev_rows.jsonl": row("v"), "README.md": BARE},
+    ],
+)  # fmt: skip
+def test_splits_are_kept_apart(files: dict[str, str]) -> None:
+    made = source(files)
+    assert list(documents_of(made.parts)) == ["t"]
+    assert made.val_parts is not None
+    assert list(documents_of(made.val_parts)) == ["v"]
+    used = {"t", "v"}
+    assert {file.name for file in made.left_out} == {
+        f"rows/{name}" for name, text in files.items() if used.isdisjoint(text) or "#" in text
+        or text in ("no", row("x"), "x", "text\nx\n")
+    }  # fmt: skip
+    (record,) = made.records
+    assert (record["split"], record["files"], record["validation"]["files"]) == ("train", 1, 1)
+    assert "split train, 1 files; split validation, 1 files" in made.notes[0]
+
+
+def test_without_validation_the_test_is_left_out_all_the_same() -> None:
+    made = source({"train.jsonl": row("t"), "test.jsonl": row("x")})
+    assert list(documents_of(made.parts)) == ["t"]
+    assert made.val_parts is None
+    assert [file.name for file in made.left_out] == ["rows/test.jsonl"]
+    assert list(documents_of(source({}, Reading(include=("test*",))).parts)) == ["x"]
+
+
+def test_a_card_without_splits_is_not_text() -> None:
+    made = source({"rows.jsonl": row("t"), "README.md": BARE, "LICENSE.txt": "no"})
+    assert list(documents_of(made.parts)) == ["t"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"train.py": "t = 1", "test.py": "x = 1", "README.md": "read me"},
+        {"notes.txt": "n", "train.txt": "trains I saw"},
+        {"tests/a.txt": "a", "b.txt": "b"},
+        {"README.md": "---\ntitle: Notes\n---\nHello", "a.md": "a"},
+        {"training-plan.md": "p", "test-of-courage.md": "c"},
+    ],
+)
+def test_other_folders_are_read_as_a_whole(files: dict[str, str]) -> None:
+    made = source(files)
+    assert sorted(documents_of(made.parts)) == sorted(files.values())
+    assert made.left_out == ()
+
+
+def test_code_beside_splits_is_still_text() -> None:
+    made = source({"data/train.txt": "t", "data/test.txt": "x", "main.py": "main()"})
+    assert sorted(documents_of(made.parts)) == ["main()", "t"]
+
+
+def test_several_subsets_are_a_choice() -> None:
+    card = "---\nconfigs:\n- config_name: de\n  data_files: de.jsonl\n"
+    card += "- config_name: en\n  data_files: en.jsonl\n---\n"
+    with pytest.raises(Usage, match="several texts"):
+        source({"de.jsonl": row("a"), "en.jsonl": row("b"), "README.md": card})
