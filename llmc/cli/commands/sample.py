@@ -166,12 +166,17 @@ def _talk(
     special: bool,
     colours: bool,
 ) -> None:
-    """Ask for prompts; ``first`` is the first one, if it was given."""
+    """Ask for prompts until the person ends the session."""
     from llmc.cli.conversation import Conversation
 
-    settings, stops, eot = job.settings, job.stops, job.eot
     talk = Conversation(
-        ctx.ui, generator, job.model, settings, stops=stops, eot=eot, special=special
+        ctx.ui,
+        generator,
+        job.model,
+        job.settings,
+        stops=job.stops,
+        eot=job.eot,
+        special=special,
     )
     talk.view.colours = colours
     talk.run(first)
