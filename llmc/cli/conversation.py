@@ -19,6 +19,7 @@ from llmc.errors import Usage
 from llmc.paths import cache_dir
 from llmc.sample.model import SampleModel
 from llmc.sample.text import Sample
+from llmc.text.documents import unescaped
 from llmc.units import megabytes
 
 if TYPE_CHECKING:
@@ -54,8 +55,13 @@ class Conversation:
         *,
         stops: Sequence[str] = (),
         eot: int,
+        special: bool = False,
     ) -> None:
-        """Begin without a text; ``eot`` ends a text, ``NO_TOKEN`` none."""
+        """Begin without a text.
+
+        ``eot`` ends a text, ``NO_TOKEN`` none. With ``special``, special tokens in prompts are
+        tokens.
+        """
         self.settings = settings
         self.stops = list(stops)
         self.ids: list[int] = []
@@ -63,6 +69,7 @@ class Conversation:
         self._generator = generator
         self._sampled = model
         self._eot = eot
+        self._special = special
         self.view = TerminalView()
 
     def run(self, first: str | None = None) -> None:
@@ -112,7 +119,7 @@ class Conversation:
         """
         assert self._sampled.tokenizer is not None
         if prompt:
-            self.ids = self._sampled.tokenizer.encode(prompt)
+            self.ids = self._sampled.tokenizer.encode(prompt, special=self._special)
         request = Request(self.ids or [self._sampled.eot], self.settings, self._eot)
         try:
             sample = Sample(self._generator, self._sampled.tokenizer, request, self.stops)
@@ -283,7 +290,7 @@ def _unescaped(text: str) -> str:
         text = " ".join(shlex.split(text)) if text.startswith(("'", '"')) else text
     except ValueError as error:
         raise Usage(f"/stop {text}: {error}") from error
-    text = text.replace(r"\n", "\n").replace(r"\t", "\t")
+    text = unescaped(text)
     if not text:
         raise Usage("/stop takes a text, such as /stop \\n\\n; /stop alone: no stop")
     return text

@@ -88,6 +88,11 @@ NAMED = {boundary.name: boundary for boundary in (FILE, LINE, BLANK_LINE, AT_END
 _ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\\": "\\"}
 
 
+def unescaped(text: str) -> str:
+    r"""Return a text with the escapes ``\n``, ``\r``, ``\t`` and ``\\`` replaced."""
+    return re.sub(r"\\[nrt\\]", lambda match: _ESCAPES[match[0]], text)
+
+
 def boundary_named(text: str) -> Boundary:
     r"""Return the boundary for a value of ``--documents``: a name or a separator.
 
@@ -103,7 +108,7 @@ def boundary_named(text: str) -> Boundary:
     if not text:
         raise Usage("--documents cannot be empty: name a separator, or one of " + ", ".join(NAMED))
     try:
-        return separator(re.sub(r"\\[nrt\\]", lambda match: _ESCAPES[match[0]], text), name=text)
+        return separator(unescaped(text), name=text)
     except UnicodeEncodeError as error:
         raise Usage(f"--documents {text!r} is not UTF-8 text: name another separator") from error
 

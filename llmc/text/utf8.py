@@ -45,6 +45,7 @@ class Decoder:
         self._is_start = offset == 0
         self._encoding = encoding
         self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._ends_in_cr = False
         self._newlines = io.IncrementalNewlineDecoder(None, translate=True) if unix else None
 
     @property
@@ -69,14 +70,18 @@ class Decoder:
             raise self._fault(f"byte {place:,} {what}", chunk) from error
         except UnicodeError as error:  # of a few codecs, which do not say where
             raise self._fault(str(error), chunk) from error
-        if (nul := text.find("\0")) >= 0:
-            place = self._read + (chunk.find(b"\0") if self._encoding == UTF8 else nul)
-            raise self._fault(f"byte {place:,} is 0", chunk)
+        nul = chunk.find(b"\0") if self._encoding == UTF8 else text.find("\0")
+        if nul >= 0:
+            raise self._fault(f"byte {self._read + nul:,} is 0", chunk)
         if self._is_start and text:
             text = text.removeprefix(MARK)
             self._is_start = False
         self._read += len(chunk)
-        return text if self._newlines is None else self._newlines.decode(text, final)
+        # Most chunks have no CR, and the one before did not end in one.
+        if self._newlines is None or not (self._ends_in_cr or b"\r" in chunk):
+            return text
+        self._ends_in_cr = text.endswith("\r") if text else self._ends_in_cr
+        return self._newlines.decode(text, final)
 
     def _fault(self, what: str, chunk: bytes | bytearray) -> NotText:
         shown = "UTF-8" if self._encoding == UTF8 else self._encoding

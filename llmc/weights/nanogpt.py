@@ -14,12 +14,14 @@ from typing import Any
 
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig, tensor_shapes
+from llmc.tokens.files import is_file_name
+from llmc.tokens.nanogpt import META, read_meta
+from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights.base import UNSTACKED, Origin
 from llmc.weights.huggingface import HuggingFaceNames, short_names
 from llmc.weights.number_types import Stored
 from llmc.weights.torch import tensors_in
 
-COMPILED = "_orig_mod."
 NO_LOSS = 1e9
 PADDED, VOCAB_SIZE = 50304, 50257
 KEYS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
@@ -50,10 +52,10 @@ class NanoGptModel(HuggingFaceNames):
                 f"{path}: its model_args are not nanoGPT's ({type(error).__name__}: {error})"
             ) from error
         self._rows = rows
+        settings = loaded.get("config")
+        self._dataset = str(settings.get("dataset", "")) if isinstance(settings, Mapping) else ""
         tensors = tensors_in(path, loaded["model"])
-        self.entries = short_names(
-            {name.removeprefix(COMPILED): tensor for name, tensor in tensors.items()}
-        )
+        self.entries = short_names(tensors)
         self.check(biases=False)
         self.origin = _origin(loaded)
         self.notes = ("nanoGPT uses the exact GELU, llmc uses GPT-2's tanh approximation",)
@@ -61,6 +63,18 @@ class NanoGptModel(HuggingFaceNames):
             self.notes += (f"left out the {PADDED - VOCAB_SIZE} padding rows of its vocabulary",)
         if "ln_f.bias" not in self.entries:
             self.notes += ("it has no biases; they are set to zero",)
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the characters in the ``meta.pkl`` beside the checkpoint, or in nanoGPT's data.
+
+        Raises:
+            BadData: it is damaged.
+        """
+        places = [self.path.parent]
+        if is_file_name(self._dataset):
+            places.append(self.path.parent.parent / "data" / self._dataset)
+        found = [place / META for place in places if (place / META).is_file()]
+        return read_meta(found[0]) if found else None
 
     def stored(self, name: str, layer: int = 0) -> Stored:
         """Return one tensor of one layer; zeros for a missing bias."""

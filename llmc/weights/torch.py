@@ -7,7 +7,7 @@ A pickle can run code, so only torch reads them, and only tensors and plain valu
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from llmc.weights.number_types import Stored
 from llmc.weights.safetensors import INDEX_SUFFIX, read_parts
 
 # torch's name of a type -> ours.
+WRAPPERS = ("model_state_dict", "state_dict", "module", "model")  # keys, of trainers' checkpoints
+# What distributed training, torch.compile and Lightning put before the names.
+PREFIXES = ("module.", "_orig_mod.", "model.", "_forward_module.", "network.", "net.")
+SEEN = 8  # names of a file in a message
 KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -77,28 +81,65 @@ def load_pickle(path: Path) -> Any:
         mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # torch raises RuntimeError, pickle's errors, EOFError …
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]  # not torch's advice
         raise BadData(
             f"{path} cannot be read as tensors and plain values alone "
-            f"({type(error).__name__}: {reason}): get it again, or as .safetensors"
+            f"({type(error).__name__}: {reason}): get it again, or as .safetensors; if it holds "
+            "objects of a program's own, save its tensors alone there: "
+            "torch.save(model.state_dict(), FILE)"
         ) from error
 
 
+def state_in(loaded: Any) -> Any:
+    """Return the state dict that a trainer saved beside other things, else what was given."""
+    import torch
+
+    while isinstance(loaded, Mapping):
+        if any(
+            isinstance(value, torch.Tensor) and "." in str(name) for name, value in loaded.items()
+        ):
+            break
+        inner = [loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)]
+        if not inner:
+            break
+        loaded = inner[0]
+    return loaded
+
+
+def bare_names(names: Iterable[str]) -> dict[str, str]:
+    """Return file's name -> name without the prefixes that all names of a state dict share."""
+    bare = {name: name for name in names}
+    while True:
+        first = next(
+            (start for start in PREFIXES if all(each.startswith(start) for each in bare.values())),
+            None,
+        )
+        if first is None or not bare:
+            return bare
+        bare = {name: short.removeprefix(first) for name, short in bare.items()}
+
+
 def tensors_in(path: Path, loaded: Any) -> dict[str, TorchTensor]:
-    """Return the state dict in a loaded file.
+    """Return the state dict in a loaded file, under its own names without wrappers' prefixes.
 
     Raises:
         BadData: it is no state dict.
     """
     import torch
 
+    loaded = state_in(loaded)
     if not isinstance(loaded, Mapping) or not loaded:
         raise BadData(f"{path} holds no named tensors: it is not a model's weights")
     found = {}
+    short = bare_names(map(str, loaded))
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise BadData(f"{path} holds {name!r}, which is no tensor: it is not a model's weights")
+            seen = ", ".join(sorted(map(repr, loaded))[:SEEN])
+            raise BadData(
+                f"{path} holds {name!r}, which is no tensor: it is not a model's weights. It holds "
+                f"{len(loaded)} things: {seen}"
+            )
         dense = value.layout == torch.strided
         kind = str(value.dtype if dense else value.layout).removeprefix("torch.")
-        found[name] = TorchTensor(KINDS.get(kind, kind), tuple(value.shape), value)
+        found[short[name]] = TorchTensor(KINDS.get(kind, kind), tuple(value.shape), value)
     return found

@@ -32,6 +32,7 @@ from llmc.errors import BadData, Usage
 from llmc.sample.model import SampleModel, find_model
 from llmc.sample.streaming import KEPT
 from llmc.sample.text import Sample, SampledToken
+from llmc.text.documents import unescaped
 
 MOST_SAMPLES = 1024
 TOGETHER = 16  # texts that are written at the same time; each has a KV cache of its own
@@ -50,7 +51,13 @@ Prompt = Annotated[
 PromptFile = Annotated[
     Path | None, of_text("File with the prompt, without its last newline.", "FILE")
 ]
-Stop = Annotated[list[str] | None, of_text("End before this text. Can be repeated.", "TEXT")]
+Special = Annotated[
+    bool, of_text("<|endoftext|> and the like in the prompt are tokens.", names=("--special",))
+]
+Stop = Annotated[
+    list[str] | None,
+    of_text("End before this text, in which \\n is a newline. Can be repeated.", "TEXT"),
+]
 IgnoreEot = Annotated[
     bool, of_text("Continue after an end-of-text token.", names=("--ignore-eot",))
 ]
@@ -104,6 +111,7 @@ def sample(
     threads: ThreadsOption = None,
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
+    special: Special = False,
     stop: Stop = None,
     ignore_eot: IgnoreEot = False,
     num_samples: NumSamples = 1,
@@ -125,6 +133,8 @@ def sample(
         _check_interactive(ctx, num_samples, prompt, prompt_file)
     decode = decode or show_probs
     given = read_prompt(prompt, prompt_file)
+    if special and given is None and not interactive:
+        raise Usage("--special is about the prompt: give one, or leave it out")
     needs_text = decode or interactive or bool(stop) or given is not None
     chosen = find_model(
         ctx.workspace, run, model, last=last, needs_tokenizer=needs_text, report=ctx.ui
@@ -132,25 +142,54 @@ def sample(
     job = _Job(
         chosen,
         overridden(chosen.settings, {**settings, "dtype": dtype}),
-        chosen.tokenizer.encode(given) if given and chosen.tokenizer is not None else [],
+        _prompt_ids(ctx, chosen, given or "", special=special),
         NO_TOKEN if ignore_eot else chosen.end,
-        stop or [],
+        [*map(unescaped, stop or [])],
         num_samples,
     )
     with Generator(_argv(ctx, job, threads, interactive=interactive)) as generator:
         if interactive:
-            from llmc.cli.conversation import Conversation
-
-            talk = Conversation(
-                ctx.ui, generator, chosen, job.settings, stops=job.stops, eot=job.eot
-            )
-            talk.view.colours = show_probs
-            talk.run(given)
+            _talk(ctx, generator, job, given, special=special, colours=show_probs)
             return
         if (warning := prompt_note(len(job.ids), chosen.config.context)) is not None:
             ctx.ui.note(warning)
         _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
     ctx.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+
+
+def _talk(
+    ctx: Context,
+    generator: Generator,
+    job: _Job,
+    first: str | None,
+    *,
+    special: bool,
+    colours: bool,
+) -> None:
+    """Ask for prompts until the person ends the session."""
+    from llmc.cli.conversation import Conversation
+
+    talk = Conversation(
+        ctx.ui,
+        generator,
+        job.model,
+        job.settings,
+        stops=job.stops,
+        eot=job.eot,
+        special=special,
+    )
+    talk.view.colours = colours
+    talk.run(first)
+
+
+def _prompt_ids(ctx: Context, model: SampleModel, prompt: str, *, special: bool) -> list[int]:
+    """Return the ids of a prompt; say which special tokens in it are taken as text."""
+    if not prompt or model.tokenizer is None:
+        return []
+    written = [text for text in model.tokenizer.special_tokens if text in prompt]
+    if written and not special:
+        ctx.ui.note(f"{written[0]} in the prompt is taken as text; with --special it is a token")
+    return model.tokenizer.encode(prompt, special=special)
 
 
 def _argv(ctx: Context, job: _Job, threads: int | None, *, interactive: bool) -> list[str]:

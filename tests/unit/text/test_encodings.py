@@ -14,6 +14,7 @@ from llmc.paths import Workspace
 from llmc.text.encodings import encoding_named
 from llmc.text.reading import Reading
 from llmc.text.source import AS_USUAL, Source, documents_of, open_source
+from llmc.text.utf8 import Decoder
 
 GERMAN = "Größe über alles, süße Mädchen und Füße. " * 20
 SAMPLES = {
@@ -119,6 +120,17 @@ def test_line_ends_of_records_and_chunks(here: Path) -> None:
     (here / "a.txt").write_bytes(text)
     assert opened("a.txt") == ["x" * ((1 << 20) - 1) + "\ny"]
     assert "".join(text for _, text in source("a.txt").parts[0].stream()) == opened("a.txt")[0]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_line_ends_in_chunks_that_were_split_anywhere(size: int) -> None:
+    text = "a\r\r\né\r日\n\r\r🙂\r\n\nend\r"
+    data = text.encode()
+    decoder = Decoder("x", unix=True)
+    chunks = [data[at : at + size] for at in range(0, len(data), size)]
+    found = "".join(decoder.text(chunk) for chunk in chunks) + decoder.text(b"", final=True)
+    assert found == text.replace("\r\n", "\n").replace("\r", "\n")
+    assert decoder.changed
 
 
 def test_a_mark_at_the_start_of_any_document_is_dropped(here: Path) -> None:
