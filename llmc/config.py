@@ -164,6 +164,10 @@ class TrainConfig(Checked):
         """The number of tokens in one update."""
         return self.total_batch_size or self.batch_size * self.seq_len
 
+    def windows_of(self, tokens: int) -> tuple[int, int]:
+        """Return the windows of a text of so many tokens, and the windows in one update."""
+        return max(-(-(tokens - 1) // self.seq_len), 1), self.tokens_per_step // self.seq_len
+
 
 @dataclass(frozen=True)
 class SampleConfig(Checked):

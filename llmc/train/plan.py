@@ -12,8 +12,17 @@ from typing import Any
 from llmc.config import Preset, TrainConfig, load_preset, settings_of
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig, flops_per_token
-from llmc.paths import BEST, CHECKPOINT, CHECKPOINTS, RECORD, Workspace, free_bytes
+from llmc.paths import (
+    BEST,
+    CHECKPOINT,
+    CHECKPOINTS,
+    RECORD,
+    Workspace,
+    expanded,
+    free_bytes,
+)
 from llmc.report import SILENT, Report
+from llmc.tokens.files import read_tokens
 from llmc.train import record as records
 from llmc.train import resume as resuming
 from llmc.train.folder import new_run, newest_step
@@ -143,6 +152,13 @@ class RunPlan:
         report.note(f"data: {shown(data.train)}")
         report.note(f"validation: {shown(data.val) if data.val else 'none'}")
         report.note(f"model: {shown(self.model)}")
+        tokens = sum(len(read_tokens(file)) for file in expanded(data.train))
+        windows, rows = self.settings.windows_of(tokens)
+        if rows > windows:
+            report.note(
+                f"the text has {windows:,} windows of {self.settings.seq_len:,} tokens: an update "
+                f"of {rows:,} rows repeats them"
+            )
         report.note(f"settings: {self.preset.name}; threads: {threads}; run: {shown(self.folder)}")
 
     def note_differences(self, workspace: Workspace, setup: Setup, report: Report) -> None:

@@ -220,7 +220,7 @@ def test_prepare_takes_the_options_of_tokenize(llmc: Llmc) -> None:
     said = ok(llmc("prepare", "x.jsonl", *FLAGS, *flags)).stderr
     made = load_manifest(llmc.workspace / "elsewhere")
     assert made.text_bytes == sum(len(f"story {n}") for n in range(60))
-    assert "next: llmc train --data elsewhere\n" in said
+    assert "next: llmc train --config tiny.toml --data elsewhere\n" in said
     ok(llmc("train", "--data", "elsewhere", "--config", "tiny.toml", "--steps", "1", "--quiet"))
     refused = assert_one_sentence(llmc("prepare", "x.jsonl", *FLAGS, "--shard", "1/2"), 2)
     assert "llmc tokenize" in refused
