@@ -93,7 +93,7 @@ class TrainConfig(Checked):
     beta2: float = _optimizer(
         0.999, "AdamW's decay rate of the second moment", "RATE", high=BELOW_1
     )
-    eps: float = _optimizer(1e-8, "AdamW's epsilon", "EPS")
+    eps: float = _optimizer(1e-8, "AdamW's epsilon", "EPS", low=1e-20, high=1)
     weight_decay: float = _optimizer(0.0, "AdamW's weight decay, of matrices only", "RATE")
     grad_clip: float = _optimizer(0.0, "Clip the gradient to this global norm (0: never)", "NORM")
     skip_loss_z: float = _optimizer(
@@ -164,6 +164,10 @@ class TrainConfig(Checked):
         """The number of tokens in one update."""
         return self.total_batch_size or self.batch_size * self.seq_len
 
+    def windows_of(self, tokens: int) -> tuple[int, int]:
+        """Return the windows of a text of so many tokens, and the windows in one update."""
+        return max(-(-(tokens - 1) // self.seq_len), 1), self.tokens_per_step // self.seq_len
+
 
 @dataclass(frozen=True)
 class SampleConfig(Checked):
@@ -204,12 +208,15 @@ SAMPLE_SETTINGS = settings_table(SampleConfig)
 class Preset:
     """A recipe: a model's shape, how to train it, how to sample from it, and its tokenizer.
 
-    ``names_steps`` tells whether its file says how many steps to train.
+    ``names_steps`` and ``names_seq_len`` tell whether its file says how many steps to train, and T;
+    ``named_shape`` has the dimensions of the model that it names.
     """
 
     name: str = "defaults"
     tokenizer: str | None = None
     names_steps: bool = False
+    names_seq_len: bool = False
+    named_shape: tuple[str, ...] = ()
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -245,7 +252,17 @@ def load_preset(name_or_path: str) -> Preset:
         _updated(getattr(defaults, name), values.get(name, {}), f"{path} [{name}]")
         for name in ("model", "train", "sample")
     )
-    return Preset(path.stem, tokenizer, "steps" in values.get("train", {}), model, train, sample)
+    names = values.get("train", {})
+    return Preset(
+        path.stem,
+        tokenizer,
+        "steps" in names,
+        "seq_len" in names,
+        tuple(values.get("model", {})),
+        model,
+        train,
+        sample,
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

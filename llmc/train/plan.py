@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,17 @@ from typing import Any
 from llmc.config import Preset, TrainConfig, load_preset, settings_of
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig, flops_per_token
-from llmc.paths import BEST, CHECKPOINT, CHECKPOINTS, RECORD, Workspace, free_bytes
+from llmc.paths import (
+    BEST,
+    CHECKPOINT,
+    CHECKPOINTS,
+    RECORD,
+    Workspace,
+    expanded,
+    free_bytes,
+)
 from llmc.report import SILENT, Report
+from llmc.tokens.files import read_tokens
 from llmc.train import record as records
 from llmc.train import resume as resuming
 from llmc.train.folder import new_run, newest_step
@@ -142,6 +152,13 @@ class RunPlan:
         report.note(f"data: {shown(data.train)}")
         report.note(f"validation: {shown(data.val) if data.val else 'none'}")
         report.note(f"model: {shown(self.model)}")
+        tokens = sum(len(read_tokens(file)) for file in expanded(data.train))
+        windows, rows = self.settings.windows_of(tokens)
+        if rows > windows:
+            report.note(
+                f"the text has {windows:,} windows of {self.settings.seq_len:,} tokens: an update "
+                f"of {rows:,} rows repeats them"
+            )
         report.note(f"settings: {self.preset.name}; threads: {threads}; run: {shown(self.folder)}")
 
     def note_differences(self, workspace: Workspace, setup: Setup, report: Report) -> None:
@@ -185,17 +202,56 @@ def start(
         plan = _start_new(workspace, given, inputs)
     header = read_header(plan.model)
     check_match(workspace, plan.data, plan.model, header)
+    if plan.record is None:
+        _check_shape(workspace, plan, inputs, header.config)
+        plan = _with_shape(plan, header.config, given, report)
     if plan.settings.seq_len > header.config.context:
         raise Usage(
             f"--seq-len {plan.settings.seq_len} is more than the {header.config.context} positions "
             f"of {workspace.shown(plan.model)}: use at most that"
         )
-    # The shape of a resumed run stands in its config.
-    return (
-        plan
-        if plan.record is not None
-        else replace(plan, preset=replace(plan.preset, model=header.config))
+    return plan  # the shape of a resumed run stands in its config
+
+
+def _with_shape(
+    plan: RunPlan, shape: ModelConfig, given: Mapping[str, Any], report: Report
+) -> RunPlan:
+    """Return the plan with the model's shape; T is no longer than it unless T was asked for."""
+    preset = replace(plan.preset, model=shape)
+    asked = given.get("seq_len") is not None or preset.names_seq_len
+    if not asked and preset.train.seq_len > shape.context:
+        report.note(f"--seq-len {shape.context}: the model has no more positions")
+        preset = replace(preset, train=replace(preset.train, seq_len=shape.context))
+    return replace(plan, preset=preset)
+
+
+def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: ModelConfig) -> None:
+    """Refuse a preset that describes another model than the weights; the vocabulary is the data's.
+
+    Raises:
+        Usage: the error has the commands that make such weights and train them.
+    """
+    wanted = plan.preset.model
+    names = [name for name in plan.preset.named_shape if name != "vocab_size"]
+    other = [name for name in names if getattr(wanted, name) != getattr(shape, name)]
+    if not other:
+        return
+    words = ", ".join(
+        f"{name} {getattr(wanted, name)}, not {getattr(shape, name)}" for name in other
     )
+    error = Usage(
+        f"--config {inputs.config} describes another model than {workspace.shown(plan.model)} "
+        f"({words}): make weights of its shape, or choose another preset"
+    )
+    config = str(inputs.config)
+    out = workspace.shown(workspace.models / f"{plan.preset.name}-{plan.data.name}.bin")
+    vocabulary = ["--vocab-size", str(shape.vocab_size)]
+    data = ["--data", str(inputs.data)] if inputs.data is not None else []
+    error.commands = (
+        shlex.join(["llmc", "export-weights", f"random:{config}", *vocabulary, "--out", out]),
+        shlex.join(["llmc", "train", "--config", config, *data, "--model", out]),
+    )
+    raise error
 
 
 def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -> RunPlan:

@@ -158,7 +158,9 @@ def _with_model(
     data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
     check_match(workspace, data, weights, read_header(weights))
     record_prepared(workspace, manifest.folder, weights)
-    return Prepared(manifest, weights, ensure_native(report=report), recipe.config)
+    kind, _, preset = model.partition(":")
+    config = preset if kind == "random" and preset else None
+    return Prepared(manifest, weights, ensure_native(report=report), config)
 
 
 def _has_any_tokenizer(model: str) -> bool:

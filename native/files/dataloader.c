@@ -92,7 +92,17 @@ size_t dataloader_batches(const struct DataLoader *loader) {
   return (loader->count - 1) / (loader->B * loader->T);
 }
 
-uint64_t dataloader_windows(const struct DataLoader *loader) { return (loader->count - 1) / loader->T; }
+uint64_t dataloader_windows(const struct DataLoader *loader) {
+  const uint64_t targets = loader->count - 1, windows = targets / loader->T;
+  return windows == 0 || (loader->whole && targets % loader->T != 0) ? windows + 1 : windows;
+}
+
+/* Where a window begins. */
+static uint64_t window_start(const struct DataLoader *loader, uint64_t window) {
+  const uint64_t targets = loader->count - 1, last = targets > loader->T ? targets - loader->T : 0;
+  const uint64_t start = window * loader->T;
+  return start < last ? start : last;
+}
 
 void dataloader_close(struct DataLoader *loader) {
   for (size_t i = 0; i < OPEN_SHARDS; i++) {
@@ -156,10 +166,12 @@ static int shard_file(struct DataLoader *loader, size_t index) {
   return place->file;
 }
 
-/* Fills the buffer with `count` tokens from a position on, from as many shards as they lie in. */
+/* Fills the buffer with `count` tokens from a position on, from as many shards as they lie in. After the last
+ * token comes the first. */
 static void read_tokens(struct DataLoader *loader, uint64_t position, size_t count) {
   unsigned char *to = loader->buffer;
   for (size_t index = shard_at(loader, position); count > 0; index++) {
+    if (index == loader->shard_count) index = 0, position = 0;
     const struct Shard *shard = &loader->shards[index];
     if (shard->count == 0) continue;
     const uint64_t within = position - shard->first, left = shard->count - within;
@@ -182,10 +194,11 @@ void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int
       memcpy(&token, loader->buffer + 4 * i, 4);
     }
     if (token >= loader->V) {
-      const struct Shard *shard = &loader->shards[shard_at(loader, first + i)];
+      const uint64_t place = (first + i) % loader->count;
+      const struct Shard *shard = &loader->shards[shard_at(loader, place)];
       die(EXIT_BAD_DATA, "%s holds token %u at position %llu, but the model knows %zu tokens; "
           "use the tokenizer that the model was made for", shard->path, token,
-          (unsigned long long)(first + i - shard->first), loader->V);
+          (unsigned long long)(place - shard->first), loader->V);
     }
     if (i < count) tokens[i] = (int)token;
     if (i > 0) targets[i - 1] = (int)token;
@@ -199,6 +212,6 @@ void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *
     const uint64_t visit = (uint64_t)step * B + b, epoch = visit / windows;
     uint64_t window = visit % windows;
     if (loader->shuffle) window = permute(window, windows, mix64(loader->seed) + epoch * 0x10001);
-    dataloader_run(loader, window * T, T, tokens + b * T, targets + b * T);
+    dataloader_run(loader, window_start(loader, window), T, tokens + b * T, targets + b * T);
   }
 }

@@ -2,8 +2,10 @@
  *
  * Several files (shards) are read as one stream, in the order of their names; a window may begin in one
  * and end in another.
- * The stream is cut into windows of T tokens, the token after a window being its last target; what is left
- * at the end is less than a window and is not read. The windows are visited one after the other, epoch after
+ * The stream is cut into windows of T tokens, the token after a window being its last target. What is left at the
+ * end is less than a window: with `whole` the last window begins earlier, so that it ends with the stream, and
+ * overlaps the one before; without, as older versions had it, the rest is not read. A stream that is shorter than
+ * one window is read again from its beginning until the window is full. The windows are visited one after the other, epoch after
  * epoch, each once an epoch: in order, or shuffled in an order that is a function of the seed and the epoch
  * alone. Row b of step i is visit i·B + b. So the batches follow from the step number, there is no state to
  * save, and B only says how many visits make a batch: an epoch may end within one.
@@ -39,7 +41,7 @@ struct DataLoader {
   uint64_t count;          // tokens in all
   size_t V;                // tokens must be below it
   size_t B, T;
-  bool shuffle;
+  bool shuffle, whole;
   uint64_t seed;
   unsigned char *buffer;   // (B * T + 1) tokens as they are in the files
   struct OpenShard open[OPEN_SHARDS];
@@ -56,7 +58,7 @@ void dataloader_layout(struct DataLoader *loader, struct Arena *arena);
 /* Whole batches in the stream, at least 1. */
 size_t dataloader_batches(const struct DataLoader *loader);
 
-/* Windows of T tokens in the stream, which make an epoch; at least B. */
+/* Windows of T tokens in the stream, which make an epoch; at least 1. */
 uint64_t dataloader_windows(const struct DataLoader *loader);
 
 /* Fills tokens (B, T) and targets (B, T) for a step, counted from 0. Dies with EXIT_BAD_DATA on a token

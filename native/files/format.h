@@ -52,7 +52,8 @@ enum {
  * checkpoint, stored as [28] says (0 fp32, 1 bf16, 2 8bit): moments.h has the layouts. A tensor of every layer
  * begins a block anew.
  *   [0] magic: the bytes "LLMS"   [1] version 2   [2] CRC-32 of the payload
- *   [3] flags: 1 = the data is shuffled, 2 = the step's validation and sample are in metrics.jsonl
+ *   [3] flags: 1 = the data is shuffled, 2 = the step's validation and sample are in metrics.jsonl,
+ *   4 = the windows cover the whole text
  *   two ints each, the lower half first: [4] updates made   [6] bytes of metrics.jsonl   [8] random numbers
  *   that samples used up   [10] seed   [12] T   [14] tokens in an update   [16] lowest validation loss of a
  *   checkpoint, a float64, infinity where there was none   [18] seconds trained, a float64   [20] validation
@@ -64,7 +65,7 @@ enum {
   STATE_METRICS_AT = 6, STATE_DRAWS_AT = 8, STATE_SEED_AT = 10, STATE_SEQ_LEN_AT = 12,
   STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16, STATE_SECONDS_AT = 18, STATE_TO_BEAT_AT = 20,
   STATE_WAITED_AT = 22, STATE_SKIPPED_AT = 24, STATE_JUDGED_AT = 26, STATE_MOMENTS_AT = 28,
-  STATE_SHUFFLED = 1, STATE_TOLD = 2,
+  STATE_SHUFFLED = 1, STATE_TOLD = 2, STATE_WHOLE = 4,
 };
 
 /* What one batch does (debug_state.bin), for comparison with another implementation.

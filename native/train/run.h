@@ -101,6 +101,7 @@ void run_save(struct Run *run, size_t step, bool told);
 struct Resumed {
   size_t step;
   bool told, is_best;
+  bool whole;                // its windows cover all of the text, as those of older versions did not
   enum MomentsType moments;  // how AdamW's are stored
   int model, state;  // file descriptors
   char model_path[SAVER_PATH], state_path[SAVER_PATH];

@@ -22,7 +22,7 @@ struct State {
   struct Outliers outliers;
   /* What the order of the data follows from: a run goes on with these only. */
   uint64_t seed, seq_len, update_tokens;
-  bool shuffle;
+  bool shuffle, whole;
   enum MomentsType moments;  // how AdamW's moments are stored
   bool told;  // the validation and the sample of this step came before the checkpoint
 };

@@ -153,7 +153,9 @@ int command_train(int argc, char **argv) {
   if (o->eot != INT32_MAX && o->eot >= config->V) {
     die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o->eot, config->V, o->model);
   }
-  dataloader_open(&run.train, o->data, o->batch_size, o->seq_len, config->V);
+  dataloader_open(&run.train, o->data, 1, 1, config->V);
+  run.train.B = o->batch_size, run.train.T = o->seq_len;
+  run.train.whole = !goes_on || resumed.whole;
   run.train.shuffle = o->shuffle;
   run.train.seed = o->seed;
   run.model.config = *config;

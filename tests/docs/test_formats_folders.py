@@ -17,6 +17,7 @@ import pytest
 
 from llmc.tokens import manifest
 from llmc.tokens.files import write_rows
+from llmc.tokens.held import character_tokenizer
 from llmc.weights import state as training_state
 from llmc.weights.checkpoint import read_header as read_checkpoint_header
 from tests.conftest import Llmc
@@ -183,3 +184,12 @@ def test_metrics_and_events(line: Llmc, native: Native, tmp_path: Path) -> None:
 
 def events(text: str) -> Iterator[dict[str, Any]]:
     return (json.loads(part) for part in text.splitlines())
+
+
+def test_a_held_tokenizer_has_the_fields_of_its_table() -> None:
+    ids = {"\n": 0, "a": 1}
+    characters = character_tokenizer(ids).document
+    assert characters is not None
+    written = {**characters, "tokenizer": {}}
+    written["characters"] = written.pop("characters")  # one of the two, in a file
+    hold(written, "field of tokenizer.held.json")

@@ -30,7 +30,7 @@ def written(llmc: Llmc) -> dict[str, int]:
 def test_the_whole_line_as_a_newcomer_types_it(tmp_path: Path, cache: Path) -> None:
     llmc = empty_workspace(tmp_path / "workspace", cache)
     said = ok(llmc("prepare", "texts", *FLAGS)).stderr
-    assert "ready to train\nnext: llmc train\n" in said
+    assert "ready to train\nnext: llmc train --config tiny.toml\n" in said
     done = ok(llmc("train", "--steps", "30", "--lr", "0.01"))
     losses = [float(line.split()[4]) for line in done.stdout.splitlines() if line[:5] == "step "]
     assert losses[0] == pytest.approx(5.57, abs=0.05)
@@ -220,7 +220,7 @@ def test_prepare_takes_the_options_of_tokenize(llmc: Llmc) -> None:
     said = ok(llmc("prepare", "x.jsonl", *FLAGS, *flags)).stderr
     made = load_manifest(llmc.workspace / "elsewhere")
     assert made.text_bytes == sum(len(f"story {n}") for n in range(60))
-    assert "next: llmc train --data elsewhere\n" in said
+    assert "next: llmc train --config tiny.toml --data elsewhere\n" in said
     ok(llmc("train", "--data", "elsewhere", "--config", "tiny.toml", "--steps", "1", "--quiet"))
     refused = assert_one_sentence(llmc("prepare", "x.jsonl", *FLAGS, "--shard", "1/2"), 2)
     assert "llmc tokenize" in refused

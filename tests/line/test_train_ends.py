@@ -144,7 +144,6 @@ def model() -> list[str]:
         (["--seq-len", "65"], 2, "--seq-len 65 is more than the 64 positions of models/tiny-"),
         (["--beta1", "1"], 2, "'--beta1'"),
         (["--seed", str(2**53 + 2)], 2, "'--seed'"),
-        (["--batch-size", "60000"], 1, "less than one batch of 60000 x 64"),
         (["--threads", "99999"], 2, "--threads"),
         (["--resume", "--dry-run"], 2, "--dry-run is for a new run"),
         (["--run", "a/b"], 2, "'a/b' is no name for a folder"),

@@ -77,8 +77,8 @@ def settings(folder: Path, steps: int) -> Flags:
         "save_every": 2,
         "keep": 2,
         "patience": 1000,
-        "skip_loss_z": 1.5,
-        "skip_grad_z": 1.5,
+        "skip_loss_z": 1.2,
+        "skip_grad_z": 1.2,
     }
 
 

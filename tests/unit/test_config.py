@@ -79,6 +79,7 @@ def test_a_file_holds_differences_only(file: Path) -> None:
     )
     preset = load_preset(str(file))
     assert preset == Preset(
+        named_shape=("layers",),
         name="mine",
         tokenizer="byte",
         model=ModelConfig(layers=3),

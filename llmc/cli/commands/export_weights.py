@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,7 +96,8 @@ def export_weights(
     that OpenAI published.
     """
     ctx: Context = typer_context.obj
-    shape = zip(DIMENSIONS, (layers, heads, channels, context, vocab_size), strict=True)
+    dimensions = (layers, heads, channels, context, vocab_size)
+    shape = zip(DIMENSIONS, dimensions, strict=True)
     export = write_export(
         ctx.workspace,
         source,
@@ -122,4 +124,8 @@ def export_weights(
         }
     )
     if to == "llmc":
-        ctx.ui.next(f"llmc train --model {ctx.workspace.shown(export.path)}")
+        words = ["llmc", "train", "--model", ctx.workspace.shown(export.path)]
+        kind, _, preset = source.partition(":")
+        if kind == "random" and preset and not any(dimensions[:-1]):
+            words += ["--config", preset]
+        ctx.ui.next(shlex.join(words))

@@ -64,7 +64,7 @@ def prepare(
             "binary": str(done.binary),
         }
     )
-    settings = f" --config {done.config}" if done.config is not None else ""
+    settings = ["--config", done.config] if done.config is not None else []
     if made.folder.resolve().parent != ctx.workspace.data.resolve():
-        settings += f" --data {shlex.quote(ctx.workspace.shown(made.folder))}"
-    ctx.ui.next(f"llmc train{settings}", "llmc sample --decode")
+        settings += ["--data", ctx.workspace.shown(made.folder)]
+    ctx.ui.next(shlex.join(["llmc", "train", *settings]), "llmc sample --decode")

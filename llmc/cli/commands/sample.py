@@ -149,24 +149,37 @@ def sample(
     )
     with Generator(_argv(ctx, job, threads, interactive=interactive)) as generator:
         if interactive:
-            from llmc.cli.conversation import Conversation
-
-            talk = Conversation(
-                ctx.ui,
-                generator,
-                chosen,
-                job.settings,
-                stops=job.stops,
-                eot=job.eot,
-                special=special,
-            )
-            talk.view.colours = show_probs
-            talk.run(given)
+            _talk(ctx, generator, job, given, special=special, colours=show_probs)
             return
         if (warning := prompt_note(len(job.ids), chosen.config.context)) is not None:
             ctx.ui.note(warning)
         _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
     ctx.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+
+
+def _talk(
+    ctx: Context,
+    generator: Generator,
+    job: _Job,
+    first: str | None,
+    *,
+    special: bool,
+    colours: bool,
+) -> None:
+    """Ask for prompts until the person ends the session."""
+    from llmc.cli.conversation import Conversation
+
+    talk = Conversation(
+        ctx.ui,
+        generator,
+        job.model,
+        job.settings,
+        stops=job.stops,
+        eot=job.eot,
+        special=special,
+    )
+    talk.view.colours = colours
+    talk.run(first)
 
 
 def _prompt_ids(ctx: Context, model: SampleModel, prompt: str, *, special: bool) -> list[int]:

@@ -101,6 +101,40 @@ static void check_order(size_t count, size_t B, size_t T, size_t width) {
   arena_free(&arena);
 }
 
+/* Every target of the stream comes once an epoch or, where the last window overlaps, twice at most. */
+static void check_whole(size_t count, size_t B, size_t T) {
+  static uint32_t file[MOST];
+  for (size_t i = 0; i < count; i++) file[i] = (uint32_t)i;
+  write_tokens(path, count, 2, file);
+  struct DataLoader loader;
+  struct Arena arena = {0};
+  dataloader_open(&loader, path, 1, 1, count);
+  loader.B = B, loader.T = T, loader.whole = true, loader.shuffle = count % 2 == 0;
+  dataloader_layout(&loader, &arena);
+  arena_take(&arena);
+  dataloader_layout(&loader, &arena);
+  const size_t targets = count - 1, windows = (targets + T - 1) / T;
+  check(dataloader_windows(&loader) == windows, "%zu tokens by %zu: expected %zu windows, got %zu", count, T, windows,
+        (size_t)dataloader_windows(&loader));
+  static int x[MOST], y[MOST];
+  size_t seen[MOST] = {0};
+  for (size_t visit = 0; visit < windows; visit++) {
+    if (visit % B == 0) dataloader_batch(&loader, visit / B, x, y);
+    const int *inputs = x + visit % B * T, *outputs = y + visit % B * T;
+    for (size_t t = 0; t < T; t++) {
+      seen[outputs[t]]++;
+      check(outputs[t] == (inputs[t] + 1) % (int)count, "%zu tokens by %zu: %d comes after %d", count, T, outputs[t],
+            inputs[t]);
+    }
+  }
+  for (size_t i = 1; i < count; i++) {
+    check(seen[i] > 0 && (seen[i] <= 2 || T > targets), "%zu tokens by %zu: token %zu is a target %zu times", count, T,
+          i, seen[i]);
+  }
+  dataloader_close(&loader);
+  arena_free(&arena);
+}
+
 static void open_laid_out(struct DataLoader *loader, struct Arena *arena, const char *name, size_t B, size_t T,
                           size_t V) {
   *arena = (struct Arena){0};
@@ -287,6 +321,13 @@ int main(void) {
   check_shards(many, 50, 3, 11, 4);
   check_literal();
   check_large();
+  const size_t counts[] = {2, 3, 10, 41, 64, 65, 574, 1000}, lengths[] = {1, 2, 7, 64, 400};
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+    for (size_t j = 0; j < sizeof lengths / sizeof *lengths; j++) {
+      check_whole(counts[i], 1, lengths[j]);
+      check_whole(counts[i], 3, lengths[j]);
+    }
+  }
   unlink(path);
   return check_done("test_dataloader");
 }
