@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.errors import MissingOutput, Usage
+from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace, expanded
 from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import Tokenizer
-from llmc.train.folder import FoundCheckpoint, find_checkpoint, run_data
+from llmc.train.folder import FoundCheckpoint, find_checkpoint, read_record, run_data
+from llmc.train.record import DONE_ON, changed_splits
 from llmc.train.start import Data, check_match, find_data
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 
@@ -76,7 +77,8 @@ def find_text(
 
     Raises:
         MissingOutput: it does not exist.
-        BadData: it is damaged, or was made with another tokenizer than the model's.
+        BadData: it is damaged, was made with another tokenizer than the model's, or has changed
+            since the run was trained.
         Usage: a split of a single file is requested.
     """
     if data is not None and data.suffix == ".jsonl":
@@ -98,6 +100,8 @@ def find_text(
                 "FILE, or measure the training split with --split train"
             )
         file = chosen
+        if data is None and model.found.run is not None:
+            _check_unchanged(workspace, model.found.run, found, split)
     files = tuple(expanded(file))
     check_match(workspace, found, model.checkpoint, model.header)
     tokenizer = found.tokenizer
@@ -106,6 +110,18 @@ def find_text(
     if tokenizer is None and (tokenizer := model.found.tokenizer(workspace)) is not None:
         report.note(f"tokenizer: {tokenizer.name}, from the model; the data's is unknown")
     return EvaluatedText(file, files, split, tokenizer, other)
+
+
+def _check_unchanged(workspace: Workspace, run: Path, data: Data, split: str) -> None:
+    """Refuse a split that is no longer what a run recorded: it may have been trained on."""
+    if run_data(workspace, run) is None:  # nothing is recorded
+        return
+    if split in changed_splits(read_record(run), data):
+        raise BadData(
+            f"{workspace.shown(data.train if split == 'train' else data.val or data.folder)} has "
+            f"changed since {workspace.shown(run)} was {DONE_ON[split]} on it: make it again as it "
+            f"was, or measure it as it is with --data {workspace.shown(data.folder)}"
+        )
 
 
 def _dataset(workspace: Workspace, model: EvaluatedModel, data: Path | None) -> Data:

@@ -155,8 +155,9 @@ class RunPlan:
         tokens = sum(len(read_tokens(file)) for file in expanded(data.train))
         windows, rows = self.settings.windows_of(tokens)
         if rows > windows:
+            have = f"{windows:,} window{'s' if windows > 1 else ''}"
             report.note(
-                f"the text has {windows:,} windows of {self.settings.seq_len:,} tokens: an update "
+                f"the text has {have} of {self.settings.seq_len:,} tokens: an update "
                 f"of {rows:,} rows repeats them"
             )
         report.note(f"settings: {self.preset.name}; threads: {threads}; run: {shown(self.folder)}")

@@ -225,6 +225,18 @@ def recorded_data(
     return found, {**record, **now}, changes
 
 
+def changed_splits(record: Record, data: Data) -> set[str]:
+    """Return which of a dataset's splits, "train" and "val", are not what a run was made with.
+
+    A record of an older llmc has no hashes, and then none counts as changed.
+
+    Raises:
+        BadData: a token file cannot be read.
+    """
+    expected, now = _recorded_hashes(record), _hashes(fingerprints(data))
+    return {split for split, hashes in now.items() if hashes != expected.get(split, hashes)}
+
+
 def _check_tokenizer(workspace: Workspace, folder: Path, data: Data) -> None:
     """Refuse other data than the run's whose tokenizer is another one, too."""
     own = recorded_tokenizer(folder)

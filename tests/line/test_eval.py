@@ -196,6 +196,15 @@ def test_a_damaged_dataset_is_refused(llmc: Llmc) -> None:
     assert "not the file its manifest describes" in assert_one_sentence(llmc("eval"), 1)
 
 
+def test_data_that_changed_since_the_run_is_measured_only_where_it_is_named(llmc: Llmc) -> None:
+    (llmc.workspace / "other.txt").write_text("Quite another text.\n" * 400)
+    ok(llmc("tokenize", "other.txt", "--tokenizer", "byte", "--out", "data/texts", "--force"))
+    error = assert_one_sentence(llmc("eval"), 1)
+    assert "has changed since runs/first was validated on it" in error
+    assert "trained on it" in assert_one_sentence(llmc("eval", "--split", "train"), 1)
+    assert measured(llmc, "--data", "data/texts")["tokens"] > 0
+
+
 def test_ctrl_c_says_how_far_it_came(llmc: Llmc) -> None:
     """Enough tokens for minutes on the plain loops."""
     save_tokens(llmc.workspace / "many.bin", random_tokens(3_000_000, 257), 257)

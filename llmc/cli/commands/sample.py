@@ -127,14 +127,11 @@ def sample(
     """
     ctx: Context = context.obj
     check_one_model(run, model, last=last)
-    if not all(stop or []):
-        raise Usage("--stop needs at least one character")
     if interactive:
         _check_interactive(ctx, num_samples, prompt, prompt_file)
     decode = decode or show_probs
     given = read_prompt(prompt, prompt_file)
-    if special and given is None and not interactive:
-        raise Usage("--special is about the prompt: give one, or leave it out")
+    _check_texts(stop, special=special, has_prompt=interactive or given is not None)
     needs_text = decode or interactive or bool(stop) or given is not None
     chosen = find_model(
         ctx.workspace, run, model, last=last, needs_tokenizer=needs_text, report=ctx.ui
@@ -155,6 +152,13 @@ def sample(
             ctx.ui.note(warning)
         _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
     ctx.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+
+
+def _check_texts(stop: list[str] | None, *, special: bool, has_prompt: bool) -> None:
+    if not all(stop or []):
+        raise Usage("--stop needs at least one character")
+    if special and not has_prompt:
+        raise Usage("--special is about the prompt: give one, or leave it out")
 
 
 def _talk(
