@@ -104,14 +104,14 @@ COMMANDS = {
     ),
     "bench": About(
         TOOLS,
-        "Benchmark training steps, kernels or decoding.",
+        "Benchmark training steps, kernels, decoding or instruction sets.",
         "reference/bench.md",
         ("llmc bench", "training steps of GPT-2 124M"),
         ("llmc bench decode --dtype int8", "generating token by token"),
     ),
     "build": About(
         TOOLS,
-        "Compile the C engine for this machine.",
+        "Compile the C engine, for this machine or another.",
         "guide/build.md",
         ("llmc build --force", "compile again"),
     ),

@@ -10,187 +10,13 @@
 #include "base/pool.h"
 #include "base/util.h"
 
-/* ---- memory ------------------------------------------------------------------------------------- */
-
-void gpt2_tensors(const struct Config *config, struct Tensor tensors[GPT2_TENSOR_COUNT]) {
-  const size_t maxT = config->maxT, Vp = config->Vp, C = config->C;
-  const struct Tensor list[] = {
-#define X(name, kind, place, rows, columns) {#name, kind, place, rows, columns},
-      GPT2_TENSORS(X)
-#undef X
-  };
-  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) tensors[i] = list[i];
-}
-
-/* Its numbers in a set of parameters that holds so many blocks. */
-static size_t tensor_count(const struct Tensor *tensor, size_t blocks) {
-  return size_product(size_product(tensor->place == BLOCK ? blocks : 1, tensor->rows), tensor->columns);
-}
-
-static size_t parameters_count(const struct Config *config, size_t blocks) {
-  struct Tensor tensors[GPT2_TENSOR_COUNT];
-  gpt2_tensors(config, tensors);
-  size_t count = 0;
-  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    if (__builtin_add_overflow(count, tensor_count(&tensors[i], blocks), &count)) {
-      die(EXIT_BAD_DATA, "the model's header asks for more parameters than can be addressed");
-    }
-  }
-  return count;
-}
-
-size_t gpt2_count(const struct Config *config) { return parameters_count(config, config->L); }
-
-size_t gpt2_moments_bytes(const struct Config *config, enum MomentsType type) {
-  struct Tensor tensors[GPT2_TENSOR_COUNT];
-  gpt2_tensors(config, tensors);
-  size_t bytes = 0;
-  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    bytes += (tensors[i].place == BLOCK ? config->L : 1) * moments_bytes(type, tensor_count(&tensors[i], 1));
-  }
-  return bytes;
-}
-
-static struct Parameters parameters_alloc(const struct Config *config, struct Arena *arena, size_t blocks) {
-  struct Tensor tensors[GPT2_TENSOR_COUNT];
-  gpt2_tensors(config, tensors);
-  float *at = arena_alloc(arena, parameters_count(config, blocks), sizeof(float));
-  struct Parameters parameters = {.first = at, .blocks = blocks};
-  if (at == NULL) return parameters;
-  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) parameters.tensors[i] = at, at += tensor_count(&tensors[i], blocks);
-  return parameters;
-}
-
-/* Bytes handed out since *mark, which moves up. */
-static size_t arena_since(const struct Arena *arena, size_t *mark) {
-  size_t bytes = arena->used - *mark;
-  *mark = arena->used;
-  return bytes;
-}
-
-static float *floats(struct Arena *arena, size_t rows, size_t columns) {
-  return arena_alloc(arena, size_product(rows, columns), sizeof(float));
-}
-
-/* Numbers of the type that the model multiplies. */
-static struct Array numbers(const struct Gpt2 *model, struct Arena *arena, size_t rows, size_t columns) {
-  return (struct Array){arena_alloc(arena, size_product(rows, columns), dtype_size(model->dtype)), model->dtype};
-}
-
-static void activations_alloc(struct Gpt2 *model, struct Arena *arena, bool training) {
-  const struct Config *config = &model->config;
-  const size_t BT = size_product(model->B, model->T), C = config->C;
-  const size_t kept = size_product(model->recompute ? 1 : config->L, BT);
-  struct Activations *acts = &model->acts;
-  acts->encoded = floats(arena, BT, C);
-  acts->ln1 = numbers(model, arena, kept, C);
-  acts->ln1_mean = floats(arena, kept, 1), acts->ln1_rstd = floats(arena, kept, 1);
-  acts->qkv = numbers(model, arena, kept, 3 * C);
-  acts->lse = floats(arena, kept, config->NH);
-  acts->att = numbers(model, arena, kept, C);
-  acts->residual2 = floats(arena, kept, C);
-  acts->ln2 = numbers(model, arena, kept, C);
-  acts->ln2_mean = floats(arena, kept, 1), acts->ln2_rstd = floats(arena, kept, 1);
-  acts->fch_gelu = numbers(model, arena, kept, 4 * C);
-  acts->fch_slope = numbers(model, arena, kept, 4 * C);
-  acts->residual3 = floats(arena, size_product(config->L, BT), C);
-  acts->lnf = numbers(model, arena, BT, C);
-  acts->lnf_mean = floats(arena, BT, 1), acts->lnf_rstd = floats(arena, BT, 1);
-  acts->logits = floats(arena, size_min(BT, gpt2_head_rows(model)), config->Vp);
-  acts->losses = floats(arena, BT, 1);
-  if (training) {
-    struct ActivationGradients *dacts = &model->dacts;
-    dacts->residual = floats(arena, BT, C), dacts->branch = floats(arena, BT, C);
-    dacts->qkv = floats(arena, BT, 3 * C), dacts->fch = floats(arena, BT, 4 * C);
-  }
-}
-
-struct Gpt2 gpt2_looking(const struct Gpt2 *model) {
-  struct Gpt2 looking = *model;
-  looking.B = model->look.B, looking.T = model->look.T, looking.acts = model->look.acts;
-  looking.recompute = true;  // one layer's activations are enough: nothing goes back
-  return looking;
-}
-
-/* Both shapes begin at the same place. */
-static void all_activations_alloc(struct Gpt2 *model, struct Arena *arena, bool training) {
-  const size_t begin = arena->used;
-  if (model->B > 0) activations_alloc(model, arena, training);
-  if (model->look.B == 0) return;
-  const size_t end = arena->used;
-  struct Gpt2 looking = gpt2_looking(model);
-  arena->used = begin;
-  activations_alloc(&looking, arena, false);
-  model->look.acts = looking.acts;
-  arena->used = size_max(arena->used, end);
-}
-
-void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training) {
-  const struct Config *config = &model->config;
-  struct Workers *workers = &model->workers;
-  size_t mark = arena->used;
-  model->B = B;
-  model->T = T;
-  model->count = gpt2_count(config);
-
-  model->params = parameters_alloc(config, arena, config->L);
-  model->plan.parameters = arena_since(arena, &mark);
-  if (training) {
-    model->grads = parameters_alloc(config, arena, model->update_in_backward ? 1 : config->L);
-    model->plan.gradients = arena_since(arena, &mark);
-    model->moments_bytes = gpt2_moments_bytes(config, model->moments.type);
-    model->moments.m = arena_alloc(arena, model->moments_bytes, 1);
-    model->moments.v = arena_alloc(arena, model->moments_bytes, 1);
-    model->plan.optimizer = arena_since(arena, &mark);
-  }
-  all_activations_alloc(model, arena, training);
-  model->plan.activations = arena_since(arena, &mark);
-
-  workers->dtype = model->dtype;
-  const size_t rows = size_max(size_product(B, T), model->look.B * model->look.T);
-  if (model->dtype == BF16 && B > 0) workers->sums = floats(arena, rows, 4 * config->C);
-  workers->own_floats = model->kernels->own_floats(size_max(T, config->maxT), config->C / config->NH);
-  const size_t largest = size_max(size_max(rows, 4 * config->C), config->Vp);
-  workers->shared = floats(arena, model->kernels->shared_floats(largest), 1);
-  workers->own = floats(arena, (size_t)pool_threads(workers->pool), workers->own_floats);
-  model->plan.scratch = arena_since(arena, &mark);
-}
-
-/* Numbers for every parameter of so many blocks, stored like moments of the type; returns the end of them. */
-static char *touch_parameters(const struct Gpt2 *model, void *first, size_t blocks, enum MomentsType type) {
-  struct Tensor tensors[GPT2_TENSOR_COUNT];
-  gpt2_tensors(&model->config, tensors);
-  char *at = first;
-  for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    const size_t bytes = moments_bytes(type, tensor_count(&tensors[i], 1));
-    for (size_t l = 0; l < (tensors[i].place == BLOCK ? blocks : 1); l++, at += bytes) {
-      pool_zero(model->workers.pool, at, bytes);
-    }
-  }
-  return at;
-}
-
-void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
-  char *rest = touch_parameters(model, model->params.first, model->params.blocks, MOMENTS_FP32);
-  if (model->grads.first != NULL) {
-    touch_parameters(model, model->grads.first, model->grads.blocks, MOMENTS_FP32);
-    touch_parameters(model, model->moments.m, model->config.L, model->moments.type);
-    rest = touch_parameters(model, model->moments.v, model->config.L, model->moments.type);
-  }
-  const struct Workers *w = &model->workers;
-  char *own = (char *)w->own, *behind = (char *)(w->own + (size_t)pool_threads(w->pool) * w->own_floats);
-  pool_zero(w->pool, rest, (size_t)(own - rest));
-  pool_zero(w->pool, own, (size_t)(behind - own));  // equal parts: each thread's are its own
-  pool_zero(w->pool, behind, (size_t)(arena->base + arena->size - behind));
-}
-
 /* ---- forward ------------------------------------------------------------------------------------ */
 
 struct Parameters gpt2_block_parameters(const struct Gpt2 *model, struct Parameters all, size_t l) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    if (tensors[i].place == BLOCK) all.tensors[i] += l % all.blocks * tensor_count(&tensors[i], 1);
+    if (tensors[i].place == BLOCK) all.tensors[i] += l % all.blocks * gpt2_tensor_count(&tensors[i], 1);
   }
   return all;
 }
@@ -353,7 +179,7 @@ static double update_part(struct Gpt2 *model, const struct UpdateConfig *update,
   double squares = 0;
   size_t p = 0, g = 0, mean = 0;  // in front of the tensor: numbers of params and grads, bytes of a mean
   for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
-    const size_t n = tensor_count(tensor, 1), bytes = moments_bytes(model->moments.type, n);
+    const size_t n = gpt2_tensor_count(tensor, 1), bytes = moments_bytes(model->moments.type, n);
     const size_t blocks = tensor->place == BLOCK ? model->config.L : 1, kept = size_min(blocks, model->grads.blocks);
     if (tensor->place == place) {
       const size_t own = mean + l * bytes;

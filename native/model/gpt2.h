@@ -142,6 +142,9 @@ static inline size_t gpt2_head_rows(const struct Gpt2 *model) {
 /* Fills in the shapes of the tensors, in order. */
 void gpt2_tensors(const struct Config *config, struct Tensor tensors[GPT2_TENSOR_COUNT]);
 
+/* A tensor's numbers in a set of parameters that holds so many blocks. */
+size_t gpt2_tensor_count(const struct Tensor *tensor, size_t blocks);
+
 /* The number of parameters, padding included. Dies when it does not fit in memory. */
 size_t gpt2_count(const struct Config *config);
 

@@ -259,11 +259,14 @@ def test_sizes_that_do_not_fit(native: Native, good: Good) -> None:
     for subcommand in ("train", "debug-state"):
         flags: Flags = {**files, "out": good.out / "new"}
         assert "16 positions" in refused(native(subcommand, seq_len=17, batch_size=1, **flags), 2)
-        refused(native(subcommand, seq_len=16, batch_size=7, **flags), 1)
         succeeded(native(subcommand, seq_len=9, batch_size=11, **flags))  # all hundred tokens
         shutil.rmtree(good.out)
         good.out.mkdir()
-        refused(native(subcommand, seq_len=10, batch_size=10, **flags), 1)
+        larger = native(subcommand, seq_len=16, batch_size=7, **flags)
+        if subcommand == "train":
+            succeeded(larger)  # training repeats some of them
+        else:
+            refused(larger, 1)
     refused(native("train", val_data=good.written("v", good.data[:1040]), **files, **BATCH), 1)
 
 

@@ -189,7 +189,7 @@ def test_bf16_multiplied_as_floats_is_reported(tiny: Llmc) -> None:
 
 
 def test_kernels(tiny: Llmc) -> None:
-    done = tiny("bench", "kernels", *SMALL_RUN, env={"COLUMNS": "80"})
+    done = tiny("bench", "kernels", *SMALL_RUN, "--threads", "2", env={"COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "M×N×K" in lines[0] and "GB/s" in lines[0]

@@ -76,5 +76,6 @@ def test_it_works_from_an_empty_directory(wheel: Path, tmp_path: Path, cache: Pa
     llmc("prepare", "text.txt", "--tokenizer", "byte", "--model", "random:tiny.toml")
     said = llmc("train", "--config", "tiny.toml", "--steps", "2")
     assert said.count("train loss") == 2
+    llmc("prepare", "text.txt", "--tokenizer", "byte", "--model", "random:python-stdlib")
     assert llmc("train", "--config", "python-stdlib", "--seq-len", "8", "--steps", "1")
     assert (site / "bin" / "llmc").is_file()

@@ -24,7 +24,11 @@ def build(
     ] = None,
     target: Annotated[
         Target | None,
-        option("Build for another machine or system and print where the program is."),
+        option(
+            "Build for another machine or system and print where the program is: x86_64 or "
+            "aarch64, then -linux-gnu, -linux-musl or -macos.",
+            "TARGET",
+        ),
     ] = None,
     force: Annotated[bool, flag("--force", "Compile even if the binary is up to date.")] = False,
     debug: Annotated[

@@ -115,7 +115,7 @@ def test_the_newest_run_is_the_one_that_was_written_to_last(workspace: Workspace
 
 def test_settings_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["llmc", "train", "--data", "a b\nlr = 3\x1b"])
-    train = TrainConfig(lr=0.1 + 0.2, eps=5e-324, shuffle=False, max_tokens=2**53)
+    train = TrainConfig(lr=0.1 + 0.2, eps=1.1e-20, shuffle=False, max_tokens=2**53)
     sample = SampleConfig(top_p=0.5)
     write_config(tmp_path, Preset(model=ModelConfig(layers=3), train=train, sample=sample))
     preset = load_preset(str(tmp_path / CONFIG))
