@@ -265,6 +265,8 @@ def test_sizes_that_do_not_fit(native: Native, good: Good) -> None:
         larger = native(subcommand, seq_len=16, batch_size=7, **flags)
         if subcommand == "train":
             succeeded(larger)  # training repeats some of them
+            shutil.rmtree(good.out)
+            good.out.mkdir()
         else:
             refused(larger, 1)
     refused(native("train", val_data=good.written("v", good.data[:1040]), **files, **BATCH), 1)

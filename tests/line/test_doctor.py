@@ -162,7 +162,7 @@ def test_a_broken_compiler(llmc: Llmc, broken_zig: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("healthy")
 def test_no_compiler(here: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_: str | None) -> None:
+    def missing(target: str | None = None) -> None:
         raise CompileFailed("the C compiler is missing: run 'pip install ziglang'")
 
     monkeypatch.setattr("llmc.engine.toolchain.zig", missing)
