@@ -40,7 +40,7 @@ setup: $(VENV)/installed
 setup-dev: $(VENV)/installed-dev
 
 demo: setup
-	$(BIN)/llmc --workspace $(DEMO) prepare stdlib
+	$(BIN)/llmc --workspace $(DEMO) prepare stdlib --force
 	$(BIN)/llmc --workspace $(DEMO) train --config python-stdlib
 	$(BIN)/llmc --workspace $(DEMO) sample --decode --prompt "$$(printf 'class Reader:\n    def __init__(self')"
 	@echo
