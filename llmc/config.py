@@ -135,8 +135,8 @@ class TrainConfig(Checked):
     )
     val_batches: int = _saving(
         0,
-        "Give --val-tokens as batches of B x T tokens; a run that began with an older llmc goes on "
-        "with its first batches",
+        "The same as --val-tokens, in batches of B x T tokens. A run that an older llmc "
+        "started keeps its first batches",
         unit="batches of B x T",
     )
     sample_every: int = _saving(20, "Steps between samples (0: never)", "STEPS")

@@ -21,22 +21,12 @@ from llmc.check.bench import Work
 from llmc.check.timing import Timing, TorchProcess, comparison, in_pairs
 from llmc.config import load_preset
 from llmc.engine.build import ensure_native
+from llmc.engine.machine import cpu_name
 
 KEPT = Path(__file__).resolve().parents[1] / "docs" / "measured" / "threads.json"
 SHAPES = ((4, 64), (1, 1024))
 
 Row = dict[str, Any]
-
-
-def cpu_name() -> str:
-    """Return what the system calls the CPU, and how many it has."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith(("model name", "cpu family", "model\t"))
-    ]
-    family, model, name = names[:3]
-    return f"{name}, family {family} model {model}, {os.cpu_count()} CPUs"
 
 
 def measure(work: Work, isa: str, binary: Path, torch: TorchProcess, pairs: int) -> Row:
@@ -99,7 +89,7 @@ def main() -> None:
     if not args.print:
         binary = args.engine or ensure_native()
         model = load_preset("gpt2-124m").model
-        rows = kept.setdefault(cpu_name(), [])
+        rows = kept.setdefault(f"{cpu_name()}, {os.cpu_count()} CPUs", [])
         with TorchProcess() as torch:
             for threads in map(int, args.threads.split(",")):
                 for B, T in SHAPES:

@@ -52,8 +52,8 @@ class Isa:
     probe: str = "typedef int nothing;"
 
 
-# zig spells CPU names with underscores and refuses gcc's -march. x86-64-v4 computes in half-width
-# registers unless told to prefer whole ones.
+# zig spells CPU names with underscores and refuses gcc's -march. For x86-64-v4 the compiler prefers
+# half-width registers, so a flag asks for whole ones.
 AMX = Isa(
     "x86_64",
     (

@@ -102,7 +102,7 @@ def _card(path: Path) -> dict[str, Any] | None:
         from huggingface_hub import metadata_load
 
         fields = metadata_load(path)
-    except Exception:  # unreadable, or no YAML: whoever reads it as text says so
+    except Exception:  # unreadable, or not YAML; reading it as text names the fault
         return None
     is_card = isinstance(fields, dict) and not OF_CARD.isdisjoint(fields)
     return fields if is_card else None

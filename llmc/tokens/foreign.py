@@ -28,7 +28,7 @@ def are_token_files(inputs: Sequence[str]) -> bool:
         return bool(paths) and all(
             path.is_file() and (has_header(path) or path.suffix == ".bin") for path in paths
         )
-    except (OSError, BadData):  # whoever opens them says why they cannot be read
+    except (OSError, BadData):  # opening them names the fault
         return False
 
 

@@ -92,7 +92,7 @@ class TrainResult:
 
     @cached_property
     def offered_step(self) -> int | None:
-        """The step of the offered weights; None if there are none."""
+        """The step of the offered weights. None: the run has no weights yet."""
         return read_header(self.offered).step if self.offered is not None else None
 
     @property

@@ -136,8 +136,8 @@ def tensors_in(path: Path, loaded: Any) -> dict[str, TorchTensor]:
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             seen = ", ".join(sorted(map(repr, loaded))[:SEEN])
             raise BadData(
-                f"{path} holds {name!r}, which is no tensor: it is not a model's weights. It holds "
-                f"{len(loaded)} things: {seen}"
+                f"{path} holds {name!r}, which is not a tensor, so the file is not a "
+                f"model's weights. It holds {len(loaded)} things: {seen}"
             )
         dense = value.layout == torch.strided
         kind = str(value.dtype if dense else value.layout).removeprefix("torch.")

@@ -1,12 +1,12 @@
 /* llmc-native eval: the loss of every token of a file, each predicted once, or of chosen rows of it.
  *
- * A row is a piece of the token file. The model reads all but its last token, and the losses that are told
- * are those of the tokens from `from` on. Without --rows, the rows are windows of T tokens (files/windows.h), the
+ * A row is a piece of the token file. The model reads all but its last token, and it prints the losses
+ * of the tokens from `from` on. Without --rows, the rows are windows of T tokens (files/windows.h), the
  * last one shorter: every token but the first is predicted once, or with --max-tokens so many, spread over all. A
  * run's validation measures the same ones.
  *
- * A batch is as wide as its longest row. Shorter ones are filled up behind their end, where nothing that is
- * told can see it: attention looks back only.
+ * A batch is as wide as its longest row. Shorter ones are filled up behind their end, where no printed
+ * loss depends on it: attention looks back only.
  *
  * INT8 is no type of training. With it the rows go through the decoder, a token of each at a time, and are predicted
  * by what a text would be written with.

@@ -5,8 +5,8 @@
  * The stream is cut into windows of T tokens, the token after a window being its last target. What is left at the
  * end is less than a window: with `whole` the last window begins earlier, so that it ends with the stream, and
  * overlaps the one before; without, as older versions had it, the rest is not read. A stream that is shorter than
- * one window is read again from its beginning until the window is full. The windows are visited one after the other, epoch after
- * epoch, each once an epoch: in order, or shuffled in an order that is a function of the seed and the epoch
+ * one window is read again from its beginning until the window is full.
+ * The windows are visited one after the other, epoch after epoch, each once an epoch: in order, or shuffled in an order that is a function of the seed and the epoch
  * alone. Row b of step i is visit i·B + b. So the batches follow from the step number, there is no state to
  * save, and B only says how many visits make a batch: an epoch may end within one.
  */

@@ -195,7 +195,8 @@ void run_save(struct Run *run, size_t step, bool told) {
   const struct State state = {
       .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampling.draws,
       .best_val_loss = run->best_val_loss, .seed = o->seed, .seq_len = o->seq_len,
-      .update_tokens = update_tokens(o), .shuffle = o->shuffle, .whole = run->train.whole, .told = told, .seconds = run_seconds(run),
+      .update_tokens = update_tokens(o), .shuffle = o->shuffle, .whole = run->train.whole, .told = told,
+      .seconds = run_seconds(run),
       .skipped = run->skipped, .patience = run->patience, .outliers = run->outliers};
   saver_save(&run->saver, &run->checkpoint, &state, &run->model, is_best);
   events_saved(&run->events, step, o->out);

@@ -77,7 +77,7 @@ static void settle(struct Saver *saver) {
   }
   sync_folder(saver->out);
   for (size_t i = 0; saver->count - i > saver->keep;) {
-    /* A step can have two: one of an interrupted run, and the same step's of the run that went on. The last one stays. */
+    /* A step can have two: of an interrupted run, and of the run that resumed it. The last one stays. */
     const bool again = i + 1 < saver->count && saver->keys[i + 1] / 2 == saver->keys[i] / 2;
     if (saver->keys[i] / 2 == saver->best && !again) {
       i++;
