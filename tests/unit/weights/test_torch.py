@@ -170,7 +170,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     [
         ([1, 2], "holds no named tensors"),
         ({}, "holds no named tensors"),
-        ({"epoch": 3}, "which is no tensor"),
+        ({"epoch": 3}, "is not a tensor"),
         ({"model": {}, "model_args": ARGS}, "holds no named tensors"),
         ({"model": {}, "model_args": {}}, "its model_args are not nanoGPT's"),
         ({"model": {}, "model_args": ARGS | {"n_head": 7}}, "its model_args are not nanoGPT's"),
