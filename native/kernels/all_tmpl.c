@@ -38,6 +38,7 @@ static PoolTask *const product_task = gemm_task;
 #endif
 #include "kernels/linear_tmpl.c"
 #include "kernels/decode_tmpl.c"
+#include "kernels/strip_tmpl.c"
 #include "kernels/attention_tmpl.c"
 #include "kernels/cache_tmpl.c"
 #include "kernels/layernorm_tmpl.c"
