@@ -10,11 +10,12 @@ INLINE size_t rows_right(size_t n) { return round_up(n, strip_vectors(n) * VL); 
 
 enum { TURNED = 8 };  // strip_store_turned reads and turns so many numbers, some of them past a strip's end
 
-/* What the factors are packed as. Buffers are long enough for floats. */
+/* What the factors are packed as. */
 INLINE enum Dtype factors_as(const bool pairs) { return pairs ? BF16 : FP32; }
 
-/* Steps of a product over n numbers. */
-INLINE size_t steps_of(size_t n, const bool pairs) { return pairs ? ceil_div(n, 2) : n; }
+/* Steps of a product over n numbers, and the most of any type. */
+INLINE size_t steps_of(size_t n, const bool pairs) { return pack_steps(n, factors_as(pairs)); }
+INLINE size_t steps_most(size_t n) { return size_max(n, steps_of(n, true)); }
 
 INLINE void strip_product_of(float *dst, const float *left, const float *right, size_t rows, size_t steps, bool add,
                              const size_t vectors, const bool pairs) {
