@@ -75,7 +75,7 @@ def test_its_kernels_match_the_plain_loops(
 
 @pytest.mark.skipif(MACHINE == "x86_64", reason="a table of ARM and another make the same bits")
 def test_what_its_products_make_of_special_numbers(foreign: dict[str, Path]) -> None:
-    """And that BFMMLA makes the bits of BFDOT, so that a CPU may take the one that it is better at."""
+    """And that BFMMLA makes the bits of BFDOT: a CPU may take either."""
     done = subprocess.run(
         [*EMULATOR, foreign["test_floats"]],
         capture_output=True,
