@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.engine import (
     RAGGED,
@@ -17,16 +18,22 @@ from tests.helpers.engine import (
 GIVEN = 6
 
 
-def trained(native: Native, out: Path, **flags: object) -> tuple[Flags, list[dict[str, object]]]:
+def trained(native: Native, out: Path, **flags: Any) -> tuple[bytes, list[dict[str, Any]]]:
+    """Train; return the weights' bytes and the events."""
     done = succeeded(native("train", out=out, steps=60, events="json", **flags))
-    return {name: (out / name).read_bytes() for name in ("model.bin",)}, json_lines(done.stdout)
+    return (out / "model.bin").read_bytes(), json_lines(done.stdout)
 
 
 def test_the_number_changes_no_bit(native: Native, tmp_path: Path) -> None:
-    flags = {**training_files(tmp_path, RAGGED), "batch_size": 2, "seq_len": 37, "val_every": 30}
-    files, _ = trained(native, tmp_path / "one", threads=1, **flags)
+    flags: Flags = {
+        **training_files(tmp_path, RAGGED),
+        "batch_size": 2,
+        "seq_len": 37,
+        "val_every": 30,
+    }
+    weights, _ = trained(native, tmp_path / "one", threads=1, **flags)
     tried, events = trained(native, tmp_path / "six", threads=GIVEN, fewer_threads=1, **flags)
-    assert tried == files
+    assert tried == weights
     of_one, of_six = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("one", "six"))
     assert without_times(of_six) == without_times(of_one)
     # Whether fewer are faster is up to the machine.
@@ -36,7 +43,7 @@ def test_the_number_changes_no_bit(native: Native, tmp_path: Path) -> None:
 
 
 def test_a_rehearsal_tries_them_too(native: Native, tmp_path: Path) -> None:
-    flags = {**training_files(tmp_path, RAGGED), "batch_size": 2, "seq_len": 37}
+    flags: Flags = {**training_files(tmp_path, RAGGED), "batch_size": 2, "seq_len": 37}
     done = succeeded(
         native("train", threads=GIVEN, fewer_threads=1, dry_run=1, events="json", **flags)
     )
@@ -44,6 +51,6 @@ def test_a_rehearsal_tries_them_too(native: Native, tmp_path: Path) -> None:
 
 
 def test_a_number_that_was_given_stays(native: Native, tmp_path: Path) -> None:
-    flags = {**training_files(tmp_path, RAGGED), "batch_size": 2, "seq_len": 37}
+    flags: Flags = {**training_files(tmp_path, RAGGED), "batch_size": 2, "seq_len": 37}
     _, events = trained(native, tmp_path / "out", threads=GIVEN, **flags)
     assert not [event for event in events if event.get("event") == "threads"]
