@@ -112,11 +112,7 @@ def free_bytes(path: Path) -> int:
 
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside ``path``, where it is made before it is renamed into place.
-
-    Raises:
-        BadData: the disk is full, or the place cannot be written.
-    """
+    """Yield a hidden folder beside ``path``, where it is made before it is renamed into place."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))

@@ -49,19 +49,12 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check.
+    """The result of a check."""
 
-    Attributes:
-        state: how it ended.
-        found: what was found, in one line.
-        advice: what to do about it; empty where nothing is wrong or ``found`` says it.
-        code: the exit code of a failure.
-    """
-
-    state: State
-    found: str
-    advice: str = ""
-    code: ExitCode = ExitCode.OK
+    state: State  # how it ended
+    found: str  # what was found, in one line
+    advice: str = ""  # what to do about it; empty where nothing is wrong or ``found`` says it
+    code: ExitCode = ExitCode.OK  # the exit code of a failure
 
 
 class NoEngine(Exception):
@@ -70,18 +63,12 @@ class NoEngine(Exception):
 
 @dataclass
 class Exam:
-    """What the checks share: earlier ones leave here what later ones need.
+    """What the checks share: earlier ones leave here what later ones need."""
 
-    Attributes:
-        workspace: where datasets and runs go.
-        report: shows the progress of compiling.
-        binary: the engine, once there is one.
-        isas: the instruction sets that it can use on this machine, slowest first.
-    """
-
-    workspace: Workspace
-    report: Report = SILENT
-    binary: Path | None = None
+    workspace: Workspace  # where datasets and runs go
+    report: Report = SILENT  # shows the progress of compiling
+    binary: Path | None = None  # the engine, once there is one
+    # The instruction sets that it can use on this machine, slowest first.
     isas: list[str] = field(default_factory=lambda: [BEST])
 
     @property
@@ -98,17 +85,11 @@ class Exam:
 
 @dataclass(frozen=True)
 class Precision:
-    """A dtype of the linear layers, and the distance from PyTorch that it is allowed.
+    """A dtype of the linear layers, and the distance from PyTorch that it is allowed."""
 
-    Attributes:
-        dtype: ``fp32`` or ``bf16``.
-        step: the largest relative error of a tensor's gradient after one step.
-        steps: the same for the parameters after :data:`STEPS` steps.
-    """
-
-    dtype: str
-    step: float
-    steps: float
+    dtype: str  # ``fp32`` or ``bf16``
+    step: float  # the largest relative error of a tensor's gradient after one step
+    steps: float  # the same for the parameters after :data:`STEPS` steps
 
 
 PRECISIONS = {

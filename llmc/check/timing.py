@@ -75,7 +75,6 @@ class TorchProcess:
     """PyTorch in a process of its own, stopped unless it is being timed: a context manager."""
 
     def __init__(self) -> None:
-        """Prepare; nothing is started yet."""
         argv = [sys.executable, "-m", "llmc.check.torch_bench"]
         self._process = Engine(argv, name="PyTorch", has_stdin=True)
 
@@ -86,7 +85,6 @@ class TorchProcess:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the process."""
         self._process.resume()
         self._process.__exit__(*error)
 

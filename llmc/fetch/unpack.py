@@ -94,18 +94,12 @@ class _Counted(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of an unpacked archive.
+    """The limits of an unpacked archive."""
 
-    Attributes:
-        total_bytes: the bytes of all files together.
-        members: the number of files, folders and links.
-        ratio: unpacked bytes per byte of the archive. Text compresses by 3 to 20.
-        allowance: bytes that are allowed whatever the ratio: small files of zeros are harmless.
-    """
-
-    total_bytes: int = 1 << 40
-    members: int = 1_000_000
-    ratio: int = 200
+    total_bytes: int = 1 << 40  # the bytes of all files together
+    members: int = 1_000_000  # the number of files, folders and links
+    ratio: int = 200  # unpacked bytes per byte of the archive. Text compresses by 3 to 20.
+    # Bytes that are allowed whatever the ratio: small files of zeros are harmless.
     allowance: int = 64 << 20
 
 
@@ -250,11 +244,7 @@ class _Unpacking:
             raise self._refused(f"{name!r} is a device or a pipe")
 
     def _counted(self, name: str) -> str:
-        """Count a member; return its name without ``.`` and double slashes.
-
-        Raises:
-            BadData: it leads out of the folder, or there are too many.
-        """
+        """Count a member; return its name without ``.`` and double slashes."""
         self._members += 1
         if self._members > self.most_members:
             raise self._refused(f"it holds more than {self.most_members:,} members")

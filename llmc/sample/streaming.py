@@ -20,17 +20,11 @@ KEPT: Final = "surrogateescape"
 
 
 class TextPiece(NamedTuple):
-    """The text that one token adds.
+    """The text that one token adds."""
 
-    Attributes:
-        place: the token's position among the tokens fed, from 0.
-        text: the characters that it completes; empty if it ends inside its first character.
-        whole: False if a stop string cut the token.
-    """
-
-    place: int
-    text: str
-    whole: bool = True
+    place: int  # the token's position among the tokens fed, from 0
+    text: str  # the characters that it completes; empty if it ends inside its first character
+    whole: bool = True  # False if a stop string cut the token
 
 
 class TextStream:

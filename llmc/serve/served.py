@@ -40,21 +40,13 @@ def served_model(chosen: SampleModel) -> ServedModel:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that a server offers.
+    """A model that a server offers."""
 
-    Attributes:
-        name: the run's name, or the file's.
-        checkpoint: the file.
-        tokenizer: its tokenizer.
-        settings: the sampling settings of its run.
-        run: the run's folder; None for a file outside a run.
-    """
-
-    name: str
-    checkpoint: Path
+    name: str  # the run's name, or the file's
+    checkpoint: Path  # the file
     tokenizer: Tokenizer
-    settings: SampleConfig
-    run: Path | None
+    settings: SampleConfig  # the sampling settings of its run
+    run: Path | None  # the run's folder; None for a file outside a run
 
     def facts(self, ready: Ready) -> dict[str, Any]:
         """Return the facts that the page shows: shape, size, training, and the engine's memory."""

@@ -57,21 +57,13 @@ def lines_of(files: Sequence[LeftOut]) -> list[str]:
 
 @dataclass(frozen=True)
 class Examined:
-    """What one reading of a file found.
+    """What one reading of a file found."""
 
-    Attributes:
-        size: in bytes.
-        sha256: of its bytes.
-        head: its first bytes, at most ``CHUNK``; compressed as they are.
-        encoding: of its text.
-        fault: why it is not what it should be (None: it is).
-    """
-
-    size: int
-    sha256: str
-    head: bytes
-    encoding: str = UTF8
-    fault: Unreadable | None = None
+    size: int  # in bytes
+    sha256: str  # of its bytes
+    head: bytes  # its first bytes, at most ``CHUNK``; compressed as they are
+    encoding: str = UTF8  # of its text
+    fault: Unreadable | None = None  # why it is not what it should be (None: it is)
 
 
 class Check:

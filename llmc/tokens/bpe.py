@@ -72,10 +72,7 @@ def _words(texts: Iterable[str | tuple[bool, str]]) -> Iterator[str]:
 def _learn_in_child(
     texts: Iterable[str], count: int, total: int | None, report: Report
 ) -> list[str]:
-    """Return what :func:`bpe_child.learn` returns; end the process that runs it on any exception.
-
-    The process may fail, for lack of memory, for example.
-    """
+    """Return what :func:`bpe_child.learn` returns; any exception here ends the child process."""
     command = [sys.executable, "-P", bpe_child.__file__, str(count)]
     last = b""
     with subprocess.Popen(

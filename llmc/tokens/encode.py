@@ -143,12 +143,13 @@ def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
 class HeldEncoder:
     """Encodes batches with a tokenizer that is held as a document.
 
+    With ``special``, the text of a special token becomes that token.
+
     Attributes:
         lost_bytes: bytes of text so far that no token stands for: the vocabulary lacks them.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, special: bool) -> None:
-        """Use ``tokenizer``; with ``special``, the text of a special token becomes that token."""
         import numpy as np
 
         self.lost_bytes = 0

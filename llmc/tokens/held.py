@@ -98,10 +98,9 @@ class HuggingFaceCoder:
 
 
 class CharacterCoder:
-    """A table of characters."""
+    """A table of characters, each with its id."""
 
     def __init__(self, ids: Mapping[str, int]) -> None:
-        """Hold the id of every character."""
         self._ids = ids
         self._by_id = {token: text.encode() for text, token in ids.items()}
 

@@ -73,20 +73,14 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """How the validation split was made.
+    """How the validation split was made."""
 
-    Attributes:
-        rule: ``sample`` (of the documents, by llmc.tokens.split), ``first`` (the first tokens),
-            ``own`` (the text has a validation text) or ``none``.
-        seed: of the sample.
-        documents: whole documents in the sample.
-        runs: runs of tokens in it, of documents that are too long.
-    """
-
+    # ``sample`` (of the documents, by llmc.tokens.split), ``first`` (the first tokens), ``own``
+    # (the text has a validation text) or ``none``.
     rule: str
-    seed: int | None = None
-    documents: int = 0
-    runs: int = 0
+    seed: int | None = None  # of the sample
+    documents: int = 0  # whole documents in the sample
+    runs: int = 0  # runs of tokens in it, of documents that are too long
 
 
 @dataclass(frozen=True)

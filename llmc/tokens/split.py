@@ -31,15 +31,10 @@ SLICE = 1 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """What of a stream validates.
+    """What of a stream validates."""
 
-    Attributes:
-        bounds: begins and ends of its ranges, (n, 2), in order.
-        documents: how many of them are whole documents; the others are runs of long ones.
-    """
-
-    bounds: Bounds
-    documents: int
+    bounds: Bounds  # begins and ends of its ranges, (n, 2), in order
+    documents: int  # how many of them are whole documents; the others are runs of long ones
 
     @property
     def tokens(self) -> int:
@@ -65,10 +60,9 @@ class Sample:
 
 
 class Joined:
-    """Token files as one stream."""
+    """Token files as one stream; a broken one raises BadData."""
 
     def __init__(self, files: Sequence[TokenFile]) -> None:
-        """Map the files; a broken one raises BadData."""
         import numpy as np
 
         self.files = [read_tokens(file.path) for file in files]

@@ -60,31 +60,24 @@ class Coder(Protocol):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A vocabulary and how text becomes ids in it.
+    """A vocabulary and how text becomes ids in it."""
 
-    Attributes:
-        name: ``gpt2``, ``byte``, ``bpe``, ``huggingface``, ``characters`` or the name of a tiktoken
-            encoding.
-        eot: the id that comes before every document: end-of-text, or the newline of a tokenizer
-            that has no end-of-text.
-        vocab_size: V, the largest id plus 1.
-        fingerprint: SHA-256 of everything that decides the ids, in hexadecimal.
-        pattern: the split pattern, in tiktoken's syntax; empty if llmc does not split by it.
-        special_tokens: text -> id.
-        ranks: token -> id, without the special tokens; of tokens with the same bytes, one.
-        ends: whether ``eot`` ends a text.
-        document: what defines a tokenizer that is held as a document; None for others.
-    """
-
+    # ``gpt2``, ``byte``, ``bpe``, ``huggingface``, ``characters`` or the name of a tiktoken
+    # encoding.
     name: str
     encoding: Coder = field(repr=False, compare=False)
+    # The id that comes before every document: end-of-text, or the newline of a tokenizer that has
+    # no end-of-text.
     eot: int
-    vocab_size: int
-    fingerprint: str
+    vocab_size: int  # V, the largest id plus 1
+    fingerprint: str  # SHA-256 of everything that decides the ids, in hexadecimal
+    # The split pattern, in tiktoken's syntax; empty if llmc does not split by it.
     pattern: str = field(repr=False)
-    special_tokens: Mapping[str, int] = field(repr=False)
+    special_tokens: Mapping[str, int] = field(repr=False)  # text -> id
+    # Token -> id, without the special tokens; of tokens with the same bytes, one.
     ranks: Mapping[bytes, int] = field(repr=False, compare=False)
-    ends: bool = True
+    ends: bool = True  # whether ``eot`` ends a text
+    # What defines a tokenizer that is held as a document; None for others.
     document: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -23,23 +23,15 @@ Picture = list[list[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Line:
-    """One curve of a chart.
+    """One curve of a chart."""
 
-    Attributes:
-        points: (x, y) pairs in order of x, joined.
-        spots: more pairs, each drawn as ``spot`` over all curves.
-        mark: a letter set into the curve in places, which tells it from others without colour.
-        spot: the sign for ``spots``.
-        style: rich's name of a colour.
-        spot_style: that of the spots; the curve's unless it is named.
-    """
-
-    points: Sequence[Point]
-    spots: Sequence[Point] = ()
+    points: Sequence[Point]  # (x, y) pairs in order of x, joined
+    spots: Sequence[Point] = ()  # more pairs, each drawn as ``spot`` over all curves
+    # A letter set into the curve in places, which tells it from others without colour.
     mark: str = ""
-    spot: str = "●"
-    style: str = ""
-    spot_style: str = ""
+    spot: str = "●"  # the sign for ``spots``
+    style: str = ""  # rich's name of a colour
+    spot_style: str = ""  # that of the spots; the curve's unless it is named
 
 
 @dataclass(frozen=True)

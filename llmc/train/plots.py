@@ -55,20 +55,13 @@ RAW_POINTS = 1600
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's curve of one metric.
-
-    Attributes:
-        raw: (x, y) of every step.
-        smooth: means of neighbours, fewer; the same as ``raw`` with a window of 1.
-        window: how many steps a mean is taken over.
-        val: (x, validation loss); empty for other metrics.
-    """
+    """One run's curve of one metric."""
 
     run: RunHistory
-    raw: list[Point]
-    smooth: list[Point]
-    window: int
-    val: list[Point]
+    raw: list[Point]  # (x, y) of every step
+    smooth: list[Point]  # means of neighbours, fewer; the same as ``raw`` with a window of 1
+    window: int  # how many steps a mean is taken over
+    val: list[Point]  # (x, validation loss); empty for other metrics
 
     @property
     def name(self) -> str:

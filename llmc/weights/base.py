@@ -34,17 +34,11 @@ STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
 
 @dataclass(frozen=True)
 class Origin:
-    """Facts that are kept when weights change their format.
+    """Facts that are kept when weights change their format."""
 
-    Attributes:
-        step: the training step at which they were saved; 0 if not known.
-        val_loss: the validation loss at that step, if known.
-        tokenizer: the 32 bytes of the tokenizer's fingerprint, if known.
-    """
-
-    step: int = 0
-    val_loss: float | None = None
-    tokenizer: bytes | None = None
+    step: int = 0  # the training step at which they were saved; 0 if not known
+    val_loss: float | None = None  # the validation loss at that step, if known
+    tokenizer: bytes | None = None  # the 32 bytes of the tokenizer's fingerprint, if known
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Origin:
@@ -86,21 +80,13 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor lies in a file.
+    """Where a tensor lies in a file."""
 
-    Attributes:
-        path: the file.
-        dtype: the type by its name in the file's format; a key of ``STORED`` if llmc reads it.
-        shape: the shape as it is stored, the slowest dimension first.
-        start: the first byte.
-        size: the number of bytes.
-    """
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
+    path: Path  # the file
+    dtype: str  # the type by its name in the file's format; a key of ``STORED`` if llmc reads it
+    shape: tuple[int, ...]  # the shape as it is stored, the slowest dimension first
+    start: int  # the first byte
+    size: int  # the number of bytes
 
     def stored(self) -> Stored:
         """Return the tensor, memory-mapped; its type must be a key of ``STORED``."""

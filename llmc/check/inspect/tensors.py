@@ -72,11 +72,7 @@ def say_tensors(
 ) -> None:
     """Add the table of tensors, with statistics if they are asked for.
 
-    Args:
-        made: the description.
-        places: the tensors by name.
-        options: how the file is read.
-        found: the statistics, if they are known; the tensors are not read then.
+    The tensors are not read if the statistics are ``found`` already.
     """
     rows = []
     for name, place in islice(places.items(), MOST_ROWS):

@@ -179,19 +179,12 @@ def _loss(loss: float | None) -> str:
 
 
 class Column(NamedTuple):
-    """A column of the table.
+    """A column of the table."""
 
-    Attributes:
-        title: the heading.
-        text: returns a run's cell.
-        rank: columns of the highest rank are the first that a narrow terminal leaves out.
-        right: right-aligned, as numbers are.
-    """
-
-    title: str
-    text: Callable[[RunHistory], str]
-    rank: int = 0
-    right: bool = True
+    title: str  # the heading
+    text: Callable[[RunHistory], str]  # returns a run's cell
+    rank: int = 0  # columns of the highest rank are the first that a narrow terminal leaves out
+    right: bool = True  # right-aligned, as numbers are
 
     def width(self, found: list[RunHistory], width: int) -> int:
         """Return the width; a name takes at most a fifth of ``width``."""
