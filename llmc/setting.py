@@ -104,7 +104,6 @@ class Checked:
     """
 
     def __post_init__(self) -> None:
-        """Check every field."""
         for name, setting in settings_table(type(self)).items():
             setting.check(getattr(self, name))
 

@@ -83,19 +83,9 @@ class Exam:
         return self.binary
 
 
-@dataclass(frozen=True)
-class Precision:
-    """A dtype of the linear layers, and the distance from PyTorch that it is allowed."""
-
-    dtype: str  # ``fp32`` or ``bf16``
-    step: float  # the largest relative error of a tensor's gradient after one step
-    steps: float  # the same for the parameters after :data:`STEPS` steps
-
-
-PRECISIONS = {
-    "fp32": Precision("fp32", FORWARD_AND_BACKWARD, AFTER_TEN_STEPS),
-    "bf16": Precision("bf16", BF16_STEP, BF16_STEPS),
-}
+# Of each dtype, the largest relative error of a tensor's gradient after one step, and of a
+# parameter after STEPS steps.
+ALLOWED = {"fp32": (FORWARD_AND_BACKWARD, AFTER_TEN_STEPS), "bf16": (BF16_STEP, BF16_STEPS)}
 
 
 def examine(workspace: Workspace, *, report: Report = SILENT) -> Iterator[tuple[str, Finding]]:
@@ -242,29 +232,29 @@ def _isa(exam: Exam) -> Finding:
     return Finding(State.OK, found)
 
 
-def _parity(exam: Exam, *, precision: Precision) -> Finding:
-    known = known_answers()
+def _parity(exam: Exam, *, dtype: str) -> Finding:
+    known, (after_one, after_all) = known_answers(), ALLOWED[dtype]
     wrong: dict[str, str] = {}
     step, steps = [0.0], [0.0]
     with trial(exam.engine) as tried:
         for isa in exam.isas:
             try:
-                first, last = distances(tried.answers(isa, precision.dtype), known)
+                first, last = distances(tried.answers(isa, dtype), known)
             except Interrupted:
                 raise
             except LlmcError as error:
                 wrong[isa] = str(error)
                 continue
-            off = _beyond(first, precision.step, "after one step")
-            off = off or _beyond(last, precision.steps, f"after {STEPS} steps")
+            off = _beyond(first, after_one, "after one step")
+            off = off or _beyond(last, after_all, f"after {STEPS} steps")
             if off:
                 wrong[isa] = off
             step, steps = [*step, *first.values()], [*steps, *last.values()]
     if not wrong:
         isas = ", ".join(exam.isas) or "the engine"
         found = (
-            f"{isas}: {max(step):.0e} off PyTorch after a step ({precision.step:.0e} allowed), "
-            f"{max(steps):.0e} after {STEPS} ({precision.steps:.0e})"
+            f"{isas}: {max(step):.0e} off PyTorch after a step ({after_one:.0e} allowed), "
+            f"{max(steps):.0e} after {STEPS} ({after_all:.0e})"
         )
         return Finding(State.OK, found)
     found = "; ".join(f"{isa or 'the engine'}: {what}" for isa, what in wrong.items())
@@ -320,7 +310,7 @@ CHECKS: dict[str, Callable[[Exam], Finding]] = {
     "engine": _build,
     "memory": _memory,
     "isa": _isa,
-    **{f"parity {name}": partial(_parity, precision=it) for name, it in PRECISIONS.items()},
+    **{f"parity {name}": partial(_parity, dtype=name) for name in ALLOWED},
     "threads": _threads,
     "files": _files,
 }

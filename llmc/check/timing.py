@@ -122,12 +122,11 @@ def in_pairs(
 ) -> Iterator[tuple[Timing, Timing]]:
     """Run both sides in turn and yield each pair; the side that starts alternates."""
     for pair in range(pairs):
-        if pair % 2 == 0:
-            first, second = ours(), theirs()
-            yield first, second
-        else:
+        if pair % 2:
             second, first = theirs(), ours()
-            yield first, second
+        else:
+            first, second = ours(), theirs()
+        yield first, second
 
 
 def comparison(pairs: Sequence[tuple[Timing, Timing]]) -> Event:

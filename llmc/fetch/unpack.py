@@ -59,19 +59,28 @@ EXTENDED = (
 )
 
 
-class _Header(tarfile.TarInfo):
+class DamagedTar(ValueError):
+    """A tar header that is damaged, missing, or too large to be honest."""
+
+
+class StrictHeader(tarfile.TarInfo):
     """A tar header; tarfile alone takes a damaged or missing one after the first for the end."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictHeader:
+        """Return the header in a block.
+
+        Raises:
+            DamagedTar: it is none.
+        """
         try:
             header = super().frombuf(buf, encoding, errors)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise  # the empty block that every tar ends with
         except tarfile.HeaderError as error:
-            raise ValueError(str(error)) from error
+            raise DamagedTar(str(error)) from error
         if header.type in EXTENDED and header.size > HEADER_LIMIT:
-            raise ValueError(f"a header of {header.size:,} bytes")
+            raise DamagedTar(f"a header of {header.size:,} bytes")
         return header
 
 
@@ -220,7 +229,7 @@ class _Unpacking:
         if not is_tar:
             self._write(self._counted(self.archive.stem), plain, count=False)
             return
-        with tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as tar:
+        with tarfile.open(fileobj=plain, mode="r|", tarinfo=StrictHeader) as tar:
             while (member := tar.next()) is not None:
                 self._untar(tar, member)
                 tar.members = []  # type: ignore[attr-defined] # tarfile keeps every header

@@ -173,16 +173,13 @@ class LoadedModel:
     """
 
     def __init__(self, model: SampleModel, generator: Generator) -> None:
-        """Use a generator that was started."""
         self.model = model
         self._generator = generator
 
     def __enter__(self) -> LoadedModel:
-        """Return the model."""
         return self
 
     def __exit__(self, *unused: object) -> None:
-        """Close it."""
         self.close()
 
     def close(self) -> None:

@@ -51,11 +51,7 @@ class Sample:
     ) -> None:
         """Submit the request; the engine starts writing now.
 
-        Args:
-            generator: the engine.
-            tokenizer: makes text of the ids; None: ids only, and no stop strings.
-            request: the prompt and the settings.
-            stops: strings that end the text.
+        Without a ``tokenizer`` there are ids only, and no ``stops``.
 
         Raises:
             Usage: a stop string is empty, or the prompt is too long.

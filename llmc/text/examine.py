@@ -70,7 +70,6 @@ class Check:
     """Checks the bytes of a text as they pass by: are they text, and in which encoding?"""
 
     def __init__(self, name: str, kind: Kind, reading: Reading) -> None:
-        """Take the file's name for messages, and how it is to be read."""
         self._name, self._asked = name, reading.encoding
         self._is_page = kind.format == "html"
         self._decoder: Decoder | None = None

@@ -93,10 +93,9 @@ def _fault_of(error: Exception | str) -> str:
 
 
 class _JsonStream:
-    """The elements of a list, or a sequence of values, in a text too large to parse at once."""
+    """The elements of a list, or a sequence of values, in ``chunks`` too large to parse at once."""
 
     def __init__(self, chunks: Iterable[bytes], name: str) -> None:
-        """Read the text from ``chunks``, split anywhere; messages call it ``name``."""
         self._name = name
         self._decoder = json.JSONDecoder()
         self._chunks = codecs.iterdecode(chunks, "utf-8-sig")

@@ -150,13 +150,9 @@ class HeldEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, special: bool) -> None:
-        import numpy as np
-
         self.lost_bytes = 0
         self._tokenizer, self._special = tokenizer, special
-        self._sizes = np.zeros(tokenizer.vocab_size, np.int64)
-        for token, size in tokenizer.text_sizes().items():
-            self._sizes[token] = size
+        self._sizes = tokenizer.byte_lengths()
         if special:
             for text, token in tokenizer.special_tokens.items():
                 self._sizes[token] = len(text.encode())

@@ -85,15 +85,9 @@ def chart(
 ) -> Picture:
     """Draw curves in braille with axes, without what these cannot show: a NaN, 0 in logarithms.
 
-    Args:
-        lines: the curves; a later one is drawn over an earlier one.
-        width: characters, axis included.
-        height: lines of the picture, without the two of the axis below.
-        log_x: equal ratios are equally far apart, from left to right.
-        log_y: the same, upwards.
-        x_text: how the ends of the axis below are written.
-        y_text: how numbers are written to the left.
-        x_title: what the axis below counts.
+    A later curve is drawn over an earlier one. ``width`` and ``height`` are in characters, the axis
+    to the left included, the two lines of the axis below not. ``log_x`` and ``log_y`` make equal
+    ratios equally far apart. ``x_text`` and ``y_text`` write the numbers of the axes.
 
     Returns:
         ``height + 2`` lines; none where there is no point to show.
@@ -142,7 +136,6 @@ class _Canvas:
     """A grid of characters, each with its colour: braille dots for curves, and signs over them."""
 
     def __init__(self, across: Scale, up: Scale, columns: int, height: int) -> None:
-        """Make an empty canvas of ``columns`` by ``height`` characters."""
         self.across, self.up = across, up
         self.columns, self.height = columns, height
         self.cells = [[(chr(BLANK), "")] * columns for _ in range(height)]
@@ -190,7 +183,6 @@ class Trace:
     """The means of equal stretches of a growing list: few points, however long it gets."""
 
     def __init__(self) -> None:
-        """Begin with no point."""
         self.points: list[Point] = []
         self.stride = 1
         self.seen = 0

@@ -7,6 +7,7 @@ are (out, in), and ``wte`` has its V rows, without padding.
 
 from __future__ import annotations
 
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
@@ -96,6 +97,17 @@ class TensorPlace:
         if self.dtype == "Q8_0":
             shape = (*shape[:-1], stored_bytes(shape[-1], "Q8_0"))
         return Stored(self.dtype, np.memmap(self.path, STORED[self.dtype], "r", self.start, shape))
+
+
+def consecutive(
+    path: Path, kind: str, shapes: Mapping[str, tuple[int, ...]], start: int
+) -> dict[str, TensorPlace]:
+    """Return the places of tensors of one type that follow each other from ``start`` on."""
+    places = {}
+    for name, shape in shapes.items():
+        places[name] = TensorPlace(path, kind, shape, start, stored_bytes(math.prod(shape), kind))
+        start += places[name].size
+    return places
 
 
 class Weights(ABC):

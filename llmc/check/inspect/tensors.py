@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,18 +96,6 @@ def _statistic(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-
-
-def places_of(
-    path: Path, dtype: str, shapes: Mapping[str, tuple[int, ...]], start: int
-) -> dict[str, TensorPlace]:
-    """Return the places of F32 or BF16 tensors that follow each other from ``start`` on."""
-    places = {}
-    for name, shape in shapes.items():
-        size = math.prod(shape) * np.dtype(NUMPY[dtype]).itemsize
-        places[name] = TensorPlace(path, dtype, shape, start, size)
-        start += size
-    return places
 
 
 def moments_of(place: TensorPlace, options: Options) -> Moments:
