@@ -29,7 +29,6 @@ from tests.helpers.generate import line as request
 from tests.programs.torture import watched
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or preloads a library")
-
 COUNTER = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>

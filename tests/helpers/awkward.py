@@ -7,7 +7,6 @@ from pathlib import Path
 import llmc.tokens.tokenizer as under_test
 
 SOURCES = [path.read_text() for path in sorted(Path(under_test.__file__).parent.rglob("*.py"))]
-
 AWKWARD = [
     "",
     " ",

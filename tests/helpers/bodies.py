@@ -6,9 +6,7 @@ import hashlib
 from pathlib import Path
 
 BODY = bytes(range(251)) * 4000  # a megabyte without a period of a power of two
-
 SIZE = len(BODY)
-
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
 

@@ -33,7 +33,6 @@ TEXTS = [
 
 # zstd finds damage where it keeps a checksum, as its command line does.
 CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
-
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.compress,

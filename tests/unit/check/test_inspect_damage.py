@@ -58,7 +58,6 @@ def samples(
 
 
 SIZED = ("tokens", "wide", "checkpoint", "safetensors", "gguf", "tokenizer.bin")
-
 EXTREMES = (0, 1, 127, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1)
 
 
