@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from llmc.cli.views.inspection import show
 from llmc.errors import Usage
 from tests.conftest import Llmc
 from tests.helpers.inspecting import asked, looked_at
+from tests.helpers.workspace import assert_left_in_peace
 
 # What is no such thing
 
@@ -110,18 +110,7 @@ def test_a_wrong_command_line(line: Llmc) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(line: Llmc) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [*line.command, "inspect", "data/texts"],
-        cwd=line.workspace,
-        env=line.env(),
-        stdout=write,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
-    os.close(write)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert_left_in_peace(line, "inspect", "data/texts")
 
 
 @pytest.mark.parametrize("width", [80, 120])
