@@ -77,6 +77,8 @@ class StrictHeader(tarfile.TarInfo):
             header = super().frombuf(buf, encoding, errors)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise  # the empty block that every tar ends with
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            raise DamagedTar("its end is missing") from error
         except tarfile.HeaderError as error:
             raise DamagedTar(str(error)) from error
         if header.type in EXTENDED and header.size > HEADER_LIMIT:

@@ -82,6 +82,7 @@ def test_a_damaged_tar_does_not_end_early_in_silence(workspace: Workspace) -> No
     path = workspace.root / "x.tar"
     for damaged in (
         whole[:second] + b"\xff" + whole[second + 1 :],
+        whole[:second],  # between two files
         whole[: second + 100],
         whole[: second + 600],
         b"not a tar" * 200,
