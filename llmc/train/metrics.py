@@ -150,7 +150,7 @@ class Progress:
     val: list[Point] = field(default_factory=list)  # (step, validation loss) pairs
     # The standard error of the validation losses that have one, by step.
     val_errors: dict[int, float] = field(default_factory=dict)
-    # The engine's first event: parameters, isa, threads, memory in bytes.
+    # The engine's first event: parameters, isa, threads in use, memory in bytes.
     start: Event = field(default_factory=dict)
     last: Event = field(default_factory=dict)  # the newest event about a training step
     # Training time: the sum of all steps, without validation, samples and saving.
@@ -185,6 +185,8 @@ class Progress:
         elif event["event"] == "start":
             self.start = event
             self.steps = event["steps"]
+        elif event["event"] == "threads":
+            self.start = {**self.start, "threads": event["threads"]}
         elif event["event"] == "sample":
             self.sample = detokenize(event["tokens"])
         elif event["event"] == "saved":
