@@ -57,7 +57,7 @@ class Reading:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that may hold a record's text, the first first; empty: the usual one."""
+        """The fields that may hold a record's text, in order of preference; empty: ``text``."""
         return (self.field,) if isinstance(self.field, str) else self.field or ()
 
     @property

@@ -61,7 +61,7 @@ def json_documents(chunks: Iterable[bytes], fields: Sequence[str], name: str) ->
 def is_one_json(head: bytes) -> bool:
     """Return whether what is called JSON Lines is one JSON text over several lines.
 
-    ``head`` are its first bytes. It is a list, or its first value does not end on its line.
+    ``head`` is its first bytes. It is a list, or its first value does not end on its line.
     """
     start = head.lstrip()
     if start.startswith(b"["):

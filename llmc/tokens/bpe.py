@@ -1,4 +1,4 @@
-"""Train a byte-level BPE on a text of any size: bounded memory, progress, an end at Ctrl-C."""
+"""Train a byte-level BPE on a text of any size, in bounded memory; Ctrl-C ends it at once."""
 
 from __future__ import annotations
 

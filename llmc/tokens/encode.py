@@ -40,7 +40,7 @@ CUT_AT_BLANKS = re.compile(r"(?<=\S) ")
 
 FAST_SCHEMES = {"cl100k_base": "cl100k", "o200k_base": "o200k"}  # gigatoken's names of patterns
 SAMPLES = 8
-OWN_ENCODINGS = 16  # GPT-2's takes 11 MB and 30 ms
+OWN_ENCODINGS = 16  # threads with an encoding of their own; GPT-2's takes 11 MB and 30 ms
 
 
 # Text in order: documents, or their pieces, each with whether it begins a document.

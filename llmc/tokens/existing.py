@@ -1,4 +1,4 @@
-"""Datasets that are there already: found again, named by their folder, and not replaced unasked."""
+"""Existing datasets: find one again, name one by its folder, and replace none unasked."""
 
 from __future__ import annotations
 

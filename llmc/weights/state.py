@@ -43,7 +43,7 @@ class TrainingState:
     update_tokens: int  # tokens in an update
     best_val_loss: float | None  # the lowest so far; None: there was no validation
     seconds: float  # training time over all resumes
-    to_beat: float | None  # the next validation loss must be below; None: there was none
+    to_beat: float | None  # the loss that a validation has to go below; None: there was none
     waited: int  # validations since that one
     skipped: int  # skipped updates
     judged: int  # steps whose loss and norm are in the windows
