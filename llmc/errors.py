@@ -24,14 +24,10 @@ class ExitCode(IntEnum):
 
 
 class LlmcError(Exception):
-    """An error with a message for the person at the terminal and an exit code for scripts.
-
-    Attributes:
-        commands: the commands that continue the work, as they are typed.
-    """
+    """An error with a message for the person at the terminal and an exit code for scripts."""
 
     exit_code = ExitCode.INTERNAL
-    commands: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()  # the commands that continue the work, as they are typed
 
     def __init_subclass__(cls, *, exit_code: ExitCode | None = None) -> None:
         if exit_code is not None:

@@ -111,19 +111,12 @@ def consecutive(
 
 
 class Weights(ABC):
-    """A GPT-2 in a file. Opening it reads only headers and checks names, shapes and types.
+    """A GPT-2 in a file. Opening it reads only headers and checks names, shapes and types."""
 
-    Attributes:
-        path: the file, for messages.
-        config: the model's shape.
-        origin: the step, loss and tokenizer recorded in the file.
-        notes: a sentence for each thing that the reader left out or changed.
-    """
-
-    path: Path
-    config: ModelConfig
-    origin: Origin = Origin()
-    notes: tuple[str, ...] = ()
+    path: Path  # the file, for messages
+    config: ModelConfig  # the model's shape
+    origin: Origin = Origin()  # the step, loss and tokenizer recorded in the file
+    notes: tuple[str, ...] = ()  # a sentence for each thing that the reader left out or changed
 
     @abstractmethod
     def stored(self, name: str, layer: int = 0) -> Stored:
@@ -186,20 +179,14 @@ class NamedWeights(Weights):
     """A GPT-2 whose file has a tensor per layer under a name of its own.
 
     A subclass sets the table of names and calls :meth:`check` before anything is read.
-
-    Attributes:
-        entries: the tensors of the file by name.
-        names: the file's names by llmc's; ``{}`` takes the layer.
-        head: the file's name of the output matrix. A file may repeat the embedding there.
-        readable: the types that llmc reads.
-        layers_in: what records the number of layers, for a message.
     """
 
-    entries: Mapping[str, Tensor]
-    names: ClassVar[Mapping[str, str]]
+    entries: Mapping[str, Tensor]  # the tensors of the file by name
+    names: ClassVar[Mapping[str, str]]  # the file's names by llmc's; ``{}`` takes the layer
+    # The file's name of the output matrix. A file may repeat the embedding there.
     head: ClassVar[str]
-    readable: ClassVar[Collection[str]]
-    layers_in: ClassVar[str]
+    readable: ClassVar[Collection[str]]  # the types that llmc reads
+    layers_in: ClassVar[str]  # what records the number of layers, for a message
 
     def stored(self, name: str, layer: int = 0) -> Stored:
         """Return one tensor of one layer, memory-mapped if the file allows."""
