@@ -39,10 +39,10 @@ def left_out(name: str, error: BadData) -> LeftOut:
     return LeftOut(name, str(error).removeprefix(name).lstrip(":, "))
 
 
-def sentence_of(files: Sequence[LeftOut], most: int = 3) -> str:
-    """Return some of the files that are left out, each with its reason."""
-    shown = "; ".join(f"{file.name} {file.reason}" for file in files[:most])
-    return f"{shown}; and {len(files) - most:,} more" if len(files) > most else shown
+def sentence_of(files: Sequence[LeftOut]) -> str:
+    """Return three of the files that are left out, each with its reason, and how many more."""
+    shown = "; ".join(f"{file.name} {file.reason}" for file in files[:3])
+    return f"{shown}; and {len(files) - 3:,} more" if len(files) > 3 else shown
 
 
 def lines_of(files: Sequence[LeftOut]) -> list[str]:

@@ -275,14 +275,8 @@ def _other_file(raw: bytes, name: str) -> str:
     )
 
 
-def read_checkpoint(
-    path: Path, *, verify: bool = True
-) -> tuple[CheckpointHeader, dict[str, Floats]]:
+def read_checkpoint(path: Path) -> tuple[CheckpointHeader, dict[str, Floats]]:
     """Read a whole checkpoint as float32: memory-mapped, or widened if it is bfloat16.
-
-    Args:
-        path: the file.
-        verify: compare the payload with the checksum, where the file has one.
 
     Returns:
         The header, and the arrays in the shapes of :func:`~llmc.model.tensor_shapes`.
@@ -294,8 +288,7 @@ def read_checkpoint(
     import numpy as np
 
     header = read_header(path)
-    if verify:
-        verify_checksum(path, header)
+    verify_checksum(path, header)
     tensors = {}
     for name, place in header.places(path).items():
         stored = place.stored()
