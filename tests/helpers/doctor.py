@@ -10,8 +10,9 @@ from llmc.cli.context import Context
 OF_THE_ENGINE = ["memory", "isa", "parity fp32", "parity bf16", "threads", "files"]
 
 
-def report(here: Context) -> dict[str, Finding]:
-    return dict(examine(here.workspace))
+def report(here: Context, *names: str) -> dict[str, Finding]:
+    """Return what these checks of the engine find; without names, what all checks find."""
+    return dict(examine(here.workspace, ["engine", "isa", *names] if names else []))
 
 
 def states(done_stdout: str) -> dict[str, str]:

@@ -101,7 +101,7 @@ def test_a_slower_isa_than_need_be(
     here: Context, isas: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMC_ISA", "reference")
-    found = report(here)
+    found = report(here, "memory", "files")
     assert found["isa"].state is State.WARNING
     assert found["isa"].advice == f"unset LLMC_ISA: {isas[-1]} is faster"
     assert {name for name, it in found.items() if it.state is not State.OK} == {"isa"}
@@ -127,7 +127,7 @@ def test_a_number_that_differs(
     row: list[float] = getattr(wrong, table)[name]
     row[1] += 0.01 * row[0]
     monkeypatch.setattr(doctor, "known_answers", lambda: wrong)
-    found = report(here)
+    found = report(here, "parity fp32", "parity bf16")
     assert [n for n, it in found.items() if it.state is not State.OK] == ["parity fp32"]
     parity = found["parity fp32"]
     assert (parity.state, parity.code) == (State.FAILED, ExitCode.INTERNAL)
@@ -185,7 +185,7 @@ def test_an_engine_that_computes_something_else(
     fault: str, wrapped: Path, native: Native, here: Context
 ) -> None:
     write_wrapper(wrapped, native, before=fault)
-    found = report(here)["parity fp32"]
+    found = report(here, "parity fp32")["parity fp32"]
     assert found.state is State.FAILED
     assert "report" in found.advice
 
@@ -197,7 +197,7 @@ def test_one_instruction_set_that_crashes(
     best, next_best = isas[-1], isas[-2]
     crash = f"if isa == {best!r}: os.kill(os.getpid(), 4)"
     write_wrapper(wrapped, native, before=crash)
-    found = report(here)
+    found = report(here, "parity fp32", "threads", "files")
     parity = found["parity fp32"]
     assert parity.state is State.FAILED
     assert f"{best}: the engine ended with SIGILL" in parity.found
@@ -223,7 +223,7 @@ def test_threads_that_make_a_difference(
     faults: dict[str, str], what: str, wrapped: Path, native: Native, here: Context
 ) -> None:
     write_wrapper(wrapped, native, **faults)
-    found = report(here)
+    found = report(here, "parity fp32", "threads", "files")
     assert [name for name, it in found.items() if it.state is State.FAILED] == ["threads"]
     assert found["threads"].found.startswith(f"plain: 3 threads make other {what} than one;")
     assert found["threads"].code == ExitCode.INTERNAL
@@ -245,7 +245,7 @@ def test_a_bit_that_is_lost_on_the_way(  # noqa: PLR0917 -- what pytest hands in
     fault: str, code: ExitCode, said: str, wrapped: Path, native: Native, here: Context
 ) -> None:
     write_wrapper(wrapped, native, after=fault)
-    files = report(here)["files"]
+    files = report(here, "files")["files"]
     assert (files.state, files.code) == (State.FAILED, code)
     assert said in files.found
 
@@ -254,7 +254,7 @@ def test_a_bit_that_is_lost_on_the_way(  # noqa: PLR0917 -- what pytest hands in
 def test_weights_that_come_back_changed(wrapped: Path, native: Native, here: Context) -> None:
     changed = "if flags.get('--steps') == '0': flags['--steps'] = '1'"
     write_wrapper(wrapped, native, before=changed)
-    found = report(here)
+    found = report(here, "threads", "files")
     assert [name for name, it in found.items() if it.state is State.FAILED] == ["files"]
     assert "a checkpoint in fp32 came back with another wte;" in found["files"].found
 

@@ -93,7 +93,7 @@ def test_a_small_machine_is_warned(here: Context, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(doctor, "NEEDED_DISK", 1e18)
     monkeypatch.setattr(machine, "memory", lambda _: Memory(4 * 10**9, 10**9))
     monkeypatch.setattr(machine, "huge_pages", lambda: "never")
-    found = report(here)
+    found = report(here, "memory", "huge pages", "cache", "workspace")
     warned = {name for name, it in found.items() if it.state is State.WARNING}
     assert warned == {"memory", "huge pages", "cache", "workspace"}
     assert found["memory"].found == "1.00 GB available to a run; the machine has 4.00 GB"
