@@ -36,7 +36,6 @@ class Ui:
     def __init__(
         self, *, json: bool = False, quiet: bool = False, typed: str | None = None
     ) -> None:
-        """Print nothing yet."""
         self.json = json
         self.quiet = quiet
         self.typed = program() if typed is None else typed

@@ -92,13 +92,10 @@ class Engine:
         name: str = "the engine",
         has_stdin: bool = False,
     ) -> None:
-        """Prepare a run; nothing is started yet.
+        """Prepare a run of ``argv`` with more environment variables; nothing is started yet.
 
-        Args:
-            argv: the program and its arguments.
-            env: environment variables to add.
-            name: what error messages call the program (PyTorch is run in the same way).
-            has_stdin: :meth:`send` can be used; otherwise stdin is empty.
+        Error messages call the program ``name``. With ``has_stdin``, :meth:`send` can be used;
+        otherwise stdin is empty.
         """
         self._argv = list(argv)
         self._env = {**os.environ, **(env or {})}
@@ -137,7 +134,7 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the engine if it still runs, and restore the signal handlers."""
+        """End the engine if it still runs."""
         try:
             child = self._running()
             assert child.stdout is not None and child.stderr is not None

@@ -42,7 +42,6 @@ class Completions:
         batch: EngineBatch,
         metrics: ServerMetrics,
     ) -> None:
-        """Answer for the model of that name, within the limits of one request."""
         self.model = model
         self.limits = limits
         self.batch = batch
@@ -130,11 +129,7 @@ class Completions:
         ]
 
     async def _ids(self, prompt: str | list[int], truncate: int | None) -> list[int]:
-        """Return a prompt's ids; end-of-text for an empty one.
-
-        Raises:
-            Refused: it is longer than the context, or has a character without a token.
-        """
+        """Return a prompt's ids; end-of-text for an empty one."""
         most = self.limits.positions - 1
         if isinstance(prompt, list):
             if len(prompt) > most:
@@ -177,18 +172,13 @@ def _too_long(count: str, most: int) -> Refused:
 
 @dataclass
 class Answer:
-    """The answer to one request while its job is written.
+    """The answer to one request while its job is written."""
 
-    Attributes:
-        head: the fields that every part of it begins with.
-        with_usage: a stream ends with the usage.
-    """
-
-    head: dict[str, Any]
+    head: dict[str, Any]  # the fields that every part of it begins with
     choices: list[ChoiceWriter]
     job: Job
     prompt_tokens: int
-    with_usage: bool
+    with_usage: bool  # a stream ends with the usage
     metrics: ServerMetrics
     left: bool = False
 

@@ -99,11 +99,7 @@ def _parquet(stream: BinaryIO, name: str) -> pq.ParquetFile:
 
 
 def _columns(file: pq.ParquetFile, fields: Sequence[str], name: str) -> list[tuple[str, str]]:
-    """Return those of ``fields`` that are there: the column of each, and its path.
-
-    Raises:
-        NoField: there is none, it is not text, or two columns have its name.
-    """
+    """Return those of ``fields`` that are there: the column of each, and its path."""
     schema = file.schema_arrow
     found = [(first_step(field, schema.names), field) for field in fields]
     found = [(column, field) for column, field in found if column in schema.names]

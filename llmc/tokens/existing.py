@@ -1,4 +1,4 @@
-"""Datasets that are there already: found again, named by their folder, and not replaced unasked."""
+"""Existing datasets: find one again, name one by its folder, and replace none unasked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 def intact_dataset(
     folder: Path, source: Sequence[dict[str, Any]], tokenizer: str | Tokenizer
 ) -> Manifest | None:
-    """Return the dataset in ``folder`` if it is undamaged and was made of this.
-
-    Args:
-        folder: of the dataset.
-        source: the records of the text.
-        tokenizer: a tokenizer, or what names one.
+    """Return the dataset in ``folder`` if it is undamaged and made from this text and tokenizer.
 
     Raises:
         Usage: the tokenizer is unknown.
@@ -39,14 +34,8 @@ def check_replaced(
 ) -> None:
     """Refuse to replace a dataset that was made of something else, because runs refer to it.
 
-    Args:
-        folder: where a dataset is to be written.
-        source: the records of its text.
-        tokenizer: a tokenizer, or what names one.
-        force: replace it all the same.
-
     Raises:
-        Usage: there is such a dataset, and not ``force``.
+        Usage: there is such a dataset in ``folder``, and not ``force``.
     """
     if force or not (folder / FILENAME).exists():
         return
@@ -77,17 +66,14 @@ def _difference(
 
 
 def _texts(source: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of a text without where it lies: a workspace may be moved or copied."""
+    """Return the records of a text without its paths: a workspace may be moved or copied."""
     return [{key: value for key, value in each.items() if key != "path"} for each in source]
 
 
 def dataset_named(inputs: Sequence[str]) -> Manifest | None:
     """Return the dataset whose own folder is the only input; None if that is text.
 
-    A folder of text in which its dataset lies too is text.
-
-    Raises:
-        BadData: its manifest cannot be read.
+    A folder of text in which its dataset lies too is text, and so is one with a broken manifest.
     """
     folder = Path(inputs[0]) if len(inputs) == 1 else None
     if folder is None or not (folder / FILENAME).is_file():

@@ -27,31 +27,20 @@ from llmc.weights.sources import run_weights
 
 @dataclass(kw_only=True)
 class RunHistory(Metrics):
-    """One run: its numbers, and what else its folder tells.
+    """One run: its numbers, and what else its folder tells."""
 
-    Attributes:
-        name: its folder's.
-        settings: the tables of config.toml.
-        dataset: what it trained on, if known.
-        parameters: how many the model has, if known.
-        saved_step: the step its checkpoint was saved at; None without a checkpoint.
-        offered_step: the step of the weights that sample, serve, eval and export-weights use.
-        running: a trainer holds the run.
-        updated: when it was last written to, in seconds since 1970; 0 if never.
-        started: the same of its settings alone.
-        problems: what is wrong with its files, one sentence each.
-    """
-
-    name: str
+    name: str  # its folder's
     folder: Path
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    dataset: str | None = None
-    parameters: int | None = None
-    saved_step: int | None = None
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # the tables of config.toml
+    dataset: str | None = None  # what it trained on, if known
+    parameters: int | None = None  # how many the model has, if known
+    saved_step: int | None = None  # the step its checkpoint was saved at; None without a checkpoint
+    # The step of the weights that sample, serve, eval and export-weights use.
     offered_step: int | None = None
-    running: bool = False
-    updated: float = 0.0
-    started: float = 0.0
+    running: bool = False  # a trainer holds the run
+    updated: float = 0.0  # when it was last written to, in seconds since 1970; 0 if never
+    started: float = 0.0  # the same of its settings alone
+    # What is wrong with its files, one sentence each.
     problems: list[str] = field(default_factory=list)
 
     def _setting(self, name: str) -> int | None:

@@ -17,23 +17,15 @@ from llmc.weights.checkpoint import CheckpointHeader
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on.
+    """What to train on."""
 
-    Attributes:
-        name: the dataset's, which names the run.
-        train: token file, or a glob pattern that finds several.
-        val: token file or pattern; None where there is none.
-        manifest: the dataset's of the first training file that has one; None for bare token files.
-        tokenizer: what made them; None where that is not known.
-        others: the manifests of further datasets that the files belong to.
-    """
-
-    name: str
-    train: Path
-    val: Path | None
+    name: str  # the dataset's, which names the run
+    train: Path  # token file, or a glob pattern that finds several
+    val: Path | None  # token file or pattern; None where there is none
+    # The dataset's of the first training file that has one; None for bare token files.
     manifest: Manifest | None = None
-    tokenizer: Tokenizer | None = None
-    others: tuple[Manifest, ...] = ()
+    tokenizer: Tokenizer | None = None  # what made them; None where that is not known
+    others: tuple[Manifest, ...] = ()  # the manifests of further datasets that the files belong to
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
@@ -132,11 +124,7 @@ def _manifests(paths: Sequence[Path], vouching: dict[Path, Manifest]) -> list[Ma
 
 
 def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
-    """Refuse datasets whose ids mean different tokens.
-
-    Raises:
-        BadData: the message names two of them.
-    """
+    """Refuse datasets whose ids mean different tokens."""
     for other in manifests[1:]:
         first, mine, theirs = manifests[0], manifests[0].tokenizer, other.tokenizer
         if mine.fingerprint != theirs.fingerprint:
@@ -148,12 +136,7 @@ def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
 
 
 def _check_files(manifest: Manifest) -> None:
-    """Refuse a folder with other files than its manifest: the engine takes what a pattern finds.
-
-    Raises:
-        MissingOutput: a file is not there, or the dataset is only a part of one.
-        BadData: there are files that the manifest does not name.
-    """
+    """Refuse a folder with other files than its manifest: the engine takes what a pattern finds."""
     if manifest.part is not None:
         raise MissingOutput(
             f"{manifest.folder} is part {manifest.part.index} of {manifest.part.of} of "

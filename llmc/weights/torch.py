@@ -18,11 +18,11 @@ from llmc.kinds import HEAD_BYTES, not_data
 from llmc.weights.number_types import Stored
 from llmc.weights.safetensors import INDEX_SUFFIX, read_parts
 
-# torch's name of a type -> ours.
 WRAPPERS = ("model_state_dict", "state_dict", "module", "model")  # keys, of trainers' checkpoints
 # What distributed training, torch.compile and Lightning put before the names.
 PREFIXES = ("module.", "_orig_mod.", "model.", "_forward_module.", "network.", "net.")
 SEEN = 8  # names of a file in a message
+# torch's name of a type -> ours.
 KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
