@@ -65,7 +65,9 @@ Data = Annotated[
     ),
 ]
 Layers = Annotated[int | None, of_random("Layers.", "N")]
-Heads = Annotated[int | None, of_random("Heads.", "N")]
+Heads = Annotated[
+    int | None, of_random("Heads; also of a state dict that does not record them.", "N")
+]
 Channels = Annotated[int | None, of_random("Channels.", "N")]
 Positions = Annotated[int | None, of_random("Positions.", "N")]
 VocabSize = Annotated[int | None, of_random("Vocabulary.", "N")]
@@ -92,8 +94,8 @@ def export_weights(
 ) -> None:
     """Write weights to train from, or for another program.
 
-    For a file without a config.json beside it, heads of 64 channels are assumed, as in every GPT-2
-    that OpenAI published.
+    Of tensors without a config.json, heads of 64 channels are assumed, as in every GPT-2 that
+    OpenAI published; --heads names another number.
     """
     ctx: Context = typer_context.obj
     dimensions = (layers, heads, channels, context, vocab_size)
