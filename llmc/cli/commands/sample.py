@@ -187,13 +187,15 @@ def _talk(
 
 
 def _prompt_ids(ctx: Context, model: SampleModel, prompt: str, *, special: bool) -> list[int]:
-    """Return the ids of a prompt; say which special tokens in it are taken as text."""
+    """Return the ids of a prompt; say what is not taken as it stands."""
     if not prompt or model.tokenizer is None:
         return []
     written = [text for text in model.tokenizer.special_tokens if text in prompt]
     if written and not special:
         ctx.ui.note(f"{written[0]} in the prompt is taken as text; with --special it is a token")
-    return model.tokenizer.encode(prompt, special=special)
+    if model.unix and "\r" in prompt:
+        ctx.ui.note("line ends CR LF and CR in the prompt became LF, as in texts to train on")
+    return model.ids(prompt, special=special)
 
 
 def _argv(ctx: Context, job: _Job, threads: int | None, *, interactive: bool) -> list[str]:
