@@ -117,7 +117,8 @@ def find_tokenized(
         return None
     source = open_source(workspace, inputs, options.reading)
     folder = options.out or workspace.data / source.name
-    made = intact_dataset(folder, source.records, options.tokenizer or DEFAULT_TOKENIZER)
+    tokenizer = options.tokenizer or DEFAULT_TOKENIZER
+    made = intact_dataset(folder, source.records, tokenizer, source.older)
     wanted = options.val_tokens, options.val_fraction
     return made if wanted == (None, None) or made is None else None
 
@@ -162,7 +163,7 @@ def _tokenize_text(
     has_own_val, first = source.val_parts is not None, _is_registered(source.records)
     folder = options.out or workspace.data / source.name
     if part is None:
-        check_replaced(folder, source.records, spec, force=options.force)
+        check_replaced(folder, source.records, spec, source.older, force=options.force)
     record = None
     if part is None:
         cut = _cut_of(
