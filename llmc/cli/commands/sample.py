@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -151,7 +152,10 @@ def sample(
         if (warning := prompt_note(len(job.ids), chosen.config.context)) is not None:
             ctx.ui.note(warning)
         _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
-    ctx.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+    if chosen.tokenizer is not None:
+        named = ["--run", run] if run is not None else ["--model", str(model)] if model else []
+        flags = ["-i" if decode else "--decode", *named, *(["--last"] if last else [])]
+        ctx.ui.next(shlex.join(["llmc", "sample", *flags]))
 
 
 def _check_texts(stop: list[str] | None, *, special: bool, has_prompt: bool) -> None:
