@@ -27,6 +27,7 @@ from llmc.tokens.merge import find_parts, folder_name, range_of
 from llmc.tokens.nanogpt import META
 from llmc.tokens.pipeline import Feed, text_tasks
 from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS, Cut
+from llmc.tokens.split import Joined
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
@@ -239,7 +240,13 @@ def _import_tokens(
         raise Usage(f"the token files are already in {made.folder}: choose another --out")
     check_replaced(made.folder, records, tokenizer, force=options.force)
     size = sum(record["bytes"] for record in records)
-    return _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
+    done = _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
+    if not Joined(done.manifest.token_files("train")).holds(tokenizer.eot):
+        report.note(
+            "the tokens to train on have no end-of-text, with which a sample without a prompt "
+            "begins: give samples a --prompt"
+        )
+    return done
 
 
 def _merge_parts(

@@ -86,6 +86,14 @@ class Joined:
                 found.append(np.flatnonzero(ids[at : min(at + SLICE, end)] == token) + first + at)
         return np.concatenate(found)
 
+    def holds(self, token: int) -> bool:
+        """Return whether ``token`` is among the tokens."""
+        return any(
+            (ids[at : at + SLICE] == token).any()
+            for ids in self.files
+            for at in range(0, len(ids), SLICE)
+        )
+
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return the tokens at ``positions``, (n,)."""
         import numpy as np
