@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -48,14 +49,21 @@ OTHERS = (
 )
 # Beginnings of files under any name.
 STARTS = ((b"\x89HDF\r\n", TENSORFLOW), (b"model_checkpoint_path:", CHECKPOINT))
+SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.safetensors|\.bin)")
 FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".gguf", ".bin")  # that may be a model
 
 
 def foreign_file(path: Path, head: bytes = b"") -> str | None:
     """Return a sentence on a file of weights that llmc does not read; None if it may read it.
 
-    ``head`` are its first bytes.
+    It is another program's, or one of several files of a model. ``head`` are its first bytes.
     """
+    if (match := SHARD.fullmatch(path.name)) is not None and int(match[2]) > 1:
+        index = path.with_name(f"{match[1]}{match[3]}.index.json")
+        one = f"{path} is one of {int(match[2])} files of a model"
+        if index.is_file():
+            return f"{one}: name their index {index}, or the folder"
+        return f"{one}, and their index {index.name} is not there: get it too"
     found = [what for pattern, what in OTHERS if fnmatch(path.name, pattern)]
     found += [what for start, what in STARTS if head.startswith(start)]
     return f"{path} is {_in(found[0], path.parent)}" if found else None
@@ -67,6 +75,9 @@ def foreign_folder(folder: Path) -> str | None:
     for pattern, what in OTHERS:
         if any(fnmatch(each.name, pattern) for each in entries):
             return f"{folder} holds {_in(what, folder)}"
+    for each in entries:
+        if SHARD.fullmatch(each.name):
+            return foreign_file(each)
     models = [each for each in entries if each.suffix in FILES and each.is_file()]
     models += [each for each in entries if each.is_dir() and (each / "config.json").is_file()]
     if not models:

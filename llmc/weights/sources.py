@@ -133,6 +133,8 @@ def open_weights(path: Path, heads: int | None = None) -> Weights:
     """
     from llmc.weights.huggingface import CONFIG_FILE, HuggingFaceModel
 
+    if not path.is_dir() and (sentence := foreign_file(path)) is not None:
+        raise BadData(sentence)
     if path.is_dir() or path.name.endswith((".safetensors", INDEX_SUFFIX)):
         folder = path if path.is_dir() else path.parent
         _refuse_heads(path, heads if (folder / CONFIG_FILE).is_file() else None)

@@ -17,7 +17,11 @@ from llmc.model import ModelConfig
 from llmc.weights.base import Weights
 from llmc.weights.sources import open_weights
 from tests.helpers.engine import some_tensors
-from tests.helpers.foreign_files import huggingface_tensors, write_huggingface_config
+from tests.helpers.foreign_files import (
+    huggingface_tensors,
+    write_huggingface,
+    write_huggingface_config,
+)
 
 torch = pytest.importorskip("torch")
 CONFIG = ModelConfig(2, 4, 64, 8, 20)
@@ -204,3 +208,21 @@ def test_an_adapter_s_tensors_are_named(tmp_path: Path) -> None:
     save_file({name: np.zeros((4, 64), np.float32)}, tmp_path / "a.safetensors")
     with pytest.raises(BadData, match="adapter of peft"):
         open_weights(tmp_path / "a.safetensors")
+
+
+def test_one_of_several_files_leads_to_all(tmp_path: Path) -> None:
+    folder = write_huggingface(tmp_path / "m", CONFIG, shards=2)
+    agrees(open_weights(folder))
+    first = folder / "model-00001-of-00002.safetensors"
+    with pytest.raises(BadData, match=r"one of 2 files .*model\.safetensors\.index\.json"):
+        open_weights(first)
+    index = folder / "model.safetensors.index.json"
+    agrees(open_weights(index))
+    gone = folder / "model-00002-of-00002.safetensors"
+    gone.rename(tmp_path / "elsewhere")
+    with pytest.raises(MissingOutput, match="model-00002-of-00002"):
+        open_weights(folder)
+    index.unlink()
+    for place in (first, folder):
+        with pytest.raises((BadData, MissingOutput), match="is not there: get it too"):
+            open_weights(place)
