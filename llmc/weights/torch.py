@@ -109,7 +109,8 @@ def _inert_globals(path: Path) -> list[Any]:
 
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     # "torch." are storages and modules: a whole model is more than its weights.
-    return [(_Inert(name, (), {}), name) for name in names if not name.startswith("torch.")]
+    inert = {"__new__": lambda cls, *args: object.__new__(cls)}
+    return [(_Inert(name, (), inert), name) for name in names if not name.startswith("torch.")]
 
 
 def state_in(loaded: Any) -> Any:

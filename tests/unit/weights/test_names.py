@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -98,11 +98,15 @@ class GPTConfig:
     n_embd: int = 64
 
 
+class Point(NamedTuple):
+    x: int
+
+
 TRAINERS: dict[str, Callable[[], Any]] = {
     "a dataclass": lambda: {"model": linear(), "config": GPTConfig(), "step": 7, "val_loss": 3.5},
     "a namespace": lambda: {
         "state_dict": linear("module.transformer."),
-        "args": argparse.Namespace(heads=4, out=Path("runs/a")),
+        "args": argparse.Namespace(heads=4, out=Path("runs/a"), at=Point(1)),
         "global_step": 7,
         "best_val_loss": torch.tensor(3.5),
     },
