@@ -117,10 +117,7 @@ def export_weights(
     """
     if data is not None and to != "llm.c":
         raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
-    given = {name: size for name, size in (shape or {}).items() if size is not None}
-    found = _random(source, given, seed, last=last) or find_weights(
-        workspace, source, last=last, heads=given.get("heads"), report=report
-    )
+    found = _found(workspace, source, shape or {}, seed, last=last, report=report)
     weights, config = found.weights, found.weights.config
     for note in weights.notes:
         report.note(f"{source}: {note}")
@@ -141,15 +138,27 @@ def export_weights(
     return export
 
 
-def _random(source: str, given: Mapping[str, int], seed: int, *, last: bool) -> FoundWeights | None:
-    """Return random weights if ``source`` asks for them; a shape is for these only."""
+def _found(
+    workspace: Workspace,
+    source: str,
+    shape: Mapping[str, int | None],
+    seed: int,
+    *,
+    last: bool,
+    report: Report,
+) -> FoundWeights:
+    """Return random weights if ``source`` asks for them, else those that it names.
+
+    A shape is for random weights only; the number of heads completes others too.
+    """
+    given = {name: size for name, size in shape.items() if size is not None}
     kind, _, preset = source.partition(":")
     if kind == "random" and not last:
         return random_weights(preset, given, seed)
     if kind != "random" and (others := [name for name in given if name != "heads"]):
         flag = others[0].replace("_", "-")
         raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
-    return None
+    return find_weights(workspace, source, last=last, heads=given.get("heads"), report=report)
 
 
 def _check_target(to: str, dtype: str, config: ModelConfig) -> None:
