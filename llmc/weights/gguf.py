@@ -102,10 +102,10 @@ class GgufModel(NamedWeights):
             return None
         reason = self._unlike_gpt2(kept)
         if reason is None:
-            found, known = self._vocabulary(), self.origin.tokenizer
+            found, known = self._vocabulary(), self.origin.tokenizer or b""
             with broken_explained(f"the tokenizer in {self.path}", "get the file again"):
-                eot, fingerprint = kept.get(f"{TOKENIZER}eos_token_id"), known and known.hex()
-                return tokenizer_of_vocabulary(found, eot, fingerprint)
+                eot = kept.get(f"{TOKENIZER}eos_token_id")
+                return tokenizer_of_vocabulary(found, eot, known.hex() or None)
         facts = {
             key: list(value.items) if isinstance(value, GgufArray) else value
             for key, value in sorted(kept.items())

@@ -100,7 +100,7 @@ class _Inert(type):
     def __call__(cls, *args: Any) -> Any:
         if not cls.__name__.startswith("pathlib"):
             raise ValueError(f"it would call {cls.__name__}")
-        return object.__new__(cls)
+        return super().__call__()
 
 
 def _inert_globals(path: Path) -> list[Any]:
