@@ -35,6 +35,7 @@ def served_model(chosen: SampleModel) -> ServedModel:
         chosen.tokenizer,
         chosen.settings,
         folder if is_run else None,
+        chosen.unix,
     )
 
 
@@ -47,6 +48,7 @@ class ServedModel:
     tokenizer: Tokenizer
     settings: SampleConfig  # the sampling settings of its run
     run: Path | None  # the run's folder; None for a file outside a run
+    unix: bool = True  # CR LF and CR in prompts become LF, as in its texts
 
     def facts(self, ready: Ready) -> dict[str, Any]:
         """Return the facts that the page shows: shape, size, training, and the engine's memory."""

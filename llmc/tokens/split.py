@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmc.tokens.files import MIN_TOKENS, TokenFile, read_tokens
+from llmc.tokens.files import MIN_TOKENS, FreshTokens, TokenFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,7 @@ STRETCHES, STRETCH = 16, 100_000_000  # a longer text is sampled in 16 evenly sp
 MOST_RUNS, LEAST_RUN = 10, 128  # of a long document; a single run may have fewer tokens
 HASHED = 16  # tokens of a document, evenly spaced, that its hash is made of
 SLICE = 1 << 20
+PLACES = 1 << 9  # looked at in one map of a file
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Joined:
     def __init__(self, files: Sequence[TokenFile]) -> None:
         import numpy as np
 
-        self.files = [read_tokens(file.path) for file in files]
+        self.files = [FreshTokens(file.path) for file in files]
         self.starts = np.cumsum([0, *map(len, self.files)])
 
     def positions(self, token: int, low: int, high: int) -> NDArray[np.int64]:
@@ -79,6 +80,14 @@ class Joined:
                 found.append(np.flatnonzero(ids[at : min(at + SLICE, end)] == token) + first + at)
         return np.concatenate(found)
 
+    def holds(self, token: int) -> bool:
+        """Return whether ``token`` is among the tokens."""
+        return any(
+            (ids[at : at + SLICE] == token).any()
+            for ids in self.files
+            for at in range(0, len(ids), SLICE)
+        )
+
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return the tokens at ``positions``, (n,)."""
         import numpy as np
@@ -86,8 +95,10 @@ class Joined:
         found = np.empty(len(positions), np.uint64)
         files = np.searchsorted(self.starts, positions, "right") - 1
         for number in np.unique(files):
-            here = files == number
-            found[here] = self.files[number][positions[here] - self.starts[number]]
+            there = np.flatnonzero(files == number)
+            for at in range(0, len(there), PLACES):
+                here = there[at : at + PLACES]
+                found[here] = self.files[number][positions[here] - self.starts[number]]
         return found
 
 
@@ -210,7 +221,7 @@ def _mixed(*values: Any) -> NDArray[np.uint64]:
     return state
 
 
-def tokens_of(ids: Ids, bounds: Bounds, *, within: bool) -> Iterator[Ids]:
+def tokens_of(ids: Ids | FreshTokens, bounds: Bounds, *, within: bool) -> Iterator[Ids]:
     """Yield the tokens within ``bounds``, or outside of them, in order, in pieces."""
     import numpy as np
 

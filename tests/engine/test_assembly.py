@@ -332,7 +332,7 @@ def test_sums_that_leave_the_registers_between_fetches_are_noticed(tmp_path: Pat
 def test_the_source_leaves_no_unrolling_to_chance() -> None:
     """Compilers unroll some of these loops unasked, for some instruction sets, today."""
     asked = 0
-    for path in (NATIVE / "kernels").glob("gemm*.c"):
+    for path in (*(NATIVE / "kernels").glob("gemm*.c"), NATIVE / "kernels/quads_tmpl.c"):
         for above, line in itertools.pairwise(path.read_text("utf-8").splitlines()):
             if re.match(r"\s*for \(.* < (?:MR|NRV|vectors);", line):
                 assert above.startswith("#pragma GCC unroll"), f"{path.name}: {line.strip()}"
