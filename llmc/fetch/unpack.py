@@ -66,6 +66,8 @@ class DamagedTar(ValueError):
 class StrictHeader(tarfile.TarInfo):
     """A tar header; tarfile alone takes a damaged or missing one after the first for the end."""
 
+    extended = "a header"  # what one of a name or attribute is called in a message
+
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictHeader:
         """Return the header in a block.
@@ -82,7 +84,7 @@ class StrictHeader(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             raise DamagedTar(str(error)) from error
         if header.type in EXTENDED and header.size > HEADER_LIMIT:
-            raise DamagedTar(f"a header of {header.size:,} bytes")
+            raise DamagedTar(f"{cls.extended} of {header.size:,} bytes")
         return header
 
 

@@ -18,6 +18,10 @@ from llmc.text.files import explained
 BLOCKS = 1 << 18
 
 
+class _Header(StrictHeader):
+    extended = "a name or attribute"
+
+
 @dataclass(frozen=True)
 class Member:
     """A file in an archive."""
@@ -40,7 +44,7 @@ def tar_members(stream: BinaryIO, name: str, codec: str) -> Iterator[Member]:
     mode: Literal["r|", "r:"] = "r|" if codec else "r:"
     with _no_tar_explained(name, codec):
         plain = decompressed(stream, codec)
-        archive = tarfile.open(fileobj=plain, mode=mode, bufsize=BLOCKS, tarinfo=StrictHeader)  # noqa: SIM115
+        archive = tarfile.open(fileobj=plain, mode=mode, bufsize=BLOCKS, tarinfo=_Header)  # noqa: SIM115
     with archive:
         while True:
             with _no_tar_explained(name, codec):
