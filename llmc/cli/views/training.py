@@ -274,8 +274,8 @@ def _cells(progress: Progress, elapsed: float) -> list[tuple[str, str]]:
     ]
     if (share := share_of_peak(progress)) is not None:
         cells.append(("of peak", f"{share:.0%}"))
-    if len(progress.val) > 1:
-        cells.append(("best val", f"{min(loss for _, loss in progress.val):.4f}"))
+    if len(progress.val) > 1 and (best := progress.best_val) is not None:
+        cells.append(("best val", f"{best[1]:.4f}"))
     if progress.saved_step is not None:
         cells.append(("saved", f"step {progress.saved_step:,}"))
     if progress.skipped:
