@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -38,10 +39,10 @@ def show(ctx: Context, made: Manifest) -> None:
     ctx.ui.note(summary(ctx, made))
     splits = {"train_tokens": made.train.tokens, "val_tokens": made.val.tokens}
     ctx.ui.result({**made.fields(), **splits, "folder": str(made.folder)})
-    if made.part is None:
-        ctx.ui.next(f"llmc train --data {ctx.workspace.shown(made.folder)}")
-    else:
-        ctx.ui.next(f"llmc tokenize --merge {ctx.workspace.shown(made.folder.parent)}")
+    words = ["train", "--data", ctx.workspace.shown(made.folder)]
+    if made.part is not None:
+        words = ["tokenize", "--merge", ctx.workspace.shown(made.folder.parent)]
+    ctx.ui.next(shlex.join(["llmc", *words]))
 
 
 def summary(ctx: Context, made: Manifest) -> str:
