@@ -125,7 +125,7 @@ def _completed(
     if replace(options, tokenizer=None) != DEFAULTS:
         raise Usage(f"{own}: leave out the options for text, or name its text with another --out")
     if made.part is not None:
-        raise Usage(f"{shown} is a part of a dataset: run 'llmc tokenize --merge' first")
+        raise Usage(f"{shown} is a part of a dataset: run 'llmc tokenize --merge FOLDER' first")
     asked = options.tokenizer
     if asked is not None and (
         bpe_vocab_size(asked) is not None

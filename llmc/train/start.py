@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmc.errors import BadData, MissingOutput
 from llmc.paths import Workspace, expanded
+from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
@@ -39,6 +40,11 @@ class Data:
     def manifests(self) -> tuple[Manifest, ...]:
         """The manifests of all datasets that the files belong to."""
         return (*([self.manifest] if self.manifest is not None else []), *self.others)
+
+    @property
+    def tokens(self) -> int:
+        """The number of training tokens."""
+        return sum(len(read_tokens(file)) for file in expanded(self.train))
 
     @property
     def folder(self) -> Path:
@@ -97,7 +103,7 @@ def _validation(path: Path, vouching: dict[Path, Manifest]) -> Path:
         if (val := manifests[0].val_path) is None:
             raise MissingOutput(
                 f"{path} has no validation split: name a token file, or make one with "
-                "'llmc tokenize --val-fraction F'"
+                "'llmc tokenize PATH --val-fraction F'"
             )
         return val
     return path
@@ -157,11 +163,11 @@ def _check_files(manifest: Manifest) -> None:
     if manifest.part is not None:
         raise MissingOutput(
             f"{manifest.folder} is part {manifest.part.index} of {manifest.part.of} of "
-            f"{manifest.dataset}: join all of them with 'llmc tokenize --merge' first"
+            f"{manifest.dataset}: join all of them with 'llmc tokenize --merge FOLDER' first"
         )
     for file in manifest.files:
         if not file.is_file():
-            raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize'")
+            raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize PATH'")
     val = expanded(manifest.val_path) if manifest.val_path is not None else []
     for file in (*expanded(manifest.train_path), *val):
         if file not in manifest.files:
@@ -171,7 +177,7 @@ def _check_files(manifest: Manifest) -> None:
 def _unknown_file(file: Path) -> BadData:
     return BadData(
         f"{file} is not in its folder's manifest: move it to another folder, or run "
-        "'llmc tokenize' again"
+        "'llmc tokenize PATH' again"
     )
 
 
@@ -183,7 +189,9 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
     """
     if model is not None:
         if not model.is_file():
-            raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
+            raise MissingOutput(
+                f"there is no file {model}: make one with 'llmc export-weights MODEL'"
+            )
         return model
     if (prepared := prepared_model(workspace, data.folder)) is not None:
         return prepared
