@@ -21,6 +21,7 @@ from typing import Any
 
 from llmc import __version__
 from llmc.config import Preset, load_preset, preset_of
+from llmc.engine.machine import Threads
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, written_whole
@@ -41,7 +42,7 @@ class Setup:
 
     binary: Path
     isa: str
-    threads: int
+    threads: Threads
 
 
 def new_record(
@@ -113,7 +114,7 @@ def _session(setup: Setup) -> Record:
         "platform": platform.platform(),
         "engine": setup.binary.parent.name,
         "isa": setup.isa,
-        "threads": setup.threads,
+        "threads": setup.threads.most,
     }
 
 
