@@ -190,6 +190,24 @@ def test_after_damage_the_quoted_commands_work(
         ok(llmc(*command, "--steps", "1"))
 
 
+def test_parts_and_a_missing_split(llmc: Llmc) -> None:
+    write_texts(llmc.workspace / "other")
+    done = ok(llmc("tokenize", "other", "--tokenizer", "byte", "--shard", "1/1"))
+    (part,) = (llmc.workspace / "data/other").glob("part-*")
+    error = assert_one_sentence(llmc("train", "--data", part), 3)
+    assert "'llmc tokenize --merge FOLDER'" in error
+    for command in printed(done.stderr):
+        ok(llmc(*command))
+    ok(llmc("train", "--data", "data/other", "--steps", "1"))
+    ok(llmc("tokenize", "texts", "--tokenizer", "byte", "--val-tokens", "0", "--out", "data/none"))
+    words = ("train", "--data", "data/texts", "--val-data", "data/none", "--steps", "1")
+    error = assert_one_sentence(llmc(*words), 3)
+    (command,) = QUOTED.findall(error)
+    typed = command.replace("PATH", MEANT["PATH"]).replace(" F", " 0.5") + " --force"
+    ok(llmc(*shlex.split(typed), "--out", "data/none"))
+    ok(llmc(*words))
+
+
 @pytest.mark.parametrize("saves", [[], ["--save-every", "100"]])
 def test_a_full_disk_leads_to_a_resume(llmc: Llmc, saves: list[str]) -> None:
     """No file may grow beyond a size that the metrics reach some time."""

@@ -28,6 +28,35 @@ MENTIONED_AFTER = (
 )
 VALUES = {"I/N": "1/2", "F": "0.1", "MODEL": "gpt2", "…": "x"}
 
+WALKED = "run by tests/line/test_next_commands.py"
+NETWORK = "not run: it downloads"
+# Each command, and whether a test runs it after the failure that names it.
+COMMANDS_IN_MESSAGES = {
+    "llmc build --force": "not run: it compiles for minutes, after an engine that does not start",
+    "llmc decode --tokenizer NAME": "run by tests/line/test_decode.py",
+    "llmc doctor --json": "run by tests/line/test_doctor.py; here after a bug of llmc",
+    "llmc export-weights MODEL": WALKED,
+    "llmc export-weights gpt2": NETWORK,
+    "llmc export-weights random": "not run: it writes half a gigabyte",
+    "llmc fetch gpt2": NETWORK,
+    "llmc fetch hellaswag": NETWORK,
+    "llmc fetch tinyshakespeare --force": NETWORK,
+    "llmc fetch {}": NETWORK,
+    "llmc prepare NAME": WALKED,
+    "llmc prepare stdlib": "not run: it takes half a minute; `make demo` runs it",
+    "llmc tokenize -": "run by tests/line/test_tokenize.py",
+    "llmc tokenize --merge FOLDER": WALKED,
+    "llmc tokenize FILE --dtype uint16": "run by tests/line/test_tokenize.py",
+    "llmc tokenize NAME": WALKED,
+    "llmc tokenize PATH": WALKED,
+    "llmc tokenize PATH --val-fraction F": WALKED,
+    "llmc tokenize {}": WALKED,
+    "llmc tokenize … --shard I/{}": "run by tests/unit/tokens/test_merge.py",
+    "llmc train": WALKED,
+    "llmc train --data FILE": "run by tests/line/test_foreign_tokenizers.py",
+    "llmc train --run {}": WALKED,
+}
+
 
 def texts(path: Path) -> Iterator[str]:
     """Yield the strings of a source file; what is filled in is ``{}``."""
@@ -76,9 +105,9 @@ def filled(command: str) -> list[str]:
     return words
 
 
-def test_the_search_finds_commands() -> None:
-    found = {command for command, _ in quoted()}
-    assert {"llmc prepare NAME", "llmc fetch {}", "llmc build --force"} <= found
+def test_all_commands_are_known() -> None:
+    """A new one goes into the table, and into a test that runs it after its failure."""
+    assert {command for command, _ in quoted()} == set(COMMANDS_IN_MESSAGES)
     assert any(name.endswith(".c") for _, name in quoted())
 
 
