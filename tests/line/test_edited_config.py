@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,25 +115,25 @@ def test_a_file_that_is_no_config_any_more(llmc: Llmc) -> None:
 
 
 def test_an_older_run_has_its_settings_in_the_file_alone(llmc: Llmc) -> None:
-    """It may hold what a new run may not, such as an epsilon of zero."""
+    """It may hold what a new run may not, such as an epsilon above 1."""
     ok(llmc(*START))
     ok(llmc(*START[:-3], "calm", "--steps", "5"))
     old = record(llmc)
     del old["settings"]
     (llmc.workspace / "runs/a/run.json").write_text(json.dumps(old))
-    edit(llmc, "eps", "0.0")
+    edit(llmc, "eps", "2.0")
     edit(llmc, "warmup", "50")
-    assert "'--eps'" in assert_one_sentence(llmc("train", "--eps", "0"), 2)
+    assert "'--eps'" in assert_one_sentence(llmc("train", "--eps", "2"), 2)
     preset = ("train", "--config", "runs/a/config.toml")
     assert "eps must be between" in assert_one_sentence(llmc(*preset), 2)
     for command in (("sample", "--run", "a", "--tokens", "1"), ("eval", "a"), ("runs",)):
         ok(llmc(*command))
-    (llmc.workspace / "runs/a/checkpoints/00000003").rename(llmc.workspace / "kept")
+    shutil.rmtree(llmc.workspace / "runs/a/checkpoints")
     done = ok(llmc("train", "--resume", "--run", "a", "--val-every", "1"))
     assert "edited" not in done.stderr
     rates = [line["lr"] for line in metrics(llmc, "a") if "lr" in line]
     assert rates == pytest.approx([1e-4 * (step + 1) / 50 for step in range(3)])
-    assert record(llmc)["settings"]["train"]["eps"] == 0
+    assert record(llmc)["settings"]["train"]["eps"] == 2
     error = assert_one_sentence(llmc("train", "--resume", "--run", "a", "--steps", "5"), 2)
     assert "--warmup 50 is longer than the run" in error
     ok(llmc("train", "--resume", "--run", "a", "--steps", "5", "--warmup", "1"))
