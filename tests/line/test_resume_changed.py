@@ -339,7 +339,8 @@ def test_other_validation_data_alone(llmc: Llmc) -> None:
 
 def test_a_run_without_validation_gets_one(llmc: Llmc) -> None:
     """As the refusal of --patience advises."""
-    bare = ("--data", "data/texts/train.bin", "--model", "models/tiny-texts.bin")
+    shutil.copy(llmc.workspace / "data/texts/train.bin", llmc.workspace / "bare.bin")
+    bare = ("--data", "bare.bin", "--model", "models/tiny-texts.bin")
     ok(llmc("train", *bare, "--run", "a", "--steps", "2", "--quiet"))
     error = assert_one_sentence(llmc("train", "--resume", "--steps", "9", "--patience", "2"), 2)
     assert "give --val-data and --val-every" in error
