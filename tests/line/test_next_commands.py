@@ -78,6 +78,14 @@ def test_random_weights_are_trained_by_their_preset(llmc: Llmc) -> None:
     walk(llmc, "export-weights", "random:tiny.toml", "--vocab-size", "257", "--out", "w.bin")
 
 
+def test_weights_that_do_not_fit_the_newest_dataset_are_not_trained(llmc: Llmc) -> None:
+    words = ("export-weights", "random:tiny.toml", "--vocab-size", "100", "--out", "w.bin")
+    done = ok(llmc(*words))
+    assert printed(done.stderr) == [["inspect", "w.bin"]]
+    assert "do not fit" in done.stderr
+    walk(llmc, *words)
+
+
 def test_a_context_below_the_default_needs_no_flag(llmc: Llmc) -> None:
     shape = ("--layers", "1", "--heads", "2", "--channels", "16", "--context", "24")
     walk(llmc, "export-weights", "random", *shape, "--vocab-size", "257", "--out", "small.bin")

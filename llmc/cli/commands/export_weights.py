@@ -11,7 +11,11 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import LAST_HELP, argument, in_group
 from llmc.cli.tokenizing import with_pattern
+from llmc.errors import BadData, MissingOutput
 from llmc.model import DIMENSIONS
+from llmc.tokens.manifest import load_manifest
+from llmc.train import start
+from llmc.weights.checkpoint import read_header
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
 
@@ -124,8 +128,21 @@ def export_weights(
         }
     )
     if to == "llmc":
-        words = ["llmc", "train", "--model", ctx.workspace.shown(export.path)]
         kind, _, preset = source.partition(":")
-        if kind == "random" and preset and not any(dimensions[:-1]):
-            words += ["--config", preset]
-        ctx.ui.next(shlex.join(words))
+        recipe = preset if kind == "random" and not any(dimensions[:-1]) else ""
+        ctx.ui.next(shlex.join(_next_words(ctx, export.path, recipe)))
+
+
+def _next_words(ctx: Context, model: Path, recipe: str) -> list[str]:
+    """Return the command that trains the weights on the newest dataset, or that looks at them."""
+    shown = ctx.workspace.shown(model)
+    try:
+        newest = load_manifest(ctx.workspace.newest_dataset())
+        data = start.Data(newest.dataset, newest.train_path, None, newest)
+        start.check_match(ctx.workspace, data, model, read_header(model))
+    except MissingOutput:
+        pass  # train says how to make a dataset
+    except BadData as error:
+        ctx.ui.note(f"they do not fit the dataset that was prepared last: {error}")
+        return ["llmc", "inspect", shown]
+    return ["llmc", "train", "--model", shown, *(["--config", recipe] if recipe else [])]
