@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.errors import BadData, MissingOutput
+from llmc.errors import BadData, LlmcError, MissingOutput
 from llmc.paths import Workspace, expanded
 from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
 from llmc.tokens.tokenizer import Tokenizer
-from llmc.weights.checkpoint import CheckpointHeader
+from llmc.weights.checkpoint import CheckpointHeader, read_header
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _unknown_file(file: Path) -> BadData:
 
 
 def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
-    """Return the checkpoint to start from: the one named, or the one prepared with the data.
+    """Return the checkpoint to start from: named, prepared with the data, or the newest that fits.
 
     Raises:
         MissingOutput: there is none.
@@ -195,13 +196,19 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
         return model
     if (prepared := prepared_model(workspace, data.folder)) is not None:
         return prepared
-    models = list(workspace.models.glob("*.bin"))
+    models = sorted(
+        workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+    )
     if not models:
         raise MissingOutput(
             f"no model in {workspace.shown(workspace.models)}: run "
             "'llmc export-weights random' or 'llmc prepare NAME' first, or name one with --model"
         )
-    return max(models, key=lambda path: path.stat().st_mtime_ns)
+    for each in models:
+        with suppress(LlmcError):
+            check_match(workspace, data, each, read_header(each))
+            return each
+    return models[0]  # its misfit is named next
 
 
 def check_match(workspace: Workspace, data: Data, path: Path, header: CheckpointHeader) -> None:

@@ -86,6 +86,17 @@ def test_weights_that_do_not_fit_the_newest_dataset_are_not_trained(llmc: Llmc) 
     walk(llmc, *words)
 
 
+def test_a_dataset_leads_to_weights_that_fit_it(llmc: Llmc) -> None:
+    """The newest weights are not the ones to train from where they have other tokens."""
+    other = ("export-weights", "random:tiny.toml", "--vocab-size", "100")
+    ok(llmc(*other, "--out", "models/other.bin"))
+    walk(llmc, "tokenize", "texts", "--tokenizer", "byte", "--out", "data/again")
+    done = ok(llmc("tokenize", "texts", "--tokenizer", "bpe:270", "--out", "data/bpe"))
+    assert printed(done.stderr) == [["prepare", "data/bpe"]]
+    ok(llmc("prepare", "data/bpe", "--model", "random:tiny.toml"))
+    ok(llmc("train", "--steps", "1"))
+
+
 def test_a_context_below_the_default_needs_no_flag(llmc: Llmc) -> None:
     shape = ("--layers", "1", "--heads", "2", "--channels", "16", "--context", "24")
     walk(llmc, "export-weights", "random", *shape, "--vocab-size", "257", "--out", "small.bin")
