@@ -95,6 +95,7 @@ def test_a_dataset_leads_to_weights_that_fit_it(llmc: Llmc) -> None:
     assert printed(done.stderr) == [["prepare", "data/bpe"]]
     ok(llmc("prepare", "data/bpe", "--model", "random:tiny.toml"))
     ok(llmc("train", "--steps", "1"))
+    ok(llmc("train", "--steps", "1", "--data", "data/texts"))
 
 
 def test_a_context_below_the_default_needs_no_flag(llmc: Llmc) -> None:
