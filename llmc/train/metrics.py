@@ -240,6 +240,14 @@ class Progress:
         """Tokens trained on over the training time; 0 before the first step."""
         return len(self.train) * self.tokens_per_step / self.seconds if self.seconds else 0.0
 
+    @property
+    def share_of_peak(self) -> float | None:
+        """The used part of the machine's floating-point peak, which the engine measures."""
+        peak = self.start.get("peak_flops")
+        if not (self.last and peak and self.flops_per_token):
+            return None
+        return float(self.tokens_per_second * self.flops_per_token / peak)
+
 
 def ending(end: Event, settings: TrainConfig) -> str:
     """Return why a run has ended, as half a sentence."""

@@ -220,7 +220,7 @@ def _weights(workspace: Workspace, model: str, manifest: Manifest, report: Repor
         fingerprint = bytes.fromhex(manifest.tokenizer.fingerprint)
         recipe = load_preset(preset or "gpt2-124m")
         shape = {"vocab_size": manifest.tokenizer.vocab_size}
-        # Two datasets of one text have two folders, and maybe two tokenizers.
+        # Two datasets of one text have different folders.
         out = workspace.models / f"{recipe.name}-{manifest.folder.resolve().name}.bin"
         header, wanted = _whole(out), overridden(recipe.model, shape)
         options: dict[str, Any] = {"out": out, "shape": shape, "fingerprint": fingerprint}

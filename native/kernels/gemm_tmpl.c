@@ -8,7 +8,7 @@
  * and how the work was cut, changes nothing in its bits.
  */
 
-enum { MC = 1024 / MR * MR, CLAIM_PANELS = 4, CACHE_LINE = 64 };
+enum { MC = 1024 / MR * MR, CACHE_LINE = 64 };
 
 enum Finish {
   STORE,            // out = product + bias
@@ -103,7 +103,8 @@ INLINE void tile_zero(vf acc[MR][NRV]) {
 INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors,
                       const bool pairs) {
   tile_zero(acc);
-  gemm_steps(acc, a, b, steps, vectors, pairs);
+  if (QUADS && pairs) gemm_steps_quads(acc, a, b, steps, vectors), tile_turn_quads(acc);
+  else gemm_steps(acc, a, b, steps, vectors, pairs);
 }
 
 /* A tile of the product, and now and then a few of the lines that will be wanted next. */
@@ -112,9 +113,11 @@ INLINE void gemm_tile_fetching(vf acc[MR][NRV], const float *a, const float *b, 
   tile_zero(acc);
   for (; steps >= FETCH_STEPS; steps -= FETCH_STEPS, a += FETCH_STEPS * MR, b += FETCH_STEPS * NR) {
     ahead_fetch(&fetches->out), ahead_fetch(&fetches->other), ahead_fetch(&fetches->panel);
-    gemm_steps(acc, a, b, FETCH_STEPS, NRV, pairs);
+    if (QUADS && pairs) gemm_steps_quads(acc, a, b, FETCH_STEPS, NRV);
+    else gemm_steps(acc, a, b, FETCH_STEPS, NRV, pairs);
   }
-  gemm_steps(acc, a, b, steps, NRV, pairs);
+  if (QUADS && pairs) gemm_steps_quads(acc, a, b, steps, NRV), tile_turn_quads(acc);
+  else gemm_steps(acc, a, b, steps, NRV, pairs);
 }
 
 /* Rows of the tile lie N numbers apart in an array, from element `at` on. */
@@ -236,7 +239,7 @@ struct Part {
 INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, struct Part part,
                        struct Ahead next, const bool pairs) {
   const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
-  const size_t steps = ceil_div(part.kc, pairs ? 2 : 1), times = fetch_times(steps);
+  const size_t steps = pack_steps(part.kc, gemm->workers->dtype), times = fetch_times(steps);
   const float *bias = gemm->bias != NULL ? gemm->bias + part.n : NULL;
   struct Fetches fetches = {.panel = next};
   for (size_t i = 0; i < part.rows; i += MR) {
@@ -266,7 +269,7 @@ INLINE void gemm_pack_int8(const struct Gemm *gemm, float *b, struct Part part) 
 }
 
 static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct Part part, const bool pairs) {
-  const size_t tiles = ceil_div(part.rows, MR), steps = ceil_div(part.kc, pairs ? 2 : 1);
+  const size_t tiles = ceil_div(part.rows, MR), steps = pack_steps(part.kc, gemm->workers->dtype);
   const size_t end = part.n + part.columns;
   for (; part.n < end; part.n += NR) {
     const size_t next = part.n + NR;
@@ -298,7 +301,7 @@ INLINE void gemm_sum_lanes(const struct Gemm *gemm, size_t lane, size_t lanes, s
 
 /* Some lanes of A: packed, and summed while they are in the cache. */
 static void gemm_pack_lanes(const struct Gemm *gemm, float *a, size_t lane, size_t lanes, size_t k, size_t kc) {
-  const size_t steps = ceil_div(kc, pack_word(gemm->workers->dtype));
+  const size_t steps = pack_steps(kc, gemm->workers->dtype);
   if (gemm->lane_sums == NULL) {
     pack_left(a, factor_at(gemm->a, lane, k), lanes, kc, gemm->workers->dtype);
     return;
@@ -310,39 +313,53 @@ static void gemm_pack_lanes(const struct Gemm *gemm, float *a, size_t lane, size
   }
 }
 
+/* A thread's part of a packed block of A: rows m … m + mc, numbers k … k + kc. */
+static void gemm_pack_part(const struct Gemm *gemm, float *a, struct Tiling tiling, size_t m, size_t mc, size_t k,
+                           size_t kc, int thread, int threads) {
+  const enum Dtype dtype = gemm->workers->dtype;
+  const struct PackClaims claims = pack_claims(mc, kc, (size_t)threads, tiling, gemm->lane_sums != NULL);
+  const struct Span mine = span_part(claims.panels * claims.slices, 1, (size_t)thread, (size_t)threads);
+  const size_t steps = pack_steps(kc, dtype);
+  if (claims.slices == 1 && mine.begin < mine.end) {
+    const size_t begin = mine.begin * MR, end = size_min(mine.end * MR, mc);
+    gemm_pack_lanes(gemm, a + begin * steps, m + begin, end - begin, k, kc);
+    return;
+  }
+  for (size_t i = mine.begin; i < mine.end; i++) {
+    const size_t lane = i / claims.slices * MR;
+    const struct Span slice = pack_slice(&claims, i % claims.slices, kc);
+    if (slice.begin == slice.end) continue;
+    float *to = a + lane * steps + pack_steps(slice.begin, dtype) * MR;
+    pack_left(to, factor_at(gemm->a, m + lane, k + slice.begin), size_min(MR, mc - lane), slice.end - slice.begin, dtype);
+  }
+}
+
 static void gemm_task(void *argument, int thread, int threads) {
   const struct Gemm *gemm = argument;
   const struct Workers *workers = gemm->workers;
   struct Pool *pool = workers->pool;
   float *b = workers->own + (size_t)thread * workers->own_floats;
   const size_t word = pack_word(workers->dtype), M = gemm->M, N = gemm->N, K = gemm->K;
-  /* Blocks of equal height and depth. Claims as many for every thread, whose widths differ by a panel at most, so
-   * that none waits long for the others; where the columns do not go round, a claim is a part of the rows too. */
-  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, MC)), MR);
-  const size_t grain = gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : word;
-  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC)), grain);
-  const size_t panels = ceil_div(N, NR), claims = round_up(ceil_div(panels, CLAIM_PANELS), (size_t)threads);
-  const size_t chunks = size_min(claims, panels), parts = ceil_div((size_t)threads, chunks);
+  const struct Tiling tiling = {MR, NR, MC, KC, gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : word};
+  const struct ProductClaims claims = product_claims(M, N, K, (size_t)threads, tiling);
 
   /* The blocks of A take turns in two places, so that one barrier is enough: a thread packs its part of the
    * next block while others still read the last. Claims are numbered through; one too high waits for its
    * block. */
   size_t block = 0, claim = pool_claim(pool);
-  for (size_t m = 0; m < M; m += mc_max) {
-    const size_t mc = size_min(mc_max, M - m), height = round_up(ceil_div(mc, parts), MR);
-    for (size_t k = 0; k < K; k += kc_max, block++) {
-      const size_t kc = size_min(kc_max, K - k), steps = ceil_div(kc, word);
-      float *a = workers->shared + block % 2 * mc_max * ceil_div(kc_max, word);
-      size_t begin, end;
-      pool_part(mc, MR, thread, threads, &begin, &end);
-      if (begin < end) gemm_pack_lanes(gemm, a + begin * steps, m + begin, end - begin, k, kc);
+  for (size_t m = 0; m < M; m += claims.rows) {
+    const size_t mc = size_min(claims.rows, M - m);
+    for (size_t k = 0; k < K; k += claims.depth, block++) {
+      const size_t kc = size_min(claims.depth, K - k), steps = pack_steps(kc, workers->dtype);
+      float *a = workers->shared + block % 2 * claims.rows * pack_steps(claims.depth, workers->dtype);
+      gemm_pack_part(gemm, a, tiling, m, mc, k, kc, thread, threads);
       pool_barrier(pool);
-      for (; claim < (block + 1) * chunks * parts; claim = pool_claim(pool)) {
-        const size_t from = claim / chunks % parts * height;
-        if (from >= mc) continue;
-        pool_part(N, NR, (int)(claim % chunks), (int)chunks, &begin, &end);
-        const struct Part part = {m + from, size_min(height, mc - from), begin, end - begin, k, kc};
-        gemm_part(gemm, a + from * steps, b, part, word > 1);
+      for (; claim < (block + 1) * product_claims_of_block(&claims); claim = pool_claim(pool)) {
+        struct Span rows, columns;
+        product_claimed(&claims, tiling, claim, mc, N, &rows, &columns);
+        if (rows.begin == rows.end) continue;
+        const struct Part part = {m + rows.begin, rows.end - rows.begin, columns.begin, columns.end - columns.begin, k, kc};
+        gemm_part(gemm, a + rows.begin * steps, b, part, word > 1);
       }
     }
   }

@@ -24,6 +24,7 @@ import pytest
 
 from llmc.engine import toolchain
 from llmc.engine.process import Finished, run_quietly
+from llmc.engine.toolchain import host_machine
 from llmc.paths import shipped_dir
 
 
@@ -33,6 +34,7 @@ class Tile(NamedTuple):
     isa: str
     machine: str
     instructions: tuple[str, ...]  # to multiply and add; the last one accumulates
+    words: int = 1  # that an instruction takes of each lane
 
 
 TILES = (
@@ -46,9 +48,11 @@ TILES = (
     Tile("neon", "aarch64", ("fmla",)),
     Tile("neonbf16", "aarch64", ("fmla",)),
     Tile("neonbf16", "aarch64", ("bfdot",)),
+    Tile("bfmmla", "aarch64", ("fmla",)),
+    Tile("bfmmla", "aarch64", ("bfmmla",), words=2),
 )
 FILES = tuple(dict.fromkeys((tile.isa, tile.machine) for tile in TILES))
-QUICK = ("avx2", "neon")
+QUICK = ("neon" if host_machine() == "aarch64" else "avx2",)
 
 
 def full_unless_quick(isa: str) -> tuple[pytest.MarkDecorator, ...]:
@@ -183,8 +187,8 @@ def faults(functions: Functions, native: Path, tile: Tile) -> list[str]:
     if len(sums) != MR * NRV or not all(map(whole.fullmatch, sums)):
         found.append(f"accumulators {sorted(sums)}, not {MR} x {NRV} whole registers")
     read = sum(map(lanes_read, loop))
-    if read != (MR + NRV * VL) * steps:
-        found.append(f"{steps} steps read {read} lanes, not {MR} of A and {NRV * VL} of B each")
+    if read != (MR + NRV * VL) * steps * tile.words:
+        found.append(f"{steps} steps read {read} words of {MR} lanes of A and {NRV * VL} of B")
     vector = re.compile(VECTOR[tile.machine])
     around = around_tile(functions, tile)
     found += [f"spilled: {line}" for line in around if STACK.search(line) and vector.search(line)]
@@ -238,7 +242,7 @@ def test_a_step_of_amx_multiplies_two_tiles_by_two(task: str, assembly: Assembly
 
 
 # The other loops that multiply: attention's strips, and decoding of several texts.
-MULTIPLY = re.compile(r"v?f?m(?:add231ps|ulps|la)$|vdpbf16ps$|bfdot$")
+MULTIPLY = re.compile(r"v?f?m(?:add231ps|ulps|la)$|vdpbf16ps$|bfdot$|bfmmla$")
 
 
 @EVERY_FILE
@@ -298,7 +302,10 @@ def faults_after(change: tuple[str, str, str], tiles: list[Tile], scratch: Path)
 
 @pytest.mark.parametrize(
     "isa",
-    [pytest.param(isa, marks=full_unless_quick(isa)) for isa in ("avx2", "avx512bf16", "neonbf16")],
+    [
+        pytest.param(isa, marks=full_unless_quick(isa))
+        for isa in ("avx2", "avx512bf16", "neonbf16", "bfmmla")
+    ],
 )
 def test_a_tile_that_is_not_unrolled_is_noticed(isa: str, tmp_path: Path) -> None:
     rolled = ("kernels/gemm_tmpl.c", r"(#pragma GCC unroll) \d+", r"\1 1")
@@ -325,7 +332,7 @@ def test_sums_that_leave_the_registers_between_fetches_are_noticed(tmp_path: Pat
 def test_the_source_leaves_no_unrolling_to_chance() -> None:
     """Compilers unroll some of these loops unasked, for some instruction sets, today."""
     asked = 0
-    for path in (NATIVE / "kernels").glob("gemm*.c"):
+    for path in (*(NATIVE / "kernels").glob("gemm*.c"), NATIVE / "kernels/quads_tmpl.c"):
         for above, line in itertools.pairwise(path.read_text("utf-8").splitlines()):
             if re.match(r"\s*for \(.* < (?:MR|NRV|vectors);", line):
                 assert above.startswith("#pragma GCC unroll"), f"{path.name}: {line.strip()}"

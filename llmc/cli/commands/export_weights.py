@@ -11,11 +11,8 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import LAST_HELP, argument, in_group
 from llmc.cli.tokenizing import with_pattern
-from llmc.errors import BadData, MissingOutput
 from llmc.model import DIMENSIONS
-from llmc.tokens.manifest import load_manifest
-from llmc.train import start
-from llmc.weights.checkpoint import read_header
+from llmc.weights.export import Export
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
 
@@ -69,7 +66,9 @@ Data = Annotated[
     ),
 ]
 Layers = Annotated[int | None, of_random("Layers.", "N")]
-Heads = Annotated[int | None, of_random("Heads.", "N")]
+Heads = Annotated[
+    int | None, of_random("Heads; also of a state dict that does not record them.", "N")
+]
 Channels = Annotated[int | None, of_random("Channels.", "N")]
 Positions = Annotated[int | None, of_random("Positions.", "N")]
 VocabSize = Annotated[int | None, of_random("Vocabulary.", "N")]
@@ -96,8 +95,8 @@ def export_weights(
 ) -> None:
     """Write weights to train from, or for another program.
 
-    For a file without a config.json beside it, heads of 64 channels are assumed, as in every GPT-2
-    that OpenAI published.
+    Of tensors without a config.json, heads of 64 channels are assumed, as in every GPT-2 that
+    OpenAI published; --heads names another number.
     """
     ctx: Context = typer_context.obj
     dimensions = (layers, heads, channels, context, vocab_size)
@@ -129,20 +128,21 @@ def export_weights(
     )
     if to == "llmc":
         kind, _, preset = source.partition(":")
-        recipe = preset if kind == "random" and not any(dimensions[:-1]) else ""
-        ctx.ui.next(shlex.join(_next_words(ctx, export.path, recipe)))
+        is_preset = kind == "random" and preset and not any(dimensions[:-1])
+        ctx.ui.next(_next(ctx, export, preset if is_preset else ""))
 
 
-def _next_words(ctx: Context, model: Path, recipe: str) -> list[str]:
-    """Return the command that trains the weights on the newest dataset, or that looks at them."""
-    shown = ctx.workspace.shown(model)
-    try:
-        newest = load_manifest(ctx.workspace.newest_dataset())
-        data = start.Data(newest.dataset, newest.train_path, None, newest)
-        start.check_match(ctx.workspace, data, model, read_header(model))
-    except MissingOutput:
-        pass  # train says how to make a dataset
-    except BadData as error:
-        ctx.ui.note(f"they do not fit the dataset that was prepared last: {error}")
-        return ["llmc", "inspect", shown]
-    return ["llmc", "train", "--model", shown, *(["--config", recipe] if recipe else [])]
+def _next(ctx: Context, export: Export, preset: str) -> str:
+    """Return the command that trains a checkpoint, or writes with it where no dataset fits."""
+    from llmc.train.start import dataset_for
+    from llmc.weights.checkpoint import read_header
+    from llmc.weights.tokenizer import tokenizer_of
+
+    shown, header = ctx.workspace.shown(export.path), read_header(export.path)
+    if (data := dataset_for(ctx.workspace, header)) is None:
+        decode = ["--decode"] if tokenizer_of(ctx.workspace, export.path) is not None else []
+        return shlex.join(["llmc", "sample", "--model", shown, *decode])
+    words = ["llmc", "train", "--model", shown, *(["--config", preset] if preset else [])]
+    if data != ctx.workspace.newest_dataset():
+        words += ["--data", ctx.workspace.shown(data)]
+    return shlex.join(words)

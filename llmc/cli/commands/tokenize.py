@@ -10,11 +10,11 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import argument
 from llmc.cli.tokenizing import options_of, with_tokenizing
-from llmc.errors import LlmcError
 from llmc.tokens import dataset
 from llmc.tokens.manifest import Manifest
-from llmc.train import start
-from llmc.weights.checkpoint import read_header
+from llmc.train.start import model_for
+
+SMALL = "stories-1m"  # the preset of a model for a dataset that has none
 
 Inputs = Annotated[
     list[str],
@@ -42,24 +42,13 @@ def show(ctx: Context, made: Manifest) -> None:
     ctx.ui.note(summary(ctx, made))
     splits = {"train_tokens": made.train.tokens, "val_tokens": made.val.tokens}
     ctx.ui.result({**made.fields(), **splits, "folder": str(made.folder)})
-    shown = ctx.workspace.shown
-    words = ["train", "--data", shown(made.folder)]
     if made.part is not None:
-        words = ["tokenize", "--merge", shown(made.folder.parent)]
-    elif not _has_model(ctx, made):
-        words = ["prepare", shown(made.folder)]
+        words = ["tokenize", "--merge", ctx.workspace.shown(made.folder.parent)]
+    elif model_for(ctx.workspace, made) is not None:
+        words = ["train", "--data", ctx.workspace.shown(made.folder)]
+    else:
+        words = ["prepare", ctx.workspace.shown(made.folder), "--model", f"random:{SMALL}"]
     ctx.ui.next(shlex.join(["llmc", *words]))
-
-
-def _has_model(ctx: Context, made: Manifest) -> bool:
-    """Return whether there are weights to train on a dataset."""
-    data = start.Data(made.dataset, made.train_path, None, made)
-    try:
-        model = start.find_model(ctx.workspace, None, data)
-        start.check_match(ctx.workspace, data, model, read_header(model))
-    except LlmcError:
-        return False
-    return True
 
 
 def summary(ctx: Context, made: Manifest) -> str:
