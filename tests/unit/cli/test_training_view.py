@@ -177,7 +177,7 @@ def test_more_numbers_come_when_there_are_some() -> None:
         assert "of peak 12%" in text
         assert "saved step 1,501" in text
         assert "skipped 1 " in text
-    assert share_of_peak(Progress(3)) is None
+    assert Progress(3).share_of_peak is None
 
 
 def test_the_time_left_is_to_whichever_end_comes_first() -> None:
