@@ -241,7 +241,7 @@ def derived_config(path: Path, entries: Mapping[str, Tensor], heads: int | None)
     if heads is None and (is_linear(entries) or channels % HEAD_SIZE or not channels):
         raise BadData(
             f"{path} does not record its number of heads, and its tensors ({shape}) do not tell "
-            "it: name it with 'llmc export-weights --heads N', or put the model's config.json "
+            "it: name it with 'llmc export-weights MODEL --heads N', or put the model's config.json "
             "beside the file"
         )
     try:

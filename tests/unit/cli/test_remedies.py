@@ -26,7 +26,7 @@ MENTIONED_AFTER = (
     "'llmc sample' without",
     "what 'llmc tokenize' reads",
 )
-VALUES = {"I/N": "1/2", "F": "0.1", "MODEL": "gpt2", "…": "x"}
+VALUES = {"I/N": "1/2", "N": "2", "F": "0.1", "MODEL": "gpt2", "…": "x"}
 
 WALKED = "run by tests/line/test_next_commands.py"
 NETWORK = "not run: it downloads"
@@ -36,7 +36,10 @@ COMMANDS_IN_MESSAGES = {
     "llmc decode --tokenizer NAME": "run by tests/line/test_decode.py",
     "llmc doctor --json": "run by tests/line/test_doctor.py; here after a bug of llmc",
     "llmc export-weights MODEL": WALKED,
+    "llmc export-weights MODEL --heads N": "run by tests/unit/weights",
+    "llmc export-weights OUT": "run by tests/unit/weights",
     "llmc export-weights gpt2": NETWORK,
+    "llmc export-weights out.pt": "run by tests/unit/weights",
     "llmc export-weights random": "not run: it writes half a gigabyte",
     "llmc fetch gpt2": NETWORK,
     "llmc fetch hellaswag": NETWORK,
