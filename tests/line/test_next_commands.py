@@ -203,7 +203,6 @@ BROKEN = [
     (removed("data/texts/manifest.json"), ("train", "--data", "data/texts"), 3),
     (removed("data", "models"), ("train", "--data", "data/texts"), 3),
     (removed("models"), ("train", "--model", "models/tiny-texts.bin"), 3),
-    (shortened("models/tiny-texts.bin"), ("train",), 1),
     (removed(), ("sample", "--run", "none"), 3),
     (removed(), ("train", "--resume", "--run", "none"), 3),
     (removed(), ("train", "--resume"), 3),
