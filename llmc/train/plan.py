@@ -239,8 +239,9 @@ def _with_warmup(
     settings, steps = plan.settings, plan.settings.planned_steps(plan.data.tokens)
     needed = {"wsd": round(settings.decay * steps), "constant": 0}  # updates after the warmup
     decay = needed.get(settings.schedule, 1)
-    typed = inputs.config is None or given.get("warmup") is not None
-    if typed or not steps or settings.warmup + decay <= steps:
+    if inputs.config is None or given.get("warmup") is not None:
+        return plan
+    if not steps or settings.warmup + decay <= steps:
         return plan
     recipe = load_preset(inputs.config).train
     share = recipe.warmup / recipe.steps if recipe.warmup < recipe.steps else 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -84,8 +85,9 @@ NUMBERS = [
 def test_ranges_are_those_of_the_table_of_settings(
     setting: Setting, native: Native, files: Flags
 ) -> None:
-    def refusal(value: str, **more: object) -> str:
-        return refused(native("train", **files, **{setting.name: value}, **more), 2)
+    def refusal(value: str, **more: Any) -> str:
+        flags: Flags = {**files, setting.name: value, **more}
+        return refused(native("train", **flags), 2)
 
     high = "below 1" if setting.high == BELOW_1 else f"and {typed_number(setting.high)}"
     for value in ("-1", "1e300"):

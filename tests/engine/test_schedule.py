@@ -124,7 +124,7 @@ def test_a_schedule_that_cannot_reach_its_end_is_refused(
     flags = {"steps": STEPS, "batch_size": 1, "seq_len": 2, **files, **flags}
     assert words in refused(native("train", **flags), 2)
     assert words in refused(native("train", dry_run=1, **flags), 2)
-    changed = {"resume": 1, "new_schedule": 1, "out": tmp_path / "out"}
+    changed: Flags = {"resume": 1, "new_schedule": 1, "out": tmp_path / "out"}
     assert words in refused(native("train", **flags, **changed), 2)
 
 
@@ -132,7 +132,7 @@ def test_a_schedule_that_cannot_reach_its_end_is_refused(
 def test_an_old_schedule_that_never_ends_goes_on(
     name: str, native: Native, files: Flags, tmp_path: Path
 ) -> None:
-    flags = {"schedule": name, "warmup": 50, "resume": 1}
+    flags: Flags = {"schedule": name, "warmup": 50, "resume": 1}
     found = rates(native, files, tmp_path / name, **flags)
     assert found == pytest.approx([LR * (i + 1) / 50 for i in range(STEPS)])
 

@@ -252,8 +252,8 @@ def test_a_rate_that_goes_on_is_not_said_to_jump(llmc: Llmc) -> None:
 
 def test_after_a_loss_that_is_not_finite_the_printed_commands_continue(llmc: Llmc) -> None:
     ok(llmc(*START, "--run", "a", "--steps", "3", "--save-every", "1"))
-    flags = ("--steps", "40", "--lr", "10", "--weight-decay", "10")
-    flags += ("--save-every", "0", "--val-every", "0")  # what it does to the weights is not saved
+    flags = ["--steps", "40", "--lr", "10", "--weight-decay", "10"]
+    flags += ["--save-every", "0", "--val-every", "0"]  # what it does to the weights is not saved
     done = llmc("train", "--resume", "--run", "a", *flags)
     assert done.returncode == 5
     commands = re.findall(r"^(?:next:|     ) llmc (train --resume.*)", done.stderr, re.M)

@@ -62,13 +62,12 @@ def _say_record(made: Description, settings: dict[str, Any] | None) -> None:
     if isinstance(record.get("data"), str):
         made.say("data", record["data"])
     own = record.get("settings")
-    for table, values in own.items() if isinstance(own, dict) and settings is not None else ():
+    for table, values in (own if isinstance(own, dict) else {}).items():
         for name, value in values.items() if isinstance(values, dict) else ():
-            there = settings.get(table, {}).get(name, value)
+            there = (settings or {}).get(table, {}).get(name, value)
             if there != value:
-                made.wrong(
-                    safe_text(f"{CONFIG} was edited: {name} is {there}, and the run has {value}")
-                )
+                sentence = f"{CONFIG} was edited: {name} is {there}, and the run has {value}"
+                made.wrong(safe_text(sentence))
 
 
 def _say_tokenizer(made: Description) -> None:

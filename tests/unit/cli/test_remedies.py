@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from llmc.cli.main import COMMANDS, USAGE_ERROR, load_command
+from llmc.cli.catalogue import COMMANDS
+from llmc.cli.main import USAGE_ERROR, load_command
 from tests.helpers.places import ROOT
 
 QUOTED = re.compile(r"'(llmc [^']*)'")

@@ -6,7 +6,7 @@ import pytest
 
 from llmc.config import TrainConfig
 from llmc.train.arrival import LOOK, Watch, late
-from llmc.train.metrics import Progress, ending
+from llmc.train.metrics import Event, Progress, ending
 
 COSINE = TrainConfig(steps=10000, schedule="cosine", max_time="10m")
 
@@ -34,10 +34,11 @@ def test_what_is_said(
 
 def test_the_first_steps_are_timed() -> None:
     """100 steps before a resume took 300 s of 600; 20 more take 10 ms each, the first one more."""
-    start = {"event": "start", "step": 100, "steps": 10**6, "seconds": 300.0}
+    start: Event = {"event": "start", "step": 100, "steps": 10**6, "seconds": 300.0}
     progress, watch = Progress(None, train=[(step, 5.0) for step in range(100)]), Watch(COSINE)
     said = []
-    for event in (start, *({"step": 100 + i, "train_loss": 5.0} for i in range(2 * LOOK))):
+    steps: list[Event] = [{"step": 100 + i, "train_loss": 5.0} for i in range(2 * LOOK)]
+    for event in (start, *steps):
         told = event | {"step_ms": 500.0 if event["step"] == 100 else 10.0}
         progress.add(told, lambda _ids: "")
         said.append(watch.take(told, progress))
