@@ -295,7 +295,7 @@ def test_a_killed_engine_has_its_own_code_and_says_what_needs_less_memory(llmc: 
     assert any("--recompute" in command for command in commands)
     assert any("--optimizer-state 8bit" in command for command in commands)
     for command in commands[1:]:
-        at = read_header(llmc.workspace / "runs/a/model.bin").step
+        at = max(saved(llmc))  # model.bin may be one behind: the engine was killed
         ok(llmc(*shlex.split(command), "--steps", str(at + 2)))
 
 
