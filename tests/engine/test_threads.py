@@ -38,6 +38,7 @@ def test_the_number_changes_no_bit(native: Native, tmp_path: Path) -> None:
     assert without_times(of_six) == without_times(of_one)
     # Whether fewer are faster is up to the machine.
     chosen = [event for event in events if event.get("event") == "threads"]
+    assert all(list(event) == ["event", "threads", "given"] for event in chosen)
     assert [event["given"] for event in chosen] == [GIVEN] * len(chosen)
     assert all(event["threads"] in (1, 3) for event in chosen) and len(chosen) <= 1
 
