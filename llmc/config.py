@@ -2,7 +2,8 @@
 
 Flags win over the file, the file over the defaults. A preset lives in ``configs/`` and is named
 without its ending (``gpt2-124m``), or is any TOML file by path. Its tables are ``[model]``,
-``[train]`` and ``[sample]``, plus ``tokenizer = "…"`` at the top.
+``[train]`` and ``[sample]``, plus ``tokenizer = "…"`` at the top. ``data`` and
+``val_data`` stand at the top or in ``[train]``, a string or a list of what the options take.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MOST_STEPS = 10**9  # means no limit, here and in the engine
 OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
 DTYPES = ("fp32", "bf16")
 SAMPLE_DTYPES = ("fp32", "bf16", "int8")
+TEXTS = ("data", "val_data")  # of a preset, not settings
 
 DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"
 MEMORY, SAVING, MACHINE = "Batch and memory", "Evaluation and saving", "Machine"
@@ -209,7 +211,8 @@ class Preset:
     """A recipe: a model's shape, how to train it, how to sample from it, and its tokenizer.
 
     ``names_steps`` and ``names_seq_len`` tell whether its file says how many steps to train, and T;
-    ``named_shape`` has the dimensions of the model that it names.
+    ``named_shape`` has the dimensions of the model that it names. ``data`` and ``val_data`` are
+    texts as ``--data`` takes them.
     """
 
     name: str = "defaults"
@@ -217,6 +220,8 @@ class Preset:
     names_steps: bool = False
     names_seq_len: bool = False
     named_shape: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    val_data: tuple[str, ...] = ()
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -242,8 +247,8 @@ def load_preset(name_or_path: str) -> Preset:
         if not path.is_file():
             raise Usage(f"no preset '{name_or_path}'{nearest(name_or_path, preset_names())}")
     values = read_toml(path)
-    allowed = ("tokenizer", "model", "train", "sample")
-    _check_keys(values, allowed, str(path))
+    texts = {key: _texts(values, key, path) for key in TEXTS}
+    _check_keys(values, ("tokenizer", "model", "train", "sample"), str(path))
     tokenizer = values.get("tokenizer")
     if not isinstance(tokenizer, str | None):
         raise Usage(f'{path}: tokenizer must be a string such as "bpe:2048"')
@@ -259,10 +264,26 @@ def load_preset(name_or_path: str) -> Preset:
         "steps" in names,
         "seq_len" in names,
         tuple(values.get("model", {})),
+        texts["data"],
+        texts["val_data"],
         model,
         train,
         sample,
     )
+
+
+def _texts(values: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
+    """Take the texts of ``data`` or ``val_data`` out of a preset's tables."""
+    tables = [table for table in (values, values.get("train")) if isinstance(table, dict)]
+    found = [table.pop(key) for table in tables if key in table]
+    if len(found) > 1:
+        raise Usage(f"{path} has {key} at the top and in [train]: leave one out")
+    texts = found[0] if found else []
+    texts = [texts] if isinstance(texts, str) else texts
+    whole = isinstance(texts, list) and all(isinstance(each, str) and each for each in texts)
+    if not whole or (found and not texts):
+        raise Usage(f'{path}: {key} must be a text or a list such as ["A", "B:0.3"]')
+    return tuple(texts)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

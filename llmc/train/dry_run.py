@@ -14,6 +14,7 @@ from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.train.loop import OnEvent, engine_arguments, ignore, run_engine
 from llmc.train.metrics import Event, Progress
+from llmc.train.mixture import Portion
 from llmc.train.plan import Inputs, Storage, start
 from llmc.units import seconds_of
 
@@ -45,6 +46,7 @@ class Estimate:
     start: Event
     measured: Event
     storage: Storage
+    texts: tuple[Portion, ...] = ()  # that it trains on
 
     @property
     def work(self) -> list[PlannedWork]:
@@ -91,7 +93,8 @@ def dry_run(
 
     argv = [str(binary), "train", *argv, "--dry-run", "1"]
     run_engine(argv, plan.progress(), plan.data.detokenize, keep)
-    return Estimate(plan.settings, events["start"], events["measured"], plan.storage)
+    found = events["start"], events["measured"]
+    return Estimate(plan.settings, *found, plan.storage, plan.data.train)
 
 
 def planned_work(settings: TrainConfig, steps: int | None, measured: Event) -> list[PlannedWork]:

@@ -149,6 +149,7 @@ class Progress:
         train: (step, training loss) pairs.
         val: (step, validation loss) pairs.
         val_errors: the standard error of the validation losses that have one, by step.
+        val_parts: the newest validation losses of the texts of a mixture, in order.
         start: the engine's first event: parameters, isa, threads, memory in bytes.
         last: the newest event about a training step.
         seconds: training time: the sum of all steps, without validation, samples and saving.
@@ -167,6 +168,7 @@ class Progress:
     train: list[Point] = field(default_factory=list)
     val: list[Point] = field(default_factory=list)
     val_errors: dict[int, float] = field(default_factory=dict)
+    val_parts: list[float] = field(default_factory=list)
     start: Event = field(default_factory=dict)
     last: Event = field(default_factory=dict)
     seconds: float = 0.0
@@ -197,6 +199,7 @@ class Progress:
             self.val.append((event["step"], event["val_loss"]))
             if "val_error" in event:
                 self.val_errors[event["step"]] = event["val_error"]
+            self.val_parts = event.get("val_parts", [])
         elif event["event"] == "start":
             self.start = event
             self.steps = event["steps"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import Preset, TrainConfig, load_preset, settings_of
+from llmc.config import Preset, TrainConfig, in_val_tokens, load_preset, settings_of
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig, flops_per_token
 from llmc.paths import (
@@ -18,16 +18,16 @@ from llmc.paths import (
     CHECKPOINTS,
     RECORD,
     Workspace,
-    expanded,
     free_bytes,
 )
 from llmc.report import SILENT, Report
-from llmc.tokens.files import read_tokens
+from llmc.train import mixture as mixing
 from llmc.train import record as records
 from llmc.train import resume as resuming
 from llmc.train.folder import new_run, newest_step
 from llmc.train.metrics import Progress
-from llmc.train.record import Record, Setup
+from llmc.train.mixture import Spec
+from llmc.train.record import Record, Setup, Texts
 from llmc.train.resume import Changes
 from llmc.train.start import Data, check_match, find_data, find_model
 from llmc.units import megabytes, seconds_of
@@ -42,16 +42,16 @@ class Inputs:
     Attributes:
         run: the run's name.
         config: a preset, by name or path.
-        data: dataset folder, token file or glob pattern to train on.
-        val_data: token file or pattern to validate on.
+        data: datasets, token files or patterns to train on, ``NAME`` or ``NAME:WEIGHT`` each.
+        val_data: those to validate on, likewise.
         model: the checkpoint to start from.
         resume_from: the step of the checkpoint to resume from, or ``best``. Default: the newest.
     """
 
     run: str | None = None
     config: str | None = None
-    data: Path | None = None
-    val_data: Path | None = None
+    data: Spec | Sequence[Spec] | None = None
+    val_data: Spec | Sequence[Spec] | None = None
     model: Path | None = None
     resume_from: str | None = None
 
@@ -132,7 +132,7 @@ class RunPlan:
             with suppress(OSError):  # removed by a trainer that still runs
                 about = path.stat()
                 sizes[about.st_ino] = about.st_size
-        validates = self.data.val is not None and self.settings.val_every > 0
+        validates = bool(self.data.val) and self.settings.val_every > 0
         needed = stored_bytes(self.preset.model, self.settings, validates=validates)
         return Storage(needed, free_bytes(self.folder) + sum(sizes.values()))
 
@@ -149,12 +149,12 @@ class RunPlan:
     def note_choices(self, workspace: Workspace, threads: int, report: Report) -> None:
         """Report what the run uses, chosen or by default."""
         shown, data = workspace.shown, self.data
-        report.note(f"data: {shown(data.train)}")
-        report.note(f"validation: {shown(data.val) if data.val else 'none'}")
+        lines = mixing.said(workspace, data.train, self.settings)
+        for line in (*lines, *mixing.validation_said(workspace, data.train, data.val)):
+            report.note(line)
         report.note(f"model: {shown(self.model)}")
-        tokens = sum(len(read_tokens(file)) for file in expanded(data.train))
-        windows, rows = self.settings.windows_of(tokens)
-        if rows > windows:
+        windows, rows = self.settings.windows_of(data.train[0].tokens)
+        if rows > windows and len(data.train) == 1:
             have = f"{windows:,} window{'s' if windows > 1 else ''}"
             report.note(
                 f"the text has {have} of {self.settings.seq_len:,} tokens: an update "
@@ -211,6 +211,7 @@ def start(
             f"--seq-len {plan.settings.seq_len} is more than the {header.config.context} positions "
             f"of {workspace.shown(plan.model)}: use at most that"
         )
+    mixing.check_rows(plan.data.train, plan.settings.seq_len)
     return plan  # the shape of a resumed run stands in its config
 
 
@@ -247,7 +248,8 @@ def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: Mod
     config = str(inputs.config)
     out = workspace.shown(workspace.models / f"{plan.preset.name}-{plan.data.name}.bin")
     vocabulary = ["--vocab-size", str(shape.vocab_size)]
-    data = ["--data", str(inputs.data)] if inputs.data is not None else []
+    specs = (inputs.data,) if isinstance(inputs.data, Spec) else inputs.data or ()
+    data = [word for spec in specs for word in ("--data", str(spec))]
     error.commands = (
         shlex.join(["llmc", "export-weights", f"random:{config}", *vocabulary, "--out", out]),
         shlex.join(["llmc", "train", "--config", config, *data, "--model", out]),
@@ -255,11 +257,19 @@ def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: Mod
     raise error
 
 
+def _named(workspace: Workspace, inputs: Inputs, preset: Preset) -> tuple[Texts, Texts]:
+    """Return the texts that the caller or else the preset names."""
+    return (
+        mixing.named(workspace, inputs.data or preset.data),
+        mixing.named(workspace, inputs.val_data or preset.val_data),
+    )
+
+
 def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -> RunPlan:
     preset = load_preset(inputs.config) if inputs.config is not None else Preset()
     preset = replace(preset, train=settings_of(preset, given))
     resuming.check_warmup(preset.train)
-    data = find_data(workspace, inputs.data, inputs.val_data)
+    data = find_data(workspace, *_named(workspace, inputs, preset))
     model = find_model(workspace, inputs.model, data)
     return RunPlan(new_run(workspace, inputs.run, data.name), preset, data, model)
 
@@ -284,9 +294,11 @@ def _start_resumed(
     settings = resuming.resumed_settings(preset.train, given)
     step = resuming.chosen_step(workspace, folder, inputs.resume_from)
     resuming.check_steps(workspace, folder, step, given)
-    moved = inputs.data, inputs.val_data
+    moved = _named(workspace, inputs, Preset())
     data, record, other = records.recorded_data(workspace, folder, record, moved, report)
     model = _recorded_model(workspace, folder, record, step)
+    if len(data.val) > 1:
+        settings = in_val_tokens(settings, {})
     changes = {**resuming.changes_of(preset.train, settings), **other}
     preset, back = replace(preset, train=settings), step != newest_step(folder)
     return RunPlan(folder, preset, data, model, record, step, back, changes)

@@ -26,11 +26,15 @@ from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
 from llmc.tokens.tokenizer import file_of, recorded_tokenizer
 from llmc.train.folder import newest_run, read_record, similar_run
+from llmc.train.mixture import Named, Portion, place_of, recorded, whole_weights
 from llmc.train.start import Data, find_data
 from llmc.weights.checkpoint import read_header
 
 Record = Mapping[str, Any]
+Texts = tuple[Named, ...] | None
+Hashes = dict[str, list[tuple[int, str, int]]]
 DONE_ON = {"train": "trained", "val": "validated"}
+PLACES = ("data", "val_data")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def new_record(
         "model": os.path.relpath(model, workspace.root),
         "weights_crc32": weights_checksum(model),
         "files": fingerprints(data),
-        "manifest": data.manifest.fields() if data.manifest is not None else None,
+        "manifest": _manifests(data),
         "resumes": [],
     }
 
@@ -89,8 +93,13 @@ def _session(setup: Setup) -> Record:
 
 
 def _places(workspace: Workspace, data: Data) -> Record:
-    val = None if data.val is None else os.path.relpath(data.val, workspace.root)
-    return {"data": os.path.relpath(data.train, workspace.root), "val_data": val}
+    return {"data": place_of(workspace, data.train), "val_data": place_of(workspace, data.val)}
+
+
+def _manifests(data: Data) -> Any:
+    """Return the manifest of the text that is trained on; of several, a list with null for none."""
+    found = [part.manifest.fields() if part.manifest else None for part in data.train]
+    return found if len(found) > 1 else found[0]
 
 
 def weights_checksum(model: Path) -> str | None:
@@ -107,6 +116,7 @@ def weights_checksum(model: Path) -> str | None:
 def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
     """Return each split's token files in order, as a manifest has them: name, tokens, SHA-256.
 
+    Those of a mixture have the number of their text as ``part``, from 1 on.
     A manifest is trusted: ``find_data`` has just checked the files against it.
 
     Raises:
@@ -123,8 +133,12 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
         return {"file": path.name, "tokens": tokens, "sha256": payload_sha256(path)}
 
     return {
-        split: [known.get(file) or fingerprint(file) for file in (expanded(path) if path else [])]
-        for split, path in (("train", data.train), ("val", data.val))
+        split: [
+            (known.get(file) or fingerprint(file)) | ({"part": part} if len(portions) > 1 else {})
+            for part, portion in enumerate(portions, 1)
+            for file in expanded(portion.path)
+        ]
+        for split, portions in (("train", data.train), ("val", data.val))
     }
 
 
@@ -161,7 +175,7 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
         )
     try:
         record = read_record(folder)
-        _ = Path(record["data"]), Path(record["val_data"] or ""), Path(record["model"])
+        _ = [recorded(workspace, record[key]) for key in PLACES], Path(record["model"])
         _ = _recorded_hashes(record), [*record.get("resumes", [])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadData(
@@ -175,50 +189,50 @@ def recorded_data(
     workspace: Workspace,
     folder: Path,
     record: Record,
-    moved: tuple[Path | None, Path | None] = (None, None),
+    moved: tuple[Texts, Texts] = (None, None),
     report: Report = SILENT,
 ) -> tuple[Data, Record, Record]:
     """Return a run's data, the record with its place, and what of the data is other data.
 
-    ``moved`` are the token files to train and to validate on, where those that were recorded are
-    not meant: the same ones in another place, or other ones of the same tokenizer.
+    ``moved`` are the texts to train and to validate on, where those that were recorded are not
+    meant: the same ones in another place, or other ones of the same tokenizer.
 
     Raises:
         MissingOutput: the data is gone.
         BadData: it is not what the run was trained on, and was not named; or it has another
             tokenizer.
     """
-    root = workspace.root
-    recorded = root / record["val_data"] if record["val_data"] is not None else None
-    train, val = moved[0] or root / record["data"], moved[1] or (None if moved[0] else recorded)
+    own, own_val = (recorded(workspace, record[key]) for key in PLACES)
+    train, val = moved[0] or own, moved[1] or (None if moved[0] else own_val)
     try:
         found = find_data(workspace, train, val)
     except MissingOutput as error:
         raise MissingOutput(f"{error}; name data that was moved with --data") from error
-    expected = _recorded_hashes(record)
-    train_only = _hashes(fingerprints(replace(found, val=None))) if moved[0] else expected
+    expected, before = _recorded_hashes(record), tuple(Portion(t.path, t.weight) for t in own_val)
+    train_only = _hashes(fingerprints(replace(found, val=()))) if moved[0] else expected
     if train_only.get("train") == expected.get("train", train_only.get("train")):
         # The run's own data. A manifest that came later may name a validation file.
-        val = found.val if recorded is not None and found.val is not None else recorded
-        found = replace(found, val=val)
+        found = replace(found, val=found.val if own_val and found.val else before)
     files = fingerprints(found)
     hashes, now, changes = _hashes(files), {**_places(workspace, found), "files": files}, {}
-    for split, key, path in (
-        ("train", "data", found.train),
-        ("val", "val_data", found.val or recorded),
+    for split, key, texts, had in (
+        ("train", "data", found.train, own),
+        ("val", "val_data", found.val or before, own_val),
     ):
-        if hashes[split] == expected.get(split, hashes[split]):
+        same = hashes[split] == expected.get(split, hashes[split])
+        if same and whole_weights(texts) == whole_weights(had):
             continue
         if moved[0] is None:
             raise BadData(
-                f"{path} is not what {workspace.shown(folder)} was {DONE_ON[split]} on: make it "
+                f"{', '.join(str(text.path) for text in texts)} is not what "
+                f"{workspace.shown(folder)} was {DONE_ON[split]} on: make it "
                 "again with 'llmc tokenize', name the right data with --data, or name other data "
                 "there to go on with that"
             )
         changes[key] = [record[key], now[key]]
     if changes:
         _check_tokenizer(workspace, folder, found)
-        now["manifest"] = found.manifest.fields() if found.manifest is not None else None
+        now["manifest"] = _manifests(found)
         changes["files"] = [record.get("files"), files]
     if not expected:
         report.note(f"{RECORD} is from an older llmc without hashes: the data is not checked")
@@ -250,16 +264,18 @@ def _check_tokenizer(workspace: Workspace, folder: Path, data: Data) -> None:
     )
 
 
-def _recorded_hashes(record: Record) -> dict[str, list[tuple[int, str]]]:
-    manifest = record.get("manifest") or {}  # all that an older llmc recorded
-    files = record.get("files", {"train": manifest["train"]} if manifest else {})
+def _recorded_hashes(record: Record) -> Hashes:
+    files = record.get("files")
+    if files is None:  # an older llmc recorded no more than this
+        manifest = record.get("manifest")
+        files = {"train": manifest["train"]} if manifest else {}
     return _hashes(files)
 
 
-def _hashes(files: Record) -> dict[str, list[tuple[int, str]]]:
-    """Return the sizes and hashes of each split's token files."""
+def _hashes(files: Record) -> Hashes:
+    """Return the sizes and hashes of each split's token files, and the text that each is of."""
     return {
-        split: [(shard["tokens"], shard["sha256"]) for shard in shards]
+        split: [(shard["tokens"], shard["sha256"], shard.get("part", 1)) for shard in shards]
         for split, shards in files.items()
     }
 

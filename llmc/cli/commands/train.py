@@ -24,17 +24,19 @@ from llmc.train.resume import resume_command, typed
 of_data = in_group(DATA)
 
 Data = Annotated[
-    Path | None,
+    list[str] | None,
     of_data(
-        "Dataset folder, token file or glob pattern; with --resume, where the run's own "
-        "data was moved to, or other data. Default: the dataset prepared last.",
-        "PATH",
+        "Dataset, token file or glob pattern; given several times, texts to mix by weight (1). "
+        "With --resume, where the run's own data was moved to, or other data. "
+        "Default: the dataset prepared last.",
+        "PATH[:WEIGHT]",
     ),
 ]
 ValData = Annotated[
-    Path | None,
+    list[str] | None,
     of_data(
-        "Token file, pattern or dataset folder to validate on. Default: the dataset's.", "PATH"
+        "Token file, pattern or dataset to validate on, likewise. Default: those of --data.",
+        "PATH[:WEIGHT]",
     ),
 ]
 Model = Annotated[
@@ -186,5 +188,6 @@ def without_dry_run(context: typer.Context) -> str:
             given = name not in ("dry_run", "resume")  # these two are never typed as --no-
             words += [f"--{flag}" if value else f"--no-{flag}"] if given else []
         elif value is not None and (name, value) != ("log_every", 0):
-            words += [f"--{flag}", str(value)]
+            for each in value if isinstance(value, list | tuple) else [value]:
+                words += [f"--{flag}", str(each)]
     return shlex.join(words)

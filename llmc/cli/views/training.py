@@ -337,6 +337,8 @@ def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterat
     numbers.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     numbers.append(megabytes(progress.start.get("memory", 0)))
     yield f"{result.steps:,} steps in {duration(progress.seconds)}: {', '.join(numbers)}"
+    if parts := [f"{name} {loss:.4f}" for name, loss in result.val_parts.items()]:
+        yield f"val loss by text: {', '.join(parts)}"
     settings = result.settings
     expected = result.steps > progress.before and not settings.bounded and not settings.patience
     if result.reason not in (None, "interrupted", "steps" if expected else None):
@@ -387,6 +389,7 @@ def result_fields(result: TrainResult) -> dict[str, Any]:
         "train_loss": result.train_loss,
         "val_loss": result.val_loss,
         "val_error": result.val_error,
+        **({"val_parts": result.val_parts} if result.val_parts else {}),
         "tokens_per_second": progress.tokens_per_second,
         "memory_bytes": progress.start.get("memory"),
         **{name: progress.start.get(name) for name in ("isa", "dtype", "threads")},
