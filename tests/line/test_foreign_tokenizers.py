@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from llmc.config import TrainConfig
+from llmc.engine.machine import Threads
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.manifest import load_manifest
@@ -112,7 +113,9 @@ def test_a_run_s_own_samples_hold_no_id_without_a_token(here: Llmc) -> None:
     foreign("mine", library(["<|endoftext|>"]))
     ok(here("prepare", "text.txt", "--model", "mine"))
     data = find_data(Workspace(Path()), Path("data/text"), None)
-    flags = engine_arguments(data, Path("models/mine.bin"), None, TrainConfig(), 1, rows=ROWS)
+    flags = engine_arguments(
+        data, Path("models/mine.bin"), None, TrainConfig(), Threads(1), rows=ROWS
+    )
     given = dict(pairwise(flags))
     assert (given["--eot"], given["--unused-ids"]) == ("0", "300-319")
     ok(here("train", "--steps", "2", "--sample-every", "1", "--batch-size", "1", "--seq-len", "8"))
