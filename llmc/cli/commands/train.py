@@ -11,7 +11,8 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import count, in_group, option, with_settings
 from llmc.cli.views.dry_run import estimate_fields, print_estimate, print_memory
-from llmc.cli.views.training import choose_view, result_fields, summary
+from llmc.cli.views.result import result_fields
+from llmc.cli.views.training import choose_view, summary
 from llmc.config import DATA, MACHINE, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted, Usage
 from llmc.train.dry_run import dry_run as estimate
