@@ -12,7 +12,7 @@ from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.folder import FoundCheckpoint, find_checkpoint, read_record, run_data
 from llmc.train.mixture import Portion
-from llmc.train.record import DONE_ON, changed_splits
+from llmc.train.record import DONE_ON, changed_texts
 from llmc.train.start import Data, check_match, find_data
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 
@@ -106,7 +106,7 @@ def find_text(
                 "FILE, or measure the training split with --split train"
             )
         if data is None and model.found.run is not None:
-            _check_unchanged(workspace, model.found.run, found, split)
+            _check_unchanged(workspace, model.found.run, chosen, split)
     check_match(workspace, found, model.checkpoint, model.header)
     tokenizer = found.tokenizer
     if tokenizer is not None and model.header.tokenizer is None:
@@ -120,15 +120,15 @@ def _shown(workspace: Workspace, texts: Sequence[Portion]) -> str:
     return ", ".join(workspace.shown(text.path) for text in texts)
 
 
-def _check_unchanged(workspace: Workspace, run: Path, data: Data, split: str) -> None:
+def _check_unchanged(workspace: Workspace, run: Path, texts: Sequence[Portion], split: str) -> None:
     """Refuse a split that is no longer what a run recorded: it may have been trained on."""
     if run_data(workspace, run) is None:  # nothing is recorded
         return
-    if split in changed_splits(read_record(run), data):
+    if changed := changed_texts(read_record(run), texts, split):
         raise BadData(
-            f"{_shown(workspace, data.train if split == 'train' else data.val)} has "
-            f"changed since {workspace.shown(run)} was {DONE_ON[split]} on it: make it again as it "
-            f"was, or measure it as it is with --data {workspace.shown(data.folder)}"
+            f"{_shown(workspace, changed)} has changed since {workspace.shown(run)} was "
+            f"{DONE_ON[split]} on it: make it again as it was, or measure it as it is with --data "
+            f"{workspace.shown(changed[0].folder)}"
         )
 
 

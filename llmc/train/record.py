@@ -11,7 +11,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +33,8 @@ from llmc.weights.checkpoint import read_header
 
 Record = Mapping[str, Any]
 Texts = tuple[Named, ...] | None
-Hashes = dict[str, list[tuple[int, str, int]]]
+Hash = tuple[int, str, int]  # tokens, SHA-256, the number of its text
+Hashes = dict[str, list[Hash]]
 DONE_ON = {"train": "trained", "val": "validated"}
 PLACES = ("data", "val_data")
 
@@ -224,9 +225,9 @@ def recorded_data(
         if same and whole_weights(texts) == whole_weights(had):
             continue
         if moved[0] is None:
+            other = ", ".join(str(text.path) for text in changed_texts(record, texts, split))
             raise BadData(
-                f"{', '.join(str(text.path) for text in texts)} is not what "
-                f"{workspace.shown(folder)} was {DONE_ON[split]} on: make it "
+                f"{other} is not what {workspace.shown(folder)} was {DONE_ON[split]} on: make it "
                 "again with 'llmc tokenize', name the right data with --data, or name other data "
                 "there to go on with that"
             )
@@ -240,16 +241,26 @@ def recorded_data(
     return found, {**record, **now}, changes
 
 
-def changed_splits(record: Record, data: Data) -> set[str]:
-    """Return which of a dataset's splits, "train" and "val", are not what a run was made with.
+def changed_texts(record: Record, texts: Sequence[Portion], split: str) -> list[Portion]:
+    """Return which texts of a split, "train" or "val", are not what a run was made with.
 
     A record of an older llmc has no hashes, and then none counts as changed.
 
     Raises:
         BadData: a token file cannot be read.
     """
-    expected, now = _recorded_hashes(record), _hashes(fingerprints(data))
-    return {split for split, hashes in now.items() if hashes != expected.get(split, hashes)}
+    expected = _recorded_hashes(record).get(split)
+    known = tuple(text.manifest for text in texts if text.manifest is not None)
+    now = _hashes(fingerprints(Data("", tuple(texts), manifests=known)))["train"]
+    return [
+        text
+        for part, text in enumerate(texts, 1)
+        if expected is not None and _of(part, now) != _of(part, expected)
+    ]
+
+
+def _of(part: int, hashes: Sequence[Hash]) -> list[Hash]:
+    return [each for each in hashes if each[2] == part]
 
 
 def _check_tokenizer(workspace: Workspace, folder: Path, data: Data) -> None:

@@ -224,8 +224,9 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
         if not model.is_file():
             raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
         return model
-    if (prepared := prepared_model(workspace, data.folder)) is not None:
-        return prepared
+    for text in data.train:
+        if (prepared := prepared_model(workspace, text.folder)) is not None:
+            return prepared
     models = list(workspace.models.glob("*.bin"))
     if not models:
         raise MissingOutput(
