@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmc.errors import Interrupted, Usage
 from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
 from llmc.evaluate.statistics import Score, Tally, mixed_score, score, token_bytes
-from llmc.evaluate.target import EvaluatedModel, find_evaluated, find_text
+from llmc.evaluate.target import EvaluatedModel, EvaluatedText, find_evaluated, find_text
 from llmc.paths import Workspace, expanded
 from llmc.report import SILENT, Report
 from llmc.tokens.files import read_tokens
@@ -89,6 +89,24 @@ def evaluate(
     else:
         known = text.tokenizer.end, token_bytes(text.tokenizer)
         tallies = [Tally(*known) for _ in text.texts]
+    _predict(text, tallies, engine, max_tokens, report)
+    weights = shares(text.texts)
+    result = mixed_score(tallies, weights, engine.seq_len)
+    names = [each.name for each in text.texts]
+    scores = [score(tally, engine.seq_len) for tally in tallies] if len(tallies) > 1 else []
+    parts = tuple(map(ScoredText, names, weights, scores))
+    files, finished = text.files, engine.finished()
+    return LossResult(model, files, text.split, result, finished, text.other_split, parts)
+
+
+def _predict(
+    text: EvaluatedText,
+    tallies: Sequence[Tally],
+    engine: RowEngine,
+    max_tokens: int | None,
+    report: Report,
+) -> None:
+    """Predict each text, or its share of ``max_tokens``, and add the losses to its tally."""
     asked = share_of_tokens(text.texts, max_tokens or 0)
     there = [max(each.tokens - 1, 0) for each in text.texts]
     total = sum(min(most or all_of, all_of) for most, all_of in zip(asked, there, strict=True))
@@ -107,13 +125,6 @@ def evaluate(
                 measured += f", of {text.texts[len(done) - 1].name}" if len(tallies) > 1 else ""
             message = f"interrupted after {engine.done:,} of {total:,} tokens; {measured}"
             raise Interrupted(message) from stop
-    weights = shares(text.texts)
-    result = mixed_score(tallies, weights, engine.seq_len)
-    names = [each.name for each in text.texts]
-    scores = [score(tally, engine.seq_len) for tally in tallies] if len(tallies) > 1 else []
-    parts = tuple(map(ScoredText, names, weights, scores))
-    files, finished = text.files, engine.finished()
-    return LossResult(model, files, text.split, result, finished, text.other_split, parts)
 
 
 def _add_rows(tally: Tally, shards: Sequence[Ids], rows: Iterable[dict[str, Any]]) -> None:

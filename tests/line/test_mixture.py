@@ -124,10 +124,11 @@ def test_the_library_takes_a_list(llmc: Llmc) -> None:
     ok(llmc(*START, *MIXED, "--run", "typed"))
     config, where = str(llmc.workspace / "tiny.toml"), llmc.workspace
     notes = where / "data" / "notes"
-    for run, data in (
+    listed: tuple[tuple[str, Any], ...] = (
         ("strings", ["texts", "songs:0.5", f"{notes}:2"]),
         ("pairs", ["texts", (where / "data/songs", 0.5), (notes, 2)]),
-    ):
+    )
+    for run, data in listed:
         model = where / "models" / "tiny-texts.bin"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LLMC_CACHE_DIR", str(llmc.cache))
