@@ -66,18 +66,6 @@ size_t mixture_row(struct Mixture *m, uint64_t row, uint64_t *visit) {
   return take_row(m, &at, visit);
 }
 
-uint64_t mixture_epoch(const struct Mixture *m) {
-  uint64_t most = 0;
-  for (size_t i = 0; i < m->count; i++) {
-    const uint64_t windows = dataloader_windows(&m->parts[i]), w = m->weights[i];
-    uint64_t rows;  // windows · W / w, rounded up
-    if (__builtin_mul_overflow(windows / w, m->weight, &rows)) return UINT64_MAX;
-    rows += (windows % w * m->weight + w - 1) / w;
-    if (rows > most) most = rows;
-  }
-  return most;
-}
-
 uint64_t mixture_share(const struct Mixture *m, size_t part, uint64_t tokens) {
   const uint64_t w = m->weights[part], W = m->weight;
   return tokens / W * w + (tokens % W * w + W - 1) / W;
@@ -121,6 +109,18 @@ static struct DataLoader *part_of(struct Mixture *m, size_t i) {
   part->shuffle = m->shuffle, part->whole = m->whole;
   part->seed = m->seed + i * 0x9E3779B97F4A7C15;
   return part;
+}
+
+uint64_t mixture_epoch(struct Mixture *m) {
+  uint64_t most = 0;
+  for (size_t i = 0; i < m->count; i++) {
+    const uint64_t windows = dataloader_windows(part_of(m, i)), w = m->weights[i];
+    uint64_t rows;  // windows · W / w, rounded up
+    if (__builtin_mul_overflow(windows / w, m->weight, &rows)) return UINT64_MAX;
+    rows += (windows % w * m->weight + w - 1) / w;
+    if (rows > most) most = rows;
+  }
+  return most;
 }
 
 void mixture_batch(struct Mixture *m, size_t step, int *tokens, int *targets) {

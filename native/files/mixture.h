@@ -57,8 +57,8 @@ void mixture_check_rows(const struct Mixture *mixture);
 /* After B and T are set. */
 void mixture_layout(struct Mixture *mixture, struct Arena *arena);
 
-/* Rows after which every part has been passed once, at least. */
-uint64_t mixture_epoch(const struct Mixture *mixture);
+/* Rows after which every part has been passed once, at least; T and `whole` are set. */
+uint64_t mixture_epoch(struct Mixture *mixture);
 
 /* The part of a row, and which of its visits that is. Rows may be asked for in any order; it is fast where each is the
  * cursor's, or a later one. */
