@@ -68,6 +68,13 @@ AMX = Isa(
     "#include <immintrin.h>\n__m512 f(__m512 s, __m512i a) { _tile_dpbf16ps(0, 1, 2); "
     "return _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)a); }",
 )
+NEONBF16 = Isa(
+    "aarch64",
+    ("-mcpu=baseline+bf16+dotprod",),
+    ("-march=armv8.2-a+bf16+dotprod",),
+    "#include <arm_neon.h>\nfloat32x4_t f(float32x4_t s, int8x16_t a) "
+    "{ bfloat16x8_t b = (bfloat16x8_t)a; return vbfmmlaq_f32(vbfdotq_f32(s, b, b), b, b); }",
+)
 ISAS = {
     "generic": Isa(None, (), ()),
     "avx2": Isa("x86_64", ("-mcpu=x86_64_v3",), ("-march=x86-64-v3",)),
@@ -88,13 +95,8 @@ ISAS = {
     "blas": Isa(None, (), ()),
     "native": Isa(None, (), ()),
     "neon": Isa("aarch64", (), ()),
-    "neonbf16": Isa(
-        "aarch64",
-        ("-mcpu=baseline+bf16+dotprod",),
-        ("-march=armv8.2-a+bf16+dotprod",),
-        "#include <arm_neon.h>\nfloat32x4_t f(float32x4_t s, int8x16_t a) "
-        "{ return vbfdotq_f32(s, (bfloat16x8_t)a, (bfloat16x8_t)a); }",
-    ),
+    "neonbf16": NEONBF16,
+    "bfmmla": NEONBF16,
 }
 
 # The plain loops that everything else is measured against: no clever reordering of loops.

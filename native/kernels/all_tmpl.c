@@ -5,6 +5,7 @@
  *   KC     numbers of K in a packed block: few visits to the sums, and a panel of B (KC * NRV * VL words) well
  *          within a second cache
  *   PAIRS  1 where the CPU multiplies BF16 two by two, else 0
+ *   QUADS  1 where one instruction multiplies two lanes by two, four BF16 of each; nothing elsewhere
  *   TILES  1 where products of BF16 run on AMX tiles, 3 where those of floats do too, in three parts of BF16; nothing
  *          elsewhere
  *   BLAS   1 where a library multiplies floats, nothing elsewhere
@@ -14,6 +15,9 @@
 #endif
 #ifndef BLAS
 #define BLAS 0
+#endif
+#ifndef QUADS
+#define QUADS 0
 #endif
 
 #include "kernels/kernels.h"
@@ -38,6 +42,7 @@ static PoolTask *const product_task = gemm_task;
 #endif
 #include "kernels/linear_tmpl.c"
 #include "kernels/decode_tmpl.c"
+#include "kernels/strip_tmpl.c"
 #include "kernels/attention_tmpl.c"
 #include "kernels/cache_tmpl.c"
 #include "kernels/layernorm_tmpl.c"

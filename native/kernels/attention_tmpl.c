@@ -12,7 +12,7 @@
  */
 
 enum { TILE = 128 / MR * MR };  // rows of the left factor that are in hand at once
-_Static_assert(!PAIRS || MR % 2 == 0, "a tile of keys or queries begins with a whole pair");
+_Static_assert(!PAIRS || MR % (QUADS ? 4 : 2) == 0, "a tile of keys or queries begins with a whole pair, or quad");
 
 struct Attention {
   const struct Workers *workers;
@@ -26,99 +26,19 @@ struct Attention {
   size_t first;            // position of the first query: those before it are in a cache
 };
 
-/* Vectors in each of the strips that n lanes are cut into: as few strips as can be, all of one width. */
-_Static_assert(NRV == 2 || NRV == 3, "strip_product and pack_strip know strips of one, two and NRV vectors");
-INLINE size_t strip_vectors(size_t n) { return ceil_div(ceil_div(n, ceil_div(n, NR)), VL); }
-
-/* Lengths of the packed blocks, all lanes filled up: rows of T and of HS as left or right factor. */
-INLINE size_t rows_left(size_t n) { return round_up(n, MR); }
-INLINE size_t rows_right(size_t n) { return round_up(n, strip_vectors(n) * VL); }
-
-enum { TURNED = 8 };  // strip_store_turned reads and turns so many numbers, some of them past a strip's end
+/* Weights are packed where the scores were, except in quads, whose rows would lie over scores that are still needed. */
+enum { WEIGHTS_APART = QUADS * TILE * NR };
 
 static size_t attention_forward_floats(size_t T, size_t HS) {
-  return rows_left(T) * HS + rows_left(HS) * T + HS * NR + TILE * NR + rows_left(HS) * NR + TURNED;
+  const size_t deep = steps_most(HS);
+  return rows_left(T) * deep + rows_left(HS) * steps_most(T) + deep * NR + TILE * NR + WEIGHTS_APART +
+         rows_left(HS) * NR + TURNED;
 }
 
 static size_t attention_backward_floats(size_t T, size_t HS) {
-  size_t rows = rows_left(T);
-  return 2 * rows * HS + 2 * rows_left(HS) * rows + rows * rows_right(HS) + 2 * rows + 2 * HS * NR +
-         NR * rows_right(HS) + 3 * TILE * NR + rows_left(TILE) * NR + 2 * rows_left(HS) * NR + TURNED;
-}
-
-/* What the factors are packed as. Buffers are long enough for floats. */
-INLINE enum Dtype factors_as(const bool pairs) { return pairs ? BF16 : FP32; }
-
-/* Steps of a product over n numbers. */
-INLINE size_t steps_of(size_t n, const bool pairs) { return pairs ? ceil_div(n, 2) : n; }
-
-INLINE void strip_product_of(float *dst, const float *left, const float *right, size_t rows, size_t steps, bool add,
-                             const size_t vectors, const bool pairs) {
-  for (size_t i = 0; i < rows; i += MR) {
-    vf acc[MR][NRV];
-    gemm_tile(acc, left + i * steps, right, steps, vectors, pairs);
-#pragma GCC unroll 16
-    for (size_t r = 0; r < MR; r++) {
-#pragma GCC unroll 4
-      for (size_t v = 0; v < vectors; v++) {
-        float *at = dst + ((i + r) * vectors + v) * VL;
-        vstore(at, add ? acc[r][v] + vload(at) : acc[r][v]);
-      }
-    }
-  }
-}
-
-INLINE void strip_product_as(float *dst, const float *left, const float *right, size_t rows, size_t steps, bool add,
-                             size_t vectors, const bool pairs) {
-  switch (vectors) {
-    case 1: strip_product_of(dst, left, right, rows, steps, add, 1, pairs); break;
-    case 2: strip_product_of(dst, left, right, rows, steps, add, 2, pairs); break;
-    default: strip_product_of(dst, left, right, rows, steps, add, NRV, pairs); break;
-  }
-}
-
-/* dst (rows, columns) = or += left panels (kc, rows) times one right panel (kc, columns); columns fill the vectors.
- * A panel of the left factor is as deep as the product, or deeper where there is only one. */
-static void strip_product(float *dst, const float *left, const float *right, size_t rows, size_t kc, bool add,
-                          size_t vectors, bool pairs) {
-  if (PAIRS && pairs) strip_product_as(dst, left, right, rows, steps_of(kc, true), add, vectors, true);
-  else strip_product_as(dst, left, right, rows, kc, add, vectors, false);
-}
-
-INLINE vi lane_numbers(size_t from) {
-  vi lane = {0};
-  for (int i = 0; i < VL; i++) lane[i] = (int32_t)from + i;
-  return lane;
-}
-
-/* Up to eight rows of so many numbers each, from as many rows of eight. */
-INLINE void strip_block_turned(struct Array dst, size_t stride, const float *strip, size_t width, size_t rows,
-                               const size_t columns) {
-  v8 row[TURNED];
-#pragma GCC unroll 8
-  for (size_t r = 0; r < TURNED; r++) row[r] = r < columns ? v8_load(strip + r * width, TURNED) : (v8){0};
-  transpose8(row);
-#pragma GCC unroll 8
-  for (size_t r = 0; r < TURNED; r++) {
-    if (r >= rows) break;
-    const struct Array to = array_at(dst, r * stride);
-    const h8 halves = narrow8(row[r]);
-    if (dst.dtype == FP32) memcpy(to.data, &row[r], columns * sizeof row[r][0]);
-    else memcpy(to.data, &halves, columns * sizeof halves[0]);
-  }
-}
-
-/* Row t, column i of dst (rows, n) is column t, row i of the strip (n, width): the way back to memory order. */
-static void strip_store_turned(struct Array dst, size_t stride, const float *strip, size_t width, size_t rows,
-                               size_t n) {
-  for (size_t t = 0; t < rows; t += TURNED) {
-    for (size_t i = 0; i < n; i += TURNED) {
-      const struct Array to = array_at(dst, t * stride + i);
-      const float *from = strip + i * width + t;
-      if (n - i >= TURNED) strip_block_turned(to, stride, from, width, rows - t, TURNED);
-      else strip_block_turned(to, stride, from, width, rows - t, n - i);
-    }
-  }
+  const size_t rows = rows_left(T), deep = steps_most(HS);
+  return 2 * rows * deep + 2 * rows_left(HS) * rows + rows * rows_right(HS) + 2 * rows + 2 * deep * NR +
+         NR * rows_right(HS) + 3 * TILE * NR + WEIGHTS_APART + rows_left(TILE) * NR + 2 * rows_left(HS) * NR + TURNED;
 }
 
 INLINE float array_dot(struct ArrayView a, const float *b, size_t n) {
@@ -130,23 +50,17 @@ INLINE float array_dot(struct ArrayView a, const float *b, size_t n) {
   return vsum(sums) + tail;
 }
 
-/* Rows of one head of queries, keys or values from row t0 on, to be packed: a lane is a row, or with
- * `turned` a column. */
-INLINE struct Factor head_rows(struct ArrayView head, size_t stride, size_t t0, bool turned) {
-  head = view_at(head, t0 * stride);
-  return turned ? (struct Factor){head, 1, stride} : (struct Factor){head, stride, 1};
-}
-
 /* So many vectors of queries, from position q0 on, of one head; lse may be NULL. keys: left panels (HS, T); values:
  * for each tile of keys, left panels (keys of the tile, HS), the tiles one after the other. */
 INLINE void attention_strip(const struct Attention *at, struct Array out, float *lse, struct ArrayView q,
                             const float *keys, const float *values, float *scratch, size_t q0, size_t vectors,
                             const bool pairs) {
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, width = vectors * VL;
-  const size_t word = pairs ? 2 : 1;
+  const size_t group = pack_group(pairs);
   const float scale = 1 / sqrtf((float)HS);
   const size_t queries = size_min(width, T - q0), needed = size_min(T, q0 + width);
-  float *q_panel = scratch, *weights = q_panel + HS * NR, *sums = weights + TILE * NR;
+  float *q_panel = scratch, *weights = q_panel + steps_most(HS) * NR, *sums = weights + TILE * NR + WEIGHTS_APART;
+  float *packed = pairs ? weights + WEIGHTS_APART : weights;
   pack_strip(q_panel, head_rows(q, stride, q0 - at->first, false), queries, HS, factors_as(pairs), vectors);
   vf max[NRV], total[NRV];
   for (size_t v = 0; v < vectors; v++) max[v] = vsplat(-INFINITY), total[v] = (vf){0};
@@ -164,12 +78,16 @@ INLINE void attention_strip(const struct Attention *at, struct Array out, float 
         vstore(w, score);
         top = vmax(score, top);
       }
-      for (size_t k = 0; k < used; k += word) {
+      for (size_t k = 0; k < used; k += group) {
         const float *w = weights + k * width + v * VL;
-        const vf weight = vexp(vload(w) - top);
-        const vf next = pairs && k + 1 < used ? vexp(vload(w + width) - top) : (vf){0};
-        vstore(weights + k / word * width + v * VL, pairs ? vpairs(weight, next) : weight);
-        sum += pairs ? weight + next : weight;
+        vf weight[4];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < group; i++) {
+          weight[i] = i == 0 || k + i < used ? vexp(vload(w + i * width) - top) : (vf){0};
+        }
+        pack_rows(packed, k, v * VL, width, weight, pairs);
+#pragma GCC unroll 2
+        for (size_t i = 0; i < group; i += 2) sum += pairs ? weight[i] + weight[i + 1] : weight[i];
       }
       const vf shrink = vexp(max[v] - top);
       max[v] = top;
@@ -180,10 +98,10 @@ INLINE void attention_strip(const struct Attention *at, struct Array out, float 
       }
     }
     /* The panels of a tile are as deep as the tile; a strip on the diagonal uses their first rows. */
-    const float *tile_values = values + k0 / word * rows_left(HS);
+    const float *tile_values = values + steps_of(k0, pairs) * rows_left(HS);
     for (size_t i = 0; i < HS; i += MR) {
       const float *panel = tile_values + i * steps_of(tile, pairs);
-      strip_product(sums + i * width, panel, weights, MR, used, k0 > 0, vectors, pairs);
+      strip_product(sums + i * width, panel, packed, MR, used, k0 > 0, vectors, pairs);
     }
   }
   for (size_t v = 0; v < vectors; v++) {
@@ -203,7 +121,7 @@ INLINE void attention_pack(float *keys, float *values, struct ArrayView k, struc
                            size_t HS, const bool pairs) {
   pack_left(keys, head_rows(k, stride, 0, false), T, HS, factors_as(pairs));
   for (size_t k0 = 0; k0 < T; k0 += TILE) {
-    float *tile = values + k0 / (pairs ? 2 : 1) * rows_left(HS);
+    float *tile = values + steps_of(k0, pairs) * rows_left(HS);
     pack_left(tile, head_rows(v, stride, k0, true), HS, size_min(TILE, T - k0), factors_as(pairs));
   }
 }
@@ -211,7 +129,7 @@ INLINE void attention_pack(float *keys, float *values, struct ArrayView k, struc
 INLINE void attention_forward_heads(const struct Attention *at, int thread, const bool pairs) {
   const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C, vectors = strip_vectors(T);
   float *keys = at->workers->own + (size_t)thread * at->workers->own_floats;
-  float *values = keys + rows_left(T) * HS, *scratch = values + rows_left(HS) * T;
+  float *values = keys + rows_left(T) * steps_most(HS), *scratch = values + rows_left(HS) * steps_most(T);
   for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
     size_t b = pair / NH, h = pair % NH;
     const struct ArrayView q = view_at(at->qkv, b * T * stride + h * HS), k = view_at(q, C), v = view_at(k, C);
@@ -260,8 +178,8 @@ INLINE struct Head attention_pack_head(const struct Attention *at, float *own, s
   const enum Dtype factors = factors_as(pairs);
   const size_t T = at->T, C = at->C, HS = at->HS, stride = 3 * C, rows = rows_left(T);
   struct Head head = {.q = own};
-  head.dy = head.q + rows * HS;
-  head.q_tiles = head.dy + rows * HS;
+  head.dy = head.q + rows * steps_most(HS);
+  head.q_tiles = head.dy + rows * steps_most(HS);
   head.dy_tiles = head.q_tiles + rows * rows_left(HS);
   head.dq = head.dy_tiles + rows * rows_left(HS);
   head.lse = head.dq + rows * rows_right(HS);
@@ -274,7 +192,7 @@ INLINE struct Head attention_pack_head(const struct Attention *at, float *own, s
   pack_left(head.q, head_rows(q, stride, 0, false), T, HS, factors);
   pack_left(head.dy, head_rows(view_of(dy), C, 0, false), T, HS, factors);
   for (size_t q0 = 0; q0 < T; q0 += TILE) {
-    const size_t tile = size_min(TILE, T - q0), begin = q0 / (pairs ? 2 : 1) * rows_left(HS);
+    const size_t tile = size_min(TILE, T - q0), begin = steps_of(q0, pairs) * rows_left(HS);
     pack_left(head.q_tiles + begin, head_rows(q, stride, q0, true), HS, tile, factors);
     pack_left(head.dy_tiles + begin, head_rows(view_of(dy), C, q0, true), HS, tile, factors);
   }
@@ -291,13 +209,15 @@ INLINE void attention_backward_strip(const struct Attention *at, const struct He
                                      struct ArrayView k, struct ArrayView v, size_t k0, size_t vectors,
                                      const bool pairs) {
   const enum Dtype factors = factors_as(pairs);
-  const size_t word = pairs ? 2 : 1;
+  const size_t group = pack_group(pairs);
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, width = vectors * VL;
   const size_t dq_vectors = strip_vectors(HS), dq_width = dq_vectors * VL;
   const float scale = 1 / sqrtf((float)HS);
   const size_t count = size_min(width, T - k0);
-  float *k_turned = head->scratch, *v_turned = k_turned + HS * NR, *k_rows = v_turned + HS * NR;
-  float *weights = k_rows + NR * rows_right(HS), *dscores = weights + TILE * NR;
+  float *k_turned = head->scratch, *v_turned = k_turned + steps_most(HS) * NR;
+  float *k_rows = v_turned + steps_most(HS) * NR;
+  float *weights = k_rows + NR * rows_right(HS), *dscores = weights + TILE * NR + WEIGHTS_APART;
+  float *packed = pairs ? weights + WEIGHTS_APART : weights;
   float *paired = dscores + TILE * NR;  // dscores as a right factor, two rows in one
   float *dscores_left = pairs ? paired + TILE * NR : paired;
   float *dk_strip = dscores_left + rows_left(TILE) * NR, *dv_strip = dk_strip + rows_left(HS) * NR;
@@ -321,24 +241,24 @@ INLINE void attention_backward_strip(const struct Attention *at, const struct He
     strip_product(dscores, head->dy + at_q0, v_turned, rows, HS, false, vectors, pairs);
     for (size_t j = 0; j < vectors; j++) {
       const vi key = lane_numbers(k0 + j * VL);
-      for (size_t t = 0; t < rows; t += word) {
-        vf weight[2], dscore[2];
-        for (size_t i = 0; i < word; i++) {
+      for (size_t t = 0; t < rows; t += group) {
+        vf weight[4], dscore[4];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < group; i++) {
           const size_t query = q0 + t + i, row = (t + i) * width + j * VL;
           weight[i] = vexp(scale * vload(weights + row) - head->lse[query]);
           if (query < k0 + width) weight[i] = vselect(key > (int32_t)query, (vf){0}, weight[i]);
           dscore[i] = scale * weight[i] * (vload(dscores + row) - head->dy_y[query]);
           vstore(dscores + row, dscore[i]);
         }
-        const size_t row = t / word * width + j * VL;
-        vstore(weights + row, pairs ? vpairs(weight[0], weight[1]) : weight[0]);
-        if (pairs) vstore(paired + row, vpairs(dscore[0], dscore[1]));
+        pack_rows(packed, t, j * VL, width, weight, pairs);
+        if (pairs) pack_rows(paired, t, j * VL, width, dscore, true);
       }
     }
-    const size_t tile_begin = tile0 / word * rows_left(HS);
+    const size_t tile_begin = steps_of(tile0, pairs) * rows_left(HS);
     for (size_t i = 0; i < HS; i += MR) {
-      const size_t panel = tile_begin + i * steps_of(tile, pairs) + skip / word * MR;
-      strip_product(dv_strip + i * width, head->dy_tiles + panel, weights, MR, used, add, vectors, pairs);
+      const size_t panel = tile_begin + i * steps_of(tile, pairs) + steps_of(skip, pairs) * MR;
+      strip_product(dv_strip + i * width, head->dy_tiles + panel, packed, MR, used, add, vectors, pairs);
       strip_product(dk_strip + i * width, head->q_tiles + panel, pairs ? paired : dscores, MR, used, add, vectors,
                     pairs);
     }

@@ -139,7 +139,8 @@ static void attention_prompt_task(void *argument, int thread, int threads) {
   const size_t vectors = strip_vectors(c->M);
   const struct Attention at = {.workers = c->workers, .T = T, .C = C, .NH = c->NH, .HS = HS, .first = first};
   float *packed_keys = c->workers->own + (size_t)thread * c->workers->own_floats;
-  float *packed_values = packed_keys + rows_left(T) * HS, *scratch = packed_values + rows_left(HS) * T;
+  float *packed_values = packed_keys + rows_left(T) * steps_most(HS);
+  float *scratch = packed_values + rows_left(HS) * steps_most(T);
   (void)threads;
   for (size_t h; (h = pool_claim(c->workers->pool)) < c->NH;) {
     const struct Array keys = cached_head(c, c->cache.keys, c->feeds->slot, h);

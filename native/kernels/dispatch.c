@@ -49,6 +49,9 @@ extern const struct Kernels kernels_neon;
 #ifdef LLMC_HAVE_NEONBF16
 extern const struct Kernels kernels_neonbf16;
 #endif
+#ifdef LLMC_HAVE_BFMMLA
+extern const struct Kernels kernels_bfmmla;
+#endif
 
 static int always(void) { return 1; }
 
@@ -111,13 +114,14 @@ __attribute__((unused)) static int has_feature(const char *name) {
   return sysctlbyname(name, &present, &size, NULL, 0) == 0 && present;
 }
 
+/* FEAT_BF16 is both BFDOT and BFMMLA. */
 __attribute__((unused)) static int has_neonbf16(void) {
   return has_feature("hw.optional.arm.FEAT_BF16") && has_feature("hw.optional.arm.FEAT_DotProd");
 }
 #else
 #include <sys/auxv.h>
 
-/* HWCAP2_BF16 and HWCAP_ASIMDDP */
+/* HWCAP2_BF16, which is both BFDOT and BFMMLA, and HWCAP_ASIMDDP */
 __attribute__((unused)) static int has_neonbf16(void) {
   return (getauxval(AT_HWCAP2) & 1ul << 14) != 0 && (getauxval(AT_HWCAP) & 1ul << 20) != 0;
 }
@@ -128,41 +132,48 @@ __attribute__((unused)) static int has_neonbf16(void) {
 static int has_blas(void) { return blas_open(); }
 #endif
 
-/* Worst first: the last one that the machine can run is taken. */
+/* When a table is taken: as the last one of the list that the machine can run, or for its own reasons. */
+enum Taken { IN_TURN, WHEN_NAMED, WHEN_FASTER };
+
+/* Worst first. */
 static const struct {
   const struct Kernels *kernels;
   int (*runnable)(void);
+  enum Taken taken;
 } tables[] = {
-    {&kernels_plain, always},
+    {&kernels_plain, always, IN_TURN},
 #ifdef LLMC_HAVE_BLAS
-    {&kernels_blas, has_blas},  // taken where it is measured to be faster than the last one
+    {&kernels_blas, has_blas, WHEN_FASTER},
 #endif
 #ifdef LLMC_HAVE_GENERIC
-    {&kernels_generic, always},
+    {&kernels_generic, always, IN_TURN},
 #endif
 #ifdef LLMC_HAVE_NATIVE
-    {&kernels_native, always},  // the whole program is for this CPU
+    {&kernels_native, always, IN_TURN},  // the whole program is for this CPU
 #endif
 #ifdef LLMC_HAVE_NEON
-    {&kernels_neon, always},  // every 64-bit ARM has it
+    {&kernels_neon, always, IN_TURN},  // every 64-bit ARM has it
 #endif
 #ifdef LLMC_HAVE_NEONBF16
-    {&kernels_neonbf16, has_neonbf16},
+    {&kernels_neonbf16, has_neonbf16, IN_TURN},
+#endif
+#ifdef LLMC_HAVE_BFMMLA
+    {&kernels_bfmmla, has_neonbf16, IN_TURN},
 #endif
 #ifdef LLMC_HAVE_AVX2
-    {&kernels_avx2, has_avx2},
+    {&kernels_avx2, has_avx2, IN_TURN},
 #endif
 #ifdef LLMC_HAVE_AVX512
-    {&kernels_avx512, has_avx512},
+    {&kernels_avx512, has_avx512, IN_TURN},
 #endif
 #ifdef LLMC_HAVE_AVX512BF16
-    {&kernels_avx512bf16, has_avx512bf16},
+    {&kernels_avx512bf16, has_avx512bf16, IN_TURN},
 #endif
 #ifdef LLMC_HAVE_AMXFP32
-    {&kernels_amxfp32, has_amx},
+    {&kernels_amxfp32, has_amx, WHEN_NAMED},
 #endif
 #ifdef LLMC_HAVE_AMX
-    {&kernels_amx, has_amx},
+    {&kernels_amx, has_amx, IN_TURN},
 #endif
 };
 enum { TABLES = sizeof tables / sizeof *tables };
@@ -183,10 +194,26 @@ double kernels_rate(const struct Kernels *kernels, enum Dtype dtype) {
   return rate;
 }
 
-static const struct Kernels *best_runnable(bool floats) {
+/* The last table that this machine can run. */
+static const struct Kernels *best_runnable(void) {
   int best = TABLES - 1;
-  while (!tables[best].runnable() || (floats && tables[best].kernels->multiplies_bf16)) best--;
+  while (tables[best].taken != IN_TURN || !tables[best].runnable()) best--;
   return tables[best].kernels;
+}
+
+/* The fastest in BF16: of those that multiply it, and of the last one that multiplies floats alone. */
+static const struct Kernels *fastest_bf16(void) {
+  const struct Kernels *best = NULL;
+  double most = 0;
+  for (int i = TABLES - 1; i >= 0; i--) {
+    const struct Kernels *kernels = tables[i].kernels;
+    if (tables[i].taken != IN_TURN || !tables[i].runnable()) continue;
+    if (best == NULL && !kernels->multiplies_bf16) return kernels;  // there is nothing to compare
+    const double rate = kernels_rate(kernels, kernels->multiplies_bf16 ? BF16 : FP32);
+    if (rate > most) best = kernels, most = rate;
+    if (!kernels->multiplies_bf16) break;
+  }
+  return best;
 }
 
 /* The table that LLMC_ISA names, or NULL where it names none. */
@@ -210,16 +237,16 @@ static const struct Kernels *forced_table(void) {
 
 const struct Kernels *kernels_best(void) {
   const struct Kernels *forced = forced_table();
-  return forced != NULL ? forced : best_runnable(false);
+  return forced != NULL ? forced : best_runnable();
 }
 
 const struct Kernels *kernels_choose(enum Dtype dtype) {
   const struct Kernels *forced = forced_table();
   if (forced != NULL) return forced;
-  const struct Kernels *best = best_runnable(false), *floats = best_runnable(true);
+  if (dtype == BF16) return fastest_bf16();
+  const struct Kernels *best = best_runnable();
 #ifdef LLMC_HAVE_BLAS
-  if (dtype == FP32 && has_blas() && kernels_rate(&kernels_blas, FP32) > kernels_rate(best, FP32)) return &kernels_blas;
+  if (has_blas() && kernels_rate(&kernels_blas, FP32) > kernels_rate(best, FP32)) return &kernels_blas;
 #endif
-  if (dtype != BF16 || best == floats) return best;
-  return kernels_rate(best, BF16) > kernels_rate(floats, FP32) ? best : floats;
+  return best;
 }

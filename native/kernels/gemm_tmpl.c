@@ -92,6 +92,43 @@ INLINE void gemm_steps(vf acc[MR][NRV], const float *a, const float *b, size_t s
   }
 }
 
+#if QUADS
+/* The same where two rows are multiplied by two columns at once. Until the tile is turned, acc[i][j] and acc[i + 1][j]
+ * (i even) hold rows i and i + 1: the first of the first two columns of vector j, the second of its last two. */
+INLINE void gemm_steps_quads(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors) {
+  for (size_t s = 0; s < steps; s += 2, a += 2 * MR, b += 2 * vectors * VL) {
+    vf a_rows[MR / 2];
+#pragma GCC unroll 8
+    for (int i = 0; i < MR / 2; i++) a_rows[i] = vload(a + i * VL);
+#pragma GCC unroll 8
+    for (size_t j = 0; j < 2 * vectors; j++) {
+      const vf b_columns = vload(b + j * VL);
+#pragma GCC unroll 8
+      for (int i = 0; i < MR / 2; i++) {
+        acc[2 * i + (int)j % 2][j / 2] = vadd_quads(acc[2 * i + (int)j % 2][j / 2], a_rows[i], b_columns);
+      }
+    }
+  }
+}
+
+INLINE void tile_turn_quads(vf acc[MR][NRV]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; i += 2) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NRV; j++) {
+      const vf left = acc[i][j], right = acc[i + 1][j];
+      acc[i][j] = SHUFFLE(vi, left, right, 0, 1, 4, 5);
+      acc[i + 1][j] = SHUFFLE(vi, left, right, 2, 3, 6, 7);
+    }
+  }
+}
+#else
+INLINE void gemm_steps_quads(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors) {
+  gemm_steps(acc, a, b, steps, vectors, true);
+}
+INLINE void tile_turn_quads(vf acc[MR][NRV]) { (void)acc; }
+#endif
+
 INLINE void tile_zero(vf acc[MR][NRV]) {
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
@@ -103,7 +140,8 @@ INLINE void tile_zero(vf acc[MR][NRV]) {
 INLINE void gemm_tile(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors,
                       const bool pairs) {
   tile_zero(acc);
-  gemm_steps(acc, a, b, steps, vectors, pairs);
+  if (QUADS && pairs) gemm_steps_quads(acc, a, b, steps, vectors), tile_turn_quads(acc);
+  else gemm_steps(acc, a, b, steps, vectors, pairs);
 }
 
 /* A tile of the product, and now and then a few of the lines that will be wanted next. */
@@ -112,9 +150,11 @@ INLINE void gemm_tile_fetching(vf acc[MR][NRV], const float *a, const float *b, 
   tile_zero(acc);
   for (; steps >= FETCH_STEPS; steps -= FETCH_STEPS, a += FETCH_STEPS * MR, b += FETCH_STEPS * NR) {
     ahead_fetch(&fetches->out), ahead_fetch(&fetches->other), ahead_fetch(&fetches->panel);
-    gemm_steps(acc, a, b, FETCH_STEPS, NRV, pairs);
+    if (QUADS && pairs) gemm_steps_quads(acc, a, b, FETCH_STEPS, NRV);
+    else gemm_steps(acc, a, b, FETCH_STEPS, NRV, pairs);
   }
-  gemm_steps(acc, a, b, steps, NRV, pairs);
+  if (QUADS && pairs) gemm_steps_quads(acc, a, b, steps, NRV), tile_turn_quads(acc);
+  else gemm_steps(acc, a, b, steps, NRV, pairs);
 }
 
 /* Rows of the tile lie N numbers apart in an array, from element `at` on. */
@@ -236,7 +276,7 @@ struct Part {
 INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, struct Part part,
                        struct Ahead next, const bool pairs) {
   const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
-  const size_t steps = ceil_div(part.kc, pairs ? 2 : 1), times = fetch_times(steps);
+  const size_t steps = pack_steps(part.kc, gemm->workers->dtype), times = fetch_times(steps);
   const float *bias = gemm->bias != NULL ? gemm->bias + part.n : NULL;
   struct Fetches fetches = {.panel = next};
   for (size_t i = 0; i < part.rows; i += MR) {
@@ -266,7 +306,7 @@ INLINE void gemm_pack_int8(const struct Gemm *gemm, float *b, struct Part part) 
 }
 
 static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct Part part, const bool pairs) {
-  const size_t tiles = ceil_div(part.rows, MR), steps = ceil_div(part.kc, pairs ? 2 : 1);
+  const size_t tiles = ceil_div(part.rows, MR), steps = pack_steps(part.kc, gemm->workers->dtype);
   const size_t end = part.n + part.columns;
   for (; part.n < end; part.n += NR) {
     const size_t next = part.n + NR;
@@ -298,7 +338,7 @@ INLINE void gemm_sum_lanes(const struct Gemm *gemm, size_t lane, size_t lanes, s
 
 /* Some lanes of A: packed, and summed while they are in the cache. */
 static void gemm_pack_lanes(const struct Gemm *gemm, float *a, size_t lane, size_t lanes, size_t k, size_t kc) {
-  const size_t steps = ceil_div(kc, pack_word(gemm->workers->dtype));
+  const size_t steps = pack_steps(kc, gemm->workers->dtype);
   if (gemm->lane_sums == NULL) {
     pack_left(a, factor_at(gemm->a, lane, k), lanes, kc, gemm->workers->dtype);
     return;
@@ -331,8 +371,8 @@ static void gemm_task(void *argument, int thread, int threads) {
   for (size_t m = 0; m < M; m += mc_max) {
     const size_t mc = size_min(mc_max, M - m), height = round_up(ceil_div(mc, parts), MR);
     for (size_t k = 0; k < K; k += kc_max, block++) {
-      const size_t kc = size_min(kc_max, K - k), steps = ceil_div(kc, word);
-      float *a = workers->shared + block % 2 * mc_max * ceil_div(kc_max, word);
+      const size_t kc = size_min(kc_max, K - k), steps = pack_steps(kc, workers->dtype);
+      float *a = workers->shared + block % 2 * mc_max * pack_steps(kc_max, workers->dtype);
       size_t begin, end;
       pool_part(mc, MR, thread, threads, &begin, &end);
       if (begin < end) gemm_pack_lanes(gemm, a + begin * steps, m + begin, end - begin, k, kc);

@@ -204,8 +204,9 @@ struct Kernels {
  * weights have any type. Dies with EXIT_USAGE when LLMC_ISA names none, or one that this machine cannot run. */
 const struct Kernels *kernels_best(void);
 
-/* The same for training in this type, after measuring the machine for some milliseconds: BF16 takes a table that
- * multiplies floats where the instructions for BF16 are slower, FP32 a BLAS that is faster than the best table. */
+/* The same for training in this type, after measuring the machine for some milliseconds: BF16 takes the table whose
+ * instructions for BF16 are fastest, or one that multiplies floats where that is faster still; FP32 takes a BLAS that is
+ * faster than the best table. */
 const struct Kernels *kernels_choose(enum Dtype dtype);
 
 /* Operations a second of one thread's multipliers, in products of this type. */

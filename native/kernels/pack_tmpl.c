@@ -3,6 +3,8 @@
  * A panel holds R lanes (R = MR for the left factor, NR for the right one). Each step of the inner loop
  * reads one word of 32 bits from every lane: a float, or where the CPU multiplies BF16 (PAIRS) two
  * neighbours in k. Physical order [panel][step][R]; lanes and numbers past the end are zero.
+ *
+ * Where an instruction takes four BF16 of a lane (QUADS), two steps are interleaved: [panel][step / 2][R][2].
  */
 
 enum { NR = NRV * VL };
@@ -25,6 +27,21 @@ INLINE enum Packing packing_of(enum Dtype stored, enum Dtype multiplied) {
 
 /* Numbers that a word of this product holds. */
 INLINE size_t pack_word(enum Dtype multiplied) { return PAIRS && multiplied == BF16 ? 2 : 1; }
+
+/* Steps that kc numbers take. */
+INLINE size_t pack_steps(size_t kc, enum Dtype multiplied) {
+  const size_t word = pack_word(multiplied);
+  return QUADS && word == 2 ? 2 * ceil_div(kc, 4) : ceil_div(kc, word);
+}
+
+INLINE bool is_pairs(const enum Packing packing) { return packing >= ROUNDED_PAIRS; }
+INLINE bool is_quads(const enum Packing packing) { return QUADS && is_pairs(packing); }
+INLINE enum Dtype packed_as(const enum Packing packing) { return is_pairs(packing) ? BF16 : FP32; }
+
+/* Where a panel holds step s of lane l. */
+INLINE size_t pack_place(size_t s, size_t l, const size_t R, const enum Packing packing) {
+  return is_quads(packing) ? s / 2 * 2 * R + 2 * l + s % 2 : s * R + l;
+}
 
 /* A factor, or a part of one: lane l's number k is element l * lane + k * step of the array. One of the
  * two strides is 1. */
@@ -100,13 +117,35 @@ INLINE v8 pack_eight_lanes(const void *numbers, size_t i, size_t next, size_t wi
 /* The words from step s on, one at a time, of `have` lanes; zeros up to R. */
 INLINE void pack_rest(float *dst, struct Factor src, size_t have, size_t kc, size_t s, size_t lane, size_t width,
                       const size_t R, const enum Packing packing) {
-  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1;
-  for (; s * word < kc; s++) {
+  const size_t word = is_pairs(packing) ? 2 : 1, steps = pack_steps(kc, packed_as(packing));
+  for (; s < steps; s++) {
     for (size_t l = lane; l < lane + width; l++) {
-      const size_t at = l * src.lane + s * word * src.step;
-      dst[s * R + l] = l < have ? pack_one(src.numbers, at, src.step, s * word + 1 < kc, packing) : 0;
+      const size_t at = l * src.lane + s * word * src.step, place = pack_place(s, l, R, packing);
+      const bool there = l < have && s * word < kc;
+      dst[place] = there ? pack_one(src.numbers, at, src.step, s * word + 1 < kc, packing) : 0;
     }
   }
+}
+
+/* Eight lanes by eight words, as four rows of two words of every lane. */
+INLINE void pack_quads(float *dst, v8 row[8], size_t width, const size_t R) {
+  v8 turned[4][2];
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; half++) {
+    v8 even[2], odd[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+      const v8 a = row[4 * half + 2 * i], b = row[4 * half + 2 * i + 1];
+      even[i] = SHUFFLE(v8_bits, a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+      odd[i] = SHUFFLE(v8_bits, a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    turned[0][half] = SHUFFLE(v8_bits, even[0], even[1], 0, 1, 2, 3, 8, 9, 10, 11);
+    turned[1][half] = SHUFFLE(v8_bits, odd[0], odd[1], 0, 1, 2, 3, 8, 9, 10, 11);
+    turned[2][half] = SHUFFLE(v8_bits, even[0], even[1], 4, 5, 6, 7, 12, 13, 14, 15);
+    turned[3][half] = SHUFFLE(v8_bits, odd[0], odd[1], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+#pragma GCC unroll 4
+  for (size_t i = 0; i < 4; i++) memcpy(dst + i * 2 * R, turned[i], width * 2 * sizeof(float));
 }
 
 /* Eight lanes by eight words, turned; lanes past `lanes` are zero. */
@@ -117,6 +156,10 @@ INLINE void pack_block(float *dst, struct Factor src, size_t k, size_t lanes, si
   for (size_t i = 0; i < 8; i++) {
     row[i] = i < lanes ? pack_eight_steps(src.numbers.data, i * src.lane + k, packing) : (v8){0};
   }
+  if (is_quads(packing)) {
+    pack_quads(dst, row, width, R);
+    return;
+  }
   transpose8(row);
 #pragma GCC unroll 8
   for (size_t i = 0; i < 8; i++) memcpy(dst + i * R, &row[i], width * sizeof(float));
@@ -125,17 +168,32 @@ INLINE void pack_block(float *dst, struct Factor src, size_t k, size_t lanes, si
 /* A panel of lanes whose numbers are neighbours. */
 INLINE void pack_turned(float *dst, struct Factor src, size_t have, size_t kc, const size_t R,
                         const enum Packing packing) {
-  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1, whole = kc / word / 8 * 8;
+  const size_t word = is_pairs(packing) ? 2 : 1, whole = kc / word / 8 * 8;
   for (size_t l = 0; l < R; l += 8) {
     const size_t width = R - l < 8 ? R - l : 8, lanes = l < have ? size_min(width, have - l) : 0;
     const struct Factor from = factor_at(src, l, 0);
+    float *to = dst + pack_place(0, l, R, packing);
     if (lanes == 8) {
-      for (size_t s = 0; s < whole; s += 8) pack_block(dst + s * R + l, from, s * word, 8, 8, R, packing);
+      for (size_t s = 0; s < whole; s += 8) pack_block(to + s * R, from, s * word, 8, 8, R, packing);
     } else {
-      for (size_t s = 0; s < whole; s += 8) pack_block(dst + s * R + l, from, s * word, lanes, width, R, packing);
+      for (size_t s = 0; s < whole; s += 8) pack_block(to + s * R, from, s * word, lanes, width, R, packing);
     }
     pack_rest(dst, src, have, kc, whole, l, width, R, packing);
   }
+}
+
+/* One word of up to eight lanes that are neighbours, or two of each, into a panel. */
+INLINE void pack_lanes(float *dst, const void *numbers, size_t i, size_t step, size_t width,
+                       const enum Packing packing) {
+  const v8 row = pack_eight_lanes(numbers, i, step, width, packing);
+  if (!is_quads(packing)) {
+    memcpy(dst, &row, width * sizeof(float));
+    return;
+  }
+  const v8 next = pack_eight_lanes(numbers, i + 2 * step, step, width, packing);
+  const v8 both[2] = {SHUFFLE(v8_bits, row, next, 0, 8, 1, 9, 2, 10, 3, 11),
+                      SHUFFLE(v8_bits, row, next, 4, 12, 5, 13, 6, 14, 7, 15)};
+  memcpy(dst, both, width * 2 * sizeof(float));
 }
 
 /* Panels of lanes that are neighbours themselves, side by side: each step is a copy. Steps can lie so far apart that
@@ -143,21 +201,21 @@ INLINE void pack_turned(float *dst, struct Factor src, size_t have, size_t kc, c
 INLINE void pack_straight(float *dst, struct Factor src, size_t kc, const size_t R, const size_t panels,
                           const enum Packing packing) {
   enum { STEPS_AHEAD = 4, LINE = 64 };
-  const size_t word = packing >= ROUNDED_PAIRS ? 2 : 1, steps = ceil_div(kc, word);
-  const size_t size = dtype_size(src.numbers.dtype);
+  const size_t word = is_pairs(packing) ? 2 : 1, steps = pack_steps(kc, packed_as(packing));
+  const size_t size = dtype_size(src.numbers.dtype), together = is_quads(packing) ? 2 : 1;  // steps
   size_t s = 0;
-  for (; (s + 1) * word <= kc; s++) {
+  for (; (s + together) * word <= kc; s += together) {
     const char *soon = (const char *)src.numbers.data + (s + STEPS_AHEAD) * word * src.step * size;
     for (size_t byte = 0; panels > 1 && byte < panels * R * size; byte += LINE) {
-      for (size_t i = 0; i < word; i++) __builtin_prefetch(soon + i * src.step * size + byte);
+      for (size_t i = 0; i < together * word; i++) __builtin_prefetch(soon + i * src.step * size + byte);
     }
 #pragma GCC unroll 4
     for (size_t panel = 0; panel < panels; panel++) {
 #pragma GCC unroll 8
       for (size_t l = 0; l < R; l += 8) {
         const size_t width = R - l < 8 ? R - l : 8, at = panel * R + l + s * word * src.step;
-        v8 row = pack_eight_lanes(src.numbers.data, at, src.step, width, packing);
-        memcpy(dst + (panel * steps + s) * R + l, &row, width * sizeof(float));
+        float *to = dst + (panel * steps + s) * R + pack_place(0, l, R, packing);
+        pack_lanes(to, src.numbers.data, at, src.step, width, packing);
       }
     }
   }
@@ -169,7 +227,7 @@ INLINE void pack_straight(float *dst, struct Factor src, size_t kc, const size_t
 /* Panels of `lanes` lanes by kc numbers. */
 INLINE void pack_as(float *dst, struct Factor src, size_t lanes, size_t kc, const size_t R,
                     const enum Packing packing) {
-  const size_t steps = packing >= ROUNDED_PAIRS ? ceil_div(kc, 2) : kc, together = R < 16 ? 4 : 1;
+  const size_t steps = pack_steps(kc, packed_as(packing)), together = R < 16 ? 4 : 1;
   for (size_t l = 0; l < lanes;) {
     const struct Factor from = factor_at(src, l, 0);
     const size_t have = size_min(R, lanes - l);
@@ -212,6 +270,25 @@ static void pack_strip(float *dst, struct Factor src, size_t lanes, size_t kc, e
     default: pack(dst, src, lanes, kc, multiplied, NR); break;
   }
 }
+
+/* Rows of a right factor as pack() would write them: numbers k … of the VL lanes from `lane` on, as many as one step
+ * takes, or in quads two. x: a row each. */
+INLINE void pack_rows(float *panel, size_t k, size_t lane, const size_t R, const vf x[], const bool pairs) {
+  if (!pairs) {
+    vstore(panel + k * R + lane, x[0]);
+    return;
+  }
+#if QUADS
+  const vf low = vpairs(x[0], x[1]), high = vpairs(x[2], x[3]);
+  vstore(panel + k / 2 * R + 2 * lane, SHUFFLE(vi, low, high, 0, 4, 1, 5));
+  vstore(panel + k / 2 * R + 2 * lane + VL, SHUFFLE(vi, low, high, 2, 6, 3, 7));
+#else
+  vstore(panel + k / 2 * R + lane, vpairs(x[0], x[1]));
+#endif
+}
+
+/* Rows that pack_rows takes. */
+INLINE size_t pack_group(const bool pairs) { return !pairs ? 1 : QUADS ? 4 : 2; }
 
 /* INT8 in units of the scale to floats; whole blocks in whole vectors. */
 INLINE void pack_floats(float *to, const int8_t *bytes, float scale, size_t count) {

@@ -13,7 +13,11 @@ INLINE void peak_run(volatile float *factor, const bool pairs) {
 #pragma GCC unroll 32
     for (int i = 0; i < PEAK_CHAINS; i++) {
       /* A sum is a factor of itself: a product of a and b alone would be the same for all, and made once. */
+#if QUADS
+      acc[i] = pairs ? vadd_quads(acc[i], a, b) : acc[i] + acc[i] * a;
+#else
       acc[i] = pairs ? vadd_pairs(acc[i], a, b) : acc[i] + acc[i] * a;
+#endif
     }
   }
   vf sum = {0};
@@ -72,6 +76,6 @@ static double peak_flops(const struct Workers *workers) {
 #endif
   struct PeakTask peak = {{-2.0f, 1.0f}, PAIRS && workers->dtype == BF16};
   pool_run(workers->pool, "peak", peak_task, &peak);
-  const size_t operations = (size_t)(peak.pairs ? 4 : 2) * VL * PEAK_CHAINS * PEAK_ROUNDS;
+  const size_t operations = (size_t)(!peak.pairs ? 2 : QUADS ? 8 : 4) * VL * PEAK_CHAINS * PEAK_ROUNDS;
   return (double)operations * pool_threads(workers->pool);
 }

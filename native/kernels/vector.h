@@ -153,10 +153,14 @@ INLINE h8 h8_load(const uint16_t *at, size_t width) {
 
 INLINE v8 widen8(h8 x) { return (v8)(__builtin_convertvector(x, v8_bits) << 16); }
 
-/* To BF16, as bf16_from_float does. */
+/* To BF16, as bf16_from_float does; where the CPU does it, subnormal numbers become zero. */
 INLINE h8 narrow8(v8 x) {
-#ifdef __AVX512BF16__
+#if defined(__AVX512BF16__)
   return (h8)_mm256_cvtneps_pbh((__m256)x);
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  float32x4_t half[2];
+  memcpy(half, &x, sizeof half);
+  return (h8)vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(half[0]), half[1]);
 #else
   v8_bits bits = (v8_bits)x;
   v8_bits rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
@@ -225,6 +229,14 @@ INLINE vf vadd_pairs(vf acc, vf a, vf b) {
   const vi high = (vi){0} - 0x10000;
   acc += (vf)((vi)a & high) * (vf)((vi)b & high);
   return acc + (vf)((vi)a << 16) * (vf)((vi)b << 16);
+}
+#endif
+
+#if QUADS
+/* acc (2, 2) + a (2, 4) · b (2, 4)ᵀ, of which a lane holds two BF16: the four products are added up two by two, each
+ * time as vadd_pairs does it. */
+INLINE vf vadd_quads(vf acc, vf a, vf b) {
+  return (vf)vbfmmlaq_f32((float32x4_t)acc, (bfloat16x8_t)a, (bfloat16x8_t)b);
 }
 #endif
 

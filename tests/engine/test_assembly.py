@@ -33,6 +33,7 @@ class Tile(NamedTuple):
     isa: str
     machine: str
     instructions: tuple[str, ...]  # to multiply and add; the last one accumulates
+    words: int = 1  # that an instruction takes of each lane
 
 
 TILES = (
@@ -46,6 +47,8 @@ TILES = (
     Tile("neon", "aarch64", ("fmla",)),
     Tile("neonbf16", "aarch64", ("fmla",)),
     Tile("neonbf16", "aarch64", ("bfdot",)),
+    Tile("bfmmla", "aarch64", ("fmla",)),
+    Tile("bfmmla", "aarch64", ("bfmmla",), words=2),
 )
 FILES = tuple(dict.fromkeys((tile.isa, tile.machine) for tile in TILES))
 QUICK = ("avx2", "neon")
@@ -183,8 +186,8 @@ def faults(functions: Functions, native: Path, tile: Tile) -> list[str]:
     if len(sums) != MR * NRV or not all(map(whole.fullmatch, sums)):
         found.append(f"accumulators {sorted(sums)}, not {MR} x {NRV} whole registers")
     read = sum(map(lanes_read, loop))
-    if read != (MR + NRV * VL) * steps:
-        found.append(f"{steps} steps read {read} lanes, not {MR} of A and {NRV * VL} of B each")
+    if read != (MR + NRV * VL) * steps * tile.words:
+        found.append(f"{steps} steps read {read} words of {MR} lanes of A and {NRV * VL} of B")
     vector = re.compile(VECTOR[tile.machine])
     around = around_tile(functions, tile)
     found += [f"spilled: {line}" for line in around if STACK.search(line) and vector.search(line)]
@@ -238,7 +241,7 @@ def test_a_step_of_amx_multiplies_two_tiles_by_two(task: str, assembly: Assembly
 
 
 # The other loops that multiply: attention's strips, and decoding of several texts.
-MULTIPLY = re.compile(r"v?f?m(?:add231ps|ulps|la)$|vdpbf16ps$|bfdot$")
+MULTIPLY = re.compile(r"v?f?m(?:add231ps|ulps|la)$|vdpbf16ps$|bfdot$|bfmmla$")
 
 
 @EVERY_FILE
@@ -298,7 +301,10 @@ def faults_after(change: tuple[str, str, str], tiles: list[Tile], scratch: Path)
 
 @pytest.mark.parametrize(
     "isa",
-    [pytest.param(isa, marks=full_unless_quick(isa)) for isa in ("avx2", "avx512bf16", "neonbf16")],
+    [
+        pytest.param(isa, marks=full_unless_quick(isa))
+        for isa in ("avx2", "avx512bf16", "neonbf16", "bfmmla")
+    ],
 )
 def test_a_tile_that_is_not_unrolled_is_noticed(isa: str, tmp_path: Path) -> None:
     rolled = ("kernels/gemm_tmpl.c", r"(#pragma GCC unroll) \d+", r"\1 1")

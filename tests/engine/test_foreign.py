@@ -26,7 +26,9 @@ from tests.helpers.programs import kept_programs
 
 # Those of each family that qemu knows, best last: for AVX2, 7.2 is its first version.
 MACHINE, ISAS = (
-    ("x86_64", ("avx2",)) if host_machine() == "aarch64" else ("aarch64", ("neon", "neonbf16"))
+    ("x86_64", ("avx2",))
+    if host_machine() == "aarch64"
+    else ("aarch64", ("neon", "neonbf16", "bfmmla"))
 )
 QEMU = shutil.which(f"qemu-{MACHINE}") or shutil.which(f"qemu-{MACHINE}-static")
 EMULATOR = (QEMU or "", "-cpu", "max")
@@ -69,6 +71,21 @@ def test_its_kernels_match_the_plain_loops(
     assert done.returncode == 0, done.stderr
     assert "0 failed" in done.stdout
     assert f"skipped {isa}:" not in done.stdout
+
+
+@pytest.mark.skipif(MACHINE == "x86_64", reason="a table of ARM and another make the same bits")
+def test_what_its_products_make_of_special_numbers(foreign: dict[str, Path]) -> None:
+    """And that BFMMLA makes the bits of BFDOT: a CPU may take either."""
+    done = subprocess.run(
+        [*EMULATOR, foreign["test_floats"]],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 failed" in done.stdout
+    assert not any(f"skipped {isa}:" in done.stdout for isa in ISAS)
 
 
 def test_it_trains_as_the_host_does(foreign: dict[str, Path], cache: Path, tmp_path: Path) -> None:

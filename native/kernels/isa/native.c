@@ -9,7 +9,7 @@
 #elif defined(__AVX2__) && defined(__FMA__)
 #include "kernels/isa/avx2.c"
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-#include "kernels/isa/neonbf16.c"
+#include "kernels/isa/bfmmla.c"
 #elif defined(__ARM_NEON)
 #include "kernels/isa/neon.c"
 #else

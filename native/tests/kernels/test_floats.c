@@ -81,6 +81,54 @@ static void check_exactness(void) {
   case_free(&c);
 }
 
+static const struct Kernels *table_named(const char *name) {
+  for (int t = 0; kernels_at(t) != NULL; t++) {
+    if (strcmp(kernels_at(t)->name, name) == 0 && kernels_runnable(kernels_at(t))) return kernels_at(t);
+  }
+  return NULL;
+}
+
+static void call_attention(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  k->attention_forward(w, out[0].array, out[1].data, view(c->in[0].array), c->B, c->T, c->C, c->NH);
+  k->attention_backward(w, (struct AttentionBackward){
+      .dqkv = out[2].data, .dout = c->in[1].data, .qkv = view(c->in[0].array), .out = view(out[0].array),
+      .lse = out[1].data, .B = c->B, .T = c->T, .C = c->C, .NH = c->NH});
+}
+
+/* Both tables make the same bits of a case. */
+static void check_same_bits(struct Case *c, const struct Kernels *one, const struct Kernels *other) {
+  struct Memory expected[MOST_OUTPUTS], got[MOST_OUTPUTS];
+  case_run(c, one, 1, expected);
+  case_run(c, other, 2, got);
+  for (size_t o = 0; o < c->outputs; o++) {
+    check(memcmp(got[o].array.data, expected[o].array.data, got[o].count * dtype_size(got[o].array.dtype)) == 0,
+          "%s: expected the bits of %s in %s, got others", now, one->name, c->names[o]);
+    memory_free(&expected[o]), memory_free(&got[o]);
+  }
+  case_free(c);
+}
+
+/* BFMMLA adds up products as two BFDOT do, so which of them a CPU is fastest with decides no bit. */
+static void check_bfmmla(void) {
+  const struct Kernels *dot = table_named("neonbf16"), *matrix = table_named("bfmmla");
+  if (dot == NULL || matrix == NULL) return;
+  static const size_t sizes[] = {1, 2, 3, 5, 9, 12, 31, 64, 67};
+  enum { SIZES = sizeof sizes / sizeof *sizes };
+  for (size_t i = 0; i < SIZES; i++) {
+    const size_t M = sizes[i], N = sizes[(2 * i + 1) % SIZES], K = sizes[(i + 4) % SIZES] * (i % 3 == 0 ? 17 : 1);
+    struct Case c = {.op = "linear_forward", .call = call_forward, .M = M, .N = N, .K = K, .dtype = BF16};
+    case_array(&c, M * K, 0, BF16), case_input(&c, N * K, 0);
+    case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
+    check_same_bits(&c, dot, matrix);
+    const size_t T = sizes[(i + 2) % SIZES] * (i % 4 == 0 ? 5 : 1), HS = sizes[i], NH = 1 + i % 2;
+    c = (struct Case){.op = "attention", .call = call_attention, .B = 1, .T = T, .C = NH * HS, .NH = NH, .dtype = BF16};
+    case_array(&c, T * 3 * c.C, 0, BF16), case_input(&c, T * c.C, 0);
+    case_result(&c, "out", T * c.C, OVERWRITTEN, SUMMED, BF16), case_output(&c, "lse", NH * T, OVERWRITTEN, SUMMED);
+    case_output(&c, "dqkv", T * 3 * c.C, OVERWRITTEN, SUMMED);
+    check_same_bits(&c, dot, matrix);
+  }
+}
+
 int main(void) {
   cases_start();
   static const size_t sizes[] = {1, 31, 32, 33, 70, 130};
@@ -89,6 +137,7 @@ int main(void) {
   static const float pairs[][2] = {{1e-30f, 1e-3f}, {1e-3f, 1e-30f}, {1e-18f, 1e-15f}, {1e30f, 1e-30f}, {1e18f, 1e18f}};
   for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) check_sizes(pairs[i][0], pairs[i][1]);
   check_exactness();
+  check_bfmmla();
   cases_stop();
   return check_done("test_floats");
 }

@@ -169,6 +169,7 @@ static void check_attentions(void) {
   check_attention(1, 300, 24, 2, FP32), check_attention(1, 257, 64, 1, BF16);
   check_attention(1, 33, 1, 3, FP32);
   check_attention(2, 70, 13, 1, FP32), check_attention(2, 70, 13, 1, BF16);
+  check_attention(1, 1, 1, 1, BF16), check_attention(1, 33, 1, 3, BF16), check_attention(2, 1, 8, 1, BF16);
 }
 
 /* ---- rows: layernorm, encoder, crossentropy ------------------------------------------------------ */
