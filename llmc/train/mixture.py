@@ -101,11 +101,10 @@ def weight_of(weight: float | Fraction, name: Spec, typed: str | None = None) ->
 
 def located(workspace: Workspace, path: Path) -> Path | None:
     """Return the path if it exists or is a pattern of what does, or the dataset of that name."""
-    dataset = workspace.data / path
-    named = not path.is_absolute() and (dataset / MANIFEST).is_file()
-    if expanded(path) and not (named and path.is_dir() and not (path / MANIFEST).exists()):
+    if expanded(path):
         return path
-    return dataset if named else None
+    dataset = workspace.data / path
+    return dataset if not path.is_absolute() and (dataset / MANIFEST).is_file() else None
 
 
 def whole_weights(texts: Sequence[Named | Portion]) -> list[int]:

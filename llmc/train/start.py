@@ -91,7 +91,15 @@ def find_data(workspace: Workspace, data: Wanted = None, val_data: Wanted = None
 def _each(workspace: Workspace, wanted: Wanted) -> tuple[Named, ...]:
     """Return the texts that are wanted, a dataset's name as its folder."""
     texts = (Named(wanted),) if isinstance(wanted, Path) else wanted or ()
-    return tuple(replace(text, path=located(workspace, text.path) or text.path) for text in texts)
+    found = tuple(replace(text, path=located(workspace, text.path) or text.path) for text in texts)
+    for path in (text.path for text in found):
+        made = workspace.data / path
+        if path.is_dir() and not (path / MANIFEST).exists() and (made / MANIFEST).exists():
+            raise MissingOutput(
+                f"no dataset in {path}: name the one in {workspace.shown(made)}, or make another "
+                "with 'llmc tokenize NAME'"
+            )
+    return found
 
 
 def _training(text: Named, vouching: dict[Path, Manifest]) -> tuple[Portion, Path | None]:

@@ -17,7 +17,7 @@ from llmc.errors import Usage
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.workspace import copy_of, losses, metrics, ok, runs
 
-MIXED = ("--data", "texts", "--data", "songs:0.5", "--data", "data/notes/train.bin:2")
+MIXED = ("--data", "data/texts", "--data", "songs:0.5", "--data", "data/notes/train.bin:2")
 START = ("train", "--config", "tiny.toml", "--val-tokens", "300")
 
 
@@ -55,7 +55,7 @@ def test_a_run_says_what_it_sees_and_records_it(llmc: Llmc) -> None:
     assert runs(llmc) == ["texts+songs+notes-1"]
     said = done.stderr.replace("../", "")
     assert "28.6 % of the rows" in said and "14.3 % of the rows" in said
-    for name in ("texts", "songs", "notes"):
+    for name in ("data/texts", "songs", "notes"):
         (line,) = re.findall(rf"data/{name}/train.bin: .* of the rows.*", said)
         tokens = json.loads((llmc.workspace / f"data/{name}/manifest.json").read_text())["train"]
         assert f"{tokens[0]['tokens']:,} tokens" in line and "epochs" in line
@@ -90,7 +90,7 @@ def test_a_run_says_what_it_sees_and_records_it(llmc: Llmc) -> None:
 
 def test_a_run_on_one_text_is_what_it_was(llmc: Llmc) -> None:
     ok(llmc(*START, "--data", "data/texts", "--run", "plain", "--steps", "6"))
-    ok(llmc(*START, "--data", "texts:0.25", "--run", "weighed", "--steps", "6"))
+    ok(llmc(*START, "--data", "data/texts:0.25", "--run", "weighed", "--steps", "6"))
     assert bits(llmc, "plain") == bits(llmc, "weighed")
     assert losses(llmc, "plain") == losses(llmc, "weighed")
     one, two = record(llmc, "plain"), record(llmc, "weighed")
@@ -100,7 +100,7 @@ def test_a_run_on_one_text_is_what_it_was(llmc: Llmc) -> None:
 
 
 def test_equal_weights_of_any_size_are_the_same_run(llmc: Llmc) -> None:
-    for run, specs in (("a", ("texts:3", "songs:1.5")), ("b", ("texts:2", "songs"))):
+    for run, specs in (("a", ("data/texts:3", "songs:1.5")), ("b", ("data/texts:2", "songs"))):
         data = [word for spec in specs for word in ("--data", spec)]
         ok(llmc(*START, *data, "--run", run, "--steps", "6"))
     assert bits(llmc, "a") == bits(llmc, "b")
@@ -108,7 +108,7 @@ def test_equal_weights_of_any_size_are_the_same_run(llmc: Llmc) -> None:
 
 def test_a_preset_names_the_texts(llmc: Llmc) -> None:
     text = (llmc.workspace / "tiny.toml").read_text()
-    listed = 'data = ["texts", "songs:0.5", "data/notes/train.bin:2"]\n'
+    listed = 'data = ["data/texts", "songs:0.5", "data/notes/train.bin:2"]\n'
     (llmc.workspace / "top.toml").write_text(listed + text)
     table = text.replace("[train]\n", f"[train]\n{listed}")
     (llmc.workspace / "table.toml").write_text(table)
@@ -125,8 +125,8 @@ def test_the_library_takes_a_list(llmc: Llmc) -> None:
     config, where = str(llmc.workspace / "tiny.toml"), llmc.workspace
     notes = where / "data" / "notes"
     listed: tuple[tuple[str, Any], ...] = (
-        ("strings", ["texts", "songs:0.5", f"{notes}:2"]),
-        ("pairs", ["texts", (where / "data/songs", 0.5), (notes, 2)]),
+        ("strings", [f"{where}/data/texts", "songs:0.5", f"{notes}:2"]),
+        ("pairs", [f"{where}/data/texts", (where / "data/songs", 0.5), (notes, 2)]),
     )
     for run, data in listed:
         model = where / "models" / "tiny-texts.bin"
@@ -138,7 +138,7 @@ def test_the_library_takes_a_list(llmc: Llmc) -> None:
         assert bits(llmc, run) == bits(llmc, "typed")
         assert list(result.val_parts) == ["texts", "songs"]
     with pytest.raises(Usage, match="positive"):
-        library.train([("texts", -1)], workspace=where)
+        library.train([("songs", -1)], workspace=where)
 
 
 def test_a_resume_is_bit_exact_at_any_step(llmc: Llmc) -> None:
@@ -170,10 +170,10 @@ def test_a_resume_knows_data_that_was_moved_from_other_data(llmc: Llmc) -> None:
 @pytest.mark.parametrize(
     "specs",
     [
-        ("texts", "songs", "notes:2"),  # another weight
-        ("songs:0.5", "texts", "notes:2"),  # another order
-        ("texts", "songs:0.5"),
-        ("texts",),
+        ("data/texts", "songs", "notes:2"),  # another weight
+        ("songs:0.5", "data/texts", "notes:2"),  # another order
+        ("data/texts", "songs:0.5"),
+        ("data/texts",),
     ],
 )
 def test_another_mixture_is_a_recorded_change(llmc: Llmc, specs: Sequence[str]) -> None:
@@ -192,7 +192,7 @@ def test_another_mixture_is_a_recorded_change(llmc: Llmc, specs: Sequence[str]) 
 
 
 def test_a_run_on_one_text_may_go_on_on_a_mixture(llmc: Llmc) -> None:
-    ok(llmc(*START, "--data", "texts", "--run", "a", "--steps", "3"))
+    ok(llmc(*START, "--data", "data/texts", "--run", "a", "--steps", "3"))
     ok(llmc("train", "--resume", "--run", "a", "--steps", "6", *MIXED))
     assert len(record(llmc, "a")["data"]) == 3
     assert [len(line.get("val_parts", [])) for line in metrics(llmc, "a") if "val_loss" in line][
@@ -250,14 +250,14 @@ def test_validation_may_be_named(llmc: Llmc) -> None:
 @pytest.mark.parametrize(
     ("specs", "code", "word"),
     [
-        (("texts", "songs:0"), 2, "positive"),
-        (("texts", "songs:-1"), 2, "positive"),
-        (("texts:nan", "songs"), 2, "positive"),
-        (("texts", "texts:2"), 2, "twice"),
-        (("texts", "data/*/train.bin"), 2, "twice"),
-        (("texts", "other"), 1, "tokenizers"),
-        (("texts", "nowhere:0.3"), 3, "nowhere"),
-        (("texts", "short"), 1, "less than a row"),
+        (("data/texts", "songs:0"), 2, "positive"),
+        (("data/texts", "songs:-1"), 2, "positive"),
+        (("data/texts:nan", "songs"), 2, "positive"),
+        (("data/texts", "data/texts:2"), 2, "twice"),
+        (("data/texts", "data/*/train.bin"), 2, "twice"),
+        (("data/texts", "other"), 1, "tokenizers"),
+        (("data/texts", "nowhere:0.3"), 3, "nowhere"),
+        (("data/texts", "short"), 1, "less than a row"),
     ],
 )
 def test_what_makes_no_mixture_is_refused(

@@ -78,13 +78,15 @@ def test_what_exists_wins(here: Context, data: Path, tmp_path: Path) -> None:
     assert one(here, f"{tmp_path}/x:3") == Named(tmp_path / "x", Fraction(3))
 
 
-def test_a_folder_of_text_is_not_taken_for_the_dataset_s(
+def test_a_folder_that_exists_is_no_dataset_s_name(
     here: Context, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """`texts` is what the dataset was made of: the dataset of that name is meant."""
+    """`texts` is what the dataset was made of, not the dataset."""
     monkeypatch.chdir(tmp_path)
     tokenize(here.workspace, ["texts"], TokenizeOptions(tokenizer="byte"))
-    assert one(here, "texts:2").path == here.workspace.data / "texts"
+    assert one(here, "texts:2") == Named(Path("texts"), Fraction(2))
+    (tmp_path / "texts").rename(tmp_path / "other")
+    assert one(here, "texts:2") == Named(here.workspace.data / "texts", Fraction(2))
 
 
 @pytest.mark.parametrize("path", [r"C:\data\a", "nowhere", "nowhere:x", "a/b:c"])
