@@ -4,8 +4,6 @@
  * a second visit to half a gigabyte would cost a fifth of it.
  */
 
-enum { SQUARES_PARTS = 1024 };  // fixed, so that the order of the sum is; a thread takes whole parts
-
 static double squares_of(const float *x, size_t n) {
   vf acc[4] = {0};
   size_t i = 0;

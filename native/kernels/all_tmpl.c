@@ -21,6 +21,7 @@
 #endif
 
 #include "kernels/kernels.h"
+#include "kernels/claims.h"
 #include "base/pool.h"
 #include "base/util.h"
 
@@ -28,6 +29,7 @@
 #include "kernels/bytes.h"
 #include "kernels/gelu_tmpl.c"
 #include "kernels/pack_tmpl.c"
+#include "kernels/quads_tmpl.c"
 #include "kernels/gemm_tmpl.c"
 #if TILES
 #include "kernels/amx.h"

@@ -41,6 +41,13 @@ INLINE void tiled_pack(uint32_t *to, struct Factor from, size_t lanes, size_t kc
   pack_panels(to, from, lanes, kc, NULL, right, 1);
 }
 
+/* Columns of rows t0 … t0 + count of T, as lanes of a left panel that holds all T. */
+INLINE void tiled_pack_columns(uint32_t *to, struct ArrayView rows, size_t stride, size_t t0, size_t count, size_t T,
+                               size_t HS) {
+  to += t0 / PANEL_STEP * TILED_BLOCK_WORDS;
+  pack_panels_as(to, panel_words(T, 1), head_rows(rows, stride, t0, true), HS, count, NULL, false, false, 1);
+}
+
 /* Rows `row` and row + 1 of 16 columns as a row of a right factor whose panel has 32 columns; v: which 16. */
 INLINE void tiled_keep_pair(uint32_t *right, size_t row, size_t v, vf first, vf second) {
   const vi words = words_paired(words_along(first, second));
@@ -132,21 +139,21 @@ INLINE void attention_tiles_strip(const struct Attention *at, const struct Tiled
   strip_store_turned(array_at(out, q0 * at->C), at->C, head->sums, PANEL, queries, HS);
 }
 
-/* A strip reads what was packed of its head and writes rows of its own, so a head's strips are shared out too, where
- * there are fewer heads than would keep the threads busy: each part takes every parts-th strip. */
 static void attention_tiles_forward_task(void *argument, int thread, int threads) {
   const struct Attention *at = argument;
-  const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C, heads = at->B * NH;
-  const size_t parts = size_min(ceil_div((size_t)threads * 4, heads), ceil_div(T, TILED_HAND));
+  const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C;
+  const struct AttentionClaims claims = attention_forward_claims(at->B * NH, ceil_div(T, PANEL), (size_t)threads);
   const struct TiledKeys head = tiled_keys(at->workers->own + (size_t)thread * at->workers->own_floats, T, HS);
   amx_begin();
-  for (size_t claim; (claim = pool_claim(at->workers->pool)) < heads * parts;) {
-    const size_t pair = claim / parts, b = pair / NH, h = pair % NH;
+  for (size_t i; (i = pool_claim(at->workers->pool)) < attention_claims_all(&claims);) {
+    const struct AttentionClaim claim = attention_claimed(&claims, i, false);
+    const size_t b = claim.head / NH, h = claim.head % NH;
     const struct ArrayView q = view_at(at->qkv, b * T * stride + h * HS), k = view_at(q, C), v = view_at(k, C);
-    tiled_pack(head.keys, head_rows(k, stride, 0, false), T, HS, false);
-    tiled_pack(head.values, head_rows(v, stride, 0, true), HS, T, false);
-    for (size_t q0 = claim % parts * PANEL; q0 < T; q0 += parts * PANEL) {
-      attention_tiles_strip(at, &head, array_at(at->out, b * T * C + h * HS), at->lse + pair * T, q, q0);
+    const size_t seen = size_min(T, attention_seen(&claims, claim, T, PANEL));
+    tiled_pack(head.keys, head_rows(k, stride, 0, false), seen, HS, false);
+    tiled_pack_columns(head.values, v, stride, 0, seen, T, HS);
+    for (size_t q0 = claim.part * PANEL; q0 < T; q0 += claims.key_parts * PANEL) {
+      attention_tiles_strip(at, &head, array_at(at->out, b * T * C + h * HS), at->lse + claim.head * T, q, q0);
     }
   }
   amx_end();
@@ -189,18 +196,26 @@ INLINE struct TiledHead tiled_head(float *own, size_t T, size_t HS) {
   return head;
 }
 
-INLINE void tiled_pack_head(const struct Attention *at, const struct TiledHead *head, size_t b, size_t h) {
+/* `share`: which tiles of queries are packed, and whether for dk and dv too. */
+INLINE void tiled_pack_head(const struct Attention *at, const struct TiledHead *head, const struct AttentionShare *share,
+                            size_t b, size_t h) {
   const size_t T = at->T, C = at->C, HS = at->HS, stride = 3 * C;
   const struct ArrayView q = view_at(at->qkv, b * T * stride + h * HS);
   const struct ArrayView y = view_at(at->out_read, b * T * C + h * HS);
   const float *dy = at->dout + b * T * C + h * HS;
-  tiled_pack(head->q, head_rows(q, stride, 0, false), T, HS, false);
-  tiled_pack(head->q_turned, head_rows(q, stride, 0, true), HS, T, false);
-  tiled_pack(head->dy, head_rows(view_of(dy), C, 0, false), T, HS, false);
-  tiled_pack(head->dy_turned, head_rows(view_of(dy), C, 0, true), HS, T, false);
-  for (size_t t = 0; t < round_up(T, PANEL); t++) {
-    head->lse[t] = t < T ? at->lse_read[(b * at->NH + h) * T + t] : INFINITY;
-    head->dy_y[t] = t < T ? array_dot(view_at(y, t * C), dy + t * C, HS) : 0;
+  for (size_t q0 = 0; q0 < T; q0 += TILED_HAND) {
+    const size_t count = size_min(TILED_HAND, T - q0), at_q0 = q0 / PANEL * panel_words(HS, 1);
+    if (!share_sees(share, q0, TILED_HAND)) continue;
+    tiled_pack(head->q + at_q0, head_rows(q, stride, q0, false), count, HS, false);
+    tiled_pack(head->dy + at_q0, head_rows(view_of(dy), C, q0, false), count, HS, false);
+    if (share->keys) {
+      tiled_pack_columns(head->q_turned, q, stride, q0, count, T, HS);
+      tiled_pack_columns(head->dy_turned, view_of(dy), C, q0, count, T, HS);
+    }
+    for (size_t t = q0; t < q0 + round_up(count, PANEL); t++) {
+      head->lse[t] = t < T ? at->lse_read[(b * at->NH + h) * T + t] : INFINITY;
+      head->dy_y[t] = t < T ? array_dot(view_at(y, t * C), dy + t * C, HS) : 0;
+    }
   }
 }
 
@@ -225,17 +240,20 @@ INLINE void tiled_dscores(const struct TiledHead *head, size_t row, size_t q0, s
 }
 
 /* 32 keys from position k0 on against all queries from there on: dk and dv are complete after it, dq collects one
- * strip's part. */
-INLINE void attention_tiles_backward_strip(const struct Attention *at, const struct TiledHead *head, float *dk, float *dv,
-                                           struct ArrayView k, struct ArrayView v, size_t k0) {
+ * strip's part. Of these the share may have one or the other. */
+INLINE void attention_tiles_backward_strip(const struct Attention *at, const struct TiledHead *head,
+                                           const struct AttentionShare *share, float *dk, float *dv, struct ArrayView k,
+                                           struct ArrayView v, size_t k0) {
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, rows = round_up(T, PANEL), count = size_min(PANEL, T - k0);
   const size_t deep = panel_words(HS, 1), wide = panel_words(T, 1), steps = ceil_div(HS, PANEL_STEP);
   const float scale = 1 / sqrtf((float)HS);
   tiled_pack(head->k, head_rows(k, stride, k0, false), count, HS, true);
   tiled_pack(head->v, head_rows(v, stride, k0, false), count, HS, true);
   tiled_pack(head->k_rows, head_rows(k, stride, k0, true), HS, count, true);
-  for (size_t q0 = k0; q0 < T; q0 += TILED_HAND) {
-    const size_t used = size_min(TILED_HAND, rows - q0);
+  for (size_t q0 = k0, end; q0 < T; q0 = end) {
+    end = share->keys ? q0 + TILED_HAND : round_up(q0 + 1, TILED_HAND);
+    if (!share_sees(share, q0 / TILED_HAND * TILED_HAND, TILED_HAND)) continue;
+    const size_t used = size_min(end, rows) - q0;
     for (size_t i = 0; i < used; i += PANEL) {
       const size_t panel = (q0 + i) / PANEL * deep;
       tiled_block(head->scores + i * PANEL, head->q + panel, head->k, steps, false);
@@ -244,14 +262,17 @@ INLINE void attention_tiles_backward_strip(const struct Attention *at, const str
     for (size_t row = 0; row < used; row += 2) tiled_dscores(head, row, q0, k0, scale);
     for (size_t i = 0; i < HS; i += PANEL) {
       const size_t panel = i / PANEL * wide + q0 / PANEL_STEP * TILED_BLOCK_WORDS;
-      tiled_block(head->dv + i * PANEL, head->dy_turned + panel, head->weights, used / PANEL_STEP, q0 > k0);
-      tiled_block(head->dk + i * PANEL, head->q_turned + panel, head->dscores_right, used / PANEL_STEP, q0 > k0);
-      for (size_t t = 0; t < used; t += PANEL) {
+      if (share->keys) {
+        tiled_block(head->dv + i * PANEL, head->dy_turned + panel, head->weights, used / PANEL_STEP, q0 > k0);
+        tiled_block(head->dk + i * PANEL, head->q_turned + panel, head->dscores_right, used / PANEL_STEP, q0 > k0);
+      }
+      for (size_t t = 0; share->queries && t < used; t += PANEL) {
         tiled_block(head->dq + i * rows + (q0 + t) * PANEL, head->dscores_left + t / PANEL * TILED_BLOCK_WORDS,
                     head->k_rows + i / PANEL * TILED_BLOCK_WORDS, 1, k0 > 0);
       }
     }
   }
+  if (!share->keys) return;
   strip_store_turned(array_of(dk + k0 * stride), stride, head->dk, PANEL, count, HS);
   strip_store_turned(array_of(dv + k0 * stride), stride, head->dv, PANEL, count, HS);
 }
@@ -260,18 +281,22 @@ static void attention_tiles_backward_task(void *argument, int thread, int thread
   const struct Attention *at = argument;
   const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C, rows = round_up(T, PANEL);
   const struct TiledHead head = tiled_head(at->workers->own + (size_t)thread * at->workers->own_floats, T, HS);
-  (void)threads;
+  const struct AttentionClaims claims =
+      attention_backward_claims(at->B * NH, ceil_div(T, PANEL), ceil_div(T, TILED_HAND), (size_t)threads);
   amx_begin();
-  for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
-    const size_t b = pair / NH, h = pair % NH, offset = b * T * stride + h * HS;
+  for (size_t n; (n = pool_claim(at->workers->pool)) < attention_claims_all(&claims);) {
+    const struct AttentionClaim claim = attention_claimed(&claims, n, true);
+    const struct AttentionShare share = attention_share(&claims, claim, PANEL);
+    const size_t b = claim.head / NH, h = claim.head % NH, offset = b * T * stride + h * HS;
     const struct ArrayView k = view_at(at->qkv, offset + C), v = view_at(k, C);
     float *dq = at->dqkv + offset;
-    tiled_pack_head(at, &head, b, h);
-    for (size_t k0 = 0; k0 < T; k0 += PANEL) {
-      attention_tiles_backward_strip(at, &head, dq + C, dq + 2 * C, k, v, k0);
+    tiled_pack_head(at, &head, &share, b, h);
+    for (size_t k0 = share.first; k0 < share_end(&share, T, TILED_HAND); k0 += share.strips * PANEL) {
+      attention_tiles_backward_strip(at, &head, &share, dq + C, dq + 2 * C, k, v, k0);
     }
-    for (size_t i = 0; i < HS; i += PANEL) {
+    for (size_t i = 0; share.queries && i < HS; i += PANEL) {
       for (size_t t = 0; t < T; t++) {
+        if (!share_sees(&share, t / TILED_HAND * TILED_HAND, TILED_HAND)) continue;
         memcpy(dq + t * stride + i, head.dq + i * rows + t * PANEL, size_min(PANEL, HS - i) * sizeof *dq);
       }
     }

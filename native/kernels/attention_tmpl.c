@@ -8,7 +8,7 @@
  * Where the CPU multiplies pairs of BF16, a model in BF16 has its factors packed in pairs, weights included: a
  * weight's row is paired with the next as it leaves the exponential. Scores and sums are floats in any case.
  *
- * The work is claimed by (batch, head) pairs; each is computed by one thread in one order.
+ * The work is claimed by (batch, head) pairs, or by parts of them where they would not keep the threads busy (claims.h).
  */
 
 enum { TILE = 128 / MR * MR };  // rows of the left factor that are in hand at once
@@ -126,16 +126,21 @@ INLINE void attention_pack(float *keys, float *values, struct ArrayView k, struc
   }
 }
 
-INLINE void attention_forward_heads(const struct Attention *at, int thread, const bool pairs) {
+INLINE void attention_forward_heads(const struct Attention *at, int thread, int threads, const bool pairs) {
   const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C, vectors = strip_vectors(T);
+  const size_t width = vectors * VL;
+  const struct AttentionClaims claims = attention_forward_claims(at->B * NH, ceil_div(T, width), (size_t)threads);
   float *keys = at->workers->own + (size_t)thread * at->workers->own_floats;
   float *values = keys + rows_left(T) * steps_most(HS), *scratch = values + rows_left(HS) * steps_most(T);
-  for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
-    size_t b = pair / NH, h = pair % NH;
+  for (size_t i; (i = pool_claim(at->workers->pool)) < attention_claims_all(&claims);) {
+    const struct AttentionClaim claim = attention_claimed(&claims, i, false);
+    const size_t b = claim.head / NH, h = claim.head % NH;
     const struct ArrayView q = view_at(at->qkv, b * T * stride + h * HS), k = view_at(q, C), v = view_at(k, C);
-    attention_pack(keys, values, k, v, stride, T, HS, pairs);
-    for (size_t q0 = 0; q0 < T; q0 += vectors * VL) {
-      attention_strip(at, array_at(at->out, b * T * C + h * HS), at->lse + pair * T, q, keys, values, scratch, q0,
+    /* As many whole tiles of keys as the part's last strip sees. */
+    const size_t seen = size_min(T, round_up(attention_seen(&claims, claim, T, width), TILE));
+    attention_pack(keys, values, k, v, stride, seen, HS, pairs);
+    for (size_t q0 = claim.part * width; q0 < T; q0 += claims.key_parts * width) {
+      attention_strip(at, array_at(at->out, b * T * C + h * HS), at->lse + claim.head * T, q, keys, values, scratch, q0,
                       vectors, pairs);
     }
   }
@@ -153,9 +158,8 @@ static void attention_forward_task(void *argument, int thread, int threads) {
     return;
   }
 #endif
-  (void)threads;
-  if (PAIRS && at->workers->dtype == BF16) attention_forward_heads(at, thread, true);
-  else attention_forward_heads(at, thread, false);
+  if (PAIRS && at->workers->dtype == BF16) attention_forward_heads(at, thread, threads, true);
+  else attention_forward_heads(at, thread, threads, false);
 }
 
 static void attention_forward(const struct Workers *workers, struct Array out, float *lse, struct ArrayView qkv,
@@ -174,7 +178,9 @@ struct Head {
   float *scratch;
 };
 
-INLINE struct Head attention_pack_head(const struct Attention *at, float *own, size_t b, size_t h, const bool pairs) {
+/* `share`: which tiles of queries are packed, and whether for dk and dv too. */
+INLINE struct Head attention_pack_head(const struct Attention *at, float *own, size_t b, size_t h,
+                                       const struct AttentionShare *share, const bool pairs) {
   const enum Dtype factors = factors_as(pairs);
   const size_t T = at->T, C = at->C, HS = at->HS, stride = 3 * C, rows = rows_left(T);
   struct Head head = {.q = own};
@@ -189,25 +195,27 @@ INLINE struct Head attention_pack_head(const struct Attention *at, float *own, s
   const struct ArrayView q = view_at(at->qkv, b * T * stride + h * HS);
   const struct ArrayView y = view_at(at->out_read, b * T * C + h * HS);
   const float *dy = at->dout + b * T * C + h * HS;
-  pack_left(head.q, head_rows(q, stride, 0, false), T, HS, factors);
-  pack_left(head.dy, head_rows(view_of(dy), C, 0, false), T, HS, factors);
   for (size_t q0 = 0; q0 < T; q0 += TILE) {
     const size_t tile = size_min(TILE, T - q0), begin = steps_of(q0, pairs) * rows_left(HS);
+    if (!share_sees(share, q0, TILE)) continue;
+    pack_left(head.q + q0 * steps_of(HS, pairs), head_rows(q, stride, q0, false), tile, HS, factors);
+    pack_left(head.dy + q0 * steps_of(HS, pairs), head_rows(view_of(dy), C, q0, false), tile, HS, factors);
+    for (size_t t = q0; t < size_min(rows, q0 + TILE); t++) {
+      head.lse[t] = t < T ? at->lse_read[(b * at->NH + h) * T + t] : INFINITY;
+      head.dy_y[t] = t < T ? array_dot(view_at(y, t * C), dy + t * C, HS) : 0;
+    }
+    if (!share->keys) continue;
     pack_left(head.q_tiles + begin, head_rows(q, stride, q0, true), HS, tile, factors);
     pack_left(head.dy_tiles + begin, head_rows(view_of(dy), C, q0, true), HS, tile, factors);
-  }
-  for (size_t t = 0; t < rows; t++) {
-    head.lse[t] = t < T ? at->lse_read[(b * at->NH + h) * T + t] : INFINITY;
-    head.dy_y[t] = t < T ? array_dot(view_at(y, t * C), dy + t * C, HS) : 0;
   }
   return head;
 }
 
 /* So many vectors of keys, from position k0 on, of one head against all queries from there on: their dk and dv are
- * complete after it, dq collects one strip's part. */
-INLINE void attention_backward_strip(const struct Attention *at, const struct Head *head, float *dk, float *dv,
-                                     struct ArrayView k, struct ArrayView v, size_t k0, size_t vectors,
-                                     const bool pairs) {
+ * complete after it, dq collects one strip's part. Of these the share may have one or the other. */
+INLINE void attention_backward_strip(const struct Attention *at, const struct Head *head,
+                                     const struct AttentionShare *share, float *dk, float *dv, struct ArrayView k,
+                                     struct ArrayView v, size_t k0, size_t vectors, const bool pairs) {
   const enum Dtype factors = factors_as(pairs);
   const size_t group = pack_group(pairs);
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, width = vectors * VL;
@@ -236,6 +244,7 @@ INLINE void attention_backward_strip(const struct Attention *at, const struct He
   for (size_t tile0 = k0 / TILE * TILE, q0 = first; tile0 < T; q0 = tile0 += TILE) {
     const size_t tile = size_min(TILE, T - tile0), skip = q0 - tile0, used = tile - skip, rows = rows_left(used);
     const bool add = q0 > first;
+    if (!share_sees(share, tile0, TILE)) continue;
     const size_t at_q0 = q0 * steps_of(HS, pairs);
     strip_product(weights, head->q + at_q0, k_turned, rows, HS, false, vectors, pairs);
     strip_product(dscores, head->dy + at_q0, v_turned, rows, HS, false, vectors, pairs);
@@ -256,36 +265,43 @@ INLINE void attention_backward_strip(const struct Attention *at, const struct He
       }
     }
     const size_t tile_begin = steps_of(tile0, pairs) * rows_left(HS);
-    for (size_t i = 0; i < HS; i += MR) {
+    for (size_t i = 0; share->keys && i < HS; i += MR) {
       const size_t panel = tile_begin + i * steps_of(tile, pairs) + steps_of(skip, pairs) * MR;
       strip_product(dv_strip + i * width, head->dy_tiles + panel, packed, MR, used, add, vectors, pairs);
       strip_product(dk_strip + i * width, head->q_tiles + panel, pairs ? paired : dscores, MR, used, add, vectors,
                     pairs);
     }
+    if (!share->queries) continue;
     pack_left(dscores_left, head_rows(view_of(dscores), width, 0, false), rows, width, factors);
     for (size_t j = 0; j < rows_right(HS); j += dq_width) {
       strip_product(head->dq + j * rows_left(T) + q0 * dq_width, dscores_left, k_rows + j * depth, rows, width,
                     k0 > 0, dq_vectors, pairs);
     }
   }
+  if (!share->keys) return;
   strip_store_turned(array_of(dk + k0 * stride), stride, dk_strip, width, count, HS);
   strip_store_turned(array_of(dv + k0 * stride), stride, dv_strip, width, count, HS);
 }
 
-INLINE void attention_backward_heads(const struct Attention *at, int thread, const bool pairs) {
+INLINE void attention_backward_heads(const struct Attention *at, int thread, int threads, const bool pairs) {
   const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C;
-  const size_t vectors = strip_vectors(T), dq_width = strip_vectors(HS) * VL;
+  const size_t vectors = strip_vectors(T), width = vectors * VL, dq_width = strip_vectors(HS) * VL;
+  const struct AttentionClaims claims =
+      attention_backward_claims(at->B * NH, ceil_div(T, width), ceil_div(T, TILE), (size_t)threads);
   float *own = at->workers->own + (size_t)thread * at->workers->own_floats;
-  for (size_t pair; (pair = pool_claim(at->workers->pool)) < at->B * NH;) {
-    size_t b = pair / NH, h = pair % NH, offset = b * T * stride + h * HS;
-    struct Head head = attention_pack_head(at, own, b, h, pairs);
+  for (size_t i; (i = pool_claim(at->workers->pool)) < attention_claims_all(&claims);) {
+    const struct AttentionClaim claim = attention_claimed(&claims, i, true);
+    const struct AttentionShare share = attention_share(&claims, claim, width);
+    const size_t b = claim.head / NH, h = claim.head % NH, offset = b * T * stride + h * HS;
+    const struct Head head = attention_pack_head(at, own, b, h, &share, pairs);
     const struct ArrayView k = view_at(at->qkv, offset + C), v = view_at(k, C);
     float *dq = at->dqkv + offset, *dk = dq + C, *dv = dk + C;
-    for (size_t k0 = 0; k0 < T; k0 += vectors * VL) {
-      attention_backward_strip(at, &head, dk, dv, k, v, k0, vectors, pairs);
+    for (size_t k0 = share.first; k0 < share_end(&share, T, TILE); k0 += share.strips * width) {
+      attention_backward_strip(at, &head, &share, dk, dv, k, v, k0, vectors, pairs);
     }
-    for (size_t j = 0; j < HS; j += dq_width) {
+    for (size_t j = 0; share.queries && j < HS; j += dq_width) {
       for (size_t t = 0; t < T; t++) {
+        if (!share_sees(&share, t / TILE * TILE, TILE)) continue;
         const float *row = head.dq + j * rows_left(T) + t * dq_width;
         memcpy(dq + t * stride + j, row, size_min(dq_width, HS - j) * sizeof *row);
       }
@@ -301,9 +317,8 @@ static void attention_backward_task(void *argument, int thread, int threads) {
     return;
   }
 #endif
-  (void)threads;
-  if (PAIRS && at->workers->dtype == BF16) attention_backward_heads(at, thread, true);
-  else attention_backward_heads(at, thread, false);
+  if (PAIRS && at->workers->dtype == BF16) attention_backward_heads(at, thread, threads, true);
+  else attention_backward_heads(at, thread, threads, false);
 }
 
 static void attention_backward(const struct Workers *workers, struct AttentionBackward a) {

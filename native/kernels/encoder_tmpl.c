@@ -1,5 +1,5 @@
-/* Token plus position embedding: forward is split by rows, backward by columns, because two rows may
- * hold the same token and must add to its gradient in order. */
+/* Token plus position embedding: forward is split by rows, backward by columns and by tokens, because two rows may hold
+ * the same token and must add to its gradient in order. */
 
 struct Encoder {
   float *out, *dwte, *dwpe;
@@ -26,18 +26,22 @@ static void encoder_forward(const struct Workers *workers, float *out, const int
   pool_run(workers->pool, "encoder_forward", encoder_forward_task, &encoder);
 }
 
+INLINE void encoder_add(float *restrict sum, const float *restrict row, size_t n) {
+  for (size_t c = 0; c < n; c++) sum[c] += row[c];
+}
+
 static void encoder_backward_task(void *argument, int thread, int threads) {
   const struct Encoder *encoder = argument;
-  const size_t C = encoder->C;
-  size_t begin, end;
-  pool_part(C, 16, thread, threads, &begin, &end);
-  for (size_t n = 0; n < encoder->B * encoder->T; n++) {
-    const float *drow = encoder->dout + n * C;
-    float *dtoken = encoder->dwte + (size_t)encoder->tokens[n] * C;
-    float *dposition = encoder->dwpe + n % encoder->T * C;
-    for (size_t c = begin; c < end; c++) {
-      dtoken[c] += drow[c];
-      dposition[c] += drow[c];
+  const size_t C = encoder->C, T = encoder->T;
+  const struct EmbeddingClaims claims = embedding_claims(C, (size_t)threads);
+  struct Span mine = span_part(claims.lines * claims.classes, 1, (size_t)thread, (size_t)threads), columns;
+  while (mine.begin < mine.end) {
+    const size_t class = embedding_claimed(&claims, &mine, C, &columns), width = columns.end - columns.begin;
+    for (size_t n = 0; n < encoder->B * T; n++) {
+      const float *drow = encoder->dout + n * C + columns.begin;
+      const size_t token = (size_t)encoder->tokens[n], position = n % T;
+      if (token % claims.classes == class) encoder_add(encoder->dwte + token * C + columns.begin, drow, width);
+      if (position % claims.classes == class) encoder_add(encoder->dwpe + position * C + columns.begin, drow, width);
     }
   }
 }

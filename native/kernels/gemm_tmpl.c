@@ -8,7 +8,7 @@
  * and how the work was cut, changes nothing in its bits.
  */
 
-enum { MC = 1024 / MR * MR, CLAIM_PANELS = 4, CACHE_LINE = 64 };
+enum { MC = 1024 / MR * MR, CACHE_LINE = 64 };
 
 enum Finish {
   STORE,            // out = product + bias
@@ -91,43 +91,6 @@ INLINE void gemm_steps(vf acc[MR][NRV], const float *a, const float *b, size_t s
     }
   }
 }
-
-#if QUADS
-/* The same where two rows are multiplied by two columns at once. Until the tile is turned, acc[i][j] and acc[i + 1][j]
- * (i even) hold rows i and i + 1: the first of the first two columns of vector j, the second of its last two. */
-INLINE void gemm_steps_quads(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors) {
-  for (size_t s = 0; s < steps; s += 2, a += 2 * MR, b += 2 * vectors * VL) {
-    vf a_rows[MR / 2];
-#pragma GCC unroll 8
-    for (int i = 0; i < MR / 2; i++) a_rows[i] = vload(a + i * VL);
-#pragma GCC unroll 8
-    for (size_t j = 0; j < 2 * vectors; j++) {
-      const vf b_columns = vload(b + j * VL);
-#pragma GCC unroll 8
-      for (int i = 0; i < MR / 2; i++) {
-        acc[2 * i + (int)j % 2][j / 2] = vadd_quads(acc[2 * i + (int)j % 2][j / 2], a_rows[i], b_columns);
-      }
-    }
-  }
-}
-
-INLINE void tile_turn_quads(vf acc[MR][NRV]) {
-#pragma GCC unroll 8
-  for (int i = 0; i < MR; i += 2) {
-#pragma GCC unroll 4
-    for (int j = 0; j < NRV; j++) {
-      const vf left = acc[i][j], right = acc[i + 1][j];
-      acc[i][j] = SHUFFLE(vi, left, right, 0, 1, 4, 5);
-      acc[i + 1][j] = SHUFFLE(vi, left, right, 2, 3, 6, 7);
-    }
-  }
-}
-#else
-INLINE void gemm_steps_quads(vf acc[MR][NRV], const float *a, const float *b, size_t steps, const size_t vectors) {
-  gemm_steps(acc, a, b, steps, vectors, true);
-}
-INLINE void tile_turn_quads(vf acc[MR][NRV]) { (void)acc; }
-#endif
 
 INLINE void tile_zero(vf acc[MR][NRV]) {
 #pragma GCC unroll 16
@@ -350,39 +313,53 @@ static void gemm_pack_lanes(const struct Gemm *gemm, float *a, size_t lane, size
   }
 }
 
+/* A thread's part of a packed block of A: rows m … m + mc, numbers k … k + kc. */
+static void gemm_pack_part(const struct Gemm *gemm, float *a, struct Tiling tiling, size_t m, size_t mc, size_t k,
+                           size_t kc, int thread, int threads) {
+  const enum Dtype dtype = gemm->workers->dtype;
+  const struct PackClaims claims = pack_claims(mc, kc, (size_t)threads, tiling, gemm->lane_sums != NULL);
+  const struct Span mine = span_part(claims.panels * claims.slices, 1, (size_t)thread, (size_t)threads);
+  const size_t steps = pack_steps(kc, dtype);
+  if (claims.slices == 1 && mine.begin < mine.end) {
+    const size_t begin = mine.begin * MR, end = size_min(mine.end * MR, mc);
+    gemm_pack_lanes(gemm, a + begin * steps, m + begin, end - begin, k, kc);
+    return;
+  }
+  for (size_t i = mine.begin; i < mine.end; i++) {
+    const size_t lane = i / claims.slices * MR;
+    const struct Span slice = pack_slice(&claims, i % claims.slices, kc);
+    if (slice.begin == slice.end) continue;
+    float *to = a + lane * steps + pack_steps(slice.begin, dtype) * MR;
+    pack_left(to, factor_at(gemm->a, m + lane, k + slice.begin), size_min(MR, mc - lane), slice.end - slice.begin, dtype);
+  }
+}
+
 static void gemm_task(void *argument, int thread, int threads) {
   const struct Gemm *gemm = argument;
   const struct Workers *workers = gemm->workers;
   struct Pool *pool = workers->pool;
   float *b = workers->own + (size_t)thread * workers->own_floats;
   const size_t word = pack_word(workers->dtype), M = gemm->M, N = gemm->N, K = gemm->K;
-  /* Blocks of equal height and depth. Claims as many for every thread, whose widths differ by a panel at most, so
-   * that none waits long for the others; where the columns do not go round, a claim is a part of the rows too. */
-  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, MC)), MR);
-  const size_t grain = gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : word;
-  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, KC)), grain);
-  const size_t panels = ceil_div(N, NR), claims = round_up(ceil_div(panels, CLAIM_PANELS), (size_t)threads);
-  const size_t chunks = size_min(claims, panels), parts = ceil_div((size_t)threads, chunks);
+  const struct Tiling tiling = {MR, NR, MC, KC, gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : word};
+  const struct ProductClaims claims = product_claims(M, N, K, (size_t)threads, tiling);
 
   /* The blocks of A take turns in two places, so that one barrier is enough: a thread packs its part of the
    * next block while others still read the last. Claims are numbered through; one too high waits for its
    * block. */
   size_t block = 0, claim = pool_claim(pool);
-  for (size_t m = 0; m < M; m += mc_max) {
-    const size_t mc = size_min(mc_max, M - m), height = round_up(ceil_div(mc, parts), MR);
-    for (size_t k = 0; k < K; k += kc_max, block++) {
-      const size_t kc = size_min(kc_max, K - k), steps = pack_steps(kc, workers->dtype);
-      float *a = workers->shared + block % 2 * mc_max * pack_steps(kc_max, workers->dtype);
-      size_t begin, end;
-      pool_part(mc, MR, thread, threads, &begin, &end);
-      if (begin < end) gemm_pack_lanes(gemm, a + begin * steps, m + begin, end - begin, k, kc);
+  for (size_t m = 0; m < M; m += claims.rows) {
+    const size_t mc = size_min(claims.rows, M - m);
+    for (size_t k = 0; k < K; k += claims.depth, block++) {
+      const size_t kc = size_min(claims.depth, K - k), steps = pack_steps(kc, workers->dtype);
+      float *a = workers->shared + block % 2 * claims.rows * pack_steps(claims.depth, workers->dtype);
+      gemm_pack_part(gemm, a, tiling, m, mc, k, kc, thread, threads);
       pool_barrier(pool);
-      for (; claim < (block + 1) * chunks * parts; claim = pool_claim(pool)) {
-        const size_t from = claim / chunks % parts * height;
-        if (from >= mc) continue;
-        pool_part(N, NR, (int)(claim % chunks), (int)chunks, &begin, &end);
-        const struct Part part = {m + from, size_min(height, mc - from), begin, end - begin, k, kc};
-        gemm_part(gemm, a + from * steps, b, part, word > 1);
+      for (; claim < (block + 1) * product_claims_of_block(&claims); claim = pool_claim(pool)) {
+        struct Span rows, columns;
+        product_claimed(&claims, tiling, claim, mc, N, &rows, &columns);
+        if (rows.begin == rows.end) continue;
+        const struct Part part = {m + rows.begin, rows.end - rows.begin, columns.begin, columns.end - columns.begin, k, kc};
+        gemm_part(gemm, a + rows.begin * steps, b, part, word > 1);
       }
     }
   }

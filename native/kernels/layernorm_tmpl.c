@@ -60,19 +60,34 @@ static void layernorm_backward_row(const struct LayerNormBackward *ln, size_t n)
   }
 }
 
+enum { LAYERNORM_COLUMNS = 512 };  // whose sums are collected at a time
+
+/* dweight and dbias of some columns. */
+static void layernorm_backward_columns(const struct LayerNormBackward *ln, size_t begin, size_t columns) {
+  float dweight[LAYERNORM_COLUMNS], dbias[LAYERNORM_COLUMNS];
+  memcpy(dweight, ln->dweight + begin, columns * sizeof *dweight);
+  memcpy(dbias, ln->dbias + begin, columns * sizeof *dbias);
+  for (size_t n = 0; n < ln->N; n++) {
+    const float *x = ln->inp + n * ln->C + begin, *dy = ln->dout + n * ln->C + begin;
+    const float mean = ln->mean[n], rstd = ln->rstd[n];
+    for (size_t c = 0; c < columns; c++) {
+      dweight[c] += dy[c] * ((x[c] - mean) * rstd);
+      dbias[c] += dy[c];
+    }
+  }
+  memcpy(ln->dweight + begin, dweight, columns * sizeof *dweight);
+  memcpy(ln->dbias + begin, dbias, columns * sizeof *dbias);
+}
+
 static void layernorm_backward_task(void *argument, int thread, int threads) {
   const struct LayerNormBackward *ln = argument;
   const size_t C = ln->C;
   size_t begin, end;
   pool_part(ln->N, 1, thread, threads, &begin, &end);
   for (size_t n = begin; n < end; n++) layernorm_backward_row(ln, n);
-  pool_part(C, 16, thread, threads, &begin, &end);
-  for (size_t n = 0; n < ln->N; n++) {
-    const float *x = ln->inp + n * C, *dy = ln->dout + n * C;
-    for (size_t c = begin; c < end; c++) {
-      ln->dweight[c] += dy[c] * ((x[c] - ln->mean[n]) * ln->rstd[n]);
-      ln->dbias[c] += dy[c];
-    }
+  pool_part(C, SUMMED_COLUMNS, thread, threads, &begin, &end);
+  for (; begin < end; begin += LAYERNORM_COLUMNS) {
+    layernorm_backward_columns(ln, begin, size_min(LAYERNORM_COLUMNS, end - begin));
   }
 }
 

@@ -13,14 +13,12 @@
  */
 
 enum {
-  TILED_SHARED = 3 << 19,                     // bytes of a packed block of A, as many rows as fit: 1.5 MB
-  TILED_K = 1024, TILED_K_PARTS = 512,        // its longest rows, of BF16 and in three parts
   TILED_STREAM = 1 << 21,                     // bytes of a result that no cache keeps until it is read again
-  TILED_GROUP = 384 << 10,                    // bytes of packed columns of B, in the second cache
   TILED_STAY = 16,                            // steps of A's panel that are kept in the first cache
   FLOAT_PARTS = 3,
 };
 
+_Static_assert(PANEL == TILED_PANEL && PANEL_STEP == TILED_PANEL, "claims.h counts in these");
 enum { TILED_PANELS = TILED_SHARED / (PANEL * PANEL_STEP * 2) };  // of A in a block, at most
 
 /* A packed block of A in floats; in front of it are the largest magnitudes of its panels. A whole number of vectors. */
@@ -320,47 +318,23 @@ INLINE void tiled_part(const struct Gemm *gemm, const uint32_t *a, const float *
   tiled_finish(gemm, &pending, PANEL);
 }
 
-/* How the work on a block is claimed: so many chunks of columns by so many pieces of rows. */
-struct TiledClaims {
-  size_t chunks, pieces;
-  bool together;  // B is packed by all threads
-};
-
-INLINE struct TiledClaims tiled_claims(const struct Gemm *gemm, size_t mc, size_t panel_bytes, size_t threads,
-                                       const int parts) {
-  const size_t panels = ceil_div(gemm->N, PANEL), tall = ceil_div(mc, PANEL);
-  if (parts == 1 && gemm->scales == NULL && panels < 4 * threads && panels * panel_bytes <= TILED_SHARED) {
-    /* Rectangles as high as wide, so that a thread reads little that others have packed. */
-    size_t pieces = 1;
-    while (4 * pieces * pieces * panels <= threads * tall) pieces *= 2;
-    return (struct TiledClaims){size_min(ceil_div(threads, pieces), panels), pieces, true};
-  }
-  /* As many panels as fit: the more, the longer the runs of a row that are written one after the other. */
-  const size_t group = TILED_GROUP / panel_bytes, claims = round_up(ceil_div(panels, group), threads);
-  const size_t chunks = size_min(claims, panels);
-  return (struct TiledClaims){chunks, ceil_div(threads, chunks), false};
-}
-
 INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, const int parts) {
   const struct Workers *workers = gemm->workers;
   struct Pool *pool = workers->pool;
   float *own = workers->own + (size_t)thread * workers->own_floats;
-  const size_t M = gemm->M, N = gemm->N, K = gemm->K, kc_most = parts == 1 ? TILED_K : TILED_K_PARTS;
-  const size_t kc_max = round_up(ceil_div(K, ceil_div(K, kc_most)), PANEL_STEP);
-  const size_t panel_bytes = panel_words(kc_max, parts) * sizeof(uint32_t);
-  const size_t mc_max = round_up(ceil_div(M, ceil_div(M, TILED_SHARED / panel_bytes * PANEL)), PANEL);
-  const struct TiledClaims claims = tiled_claims(gemm, mc_max, panel_bytes, (size_t)threads, parts);
-  const size_t chunks = claims.chunks, pieces = claims.pieces;
+  const size_t M = gemm->M, N = gemm->N, K = gemm->K;
+  const struct TiledClaims tiled = tiled_claims(M, N, K, (size_t)threads, (size_t)parts, gemm->scales != NULL);
+  const struct ProductClaims *claims = &tiled.product;
 
   amx_begin();
   size_t block = 0, claim = pool_claim(pool);
-  for (size_t m = 0; m < M; m += mc_max) {
-    const size_t mc = size_min(mc_max, M - m), height = round_up(ceil_div(mc, pieces), PANEL);
-    for (size_t k = 0; k < K; k += kc_max, block++) {
-      const size_t kc = size_min(kc_max, K - k), words = panel_words(kc, parts);
+  for (size_t m = 0; m < M; m += claims->rows) {
+    const size_t mc = size_min(claims->rows, M - m);
+    for (size_t k = 0; k < K; k += claims->depth, block++) {
+      const size_t kc = size_min(claims->depth, K - k), words = panel_words(kc, parts);
       float *most = workers->shared + block % 2 * tiled_block_floats();
       uint32_t *a = (uint32_t *)(void *)(most + TILED_PANELS);
-      uint32_t *b = claims.together ? (uint32_t *)(void *)(most + tiled_a_floats()) : NULL;
+      uint32_t *b = tiled.together ? (uint32_t *)(void *)(most + tiled_a_floats()) : NULL;
       size_t begin, end;
       if (parts == 1 && gemm->lane_sums == NULL) {
         pack_panels_share(a, factor_at(gemm->a, m, k), mc, kc, false, thread, threads);
@@ -370,15 +344,15 @@ INLINE void product_tiles_run(const struct Gemm *gemm, int thread, int threads, 
           tiled_pack_lanes(gemm, a + begin / PANEL * words, m + begin, end - begin, k, kc, most + begin / PANEL, parts);
         }
       }
-      if (claims.together) pack_panels_share(b, factor_at(gemm->b, 0, k), N, kc, true, thread, threads);
+      if (tiled.together) pack_panels_share(b, factor_at(gemm->b, 0, k), N, kc, true, thread, threads);
       pool_barrier(pool);
-      for (; claim < (block + 1) * chunks * pieces; claim = pool_claim(pool)) {
-        const size_t from = claim / chunks % pieces * height;
-        if (from >= mc) continue;
-        pool_part(N, PANEL, (int)(claim % chunks), (int)chunks, &begin, &end);
-        const struct Part part = {m + from, size_min(height, mc - from), begin, end - begin, k, kc};
-        tiled_part(gemm, a + from / PANEL * words, most + from / PANEL, b == NULL ? b : b + begin / PANEL * words, own, part,
-                   parts);
+      for (; claim < (block + 1) * product_claims_of_block(claims); claim = pool_claim(pool)) {
+        struct Span rows, columns;
+        product_claimed(claims, TILED, claim, mc, N, &rows, &columns);
+        if (rows.begin == rows.end) continue;
+        const struct Part part = {m + rows.begin, rows.end - rows.begin, columns.begin, columns.end - columns.begin, k, kc};
+        tiled_part(gemm, a + rows.begin / PANEL * words, most + rows.begin / PANEL,
+                   b == NULL ? b : b + columns.begin / PANEL * words, own, part, parts);
       }
     }
   }

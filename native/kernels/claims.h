@@ -1,0 +1,255 @@
+/* How the work of an operation is shared out among threads: numbers alone, so that a test can count what each thread
+ * gets. Nothing here decides a bit of a result: each sum has one order, whoever makes it. */
+#ifndef LLMC_CLAIMS_H
+#define LLMC_CLAIMS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/pool.h"
+#include "base/util.h"
+
+/* Items begin … end - 1. */
+struct Span {
+  size_t begin, end;
+};
+
+static inline struct Span span_part(size_t count, size_t grain, size_t part, size_t parts) {
+  struct Span span;
+  pool_part(count, grain, (int)part, (int)parts, &span.begin, &span.end);
+  return span;
+}
+
+/* ---- products ------------------------------------------------------------------------------------ */
+
+/* What a table's products are made of. */
+struct Tiling {
+  size_t rows, columns;       // of a tile
+  size_t block_rows, depth;   // of a packed block of A, at most: the rows a multiple of a tile's
+  size_t grain;               // a block of K begins at a multiple of this
+};
+
+struct ProductClaims {
+  size_t rows, depth;         // of a block of A, but for the last one
+  size_t chunks, pieces;      // claims of a block: so many chunks of columns, by so many pieces of rows
+};
+
+/* What the busiest thread has to do, in tiles: with each claim it packs as many columns, which takes as long as a few
+ * tiles. */
+static inline size_t product_busiest(size_t chunks, size_t pieces, size_t panels, size_t tall, size_t threads) {
+  enum { PACKING = 3 };
+  return ceil_div(chunks * pieces, threads) * ceil_div(panels, chunks) * (ceil_div(tall, pieces) + PACKING);
+}
+
+/* Blocks of equal height and depth. Claims as many for every thread, whose widths differ by a panel at most, so that
+ * none waits long for the others. Where the columns do not go round, a claim is a panel, and a part of the rows. */
+static inline struct ProductClaims product_claims(size_t M, size_t N, size_t K, size_t threads, struct Tiling t) {
+  enum { CLAIM_PANELS = 4 };
+  struct ProductClaims c = {.rows = round_up(ceil_div(M, ceil_div(M, t.block_rows)), t.rows),
+                            .depth = round_up(ceil_div(K, ceil_div(K, t.depth)), t.grain)};
+  const size_t panels = ceil_div(N, t.columns), tall = ceil_div(size_min(c.rows, M), t.rows);
+  c.chunks = size_min(round_up(ceil_div(panels, CLAIM_PANELS), threads), panels);
+  c.pieces = ceil_div(threads, c.chunks);
+  size_t least = product_busiest(c.chunks, c.pieces, panels, tall, threads);
+  least -= least / 20;  // a narrow claim fetches nothing for the next one: it has to be worth it
+  for (size_t pieces = 1; pieces <= tall; pieces++) {
+    const size_t busiest = product_busiest(panels, pieces, panels, tall, threads);
+    if (busiest < least) least = busiest, c.chunks = panels, c.pieces = pieces;
+  }
+  return c;
+}
+
+static inline size_t product_claims_of_block(const struct ProductClaims *c) { return c->chunks * c->pieces; }
+
+/* The rows, of a block of `height`, and the columns, of N, of a block's claim; there may be no rows. */
+static inline void product_claimed(const struct ProductClaims *c, struct Tiling t, size_t claim, size_t height, size_t N,
+                                   struct Span *rows, struct Span *columns) {
+  const size_t piece = round_up(ceil_div(height, c->pieces), t.rows), from = claim / c->chunks % c->pieces * piece;
+  *rows = (struct Span){size_min(from, height), size_min(from + piece, height)};
+  *columns = span_part(N, t.columns, claim % c->chunks, c->chunks);
+}
+
+/* ---- products on tiles ---------------------------------------------------------------------------- */
+
+enum {
+  TILED_PANEL = 32,                      // rows and columns of a block of sums, numbers of K in a step
+  TILED_STEP = TILED_PANEL * TILED_PANEL * 2,  // bytes of a panel's step, of each part
+  TILED_SHARED = 3 << 19,                // bytes of a packed block of A, as many rows as fit: 1.5 MB
+  TILED_GROUP = 384 << 10,               // bytes of packed columns of B, in the second cache
+  TILED_K = 1024, TILED_K_PARTS = 512,   // the longest rows of a block, of BF16 and in three parts
+};
+
+/* As ProductClaims; `together`: all threads pack B, and claims are rectangles of the result. */
+struct TiledClaims {
+  struct ProductClaims product;
+  bool together;
+};
+
+static inline size_t tiled_busiest(const struct ProductClaims *c, size_t panels, size_t tall, size_t threads,
+                                   size_t packing) {
+  return ceil_div(c->chunks * c->pieces, threads) * ceil_div(panels, c->chunks) * (ceil_div(tall, c->pieces) + packing);
+}
+
+/* `whole`: B is not packed together, whatever its size. */
+static inline struct TiledClaims tiled_claims(size_t M, size_t N, size_t K, size_t threads, size_t parts, bool whole) {
+  struct TiledClaims claims = {.together = false};
+  struct ProductClaims *c = &claims.product;
+  c->depth = round_up(ceil_div(K, ceil_div(K, parts == 1 ? TILED_K : TILED_K_PARTS)), TILED_PANEL);
+  const size_t panel = c->depth / TILED_PANEL * parts * TILED_STEP, group = TILED_GROUP / panel;
+  c->rows = round_up(ceil_div(M, ceil_div(M, TILED_SHARED / panel * TILED_PANEL)), TILED_PANEL);
+  const size_t panels = ceil_div(N, TILED_PANEL), tall = c->rows / TILED_PANEL;
+  claims.together = parts == 1 && !whole && panels < 4 * threads && panels * panel <= TILED_SHARED;
+  if (claims.together) {
+    /* Rectangles as high as wide, so that a thread reads little that others have packed. */
+    c->pieces = 1;
+    while (4 * c->pieces * c->pieces * panels <= threads * tall) c->pieces *= 2;
+    c->chunks = size_min(ceil_div(threads, c->pieces), panels);
+  } else {
+    /* As many panels as fit: the more, the longer the runs of a row that are written one after the other. */
+    c->chunks = size_min(round_up(ceil_div(panels, group), threads), panels);
+    c->pieces = ceil_div(threads, c->chunks);
+  }
+  /* Other rectangles where a thread would have much more to do than the rest. */
+  const size_t packing = claims.together ? 0 : 2;
+  size_t least = tiled_busiest(c, panels, tall, threads, packing);
+  least -= least / 20;
+  for (size_t pieces = 1; pieces <= tall; pieces++) {
+    for (size_t each = 1; each <= 4; each++) {
+      const struct ProductClaims other = {c->rows, c->depth, size_min(panels, ceil_div(each * threads, pieces)), pieces};
+      const size_t busiest = tiled_busiest(&other, panels, tall, threads, packing);
+      if (busiest >= least || (!claims.together && ceil_div(panels, other.chunks) > group)) continue;
+      least = busiest, *c = other;
+    }
+  }
+  return claims;
+}
+
+static const struct Tiling TILED = {TILED_PANEL, TILED_PANEL, 0, 0, TILED_PANEL};
+
+/* ---- packing ------------------------------------------------------------------------------------- */
+
+/* Which part of a block of A a thread packs: some panels of it, or of fewer panels than would go round, a slice of
+ * their depth. */
+struct PackClaims {
+  size_t panels, slices;
+};
+
+/* `whole`: panels cannot be sliced, because they are summed over too. */
+static inline struct PackClaims pack_claims(size_t lanes, size_t depth, size_t threads, struct Tiling t, bool whole) {
+  enum { LEAST_DEPTH = 64 };
+  const size_t panels = ceil_div(lanes, t.rows), most = size_max(1, depth / LEAST_DEPTH);
+  return (struct PackClaims){panels, whole || panels >= 4 * threads ? 1 : size_min(most, ceil_div(4 * threads, panels))};
+}
+
+/* The numbers of a block's depth that a slice holds: whole blocks of words, which packing turns eight by eight. */
+static inline struct Span pack_slice(const struct PackClaims *c, size_t slice, size_t depth) {
+  return span_part(depth, 16, slice, c->slices);
+}
+
+/* ---- attention ----------------------------------------------------------------------------------- */
+
+/* A head is one claim, or its strips are shared out too: each part takes every parts-th strip. Backward, a head whose
+ * strips are shared out is worked on twice: a part of its keys gets its dk and dv, a part of its queries its dq. That is
+ * seven products in place of five, and no sum has to wait for another thread. */
+struct AttentionClaims {
+  size_t heads, key_parts, query_parts;  // query_parts 0: dq is made along with dk and dv
+};
+
+static inline struct AttentionClaims attention_forward_claims(size_t heads, size_t strips, size_t threads) {
+  struct AttentionClaims c = {heads, 1, 0};
+  size_t least = (size_t)-1;
+  for (size_t parts = 1; parts <= strips; parts++) {
+    /* A part packs the head's keys and values for itself, which takes half as long as a strip. */
+    const size_t busiest = ceil_div(heads * parts, threads) * (2 * ceil_div(strips, parts) + 1);
+    if (busiest < least) least = busiest, c.key_parts = parts;
+  }
+  return c;
+}
+
+static inline struct AttentionClaims attention_backward_claims(size_t heads, size_t strips, size_t tiles, size_t threads) {
+  const size_t parts = ceil_div(2 * threads, heads);
+  /* 7 products evenly shared against 5, and a ninth for what is packed twice. */
+  if (strips == 1 || 40 * ceil_div(heads, threads) * threads <= 63 * heads) return (struct AttentionClaims){heads, 1, 0};
+  return (struct AttentionClaims){heads, size_min(parts, strips), size_min(parts, tiles)};
+}
+
+static inline size_t attention_claims_all(const struct AttentionClaims *c) {
+  return c->heads * (c->key_parts + c->query_parts);
+}
+
+struct AttentionClaim {
+  size_t head, part;
+  bool queries;  // the part is one of queries
+};
+
+/* The largest come first: of queries the last, which see most keys; of keys the first, which most queries see. */
+static inline struct AttentionClaim attention_claimed(const struct AttentionClaims *c, size_t claim, bool backward) {
+  const size_t part = claim / c->heads, head = claim % c->heads;
+  if (!backward) return (struct AttentionClaim){head, c->key_parts - 1 - part, false};
+  if (part < c->key_parts) return (struct AttentionClaim){head, part, false};
+  return (struct AttentionClaim){head, c->query_parts - 1 - (part - c->key_parts), true};
+}
+
+/* The keys that a part of forward's strips sees: up to the end of its last strip, which may lie past T. */
+static inline size_t attention_seen(const struct AttentionClaims *c, struct AttentionClaim claim, size_t T, size_t width) {
+  const size_t last = ceil_div(T, width) - 1;
+  return (last - (last - claim.part) % c->key_parts + 1) * width;
+}
+
+/* What a claim of backward makes of its head: dk and dv of some strips of keys, dq of some tiles of queries, or all. */
+struct AttentionShare {
+  bool keys, queries;
+  size_t first, strips;   // the first key; of the strips from there on every strips-th
+  size_t part, tiles;     // of the tiles of queries every tiles-th, from the part-th on
+};
+
+static inline struct AttentionShare attention_share(const struct AttentionClaims *c, struct AttentionClaim claim,
+                                                    size_t width) {
+  if (claim.queries) return (struct AttentionShare){false, true, 0, 1, claim.part, c->query_parts};
+  return (struct AttentionShare){true, c->query_parts == 0, claim.part * width, c->key_parts, 0, 1};
+}
+
+/* Whether it needs the tile of queries that begins at q0. */
+static inline bool share_sees(const struct AttentionShare *share, size_t q0, size_t tile) {
+  return q0 + tile > share->first && q0 / tile % share->tiles == share->part;
+}
+
+/* Where the keys end that its queries see. */
+static inline size_t share_end(const struct AttentionShare *share, size_t T, size_t tile) {
+  const size_t last = ceil_div(T, tile) - 1;
+  return size_min(T, (last - (last + share->tiles - share->part) % share->tiles + 1) * tile);
+}
+
+/* ---- rows that are summed, and the update -------------------------------------------------------- */
+
+enum { SQUARES_PARTS = 1024 };  // of an update and of a sum of squares: fixed, so that the order of the sum is
+
+/* Columns of sums over rows are shared out in fours: the sums are collected in the thread that makes them, so that no
+ * two write to one cache line for long. */
+enum { SUMMED_COLUMNS = 4 };
+
+/* The gradient of embeddings: rows of one token are added up in order, so a thread takes whole cache lines of all
+ * tokens of some classes, which are the remainder of their number. Positions likewise. */
+enum { EMBEDDING_COLUMNS = 16 };
+
+struct EmbeddingClaims {
+  size_t lines, classes;
+};
+
+static inline struct EmbeddingClaims embedding_claims(size_t C, size_t threads) {
+  struct EmbeddingClaims c = {ceil_div(C, EMBEDDING_COLUMNS), 1};
+  while (c.lines * c.classes < 3 * threads && c.lines % threads != 0) c.classes *= 2;
+  return c;
+}
+
+/* The next claims of a thread: columns of one class, which is returned. */
+static inline size_t embedding_claimed(const struct EmbeddingClaims *c, struct Span *claims, size_t C,
+                                       struct Span *columns) {
+  const size_t class = claims->begin / c->lines, end = size_min(claims->end, (class + 1) * c->lines);
+  *columns = (struct Span){(claims->begin - class * c->lines) * EMBEDDING_COLUMNS,
+                           size_min(C, (end - class * c->lines) * EMBEDDING_COLUMNS)};
+  claims->begin = end;
+  return class;
+}
+
+#endif
