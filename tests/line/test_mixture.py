@@ -55,7 +55,7 @@ def test_a_run_says_what_it_sees_and_records_it(llmc: Llmc) -> None:
     assert runs(llmc) == ["texts+songs+notes-1"]
     said = done.stderr.replace("../", "")
     assert "28.6 % of the rows" in said and "14.3 % of the rows" in said
-    for name in ("data/texts", "songs", "notes"):
+    for name in ("texts", "songs", "notes"):
         (line,) = re.findall(rf"data/{name}/train.bin: .* of the rows.*", said)
         tokens = json.loads((llmc.workspace / f"data/{name}/manifest.json").read_text())["train"]
         assert f"{tokens[0]['tokens']:,} tokens" in line and "epochs" in line
