@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from llmc.errors import Usage
@@ -33,6 +34,7 @@ class Setting:
         low: the least value of a number, and ``high`` the largest.
         choices: the values of a text.
         resume: whether a resumed run may change it.
+        older: the range of older versions; a run that they started keeps its value.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Setting:
     high: float = MOST
     choices: tuple[str, ...] = ()
     resume: OnResume = OnResume.REFUSED
+    older: tuple[float, float] | None = None
 
     @property
     def flag(self) -> str:
@@ -58,24 +61,29 @@ class Setting:
             return "on" if self.default else "off"
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
-    def check(self, value: Any) -> None:
-        """Refuse a value outside the range or the choices.
+    def check(self, value: Any, *, older: bool = False) -> None:
+        """Refuse a value outside the range or the choices; ``older``: outside that of any version.
 
         Raises:
             Usage: the message names the setting and what is allowed.
         """
+        low, high = self.older if older and self.older is not None else (self.low, self.high)
         if self.choices:
             if value not in self.choices:
                 raise Usage(f"{self.name} must be one of {', '.join(self.choices)}, not '{value}'")
         elif self.metavar == "TIME":
             try:
-                seconds_of(value)
+                seconds = seconds_of(value)
             except ValueError as error:
                 raise Usage(f"{self.name}: {error}") from error
-        elif isinstance(self.default, (int, float)) and not self.low <= value <= self.high:
-            high = "below 1" if self.high == BELOW_1 else typed_number(self.high)
+            if seconds > high:
+                raise Usage(
+                    f"{self.name} must be at most {typed_number(high)} seconds, not {value}"
+                )
+        elif isinstance(self.default, (int, float)) and not low <= value <= high:
+            most = "below 1" if high == BELOW_1 else typed_number(high)
             raise Usage(
-                f"{self.name} must be between {typed_number(self.low)} and {high}, "
+                f"{self.name} must be between {typed_number(low)} and {most}, "
                 f"not {typed_number(value)}"
             )
 
@@ -109,12 +117,23 @@ def settings_table(kind: type) -> dict[str, Setting]:
 class Checked:
     """The base of a settings dataclass, whose values are checked.
 
+    A run of an older version may hold values that :meth:`check_new` refuses.
+
     Raises:
-        Usage: a value is outside its setting's range or choices; the message names the setting.
+        Usage: a value is outside what any version allows; the message names the setting.
     """
 
     def __post_init__(self) -> None:
         """Check every field."""
+        for name, setting in settings_table(type(self)).items():
+            setting.check(getattr(self, name), older=True)
+
+    def check_new(self) -> None:
+        """Check every field as those of something new.
+
+        Raises:
+            Usage: a value is outside its setting's range; the message names the setting.
+        """
         for name, setting in settings_table(type(self)).items():
             setting.check(getattr(self, name))
 
@@ -123,3 +142,21 @@ def typed_number(number: float) -> str:
     """Return a number as it can be typed: whole ones with all of their digits."""
     whole = isinstance(number, int) or number.is_integer()
     return str(int(number)) if whole else f"{number:g}"
+
+
+def take_texts(values: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
+    """Take the texts of ``data`` or ``val_data`` out of a preset's tables.
+
+    Raises:
+        Usage: they are no text and no list of texts, or given twice.
+    """
+    tables = [table for table in (values, values.get("train")) if isinstance(table, dict)]
+    found = [table.pop(key) for table in tables if key in table]
+    if len(found) > 1:
+        raise Usage(f"{path} has {key} at the top and in [train]: leave one out")
+    texts = found[0] if found else []
+    texts = [texts] if isinstance(texts, str) else texts
+    whole = isinstance(texts, list) and all(isinstance(each, str) and each for each in texts)
+    if not whole or (found and not texts):
+        raise Usage(f'{path}: {key} must be a text or a list such as ["A", "B:0.3"]')
+    return tuple(texts)

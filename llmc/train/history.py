@@ -9,6 +9,7 @@ import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate
@@ -20,8 +21,9 @@ from llmc.errors import LlmcError, MissingOutput, Usage
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.train.folder import is_running, last_written, newest_run, read_record, similar_run
-from llmc.train.metrics import STATES, Metrics, Point, count
+from llmc.train.metrics import STATES, Metrics, Point, count, lowest
 from llmc.train.mixture import joined_name
+from llmc.train.resume import val_since
 from llmc.weights.checkpoint import read_header
 from llmc.weights.sources import run_weights
 
@@ -32,11 +34,12 @@ class RunHistory(Metrics):
 
     Attributes:
         name: its folder's.
-        settings: the tables of config.toml.
+        settings: tables as in config.toml; where run.json has them too, its own.
         dataset: what it trained on, if known.
         parameters: how many the model has, if known.
         saved_step: the step its checkpoint was saved at; None without a checkpoint.
         offered_step: the step of the weights that sample, serve, eval and export-weights use.
+        val_since: the step at which its validation became another one; -1: never.
         running: a trainer holds the run.
         updated: when it was last written to, in seconds since 1970; 0 if never.
         started: the same of its settings alone.
@@ -50,6 +53,7 @@ class RunHistory(Metrics):
     parameters: int | None = None
     saved_step: int | None = None
     offered_step: int | None = None
+    val_since: int = -1
     running: bool = False
     updated: float = 0.0
     started: float = 0.0
@@ -120,9 +124,8 @@ class RunHistory(Metrics):
 
     @property
     def best_val(self) -> tuple[int, float] | None:
-        """The (step, loss) of the lowest validation loss."""
-        finite = [point for point in self.val if math.isfinite(point[1])]
-        return min(finite, key=lambda point: point[1], default=None)
+        """The (step, loss) of the lowest validation loss of those that can be compared."""
+        return lowest(self.val, self.val_since)
 
     @property
     def state(self) -> str:
@@ -225,13 +228,18 @@ def _read_settings(run: RunHistory) -> None:
         except LlmcError as error:
             run.problems.append(f"{CONFIG}: {error}")
     try:
-        data = read_record(run.folder).get("data")
+        record = read_record(run.folder)
+        data, own = record.get("data"), record.get("settings")
         run.started = (run.folder / RECORD).stat().st_mtime
     except (FileNotFoundError, TypeError):
         return
     except (OSError, ValueError, RecursionError) as error:
         run.problems.append(f"cannot read {RECORD}: {' '.join(str(error).split())}")
         return
+    with suppress(KeyError, TypeError, ValueError, AttributeError):  # broken: --resume says so
+        run.val_since = val_since(record)
+    if isinstance(own, dict):
+        run.settings |= {name: table for name, table in own.items() if isinstance(table, dict)}
     places = [data] if isinstance(data, str) else data if isinstance(data, list) else []
     paths = [each.get("path") if isinstance(each, dict) else each for each in places]
     names = [_dataset(Path(path)) for path in paths if isinstance(path, str) and path]

@@ -227,17 +227,25 @@ class Seen:
         return f"{path}: {percent(self.share)} of the rows, {tokens}, {often}"
 
 
+def planned_steps(portions: Sequence[Portion], settings: TrainConfig) -> int:
+    """Return how many updates a run makes, unless time or patience end it.
+
+    An epoch of a mixture ends when every text was passed once: mixture_epoch in the engine.
+    """
+    weights = whole_weights(portions)
+    windows = [settings.windows_of(portion.tokens)[0] for portion in portions]
+    rows = [-(-n * sum(weights) // weight) for n, weight in zip(windows, weights, strict=True)]
+    return settings.planned_steps(max(rows))
+
+
 def seen(portions: Sequence[Portion], settings: TrainConfig) -> list[Seen]:
     """Return what a run sees of each text, early stopping aside."""
-    each = []
+    end, found = planned_steps(portions, settings), []
     for portion, share in zip(portions, shares(portions), strict=True):
         windows, rows = settings.windows_of(portion.tokens)
-        each.append((portion, share, windows / share / rows))
-    ends = [settings.steps] if settings.steps < MOST_STEPS else []
-    ends += [-(-settings.max_tokens // settings.tokens_per_step)] if settings.max_tokens else []
-    longest = max(steps for _, _, steps in each)
-    ends += [math.ceil(settings.epochs * longest)] if settings.epochs else []
-    return [Seen(*one, epochs=min(ends) / one[2] if ends else None) for one in each]
+        steps = windows / share / rows
+        found.append(Seen(portion, share, steps, end / steps if end < MOST_STEPS else None))
+    return found
 
 
 def percent(share: float) -> str:
