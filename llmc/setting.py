@@ -24,29 +24,19 @@ class OnResume(Enum):
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: the options, ``--help``, validation and docs/reference/settings.md come from it.
+    """One setting, of which options, ``--help``, checks and docs/reference/settings.md are made."""
 
-    Attributes:
-        name: in a preset and in Python; the flag has dashes.
-        default: the value without a preset; its type is the setting's.
-        group: the heading it stands under in ``--help``.
-        metavar: what ``--help`` shows for the value.
-        low: the least value of a number, and ``high`` the largest.
-        choices: the values of a text.
-        resume: whether a resumed run may change it.
-        older: the range of older versions; a run that they started keeps its value.
-    """
-
-    name: str
-    default: Any
+    name: str  # in a preset and in Python; the flag has dashes
+    default: Any  # the value without a preset; its type is the setting's
     help: str
-    group: str
-    metavar: str
+    group: str  # the heading it stands under in ``--help``
+    metavar: str  # what ``--help`` shows for the value
     unit: str
-    low: float = 0
+    low: float = 0  # the least value of a number, and ``high`` the largest
     high: float = MOST
-    choices: tuple[str, ...] = ()
-    resume: OnResume = OnResume.REFUSED
+    choices: tuple[str, ...] = ()  # the values of a text
+    resume: OnResume = OnResume.REFUSED  # whether a resumed run may change it
+    # The range of older versions; a run that they started keeps its value.
     older: tuple[float, float] | None = None
 
     @property
@@ -124,7 +114,6 @@ class Checked:
     """
 
     def __post_init__(self) -> None:
-        """Check every field."""
         for name, setting in settings_table(type(self)).items():
             setting.check(getattr(self, name), older=True)
 

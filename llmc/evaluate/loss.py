@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.errors import Interrupted, Usage
 from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
-from llmc.evaluate.statistics import Score, Tally, mixed_score, score, token_bytes
+from llmc.evaluate.statistics import Score, Tally, mixed_score, score
 from llmc.evaluate.target import EvaluatedModel, EvaluatedText, find_evaluated, find_text
 from llmc.paths import Workspace, expanded
 from llmc.report import SILENT, Report
@@ -87,7 +87,7 @@ def evaluate(
         report.note("the tokenizer is unknown: no bits per byte, no documents")
         tallies = [Tally() for _ in text.texts]
     else:
-        known = text.tokenizer.end, token_bytes(text.tokenizer)
+        known = text.tokenizer.end, text.tokenizer.byte_lengths()
         tallies = [Tally(*known) for _ in text.texts]
     _predict(text, tallies, engine, max_tokens, report)
     weights = shares(text.texts)

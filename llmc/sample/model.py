@@ -218,16 +218,13 @@ class LoadedModel:
     """
 
     def __init__(self, model: SampleModel, generator: Generator) -> None:
-        """Use a generator that was started."""
         self.model = model
         self._generator = generator
 
     def __enter__(self) -> LoadedModel:
-        """Return the model."""
         return self
 
     def __exit__(self, *unused: object) -> None:
-        """Close it."""
         self.close()
 
     def close(self) -> None:
@@ -276,7 +273,6 @@ def load(
     last: bool = False,
     dtype: str | None = None,
     threads: int | None = None,
-    slots: int = 1,
     report: Report = SILENT,
 ) -> LoadedModel:
     """Load a model into an engine of its own.
@@ -287,7 +283,6 @@ def load(
         last: load a run's last weights instead of its best.
         dtype: type of the weights in memory, fp32, bf16 or int8. Default: that of the run.
         threads: threads. Default: one per 4 million parameters, at most one per core.
-        slots: samples that are written at the same time.
         report: takes notes.
 
     Raises:
@@ -298,5 +293,5 @@ def load(
     found = find_checkpoint(workspace, run_or_file, last=last, report=report)
     model = _opened(workspace, found, report, needs_tokenizer=True)
     binary = ensure_native(report=report)
-    argv = model.argv(binary, slots=slots, dtype=dtype, threads=threads)
+    argv = model.argv(binary, dtype=dtype, threads=threads)
     return LoadedModel(model, Generator(argv).__enter__())

@@ -58,11 +58,7 @@ def files_named(text: str, reading: Reading) -> Found | None:
 
 
 def _is_folder(path: Path) -> bool:
-    """Return whether a path is a folder; False if nothing is there.
-
-    Raises:
-        OSError: that cannot be told.
-    """
+    """Return whether a path is a folder; False if nothing is there."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):

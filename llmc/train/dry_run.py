@@ -36,16 +36,11 @@ class PlannedWork:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take.
-
-    Attributes:
-        start: the engine's ``start`` event: the memory and its parts.
-        measured: the engine's ``measured`` event: times of a few steps.
-    """
+    """What a run will take."""
 
     settings: TrainConfig
-    start: Event
-    measured: Event
+    start: Event  # the engine's ``start`` event: the memory and its parts
+    measured: Event  # the engine's ``measured`` event: times of a few steps
     storage: Storage
     texts: tuple[Portion, ...] = ()  # that it trains on
 

@@ -30,33 +30,22 @@ from llmc.weights.sources import run_weights
 
 @dataclass(kw_only=True)
 class RunHistory(Metrics):
-    """One run: its numbers, and what else its folder tells.
+    """One run: its numbers, and what else its folder tells."""
 
-    Attributes:
-        name: its folder's.
-        settings: tables as in config.toml; where run.json has them too, its own.
-        dataset: what it trained on, if known.
-        parameters: how many the model has, if known.
-        saved_step: the step its checkpoint was saved at; None without a checkpoint.
-        offered_step: the step of the weights that sample, serve, eval and export-weights use.
-        val_since: the step at which its validation became another one; -1: never.
-        running: a trainer holds the run.
-        updated: when it was last written to, in seconds since 1970; 0 if never.
-        started: the same of its settings alone.
-        problems: what is wrong with its files, one sentence each.
-    """
-
-    name: str
+    name: str  # its folder's
     folder: Path
+    # Tables as in config.toml; where run.json has them too, its own.
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    dataset: str | None = None
-    parameters: int | None = None
-    saved_step: int | None = None
+    dataset: str | None = None  # what it trained on, if known
+    parameters: int | None = None  # how many the model has, if known
+    saved_step: int | None = None  # the step its checkpoint was saved at; None without a checkpoint
+    # The step of the weights that sample, serve, eval and export-weights use.
     offered_step: int | None = None
-    val_since: int = -1
-    running: bool = False
-    updated: float = 0.0
-    started: float = 0.0
+    val_since: int = -1  # the step at which its validation became another one; -1: never
+    running: bool = False  # a trainer holds the run
+    updated: float = 0.0  # when it was last written to, in seconds since 1970; 0 if never
+    started: float = 0.0  # the same of its settings alone
+    # What is wrong with its files, one sentence each.
     problems: list[str] = field(default_factory=list)
 
     def _setting(self, name: str) -> int | None:

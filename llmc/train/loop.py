@@ -40,23 +40,14 @@ def ignore(event: Event, progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training run ended.
+    """How a training run ended."""
 
-    Attributes:
-        folder: the run's.
-        settings: the training settings.
-        progress: the numbers of all steps, those before a resume included.
-        resumed: the run existed before.
-        interrupted: a signal ended it.
-        texts: those that it validated on, by name.
-    """
-
-    folder: Path
-    settings: TrainConfig
-    progress: Progress
-    resumed: bool = False
-    interrupted: bool = False
-    texts: tuple[str, ...] = ()
+    folder: Path  # the run's
+    settings: TrainConfig  # the training settings
+    progress: Progress  # the numbers of all steps, those before a resume included
+    resumed: bool = False  # the run existed before
+    interrupted: bool = False  # a signal ended it
+    texts: tuple[str, ...] = ()  # those that it validated on, by name
 
     @property
     def steps(self) -> int:

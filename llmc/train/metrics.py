@@ -145,47 +145,31 @@ def _number(value: object) -> float | None:
 
 @dataclass
 class Progress:
-    """The numbers of a run so far, collected from the engine's events.
+    """The numbers of a run so far, collected from the engine's events."""
 
-    Attributes:
-        steps: the number to make; None if only time or patience ends the run.
-        run: the run's name.
-        tokens_per_step: tokens in one update.
-        flops_per_token: floating-point operations that training takes for a token; 0: unknown.
-        max_seconds: the limit of the training time, over all resumes; 0: none.
-        train: (step, training loss) pairs.
-        val: (step, validation loss) pairs.
-        val_errors: the standard error of the validation losses that have one, by step.
-        val_parts: the newest validation losses of the texts of a mixture, in order.
-        start: the engine's first event: parameters, isa, threads in use, memory in bytes.
-        last: the newest event about a training step.
-        seconds: training time: the sum of all steps, without validation, samples and saving.
-        sample: the newest sample, as text.
-        saved_step: the step of the newest checkpoint, if any.
-        before: training steps made before the run was resumed.
-        val_since: the step at which the run's validation became another one; -1: never.
-        skipped: steps whose update was skipped as an outlier.
-        end: the engine's last event: why the run ended.
-    """
-
-    steps: int | None
-    run: str = ""
-    tokens_per_step: int = 0
+    steps: int | None  # the number to make; None if only time or patience ends the run
+    run: str = ""  # the run's name
+    tokens_per_step: int = 0  # tokens in one update
+    # Floating-point operations that training takes for a token; 0: unknown.
     flops_per_token: float = 0.0
-    max_seconds: float = 0.0
-    train: list[Point] = field(default_factory=list)
-    val: list[Point] = field(default_factory=list)
+    max_seconds: float = 0.0  # the limit of the training time, over all resumes; 0: none
+    train: list[Point] = field(default_factory=list)  # (step, training loss) pairs
+    val: list[Point] = field(default_factory=list)  # (step, validation loss) pairs
+    # The standard error of the validation losses that have one, by step.
     val_errors: dict[int, float] = field(default_factory=dict)
+    # The newest validation losses of the texts of a mixture, in order.
     val_parts: list[float] = field(default_factory=list)
+    # The engine's first event: parameters, isa, threads in use, memory in bytes.
     start: Event = field(default_factory=dict)
-    last: Event = field(default_factory=dict)
+    last: Event = field(default_factory=dict)  # the newest event about a training step
+    # Training time: the sum of all steps, without validation, samples and saving.
     seconds: float = 0.0
-    sample: str = ""
-    saved_step: int | None = None
-    before: int = 0
-    val_since: int = -1
-    skipped: int = 0
-    end: Event = field(default_factory=dict)
+    sample: str = ""  # the newest sample, as text
+    saved_step: int | None = None  # the step of the newest checkpoint, if any
+    before: int = 0  # training steps made before the run was resumed
+    val_since: int = -1  # the step at which the validation became another one; -1: never
+    skipped: int = 0  # steps whose update was skipped as an outlier
+    end: Event = field(default_factory=dict)  # the engine's last event: why the run ended
 
     @property
     def best_val(self) -> Point | None:

@@ -37,36 +37,24 @@ from llmc.weights.state import training_state_bytes
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the caller names; None: the default, or with ``resume`` the run's own.
+    """What the caller names; None: the default, or with ``resume`` the run's own."""
 
-    Attributes:
-        run: the run's name.
-        config: a preset, by name or path.
-        data: datasets, token files or patterns to train on, ``NAME`` or ``NAME:WEIGHT`` each.
-        val_data: those to validate on, likewise.
-        model: the checkpoint to start from.
-        resume_from: the step of the checkpoint to resume from, or ``best``. Default: the newest.
-    """
-
-    run: str | None = None
-    config: str | None = None
+    run: str | None = None  # the run's name
+    config: str | None = None  # a preset, by name or path
+    # Datasets, token files or patterns to train on, ``NAME`` or ``NAME:WEIGHT`` each.
     data: Spec | Sequence[Spec] | None = None
-    val_data: Spec | Sequence[Spec] | None = None
-    model: Path | None = None
+    val_data: Spec | Sequence[Spec] | None = None  # those to validate on, likewise
+    model: Path | None = None  # the checkpoint to start from
+    # The step of the checkpoint to resume from, or ``best``. Default: the newest.
     resume_from: str | None = None
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Disk space in bytes.
+    """Disk space in bytes."""
 
-    Attributes:
-        needed: the most that the run's files take at a time.
-        free: free space; files that the run stored before it was resumed count as free.
-    """
-
-    needed: int
-    free: int
+    needed: int  # the most that the run's files take at a time
+    free: int  # free space; files that the run stored before it was resumed count as free
 
     def warning(self) -> str | None:
         """Return a disk-space warning, or None."""
@@ -92,26 +80,16 @@ def stored_bytes(config: ModelConfig, settings: TrainConfig, *, validates: bool)
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run before it is started or resumed.
+    """A run before it is started or resumed."""
 
-    Attributes:
-        folder: the run's; that of a new run is reserved by :func:`llmc.train.loop.run_training`.
-        preset: the model's shape and all settings.
-        data: the tokens to train and to validate on.
-        model: the checkpoint that the run starts, or started, from.
-        record: what ``run.json`` says of a resumed run; None: the run is new.
-        step: the step it is resumed from; None: no checkpoint was saved.
-        back: this is not its newest checkpoint.
-        changes: what a resumed run continues with, by name, and what it had before.
-    """
-
-    folder: Path
-    preset: Preset
-    data: Data
-    model: Path
-    record: Record | None = None
-    step: int | None = None
-    back: bool = False
+    folder: Path  # the run's; that of a new run is reserved by :func:`llmc.train.loop.run_training`
+    preset: Preset  # the model's shape and all settings
+    data: Data  # the tokens to train and to validate on
+    model: Path  # the checkpoint that the run starts, or started, from
+    record: Record | None = None  # what ``run.json`` says of a resumed run; None: the run is new
+    step: int | None = None  # the step it is resumed from; None: no checkpoint was saved
+    back: bool = False  # this is not its newest checkpoint
+    # What a resumed run continues with, by name, and what it had before.
     changes: Changes = field(default_factory=dict)
 
     @property
@@ -258,11 +236,7 @@ def _with_warmup(
 
 
 def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: ModelConfig) -> None:
-    """Refuse a preset that describes another model than the weights; the vocabulary is the data's.
-
-    Raises:
-        Usage: the error has the commands that make such weights and train them.
-    """
+    """Refuse a preset of another shape than the weights'; the vocabulary is the data's."""
     wanted = plan.preset.model
     names = [name for name in plan.preset.named_shape if name != "vocab_size"]
     other = [name for name in names if getattr(wanted, name) != getattr(shape, name)]
@@ -347,11 +321,7 @@ def _weights(folder: Path, model: Path, step: int | None) -> Path:
 
 
 def _recorded_model(workspace: Workspace, folder: Path, record: Record, step: int | None) -> Path:
-    """Return the checkpoint that a run started from, or its own if that one is gone.
-
-    Raises:
-        LlmcError: the run has to start from it again, and it is gone or another file.
-    """
+    """Return the checkpoint that a run started from, or its own if that one is gone."""
     model: Path = workspace.root / record["model"]
     if step is not None:
         return model if model.is_file() else folder / CHECKPOINT

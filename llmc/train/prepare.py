@@ -116,11 +116,7 @@ def _completed(
     model: str | None,
     report: Report,
 ) -> Prepared:
-    """Make what a dataset lacks to be trained on.
-
-    Raises:
-        Usage: an option is for text, or the dataset has another tokenizer.
-    """
+    """Make what a dataset lacks to be trained on."""
     shown = workspace.shown(made.folder)
     own = f"{shown} is a dataset that is made already"
     if replace(options, tokenizer=None) != DEFAULTS:
@@ -172,11 +168,7 @@ def _has_any_tokenizer(model: str) -> bool:
 
 
 def _tokenizer_of(workspace: Workspace, model: str) -> str | Tokenizer:
-    """Return the tokenizer that a model was trained with.
-
-    Raises:
-        BadData: it is unknown, or llmc cannot hold it.
-    """
+    """Return the tokenizer that a model was trained with."""
     if model in PUBLISHED:
         return "gpt2"
     found = find_weights(workspace, model)

@@ -7,7 +7,6 @@ settings once more, as a preset for new runs: where it was edited, ``run.json`` 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -24,7 +23,7 @@ from llmc.config import Preset, load_preset, preset_of
 from llmc.engine.machine import Threads
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput
-from llmc.paths import CONFIG, RECORD, Workspace, expanded, written_whole
+from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
 from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
 from llmc.tokens.tokenizer import file_of, recorded_tokenizer
@@ -179,8 +178,7 @@ def write_record(folder: Path, record: Record) -> None:
     Raises:
         BadData: the place cannot be written.
     """
-    with written_whole(folder / RECORD) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, record)
 
 
 def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Record]:

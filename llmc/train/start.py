@@ -27,21 +27,14 @@ from llmc.weights.checkpoint import CheckpointHeader, read_header
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on.
+    """What to train on."""
 
-    Attributes:
-        name: the dataset's, which names the run; of a mixture all names.
-        train: the texts to train on, mixed by weight; most runs have one.
-        val: those to validate on; empty where there are none.
-        manifests: of all datasets that the files belong to, those to train on first.
-        tokenizer: what made them; None where that is not known.
-    """
-
-    name: str
-    train: tuple[Portion, ...]
-    val: tuple[Portion, ...] = ()
+    name: str  # the dataset's, which names the run; of a mixture all names
+    train: tuple[Portion, ...]  # the texts to train on, mixed by weight; most runs have one
+    val: tuple[Portion, ...] = ()  # those to validate on; empty where there are none
+    # Of all datasets that the files belong to, those to train on first.
     manifests: tuple[Manifest, ...] = ()
-    tokenizer: Tokenizer | None = None
+    tokenizer: Tokenizer | None = None  # what made them; None where that is not known
 
     @property
     def folder(self) -> Path:
@@ -180,11 +173,7 @@ def _manifests(paths: Sequence[Path], vouching: dict[Path, Manifest]) -> list[Ma
 
 
 def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
-    """Refuse datasets whose ids mean different tokens.
-
-    Raises:
-        BadData: the message names two of them.
-    """
+    """Refuse datasets whose ids mean different tokens."""
     for other in manifests[1:]:
         first, mine, theirs = manifests[0], manifests[0].tokenizer, other.tokenizer
         if mine.fingerprint != theirs.fingerprint:
@@ -196,12 +185,7 @@ def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
 
 
 def _check_files(manifest: Manifest) -> None:
-    """Refuse a folder with other files than its manifest: the engine takes what a pattern finds.
-
-    Raises:
-        MissingOutput: a file is not there, or the dataset is only a part of one.
-        BadData: there are files that the manifest does not name.
-    """
+    """Refuse a folder with other files than its manifest: the engine takes what a pattern finds."""
     if manifest.part is not None:
         raise MissingOutput(
             f"{manifest.folder} is part {manifest.part.index} of {manifest.part.of} of "

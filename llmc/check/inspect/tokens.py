@@ -127,10 +127,7 @@ def say_recorded(made: Description, folder: Path, record: object) -> Tokenizer |
 
 
 def _count(path: Path, layout: TokenLayout, counts: TokenCounts, options: Options) -> str | None:
-    """Count the tokens of a file; return its payload's SHA-256, or None for a sample.
-
-    The stream stays open: the next file may continue the last document.
-    """
+    """Count the tokens of a file; return its payload's SHA-256, or None for a sample."""
     width, stop = layout.width, layout.start + layout.there * layout.width
     digest = hashlib.sha256()
 

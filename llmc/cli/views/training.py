@@ -82,12 +82,10 @@ class PlainView:
     has_chart = False
 
     def __init__(self, log_every: int = 0) -> None:
-        """Start a view; ``log_every`` 0 means a line every few seconds."""
         self.log_every = log_every
         self.next_line = -math.inf
 
     def __enter__(self) -> PlainView:
-        """Start; nothing is shown yet."""
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -133,7 +131,6 @@ class LiveView(PlainView):
     """A picture that is drawn over itself: progress, numbers, losses, the newest sample."""
 
     def __init__(self, console: Console) -> None:
-        """Draw on ``console``."""
         from rich.live import Live
 
         super().__init__()
@@ -146,7 +143,6 @@ class LiveView(PlainView):
         self.live = Live(console=console, auto_refresh=False, transient=False)
 
     def __exit__(self, *unused: object) -> None:
-        """Leave the last picture standing."""
         if self.progress is not None:
             self._fit()
             self.live.update(self.picture(self.progress))
