@@ -10,7 +10,6 @@ import copy
 import importlib
 import io
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +25,6 @@ from llmc.cli.help import GLOBAL, command_page, main_page
 from llmc.cli.suggestions import nearest_flag
 from llmc.cli.ui import Ui
 from llmc.errors import ExitCode, Interrupted, LlmcError
-from llmc.installation import program
 from llmc.paths import Workspace
 
 
@@ -153,7 +151,7 @@ def main_options(
     ui = ctx.obj or Ui()  # main() passes its own, to print errors with
     ui.json, ui.quiet = json, quiet
     if workspace != Path(os.environ.get("LLMC_WORKSPACE", "")):  # given by the flag
-        ui.typed = f"{program()} --workspace {shlex.quote(str(workspace))}"
+        ui.workspace = workspace
     ctx.obj = Context(Workspace(workspace), ui)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmc.installation import program
@@ -22,15 +24,25 @@ class Ui:
     Attributes:
         json: stdout carries only JSON, one object a line; the last is the command's result.
         quiet: stderr carries only errors.
+        workspace: the folder that ``--workspace`` named.
         typed: what a shell here types to run llmc in the same workspace.
     """
+
+    workspace: Path | None = None
 
     def __init__(
         self, *, json: bool = False, quiet: bool = False, typed: str | None = None
     ) -> None:
         self.json = json
         self.quiet = quiet
-        self.typed = program() if typed is None else typed
+        if typed is not None:
+            self.typed = typed
+
+    @cached_property
+    def typed(self) -> str:
+        """Found on first use because ``llmc --help`` would wait for it."""
+        words = [] if self.workspace is None else ["--workspace", shlex.quote(str(self.workspace))]
+        return " ".join([program(), *words])
 
     @cached_property
     def console(self) -> Console:

@@ -173,7 +173,9 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / FILENAME
     missing = f"no dataset in {folder}: make one with 'llmc tokenize NAME' or 'llmc prepare NAME'"
-    fields = read_strictly(scan_manifest, path, missing=missing, advice="run 'llmc tokenize' again")
+    fields = read_strictly(
+        scan_manifest, path, missing=missing, advice="run 'llmc tokenize PATH' again"
+    )
     del fields["format"]
     part, split = fields.get("part"), fields.get("split")
     fields |= {
@@ -205,7 +207,7 @@ def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[st
     try:
         fields = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        return {}, [f"cannot read {name} ({error}); run 'llmc tokenize' again"]
+        return {}, [f"cannot read {name} ({error}); run 'llmc tokenize PATH' again"]
     found = [] if isinstance(fields, dict) else [f"it is not a JSON object but {fields!r:.40}"]
     if not found:
         if fields.get("format") == OLD_FORMAT:
@@ -214,7 +216,7 @@ def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[st
             found.append(f"its format is not {FORMAT}")
         found += _problems(fields)
     problems = [
-        f"{name} is not a manifest that llmc wrote ({problem}); run 'llmc tokenize' again"
+        f"{name} is not a manifest that llmc wrote ({problem}); run 'llmc tokenize PATH' again"
         for problem in found
     ]
     return fields if isinstance(fields, dict) else {}, problems
@@ -290,7 +292,7 @@ def verify(manifest: Manifest) -> None:
         if tokens != file.tokens or payload_sha256(file.path) != file.sha256:
             raise BadData(
                 f"{file.path} is not the file its manifest describes ({tokens:,} tokens, "
-                f"{file.tokens:,} in the manifest, or other ones): run 'llmc tokenize' again"
+                f"{file.tokens:,} in the manifest, or other ones): run 'llmc tokenize PATH' again"
             )
 
     # Hashing releases Python's lock.

@@ -31,7 +31,7 @@ def prepared_model(workspace: Workspace, dataset: Path) -> Path | None:
     path = dataset / FILENAME
     if not path.exists():
         return None
-    with broken_explained(path, "run 'llmc prepare' again"):
+    with broken_explained(path, "run 'llmc prepare NAME' again"):
         place = json.loads(path.read_text(encoding="utf-8"))["model"]
     model = workspace.root / str(place)
     return model if model.is_file() else None

@@ -262,7 +262,7 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
     from llmc.tokens.tokenizer_files import recorded_file
 
     if file is not None and not (folder / file).is_file():
-        raise BadData(f"{folder / file} is gone: run 'llmc tokenize' again")
+        raise BadData(f"{folder / file} is gone: run 'llmc tokenize PATH' again")
     if file is None and name not in WITHOUT_FILE:
         raise BadData(f"{folder} names no file for its tokenizer '{name}': tokenize again")
     spec = str(folder / file) if file is not None else name
@@ -270,7 +270,7 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
     if tokenizer.fingerprint != fingerprint:
         raise BadData(
             f"the tokenizer {spec} is not the one that {folder} was made with (its fingerprint "
-            "differs): run 'llmc tokenize' again"
+            "differs): run 'llmc tokenize PATH' again"
         )
     return tokenizer
 

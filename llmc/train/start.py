@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmc.errors import BadData, LlmcError, MissingOutput
 from llmc.paths import Workspace, expanded
+from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
@@ -32,6 +33,11 @@ class Data:
     def manifests(self) -> tuple[Manifest, ...]:
         """The manifests of all datasets that the files belong to."""
         return (*([self.manifest] if self.manifest is not None else []), *self.others)
+
+    @property
+    def tokens(self) -> int:
+        """The number of training tokens."""
+        return sum(len(read_tokens(file)) for file in expanded(self.train))
 
     @property
     def folder(self) -> Path:
@@ -90,7 +96,7 @@ def _validation(path: Path, vouching: dict[Path, Manifest]) -> Path:
         if (val := manifests[0].val_path) is None:
             raise MissingOutput(
                 f"{path} has no validation split: name a token file, or make one with "
-                "'llmc tokenize --val-fraction F'"
+                "'llmc tokenize PATH --val-fraction F'"
             )
         return val
     return path
@@ -141,11 +147,11 @@ def _check_files(manifest: Manifest) -> None:
     if manifest.part is not None:
         raise MissingOutput(
             f"{manifest.folder} is part {manifest.part.index} of {manifest.part.of} of "
-            f"{manifest.dataset}: join all of them with 'llmc tokenize --merge' first"
+            f"{manifest.dataset}: join all of them with 'llmc tokenize --merge FOLDER' first"
         )
     for file in manifest.files:
         if not file.is_file():
-            raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize'")
+            raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize PATH'")
     val = expanded(manifest.val_path) if manifest.val_path is not None else []
     for file in (*expanded(manifest.train_path), *val):
         if file not in manifest.files:
@@ -155,29 +161,37 @@ def _check_files(manifest: Manifest) -> None:
 def _unknown_file(file: Path) -> BadData:
     return BadData(
         f"{file} is not in its folder's manifest: move it to another folder, or run "
-        "'llmc tokenize' again"
+        "'llmc tokenize PATH' again"
     )
 
 
 def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
-    """Return the checkpoint to start from: the one named, or the one prepared with the data.
+    """Return the checkpoint to start from: named, prepared with the data, or the newest that fits.
 
     Raises:
         MissingOutput: there is none.
     """
     if model is not None:
         if not model.is_file():
-            raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
+            raise MissingOutput(
+                f"there is no file {model}: make one with 'llmc export-weights MODEL'"
+            )
         return model
     if (prepared := prepared_model(workspace, data.folder)) is not None:
         return prepared
-    models = list(workspace.models.glob("*.bin"))
+    models = sorted(
+        workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+    )
     if not models:
         raise MissingOutput(
             f"no model in {workspace.shown(workspace.models)}: run "
             "'llmc export-weights random' or 'llmc prepare NAME' first, or name one with --model"
         )
-    return max(models, key=lambda path: path.stat().st_mtime_ns)
+    for each in models:
+        with suppress(LlmcError):
+            check_match(workspace, data, each, read_header(each))
+            return each
+    return models[0]  # its misfit is named next
 
 
 def dataset_for(workspace: Workspace, header: CheckpointHeader) -> Path | None:

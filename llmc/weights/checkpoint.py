@@ -202,7 +202,7 @@ def read_header(path: Path) -> CheckpointHeader:
         MissingOutput: there is no such file.
         BadData: it is not a checkpoint, or a damaged one.
     """
-    missing = f"no model {path}: run 'llmc export-weights gpt2' or 'llmc prepare' to make one"
+    missing = f"no model {path}: run 'llmc export-weights gpt2' or 'llmc prepare NAME' to make one"
     return read_strictly(scan_header, path, f"the model {path}", missing=missing)
 
 
@@ -228,7 +228,7 @@ def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, 
     if version not in (FP32_UNPADDED, FP32, BF16):
         return None, [
             f"{name} is a checkpoint of version {version}; llmc reads 1, 3 and 5: "
-            "write it again with 'llmc export-weights'"
+            "write it again with 'llmc export-weights MODEL'"
         ]
     try:
         config = ModelConfig(**shape)
@@ -271,7 +271,7 @@ def _other_file(raw: bytes, name: str) -> str:
     found = "GGUF" if raw[:4] == b"GGUF" else f"the bytes {raw[:4].hex(' ') or '(none)'}"
     return not_data(raw, name) or (
         f"{name} is not a model checkpoint: it begins with {found} instead of {MAGIC}; "
-        "convert weights from elsewhere with 'llmc export-weights'"
+        "convert weights from elsewhere with 'llmc export-weights MODEL'"
     )
 
 

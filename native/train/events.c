@@ -38,7 +38,7 @@ static void say(struct Events *events, const struct Line *line) {
 
 static void record(const struct Events *events, const struct Line *line) {
   if (events->metrics >= 0 && !file_write(events->metrics, line->text, line->length)) {
-    die(EXIT_BAD_DATA, "cannot write metrics.jsonl: %s; free some space and run it again", strerror(errno));
+    die(EXIT_BAD_DATA, "cannot write metrics.jsonl: %s; free some space and resume the run", strerror(errno));
   }
 }
 

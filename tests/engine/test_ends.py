@@ -54,7 +54,8 @@ def test_a_run_that_diverges_keeps_what_was_saved(
         **files,
         **BATCH,
         "steps": 200,
-        "lr": 1e3,  # the first update leaves a loss that is finite, and no gradient that is
+        "lr": 10,
+        "weight_decay": 10,  # the weights grow a hundredfold in a step
         "save_every": 1,
         "out": tmp_path / "out",
     }

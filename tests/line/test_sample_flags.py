@@ -68,7 +68,7 @@ def test_a_model_finds_its_tokenizer_by_fingerprint(llmc: Llmc) -> None:
     for flag in (["--decode"], ["--prompt", "a"]):
         error = assert_one_sentence(llmc("sample", "--model", "mine.bin", *flag), 1)
         assert "tokenizer of mine.bin is unknown" in error
-        assert "'llmc decode --tokenizer'" in error
+        assert "'llmc decode --tokenizer NAME'" in error
     assert len(ids(llmc, "--model", "mine.bin", "--tokens", "4")) == 4
     done = ok(llmc("sample", "--model", "mine.bin", "--tokens", "4", "--json"))
     assert json.loads(done.stdout)["text"] is None
@@ -91,7 +91,7 @@ def test_a_checkpoint_of_llm_c_speaks_gpt2(tmp_path: Path, gpt2: Tokenizer) -> N
     ("flags", "code", "said"),
     [
         (["--run", "first", "--model", "x.bin"], 2, "--run and --model exclude each other"),
-        (["--model", "x.bin"], 3, "make one with 'llmc export-weights'"),
+        (["--model", "x.bin"], 3, "make one with 'llmc export-weights MODEL'"),
         (["--model", "runs/first"], 2, "runs/first is a folder"),
         (["--model", "runs/first"], 2, "--run NAME"),
         (["--seed", "9007199254740993"], 2, "between 0 and 9007199254740992, not 9007199254740993"),

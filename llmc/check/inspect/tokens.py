@@ -157,12 +157,12 @@ def _difference(path: Path, layout: TokenLayout, sha256: str | None, shard: Shar
     if layout.there != shard.tokens:
         return (
             f"{path} holds {layout.there:,} tokens, and its manifest says {shard.tokens:,}: "
-            "run 'llmc tokenize' again"
+            "run 'llmc tokenize PATH' again"
         )
     if sha256 not in (shard.sha256, None):
         return (
             f"the checksum of {path} is not the one in its manifest: its tokens were changed, "
-            "run 'llmc tokenize' again"
+            "run 'llmc tokenize PATH' again"
         )
     return None
 
@@ -255,7 +255,9 @@ def describe_dataset(folder: Path, options: Options) -> Description:
     except FileNotFoundError:
         pass
     except ValueError as error:
-        made.wrong(f"{PREPARED} is broken JSON ({safe_text(str(error))}): run 'llmc prepare' again")
+        made.wrong(
+            f"{PREPARED} is broken JSON ({safe_text(str(error))}): run 'llmc prepare NAME' again"
+        )
     for split in SPLITS:
         if shards := [Shard(**entry) for entry in fields[split]]:
             made.parts.append(_describe_split(folder, split, shards, tokenizer, options))
@@ -317,11 +319,11 @@ def _checked(
         is_tokens = kind_of(path) == "tokens"
     except OSError as error:
         made.wrong(
-            f"{path} is gone or cannot be read ({error.strerror}): run 'llmc tokenize' again"
+            f"{path} is gone or cannot be read ({error.strerror}): run 'llmc tokenize PATH' again"
         )
         return None, "gone"
     if not is_tokens:
-        made.wrong(f"{path} is no token file any more: run 'llmc tokenize' again")
+        made.wrong(f"{path} is no token file any more: run 'llmc tokenize PATH' again")
         return None, "no token file"
     layout, problems = scan_tokens(path, str(path))
     for problem in problems:

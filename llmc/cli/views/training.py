@@ -275,10 +275,10 @@ def _cells(progress: Progress, elapsed: float) -> list[tuple[str, str]]:
         ("memory", megabytes(progress.start.get("memory", 0))),
         ("time", clock(progress.seconds)),
     ]
-    if (share := share_of_peak(progress)) is not None:
+    if (share := progress.share_of_peak) is not None:
         cells.append(("of peak", f"{share:.0%}"))
-    if len(progress.val) > 1:
-        cells.append(("best val", f"{min(loss for _, loss in progress.val):.4f}"))
+    if len(progress.val) > 1 and (best := progress.best_val) is not None:
+        cells.append(("best val", f"{best[1]:.4f}"))
     if progress.saved_step is not None:
         cells.append(("saved", f"step {progress.saved_step:,}"))
     if progress.skipped:
@@ -304,14 +304,6 @@ def seconds_left(progress: Progress, elapsed: float) -> float | None:
     if progress.max_seconds:
         ends.append(progress.max_seconds - progress.seconds_before - elapsed)
     return max(min(ends), 0) if ends else None
-
-
-def share_of_peak(progress: Progress) -> float | None:
-    """Return the used part of the machine's floating-point peak, which the engine measures."""
-    peak = progress.start.get("peak_flops")
-    if not (progress.last and peak and progress.flops_per_token):
-        return None
-    return float(progress.tokens_per_second * progress.flops_per_token / peak)
 
 
 def choose_view(*, json: bool, quiet: bool, log_every: int = 0) -> PlainView:

@@ -154,7 +154,6 @@ def test_commands_in_messages_are_spelled_as_this_shell_runs_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("llmc.cli.ui.program", lambda: ".venv/bin/llmc")
-    monkeypatch.setattr("llmc.cli.main.program", lambda: ".venv/bin/llmc")
     ended(monkeypatch, MissingOutput("nothing there: run 'llmc prepare x' first"))
     assert "run '.venv/bin/llmc prepare x' first" in capsys.readouterr().err
     ended(monkeypatch, MissingOutput("run 'llmc train'"), "--workspace", "w")

@@ -19,7 +19,6 @@ from llmc.cli.views.training import (
     choose_view,
     plain_lines,
     seconds_left,
-    share_of_peak,
 )
 from llmc.train.curves import BARS
 from llmc.train.metrics import Event, Progress
@@ -160,13 +159,13 @@ def test_the_curve_shows_both_losses() -> None:
 
 def test_more_numbers_come_when_there_are_some() -> None:
     progress = a_run()
-    assert share_of_peak(progress) is None
+    assert progress.share_of_peak is None
     assert "of peak" not in " ".join(drawn(progress, 80))
     assert "best val 3.5000" in " ".join(drawn(progress, 80))
     progress.start = START | {"peak_flops": 1e15}
-    assert share_of_peak(progress) is None
+    assert progress.share_of_peak is None
     progress.flops_per_token = 1e9
-    assert share_of_peak(progress) == pytest.approx(0.1234567, rel=1e-4)
+    assert progress.share_of_peak == pytest.approx(0.1234567, rel=1e-4)
     progress.add(step(1500, 3.0), str)
     progress.add({"event": "skipped", "step": 1500, "loss_z": 5.0, "grad_z": 1.5}, str)
     progress.add({"event": "saved", "step": 1501}, str)
@@ -175,7 +174,7 @@ def test_more_numbers_come_when_there_are_some() -> None:
         assert "of peak 12%" in text
         assert "saved step 1,501" in text
         assert "skipped 1 " in text
-    assert share_of_peak(Progress(3)) is None
+    assert Progress(3).share_of_peak is None
 
 
 def test_the_time_left_is_to_whichever_end_comes_first() -> None:
