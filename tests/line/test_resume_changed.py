@@ -141,7 +141,8 @@ def test_other_data_of_another_tokenizer_is_refused(llmc: Llmc) -> None:
 
 
 def saved(llmc: Llmc) -> list[int]:
-    return sorted(int(path.name) for path in (llmc.workspace / "runs/a/checkpoints").iterdir())
+    names = (path.name for path in (llmc.workspace / "runs/a/checkpoints").iterdir())
+    return sorted(int(name) for name in names if name.isdecimal())  # none that is half written
 
 
 def test_a_checkpoint_is_picked_by_its_step(llmc: Llmc) -> None:
@@ -295,7 +296,7 @@ def test_a_killed_engine_has_its_own_code_and_says_what_needs_less_memory(llmc: 
     assert any("--recompute" in command for command in commands)
     assert any("--optimizer-state 8bit" in command for command in commands)
     for command in commands[1:]:
-        at = read_header(llmc.workspace / "runs/a/model.bin").step
+        at = max(saved(llmc))  # model.bin may be one behind: the engine was killed
         ok(llmc(*shlex.split(command), "--steps", str(at + 2)))
 
 
