@@ -23,7 +23,7 @@ from llmc.cli.completion import add_completion, command_items
 from llmc.cli.context import Context
 from llmc.cli.help import GLOBAL, command_page, main_page
 from llmc.cli.suggestions import nearest_flag
-from llmc.cli.ui import Ui
+from llmc.cli.ui import Ui, discard
 from llmc.errors import ExitCode, Interrupted, LlmcError
 from llmc.paths import Workspace
 
@@ -76,7 +76,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             # The reader (head, less) has what it wanted; Python must not complain while flushing.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard(sys.stdout)
             raise typer.Exit(ExitCode.OK) from error
 
 

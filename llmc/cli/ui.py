@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from llmc.installation import program
 from llmc.report import Advance, Unit
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def discard(stream: TextIO) -> None:
+    """Let a stream that cannot be written lose what it holds: Python flushes it at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class Ui:

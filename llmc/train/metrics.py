@@ -165,7 +165,7 @@ class Progress:
     sample: str = ""  # the newest sample, as text
     saved_step: int | None = None  # the step of the newest checkpoint, if any
     before: int = 0  # training steps made before the run was resumed
-    val_since: int = -1  # the step at which the run's validation became another one; -1: never
+    val_since: int = -1  # the step at which the validation became another one; -1: never
     skipped: int = 0  # steps whose update was skipped as an outlier
     end: Event = field(default_factory=dict)  # the engine's last event: why the run ended
 

@@ -147,7 +147,7 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   return m;
 }
 
-bool run_asked_to_stop(const struct Run *run) { return interrupted() || run->events.unheard; }
+bool run_asked_to_stop(const struct Run *run) { return interrupted() || (run->events.unheard && orphaned()); }
 
 /* False when asked to stop before the last batch. */
 static bool validate(struct Run *run, size_t step, struct ValLoss *loss) {

@@ -80,7 +80,7 @@ void run_end(struct Run *run, size_t step, enum EndReason reason);
 /* Seconds of training, over all resumes. */
 double run_seconds(const struct Run *run);
 
-/* Whether somebody has asked the run to stop: an interrupt did, or nobody listens any more. */
+/* Whether the run is to stop: a signal has asked for it, or the program that started the run to listen to it was killed. */
 bool run_asked_to_stop(const struct Run *run);
 
 /* Writes from the end-of-text token on, the vocabulary's last unless the options name it; at most `count`
