@@ -240,8 +240,8 @@ def recorded_data(
     train_only = _hashes(fingerprints(replace(found, val=()))) if moved[0] else expected
     if train_only.get("train") == expected.get("train", train_only.get("train")):
         # The run's own data. A manifest that came later may name a validation file.
-        val = found.val if own_val and found.val else before
-        found = replace(found, val=found.val if moved[1] is not None else val)
+        same_val = found.val if moved[1] or (own_val and found.val) else before
+        found = replace(found, val=same_val)
     files = fingerprints(found)
     hashes, now, changes = _hashes(files), {**_places(workspace, found), "files": files}, {}
     for split, key, texts, had in (
