@@ -29,7 +29,7 @@ SMALL = ModelConfig(layers=2, heads=4, channels=64, context=64, vocab_size=512)
 # Nothing here is a multiple of any vector, tile or block.
 RAGGED = ModelConfig(layers=3, heads=5, channels=40, context=41, vocab_size=301)
 
-ALL_ISAS = ("plain", "generic", "neon", "neonbf16", "bfmmla", "avx2", "avx512", "avx512bf16")
+ALL_ISAS = ("plain", "generic", "neon", "neonbf16", "bfmmla", "sme", "avx2", "avx512", "avx512bf16")
 
 
 @dataclass(frozen=True)
