@@ -46,7 +46,8 @@ demo: setup
 	@echo
 	@echo "In a browser: $(BIN)/llmc --workspace $(DEMO) serve"
 
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# Files begin in the order of their folders: the engine's, which take longest, before the units.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST)

@@ -25,6 +25,10 @@ _STARTS = (
     (b"PK\x03\x04", "zip"),
     (b"PAR1", "parquet"),
     (b"%PDF", "pdf"),
+    (b"{\\rtf", "rtf"),
+    (b"%!PS-", "postscript"),
+    (b"ARROW1\0\0", "arrow"),
+    (b"\xff\xff\xff\xff", "arrow"),  # a stream begins with a continuation mark
     (b"\x7fELF", "elf"),
     (b"\x93NUMPY", "npy"),
     (b"version https://git-lfs", "lfs"),
@@ -49,6 +53,7 @@ _STARTS = (
 # What to call a file of a kind that is not text.
 TITLES = {
     "archive": "a 7z or RAR archive",
+    "arrow": "an Arrow table",
     "bzip2": "bzip2-compressed data",
     "database": "an SQLite database",
     "elf": "a program",
@@ -64,6 +69,8 @@ TITLES = {
     "parquet": "a Parquet table",
     "pdf": "a PDF document",
     "pickle": "a Python pickle, as older PyTorch files are",
+    "postscript": "a PostScript document",
+    "rtf": "a rich-text document (RTF): save it as .docx or .txt",
     "tar": "a tar archive",
     "xz": "xz-compressed data",
     "zip": "a zip archive or an Office document",
@@ -111,7 +118,9 @@ def no_text(head: bytes) -> str | None:
     A text may begin with the letters of another kind, such as GGUF or BZh.
     """
     kind = kind_of_bytes(head)
-    is_certain = kind == "pdf" or (kind not in ("html", "empty") and not is_text(head))
+    is_certain = kind in ("pdf", "rtf", "postscript") or (
+        kind not in ("html", "empty") and not is_text(head)
+    )
     return TITLES.get(kind) if is_certain else None
 
 

@@ -53,21 +53,28 @@ class Workspace:
         except ValueError:
             return str(path)
 
+    def datasets(self) -> list[Path]:
+        """Return the folders of the datasets, the one prepared last first."""
+        # Preparing again what is whole rewrites prepared.json alone.
+        last: dict[Path, int] = {}
+        for manifest in self.data.glob("*/manifest.json"):
+            folder = manifest.parent
+            marks = [manifest, *folder.glob("prepared.json")]
+            last[folder] = max(path.stat().st_mtime_ns for path in marks)
+        return sorted(last, key=last.__getitem__, reverse=True)
+
     def newest_dataset(self) -> Path:
         """Return the folder of the dataset prepared last.
 
         Raises:
             MissingOutput: nothing has been tokenized in this workspace.
         """
-        manifests = list(self.data.glob("*/manifest.json"))
-        if not manifests:
+        if not (found := self.datasets()):
             raise MissingOutput(
                 f"no dataset in {self.shown(self.data)}: run 'llmc prepare NAME' first "
                 "('llmc prepare stdlib' needs no network)"
             )
-        # Preparing again what is whole rewrites prepared.json alone.
-        marks = [*manifests, *(p for m in manifests for p in m.parent.glob("prepared.json"))]
-        return max(marks, key=lambda path: path.stat().st_mtime_ns).parent
+        return found[0]
 
 
 def cache_dir() -> Path:

@@ -119,7 +119,7 @@ class Conversation:
         """
         assert self._sampled.tokenizer is not None
         if prompt:
-            self.ids = self._sampled.tokenizer.encode(prompt, special=self._special)
+            self.ids = self._sampled.ids(prompt, special=self._special)
         request = Request(self.ids or [self._sampled.eot], self.settings, self._eot)
         try:
             sample = Sample(self._generator, self._sampled.tokenizer, request, self.stops)

@@ -21,6 +21,33 @@ def available_cpus() -> int:
     return max(1, int(min(len(_affinity()), _cpu_quota())))
 
 
+class Threads(NamedTuple):
+    """The threads of a training run.
+
+    Attributes:
+        most: threads that the engine starts with.
+        fewer: the engine goes on with fewer where its first steps are no slower with them.
+    """
+
+    most: int
+    fewer: bool = False
+
+    def flags(self) -> list[str]:
+        """Return them as flags of the engine's ``train``."""
+        return ["--threads", str(self.most), *(["--fewer-threads", "1"] if self.fewer else [])]
+
+
+def training_threads(given: int | None) -> Threads:
+    """Return the threads of a training run: those given, or the default, which may become fewer.
+
+    Raises:
+        Usage: ``OMP_NUM_THREADS`` is not a number of threads.
+    """
+    if given:
+        return Threads(given)
+    return Threads(default_threads(), fewer=not os.environ.get("OMP_NUM_THREADS", "").strip())
+
+
 def default_threads() -> int:
     """Return the threads that the engine computes with unless a number is given.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -12,14 +13,17 @@ from llmc.engine import machine
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN, Request
-from llmc.errors import BadData, MissingOutput, Usage
+from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.model import ModelConfig, parameter_count
-from llmc.paths import CONFIG, Workspace
+from llmc.paths import CONFIG, Workspace, expanded
 from llmc.report import SILENT, Report
 from llmc.sample.streaming import KEPT
 from llmc.sample.text import Sample
+from llmc.text.reading import KEEP
+from llmc.text.utf8 import as_read
+from llmc.tokens.manifest import FILENAME, load_manifest
 from llmc.tokens.tokenizer import Tokenizer
-from llmc.train.folder import FoundCheckpoint, find_checkpoint, find_run
+from llmc.train.folder import FoundCheckpoint, find_checkpoint, find_run, run_data
 from llmc.weights.checkpoint import read_header
 from llmc.weights.sources import run_weights
 
@@ -34,6 +38,7 @@ class SampleModel:
     config: ModelConfig
     tokenizer: Tokenizer | None  # that it was trained with; None if unknown
     settings: SampleConfig  # of its run, or the defaults
+    unix: bool = True  # CR LF and CR became LF in its texts, and do so in prompts
 
     @property
     def eot(self) -> int:
@@ -51,6 +56,18 @@ class SampleModel:
         """Ranges of the model's ids that no token has; they are never drawn."""
         rows = self.config.vocab_size
         return self.tokenizer.ids_without_token(rows) if self.tokenizer is not None else ""
+
+    def ids(self, prompt: str, *, special: bool = False) -> list[int]:
+        """Return the ids of a prompt, read as the model's texts were; empty without tokenizer.
+
+        ``special``: special tokens in it, such as ``<|endoftext|>``, are tokens.
+
+        Raises:
+            BadData: a character has no token.
+        """
+        if self.tokenizer is None:
+            return []
+        return self.tokenizer.encode(as_read(prompt, unix=self.unix), special=special)
 
     def text(self, ids: Sequence[int]) -> str | None:
         """Return the text of ``ids``; None if the tokenizer is unknown."""
@@ -126,7 +143,22 @@ def _opened(workspace: Workspace, found: FoundCheckpoint, *, needs_tokenizer: bo
     config = found.run / CONFIG if found.run is not None else None
     recorded = config is not None and config.is_file()
     settings = load_preset(str(config)).sample if recorded else SampleConfig()
-    return SampleModel(found.file, read_header(found.file).config, tokenizer, settings)
+    shape, unix = read_header(found.file).config, _reads_unix(workspace, found.run)
+    return SampleModel(found.file, shape, tokenizer, settings, unix)
+
+
+def _reads_unix(workspace: Workspace, run: Path | None) -> bool:
+    """Return whether CR LF and CR became LF in a run's texts; so they did unless its data say no.
+
+    The registered datasets keep them, and have none.
+    """
+    with suppress(LlmcError):  # without its data it still writes
+        data = run_data(workspace, run) if run is not None else None
+        files = expanded(data[0]) if data is not None else []
+        if files and (files[0].parent / FILENAME).is_file():
+            source = load_manifest(files[0].parent).source
+            return all(record.get("newlines") != KEEP for record in source)
+    return True
 
 
 def default_threads(config: ModelConfig) -> int:
@@ -149,6 +181,7 @@ def visible_prompt(tokens: int, context: int) -> int:
 class SampleOptions(TypedDict, total=False):
     """The options of a sample; settings that are left out are those of the model's run."""
 
+    special: bool  # <|endoftext|> and the like in the prompt are tokens
     stop: str | Sequence[str]  # strings that end the text; they are not part of it
     ignore_eot: bool  # continue after an end-of-text token
     tokens: int  # at most this many; this and the rest as in llmc.config.SampleConfig
@@ -208,10 +241,11 @@ class LoadedModel:
         model, settings = self.model, dict[str, Any](options)
         assert model.tokenizer is not None
         stop, ignore_eot = settings.pop("stop", ()), settings.pop("ignore_eot", False)
+        special = settings.pop("special", False)
         unknown = settings.keys() - {*vars(model.settings)} | settings.keys() & {"dtype"}
         if unknown:
             raise Usage(f"unknown sampling setting '{min(unknown)}'")
-        ids = model.tokenizer.encode(prompt) or [model.eot]
+        ids = model.ids(prompt, special=special) or [model.eot]
         eot = NO_TOKEN if ignore_eot else model.end
         request = Request(ids, replace(model.settings, **settings), eot)
         stops = [stop] if isinstance(stop, str) else stop

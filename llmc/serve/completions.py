@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -22,7 +23,8 @@ from llmc.serve.choices import ChoiceWriter, speller
 from llmc.serve.metrics import ServerMetrics
 from llmc.serve.refusals import Refused, printable
 from llmc.serve.schema import CompletionRequest, RequestLimits
-from llmc.tokens.tokenizer import Tokenizer
+from llmc.serve.served import ServedModel
+from llmc.text.utf8 import as_read
 
 # The least time between two events of a stream. More events than a screen shows would cost as much
 # as several tokens each.
@@ -36,20 +38,22 @@ class Completions:
 
     def __init__(
         self,
-        model: str,
-        tokenizer: Tokenizer,
+        served: ServedModel,
         limits: RequestLimits,
         batch: EngineBatch,
         metrics: ServerMetrics,
     ) -> None:
-        """Answer for the model of that name, within the limits of one request."""
-        self.model = model
+        """Answer for a model, within the limits of one request."""
+        self.model = served.name
         self.limits = limits
         self.batch = batch
-        self._tokenizer = tokenizer
+        self._tokenizer = served.tokenizer
+        self._unix = served.unix
         self._metrics = metrics
-        self._spell = speller(tokenizer)
-        self._longest = max(tokenizer.text_sizes().values())
+        self._spell = speller(served.tokenizer)
+        # Special tokens count where they are asked for.
+        names = map(len, served.tokenizer.special_tokens)
+        self._longest = max(*served.tokenizer.text_sizes().values(), 0, *names)
 
     async def answer(self, asked: CompletionRequest) -> Response:
         """Answer a request; a stream begins with the first event.
@@ -67,7 +71,7 @@ class Completions:
                 f"request to this server may ask for {self.limits.choices}",
                 param="n",
             )
-        prompts = [await self._ids(each, asked.truncate_prompt_tokens) for each in asked.prompts]
+        prompts = [await self._ids(each, asked) for each in asked.prompts]
         tokenizer = self._tokenizer
         eot = NO_TOKEN if asked.ignore_eos or not tokenizer.ends else tokenizer.eot
         choices = [
@@ -129,13 +133,13 @@ class Completions:
             for index in range(len(prompts) * asked.n)
         ]
 
-    async def _ids(self, prompt: str | list[int], truncate: int | None) -> list[int]:
+    async def _ids(self, prompt: str | list[int], asked: CompletionRequest) -> list[int]:
         """Return a prompt's ids; end-of-text for an empty one.
 
         Raises:
             Refused: it is longer than the context, or has a character without a token.
         """
-        most = self.limits.positions - 1
+        most, truncate = self.limits.positions - 1, asked.truncate_prompt_tokens
         if isinstance(prompt, list):
             if len(prompt) > most:
                 raise _too_long(str(len(prompt)), most)
@@ -146,10 +150,8 @@ class Completions:
         if len(prompt) > characters:
             raise _too_long(f"{len(prompt)} characters, more than {most} tokens have", most)
         try:
-            if len(prompt) > LONG_TEXT:
-                ids = await asyncio.to_thread(self._tokenizer.encode, prompt)
-            else:
-                ids = self._tokenizer.encode(prompt)
+            encode = partial(self._tokenizer.encode, self._read(prompt), special=asked.special)
+            ids = await asyncio.to_thread(encode) if len(prompt) > LONG_TEXT else encode()
         except BadData as error:  # a character that the vocabulary lacks
             raise Refused(400, str(error), param="prompt") from error
         if truncate is not None:
@@ -158,9 +160,12 @@ class Completions:
             raise _too_long(str(len(ids)), most)
         return ids or [self._tokenizer.eot]
 
+    def _read(self, prompt: str) -> str:
+        return as_read(prompt, unix=self._unix)
+
     def _text(self, prompt: str | list[int]) -> str:
         if isinstance(prompt, str):
-            return prompt
+            return self._read(prompt)
         return self._tokenizer.detokenize(prompt).decode(errors="replace")
 
 

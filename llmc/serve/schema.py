@@ -1,8 +1,8 @@
 """Requests and answers as pydantic models: FastAPI checks requests by them and publishes them.
 
 Names and defaults are those of OpenAI's completions. ``top_k``, ``min_p``, ``repetition_penalty``,
-``ignore_eos`` and ``truncate_prompt_tokens`` are additions, named as in vLLM. A parameter that the
-engine does not support is refused unless its value changes nothing.
+``ignore_eos`` and ``truncate_prompt_tokens`` are additions, named as in vLLM, and ``special`` is
+another. A parameter that the engine does not support is refused unless its value changes nothing.
 """
 
 from __future__ import annotations
@@ -160,6 +160,7 @@ class CompletionRequest(BaseModel):
     stream: StrictBool = _field(False, "Answer with server-sent events while the text is written.")
     stream_options: StreamOptions = _field(StreamOptions(), "Only with stream.")
     ignore_eos: StrictBool = _field(False, "Continue after the end of a document.")
+    special: StrictBool = _field(False, "<|endoftext|> and the like in a prompt are tokens.")
     truncate_prompt_tokens: int | None = None
     user: StrictStr = _field("", "Accepted and ignored.")
     best_of: _unsupported(1)  # type: ignore[valid-type]

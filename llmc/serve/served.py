@@ -35,6 +35,7 @@ def served_model(chosen: SampleModel) -> ServedModel:
         chosen.tokenizer,
         chosen.settings,
         folder if is_run else None,
+        chosen.unix,
     )
 
 
@@ -48,6 +49,7 @@ class ServedModel:
         tokenizer: its tokenizer.
         settings: the sampling settings of its run.
         run: the run's folder; None for a file outside a run.
+        unix: CR LF and CR in prompts become LF, as in its texts.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ServedModel:
     tokenizer: Tokenizer
     settings: SampleConfig
     run: Path | None
+    unix: bool = True
 
     def facts(self, ready: Ready) -> dict[str, Any]:
         """Return the facts that the page shows: shape, size, training, and the engine's memory."""

@@ -96,7 +96,7 @@ def serve(
             max_tokens=max_tokens,
             choices=min(batch.capacity, MAX_CHOICES),
         )
-        completions = Completions(served.name, served.tokenizer, limits, batch, metrics)
+        completions = Completions(served, limits, batch, metrics)
         app = make_app(served, completions, guard, metrics, log)
         await _Server(_config(app), batch, ready, say, signals).serve(sockets=[bound])
 

@@ -137,14 +137,17 @@ def _matching(text: str, reading: Reading) -> Found | None:
         return None
     found = Found()
     _add(found, (file for file in expanded(text, recursive=True) if reading.includes(str(file))))
-    start = Path(text[: MAGIC.search(text).start()])  # type: ignore[union-attr]
     _without_own_files(found)
     if "**" in text:
         # glob passes over folders that it cannot enter.
-        top = start if start.is_dir() else start.parent
-        for _ in os.walk(top, onerror=lambda error: _unentered(found, error)):
+        for _ in os.walk(start_of(text), onerror=lambda error: _unentered(found, error)):
             pass
     return found
+
+
+def start_of(pattern: str) -> Path:
+    """Return the folder above everything that a pattern finds."""
+    return Path(f"{MAGIC.split(pattern)[0]}x").parent
 
 
 def _unentered(found: Found, error: OSError) -> None:

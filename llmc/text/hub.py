@@ -32,9 +32,12 @@ CONVERTED = "refs/convert/parquet"
 TRAIN, VALIDATION = "train", "validation"
 
 # The first of these formats that a repository has is the one that is read.
-FORMATS = ("parquet", "jsonl", "json", "csv", "tsv", "text")
-TEXT_SUFFIXES = (".txt", ".md")
-NO_DATA = re.compile(r"(readme|licen[cs]e|requirements|dataset_infos?|.*config)\b", re.IGNORECASE)
+FORMATS = ("parquet", "arrow", "jsonl", "json", "csv", "tsv", "text")
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".raw", ".tokens")
+NO_DATA = re.compile(
+    r"(readme|licen[cs]e|requirements|dataset_infos?|dataset_dict|state\.json|.*config)\b",
+    re.IGNORECASE,
+)
 
 # The words in the names of a split's files, as the hub recognizes them, for a card without splits.
 SPLIT_WORDS = {

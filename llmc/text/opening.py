@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -49,6 +49,8 @@ class Source:
     kinds: frozenset[Kind] = field(default=frozenset(), compare=False)  # of the files
     of_many: bool = field(default=False, compare=False)  # include and exclude chose among files
     seen: tuple[Seen, ...] = field(default=(), compare=False)  # fills while the text is read
+    # A combined hash of files -> the one that older versions recorded of them.
+    older: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def total_bytes(self) -> int | None:
@@ -126,23 +128,24 @@ def open_files(
     origin: dict[str, Any],
     name: str,
     *,
-    root: Path = Path(),
+    root: Path,
     without: Iterable[LeftOut] = (),
 ) -> Source:
     """Open many files; those that are not text are left out, and named.
 
     ``origin`` and ``name`` are as for :func:`open_file`; ``without`` are files that are left out
-    already. The combined hash includes the files' paths below the folder ``root``.
+    already. The combined hash includes the files' paths below the folder ``root``, so that it does
+    not depend on how the folder was spelled.
 
     Raises:
         BadData: none is text, or the records of a file lack the field.
         Usage: the options do not fit a kind of file.
     """
-    combined = hashlib.sha256()
+    combined, older = hashlib.sha256(), hashlib.sha256()
     made = Pieces(left_out=list(without))
     count = total = 0
     for path in files:
-        shown, before = _place(path, root), len(made.left_out)
+        before = len(made.left_out)
         kind = kind_of(path.name, reading, outright=False)
         try:
             found = examine(path, kind, reading)
@@ -158,22 +161,17 @@ def open_files(
         made.add(stretch, kind, reading, head=found.head, is_optional=True)
         if any(each.name == str(path) for each in made.left_out[before:]):
             continue
-        # A name need not be UTF-8.
-        combined.update(found.sha256.encode() + b"  " + os.fsencode(shown.as_posix()) + b"\n")
+        for digest, start in ((combined, root), (older, Path.cwd())):
+            shown = path.relative_to(start) if path.is_relative_to(start) else path
+            # A name need not be UTF-8.
+            digest.update(found.sha256.encode() + b"  " + os.fsencode(shown.as_posix()) + b"\n")
         count, total = count + 1, total + found.size
     if not count:
         many = f"none of the {len(made.left_out):,} files of '{name}' can be read"
         raise BadData(f"{many}: {sentence_of(made.left_out)}")
     record = {**origin, "files": count, "bytes": total, "sha256": combined.hexdigest()}
-    return _source(made, name, record | reading.record(), (), of_many=True)
-
-
-def _place(path: Path, root: Path) -> Path:
-    """Return a file's path below ``root``, or below the current folder if it lies there."""
-    if root.parts:
-        return path.relative_to(root)
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    opened = _source(made, name, record | reading.record(), (), of_many=True)
+    return replace(opened, older={combined.hexdigest(): older.hexdigest()})
 
 
 def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Source:

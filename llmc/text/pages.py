@@ -1,8 +1,9 @@
-"""The text of documents with a layout: HTML, Word, PDF and EPUB, by libraries for them."""
+"""The text of documents with a layout: HTML, Word, PDF, EPUB and Jupyter's notebooks."""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import posixpath
 import zipfile
@@ -19,7 +20,7 @@ CONTAINER = "META-INF/container.xml"  # of an EPUB: where its list of chapters i
 
 
 def page_text(stream: BinaryIO, form: str, name: str) -> str:
-    """Return the text of a document of the format ``html`` (in UTF-8), docx, pdf or epub.
+    """Return the text of a document of a format in ``READERS``; html and ipynb are in UTF-8.
 
     Raises:
         Unreadable: it is damaged or locked, or the library that reads it is not installed.
@@ -113,4 +114,14 @@ def _epub(stream: BinaryIO, name: str) -> str:
     return "\n\n".join(filter(None, (chapter.strip() for chapter in chapters)))
 
 
-READERS = {"html": _html, "docx": _docx, "pdf": _pdf, "epub": _epub}
+def _ipynb(stream: BinaryIO, name: str) -> str:
+    """Return the cells of a notebook, without what their code printed."""
+    book = json.loads(Decoder(name).text(stream.read(MAX_DOCUMENT), final=True))
+    sheets = book.get("worksheets", [book])  # of the format 3
+    cells = (cell for sheet in sheets for cell in sheet["cells"])
+    sources = (cell.get("source", cell.get("input", "")) for cell in cells)
+    texts = (source if isinstance(source, str) else "".join(source) for source in sources)
+    return "\n\n".join(text.strip("\n") for text in texts if text.strip())
+
+
+READERS = {"html": _html, "docx": _docx, "pdf": _pdf, "epub": _epub, "ipynb": _ipynb}

@@ -1,4 +1,4 @@
-"""Documents from the text columns of a parquet file."""
+"""Documents from the text columns of a parquet file, or of an Arrow table (.arrow, .feather)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ if TYPE_CHECKING:
 ROWS = 256  # in a batch
 
 
-def parquet_groups(stream: BinaryIO, fields: Sequence[str], name: str) -> list[int]:
-    """Return the size of the columns that hold the text, unpacked, of every row group.
+def column_sizes(stream: BinaryIO, form: str, fields: Sequence[str], name: str) -> list[int]:
+    """Return the size of the columns that hold the text, unpacked, of every row group of parquet.
+
+    Of the format arrow, whose sizes are not recorded, there are none.
 
     Raises:
-        BadData: pyarrow is missing, it is not parquet, or there is no such column of text.
+        BadData: pyarrow is missing, it has another format, or there is no such column of text.
     """
-    file = _parquet(stream, name)
-    wanted = {column for column, _ in _columns(file, fields, name)}
+    file = _opened(stream, form, name)
+    wanted = {column for column, _ in _columns(file.schema_arrow, fields, name)}
+    if isinstance(file, _Arrow):
+        return []
     groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
     return [
         sum(
@@ -36,28 +40,25 @@ def parquet_groups(stream: BinaryIO, fields: Sequence[str], name: str) -> list[i
     ]
 
 
-def parquet_documents(
-    stream: BinaryIO, fields: Sequence[str], name: str, groups: range | None = None
+def column_documents(
+    stream: BinaryIO, form: str, fields: Sequence[str], name: str, groups: range | None = None
 ) -> Iterator[str]:
-    """Yield the texts of a parquet file, of all row groups or of some.
+    """Yield the texts of a file of the format parquet, of all row groups or of some, or arrow.
 
     ``fields`` are as for :func:`llmc.text.fields.text_of`: columns, or paths into them.
 
     Raises:
-        BadData: as :func:`parquet_groups`; or the file is damaged, or a text is not UTF-8.
+        BadData: as :func:`column_sizes`; or the file is damaged, or a text is not UTF-8.
     """
     import pyarrow as pa
 
-    file = _parquet(stream, name)
-    found = _columns(file, fields, name)
+    file = _opened(stream, form, name)
+    found = _columns(file.schema_arrow, fields, name)
     columns = list(dict.fromkeys(column for column, _ in found))
     paths = [path for _, path in found]
-    wanted = range(file.metadata.num_row_groups) if groups is None else groups
     row = 0
     try:
-        for batch in file.iter_batches(
-            batch_size=ROWS, row_groups=list(wanted), columns=columns, use_threads=False
-        ):
+        for batch in _batches(file, columns, groups):
             for record in zip(*(batch.column(c).to_pylist() for c in columns), strict=True):
                 row += 1
                 text = text_of(dict(zip(columns, _decoded(record), strict=True)), paths)
@@ -82,29 +83,64 @@ def _decoded(values: Any) -> Any:
     return values
 
 
-def _parquet(stream: BinaryIO, name: str) -> pq.ParquetFile:
+class _Arrow:
+    """An Arrow table: a file, which begins with a mark, or a stream, as ``save_to_disk`` writes."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        import pyarrow as pa
+
+        is_file = stream.read(6) == b"ARROW1"
+        stream.seek(0)
+        self._reader: Any = pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
+        self.schema_arrow = self._reader.schema
+
+    def batches(self) -> Iterator[Any]:
+        if hasattr(self._reader, "num_record_batches"):
+            numbers = range(self._reader.num_record_batches)
+            yield from (self._reader.get_batch(number) for number in numbers)
+        else:
+            yield from self._reader
+
+
+def _batches(
+    file: pq.ParquetFile | _Arrow, columns: list[str], groups: range | None
+) -> Iterator[Any]:
+    """Yield the rows of some columns, ``ROWS`` or fewer at a time."""
+    if isinstance(file, _Arrow):
+        for batch in file.batches():
+            chosen = batch.select(columns)
+            yield from (chosen.slice(at, ROWS) for at in range(0, len(chosen), ROWS))
+        return
+    wanted = range(file.metadata.num_row_groups) if groups is None else groups
+    yield from file.iter_batches(
+        batch_size=ROWS, row_groups=list(wanted), columns=columns, use_threads=False
+    )
+
+
+def _opened(stream: BinaryIO, form: str, name: str) -> pq.ParquetFile | _Arrow:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise Unreadable(
-            name, "is parquet, which needs pyarrow", install_command("parquet")
+            name, f"is {form}, which needs pyarrow", install_command("parquet")
         ) from error
     try:
+        if form == "arrow":
+            return _Arrow(stream)
         # The buffer bounds what is held of a row group; without one it is read whole.
         return pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        reason = f"is not parquet, or damaged ({_reason(error)})"
+        reason = f"is not {form}, or damaged ({_reason(error)})"
         raise Unreadable(name, reason, "get it again, or leave it out") from error
 
 
-def _columns(file: pq.ParquetFile, fields: Sequence[str], name: str) -> list[tuple[str, str]]:
+def _columns(schema: Any, fields: Sequence[str], name: str) -> list[tuple[str, str]]:
     """Return those of ``fields`` that are there: the column of each, and its path.
 
     Raises:
         NoField: there is none, it is not text, or two columns have its name.
     """
-    schema = file.schema_arrow
     found = [(first_step(field, schema.names), field) for field in fields]
     found = [(column, field) for column, field in found if column in schema.names]
     if not found:

@@ -22,7 +22,7 @@ from llmc.text.examine import (
 from llmc.text.fields import NoField
 from llmc.text.files import Stretch, chunks_of, opened
 from llmc.text.pages import page_text
-from llmc.text.parquet import parquet_groups
+from llmc.text.parquet import column_sizes
 from llmc.text.piece import (
     Piece,
     Seen,
@@ -32,7 +32,7 @@ from llmc.text.piece import (
     members_of,
     spooled,
 )
-from llmc.text.reading import ARCHIVES, BINARY, PAGES, TEXTUAL, Kind, Reading, kind_of
+from llmc.text.reading import ARCHIVES, BINARY, COLUMNAR, PAGES, TEXTUAL, Kind, Reading, kind_of
 from llmc.text.utf8 import LEAVE, UTF8, Unreadable
 
 # A large file is split into parts of about this size.
@@ -110,7 +110,7 @@ class Pieces:
                     head = next(chunks_of(stream, stretch.name, kind.codec), b"")
                 kind = encoded_kind(kind, head, stretch.name, reading)
             kind = settled(kind, head or b"", stretch.name, reading)
-            if kind.format in PAGES and kind.format in BINARY:
+            if kind.format in PAGES and kind.format != "html":
                 list(documents_of_piece(replace(whole, kind=kind)))  # a damaged one says so
             self.pieces += _split(replace(whole, kind=kind))
             self.kinds.add(kind)
@@ -192,8 +192,8 @@ def _examined(kind: Kind, member: Member, name: str, reading: Reading) -> tuple[
         kind = replace(kind, encoding=check.encoding)
     if kind.format in BINARY and not kind.codec:
         with spooled(chain((head,), chunks)) as file:
-            if kind.format == "parquet":
-                parquet_groups(file, fields_of(reading), name)
+            if kind.format in COLUMNAR:
+                column_sizes(file, kind.format, fields_of(reading), name)
             else:
                 page_text(file, kind.format, name)
     return kind, head
@@ -202,9 +202,10 @@ def _examined(kind: Kind, member: Member, name: str, reading: Reading) -> tuple[
 def _split(whole: Piece) -> list[Piece]:
     """Return the pieces of a file whose kind is settled."""
     stretch, kind = whole.stretch, whole.kind
-    if kind.format == "parquet" and not kind.codec:
+    if kind.format in COLUMNAR and not kind.codec:
         with opened(stretch) as stream:
-            return _row_groups(whole, parquet_groups(stream, whole.fields, stretch.name))
+            sizes = column_sizes(stream, kind.format, whole.fields, stretch.name)
+        return _row_groups(whole, sizes) if sizes else [whole]
     is_cut = kind.format == "jsonl" or kind.boundary is not None
     if kind.codec or not is_cut or kind.encoding != UTF8 or stretch.size <= PART_BYTES:
         return [whole]

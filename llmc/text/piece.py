@@ -18,8 +18,17 @@ from llmc.text.encodings import in_utf8
 from llmc.text.examine import settled
 from llmc.text.files import Stretch, chunks_of, opened
 from llmc.text.pages import page_text
-from llmc.text.parquet import parquet_documents
-from llmc.text.reading import ARCHIVES, DEFAULT_FIELD, PAGES, TEXTUAL, Kind, Reading, kind_of
+from llmc.text.parquet import column_documents
+from llmc.text.reading import (
+    ARCHIVES,
+    COLUMNAR,
+    DEFAULT_FIELD,
+    PAGES,
+    TEXTUAL,
+    Kind,
+    Reading,
+    kind_of,
+)
 from llmc.text.records import json_documents, jsonl_documents
 from llmc.text.tables import table_documents
 from llmc.text.utf8 import MARK, UTF8, Decoder, unix_text
@@ -174,9 +183,10 @@ def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
 def _seekable(piece: Piece, stream: BinaryIO) -> Iterator[str]:
     """Yield the documents of a file of a format that needs random access."""
     name = piece.stretch.name
-    if piece.kind.format == "parquet":
-        yield from parquet_documents(stream, piece.fields, name, piece.groups)
-    elif text := page_text(stream, piece.kind.format, name):
+    form = piece.kind.format
+    if form in COLUMNAR:
+        yield from column_documents(stream, form, piece.fields, name, piece.groups)
+    elif text := page_text(stream, form, name):
         yield text
 
 

@@ -23,21 +23,25 @@ FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
     ".html": "html",
     ".htm": "html",
     ".xhtml": "html",
     ".docx": "docx",
     ".pdf": "pdf",
     ".epub": "epub",
+    ".ipynb": "ipynb",
     ".tar": "tar",
     ".zip": "zip",
 }
 ARCHIVES = frozenset({"tar", "zip"})
-RECORDS = frozenset({"jsonl", "json", "csv", "tsv", "parquet"})  # --field names one of theirs
-PAGES = frozenset({"html", "docx", "pdf", "epub"})  # one document each, made by a library
-BINARY = frozenset({"parquet", "docx", "pdf", "epub"})  # never read as plain text
+COLUMNAR = frozenset({"parquet", "arrow"})
+RECORDS = COLUMNAR | {"jsonl", "json", "csv", "tsv"}  # --field names a field of theirs
+PAGES = frozenset({"html", "docx", "pdf", "epub", "ipynb"})  # one document each
+BINARY = COLUMNAR | {"docx", "pdf", "epub"}  # never read as plain text
 # Of bytes in an encoding.
-TEXTUAL = frozenset({"text", "jsonl", "json", "csv", "tsv", "html"})
+TEXTUAL = frozenset({"text", "jsonl", "json", "csv", "tsv", "html", "ipynb"})
 
 
 @dataclass(frozen=True)

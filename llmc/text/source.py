@@ -23,7 +23,7 @@ from llmc.report import SILENT, Report
 from llmc.text import opening
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
 from llmc.text.examine import LeftOut
-from llmc.text.folders import files_named
+from llmc.text.folders import files_named, start_of
 from llmc.text.hub import PREFIX as HUB
 from llmc.text.hub import TRAIN, VALIDATION, open_hub
 from llmc.text.opening import STDIN, Source, open_file, open_files
@@ -161,7 +161,8 @@ def _named_source(
         elif text.startswith(HUB):
             opened.append(open_hub(text, reading))
         else:
-            opened += _opened_path(text, reading, seen)
+            several = len(inputs) > 1
+            opened += _opened_path(text, reading, seen, is_one_of_many=several)
     _check_options(reading, inputs, opened)
     first, *others = opened
     own_val = [part for each in opened for part in each.val_parts or ()]
@@ -174,6 +175,7 @@ def _named_source(
         notes=tuple(note for each in opened for note in each.notes),
         kinds=frozenset().union(*(each.kinds for each in opened)),
         seen=tuple(seen for each in opened for seen in each.seen),
+        older={new: old for each in opened for new, old in each.older.items()},
     )
 
 
@@ -197,7 +199,9 @@ def _check_options(reading: Reading, inputs: list[str], opened: list[Source]) ->
         raise Usage(f"--encoding is for text, and {shown} holds none: leave it out")
 
 
-def _opened_path(text: str, reading: Reading, seen: set[Path]) -> list[Source]:
+def _opened_path(
+    text: str, reading: Reading, seen: set[Path], *, is_one_of_many: bool
+) -> list[Source]:
     """Return a file, folder or pattern without the files in ``seen``; nothing if none is left.
 
     A single file must be text; of several, those that are not text are left out.
@@ -211,8 +215,9 @@ def _opened_path(text: str, reading: Reading, seen: set[Path]) -> list[Source]:
         raise Usage(f"no dataset, file or folder '{text}'{nearest(text, list(NAMES))}")
     path = Path(text)
     name = opening.name_of(path if path.exists() else found.files[0], is_pattern=not path.exists())
-    files = [file for file in found.files if file not in seen]
-    seen.update(files)
+    places = [file.resolve() for file in found.files] if is_one_of_many else found.files
+    files = [file for file, place in zip(found.files, places, strict=True) if place not in seen]
+    seen.update(places)
     if not files:
         return []
     if path.is_dir() and (splits := splits_of(path, files)) is not None:
@@ -225,8 +230,8 @@ def _opened_path(text: str, reading: Reading, seen: set[Path]) -> list[Source]:
         left_out = (*found.left_out, *one.left_out)
         return [replace(one, left_out=left_out, of_many=one.of_many or file != path)]
     where = path.resolve() if path.exists() else path.absolute()
-    origin = {"path": str(where)}
-    return [open_files(files, reading, origin, name, without=found.left_out)]
+    origin, root = {"path": str(where)}, path if path.is_dir() else start_of(text)
+    return [open_files(files, reading, origin, name, root=root, without=found.left_out)]
 
 
 def _opened_splits(
@@ -239,11 +244,11 @@ def _opened_splits(
     """
     origin = {"path": str(folder.resolve()), "split": TRAIN}
     without = (*left_out, *splits.left_out)
-    train = open_files(splits.train, reading, origin, name, without=without)
+    train = open_files(splits.train, reading, origin, name, root=folder, without=without)
     said = f"{folder}: split {TRAIN}, {len(splits.train)} files"
     if not splits.validation:
         return replace(train, notes=(said,))
-    val = open_files(splits.validation, reading, {}, name)
+    val = open_files(splits.validation, reading, {}, name, root=folder)
     own = {key: val.records[0][key] for key in ("files", "bytes", "sha256")}
     return replace(
         train,
@@ -253,4 +258,5 @@ def _opened_splits(
         notes=(f"{said}; split {VALIDATION}, {len(splits.validation)} files",),
         kinds=train.kinds | val.kinds,
         seen=(*train.seen, *val.seen),
+        older={**train.older, **val.older},
     )

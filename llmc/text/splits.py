@@ -41,7 +41,9 @@ def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
     """Return the splits of a folder; None if it has none and is read as a whole.
 
     It has splits if its card says so (``README.md`` with the hub's fields), or if files or folders
-    are called ``train`` and ``test`` or ``validation``. What has no such name is training text.
+    are called ``train`` and ``test`` or ``validation``, or names of files differ in these words
+    alone. What has no such name is training text. A dataset that ``save_to_disk`` wrote (.arrow) is
+    the training split.
 
     Raises:
         Usage: the card declares several subsets.
@@ -54,9 +56,12 @@ def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
     lenient = card is not None and not of_split
     split_named: Callable[[str], str | None] = split_of_path if lenient else _strict
     by_name = {f: split for f in data if (split := split_named(names[f])) is not None}
+    by_name |= {} if lenient else _alike({file: names[file] for file in data})
+    if not by_name:
+        by_name = {file: TRAIN for file, form in data.items() if form == "arrow"}
     of_split = by_name | of_split
     has_several = TRAIN in of_split.values() and len({*of_split.values()}) > 1
-    if not (has_several or (card is not None and of_split)):
+    if not (has_several or (of_split and (card is not None or "arrow" in data.values()))):
         return None
     form = next((f for f in FORMATS if f in {data.get(file) for file in of_split}), None)
     found = Splits()
@@ -87,6 +92,23 @@ def _strict(name: str) -> str | None:
         if any(re.fullmatch(words, part, re.IGNORECASE) for part in path.parts[:-1]):
             return split
     return None
+
+
+def _alike(names: dict[Path, str]) -> dict[Path, str]:
+    """Return the split of files whose names differ in its word and in numbers alone.
+
+    They are called like ``wiki.train.txt`` and ``wiki.valid.txt``.
+    """
+    found: dict[str, dict[Path, str]] = defaultdict(dict)
+    for file, name in names.items():
+        folder, _, last = name.rpartition("/")
+        for split, words in SPLIT_WORDS.items():
+            if match := re.search(rf"(?<![^-_.])({words})(?![^-_.])", last, re.IGNORECASE):
+                rest = f"{folder}/{last[: match.start()]}/{last[match.end() :]}"
+                found[re.sub(r"\d+", "0", rest)][file] = split
+                break
+    several = (files for files in found.values() if len({*files.values()}) > 1)
+    return {file: split for files in several for file, split in files.items()}
 
 
 def _stem(path: PurePosixPath) -> str:

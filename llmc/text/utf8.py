@@ -115,6 +115,12 @@ def unix_text(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
+def as_read(text: str, *, unix: bool = True) -> str:
+    """Return a prompt as a text is read: without a byte order mark, and with ``unix`` with LF."""
+    text = text.removeprefix(MARK)
+    return unix_text(text) if unix else text
+
+
 def well_formed(text: str) -> str:
     """Return ``text`` with U+FFFD in place of unpaired surrogates, which UTF-8 cannot encode."""
     try:

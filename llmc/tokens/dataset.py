@@ -27,6 +27,7 @@ from llmc.tokens.merge import find_parts, folder_name, range_of
 from llmc.tokens.nanogpt import META
 from llmc.tokens.pipeline import Feed, text_tasks
 from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS, Cut
+from llmc.tokens.split import Joined
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
@@ -117,7 +118,8 @@ def find_tokenized(
         return None
     source = open_source(workspace, inputs, options.reading)
     folder = options.out or workspace.data / source.name
-    made = intact_dataset(folder, source.records, options.tokenizer or DEFAULT_TOKENIZER)
+    tokenizer = options.tokenizer or DEFAULT_TOKENIZER
+    made = intact_dataset(folder, source.records, tokenizer, source.older)
     wanted = options.val_tokens, options.val_fraction
     return made if wanted == (None, None) or made is None else None
 
@@ -162,7 +164,7 @@ def _tokenize_text(
     has_own_val, first = source.val_parts is not None, _is_registered(source.records)
     folder = options.out or workspace.data / source.name
     if part is None:
-        check_replaced(folder, source.records, spec, force=options.force)
+        check_replaced(folder, source.records, spec, source.older, force=options.force)
     record = None
     if part is None:
         cut = _cut_of(
@@ -238,7 +240,13 @@ def _import_tokens(
         raise Usage(f"the token files are already in {made.folder}: choose another --out")
     check_replaced(made.folder, records, tokenizer, force=options.force)
     size = sum(record["bytes"] for record in records)
-    return _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
+    done = _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
+    if not Joined(done.manifest.token_files("train")).holds(tokenizer.eot):
+        report.note(
+            "the tokens to train on have no end-of-text, with which a sample without a prompt "
+            "begins: give samples a --prompt"
+        )
+    return done
 
 
 def _merge_parts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,14 @@ from llmc.errors import LlmcError, Usage
 from llmc.tokens.manifest import FILENAME, Manifest, load_manifest, verify
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
+NO_OLDER: Mapping[str, str] = {}
+
 
 def intact_dataset(
-    folder: Path, source: Sequence[dict[str, Any]], tokenizer: str | Tokenizer
+    folder: Path,
+    source: Sequence[dict[str, Any]],
+    tokenizer: str | Tokenizer,
+    older: Mapping[str, str] = NO_OLDER,
 ) -> Manifest | None:
     """Return the dataset in ``folder`` if it is undamaged and was made of this.
 
@@ -20,6 +25,7 @@ def intact_dataset(
         folder: of the dataset.
         source: the records of the text.
         tokenizer: a tokenizer, or what names one.
+        older: a hash in the records -> what older versions recorded.
 
     Raises:
         Usage: the tokenizer is unknown.
@@ -31,11 +37,16 @@ def intact_dataset(
     except LlmcError:
         return None
     whole = not made.special and made.part is None
-    return made if whole and _difference(made, source, tokenizer) is None else None
+    return made if whole and _difference(made, source, tokenizer, older) is None else None
 
 
 def check_replaced(
-    folder: Path, source: Sequence[dict[str, Any]], tokenizer: str | Tokenizer, *, force: bool
+    folder: Path,
+    source: Sequence[dict[str, Any]],
+    tokenizer: str | Tokenizer,
+    older: Mapping[str, str] = NO_OLDER,
+    *,
+    force: bool,
 ) -> None:
     """Refuse to replace a dataset that was made of something else, because runs refer to it.
 
@@ -43,6 +54,7 @@ def check_replaced(
         folder: where a dataset is to be written.
         source: the records of its text.
         tokenizer: a tokenizer, or what names one.
+        older: a hash in the records -> what older versions recorded.
         force: replace it all the same.
 
     Raises:
@@ -54,7 +66,7 @@ def check_replaced(
         made = load_manifest(folder)
     except LlmcError:
         return  # damaged: nothing is lost
-    if (difference := _difference(made, source, tokenizer)) is not None:
+    if (difference := _difference(made, source, tokenizer, older)) is not None:
         raise Usage(
             f"{folder} is a dataset made {difference}, and runs may refer to it: "
             "replace it with --force, or name another folder with --out"
@@ -62,10 +74,13 @@ def check_replaced(
 
 
 def _difference(
-    made: Manifest, source: Sequence[dict[str, Any]], tokenizer: str | Tokenizer
+    made: Manifest,
+    source: Sequence[dict[str, Any]],
+    tokenizer: str | Tokenizer,
+    older: Mapping[str, str],
 ) -> str | None:
     """Return what a dataset was made of instead, or None."""
-    if _texts(made.source) != _texts(source):
+    if _texts(made.source) not in (_texts(source), _texts(source, older)):
         return "of other text"
     vocab_size = bpe_vocab_size(tokenizer)
     there = made.tokenizer
@@ -76,9 +91,17 @@ def _difference(
     return None if same else f"with another tokenizer ({there.name})"
 
 
-def _texts(source: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _texts(
+    source: Sequence[Mapping[str, Any]], older: Mapping[str, str] = NO_OLDER
+) -> list[dict[str, Any]]:
     """Return the records of a text without where it lies: a workspace may be moved or copied."""
-    return [{key: value for key, value in each.items() if key != "path"} for each in source]
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dict):  # of the validation text
+            return _texts([value], older)[0]
+        return older.get(value, value) if isinstance(value, str) else value
+
+    return [{key: known(each[key]) for key in each if key != "path"} for each in source]
 
 
 def dataset_named(inputs: Sequence[str]) -> Manifest | None:

@@ -200,6 +200,26 @@ def read_tokens(path: Path) -> NDArray[np.unsignedinteger[Any]]:
     return np.memmap(path, dtype, mode="r", offset=layout.start, shape=(layout.count,))
 
 
+class FreshTokens:
+    """The tokens of a file, mapped anew for each part that is taken.
+
+    Pages that were read count as this process's memory until their map is gone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take a file; errors as in :func:`read_tokens`."""
+        self._path = path
+        self._count = len(read_tokens(path))
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return self._count
+
+    def __getitem__(self, part: Any) -> Any:
+        """Return the tokens of a slice or at positions, (n,)."""
+        return read_tokens(self._path)[part]
+
+
 def read_headerless(path: Path, dtype: str) -> Ids:
     """Map the tokens (n,) of a file that is nothing but tokens, ``uint16`` or ``int32``.
 

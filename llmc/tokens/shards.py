@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import BadData
 from llmc.paths import link_or_copy, written_whole
+from llmc.tokens import files as token_files
 from llmc.tokens import manifest as manifests
 from llmc.tokens import split as splits
 from llmc.tokens.files import MIN_TOKENS, TokenFile, payload_sha256, read_tokens, write_tokens
@@ -333,7 +334,7 @@ def divide(
 
     def ids(number: int, of: Sample, *, within: bool) -> Iterator[Ids]:
         bounds = of.of(starts[number], starts[number + 1])
-        return splits.tokens_of(read_tokens(files[number].path), bounds, within=within)
+        return splits.tokens_of(token_files.FreshTokens(files[number].path), bounds, within=within)
 
     size, train = tokenizer.vocab_size, list(files)
     val: list[TokenFile] = []

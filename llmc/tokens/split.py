@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmc.tokens.files import MIN_TOKENS, TokenFile, read_tokens
+from llmc.tokens.files import MIN_TOKENS, FreshTokens, TokenFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,7 @@ STRETCHES, STRETCH = 16, 100_000_000  # of a larger text these are sampled, even
 MOST_RUNS, LEAST_RUN = 10, 128  # of a long document: how many, and tokens in one if there are some
 HASHED = 16  # tokens of a document, evenly spaced, that its hash is made of
 SLICE = 1 << 20
+PLACES = 1 << 9  # looked at in one map of a file
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class Joined:
     """Token files as one stream."""
 
     def __init__(self, files: Sequence[TokenFile]) -> None:
-        """Map the files; a broken one raises BadData."""
+        """Take the files; a broken one raises BadData."""
         import numpy as np
 
-        self.files = [read_tokens(file.path) for file in files]
+        self.files = [FreshTokens(file.path) for file in files]
         self.starts = np.cumsum([0, *map(len, self.files)])
 
     def positions(self, token: int, low: int, high: int) -> NDArray[np.int64]:
@@ -85,6 +86,14 @@ class Joined:
                 found.append(np.flatnonzero(ids[at : min(at + SLICE, end)] == token) + first + at)
         return np.concatenate(found)
 
+    def holds(self, token: int) -> bool:
+        """Return whether ``token`` is among the tokens."""
+        return any(
+            (ids[at : at + SLICE] == token).any()
+            for ids in self.files
+            for at in range(0, len(ids), SLICE)
+        )
+
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return the tokens at ``positions``, (n,)."""
         import numpy as np
@@ -92,8 +101,10 @@ class Joined:
         found = np.empty(len(positions), np.uint64)
         files = np.searchsorted(self.starts, positions, "right") - 1
         for number in np.unique(files):
-            here = files == number
-            found[here] = self.files[number][positions[here] - self.starts[number]]
+            there = np.flatnonzero(files == number)
+            for at in range(0, len(there), PLACES):
+                here = there[at : at + PLACES]
+                found[here] = self.files[number][positions[here] - self.starts[number]]
         return found
 
 
@@ -216,7 +227,7 @@ def _mixed(*values: Any) -> NDArray[np.uint64]:
     return state
 
 
-def tokens_of(ids: Ids, bounds: Bounds, *, within: bool) -> Iterator[Ids]:
+def tokens_of(ids: Ids | FreshTokens, bounds: Bounds, *, within: bool) -> Iterator[Ids]:
     """Yield the tokens within ``bounds``, or outside of them, in order, in pieces."""
     import numpy as np
 

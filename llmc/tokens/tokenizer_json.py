@@ -126,6 +126,32 @@ def table_of(vocabulary: Vocabulary, *, prefix_space: bool = False) -> dict[str,
     }
 
 
+def tokenizer_of_vocabulary(
+    vocabulary: Vocabulary, eot: str | int | None, fingerprint: str | None = None
+) -> Tokenizer | Unheld:
+    """Return the tokenizer of tokens and merges, with GPT-2's split pattern.
+
+    A ``tokenizer.json`` has its added tokens in the model's vocabulary too, or only beside it, or
+    only those beside it that came after training. The ids are the same; the fingerprint is not. The
+    form that has ``fingerprint`` is taken, else the first.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: they are damaged.
+    """
+    table = table_of(vocabulary)
+    added = {item["content"]: item["id"] for item in table["added_tokens"]}
+    ids: dict[str, int] = table["model"]["vocab"]
+    last = max((token for name, token in ids.items() if name not in added), default=-1)
+    forms = [ids, {name: token for name, token in ids.items() if name not in added or token < last}]
+    forms.append({name: token for name, token in ids.items() if name not in added})
+    found = [
+        tokenizer_of_table({**table, "model": {**table["model"], "vocab": form}}, eot)
+        for form in forms
+        if form == ids or fingerprint is not None
+    ]
+    return next((each for each in found if each.fingerprint == fingerprint), found[0])
+
+
 def vocabulary_of_table(tokenizer: Tokenizer) -> Vocabulary:
     """Return the tokens and merges of a Hugging Face tokenizer that is held as a document."""
     assert tokenizer.document is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import default_threads
+from llmc.engine.machine import training_threads
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.train.loop import OnEvent, engine_arguments, ignore, run_engine
@@ -78,11 +78,11 @@ def dry_run(
     Raises:
         LlmcError: an input is missing or damaged, a setting makes no sense, or the engine failed.
     """
-    threads = threads or default_threads()
+    chosen = training_threads(threads)
     plan = start(workspace, settings or {}, inputs or Inputs())
     binary = ensure_native(report=report)
-    plan.note_choices(workspace, threads, report)
-    argv = engine_arguments(plan.data, plan.model, None, plan.settings, threads, rows=plan.rows)
+    plan.note_choices(workspace, chosen.most, report)
+    argv = engine_arguments(plan.data, plan.model, None, plan.settings, chosen, rows=plan.rows)
     events: dict[str, Event] = {}
 
     def keep(event: Event, progress: Progress) -> None:

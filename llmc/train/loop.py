@@ -10,7 +10,7 @@ from typing import Any
 
 from llmc.config import TrainConfig, flags_of
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import chosen_isa, default_threads
+from llmc.engine.machine import Threads, chosen_isa, training_threads
 from llmc.engine.process import Engine
 from llmc.errors import Interrupted, Killed, LlmcError, LossNotFinite
 from llmc.paths import CHECKPOINT, METRICS, Workspace
@@ -129,19 +129,20 @@ def train(
         settings: training settings by name (see ``TrainConfig``), put over the preset's.
         inputs: the run's name, preset, data and model, where the defaults are not meant.
         resume: continue a run, from its newest checkpoint or ``inputs.resume_from``.
-        threads: threads; the result does not depend on it. Default: one per physical core.
+        threads: threads; the result does not depend on it. Default: one per physical core, and
+            fewer where the first steps are no slower with them.
         report: takes notes about what was chosen.
         on_event: takes every event of the engine, and the numbers so far.
 
     Raises:
         LlmcError: an input is missing or damaged, a setting makes no sense, or the engine failed.
     """
-    threads = threads or default_threads()
+    chosen = training_threads(threads)
     plan = start(workspace, settings or {}, inputs or Inputs(), resume=resume, report=report)
     binary = ensure_native(report=report)
     if (warning := plan.storage.warning()) is not None:
         report.note(warning)
-    setup = Setup(binary, chosen_isa(binary, plan.settings.dtype), threads)
+    setup = Setup(binary, chosen_isa(binary, plan.settings.dtype), chosen)
     name = inputs.run if inputs is not None else None
     return run_training(workspace, plan, setup, run=name, report=report, on_event=on_event)
 
@@ -151,7 +152,7 @@ def engine_arguments(
     model: Path,
     folder: Path | None,
     settings: TrainConfig,
-    threads: int,
+    threads: Threads,
     *,
     rows: int = 0,
 ) -> list[str]:
@@ -162,7 +163,7 @@ def engine_arguments(
     argv = ["--data", str(data.train), "--model", str(model)]
     argv += ["--val-data", str(data.val)] if data.val is not None else []
     argv += ["--out", str(folder)] if folder is not None else []
-    argv += ["--threads", str(threads), "--events", "json"]
+    argv += [*threads.flags(), "--events", "json"]
     argv += ["--sample-tokens", str(SAMPLE_TOKENS)]
     if data.tokenizer is not None:
         unused = data.tokenizer.ids_without_token(rows)
@@ -231,7 +232,7 @@ def run_training(
     progress = plan.progress()
     result = TrainResult(plan.folder, plan.settings, progress, resumed)
     try:
-        plan.note_choices(workspace, setup.threads, report)
+        plan.note_choices(workspace, setup.threads.most, report)
         if resumed:
             plan.note_differences(workspace, setup, report)
         _follow(workspace, plan, record, setup, progress, report=report, on_event=on_event)

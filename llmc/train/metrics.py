@@ -149,7 +149,7 @@ class Progress:
         train: (step, training loss) pairs.
         val: (step, validation loss) pairs.
         val_errors: the standard error of the validation losses that have one, by step.
-        start: the engine's first event: parameters, isa, threads, memory in bytes.
+        start: the engine's first event: parameters, isa, threads in use, memory in bytes.
         last: the newest event about a training step.
         seconds: training time: the sum of all steps, without validation, samples and saving.
         sample: the newest sample, as text.
@@ -200,6 +200,8 @@ class Progress:
         elif event["event"] == "start":
             self.start = event
             self.steps = event["steps"]
+        elif event["event"] == "threads":
+            self.start = {**self.start, "threads": event["threads"]}
         elif event["event"] == "sample":
             self.sample = detokenize(event["tokens"])
         elif event["event"] == "saved":

@@ -218,7 +218,8 @@ def _weights(workspace: Workspace, model: str, manifest: Manifest, report: Repor
         fingerprint = bytes.fromhex(manifest.tokenizer.fingerprint)
         recipe = load_preset(preset or "gpt2-124m")
         shape = {"vocab_size": manifest.tokenizer.vocab_size}
-        out = workspace.models / f"{recipe.name}-{manifest.dataset}.bin"
+        # Two datasets of one text have different folders.
+        out = workspace.models / f"{recipe.name}-{manifest.folder.resolve().name}.bin"
         header, wanted = _whole(out), overridden(recipe.model, shape)
         options: dict[str, Any] = {"out": out, "shape": shape, "fingerprint": fingerprint}
         whole = header is not None and (header.config, header.tokenizer) == (wanted, fingerprint)

@@ -19,6 +19,7 @@ from typing import Any
 
 from llmc import __version__
 from llmc.config import Preset, load_preset
+from llmc.engine.machine import Threads
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, written_whole
@@ -39,7 +40,7 @@ class Setup:
 
     binary: Path
     isa: str
-    threads: int
+    threads: Threads
 
 
 def new_record(
@@ -84,7 +85,7 @@ def _session(setup: Setup) -> Record:
         "platform": platform.platform(),
         "engine": setup.binary.parent.name,
         "isa": setup.isa,
-        "threads": setup.threads,
+        "threads": setup.threads.most,
     }
 
 

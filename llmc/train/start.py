@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.errors import BadData, MissingOutput
+from llmc.errors import BadData, LlmcError, MissingOutput
 from llmc.paths import Workspace, expanded
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
 from llmc.tokens.tokenizer import Tokenizer
-from llmc.weights.checkpoint import CheckpointHeader
+from llmc.weights.checkpoint import CheckpointHeader, read_header
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,31 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
     return max(models, key=lambda path: path.stat().st_mtime_ns)
 
 
+def dataset_for(workspace: Workspace, header: CheckpointHeader) -> Path | None:
+    """Return the newest dataset that a model can be trained on; None if there is none."""
+    for folder in workspace.datasets():
+        with suppress(LlmcError):
+            if _fault(header, load_manifest(folder)) is None:
+                return folder
+    return None
+
+
+def model_for(workspace: Workspace, made: Manifest) -> Path | None:
+    """Return the model that training on a dataset starts from; None if there is none that fits."""
+    with suppress(LlmcError):
+        path = find_model(workspace, None, Data(made.dataset, made.train_path, None, made))
+        if _fault(read_header(path), made) is None:
+            return path
+    return None
+
+
+def _fault(header: CheckpointHeader, made: Manifest) -> str | None:
+    """Return what keeps a model from a dataset: ``tokenizer`` or ``vocabulary``; None: nothing."""
+    if header.tokenizer is not None and header.tokenizer.hex() != made.tokenizer.fingerprint:
+        return "tokenizer"
+    return "vocabulary" if made.tokenizer.vocab_size > header.config.vocab_size else None
+
+
 def check_match(workspace: Workspace, data: Data, path: Path, header: CheckpointHeader) -> None:
     """Refuse data and a model with different tokens.
 
@@ -206,11 +232,12 @@ def check_match(workspace: Workspace, data: Data, path: Path, header: Checkpoint
     shown = workspace.shown(path)
     for manifest in data.manifests:
         tokenizer, folder = manifest.tokenizer, workspace.shown(manifest.folder)
-        if header.tokenizer is not None and header.tokenizer.hex() != tokenizer.fingerprint:
+        fault = _fault(header, manifest)
+        if fault == "tokenizer":
             raise BadData(
                 f"{shown} was made for another tokenizer than {folder} ({tokenizer.name}): {advice}"
             )
-        if tokenizer.vocab_size > header.config.vocab_size:
+        if fault == "vocabulary":
             raise BadData(
                 f"{folder} uses {tokenizer.vocab_size:,} tokens, but {shown} knows only "
                 f"{header.config.vocab_size:,}: {advice}"

@@ -101,6 +101,7 @@ def export_weights(
         out: the file or folder. Default: in ``models/``, named after the source.
         dtype: how weights are stored: ``fp32``, ``bf16``, ``f16`` or ``q8_0``.
         shape: dimensions of a random model, named as in ``ModelConfig``; None: the preset's.
+            ``heads`` also completes weights that do not record it.
         seed: the seed of a random model.
         fingerprint: the 32-byte fingerprint of the model's tokenizer, if known.
         tokenizer: the model's tokenizer, by name or file. Default: the recorded one.
@@ -116,9 +117,7 @@ def export_weights(
     """
     if data is not None and to != "llm.c":
         raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
-    found = _random(source, shape or {}, seed, last=last) or find_weights(
-        workspace, source, last=last, report=report
-    )
+    found = _found(workspace, source, shape or {}, seed, last=last, report=report)
     weights, config = found.weights, found.weights.config
     for note in weights.notes:
         report.note(f"{source}: {note}")
@@ -139,18 +138,27 @@ def export_weights(
     return export
 
 
-def _random(
-    source: str, shape: Mapping[str, int | None], seed: int, *, last: bool
-) -> FoundWeights | None:
-    """Return random weights if ``source`` asks for them; a shape is for these only."""
+def _found(
+    workspace: Workspace,
+    source: str,
+    shape: Mapping[str, int | None],
+    seed: int,
+    *,
+    last: bool,
+    report: Report,
+) -> FoundWeights:
+    """Return random weights if ``source`` asks for them, else those that it names.
+
+    A shape is for random weights only; the number of heads completes others too.
+    """
     given = {name: size for name, size in shape.items() if size is not None}
     kind, _, preset = source.partition(":")
     if kind == "random" and not last:
         return random_weights(preset, given, seed)
-    if given and kind != "random":
-        flag = next(iter(given)).replace("_", "-")
+    if kind != "random" and (others := [name for name in given if name != "heads"]):
+        flag = others[0].replace("_", "-")
         raise Usage(f"--{flag} shapes a random model; {source} has a shape of its own")
-    return None
+    return find_weights(workspace, source, last=last, heads=given.get("heads"), report=report)
 
 
 def _check_target(to: str, dtype: str, config: ModelConfig) -> None:

@@ -19,7 +19,7 @@ from llmc.kinds import broken_explained
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.byte_level import Vocabulary, unspelled
 from llmc.tokens.tokenizer import Tokenizer
-from llmc.tokens.tokenizer_json import Unheld, table_of, tokenizer_of_table
+from llmc.tokens.tokenizer_json import Unheld, tokenizer_of_vocabulary
 from llmc.weights.base import NamedWeights, Origin, Weights, layer_shapes
 from llmc.weights.gguf_header import GgufArray, GgufHeader, read_gguf
 from llmc.weights.number_types import Q8_BLOCK, stored_bytes, write_blocks
@@ -102,9 +102,10 @@ class GgufModel(NamedWeights):
             return None
         reason = self._unlike_gpt2(kept)
         if reason is None:
-            table = table_of(self._vocabulary())
+            found, known = self._vocabulary(), self.origin.tokenizer or b""
             with broken_explained(f"the tokenizer in {self.path}", "get the file again"):
-                return tokenizer_of_table(table, kept.get(f"{TOKENIZER}eos_token_id"))
+                eot = kept.get(f"{TOKENIZER}eos_token_id")
+                return tokenizer_of_vocabulary(found, eot, known.hex() or None)
         facts = {
             key: list(value.items) if isinstance(value, GgufArray) else value
             for key, value in sorted(kept.items())

@@ -7,17 +7,19 @@ four kinds of them are transposed. ``attn.bias`` and ``attn.masked_bias`` are ma
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.kinds import HEAD_BYTES, not_data
-from llmc.model import ModelConfig
+from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.tokenizer_json import Unheld, read_folder
-from llmc.weights.base import NamedWeights, Origin, Tensor, Weights, layer_shapes
+from llmc.weights.base import UNSTACKED, NamedWeights, Origin, Tensor, Weights, layer_shapes
+from llmc.weights.foreign import foreign_folder
+from llmc.weights.names import EMBEDDING, HEAD, POSITIONS, PREFIX, listed, short_names
 from llmc.weights.number_types import Stored
 from llmc.weights.safetensors import (
     INDEX_SUFFIX,
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
     from llmc.weights.number_types import Floats
 
 HEAD_SIZE = 64  # in every GPT-2 that OpenAI published
-PREFIX = "transformer."
-MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
+PADDED, GPT2_VOCAB_SIZE = 50304, 50257  # nanoGPT's default rows, and the tokens among them
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 SUFFIX = ".safetensors"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -75,32 +76,84 @@ REQUIRED: dict[str, tuple[object, ...]] = {
 class HuggingFaceNames(NamedWeights):
     """A GPT-2 with the tensor names of Hugging Face, which nanoGPT uses too.
 
+    Matrices are Conv1D's, (in, out), or torch's Linear's, (out, in), as in nanoGPT, whose models
+    may have no biases, and rows that pad the vocabulary.
+
     Attributes:
         entries: the tensors of the file under the names of ``NAMES``, without masks.
+        linear: whether the matrices are Linear's.
     """
 
     names: ClassVar = {ours: theirs for ours, (theirs, _) in NAMES.items()}
-    head = "lm_head.weight"
+    head = HEAD
     readable = READABLE
     layers_in = "its configuration has"
+    linear = False
+    _rows = 0
+
+    def take(self, config: ModelConfig) -> None:
+        """Set the shape that is recorded or derived, and check the tensors.
+
+        Raises:
+            BadData: they are not those of a GPT-2 of this shape.
+        """
+        self.linear = is_linear(self.entries)
+        self._rows = config.vocab_size
+        if self.linear and self._rows == PADDED:
+            config = replace(config, vocab_size=GPT2_VOCAB_SIZE)
+            left_out = PADDED - GPT2_VOCAB_SIZE
+            self.notes += (f"left out the {left_out} padding rows of its vocabulary",)
+        self.config = config
+        self.check(biases=not self.linear)
+        if "ln_f.bias" not in self.entries:
+            self.notes += ("it has no biases; they are set to zero",)
+
+    def stored(self, name: str, layer: int = 0) -> Stored:
+        """Return one tensor of one layer, memory-mapped if the file allows; zeros for no bias."""
+        import numpy as np
+
+        if self.names[name].format(layer) not in self.entries:
+            shape = tensor_shapes(self.config)[name][name not in UNSTACKED :]
+            return Stored("F32", np.zeros(shape, np.float32))
+        found = super().stored(name, layer)
+        if name == "wte":
+            return Stored(found.kind, found.values[: self.config.vocab_size])
+        is_turned = NAMES[name][1] and not self.linear
+        return Stored(found.kind, found.values.T) if is_turned else found
+
+    def stored_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape in the file: Conv1D's is (in, out); the vocabulary may be padded."""
+        if name == "wte":
+            return (self._rows, *shape[1:])
+        return shape[::-1] if NAMES[name][1] and not self.linear else shape
+
+
+def is_linear(entries: Mapping[str, Tensor]) -> bool:
+    """Tell whether matrices are torch's Linear's, (out, in): c_attn has three outputs an input."""
+    entry = entries.get("h.0.attn.c_attn.weight")
+    return entry is not None and len(entry.shape) == 2 and entry.shape[0] > entry.shape[1]
 
 
 class HuggingFaceModel(HuggingFaceNames):
     """A folder with ``config.json`` and weights, or a file of weights."""
 
-    def __init__(self, path: Path, loaded: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, path: Path, loaded: Mapping[str, Tensor] | None = None, heads: int | None = None
+    ) -> None:
         """Open a folder, a ``.safetensors`` file, a state dict of torch's, or an index of several.
 
         The shape comes from the ``config.json`` in the folder or beside the file. Without one it
-        is derived from the tensors, with heads of 64 channels as in OpenAI's GPT-2.
+        is derived from the tensors, which do not tell the number of heads.
 
         Args:
             path: the folder or file.
             loaded: the tensors of the file, if it has been read.
+            heads: their number, if it is known. Default, for Conv1D's matrices: one for 64
+                channels, as in OpenAI's GPT-2.
 
         Raises:
             MissingOutput: there is no such file.
-            BadData: it is damaged, or another architecture than GPT-2.
+            BadData: it is damaged, another architecture than GPT-2, or its heads are not known.
         """
         self.path = path
         if path.is_dir():
@@ -108,8 +161,9 @@ class HuggingFaceModel(HuggingFaceNames):
             self.path = found[0] if found else path / SAFETENSORS
         if not self.path.is_file():
             raise MissingOutput(
-                f"no {self.path}: 'llmc fetch gpt2' gets GPT-2's weights; weights of your own are "
-                "a folder with config.json and model.safetensors, or one .safetensors file"
+                foreign_folder(path)
+                or f"no {self.path}: 'llmc fetch gpt2' gets GPT-2's weights; weights of your own "
+                "are a folder with config.json and model.safetensors, or one .safetensors file"
             )
         if loaded is None and self.path.name.endswith((SUFFIX, SUFFIX + INDEX_SUFFIX)):
             header = read_safetensors(self.path)
@@ -118,33 +172,24 @@ class HuggingFaceModel(HuggingFaceNames):
             from llmc.weights.torch import load_tensors
 
             loaded = load_tensors(self.path)
-        self.entries = short_names(loaded)
+        self.entries = short_names(loaded, self.path)
         settings = self.path.with_name(CONFIG_FILE)
-        self.config = (
-            read_config(settings)
-            if settings.is_file()
-            else _derived_config(self.path, self.entries)
-        )
-        self.check()
+        if settings.is_file():
+            self.take(read_config(settings))
+            return
+        config = derived_config(self.path, self.entries, heads)
+        if is_linear(self.entries):
+            self.notes += ("llmc uses GPT-2's tanh approximation of GELU, nanoGPT the exact one",)
+        elif heads is None:
+            self.notes += (
+                f"heads of {HEAD_SIZE} channels are assumed, as in every GPT-2 that OpenAI "
+                f"published: {config.heads} (--heads names another number)",
+            )
+        self.take(config)
 
     def tokenizer(self) -> Tokenizer | Unheld | None:
         """Return the tokenizer in the folder; errors as in the base class."""
         return read_folder(self.path.parent)
-
-    def stored(self, name: str, layer: int = 0) -> Stored:
-        """Return one tensor of one layer, memory-mapped if the file allows."""
-        found = super().stored(name, layer)
-        return Stored(found.kind, found.values.T) if NAMES[name][1] else found
-
-    def stored_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape in the file: Conv1D's is (in, out)."""
-        return shape[::-1] if NAMES[name][1] else shape
-
-
-def short_names(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under their names without prefix; masks are left out."""
-    short = {name.removeprefix(PREFIX): entry for name, entry in entries.items()}
-    return {name: entry for name, entry in short.items() if not MASK.fullmatch(name)}
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -178,26 +223,31 @@ def read_config(path: Path) -> ModelConfig:
         ) from error
 
 
-def _derived_config(path: Path, entries: Mapping[str, Tensor]) -> ModelConfig:
-    """Return the shape derived from the tensors, with heads of 64 channels.
+def derived_config(path: Path, entries: Mapping[str, Tensor], heads: int | None) -> ModelConfig:
+    """Return the shape derived from the tensors and the number of heads.
 
     Raises:
-        BadData: they are not a GPT-2's, or 64 does not divide the channels.
+        BadData: they are not a GPT-2's, or the heads are not known.
     """
-    matrices = [entries.get(name) for name in ("wte.weight", "wpe.weight")]
+    matrices = [entries.get(name) for name in (EMBEDDING, POSITIONS)]
     layers = len({name.split(".")[1] for name in entries if name.startswith("h.")})
     if layers == 0 or any(entry is None or len(entry.shape) != 2 for entry in matrices):
-        raise BadData(f"{path} has no wte.weight, wpe.weight and h.0…: it is not a GPT-2")
-    (vocab_size, channels), (context, _) = (entry.shape for entry in matrices if entry)
-    if channels % HEAD_SIZE or not channels:
         raise BadData(
-            f"{path} does not record its heads, and its {channels} channels are no multiple of "
-            f"{HEAD_SIZE}: put the model's config.json beside it"
+            f"{path} has no {EMBEDDING}, {POSITIONS} and h.0…: it is not a GPT-2. "
+            f"It has {listed(entries)}"
+        )
+    (rows, channels), (context, _) = (entry.shape for entry in matrices if entry)
+    shape = f"{layers} layers, {channels} channels, context {context}, vocabulary {rows}"
+    if heads is None and (is_linear(entries) or channels % HEAD_SIZE or not channels):
+        raise BadData(
+            f"{path} does not record its number of heads, and its tensors ({shape}) do not tell "
+            "it: name it with 'llmc export-weights --heads N', or put the model's config.json "
+            "beside the file"
         )
     try:
-        return ModelConfig(layers, channels // HEAD_SIZE, channels, context, vocab_size)
+        return ModelConfig(layers, heads or channels // HEAD_SIZE, channels, context, rows)
     except Usage as error:
-        raise BadData(f"{path} is not a GPT-2: {error}") from error
+        raise BadData(f"{path} is not a GPT-2 of {shape}: {error}") from error
 
 
 def write_hf_folder(

@@ -1,8 +1,9 @@
-"""nanoGPT's ``ckpt.pt``: the shape in ``model_args``, the tensors in ``model``.
+"""nanoGPT's ``ckpt.pt``: the shape in ``model_args``, the tensors in ``model``; and its relatives.
 
 The names are Hugging Face's, after ``_orig_mod.`` if the model was compiled. Matrices are torch's
 Linear, (out, in). A model trained with ``bias=False`` has no biases, which equals zeros. The
-default vocabulary is GPT-2's, padded from 50257 to 50304; the 47 unused rows are left out.
+default vocabulary is GPT-2's, padded from 50257 to 50304; the 47 unused rows are left out. Other
+trainers keep a configuration beside the tensors under another name, such as build-nanogpt.
 """
 
 from __future__ import annotations
@@ -13,23 +14,42 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData, Usage
-from llmc.model import ModelConfig, tensor_shapes
+from llmc.model import ModelConfig
 from llmc.tokens.files import is_file_name
 from llmc.tokens.nanogpt import META, read_meta
 from llmc.tokens.tokenizer import Tokenizer
-from llmc.weights.base import UNSTACKED, Origin
-from llmc.weights.huggingface import HuggingFaceNames, short_names
-from llmc.weights.number_types import Stored
+from llmc.weights.base import Origin
+from llmc.weights.huggingface import HuggingFaceNames
+from llmc.weights.names import short_names
 from llmc.weights.torch import tensors_in
 
 NO_LOSS = 1e9
-PADDED, VOCAB_SIZE = 50304, 50257
 KEYS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+# Where trainers keep a model's configuration, and what its number of heads is called there.
+LAYOUTS = ("config", "model_config", "gpt_config", "args", "hparams", "hyper_parameters", "cfg")
+HEADS = ("n_head", "n_heads", "num_heads", "num_attention_heads", "heads")
+GELU = "nanoGPT uses the exact GELU, llmc uses GPT-2's tanh approximation"
 
 
 def is_nanogpt(loaded: Any) -> bool:
     """Return whether a file that torch loaded is a nanoGPT checkpoint."""
     return isinstance(loaded, Mapping) and {"model", "model_args"} <= set(loaded)
+
+
+def recorded_heads(loaded: Any) -> int | None:
+    """Return the number of heads in a configuration beside the tensors; None if none names it."""
+    if not isinstance(loaded, Mapping):
+        return None
+    outer = [_fields(loaded.get(key)) for key in LAYOUTS]
+    inner = [_fields(table.get(key)) for table in outer for key in LAYOUTS]
+    named = (table[key] for table in (*outer, *inner) for key in HEADS if key in table)
+    return next((heads for heads in named if type(heads) is int), None)
+
+
+def _fields(layout: Any) -> Mapping[str, Any]:
+    """Return the fields of a table or an object."""
+    fields: Any = layout if isinstance(layout, Mapping) else getattr(layout, "__dict__", {})
+    return fields if isinstance(fields, Mapping) else {}
 
 
 class NanoGptModel(HuggingFaceNames):
@@ -44,25 +64,17 @@ class NanoGptModel(HuggingFaceNames):
         self.path = path
         args = loaded["model_args"]
         try:
-            layers, heads, channels, context, rows = (int(args[key]) for key in KEYS)
-            vocab_size = VOCAB_SIZE if rows == PADDED else rows
-            self.config = ModelConfig(layers, heads, channels, context, vocab_size)
+            config = ModelConfig(*(int(args[key]) for key in KEYS))
         except (KeyError, TypeError, ValueError, Usage) as error:
             raise BadData(
                 f"{path}: its model_args are not nanoGPT's ({type(error).__name__}: {error})"
             ) from error
-        self._rows = rows
         settings = loaded.get("config")
         self._dataset = str(settings.get("dataset", "")) if isinstance(settings, Mapping) else ""
-        tensors = tensors_in(path, loaded["model"])
-        self.entries = short_names(tensors)
-        self.check(biases=False)
-        self.origin = _origin(loaded)
-        self.notes = ("nanoGPT uses the exact GELU, llmc uses GPT-2's tanh approximation",)
-        if rows == PADDED:
-            self.notes += (f"left out the {PADDED - VOCAB_SIZE} padding rows of its vocabulary",)
-        if "ln_f.bias" not in self.entries:
-            self.notes += ("it has no biases; they are set to zero",)
+        self.entries = short_names(tensors_in(path, loaded["model"]), path)
+        self.origin = origin_of(loaded)
+        self.notes = (GELU,)
+        self.take(config)
 
     def tokenizer(self) -> Tokenizer | None:
         """Return the characters in the ``meta.pkl`` beside the checkpoint, or in nanoGPT's data.
@@ -76,26 +88,11 @@ class NanoGptModel(HuggingFaceNames):
         found = [place / META for place in places if (place / META).is_file()]
         return read_meta(found[0]) if found else None
 
-    def stored(self, name: str, layer: int = 0) -> Stored:
-        """Return one tensor of one layer; zeros for a missing bias."""
-        import numpy as np
 
-        if self.names[name].format(layer) not in self.entries:
-            shape = tensor_shapes(self.config)[name][name not in UNSTACKED :]
-            return Stored("F32", np.zeros(shape, np.float32))
-        found = super().stored(name, layer)
-        return (
-            Stored(found.kind, found.values[: self.config.vocab_size]) if name == "wte" else found
-        )
-
-    def stored_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of a tensor in the file; the vocabulary may be padded."""
-        return (self._rows, *shape[1:]) if name == "wte" else shape
-
-
-def _origin(loaded: Mapping[str, Any]) -> Origin:
+def origin_of(loaded: Mapping[str, Any]) -> Origin:
     """Return the step, and the loss unless it is nanoGPT's initial 1e9."""
-    step, found = loaded.get("iter_num"), loaded.get("best_val_loss")
-    loss = float(found) if found is not None and hasattr(found, "__float__") else math.inf
-    known_step = step if isinstance(step, int) and step > 0 else 0
-    return Origin(known_step, loss if 0 < loss < NO_LOSS else None)
+    steps = [loaded.get(key) for key in ("iter_num", "step", "global_step")]
+    losses: list[Any] = [loaded.get(key) for key in ("best_val_loss", "val_loss")]
+    step = next((step for step in steps if type(step) is int and step > 0), 0)
+    loss = next((float(loss) for loss in losses if hasattr(loss, "__float__")), math.inf)
+    return Origin(step, loss if 0 < loss < NO_LOSS else None)

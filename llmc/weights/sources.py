@@ -15,6 +15,7 @@ from llmc.paths import BEST, CHECKPOINT, Workspace
 from llmc.report import SILENT, Report
 from llmc.weights.base import Weights
 from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS, CheckpointModel, read_header
+from llmc.weights.foreign import foreign_file
 from llmc.weights.random import RandomModel
 from llmc.weights.safetensors import INDEX_SUFFIX
 
@@ -52,11 +53,17 @@ def run_weights(folder: Path, *, last: bool = False, report: Report = SILENT) ->
 
 
 def find_weights(
-    workspace: Workspace, source: str, *, last: bool = False, report: Report = SILENT
+    workspace: Workspace,
+    source: str,
+    *,
+    last: bool = False,
+    heads: int | None = None,
+    report: Report = SILENT,
 ) -> FoundWeights:
     """Return the weights of a published model, a run, a folder or a file.
 
-    A run offers what :func:`run_weights` says; ``last`` asks for its last checkpoint.
+    A run offers what :func:`run_weights` says; ``last`` asks for its last checkpoint. ``heads`` is
+    the number of heads of weights that do not record it.
 
     Raises:
         Usage: there are no such weights, the file has another format, or ``last`` is asked of what
@@ -69,6 +76,7 @@ def find_weights(
         run = workspace.runs / source
         path = run if (run / CHECKPOINT).is_file() else path
     if not named and (path / CHECKPOINT).is_file():
+        _refuse_heads(source, heads)
         file = run_weights(path, last=last, report=report)
         return FoundWeights(path.resolve().name, CheckpointModel(file), path)
     if last:
@@ -79,7 +87,7 @@ def find_weights(
             raise MissingOutput(
                 f"no weights in {workspace.shown(folder)}: run 'llmc fetch {source}' first"
             )
-        return FoundWeights(source, open_weights(folder))
+        return FoundWeights(source, open_weights(folder, heads))
     if not path.exists():
         runs = [found.parent.name for found in workspace.runs.glob(f"*/{CHECKPOINT}")]
         known = [*PUBLISHED, "random", *sorted(runs)]
@@ -87,7 +95,7 @@ def find_weights(
     name = path.resolve().name
     for ending in (".safetensors" + INDEX_SUFFIX, ".bin" + INDEX_SUFFIX):
         name = name.removesuffix(ending)
-    return FoundWeights(name if path.is_dir() else Path(name).stem, open_weights(path))
+    return FoundWeights(name if path.is_dir() else Path(name).stem, open_weights(path, heads))
 
 
 def random_weights(preset: str, shape: Mapping[str, int], seed: int) -> FoundWeights:
@@ -106,40 +114,66 @@ def random_weights(preset: str, shape: Mapping[str, int], seed: int) -> FoundWei
     return FoundWeights(f"{recipe.name}-random", RandomModel(config, seed))
 
 
-def open_weights(path: Path) -> Weights:
+def _refuse_heads(source: object, heads: int | None) -> None:
+    if heads is not None:
+        raise Usage(
+            f"--heads is for weights that do not record it, and {source} does: leave it out"
+        )
+
+
+def open_weights(path: Path, heads: int | None = None) -> Weights:
     """Open the weights in a folder or file; the format is detected from the first bytes.
 
+    ``heads`` is the number of heads of weights that do not record it.
+
     Raises:
-        Usage: the format is unknown.
+        Usage: the format is unknown, or ``heads`` is given and the weights record it.
         MissingOutput: the folder has no weights.
         BadData: the weights are damaged or not GPT-2's.
     """
-    from llmc.weights.huggingface import HuggingFaceModel
+    from llmc.weights.huggingface import CONFIG_FILE, HuggingFaceModel
 
+    if not path.is_dir() and (sentence := foreign_file(path)) is not None:
+        raise BadData(sentence)
     if path.is_dir() or path.name.endswith((".safetensors", INDEX_SUFFIX)):
-        return HuggingFaceModel(path)
+        folder = path if path.is_dir() else path.parent
+        _refuse_heads(path, heads if (folder / CONFIG_FILE).is_file() else None)
+        return HuggingFaceModel(path, heads=heads)
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         raise BadData(f"cannot read {path}: {error.strerror}") from error
-    if (sentence := not_data(head, str(path))) is not None:
+    if (sentence := not_data(head, str(path)) or foreign_file(path, head)) is not None:
         raise BadData(sentence)
+    if head.startswith((b"PK", b"\x80")):
+        return _open_pickle(path, heads)
+    _refuse_heads(path, heads)
     if head.startswith(b"GGUF"):
         from llmc.weights.gguf import GgufModel
 
         return GgufModel(path)
     if int.from_bytes(head[:4], "little") in (MAGIC, *TOKEN_MAGICS):
         return CheckpointModel(path)
-    if head.startswith((b"PK", b"\x80")):
-        from llmc.weights.nanogpt import NanoGptModel, is_nanogpt
-        from llmc.weights.torch import load_pickle, tensors_in
-
-        loaded = load_pickle(path)
-        if is_nanogpt(loaded):
-            return NanoGptModel(path, loaded)
-        return HuggingFaceModel(path, tensors_in(path, loaded))
     raise Usage(
         f"{path} is not weights that llmc knows: a run, a Hugging Face folder, or a file that is "
         "an llm.c checkpoint, .safetensors, GGUF, or a .bin, .pt or ckpt.pt of PyTorch"
     )
+
+
+def _open_pickle(path: Path, heads: int | None) -> Weights:
+    """Open a file of PyTorch's: nanoGPT's checkpoint, or a state dict in whatever wrapping."""
+    from llmc.weights.huggingface import CONFIG_FILE, HuggingFaceModel
+    from llmc.weights.nanogpt import NanoGptModel, is_nanogpt, origin_of, recorded_heads
+    from llmc.weights.torch import load_pickle, tensors_in
+
+    loaded = load_pickle(path)
+    recorded = recorded_heads(loaded)
+    is_recorded = recorded is not None or path.with_name(CONFIG_FILE).is_file()
+    if is_nanogpt(loaded) or is_recorded:
+        _refuse_heads(path, heads)
+    if is_nanogpt(loaded):
+        return NanoGptModel(path, loaded)
+    made = HuggingFaceModel(path, tensors_in(path, loaded), recorded or heads)
+    made.origin = origin_of(loaded)
+    return made

@@ -15,8 +15,7 @@ from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
 from llmc.tokens.tokenizer_json import (
     Unheld,
-    table_of,
-    tokenizer_of_table,
+    tokenizer_of_vocabulary,
     vocabulary_of_table,
 )
 from llmc.weights.checkpoint import read_header
@@ -175,7 +174,7 @@ def gguf_vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
         BadData: llama.cpp would find other tokens.
     """
     vocabulary = vocabulary_of(tokenizer)
-    again = tokenizer_of_table(table_of(vocabulary), vocabulary.eot)
+    again = tokenizer_of_vocabulary(vocabulary, vocabulary.eot, tokenizer.fingerprint)
     if again.fingerprint != tokenizer.fingerprint:
         raise BadData(
             f"a GGUF file cannot hold the tokenizer {tokenizer.name}: its split pattern, its "

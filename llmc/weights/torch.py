@@ -7,7 +7,7 @@ A pickle can run code, so only torch reads them, and only tensors and plain valu
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from typing import Any
 from llmc.errors import BadData, MissingOutput
 from llmc.installation import install_command
 from llmc.kinds import HEAD_BYTES, not_data
+from llmc.weights.names import listed
 from llmc.weights.number_types import Stored
 from llmc.weights.safetensors import INDEX_SUFFIX, read_parts
 
+# Keys of the tensors in trainers' checkpoints.
+WRAPPERS = ("model_state_dict", "state_dict", "model_state", "module", "model", "weights")
 # torch's name of a type -> ours.
-WRAPPERS = ("model_state_dict", "state_dict", "module", "model")  # keys, of trainers' checkpoints
-# What distributed training, torch.compile and Lightning put before the names.
-PREFIXES = ("module.", "_orig_mod.", "model.", "_forward_module.", "network.", "net.")
-SEEN = 8  # names of a file in a message
 KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -79,7 +78,8 @@ def load_pickle(path: Path) -> Any:
     try:
         # Files of torch before 1.6 are no zip archives and cannot be mapped.
         mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+        with torch.serialization.safe_globals(_inert_globals(path) if mapped else []):
+            return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # torch raises RuntimeError, pickle's errors, EOFError …
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]  # not torch's advice
         raise BadData(
@@ -88,6 +88,29 @@ def load_pickle(path: Path) -> Any:
             "objects of a program's own, save its tensors alone there: "
             "torch.save(model.state_dict(), FILE)"
         ) from error
+
+
+class _Inert(type):
+    """The type of classes that stand for a program's own, such as a trainer's configuration.
+
+    They keep the attributes of an object and run no code. A pickle that calls one, as code would
+    be called, is refused; only paths are made so.
+    """
+
+    def __call__(cls, *args: Any) -> Any:
+        if not cls.__name__.startswith("pathlib"):
+            raise ValueError(f"it would call {cls.__name__}")
+        return super().__call__()
+
+
+def _inert_globals(path: Path) -> list[Any]:
+    """Return a class that does nothing for each class of a file that torch does not know."""
+    import torch
+
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    # "torch." are storages and modules: a whole model is more than its weights.
+    inert = {"__new__": lambda cls, *args: object.__new__(cls)}
+    return [(_Inert(name, (), inert), name) for name in names if not name.startswith("torch.")]
 
 
 def state_in(loaded: Any) -> Any:
@@ -106,21 +129,8 @@ def state_in(loaded: Any) -> Any:
     return loaded
 
 
-def bare_names(names: Iterable[str]) -> dict[str, str]:
-    """Return file's name -> name without the prefixes that all names of a state dict share."""
-    bare = {name: name for name in names}
-    while True:
-        first = next(
-            (start for start in PREFIXES if all(each.startswith(start) for each in bare.values())),
-            None,
-        )
-        if first is None or not bare:
-            return bare
-        bare = {name: short.removeprefix(first) for name, short in bare.items()}
-
-
 def tensors_in(path: Path, loaded: Any) -> dict[str, TorchTensor]:
-    """Return the state dict in a loaded file, under its own names without wrappers' prefixes.
+    """Return the state dict in a loaded file, under its own names.
 
     Raises:
         BadData: it is no state dict.
@@ -131,15 +141,13 @@ def tensors_in(path: Path, loaded: Any) -> dict[str, TorchTensor]:
     if not isinstance(loaded, Mapping) or not loaded:
         raise BadData(f"{path} holds no named tensors: it is not a model's weights")
     found = {}
-    short = bare_names(map(str, loaded))
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            seen = ", ".join(sorted(map(repr, loaded))[:SEEN])
             raise BadData(
                 f"{path} holds {name!r}, which is not a tensor, so the file is not a "
-                f"model's weights. It holds {len(loaded)} things: {seen}"
+                f"model's weights. It holds {len(loaded)} things: {listed(map(str, loaded))}"
             )
         dense = value.layout == torch.strided
         kind = str(value.dtype if dense else value.layout).removeprefix("torch.")
-        found[short[name]] = TorchTensor(KINDS.get(kind, kind), tuple(value.shape), value)
+        found[name] = TorchTensor(KINDS.get(kind, kind), tuple(value.shape), value)
     return found

@@ -110,6 +110,20 @@ static void *worker_main(void *argument) {
   }
 }
 
+/* Starts threads - 1 of them, while none runs. */
+static void start_helpers(struct Pool *pool, int threads) {
+  pool->threads = threads;
+  pool->stop = false;
+  atomic_store(&pool->region, 0);  // each counts the regions from its start
+  for (int thread = 1; thread < threads; thread++) {
+    struct Worker *worker = &pool->workers[thread];
+    *worker = (struct Worker){.pool = pool, .thread = thread};
+    if (pthread_create(&worker->handle, NULL, worker_main, worker) != 0) {
+      die(EXIT_BAD_DATA, "the system refuses thread %d of %d; use fewer --threads", thread, threads);
+    }
+  }
+}
+
 struct Pool *pool_create(int threads) {
   if (threads < 1 || threads > POOL_MAX_THREADS) {
     die(EXIT_USAGE, "--threads must be between 1 and %d, not %d", POOL_MAX_THREADS, threads);
@@ -118,26 +132,30 @@ struct Pool *pool_create(int threads) {
   struct Worker *workers = calloc((size_t)threads, sizeof *workers);
   if (pool == NULL || workers == NULL) die(EXIT_BAD_DATA, "no memory left for %d threads", threads);
   memset(pool, 0, sizeof *pool);
-  pool->threads = threads;
   pool->workers = workers;
   pthread_mutex_init(&pool->mutex, NULL);
   pthread_cond_init(&pool->changed, NULL);
   flush_denormals();
-  for (int thread = 1; thread < threads; thread++) {
-    workers[thread] = (struct Worker){.pool = pool, .thread = thread};
-    if (pthread_create(&workers[thread].handle, NULL, worker_main, &workers[thread]) != 0) {
-      die(EXIT_BAD_DATA, "the system refuses thread %d of %d; use fewer --threads", thread, threads);
-    }
-  }
+  start_helpers(pool, threads);
   return pool;
 }
 
-void pool_destroy(struct Pool *pool) {
+static void stop_helpers(struct Pool *pool) {
   pool->stop = true;
   advance(pool, &pool->region);
   for (int thread = 1; thread < pool->threads; thread++) {
     pthread_join(pool->workers[thread].handle, NULL);
   }
+}
+
+void pool_resize(struct Pool *pool, int threads) {
+  if (threads == pool->threads) return;
+  stop_helpers(pool);
+  start_helpers(pool, threads);
+}
+
+void pool_destroy(struct Pool *pool) {
+  stop_helpers(pool);
   pthread_mutex_destroy(&pool->mutex);
   pthread_cond_destroy(&pool->changed);
   free(pool->workers);

@@ -17,6 +17,9 @@ struct Pool *pool_create(int threads);
 void pool_destroy(struct Pool *pool);
 int pool_threads(const struct Pool *pool);
 
+/* Goes on with another number of threads, at most those that it was created with. Between regions only. */
+void pool_resize(struct Pool *pool, int threads);
+
 /* Runs the task once on every thread and returns when all have returned. The time is booked under the
  * label, a string constant. */
 void pool_run(struct Pool *pool, const char *label, PoolTask *task, void *argument);

@@ -190,6 +190,13 @@ void events_end(struct Events *events, const struct Ending *e) {
   say(events, &line);
 }
 
+void events_threads(struct Events *events, int threads, int given) {
+  struct Line line = {.length = 0};
+  add(&line, events->json ? "{\"event\":\"threads\",\"threads\":%d,\"given\":%d}\n"
+                          : "threads: %d of %d; more make the steps no faster\n", threads, given);
+  say(events, &line);
+}
+
 void events_measured(struct Events *events, const struct Measured *m) {
   struct Line line = {.length = 0};
   if (events->json) {

@@ -177,10 +177,19 @@ static double rehearse_parts(struct Run *run, size_t *steps) {
   return one + (double)(parts - 1) * more;
 }
 
+/* Before the steps are timed, they find out with how many threads; not where each takes seconds. */
+static void rehearse_threads(struct Run *run) {
+  const size_t parts = run->options.parts;
+  run->options.parts = 1;
+  while (!run->thread_trial.settled) run->thread_trial.settled |= run_step(run, 0).step_ms > 1000;
+  run->options.parts = parts;
+}
+
 void plan_rehearse(struct Run *run) {
   enum { TOKENS = 8 };
   const struct RunOptions *o = &run->options;
   struct Measured measured = {0};
+  rehearse_threads(run);
   measured.step_ms = rehearse_parts(run, &measured.steps);
 
   if (o->val_data != NULL) {

@@ -96,6 +96,15 @@ static void make_step(struct Run *run, const struct UpdateConfig *update, struct
   else m->grad_norm = gpt2_update(&run->model, update, m->step + 1);
 }
 
+static void choose_threads(struct Run *run, double step_ms) {
+  struct ThreadTrial *trial = &run->thread_trial;
+  if (trial->settled) return;
+  threads_take(trial, run->model.workers.pool, step_ms);
+  if (trial->settled && trial->best > 0) {
+    events_threads(&run->events, threads_halved(trial->given, trial->best), trial->given);
+  }
+}
+
 struct StepMetrics run_step(struct Run *run, size_t step) {
   const struct RunOptions *o = &run->options;
   const double started = clock_seconds(), lr = schedule_lr(&o->schedule, step);
@@ -111,6 +120,7 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   run->checkpoint.has_val_loss = false;  // it was the weights' before this update
   const double seconds = clock_seconds() - started;
   m.step_ms = 1e3 * seconds;
+  choose_threads(run, m.step_ms);
   m.tokens_per_second = (double)update_tokens(o) / seconds;
   return m;
 }

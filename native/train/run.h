@@ -13,6 +13,7 @@
 #include "train/saver.h"
 #include "train/schedule.h"
 #include "train/stopping.h"
+#include "train/threads.h"
 #include "sample/batch.h"
 
 struct RunOptions {
@@ -22,7 +23,7 @@ struct RunOptions {
   size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, save_every, keep, eot;
   struct Schedule schedule;
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
-  bool shuffle, recompute, resume, dry_run, forget_best;
+  bool shuffle, recompute, resume, dry_run, forget_best, fewer_threads;
   enum Dtype dtype;
   enum MomentsType optimizer_state;
   size_t resume_from;  // the step; MOST_STEPS: the newest
@@ -52,6 +53,7 @@ struct Run {
   enum EndReason steps_reason;      // which of these it is
   struct Patience patience;
   struct Outliers outliers;
+  struct ThreadTrial thread_trial;
   size_t skipped;                   // updates that were not made
   double began, seconds_before;     // when this trainer did; what the trainers before it took
 };

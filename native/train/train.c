@@ -53,6 +53,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"skip-grad-z", ARG_NUMBER, &o.skip_grad_z, 0, most,
        "skip updates whose gradient norm z-score exceeds this; 0: never"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
+      {"fewer-threads", ARG_SWITCH, &o.fewer_threads, 0, 1, "1: fewer threads where the first steps are no slower with them"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
        "number type that linear layers multiply: fp32 or bf16"},
       {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: recompute activations in the backward pass, to save memory"},
@@ -171,6 +172,7 @@ int command_train(int argc, char **argv) {
   run.model.moments.type = o->optimizer_state;
   run.model.workers.pool = pool_create((int)o->threads);
   run.model.workers.dtype = o->dtype;
+  run.thread_trial.settled = !o->fewer_threads;
   run_count_steps(&run);
 
   run_layout(&run, &arena);

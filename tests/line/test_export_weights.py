@@ -200,7 +200,7 @@ def test_the_command_takes_every_flag(llmc: Llmc) -> None:
     assert (result["model"], result["bytes"]) == ("tiny.bin", path.stat().st_size)
     assert result["parameters"] == 20 * 16 + 8 * 16 + 12 * 16**2 + 13 * 16 + 2 * 16
     assert "1 layers, 2 heads, 16 channels, context 8, vocabulary 20" in done.stderr
-    assert "next: llmc train --model tiny.bin" in done.stderr
+    assert "next: llmc sample --model tiny.bin\n" in done.stderr  # there is no dataset
 
 
 def test_the_command_fails_with_the_right_exit_code(llmc: Llmc) -> None:

@@ -11,8 +11,10 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from llmc.config import TrainConfig
+from llmc.engine.machine import Threads
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
+from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import load_manifest
 from llmc.train.loop import engine_arguments
 from llmc.train.start import find_data
@@ -71,9 +73,14 @@ def test_a_model_s_tokenizer_is_used_from_prepare_to_sample(here: Llmc) -> None:
     assert json.loads(ok(here("eval", "a", "--json")).stdout)["loss"] > 0
 
 
+@pytest.mark.parametrize("later", [[], ["[PAD]"], ["[PAD]", "<|endoftext|>"]])
+@pytest.mark.parametrize("first", [[], ["<|endoftext|>"], ["<s>", "<pad>", "</s>"]])
 @pytest.mark.parametrize("to", ["hf", "gguf"])
-def test_it_goes_out_and_comes_back_the_same(here: Llmc, to: str) -> None:
-    made = library(["<s>", "<pad>", "</s>"])
+def test_it_goes_out_and_comes_back_the_same(
+    here: Llmc, to: str, first: list[str], later: list[str]
+) -> None:
+    made = library(first)
+    made.add_special_tokens(later)
     foreign("mine", made)
     first = json.loads(ok(here("export-weights", "mine", "--json")).stdout)["tokenizer"]
     place = json.loads(ok(here("export-weights", "mine", "--to", to, "--json")).stdout)["model"]
@@ -112,7 +119,28 @@ def test_a_run_s_own_samples_hold_no_id_without_a_token(here: Llmc) -> None:
     foreign("mine", library(["<|endoftext|>"]))
     ok(here("prepare", "text.txt", "--model", "mine"))
     data = find_data(Workspace(Path()), Path("data/text"), None)
-    flags = engine_arguments(data, Path("models/mine.bin"), None, TrainConfig(), 1, rows=ROWS)
+    flags = engine_arguments(
+        data, Path("models/mine.bin"), None, TrainConfig(), Threads(1), rows=ROWS
+    )
     given = dict(pairwise(flags))
     assert (given["--eot"], given["--unused-ids"]) == ("0", "300-319")
     ok(here("train", "--steps", "2", "--sample-every", "1", "--batch-size", "1", "--seq-len", "8"))
+
+
+def test_a_loss_counts_rows_without_tokens_as_pytorch_does(here: Llmc) -> None:
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    foreign("mine", library(["<|endoftext|>"]))
+    ok(here("prepare", "text.txt", "--model", "mine"))
+    loss = json.loads(ok(here("eval", "models/mine.bin", "--json")).stdout)["loss"]
+    theirs = transformers.GPT2LMHeadModel.from_pretrained("mine").eval()
+    ids = torch.from_numpy(read_tokens(Path("data/text/val.bin")).astype(int))
+    total = 0.0
+    with torch.no_grad():
+        for at in range(0, len(ids) - 1, 32):
+            window, wanted = ids[at : at + 32][: len(ids) - 1 - at], ids[at + 1 : at + 33]
+            logits = theirs(window[None]).logits[0]
+            assert logits.shape[1] == ROWS
+            total += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+    assert loss == pytest.approx(total / (len(ids) - 1), rel=1e-4)

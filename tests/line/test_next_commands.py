@@ -75,6 +75,27 @@ def test_a_preset_of_another_shape_is_refused_with_the_way_to_its_weights(llmc: 
     walk(llmc, "train", "--config", "deep.toml", code=2)
 
 
+def test_in_a_workspace_without_what_comes_next(llmc: Llmc, tmp_path: Path) -> None:
+    empty = Llmc(tmp_path / "empty", llmc.cache)
+    write_texts(empty.workspace / "mine")
+    (empty.workspace / "tiny.toml").write_text(PRESET)
+    shape = ("--layers", "1", "--heads", "2", "--channels", "16", "--context", "24")
+    sized = ("random", *shape, "--vocab-size", "257")
+    assert printed(llmc("export-weights", *sized, "--out", "a.bin").stderr)[0][0] == "train"
+    walk(empty, "export-weights", *sized, "--tokenizer", "byte", "--out", "a.bin")
+    unknown = ok(empty("export-weights", *sized, "--out", "b.bin"))
+    assert printed(unknown.stderr) == [["sample", "--model", "b.bin"]]
+    assert not printed(ok(empty("sample", "--model", "b.bin", "--tokens", "2")).stderr)
+    done = ok(empty("sample", "--model", "a.bin", "--tokens", "2"))
+    assert printed(done.stderr) == [["sample", "--decode", "--model", "a.bin"]]
+    assert printed(ok(empty("runs")).stderr) == [["prepare", "stdlib"]]
+    assert not printed(ok(empty("decode", "97", "--tokenizer", "byte")).stderr)
+    walk(empty, "tokenize", "mine", "--tokenizer", "byte")
+    # The newest dataset has another tokenizer than the model; an older one has its.
+    ok(empty("tokenize", "mine", "--tokenizer", "bpe:300", "--out", "data/other"))
+    walk(empty, "export-weights", *sized, "--tokenizer", "byte", "--out", "a.bin")
+
+
 def test_after_failures(llmc: Llmc) -> None:
     ok(llmc("train", "--config", "tiny.toml", "--run", "a", "--save-every", "1"))
     walk(llmc, "train", "--resume", "--run", "a", "--steps", "2", code=2)

@@ -1,4 +1,4 @@
-"""Special tokens in a prompt, and escapes in --stop."""
+"""Special tokens and line ends in a prompt, and escapes in --stop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from llmc.paths import Workspace
+from llmc.sample.model import load
 from tests.conftest import Llmc
 from tests.helpers.workspace import ok
 
@@ -53,3 +55,28 @@ def test_a_stop_string_may_have_escapes(trained: Llmc) -> None:
     stopped = sampled(trained, "--prompt", "one", "--stop", r"\n")
     assert stopped["reason"] == "stop"
     assert stopped["text"].removeprefix("one") == free.partition("\n")[0]
+
+
+def test_line_ends_of_a_prompt_are_those_of_the_texts(trained: Llmc) -> None:
+    prompt = ("--prompt", "\ufeffone\r\ntwo\rthree")
+    done = ok(trained("sample", "--tokens", "1", "--json", *prompt))
+    assert json.loads(done.stdout)["ids"][:-1] == [*b"one\ntwo\nthree"]
+    assert "CR LF" in done.stderr
+    kept = trained.workspace / "kept.txt"
+    kept.write_bytes(b"one line\r\nanother line\r\n" * 100)
+    ok(trained("tokenize", str(kept), "--tokenizer", "byte", "--newlines", "keep"))
+    ok(trained("train", "--data", str(trained.workspace / "data/kept"), "--steps", "1"))
+    done = ok(trained("sample", "--tokens", "1", "--json", *prompt))
+    assert json.loads(done.stdout)["ids"][:-1] == [*b"one\r\ntwo\rthree"]
+    assert "CR LF" not in done.stderr
+
+
+def test_in_python_a_prompt_is_read_the_same(
+    trained: Llmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(trained.cache))
+    with load(Workspace(trained.workspace)) as model:
+        assert model.model.ids("a\r\nb") == [*b"a\nb"]
+        assert model.model.ids(f"{END}a", special=True) == [256, *b"a"]
+        assert model.sample("one", tokens=3) == model.sample("\ufeffone", tokens=3)
+        model.sample(f"{END}one", tokens=3, special=True)

@@ -173,7 +173,7 @@ def test_reverse(several: Llmc) -> None:
 def test_without_runs_it_says_what_to_do(llmc: Llmc) -> None:
     done = ok(llmc("runs"))
     assert len(done.stdout.splitlines()) == 1
-    assert "llmc train" in done.stderr
+    assert "next: llmc prepare stdlib" in done.stderr  # there is no dataset either
     assert json.loads(ok(llmc("runs", "--json")).stdout) == {"runs": []}
     assert "--sort" in assert_one_sentence(llmc("runs", "--sort", "beauty"), 2)
 

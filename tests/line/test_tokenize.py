@@ -282,7 +282,7 @@ def test_the_command_says_what_it_chose(llmc: Llmc, corpus: Path, gpt2: Tokenize
     assert done.stdout == ""
     assert "tokenizer: gpt2 (the default" in done.stderr
     assert "validation: a sample of documents, 10% of the tokens" in done.stderr
-    assert "next: llmc train --data data/corpus" in done.stderr
+    assert "next: llmc prepare data/corpus --model random:" in done.stderr  # there is no model
     quiet = llmc("tokenize", corpus, "--quiet", "--json")
     assert quiet.stderr == ""
     assert json.loads(quiet.stdout)["dataset"] == "corpus"

@@ -14,6 +14,7 @@ import pytest
 from llmc.cli.context import Context
 from llmc.config import TrainConfig, load_preset
 from llmc.engine.build import ensure_native
+from llmc.engine.machine import Threads
 from llmc.model import ModelConfig
 from llmc.tokens.files import read_tokens, write_tokens
 from llmc.train.loop import engine_arguments, run_engine
@@ -178,7 +179,7 @@ def test_the_engine_validates_samples_and_saves_at_the_chosen_steps(
     settings = TrainConfig(**FLAGS)
     model = llmc.workspace / "models" / "tiny-texts.bin"
     argv = [str(ensure_native()), "train"]
-    argv += engine_arguments(data, model, tmp_path / "out", settings, 1)
+    argv += engine_arguments(data, model, tmp_path / "out", settings, Threads(1))
     events: list[Event] = []
     progress = Progress(settings.steps)
     run_engine(argv, progress, data.detokenize, lambda event, _: events.append(event))

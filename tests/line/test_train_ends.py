@@ -16,6 +16,7 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.config import Preset
+from llmc.engine.machine import Threads
 from llmc.errors import Interrupted
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
@@ -350,7 +351,7 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(
 
         monkeypatch.setattr("llmc.train.loop.run_engine", stopped)
         with pytest.raises(stop):
-            run_training(here.workspace, plan, Setup(Path("x"), "none", 1), run="a")
+            run_training(here.workspace, plan, Setup(Path("x"), "none", Threads(1)), run="a")
         assert runs(llmc) == []
 
 

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from llmc.check import debug_state
 from llmc.check.inspect import checkpoints, foreign, texts, tokens, vocabularies
 from llmc.check.inspect.description import Description, byte_count
-from llmc.check.inspect.reading import Options, kind_of
+from llmc.check.inspect.reading import Options, kind_of, read_bytes
 from llmc.errors import Usage
+from llmc.kinds import HEAD_BYTES
 from llmc.tokens import files as token_files
 from llmc.tokens.tokenizer_bin import scan_tokenizer_bin
 from llmc.weights import checkpoint, gguf_header, safetensors, state
+from llmc.weights.foreign import foreign_file
 
 
 class Format(NamedTuple):
@@ -86,7 +88,11 @@ def describe_file(path: Path, options: Options) -> Description:
         return made
     made.say("bytes", size := path.stat().st_size, byte_count(size))
     if kind not in FORMATS:
-        say(made)
+        if (sentence := foreign_file(path, read_bytes(path, 0, HEAD_BYTES))) is not None:
+            made.title = "weights of another program"
+            made.wrong(sentence.replace(str(path), "it", 1))
+        else:
+            say(made)
         return made
     made.title, scan, say_contents = FORMATS[kind]
     if options.dtype is not None:

@@ -20,7 +20,7 @@ from llmc.check.inspect.statistics import MOMENT_COLUMNS, Moments
 from llmc.errors import LlmcError
 from llmc.model import ModelConfig, parameter_count
 from llmc.weights.base import TensorPlace, Weights
-from llmc.weights.huggingface import MASK, PREFIX
+from llmc.weights.names import MASK, PREFIX
 from llmc.weights.number_types import from_bf16
 
 MOST_ROWS = 2000  # of a table

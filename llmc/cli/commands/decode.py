@@ -12,6 +12,7 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import argument, option
 from llmc.errors import BadData, Usage
+from llmc.paths import CHECKPOINT
 from llmc.tokens.tokenizer_files import decoding_tokenizer
 from llmc.train.folder import newest_tokenizer
 
@@ -49,7 +50,8 @@ def decode(
         sys.stderr.write("\n")
     text = written.decode(errors="replace")
     ctx.ui.result({"text": text, "tokens": count, "tokenizer": chosen.name})
-    ctx.ui.next("llmc sample --decode")
+    if any(ctx.workspace.runs.glob(f"*/{CHECKPOINT}")):
+        ctx.ui.next("llmc sample --decode")
 
 
 def _parsed(words: list[str]) -> list[int]:

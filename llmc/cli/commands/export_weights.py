@@ -12,6 +12,7 @@ from llmc.cli.context import Context
 from llmc.cli.options import LAST_HELP, argument, in_group
 from llmc.cli.tokenizing import with_pattern
 from llmc.model import DIMENSIONS
+from llmc.weights.export import Export
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
 
@@ -65,7 +66,9 @@ Data = Annotated[
     ),
 ]
 Layers = Annotated[int | None, of_random("Layers.", "N")]
-Heads = Annotated[int | None, of_random("Heads.", "N")]
+Heads = Annotated[
+    int | None, of_random("Heads; also of a state dict that does not record them.", "N")
+]
 Channels = Annotated[int | None, of_random("Channels.", "N")]
 Positions = Annotated[int | None, of_random("Positions.", "N")]
 VocabSize = Annotated[int | None, of_random("Vocabulary.", "N")]
@@ -92,8 +95,8 @@ def export_weights(
 ) -> None:
     """Write weights to train from, or for another program.
 
-    For a file without a config.json beside it, heads of 64 channels are assumed, as in every GPT-2
-    that OpenAI published.
+    Of tensors without a config.json, heads of 64 channels are assumed, as in every GPT-2 that
+    OpenAI published; --heads names another number.
     """
     ctx: Context = typer_context.obj
     dimensions = (layers, heads, channels, context, vocab_size)
@@ -124,8 +127,22 @@ def export_weights(
         }
     )
     if to == "llmc":
-        words = ["llmc", "train", "--model", ctx.workspace.shown(export.path)]
         kind, _, preset = source.partition(":")
-        if kind == "random" and preset and not any(dimensions[:-1]):
-            words += ["--config", preset]
-        ctx.ui.next(shlex.join(words))
+        is_preset = kind == "random" and preset and not any(dimensions[:-1])
+        ctx.ui.next(_next(ctx, export, preset if is_preset else ""))
+
+
+def _next(ctx: Context, export: Export, preset: str) -> str:
+    """Return the command that trains a checkpoint, or writes with it where no dataset fits."""
+    from llmc.train.start import dataset_for
+    from llmc.weights.checkpoint import read_header
+    from llmc.weights.tokenizer import tokenizer_of
+
+    shown, header = ctx.workspace.shown(export.path), read_header(export.path)
+    if (data := dataset_for(ctx.workspace, header)) is None:
+        decode = ["--decode"] if tokenizer_of(ctx.workspace, export.path) is not None else []
+        return shlex.join(["llmc", "sample", "--model", shown, *decode])
+    words = ["llmc", "train", "--model", shown, *(["--config", preset] if preset else [])]
+    if data != ctx.workspace.newest_dataset():
+        words += ["--data", ctx.workspace.shown(data)]
+    return shlex.join(words)

@@ -59,7 +59,7 @@ def runs(
         write_lines(found)
     if not found:
         ctx.ui.note(f"no run in {ctx.workspace.shown(ctx.workspace.runs)}")
-        ctx.ui.next("llmc train")
+        ctx.ui.next("llmc train" if ctx.workspace.datasets() else "llmc prepare stdlib")
         return
     newest = max(found, key=lambda run: run.updated if run.steps else 0)
     if newest.steps:

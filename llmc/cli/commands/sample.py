@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -151,7 +152,10 @@ def sample(
         if (warning := prompt_note(len(job.ids), chosen.config.context)) is not None:
             ctx.ui.note(warning)
         _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
-    ctx.ui.next("llmc sample -i" if decode else "llmc sample --decode")
+    if chosen.tokenizer is not None:
+        named = ["--run", run] if run is not None else ["--model", str(model)] if model else []
+        flags = ["-i" if decode else "--decode", *named, *(["--last"] if last else [])]
+        ctx.ui.next(shlex.join(["llmc", "sample", *flags]))
 
 
 def _check_texts(stop: list[str] | None, *, special: bool, has_prompt: bool) -> None:
@@ -187,13 +191,15 @@ def _talk(
 
 
 def _prompt_ids(ctx: Context, model: SampleModel, prompt: str, *, special: bool) -> list[int]:
-    """Return the ids of a prompt; say which special tokens in it are taken as text."""
+    """Return the ids of a prompt; say what is not taken as it stands."""
     if not prompt or model.tokenizer is None:
         return []
     written = [text for text in model.tokenizer.special_tokens if text in prompt]
     if written and not special:
         ctx.ui.note(f"{written[0]} in the prompt is taken as text; with --special it is a token")
-    return model.tokenizer.encode(prompt, special=special)
+    if model.unix and "\r" in prompt:
+        ctx.ui.note("line ends CR LF and CR in the prompt became LF, as in texts to train on")
+    return model.ids(prompt, special=special)
 
 
 def _argv(ctx: Context, job: _Job, threads: int | None, *, interactive: bool) -> list[str]:

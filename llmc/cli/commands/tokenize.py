@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,9 @@ from llmc.cli.options import argument
 from llmc.cli.tokenizing import options_of, with_tokenizing
 from llmc.tokens import dataset
 from llmc.tokens.manifest import Manifest
+from llmc.train.start import model_for
+
+SMALL = "stories-1m"  # the preset of a model for a dataset that has none
 
 Inputs = Annotated[
     list[str],
@@ -38,10 +42,13 @@ def show(ctx: Context, made: Manifest) -> None:
     ctx.ui.note(summary(ctx, made))
     splits = {"train_tokens": made.train.tokens, "val_tokens": made.val.tokens}
     ctx.ui.result({**made.fields(), **splits, "folder": str(made.folder)})
-    if made.part is None:
-        ctx.ui.next(f"llmc train --data {ctx.workspace.shown(made.folder)}")
+    if made.part is not None:
+        words = ["tokenize", "--merge", ctx.workspace.shown(made.folder.parent)]
+    elif model_for(ctx.workspace, made) is not None:
+        words = ["train", "--data", ctx.workspace.shown(made.folder)]
     else:
-        ctx.ui.next(f"llmc tokenize --merge {ctx.workspace.shown(made.folder.parent)}")
+        words = ["prepare", ctx.workspace.shown(made.folder), "--model", f"random:{SMALL}"]
+    ctx.ui.next(shlex.join(["llmc", *words]))
 
 
 def summary(ctx: Context, made: Manifest) -> str:

@@ -79,7 +79,8 @@ LogEvery = Annotated[
 Threads = Annotated[
     int | None,
     option(
-        "Threads; the result does not depend on it. Default: one per physical core.",
+        "Threads; the result does not depend on it. Default: one per physical core, fewer where "
+        "the first steps are no slower with them.",
         "N",
         1,
         group=MACHINE,

@@ -57,6 +57,13 @@ def plain_lines(event: Event, progress: Progress) -> str:
         )
     if event["event"] == "sample":
         return f"generating:\n---\n{progress.sample}\n---\n"
+    return _notice(event)
+
+
+def _notice(event: Event) -> str:
+    """Return the line about what happened beside the steps, or nothing."""
+    if event["event"] == "threads":
+        return f"threads: {event['threads']} of {event['given']}; more make the steps no faster\n"
     if event["event"] == "skipped":
         return (
             f"step {event['step']}: update skipped (z-score {event['loss_z']:.2f} of the loss, "

@@ -896,3 +896,19 @@ def test_a_terminal_gets_lines_that_fit(
     printed = capsys.readouterr().out.splitlines()
     assert "✓ nothing wrong was found" in printed
     assert max(map(len, printed)) <= width
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("checkpoint", b'model_checkpoint_path: "model.ckpt"\n', "TensorFlow"),
+        ("tf_model.h5", b"\x89HDF\r\n\x1a\n", "from_tf=True"),
+        ("flax_model.msgpack", b"\x81\xa6", "from_flax=True"),
+    ],
+)
+def test_weights_of_other_programs_are_named(
+    tmp_path: Path, name: str, data: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    told = looked_at(tmp_path / name)
+    assert said in told["problems"][0]

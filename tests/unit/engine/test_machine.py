@@ -8,6 +8,7 @@ import re
 import pytest
 
 from llmc.engine import machine
+from llmc.engine.machine import Threads, default_threads, training_threads
 from llmc.errors import Usage
 from tests.helpers.engine import Native
 
@@ -99,6 +100,16 @@ def test_a_number_of_threads_that_is_none_is_refused(
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     with pytest.raises(Usage, match="OMP_NUM_THREADS"):
         machine.default_threads()
+
+
+def test_only_the_default_may_become_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert training_threads(3) == Threads(3)
+    assert training_threads(3).flags() == ["--threads", "3"]
+    assert training_threads(None) == Threads(default_threads(), fewer=True)
+    assert training_threads(None).flags()[2:] == ["--fewer-threads", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert training_threads(None) == Threads(2)
 
 
 def test_a_cpu_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,19 @@ def test_a_text_may_begin_with_its_prompt(server: Served) -> None:
     assert server.complete(prompt=[97], max_tokens=0, echo=True).json()["choices"][0]["text"] == "a"
 
 
+def test_special_tokens_in_a_prompt_are_tokens_where_asked(server: Served) -> None:
+    ask = {"prompt": "<|endoftext|>ab", "max_tokens": 1}
+    assert server.complete(**ask).json()["usage"]["prompt_tokens"] == 15
+    assert server.complete(**ask, special=True).json()["usage"]["prompt_tokens"] == 3
+    assert error(server.complete(**ask, special="yes"), 400)["param"] == "special"
+
+
+def test_a_prompt_is_read_as_texts_are(server: Served) -> None:
+    done = server.complete(prompt="\ufeffa\r\nb\rc", max_tokens=0, echo=True).json()
+    assert done["choices"][0]["text"] == "a\nb\nc"
+    assert done["usage"]["prompt_tokens"] == 5
+
+
 def test_bytes_that_are_no_text_become_one_sign(server: Served) -> None:
     done = server.complete(prompt=[0xFF, 0x61, 0xE6], max_tokens=3, logprobs=0).json()
     (choice,) = done["choices"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,76 @@ def test_a_word_document_with_its_tables(here: Path) -> None:
     assert opened("x.docx") == ["Before\nleft\tright\nAfter"]
     with pytest.raises(Usage, match="--documents cannot be 'line'"):
         opened("x.docx", Reading(documents="line"))
+
+
+def test_a_notebook_is_its_cells(here: Path) -> None:
+    shown = {"data": {"image/png": "iVBORw0KGgo="}}
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "words\n"]},
+        {"cell_type": "code", "source": "print('é')", "outputs": [shown]},
+        {"cell_type": "code", "source": []},
+    ]
+    (here / "a.ipynb").write_text(json.dumps({"nbformat": 4, "cells": cells}))
+    wanted = "# Title\nwords\n\nprint('é')"
+    assert opened("a.ipynb") == [wanted]
+    old = [{"cell_type": "code", "input": ["x = 1"]}]
+    (here / "b.ipynb").write_text(json.dumps({"worksheets": [{"cells": old}]}))
+    assert opened("b.ipynb") == ["x = 1"]
+    assert opened("a.ipynb", Reading(documents="file"))[0].startswith('{"nbformat"')
+    (here / "c.ipynb").write_text("{}")
+    source = open_source(Workspace(here), ["."])
+    assert list(documents_of(source.parts)) == [wanted, "x = 1"]
+    assert [Path(each.name).name for each in source.left_out] == ["c.ipynb"]
+    with zipfile.ZipFile("x.zip", "w") as archive:
+        archive.write("a.ipynb")
+    assert opened("x.zip") == [wanted]
+
+
+@pytest.mark.parametrize("start", ["{\\rtf1\\ansi Text}", "%!PS-Adobe-3.0\n(Text) show"])
+def test_what_only_looks_like_text_is_named(here: Path, start: str) -> None:
+    (here / "a.txt").write_text(start)
+    with pytest.raises(BadData, match="document"):
+        opened("a.txt")
+
+
+def pdf(*pages: list[str]) -> bytes:
+    """Return a PDF with the lines of each page, as its specification has it."""
+
+    def shown(line: str) -> bytes:
+        return re.sub(rb"([\\()])", rb"\\\1", line.encode("cp1252"))
+
+    kids = " ".join(f"{4 + 2 * page} 0 R" for page in range(len(pages)))
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>".encode(),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+    ]
+    for page, lines in enumerate(pages):
+        fonts = "/MediaBox [0 0 612 792] /Resources << /Font << /F 3 0 R >> >>"
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /Contents {5 + 2 * page} 0 R {fonts} >>".encode()
+        )
+        content = b" T* ".join(b"(%s) Tj" % shown(line) for line in lines)
+        content = zlib.compress(b"BT /F 12 Tf 14 TL 72 720 Td " + content + b" ET")
+        head = b"<< /Filter /FlateDecode /Length %d >>" % len(content)
+        objects.append(head + b"\nstream\n" + content + b"\nendstream")
+    file, places = b"%PDF-1.4\n", []
+    for number, each in enumerate(objects, 1):
+        places.append(len(file))
+        file += b"%d 0 obj\n%s\nendobj\n" % (number, each)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    size = len(objects) + 1
+    end = b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (size, len(file))
+    return file + b"xref\n0 %d\n0000000000 65535 f \n" % size + table + end
+
+
+def test_a_pdf_s_pages_in_order(here: Path) -> None:
+    pytest.importorskip("pypdf")
+    (here / "x.pdf").write_bytes(pdf(["Größe (und) Maß", "a \\ b"], ["Page two", "ends here."]))
+    assert opened("x.pdf") == ["Größe (und) Maß\na \\ b\nPage two\nends here."]
+    (here / "cut.pdf").write_bytes((here / "x.pdf").read_bytes()[:200])
+    with pytest.raises(BadData, match=r"cut\.pdf (is not PDF, or damaged|holds pictures)"):
+        opened("cut.pdf")
 
 
 def test_a_pdf_without_text_is_refused(here: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmc.errors import BadData
-from llmc.text.parquet import parquet_documents, parquet_groups
+from llmc.paths import Workspace
+from llmc.text.parquet import column_documents, column_sizes
+from llmc.text.source import documents_of, open_source
 
 
 def parquet(columns: dict[str, Any], **options: Any) -> io.BytesIO:
@@ -29,35 +32,69 @@ def test_parquet_that_pyarrow_writes_comes_back(kind: str, compression: str) -> 
     column = column.dictionary_encode() if kind == "dictionary" else column
     columns = {"id": list(range(1001)), "text": column}
     file = parquet(columns, row_group_size=100, compression=compression)
-    groups = parquet_groups(file, ["text"], "x.parquet")
+    groups = column_sizes(file, "parquet", ["text"], "x.parquet")
     assert len(groups) == 11
     assert all(size > 0 for size in groups)
     wanted = [text for text in texts if text]
-    assert list(parquet_documents(file, ["text"], "x.parquet")) == wanted
+    assert list(column_documents(file, "parquet", ["text"], "x.parquet")) == wanted
     halves = [range(0, 3), range(3, 11)]
-    found = [t for half in halves for t in parquet_documents(file, ["text"], "x.parquet", half)]
+    found = [
+        t for half in halves for t in column_documents(file, "parquet", ["text"], "x.parquet", half)
+    ]
     assert found == wanted
 
 
 def test_a_parquet_column_is_named_where_it_is_not_there() -> None:
     file = parquet({"id": [1], "story": ["a"]})
     with pytest.raises(BadData, match=r"x\.parquet has no column 'text'.*'id', 'story'"):
-        list(parquet_documents(file, ["text"], "x.parquet"))
+        list(column_documents(file, "parquet", ["text"], "x.parquet"))
     with pytest.raises(BadData, match="the column 'id' is int64, not text"):
-        parquet_groups(file, ["id"], "x.parquet")
+        column_sizes(file, "parquet", ["id"], "x.parquet")
 
 
 def test_what_is_not_parquet_is_refused() -> None:
     whole = parquet({"text": [str(index) * 9 for index in range(5000)]}).getvalue()
     for data in (b"text", whole[:-9], b""):
         with pytest.raises(BadData, match=r"x\.parquet is not parquet, or damaged"):
-            parquet_groups(io.BytesIO(data), ["text"], "x.parquet")
+            column_sizes(io.BytesIO(data), "parquet", ["text"], "x.parquet")
     damaged = whole[:20] + bytes(1000) + whole[1020:]
     with pytest.raises(BadData, match=r"x\.parquet is damaged"):
-        list(parquet_documents(io.BytesIO(damaged), ["text"], "x.parquet"))
+        list(column_documents(io.BytesIO(damaged), "parquet", ["text"], "x.parquet"))
 
 
 def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(BadData, match=r"needs pyarrow: .*pip install .*\[parquet\]"):
-        parquet_groups(io.BytesIO(), ["text"], "x.parquet")
+        column_sizes(io.BytesIO(), "parquet", ["text"], "x.parquet")
+
+
+def arrow(columns: dict[str, Any], *, stream: bool) -> io.BytesIO:
+    pa = pytest.importorskip("pyarrow")
+    table, file = pa.table(columns), io.BytesIO()
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=300)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_arrow_tables_come_back(stream: bool) -> None:
+    texts = [f"Größe {index} 🙂" * (index % 3) for index in range(1000)]
+    columns = {"id": list(range(1000)), "text": texts, "meta": [{"a": text} for text in texts]}
+    wanted = [text for text in texts if text]
+    for field in ("text", "meta.a"):
+        assert (
+            list(column_documents(arrow(columns, stream=stream), "arrow", [field], "x")) == wanted
+        )
+    with pytest.raises(BadData, match="the column 'id' is int64, not text"):
+        column_sizes(arrow(columns, stream=stream), "arrow", ["id"], "x.arrow")
+    cut = io.BytesIO(arrow(columns, stream=stream).getvalue()[:3000])
+    with pytest.raises(BadData, match=r"x\.arrow is (damaged|not arrow)"):
+        list(column_documents(cut, "arrow", ["text"], "x.arrow"))
+
+
+def test_feather_is_an_arrow_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa, feather = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.feather")
+    monkeypatch.chdir(tmp_path)
+    feather.write_feather(pa.table({"text": ["one", "two"]}), "x.feather")
+    assert list(documents_of(open_source(Workspace(Path()), ["x.feather"]).parts)) == ["one", "two"]

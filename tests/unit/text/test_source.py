@@ -235,3 +235,13 @@ def test_nothing_to_read_is_bad_data(workspace: Workspace, folder: Path, tmp_pat
     (folder / "deep" / "y.png").write_bytes(b"\0")
     with pytest.raises(BadData, match=r"none of the 2 files .*x\.png is not UTF-8 text"):
         open_source(workspace, [str(folder / "deep")])
+
+
+def test_a_file_named_twice_is_read_once_however_it_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name)
+    source = open_source(Workspace(tmp_path), [".", str(tmp_path / "a.txt"), "./b.txt"])
+    assert sorted(documents_of(source.parts)) == ["a", "b"]

@@ -115,3 +115,60 @@ def test_several_subsets_are_a_choice() -> None:
     card += "- config_name: en\n  data_files: en.jsonl\n---\n"
     with pytest.raises(Usage, match="several texts"):
         source({"de.jsonl": row("a"), "en.jsonl": row("b"), "README.md": card})
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"),
+        ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"),
+        ("TinyStories-train.txt", "TinyStories-valid.txt", "TinyStories-test.txt"),
+        ("corpus_train_01.jsonl", "corpus_dev_2.jsonl", "corpus_test_01.jsonl"),
+        ("train-of-x.csv", "validation-of-x.csv", "test-of-x.csv"),
+    ],
+)
+def test_names_that_differ_in_the_split_alone(train: str, val: str, test: str) -> None:
+    files = {
+        name: row(text) if name.endswith("jsonl") else f"text\n{text}\n"
+        for name, text in ((train, "t"), (val, "v"), (test, "x"))
+    }
+    found = source(files)
+    trained = "".join(documents_of(found.parts))
+    assert "t" in trained.removeprefix("text") and "v" not in trained and found.val_parts
+    assert "v" in "".join(documents_of(found.val_parts))
+    assert [Path(each.name).name for each in found.left_out] == [test]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.py", "test.py", "model.py"),
+        ("the train.txt", "the test.txt"),
+        ("a-train.txt", "b-test.txt"),
+        ("a-dev.txt", "a-test.txt"),
+        ("trains.txt", "tests.txt"),
+    ],
+)
+def test_other_names_are_one_text(names: tuple[str, ...]) -> None:
+    found = source({name: f"of {name}" for name in names})
+    assert len(list(documents_of(found.parts))) == len(names)
+    assert found.val_parts is None
+
+
+def test_what_save_to_disk_wrote() -> None:
+    pa = pytest.importorskip("pyarrow")
+    about = {"state.json": "{}", "dataset_info.json": "{}"}
+    for split in ("train", "test"):
+        for name, text in about.items():
+            Path("rows", split).mkdir(parents=True, exist_ok=True)
+            Path("rows", split, name).write_text(text)
+        table = pa.table({"text": [f"{split} row"]})
+        path = f"rows/{split}/data-00000-of-00001.arrow"
+        with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    found = source({"dataset_dict.json": "{}"})
+    assert list(documents_of(found.parts)) == ["train row"]
+    assert len(found.left_out) == 6
+    one = open_source(Workspace(Path()), ["rows/test"])
+    assert list(documents_of(one.parts)) == ["test row"]
+    assert {Path(each.name).name for each in one.left_out} == {*about}

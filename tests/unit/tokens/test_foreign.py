@@ -56,6 +56,15 @@ def test_nanogpt_s_two_files_keep_their_split(llmc: Llmc) -> None:
     assert_one_sentence(llmc("tokenize", train, "--val-data", val, *flags, "--val-tokens", "9"), 2)
 
 
+def test_tokens_without_an_end_of_text_are_said(llmc: Llmc) -> None:
+    """A sample without a prompt begins with end-of-text, which is then never trained."""
+    byte = load_tokenizer("byte")
+    for name, ids in (("with", stream()), ("without", np.array(byte.encode("a text " * 90)))):
+        (llmc.workspace / f"{name}.bin").write_bytes(ids.astype("<u2").tobytes())
+        done = ok(llmc("tokenize", f"{name}.bin", "--dtype", "uint16", "--tokenizer", "byte"))
+        assert ("no end-of-text" in done.stderr) == (name == "without")
+
+
 @pytest.mark.parametrize("vocab_size", [257, 70_000])
 def test_files_with_llm_c_s_header_say_themselves_what_they_are(
     llmc: Llmc, vocab_size: int
