@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 from llmc.errors import Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
-from llmc.setting import BELOW_1, Checked, OnResume, make_setting, settings_table
+from llmc.setting import BELOW_1, MOST, Checked, OnResume, make_setting, settings_table
 from llmc.units import seconds_of
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 MOST_STEPS = 10**9  # means no limit, here and in the engine
+MOST_Z = 11.2  # a score in a window of 128 is at most 127 / sqrt(128)
 OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
 DTYPES = ("fp32", "bf16")
 SAMPLE_DTYPES = ("fp32", "bf16", "int8")
@@ -31,6 +32,8 @@ DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"
 MEMORY, SAVING, MACHINE = "Batch and memory", "Evaluation and saving", "Machine"
 SAMPLING = "Sampling"
 
+# What older versions allowed where the range is narrower now.
+WIDER = (0.0, MOST)
 _length = partial(make_setting, LENGTH, resume=OnResume.FREE)
 _optimizer = partial(make_setting, OPTIMIZER, resume=OnResume.RECORDED)
 _memory = partial(make_setting, MEMORY)
@@ -61,7 +64,9 @@ class TrainConfig(Checked):
     patience: int = _length(
         0, "Stop after N validations without improvement (0: never)", unit="validations"
     )
-    min_delta: float = _length(0.0, "Minimum improvement that counts as a new best", "LOSS")
+    min_delta: float = _length(
+        0.0, "Minimum improvement that counts as a new best", "LOSS", high=100, older=WIDER
+    )
     batch_size: int = _memory(
         4, "B, rows in a batch", "ROWS", low=1, high=65536, resume=OnResume.RECORDED
     )
@@ -72,7 +77,7 @@ class TrainConfig(Checked):
         "TOKENS",
         high=10**12,
     )
-    lr: float = _optimizer(1e-4, "Peak learning rate", "RATE")
+    lr: float = _optimizer(1e-4, "Peak learning rate", "RATE", high=10, older=WIDER)
     schedule: str = _optimizer("constant", "Learning-rate schedule", "NAME", choices=SCHEDULES)
     warmup: int = _optimizer(0, "Linear warmup", "STEPS")
     lr_final: float = _optimizer(
@@ -93,14 +98,24 @@ class TrainConfig(Checked):
     beta2: float = _optimizer(
         0.999, "AdamW's decay rate of the second moment", "RATE", high=BELOW_1
     )
-    eps: float = _optimizer(1e-8, "AdamW's epsilon", "EPS", low=1e-20, high=1)
-    weight_decay: float = _optimizer(0.0, "AdamW's weight decay, of matrices only", "RATE")
+    eps: float = _optimizer(1e-8, "AdamW's epsilon", "EPS", low=1e-20, high=1, older=WIDER)
+    weight_decay: float = _optimizer(
+        0.0, "AdamW's weight decay, of matrices only", "RATE", high=10, older=WIDER
+    )
     grad_clip: float = _optimizer(0.0, "Clip the gradient to this global norm (0: never)", "NORM")
     skip_loss_z: float = _optimizer(
-        0.0, "Skip updates whose loss z-score exceeds Z (0: never)", "Z"
+        0.0,
+        "Skip updates whose loss z-score exceeds Z (0: never)",
+        "Z",
+        high=MOST_Z,
+        older=WIDER,
     )
     skip_grad_z: float = _optimizer(
-        0.0, "Skip updates whose gradient-norm z-score exceeds Z (0: never)", "Z"
+        0.0,
+        "Skip updates whose gradient-norm z-score exceeds Z (0: never)",
+        "Z",
+        high=MOST_Z,
+        older=WIDER,
     )
     seed: int = make_setting(MACHINE, 1337, "Random seed", high=2**53)
     shuffle: bool = make_setting(
@@ -163,6 +178,14 @@ class TrainConfig(Checked):
     def tokens_per_step(self) -> int:
         """The number of tokens in one update."""
         return self.total_batch_size or self.batch_size * self.seq_len
+
+    def planned_steps(self, tokens: int) -> int:
+        """Return how many updates a text of so many tokens gets, unless time or patience end it."""
+        windows, rows = self.windows_of(tokens)
+        limits = [self.steps]
+        limits += [-(-self.max_tokens // self.tokens_per_step)] if self.max_tokens else []
+        limits += [-(-self.epochs * windows // rows)] if self.epochs else []
+        return min(limits)
 
     def windows_of(self, tokens: int) -> tuple[int, int]:
         """Return the windows of a text of so many tokens, and the windows in one update."""
@@ -241,20 +264,27 @@ def load_preset(name_or_path: str) -> Preset:
         path = shipped_dir("configs") / f"{name_or_path}.toml"
         if not path.is_file():
             raise Usage(f"no preset '{name_or_path}'{nearest(name_or_path, preset_names())}")
-    values = read_toml(path)
-    allowed = ("tokenizer", "model", "train", "sample")
-    _check_keys(values, allowed, str(path))
+    return preset_of(path.stem, read_toml(path), str(path))
+
+
+def preset_of(name: str, values: Mapping[str, Any], where: str) -> Preset:
+    """Return a preset from its tables; ``where`` is the file that messages name.
+
+    Raises:
+        Usage: an unknown key, a wrong type, or a value out of its range.
+    """
+    _check_keys(values, ("tokenizer", "model", "train", "sample"), where)
     tokenizer = values.get("tokenizer")
     if not isinstance(tokenizer, str | None):
-        raise Usage(f'{path}: tokenizer must be a string such as "bpe:2048"')
+        raise Usage(f'{where}: tokenizer must be a string such as "bpe:2048"')
     defaults = Preset()
     model, train, sample = (
-        _updated(getattr(defaults, name), values.get(name, {}), f"{path} [{name}]")
-        for name in ("model", "train", "sample")
+        _updated(getattr(defaults, table), values.get(table, {}), f"{where} [{table}]")
+        for table in ("model", "train", "sample")
     )
     names = values.get("train", {})
     return Preset(
-        path.stem,
+        name,
         tokenizer,
         "steps" in names,
         "seq_len" in names,
@@ -284,13 +314,23 @@ def overridden(settings: T, flags: Mapping[str, Any]) -> T:
     return replace(settings, **{k: v for k, v in flags.items() if v is not None})  # type: ignore[type-var]
 
 
+def differing(old: T, new: T) -> dict[str, list[Any]]:
+    """Return the settings that differ, by name: the old value, and the new one."""
+    before, after = vars(old), vars(new)
+    return {name: [before[name], after[name]] for name in before if before[name] != after[name]}
+
+
 def settings_of(preset: Preset, flags: Mapping[str, Any]) -> TrainConfig:
     """Return a preset's training settings with the flags that were given put over them.
 
     The default number of steps is for a run that nothing else ends: time, tokens or epochs without
     steps leave those open.
+
+    Raises:
+        Usage: a setting is out of its range.
     """
     settings = in_val_tokens(overridden(preset.train, flags), flags)
+    settings.check_new()
     open_ended = settings.bounded and not preset.names_steps and flags.get("steps") is None
     return replace(settings, steps=MOST_STEPS) if open_ended else settings
 

@@ -24,17 +24,12 @@ class ExitCode(IntEnum):
 
 
 class LlmcError(Exception):
-    """An error with a message for the person at the terminal and an exit code for scripts.
-
-    Attributes:
-        commands: the commands that continue the work, as they are typed.
-    """
+    """An error with a message for the person at the terminal and an exit code for scripts."""
 
     exit_code = ExitCode.INTERNAL
-    commands: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()  # the commands that continue the work, as they are typed
 
     def __init_subclass__(cls, *, exit_code: ExitCode | None = None) -> None:
-        """Give a kind of error its exit code; by default that of the class above it."""
         if exit_code is not None:
             cls.exit_code = exit_code
 
@@ -67,6 +62,5 @@ class Interrupted(LlmcError, exit_code=ExitCode.INTERRUPTED):
     """Ctrl-C was pressed; what was done so far is saved."""
 
     def __init__(self, message: str, *commands: str) -> None:
-        """Take what was saved, and the next commands, if any."""
         super().__init__(message)
         self.commands = commands

@@ -10,7 +10,6 @@ import json
 import shlex
 import shutil
 import sys
-import sysconfig
 from pathlib import Path
 
 DISTRIBUTION = "llmc-train"
@@ -51,6 +50,8 @@ def other_llmc() -> str | None:
 
 def _tool(name: str) -> str:
     """Return the shortest word that runs a program of this Python's environment."""
+    import sysconfig  # takes 0.01 s, which llmc --help would wait for
+
     script = Path(sysconfig.get_path("scripts")) / name
     found = shutil.which(name)
     if found is not None and script.is_file() and Path(found).samefile(script):

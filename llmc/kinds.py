@@ -127,10 +127,8 @@ def no_text(head: bytes) -> str | None:
 def not_data(head: bytes, name: str, *, page_is_fine: bool = False) -> str | None:
     """Return a sentence if ``head`` shows a file that stands in for the real one, else None.
 
-    Args:
-        head: the file's first bytes.
-        name: how messages call the file.
-        page_is_fine: a web page may be the real file, for example a text.
+    ``head`` is the first bytes of the file that messages call ``name``. With ``page_is_fine``, a
+    web page may be the real file, for example a text.
     """
     kind = kind_of_bytes(head)
     if kind == "lfs":
@@ -190,10 +188,6 @@ def unreadable_explained(what: Path | str, advice: str) -> Iterator[None]:
 @contextmanager
 def broken_explained(what: Path | str, advice: str) -> Iterator[None]:
     """Turn what reading a JSON file with missing or mistyped fields raises into one sentence.
-
-    Args:
-        what: the file.
-        advice: what to do about it.
 
     Raises:
         BadData: the block raised such an error.

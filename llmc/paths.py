@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 import shutil
 import tempfile
@@ -119,11 +120,7 @@ def free_bytes(path: Path) -> int:
 
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside ``path``, where it is made before it is renamed into place.
-
-    Raises:
-        BadData: the disk is full, or the place cannot be written.
-    """
+    """Yield a hidden folder beside ``path``, where it is made before it is renamed into place."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -159,6 +156,16 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield partial
         _sync(partial)
         partial.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as a JSON file, whole or not at all.
+
+    Raises:
+        BadData: the disk is full, or the place cannot be written.
+    """
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def link_or_copy(source: Path, path: Path) -> None:

@@ -23,28 +23,20 @@ class OnResume(Enum):
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: the options, ``--help``, validation and docs/reference/settings.md come from it.
+    """One setting, of which options, ``--help``, checks and docs/reference/settings.md are made."""
 
-    Attributes:
-        name: in a preset and in Python; the flag has dashes.
-        default: the value without a preset; its type is the setting's.
-        group: the heading it stands under in ``--help``.
-        metavar: what ``--help`` shows for the value.
-        low: the least value of a number, and ``high`` the largest.
-        choices: the values of a text.
-        resume: whether a resumed run may change it.
-    """
-
-    name: str
-    default: Any
+    name: str  # in a preset and in Python; the flag has dashes
+    default: Any  # the value without a preset; its type is the setting's
     help: str
-    group: str
-    metavar: str
+    group: str  # the heading it stands under in ``--help``
+    metavar: str  # what ``--help`` shows for the value
     unit: str
-    low: float = 0
+    low: float = 0  # the least value of a number, and ``high`` the largest
     high: float = MOST
-    choices: tuple[str, ...] = ()
-    resume: OnResume = OnResume.REFUSED
+    choices: tuple[str, ...] = ()  # the values of a text
+    resume: OnResume = OnResume.REFUSED  # whether a resumed run may change it
+    # The range of older versions; a run that they started keeps its value.
+    older: tuple[float, float] | None = None
 
     @property
     def flag(self) -> str:
@@ -58,24 +50,29 @@ class Setting:
             return "on" if self.default else "off"
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
-    def check(self, value: Any) -> None:
-        """Refuse a value outside the range or the choices.
+    def check(self, value: Any, *, older: bool = False) -> None:
+        """Refuse a value outside the range or the choices; ``older``: outside that of any version.
 
         Raises:
             Usage: the message names the setting and what is allowed.
         """
+        low, high = self.older if older and self.older is not None else (self.low, self.high)
         if self.choices:
             if value not in self.choices:
                 raise Usage(f"{self.name} must be one of {', '.join(self.choices)}, not '{value}'")
         elif self.metavar == "TIME":
             try:
-                seconds_of(value)
+                seconds = seconds_of(value)
             except ValueError as error:
                 raise Usage(f"{self.name}: {error}") from error
-        elif isinstance(self.default, (int, float)) and not self.low <= value <= self.high:
-            high = "below 1" if self.high == BELOW_1 else typed_number(self.high)
+            if seconds > high:
+                raise Usage(
+                    f"{self.name} must be at most {typed_number(high)} seconds, not {value}"
+                )
+        elif isinstance(self.default, (int, float)) and not low <= value <= high:
+            most = "below 1" if high == BELOW_1 else typed_number(high)
             raise Usage(
-                f"{self.name} must be between {typed_number(self.low)} and {high}, "
+                f"{self.name} must be between {typed_number(low)} and {most}, "
                 f"not {typed_number(value)}"
             )
 
@@ -109,12 +106,22 @@ def settings_table(kind: type) -> dict[str, Setting]:
 class Checked:
     """The base of a settings dataclass, whose values are checked.
 
+    A run of an older version may hold values that :meth:`check_new` refuses.
+
     Raises:
-        Usage: a value is outside its setting's range or choices; the message names the setting.
+        Usage: a value is outside what any version allows; the message names the setting.
     """
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        for name, setting in settings_table(type(self)).items():
+            setting.check(getattr(self, name), older=True)
+
+    def check_new(self) -> None:
+        """Check every field as those of something new.
+
+        Raises:
+            Usage: a value is outside its setting's range; the message names the setting.
+        """
         for name, setting in settings_table(type(self)).items():
             setting.check(getattr(self, name))
 

@@ -17,6 +17,11 @@ def plus_minus(value: float, error: float | None) -> str:
     return f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
 
 
+def finite(number: float | None) -> float | None:
+    """Return a number that JSON can hold; None for a NaN or an infinity."""
+    return number if number is not None and math.isfinite(number) else None
+
+
 def clock(seconds: float) -> str:
     """Return a duration as ``mm:ss`` or ``h:mm:ss``."""
     minutes, rest = divmod(round(seconds), 60)

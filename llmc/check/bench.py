@@ -147,11 +147,6 @@ def decode_result(work: Work, timing: Timing) -> Event:
     }
 
 
-def as_floats(work: Work, result: Event) -> bool:
-    """Tell whether bf16 was multiplied as float32, for want of a bf16 instruction."""
-    return work.dtype == "bf16" and not result["multiplies_bf16"]
-
-
 def _machine(events: Sequence[Event]) -> Event:
     """Return the peak speed of the machine, measured between the steps."""
     peaks = [event["flops"] for event in events]
@@ -209,17 +204,16 @@ def bench_steps(work: Work, against: str | None, pairs: int, *, report: Report =
         LlmcError: a process failed.
     """
     argv = work.engine_argv(ensure_native(report=report), "bench")
-    if against is None:
-        result = step_result(work, [Timing.of(argv)])
-        _note_floats(work, result, report)
-        return result
-    theirs = work.torch_request("steps", compiled=against == "torch-compile")
-    compared = _alternate(lambda: Timing.of(argv), theirs, pairs, report)
-    result = step_result(work, [ours for ours, _ in compared])
+    compared = []
+    if against is not None:
+        theirs = work.torch_request("steps", compiled=against == "torch-compile")
+        compared = _alternate(lambda: Timing.of(argv), theirs, pairs, report)
+    result = step_result(work, [ours for ours, _ in compared] or [Timing.of(argv)])
     _note_floats(work, result, report)
-    result["against"] = other = comparison(compared)
-    other["memory_bytes"] = max(theirs.memory for _, theirs in compared)
-    other["memory_ratio"] = result["memory_bytes"] / other["memory_bytes"]
+    if compared:
+        result["against"] = other = comparison(compared)
+        other["memory_bytes"] = max(theirs.memory for _, theirs in compared)
+        other["memory_ratio"] = result["memory_bytes"] / other["memory_bytes"]
     return result
 
 
@@ -271,7 +265,7 @@ def bench_tables(*, report: Report = SILENT) -> Event:
 
 
 def _note_floats(work: Work, result: Event, report: Report) -> None:
-    if as_floats(work, result):
+    if work.dtype == "bf16" and not result["multiplies_bf16"]:
         report.note(f"bf16 was multiplied as floats: {result['isa']} has no instruction for it")
 
 

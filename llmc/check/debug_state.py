@@ -26,20 +26,13 @@ _AGAIN = "run 'llmc-native debug-state' again"
 
 @dataclass(frozen=True)
 class DebugState:
-    """One batch with the model's logits, loss and gradients.
+    """One batch with the model's logits, loss and gradients."""
 
-    Attributes:
-        tokens: (B,T) int32.
-        targets: (B,T) int32.
-        logits: (B,T,V) float32.
-        loss: the mean over B·T, float32.
-        gradients: float32, with the names and shapes of the checkpoint's tensors.
-    """
-
-    tokens: NDArray[np.int32]
-    targets: NDArray[np.int32]
-    logits: NDArray[np.float32]
-    loss: np.float32
+    tokens: NDArray[np.int32]  # (B,T) int32
+    targets: NDArray[np.int32]  # (B,T) int32
+    logits: NDArray[np.float32]  # (B,T,V) float32
+    loss: np.float32  # the mean over B·T, float32
+    # Float32, with the names and shapes of the checkpoint's tensors.
     gradients: dict[str, NDArray[np.float32]]
 
 
@@ -52,12 +45,8 @@ def debug_state_bytes(B: int, T: int, config: ModelConfig) -> int:
 def scan_debug_state(path: Path, name: str = "it") -> tuple[tuple[int, int] | None, list[str]]:
     """Read the header as far as it goes; the model's shape is not in it.
 
-    Args:
-        path: the file.
-        name: how the problems call the file.
-
     Returns:
-        B and T, or None if they cannot be used, and the problems, a sentence each.
+        B and T, or None if they cannot be used; and the problems of ``name``, a sentence each.
 
     Raises:
         OSError: the file cannot be read.

@@ -49,19 +49,12 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check.
+    """The result of a check."""
 
-    Attributes:
-        state: how it ended.
-        found: what was found, in one line.
-        advice: what to do about it; empty where nothing is wrong or ``found`` says it.
-        code: the exit code of a failure.
-    """
-
-    state: State
-    found: str
-    advice: str = ""
-    code: ExitCode = ExitCode.OK
+    state: State  # how it ended
+    found: str  # what was found, in one line
+    advice: str = ""  # what to do about it; empty where nothing is wrong or ``found`` says it
+    code: ExitCode = ExitCode.OK  # the exit code of a failure
 
 
 class NoEngine(Exception):
@@ -70,18 +63,12 @@ class NoEngine(Exception):
 
 @dataclass
 class Exam:
-    """What the checks share: earlier ones leave here what later ones need.
+    """What the checks share: earlier ones leave here what later ones need."""
 
-    Attributes:
-        workspace: where datasets and runs go.
-        report: shows the progress of compiling.
-        binary: the engine, once there is one.
-        isas: the instruction sets that it can use on this machine, slowest first.
-    """
-
-    workspace: Workspace
-    report: Report = SILENT
-    binary: Path | None = None
+    workspace: Workspace  # where datasets and runs go
+    report: Report = SILENT  # shows the progress of compiling
+    binary: Path | None = None  # the engine, once there is one
+    # The instruction sets that it can use on this machine, slowest first.
     isas: list[str] = field(default_factory=lambda: [BEST])
 
     @property
@@ -96,25 +83,9 @@ class Exam:
         return self.binary
 
 
-@dataclass(frozen=True)
-class Precision:
-    """A dtype of the linear layers, and the distance from PyTorch that it is allowed.
-
-    Attributes:
-        dtype: ``fp32`` or ``bf16``.
-        step: the largest relative error of a tensor's gradient after one step.
-        steps: the same for the parameters after :data:`STEPS` steps.
-    """
-
-    dtype: str
-    step: float
-    steps: float
-
-
-PRECISIONS = {
-    "fp32": Precision("fp32", FORWARD_AND_BACKWARD, AFTER_TEN_STEPS),
-    "bf16": Precision("bf16", BF16_STEP, BF16_STEPS),
-}
+# Of each dtype, the largest relative error of a tensor's gradient after one step, and of a
+# parameter after STEPS steps.
+ALLOWED = {"fp32": (FORWARD_AND_BACKWARD, AFTER_TEN_STEPS), "bf16": (BF16_STEP, BF16_STEPS)}
 
 
 def examine(
@@ -268,29 +239,29 @@ def _isa(exam: Exam) -> Finding:
     return Finding(State.OK, found)
 
 
-def _parity(exam: Exam, *, precision: Precision) -> Finding:
-    known = known_answers()
+def _parity(exam: Exam, *, dtype: str) -> Finding:
+    known, (after_one, after_all) = known_answers(), ALLOWED[dtype]
     wrong: dict[str, str] = {}
     step, steps = [0.0], [0.0]
     with trial(exam.engine) as tried:
         for isa in exam.isas:
             try:
-                first, last = distances(tried.answers(isa, precision.dtype), known)
+                first, last = distances(tried.answers(isa, dtype), known)
             except Interrupted:
                 raise
             except LlmcError as error:
                 wrong[isa] = str(error)
                 continue
-            off = _beyond(first, precision.step, "after one step")
-            off = off or _beyond(last, precision.steps, f"after {STEPS} steps")
+            off = _beyond(first, after_one, "after one step")
+            off = off or _beyond(last, after_all, f"after {STEPS} steps")
             if off:
                 wrong[isa] = off
             step, steps = [*step, *first.values()], [*steps, *last.values()]
     if not wrong:
         isas = ", ".join(exam.isas) or "the engine"
         found = (
-            f"{isas}: {max(step):.0e} off PyTorch after a step ({precision.step:.0e} allowed), "
-            f"{max(steps):.0e} after {STEPS} ({precision.steps:.0e})"
+            f"{isas}: {max(step):.0e} off PyTorch after a step ({after_one:.0e} allowed), "
+            f"{max(steps):.0e} after {STEPS} ({after_all:.0e})"
         )
         return Finding(State.OK, found)
     found = "; ".join(f"{isa or 'the engine'}: {what}" for isa, what in wrong.items())
@@ -346,7 +317,7 @@ CHECKS: dict[str, Callable[[Exam], Finding]] = {
     "engine": _build,
     "memory": _memory,
     "isa": _isa,
-    **{f"parity {name}": partial(_parity, precision=it) for name, it in PRECISIONS.items()},
+    **{f"parity {name}": partial(_parity, dtype=name) for name in ALLOWED},
     "threads": _threads,
     "files": _files,
 }

@@ -49,17 +49,12 @@ PROJECTIONS = 8
 
 @dataclass(frozen=True)
 class Answers:
-    """The known answers.
+    """The known answers."""
 
-    Attributes:
-        losses: the loss of every step of AdamW, before its update.
-        gradients: of the first step; for each tensor the norm, then the projections.
-        parameters: the same of the parameters after the last step.
-    """
-
-    losses: list[float]
+    losses: list[float]  # the loss of every step of AdamW, before its update
+    # Of the first step; for each tensor the norm, then the projections.
     gradients: dict[str, list[float]]
-    parameters: dict[str, list[float]]
+    parameters: dict[str, list[float]]  # the same of the parameters after the last step
 
 
 def tensors() -> dict[str, NDArray[np.float32]]:

@@ -75,7 +75,6 @@ class TorchProcess:
     """PyTorch in a process of its own, stopped unless it is being timed: a context manager."""
 
     def __init__(self) -> None:
-        """Prepare; nothing is started yet."""
         argv = [sys.executable, "-m", "llmc.check.torch_bench"]
         self._process = Engine(argv, name="PyTorch", has_stdin=True)
 
@@ -86,7 +85,6 @@ class TorchProcess:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the process."""
         self._process.resume()
         self._process.__exit__(*error)
 
@@ -124,12 +122,11 @@ def in_pairs(
 ) -> Iterator[tuple[Timing, Timing]]:
     """Run both sides in turn and yield each pair; the side that starts alternates."""
     for pair in range(pairs):
-        if pair % 2 == 0:
-            first, second = ours(), theirs()
-            yield first, second
-        else:
+        if pair % 2:
             second, first = theirs(), ours()
-            yield first, second
+        else:
+            first, second = ours(), theirs()
+        yield first, second
 
 
 def comparison(pairs: Sequence[tuple[Timing, Timing]]) -> Event:

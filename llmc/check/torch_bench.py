@@ -46,18 +46,11 @@ def _compiled(config: ModelConfig) -> Any:
 def time_steps(
     config: ModelConfig, *, B: int, T: int, steps: int, dtype: str, compiled: bool
 ) -> None:
-    """Train on random tokens and print each step's seconds as a line of JSON.
+    """Train on random tokens, (B,T), and print each step's seconds as a line of JSON.
 
     A step is the same as the engine's: forward, backward, global norm of the gradient (the first
-    half of ``clip_grad_norm_``, in one foreach call) and fused AdamW.
-
-    Args:
-        config: the model's shape.
-        B: rows in a batch.
-        T: tokens in a row.
-        steps: number of timed steps, after two that are not timed.
-        dtype: "fp32", or "bf16" for autocast.
-        compiled: compile the model with ``torch.compile``, forward and backward.
+    half of ``clip_grad_norm_``, in one foreach call) and fused AdamW. Two more steps come before,
+    untimed.
     """
     import torch
     from torch.nn.utils import get_total_norm
@@ -83,14 +76,7 @@ def time_attention(config: ModelConfig, *, B: int, T: int, steps: int, dtype: st
 
     Only ``scaled_dot_product_attention`` is timed, on queries, keys and values in its preferred
     layout (B,NH,T,HS); the engine's time includes reading them from (B,T,3C). Each step makes one
-    call per layer.
-
-    Args:
-        config: the model's shape.
-        B: rows in a batch.
-        T: tokens in a row.
-        steps: number of timed steps, after two that are not timed.
-        dtype: "fp32", or "bf16" for queries, keys and values.
+    call per layer; two more steps come before, untimed.
     """
     import torch
     from torch.nn.functional import scaled_dot_product_attention

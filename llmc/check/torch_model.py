@@ -41,7 +41,6 @@ class Block(nn.Module):
     """Attention, then a perceptron of width 4C, each added to the residual stream."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make the weights of one layer."""
         super().__init__()
         C = config.channels
         self.heads = config.heads
@@ -67,10 +66,9 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """The whole model."""
+    """The whole model, its weights not set: :meth:`load` gives them values."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make the weights; :meth:`load` gives them values."""
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.channels)

@@ -14,7 +14,6 @@ class About:
     """
 
     def __init__(self, group: str, summary: str, page: str, *examples: tuple[str, str]) -> None:
-        """Describe a command."""
         self.group, self.summary, self.page, self.examples = group, summary, page, examples
 
 

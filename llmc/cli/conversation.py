@@ -57,11 +57,7 @@ class Conversation:
         eot: int,
         special: bool = False,
     ) -> None:
-        """Begin without a text.
-
-        ``eot`` ends a text, ``NO_TOKEN`` none. With ``special``, special tokens in prompts are
-        tokens.
-        """
+        """Begin; ``eot`` ends a text, and with ``special`` special tokens in prompts are tokens."""
         self.settings = settings
         self.stops = list(stops)
         self.ids: list[int] = []
@@ -73,10 +69,7 @@ class Conversation:
         self.view = TerminalView()
 
     def run(self, first: str | None = None) -> None:
-        """Ask for prompts and answer them until Ctrl-D or ``/quit``.
-
-        Args:
-            first: the first prompt.
+        """Ask for prompts and answer them, ``first`` too, until Ctrl-D or ``/quit``.
 
         Raises:
             LlmcError: the engine has ended.
@@ -141,11 +134,7 @@ class Conversation:
             self._ui.console.print(legend())
 
     def _command(self, name: str, rest: str) -> bool:
-        """Run a command; return False after /quit.
-
-        Raises:
-            Usage: the command is unknown, or the value is not valid for it.
-        """
+        """Run a command; return False after /quit."""
         command = COMMANDS.get(name)
         if command is None:
             known = nearest(f"/{name}", [f"/{known}" for known in COMMANDS])
@@ -227,19 +216,13 @@ class Conversation:
 
 @dataclass(frozen=True)
 class PromptCommand:
-    """A command of the prompt.
+    """A command of the prompt."""
 
-    Attributes:
-        usage: the command with an example; one word if it takes no value.
-        help: what it does, for ``/help``.
-        run: runs it, with the text after the command.
-        setting: the setting that it changes, if any.
-    """
-
-    usage: str
-    help: str
+    usage: str  # the command with an example; one word if it takes no value
+    help: str  # what it does, for ``/help``
+    # Runs it, with the text after the command.
     run: Callable[[Conversation, PromptCommand, str], None]
-    setting: str = ""
+    setting: str = ""  # the setting that it changes, if any
 
 
 def _setting(usage: str, name: str) -> PromptCommand:
@@ -281,11 +264,7 @@ def changed(settings: SampleConfig, command: PromptCommand, value: str) -> Sampl
 
 
 def _unescaped(text: str) -> str:
-    r"""Return the text of ``\n`` or ``"\n\n"``.
-
-    Raises:
-        Usage: it is empty or not quoted correctly.
-    """
+    r"""Return the text of ``\n`` or ``"\n\n"``."""
     try:
         text = " ".join(shlex.split(text)) if text.startswith(("'", '"')) else text
     except ValueError as error:

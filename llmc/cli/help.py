@@ -28,7 +28,6 @@ class Page:
     """Text for a terminal of a given width, with or without colour."""
 
     def __init__(self, width: int, *, colour: bool) -> None:
-        """Start an empty page."""
         self.width = width
         self.colour = colour
         self.lines: list[str] = []

@@ -10,7 +10,6 @@ import copy
 import importlib
 import io
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +23,8 @@ from llmc.cli.completion import add_completion, command_items
 from llmc.cli.context import Context
 from llmc.cli.help import GLOBAL, command_page, main_page
 from llmc.cli.suggestions import nearest_flag
-from llmc.cli.ui import Ui
+from llmc.cli.ui import Ui, discard
 from llmc.errors import ExitCode, Interrupted, LlmcError
-from llmc.installation import program
 from llmc.paths import Workspace
 
 
@@ -78,7 +76,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             # The reader (head, less) has what it wanted; Python must not complain while flushing.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard(sys.stdout)
             raise typer.Exit(ExitCode.OK) from error
 
 
@@ -153,7 +151,7 @@ def main_options(
     ui = ctx.obj or Ui()  # main() passes its own, to print errors with
     ui.json, ui.quiet = json, quiet
     if workspace != Path(os.environ.get("LLMC_WORKSPACE", "")):  # given by the flag
-        ui.typed = f"{program()} --workspace {shlex.quote(str(workspace))}"
+        ui.workspace = workspace
     ctx.obj = Context(Workspace(workspace), ui)
 
 

@@ -101,25 +101,27 @@ count = parsed(count_of)  # 65k, 4G
 def with_settings(table: Mapping[str, Setting]) -> Callable[[Callable[..., None]], Any]:
     """Give a command an option for each setting of a table.
 
-    The command takes them in ``**settings``; a setting that was not typed is None there. A setting
-    for which the command declares an option itself keeps that one. All of the command's options
-    are put in the order of their groups.
+    The command takes them in ``**settings``; a setting that was not typed is None there.
     """
+    return partial(
+        with_options, options={name: (option_of(each), None) for name, each in table.items()}
+    )
 
-    def decorate(command: Any) -> Any:
-        signature = inspect.signature(command, eval_str=True)
-        found = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD}
-        for name, setting in table.items():
-            made = inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option_of(setting)
-            )
-            found.setdefault(name, made)
-        parameters = sorted(found.values(), key=lambda each: (each.kind, _rank(each)))
-        command.__signature__ = signature.replace(parameters=parameters)
-        command.__annotations__ = {each.name: each.annotation for each in parameters}
-        return command
 
-    return decorate
+def with_options(command: Any, options: Mapping[str, tuple[Any, Any]]) -> Any:
+    """Give a command options, each with its annotation and its default.
+
+    An option that the command declares itself is kept. All are put in the order of their groups.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    found = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD}
+    for name, (kind, default) in options.items():
+        made = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        found.setdefault(name, made.replace(annotation=kind))
+    parameters = sorted(found.values(), key=lambda each: (each.kind, _rank(each)))
+    command.__signature__ = signature.replace(parameters=parameters)
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
 def option_of(setting: Setting) -> Any:

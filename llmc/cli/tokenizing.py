@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from llmc.cli.options import count, in_group
+from llmc.cli.options import count, in_group, with_options
 from llmc.errors import Usage
 from llmc.text.encodings import encoding_named
 from llmc.text.reading import Reading
@@ -134,22 +134,8 @@ OPTIONS: Mapping[str, tuple[Any, Any]] = {
 }
 
 
-def with_tokenizing(command: Callable[..., None]) -> Any:
-    """Give a command these options, except those that it declares itself.
-
-    The command takes them in ``**given``, for :func:`options_of`.
-    """
-    signature = inspect.signature(command, eval_str=True)
-    found = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD}
-    for name, (annotation, default) in OPTIONS.items():
-        made = inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-        )
-        found.setdefault(name, made)
-    parameters = list(found.values())
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
+# Gives a command these options; it takes them in ``**given``, for :func:`options_of`.
+with_tokenizing = partial(with_options, options=OPTIONS)
 
 
 def with_pattern(tokenizer: str | None, pattern: str | None) -> str | tokenizers.Tokenizer | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from llmc.installation import program
 from llmc.report import Advance, Unit
@@ -16,22 +19,38 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def discard(stream: TextIO) -> None:
+    """Let a stream that cannot be written lose what it holds: Python flushes it at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
 class Ui:
     """What one command prints; also the :class:`llmc.report.Report` of the stages that it calls.
 
     Attributes:
         json: stdout carries only JSON, one object a line; the last is the command's result.
         quiet: stderr carries only errors.
+        workspace: the folder that ``--workspace`` named.
         typed: what a shell here types to run llmc in the same workspace.
     """
+
+    workspace: Path | None = None
 
     def __init__(
         self, *, json: bool = False, quiet: bool = False, typed: str | None = None
     ) -> None:
-        """Print nothing yet."""
         self.json = json
         self.quiet = quiet
-        self.typed = program() if typed is None else typed
+        if typed is not None:
+            self.typed = typed
+
+    @cached_property
+    def typed(self) -> str:
+        """Found on first use because ``llmc --help`` would wait for it."""
+        words = [] if self.workspace is None else ["--workspace", shlex.quote(str(self.workspace))]
+        return " ".join([program(), *words])
 
     @cached_property
     def console(self) -> Console:

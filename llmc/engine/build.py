@@ -137,15 +137,7 @@ def build_programs(
     tests: bool = False,
     report: Report = SILENT,
 ) -> list[Path]:
-    """Compile the engine, or the C test programs, into ``out`` and return the programs' paths.
-
-    Args:
-        out: the folder for objects and programs, made if it is not there.
-        compiler: the compiler.
-        mode: what the build is for.
-        native: the folder of C sources.
-        tests: compile the test programs instead of the engine.
-        report: shows how many files are compiled.
+    """Compile the engine, or with ``tests`` the C test programs, into ``out``; return their paths.
 
     Raises:
         CompileFailed: the compiler refused.

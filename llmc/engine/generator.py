@@ -76,7 +76,6 @@ class Generator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the engine."""
         self.close()
 
     def submit(self, request: Request, deliver: Deliver) -> str:
@@ -157,11 +156,7 @@ class Generator:
                 break  # it has ended; the reading thread reports why
 
     def _take(self, fields: dict[str, Any]) -> None:
-        """Hand one event to its request's callback.
-
-        Raises:
-            LlmcError: it is not an event.
-        """
+        """Hand one event to its request's callback."""
         try:
             event = event_of(fields)
             if isinstance(event, Ready):
@@ -194,7 +189,6 @@ class Writing:
     """
 
     def __init__(self, generator: Generator, request: Request) -> None:
-        """Submit ``request``."""
         self._generator = generator
         self._events: SimpleQueue[Token | End] = SimpleQueue()
         self.identity = generator.submit(request, self._events.put)

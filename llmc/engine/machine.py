@@ -22,14 +22,10 @@ def available_cpus() -> int:
 
 
 class Threads(NamedTuple):
-    """The threads of a training run.
+    """The threads of a training run."""
 
-    Attributes:
-        most: threads that the engine starts with.
-        fewer: the engine goes on with fewer where its first steps are no slower with them.
-    """
-
-    most: int
+    most: int  # threads that the engine starts with
+    # The engine goes on with fewer where its first steps are no slower with them.
     fewer: bool = False
 
     def flags(self) -> list[str]:

@@ -1,8 +1,8 @@
 """Start processes: compilers, which run to their end, and the engine, which is read as it works.
 
 The engine runs in a process group of its own. A terminal's Ctrl-C therefore reaches Python alone,
-which forwards it and keeps reading, so that the engine can finish its step and save. No child
-process is ever left behind.
+which forwards it and keeps reading, so that the engine can finish its step and save. Ctrl-Z
+(SIGTSTP) stops both, and the shell's ``fg`` lets both go on. No child process is ever left behind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ ERRORS: dict[int, type[LlmcError]] = {
     kind.exit_code: kind
     for kind in (BadData, Usage, MissingOutput, CompileFailed, LossNotFinite, Interrupted)
 }
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Batch systems announce the end of a job by the last two.
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 GRACE_SECONDS = 30.0  # a step to finish and a checkpoint to write
 KEPT_LINES = 50
 
@@ -91,13 +92,10 @@ class Engine:
         name: str = "the engine",
         has_stdin: bool = False,
     ) -> None:
-        """Prepare a run; nothing is started yet.
+        """Prepare a run of ``argv`` with more environment variables; nothing is started yet.
 
-        Args:
-            argv: the program and its arguments.
-            env: environment variables to add.
-            name: what error messages call the program (PyTorch is run in the same way).
-            has_stdin: :meth:`send` can be used; otherwise stdin is empty.
+        Error messages call the program ``name``. With ``has_stdin``, :meth:`send` can be used;
+        otherwise stdin is empty.
         """
         self._argv = list(argv)
         self._env = {**os.environ, **(env or {})}
@@ -136,7 +134,7 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the engine if it still runs, and restore the signal handlers."""
+        """End the engine if it still runs."""
         try:
             child = self._running()
             assert child.stdout is not None and child.stderr is not None
@@ -233,6 +231,8 @@ class Engine:
         for number in FORWARDED:
             if signal.getsignal(number) is not signal.SIG_IGN:  # set by nohup
                 self._handlers[number] = signal.signal(number, self._forward)
+        if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+            self._handlers[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._stand_still)
 
     def _release_signals(self) -> None:
         for number, handler in self._handlers.items():
@@ -243,6 +243,14 @@ class Engine:
         self._forwarded = number
         if self._child is not None:
             _send(self._child, number)
+
+    def _stand_still(self, number: int, frame: FrameType | None) -> None:
+        """Stop the engine and this process, as the signal would; go on when SIGCONT comes."""
+        if self._child is not None:
+            _send(self._child, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if self._child is not None:
+            _send(self._child, signal.SIGCONT)
 
     def _failure(self, code: int) -> LlmcError:
         """Return the error of a run that ended with a code, or with minus a signal's number."""

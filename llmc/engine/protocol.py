@@ -17,19 +17,13 @@ REASONS = ("length", "stop", "cancelled", "error")
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to continue, and how.
+    """A prompt to continue, and how."""
 
-    Attributes:
-        prompt: token ids, at least one.
-        settings: the sampling settings; ``dtype`` belongs to the process and is not sent.
-        eot: the token that ends the text; :data:`NO_TOKEN` for none.
-        logprobs: number of most likely tokens to report at each position, at most 20.
-    """
-
-    prompt: Sequence[int]
+    prompt: Sequence[int]  # token ids, at least one
+    # The sampling settings; ``dtype`` belongs to the process and is not sent.
     settings: SampleConfig = field(default_factory=SampleConfig)
-    eot: int = NO_TOKEN
-    logprobs: int = 0
+    eot: int = NO_TOKEN  # the token that ends the text; :data:`NO_TOKEN` for none
+    logprobs: int = 0  # number of most likely tokens to report at each position, at most 20
 
     def __post_init__(self) -> None:
         """Check what the engine would refuse.
@@ -62,42 +56,29 @@ class Request:
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a text.
+    """A token of a text."""
 
-    Attributes:
-        token: its id.
-        logprob: natural logarithm of its probability in the model's distribution, at temperature 1
-            and before any filter.
-        top: the most likely tokens at its position with their logprobs, most likely first.
-    """
-
-    token: int
+    token: int  # its id
+    # Natural logarithm of its probability in the model's distribution, at temperature 1 and before
+    # any filter.
     logprob: float
+    # The most likely tokens at its position with their logprobs, most likely first.
     top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class End:
-    """The end of a text.
+    """The end of a text."""
 
-    Attributes:
-        reason: ``length`` (all tokens are written), ``stop`` (the last one was end-of-text),
-            ``cancelled`` or ``error``.
-        prompt_tokens: tokens of the prompt.
-        tokens: tokens written.
-        prompt_ms: time to read the prompt, in milliseconds.
-        ms: total time without waiting for a slot, in milliseconds.
-        message: the error; empty unless the reason is ``error``.
-        failure: why the engine itself ended; None if it still runs.
-    """
-
+    # ``length`` (all tokens are written), ``stop`` (the last one was end-of-text), ``cancelled`` or
+    # ``error``.
     reason: str
-    prompt_tokens: int = 0
-    tokens: int = 0
-    prompt_ms: float = 0.0
-    ms: float = 0.0
-    message: str = ""
-    failure: LlmcError | None = None
+    prompt_tokens: int = 0  # tokens of the prompt
+    tokens: int = 0  # tokens written
+    prompt_ms: float = 0.0  # time to read the prompt, in milliseconds
+    ms: float = 0.0  # total time without waiting for a slot, in milliseconds
+    message: str = ""  # the error; empty unless the reason is ``error``
+    failure: LlmcError | None = None  # why the engine itself ended; None if it still runs
 
     def raise_failure(self) -> None:
         """Raise LlmcError if the engine ended or refused the request."""
@@ -109,23 +90,14 @@ class End:
 
 @dataclass(frozen=True)
 class Ready:
-    """The engine has loaded its model.
+    """The engine has loaded its model."""
 
-    Attributes:
-        slots: requests that are written at the same time.
-        positions: length of the KV cache in tokens; a longer text continues from its newer half.
-        vocab_size: V; ids of a prompt must be below.
-        dtype: type of the weights in memory: fp32, bf16 or int8.
-        isa: the instruction set.
-        memory_bytes: memory that was allocated.
-    """
-
-    slots: int
-    positions: int
-    vocab_size: int
-    dtype: str
-    isa: str
-    memory_bytes: int
+    slots: int  # requests that are written at the same time
+    positions: int  # length of the KV cache in tokens; a longer text continues from its newer half
+    vocab_size: int  # V; ids of a prompt must be below
+    dtype: str  # type of the weights in memory: fp32, bf16 or int8
+    isa: str  # the instruction set
+    memory_bytes: int  # memory that was allocated
 
 
 def event_of(found: dict[str, Any]) -> Ready | Token | End:

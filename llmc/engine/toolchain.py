@@ -37,18 +37,12 @@ TARGETS: tuple[str, ...] = get_args(Target)
 
 @dataclass(frozen=True)
 class Isa:
-    """One file of ``native/kernels/isa/``: its machine, its flags for zig and for others.
+    """One file of ``native/kernels/isa/``: its machine, its flags for zig and for others."""
 
-    Attributes:
-        machine: the family of CPUs; None: every one.
-        zig: the flags for ``zig cc``.
-        cc: the flags for gcc and clang.
-        probe: C that a compiler must accept with these flags to compile the file.
-    """
-
-    machine: str | None
-    zig: tuple[str, ...]
-    cc: tuple[str, ...]
+    machine: str | None  # the family of CPUs; None: every one
+    zig: tuple[str, ...]  # the flags for ``zig cc``
+    cc: tuple[str, ...]  # the flags for gcc and clang
+    # C that a compiler must accept with these flags to compile the file.
     probe: str = "typedef int nothing;"
 
 
@@ -143,24 +137,16 @@ def host_machine() -> str:
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C compiler: its command, the flags it understands, its version.
+    """A C compiler: its command, the flags it understands, its version."""
 
-    Attributes:
-        command: the words before the flags.
-        is_zig: it is ``zig cc``.
-        version: part of the build's hash.
-        extra: the last flags, which override others.
-        cpu: whether it compiles for the whole family or for this machine's CPU.
-        machine: the family of CPUs that it compiles for, as :func:`host_machine` names them.
-        lacks: the instruction sets that it cannot compile, which its builds leave out.
-    """
-
-    command: tuple[str, ...]
-    is_zig: bool
-    version: str = ""
-    extra: tuple[str, ...] = ()
-    cpu: Cpu = Cpu.BASELINE
+    command: tuple[str, ...]  # the words before the flags
+    is_zig: bool  # it is ``zig cc``
+    version: str = ""  # part of the build's hash
+    extra: tuple[str, ...] = ()  # the last flags, which override others
+    cpu: Cpu = Cpu.BASELINE  # whether it compiles for the whole family or for this machine's CPU
+    # The family of CPUs that it compiles for, as :func:`host_machine` names them.
     machine: str = field(default_factory=host_machine)
+    # The instruction sets that it cannot compile, which its builds leave out.
     lacks: frozenset[str] = frozenset()
 
     @property

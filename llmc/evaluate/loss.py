@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.errors import Interrupted, Usage
 from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
-from llmc.evaluate.statistics import Score, Tally, score, token_bytes
+from llmc.evaluate.statistics import Score, Tally, score
 from llmc.evaluate.target import EvaluatedModel, find_evaluated, find_text
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
@@ -75,7 +75,7 @@ def evaluate(
         report.note("the tokenizer is unknown: no bits per byte, no documents")
         tally = Tally()
     else:
-        tally = Tally(text.tokenizer.end, token_bytes(text.tokenizer))
+        tally = Tally(text.tokenizer.end, text.tokenizer.byte_lengths())
     shards = [read_tokens(file) for file in text.files]
     total = max(sum(map(len, shards)) - 1, 0)
     total = min(total, max_tokens or total)

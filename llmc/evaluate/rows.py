@@ -50,7 +50,6 @@ class RowEngine:
     """Runs ``llmc-native eval`` on a checkpoint and counts the tokens it predicts."""
 
     def __init__(self, checkpoint: Path, options: EngineOptions, report: Report) -> None:
-        """Build the engine."""
         self.done = 0  # tokens predicted so far
         self._program = [str(ensure_native(report=report)), "eval", *options.flags(checkpoint)]
         self._started = time.monotonic()

@@ -12,12 +12,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData
+from llmc.units import finite
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from llmc.tokens.tokenizer import Tokenizer
 
 LEAST_DOCUMENTS = 10  # with fewer, the variance between documents is not estimated well
 MOST_BLOCKS = 30  # blocks of windows, when there are fewer documents
@@ -69,16 +68,6 @@ def proportion(hits: int, n: int) -> Ratio:
     """Return ``hits / n`` and its standard error, for independent examples."""
     p = hits / n
     return Ratio(p, math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else None)
-
-
-def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """Return the number of bytes of text in each token, (V,); end-of-text has none."""
-    import numpy as np
-
-    sizes = np.zeros(tokenizer.vocab_size, np.int64)
-    for token, size in tokenizer.text_sizes().items():
-        sizes[token] = size
-    return sizes
 
 
 # Nats, tokens and bytes of text of some tokens.
@@ -208,8 +197,8 @@ class Score:
         return {
             "loss": self.loss.value,
             "loss_error": self.loss.error,
-            "perplexity": _finite(self.perplexity),
-            "perplexity_interval": interval and [*map(_finite, interval)],
+            "perplexity": finite(self.perplexity),
+            "perplexity_interval": interval and [*map(finite, interval)],
             "bits_per_byte": bits.value if bits is not None else None,
             "bits_per_byte_error": bits.error if bits is not None else None,
             "tokens": self.tokens,
@@ -221,10 +210,6 @@ class Score:
 
 def _exp(x: float) -> float:
     return math.exp(x) if x < 700 else math.inf
-
-
-def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None  # JSON has no infinity
 
 
 def score(tally: Tally, least: int) -> Score:

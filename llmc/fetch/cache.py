@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData
-from llmc.paths import cache_dir, written_whole
+from llmc.paths import cache_dir, write_json
 from llmc.report import Report
 
 
@@ -104,12 +104,12 @@ class Entry:
 
     def record(self, origin: dict[str, Any]) -> None:
         """Write where the whole file came from."""
-        _write_record(self._beside(".json"), origin)
+        write_json(self._beside(".json"), origin)
 
     def begin_part(self, origin: dict[str, Any]) -> None:
         """Drop any part and record where a new one comes from."""
         self.drop_part()
-        _write_record(self._beside(".part.json"), origin)
+        write_json(self._beside(".part.json"), origin)
 
     def drop_part(self) -> None:
         """Remove the part."""
@@ -172,8 +172,3 @@ def _read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def _write_record(path: Path, record: dict[str, Any]) -> None:
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -33,7 +33,6 @@ class Transfer:
     """Downloads one file into its entry of the cache, whose lock the caller holds."""
 
     def __init__(self, remote: Remote, entry: Entry, advance: Advance, report: Report) -> None:
-        """Prepare; nothing is requested yet."""
         self._remote = remote
         self._entry = entry
         self._advance = advance
@@ -201,12 +200,7 @@ class Transfer:
         self._reported = position
 
     def _check_answer(self, response: requests.Response, have: int) -> None:
-        """Refuse an error status, and a web page instead of the file.
-
-        Raises:
-            BadData: the server refused, or sent a web page.
-            Passing: the server may answer differently later.
-        """
+        """Refuse an error status, and a web page instead of the file."""
         status, headers = response.status_code, response.headers
         if status not in (200, 206) or (status == 206 and not have):
             after = headers.get("Retry-After")
@@ -241,11 +235,7 @@ class Transfer:
         return total
 
     def _check_room(self, missing: int) -> None:
-        """Refuse a file that the disk has no room for.
-
-        Raises:
-            BadData: there is not enough free space.
-        """
+        """Refuse a file that the disk has no room for."""
         folder = self._entry.path.parent
         free = free_bytes(folder)
         if missing > free:

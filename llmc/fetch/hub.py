@@ -78,8 +78,7 @@ class HubFile:
     def in_hub_cache(self, pin: Pin | None) -> Path | None:
         """Return the file from the cache of Hugging Face's own programs, if it is there and whole.
 
-        Args:
-            pin: the hash it must have; None for the version that they downloaded last.
+        ``pin`` is the hash it must have; None for the version that they downloaded last.
         """
         from huggingface_hub import try_to_load_from_cache
 
@@ -99,19 +98,14 @@ class NoSuchRevision(BadData):
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file of a dataset's repository at one commit.
-
-    Attributes:
-        sha256: the SHA-256 of a large file; None for a small one.
-        identity: that SHA-256, or git's hash of a small file.
-    """
+    """A file of a dataset's repository at one commit."""
 
     repo: str
     commit: str
     path: str
     bytes: int
-    sha256: str | None
-    identity: str
+    sha256: str | None  # the SHA-256 of a large file; None for a small one
+    identity: str  # that SHA-256, or git's hash of a small file
 
     def download(self) -> Path:
         """Return the file in the hub's own cache, downloading it first if it is not there.
@@ -196,11 +190,7 @@ def _asked(remote: Remote, ask: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _explained(repo: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one sentence.
-
-    Raises:
-        BadData: the hub cannot be reached, refuses, or has no such thing.
-    """
+    """Turn what the hub's client raises into one sentence."""
     from huggingface_hub import errors
 
     name = f"hf:{repo}"

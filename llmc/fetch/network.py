@@ -36,26 +36,17 @@ def is_url(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to download, and what is known about it beforehand.
+    """A file to download, and what is known about it beforehand."""
 
-    Attributes:
-        url: its HTTP address; BadData is raised for any other.
-        name: what it is called in messages.
-        hint: the end of error messages: what to do instead.
-        pin: the hash it must have.
-        size: the bytes it must have.
-        headers: sent to the host of ``url``; a token goes to no other host after a redirect.
-    """
-
-    url: str
-    name: str
-    hint: str
-    pin: Pin | None = None
-    size: int | None = None
+    url: str  # its HTTP address; BadData is raised for any other
+    name: str  # what it is called in messages
+    hint: str  # the end of error messages: what to do instead
+    pin: Pin | None = None  # the hash it must have
+    size: int | None = None  # the bytes it must have
+    # Sent to the host of ``url``; a token goes to no other host after a redirect.
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the address."""
         try:
             is_good = is_url(self.url) and bool(urlsplit(self.url).hostname)
         except ValueError:
@@ -86,19 +77,17 @@ class Remote:
 
 
 class Passing(Exception):
-    """A failure that a retry may overcome."""
+    """A failure that a retry may overcome; its text is for the note about the retry.
+
+    Attributes:
+        final: the error to raise after the last retry.
+        wait_s: how long the server asks to wait, in seconds.
+        reached: whether the server answered at all.
+    """
 
     def __init__(
         self, what: str, final: BadData, *, wait_s: float | None = None, reached: bool = True
     ) -> None:
-        """Describe it.
-
-        Args:
-            what: what happened, for the note about the retry.
-            final: the error to raise after the last retry.
-            wait_s: how long the server asks to wait.
-            reached: whether the server answered at all.
-        """
         super().__init__(what)
         self.final = final
         self.wait_s = wait_s
@@ -115,15 +104,7 @@ def unreachable(remote: Remote, error: Exception) -> Passing:
 def refused(
     remote: Remote, status: int, reason: str, retry_after: str | None, kept: str
 ) -> Passing | BadData:
-    """Return the failure of a request that a server refused.
-
-    Args:
-        remote: the requested file.
-        status: the HTTP status of the answer.
-        reason: the words after it.
-        retry_after: the header of that name.
-        kept: how much of the file is kept, as a clause.
-    """
+    """Return the failure of a request that a server refused; ``kept`` tells how much is kept."""
     hint = remote.hint
     if status in NEEDS_TOKEN and remote.headers:
         hint = f"where it needs an account, set HF_TOKEN to a token that may read it; or {hint}"
@@ -149,23 +130,15 @@ def _seconds(retry_after: str | None) -> float | None:
 
 @dataclass(frozen=True)
 class Patience:
-    """How often and after which waits a failed request is retried.
+    """How often and after which waits a failed request is retried."""
 
-    Attributes:
-        retries: the retries in a row without a byte in between.
-        unreached: the same for a server that has not answered at all (often there is no network).
-        first_s: the first wait in seconds; each wait is twice the one before.
-        longest_s: the longest wait, except where the server asks for a longer one.
-        total_s: the limit of all waits together.
-        sleep: the function that waits.
-    """
-
-    retries: int = 5
+    retries: int = 5  # the retries in a row without a byte in between
+    # The same for a server that has not answered at all (often there is no network).
     unreached: int = 2
-    first_s: float = 1.0
-    longest_s: float = 30.0
-    total_s: float = 600.0
-    sleep: Callable[[float], None] = time.sleep
+    first_s: float = 1.0  # the first wait in seconds; each wait is twice the one before
+    longest_s: float = 30.0  # the longest wait, except where the server asks for a longer one
+    total_s: float = 600.0  # the limit of all waits together
+    sleep: Callable[[float], None] = time.sleep  # the function that waits
 
     def wait_s(self, failures: int) -> float:
         """Return the wait after ``failures`` failures; random, to spread the clients' retries."""
@@ -192,10 +165,7 @@ def patience() -> Patience:
 def persistently(attempt: Callable[[], T], *, report: Report, progress: Callable[[], int]) -> T:
     """Call ``attempt``, and after each :class:`Passing` failure wait and call it again.
 
-    Args:
-        attempt: what may fail.
-        report: gets a note before every wait.
-        progress: returns the bytes that have arrived; if they grow, the failures are counted anew.
+    ``progress`` returns the bytes that have arrived; if they grow, the failures are counted anew.
 
     Raises:
         BadData: it failed too often, or the waits would take too long.

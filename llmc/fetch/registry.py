@@ -13,34 +13,21 @@ from llmc.paths import Workspace
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file.
+    """A published file."""
 
-    Attributes:
-        name: its name in the workspace.
-        url: an HTTPS address, or None for a file of the hub repository.
-        sha256: the SHA-256 of its content in hexadecimal, where it is known.
-    """
-
-    name: str
-    url: str | None = None
-    sha256: str | None = None
+    name: str  # its name in the workspace
+    url: str | None = None  # an HTTPS address, or None for a file of the hub repository
+    sha256: str | None = None  # the SHA-256 of its content in hexadecimal, where it is known
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files that are fetched together.
+    """Files that are fetched together."""
 
-    Attributes:
-        name: how a person names them.
-        files: the files.
-        hub: the hub repository of files without a URL.
-        repo_type: ``dataset`` or ``model``, as the hub calls it.
-    """
-
-    name: str
+    name: str  # how a person names them
     files: tuple[RemoteFile, ...]
-    hub: str = ""
-    repo_type: str = "dataset"
+    hub: str = ""  # the hub repository of files without a URL
+    repo_type: str = "dataset"  # ``dataset`` or ``model``, as the hub calls it
 
     def folder(self, workspace: Workspace) -> Path:
         """Return the folder for the files: ``data/<name>``, or ``models/<name>`` for weights."""

@@ -59,19 +59,32 @@ EXTENDED = (
 )
 
 
-class _Header(tarfile.TarInfo):
+class DamagedTar(ValueError):
+    """A tar header that is damaged, missing, or too large to be honest."""
+
+
+class StrictHeader(tarfile.TarInfo):
     """A tar header; tarfile alone takes a damaged or missing one after the first for the end."""
 
+    extended = "a header"  # what one of a name or attribute is called in a message
+
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictHeader:
+        """Return the header in a block.
+
+        Raises:
+            DamagedTar: it is none.
+        """
         try:
             header = super().frombuf(buf, encoding, errors)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise  # the empty block that every tar ends with
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            raise DamagedTar("its end is missing") from error
         except tarfile.HeaderError as error:
-            raise ValueError(str(error)) from error
+            raise DamagedTar(str(error)) from error
         if header.type in EXTENDED and header.size > HEADER_LIMIT:
-            raise ValueError(f"a header of {header.size:,} bytes")
+            raise DamagedTar(f"{cls.extended} of {header.size:,} bytes")
         return header
 
 
@@ -94,18 +107,12 @@ class _Counted(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of an unpacked archive.
+    """The limits of an unpacked archive."""
 
-    Attributes:
-        total_bytes: the bytes of all files together.
-        members: the number of files, folders and links.
-        ratio: unpacked bytes per byte of the archive. Text compresses by 3 to 20.
-        allowance: bytes that are allowed whatever the ratio: small files of zeros are harmless.
-    """
-
-    total_bytes: int = 1 << 40
-    members: int = 1_000_000
-    ratio: int = 200
+    total_bytes: int = 1 << 40  # the bytes of all files together
+    members: int = 1_000_000  # the number of files, folders and links
+    ratio: int = 200  # unpacked bytes per byte of the archive. Text compresses by 3 to 20.
+    # Bytes that are allowed whatever the ratio: small files of zeros are harmless.
     allowance: int = 64 << 20
 
 
@@ -226,7 +233,7 @@ class _Unpacking:
         if not is_tar:
             self._write(self._counted(self.archive.stem), plain, count=False)
             return
-        with tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as tar:
+        with tarfile.open(fileobj=plain, mode="r|", tarinfo=StrictHeader) as tar:
             while (member := tar.next()) is not None:
                 self._untar(tar, member)
                 tar.members = []  # type: ignore[attr-defined] # tarfile keeps every header
@@ -250,11 +257,7 @@ class _Unpacking:
             raise self._refused(f"{name!r} is a device or a pipe")
 
     def _counted(self, name: str) -> str:
-        """Count a member; return its name without ``.`` and double slashes.
-
-        Raises:
-            BadData: it leads out of the folder, or there are too many.
-        """
+        """Count a member; return its name without ``.`` and double slashes."""
         self._members += 1
         if self._members > self.most_members:
             raise self._refused(f"it holds more than {self.most_members:,} members")

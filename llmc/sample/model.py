@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from llmc.config import SampleConfig, load_preset
+from llmc.config import SampleConfig, differing
 from llmc.engine import machine
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.model import ModelConfig, parameter_count
-from llmc.paths import CONFIG, Workspace, expanded
+from llmc.paths import CONFIG, RECORD, Workspace, expanded
 from llmc.report import SILENT, Report
 from llmc.sample.streaming import KEPT
 from llmc.sample.text import Sample
@@ -24,6 +24,7 @@ from llmc.text.utf8 import as_read
 from llmc.tokens.manifest import FILENAME, load_manifest
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.folder import FoundCheckpoint, find_checkpoint, find_run, run_data
+from llmc.train.record import run_settings
 from llmc.weights.checkpoint import read_header
 from llmc.weights.sources import run_weights
 
@@ -121,28 +122,39 @@ def find_model(
                 "run with --run NAME"
             )
         if not model.is_file():
-            raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
+            raise MissingOutput(
+                f"there is no file {model}: make one with 'llmc export-weights MODEL'"
+            )
         found = FoundCheckpoint(model, None)
     else:
         folder = find_run(workspace, run)
         if run is None:
             report.note(f"run: {workspace.shown(folder)} (the newest)")
         found = FoundCheckpoint(run_weights(folder, last=last, report=report), folder)
-    return _opened(workspace, found, needs_tokenizer=needs_tokenizer)
+    return _opened(workspace, found, report, needs_tokenizer=needs_tokenizer)
 
 
-def _opened(workspace: Workspace, found: FoundCheckpoint, *, needs_tokenizer: bool) -> SampleModel:
+def _opened(
+    workspace: Workspace, found: FoundCheckpoint, report: Report, *, needs_tokenizer: bool
+) -> SampleModel:
     """Read a checkpoint's header, tokenizer and settings; raises BadData like the callers."""
     tokenizer = found.tokenizer(workspace)
     if needs_tokenizer and tokenizer is None:
         raise BadData(
             f"the tokenizer of {workspace.shown(found.file)} is unknown: print token ids "
             "('llmc sample' without a prompt and without --decode) and turn them into text with "
-            "'llmc decode --tokenizer'"
+            "'llmc decode --tokenizer NAME'"
         )
-    config = found.run / CONFIG if found.run is not None else None
-    recorded = config is not None and config.is_file()
-    settings = load_preset(str(config)).sample if recorded else SampleConfig()
+    settings = SampleConfig()
+    if found.run is not None and (found.run / CONFIG).is_file():
+        own, told = run_settings(found.run)
+        settings = own.sample
+        if told is not None and (edits := differing(told.sample, own.sample)):
+            words = ", ".join(f"{name} {there}, not {own}" for name, (there, own) in edits.items())
+            report.note(
+                f"{workspace.shown(found.run / CONFIG)} was edited ({words}): the run's own "
+                f"settings hold, which {RECORD} has; options change them"
+            )
     shape, unix = read_header(found.file).config, _reads_unix(workspace, found.run)
     return SampleModel(found.file, shape, tokenizer, settings, unix)
 
@@ -206,16 +218,13 @@ class LoadedModel:
     """
 
     def __init__(self, model: SampleModel, generator: Generator) -> None:
-        """Use a generator that was started."""
         self.model = model
         self._generator = generator
 
     def __enter__(self) -> LoadedModel:
-        """Return the model."""
         return self
 
     def __exit__(self, *unused: object) -> None:
-        """Close it."""
         self.close()
 
     def close(self) -> None:
@@ -264,7 +273,6 @@ def load(
     last: bool = False,
     dtype: str | None = None,
     threads: int | None = None,
-    slots: int = 1,
     report: Report = SILENT,
 ) -> LoadedModel:
     """Load a model into an engine of its own.
@@ -275,7 +283,6 @@ def load(
         last: load a run's last weights instead of its best.
         dtype: type of the weights in memory, fp32, bf16 or int8. Default: that of the run.
         threads: threads. Default: one per 4 million parameters, at most one per core.
-        slots: samples that are written at the same time.
         report: takes notes.
 
     Raises:
@@ -284,7 +291,7 @@ def load(
         LlmcError: the engine cannot be started.
     """
     found = find_checkpoint(workspace, run_or_file, last=last, report=report)
-    model = _opened(workspace, found, needs_tokenizer=True)
+    model = _opened(workspace, found, report, needs_tokenizer=True)
     binary = ensure_native(report=report)
-    argv = model.argv(binary, slots=slots, dtype=dtype, threads=threads)
+    argv = model.argv(binary, dtype=dtype, threads=threads)
     return LoadedModel(model, Generator(argv).__enter__())

@@ -20,17 +20,11 @@ KEPT: Final = "surrogateescape"
 
 
 class TextPiece(NamedTuple):
-    """The text that one token adds.
+    """The text that one token adds."""
 
-    Attributes:
-        place: the token's position among the tokens fed, from 0.
-        text: the characters that it completes; empty if it ends inside its first character.
-        whole: False if a stop string cut the token.
-    """
-
-    place: int
-    text: str
-    whole: bool = True
+    place: int  # the token's position among the tokens fed, from 0
+    text: str  # the characters that it completes; empty if it ends inside its first character
+    whole: bool = True  # False if a stop string cut the token
 
 
 class TextStream:
@@ -58,14 +52,10 @@ class TextStream:
         *,
         errors: Literal["replace", "surrogateescape"] = "replace",
     ) -> None:
-        """Begin a text.
+        """Begin a text, which ends before the first of ``stops`` to be complete.
 
-        Args:
-            tokenizer: the tokenizer of the ids.
-            stops: the text ends before the first of these to be complete; if one character
-                completes several, before the longest.
-            errors: bytes that are not UTF-8 become U+FFFD, or lone surrogates, which
-                ``encode(errors="surrogateescape")`` turns back into the same bytes.
+        If one character completes several, it ends before the longest. ``errors`` are those of
+        ``bytes.decode``: lone surrogates of "surrogateescape" encode to the same bytes again.
 
         Raises:
             Usage: a stop string is empty.
@@ -140,14 +130,13 @@ class TextStream:
 
 
 class Stops:
-    """Finds the first of several strings in a stream of characters.
+    """Finds the first of several strings, none of them empty, in a stream of characters.
 
     Attributes:
         held: number of last characters that may begin one of the strings.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        """Search for ``stops``, none of them empty."""
         self.held = 0
         self._stops = [_Stop(stop) for stop in sorted(set(stops), key=len, reverse=True)]
 

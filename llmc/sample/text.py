@@ -15,20 +15,15 @@ from llmc.tokens.tokenizer import Tokenizer
 
 
 class SampledToken(NamedTuple):
-    """A token of a text.
+    """A token of a text."""
 
-    Attributes:
-        token: its id.
-        text: the characters that it completes, with bytes that are not UTF-8 as lone surrogates.
-            Empty if the tokenizer is unknown.
-        probability: its probability in the model's distribution before any filter; 1 for a token
-            of the prompt.
-        whole: False if a stop string cut it: then the text is part of the sample, the id is not.
-    """
-
-    token: int
+    token: int  # its id
+    # The characters that it completes, with bytes that are not UTF-8 as lone surrogates. Empty if
+    # the tokenizer is unknown.
     text: str
+    # Its probability in the model's distribution before any filter; 1 for a token of the prompt.
     probability: float = 1.0
+    # False if a stop string cut it: then the text is part of the sample, the id is not.
     whole: bool = True
 
 
@@ -56,11 +51,7 @@ class Sample:
     ) -> None:
         """Submit the request; the engine starts writing now.
 
-        Args:
-            generator: the engine.
-            tokenizer: makes text of the ids; None: ids only, and no stop strings.
-            request: the prompt and the settings.
-            stops: strings that end the text.
+        Without a ``tokenizer`` there are ids only, and no ``stops``.
 
         Raises:
             Usage: a stop string is empty, or the prompt is too long.
@@ -126,11 +117,7 @@ class Sample:
         return "end-of-text" if self.end.reason == "stop" else self.end.reason
 
     def _receive(self, event: Token | End) -> None:
-        """Handle an event, in the thread that reads the engine.
-
-        Raises:
-            BadData: the token is not in the vocabulary; the generator then cancels the text.
-        """
+        """Handle an event, in the thread that reads the engine."""
         try:
             self._handle(event)
         except LlmcError as error:

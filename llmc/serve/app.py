@@ -153,12 +153,11 @@ def _keyed_routes(
 
 
 class Front:
-    """The layer outside of the application: guard, body limits, headers, counters, log."""
+    """What stands before the application of the routes ``paths``: guard, headers, counters, log."""
 
     def __init__(
         self, app: ASGIApp, guard: Guard, metrics: ServerMetrics, log: Log, paths: set[str]
     ) -> None:
-        """Wrap ``app``, whose routes are ``paths``."""
         self._app = app
         self._guard = guard
         self._metrics = metrics

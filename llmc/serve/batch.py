@@ -132,7 +132,6 @@ class Job:
     """
 
     def __init__(self, batch: EngineBatch, count: int) -> None:
-        """Wait for the events of ``count`` texts."""
         self.names: list[str] = []
         self.began = time.monotonic()
         self.started: dict[int, float] = {}

@@ -17,32 +17,20 @@ Speller = Callable[[int], str]
 
 @dataclass
 class ChoiceWriter:
-    """A choice while it is written.
+    """A choice while it is written."""
 
-    Attributes:
-        index: its place in the answer.
-        stream: turns its tokens into text, and ends it at a stop string.
-        spell: :func:`speller` of the tokenizer.
-        eot: the token that ends the text and is not part of it.
-        alternatives: the number per token; None: no log probabilities.
-        text: what was not flushed yet; the prompt, where the text begins with it.
-        reason: ``length`` or ``stop`` once the text has ended, None before.
-        tokens: tokens written so far.
-    """
-
-    index: int
-    stream: TextStream
-    spell: Speller
-    eot: int
-    alternatives: int | None
-    text: str
-    reason: str | None = None
-    tokens: int = 0
+    index: int  # its place in the answer
+    stream: TextStream  # turns its tokens into text, and ends it at a stop string
+    spell: Speller  # :func:`speller` of the tokenizer
+    eot: int  # the token that ends the text and is not part of it
+    alternatives: int | None  # the number per token; None: no log probabilities
+    text: str  # what was not flushed yet; the prompt, where the text begins with it
+    reason: str | None = None  # ``length`` or ``stop`` once the text has ended, None before
+    tokens: int = 0  # tokens written so far
     _waiting: dict[int, Token] = field(default_factory=dict)  # by position; not in the text yet
     _done: list[tuple[Token, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Count the characters from the beginning of the text."""
         self._offset = len(self.text)
 
     def take(self, event: Token | End) -> None:

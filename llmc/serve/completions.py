@@ -43,7 +43,6 @@ class Completions:
         batch: EngineBatch,
         metrics: ServerMetrics,
     ) -> None:
-        """Answer for a model, within the limits of one request."""
         self.model = served.name
         self.limits = limits
         self.batch = batch
@@ -134,11 +133,7 @@ class Completions:
         ]
 
     async def _ids(self, prompt: str | list[int], asked: CompletionRequest) -> list[int]:
-        """Return a prompt's ids; end-of-text for an empty one.
-
-        Raises:
-            Refused: it is longer than the context, or has a character without a token.
-        """
+        """Return a prompt's ids; end-of-text for an empty one."""
         most, truncate = self.limits.positions - 1, asked.truncate_prompt_tokens
         if isinstance(prompt, list):
             if len(prompt) > most:
@@ -182,18 +177,13 @@ def _too_long(count: str, most: int) -> Refused:
 
 @dataclass
 class Answer:
-    """The answer to one request while its job is written.
+    """The answer to one request while its job is written."""
 
-    Attributes:
-        head: the fields that every part of it begins with.
-        with_usage: a stream ends with the usage.
-    """
-
-    head: dict[str, Any]
+    head: dict[str, Any]  # the fields that every part of it begins with
     choices: list[ChoiceWriter]
     job: Job
     prompt_tokens: int
-    with_usage: bool
+    with_usage: bool  # a stream ends with the usage
     metrics: ServerMetrics
     left: bool = False
 

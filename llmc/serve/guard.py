@@ -26,15 +26,10 @@ OPEN = ("/", "/health", "/openapi.json")
 
 @dataclass(frozen=True)
 class Guard:
-    """The rules of one server.
+    """The rules of one server."""
 
-    Attributes:
-        host: the name or address the server listens on.
-        key: the key required in ``Authorization: Bearer``; None: no key.
-    """
-
-    host: str
-    key: str | None
+    host: str  # the name or address the server listens on
+    key: str | None  # the key required in ``Authorization: Bearer``; None: no key
 
     def check(self, path: str, headers: Headers) -> None:
         """Check a request by its path and headers.

@@ -22,7 +22,6 @@ class ServerMetrics:
     """The counters of one server."""
 
     def __init__(self) -> None:
-        """Start at zero."""
         disable_created_metrics()  # type: ignore[no-untyped-call] # creation times
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(

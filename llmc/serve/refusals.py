@@ -7,6 +7,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from llmc import terminal
+
 INVALID, BUSY, BROKEN = "invalid_request_error", "rate_limit_error", "server_error"
 
 
@@ -43,4 +45,4 @@ class Refused(HTTPException):
 
 def printable(text: str) -> str:
     """Return the beginning of a client's text without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:120])
+    return terminal.printable(text[:120])

@@ -35,19 +35,12 @@ MAX_CHOICES, MAX_STOPS, MAX_STOP_CHARACTERS = 128, 4, 256
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What one request may ask for.
+    """What one request may ask for."""
 
-    Attributes:
-        positions: the model's context; a prompt must be shorter.
-        vocab_size: V; ids of a prompt must be below.
-        max_tokens: tokens per completion.
-        choices: completions per request.
-    """
-
-    positions: int
-    vocab_size: int
-    max_tokens: int
-    choices: int = MAX_CHOICES
+    positions: int  # the model's context; a prompt must be shorter
+    vocab_size: int  # V; ids of a prompt must be below
+    max_tokens: int  # tokens per completion
+    choices: int = MAX_CHOICES  # completions per request
 
 
 def _whole(value: Any) -> Any:

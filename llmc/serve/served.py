@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from llmc.train.curves import extremes
 from llmc.train.history import read_run
 from llmc.train.metrics import Point
 from llmc.train.plots import plot_of
+from llmc.units import finite
 from llmc.weights.checkpoint import read_header
 
 MOST_POINTS = 600
@@ -41,28 +41,18 @@ def served_model(chosen: SampleModel) -> ServedModel:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that a server offers.
+    """A model that a server offers."""
 
-    Attributes:
-        name: the run's name, or the file's.
-        checkpoint: the file.
-        tokenizer: its tokenizer.
-        settings: the sampling settings of its run.
-        run: the run's folder; None for a file outside a run.
-        unix: CR LF and CR in prompts become LF, as in its texts.
-    """
-
-    name: str
-    checkpoint: Path
+    name: str  # the run's name, or the file's
+    checkpoint: Path  # the file
     tokenizer: Tokenizer
-    settings: SampleConfig
-    run: Path | None
-    unix: bool = True
+    settings: SampleConfig  # the sampling settings of its run
+    run: Path | None  # the run's folder; None for a file outside a run
+    unix: bool = True  # CR LF and CR in prompts become LF, as in its texts
 
     def facts(self, ready: Ready) -> dict[str, Any]:
         """Return the facts that the page shows: shape, size, training, and the engine's memory."""
         header = read_header(self.checkpoint)
-        loss = header.val_loss
         run = read_run(self.run) if self.run is not None else None
         return {
             "model": self.name,
@@ -71,7 +61,7 @@ class ServedModel:
             **asdict(header.config),
             "tokenizer": self.tokenizer.name,
             "step": header.step,
-            "val_loss": loss if loss is not None and math.isfinite(loss) else None,
+            "val_loss": finite(header.val_loss),
             "dataset": run.dataset if run is not None else None,
             "tokens_seen": run.tokens if run is not None else None,
             "training_seconds": run.seconds if run is not None else None,

@@ -67,16 +67,8 @@ def serve(
 ) -> None:
     """Answer requests until a signal comes, then finish the running completions.
 
-    Args:
-        bound: the socket to listen on.
-        generator: the engine, started.
-        served: the model.
-        guard: decides which requests are answered.
-        queue: completions that may wait for a slot.
-        max_tokens: tokens per completion.
-        ready: called once requests are answered.
-        say: takes messages for the terminal.
-        log: takes a line for each answer.
+    ``queue`` completions may wait for a slot, each of at most ``max_tokens`` tokens. ``ready`` is
+    called once requests are answered; ``say`` takes messages, ``log`` a line for each answer.
 
     Raises:
         LlmcError: the engine ended before the signal.

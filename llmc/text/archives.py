@@ -12,38 +12,14 @@ from typing import BinaryIO, Literal, cast
 
 from llmc.errors import BadData
 from llmc.fetch.compression import decompressed
+from llmc.fetch.unpack import DamagedTar, StrictHeader
 from llmc.text.files import explained
 
-# tarfile reads a long name or a table of attributes at once; a larger one is an attack.
-MAX_HEADER = 1 << 20
-HEADERS = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
 BLOCKS = 1 << 18
 
 
-class _Damaged(Exception):
-    pass
-
-
-class _Header(tarfile.TarInfo):
-    """A tar header; tarfile alone takes a damaged one for the end of the archive."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        try:
-            member = super().frombuf(buf, encoding, errors)
-        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise _Damaged(str(error)) from error
-        if member.type in HEADERS and member.size > MAX_HEADER:
-            raise _Damaged(f"a name or attribute of {member.size:,} bytes")
-        return member
+class _Header(StrictHeader):
+    extended = "a name or attribute"
 
 
 @dataclass(frozen=True)
@@ -124,7 +100,7 @@ def _no_tar_explained(name: str, codec: str) -> Iterator[None]:
     with explained(name, codec):
         try:
             yield
-        except (tarfile.TarError, _Damaged) as error:
+        except (tarfile.TarError, DamagedTar) as error:
             if "unexpected end of data" in str(error):
                 raise BadData(f"{name} is cut short: get it again") from error
             raise BadData(

@@ -131,7 +131,6 @@ def cut(
     boundary: Boundary,
     name: str,
     *,
-    offset: int = 0,
     is_last: bool = True,
     decoder: Decoder | None = None,
 ) -> Iterator[str]:
@@ -139,15 +138,14 @@ def cut(
 
     At most one document and one chunk are in memory.
 
-    ``chunks`` are the text in UTF-8, split anywhere; ``offset`` is the place of its first byte in
-    its file, for messages. With ``is_last`` the text goes to the end of its file. ``decoder``
-    decodes the chunks; by default it keeps the ends of lines.
+    ``chunks`` are the text in UTF-8, split anywhere. With ``is_last`` the text goes to the end of
+    its file. ``decoder`` decodes the chunks; by default it keeps the ends of lines.
 
     Raises:
         NotText: it is not UTF-8.
         BadData: a document is larger than ``MAX_DOCUMENT``.
     """
-    decoder = decoder or Decoder(name, offset)
+    decoder = decoder or Decoder(name)
     if boundary.literal is None:
         whole = bytearray()
         for chunk in chunks:

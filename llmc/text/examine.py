@@ -39,10 +39,10 @@ def left_out(name: str, error: BadData) -> LeftOut:
     return LeftOut(name, str(error).removeprefix(name).lstrip(":, "))
 
 
-def sentence_of(files: Sequence[LeftOut], most: int = 3) -> str:
-    """Return some of the files that are left out, each with its reason."""
-    shown = "; ".join(f"{file.name} {file.reason}" for file in files[:most])
-    return f"{shown}; and {len(files) - most:,} more" if len(files) > most else shown
+def sentence_of(files: Sequence[LeftOut]) -> str:
+    """Return three of the files that are left out, each with its reason, and how many more."""
+    shown = "; ".join(f"{file.name} {file.reason}" for file in files[:3])
+    return f"{shown}; and {len(files) - 3:,} more" if len(files) > 3 else shown
 
 
 def lines_of(files: Sequence[LeftOut]) -> list[str]:
@@ -57,28 +57,19 @@ def lines_of(files: Sequence[LeftOut]) -> list[str]:
 
 @dataclass(frozen=True)
 class Examined:
-    """What one reading of a file found.
+    """What one reading of a file found."""
 
-    Attributes:
-        size: in bytes.
-        sha256: of its bytes.
-        head: its first bytes, at most ``CHUNK``; compressed as they are.
-        encoding: of its text.
-        fault: why it is not what it should be (None: it is).
-    """
-
-    size: int
-    sha256: str
-    head: bytes
-    encoding: str = UTF8
-    fault: Unreadable | None = None
+    size: int  # in bytes
+    sha256: str  # of its bytes
+    head: bytes  # its first bytes, at most ``CHUNK``; compressed as they are
+    encoding: str = UTF8  # of its text
+    fault: Unreadable | None = None  # why it is not what it should be (None: it is)
 
 
 class Check:
     """Checks the bytes of a text as they pass by: are they text, and in which encoding?"""
 
     def __init__(self, name: str, kind: Kind, reading: Reading) -> None:
-        """Take the file's name for messages, and how it is to be read."""
         self._name, self._asked = name, reading.encoding
         self._is_page = kind.format == "html"
         self._decoder: Decoder | None = None

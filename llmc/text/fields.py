@@ -105,11 +105,7 @@ def _found(value: Any, path: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return the text of a value.
-
-    Raises:
-        NoText: it has none; the message says what it is.
-    """
+    """Return the text of a value."""
     if value is None:
         return ""
     if isinstance(value, str):

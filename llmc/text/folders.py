@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -57,11 +58,7 @@ def files_named(text: str, reading: Reading) -> Found | None:
 
 
 def _is_folder(path: Path) -> bool:
-    """Return whether a path is a folder; False if nothing is there.
-
-    Raises:
-        OSError: that cannot be told.
-    """
+    """Return whether a path is a folder; False if nothing is there."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -91,10 +88,15 @@ def _beneath(folder: Path, reading: Reading) -> Found:
     found.files.sort()
     _without_own_files(found)
     if not found.files and any(each.reason == OWN_FILES for each in found.left_out):
-        raise Usage(
-            f"{folder} holds a dataset that llmc made, not text: 'llmc train --data {folder}' "
-            f"trains on it, 'llmc prepare {folder}' completes it"
+        error = Usage(
+            f"{folder} holds a dataset that llmc made, not text: train on it, or let prepare add "
+            "what it lacks"
         )
+        error.commands = (
+            shlex.join(["llmc", "train", "--data", str(folder)]),
+            shlex.join(["llmc", "prepare", str(folder)]),
+        )
+        raise error
     return found
 
 

@@ -230,11 +230,7 @@ def _stem(name: str) -> str:
 
 @cache
 def _spooled(folder: Path) -> Path:
-    """Write stdin to a file, once, and return its path; the file is removed when llmc ends.
-
-    Raises:
-        BadData: the disk is full.
-    """
+    """Write stdin to a file, once, and return its path; the file is removed when llmc ends."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     process = os.getpid()
     try:

@@ -136,11 +136,7 @@ def _opened(stream: BinaryIO, form: str, name: str) -> pq.ParquetFile | _Arrow:
 
 
 def _columns(schema: Any, fields: Sequence[str], name: str) -> list[tuple[str, str]]:
-    """Return those of ``fields`` that are there: the column of each, and its path.
-
-    Raises:
-        NoField: there is none, it is not text, or two columns have its name.
-    """
+    """Return those of ``fields`` that are there: the column of each, and its path."""
     found = [(first_step(field, schema.names), field) for field in fields]
     found = [(column, field) for column, field in found if column in schema.names]
     if not found:

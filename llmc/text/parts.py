@@ -41,18 +41,15 @@ PART_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a text that can be read by itself, by another process or on another machine.
-
-    Attributes:
-        read: returns a new iterator over its documents; it can be pickled, and gives the same
-            documents every time.
-        stream: makes an iterator over a single document in chunks, each with whether it begins
-            the document; None: the part is not a single document.
-    """
+    """A piece of a text that can be read by itself, by another process or on another machine."""
 
     name: str  # in messages
     bytes: int | None  # its stored size, for progress; None if that is not known
+    # Returns a new iterator over its documents; it can be pickled, and gives the same documents
+    # every time.
     read: Callable[[], Iterator[str]]
+    # Makes an iterator over a single document in chunks, each with whether it begins the document;
+    # None: the part is not a single document.
     stream: Callable[[], Iterator[tuple[bool, str]]] | None = None
 
     def texts(self) -> Iterator[str | tuple[bool, str]]:
@@ -170,11 +167,7 @@ def _may_be_left_out(error: BadData, kind: Kind, reading: Reading) -> bool:
 
 
 def _examined(kind: Kind, member: Member, name: str, reading: Reading) -> tuple[Kind, bytes]:
-    """Return how a file in an archive is read, and its first bytes; all of a text is checked.
-
-    Raises:
-        BadData: it is not read.
-    """
+    """Return how a file in an archive is read, and its first bytes; all of a text is checked."""
     if kind.format in ARCHIVES:
         raise Unreadable(name, "is an archive in an archive", "unpack it first")
     if member.content is None:

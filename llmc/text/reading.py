@@ -46,28 +46,22 @@ TEXTUAL = frozenset({"text", "jsonl", "json", "csv", "tsv", "html", "ipynb"})
 
 @dataclass(frozen=True)
 class Reading:
-    """The options for reading text; by default every kind of file is read in its usual way.
+    """The options for reading text; by default every kind of file is read in its usual way."""
 
-    Attributes:
-        include: patterns; of a folder, an archive or a repository only matching files are read.
-        exclude: patterns of files that are not read.
-        documents: a name in ``documents.NAMED``, ``record`` or a separator.
-        field: the field or column of a record that holds its text, or several: the first that a
-            record has is used. A path such as ``a.b`` or ``a[].content`` reaches nested ones.
-        encoding: of text that is not UTF-8: Python's name, or ``auto``.
-        newlines: ``keep`` leaves CR LF and CR as they are; by default they become LF.
-    """
-
+    # Patterns; of a folder, an archive or a repository only matching files are read.
     include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    documents: str | None = None
+    exclude: tuple[str, ...] = ()  # patterns of files that are not read
+    documents: str | None = None  # a name in ``documents.NAMED``, ``record`` or a separator
+    # The field or column of a record that holds its text, or several: the first that a record has
+    # is used. A path such as ``a.b`` or ``a[].content`` reaches nested ones.
     field: str | tuple[str, ...] | None = None
-    encoding: str | None = None
+    encoding: str | None = None  # of text that is not UTF-8: Python's name, or ``auto``
+    # ``keep`` leaves CR LF and CR as they are; by default they become LF.
     newlines: str | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that may hold a record's text, the first first; empty: the usual one."""
+        """The fields that may hold a record's text, in order of preference; empty: ``text``."""
         return (self.field,) if isinstance(self.field, str) else self.field or ()
 
     @property

@@ -61,7 +61,7 @@ def json_documents(chunks: Iterable[bytes], fields: Sequence[str], name: str) ->
 def is_one_json(head: bytes) -> bool:
     """Return whether what is called JSON Lines is one JSON text over several lines.
 
-    ``head`` are its first bytes. It is a list, or its first value does not end on its line.
+    ``head`` is its first bytes. It is a list, or its first value does not end on its line.
     """
     start = head.lstrip()
     if start.startswith(b"["):
@@ -93,10 +93,9 @@ def _fault_of(error: Exception | str) -> str:
 
 
 class _JsonStream:
-    """The elements of a list, or a sequence of values, in a text too large to parse at once."""
+    """The elements of a list, or a sequence of values, in ``chunks`` too large to parse at once."""
 
     def __init__(self, chunks: Iterable[bytes], name: str) -> None:
-        """Read the text from ``chunks``, split anywhere; messages call it ``name``."""
         self._name = name
         self._decoder = json.JSONDecoder()
         self._chunks = codecs.iterdecode(chunks, "utf-8-sig")

@@ -108,11 +108,7 @@ def _stdlib_source() -> Source:
 
 
 def _fetched(path: Path, boundary: Boundary, dataset: str) -> Source:
-    """Open a file that 'llmc fetch' downloaded.
-
-    Raises:
-        BadData: it is not UTF-8 text.
-    """
+    """Open a file that 'llmc fetch' downloaded."""
     kind = Kind("text", boundary=boundary)
     try:
         made = open_file(path, kind, AS_PUBLISHED, {"name": path.name}, dataset)
@@ -180,11 +176,7 @@ def _named_source(
 
 
 def _check_options(reading: Reading, inputs: list[str], opened: list[Source]) -> None:
-    """Refuse options that change nothing about these inputs.
-
-    Raises:
-        Usage: there is one.
-    """
+    """Refuse options that change nothing about these inputs."""
     formats = {kind.format for each in opened for kind in each.kinds}
     shown = ", ".join(inputs)
     if (reading.include or reading.exclude) and not any(each.of_many for each in opened):
@@ -237,11 +229,7 @@ def _opened_path(
 def _opened_splits(
     folder: Path, name: str, splits: Splits, left_out: Sequence[LeftOut], reading: Reading
 ) -> Source:
-    """Return the training text of a dataset's repository, with its validation text if it has one.
-
-    Raises:
-        BadData: a split cannot be read.
-    """
+    """Return the training text of a dataset's repository, with its validation text if any."""
     origin = {"path": str(folder.resolve()), "split": TRAIN}
     without = (*left_out, *splits.left_out)
     train = open_files(splits.train, reading, origin, name, root=folder, without=without)

@@ -24,7 +24,7 @@ from llmc.text.hub import (
 )
 
 CARD = "README.md"
-# What the card of a dataset has, and the front matter of other pages does not.
+# Keys of a dataset's card that the front matter of other pages has not.
 OF_CARD = {"configs", "dataset_info", "task_categories", "size_categories", "pretty_name"}
 
 

@@ -21,7 +21,6 @@ class Unreadable(BadData):
     """
 
     def __init__(self, name: str, reason: str, advice: str) -> None:
-        """Take the file's name for messages, what is wrong, and what to do."""
         super().__init__(f"{name} {reason}: {advice}")
         self.reason = reason if advice == LEAVE else f"{reason}: {advice}"
 

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE on a text of any size: bounded memory, progress, an end at Ctrl-C."""
+"""Train a byte-level BPE on a text of any size, in bounded memory; Ctrl-C ends it at once."""
 
 from __future__ import annotations
 
@@ -72,10 +72,7 @@ def _words(texts: Iterable[str | tuple[bool, str]]) -> Iterator[str]:
 def _learn_in_child(
     texts: Iterable[str], count: int, total: int | None, report: Report
 ) -> list[str]:
-    """Return what :func:`bpe_child.learn` returns; end the process that runs it on any exception.
-
-    The process may fail, for lack of memory, for example.
-    """
+    """Return what :func:`bpe_child.learn` returns; any exception here ends the child process."""
     command = [sys.executable, "-P", bpe_child.__file__, str(count)]
     last = b""
     with subprocess.Popen(

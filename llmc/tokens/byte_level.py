@@ -29,20 +29,15 @@ LAST_SPECIAL = -1
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer as a file holds it.
+    """A tokenizer as a file holds it."""
 
-    Attributes:
-        tokens: the bytes of each id; a special token's name; empty for an id without token.
-        specials: the ids of the special tokens.
-        merges: pairs of spelled tokens, a space between them, in order of rank.
-        end: the id that ends a document; None if there is none. Default: the last special token.
-        whole: ids of other tokens that are found whole in a text, before it is split.
-    """
-
+    # The bytes of each id; a special token's name; empty for an id without token.
     tokens: tuple[bytes, ...]
-    specials: tuple[int, ...]
-    merges: tuple[str, ...]
+    specials: tuple[int, ...]  # the ids of the special tokens
+    merges: tuple[str, ...]  # pairs of spelled tokens, a space between them, in order of rank
+    # The id that ends a document; None if there is none. Default: the last special token.
     end: int | None = LAST_SPECIAL
+    # Ids of other tokens that are found whole in a text, before it is split.
     whole: tuple[int, ...] = ()
 
     @property

@@ -40,7 +40,7 @@ CUT_AT_BLANKS = re.compile(r"(?<=\S) ")
 
 FAST_SCHEMES = {"cl100k_base": "cl100k", "o200k_base": "o200k"}  # gigatoken's names of patterns
 SAMPLES = 8
-OWN_ENCODINGS = 16  # GPT-2's takes 11 MB and 30 ms
+OWN_ENCODINGS = 16  # threads with an encoding of their own; GPT-2's takes 11 MB and 30 ms
 
 
 # Text in order: documents, or their pieces, each with whether it begins a document.
@@ -143,19 +143,16 @@ def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
 class HeldEncoder:
     """Encodes batches with a tokenizer that is held as a document.
 
+    With ``special``, the text of a special token becomes that token.
+
     Attributes:
         lost_bytes: bytes of text so far that no token stands for: the vocabulary lacks them.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, special: bool) -> None:
-        """Use ``tokenizer``; with ``special``, the text of a special token becomes that token."""
-        import numpy as np
-
         self.lost_bytes = 0
         self._tokenizer, self._special = tokenizer, special
-        self._sizes = np.zeros(tokenizer.vocab_size, np.int64)
-        for token, size in tokenizer.text_sizes().items():
-            self._sizes[token] = size
+        self._sizes = tokenizer.byte_lengths()
         if special:
             for text, token in tokenizer.special_tokens.items():
                 self._sizes[token] = len(text.encode())

@@ -1,4 +1,4 @@
-"""Datasets that are there already: found again, named by their folder, and not replaced unasked."""
+"""Existing datasets: find one again, name one by its folder, and replace none unasked."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_replaced(
         force: replace it all the same.
 
     Raises:
-        Usage: there is such a dataset, and not ``force``.
+        Usage: there is such a dataset in ``folder``, and not ``force``.
     """
     if force or not (folder / FILENAME).exists():
         return
@@ -107,10 +107,7 @@ def _texts(
 def dataset_named(inputs: Sequence[str]) -> Manifest | None:
     """Return the dataset whose own folder is the only input; None if that is text.
 
-    A folder of text in which its dataset lies too is text.
-
-    Raises:
-        BadData: its manifest cannot be read.
+    A folder of text in which its dataset lies too is text, and so is one with a broken manifest.
     """
     folder = Path(inputs[0]) if len(inputs) == 1 else None
     if folder is None or not (folder / FILENAME).is_file():

@@ -34,7 +34,7 @@ ROWS_MAGIC, ROWS_VERSION = 20250917, 1
 UINT16_VOCAB = 65536
 MAX_TOKENS = 2**32 - 1
 MIN_TOKENS = 2  # an input and its target
-_AGAIN = "make it with 'llmc tokenize'"
+_AGAIN = "make it with 'llmc tokenize PATH'"
 WIDTHS = {"uint16": 2, "int32": 4, "uint32": 4}  # bytes of a token
 HEADERLESS = {"uint16": "<u2", "int32": "<i4"}  # nanoGPT's, llm.c's first release's
 
@@ -140,8 +140,8 @@ def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[
     if magic not in KINDS:
         other = (
             f"{name} is not a token file: it starts with {magic}, not {MAGIC16} or {MAGIC32}; "
-            "make one from text with 'llmc tokenize', and one from tokens without a header with "
-            "its --dtype uint16 or int32"
+            "make one with 'llmc tokenize PATH', of tokens without a header with --dtype uint16 or "
+            "int32"
         )
         return None, [not_data(raw, name) or other]
     if len(raw) < HEADER_BYTES:

@@ -77,11 +77,7 @@ def token_tasks(
     paths: Sequence[Path], dtype: str | None, tokenizer: Tokenizer, start: Position
 ) -> Iterator[Task]:
     """Yield the tasks of reading token files and checking that each id is in the vocabulary."""
-    import numpy as np
-
-    lengths = np.zeros(tokenizer.vocab_size, np.int64)  # text bytes of every token
-    for token, size in tokenizer.text_sizes().items():
-        lengths[token] = size
+    lengths = tokenizer.byte_lengths()
     for index, path in enumerate(paths):
         if index < start.part:
             continue

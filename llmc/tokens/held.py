@@ -31,7 +31,7 @@ MARK, VERSION = "llmc_tokenizer", 1
 HUGGINGFACE, CHARACTERS = "huggingface", "characters"
 # What ends a document, by the names that published tokenizers use.
 ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>")
-LOSSY_SPLITS = ("Removed",)  # of a Split: the text between the pieces is dropped
+LOSSY_SPLITS = ("Removed",)  # behaviours of a Split that drop the text between the pieces
 SPLITTERS = ("Split", "Digits", "Punctuation", "ByteLevel")
 # What decides ids about an added token; "normalized" does not without a normalizer.
 ADDED_FACTS = ("special", "single_word", "lstrip", "rstrip")
@@ -98,10 +98,9 @@ class HuggingFaceCoder:
 
 
 class CharacterCoder:
-    """A table of characters."""
+    """A table of characters, each with its id."""
 
     def __init__(self, ids: Mapping[str, int]) -> None:
-        """Hold the id of every character."""
         self._ids = ids
         self._by_id = {token: text.encode() for text, token in ids.items()}
 

@@ -19,7 +19,7 @@ from llmc import __version__
 from llmc.engine.machine import available_cpus
 from llmc.errors import BadData
 from llmc.kinds import HEAD_BYTES, not_data, read_strictly
-from llmc.paths import written_whole
+from llmc.paths import write_json
 from llmc.tokens.files import TokenFile, is_file_name, payload_sha256, read_tokens
 from llmc.tokens.tokenizer import Tokenizer, file_of, load_recorded
 
@@ -73,20 +73,14 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """How the validation split was made.
+    """How the validation split was made."""
 
-    Attributes:
-        rule: ``sample`` (of the documents, by llmc.tokens.split), ``first`` (the first tokens),
-            ``own`` (the text has a validation text) or ``none``.
-        seed: of the sample.
-        documents: whole documents in the sample.
-        runs: runs of tokens in it, of documents that are too long.
-    """
-
+    # ``sample`` (of the documents, by llmc.tokens.split), ``first`` (the first tokens), ``own``
+    # (the text has a validation text) or ``none``.
     rule: str
-    seed: int | None = None
-    documents: int = 0
-    runs: int = 0
+    seed: int | None = None  # of the sample
+    documents: int = 0  # whole documents in the sample
+    runs: int = 0  # runs of tokens in it, of documents that are too long
 
 
 @dataclass(frozen=True)
@@ -115,8 +109,7 @@ class Manifest:
         cls, folder: Path, dataset: str, tokenizer: Tokenizer, source: tuple[dict[str, Any], ...]
     ) -> Manifest:
         """Return the manifest of a dataset whose token files are still to be written."""
-        made = tokenizer
-        file = file_of(made)
+        made, file = tokenizer, file_of(tokenizer)
         record = TokenizerRecord(made.name, made.fingerprint, made.vocab_size, made.eot, file)
         return cls(folder, dataset, record, Split(()), Split(()), source, text_bytes=0)
 
@@ -168,8 +161,7 @@ def write_manifest(manifest: Manifest) -> None:
     Raises:
         BadData: the place cannot be written.
     """
-    with written_whole(manifest.folder / FILENAME) as partial:
-        partial.write_text(json.dumps(manifest.fields(), indent=2) + "\n", encoding="utf-8")
+    write_json(manifest.folder / FILENAME, manifest.fields())
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -181,7 +173,9 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / FILENAME
     missing = f"no dataset in {folder}: make one with 'llmc tokenize NAME' or 'llmc prepare NAME'"
-    fields = read_strictly(scan_manifest, path, missing=missing, advice="run 'llmc tokenize' again")
+    fields = read_strictly(
+        scan_manifest, path, missing=missing, advice="run 'llmc tokenize PATH' again"
+    )
     del fields["format"]
     part, split = fields.get("part"), fields.get("split")
     fields |= {
@@ -213,7 +207,7 @@ def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[st
     try:
         fields = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        return {}, [f"cannot read {name} ({error}); run 'llmc tokenize' again"]
+        return {}, [f"cannot read {name} ({error}); run 'llmc tokenize PATH' again"]
     found = [] if isinstance(fields, dict) else [f"it is not a JSON object but {fields!r:.40}"]
     if not found:
         if fields.get("format") == OLD_FORMAT:
@@ -222,7 +216,7 @@ def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[st
             found.append(f"its format is not {FORMAT}")
         found += _problems(fields)
     problems = [
-        f"{name} is not a manifest that llmc wrote ({problem}); run 'llmc tokenize' again"
+        f"{name} is not a manifest that llmc wrote ({problem}); run 'llmc tokenize PATH' again"
         for problem in found
     ]
     return fields if isinstance(fields, dict) else {}, problems
@@ -298,7 +292,7 @@ def verify(manifest: Manifest) -> None:
         if tokens != file.tokens or payload_sha256(file.path) != file.sha256:
             raise BadData(
                 f"{file.path} is not the file its manifest describes ({tokens:,} tokens, "
-                f"{file.tokens:,} in the manifest, or other ones): run 'llmc tokenize' again"
+                f"{file.tokens:,} in the manifest, or other ones): run 'llmc tokenize PATH' again"
             )
 
     # Hashing releases Python's lock.

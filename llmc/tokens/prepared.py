@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from llmc.kinds import broken_explained
-from llmc.paths import Workspace, written_whole
+from llmc.paths import Workspace, write_json
 
 FILENAME = "prepared.json"
 
@@ -19,8 +19,7 @@ def record_prepared(workspace: Workspace, dataset: Path, model: Path) -> None:
         BadData: the place cannot be written.
     """
     place = os.path.relpath(model, workspace.root)
-    with written_whole(dataset / FILENAME) as partial:
-        partial.write_text(json.dumps({"model": place}, indent=2) + "\n", encoding="utf-8")
+    write_json(dataset / FILENAME, {"model": place})
 
 
 def prepared_model(workspace: Workspace, dataset: Path) -> Path | None:
@@ -32,7 +31,7 @@ def prepared_model(workspace: Workspace, dataset: Path) -> Path | None:
     path = dataset / FILENAME
     if not path.exists():
         return None
-    with broken_explained(path, "run 'llmc prepare' again"):
+    with broken_explained(path, "run 'llmc prepare NAME' again"):
         place = json.loads(path.read_text(encoding="utf-8"))["model"]
     model = workspace.root / str(place)
     return model if model.is_file() else None

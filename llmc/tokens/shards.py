@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import BadData
-from llmc.paths import link_or_copy, written_whole
+from llmc.paths import link_or_copy, write_json
 from llmc.tokens import files as token_files
 from llmc.tokens import manifest as manifests
 from llmc.tokens import split as splits
@@ -86,8 +86,7 @@ class Scratch:
         for state in streams.values():
             state["files"] = [{"file": file.pop("path").name, **file} for file in state["files"]]
         journal = {"format": JOURNAL_FORMAT, "key": self.key, "stages": streams}
-        with written_whole(self.folder / JOURNAL) as partial:
-            partial.write_text(json.dumps(journal, indent=1) + "\n", encoding="utf-8")
+        write_json(self.folder / JOURNAL, journal)
 
     def remove_unfinished(self) -> None:
         """Keep the finished shards and the journal, and remove everything else."""
@@ -257,26 +256,16 @@ def _nearest(
 
     The search widens from the target outwards: it seldom goes far. Of two as near, the first.
     """
-    reach = SLICE
+    joined, reach = splits.Joined(files), SLICE
     while low < high:
         start, end = max(low, target - reach), min(high, target + reach + 1)
-        places = _positions(files, token, start, end)
-        best = min(places, key=lambda at: abs(at - target), default=None)
-        if best is not None or (start == low and end == high):
-            return best
+        places = joined.positions(token, start, end)
+        if len(places):
+            return int(places[abs(places - target).argmin()])
+        if (start, end) == (low, high):
+            return None
         reach *= 4
     return None
-
-
-def _positions(files: Sequence[TokenFile], token: int, start: int, end: int) -> Iterator[int]:
-    import numpy as np
-
-    first = 0
-    for file in files:
-        low, high = max(start - first, 0), min(end - first, file.tokens)
-        for at, ids in zip(range(low, high, SLICE), _slices(file.path, low, high), strict=True):
-            yield from (int(place) + at + first for place in np.flatnonzero(ids == token))
-        first += file.tokens
 
 
 def _slices(path: Path, start: int, end: int) -> Iterator[Ids]:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     Bounds = NDArray[np.int64]  # (n, 2): where ranges of tokens begin and end
 
 SEED = 1337
-STRETCHES, STRETCH = 16, 100_000_000  # of a larger text these are sampled, evenly spaced; not all
-MOST_RUNS, LEAST_RUN = 10, 128  # of a long document: how many, and tokens in one if there are some
+STRETCHES, STRETCH = 16, 100_000_000  # a longer text is sampled in 16 evenly spaced stretches
+MOST_RUNS, LEAST_RUN = 10, 128  # of a long document; a single run may have fewer tokens
 HASHED = 16  # tokens of a document, evenly spaced, that its hash is made of
 SLICE = 1 << 20
 PLACES = 1 << 9  # looked at in one map of a file
@@ -32,15 +32,10 @@ PLACES = 1 << 9  # looked at in one map of a file
 
 @dataclass(frozen=True)
 class Sample:
-    """What of a stream validates.
+    """The part of a stream that is the validation split."""
 
-    Attributes:
-        bounds: begins and ends of its ranges, (n, 2), in order.
-        documents: how many of them are whole documents; the others are runs of long ones.
-    """
-
-    bounds: Bounds
-    documents: int
+    bounds: Bounds  # where its ranges begin and end, (n, 2), in order
+    documents: int  # how many of them are whole documents; the others are runs of long ones
 
     @property
     def tokens(self) -> int:
@@ -66,10 +61,9 @@ class Sample:
 
 
 class Joined:
-    """Token files as one stream."""
+    """Token files as one stream; a broken one raises BadData."""
 
     def __init__(self, files: Sequence[TokenFile]) -> None:
-        """Take the files; a broken one raises BadData."""
         import numpy as np
 
         self.files = [FreshTokens(file.path) for file in files]

@@ -21,15 +21,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmc.errors import BadData, Usage
 from llmc.kinds import broken_explained
-from llmc.paths import written_whole
+from llmc.paths import write_json, written_whole
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens import vocabulary
 from llmc.tokens.files import is_file_name
 from llmc.tokens.vocabulary import PATTERNS, TOKENIZER_FILE, encoding_names, file_form, ranks_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PATTERN = PATTERNS["gpt2"]
 
@@ -60,31 +64,24 @@ class Coder(Protocol):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A vocabulary and how text becomes ids in it.
+    """A vocabulary and how text becomes ids in it."""
 
-    Attributes:
-        name: ``gpt2``, ``byte``, ``bpe``, ``huggingface``, ``characters`` or the name of a tiktoken
-            encoding.
-        eot: the id that comes before every document: end-of-text, or the newline of a tokenizer
-            that has no end-of-text.
-        vocab_size: V, the largest id plus 1.
-        fingerprint: SHA-256 of everything that decides the ids, in hexadecimal.
-        pattern: the split pattern, in tiktoken's syntax; empty if llmc does not split by it.
-        special_tokens: text -> id.
-        ranks: token -> id, without the special tokens; of tokens with the same bytes, one.
-        ends: whether ``eot`` ends a text.
-        document: what defines a tokenizer that is held as a document; None for others.
-    """
-
+    # ``gpt2``, ``byte``, ``bpe``, ``huggingface``, ``characters`` or the name of a tiktoken
+    # encoding.
     name: str
     encoding: Coder = field(repr=False, compare=False)
+    # The id that comes before every document: end-of-text, or the newline of a tokenizer that has
+    # no end-of-text.
     eot: int
-    vocab_size: int
-    fingerprint: str
+    vocab_size: int  # V, the largest id plus 1
+    fingerprint: str  # SHA-256 of everything that decides the ids, in hexadecimal
+    # The split pattern, in tiktoken's syntax; empty if llmc does not split by it.
     pattern: str = field(repr=False)
-    special_tokens: Mapping[str, int] = field(repr=False)
+    special_tokens: Mapping[str, int] = field(repr=False)  # text -> id
+    # Token -> id, without the special tokens; of tokens with the same bytes, one.
     ranks: Mapping[bytes, int] = field(repr=False, compare=False)
-    ends: bool = True
+    ends: bool = True  # whether ``eot`` ends a text
+    # What defines a tokenizer that is held as a document; None for others.
     document: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -119,6 +116,15 @@ class Tokenizer:
         """Return id -> bytes of text, of every token but the special ones."""
         sizes = {rank: len(token) for token, rank in self.ranks.items()}
         return sizes | getattr(self.encoding, "twins", {})
+
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """Return the bytes of text of every token, (V,); special and unused ones have none."""
+        import numpy as np
+
+        lengths = np.zeros(self.vocab_size, np.int64)
+        for token, size in self.text_sizes().items():
+            lengths[token] = size
+        return lengths
 
     def detokenize(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of the ids; UTF-8 unless a character is cut.
@@ -256,7 +262,7 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
     from llmc.tokens.tokenizer_files import recorded_file
 
     if file is not None and not (folder / file).is_file():
-        raise BadData(f"{folder / file} is gone: run 'llmc tokenize' again")
+        raise BadData(f"{folder / file} is gone: run 'llmc tokenize PATH' again")
     if file is None and name not in WITHOUT_FILE:
         raise BadData(f"{folder} names no file for its tokenizer '{name}': tokenize again")
     spec = str(folder / file) if file is not None else name
@@ -264,7 +270,7 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
     if tokenizer.fingerprint != fingerprint:
         raise BadData(
             f"the tokenizer {spec} is not the one that {folder} was made with (its fingerprint "
-            "differs): run 'llmc tokenize' again"
+            "differs): run 'llmc tokenize PATH' again"
         )
     return tokenizer
 
@@ -302,8 +308,7 @@ def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
     if not tokenizer.is_plain and tokenizer.document is None:
         special = dict(tokenizer.special_tokens)
         record |= {"pattern": tokenizer.pattern, "special_tokens": special}
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(path, record)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -154,7 +154,7 @@ def _by_record(path: Path) -> Tokenizer | None:
     except ValueError as error:
         raise BadData(
             f"{path} and {RECORD_FILE} beside it make no tokenizer ({error}): "
-            "run 'llmc tokenize' again"
+            "run 'llmc tokenize PATH' again"
         ) from error
 
 

@@ -37,13 +37,10 @@ MERGES_HEADER, MERGES_START = "#version: 0.2", b"#version"
 def write_tokenizer_json(
     folder: Path, vocabulary: Vocabulary, context: int, table: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the four files.
+    """Write the four files into ``folder``.
 
-    Args:
-        folder: where they go.
-        vocabulary: the tokens and merges.
-        context: the model's maximum number of positions, beyond which ``AutoTokenizer`` warns.
-        table: the ``tokenizer.json``. Default: one with GPT-2's split pattern.
+    ``context`` is the model's number of positions, beyond which ``AutoTokenizer`` warns. The
+    ``tokenizer.json`` is ``table``. Default: one with GPT-2's split pattern.
 
     Raises:
         OSError: the disk is full.
@@ -170,15 +167,10 @@ def vocabulary_of_table(tokenizer: Tokenizer) -> Vocabulary:
 
 @dataclass(frozen=True)
 class Unheld:
-    """A tokenizer that is there and that llmc cannot hold.
+    """A tokenizer that is there and that llmc cannot hold."""
 
-    Attributes:
-        reason: why.
-        fingerprint: SHA-256 in hexadecimal of what defines it, which no held tokenizer has.
-    """
-
-    reason: str
-    fingerprint: str
+    reason: str  # why
+    fingerprint: str  # SHA-256 in hexadecimal of what defines it, which no held tokenizer has
 
 
 def read_folder(folder: Path) -> Tokenizer | Unheld | None:

@@ -23,23 +23,15 @@ Picture = list[list[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Line:
-    """One curve of a chart.
+    """One curve of a chart."""
 
-    Attributes:
-        points: (x, y) pairs in order of x, joined.
-        spots: more pairs, each drawn as ``spot`` over all curves.
-        mark: a letter set into the curve in places, which tells it from others without colour.
-        spot: the sign for ``spots``.
-        style: rich's name of a colour.
-        spot_style: that of the spots; the curve's unless it is named.
-    """
-
-    points: Sequence[Point]
-    spots: Sequence[Point] = ()
+    points: Sequence[Point]  # (x, y) pairs in order of x, joined
+    spots: Sequence[Point] = ()  # more pairs, each drawn as ``spot`` over all curves
+    # A letter set into the curve in places, which tells it from others without colour.
     mark: str = ""
-    spot: str = "●"
-    style: str = ""
-    spot_style: str = ""
+    spot: str = "●"  # the sign for ``spots``
+    style: str = ""  # rich's name of a colour
+    spot_style: str = ""  # that of the spots; the curve's unless it is named
 
 
 @dataclass(frozen=True)
@@ -93,15 +85,9 @@ def chart(
 ) -> Picture:
     """Draw curves in braille with axes, without what these cannot show: a NaN, 0 in logarithms.
 
-    Args:
-        lines: the curves; a later one is drawn over an earlier one.
-        width: characters, axis included.
-        height: lines of the picture, without the two of the axis below.
-        log_x: equal ratios are equally far apart, from left to right.
-        log_y: the same, upwards.
-        x_text: how the ends of the axis below are written.
-        y_text: how numbers are written to the left.
-        x_title: what the axis below counts.
+    A later curve is drawn over an earlier one. ``width`` and ``height`` are in characters, the axis
+    to the left included, the two lines of the axis below not. ``log_x`` and ``log_y`` make equal
+    ratios equally far apart. ``x_text`` and ``y_text`` write the numbers of the axes.
 
     Returns:
         ``height + 2`` lines; none where there is no point to show.
@@ -150,7 +136,6 @@ class _Canvas:
     """A grid of characters, each with its colour: braille dots for curves, and signs over them."""
 
     def __init__(self, across: Scale, up: Scale, columns: int, height: int) -> None:
-        """Make an empty canvas of ``columns`` by ``height`` characters."""
         self.across, self.up = across, up
         self.columns, self.height = columns, height
         self.cells = [[(chr(BLANK), "")] * columns for _ in range(height)]
@@ -198,7 +183,6 @@ class Trace:
     """The means of equal stretches of a growing list: few points, however long it gets."""
 
     def __init__(self) -> None:
-        """Begin with no point."""
         self.points: list[Point] = []
         self.stride = 1
         self.seen = 0

@@ -12,6 +12,7 @@ from llmc.engine.build import ensure_native
 from llmc.engine.machine import training_threads
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
+from llmc.train.arrival import late
 from llmc.train.loop import OnEvent, engine_arguments, ignore, run_engine
 from llmc.train.metrics import Event, Progress
 from llmc.train.plan import Inputs, Storage, start
@@ -34,16 +35,11 @@ class PlannedWork:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take.
-
-    Attributes:
-        start: the engine's ``start`` event: the memory and its parts.
-        measured: the engine's ``measured`` event: times of a few steps.
-    """
+    """What a run will take."""
 
     settings: TrainConfig
-    start: Event
-    measured: Event
+    start: Event  # the engine's ``start`` event: the memory and its parts
+    measured: Event  # the engine's ``measured`` event: times of a few steps
     storage: Storage
 
     @property
@@ -55,6 +51,11 @@ class Estimate:
     def seconds(self) -> float:
         """The time of the whole run, without loading and saving."""
         return total_seconds(self.work)
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of a schedule that ``--max-time`` cuts off, or None."""
+        return late(self.settings, self.start["steps"], self.work[0].count)
 
     @property
     def tokens_per_second(self) -> float:

@@ -142,11 +142,19 @@ def last_written(folder: Path) -> int:
     return max(written)
 
 
+def saved_weights(folder: Path) -> dict[int, Path]:
+    """Return the weights of the checkpoints from which a run can be resumed, by step, in order."""
+    found = {}
+    for path in sorted((folder / CHECKPOINTS).glob("*"), reverse=True):
+        # A step can have two: with an i that of an interrupt, which a resume replaced.
+        if match := re.fullmatch(r"([0-9]{8,})i?", path.name):
+            found[int(match[1])] = path / CHECKPOINT
+    return dict(sorted(found.items()))
+
+
 def saved_steps(folder: Path) -> list[int]:
     """Return the steps of the checkpoints from which a run can be resumed, in order."""
-    names = (path.name for path in (folder / CHECKPOINTS).glob("*"))
-    found = (re.fullmatch(r"([0-9]{8,})i?", name) for name in names)
-    return sorted({int(match[1]) for match in found if match})
+    return list(saved_weights(folder))
 
 
 def newest_step(folder: Path) -> int | None:
@@ -226,7 +234,7 @@ def find_checkpoint(
     if not Path(target).is_file():
         raise MissingOutput(
             f"there is no run and no checkpoint '{target}': train one with 'llmc train', "
-            "or make one with 'llmc export-weights'" + similar_run(workspace, str(target))
+            "or make one with 'llmc export-weights MODEL'" + similar_run(workspace, str(target))
         )
     if last:
         raise Usage(f"--last chooses between a run's weights, and {target} is a file: leave it out")

@@ -9,6 +9,7 @@ import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate
@@ -20,38 +21,30 @@ from llmc.errors import LlmcError, MissingOutput, Usage
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.train.folder import is_running, last_written, newest_run, read_record, similar_run
-from llmc.train.metrics import STATES, Metrics, Point, count
+from llmc.train.metrics import STATES, Metrics, Point, count, lowest
+from llmc.train.resume import val_since
 from llmc.weights.checkpoint import read_header
 from llmc.weights.sources import run_weights
 
 
 @dataclass(kw_only=True)
 class RunHistory(Metrics):
-    """One run: its numbers, and what else its folder tells.
+    """One run: its numbers, and what else its folder tells."""
 
-    Attributes:
-        name: its folder's.
-        settings: the tables of config.toml.
-        dataset: what it trained on, if known.
-        parameters: how many the model has, if known.
-        saved_step: the step its checkpoint was saved at; None without a checkpoint.
-        offered_step: the step of the weights that sample, serve, eval and export-weights use.
-        running: a trainer holds the run.
-        updated: when it was last written to, in seconds since 1970; 0 if never.
-        started: the same of its settings alone.
-        problems: what is wrong with its files, one sentence each.
-    """
-
-    name: str
+    name: str  # its folder's
     folder: Path
+    # Tables as in config.toml; where run.json has them too, its own.
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    dataset: str | None = None
-    parameters: int | None = None
-    saved_step: int | None = None
+    dataset: str | None = None  # what it trained on, if known
+    parameters: int | None = None  # how many the model has, if known
+    saved_step: int | None = None  # the step its checkpoint was saved at; None without a checkpoint
+    # The step of the weights that sample, serve, eval and export-weights use.
     offered_step: int | None = None
-    running: bool = False
-    updated: float = 0.0
-    started: float = 0.0
+    val_since: int = -1  # the step at which its validation became another one; -1: never
+    running: bool = False  # a trainer holds the run
+    updated: float = 0.0  # when it was last written to, in seconds since 1970; 0 if never
+    started: float = 0.0  # the same of its settings alone
+    # What is wrong with its files, one sentence each.
     problems: list[str] = field(default_factory=list)
 
     def _setting(self, name: str) -> int | None:
@@ -119,9 +112,8 @@ class RunHistory(Metrics):
 
     @property
     def best_val(self) -> tuple[int, float] | None:
-        """The (step, loss) of the lowest validation loss."""
-        finite = [point for point in self.val if math.isfinite(point[1])]
-        return min(finite, key=lambda point: point[1], default=None)
+        """The (step, loss) of the lowest validation loss of those that can be compared."""
+        return lowest(self.val, self.val_since)
 
     @property
     def state(self) -> str:
@@ -224,13 +216,18 @@ def _read_settings(run: RunHistory) -> None:
         except LlmcError as error:
             run.problems.append(f"{CONFIG}: {error}")
     try:
-        data = read_record(run.folder).get("data")
+        record = read_record(run.folder)
+        data, own = record.get("data"), record.get("settings")
         run.started = (run.folder / RECORD).stat().st_mtime
     except (FileNotFoundError, TypeError):
         return
     except (OSError, ValueError, RecursionError) as error:
         run.problems.append(f"cannot read {RECORD}: {' '.join(str(error).split())}")
         return
+    with suppress(KeyError, TypeError, ValueError, AttributeError):  # broken: --resume says so
+        run.val_since = val_since(record)
+    if isinstance(own, dict):
+        run.settings |= {name: table for name, table in own.items() if isinstance(table, dict)}
     if isinstance(data, str) and data:
         path = Path(data)
         run.dataset = path.parent.name if path.stem in ("train", "val") else path.stem

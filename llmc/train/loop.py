@@ -19,6 +19,7 @@ from llmc.tokens.tokenizer import record_tokenizer
 from llmc.train import folder as folders
 from llmc.train import record as records
 from llmc.train import resume as resuming
+from llmc.train.arrival import Watch
 from llmc.train.metrics import Event, Metrics, Point, Progress, further
 from llmc.train.plan import Inputs, RunPlan, start
 from llmc.train.record import Setup
@@ -38,21 +39,13 @@ def ignore(event: Event, progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training run ended.
+    """How a training run ended."""
 
-    Attributes:
-        folder: the run's.
-        settings: the training settings.
-        progress: the numbers of all steps, those before a resume included.
-        resumed: the run existed before.
-        interrupted: a signal ended it.
-    """
-
-    folder: Path
-    settings: TrainConfig
-    progress: Progress
-    resumed: bool = False
-    interrupted: bool = False
+    folder: Path  # the run's
+    settings: TrainConfig  # the training settings
+    progress: Progress  # the numbers of all steps, those before a resume included
+    resumed: bool = False  # the run existed before
+    interrupted: bool = False  # a signal ended it
 
     @property
     def steps(self) -> int:
@@ -98,7 +91,7 @@ class TrainResult:
     @property
     def best_val(self) -> Point | None:
         """The step with the lowest validation loss, saved or not, and that loss."""
-        return min(self.progress.val, key=lambda point: point[1], default=None)
+        return self.progress.best_val
 
     @property
     def metrics(self) -> Path:
@@ -224,11 +217,10 @@ def run_training(
     """
     resumed = plan.record is not None
     if plan.record is None:
-        names = {"recipe": plan.preset.name, "dtype": plan.settings.dtype}
-        record = records.new_record(workspace, plan.data, plan.model, setup, **names)
+        record = records.new_record(workspace, plan.data, plan.model, setup, plan.preset)
         plan = replace(plan, folder=folders.claim_run(workspace, run, plan.data.name))
     else:
-        record = records.resumed_record(plan.record, plan.step, setup, plan.changes)
+        record = records.resumed_record(plan.record, plan.step, setup, plan.preset, plan.changes)
     progress = plan.progress()
     result = TrainResult(plan.folder, plan.settings, progress, resumed)
     try:
@@ -284,41 +276,38 @@ def _follow(
     folder, data = plan.folder, plan.data
 
     def write() -> None:
+        records.write_record(folder, record)  # first: config.toml is compared with it
         folders.write_config(folder, plan.preset)
-        records.write_record(folder, record)
         if data.tokenizer is not None:
             record_tokenizer(data.tokenizer, folder)
 
-    settings = plan.settings
+    settings, watch = plan.settings, Watch(plan.settings)
+    earlier = Metrics()
+
+    def said(event: Event, progress: Progress) -> str | None:
+        if event.get("event") != "start" or plan.record is None:
+            return watch.take(event, progress)
+        parts: dict[str, Any] = {"changes": plan.changes, "earlier": earlier, "start": event}
+        return resuming.rate_jump(workspace, folder, settings, **parts)
+
+    def heard(event: Event, progress: Progress) -> None:
+        if (sentence := said(event, progress)) is not None:
+            report.note(sentence)
+        on_event(event, progress)
+
     if plan.record is not None:  # an update keeps its tokens, whatever the engine proposes
         settings = replace(settings, total_batch_size=settings.tokens_per_step)
     argv = [str(setup.binary), "train"]
     argv += engine_arguments(data, plan.model, folder, settings, setup.threads, rows=plan.rows)
     if plan.record is None:
         write()
-        run_engine(argv, progress, data.detokenize, on_event)
+        run_engine(argv, progress, data.detokenize, heard)
         return
-    earlier = Metrics()
     if (folder / METRICS).is_file():
         earlier.read(folder / METRICS)
     # The engine may still refuse the run, or another process hold it: its folder stays as it is.
     argv += ["--resume", "1"]
     argv += ["--resume-from", str(plan.step)] if plan.back else []
-    argv += ["--forget-best", "1"] if "val_data" in plan.changes else []
-
-    def on_event_of_resume(event: Event, progress: Progress) -> None:
-        if event.get("event") == "start":
-            sentence = resuming.rate_jump(
-                workspace,
-                folder,
-                plan.settings,
-                changes=plan.changes,
-                earlier=earlier,
-                start=event,
-            )
-            if sentence is not None:
-                report.note(sentence)
-        on_event(event, progress)
-
-    detokenize = data.detokenize
-    run_engine(argv, progress, detokenize, on_event_of_resume, earlier=earlier, on_first=write)
+    argv += ["--new-schedule", "1"] if resuming.PLANNED_BY & plan.changes.keys() else []
+    argv += ["--forget-best", "1"] if resuming.validates_otherwise(plan.changes) else []
+    run_engine(argv, progress, data.detokenize, heard, earlier=earlier, on_first=write)

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.units import seconds_of, typed_time
@@ -34,6 +34,7 @@ STATES = {
 
 Event = dict[str, Any]
 Point = tuple[float, float]
+P = TypeVar("P", bound=Point)
 
 
 @dataclass
@@ -124,6 +125,12 @@ class Metrics:
         return True
 
 
+def lowest(points: Sequence[P], since: int) -> P | None:
+    """Return the point with the lowest finite loss of those after step ``since``."""
+    compared = (point for point in points if point[0] > since and math.isfinite(point[1]))
+    return min(compared, key=lambda point: point[1], default=None)
+
+
 def count(value: object) -> int | None:
     """Return ``value`` if it is a whole number from 0 to 2^63 - 1, else None."""
     return value if type(value) is int and 0 <= value < 1 << 63 else None
@@ -138,43 +145,34 @@ def _number(value: object) -> float | None:
 
 @dataclass
 class Progress:
-    """The numbers of a run so far, collected from the engine's events.
+    """The numbers of a run so far, collected from the engine's events."""
 
-    Attributes:
-        steps: the number to make; None if only time or patience ends the run.
-        run: the run's name.
-        tokens_per_step: tokens in one update.
-        flops_per_token: floating-point operations that training takes for a token; 0: unknown.
-        max_seconds: the limit of the training time, over all resumes; 0: none.
-        train: (step, training loss) pairs.
-        val: (step, validation loss) pairs.
-        val_errors: the standard error of the validation losses that have one, by step.
-        start: the engine's first event: parameters, isa, threads in use, memory in bytes.
-        last: the newest event about a training step.
-        seconds: training time: the sum of all steps, without validation, samples and saving.
-        sample: the newest sample, as text.
-        saved_step: the step of the newest checkpoint, if any.
-        before: training steps made before the run was resumed.
-        skipped: steps whose update was skipped as an outlier.
-        end: the engine's last event: why the run ended.
-    """
-
-    steps: int | None
-    run: str = ""
-    tokens_per_step: int = 0
+    steps: int | None  # the number to make; None if only time or patience ends the run
+    run: str = ""  # the run's name
+    tokens_per_step: int = 0  # tokens in one update
+    # Floating-point operations that training takes for a token; 0: unknown.
     flops_per_token: float = 0.0
-    max_seconds: float = 0.0
-    train: list[Point] = field(default_factory=list)
-    val: list[Point] = field(default_factory=list)
+    max_seconds: float = 0.0  # the limit of the training time, over all resumes; 0: none
+    train: list[Point] = field(default_factory=list)  # (step, training loss) pairs
+    val: list[Point] = field(default_factory=list)  # (step, validation loss) pairs
+    # The standard error of the validation losses that have one, by step.
     val_errors: dict[int, float] = field(default_factory=dict)
+    # The engine's first event: parameters, isa, threads in use, memory in bytes.
     start: Event = field(default_factory=dict)
-    last: Event = field(default_factory=dict)
+    last: Event = field(default_factory=dict)  # the newest event about a training step
+    # Training time: the sum of all steps, without validation, samples and saving.
     seconds: float = 0.0
-    sample: str = ""
-    saved_step: int | None = None
-    before: int = 0
-    skipped: int = 0
-    end: Event = field(default_factory=dict)
+    sample: str = ""  # the newest sample, as text
+    saved_step: int | None = None  # the step of the newest checkpoint, if any
+    before: int = 0  # training steps made before the run was resumed
+    val_since: int = -1  # the step at which the validation became another one; -1: never
+    skipped: int = 0  # steps whose update was skipped as an outlier
+    end: Event = field(default_factory=dict)  # the engine's last event: why the run ended
+
+    @property
+    def best_val(self) -> Point | None:
+        """The step with the lowest validation loss, saved or not, and that loss."""
+        return lowest(self.val, self.val_since)
 
     def resume(self, earlier: Metrics, step: int) -> None:
         """Take in what a run recorded before ``step``, from which it is resumed."""
@@ -226,6 +224,14 @@ class Progress:
         """Tokens trained on over the training time; 0 before the first step."""
         return len(self.train) * self.tokens_per_step / self.seconds if self.seconds else 0.0
 
+    @property
+    def share_of_peak(self) -> float | None:
+        """The used part of the machine's floating-point peak, which the engine measures."""
+        peak = self.start.get("peak_flops")
+        if not (self.last and peak and self.flops_per_token):
+            return None
+        return float(self.tokens_per_second * self.flops_per_token / peak)
+
 
 def ending(end: Event, settings: TrainConfig) -> str:
     """Return why a run has ended, as half a sentence."""
@@ -236,12 +242,20 @@ def ending(end: Event, settings: TrainConfig) -> str:
         "steps": f"it made its {steps}",
         "tokens": f"it trained on {settings.max_tokens:,} tokens (--max-tokens), in {steps}",
         "epochs": f"it trained on all windows {times} (--epochs), in {steps}",
-        "time": f"it trained for {settings.max_time} (--max-time), {steps}",
+        "time": f"it trained for {settings.max_time} (--max-time), {steps}{_missed(end, settings)}",
         "early-stop": f"{patience} without improvement (--patience), after {steps}",
         "interrupted": f"it was interrupted after {steps}",
         "not-finite": f"its loss was not finite at step {end['step']:,}",
     }
     return reasons.get(end["reason"], f"for the reason '{end['reason']}'")
+
+
+def _missed(end: Event, settings: TrainConfig) -> str:
+    """Return what to add where the learning rate has not reached the end of its schedule."""
+    planned = end.get("steps")
+    if settings.schedule == "constant" or planned is None or end["step"] >= planned:
+        return ""
+    return f" of the {planned:,} of its {settings.schedule} schedule"
 
 
 def further(end: Event, settings: TrainConfig) -> list[str]:

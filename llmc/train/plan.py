@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import Preset, TrainConfig, load_preset, settings_of
-from llmc.errors import BadData, Usage
+from llmc.config import Preset, TrainConfig, differing, load_preset, settings_of
+from llmc.errors import BadData, LlmcError, Usage
 from llmc.model import ModelConfig, flops_per_token
 from llmc.paths import (
     BEST,
@@ -18,14 +18,12 @@ from llmc.paths import (
     CHECKPOINTS,
     RECORD,
     Workspace,
-    expanded,
     free_bytes,
 )
 from llmc.report import SILENT, Report
-from llmc.tokens.files import read_tokens
 from llmc.train import record as records
 from llmc.train import resume as resuming
-from llmc.train.folder import new_run, newest_step
+from llmc.train.folder import new_run, newest_step, saved_weights
 from llmc.train.metrics import Progress
 from llmc.train.record import Record, Setup
 from llmc.train.resume import Changes
@@ -37,36 +35,23 @@ from llmc.weights.state import training_state_bytes
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the caller names; None: the default, or with ``resume`` the run's own.
+    """What the caller names; None: the default, or with ``resume`` the run's own."""
 
-    Attributes:
-        run: the run's name.
-        config: a preset, by name or path.
-        data: dataset folder, token file or glob pattern to train on.
-        val_data: token file or pattern to validate on.
-        model: the checkpoint to start from.
-        resume_from: the step of the checkpoint to resume from, or ``best``. Default: the newest.
-    """
-
-    run: str | None = None
-    config: str | None = None
-    data: Path | None = None
-    val_data: Path | None = None
-    model: Path | None = None
+    run: str | None = None  # the run's name
+    config: str | None = None  # a preset, by name or path
+    data: Path | None = None  # dataset folder, token file or glob pattern to train on
+    val_data: Path | None = None  # token file or pattern to validate on
+    model: Path | None = None  # the checkpoint to start from
+    # The step of the checkpoint to resume from, or ``best``. Default: the newest.
     resume_from: str | None = None
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Disk space in bytes.
+    """Disk space in bytes."""
 
-    Attributes:
-        needed: the most that the run's files take at a time.
-        free: free space; files that the run stored before it was resumed count as free.
-    """
-
-    needed: int
-    free: int
+    needed: int  # the most that the run's files take at a time
+    free: int  # free space; files that the run stored before it was resumed count as free
 
     def warning(self) -> str | None:
         """Return a disk-space warning, or None."""
@@ -92,26 +77,16 @@ def stored_bytes(config: ModelConfig, settings: TrainConfig, *, validates: bool)
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run before it is started or resumed.
+    """A run before it is started or resumed."""
 
-    Attributes:
-        folder: the run's; that of a new run is reserved by :func:`llmc.train.loop.run_training`.
-        preset: the model's shape and all settings.
-        data: the tokens to train and to validate on.
-        model: the checkpoint that the run starts, or started, from.
-        record: what ``run.json`` says of a resumed run; None: the run is new.
-        step: the step it is resumed from; None: no checkpoint was saved.
-        back: this is not its newest checkpoint.
-        changes: what a resumed run continues with, by name, and what it had before.
-    """
-
-    folder: Path
-    preset: Preset
-    data: Data
-    model: Path
-    record: Record | None = None
-    step: int | None = None
-    back: bool = False
+    folder: Path  # the run's; that of a new run is reserved by :func:`llmc.train.loop.run_training`
+    preset: Preset  # the model's shape and all settings
+    data: Data  # the tokens to train and to validate on
+    model: Path  # the checkpoint that the run starts, or started, from
+    record: Record | None = None  # what ``run.json`` says of a resumed run; None: the run is new
+    step: int | None = None  # the step it is resumed from; None: no checkpoint was saved
+    back: bool = False  # this is not its newest checkpoint
+    # What a resumed run continues with, by name, and what it had before.
     changes: Changes = field(default_factory=dict)
 
     @property
@@ -138,8 +113,12 @@ class RunPlan:
 
     def progress(self) -> Progress:
         """Return the empty progress of the run."""
+        since = resuming.val_since(self.record or {})
+        if resuming.validates_otherwise(self.changes):
+            since = self.step if self.step is not None else -1
         return Progress(
             self.settings.steps,
+            val_since=since,
             run=self.folder.name,
             tokens_per_step=self.settings.tokens_per_step,
             flops_per_token=flops_per_token(self.preset.model, self.settings.seq_len),
@@ -152,8 +131,7 @@ class RunPlan:
         report.note(f"data: {shown(data.train)}")
         report.note(f"validation: {shown(data.val) if data.val else 'none'}")
         report.note(f"model: {shown(self.model)}")
-        tokens = sum(len(read_tokens(file)) for file in expanded(data.train))
-        windows, rows = self.settings.windows_of(tokens)
+        windows, rows = self.settings.windows_of(data.tokens)
         if rows > windows:
             have = f"{windows:,} window{'s' if windows > 1 else ''}"
             report.note(
@@ -201,17 +179,19 @@ def start(
         plan = _start_resumed(workspace, given, inputs, report)
     else:
         plan = _start_new(workspace, given, inputs)
-    header = read_header(plan.model)
-    check_match(workspace, plan.data, plan.model, header)
+    weights = _weights(plan.folder, plan.model, plan.step)
+    header = read_header(weights)
+    check_match(workspace, plan.data, weights, header)
     if plan.record is None:
         _check_shape(workspace, plan, inputs, header.config)
         plan = _with_shape(plan, header.config, given, report)
+        plan = _with_warmup(plan, inputs, given, report)
     if plan.settings.seq_len > header.config.context:
         raise Usage(
             f"--seq-len {plan.settings.seq_len} is more than the {header.config.context} positions "
-            f"of {workspace.shown(plan.model)}: use at most that"
+            f"of {workspace.shown(weights)}: use at most that"
         )
-    return plan  # the shape of a resumed run stands in its config
+    return plan
 
 
 def _with_shape(
@@ -226,12 +206,32 @@ def _with_shape(
     return replace(plan, preset=preset)
 
 
-def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: ModelConfig) -> None:
-    """Refuse a preset that describes another model than the weights; the vocabulary is the data's.
+def _with_warmup(
+    plan: RunPlan, inputs: Inputs, given: Mapping[str, Any], report: Report
+) -> RunPlan:
+    """Return the plan with a preset's warmup shortened as its steps are, if it does not fit.
 
-    Raises:
-        Usage: the error has the commands that make such weights and train them.
+    A warmup that was asked for is left to the engine, which refuses it.
     """
+    settings, steps = plan.settings, plan.settings.planned_steps(plan.data.tokens)
+    needed = {"wsd": round(settings.decay * steps), "constant": 0}  # updates after the warmup
+    decay = needed.get(settings.schedule, 1)
+    if inputs.config is None or given.get("warmup") is not None:
+        return plan
+    if not steps or settings.warmup + decay <= steps:
+        return plan
+    recipe = load_preset(inputs.config).train
+    share = recipe.warmup / recipe.steps if recipe.warmup < recipe.steps else 0.1
+    warmup = min(round(share * steps), max(steps - decay, 0))
+    report.note(
+        f"--warmup {warmup}: the preset's {settings.warmup:,} are for {recipe.steps:,} steps, and "
+        f"this run has {steps:,}"
+    )
+    return replace(plan, preset=replace(plan.preset, train=replace(settings, warmup=warmup)))
+
+
+def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: ModelConfig) -> None:
+    """Refuse a preset of another shape than the weights'; the vocabulary is the data's."""
     wanted = plan.preset.model
     names = [name for name in plan.preset.named_shape if name != "vocab_size"]
     other = [name for name in names if getattr(wanted, name) != getattr(shape, name)]
@@ -258,7 +258,6 @@ def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: Mod
 def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -> RunPlan:
     preset = load_preset(inputs.config) if inputs.config is not None else Preset()
     preset = replace(preset, train=settings_of(preset, given))
-    resuming.check_warmup(preset.train)
     data = find_data(workspace, inputs.data, inputs.val_data)
     model = find_model(workspace, inputs.model, data)
     return RunPlan(new_run(workspace, inputs.run, data.name), preset, data, model)
@@ -273,31 +272,40 @@ def _start_resumed(
         Usage: a setting would change that a resume must not change.
         LlmcError: there is no such run, or its data is gone.
     """
-    val_data = None if inputs.data else inputs.val_data
-    for name, value in (("config", inputs.config), ("model", inputs.model), ("val-data", val_data)):
+    for name, value in (("config", inputs.config), ("model", inputs.model)):
         if value is not None:
             raise Usage(
                 f"--resume uses the run's own model and settings: leave out --{name}, or start a "
                 "new run from its weights with --model"
             )
-    folder, preset, record = records.resumable(workspace, inputs.run)
+    folder, record = records.resumable(workspace, inputs.run)
+    preset, told = records.run_settings(folder, record)
     settings = resuming.resumed_settings(preset.train, given)
     step = resuming.chosen_step(workspace, folder, inputs.resume_from)
     resuming.check_steps(workspace, folder, step, given)
     moved = inputs.data, inputs.val_data
     data, record, other = records.recorded_data(workspace, folder, record, moved, report)
     model = _recorded_model(workspace, folder, record, step)
-    changes = {**resuming.changes_of(preset.train, settings), **other}
-    preset, back = replace(preset, train=settings), step != newest_step(folder)
+    preset = replace(preset, model=read_header(_weights(folder, model, step)).config)
+    if (words := resuming.edited(workspace, folder, preset, told or preset, given)) is not None:
+        report.note(words)
+    changes = {**differing(preset.train, settings), **other}
+    preset = replace(preset, name=str(record.get("recipe", preset.name)), train=settings)
+    back = step != newest_step(folder)
     return RunPlan(folder, preset, data, model, record, step, back, changes)
 
 
-def _recorded_model(workspace: Workspace, folder: Path, record: Record, step: int | None) -> Path:
-    """Return the checkpoint that a run started from, or its own if that one is gone.
+def _weights(folder: Path, model: Path, step: int | None) -> Path:
+    """Return the weights that a run starts or continues from; ``model`` is what it started from."""
+    if step is not None:
+        with suppress(LlmcError):  # the engine says what is wrong with the checkpoint
+            read_header(file := saved_weights(folder)[step])
+            return file
+    return model
 
-    Raises:
-        LlmcError: the run has to start from it again, and it is gone or another file.
-    """
+
+def _recorded_model(workspace: Workspace, folder: Path, record: Record, step: int | None) -> Path:
+    """Return the checkpoint that a run started from, or its own if that one is gone."""
     model: Path = workspace.root / record["model"]
     if step is not None:
         return model if model.is_file() else folder / CHECKPOINT

@@ -25,11 +25,7 @@ RAW_POINTS, SMOOTH_POINTS = 1200, 600
 def write_page(first: Plot, path: Path, *, smooth: int | None, title: str | None) -> None:
     """Write a page with every metric over steps, tokens and time, to choose among.
 
-    Args:
-        first: what it shows first.
-        path: the file.
-        smooth: steps to take means over, 1: none; by default about a fiftieth of the longest run's.
-        title: for another title than the runs' names.
+    It shows ``first`` first. ``smooth`` and ``title`` are as for :func:`llmc.train.plots.plot_of`.
 
     Raises:
         BadData: the place cannot be written.

@@ -55,20 +55,13 @@ RAW_POINTS = 1600
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's curve of one metric.
-
-    Attributes:
-        raw: (x, y) of every step.
-        smooth: means of neighbours, fewer; the same as ``raw`` with a window of 1.
-        window: how many steps a mean is taken over.
-        val: (x, validation loss); empty for other metrics.
-    """
+    """One run's curve of one metric."""
 
     run: RunHistory
-    raw: list[Point]
-    smooth: list[Point]
-    window: int
-    val: list[Point]
+    raw: list[Point]  # (x, y) of every step
+    smooth: list[Point]  # means of neighbours, fewer; the same as ``raw`` with a window of 1
+    window: int  # how many steps a mean is taken over
+    val: list[Point]  # (x, validation loss); empty for other metrics
 
     @property
     def name(self) -> str:
@@ -127,16 +120,10 @@ def plot_of(
     log_y: bool = False,
     title: str | None = None,
 ) -> Plot:
-    """Return the curves of ``runs``.
+    """Return the curves of at most seven ``runs`` over updates, tokens seen or training time.
 
-    Args:
-        runs: at most seven.
-        metric: what is drawn.
-        x: what it is drawn over: updates, tokens seen, or the time that training steps took.
-        smooth: steps to take means over, 1: none. By default about a fiftieth of the longest run's.
-        log_x: for a logarithmic axis; what is not above 0 is left out.
-        log_y: the same, upwards.
-        title: for another title.
+    Means are over ``smooth`` steps, 1: none; by default about a fiftieth of the longest run's.
+    A logarithmic axis leaves out what is not above 0.
 
     Raises:
         Usage: too many runs, or one whose tokens per step are not known over tokens.

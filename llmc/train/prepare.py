@@ -25,7 +25,7 @@ from llmc.tokens.tokenizer_json import Unheld
 from llmc.train.start import Data, check_match
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
 from llmc.weights.export import export_weights
-from llmc.weights.sources import PUBLISHED, find_weights
+from llmc.weights.sources import DEFAULT_PRESET, PUBLISHED, find_weights
 from llmc.weights.tokenizer import carried_tokenizer, find_tokenizer
 
 DEFAULTS = TokenizeOptions()
@@ -115,17 +115,13 @@ def _completed(
     model: str | None,
     report: Report,
 ) -> Prepared:
-    """Make what a dataset lacks to be trained on.
-
-    Raises:
-        Usage: an option is for text, or the dataset has another tokenizer.
-    """
+    """Make what a dataset lacks to be trained on."""
     shown = workspace.shown(made.folder)
     own = f"{shown} is a dataset that is made already"
     if replace(options, tokenizer=None) != DEFAULTS:
         raise Usage(f"{own}: leave out the options for text, or name its text with another --out")
     if made.part is not None:
-        raise Usage(f"{shown} is a part of a dataset: run 'llmc tokenize --merge' first")
+        raise Usage(f"{shown} is a part of a dataset: run 'llmc tokenize --merge FOLDER' first")
     asked = options.tokenizer
     if asked is not None and (
         bpe_vocab_size(asked) is not None
@@ -140,7 +136,9 @@ def _completed(
     recipe = recipe_of([made.dataset])
     if model is None:
         before = prepared_model(workspace, made.folder)
-        model = str(before) if before is not None else recipe.model
+        fits = recipe.model not in PUBLISHED or made.tokenizer.name == "gpt2"
+        default = recipe.model if fits else f"random:{DEFAULT_PRESET}"
+        model = str(before) if before is not None else default
         report.note(f"model: {model} (the default; --model names another)")
     return _with_model(workspace, made, model, recipe, report)
 
@@ -169,11 +167,7 @@ def _has_any_tokenizer(model: str) -> bool:
 
 
 def _tokenizer_of(workspace: Workspace, model: str) -> str | Tokenizer:
-    """Return the tokenizer that a model was trained with.
-
-    Raises:
-        BadData: it is unknown, or llmc cannot hold it.
-    """
+    """Return the tokenizer that a model was trained with."""
     if model in PUBLISHED:
         return "gpt2"
     found = find_weights(workspace, model)

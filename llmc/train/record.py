@@ -1,28 +1,29 @@
 """A run's record, enough to resume and to repeat it.
 
 ``run.json`` holds the command, the versions, the engine and its instruction set, the hashes of the
-data, and where data and model lie, relative to the workspace; ``config.toml`` holds the settings.
+data, the settings, and where data and model lie, relative to the workspace. ``config.toml`` has the
+settings once more, as a preset for new runs: where it was edited, ``run.json`` holds.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from llmc import __version__
-from llmc.config import Preset, load_preset
+from llmc.config import Preset, load_preset, preset_of
 from llmc.engine.machine import Threads
 from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput
-from llmc.paths import CONFIG, RECORD, Workspace, expanded, written_whole
+from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
 from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
 from llmc.tokens.tokenizer import file_of, recorded_tokenizer
@@ -44,7 +45,7 @@ class Setup:
 
 
 def new_record(
-    workspace: Workspace, data: Data, model: Path, setup: Setup, *, recipe: str, dtype: str
+    workspace: Workspace, data: Data, model: Path, setup: Setup, preset: Preset
 ) -> Record:
     """Return the ``run.json`` of a new run.
 
@@ -53,9 +54,10 @@ def new_record(
     """
     return {
         **_session(setup),
-        "dtype": dtype,
+        "dtype": preset.train.dtype,
         "git": git_state(workspace.root),
-        "recipe": recipe,
+        "recipe": preset.name,
+        "settings": _settings(preset),
         **_places(workspace, data),
         "model": os.path.relpath(model, workspace.root),
         "weights_crc32": weights_checksum(model),
@@ -65,14 +67,40 @@ def new_record(
     }
 
 
-def resumed_record(record: Record, step: int | None, setup: Setup, changes: Record) -> Record:
+def resumed_record(
+    record: Record, step: int | None, setup: Setup, preset: Preset, changes: Record
+) -> Record:
     """Return the ``run.json`` of a run that is resumed from ``step``; None: from the start.
 
     ``changes`` are what it continues with that it did not have before.
     """
     now = {**_session(setup), "changes": changes}
     anew = {name: now[name] for name in ("engine", "isa", "threads")} if step is None else {}
-    return {**record, **anew, "resumes": [*record.get("resumes", []), {**now, "step": step or 0}]}
+    resumes = [*record.get("resumes", []), {**now, "step": step or 0}]
+    return {**record, **anew, "settings": _settings(preset), "resumes": resumes}
+
+
+def _settings(preset: Preset) -> Record:
+    return {"train": asdict(preset.train), "sample": asdict(preset.sample)}
+
+
+def run_settings(folder: Path, record: Record | None = None) -> tuple[Preset, Preset | None]:
+    """Return a run's settings, and what ``config.toml`` says, which may have been edited since.
+
+    None: it is gone, or the run is of an older llmc, which has its settings in that file alone.
+    Without ``record`` that of the folder is read; one that cannot be read has no settings.
+
+    Raises:
+        Usage: a file holds something else than settings.
+    """
+    if record is None:
+        with suppress(OSError, ValueError, TypeError):
+            record = read_record(folder)
+    tables, file = (record or {}).get("settings"), folder / CONFIG
+    if tables is None:
+        return load_preset(str(file)), None
+    told = load_preset(str(file)) if file.is_file() else None
+    return preset_of(file.stem, tables, str(folder / RECORD)), told
 
 
 def _session(setup: Setup) -> Record:
@@ -135,12 +163,11 @@ def write_record(folder: Path, record: Record) -> None:
     Raises:
         BadData: the place cannot be written.
     """
-    with written_whole(folder / RECORD) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, record)
 
 
-def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Record]:
-    """Return a run's folder, its settings and its record: the one named, or the newest.
+def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Record]:
+    """Return a run's folder and its record: the one named, or the newest.
 
     Raises:
         MissingOutput: there is none.
@@ -163,13 +190,12 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Preset, Rec
     try:
         record = read_record(folder)
         _ = Path(record["data"]), Path(record["val_data"] or ""), Path(record["model"])
-        _ = _recorded_hashes(record), [*record.get("resumes", [])]
+        _ = _recorded_hashes(record), [*record.get("resumes", [])], {**record.get("settings", {})}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadData(
             f"cannot read {folder / RECORD} ({error}): start a new run from its weights (--model)"
         ) from error
-    preset = load_preset(str(folder / CONFIG))
-    return folder, replace(preset, name=str(record.get("recipe", preset.name))), record
+    return folder, record
 
 
 def recorded_data(
@@ -201,7 +227,7 @@ def recorded_data(
     if train_only.get("train") == expected.get("train", train_only.get("train")):
         # The run's own data. A manifest that came later may name a validation file.
         val = found.val if recorded is not None and found.val is not None else recorded
-        found = replace(found, val=val)
+        found = replace(found, val=found.val if moved[1] is not None else val)
     files = fingerprints(found)
     hashes, now, changes = _hashes(files), {**_places(workspace, found), "files": files}, {}
     for split, key, path in (
@@ -210,11 +236,11 @@ def recorded_data(
     ):
         if hashes[split] == expected.get(split, hashes[split]):
             continue
-        if moved[0] is None:
+        if moved[0] is None and (split == "train" or moved[1] is None):
             raise BadData(
                 f"{path} is not what {workspace.shown(folder)} was {DONE_ON[split]} on: make it "
-                "again with 'llmc tokenize', name the right data with --data, or name other data "
-                "there to go on with that"
+                "again with 'llmc tokenize PATH', name the right data with --data, or name other "
+                "data there to go on with that"
             )
         changes[key] = [record[key], now[key]]
     if changes:

@@ -10,18 +10,27 @@ import math
 import shlex
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import TRAIN_SETTINGS, TrainConfig, in_val_tokens, overridden
+from llmc.config import (
+    TRAIN_SETTINGS,
+    Preset,
+    TrainConfig,
+    differing,
+    in_val_tokens,
+    overridden,
+)
 from llmc.errors import MissingOutput, Usage
-from llmc.paths import BEST, RECORD, Workspace
+from llmc.paths import BEST, CONFIG, RECORD, Workspace
 from llmc.setting import OnResume
 from llmc.train.folder import newest_run, saved_steps
 from llmc.train.metrics import Event, Metrics
 from llmc.weights.checkpoint import read_header
 
+# What the engine plans a schedule by.
+PLANNED_BY = {"steps", "max_tokens", "epochs", "schedule", "warmup", "decay", "data"}
 RISE, FALL = 1.1, 0.5  # a rate that changes more from one step to the next has jumped
 
 Changes = Mapping[str, Sequence[Any]]  # by setting: the value before, and after
@@ -34,12 +43,13 @@ def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainCo
     older llmc's run, which validates on batches, goes on doing so unless tokens are given.
 
     Raises:
-        Usage: a setting would change that the order of the data follows from, or a schedule could
-            not reach its end.
+        Usage: a setting would change that the order of the data follows from, or is out of range.
     """
     tokens = settings.tokens_per_step
     for name, value in given.items():
         old, setting = getattr(settings, name), TRAIN_SETTINGS[name]
+        if value is not None:
+            setting.check(value)
         kept = {None, old, tokens} if name == "total_batch_size" else {None, old}
         if value not in kept and setting.resume is OnResume.REFUSED:
             raise Usage(
@@ -58,30 +68,62 @@ def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainCo
             )
         batches = -(-resumed.val_batches * settings.batch_size // resumed.batch_size)
         resumed = replace(resumed, total_batch_size=tokens, val_batches=batches)
-    if {given.get("warmup"), given.get("steps")} != {None}:
-        check_warmup(resumed)
     by_batches = settings.val_batches and given.get("val_tokens") is None
     return resumed if by_batches else in_val_tokens(resumed, given)
 
 
-def check_warmup(settings: TrainConfig) -> None:
-    """Refuse a warmup that is longer than the run.
+def edited(
+    workspace: Workspace, folder: Path, run: Preset, told: Preset, given: Mapping[str, Any]
+) -> str | None:
+    """Return what to say of a ``config.toml`` that no longer has the run's settings, or None.
 
-    Raises:
-        Usage: the learning rate would never reach its peak.
+    ``told`` is what the file says, ``given`` what the caller changes anyway.
     """
-    if settings.warmup > settings.steps:
-        raise Usage(
-            f"--warmup {settings.warmup} is longer than the run, which has --steps "
-            f"{settings.steps}: the rate would never reach --lr; use a shorter --warmup or more "
-            "--steps"
-        )
+    found = {
+        name: (there, own)
+        for table in ("model", "train")
+        for name, (there, own) in differing(getattr(told, table), getattr(run, table)).items()
+        if given.get(name) is None
+    }
+    if not found:
+        return None
+    words = ", ".join(f"{name} {there}, not {own}" for name, (there, own) in found.items())
+    sentence = (
+        f"{workspace.shown(folder / CONFIG)} was edited ({words}): the run continues with its own "
+        f"settings, which {RECORD} has"
+    )
+    free = {name: there for name, (there, _) in found.items() if _may_become(name, there)}
+    if not free:
+        return sentence
+    command = resume_command(workspace, folder, *typed({**given, **free}))
+    return f"{sentence}; '{command}' continues with those of {CONFIG}"
 
 
-def changes_of(old: TrainConfig, new: TrainConfig) -> Changes:
-    """Return the settings that differ."""
-    before, after = asdict(old), asdict(new)
-    return {name: [before[name], after[name]] for name in before if before[name] != after[name]}
+def _may_become(name: str, value: object) -> bool:
+    """Return whether a resume accepts a setting's new value."""
+    if name not in TRAIN_SETTINGS or TRAIN_SETTINGS[name].resume is OnResume.REFUSED:
+        return False
+    try:
+        TRAIN_SETTINGS[name].check(value)
+    except Usage:
+        return False
+    return True
+
+
+def validates_otherwise(changes: Changes) -> bool:
+    """Return whether the validation losses to come are of other tokens than those before."""
+    if not changes.keys().isdisjoint(("val_data", "val_tokens")):
+        return True
+    before, after = changes.get("val_batches", (0, 0))
+    old_rows, rows = changes.get("batch_size", (1, 1))
+    return bool(before * old_rows != after * rows)
+
+
+def val_since(record: Mapping[str, Any]) -> int:
+    """Return the step at which a run's validation became another one; -1: never."""
+    resumes = record.get("resumes", ())
+    steps = [each["step"] for each in resumes if validates_otherwise(each.get("changes", {}))]
+    return max(map(int, steps), default=-1)
 
 
 def announced(changes: Changes) -> str | None:

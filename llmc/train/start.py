@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmc.errors import BadData, LlmcError, MissingOutput
 from llmc.paths import Workspace, expanded
+from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
@@ -18,28 +19,25 @@ from llmc.weights.checkpoint import CheckpointHeader, read_header
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on.
+    """What to train on."""
 
-    Attributes:
-        name: the dataset's, which names the run.
-        train: token file, or a glob pattern that finds several.
-        val: token file or pattern; None where there is none.
-        manifest: the dataset's of the first training file that has one; None for bare token files.
-        tokenizer: what made them; None where that is not known.
-        others: the manifests of further datasets that the files belong to.
-    """
-
-    name: str
-    train: Path
-    val: Path | None
+    name: str  # the dataset's, which names the run
+    train: Path  # token file, or a glob pattern that finds several
+    val: Path | None  # token file or pattern; None where there is none
+    # The dataset's of the first training file that has one; None for bare token files.
     manifest: Manifest | None = None
-    tokenizer: Tokenizer | None = None
-    others: tuple[Manifest, ...] = ()
+    tokenizer: Tokenizer | None = None  # what made them; None where that is not known
+    others: tuple[Manifest, ...] = ()  # the manifests of further datasets that the files belong to
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
         """The manifests of all datasets that the files belong to."""
         return (*([self.manifest] if self.manifest is not None else []), *self.others)
+
+    @property
+    def tokens(self) -> int:
+        """The number of training tokens."""
+        return sum(len(read_tokens(file)) for file in expanded(self.train))
 
     @property
     def folder(self) -> Path:
@@ -98,7 +96,7 @@ def _validation(path: Path, vouching: dict[Path, Manifest]) -> Path:
         if (val := manifests[0].val_path) is None:
             raise MissingOutput(
                 f"{path} has no validation split: name a token file, or make one with "
-                "'llmc tokenize --val-fraction F'"
+                "'llmc tokenize PATH --val-fraction F'"
             )
         return val
     return path
@@ -133,11 +131,7 @@ def _manifests(paths: Sequence[Path], vouching: dict[Path, Manifest]) -> list[Ma
 
 
 def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
-    """Refuse datasets whose ids mean different tokens.
-
-    Raises:
-        BadData: the message names two of them.
-    """
+    """Refuse datasets whose ids mean different tokens."""
     for other in manifests[1:]:
         first, mine, theirs = manifests[0], manifests[0].tokenizer, other.tokenizer
         if mine.fingerprint != theirs.fingerprint:
@@ -149,20 +143,15 @@ def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
 
 
 def _check_files(manifest: Manifest) -> None:
-    """Refuse a folder with other files than its manifest: the engine takes what a pattern finds.
-
-    Raises:
-        MissingOutput: a file is not there, or the dataset is only a part of one.
-        BadData: there are files that the manifest does not name.
-    """
+    """Refuse a folder with other files than its manifest: the engine takes what a pattern finds."""
     if manifest.part is not None:
         raise MissingOutput(
             f"{manifest.folder} is part {manifest.part.index} of {manifest.part.of} of "
-            f"{manifest.dataset}: join all of them with 'llmc tokenize --merge' first"
+            f"{manifest.dataset}: join all of them with 'llmc tokenize --merge FOLDER' first"
         )
     for file in manifest.files:
         if not file.is_file():
-            raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize'")
+            raise MissingOutput(f"there is no {file}: make it again with 'llmc tokenize PATH'")
     val = expanded(manifest.val_path) if manifest.val_path is not None else []
     for file in (*expanded(manifest.train_path), *val):
         if file not in manifest.files:
@@ -172,29 +161,37 @@ def _check_files(manifest: Manifest) -> None:
 def _unknown_file(file: Path) -> BadData:
     return BadData(
         f"{file} is not in its folder's manifest: move it to another folder, or run "
-        "'llmc tokenize' again"
+        "'llmc tokenize PATH' again"
     )
 
 
 def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
-    """Return the checkpoint to start from: the one named, or the one prepared with the data.
+    """Return the checkpoint to start from: named, prepared with the data, or the newest that fits.
 
     Raises:
         MissingOutput: there is none.
     """
     if model is not None:
         if not model.is_file():
-            raise MissingOutput(f"there is no file {model}: make one with 'llmc export-weights'")
+            raise MissingOutput(
+                f"there is no file {model}: make one with 'llmc export-weights MODEL'"
+            )
         return model
     if (prepared := prepared_model(workspace, data.folder)) is not None:
         return prepared
-    models = list(workspace.models.glob("*.bin"))
+    models = sorted(
+        workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+    )
     if not models:
         raise MissingOutput(
             f"no model in {workspace.shown(workspace.models)}: run "
             "'llmc export-weights random' or 'llmc prepare NAME' first, or name one with --model"
         )
-    return max(models, key=lambda path: path.stat().st_mtime_ns)
+    for each in models:
+        with suppress(LlmcError):
+            check_match(workspace, data, each, read_header(each))
+            return each
+    return models[0]  # its misfit is named next
 
 
 def dataset_for(workspace: Workspace, header: CheckpointHeader) -> Path | None:

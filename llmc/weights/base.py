@@ -7,6 +7,7 @@ are (out, in), and ``wte`` has its V rows, without padding.
 
 from __future__ import annotations
 
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
@@ -34,17 +35,11 @@ STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
 
 @dataclass(frozen=True)
 class Origin:
-    """Facts that are kept when weights change their format.
+    """Facts that are kept when weights change their format."""
 
-    Attributes:
-        step: the training step at which they were saved; 0 if not known.
-        val_loss: the validation loss at that step, if known.
-        tokenizer: the 32 bytes of the tokenizer's fingerprint, if known.
-    """
-
-    step: int = 0
-    val_loss: float | None = None
-    tokenizer: bytes | None = None
+    step: int = 0  # the training step at which they were saved; 0 if not known
+    val_loss: float | None = None  # the validation loss at that step, if known
+    tokenizer: bytes | None = None  # the 32 bytes of the tokenizer's fingerprint, if known
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Origin:
@@ -86,21 +81,13 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor lies in a file.
+    """Where a tensor lies in a file."""
 
-    Attributes:
-        path: the file.
-        dtype: the type by its name in the file's format; a key of ``STORED`` if llmc reads it.
-        shape: the shape as it is stored, the slowest dimension first.
-        start: the first byte.
-        size: the number of bytes.
-    """
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
+    path: Path  # the file
+    dtype: str  # the type by its name in the file's format; a key of ``STORED`` if llmc reads it
+    shape: tuple[int, ...]  # the shape as it is stored, the slowest dimension first
+    start: int  # the first byte
+    size: int  # the number of bytes
 
     def stored(self) -> Stored:
         """Return the tensor, memory-mapped; its type must be a key of ``STORED``."""
@@ -112,20 +99,24 @@ class TensorPlace:
         return Stored(self.dtype, np.memmap(self.path, STORED[self.dtype], "r", self.start, shape))
 
 
+def consecutive(
+    path: Path, kind: str, shapes: Mapping[str, tuple[int, ...]], start: int
+) -> dict[str, TensorPlace]:
+    """Return the places of tensors of one type that follow each other from ``start`` on."""
+    places = {}
+    for name, shape in shapes.items():
+        places[name] = TensorPlace(path, kind, shape, start, stored_bytes(math.prod(shape), kind))
+        start += places[name].size
+    return places
+
+
 class Weights(ABC):
-    """A GPT-2 in a file. Opening it reads only headers and checks names, shapes and types.
+    """A GPT-2 in a file. Opening it reads only headers and checks names, shapes and types."""
 
-    Attributes:
-        path: the file, for messages.
-        config: the model's shape.
-        origin: the step, loss and tokenizer recorded in the file.
-        notes: a sentence for each thing that the reader left out or changed.
-    """
-
-    path: Path
-    config: ModelConfig
-    origin: Origin = Origin()
-    notes: tuple[str, ...] = ()
+    path: Path  # the file, for messages
+    config: ModelConfig  # the model's shape
+    origin: Origin = Origin()  # the step, loss and tokenizer recorded in the file
+    notes: tuple[str, ...] = ()  # a sentence for each thing that the reader left out or changed
 
     @abstractmethod
     def stored(self, name: str, layer: int = 0) -> Stored:
@@ -188,20 +179,14 @@ class NamedWeights(Weights):
     """A GPT-2 whose file has a tensor per layer under a name of its own.
 
     A subclass sets the table of names and calls :meth:`check` before anything is read.
-
-    Attributes:
-        entries: the tensors of the file by name.
-        names: the file's names by llmc's; ``{}`` takes the layer.
-        head: the file's name of the output matrix. A file may repeat the embedding there.
-        readable: the types that llmc reads.
-        layers_in: what records the number of layers, for a message.
     """
 
-    entries: Mapping[str, Tensor]
-    names: ClassVar[Mapping[str, str]]
+    entries: Mapping[str, Tensor]  # the tensors of the file by name
+    names: ClassVar[Mapping[str, str]]  # the file's names by llmc's; ``{}`` takes the layer
+    # The file's name of the output matrix. A file may repeat the embedding there.
     head: ClassVar[str]
-    readable: ClassVar[Collection[str]]
-    layers_in: ClassVar[str]
+    readable: ClassVar[Collection[str]]  # the types that llmc reads
+    layers_in: ClassVar[str]  # what records the number of layers, for a message
 
     def stored(self, name: str, layer: int = 0) -> Stored:
         """Return one tensor of one layer, memory-mapped if the file allows."""

@@ -65,12 +65,8 @@ class CheckpointHeader:
 
     def places(self, path: Path) -> dict[str, base.TensorPlace]:
         """Return where each tensor lies in the file ``path``."""
-        places, at, kind = {}, HEADER_BYTES, number_types.KINDS[self.dtype]
-        for name, shape in self.shapes.items():
-            size = number_types.stored_bytes(math.prod(shape), kind)
-            places[name] = base.TensorPlace(path, kind, shape, at, size)
-            at += size
-        return places
+        kind = number_types.KINDS[self.dtype]
+        return base.consecutive(path, kind, self.shapes, HEADER_BYTES)
 
     @property
     def file_bytes(self) -> int:
@@ -95,11 +91,9 @@ class CheckpointModel(base.Weights):
         whole = self._places[name].stored()
         if name == "wte":
             return number_types.Stored(whole.kind, whole.values[: self.config.vocab_size])
-        return (
-            whole
-            if name in base.UNSTACKED
-            else number_types.Stored(whole.kind, whole.values[layer])
-        )
+        if name in base.UNSTACKED:
+            return whole
+        return number_types.Stored(whole.kind, whole.values[layer])
 
     def verify(self) -> None:
         """Compare the payload with the checksum, if there is one.
@@ -208,7 +202,7 @@ def read_header(path: Path) -> CheckpointHeader:
         MissingOutput: there is no such file.
         BadData: it is not a checkpoint, or a damaged one.
     """
-    missing = f"no model {path}: run 'llmc export-weights gpt2' or 'llmc prepare' to make one"
+    missing = f"no model {path}: run 'llmc export-weights gpt2' or 'llmc prepare NAME' to make one"
     return read_strictly(scan_header, path, f"the model {path}", missing=missing)
 
 
@@ -234,7 +228,7 @@ def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, 
     if version not in (FP32_UNPADDED, FP32, BF16):
         return None, [
             f"{name} is a checkpoint of version {version}; llmc reads 1, 3 and 5: "
-            "write it again with 'llmc export-weights'"
+            "write it again with 'llmc export-weights MODEL'"
         ]
     try:
         config = ModelConfig(**shape)
@@ -277,18 +271,12 @@ def _other_file(raw: bytes, name: str) -> str:
     found = "GGUF" if raw[:4] == b"GGUF" else f"the bytes {raw[:4].hex(' ') or '(none)'}"
     return not_data(raw, name) or (
         f"{name} is not a model checkpoint: it begins with {found} instead of {MAGIC}; "
-        "convert weights from elsewhere with 'llmc export-weights'"
+        "convert weights from elsewhere with 'llmc export-weights MODEL'"
     )
 
 
-def read_checkpoint(
-    path: Path, *, verify: bool = True
-) -> tuple[CheckpointHeader, dict[str, Floats]]:
+def read_checkpoint(path: Path) -> tuple[CheckpointHeader, dict[str, Floats]]:
     """Read a whole checkpoint as float32: memory-mapped, or widened if it is bfloat16.
-
-    Args:
-        path: the file.
-        verify: compare the payload with the checksum, where the file has one.
 
     Returns:
         The header, and the arrays in the shapes of :func:`~llmc.model.tensor_shapes`.
@@ -300,8 +288,7 @@ def read_checkpoint(
     import numpy as np
 
     header = read_header(path)
-    if verify:
-        verify_checksum(path, header)
+    verify_checksum(path, header)
     tensors = {}
     for name, place in header.places(path).items():
         stored = place.stored()

@@ -128,11 +128,7 @@ class GgufModel(NamedWeights):
         return None
 
     def _vocabulary(self) -> Vocabulary:
-        """Return the file's tokens and merges.
-
-        Raises:
-            BadData: their numbers differ, or a token is not spelled in bytes.
-        """
+        """Return the file's tokens and merges."""
         found = [self.metadata[f"{TOKENIZER}{name}"] for name in VOCABULARY]
         tokens, kinds, merges = (array.items for array in found)
         if len(kinds) != len(tokens):

@@ -241,8 +241,8 @@ def derived_config(path: Path, entries: Mapping[str, Tensor], heads: int | None)
     if heads is None and (is_linear(entries) or channels % HEAD_SIZE or not channels):
         raise BadData(
             f"{path} does not record its number of heads, and its tensors ({shape}) do not tell "
-            "it: name it with 'llmc export-weights --heads N', or put the model's config.json "
-            "beside the file"
+            "it: name it with 'llmc export-weights MODEL --heads N', or put the model's "
+            "config.json beside the file"
         )
     try:
         return ModelConfig(layers, heads or channels // HEAD_SIZE, channels, context, rows)

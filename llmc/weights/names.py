@@ -46,6 +46,7 @@ def short_names(entries: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         short = bare[name].removeprefix(start).removeprefix(PREFIX)
         if MASK.fullmatch(short):
             continue
+        short = HEAD if short.endswith(f".{HEAD}") else short
         if short in found:
             raise BadData(f"{path} has two tensors {short}: it holds more than one model")
         found[short] = entry

@@ -26,15 +26,11 @@ F16_MAX = 65504.0
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor, as a file stores it.
+    """One tensor, as a file stores it."""
 
-    Attributes:
-        kind: a key of ``STORED``.
-        values: memory-mapped; the first axis is the outputs. Q8_0 has rows of whole blocks, 34
-            bytes for 32 weights.
-    """
-
-    kind: str
+    kind: str  # a key of ``STORED``
+    # Memory-mapped; the first axis is the outputs. Q8_0 has rows of whole blocks, 34 bytes for 32
+    # weights.
     values: NDArray[Any]
 
     def blocks(self) -> Iterator[Floats]:

@@ -73,7 +73,6 @@ class RandomModel(Weights):
     """Random weights that are not in a file. Access out of order makes all tensors at once."""
 
     def __init__(self, config: ModelConfig, seed: int) -> None:
-        """Take the shape and the seed; tensors are made when needed."""
         self.path = Path("random")
         self.config = config
         self._seed = seed

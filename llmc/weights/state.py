@@ -21,8 +21,8 @@ MAGIC, VERSION = 0x534D4C4C, 2
 WINDOW = 128  # losses and gradient norms, float64, before AdamW's moments
 MOMENTS_AT = HEADER_BYTES + 2 * WINDOW * 8
 SHUFFLED, VALIDATED = 1, 2  # flags
-# Magic, version, CRC-32, flags; STORED_FIELDS, where a loss that
-# is infinite does not exist; how AdamW's moments are stored, an index into MOMENTS.
+# Magic, version, CRC-32, flags; STORED_FIELDS, where a loss that is infinite does not exist; how
+# AdamW's moments are stored, an index into MOMENTS.
 FIELDS = struct.Struct("<IIII6Q3d3QI")
 # How moments are stored: the name, the values in a block, and the bytes of a block.
 MOMENTS = (("fp32", 1, 4), ("bf16", 1, 2), ("8bit", 256, 260))
@@ -43,7 +43,7 @@ class TrainingState:
     update_tokens: int  # tokens in an update
     best_val_loss: float | None  # the lowest so far; None: there was no validation
     seconds: float  # training time over all resumes
-    to_beat: float | None  # the next validation loss must be below; None: there was none
+    to_beat: float | None  # the loss that a validation has to go below; None: there was none
     waited: int  # validations since that one
     skipped: int  # skipped updates
     judged: int  # steps whose loss and norm are in the windows

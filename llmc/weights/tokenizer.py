@@ -11,7 +11,6 @@ from llmc.paths import Workspace
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.tokens.held import HUGGINGFACE
-from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
 from llmc.tokens.tokenizer_json import (
     Unheld,
@@ -70,7 +69,7 @@ def _candidates(workspace: Workspace, beside: Path) -> Iterator[Tokenizer]:
         partial(load_tokenizer, "byte"),
         *(partial(load_tokenizer, str(beside.with_suffix(end))) for end in TOKENIZER_SUFFIXES),
         partial(recorded_tokenizer, beside.parent),
-        *(partial(_dataset_tokenizer, path.parent) for path in manifests),
+        *(partial(load_tokenizer, str(path.parent)) for path in manifests),
         *(partial(recorded_tokenizer, path.parent) for path in records),
         *(partial(load_tokenizer, str(path)) for path in exported),
         partial(load_tokenizer, "gpt2"),  # last: it may ask the network
@@ -82,10 +81,6 @@ def _candidates(workspace: Workspace, beside: Path) -> Iterator[Tokenizer]:
             continue
         if found is not None:
             yield found
-
-
-def _dataset_tokenizer(folder: Path) -> Tokenizer:
-    return load_manifest(folder).load_tokenizer()
 
 
 def find_tokenizer(workspace: Workspace, found: FoundWeights) -> Tokenizer | None:

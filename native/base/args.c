@@ -77,14 +77,20 @@ static void set_time(const struct Arg *arg, const char *text) {
   *(double *)arg->value = seconds;
 }
 
+/* A number as it can be typed: a whole one with all of its digits. */
+static const char *typed(char text[32], double number) {
+  const bool whole = fabs(number) < 1e16 && floor(number) == number;
+  snprintf(text, 32, whole ? "%.0f" : "%g", number);
+  return text;
+}
+
 static _Noreturn void refuse(const struct Arg *arg, const char *text) {
+  char least[32], most[32];
+  typed(least, arg->least), typed(most, arg->most);
   if (arg->most == ARG_BELOW_1) {
-    die(EXIT_USAGE, "--%s must be at least %g and below 1, not %s", arg->key, arg->least, text);
+    die(EXIT_USAGE, "--%s must be at least %s and below 1, not %s", arg->key, least, text);
   }
-  if (arg->kind == ARG_NUMBER) {
-    die(EXIT_USAGE, "--%s must be between %g and %g, not %s", arg->key, arg->least, arg->most, text);
-  }
-  die(EXIT_USAGE, "--%s must be between %.0f and %.0f, not %s", arg->key, arg->least, arg->most, text);
+  die(EXIT_USAGE, "--%s must be between %s and %s, not %s", arg->key, least, most, text);
 }
 
 static void set(const struct Arg *arg, const char *text) {

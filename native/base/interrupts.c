@@ -1,4 +1,4 @@
-#define _POSIX_C_SOURCE 200809L
+#define _XOPEN_SOURCE 700  // SIGXCPU
 #include "base/interrupts.h"
 
 #include <signal.h>
@@ -7,19 +7,34 @@
 
 #include "base/util.h"
 
-static volatile sig_atomic_t interrupts;
+static volatile sig_atomic_t wished, typed;
+static pid_t parent;
+
+static void on_wish(int signal) {
+  (void)signal;
+  wished = 1;
+}
 
 static void on_interrupt(int signal) {
   (void)signal;
-  if (++interrupts > 1) _exit(EXIT_INTERRUPTED);
+  wished = 1;
+  if (++typed > 1) _exit(EXIT_INTERRUPTED);
+}
+
+static void catch_signal(int signal, void (*handler)(int)) {
+  const struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+  struct sigaction now;
+  if (sigaction(signal, NULL, &now) == 0 && now.sa_handler != SIG_IGN) sigaction(signal, &action, NULL);
 }
 
 void interrupts_catch(void) {
+  static const int wishes[] = {SIGTERM, SIGHUP, SIGUSR1, SIGXCPU};
   const struct sigaction stop = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
-  struct sigaction now;
+  parent = getppid();
   sigaction(SIGINT, &stop, NULL);
-  sigaction(SIGTERM, &stop, NULL);
-  if (sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
+  for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) catch_signal(wishes[i], on_wish);
 }
 
-bool interrupted(void) { return interrupts > 0; }
+bool interrupted(void) { return wished != 0; }
+
+bool orphaned(void) { return getppid() != parent; }

@@ -1,14 +1,19 @@
-/* Ctrl-C, kill and a terminal that closes: a wish, looked at between one piece of work and the next. */
+/* Signals that ask the program to end: wishes, looked at between one piece of work and the next. */
 #ifndef LLMC_INTERRUPTS_H
 #define LLMC_INTERRUPTS_H
 
 #include <stdbool.h>
 
-/* From now on the first of them is a wish, and the second leaves at once with EXIT_INTERRUPTED. What nohup has
- * asked to outlive is outlived. */
+/* From now on a signal is a wish: Ctrl-C (SIGINT), SIGTERM, the SIGHUP of a terminal that closes, and SIGUSR1 and SIGXCPU,
+ * with which batch systems announce the end of a job. All but Ctrl-C may come any number of times, since a shell and the
+ * system both tell of a closed terminal; a second Ctrl-C leaves at once with EXIT_INTERRUPTED. What the starter ignores,
+ * as nohup does SIGHUP, stays ignored. */
 void interrupts_catch(void);
 
 /* Whether there was one. */
 bool interrupted(void);
+
+/* Whether the process that started this one has ended since. */
+bool orphaned(void);
 
 #endif

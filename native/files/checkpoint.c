@@ -47,12 +47,12 @@ int checkpoint_open(const char *path, struct Checkpoint *checkpoint) {
   int32_t header[HEADER_INTS];
   if (size < HEADER_BYTES) {
     die(EXIT_BAD_DATA, "%s is not a model: it has %llu bytes, less than a header; "
-        "make it with 'llmc export-weights'", path, (unsigned long long)size);
+        "make it with 'llmc export-weights MODEL'", path, (unsigned long long)size);
   }
   file_read(file, path, header, HEADER_BYTES, 0);
   if (header[MODEL_MAGIC_AT] != MODEL_MAGIC) {
     die(EXIT_BAD_DATA, "%s is not a model: it begins with %d, a checkpoint with %d; "
-        "make one with 'llmc export-weights'", path, header[MODEL_MAGIC_AT], MODEL_MAGIC);
+        "make one with 'llmc export-weights MODEL'", path, header[MODEL_MAGIC_AT], MODEL_MAGIC);
   }
   const int version = header[MODEL_VERSION_AT];
   if (version != MODEL_FP32_UNPADDED && version != MODEL_FP32 && version != MODEL_BF16) {

@@ -23,7 +23,7 @@ static int shard_open(const char *path, struct Found *found) {
   int32_t header[HEADER_INTS];
   if (size < HEADER_BYTES) {
     die(EXIT_BAD_DATA, "%s is not a token file: it has %llu bytes, less than a header; "
-        "make it with 'llmc tokenize'", path, (unsigned long long)size);
+        "make it with 'llmc tokenize PATH'", path, (unsigned long long)size);
   }
   file_read(file, path, header, HEADER_BYTES, 0);
   const int32_t magic = header[TOKENS_MAGIC_AT], version = header[TOKENS_VERSION_AT];
@@ -33,14 +33,14 @@ static int shard_open(const char *path, struct Found *found) {
     found->width = 4;
   } else {
     die(EXIT_BAD_DATA, "%s is not a token file: it begins with %d, %d, one with %d, %d or %d, %d; "
-        "make it with 'llmc tokenize', from tokens without a header with its --dtype uint16 or int32",
+        "make it with 'llmc tokenize PATH', from tokens without a header with its --dtype uint16 or int32",
         path, magic, version, TOKENS16_MAGIC, TOKENS16_VERSION, TOKENS32_MAGIC, TOKENS32_VERSION);
   }
   found->count = (uint32_t)header[TOKENS_COUNT_AT];
   const uint64_t expected = HEADER_BYTES + found->count * found->width;
   if (size != expected) {
     die(EXIT_BAD_DATA, "%s is %s: %llu tokens take %llu bytes, it has %llu; make it again with "
-        "'llmc tokenize'", path, size < expected ? "cut short" : "damaged", (unsigned long long)found->count,
+        "'llmc tokenize PATH'", path, size < expected ? "cut short" : "damaged", (unsigned long long)found->count,
         (unsigned long long)expected, (unsigned long long)size);
   }
   return file;
@@ -69,7 +69,7 @@ void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size
   if (!literal) {
     const int failure = glob(path, 0, NULL, &matches);  // sorted by the bytes of the names
     if (failure == GLOB_NOMATCH) {
-      die(EXIT_MISSING, "there is no file %s; run 'llmc prepare' first", path);
+      die(EXIT_MISSING, "there is no file %s; run 'llmc prepare NAME' first", path);
     }
     if (failure != 0) die(EXIT_BAD_DATA, "cannot look for the files %s", path);
   }
@@ -161,7 +161,7 @@ static int shard_file(struct DataLoader *loader, size_t index) {
   struct Found found;
   *place = (struct OpenShard){.file = shard_open(shard->path, &found), .shard = index, .used = loader->reads};
   if (found.width != loader->width || found.count != shard->count) {
-    die(EXIT_BAD_DATA, "%s was changed while it was trained on; make it again with 'llmc tokenize'", shard->path);
+    die(EXIT_BAD_DATA, "%s was changed while it was trained on; make it again with 'llmc tokenize PATH'", shard->path);
   }
   return place->file;
 }

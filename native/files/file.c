@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -41,6 +42,10 @@ bool file_write(int file, const void *bytes, size_t count) {
   while (count > 0) {
     ssize_t put = write(file, at, size_min(count, MOST_AT_ONCE));
     if (put < 0 && errno == EINTR) continue;
+    if (put < 0 && errno == EAGAIN) {  // a pipe that its other end, or its starter, has made non-blocking
+      poll(&(struct pollfd){.fd = file, .events = POLLOUT}, 1, -1);
+      continue;
+    }
     if (put < 0) return false;
     at += put, count -= (size_t)put;
   }

@@ -30,15 +30,17 @@ static void add(struct Line *line, const char *format, ...) {
   line->length += (size_t)length;
 }
 
+/* A reader that has left, a terminal that has closed and a full disk do not end the training. */
 static void say(struct Events *events, const struct Line *line) {
   if (events->unheard || file_write(STDOUT_FILENO, line->text, line->length)) return;
-  if (errno != EPIPE) die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
   events->unheard = true;
+  fprintf(stderr, "cannot write to stdout: %s; training goes on%s\n", strerror(errno),
+          events->metrics >= 0 ? ", and metrics.jsonl has its numbers" : "");
 }
 
 static void record(const struct Events *events, const struct Line *line) {
   if (events->metrics >= 0 && !file_write(events->metrics, line->text, line->length)) {
-    die(EXIT_BAD_DATA, "cannot write metrics.jsonl: %s; free some space and run it again", strerror(errno));
+    die(EXIT_BAD_DATA, "cannot write metrics.jsonl: %s; free some space and resume the run", strerror(errno));
   }
 }
 

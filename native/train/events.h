@@ -17,7 +17,7 @@
 struct Events {
   bool json;     // stdout carries one JSON object a line
   int metrics;   // file descriptor of metrics.jsonl, or -1
-  bool unheard;  // the reader of stdout has gone: nothing more is said there
+  bool unheard;  // stdout cannot be written: nothing more is said there
   size_t resume_at;  // bytes of metrics.jsonl to keep: what was told before the step that the run goes on from
 };
 

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 enum { OUTLIERS_WINDOW = 128 };
+#define OUTLIERS_MOST_Z 11.2  // no score is above it: see below
 
 /* Number i of all those ever taken in lies at i % OUTLIERS_WINDOW. */
 struct Outliers {

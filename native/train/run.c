@@ -22,6 +22,22 @@ void run_layout(struct Run *run, struct Arena *arena) {
 
 static uint64_t update_tokens(const struct RunOptions *o) { return o->parts * o->batch_size * o->seq_len; }
 
+/* Refuses a schedule whose warmup and decay need more updates than there are. */
+static void check_schedule(const struct Run *run) {
+  const struct Schedule *s = &run->options.schedule;
+  const char *limits[] = {[END_STEPS] = "steps", [END_TOKENS] = "max-tokens", [END_EPOCHS] = "epochs"};
+  const char *limit = limits[run->steps_reason];
+  const size_t decay = schedule_least_decay(s);
+  if (s->warmup == 0 || s->steps == 0 || s->warmup + decay <= s->steps) return;
+  if (s->warmup > s->steps) {
+    die(EXIT_USAGE, "--warmup %zu is longer than the run, which has %zu updates (--%s): the rate would never reach "
+        "--lr; use a smaller --warmup or a larger --%s", s->warmup, s->steps, limit, limit);
+  }
+  die(EXIT_USAGE, "--warmup %zu leaves less than the %zu updates that --schedule %s decays in, of %zu (--%s); use "
+      "--warmup %zu or less%s", s->warmup, decay, SCHEDULE_NAMES[s->shape], s->steps, limit, s->steps - decay,
+      s->shape == WSD ? ", or a smaller --decay" : "");
+}
+
 void run_count_steps(struct Run *run) {
   struct RunOptions *o = &run->options;
   const struct Portion update = {update_tokens(o), o->parts * o->batch_size, dataloader_windows(&run->train)};
@@ -31,6 +47,7 @@ void run_count_steps(struct Run *run) {
         "--max-tokens or --epochs too", SCHEDULE_NAMES[o->schedule.shape]);
   }
   o->schedule.steps = run->steps;
+  if (!o->resume || o->new_schedule) check_schedule(run);
 }
 
 double run_seconds(const struct Run *run) { return run->seconds_before + clock_seconds() - run->began; }
@@ -51,6 +68,11 @@ void run_end(struct Run *run, size_t step, enum EndReason reason) {
 static _Noreturn void end_not_finite(struct Run *run, size_t step, const char *numbers) {
   char saved[80] = "no weights were saved";
   run_end(run, step, END_NOT_FINITE);
+  if (step == 0) {
+    const char *model = run->options.model;
+    die(EXIT_NOT_FINITE, "%s before the first update: the weights in %s are broken; 'llmc inspect %s' looks at them, "
+        "and --model names others", numbers, model, model);
+  }
   if (run->saver.count > 0) {
     snprintf(saved, sizeof saved, "the weights of step %zu are saved, and their loss is finite",
              saver_step(&run->saver));
@@ -125,7 +147,7 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   return m;
 }
 
-bool run_asked_to_stop(const struct Run *run) { return interrupted() || run->events.unheard; }
+bool run_asked_to_stop(const struct Run *run) { return interrupted() || (run->events.unheard && orphaned()); }
 
 /* False when asked to stop before the last batch. */
 static bool validate(struct Run *run, size_t step, struct ValLoss *loss) {

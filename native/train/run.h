@@ -23,7 +23,7 @@ struct RunOptions {
   size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, save_every, keep, eot;
   struct Schedule schedule;
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
-  bool shuffle, recompute, resume, dry_run, forget_best, fewer_threads;
+  bool shuffle, recompute, resume, dry_run, forget_best, new_schedule, fewer_threads;
   enum Dtype dtype;
   enum MomentsType optimizer_state;
   size_t resume_from;  // the step; MOST_STEPS: the newest
@@ -62,7 +62,7 @@ struct Run {
 void run_layout(struct Run *run, struct Arena *arena);
 
 /* How many updates the limits allow, the data being open. Dies with EXIT_USAGE when a schedule needs to know
- * and cannot. */
+ * and cannot, or when so few do not reach its end; an old run's schedule is left as it was. */
 void run_count_steps(struct Run *run);
 
 /* Whether all gradients must be there at once: to clip or judge their norm, or to sum up parts of a batch. */
@@ -80,7 +80,7 @@ void run_end(struct Run *run, size_t step, enum EndReason reason);
 /* Seconds of training, over all resumes. */
 double run_seconds(const struct Run *run);
 
-/* Whether somebody has asked the run to stop: an interrupt did, or nobody listens any more. */
+/* Whether the run is to stop: a signal has asked for it, or the program that started the run to listen to it was killed. */
 bool run_asked_to_stop(const struct Run *run);
 
 /* Writes from the end-of-text token on, the vocabulary's last unless the options name it; at most `count`

@@ -15,10 +15,16 @@ static double height(enum ScheduleShape shape, double x) {
   return 1;
 }
 
+static double wsd_decay(const struct Schedule *s) { return round(s->decay * (double)s->steps); }
+
+size_t schedule_least_decay(const struct Schedule *s) {
+  return s->shape == WSD ? (size_t)wsd_decay(s) : s->shape != CONSTANT;
+}
+
 double schedule_lr(const struct Schedule *s, size_t step) {
   if (step < s->warmup) return s->lr * (double)(step + 1) / (double)s->warmup;
   const double risen = (double)s->steps - (double)s->warmup;
-  const double decay_steps = s->shape == WSD ? round(s->decay * (double)s->steps) : risen;
+  const double decay_steps = s->shape == WSD ? wsd_decay(s) : risen;
   const double done = (double)step - ((double)s->steps - decay_steps);
   const double x = decay_steps > 0 ? fmin(fmax(done / decay_steps, 0), 1) : 0;
   return s->least + (s->lr - s->least) * height(s->shape, x);

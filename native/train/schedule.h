@@ -22,6 +22,9 @@ struct Schedule {
   size_t warmup, steps;
 };
 
+/* The updates after the warmup that its shape needs: wsd's decay, one of the others, none if constant. */
+size_t schedule_least_decay(const struct Schedule *schedule);
+
 /* Of a step, counted from 0. Past the last step it stays what it was there. */
 double schedule_lr(const struct Schedule *schedule, size_t step);
 

@@ -20,7 +20,9 @@ static struct RunOptions read_options(int argc, char **argv) {
       .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
       .resume_from = MOST_STEPS,
   };
+  /* A resumed run may have what older versions allowed. */
   const double most = 1e9;
+  const bool older = args_given("resume", argc, argv);
   const struct Arg args[] = {
       {"data", ARG_TEXT, &o.data, 0, 0, "training tokens: a file, or a pattern of several"},
       {"val-data", ARG_TEXT, &o.val_data, 0, 0, "validation tokens: a file, or a pattern of several"},
@@ -35,22 +37,22 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"epochs", ARG_COUNT, &o.limits.epochs, 0, most, "passes over the training tokens; 0: unlimited"},
       {"patience", ARG_COUNT, &o.limits.patience, 0, most,
        "stop after this many validations without improvement; 0: never"},
-      {"min-delta", ARG_NUMBER, &o.limits.min_delta, 0, most, "minimum improvement that counts as a new best"},
+      {"min-delta", ARG_NUMBER, &o.limits.min_delta, 0, older ? most : 100, "minimum improvement that counts as a new best"},
       {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
       {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
       {"total-batch-size", ARG_COUNT, &o.total_batch_size, 0, 1e12, "tokens in an update; 0: one batch of B rows"},
-      {"lr", ARG_NUMBER, &o.lr, 0, most, "peak learning rate"},
+      {"lr", ARG_NUMBER, &o.lr, 0, older ? most : 10, "peak learning rate"},
       {"schedule", ARG_CHOICE, &(struct Choice){&o.schedule.shape, SCHEDULE_NAMES}, 0, 0, "learning-rate schedule"},
       {"warmup", ARG_COUNT, &o.schedule.warmup, 0, most, "warmup steps of the learning rate"},
       {"lr-final", ARG_NUMBER, &o.lr_final, 0, 1, "final learning rate as a fraction of the peak"},
       {"decay", ARG_NUMBER, &o.schedule.decay, 0, 1, "fraction of the steps in which the wsd schedule decays"},
       {"beta1", ARG_NUMBER, &o.beta1, 0, ARG_BELOW_1, "AdamW's decay rate of the first moment"},
       {"beta2", ARG_NUMBER, &o.beta2, 0, ARG_BELOW_1, "AdamW's decay rate of the second moment"},
-      {"eps", ARG_NUMBER, &o.eps, 0, most, "AdamW's epsilon"},
-      {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, most, "AdamW's weight decay of the matrices"},
+      {"eps", ARG_NUMBER, &o.eps, older ? 0 : 1e-20, older ? most : 1, "AdamW's epsilon"},
+      {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, older ? most : 10, "AdamW's weight decay of the matrices"},
       {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "clip the gradient to this global norm; 0: never"},
-      {"skip-loss-z", ARG_NUMBER, &o.skip_loss_z, 0, most, "skip updates whose loss z-score exceeds this; 0: never"},
-      {"skip-grad-z", ARG_NUMBER, &o.skip_grad_z, 0, most,
+      {"skip-loss-z", ARG_NUMBER, &o.skip_loss_z, 0, older ? most : OUTLIERS_MOST_Z, "skip updates whose loss z-score exceeds this; 0: never"},
+      {"skip-grad-z", ARG_NUMBER, &o.skip_grad_z, 0, older ? most : OUTLIERS_MOST_Z,
        "skip updates whose gradient norm z-score exceeds this; 0: never"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
       {"fewer-threads", ARG_SWITCH, &o.fewer_threads, 0, 1, "1: fewer threads where the first steps are no slower with them"},
@@ -74,6 +76,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "number of checkpoints to keep"},
       {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: resume from the newest checkpoint in --out"},
       {"resume-from", ARG_COUNT, &o.resume_from, 0, MOST_STEPS, "resume from the checkpoint of this step; 1000000000: the newest"},
+      {"new-schedule", ARG_SWITCH, &o.new_schedule, 0, 1, "1: a resumed run's schedule is not the one it had, and is checked"},
       {"forget-best", ARG_SWITCH, &o.forget_best, 0, 1, "1: losses of other validation tokens, before a resume, do not count"},
       {"dry-run", ARG_SWITCH, &o.dry_run, 0, 1, "1: print the memory and time that the run needs, and write nothing"},
   };

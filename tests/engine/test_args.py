@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Any
 
 import pytest
 
+from llmc.config import TRAIN_SETTINGS
 from llmc.model import ModelConfig
+from llmc.setting import BELOW_1, Setting, typed_number
 from tests.helpers.engine import (
     Flags,
     Native,
@@ -69,3 +72,28 @@ def test_prompts_and_subcommands(native: Native, files: Flags) -> None:
         words = [str(native.binary), *filter(None, [name]), "--help"]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         assert done.stdout.startswith("usage: ") and not done.stderr
+
+
+NUMBERS = [
+    setting
+    for setting in TRAIN_SETTINGS.values()
+    if isinstance(setting.default, int | float) and not isinstance(setting.default, bool)
+]
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: setting.name)
+def test_ranges_are_those_of_the_table_of_settings(
+    setting: Setting, native: Native, files: Flags
+) -> None:
+    def refusal(value: str, **more: Any) -> str:
+        flags: Flags = {**files, setting.name: value, **more}
+        return refused(native("train", **flags), 2)
+
+    high = "below 1" if setting.high == BELOW_1 else f"and {typed_number(setting.high)}"
+    for value in ("-1", "1e300"):
+        error = refusal(value)
+        assert f"{setting.flag} must be " in error and f"{high}, not {value}" in error
+        assert f" {typed_number(setting.low)} and " in error
+    if setting.older is not None:
+        low, high = map(typed_number, setting.older)
+        assert f" {low} and {high}, not" in refusal("1e300", resume=1, out="none")

@@ -105,7 +105,14 @@ def test_a_new_best_is_saved_where_no_checkpoint_is_due(
 
 def test_the_untrained_model_is_no_best_one(native: Native, flags: Flags, tmp_path: Path) -> None:
     """Not even where every validation after it is worse."""
-    flags |= {"lr": 10, "schedule": "constant", "val_every": 1, "save_every": 0, "steps": 2}
+    flags |= {
+        "lr": 10,
+        "schedule": "constant",
+        "warmup": 0,
+        "val_every": 1,
+        "save_every": 0,
+        "steps": 2,
+    }
     succeeded(native("train", out=tmp_path / "out", **flags))
     assert read_header(tmp_path / "out" / "best.bin").step > 0
 
@@ -115,7 +122,14 @@ def test_weights_that_an_update_broke_replace_nothing(
 ) -> None:
     """One checkpoint is kept: it stays that of the last weights whose loss is finite."""
     out = tmp_path / "out"
-    flags |= {"schedule": "constant", "save_every": 1, "keep": 1, "val_every": 0, "patience": 0}
+    flags |= {
+        "schedule": "constant",
+        "warmup": 0,
+        "save_every": 1,
+        "keep": 1,
+        "val_every": 0,
+        "patience": 0,
+    }
     succeeded(native("train", out=out, **{**flags, "steps": 3}))
     broken = native("train", out=out, resume=1, **{**flags, "lr": 1e9, "weight_decay": 1e9})
     error = refused(broken, 5)
@@ -174,7 +188,7 @@ def test_an_interrupt_ends_a_validation_and_a_sample(
 
 
 def test_another_order_of_the_data_is_refused(native: Native, flags: Flags, tmp_path: Path) -> None:
-    succeeded(native("train", out=tmp_path / "out", **{**flags, "steps": 2}))
+    succeeded(native("train", out=tmp_path / "out", **{**flags, "steps": 2, "warmup": 1}))
     for change, words in (
         ({"seed": 1}, "has --seed 1337, not 1"),
         ({"seq_len": 18}, "has --seq-len 19, not 18"),
@@ -235,7 +249,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 ) -> None:
     """The state is larger than a file may become: nothing of the next checkpoint stays."""
     out = tmp_path / "out"
-    flags |= {"val_every": 2}  # the shorter run validates at its end, and so should the longer
+    # The shorter run validates at its end, and so should the longer.
+    flags |= {"val_every": 2, "warmup": 4, "schedule": "constant"}
     succeeded(native("train", out=out, **{**flags, "steps": 4}))
     model, state = (out / "checkpoints" / "00000004" / f for f in ("model.bin", "state.bin"))
     limit = (model.stat().st_size + state.stat().st_size) // 2

@@ -103,12 +103,47 @@ def test_constant_stays_and_wsd_sinks_at_the_end(
     assert none == pytest.approx([LR] * STEPS)
 
 
-def test_a_warmup_longer_than_the_run_only_rises(
+TOO_SHORT = (
+    ({"warmup": STEPS + 1}, f"has {STEPS} updates (--steps): the rate would never reach --lr"),
+    ({"warmup": STEPS, "schedule": "cosine"}, f"--warmup {STEPS - 1} or less"),
+    ({"warmup": STEPS, "schedule": "linear"}, f"--warmup {STEPS - 1} or less"),
+    (
+        {"warmup": 20, "schedule": "wsd", "decay": 0.2},
+        "less than the 5 updates that --schedule wsd",
+    ),
+    ({"warmup": 9, "max_tokens": 16, "steps": 100}, "has 8 updates (--max-tokens)"),
+    ({"warmup": 9000, "epochs": 2, "steps": 10**8}, "(--epochs)"),
+)
+
+
+@pytest.mark.parametrize(("flags", "words"), TOO_SHORT)
+def test_a_schedule_that_cannot_reach_its_end_is_refused(
+    flags: Flags, words: str, native: Native, files: Flags, tmp_path: Path
+) -> None:
+    """Whatever limits the run; a resumed one that an older version began keeps its schedule."""
+    flags = {"steps": STEPS, "batch_size": 1, "seq_len": 2, **files, **flags}
+    assert words in refused(native("train", **flags), 2)
+    assert words in refused(native("train", dry_run=1, **flags), 2)
+    changed: Flags = {"resume": 1, "new_schedule": 1, "out": tmp_path / "out"}
+    assert words in refused(native("train", **flags, **changed), 2)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear", "wsd"])
+def test_an_old_schedule_that_never_ends_goes_on(
+    name: str, native: Native, files: Flags, tmp_path: Path
+) -> None:
+    flags: Flags = {"schedule": name, "warmup": 50, "resume": 1}
+    found = rates(native, files, tmp_path / name, **flags)
+    assert found == pytest.approx([LR * (i + 1) / 50 for i in range(STEPS)])
+
+
+def test_a_schedule_that_just_fits_is_accepted(
     native: Native, files: Flags, tmp_path: Path
 ) -> None:
-    for name in ("constant", "cosine", "linear", "wsd"):
-        found = rates(native, files, tmp_path / name, schedule=name, warmup=50)
-        assert found == pytest.approx([LR * (i + 1) / 50 for i in range(STEPS)])
+    assert rates(native, files, tmp_path / "a", warmup=STEPS)[-1] == pytest.approx(LR)
+    wsd = rates(native, files, tmp_path / "b", schedule="wsd", warmup=18, decay=0.2)
+    assert wsd[17] == wsd[18] == max(wsd)
+    succeeded(native("train", steps=0, warmup=5, schedule="cosine", seq_len=2, **files))
 
 
 def test_a_wrong_schedule_is_refused(native: Native, files: Flags, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_an_update_that_stands_out_is_skipped(native: Native, flags: Flags, tmp_
 def test_thresholds_that_are_never_reached_change_no_bit(
     more: Flags, native: Native, flags: Flags, tmp_path: Path
 ) -> None:
-    for name, skip in (("plain", {}), ("skip", {"skip_loss_z": 50, "skip_grad_z": 50})):
+    for name, skip in (("plain", {}), ("skip", {"skip_loss_z": 11.2, "skip_grad_z": 11.2})):
         trained(native, tmp_path / name, **flags, **more, **skip, steps=140)
     assert ending(tmp_path / "plain") == ending(tmp_path / "skip")
 
@@ -294,7 +294,7 @@ def the_run(llmc: Llmc) -> dict[str, Any]:
         (["--max-tokens", "0.1k"], "tokens", "finished", "--max-tokens 200"),
         (["--max-time", "100d", "--steps", "4"], "steps", "finished", "--steps 8"),
         (
-            ["--patience", "1", "--val-every", "1", "--min-delta", "1000", "--steps", "9"],
+            ["--patience", "1", "--val-every", "1", "--min-delta", "100", "--steps", "9"],
             "early-stop", "stopped early", "--patience 2",
         ),
     ],

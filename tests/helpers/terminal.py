@@ -170,3 +170,23 @@ def in_terminal(llmc: Llmc, columns: int, *args: str, lines: int = 40) -> str:
     os.close(leader)
     assert process.returncode == 0, written
     return written.decode(errors="replace")
+
+
+def close_after(llmc: Llmc, words: str, *args: str) -> None:
+    """Run a command under a terminal that closes when it shows the words; wait for its end."""
+    leader, follower, env = _open(llmc, 80, 24)
+    with subprocess.Popen(
+        [sys.executable, "-c", OWN_TERMINAL, *llmc.command, *args],
+        cwd=llmc.workspace,
+        env=env,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    ) as process:
+        os.close(follower)
+        try:
+            Typist(leader).wait(words)
+        finally:
+            os.close(leader)
+        process.wait(timeout=PATIENCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tomllib
@@ -70,6 +71,22 @@ def flip_a_bit(path: Path, at: int) -> bytes:
 def ok(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     assert done.returncode == 0, (done.args, done.returncode, done.stderr)
     return done
+
+
+def assert_left_in_peace(llmc: Llmc, *args: str) -> None:
+    """Run a command whose stdout nobody reads: that is no error."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [*llmc.command, *args],
+        cwd=llmc.workspace,
+        env=llmc.env(),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def trained(llmc: Llmc, *flags: str | Path, run: str = "run") -> list[float]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import pty
 import re
@@ -20,30 +19,24 @@ from rich.progress import Progress
 
 from llmc.cli.context import Context
 from llmc.cli.ui import Ui
-from llmc.errors import BadData, Usage
+from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.fetch.named import fetch_named
 from llmc.fetch.registry import FETCHED, Dataset, RemoteFile
 from llmc.paths import Workspace
 from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.fetching import CONFIG, TEXT, WEIGHTS, nothing_in
 from tests.helpers.report import Listener
 from tests.helpers.web import COMMIT, Act, Web, part_size, wait_until
 
-TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 1000
-CONFIG = b'{"n_layer": 12}'
-WEIGHTS = bytes(range(256)) * 4096
 GPT2 = "openai-community/gpt2"
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """Return an empty cache: what one test downloads is not there for the next."""
-    return tmp_path / "cache"
-
-
 @pytest.fixture(autouse=True)
-def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLMC_CACHE_DIR", str(cache))
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty cache: what one test downloads is not there for the next."""
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -54,10 +47,6 @@ def poem(monkeypatch: pytest.MonkeyPatch, web: Web) -> Dataset:
     monkeypatch.setitem(FETCHED, "poem", dataset)
     web.put("/input.txt", TEXT)
     return dataset
-
-
-def nothing_in(folder: Path) -> bool:
-    return not folder.exists() or not list(folder.rglob("*"))
 
 
 def test_a_file_is_downloaded_once(here: Context, poem: Dataset, web: Web) -> None:
@@ -306,101 +295,3 @@ def test_a_dataset_of_two_files_needs_a_folder(here: Context, tmp_path: Path) ->
     (tmp_path / "one.txt").write_text("x")
     with pytest.raises(BadData, match=r"is not a folder with TinyStoriesV2-GPT4-train\.txt"):
         fetch_named(here.workspace, "tinystories", source=str(tmp_path / "one.txt"))
-
-
-def test_without_a_network_the_error_offers_source(llmc: Llmc) -> None:
-    for name in ("tinyshakespeare", "gpt2", "tinystories"):
-        error = assert_one_sentence(llmc("fetch", name), 1)
-        assert "no answer from" in error
-        assert "--source PATH" in error
-    assert nothing_in(llmc.workspace)
-
-
-def test_a_model_comes_from_the_hub(llmc: Llmc, web: Web) -> None:
-    git_sha1 = hashlib.sha1(b"blob %d\0" % len(CONFIG) + CONFIG).hexdigest()
-    web.put_on_hub("openai-community/gpt2", "config.json", CONFIG, etag=git_sha1)
-    web.put_on_hub("openai-community/gpt2", "model.safetensors", WEIGHTS)
-    done = llmc("fetch", "gpt2", "--json", env={"HF_ENDPOINT": web.url})
-    assert done.returncode == 0, done.stderr
-    folder = llmc.workspace / "models" / "gpt2"
-    assert json.loads(done.stdout) == {
-        "name": "gpt2",
-        "folder": "models/gpt2",
-        "files": ["config.json", "model.safetensors"],
-    }
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
-    assert (folder / "config.json").read_bytes() == CONFIG
-    assert "next: llmc export-weights gpt2" in done.stderr
-
-
-def test_tinystories_comes_from_the_hub(llmc: Llmc, web: Web) -> None:
-    repo = "datasets/roneneldan/TinyStories"
-    for split in ("train", "valid"):
-        web.put_on_hub(repo, f"TinyStoriesV2-GPT4-{split}.txt", split.encode())
-    done = llmc("fetch", "tinystories", env={"HF_ENDPOINT": web.url})
-    assert done.returncode == 0, done.stderr
-    folder = llmc.workspace / "data" / "tinystories"
-    assert (folder / "TinyStoriesV2-GPT4-valid.txt").read_bytes() == b"valid"
-    assert "next: llmc tokenize tinystories" in done.stderr
-
-
-@pytest.mark.parametrize("fault", ["absent", "short", "changed"])
-def test_a_faulty_hub_leaves_nothing(llmc: Llmc, web: Web, fault: str) -> None:
-    repo = "openai-community/gpt2"
-    etag = hashlib.sha256(b"the published config").hexdigest() if fault == "changed" else None
-    if fault != "absent":
-        web.put_on_hub(repo, "config.json", CONFIG, etag=etag)
-    if fault == "short":
-        # The size that was announced is not the size that comes.
-        web.trimmed.add(f"/{repo}/resolve/{COMMIT}/config.json")
-    error = assert_one_sentence(llmc("fetch", "gpt2", env={"HF_ENDPOINT": web.url}), 1)
-    words = {
-        "absent": "answered 404",
-        "short": "is not the announced file: it has 14 bytes, not 15",
-        "changed": "is not the expected file",
-    }
-    assert words[fault] in error
-    assert "nothing was saved" in error
-    assert nothing_in(llmc.workspace)
-
-
-def test_a_model_comes_from_a_local_folder(here: Context, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes(CONFIG)
-    (tmp_path / "model.safetensors").write_bytes(WEIGHTS)
-    folder = fetch_named(here.workspace, "gpt2-xl", source=str(tmp_path))
-    assert folder == here.workspace.models / "gpt2-xl"
-    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
-
-
-def test_stdlib_is_there_already(llmc: Llmc) -> None:
-    done = llmc("fetch", "stdlib", "--json")
-    assert done.returncode == 0
-    assert (Path(json.loads(done.stdout)["folder"]) / "os.py").is_file()
-    assert "next: llmc tokenize stdlib" in done.stderr
-    assert nothing_in(llmc.workspace)
-
-
-def test_stdlib_takes_no_source(here: Context, tmp_path: Path) -> None:
-    with pytest.raises(Usage, match=f"llmc tokenize {tmp_path}"):
-        fetch_named(here.workspace, "stdlib", source=str(tmp_path))
-
-
-def test_an_unknown_name_is_a_usage_error(llmc: Llmc) -> None:
-    error = assert_one_sentence(llmc("fetch", "gpt2-xxl"), 2)
-    assert "did you mean 'gpt2-xl'?" in error
-
-
-def test_tinyshakespeare_from_a_local_copy(llmc: Llmc, tinyshakespeare: Path) -> None:
-    done = llmc("fetch", "tinyshakespeare", "--source", tinyshakespeare)
-    assert done.returncode == 0, done.stderr
-    path = llmc.workspace / "data" / "tinyshakespeare" / "tinyshakespeare.txt"
-    assert path.read_bytes() == tinyshakespeare.read_bytes()
-
-
-def test_tinyshakespeare_with_one_byte_changed_is_refused(llmc: Llmc, tmp_path: Path) -> None:
-    (tmp_path / "copy.txt").write_bytes(TEXT)
-    done = llmc("fetch", "tinyshakespeare", "--source", tmp_path / "copy.txt")
-    error = assert_one_sentence(done, 1)
-    assert "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed" in error
-    assert nothing_in(llmc.workspace)

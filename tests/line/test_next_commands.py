@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import re
+import resource
 import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.workspace import PRESET, copy_of, ok, write_texts
+from tests.helpers.workspace import PRESET, config, copy_of, ok, write_texts
 
 PRINTED = re.compile(r"^(?:next:|     ) llmc (.*)$", re.M)
+QUOTED = re.compile(r"'llmc ([^']*)'")
+# What a person would put for a word in capitals.
+MEANT = {
+    "PATH": "texts --tokenizer byte",
+    "NAME": "texts --tokenizer byte",
+    "MODEL": "random:tiny.toml --vocab-size 257 --out models/tiny-texts.bin",
+}
 
 
 def printed(text: str) -> list[list[str]]:
     """Return the commands that are printed as the next ones, as words."""
     return [shlex.split(command) for command in PRINTED.findall(text)]
+
+
+def advised(text: str) -> list[list[str]]:
+    """Return the commands that a message quotes, with what a person would put into them."""
+    found = []
+    for command in QUOTED.findall(text):
+        words = shlex.split(" ".join(MEANT.get(word, word) for word in command.split()))
+        found.append([*words, "--model", "random:tiny.toml"] if words[0] == "prepare" else words)
+    return found
 
 
 def walk(llmc: Llmc, *words: str, code: int = 0) -> None:
@@ -56,6 +76,25 @@ def test_random_weights_are_trained_by_their_preset(llmc: Llmc) -> None:
     done = ok(llmc("prepare", "texts", "--tokenizer", "byte", "--model", "random:tiny.toml"))
     assert printed(done.stderr)[0] == ["train", "--config", "tiny.toml"]
     walk(llmc, "export-weights", "random:tiny.toml", "--vocab-size", "257", "--out", "w.bin")
+
+
+def test_weights_that_do_not_fit_the_newest_dataset_are_not_trained(llmc: Llmc) -> None:
+    words = ("export-weights", "random:tiny.toml", "--vocab-size", "100", "--out", "w.bin")
+    (command,) = printed(ok(llmc(*words)).stderr)
+    assert command[0] == "sample"
+    walk(llmc, *words)
+
+
+def test_a_dataset_leads_to_weights_that_fit_it(llmc: Llmc) -> None:
+    """The newest weights are not the ones to train from where they have other tokens."""
+    other = ("export-weights", "random:tiny.toml", "--vocab-size", "100")
+    ok(llmc(*other, "--out", "models/other.bin"))
+    walk(llmc, "tokenize", "texts", "--tokenizer", "byte", "--out", "data/again")
+    done = ok(llmc("tokenize", "texts", "--tokenizer", "bpe:270", "--out", "data/bpe"))
+    assert printed(done.stderr) == [["prepare", "data/bpe", "--model", "random:stories-1m"]]
+    ok(llmc("prepare", "data/bpe", "--model", "random:tiny.toml"))
+    ok(llmc("train", "--steps", "1"))
+    ok(llmc("train", "--steps", "1", "--data", "data/texts"))
 
 
 def test_a_context_below_the_default_needs_no_flag(llmc: Llmc) -> None:
@@ -111,3 +150,116 @@ def test_epsilon_has_a_range(llmc: Llmc, value: str) -> None:
 def test_a_warmup_beyond_the_steps_is_refused(llmc: Llmc) -> None:
     error = assert_one_sentence(llmc("train", "--warmup", "41", "--steps", "40"), 2)
     assert "--warmup 41 is longer than the run" in error
+
+
+def test_a_preset_s_warmup_is_shortened_with_its_steps(llmc: Llmc) -> None:
+    preset = PRESET.replace("steps = 4", "steps = 400\nwarmup = 100")
+    (llmc.workspace / "long.toml").write_text(preset)
+    for flags, warmup in (
+        (("--steps", "20"), 5),
+        (("--max-tokens", "640"), 5),
+        (("--epochs", "1", "--steps", "30", "--schedule", "cosine"), 8),
+        (("--steps", "100"), 100),
+        (("--steps", "0"), 100),
+    ):
+        done = ok(llmc("train", "--config", "long.toml", *flags, "--run", "a", "--val-every", "0"))
+        assert (f"--warmup {warmup}: the preset's 100 are for" in done.stderr) == (warmup < 100)
+        assert config(llmc, "a")["train"]["warmup"] == warmup
+        shutil.rmtree(llmc.workspace / "runs")
+    error = assert_one_sentence(llmc("train", "--config", "long.toml", "--warmup", "999"), 2)
+    assert "--warmup 999 is longer" in error
+
+
+# ---- commands within messages; tests/unit/cli/test_remedies.py has them all ----------------------
+
+
+def shortened(name: str) -> Callable[[Path], object]:
+    """Return what cuts a file of a workspace in half."""
+
+    def cut(workspace: Path) -> None:
+        file = workspace / name
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    return cut
+
+
+def removed(*names: str) -> Callable[[Path], object]:
+    """Return what removes files and folders of a workspace."""
+
+    def remove(workspace: Path) -> None:
+        for name in names:
+            path = workspace / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return remove
+
+
+BROKEN = [
+    (shortened("data/texts/train.bin"), ("train",), 1),
+    (shortened("data/texts/val.bin"), ("train",), 1),
+    (shortened("data/texts/manifest.json"), ("train",), 1),
+    (shortened("data/texts/prepared.json"), ("train",), 1),
+    (removed("data/texts/train.bin"), ("train",), 3),
+    (removed("data/texts/manifest.json"), ("train", "--data", "data/texts"), 3),
+    (removed("data", "models"), ("train", "--data", "data/texts"), 3),
+    (removed("models"), ("train", "--model", "models/tiny-texts.bin"), 3),
+    (removed(), ("sample", "--run", "none"), 3),
+    (removed(), ("train", "--resume", "--run", "none"), 3),
+    (removed(), ("train", "--resume"), 3),
+    (removed(), ("sample", "--model", "none.bin"), 3),
+    (removed(), ("eval", "none"), 3),
+    (removed(), ("plot", "none"), 3),
+    (removed(), ("tokenize", "data/texts"), 2),
+]
+
+
+@pytest.mark.parametrize(("damage", "command", "code"), BROKEN)
+def test_after_damage_the_quoted_commands_work(
+    damage: Callable[[Path], object], command: tuple[str, ...], code: int, llmc: Llmc
+) -> None:
+    damage(llmc.workspace)
+    done = llmc(*command, "--steps", "1") if command[0] == "train" else llmc(*command)
+    assert_one_sentence(done, code)
+    commands = [*advised(done.stderr), *printed(done.stderr)]
+    assert commands, done.stderr
+    for words in commands:
+        if "stdlib" not in words:  # takes half a minute
+            ok(llmc(*words))
+    if command[0] == "train" and "--resume" not in command:
+        ok(llmc(*command, "--steps", "1"))
+
+
+def test_parts_and_a_missing_split(llmc: Llmc) -> None:
+    write_texts(llmc.workspace / "other")
+    done = ok(llmc("tokenize", "other", "--tokenizer", "byte", "--shard", "1/1"))
+    (part,) = (llmc.workspace / "data/other").glob("part-*")
+    error = assert_one_sentence(llmc("train", "--data", part), 3)
+    assert "'llmc tokenize --merge FOLDER'" in error
+    for command in printed(done.stderr):
+        ok(llmc(*command))
+    ok(llmc("train", "--data", "data/other", "--steps", "1"))
+    ok(llmc("tokenize", "texts", "--tokenizer", "byte", "--val-tokens", "0", "--out", "data/none"))
+    words = ("train", "--data", "data/texts", "--val-data", "data/none", "--steps", "1")
+    error = assert_one_sentence(llmc(*words), 3)
+    (command,) = QUOTED.findall(error)
+    typed = command.replace("PATH", MEANT["PATH"]).replace(" F", " 0.5") + " --force"
+    ok(llmc(*shlex.split(typed), "--out", "data/none"))
+    ok(llmc(*words))
+
+
+@pytest.mark.parametrize("saves", [[], ["--save-every", "100"]])
+def test_a_full_disk_leads_to_a_resume(llmc: Llmc, saves: list[str]) -> None:
+    """No file may grow beyond a size that the metrics reach some time."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    flags = ("--steps", "1200", "--val-every", "0", "--sample-every", "0", *saves)
+    words = ("train", "--config", "tiny.toml", "--run", "full", *flags)
+    with llmc.start(*words, text=True, preexec_fn=limit) as process:
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "metrics.jsonl" in error and "free some space" in error
+    assert printed(error) == [["train", "--resume"]]
+    done: subprocess.CompletedProcess[str] = ok(llmc(*printed(error)[0]))
+    assert "1,200 steps" in done.stderr

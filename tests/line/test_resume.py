@@ -58,7 +58,6 @@ def test_a_resumed_run_takes_what_changes_no_bit_and_refuses_the_rest(llmc: Llmc
         ("--total-batch-size", "64", "the run has --total-batch-size 32"),
         ("--model", "models/tiny-texts.bin", "leave out --model"),
         ("--config", "tiny.toml", "leave out --config"),
-        ("--val-data", "data/texts/val.bin", "leave out --val-data"),
     ):
         error = assert_one_sentence(llmc("train", "--resume", *filter(None, (flag, value))), 2)
         assert words in error

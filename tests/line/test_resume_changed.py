@@ -141,7 +141,8 @@ def test_other_data_of_another_tokenizer_is_refused(llmc: Llmc) -> None:
 
 
 def saved(llmc: Llmc) -> list[int]:
-    return sorted(int(path.name) for path in (llmc.workspace / "runs/a/checkpoints").iterdir())
+    names = (path.name for path in (llmc.workspace / "runs/a/checkpoints").iterdir())
+    return sorted(int(name) for name in names if name.isdecimal())  # none that is half written
 
 
 def test_a_checkpoint_is_picked_by_its_step(llmc: Llmc) -> None:
@@ -252,14 +253,16 @@ def test_a_rate_that_goes_on_is_not_said_to_jump(llmc: Llmc) -> None:
 
 def test_after_a_loss_that_is_not_finite_the_printed_commands_continue(llmc: Llmc) -> None:
     ok(llmc(*START, "--run", "a", "--steps", "3", "--save-every", "1"))
-    done = llmc("train", "--resume", "--run", "a", "--steps", "9", "--lr", "1e9")
+    flags = ["--steps", "40", "--lr", "10", "--weight-decay", "10"]
+    flags += ["--save-every", "0", "--val-every", "0"]  # what it does to the weights is not saved
+    done = llmc("train", "--resume", "--run", "a", *flags)
     assert done.returncode == 5
     commands = re.findall(r"^(?:next:|     ) llmc (train --resume.*)", done.stderr, re.M)
     assert any("--lr" in command for command in commands)
     assert any("--grad-clip 1" in command for command in commands)
     lr = next(command for command in commands if "--lr" in command)
     ok(llmc(*shlex.split(re.sub(r"--lr \S+", "--lr 1e-4", lr))))
-    assert len(steps(llmc, "train_loss")) == 9
+    assert len(steps(llmc, "train_loss")) == 40
 
 
 def test_a_killed_engine_has_its_own_code_and_says_what_needs_less_memory(llmc: Llmc) -> None:
@@ -293,7 +296,7 @@ def test_a_killed_engine_has_its_own_code_and_says_what_needs_less_memory(llmc: 
     assert any("--recompute" in command for command in commands)
     assert any("--optimizer-state 8bit" in command for command in commands)
     for command in commands[1:]:
-        at = read_header(llmc.workspace / "runs/a/model.bin").step
+        at = max(saved(llmc))  # model.bin may be one behind: the engine was killed
         ok(llmc(*shlex.split(command), "--steps", str(at + 2)))
 
 
@@ -305,3 +308,56 @@ def test_a_record_without_changes_is_read(llmc: Llmc) -> None:
     del old["resumes"][0]["changes"]
     (llmc.workspace / "runs/a/run.json").write_text(json.dumps(old))
     ok(llmc("train", "--resume", "--steps", "4"))
+
+
+def test_the_losses_of_another_validation_are_not_compared(llmc: Llmc) -> None:
+    """More tokens, or other ones: what was lowest before may be best no more."""
+    ok(llmc(*START, "--run", "a", "--steps", "4", "--lr", "0.01"))
+    path = llmc.workspace / "runs/a/metrics.jsonl"  # as if the old validation was an easy one
+    path.write_text(re.sub(r'"val_loss":\d', '"val_loss":0', path.read_text()))
+    done = ok(llmc("train", "--resume", "--steps", "8", "--val-tokens", "64", "--save-every", "2"))
+    assert "had a lower validation loss" not in done.stderr
+    best = read_header(llmc.workspace / "runs/a/best.bin")
+    assert best.step > 4
+    (run,) = json.loads(ok(llmc("runs", "--json")).stdout)["runs"]
+    assert run["best_val_step"] == best.step
+    assert run["best_val_loss"] == pytest.approx(best.val_loss)
+    ok(llmc("train", "--resume", "--steps", "9"))
+    (run,) = json.loads(ok(llmc("runs", "--json")).stdout)["runs"]
+    assert run["best_val_step"] > 4
+
+
+def test_other_validation_data_alone(llmc: Llmc) -> None:
+    ok(llmc(*START, "--run", "a", "--steps", "3"))
+    ok(llmc("train", "--resume", "--steps", "4", "--val-data", "data/texts/val.bin"))
+    assert record(llmc)["resumes"][0]["changes"] == {"steps": [3, 4]}
+    done = ok(llmc("train", "--resume", "--steps", "5", "--val-data", "data/texts/train.bin"))
+    assert OTHER_BITS in done.stderr
+    changes = record(llmc)["resumes"][1]["changes"]
+    assert changes["val_data"] == ["data/texts/val.bin", "data/texts/train.bin"]
+    assert "data" not in changes
+    ok(llmc("train", "--resume", "--steps", "6"))
+
+
+def test_a_run_without_validation_gets_one(llmc: Llmc) -> None:
+    """As the refusal of --patience advises."""
+    shutil.copy(llmc.workspace / "data/texts/train.bin", llmc.workspace / "bare.bin")
+    bare = ("--data", "bare.bin", "--model", "models/tiny-texts.bin")
+    ok(llmc("train", *bare, "--run", "a", "--steps", "2", "--quiet"))
+    error = assert_one_sentence(llmc("train", "--resume", "--steps", "9", "--patience", "2"), 2)
+    assert "give --val-data and --val-every" in error
+    more = ("--patience", "2", "--val-data", "data/texts/val.bin", "--val-every", "1")
+    ok(llmc("train", "--resume", "--steps", "4", *more))
+    assert (llmc.workspace / "runs/a/best.bin").is_file()
+
+
+def test_the_starting_weights_may_have_been_replaced(llmc: Llmc) -> None:
+    """A resume needs them no more: their shape and tokenizer are not the run's."""
+    ok(llmc(*START, "--run", "a", "--steps", "3"))
+    shape = ("--layers", "2", "--heads", "1", "--channels", "8", "--context", "8")
+    words = ("export-weights", "random", *shape, "--vocab-size", "99")
+    (llmc.workspace / "models/tiny-texts.bin").unlink()
+    ok(llmc(*words, "--out", "models/tiny-texts.bin"))
+    done = ok(llmc("train", "--resume", "--steps", "4"))
+    assert "edited" not in done.stderr
+    assert config(llmc, "a")["model"]["context"] == 64

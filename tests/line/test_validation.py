@@ -122,6 +122,10 @@ def test_a_run_of_an_older_llmc_goes_on_measuring_its_batches(llmc: Llmc) -> Non
     path = llmc.workspace / "runs/a/config.toml"
     old = re.sub(r"val_tokens = \d+\n", "", path.read_text())
     path.write_text(old.replace("val_batches = 0", "val_batches = 2"))
+    record = llmc.workspace / "runs/a/run.json"
+    fields = json.loads(record.read_text())
+    del fields["settings"]
+    record.write_text(json.dumps(fields))
     ok(llmc("train", "--resume", "--run", "a", "--steps", "4", "--quiet"))
     assert config(llmc, "a")["train"]["val_batches"] == 2
     last = metrics(llmc, "a")[-2]

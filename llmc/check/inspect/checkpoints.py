@@ -15,7 +15,6 @@ from llmc.check.inspect.reading import Options, kind_of, read_bytes
 from llmc.check.inspect.statistics import Moments
 from llmc.check.inspect.tensors import (
     pieces_of,
-    places_of,
     say_shape,
     say_tensors,
     shown_shape,
@@ -26,7 +25,7 @@ from llmc.model import ModelConfig, tensor_shapes
 from llmc.units import clock
 from llmc.weights import checkpoint
 from llmc.weights import state as training_state
-from llmc.weights.base import TensorPlace
+from llmc.weights.base import TensorPlace, consecutive
 from llmc.weights.tokenizer import tokenizer_of
 
 VERSIONS = {
@@ -53,8 +52,7 @@ def say_checkpoint(
     say_shape(made, header.config)
     _say_origin(made, header)
     made.note(expected_bytes=header.file_bytes)
-    dtype = "BF16" if header.version == checkpoint.BF16 else "F32"
-    places = places_of(made.path, dtype, header.shapes, checkpoint.HEADER_BYTES)
+    places = header.places(made.path)
     if size == header.file_bytes:
         made.say("size", "as the header says")
     elif size < header.file_bytes:
@@ -239,4 +237,5 @@ def _say_values(made: Description, B: int, T: int, config: ModelConfig, options:
     if not math.isfinite(loss):
         made.wrong(f"its loss is {loss}")
     if options.tensors:
-        say_tensors(made, places_of(made.path, "F32", tensor_shapes(config), start + 4), options)
+        gradients = consecutive(made.path, "F32", tensor_shapes(config), start + 4)
+        say_tensors(made, gradients, options)

@@ -25,43 +25,30 @@ class Fact(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of a description: a list of objects in JSON.
-
-    Attributes:
-        columns: the keys of the objects, and the column heads. A column whose head begins with
-            ``>`` has numbers and is aligned to the right.
-        left_out: the number of further rows.
-    """
+    """A table of a description: a list of objects in JSON."""
 
     name: str
+    # The keys of the objects, and the column heads. A column whose head begins with ``>`` has
+    # numbers and is aligned to the right.
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     shown: Sequence[Sequence[str]]
-    left_out: int
+    left_out: int  # the number of further rows
 
 
 @dataclass
 class Description:
-    """A description of a file or folder.
-
-    Attributes:
-        kind: one word for a program: ``tokens``, ``checkpoint``, ``dataset`` …
-        title: one line for a person.
-        facts: the facts, in the order in which they are shown.
-        tables: lists of tensors, tokens, files.
-        problems: a sentence for each thing that is wrong.
-        parts: descriptions of the parts of a folder.
-        hints: commands to type next.
-    """
+    """A description of a file or folder."""
 
     path: Path
-    kind: str
-    title: str
+    kind: str  # one word for a program: ``tokens``, ``checkpoint``, ``dataset`` …
+    title: str  # one line for a person
+    # The facts, in the order in which they are shown.
     facts: list[Fact] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    parts: list[Description] = field(default_factory=list)
-    hints: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)  # lists of tensors, tokens, files
+    problems: list[str] = field(default_factory=list)  # a sentence for each thing that is wrong
+    parts: list[Description] = field(default_factory=list)  # descriptions of the parts of a folder
+    hints: list[str] = field(default_factory=list)  # commands to type next
 
     def say(self, name: str, value: Any, shown: str | None = None) -> None:
         """Add a fact; without ``shown`` the value is shown as :func:`shown_value` does."""

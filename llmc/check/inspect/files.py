@@ -20,16 +20,12 @@ from llmc.weights.foreign import foreign_file
 
 
 class Format(NamedTuple):
-    """A binary format.
+    """A binary format."""
 
-    Attributes:
-        title: one line for a person.
-        scan: the reader: returns what the file holds, and the problems, a sentence each.
-        say: adds what the reader returned, None included, to a description.
-    """
-
-    title: str
+    title: str  # one line for a person
+    # The reader: returns what the file holds, and the problems, a sentence each.
     scan: Callable[[Path], tuple[Any, list[str]]]
+    # Adds what the reader returned, None included, to a description.
     say: Callable[[Description, Any, Options], None]
 
 

@@ -41,7 +41,7 @@ def describe_run(folder: Path, options: Options) -> Description:
         say_metrics(made, metrics)
     else:
         made.say("metrics", None, f"no {METRICS}")
-    _say_record(made)
+    _say_record(made, settings)
     _say_tokenizer(made)
     if (folder / CHECKPOINT).is_file():
         _add_checkpoint(made, options, settings, metrics)
@@ -50,8 +50,8 @@ def describe_run(folder: Path, options: Options) -> Description:
     return made
 
 
-def _say_record(made: Description) -> None:
-    """Add the data that the run's record names."""
+def _say_record(made: Description, settings: dict[str, Any] | None) -> None:
+    """Add the data that the run's record names, and compare its settings with config.toml's."""
     try:
         record = read_record(made.path)
     except FileNotFoundError:
@@ -61,6 +61,13 @@ def _say_record(made: Description) -> None:
         return
     if isinstance(record.get("data"), str):
         made.say("data", record["data"])
+    own = record.get("settings")
+    for table, values in (own if isinstance(own, dict) else {}).items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            there = (settings or {}).get(table, {}).get(name, value)
+            if there != value:
+                sentence = f"{CONFIG} was edited: {name} is {there}, and the run has {value}"
+                made.wrong(safe_text(sentence))
 
 
 def _say_tokenizer(made: Description) -> None:
@@ -172,7 +179,7 @@ def _dataset(made: Description, folder: Path) -> tuple[Any, ...]:
         tokens.append(sum(shard["tokens"] for shard in shards) if shards else None)
         for shard in shards or ():
             if not (folder / shard["file"]).is_file():
-                made.wrong(f"{folder / shard['file']} is gone: run 'llmc tokenize' again")
+                made.wrong(f"{folder / shard['file']} is gone: run 'llmc tokenize PATH' again")
     record = fields.get("tokenizer")
     name = record.get("name") if isinstance(record, dict) else None
     return (folder.name, name if isinstance(name, str) else None, *tokens)

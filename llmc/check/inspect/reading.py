@@ -44,25 +44,17 @@ TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
 @dataclass
 class Options:
-    """The options of an inspection, and how much of its files may still be read.
+    """The options of an inspection, and how much of its files may still be read."""
 
-    Attributes:
-        workspace: the place to look for tokenizers.
-        tensors: show statistics of every tensor.
-        dtype: the type of the tokens in a file without a header; None: files have headers.
-        tokenizer: the tokenizer to use; None: the one recorded beside the file.
-        full: read everything, however long it takes.
-        report: takes a progress bar for long files.
-        left: bytes that may still be read whole.
-    """
-
-    workspace: Workspace
-    tensors: bool = False
+    workspace: Workspace  # the place to look for tokenizers
+    tensors: bool = False  # show statistics of every tensor
+    # The type of the tokens in a file without a header; None: files have headers.
     dtype: str | None = None
+    # The tokenizer to use; None: the one recorded beside the file.
     tokenizer: Tokenizer | None = None
-    full: bool = False
-    report: Report = SILENT
-    left: int = WHOLE_BYTES
+    full: bool = False  # read everything, however long it takes
+    report: Report = SILENT  # takes a progress bar for long files
+    left: int = WHOLE_BYTES  # bytes that may still be read whole
 
     def may_read(self, size: int) -> bool:
         """Return whether a file of ``size`` bytes may be read whole, and count it."""

@@ -19,21 +19,15 @@ Ids = NDArray[np.unsignedinteger[Any]]
 
 @dataclass
 class TokenCounts:
-    """The frequency of each id, and the lengths of documents.
+    """The frequency of each id, and the lengths of documents."""
 
-    Attributes:
-        eot: the id between documents; None: documents are not counted.
-        tokens: the number of tokens.
-        counts: (n,) int64, the frequency of each id.
-        beyond: the number of tokens with ids of ``MOST_IDS`` or more.
-        lengths: length of a document -> number of documents. n tokens have at most sqrt(2n)
-            different lengths, so this stays small.
-    """
-
-    eot: int | None = None
-    tokens: int = 0
+    eot: int | None = None  # the id between documents; None: documents are not counted
+    tokens: int = 0  # the number of tokens
+    # (n,) int64, the frequency of each id.
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    beyond: int = 0
+    beyond: int = 0  # the number of tokens with ids of ``MOST_IDS`` or more
+    # Length of a document -> number of documents. n tokens have at most sqrt(2n) different lengths,
+    # so this stays small.
     lengths: Counter[int] = field(default_factory=Counter)
     _open: int = 0  # tokens since the last eot
     _before: bool = False  # an eot has been seen

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,11 +71,7 @@ def say_tensors(
 ) -> None:
     """Add the table of tensors, with statistics if they are asked for.
 
-    Args:
-        made: the description.
-        places: the tensors by name.
-        options: how the file is read.
-        found: the statistics, if they are known; the tensors are not read then.
+    The tensors are not read if the statistics are ``found`` already.
     """
     rows = []
     for name, place in islice(places.items(), MOST_ROWS):
@@ -101,18 +96,6 @@ def _statistic(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-
-
-def places_of(
-    path: Path, dtype: str, shapes: Mapping[str, tuple[int, ...]], start: int
-) -> dict[str, TensorPlace]:
-    """Return the places of F32 or BF16 tensors that follow each other from ``start`` on."""
-    places = {}
-    for name, shape in shapes.items():
-        size = math.prod(shape) * np.dtype(NUMPY[dtype]).itemsize
-        places[name] = TensorPlace(path, dtype, shape, start, size)
-        start += size
-    return places
 
 
 def moments_of(place: TensorPlace, options: Options) -> Moments:

@@ -127,10 +127,7 @@ def say_recorded(made: Description, folder: Path, record: object) -> Tokenizer |
 
 
 def _count(path: Path, layout: TokenLayout, counts: TokenCounts, options: Options) -> str | None:
-    """Count the tokens of a file; return its payload's SHA-256, or None for a sample.
-
-    The stream stays open: the next file may continue the last document.
-    """
+    """Count the tokens of a file; return its payload's SHA-256, or None for a sample."""
     width, stop = layout.width, layout.start + layout.there * layout.width
     digest = hashlib.sha256()
 
@@ -160,12 +157,12 @@ def _difference(path: Path, layout: TokenLayout, sha256: str | None, shard: Shar
     if layout.there != shard.tokens:
         return (
             f"{path} holds {layout.there:,} tokens, and its manifest says {shard.tokens:,}: "
-            "run 'llmc tokenize' again"
+            "run 'llmc tokenize PATH' again"
         )
     if sha256 not in (shard.sha256, None):
         return (
             f"the checksum of {path} is not the one in its manifest: its tokens were changed, "
-            "run 'llmc tokenize' again"
+            "run 'llmc tokenize PATH' again"
         )
     return None
 
@@ -258,7 +255,9 @@ def describe_dataset(folder: Path, options: Options) -> Description:
     except FileNotFoundError:
         pass
     except ValueError as error:
-        made.wrong(f"{PREPARED} is broken JSON ({safe_text(str(error))}): run 'llmc prepare' again")
+        made.wrong(
+            f"{PREPARED} is broken JSON ({safe_text(str(error))}): run 'llmc prepare NAME' again"
+        )
     for split in SPLITS:
         if shards := [Shard(**entry) for entry in fields[split]]:
             made.parts.append(_describe_split(folder, split, shards, tokenizer, options))
@@ -320,11 +319,11 @@ def _checked(
         is_tokens = kind_of(path) == "tokens"
     except OSError as error:
         made.wrong(
-            f"{path} is gone or cannot be read ({error.strerror}): run 'llmc tokenize' again"
+            f"{path} is gone or cannot be read ({error.strerror}): run 'llmc tokenize PATH' again"
         )
         return None, "gone"
     if not is_tokens:
-        made.wrong(f"{path} is no token file any more: run 'llmc tokenize' again")
+        made.wrong(f"{path} is no token file any more: run 'llmc tokenize PATH' again")
         return None, "no token file"
     layout, problems = scan_tokens(path, str(path))
     for problem in problems:

@@ -103,11 +103,7 @@ def bench(
 
 
 def _instruction_sets(context: typer.Context, ctx: Context) -> None:
-    """Time each table of kernels; no option of the others applies.
-
-    Raises:
-        Usage: an option was given.
-    """
+    """Time each table of kernels; no option of the others applies."""
     for name in context.params:
         source = context.get_parameter_source(name)
         if name != "what" and source is not None and source.name != "DEFAULT":

@@ -83,29 +83,16 @@ def eval(
     """
     ctx: Context = context.obj
     options = EngineOptions(batch_size, seq_len, dtype, threads)
-    where, report = (ctx.workspace, target), ctx.ui
+    common: dict[str, Any] = {"data": data, "last": last, "options": options, "report": ctx.ui}
     if task == "hellaswag":
         _refuse(task, split=split, max_tokens=max_tokens, seq_len=seq_len)
         answered = hellaswag.evaluate_hellaswag(
-            *where,
-            data=data,
-            max_examples=max_examples,
-            last=last,
-            options=options,
-            report=report,
+            ctx.workspace, target, max_examples=max_examples, **common
         )
         _show_hellaswag(ctx.ui, answered)
         return
     _refuse(task, max_examples=max_examples)
-    result = loss.evaluate(
-        *where,
-        data=data,
-        split=split,
-        max_tokens=max_tokens,
-        last=last,
-        options=options,
-        report=report,
-    )
+    result = loss.evaluate(ctx.workspace, target, split=split, max_tokens=max_tokens, **common)
     _show_loss(ctx.ui, result)
     if result.other_split is not None:
         words = ["llmc", "eval", target or result.model.name, *(["--last"] if last else [])]
@@ -198,10 +185,10 @@ def _engine_fields(run: EngineRun) -> dict[str, Any]:
 
 
 def _speed(run: EngineRun) -> str:
+    as_floats = " multiplied as floats: this CPU has no bf16 instructions" if run.as_floats else ""
     return (
         f"took {duration(run.seconds)}: {run.tokens_per_second:,.0f} tokens/s, "
-        f"{megabytes(run.memory_bytes)}, {run.dtype}"
-        + (" multiplied as floats: this CPU has no bf16 instructions" if run.as_floats else "")
+        f"{megabytes(run.memory_bytes)}, {run.dtype}{as_floats}"
     )
 
 

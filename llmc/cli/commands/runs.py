@@ -17,7 +17,7 @@ from llmc.cli.context import Context
 from llmc.cli.options import flag, option
 from llmc.terminal import printable
 from llmc.train.history import RunHistory, all_runs
-from llmc.units import clock, short
+from llmc.units import clock, finite, short
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -112,10 +112,10 @@ def as_fields(run: RunHistory) -> dict[str, Any]:
         "offered_step": run.offered_step,
         "ended": run.end["reason"] if run.end is not None else None,
         "skipped_updates": len(run.skipped),
-        "train_loss": _finite(run.train_loss),
-        "recent_train_loss": _finite(run.recent_loss),
+        "train_loss": finite(run.train_loss),
+        "recent_train_loss": finite(run.recent_loss),
         "recent_steps": run.recent if run.steps else 0,
-        "val_loss": _finite(run.val_loss),
+        "val_loss": finite(run.val_loss),
         "best_val_loss": best[1],
         "best_val_step": best[0],
         "tokens": run.tokens,
@@ -124,11 +124,6 @@ def as_fields(run: RunHistory) -> dict[str, Any]:
         "val_error": run.val_errors.get(run.val[-1][0]) if run.val else None,
         "best_val_error": run.val_errors.get(run.best_val[0]) if run.best_val else None,
     }
-
-
-def _finite(number: float | None) -> float | None:
-    """Return a number that JSON can hold; None for a NaN."""
-    return number if number is not None and math.isfinite(number) else None
 
 
 def write_lines(found: list[RunHistory]) -> None:
@@ -179,19 +174,12 @@ def _loss(loss: float | None) -> str:
 
 
 class Column(NamedTuple):
-    """A column of the table.
+    """A column of the table."""
 
-    Attributes:
-        title: the heading.
-        text: returns a run's cell.
-        rank: columns of the highest rank are the first that a narrow terminal leaves out.
-        right: right-aligned, as numbers are.
-    """
-
-    title: str
-    text: Callable[[RunHistory], str]
-    rank: int = 0
-    right: bool = True
+    title: str  # the heading
+    text: Callable[[RunHistory], str]  # returns a run's cell
+    rank: int = 0  # columns of the highest rank are the first that a narrow terminal leaves out
+    right: bool = True  # right-aligned, as numbers are
 
     def width(self, found: list[RunHistory], width: int) -> int:
         """Return the width; a name takes at most a fifth of ``width``."""

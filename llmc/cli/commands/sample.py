@@ -84,21 +84,14 @@ Interactive = Annotated[
 
 @dataclass(frozen=True)
 class _Job:
-    """What to write.
-
-    Attributes:
-        ids: the prompt.
-        eot: the token that ends a text.
-        stops: strings that end a text.
-        count: how many texts.
-    """
+    """What to write."""
 
     model: SampleModel
     settings: SampleConfig
-    ids: Sequence[int]
-    eot: int
-    stops: Sequence[str]
-    count: int
+    ids: Sequence[int]  # the prompt
+    eot: int  # the token that ends a text
+    stops: Sequence[str]  # strings that end a text
+    count: int  # how many texts
 
 
 @with_settings(SAMPLE_SETTINGS)
@@ -254,11 +247,7 @@ def _same_output() -> bool:
 def _check_interactive(
     ctx: Context, num_samples: int, prompt: str | None, prompt_file: Path | None
 ) -> None:
-    """Refuse flags that do not fit an interactive session.
-
-    Raises:
-        Usage: there are some, or there is no terminal.
-    """
+    """Refuse flags that do not fit an interactive session."""
     if ctx.ui.json or num_samples > 1:
         raise Usage("-i writes one text at a time, as text: leave out --json and --num-samples")
     if "-" in (prompt, str(prompt_file)) or not (sys.stdin.isatty() and sys.stdout.isatty()):

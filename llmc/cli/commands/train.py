@@ -12,6 +12,7 @@ from llmc.cli.context import Context
 from llmc.cli.options import count, in_group, option, with_settings
 from llmc.cli.views.dry_run import estimate_fields, print_estimate, print_memory
 from llmc.cli.views.training import choose_view, result_fields, summary
+from llmc.cli.views.watched import Watched
 from llmc.config import DATA, MACHINE, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted, Usage
 from llmc.train.dry_run import dry_run as estimate
@@ -126,7 +127,8 @@ def train(
         return
     ctx: Context = context.obj
     ui = ctx.ui
-    with choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every) as view:
+    shown = choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every)
+    with Watched(shown) as view:
         result = run_train(
             ctx.workspace,
             settings,

@@ -40,7 +40,6 @@ class View:
     at_line_start = True
 
     def __enter__(self) -> View:
-        """Begin a text."""
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -96,7 +95,6 @@ class TerminalView(View):
     """Text for a terminal, without control characters; optionally coloured by probability."""
 
     def __init__(self, *, colours: bool = False) -> None:
-        """Begin on an empty line."""
         self.colours = colours
 
     @cached_property
@@ -107,7 +105,6 @@ class TerminalView(View):
         return Console()
 
     def __exit__(self, *unused: object) -> None:
-        """End the last line."""
         if not self.at_line_start:
             sys.stdout.write("\n")
             sys.stdout.flush()

@@ -82,12 +82,10 @@ class PlainView:
     has_chart = False
 
     def __init__(self, log_every: int = 0) -> None:
-        """Start a view; ``log_every`` 0 means a line every few seconds."""
         self.log_every = log_every
         self.next_line = -math.inf
 
     def __enter__(self) -> PlainView:
-        """Start; nothing is shown yet."""
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -133,7 +131,6 @@ class LiveView(PlainView):
     """A picture that is drawn over itself: progress, numbers, losses, the newest sample."""
 
     def __init__(self, console: Console) -> None:
-        """Draw on ``console``."""
         from rich.live import Live
 
         super().__init__()
@@ -146,7 +143,6 @@ class LiveView(PlainView):
         self.live = Live(console=console, auto_refresh=False, transient=False)
 
     def __exit__(self, *unused: object) -> None:
-        """Leave the last picture standing."""
         if self.progress is not None:
             self._fit()
             self.live.update(self.picture(self.progress))
@@ -279,10 +275,10 @@ def _cells(progress: Progress, elapsed: float) -> list[tuple[str, str]]:
         ("memory", megabytes(progress.start.get("memory", 0))),
         ("time", clock(progress.seconds)),
     ]
-    if (share := share_of_peak(progress)) is not None:
+    if (share := progress.share_of_peak) is not None:
         cells.append(("of peak", f"{share:.0%}"))
-    if len(progress.val) > 1:
-        cells.append(("best val", f"{min(loss for _, loss in progress.val):.4f}"))
+    if len(progress.val) > 1 and (best := progress.best_val) is not None:
+        cells.append(("best val", f"{best[1]:.4f}"))
     if progress.saved_step is not None:
         cells.append(("saved", f"step {progress.saved_step:,}"))
     if progress.skipped:
@@ -308,14 +304,6 @@ def seconds_left(progress: Progress, elapsed: float) -> float | None:
     if progress.max_seconds:
         ends.append(progress.max_seconds - progress.seconds_before - elapsed)
     return max(min(ends), 0) if ends else None
-
-
-def share_of_peak(progress: Progress) -> float | None:
-    """Return the used part of the machine's floating-point peak, which the engine measures."""
-    peak = progress.start.get("peak_flops")
-    if not (progress.last and peak and progress.flops_per_token):
-        return None
-    return float(progress.tokens_per_second * progress.flops_per_token / peak)
 
 
 def choose_view(*, json: bool, quiet: bool, log_every: int = 0) -> PlainView:

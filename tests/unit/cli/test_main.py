@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from llmc.cli.main import globals_first, main
 from llmc.errors import ExitCode, Interrupted, LlmcError, MissingOutput
 from llmc.paths import shipped_dir
 from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.workspace import assert_left_in_peace
 
 
 def test_llmc_alone_prints_help(llmc: Llmc) -> None:
@@ -154,7 +154,6 @@ def test_commands_in_messages_are_spelled_as_this_shell_runs_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("llmc.cli.ui.program", lambda: ".venv/bin/llmc")
-    monkeypatch.setattr("llmc.cli.main.program", lambda: ".venv/bin/llmc")
     ended(monkeypatch, MissingOutput("nothing there: run 'llmc prepare x' first"))
     assert "run '.venv/bin/llmc prepare x' first" in capsys.readouterr().err
     ended(monkeypatch, MissingOutput("run 'llmc train'"), "--workspace", "w")
@@ -202,18 +201,7 @@ def test_notes_are_said_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_pipe_that_closes_is_no_error(llmc: Llmc) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [*llmc.command, "decode", "--tokenizer", "byte", "65"],
-        cwd=llmc.workspace,
-        env=llmc.env(),
-        stdout=write,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
-    os.close(write)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert_left_in_peace(llmc, "decode", "--tokenizer", "byte", "65")
 
 
 def test_quiet_keeps_how_a_command_ended_and_what_continues_it(

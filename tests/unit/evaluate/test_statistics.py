@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmc.evaluate.statistics import Tally, proportion, ratio, score, student_t95, token_bytes
+from llmc.evaluate.statistics import Tally, proportion, ratio, score, student_t95
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.tokenizer import load_tokenizer
 
@@ -100,7 +100,7 @@ def test_bytes_are_those_of_the_text_whatever_the_tokenizer() -> None:
     ]
     for tokenizer in (load_tokenizer("byte"), train_bpe(texts, 262)):
         ids = np.array([i for text in texts for i in (tokenizer.eot, *tokenizer.encode(text))])
-        tally = Tally(tokenizer.eot, token_bytes(tokenizer))
+        tally = Tally(tokenizer.eot, tokenizer.byte_lengths())
         losses = [math.log(tokenizer.vocab_size)] * (len(ids) - 1)
         tally.add(ids[1:], losses)
         result = score(tally, 8)

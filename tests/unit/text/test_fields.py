@@ -13,7 +13,8 @@ from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
 from llmc.text.fields import NoText, text_of
 from llmc.text.reading import Reading
-from llmc.text.source import AS_USUAL, documents_of, open_source
+from llmc.text.source import open_source
+from tests.helpers.texts import opened
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "bot", "content": "Hello"}]}
 PARTS = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}
@@ -21,13 +22,8 @@ NESTED = {"id": 1, "meta": {"text": "inner", "n": 2}, "a.b": "dotted", "t": None
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def opened(name: str, reading: Reading = AS_USUAL) -> list[str]:
-    return list(documents_of(open_source(Workspace(Path()), [name], reading).parts))
+def here(workspace: Workspace) -> Path:
+    return workspace.root
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
 from llmc.text.reading import Reading
-from llmc.text.source import AS_USUAL, documents_of, open_source
+from llmc.text.source import documents_of, open_source
+from tests.helpers.texts import opened
 
 CONTAINER = (
     '<container xmlns="urn:c"><rootfiles><rootfile full-path="in/b.opf"/></rootfiles></container>'
@@ -24,13 +25,8 @@ PACKAGE = """<package xmlns="urn:p"><manifest><item id="2" href="two.xhtml"/>
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def opened(name: str, reading: Reading = AS_USUAL) -> list[str]:
-    return list(documents_of(open_source(Workspace(Path()), [name], reading).parts))
+def here(workspace: Workspace) -> Path:
+    return workspace.root
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])

@@ -16,12 +16,6 @@ ENCODE = "name its --encoding, such as cp1252, or auto, or convert it"
 OLD = "is not UTF-8 text (byte 3 is 0xe9): " + ENCODE
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.chdir(tmp_path)
-    return Workspace(tmp_path)
-
-
 def test_tinyshakespeare_is_cut_as_in_llm_c(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 import llmc.tokens.encode as under_test
 from llmc.errors import Usage
 from llmc.text.source import Part
-from llmc.tokens.bpe import train_bpe
 from llmc.tokens.encode import (
     CUT_ANYWHERE,
     CUT_AT_BLANKS,
@@ -35,7 +34,7 @@ from llmc.tokens.encode import (
     tiktoken_encoder,
 )
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
-from tests.unit.tokens.test_tokenizer import AWKWARD, SOURCES
+from tests.helpers.awkward import AWKWARD, SOURCES
 
 # GPT-2's pieces and what surrounds them: spaces of all kinds, marks, letters outside the plane.
 PIECES = [*" \n\t\r\v\f\x1c\x85\u00a0\u2028\u3000", "'s", "'ll", "I'", "don", "Ä", "é", "e\u0301"]
@@ -57,11 +56,6 @@ PIECES += [
 needs_fast = pytest.mark.skipif(
     importlib.util.find_spec("gigatoken") is None, reason="gigatoken is not installed"
 )
-
-
-@pytest.fixture(scope="module")
-def bpe() -> Tokenizer:
-    return train_bpe(SOURCES, 600)
 
 
 def expected(tokenizer: Tokenizer, documents: list[str]) -> list[int]:

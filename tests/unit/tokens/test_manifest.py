@@ -143,7 +143,7 @@ def test_a_tampered_manifest_is_refused(
 def test_a_manifest_that_is_no_json_table_is_refused(dataset: Manifest, text: str) -> None:
     path = dataset.folder / "manifest.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(BadData, match="run 'llmc tokenize' again"):
+    with pytest.raises(BadData, match="run 'llmc tokenize PATH' again"):
         load_manifest(dataset.folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from llmc.paths import Workspace
 from llmc.tokens import split
+from llmc.tokens.dataset import TokenizeOptions, tokenize
 from llmc.tokens.files import TokenFile, read_tokens, write_tokens
 from llmc.tokens.split import draw, tokens_of
 
@@ -169,3 +172,21 @@ def test_ranges_within_and_outside(edges: list[int], within: bool) -> None:
         patch.setattr(split, "SLICE", 701)
         found = [int(i) for piece in tokens_of(ids, bounds, within=within) for i in piece]
     assert found == ids[inside == within].tolist()
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "gpt2", "bpe:260", "characters"])
+@pytest.mark.parametrize("words", [3, 40, 4000])
+def test_a_single_document_begins_the_training_split(
+    tmp_path: Path, tokenizer: str, words: int
+) -> None:
+    """A sample without a prompt begins with end-of-text, which therefore has to be trained."""
+    text = "".join(f"word {number} of one document. " for number in range(words))
+    (tmp_path / "a.txt").write_text(text)
+    if tokenizer == "characters":
+        ids = {character: index for index, character in enumerate(["\n", *sorted(set(text))])}
+        (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": ids}))
+        tokenizer = str(tmp_path / "meta.pkl")
+    options = TokenizeOptions(tokenizer=tokenizer)
+    made = tokenize(Workspace(tmp_path), [str(tmp_path / "a.txt")], options).manifest
+    assert read_tokens(made.train_path)[0] == made.tokenizer.eot
+    assert made.val.tokens > 0

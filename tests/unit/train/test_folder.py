@@ -161,7 +161,7 @@ def test_a_dataset_remembers_its_model(workspace: Workspace, tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense"])
 def test_a_broken_record_is_refused(workspace: Workspace, text: str) -> None:
     workspace.root.joinpath("prepared.json").write_text(text)
-    with pytest.raises(BadData, match="run 'llmc prepare' again"):
+    with pytest.raises(BadData, match="run 'llmc prepare NAME' again"):
         prepared_model(workspace, workspace.root)
 
 

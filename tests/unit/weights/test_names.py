@@ -82,6 +82,19 @@ def test_a_head_alone_is_the_embedding(tmp_path: Path) -> None:
     agrees(open_weights(tmp_path))
 
 
+def test_a_head_beside_the_rest_is_compared_with_the_embedding(tmp_path: Path) -> None:
+    tensors = {f"net.gpt.{name}": values for name, values in conv1d().items()}
+    write_huggingface_config(tmp_path, CONFIG)
+    for head in (conv1d()["wte.weight"], np.ones((20, 64), np.float32)):
+        save_file(tensors | {"net.lm_head.weight": head}, tmp_path / "model.safetensors")
+        found = open_weights(tmp_path)
+        if head[0, 0] != 1:
+            agrees(found)
+        else:
+            with pytest.raises(BadData, match="another model"):
+                found.verify()
+
+
 def test_two_models_in_a_file_are_refused(tmp_path: Path) -> None:
     both = conv1d() | {f"transformer.{name}": values for name, values in conv1d().items()}
     save_file(both, tmp_path / "model.safetensors")

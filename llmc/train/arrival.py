@@ -1,0 +1,55 @@
+"""Whether a learning-rate schedule reaches its end before ``--max-time`` ends the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+
+from llmc.config import TrainConfig
+from llmc.train.metrics import Event, Progress
+from llmc.units import seconds_of
+
+LOOK = 20  # steps to time before anything is said
+SURE = 0.9  # a part of the schedule; what is nearer may be chance
+
+
+def late(settings: TrainConfig, steps: int | None, fits: float) -> str | None:
+    """Return what to say of a schedule that ``--max-time`` cuts off, or None.
+
+    Args:
+        settings: the run's.
+        steps: the steps that the schedule was made for; None: only the time ends the run.
+        fits: the steps for which there is time.
+    """
+    if not seconds_of(settings.max_time):
+        return None
+    ends = f"--max-time {settings.max_time} ends the run at about step {fits:,.0f}"
+    if fits < settings.warmup:
+        return f"{ends}, within the {settings.warmup:,} steps of --warmup: use a smaller --warmup"
+    if settings.schedule == "constant" or steps is None or fits >= SURE * steps:
+        return None
+    power = 10 ** max(len(str(int(fits))) - 2, 0)
+    return (
+        f"{ends} of {steps:,}, before the rate of --schedule {settings.schedule} has reached its "
+        f"end: use --steps {max(int(fits) // power * power, 1)}, or a longer --max-time"
+    )
+
+
+@dataclass
+class Watch:
+    """Times the first steps of a run, or of a resumed one."""
+
+    settings: TrainConfig
+    step_ms: list[float] = field(default_factory=list)
+
+    def take(self, event: Event, progress: Progress) -> str | None:
+        """Take in an event; return once what to say of a schedule that is cut off."""
+        if "train_loss" not in event:
+            return None
+        self.step_ms.append(event["step_ms"])
+        if len(self.step_ms) != LOOK:
+            return None
+        spent = progress.seconds_before + sum(self.step_ms) / 1e3
+        left = seconds_of(self.settings.max_time) - spent
+        fits = progress.done + max(left, 0) * 1e3 / max(median(self.step_ms), 1e-6)
+        return late(self.settings, progress.steps, fits)
