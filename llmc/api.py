@@ -7,6 +7,7 @@ pass a :class:`llmc.report.Report` to receive notes and progress.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from llmc.tokens.dataset import TokenizedDataset, TokenizeOptions
 from llmc.tokens.manifest import load_manifest
 from llmc.train import loop
 from llmc.train.loop import TrainResult
+from llmc.train.mixture import Named, Spec, named, weight_of
 from llmc.train.plan import Inputs
 from llmc.weights.export import export_weights
 
 Place = str | Path
+Text = TokenizedDataset | Place
 HERE = Path()
 
 
@@ -55,11 +58,11 @@ def tokenize(
 
 
 def train(
-    data: TokenizedDataset | Place | None = None,
+    data: Text | Sequence[Text | tuple[Text, float]] | None = None,
     *,
     model: ModelConfig | Place | None = None,
     config: str | None = None,
-    val_data: Place | None = None,
+    val_data: Text | Sequence[Text | tuple[Text, float]] | None = None,
     run: str | None = None,
     resume: bool = False,
     resume_from: str | int | None = None,
@@ -71,11 +74,14 @@ def train(
     """Train a model in a new run, or resume one.
 
     Args:
-        data: a dataset, its folder, or a token file. Default: the dataset prepared last.
+        data: a dataset, its folder or name, or a token file; a list of them is mixed by weight,
+            which stands after a colon, ``["a", "b:0.3"]``, or in a pair, ``[a, (b, 0.3)]``.
+            Default: the dataset prepared last.
         model: a checkpoint to start from, or the shape of a model to start with random weights;
             its vocabulary is the dataset's. Default: the model prepared with the dataset.
         config: a preset by name, or a TOML file.
-        val_data: token file to validate on. Default: the dataset's.
+        val_data: token file to validate on, or a list as for ``data``. Default: the datasets'
+            own.
         run: the run's name. Default: the dataset's with a number.
         resume: continue the run, or the newest one, from its newest checkpoint.
         resume_from: resume from the checkpoint of this step, or from ``"best"``.
@@ -94,11 +100,12 @@ def train(
     for name in settings.keys() - TRAIN_SETTINGS.keys():
         raise Usage(f"unknown training setting '{name}'{nearest(name, list(TRAIN_SETTINGS))}")
     place = Workspace(Path(workspace))
-    folder = data.folder if isinstance(data, TokenizedDataset) else _path(data)
+    texts, val_texts = named(place, _texts(data)), named(place, _texts(val_data))
     if isinstance(model, ModelConfig):
-        model = _random_weights(place, model, folder or place.newest_dataset(), report)
+        folder = texts[0].path if texts else place.newest_dataset()
+        model = _random_weights(place, model, folder, report)
     back = None if resume_from is None else str(resume_from)
-    inputs = Inputs(run, config, folder, _path(val_data), _path(model), back)
+    inputs = Inputs(run, config, texts, val_texts, _path(model), back)
     return loop.train(place, settings, inputs, resume=resume, threads=threads, report=report)
 
 
@@ -171,6 +178,21 @@ def evaluate(
         options=EngineOptions(**options),
         report=report,
     )
+
+
+def _texts(data: Text | Sequence[Text | tuple[Text, float]] | None) -> list[Spec]:
+    """Return texts as the stages below take them."""
+    each = [] if data is None else data if isinstance(data, Sequence) else [data]
+    if isinstance(data, str):
+        each = [data]
+    return [_text(*one) if isinstance(one, tuple) else _text(one) for one in each]
+
+
+def _text(text: Text, weight: float | None = None) -> Spec:
+    place = text.folder if isinstance(text, TokenizedDataset) else text
+    if weight is None:
+        return place
+    return Named(Path(place), weight_of(weight, str(place)))
 
 
 def _path(place: Place | None) -> Path | None:

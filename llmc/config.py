@@ -2,7 +2,8 @@
 
 Flags win over the file, the file over the defaults. A preset lives in ``configs/`` and is named
 without its ending (``gpt2-124m``), or is any TOML file by path. Its tables are ``[model]``,
-``[train]`` and ``[sample]``, plus ``tokenizer = "…"`` at the top.
+``[train]`` and ``[sample]``, plus ``tokenizer = "…"`` at the top. ``data`` and
+``val_data`` stand at the top or in ``[train]``, a string or a list of what the options take.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from llmc.errors import Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
-from llmc.setting import BELOW_1, MOST, Checked, OnResume, make_setting, settings_table
+from llmc.setting import BELOW_1, MOST, Checked, OnResume, make_setting, settings_table, take_texts
 from llmc.units import seconds_of
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
@@ -27,6 +28,7 @@ MOST_Z = 11.2  # a score in a window of 128 is at most 127 / sqrt(128)
 OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
 DTYPES = ("fp32", "bf16")
 SAMPLE_DTYPES = ("fp32", "bf16", "int8")
+TEXTS = ("data", "val_data")  # of a preset, not settings
 
 DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"
 MEMORY, SAVING, MACHINE = "Batch and memory", "Evaluation and saving", "Machine"
@@ -179,9 +181,9 @@ class TrainConfig(Checked):
         """The number of tokens in one update."""
         return self.total_batch_size or self.batch_size * self.seq_len
 
-    def planned_steps(self, tokens: int) -> int:
-        """Return how many updates a text of so many tokens gets, unless time or patience end it."""
-        windows, rows = self.windows_of(tokens)
+    def planned_steps(self, windows: int) -> int:
+        """Return how many updates a run has whose epoch is so many rows; time may end it before."""
+        rows = self.tokens_per_step // self.seq_len
         limits = [self.steps]
         limits += [-(-self.max_tokens // self.tokens_per_step)] if self.max_tokens else []
         limits += [-(-self.epochs * windows // rows)] if self.epochs else []
@@ -232,7 +234,8 @@ class Preset:
     """A recipe: a model's shape, how to train it, how to sample from it, and its tokenizer.
 
     ``names_steps`` and ``names_seq_len`` tell whether its file says how many steps to train, and T;
-    ``named_shape`` has the dimensions of the model that it names.
+    ``named_shape`` has the dimensions of the model that it names. ``data`` and ``val_data`` are
+    texts as ``--data`` takes them.
     """
 
     name: str = "defaults"
@@ -240,6 +243,8 @@ class Preset:
     names_steps: bool = False
     names_seq_len: bool = False
     named_shape: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    val_data: tuple[str, ...] = ()
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -264,7 +269,10 @@ def load_preset(name_or_path: str) -> Preset:
         path = shipped_dir("configs") / f"{name_or_path}.toml"
         if not path.is_file():
             raise Usage(f"no preset '{name_or_path}'{nearest(name_or_path, preset_names())}")
-    return preset_of(path.stem, read_toml(path), str(path))
+    values = read_toml(path)
+    texts = {key: take_texts(values, key, path) for key in TEXTS}
+    preset = preset_of(path.stem, values, str(path))
+    return replace(preset, data=texts["data"], val_data=texts["val_data"])
 
 
 def preset_of(name: str, values: Mapping[str, Any], where: str) -> Preset:
@@ -289,9 +297,9 @@ def preset_of(name: str, values: Mapping[str, Any], where: str) -> Preset:
         "steps" in names,
         "seq_len" in names,
         tuple(values.get("model", {})),
-        model,
-        train,
-        sample,
+        model=model,
+        train=train,
+        sample=sample,
     )
 
 

@@ -91,6 +91,10 @@ ISAS = {
     "neon": Isa("aarch64", (), ()),
     "neonbf16": NEONBF16,
     "bfmmla": NEONBF16,
+    "sme": replace(
+        NEONBF16,
+        probe='void f(void) { __asm__ volatile(".arch_extension sme\\nsmstart\\nsmstop"); }',
+    ),
 }
 
 # The plain loops that everything else is measured against: no clever reordering of loops.

@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.errors import Interrupted, Usage
 from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
-from llmc.evaluate.statistics import Score, Tally, score
-from llmc.evaluate.target import EvaluatedModel, find_evaluated, find_text
-from llmc.paths import Workspace
+from llmc.evaluate.statistics import Score, Tally, mixed_score, score
+from llmc.evaluate.target import EvaluatedModel, EvaluatedText, find_evaluated, find_text
+from llmc.paths import Workspace, expanded
 from llmc.report import SILENT, Report
 from llmc.tokens.files import read_tokens
+from llmc.train.mixture import share_of_tokens, shares
 
 if TYPE_CHECKING:
     from llmc.tokens.files import Ids
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """The score of one text of a mixture, and the part of the whole that it counts for."""
+
+    name: str
+    share: float
+    score: Score
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class LossResult:
     score: Score  # loss, perplexity and bits per byte, with standard errors
     engine: EngineRun
     other_split: str | None = None  # that the dataset has too
+    parts: tuple[ScoredText, ...] = ()  # of a mixture: each text
 
     @property
     def loss(self) -> float:
@@ -52,6 +63,7 @@ def evaluate(
     ``target`` is a run (its best weights, or with ``last`` its last ones) or a checkpoint; by
     default the newest run. ``data`` is a dataset's folder or a token file; by default the run's.
     ``split`` is ``train`` or ``val``, the default. ``max_tokens`` are spread as in a validation.
+    Of a run on a mixture the loss is the mean of the texts' losses by their weights.
 
     Raises:
         MissingOutput: the model or the data does not exist.
@@ -73,23 +85,46 @@ def evaluate(
     engine = RowEngine(model.checkpoint, options, report)
     if text.tokenizer is None:
         report.note("the tokenizer is unknown: no bits per byte, no documents")
-        tally = Tally()
+        tallies = [Tally() for _ in text.texts]
     else:
-        tally = Tally(text.tokenizer.end, text.tokenizer.byte_lengths())
-    shards = [read_tokens(file) for file in text.files]
-    total = max(sum(map(len, shards)) - 1, 0)
-    total = min(total, max_tokens or total)
+        known = text.tokenizer.end, text.tokenizer.byte_lengths()
+        tallies = [Tally(*known) for _ in text.texts]
+    _predict(text, tallies, engine, max_tokens, report)
+    weights = shares(text.texts)
+    result = mixed_score(tallies, weights, engine.seq_len)
+    names = [each.name for each in text.texts]
+    scores = [score(tally, engine.seq_len) for tally in tallies] if len(tallies) > 1 else []
+    parts = tuple(map(ScoredText, names, weights, scores))
+    files, finished = text.files, engine.finished()
+    return LossResult(model, files, text.split, result, finished, text.other_split, parts)
+
+
+def _predict(
+    text: EvaluatedText,
+    tallies: Sequence[Tally],
+    engine: RowEngine,
+    max_tokens: int | None,
+    report: Report,
+) -> None:
+    """Predict each text, or its share of ``max_tokens``, and add the losses to its tally."""
+    asked = share_of_tokens(text.texts, max_tokens or 0)
+    there = [max(each.tokens - 1, 0) for each in text.texts]
+    total = sum(min(most or all_of, all_of) for most, all_of in zip(asked, there, strict=True))
     with report.bar("evaluating", total, "tokens") as advance:
         try:
-            flags = ("--data", str(text.path), "--max-tokens", str(max_tokens or 0))
-            _add_rows(tally, shards, engine.rows(*flags, advance=advance))
+            for each, most, tally in zip(text.texts, asked, tallies, strict=True):
+                shards = [read_tokens(file) for file in expanded(each.path)]
+                flags = ("--data", str(each.path), "--max-tokens", str(most))
+                _add_rows(tally, shards, engine.rows(*flags, advance=advance))
         except Interrupted as stop:
-            so_far = score(tally, engine.seq_len).loss.shown() if engine.done else None
-            measured = f"loss so far: {so_far} nats per token" if so_far else "nothing was measured"
+            measured = "nothing was measured"
+            if tallies[0].tokens:
+                done = [tally for tally in tallies if tally.tokens]
+                so_far = score(done[-1], engine.seq_len).loss.shown()
+                measured = f"loss so far: {so_far} nats per token"
+                measured += f", of {text.texts[len(done) - 1].name}" if len(tallies) > 1 else ""
             message = f"interrupted after {engine.done:,} of {total:,} tokens; {measured}"
             raise Interrupted(message) from stop
-    result = score(tally, engine.seq_len)
-    return LossResult(model, text.files, text.split, result, engine.finished(), text.other_split)
 
 
 def _add_rows(tally: Tally, shards: Sequence[Ids], rows: Iterable[dict[str, Any]]) -> None:

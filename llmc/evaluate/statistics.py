@@ -212,6 +212,44 @@ def _exp(x: float) -> float:
     return math.exp(x) if x < 700 else math.inf
 
 
+def mixed_score(tallies: Sequence[Tally], weights: Sequence[float], least: int) -> Score:
+    """Return the score of a mixture of texts, whose weights add up to 1.
+
+    The loss is the mean of the texts' losses by weight. The texts are strata (Cochran, chapter 5):
+    the squared errors add up, each times the square of its weight.
+    """
+    if len(tallies) == 1:
+        return score(tallies[0], least)
+    each = [score(tally, least) for tally in tallies]
+    loss = _mean([one.loss for one in each], weights)
+    known = all(one.text_bytes is not None for one in each)
+    text_bytes = sum(one.text_bytes or 0 for one in each) if known else None
+    per_token = math.fsum(
+        weight * (one.text_bytes or 0) / one.tokens
+        for one, weight in zip(each, weights, strict=True)
+    )
+    bits = None
+    if known and per_token > 0:
+        value = loss.value / math.log(2) / per_token
+        rests = []
+        for tally in tallies:
+            nats, tokens, sizes = tally.units(least)[1].T
+            rests.append(ratio(nats / math.log(2) - value * sizes, tokens))
+        error = _mean(rests, weights).error
+        bits = Ratio(value, error / per_token if error is not None else None)
+    unit = " and ".join(dict.fromkeys(one.unit for one in each))
+    tokens_in_all, units = sum(one.tokens for one in each), sum(one.units for one in each)
+    return Score(loss, bits, tokens_in_all, text_bytes, unit, units)
+
+
+def _mean(strata: Sequence[Ratio], weights: Sequence[float]) -> Ratio:
+    """Return the mean of means by weight, and its standard error."""
+    pairs = [*zip(strata, weights, strict=True)]
+    squares = [(weight * one.error) ** 2 for one, weight in pairs if one.error is not None]
+    error = math.sqrt(math.fsum(squares)) if len(squares) == len(pairs) else None
+    return Ratio(math.fsum(weight * one.value for one, weight in pairs), error)
+
+
 def score(tally: Tally, least: int) -> Score:
     """Return the score of a tally with at least one row; ``least`` as in :meth:`Tally.units`."""
     unit, sums = tally.units(least)

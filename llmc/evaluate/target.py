@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from llmc.paths import Workspace, expanded
 from llmc.report import SILENT, Report
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.folder import FoundCheckpoint, find_checkpoint, read_record, run_data
-from llmc.train.record import DONE_ON, changed_splits
+from llmc.train.mixture import Portion
+from llmc.train.record import DONE_ON, changed_texts
 from llmc.train.start import Data, check_match, find_data
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 
@@ -57,13 +59,17 @@ def find_evaluated(
 
 @dataclass(frozen=True)
 class EvaluatedText:
-    """Token files to predict, which are one stream in this order."""
+    """Texts to predict, of a mixture several; the files of each are one stream in their order."""
 
-    path: Path  # of the file, or the pattern that finds the files
-    files: tuple[Path, ...]
+    texts: tuple[Portion, ...]
     split: str | None  # train or val of a dataset; None for a single file
     tokenizer: Tokenizer | None  # that made them; None if unknown
     other_split: str | None = None  # that the dataset has too
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The token files of all texts."""
+        return tuple(file for text in self.texts for file in expanded(text.path))
 
 
 def find_text(
@@ -86,41 +92,43 @@ def find_text(
     if data is not None and data.is_file():
         if split is not None:
             raise Usage(f"{data} is one token file: leave out --split, or name the folder")
-        found = find_data(workspace, data, None)
-        file, other = data, None
+        found = find_data(workspace, data)
+        chosen, other = found.train, None
     else:
         found = _dataset(workspace, model, data)
         split = split or DEFAULT_SPLIT
-        other = "val" if split == "train" and found.val is not None else None
+        other = "val" if split == "train" and found.val else None
         other = "train" if split == "val" else other
         chosen = found.train if split == "train" else found.val
-        if chosen is None:
+        if not chosen:
             raise MissingOutput(
-                f"{workspace.shown(found.train)} has no validation file: name one with --data "
+                f"{_shown(workspace, found.train)} has no validation file: name one with --data "
                 "FILE, or measure the training split with --split train"
             )
-        file = chosen
         if data is None and model.found.run is not None:
-            _check_unchanged(workspace, model.found.run, found, split)
-    files = tuple(expanded(file))
+            _check_unchanged(workspace, model.found.run, chosen, split)
     check_match(workspace, found, model.checkpoint, model.header)
     tokenizer = found.tokenizer
     if tokenizer is not None and model.header.tokenizer is None:
         report.note(f"tokenizer: {tokenizer.name}, from the data; the model's is unknown")
     if tokenizer is None and (tokenizer := model.found.tokenizer(workspace)) is not None:
         report.note(f"tokenizer: {tokenizer.name}, from the model; the data's is unknown")
-    return EvaluatedText(file, files, split, tokenizer, other)
+    return EvaluatedText(chosen, split, tokenizer, other)
 
 
-def _check_unchanged(workspace: Workspace, run: Path, data: Data, split: str) -> None:
+def _shown(workspace: Workspace, texts: Sequence[Portion]) -> str:
+    return ", ".join(workspace.shown(text.path) for text in texts)
+
+
+def _check_unchanged(workspace: Workspace, run: Path, texts: Sequence[Portion], split: str) -> None:
     """Refuse a split that is no longer what a run recorded: it may have been trained on."""
     if run_data(workspace, run) is None:  # nothing is recorded
         return
-    if split in changed_splits(read_record(run), data):
+    if changed := changed_texts(read_record(run), texts, split):
         raise BadData(
-            f"{workspace.shown(data.train if split == 'train' else data.val or data.folder)} has "
-            f"changed since {workspace.shown(run)} was {DONE_ON[split]} on it: make it again as it "
-            f"was, or measure it as it is with --data {workspace.shown(data.folder)}"
+            f"{_shown(workspace, changed)} has changed since {workspace.shown(run)} was "
+            f"{DONE_ON[split]} on it: make it again as it was, or measure it as it is with --data "
+            f"{workspace.shown(changed[0].folder)}"
         )
 
 
@@ -128,11 +136,12 @@ def _dataset(workspace: Workspace, model: EvaluatedModel, data: Path | None) -> 
     """Return the dataset ``data``, the run's own, or the one prepared last."""
     recorded = run_data(workspace, model.found.run) if model.found.run and data is None else None
     if recorded is None:
-        return find_data(workspace, data, None)
+        return find_data(workspace, data)
     train, val = recorded
-    if not expanded(train):
-        raise MissingOutput(
-            f"{train}, which {workspace.shown(model.checkpoint)} was trained on, is gone: "
-            "make it again, or name other data with --data"
-        )
+    for text in train:
+        if not expanded(text.path):
+            raise MissingOutput(
+                f"{text.path}, which {workspace.shown(model.checkpoint)} was trained on, is gone: "
+                "make it again, or name other data with --data"
+            )
     return find_data(workspace, train, val)

@@ -166,10 +166,10 @@ def _reads_unix(workspace: Workspace, run: Path | None) -> bool:
     """
     with suppress(LlmcError):  # without its data it still writes
         data = run_data(workspace, run) if run is not None else None
-        files = expanded(data[0]) if data is not None else []
-        if files and (files[0].parent / FILENAME).is_file():
-            source = load_manifest(files[0].parent).source
-            return all(record.get("newlines") != KEEP for record in source)
+        found = [expanded(text.path) for text in data[0]] if data is not None else []
+        folders = [files[0].parent for files in found if files]
+        made = [load_manifest(folder) for folder in folders if (folder / FILENAME).is_file()]
+        return all(record.get("newlines") != KEEP for each in made for record in each.source)
     return True
 
 

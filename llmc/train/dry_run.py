@@ -15,6 +15,7 @@ from llmc.report import SILENT, Report
 from llmc.train.arrival import late
 from llmc.train.loop import OnEvent, engine_arguments, ignore, run_engine
 from llmc.train.metrics import Event, Progress
+from llmc.train.mixture import Portion
 from llmc.train.plan import Inputs, Storage, start
 from llmc.units import seconds_of
 
@@ -41,6 +42,7 @@ class Estimate:
     start: Event  # the engine's ``start`` event: the memory and its parts
     measured: Event  # the engine's ``measured`` event: times of a few steps
     storage: Storage
+    texts: tuple[Portion, ...] = ()  # that it trains on
 
     @property
     def work(self) -> list[PlannedWork]:
@@ -92,7 +94,8 @@ def dry_run(
 
     argv = [str(binary), "train", *argv, "--dry-run", "1"]
     run_engine(argv, plan.progress(), plan.data.detokenize, keep)
-    return Estimate(plan.settings, events["start"], events["measured"], plan.storage)
+    found = events["start"], events["measured"]
+    return Estimate(plan.settings, *found, plan.storage, plan.data.train)
 
 
 def planned_work(settings: TrainConfig, steps: int | None, measured: Event) -> list[PlannedWork]:

@@ -33,6 +33,7 @@ from llmc.tokens import tokenizer as tokenizers
 from llmc.tokens import vocabulary
 from llmc.tokens.manifest import load_manifest
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.train.mixture import Named, recorded
 from llmc.weights.sources import run_weights
 from llmc.weights.tokenizer import tokenizer_of
 
@@ -272,8 +273,10 @@ def similar_run(workspace: Workspace, name: str) -> str:
     return did_you_mean(name, others)
 
 
-def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | None:
-    """Return the token files that a run trained and validated on; None without a ``run.json``.
+def run_data(
+    workspace: Workspace, folder: Path
+) -> tuple[tuple[Named, ...], tuple[Named, ...]] | None:
+    """Return the texts that a run trained and validated on; None without a ``run.json``.
 
     ``run.json`` names them relative to the workspace.
 
@@ -282,8 +285,7 @@ def run_data(workspace: Workspace, folder: Path) -> tuple[Path, Path | None] | N
     """
     try:
         fields = read_record(folder)
-        data, val = fields["data"], fields.get("val_data")
-        return workspace.root / data, workspace.root / val if val is not None else None
+        return recorded(workspace, fields["data"]), recorded(workspace, fields.get("val_data"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

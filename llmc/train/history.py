@@ -22,6 +22,7 @@ from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.train.folder import is_running, last_written, newest_run, read_record, similar_run
 from llmc.train.metrics import STATES, Metrics, Point, count, lowest
+from llmc.train.mixture import joined_name
 from llmc.train.resume import val_since
 from llmc.weights.checkpoint import read_header
 from llmc.weights.sources import run_weights
@@ -228,6 +229,11 @@ def _read_settings(run: RunHistory) -> None:
         run.val_since = val_since(record)
     if isinstance(own, dict):
         run.settings |= {name: table for name, table in own.items() if isinstance(table, dict)}
-    if isinstance(data, str) and data:
-        path = Path(data)
-        run.dataset = path.parent.name if path.stem in ("train", "val") else path.stem
+    places = [data] if isinstance(data, str) else data if isinstance(data, list) else []
+    paths = [each.get("path") if isinstance(each, dict) else each for each in places]
+    names = [_dataset(Path(path)) for path in paths if isinstance(path, str) and path]
+    run.dataset = joined_name(names) if names else None
+
+
+def _dataset(path: Path) -> str:
+    return path.parent.name if path.stem in ("train", "val") else path.stem

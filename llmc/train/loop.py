@@ -21,6 +21,7 @@ from llmc.train import record as records
 from llmc.train import resume as resuming
 from llmc.train.arrival import Watch
 from llmc.train.metrics import Event, Metrics, Point, Progress, further
+from llmc.train.mixture import whole_weights
 from llmc.train.plan import Inputs, RunPlan, start
 from llmc.train.record import Setup
 from llmc.train.resume import resume_command
@@ -46,6 +47,7 @@ class TrainResult:
     progress: Progress  # the numbers of all steps, those before a resume included
     resumed: bool = False  # the run existed before
     interrupted: bool = False  # a signal ended it
+    texts: tuple[str, ...] = ()  # those that it validated on, by name
 
     @property
     def steps(self) -> int:
@@ -72,6 +74,11 @@ class TrainResult:
         """The standard error of the last validation loss; None of a single window."""
         val = self.progress.val
         return self.progress.val_errors.get(int(val[-1][0])) if val else None
+
+    @property
+    def val_parts(self) -> dict[str, float]:
+        """The last validation loss of each text of a mixture, by name; empty for a single text."""
+        return dict(zip(self.texts, self.progress.val_parts, strict=False))
 
     @property
     def checkpoint(self) -> Path | None:
@@ -153,8 +160,14 @@ def engine_arguments(
 
     ``rows`` are the model's: ids that no token of the data's tokenizer has are never sampled.
     """
-    argv = ["--data", str(data.train), "--model", str(model)]
-    argv += ["--val-data", str(data.val)] if data.val is not None else []
+    argv = ["--model", str(model)]
+    for flag, weights, texts in (
+        ("--data", "--weights", data.train),
+        ("--val-data", "--val-weights", data.val),
+    ):
+        argv += [word for text in texts for word in (flag, str(text.path))]
+        if len(texts) > 1:
+            argv += [weights, ",".join(map(str, whole_weights(texts)))]
     argv += ["--out", str(folder)] if folder is not None else []
     argv += [*threads.flags(), "--events", "json"]
     argv += ["--sample-tokens", str(SAMPLE_TOKENS)]
@@ -222,7 +235,8 @@ def run_training(
     else:
         record = records.resumed_record(plan.record, plan.step, setup, plan.preset, plan.changes)
     progress = plan.progress()
-    result = TrainResult(plan.folder, plan.settings, progress, resumed)
+    texts = tuple(text.name for text in plan.data.val)
+    result = TrainResult(plan.folder, plan.settings, progress, resumed, texts=texts)
     try:
         plan.note_choices(workspace, setup.threads.most, report)
         if resumed:

@@ -157,6 +157,8 @@ class Progress:
     val: list[Point] = field(default_factory=list)  # (step, validation loss) pairs
     # The standard error of the validation losses that have one, by step.
     val_errors: dict[int, float] = field(default_factory=dict)
+    # The newest validation losses of the texts of a mixture, in order.
+    val_parts: list[float] = field(default_factory=list)
     # The engine's first event: parameters, isa, threads in use, memory in bytes.
     start: Event = field(default_factory=dict)
     last: Event = field(default_factory=dict)  # the newest event about a training step
@@ -195,6 +197,7 @@ class Progress:
             self.val.append((event["step"], event["val_loss"]))
             if "val_error" in event:
                 self.val_errors[event["step"]] = event["val_error"]
+            self.val_parts = event.get("val_parts", [])
         elif event["event"] == "start":
             self.start = event
             self.steps = event["steps"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import Preset, TrainConfig, differing, load_preset, settings_of
+from llmc.config import Preset, TrainConfig, differing, in_val_tokens, load_preset, settings_of
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.model import ModelConfig, flops_per_token
 from llmc.paths import (
@@ -21,11 +21,13 @@ from llmc.paths import (
     free_bytes,
 )
 from llmc.report import SILENT, Report
+from llmc.train import mixture as mixing
 from llmc.train import record as records
 from llmc.train import resume as resuming
 from llmc.train.folder import new_run, newest_step, saved_weights
 from llmc.train.metrics import Progress
-from llmc.train.record import Record, Setup
+from llmc.train.mixture import Spec
+from llmc.train.record import Record, Setup, Texts
 from llmc.train.resume import Changes
 from llmc.train.start import Data, check_match, find_data, find_model
 from llmc.units import megabytes, seconds_of
@@ -39,8 +41,9 @@ class Inputs:
 
     run: str | None = None  # the run's name
     config: str | None = None  # a preset, by name or path
-    data: Path | None = None  # dataset folder, token file or glob pattern to train on
-    val_data: Path | None = None  # token file or pattern to validate on
+    # Datasets, token files or patterns to train on, ``NAME`` or ``NAME:WEIGHT`` each.
+    data: Spec | Sequence[Spec] | None = None
+    val_data: Spec | Sequence[Spec] | None = None  # those to validate on, likewise
     model: Path | None = None  # the checkpoint to start from
     # The step of the checkpoint to resume from, or ``best``. Default: the newest.
     resume_from: str | None = None
@@ -107,7 +110,7 @@ class RunPlan:
             with suppress(OSError):  # removed by a trainer that still runs
                 about = path.stat()
                 sizes[about.st_ino] = about.st_size
-        validates = self.data.val is not None and self.settings.val_every > 0
+        validates = bool(self.data.val) and self.settings.val_every > 0
         needed = stored_bytes(self.preset.model, self.settings, validates=validates)
         return Storage(needed, free_bytes(self.folder) + sum(sizes.values()))
 
@@ -128,11 +131,12 @@ class RunPlan:
     def note_choices(self, workspace: Workspace, threads: int, report: Report) -> None:
         """Report what the run uses, chosen or by default."""
         shown, data = workspace.shown, self.data
-        report.note(f"data: {shown(data.train)}")
-        report.note(f"validation: {shown(data.val) if data.val else 'none'}")
+        lines = mixing.said(workspace, data.train, self.settings)
+        for line in (*lines, *mixing.validation_said(workspace, data.train, data.val)):
+            report.note(line)
         report.note(f"model: {shown(self.model)}")
-        windows, rows = self.settings.windows_of(data.tokens)
-        if rows > windows:
+        windows, rows = self.settings.windows_of(data.train[0].tokens)
+        if rows > windows and len(data.train) == 1:
             have = f"{windows:,} window{'s' if windows > 1 else ''}"
             report.note(
                 f"the text has {have} of {self.settings.seq_len:,} tokens: an update "
@@ -191,6 +195,7 @@ def start(
             f"--seq-len {plan.settings.seq_len} is more than the {header.config.context} positions "
             f"of {workspace.shown(weights)}: use at most that"
         )
+    mixing.check_rows(plan.data.train, plan.settings.seq_len)
     return plan
 
 
@@ -213,7 +218,7 @@ def _with_warmup(
 
     A warmup that was asked for is left to the engine, which refuses it.
     """
-    settings, steps = plan.settings, plan.settings.planned_steps(plan.data.tokens)
+    settings, steps = plan.settings, mixing.planned_steps(plan.data.train, plan.settings)
     needed = {"wsd": round(settings.decay * steps), "constant": 0}  # updates after the warmup
     decay = needed.get(settings.schedule, 1)
     if inputs.config is None or given.get("warmup") is not None:
@@ -247,7 +252,8 @@ def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: Mod
     config = str(inputs.config)
     out = workspace.shown(workspace.models / f"{plan.preset.name}-{plan.data.name}.bin")
     vocabulary = ["--vocab-size", str(shape.vocab_size)]
-    data = ["--data", str(inputs.data)] if inputs.data is not None else []
+    specs = (inputs.data,) if isinstance(inputs.data, Spec) else inputs.data or ()
+    data = [word for spec in specs for word in ("--data", str(spec))]
     error.commands = (
         shlex.join(["llmc", "export-weights", f"random:{config}", *vocabulary, "--out", out]),
         shlex.join(["llmc", "train", "--config", config, *data, "--model", out]),
@@ -255,10 +261,18 @@ def _check_shape(workspace: Workspace, plan: RunPlan, inputs: Inputs, shape: Mod
     raise error
 
 
+def _named(workspace: Workspace, inputs: Inputs, preset: Preset) -> tuple[Texts, Texts]:
+    """Return the texts that the caller or else the preset names."""
+    return (
+        mixing.named(workspace, inputs.data or preset.data),
+        mixing.named(workspace, inputs.val_data or preset.val_data),
+    )
+
+
 def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -> RunPlan:
     preset = load_preset(inputs.config) if inputs.config is not None else Preset()
     preset = replace(preset, train=settings_of(preset, given))
-    data = find_data(workspace, inputs.data, inputs.val_data)
+    data = find_data(workspace, *_named(workspace, inputs, preset))
     model = find_model(workspace, inputs.model, data)
     return RunPlan(new_run(workspace, inputs.run, data.name), preset, data, model)
 
@@ -283,12 +297,14 @@ def _start_resumed(
     settings = resuming.resumed_settings(preset.train, given)
     step = resuming.chosen_step(workspace, folder, inputs.resume_from)
     resuming.check_steps(workspace, folder, step, given)
-    moved = inputs.data, inputs.val_data
+    moved = _named(workspace, inputs, Preset())
     data, record, other = records.recorded_data(workspace, folder, record, moved, report)
     model = _recorded_model(workspace, folder, record, step)
     preset = replace(preset, model=read_header(_weights(folder, model, step)).config)
     if (words := resuming.edited(workspace, folder, preset, told or preset, given)) is not None:
         report.note(words)
+    if len(data.val) > 1:
+        settings = in_val_tokens(settings, {})
     changes = {**differing(preset.train, settings), **other}
     preset = replace(preset, name=str(record.get("recipe", preset.name)), train=settings)
     back = step != newest_step(folder)

@@ -22,6 +22,7 @@ from llmc.tokens.manifest import Manifest, verify
 from llmc.tokens.prepared import prepared_model, record_prepared
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 from llmc.tokens.tokenizer_json import Unheld
+from llmc.train.mixture import Portion
 from llmc.train.start import Data, check_match
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
 from llmc.weights.export import export_weights
@@ -153,7 +154,7 @@ def _with_model(
             "choose another --model, such as random:gpt2-124m"
         )
     weights = _weights(workspace, model, manifest, report)
-    data = Data(manifest.dataset, manifest.train_path, manifest.val_path, manifest)
+    data = Data(manifest.dataset, (Portion(manifest.train_path),), manifests=(manifest,))
     check_match(workspace, data, weights, read_header(weights))
     record_prepared(workspace, manifest.folder, weights)
     kind, _, preset = model.partition(":")

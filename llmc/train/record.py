@@ -11,7 +11,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -28,11 +28,16 @@ from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
 from llmc.tokens.tokenizer import file_of, recorded_tokenizer
 from llmc.train.folder import newest_run, read_record, similar_run
+from llmc.train.mixture import Named, Portion, place_of, recorded, whole_weights
 from llmc.train.start import Data, find_data
 from llmc.weights.checkpoint import read_header
 
 Record = Mapping[str, Any]
+Texts = tuple[Named, ...] | None
+Hash = tuple[int, str, int]  # tokens, SHA-256, the number of its text
+Hashes = dict[str, list[Hash]]
 DONE_ON = {"train": "trained", "val": "validated"}
+PLACES = ("data", "val_data")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def new_record(
         "model": os.path.relpath(model, workspace.root),
         "weights_crc32": weights_checksum(model),
         "files": fingerprints(data),
-        "manifest": data.manifest.fields() if data.manifest is not None else None,
+        "manifest": _manifests(data),
         "resumes": [],
     }
 
@@ -118,8 +123,13 @@ def _session(setup: Setup) -> Record:
 
 
 def _places(workspace: Workspace, data: Data) -> Record:
-    val = None if data.val is None else os.path.relpath(data.val, workspace.root)
-    return {"data": os.path.relpath(data.train, workspace.root), "val_data": val}
+    return {"data": place_of(workspace, data.train), "val_data": place_of(workspace, data.val)}
+
+
+def _manifests(data: Data) -> Any:
+    """Return the manifest of the text that is trained on; of several, a list with null for none."""
+    found = [part.manifest.fields() if part.manifest else None for part in data.train]
+    return found if len(found) > 1 else found[0]
 
 
 def weights_checksum(model: Path) -> str | None:
@@ -136,6 +146,7 @@ def weights_checksum(model: Path) -> str | None:
 def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
     """Return each split's token files in order, as a manifest has them: name, tokens, SHA-256.
 
+    Those of a mixture have the number of their text as ``part``, from 1 on.
     A manifest is trusted: ``find_data`` has just checked the files against it.
 
     Raises:
@@ -152,8 +163,12 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
         return {"file": path.name, "tokens": tokens, "sha256": payload_sha256(path)}
 
     return {
-        split: [known.get(file) or fingerprint(file) for file in (expanded(path) if path else [])]
-        for split, path in (("train", data.train), ("val", data.val))
+        split: [
+            (known.get(file) or fingerprint(file)) | ({"part": part} if len(portions) > 1 else {})
+            for part, portion in enumerate(portions, 1)
+            for file in expanded(portion.path)
+        ]
+        for split, portions in (("train", data.train), ("val", data.val))
     }
 
 
@@ -189,7 +204,7 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Record]:
         )
     try:
         record = read_record(folder)
-        _ = Path(record["data"]), Path(record["val_data"] or ""), Path(record["model"])
+        _ = [recorded(workspace, record[key]) for key in PLACES], Path(record["model"])
         _ = _recorded_hashes(record), [*record.get("resumes", [])], {**record.get("settings", {})}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadData(
@@ -202,66 +217,77 @@ def recorded_data(
     workspace: Workspace,
     folder: Path,
     record: Record,
-    moved: tuple[Path | None, Path | None] = (None, None),
+    moved: tuple[Texts, Texts] = (None, None),
     report: Report = SILENT,
 ) -> tuple[Data, Record, Record]:
     """Return a run's data, the record with its place, and what of the data is other data.
 
-    ``moved`` are the token files to train and to validate on, where those that were recorded are
-    not meant: the same ones in another place, or other ones of the same tokenizer.
+    ``moved`` are the texts to train and to validate on, where those that were recorded are not
+    meant: the same ones in another place, or other ones of the same tokenizer.
 
     Raises:
         MissingOutput: the data is gone.
         BadData: it is not what the run was trained on, and was not named; or it has another
             tokenizer.
     """
-    root = workspace.root
-    recorded = root / record["val_data"] if record["val_data"] is not None else None
-    train, val = moved[0] or root / record["data"], moved[1] or (None if moved[0] else recorded)
+    own, own_val = (recorded(workspace, record[key]) for key in PLACES)
+    train, val = moved[0] or own, moved[1] or (None if moved[0] else own_val)
     try:
         found = find_data(workspace, train, val)
     except MissingOutput as error:
         raise MissingOutput(f"{error}; name data that was moved with --data") from error
-    expected = _recorded_hashes(record)
-    train_only = _hashes(fingerprints(replace(found, val=None))) if moved[0] else expected
+    expected, before = _recorded_hashes(record), tuple(Portion(t.path, t.weight) for t in own_val)
+    train_only = _hashes(fingerprints(replace(found, val=()))) if moved[0] else expected
     if train_only.get("train") == expected.get("train", train_only.get("train")):
         # The run's own data. A manifest that came later may name a validation file.
-        val = found.val if recorded is not None and found.val is not None else recorded
-        found = replace(found, val=found.val if moved[1] is not None else val)
+        same_val = found.val if moved[1] or (own_val and found.val) else before
+        found = replace(found, val=same_val)
     files = fingerprints(found)
     hashes, now, changes = _hashes(files), {**_places(workspace, found), "files": files}, {}
-    for split, key, path in (
-        ("train", "data", found.train),
-        ("val", "val_data", found.val or recorded),
+    for split, key, texts, had in (
+        ("train", "data", found.train, own),
+        ("val", "val_data", found.val or before, own_val),
     ):
-        if hashes[split] == expected.get(split, hashes[split]):
+        same = hashes[split] == expected.get(split, hashes[split])
+        if same and whole_weights(texts) == whole_weights(had):
             continue
         if moved[0] is None and (split == "train" or moved[1] is None):
+            other = ", ".join(str(text.path) for text in changed_texts(record, texts, split))
             raise BadData(
-                f"{path} is not what {workspace.shown(folder)} was {DONE_ON[split]} on: make it "
+                f"{other} is not what {workspace.shown(folder)} was {DONE_ON[split]} on: make it "
                 "again with 'llmc tokenize PATH', name the right data with --data, or name other "
                 "data there to go on with that"
             )
         changes[key] = [record[key], now[key]]
     if changes:
         _check_tokenizer(workspace, folder, found)
-        now["manifest"] = found.manifest.fields() if found.manifest is not None else None
+        now["manifest"] = _manifests(found)
         changes["files"] = [record.get("files"), files]
     if not expected:
         report.note(f"{RECORD} is from an older llmc without hashes: the data is not checked")
     return found, {**record, **now}, changes
 
 
-def changed_splits(record: Record, data: Data) -> set[str]:
-    """Return which of a dataset's splits, "train" and "val", are not what a run was made with.
+def changed_texts(record: Record, texts: Sequence[Portion], split: str) -> list[Portion]:
+    """Return which texts of a split, "train" or "val", are not what a run was made with.
 
     A record of an older llmc has no hashes, and then none counts as changed.
 
     Raises:
         BadData: a token file cannot be read.
     """
-    expected, now = _recorded_hashes(record), _hashes(fingerprints(data))
-    return {split for split, hashes in now.items() if hashes != expected.get(split, hashes)}
+    expected = _recorded_hashes(record).get(split)
+    known = tuple(text.manifest for text in texts if text.manifest is not None)
+    now = _hashes(fingerprints(Data("", tuple(texts), manifests=known)))["train"]
+    return [
+        text
+        for part, text in enumerate(texts, 1)
+        if expected is not None and _of(part, now) != _of(part, expected)
+    ]
+
+
+def _of(part: int, hashes: Sequence[Hash]) -> list[Hash]:
+    return [each for each in hashes if each[2] == part]
 
 
 def _check_tokenizer(workspace: Workspace, folder: Path, data: Data) -> None:
@@ -277,16 +303,18 @@ def _check_tokenizer(workspace: Workspace, folder: Path, data: Data) -> None:
     )
 
 
-def _recorded_hashes(record: Record) -> dict[str, list[tuple[int, str]]]:
-    manifest = record.get("manifest") or {}  # all that an older llmc recorded
-    files = record.get("files", {"train": manifest["train"]} if manifest else {})
+def _recorded_hashes(record: Record) -> Hashes:
+    files = record.get("files")
+    if files is None:  # an older llmc recorded no more than this
+        manifest = record.get("manifest")
+        files = {"train": manifest["train"]} if manifest else {}
     return _hashes(files)
 
 
-def _hashes(files: Record) -> dict[str, list[tuple[int, str]]]:
-    """Return the sizes and hashes of each split's token files."""
+def _hashes(files: Record) -> Hashes:
+    """Return the sizes and hashes of each split's token files, and the text that each is of."""
     return {
-        split: [(shard["tokens"], shard["sha256"]) for shard in shards]
+        split: [(shard["tokens"], shard["sha256"], shard.get("part", 1)) for shard in shards]
         for split, shards in files.items()
     }
 

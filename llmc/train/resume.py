@@ -27,6 +27,7 @@ from llmc.paths import BEST, CONFIG, RECORD, Workspace
 from llmc.setting import OnResume
 from llmc.train.folder import newest_run, saved_steps
 from llmc.train.metrics import Event, Metrics
+from llmc.train.mixture import spelled
 from llmc.weights.checkpoint import read_header
 
 # What the engine plans a schedule by.
@@ -133,7 +134,8 @@ def announced(changes: Changes) -> str | None:
         for name, (old, new) in changes.items()
         if name in TRAIN_SETTINGS and TRAIN_SETTINGS[name].resume is not OnResume.FREE
     ]
-    words += [f"{split} {changes[split][1]}" for split in ("data", "val_data") if split in changes]
+    places = [name for name in ("data", "val_data") if name in changes]
+    words += [f"{name} {spelled(changes[name][1])}" for name in places]
     return "; ".join(words) or None
 
 

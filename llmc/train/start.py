@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmc.errors import BadData, LlmcError, MissingOutput
 from llmc.paths import Workspace, expanded
-from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
 from llmc.tokens.tokenizer import Tokenizer
+from llmc.train.mixture import (
+    Named,
+    Portion,
+    Wanted,
+    check_distinct,
+    joined_name,
+    located,
+    named_apart,
+)
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 
 
@@ -21,30 +29,17 @@ from llmc.weights.checkpoint import CheckpointHeader, read_header
 class Data:
     """What to train on."""
 
-    name: str  # the dataset's, which names the run
-    train: Path  # token file, or a glob pattern that finds several
-    val: Path | None  # token file or pattern; None where there is none
-    # The dataset's of the first training file that has one; None for bare token files.
-    manifest: Manifest | None = None
+    name: str  # the dataset's, which names the run; of a mixture all names
+    train: tuple[Portion, ...]  # the texts to train on, mixed by weight; most runs have one
+    val: tuple[Portion, ...] = ()  # those to validate on; empty where there are none
+    # Of all datasets that the files belong to, those to train on first.
+    manifests: tuple[Manifest, ...] = ()
     tokenizer: Tokenizer | None = None  # what made them; None where that is not known
-    others: tuple[Manifest, ...] = ()  # the manifests of further datasets that the files belong to
-
-    @property
-    def manifests(self) -> tuple[Manifest, ...]:
-        """The manifests of all datasets that the files belong to."""
-        return (*([self.manifest] if self.manifest is not None else []), *self.others)
-
-    @property
-    def tokens(self) -> int:
-        """The number of training tokens."""
-        return sum(len(read_tokens(file)) for file in expanded(self.train))
 
     @property
     def folder(self) -> Path:
-        """The folder in which the token files lie."""
-        if self.manifest is not None:
-            return self.manifest.folder
-        return (expanded(self.train) or [self.train])[0].parent
+        """The folder in which the first text's token files lie."""
+        return self.train[0].folder
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, or the ids themselves where the tokenizer is not known."""
@@ -54,52 +49,99 @@ class Data:
         return self.tokenizer.detokenize(known).decode(errors="replace")
 
 
-def find_data(workspace: Workspace, data: Path | None, val_data: Path | None) -> Data:
-    """Return the dataset that the flags name, or the one prepared last, its files verified.
+def find_data(workspace: Workspace, data: Wanted = None, val_data: Wanted = None) -> Data:
+    """Return the texts that the caller names, or the dataset prepared last, its files verified.
 
-    Every file is held to the manifest of its own folder, so that a pattern or ``val_data`` cannot
-    bring in the tokens of another tokenizer.
+    Every file is held to the manifest of its own folder, so that a pattern, a mixture or
+    ``val_data`` cannot bring in the tokens of another tokenizer. Without ``val_data`` each text is
+    validated on its dataset's own split, by the same weights.
 
     Raises:
         MissingOutput: there is none.
         BadData: a file is not what its manifest says, or two have different tokenizers.
+        Usage: a file is named twice.
     """
-    path = data if data is not None else workspace.newest_dataset()
+    vouching: dict[Path, Manifest] = {}
+    wanted = _each(workspace, data) or (Named(workspace.newest_dataset()),)
+    found = [_training(each, vouching) for each in wanted]
+    train = named_apart([portion for portion, _ in found])
+    splits = zip(train, (split for _, split in found), strict=True)
+    val = tuple(replace(text, path=split) for text, split in splits if split is not None)
+    if named := _each(workspace, val_data):
+        val = named_apart([_validation(each, vouching) for each in named])
+    check_distinct(train)
+    check_distinct(val)
+    manifests = tuple(vouching.values())
+    _check_one_tokenizer(manifests)
+    first = next((portion.manifest for portion in train if portion.manifest is not None), None)
+    tokenizer = first.load_tokenizer() if first is not None else None
+    if len(train) > 1:
+        name = joined_name(text.name for text in train)
+    else:
+        name = first.dataset if first is not None else _stem(train[0].path)
+    return Data(name, train, val, manifests, tokenizer)
+
+
+def _each(workspace: Workspace, wanted: Wanted) -> tuple[Named, ...]:
+    """Return the texts that are wanted, a dataset's name as its folder."""
+    texts = (Named(wanted),) if isinstance(wanted, Path) else wanted or ()
+    found = tuple(replace(text, path=located(workspace, text.path) or text.path) for text in texts)
+    for path in (text.path for text in found):
+        made = workspace.data / path
+        if path.is_dir() and not (path / MANIFEST).exists() and (made / MANIFEST).exists():
+            raise MissingOutput(
+                f"no dataset in {path}: name the one in {workspace.shown(made)}, or make another "
+                "with 'llmc tokenize NAME'"
+            )
+    return found
+
+
+def _training(text: Named, vouching: dict[Path, Manifest]) -> tuple[Portion, Path | None]:
+    """Return a text to train on, and the validation split of its dataset, if it is all of it."""
+    path = text.path
     found = expanded(path)
     if not found:
         raise MissingOutput(
             f"there is no {path}: make a dataset with 'llmc prepare NAME' or 'llmc tokenize PATH'"
         )
-    vouching: dict[Path, Manifest] = {}
-    train = _manifests([path] if path.is_dir() else found, vouching)
-    manifest = train[0] if train else None
-    if val_data is not None:
-        val_data = _validation(val_data, vouching)
-    others = tuple(each for each in vouching.values() if each is not manifest)
-    _check_one_tokenizer([*train, *others])
-    if manifest is None:
-        stem = path.resolve().stem.partition("*")[0].rstrip("_") or path.resolve().parent.name
-        return Data(stem, path, val_data, others=others)
+    manifests = _manifests([path] if path.is_dir() else found, vouching)
+    if not manifests:
+        return Portion(path, text.weight, _name(path)), None
+    manifest = manifests[0]
     files = manifest.train_path if path.is_dir() else path
     whole = expanded(files) == [manifest.folder / shard.file for shard in manifest.train.shards]
-    val = val_data or (manifest.val_path if whole else None)
-    return Data(manifest.dataset, files, val, manifest, manifest.load_tokenizer(), others)
+    name = manifest.folder.resolve().name if whole else _name(path)
+    val = manifest.val_path if whole else None
+    return Portion(files, text.weight, name, manifest), val
 
 
-def _validation(path: Path, vouching: dict[Path, Manifest]) -> Path:
+def _stem(path: Path) -> str:
+    return path.resolve().stem.partition("*")[0].rstrip("_") or path.resolve().parent.name
+
+
+def _name(path: Path) -> str:
+    """Return what tells a text from the others of a mixture."""
+    stem = _stem(path)
+    return path.resolve().parent.name if stem in ("train", "val") else stem
+
+
+def _validation(text: Named, vouching: dict[Path, Manifest]) -> Portion:
     """Return the token file or pattern that ``--val-data`` means: of a folder, its validation."""
+    path = text.path
     found = expanded(path)
     if not found:
         raise MissingOutput(f"there is no file {path}: make one with 'llmc tokenize PATH'")
     manifests = _manifests(found, vouching)
+    manifest = manifests[0] if manifests else None
+    name = manifest.folder.resolve().name if manifest is not None else _name(path)
     if path.is_dir():
         if (val := manifests[0].val_path) is None:
             raise MissingOutput(
                 f"{path} has no validation split: name a token file, or make one with "
                 "'llmc tokenize PATH --val-fraction F'"
             )
-        return val
-    return path
+        path = val
+    return Portion(path, text.weight, name, manifest)
 
 
 def _manifests(paths: Sequence[Path], vouching: dict[Path, Manifest]) -> list[Manifest]:
@@ -177,8 +219,9 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
                 f"there is no file {model}: make one with 'llmc export-weights MODEL'"
             )
         return model
-    if (prepared := prepared_model(workspace, data.folder)) is not None:
-        return prepared
+    for text in data.train:
+        if (prepared := prepared_model(workspace, text.folder)) is not None:
+            return prepared
     models = sorted(
         workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns, reverse=True
     )
@@ -206,7 +249,8 @@ def dataset_for(workspace: Workspace, header: CheckpointHeader) -> Path | None:
 def model_for(workspace: Workspace, made: Manifest) -> Path | None:
     """Return the model that training on a dataset starts from; None if there is none that fits."""
     with suppress(LlmcError):
-        path = find_model(workspace, None, Data(made.dataset, made.train_path, None, made))
+        text = Portion(made.train_path, manifest=made)
+        path = find_model(workspace, None, Data(made.dataset, (text,), manifests=(made,)))
         if _fault(read_header(path), made) is None:
             return path
     return None

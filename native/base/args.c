@@ -15,6 +15,7 @@ static void print_default(const struct Arg *arg) {
       printf("%s", text != NULL ? text : "none");
       break;
     }
+    case ARG_LIST: printf("none"); break;
     case ARG_COUNT: printf("%zu", *(size_t *)arg->value); break;
     case ARG_NUMBER:
     case ARG_TIME: printf("%g", *(double *)arg->value); break;
@@ -93,7 +94,17 @@ static _Noreturn void refuse(const struct Arg *arg, const char *text) {
   die(EXIT_USAGE, "--%s must be between %s and %s, not %s", arg->key, least, most, text);
 }
 
+static void add_item(const struct Arg *arg, const char *text) {
+  struct ArgList *list = arg->value;
+  if (list->count == ARG_MOST_ITEMS) die(EXIT_USAGE, "--%s is given more than %d times", arg->key, ARG_MOST_ITEMS);
+  list->items[list->count++] = text;
+}
+
 static void set(const struct Arg *arg, const char *text) {
+  if (arg->kind == ARG_LIST) {
+    add_item(arg, text);
+    return;
+  }
   if (arg->kind == ARG_TEXT) {
     *(const char **)arg->value = text;
     return;
@@ -138,7 +149,7 @@ void args_parse(const char *subcommand, const struct Arg *args, size_t count, in
           argv[i], subcommand);
     }
     if (i + 1 == argc) die(EXIT_USAGE, "%s needs a value", argv[i]);
-    if (seen[at]) die(EXIT_USAGE, "%s is given twice", argv[i]);
+    if (seen[at] && args[at].kind != ARG_LIST) die(EXIT_USAGE, "%s is given twice", argv[i]);
     seen[at] = true;
     set(&args[at], argv[i + 1]);
   }

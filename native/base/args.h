@@ -7,9 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What value points to: const char *, size_t, double, double, bool, struct Choice. A time is a number of
- * seconds, typed as 45s, 90m, 1h30m, 2d or without a unit. */
-enum ArgKind { ARG_TEXT, ARG_COUNT, ARG_NUMBER, ARG_TIME, ARG_SWITCH, ARG_CHOICE };
+/* What value points to: const char *, struct ArgList, size_t, double, double, bool, struct Choice. A time is a number
+ * of seconds, typed as 45s, 90m, 1h30m, 2d or without a unit. Only a list may be given several times. */
+enum ArgKind { ARG_TEXT, ARG_LIST, ARG_COUNT, ARG_NUMBER, ARG_TIME, ARG_SWITCH, ARG_CHOICE };
 
 /* As a number's most: 1 itself is too much. */
 #define ARG_BELOW_1 (1 - 0x1p-53)
@@ -20,6 +20,13 @@ struct Arg {
   void *value;        // the default is what it holds
   double least, most; // both allowed; for numbers
   const char *help;
+};
+
+enum { ARG_MOST_ITEMS = 64 };
+
+struct ArgList {
+  size_t count;
+  const char *items[ARG_MOST_ITEMS];
 };
 
 struct Choice {

@@ -61,7 +61,7 @@ static void add_shard(struct DataLoader *loader, const char *path) {
 }
 
 void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size_t T, size_t V) {
-  *loader = (struct DataLoader){.path = path, .B = B, .T = T, .V = V};
+  *loader = (struct DataLoader){.path = path, .B = B, .T = T, .V = V, .places = OPEN_SHARDS};
   for (size_t i = 0; i < OPEN_SHARDS; i++) loader->open[i].file = -1;
   struct stat status;
   glob_t matches = {0};
@@ -148,7 +148,7 @@ static size_t shard_at(const struct DataLoader *loader, uint64_t position) {
 static int shard_file(struct DataLoader *loader, size_t index) {
   struct OpenShard *place = &loader->open[0];
   loader->reads++;
-  for (size_t i = 0; i < OPEN_SHARDS; i++) {
+  for (size_t i = 0; i < loader->places; i++) {
     struct OpenShard *open = &loader->open[i];
     if (open->file >= 0 && open->shard == index) {
       open->used = loader->reads;
@@ -205,13 +205,14 @@ void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int
   }
 }
 
+void dataloader_window(struct DataLoader *loader, uint64_t visit, int *tokens, int *targets) {
+  const uint64_t windows = dataloader_windows(loader), epoch = visit / windows;
+  uint64_t window = visit % windows;
+  if (loader->shuffle) window = permute(window, windows, mix64(loader->seed) + epoch * 0x10001);
+  dataloader_run(loader, window_start(loader, window), loader->T, tokens, targets);
+}
+
 void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *targets) {
   const size_t B = loader->B, T = loader->T;
-  const uint64_t windows = dataloader_windows(loader);
-  for (size_t b = 0; b < B; b++) {
-    const uint64_t visit = (uint64_t)step * B + b, epoch = visit / windows;
-    uint64_t window = visit % windows;
-    if (loader->shuffle) window = permute(window, windows, mix64(loader->seed) + epoch * 0x10001);
-    dataloader_run(loader, window_start(loader, window), T, tokens + b * T, targets + b * T);
-  }
+  for (size_t b = 0; b < B; b++) dataloader_window(loader, (uint64_t)step * B + b, tokens + b * T, targets + b * T);
 }

@@ -45,6 +45,7 @@ struct DataLoader {
   uint64_t seed;
   unsigned char *buffer;   // (B * T + 1) tokens as they are in the files
   struct OpenShard open[OPEN_SHARDS];
+  size_t places;           // of these that it may use; at least 1
   uint64_t reads;
 };
 
@@ -64,6 +65,9 @@ uint64_t dataloader_windows(const struct DataLoader *loader);
 /* Fills tokens (B, T) and targets (B, T) for a step, counted from 0. Dies with EXIT_BAD_DATA on a token
  * that is not below V, and on a file that has changed. */
 void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *targets);
+
+/* Fills tokens (T) and targets (T) with the window of a visit, counted from 0. Dies as dataloader_batch. */
+void dataloader_window(struct DataLoader *loader, uint64_t visit, int *tokens, int *targets);
 
 /* Fills tokens and targets (count) from the count + 1 tokens at position `first`: what a caller needs that
  * chooses its own windows. They must be in the file, and count at most B * T. Dies as dataloader_batch. */

@@ -8,6 +8,7 @@
  *   QUADS  1 where one instruction multiplies two lanes by two, four BF16 of each; nothing elsewhere
  *   TILES  1 where products of BF16 run on AMX tiles, 3 where those of floats do too, in three parts of BF16; nothing
  *          elsewhere
+ *   SME    1 where products run on SME's outer products, nothing elsewhere
  *   BLAS   1 where a library multiplies floats, nothing elsewhere
  */
 #ifndef TILES
@@ -15,6 +16,9 @@
 #endif
 #ifndef BLAS
 #define BLAS 0
+#endif
+#ifndef SME
+#define SME 0
 #endif
 #ifndef QUADS
 #define QUADS 0
@@ -36,6 +40,9 @@
 #include "kernels/pack_tiles_tmpl.c"
 #include "kernels/product_tiles_tmpl.c"
 static PoolTask *const product_task = product_tiles_task;
+#elif SME
+#include "kernels/product_sme_tmpl.c"
+static PoolTask *const product_task = product_sme_task;
 #elif BLAS
 #include "kernels/product_blas_tmpl.c"
 static PoolTask *const product_task = product_blas_task;

@@ -29,6 +29,8 @@ struct Tiling {
   size_t grain;               // a block of K begins at a multiple of this
 };
 
+enum { CLAIM_PANELS = 4 };  // of columns, that a claim has at most
+
 struct ProductClaims {
   size_t rows, depth;         // of a block of A, but for the last one
   size_t chunks, pieces;      // claims of a block: so many chunks of columns, by so many pieces of rows
@@ -44,7 +46,6 @@ static inline size_t product_busiest(size_t chunks, size_t pieces, size_t panels
 /* Blocks of equal height and depth. Claims as many for every thread, whose widths differ by a panel at most, so that
  * none waits long for the others. Where the columns do not go round, a claim is a panel, and a part of the rows. */
 static inline struct ProductClaims product_claims(size_t M, size_t N, size_t K, size_t threads, struct Tiling t) {
-  enum { CLAIM_PANELS = 4 };
   struct ProductClaims c = {.rows = round_up(ceil_div(M, ceil_div(M, t.block_rows)), t.rows),
                             .depth = round_up(ceil_div(K, ceil_div(K, t.depth)), t.grain)};
   const size_t panels = ceil_div(N, t.columns), tall = ceil_div(size_min(c.rows, M), t.rows);

@@ -52,6 +52,9 @@ extern const struct Kernels kernels_neonbf16;
 #ifdef LLMC_HAVE_BFMMLA
 extern const struct Kernels kernels_bfmmla;
 #endif
+#ifdef LLMC_HAVE_SME
+extern const struct Kernels kernels_sme;
+#endif
 
 static int always(void) { return 1; }
 
@@ -118,12 +121,30 @@ __attribute__((unused)) static int has_feature(const char *name) {
 __attribute__((unused)) static int has_neonbf16(void) {
   return has_feature("hw.optional.arm.FEAT_BF16") && has_feature("hw.optional.arm.FEAT_DotProd");
 }
+
+__attribute__((unused)) static int says_sme(void) { return has_feature("hw.optional.arm.FEAT_SME"); }
 #else
 #include <sys/auxv.h>
 
 /* HWCAP2_BF16, which is both BFDOT and BFMMLA, and HWCAP_ASIMDDP */
 __attribute__((unused)) static int has_neonbf16(void) {
   return (getauxval(AT_HWCAP2) & 1ul << 14) != 0 && (getauxval(AT_HWCAP) & 1ul << 20) != 0;
+}
+
+/* HWCAP2_SME, HWCAP2_SME_B16F32 and HWCAP2_SME_F32F32 */
+__attribute__((unused)) static int says_sme(void) {
+  const unsigned long all = 1ul << 23 | 1ul << 28 | 1ul << 29;
+  return (getauxval(AT_HWCAP2) & all) == all;
+}
+#endif
+
+#ifdef LLMC_HAVE_SME
+/* With streaming vectors of at most 1,024 bits: the table's buffers are made for those. */
+static int has_sme(void) {
+  if (!has_neonbf16() || !says_sme()) return 0;
+  uint64_t bytes;
+  __asm__(".arch_extension sme\n\trdsvl %0, #1" : "=r"(bytes));
+  return bytes <= 128;
 }
 #endif
 #endif
@@ -159,6 +180,9 @@ static const struct {
 #endif
 #ifdef LLMC_HAVE_BFMMLA
     {&kernels_bfmmla, has_neonbf16, IN_TURN},
+#endif
+#ifdef LLMC_HAVE_SME
+    {&kernels_sme, has_sme, WHEN_FASTER},
 #endif
 #ifdef LLMC_HAVE_AVX2
     {&kernels_avx2, has_avx2, IN_TURN},
@@ -207,7 +231,8 @@ static const struct Kernels *fastest_bf16(void) {
   double most = 0;
   for (int i = TABLES - 1; i >= 0; i--) {
     const struct Kernels *kernels = tables[i].kernels;
-    if (tables[i].taken != IN_TURN || !tables[i].runnable()) continue;
+    const bool wanted = tables[i].taken == IN_TURN || (tables[i].taken == WHEN_FASTER && kernels->multiplies_bf16);
+    if (!wanted || !tables[i].runnable()) continue;
     if (best == NULL && !kernels->multiplies_bf16) return kernels;  // there is nothing to compare
     const double rate = kernels_rate(kernels, kernels->multiplies_bf16 ? BF16 : FP32);
     if (rate > most) best = kernels, most = rate;
@@ -245,8 +270,12 @@ const struct Kernels *kernels_choose(enum Dtype dtype) {
   if (forced != NULL) return forced;
   if (dtype == BF16) return fastest_bf16();
   const struct Kernels *best = best_runnable();
-#ifdef LLMC_HAVE_BLAS
-  if (has_blas() && kernels_rate(&kernels_blas, FP32) > kernels_rate(best, FP32)) return &kernels_blas;
-#endif
+  double most = 0;
+  for (int i = 0; i < TABLES; i++) {
+    if (tables[i].taken != WHEN_FASTER || !tables[i].runnable()) continue;
+    if (most == 0) most = kernels_rate(best, FP32);
+    const double rate = kernels_rate(tables[i].kernels, FP32);
+    if (rate > most) best = tables[i].kernels, most = rate;
+  }
   return best;
 }

@@ -235,6 +235,28 @@ struct Part {
   size_t k, kc;
 };
 
+/* The sums of a part, rows `stride` floats apart, on their way out tile by tile. */
+INLINE void gemm_finish_strip(const struct Gemm *gemm, const float *sums, size_t stride, struct Part part) {
+  const bool first = part.k == 0, last = part.k + part.kc == gemm->K;
+  for (size_t i = 0; i < part.rows; i += MR) {
+    for (size_t j = 0; j < part.columns; j += NR) {
+      const float *bias = gemm->bias != NULL ? gemm->bias + part.n + j : NULL, *from = sums + i * stride + j;
+      const size_t at = (part.m + i) * gemm->N + part.n + j;
+      const size_t height = size_min(MR, part.rows - i), width = size_min(NR, part.columns - j);
+      if (height == MR && width == NR) {
+        vf acc[MR][NRV];
+        tile_zero(acc);
+        tile_add(acc, view_of(from), 0, stride);
+        gemm_finish(gemm, acc, at, gemm->N, bias, first, last);
+        continue;
+      }
+      float edge[MR * NR] = {0};
+      for (size_t r = 0; r < height; r++) memcpy(edge + r * NR, from + r * stride, width * sizeof *edge);
+      gemm_finish_edge(gemm, edge, at, bias, height, width, first, last);
+    }
+  }
+}
+
 /* Columns n … n + columns of the part, at most NR of them: both factors are packed. */
 INLINE void gemm_panel(const struct Gemm *gemm, const float *a, const float *b, struct Part part,
                        struct Ahead next, const bool pairs) {
@@ -268,7 +290,8 @@ INLINE void gemm_pack_int8(const struct Gemm *gemm, float *b, struct Part part) 
   pack_int8(b, weight, part.n, part.columns, part.k, part.kc, gemm->K, gemm->workers->dtype);
 }
 
-static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct Part part, const bool pairs) {
+static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct Part part) {
+  const bool pairs = pack_word(gemm->workers->dtype) > 1;
   const size_t tiles = ceil_div(part.rows, MR), steps = pack_steps(part.kc, gemm->workers->dtype);
   const size_t end = part.n + part.columns;
   for (; part.n < end; part.n += NR) {
@@ -299,48 +322,53 @@ INLINE void gemm_sum_lanes(const struct Gemm *gemm, size_t lane, size_t lanes, s
   memcpy(gemm->lane_sums + lane, sums, lanes * sizeof *sums);
 }
 
+typedef void PackPanels(float *dst, struct Factor src, size_t lanes, size_t kc, enum Dtype multiplied);
+
 /* Some lanes of A: packed, and summed while they are in the cache. */
-static void gemm_pack_lanes(const struct Gemm *gemm, float *a, size_t lane, size_t lanes, size_t k, size_t kc) {
+INLINE void gemm_pack_lanes(const struct Gemm *gemm, float *a, size_t lane, size_t lanes, size_t k, size_t kc,
+                            PackPanels *pack_panels_of) {
   const size_t steps = pack_steps(kc, gemm->workers->dtype);
   if (gemm->lane_sums == NULL) {
-    pack_left(a, factor_at(gemm->a, lane, k), lanes, kc, gemm->workers->dtype);
+    pack_panels_of(a, factor_at(gemm->a, lane, k), lanes, kc, gemm->workers->dtype);
     return;
   }
   for (const size_t end = lane + lanes; lane < end; lane += LANES_SUMMED, a += LANES_SUMMED * steps) {
     const size_t width = size_min(LANES_SUMMED, end - lane);
-    pack_left(a, factor_at(gemm->a, lane, k), width, kc, gemm->workers->dtype);
+    pack_panels_of(a, factor_at(gemm->a, lane, k), width, kc, gemm->workers->dtype);
     gemm_sum_lanes(gemm, lane, width, k, kc);
   }
 }
 
 /* A thread's part of a packed block of A: rows m … m + mc, numbers k … k + kc. */
-static void gemm_pack_part(const struct Gemm *gemm, float *a, struct Tiling tiling, size_t m, size_t mc, size_t k,
-                           size_t kc, int thread, int threads) {
+INLINE void gemm_pack_part(const struct Gemm *gemm, float *a, struct Tiling tiling, PackPanels *pack_panels_of, size_t m,
+                           size_t mc, size_t k, size_t kc, int thread, int threads) {
   const enum Dtype dtype = gemm->workers->dtype;
   const struct PackClaims claims = pack_claims(mc, kc, (size_t)threads, tiling, gemm->lane_sums != NULL);
   const struct Span mine = span_part(claims.panels * claims.slices, 1, (size_t)thread, (size_t)threads);
   const size_t steps = pack_steps(kc, dtype);
   if (claims.slices == 1 && mine.begin < mine.end) {
-    const size_t begin = mine.begin * MR, end = size_min(mine.end * MR, mc);
-    gemm_pack_lanes(gemm, a + begin * steps, m + begin, end - begin, k, kc);
+    const size_t begin = mine.begin * tiling.rows, end = size_min(mine.end * tiling.rows, mc);
+    gemm_pack_lanes(gemm, a + begin * steps, m + begin, end - begin, k, kc, pack_panels_of);
     return;
   }
   for (size_t i = mine.begin; i < mine.end; i++) {
-    const size_t lane = i / claims.slices * MR;
+    const size_t lane = i / claims.slices * tiling.rows, lanes = size_min(tiling.rows, mc - lane);
     const struct Span slice = pack_slice(&claims, i % claims.slices, kc);
     if (slice.begin == slice.end) continue;
-    float *to = a + lane * steps + pack_steps(slice.begin, dtype) * MR;
-    pack_left(to, factor_at(gemm->a, m + lane, k + slice.begin), size_min(MR, mc - lane), slice.end - slice.begin, dtype);
+    float *to = a + lane * steps + pack_steps(slice.begin, dtype) * tiling.rows;
+    pack_panels_of(to, factor_at(gemm->a, m + lane, k + slice.begin), lanes, slice.end - slice.begin, dtype);
   }
 }
 
-static void gemm_task(void *argument, int thread, int threads) {
-  const struct Gemm *gemm = argument;
+/* What a claim covers: a is its rows of the packed block, own the thread's scratch memory. */
+typedef void MultiplyPart(const struct Gemm *gemm, const float *a, float *own, struct Part part);
+
+INLINE void gemm_run(const struct Gemm *gemm, struct Tiling tiling, PackPanels *pack_panels_of, MultiplyPart *multiply,
+                     int thread, int threads) {
   const struct Workers *workers = gemm->workers;
   struct Pool *pool = workers->pool;
-  float *b = workers->own + (size_t)thread * workers->own_floats;
-  const size_t word = pack_word(workers->dtype), M = gemm->M, N = gemm->N, K = gemm->K;
-  const struct Tiling tiling = {MR, NR, MC, KC, gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : word};
+  float *own = workers->own + (size_t)thread * workers->own_floats;
+  const size_t M = gemm->M, N = gemm->N, K = gemm->K;
   const struct ProductClaims claims = product_claims(M, N, K, (size_t)threads, tiling);
 
   /* The blocks of A take turns in two places, so that one barrier is enough: a thread packs its part of the
@@ -352,15 +380,21 @@ static void gemm_task(void *argument, int thread, int threads) {
     for (size_t k = 0; k < K; k += claims.depth, block++) {
       const size_t kc = size_min(claims.depth, K - k), steps = pack_steps(kc, workers->dtype);
       float *a = workers->shared + block % 2 * claims.rows * pack_steps(claims.depth, workers->dtype);
-      gemm_pack_part(gemm, a, tiling, m, mc, k, kc, thread, threads);
+      gemm_pack_part(gemm, a, tiling, pack_panels_of, m, mc, k, kc, thread, threads);
       pool_barrier(pool);
       for (; claim < (block + 1) * product_claims_of_block(&claims); claim = pool_claim(pool)) {
         struct Span rows, columns;
         product_claimed(&claims, tiling, claim, mc, N, &rows, &columns);
         if (rows.begin == rows.end) continue;
         const struct Part part = {m + rows.begin, rows.end - rows.begin, columns.begin, columns.end - columns.begin, k, kc};
-        gemm_part(gemm, a + rows.begin * steps, b, part, word > 1);
+        multiply(gemm, a + rows.begin * steps, own, part);
       }
     }
   }
+}
+
+__attribute__((unused)) static void gemm_task(void *argument, int thread, int threads) {
+  const struct Gemm *gemm = argument;
+  const size_t grain = gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : pack_word(gemm->workers->dtype);
+  gemm_run(gemm, (struct Tiling){MR, NR, MC, KC, grain}, pack_left, gemm_part, thread, threads);
 }

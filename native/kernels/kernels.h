@@ -205,8 +205,8 @@ struct Kernels {
 const struct Kernels *kernels_best(void);
 
 /* The same for training in this type, after measuring the machine for some milliseconds: BF16 takes the table whose
- * instructions for BF16 are fastest, or one that multiplies floats where that is faster still; FP32 takes a BLAS that is
- * faster than the best table. */
+ * instructions for BF16 are fastest, or one that multiplies floats where that is faster still; FP32 takes a BLAS or
+ * a matrix unit that is faster than the best table. */
 const struct Kernels *kernels_choose(enum Dtype dtype);
 
 /* Operations a second of one thread's multipliers, in products of this type. */

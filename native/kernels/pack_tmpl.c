@@ -299,6 +299,16 @@ INLINE void pack_floats(float *to, const int8_t *bytes, float scale, size_t coun
   for (size_t j = 0; j < count; j++) to[j] = (float)bytes[j] * scale;
 }
 
+/* Rows n … n + lanes of INT8 weights, numbers begin … begin + count of a block, as floats. */
+INLINE void pack_int8_floats(float *floats, struct WeightsView weight, size_t n, size_t lanes, size_t begin, size_t count,
+                             size_t K) {
+  for (size_t i = 0; i < lanes; i++) {
+    const int8_t *bytes = (const int8_t *)weight.data + (n + i) * K + begin;
+    const float scale = weight.scales[(n + i) * weights_blocks(K) + begin / WEIGHTS_BLOCK];
+    pack_floats(floats + i * WEIGHTS_BLOCK, bytes, scale, count);
+  }
+}
+
 /* At most NR rows of INT8 weights, numbers k … k + kc, of which k begins a block: made floats and packed block by
  * block. */
 static void pack_int8(float *dst, struct WeightsView weight, size_t n, size_t lanes, size_t k, size_t kc, size_t K,
@@ -306,11 +316,7 @@ static void pack_int8(float *dst, struct WeightsView weight, size_t n, size_t la
   for (size_t begin = k; begin < k + kc; begin += WEIGHTS_BLOCK, dst += NR * WEIGHTS_BLOCK / pack_word(multiplied)) {
     float floats[NR * WEIGHTS_BLOCK];
     const size_t count = size_min(WEIGHTS_BLOCK, k + kc - begin);
-    for (size_t i = 0; i < lanes; i++) {
-      const int8_t *bytes = (const int8_t *)weight.data + (n + i) * K + begin;
-      const float scale = weight.scales[(n + i) * weights_blocks(K) + begin / WEIGHTS_BLOCK];
-      pack_floats(floats + i * WEIGHTS_BLOCK, bytes, scale, count);
-    }
+    pack_int8_floats(floats, weight, n, lanes, begin, count, K);
     pack_right(dst, (struct Factor){view_of(floats), WEIGHTS_BLOCK, 1}, lanes, count, multiplied);
   }
 }

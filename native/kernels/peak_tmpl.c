@@ -60,7 +60,23 @@ static void peak_blas_task(void *argument, int thread, int threads) {
 }
 #endif
 
+#if SME
+enum { PEAK_SME_ROUNDS = 1 << 14 };
+
+static void peak_sme_task(void *argument, int thread, int threads) {
+  const enum Dtype *dtype = argument;
+  (void)thread, (void)threads;
+  sme_peak(PEAK_SME_ROUNDS, *dtype == BF16);
+}
+#endif
+
 static double peak_flops(const struct Workers *workers) {
+#if SME
+  enum Dtype dtype = workers->dtype;
+  pool_run(workers->pool, "peak", peak_sme_task, &dtype);
+  const double products = 4.0 * (double)(sme_words() * sme_words()) * (dtype == BF16 ? 2 : 1);
+  if (dtype == FP32 || dtype == BF16) return 2 * products * PEAK_SME_ROUNDS * pool_threads(workers->pool);
+#endif
 #if BLAS
   if (workers->dtype == FP32) {
     pool_run(workers->pool, "peak", peak_blas_task, NULL);

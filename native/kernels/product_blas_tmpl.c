@@ -14,26 +14,6 @@ INLINE struct BlasMatrix blas_matrix(struct Factor f, size_t lane, size_t lanes,
   return (struct BlasMatrix){factor_at(f, lane, 0).numbers.data, stride, along == right};
 }
 
-/* A strip of sums on its way out, tile by tile. */
-static void blas_finish(const struct Gemm *gemm, const float *sums, size_t m, size_t rows, size_t n, size_t columns) {
-  for (size_t i = 0; i < rows; i += MR) {
-    for (size_t j = 0; j < columns; j += NR) {
-      const float *bias = gemm->bias != NULL ? gemm->bias + n + j : NULL, *from = sums + i * columns + j;
-      const size_t at = (m + i) * gemm->N + n + j, height = size_min(MR, rows - i), width = size_min(NR, columns - j);
-      if (height == MR && width == NR) {
-        vf acc[MR][NRV];
-        tile_zero(acc);
-        tile_add(acc, view_of(from), 0, columns);
-        gemm_finish(gemm, acc, at, gemm->N, bias, true, true);
-        continue;
-      }
-      float edge[MR * NR] = {0};
-      for (size_t r = 0; r < height; r++) memcpy(edge + r * NR, from + r * columns, width * sizeof *edge);
-      gemm_finish_edge(gemm, edge, at, bias, height, width, true, true);
-    }
-  }
-}
-
 static void product_blas_task(void *argument, int thread, int threads) {
   const struct Gemm *gemm = argument;
   if (gemm->workers->dtype != FP32 || gemm->b.numbers.dtype != FP32) {
@@ -56,6 +36,6 @@ static void product_blas_task(void *argument, int thread, int threads) {
     float *out = direct ? (float *)gemm->out.data + m * N + n : own;
     blas_multiply(out, direct ? N : columns, blas_matrix(gemm->a, m, rows, gemm->K, false),
                   blas_matrix(gemm->b, n, columns, gemm->K, true), rows, columns, gemm->K, direct && gemm->add);
-    if (!direct) blas_finish(gemm, own, m, rows, n, columns);
+    if (!direct) gemm_finish_strip(gemm, own, columns, (struct Part){m, rows, n, columns, 0, gemm->K});
   }
 }

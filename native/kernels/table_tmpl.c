@@ -6,6 +6,8 @@ static size_t shared_floats(size_t largest) {
   size_t block = size_min(MC, round_up(largest, MR)) * size_min(KC, largest);
 #if TILES
   block = size_max(block, tiled_block_floats());
+#elif SME
+  block = size_max(block, sme_block_floats(largest));
 #endif
   return size_max(size_max(2 * block, 2 * SQUARES_PARTS), decode_row_floats(INT8, largest));
 }
@@ -16,6 +18,8 @@ static size_t own_floats(size_t T, size_t HS) {
 #if TILES
   most = size_max(most, tiled_own_floats());
   most = size_max(most, size_max(attention_tiles_forward_floats(T, HS), attention_tiles_backward_floats(T, HS)));
+#elif SME
+  most = size_max(most, sme_own_floats());
 #elif BLAS
   most = size_max(most, blas_own_floats());
 #endif

@@ -141,15 +141,18 @@ void events_step(struct Events *events, const struct StepMetrics *m) {
   if (m->skipped) tell_skipped(events, m);
 }
 
-void events_validation(struct Events *events, size_t step, double val_loss, double val_error) {
+void events_validation(struct Events *events, size_t step, const struct ValLosses *losses) {
   struct Line line = {.length = 0};
-  add(&line, "{\"step\":%zu,\"val_loss\":%.9g", step, val_loss);
-  if (isfinite(val_error)) add(&line, ",\"val_error\":%.3g", val_error);
-  add(&line, "}\n");
+  add(&line, "{\"step\":%zu,\"val_loss\":%.9g", step, losses->all.mean);
+  if (isfinite(losses->all.error)) add(&line, ",\"val_error\":%.3g", losses->all.error);
+  for (size_t i = 0; losses->count > 1 && i < losses->count; i++) {
+    add(&line, "%s%.9g", i == 0 ? ",\"val_parts\":[" : ",", losses->parts[i].mean);
+  }
+  add(&line, losses->count > 1 ? "]}\n" : "}\n");
   record(events, &line);
   if (!events->json) {
     line.length = 0;
-    add(&line, "val loss %f\n", val_loss);
+    add(&line, "val loss %f\n", losses->all.mean);
   }
   say(events, &line);
 }

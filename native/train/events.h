@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "files/mixture.h"
 #include "model/gpt2.h"
 #include "train/outliers.h"
 #include "train/stopping.h"
@@ -26,6 +27,17 @@ struct StepMetrics {
   double train_loss, lr, grad_norm, step_ms, tokens_per_second;
   bool skipped;          // it stood out by these scores: no update was made
   struct Scores scores;
+};
+
+struct ValLoss {
+  double mean;   // per token
+  double error;  // its standard error, the windows being the sample; NAN of a single one, or of batches
+};
+
+/* Of the parts of a mixture, and their mean by weight. */
+struct ValLosses {
+  struct ValLoss all, parts[MOST_PARTS];
+  size_t count;
 };
 
 /* Where a run is when its trainer begins, and what the machine can do. */
@@ -65,7 +77,7 @@ size_t events_recorded(const struct Events *);
 void events_start(struct Events *, const struct Gpt2 *model, const struct Arena *arena, size_t available,
                   size_t recompute_saves, const struct Beginning *at);
 void events_step(struct Events *, const struct StepMetrics *metrics);
-void events_validation(struct Events *, size_t step, double val_loss, double val_error);  // NAN: not known
+void events_validation(struct Events *, size_t step, const struct ValLosses *losses);
 void events_sample(struct Events *, size_t step, const int *tokens, size_t count);
 /* The last line of all; it is on the disk when this returns. */
 void events_end(struct Events *, const struct Ending *ending);

@@ -192,7 +192,7 @@ void plan_rehearse(struct Run *run) {
   rehearse_threads(run);
   measured.step_ms = rehearse_parts(run, &measured.steps);
 
-  if (o->val_data != NULL) {
+  if (o->val_data.count > 0) {
     const double started = clock_seconds();
     validation_batch(run, 0);
     measured.val_batch_ms = 1e3 * (clock_seconds() - started);

@@ -11,8 +11,8 @@ void run_layout(struct Run *run, struct Arena *arena) {
   const struct RunOptions *o = &run->options;
   const size_t BT = size_max(o->batch_size * o->seq_len, run->model.look.B * run->model.look.T);
   gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
-  dataloader_layout(&run->train, arena);
-  if (o->val_data != NULL) dataloader_layout(&run->val, arena);
+  mixture_layout(&run->train, arena);
+  if (o->val_data.count > 0) mixture_layout(&run->val, arena);
   decoder_layout_beside(&run->batch.decoder, arena, &run->model, size_min(o->sample_tokens, run->model.config.maxT));
   batch_layout(&run->batch, arena);
   run->tokens = arena_alloc(arena, BT, sizeof(int));
@@ -40,7 +40,7 @@ static void check_schedule(const struct Run *run) {
 
 void run_count_steps(struct Run *run) {
   struct RunOptions *o = &run->options;
-  const struct Portion update = {update_tokens(o), o->parts * o->batch_size, dataloader_windows(&run->train)};
+  const struct Portion update = {update_tokens(o), o->parts * o->batch_size, mixture_epoch(&run->train)};
   run->steps = stopping_steps(&o->limits, &update, &run->steps_reason);
   if (run->steps == MOST_STEPS && o->schedule.shape != CONSTANT) {
     die(EXIT_USAGE, "--schedule %s sinks towards the last step, and nothing says which that is; give --steps, "
@@ -88,7 +88,7 @@ static double gradients(struct Run *run, size_t step) {
   const size_t parts = run->options.parts;
   double loss = 0;
   for (size_t i = 0; i < parts; i++) {
-    dataloader_batch(&run->train, step * parts + i, run->tokens, run->targets);
+    mixture_batch(&run->train, step * parts + i, run->tokens, run->targets);
     loss += gpt2_gradients(&run->model, run->tokens, run->targets, (struct BatchPart){i, parts}) / (double)parts;
   }
   return loss;
@@ -107,7 +107,7 @@ static bool stands_out(struct Run *run, struct StepMetrics *m) {
 
 static void make_step(struct Run *run, const struct UpdateConfig *update, struct StepMetrics *m) {
   if (run->model.update_in_backward) {
-    dataloader_batch(&run->train, m->step, run->tokens, run->targets);
+    mixture_batch(&run->train, m->step, run->tokens, run->targets);
     const struct StepResult result = gpt2_step(&run->model, run->tokens, run->targets, update, m->step + 1);
     m->train_loss = result.loss, m->grad_norm = result.norm;
     return;
@@ -150,11 +150,11 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
 bool run_asked_to_stop(const struct Run *run) { return interrupted() || (run->events.unheard && orphaned()); }
 
 /* False when asked to stop before the last batch. */
-static bool validate(struct Run *run, size_t step, struct ValLoss *loss) {
+static bool validate(struct Run *run, size_t step, struct ValLosses *loss) {
   if (!validation_loss(run, loss)) return false;
-  if (isfinite(loss->mean)) return true;
+  if (isfinite(loss->all.mean)) return true;
   char numbers[64];
-  snprintf(numbers, sizeof numbers, "the validation loss is %g", unsigned_nan(loss->mean));
+  snprintf(numbers, sizeof numbers, "the validation loss is %g", unsigned_nan(loss->all.mean));
   end_not_finite(run, step, numbers);
 }
 
@@ -182,16 +182,17 @@ size_t run_write(struct Run *run, size_t count) {
 }
 
 bool run_look(struct Run *run, size_t step, bool validates, bool samples) {
-  struct ValLoss loss = {0};
-  if (validates && !validate(run, step, &loss)) return false;
+  struct ValLosses losses = {0};
+  if (validates && !validate(run, step, &losses)) return false;
+  const double loss = losses.all.mean;
   const size_t written = samples ? run_write(run, run->options.sample_tokens) : 0;
   if (samples && run_asked_to_stop(run)) return false;
   if (validates) {
-    run->val_loss = loss.mean;
+    run->val_loss = loss;
     run->checkpoint.has_val_loss = true;
-    run->checkpoint.val_loss = (float)loss.mean;
-    patience_take(&run->patience, &run->options.limits, loss.mean);
-    events_validation(&run->events, step, loss.mean, loss.error);
+    run->checkpoint.val_loss = (float)loss;
+    patience_take(&run->patience, &run->options.limits, loss);
+    events_validation(&run->events, step, &losses);
   }
   if (samples) {
     run->sampling.draws += written;
@@ -209,7 +210,7 @@ bool run_is_best(const struct Run *run) {
 /* The update before may have broken the weights, which nothing but a loss of theirs shows. */
 static void check_weights(struct Run *run, size_t step) {
   if (run->checkpoint.has_val_loss) return;
-  dataloader_batch(&run->train, step * run->options.parts, run->tokens, run->targets);
+  mixture_batch(&run->train, step * run->options.parts, run->tokens, run->targets);
   const double loss = gpt2_loss(&run->model, run->tokens, run->targets);
   if (isfinite(loss)) return;
   char numbers[64];

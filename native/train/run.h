@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 #include "files/checkpoint.h"
-#include "files/dataloader.h"
+#include "files/mixture.h"
 #include "files/windows.h"
 #include "train/events.h"
 #include "model/gpt2.h"
@@ -17,7 +17,8 @@
 #include "sample/batch.h"
 
 struct RunOptions {
-  const char *data, *val_data, *model, *out, *events, *unused;
+  struct ArgList data, val_data;
+  const char *weights, *val_weights, *model, *out, *events, *unused;
   struct Limits limits;
   size_t batch_size, seq_len, total_batch_size, threads, seed;
   size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, save_every, keep, eot;
@@ -30,7 +31,7 @@ struct RunOptions {
   size_t parts;  // batches of (B, T) whose gradients make one update
 };
 
-/* The validation tokens that are measured, and sums over the windows of them that were. */
+/* Of one text: the validation tokens that are measured, and sums over the windows of them that were. */
 struct Validation {
   struct Windows windows;
   double loss, tokens, loss2, loss_tokens, tokens2;
@@ -40,8 +41,8 @@ struct Run {
   struct RunOptions options;
   struct Checkpoint checkpoint;
   struct Gpt2 model;
-  struct DataLoader train, val;
-  struct Validation validation;
+  struct Mixture train, val;
+  struct Validation validations[MOST_PARTS];  // of each part of val
   struct Batch batch;
   struct Sampling sampling;
   struct Events events;

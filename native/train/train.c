@@ -24,8 +24,10 @@ static struct RunOptions read_options(int argc, char **argv) {
   const double most = 1e9;
   const bool older = args_given("resume", argc, argv);
   const struct Arg args[] = {
-      {"data", ARG_TEXT, &o.data, 0, 0, "training tokens: a file, or a pattern of several"},
-      {"val-data", ARG_TEXT, &o.val_data, 0, 0, "validation tokens: a file, or a pattern of several"},
+      {"data", ARG_LIST, &o.data, 0, 0, "training tokens: a file, or a pattern of several; given again: a text to mix in"},
+      {"weights", ARG_TEXT, &o.weights, 0, 0, "whole numbers, one for each --data: how many rows of each, such as 10,3"},
+      {"val-data", ARG_LIST, &o.val_data, 0, 0, "validation tokens, likewise"},
+      {"val-weights", ARG_TEXT, &o.val_weights, 0, 0, "whole numbers, one for each --val-data: how much each loss counts"},
       {"model", ARG_TEXT, &o.model, 0, 0, "checkpoint to start from"},
       {"out", ARG_TEXT, &o.out, 0, 0, "folder for model.bin and metrics.jsonl"},
       {"events", ARG_TEXT, &o.events, 0, 0, "format of stdout: text or json"},
@@ -90,14 +92,14 @@ static struct RunOptions read_options(int argc, char **argv) {
   o.schedule.lr = o.lr, o.schedule.least = o.lr_final * o.lr;
   const bool bounded = o.limits.seconds > 0 || o.limits.tokens > 0 || o.limits.epochs > 0;
   if (bounded && !args_given("steps", argc, argv)) o.limits.steps = MOST_STEPS;
-  if (o.val_every == 0) o.val_data = NULL;
-  if (o.limits.patience > 0 && o.val_data == NULL) {
+  if (o.val_every == 0) o.val_data.count = 0;
+  if (o.limits.patience > 0 && o.val_data.count == 0) {
     die(EXIT_USAGE, "--patience counts validations, and there are none; give --val-data and --val-every");
   }
   if (o.resume && o.out == NULL) die(EXIT_USAGE, "--resume 1 needs the run's folder: --out FOLDER");
   if (o.resume && o.dry_run) die(EXIT_USAGE, "--resume and --dry-run exclude each other; leave one out");
   if (o.dry_run) o.out = NULL;
-  if (o.data == NULL || o.model == NULL) die(EXIT_USAGE, "train needs --data FILE and --model FILE");
+  if (o.data.count == 0 || o.model == NULL) die(EXIT_USAGE, "train needs --data FILE and --model FILE");
   if (strcmp(o.events, "text") != 0 && strcmp(o.events, "json") != 0) {
     die(EXIT_USAGE, "--events takes text or json, not '%s'", o.events);
   }
@@ -113,7 +115,7 @@ static int loop(struct Run *run, const struct Resumed *resumed) {
     bool told = resumed->told && step == resumed->step;
     /* Asked to stop, it saves at once: whoever asked may not wait for a validation. */
     if (!told && !run_asked_to_stop(run)) {
-      const bool validates = o->val_data != NULL && (end != GOES_ON || due(step, o->val_every));
+      const bool validates = o->val_data.count > 0 && (end != GOES_ON || due(step, o->val_every));
       told = run_look(run, step, validates, step > 0 && due(step, o->sample_every));
       if (told && validates && end == GOES_ON) end = run_ends(run, step);
     }
@@ -157,15 +159,15 @@ int command_train(int argc, char **argv) {
   if (o->eot != INT32_MAX && o->eot >= config->V) {
     die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o->eot, config->V, o->model);
   }
-  dataloader_open(&run.train, o->data, 1, 1, config->V);
+  mixture_open(&run.train, &o->data, o->weights, config->V);
   run.train.B = o->batch_size, run.train.T = o->seq_len;
   run.train.whole = !goes_on || resumed.whole;
   run.train.shuffle = o->shuffle;
   run.train.seed = o->seed;
+  mixture_check_rows(&run.train);
   run.model.config = *config;
-  if (o->val_data != NULL) {
-    const bool batches = o->val_batches > 0;
-    dataloader_open(&run.val, o->val_data, batches ? o->batch_size : 1, batches ? o->seq_len : 1, config->V);
+  if (o->val_data.count > 0) {
+    mixture_open(&run.val, &o->val_data, o->val_weights, config->V);
     validation_choose(&run);
   }
   run.model.kernels = kernels_choose(o->dtype);
@@ -204,8 +206,8 @@ int command_train(int argc, char **argv) {
   if (o->dry_run) plan_rehearse(&run);
   else code = loop(&run, &resumed);
   saver_close(&run.saver);
-  dataloader_close(&run.train);
-  if (o->val_data != NULL) dataloader_close(&run.val);
+  mixture_close(&run.train);
+  if (o->val_data.count > 0) mixture_close(&run.val);
   pool_destroy(run.model.workers.pool);
   arena_free(&arena);
   return code;

@@ -9,18 +9,47 @@ enum { BATCH_TOKENS = 1024 };  // at a time, more or less: never by B, so that B
 
 static bool by_batches(const struct Run *run) { return run->options.val_batches > 0; }
 
+static void choose_batches(struct Run *run) {
+  const struct RunOptions *o = &run->options;
+  struct DataLoader *val = &run->val.parts[0];
+  if (run->val.count > 1) die(EXIT_USAGE, "--val-batches measures one text; give --val-tokens for several");
+  run->val.B = val->B = o->batch_size, run->val.T = val->T = o->seq_len;
+  if (val->count <= (uint64_t)size_product(val->B, val->T)) {
+    die(EXIT_BAD_DATA, "%s holds %llu tokens, less than one batch of %zu x %zu and the token after it; "
+        "use a smaller --batch-size or --seq-len, or more text", val->path, (unsigned long long)val->count, val->B,
+        val->T);
+  }
+}
+
 void validation_choose(struct Run *run) {
   const struct RunOptions *o = &run->options;
-  if (by_batches(run)) return;
-  struct Windows *windows = &run->validation.windows;
-  *windows = windows_spread(run->val.count - 1, o->val_tokens, run->model.config.maxT);
-  run->val.T = windows->T;
-  run->model.look = (struct Look){.B = size_min(ceil_div(BATCH_TOKENS, windows->T), windows->count), .T = windows->T};
+  struct Mixture *val = &run->val;
+  if (by_batches(run)) {
+    choose_batches(run);
+    return;
+  }
+  size_t T = 0;
+  uint64_t most = 0;
+  for (size_t i = 0; i < val->count; i++) {
+    struct Windows *windows = &run->validations[i].windows;
+    *windows = windows_spread(val->parts[i].count - 1, mixture_share(val, i, o->val_tokens), run->model.config.maxT);
+    T = size_max(T, windows->T);
+    if (windows->count > most) most = windows->count;
+  }
+  val->B = 1, val->T = T;
+  run->model.look = (struct Look){.B = size_min(ceil_div(BATCH_TOKENS, T), most), .T = T};
+}
+
+/* Batches of one part's windows. */
+static size_t batches_of(const struct Run *run, size_t part) {
+  if (by_batches(run)) return size_min(run->options.val_batches, dataloader_batches(&run->val.parts[0]));
+  return ceil_div(run->validations[part].windows.count, run->model.look.B);
 }
 
 size_t validation_batches(const struct Run *run) {
-  if (by_batches(run)) return size_min(run->options.val_batches, dataloader_batches(&run->val));
-  return ceil_div(run->validation.windows.count, run->model.look.B);
+  size_t batches = 0;
+  for (size_t i = 0; i < run->val.count; i++) batches += batches_of(run, i);
+  return batches;
 }
 
 /* A window's sum of losses, into the sums that mean and error follow from. */
@@ -29,13 +58,8 @@ static void add_window(struct Validation *v, double sum, double size) {
   v->loss2 += sum * sum, v->loss_tokens += sum * size, v->tokens2 += size * size;
 }
 
-void validation_batch(struct Run *run, size_t i) {
-  struct Validation *v = &run->validation;
-  if (by_batches(run)) {
-    dataloader_batch(&run->val, i, run->tokens, run->targets);
-    add_window(v, gpt2_loss(&run->model, run->tokens, run->targets), 1);
-    return;
-  }
+static void measure(struct Run *run, size_t part, size_t i) {
+  struct Validation *v = &run->validations[part];
   struct Gpt2 looking = gpt2_looking(&run->model);
   const size_t T = looking.T, first = i * looking.B;
   const size_t n = looking.B = size_min(looking.B, v->windows.count - first);
@@ -43,7 +67,7 @@ void validation_batch(struct Run *run, size_t i) {
   memset(run->targets, 0, n * T * sizeof(int));
   for (size_t b = 0; b < n; b++) {
     const struct Window w = windows_at(&v->windows, first + b);
-    dataloader_run(&run->val, w.start, w.length, run->tokens + b * T, run->targets + b * T);
+    mixture_run(&run->val, part, w.start, w.length, run->tokens + b * T, run->targets + b * T);
   }
   gpt2_loss(&looking, run->tokens, run->targets);
   for (size_t b = 0; b < n; b++) {
@@ -54,6 +78,17 @@ void validation_batch(struct Run *run, size_t i) {
   }
 }
 
+void validation_batch(struct Run *run, size_t i) {
+  if (by_batches(run)) {
+    mixture_batch(&run->val, i, run->tokens, run->targets);
+    add_window(&run->validations[0], gpt2_loss(&run->model, run->tokens, run->targets), 1);
+    return;
+  }
+  size_t part = 0;
+  for (; i >= batches_of(run, part); part++) i -= batches_of(run, part);
+  measure(run, part, i);
+}
+
 /* The error of a ratio of sums over windows, drawn independently: Cochran, Sampling Techniques (1977), chapter 6. */
 static struct ValLoss loss_of(const struct Validation *v, double windows) {
   const double mean = v->loss / v->tokens;
@@ -61,13 +96,31 @@ static struct ValLoss loss_of(const struct Validation *v, double windows) {
   return (struct ValLoss){mean, windows < 2 ? (double)NAN : sqrt(windows / (windows - 1) * squares) / v->tokens};
 }
 
-bool validation_loss(struct Run *run, struct ValLoss *loss) {
-  const size_t batches = validation_batches(run);
-  run->validation = (struct Validation){.windows = run->validation.windows};
+/* The mean of strata by weight: chapter 5 there. */
+static struct ValLoss mean_of(const struct Mixture *val, const struct ValLoss *parts) {
+  double mean = 0, variance = 0;
+  for (size_t i = 0; i < val->count; i++) {
+    const double share = (double)val->weights[i] / (double)val->weight;
+    mean += share * parts[i].mean;
+    variance += share * parts[i].error * share * parts[i].error;
+  }
+  return (struct ValLoss){mean, sqrt(variance)};
+}
+
+bool validation_loss(struct Run *run, struct ValLosses *losses) {
+  const size_t batches = validation_batches(run), parts = run->val.count;
+  for (size_t i = 0; i < parts; i++) {
+    run->validations[i] = (struct Validation){.windows = run->validations[i].windows};
+  }
   for (size_t i = 0; i < batches; i++) {
     validation_batch(run, i);
     if (run_asked_to_stop(run)) return false;
   }
-  *loss = loss_of(&run->validation, by_batches(run) ? 1 : (double)run->validation.windows.count);
+  losses->count = parts;
+  for (size_t i = 0; i < parts; i++) {
+    const struct Validation *v = &run->validations[i];
+    losses->parts[i] = loss_of(v, by_batches(run) ? 1 : (double)v->windows.count);
+  }
+  losses->all = parts == 1 ? losses->parts[0] : mean_of(&run->val, losses->parts);
   return true;
 }

@@ -3,18 +3,17 @@
  * They have the length of the model's context, or of all tokens where there are fewer, and are spread over the
  * split: files/windows.h. llmc eval measures the same ones. With --val-batches it is the first batches of
  * (B, T), as runs of older versions go on measuring.
+ *
+ * Of a mixture, each part is measured on its share of the tokens, or on all that it has, and the loss is the mean of the
+ * parts' losses by weight: it does not depend on how many tokens a part has.
  */
 #ifndef LLMC_VALIDATION_H
 #define LLMC_VALIDATION_H
 
 #include "train/run.h"
 
-struct ValLoss {
-  double mean;   // per token
-  double error;  // its standard error, the windows being the sample; NAN of a single one, or of batches
-};
-
-/* Chooses the windows, the data being open and the model's context known. */
+/* Chooses the windows, the data being open and the model's context known. Dies with EXIT_USAGE on a mixture that is to
+ * be measured in batches. */
 void validation_choose(struct Run *run);
 
 /* Batches of windows in a validation. */
@@ -24,6 +23,6 @@ size_t validation_batches(const struct Run *run);
 void validation_batch(struct Run *run, size_t i);
 
 /* The loss of the weights. False when asked to stop before the last batch. */
-bool validation_loss(struct Run *run, struct ValLoss *loss);
+bool validation_loss(struct Run *run, struct ValLosses *losses);
 
 #endif

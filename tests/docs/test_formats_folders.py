@@ -48,6 +48,9 @@ def line(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
 TYPES: dict[str, type | tuple[type, ...]] = {
     "int": int, "bool": bool, "string": str, "object": dict, "list": list,
     "string or null": (str, type(None)),
+    "string or list": (str, list),
+    "string, list or null": (str, list, type(None)),
+    "object, list or null": (dict, list, type(None)),
     "object or null": (dict, type(None)),
 }  # fmt: skip
 

@@ -51,7 +51,8 @@ TILES = (
     Tile("bfmmla", "aarch64", ("fmla",)),
     Tile("bfmmla", "aarch64", ("bfmmla",), words=2),
 )
-FILES = tuple(dict.fromkeys((tile.isa, tile.machine) for tile in TILES))
+# Its products are written in assembly, in native/kernels/sme.h.
+FILES = (*dict.fromkeys((tile.isa, tile.machine) for tile in TILES), ("sme", "aarch64"))
 QUICK = ("neon" if host_machine() == "aarch64" else "avx2",)
 
 
@@ -239,6 +240,23 @@ def test_a_step_of_amx_multiplies_two_tiles_by_two(task: str, assembly: Assembly
             step, steps = lines[four[0] : four[3]], steps + 1
             assert [line for line in step if STACK.search(line) or "tilestored" in line] == []
     assert steps > 0
+
+
+@pytest.mark.full
+def test_streaming_mode_holds_nothing_but_outer_products(assembly: Assembly) -> None:
+    """A claim enters it once; in it are no calls, no stack, and no registers of NEON."""
+    modes = 0
+    for name, lines in assembly("sme", "aarch64").items():
+        begins = [at for at, line in enumerate(lines) if line.startswith("smstart")]
+        ends = [at for at, line in enumerate(lines) if line.startswith("smstop")]
+        assert len(begins) == len(ends), name
+        for begin, end in zip(begins, ends, strict=True):
+            inside, modes = lines[begin + 1 : end], modes + 1
+            products = [line for line in inside if re.match(r"b?fmopa\s", line)]
+            assert [line.split()[1] for line in products] == [f"za{i}.s," for i in range(4)], name
+            other = [line for line in inside if re.search(r"\b(?:[vqd]\d+|bl|sp)\b", line)]
+            assert other == [], name
+    assert modes >= 4  # products and the peak, of floats and of pairs
 
 
 # The other loops that multiply: attention's strips, and decoding of several texts.

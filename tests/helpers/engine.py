@@ -32,7 +32,7 @@ RAGGED = ModelConfig(layers=3, heads=5, channels=40, context=41, vocab_size=301)
 # A batch of several sizes, and a run that does all that a run can do.
 BATCH: Flags = {"batch_size": 3, "seq_len": 37}
 ALL_EVENTS: Flags = {"val_every": 1, "sample_every": 1, "save_every": 1, "sample_tokens": 16}
-ALL_ISAS = ("plain", "generic", "neon", "neonbf16", "bfmmla", "avx2", "avx512", "avx512bf16")
+ALL_ISAS = ("plain", "generic", "neon", "neonbf16", "bfmmla", "sme", "avx2", "avx512", "avx512bf16")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -66,6 +69,30 @@ def flip_a_bit(path: Path, at: int) -> bytes:
     data[at] ^= 1
     path.write_bytes(data)
     return bytes(data)
+
+
+@contextmanager
+def started(llmc: Llmc, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command in a session of its own, as a terminal does; end it whatever happens."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in background
+
+    with subprocess.Popen(
+        [*llmc.command, *args],
+        cwd=llmc.workspace,
+        env=llmc.env(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+        preexec_fn=prepare,  # noqa: PLW1509 -- the tests have no threads
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def ok(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,7 @@ from llmc.model import ModelConfig
 from llmc.tokens.files import read_tokens, write_tokens
 from llmc.train.loop import engine_arguments, run_engine
 from llmc.train.metrics import Event, Progress
+from llmc.train.mixture import Portion
 from llmc.train.start import Data
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence
@@ -175,7 +176,7 @@ def test_the_engine_validates_samples_and_saves_at_the_chosen_steps(
 ) -> None:
     monkeypatch.setenv("LLMC_CACHE_DIR", str(llmc.cache))
     folder = llmc.workspace / "data" / "texts"
-    data = Data("texts", folder / "train.bin", folder / "val.bin")
+    data = Data("texts", (Portion(folder / "train.bin"),), (Portion(folder / "val.bin"),))
     settings = TrainConfig(**FLAGS)
     model = llmc.workspace / "models" / "tiny-texts.bin"
     argv = [str(ensure_native()), "train"]

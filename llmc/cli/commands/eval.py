@@ -18,6 +18,7 @@ from llmc.errors import Usage
 from llmc.evaluate import hellaswag, loss
 from llmc.evaluate.rows import EngineOptions, EngineRun
 from llmc.evaluate.target import DEFAULT_SPLIT
+from llmc.train.mixture import percent
 from llmc.units import duration, megabytes
 
 of_measured = in_group("What is measured")
@@ -115,6 +116,10 @@ def _show_loss(ui: Ui, result: loss.LossResult) -> None:
     if (interval := score.perplexity_interval) is not None:
         perplexity += f" (95 % interval {_large(interval[0])} to {_large(interval[1])})"
     lines = [("loss", f"{score.loss.shown()} nats per token"), ("perplexity", perplexity)]
+    lines += [
+        (part.name, f"{part.score.loss.shown()} nats per token, counts for {percent(part.share)}")
+        for part in result.parts
+    ]
     size = f"{score.tokens:,} tokens"
     if score.bits_per_byte is not None and score.text_bytes:
         lines += [("bits per byte", score.bits_per_byte.shown())]
@@ -133,9 +138,18 @@ def _show_loss(ui: Ui, result: loss.LossResult) -> None:
             "data": [str(file) for file in result.files],
             "split": split,
             **score.fields(),
+            **_part_fields(result),
             **_engine_fields(result.engine),
         }
     )
+
+
+def _part_fields(result: loss.LossResult) -> dict[str, Any]:
+    """Return the texts of a mixture."""
+    parts = [
+        {"text": part.name, "share": part.share, **part.score.fields()} for part in result.parts
+    ]
+    return {"parts": parts} if parts else {}
 
 
 def _show_hellaswag(ui: Ui, result: hellaswag.HellaSwagResult) -> None:

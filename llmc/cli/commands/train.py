@@ -11,7 +11,8 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import count, in_group, option, with_settings
 from llmc.cli.views.dry_run import estimate_fields, print_estimate, print_memory
-from llmc.cli.views.training import choose_view, result_fields, summary
+from llmc.cli.views.result import result_fields
+from llmc.cli.views.training import choose_view, summary
 from llmc.cli.views.watched import Watched
 from llmc.config import DATA, MACHINE, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted, Usage
@@ -25,17 +26,19 @@ from llmc.train.resume import resume_command, typed
 of_data = in_group(DATA)
 
 Data = Annotated[
-    Path | None,
+    list[str] | None,
     of_data(
-        "Dataset folder, token file or glob pattern; with --resume, where the run's own "
-        "data was moved to, or other data. Default: the dataset prepared last.",
-        "PATH",
+        "Dataset, token file or glob pattern; given several times, texts to mix by weight (1). "
+        "With --resume, where the run's own data was moved to, or other data. "
+        "Default: the dataset prepared last.",
+        "PATH[:WEIGHT]",
     ),
 ]
 ValData = Annotated[
-    Path | None,
+    list[str] | None,
     of_data(
-        "Token file, pattern or dataset folder to validate on. Default: the dataset's.", "PATH"
+        "Token file, pattern or dataset to validate on, likewise. Default: those of --data.",
+        "PATH[:WEIGHT]",
     ),
 ]
 Model = Annotated[
@@ -189,5 +192,6 @@ def without_dry_run(context: typer.Context) -> str:
             given = name not in ("dry_run", "resume")  # these two are never typed as --no-
             words += [f"--{flag}" if value else f"--no-{flag}"] if given else []
         elif value is not None and (name, value) != ("log_every", 0):
-            words += [f"--{flag}", str(value)]
+            for each in value if isinstance(value, list | tuple) else [value]:
+                words += [f"--{flag}", str(each)]
     return shlex.join(words)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.train.dry_run import Estimate, PlannedWork, total_seconds
 from llmc.train.metrics import Event, Progress
+from llmc.train.mixture import seen
 from llmc.units import clock, megabytes
 
 if TYPE_CHECKING:
@@ -45,8 +46,10 @@ def _print(*parts: Table | str) -> None:
 def estimate_fields(estimate: Estimate) -> dict[str, Any]:
     """Return an estimate, for ``--json``."""
     start = estimate.start
+    texts = [each.fields for each in seen(estimate.texts, estimate.settings)]
     return {
         "dry_run": True,
+        **({"texts": texts} if len(texts) > 1 else {}),
         **{name: start[name] for name in ("parameters", "isa", "dtype", "recompute")},
         "recompute_saves_bytes": start["recompute_saves"],
         **{name: start[name] for name in ("optimizer_state", "threads")},

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmc.paths import BEST, Workspace
 from llmc.terminal import printable
@@ -332,6 +332,8 @@ def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterat
     numbers.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     numbers.append(megabytes(progress.start.get("memory", 0)))
     yield f"{result.steps:,} steps in {duration(progress.seconds)}: {', '.join(numbers)}"
+    if parts := [f"{name} {loss:.4f}" for name, loss in result.val_parts.items()]:
+        yield f"val loss by text: {', '.join(parts)}"
     settings = result.settings
     expected = result.steps > progress.before and not settings.bounded and not settings.patience
     if result.reason not in (None, "interrupted", "steps" if expected else None):
@@ -367,26 +369,3 @@ def offered(workspace: Workspace, result: TrainResult) -> Iterator[str]:
     if lower:
         yield f"step {best:,} had a lower validation loss{loss(best)}, but was not saved:"
         yield "--save-every or --patience saves it"
-
-
-def result_fields(result: TrainResult) -> dict[str, Any]:
-    """Return a run's result, for ``--json``."""
-    progress, checkpoint = result.progress, result.checkpoint
-    return {
-        "run": result.folder.name,
-        "folder": str(result.folder),
-        "steps": result.steps,
-        "ended": result.reason,
-        "skipped_updates": progress.skipped,
-        "seconds": progress.seconds,
-        "train_loss": result.train_loss,
-        "val_loss": result.val_loss,
-        "val_error": result.val_error,
-        "tokens_per_second": progress.tokens_per_second,
-        "memory_bytes": progress.start.get("memory"),
-        **{name: progress.start.get(name) for name in ("isa", "dtype", "threads")},
-        "checkpoint": str(checkpoint) if checkpoint is not None else None,
-        "metrics": str(result.metrics),
-        "offered": str(result.offered) if result.offered is not None else None,
-        "offered_step": result.offered_step,
-    }

@@ -108,18 +108,22 @@ static void check_same_bits(struct Case *c, const struct Kernels *one, const str
   case_free(c);
 }
 
-/* BFMMLA adds up products as two BFDOT do, so which of them a CPU is fastest with decides no bit. */
-static void check_bfmmla(void) {
-  const struct Kernels *dot = table_named("neonbf16"), *matrix = table_named("bfmmla");
+/* BFMMLA adds up products as two BFDOT do, and outer products are added up in the same order: which of them a CPU is
+ * fastest with decides no bit. */
+static void check_same_as(const char *one, const char *other) {
+  const struct Kernels *dot = table_named(one), *matrix = table_named(other);
   if (dot == NULL || matrix == NULL) return;
   static const size_t sizes[] = {1, 2, 3, 5, 9, 12, 31, 64, 67};
   enum { SIZES = sizeof sizes / sizeof *sizes };
   for (size_t i = 0; i < SIZES; i++) {
     const size_t M = sizes[i], N = sizes[(2 * i + 1) % SIZES], K = sizes[(i + 4) % SIZES] * (i % 3 == 0 ? 17 : 1);
-    struct Case c = {.op = "linear_forward", .call = call_forward, .M = M, .N = N, .K = K, .dtype = BF16};
-    case_array(&c, M * K, 0, BF16), case_input(&c, N * K, 0);
-    case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
-    check_same_bits(&c, dot, matrix);
+    struct Case c;
+    for (enum Dtype dtype = FP32; dtype <= BF16; dtype++) {
+      c = (struct Case){.op = "linear_forward", .call = call_forward, .M = M, .N = N, .K = K, .dtype = dtype};
+      case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0);
+      case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
+      check_same_bits(&c, dot, matrix);
+    }
     const size_t T = sizes[(i + 2) % SIZES] * (i % 4 == 0 ? 5 : 1), HS = sizes[i], NH = 1 + i % 2;
     c = (struct Case){.op = "attention", .call = call_attention, .B = 1, .T = T, .C = NH * HS, .NH = NH, .dtype = BF16};
     case_array(&c, T * 3 * c.C, 0, BF16), case_input(&c, T * c.C, 0);
@@ -137,7 +141,7 @@ int main(void) {
   static const float pairs[][2] = {{1e-30f, 1e-3f}, {1e-3f, 1e-30f}, {1e-18f, 1e-15f}, {1e30f, 1e-30f}, {1e18f, 1e18f}};
   for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) check_sizes(pairs[i][0], pairs[i][1]);
   check_exactness();
-  check_bfmmla();
+  check_same_as("neonbf16", "bfmmla"), check_same_as("neonbf16", "sme");
   cases_stop();
   return check_done("test_floats");
 }

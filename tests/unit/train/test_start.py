@@ -109,7 +109,8 @@ def test_data_of_one_tokenizer_is_taken(
 
 
 def test_a_folder_to_validate_on_means_its_validation_split(here: Context, data: Path) -> None:
-    assert find_data(here.workspace, data / "a", data / "b").val == data / "b" / "val.bin"
+    (val,) = find_data(here.workspace, data / "a", data / "b").val
+    assert val.path == data / "b" / "val.bin"
 
 
 def test_a_link_belongs_to_the_dataset_it_leads_to(here: Context, data: Path) -> None:
