@@ -95,24 +95,7 @@ def test_the_page_quotes_the_steps() -> None:
         assert any(quote in source for source in sources), quote
 
 
-def anchors(page: Path) -> set[str]:
-    """Return what a link may say after its #."""
-    titles = re.findall(r"^## (.+)$", page.read_text("utf-8"), re.M)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-def test_the_page_names_every_step_and_its_links_lead_somewhere() -> None:
+def test_the_page_names_every_step() -> None:
     links = re.findall(r"\]\(([^)]+)\)", PAGE.read_text("utf-8"))
-    for link in links:
-        target, _, anchor = link.partition("#")
-        if not target.startswith("https:"):
-            page = PAGE.parent / target if target else PAGE
-            assert page.exists(), link
-            assert not anchor or anchor in anchors(page), link
     for path in STEPS.glob("*.[ch]"):
         assert f"gemm/{path.name}" in links
-
-
-def test_a_step_fits_a_screen() -> None:
-    for path in STEPS.glob("*.[ch]"):
-        assert len(path.read_text("utf-8").splitlines()) <= 90, path

@@ -354,7 +354,8 @@ def test_skipped_updates_are_reported(llmc: Llmc) -> None:
 
 
 def test_a_run_whose_loss_is_no_number_is_called_so(llmc: Llmc) -> None:
-    hot = ("--lr", "1e9", "--steps", "50", "--val-every", "0", "--save-every", "1")
-    error = assert_one_sentence(llmc(*SHORT, *hot, "--quiet"), 5)
+    hot = ("--lr", "10", "--weight-decay", "10")  # the weights grow a hundredfold in a step
+    flags = ("--steps", "200", "--val-every", "0", "--save-every", "1", "--quiet")
+    error = assert_one_sentence(llmc(*SHORT, *hot, *flags), 5)
     assert "the weights of step " in error
     assert (the_run(llmc)["state"], the_run(llmc)["ended"]) == ("not finite", "not-finite")
