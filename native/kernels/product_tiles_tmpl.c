@@ -18,7 +18,7 @@ enum {
   FLOAT_PARTS = 3,
 };
 
-_Static_assert(PANEL == TILED_PANEL && PANEL_STEP == TILED_PANEL, "claims.h counts in these");
+_Static_assert((int)PANEL == (int)TILED_PANEL && (int)PANEL_STEP == (int)TILED_PANEL, "claims.h counts in these");
 enum { TILED_PANELS = TILED_SHARED / (PANEL * PANEL_STEP * 2) };  // of A in a block, at most
 
 /* A packed block of A in floats; in front of it are the largest magnitudes of its panels. A whole number of vectors. */

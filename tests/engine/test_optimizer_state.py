@@ -263,7 +263,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 
 
 def test_the_state_s_size_and_what_it_says(native: Native, tmp_path: Path) -> None:
-    flags = {**settings(tmp_path, 1), "sample_every": 0}
+    flags = {**settings(tmp_path, 1), "sample_every": 0, "warmup": 0}
     shapes = tensor_shapes(RAGGED)
     count = sum(int(np.prod(shape)) for shape in shapes.values())
     blocks = sum(
@@ -311,7 +311,7 @@ def test_a_state_is_converted_to_fp32(native: Native, tmp_path: Path, kind: str)
 
 
 def test_a_damaged_state_is_not_resumed_from(native: Native, tmp_path: Path) -> None:
-    flags = {**settings(tmp_path, 2), "sample_every": 0}
+    flags = {**settings(tmp_path, 2), "sample_every": 0, "warmup": 0}
     succeeded(native("train", out=tmp_path / "out", optimizer_state="8bit", **flags))
     path = tmp_path / "out" / "checkpoints" / "00000002" / "state.bin"
     raw = bytearray(path.read_bytes())

@@ -50,12 +50,13 @@ def test_a_small_model_is_served_by_one_thread(server: Served) -> None:
     assert "--threads 1" in command_of(child_of(server.process.pid))
 
 
-def test_the_weights_are_held_as_the_run_s_config_says(template: Llmc, tmp_path: Path) -> None:
+def test_the_weights_are_held_as_the_run_s_settings_say(template: Llmc, tmp_path: Path) -> None:
     llmc = copy_of(template, tmp_path / "workspace")
-    path = llmc.workspace / "runs/first/config.toml"
-    before, found, after = path.read_text().rpartition("dtype = 'fp32'")
-    assert found and "[sample]" in before
-    path.write_text(f"{before}dtype = 'bf16'{after}")
+    path = llmc.workspace / "runs/first/run.json"
+    record = json.loads(path.read_text())
+    assert record["settings"]["sample"]["dtype"] == "fp32"
+    record["settings"]["sample"]["dtype"] = "bf16"
+    path.write_text(json.dumps(record))
     for flags, held in (([], "bf16"), (["--dtype", "int8"], "int8")):
         argv = [*llmc.command, "serve", "--port", "0", *flags]
         with served(argv, llmc.env(), llmc.workspace) as running:

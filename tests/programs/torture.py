@@ -69,7 +69,7 @@ def settings(folder: Path, steps: int) -> Flags:
         "steps": steps,
         "lr": 1e-3,
         "schedule": "cosine",
-        "warmup": min(5, steps // 2),
+        "warmup": 2,
         "weight_decay": 0.1,
         "val_every": 3,
         "sample_every": 5,
