@@ -182,10 +182,11 @@ def evaluate(
 
 def _texts(data: Text | Sequence[Text | tuple[Text, float]] | None) -> list[Spec]:
     """Return texts as the stages below take them."""
-    each = [] if data is None else data if isinstance(data, Sequence) else [data]
-    if isinstance(data, str):
-        each = [data]
-    return [_text(*one) if isinstance(one, tuple) else _text(one) for one in each]
+    if data is None:
+        return []
+    if isinstance(data, str) or not isinstance(data, Sequence):
+        return [_text(data)]
+    return [_text(*one) if isinstance(one, tuple) else _text(one) for one in data]
 
 
 def _text(text: Text, weight: float | None = None) -> Spec:

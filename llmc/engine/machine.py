@@ -25,7 +25,8 @@ class Threads(NamedTuple):
     """The threads of a training run."""
 
     most: int  # threads that the engine starts with
-    # The engine goes on with fewer where its first steps are no slower with them.
+    # The engine times its first steps with fewer threads too, and keeps the smallest number that is
+    # as fast.
     fewer: bool = False
 
     def flags(self) -> list[str]:

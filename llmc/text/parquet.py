@@ -19,7 +19,7 @@ ROWS = 256  # in a batch
 def column_sizes(stream: BinaryIO, form: str, fields: Sequence[str], name: str) -> list[int]:
     """Return the size of the columns that hold the text, unpacked, of every row group of parquet.
 
-    Of the format arrow, whose sizes are not recorded, there are none.
+    An arrow file does not record sizes: the list is empty.
 
     Raises:
         BadData: pyarrow is missing, it has another format, or there is no such column of text.

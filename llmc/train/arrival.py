@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -10,6 +11,7 @@ from llmc.train.metrics import Event, Progress
 from llmc.units import seconds_of
 
 LOOK = 20  # steps to time before anything is said
+TRIAL_SECONDS = 5.0  # in which the engine has found its number of threads
 SURE = 0.9  # a part of the schedule; what is nearer may be chance
 
 
@@ -40,16 +42,20 @@ class Watch:
     """Times the first steps of a run, or of a resumed one."""
 
     settings: TrainConfig
-    step_ms: list[float] = field(default_factory=list)
+    wait: float = 0.0  # seconds of training before it says anything: the engine tries threads
+    spent: float = 0.0  # seconds of training
+    last_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LOOK))
+    looked: bool = False
 
     def take(self, event: Event, progress: Progress) -> str | None:
         """Take in an event; return once what to say of a schedule that is cut off."""
-        if "train_loss" not in event:
+        if "train_loss" not in event or self.looked:
             return None
-        self.step_ms.append(event["step_ms"])
-        if len(self.step_ms) != LOOK:
+        self.last_ms.append(event["step_ms"])
+        self.spent += event["step_ms"] / 1e3
+        if len(self.last_ms) < LOOK or self.spent < self.wait:
             return None
-        spent = progress.seconds_before + sum(self.step_ms) / 1e3
-        left = seconds_of(self.settings.max_time) - spent
-        fits = progress.done + max(left, 0) * 1e3 / max(median(self.step_ms), 1e-6)
+        self.looked = True
+        left = seconds_of(self.settings.max_time) - progress.seconds_before - self.spent
+        fits = progress.done + max(left, 0) * 1e3 / max(median(self.last_ms), 1e-6)
         return late(self.settings, progress.steps, fits)

@@ -19,7 +19,7 @@ from llmc.tokens.tokenizer import record_tokenizer
 from llmc.train import folder as folders
 from llmc.train import record as records
 from llmc.train import resume as resuming
-from llmc.train.arrival import Watch
+from llmc.train.arrival import TRIAL_SECONDS, Watch
 from llmc.train.metrics import Event, Metrics, Point, Progress, further
 from llmc.train.mixture import whole_weights
 from llmc.train.plan import Inputs, RunPlan, start
@@ -295,7 +295,8 @@ def _follow(
         if data.tokenizer is not None:
             record_tokenizer(data.tokenizer, folder)
 
-    settings, watch = plan.settings, Watch(plan.settings)
+    settings = plan.settings
+    watch = Watch(settings, wait=TRIAL_SECONDS if setup.threads.fewer else 0.0)
     earlier = Metrics()
 
     def said(event: Event, progress: Progress) -> str | None:

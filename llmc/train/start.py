@@ -31,7 +31,7 @@ class Data:
 
     name: str  # the dataset's, which names the run; of a mixture all names
     train: tuple[Portion, ...]  # the texts to train on, mixed by weight; most runs have one
-    val: tuple[Portion, ...] = ()  # those to validate on; empty where there are none
+    val: tuple[Portion, ...] = ()  # the validation texts, if any
     # Of all datasets that the files belong to, those to train on first.
     manifests: tuple[Manifest, ...] = ()
     tokenizer: Tokenizer | None = None  # what made them; None where that is not known

@@ -1,5 +1,5 @@
-/* How the work of an operation is shared out among threads: numbers alone, so that a test can count what each thread
- * gets. Nothing here decides a bit of a result: each sum has one order, whoever makes it. */
+/* Divides the work of an operation among threads. It computes with numbers only, so that a test can count what each
+ * thread gets. It does not change a result: the order of every sum is fixed. */
 #ifndef LLMC_CLAIMS_H
 #define LLMC_CLAIMS_H
 

@@ -122,11 +122,10 @@ class Screen:
             self.lines.append([])
 
 
-@contextmanager
-def typing(llmc: Llmc, columns: int, *args: str) -> Iterator[Typist]:
-    """Run a command under a terminal of its own for a block, which types; then it has to end."""
+def _own_terminal(llmc: Llmc, columns: int, *args: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command under a terminal whose Ctrl-C and hang-up reach it; return both."""
     leader, follower, env = _open(llmc, columns, 24)
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", OWN_TERMINAL, *llmc.command, *args],
         cwd=llmc.workspace,
         env=env,
@@ -134,8 +133,16 @@ def typing(llmc: Llmc, columns: int, *args: str) -> Iterator[Typist]:
         stdout=follower,
         stderr=follower,
         start_new_session=True,
-    ) as process:
-        os.close(follower)
+    )
+    os.close(follower)
+    return process, leader
+
+
+@contextmanager
+def typing(llmc: Llmc, columns: int, *args: str) -> Iterator[Typist]:
+    """Run a command under a terminal of its own for a block, which types; then it has to end."""
+    process, leader = _own_terminal(llmc, columns, *args)
+    with process:
         typist = Typist(leader)
         try:
             yield typist
@@ -174,17 +181,8 @@ def in_terminal(llmc: Llmc, columns: int, *args: str, lines: int = 40) -> str:
 
 def close_after(llmc: Llmc, words: str, *args: str) -> None:
     """Run a command under a terminal that closes when it shows the words; wait for its end."""
-    leader, follower, env = _open(llmc, 80, 24)
-    with subprocess.Popen(
-        [sys.executable, "-c", OWN_TERMINAL, *llmc.command, *args],
-        cwd=llmc.workspace,
-        env=env,
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-    ) as process:
-        os.close(follower)
+    process, leader = _own_terminal(llmc, 80, *args)
+    with process:
         try:
             Typist(leader).wait(words)
         finally:

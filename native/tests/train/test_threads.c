@@ -1,4 +1,4 @@
-/* How many threads a run goes on with, for machines whose steps take known times. */
+/* The number of threads that a run keeps, on simulated machines with known step times. */
 #include "train/threads.h"
 
 #include <math.h>

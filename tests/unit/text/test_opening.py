@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import lzma
-import sys
 import tarfile
 from pathlib import Path
 
@@ -27,11 +26,6 @@ from tests.helpers.texts import (
     tar_of,
 )
 from tests.helpers.workspace import ok
-
-if sys.version_info >= (3, 14):
-    pass
-else:
-    pass
 
 UNIX = [text.replace("\r\n", "\n") for text in TEXTS]
 

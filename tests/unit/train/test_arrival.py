@@ -47,6 +47,18 @@ def test_the_first_steps_are_timed() -> None:
     assert f"about step {120 + (300 - 0.69) / 0.01:,.0f} of 1,000,000" in sentence
 
 
+def test_steps_that_try_numbers_of_threads_are_not_timed() -> None:
+    progress, watch = Progress(10**6), Watch(COSINE, wait=3.0)
+    said = []
+    for step in range(200):
+        told = {"step": step, "train_loss": 5.0, "step_ms": 100.0 if step < 10 else 20.0}
+        progress.add(told, lambda _ids: "")
+        said.append(watch.take(told, progress))
+    (sentence,) = filter(None, said)
+    assert said.index(sentence) >= 30  # 3 s, and 20 steps after the slow ones
+    assert float(sentence.split("step ")[1].split(" ")[0].replace(",", "")) > 28_000
+
+
 def test_the_end_says_that_the_schedule_was_cut_off() -> None:
     end = {"event": "end", "reason": "time", "step": 70, "steps": 10000}
     assert ending(end, COSINE).endswith("70 steps of the 10,000 of its cosine schedule")
