@@ -84,6 +84,8 @@ void events_end(struct Events *, const struct Ending *ending);
 void events_saved(struct Events *, size_t step, const char *folder);
 /* Reports that the run keeps `threads` threads of the `given` ones. */
 void events_threads(struct Events *, int threads, int given);
+/* Reports at `step` that the time allows so many steps in all. */
+void events_planned(struct Events *, size_t step, size_t steps);
 void events_measured(struct Events *, const struct Measured *measured);
 
 #endif
