@@ -9,14 +9,14 @@ without its ending (``gpt2-124m``), or is any TOML file by path. Its tables are 
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmc.errors import Usage
+from llmc import parsing
+from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
 from llmc.setting import BELOW_1, MOST, Checked, OnResume, make_setting, settings_table, take_texts
@@ -271,8 +271,7 @@ def load_preset(name_or_path: str) -> Preset:
             raise Usage(f"no preset '{name_or_path}'{nearest(name_or_path, preset_names())}")
     values = read_toml(path)
     texts = {key: take_texts(values, key, path) for key in TEXTS}
-    preset = preset_of(path.stem, values, str(path))
-    return replace(preset, data=texts["data"], val_data=texts["val_data"])
+    return replace(preset_of(path.stem, values, str(path)), **texts)
 
 
 def preset_of(name: str, values: Mapping[str, Any], where: str) -> Preset:
@@ -308,12 +307,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
     Raises:
         Usage: it cannot be read, or is not TOML.
+        BadData: it is too deep or too large, or a number is.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parsing.read_toml(path)
     except OSError as error:
         raise Usage(f"cannot read the config {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except parsing.Unparsable as error:
+        raise BadData(f"{path} is no settings: {error}") from error
+    except ValueError as error:
         raise Usage(f"{path} is not valid TOML: {error}") from error
 
 
@@ -385,10 +387,9 @@ def _updated(settings: T, table: object, where: str) -> T:
     _check_keys(table, types, where)
     values = {}
     for key, value in table.items():
-        wanted = types[key]
-        typed = float(value) if wanted is float and type(value) is int else value
-        if type(typed) is not wanted:
-            raise Usage(f"{where}: {key} must be {wanted.__name__}, not {value!r}")
+        typed = float(value) if types[key] is float and type(value) is int else value
+        if type(typed) is not types[key]:
+            raise Usage(f"{where}: {key} must be {types[key].__name__}, not {value!r}")
         values[key] = typed
     return overridden(settings, values)
 

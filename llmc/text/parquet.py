@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmc.errors import BadData
+from llmc.fetch.compression import check_growth
 from llmc.installation import install_command
 from llmc.text.fields import NoField, NoText, first_step, listed, missing, text_of
 from llmc.text.utf8 import Unreadable
@@ -16,18 +17,24 @@ if TYPE_CHECKING:
 ROWS = 256  # in a batch
 
 
-def column_sizes(stream: BinaryIO, form: str, fields: Sequence[str], name: str) -> list[int]:
+def column_sizes(
+    stream: BinaryIO, form: str, fields: Sequence[str], name: str, *, any_ratio: bool = False
+) -> list[int]:
     """Return the size of the columns that hold the text, unpacked, of every row group of parquet.
 
     An arrow file does not record sizes: the list is empty.
 
     Raises:
-        BadData: pyarrow is missing, it has another format, or there is no such column of text.
+        BadData: pyarrow is missing, it has another format, there is no such column of text, or it
+            grows more than text does, without ``any_ratio``.
     """
     file = _opened(stream, form, name)
     wanted = {column for column, _ in _columns(file.schema_arrow, fields, name)}
     if isinstance(file, _Arrow):
         return []
+    numbers = range(file.metadata.num_row_groups)
+    plain = sum(file.metadata.row_group(number).total_byte_size for number in numbers)
+    check_growth(name, stream.seek(0, 2), plain, any_ratio=any_ratio)
     groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
     return [
         sum(

@@ -222,7 +222,7 @@ def _read_settings(run: RunHistory) -> None:
         run.started = (run.folder / RECORD).stat().st_mtime
     except (FileNotFoundError, TypeError):
         return
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         run.problems.append(f"cannot read {RECORD}: {' '.join(str(error).split())}")
         return
     with suppress(KeyError, TypeError, ValueError, AttributeError):  # broken: --resume says so
