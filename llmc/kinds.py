@@ -180,6 +180,11 @@ def is_failure(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the beginning of an error's message on one line: it may quote what a file holds."""
+    return " ".join(str(error)[:LONGEST_REASON].split())
+
+
 @contextmanager
 def unreadable_explained(what: Path | str, advice: str) -> Iterator[None]:
     """Turn an OSError of reading the file ``what`` into one sentence that ends in ``advice``.
@@ -203,5 +208,5 @@ def broken_explained(what: Path | str, advice: str) -> Iterator[None]:
     try:
         yield
     except (*DAMAGE, OSError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error)[:LONGEST_REASON].split())}"
+        reason = f"{type(error).__name__}: {reason_of(error)}"
         raise BadData(f"cannot read {what} ({reason}): {advice}") from error

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 ROWS = 256  # in a batch
+CONTINUES = b"\xff" * 4  # what a stream begins with, but for the oldest
 
 
 def column_sizes(
@@ -75,7 +76,7 @@ def column_documents(
         raise NoField(f"{name}, row {row:,}: {error}") from error
     except UnicodeDecodeError as error:
         raise BadData(f"{name}, row {row:,}: not UTF-8 text; mend it or leave it out") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise BadData(f"{name} is damaged ({_reason(error)}): get it again") from error
 
 
@@ -96,7 +97,11 @@ class _Arrow:
     def __init__(self, stream: BinaryIO) -> None:
         import pyarrow as pa
 
-        is_file = stream.read(6) == b"ARROW1"
+        head = stream.read(8)
+        is_file = head.startswith(b"ARROW1")
+        size = int.from_bytes(head[4:] if head.startswith(CONTINUES) else head[:4], "little")
+        if not is_file and size > stream.seek(0, 2):  # which pyarrow would allocate
+            raise OSError("its first message is larger than it is")
         stream.seek(0)
         self._reader: Any = pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
         self.schema_arrow = self._reader.schema
@@ -137,7 +142,7 @@ def _opened(stream: BinaryIO, form: str, name: str) -> pq.ParquetFile | _Arrow:
             return _Arrow(stream)
         # The buffer bounds what is held of a row group; without one it is read whole.
         return pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         reason = f"is not {form}, or damaged ({_reason(error)})"
         raise Unreadable(name, reason, "get it again, or leave it out") from error
 

@@ -33,5 +33,5 @@ def prepared_model(workspace: Workspace, dataset: Path) -> Path | None:
         return None
     with broken_explained(path, "run 'llmc prepare NAME' again"):
         place = read_json(path)["model"]
-    model = workspace.root / str(place)
-    return model if model.is_file() else None
+        model = workspace.root / place
+        return model if model.is_file() else None

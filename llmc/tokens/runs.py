@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from llmc.errors import BadData, LlmcError
-from llmc.kinds import is_failure
+from llmc.kinds import is_failure, reason_of
 from llmc.text.utf8 import well_formed
 from llmc.tokens.vocabulary import PATTERNS
 
@@ -27,7 +27,6 @@ SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 LONG = 1 << 16
 LONG_RUN = re.compile(f"{SPACE}{{{LONG},}}")
 NEWLINES = re.compile(r"[\r\n]*")
-REASON = 200  # characters of the library's message
 
 
 class Unencodable(BadData):
@@ -48,7 +47,7 @@ def failures_explained(name: str) -> Iterator[None]:
     except BaseException as error:
         if not is_failure(error):
             raise
-        reason = f"{type(error).__name__}: {' '.join(str(error)[:REASON].split())}"
+        reason = f"{type(error).__name__}: {reason_of(error)}"
         raise Unencodable(f"the tokenizer {name} cannot encode it ({reason})") from error
 
 

@@ -23,6 +23,7 @@ from llmc.addresses import without_secrets
 from llmc.config import Preset, load_preset, preset_of
 from llmc.engine.machine import Threads
 from llmc.errors import BadData, MissingOutput
+from llmc.kinds import DAMAGE, reason_of
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
 from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
@@ -207,9 +208,9 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Record]:
         record = read_record(folder)
         _ = [recorded(workspace, record[key]) for key in PLACES], Path(record["model"])
         _ = _recorded_hashes(record), [*record.get("resumes", [])], {**record.get("settings", {})}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*DAMAGE, OSError) as error:
         raise BadData(
-            f"cannot read {folder / RECORD} ({error}): start a new run from its weights (--model)"
+            f"cannot read {folder / RECORD} ({reason_of(error)}): start a new run from its weights (--model)"
         ) from error
     return folder, record
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmc.errors import BadData, MissingOutput
-from llmc.kinds import HEAD_BYTES, LONGEST_REASON, is_failure, not_data, read_strictly
+from llmc.kinds import HEAD_BYTES, is_failure, not_data, read_strictly, reason_of
 from llmc.parsing import LARGEST_TEXT, from_json_file, read_limited
 from llmc.weights.base import TensorPlace, cut_short
 from llmc.weights.number_types import stored_bytes, write_blocks
@@ -185,7 +185,7 @@ def _refused(path: Path) -> str | None:
     except BaseException as error:
         if not is_failure(error):
             raise
-        return " ".join(str(error)[:LONGEST_REASON].split())
+        return reason_of(error)
 
 
 def write_safetensors(path: Path, plan: Iterable[Planned], metadata: Mapping[str, object]) -> None:

@@ -26,7 +26,7 @@ PRINTING = {
     "help": "train",
     "train": "--config tiny.toml --dry-run",
     "tokenize": "texts --tokenizer byte --out out --force --json",
-    "export-weights": "random:tiny.toml --out x.bin --force --json",
+    "export-weights": "random:tiny.toml --out x.bin --json",
 }
 
 
