@@ -271,7 +271,8 @@ def load_preset(name_or_path: str) -> Preset:
             raise Usage(f"no preset '{name_or_path}'{nearest(name_or_path, preset_names())}")
     values = read_toml(path)
     texts = {key: take_texts(values, key, path) for key in TEXTS}
-    return replace(preset_of(path.stem, values, str(path)), **texts)
+    preset = preset_of(path.stem, values, str(path))
+    return replace(preset, data=texts["data"], val_data=texts["val_data"])
 
 
 def preset_of(name: str, values: Mapping[str, Any], where: str) -> Preset:
@@ -306,8 +307,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a preset or of a run's ``config.toml``, unchecked.
 
     Raises:
-        Usage: it cannot be read, or is not TOML.
-        BadData: it is too deep or too large, or a number is.
+        Usage, BadData: it cannot be read, or is not TOML; it is nested too deep or too large.
     """
     try:
         return parsing.read_toml(path)

@@ -53,15 +53,15 @@ class Ui:
 
         return Console(stderr=True, highlight=False, soft_wrap=True)
 
-    def _say(self, message: str | Text, **style: bool) -> None:
+    def _say(self, message: str | Text) -> None:
         # If stderr is full or gone, nobody can be told.
         with suppress(OSError):
-            self.console.print(message, **style)
+            self.console.print(message, markup=False, emoji=False)
 
     def note(self, message: str) -> None:
         """Print a line on stderr: what was chosen or done."""
         if not self.quiet:
-            self._say(without_secrets(self.as_typed(message)), markup=False, emoji=False)
+            self._say(without_secrets(self.as_typed(message)))
 
     def next(self, *commands: str) -> None:
         """Print the commands to type next."""

@@ -119,6 +119,6 @@ def decompressed(
         return cast(BinaryIO, stream)
     packed = _Metered(stream)
     source = io.BufferedReader(packed, CHUNK)
-    opened = _Xz(source) if codec == "xz" else import_module(MODULES[codec]).open(source)
+    opened: Any = _Xz(source) if codec == "xz" else import_module(MODULES[codec]).open(source)
     plain = opened if any_ratio else _Bounded(opened, packed, name)
     return cast(BinaryIO, io.BufferedReader(plain, CHUNK))

@@ -210,7 +210,8 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Record]:
         _ = _recorded_hashes(record), [*record.get("resumes", [])], {**record.get("settings", {})}
     except (*DAMAGE, OSError) as error:
         raise BadData(
-            f"cannot read {folder / RECORD} ({reason_of(error)}): start a new run from its weights (--model)"
+            f"cannot read {folder / RECORD} ({reason_of(error)}): start a new run from its "
+            "weights (--model)"
         ) from error
     return folder, record
 

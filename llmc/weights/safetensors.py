@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmc.errors import BadData, MissingOutput
 from llmc.kinds import HEAD_BYTES, is_failure, not_data, read_strictly, reason_of
 from llmc.parsing import LARGEST_TEXT, from_json_file, read_limited
+from llmc.tokens.files import is_file_name
 from llmc.weights.base import TensorPlace, cut_short
 from llmc.weights.number_types import stored_bytes, write_blocks
 
@@ -78,8 +79,8 @@ def index_parts(path: Path) -> dict[str, list[str]]:
         table = from_json_file(raw)["weight_map"]
         parts: dict[str, list[str]] = {}
         for name, file in table.items():
-            if Path(file).name != file or file in ("", ".."):
-                raise ValueError(f"{file!r} should name a file beside it")
+            if not is_file_name(file):
+                raise ValueError(f"{file!r:.80} should name a file beside it")
             parts.setdefault(file, []).append(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadData(

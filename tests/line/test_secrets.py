@@ -34,8 +34,8 @@ def test_a_text_s_address_is_recorded_without_them(tmp_path: Path, cache: Path, 
     own.mkdir()
     (own / "native").symlink_to((cache / "native").resolve())
     llmc = empty_workspace(tmp_path / "workspace", own)
-    web.files["x.txt"] = b"some text to train on. " * 200
     url = address(web, "x.txt")
+    web.put(f"/x.txt{url[url.index('?') :]}", b"some text to train on. " * 200)
     commands = [
         ["tokenize", url, "--tokenizer", "byte", "--out", "data/x"],
         ["tokenize", url, "--tokenizer", "byte", "--out", "data/x"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,8 @@ def test_strings_that_utf_8_cannot_encode_are_refused(text: bytes) -> None:
 
 
 def test_what_is_whole_is_parsed_as_json_parses_it() -> None:
-    for value in ("😀", {"a": [1, -2.5, None, True]}, 2**63 - 1, -(2**63), [], "\\ud83d"):
+    values: list[Any] = ["😀", {"a": [1, -2.5, None, True]}, 2**63 - 1, -(2**63), [], "\\ud83d"]
+    for value in values:
         assert from_json(json.dumps(value)) == value
         assert from_json(json.dumps(value, ensure_ascii=False).encode()) == value
 

@@ -84,7 +84,7 @@ def test_a_text_of_a_million_spaces_becomes_a_dataset(tmp_path: Path) -> None:
     made = tokenize(
         workspace, [str(tmp_path / "s.txt")], TokenizeOptions(tokenizer="byte", val_tokens=0)
     )
-    assert sum(file.tokens for file in made.token_files("train")) == MILLION + 3
+    assert sum(file.tokens for file in made.manifest.token_files("train")) == MILLION + 3
 
 
 class Panic(BaseException):
