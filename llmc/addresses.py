@@ -9,15 +9,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Also as a path spells an address: http:/host.
+# Also as a path spells it: http:/host.
 _ADDRESS = re.compile(r"\b((?:[A-Za-z][A-Za-z0-9+.-]+:/|(?:https?|ftp|s3|hf):)/+)(\S+)", re.I)
 _AFTER = re.compile(r"[\"'`;:,.)\]}>]*$")  # what a sentence puts after an address
-_PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::\d*)?")
+_HOST = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::\d+)?")
+_KEPT = re.compile(
+    r"(?:alt|dl|download|export|format|inline|raw|ref|rev|revision|version)=\w{0,16}"
+)
 HIDDEN = "…"
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose addresses have no user, password, query or fragment."""
+    """Return a text whose addresses have no user, password, query or fragment.
+
+    A query keeps what is known to be none, such as ``download=true``.
+    """
     return _ADDRESS.sub(_public, text) if ":/" in text else text
 
 
@@ -26,15 +32,27 @@ def _public(match: re.Match[str]) -> str:
     found = _AFTER.search(rest)
     after = found[0] if found else ""
     rest = rest[: len(rest) - len(after)]
-    place = re.split(r"[?#]", rest, maxsplit=1)[0]
+    rest = _without_user(rest)
+    place, *more = re.split("[?#]", rest, maxsplit=1)
     host, slash, path = place.partition("/")
-    if "@" in host:
-        host = host.rpartition("@")[2]
-    elif not _PORT.fullmatch(host):  # a password with a slash, a question mark or a hash in it
-        host, slash, path = rest.rpartition("@")[2].partition("/") if "@" in rest else ("", "", "")
-        host, path = re.split(r"[?#]", host, maxsplit=1)[0], re.split(r"[?#]", path, maxsplit=1)[0]
-        host = host if _PORT.fullmatch(host) else ""
-    return f"{start}{host or HIDDEN}{slash}{path}{after}"
+    if not host or not _HOST.fullmatch(host):
+        return f"{start}{HIDDEN}{after}"
+    kept = [each for each in (more[0] if more else "").split("&") if _KEPT.fullmatch(each)]
+    query = f"?{'&'.join(kept)}" if kept else ""
+    return f"{start}{host}{slash}{path}{query}{after}"
+
+
+def _without_user(rest: str) -> str:
+    """Return what follows the user and the password, which may hold any character."""
+    while "@" in rest:
+        host = re.split("[/?#]", rest, maxsplit=1)[0]
+        if "@" in host:
+            rest = rest[host.rindex("@") + 1 :]
+        elif ":" in host and (not _HOST.fullmatch(host) or "@" in re.split("[?#]", rest)[0]):
+            rest = rest.partition("@")[2]
+        else:
+            break
+    return rest
 
 
 def all_without_secrets(value: Any) -> Any:

@@ -37,6 +37,12 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
+def _number(stream: TextIO) -> int | None:
+    with suppress(OSError):  # of a stream in memory
+        return stream.fileno()
+    return None
+
+
 class _Raw(io.FileIO):
     """Stdout, which remembers why it could not be written."""
 
@@ -63,7 +69,7 @@ class Output:
             return
         # A terminal in Latin-1 cannot show a loss curve.
         sys.stdout.reconfigure(errors="replace")
-        if sys.stdout.fileno() == 1:
+        if _number(sys.stdout) == 1:
             sys.stdout.flush()
             self._raw = _Raw(1, "wb", closefd=False)
             sys.stdout = io.TextIOWrapper(

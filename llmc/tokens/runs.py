@@ -124,7 +124,6 @@ def _pieces(text: str, pattern: str) -> Iterator[tuple[bool, str]]:
     at = 0
     for found in LONG_RUN.finditer(text) if pattern in PATTERNS.values() else ():
         begin, end = found.span()
-        line = begin  # where the run's last line begins, if its newlines are a piece of their own
         if pattern != PATTERNS["gpt2"]:
             # Newlines belong to the punctuation before them.
             before = unicodedata.category(text[begin - 1])[0] if begin else "N"
@@ -132,8 +131,9 @@ def _pieces(text: str, pattern: str) -> Iterator[tuple[bool, str]]:
                 continue
             if before not in "LN":
                 begin = NEWLINES.match(text, begin, end).end()  # type: ignore[union-attr]
-            if end < len(text) or pattern == PATTERNS["o200k"]:
-                line = max(begin, *(text.rfind(each, begin, end) + 1 for each in "\r\n"))
+        line = begin  # where the run's last line begins, if its newlines are a piece of their own
+        if pattern == PATTERNS["o200k"] or (pattern != PATTERNS["gpt2"] and end < len(text)):
+            line = max(begin, *(text.rfind(each, begin, end) + 1 for each in "\r\n"))
         if begin == end:
             continue
         # What follows takes the last character of the run, unless that is a newline.

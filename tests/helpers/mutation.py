@@ -29,7 +29,7 @@ MEMORY = 1 << 30  # bytes that reading may add
 SECONDS = 10
 TEXT = "A text to encode: 123, größer 日本.\n"
 NUMBERS = (0, 1, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**60)
-NUMBERS = (*NUMBERS, 2**63 - 1, 2**63, 2**64 - 1)
+LARGE = (2**63 - 1, 2**63, 2**64 - 1)
 PIECES = (
     *(b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"[" * 3000, b'{"a":' * 3000),
     *(b'"', b"\\ud800", b"9" * 400, b"9" * 5000, b"1e999", b"NaN", b"-", b"\x1b[31m", b"../"),
@@ -70,7 +70,7 @@ def damaged(data: bytes, edits: list[Edit], *, is_json: bool) -> bytes:
             new[at:at] = new[at : at + (1, 4, 8, 100)[rest % 4]] * (1, 2, 50)[rest // 4 % 3]
         else:
             width = (1, 2, 4, 8)[rest % 4]
-            number = NUMBERS[rest // 4 % len(NUMBERS)] % (1 << 8 * width)
+            number = (*NUMBERS, *LARGE)[rest // 4 % 16] % (1 << 8 * width)
             begin = at // width * width
             order = "big" if kind == 9 else "little"
             new[begin : begin + width] = number.to_bytes(width, order)  # type: ignore[arg-type]
