@@ -18,7 +18,7 @@ from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
 from llmc.evaluate.statistics import Ratio, proportion
 from llmc.evaluate.target import EvaluatedModel, find_evaluated
 from llmc.fetch.registry import HELLASWAG, fetched_files
-from llmc.parsing import from_json
+from llmc.parsing import from_json, read_limited
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.files import write_rows, write_tokens
@@ -53,15 +53,15 @@ def read_examples(path: Path) -> list[Example]:
     """
     examples = []
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    examples.append(_example(line, f"{path}, line {number},"))
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_limited(path).decode().split("\n")
+    except (OSError, ValueError) as error:
         raise BadData(
             f"cannot read {path}: {getattr(error, 'strerror', None) or error}; "
             "get it with 'llmc fetch hellaswag'"
         ) from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            examples.append(_example(line, f"{path}, line {number},"))
     if not examples:
         raise BadData(f"{path} holds no examples: get the file with 'llmc fetch hellaswag'")
     return examples
