@@ -13,7 +13,7 @@ from typing import Any
 
 from llmc.errors import BadData, Usage
 from llmc.kinds import unreadable_explained
-from llmc.parsing import read_json
+from llmc.parsing import Unparsable, read_json
 from llmc.paths import expanded
 from llmc.text.examine import LeftOut
 from llmc.text.reading import Reading
@@ -114,12 +114,18 @@ def _without_own_files(found: Found) -> None:
 
 
 def own_files(manifest: Path) -> set[str]:
-    """Return the files that llmc wrote beside a dataset's manifest; none if it is another file."""
+    """Return the files that llmc wrote beside a dataset's manifest; none if it is another file.
+
+    Raises:
+        BadData: it is JSON that cannot be parsed, so that nobody knows.
+    """
     try:
         fields = read_json(manifest)
         shards = [each["file"] for split in ("train", "val") for each in _listed(fields[split])]
         own = {MANIFEST, fields["tokenizer"]["file"], *BESIDE, *shards}
         return {name for name in own if isinstance(name, str)}
+    except Unparsable as error:
+        raise BadData(f"cannot read {manifest} ({error}): remove it, or name other text") from error
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 
