@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.config import MOST_STEPS, read_toml
-from llmc.errors import LlmcError, MissingOutput, Usage
+from llmc.errors import LlmcError, MissingOutput
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.train.folder import is_running, last_written, newest_run, read_record, similar_run
@@ -204,7 +204,7 @@ def _read_settings(run: RunHistory) -> None:
     try:
         run.started = (run.folder / CONFIG).stat().st_mtime
         tables = read_toml(run.folder / CONFIG)
-    except (OSError, Usage) as error:
+    except (OSError, LlmcError) as error:
         run.problems.append(str(error))
         return
     run.settings = {name: table for name, table in tables.items() if isinstance(table, dict)}
