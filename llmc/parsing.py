@@ -16,8 +16,12 @@ LARGEST_TEXT = 1 << 26  # bytes of a file that is parsed as one: JSON, a tokeniz
 LARGEST_TOML = 1 << 20  # bytes; a preset has a few hundred
 # Commas and brackets in a JSON text; each stands for at most about 200 bytes of memory.
 MOST_VALUES = 1 << 22
-MOST_DOTS = 1000  # in a line of TOML: the parser's time grows with the square of a key's parts
+MOST_DEPTH = 100  # of lists and tables in each other: what writes them again is recursive too
+MOST_DOTS = 100  # in a line of TOML: the parser's time grows with the square of a key's parts
 MOST_DIGITS = 20  # 64 bits, with a sign
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_PAIR = re.compile(rb"\[\]|\{\}")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -35,6 +39,17 @@ _DECODER = json.JSONDecoder(parse_int=_whole)
 _OF_RECORDS = json.JSONDecoder()
 
 
+def _is_deep(text: str) -> bool:
+    """Tell whether brackets are in each other more than ``MOST_DEPTH`` times."""
+    left = _STRING.sub(b"", text.encode(errors="replace")).translate(None, _NO_BRACKETS)
+    for _ in range(MOST_DEPTH):
+        inner = _PAIR.sub(b"", left)
+        if len(inner) == len(left):
+            return False  # or it is no JSON
+        left = inner
+    return bool(left)
+
+
 def from_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
@@ -43,6 +58,8 @@ def from_json(text: str | bytes) -> Any:
         Unparsable: it is nested too deep, or a number or a string is none that llmc can use.
     """
     shown = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
+    if shown.count("[") + shown.count("{") > MOST_DEPTH and _is_deep(shown):
+        raise Unparsable("nested too deep")
     try:
         value = _DECODER.decode(shown)
     except RecursionError as error:
@@ -120,13 +137,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise Unparsable("a line has too many dots")
     try:
         tables = tomllib.loads(text)
+        _check_numbers(tables)
     except RecursionError as error:
         raise Unparsable("nested too deep") from error
     except (tomllib.TOMLDecodeError, UnicodeError):
         raise
     except ValueError as error:  # a number of more digits than Python reads
         raise Unparsable(str(error)) from error
-    _check_numbers(tables)
     return tables
 
 

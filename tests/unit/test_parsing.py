@@ -29,6 +29,17 @@ def test_json_too_deep_or_too_long_is_one_error(text: str, tmp_path: Path) -> No
         read_json(tmp_path / "x.json")
 
 
+def test_json_is_nested_as_deep_as_what_writes_it_again_can_go() -> None:
+    for begin, end, levels in (("[", "]", 1), ('{"a":', "}", 1), ('[{"[":', "}]", 2)):
+        most = parsing.MOST_DEPTH // levels
+        whole = f"{begin * most}1{end * most}"
+        assert from_json(whole) == json.loads(whole)
+        with pytest.raises(Unparsable, match="deep"):
+            from_json(f"{begin}{whole}{end}")
+    flat = json.dumps([{"a": [[1], {"b": "]]]]"}]}] * 1000)
+    assert from_json(flat) == json.loads(flat)
+
+
 def test_a_record_of_a_text_may_hold_any_number_and_any_string() -> None:
     assert record_from_json("[123456789012345678901]")[0] == [123456789012345678901]
     assert record_from_json('"\\ud800"')[0] == "\ud800"
