@@ -15,12 +15,13 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from llmc.errors import LlmcError, Usage
+from llmc.errors import BadData, LlmcError, Usage
 from llmc.installation import install_command
 from llmc.kinds import is_failure
 from llmc.text.documents import ENDOFTEXT
 from llmc.text.source import Part
 from llmc.text.utf8 import well_formed
+from llmc.tokens.byte_level import merges_of
 from llmc.tokens.files import token_dtype
 from llmc.tokens.held import CharacterCoder, HuggingFaceCoder
 from llmc.tokens.runs import encode_carefully, failures_explained, naming
@@ -41,6 +42,7 @@ CUT_ANYWHERE = re.compile(r"(?<=\S)[ \n]")
 CUT_AT_BLANKS = re.compile(r"(?<=\S) ")
 
 FAST_SCHEMES = {"cl100k_base": "cl100k", "o200k_base": "o200k"}  # gigatoken's names of patterns
+FROM_FILES = ("bpe", "tiktoken")  # names of tokenizers whose tokens may be anybody's
 SAMPLES = 8
 OWN_ENCODINGS = 16  # threads with an encoding of their own; GPT-2's takes 11 MB and 30 ms
 
@@ -327,8 +329,10 @@ def choose_encoder(
             raise Usage(f"--fast needs the package gigatoken: {install_command('fast')}")
         return ChosenEncoder(exact)
     scheme = "gpt2" if tokenizer.pattern == PATTERN else FAST_SCHEMES.get(tokenizer.name)
-    if scheme is None or special:
-        return ChosenEncoder(exact, f"using tiktoken: gigatoken does not support {tokenizer.name}")
+    fault = _unlike_gigatoken(tokenizer)
+    if scheme is None or special or fault:
+        fault = fault or f"gigatoken does not support {tokenizer.name}"
+        return ChosenEncoder(exact, f"using tiktoken: {fault}")
     try:
         quick = fast_encoder(tokenizer, scheme, exact)
         agree = True
@@ -346,6 +350,17 @@ def choose_encoder(
     return ChosenEncoder(
         quick, "encoding with gigatoken, which agrees with tiktoken on samples of the text"
     )
+
+
+def _unlike_gigatoken(tokenizer: Tokenizer) -> str:
+    """Return why gigatoken would panic on a tokenizer from a file; empty if it does not."""
+    if tokenizer.name not in FROM_FILES:
+        return ""
+    try:
+        merges_of(tokenizer.tokens())
+    except BadData as error:
+        return f"gigatoken cannot hold the tokenizer ({error})"
+    return ""
 
 
 def _samples(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[tuple[str, Batch]]:

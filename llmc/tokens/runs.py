@@ -88,9 +88,10 @@ def encode_carefully(
                 ids.append(tokenizer.special_tokens[between])
                 continue
             for whole, piece in _pieces(between, tokenizer.pattern):
-                # tiktoken has no public name for the first.
-                encode = encoding._encode_single_piece if whole else encoding.encode_ordinary
-                ids += encode(piece)
+                if whole:
+                    ids += encoding._encode_single_piece(piece)  # there is no public name for it
+                else:  # encode_ordinary panics, which is seen on stderr
+                    ids += encoding.encode(piece, disallowed_special=())
     return ids
 
 
@@ -103,8 +104,6 @@ def encoded(tokenizer: Tokenizer, text: str, special: set[str]) -> list[int]:
     """
     if tokenizer.document is None:
         try:
-            if not special:
-                return tokenizer.encoding.encode_ordinary(text)
             return tokenizer.encoding.encode(text, allowed_special=special, disallowed_special=())
         except BaseException as error:
             if not is_failure(error):
