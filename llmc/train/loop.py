@@ -300,6 +300,8 @@ def _follow(
     earlier = Metrics()
 
     def said(event: Event, progress: Progress) -> str | None:
+        if event.get("event") == "note":
+            return str(event["text"])
         if event.get("event") != "start" or plan.record is None:
             return watch.take(event, progress)
         parts: dict[str, Any] = {"changes": plan.changes, "earlier": earlier, "start": event}

@@ -181,6 +181,34 @@ void events_saved(struct Events *events, size_t step, const char *folder) {
   say(events, &line);
 }
 
+/* A text as JSON has it. */
+static void add_text(struct Line *line, const char *text) {
+  add(line, "\"");
+  for (const unsigned char *at = (const unsigned char *)text; *at != '\0'; at++) {
+    if (*at == '"' || *at == '\\') add(line, "\\%c", *at);
+    else if (*at < ' ') add(line, "\\u%04x", *at);
+    else add(line, "%c", *at);
+  }
+  add(line, "\"");
+}
+
+void events_note(struct Events *events, const char *format, ...) {
+  char text[2560];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  if (!events->json) {
+    fprintf(stderr, "%s\n", text);
+    return;
+  }
+  struct Line line = {.length = 0};
+  add(&line, "{\"event\":\"note\",\"text\":");
+  add_text(&line, text);
+  add(&line, "}\n");
+  say(events, &line);
+}
+
 void events_end(struct Events *events, const struct Ending *e) {
   struct Line line = {.length = 0};
   add(&line, "{\"event\":\"end\",\"reason\":\"%s\",\"step\":%zu,\"steps\":%s,\"skipped\":%zu,\"seconds\":%.3f}\n",

@@ -82,6 +82,8 @@ void events_sample(struct Events *, size_t step, const int *tokens, size_t count
 /* The last line of all; it is on the disk when this returns. */
 void events_end(struct Events *, const struct Ending *ending);
 void events_saved(struct Events *, size_t step, const char *folder);
+/* Says a sentence to the person at the terminal: as an event, or on stderr. */
+void events_note(struct Events *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Reports that the run keeps `threads` threads of the `given` ones. */
 void events_threads(struct Events *, int threads, int given);
 void events_measured(struct Events *, const struct Measured *measured);

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/interrupts.h"
 #include "base/util.h"
@@ -57,8 +58,27 @@ enum EndReason run_ends(const struct Run *run, size_t step) {
   return stopping_reason(&run->options.limits, run_seconds(run), &run->patience);
 }
 
+/* Ends a run that cannot save. The weights in memory are lost, those on the disk are not. */
+static _Noreturn void end_unsaved(const struct Run *run) {
+  const struct SaverFault *fault = &run->saver.fault;
+  if (file_no_room(fault->reason)) {
+    die(EXIT_BAD_DATA, "the disk has no room for %s, which was not written; free some space and run it again",
+        fault->path);
+  }
+  die(EXIT_BAD_DATA, "cannot write %s: %s", fault->path, strerror(fault->reason));
+}
+
+void run_tell_saved(struct Run *run) {
+  switch (saver_news(&run->saver)) {
+    case SAVER_NO_NEWS: return;
+    case SAVER_SAVED: events_saved(&run->events, saver_step(&run->saver), run->options.out); return;
+    case SAVER_FAILED: end_unsaved(run);
+  }
+}
+
 void run_end(struct Run *run, size_t step, enum EndReason reason) {
   saver_wait(&run->saver);
+  run_tell_saved(run);
   const struct Ending ending = {.reason = reason, .step = step, .steps = run->steps, .skipped = run->skipped,
                                 .seconds = run_seconds(run)};
   events_end(&run->events, &ending);
@@ -231,8 +251,9 @@ void run_save(struct Run *run, size_t step, bool told) {
       .update_tokens = update_tokens(o), .shuffle = o->shuffle, .whole = run->train.whole, .told = told,
       .seconds = run_seconds(run),
       .skipped = run->skipped, .patience = run->patience, .outliers = run->outliers};
-  saver_save(&run->saver, &run->checkpoint, &state, &run->model, is_best);
-  events_saved(&run->events, step, o->out);
+  saver_wait(&run->saver);
+  run_tell_saved(run);
+  if (!saver_save(&run->saver, &run->checkpoint, &state, &run->model, is_best)) end_unsaved(run);
 }
 
 /* Refuses to go on with other data than the run would have seen. */

@@ -96,7 +96,10 @@ bool run_look(struct Run *run, size_t step, bool validates, bool samples);
 /* Whether the weights have the lowest validation loss of those that were saved. */
 bool run_is_best(const struct Run *run);
 
-/* Saves and tells, where the run has a folder. `told`: after the step's validation and sample. Weights whose loss is
+/* Tells of a checkpoint that has come to be on the disk since. */
+void run_tell_saved(struct Run *run);
+
+/* Saves, where the run has a folder; run_tell_saved tells of it later. `told`: after the step's validation and sample. Weights whose loss is
  * not finite replace nothing: it dies with EXIT_NOT_FINITE. */
 void run_save(struct Run *run, size_t step, bool told);
 

@@ -130,6 +130,7 @@ static int loop(struct Run *run, const struct Resumed *resumed) {
     }
     const struct StepMetrics metrics = run_step(run, step);
     events_step(&run->events, &metrics);
+    run_tell_saved(run);
   }
 }
 
@@ -200,6 +201,10 @@ int command_train(int argc, char **argv) {
   else checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
   if (o->out != NULL) events_open_metrics(&run.events, o->out);
   run.saver.metrics = run.events.metrics;
+  if (run.saver.unlocked != 0) {
+    events_note(&run.events, "%s cannot be locked (%s): see to it that no other llmc trains in it", o->out,
+                strerror(run.saver.unlocked));
+  }
 
   run.began = clock_seconds();
   int code = EXIT_OK;
