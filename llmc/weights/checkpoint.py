@@ -235,7 +235,7 @@ def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, 
         config = ModelConfig(**shape)
     except Usage as error:
         return None, [f"{name} has a damaged header: {error}; {_AGAIN}"]
-    problems = _extension_problems(raw, name)
+    problems = []
     if version != FP32_UNPADDED and padded != config.padded_vocab_size:
         problems.append(
             f"{name} has a damaged header: a vocabulary of {config.vocab_size} is padded to "
@@ -250,7 +250,7 @@ def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, 
             f"{name} is {what}: its header promises {header.file_bytes:,} bytes, and {rest}; "
             f"{_AGAIN}"
         )
-    return header, problems
+    return header, problems + _extension_problems(raw, name)
 
 
 def _extension_problems(raw: bytes, name: str) -> list[str]:

@@ -23,6 +23,12 @@ static void on_interrupt(int signal) {
   if (typed > 1) _exit(EXIT_INTERRUPTED);
 }
 
+/* Ctrl-Z: the time until SIGCONT is no training time. */
+static void on_stop(int signal) {
+  (void)signal;
+  clock_stand_still();
+}
+
 static void catch_signal(int signal, void (*handler)(int)) {
   const struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
   struct sigaction now;
@@ -35,9 +41,12 @@ void interrupts_catch(void) {
   parent = getppid();
   sigaction(SIGINT, &stop, NULL);
   for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) catch_signal(wishes[i], on_wish);
+  catch_signal(SIGTSTP, on_stop);
 }
 
 void interrupts_on_leave(void (*leave)(void)) { leaving = leave; }
+
+bool interrupted_by_hand(void) { return typed > 0; }
 
 bool interrupted(void) { return wished != 0; }
 

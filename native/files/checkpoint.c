@@ -79,7 +79,6 @@ int checkpoint_open(const char *path, struct Checkpoint *checkpoint) {
     die(EXIT_BAD_DATA, "%s is a checkpoint of version %d; llmc reads versions 1, 3 and 5; "
         "export the weights again", path, version);
   }
-  check_header(path, header);
   *checkpoint = (struct Checkpoint){.version = version};
   struct Config *config = &checkpoint->config;
   config->maxT = dimension(path, "maxT", header[MODEL_CONTEXT_AT], MOST_CONTEXT);
@@ -102,6 +101,7 @@ int checkpoint_open(const char *path, struct Checkpoint *checkpoint) {
     die(EXIT_BAD_DATA, "%s is %s: its header asks for %zu bytes, it has %llu; make it again",
         path, size < expected ? "cut short" : "damaged", expected, (unsigned long long)size);
   }
+  check_header(path, header);
   read_extension(header, checkpoint);
   return file;
 }
@@ -159,6 +159,8 @@ void checkpoint_read(int file, const char *path, const struct Checkpoint *checkp
   float *next = params;
   checkpoint_read_rows(file, path, checkpoint, &(struct CheckpointSink){&next, 1 << 20, place_next, NULL});
 }
+
+size_t checkpoint_bytes(const struct Config *config) { return HEADER_BYTES + gpt2_count(config) * sizeof(float); }
 
 void checkpoint_write(struct FileWriter *writer, const char *path, const struct Checkpoint *checkpoint,
                       const float *params) {

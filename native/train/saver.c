@@ -104,7 +104,8 @@ static bool settle(struct Saver *saver) {
   name_of(name, newest(saver));
   path_of(from, saver->out, name, "model.bin");
   snprintf(to, sizeof to, "%s/model.bin", saver->out);
-  int reason = file_link(from, to);
+  if (saver->alone != SAVER_NO_STEP && saver->alone <= newest(saver) / 2) saver->alone = SAVER_NO_STEP;
+  int reason = saver->alone == SAVER_NO_STEP ? file_link(from, to) : 0;  // the newest weights may have been saved alone
   if (reason == 0 && saver->is_best) {
     snprintf(to, sizeof to, "%s/best.bin", saver->out);
     reason = file_link(from, to);
@@ -205,11 +206,11 @@ static void find_checkpoints(struct Saver *saver) {
   remove_rest(saver->out, PART), remove_rest(saver->out, OLD);
 }
 
-/* The step in the header of best.bin. A file that cannot be read is met where it is used. */
-static size_t step_of_best(const struct Saver *saver) {
+/* The step in the header of best.bin or model.bin. A file that cannot be read is met where it is used. */
+static size_t step_of(const struct Saver *saver, const char *name) {
   char path[SAVER_PATH];
   int32_t header[HEADER_INTS] = {0};
-  snprintf(path, sizeof path, "%s/best.bin", saver->out);
+  snprintf(path, sizeof path, "%s/%s", saver->out, name);
   const int file = open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) return SAVER_NO_STEP;
   const bool whole = read(file, header, HEADER_BYTES) == HEADER_BYTES && header[EXT_MAGIC_AT] == EXT_MAGIC;
@@ -253,7 +254,7 @@ void saver_open(struct Saver *saver, const char *out, size_t keep) {
   }
   take_lock(saver);
   find_checkpoints(saver);
-  saver->best = step_of_best(saver);
+  saver->best = step_of(saver, "best.bin"), saver->alone = step_of(saver, "model.bin");
   pthread_mutex_init(&saver->mutex, NULL);
   pthread_cond_init(&saver->changed, NULL);
   path_of(saver->part_path, out, FOLDER, PART);
@@ -268,6 +269,7 @@ bool saver_go_back(struct Saver *saver, size_t step) {
   if (count == 0) return false;
   saver->later = saver->count - count;
   saver->count = count;
+  saver->alone = SAVER_NO_STEP;
   return true;
 }
 
@@ -342,6 +344,19 @@ bool saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const 
   pthread_cond_broadcast(&saver->changed);
   pthread_mutex_unlock(&saver->mutex);
   return true;
+}
+
+bool saver_weights(struct Saver *saver, const struct Checkpoint *checkpoint, const struct Gpt2 *model) {
+  saver_wait(saver);
+  turn(saver, SAVER_IDLE, SAVER_WRITES);
+  snprintf(saver->model_path, SAVER_PATH, "%s/model.bin", saver->out);
+  saver->model.survives = true;
+  checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
+  file_writer_commit(&saver->model);
+  const bool saved = saver->model.fault == 0 && sync_folder(saver->out);
+  if (saved) saver->alone = checkpoint->step;
+  turn(saver, SAVER_WRITES, SAVER_IDLE);
+  return saved;
 }
 
 enum SaverNews saver_news(struct Saver *saver) {

@@ -3,7 +3,7 @@
  *   checkpoints/00000120/model.bin, state.bin    all that resuming needs; the newest `keep` of them stay, and the
  *                 one whose weights are best.bin
  *                 00000120i: saved on an interrupt, before the step's validation and sample
- *   model.bin     the newest weights: the same file as there, linked
+ *   model.bin     the newest weights: the same file as there, linked; where the disk had no room for more, newer ones
  *   best.bin      the weights with the lowest validation loss of those that were saved
  *
  * While a trainer works on the run it holds a lock (flock) on the folder, where the file system has locks.
@@ -30,6 +30,9 @@ static const size_t SAVER_NO_STEP = SIZE_MAX;
 
 enum SaverNews { SAVER_NO_NEWS, SAVER_SAVED, SAVER_FAILED };
 
+/* The trainer writes; the thread works, waiting for the disk. A signal that ends the program turns WRITES to LEAVES. */
+enum SaverPhase { SAVER_IDLE, SAVER_WRITES, SAVER_WORKS, SAVER_STOPS, SAVER_LEAVES };
+
 /* Why a checkpoint is not there. */
 struct SaverFault {
   int reason;  // errno
@@ -42,14 +45,13 @@ struct Saver {
   int lock, metrics;                // file descriptors; metrics.jsonl is on the disk before a checkpoint is
   int unlocked;                     // errno where the file system has no locks
   size_t keys[SAVER_MOST_KEPT + 2], count;  // twice the step, + 1 if told: those that are there, in order
+  size_t alone;                     // the step of model.bin where its weights are newer than the newest checkpoint
   size_t later;                     // keys behind these: of checkpoints that the run has been taken back from
   size_t best;                      // the step of best.bin; SAVER_NO_STEP: there is none
   bool is_best;                     // the newest has the lowest validation loss
   struct FileWriter model, state;
   char model_path[SAVER_PATH], state_path[SAVER_PATH], part_path[SAVER_PATH];  // where these two write
-  /* The trainer writes; the thread waits for the disk. A signal that ends the program turns WRITES to LEAVES. */
-  enum { SAVER_IDLE, SAVER_WRITES, SAVER_WORKS, SAVER_STOPS, SAVER_LEAVES };
-  atomic_int phase;
+  atomic_int phase;                 // an enum SaverPhase
   enum SaverNews news;
   struct SaverFault fault;          // of the last save that failed
   pthread_t thread;
@@ -78,6 +80,9 @@ bool saver_finish(struct Saver *saver, bool is_best);
  * those that are there stay, and nothing of this one. */
 bool saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
                 const struct Gpt2 *model, bool is_best);
+
+/* Puts the weights alone in the place of model.bin; they are on the disk when this returns true. */
+bool saver_weights(struct Saver *saver, const struct Checkpoint *checkpoint, const struct Gpt2 *model);
 
 /* What has become of the checkpoint that was taken last, once: it is on the disk, or `fault` says why not. */
 enum SaverNews saver_news(struct Saver *saver);

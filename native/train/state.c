@@ -25,6 +25,10 @@ static double get_double(const int32_t *header, int at) {
 
 enum { WINDOW_BYTES = OUTLIERS_WINDOW * sizeof(double), MOMENTS_AT = HEADER_BYTES + 2 * WINDOW_BYTES };
 
+size_t state_bytes(const struct Config *config, enum MomentsType moments) {
+  return MOMENTS_AT + 2 * gpt2_moments_bytes(config, moments);
+}
+
 static uint32_t windows_checksum(const struct Outliers *outliers) {
   return crc32_update(crc32_update(0, outliers->losses, WINDOW_BYTES), outliers->norms, WINDOW_BYTES);
 }
@@ -83,7 +87,7 @@ int state_open(const char *path, struct State *state, const struct Config *confi
   if (size >= HEADER_BYTES) file_read(file, path, header, HEADER_BYTES, 0);
   check_header(path, header);
   const int32_t moments = header[STATE_MOMENTS_AT];
-  const uint64_t expected = MOMENTS_AT + 2 * (uint64_t)gpt2_moments_bytes(config, (enum MomentsType)moments);
+  const uint64_t expected = state_bytes(config, (enum MomentsType)moments);
   if (size != expected) {
     die(EXIT_BAD_DATA, "%s is %s: it should have %llu bytes, it has %llu; delete its folder to go on from the "
         "checkpoint before it", path, size < expected ? "cut short" : "damaged", (unsigned long long)expected,
