@@ -90,8 +90,8 @@ static void record(struct Events *events, const struct Line *line) {
       return;
     }
     if (!events->waiting) {
-      events_note(events, "cannot write metrics.jsonl: %s; training waits until it can: free some space. Ctrl-C or SIGTERM "
-                  "ends the run", strerror(errno));
+      events_note(events, "cannot write metrics.jsonl: %s; training waits until it can: free some space. Ctrl-C or "
+                  "SIGTERM ends the run", strerror(errno));
     }
     events->waiting = true;
     for (int i = 0; i < 10 && !events_stop_wanted(events); i++) poll(NULL, 0, 100);

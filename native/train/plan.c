@@ -150,8 +150,8 @@ void plan_check_disk(const struct Run *run) {
   const size_t fewer = needed / saving_bytes(run) - o->keep + 1;
   const bool keeps_less = o->keep > 1 && (double)(fewer * saving_bytes(run)) <= available;
   memory_shown(needs, needed, has, (size_t)available);
-  die(EXIT_USAGE, "the run's checkpoints need %s of the disk, but only %s are free in %s; free some space%s, or train on "
-      "another disk", needs, has, out, keeps_less ? ", use a smaller --keep" : "");
+  die(EXIT_USAGE, "the run's checkpoints need %s of the disk, but only %s are free in %s; free some space%s, or train "
+      "on another disk", needs, has, out, keeps_less ? ", use a smaller --keep" : "");
 }
 
 /* ---- time --------------------------------------------------------------------------------------- */

@@ -121,8 +121,8 @@ void saving_die(struct Run *run, size_t step) {
   }
   why(run, reason);
   if (run->alone == step + 1) {
-    die(EXIT_BAD_DATA, "%s: the weights of step %zu are saved alone, in %s/model.bin; free some space; %s", reason, step,
-        out, before);
+    die(EXIT_BAD_DATA, "%s: the weights of step %zu are saved alone, in %s/model.bin; free some space; %s", reason,
+        step, out, before);
   }
   die(EXIT_BAD_DATA, "%s: the weights of step %zu are not saved; free some space and run it again; %s", reason, step,
       before);
@@ -137,7 +137,7 @@ static void refused(struct Run *run, size_t step) {
   const bool alone = (first || !waits) && save_alone(run, step);
   run->saver.fault = fault;
   if (!waits) saving_die(run, step);
-  run->pace.again = clock_seconds() + AGAIN_SECONDS;
+  run->pace.again = clock_seconds() + (file_no_room(fault.reason) ? AGAIN_SECONDS : 0);
   if (!first) return;
   events_note(&run->events, "%s; %s; training goes on and tries again: free some space", reason,
               alone ? "the weights are saved alone, in model.bin" : "this step is not saved");
@@ -183,7 +183,11 @@ void saving_save(struct Run *run, size_t step, bool told, bool may_be_best) {
   saver_wait(&run->saver);
   saving_look(run, step);
   check_weights(run, step);
-  if (!try_to_save(run, step, told, may_be_best)) refused(run, step);
+  /* What fails for another reason than room may not fail again. */
+  if (!try_to_save(run, step, told, may_be_best) &&
+      (file_no_room(run->saver.fault.reason) || !try_to_save(run, step, told, may_be_best))) {
+    refused(run, step);
+  }
   pace->last = clock_seconds();
   if (pace->now && !pace->timed && pace->again == 0) {
     events_note(&run->events, "saving step %zu took %.2f seconds of the training", step, pace->last - began);
