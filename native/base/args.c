@@ -108,7 +108,8 @@ static void set_every(const struct Arg *arg, const char *text) {
     *every = (struct ArgEvery){.steps = (size_t)number};
     return;
   }
-  if (number <= 0 || number > arg->most || text[strspn(text, "0123456789.")] == '\0') {
+  const bool has_unit = *text != '\0' && strchr("dhms", text[strlen(text) - 1]) != NULL;
+  if (number <= 0 || number > arg->most || !has_unit) {
     die(EXIT_USAGE, "--%s takes a number of steps, or a time such as 10m or 1h30m, not '%s'", arg->key, text);
   }
   *every = (struct ArgEvery){.seconds = number};

@@ -206,7 +206,7 @@ static bool on_terminal(void) {
 static bool wait_for_room(struct Run *run, size_t step, bool asked, int tries) {
   const bool by_hand = asked && interrupted_by_hand() && on_terminal();
   if (asked && !by_hand && tries == 2) return false;
-  if (tries == 0) {
+  if (tries == 0 && (by_hand || !asked)) {
     char reason[SAVER_PATH + 128];
     events_note(&run->events, "%s: the weights of step %zu are in memory alone. Free some space: llmc waits for it. %s",
                 why(run, reason), step, asked ? "Ctrl-C again gives them up" : "Ctrl-C or SIGTERM gives them up");

@@ -136,7 +136,9 @@ def test_a_failed_fsync_is_an_error(
     out, calm = tmp_path / "out", tmp_path / "calm"
     succeeded(native("train", out=calm, **flags))
     done = injected(native, f"fsync:error=EIO:when={when}", out=out, events="json", **flags)
-    events = list(map(json.loads, succeeded(done).stdout.splitlines()))
+    # strace counts the calls of each thread: this may hit the last line of metrics.jsonl too.
+    assert done.returncode == 0 or "step 12 is saved" in refused(done, 1)
+    events = list(map(json.loads, done.stdout.splitlines()))
     notes = [event["text"] for event in events if event.get("event") == "note"]
     assert "Input/output error" in notes[0]
     saved = [event["step"] for event in events if event.get("event") == "saved"]

@@ -50,9 +50,9 @@ def engines(llmc: Llmc) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode(errors="replace")
+            here = (folder / "cwd").readlink() == llmc.workspace.resolve()
         except OSError:
             continue
-        here = (folder / "cwd").resolve() == llmc.workspace.resolve()
         if here and "llmc-native" in words and ("runs/long" in words or place in words):
             found.append(int(folder.name))
     return found
