@@ -38,14 +38,16 @@ void file_read(int file, const char *path, void *bytes, size_t count, uint64_t o
   }
 }
 
-bool file_write(int file, const void *bytes, size_t count) {
+bool file_write(int file, const void *bytes, size_t count) { return file_write_within(file, bytes, count, -1); }
+
+bool file_write_within(int file, const void *bytes, size_t count, int patience_ms) {
   const char *at = bytes;
   while (count > 0) {
     ssize_t put = write(file, at, size_min(count, MOST_AT_ONCE));
     if (put < 0 && errno == EINTR) continue;
     if (put < 0 && errno == EAGAIN) {  // a pipe that its other end, or its starter, has made non-blocking
-      poll(&(struct pollfd){.fd = file, .events = POLLOUT}, 1, -1);
-      continue;
+      if (poll(&(struct pollfd){.fd = file, .events = POLLOUT}, 1, patience_ms) != 0) continue;
+      errno = EAGAIN;
     }
     if (put < 0) return false;
     at += put, count -= (size_t)put;

@@ -18,6 +18,9 @@ void file_read(int file, const char *path, void *bytes, size_t count, uint64_t o
 /* Writes all of it; false, with errno set, when the system does not take it. */
 bool file_write(int file, const void *bytes, size_t count);
 
+/* The same, but false where a non-blocking file takes nothing for so many milliseconds; negative: it waits. */
+bool file_write_within(int file, const void *bytes, size_t count, int patience_ms);
+
 /* What was written is on the disk; false, with errno set, where it may not be. */
 bool file_sync(int file);
 

@@ -32,9 +32,13 @@ static void add(struct Line *line, const char *format, ...) {
   line->length += (size_t)length;
 }
 
-/* A reader that has left, a terminal that has closed and a full disk do not end the training. */
+enum { PATIENCE_MS = 10000 };
+
+/* A reader that has left or does not read, a terminal that has closed and a full disk do not end the training. */
 static void say(struct Events *events, const struct Line *line) {
-  if (events->unheard || file_write(STDOUT_FILENO, line->text, line->length)) return;
+  if (events->unheard || file_write_within(STDOUT_FILENO, line->text, line->length, PATIENCE_MS)) {
+    return;
+  }
   events->unheard = true;
   fprintf(stderr, "cannot write to stdout: %s; training goes on%s\n", strerror(errno),
           events->metrics >= 0 ? ", and metrics.jsonl has its numbers" : "");
