@@ -120,12 +120,12 @@ void saving_die(struct Run *run, size_t step) {
     snprintf(before, sizeof before, "a resume goes on from step %zu", saver_step(&run->saver));
   }
   why(run, reason);
+  const char *advice = run->events.lost || file_no_room(run->saver.fault.reason) ? "free some space; " : "";
   if (run->alone == step + 1) {
-    die(EXIT_BAD_DATA, "%s: the weights of step %zu are saved alone, in %s/model.bin; free some space; %s", reason,
-        step, out, before);
+    die(EXIT_BAD_DATA, "%s: the weights of step %zu are saved alone, in %s/model.bin; %s%s", reason, step, out, advice,
+        before);
   }
-  die(EXIT_BAD_DATA, "%s: the weights of step %zu are not saved; free some space and run it again; %s", reason, step,
-      before);
+  die(EXIT_BAD_DATA, "%s: the weights of step %zu are not saved; %s%s", reason, step, advice, before);
 }
 
 /* On the way, training goes on; a limit of the process itself will not go away. */
@@ -139,8 +139,9 @@ static void refused(struct Run *run, size_t step) {
   if (!waits) saving_die(run, step);
   run->pace.again = clock_seconds() + (file_no_room(fault.reason) ? AGAIN_SECONDS : 0);
   if (!first) return;
-  events_note(&run->events, "%s; %s; training goes on and tries again: free some space", reason,
-              alone ? "the weights are saved alone, in model.bin" : "this step is not saved");
+  events_note(&run->events, "%s; %s; training goes on and tries again%s", reason,
+              alone ? "the weights are saved alone, in model.bin" : "this step is not saved",
+              file_no_room(fault.reason) ? ": free some space" : "");
 }
 
 void saving_look(struct Run *run, size_t step) {
@@ -153,7 +154,7 @@ void saving_look(struct Run *run, size_t step) {
     case SAVER_SAVED: break;
   }
   events_saved(&run->events, saver_step(&run->saver), run->options.out);
-  if (run->pace.again > 0) events_note(&run->events, "step %zu is saved: there is room again", saver_step(&run->saver));
+  if (run->pace.again > 0) events_note(&run->events, "step %zu is saved", saver_step(&run->saver));
   run->pace.again = 0;
 }
 
