@@ -21,10 +21,13 @@ class Connection(H11Protocol):
     """Uvicorn's connection with these timeouts.
 
     Attributes:
-        when_closed: called once, when the connection is closed.
+        when_closed: called once, with the connection, when it is closed.
+        idle_since: when it began to wait for a request's head, by the loop's clock; None while a
+            request is answered.
     """
 
-    when_closed: Callable[[], object] = staticmethod(lambda: None)
+    when_closed: Callable[[Connection], object] = staticmethod(lambda connection: None)
+    idle_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer for a request's head."""
@@ -33,13 +36,14 @@ class Connection(H11Protocol):
         transport.set_write_buffer_limits(high=0)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._expect_head()
+        self.idle_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
         for name in tuple(self._timers):
             self._stop(name)
         super().connection_lost(exc)
-        self.when_closed()
+        self.when_closed(self)
 
     def data_received(self, data: bytes) -> None:
         """Receive bytes; a head that has begun must be completed in time."""
@@ -48,12 +52,15 @@ class Connection(H11Protocol):
             self._stop("unread")
         if self.conn.their_state is not h11.IDLE:
             self._stop("head")
+            self.idle_since = None
         elif "head" not in self._timers and self.conn.trailing_data[0]:
             self._expect_head()
 
     def on_response_complete(self) -> None:
         """Start the timer for the rest of a body: its bytes would keep the connection open."""
         super().on_response_complete()
+        if self.conn.their_state is h11.IDLE:
+            self.idle_since = self.loop.time()
         if self.conn.their_state is h11.SEND_BODY and "unread" not in self._timers:
             close = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
             self._timers["unread"] = close
