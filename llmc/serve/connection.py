@@ -26,7 +26,7 @@ class Connection(H11Protocol):
             request is answered.
     """
 
-    when_closed: Callable[[Connection], object] = staticmethod(lambda connection: None)
+    when_closed: Callable[[Connection], object] | None = None
     idle_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -43,7 +43,8 @@ class Connection(H11Protocol):
         for name in tuple(self._timers):
             self._stop(name)
         super().connection_lost(exc)
-        self.when_closed(self)
+        if self.when_closed is not None:
+            self.when_closed(self)
 
     def data_received(self, data: bytes) -> None:
         """Receive bytes; a head that has begun must be completed in time."""

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from llmc.model import ModelConfig
-from tests.helpers.engine import Native, build, random_tokens, save_model, save_tokens, succeeded
+from tests.helpers.engine import (
+    Flags,
+    Native,
+    build,
+    random_tokens,
+    save_model,
+    save_tokens,
+    succeeded,
+)
 from tests.programs.fuzz import SEEDS
 
 HEADER_BYTES = 1024
@@ -105,14 +113,12 @@ def checkpoints(native: Native, folder: Path) -> None:
     data = save_tokens(folder / "data.bin", np.arange(200) * 7 % V, V)
     for options, moments in enumerate(("fp32", "bf16", "8bit")):
         out = folder / moments
-        done = native(
-            "train",
+        flags: Flags = {
             **{"model": model, "data": data, "val_data": data, "out": out, "steps": 4},
-            **{"batch_size": 2, "seq_len": 4, "val_every": 2, "val_batches": 1},
-            **{"sample_every": 3, "sample_tokens": 3, "save_every": 2},
-            optimizer_state=moments,
-        )
-        succeeded(done)
+            **{"batch_size": 2, "seq_len": 4, "val_every": 2, "val_batches": 1, "save_every": 2},
+            **{"sample_every": 3, "sample_tokens": 3, "optimizer_state": moments},
+        }
+        succeeded(native("train", **flags))
         whole = [out / "checkpoints" / "00000004" / name for name in ("model.bin", "state.bin")]
         saved, state = (path.read_bytes() for path in whole)
         for name, more, files in (

@@ -29,6 +29,7 @@ def is_calm(server: Served) -> bool:
 def test_more_connections_than_files_wait_and_cost_nothing(folder: Path) -> None:
     """The system allows 64 files; 200 clients connect and stay silent."""
     with fake_server(folder, files=64) as server, ExitStack() as stack:
+        assert server.process.stderr is not None
         links = [stack.enter_context(server.connect()) for _ in range(200)]
         while "connections are in use" not in (said := server.process.stderr.readline()):
             assert said, "the server has ended"
