@@ -22,8 +22,8 @@ class Connection(H11Protocol):
 
     Attributes:
         when_closed: called once, with the connection, when it is closed.
-        idle_since: when it began to wait for a request's head, by the loop's clock; None while a
-            request is answered.
+        idle_since: when it began to wait for a request, by the loop's clock; None once the whole
+            request is there and until it is answered.
     """
 
     when_closed: Callable[[Connection], object] | None = None
@@ -53,7 +53,8 @@ class Connection(H11Protocol):
             self._stop("unread")
         if self.conn.their_state is not h11.IDLE:
             self._stop("head")
-            self.idle_since = None
+            if self.conn.their_state is not h11.SEND_BODY:
+                self.idle_since = None
         elif "head" not in self._timers and self.conn.trailing_data[0]:
             self._expect_head()
 

@@ -26,6 +26,7 @@ from tests.programs.fuzz import SEEDS
 HEADER_BYTES = 1024
 MODEL = ModelConfig(layers=1, heads=2, channels=4, context=8, vocab_size=20)
 TOKEN_INTS, MODEL_INTS, STATE_INTS = 3, 24, 64
+MODEL_SUMS, STATE_SUMS = (10, 22), (2, 29)  # the ints of checksums: of the payload, of the header
 ROWS_MAGIC = 20250917
 FITTING, NO_CHECKSUMS, LIST = 16, 64, 32  # options of the harnesses
 
@@ -52,9 +53,11 @@ def words(command: int, *words: object) -> bytes:
     return bytes([command]) + b"".join(f"{word}\n".encode() for word in words)
 
 
-def without_checksum(data: bytes, at: int) -> bytes:
-    """Return a file with a 0 in place of the checksum at an int of its header."""
-    return data[: 4 * at] + bytes(4) + data[4 * at + 4 :]
+def without_checksums(data: bytes, places: tuple[int, ...]) -> bytes:
+    """Return a file with a 0 in place of the checksums at some ints of its header."""
+    for at in places:
+        data = data[: 4 * at] + bytes(4) + data[4 * at + 4 :]
+    return data
 
 
 def models(folder: Path) -> None:
@@ -62,11 +65,11 @@ def models(folder: Path) -> None:
     model = save_model(folder / "model.bin", MODEL).read_bytes()
     for name, options in (("sampled", 0), ("int8", 2), ("bf16", 1), ("debug", 128)):
         put("checkpoint", name, [options], cut(model, MODEL_INTS))
-        open_one = cut(without_checksum(model, 10), MODEL_INTS)
+        open_one = cut(without_checksums(model, MODEL_SUMS), MODEL_INTS)
         put("checkpoint", f"{name}-unchecked", [options | NO_CHECKSUMS], open_one)
     header = np.frombuffer(model[:HEADER_BYTES], "<i4").copy()
     values = np.frombuffer(model[HEADER_BYTES:], "<f4")
-    header[1], header[8] = 1, 0  # llm.c's first version: no rows pad the vocabulary
+    header[1], header[8:] = 1, 0  # llm.c's first version: no rows pad the vocabulary
     padding = (MODEL.padded_vocab_size - MODEL.vocab_size) * MODEL.channels
     rows = MODEL.vocab_size * MODEL.channels
     unpadded = np.concatenate([values[:rows], values[rows + padding :]])
@@ -123,11 +126,15 @@ def checkpoints(native: Native, folder: Path) -> None:
         saved, state = (path.read_bytes() for path in whole)
         for name, more, files in (
             ("", 0, (saved, state)),
-            ("-unchecked", NO_CHECKSUMS, (without_checksum(saved, 10), without_checksum(state, 2))),
+            (
+                "-unchecked",
+                NO_CHECKSUMS,
+                (without_checksums(saved, MODEL_SUMS), without_checksums(state, STATE_SUMS)),
+            ),
             (
                 "-judged",
                 NO_CHECKSUMS | 4,
-                (without_checksum(saved, 10), without_checksum(state, 2)),
+                (without_checksums(saved, MODEL_SUMS), without_checksums(state, STATE_SUMS)),
             ),
         ):
             pieces = (counted(cut(files[0], MODEL_INTS)), cut(files[1], STATE_INTS))

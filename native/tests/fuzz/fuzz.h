@@ -33,6 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
 /* ---- the engine's exit, memory and threads ---------------------------------------------------------- */
 
 void fuzz_exit(int code);
+int fuzz_atexit(void (*work)(void));
 void *fuzz_calloc(size_t count, size_t size);
 void *fuzz_aligned_alloc(size_t alignment, size_t size);
 char *fuzz_strdup(const char *text);
@@ -58,6 +59,12 @@ void fuzz_exit(int code) {
                      code == EXIT_NOT_FINITE;
   if (!known || !pthread_equal(pthread_self(), fuzz_main_thread)) abort();
   longjmp(fuzz_return, 1);
+}
+
+/* What is to be done at exit: nothing, since fuzz_end() ends the threads. */
+int fuzz_atexit(void (*work)(void)) {
+  (void)work;
+  return 0;
 }
 
 static void *fuzz_keep(void *at, size_t arena) {
