@@ -19,7 +19,8 @@ help:
 	@echo "make test-full     the same, the slow oracles and sweeps, and make fuzz"
 	@echo "make fuzz          fuzz the engine's readers, SECONDS=60 each (needs clang with libFuzzer)"
 	@echo "make test-interop  open llmc's exports with llama.cpp (builds it: 10 minutes, C++ and cmake)"
-	@echo "make torture       kill a training run 1,000 times; its result must not change"
+	@echo "make torture       kill a training run 1,000 times; its result must not change. MODE=signals,"
+	@echo "                   hangups, faults or disks disturbs it in other ways, COUNT=1000 times"
 	@echo "make proof         kill 2,000 steps of the demo's model some 30 times; its memory must not grow"
 	@echo "make load          serve the demo's model to 1 client, then to 64; report tokens per second"
 	@echo "make native        build the engine with another C compiler: make native CC=cc"
@@ -63,8 +64,13 @@ test-full: lint
 fuzz: setup-dev
 	$(BIN)/python -m tests.programs.fuzz --seconds $(SECONDS)
 
+# MODE: kills, signals, hangups, faults (needs strace) or disks.
+MODE  := kills
+COUNT := 1000
+SEED  := 1
+
 torture: setup-dev
-	$(BIN)/python -m tests.programs.torture 1000
+	$(BIN)/python -m tests.programs.torture --mode $(MODE) --count $(COUNT) --seed $(SEED)
 
 load: setup-dev
 	$(BIN)/python -m tests.programs.load --workspace $(DEMO) --slots 32
