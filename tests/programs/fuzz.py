@@ -35,8 +35,10 @@ FLAGS = (
     *(f"-I{NATIVE}", f"-I{HARNESSES}", "-DLLMC_HAVE_GENERIC", "-fno-sanitize-recover=all"),
 )
 # What fuzz.h defines in place of the C library's: see there.
-RENAMED = ("exit", "atexit", "calloc", "aligned_alloc", "strdup", "free")
-RENAMED += ("pthread_create", "pthread_join")
+RENAMED = (
+    *("exit", "atexit", "calloc", "aligned_alloc", "strdup", "free"),
+    *("pthread_create", "pthread_join"),
+)
 ENGINE_FLAGS = (*(f"-D{name}=fuzz_{name}" for name in RENAMED), "-D_exit=fuzz_exit")
 OWN_FLAGS = {
     "util.c": ("-Dcrc32_update=fuzz_real_crc32_update",),
