@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llmc import setting
 from llmc.errors import Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
@@ -157,11 +158,11 @@ class TrainConfig(Checked):
         unit="batches of B x T",
     )
     sample_every: int = _saving(20, "Steps between samples (0: never)", "STEPS")
-    save_every: int = _saving(
-        0,
-        "Steps between checkpoints (0: one at the end); with it, or with --patience, each new "
-        "lowest validation loss is saved too",
-        "STEPS",
+    save_every: int | str = _saving(
+        "10m",
+        "Steps between checkpoints, or the most time between them, such as 10m (0: one at the "
+        "end); with steps, or with --patience, each new lowest validation loss is saved too",
+        "STEPS|TIME",
     )
     keep: int = _saving(
         1,
@@ -381,15 +382,13 @@ def _updated(settings: T, table: object, where: str) -> T:
     """Put a TOML table over a dataclass, checking names and types."""
     if not isinstance(table, dict):
         raise Usage(f"{where} must be a table")
-    types = {name: type(value) for name, value in vars(settings).items()}
-    _check_keys(table, types, where)
+    _check_keys(table, vars(settings), where)
     values = {}
     for key, value in table.items():
-        wanted = types[key]
-        typed = float(value) if wanted is float and type(value) is int else value
-        if type(typed) is not wanted:
-            raise Usage(f"{where}: {key} must be {wanted.__name__}, not {value!r}")
-        values[key] = typed
+        values[key] = setting.as_typed(settings, key, value)
+        if values[key] is None:
+            wanted = type(getattr(settings, key)).__name__
+            raise Usage(f"{where}: {key} must be {wanted}, not {value!r}")
     return overridden(settings, values)
 
 

@@ -247,7 +247,7 @@ class Engine:
     def _stand_still(self, number: int, frame: FrameType | None) -> None:
         """Stop the engine and this process, as the signal would; go on when SIGCONT comes."""
         if self._child is not None:
-            _send(self._child, signal.SIGSTOP)
+            _send(self._child, signal.SIGTSTP)  # a trainer stops its clock too
         os.kill(os.getpid(), signal.SIGSTOP)
         if self._child is not None:
             _send(self._child, signal.SIGCONT)

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from glob import escape
@@ -131,7 +132,28 @@ def newest_run(workspace: Workspace, having: str, what: str = "run", otherwise: 
         raise MissingOutput(
             f"no {what} in {workspace.shown(workspace.runs)}: run 'llmc train' first{otherwise}"
         )
-    return max(folders, key=last_written)
+    return max(folders, key=recency)
+
+
+def recency(folder: Path) -> int:
+    """Return a number that is higher the later a run was written to, whatever clocks said.
+
+    It is the time of :func:`last_written`, or what :func:`next_order` gave the run if that is more.
+    """
+    order = 0
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        found = read_record(folder).get("order")
+        order = found if type(found) is int else 0
+    return max(last_written(folder), order)
+
+
+def next_order(runs: Path) -> int:
+    """Return the ``order`` of a run that starts or resumes now: the time in nanoseconds.
+
+    After a clock was set back it is more than that: no run before has a higher :func:`recency`.
+    """
+    before = (recency(folder) for folder in runs.glob("[!.]*"))
+    return max(time.time_ns(), 1 + max(before, default=0))
 
 
 def last_written(folder: Path) -> int:

@@ -27,7 +27,7 @@ from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
 from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
 from llmc.tokens.tokenizer import file_of, recorded_tokenizer
-from llmc.train.folder import newest_run, read_record, similar_run
+from llmc.train.folder import newest_run, next_order, read_record, similar_run
 from llmc.train.mixture import Named, Portion, place_of, recorded, whole_weights
 from llmc.train.start import Data, find_data
 from llmc.weights.checkpoint import read_header
@@ -173,12 +173,12 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write ``run.json``.
+    """Write ``run.json``: the run is the newest of its workspace from now on.
 
     Raises:
         BadData: the place cannot be written.
     """
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, {**record, "order": next_order(folder.parent)})
 
 
 def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Record]:

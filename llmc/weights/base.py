@@ -277,6 +277,19 @@ def cut_short(name: str, entries: Mapping[str, TensorPlace], size: int) -> str |
     )
 
 
+def header_crc(raw: bytes, at: int) -> int:
+    """Return the CRC-32 of a header, its int ``at``, where the checksum stands, taken as 0."""
+    return zlib.crc32(raw[: 4 * at] + bytes(4) + raw[4 * at + 4 :])
+
+
+def header_problem(raw: bytes, at: int, *, has_one: bool) -> str | None:
+    """Return what is wrong with a header whose int ``at`` is its checksum, or 0 without one."""
+    told, crc = int.from_bytes(raw[4 * at : 4 * at + 4], "little"), header_crc(raw, at)
+    if told == (crc if has_one else 0):
+        return None
+    return f"has a damaged header: its checksum is {crc:08x}, and it says {told:08x}"
+
+
 def payload_crc(path: Path, start: int) -> int:
     """Return the CRC-32 of a file's bytes from ``start`` on."""
     crc = 0
