@@ -23,7 +23,7 @@ TRAIN = ["train", "--run", "long", *FOREVER, "--log-every", "1"]
 
 @pytest.fixture
 def llmc(template: Llmc, tmp_path: Path) -> Iterator[Llmc]:
-    """Return the command line, in a prepared workspace; what a failed test leaves there is killed."""
+    """Yield the command line, in a prepared workspace; kill what a failed test leaves there."""
     llmc = copy_of(template, tmp_path / "workspace")
     yield llmc
     for engine in engines(llmc):
