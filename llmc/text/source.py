@@ -25,10 +25,11 @@ from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
 from llmc.text.examine import LeftOut
 from llmc.text.folders import files_named, start_of
 from llmc.text.hub import PREFIX as HUB
-from llmc.text.hub import TRAIN, VALIDATION, open_hub
+from llmc.text.hub import open_hub
 from llmc.text.opening import STDIN, Source, open_file, open_files
 from llmc.text.parts import Part, documents_of
 from llmc.text.reading import KEEP, RECORDS, TEXTUAL, Kind, Reading, kind_of
+from llmc.text.split_names import TRAIN, VALIDATION
 from llmc.text.splits import Splits, splits_of
 
 __all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source"]
