@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from collections.abc import Hashable, Mapping
+from pathlib import PurePosixPath
+from typing import TypeVar
 
 from llmc.text.reading import Reading, kind_of
+
+Key = TypeVar("Key", bound=Hashable)  # a file: its path, or its number in an archive
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -17,6 +21,11 @@ NO_DATA = re.compile(
     r"(readme|licen[cs]e|requirements|dataset_infos?|dataset_dict|state\.json|.*config)\b",
     re.IGNORECASE,
 )
+
+ABOUT = "is about the dataset, not text"
+
+# What numbers a file among several, with what stands before it.
+NUMBER = re.compile(r"([-_.]?(part|chunk|shard))?[-_.]?\d+([-_.]of[-_.]\d+)?", re.IGNORECASE)
 
 # The words in the names of a split's files, as the hub recognizes them, for a card without splits.
 SPLIT_WORDS = {
@@ -35,6 +44,8 @@ def format_of(path: str) -> str | None:
     if kind.format != "text":
         return kind.format
     suffixes = PurePosixPath(name).suffixes
+    if not suffixes and any(re.fullmatch(w, name, re.IGNORECASE) for w in SPLIT_WORDS.values()):
+        return "text"
     return "text" if any(suffix in TEXT_SUFFIXES for suffix in suffixes[-2:]) else None
 
 
@@ -52,23 +63,44 @@ def strict_split(name: str) -> str | None:
     for split, words in SPLIT_WORDS.items():
         if re.fullmatch(rf"({words})([-_.]?\d.*|[-_.]?(set|split|data))?", _stem(path), re.I):
             return split
-        if any(re.fullmatch(words, part, re.IGNORECASE) for part in path.parts[:-1]):
+        folder = re.compile(rf"(split=)?({words})", re.IGNORECASE)
+        if any(folder.fullmatch(part) for part in path.parts[:-1]):
             return split
     return None
 
 
-def alike_splits(names: dict[Path, str]) -> dict[Path, str]:
+def splits_by_name(names: Mapping[Key, str]) -> dict[Key, str]:
+    """Return the splits that the names of files say; empty unless train and another are there."""
+    data = {file: name for file, name in names.items() if format_of(name) in FORMATS}
+    strict = {file: split for file, name in data.items() if (split := strict_split(name))}
+    found = strict | alike_splits(data)
+    return found if TRAIN in found.values() and len({*found.values()}) > 1 else {}
+
+
+def why_left_out(name: str, split: str | None, advice: str) -> str | None:
+    """Return why a file beside the splits of a dataset is not read; None if it is.
+
+    ``advice`` says how to read a file of another split.
+    """
+    if split not in (None, TRAIN, VALIDATION):
+        return f"is of the split {split}: {advice}"
+    if split is None and NO_DATA.match(PurePosixPath(name).name):
+        return ABOUT
+    return None
+
+
+def alike_splits(names: Mapping[Key, str]) -> dict[Key, str]:
     """Return the split of files whose names differ in its word and in numbers alone.
 
     They are called like ``wiki.train.txt`` and ``wiki.valid.txt``.
     """
-    found: dict[str, dict[Path, str]] = defaultdict(dict)
+    found: dict[str, dict[Key, str]] = defaultdict(dict)
     for file, name in names.items():
         folder, _, last = name.rpartition("/")
         for split, words in SPLIT_WORDS.items():
             if match := re.search(rf"(?<![^-_.])({words})(?![^-_.])", last, re.IGNORECASE):
                 rest = f"{folder}/{last[: match.start()]}/{last[match.end() :]}"
-                found[re.sub(r"\d+", "0", rest)][file] = split
+                found[NUMBER.sub("", rest)][file] = split
                 break
     several = (files for files in found.values() if len({*files.values()}) > 1)
     return {file: split for files in several for file, split in files.items()}

@@ -12,14 +12,15 @@ from llmc.errors import Usage
 from llmc.text.examine import LeftOut
 from llmc.text.hub import declared_splits, fits
 from llmc.text.split_names import (
+    ABOUT,
     FORMATS,
-    NO_DATA,
     TRAIN,
     VALIDATION,
     alike_splits,
     format_of,
     split_of_path,
     strict_split,
+    why_left_out,
 )
 
 CARD = "README.md"
@@ -70,12 +71,10 @@ def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
             found.left_out.append(LeftOut(str(file), f"is the split {split} in another format"))
         elif split == VALIDATION:
             found.validation.append(file)
-        elif split not in (None, TRAIN):
-            reason = f"is of the split {split}: name the file to read it"
+        elif (reason := why_left_out(names[file], split, "name the file to read it")) is not None:
             found.left_out.append(LeftOut(str(file), reason))
-        elif split is None and (card is not None or NO_DATA.match(file.name)):
-            is_data = file in data
-            reason = "is not in the dataset's card" if is_data else "is about the dataset, not text"
+        elif split is None and card is not None:
+            reason = "is not in the dataset's card" if file in data else ABOUT
             found.left_out.append(LeftOut(str(file), reason))
         else:
             found.train.append(file)

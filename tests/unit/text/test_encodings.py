@@ -28,8 +28,8 @@ SAMPLES = {
     "utf-16-be": GERMAN,
     "utf-32": GERMAN,
     "utf-32-le": GERMAN,
-    "utf-32-be": "日本語のテキスト。\n" * 9,
-    "iso2022_jp": "日本語のテキストです。これはテストです。\n" * 9,
+    "utf-32-be": "日本語のテキスト。" * 9,
+    "iso2022_jp": "日本語のテキストです。これはテストです。" * 9,
     "utf-8": GERMAN,
     "utf-8-sig": GERMAN,
 }
