@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def weight_of(weight: float | Fraction, name: Spec, typed: str | None = None) ->
     Raises:
         Usage: it is no positive number.
     """
-    if not 0 < weight < math.inf:
+    is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+    if not (is_number and 0 < weight < math.inf):
         shown = weight if typed is None else typed
         raise Usage(f"{name}: the weight of a text must be a positive number, not '{shown}'")
     return weight if isinstance(weight, Fraction) else Fraction(str(weight))
