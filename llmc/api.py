@@ -107,6 +107,8 @@ def train(
     """
     for name in settings.keys() - TRAIN_SETTINGS.keys():
         raise Usage(f"unknown training setting '{name}'{nearest(name, list(TRAIN_SETTINGS))}")
+    if threads is not None and threads < 1:
+        raise Usage(f"threads must be at least 1, not {threads}")
     place = Workspace(Path(workspace))
     texts, val_texts = named(place, _texts(data)), named(place, _texts(val_data))
     if isinstance(model, ModelConfig):
