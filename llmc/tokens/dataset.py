@@ -382,10 +382,10 @@ def _write(
                 val, train, made_by = shards.divide(
                     scratch, train, cut, tokenizer, options.shard_tokens
                 )
-            if not val and cut.tokens != 0:
-                report.note("too little text for a validation split: all of it is to train on")
             made = replace(made, split=made_by)
             shards.check_enough(scratch, made.dataset, train, val, cut)
+            if not val and cut.tokens != 0:
+                report.note("too little text for a validation split: all of it is to train on")
         made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))
         made = shards.publish(made, tokenizer, train, val)
     return TokenizedDataset(made, scratch.resumed)

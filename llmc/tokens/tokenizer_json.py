@@ -28,12 +28,8 @@ TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # of any tokenizer.json
 VOCAB, MERGES = "vocab.json", "merges.txt"
 PAIRS = ((VOCAB, MERGES), ("encoder.json", "vocab.bpe"))  # OpenAI's names of GPT-2's
 OLDER_NAMES = tuple(name for pair in PAIRS for name in pair)
-FOREIGN = (
-    "*.model",
-    "*.spm",
-    "vocab.txt",
-    "tekken.json",
-)  # sentencepiece's, WordPiece's, Mistral's
+# Of sentencepiece, WordPiece and Mistral.
+FOREIGN = ("*.model", "*.spm", "vocab.txt", "tekken.json")
 # Files of other tokenizers in a folder: OpenAI's without their pattern too.
 OTHERS = (*FOREIGN, "*.tiktoken", VOCAB)
 _ADVICE = "get it again, or name another with --tokenizer"
