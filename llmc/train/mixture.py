@@ -277,13 +277,14 @@ def validation_said(
         lines = [f"validation: the mean loss, by these weights, of {texts}"]
     measured = {portion.manifest.folder for portion in val if portion.manifest is not None}
     own = any(part.manifest is not None and part.manifest.folder in measured for part in train)
-    without = [
-        workspace.shown(part.path)
-        for part in train
-        if part.manifest is None or part.manifest.folder not in measured
-    ]
+    others = [p for p in train if p.manifest is None or p.manifest.folder not in measured]
+    has_split = [p for p in others if p.manifest is not None and p.manifest.val.tokens]
+    without = [workspace.shown(p.path) for p in others if p not in has_split]
     if len(train) > 1 and own and without:
         lines.append(f"not validated, having no validation split: {', '.join(without)}")
+    if len(train) > 1 and own and has_split:
+        names = ", ".join(workspace.shown(p.path) for p in has_split)
+        lines.append(f"not validated, because --val-data does not name it: {names}")
     return lines
 
 
