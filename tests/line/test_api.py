@@ -92,7 +92,8 @@ def test_text_is_read_as_on_the_command_line(workspace: Path) -> None:
 
 def test_arguments_without_meaning_are_refused(workspace: Path) -> None:
     data = llmc.tokenize(workspace / "notes.txt", tokenizer="byte", workspace=workspace)
-    for text in ([], [(data, "much")], [(data, True)]):
+    texts: list[Any] = [[], [(data, "much")], [(data, True)]]
+    for text in texts:
         with pytest.raises(Usage):
             llmc.train(text, model=SHAPE, workspace=workspace)
     for setting in ({"lr": "1e-3"}, {"steps": "2"}, {"max_time": -1}):
