@@ -9,14 +9,14 @@ without its ending (``gpt2-124m``), or is any TOML file by path. Its tables are 
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmc.errors import Usage
+from llmc import parsing, setting
+from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
 from llmc.setting import BELOW_1, MOST, Checked, OnResume, make_setting, settings_table, take_texts
@@ -157,11 +157,11 @@ class TrainConfig(Checked):
         unit="batches of B x T",
     )
     sample_every: int = _saving(20, "Steps between samples (0: never)", "STEPS")
-    save_every: int = _saving(
-        0,
-        "Steps between checkpoints (0: one at the end); with it, or with --patience, each new "
-        "lowest validation loss is saved too",
-        "STEPS",
+    save_every: int | str = _saving(
+        "10m",
+        "Steps between checkpoints, or the most time between them, such as 10m (0: one at the "
+        "end); with steps, or with --patience, each new lowest validation loss is saved too",
+        "STEPS|TIME",
     )
     keep: int = _saving(
         1,
@@ -307,13 +307,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a preset or of a run's ``config.toml``, unchecked.
 
     Raises:
-        Usage: it cannot be read, or is not TOML.
+        Usage, BadData: it cannot be read, or is not TOML; it is nested too deep or too large.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parsing.read_toml(path)
     except OSError as error:
         raise Usage(f"cannot read the config {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except parsing.Unparsable as error:
+        raise BadData(f"{path} is no settings: {error}") from error
+    except ValueError as error:
         raise Usage(f"{path} is not valid TOML: {error}") from error
 
 
@@ -381,15 +383,13 @@ def _updated(settings: T, table: object, where: str) -> T:
     """Put a TOML table over a dataclass, checking names and types."""
     if not isinstance(table, dict):
         raise Usage(f"{where} must be a table")
-    types = {name: type(value) for name, value in vars(settings).items()}
-    _check_keys(table, types, where)
+    _check_keys(table, vars(settings), where)
     values = {}
     for key, value in table.items():
-        wanted = types[key]
-        typed = float(value) if wanted is float and type(value) is int else value
-        if type(typed) is not wanted:
-            raise Usage(f"{where}: {key} must be {wanted.__name__}, not {value!r}")
-        values[key] = typed
+        values[key] = setting.as_typed(settings, key, value)
+        if values[key] is None:
+            wanted = type(getattr(settings, key)).__name__
+            raise Usage(f"{where}: {key} must be {wanted}, not {value!r}")
     return overridden(settings, values)
 
 

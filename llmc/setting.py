@@ -11,6 +11,7 @@ from llmc.errors import Usage
 from llmc.units import seconds_of
 
 MOST = 1e9  # the largest value of most settings
+STEPS_OR_TIME = "STEPS|TIME"  # a metavar: a number of steps, or a time with its unit
 BELOW_1 = 1 - 2.0**-53
 
 
@@ -74,7 +75,12 @@ class Setting:
                 raise Usage(
                     f"{self.name} must be at most {typed_number(high)} seconds, not {value}"
                 )
-        elif isinstance(self.default, (int, float)) and not low <= value <= high:
+        elif self.metavar == STEPS_OR_TIME and isinstance(value, str):
+            if not 0 < every_seconds(value) <= high:
+                raise Usage(
+                    f"{self.name} takes a number of steps, or a time such as 10m, not '{value}'"
+                )
+        elif isinstance(value, (int, float)) and not low <= value <= high:
             most = "below 1" if high == BELOW_1 else typed_number(high)
             raise Usage(
                 f"{self.name} must be between {typed_number(low)} and {most}, "
@@ -82,8 +88,29 @@ class Setting:
             )
 
 
+def every_seconds(value: int | str) -> float:
+    """Return the seconds of a setting that may be steps or a time; 0: steps, or no time."""
+    try:
+        return 0.0 if str(value)[-1:].isdigit() else seconds_of(str(value))
+    except ValueError:
+        return 0.0
+
+
+def as_typed(settings: Any, name: str, value: object) -> Any:
+    """Return a value as a field of a dataclass takes it, or None if it is of another type."""
+    wanted = type(getattr(settings, name))
+    either = any(
+        each.name == name and each.metadata.get("metavar") == STEPS_OR_TIME
+        for each in fields(settings)
+    )
+    if wanted is float and type(value) is int:
+        return float(value)
+    return value if type(value) is wanted or (either and type(value) in (int, str)) else None
+
+
 # The unit that a metavar stands for.
 UNITS = {
+    STEPS_OR_TIME: "updates, or d, h, m, s",
     "STEPS": "updates",
     "TOKENS": "tokens",
     "ROWS": "rows",

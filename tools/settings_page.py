@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmc.cli.options import GROUPS
 from llmc.config import SAMPLE_SETTINGS, TRAIN_SETTINGS
-from llmc.setting import BELOW_1, MOST, Setting, typed_number
+from llmc.setting import BELOW_1, MOST, STEPS_OR_TIME, Setting, typed_number
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "settings.md"
 
@@ -35,6 +35,8 @@ def typed_range(setting: Setting) -> str:
         return ", ".join(setting.choices)
     if isinstance(setting.default, bool):
         return "on, off"
+    if setting.metavar == STEPS_OR_TIME:
+        return f"{least} or more, or a time"
     if isinstance(setting.default, str):
         return "a time"
     if setting.high == BELOW_1:

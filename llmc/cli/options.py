@@ -12,7 +12,7 @@ import typer
 
 from llmc.config import DATA, LENGTH, MACHINE, MEMORY, OPTIMIZER, SAMPLING, SAVING
 from llmc.errors import Usage
-from llmc.setting import Setting
+from llmc.setting import STEPS_OR_TIME, Setting, every_seconds
 from llmc.units import count_of, number_of
 
 GROUPS = (DATA, LENGTH, OPTIMIZER, MEMORY, SAVING, SAMPLING, MACHINE)
@@ -153,7 +153,10 @@ def _parser(setting: Setting) -> Callable[[Any], Any]:
     kinds: dict[type, Callable[[str], Any]] = {int: count_of, float: number_of, str: str}
 
     def read(text: str) -> Any:
-        value = kinds[type(setting.default)](text)
+        kind = kinds[type(setting.default)]
+        if setting.metavar == STEPS_OR_TIME and every_seconds(text) == 0:
+            kind = count_of
+        value = kind(text)
         try:
             setting.check(value)
         except Usage as error:

@@ -85,7 +85,9 @@ def dry_run(
     plan = start(workspace, settings or {}, inputs or Inputs())
     binary = ensure_native(report=report)
     plan.note_choices(workspace, chosen.most, report)
-    argv = engine_arguments(plan.data, plan.model, None, plan.settings, chosen, rows=plan.rows)
+    argv = engine_arguments(
+        plan.data, plan.model, plan.folder, plan.settings, chosen, rows=plan.rows
+    )
     events: dict[str, Event] = {}
 
     def keep(event: Event, progress: Progress) -> None:
@@ -95,7 +97,8 @@ def dry_run(
     argv = [str(binary), "train", *argv, "--dry-run", "1"]
     run_engine(argv, plan.progress(), plan.data.detokenize, keep)
     found = events["start"], events["measured"]
-    return Estimate(plan.settings, *found, plan.storage, plan.data.train)
+    seconds = total_seconds(planned_work(plan.settings, found[0]["steps"], found[1]))
+    return Estimate(plan.settings, *found, plan.storage(seconds), plan.data.train)
 
 
 def planned_work(settings: TrainConfig, steps: int | None, measured: Event) -> list[PlannedWork]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shlex
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from glob import escape
@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
+from llmc.addresses import without_secrets
 from llmc.config import Preset, did_you_mean
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.parsing import read_json
 from llmc.paths import (
     CHECKPOINT,
     CHECKPOINTS,
@@ -131,7 +133,28 @@ def newest_run(workspace: Workspace, having: str, what: str = "run", otherwise: 
         raise MissingOutput(
             f"no {what} in {workspace.shown(workspace.runs)}: run 'llmc train' first{otherwise}"
         )
-    return max(folders, key=last_written)
+    return max(folders, key=recency)
+
+
+def recency(folder: Path) -> int:
+    """Return a number that is higher the later a run was written to, whatever clocks said.
+
+    It is the time of :func:`last_written`, or what :func:`next_order` gave the run if that is more.
+    """
+    order = 0
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        found = read_record(folder).get("order")
+        order = found if type(found) is int else 0
+    return max(last_written(folder), order)
+
+
+def next_order(runs: Path) -> int:
+    """Return the ``order`` of a run that starts or resumes now: the time in nanoseconds.
+
+    After a clock was set back it is more than that: no run before has a higher :func:`recency`.
+    """
+    before = (recency(folder) for folder in runs.glob("[!.]*"))
+    return max(time.time_ns(), 1 + max(before, default=0))
 
 
 def last_written(folder: Path) -> int:
@@ -189,7 +212,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         ValueError: it is not JSON.
         TypeError: it is not a JSON object.
     """
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = read_json(folder / RECORD)
     if not isinstance(record, dict):
         raise TypeError("it is not a JSON object")
     return record
@@ -300,7 +323,7 @@ def write_config(folder: Path, preset: Preset) -> None:
     Raises:
         BadData: the place cannot be written.
     """
-    command = f"llmc {__version__}: {shlex.join(['llmc', *sys.argv[1:]])}"
+    command = f"llmc {__version__}: {without_secrets(shlex.join(['llmc', *sys.argv[1:]]))}"
     # A comment is one line of printable characters, whatever a path is made of.
     lines = [f"# {printable(command)}"]
     for table in ("model", "train", "sample"):

@@ -17,10 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from llmc.config import MOST_STEPS, read_toml
-from llmc.errors import LlmcError, MissingOutput, Usage
+from llmc.errors import LlmcError, MissingOutput
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
-from llmc.train.folder import is_running, last_written, newest_run, read_record, similar_run
+from llmc.train.folder import (
+    is_running,
+    last_written,
+    newest_run,
+    read_record,
+    recency,
+    similar_run,
+)
 from llmc.train.metrics import STATES, Metrics, Point, count, lowest
 from llmc.train.mixture import joined_name
 from llmc.train.resume import val_since
@@ -44,6 +51,7 @@ class RunHistory(Metrics):
     val_since: int = -1  # the step at which its validation became another one; -1: never
     running: bool = False  # a trainer holds the run
     updated: float = 0.0  # when it was last written to, in seconds since 1970; 0 if never
+    recency: int = 0  # higher, the later it was written to; clocks may have been set back
     started: float = 0.0  # the same of its settings alone
     # What is wrong with its files, one sentence each.
     problems: list[str] = field(default_factory=list)
@@ -149,7 +157,7 @@ def read_run(folder: Path) -> RunHistory:
         run.problems.append(f"{folder} is no folder")
         return run
     run.running = is_running(folder)
-    run.updated = last_written(folder) / 1e9
+    run.updated, run.recency = last_written(folder) / 1e9, recency(folder)
     if (folder / CONFIG).exists():
         _read_settings(run)
     else:
@@ -204,7 +212,7 @@ def _read_settings(run: RunHistory) -> None:
     try:
         run.started = (run.folder / CONFIG).stat().st_mtime
         tables = read_toml(run.folder / CONFIG)
-    except (OSError, Usage) as error:
+    except (OSError, LlmcError) as error:
         run.problems.append(str(error))
         return
     run.settings = {name: table for name, table in tables.items() if isinstance(table, dict)}
@@ -222,7 +230,7 @@ def _read_settings(run: RunHistory) -> None:
         run.started = (run.folder / RECORD).stat().st_mtime
     except (FileNotFoundError, TypeError):
         return
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         run.problems.append(f"cannot read {RECORD}: {' '.join(str(error).split())}")
         return
     with suppress(KeyError, TypeError, ValueError, AttributeError):  # broken: --resume says so

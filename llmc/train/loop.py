@@ -140,8 +140,6 @@ def train(
     chosen = training_threads(threads)
     plan = start(workspace, settings or {}, inputs or Inputs(), resume=resume, report=report)
     binary = ensure_native(report=report)
-    if (warning := plan.storage.warning()) is not None:
-        report.note(warning)
     setup = Setup(binary, chosen_isa(binary, plan.settings.dtype), chosen)
     name = inputs.run if inputs is not None else None
     return run_training(workspace, plan, setup, run=name, report=report, on_event=on_event)
@@ -150,7 +148,7 @@ def train(
 def engine_arguments(
     data: Data,
     model: Path,
-    folder: Path | None,
+    folder: Path,
     settings: TrainConfig,
     threads: Threads,
     *,
@@ -168,7 +166,7 @@ def engine_arguments(
         argv += [word for text in texts for word in (flag, str(text.path))]
         if len(texts) > 1:
             argv += [weights, ",".join(map(str, whole_weights(texts)))]
-    argv += ["--out", str(folder)] if folder is not None else []
+    argv += ["--out", str(folder)]
     argv += [*threads.flags(), "--events", "json"]
     argv += ["--sample-tokens", str(SAMPLE_TOKENS)]
     if data.tokenizer is not None:
@@ -300,6 +298,8 @@ def _follow(
     earlier = Metrics()
 
     def said(event: Event, progress: Progress) -> str | None:
+        if event.get("event") == "note":
+            return str(event["text"])
         if event.get("event") != "start" or plan.record is None:
             return watch.take(event, progress)
         parts: dict[str, Any] = {"changes": plan.changes, "earlier": earlier, "start": event}

@@ -21,6 +21,7 @@ from llmc.paths import (
     free_bytes,
 )
 from llmc.report import SILENT, Report
+from llmc.setting import every_seconds
 from llmc.train import mixture as mixing
 from llmc.train import record as records
 from llmc.train import resume as resuming
@@ -56,26 +57,32 @@ class Storage:
     needed: int  # the most that the run's files take at a time
     free: int  # free space; files that the run stored before it was resumed count as free
 
+    @property
     def warning(self) -> str | None:
-        """Return a disk-space warning, or None."""
+        """What to say of checkpoints on the way that do not fit, or None."""
         if self.needed <= self.free:
             return None
         return (
             f"the run's checkpoints take up to {megabytes(self.needed)} of the disk, but only "
-            f"{megabytes(self.free)} are free: free some before it saves"
+            f"{megabytes(self.free)} are free: free some before it saves on the way"
         )
 
 
-def stored_bytes(config: ModelConfig, settings: TrainConfig, *, validates: bool) -> int:
+def stored_bytes(
+    config: ModelConfig, settings: TrainConfig, *, validates: bool, seconds: float = 0.0
+) -> int:
     """Return the bytes that a run keeps while one more checkpoint is being written.
 
-    The best checkpoint is kept besides the newest ones. A run without ``save_every`` and
-    ``patience`` stores one checkpoint in all.
+    A run of so many ``seconds`` that saves by time saves on the way if it is longer than that time.
+    One that saves by steps or has ``patience`` keeps the best checkpoint besides the newest ones.
+    Others store one checkpoint in all. The engine refuses a run by the same rule, without seconds.
     """
     each = checkpoint_bytes(config, "fp32") + training_state_bytes(config, settings.optimizer_state)
-    if not settings.save_every and not (validates and settings.patience):
-        return each
-    return (settings.keep + 1 + validates) * each
+    by_steps = not isinstance(settings.save_every, str) and settings.save_every > 0
+    if by_steps or (validates and settings.patience):
+        return (settings.keep + 1 + validates) * each
+    on_the_way = 0 < every_seconds(settings.save_every) < seconds
+    return (settings.keep + 1) * each if on_the_way else each
 
 
 @dataclass(frozen=True)
@@ -102,16 +109,17 @@ class RunPlan:
         """The rows of the model's embedding; its tokenizer may have fewer tokens."""
         return self.preset.model.vocab_size
 
-    @property
-    def storage(self) -> Storage:
-        """The disk space that the run takes; its folder need not exist yet."""
+    def storage(self, seconds: float) -> Storage:
+        """Return the disk space of a run of so many seconds; its folder need not exist yet."""
         sizes = {}  # by inode: a file may have several names
         for path in (*self.folder.glob(f"{CHECKPOINTS}/*/*"), *self.folder.glob(BEST)):
             with suppress(OSError):  # removed by a trainer that still runs
                 about = path.stat()
                 sizes[about.st_ino] = about.st_size
         validates = bool(self.data.val) and self.settings.val_every > 0
-        needed = stored_bytes(self.preset.model, self.settings, validates=validates)
+        needed = stored_bytes(
+            self.preset.model, self.settings, validates=validates, seconds=seconds
+        )
         return Storage(needed, free_bytes(self.folder) + sum(sizes.values()))
 
     def progress(self) -> Progress:

@@ -28,13 +28,14 @@ HEADER_BYTES = 1024
 MAGIC = 20240326
 FP32_UNPADDED, FP32, BF16 = 1, 3, 5
 TOKEN_MAGICS = (20240520, 20240801)
-EXT_MAGIC, EXT_VERSION = 0x434D4C4C, 1
+EXT_MAGIC, EXT_VERSION, EXT_VERSION_BARE = 0x434D4C4C, 2, 1
 EXT_AT = 4 * 8
 EXT_HAS_TOKENIZER, EXT_HAS_VAL_LOSS = 1, 2
 
 # Ints 0 to 7; then the extension: magic, version, CRC-32, step, flags, loss, fingerprint.
 MODEL_INTS = struct.Struct("<8i")
 EXTENSION = struct.Struct("<IIIIIf32s")
+HEADER_CRC_AT = 22  # an int
 _AGAIN = "get or make the file again"
 
 
@@ -241,11 +242,6 @@ def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, 
             f"{config.padded_vocab_size}, not {padded}; {_AGAIN}"
         )
     header = _with_extension(raw, CheckpointHeader(config, version))
-    if header.extension not in (0, EXT_VERSION):
-        problems.append(
-            f"{name} was written by a newer llmc (header extension {header.extension}, "
-            f"known: {EXT_VERSION}): upgrade llmc"
-        )
     if size != header.file_bytes:
         apart = header.file_bytes - size
         what = "cut short" if apart > 0 else "too long"
@@ -254,7 +250,22 @@ def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, 
             f"{name} is {what}: its header promises {header.file_bytes:,} bytes, and {rest}; "
             f"{_AGAIN}"
         )
-    return header, problems
+    return header, problems + _extension_problems(raw, name)
+
+
+def _extension_problems(raw: bytes, name: str) -> list[str]:
+    """Return what is wrong with llmc's extension; llm.c leaves zero what it uses."""
+    magic, version, *_ = EXTENSION.unpack_from(raw, EXT_AT)
+    if not any(raw[EXT_AT : 4 * HEADER_CRC_AT + 4]):
+        return []
+    if magic != EXT_MAGIC:
+        return [f"{name} has a damaged header: it is neither llm.c's nor llmc's; {_AGAIN}"]
+    if version not in (EXT_VERSION, EXT_VERSION_BARE):
+        known = f"known: {EXT_VERSION}"
+        newer = f"was written by a newer llmc (header extension {version}, {known}): upgrade llmc"
+        return [f"{name} {newer}"]
+    problem = base.header_problem(raw, HEADER_CRC_AT, has_one=version == EXT_VERSION)
+    return [f"{name} {problem}; {_AGAIN}"] if problem else []
 
 
 def dimensions(raw: bytes) -> tuple[int, dict[str, int], int]:
@@ -318,7 +329,7 @@ def _with_extension(raw: bytes, header: CheckpointHeader) -> CheckpointHeader:
     magic, version, crc, step, flags, loss, fingerprint = EXTENSION.unpack_from(raw, EXT_AT)
     if magic != EXT_MAGIC:
         return header
-    if version != EXT_VERSION:
+    if version not in (EXT_VERSION, EXT_VERSION_BARE):
         return replace(header, extension=version)
     return replace(
         header,
@@ -341,5 +352,8 @@ def _packed(header: CheckpointHeader) -> bytes:
             *(EXT_MAGIC, header.extension, header.crc or 0, header.step, flags),
             header.val_loss or 0.0,
             header.tokenizer or bytes(base.FINGERPRINT_BYTES),
+        )
+        packed += base.header_crc(packed.ljust(HEADER_BYTES, b"\0"), HEADER_CRC_AT).to_bytes(
+            4, "little"
         )
     return packed.ljust(HEADER_BYTES, b"\0")

@@ -17,7 +17,8 @@ from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights import base
 
 HEADER_BYTES = 1024
-MAGIC, VERSION = 0x534D4C4C, 2
+MAGIC, VERSION, VERSION_BARE = 0x534D4C4C, 3, 2
+HEADER_CRC_AT = 29  # an int; version 2 has none
 WINDOW = 128  # losses and gradient norms, float64, before AdamW's moments
 MOMENTS_AT = HEADER_BYTES + 2 * WINDOW * 8
 SHUFFLED, VALIDATED = 1, 2  # flags
@@ -79,8 +80,11 @@ def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | N
     if len(raw) < HEADER_BYTES:
         return None, [f"{name} is cut short: {len(raw)} of the header's {HEADER_BYTES} bytes"]
     magic, version, crc, flags, *numbers, stored_as = FIELDS.unpack_from(raw)
-    if (magic, version) != (MAGIC, VERSION) or stored_as >= len(MOMENTS):
-        return None, [f"{name} is not a training state of version {VERSION}"]
+    if magic != MAGIC or version not in (VERSION, VERSION_BARE):
+        return None, [f"{name} is not a training state of version {VERSION_BARE} or {VERSION}"]
+    problem = base.header_problem(raw, HEADER_CRC_AT, has_one=version == VERSION)
+    if problem is not None or stored_as >= len(MOMENTS):
+        return None, [f"{name} {problem or 'has moments of an unknown type'}"]
     optimizer_state, values, block_bytes = MOMENTS[stored_as]
     blocks, rest = divmod(size - MOMENTS_AT, 2 * block_bytes)
     problems = []

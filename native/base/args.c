@@ -20,6 +20,11 @@ static void print_default(const struct Arg *arg) {
     case ARG_NUMBER:
     case ARG_TIME: printf("%g", *(double *)arg->value); break;
     case ARG_SWITCH: printf("%d", *(bool *)arg->value); break;
+    case ARG_EVERY: {
+      const struct ArgEvery *every = arg->value;
+      printf(every->seconds > 0 ? "%gs" : "%.0f", every->seconds > 0 ? every->seconds : (double)every->steps);
+      break;
+    }
     case ARG_CHOICE: {
       const struct Choice *choice = arg->value;
       printf("%s", choice->names[*(unsigned *)choice->chosen]);
@@ -94,6 +99,22 @@ static _Noreturn void refuse(const struct Arg *arg, const char *text) {
   die(EXIT_USAGE, "--%s must be between %s and %s, not %s", arg->key, least, most, text);
 }
 
+/* Digits alone are steps. */
+static void set_every(const struct Arg *arg, const char *text) {
+  struct ArgEvery *every = arg->value;
+  const double number = seconds_of(text);
+  if (text[strspn(text, "0123456789")] == '\0' && *text != '\0') {
+    if (number > arg->most) refuse(arg, text);
+    *every = (struct ArgEvery){.steps = (size_t)number};
+    return;
+  }
+  const bool has_unit = *text != '\0' && strchr("dhms", text[strlen(text) - 1]) != NULL;
+  if (number <= 0 || number > arg->most || !has_unit) {
+    die(EXIT_USAGE, "--%s takes a number of steps, or a time such as 10m or 1h30m, not '%s'", arg->key, text);
+  }
+  *every = (struct ArgEvery){.seconds = number};
+}
+
 static void add_item(const struct Arg *arg, const char *text) {
   struct ArgList *list = arg->value;
   if (list->count == ARG_MOST_ITEMS) die(EXIT_USAGE, "--%s is given more than %d times", arg->key, ARG_MOST_ITEMS);
@@ -115,6 +136,10 @@ static void set(const struct Arg *arg, const char *text) {
   }
   if (arg->kind == ARG_TIME) {
     set_time(arg, text);
+    return;
+  }
+  if (arg->kind == ARG_EVERY) {
+    set_every(arg, text);
     return;
   }
   char *end;

@@ -7,9 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What value points to: const char *, struct ArgList, size_t, double, double, bool, struct Choice. A time is a number
- * of seconds, typed as 45s, 90m, 1h30m, 2d or without a unit. Only a list may be given several times. */
-enum ArgKind { ARG_TEXT, ARG_LIST, ARG_COUNT, ARG_NUMBER, ARG_TIME, ARG_SWITCH, ARG_CHOICE };
+/* What value points to: const char *, struct ArgList, size_t, double, double, bool, struct Choice, struct ArgEvery. A time is a
+ * number of seconds, typed as 45s, 90m, 1h30m, 2d or without a unit; what is due every so often is due after a number of
+ * steps, or after a time with its unit. Only a list may be given several times. */
+enum ArgKind { ARG_TEXT, ARG_LIST, ARG_COUNT, ARG_NUMBER, ARG_TIME, ARG_SWITCH, ARG_CHOICE, ARG_EVERY };
 
 /* As a number's most: 1 itself is too much. */
 #define ARG_BELOW_1 (1 - 0x1p-53)
@@ -32,6 +33,12 @@ struct ArgList {
 struct Choice {
   void *chosen;              // an enum whose numbers count through the names
   const char *const *names;  // NULL after the last
+};
+
+/* 0: never. One of them at most is more. */
+struct ArgEvery {
+  size_t steps;
+  double seconds;
 };
 
 /* Reads argv into the values. `--help` prints them all with their defaults on stdout and exits. */

@@ -9,6 +9,7 @@
 
 static volatile sig_atomic_t wished, typed;
 static pid_t parent;
+static void (*leaving)(void);
 
 static void on_wish(int signal) {
   (void)signal;
@@ -18,7 +19,14 @@ static void on_wish(int signal) {
 static void on_interrupt(int signal) {
   (void)signal;
   wished = 1;
-  if (++typed > 1) _exit(EXIT_INTERRUPTED);
+  if (++typed == 2 && leaving != NULL) leaving();
+  if (typed > 1) _exit(EXIT_INTERRUPTED);
+}
+
+/* Ctrl-Z: the time until SIGCONT is no training time. */
+static void on_stop(int signal) {
+  (void)signal;
+  clock_stand_still();
 }
 
 static void catch_signal(int signal, void (*handler)(int)) {
@@ -29,11 +37,16 @@ static void catch_signal(int signal, void (*handler)(int)) {
 
 void interrupts_catch(void) {
   static const int wishes[] = {SIGTERM, SIGHUP, SIGUSR1, SIGXCPU};
-  const struct sigaction stop = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
+  const struct sigaction stop = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART | SA_NODEFER};
   parent = getppid();
   sigaction(SIGINT, &stop, NULL);
   for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) catch_signal(wishes[i], on_wish);
+  catch_signal(SIGTSTP, on_stop);
 }
+
+void interrupts_on_leave(void (*leave)(void)) { leaving = leave; }
+
+bool interrupted_by_hand(void) { return typed > 0; }
 
 bool interrupted(void) { return wished != 0; }
 

@@ -6,12 +6,18 @@
 
 /* From now on a signal is a wish: Ctrl-C (SIGINT), SIGTERM, the SIGHUP of a terminal that closes, and SIGUSR1 and SIGXCPU,
  * with which batch systems announce the end of a job. All but Ctrl-C may come any number of times, since a shell and the
- * system both tell of a closed terminal; a second Ctrl-C leaves at once with EXIT_INTERRUPTED. What the starter ignores,
- * as nohup does SIGHUP, stays ignored. */
+ * system both tell of a closed terminal; a second Ctrl-C leaves with EXIT_INTERRUPTED, without another step. What the starter ignores,
+ * as nohup does SIGHUP, stays ignored. Ctrl-Z (SIGTSTP) stops the program and its clock. */
 void interrupts_catch(void);
+
+/* A second Ctrl-C calls this before it leaves, in its handler; a third one does not wait for it. */
+void interrupts_on_leave(void (*leave)(void));
 
 /* Whether there was one. */
 bool interrupted(void);
+
+/* Whether it was Ctrl-C. */
+bool interrupted_by_hand(void);
 
 /* Whether the process that started this one has ended since. */
 bool orphaned(void);

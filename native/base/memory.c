@@ -139,10 +139,14 @@ static const char *shown(char text[32], size_t bytes, double (*rounded)(double))
   return text;
 }
 
+void memory_shown(char needs[32], size_t needed, char has[32], size_t available) {
+  shown(needs, needed, ceil), shown(has, available, floor);
+}
+
 void memory_refuse(const char *who, size_t needed, size_t available, const char *advice) {
   char needs[32], has[32];
-  die(EXIT_USAGE, "%s %s of memory, but only %s are available; %s", who, shown(needs, needed, ceil),
-      shown(has, available, floor), advice);
+  memory_shown(needs, needed, has, available);
+  die(EXIT_USAGE, "%s %s of memory, but only %s are available; %s", who, needs, has, advice);
 }
 
 void memory_take(struct Arena *arena, const char *advice, const char *who, ...) {

@@ -19,6 +19,9 @@ size_t memory_available_linux(const char *root);
  * its verb: "the model needs"; `advice` is what to change. */
 void memory_take(struct Arena *arena, const char *advice, const char *who, ...) __attribute__((format(printf, 3, 4)));
 
+/* Bytes that are needed and those that there are, as a person reads them: the larger number reads as the larger. */
+void memory_shown(char needs[32], size_t needed, char has[32], size_t available);
+
 /* Dies with EXIT_USAGE: who needs how much, how much there is, and what to change. */
 _Noreturn void memory_refuse(const char *who, size_t needed, size_t available, const char *advice);
 

@@ -24,8 +24,11 @@ _Noreturn void die(enum ExitCode code, const char *format, ...) __attribute__((f
 /* a * b; dies with EXIT_BAD_DATA when the product does not fit. */
 size_t size_product(size_t a, size_t b);
 
-/* Seconds on a clock that never goes back. */
+/* Seconds on a clock that never goes back, and stands still while the machine sleeps or the program does. */
 double clock_seconds(void);
+
+/* Stops the program until it is sent SIGCONT; may be called in a signal's handler. */
+void clock_stand_still(void);
 
 /* Makes the pages resident that the calling thread's stack will need, so that no later call takes new ones. */
 void stack_touch(void);

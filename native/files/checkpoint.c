@@ -18,13 +18,33 @@ static size_t dimension(const char *path, const char *name, int32_t value, int32
   return (size_t)value;
 }
 
-static void read_extension(const char *path, const int32_t *header, struct Checkpoint *checkpoint) {
+/* llm.c leaves zero what the extension uses: a number there without the magic is damage, and not a file of llm.c's. */
+static bool foreign(const int32_t *header) {
+  for (int i = EXT_MAGIC_AT; i <= EXT_HEADER_CRC_AT; i++) {
+    if (header[i] != 0) return false;
+  }
+  return true;
+}
+
+static void check_header(const char *path, const int32_t *header) {
+  const uint32_t crc = file_header_checksum(header, EXT_HEADER_CRC_AT), told = (uint32_t)header[EXT_HEADER_CRC_AT];
+  if (foreign(header)) return;
+  if (header[EXT_MAGIC_AT] != EXT_MAGIC) {
+    die(EXIT_BAD_DATA, "%s is damaged: its header is neither llm.c's nor llmc's; make it again", path);
+  }
+  const int32_t version = header[EXT_VERSION_AT];
+  if (version != EXT_VERSION && version != EXT_VERSION_BARE) {
+    die(EXIT_BAD_DATA, "%s was written by a newer llmc (header extension %d, this one knows %d); "
+        "update llmc", path, version, EXT_VERSION);
+  }
+  if (told != (version == EXT_VERSION ? crc : 0)) {
+    die(EXIT_BAD_DATA, "%s is damaged: its header has checksum %08x and says %08x; make it again", path, crc, told);
+  }
+}
+
+static void read_extension(const int32_t *header, struct Checkpoint *checkpoint) {
   checkpoint->extended = header[EXT_MAGIC_AT] == EXT_MAGIC;
   if (!checkpoint->extended) return;
-  if (header[EXT_VERSION_AT] != EXT_VERSION) {
-    die(EXIT_BAD_DATA, "%s was written by a newer llmc (header extension %d, this one knows %d); "
-        "update llmc", path, header[EXT_VERSION_AT], EXT_VERSION);
-  }
   checkpoint->crc = (uint32_t)header[EXT_CRC_AT];
   checkpoint->step = (uint32_t)header[EXT_STEP_AT];
   checkpoint->has_tokenizer = header[EXT_FLAGS_AT] & EXT_HAS_TOKENIZER;
@@ -81,7 +101,8 @@ int checkpoint_open(const char *path, struct Checkpoint *checkpoint) {
     die(EXIT_BAD_DATA, "%s is %s: its header asks for %zu bytes, it has %llu; make it again",
         path, size < expected ? "cut short" : "damaged", expected, (unsigned long long)size);
   }
-  read_extension(path, header, checkpoint);
+  check_header(path, header);
+  read_extension(header, checkpoint);
   return file;
 }
 
@@ -139,6 +160,8 @@ void checkpoint_read(int file, const char *path, const struct Checkpoint *checkp
   checkpoint_read_rows(file, path, checkpoint, &(struct CheckpointSink){&next, 1 << 20, place_next, NULL});
 }
 
+size_t checkpoint_bytes(const struct Config *config) { return HEADER_BYTES + gpt2_count(config) * sizeof(float); }
+
 void checkpoint_write(struct FileWriter *writer, const char *path, const struct Checkpoint *checkpoint,
                       const float *params) {
   const struct Config *config = &checkpoint->config;
@@ -160,6 +183,7 @@ void checkpoint_write(struct FileWriter *writer, const char *path, const struct 
                          (checkpoint->has_val_loss ? EXT_HAS_VAL_LOSS : 0);
   memcpy(&header[EXT_VAL_LOSS_AT], &checkpoint->val_loss, sizeof(float));
   memcpy(&header[EXT_TOKENIZER_AT], checkpoint->tokenizer, EXT_TOKENIZER_BYTES);
+  header[EXT_HEADER_CRC_AT] = (int32_t)file_header_checksum(header, EXT_HEADER_CRC_AT);
 
   file_writer_open(writer, path);
   file_writer_write(writer, header, HEADER_BYTES);

@@ -44,8 +44,11 @@ void checkpoint_read_rows(int file, const char *path, const struct Checkpoint *c
 /* Reads the payload into params (gpt2_count floats), verifies the checksum and closes the file. */
 void checkpoint_read(int file, const char *path, const struct Checkpoint *checkpoint, float *params);
 
-/* Writes version 3 beside `path`; file_writer_commit puts it in place. Dies with EXIT_BAD_DATA, the file that
- * was there untouched, when the disk refuses. */
+/* Bytes of a version 3 file. */
+size_t checkpoint_bytes(const struct Config *config);
+
+/* Writes version 3 beside `path`; file_writer_commit puts it in place. Where the disk refuses, the file that was there
+ * is untouched: see file_writer_write. */
 void checkpoint_write(struct FileWriter *writer, const char *path, const struct Checkpoint *checkpoint,
                       const float *params);
 

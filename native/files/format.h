@@ -33,16 +33,17 @@ enum {
 /* llmc's extension of the model header, in ints that llm.c leaves zero and ignores. A file that has it
  * is verified on load; one without it (llm.c's own) still loads.
  *   [8]  magic: the bytes "LLMC"
- *   [9]  version of the extension: 1
+ *   [9]  version of the extension: 2; version 1 is the same without [22]
  *   [10] CRC-32 of the payload (zlib's polynomial)
  *   [11] training step the weights were saved at (0: not trained)
  *   [12] flags: 1 = the tokenizer is known, 2 = the validation loss is known
  *   [13] validation loss, the bits of a float32
- *   [14] … [21] SHA-256 fingerprint of the tokenizer, its 32 bytes in order                         */
+ *   [14] … [21] SHA-256 fingerprint of the tokenizer, its 32 bytes in order
+ *   [22] CRC-32 of the header's 1,024 bytes, this int taken as 0                                    */
 enum {
-  EXT_MAGIC = 0x434D4C4C, EXT_VERSION = 1,
+  EXT_MAGIC = 0x434D4C4C, EXT_VERSION = 2, EXT_VERSION_BARE = 1,
   EXT_MAGIC_AT = 8, EXT_VERSION_AT = 9, EXT_CRC_AT = 10, EXT_STEP_AT = 11, EXT_FLAGS_AT = 12,
-  EXT_VAL_LOSS_AT = 13, EXT_TOKENIZER_AT = 14, EXT_TOKENIZER_BYTES = 32,
+  EXT_VAL_LOSS_AT = 13, EXT_TOKENIZER_AT = 14, EXT_TOKENIZER_BYTES = 32, EXT_HEADER_CRC_AT = 22,
   EXT_HAS_TOKENIZER = 1, EXT_HAS_VAL_LOSS = 2,
 };
 
@@ -51,20 +52,22 @@ enum {
  * i modulo 128, then AdamW's two moments, m and v, each of the tensors in the order of a version 3
  * checkpoint, stored as [28] says (0 fp32, 1 bf16, 2 8bit): moments.h has the layouts. A tensor of every layer
  * begins a block anew.
- *   [0] magic: the bytes "LLMS"   [1] version 2   [2] CRC-32 of the payload
+ *   [0] magic: the bytes "LLMS"   [1] version 3   [2] CRC-32 of the payload
  *   [3] flags: 1 = the data is shuffled, 2 = the step's validation and sample are in metrics.jsonl,
  *   4 = the windows cover the whole text
  *   two ints each, the lower half first: [4] updates made   [6] bytes of metrics.jsonl   [8] random numbers
  *   that samples used up   [10] seed   [12] T   [14] tokens in an update   [16] lowest validation loss of a
  *   checkpoint, a float64, infinity where there was none   [18] seconds trained, a float64   [20] validation
  *   loss that the next must be below, a float64   [22] validations since that one   [24] updates skipped
- *   [26] losses and norms ever judged   [28] how m and v are stored                                  */
+ *   [26] losses and norms ever judged   [28] how m and v are stored   [29] CRC-32 of the header's 1,024
+ *   bytes, this int taken as 0. Version 2 is the same without [29].                                  */
 enum {
-  STATE_MAGIC = 0x534D4C4C, STATE_VERSION = 2,
+  STATE_MAGIC = 0x534D4C4C, STATE_VERSION = 3, STATE_VERSION_BARE = 2,
   STATE_MAGIC_AT = 0, STATE_VERSION_AT = 1, STATE_CRC_AT = 2, STATE_FLAGS_AT = 3, STATE_STEP_AT = 4,
   STATE_METRICS_AT = 6, STATE_DRAWS_AT = 8, STATE_SEED_AT = 10, STATE_SEQ_LEN_AT = 12,
   STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16, STATE_SECONDS_AT = 18, STATE_TO_BEAT_AT = 20,
   STATE_WAITED_AT = 22, STATE_SKIPPED_AT = 24, STATE_JUDGED_AT = 26, STATE_MOMENTS_AT = 28,
+  STATE_HEADER_CRC_AT = 29,
   STATE_SHUFFLED = 1, STATE_TOLD = 2, STATE_WHOLE = 4,
 };
 

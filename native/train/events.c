@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/interrupts.h"
 #include "files/file.h"
 #include "base/pool.h"
 #include "base/util.h"
@@ -30,18 +32,76 @@ static void add(struct Line *line, const char *format, ...) {
   line->length += (size_t)length;
 }
 
-/* A reader that has left, a terminal that has closed and a full disk do not end the training. */
+enum { PATIENCE_MS = 10000 };
+
+/* A reader that has left or does not read, a terminal that has closed and a full disk do not end the training. */
 static void say(struct Events *events, const struct Line *line) {
-  if (events->unheard || file_write(STDOUT_FILENO, line->text, line->length)) return;
+  if (events->unheard || file_write_within(STDOUT_FILENO, line->text, line->length, PATIENCE_MS)) {
+    return;
+  }
   events->unheard = true;
   fprintf(stderr, "cannot write to stdout: %s; training goes on%s\n", strerror(errno),
           events->metrics >= 0 ? ", and metrics.jsonl has its numbers" : "");
 }
 
-static void record(const struct Events *events, const struct Line *line) {
-  if (events->metrics >= 0 && !file_write(events->metrics, line->text, line->length)) {
-    die(EXIT_BAD_DATA, "cannot write metrics.jsonl: %s; free some space and resume the run", strerror(errno));
+/* A text as JSON has it. */
+static void add_text(struct Line *line, const char *text) {
+  add(line, "\"");
+  for (const unsigned char *at = (const unsigned char *)text; *at != '\0'; at++) {
+    if (*at == '"' || *at == '\\') add(line, "\\%c", *at);
+    else if (*at < ' ') add(line, "\\u%04x", *at);
+    else add(line, "%c", *at);
   }
+  add(line, "\"");
+}
+
+void events_note(struct Events *events, const char *format, ...) {
+  char text[2560];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  if (!events->json) {
+    fprintf(stderr, "%s\n", text);
+    return;
+  }
+  struct Line line = {.length = 0};
+  add(&line, "{\"event\":\"note\",\"text\":");
+  add_text(&line, text);
+  add(&line, "}\n");
+  say(events, &line);
+}
+
+bool events_stop_wanted(const struct Events *events) {
+  return interrupted() || events->lost || (events->unheard && orphaned());
+}
+
+static bool write_line(const struct Events *events, const struct Line *line) {
+  const off_t at = lseek(events->metrics, 0, SEEK_CUR);
+  if (file_write(events->metrics, line->text, line->length)) return true;
+  const int reason = errno;
+  if (ftruncate(events->metrics, at) != 0 || lseek(events->metrics, at, SEEK_SET) != at) errno = reason;
+  errno = reason;
+  return false;
+}
+
+/* A full disk does not end the training. */
+static void record(struct Events *events, const struct Line *line) {
+  if (events->metrics < 0 || events->lost) return;
+  while (!write_line(events, line)) {
+    if (errno == EFBIG || events_stop_wanted(events)) {  // a limit of the process does not go away
+      events->lost = true;
+      return;
+    }
+    if (!events->waiting) {
+      events_note(events, "cannot write metrics.jsonl: %s; training waits until it can: free some space. Ctrl-C or "
+                  "SIGTERM ends the run", strerror(errno));
+    }
+    events->waiting = true;
+    for (int i = 0; i < 10 && !events_stop_wanted(events); i++) poll(NULL, 0, 100);
+  }
+  if (events->waiting) events_note(events, "training goes on");
+  events->waiting = false;
 }
 
 void events_open_metrics(struct Events *events, const char *folder) {
@@ -181,18 +241,20 @@ void events_saved(struct Events *events, size_t step, const char *folder) {
   say(events, &line);
 }
 
-void events_end(struct Events *events, const struct Ending *e) {
+bool events_end(struct Events *events, const struct Ending *e) {
   struct Line line = {.length = 0};
   add(&line, "{\"event\":\"end\",\"reason\":\"%s\",\"step\":%zu,\"steps\":%s,\"skipped\":%zu,\"seconds\":%.3f}\n",
       END_NAMES[e->reason], e->step, known_steps((char[24]){0}, e->steps), e->skipped, e->seconds);
-  record(events, &line);
-  if (events->metrics >= 0) fsync(events->metrics);
+  const bool written = events->metrics < 0 || (write_line(events, &line) && file_sync(events->metrics));
+  const int reason = errno;
   if (!events->json) {
     line.length = 0;
     add(&line, "ended after %zu steps: %s\n", e->step, END_NAMES[e->reason]);
     if (e->skipped > 0) add(&line, "%zu of them skipped their update\n", e->skipped);
   }
   say(events, &line);
+  errno = reason;
+  return written;
 }
 
 void events_threads(struct Events *events, int threads, int given) {

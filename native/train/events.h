@@ -18,6 +18,8 @@
 struct Events {
   bool json;     // stdout carries one JSON object a line
   int metrics;   // file descriptor of metrics.jsonl, or -1
+  bool lost;     // metrics.jsonl lacks what was told last: the disk was full, and the run was told to stop
+  bool waiting;  // for room in metrics.jsonl
   bool unheard;  // stdout cannot be written: nothing more is said there
   size_t resume_at;  // bytes of metrics.jsonl to keep: what was told before the step that the run goes on from
 };
@@ -63,9 +65,13 @@ struct Measured {
   double val_batch_ms, token_ms;      // of one
 };
 
-/* All die with EXIT_BAD_DATA when the disk refuses. */
+/* Where metrics.jsonl cannot be written, all wait until it can, and say so; if the run is told to stop meanwhile, it is
+ * `lost`. */
 
-/* Opens metrics.jsonl in the run's folder, and keeps of it what belongs to the run so far. */
+/* Whether the run is to stop: a signal has asked for it, the program that started it to listen was killed, or it is lost. */
+bool events_stop_wanted(const struct Events *);
+
+/* Dies with EXIT_BAD_DATA when it cannot. Opens metrics.jsonl in the run's folder, and keeps of it what belongs to the run so far. */
 void events_open_metrics(struct Events *, const char *folder);
 
 /* Bytes of metrics.jsonl. */
@@ -79,9 +85,11 @@ void events_start(struct Events *, const struct Gpt2 *model, const struct Arena 
 void events_step(struct Events *, const struct StepMetrics *metrics);
 void events_validation(struct Events *, size_t step, const struct ValLosses *losses);
 void events_sample(struct Events *, size_t step, const int *tokens, size_t count);
-/* The last line of all; it is on the disk when this returns. */
-void events_end(struct Events *, const struct Ending *ending);
+/* The last line of all; it is on the disk when this returns. False, with errno set, when it may not be. */
+bool events_end(struct Events *, const struct Ending *ending);
 void events_saved(struct Events *, size_t step, const char *folder);
+/* Says a sentence to the person at the terminal: as an event, or on stderr. */
+void events_note(struct Events *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Reports that the run keeps `threads` threads of the `given` ones. */
 void events_threads(struct Events *, int threads, int given);
 void events_measured(struct Events *, const struct Measured *measured);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/disk.h"
 #include "base/memory.h"
 #include "base/util.h"
 #include "train/validation.h"
@@ -134,6 +135,23 @@ void plan_check(const struct Run *run, size_t needed, size_t available) {
   char change[ADVICE];
   advise(change, run, available);
   memory_refuse("the run needs", needed, available, change);
+}
+
+/* ---- disk --------------------------------------------------------------------------------------- */
+
+void plan_check_disk(const struct Run *run) {
+  const struct RunOptions *o = &run->options;
+  const char *out = o->dry_run ? o->planned_out : o->out;
+  if (out == NULL) return;
+  const size_t needed = saving_least(run);
+  const double available = disk_available(out) + (double)(run->saver.count * saving_bytes(run));
+  if ((double)needed <= available) return;
+  char needs[32], has[32];
+  const size_t fewer = needed / saving_bytes(run) - o->keep + 1;
+  const bool keeps_less = o->keep > 1 && (double)(fewer * saving_bytes(run)) <= available;
+  memory_shown(needs, needed, has, (size_t)available);
+  die(EXIT_USAGE, "the run's checkpoints need %s of the disk, but only %s are free in %s; free some space%s, or train "
+      "on another disk", needs, has, out, keeps_less ? ", use a smaller --keep" : "");
 }
 
 /* ---- time --------------------------------------------------------------------------------------- */

@@ -8,6 +8,10 @@
  * --recompute, --optimizer-state, the largest batch or else the longest row. */
 void plan_check(const struct Run *run, size_t needed, size_t available);
 
+/* Dies with EXIT_USAGE when the disk has no room for the checkpoints that the run will hold at a time. The saver is open,
+ * or the run is new. */
+void plan_check_disk(const struct Run *run);
+
 /* Bytes that --recompute saves, or would save. */
 size_t plan_recompute_saves(const struct Run *run);
 

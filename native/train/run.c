@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "base/interrupts.h"
 #include "base/util.h"
 #include "train/validation.h"
 
@@ -20,7 +19,7 @@ void run_layout(struct Run *run, struct Arena *arena) {
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
 }
 
-static uint64_t update_tokens(const struct RunOptions *o) { return o->parts * o->batch_size * o->seq_len; }
+uint64_t run_update_tokens(const struct RunOptions *o) { return o->parts * o->batch_size * o->seq_len; }
 
 /* Refuses a schedule whose warmup and decay need more updates than there are. */
 static void check_schedule(const struct Run *run) {
@@ -40,7 +39,7 @@ static void check_schedule(const struct Run *run) {
 
 void run_count_steps(struct Run *run) {
   struct RunOptions *o = &run->options;
-  const struct Portion update = {update_tokens(o), o->parts * o->batch_size, mixture_epoch(&run->train)};
+  const struct Portion update = {run_update_tokens(o), o->parts * o->batch_size, mixture_epoch(&run->train)};
   run->steps = stopping_steps(&o->limits, &update, &run->steps_reason);
   if (run->steps == MOST_STEPS && o->schedule.shape != CONSTANT) {
     die(EXIT_USAGE, "--schedule %s sinks towards the last step, and nothing says which that is; give --steps, "
@@ -57,15 +56,18 @@ enum EndReason run_ends(const struct Run *run, size_t step) {
   return stopping_reason(&run->options.limits, run_seconds(run), &run->patience);
 }
 
-void run_end(struct Run *run, size_t step, enum EndReason reason) {
+bool run_end(struct Run *run, size_t step, enum EndReason reason) {
   saver_wait(&run->saver);
+  if (saver_news(&run->saver) == SAVER_SAVED) {
+    events_saved(&run->events, saver_step(&run->saver), run->options.out);
+  }
   const struct Ending ending = {.reason = reason, .step = step, .steps = run->steps, .skipped = run->skipped,
                                 .seconds = run_seconds(run)};
-  events_end(&run->events, &ending);
+  return events_end(&run->events, &ending);
 }
 
 /* Ends a run whose loss is no number. The weights in memory are lost, those on the disk are not. */
-static _Noreturn void end_not_finite(struct Run *run, size_t step, const char *numbers) {
+void run_end_not_finite(struct Run *run, size_t step, const char *numbers) {
   char saved[80] = "no weights were saved";
   run_end(run, step, END_NOT_FINITE);
   if (step == 0) {
@@ -137,17 +139,17 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
     char numbers[96];
     snprintf(numbers, sizeof numbers, "the loss is %g and the gradient's norm %g", unsigned_nan(m.train_loss),
              unsigned_nan(m.grad_norm));
-    end_not_finite(run, step, numbers);
+    run_end_not_finite(run, step, numbers);
   }
   run->checkpoint.has_val_loss = false;  // it was the weights' before this update
   const double seconds = clock_seconds() - started;
   m.step_ms = 1e3 * seconds;
   choose_threads(run, m.step_ms);
-  m.tokens_per_second = (double)update_tokens(o) / seconds;
+  m.tokens_per_second = (double)run_update_tokens(o) / seconds;
   return m;
 }
 
-bool run_asked_to_stop(const struct Run *run) { return interrupted() || (run->events.unheard && orphaned()); }
+bool run_asked_to_stop(const struct Run *run) { return events_stop_wanted(&run->events); }
 
 /* False when asked to stop before the last batch. */
 static bool validate(struct Run *run, size_t step, struct ValLosses *loss) {
@@ -155,7 +157,7 @@ static bool validate(struct Run *run, size_t step, struct ValLosses *loss) {
   if (isfinite(loss->all.mean)) return true;
   char numbers[64];
   snprintf(numbers, sizeof numbers, "the validation loss is %g", unsigned_nan(loss->all.mean));
-  end_not_finite(run, step, numbers);
+  run_end_not_finite(run, step, numbers);
 }
 
 static void on_token(void *context, const struct Text *text, const struct Told *told) {
@@ -207,41 +209,13 @@ bool run_is_best(const struct Run *run) {
   return run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
 }
 
-/* The update before may have broken the weights, which nothing but a loss of theirs shows. */
-static void check_weights(struct Run *run, size_t step) {
-  if (run->checkpoint.has_val_loss) return;
-  mixture_batch(&run->train, step * run->options.parts, run->tokens, run->targets);
-  const double loss = gpt2_loss(&run->model, run->tokens, run->targets);
-  if (isfinite(loss)) return;
-  char numbers[64];
-  snprintf(numbers, sizeof numbers, "the loss is %g", unsigned_nan(loss));
-  end_not_finite(run, step, numbers);
-}
-
-void run_save(struct Run *run, size_t step, bool told) {
-  const struct RunOptions *o = &run->options;
-  if (o->out == NULL) return;
-  check_weights(run, step);
-  run->checkpoint.step = (uint32_t)step;
-  const bool is_best = run_is_best(run);
-  if (is_best) run->best_val_loss = run->val_loss;
-  const struct State state = {
-      .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampling.draws,
-      .best_val_loss = run->best_val_loss, .seed = o->seed, .seq_len = o->seq_len,
-      .update_tokens = update_tokens(o), .shuffle = o->shuffle, .whole = run->train.whole, .told = told,
-      .seconds = run_seconds(run),
-      .skipped = run->skipped, .patience = run->patience, .outliers = run->outliers};
-  saver_save(&run->saver, &run->checkpoint, &state, &run->model, is_best);
-  events_saved(&run->events, step, o->out);
-}
-
 /* Refuses to go on with other data than the run would have seen. */
 static void check_same(const struct RunOptions *o, const struct State *state) {
   const struct { const char *name; uint64_t was, is; } settings[] = {
       {"seed", state->seed, o->seed},
       {"seq-len", state->seq_len, o->seq_len},
       {"shuffle", state->shuffle, o->shuffle},
-      {"total-batch-size", state->update_tokens, update_tokens(o)},
+      {"total-batch-size", state->update_tokens, run_update_tokens(o)},
   };
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
     if (settings[i].was == settings[i].is) continue;

@@ -5,12 +5,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/args.h"
 #include "files/checkpoint.h"
 #include "files/mixture.h"
 #include "files/windows.h"
 #include "train/events.h"
 #include "model/gpt2.h"
 #include "train/saver.h"
+#include "train/saving.h"
 #include "train/schedule.h"
 #include "train/stopping.h"
 #include "train/threads.h"
@@ -18,10 +20,12 @@
 
 struct RunOptions {
   struct ArgList data, val_data;
+  const char *planned_out;  // where a dry run would write
   const char *weights, *val_weights, *model, *out, *events, *unused;
   struct Limits limits;
   size_t batch_size, seq_len, total_batch_size, threads, seed;
-  size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, save_every, keep, eot;
+  size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, keep, eot;
+  struct ArgEvery save_every;
   struct Schedule schedule;
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run, forget_best, new_schedule, fewer_threads;
@@ -49,7 +53,10 @@ struct Run {
   int *tokens, *targets, *written;  // (B, T) of the model or of its look, twice; (sample_tokens)
   size_t written_count;
   struct Saver saver;
+  struct Pace pace;
+  size_t first_step, alone;         // from which this trainer goes on; 1 + the step of weights that were saved alone
   double val_loss, best_val_loss;   // the newest; the lowest of a checkpoint
+  double best_before;               // the lowest before the newest checkpoint
   size_t steps;                     // updates until the limits that count them end the run
   enum EndReason steps_reason;      // which of these it is
   struct Patience patience;
@@ -75,8 +82,15 @@ struct StepMetrics run_step(struct Run *run, size_t step);
 /* Why the run ends before update number `step` + 1; GOES_ON if it does not. */
 enum EndReason run_ends(const struct Run *run, size_t step);
 
-/* Tells that it ended, when all that was to be saved is on the disk. */
-void run_end(struct Run *run, size_t step, enum EndReason reason);
+/* Tells that it ended, when all that was to be saved is on the disk. False, with errno set, where metrics.jsonl cannot say
+ * so. */
+bool run_end(struct Run *run, size_t step, enum EndReason reason);
+
+/* Ends a run whose loss is no number. The weights in memory are lost, those on the disk are not. */
+_Noreturn void run_end_not_finite(struct Run *run, size_t step, const char *numbers);
+
+/* Tokens in an update. */
+uint64_t run_update_tokens(const struct RunOptions *options);
 
 /* Seconds of training, over all resumes. */
 double run_seconds(const struct Run *run);
@@ -95,10 +109,6 @@ bool run_look(struct Run *run, size_t step, bool validates, bool samples);
 
 /* Whether the weights have the lowest validation loss of those that were saved. */
 bool run_is_best(const struct Run *run);
-
-/* Saves and tells, where the run has a folder. `told`: after the step's validation and sample. Weights whose loss is
- * not finite replace nothing: it dies with EXIT_NOT_FINITE. */
-void run_save(struct Run *run, size_t step, bool told);
 
 /* A checkpoint to go on from. */
 struct Resumed {

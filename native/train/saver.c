@@ -5,6 +5,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,10 +15,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/interrupts.h"
 #include "base/util.h"
 #include "files/format.h"
 
-static const char FOLDER[] = "checkpoints", PART[] = ".part";
+static const char FOLDER[] = "checkpoints", PART[] = ".part", OLD[] = ".old";
 
 static void path_of(char path[SAVER_PATH], const char *out, const char *folder, const char *file) {
   const int length = snprintf(path, SAVER_PATH, "%s/%s/%s", out, folder, file);
@@ -37,45 +40,51 @@ static void make_folder(const char *path) {
   }
 }
 
-/* A folder's entries are on the disk; some systems cannot say so, and need not. */
-static void sync_folder(const char *path) {
+/* A folder's entries are on the disk; false, with errno set, where they may not be. */
+static bool sync_folder(const char *path) {
   const int folder = open(path, O_RDONLY | O_CLOEXEC);
-  if (folder < 0) return;
-  fsync(folder);
+  if (folder < 0) return false;
+  const bool synced = file_sync(folder);
+  const int reason = errno;
   close(folder);
+  errno = reason;
+  return synced;
 }
 
+/* Removes a folder of `checkpoints` that is no checkpoint: half of one, or what is left of one. */
+static void remove_rest(const char *out, const char *name) {
+  static const char *const files[] = {"model.bin", "state.bin", "model.bin.part", "state.bin.part"};
+  char folder[64], path[SAVER_PATH];
+  snprintf(folder, sizeof folder, "%s/%s", FOLDER, name);
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++) path_of(path, out, folder, files[i]), unlink(path);
+  snprintf(path, sizeof path, "%s/%s", out, folder), rmdir(path);
+}
+
+/* Takes a checkpoint's name away first, on the disk too: half of one is never found under it. */
 static void remove_checkpoint(const char *out, const char *name) {
-  char path[SAVER_PATH];
-  path_of(path, out, name, "model.bin"), unlink(path);
-  path_of(path, out, name, "state.bin"), unlink(path);
-  path_of(path, out, name, "model.bin.part"), unlink(path);
-  path_of(path, out, name, "state.bin.part"), unlink(path);
-  snprintf(path, sizeof path, "%s/%s", out, name), rmdir(path);
+  char from[SAVER_PATH], to[SAVER_PATH];
+  remove_rest(out, OLD);
+  snprintf(from, sizeof from, "%s/%s", out, name);
+  path_of(to, out, FOLDER, OLD);
+  if (rename(from, to) != 0) return;
+  snprintf(to, sizeof to, "%s/%s", out, FOLDER);
+  sync_folder(to);
+  remove_rest(out, OLD);
 }
 
-/* What is half written, by a save that failed or a trainer that was killed. */
-static void remove_part(void *saver) {
-  char part[64];
-  snprintf(part, sizeof part, "%s/%s", FOLDER, PART);
-  remove_checkpoint(((const struct Saver *)saver)->out, part);
+/* Keeps why the newest checkpoint is not there, and removes what is there of it. */
+static bool fail(struct Saver *saver, const char *path, int reason) {
+  saver->fault.reason = reason != 0 ? reason : EIO;
+  snprintf(saver->fault.path, sizeof saver->fault.path, "%s", path);
+  remove_rest(saver->out, PART);
+  return false;
 }
 
 /* ---- the thread ---------------------------------------------------------------------------------- */
 
-/* The newest checkpoint's other names, and an end to those that are too many; the best one stays. */
-static void settle(struct Saver *saver) {
-  char name[64], from[SAVER_PATH], to[SAVER_PATH];
-  name_of(name, newest(saver));
-  path_of(from, saver->out, name, "model.bin");
-  snprintf(to, sizeof to, "%s/model.bin", saver->out);
-  file_link(from, to);
-  if (saver->is_best) {
-    snprintf(to, sizeof to, "%s/best.bin", saver->out);
-    file_link(from, to);
-    saver->best = newest(saver) / 2;
-  }
-  sync_folder(saver->out);
+/* An end to the checkpoints that are too many; the best one stays. */
+static void prune(struct Saver *saver) {
+  char name[64];
   for (size_t i = 0; saver->count - i > saver->keep;) {
     /* A step can have two: of an interrupted run, and of the run that resumed it. The last one stays. */
     const bool again = i + 1 < saver->count && saver->keys[i + 1] / 2 == saver->keys[i] / 2;
@@ -89,24 +98,43 @@ static void settle(struct Saver *saver) {
   }
 }
 
-static void publish(struct Saver *saver) {
-  char part[64], name[64], from[SAVER_PATH], to[SAVER_PATH];
-  snprintf(part, sizeof part, "%s/%s", FOLDER, PART);
+/* The newest checkpoint's other names, and an end to those that are too many. */
+static bool settle(struct Saver *saver) {
+  char name[64], from[SAVER_PATH], to[SAVER_PATH];
   name_of(name, newest(saver));
-  if (saver->metrics >= 0) fsync(saver->metrics);
-  file_writer_commit(&saver->model);
-  file_writer_commit(&saver->state);
-  snprintf(from, sizeof from, "%s/%s", saver->out, part);
-  snprintf(to, sizeof to, "%s/%s", saver->out, name);
-  sync_folder(from);
-  if (rename(from, to) != 0) {
-    const int reason = errno;
-    remove_part(saver);
-    die(EXIT_BAD_DATA, "cannot name the checkpoint %s: %s", to, strerror(reason));
+  path_of(from, saver->out, name, "model.bin");
+  snprintf(to, sizeof to, "%s/model.bin", saver->out);
+  if (saver->alone != SAVER_NO_STEP && saver->alone <= newest(saver) / 2) saver->alone = SAVER_NO_STEP;
+  int reason = saver->alone == SAVER_NO_STEP ? file_link(from, to) : 0;  // the newest weights may have been saved alone
+  if (reason == 0 && saver->is_best) {
+    snprintf(to, sizeof to, "%s/best.bin", saver->out);
+    reason = file_link(from, to);
+    if (reason == 0) saver->best = newest(saver) / 2;
   }
+  if (reason != 0) return fail(saver, to, reason);
+  if (!sync_folder(saver->out)) return fail(saver, saver->out, errno);
+  prune(saver);
+  return true;
+}
+
+static bool publish(struct Saver *saver) {
+  char name[64], from[SAVER_PATH], to[SAVER_PATH];
+  name_of(name, newest(saver));
+  snprintf(to, sizeof to, "%s/metrics.jsonl", saver->out);
+  if (saver->metrics >= 0 && !file_sync(saver->metrics)) return fail(saver, to, errno);
+  file_writer_commit(&saver->model);
+  if (saver->model.fault != 0) file_writer_abandon(&saver->state);
+  if (saver->model.fault != 0) return fail(saver, saver->model_path, saver->model.fault);
+  file_writer_commit(&saver->state);
+  if (saver->state.fault != 0) return fail(saver, saver->state_path, saver->state.fault);
+  path_of(from, saver->out, FOLDER, PART);
+  snprintf(to, sizeof to, "%s/%s", saver->out, name);
+  if (!sync_folder(from)) return fail(saver, from, errno);
+  remove_checkpoint(saver->out, name);  // of an attempt before, which failed after this
+  if (rename(from, to) != 0) return fail(saver, to, errno);
   snprintf(to, sizeof to, "%s/%s", saver->out, FOLDER);
-  sync_folder(to);
-  settle(saver);
+  if (!sync_folder(to)) return fail(saver, to, errno);
+  return settle(saver);
 }
 
 static void *work(void *argument) {
@@ -114,16 +142,42 @@ static void *work(void *argument) {
   stack_touch();
   pthread_mutex_lock(&saver->mutex);
   for (;;) {
-    while (saver->phase == SAVER_IDLE) pthread_cond_wait(&saver->changed, &saver->mutex);
+    while (saver->phase != SAVER_WORKS && saver->phase != SAVER_STOPS) {
+      pthread_cond_wait(&saver->changed, &saver->mutex);
+    }
     if (saver->phase == SAVER_STOPS) break;
     pthread_mutex_unlock(&saver->mutex);
-    publish(saver);
+    const bool saved = publish(saver);
     pthread_mutex_lock(&saver->mutex);
+    saver->news = saved ? SAVER_SAVED : SAVER_FAILED;
+    if (!saved) saver->count--;
     saver->phase = SAVER_IDLE;
     pthread_cond_broadcast(&saver->changed);
   }
   pthread_mutex_unlock(&saver->mutex);
   return NULL;
+}
+
+/* ---- the end of the program ----------------------------------------------------------------------- */
+
+static struct Saver *working;  // the saver of this program, if it has one
+
+/* However the program ends, what the thread has taken comes to the disk first, and no half of a file stays. */
+static void finish(void) {
+  if (working == NULL || pthread_equal(pthread_self(), working->thread)) return;
+  saver_wait(working);
+  if (working->phase == SAVER_WRITES) remove_rest(working->out, PART);
+}
+
+/* The same from a signal's handler: only what may be called there. */
+static void leave(void) {
+  struct Saver *saver = working;
+  int writes = SAVER_WRITES;
+  if (saver == NULL) return;
+  if (atomic_compare_exchange_strong(&saver->phase, &writes, SAVER_LEAVES)) {
+    unlink(saver->model.partial), unlink(saver->state.partial), rmdir(saver->part_path);
+  }
+  while (saver->phase == SAVER_WORKS) poll(NULL, 0, 10);
 }
 
 /* ---- the trainer's side --------------------------------------------------------------------------- */
@@ -149,14 +203,14 @@ static void find_checkpoints(struct Saver *saver) {
   }
   closedir(folder);
   qsort(saver->keys, saver->count, sizeof *saver->keys, by_number);
-  remove_part(saver);
+  remove_rest(saver->out, PART), remove_rest(saver->out, OLD);
 }
 
-/* The step in the header of best.bin. A file that cannot be read is met where it is used. */
-static size_t step_of_best(const struct Saver *saver) {
+/* The step in the header of best.bin or model.bin. A file that cannot be read is met where it is used. */
+static size_t step_of(const struct Saver *saver, const char *name) {
   char path[SAVER_PATH];
   int32_t header[HEADER_INTS] = {0};
-  snprintf(path, sizeof path, "%s/best.bin", saver->out);
+  snprintf(path, sizeof path, "%s/%s", saver->out, name);
   const int file = open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) return SAVER_NO_STEP;
   const bool whole = read(file, header, HEADER_BYTES) == HEADER_BYTES && header[EXT_MAGIC_AT] == EXT_MAGIC;
@@ -165,11 +219,28 @@ static size_t step_of_best(const struct Saver *saver) {
 }
 
 /* Who lists the runs holds the lock for an instant, to see whether it is free; a trainer holds it on. */
-static void take_lock(const struct Saver *saver) {
-  for (int tries = 0; flock(saver->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK; tries++) {
+static void take_lock(struct Saver *saver) {
+  for (int tries = 0; flock(saver->lock, LOCK_EX | LOCK_NB) != 0; tries++) {
+    if (errno != EWOULDBLOCK && errno != EINTR) {
+      saver->unlocked = errno;
+      return;
+    }
     if (tries == 10) die(EXIT_USAGE, "another llmc trains in %s; wait for it, or choose another --run", saver->out);
     nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
   }
+}
+
+/* Signals go to the trainer's threads: one that waits for this thread would wait for itself. */
+static void start_thread(struct Saver *saver) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int failed = pthread_create(&saver->thread, NULL, work, saver);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (failed) die(EXIT_INTERNAL, "cannot start a thread");
+  working = saver;
+  interrupts_on_leave(leave);
+  atexit(finish);
 }
 
 void saver_open(struct Saver *saver, const char *out, size_t keep) {
@@ -183,10 +254,11 @@ void saver_open(struct Saver *saver, const char *out, size_t keep) {
   }
   take_lock(saver);
   find_checkpoints(saver);
-  saver->best = step_of_best(saver);
+  saver->best = step_of(saver, "best.bin"), saver->alone = step_of(saver, "model.bin");
   pthread_mutex_init(&saver->mutex, NULL);
   pthread_cond_init(&saver->changed, NULL);
-  if (pthread_create(&saver->thread, NULL, work, saver) != 0) die(EXIT_INTERNAL, "cannot start a thread");
+  path_of(saver->part_path, out, FOLDER, PART);
+  start_thread(saver);
 }
 
 size_t saver_step(const struct Saver *saver) { return newest(saver) / 2; }
@@ -197,6 +269,7 @@ bool saver_go_back(struct Saver *saver, size_t step) {
   if (count == 0) return false;
   saver->later = saver->count - count;
   saver->count = count;
+  saver->alone = SAVER_NO_STEP;
   return true;
 }
 
@@ -213,7 +286,7 @@ bool saver_finish(struct Saver *saver, bool is_best) {
     saver->best = SAVER_NO_STEP;
   }
   saver->is_best = is_best;
-  settle(saver);
+  if (!settle(saver)) die(EXIT_BAD_DATA, "cannot write %s: %s", saver->fault.path, strerror(saver->fault.reason));
   return !lost || is_best;
 }
 
@@ -226,31 +299,73 @@ bool saver_newest(const struct Saver *saver, char model[SAVER_PATH], char state[
   return true;
 }
 
-void saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
-                const struct Gpt2 *model, bool is_best) {
-  char part[64], folder[SAVER_PATH];
-  const size_t key = key_of(state->step, state->told);
-  saver_wait(saver);
-  if (saver->count > 0 && newest(saver) == key) return;
+/* Enters or leaves a phase of the trainer's own; never again when a signal ends the program. */
+static void turn(struct Saver *saver, int from, int to) {
+  if (atomic_compare_exchange_strong(&saver->phase, &from, to)) return;
+  for (;;) pause();
+}
+
+static bool write_part(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
+                       const struct Gpt2 *model) {
+  char folder[SAVER_PATH], part[64];
   snprintf(folder, sizeof folder, "%s/%s", saver->out, FOLDER);
-  make_folder(folder);
+  if (mkdir(folder, 0777) != 0 && errno != EEXIST) return fail(saver, folder, errno);
+  if (mkdir(saver->part_path, 0777) != 0 && errno != EEXIST) return fail(saver, saver->part_path, errno);
   snprintf(part, sizeof part, "%s/%s", FOLDER, PART);
-  snprintf(folder, sizeof folder, "%s/%s", saver->out, part);
-  make_folder(folder);
   path_of(saver->model_path, saver->out, part, "model.bin");
   path_of(saver->state_path, saver->out, part, "state.bin");
-  saver->model.failing = saver->state.failing = remove_part;
-  saver->model.context = saver->state.context = saver;
+  saver->model.survives = saver->state.survives = true;
   checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
+  if (saver->model.fault != 0) return fail(saver, saver->model_path, saver->model.fault);
   file_writer_open(&saver->state, saver->state_path);
   state_write(&saver->state, state, &model->moments, model->moments_bytes);
+  if (saver->state.fault == 0) return true;
+  file_writer_abandon(&saver->model);
+  return fail(saver, saver->state_path, saver->state.fault);
+}
 
+bool saver_save(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
+                const struct Gpt2 *model, bool is_best) {
+  const size_t key = key_of(state->step, state->told);
+  saver_wait(saver);
+  if (saver->count > 0 && newest(saver) == key) {
+    saver->news = SAVER_SAVED;
+    return true;
+  }
+  turn(saver, SAVER_IDLE, SAVER_WRITES);
+  if (!write_part(saver, checkpoint, state, model)) {
+    turn(saver, SAVER_WRITES, SAVER_IDLE);
+    return false;
+  }
   pthread_mutex_lock(&saver->mutex);
   saver->keys[saver->count++] = key;
   saver->is_best = is_best;
-  saver->phase = SAVER_WORKS;
+  turn(saver, SAVER_WRITES, SAVER_WORKS);
   pthread_cond_broadcast(&saver->changed);
   pthread_mutex_unlock(&saver->mutex);
+  return true;
+}
+
+bool saver_weights(struct Saver *saver, const struct Checkpoint *checkpoint, const struct Gpt2 *model) {
+  saver_wait(saver);
+  turn(saver, SAVER_IDLE, SAVER_WRITES);
+  snprintf(saver->model_path, SAVER_PATH, "%s/model.bin", saver->out);
+  saver->model.survives = true;
+  checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
+  file_writer_commit(&saver->model);
+  const bool saved = saver->model.fault == 0 && sync_folder(saver->out);
+  if (saved) saver->alone = checkpoint->step;
+  turn(saver, SAVER_WRITES, SAVER_IDLE);
+  return saved;
+}
+
+enum SaverNews saver_news(struct Saver *saver) {
+  if (saver->out == NULL) return SAVER_NO_NEWS;
+  pthread_mutex_lock(&saver->mutex);
+  const enum SaverNews news = saver->news;
+  saver->news = SAVER_NO_NEWS;
+  pthread_mutex_unlock(&saver->mutex);
+  return news;
 }
 
 void saver_wait(struct Saver *saver) {
@@ -263,6 +378,7 @@ void saver_wait(struct Saver *saver) {
 void saver_close(struct Saver *saver) {
   if (saver->out == NULL) return;
   saver_wait(saver);
+  working = NULL;
   pthread_mutex_lock(&saver->mutex);
   saver->phase = SAVER_STOPS;
   pthread_cond_broadcast(&saver->changed);

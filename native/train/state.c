@@ -25,6 +25,10 @@ static double get_double(const int32_t *header, int at) {
 
 enum { WINDOW_BYTES = OUTLIERS_WINDOW * sizeof(double), MOMENTS_AT = HEADER_BYTES + 2 * WINDOW_BYTES };
 
+size_t state_bytes(const struct Config *config, enum MomentsType moments) {
+  return MOMENTS_AT + 2 * gpt2_moments_bytes(config, moments);
+}
+
 static uint32_t windows_checksum(const struct Outliers *outliers) {
   return crc32_update(crc32_update(0, outliers->losses, WINDOW_BYTES), outliers->norms, WINDOW_BYTES);
 }
@@ -50,6 +54,7 @@ void state_write(struct FileWriter *writer, const struct State *state, const str
   put(header, STATE_SKIPPED_AT, state->skipped);
   put(header, STATE_JUDGED_AT, state->outliers.count);
   header[STATE_MOMENTS_AT] = (int32_t)moments->type;
+  header[STATE_HEADER_CRC_AT] = (int32_t)file_header_checksum(header, STATE_HEADER_CRC_AT);
   file_writer_write(writer, header, HEADER_BYTES);
   file_writer_write(writer, state->outliers.losses, WINDOW_BYTES);
   file_writer_write(writer, state->outliers.norms, WINDOW_BYTES);
@@ -57,22 +62,32 @@ void state_write(struct FileWriter *writer, const struct State *state, const str
   file_writer_write(writer, moments->v, bytes);
 }
 
+static void check_header(const char *path, const int32_t *header) {
+  const int32_t version = header[STATE_VERSION_AT];
+  if (header[STATE_MAGIC_AT] != STATE_MAGIC) {
+    die(EXIT_BAD_DATA, "%s is not a training state that this llmc knows; delete its folder to go on from the "
+        "checkpoint before it", path);
+  }
+  if (version != STATE_VERSION && version != STATE_VERSION_BARE) {
+    die(EXIT_BAD_DATA, "%s is a training state of version %d, and this llmc goes on with version %d; go on with the "
+        "llmc that wrote it, or start a new run from the weights beside it", path, version, STATE_VERSION);
+  }
+  const uint32_t crc = file_header_checksum(header, STATE_HEADER_CRC_AT), told = (uint32_t)header[STATE_HEADER_CRC_AT];
+  const int32_t moments = header[STATE_MOMENTS_AT];
+  if (told != (version == STATE_VERSION ? crc : 0) || moments < MOMENTS_FP32 || moments > MOMENTS_8BIT) {
+    die(EXIT_BAD_DATA, "%s is damaged: its header has checksum %08x and says %08x; delete its folder to go on from "
+        "the checkpoint before it", path, crc, told);
+  }
+}
+
 int state_open(const char *path, struct State *state, const struct Config *config) {
   uint64_t size;
   const int file = file_open(path, "llmc train", &size);
   int32_t header[HEADER_INTS] = {0};
   if (size >= HEADER_BYTES) file_read(file, path, header, HEADER_BYTES, 0);
+  check_header(path, header);
   const int32_t moments = header[STATE_MOMENTS_AT];
-  if (header[STATE_MAGIC_AT] != STATE_MAGIC || moments < MOMENTS_FP32 || moments > MOMENTS_8BIT) {
-    die(EXIT_BAD_DATA, "%s is not a training state that this llmc knows; delete its folder to go on from the "
-        "checkpoint before it", path);
-  }
-  if (header[STATE_VERSION_AT] != STATE_VERSION) {
-    die(EXIT_BAD_DATA, "%s is a training state of version %d, and this llmc goes on with version %d; go on with the "
-        "llmc that wrote it, or start a new run from the weights beside it", path,
-        header[STATE_VERSION_AT], STATE_VERSION);
-  }
-  const uint64_t expected = MOMENTS_AT + 2 * (uint64_t)gpt2_moments_bytes(config, (enum MomentsType)moments);
+  const uint64_t expected = state_bytes(config, (enum MomentsType)moments);
   if (size != expected) {
     die(EXIT_BAD_DATA, "%s is %s: it should have %llu bytes, it has %llu; delete its folder to go on from the "
         "checkpoint before it", path, size < expected ? "cut short" : "damaged", (unsigned long long)expected,

@@ -27,6 +27,9 @@ struct State {
   bool told;  // the validation and the sample of this step came before the checkpoint
 };
 
+/* Bytes of the file. */
+size_t state_bytes(const struct Config *config, enum MomentsType moments);
+
 /* Writes the header, the outliers' windows, then m and v, so many bytes each. */
 void state_write(struct FileWriter *writer, const struct State *state, const struct Moments *moments, size_t bytes);
 

@@ -1,4 +1,5 @@
 /* llmc-native train: its flags, and what a run does when. */
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 
@@ -18,7 +19,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       .events = "text", .limits = {.steps = 40}, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
       .val_every = 10, .val_tokens = 20480, .sample_every = 20, .sample_tokens = 64, .keep = 1, .eot = INT32_MAX,
       .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
-      .resume_from = MOST_STEPS,
+      .resume_from = MOST_STEPS, .save_every = {.seconds = 600},
   };
   /* A resumed run may have what older versions allowed. */
   const double most = 1e9;
@@ -74,7 +75,8 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX,
        "end-of-text token, with which samples begin; 2147483647: the vocabulary's last"},
       {"unused-ids", ARG_TEXT, &o.unused, 0, 0, "ids that samples never hold, as ranges: 500-511,600-600"},
-      {"save-every", ARG_COUNT, &o.save_every, 0, most, "steps between checkpoints; 0: only at the end"},
+      {"save-every", ARG_EVERY, &o.save_every, 0, most,
+       "steps between checkpoints, or at most so much time, such as 10m; 0: only at the end"},
       {"keep", ARG_COUNT, &o.keep, 1, SAVER_MOST_KEPT, "number of checkpoints to keep"},
       {"resume", ARG_SWITCH, &o.resume, 0, 1, "1: resume from the newest checkpoint in --out"},
       {"resume-from", ARG_COUNT, &o.resume_from, 0, MOST_STEPS, "resume from the checkpoint of this step; 1000000000: the newest"},
@@ -98,7 +100,7 @@ static struct RunOptions read_options(int argc, char **argv) {
   }
   if (o.resume && o.out == NULL) die(EXIT_USAGE, "--resume 1 needs the run's folder: --out FOLDER");
   if (o.resume && o.dry_run) die(EXIT_USAGE, "--resume and --dry-run exclude each other; leave one out");
-  if (o.dry_run) o.out = NULL;
+  if (o.dry_run) o.planned_out = o.out, o.out = NULL;
   if (o.data.count == 0 || o.model == NULL) die(EXIT_USAGE, "train needs --data FILE and --model FILE");
   if (strcmp(o.events, "text") != 0 && strcmp(o.events, "json") != 0) {
     die(EXIT_USAGE, "--events takes text or json, not '%s'", o.events);
@@ -107,6 +109,16 @@ static struct RunOptions read_options(int argc, char **argv) {
 }
 
 static bool due(size_t step, size_t every) { return every > 0 && step % every == 0; }
+
+static int end_run(struct Run *run, size_t step, bool told, enum EndReason end) {
+  const bool saved = saving_last(run, step, told), written = run_end(run, step, end);
+  if (!saved) saving_die(run, step);
+  if (!written) {
+    die(EXIT_BAD_DATA, "cannot write the end of %s/metrics.jsonl: %s; step %zu is saved", run->options.out,
+        strerror(errno), step);
+  }
+  return interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
+}
 
 static int loop(struct Run *run, const struct Resumed *resumed) {
   const struct RunOptions *o = &run->options;
@@ -121,15 +133,13 @@ static int loop(struct Run *run, const struct Resumed *resumed) {
     }
     if (!told || (end == GOES_ON && run_asked_to_stop(run))) end = END_INTERRUPTED;
     /* Whoever saves on the way, or may end after the best, has the best too; to others it would cost too much. */
-    const bool keeps_best = o->save_every > 0 || o->limits.patience > 0;
-    const bool saves = due(step, o->save_every) || (keeps_best && run_is_best(run));
-    if (end != GOES_ON || (step > 0 && saves)) run_save(run, step, told);
-    if (end != GOES_ON) {
-      run_end(run, step, end);
-      return interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
-    }
+    const bool keeps_best = o->save_every.steps > 0 || o->limits.patience > 0;
+    if (end != GOES_ON) return end_run(run, step, told, end);
+    const bool is_due = saving_due(run, step);
+    if (is_due || (step > 0 && keeps_best && run_is_best(run))) saving_save(run, step, told, keeps_best);
     const struct StepMetrics metrics = run_step(run, step);
     events_step(&run->events, &metrics);
+    saving_look(run, step + 1);
   }
 }
 
@@ -188,6 +198,7 @@ int command_train(int argc, char **argv) {
   if (!o->dry_run) interrupts_catch();  // before anybody hears of the run, and could want it to stop
   events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), &at);
   plan_check(&run, arena_footprint(&arena), available);
+  plan_check_disk(&run);
   if (!o->resume) saver_open(&run.saver, o->out, o->keep);
   if (!o->resume && run.saver.count > 0) {
     die(EXIT_USAGE, "%s holds a run already; go on with it by --resume 1, or choose another --out", o->out);
@@ -200,8 +211,14 @@ int command_train(int argc, char **argv) {
   else checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
   if (o->out != NULL) events_open_metrics(&run.events, o->out);
   run.saver.metrics = run.events.metrics;
+  if (run.saver.unlocked != 0) {
+    events_note(&run.events, "%s cannot be locked (%s): see to it that no other llmc trains in it", o->out,
+                strerror(run.saver.unlocked));
+  }
 
   run.began = clock_seconds();
+  run.first_step = resumed.step;
+  saving_begin(&run);
   int code = EXIT_OK;
   if (o->dry_run) plan_rehearse(&run);
   else code = loop(&run, &resumed);

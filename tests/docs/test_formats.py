@@ -133,7 +133,7 @@ def test_a_written_checkpoint_has_its_tensors_there(
 
 def test_the_extension(tmp_path: Path, enums: dict[str, int]) -> None:
     rows = {row[0]: row[1] for row in table("int | of llmc's extension")}
-    assert list(rows) == ["8", "9", "10", "11", "12", "13", "14–21"]
+    assert list(rows) == ["8", "9", "10", "11", "12", "13", "14–21", "22"]
     assert rows["8"] == f"magic 0x{enums['EXT_MAGIC']:X}, the bytes `LLMC`"
     assert enums["EXT_MAGIC"].to_bytes(4, "little") == b"LLMC"
     for at, name in zip(
@@ -142,7 +142,8 @@ def test_the_extension(tmp_path: Path, enums: dict[str, int]) -> None:
         strict=True,
     ):
         assert enums[f"EXT_{name}_AT"] == at
-    assert rows["9"].endswith(f": {enums['EXT_VERSION']}")
+    assert rows["9"].startswith(f"version of the extension: {enums['EXT_VERSION']};")
+    assert enums["EXT_HEADER_CRC_AT"] == checkpoint.HEADER_CRC_AT == 22
     flags = re.findall(r"(\d) the (tokenizer|validation loss)", rows["12"])
     assert flags == [
         (str(enums["EXT_HAS_TOKENIZER"]), "tokenizer"),
@@ -159,10 +160,11 @@ def test_the_extension(tmp_path: Path, enums: dict[str, int]) -> None:
     )
     header, data = raw_header(path), path.read_bytes()
     assert data[32:36] == b"LLMC"
-    assert header[9:13] == [1, zlib.crc32(data[1024:]), 77, 3]
+    assert header[9:13] == [2, zlib.crc32(data[1024:]), 77, 3]
     assert np.frombuffer(data, "<f4", 1, 4 * 13)[0] == 1.5
     assert data[4 * 14 : 4 * 22] == bytes(range(32))
-    assert not any(header[22:])
+    assert header[22] == zlib.crc32(data[:88] + bytes(4) + data[92:1024])
+    assert not any(header[23:])
 
 
 # debug_state

@@ -169,6 +169,28 @@ def test_a_pipe_that_does_not_block_loses_no_line(
     assert [line["step"] for line in lines if "train_loss" in line] == list(range(2000))
 
 
+def test_a_pipe_that_nobody_reads_does_not_end_the_training(
+    native: Native, files: Flags, tmp_path: Path
+) -> None:
+    """It takes nothing more for ten seconds: then training goes on without it."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    argv = native.argv("train", **files, **BATCH, steps=2000, out=tmp_path / "out", events="json")
+    done = subprocess.run(
+        argv,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+        env=environment(),
+    )
+    os.close(write)
+    os.close(read)
+    assert done.stderr.count("\n") == 1 and "training goes on" in done.stderr
+    assert len(steps_of(tmp_path / "out")) == 2000
+
+
 STARTER = """
 import subprocess, sys
 engine = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)

@@ -122,11 +122,13 @@ class Screen:
             self.lines.append([])
 
 
-def _own_terminal(llmc: Llmc, columns: int, *args: str) -> tuple[subprocess.Popen[bytes], int]:
+def _own_terminal(
+    llmc: Llmc, columns: int, *args: str, wrapper: tuple[str, ...] = ()
+) -> tuple[subprocess.Popen[bytes], int]:
     """Start a command under a terminal whose Ctrl-C and hang-up reach it; return both."""
     leader, follower, env = _open(llmc, columns, 24)
     process = subprocess.Popen(
-        [sys.executable, "-c", OWN_TERMINAL, *llmc.command, *args],
+        [sys.executable, "-c", OWN_TERMINAL, *wrapper, *llmc.command, *args],
         cwd=llmc.workspace,
         env=env,
         stdin=follower,
@@ -179,9 +181,12 @@ def in_terminal(llmc: Llmc, columns: int, *args: str, lines: int = 40) -> str:
     return written.decode(errors="replace")
 
 
-def close_after(llmc: Llmc, words: str, *args: str) -> None:
-    """Run a command under a terminal that closes when it shows the words; wait for its end."""
-    process, leader = _own_terminal(llmc, 80, *args)
+def close_after(llmc: Llmc, words: str, *args: str, wrapper: tuple[str, ...] = ()) -> None:
+    """Run a command under a terminal that closes when it shows the words; wait for its end.
+
+    With a ``wrapper`` that is what runs there, and the command is its arguments.
+    """
+    process, leader = _own_terminal(llmc, 80, *args, wrapper=wrapper)
     with process:
         try:
             Typist(leader).wait(words)

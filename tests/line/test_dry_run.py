@@ -6,11 +6,9 @@ import json
 import re
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from llmc.cli.main import app
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.dry_run import PARTS
 from tests.helpers.workspace import copy_of, ok, runs
@@ -83,21 +81,6 @@ def test_the_disk_space_is_reported_and_no_more_is_used(llmc: Llmc) -> None:
     assert sizes(run) <= told["disk_bytes"]
     said = ok(llmc(*flags, "--dry-run")).stdout.splitlines()
     assert said[-2].startswith(f"disk: up to {told['disk_bytes']:,} bytes (")
-
-
-def test_a_run_warns_of_a_short_disk(
-    llmc: Llmc, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(llmc.workspace)
-    monkeypatch.setenv("LLMC_CACHE_DIR", str(llmc.cache))
-    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
-    app(args=["train", "--steps", "1", "--run", "tight"], standalone_mode=False)
-    said = capfd.readouterr().err
-    assert said.count("of the disk, but only 0.0 MB are free: free some before it saves\n") == 1
-    # What the run has stored is room that it has.
-    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=200_000))
-    app(args=["train", "--resume", "--steps", "2"], standalone_mode=False)
-    assert "of the disk" not in capfd.readouterr().err
 
 
 def test_quiet_leaves_only_the_exit_code(llmc: Llmc) -> None:

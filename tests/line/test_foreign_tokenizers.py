@@ -120,7 +120,7 @@ def test_a_run_s_own_samples_hold_no_id_without_a_token(here: Llmc) -> None:
     ok(here("prepare", "text.txt", "--model", "mine"))
     data = find_data(Workspace(Path()), Path("data/text"), None)
     flags = engine_arguments(
-        data, Path("models/mine.bin"), None, TrainConfig(), Threads(1), rows=ROWS
+        data, Path("models/mine.bin"), Path("out"), TrainConfig(), Threads(1), rows=ROWS
     )
     given = dict(pairwise(flags))
     assert (given["--eot"], given["--unused-ids"]) == ("0", "300-319")

@@ -103,7 +103,7 @@ def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
         "seed": 1337, "shuffle": True,
         "dtype": "fp32", "recompute": False, "optimizer_state": "fp32",
         "val_every": 10, "val_tokens": 20480, "val_batches": 0,
-        "sample_every": 20, "save_every": 0, "keep": 1,
+        "sample_every": 20, "save_every": "10m", "keep": 1,
     }  # fmt: skip
     lines = metrics(llmc, "texts-1")
     assert [line["step"] for line in lines if "train_loss" in line] == list(range(40))

@@ -61,14 +61,14 @@ def runs(
         ctx.ui.note(f"no run in {ctx.workspace.shown(ctx.workspace.runs)}")
         ctx.ui.next("llmc train" if ctx.workspace.datasets() else "llmc prepare stdlib")
         return
-    newest = max(found, key=lambda run: run.updated if run.steps else 0)
+    newest = max(found, key=lambda run: run.recency if run.steps else 0)
     if newest.steps:
         ctx.ui.next(shlex.join(["llmc", "plot", newest.name]))
 
 
 # What a number sorts by, and -1 for the highest first.
 SORTS: dict[Sort, tuple[Callable[[RunHistory], float | None], int]] = {
-    "when": (lambda run: run.updated or None, -1),
+    "when": (lambda run: run.recency or None, -1),
     "size": (lambda run: run.parameters, -1),
     "steps": (lambda run: run.done, -1),
     "loss": (lambda run: run.recent_loss, 1),

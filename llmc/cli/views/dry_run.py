@@ -31,7 +31,7 @@ def print_estimate(estimate: Estimate) -> None:
         f"{disk}; {megabytes(storage.free)} are free",
         f"an estimate from {steps} measured step{'s' if steps > 1 else ''} "
         f"({estimate.tokens_per_second:,.0f} tokens/s); saving is not included",
-        *filter(None, [estimate.warning]),
+        *filter(None, [storage.warning, estimate.warning]),
     )
 
 

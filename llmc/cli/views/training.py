@@ -371,4 +371,4 @@ def offered(workspace: Workspace, result: TrainResult) -> Iterator[str]:
         yield "use those, or a smaller --lr"
     elif lower:
         yield f"step {best:,} had a lower validation loss{loss(best)}, but was not saved:"
-        yield "--save-every or --patience saves it"
+        yield "--save-every STEPS or --patience saves it"

@@ -17,7 +17,7 @@ from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.tokens.prepared import prepared_model, record_prepared
 from llmc.train.folder import claim_run, discard_run, find_run, new_run, newest_run, write_config
 from llmc.train.history import find_history
-from llmc.train.record import resumable
+from llmc.train.record import resumable, write_record
 
 
 @pytest.fixture
@@ -111,6 +111,24 @@ def test_the_newest_run_is_the_one_that_was_written_to_last(workspace: Workspace
     (b / CHECKPOINT).unlink()
     assert newest_run(workspace, METRICS) == b
     assert newest_run(workspace, CHECKPOINT) == a
+
+
+def test_the_newest_run_does_not_follow_from_clocks_alone(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock goes back two hours between two runs, and again before the first is resumed."""
+    a, b = a_run(workspace, "a"), a_run(workspace, "b")
+
+    def begins(folder: Path, hour: int) -> None:
+        monkeypatch.setattr("llmc.train.folder.time.time_ns", lambda: hour * 3600 * 10**9)
+        write_record(folder, {})
+        for name in (METRICS, CHECKPOINT, RECORD):
+            (folder / name).touch()
+            os.utime(folder / name, (hour * 3600, hour * 3600))
+
+    for folder, hour in ((a, 5), (b, 3), (a, 1), (b, 9)):
+        begins(folder, hour)
+        assert newest_run(workspace, CHECKPOINT) == folder
 
 
 def test_settings_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,10 +90,11 @@ def test_the_header_is_llm_cs_and_then_ours(model: Path) -> None:
     ints = struct.unpack("<256I", raw[:HEADER])
     assert ints[:8] == (20240326, 3, 16, 130, 2, 2, 8, 256)
     assert raw[32:36] == b"LLMC"
-    assert ints[9:13] == (1, zlib.crc32(raw[HEADER:]), 40, 3)
+    assert ints[9:13] == (2, zlib.crc32(raw[HEADER:]), 40, 3)
     assert struct.unpack("<f", raw[52:56]) == (3.25,)
     assert raw[56:88] == FINGERPRINT
-    assert not any(raw[88:HEADER])
+    assert ints[22] == zlib.crc32(raw[:88] + bytes(4) + raw[92:HEADER])
+    assert not any(raw[92:HEADER])
     assert raw[HEADER : HEADER + 4 * 8] == small_tensors()["wte"][0].tobytes()
     assert raw[-4 * 8 :] == small_tensors()["lnfb"].tobytes()
 
@@ -227,10 +228,13 @@ def test_a_damaged_file_is_refused_in_one_sentence(
         ("3 heads do not divide", {5: 3}),
         ("channels must be at least 1", {6: 0}),
         ("padded to 256, not 130", {7: 130}),
-        ("padded to 2147483648, not", {3: 2**31 - 1}),
-        ("cut short", {2: 2**31 - 1, 4: 2**31 - 1, 6: 2**31 - 2}),
+        ("at most 16,777,216", {3: 2**31 - 1}),
+        ("padded to 16777216, not", {3: 2**24}),
+        ("cut short", {2: 2**24, 4: 2**12, 6: 2**20}),
         ("too long", {4: 1}),
-        ("newer llmc", {9: 2}),
+        ("newer llmc", {9: 3}),
+        ("its checksum is", {11: 41}),
+        ("neither llm.c's nor llmc's", {8: 0}),
     ],
 )
 def test_a_header_that_cannot_be_is_refused(model: Path, reason: str, ints: dict[int, int]) -> None:
