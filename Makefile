@@ -10,15 +10,17 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # The demo's own workspace.
 DEMO   := build/demo
 
-.PHONY: demo test test-full test-interop torture proof load lint native setup setup-dev clean help
+.PHONY: demo test test-full test-interop fuzz torture proof load lint native setup setup-dev clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo          train a small GPT on Python's standard library and generate text (minutes)"
 	@echo "make test          linters, types, imports, C tests, Python tests"
-	@echo "make test-full     the same and the slow oracles and sweeps"
+	@echo "make test-full     the same, the slow oracles and sweeps, and make fuzz"
+	@echo "make fuzz          fuzz the engine's readers, SECONDS=60 each (needs clang with libFuzzer)"
 	@echo "make test-interop  open llmc's exports with llama.cpp (builds it: 10 minutes, C++ and cmake)"
-	@echo "make torture       kill a training run 1,000 times; its result must not change"
+	@echo "make torture       kill a training run 1,000 times; its result must not change. MODE=signals,"
+	@echo "                   hangups, faults or disks disturbs it in other ways, COUNT=1000 times"
 	@echo "make proof         kill 2,000 steps of the demo's model some 30 times; its memory must not grow"
 	@echo "make load          serve the demo's model to 1 client, then to 64; report tokens per second"
 	@echo "make native        build the engine with another C compiler: make native CC=cc"
@@ -49,14 +51,26 @@ demo: setup
 # Files begin in the order of their folders: the engine's, which take longest, before the units.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+# Of each reader that is fuzzed. Without a clang that has libFuzzer none is, which is no failure.
+SECONDS := 60
+
 test: lint
 	$(PYTEST)
 
 test-full: lint
 	$(PYTEST) -m ''
+	$(BIN)/python -m tests.programs.fuzz --seconds $(SECONDS)
+
+fuzz: setup-dev
+	$(BIN)/python -m tests.programs.fuzz --seconds $(SECONDS)
+
+# MODE: kills, signals, hangups, faults (needs strace) or disks.
+MODE  := kills
+COUNT := 1000
+SEED  := 1
 
 torture: setup-dev
-	$(BIN)/python -m tests.programs.torture 1000
+	$(BIN)/python -m tests.programs.torture --mode $(MODE) --count $(COUNT) --seed $(SEED)
 
 load: setup-dev
 	$(BIN)/python -m tests.programs.load --workspace $(DEMO) --slots 32

@@ -45,6 +45,7 @@ class Generator:
     def __init__(self, argv: Sequence[str]) -> None:
         """Prepare an engine with the command line of :func:`generate_argv`."""
         self.failure: LlmcError | None = None
+        self._argv = argv
         self._engine = Engine(argv, has_stdin=True)
         self._thread = threading.Thread(target=self._read, name="llmc-generate", daemon=True)
         self._writer = threading.Thread(target=self._send, name="llmc-requests", daemon=True)
@@ -77,6 +78,10 @@ class Generator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def again(self) -> Generator:
+        """Return an engine with the same command line that is not started yet."""
+        return Generator(self._argv)
 
     def submit(self, request: Request, deliver: Deliver) -> str:
         """Submit a request and return the name for :meth:`cancel`.

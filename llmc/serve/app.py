@@ -89,11 +89,11 @@ def _open_routes(completions: Completions) -> APIRouter:
     @routes.get("/health", responses=UNAVAILABLE, response_model=dict[str, str])
     async def health() -> Response:
         """Report whether the engine is running."""
-        dead = completions.batch.failure
-        if dead is None:
+        batch = completions.batch
+        if batch.failure is None:
             return JSONResponse({"status": "ok"})
-        refused = Refused(503, f"The engine has ended: {dead}", kind=BROKEN)
-        return JSONResponse({"status": "dead", **refused.body}, refused.status_code)
+        refused, status = batch.dead(batch.failure), "restarting" if batch.recovers else "dead"
+        return JSONResponse({"status": status, **refused.body}, 503, refused.headers)
 
     return routes
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from math import ceil
 
@@ -17,6 +18,7 @@ from llmc.serve.refusals import BROKEN, BUSY, Refused
 
 Event = Token | End
 MOST_SECONDS_TO_WAIT = 60
+RESTART_SECONDS = 5  # what clients are told to wait for an engine that is started again
 
 
 class EngineBatch:
@@ -27,11 +29,14 @@ class EngineBatch:
         open: completions that have not ended.
         running: open completions with a first token.
         draining: True while the server stops: no new completions.
+        restarts: how often the engine was started again: at most once.
     """
 
     def __init__(self, generator: Generator, queue: int) -> None:
         """Use an engine, for whose slots ``queue`` completions may wait."""
         self.generator = generator
+        self.restarts = 0
+        self._starting: Generator | None = None
         self.capacity = generator.ready.slots + queue
         self.open = 0
         self.running = 0
@@ -47,6 +52,42 @@ class EngineBatch:
         """Why the engine has ended; None while it runs."""
         return self.generator.failure
 
+    @property
+    def recovers(self) -> bool:
+        """Whether an engine that has ended is, or will be, started again."""
+        return not self.draining and (self.restarts == 0 or self._starting is not None)
+
+    async def restart(self) -> None:
+        """Start an engine in place of the one that has ended; requests are refused meanwhile.
+
+        If it cannot be started, ``failure`` says why from then on.
+        """
+        self.restarts += 1
+        self._starting = fresh = self.generator.again()
+        with suppress(LlmcError):
+            await asyncio.to_thread(fresh.__enter__)
+        self.generator, self._starting = fresh, None
+
+    def close(self) -> None:
+        """End the engine that was started again, also while it starts."""
+        for each in (self._starting, self.generator if self.restarts else None):
+            if each is not None:
+                each.close()
+
+    def dead(self, why: LlmcError | None) -> Refused:
+        """Return the refusal of a request that the engine did not answer, because it ended."""
+        if self.recovers:
+            return Refused(
+                503,
+                f"The engine has ended ({why}) and is started again: send the request "
+                "again in some seconds",
+                kind=BROKEN,
+                code="engine_restarting",
+                headers={"Retry-After": str(RESTART_SECONDS)},
+            )
+        message = f"The engine has ended: {why}"
+        return Refused(503, message, kind=BROKEN, code="engine_dead")
+
     def submit(self, requests: Sequence[Request]) -> Job:
         """Submit the texts of one request.
 
@@ -55,7 +96,7 @@ class EngineBatch:
                 is stopping.
         """
         if self.failure is not None:
-            raise _engine_is_dead(self.failure)
+            raise self.dead(self.failure)
         if self.draining:
             raise Refused(503, "The server is shutting down", kind=BROKEN, code="shutting_down")
         if self.open + len(requests) > self.capacity:
@@ -70,13 +111,13 @@ class EngineBatch:
         try:
             for index, request in enumerate(requests):
                 deliver = partial(self._deliver, job, index)
-                job.names.append(self.generator.submit(request, deliver))
+                job.names.append(job.generator.submit(request, deliver))
                 self.open += 1
         except LlmcError as error:
             job.cancel()  # the texts that were submitted
             if isinstance(error, Usage):
                 raise Refused(400, str(error), param="prompt") from error
-            raise _engine_is_dead(error) from error
+            raise self.dead(error) from error
         self._jobs.add(job)
         return job
 
@@ -117,6 +158,8 @@ class EngineBatch:
                 if index in job.started:
                     self.running -= 1
                     self._seconds += 0.1 * (now - job.started[index] - self._seconds)
+            if isinstance(event, End) and event.failure is not None:
+                event = replace(event, message=self.dead(event.failure).detail)
             job.put(index, event)
 
 
@@ -124,7 +167,8 @@ class Job:
     """The texts of one request.
 
     Attributes:
-        names: their names in the engine.
+        generator: the engine that writes them.
+        names: their names in that engine.
         began: when they were submitted (monotonic clock).
         started: when the first token of each came (monotonic clock), by index.
         ended: texts that the engine has ended.
@@ -137,7 +181,7 @@ class Job:
         self.started: dict[int, float] = {}
         self.ended: set[int] = set()
         self.missing = set(range(count))
-        self._batch = batch
+        self.generator = batch.generator
         self._events: list[tuple[int, Event]] = []
         self._came = asyncio.Event()
         self._all = asyncio.Event()
@@ -169,15 +213,11 @@ class Job:
         """Cancel one text, after a stop string."""
         if index in self.missing:
             self.missing.discard(index)
-            self._batch.generator.cancel(self.names[index])
+            self.generator.cancel(self.names[index])
 
     def cancel(self) -> None:
         """Cancel all texts that have not ended."""
         self.missing.clear()
         for index, name in enumerate(self.names):
             if index not in self.ended:
-                self._batch.generator.cancel(name)
-
-
-def _engine_is_dead(why: LlmcError) -> Refused:
-    return Refused(503, f"The engine has ended: {why}", kind=BROKEN, code="engine_dead")
+                self.generator.cancel(name)

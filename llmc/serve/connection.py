@@ -1,18 +1,33 @@
-"""An HTTP connection with timeouts: for a request's head, and for a client that does not read."""
+"""An HTTP connection with timeouts for every wait that a client can prolong.
+
+They are for a request's head, for a body that nobody waits for, and for a client that does not
+read. The guard has the one for a body that is read.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 15.0
 STALLED_SECONDS = 30.0
+UNREAD_SECONDS = 5.0  # for the rest of a body whose answer is sent
 
 
 class Connection(H11Protocol):
-    """Uvicorn's connection, with a timeout for every wait that a client can prolong."""
+    """Uvicorn's connection with these timeouts.
+
+    Attributes:
+        when_closed: called once, with the connection, when it is closed.
+        idle_since: when it began to wait for a request, by the loop's clock; None once the whole
+            request is there and until it is answered.
+    """
+
+    when_closed: Callable[[Connection], object] | None = None
+    idle_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer for a request's head."""
@@ -21,20 +36,36 @@ class Connection(H11Protocol):
         transport.set_write_buffer_limits(high=0)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._expect_head()
+        self.idle_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
-        self._stop("head")
-        self._stop("stall")
+        for name in tuple(self._timers):
+            self._stop(name)
         super().connection_lost(exc)
+        if self.when_closed is not None:
+            self.when_closed(self)
 
     def data_received(self, data: bytes) -> None:
         """Receive bytes; a head that has begun must be completed in time."""
         super().data_received(data)
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._stop("unread")
         if self.conn.their_state is not h11.IDLE:
             self._stop("head")
+            if self.conn.their_state is not h11.SEND_BODY:
+                self.idle_since = None
         elif "head" not in self._timers and self.conn.trailing_data[0]:
             self._expect_head()
+
+    def on_response_complete(self) -> None:
+        """Start the timer for the rest of a body: its bytes would keep the connection open."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.IDLE:
+            self.idle_since = self.loop.time()
+        if self.conn.their_state is h11.SEND_BODY and "unread" not in self._timers:
+            close = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+            self._timers["unread"] = close
 
     def pause_writing(self) -> None:
         """Start the timer for a client that does not read."""

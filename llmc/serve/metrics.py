@@ -53,6 +53,7 @@ class ServerMetrics:
         waiting = "Completions in the queue."
         for name, text, value in (
             ("engine_up", "1 while the engine runs.", lambda: batch.failure is None),
+            ("engine_restarts", "How often it was started again.", lambda: batch.restarts),
             ("engine_slots", "Completions written at a time.", lambda: ready.slots),
             ("engine_memory_bytes", "Memory of the engine.", lambda: ready.memory_bytes),
             ("completions_running", "Completions being written.", lambda: batch.running),

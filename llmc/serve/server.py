@@ -13,19 +13,19 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from llmc.engine.generator import Generator
-from llmc.errors import Interrupted, Usage
+from llmc.errors import Interrupted, LlmcError, Usage
 from llmc.serve.app import Log, make_app
 from llmc.serve.batch import EngineBatch
 from llmc.serve.completions import Completions
 from llmc.serve.connection import Connection
 from llmc.serve.guard import Guard
+from llmc.serve.listener import Listener, room
 from llmc.serve.metrics import ServerMetrics
 from llmc.serve.schema import MAX_CHOICES, RequestLimits
 from llmc.serve.served import ServedModel
 
 GRACE_SECONDS = 30.0  # for running completions when the server stops
 FORCED_SECONDS = 5.0  # more, for clients to read the answers
-MOST_CONNECTIONS = 512
 ENDING = "the server is shutting down"
 
 
@@ -68,17 +68,20 @@ def serve(
     """Answer requests until a signal comes, then finish the running completions.
 
     ``queue`` completions may wait for a slot, each of at most ``max_tokens`` tokens. ``ready`` is
-    called once requests are answered; ``say`` takes messages, ``log`` a line for each answer.
+    called once requests are answered; ``say`` takes messages, ``log`` a line for each answer. An
+    engine that ends is started again, once.
 
     Raises:
-        LlmcError: the engine ended before the signal.
+        LlmcError: the engine ended before the signal, and again after it was started again.
         Interrupted: the signal was Ctrl-C.
     """
     signals: list[int] = []
+    failure: LlmcError | None = None
     # asyncio warns about clients that disconnect early; here that is normal.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
     async def run() -> None:
+        nonlocal failure
         batch = EngineBatch(generator, queue)
         metrics = ServerMetrics()
         metrics.watch(batch)
@@ -90,11 +93,15 @@ def serve(
         )
         completions = Completions(served, limits, batch, metrics)
         app = make_app(served, completions, guard, metrics, log)
-        await _Server(_config(app), batch, ready, say, signals).serve(sockets=[bound])
+        try:
+            await _Server(_config(app), batch, ready, say, signals).serve(sockets=[bound])
+            failure = batch.failure
+        finally:
+            batch.close()
 
     asyncio.run(run())
-    if generator.failure is not None:
-        raise generator.failure
+    if failure is not None:
+        raise failure
     if signal.SIGINT in signals:
         raise Interrupted("stopped by Ctrl-C")
 
@@ -102,7 +109,7 @@ def serve(
 def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=Connection,
+        http="h11",
         ws="none",
         lifespan="off",
         loop="asyncio",
@@ -111,7 +118,6 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=int(GRACE_SECONDS + FORCED_SECONDS),
     )
 
@@ -132,13 +138,21 @@ class _Server(uvicorn.Server):
         self._ready = ready
         self._say = say
         self._signals = signals
+        self._restart: asyncio.Future[None] | None = None
         self._reported_failure = False
         self._hurried = False
         self._loop = asyncio.get_running_loop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        self.servers = []  # uvicorn's own would accept whatever comes
+        (bound,) = sockets or []
+        self._listener = Listener(bound, self._connection, room(), self._say)
+        self.started = True
         self._ready()
+
+    def _connection(self) -> Connection:
+        return Connection(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Finish on the first signal, cancel on a second Ctrl-C, drop everything on a third."""
@@ -155,14 +169,24 @@ class _Server(uvicorn.Server):
         self._captured_signals.clear()  # uvicorn would raise them again at the end
 
     async def on_tick(self, counter: int) -> bool:
-        if (dead := self._batch.failure) is not None and not self._reported_failure:
-            self._reported_failure = True
-            self._say(f"error: {dead}; restart the server")
+        if (dead := self._batch.failure) is not None and not self.should_exit:
+            if self._restart is None:
+                self._say(f"error: {dead}; the engine is started again")
+                self._restart = asyncio.ensure_future(self._start_again())
+            elif self._restart.done() and not self._reported_failure:
+                self._reported_failure = True
+                self._say(f"error: {dead}; restart the server")
         return await super().on_tick(counter)
+
+    async def _start_again(self) -> None:
+        await self._batch.restart()
+        if self._batch.failure is None:
+            self._say("the engine answers again")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         batch = self._batch
         batch.draining = True
+        self._listener.close()
         if batch.open:
             self._say(
                 f"finishing open completions ({batch.open}), at most {GRACE_SECONDS:g} seconds; "

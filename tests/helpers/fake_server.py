@@ -34,6 +34,7 @@ def main() -> None:
     if args.patience is not None:
         guard.BODY_SECONDS = args.patience
         connection.HEAD_SECONDS = connection.STALLED_SECONDS = args.patience
+        connection.UNREAD_SECONDS = args.patience
         server.GRACE_SECONDS = args.patience
     argv = generate_argv(FAKE, args.checkpoint, slots=args.slots, positions=64)
     served = ServedModel(

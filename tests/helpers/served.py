@@ -141,11 +141,15 @@ def served(
 
 @contextmanager
 def fake_server(
-    folder: Path, *flags: str | Path, env: Mapping[str, str] | None = None
+    folder: Path,
+    *flags: str | Path,
+    env: Mapping[str, str] | None = None,
+    files: int | None = None,
 ) -> Iterator[Served]:
-    """Serve the stand-in for the engine."""
+    """Serve the stand-in for the engine; the process may have so many ``files`` open."""
     model = folder / "parrot.bin"
     if not model.exists():
         save_model(model, BYTES)
-    with served([sys.executable, FAKE, model, *flags], env) as server:
+    limited = [] if files is None else ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
+    with served([*limited, sys.executable, FAKE, model, *flags], env) as server:
         yield server

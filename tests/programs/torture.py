@@ -4,6 +4,8 @@ Each life of the run is ended by SIGKILL, now and then by Ctrl-C, at a random mo
 with another number of threads. What it ends with must be what an undisturbed run ends with: the
 weights, AdamW's means, the metrics.
 
+``--mode`` chooses other ends than these: :mod:`tests.programs.ends`.
+
 ``python -m tests.programs.torture --proof`` (``make proof``) does it to one long run of the demo on
 Python's standard library, and asks besides that the memory of the undisturbed one never grows:
 Linux alone tells it.
@@ -257,21 +259,37 @@ def proof(native: Native, folder: Path, steps: int, kills: int, seed: int = 1) -
 
 
 def main() -> None:
-    """Torture, and say how often the run was killed."""
+    """Torture, and say how often the run was disturbed."""
+    from tests.programs.ends import MODES, run_mode
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("kills", type=int, nargs="?", help="how many (1000; of a proof about 30)")
     parser.add_argument("--proof", action="store_true", help="of a long run of the demo")
     parser.add_argument("--steps", type=int, default=2000, help="of a proof, 2000")
+    parser.add_argument("--mode", choices=("kills", *MODES), default="kills", help="what is done")
+    parser.add_argument("--count", type=int, help="how often; as kills")
+    parser.add_argument("--seed", type=int, default=1, help="of what happens (1)")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first trial (0)")
     options = parser.parse_args()
+    count = options.count or options.kills or (30 if options.proof else 1000)
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        native = build(Path(name) / "cache")
+        cache = Path(os.environ.get("LLMC_TEST_ENGINES", Path(name) / "cache"))
+        native = build(cache)
         if options.proof:
-            proof(native, Path(name), options.steps, options.kills or 30)
-        else:
-            kills = options.kills or 1000
-            deaths = torture(native, Path(name), kills)
+            proof(native, Path(name), options.steps, count, options.seed)
+        elif options.mode == "kills":
+            deaths = torture(native, Path(name), count, options.seed)
             print(f"killed {deaths} times; each run ended as if it had not been")
-            assert deaths == kills, f"{MOST_RUNS} runs were at their end before"
+            assert deaths == count, f"{MOST_RUNS} runs were at their end before"
+        else:
+            happened = run_mode(
+                options.mode, native, cache, count=count, seed=options.seed, first=options.first
+            )
+            for what, times in sorted(happened.items()):
+                print(f"{times:6} {what}")
+            print(f"{options.mode}: {count} times; each run ended as if nothing had happened")
+    print(f"seed {options.seed}, {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

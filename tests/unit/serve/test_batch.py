@@ -60,7 +60,7 @@ def in_a_loop(engine: Silent, hold: Callable[[EngineBatch], None]) -> None:
     ("why", "status", "said"),
     [
         (Usage("a prompt of 600,000 tokens is more than the engine reads"), 400, "600,000 tokens"),
-        (LlmcError("the engine was closed"), 503, "The engine has ended: the engine was closed"),
+        (LlmcError("the engine was closed"), 503, "The engine has ended .the engine was closed"),
     ],
 )
 def test_what_fails_halfway_leaves_nothing_open(why: LlmcError, status: int, said: str) -> None:

@@ -154,18 +154,53 @@ def test_what_takes_too_long_is_ended_with_an_error(folder: Path) -> None:
         assert "shutting down" in error(whole, 503)["message"]
 
 
-def test_an_engine_that_dies_is_told_of(folder: Path) -> None:
-    """Who waits gets 503 or an error in the stream, so does who comes later, and so does health."""
+def test_an_engine_that_dies_is_started_again_once(folder: Path) -> None:
+    """Who waits gets 503 or an error in the stream that says so; who comes later is answered."""
     with writing(folder) as (server, answers):
         os.kill(child_of(server.process.pid), signal.SIGKILL)
         stream, whole = (answer.result() for answer in answers)
         last = json.loads(stream.text.split("\n\n")[-2].removeprefix("data: "))
-        assert "SIGKILL" in last["error"]["message"]
-        assert "SIGKILL" in error(whole, 503)["message"]
-        assert error(server.complete(prompt="b"), 503)["code"] == "engine_dead"
-        health = server.get("/health")
-        assert (health.status_code, health.json()["status"]) == (503, "dead")
+        for told in (last["error"]["message"], error(whole, 503)["message"]):
+            assert "SIGKILL" in told and "started again" in told
+        server.becomes("llmc_engine_up", 1)
+        assert server.metric("llmc_engine_restarts") == 1
+        assert server.metric("llmc_completions_running") == 0
+        assert server.get("/health").json() == {"status": "ok"}
+        assert server.complete(prompt="b", max_tokens=3).json()["choices"][0]["text"] == "bbb"
+        code, said = server.end()
+        assert code == 0
+        assert "SIGKILL" in said and "answers again" in said and "Traceback" not in said
+
+
+def test_an_engine_that_dies_again_stays_dead(folder: Path) -> None:
+    """Later requests get 503 and health says why, until the server ends with the engine's code."""
+    with fake_server(folder) as server:
+        for times in (1, 2):
+            os.kill(child_of(server.process.pid), signal.SIGKILL)
+            while (health := server.get("/health")).status_code == 200:
+                pass
+            assert health.json()["status"] == ("restarting" if times == 1 else "dead")
+            assert "SIGKILL" in health.json()["error"]["message"]
+            refused = server.complete(prompt="b")
+            if times == 1:
+                assert refused.status_code == 200 or (
+                    error(refused, 503)["code"] == "engine_restarting"
+                    and int(refused.headers["retry-after"]) > 0
+                )
+                server.becomes("llmc_engine_up", 1)
+            else:
+                assert error(refused, 503)["code"] == "engine_dead"
         assert server.metric("llmc_engine_up") == 0
         code, said = server.end()
         assert code == 137  # as the shell says of a killed program
-        assert "SIGKILL" in said and "Traceback" not in said
+        assert "SIGKILL" in said and "started again" in said and "Traceback" not in said
+
+
+def test_an_engine_that_cannot_be_started_again_is_told_of(folder: Path) -> None:
+    """With --fault die every request ends the engine."""
+    with fake_server(folder, "--fault", "die") as server:
+        assert "started again" in error(server.complete(prompt="b"), 503)["message"]
+        server.becomes("llmc_engine_up", 1)
+        assert "no finite logits" in error(server.complete(prompt="b"), 503)["message"]
+        assert error(server.complete(prompt="b"), 503)["code"] == "engine_dead"
+        assert server.end()[0] == 5
