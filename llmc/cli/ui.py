@@ -102,10 +102,11 @@ class Ui:
         """Show a progress bar with rate and remaining time; nothing in a pipe."""
         from rich import progress as parts
 
+        counted = "{task.completed:,.0f}" + ("/{task.total:,.0f} " if total is not None else " ")
         counts = (
             (parts.DownloadColumn(), parts.TransferSpeedColumn())
             if unit == "bytes"
-            else (parts.TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),)
+            else (parts.TextColumn(counted + unit),)
         )
         with parts.Progress(
             parts.TextColumn("{task.description}"),

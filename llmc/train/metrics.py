@@ -201,6 +201,8 @@ class Progress:
         elif event["event"] == "start":
             self.start = event
             self.steps = event["steps"]
+        elif event["event"] == "planned":
+            self.steps, self.max_seconds = event["steps"], 0.0
         elif event["event"] == "threads":
             self.start = {**self.start, "threads": event["threads"]}
         elif event["event"] == "sample":
