@@ -9,15 +9,14 @@ without its ending (``gpt2-124m``), or is any TOML file by path. Its tables are 
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmc import setting
-from llmc.errors import Usage
+from llmc import parsing, setting
+from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
 from llmc.setting import BELOW_1, MOST, Checked, OnResume, make_setting, settings_table, take_texts
@@ -308,13 +307,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a preset or of a run's ``config.toml``, unchecked.
 
     Raises:
-        Usage: it cannot be read, or is not TOML.
+        Usage, BadData: it cannot be read, or is not TOML; it is nested too deep or too large.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parsing.read_toml(path)
     except OSError as error:
         raise Usage(f"cannot read the config {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except parsing.Unparsable as error:
+        raise BadData(f"{path} is no settings: {error}") from error
+    except ValueError as error:
         raise Usage(f"{path} is not valid TOML: {error}") from error
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from llmc.addresses import without_secrets
+
 
 class ExitCode(IntEnum):
     """Exit codes; the same enum stands in ``native/base/util.h``."""
@@ -28,6 +30,10 @@ class LlmcError(Exception):
 
     exit_code = ExitCode.INTERNAL
     commands: tuple[str, ...] = ()  # the commands that continue the work, as they are typed
+
+    def __init__(self, message: str = "") -> None:
+        """Fail with a message; addresses in it lose their secrets."""
+        super().__init__(without_secrets(message))
 
     def __init_subclass__(cls, *, exit_code: ExitCode | None = None) -> None:
         if exit_code is not None:

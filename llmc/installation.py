@@ -6,11 +6,12 @@ The package and the command are called ``llmc``; the distribution, which pip ins
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
 from pathlib import Path
+
+from llmc.parsing import from_json
 
 DISTRIBUTION = "llmc-train"
 
@@ -68,7 +69,7 @@ def _clone() -> Path | None:
     places = [Path(__file__).resolve().parent.parent]
     try:
         origin = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
-        url = json.loads(origin)["url"] if origin else ""
+        url = from_json(origin)["url"] if origin else ""
         if url.startswith("file://"):
             places.append(Path(url.removeprefix("file://")))
     except importlib.metadata.PackageNotFoundError:

@@ -13,6 +13,9 @@ from llmc.errors import BadData, MissingOutput
 
 Contents = TypeVar("Contents")
 
+# What code raises that takes damaged values for whole ones.
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+LONGEST_REASON = 300  # characters of another program's message
 HEAD_BYTES = 4096  # the first bytes, by which a kind is recognized
 CODECS = {"gzip": "gz", "zstd": "zst", "bzip2": "bz2", "xz": "xz"}  # of the compressed kinds
 
@@ -172,6 +175,16 @@ def read_strictly(
     return contents
 
 
+def is_failure(error: BaseException) -> bool:
+    """Tell whether a library failed on what it was given: a panic of Rust is no ``Exception``."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the beginning of an error's message on one line: it may quote what a file holds."""
+    return " ".join(str(error)[:LONGEST_REASON].split())
+
+
 @contextmanager
 def unreadable_explained(what: Path | str, advice: str) -> Iterator[None]:
     """Turn an OSError of reading the file ``what`` into one sentence that ends in ``advice``.
@@ -194,6 +207,6 @@ def broken_explained(what: Path | str, advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (*DAMAGE, OSError) as error:
+        reason = f"{type(error).__name__}: {reason_of(error)}"
         raise BadData(f"cannot read {what} ({reason}): {advice}") from error

@@ -12,7 +12,6 @@ tensor, and one wrong element shows in every projection.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from llmc.check.tolerances import STEPS
 from llmc.config import TrainConfig
 from llmc.errors import BadData
 from llmc.model import ModelConfig, tensor_shapes
+from llmc.parsing import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +98,7 @@ def known_answers(path: Path = ANSWERS) -> Answers:
         BadData: the file is missing or damaged.
     """
     try:
-        answers = Answers(**json.loads(path.read_text(encoding="utf-8")))
+        answers = Answers(**read_json(path))
         names = set(tensor_shapes(MODEL))
         whole = len(answers.losses) == STEPS and all(
             set(kept) == names and all(len(row) == 1 + PROJECTIONS for row in kept.values())

@@ -75,7 +75,8 @@ class TorchProcess:
     """PyTorch in a process of its own, stopped unless it is being timed: a context manager."""
 
     def __init__(self) -> None:
-        argv = [sys.executable, "-m", "llmc.check.torch_bench"]
+        # -P: no module of the folder in which it runs is imported.
+        argv = [sys.executable, "-P", "-m", "llmc.check.torch_bench"]
         self._process = Engine(argv, name="PyTorch", has_stdin=True)
 
     def __enter__(self) -> TorchProcess:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from llmc.config import TrainConfig
 from llmc.errors import BadData, CompileFailed, LlmcError
 from llmc.model import ModelConfig
+from llmc.parsing import from_json
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +134,7 @@ def main() -> None:
     """Run the requests of stdin, one after the other."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, not after torch.compile
     for line in sys.stdin:
-        request = json.loads(line)
+        request = from_json(line)
         try:
             _run(**request)
         except Exception as error:

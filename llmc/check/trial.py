@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from llmc.check.known_answers import MODEL, TRAIN, Answers, answers_of, tensors,
 from llmc.config import flags_of
 from llmc.engine.process import Engine
 from llmc.errors import BadData, LlmcError
+from llmc.parsing import from_json
 from llmc.tokens.files import UINT16_VOCAB, write_tokens
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.number_types import from_bf16, to_bf16
@@ -91,7 +91,7 @@ class Trial:
         flags = flags_of(replace(TRAIN, steps=steps, dtype=dtype))
         out = ("--out", str(self.trained.parent), "--events", "json")
         shutil.rmtree(self.trained.parent, ignore_errors=True)
-        events = map(json.loads, self._run(isa, "train", *flags, *out, *words))
+        events = map(from_json, self._run(isa, "train", *flags, *out, *words))
         return [(event["train_loss"], event["grad_norm"]) for event in events if "step_ms" in event]
 
     def answers(self, isa: str, dtype: str = TRAIN.dtype) -> Answers:

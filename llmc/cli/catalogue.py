@@ -61,6 +61,12 @@ COMMANDS = {
         "guide/runs.md",
         ("llmc runs --sort val", "best validation loss first"),
     ),
+    "sweep": About(
+        RUNS,
+        "Compare training settings in short trials.",
+        "guide/sweep.md",
+        ("llmc sweep --lr 5e-4,1e-3,2e-3 --for 2m", "which learning rate?"),
+    ),
     "plot": About(
         RUNS,
         "Plot training curves in the terminal, as a picture or as a page.",

@@ -7,10 +7,11 @@ Nothing else in the project exits. A command's module is imported when it is cal
 from __future__ import annotations
 
 import copy
+import errno
 import importlib
-import io
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +19,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llmc import __version__
+from llmc.addresses import without_secrets
 from llmc.cli.catalogue import COMMANDS
 from llmc.cli.completion import add_completion, command_items
 from llmc.cli.context import Context
 from llmc.cli.help import GLOBAL, command_page, main_page
+from llmc.cli.streams import Output, discard, open_closed_streams
 from llmc.cli.suggestions import nearest_flag
-from llmc.cli.ui import Ui, discard
+from llmc.cli.ui import Ui
 from llmc.errors import ExitCode, Interrupted, LlmcError
 from llmc.paths import Workspace
 
@@ -75,7 +78,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            # The reader (head, less) has what it wanted; Python must not complain while flushing.
+            # The reader (head, less) has what it wanted.
             discard(sys.stdout)
             raise typer.Exit(ExitCode.OK) from error
 
@@ -191,32 +194,58 @@ def usage_error(error: Any) -> str:
 
 def main() -> None:
     """Run ``llmc`` and exit with the code of what happened."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal in Latin-1 cannot show a loss curve
-    ui = Ui()
+    open_closed_streams()
+    output, ui = Output(), Ui()
+    code: int = ExitCode.OK
+    try:
+        code = _code_of_command(ui)
+    except SystemExit as end:  # Typer's, where the reader of stdout has left
+        code = int(end.code or 0) if output.failure() is None else code
+    except Exception as error:
+        if not isinstance(error, OSError) or output.failure() is None:
+            code = _code_of_bug(ui, error)
+    if (reason := output.failure()) is not None:
+        code = code or _code_of_output(ui, reason)
+    sys.exit(code)
+
+
+def _code_of_command(ui: Ui) -> int:
+    """Run the command; return its exit code, after an error has been printed."""
     try:
         args = globals_first(sys.argv[1:]) or ["--help"]
         code = app(args=args, prog_name="llmc", standalone_mode=False, obj=ui)
         if code == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt  # Typer made an exit code of it
-        sys.exit(code)
+        return int(code or ExitCode.OK)
     except USAGE_ERROR as error:
         ui.error(usage_error(error))
-        sys.exit(ExitCode.USAGE)
+        return ExitCode.USAGE
     except LlmcError as error:
         # How the command ended and what continues it is printed even when quiet.
         ui.quiet = False
         (ui.note if isinstance(error, Interrupted) else ui.error)(str(error))
         ui.next(*error.commands)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         ui.error("interrupted")
-        sys.exit(ExitCode.INTERRUPTED)
-    except Exception as error:
-        if os.environ.get("LLMC_TRACEBACK"):
-            raise
-        ui.error(
-            f"internal error: {type(error).__name__}: {error}; this is a bug in llmc, "
-            "please report it with the output of the same command under LLMC_TRACEBACK=1"
-        )
-        sys.exit(ExitCode.INTERNAL)
+        return ExitCode.INTERRUPTED
+
+
+def _code_of_bug(ui: Ui, error: Exception) -> int:
+    if os.environ.get("LLMC_TRACEBACK"):
+        sys.stderr.write(without_secrets("".join(traceback.format_exception(error))))
+        return ExitCode.INTERNAL
+    ui.error(
+        f"internal error: {type(error).__name__}: {error}; this is a bug in llmc, "
+        "please report it with the output of the same command under LLMC_TRACEBACK=1"
+    )
+    return ExitCode.INTERNAL
+
+
+def _code_of_output(ui: Ui, reason: OSError) -> int:
+    """Return the exit code where stdout cannot be written; a reader that left is no error."""
+    if isinstance(reason, BrokenPipeError):
+        return ExitCode.OK
+    why = "it is closed" if reason.errno == errno.EBADF else reason.strerror
+    ui.error(f"cannot write to stdout: {why}; send it elsewhere, such as to a file")
+    return ExitCode.BAD_DATA

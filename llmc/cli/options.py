@@ -108,6 +108,16 @@ def with_settings(table: Mapping[str, Setting]) -> Callable[[Callable[..., None]
     )
 
 
+def with_lists(table: Mapping[str, Setting]) -> Callable[[Callable[..., None]], Any]:
+    """Give a command options as :func:`with_settings` does, each of which takes several values.
+
+    The command takes them in ``**settings`` as tuples; ``max_time`` has an option of its own.
+    """
+    options = {name: (list_option_of(each), None) for name, each in table.items()}
+    options.pop("max_time", None)
+    return partial(with_options, options=options)
+
+
 def with_options(command: Any, options: Mapping[str, tuple[Any, Any]]) -> Any:
     """Give a command options, each with its annotation and its default.
 
@@ -142,8 +152,26 @@ def option_of(setting: Setting) -> Any:
     return Annotated[kind | None, option(text, **shown)]
 
 
+def list_option_of(setting: Setting) -> Any:
+    """Return the option of a setting that takes several values, with commas between them."""
+    one = _parser(setting)
+
+    def parse(text: Any) -> tuple[Any, ...]:
+        return tuple(one(each) for each in str(text).split(","))
+
+    choices = f": {', '.join(setting.choices)}" if setting.choices else ""
+    metavar = "on|off" if isinstance(setting.default, bool) else setting.metavar
+    shown: dict[str, Any] = {"group": setting.group, "parser": parse}
+    return Annotated[Any, option(f"{setting.help}{choices}.", f"{metavar},…", **shown)]
+
+
 def _parser(setting: Setting) -> Callable[[Any], Any]:
-    kinds: dict[type, Callable[[str], Any]] = {int: count_of, float: number_of, str: str}
+    kinds: dict[type, Callable[[str], Any]] = {
+        int: count_of,
+        float: number_of,
+        str: str,
+        bool: _switch,
+    }
 
     def read(text: str) -> Any:
         kind = kinds[type(setting.default)]
@@ -157,6 +185,12 @@ def _parser(setting: Setting) -> Callable[[Any], Any]:
         return value
 
     return parsed(read)
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError(f"'{text}' is neither on nor off")
+    return text == "on"
 
 
 def _rank(parameter: inspect.Parameter) -> int:

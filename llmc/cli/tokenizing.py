@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from llmc.cli.options import count, in_group, with_options
 from llmc.errors import Usage
+from llmc.fetch.compression import MOST_RATIO
 from llmc.text.encodings import encoding_named
 from llmc.text.reading import Reading
 from llmc.text.source import VAL_FRACTION
@@ -96,6 +97,13 @@ Newlines = Annotated[
     Literal["lf", "keep"],
     of_reading("Turn the line ends CR LF and CR into LF, or keep them."),
 ]
+AnyRatio = Annotated[
+    bool,
+    of_reading(
+        f"Read compressed files that grow to more than {MOST_RATIO} times their size.",
+        names=("--any-ratio",),
+    ),
+]
 Dtype = Annotated[
     Literal["uint16", "int32"] | None,
     of_parts("INPUT are token files without a header: nanoGPT's, llm.c's first."),
@@ -123,6 +131,7 @@ OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "field": (Field, None),
     "encoding": (Encoding, None),
     "newlines": (Newlines, "lf"),
+    "any_ratio": (AnyRatio, False),
     "workers": (Workers, None),
     "shard_tokens": (ShardTokens, SHARD_TOKENS),
     "allow_special": (AllowSpecial, False),
@@ -168,6 +177,7 @@ def options_of(given: Mapping[str, Any]) -> TokenizeOptions:
         fields[0] if len(fields) == 1 else fields or None,
         encoding_named(encoding) if encoding is not None else None,
         newlines if newlines != "lf" else None,
+        values.pop("any_ratio"),
     )
     shard = values.pop("shard")
     part = read_shard(shard) if shard is not None else None

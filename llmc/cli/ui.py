@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from llmc.addresses import all_without_secrets, without_secrets
 from llmc.installation import program
 from llmc.report import Advance, Unit
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def discard(stream: TextIO) -> None:
-    """Let a stream that cannot be written lose what it holds: Python flushes it at its end."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
+    from rich.text import Text
 
 
 class Ui:
@@ -59,10 +53,15 @@ class Ui:
 
         return Console(stderr=True, highlight=False, soft_wrap=True)
 
+    def _say(self, message: str | Text) -> None:
+        # If stderr is full or gone, nobody can be told.
+        with suppress(OSError):
+            self.console.print(message, markup=False, emoji=False)
+
     def note(self, message: str) -> None:
         """Print a line on stderr: what was chosen or done."""
         if not self.quiet:
-            self.console.print(self.as_typed(message), markup=False, emoji=False)
+            self._say(without_secrets(self.as_typed(message)))
 
     def next(self, *commands: str) -> None:
         """Print the commands to type next."""
@@ -72,7 +71,8 @@ class Ui:
 
         for index, words in enumerate(commands):
             label = "next: " if index == 0 else "      "
-            self.console.print(Text.assemble((label, "dim"), (self.spelled(words), "bold cyan")))
+            shown = without_secrets(self.spelled(words))
+            self._say(Text.assemble((label, "dim"), (shown, "bold cyan")))
 
     def spelled(self, command: str) -> str:
         """Return the command ``llmc …`` as a shell here runs it in the same workspace."""
@@ -86,12 +86,13 @@ class Ui:
         """Print an error, even when quiet."""
         from rich.text import Text
 
-        self.console.print(Text.assemble(("error: ", "bold red"), self.as_typed(message)))
+        message = without_secrets(self.as_typed(message))
+        self._say(Text.assemble(("error: ", "bold red"), message))
 
     def result(self, fields: dict[str, Any]) -> None:
         """Print the command's result as one JSON object on stdout, with ``--json`` only."""
         if self.json:
-            sys.stdout.write(json.dumps(fields) + "\n")
+            sys.stdout.write(json.dumps(all_without_secrets(fields)) + "\n")
             sys.stdout.flush()
 
     @contextmanager
@@ -101,10 +102,11 @@ class Ui:
         """Show a progress bar with rate and remaining time; nothing in a pipe."""
         from rich import progress as parts
 
+        counted = "{task.completed:,.0f}" + ("/{task.total:,.0f} " if total is not None else " ")
         counts = (
             (parts.DownloadColumn(), parts.TransferSpeedColumn())
             if unit == "bytes"
-            else (parts.TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),)
+            else (parts.TextColumn(counted + unit),)
         )
         with parts.Progress(
             parts.TextColumn("{task.description}"),
@@ -115,7 +117,7 @@ class Ui:
             transient=True,
             disable=self.quiet or not self.console.is_terminal,
         ) as progress:
-            task = progress.add_task(description, total=total)
+            task = progress.add_task(without_secrets(description), total=total)
 
             def advance(step: int, total: int | None = None) -> None:
                 if progress.tasks[0].total is None and total is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -106,12 +107,14 @@ def build_native(
 
     Raises:
         CompileFailed: the compiler refused, or there is none.
-        BadData: the cache cannot be written.
+        BadData: the cache cannot be written, or others can write it.
         Usage: ``cpu`` is this machine's, and there is a target.
     """
     native = native or shipped_dir("native")
     cpu = cpu or chosen_cpu()
     binary = native_binary(mode, native, cpu, target)
+    check_private(binary)
+    check_private(cache_dir() / "zig")
     if binary.is_file() and not force:
         return Built(binary, compiled=False)
     report.note("building the engine, once per version …")
@@ -175,6 +178,35 @@ def _reason(step: Step, output: str) -> str:
     shown = [line for line in errors if "errors generated" not in line][:SHOWN_ERRORS]
     failed = "compile" if step.source else "link"
     return f"{(step.source or step.output).name} did not {failed}: {'; '.join(shown)}"
+
+
+def check_private(path: Path) -> None:
+    """Check that no other user can put a program in a place, or in a folder above it.
+
+    Other users may write in a folder whose sticky bit keeps them from what is not theirs.
+
+    Raises:
+        BadData: another user can.
+    """
+    if not hasattr(os, "getuid"):
+        return
+    own = (0, os.getuid())
+    for place in dict.fromkeys(
+        each for start in (path.absolute(), path.resolve()) for each in (start, *start.parents)
+    ):
+        try:
+            found = place.lstat()
+        except OSError:
+            continue  # it is made later
+        mode = 0 if stat.S_ISLNK(found.st_mode) else found.st_mode
+        by_all = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
+        by_group = mode & stat.S_IWGRP and found.st_gid not in (0, os.getgid())
+        if found.st_uid not in own or by_all or by_group:
+            raise BadData(
+                f"other users can write {place}, and could put another program there for the "
+                f"engine: take that from them (chmod go-w {place}), or set LLMC_CACHE_DIR to a "
+                "folder of your own"
+            )
 
 
 @contextmanager

@@ -8,7 +8,6 @@ which forwards it and keeps reading, so that the engine can finish its step and 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from llmc.errors import (
     MissingOutput,
     Usage,
 )
+from llmc.parsing import from_json
 
 ERRORS: dict[int, type[LlmcError]] = {
     kind.exit_code: kind
@@ -173,7 +173,7 @@ class Engine:
         """
         for line in self:
             try:
-                event = json.loads(line)
+                event = from_json(line)
             except ValueError:
                 event = None
             if not isinstance(event, dict):

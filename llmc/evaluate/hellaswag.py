@@ -7,7 +7,6 @@ github.com/rowanz/hellaswag's ``data/hellaswag_val.jsonl``, one JSON object per 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from llmc.evaluate.rows import EngineOptions, EngineRun, RowEngine
 from llmc.evaluate.statistics import Ratio, proportion
 from llmc.evaluate.target import EvaluatedModel, find_evaluated
 from llmc.fetch.registry import HELLASWAG, fetched_files
+from llmc.parsing import from_json, read_limited
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.files import write_rows, write_tokens
@@ -53,15 +53,15 @@ def read_examples(path: Path) -> list[Example]:
     """
     examples = []
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    examples.append(_example(line, f"{path}, line {number},"))
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_limited(path).decode().split("\n")
+    except (OSError, ValueError) as error:
         raise BadData(
             f"cannot read {path}: {getattr(error, 'strerror', None) or error}; "
             "get it with 'llmc fetch hellaswag'"
         ) from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            examples.append(_example(line, f"{path}, line {number},"))
     if not examples:
         raise BadData(f"{path} holds no examples: get the file with 'llmc fetch hellaswag'")
     return examples
@@ -70,7 +70,7 @@ def read_examples(path: Path) -> list[Example]:
 def _example(line: str, where: str) -> Example:
     """Return the question in a line, or raise BadData."""
     try:
-        item: dict[str, Any] = json.loads(line)
+        item: dict[str, Any] = from_json(line)
         context, endings, label = item["ctx"], item["endings"], item.get("label")
         if not isinstance(context, str) or not context:
             raise ValueError("ctx should be a text")
@@ -78,7 +78,7 @@ def _example(line: str, where: str) -> Example:
             raise ValueError(f"endings should be {ENDINGS} texts")
         if not all(isinstance(ending, str) for ending in endings):
             raise ValueError("an ending should be a text")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadData(
             f"{where} is not an example of HellaSwag ({type(error).__name__}: {error}); "
             "get the file with 'llmc fetch hellaswag'"

@@ -15,7 +15,6 @@ what another began; otherwise it is a hash of the address.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData
+from llmc.parsing import read_json
 from llmc.paths import cache_dir, write_json
 from llmc.report import Report
 
@@ -168,7 +168,7 @@ class Entry:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from llmc.addresses import without_secrets
 from llmc.errors import BadData, Usage
 from llmc.fetch.cache import Pin
 from llmc.report import Report
@@ -62,8 +63,7 @@ class Remote:
     @property
     def shown(self) -> str:
         """The address without password, query and fragment: they may hold secrets."""
-        parts = urlsplit(self.url)
-        return urlunsplit((parts.scheme, self.host, parts.path, "", ""))
+        return without_secrets(self.url)
 
     @property
     def fingerprint(self) -> str:

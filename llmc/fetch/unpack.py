@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from llmc.errors import BadData
-from llmc.fetch.compression import CODECS, TARS, decompressed
+from llmc.fetch.compression import ALLOWANCE, CODECS, MOST_RATIO, TARS, decompressed
 from llmc.kinds import HEAD_BYTES, codec_of_bytes
 from llmc.paths import umask
 from llmc.units import megabytes
@@ -111,9 +111,9 @@ class Limits:
 
     total_bytes: int = 1 << 40  # the bytes of all files together
     members: int = 1_000_000  # the number of files, folders and links
-    ratio: int = 200  # unpacked bytes per byte of the archive. Text compresses by 3 to 20.
+    ratio: int = MOST_RATIO  # unpacked bytes per byte of the archive
     # Bytes that are allowed whatever the ratio: small files of zeros are harmless.
-    allowance: int = 64 << 20
+    allowance: int = ALLOWANCE
 
 
 LIMITS = Limits()
@@ -315,4 +315,4 @@ def _decompressed(file: BinaryIO, archive: Path) -> BinaryIO:
     file.seek(0)
     if not codec and archive.name.lower().endswith(PACKED):
         raise BadData(f"{archive} is not what its name says; nothing was unpacked: get it again")
-    return decompressed(file, codec)
+    return decompressed(file, codec, any_ratio=True)  # all that comes out is counted

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, cast
 
 from llmc.errors import BadData
-from llmc.fetch.compression import decompressed
+from llmc.fetch.compression import check_growth, decompressed
 from llmc.fetch.unpack import DamagedTar, StrictHeader
 from llmc.text.files import explained
 
@@ -33,17 +33,20 @@ class Member:
     fault: str = ""  # why it cannot be read, as a sentence without its subject
 
 
-def tar_members(stream: BinaryIO, name: str, codec: str) -> Iterator[Member]:
+def tar_members(
+    stream: BinaryIO, name: str, codec: str, *, any_ratio: bool = False
+) -> Iterator[Member]:
     """Yield the members of a tar from front to back, without folders.
 
     In a compressed tar, each file must be read before the next one.
 
     Raises:
-        BadData: it is not a tar, damaged or cut short.
+        BadData: it is not a tar, damaged or cut short, or grows more than text does, without
+            ``any_ratio``.
     """
     mode: Literal["r|", "r:"] = "r|" if codec else "r:"
     with _no_tar_explained(name, codec):
-        plain = decompressed(stream, codec)
+        plain = decompressed(stream, codec, name, any_ratio=any_ratio)
         archive = tarfile.open(fileobj=plain, mode=mode, bufsize=BLOCKS, tarinfo=_Header)  # noqa: SIM115
     with archive:
         while True:
@@ -62,14 +65,17 @@ def tar_members(stream: BinaryIO, name: str, codec: str) -> Iterator[Member]:
                 yield Member(member.name, 0, None, fault=fault)
 
 
-def zip_members(stream: BinaryIO, name: str) -> Iterator[Member]:
+def zip_members(stream: BinaryIO, name: str, *, any_ratio: bool = False) -> Iterator[Member]:
     """Yield the members of a zip file in its order, without folders; each is read at once.
 
     Raises:
-        BadData: it is not a zip, or damaged.
+        BadData: it is not a zip, or damaged, or grows more than text does, without ``any_ratio``.
     """
     with explained(name, "zip"):
         archive = zipfile.ZipFile(stream)
+    # No member gives more bytes than the directory says: zipfile stops there.
+    plain = sum(member.file_size for member in archive.infolist())
+    check_growth(name, stream.seek(0, 2), plain, any_ratio=any_ratio)
     with archive:
         for member in archive.infolist():
             if member.is_dir():

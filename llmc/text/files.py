@@ -112,14 +112,17 @@ def explained(name: str, codec: str) -> Iterator[None]:
         raise
 
 
-def chunks_of(stream: BinaryIO, name: str, codec: str) -> Iterator[bytes]:
+def chunks_of(
+    stream: BinaryIO, name: str, codec: str, *, any_ratio: bool = False
+) -> Iterator[bytes]:
     """Yield the decompressed bytes of ``stream``, ``CHUNK`` at a time.
 
     Raises:
-        BadData: the stream ends early or is damaged.
+        BadData: the stream ends early or is damaged, or grows more than text does, without
+            ``any_ratio``.
     """
     with explained(name, codec):
-        plain = decompressed(stream, codec)
+        plain = decompressed(stream, codec, name, any_ratio=any_ratio)
     while True:
         with explained(name, codec):
             chunk = plain.read(CHUNK)

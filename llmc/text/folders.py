@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -14,6 +13,7 @@ from typing import Any
 
 from llmc.errors import BadData, Usage
 from llmc.kinds import unreadable_explained
+from llmc.parsing import Unparsable, read_json
 from llmc.paths import expanded
 from llmc.text.examine import LeftOut
 from llmc.text.reading import Reading
@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 BESIDE = ("prepared.json", "tokenizer.json", "tokenizer.tiktoken")
 OWN_FILES = "is a dataset that llmc made: its own files are not text"
 MAGIC = re.compile(r"[*?[]")
+SNAPSHOTS = "snapshots"  # in the hub's cache, whose files are links to blobs beside it
 
 
 @dataclass
@@ -84,7 +85,8 @@ def _beneath(folder: Path, reading: Reading) -> Found:
         for name in folders:
             if (parent / name).is_symlink():
                 found.leave_out(parent / name, "is a link to a folder")
-        _add(found, (parent / n for n in files if reading.wants(f"{inside}/{n}")))
+        wanted = (parent / name for name in files if reading.wants(f"{inside}/{name}"))
+        _add(found, wanted, folder)
     found.files.sort()
     _without_own_files(found)
     if not found.files and any(each.reason == OWN_FILES for each in found.left_out):
@@ -112,13 +114,19 @@ def _without_own_files(found: Found) -> None:
 
 
 def own_files(manifest: Path) -> set[str]:
-    """Return the files that llmc wrote beside a dataset's manifest; none if it is another file."""
+    """Return the files that llmc wrote beside a dataset's manifest; none if it is another file.
+
+    Raises:
+        BadData: it is JSON that cannot be parsed, so that nobody knows.
+    """
     try:
-        fields = json.loads(manifest.read_bytes())
+        fields = read_json(manifest)
         shards = [each["file"] for split in ("train", "val") for each in _listed(fields[split])]
         own = {MANIFEST, fields["tokenizer"]["file"], *BESIDE, *shards}
         return {name for name in own if isinstance(name, str)}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except Unparsable as error:
+        raise BadData(f"cannot read {manifest} ({error}): remove it, or name other text") from error
+    except (OSError, ValueError, KeyError, TypeError):
         return set()
 
 
@@ -138,7 +146,8 @@ def _matching(text: str, reading: Reading) -> Found | None:
     if not MAGIC.search(text):
         return None
     found = Found()
-    _add(found, (file for file in expanded(text, recursive=True) if reading.includes(str(file))))
+    wanted = (file for file in expanded(text, recursive=True) if reading.includes(str(file)))
+    _add(found, wanted, start_of(text))
     _without_own_files(found)
     if "**" in text:
         # glob passes over folders that it cannot enter.
@@ -156,9 +165,18 @@ def _unentered(found: Found, error: OSError) -> None:
     found.leave_out(Path(error.filename), f"cannot be entered ({error.strerror})")
 
 
-def _add(found: Found, places: Iterator[Path]) -> None:
-    """Add the plain files among ``places``; folders are passed over, anything else is named."""
+def _add(found: Found, places: Iterator[Path], folder: Path) -> None:
+    """Add the plain files among ``places``; folders are passed over, anything else is named.
+
+    A link is followed inside ``folder`` only: whoever made it could lead to any file of the reader.
+    """
+    top = folder.resolve()
+    inside = [top, *(each.parent / "blobs" for each in top.parents if each.name == SNAPSHOTS)]
     for place in places:
+        target = place.resolve()
+        if place.is_symlink() and not any(target.is_relative_to(each) for each in inside):
+            found.leave_out(place, f"is a link out of {folder}, to {target}: name that file itself")
+            continue
         try:
             mode = place.stat().st_mode
         except OSError as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from llmc.addresses import without_secrets
 from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.kinds import HEAD_BYTES, codec_of_bytes
@@ -182,19 +183,20 @@ def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Source:
         Usage: the options do not fit the kind of file.
     """
     parts = urlsplit(url)
-    name = Path(unquote(parts.path)).name or parts.netloc
+    name = Path(unquote(parts.path)).name or parts.netloc.rpartition("@")[2]
     kind = kind_of(name, reading)
     folder = cache_dir() / "text" / hashlib.sha256(url.encode()).hexdigest()[:16]
     path = folder / name
-    note = f"{url} was downloaded before: remove {path} to download it again"
+    shown = without_secrets(url)
+    note = f"{shown} was downloaded before: remove {path} to download it again"
     if not path.is_file():
         try:
             download(url, path, hint=URL_HINT, report=report)
         finally:
             with suppress(OSError):
                 folder.rmdir()  # still empty after a failure
-        note = f"downloaded {url} to {path}"
-    opened = open_file(path, kind, reading, {"url": url}, _stem(name))
+        note = f"downloaded {shown} to {path}"
+    opened = open_file(path, kind, reading, {"url": shown}, _stem(name))
     return replace(opened, notes=(note, *opened.notes))
 
 

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import posixpath
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO
 from urllib.parse import unquote
 
 from llmc.errors import BadData
+from llmc.fetch.compression import check_growth
 from llmc.installation import install_command
+from llmc.parsing import record_from_json
 from llmc.text.documents import MAX_DOCUMENT
 from llmc.text.utf8 import UTF8, Decoder, Unreadable, well_formed
 
+ZIPPED = ("docx", "epub")
 CONTAINER = "META-INF/container.xml"  # of an EPUB: where its list of chapters is
 
 
-def page_text(stream: BinaryIO, form: str, name: str) -> str:
+def page_text(stream: BinaryIO, form: str, name: str, *, any_ratio: bool = False) -> str:
     """Return the text of a document of a format in ``READERS``; html and ipynb are in UTF-8.
 
     Raises:
         Unreadable: it is damaged or locked, or the library that reads it is not installed.
+        Bomb: it grows more than text does, without ``any_ratio``.
     """
     try:
+        if form in ZIPPED and not any_ratio:
+            plain = 0
+            with suppress(zipfile.BadZipFile), zipfile.ZipFile(stream) as archive:
+                plain = sum(member.file_size for member in archive.infolist())
+            check_growth(name, stream.seek(0, io.SEEK_END), plain)
+            stream.seek(0)
         text = READERS[form](stream, name)
     except ImportError as error:
         raise Unreadable(
@@ -116,7 +126,8 @@ def _epub(stream: BinaryIO, name: str) -> str:
 
 def _ipynb(stream: BinaryIO, name: str) -> str:
     """Return the cells of a notebook, without what their code printed."""
-    book = json.loads(Decoder(name).text(stream.read(MAX_DOCUMENT), final=True))
+    text = Decoder(name).text(stream.read(MAX_DOCUMENT), final=True)
+    book = record_from_json(text)[0]
     sheets = book.get("worksheets", [book])  # of the format 3
     cells = (cell for sheet in sheets for cell in sheet["cells"])
     sources = (cell.get("source", cell.get("input", "")) for cell in cells)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmc.errors import BadData
+from llmc.fetch.compression import check_growth
 from llmc.installation import install_command
 from llmc.text.fields import NoField, NoText, first_step, listed, missing, text_of
 from llmc.text.utf8 import Unreadable
@@ -14,20 +15,27 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 ROWS = 256  # in a batch
+CONTINUES = b"\xff" * 4  # what a stream begins with, but for the oldest
 
 
-def column_sizes(stream: BinaryIO, form: str, fields: Sequence[str], name: str) -> list[int]:
+def column_sizes(
+    stream: BinaryIO, form: str, fields: Sequence[str], name: str, *, any_ratio: bool = False
+) -> list[int]:
     """Return the size of the columns that hold the text, unpacked, of every row group of parquet.
 
     An arrow file does not record sizes: the list is empty.
 
     Raises:
-        BadData: pyarrow is missing, it has another format, or there is no such column of text.
+        BadData: pyarrow is missing, it has another format, there is no such column of text, or it
+            grows more than text does, without ``any_ratio``.
     """
     file = _opened(stream, form, name)
     wanted = {column for column, _ in _columns(file.schema_arrow, fields, name)}
     if isinstance(file, _Arrow):
         return []
+    numbers = range(file.metadata.num_row_groups)
+    plain = sum(file.metadata.row_group(number).total_byte_size for number in numbers)
+    check_growth(name, stream.seek(0, 2), plain, any_ratio=any_ratio)
     groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
     return [
         sum(
@@ -68,7 +76,7 @@ def column_documents(
         raise NoField(f"{name}, row {row:,}: {error}") from error
     except UnicodeDecodeError as error:
         raise BadData(f"{name}, row {row:,}: not UTF-8 text; mend it or leave it out") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise BadData(f"{name} is damaged ({_reason(error)}): get it again") from error
 
 
@@ -89,7 +97,11 @@ class _Arrow:
     def __init__(self, stream: BinaryIO) -> None:
         import pyarrow as pa
 
-        is_file = stream.read(6) == b"ARROW1"
+        head = stream.read(8)
+        is_file = head.startswith(b"ARROW1")
+        size = int.from_bytes(head[4:] if head.startswith(CONTINUES) else head[:4], "little")
+        if not is_file and size > stream.seek(0, 2):  # which pyarrow would allocate
+            raise OSError("its first message is larger than it is")
         stream.seek(0)
         self._reader: Any = pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
         self.schema_arrow = self._reader.schema
@@ -130,7 +142,7 @@ def _opened(stream: BinaryIO, form: str, name: str) -> pq.ParquetFile | _Arrow:
             return _Arrow(stream)
         # The buffer bounds what is held of a row group; without one it is read whole.
         return pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         reason = f"is not {form}, or damaged ({_reason(error)})"
         raise Unreadable(name, reason, "get it again, or leave it out") from error
 

@@ -30,6 +30,7 @@ from llmc.text.piece import (
     documents_of_piece,
     fields_of,
     members_of,
+    plain_chunks,
     spooled,
 )
 from llmc.text.reading import ARCHIVES, BINARY, COLUMNAR, PAGES, TEXTUAL, Kind, Reading, kind_of
@@ -104,7 +105,7 @@ class Pieces:
                 return
             if kind.format in TEXTUAL and (head is None or kind.codec):
                 with opened(stretch) as stream:
-                    head = next(chunks_of(stream, stretch.name, kind.codec), b"")
+                    head = next(plain_chunks(whole, stream), b"")
                 kind = encoded_kind(kind, head, stretch.name, reading)
             kind = settled(kind, head or b"", stretch.name, reading)
             if kind.format in PAGES and kind.format != "html":
@@ -172,6 +173,7 @@ def _examined(kind: Kind, member: Member, name: str, reading: Reading) -> tuple[
         raise Unreadable(name, "is an archive in an archive", "unpack it first")
     if member.content is None:
         raise Unreadable(name, member.fault, LEAVE)
+    any_ratio = reading.any_ratio
     chunks = chunks_of(member.content, name, "")
     head = next(chunks, b"")
     if not head:
@@ -186,9 +188,9 @@ def _examined(kind: Kind, member: Member, name: str, reading: Reading) -> tuple[
     if kind.format in BINARY and not kind.codec:
         with spooled(chain((head,), chunks)) as file:
             if kind.format in COLUMNAR:
-                column_sizes(file, kind.format, fields_of(reading), name)
+                column_sizes(file, kind.format, fields_of(reading), name, any_ratio=any_ratio)
             else:
-                page_text(file, kind.format, name)
+                page_text(file, kind.format, name, any_ratio=any_ratio)
     return kind, head
 
 
@@ -197,7 +199,9 @@ def _split(whole: Piece) -> list[Piece]:
     stretch, kind = whole.stretch, whole.kind
     if kind.format in COLUMNAR and not kind.codec:
         with opened(stretch) as stream:
-            sizes = column_sizes(stream, kind.format, whole.fields, stretch.name)
+            any_ratio = whole.reading.any_ratio
+            name, fields = stretch.name, whole.fields
+            sizes = column_sizes(stream, kind.format, fields, name, any_ratio=any_ratio)
         return _row_groups(whole, sizes) if sizes else [whole]
     is_cut = kind.format == "jsonl" or kind.boundary is not None
     if kind.codec or not is_cut or kind.encoding != UTF8 or stretch.size <= PART_BYTES:

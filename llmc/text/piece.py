@@ -104,7 +104,7 @@ def documents_of_piece(piece: Piece) -> Iterator[str]:
 def chunks_of_piece(piece: Piece) -> Iterator[tuple[bool, str]]:
     """Yield a text file that is one document in chunks, each with whether it is the first."""
     with opened(piece.stretch) as stream:
-        chunks = _utf8_chunks(piece, chunks_of(stream, piece.stretch.name, piece.kind.codec))
+        chunks = _utf8_chunks(piece, plain_chunks(piece, stream))
         decoder, begins = piece.decoder, True
         for chunk in chain(chunks, (b"",)):
             if text := decoder.text(chunk, final=not chunk):
@@ -117,13 +117,14 @@ def members_of(archive: Piece, stream: BinaryIO) -> Iterator[tuple[int, Member]]
     """Yield the wanted members of an archive with their numbers."""
     name = archive.stretch.name
     if archive.kind.format == "zip" and archive.kind.codec:
-        with spooled(chunks_of(stream, name, archive.kind.codec)) as plain:
+        with spooled(plain_chunks(archive, stream)) as plain:
             yield from members_of(replace(archive, kind=Kind("zip")), plain)
         return
     if archive.kind.format == "zip":
-        found = zip_members(stream, name)
+        found = zip_members(stream, name, any_ratio=archive.reading.any_ratio)
     else:
-        found = tar_members(stream, name, archive.kind.codec)
+        any_ratio = archive.reading.any_ratio
+        found = tar_members(stream, name, archive.kind.codec, any_ratio=any_ratio)
     for index, member in enumerate(found):
         if archive.reading.wants(member.name):
             yield index, member
@@ -154,7 +155,7 @@ def _streamed_archive(archive: Piece, stream: BinaryIO) -> Iterator[str]:
 def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
     """Yield the documents of a stream that is read from front to back."""
     name = piece.stretch.name
-    chunks = chunks_of(stream, name, piece.kind.codec)
+    chunks = plain_chunks(piece, stream)
     if piece.kind.format not in TEXTUAL:
         with spooled(chunks) as file:
             yield from _seekable(piece, file)
@@ -186,7 +187,7 @@ def _seekable(piece: Piece, stream: BinaryIO) -> Iterator[str]:
     form = piece.kind.format
     if form in COLUMNAR:
         yield from column_documents(stream, form, piece.fields, name, piece.groups)
-    elif text := page_text(stream, form, name):
+    elif text := page_text(stream, form, name, any_ratio=piece.reading.any_ratio):
         yield text
 
 
@@ -201,6 +202,12 @@ def _text(piece: Piece, chunks: Iterable[bytes]) -> Iterator[str]:
         if document or boundary.stays:
             yield document
     piece.seen.line_ends |= decoder.changed
+
+
+def plain_chunks(piece: Piece, stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the bytes of a piece's stream, decompressed; errors as in :func:`chunks_of`."""
+    any_ratio = piece.reading.any_ratio
+    return chunks_of(stream, piece.stretch.name, piece.kind.codec, any_ratio=any_ratio)
 
 
 def _utf8_chunks(piece: Piece, chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -39,6 +39,7 @@ ARCHIVES = frozenset({"tar", "zip"})
 COLUMNAR = frozenset({"parquet", "arrow"})
 RECORDS = COLUMNAR | {"jsonl", "json", "csv", "tsv"}  # --field names a field of theirs
 PAGES = frozenset({"html", "docx", "pdf", "epub", "ipynb"})  # one document each
+PACKED = frozenset({"zip", "parquet", "docx", "epub"})  # compressed inside
 BINARY = COLUMNAR | {"docx", "pdf", "epub"}  # never read as plain text
 # Of bytes in an encoding.
 TEXTUAL = frozenset({"text", "jsonl", "json", "csv", "tsv", "html", "ipynb"})
@@ -58,6 +59,7 @@ class Reading:
     encoding: str | None = None  # of text that is not UTF-8: Python's name, or ``auto``
     # ``keep`` leaves CR LF and CR as they are; by default they become LF.
     newlines: str | None = None
+    any_ratio: bool = False  # compressed files may grow to any size
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -94,7 +96,8 @@ class Reading:
     def record(self) -> dict[str, Any]:
         """Return the options that are set, for the manifest."""
         options = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
-        return {key: value for key, value in options.items() if value}
+        # What a file may grow to changes no text that is read.
+        return {key: value for key, value in options.items() if value and key != "any_ratio"}
 
 
 @dataclass(frozen=True)

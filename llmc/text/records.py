@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from llmc.errors import BadData
+from llmc.parsing import record_from_json
 from llmc.text.documents import LINE, MAX_DOCUMENT, cut
 from llmc.text.fields import NoField, NoText, text_of
 from llmc.text.utf8 import Decoder, well_formed
@@ -33,10 +34,10 @@ def jsonl_documents(
         if not line.strip():
             continue
         try:
-            text = text_of(json.loads(line), fields)
+            text = text_of(record_from_json(line)[0], fields)
         except NoText as error:
             raise NoField(f"{name}, line {number + lines_before():,}: {error}") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             where = f"{name}, line {number + lines_before():,}"
             raise BadData(f"{where}: {_fault_of(error)}") from error
         if text:
@@ -70,7 +71,7 @@ def is_one_json(head: bytes) -> bool:
     if not (start.startswith(b"{") and end and rest.strip()):
         return False
     try:
-        json.loads(first)
+        record_from_json(first.decode())
     except json.JSONDecodeError as error:
         return error.pos >= len(first.decode(errors="replace").rstrip())
     except ValueError:
@@ -85,8 +86,6 @@ def _fault_of(error: Exception | str) -> str:
         reason = reason[0].lower() + reason[1:]
     elif isinstance(error, UnicodeDecodeError):
         reason = "not UTF-8"
-    elif isinstance(error, RecursionError):
-        reason = "nested too deep"
     else:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
     return f"not JSON ({reason}); mend it or leave it out"
@@ -97,7 +96,6 @@ class _JsonStream:
 
     def __init__(self, chunks: Iterable[bytes], name: str) -> None:
         self._name = name
-        self._decoder = json.JSONDecoder()
         self._chunks = codecs.iterdecode(chunks, "utf-8-sig")
         self._held = ""
         self._at = 0
@@ -137,7 +135,7 @@ class _JsonStream:
     def _value(self) -> Any:
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._held, self._at)
+                value, end = record_from_json(self._held, self._at)
             except json.JSONDecodeError as error:
                 is_open = error.msg.startswith("Unterminated string")
                 near_end = error.pos > len(self._held) - UNFINISHED
@@ -146,7 +144,7 @@ class _JsonStream:
                     continue
                 self._at += place
                 raise self._fault(error) from error
-            except RecursionError as error:
+            except ValueError as error:
                 raise self._fault(error) from error
             # A number at the end of the buffer may continue.
             if end == len(self._held) and self._more():

@@ -28,7 +28,7 @@ from llmc.text.hub import PREFIX as HUB
 from llmc.text.hub import TRAIN, VALIDATION, open_hub
 from llmc.text.opening import STDIN, Source, open_file, open_files
 from llmc.text.parts import Part, documents_of
-from llmc.text.reading import KEEP, RECORDS, TEXTUAL, Kind, Reading, kind_of
+from llmc.text.reading import KEEP, PACKED, RECORDS, TEXTUAL, Kind, Reading, kind_of
 from llmc.text.splits import Splits, splits_of
 
 __all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source"]
@@ -75,7 +75,8 @@ def open_source(
                 f"'{named[0]}' is a dataset: tokenize it alone, other text with another --out"
             )
         if reading != AS_USUAL:
-            options = ", ".join(f"--{option}" for option in reading.record())
+            flags = [*reading.record(), *(["any-ratio"] if reading.any_ratio else [])]
+            options = ", ".join(f"--{flag}" for flag in flags)
             raise Usage(f"'{named[0]}' is always read in the same way: leave out {options}")
     if inputs == [STDLIB]:
         return _stdlib_source()
@@ -187,6 +188,9 @@ def _check_options(reading: Reading, inputs: list[str], opened: list[Source]) ->
         )
     if reading.field and not formats & RECORDS:
         raise Usage(f"--field names a field of records, and {shown} holds none: leave it out")
+    packed = any(kind.codec or kind.format in PACKED for each in opened for kind in each.kinds)
+    if reading.any_ratio and not packed and not any(each.of_many for each in opened):
+        raise Usage(f"--any-ratio is for compressed files, and {shown} is none: leave it out")
     if reading.encoding and not formats & TEXTUAL:
         raise Usage(f"--encoding is for text, and {shown} holds none: leave it out")
 

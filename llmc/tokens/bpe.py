@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from contextlib import suppress
 from itertools import chain
 
 from llmc.errors import BadData
+from llmc.parsing import from_json
 from llmc.report import SILENT, Report
 from llmc.text.utf8 import well_formed
 from llmc.tokens import bpe_child
@@ -91,7 +91,7 @@ def _learn_in_child(
                 done = 0
                 for last in child.stdout:
                     if last.startswith(b'{"stage":"Compute merges"'):
-                        step = json.loads(last)["current"] - done
+                        step = from_json(last)["current"] - done
                         done += step
                         advance(step)
         except BrokenPipeError:
@@ -101,7 +101,7 @@ def _learn_in_child(
             with suppress(OSError):
                 child.stdin.close()  # what it holds has no reader any more
     if last.startswith(b'{"tokens"'):
-        tokens: list[str] = json.loads(last)["tokens"]
+        tokens: list[str] = from_json(last)["tokens"]
         return tokens
     reason = last.decode(errors="replace").strip().rpartition("\n")[2]
     raise BadData(

@@ -15,13 +15,16 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from llmc.errors import LlmcError, Usage
+from llmc.errors import BadData, LlmcError, Usage
 from llmc.installation import install_command
+from llmc.kinds import is_failure
 from llmc.text.documents import ENDOFTEXT
 from llmc.text.source import Part
 from llmc.text.utf8 import well_formed
+from llmc.tokens.byte_level import merges_of
 from llmc.tokens.files import token_dtype
 from llmc.tokens.held import CharacterCoder, HuggingFaceCoder
+from llmc.tokens.runs import encode_carefully, failures_explained, naming
 from llmc.tokens.tokenizer import PATTERN, Tokenizer
 from llmc.tokens.vocabulary import PATTERNS, TOKENIZER_FILE, file_form
 
@@ -39,6 +42,7 @@ CUT_ANYWHERE = re.compile(r"(?<=\S)[ \n]")
 CUT_AT_BLANKS = re.compile(r"(?<=\S) ")
 
 FAST_SCHEMES = {"cl100k_base": "cl100k", "o200k_base": "o200k"}  # gigatoken's names of patterns
+FROM_FILES = ("bpe", "tiktoken")  # names of tokenizers whose tokens may be anybody's
 SAMPLES = 8
 OWN_ENCODINGS = 16  # threads with an encoding of their own; GPT-2's takes 11 MB and 30 ms
 
@@ -137,7 +141,15 @@ def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
             arrays.append(encoding_here().encode_to_numpy(text, disallowed_special=()))
         return np.concatenate(arrays)
 
-    return _encoder(tokenizer, joined_ids, piece_by_piece, special=special)
+    def carefully(batch: Batch) -> Ids:
+        tokens = set(tokenizer.special_tokens) if special else set()
+        arrays = [np.empty(0, np.uint32)]
+        for start, text in batch:
+            ids = encode_carefully(tokenizer, encoding_here(), well_formed(text), tokens)
+            arrays.append(np.array([tokenizer.eot] * start + ids, np.uint32))
+        return np.concatenate(arrays)
+
+    return _encoder(tokenizer, joined_ids, piece_by_piece, carefully, special=special)
 
 
 class HeldEncoder:
@@ -163,6 +175,7 @@ class HeldEncoder:
 
         Raises:
             BadData: a tokenizer of characters does not have one of them.
+            Unencodable: the library cannot encode it.
         """
         import numpy as np
 
@@ -172,7 +185,8 @@ class HeldEncoder:
         size = _utf8_length(batch)
         arrays = [np.empty(0, np.int64)]
         kept = 0
-        many = coder.many([text for _, text in batch], special=self._special)
+        with failures_explained(self._tokenizer.name):
+            many = coder.many([text for _, text in batch], special=self._special)
         for (start, text), ids in zip(batch, many, strict=True):
             found = np.array(ids, np.int64)
             # A prefix space stands for no byte of the text.
@@ -212,20 +226,25 @@ def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
         (ids,) = backend.encode_batch([text.encode()], parallel=False)
         return np.asarray(ids)
 
-    return _encoder(tokenizer, joined_ids, lambda batch: exact(batch).ids)
+    def exactly(batch: Batch) -> Ids:
+        return exact(batch).ids
+
+    return _encoder(tokenizer, joined_ids, exactly, exactly)
 
 
 def _encoder(
     tokenizer: Tokenizer,
     joined_ids: Callable[[str], Ids],
     otherwise: Callable[[Batch], Ids],
+    carefully: Callable[[Batch], Ids],
     *,
     special: bool = False,
 ) -> Encode:
     """Return a function that encodes batches.
 
     ``joined_ids`` encodes a batch as one text, in which ``<|endoftext|>`` begins each document;
-    ``otherwise``, unless ``special``, a batch whose documents contain ``<|endoftext|>``.
+    ``otherwise``, unless ``special``, a batch whose documents contain ``<|endoftext|>``;
+    ``carefully`` one on which they fail.
     """
     dtype = token_dtype(tokenizer.vocab_size)
 
@@ -238,7 +257,12 @@ def _encoder(
         # No prefix of <|endoftext|> is also a suffix: a document's end cannot complete one.
         joined = "".join(part for start, text in batch for part in (ENDOFTEXT * start, text))
         is_framed = special or joined.count(ENDOFTEXT) == sum(start for start, _ in batch)
-        ids = joined_ids(joined) if is_framed else otherwise(batch)
+        try:
+            ids = joined_ids(joined) if is_framed else otherwise(batch)
+        except BaseException as error:
+            if not is_failure(error) or isinstance(error, LlmcError):
+                raise
+            ids = carefully(batch)
         return Encoded(ids.astype(dtype), size)
 
     return encode
@@ -305,15 +329,21 @@ def choose_encoder(
             raise Usage(f"--fast needs the package gigatoken: {install_command('fast')}")
         return ChosenEncoder(exact)
     scheme = "gpt2" if tokenizer.pattern == PATTERN else FAST_SCHEMES.get(tokenizer.name)
-    if scheme is None or special:
-        return ChosenEncoder(exact, f"using tiktoken: gigatoken does not support {tokenizer.name}")
+    fault = _unlike_gigatoken(tokenizer)
+    if scheme is None or special or fault:
+        fault = fault or f"gigatoken does not support {tokenizer.name}"
+        return ChosenEncoder(exact, f"using tiktoken: {fault}")
     try:
         quick = fast_encoder(tokenizer, scheme, exact)
-        samples = _samples(parts, cuts_of(tokenizer))
-        agree = all(np.array_equal(quick(batch).ids, exact(batch).ids) for batch in samples)
+        agree = True
+        for name, batch in _samples(parts, cuts_of(tokenizer)):
+            with naming(name):
+                agree = agree and np.array_equal(quick(batch).ids, exact(batch).ids)
     except LlmcError:
         raise
-    except Exception as error:  # whatever fails in it, tiktoken can do the work
+    except BaseException as error:  # whatever fails in it, tiktoken can do the work
+        if not is_failure(error):
+            raise
         return ChosenEncoder(exact, f"using tiktoken: gigatoken failed ({type(error).__name__})")
     if not agree:
         return ChosenEncoder(exact, "using tiktoken: gigatoken's tokens differ on this text")
@@ -322,7 +352,18 @@ def choose_encoder(
     )
 
 
-def _samples(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[Batch]:
-    """Yield the first batch of some parts, evenly spaced."""
+def _unlike_gigatoken(tokenizer: Tokenizer) -> str:
+    """Return why gigatoken would panic on a tokenizer from a file; empty if it does not."""
+    if tokenizer.name not in FROM_FILES:
+        return ""
+    try:
+        merges_of(tokenizer.tokens())
+    except BadData as error:
+        return f"gigatoken cannot hold the tokenizer ({error})"
+    return ""
+
+
+def _samples(parts: Sequence[Part], cuts: re.Pattern[str] | None) -> Iterator[tuple[str, Batch]]:
+    """Yield the name and the first batch of some parts, evenly spaced."""
     for part in parts[:: max(1, len(parts) // SAMPLES)]:
-        yield from islice(batches(part.texts(), cuts), 1)
+        yield from ((part.name, batch) for batch in islice(batches(part.texts(), cuts), 1))

@@ -33,6 +33,7 @@ KINDS = {MAGIC16: ("uint16", VERSION16), MAGIC32: ("uint32", VERSION32)}
 ROWS_MAGIC, ROWS_VERSION = 20250917, 1
 UINT16_VOCAB = 65536
 MAX_TOKENS = 2**32 - 1
+LONGEST_NAME = 255  # bytes, on every system
 MIN_TOKENS = 2  # an input and its target
 _AGAIN = "make it with 'llmc tokenize PATH'"
 WIDTHS = {"uint16": 2, "int32": 4, "uint32": 4}  # bytes of a token
@@ -243,7 +244,8 @@ def read_headerless(path: Path, dtype: str) -> Ids:
 
 def is_file_name(name: str) -> bool:
     """Return whether ``name`` is a file's name without a folder."""
-    return name not in ("", "..") and "\0" not in name and Path(name).name == name
+    is_short = len(name.encode(errors="replace")) <= LONGEST_NAME
+    return is_short and name not in ("", "..") and "\0" not in name and Path(name).name == name
 
 
 def has_header(path: Path) -> bool:

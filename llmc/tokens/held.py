@@ -20,9 +20,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData
+from llmc.kinds import is_failure
 from llmc.text.utf8 import well_formed
 from llmc.tokens.byte_level import BYTES, unspelled
 from llmc.tokens.tokenizer import Tokenizer
+from llmc.tokens.vocabulary import check_ids
 
 if TYPE_CHECKING:
     import tokenizers
@@ -66,7 +68,9 @@ class HuggingFaceCoder:
         if special not in self._loaded:
             try:
                 made = tokenizers.Tokenizer.from_str(self._table)
-            except Exception as error:  # the library raises nothing more exact
+            except BaseException as error:  # the library raises nothing more exact
+                if not is_failure(error):
+                    raise
                 raise ValueError(str(error)) from error
             made.no_truncation()
             made.no_padding()
@@ -176,8 +180,9 @@ def held_tokenizer(table: Mapping[str, Any], eot: str | int | None) -> Tokenizer
     vocabulary: dict[str, int] = dict(table["model"]["vocab"])
     added = {item["content"]: item for item in table.get("added_tokens") or ()}
     ids = vocabulary | {name: item["id"] for name, item in added.items()}
-    if not ids or not all(type(token) is int and 0 <= token < 2**31 for token in ids.values()):
-        raise ValueError("its ids should be whole numbers")
+    if not ids:
+        raise ValueError("it has no tokens")
+    check_ids(ids.values())
     special = {name: ids[name] for name, item in added.items() if item.get("special")}
     chosen, ends = _end_of(ids, eot)
     by_id = {
@@ -274,12 +279,14 @@ def character_tokenizer(ids: Mapping[str, int]) -> Tokenizer:
     Raises:
         BadData: it is no table of single characters with different ids.
     """
-    whole = all(
-        isinstance(text, str) and len(text) == 1 and type(token) is int and 0 <= token < 2**31
-        for text, token in ids.items()
-    )
-    if not ids or not whole or len(set(ids.values())) < len(ids):
-        raise BadData("it is no table of single characters, each with an id of its own")
+    whole = all(isinstance(text, str) and len(text) == 1 for text in ids)
+    try:
+        check_ids(ids.values())
+        if not ids or not whole or len(set(ids.values())) < len(ids):
+            raise ValueError("it is no table of single characters, each with an id of its own")
+        "".join(ids).encode()
+    except ValueError as error:
+        raise BadData(str(error)) from error
     table = {text: ids[text] for text in sorted(ids, key=ids.__getitem__)}
     chosen = table.get("\n", min(table.values()))
     return Tokenizer(
@@ -305,7 +312,10 @@ def from_document(document: Mapping[str, Any]) -> Tokenizer:
     if document[MARK] != VERSION:
         raise ValueError(f"its version is {document[MARK]!r}, not {VERSION}")
     if document["kind"] == CHARACTERS:
-        return character_tokenizer(document["characters"])
+        try:
+            return character_tokenizer(document["characters"])
+        except BadData as error:
+            raise ValueError(str(error)) from error
     if document["kind"] != HUGGINGFACE:
         raise ValueError(f"its kind {document['kind']!r} is unknown")
     if (reason := why_not_held(document["tokenizer"])) is not None:

@@ -7,7 +7,6 @@ for each split; format 1, which is still read, has one file for each.
 from __future__ import annotations
 
 import glob
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass
 from dataclasses import fields as dataclass_fields
@@ -16,9 +15,11 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from llmc import __version__
+from llmc.addresses import all_without_secrets
 from llmc.engine.machine import available_cpus
 from llmc.errors import BadData
 from llmc.kinds import HEAD_BYTES, not_data, read_strictly
+from llmc.parsing import from_json_file, read_limited
 from llmc.paths import write_json
 from llmc.tokens.files import TokenFile, is_file_name, payload_sha256, read_tokens
 from llmc.tokens.tokenizer import Tokenizer, file_of, load_recorded
@@ -201,13 +202,15 @@ def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[st
     Raises:
         OSError: the file cannot be read.
     """
-    raw = path.read_bytes()
-    if (sentence := not_data(raw[:HEAD_BYTES], name)) is not None:
-        return {}, [sentence]
     try:
-        fields = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        raw = read_limited(path)
+        if (sentence := not_data(raw[:HEAD_BYTES], name)) is not None:
+            return {}, [sentence]
+        fields = from_json_file(raw)
+    except ValueError as error:
         return {}, [f"cannot read {name} ({error}); run 'llmc tokenize PATH' again"]
+    if isinstance(fields, dict) and "source" in fields:  # older versions recorded whole addresses
+        fields["source"] = all_without_secrets(fields["source"])
     found = [] if isinstance(fields, dict) else [f"it is not a JSON object but {fields!r:.40}"]
     if not found:
         if fields.get("format") == OLD_FORMAT:

@@ -12,11 +12,14 @@ from llmc.tokens.held import character_tokenizer
 from llmc.tokens.tokenizer import Tokenizer
 
 META = "meta.pkl"
-LARGEST = 1 << 26  # bytes; Unicode's characters take a few million
+LARGEST = 1 << 22  # bytes: twice what all of Unicode takes
 
 
-class _Values(pickle.Unpickler):
-    """Reads dictionaries, texts and numbers; whatever would call code is refused."""
+class _Values(pickle._Unpickler):
+    """Reads dictionaries, texts and numbers; whatever would call code is refused.
+
+    It is the unpickler written in Python: that in C makes its memo as large as a file claims.
+    """
 
     def find_class(self, module: str, name: str, /) -> NoReturn:
         """Refuse every class and function."""

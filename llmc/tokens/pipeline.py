@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from llmc.errors import BadData
 from llmc.text.source import Part, documents_of
-from llmc.tokens.encode import Encode, Encoded, batches
+from llmc.tokens.encode import Batch, Encode, Encoded, batches
+from llmc.tokens.runs import Unencodable, naming
 
 if TYPE_CHECKING:
     from llmc.tokens.files import Ids
@@ -84,15 +86,27 @@ def _batch_tasks(
             continue
         if held is not None:
             yield held
-        held, size = Task(Position(index, number), partial(encode, batch), size), 0
+        run = partial(_encode_named, part.name, batch, encode)
+        held, size = Task(Position(index, number), run, size), 0
     if held is not None:
         yield replace(held, size=held.size + (left or 0))
+
+
+def _encode_named(name: str, batch: Batch, encode: Encode) -> Encoded:
+    with naming(name):
+        return encode(batch)
 
 
 def _read_and_encode(unit: Sequence[Part], encode: Encode, cuts: re.Pattern[str] | None) -> Encoded:
     import numpy as np
 
-    made = [encode(batch) for batch in batches(documents_of(unit), cuts)] or [encode([])]
+    try:
+        made = [encode(batch) for batch in batches(documents_of(unit), cuts)] or [encode([])]
+    except Unencodable as error:
+        for part in unit:  # which of them is it?
+            for batch in batches(documents_of([part]), cuts):
+                _encode_named(part.name, batch, encode)
+        raise BadData(f"{unit[0].name} to {unit[-1].name}: {error}") from error
     ids = np.concatenate([encoded.ids for encoded in made])
     return Encoded(ids, sum(encoded.text_bytes for encoded in made))
 

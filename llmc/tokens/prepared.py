@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from llmc.kinds import broken_explained
+from llmc.parsing import read_json
 from llmc.paths import Workspace, write_json
 
 FILENAME = "prepared.json"
@@ -32,6 +32,6 @@ def prepared_model(workspace: Workspace, dataset: Path) -> Path | None:
     if not path.exists():
         return None
     with broken_explained(path, "run 'llmc prepare NAME' again"):
-        place = json.loads(path.read_text(encoding="utf-8"))["model"]
-    model = workspace.root / str(place)
-    return model if model.is_file() else None
+        place = read_json(path)["model"]
+        model = workspace.root / place
+        return model if model.is_file() else None

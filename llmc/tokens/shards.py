@@ -8,7 +8,6 @@ dataset is linked into place, the manifest last.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.errors import BadData
+from llmc.parsing import read_json
 from llmc.paths import link_or_copy, write_json
 from llmc.tokens import files as token_files
 from llmc.tokens import manifest as manifests
@@ -106,7 +106,7 @@ class Scratch:
     def _load(self) -> bool:
         """Read the journal; return False if its key is another or a file is damaged."""
         try:
-            journal = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
+            journal = read_json(self.folder / JOURNAL)
             if (journal["format"], journal["key"]) != (JOURNAL_FORMAT, self.key):
                 return False
             streams = {}

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmc.errors import BadData, Usage
-from llmc.kinds import broken_explained
+from llmc.kinds import broken_explained, is_failure
+from llmc.parsing import read_json
 from llmc.paths import write_json, written_whole
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens import vocabulary
@@ -105,12 +106,11 @@ class Tokenizer:
         ``special`` that token.
 
         Raises:
-            BadData: a tokenizer of characters does not have one of them.
+            BadData: a tokenizer of characters lacks one, or the library cannot encode the text.
         """
-        if not special:
-            return self.encoding.encode_ordinary(text)
-        allowed = set(self.special_tokens)
-        return self.encoding.encode(text, allowed_special=allowed, disallowed_special=())
+        from llmc.tokens.runs import encoded
+
+        return encoded(self, text, set(self.special_tokens) if special else set())
 
     def text_sizes(self) -> dict[int, int]:
         """Return id -> bytes of text, of every token but the special ones."""
@@ -316,7 +316,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     with broken_explained(path, "name the tokenizer with --tokenizer"):
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(path)
         file = record["file"]
         if not isinstance(record["name"], str) or not isinstance(record["fingerprint"], str):
             raise TypeError("name and fingerprint should be strings")
@@ -364,9 +364,15 @@ def assembled(
     used = {*ranks.values(), *special_tokens.values()}
     if len(used) < len(ranks) + len(special_tokens):
         raise ValueError("two tokens have the same id")
-    encoding = tiktoken.Encoding(
-        name, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=dict(special_tokens)
-    )
+    vocabulary.check_ids(used)
+    try:
+        encoding = tiktoken.Encoding(
+            name, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=dict(special_tokens)
+        )
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        raise ValueError(str(error)) from error
     digest = hashlib.sha256(f"{pattern}\n".encode())
     digest.update(file_form(ranks))
     digest.update("".join(f"{text} {rank}\n" for text, rank in in_order).encode())

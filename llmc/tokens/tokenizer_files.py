@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 
 from llmc.errors import BadData, Usage
 from llmc.kinds import HEAD_BYTES, broken_explained, kind_of_bytes, not_data
+from llmc.parsing import read_json, read_limited
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens import tokenizer_json
 from llmc.tokens.held import MARK, from_document
@@ -106,7 +106,7 @@ def tokens_file(path: Path, pattern: str | None) -> Tokenizer:
     if pattern is None and (recorded := _by_record(path)) is not None:
         return recorded
     with broken_explained(f"the tokenizer {path}", _ADVICE):
-        known = PUBLISHED_FILES.get(hashlib.sha256(path.read_bytes()).hexdigest())
+        known = PUBLISHED_FILES.get(hashlib.sha256(read_limited(path)).hexdigest())
     ranks = read_ranks(path, gaps=known is not None or pattern is not None)
     if pattern is None and known is not None:
         name, split, special = known
@@ -163,8 +163,8 @@ def _is_vouched_for(path: Path, plain: Tokenizer) -> bool:
     if plain.name != "bpe":  # GPT-2's tokens, or the bytes
         return True
     for name in ("manifest.json", RECORD_FILE):
-        with suppress(OSError):
-            if plain.fingerprint.encode() in path.with_name(name).read_bytes():
+        with suppress(OSError, ValueError):
+            if plain.fingerprint.encode() in read_limited(path.with_name(name)):
                 return True
     with suppress(OSError), path.with_suffix(".bin").open("rb") as file:
         return bytes.fromhex(plain.fingerprint) in file.read(HEAD_BYTES)
@@ -192,7 +192,7 @@ def _in_folder(folder: Path) -> Tokenizer:
 def _is_record(path: Path) -> bool:
     """Tell whether a tokenizer.json is llmc's record, not Hugging Face's tokenizer."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(table, dict) and {"name", "fingerprint", "file"} <= table.keys()
@@ -200,7 +200,7 @@ def _is_record(path: Path) -> bool:
 
 def _of_json(path: Path) -> Tokenizer:
     with broken_explained(f"the tokenizer {path}", _ADVICE):
-        table: Any = json.loads(path.read_text(encoding="utf-8"))
+        table: Any = read_json(path)
         if not isinstance(table, Mapping):
             raise TypeError("it is not a JSON object")
         if MARK in table:

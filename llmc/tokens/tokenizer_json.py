@@ -15,11 +15,12 @@ from typing import Any
 
 from llmc.errors import BadData
 from llmc.kinds import broken_explained
+from llmc.parsing import read_json, read_limited
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import Vocabulary, merges_of, unspelled
 from llmc.tokens.held import ADDED_FACTS, held_tokenizer, merges_in, why_not_held
 from llmc.tokens.tokenizer import Tokenizer, named_if_known, plain_tokenizer
-from llmc.tokens.vocabulary import ranks_of, single_bytes
+from llmc.tokens.vocabulary import check_ids, ranks_of, single_bytes
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIALS = "special_tokens_map.json"
@@ -187,7 +188,7 @@ def read_folder(folder: Path) -> Tokenizer | Unheld | None:
     names = (name for pattern in OTHERS for name in sorted(folder.glob(pattern)))
     if (other := next((path for path in names if path.is_file()), None)) is not None:
         with broken_explained(f"the tokenizer {other}", _ADVICE):
-            digest = hashlib.sha256(b"another tokenizer\n" + other.read_bytes())
+            digest = hashlib.sha256(b"another tokenizer\n" + read_limited(other))
         return Unheld(f"{other.name} is not a byte-level BPE's file", digest.hexdigest())
     named = _settings(folder, CONFIG).get("tokenizer_class")
     if named in (None, "GPT2Tokenizer", "GPT2TokenizerFast"):
@@ -203,7 +204,7 @@ def read_file(path: Path) -> Tokenizer | Unheld:
         BadData: it is damaged.
     """
     with broken_explained(f"the tokenizer {path}", _ADVICE):
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path)
         return tokenizer_of_table(table, _declared_end(path.parent))
 
 
@@ -236,8 +237,8 @@ def read_pair(vocab: Path, merges: Path) -> Tokenizer | Unheld:
     """
     folder = vocab.parent
     with broken_explained(f"the tokenizer {vocab}", _ADVICE):
-        ids: dict[str, int] = dict(json.loads(vocab.read_text(encoding="utf-8")))
-        lines = merges.read_text(encoding="utf-8").split("\n")
+        ids: dict[str, int] = dict(read_json(vocab))
+        lines = read_limited(merges).decode().replace("\r\n", "\n").split("\n")
         lines = lines[1:] if lines[0].startswith("#version") else lines
         pairs = [line.rstrip("\r") for line in lines if line.strip()]
         made = {pair.replace(" ", "") for pair in pairs}
@@ -247,9 +248,8 @@ def read_pair(vocab: Path, merges: Path) -> Tokenizer | Unheld:
         odd = {name for name in ids if len(name) > 1 and name not in made}
         special = named & ids.keys() if named else odd
         names = {token: name for name, token in ids.items()}
+        check_ids(ids.values())
         size = max(names, default=-1) + 1
-        if size > 2 * len(ids) + 1_000_000:
-            raise ValueError(f"the id {size - 1} is too large for {len(ids)} tokens")
         bytes_of = [
             name.encode() if (name := names.get(index, "")) in special else unspelled(name)
             for index in range(size)
@@ -309,8 +309,8 @@ def _plain(table: dict[str, Any]) -> Tokenizer | None:
 def _settings(folder: Path, name: str) -> dict[str, Any]:
     """Return the object in a JSON file of a folder; empty if there is none or it is broken."""
     try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(folder / name)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

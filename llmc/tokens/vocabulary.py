@@ -10,10 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
-import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ from llmc.errors import BadData
 from llmc.fetch.download import download
 from llmc.installation import install_command
 from llmc.kinds import unreadable_explained
+from llmc.model import MOST
+from llmc.parsing import Unparsable, from_json, read_limited
 from llmc.paths import cache_dir
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import unspelled
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import tiktoken
 
 TOKENIZER_FILE = "tokenizer.tiktoken"
+SPARE_IDS = 1_000_000  # ids without a token that a small vocabulary may have
 
 # Where tiktoken downloads GPT-2's vocabulary, and the SHA-256 of its files.
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
@@ -126,7 +128,7 @@ def gpt2_tokens() -> list[bytes]:
     Raises:
         BadData: the file is not found.
     """
-    ids: dict[str, int] = json.loads(gpt2_file("encoder.json"))
+    ids: dict[str, int] = from_json(gpt2_file("encoder.json"))
     del ids[ENDOFTEXT]
     by_id = sorted(ids, key=ids.__getitem__)
     return [unspelled(token) for token in by_id]
@@ -140,6 +142,19 @@ def single_bytes() -> list[bytes]:
 def ranks_of(tokens: Sequence[bytes]) -> dict[bytes, int]:
     """Return the table of tokens whose ids are their places in the list."""
     return {token: rank for rank, token in enumerate(tokens)}
+
+
+def check_ids(ids: Collection[int]) -> None:
+    """Check that tokens have ids of which not most are unused: a table has a row for each.
+
+    Raises:
+        ValueError: one is no whole number, negative, or too large for so few tokens.
+    """
+    if not all(type(token) is int and token >= 0 for token in ids):
+        raise ValueError("its ids should be whole numbers")
+    largest = max(ids, default=0)
+    if largest >= min(MOST["vocab_size"], 2 * len(ids) + SPARE_IDS):
+        raise ValueError(f"the id {largest:,} is too large for {len(ids):,} tokens")
 
 
 def encoding_names() -> list[str]:
@@ -190,17 +205,24 @@ def read_ranks(path: Path, *, gaps: bool = False) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
     last = -1
     with unreadable_explained(f"the tokenizer {path}", "name another"):
-        lines = path.read_bytes().splitlines()
+        try:
+            lines = read_limited(path).splitlines()
+        except Unparsable as error:
+            raise fault(str(error)) from error
     for number, line in enumerate(lines, start=1):
         try:
             text, rank = line.split(b" ")
             token, value = base64.b64decode(text, validate=True), int(rank)
         except ValueError as error:
             raise fault(f"line {number} is not 'base64 id'") from error
-        in_order = last < value < 2**31 if gaps else value == last + 1
+        in_order = last < value if gaps else value == last + 1
         if not in_order or not token or token in ranks:
             raise fault(f"on line {number}, id {value} is out of order or its token comes twice")
         ranks[token] = last = value
+    try:
+        check_ids(ranks.values())
+    except ValueError as error:
+        raise fault(str(error)) from error
     if not ranks.keys() >= set(single_bytes()):
         raise fault("it lacks some of the 256 single bytes")
     return ranks

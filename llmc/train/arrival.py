@@ -28,7 +28,8 @@ def late(settings: TrainConfig, steps: int | None, fits: float) -> str | None:
     ends = f"--max-time {settings.max_time} ends the run at about step {fits:,.0f}"
     if fits < settings.warmup:
         return f"{ends}, within the {settings.warmup:,} steps of --warmup: use a smaller --warmup"
-    if settings.schedule == "constant" or steps is None or fits >= SURE * steps:
+    # A wsd schedule ends when the time does.
+    if settings.schedule in ("constant", "wsd") or steps is None or fits >= SURE * steps:
         return None
     power = 10 ** max(len(str(int(fits))) - 2, 0)
     return (
@@ -48,7 +49,13 @@ class Watch:
     looked: bool = False
 
     def take(self, event: Event, progress: Progress) -> str | None:
-        """Take in an event; return once what to say of a schedule that is cut off."""
+        """Take in an event; return what to say of the schedule: that it is cut off, or its plan."""
+        if event.get("event") == "planned":
+            return (
+                f"--max-time {self.settings.max_time} has room for {event['steps']:,} steps: the "
+                f"learning rate sinks from step {event['step']:,} on. --steps {event['steps']} "
+                "repeats the run"
+            )
         if "train_loss" not in event or self.looked:
             return None
         self.last_ms.append(event["step_ms"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shlex
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
+from llmc.addresses import without_secrets
 from llmc.config import Preset, did_you_mean
 from llmc.errors import BadData, MissingOutput, Usage
+from llmc.parsing import read_json
 from llmc.paths import (
     CHECKPOINT,
     CHECKPOINTS,
@@ -211,7 +212,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         ValueError: it is not JSON.
         TypeError: it is not a JSON object.
     """
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = read_json(folder / RECORD)
     if not isinstance(record, dict):
         raise TypeError("it is not a JSON object")
     return record
@@ -322,7 +323,7 @@ def write_config(folder: Path, preset: Preset) -> None:
     Raises:
         BadData: the place cannot be written.
     """
-    command = f"llmc {__version__}: {shlex.join(['llmc', *sys.argv[1:]])}"
+    command = f"llmc {__version__}: {without_secrets(shlex.join(['llmc', *sys.argv[1:]]))}"
     # A comment is one line of printable characters, whatever a path is made of.
     lines = [f"# {printable(command)}"]
     for table in ("model", "train", "sample"):

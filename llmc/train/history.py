@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.config import MOST_STEPS, read_toml
-from llmc.errors import LlmcError, MissingOutput, Usage
+from llmc.errors import LlmcError, MissingOutput
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.train.folder import (
@@ -212,7 +212,7 @@ def _read_settings(run: RunHistory) -> None:
     try:
         run.started = (run.folder / CONFIG).stat().st_mtime
         tables = read_toml(run.folder / CONFIG)
-    except (OSError, Usage) as error:
+    except (OSError, LlmcError) as error:
         run.problems.append(str(error))
         return
     run.settings = {name: table for name, table in tables.items() if isinstance(table, dict)}
@@ -230,7 +230,7 @@ def _read_settings(run: RunHistory) -> None:
         run.started = (run.folder / RECORD).stat().st_mtime
     except (FileNotFoundError, TypeError):
         return
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         run.problems.append(f"cannot read {RECORD}: {' '.join(str(error).split())}")
         return
     with suppress(KeyError, TypeError, ValueError, AttributeError):  # broken: --resume says so

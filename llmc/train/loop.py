@@ -323,6 +323,6 @@ def _follow(
     # The engine may still refuse the run, or another process hold it: its folder stays as it is.
     argv += ["--resume", "1"]
     argv += ["--resume-from", str(plan.step)] if plan.back else []
-    argv += ["--new-schedule", "1"] if resuming.PLANNED_BY & plan.changes.keys() else []
+    argv += ["--new-schedule", "1"] if resuming.plans_anew(plan.changes, settings) else []
     argv += ["--forget-best", "1"] if resuming.validates_otherwise(plan.changes) else []
     run_engine(argv, progress, data.detokenize, heard, earlier=earlier, on_first=write)

@@ -7,7 +7,6 @@ those of later steps, as a resumed run repeats them.
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmc.config import MOST_STEPS, TrainConfig
+from llmc.parsing import from_json
 from llmc.units import seconds_of, typed_time
 
 # What is measured at every training step, as metrics.jsonl names it.
@@ -89,8 +89,8 @@ class Metrics:
     def _take(self, line: bytes) -> bool:
         """Take in one line; return False for a line that no run writes."""
         try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
+            event = from_json(line)
+        except ValueError:
             return False
         if not isinstance(event, dict):
             return False
@@ -201,6 +201,8 @@ class Progress:
         elif event["event"] == "start":
             self.start = event
             self.steps = event["steps"]
+        elif event["event"] == "planned":
+            self.steps, self.max_seconds = event["steps"], 0.0
         elif event["event"] == "threads":
             self.start = {**self.start, "threads": event["threads"]}
         elif event["event"] == "sample":

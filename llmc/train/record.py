@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from llmc import __version__
+from llmc.addresses import without_secrets
 from llmc.config import Preset, load_preset, preset_of
 from llmc.engine.machine import Threads
-from llmc.engine.process import run_quietly
 from llmc.errors import BadData, MissingOutput
+from llmc.kinds import DAMAGE, reason_of
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
 from llmc.report import SILENT, Report
 from llmc.tokens.files import payload_sha256, read_tokens
 from llmc.tokens.tokenizer import file_of, recorded_tokenizer
 from llmc.train.folder import newest_run, next_order, read_record, similar_run
+from llmc.train.git import head_commit
 from llmc.train.mixture import Named, Portion, place_of, recorded, whole_weights
 from llmc.train.start import Data, find_data
 from llmc.weights.checkpoint import read_header
@@ -60,7 +62,7 @@ def new_record(
     return {
         **_session(setup),
         "dtype": preset.train.dtype,
-        "git": git_state(workspace.root),
+        "git": {"commit": commit} if (commit := head_commit(workspace.root)) else None,
         "recipe": preset.name,
         "settings": _settings(preset),
         **_places(workspace, data),
@@ -112,7 +114,7 @@ def _session(setup: Setup) -> Record:
     """Return what is recorded of every start and resume."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["llmc", *sys.argv[1:]]),
+        "command": without_secrets(shlex.join(["llmc", *sys.argv[1:]])),
         "llmc": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -206,9 +208,10 @@ def resumable(workspace: Workspace, name: str | None) -> tuple[Path, Record]:
         record = read_record(folder)
         _ = [recorded(workspace, record[key]) for key in PLACES], Path(record["model"])
         _ = _recorded_hashes(record), [*record.get("resumes", [])], {**record.get("settings", {})}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*DAMAGE, OSError) as error:
         raise BadData(
-            f"cannot read {folder / RECORD} ({error}): start a new run from its weights (--model)"
+            f"cannot read {folder / RECORD} ({reason_of(error)}): start a new run from its "
+            "weights (--model)"
         ) from error
     return folder, record
 
@@ -317,13 +320,3 @@ def _hashes(files: Record) -> Hashes:
         split: [(shard["tokens"], shard["sha256"], shard.get("part", 1)) for shard in shards]
         for split, shards in files.items()
     }
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the commit of ``folder`` and whether files differ from it; None outside git."""
-    where = ["git", "-C", str(folder)]
-    commit = run_quietly([*where, "rev-parse", "HEAD"])
-    if commit.code != 0:
-        return None
-    changes = run_quietly([*where, "status", "--porcelain", "--untracked-files=no"])
-    return {"commit": commit.output.strip(), "changed": bool(changes.output.strip())}

@@ -73,6 +73,12 @@ def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainCo
     return resumed if by_batches else in_val_tokens(resumed, given)
 
 
+def plans_anew(changes: Changes, settings: TrainConfig) -> bool:
+    """Return whether the engine has to plan the schedule again."""
+    by_time = settings.schedule == "wsd" and "max_time" in changes
+    return by_time or not PLANNED_BY.isdisjoint(changes)
+
+
 def edited(
     workspace: Workspace, folder: Path, run: Preset, told: Preset, given: Mapping[str, Any]
 ) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from llmc.errors import BadData
+from llmc.kinds import DAMAGE
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.tokenizer_json import Unheld
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PIECE_BYTES = 1 << 24  # read at a time to compute a checksum
 UNSTACKED = ("wte", "wpe", "lnfw", "lnfb")
 FINGERPRINT_BYTES = 32
+MOST_LOSS = 1e30  # a header holds a float32
 
 # The keys under which safetensors and GGUF files keep a model's origin.
 STEP, VAL_LOSS, TOKENIZER = "llmc.step", "llmc.val_loss", "llmc.tokenizer"
@@ -44,15 +46,21 @@ class Origin:
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Origin:
         """Return the origin in a file's metadata; values that llmc did not write are ignored."""
-        step, val_loss, tokenizer = 0, None, None
-        with suppress(KeyError, ValueError, TypeError):
-            step = max(0, int(metadata[STEP]))
-        with suppress(KeyError, ValueError, TypeError):
+        step, val_loss, tokenizer = 0, math.inf, None
+        with suppress(*DAMAGE):
+            step = int(metadata[STEP])
+        with suppress(*DAMAGE):
             val_loss = float(metadata[VAL_LOSS])
-        with suppress(KeyError, ValueError, TypeError):
+        with suppress(*DAMAGE):
             tokenizer = bytes.fromhex(metadata[TOKENIZER])
         known = tokenizer is not None and len(tokenizer) == FINGERPRINT_BYTES
-        return cls(step, val_loss, tokenizer if known else None)
+        return cls.possible(step, val_loss, tokenizer if known else None)
+
+    @classmethod
+    def possible(cls, step: int, val_loss: float, tokenizer: bytes | None = None) -> Origin:
+        """Return the origin without a step or a loss that no run has."""
+        is_loss = abs(val_loss) < MOST_LOSS
+        return cls(step if 0 <= step < 2**32 else 0, val_loss if is_loss else None, tokenizer)
 
     def metadata(self) -> dict[str, int | float | str]:
         """Return the known facts under the keys of a file's metadata."""

@@ -24,7 +24,9 @@ ALIGNMENT = 32
 # The numbers of types -> struct's codes.
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
-MOST_ITEMS = 1 << 24  # strings in all arrays
+MOST_HEADER = 1 << 28  # bytes; those of published models have a few million
+MOST_ITEMS = 1 << 22  # in all arrays
+MOST_ENTRIES = 1 << 16  # tensors, and key-values: those of 4,096 layers
 MOST_DIMENSIONS = 8
 LONGEST_NAME = 1 << 16
 
@@ -104,6 +106,8 @@ class _Walk:
             raise DamagedHeader(
                 f"{what} takes {count:,} bytes, and only {self.left:,} are left of the file"
             )
+        if self.file.tell() + count > MOST_HEADER:
+            raise DamagedHeader(f"its header reaches beyond {MOST_HEADER:,} bytes")
         return self.file.read(count)
 
     def number(self, code: str, what: str) -> Any:
@@ -130,15 +134,19 @@ class _Walk:
         if kind in SCALARS:
             code = SCALARS[kind]
             width = struct.calcsize(f"<{code}")
-            if count * width > self.left:
-                raise DamagedHeader(f"{what} promises {count:,} items, more than the file holds")
-            return GgufArray(code, struct.unpack(f"<{count}{code}", self.file.read(count * width)))
+            self._promised(count, width, what)
+            return GgufArray(code, struct.unpack(f"<{count}{code}", self.take(count * width, what)))
         if kind != STRING:
             raise DamagedHeader(f"{what} is an array of type {kind}, which no GPT-2 has")
-        self.items += count
-        if count * 8 > self.left or self.items > MOST_ITEMS:
-            raise DamagedHeader(f"{what} promises {count:,} strings, more than the file holds")
+        self._promised(count, 8, what)
         return GgufArray("string", tuple(self.text(what) for _ in range(count)))
+
+    def _promised(self, count: int, width: int, what: str) -> None:
+        self.items += count
+        if count * width > self.left:
+            raise DamagedHeader(f"{what} promises {count:,} items, more than the file holds")
+        if self.items > MOST_ITEMS:
+            raise DamagedHeader(f"{what} promises {count:,} items, more than any GPT-2 has")
 
 
 def _read(walk: _Walk, header: GgufHeader, path: Path) -> None:
@@ -153,6 +161,9 @@ def _read(walk: _Walk, header: GgufHeader, path: Path) -> None:
         )
     header.tensor_count = walk.number("Q", "the number of tensors")
     header.key_count = walk.number("Q", "the number of key-values")
+    for count, what in ((header.key_count, "key-values"), (header.tensor_count, "tensors")):
+        if count > MOST_ENTRIES:
+            raise DamagedHeader(f"it promises {count:,} {what}, more than any GPT-2 has")
     for index in range(header.key_count):
         key = walk.text(f"key {index + 1:,} of {header.key_count:,}", LONGEST_NAME)
         kind = walk.number("I", f"the type of {_short(key)}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.model import ModelConfig, tensor_shapes
+from llmc.parsing import from_json_file, read_limited
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.tokenizer_json import Unheld, read_folder
 from llmc.weights.base import UNSTACKED, NamedWeights, Origin, Tensor, Weights, layer_shapes
@@ -200,8 +201,8 @@ def read_config(path: Path) -> ModelConfig:
     """
     raw = b""
     try:
-        raw = path.read_bytes()
-        table = json.loads(raw)
+        raw = read_limited(path)
+        table = from_json_file(raw)
         for key, allowed in REQUIRED.items():
             if table.get(key, allowed[0]) not in allowed:
                 raise BadData(f"{path}: {key} is {table[key]!r}; llmc needs {allowed[0]!r}")

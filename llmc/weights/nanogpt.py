@@ -9,11 +9,14 @@ trainers keep a configuration beside the tensors under another name, such as bui
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData, Usage
+from llmc.kinds import DAMAGE
 from llmc.model import ModelConfig
 from llmc.tokens.files import is_file_name
 from llmc.tokens.nanogpt import META, read_meta
@@ -64,8 +67,8 @@ class NanoGptModel(HuggingFaceNames):
         self.path = path
         args = loaded["model_args"]
         try:
-            config = ModelConfig(*(int(args[key]) for key in KEYS))
-        except (KeyError, TypeError, ValueError, Usage) as error:
+            config = ModelConfig(*(operator.index(args[key]) for key in KEYS))
+        except (*DAMAGE, Usage) as error:
             raise BadData(
                 f"{path}: its model_args are not nanoGPT's ({type(error).__name__}: {error})"
             ) from error
@@ -94,5 +97,9 @@ def origin_of(loaded: Mapping[str, Any]) -> Origin:
     steps = [loaded.get(key) for key in ("iter_num", "step", "global_step")]
     losses: list[Any] = [loaded.get(key) for key in ("best_val_loss", "val_loss")]
     step = next((step for step in steps if type(step) is int and step > 0), 0)
-    loss = next((float(loss) for loss in losses if hasattr(loss, "__float__")), math.inf)
-    return Origin(step, loss if 0 < loss < NO_LOSS else None)
+    loss = math.inf
+    with suppress(
+        *DAMAGE, RuntimeError, StopIteration
+    ):  # torch's, of a tensor with several numbers
+        loss = next(float(loss) for loss in losses if hasattr(loss, "__float__"))
+    return Origin.possible(step, loss if 0 < loss < NO_LOSS else math.inf)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmc.errors import BadData, MissingOutput
-from llmc.kinds import HEAD_BYTES, not_data, read_strictly
+from llmc.kinds import HEAD_BYTES, is_failure, not_data, read_strictly, reason_of
+from llmc.parsing import LARGEST_TEXT, from_json_file, read_limited
+from llmc.tokens.files import is_file_name
 from llmc.weights.base import TensorPlace, cut_short
 from llmc.weights.number_types import stored_bytes, write_blocks
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 INDEX_SUFFIX = ".index.json"
 READABLE = ("F32", "F16", "BF16", "F64")
 HEADER_ALIGNMENT = 8
-LARGEST_HEADER = 100_000_000  # the library's own limit
+MOST_DIMENSIONS = 8
 BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "BOOL": 8,
     "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8,
@@ -73,12 +75,12 @@ def index_parts(path: Path) -> dict[str, list[str]]:
     """
     raw = b""
     try:
-        raw = path.read_bytes()
-        table = json.loads(raw)["weight_map"]
+        raw = read_limited(path)
+        table = from_json_file(raw)["weight_map"]
         parts: dict[str, list[str]] = {}
         for name, file in table.items():
-            if Path(file).name != file or file in ("", ".."):
-                raise ValueError(f"{file!r} should name a file beside it")
+            if not is_file_name(file):
+                raise ValueError(f"{file!r:.80} should name a file beside it")
             parts.setdefault(file, []).append(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadData(
@@ -122,7 +124,7 @@ def scan_safetensors(path: Path, name: str = "it") -> tuple[SafetensorsHeader | 
         head = file.read(HEAD_BYTES)
         length = int.from_bytes(head[:8], "little")
         file.seek(8)
-        text = file.read(length) if length <= min(LARGEST_HEADER, size - 8) else None
+        text = file.read(length) if length <= min(LARGEST_TEXT, size - 8) else None
     broken = f"{name} is damaged or not a safetensors file"
     if (sentence := not_data(head, name)) is not None:
         return None, [sentence]
@@ -130,10 +132,10 @@ def scan_safetensors(path: Path, name: str = "it") -> tuple[SafetensorsHeader | 
         promise = f"its header promises {length:,} bytes, and the file has {size:,}"
         return None, [f"{broken}: {promise}; get it again"]
     try:
-        header = json.loads(text)
+        header = from_json_file(text)
         metadata = header.pop("__metadata__", None) or {}
         items = header.items()
-    except (ValueError, RecursionError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         reason = f"its header of {length:,} bytes is not a JSON table ({type(error).__name__})"
         return None, [f"{broken}: {reason}; get it again"]
     entries: dict[str, TensorPlace] = {}
@@ -165,6 +167,8 @@ def _entry(path: Path, item: Any, base: int) -> TensorPlace | str:
         return "it needs dtype, shape and two data_offsets"
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
         return "its shape and offsets should be counts"
+    if len(shape) > MOST_DIMENSIONS:
+        return f"it has {len(shape):,} dimensions"
     if not isinstance(dtype, str):
         return "its dtype should be a name"
     if dtype in BITS and (stop - start) * 8 != BITS[dtype] * math.prod(shape):
@@ -174,13 +178,15 @@ def _entry(path: Path, item: Any, base: int) -> TensorPlace | str:
 
 def _refused(path: Path) -> str | None:
     """Return why the safetensors library refuses a file (overlaps, gaps, order), or None."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="numpy"):
             return None
-    except (SafetensorError, OSError, ValueError) as error:
-        return " ".join(str(error).split())
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return reason_of(error)
 
 
 def write_safetensors(path: Path, plan: Iterable[Planned], metadata: Mapping[str, object]) -> None:

@@ -78,6 +78,8 @@ def load_pickle(path: Path) -> Any:
     try:
         # Files of torch before 1.6 are no zip archives and cannot be mapped.
         mapped = zipfile.is_zipfile(path)
+        if mapped:
+            _check_sizes(path)
         with torch.serialization.safe_globals(_inert_globals(path) if mapped else []):
             return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # torch raises RuntimeError, pickle's errors, EOFError …
@@ -88,6 +90,20 @@ def load_pickle(path: Path) -> Any:
             "objects of a program's own, save its tensors alone there: "
             "torch.save(model.state_dict(), FILE)"
         ) from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse an archive that grows as it is read; torch stores its files as they are.
+
+    Raises:
+        ValueError: it does.
+    """
+    with zipfile.ZipFile(path) as archive:
+        items = archive.infolist()
+    if any(item.compress_type != zipfile.ZIP_STORED for item in items):
+        raise ValueError("its files are compressed, which torch never does")
+    if sum(item.file_size for item in items) > path.stat().st_size:
+        raise ValueError("its files are larger than it is")
 
 
 class _Inert(type):
@@ -148,6 +164,10 @@ def tensors_in(path: Path, loaded: Any) -> dict[str, TorchTensor]:
                 f"model's weights. It holds {len(loaded)} things: {listed(map(str, loaded))}"
             )
         dense = value.layout == torch.strided
+        if dense and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise BadData(
+                f"{path}: {name} has the shape {tuple(value.shape)}, and fewer numbers than that"
+            )
         kind = str(value.dtype if dense else value.layout).removeprefix("torch.")
         found[name] = TorchTensor(KINDS.get(kind, kind), tuple(value.shape), value)
     return found

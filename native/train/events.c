@@ -257,6 +257,17 @@ bool events_end(struct Events *events, const struct Ending *e) {
   return written;
 }
 
+void events_planned(struct Events *events, size_t step, size_t steps) {
+  struct Line line = {.length = 0};
+  add(&line, "{\"event\":\"planned\",\"step\":%zu,\"steps\":%zu}\n", step, steps);
+  record(events, &line);
+  if (!events->json) {
+    line.length = 0;
+    add(&line, "planned: the rate sinks from step %zu on, the run ends after %zu steps\n", step, steps);
+  }
+  say(events, &line);
+}
+
 void events_threads(struct Events *events, int threads, int given) {
   struct Line line = {.length = 0};
   add(&line, events->json ? "{\"event\":\"threads\",\"threads\":%d,\"given\":%d}\n"

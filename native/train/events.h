@@ -92,6 +92,8 @@ void events_saved(struct Events *, size_t step, const char *folder);
 void events_note(struct Events *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Reports that the run keeps `threads` threads of the `given` ones. */
 void events_threads(struct Events *, int threads, int given);
+/* Reports at `step` that the time allows so many steps in all. */
+void events_planned(struct Events *, size_t step, size_t steps);
 void events_measured(struct Events *, const struct Measured *measured);
 
 #endif

@@ -19,6 +19,8 @@ void run_layout(struct Run *run, struct Arena *arena) {
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
 }
 
+static const double MOST_TIMED_DECAY = 0.9;
+
 uint64_t run_update_tokens(const struct RunOptions *o) { return o->parts * o->batch_size * o->seq_len; }
 
 /* Refuses a schedule whose warmup and decay need more updates than there are. */
@@ -37,23 +39,48 @@ static void check_schedule(const struct Run *run) {
       s->shape == WSD ? ", or a smaller --decay" : "");
 }
 
+/* The run ends after so many steps, whatever the time is. */
+static void set_end(struct Run *run, size_t steps) {
+  if (steps < run->steps) run->steps_reason = END_TIME;
+  run->planned = run->steps = run->options.schedule.steps = size_min(steps, run->steps);
+}
+
 void run_count_steps(struct Run *run) {
   struct RunOptions *o = &run->options;
   const struct Portion update = {run_update_tokens(o), o->parts * o->batch_size, mixture_epoch(&run->train)};
   run->steps = stopping_steps(&o->limits, &update, &run->steps_reason);
-  if (run->steps == MOST_STEPS && o->schedule.shape != CONSTANT) {
+  const bool timed = o->schedule.shape == WSD && o->limits.seconds > 0;
+  if (run->steps == MOST_STEPS && o->schedule.shape != CONSTANT && !timed) {
     die(EXIT_USAGE, "--schedule %s sinks towards the last step, and nothing says which that is; give --steps, "
-        "--max-tokens or --epochs too", SCHEDULE_NAMES[o->schedule.shape]);
+        "--max-tokens or --epochs too, or --schedule wsd with --max-time", SCHEDULE_NAMES[o->schedule.shape]);
   }
   o->schedule.steps = run->steps;
-  if (!o->resume || o->new_schedule) check_schedule(run);
+  if (run->planned > 0) set_end(run, run->planned);
+  if (o->resume && !o->new_schedule) return;
+  if (timed && o->schedule.decay > MOST_TIMED_DECAY) {
+    die(EXIT_USAGE, "--decay %g leaves too little of --max-time to measure how many steps it has; use --decay %g or "
+        "less, or --steps without --max-time", o->schedule.decay, MOST_TIMED_DECAY);
+  }
+  check_schedule(run);
+}
+
+void run_plan(struct Run *run, size_t step) {
+  const struct Schedule *s = &run->options.schedule;
+  const double limit = run->options.limits.seconds;
+  if (s->shape != WSD || limit == 0 || run->planned > 0 || step == 0 || step < s->warmup) return;
+  if (step >= schedule_decay_begins(s)) {
+    set_end(run, run->steps);  // the decay has begun, and is made to its end
+  } else if (run_seconds(run) >= (1 - s->decay) * limit) {
+    set_end(run, schedule_wsd_steps(s->decay, step));
+    if (run->steps_reason == END_TIME) events_planned(&run->events, step, run->steps);
+  }
 }
 
 double run_seconds(const struct Run *run) { return run->seconds_before + clock_seconds() - run->began; }
 
 enum EndReason run_ends(const struct Run *run, size_t step) {
   if (step >= run->steps) return run->steps_reason;
-  return stopping_reason(&run->options.limits, run_seconds(run), &run->patience);
+  return stopping_reason(&run->options.limits, run->planned > 0 ? 0 : run_seconds(run), &run->patience);
 }
 
 bool run_end(struct Run *run, size_t step, enum EndReason reason) {
@@ -248,6 +275,7 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
   run->best_val_loss = o->forget_best ? INFINITY : state.best_val_loss;
   run->sampling.draws = state.draws;
   run->skipped = state.skipped, run->seconds_before = state.seconds;
+  if (!o->new_schedule) run->planned = state.planned;
   if (!o->forget_best) run->patience = state.patience;
   run->outliers.count = state.outliers.count;
   run->events.resume_at = state.metrics_bytes;

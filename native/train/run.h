@@ -26,7 +26,7 @@ struct RunOptions {
   size_t batch_size, seq_len, total_batch_size, threads, seed;
   size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, keep, eot;
   struct ArgEvery save_every;
-  struct Schedule schedule;
+  struct Schedule schedule;  // its steps are those of the run
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run, forget_best, new_schedule, fewer_threads;
   enum Dtype dtype;
@@ -57,8 +57,9 @@ struct Run {
   size_t first_step, alone;         // from which this trainer goes on; 1 + the step of weights that were saved alone
   double val_loss, best_val_loss;   // the newest; the lowest of a checkpoint
   double best_before;               // the lowest before the newest checkpoint
-  size_t steps;                     // updates until the limits that count them end the run
+  size_t steps;                     // updates until the limits that count them, or a plan, end the run
   enum EndReason steps_reason;      // which of these it is
+  size_t planned;                   // steps, once --max-time has nothing more to say; 0 before, and without wsd
   struct Patience patience;
   struct Outliers outliers;
   struct ThreadTrial thread_trial;
@@ -72,6 +73,11 @@ void run_layout(struct Run *run, struct Arena *arena);
 /* How many updates the limits allow, the data being open. Dies with EXIT_USAGE when a schedule needs to know
  * and cannot, or when so few do not reach its end; an old run's schedule is left as it was. */
 void run_count_steps(struct Run *run);
+
+/* Under --max-time a wsd schedule begins its decay when only the decay's part of the time is left. From then on the
+ * run goes on by steps: as many as take that time, at the speed so far, so that a run told that number of steps has
+ * the same rates. Called before every update. */
+void run_plan(struct Run *run, size_t step);
 
 /* Whether all gradients must be there at once: to clip or judge their norm, or to sum up parts of a batch. */
 bool run_needs_gradients(const struct RunOptions *options);

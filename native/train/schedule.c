@@ -17,6 +17,17 @@ static double height(enum ScheduleShape shape, double x) {
 
 static double wsd_decay(const struct Schedule *s) { return round(s->decay * (double)s->steps); }
 
+size_t schedule_decay_begins(const struct Schedule *s) {
+  return s->shape == WSD ? s->steps - (size_t)wsd_decay(s) : s->warmup;
+}
+
+size_t schedule_wsd_steps(double decay, size_t step) {
+  struct Schedule s = {.shape = WSD, .decay = decay, .steps = (size_t)((double)step / (1 - decay))};
+  while (s.steps > 0 && schedule_decay_begins(&s) >= step) s.steps--;
+  while (schedule_decay_begins(&s) < step) s.steps++;
+  return s.steps;
+}
+
 size_t schedule_least_decay(const struct Schedule *s) {
   return s->shape == WSD ? (size_t)wsd_decay(s) : s->shape != CONSTANT;
 }

@@ -25,6 +25,12 @@ struct Schedule {
 /* The updates after the warmup that its shape needs: wsd's decay, one of the others, none if constant. */
 size_t schedule_least_decay(const struct Schedule *schedule);
 
+/* The first step at which the rate may sink. */
+size_t schedule_decay_begins(const struct Schedule *schedule);
+
+/* The number of steps with which wsd's decay begins at `step`, which is above 0; `decay` below 1. */
+size_t schedule_wsd_steps(double decay, size_t step);
+
 /* Of a step, counted from 0. Past the last step it stays what it was there. */
 double schedule_lr(const struct Schedule *schedule, size_t step);
 

@@ -54,6 +54,7 @@ void state_write(struct FileWriter *writer, const struct State *state, const str
   put(header, STATE_SKIPPED_AT, state->skipped);
   put(header, STATE_JUDGED_AT, state->outliers.count);
   header[STATE_MOMENTS_AT] = (int32_t)moments->type;
+  put(header, STATE_PLANNED_AT, state->planned);
   header[STATE_HEADER_CRC_AT] = (int32_t)file_header_checksum(header, STATE_HEADER_CRC_AT);
   file_writer_write(writer, header, HEADER_BYTES);
   file_writer_write(writer, state->outliers.losses, WINDOW_BYTES);
@@ -104,6 +105,7 @@ int state_open(const char *path, struct State *state, const struct Config *confi
   state->seconds = get_double(header, STATE_SECONDS_AT);
   state->patience = (struct Patience){get_double(header, STATE_TO_BEAT_AT), get(header, STATE_WAITED_AT)};
   state->skipped = get(header, STATE_SKIPPED_AT);
+  state->planned = get(header, STATE_PLANNED_AT);
   state->outliers.count = get(header, STATE_JUDGED_AT);
   return file;
 }

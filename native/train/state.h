@@ -17,6 +17,7 @@ struct State {
   uint64_t draws;           // random numbers that the samples used up
   double best_val_loss;     // of the checkpoints so far; infinity: none
   double seconds;           // trained, over all resumes
+  uint64_t planned;         // the steps that --max-time was found to allow; 0: not found yet
   uint64_t skipped;         // updates that were not made
   struct Patience patience;
   struct Outliers outliers;

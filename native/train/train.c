@@ -35,7 +35,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"steps", ARG_COUNT, &o.limits.steps, 0, MOST_STEPS,
        "updates to make; unlimited if a limit below is given instead"},
       {"max-time", ARG_TIME, &o.limits.seconds, 0, most,
-       "training time, resumed runs included, such as 1h30m; 0: unlimited"},
+       "training time, resumed runs included, such as 1h30m; a wsd schedule ends with it; 0: unlimited"},
       {"max-tokens", ARG_COUNT, &o.limits.tokens, 0, 0x1p53, "tokens to train on; 0: unlimited"},
       {"epochs", ARG_COUNT, &o.limits.epochs, 0, most, "passes over the training tokens; 0: unlimited"},
       {"patience", ARG_COUNT, &o.limits.patience, 0, most,
@@ -123,6 +123,7 @@ static int end_run(struct Run *run, size_t step, bool told, enum EndReason end) 
 static int loop(struct Run *run, const struct Resumed *resumed) {
   const struct RunOptions *o = &run->options;
   for (size_t step = resumed->step;; step++) {
+    run_plan(run, step);
     enum EndReason end = run_ends(run, step);
     bool told = resumed->told && step == resumed->step;
     /* Asked to stop, it saves at once: whoever asked may not wait for a validation. */

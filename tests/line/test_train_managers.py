@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,12 @@ TRAIN = ["train", "--run", "long", *FOREVER, "--log-every", "1"]
 
 
 @pytest.fixture
-def llmc(template: Llmc, tmp_path: Path) -> Llmc:
-    """Return the command line, in a prepared workspace."""
-    return copy_of(template, tmp_path / "workspace")
+def llmc(template: Llmc, tmp_path: Path) -> Iterator[Llmc]:
+    """Yield the command line, in a prepared workspace; kill what a failed test leaves there."""
+    llmc = copy_of(template, tmp_path / "workspace")
+    yield llmc
+    for engine in engines(llmc):
+        os.kill(engine, signal.SIGKILL)
 
 
 def until(true: object, seconds: float = 60) -> None:

@@ -56,7 +56,7 @@ def _say_record(made: Description, settings: dict[str, Any] | None) -> None:
         record = read_record(made.path)
     except FileNotFoundError:
         return
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         made.wrong(f"cannot read {RECORD}: {safe_text(str(error))}")
         return
     if isinstance(record.get("data"), str):

@@ -122,7 +122,7 @@ def _files(made: Description) -> list[str]:
     if (folder / INDEX).is_file():
         try:
             names = sorted(index_parts(folder / INDEX))
-        except (LlmcError, RecursionError) as error:
+        except LlmcError as error:
             made.wrong(safe_text(str(error), None))
             return []
         if len(names) > MOST_FILES:

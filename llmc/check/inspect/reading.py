@@ -6,7 +6,6 @@ Files are never mapped: a file that shrinks meanwhile is an error, not a signal 
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from llmc.check import debug_state
 from llmc.kinds import HEAD_BYTES, is_text, kind_of_bytes, not_data
+from llmc.parsing import from_json_file, read_limited
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens import files as token_files
@@ -27,7 +27,6 @@ from llmc.weights import state as training_state
 
 WHOLE_BYTES = 8 * 10**9  # under half a minute on a disk of today
 PIECE = 1 << 23
-LARGEST_TEXT = 1 << 26  # of a file that is parsed as one: JSON, TOML, a tokenizer
 SHORT = 1 << 26  # a stretch that is read before anybody could see a bar
 
 # Formats that begin with one of llm.c's numbers, little-endian.
@@ -100,15 +99,10 @@ def read_json(path: Path) -> Any:
         ValueError: it is no JSON, too large or nested too deeply; the message says which.
         OSError: it cannot be read.
     """
-    if (size := path.stat().st_size) > LARGEST_TEXT:
-        raise ValueError(f"{size:,} bytes of JSON are more than llmc reads ({LARGEST_TEXT:,})")
-    raw = path.read_bytes()
+    raw = read_limited(path)
     if (sentence := not_data(raw[:HEAD_BYTES], "it")) is not None:
         raise ValueError(sentence)
-    try:
-        return json.loads(raw)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    return from_json_file(raw)
 
 
 def kind_of(path: Path) -> str:

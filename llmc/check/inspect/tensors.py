@@ -47,7 +47,7 @@ def say_model(made: Description, opened: Callable[[], Weights]) -> str | None:
     """Add whether the tensors are a GPT-2 that llmc reads; return why not, or None."""
     try:
         model = opened()
-    except (LlmcError, RecursionError) as error:
+    except LlmcError as error:
         reason = safe_text(str(error).replace(f"{made.path}/", "").replace(f"{made.path}", "it"))
         made.say("gpt2", False, f"no: {reason}")
         return reason

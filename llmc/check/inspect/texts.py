@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-import tomllib
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmc.check.inspect.description import Description, byte_count, quoted, safe_text
-from llmc.check.inspect.reading import LARGEST_TEXT, read_bytes, read_json
+from llmc.check.inspect.reading import read_bytes, read_json
 from llmc.config import load_preset
 from llmc.errors import LlmcError
 from llmc.kinds import HEAD_BYTES, TITLES, not_data
+from llmc.parsing import LARGEST_TEXT, from_json
 from llmc.train.curves import sparkline
 from llmc.train.metrics import Metrics
 
@@ -115,8 +114,8 @@ def say_json(made: Description) -> None:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return from_json(line)
+    except ValueError:
         return None
 
 
@@ -149,7 +148,7 @@ def say_config(made: Description, path: Path) -> dict[str, Any] | None:
         return None
     try:
         settings = asdict(load_preset(str(path)))
-    except (LlmcError, RecursionError, tomllib.TOMLDecodeError, ValueError) as error:
+    except (LlmcError, ValueError) as error:
         made.wrong(f"its settings are broken: {safe_text(str(error), None)}")
         return None
     made.note(settings=settings)

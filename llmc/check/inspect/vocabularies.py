@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmc.check.inspect.description import Description, quoted, safe_text
-from llmc.check.inspect.reading import LARGEST_TEXT, Options
+from llmc.check.inspect.reading import Options
 from llmc.errors import LlmcError
+from llmc.parsing import LARGEST_TEXT
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import MAGIC, TokenTable
 from llmc.tokens.tokenizer_files import decoding_tokenizer

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from llmc.cli.ui import discard
+from llmc.cli.streams import discard
 from llmc.cli.views.training import PlainView
 from llmc.train.metrics import Event, Progress
 

@@ -60,6 +60,7 @@ static void check_plain(size_t first, size_t rows, size_t NH, size_t HS, enum Dt
   struct Case c = {.op = "attention_prompt", .call = call_prompt, .B = 2, .T = P, .C = C, .NH = NH, .M = rows,
                    .dtype = dtype};
   struct Memory out[3];
+  case_always();
   case_attention(&c, HS);
   feeds[0] = (struct Feed){1, first, 0};
   case_run(&c, kernels_at(0), 0, out);
@@ -122,6 +123,7 @@ static void check_alone(enum Dtype dtype) {
     struct Case c = {.op = "attention_forward_cached", .call = call_decode, .B = MOST_SLOTS, .T = P, .C = NH * HS, .NH = NH,
                      .M = MOST_SLOTS, .dtype = dtype};
     struct Memory all[3], one[3], whole;
+    case_always();
     case_attention(&c, HS);
     for (size_t m = 0; m < MOST_SLOTS; m++) feeds[m] = (struct Feed){m, random_below(P), 0};
     case_run(&c, kernels_at(t), 1, all);

@@ -29,6 +29,7 @@ static void check_same_kind(struct Case *c) {
 /* Infinities stay infinite, and the other rows and columns do not notice them. */
 static void check_infinities(size_t M, size_t N, size_t K) {
   struct Case c = {.op = "linear_forward of infinities", .call = call_forward, .M = M, .N = N, .K = K};
+  case_always();
   float *inp = case_input(&c, M * K, 0), *weight = case_input(&c, N * K, 0);
   case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
   inp[random_below(M * K)] = INFINITY;
@@ -43,6 +44,7 @@ static void check_infinities(size_t M, size_t N, size_t K) {
 /* Factors of any size, as long as their products are floats: those of 1e-30 by 1e-3 lie near the smallest ones. */
 static void check_sizes(float a, float b) {
   struct Case c = {.op = "linear_forward of large or small numbers", .call = call_forward, .M = 70, .N = 65, .K = 300};
+  case_always();
   float *inp = case_input(&c, c.M * c.K, 0), *weight = case_input(&c, c.N * c.K, 0);
   for (size_t i = 0; i < c.M * c.K; i++) inp[i] *= a;
   for (size_t i = 0; i < c.N * c.K; i++) weight[i] *= b;
@@ -56,6 +58,7 @@ static void check_sizes(float a, float b) {
 static void check_exactness(void) {
   enum { M = 64, N = 64, K = 768 };
   struct Case c = {.op = "linear_forward", .call = call_forward, .M = M, .N = N, .K = K};
+  case_always();
   float *inp = case_input(&c, M * K, 0), *weight = case_input(&c, N * K, 0);
   case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
   for (int t = 1; kernels_at(t) != NULL; t++) {
@@ -120,12 +123,14 @@ static void check_same_as(const char *one, const char *other) {
     struct Case c;
     for (enum Dtype dtype = FP32; dtype <= BF16; dtype++) {
       c = (struct Case){.op = "linear_forward", .call = call_forward, .M = M, .N = N, .K = K, .dtype = dtype};
+      case_always();
       case_array(&c, M * K, 0, dtype), case_input(&c, N * K, 0);
       case_output(&c, "out", M * N, OVERWRITTEN, SUMMED);
       check_same_bits(&c, dot, matrix);
     }
     const size_t T = sizes[(i + 2) % SIZES] * (i % 4 == 0 ? 5 : 1), HS = sizes[i], NH = 1 + i % 2;
     c = (struct Case){.op = "attention", .call = call_attention, .B = 1, .T = T, .C = NH * HS, .NH = NH, .dtype = BF16};
+    case_always();
     case_array(&c, T * 3 * c.C, 0, BF16), case_input(&c, T * c.C, 0);
     case_result(&c, "out", T * c.C, OVERWRITTEN, SUMMED, BF16), case_output(&c, "lse", NH * T, OVERWRITTEN, SUMMED);
     case_output(&c, "dqkv", T * 3 * c.C, OVERWRITTEN, SUMMED);

@@ -184,9 +184,14 @@ def test_an_internal_error_has_no_traceback_unless_asked(
     assert said.startswith("error: internal error: ZeroDivisionError: by zero; this is a bug")
     assert "Traceback" not in said
     assert said.count("\n") == 1
+    ended(monkeypatch, ZeroDivisionError("by http://u:p@h/x?t"))
+    capsys.readouterr()
     monkeypatch.setenv("LLMC_TRACEBACK", "1")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as caught:
         main()
+    assert caught.value.code == ExitCode.INTERNAL
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and said.endswith("ZeroDivisionError: by http://h/x\n")
 
 
 def test_notes_are_said_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,13 @@ from typing import Any
 import pytest
 
 from llmc.engine import build as builder
-from llmc.engine.build import build_native, build_programs, ensure_native, native_binary
+from llmc.engine.build import (
+    build_native,
+    build_programs,
+    check_private,
+    ensure_native,
+    native_binary,
+)
 from llmc.engine.toolchain import TARGETS, Cpu, Mode, zig
 from llmc.errors import BadData, CompileFailed, ExitCode, Usage
 from llmc.report import Silent, Unit
@@ -305,3 +312,49 @@ def test_a_build_for_this_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMC_CPU", "fast")
     with pytest.raises(Usage, match="LLMC_CPU must be baseline or native, not 'fast'"):
         native_binary()
+
+
+@pytest.mark.parametrize("place", ["", "native", "native/key", "native/key/llmc-native"])
+@pytest.mark.parametrize("mode", [0o002, 0o022])
+def test_a_cache_that_others_can_write_is_refused(tmp_path: Path, place: str, mode: int) -> None:
+    own = tmp_path / "cache"
+    (own / "native" / "key").mkdir(parents=True)
+    (own / "native" / "key" / "llmc-native").touch()
+    binary = own / "native" / "key" / "llmc-native"
+    for folder in (own, own / "native", own / "native" / "key", binary):
+        folder.chmod(0o755)
+    check_private(binary)
+    check_private(own / "not" / "there" / "yet")
+    (own / place).chmod(0o755 | mode)
+    with pytest.raises(BadData, match=r"others?.* can write .*LLMC_CACHE_DIR"):
+        check_private(binary)
+
+
+def test_links_of_a_cache_are_looked_behind(tmp_path: Path) -> None:
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    (tmp_path / "native").symlink_to(behind)
+    check_private(tmp_path / "native" / "key")
+    behind.chmod(0o777)
+    with pytest.raises(BadData, match=str(behind)):
+        check_private(tmp_path / "native" / "key")
+    behind.chmod(0o1777)  # as /tmp is
+    check_private(tmp_path / "native" / "key")
+
+
+def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_private(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: 4321)
+    if tmp_path.stat().st_uid:
+        with pytest.raises(BadData, match="can write"):
+            check_private(tmp_path)
+
+
+def test_an_engine_in_such_a_cache_is_not_run(
+    tmp_path: Path, native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").mkdir(mode=0o700)
+    (tmp_path / "cache").chmod(0o777)
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(BadData, match="can write"):
+        build_native(native=native)

@@ -147,6 +147,8 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     assert "config.toml is not valid TOML" in read_run(folder).problems[0]
     (folder / CONFIG).write_bytes(b"\xff")
     assert "config.toml is not valid TOML" in read_run(folder).problems[0]
+    (folder / "config.toml").write_text(f"a = {'[' * 5000}")
+    assert "config.toml" in read_run(folder).problems[0]
     folder = a_past_run(tmp_path, "b")
     (folder / CHECKPOINT).write_bytes((folder / CHECKPOINT).read_bytes()[:-1])
     assert "model.bin" in read_run(folder).problems[0]
