@@ -106,6 +106,7 @@ def test_what_is_right_works(subcommand: str, native: Native, good: Good) -> Non
 
 @pytest.mark.parametrize("at", range(MODEL_INTS))
 def test_a_models_header(at: int, native: Native, good: Good) -> None:
+    """Other heads, or another vocabulary that is padded alike, are of the same size: a checksum."""
     was = struct.unpack_from("<i", good.model, 4 * at)[0]
     for value in (*ODD_INTS, was + 1, was - 1, 2 * was):
         if value == was or not -(2**31) <= value < 2**31:
@@ -113,13 +114,6 @@ def test_a_models_header(at: int, native: Native, good: Good) -> None:
         bad = good.written("bad.bin", with_int(good.model, at, value))
         for subcommand in SUBCOMMANDS if value in (0, -1, was + 1) else ("sample",):
             done = good.run(native, subcommand, model=bad)
-            # Other heads, or another vocabulary that is padded alike: a model of the same size.
-            other_heads = at == 5 and value > 0 and CONFIG.channels % value == 0
-            if other_heads or (at == 3 and 0 < value <= 128):
-                succeeded(done)
-                shutil.rmtree(good.out)
-                good.out.mkdir()
-                continue
             message = refused(done, 1)
             assert str(bad) in message, message
             good.assert_nothing_written()
