@@ -70,6 +70,8 @@ def open_source(
         MissingOutput: the dataset has not been fetched.
         BadData: a file cannot be downloaded or read or is not UTF-8, or there is no text.
     """
+    if "" in inputs:
+        raise Usage("an input is empty: name a dataset, a file or a folder ('.' is this one)")
     if named := [name for name in inputs if name in NAMES]:
         if len(inputs) > 1:
             raise Usage(

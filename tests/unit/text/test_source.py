@@ -118,6 +118,13 @@ def test_a_python_without_sources_is_refused(
         open_source(workspace, ["stdlib"])
 
 
+def test_an_empty_name_is_not_the_current_folder(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("one\n")
+    for inputs in ([""], ["note.txt", ""]):
+        with pytest.raises(Usage, match="an input is empty"):
+            open_source(workspace, inputs)
+
+
 def test_a_file_is_one_document_to_the_last_byte(workspace: Workspace, tmp_path: Path) -> None:
     text = "\ufeffone\r\n\r\ntwo \n"
     (tmp_path / "my.text.txt").write_bytes(text.encode())
