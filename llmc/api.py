@@ -8,6 +8,7 @@ pass a :class:`llmc.report.Report` to receive notes and progress.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.sample import model as sampling
 from llmc.sample.model import LoadedModel
+from llmc.text.encodings import encoding_named
+from llmc.text.reading import KEEP, Reading
+from llmc.text.source import AS_USUAL
 from llmc.tokens import dataset
 from llmc.tokens.dataset import TokenizedDataset, TokenizeOptions
 from llmc.tokens.manifest import load_manifest
@@ -36,7 +40,10 @@ HERE = Path()
 
 
 def tokenize(
-    *inputs: Place, workspace: Place = HERE, report: Report = SILENT, **options: Any
+    *inputs: Place | Sequence[Place],
+    workspace: Place = HERE,
+    report: Report = SILENT,
+    **options: Any,
 ) -> TokenizedDataset:
     """Turn text into a dataset of token files.
 
@@ -45,16 +52,17 @@ def tokenize(
         workspace: the dataset's folder is ``data/<name>`` in it.
         report: receives notes and progress.
         options: fields of :class:`llmc.tokens.dataset.TokenizeOptions`, such as
-            ``tokenizer="bpe:4096"``. Default tokenizer: GPT-2's.
+            ``tokenizer="bpe:4096"``, and of :class:`llmc.text.reading.Reading`, such as
+            ``field="messages"`` or ``encoding="auto"``. Default tokenizer: GPT-2's.
 
     Raises:
         Usage: an input or the tokenizer is unknown, or options contradict each other.
         MissingOutput: the dataset has not been fetched.
         BadData: a file is damaged or not text, or there is too little text.
     """
-    settings = TokenizeOptions(**options)
     place = Workspace(Path(workspace))
-    return dataset.tokenize(place, [str(each) for each in inputs], settings, report=report)
+    named_inputs = [str(each) for item in inputs for each in _several(item)]
+    return dataset.tokenize(place, named_inputs, _tokenize_options(options), report=report)
 
 
 def train(
@@ -99,6 +107,8 @@ def train(
     """
     for name in settings.keys() - TRAIN_SETTINGS.keys():
         raise Usage(f"unknown training setting '{name}'{nearest(name, list(TRAIN_SETTINGS))}")
+    if threads is not None and threads < 1:
+        raise Usage(f"threads must be at least 1, not {threads}")
     place = Workspace(Path(workspace))
     texts, val_texts = named(place, _texts(data)), named(place, _texts(val_data))
     if isinstance(model, ModelConfig):
@@ -180,12 +190,48 @@ def evaluate(
     )
 
 
+def _several(value: Any) -> tuple[Any, ...]:
+    """Return one value, or several of them, as a tuple."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _tokenize_options(given: dict[str, Any]) -> TokenizeOptions:
+    """Return how to tokenize, from the fields of ``TokenizeOptions`` and of its ``reading``.
+
+    Raises:
+        Usage: there is no such field, or it has no such value.
+    """
+    known = [field.name for field in fields(TokenizeOptions)]
+    reading = [field.name for field in fields(Reading)]
+    for name in given.keys() - {*known, *reading}:
+        raise Usage(f"unknown option '{name}'{nearest(name, [*known, *reading])}")
+    values = {name: value for name, value in given.items() if name in known and value is not None}
+    how = {name: value for name, value in given.items() if name in reading and value is not None}
+    for name in how.keys() & {"include", "exclude", "field"}:
+        several = _several(how[name])
+        how[name] = several[0] if name == "field" and len(several) == 1 else several
+    if "encoding" in how:
+        how["encoding"] = encoding_named(how["encoding"])
+    if how.get("newlines", KEEP) not in (KEEP, "lf"):
+        raise Usage(f"newlines must be lf or {KEEP}, not '{how['newlines']}'")
+    if how.get("newlines") == "lf":
+        del how["newlines"]
+    if isinstance(values.get("out"), str):
+        values["out"] = Path(values["out"])
+    if isinstance(values.get("tokenizer"), Path):
+        values["tokenizer"] = str(values["tokenizer"])
+    values["reading"] = replace(values.get("reading", AS_USUAL), **how)
+    return TokenizeOptions(**values)
+
+
 def _texts(data: Text | Sequence[Text | tuple[Text, float]] | None) -> list[Spec]:
     """Return texts as the stages below take them."""
     if data is None:
         return []
     if isinstance(data, str) or not isinstance(data, Sequence):
         return [_text(data)]
+    if not data:
+        raise Usage("the list of data is empty: name a dataset, or leave it out")
     return [_text(*one) if isinstance(one, tuple) else _text(one) for one in data]
 
 

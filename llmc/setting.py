@@ -59,9 +59,13 @@ class Setting:
             Usage: the message names the setting and what is allowed.
         """
         low, high = self.older if older and self.older is not None else (self.low, self.high)
+        if isinstance(self.default, (int, float)) and not isinstance(value, (int, float)):
+            raise Usage(f"{self.name} must be a number, not '{value}'")
         if self.choices:
             if value not in self.choices:
                 raise Usage(f"{self.name} must be one of {', '.join(self.choices)}, not '{value}'")
+        elif not isinstance(value, str) and self.metavar == "TIME":
+            raise Usage(f"{self.name} must be a time such as '1h30m', not {value}")
         elif self.metavar == "TIME":
             try:
                 seconds = seconds_of(value)

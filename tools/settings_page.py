@@ -19,7 +19,7 @@ A setting has one name: `val_every` in a preset and in Python is `--val-every` o
 An option wins over the preset (`--config`), and the preset over the default. Whole numbers can be
 typed as `250000`, `65k`, `1e6`, `10M` or `4G`, times as `2h`, `1h30m`, `90m` or `45s`. A preset
 takes plain numbers, and times as text. `data` and `val_data`, which are no settings, may stand in
-a preset too: `data = ["A", "B:0.3"]` [mixes texts](../guide/training.md#mix-texts).
+a preset too: `data = ["A", "B:0.3"]` [mixes texts](../guide/data-order.md#mix-texts).
 
 The last column says whether `llmc train --resume` accepts a new value. *Yes, with other bits*: the
 steps to come are not, bit for bit, those of an undisturbed run; this is said, and recorded with the

@@ -95,7 +95,14 @@ def parsed(kind: Callable[[str], Any]) -> Callable[[Any], Any]:
     return parse
 
 
+def _positive(text: str) -> int:
+    if (number := count_of(text)) < 1:
+        raise ValueError(f"'{text}' is less than 1")
+    return number
+
+
 count = parsed(count_of)  # 65k, 4G
+positive = parsed(_positive)
 
 
 def with_settings(table: Mapping[str, Setting]) -> Callable[[Callable[..., None]], Any]:

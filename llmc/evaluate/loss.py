@@ -68,10 +68,14 @@ def evaluate(
     Raises:
         MissingOutput: the model or the data does not exist.
         BadData: a file is damaged, or model and data have different tokenizers.
-        Usage: the window is longer than the model's context.
+        Usage: the window is longer than the model's context, or an argument has no such value.
         LlmcError: the engine failed or was interrupted.
     """
     options = options or EngineOptions()
+    if split not in (None, "train", "val"):
+        raise Usage(f"split must be train or val, not '{split}'")
+    if max_tokens is not None and max_tokens < 1:
+        raise Usage(f"max_tokens must be at least 1, not {max_tokens}")
     model = find_evaluated(workspace, target, report, last=last)
     context = model.header.config.context
     if options.seq_len is not None and options.seq_len > context:

@@ -11,17 +11,27 @@ from typing import Any
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import default_threads
 from llmc.engine.process import Engine
+from llmc.errors import Usage
 from llmc.report import Advance, Report
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How the engine computes. None leaves the choice to the engine."""
+    """How the engine computes. None leaves the choice to the engine.
+
+    Raises:
+        Usage: a number is less than 1.
+    """
 
     batch_size: int | None = None  # B, windows at a time; default: about 1,024 tokens, if they fit
     seq_len: int | None = None  # T, tokens in a window; default: the model's context
     dtype: str = "fp32"  # of the weights in linear layers: fp32, bf16 or int8
     threads: int | None = None  # default: one per physical core; the losses do not depend on it
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "seq_len", "threads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise Usage(f"{name} must be at least 1, not {value}")
 
     def flags(self, checkpoint: Path) -> list[str]:
         """Return the engine's flags for a checkpoint."""

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from llmc.errors import Usage
-from llmc.text.utf8 import CHUNK, UTF8, Decoder, NotText, wide_encoding
+from llmc.text.utf8 import CHUNK, UTF8, Decoder, NotText, escaped_encoding, wide_encoding
 
 if TYPE_CHECKING:
     from charset_normalizer import CharsetMatch
@@ -33,7 +33,24 @@ RECOGNISED = (
 )
 SIMILAR = 0.1  # disorder of a text, from 0 to 1, that does not tell encodings apart
 LOOKED_AT = 1 << 16  # bytes by which an encoding is recognised
-DECLARED = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?([\w.:-]{2,40})""", re.IGNORECASE)
+DECLARED = re.compile(
+    rb"""<meta[^>]{0,200}?charset\s*=\s*["']?([\w.:-]{2,40})"""
+    rb"""|\A\s*<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([\w.:-]{2,40})""",
+    re.IGNORECASE,
+)
+# What a browser reads where a page declares an encoding: https://encoding.spec.whatwg.org/#names-and-labels
+BROWSERS = {
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "tis-620": "cp874",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), UTF8),
+}
+MEND = "mend these bytes or convert the file, or name its --encoding"
 
 
 def encoding_named(text: str) -> str:
@@ -86,10 +103,14 @@ def encoding_of(head: bytes, asked: str | None, name: str) -> str:
 
 
 def _recognised(head: bytes, name: str) -> str:
+    if escaped := escaped_encoding(head):
+        return escaped
     if _is_utf8(head):
         return UTF8
     if wide := wide_encoding(head):
         return wide
+    if _is_mostly_utf8(head):
+        raise damaged_utf8(name)
     from charset_normalizer import from_bytes
 
     found = from_bytes(head[:LOOKED_AT], cp_isolation=list(RECOGNISED))
@@ -119,13 +140,29 @@ def _is_utf8(head: bytes) -> bool:
     return b"\0" not in head
 
 
+def _is_mostly_utf8(head: bytes) -> bool:
+    """Return whether at least half of what is not ASCII is UTF-8."""
+    text = head.decode(UTF8, "replace")
+    letters = sum(not each.isascii() for each in text)
+    return letters > 0 and 2 * text.count("\ufffd") <= letters
+
+
+def damaged_utf8(name: str) -> NotText:
+    """Return the error for a text in UTF-8 with other bytes in it."""
+    return NotText(name, "is UTF-8 text with some bytes that are not", MEND)
+
+
 def declared_encoding(head: bytes) -> str:
-    """Return the encoding that a web page declares; UTF-8 if it names none that exists."""
+    """Return the encoding that a web page declares; UTF-8 if it names none that exists.
+
+    Labels mean what they mean to a browser.
+    """
     match = DECLARED.search(head[:4096])
     try:
-        return encoding_named(match[1].decode()) if match else UTF8
+        named = encoding_named((match[1] or match[2]).decode()) if match else UTF8
     except Usage:
         return UTF8
+    return BROWSERS.get(named, named)
 
 
 def in_utf8(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:

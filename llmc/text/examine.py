@@ -11,11 +11,19 @@ from typing import BinaryIO
 from llmc.errors import BadData
 from llmc.kinds import HEAD_BYTES, no_text, not_data
 from llmc.text.documents import boundary_of_head
-from llmc.text.encodings import AUTO, declared_encoding, encoding_of
+from llmc.text.encodings import AUTO, damaged_utf8, declared_encoding, encoding_of
 from llmc.text.reading import TEXTUAL, Kind, Reading
 from llmc.text.records import is_one_json
 from llmc.text.tables import column_of
-from llmc.text.utf8 import CHUNK, LEAVE, UTF8, Decoder, NotText, Unreadable
+from llmc.text.utf8 import (
+    CHUNK,
+    LEAVE,
+    UTF8,
+    Decoder,
+    NotText,
+    Unreadable,
+    escaped_encoding,
+)
 
 SHOWN = 10  # files that are left out, on a terminal
 
@@ -74,6 +82,7 @@ class Check:
         self._is_page = kind.format == "html"
         self._decoder: Decoder | None = None
         self._size = 0
+        self._is_ascii = True  # so far
         self.encoding = UTF8
 
     def see(self, chunk: bytes) -> None:
@@ -90,15 +99,21 @@ class Check:
             else:
                 self.encoding = encoding_of(chunk, self._asked, self._name)
             self._decoder = Decoder(self._name, encoding=self.encoding)
+        if self.encoding == UTF8 and (escaped := escaped_encoding(chunk)):
+            advice = f"name its --encoding, such as {escaped}, or convert it"
+            raise NotText(self._name, f"is not UTF-8 text (it looks like {escaped})", advice)
         try:
             self._decoder.text(chunk, final=not chunk)
-        except NotText:
+        except NotText as error:
             if self._asked != AUTO or self.encoding != UTF8 or not (self._size and chunk):
                 raise
+            if not self._is_ascii:
+                raise damaged_utf8(self._name) from error
             # The first chunks were ASCII; this one shows the encoding.
             self.encoding = encoding_of(chunk, AUTO, self._name)
             self._decoder = Decoder(self._name, self._size, self.encoding)
             self._decoder.text(chunk)
+        self._is_ascii = self._is_ascii and chunk.isascii()
         self._size += len(chunk)
 
 

@@ -21,6 +21,7 @@ from llmc.text.reading import Reading
 MANIFEST = "manifest.json"
 BESIDE = ("prepared.json", "tokenizer.json", "tokenizer.tiktoken")
 OWN_FILES = "is a dataset that llmc made: its own files are not text"
+RUN = "run.json"
 MAGIC = re.compile(r"[*?[]")
 SNAPSHOTS = "snapshots"  # in the hub's cache, whose files are links to blobs beside it
 
@@ -89,14 +90,17 @@ def _beneath(folder: Path, reading: Reading) -> Found:
         _add(found, wanted, folder)
     found.files.sort()
     _without_own_files(found)
-    if not found.files and any(each.reason == OWN_FILES for each in found.left_out):
+    datasets = [each.name for each in found.left_out if each.reason == OWN_FILES]
+    if not found.files and datasets:
         error = Usage(
-            f"{folder} holds a dataset that llmc made, not text: train on it, or let prepare add "
-            "what it lacks"
+            f"{folder} holds {len(datasets)} datasets that llmc made, not text: name one of them"
+            if len(datasets) > 1
+            else f"{datasets[0]} holds a dataset that llmc made, not text: train on it, or let "
+            "prepare add what it lacks"
         )
         error.commands = (
-            shlex.join(["llmc", "train", "--data", str(folder)]),
-            shlex.join(["llmc", "prepare", str(folder)]),
+            shlex.join(["llmc", "train", "--data", datasets[0]]),
+            shlex.join(["llmc", "prepare", datasets[0]]),
         )
         raise error
     return found
@@ -110,7 +114,19 @@ def _without_own_files(found: Found) -> None:
             own[file.parent] = own_files(file)
     for folder in sorted(folder for folder, names in own.items() if names):
         found.leave_out(folder, OWN_FILES)
-    found.files = [file for file in found.files if file.name not in own.get(file.parent, ())]
+    runs = {file.parent for file in found.files if file.name == RUN and _is_run(file)}
+    for folder in sorted(runs):
+        found.leave_out(folder, "is a run of llmc: its files are not text")
+    found.files = [
+        file
+        for file in found.files
+        if file.name not in own.get(file.parent, ()) and runs.isdisjoint(file.parents)
+    ]
+
+
+def _is_run(file: Path) -> bool:
+    """Return whether a file called ``run.json`` lies beside what else a run of llmc writes."""
+    return all(file.with_name(name).is_file() for name in ("config.toml", "metrics.jsonl"))
 
 
 def own_files(manifest: Path) -> set[str]:

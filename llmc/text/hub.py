@@ -26,25 +26,10 @@ from llmc.text.opening import Source
 from llmc.text.parts import Part, Pieces, documents_of, parts_of
 from llmc.text.piece import Seen
 from llmc.text.reading import Reading, kind_of
+from llmc.text.split_names import FORMATS, TRAIN, VALIDATION, format_of, split_of_path
 
 PREFIX = "hf:"
 CONVERTED = "refs/convert/parquet"
-TRAIN, VALIDATION = "train", "validation"
-
-# The first of these formats that a repository has is the one that is read.
-FORMATS = ("parquet", "arrow", "jsonl", "json", "csv", "tsv", "text")
-TEXT_SUFFIXES = (".txt", ".text", ".md", ".raw", ".tokens")
-NO_DATA = re.compile(
-    r"(readme|licen[cs]e|requirements|dataset_infos?|dataset_dict|state\.json|.*config)\b",
-    re.IGNORECASE,
-)
-
-# The words in the names of a split's files, as the hub recognizes them, for a card without splits.
-SPLIT_WORDS = {
-    TRAIN: "train|training",
-    VALIDATION: "validation|valid|dev|val",
-    "test": "test|testing|eval|evaluation",
-}
 
 
 @dataclass(frozen=True)
@@ -176,18 +161,6 @@ def _of_one_format(files: list[ListedFile]) -> list[ListedFile]:
     return next(filter(None, by_format), [])
 
 
-def format_of(path: str) -> str | None:
-    """Return the format of a file that may hold a dataset's text, else None."""
-    name = PurePosixPath(path).name
-    if NO_DATA.match(name):
-        return None
-    kind = kind_of(name, Reading())
-    if kind.format != "text":
-        return kind.format
-    suffixes = PurePosixPath(name).suffixes
-    return "text" if any(suffix in TEXT_SUFFIXES for suffix in suffixes[-2:]) else None
-
-
 def declared_splits(configs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
     """Yield the splits of a card, each with its patterns of files.
 
@@ -209,14 +182,6 @@ def fits(path: str, pattern: str) -> bool:
     """Match as the hub does: ``**`` crosses folders; a folder stands for what is in it."""
     pattern = pattern.removeprefix("./")
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern.rstrip('/')}/*")
-
-
-def split_of_path(path: str) -> str:
-    """Return the split that the name of a file or folder says, as the hub recognizes it."""
-    for split, words in SPLIT_WORDS.items():
-        if re.search(rf"(^|[-_ ./])({words})([-_ ./0-9]|$)", path, re.IGNORECASE):
-            return split
-    return TRAIN
 
 
 def _chosen(name: HubName, splits: dict[str, list[ListedFile]]) -> str:

@@ -30,6 +30,7 @@ from llmc.text.files import Stretch
 from llmc.text.parts import Part, Pieces, parts_of
 from llmc.text.piece import Seen
 from llmc.text.reading import ARCHIVES, DEFAULT_FIELD, Kind, Reading, kind_of
+from llmc.text.split_names import TRAIN
 from llmc.text.utf8 import LEAVE, UTF8, Unreadable
 
 STDIN = "-"
@@ -91,17 +92,18 @@ def open_file(
     named = replace(kind, encoding=found.encoding)
     made.add(Stretch(shown, path, 0, found.size), named, reading, head=found.head)
     record = {**origin, "bytes": found.size, "sha256": found.sha256, **reading.record()}
-    notes: tuple[str, ...] = ()
+    record |= {"split": TRAIN} if made.notes else {}
+    notes = tuple(made.notes)
     (used, *_) = made.pieces
     if kind.boundary is None and used.kind.boundary == AT_ENDOFTEXT:
         record["documents"] = AT_ENDOFTEXT.name
-        notes = (
+        notes += (
             f"{shown} is split into documents at its lines of {ENDOFTEXT} "
             "(--documents file makes it one document)",
         )
     if (column := used.kind.field) not in (None, DEFAULT_FIELD, *reading.fields):
         record["field"] = column
-        notes = (f"{shown}: the text is in the column '{column}' (--field names another)",)
+        notes += (f"{shown}: the text is in the column '{column}' (--field names another)",)
     if reading.encoding == AUTO and used.kind.encoding != UTF8:
         record["encoding"] = used.kind.encoding
         notes += (f"{shown} is read as {used.kind.encoding} (--encoding names another)",)
@@ -115,6 +117,7 @@ def _source(
         name,
         parts_of(made.pieces),
         (record,),
+        parts_of(made.validation) or None,
         notes=notes,
         left_out=tuple(made.left_out),
         kinds=frozenset(made.kinds),
@@ -171,8 +174,23 @@ def open_files(
         many = f"none of the {len(made.left_out):,} files of '{name}' can be read"
         raise BadData(f"{many}: {sentence_of(made.left_out)}")
     record = {**origin, "files": count, "bytes": total, "sha256": combined.hexdigest()}
-    opened = _source(made, name, record | reading.record(), (), of_many=True)
+    record |= {"split": TRAIN} if made.notes else {}
+    notes = (*made.notes, *_notes_on_json(made, reading))
+    opened = _source(made, name, record | reading.record(), notes, of_many=True)
     return replace(opened, older={combined.hexdigest(): older.hexdigest()})
+
+
+def _notes_on_json(made: Pieces, reading: Reading) -> list[str]:
+    """Say that files of JSON among many are read as they are, unless that was asked for."""
+    names = [
+        piece.stretch.name
+        for piece in made.pieces
+        if piece.kind.format == "text" and kind_of(piece.stretch.name, Reading()).format == "json"
+    ]
+    if not names or reading.documents is not None:
+        return []
+    which = f"{names[0]} and {len(names) - 1:,} more are" if len(names) > 1 else f"{names[0]} is"
+    return [f"{which} read as plain text (--documents record reads the records of JSON)"]
 
 
 def open_url(url: str, reading: Reading, *, report: Report = SILENT) -> Source:

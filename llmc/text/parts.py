@@ -34,6 +34,7 @@ from llmc.text.piece import (
     spooled,
 )
 from llmc.text.reading import ARCHIVES, BINARY, COLUMNAR, PAGES, TEXTUAL, Kind, Reading, kind_of
+from llmc.text.split_names import TRAIN, VALIDATION, splits_by_name, why_left_out
 from llmc.text.utf8 import LEAVE, UTF8, Unreadable
 
 # A large file is split into parts of about this size.
@@ -69,6 +70,8 @@ class Pieces:
     """What files become: pieces of text, what is left out of them, and what was in them."""
 
     pieces: list[Piece] = field(default_factory=list)
+    validation: list[Piece] = field(default_factory=list)  # of archives with splits of their own
+    notes: list[str] = field(default_factory=list)  # the splits of archives
     left_out: list[LeftOut] = field(default_factory=list)
     kinds: set[Kind] = field(default_factory=set)  # of all files, those in archives too
     seen: Seen = field(default_factory=Seen)
@@ -98,7 +101,7 @@ class Pieces:
             BadData: it cannot be read, or is not what its name says.
         """
         whole = Piece(stretch, kind, reading, stretch, seen=self.seen)
-        before = len(self.pieces)
+        before, own = len(self.pieces), len(self.validation)
         try:
             if kind.format in ARCHIVES:
                 self._add_archive(whole)
@@ -115,7 +118,7 @@ class Pieces:
         except BadData as error:
             if not (is_optional and _may_be_left_out(error, kind, reading)):
                 raise
-            del self.pieces[before:]
+            del self.pieces[before:], self.validation[own:]
             self.left_out.append(left_out(stretch.name, error))
 
     def _add_archive(self, archive: Piece) -> None:
@@ -124,7 +127,8 @@ class Pieces:
         before, out_before = len(self.pieces), len(self.left_out)
         is_plain = archive.kind == Kind("tar")
         verdicts: dict[int, str | None] = {}
-        found = 0
+        names: dict[int, str] = {}
+        made: dict[int, list[Piece]] = {}  # of a plain tar: those of each file
         with opened(outer) as stream:
             for index, member in members_of(archive, stream):
                 name = f"{outer.name}:{member.name}"
@@ -139,22 +143,55 @@ class Pieces:
                     self.left_out.append(left_out(name, error))
                     verdicts[index] = None
                     continue
-                found += 1
+                names[index] = member.name
                 if is_plain:
-                    start = outer.start + member.offset
+                    start, first = outer.start + member.offset, len(self.pieces)
                     stretch = Stretch(name, outer.path, start, start + member.size)
                     self.add(stretch, kind, reading, head=head, is_optional=True)
+                    made[index] = self.pieces[first:]
                     continue
                 self.kinds.add(kind)
                 if kind.encoding != UTF8:
                     verdicts[index] = kind.encoding
-        if found and not is_plain:
-            self.pieces.append(replace(archive, members=verdicts))
+        splits = self._splits(outer.name, names)
+        own = {index for index, split in splits.items() if split == VALIDATION}
+        unread = names.keys() - splits.keys()
+        if is_plain:
+            train = {index for index, split in splits.items() if split == TRAIN}
+            self.pieces[before:] = [piece for each in made if each in train for piece in made[each]]
+            self.validation += [piece for each in made if each in own for piece in made[each]]
+        elif names:
+            others = verdicts | dict.fromkeys(unread | own)
+            self.pieces.append(replace(archive, members=others))
+            others = verdicts | dict.fromkeys(names.keys() - own)
+            self.validation += [replace(archive, members=others)] if own else []
         if len(self.pieces) == before:
             without = self.left_out[out_before:]
-            if not without:
+            if not without and (reading.include or reading.exclude):
                 raise BadData(f"no files in {outer.name} match: see --include and --exclude")
+            if not without:
+                raise BadData(f"there are no files in {outer.name}: name another")
             raise Unreadable(outer.name, "holds no text", sentence_of(without))
+
+    def _splits(self, archive: str, names: dict[int, str]) -> dict[int, str]:
+        """Return the split of each file in an archive that is read, and name the others.
+
+        Without splits of its own all of it is training text.
+        """
+        splits = splits_by_name(names)
+        if not splits:
+            return dict.fromkeys(names, TRAIN)
+        found = {}
+        for index, name in names.items():
+            advice = "read it alone with --include"
+            if (reason := why_left_out(name, splits.get(index), advice)) is not None:
+                self.left_out.append(LeftOut(f"{archive}:{name}", reason))
+            else:
+                found[index] = splits.get(index, TRAIN)
+        counts = {split: [*found.values()].count(split) for split in (TRAIN, VALIDATION)}
+        said = "; ".join(f"split {each}, {count} files" for each, count in counts.items() if count)
+        self.notes.append(f"{archive}: {said}")
+        return found
 
 
 def _may_be_left_out(error: BadData, kind: Kind, reading: Reading) -> bool:

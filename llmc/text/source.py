@@ -25,10 +25,11 @@ from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
 from llmc.text.examine import LeftOut
 from llmc.text.folders import files_named, start_of
 from llmc.text.hub import PREFIX as HUB
-from llmc.text.hub import TRAIN, VALIDATION, open_hub
+from llmc.text.hub import open_hub
 from llmc.text.opening import STDIN, Source, open_file, open_files
 from llmc.text.parts import Part, documents_of
 from llmc.text.reading import KEEP, PACKED, RECORDS, TEXTUAL, Kind, Reading, kind_of
+from llmc.text.split_names import TRAIN, VALIDATION
 from llmc.text.splits import Splits, splits_of
 
 __all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source"]
@@ -159,7 +160,7 @@ def _named_source(
             opened.append(open_hub(text, reading))
         else:
             several = len(inputs) > 1
-            opened += _opened_path(text, reading, seen, is_one_of_many=several)
+            opened += _opened_path(workspace, text, reading, seen, is_one_of_many=several)
     _check_options(reading, inputs, opened)
     first, *others = opened
     own_val = [part for each in opened for part in each.val_parts or ()]
@@ -196,7 +197,7 @@ def _check_options(reading: Reading, inputs: list[str], opened: list[Source]) ->
 
 
 def _opened_path(
-    text: str, reading: Reading, seen: set[Path], *, is_one_of_many: bool
+    workspace: Workspace, text: str, reading: Reading, seen: set[Path], *, is_one_of_many: bool
 ) -> list[Source]:
     """Return a file, folder or pattern without the files in ``seen``; nothing if none is left.
 
@@ -208,7 +209,7 @@ def _opened_path(
     """
     found = files_named(text, reading)
     if found is None:
-        raise Usage(f"no dataset, file or folder '{text}'{nearest(text, list(NAMES))}")
+        raise Usage(f"no dataset, file or folder '{text}'{_advice(text, workspace)}")
     path = Path(text)
     name = opening.name_of(path if path.exists() else found.files[0], is_pattern=not path.exists())
     places = [file.resolve() for file in found.files] if is_one_of_many else found.files
@@ -230,6 +231,14 @@ def _opened_path(
     return [open_files(files, reading, origin, name, root=root, without=found.left_out)]
 
 
+def _advice(text: str, workspace: Workspace) -> str:
+    """Return what to say about a name that nothing has: a dataset is named by its folder."""
+    own = workspace.data / text
+    if text == Path(text).name and own.is_dir():
+        return f"; there is a dataset in {workspace.shown(own)}: name that folder"
+    return nearest(text, list(NAMES))
+
+
 def _opened_splits(
     folder: Path, name: str, splits: Splits, left_out: Sequence[LeftOut], reading: Reading
 ) -> Source:
@@ -245,7 +254,7 @@ def _opened_splits(
     return replace(
         train,
         records=({**train.records[0], VALIDATION: own},),
-        val_parts=val.parts,
+        val_parts=(*val.parts, *(val.val_parts or ()), *(train.val_parts or ())),
         left_out=(*train.left_out, *val.left_out),
         notes=(f"{said}; split {VALIDATION}, {len(splits.validation)} files",),
         kinds=train.kinds | val.kinds,

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from llmc.errors import Usage
 from llmc.text.examine import LeftOut
-from llmc.text.hub import (
+from llmc.text.hub import declared_splits, fits
+from llmc.text.split_names import (
+    ABOUT,
     FORMATS,
-    NO_DATA,
-    SPLIT_WORDS,
     TRAIN,
     VALIDATION,
-    declared_splits,
-    fits,
+    alike_splits,
     format_of,
     split_of_path,
+    strict_split,
+    why_left_out,
 )
 
 CARD = "README.md"
@@ -54,9 +54,9 @@ def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
     of_split = _declared(folder, card, names) if card is not None else {}
     # A card often names the training files alone; the names of the others say what they are.
     lenient = card is not None and not of_split
-    split_named: Callable[[str], str | None] = split_of_path if lenient else _strict
+    split_named: Callable[[str], str | None] = split_of_path if lenient else strict_split
     by_name = {f: split for f in data if (split := split_named(names[f])) is not None}
-    by_name |= {} if lenient else _alike({file: names[file] for file in data})
+    by_name |= {} if lenient else alike_splits({file: names[file] for file in data})
     if not by_name:
         by_name = {file: TRAIN for file, form in data.items() if form == "arrow"}
     of_split = by_name | of_split
@@ -71,48 +71,14 @@ def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
             found.left_out.append(LeftOut(str(file), f"is the split {split} in another format"))
         elif split == VALIDATION:
             found.validation.append(file)
-        elif split not in (None, TRAIN):
-            reason = f"is of the split {split}: name the file to read it"
+        elif (reason := why_left_out(names[file], split, "name the file to read it")) is not None:
             found.left_out.append(LeftOut(str(file), reason))
-        elif split is None and (card is not None or NO_DATA.match(file.name)):
-            is_data = file in data
-            reason = "is not in the dataset's card" if is_data else "is about the dataset, not text"
+        elif split is None and card is not None:
+            reason = "is not in the dataset's card" if file in data else ABOUT
             found.left_out.append(LeftOut(str(file), reason))
         else:
             found.train.append(file)
     return found if found.train else None
-
-
-def _strict(name: str) -> str | None:
-    """Return the split in the name of a file or of a folder above it, if that is all it says."""
-    path = PurePosixPath(name)
-    for split, words in SPLIT_WORDS.items():
-        if re.fullmatch(rf"({words})([-_.]?\d.*|[-_.]?(set|split|data))?", _stem(path), re.I):
-            return split
-        if any(re.fullmatch(words, part, re.IGNORECASE) for part in path.parts[:-1]):
-            return split
-    return None
-
-
-def _alike(names: dict[Path, str]) -> dict[Path, str]:
-    """Return the split of files whose names differ in its word and in numbers alone.
-
-    They are called like ``wiki.train.txt`` and ``wiki.valid.txt``.
-    """
-    found: dict[str, dict[Path, str]] = defaultdict(dict)
-    for file, name in names.items():
-        folder, _, last = name.rpartition("/")
-        for split, words in SPLIT_WORDS.items():
-            if match := re.search(rf"(?<![^-_.])({words})(?![^-_.])", last, re.IGNORECASE):
-                rest = f"{folder}/{last[: match.start()]}/{last[match.end() :]}"
-                found[re.sub(r"\d+", "0", rest)][file] = split
-                break
-    several = (files for files in found.values() if len({*files.values()}) > 1)
-    return {file: split for files in several for file, split in files.items()}
-
-
-def _stem(path: PurePosixPath) -> str:
-    return path.name.partition(".")[0]
 
 
 def _card(path: Path) -> dict[str, Any] | None:

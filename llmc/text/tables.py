@@ -14,8 +14,11 @@ from llmc.text.fields import NoField, listed, missing
 from llmc.text.reading import DEFAULT_FIELD
 from llmc.text.utf8 import CHUNK, Decoder
 
-DELIMITERS = ",;\t|"  # of .csv; the one that the first row has most often
+DELIMITERS = ",;\t|"  # the one that the first row has most often
 LOOKED_AT = 100  # rows by which the column that holds text is recognised
+SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # the first line, for Excel
+# In the first row, what is no column's name but data: a number, or a sentence.
+DATA = re.compile(r"[-+]?\d+([.,]\d+)?|.*\s.*[.!?]\W*|(\S+\s+){7,}\S+\s*", re.DOTALL)
 NO_PROSE = re.compile(r"[\W\d_]*|true|false|yes|no|null|none|na|nan", re.IGNORECASE)
 
 
@@ -57,6 +60,12 @@ def _usual(names: list[str], rows: list[list[str]], name: str) -> str:
         for at, each in enumerate(names)
         if any(NO_PROSE.fullmatch(row[at].strip()) is None for row in rows if at < len(row))
     ]
+    if any(DATA.fullmatch(each) for each in names):
+        raise NoField(
+            f"{name} begins with a row that looks like data, not like the names of columns "
+            f"({listed(names)}): add a row of names, name a column of that row with --field, or "
+            "read it as plain text with --documents line"
+        )
     if len(names) == 1 or len(prose) == 1:
         return (names if len(names) == 1 else prose)[0]
     raise NoField(
@@ -84,8 +93,12 @@ def _rows(lines: Iterable[str], form: str, name: str) -> Iterator[list[str]]:
     """Yield the rows, the names of the columns first; empty lines are left out."""
     csv.field_size_limit(MAX_DOCUMENT)
     first, lines = _first_of(lines)
-    counts = [(first.count(each), -at, each) for at, each in enumerate(DELIMITERS)]
-    delimiter = "\t" if form == "tsv" else max(counts)[2]
+    if said := SEPARATOR.fullmatch(first):
+        next(lines)
+        delimiter = said[1]
+    else:
+        counts = [(first.count(each), -at, each) for at, each in enumerate(DELIMITERS)]
+        delimiter = "\t" if form == "tsv" and "\t" in first else max(counts)[2]
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     columns = 0
     while True:

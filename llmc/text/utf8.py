@@ -10,6 +10,7 @@ from llmc.errors import BadData
 CHUNK = 1 << 20
 MARK = "\ufeff"  # the byte order mark, as a character
 UTF8 = "utf-8"
+LAST_PLANE = 0x10  # of Unicode
 LEAVE = "leave it out"  # where nothing else can be done about a file
 
 
@@ -101,12 +102,27 @@ def wide_encoding(head: bytes | bytearray) -> str:
         return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
+    fours = bytes(head[: len(head[:512]) & ~3])
+    for name, order in (("utf-32-le", (0, 1, 2, 3)), ("utf-32-be", (3, 2, 1, 0))):
+        letters, higher, planes, zeros = (fours[at::4] for at in order)
+        is_letter = all(low or high for low, high in zip(letters, higher, strict=True))
+        if len(letters) > 1 and not any(zeros) and max(planes) <= LAST_PLANE and is_letter:
+            return name
     pairs = bytes(head[: 512 & ~1])
     low, high = pairs[::2], pairs[1::2]
     for name, letters, zeros in (("utf-16-le", low, high), ("utf-16-be", high, low)):
         if len(letters) > 1 and 0 not in letters and zeros.count(0) > len(zeros) // 2:
             return name
     return ""
+
+
+def escaped_encoding(chunk: bytes | bytearray) -> str:
+    """Return the encoding in 7 bits whose escape sequences a text has; else empty."""
+    if b"\x1b$" not in chunk:
+        return ""
+    if b"\x1b$)C" in chunk:
+        return "iso2022_kr"
+    return "iso2022_jp" if b"\x1b$B" in chunk or b"\x1b$@" in chunk else ""
 
 
 def unix_text(text: str) -> str:

@@ -135,7 +135,8 @@ def _check(options: TokenizeOptions) -> None:
     if tokens is not None and 0 != tokens < MIN_TOKENS:
         raise Usage(f"--val-tokens must be 0 (none) or at least {MIN_TOKENS}, not {tokens}")
     if fraction is not None and not 0 < fraction < 1:
-        raise Usage(f"--val-fraction must lie between 0 and 1, not be {fraction:g}")
+        none = "; --val-tokens 0 makes no validation split" if fraction == 0 else ""
+        raise Usage(f"--val-fraction must lie between 0 and 1, not be {fraction:g}{none}")
     if not MIN_TOKENS <= options.shard_tokens <= MAX_TOKENS:
         raise Usage(f"--shard-tokens must lie between {MIN_TOKENS} and {MAX_TOKENS:,}")
 
@@ -381,10 +382,10 @@ def _write(
                 val, train, made_by = shards.divide(
                     scratch, train, cut, tokenizer, options.shard_tokens
                 )
-            if not val and cut.tokens != 0:
-                report.note("too little text for a validation split: all of it is to train on")
             made = replace(made, split=made_by)
             shards.check_enough(scratch, made.dataset, train, val, cut)
+            if not val and cut.tokens != 0:
+                report.note("too little text for a validation split: all of it is to train on")
         made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))
         made = shards.publish(made, tokenizer, train, val)
     return TokenizedDataset(made, scratch.resumed)

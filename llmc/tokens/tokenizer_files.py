@@ -66,6 +66,8 @@ def _in_file(path: Path, pattern: str | None) -> Tokenizer:
         return tokens_file(path, pattern)
     if pattern is not None:
         raise Usage(f"--pattern is the split pattern of a file in tiktoken's form, not of {path}")
+    if any(path.match(name) for name in tokenizer_json.FOREIGN):
+        raise _not_held(path, "it is a file of sentencepiece, WordPiece or Mistral's tokenizer")
     is_merges = head.startswith(tokenizer_json.MERGES_START)
     if is_merges or path.name in tokenizer_json.OLDER_NAMES:
         return _holdable(path, tokenizer_json.read_beside(path))
@@ -216,9 +218,13 @@ def _of_json(path: Path) -> Tokenizer:
 
 def _holdable(path: Path, found: Tokenizer | tokenizer_json.Unheld) -> Tokenizer:
     if isinstance(found, tokenizer_json.Unheld):
-        raise BadData(
-            f"llmc cannot hold the tokenizer {path}: {found.reason}; encode the text with the "
-            "program it belongs to and bring the tokens ('llmc tokenize FILE --dtype uint16'), or "
-            "choose another --tokenizer"
-        )
+        raise _not_held(path, found.reason)
     return found
+
+
+def _not_held(path: Path, reason: str) -> BadData:
+    return BadData(
+        f"llmc cannot hold the tokenizer {path}: {reason}; encode the text with the program it "
+        "belongs to and bring the tokens ('llmc tokenize FILE --dtype uint16'), or choose another "
+        "--tokenizer"
+    )

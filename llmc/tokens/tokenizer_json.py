@@ -29,8 +29,10 @@ TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # of any tokenizer.json
 VOCAB, MERGES = "vocab.json", "merges.txt"
 PAIRS = ((VOCAB, MERGES), ("encoder.json", "vocab.bpe"))  # OpenAI's names of GPT-2's
 OLDER_NAMES = tuple(name for pair in PAIRS for name in pair)
-# Files of other tokenizers: sentencepiece's, WordPiece's, OpenAI's without their pattern.
-OTHERS = ("*.model", "vocab.txt", "*.spm", "tekken.json", "*.tiktoken", VOCAB)
+# Of sentencepiece, WordPiece and Mistral.
+FOREIGN = ("*.model", "*.spm", "vocab.txt", "tekken.json")
+# Files of other tokenizers in a folder: OpenAI's without their pattern too.
+OTHERS = (*FOREIGN, "*.tiktoken", VOCAB)
 _ADVICE = "get it again, or name another with --tokenizer"
 MERGES_HEADER, MERGES_START = "#version: 0.2", b"#version"
 

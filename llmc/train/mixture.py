@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def weight_of(weight: float | Fraction, name: Spec, typed: str | None = None) ->
     Raises:
         Usage: it is no positive number.
     """
-    if not 0 < weight < math.inf:
+    is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+    if not (is_number and 0 < weight < math.inf):
         shown = weight if typed is None else typed
         raise Usage(f"{name}: the weight of a text must be a positive number, not '{shown}'")
     return weight if isinstance(weight, Fraction) else Fraction(str(weight))
@@ -275,13 +277,14 @@ def validation_said(
         lines = [f"validation: the mean loss, by these weights, of {texts}"]
     measured = {portion.manifest.folder for portion in val if portion.manifest is not None}
     own = any(part.manifest is not None and part.manifest.folder in measured for part in train)
-    without = [
-        workspace.shown(part.path)
-        for part in train
-        if part.manifest is None or part.manifest.folder not in measured
-    ]
+    others = [p for p in train if p.manifest is None or p.manifest.folder not in measured]
+    has_split = [p for p in others if p.manifest is not None and p.manifest.val.tokens]
+    without = [workspace.shown(p.path) for p in others if p not in has_split]
     if len(train) > 1 and own and without:
         lines.append(f"not validated, having no validation split: {', '.join(without)}")
+    if len(train) > 1 and own and has_split:
+        names = ", ".join(workspace.shown(p.path) for p in has_split)
+        lines.append(f"not validated, because --val-data does not name it: {names}")
     return lines
 
 

@@ -46,8 +46,8 @@ def run_weights(folder: Path, *, last: bool = False, report: Report = SILENT) ->
         best_step, newest_step = read_header(best).step, read_header(newest).step
         if best_step != newest_step:
             report.note(
-                f"weights: step {best_step:,}, which has the run's lowest validation loss "
-                f"(--last: step {newest_step:,})"
+                f"weights: step {best_step:,}, which has the lowest validation loss of those that "
+                f"the run saved (--last: step {newest_step:,})"
             )
     return best
 

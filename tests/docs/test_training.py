@@ -1,4 +1,4 @@
-"""docs/reference/settings.md and docs/guide/training.md agree with the code and the engine."""
+"""docs/reference/settings.md and the pages about training agree with the code and the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from llmc.train.metrics import STATES
 from tests.helpers.places import ROOT
 from tools.settings_page import PAGE, page
 
-TEXT = (ROOT / "docs" / "guide" / "training.md").read_text("utf-8")
+GUIDE = ROOT / "docs" / "guide"
+TEXT = "\n".join((GUIDE / name).read_text("utf-8") for name in ("training.md", "resume.md"))
 NOT_SETTINGS = {
     *("data", "val_data", "model", "config", "run", "threads", "resume", "resume_from", "dry_run"),
 }

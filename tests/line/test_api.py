@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,42 @@ def test_failures_are_typed(workspace: Path) -> None:
         llmc.train(model=SHAPE, workspace=workspace, schedule="nonsense")
     with pytest.raises(Usage, match="did you mean 'lr'"):
         llmc.train(model=SHAPE, workspace=workspace, lrr=1)
+
+
+def test_text_is_read_as_on_the_command_line(workspace: Path) -> None:
+    (workspace / "chats.jsonl").write_text('{"messages": [{"content": "Hello there"}]}\n' * 9)
+    (workspace / "old.txt").write_bytes(TEXT.replace("small", "tr\xe8s").encode("latin-1"))
+    made = llmc.tokenize(
+        [workspace / "chats.jsonl", workspace / "old.txt"],
+        tokenizer="byte",
+        field=["text", "messages"],
+        encoding="Latin1",
+        out=str(workspace / "both"),
+        workspace=workspace,
+    )
+    assert made.folder == workspace / "both"
+    assert made.manifest.source[0]["field"] == ["text", "messages"]
+    assert made.manifest.source[1]["encoding"] == "iso8859-1"
+    wrong: list[dict[str, Any]] = [
+        {"encoding": "nosuch"}, {"newlines": "cr"}, {"feild": "x"}, {"include": "*.txt"}
+    ]  # fmt: skip
+    for options in wrong:
+        with pytest.raises(Usage):
+            llmc.tokenize(workspace / "notes.txt", workspace=workspace, **options)
+
+
+def test_arguments_without_meaning_are_refused(workspace: Path) -> None:
+    data = llmc.tokenize(workspace / "notes.txt", tokenizer="byte", workspace=workspace)
+    texts: list[Any] = [[], [(data, "much")], [(data, True)]]
+    for text in texts:
+        with pytest.raises(Usage):
+            llmc.train(text, model=SHAPE, workspace=workspace)
+    for setting in ({"lr": "1e-3"}, {"steps": "2"}, {"max_time": -1}):
+        with pytest.raises(Usage, match=next(iter(setting))):
+            llmc.train(data, model=SHAPE, workspace=workspace, **setting)
+    for options in ({"split": "test"}, {"max_tokens": 0}, {"batch_size": 0}, {"threads": 0}):
+        with pytest.raises(Usage, match=next(iter(options))):
+            llmc.evaluate("any", workspace=workspace, **options)
 
 
 def test_the_page_runs(

@@ -244,6 +244,7 @@ def test_validation_may_be_named(llmc: Llmc) -> None:
     assert result["val_loss"] == pytest.approx((parts["songs"] + 3 * parts["texts"]) / 4)
     done = ok(llmc("--json", *START, *MIXED, "--val-data", "songs", "--run", "b"))
     assert "val_parts" not in last_json(done.stdout)
+    assert "not validated, because --val-data does not name it: data/texts" in done.stderr
     assert record(llmc, "b")["val_data"] == "data/songs/val.bin"
 
 

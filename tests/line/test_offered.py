@@ -132,3 +132,10 @@ def test_a_run_that_kept_no_best_weights_offers_its_last(
     assert "offered: runs/good/best.bin, step 4: lowest validation loss" in said
     assert "--last" not in said
     assert "weights:" not in ok(llmc("sample", "--run", "good", "--tokens", "1")).stderr
+
+
+def test_a_run_that_only_made_its_model_worse_says_so(llmc: Llmc) -> None:
+    worse = ("--steps", "9", "--val-every", "2", "--patience", "1", "--lr", "9")
+    done = ok(llmc("train", "--config", "tiny.toml", "--run", "worse", *worse))
+    assert "the weights that the run began with had a lower validation loss" in done.stderr
+    assert "--patience saves it" not in done.stderr

@@ -274,7 +274,10 @@ def main() -> None:
     count = options.count or options.kills or (30 if options.proof else 1000)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        cache = Path(os.environ.get("LLMC_TEST_ENGINES", Path(name) / "cache"))
+        cache = Path(name) / "cache"
+        if "LLMC_TEST_ENGINES" in os.environ:  # the engines of the tests
+            cache.mkdir()
+            (cache / "native").symlink_to(os.environ["LLMC_TEST_ENGINES"])
         native = build(cache)
         if options.proof:
             proof(native, Path(name), options.steps, count, options.seed)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.options import LAST_HELP, argument, in_group
+from llmc.cli.options import LAST_HELP, argument, in_group, positive
 from llmc.cli.ui import Ui
 from llmc.errors import Usage
 from llmc.evaluate import hellaswag, loss
@@ -41,10 +41,11 @@ Split = Annotated[
     Literal["train", "val"] | None, of_measured(f"Split of the dataset ({DEFAULT_SPLIT}).")
 ]
 MaxTokens = Annotated[
-    int | None, of_measured("Predict N tokens, in windows spread evenly over the text.", "N", 1)
+    int | None,
+    of_measured("Predict N tokens, in windows spread evenly over the text.", "N", parser=positive),
 ]
 MaxExamples = Annotated[
-    int | None, of_measured("Ask N HellaSwag questions, evenly spaced.", "N", 1)
+    int | None, of_measured("Ask N HellaSwag questions, evenly spaced.", "N", parser=positive)
 ]
 SeqLen = Annotated[
     int | None, of_engine("Tokens in a window. Default: the model's context.", "T", 1)

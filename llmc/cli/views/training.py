@@ -366,6 +366,9 @@ def offered(workspace: Workspace, result: TrainResult) -> Iterator[str]:
         yield f"{line}, {'the last' if step == last else 'the best that was saved'}{loss(step)}"
     if step != last:
         yield f"--last uses step {last:,}{loss(last)}"
-    if lower:
+    if lower and best == 0:
+        yield f"the weights that the run began with had a lower validation loss{loss(best)}:"
+        yield "use those, or a smaller --lr"
+    elif lower:
         yield f"step {best:,} had a lower validation loss{loss(best)}, but was not saved:"
         yield "--save-every STEPS or --patience saves it"

@@ -27,6 +27,9 @@ SAMPLES = {
     "utf-16-le": GERMAN,
     "utf-16-be": GERMAN,
     "utf-32": GERMAN,
+    "utf-32-le": GERMAN,
+    "utf-32-be": "日本語のテキスト。" * 9,
+    "iso2022_jp": "日本語のテキストです。これはテストです。" * 9,
     "utf-8": GERMAN,
     "utf-8-sig": GERMAN,
 }
@@ -66,12 +69,29 @@ def test_a_mark_decides_before_a_name(here: Path) -> None:
     assert opened("f", Reading(encoding="cp1252")) == [GERMAN] * 3
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
 def test_wide_text_is_recognised_in_the_message(here: Path, encoding: str) -> None:
     (here / "a.txt").write_bytes(GERMAN.encode(encoding))
     name = encoding.upper()
     with pytest.raises(BadData, match=rf"a\.txt is not UTF-8 text .*{name}\): .*--encoding"):
         source("a.txt")
+
+
+def test_text_in_7_bits_is_not_taken_for_ascii(here: Path) -> None:
+    (here / "a.txt").write_bytes(b"x" * (1 << 20) + SAMPLES["iso2022_jp"].encode("iso2022_jp"))
+    with pytest.raises(BadData, match=r"looks like iso2022_jp\): name its --encoding"):
+        source("a.txt")
+    (here / "a.txt").write_bytes(b"\x1b[31mred\x1b[0m costs 5\x1b$")  # a terminal's colours
+    assert opened("a.txt")[0].startswith("\x1b[31m")
+
+
+@pytest.mark.parametrize("before", ["", GERMAN, GERMAN * 3000])
+def test_a_few_wrong_bytes_do_not_make_utf8_another_encoding(here: Path, before: str) -> None:
+    (here / "a.txt").write_bytes(before.encode() + b"na\xefve " + GERMAN.encode())
+    with pytest.raises(BadData, match=r"a\.txt is UTF-8 text with some bytes that are not: mend"):
+        source("a.txt", Reading(encoding="auto"))
 
 
 def test_utf16_without_a_mark_has_an_order(here: Path) -> None:

@@ -149,6 +149,9 @@ def test_csv_that_python_writes(here: Path, delimiter: str, end: str, quoting: A
         ("ID,Joke,score\n1,a,0.5\n2,b,-1\n", ["a", "b"]),
         ("\ufeffid,text\n\n1,a\n\n", ["a"]),
         ("n,text\r1,a\r2,b", ["a", "b"]),
+        ("sep=;\nid;text\n1;a, b\n", ["a, b"]),
+        ("\ufeffsep=\t\r\nid\ttext\r\n1\ta\r\n", ["a"]),
+        (",joke\n0,a\n", ["a"]),
     ],
 )
 def test_the_obvious_column_of_a_table(here: Path, table: str, wanted: list[str]) -> None:
@@ -162,6 +165,9 @@ def test_the_obvious_column_of_a_table(here: Path, table: str, wanted: list[str]
         ("id,title,body\n1,a,b\n", "no column 'text': .*'id', 'title', 'body'"),
         ("a,b\n1,2\n", "no column 'text': .*'a', 'b'"),
         ("text,text\na,b\n", "has 2 columns 'text'"),
+        ("It was a cold night.\nNobody came.\n", "looks like data.*add a row of names"),
+        ("1,one two\n2,three\n", "looks like data.*'1', 'one two'"),
+        ("so we went on and on until the end\na\n", "looks like data"),
         ("id,text\n1,a,b\n", "line 2: a row of 3 columns, where the first row has 2"),
         ("id,text\n1\n", "line 2: a row of 1 columns"),
         ('id,text\n1,"a\n', "line .*: not CSV"),
@@ -173,6 +179,13 @@ def test_a_faulty_table_is_refused(here: Path, table: str, words: str) -> None:
     (here / "x.csv").write_text(table)
     with pytest.raises(BadData, match=rf"x\.csv.*{words}"):
         opened("x.csv")
+
+
+def test_a_tsv_without_tabs_and_a_header_that_is_named(here: Path) -> None:
+    (here / "x.tsv").write_text("text,id\na,1\nb,2\n")
+    assert opened("x.tsv") == ["a", "b"]
+    (here / "x.csv").write_text("0,what is it?\n1,a\n")
+    assert opened("x.csv", Reading(field="what is it?")) == ["a"]
 
 
 def test_a_long_table_in_chunks(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

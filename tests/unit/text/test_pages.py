@@ -36,6 +36,25 @@ def test_a_web_page_in_its_declared_encoding(here: Path, encoding: str) -> None:
     assert opened("a.htm") == ["Größe"]
 
 
+@pytest.mark.parametrize(
+    ("declaration", "encoding"),
+    [
+        ('<meta charset="iso-8859-1">', "cp1252"),
+        ('<meta charset="us-ascii">', "cp1252"),
+        ("<meta http-equiv='Content-Type' content='text/html; charset=gb2312'>", "gb18030"),
+        ('<?xml version="1.0" encoding="ISO-8859-1"?>', "cp1252"),
+        ('<meta charset="utf-16">', "utf-8"),
+    ],
+)
+def test_a_declaration_means_what_it_means_to_a_browser(
+    here: Path, declaration: str, encoding: str
+) -> None:
+    text = "中文，镕" if encoding == "gb18030" else "“été” costs 5 €"
+    page = f"{declaration}<html><body>{text}</body></html>"
+    (here / "a.html").write_bytes(page.encode(encoding))
+    assert opened("a.html") == [text]
+
+
 def test_an_epub_in_the_order_of_its_spine(here: Path) -> None:
     with zipfile.ZipFile("x.epub", "w") as book:
         book.writestr("mimetype", "application/epub+zip")

@@ -207,6 +207,38 @@ def test_an_unknown_name_is_a_usage_error(workspace: Workspace, name: str, hint:
         open_source(workspace, [name])
 
 
+def test_a_dataset_s_name_leads_to_its_folder(workspace: Workspace) -> None:
+    (workspace.data / "mine").mkdir(parents=True)
+    with pytest.raises(Usage, match=r"'mine'; there is a dataset in data/mine: name that folder"):
+        open_source(workspace, ["mine"])
+
+
+def test_a_run_s_own_files_are_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = ("run.json", "config.toml", "metrics.jsonl", "checkpoints/note.txt")
+    for name in (*(f"runs/one/{file}" for file in files), "a.txt", "app/run.json"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    for place in (".", "**"):
+        found = open_source(Workspace(tmp_path), [place])
+        assert list(documents_of(found.parts)) == ["a.txt", "app/run.json"]
+        assert [each.name for each in found.left_out] == ["runs/one"]
+
+
+def test_json_among_many_files_is_said_to_be_plain_text(workspace: Workspace) -> None:
+    folder = workspace.root / "j"
+    folder.mkdir()
+    for name in ("a.json", "b.json"):
+        (folder / name).write_text('{"text": "x"}')
+    found = open_source(workspace, ["j"])
+    assert list(documents_of(found.parts)) == ['{"text": "x"}'] * 2
+    assert "a.json and 1 more are read as plain text (--documents record" in found.notes[0]
+    asked = open_source(workspace, ["j"], Reading(documents="record"))
+    assert (list(documents_of(asked.parts)), asked.notes) == (["x", "x"], ())
+    assert open_source(workspace, ["j"], Reading(documents="file")).notes == ()
+
+
 def test_names_and_paths_do_not_mix(workspace: Workspace, folder: Path) -> None:
     with pytest.raises(Usage, match="'stdlib' is a dataset"):
         open_source(workspace, [str(folder), "stdlib"])

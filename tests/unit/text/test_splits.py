@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from llmc.errors import Usage
 from llmc.paths import Workspace
 from llmc.text.reading import Reading
 from llmc.text.source import AS_USUAL, Source, documents_of, open_source
+from tests.helpers.texts import tar_of
 
 CARD = """---
 license: mit
@@ -125,6 +128,10 @@ def test_several_subsets_are_a_choice() -> None:
         ("TinyStories-train.txt", "TinyStories-valid.txt", "TinyStories-test.txt"),
         ("corpus_train_01.jsonl", "corpus_dev_2.jsonl", "corpus_test_01.jsonl"),
         ("train-of-x.csv", "validation-of-x.csv", "test-of-x.csv"),
+        ("wiki_train_part1.txt", "wiki_valid.txt", "wiki_test_part-2.txt"),
+        ("x-train-00001-of-00009.jsonl", "x-val.jsonl", "x-test.jsonl"),
+        ("split=train/0.jsonl", "split=validation/1.jsonl", "split=test/2.jsonl"),
+        ("train", "valid", "test"),
     ],
 )
 def test_names_that_differ_in_the_split_alone(train: str, val: str, test: str) -> None:
@@ -136,7 +143,7 @@ def test_names_that_differ_in_the_split_alone(train: str, val: str, test: str) -
     trained = "".join(documents_of(found.parts))
     assert "t" in trained.removeprefix("text") and "v" not in trained and found.val_parts
     assert "v" in "".join(documents_of(found.val_parts))
-    assert [Path(each.name).name for each in found.left_out] == [test]
+    assert [Path(each.name).name for each in found.left_out] == [Path(test).name]
 
 
 @pytest.mark.parametrize(
@@ -147,6 +154,7 @@ def test_names_that_differ_in_the_split_alone(train: str, val: str, test: str) -
         ("a-train.txt", "b-test.txt"),
         ("a-dev.txt", "a-test.txt"),
         ("trains.txt", "tests.txt"),
+        ("trainer", "tester"),
     ],
 )
 def test_other_names_are_one_text(names: tuple[str, ...]) -> None:
@@ -172,3 +180,55 @@ def test_what_save_to_disk_wrote() -> None:
     one = open_source(Workspace(Path()), ["rows/test"])
     assert list(documents_of(one.parts)) == ["test row"]
     assert {Path(each.name).name for each in one.left_out} == {*about}
+
+
+SPLITS = {
+    "x/wiki.train.tokens": b"t",
+    "x/wiki.valid.tokens": b"v",
+    "x/wiki.test.tokens": b"x",
+    "x/README.md": b"about",
+    "x/notes.txt": b"n",
+}
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stored.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("d.zip", zip_of(SPLITS)),
+        ("d.zip.gz", gzip.compress(zip_of(SPLITS))),
+        ("d.tar", tar_of(SPLITS)),
+        ("d.tgz", gzip.compress(tar_of(SPLITS))),
+    ],
+)
+def test_an_archive_keeps_its_splits_apart(name: str, data: bytes) -> None:
+    Path("f").mkdir()
+    Path("f", name).write_bytes(data)
+    Path("f", "other.txt").write_text("o")
+    for place, texts in ((f"f/{name}", ["t", "n"]), ("f", ["t", "n", "o"])):
+        found = open_source(Workspace(Path()), [place])
+        assert list(documents_of(found.parts)) == texts
+        assert list(documents_of(found.val_parts or ())) == ["v"]
+        left_out = [Path(each.name).name for each in found.left_out]
+        assert left_out == ["wiki.test.tokens", "README.md"]
+        assert any("split train, 2 files; split validation, 1 files" in n for n in found.notes)
+        assert found.records[0]["split"] == "train"
+    alone = open_source(Workspace(Path()), [f"f/{name}"], Reading(include=("*.test.*",)))
+    assert list(documents_of(alone.parts)) == ["x"]
+    assert "split" not in alone.records[0]
+
+
+@pytest.mark.parametrize("names", [("a.txt", "test.txt"), ("train.txt", "README.md"), ("tests/a",)])
+def test_an_archive_without_splits_is_one_text(names: tuple[str, ...]) -> None:
+    Path("d.zip").write_bytes(zip_of({name: name.encode() for name in names}))
+    found = open_source(Workspace(Path()), ["d.zip"])
+    assert list(documents_of(found.parts)) == [*names]
+    assert not found.left_out
+    assert found.val_parts is None

@@ -118,6 +118,23 @@ def test_a_tokenizer_that_cannot_be_held_has_a_reason_and_a_fingerprint(
         load_tokenizer(str(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("tokenizer.model", b"\n\x0e\n\x05<unk>"),
+        ("spiece.model", b"\n\x0e\n\x05<unk>"),
+        ("vocab.txt", b"[PAD]\n[UNK]\nhello\n"),
+        ("tekken.json", b'{"config": {}, "vocab": []}'),
+    ],
+)
+def test_a_file_of_another_tokenizer_that_is_named_is_called_that(
+    name: str, data: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadData, match=f"cannot hold .*{name}: .*sentencepiece, WordPiece"):
+        load_tokenizer(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}', '{"model": {"vocab": {"a": 0}}}'])
 def test_a_broken_tokenizer_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(text)

@@ -1,0 +1,110 @@
+"""The split that the name of a file says: ``train``, ``validation`` or ``test``."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Mapping
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from llmc.text.reading import Reading, kind_of
+
+Key = TypeVar("Key", bound=Hashable)  # a file: its path, or its number in an archive
+
+TRAIN, VALIDATION = "train", "validation"
+
+# The first of these formats that a repository has is the one that is read.
+FORMATS = ("parquet", "arrow", "jsonl", "json", "csv", "tsv", "text")
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".raw", ".tokens")
+NO_DATA = re.compile(
+    r"(readme|licen[cs]e|requirements|dataset_infos?|dataset_dict|state\.json|.*config)\b",
+    re.IGNORECASE,
+)
+
+ABOUT = "is about the dataset, not text"
+
+# What numbers a file among several, with what stands before it.
+NUMBER = re.compile(r"([-_.]?(part|chunk|shard))?[-_.]?\d+([-_.]of[-_.]\d+)?", re.IGNORECASE)
+
+# The words in the names of a split's files, as the hub recognizes them, for a card without splits.
+SPLIT_WORDS = {
+    TRAIN: "train|training",
+    VALIDATION: "validation|valid|dev|val",
+    "test": "test|testing|eval|evaluation",
+}
+
+
+def format_of(path: str) -> str | None:
+    """Return the format of a file that may hold a dataset's text, else None."""
+    name = PurePosixPath(path).name
+    if NO_DATA.match(name):
+        return None
+    kind = kind_of(name, Reading())
+    if kind.format != "text":
+        return kind.format
+    suffixes = PurePosixPath(name).suffixes
+    if not suffixes and any(re.fullmatch(w, name, re.IGNORECASE) for w in SPLIT_WORDS.values()):
+        return "text"
+    return "text" if any(suffix in TEXT_SUFFIXES for suffix in suffixes[-2:]) else None
+
+
+def split_of_path(path: str) -> str:
+    """Return the split that the name of a file or folder says, as the hub recognizes it."""
+    for split, words in SPLIT_WORDS.items():
+        if re.search(rf"(^|[-_ ./])({words})([-_ ./0-9]|$)", path, re.IGNORECASE):
+            return split
+    return TRAIN
+
+
+def strict_split(name: str) -> str | None:
+    """Return the split in the name of a file or of a folder above it, if that is all it says."""
+    path = PurePosixPath(name)
+    for split, words in SPLIT_WORDS.items():
+        if re.fullmatch(rf"({words})([-_.]?\d.*|[-_.]?(set|split|data))?", _stem(path), re.I):
+            return split
+        folder = re.compile(rf"(split=)?({words})", re.IGNORECASE)
+        if any(folder.fullmatch(part) for part in path.parts[:-1]):
+            return split
+    return None
+
+
+def splits_by_name(names: Mapping[Key, str]) -> dict[Key, str]:
+    """Return the splits that the names of files say; empty unless train and another are there."""
+    data = {file: name for file, name in names.items() if format_of(name) in FORMATS}
+    strict = {file: split for file, name in data.items() if (split := strict_split(name))}
+    found = strict | alike_splits(data)
+    return found if TRAIN in found.values() and len({*found.values()}) > 1 else {}
+
+
+def why_left_out(name: str, split: str | None, advice: str) -> str | None:
+    """Return why a file beside the splits of a dataset is not read; None if it is.
+
+    ``advice`` says how to read a file of another split.
+    """
+    if split not in (None, TRAIN, VALIDATION):
+        return f"is of the split {split}: {advice}"
+    if split is None and NO_DATA.match(PurePosixPath(name).name):
+        return ABOUT
+    return None
+
+
+def alike_splits(names: Mapping[Key, str]) -> dict[Key, str]:
+    """Return the split of files whose names differ in its word and in numbers alone.
+
+    They are called like ``wiki.train.txt`` and ``wiki.valid.txt``.
+    """
+    found: dict[str, dict[Key, str]] = defaultdict(dict)
+    for file, name in names.items():
+        folder, _, last = name.rpartition("/")
+        for split, words in SPLIT_WORDS.items():
+            if match := re.search(rf"(?<![^-_.])({words})(?![^-_.])", last, re.IGNORECASE):
+                rest = f"{folder}/{last[: match.start()]}/{last[match.end() :]}"
+                found[NUMBER.sub("", rest)][file] = split
+                break
+    several = (files for files in found.values() if len({*files.values()}) > 1)
+    return {file: split for files in several for file, split in files.items()}
+
+
+def _stem(path: PurePosixPath) -> str:
+    return path.name.partition(".")[0]
