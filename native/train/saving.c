@@ -128,10 +128,16 @@ void saving_die(struct Run *run, size_t step) {
   die(EXIT_BAD_DATA, "%s: the weights of step %zu are not saved; %s%s", reason, step, advice, before);
 }
 
-/* On the way, training goes on; a limit of the process itself will not go away. */
+/* A limit of the process itself does not go away, nor does a folder in a file's place. */
+static bool lasts(int reason) {
+  return reason == EFBIG || reason == EISDIR || reason == ENOTDIR || reason == EEXIST || reason == ENOTEMPTY ||
+         reason == ENAMETOOLONG;
+}
+
+/* On the way, training goes on, unless it would fail again for ever. */
 static void refused(struct Run *run, size_t step) {
   char reason[SAVER_PATH + 128];
-  const bool first = run->pace.again == 0, waits = run->saver.fault.reason != EFBIG;
+  const bool first = run->pace.again == 0, waits = !lasts(run->saver.fault.reason);
   why(run, reason);
   const struct SaverFault fault = run->saver.fault;
   const bool alone = (first || !waits) && save_alone(run, step);
@@ -240,6 +246,6 @@ bool saving_last(struct Run *run, size_t step, bool told) {
     const bool alone = save_alone(run, step);
     saver->fault = fault;
     if (alone) return false;
-    if (fault.reason == EFBIG || !wait_for_room(run, step, asked, tries)) saving_die(run, step);
+    if (lasts(fault.reason) || !wait_for_room(run, step, asked, tries)) saving_die(run, step);
   }
 }
