@@ -75,9 +75,13 @@ static void check_header(const char *path, const int32_t *header) {
   }
   const uint32_t crc = file_header_checksum(header, STATE_HEADER_CRC_AT), told = (uint32_t)header[STATE_HEADER_CRC_AT];
   const int32_t moments = header[STATE_MOMENTS_AT];
-  if (told != (version == STATE_VERSION ? crc : 0) || moments < MOMENTS_FP32 || moments > MOMENTS_8BIT) {
+  if (told != (version == STATE_VERSION ? crc : 0)) {
     die(EXIT_BAD_DATA, "%s is damaged: its header has checksum %08x and says %08x; delete its folder to go on from "
         "the checkpoint before it", path, crc, told);
+  }
+  if (moments < MOMENTS_FP32 || moments > MOMENTS_8BIT) {
+    die(EXIT_BAD_DATA, "%s has moments of a type that this llmc does not know (%d); go on with the llmc that wrote it, or "
+        "delete its folder to go on from the checkpoint before it", path, moments);
   }
 }
 

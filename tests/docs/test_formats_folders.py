@@ -111,6 +111,7 @@ def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
         "JUDGED",
         "MOMENTS",
         "HEADER_CRC",
+        "PLANNED",
     )
     places = [enums[f"STATE_{name}_AT"] for name in (*names, *more)]
     assert list(said) == places

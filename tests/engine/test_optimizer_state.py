@@ -27,6 +27,7 @@ from tests.helpers.engine import (
     save_model,
     save_tokens,
     succeeded,
+    with_header_crc,
 )
 from tests.programs.torture import settings
 
@@ -316,20 +317,20 @@ def test_a_damaged_state_is_not_resumed_from(native: Native, tmp_path: Path) -> 
     path = tmp_path / "out" / "checkpoints" / "00000002" / "state.bin"
     raw = bytearray(path.read_bytes())
     raw[4 * 28] = 3
-    path.write_bytes(raw)
+    path.write_bytes(with_header_crc(raw))
     error = refused(
         native("train", out=tmp_path / "out", resume=1, optimizer_state="8bit", **flags), 1
     )
-    assert "is not a training state that this llmc knows" in error
+    assert "moments of a type that this llmc does not know (3)" in error
     raw[4 * 28] = 1
-    path.write_bytes(raw)
+    path.write_bytes(with_header_crc(raw))
     error = refused(
         native("train", out=tmp_path / "out", resume=1, optimizer_state="bf16", **flags), 1
     )
     assert "it should have" in error
     raw[4 * 28] = 2
     raw[-1] ^= 1
-    path.write_bytes(raw)
+    path.write_bytes(with_header_crc(raw))
     for kind in ("8bit", "fp32"):
         done = native("train", out=tmp_path / "out", resume=1, optimizer_state=kind, **flags)
         assert "its checksum is" in refused(done, 1)

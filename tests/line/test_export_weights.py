@@ -147,8 +147,9 @@ def test_weights_of_ones_own_keep_their_name(here: Context, tmp_path: Path) -> N
         ("gpt2", {"vocab_size": 2}, Usage, "--vocab-size shapes"),
         ("random", {"heads": 5}, Usage, "5 heads do not divide 768"),
         ("random", {"layers": 0}, Usage, "layers must be at least 1"),
-        ("random", {"vocab_size": 2**31}, Usage, "--vocab-size must be below"),
-        ("random", {"layers": 10**8}, BadData, "GB left: free some space"),
+        ("random", {"vocab_size": 2**31}, Usage, "vocab_size must be at most"),
+        ("random", {"layers": 10**8}, Usage, "layers must be at most"),
+        ("random", {"layers": 4096, "channels": 12288}, BadData, "GB left: free some space"),
         (__file__, {}, Usage, "is not weights that llmc knows"),
     ],
 )

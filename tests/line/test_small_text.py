@@ -11,6 +11,7 @@ import pytest
 from llmc.tokens.files import write_tokens
 from llmc.tokens.manifest import load_manifest
 from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.engine import with_header_crc
 from tests.helpers.workspace import copy_of, losses, metrics, ok, trained
 
 FLAT = ["--no-shuffle", "--lr", "0", "--val-every", "0", "--batch-size", "1", "--seq-len", "40"]
@@ -70,7 +71,7 @@ def test_an_older_run_goes_on_without_the_rest(llmc: Llmc) -> None:
     raw = bytearray(state.read_bytes())
     assert raw[12] & 4
     raw[12] &= ~4  # as older versions wrote it
-    state.write_bytes(raw)
+    state.write_bytes(with_header_crc(raw))
     ok(llmc("train", "--resume", "--run", "old", "--steps", "5", "--quiet"))
     found = losses(llmc, "old")
     assert found[2:] == [found[0], found[1], found[0]]
