@@ -187,11 +187,11 @@ def random_tokens(count: int, vocab_size: int, seed: int = 3) -> NDArray[np.int6
     return np.random.default_rng(seed).integers(0, vocab_size, count)
 
 
-def with_header_crc(state: bytes) -> bytes:
+def with_header_crc(state: bytes | bytearray) -> bytes:
     """Return a training state whose header has the checksum of what it says."""
     at = 4 * 29
     header = state[:at] + bytes(4) + state[at + 4 : 1024]
-    return header[:at] + zlib.crc32(header).to_bytes(4, "little") + state[at + 4 :]
+    return bytes(header[:at] + zlib.crc32(header).to_bytes(4, "little") + state[at + 4 :])
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
