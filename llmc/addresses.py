@@ -43,16 +43,23 @@ def _public(match: re.Match[str]) -> str:
 
 
 def _without_user(rest: str) -> str:
-    """Return what follows the user and the password, which may hold any character."""
+    """Return what follows the user and the password, which may hold any character.
+
+    Nothing is left of an address that does not tell where the password ends.
+    """
+    found = False
     while "@" in rest:
         host = re.split("[/?#]", rest, maxsplit=1)[0]
+        # What looks like a port may be a password up to its first '/', '?' or '#'.
+        is_user = not _HOST.fullmatch(host) or "@" in re.split("[?#]", rest)[0]
         if "@" in host:
             rest = rest[host.rindex("@") + 1 :]
-        elif ":" in host and (not _HOST.fullmatch(host) or "@" in re.split("[?#]", rest)[0]):
+        elif ":" in host and (is_user or rest[len(host)] in "?#"):
             rest = rest.partition("@")[2]
         else:
             break
-    return rest
+        found = True
+    return "" if found and "@" in re.split("[?#]", rest)[0] else rest
 
 
 def all_without_secrets(value: Any) -> Any:
