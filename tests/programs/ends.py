@@ -282,7 +282,7 @@ def faults(native: Native, folder: Path) -> Trial:
         if done.returncode != 0:
             succeeded(native("train", out=out, resume=1, **flags))
         found = ending(out)
-        if b"cannot write" in done.stderr:  # said of a checkpoint; it may have been the best one
+        if b"tries again" in done.stderr:  # a checkpoint is lost, and it may have been the best one
             found = replace(found, files=[found.files[0], *calm.files[1:]])
         assert found == calm, (inject, done.returncode, done.stderr)
         left = [str(path) for path in out.rglob("*") if path.name.endswith((".part", ".old"))]
