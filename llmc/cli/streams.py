@@ -13,7 +13,7 @@ from typing import Any, TextIO
 def discard(stream: TextIO) -> None:
     """Let a stream that cannot be written lose what it holds: Python flushes it at its end.
 
-    Whoever calls this has told about the failure.
+    The caller has reported the failure.
     """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())

@@ -18,7 +18,7 @@ from llmc.serve.refusals import BROKEN, BUSY, Refused
 
 Event = Token | End
 MOST_SECONDS_TO_WAIT = 60
-RESTART_SECONDS = 5  # what clients are told to wait for an engine that is started again
+RESTART_SECONDS = 5  # Retry-After, while the engine starts again
 
 
 class EngineBatch:

@@ -184,7 +184,7 @@ def _unentered(found: Found, error: OSError) -> None:
 def _add(found: Found, places: Iterator[Path], folder: Path) -> None:
     """Add the plain files among ``places``; folders are passed over, anything else is named.
 
-    A link is followed inside ``folder`` only: whoever made it could lead to any file of the reader.
+    A link is followed inside ``folder`` only: in somebody else's folder it may point to any file.
     """
     top = folder.resolve()
     inside = [top, *(each.parent / "blobs" for each in top.parents if each.name == SNAPSHOTS)]

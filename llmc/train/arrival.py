@@ -52,8 +52,8 @@ class Watch:
         """Take in an event; return what to say of the schedule: that it is cut off, or its plan."""
         if event.get("event") == "planned":
             return (
-                f"--max-time {self.settings.max_time} has room for {event['steps']:,} steps: the "
-                f"learning rate sinks from step {event['step']:,} on. --steps {event['steps']} "
+                f"--max-time {self.settings.max_time} is enough for {event['steps']:,} steps: the "
+                f"learning rate decays from step {event['step']:,} on. --steps {event['steps']} "
                 "repeats the run"
             )
         if "train_loss" not in event or self.looked:

@@ -77,10 +77,12 @@ def trials(name: str, given: Mapping[str, Sequence[Any]], seeds: int) -> list[Tr
         seeds: how many; they count up from the ``seed`` given.
 
     Raises:
-        Usage: nothing is compared, or the seeds are given twice.
+        Usage: nothing is compared, or several seeds are named.
     """
     given = {setting: list(dict.fromkeys(values)) for setting, values in given.items()}
-    (first,) = given.pop("seed", [TRAIN_SETTINGS["seed"].default])[:1]
+    first, *more = given.pop("seed", [TRAIN_SETTINGS["seed"].default])
+    if more:
+        raise Usage("--seed takes one value here: --seeds N trains with N seeds from it on")
     compared = [setting for setting, values in given.items() if len(values) > 1]
     if not compared and seeds == 1:
         raise Usage("a sweep compares settings: give one several values, such as --lr 5e-4,1e-3")
@@ -166,8 +168,8 @@ class _Runner:
             with suppress(LossNotFinite):
                 self._train(trial, label, step, resume=exists)
         run = read_run(folder)
-        loss = Compared(trial.values, (run,)).loss
-        self.report.note(f"{label}: val loss {loss:.4f} after {run.done:,} steps")
+        loss = shown_loss(Compared(trial.values, (run,)).loss)
+        self.report.note(f"{label}: val loss {loss} after {run.done:,} steps")
         return run
 
     def _train(self, trial: Trial, label: str, on_event: OnEvent, *, resume: bool) -> None:
@@ -198,6 +200,11 @@ class _Runner:
                 f"{self.workspace.shown(folder)} is another run ({', '.join(words)}): give this "
                 "sweep another name with --name, or delete that folder"
             )
+
+
+def shown_loss(loss: float) -> str:
+    """Return a loss with four digits, or that it is not finite."""
+    return f"{loss:.4f}" if math.isfinite(loss) else "not finite"
 
 
 def _text(value: Any) -> str:

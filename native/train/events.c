@@ -263,7 +263,7 @@ void events_planned(struct Events *events, size_t step, size_t steps) {
   record(events, &line);
   if (!events->json) {
     line.length = 0;
-    add(&line, "planned: the rate sinks from step %zu on, the run ends after %zu steps\n", step, steps);
+    add(&line, "planned: the learning rate decays from step %zu on, and the run ends after %zu steps\n", step, steps);
   }
   say(events, &line);
 }

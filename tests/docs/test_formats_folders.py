@@ -176,18 +176,21 @@ def test_metrics_and_events(line: Llmc, native: Native, tmp_path: Path) -> None:
         "skip_grad_z": 1,
         "shuffle": 0,
     }
+    timed = {**flags, "schedule": "wsd", "max_time": "0.1s"}
+    del timed["steps"]
     out = tmp_path / "out"
     out.mkdir()
     spoken = [
         *events(succeeded(native("train", out=out, **flags)).stdout),
         *events(succeeded(native("train", dry_run=1, **flags)).stdout),
         *events(succeeded(native("train", **{**flags, "steps": 300, "val_every": 0})).stdout),
+        *events(succeeded(native("train", **timed)).stdout),
     ]
     told = {row[0]: names(row[1]) for row in table("event | fields")}
     lines = {event["event"]: list(event) for event in spoken if "event" in event}
     lines["note"] = ["event", "text"]  # said where something is not as it should be
     lines["threads"] = ["event", "threads", "given"]  # told where fewer threads are as fast
-    assert lines == {**told, "skipped": said["skipped"], "end": said["end"]}
+    assert lines == {**told, **{name: said[name] for name in ("skipped", "planned", "end")}}
     assert {tuple(event) for event in spoken if "event" not in event} == {
         tuple(said[name]) for name in ("step", "validation")
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 import signal
 import statistics
 from pathlib import Path
@@ -36,8 +38,8 @@ def test_every_combination_is_a_run_and_the_lowest_loss_comes_first(llmc: Llmc) 
     for row in rows:
         (name,) = row["runs"]
         run = read_run(llmc.workspace / "runs" / name)
-        assert run.settings["train"]["lr"] == row["lr"]
-        assert run.settings["train"]["batch_size"] == row["batch_size"]
+        assert run.settings["train"]["lr"] == row["settings"]["lr"]
+        assert run.settings["train"]["batch_size"] == row["settings"]["batch_size"]
         assert (run.val_loss, run.done) == (row["val_loss"], 6)
 
 
@@ -52,7 +54,7 @@ def test_a_trial_has_the_bits_of_the_run_alone(llmc: Llmc) -> None:
 
 def test_seeds_have_a_mean_and_its_standard_error(llmc: Llmc) -> None:
     for row in table(llmc, "--lr", "1e-3,1e-2", "--seeds", "3", "--seed", "5"):
-        names = [f"sweep-lr{row['lr']}-seed{seed}" for seed in (5, 6, 7)]
+        names = [f"sweep-lr{row['settings']['lr']}-seed{seed}" for seed in (5, 6, 7)]
         assert row["runs"] == names
         assert row["val_loss"] == pytest.approx(statistics.fmean(row["losses"]))
         error = statistics.stdev(row["losses"]) / math.sqrt(3)
@@ -64,23 +66,38 @@ def test_the_same_command_runs_only_what_is_missing(llmc: Llmc) -> None:
     before = {row["runs"][0]: metrics(llmc, row["runs"][0]) for row in first}
     assert table(llmc, "--lr", "1e-3,1e-2") == first
     more = table(llmc, "--lr", "1e-3,1e-2,2e-2")
-    assert {row["lr"] for row in more} == {1e-3, 1e-2, 2e-2}
+    assert {row["settings"]["lr"] for row in more} == {1e-3, 1e-2, 2e-2}
     assert {name: metrics(llmc, name) for name in before} == before
 
 
 def test_ctrl_c_prints_the_command_that_continues(llmc: Llmc) -> None:
-    args = ("--config", "tiny.toml", "--lr", "1e-3,1e-2", "--steps", "3000", "--val-every", "0")
-    with started(llmc, "sweep", *args, "--val-every", "1000") as child:
+    args = ("--config", "tiny.toml", "--lr", "1e-3,1e-2", "--steps", "3000")
+    more = ("--val-every", "1000", "--shuffle", "off")
+    with started(llmc, "sweep", *args, *more) as child:
         log = llmc.workspace / "runs" / "sweep-lr0.001-seed1337" / "metrics.jsonl"
         while not log.is_file() or log.stat().st_size < 10_000:
             assert child.poll() is None
         child.send_signal(signal.SIGINT)
         _, said = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "llmc sweep --config tiny.toml" in said and "--lr 0.001,0.01" in said
-    ok(llmc("sweep", *args, "--val-every", "1000"))
+    again = re.search(r"llmc (sweep --config tiny.toml .*--lr 0.001,0.01.*)", said)
+    assert again is not None and "--shuffle off" in again[1]
+    ok(llmc(*shlex.split(again[1])))
     steps = [line["step"] for line in metrics(llmc, log.parent.name) if "train_loss" in line]
     assert steps == list(range(3000))
+
+
+def test_printed_commands_work_as_typed(llmc: Llmc) -> None:
+    """Switches and values that are named twice included."""
+    args = ("--steps", "5,6", "--lr", "1e-3,1e-3", "--shuffle", "on,off", "--recompute", "on")
+    done = ok(llmc("sweep", "--config", "tiny.toml", *args))
+    assert done.stdout.startswith("steps\tshuffle\t") or "shuffle" in done.stdout.split("\n")[0]
+    train = re.search(r"next: llmc (train .*)", done.stderr)
+    assert train is not None and "--recompute" in train[1] and "--lr 0.001 " in train[1] + " "
+    ok(llmc(*shlex.split(train[1]), "--run", "best"))
+    told = json.loads(ok(llmc("sweep", "--config", "tiny.toml", *args, "--json")).stdout)
+    assert {row["settings"]["steps"] for row in told["rows"]} == {5, 6}
+    assert all(row["steps"] == [row["settings"]["steps"]] for row in told["rows"])
 
 
 def test_a_time_ends_each_trial_with_its_rate_sunk(llmc: Llmc) -> None:
@@ -92,7 +109,7 @@ def test_a_time_ends_each_trial_with_its_rate_sunk(llmc: Llmc) -> None:
     for row in told["rows"]:
         lines = [line for line in metrics(llmc, row["runs"][0]) if "train_loss" in line]
         assert len(lines) > 4  # the preset's steps do not count
-        assert lines[-1]["lr"] < 0.1 * row["lr"]
+        assert lines[-1]["lr"] < 0.1 * row["settings"]["lr"]
 
 
 def test_a_loss_that_is_not_finite_is_a_result(llmc: Llmc) -> None:
@@ -110,6 +127,7 @@ def test_a_loss_that_is_not_finite_is_a_result(llmc: Llmc) -> None:
         (["--lr", "1e-3,soon"], "--lr"),
         (["--lr", "1e-3,-1"], "lr must be between"),
         (["--lr", "1e-3,1e-2", "--val-every", "0"], "measure none"),
+        (["--lr", "1e-3,1e-2", "--seed", "1,2"], "--seeds N"),
         (["--lr", "1e-3,1e-2", "--for", "soon"], "--for"),
     ],
 )

@@ -383,14 +383,10 @@ def run_mode(
         raise SystemExit("faults need strace, which is not installed")
     happened: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
-        if mode == "signals":
-            trial = signals(Path(name), cache)
-        elif mode == "hangups":
-            trial = hangups(Path(name), cache)
-        elif mode == "faults":
-            trial = faults(native, Path(name))
+        if mode in ("signals", "hangups"):
+            trial = (signals if mode == "signals" else hangups)(Path(name), cache)
         else:
-            trial = disks(native, Path(name))
+            trial = (faults if mode == "faults" else disks)(native, Path(name))
         for number in range(first, first + count):
             try:
                 happened[trial(random.Random(f"{mode} {seed} {number}"))] += 1

@@ -20,7 +20,7 @@ from llmc.errors import Interrupted
 from llmc.train.plan import Inputs
 from llmc.train.plots import MOST_RUNS
 from llmc.train.resume import typed
-from llmc.train.sweep import Compared
+from llmc.train.sweep import Compared, shown_loss
 from llmc.train.sweep import sweep as run_sweep
 from llmc.units import finite, seconds_of, short
 
@@ -94,7 +94,8 @@ def sweep(
         )
     except Interrupted as error:
         again = ["--name", name, "--seeds", str(seeds), *(["--for", budget] if budget else [])]
-        error.commands = (shlex.join(["llmc", "sweep", *words, *_typed(given), *again]),)
+        again += ["--threads", str(threads)] if threads is not None else []
+        error.commands = (shlex.join(["llmc", "sweep", *words, *_lists(given), *again]),)
         raise
     ctx.ui.result({"sweep": name, "rows": [as_fields(row) for row in rows]})
     if not ctx.ui.json:
@@ -102,9 +103,9 @@ def sweep(
     best = rows[0]
     if math.isfinite(best.loss):
         runs = [row.runs[0].name for row in rows[:MOST_RUNS]]
-        chosen = {**wsd, **given, **{key: (value,) for key, value in best.values.items()}}
+        single = {key: values[0] for key, values in {**wsd, **given}.items()}
         ctx.ui.next(
-            shlex.join(["llmc", "train", *words, *_typed(chosen)]),
+            shlex.join(["llmc", "train", *words, *typed({**single, **best.values})]),
             shlex.join(["llmc", "plot", *runs]),
         )
 
@@ -118,17 +119,19 @@ def _words(
     return words + (["--config", config] if config is not None else [])
 
 
-def _typed(given: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Return settings as they are typed, the values of each with commas between them."""
-    single = {key: values[0] for key, values in given.items() if len(values) == 1}
-    several = {key: ",".join(map(str, each)) for key, each in given.items() if len(each) > 1}
-    return typed({**single, **several})
+def _lists(given: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return settings as this command takes them, the values of each with commas between them."""
+    words = []
+    for name, values in given.items():
+        shown = ["off" if each is False else "on" if each is True else str(each) for each in values]
+        words += [TRAIN_SETTINGS[name].flag, ",".join(shown)]
+    return words
 
 
 def as_fields(row: Compared) -> dict[str, Any]:
     """Return a row for ``--json``; null where a number is not known or not finite."""
     return {
-        **row.values,
+        "settings": dict(row.values),
         "val_loss": finite(row.loss),
         "val_error": row.error,
         "runs": [run.name for run in row.runs],
@@ -141,15 +144,20 @@ def as_fields(row: Compared) -> dict[str, Any]:
 def cells(row: Compared) -> list[str]:
     """Return a row's cells: its values, loss, error, steps and speed."""
     error = f"±{row.error:.2g}" if row.error is not None else ""
-    loss = f"{row.loss:.4f}" if math.isfinite(row.loss) else "not finite"
     speed = statistics.fmean(run.tokens_per_second or 0 for run in row.runs)
     steps = statistics.fmean(run.done for run in row.runs)
-    return [*map(str, row.values.values()), loss, error, f"{steps:,.0f}", short(speed)]
+    return [
+        *map(str, row.values.values()),
+        shown_loss(row.loss),
+        error,
+        f"{steps:,.0f}",
+        short(speed),
+    ]
 
 
 def print_rows(rows: Sequence[Compared]) -> None:
     """Print the table on a terminal, and lines with tabs in a pipe."""
-    titles = [*rows[0].values, "val loss", "", "steps", "tok/s"]
+    titles = [*rows[0].values, "val loss", "", "steps made", "tok/s"]
     if not sys.stdout.isatty():
         lines = [titles, *map(cells, rows)]
         sys.stdout.write("".join("\t".join(line) + "\n" for line in lines))
