@@ -18,8 +18,8 @@ static size_t dimension(const char *path, const char *name, int32_t value, int32
   return (size_t)value;
 }
 
-/* llm.c leaves zero what the extension uses: a number there without the magic is damage, and not a file of llm.c's. */
-static bool foreign(const int32_t *header) {
+/* Whether all that the extension uses is zero, as in a file of llm.c's. Other numbers without the magic are damage. */
+static bool unextended(const int32_t *header) {
   for (int i = EXT_MAGIC_AT; i <= EXT_HEADER_CRC_AT; i++) {
     if (header[i] != 0) return false;
   }
@@ -28,7 +28,7 @@ static bool foreign(const int32_t *header) {
 
 static void check_header(const char *path, const int32_t *header) {
   const uint32_t crc = file_header_checksum(header, EXT_HEADER_CRC_AT), told = (uint32_t)header[EXT_HEADER_CRC_AT];
-  if (foreign(header)) return;
+  if (unextended(header)) return;
   if (header[EXT_MAGIC_AT] != EXT_MAGIC) {
     die(EXIT_BAD_DATA, "%s is damaged: its header is neither llm.c's nor llmc's; make it again", path);
   }

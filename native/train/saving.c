@@ -36,7 +36,7 @@ static double seconds_left(const struct Run *run, size_t step) {
   const double spent = clock_seconds() - run->began, limit = run->options.limits.seconds;
   const double each = spent / (double)size_max(step - run->first_step, 1);
   double left = run->steps < MOST_STEPS ? each * (double)(run->steps - step) : INFINITY;
-  if (limit > 0) left = fmin(left, limit - run_seconds(run));
+  if (limit > 0 && run->planned == 0) left = fmin(left, limit - run_seconds(run));
   return left;
 }
 
