@@ -28,6 +28,7 @@ MOST_Z = 11.2  # a score in a window of 128 is at most 127 / sqrt(128)
 OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
 DTYPES = ("fp32", "bf16")
 SAMPLE_DTYPES = ("fp32", "bf16", "int8")
+DEFAULT_BUDGET = "10m"  # of a run whose model is chosen by the time
 TEXTS = ("data", "val_data")  # of a preset, not settings
 
 DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"
