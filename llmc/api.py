@@ -91,8 +91,8 @@ def train(
         config: a preset by name, or a TOML file.
         val_data: token file to validate on, or a list as for ``data``. Default: the datasets'
             own.
-        budget: a time such as ``"30m"``, as ``llmc train --for`` takes it: the model's shape and all
-            settings that are not given are chosen.
+        budget: a time such as ``"30m"``, as ``llmc train --for`` takes it: the model's shape and
+            all settings that are not given are chosen.
         run: the run's name. Default: the dataset's with a number.
         resume: continue the run, or the newest one, from its newest checkpoint.
         resume_from: resume from the checkpoint of this step, or from ``"best"``.

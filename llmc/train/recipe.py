@@ -55,29 +55,30 @@ def context_of(tokens: float) -> int:
     return 64 if tokens < 5e6 else 128 if tokens < 5e7 else MOST_CONTEXT
 
 
-def _block_parameters(shape: ModelConfig) -> int:
-    return 12 * shape.layers * shape.channels**2
+def _passes(shape: ModelConfig, unique: int) -> float:
+    in_blocks = 12 * shape.layers * shape.channels**2
+    return PASSES * math.pow(unique / in_blocks, FIT)
 
 
 def most_passes(shape: ModelConfig, unique: int, *, trained: bool = False) -> int:
     """Return after how many passes over so many tokens more make a model worse."""
     if trained:
         return FINETUNING_PASSES
-    passes = PASSES * (unique / _block_parameters(shape)) ** FIT
+    passes = _passes(shape, unique)
     return int(min(max(passes, 1), MOST_PASSES))
 
 
 def worth(shape: ModelConfig, tokens: float, unique: int) -> float:
     """Return how many new tokens so many are worth, of which only ``unique`` are different."""
-    rest = REST * PASSES * (unique / _block_parameters(shape)) ** FIT
+    rest = REST * _passes(shape, unique)
     again = max(tokens / unique - 1, 0)
     return min(tokens, unique) + unique * rest * (1 - math.exp(-again / rest))
 
 
 def expected_loss(shape: ModelConfig, tokens: float, unique: int) -> float:
     """Return the loss above the least possible, in nats per token, by which shapes compare."""
-    of_size = (A / parameter_count(shape)) ** RATIO
-    return float((of_size + B / max(worth(shape, tokens, unique), 1)) ** BETA)
+    of_size = math.pow(A / parameter_count(shape), RATIO)
+    return math.pow(of_size + B / max(worth(shape, tokens, unique), 1), BETA)
 
 
 def settings_for(shape: ModelConfig, tokens: float, *, trained: bool = False) -> dict[str, Any]:

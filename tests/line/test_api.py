@@ -52,6 +52,7 @@ def test_from_a_text_to_a_model_that_writes(
 
     timed = llmc.train(data, budget="2s", lr=1e-3, workspace=workspace)
     assert (timed.settings.lr, timed.settings.max_time) == (1e-3, "2s")
+    assert timed.val_loss is not None
     assert timed.bits_per_byte == pytest.approx(timed.val_loss / math.log(2), rel=0.1)
     with pytest.raises(Usage, match="budget"):
         llmc.train(budget="2s", resume=True, workspace=workspace)

@@ -32,7 +32,7 @@ Tokenizer = Annotated[
 Model = Annotated[
     str | None,
     option(
-        "Weights to start from. Default: random ones, of a shape that 'llmc train --for' chooses; "
+        "Weights to start from. Default: random ones, of a shape that training chooses; "
         "gpt2 for tinyshakespeare and tinystories, and for any text once its weights are there.",
         "gpt2|FILE|random[:PRESET]",
     ),

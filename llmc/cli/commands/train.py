@@ -145,15 +145,13 @@ def train(
     ctx: Context = context.obj
     ui = ctx.ui
     inputs = Inputs(run, config, data, val_data, model, resume_from)
-    resumes = resume or resume_from is not None
-    if resumes and (dry_run or budget is not None):
-        flag = "--dry-run" if dry_run else "--for"
-        raise Usage(f"{flag} is for a new run: leave out --resume or {flag}")
-    if dry_run:
+    if resume or resume_from is not None:
+        _check_new({"--dry-run": dry_run, "--for": budget is not None})
+    elif dry_run:
         _dry_run(context, settings, inputs, budget, threads)
         return
-    choice = None if resumes else _choice(ctx, inputs, settings, budget, threads=threads)
-    inputs = choice.inputs if choice is not None else inputs
+    elif (choice := _choice(ctx, inputs, settings, budget, threads=threads)) is not None:
+        inputs = choice.inputs
     shown = choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every)
     with Watched(shown) as view:
         result = run_train(
@@ -180,6 +178,12 @@ def train(
     else:
         commands.append(f"llmc sample --decode --run {result.folder.name} --temperature 0.8")
     ui.next(*commands)
+
+
+def _check_new(given: dict[str, bool]) -> None:
+    """Refuse flags of a new run, beside --resume."""
+    for flag in (flag for flag, is_given in given.items() if is_given):
+        raise Usage(f"{flag} is for a new run: leave out --resume or {flag}")
 
 
 def _choice(

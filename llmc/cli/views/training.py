@@ -329,11 +329,11 @@ def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterat
     numbers = [f"train loss {result.train_loss:.4f}"] if result.train_loss is not None else []
     if result.val_loss is not None:
         numbers.append(f"val loss {plus_minus(result.val_loss, result.val_error)}")
-    if result.bits_per_byte is not None:
-        numbers.append(f"{plus_minus(result.bits_per_byte, result.bits_error)} bits per byte")
     numbers.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     numbers.append(megabytes(progress.start.get("memory", 0)))
     yield f"{result.steps:,} steps in {duration(progress.seconds)}: {', '.join(numbers)}"
+    if result.bits_per_byte is not None:
+        yield f"bits per byte: {plus_minus(result.bits_per_byte, result.bits_error)}"
     if parts := [f"{name} {loss:.4f}" for name, loss in result.val_parts.items()]:
         yield f"val loss by text: {', '.join(parts)}"
     settings = result.settings
