@@ -46,10 +46,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Wall-clock limits per example say more about how busy the machine is than about the code.
-settings.register_profile("llmc", deadline=None)
-settings.load_profile("llmc")
+settings.register_profile("quick", deadline=None, max_examples=30)
+settings.register_profile("full", deadline=None, max_examples=100)
 
 OURS = ("LLMC_", "HF_", "HUGGING_FACE_")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let Hypothesis try more examples where slow tests run too."""
+    settings.load_profile("quick" if config.option.markexpr == "not full" else "full")
 
 
 @pytest.fixture(scope="session", autouse=True)

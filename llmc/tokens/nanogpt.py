@@ -18,8 +18,15 @@ LARGEST = 1 << 22  # bytes: twice what all of Unicode takes
 class _Values(pickle._Unpickler):
     """Reads dictionaries, texts and numbers; whatever would call code is refused.
 
-    It is the unpickler written in Python: that in C makes its memo as large as a file claims.
+    It is the unpickler written in Python: that in C makes its memo as large as a file claims. A
+    bytearray it would make as large too, before it reads what is in it, so there are none.
     """
+
+    dispatch = {  # noqa: RUF012 -- as pickle declares it
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
+    }
 
     def find_class(self, module: str, name: str, /) -> NoReturn:
         """Refuse every class and function."""

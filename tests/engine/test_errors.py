@@ -36,6 +36,7 @@ from tests.helpers.engine import (
     some_tensors,
     succeeded,
 )
+from tests.helpers.examples import examples
 
 CONFIG = ModelConfig(layers=2, heads=2, channels=12, context=16, vocab_size=50)
 BATCH: Flags = {"batch_size": 2, "seq_len": 8}
@@ -370,7 +371,7 @@ HEADER_BITS = st.integers(0, 8 * 14 * 4 - 1)
 def test_any_damage_to_a_header(native: Native, good: Good) -> None:
     """Flipped bits of the ints that mean something, in both kinds of file."""
 
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=examples(40), deadline=None, database=None)
     @given(st.sets(HEADER_BITS, min_size=1, max_size=4), st.booleans())
     def damage(bits: set[int], tokens: bool) -> None:
         content = bytearray(good.data if tokens else good.model)

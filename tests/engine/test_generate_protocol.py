@@ -24,6 +24,7 @@ from tests.helpers.engine import (
     save_model,
     some_tensors,
 )
+from tests.helpers.examples import examples
 from tests.helpers.generate import generate, line
 
 V = RAGGED.vocab_size
@@ -249,7 +250,10 @@ LINES = st.lists(
 
 
 @given(LINES)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(40),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_no_line_breaks_it(sanitized: Native, model: Path, lines: list[str]) -> None:
     data = "".join(text + "\n" for text in lines).encode(errors="surrogatepass")
     # Texts may be long: their end is not waited for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import subprocess
@@ -13,6 +14,26 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+
+from llmc.cli import main as program
+from llmc.engine import toolchain
+from llmc.engine.toolchain import Compiler, Mode
+from llmc.paths import shipped_dir
+
+# What a process finds out once, and a hundred commands in one process a hundred times.
+_key_of_any = toolchain.build_key
+_key_of_shipped = functools.cache(_key_of_any)
+
+
+def _build_key(
+    compiler: Compiler, native: Path, mode: Mode = Mode.RELEASE, *, tests: bool = False
+) -> str:
+    """Return the name of a build; that of llmc's own sources, which no test changes, is kept."""
+    named = _key_of_shipped if native == shipped_dir("native") else _key_of_any
+    return named(compiler, native, mode, tests=tests)
+
+
+_kept_command = functools.cache(program.load_command)
 
 # Python and the libraries read these variables once, when they start.
 READ_ONCE = ("PYTHON", "HF_", "TMPDIR")
@@ -33,8 +54,6 @@ def run_in_process(
     args: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: bytes
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``llmc`` with these arguments; stdout and stderr come back as bytes."""
-    from llmc.cli.main import main
-
     with (
         tempfile.TemporaryFile() as given,
         tempfile.TemporaryFile() as out,
@@ -45,9 +64,11 @@ def run_in_process(
         given.seek(0)
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["llmc", *args])
+        patch.setattr(toolchain, "build_key", _build_key)
+        patch.setattr(program, "load_command", _kept_command)
         with _environment(env), _redirected(given, out, err):
             try:
-                main()
+                program.main()
                 code = 0
             except SystemExit as end:
                 code = int(end.code or 0)

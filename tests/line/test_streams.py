@@ -51,31 +51,51 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, learnt: Llmc) -> Llmc:
     return copy_of(learnt, tmp_path_factory.mktemp("streams") / "ws")
 
 
+def check_rule(workspace: Llmc, words: str, end: str) -> None:
+    expected = ENDS[end]
+    found, err = code(workspace, words, end)
+    assert found == expected, (words, end, err)
+    assert "internal error" not in err and "Traceback" not in err and "Exception" not in err
+    assert ("cannot write to stdout" in err) == (expected == 1 and "2>" not in end)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_follows_the_rule(workspace: Llmc, name: str) -> None:
     words = f"{name} {PRINTING.get(name, '--help')}"
     assert code(workspace, words, ">/dev/null")[0] == 0
-    for end, expected in ENDS.items():
-        found, err = code(workspace, words, end)
-        assert found == expected, (words, end, err)
-        assert "internal error" not in err and "Traceback" not in err and "Exception" not in err
-        assert ("cannot write to stdout" in err) == (expected == 1 and "2>" not in end)
+    for end in ENDS:
+        check_rule(workspace, words, end)
 
 
+@pytest.mark.parametrize("end", ENDS)
+def test_a_table_and_json_follow_the_rule(workspace: Llmc, end: str) -> None:
+    """One process for each end, in place of one for each command and end."""
+    check_rule(workspace, "runs" if end.startswith((">", "|")) else "runs --json", end)
+
+
+@pytest.mark.parametrize("name", [name for name in PRINTING if name != "runs"])
+def test_what_prints_notices_a_full_disk(workspace: Llmc, name: str) -> None:
+    check_rule(workspace, f"{name} {PRINTING[name]}", ">/dev/full")
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("words", ["--version", "--help", "runs --json"])
 def test_so_do_the_program_itself_and_json(workspace: Llmc, words: str) -> None:
     for end, expected in ENDS.items():
         assert code(workspace, words, end)[0] == expected, end
 
 
-def test_a_command_that_fails_keeps_its_exit_code(workspace: Llmc) -> None:
-    for end in ENDS:
-        assert code(workspace, "nonsense", end)[0] == 2
-        assert code(workspace, "sample --run nothing", end)[0] in (2, 3)
+@pytest.mark.parametrize(
+    "end", [pytest.param(e, marks=() if e == ">/dev/full" else pytest.mark.full) for e in ENDS]
+)
+def test_a_command_that_fails_keeps_its_exit_code(workspace: Llmc, end: str) -> None:
+    assert code(workspace, "nonsense", end)[0] == 2
+    assert code(workspace, "sample --run nothing", end)[0] in (2, 3)
 
 
 def test_a_training_run_goes_on_without_stdout(workspace: Llmc) -> None:
-    for number, end in enumerate((">/dev/full", ">&-", "| true")):
+    for number, end in enumerate((">/dev/full", "| true")):
         words = f"train --run new-{number} --config tiny.toml --log-every 1"
         assert code(workspace, words, end)[0] == 0
         assert (workspace.workspace / "runs" / f"new-{number}" / "model.bin").is_file()

@@ -22,6 +22,7 @@ from llmc.tokens.bpe import train_bpe
 from llmc.tokens.tokenizer import Tokenizer, save_tokenizer
 from tests.conftest import Llmc
 from tests.helpers.engine import save_model, save_tokens
+from tests.helpers.examples import examples
 from tests.helpers.foreign_files import write_gguf, write_huggingface, write_tokenizer_bin
 from tests.helpers.inspecting import as_told, asked
 
@@ -62,7 +63,7 @@ EXTREMES = (0, 1, 127, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1
 
 
 @settings(
-    max_examples=250,
+    max_examples=examples(250),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(choice=st.data())
@@ -94,7 +95,7 @@ def test_damage_is_described(
     as_told(describe(path, asked(tmp_path, tensors=True, tokenizer=byte)))
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(SIZED), part=st.floats(0, 1))
 def test_what_is_cut_short_is_said_to_be(
     kind: str, part: float, samples: dict[str, bytes], tmp_path: Path, byte: Tokenizer
@@ -106,7 +107,7 @@ def test_what_is_cut_short_is_said_to_be(
     assert not as_told(describe(path, asked(tmp_path, tokenizer=byte)))["ok"]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=2000))
 def test_any_bytes_are_described(data: bytes, tmp_path: Path, byte: Tokenizer) -> None:
     path = tmp_path / "file"
@@ -125,7 +126,7 @@ JSONS = st.recursive(
 )
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(120), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JSONS, keys=st.data())
 def test_any_json_under_any_name_is_described(
     value: Any, keys: st.DataObject, tmp_path: Path, samples: dict[str, bytes]

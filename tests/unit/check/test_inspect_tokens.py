@@ -20,6 +20,7 @@ from llmc.cli.views.inspection import plain_lines
 from llmc.errors import Usage
 from llmc.tokens.tokenizer import Tokenizer
 from tests.helpers.engine import random_tokens, save_tokens
+from tests.helpers.examples import examples
 from tests.helpers.inspecting import asked, documents, looked_at
 
 TEXT = "one two\nthree \x1b[31mred\x1b[0m ünï 日本 \u202e\n"
@@ -68,7 +69,7 @@ def test_bytes_are_shown_in_printable_characters(data: bytes, limit: int) -> Non
         assert len(parts) >= len(data.decode(errors="replace"))
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.text(max_size=50))
 def test_text_is_shown_in_printable_characters(text: str) -> None:
     assert safe_text(text).isprintable()

@@ -11,6 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 
+from tests.helpers.examples import examples
 from tests.helpers.served import Served, fake_server
 
 KEY = "sixteen-or-more-characters"
@@ -66,7 +67,7 @@ def test_the_document_is_kept(document: Any, method: str, path: str, mode: Gener
     """What it allows, and what it does not."""
     operation = document[path][method]
 
-    @settings(max_examples=80, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(80), derandomize=True, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode).filter(fits))
     def hold(case: schemathesis.Case[Any]) -> None:
         case.call_and_validate(headers={"Authorization": f"Bearer {KEY}"})

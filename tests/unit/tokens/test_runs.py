@@ -26,6 +26,7 @@ from llmc.tokens.runs import Unencodable, encode_carefully
 from llmc.tokens.tokenizer import Tokenizer, assembled, load_tokenizer
 from llmc.tokens.tokenizer_json import table_of
 from llmc.tokens.vocabulary import PATTERNS, ranks_of, single_bytes
+from tests.helpers.examples import examples
 
 MERGED = [*single_bytes(), b"  ", b"    ", b"\n\n", b" \n", b" a", b"!\n", b"\t\t", b" !"]
 LETTERS = " \t\n\r\x0b\x85\xa0\u3000aB1!/'\u0301\x1cé🙂"
@@ -38,7 +39,7 @@ def tokenizer(pattern: str, tokens: Sequence[bytes] = MERGED) -> Tokenizer:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @given(text=st.text(LETTERS, max_size=24))
-@settings(max_examples=400, derandomize=True)
+@settings(max_examples=examples(400), derandomize=True)
 def test_a_text_has_tiktoken_s_tokens_wherever_it_is_cut(text: str, pattern: str) -> None:
     made = tokenizer(pattern)
     assert isinstance(made.encoding, tiktoken.Encoding)

@@ -17,6 +17,7 @@ from llmc.paths import CHECKPOINT, CONFIG, METRICS, Workspace
 from llmc.terminal import printable
 from llmc.train.folder import is_running
 from llmc.train.history import all_runs, find_history, read_run
+from tests.helpers.examples import examples
 from tests.helpers.past_runs import TINY_PARAMETERS, a_past_run, loss
 
 
@@ -183,7 +184,7 @@ def test_a_config_with_other_keys_is_no_damage(tmp_path: Path) -> None:
 @given(
     metrics=st.binary(max_size=200), config=st.binary(max_size=100), model=st.binary(max_size=40)
 )
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nothing_makes_the_reader_fail(
     tmp_path: Path, metrics: bytes, config: bytes, model: bytes
 ) -> None:
