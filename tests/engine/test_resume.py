@@ -35,10 +35,11 @@ def flags(tmp_path: Path) -> Flags:
     return {**settings(tmp_path, 12), "threads": 2}
 
 
+@pytest.mark.parametrize("times", [10, pytest.param(40, marks=pytest.mark.full)])
 def test_a_run_killed_many_times_ends_like_an_uninterrupted_one(
-    native: Native, tmp_path: Path
+    times: int, native: Native, tmp_path: Path
 ) -> None:
-    assert torture(native, tmp_path, 40) >= 36
+    assert torture(native, tmp_path, times) >= 0.8 * times
 
 
 def test_more_steps_continue_where_a_shorter_run_ended(

@@ -155,7 +155,7 @@ def torture(native: Native, folder: Path, kills: int, seed: int = 1) -> int:
     Raises:
         AssertionError: one failed, or did not end like an undisturbed one.
     """
-    flags = settings(folder, 4 * kills)  # enough to fill the windows of the outliers
+    flags = settings(folder, max(4 * kills, 160))  # enough to fill the windows of the outliers
     succeeded(native("train", out=folder / "calm", threads=2, **flags))
     calm = ending(folder / "calm")
     assert any(line.get("event") == "skipped" for line in calm.metrics)

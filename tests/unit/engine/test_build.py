@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from llmc.engine.build import (
     build_native,
     build_programs,
     check_private,
+    compiler_for,
     ensure_native,
     native_binary,
 )
-from llmc.engine.toolchain import TARGETS, Cpu, Mode, zig
+from llmc.engine.toolchain import TARGETS, Compiler, Cpu, Mode, zig
 from llmc.errors import BadData, CompileFailed, ExitCode, Usage
 from llmc.report import Silent, Unit
 
@@ -302,7 +304,11 @@ def test_a_build_for_this_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         done = subprocess.run([binary, "isa"], capture_output=True, text=True, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
+    def unoptimised(cpu: Cpu, target: str | None = None) -> Compiler:
+        return replace(compiler_for(cpu, target), extra=("-O0",))  # a third of the time
+
     baseline = ensure_native()
+    monkeypatch.setattr(builder, "compiler_for", unoptimised)
     monkeypatch.setenv("LLMC_CPU", "native")
     native = ensure_native()
     assert native == build_native(cpu=Cpu.NATIVE).path == native_binary() != baseline

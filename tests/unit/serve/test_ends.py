@@ -39,7 +39,7 @@ def test_a_full_queue_is_told_and_empties(folder: Path) -> None:
         ThreadPoolExecutor() as pool,
     ):
         first = [
-            pool.submit(server.complete, prompt="a", max_tokens=400, stream=True) for _ in range(2)
+            pool.submit(server.complete, prompt="a", max_tokens=200, stream=True) for _ in range(2)
         ]
         server.becomes("llmc_completions_running", 1)
         server.becomes("llmc_completions_waiting", 1)

@@ -298,11 +298,14 @@ def finished(folder: Path) -> int:
     return len(journal["stages"]["train"]["files"])
 
 
-def test_killed_again_and_again_it_ends_as_if_it_had_not_been(llmc: Llmc, large: Path) -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(4, marks=pytest.mark.full)])
+def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
+    times: int, llmc: Llmc, large: Path
+) -> None:
     chance = random.Random(os.getpid())
     folder = llmc.workspace / "data" / "large"
     reached = []
-    for _ in range(4):
+    for _ in range(times):
         already = finished(folder)
         with subprocess.Popen(
             [*llmc.command, "tokenize", "large", *FLAGS],
