@@ -29,6 +29,7 @@ OPTIMIZERS = ("adamw", "muon")
 OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
 DTYPES = ("fp32", "bf16")
 SAMPLE_DTYPES = ("fp32", "bf16", "int8")
+DEFAULT_BUDGET = "10m"  # of a run whose model is chosen by the time
 TEXTS = ("data", "val_data")  # of a preset, not settings
 
 DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"

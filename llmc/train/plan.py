@@ -44,13 +44,24 @@ class Inputs:
     """What the caller names; None: the default, or with ``resume`` the run's own."""
 
     run: str | None = None  # the run's name
-    config: str | None = None  # a preset, by name or path
+    config: str | Preset | None = None  # a preset, by name or path, or as it is
     # Datasets, token files or patterns to train on, ``NAME`` or ``NAME:WEIGHT`` each.
     data: Spec | Sequence[Spec] | None = None
     val_data: Spec | Sequence[Spec] | None = None  # those to validate on, likewise
     model: Path | None = None  # the checkpoint to start from
     # The step of the checkpoint to resume from, or ``best``. Default: the newest.
     resume_from: str | None = None
+
+    @property
+    def preset(self) -> Preset:
+        """The preset, or the defaults.
+
+        Raises:
+            Usage: there is no such preset.
+        """
+        if isinstance(self.config, Preset):
+            return self.config
+        return load_preset(self.config) if self.config is not None else Preset()
 
 
 @dataclass(frozen=True)
@@ -254,7 +265,7 @@ def _with_warmup(
         return plan
     if not steps or settings.warmup + decay <= steps:
         return plan
-    recipe = load_preset(inputs.config).train
+    recipe = inputs.preset.train
     share = recipe.warmup / recipe.steps if recipe.warmup < recipe.steps else 0.1
     warmup = min(round(share * steps), max(steps - decay, 0))
     report.note(
@@ -299,7 +310,7 @@ def _named(workspace: Workspace, inputs: Inputs, preset: Preset) -> tuple[Texts,
 
 
 def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -> RunPlan:
-    preset = load_preset(inputs.config) if inputs.config is not None else Preset()
+    preset = inputs.preset
     preset = replace(preset, train=settings_of(preset, given))
     data = find_data(workspace, *_named(workspace, inputs, preset))
     model = find_model(workspace, inputs.model, data)
