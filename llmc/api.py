@@ -28,7 +28,7 @@ from llmc.text.source import AS_USUAL
 from llmc.tokens import dataset
 from llmc.tokens.dataset import TokenizedDataset, TokenizeOptions
 from llmc.tokens.manifest import load_manifest
-from llmc.train import loop
+from llmc.train import dial, loop
 from llmc.train.loop import TrainResult
 from llmc.train.mixture import Named, Spec, named, weight_of
 from llmc.train.plan import Inputs
@@ -71,6 +71,7 @@ def train(
     model: ModelConfig | Place | None = None,
     config: str | None = None,
     val_data: Text | Sequence[Text | tuple[Text, float]] | None = None,
+    budget: str | None = None,
     run: str | None = None,
     resume: bool = False,
     resume_from: str | int | None = None,
@@ -90,6 +91,8 @@ def train(
         config: a preset by name, or a TOML file.
         val_data: token file to validate on, or a list as for ``data``. Default: the datasets'
             own.
+        budget: a time such as ``"30m"``, as ``llmc train --for`` takes it: the model's shape and
+            all settings that are not given are chosen.
         run: the run's name. Default: the dataset's with a number.
         resume: continue the run, or the newest one, from its newest checkpoint.
         resume_from: resume from the checkpoint of this step, or from ``"best"``.
@@ -116,6 +119,11 @@ def train(
         model = _random_weights(place, model, folder, report)
     back = None if resume_from is None else str(resume_from)
     inputs = Inputs(run, config, texts, val_texts, _path(model), back)
+    if budget is not None:
+        if resume or back is not None:
+            raise Usage("budget is for a new run: leave out budget, or resume and resume_from")
+        chosen = dial.choose(place, budget, settings, inputs, threads=threads, report=report)
+        inputs = chosen.inputs
     return loop.train(place, settings, inputs, resume=resume, threads=threads, report=report)
 
 

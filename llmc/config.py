@@ -25,9 +25,11 @@ from llmc.units import seconds_of
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 MOST_STEPS = 10**9  # means no limit, here and in the engine
 MOST_Z = 11.2  # a score in a window of 128 is at most 127 / sqrt(128)
+OPTIMIZERS = ("adamw", "muon")
 OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
 DTYPES = ("fp32", "bf16")
 SAMPLE_DTYPES = ("fp32", "bf16", "int8")
+DEFAULT_BUDGET = "10m"  # of a run whose model is chosen by the time
 TEXTS = ("data", "val_data")  # of a preset, not settings
 
 DATA, LENGTH, OPTIMIZER = "Data and model", "Length", "Optimizer"
@@ -79,6 +81,13 @@ class TrainConfig(Checked):
         "TOKENS",
         high=10**12,
     )
+    optimizer: str = _optimizer(
+        "adamw",
+        "Optimizer of the matrices in the blocks; AdamW updates all else",
+        "NAME",
+        choices=OPTIMIZERS,
+        resume=OnResume.REFUSED,
+    )
     lr: float = _optimizer(1e-4, "Peak learning rate", "RATE", high=10, older=WIDER)
     schedule: str = _optimizer("constant", "Learning-rate schedule", "NAME", choices=SCHEDULES)
     warmup: int = _optimizer(0, "Linear warmup", "STEPS")
@@ -102,7 +111,7 @@ class TrainConfig(Checked):
     )
     eps: float = _optimizer(1e-8, "AdamW's epsilon", "EPS", low=1e-20, high=1, older=WIDER)
     weight_decay: float = _optimizer(
-        0.0, "AdamW's weight decay, of matrices only", "RATE", high=10, older=WIDER
+        0.0, "Weight decay, of matrices only", "RATE", high=10, older=WIDER
     )
     grad_clip: float = _optimizer(0.0, "Clip the gradient to this global norm (0: never)", "NORM")
     skip_loss_z: float = _optimizer(
@@ -138,7 +147,7 @@ class TrainConfig(Checked):
     )
     optimizer_state: str = _memory(
         "fp32",
-        "Type of AdamW's moments (8, 4 or about 2 bytes a parameter)",
+        "Type of the optimizer's moments (AdamW: 8, 4 or about 2 bytes a parameter)",
         "TYPE",
         choices=OPTIMIZER_STATES,
         resume=OnResume.RECORDED,

@@ -92,6 +92,10 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
+# The weights that Muon updates: each layer's, qkvw as three matrices (C, C).
+HIDDEN_MATRICES = ("qkvw", "attprojw", "fcw", "fcprojw")
+
+
 def parameter_count(config: ModelConfig) -> int:
     """Return the number of parameters, without the padding of the vocabulary."""
     padding = (config.padded_vocab_size - config.vocab_size) * config.channels
@@ -132,3 +136,14 @@ def step_flops(config: ModelConfig, B: int, T: int) -> dict[str, float]:
 def flops_per_token(config: ModelConfig, T: int) -> float:
     """Return the operations that training takes for one token of a row of T."""
     return sum(step_flops(config, 1, T).values()) / T
+
+
+def muon_flops(config: ModelConfig) -> float:
+    """Return the operations with which Muon orthogonalises the update of all hidden matrices.
+
+    Of a matrix (m, n) whose smaller side is m, each of five steps takes two products of m m n and
+    one of m m m.
+    """
+    C = config.channels
+    steps = [5 * (2 * gemm_flops(C, C, n) + gemm_flops(C, C, C)) for n in (C, 4 * C)]
+    return config.layers * (4 * steps[0] + 2 * steps[1])

@@ -18,7 +18,7 @@ BELOW_1 = 1 - 2.0**-53
 class OnResume(Enum):
     """Whether a resumed run may change a setting; the value is shown in the documentation."""
 
-    REFUSED = "no"  # the order of the data follows from it
+    REFUSED = "no"  # the order of the data or the kind of the training state follows from it
     RECORDED = "yes, with other bits"  # the steps to come are not those of an undisturbed run
     FREE = "yes"  # no bit of a step follows from it
 

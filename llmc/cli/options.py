@@ -13,7 +13,7 @@ import typer
 from llmc.config import DATA, LENGTH, MACHINE, MEMORY, OPTIMIZER, SAMPLING, SAVING
 from llmc.errors import Usage
 from llmc.setting import STEPS_OR_TIME, Setting, every_seconds
-from llmc.units import count_of, number_of
+from llmc.units import count_of, number_of, seconds_of
 
 GROUPS = (DATA, LENGTH, OPTIMIZER, MEMORY, SAVING, SAMPLING, MACHINE)
 
@@ -101,6 +101,12 @@ def _positive(text: str) -> int:
     return number
 
 
+def _time(text: str) -> str:
+    seconds_of(text)
+    return text
+
+
+time_text = parsed(_time)  # 1h30m, kept as it was typed
 count = parsed(count_of)  # 65k, 4G
 positive = parsed(_positive)
 

@@ -18,6 +18,7 @@ SYNONYMS = {
     "max-time": "time",
     "model": "checkpoint",
     "num-samples": "n",
+    "optimizer": "optim",
     "optimizer-state": "optimizer-dtype",
     "out": "output",
     "prompt": "text",

@@ -26,9 +26,9 @@ Tokenizer = Annotated[
     str | None,
     of_tokens(
         f"Default: {DEFAULT_TOKENIZER}. bpe:N trains a vocabulary of N tokens on the "
-        "text; NAME is a tiktoken encoding, such as cl100k_base; "
+        "text, auto one of a size that fits it; NAME is a tiktoken encoding, such as cl100k_base; "
         "PATH a tokenizer's file or folder.",
-        "gpt2|byte|bpe:N|NAME|PATH",
+        "gpt2|byte|bpe:N|auto|NAME|PATH",
     ),
 ]
 Pattern = Annotated[

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -57,13 +57,22 @@ class Source:
     @property
     def total_bytes(self) -> int | None:
         """The size of all parts; None where that of one is not known."""
-        sizes = [part.bytes for part in (*self.parts, *(self.val_parts or ()))]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return _bytes_of((*self.parts, *(self.val_parts or ())))
+
+    @property
+    def train_bytes(self) -> int | None:
+        """The size of the text without a validation text of its own; None: not known."""
+        return _bytes_of(self.parts)
 
     @property
     def line_ends_changed(self) -> bool:
         """Whether CR LF or CR became LF in what was read so far."""
         return any(seen.line_ends for seen in self.seen)
+
+
+def _bytes_of(parts: Sequence[Part]) -> int | None:
+    sizes = [part.bytes for part in parts]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 def open_file(

@@ -23,6 +23,21 @@ PIECE_CHARACTERS = 1 << 16
 LONGEST_WORD = 1 << 18  # a longer run without a space is cut
 SMALL = 1 << 20  # so many characters take less time than starting a process
 
+# The bytes of text from which on a vocabulary of so many tokens is the best.
+VOCABULARIES = ((20_000, 512), (50_000, 1024), (500_000, 2048), (5_000_000, 4096))
+
+
+def tokenizer_for(text_bytes: int | None) -> str:
+    """Return the tokenizer for a model that is trained from scratch on a text of so many bytes.
+
+    A larger vocabulary makes fewer tokens of the text, but each of them is seen less often. The
+    sizes are measured: ``docs/guide/recipes.md``. None: the bytes are not known.
+    """
+    if text_bytes is None:
+        return f"bpe:{VOCABULARIES[-1][1]}"
+    fitting = [size for least, size in VOCABULARIES if text_bytes >= least]
+    return f"bpe:{fitting[-1]}" if fitting else "byte"
+
 
 def train_bpe(
     texts: Iterable[str | tuple[bool, str]],

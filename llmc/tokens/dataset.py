@@ -15,9 +15,9 @@ from llmc.errors import Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text.examine import lines_of
-from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, open_source
+from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, Source, open_source
 from llmc.tokens import shards
-from llmc.tokens.bpe import train_bpe
+from llmc.tokens.bpe import tokenizer_for, train_bpe
 from llmc.tokens.encode import HeldEncoder, choose_encoder, cuts_of
 from llmc.tokens.existing import check_replaced, intact_dataset
 from llmc.tokens.files import MAX_TOKENS, MIN_TOKENS
@@ -31,13 +31,15 @@ from llmc.tokens.split import Joined
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
 DEFAULT_TOKENIZER = "gpt2"
+AUTO = "auto"  # the tokenizer of a model from scratch: :func:`tokenizer_for`
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeOptions:
     """How :func:`tokenize` turns its inputs into a dataset."""
 
-    tokenizer: str | Tokenizer | None = None  # gpt2, byte, bpe:N (to train), or what names one
+    # gpt2, byte, bpe:N (to train), auto (which of these fits the text), or what names one.
+    tokenizer: str | Tokenizer | None = None
     val_tokens: int | None = None  # validate on about N tokens; 0: on none
     val_fraction: float | None = None  # validate on about this fraction of the tokens
     out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
@@ -118,10 +120,16 @@ def find_tokenized(
         return None
     source = open_source(workspace, inputs, options.reading)
     folder = options.out or workspace.data / source.name
-    tokenizer = options.tokenizer or DEFAULT_TOKENIZER
+    tokenizer = _spec(options, source)
     made = intact_dataset(folder, source.records, tokenizer, source.older)
     wanted = options.val_tokens, options.val_fraction
     return made if wanted == (None, None) or made is None else None
+
+
+def _spec(options: TokenizeOptions, source: Source) -> str | Tokenizer:
+    """Return the tokenizer of a text, or what names it."""
+    spec = options.tokenizer or DEFAULT_TOKENIZER
+    return tokenizer_for(source.train_bytes) if spec == AUTO else spec
 
 
 def _of_token_files(inputs: list[str], options: TokenizeOptions) -> bool:
@@ -149,19 +157,20 @@ def _refuse(given: object, flags: str, beside: str) -> None:
 def _tokenize_text(
     workspace: Workspace, inputs: list[str], options: TokenizeOptions, report: Report
 ) -> TokenizedDataset:
-    spec, part = options.tokenizer or DEFAULT_TOKENIZER, options.part
-    vocab_size = bpe_vocab_size(spec)
+    part, named = options.part, options.tokenizer
     if part is not None and (options.val_tokens is not None or options.val_fraction is not None):
         raise Usage("a part has no validation split: give --val-tokens to --merge")
-    if vocab_size is not None and part is not None:
+    if part is not None and (named == AUTO or bpe_vocab_size(named or DEFAULT_TOKENIZER)):
         raise Usage(
-            f"each part would train its own {spec}: train one tokenizer first, on all or some of "
+            f"each part would train its own {named}: train one tokenizer first, on all or some of "
             "the text, and name its dataset's folder with --tokenizer"
         )
     source = open_source(workspace, inputs, options.reading, report=report)
     for note in (*source.notes, *lines_of(source.left_out)):
         report.note(note)
-    _note_default_tokenizer(options, report)
+    spec = _spec(options, source)
+    _note_tokenizer(options, spec, report)
+    vocab_size = bpe_vocab_size(spec)
     has_own_val, first = source.val_parts is not None, _is_registered(source.records)
     folder = options.out or workspace.data / source.name
     if part is None:
@@ -183,8 +192,7 @@ def _tokenize_text(
     if vocab_size is not None:
         report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
         texts = (text for part in source.parts for text in part.texts())
-        total = replace(source, val_parts=None).total_bytes
-        tokenizer = train_bpe(texts, vocab_size, total=total, report=report)
+        tokenizer = train_bpe(texts, vocab_size, total=source.train_bytes, report=report)
     else:
         tokenizer = load_tokenizer(spec)
     chosen = choose_encoder(tokenizer, source.parts, fast=options.fast, special=options.special)
@@ -212,14 +220,14 @@ def _import_tokens(
     """Make a dataset of existing token files."""
     spec: str | Tokenizer = options.tokenizer or DEFAULT_TOKENIZER
     dtype = options.dtype
-    if bpe_vocab_size(spec) is not None:
+    if spec == AUTO or bpe_vocab_size(spec) is not None:
         raise Usage(f"token files are already encoded: name their tokenizer, not {spec}")
     paths = find_token_files(inputs, dtype)
     if options.tokenizer is None and (meta := paths[0].with_name(META)).is_file():
         report.note(f"tokenizer: {meta}, which is beside the token files")
         spec = str(meta)
     else:
-        _note_default_tokenizer(options, report)
+        _note_tokenizer(options, spec, report)
     tokenizer = load_tokenizer(spec)
     records = source_records(paths, dtype)
     feeds: dict[str, Feed] = {"train": partial(token_tasks, paths, dtype, tokenizer)}
@@ -288,9 +296,10 @@ def _merge_parts(
     return TokenizedDataset(made)
 
 
-def _note_default_tokenizer(options: TokenizeOptions, report: Report) -> None:
-    if options.tokenizer is None:
-        report.note(f"tokenizer: {DEFAULT_TOKENIZER} (the default; --tokenizer names another)")
+def _note_tokenizer(options: TokenizeOptions, spec: str | Tokenizer, report: Report) -> None:
+    if options.tokenizer in (None, AUTO):
+        why = "the default" if options.tokenizer is None else "fits the size of the text"
+        report.note(f"tokenizer: {spec} ({why}; --tokenizer names another)")
 
 
 def _is_registered(records: Sequence[Mapping[str, Any]]) -> bool:

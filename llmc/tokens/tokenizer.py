@@ -201,8 +201,8 @@ def load_tokenizer(spec: str | Tokenizer, *, pattern: str | None = None) -> Toke
     if spec in encoding_names():
         return _named(spec)
     raise Usage(
-        f"no tokenizer '{spec}': choose gpt2, byte, bpe:N (such as bpe:2048), one of tiktoken's "
-        f"({', '.join(name for name in encoding_names() if name not in GPT2_NAMES)}), "
+        f"no tokenizer '{spec}': choose gpt2, byte, bpe:N (such as bpe:2048), auto, one of "
+        f"tiktoken's ({', '.join(name for name in encoding_names() if name not in GPT2_NAMES)}), "
         f"a {TOKENIZER_FILE} that 'llmc tokenize' wrote, a Hugging Face tokenizer.json or its "
         "folder, or nanoGPT's meta.pkl"
     )

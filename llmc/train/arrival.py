@@ -54,7 +54,7 @@ class Watch:
             return (
                 f"--max-time {self.settings.max_time} is enough for {event['steps']:,} steps: the "
                 f"learning rate decays from step {event['step']:,} on. --steps {event['steps']} "
-                "repeats the run"
+                "--max-time 0 repeats the run"
             )
         if "train_loss" not in event or self.looked:
             return None

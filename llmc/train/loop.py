@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -47,7 +48,7 @@ class TrainResult:
     progress: Progress  # the numbers of all steps, those before a resume included
     resumed: bool = False  # the run existed before
     interrupted: bool = False  # a signal ended it
-    texts: tuple[str, ...] = ()  # those that it validated on, by name
+    data: Data | None = None  # what it was trained and validated on
 
     @property
     def steps(self) -> int:
@@ -78,7 +79,24 @@ class TrainResult:
     @property
     def val_parts(self) -> dict[str, float]:
         """The last validation loss of each text of a mixture, by name; empty for a single text."""
-        return dict(zip(self.texts, self.progress.val_parts, strict=False))
+        texts = [text.name for text in self.data.val] if self.data is not None else []
+        return dict(zip(texts, self.progress.val_parts, strict=False))
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The last validation loss in bits per byte of text; None where the bytes are not known."""
+        return self._in_bits(self.val_loss)
+
+    @property
+    def bits_error(self) -> float | None:
+        """The standard error of ``bits_per_byte``, from that of the loss."""
+        return self._in_bits(self.val_error)
+
+    def _in_bits(self, nats: float | None) -> float | None:
+        per_token = self.data.val_bytes_per_token if self.data is not None else None
+        if nats is None or per_token is None:
+            return None
+        return nats / math.log(2) / per_token
 
     @property
     def checkpoint(self) -> Path | None:
@@ -233,8 +251,7 @@ def run_training(
     else:
         record = records.resumed_record(plan.record, plan.step, setup, plan.preset, plan.changes)
     progress = plan.progress()
-    texts = tuple(text.name for text in plan.data.val)
-    result = TrainResult(plan.folder, plan.settings, progress, resumed, texts=texts)
+    result = TrainResult(plan.folder, plan.settings, progress, resumed, data=plan.data)
     try:
         plan.note_choices(workspace, setup.threads.most, report)
         if resumed:

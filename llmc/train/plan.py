@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Any
 
 from llmc.config import Preset, TrainConfig, differing, in_val_tokens, load_preset, settings_of
 from llmc.errors import BadData, LlmcError, Usage
-from llmc.model import ModelConfig, flops_per_token
+from llmc.model import ModelConfig, flops_per_token, muon_flops
 from llmc.paths import (
     BEST,
     CHECKPOINT,
@@ -35,19 +36,32 @@ from llmc.units import megabytes, seconds_of
 from llmc.weights.checkpoint import checkpoint_bytes, read_header
 from llmc.weights.state import training_state_bytes
 
+MUON_MOST = 0.25  # the part of a step's operations beyond which Muon is said to cost much
+
 
 @dataclass(frozen=True)
 class Inputs:
     """What the caller names; None: the default, or with ``resume`` the run's own."""
 
     run: str | None = None  # the run's name
-    config: str | None = None  # a preset, by name or path
+    config: str | Preset | None = None  # a preset, by name or path, or as it is
     # Datasets, token files or patterns to train on, ``NAME`` or ``NAME:WEIGHT`` each.
     data: Spec | Sequence[Spec] | None = None
     val_data: Spec | Sequence[Spec] | None = None  # those to validate on, likewise
     model: Path | None = None  # the checkpoint to start from
     # The step of the checkpoint to resume from, or ``best``. Default: the newest.
     resume_from: str | None = None
+
+    @property
+    def preset(self) -> Preset:
+        """The preset, or the defaults.
+
+        Raises:
+            Usage: there is no such preset.
+        """
+        if isinstance(self.config, Preset):
+            return self.config
+        return load_preset(self.config) if self.config is not None else Preset()
 
 
 @dataclass(frozen=True)
@@ -77,12 +91,28 @@ def stored_bytes(
     One that saves by steps or has ``patience`` keeps the best checkpoint besides the newest ones.
     Others store one checkpoint in all. The engine refuses a run by the same rule, without seconds.
     """
-    each = checkpoint_bytes(config, "fp32") + training_state_bytes(config, settings.optimizer_state)
+    state = training_state_bytes(config, settings.optimizer_state, settings.optimizer)
+    each = checkpoint_bytes(config, "fp32") + state
     by_steps = not isinstance(settings.save_every, str) and settings.save_every > 0
     if by_steps or (validates and settings.patience):
         return (settings.keep + 1 + validates) * each
     on_the_way = 0 < every_seconds(settings.save_every) < seconds
     return (settings.keep + 1) * each if on_the_way else each
+
+
+def muon_cost(config: ModelConfig, settings: TrainConfig) -> str | None:
+    """Return what to say where Muon makes a step longer by more than ``MUON_MOST``, or None."""
+    tokens, most = settings.tokens_per_step, MUON_MOST
+    rest = flops_per_token(config, settings.seq_len)
+    share = muon_flops(config) / (tokens * rest)
+    if settings.optimizer != "muon" or share <= most:
+        return None
+    batch = settings.batch_size * settings.seq_len
+    enough = math.ceil(muon_flops(config) / (most * rest * batch)) * batch
+    return (
+        f"--optimizer muon takes {share:.0%} more operations for an update of {tokens:,} tokens: "
+        f"with --total-batch-size {enough} it is at most {most:.0%}, in longer steps"
+    )
 
 
 @dataclass(frozen=True)
@@ -150,6 +180,8 @@ class RunPlan:
                 f"the text has {have} of {self.settings.seq_len:,} tokens: an update "
                 f"of {rows:,} rows repeats them"
             )
+        if self.record is None and (words := muon_cost(self.preset.model, self.settings)):
+            report.note(words)
         report.note(f"settings: {self.preset.name}; threads: {threads}; run: {shown(self.folder)}")
 
     def note_differences(self, workspace: Workspace, setup: Setup, report: Report) -> None:
@@ -233,7 +265,7 @@ def _with_warmup(
         return plan
     if not steps or settings.warmup + decay <= steps:
         return plan
-    recipe = load_preset(inputs.config).train
+    recipe = inputs.preset.train
     share = recipe.warmup / recipe.steps if recipe.warmup < recipe.steps else 0.1
     warmup = min(round(share * steps), max(steps - decay, 0))
     report.note(
@@ -278,7 +310,7 @@ def _named(workspace: Workspace, inputs: Inputs, preset: Preset) -> tuple[Texts,
 
 
 def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -> RunPlan:
-    preset = load_preset(inputs.config) if inputs.config is not None else Preset()
+    preset = inputs.preset
     preset = replace(preset, train=settings_of(preset, given))
     data = find_data(workspace, *_named(workspace, inputs, preset))
     model = find_model(workspace, inputs.model, data)

@@ -16,7 +16,7 @@ from llmc.fetch.named import fetch_named
 from llmc.fetch.registry import FETCHED, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
-from llmc.tokens.dataset import TokenizeOptions, find_tokenized, tokenize
+from llmc.tokens.dataset import AUTO, TokenizeOptions, find_tokenized, tokenize
 from llmc.tokens.existing import dataset_named
 from llmc.tokens.manifest import Manifest, verify
 from llmc.tokens.prepared import prepared_model, record_prepared
@@ -30,15 +30,19 @@ from llmc.weights.sources import DEFAULT_PRESET, PUBLISHED, find_weights
 from llmc.weights.tokenizer import carried_tokenizer, find_tokenizer
 
 DEFAULTS = TokenizeOptions()
+GPT2 = "gpt2"
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a dataset is prepared with by default."""
 
-    tokenizer: str = "gpt2"
-    model: str = "gpt2"
+    tokenizer: str = GPT2
+    model: str | None = GPT2  # None: training chooses the shape of a random one
     config: str | None = None  # the preset to train with
+
+
+SCRATCH = Recipe(AUTO, None)
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,31 @@ class Prepared:
     """Everything that training needs."""
 
     manifest: Manifest
-    model: Path  # the checkpoint to start from
+    model: Path | None  # the checkpoint to start from; None: training makes it
     binary: Path  # the engine
     config: str | None  # the preset to train with; None: the defaults
 
 
 def recipe_of(inputs: list[str]) -> Recipe:
-    """Return the defaults of a dataset: GPT-2's, or for ``stdlib`` a small model from scratch."""
+    """Return the defaults of a dataset.
+
+    The named ones finetune GPT-2, but for ``stdlib``, which a small model learns from scratch, as
+    any other text is learnt.
+    """
     if inputs == [STDLIB]:
         preset = load_preset("python-stdlib")
-        return Recipe(preset.tokenizer or "gpt2", f"random:{preset.name}", preset.name)
-    return Recipe()
+        return Recipe(preset.tokenizer or GPT2, f"random:{preset.name}", preset.name)
+    return Recipe() if any(name in FETCHED or name == STDLIB for name in inputs) else SCRATCH
+
+
+def _finetunes(workspace: Workspace, inputs: list[str], options: TokenizeOptions) -> bool:
+    """Return whether a text without a recipe is for GPT-2: its weights are there, and know English.
+
+    What was prepared before they came stays as it is.
+    """
+    if options.tokenizer is not None or not (workspace.models / f"{GPT2}.bin").is_file():
+        return False
+    return find_tokenized(workspace, inputs, replace(options, tokenizer=AUTO)) is None
 
 
 def prepare(
@@ -87,26 +105,49 @@ def prepare(
         if source is not None:
             raise Usage("--source is a copy of a named dataset's text: leave it out")
         return _completed(workspace, made, options, model, report)
-    recipe, tokenizer = recipe_of(inputs), options.tokenizer
-    if tokenizer is None and model is not None and not _has_any_tokenizer(model):
-        chosen: str | Tokenizer = _tokenizer_of(workspace, model)
-        report.note(f"tokenizer: {load_tokenizer(chosen).name}, of {model}")
-    elif tokenizer is None:
-        chosen = recipe.tokenizer
-        report.note(f"tokenizer: {chosen} (the default; --tokenizer names another)")
-    else:
-        chosen = tokenizer
-    if model is None:
-        model = recipe.model
+    recipe = recipe_of(inputs)
+    if recipe == SCRATCH and model is None and _finetunes(workspace, inputs, options):
+        recipe = Recipe()
+    chosen = _tokenizer(workspace, options.tokenizer, model, recipe, report)
+    if model is None and (model := _model(recipe, chosen)) is not None:
         report.note(f"model: {model} (the default; --model names another)")
-    if model in PUBLISHED and chosen != "gpt2":
+    if model in PUBLISHED and chosen != GPT2:
         raise Usage(
             f"{model} was trained on GPT-2's tokens, not on {chosen}'s: "
             "choose another --model, such as random:gpt2-124m, or --tokenizer gpt2"
         )
     options = replace(options, tokenizer=chosen)
     manifest = _dataset(workspace, inputs, options, source, report)
-    return _with_model(workspace, manifest, model, recipe, report)
+    return _with_model(workspace, manifest, model, report)
+
+
+def _tokenizer(
+    workspace: Workspace,
+    named: str | Tokenizer | None,
+    model: str | None,
+    recipe: Recipe,
+    report: Report,
+) -> str | Tokenizer:
+    """Return the tokenizer that is named, or that of the model, or the dataset's default."""
+    if named is not None:
+        return named
+    if model is None:
+        if recipe.tokenizer != AUTO:
+            report.note(f"tokenizer: {recipe.tokenizer} (the default; --tokenizer names another)")
+        return recipe.tokenizer
+    if _has_any_tokenizer(model):
+        own = load_preset(model.partition(":")[2] or DEFAULT_PRESET).tokenizer
+        return own or (recipe.tokenizer if recipe.model is not None else AUTO)
+    chosen = _tokenizer_of(workspace, model)
+    report.note(f"tokenizer: {load_tokenizer(chosen).name}, of {model}")
+    return chosen
+
+
+def _model(recipe: Recipe, tokenizer: str | Tokenizer) -> str | None:
+    """Return the default model for these tokens; None: training chooses one."""
+    if recipe.model is None:
+        return GPT2 if tokenizer == GPT2 else None
+    return None if recipe.model in PUBLISHED and tokenizer != GPT2 else recipe.model
 
 
 def _completed(
@@ -137,18 +178,20 @@ def _completed(
     recipe = recipe_of([made.dataset])
     if model is None:
         before = prepared_model(workspace, made.folder)
-        fits = recipe.model not in PUBLISHED or made.tokenizer.name == "gpt2"
-        default = recipe.model if fits else f"random:{DEFAULT_PRESET}"
-        model = str(before) if before is not None else default
-        report.note(f"model: {model} (the default; --model names another)")
-    return _with_model(workspace, made, model, recipe, report)
+        model = str(before) if before is not None else _model(recipe, made.tokenizer.name)
+        if model is not None:
+            report.note(f"model: {model} (the default; --model names another)")
+    return _with_model(workspace, made, model, report)
 
 
 def _with_model(
-    workspace: Workspace, manifest: Manifest, model: str, recipe: Recipe, report: Report
+    workspace: Workspace, manifest: Manifest, model: str | None, report: Report
 ) -> Prepared:
     """Export the weights that a dataset is trained from, and build the engine."""
-    if model in PUBLISHED and manifest.tokenizer.name != "gpt2":
+    if model is None:
+        record_prepared(workspace, manifest.folder, None)
+        return Prepared(manifest, None, ensure_native(report=report), None)
+    if model in PUBLISHED and manifest.tokenizer.name != GPT2:
         raise Usage(
             f"{model} was trained on GPT-2's tokens, not on {manifest.tokenizer.name}'s: "
             "choose another --model, such as random:gpt2-124m"
@@ -170,7 +213,7 @@ def _has_any_tokenizer(model: str) -> bool:
 def _tokenizer_of(workspace: Workspace, model: str) -> str | Tokenizer:
     """Return the tokenizer that a model was trained with."""
     if model in PUBLISHED:
-        return "gpt2"
+        return GPT2
     found = find_weights(workspace, model)
     if (tokenizer := find_tokenizer(workspace, found)) is not None:
         return tokenizer

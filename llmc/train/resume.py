@@ -44,7 +44,7 @@ def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainCo
     older llmc's run, which validates on batches, goes on doing so unless tokens are given.
 
     Raises:
-        Usage: a setting would change that the order of the data follows from, or is out of range.
+        Usage: a setting would change that a resume must not change, or is out of range.
     """
     tokens = settings.tokens_per_step
     for name, value in given.items():
@@ -53,10 +53,10 @@ def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainCo
             setting.check(value)
         kept = {None, old, tokens} if name == "total_batch_size" else {None, old}
         if value not in kept and setting.resume is OnResume.REFUSED:
+            reason = "its training state" if name == "optimizer" else "the order of its data"
             raise Usage(
-                f"the run has {setting.flag} {old or tokens}, and the order of its data follows "
-                f"from it: leave out {setting.flag}, or start a new run from its weights with "
-                "--model"
+                f"the run has {setting.flag} {old or tokens}, and {reason} follows from it: leave "
+                f"out {setting.flag}, or start a new run from its weights with --model"
             )
     resumed = overridden(settings, given)
     if resumed.batch_size != settings.batch_size:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from llmc.errors import BadData, LlmcError, MissingOutput
 from llmc.paths import Workspace, expanded
+from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.prepared import prepared_model
@@ -21,6 +23,7 @@ from llmc.train.mixture import (
     joined_name,
     located,
     named_apart,
+    shares,
 )
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 
@@ -40,6 +43,22 @@ class Data:
     def folder(self) -> Path:
         """The folder in which the first text's token files lie."""
         return self.train[0].folder
+
+    @cached_property
+    def val_bytes_per_token(self) -> float | None:
+        """The bytes of text in a validation token, on average; None where they are not known.
+
+        Of a mixture it is the mean by the weights of its texts, as its loss is.
+        """
+        if self.tokenizer is None or not self.val:
+            return None
+        sizes = self.tokenizer.byte_lengths()
+        per_token = 0.0
+        for text, share in zip(self.val, shares(self.val), strict=True):
+            files = [read_tokens(file) for file in expanded(text.path)]
+            of_text = sum(int(sizes[ids].sum()) for ids in files)
+            per_token += share * of_text / sum(len(ids) for ids in files)
+        return per_token or None
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, or the ids themselves where the tokenizer is not known."""

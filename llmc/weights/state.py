@@ -11,20 +11,22 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmc.config import OPTIMIZERS
 from llmc.errors import BadData
 from llmc.kinds import not_data, read_strictly
-from llmc.model import ModelConfig, tensor_shapes
+from llmc.model import HIDDEN_MATRICES, ModelConfig, tensor_shapes
 from llmc.weights import base
 
 HEADER_BYTES = 1024
 MAGIC, VERSION, VERSION_BARE = 0x534D4C4C, 3, 2
 HEADER_CRC_AT = 29  # an int; version 2 has none
-WINDOW = 128  # losses and gradient norms, float64, before AdamW's moments
+WINDOW = 128  # losses and gradient norms, float64, before the optimizer's moments
 MOMENTS_AT = HEADER_BYTES + 2 * WINDOW * 8
 SHUFFLED, VALIDATED = 1, 2  # flags
 # Magic, version, CRC-32, flags; STORED_FIELDS, where a loss that is infinite does not exist; how
-# AdamW's moments are stored, an index into MOMENTS.
-FIELDS = struct.Struct("<IIII6Q3d3QI")
+# the moments are stored, an index into MOMENTS; the header's CRC-32, the planned steps; the
+# optimizer, an index into OPTIMIZERS.
+FIELDS = struct.Struct("<IIII6Q3d3QIIQI")
 # How moments are stored: the name, the values in a block, and the bytes of a block.
 MOMENTS = (("fp32", 1, 4), ("bf16", 1, 2), ("8bit", 256, 260))
 
@@ -33,7 +35,7 @@ MOMENTS = (("fp32", 1, 4), ("bf16", 1, 2), ("8bit", 256, 260))
 class TrainingState:
     """The header of a training state."""
 
-    crc: int  # CRC-32 of the payload: the windows of losses and norms, AdamW's m, then v
+    crc: int  # CRC-32 of the payload: the windows of losses and norms, the moments m, then v
     shuffled: bool  # the data is shuffled
     told: bool  # the step's validation and sample came before the state was saved
     step: int  # updates made
@@ -48,8 +50,11 @@ class TrainingState:
     waited: int  # validations since that one
     skipped: int  # skipped updates
     judged: int  # steps whose loss and norm are in the windows
+    optimizer: str  # adamw or muon
     optimizer_state: str  # how m and v are stored: fp32, bf16 or 8bit
-    parameters: int  # of the model, from the size of the file; for 8bit, at most this
+    # Of the model, from the size of the file; for 8bit, at most this. None: a state of Muon, whose
+    # size depends on the model's shape too.
+    parameters: int | None
 
 
 STORED_FIELDS = [field.name for field in dataclasses.fields(TrainingState)][3:15]
@@ -79,17 +84,20 @@ def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | N
         return None, [sentence]
     if len(raw) < HEADER_BYTES:
         return None, [f"{name} is cut short: {len(raw)} of the header's {HEADER_BYTES} bytes"]
-    magic, version, crc, flags, *numbers, stored_as = FIELDS.unpack_from(raw)
+    magic, version, crc, flags, *numbers, stored_as, _, _, trained_by = FIELDS.unpack_from(raw)
     if magic != MAGIC or version not in (VERSION, VERSION_BARE):
         return None, [f"{name} is not a training state of version {VERSION_BARE} or {VERSION}"]
     problem = base.header_problem(raw, HEADER_CRC_AT, has_one=version == VERSION)
     if problem is not None or stored_as >= len(MOMENTS):
         return None, [f"{name} {problem or 'has moments of an unknown type'}"]
+    if trained_by >= len(OPTIMIZERS):
+        return None, [f"{name} is the state of an unknown optimizer"]
+    muon = OPTIMIZERS[trained_by] == "muon"
     optimizer_state, values, block_bytes = MOMENTS[stored_as]
-    blocks, rest = divmod(size - MOMENTS_AT, 2 * block_bytes)
+    blocks, rest = divmod(size - MOMENTS_AT, block_bytes if muon else 2 * block_bytes)
     problems = []
     if rest or blocks < 1:
-        problems.append(f"{name} is cut short: {size:,} bytes do not hold two moments a parameter")
+        problems.append(f"{name} is cut short: {size:,} bytes do not hold whole moments")
     fields = dict(zip(STORED_FIELDS, numbers, strict=True))
     fields |= {name: None for name in ("best_val_loss", "to_beat") if fields[name] == math.inf}
     state = TrainingState(
@@ -97,20 +105,24 @@ def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | N
         shuffled=bool(flags & SHUFFLED),
         told=bool(flags & VALIDATED),
         **fields,
+        optimizer=OPTIMIZERS[trained_by],
         optimizer_state=optimizer_state,
-        parameters=max(0, values * blocks),
+        parameters=None if muon else max(0, values * blocks),
     )
     return state, problems
 
 
-def training_state_bytes(config: ModelConfig, optimizer_state: str) -> int:
+def training_state_bytes(
+    config: ModelConfig, optimizer_state: str, optimizer: str = "adamw"
+) -> int:
     """Return the size of a model's training state; ``optimizer_state`` is a name in ``MOMENTS``."""
     values, block_bytes = next(sizes for name, *sizes in MOMENTS if name == optimizer_state)
     size = MOMENTS_AT
     for name, shape in tensor_shapes(config).items():
         # The tensor of every layer starts a new block.
         layers = 1 if name in base.UNSTACKED else config.layers
-        size += 2 * layers * -(-math.prod(shape) // layers // values) * block_bytes
+        moments = 1 if optimizer == "muon" and name in HIDDEN_MATRICES else 2
+        size += moments * layers * -(-math.prod(shape) // layers // values) * block_bytes
     return size
 
 

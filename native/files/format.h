@@ -49,9 +49,9 @@ enum {
 
 /* Training state (state.bin): with the checkpoint beside it, all that a run needs to go on. The payload is
  * the last 128 losses and the last 128 norms of the gradient that were judged, float64, number i of all at
- * i modulo 128, then AdamW's two moments, m and v, each of the tensors in the order of a version 3
+ * i modulo 128, then the optimizer's two moments, m and v, each of the tensors in the order of a version 3
  * checkpoint, stored as [28] says (0 fp32, 1 bf16, 2 8bit): moments.h has the layouts. A tensor of every layer
- * begins a block anew.
+ * begins a block anew. With Muon the matrices of the blocks have no v.
  *   [0] magic: the bytes "LLMS"   [1] version 3   [2] CRC-32 of the payload
  *   [3] flags: 1 = the data is shuffled, 2 = the step's validation and sample are in metrics.jsonl,
  *   4 = the windows cover the whole text
@@ -61,14 +61,14 @@ enum {
  *   loss that the next must be below, a float64   [22] validations since that one   [24] updates skipped
  *   [26] losses and norms ever judged   [28] how m and v are stored   [29] CRC-32 of the header's 1,024
  *   bytes, this int taken as 0. Version 2 is the same without [29].   [30] two ints: steps that a run of
- *   --max-time ends after, once they are known; else 0                                               */
+ *   --max-time ends after, once they are known; else 0   [32] the optimizer: 0 AdamW, 1 Muon            */
 enum {
   STATE_MAGIC = 0x534D4C4C, STATE_VERSION = 3, STATE_VERSION_BARE = 2,
   STATE_MAGIC_AT = 0, STATE_VERSION_AT = 1, STATE_CRC_AT = 2, STATE_FLAGS_AT = 3, STATE_STEP_AT = 4,
   STATE_METRICS_AT = 6, STATE_DRAWS_AT = 8, STATE_SEED_AT = 10, STATE_SEQ_LEN_AT = 12,
   STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16, STATE_SECONDS_AT = 18, STATE_TO_BEAT_AT = 20,
   STATE_WAITED_AT = 22, STATE_SKIPPED_AT = 24, STATE_JUDGED_AT = 26, STATE_MOMENTS_AT = 28,
-  STATE_HEADER_CRC_AT = 29, STATE_PLANNED_AT = 30,
+  STATE_HEADER_CRC_AT = 29, STATE_PLANNED_AT = 30, STATE_OPTIMIZER_AT = 32,
   STATE_SHUFFLED = 1, STATE_TOLD = 2, STATE_WHOLE = 4,
 };
 

@@ -1,4 +1,4 @@
-/* GPT-2 from the tokens to the loss, back to the gradients, and one step of AdamW.
+/* GPT-2 from the tokens to the loss, back to the gradients, and one step of the optimizer.
  *
  * Every line that computes calls an operation of kernels.h; backward is forward read upwards.
  */
@@ -168,28 +168,52 @@ static double clip_scale(const struct Gpt2 *model, double most) {
   return fmin(1, most / (norm + 1e-6));
 }
 
-/* AdamW on the model's own tensors, with l = 0, or on block l's. Returns the sum of the gradient's squares. */
+/* A tensor that is updated, or one block's part of it. */
+struct Updated {
+  const struct Tensor *tensor;
+  float *params, *grads;
+  struct Moments moments;
+  uint64_t key;
+};
+
+static double muon_part(struct Gpt2 *model, const struct UpdateConfig *update, double scale, const struct Updated *u) {
+  const struct Muon muon = {update->lr, update->weight_decay, scale, u->key};
+  const size_t rows = u->tensor->rows, C = model->config.C, count = rows == 3 * C ? 3 : 1;  // qkvw is three matrices
+  return muon_update(model->kernels, &model->workers, model->muon, u->params, u->moments, u->grads, &muon,
+                     (struct Matrices){count, rows / count, u->tensor->columns});
+}
+
+static double adamw_part(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
+                         const struct Updated *u) {
+  const struct AdamW adamw = {.lr = update->lr, .beta1 = update->beta1, .beta2 = update->beta2, .eps = update->eps,
+                              .weight_decay = u->tensor->kind == MATRIX ? update->weight_decay : 0,
+                              .correction1 = 1 - pow(update->beta1, (double)step),
+                              .correction2 = 1 - pow(update->beta2, (double)step), .scale = scale, .key = u->key};
+  return model->kernels->adamw_update(&model->workers, u->params, u->moments, u->grads, &adamw,
+                                      gpt2_tensor_count(u->tensor, 1));
+}
+
+/* The optimizer on the model's own tensors, with l = 0, or on block l's. Returns the sum of the gradient's squares. */
 static double update_part(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
                           enum TensorPlace place, size_t l) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
-  struct AdamW adamw = {.lr = update->lr, .beta1 = update->beta1, .beta2 = update->beta2, .eps = update->eps,
-                        .correction1 = 1 - pow(update->beta1, (double)step),
-                        .correction2 = 1 - pow(update->beta2, (double)step), .scale = scale};
   double squares = 0;
-  size_t p = 0, g = 0, mean = 0;  // in front of the tensor: numbers of params and grads, bytes of a mean
+  size_t p = 0, g = 0, m = 0, v = 0;  // in front of the tensor: numbers of params and grads, bytes of moments
   for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
     const size_t n = gpt2_tensor_count(tensor, 1), bytes = moments_bytes(model->moments.type, n);
     const size_t blocks = tensor->place == BLOCK ? model->config.L : 1, kept = size_min(blocks, model->grads.blocks);
+    const bool muon = optimizer_is_muon(model->optimizer, tensor);
     if (tensor->place == place) {
-      const size_t own = mean + l * bytes;
-      const struct Moments moments = {model->moments.type, model->moments.m + own, model->moments.v + own};
-      adamw.weight_decay = tensor->kind == MATRIX ? update->weight_decay : 0;
-      adamw.key = mix64(mix64(mix64(update->seed) + step) + own);
-      squares += model->kernels->adamw_update(&model->workers, model->params.first + p + l * n, moments,
-                                              model->grads.first + g + l % kept * n, &adamw, n);
+      const size_t own = m + l * bytes;
+      const struct Updated u = {
+          tensor, model->params.first + p + l * n, model->grads.first + g + l % kept * n,
+          {model->moments.type, model->moments.m + own, muon ? NULL : model->moments.v + v + l * bytes},
+          mix64(mix64(mix64(update->seed) + step) + own)};
+      squares += muon ? muon_part(model, update, scale, &u) : adamw_part(model, update, step, scale, &u);
     }
-    p += blocks * n, g += kept * n, mean += blocks * bytes;
+    p += blocks * n, g += kept * n, m += blocks * bytes;
+    if (!muon) v += blocks * bytes;
   }
   return squares;
 }

@@ -10,6 +10,7 @@
 
 #include "base/arena.h"
 #include "kernels/kernels.h"
+#include "model/muon.h"
 
 struct Config {
   size_t maxT, V, Vp, L, NH, C;
@@ -51,6 +52,18 @@ enum { GPT2_TENSOR_COUNT = 0
        GPT2_TENSORS(X)
 #undef X
 };
+
+/* What makes an update of a gradient. Muon is for the hidden matrices, which are those of the blocks, and AdamW is for
+ * the other tensors. */
+enum Optimizer { ADAMW, MUON };
+
+static const char *const OPTIMIZER_NAMES[] = {"adamw", "muon", NULL};
+static inline const char *optimizer_name(enum Optimizer optimizer) { return OPTIMIZER_NAMES[optimizer]; }
+
+/* Whether Muon updates the tensor: it has a momentum, m, and no second moment, v. */
+static inline bool optimizer_is_muon(enum Optimizer optimizer, const struct Tensor *tensor) {
+  return optimizer == MUON && tensor->kind == MATRIX && tensor->place == BLOCK;
+}
 
 /* A number for every parameter: one pointer per tensor, block l of ln1w being ln1w + l * C. */
 struct Parameters {
@@ -121,13 +134,15 @@ struct Gpt2 {
   struct Look look;               // its B and T are set before the layout
   enum Dtype dtype;               // of the activations that allow it, and what linear layers multiply
   bool recompute;                 // a layer's activations are computed again when backward needs them
-  bool update_in_backward;        // AdamW takes each block's gradients as they are done, nobody keeps them
+  bool update_in_backward;        // each block's gradients are used up as they are done, nobody keeps them
   size_t count;                   // number of parameters, padding included
   const struct Kernels *kernels;
   struct Workers workers;
   struct Parameters params, grads;
-  struct Moments moments;             // AdamW's; of each block's tensors one after the other, as in params
-  size_t moments_bytes;             // of m, and of v
+  enum Optimizer optimizer;
+  struct Moments moments;         // of each block's tensors one after the other, as in params
+  size_t m_bytes, v_bytes;
+  struct MuonScratch muon;
   struct Activations acts;
   struct ActivationGradients dacts;
   struct MemoryPlan plan;
@@ -148,11 +163,14 @@ size_t gpt2_tensor_count(const struct Tensor *tensor, size_t blocks);
 /* The number of parameters, padding included. Dies when it does not fit in memory. */
 size_t gpt2_count(const struct Config *config);
 
-/* Bytes of one running mean of all parameters. */
-size_t gpt2_moments_bytes(const struct Config *config, enum MomentsType type);
+/* Bytes of the first moments, or Muon's momentum, of all parameters. */
+size_t gpt2_m_bytes(const struct Config *config, enum MomentsType type);
 
-/* Lays the model out in the arena (see arena.h: called twice); config, kernels, dtype, recompute, moments.type
- * and the pool are set before. B = 0 is for decoding only; without `training` there are no gradients and no
+/* Bytes of the second moments: with Muon, of the tensors that AdamW updates. */
+size_t gpt2_v_bytes(const struct Config *config, enum MomentsType type, enum Optimizer optimizer);
+
+/* Lays the model out in the arena (see arena.h: called twice); config, kernels, dtype, recompute, optimizer,
+ * moments.type and the pool are set before. B = 0 is for decoding only; without `training` there are no gradients and no
  * optimizer state. */
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training);
 
@@ -186,8 +204,8 @@ struct UpdateConfig {
   uint64_t seed;    // of the rounding of moments that are not fp32
 };
 
-/* AdamW's step number `step`, counted from 1, by the gradient in model->grads. Returns the global L2 norm
- * that it had. */
+/* The optimizer's step number `step`, counted from 1, by the gradient in model->grads, which Muon overwrites. Returns
+ * the global L2 norm that it had. */
 double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step);
 
 /* gpt2_gradients of a whole batch and gpt2_update in one, with the same bits, for a model with update_in_backward:

@@ -32,15 +32,18 @@ static size_t parameters_count(const struct Config *config, size_t blocks) {
 
 size_t gpt2_count(const struct Config *config) { return parameters_count(config, config->L); }
 
-size_t gpt2_moments_bytes(const struct Config *config, enum MomentsType type) {
+size_t gpt2_v_bytes(const struct Config *config, enum MomentsType type, enum Optimizer optimizer) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(config, tensors);
   size_t bytes = 0;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    if (optimizer_is_muon(optimizer, &tensors[i])) continue;
     bytes += (tensors[i].place == BLOCK ? config->L : 1) * moments_bytes(type, gpt2_tensor_count(&tensors[i], 1));
   }
   return bytes;
 }
+
+size_t gpt2_m_bytes(const struct Config *config, enum MomentsType type) { return gpt2_v_bytes(config, type, ADAMW); }
 
 static struct Parameters parameters_alloc(const struct Config *config, struct Arena *arena, size_t blocks) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
@@ -129,9 +132,10 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   if (training) {
     model->grads = parameters_alloc(config, arena, model->update_in_backward ? 1 : config->L);
     model->plan.gradients = arena_since(arena, &mark);
-    model->moments_bytes = gpt2_moments_bytes(config, model->moments.type);
-    model->moments.m = arena_alloc(arena, model->moments_bytes, 1);
-    model->moments.v = arena_alloc(arena, model->moments_bytes, 1);
+    model->m_bytes = gpt2_m_bytes(config, model->moments.type);
+    model->v_bytes = gpt2_v_bytes(config, model->moments.type, model->optimizer);
+    model->moments.m = arena_alloc(arena, model->m_bytes, 1);
+    model->moments.v = arena_alloc(arena, model->v_bytes, 1);
     model->plan.optimizer = arena_since(arena, &mark);
   }
   all_activations_alloc(model, arena, training);
@@ -140,6 +144,7 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   workers->dtype = model->dtype;
   const size_t rows = size_max(size_product(B, T), model->look.B * model->look.T);
   if (model->dtype == BF16 && B > 0) workers->sums = floats(arena, rows, 4 * config->C);
+  if (training && model->optimizer == MUON) model->muon = muon_scratch(arena, config->C);
   workers->own_floats = model->kernels->own_floats(size_max(T, config->maxT), config->C / config->NH);
   const size_t largest = size_max(size_max(rows, 4 * config->C), config->Vp);
   workers->shared = floats(arena, model->kernels->shared_floats(largest), 1);
@@ -147,12 +152,15 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   model->plan.scratch = arena_since(arena, &mark);
 }
 
-/* Numbers for every parameter of so many blocks, stored like moments of the type; returns the end of them. */
-static char *touch_parameters(const struct Gpt2 *model, void *first, size_t blocks, enum MomentsType type) {
+/* Numbers for every parameter of so many blocks, stored like moments of the type; ADAMW: of all of
+ * them, else of those with second moments. Returns the end of them. */
+static char *touch_parameters(const struct Gpt2 *model, void *first, size_t blocks, enum MomentsType type,
+                              enum Optimizer optimizer) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
   char *at = first;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
+    if (optimizer_is_muon(optimizer, &tensors[i])) continue;
     const size_t bytes = moments_bytes(type, gpt2_tensor_count(&tensors[i], 1));
     for (size_t l = 0; l < (tensors[i].place == BLOCK ? blocks : 1); l++, at += bytes) {
       pool_zero(model->workers.pool, at, bytes);
@@ -162,11 +170,11 @@ static char *touch_parameters(const struct Gpt2 *model, void *first, size_t bloc
 }
 
 void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
-  char *rest = touch_parameters(model, model->params.first, model->params.blocks, MOMENTS_FP32);
+  char *rest = touch_parameters(model, model->params.first, model->params.blocks, MOMENTS_FP32, ADAMW);
   if (model->grads.first != NULL) {
-    touch_parameters(model, model->grads.first, model->grads.blocks, MOMENTS_FP32);
-    touch_parameters(model, model->moments.m, model->config.L, model->moments.type);
-    rest = touch_parameters(model, model->moments.v, model->config.L, model->moments.type);
+    touch_parameters(model, model->grads.first, model->grads.blocks, MOMENTS_FP32, ADAMW);
+    touch_parameters(model, model->moments.m, model->config.L, model->moments.type, ADAMW);
+    rest = touch_parameters(model, model->moments.v, model->config.L, model->moments.type, model->optimizer);
   }
   const struct Workers *w = &model->workers;
   char *own = (char *)w->own, *behind = (char *)(w->own + (size_t)pool_threads(w->pool) * w->own_floats);

@@ -145,14 +145,15 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
   size_t parameters = model->count - (config->Vp - config->V) * config->C;
   if (events->json) {
     add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
-        "\"recompute\":%s,\"recompute_saves\":%zu,\"optimizer_state\":\"%s\",\"threads\":%d,\"step\":%zu,"
-        "\"steps\":%s,\"lr\":%.9g,\"seconds\":%.3f,\"peak_flops\":%.4g,\"memory\":%zu,\"memory_parts\":{"
+        "\"recompute\":%s,\"recompute_saves\":%zu,\"optimizer\":\"%s\",\"optimizer_state\":\"%s\",\"threads\":%d,"
+        "\"step\":%zu,\"steps\":%s,\"lr\":%.9g,\"seconds\":%.3f,\"peak_flops\":%.4g,\"memory\":%zu,\"memory_parts\":{"
         "\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
         "\"activations\":%zu,\"scratch\":%zu,\"buffers\":%zu,\"rounding\":%zu},\"memory_available\":",
         parameters, kernels->name, dtype_name(model->dtype), truth(kernels->multiplies_bf16),
-        truth(model->recompute), recompute_saves, moments_name(model->moments.type), pool_threads(model->workers.pool),
-        at->step, known_steps((char[24]){0}, at->steps), at->lr, at->seconds, at->peak_flops, total,
-        plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch, buffers, rounding);
+        truth(model->recompute), recompute_saves, optimizer_name(model->optimizer), moments_name(model->moments.type),
+        pool_threads(model->workers.pool), at->step, known_steps((char[24]){0}, at->steps), at->lr, at->seconds,
+        at->peak_flops, total, plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch,
+        buffers, rounding);
     if (available == SIZE_MAX) add(&line, "null}\n");
     if (available != SIZE_MAX) add(&line, "%zu}\n", available);
   } else {
@@ -167,8 +168,9 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
     if (available != SIZE_MAX) add(&line, "available: %.1f MB\n", (double)available / 1e6);
     if (at->step > 0) add(&line, "going on from step %zu\n", at->step);
     if (model->recompute) add(&line, "recompute saves: %.1f MB\n", (double)recompute_saves / 1e6);
-    add(&line, "isa: %s, threads: %d, optimizer state: %s, dtype: %s%s\n", kernels->name,
-        pool_threads(model->workers.pool), moments_name(model->moments.type), dtype_name(model->dtype),
+    add(&line, "isa: %s, threads: %d, optimizer: %s, optimizer state: %s, dtype: %s%s\n", kernels->name,
+        pool_threads(model->workers.pool), optimizer_name(model->optimizer), moments_name(model->moments.type),
+        dtype_name(model->dtype),
         model->dtype == BF16 && !kernels->multiplies_bf16 ? " (multiplied as floats: this CPU has no bf16)" : "");
   }
   say(events, &line);

@@ -106,7 +106,7 @@ static void add_way(char text[ADVICE], const struct Run *run, struct Change chan
   }
 }
 
-/* What to change so that the run fits: what costs time only, what costs digits of AdamW's moments only, or both;
+/* What to change so that the run fits: what costs time only, what costs digits of the optimizer's moments only, or both;
  * or the batch, whose change makes it another run. */
 static void advise(char text[ADVICE], const struct Run *run, size_t available) {
   const struct Change now = unchanged(run);

@@ -236,7 +236,7 @@ bool run_is_best(const struct Run *run) {
   return run->checkpoint.has_val_loss && run->val_loss < run->best_val_loss;
 }
 
-/* Refuses to go on with other data than the run would have seen. */
+/* Refuses to go on with other data than the run would have seen, or with another optimizer. */
 static void check_same(const struct RunOptions *o, const struct State *state) {
   const struct { const char *name; uint64_t was, is; } settings[] = {
       {"seed", state->seed, o->seed},
@@ -249,6 +249,11 @@ static void check_same(const struct RunOptions *o, const struct State *state) {
     die(EXIT_USAGE, "the run in %s has --%s %llu, not %llu, and the order of its data follows from it; leave it as "
         "it was, or start a new run from its weights", o->out, settings[i].name, (unsigned long long)settings[i].was,
         (unsigned long long)settings[i].is);
+  }
+  if (state->optimizer != o->optimizer) {
+    die(EXIT_USAGE, "the run in %s has --optimizer %s, not %s, and its training state is of use to that one alone; leave it "
+        "as it was, or start a new run from its weights", o->out, optimizer_name(state->optimizer),
+        optimizer_name(o->optimizer));
   }
 }
 

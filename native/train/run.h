@@ -30,6 +30,7 @@ struct RunOptions {
   double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run, forget_best, new_schedule, fewer_threads;
   enum Dtype dtype;
+  enum Optimizer optimizer;
   enum MomentsType optimizer_state;
   size_t resume_from;  // the step; MOST_STEPS: the newest
   size_t parts;  // batches of (B, T) whose gradients make one update
@@ -121,7 +122,7 @@ struct Resumed {
   size_t step;
   bool told, is_best;
   bool whole;                // its windows cover all of the text, as those of older versions did not
-  enum MomentsType moments;  // how AdamW's are stored
+  enum MomentsType moments;  // how they are stored
   int model, state;  // file descriptors
   char model_path[SAVER_PATH], state_path[SAVER_PATH];
 };

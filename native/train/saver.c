@@ -318,7 +318,7 @@ static bool write_part(struct Saver *saver, const struct Checkpoint *checkpoint,
   checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
   if (saver->model.fault != 0) return fail(saver, saver->model_path, saver->model.fault);
   file_writer_open(&saver->state, saver->state_path);
-  state_write(&saver->state, state, &model->moments, model->moments_bytes);
+  state_write(&saver->state, state, model);
   if (saver->state.fault == 0) return true;
   file_writer_abandon(&saver->model);
   return fail(saver, saver->state_path, saver->state.fault);

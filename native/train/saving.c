@@ -17,7 +17,8 @@
 enum { AGAIN_SECONDS = 10 };
 
 size_t saving_bytes(const struct Run *run) {
-  return checkpoint_bytes(&run->model.config) + state_bytes(&run->model.config, run->options.optimizer_state);
+  const struct RunOptions *o = &run->options;
+  return checkpoint_bytes(&run->model.config) + state_bytes(&run->model.config, o->optimizer_state, o->optimizer);
 }
 
 /* Besides those that are kept, one is being written, and one is the best. */

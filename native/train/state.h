@@ -24,22 +24,23 @@ struct State {
   /* What the order of the data follows from: a run goes on with these only. */
   uint64_t seed, seq_len, update_tokens;
   bool shuffle, whole;
-  enum MomentsType moments;  // how AdamW's moments are stored
+  enum Optimizer optimizer;
+  enum MomentsType moments;  // how its moments are stored
   bool told;  // the validation and the sample of this step came before the checkpoint
 };
 
 /* Bytes of the file. */
-size_t state_bytes(const struct Config *config, enum MomentsType moments);
+size_t state_bytes(const struct Config *config, enum MomentsType moments, enum Optimizer optimizer);
 
-/* Writes the header, the outliers' windows, then m and v, so many bytes each. */
-void state_write(struct FileWriter *writer, const struct State *state, const struct Moments *moments, size_t bytes);
+/* Writes the header, the outliers' windows, then the model's m and v. */
+void state_write(struct FileWriter *writer, const struct State *state, const struct Gpt2 *model);
 
 /* Reads the header and checks it against the size of the file, for a model of this shape; returns the
  * file descriptor. Dies with EXIT_MISSING or EXIT_BAD_DATA. */
 int state_open(const char *path, struct State *state, const struct Config *config);
 
-/* Reads the outliers' windows and the model's m and v, verifies the checksum and closes the file. Where they are
- * stored as another type than the model's, they are converted, rounded by random bits of the key. */
+/* Reads the outliers' windows and the model's m and v, verifies the checksum and closes the file. The optimizer is the
+ * model's. Where they are stored as another type than the model's, they are converted, rounded by random bits of the key. */
 void state_read(int file, const char *path, enum MomentsType stored, struct Outliers *outliers,
                 const struct Gpt2 *model, uint64_t key);
 

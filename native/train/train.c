@@ -44,6 +44,8 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"batch-size", ARG_COUNT, &o.batch_size, 1, 65536, "B, rows in a batch"},
       {"seq-len", ARG_COUNT, &o.seq_len, 1, 1 << 24, "T, tokens in a row"},
       {"total-batch-size", ARG_COUNT, &o.total_batch_size, 0, 1e12, "tokens in an update; 0: one batch of B rows"},
+      {"optimizer", ARG_CHOICE, &(struct Choice){&o.optimizer, OPTIMIZER_NAMES}, 0, 0,
+       "of the blocks' matrices: adamw or muon; all else has adamw"},
       {"lr", ARG_NUMBER, &o.lr, 0, older ? most : 10, "peak learning rate"},
       {"schedule", ARG_CHOICE, &(struct Choice){&o.schedule.shape, SCHEDULE_NAMES}, 0, 0, "learning-rate schedule"},
       {"warmup", ARG_COUNT, &o.schedule.warmup, 0, most, "warmup steps of the learning rate"},
@@ -52,7 +54,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"beta1", ARG_NUMBER, &o.beta1, 0, ARG_BELOW_1, "AdamW's decay rate of the first moment"},
       {"beta2", ARG_NUMBER, &o.beta2, 0, ARG_BELOW_1, "AdamW's decay rate of the second moment"},
       {"eps", ARG_NUMBER, &o.eps, older ? 0 : 1e-20, older ? most : 1, "AdamW's epsilon"},
-      {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, older ? most : 10, "AdamW's weight decay of the matrices"},
+      {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, older ? most : 10, "weight decay of the matrices"},
       {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "clip the gradient to this global norm; 0: never"},
       {"skip-loss-z", ARG_NUMBER, &o.skip_loss_z, 0, older ? most : OUTLIERS_MOST_Z, "skip updates whose loss z-score exceeds this; 0: never"},
       {"skip-grad-z", ARG_NUMBER, &o.skip_grad_z, 0, older ? most : OUTLIERS_MOST_Z,
@@ -63,7 +65,7 @@ static struct RunOptions read_options(int argc, char **argv) {
        "number type that linear layers multiply: fp32 or bf16"},
       {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: recompute activations in the backward pass, to save memory"},
       {"optimizer-state", ARG_CHOICE, &(struct Choice){&o.optimizer_state, MOMENTS_NAMES}, 0, 0,
-       "number type of AdamW's moments: fp32, bf16 or 8bit"},
+       "number type of the optimizer's moments: fp32, bf16 or 8bit"},
       {"seed", ARG_COUNT, &o.seed, 0, 0x1p53, "random seed"},
       {"shuffle", ARG_SWITCH, &o.shuffle, 0, 1, "1: shuffle the windows of the training tokens; 0: in order"},
       {"val-every", ARG_COUNT, &o.val_every, 0, most, "steps between validations; 0: never"},
@@ -185,6 +187,7 @@ int command_train(int argc, char **argv) {
   run.model.dtype = o->dtype;
   run.model.recompute = o->recompute;
   run.model.update_in_backward = !run_needs_gradients(o);
+  run.model.optimizer = o->optimizer;
   run.model.moments.type = o->optimizer_state;
   run.model.workers.pool = pool_create((int)o->threads);
   run.model.workers.dtype = o->dtype;

@@ -112,6 +112,7 @@ def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
         "MOMENTS",
         "HEADER_CRC",
         "PLANNED",
+        "OPTIMIZER",
     )
     places = [enums[f"STATE_{name}_AT"] for name in (*names, *more)]
     assert list(said) == places
@@ -130,7 +131,7 @@ def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
     training_state.verify_training_state(path, state)
     model = read_checkpoint_header(path.with_name("model.bin"))
     assert 2 * (model.file_bytes - 1024) == path.stat().st_size - 1024 - 2 * 128 * 8
-    assert path.stat().st_size == training_state.MOMENTS_AT + 8 * state.parameters
+    assert path.stat().st_size == training_state.MOMENTS_AT + 8 * (state.parameters or 0)
     ok(line("inspect", path))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

@@ -138,6 +138,6 @@ def test_the_plan_is_told(tmp_path: Path, cache: Path) -> None:
     done = ok(llmc("train", *flags, "--sample-every", "0", "--run", "timed"))
     (plan,) = [line for line in metrics(llmc, "timed") if line.get("event") == "planned"]
     steps = plan["steps"]
-    assert f"--steps {steps} repeats the run" in done.stderr
+    assert f"--steps {steps} --max-time 0 repeats the run" in done.stderr
     assert f"from step {plan['step']:,} on" in done.stderr
     assert f"{steps:,} steps in" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,13 @@ def test_from_a_text_to_a_model_that_writes(
 
     result = llmc.evaluate(run.folder, workspace=workspace, seq_len=16)
     assert 0 < result.loss < 7
+
+    timed = llmc.train(data, budget="2s", lr=1e-3, workspace=workspace)
+    assert (timed.settings.lr, timed.settings.max_time) == (1e-3, "2s")
+    assert timed.val_loss is not None
+    assert timed.bits_per_byte == pytest.approx(timed.val_loss / math.log(2), rel=0.1)
+    with pytest.raises(Usage, match="budget"):
+        llmc.train(budget="2s", resume=True, workspace=workspace)
     assert result.score.bits_per_byte is not None
     assert capfd.readouterr() == ("", "")
 

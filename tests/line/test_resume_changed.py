@@ -361,3 +361,12 @@ def test_the_starting_weights_may_have_been_replaced(llmc: Llmc) -> None:
     done = ok(llmc("train", "--resume", "--steps", "4"))
     assert "edited" not in done.stderr
     assert config(llmc, "a")["model"]["context"] == 64
+
+
+def test_another_optimizer_is_refused(llmc: Llmc) -> None:
+    ok(llmc(*START, "--run", "a", "--steps", "3", "--optimizer", "muon"))
+    done = llmc("train", "--resume", "--steps", "5", "--optimizer", "adamw")
+    assert done.returncode == 2
+    assert "--optimizer muon" in done.stderr and "its training state" in done.stderr
+    ok(llmc("train", "--resume", "--steps", "5"))
+    assert config(llmc, "a")["train"]["optimizer"] == "muon"

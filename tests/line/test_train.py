@@ -44,6 +44,7 @@ FLAGS: dict[str, Any] = {
     "batch_size": 3,
     "seq_len": 9,
     "total_batch_size": 54,
+    "optimizer": "muon",
     "lr": 0.003,
     "schedule": "cosine",
     "warmup": 2,
@@ -96,7 +97,8 @@ def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
     done = ok(llmc("train", "--log-every", "1"))
     assert config(llmc, "texts-1")["train"] == {
         "steps": 40, "max_time": "0", "max_tokens": 0, "epochs": 0, "patience": 0, "min_delta": 0.0,
-        "batch_size": 4, "seq_len": 64, "total_batch_size": 0, "lr": 1e-4,
+        "batch_size": 4, "seq_len": 64, "total_batch_size": 0,
+        "optimizer": "adamw", "lr": 1e-4,
         "schedule": "constant", "warmup": 0, "lr_final": 0.0, "decay": 0.2,
         "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
         "weight_decay": 0.0, "grad_clip": 0.0, "skip_loss_z": 0.0, "skip_grad_z": 0.0,

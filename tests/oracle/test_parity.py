@@ -41,6 +41,7 @@ SETUPS: dict[str, Callable[[float], Setup]] = {
     "small": parity.small,
     "ragged": parity.ragged,
     "clipped": parity.clipped,
+    "muon": parity.muon,
 }
 
 

@@ -40,6 +40,7 @@ from tests.helpers.engine import (
     steps_of,
     succeeded,
 )
+from tests.helpers.muon import beside
 
 Values = NDArray[np.floating]
 
@@ -103,16 +104,23 @@ def clipped(weight_decay: float = 0.0) -> Setup:
     return replace(given, train=replace(given.train, grad_clip=0.2))
 
 
+def muon(weight_decay: float = 0.0) -> Setup:
+    """The ragged model with Muon."""
+    given = ragged(weight_decay)
+    return replace(given, train=replace(given.train, optimizer="muon"))
+
+
 def torchs(given: Setup, dtype: torch.dtype, *, autocast: bool = False) -> Outcome:
     """Run the twin; with ``autocast`` its forward pass as PyTorch mixes float32 with bfloat16."""
     model = GPT2(given.config).to(dtype).load(given.tensors)
-    optimizer = model.adamw(given.train, fused=True)
+    adamw = model.adamw(given.train, fused=True)
+    optimizers = [adamw] if given.train.optimizer == "adamw" else beside(adamw, model, given.train)
     first: dict[str, Values] = {}
     losses = []
     for step in range(given.train.steps):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits, loss = model(*given.batch(step))
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         if step == 0:
             first = {
@@ -123,7 +131,8 @@ def torchs(given: Setup, dtype: torch.dtype, *, autocast: bool = False) -> Outco
         del logits
         if given.train.grad_clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), given.train.grad_clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.item())
     return Outcome(first, {"losses": np.array(losses), **model.tensors()})
 
@@ -159,7 +168,7 @@ def ours(
     }
     state.unlink()
     flags: Flags = {"steps": train.steps, "lr": train.lr, "weight_decay": train.weight_decay}
-    flags |= {"grad_clip": train.grad_clip}
+    flags |= {"grad_clip": train.grad_clip, "optimizer": train.optimizer}
     flags |= {"shuffle": 0, "sample_every": 0, "out": out}
     succeeded(native("train", isa=isa, **common, **flags))
     _, parameters = read_checkpoint(out / "model.bin")

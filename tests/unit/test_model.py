@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 
 from llmc.errors import Usage
-from llmc.model import MOST, ModelConfig
+from llmc.model import HIDDEN_MATRICES, MOST, ModelConfig, muon_flops, tensor_shapes
 from tests.helpers.places import ROOT
 
 # The engine's names of the limits.
@@ -34,3 +34,16 @@ def test_a_dimension_beyond_its_limit_is_refused(name: str) -> None:
     assert ModelConfig(**{**one, "channels": MOST["channels"]}).channels
     with pytest.raises(Usage, match=name):
         ModelConfig(**{**one, name: MOST[name] + 1})
+
+
+def test_the_operations_of_muon() -> None:
+    """Those of five steps on each matrix (m, n), the smaller side first."""
+    config = ModelConfig(layers=3, heads=2, channels=8, context=4, vocab_size=10)
+    expected = 0
+    for name, (layers, rows, columns) in (
+        (name, shape) for name, shape in tensor_shapes(config).items() if name in HIDDEN_MATRICES
+    ):
+        count = layers * (3 if name == "qkvw" else 1)
+        m, n = sorted((rows * layers // count, columns))
+        expected += count * 5 * (2 * (2 * m * m * n) + 2 * m * m * m)
+    assert muon_flops(config) == expected

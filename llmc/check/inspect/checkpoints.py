@@ -165,6 +165,7 @@ def say_training_state(
         state,
         step="{:,} updates made",
         parameters="at most {:,}" if state.optimizer_state == "8bit" else "{:,}",
+        optimizer="",
         optimizer_state="",
         update_tokens="{:,} tokens an update",
         seq_len="",

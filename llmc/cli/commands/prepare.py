@@ -11,6 +11,7 @@ from llmc.cli.commands.tokenize import summary
 from llmc.cli.context import Context
 from llmc.cli.options import SourceOption, argument, option
 from llmc.cli.tokenizing import options_of, with_tokenizing
+from llmc.config import DEFAULT_BUDGET
 from llmc.train import prepare as stages
 
 Inputs = Annotated[
@@ -23,12 +24,16 @@ Inputs = Annotated[
 ]
 Tokenizer = Annotated[
     str | None,
-    option("Default: the model's; for stdlib its preset's bpe.", "gpt2|byte|bpe:N|NAME|PATH"),
+    option(
+        "Default: the model's; without --model one that fits the text; for stdlib its preset's.",
+        "gpt2|byte|bpe:N|auto|NAME|PATH",
+    ),
 ]
 Model = Annotated[
     str | None,
     option(
-        "Weights to start from. Default: gpt2; for stdlib a small random model.",
+        "Weights to start from. Default: random ones, of a shape that training chooses; "
+        "gpt2 for tinyshakespeare and tinystories, and for any text once its weights are there.",
         "gpt2|FILE|random[:PRESET]",
     ),
 ]
@@ -60,11 +65,12 @@ def prepare(
             "train_tokens": made.train.tokens,
             "val_tokens": made.val.tokens,
             "tokenizer": made.tokenizer.name,
-            "model": str(done.model),
+            "model": str(done.model) if done.model is not None else None,
             "binary": str(done.binary),
         }
     )
     settings = ["--config", done.config] if done.config is not None else []
+    settings += ["--for", DEFAULT_BUDGET] if done.model is None else []
     if made.folder.resolve().parent != ctx.workspace.data.resolve():
         settings += ["--data", ctx.workspace.shown(made.folder)]
     ctx.ui.next(shlex.join(["llmc", "train", *settings]), "llmc sample --decode")

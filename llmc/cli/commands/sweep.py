@@ -14,7 +14,7 @@ import typer
 
 from llmc.cli.commands.train import Config, Model, Threads, ValData, of_data
 from llmc.cli.context import Context
-from llmc.cli.options import in_group, parsed, with_lists
+from llmc.cli.options import in_group, time_text, with_lists
 from llmc.config import LENGTH, MOST_STEPS, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted
 from llmc.train.plan import Inputs
@@ -22,13 +22,7 @@ from llmc.train.plots import MOST_RUNS
 from llmc.train.resume import typed
 from llmc.train.sweep import Compared, shown_loss
 from llmc.train.sweep import sweep as run_sweep
-from llmc.units import finite, seconds_of, short
-
-
-def _time(text: str) -> str:
-    seconds_of(text)
-    return text
-
+from llmc.units import finite, short
 
 Data = Annotated[
     list[str] | None,
@@ -44,7 +38,7 @@ For = Annotated[
         "Time of each trial, such as 2m; its rate sinks at the end (--max-time, --schedule wsd).",
         "TIME",
         names=("--for",),
-        parser=parsed(_time),
+        parser=time_text,
     ),
 ]
 Seeds = Annotated[

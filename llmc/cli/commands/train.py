@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
 from llmc.cli.context import Context
-from llmc.cli.options import count, in_group, option, with_settings
-from llmc.cli.views.dry_run import estimate_fields, print_estimate, print_memory
+from llmc.cli.options import count, in_group, option, time_text, with_settings
+from llmc.cli.views.dry_run import (
+    choice_fields,
+    estimate_fields,
+    print_choice,
+    print_estimate,
+    print_memory,
+)
 from llmc.cli.views.result import result_fields
 from llmc.cli.views.training import choose_view, summary
 from llmc.cli.views.watched import Watched
-from llmc.config import DATA, MACHINE, SAVING, TRAIN_SETTINGS
+from llmc.config import DATA, LENGTH, MACHINE, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted, Usage
+from llmc.train.dial import Choice, budget_of, choose
 from llmc.train.dry_run import dry_run as estimate
 from llmc.train.folder import newest_step
 from llmc.train.loop import TrainResult, ignore
@@ -51,6 +59,16 @@ Config = Annotated[
 ]
 Run = Annotated[
     str | None, of_data("Name of the run, a folder in runs/. Default: DATASET-NUMBER.", "NAME")
+]
+For = Annotated[
+    str | None,
+    in_group(LENGTH)(
+        "Train as well as the text allows in this time, such as 30m: the model's shape and all "
+        "settings are chosen; options win over the choice.",
+        "TIME",
+        names=("--for",),
+        parser=time_text,
+    ),
 ]
 Resume = Annotated[
     bool,
@@ -109,6 +127,7 @@ def train(
     model: Model = None,
     config: Config = None,
     run: Run = None,
+    budget: For = None,
     resume: Resume = False,
     resume_from: ResumeFrom = None,
     log_every: LogEvery = 0,
@@ -118,18 +137,21 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C finishes the step and saves.
 
-    The defaults are llm.c's. The run's folder gets the resolved config, metrics.jsonl and the
+    --for TIME chooses everything. Without it the defaults are llm.c's, and the model is the one
+    prepared with the data. The run's folder gets the resolved config, metrics.jsonl and the
     checkpoint. A run that needs more memory than there is, or than LLMC_MEMORY allows in bytes, is
     refused.
     """
-    inputs = Inputs(run, config, data, val_data, model, resume_from)
-    if (resume or resume_from is not None) and dry_run:
-        raise Usage("--dry-run is for a new run: leave out --resume or --dry-run")
-    if dry_run:
-        _dry_run(context, settings, inputs, threads)
-        return
     ctx: Context = context.obj
     ui = ctx.ui
+    inputs = Inputs(run, config, data, val_data, model, resume_from)
+    if resume or resume_from is not None:
+        _check_new({"--dry-run": dry_run, "--for": budget is not None})
+    elif dry_run:
+        _dry_run(context, settings, inputs, budget, threads)
+        return
+    elif (choice := _choice(ctx, inputs, settings, budget, threads=threads)) is not None:
+        inputs = choice.inputs
     shown = choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every)
     with Watched(shown) as view:
         result = run_train(
@@ -158,17 +180,53 @@ def train(
     ui.next(*commands)
 
 
+def _check_new(given: dict[str, bool]) -> None:
+    """Refuse flags of a new run, beside --resume."""
+    for flag in (flag for flag, is_given in given.items() if is_given):
+        raise Usage(f"{flag} is for a new run: leave out --resume or {flag}")
+
+
+def _choice(
+    ctx: Context,
+    inputs: Inputs,
+    settings: dict[str, Any],
+    budget: str | None,
+    *,
+    threads: int | None,
+    models: Path | None = None,
+) -> Choice | None:
+    """Return what is chosen for a time; None: there is no time, or nothing to choose."""
+    if budget is None and (budget := budget_of(ctx.workspace, inputs, settings)) is not None:
+        ctx.ui.note(f"--for {budget} (the default; the data was prepared without a model)")
+    if budget is None:
+        return None
+    where: dict[str, Any] = {"models": models, "threads": threads, "report": ctx.ui}
+    return choose(ctx.workspace, budget, settings, inputs, **where)
+
+
 def _dry_run(
-    context: typer.Context, settings: dict[str, Any], inputs: Inputs, threads: int | None
+    context: typer.Context,
+    settings: dict[str, Any],
+    inputs: Inputs,
+    budget: str | None,
+    threads: int | None,
 ) -> None:
     ctx: Context = context.obj
     ui = ctx.ui
     shown = not ui.quiet and not ui.json
     on_event = print_memory if shown else ignore
-    found = estimate(ctx.workspace, settings, inputs, threads=threads, report=ui, on_event=on_event)
+    with TemporaryDirectory() as models:
+        choice = _choice(ctx, inputs, settings, budget, threads=threads, models=Path(models))
+        if choice is not None:
+            inputs = choice.inputs
+            if shown:
+                print_choice(choice)
+        given: dict[str, Any] = {"threads": threads, "report": ui, "on_event": on_event}
+        found = estimate(ctx.workspace, settings, inputs, **given)
     if shown:
         print_estimate(found)
-    ui.result(estimate_fields(found))
+    chosen = choice_fields(choice) if choice is not None else {}
+    ui.result({**estimate_fields(found), **chosen})
     ui.next(without_dry_run(context))
 
 
@@ -187,7 +245,7 @@ def without_dry_run(context: typer.Context) -> str:
     """Return the command as it was typed, without ``--dry-run``."""
     words = ["llmc", "train"]
     for name, value in context.params.items():
-        flag = name.replace("_", "-")
+        flag = "for" if name == "budget" else name.replace("_", "-")
         if isinstance(value, bool):
             given = name not in ("dry_run", "resume")  # these two are never typed as --no-
             words += [f"--{flag}" if value else f"--no-{flag}"] if given else []

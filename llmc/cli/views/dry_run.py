@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llmc.train.dial import Choice
 from llmc.train.dry_run import Estimate, PlannedWork, total_seconds
 from llmc.train.metrics import Event, Progress
 from llmc.train.mixture import seen
-from llmc.units import clock, megabytes
+from llmc.units import clock, megabytes, short
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +34,48 @@ def print_estimate(estimate: Estimate) -> None:
         f"({estimate.tokens_per_second:,.0f} tokens/s); saving is not included",
         *filter(None, [storage.warning, estimate.warning]),
     )
+
+
+def print_choice(choice: Choice) -> None:
+    """Print the models that the time was thought to be enough for."""
+    from rich.table import Table
+
+    if not choice.others:
+        return
+    table = Table(f"for {choice.budget}", box=None, pad_edge=False)
+    for name in ("parameters", "tokens/s", "tokens", "passes", "expected loss"):
+        table.add_column(name, justify="right")
+    best = choice.chosen.loss if choice.chosen is not None else 0.0
+    for each in choice.others:
+        shape, about = each.shape, "" if each.measured else "about "
+        chosen = choice.chosen is not None and shape == choice.chosen.shape
+        table.add_row(
+            f"{shape.layers} layers of {shape.channels}",
+            short(each.parameters),
+            f"{about}{each.rate:,.0f}",
+            short(each.tokens),
+            f"{each.passes:.2g}",
+            "the lowest" if chosen else f"{each.loss - best:+.2f}",
+            style="bold" if chosen else None,
+        )
+    _print(table, "")
+
+
+def choice_fields(choice: Choice) -> dict[str, Any]:
+    """Return what was compared, for ``--json``."""
+    compared = [
+        {
+            **vars(each.shape),
+            "parameters": each.parameters,
+            "tokens_per_second": each.rate,
+            "measured": each.measured,
+            "tokens": each.tokens,
+            "passes": each.passes,
+            "expected_loss": each.loss,
+        }
+        for each in choice.others
+    ]
+    return {"for": choice.budget, "compared": compared}
 
 
 def _print(*parts: Table | str) -> None:

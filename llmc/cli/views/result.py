@@ -20,6 +20,8 @@ def result_fields(result: TrainResult) -> dict[str, Any]:
         "train_loss": result.train_loss,
         "val_loss": result.val_loss,
         "val_error": result.val_error,
+        "val_bpb": result.bits_per_byte,
+        "val_bpb_error": result.bits_error,
         **({"val_parts": result.val_parts} if result.val_parts else {}),
         "tokens_per_second": progress.tokens_per_second,
         "memory_bytes": progress.start.get("memory"),

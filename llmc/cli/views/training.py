@@ -332,6 +332,8 @@ def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterat
     numbers.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     numbers.append(megabytes(progress.start.get("memory", 0)))
     yield f"{result.steps:,} steps in {duration(progress.seconds)}: {', '.join(numbers)}"
+    if result.bits_per_byte is not None:
+        yield f"bits per byte: {plus_minus(result.bits_per_byte, result.bits_error)}"
     if parts := [f"{name} {loss:.4f}" for name, loss in result.val_parts.items()]:
         yield f"val loss by text: {', '.join(parts)}"
     settings = result.settings

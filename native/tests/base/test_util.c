@@ -63,8 +63,9 @@ static void check_arena(void) {
 }
 
 /* A model's plan is what its layout takes, for one thread and for several, trained or not. */
-static void check_plan(int threads, bool training) {
-  struct Gpt2 model = {.config = {.maxT = 9, .V = 30, .Vp = 128, .L = 2, .NH = 3, .C = 21}, .kernels = kernels_at(1)};
+static void check_plan(int threads, bool training, enum Optimizer optimizer) {
+  struct Gpt2 model = {.config = {.maxT = 9, .V = 30, .Vp = 128, .L = 2, .NH = 3, .C = 21}, .kernels = kernels_at(1),
+                       .optimizer = optimizer};
   model.workers.pool = pool_create(threads);
   struct Arena arena = {0};
   gpt2_layout(&model, &arena, 2, 7, training);
@@ -73,7 +74,9 @@ static void check_plan(int threads, bool training) {
   const size_t sum = plan.parameters + plan.gradients + plan.optimizer + plan.activations + plan.scratch;
   check_number((double)sum, (double)measured, "the parts of the plan");
   check_number((double)plan.parameters, (double)round_up(model.count * sizeof(float), ARENA_ALIGNMENT), "parameters");
-  check_number((double)plan.optimizer, training ? 2 * (double)plan.parameters : 0, "optimizer state");
+  const size_t one_moment = optimizer == MUON ? 2 * 12 * 21 * 21 : 0;
+  const size_t seconds = round_up((model.count - one_moment) * sizeof(float), ARENA_ALIGNMENT);
+  check_number((double)plan.optimizer, training ? (double)(plan.parameters + seconds) : 0, "optimizer state");
   const size_t block = 12 * 21 * 21 + 13 * 21;  // qkv 3, attproj 1, fc 4, fcproj 4; biases 9, norms 4
   check_number((double)model.count, (128 + 9) * 21 + 2 * (double)block + 2 * 21, "number of parameters");
   arena_take(&arena);
@@ -139,7 +142,7 @@ static void check_dies(void (*deed)(void), int code, const char *what) {
 int main(void) {
   check_crc();
   check_arena();
-  check_plan(1, true), check_plan(3, true), check_plan(2, false);
+  check_plan(1, true, ADAMW), check_plan(3, true, MUON), check_plan(2, false, MUON);
   check_number((double)size_product(1u << 31, 1u << 31), 0x1p62, "2^31 squared");
   check_number((double)round_up(1, 64), 64, "1 rounded up to 64"), check_number((double)ceil_div(129, 128), 2, "129 / 128");
   check(isnan(unsigned_nan(-NAN)) && !signbit(unsigned_nan(-NAN)), "a NaN keeps its sign");

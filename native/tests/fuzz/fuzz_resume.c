@@ -36,6 +36,7 @@ static void resume(uint8_t options) {
                   "--steps", "6", "--batch-size", "2", "--seq-len", "4", "--val-every", "2", "--val-batches", "1",
                   "--sample-every", "3", "--sample-tokens", "3", "--save-every", "2", "--keep", "2",
                   "--patience", "3", "--optimizer-state", moments[options & 3],
+                  "--optimizer", options & 16 ? "muon" : "adamw",
                   "--skip-loss-z", options & 4 ? "3" : "0", "--resume-from", options & 8 ? "4" : "1000000000"};
   command_train(FUZZ_ARGC(argv), argv);
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from llmc.cli.views.dry_run import print_estimate, print_memory
@@ -9,7 +12,7 @@ from llmc.config import TrainConfig
 from llmc.model import ModelConfig
 from llmc.train.dry_run import Estimate, planned_work
 from llmc.train.metrics import Event, Progress
-from llmc.train.plan import Storage, stored_bytes
+from llmc.train.plan import Storage, muon_cost, stored_bytes
 
 MEASURED: Event = {
     "event": "measured", "steps": 4, "step_ms": 1500.0, "val_batches": 5, "val_batch_ms": 400.0,
@@ -81,6 +84,8 @@ def test_what_a_run_stores() -> None:
     each = model + 8 * 124_475_904 + 1024 + 2048
     assert stored_bytes(config, plain, validates=False) == 2 * each
     assert stored_bytes(config, plain, validates=True) == 3 * each
+    muon = TrainConfig(save_every=0, optimizer="muon")  # the blocks' matrices have one moment less
+    assert stored_bytes(config, muon, validates=False) == each - 4 * 12 * 12 * 768**2
     patient = TrainConfig(keep=4, patience=3)
     assert stored_bytes(config, patient, validates=True) == 6 * each
     assert stored_bytes(config, patient, validates=False) == each
@@ -88,3 +93,16 @@ def test_what_a_run_stores() -> None:
         found = stored_bytes(config, TrainConfig(keep=4), validates=True, seconds=seconds)
         assert found == checkpoints * each
     assert stored_bytes(config, TrainConfig(save_every=0), validates=True, seconds=1e6) == each
+
+
+def test_muon_says_where_it_costs_much() -> None:
+    """And with how many tokens in an update it costs a quarter of a step."""
+    config = ModelConfig(layers=4, heads=4, channels=128, context=64, vocab_size=2048)
+    few = TrainConfig(batch_size=8, seq_len=64, optimizer="muon")
+    assert muon_cost(config, replace(few, optimizer="adamw")) is None
+    words = muon_cost(config, few)
+    assert words is not None
+    (enough,) = map(int, re.findall(r"--total-batch-size (\d+)", words))
+    assert enough % (8 * 64) == 0
+    assert muon_cost(config, replace(few, total_batch_size=enough)) is None
+    assert muon_cost(config, replace(few, total_batch_size=enough - 8 * 64)) is not None

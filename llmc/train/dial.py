@@ -1,0 +1,282 @@
+"""The dial: from a text and a time to a recipe, for ``llmc train --for TIME``.
+
+The shape of a new model, and how it is trained, follow from the number of tokens that this machine
+can train on in the time, which is measured, and from how many of them are different. What was
+chosen is an ordinary preset. The rule itself is :mod:`llmc.train.recipe`.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmc.config import DEFAULT_BUDGET, Preset, TrainConfig, overridden
+from llmc.engine.machine import available_cpus
+from llmc.errors import Usage
+from llmc.model import DIMENSIONS, ModelConfig, flops_per_token, parameter_count
+from llmc.paths import Workspace
+from llmc.report import SILENT, Report
+from llmc.tokens.prepared import awaits_model, prepared_model
+from llmc.train import recipe
+from llmc.train.dry_run import dry_run
+from llmc.train.mixture import named
+from llmc.train.plan import Inputs
+from llmc.train.start import Data, find_data
+from llmc.units import duration, seconds_of, short
+from llmc.weights.checkpoint import CheckpointModel, read_header
+from llmc.weights.export import export_weights
+
+NAME = "dial"  # of the presets that are made here
+ENDS = ("steps", "max_time", "max_tokens", "epochs")
+# Operations a second of one thread, until the machine's own are measured.
+NOMINAL_RATE = 3e10
+USED = 0.95  # of the time; the rest is for loading, and for a speed that was measured too high
+MOST_MEASURED = 4  # shapes that are measured, at about two seconds each
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A shape that the time allows to train."""
+
+    shape: ModelConfig
+    tokens: float  # that it is trained on in the time
+    passes: float  # over the text
+    loss: float  # expected, above the least possible: recipe.expected_loss
+    rate: float  # tokens a second
+    measured: bool  # the rate is, on this machine; else it follows from the operations
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return parameter_count(self.shape)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the dial chose, and what it did not."""
+
+    inputs: Inputs  # with the preset and the weights to start from
+    budget: str  # the time, as it was given
+    chosen: Candidate | None = None  # None: the weights or the preset were given
+    others: tuple[Candidate, ...] = ()  # all that were compared, the smallest first
+
+
+def budget_of(workspace: Workspace, inputs: Inputs, given: Mapping[str, Any]) -> str | None:
+    """Return the time for data that was prepared without a model; None: nothing is to be chosen.
+
+    Raises:
+        BadData: what it was prepared with cannot be read.
+    """
+    if inputs.model is not None or inputs.config is not None:
+        return None
+    texts = named(workspace, inputs.data)
+    folders = [text.path for text in texts] if texts else [workspace.newest_dataset()]
+    if not all(folder.is_dir() and awaits_model(folder) for folder in folders):
+        return None
+    return None if any(given.get(end) is not None for end in ENDS) else DEFAULT_BUDGET
+
+
+def choose(
+    workspace: Workspace,
+    budget: str,
+    given: Mapping[str, Any],
+    inputs: Inputs,
+    *,
+    models: Path | None = None,
+    threads: int | None = None,
+    report: Report = SILENT,
+) -> Choice:
+    """Choose a recipe for a text and a time; a random model of its shape is written.
+
+    Args:
+        workspace: where data and models are.
+        budget: the time, such as ``30m``.
+        given: training settings by name, which win over what is chosen.
+        inputs: the data; a model or a preset, if the shape is not to be chosen.
+        models: the folder for the random model. Default: the workspace's.
+        threads: as of :func:`llmc.train.loop.train`.
+        report: takes what was chosen, and why.
+
+    Raises:
+        Usage: the time is none, or a setting ends the run otherwise.
+        LlmcError: the data is missing or damaged, or the engine failed.
+    """
+    if seconds_of(budget) <= 0:
+        raise Usage("--for takes a time above 0, such as 30m")
+    for end in ENDS:
+        if given.get(end) is not None:
+            raise Usage(f"--for and --{end.replace('_', '-')} both say when the run ends: give one")
+    if inputs.config is not None:
+        return Choice(replace(inputs, config=_timed(inputs.preset, budget)), budget)
+    data = find_data(workspace, named(workspace, inputs.data), named(workspace, inputs.val_data))
+    trial = _Trial(workspace, data, given, inputs, budget, threads)
+    found = trial.best()
+    preset = Preset(
+        NAME,
+        names_seq_len=True,
+        named_shape=DIMENSIONS,
+        model=found.shape,
+        train=trial.settings(found),
+    )
+    model = trial.fixed
+    if model is None:
+        name = f"{data.name}-{found.shape.layers}x{found.shape.channels}.bin"
+        write_random(workspace, found.shape, data, model := (models or workspace.models) / name)
+    for line in _said(budget, found, preset.train, trial):
+        report.note(line)
+    chosen = replace(inputs, config=preset, model=model)
+    return Choice(chosen, budget, found, tuple(trial.candidates()))
+
+
+def _timed(preset: Preset, budget: str) -> Preset:
+    """Return a preset that ends with the time, its rate sinking before that."""
+    settings = overridden(preset.train, {"max_time": budget, "schedule": "wsd"})
+    return replace(preset, names_steps=False, train=settings)
+
+
+def write_random(workspace: Workspace, shape: ModelConfig, data: Data, out: Path) -> None:
+    """Write random weights for the tokens of a text.
+
+    Raises:
+        BadData: the place cannot be written.
+    """
+    fingerprint = data.manifests[0].tokenizer.fingerprint if data.manifests else None
+    export_weights(
+        workspace,
+        "random",
+        out=out,
+        shape=vars(shape),
+        fingerprint=bytes.fromhex(fingerprint) if fingerprint is not None else None,
+    )
+
+
+def is_trained(model: Path) -> bool:
+    """Return whether weights have been trained: new ones scale by exactly 1 in every layernorm.
+
+    Raises:
+        BadData: they cannot be read.
+    """
+    scales = CheckpointModel(model).stored("lnfw")
+    return any(bool((block != 1).any()) for block in scales.blocks())
+
+
+@dataclass
+class _Trial:
+    """Finds the shape for a text and a time; measures how fast some are."""
+
+    workspace: Workspace
+    data: Data
+    given: Mapping[str, Any]
+    inputs: Inputs
+    budget: str
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        self.seconds = seconds_of(self.budget)
+        self.unique = sum(text.tokens for text in self.data.train)
+        self.rates: dict[ModelConfig, float] = {}  # tokens a second, as measured
+        self.fixed = self._fixed()
+        self.trained = self.fixed is not None and is_trained(self.fixed)
+
+    def _fixed(self) -> Path | None:
+        """Return the weights that give the shape: those that are named, or trained ones."""
+        if self.inputs.model is not None:
+            return self.inputs.model
+        for text in self.data.train:
+            model = prepared_model(self.workspace, text.folder)
+            if model is not None and is_trained(model):
+                return model
+        return None
+
+    def shapes(self) -> list[ModelConfig]:
+        """Return the shapes to choose from, the smallest first."""
+        if self.fixed is not None:
+            return [read_header(self.fixed).config]
+        tokenizer = self.data.tokenizer
+        if tokenizer is None:
+            raise Usage("the tokenizer of these tokens is not known: name a --model to start from")
+        return [
+            recipe.shape_of(size, tokenizer.vocab_size, recipe.MOST_CONTEXT)
+            for size in recipe.SIZES
+        ]
+
+    def candidate(self, shape: ModelConfig) -> Candidate:
+        """Return what the time is enough for with a shape."""
+        rate = self.rates.get(shape) or self._by_operations(shape)
+        most = recipe.most_passes(shape, self.unique, trained=self.trained) * self.unique
+        tokens = min(USED * rate * self.seconds, most)
+        loss = recipe.expected_loss(shape, tokens, self.unique)
+        T = shape.context if self.fixed is not None else recipe.context_of(tokens)
+        sized = replace(shape, context=T)
+        return Candidate(sized, tokens, tokens / self.unique, loss, rate, shape in self.rates)
+
+    def candidates(self) -> list[Candidate]:
+        """Return what the time is enough for with every shape."""
+        return [self.candidate(shape) for shape in self.shapes()]
+
+    def best(self) -> Candidate:
+        """Return the candidate with the lowest expected loss, its speed measured."""
+        for _ in range(MOST_MEASURED):
+            shape = min(self.shapes(), key=lambda shape: self.candidate(shape).loss)
+            if shape in self.rates:
+                break
+            self.rates[shape] = self._measured(shape)
+        return min(map(self.candidate, self.rates), key=lambda each: each.loss)
+
+    def settings(self, found: Candidate) -> TrainConfig:
+        """Return all training settings of a candidate."""
+        chosen = recipe.settings_for(found.shape, found.tokens, trained=self.trained)
+        passes = recipe.most_passes(found.shape, self.unique, trained=self.trained)
+        return TrainConfig(max_time=self.budget, epochs=passes, **chosen)
+
+    def _by_operations(self, shape: ModelConfig) -> float:
+        """Return the tokens a second by the operations, and by the nearest shape measured."""
+        flops = flops_per_token(shape, shape.context)
+        if not self.rates:
+            return NOMINAL_RATE * (self.threads or available_cpus()) / flops
+        near = min(
+            self.rates,
+            key=lambda each: abs(math.log(flops_per_token(each, each.context) / flops)),
+        )
+        return self.rates[near] * flops_per_token(near, near.context) / flops
+
+    def _measured(self, shape: ModelConfig) -> float:
+        """Return the tokens a second of a few real steps, validations and samples included."""
+        found = self.candidate(shape)
+        settings = self.settings(found)
+        preset = Preset(NAME, names_seq_len=True, model=found.shape, train=settings)
+        self.workspace.models.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.workspace.models, prefix=".") as folder:
+            model = self.fixed
+            if model is None:
+                model = Path(folder) / "model.bin"
+                write_random(self.workspace, found.shape, self.data, model)
+            trial = replace(self.inputs, model=model, config=preset)
+            estimate = dry_run(self.workspace, self.given, trial, threads=self.threads)
+        return estimate.work[0].count * estimate.settings.tokens_per_step / estimate.seconds
+
+
+def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -> Iterator[str]:
+    """Yield what was chosen, and why."""
+    parts = "finetuning" if trial.trained else "a model"
+    yield (
+        f"--for {budget} on {trial.unique:,} tokens: {parts} of {short(found.parameters)} "
+        f"parameters ({found.shape.shown})"
+    )
+    yield (
+        f"this machine trains it on about {found.rate:,.0f} tokens a second: "
+        f"{short(found.tokens)} tokens, {found.passes:.2g} passes over the text"
+    )
+    yield (
+        f"updates of {settings.tokens_per_step:,} tokens at --lr {settings.lr:g}, which sinks in "
+        f"the last {settings.decay:.0%}; windows of {settings.seq_len} tokens"
+    )
+    if found.tokens >= 0.99 * settings.epochs * trial.unique:
+        yield (
+            f"it ends after {settings.epochs} passes, in about "
+            f"{duration(found.tokens / found.rate)}: more would only learn the text by heart"
+        )

@@ -1,0 +1,129 @@
+"""llmc train --for: a text and a time become a model, and every choice is an ordinary preset."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmc.weights.checkpoint import read_header
+from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.workspace import empty_workspace, ok, prepared_workspace
+
+TIME = ("--for", "3s", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
+    """A workspace in which a time was given and nothing else."""
+    llmc = empty_workspace(tmp_path_factory.mktemp("dial") / "workspace", cache)
+    prepared = ok(llmc("prepare", "texts", "--json"))
+    assert json.loads(prepared.stdout)["model"] is None
+    assert "next: llmc train --for 10m\n" in prepared.stderr
+    told = ok(llmc("train", *TIME, "--json")).stdout
+    (llmc.workspace / "result.json").write_text(told.splitlines()[-1])
+    return llmc
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, cache: Path) -> Llmc:
+    return prepared_workspace(tmp_path / "workspace", cache)
+
+
+def config(llmc: Llmc, run: str) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((llmc.workspace / f"runs/{run}/config.toml").read_text())
+    return found
+
+
+def test_a_text_and_a_time_are_enough(chosen: Llmc) -> None:
+    result = json.loads((chosen.workspace / "result.json").read_text())
+    assert result["ended"] in ("time", "epochs")
+    made = config(chosen, result["run"])
+    (model,) = (chosen.workspace / "models").iterdir()
+    shape = read_header(model).config
+    assert made["model"] == vars(shape)
+    assert model.name == f"texts-{shape.layers}x{shape.channels}.bin"
+    assert made["train"]["max_time"] == "3s"
+    assert made["train"]["schedule"] == "wsd"
+    assert len(chosen.raw("sample", "--decode", "--tokens", "40").stdout) >= 40
+
+
+def test_the_same_again_by_its_own_config_and_steps(chosen: Llmc) -> None:
+    """The note says how many steps there was time for: they give the same bytes."""
+    run = json.loads((chosen.workspace / "result.json").read_text())
+    (model,) = (chosen.workspace / "models").iterdir()
+    recipe = ("--config", f"{run['folder']}/config.toml", "--model", str(model))
+    ends = ("--steps", str(run["steps"]), "--max-time", "0")
+    ok(chosen("train", *recipe, *ends, "--run", "again"))
+    ours, theirs = (
+        chosen.workspace / "runs" / name / "model.bin" for name in (run["run"], "again")
+    )
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_loss_in_bits_per_byte_is_what_eval_measures(chosen: Llmc) -> None:
+    run = json.loads((chosen.workspace / "result.json").read_text())
+    scored = json.loads(ok(chosen("eval", run["run"], "--last", "--json")).stdout)
+    assert run["val_bpb"] == pytest.approx(scored["bits_per_byte"], rel=0.02)
+    assert run["val_bpb_error"] > 0
+
+
+def test_options_win_over_the_choice(chosen: Llmc) -> None:
+    ok(chosen("train", *TIME, "--lr", "1e-4", "--decay", "0.5", "--run", "mine"))
+    made = config(chosen, "mine")["train"]
+    assert (made["lr"], made["decay"], made["schedule"]) == (1e-4, 0.5, "wsd")
+
+
+def test_what_would_be_chosen_is_shown_and_nothing_written(chosen: Llmc) -> None:
+    before = sorted(chosen.workspace.rglob("*"))
+    told = json.loads(ok(chosen("train", *TIME, "--dry-run", "--json")).stdout)
+    assert told["for"] == "3s"
+    (best,) = (each for each in told["compared"] if each["parameters"] == told["parameters"])
+    measured = [each for each in told["compared"] if each["measured"]]
+    assert best == min(measured, key=lambda each: each["expected_loss"])
+    shown = ok(chosen("train", *TIME, "--dry-run"))
+    assert "next: llmc train --for 3s --threads 1\n" in shown.stderr
+    assert "the lowest" in shown.stdout
+    assert sorted(chosen.workspace.rglob("*")) == before
+
+
+def test_without_a_time_the_default_is_named(chosen: Llmc) -> None:
+    said = ok(chosen("train", "--dry-run", "--threads", "1")).stderr
+    assert "--for 10m (the default" in said
+    ok(chosen("train", "--steps", "1", "--run", "one"))  # a model is there by now
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--for", "3s", "--steps", "5"], "--for and --steps"),
+        (["--for", "3s", "--max-time", "1s"], "--for and --max-time"),
+        (["--for", "3s", "--resume"], "--for is for a new run"),
+        (["--for", "0s"], "a time above 0"),
+        (["--for", "soon"], "'soon'"),
+    ],
+)
+def test_what_contradicts_a_time_is_refused(chosen: Llmc, words: list[str], said: str) -> None:
+    assert said in assert_one_sentence(chosen("train", *words), 2)
+
+
+def test_a_preset_keeps_its_shape_and_settings(prepared: Llmc) -> None:
+    """Its rate sinks in the last part of the time."""
+    ok(prepared("train", "--config", "tiny.toml", "--for", "2s", "--run", "a"))
+    made = config(prepared, "a")
+    assert (made["model"]["channels"], made["train"]["seq_len"]) == (16, 16)
+    assert (made["train"]["max_time"], made["train"]["schedule"]) == ("2s", "wsd")
+
+
+def test_trained_weights_are_finetuned_and_random_ones_are_not(prepared: Llmc) -> None:
+    ok(prepared("train", *TIME, "--run", "scratch"))
+    assert config(prepared, "scratch")["model"]["channels"] != 16  # prepared, but not trained
+    small = ("--model", "models/tiny-texts.bin")
+    ok(prepared("train", *TIME, *small, "--run", "small"))
+    ok(prepared("train", *TIME, "--model", "runs/small/model.bin", "--run", "more"))
+    first, more = (config(prepared, run) for run in ("small", "more"))
+    assert first["model"] == more["model"]
+    assert more["train"]["lr"] < first["train"]["lr"] / 5
