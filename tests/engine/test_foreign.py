@@ -1,4 +1,7 @@
-"""The other family's instruction set, compiled by zig and run by qemu's user mode emulation."""
+"""The other family's instruction set, compiled by zig and run by qemu's user mode emulation.
+
+Compiling it takes minutes of two cores, so only ``make test-full`` does.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,13 @@ MACHINE, ISAS = (
 QEMU = shutil.which(f"qemu-{MACHINE}") or shutil.which(f"qemu-{MACHINE}-static")
 EMULATOR = (QEMU or "", "-cpu", "max")
 
-pytestmark = pytest.mark.skipif(
-    QEMU is None,
-    reason=f"the kernels of {MACHINE} are not tested: install qemu-user for its qemu-{MACHINE}",
-)
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(
+        QEMU is None,
+        reason=f"the kernels of {MACHINE} are not tested: install qemu-user for its qemu-{MACHINE}",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +60,9 @@ def foreign(cache: Path) -> dict[str, Path]:
     reason="qemu reads 16 bytes where a scalar FMA of x86 reads 4: over the ends of test buffers",
 )
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("every", [60, pytest.param(5, marks=pytest.mark.full)])
 @pytest.mark.parametrize("program", ["test_kernels", "test_decode"])
 def test_its_kernels_match_the_plain_loops(
-    program: str, isa: str, every: int, foreign: dict[str, Path]
+    program: str, isa: str, foreign: dict[str, Path]
 ) -> None:
     """Some of all comparisons, chosen as if by dice: an emulated product takes its time."""
     done = subprocess.run(
@@ -66,7 +71,7 @@ def test_its_kernels_match_the_plain_loops(
         text=True,
         check=False,
         timeout=600,
-        env={**os.environ, "LLMC_TEST_ISA": isa, "LLMC_TEST_EVERY": str(every)},
+        env={**os.environ, "LLMC_TEST_ISA": isa, "LLMC_TEST_EVERY": "5"},
     )
     assert done.returncode == 0, done.stderr
     assert "0 failed" in done.stdout
@@ -74,10 +79,9 @@ def test_its_kernels_match_the_plain_loops(
 
 
 @pytest.mark.skipif(MACHINE == "x86_64", reason="SME is of ARM")
-@pytest.mark.parametrize("every", [200, pytest.param(20, marks=pytest.mark.full)])
 @pytest.mark.parametrize("bytes_of_vector", [16, 32, 64, 128])
 def test_outer_products_match_the_plain_loops(
-    bytes_of_vector: int, every: int, foreign: dict[str, Path]
+    bytes_of_vector: int, foreign: dict[str, Path]
 ) -> None:
     """Blocks are as large as the CPU's streaming vectors make them."""
     done = subprocess.run(
@@ -91,7 +95,7 @@ def test_outer_products_match_the_plain_loops(
         text=True,
         check=False,
         timeout=600,
-        env={**os.environ, "LLMC_TEST_ISA": "sme", "LLMC_TEST_EVERY": str(every)},
+        env={**os.environ, "LLMC_TEST_ISA": "sme", "LLMC_TEST_EVERY": "20"},
     )
     assert done.returncode == 0, done.stderr
     assert "0 failed" in done.stdout and "skipped sme:" not in done.stdout
