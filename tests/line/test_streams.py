@@ -94,8 +94,11 @@ def test_a_command_that_fails_keeps_its_exit_code(workspace: Llmc, end: str) -> 
     assert code(workspace, "sample --run nothing", end)[0] in (2, 3)
 
 
-def test_a_training_run_goes_on_without_stdout(workspace: Llmc) -> None:
-    for number, end in enumerate((">/dev/full", "| true")):
-        words = f"train --run new-{number} --config tiny.toml --log-every 1"
-        assert code(workspace, words, end)[0] == 0
-        assert (workspace.workspace / "runs" / f"new-{number}" / "model.bin").is_file()
+@pytest.mark.parametrize(
+    ("number", "end"),
+    [(1, ">/dev/full"), (2, "| true"), pytest.param(3, ">&-", marks=pytest.mark.full)],
+)
+def test_a_training_run_goes_on_without_stdout(workspace: Llmc, number: int, end: str) -> None:
+    words = f"train --run new-{number} --config tiny.toml --log-every 1"
+    assert code(workspace, words, end)[0] == 0
+    assert (workspace.workspace / "runs" / f"new-{number}" / "model.bin").is_file()
