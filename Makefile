@@ -43,7 +43,7 @@ setup-dev: $(VENV)/installed-dev
 
 demo: setup
 	$(BIN)/llmc --workspace $(DEMO) prepare stdlib --force
-	$(BIN)/llmc --workspace $(DEMO) train --config python-stdlib
+	$(BIN)/llmc --workspace $(DEMO) train --for 150s
 	$(BIN)/llmc --workspace $(DEMO) sample --decode --prompt "$$(printf 'class Reader:\n    def __init__(self')"
 	@echo
 	@echo "In a browser: $(BIN)/llmc --workspace $(DEMO) serve"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -366,15 +366,6 @@ def in_val_tokens(settings: TrainConfig, flags: Mapping[str, Any]) -> TrainConfi
     if tokens is None and settings.val_batches:
         tokens = settings.val_batches * settings.batch_size * settings.seq_len
     return overridden(settings, {"val_tokens": tokens, "val_batches": 0})
-
-
-def flags_of(settings: TrainConfig) -> list[str]:
-    """Return every setting as the engine takes it: ``--val-every``, ``10``."""
-    words = []
-    for name, value in asdict(settings).items():
-        shown = int(value) if isinstance(value, bool) else value
-        words += [f"--{name.replace('_', '-')}", str(shown)]
-    return words
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -158,6 +158,15 @@ class Checked:
             setting.check(getattr(self, name))
 
 
+def flags_of(settings: Checked) -> list[str]:
+    """Return every setting as the engine takes it: ``--val-every``, ``10``."""
+    words = []
+    for name, value in vars(settings).items():
+        shown = int(value) if isinstance(value, bool) else value
+        words += [f"--{name.replace('_', '-')}", str(shown)]
+    return words
+
+
 def typed_number(number: float) -> str:
     """Return a number as it can be typed: whole ones with all of their digits."""
     whole = isinstance(number, int) or number.is_integer()

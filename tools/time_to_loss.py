@@ -26,9 +26,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmc.config import TrainConfig, flags_of
+from llmc.config import TrainConfig
 from llmc.engine.machine import cpu_name
 from llmc.model import ModelConfig
+from llmc.setting import flags_of
 
 if TYPE_CHECKING:
     import numpy as np

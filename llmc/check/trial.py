@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from llmc.check.debug_state import DebugState, read_debug_state
 from llmc.check.known_answers import MODEL, TRAIN, Answers, answers_of, tensors, tokens
-from llmc.config import flags_of
 from llmc.engine.process import Engine
 from llmc.errors import BadData, LlmcError
 from llmc.parsing import from_json
+from llmc.setting import flags_of
 from llmc.tokens.files import UINT16_VOCAB, write_tokens
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.number_types import from_bf16, to_bf16

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import DEFAULT_BUDGET, Preset, TrainConfig, overridden
+from llmc.config import DEFAULT_BUDGET, Preset, SampleConfig, TrainConfig, overridden
 from llmc.engine.machine import available_cpus
 from llmc.errors import Usage
 from llmc.model import DIMENSIONS, ModelConfig, flops_per_token, parameter_count
@@ -34,8 +34,10 @@ NAME = "dial"  # of the presets that are made here
 ENDS = ("steps", "max_time", "max_tokens", "epochs")
 # Operations a second of one thread, until the machine's own are measured.
 NOMINAL_RATE = 3e10
+# A small model writes better where it is surer.
+SAMPLE = SampleConfig(tokens=200, temperature=0.7, top_k=40)
 USED = 0.95  # of the time; the rest is for loading, and for a speed that was measured too high
-MOST_MEASURED = 4  # shapes that are measured, at about two seconds each
+MOST_MEASURED = 6  # shapes that are measured, at about two seconds each
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def choose(
         named_shape=DIMENSIONS,
         model=found.shape,
         train=trial.settings(found),
+        sample=SAMPLE,
     )
     model = trial.fixed
     if model is None:
@@ -219,12 +222,19 @@ class _Trial:
         return [self.candidate(shape) for shape in self.shapes()]
 
     def best(self) -> Candidate:
-        """Return the candidate with the lowest expected loss, its speed measured."""
+        """Return the candidate with the lowest expected loss, its speed measured.
+
+        Its neighbours are measured too: small models keep fewer threads busy than large ones.
+        """
+        shapes = self.shapes()
         for _ in range(MOST_MEASURED):
-            shape = min(self.shapes(), key=lambda shape: self.candidate(shape).loss)
-            if shape in self.rates:
+            losses = [self.candidate(shape).loss for shape in shapes]
+            at = losses.index(min(losses))
+            near = (*shapes[at : at + 2], *shapes[max(at - 1, 0) : at])
+            unknown = [shape for shape in near if shape not in self.rates]
+            if not unknown:
                 break
-            self.rates[shape] = self._measured(shape)
+            self.rates[unknown[0]] = self._measured(unknown[0])
         return min(map(self.candidate, self.rates), key=lambda each: each.loss)
 
     def settings(self, found: Candidate) -> TrainConfig:

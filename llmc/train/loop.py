@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmc.config import TrainConfig, flags_of
+from llmc.config import TrainConfig
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import Threads, chosen_isa, training_threads
 from llmc.engine.process import Engine
 from llmc.errors import Interrupted, Killed, LlmcError, LossNotFinite
 from llmc.paths import CHECKPOINT, METRICS, Workspace
 from llmc.report import SILENT, Report
+from llmc.setting import flags_of
 from llmc.tokens.tokenizer import record_tokenizer
 from llmc.train import folder as folders
 from llmc.train import record as records

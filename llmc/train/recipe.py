@@ -28,18 +28,18 @@ HEAD, LARGE_HEAD, LARGE = 32, 64, 512  # channels of a head; of one in LARGE cha
 MOST_CONTEXT = 256
 
 # Loss in nats per token above the least possible, over parameters N and tokens D:
-# ((A / N)**RATIO + B / D)**BETA, the form of Kaplan et al. (2020), equation 1.5.
-A, RATIO, B, BETA = 2.39e7, 0.808, 1.01e8, 0.234
+# ((A / N)**RATIO + B / D)**BETA, the form of Kaplan et al. (2020), equation 1.5. B is Muon's.
+A, RATIO, B, BETA = 2.39e7, 0.808, 5.2e7, 0.234
 # Passes over a text after which another makes the model worse: PASSES * (U / N)**FIT, for U tokens
 # and N parameters in the blocks. A pass is worth 1/e of a new text after REST of these: the form
 # of Muennighoff et al. (2023), equation 5.
-PASSES, FIT, REST = 20.0, 0.25, 0.75
-MOST_PASSES, FINETUNING_PASSES = 60, 3
+PASSES, FIT, REST = 11.0, 0.25, 0.75
+MOST_PASSES, FINETUNING_PASSES = 30, 3
 
-RATE, RATE_CHANNELS = 1.8e-3, 128  # the peak rate at so many channels; it falls with the width
-FINETUNED = 0.15  # of that rate, for trained weights
+RATE, RATE_CHANNELS = 2.7e-3, 128  # the peak rate at so many channels; it falls with the width
+FINETUNED = 0.1  # of that rate, for trained weights
 UPDATES = 8000  # of a run, about, unless that makes an update smaller or larger than
-LEAST_UPDATE, MOST_UPDATE = 512, 16384  # tokens
+LEAST_UPDATE, MOST_UPDATE = 1024, 16384  # tokens
 VALIDATIONS = 10
 
 
@@ -95,6 +95,7 @@ def settings_for(shape: ModelConfig, tokens: float, *, trained: bool = False) ->
         "batch_size": rows,
         "seq_len": T,
         "total_batch_size": update if update > rows * T else 0,
+        "optimizer": "adamw" if trained else "muon",
         "lr": float(f"{rate_of(shape) * (FINETUNED if trained else 1):.1e}"),
         "schedule": "wsd",
         "decay": 0.4,

@@ -60,13 +60,14 @@ def test_a_larger_model_takes_fewer_passes_to_know_a_text_by_heart() -> None:
     passes = [most_passes(shape, 100_000) for shape in SHAPES]
     assert passes == sorted(passes, reverse=True)
     assert passes[0] > passes[-1] >= 1
-    # Measured on 100 KB, 42,000 tokens: the lowest loss came after 17 and after 10 passes.
-    assert most_passes(SHAPES[0], 42_000) == pytest.approx(17, abs=2)
-    assert most_passes(SHAPES[2], 42_000) == pytest.approx(10, abs=2)
+    # Measured on 100 KB with Muon: 31,000 tokens had their lowest loss after about 8 passes,
+    # 42,000 tokens later than after 8.8.
+    assert most_passes(SHAPES[0], 31_000) == 8
+    assert most_passes(SHAPES[0], 42_000) >= 8
 
 
 def test_on_little_text_the_smallest_is_the_best() -> None:
-    """As measured there: 3.07 nats with 2 layers of 64, 3.19 with 4 of 128, each at its best."""
+    """As measured with AdamW: 3.07 nats with 2 layers of 64, 3.19 with 4 of 128, at their best."""
     small, large = (
         expected_loss(shape, 42_000 * most_passes(shape, 42_000), 42_000)
         for shape in (SHAPES[0], SHAPES[2])
