@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from llmc.engine.process import Engine
@@ -66,7 +66,7 @@ class Generator:
         # In a thread of its own, so that the caller keeps its signal handlers.
         try:
             self._thread.start()
-            ready = self._started.get()
+            ready = self._loaded()
         except BaseException:
             self.close()
             raise
@@ -78,6 +78,12 @@ class Generator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _loaded(self) -> Ready | LlmcError:
+        """Wait for the model, a little at a time: a signal just before a wait does not end it."""
+        while True:
+            with suppress(Empty):
+                return self._started.get(timeout=0.5)
 
     def again(self) -> Generator:
         """Return an engine with the same command line that is not started yet."""

@@ -40,6 +40,7 @@ RATE, RATE_CHANNELS = 2.7e-3, 128  # the peak rate at so many channels; it falls
 FINETUNED = 0.1  # of that rate, for trained weights
 UPDATES = 8000  # of a run, about, unless that makes an update smaller or larger than
 LEAST_UPDATE, MOST_UPDATE = 1024, 16384  # tokens
+FEW_UPDATES, LEAST_OF_FEW = 250, 128  # a run has that many at least, of so many tokens at least
 VALIDATIONS = 10
 
 
@@ -87,8 +88,9 @@ def settings_for(shape: ModelConfig, tokens: float, *, trained: bool = False) ->
     ``trained`` weights are finetuned: in longer windows, at a small part of the rate.
     """
     T = min(shape.context, MOST_CONTEXT if trained else context_of(tokens))
-    whole = 2 ** round(math.log2(max(tokens / UPDATES, 1)))
-    update = max(min(max(whole, LEAST_UPDATE), MOST_UPDATE) // T, 1) * T
+    few = max(_power_of_2(tokens / FEW_UPDATES), LEAST_OF_FEW)
+    whole = max(_power_of_2(tokens / UPDATES), min(few, LEAST_UPDATE))
+    update = max(min(whole, MOST_UPDATE) // T, 1) * T
     rows = min(update // T, 16)
     steps = tokens / update
     return {
@@ -108,6 +110,10 @@ def settings_for(shape: ModelConfig, tokens: float, *, trained: bool = False) ->
         "sample_every": max(round(steps / 5), 1),
         "patience": VALIDATIONS,  # ends no run, but keeps the best weights
     }
+
+
+def _power_of_2(number: float) -> int:
+    return int(2 ** round(math.log2(max(number, 1))))
 
 
 def rate_of(shape: ModelConfig) -> float:

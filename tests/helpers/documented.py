@@ -121,9 +121,15 @@ def small(folder: Path) -> Iterator[None]:
 
 
 def run(arguments: list[str]) -> int:
-    """Run ``llmc`` with these arguments in this process and return its exit code."""
+    """Run ``llmc`` with these arguments in this process and return its exit code.
+
+    A time that training is given becomes a short one.
+    """
     from llmc.cli.main import main
 
+    if "--for" in arguments:
+        arguments = [*arguments]
+        arguments[arguments.index("--for") + 1] = "2s"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["llmc", *arguments])
         try:
