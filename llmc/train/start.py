@@ -246,8 +246,8 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
     )
     if not models:
         raise MissingOutput(
-            f"no model in {workspace.shown(workspace.models)}: --for TIME chooses one, "
-            "'llmc export-weights random' makes one, and --model names one"
+            f"no model in {workspace.shown(workspace.models)}: give --for TIME, which chooses one, "
+            "run 'llmc export-weights random' first, or name one with --model"
         )
     for each in models:
         with suppress(LlmcError):
