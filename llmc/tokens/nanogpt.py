@@ -18,8 +18,9 @@ LARGEST = 1 << 22  # bytes: twice what all of Unicode takes
 class _Values(pickle._Unpickler):
     """Reads dictionaries, texts and numbers; whatever would call code is refused.
 
-    It is the unpickler written in Python: that in C makes its memo as large as a file claims. A
-    bytearray it would make as large too, before it reads what is in it, so there are none.
+    It is the unpickler written in Python: that in C makes its memo as large as a file claims. This
+    one would allocate a bytearray of the claimed size before it reads its content, so bytearrays
+    are refused.
     """
 
     dispatch = {  # noqa: RUF012 -- as pickle declares it

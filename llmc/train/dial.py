@@ -127,9 +127,10 @@ def choose(
     )
     model = trial.fixed
     if model is None:
-        name = f"{data.name}-{found.shape.layers}x{found.shape.channels}.bin"
-        write_random(workspace, found.shape, data, model := (models or workspace.models) / name)
-    for line in _said(budget, found, preset.train, trial):
+        shape = found.shape  # all of it names the file: an earlier run may start from another
+        name = f"{data.name}-{shape.layers}x{shape.channels}-context{shape.context}.bin"
+        write_random(workspace, shape, data, model := (models or workspace.models) / name)
+    for line in _said(budget, found, overridden(preset.train, given), trial):
         report.note(line)
     chosen = replace(inputs, config=preset, model=model)
     return Choice(chosen, budget, found, tuple(trial.candidates()))
@@ -213,7 +214,8 @@ class _Trial:
         most = recipe.most_passes(shape, self.unique, trained=self.trained) * self.unique
         tokens = min(USED * rate * self.seconds, most)
         loss = recipe.expected_loss(shape, tokens, self.unique)
-        T = shape.context if self.fixed is not None else recipe.context_of(tokens)
+        T = self.given.get("seq_len") or recipe.context_of(tokens)
+        T = shape.context if self.fixed is not None else T
         sized = replace(shape, context=T)
         return Candidate(sized, tokens, tokens / self.unique, loss, rate, shape in self.rates)
 

@@ -45,7 +45,7 @@ def test_a_text_and_a_time_are_enough(chosen: Llmc) -> None:
     (model,) = (chosen.workspace / "models").iterdir()
     shape = read_header(model).config
     assert made["model"] == vars(shape)
-    assert model.name == f"texts-{shape.layers}x{shape.channels}.bin"
+    assert model.name == f"texts-{shape.layers}x{shape.channels}-context{shape.context}.bin"
     assert made["train"]["max_time"] == "3s"
     assert made["train"]["schedule"] == "wsd"
     assert len(chosen.raw("sample", "--decode", "--tokens", "40").stdout) >= 40
@@ -72,9 +72,13 @@ def test_loss_in_bits_per_byte_is_what_eval_measures(chosen: Llmc) -> None:
 
 
 def test_options_win_over_the_choice(chosen: Llmc) -> None:
-    ok(chosen("train", *TIME, "--lr", "1e-4", "--decay", "0.5", "--run", "mine"))
-    made = config(chosen, "mine")["train"]
-    assert (made["lr"], made["decay"], made["schedule"]) == (1e-4, 0.5, "wsd")
+    flags = ("--lr", "1e-4", "--decay", "0.5", "--seq-len", "32")
+    said = ok(chosen("train", *TIME, *flags, "--run", "mine")).stderr
+    made = config(chosen, "mine")
+    settings = made["train"]
+    assert (settings["lr"], settings["decay"], settings["schedule"]) == (1e-4, 0.5, "wsd")
+    assert (settings["seq_len"], made["model"]["context"]) == (32, 32)
+    assert "--lr 0.0001, which sinks in the last 50%; windows of 32 tokens" in said
 
 
 def test_what_would_be_chosen_is_shown_and_nothing_written(chosen: Llmc) -> None:
