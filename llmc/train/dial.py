@@ -241,7 +241,10 @@ class _Trial:
 
     def settings(self, found: Candidate) -> TrainConfig:
         """Return all training settings of a candidate."""
-        chosen = recipe.settings_for(found.shape, found.tokens, trained=self.trained)
+        optimizer = self.given.get("optimizer")
+        chosen = recipe.settings_for(
+            found.shape, found.tokens, trained=self.trained, optimizer=optimizer
+        )
         passes = recipe.most_passes(found.shape, self.unique, trained=self.trained)
         return TrainConfig(max_time=self.budget, epochs=passes, **chosen)
 

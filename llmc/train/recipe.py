@@ -36,8 +36,9 @@ A, RATIO, B, BETA = 2.39e7, 0.808, 5.2e7, 0.234
 PASSES, FIT, REST = 11.0, 0.25, 0.75
 MOST_PASSES, FINETUNING_PASSES = 30, 3
 
-RATE, RATE_CHANNELS = 2.7e-3, 128  # the peak rate at so many channels; it falls with the width
-FINETUNED = 0.1  # of that rate, for trained weights
+# The peak rates at so many channels; they fall with the width.
+RATES, RATE_CHANNELS = {"muon": 2.7e-3, "adamw": 1.8e-3}, 128
+FINETUNED = 0.15  # of that rate, for trained weights
 UPDATES = 8000  # of a run, about, unless that makes an update smaller or larger than
 LEAST_UPDATE, MOST_UPDATE = 1024, 16384  # tokens
 FEW_UPDATES, LEAST_OF_FEW = 250, 128  # a run has that many at least, of so many tokens at least
@@ -82,11 +83,15 @@ def expected_loss(shape: ModelConfig, tokens: float, unique: int) -> float:
     return math.pow(of_size + B / max(worth(shape, tokens, unique), 1), BETA)
 
 
-def settings_for(shape: ModelConfig, tokens: float, *, trained: bool = False) -> dict[str, Any]:
+def settings_for(
+    shape: ModelConfig, tokens: float, *, trained: bool = False, optimizer: str | None = None
+) -> dict[str, Any]:
     """Return the training settings for so many tokens, but for what ends the run.
 
-    ``trained`` weights are finetuned: in longer windows, at a small part of the rate.
+    ``trained`` weights are finetuned: in longer windows, at a small part of the rate. The optimizer
+    is Muon, and AdamW for trained weights, unless it is named.
     """
+    optimizer = optimizer or ("adamw" if trained else "muon")
     T = min(shape.context, MOST_CONTEXT if trained else context_of(tokens))
     few = max(_power_of_2(tokens / FEW_UPDATES), LEAST_OF_FEW)
     whole = max(_power_of_2(tokens / UPDATES), min(few, LEAST_UPDATE))
@@ -97,8 +102,8 @@ def settings_for(shape: ModelConfig, tokens: float, *, trained: bool = False) ->
         "batch_size": rows,
         "seq_len": T,
         "total_batch_size": update if update > rows * T else 0,
-        "optimizer": "adamw" if trained else "muon",
-        "lr": float(f"{rate_of(shape) * (FINETUNED if trained else 1):.1e}"),
+        "optimizer": optimizer,
+        "lr": float(f"{rate_of(shape, optimizer) * (FINETUNED if trained else 1):.1e}"),
         "schedule": "wsd",
         "decay": 0.4,
         "warmup": min(max(round(0.02 * steps), 10), 200),
@@ -116,6 +121,6 @@ def _power_of_2(number: float) -> int:
     return int(2 ** round(math.log2(max(number, 1))))
 
 
-def rate_of(shape: ModelConfig) -> float:
+def rate_of(shape: ModelConfig, optimizer: str) -> float:
     """Return the peak learning rate of a model that is trained from scratch."""
-    return RATE * RATE_CHANNELS / shape.channels
+    return RATES[optimizer] * RATE_CHANNELS / shape.channels

@@ -90,3 +90,5 @@ def test_the_rate_falls_with_the_width_and_for_finetuning() -> None:
     assert rates == sorted(rates, reverse=True)
     finetuned = settings_for(SHAPES[-1], 1e6, trained=True)["lr"]
     assert finetuned < rates[-1] / 5
+    # Twice AdamW's best rate was worse by far.
+    assert settings_for(SHAPES[2], 1e6, optimizer="adamw")["lr"] < 2e-3 < rates[2]
