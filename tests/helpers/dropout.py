@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmc.check.torch_model import GPT2
+from llmc.check.torch_model import GPT2, Block
 from llmc.config import TrainConfig
 
 EMBEDDING, ATTPROJ, FCPROJ = range(3)  # the places, as the engine numbers them
@@ -28,11 +28,12 @@ def mix64(x: int) -> int:
 
 def random_words(row: int, i: Words) -> Words:
     """Return the random bits of the numbers i of a row, by its key."""
-    x = i + np.uint32(row & BITS_32)
-    x = (x ^ x >> 16) * np.uint32(0x7FEB352D)
-    x = (x ^ x >> 15) + np.uint32(row >> 32)
+    half, less = np.uint32(16), np.uint32(15)
+    x: Words = i + np.uint32(row & BITS_32)
+    x = (x ^ (x >> half)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> less)) + np.uint32(row >> 32)
     x = x * np.uint32(0x846CA68B)
-    return x ^ x >> 16
+    return x ^ (x >> half)
 
 
 class Masks:
@@ -57,6 +58,7 @@ def drop_in(model: GPT2, train: TrainConfig) -> Masks:
     """Make a twin drop what the engine drops; return the masks, whose step is to be kept up."""
     masks = Masks(train)
     for layer, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         for place, module in ((ATTPROJ, block.attproj), (FCPROJ, block.fcproj)):
 
             def of_branch(
