@@ -1,13 +1,13 @@
-"""How soon a text is learnt: ``llmc train --for`` against nanoGPT's settings in PyTorch, by the clock.
+"""How soon a text is learnt: ``llmc train --for`` against nanoGPT's settings, by the clock.
 
 .venv/bin/python tools/against_nanogpt.py build/nanogpt shakespeare.txt
 
-The settings are those that nanoGPT's README gives for a CPU and Shakespeare (4 layers of 128, no
-dropout, T = 64, B = 12, 2,000 steps at 1e-3 with a cosine, characters as tokens); the model is
-llmc/check/torch_model.py, which has biases where nanoGPT has none by default. The last tenth of the
-text validates both. Each side is one command; its whole time counts, with loading and, here, with
-making the tokens. The loss counts in bits per byte, after the end, on all of the validation text.
-Processes alternate. Writes docs/measured/against_nanogpt.json.
+PyTorch's side has the settings that nanoGPT's README gives for a CPU and Shakespeare: 4 layers of
+128, no dropout, T = 64, B = 12, 2,000 steps at 1e-3 with a cosine, characters as tokens. Its model
+is llmc/check/torch_model.py, with the biases that nanoGPT leaves out by default. Each of llmc's
+commands counts as a whole, PyTorch's training without loading. The loss is in bits per byte, after
+the end, on all of the last tenth of the text, which trains neither. Processes alternate. Writes
+docs/measured/against_nanogpt.json.
 """
 
 from __future__ import annotations
@@ -120,8 +120,9 @@ def ours(workspace: Path, folder: Path, budget: int, threads: int) -> Result:
     ):
         subprocess.run([*command, *words], check=True, capture_output=True)
     seconds = time.perf_counter() - began
-    score = llmc.evaluate(workspace / "runs" / "ours", workspace=workspace)
-    return {"seconds": seconds, "bits_per_byte": score.bits_per_byte, "for": budget}
+    bits = llmc.evaluate(workspace / "runs" / "ours", workspace=workspace).score.bits_per_byte
+    assert bits is not None
+    return {"seconds": seconds, "bits_per_byte": bits.value, "for": budget}
 
 
 def main() -> None:
