@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from llmc.check.debug_state import read_debug_state
 from llmc.check.tolerances import STEPS
 from llmc.check.torch_model import GPT2
+from llmc.check.torch_muon import beside
 from llmc.config import TrainConfig
 from llmc.model import ModelConfig
 from llmc.paths import cache_dir
@@ -41,7 +42,6 @@ from tests.helpers.engine import (
     steps_of,
     succeeded,
 )
-from tests.helpers.muon import beside
 
 Values = NDArray[np.floating]
 
