@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmc.api import evaluate as evaluate
     from llmc.api import load as load
+    from llmc.api import sweep as sweep
     from llmc.api import tokenize as tokenize
     from llmc.api import train as train
     from llmc.model import ModelConfig as ModelConfig
 
 __version__ = "0.1.0"
-__all__ = ["ModelConfig", "__version__", "evaluate", "load", "tokenize", "train"]
+__all__ = ["ModelConfig", "__version__", "evaluate", "load", "sweep", "tokenize", "train"]
 
-_HOMES = dict.fromkeys(("evaluate", "load", "tokenize", "train"), "llmc.api")
+_HOMES = dict.fromkeys(("evaluate", "load", "sweep", "tokenize", "train"), "llmc.api")
 _HOMES["ModelConfig"] = "llmc.model"
 
 

@@ -29,10 +29,12 @@ from llmc.tokens import dataset
 from llmc.tokens.dataset import TokenizedDataset, TokenizeOptions
 from llmc.tokens.manifest import load_manifest
 from llmc.train import dial, loop
+from llmc.train import sweep as sweeps
 from llmc.train.loop import TrainResult
 from llmc.train.mixture import Named, Spec, named, weight_of
 from llmc.train.plan import Inputs
-from llmc.weights.export import export_weights
+from llmc.train.sweep import Compared
+from llmc.weights.export import write_random
 
 Place = str | Path
 Text = TokenizedDataset | Place
@@ -108,23 +110,70 @@ def train(
         BadData: a file is damaged, or the model has another tokenizer than the data.
         LossNotFinite: the loss became infinite or not a number.
     """
-    for name in settings.keys() - TRAIN_SETTINGS.keys():
-        raise Usage(f"unknown training setting '{name}'{nearest(name, list(TRAIN_SETTINGS))}")
-    if threads is not None and threads < 1:
-        raise Usage(f"threads must be at least 1, not {threads}")
+    _check(settings, threads)
     place = Workspace(Path(workspace))
-    texts, val_texts = named(place, _texts(data)), named(place, _texts(val_data))
-    if isinstance(model, ModelConfig):
-        folder = texts[0].path if texts else place.newest_dataset()
-        model = _random_weights(place, model, folder, report)
     back = None if resume_from is None else str(resume_from)
-    inputs = Inputs(run, config, texts, val_texts, _path(model), back)
+    inputs = replace(
+        _inputs(place, data, val_data, model, config=config, report=report),
+        run=run,
+        resume_from=back,
+    )
     if budget is not None:
         if resume or back is not None:
             raise Usage("budget is for a new run: leave out budget, or resume and resume_from")
         chosen = dial.choose(place, budget, settings, inputs, threads=threads, report=report)
         inputs = chosen.inputs
     return loop.train(place, settings, inputs, resume=resume, threads=threads, report=report)
+
+
+def sweep(
+    data: Text | Sequence[Text | tuple[Text, float]] | None = None,
+    *,
+    model: ModelConfig | Place | None = None,
+    config: str | None = None,
+    val_data: Text | Sequence[Text | tuple[Text, float]] | None = None,
+    name: str = "sweep",
+    seeds: int = 1,
+    budget: str | None = None,
+    threads: int | None = None,
+    workspace: Place = HERE,
+    report: Report = SILENT,
+    **settings: Any,
+) -> list[Compared]:
+    """Compare training settings in short runs, one after the other; the lowest loss comes first.
+
+    Args:
+        data: as of :func:`train`.
+        model: as of :func:`train`.
+        config: as of :func:`train`.
+        val_data: as of :func:`train`.
+        name: of the sweep, with which the names of its runs begin. The same sweep continues, or
+            reads its runs back.
+        seeds: runs of each combination.
+        budget: the time of each run, such as ``"2m"``, in place of the preset's steps.
+        threads: as of :func:`train`.
+        workspace: the runs' folders are in ``runs/`` in it.
+        report: receives notes, and a progress bar for each run.
+        settings: training settings; of a list every value is compared: ``lr=[1e-3, 2e-3]``.
+
+    Raises:
+        Interrupted: a signal stopped a run; the same sweep continues.
+        Usage: a setting is unknown or out of range, or nothing is compared.
+        MissingOutput: there is no such dataset or model.
+        BadData: a file is damaged, or the model has another tokenizer than the data.
+    """
+    _check(settings, threads)
+    place = Workspace(Path(workspace))
+    return sweeps.sweep(
+        place,
+        {key: _several(value) for key, value in settings.items()},
+        _inputs(place, data, val_data, model, config=config, report=report),
+        name=name,
+        seeds=seeds,
+        budget=budget,
+        threads=threads,
+        report=report,
+    )
 
 
 def load(
@@ -198,6 +247,30 @@ def evaluate(
     )
 
 
+def _check(settings: dict[str, Any], threads: int | None) -> None:
+    for name in settings.keys() - TRAIN_SETTINGS.keys():
+        raise Usage(f"unknown training setting '{name}'{nearest(name, list(TRAIN_SETTINGS))}")
+    if threads is not None and threads < 1:
+        raise Usage(f"threads must be at least 1, not {threads}")
+
+
+def _inputs(
+    workspace: Workspace,
+    data: Text | Sequence[Text | tuple[Text, float]] | None,
+    val_data: Text | Sequence[Text | tuple[Text, float]] | None,
+    model: ModelConfig | Place | None,
+    *,
+    config: str | None,
+    report: Report,
+) -> Inputs:
+    """Return what a run starts from; a model that is a shape gets random weights."""
+    texts, val_texts = named(workspace, _texts(data)), named(workspace, _texts(val_data))
+    if isinstance(model, ModelConfig):
+        folder = texts[0].path if texts else workspace.newest_dataset()
+        model = _random_weights(workspace, model, folder, report)
+    return Inputs(None, config, texts, val_texts, _path(model))
+
+
 def _several(value: Any) -> tuple[Any, ...]:
     """Return one value, or several of them, as a tuple."""
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
@@ -259,13 +332,11 @@ def _random_weights(workspace: Workspace, shape: ModelConfig, folder: Path, repo
     if not folder.is_dir():
         raise Usage(f"{folder} is not a dataset's folder: name a checkpoint to start from")
     manifest = load_manifest(folder)
-    dimensions = {**vars(shape), "vocab_size": manifest.tokenizer.vocab_size}
     name = f"random-{manifest.dataset}-L{shape.layers}H{shape.heads}C{shape.channels}"
-    return export_weights(
+    return write_random(
         workspace,
-        "random",
-        out=workspace.models / f"{name}T{shape.context}.bin",
-        shape=dimensions,
-        fingerprint=bytes.fromhex(manifest.tokenizer.fingerprint),
+        replace(shape, vocab_size=manifest.tokenizer.vocab_size),
+        workspace.models / f"{name}T{shape.context}.bin",
+        fingerprint=manifest.tokenizer.fingerprint,
         report=report,
-    ).path
+    )

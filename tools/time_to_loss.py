@@ -3,12 +3,13 @@
 make setup-dev && .venv/bin/llmc --workspace build/demo prepare stdlib
 .venv/bin/python tools/time_to_loss.py build/demo
 .venv/bin/python tools/time_to_loss.py build/demo --compiled     (torch.compile too)
+.venv/bin/python tools/time_to_loss.py build/demo --muon         (the recipe of llmc train --for)
 
 Both sides begin with the same weights, see the same windows in the same order, at the same learning
 rates, validate on the same tokens at the same steps. Processes alternate. The clock begins before
 the first validation, when model and data are loaded, and runs over training and validations alike.
-Writes docs/measured/time_to_loss.json and draws docs/measured/time_to_loss.svg from it; ``--draw``
-only draws.
+Writes docs/measured/time_to_loss.json and draws docs/measured/time_to_loss.svg from it (with
+``--muon`` time_to_loss_muon.json and .svg); ``--draw`` only draws.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MEASURED = Path(__file__).resolve().parents[1] / "docs" / "measured"
-RESULT, PICTURE = MEASURED / "time_to_loss.json", MEASURED / "time_to_loss.svg"
+NAMES = {"adamw": "time_to_loss", "muon": "time_to_loss_muon"}
 
 MODEL = ModelConfig(layers=6, heads=6, channels=192, context=64, vocab_size=2048)
 TRAIN = TrainConfig(
@@ -55,6 +56,8 @@ TRAIN = TrainConfig(
     val_batches=40,
     sample_every=0,
 )
+MUON_MODEL = ModelConfig(layers=3, heads=3, channels=96, context=64, vocab_size=2048)
+MUON_TOKENS = 1_024_000
 AGREE = 1e-4  # the losses of the first steps, over which rounding has not grown yet
 FIRST_STEPS = 20
 SIDES = {"llmc": "llmc", "eager": "PyTorch", "compiled": "PyTorch, torch.compile"}
@@ -113,9 +116,12 @@ def batches(tokens: NDArray[np.uint16], train: TrainConfig) -> Iterator[torch.Te
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
-    """Return the cosine's rate, as native/train/schedule.c has it."""
+    """Return the rate of cosine or wsd, as native/train/schedule.c has them."""
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
+    if train.schedule == "wsd":
+        decay = round(train.decay * train.steps)
+        return train.lr * (1 - math.sqrt(max(step - (train.steps - decay), 0) / decay))
     x = min((step - train.warmup) / (train.steps - train.warmup), 1)
     least = train.lr * train.lr_final
     return least + (train.lr - least) * (1 + math.cos(math.pi * x)) / 2
@@ -127,6 +133,7 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
     import torch
 
     from llmc.check.torch_model import GPT2
+    from llmc.check.torch_muon import Optimizer, beside
     from llmc.tokens.files import read_tokens
     from llmc.weights.checkpoint import read_checkpoint
 
@@ -134,7 +141,9 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
     header, tensors = read_checkpoint(Path(files["model"]))
     model = GPT2(header.config).load(tensors)
     run = torch.compile(model) if compiled else model
-    optimizer = model.adamw(train, fused=True)
+    optimizers: list[Optimizer] = [model.adamw(train, fused=True)]
+    if train.optimizer == "muon":
+        optimizers = beside(optimizers[0], model, train)
     data, val = (np.asarray(read_tokens(Path(files[name]))) for name in ("data", "val_data"))
     B, T = train.batch_size, train.seq_len
     order = batches(data, train)
@@ -155,14 +164,15 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
     for step in range(train.steps):
         if step % train.val_every == 0:
             validate(step)
-        for group in optimizer.param_groups:
+        for group in (group for each in optimizers for group in each.param_groups):
             group["lr"] = learning_rate(train, step)
         ids = next(order)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss = run(ids[:, :-1], ids[:, 1:])[1]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip, foreach=True)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         tell(step=step, train_loss=loss.item())
     validate(train.steps)
 
@@ -170,13 +180,27 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
 # ---- both sides ---------------------------------------------------------------------------------
 
 
-def prepared(workspace: Path, scratch: Path) -> dict[str, str]:
+def recipe_of(*, muon: bool, steps: int | None) -> tuple[ModelConfig, TrainConfig]:
+    """Return the model and the settings: AdamW's, or those of ``llmc train --for``."""
+    from llmc.train.recipe import settings_for
+
+    if not muon:
+        return MODEL, replace(TRAIN, steps=steps or TRAIN.steps)
+    chosen = settings_for(MUON_MODEL, MUON_TOKENS)
+    update = chosen["total_batch_size"] or chosen["batch_size"] * chosen["seq_len"]
+    rows = update // chosen["seq_len"]
+    chosen |= {"batch_size": rows, "total_batch_size": 0, "sample_every": 0, "patience": 0}
+    chosen |= {"val_tokens": 0, "val_batches": TRAIN.val_batches * TRAIN.batch_size // rows}
+    return MUON_MODEL, TrainConfig(steps=steps or MUON_TOKENS // update, **chosen)
+
+
+def prepared(model_shape: ModelConfig, workspace: Path, scratch: Path) -> dict[str, str]:
     """Return the token files of the demo, and the weights that both sides begin with."""
     from llmc.weights.checkpoint import write_checkpoint
     from llmc.weights.random import random_tensors
 
     model = scratch / "start.bin"
-    write_checkpoint(model, MODEL, random_tensors(MODEL, 1))
+    write_checkpoint(model, model_shape, random_tensors(model_shape, 1))
     folder = workspace / "data" / "stdlib"
     files = {"model": model, "data": folder / "train.bin", "val_data": folder / "val.bin"}
     return {name: str(path) for name, path in files.items()}
@@ -232,7 +256,13 @@ def reached(run: Result, target: float) -> float:
 
 
 def compare(
-    workspace: Path, sides: list[str], train: TrainConfig, pairs: int, threads: int
+    workspace: Path,
+    sides: list[str],
+    model: ModelConfig,
+    train: TrainConfig,
+    *,
+    pairs: int,
+    threads: int,
 ) -> Result:
     """Alternate the sides; return every run, the target, and the ratios run by run.
 
@@ -244,7 +274,7 @@ def compare(
     """
     runs: dict[str, list[Result]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as scratch:
-        files = prepared(workspace, Path(scratch))
+        files = prepared(model, workspace, Path(scratch))
         for pair in range(pairs):
             for side in sides if pair % 2 == 0 else sides[::-1]:
                 runs[side].append(one_run(side, train, files, threads))
@@ -262,7 +292,7 @@ def compare(
     result: Result = {
         "cpu": cpu_name(),
         "threads": threads,
-        "model": asdict(MODEL),
+        "model": asdict(model),
         "train": asdict(train),
         "target": target,
         "first_losses_apart": apart,
@@ -295,7 +325,7 @@ def summary(result: Result) -> str:
     return "\n".join(lines)
 
 
-def draw(result: Result) -> None:
+def draw(result: Result, picture: Path) -> None:
     """Draw every run's validation loss over seconds."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -327,7 +357,7 @@ def draw(result: Result) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
         axes.set_title("The same training, step for step", loc="left", fontweight="bold")
-        figure.savefig(PICTURE, metadata={"Date": None})
+        figure.savefig(picture, metadata={"Date": None})
 
 
 def main() -> None:
@@ -335,9 +365,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("workspace", type=Path, nargs="?", help="where stdlib is prepared")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side (3)")
-    parser.add_argument("--steps", type=int, default=TRAIN.steps, help=f"of a run ({TRAIN.steps})")
+    parser.add_argument("--steps", type=int, help=f"of a run ({TRAIN.steps}; with --muon 1000)")
     parser.add_argument("--threads", type=int, default=2, help="of each side (2)")
     parser.add_argument("--compiled", action="store_true", help="torch.compile too")
+    parser.add_argument("--muon", action="store_true", help="the recipe of llmc train --for")
     parser.add_argument("--draw", action="store_true", help="draw what was measured, no more")
     parser.add_argument("--trial", action="store_true", help="keep nothing")
     parser.add_argument("--torch", help=argparse.SUPPRESS)
@@ -346,15 +377,23 @@ def main() -> None:
         request = json.loads(options.torch)
         train_in_torch(**{**request, "train": TrainConfig(**request["train"])})
         return
+    kept = MEASURED / f"{NAMES['muon' if options.muon else 'adamw']}.json"
     if options.draw:
-        result = json.loads(RESULT.read_text())
+        result = json.loads(kept.read_text())
     else:
-        train = replace(TRAIN, steps=options.steps)
+        model, train = recipe_of(muon=options.muon, steps=options.steps)
         sides = ["llmc", "eager"] + (["compiled"] if options.compiled else [])
-        result = compare(options.workspace, sides, train, options.pairs, options.threads)
+        result = compare(
+            options.workspace,
+            sides,
+            model,
+            train,
+            pairs=options.pairs,
+            threads=options.threads,
+        )
     if not options.trial:
-        RESULT.write_text(json.dumps(result, indent=None) + "\n")
-        draw(result)
+        kept.write_text(json.dumps(result, indent=None) + "\n")
+        draw(result, kept.with_suffix(".svg"))
     print(summary(result))
 
 

@@ -28,7 +28,7 @@ from llmc.train.plan import Inputs
 from llmc.train.start import Data, find_data
 from llmc.units import duration, seconds_of, short
 from llmc.weights.checkpoint import CheckpointModel, read_header
-from llmc.weights.export import export_weights
+from llmc.weights.export import write_random
 
 NAME = "dial"  # of the presets that are made here
 ENDS = ("steps", "max_time", "max_tokens", "epochs")
@@ -129,7 +129,8 @@ def choose(
     if model is None:
         shape = found.shape  # all of it names the file: an earlier run may start from another
         name = f"{data.name}-{shape.layers}x{shape.channels}-context{shape.context}.bin"
-        write_random(workspace, shape, data, model := (models or workspace.models) / name)
+        model = (models or workspace.models) / name
+        write_random(workspace, shape, model, fingerprint=data.fingerprint)
     for line in _said(budget, found, overridden(preset.train, given), trial):
         report.note(line)
     chosen = replace(inputs, config=preset, model=model)
@@ -140,22 +141,6 @@ def _timed(preset: Preset, budget: str) -> Preset:
     """Return a preset that ends with the time, its rate sinking before that."""
     settings = overridden(preset.train, {"max_time": budget, "schedule": "wsd"})
     return replace(preset, names_steps=False, train=settings)
-
-
-def write_random(workspace: Workspace, shape: ModelConfig, data: Data, out: Path) -> None:
-    """Write random weights for the tokens of a text.
-
-    Raises:
-        BadData: the place cannot be written.
-    """
-    fingerprint = data.manifests[0].tokenizer.fingerprint if data.manifests else None
-    export_weights(
-        workspace,
-        "random",
-        out=out,
-        shape=vars(shape),
-        fingerprint=bytes.fromhex(fingerprint) if fingerprint is not None else None,
-    )
 
 
 def is_trained(model: Path) -> bool:
@@ -269,7 +254,8 @@ class _Trial:
             model = self.fixed
             if model is None:
                 model = Path(folder) / "model.bin"
-                write_random(self.workspace, found.shape, self.data, model)
+                fingerprint = self.data.fingerprint
+                write_random(self.workspace, found.shape, model, fingerprint=fingerprint)
             trial = replace(self.inputs, model=model, config=preset)
             estimate = dry_run(self.workspace, self.given, trial, threads=self.threads)
         return estimate.work[0].count * estimate.settings.tokens_per_step / estimate.seconds

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
@@ -25,7 +24,7 @@ from llmc.tokens.tokenizer_json import Unheld
 from llmc.train.mixture import Portion
 from llmc.train.start import Data, check_match
 from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
-from llmc.weights.export import export_weights
+from llmc.weights.export import export_weights, write_random
 from llmc.weights.sources import DEFAULT_PRESET, PUBLISHED, find_weights
 from llmc.weights.tokenizer import carried_tokenizer, find_tokenizer
 
@@ -253,21 +252,25 @@ def _weights(workspace: Workspace, model: str, manifest: Manifest, report: Repor
         return Path(model)
     kind, _, preset = model.partition(":")
     if kind == "random":
-        fingerprint = bytes.fromhex(manifest.tokenizer.fingerprint)
-        recipe = load_preset(preset or "gpt2-124m")
-        shape = {"vocab_size": manifest.tokenizer.vocab_size}
-        # Two datasets of one text have different folders.
-        out = workspace.models / f"{recipe.name}-{manifest.folder.resolve().name}.bin"
-        header, wanted = _whole(out), overridden(recipe.model, shape)
-        options: dict[str, Any] = {"out": out, "shape": shape, "fingerprint": fingerprint}
-        whole = header is not None and (header.config, header.tokenizer) == (wanted, fingerprint)
-    else:
-        if model in PUBLISHED:
-            fetch_named(workspace, model, report=report)
-        out, options = workspace.models / f"{model}.bin", {}
-        whole = model in PUBLISHED and _whole(out) is not None
-    if not whole:
-        return export_weights(workspace, model, report=report, **options).path
+        return _random(workspace, preset, manifest, report)
+    if model in PUBLISHED:
+        fetch_named(workspace, model, report=report)
+        if _whole(out := workspace.models / f"{model}.bin") is not None:
+            report.note(f"{workspace.shown(out)} is exported and whole")
+            return out
+    return export_weights(workspace, model, report=report).path
+
+
+def _random(workspace: Workspace, preset: str, manifest: Manifest, report: Report) -> Path:
+    """Return random weights of a preset's shape for a dataset, written unless they are there."""
+    recipe = load_preset(preset or DEFAULT_PRESET)
+    shape = overridden(recipe.model, {"vocab_size": manifest.tokenizer.vocab_size})
+    # Two datasets of one text have different folders.
+    out = workspace.models / f"{recipe.name}-{manifest.folder.resolve().name}.bin"
+    fingerprint = manifest.tokenizer.fingerprint
+    header = _whole(out)
+    if header is None or header.config != shape or header.tokenizer != bytes.fromhex(fingerprint):
+        return write_random(workspace, shape, out, fingerprint=fingerprint, report=report)
     report.note(f"{workspace.shown(out)} is exported and whole")
     return out
 

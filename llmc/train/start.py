@@ -45,6 +45,11 @@ class Data:
         """The folder in which the first text's token files lie."""
         return self.train[0].folder
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the tokenizer, in hexadecimal; None where it is not known."""
+        return self.manifests[0].tokenizer.fingerprint if self.manifests else None
+
     @cached_property
     def val_bytes_per_token(self) -> float | None:
         """The bytes of text in a validation token, on average; None where they are not known.

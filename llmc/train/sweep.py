@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import TRAIN_SETTINGS, TrainConfig, differing
+from llmc.config import MOST_STEPS, TRAIN_SETTINGS, TrainConfig, differing
 from llmc.errors import Interrupted, LossNotFinite, Usage
 from llmc.paths import CONFIG, Workspace
 from llmc.report import SILENT, Report
@@ -97,6 +97,13 @@ def trials(name: str, given: Mapping[str, Sequence[Any]], seeds: int) -> list[Tr
     return found
 
 
+def timed(budget: str | None) -> dict[str, tuple[Any, ...]]:
+    """Return the settings of trials that end with a time, unless others are given."""
+    if budget is None:
+        return {}
+    return {"schedule": ("wsd",), "steps": (MOST_STEPS,), "max_time": (budget,)}
+
+
 def sweep(
     workspace: Workspace,
     given: Mapping[str, Sequence[Any]],
@@ -104,6 +111,7 @@ def sweep(
     *,
     name: str = "sweep",
     seeds: int = 1,
+    budget: str | None = None,
     threads: int | None = None,
     report: Report = SILENT,
 ) -> list[Compared]:
@@ -115,6 +123,7 @@ def sweep(
         inputs: the preset, data and model of all trials.
         name: the sweep's, with which the names of its runs begin.
         seeds: runs of each combination.
+        budget: the time of each trial, in place of the preset's steps; its rate sinks at the end.
         threads: as of :func:`llmc.train.loop.train`.
         report: takes notes and a progress bar for each trial.
 
@@ -124,7 +133,7 @@ def sweep(
         LlmcError: as of :func:`llmc.train.loop.train`, except that a loss that is not finite is a
             result.
     """
-    planned = trials(name, given, seeds)
+    planned = trials(name, {**timed(budget), **given}, seeds)
     plan = start(workspace, planned[0].settings, inputs, report=report)
     if not plan.data.val or not plan.settings.val_every:
         raise Usage(

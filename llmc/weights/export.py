@@ -149,6 +149,33 @@ def export_weights(
     return export
 
 
+def write_random(
+    workspace: Workspace,
+    shape: ModelConfig,
+    out: Path,
+    *,
+    fingerprint: str | None,
+    report: Report = SILENT,
+) -> Path:
+    """Write a model of a shape with random weights; return the checkpoint.
+
+    Args:
+        workspace: of the run to come.
+        shape: the model's, with the vocabulary of the data.
+        out: the checkpoint.
+        fingerprint: of the data's tokenizer, in hexadecimal, if known.
+        report: takes notes.
+
+    Raises:
+        BadData: the place cannot be written.
+    """
+    known = bytes.fromhex(fingerprint) if fingerprint is not None else None
+    dimensions = vars(shape)
+    return export_weights(
+        workspace, "random", out=out, shape=dimensions, fingerprint=known, report=report
+    ).path
+
+
 def _found(
     workspace: Workspace,
     source: str,

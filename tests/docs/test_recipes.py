@@ -99,7 +99,7 @@ def test_the_time_to_a_loss_is_the_measured_one() -> None:
     with pytest.MonkeyPatch.context() as patch:  # its dataclasses look it up
         patch.setitem(sys.modules, spec.name, program)
         spec.loader.exec_module(program)
-    result = json.loads(program.RESULT.read_text("utf-8"))
+    result = json.loads((program.MEASURED / "time_to_loss.json").read_text("utf-8"))
     section = " ".join(PAGE[PAGE.index("## Time to a loss") :].split())
     for line in program.summary(result).splitlines():
         for found in re.findall(

@@ -71,7 +71,7 @@ def test_every_update_is_pytorchs(native: Native, tmp_path: Path) -> None:
     The hidden matrices are held to the formulas in float64, and loosely to torch.optim.Muon.
     """
     torch = pytest.importorskip("torch")
-    from tests.helpers import muon
+    from llmc.check import torch_muon as muon
     from tests.programs import parity
 
     given = parity.ragged()

@@ -60,6 +60,21 @@ def test_from_a_text_to_a_model_that_writes(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_sweep_compares_and_continues(workspace: Path) -> None:
+    data = llmc.tokenize(workspace / "notes.txt", tokenizer="byte", workspace=workspace)
+    given: dict[str, Any] = {"batch_size": 2, "seq_len": 16, "val_every": 4, "lr": [1e-9, 1e-2]}
+    rows = llmc.sweep(data, model=SHAPE, workspace=workspace, steps=4, **given)
+    assert [row.values["lr"] for row in rows] == [1e-2, 1e-9]
+    assert rows[0].loss < rows[1].loss
+    folder = workspace / "runs" / rows[0].runs[0].name
+    written = (folder / "metrics.jsonl").stat().st_mtime_ns
+    again = llmc.sweep(data, model=SHAPE, workspace=workspace, steps=4, **given)
+    assert [row.loss for row in again] == [row.loss for row in rows]
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == written
+    with pytest.raises(Usage, match="several values"):
+        llmc.sweep(data, model=SHAPE, workspace=workspace, lr=1e-3)
+
+
 def test_failures_are_typed(workspace: Path) -> None:
     with pytest.raises(MissingOutput):
         llmc.train(workspace=workspace)
@@ -117,6 +132,6 @@ def test_the_page_runs(
 ) -> None:
     monkeypatch.chdir(workspace)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     exec("\n".join(blocks), {"__name__": "page"})
     assert "notes-1" in capsys.readouterr().out

@@ -15,7 +15,7 @@ import typer
 from llmc.cli.commands.train import Config, Model, Threads, ValData, of_data
 from llmc.cli.context import Context
 from llmc.cli.options import in_group, time_text, with_lists
-from llmc.config import LENGTH, MOST_STEPS, SAVING, TRAIN_SETTINGS
+from llmc.config import LENGTH, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted
 from llmc.train.plan import Inputs
 from llmc.train.plots import MOST_RUNS
@@ -71,18 +71,15 @@ def sweep(
     """
     ctx: Context = context.obj
     given = {key: values for key, values in settings.items() if values is not None}
-    wsd = {"schedule": ("wsd",)} if budget is not None else {}
-    timed: dict[str, tuple[Any, ...]] = {}
-    if budget is not None:  # the preset's steps are for a run of another length
-        timed = {"steps": (MOST_STEPS,), "max_time": (budget,)}
     words = _words(data, val_data, model, config)
     try:
         rows = run_sweep(
             ctx.workspace,
-            {**wsd, **timed, **given},
+            given,
             Inputs(None, config, data, val_data, model),
             name=name,
             seeds=seeds,
+            budget=budget,
             threads=threads,
             report=ctx.ui,
         )
@@ -97,7 +94,9 @@ def sweep(
     best = rows[0]
     if math.isfinite(best.loss):
         runs = [row.runs[0].name for row in rows[:MOST_RUNS]]
-        single = {key: values[0] for key, values in {**wsd, **given}.items()}
+        single = {key: values[0] for key, values in given.items()}
+        if budget is not None:
+            single = {"schedule": "wsd", **single}
         ctx.ui.next(
             shlex.join(["llmc", "train", *words, *typed({**single, **best.values})]),
             shlex.join(["llmc", "plot", *runs]),

@@ -17,7 +17,12 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Optimizer(Protocol):
-    def step(self) -> Any: ...
+    """What both optimizers have."""
+
+    param_groups: list[dict[str, Any]]  # each with its "lr"
+
+    def step(self) -> Any:
+        """Update the weights by their gradients."""
 
 
 def orthogonal(x: Tensor) -> Tensor:
@@ -46,12 +51,14 @@ class Muon:
 
     def __init__(self, model: GPT2, train: TrainConfig) -> None:
         self.train = train
+        self.param_groups: list[dict[str, Any]] = [{"lr": train.lr}]
         self.named = [(name, p) for name in HIDDEN_MATRICES for p in model.named(name)]
         self.momenta = [torch.zeros_like(p) for _, p in self.named]
 
     @torch.no_grad()
     def step(self) -> None:
-        lr, decay = self.train.lr, self.train.weight_decay
+        """Update the hidden matrices by their gradients."""
+        lr, decay = self.param_groups[0]["lr"], self.train.weight_decay
         for (name, parameter), momentum in zip(self.named, self.momenta, strict=True):
             assert parameter.grad is not None
             momentum.lerp_(parameter.grad, 1 - MOMENTUM)
