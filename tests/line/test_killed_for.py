@@ -37,7 +37,7 @@ def is_due(folder: Path, moment: float, *, before: bool) -> bool:
         return sum(line.get("step_ms", 0) for line in done) > SECONDS * moment * 1e3
     plans = [line for line in done if line.get("event") == "planned"]
     first, steps = (plans[-1]["step"], plans[-1]["steps"]) if plans else (0, 0)
-    return bool(plans) and int(done[-1]["step"]) > first + moment * (steps - first)
+    return bool(plans) and bool(done[-1]["step"] > first + moment * (steps - first))
 
 
 def kill(process: subprocess.Popen[Any], *, engine_first: bool) -> None:
