@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -34,10 +35,12 @@ def is_due(folder: Path, moment: float, *, before: bool) -> bool:
     """Return whether a part of the time, or of the steps after the plan, has passed."""
     done = lines(folder)
     if before:
-        return sum(line.get("step_ms", 0) for line in done) > SECONDS * moment * 1e3
-    plans = [line for line in done if line.get("event") == "planned"]
-    first, steps = (plans[-1]["step"], plans[-1]["steps"]) if plans else (0, 0)
-    return bool(plans) and bool(done[-1]["step"] > first + moment * (steps - first))
+        return math.fsum(line.get("step_ms", 0) for line in done) > SECONDS * moment * 1e3
+    plan = next((line for line in done if line.get("event") == "planned"), None)
+    if plan is None:
+        return False
+    steps: int = plan["steps"] - plan["step"]
+    return any(line["step"] > plan["step"] + moment * steps for line in done[-1:])
 
 
 def kill(process: subprocess.Popen[Any], *, engine_first: bool) -> None:
