@@ -113,13 +113,12 @@ class TrainConfig(Checked):
     weight_decay: float = _optimizer(
         0.0, "Weight decay, of matrices only", "RATE", high=10, older=WIDER
     )
+    dropout: float = _optimizer(
+        0.0, "Fraction of activations dropped at random in training", "RATE", high=BELOW_1
+    )
     grad_clip: float = _optimizer(0.0, "Clip the gradient to this global norm (0: never)", "NORM")
     skip_loss_z: float = _optimizer(
-        0.0,
-        "Skip updates whose loss z-score exceeds Z (0: never)",
-        "Z",
-        high=MOST_Z,
-        older=WIDER,
+        0.0, "Skip updates whose loss z-score exceeds Z (0: never)", "Z", high=MOST_Z, older=WIDER
     )
     skip_grad_z: float = _optimizer(
         0.0,
@@ -209,10 +208,7 @@ class SampleConfig(Checked):
 
     tokens: int = _sampling(256, "Tokens to write after the prompt, at most")
     temperature: float = _sampling(
-        1.0,
-        "Below 1 more predictable, above 1 more random, 0 greedy",
-        "TEMP",
-        high=1e6,
+        1.0, "Below 1 more predictable, above 1 more random, 0 greedy", "TEMP", high=1e6
     )
     top_k: int = _sampling(0, "Sample from the K most likely tokens (0: all)", "K")
     top_p: float = _sampling(

@@ -28,9 +28,10 @@ static void write_logits(struct FileWriter *writer, const struct Gpt2 *model) {
 
 int command_debug_state(int argc, char **argv) {
   const char *data = NULL, *path = NULL, *out = NULL;
-  size_t B = 4, T = 64, threads = 1;
+  size_t B = 4, T = 64, threads = 1, seed = 1337;
   enum Dtype dtype = FP32;
   bool recompute = false;
+  double dropout = 0;
   const struct Arg args[] = {
       {"data", ARG_TEXT, &data, 0, 0, "token file or pattern; the first batch is used"},
       {"model", ARG_TEXT, &path, 0, 0, "checkpoint"},
@@ -41,6 +42,9 @@ int command_debug_state(int argc, char **argv) {
       {"dtype", ARG_CHOICE, &(struct Choice){&dtype, DTYPE_NAMES}, 0, 0,
        "number type that linear layers multiply: fp32 or bf16"},
       {"recompute", ARG_SWITCH, &recompute, 0, 1, "1: recompute activations in the backward pass, to save memory"},
+      {"dropout", ARG_NUMBER, &dropout, 0, ARG_BELOW_1,
+       "fraction of activations dropped at random, as in a run's first update"},
+      {"seed", ARG_COUNT, &seed, 0, 0x1p53, "random seed"},
   };
   args_parse("debug-state", args, sizeof args / sizeof *args, argc, argv);
   if (data == NULL || path == NULL || out == NULL) {
@@ -54,7 +58,7 @@ int command_debug_state(int argc, char **argv) {
   struct DataLoader loader;
   dataloader_open(&loader, data, B, T, checkpoint.config.V);
   struct Gpt2 model = {.config = checkpoint.config, .kernels = kernels_choose(dtype), .dtype = dtype,
-                       .recompute = recompute};
+                       .recompute = recompute, .dropout = {.rate = dropout, .seed = seed}};
   model.workers.pool = pool_create((int)threads);
   struct Arena arena = {0};
   int *tokens = NULL, *targets = NULL;

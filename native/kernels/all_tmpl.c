@@ -31,6 +31,7 @@
 
 #include "kernels/vector.h"
 #include "kernels/bytes.h"
+#include "kernels/dropout_tmpl.c"
 #include "kernels/gelu_tmpl.c"
 #include "kernels/pack_tmpl.c"
 #include "kernels/quads_tmpl.c"

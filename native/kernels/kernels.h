@@ -14,6 +14,7 @@
 #include <stddef.h>
 
 #include "base/dtype.h"
+#include "kernels/dropout.h"
 #include "kernels/moments.h"
 
 struct Pool;
@@ -98,6 +99,14 @@ struct LinearBackwardWeight {
   size_t M, N, K;
 };
 
+struct DropoutRows {
+  float *out;                         // (N, C)
+  const float *inp;                   // (N, C); may be out
+  const float *residual;              // (N, C), or NULL
+  struct Dropout dropout;
+  size_t N, C;
+};
+
 struct DecodeLinear {
   float *out;                         // (M, N)
   const float *inp;                   // (M, K)
@@ -150,6 +159,9 @@ struct Kernels {
                                const float *weight, size_t M, size_t N, size_t K);
   /* dweight (N, K) = doutᵀ · inp, dbias (N) = the column sums of dout unless it is NULL;  += with `add` */
   void (*linear_backward_weight)(const struct Workers *, struct LinearBackwardWeight);
+
+  /* out (N, C) = residual + dropout(inp), without the residual where there is none */
+  void (*dropout)(const struct Workers *, struct DropoutRows);
 
   /* out (M, N) = finish(inp (M, K) · weightᵀ + bias);  weight (N, K) of any type, bias (N) or NULL.
    * Up to DECODE_ROWS rows: with INT8 weights the input is made INT8 too, in blocks of 32 (as weights_store does

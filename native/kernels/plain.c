@@ -188,6 +188,17 @@ static void linear_backward_weight(const struct Workers *workers, struct LinearB
   }
 }
 
+static void dropout(const struct Workers *workers, struct DropoutRows a) {
+  (void)workers;
+  for (size_t n = 0; n < a.N; n++) {
+    const uint64_t row = dropout_row(&a.dropout, n);
+    for (size_t c = 0; c < a.C; c++) {
+      const float x = a.inp[n * a.C + c] * dropout_factor(&a.dropout, row, c);
+      a.out[n * a.C + c] = a.residual != NULL ? a.residual[n * a.C + c] + x : x;
+    }
+  }
+}
+
 /* ---- attention ---------------------------------------------------------------------------------- */
 
 /* a and b (n), one after the other in memory */
@@ -343,6 +354,7 @@ const struct Kernels kernels_plain = {
     .linear_backward_input = linear_backward_input,
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
+    .dropout = dropout,
     .decode_linear = plain_decode_linear,
     .prompt_linear = plain_prompt_linear,
     .weights_store = plain_weights_store,

@@ -34,6 +34,45 @@ struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l) {
   return a;
 }
 
+/* Where numbers are dropped, as in GPT-2. */
+enum DropoutPlace { DROPOUT_EMBEDDING, DROPOUT_ATTPROJ, DROPOUT_FCPROJ };
+
+/* Of a place in block l, the embedding's being in block 0; rows count through the update, whatever parts it has. */
+static struct Dropout dropout_at(const struct Gpt2 *model, enum DropoutPlace place, size_t l) {
+  const struct DropoutState *d = &model->dropout;
+  const uint64_t update = mix64(mix64(d->seed) + d->step);
+  return dropout_of(d->on ? d->rate : 0, mix64(mix64(update + l) + place), d->part * model->B * model->T);
+}
+
+/* out (BT, C) = residual + dropout(inp), without the residual where it is NULL. */
+static void drop(const struct Gpt2 *model, float *out, const float *inp, const float *residual, struct Dropout dropout) {
+  model->kernels->dropout(&model->workers, (struct DropoutRows){.N = model->B * model->T, .C = model->config.C,
+      .out = out, .inp = inp, .residual = residual, .dropout = dropout});
+}
+
+/* The end of a branch: out = residual + dropout(inp · weightᵀ + bias). */
+static void add_branch(const struct Gpt2 *model, struct Linear a, struct Dropout dropout) {
+  if (dropout.below == 0) {
+    model->kernels->linear_residual(&model->workers, a);
+  } else {
+    model->kernels->linear_forward(&model->workers, a);
+    drop(model, a.out.data, a.out.data, a.residual, dropout);
+  }
+}
+
+/* The gradient of what a branch's last product makes; `own` (BT, C) is where it may be written. */
+static const float *branch_gradient(const struct Gpt2 *model, float *own, struct Dropout dropout) {
+  if (dropout.below == 0) return model->dacts.residual;
+  drop(model, own, model->dacts.residual, NULL, dropout);
+  return own;
+}
+
+/* The sum of the embeddings, or its gradient, in place. */
+static void embedding_dropout(const struct Gpt2 *model, float *x) {
+  const struct Dropout dropout = dropout_at(model, DROPOUT_EMBEDDING, 0);
+  if (dropout.below > 0) drop(model, x, x, NULL, dropout);
+}
+
 /* All that backward needs of block l: everything up to its last product. */
 static void block_before_last(struct Gpt2 *model, size_t l, const float *residual1) {
   const struct Kernels *k = model->kernels;
@@ -47,9 +86,9 @@ static void block_before_last(struct Gpt2 *model, size_t l, const float *residua
   k->linear_forward(w, (struct Linear){.M = BT, .N = 3 * C, .K = C,
       .out = a.qkv, .inp = view(a.ln1), .weight = p.qkvw, .bias = p.qkvb});
   k->attention_forward(w, a.att, a.lse, view(a.qkv), B, T, C, model->config.NH);
-  k->linear_residual(w, (struct Linear){.M = BT, .N = C, .K = C,
+  add_branch(model, (struct Linear){.M = BT, .N = C, .K = C,
       .out = array_of(a.residual2), .residual = residual1, .inp = view(a.att), .weight = p.attprojw,
-      .bias = p.attprojb});
+      .bias = p.attprojb}, dropout_at(model, DROPOUT_ATTPROJ, l));
 
   k->layernorm_forward(w, (struct LayerNormForward){.N = BT, .C = C,
       .out = a.ln2, .mean = a.ln2_mean, .rstd = a.ln2_rstd, .inp = a.residual2, .weight = p.ln2w, .bias = p.ln2b});
@@ -62,9 +101,9 @@ static void block_forward(struct Gpt2 *model, size_t l, const float *residual1) 
   const struct Activations a = gpt2_block_activations(model, l);
   const size_t BT = model->B * model->T, C = model->config.C;
   block_before_last(model, l, residual1);
-  model->kernels->linear_residual(&model->workers, (struct Linear){.M = BT, .N = C, .K = 4 * C,
+  add_branch(model, (struct Linear){.M = BT, .N = C, .K = 4 * C,
       .out = array_of(a.residual3), .residual = a.residual2, .inp = view(a.fch_gelu), .weight = p.fcprojw,
-      .bias = p.fcprojb});
+      .bias = p.fcprojb}, dropout_at(model, DROPOUT_FCPROJ, l));
 }
 
 /* The input of block l, which is the output of block l - 1: (B, T, C). */
@@ -105,6 +144,7 @@ static double head(struct Gpt2 *model, const int *targets, bool training, struct
 static void trunk_forward(struct Gpt2 *model, const int *tokens) {
   model->kernels->encoder_forward(&model->workers, model->acts.encoded, tokens, model->params.wte,
                                   model->params.wpe, model->B, model->T, model->config.C);
+  embedding_dropout(model, model->acts.encoded);
   for (size_t l = 0; l < model->config.L; l++) block_forward(model, l, block_input(model, l));
 }
 
@@ -136,9 +176,10 @@ static void block_backward(struct Gpt2 *model, size_t l, const float *residual1,
     zeros_for_layernorm(g.ln2w, g.ln2b, C);
   }
 
+  const float *dfcproj = branch_gradient(model, d->branch, dropout_at(model, DROPOUT_FCPROJ, l));
   k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = BT, .N = C, .K = 4 * C,
-      .dweight = g.fcprojw, .dbias = g.fcprojb, .dout = d->residual, .inp = view(a.fch_gelu), .add = add});
-  k->linear_backward_gelu(w, d->fch, d->residual, view(a.fch_slope), p.fcprojw, BT, C, 4 * C);
+      .dweight = g.fcprojw, .dbias = g.fcprojb, .dout = dfcproj, .inp = view(a.fch_gelu), .add = add});
+  k->linear_backward_gelu(w, d->fch, dfcproj, view(a.fch_slope), p.fcprojw, BT, C, 4 * C);
   k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = BT, .N = 4 * C, .K = C,
       .dweight = g.fcw, .dbias = g.fcb, .dout = d->fch, .inp = view(a.ln2), .add = add});
   k->linear_backward_input(w, d->branch, d->fch, p.fcw, BT, 4 * C, C);
@@ -146,9 +187,10 @@ static void block_backward(struct Gpt2 *model, size_t l, const float *residual1,
       .dinp = d->residual, .dweight = g.ln2w, .dbias = g.ln2b, .dout = d->branch, .inp = a.residual2,
       .mean = a.ln2_mean, .rstd = a.ln2_rstd, .weight = p.ln2w});
 
+  const float *dattproj = branch_gradient(model, d->fch, dropout_at(model, DROPOUT_ATTPROJ, l));
   k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = BT, .N = C, .K = C,
-      .dweight = g.attprojw, .dbias = g.attprojb, .dout = d->residual, .inp = view(a.att), .add = add});
-  k->linear_backward_input(w, d->branch, d->residual, p.attprojw, BT, C, C);
+      .dweight = g.attprojw, .dbias = g.attprojb, .dout = dattproj, .inp = view(a.att), .add = add});
+  k->linear_backward_input(w, d->branch, dattproj, p.attprojw, BT, C, C);
   k->attention_backward(w, (struct AttentionBackward){.B = B, .T = T, .C = C, .NH = model->config.NH,
       .dqkv = d->qkv, .dout = d->branch, .qkv = view(a.qkv), .out = view(a.att), .lse = a.lse});
   k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = BT, .N = 3 * C, .K = C,
@@ -234,6 +276,7 @@ static double backward(struct Gpt2 *model, const int *tokens, const int *targets
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
   const size_t B = model->B, T = model->T, C = model->config.C, L = model->config.L;
+  model->dropout.on = true, model->dropout.part = part.at;
   trunk_forward(model, tokens);
   const double loss = head(model, targets, true, part);
   const bool add = part.at > 0;
@@ -251,8 +294,10 @@ static double backward(struct Gpt2 *model, const int *tokens, const int *targets
     if (update != NULL) *squares += update_part(model, update, step, 1, BLOCK, l);
   }
   if (!add) pool_zero(w->pool, model->grads.wpe, model->config.maxT * C * sizeof(float));
+  embedding_dropout(model, model->dacts.residual);
   k->encoder_backward(w, model->grads.wte, model->grads.wpe, model->dacts.residual, tokens, B, T, C);
   if (update != NULL) *squares += update_part(model, update, step, 1, MODEL, 0);
+  model->dropout.on = false;
   return loss;
 }
 

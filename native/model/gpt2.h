@@ -128,12 +128,21 @@ struct Look {
   struct Activations acts;
 };
 
+/* What gradients are made with; a loss that is measured has none of it. */
+struct DropoutState {
+  double rate;          // 0: nothing is dropped
+  uint64_t seed, step;  // of the run, and the number of its update: set by who asks for gradients
+  size_t part;          // of the update's batch; set by gpt2_gradients, like `on`
+  bool on;
+};
+
 struct Gpt2 {
   struct Config config;
   size_t B, T;
   struct Look look;               // its B and T are set before the layout
   enum Dtype dtype;               // of the activations that allow it, and what linear layers multiply
   bool recompute;                 // a layer's activations are computed again when backward needs them
+  struct DropoutState dropout;
   bool update_in_backward;        // each block's gradients are used up as they are done, nobody keeps them
   size_t count;                   // number of parameters, padding included
   const struct Kernels *kernels;

@@ -135,6 +135,7 @@ static bool stands_out(struct Run *run, struct StepMetrics *m) {
 }
 
 static void make_step(struct Run *run, const struct UpdateConfig *update, struct StepMetrics *m) {
+  run->model.dropout.step = m->step;
   if (run->model.update_in_backward) {
     mixture_batch(&run->train, m->step, run->tokens, run->targets);
     const struct StepResult result = gpt2_step(&run->model, run->tokens, run->targets, update, m->step + 1);

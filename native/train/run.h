@@ -27,7 +27,7 @@ struct RunOptions {
   size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, keep, eot;
   struct ArgEvery save_every;
   struct Schedule schedule;  // its steps are those of the run
-  double lr, lr_final, beta1, beta2, eps, weight_decay, grad_clip, skip_loss_z, skip_grad_z;
+  double lr, lr_final, beta1, beta2, eps, weight_decay, dropout, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run, forget_best, new_schedule, fewer_threads;
   enum Dtype dtype;
   enum Optimizer optimizer;

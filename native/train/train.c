@@ -55,6 +55,7 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"beta2", ARG_NUMBER, &o.beta2, 0, ARG_BELOW_1, "AdamW's decay rate of the second moment"},
       {"eps", ARG_NUMBER, &o.eps, older ? 0 : 1e-20, older ? most : 1, "AdamW's epsilon"},
       {"weight-decay", ARG_NUMBER, &o.weight_decay, 0, older ? most : 10, "weight decay of the matrices"},
+      {"dropout", ARG_NUMBER, &o.dropout, 0, ARG_BELOW_1, "fraction of activations dropped at random in training"},
       {"grad-clip", ARG_NUMBER, &o.grad_clip, 0, most, "clip the gradient to this global norm; 0: never"},
       {"skip-loss-z", ARG_NUMBER, &o.skip_loss_z, 0, older ? most : OUTLIERS_MOST_Z, "skip updates whose loss z-score exceeds this; 0: never"},
       {"skip-grad-z", ARG_NUMBER, &o.skip_grad_z, 0, older ? most : OUTLIERS_MOST_Z,
@@ -186,6 +187,7 @@ int command_train(int argc, char **argv) {
   run.model.kernels = kernels_choose(o->dtype);
   run.model.dtype = o->dtype;
   run.model.recompute = o->recompute;
+  run.model.dropout = (struct DropoutState){.rate = o->dropout, .seed = o->seed};
   run.model.update_in_backward = !run_needs_gradients(o);
   run.model.optimizer = o->optimizer;
   run.model.moments.type = o->optimizer_state;

@@ -44,6 +44,7 @@ def steps(llmc: Llmc, name: str, run: str = "a") -> list[float]:
     [
         (["--lr", "5e-5"], {"lr": [0.001, 5e-5]}),
         (["--grad-clip", "1"], {"grad_clip": [0.0, 1.0]}),
+        (["--dropout", "0.1"], {"dropout": [0.0, 0.1]}),
         (["--skip-grad-z", "3"], {"skip_grad_z": [0.0, 3.0]}),
         (["--skip-loss-z", "3"], {"skip_loss_z": [0.0, 3.0]}),
         (["--optimizer-state", "8bit"], {"optimizer_state": ["fp32", "8bit"]}),

@@ -42,6 +42,7 @@ SETUPS: dict[str, Callable[[float], Setup]] = {
     "ragged": parity.ragged,
     "clipped": parity.clipped,
     "muon": parity.muon,
+    "dropout": parity.dropout,
 }
 
 

@@ -27,6 +27,7 @@ from llmc.model import ModelConfig
 from llmc.paths import cache_dir
 from llmc.weights.checkpoint import read_checkpoint
 from llmc.weights.random import random_tensors
+from tests.helpers.dropout import drop_in
 from tests.helpers.engine import (
     RAGGED,
     SMALL,
@@ -110,14 +111,23 @@ def muon(weight_decay: float = 0.0) -> Setup:
     return replace(given, train=replace(given.train, optimizer="muon"))
 
 
+def dropout(weight_decay: float = 0.0) -> Setup:
+    """The ragged model with dropout."""
+    given = ragged(weight_decay)
+    return replace(given, train=replace(given.train, dropout=0.15))
+
+
 def torchs(given: Setup, dtype: torch.dtype, *, autocast: bool = False) -> Outcome:
     """Run the twin; with ``autocast`` its forward pass as PyTorch mixes float32 with bfloat16."""
     model = GPT2(given.config).to(dtype).load(given.tensors)
     adamw = model.adamw(given.train, fused=True)
     optimizers = [adamw] if given.train.optimizer == "adamw" else beside(adamw, model, given.train)
+    masks = drop_in(model, given.train) if given.train.dropout else None
     first: dict[str, Values] = {}
     losses = []
     for step in range(given.train.steps):
+        if masks is not None:
+            masks.step = step
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits, loss = model(*given.batch(step))
         model.zero_grad()
@@ -158,6 +168,7 @@ def ours(
     shutil.rmtree(out, ignore_errors=True)
     common: Flags = {"model": model, "data": data, "threads": threads, **precision}
     common |= {"batch_size": train.batch_size, "seq_len": train.seq_len}
+    common |= {"dropout": train.dropout, "seed": train.seed}
     state = folder / "state.bin"
     succeeded(native("debug-state", isa=isa, out=state, **common))
     batch = read_debug_state(state, config)

@@ -45,6 +45,7 @@ struct Case {
   size_t inputs;
   const int *ids;
   struct AdamW adamw;
+  struct Dropout dropout;
   enum MomentsType moments;
   struct Memory initial[MOST_OUTPUTS];  // what the outputs hold before
   const char *names[MOST_OUTPUTS];

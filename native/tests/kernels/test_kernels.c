@@ -236,6 +236,23 @@ static void check_encoder(size_t B, size_t T, size_t C, size_t V) {
   free(ids);
 }
 
+static void call_dropout(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
+  k->dropout(w, (struct DropoutRows){.out = out[0].data, .inp = c->in[0].data,
+      .residual = c->inputs > 1 ? c->in[1].data : NULL, .dropout = c->dropout, .N = c->N, .C = c->C});
+}
+
+/* All tables drop the same numbers: another one would be far more than rounding. */
+static void check_dropout(size_t N, size_t C, double rate) {
+  for (int residual = 0; residual < 2; residual++) {
+    struct Case c = {.op = residual ? "dropout" : "dropout without residual", .call = call_dropout, .N = N, .C = C};
+    c.dropout = dropout_of(rate, mix64(N), (size_t)1 << (C % 40));
+    case_input(&c, N * C, 0);
+    if (residual) case_input(&c, N * C, 0);
+    case_output(&c, "out", N * C, OVERWRITTEN, residual ? ROUNDED : EXACT);
+    case_check(&c);
+  }
+}
+
 static void call_crossentropy(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                               const struct Memory *out) {
   k->crossentropy(w, out[0].data, out[1].data, c->ids, 0.25f, c->N, c->V, c->Vp);
@@ -336,6 +353,7 @@ int main(void) {
     const size_t n = sizes[i];
     if (n > 1) check_layernorm(1 + 97 % n, n, FP32), check_layernorm(n, 2 + 97 % n, i % 2 ? BF16 : FP32);
     check_encoder(1 + i % 3, 1 + n % 19, n, 5 + i);
+    check_dropout(n, 1 + 7 * i, i % 2 ? 0.1 : 0.6);
     check_crossentropy(1 + n % 5, n, round_up(n, 128)), check_crossentropy(n, 301, 384), check_crossentropy(2, n, n);
     check_update(n, i + 1), check_update(n * 1021, i + 1);
   }
