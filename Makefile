@@ -57,7 +57,7 @@ SECONDS := 60
 test: lint
 	$(PYTEST)
 
-test-full: lint
+test-full: lint $(VENV)/installed-lm-eval
 	$(PYTEST) -m ''
 	$(BIN)/python -m tests.programs.fuzz --seconds $(SECONDS)
 
@@ -77,6 +77,13 @@ load: setup-dev
 
 proof: setup-dev
 	$(BIN)/python -m tests.programs.torture --proof
+
+# lm-evaluation-harness measures an export.
+LM_EVAL := lm_eval accelerate
+
+$(VENV)/installed-lm-eval: $(VENV)/installed-dev
+	$(PIP) $(LM_EVAL)
+	@touch $@
 
 # llama-cpp-python has no wheels on PyPI: pip compiles llama.cpp, once.
 INTEROP := llama-cpp-python

@@ -100,6 +100,7 @@ COMMANDS = {
         "guide/weights.md",
         ("llmc export-weights gpt2", "a checkpoint of OpenAI's GPT-2 to train from"),
         ("llmc export-weights RUN --to gguf", "a run for llama.cpp"),
+        ("llmc export-weights RUN --to hf --license mit", "a folder to upload, with a model card"),
     ),
     "decode": About(
         STAGES,

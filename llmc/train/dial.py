@@ -30,12 +30,12 @@ from llmc.units import duration, seconds_of, short
 from llmc.weights.checkpoint import CheckpointModel, read_header
 from llmc.weights.export import write_random
 
-NAME = "dial"  # of the presets that are made here
 ENDS = ("steps", "max_time", "max_tokens", "epochs")
 # Operations a second of one thread, until the machine's own are measured.
 NOMINAL_RATE = 3e10
 # A small model writes better where it is surer.
 SAMPLE = SampleConfig(tokens=200, temperature=0.7, top_k=40)
+SPARE = 0.5  # a run that the text ends in less of the time has time to spare
 USED = 0.95  # of the time; the rest is for loading, and for a speed that was measured too high
 MOST_MEASURED = 6  # shapes that are measured, at about two seconds each
 
@@ -47,7 +47,7 @@ class Candidate:
     shape: ModelConfig
     tokens: float  # that it is trained on in the time
     passes: float  # over the text
-    loss: float  # expected, above the least possible: recipe.expected_loss
+    loss: float  # expected: recipe.expected_loss
     rate: float  # tokens a second
     measured: bool  # the rate is, on this machine; else it follows from the operations
 
@@ -118,7 +118,7 @@ def choose(
     trial = _Trial(workspace, data, given, inputs, budget, threads)
     found = trial.best()
     preset = Preset(
-        NAME,
+        recipe.NAME,
         names_seq_len=True,
         named_shape=DIMENSIONS,
         model=found.shape,
@@ -170,6 +170,7 @@ class _Trial:
         self.rates: dict[ModelConfig, float] = {}  # tokens a second, as measured
         self.fixed = self._fixed()
         self.trained = self.fixed is not None and is_trained(self.fixed)
+        self.optimizer = self.given.get("optimizer") or recipe.optimizer_for(trained=self.trained)
 
     def _fixed(self) -> Path | None:
         """Return the weights that give the shape: those that are named, or trained ones."""
@@ -196,9 +197,8 @@ class _Trial:
     def candidate(self, shape: ModelConfig) -> Candidate:
         """Return what the time is enough for with a shape."""
         rate = self.rates.get(shape) or self._by_operations(shape)
-        most = recipe.most_passes(shape, self.unique, trained=self.trained) * self.unique
-        tokens = min(USED * rate * self.seconds, most)
-        loss = recipe.expected_loss(shape, tokens, self.unique)
+        tokens = min(USED * rate * self.seconds, self.passes(shape) * self.unique)
+        loss = recipe.expected_loss(shape, tokens, self.unique, optimizer=self.optimizer)
         T = self.given.get("seq_len") or recipe.context_of(tokens)
         T = shape.context if self.fixed is not None else T
         sized = replace(shape, context=T)
@@ -226,12 +226,32 @@ class _Trial:
 
     def settings(self, found: Candidate) -> TrainConfig:
         """Return all training settings of a candidate."""
-        optimizer = self.given.get("optimizer")
         chosen = recipe.settings_for(
-            found.shape, found.tokens, trained=self.trained, optimizer=optimizer
+            found.shape,
+            found.tokens,
+            trained=self.trained,
+            optimizer=self.optimizer,
+            spare=not self.trained and found.tokens < SPARE * found.rate * self.seconds,
         )
-        passes = recipe.most_passes(found.shape, self.unique, trained=self.trained)
-        return TrainConfig(max_time=self.budget, epochs=passes, **chosen)
+        return TrainConfig(max_time=self.budget, epochs=self.passes(found.shape), **chosen)
+
+    def passes(self, shape: ModelConfig) -> int:
+        """Return after how many passes more make a model of a shape worse."""
+        return recipe.most_passes(
+            shape, self.unique, trained=self.trained, optimizer=self.optimizer
+        )
+
+    def expected(self, found: Candidate) -> str | None:
+        """Return the loss to expect of a new model; None: the size of a token is not known."""
+        size = self.data.val_bytes_per_token
+        if size is None:
+            return None
+        bits = recipe.expected_bits_per_byte(found.loss)
+        low, high = (each * size * math.log(2) for each in bits)
+        return (
+            f"expected at the end, on English or code: a validation loss of {low:.1f} to "
+            f"{high:.1f}, {bits[0]:.1f} to {bits[1]:.1f} bits per byte"
+        )
 
     def _by_operations(self, shape: ModelConfig) -> float:
         """Return the tokens a second by the operations, and by the nearest shape measured."""
@@ -248,7 +268,7 @@ class _Trial:
         """Return the tokens a second of a few real steps, validations and samples included."""
         found = self.candidate(shape)
         settings = self.settings(found)
-        preset = Preset(NAME, names_seq_len=True, model=found.shape, train=settings)
+        preset = Preset(recipe.NAME, names_seq_len=True, model=found.shape, train=settings)
         self.workspace.models.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.workspace.models, prefix=".") as folder:
             model = self.fixed
@@ -276,6 +296,8 @@ def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -
         f"updates of {settings.tokens_per_step:,} tokens at --lr {settings.lr:g}, which sinks in "
         f"the last {settings.decay:.0%}; windows of {settings.seq_len} tokens"
     )
+    if not trial.trained and (loss := trial.expected(found)) is not None:
+        yield loss
     if found.tokens >= 0.99 * settings.epochs * trial.unique:
         yield (
             f"it ends after {settings.epochs} passes, in about "

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from glob import escape
@@ -327,9 +328,14 @@ def write_config(folder: Path, preset: Preset) -> None:
     # A comment is one line of printable characters, whatever a path is made of.
     lines = [f"# {printable(command)}"]
     for table in ("model", "train", "sample"):
-        lines += ["", f"[{table}]"]
-        for key, value in asdict(getattr(preset, table)).items():
-            shown = str(value).lower() if isinstance(value, bool) else repr(value)
-            lines.append(f"{key} = {shown}")
+        lines += ["", f"[{table}]", *setting_lines(asdict(getattr(preset, table)))]
     with written_whole(folder / CONFIG) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def setting_lines(settings: Mapping[str, Any]) -> list[str]:
+    """Return settings as lines of TOML."""
+    return [
+        f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
+        for key, value in settings.items()
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -86,18 +85,12 @@ class TrainResult:
     @property
     def bits_per_byte(self) -> float | None:
         """The last validation loss in bits per byte of text; None where the bytes are not known."""
-        return self._in_bits(self.val_loss)
+        return self.data.bits_per_byte(self.val_loss) if self.data is not None else None
 
     @property
     def bits_error(self) -> float | None:
         """The standard error of ``bits_per_byte``, from that of the loss."""
-        return self._in_bits(self.val_error)
-
-    def _in_bits(self, nats: float | None) -> float | None:
-        per_token = self.data.val_bytes_per_token if self.data is not None else None
-        if nats is None or per_token is None:
-            return None
-        return nats / math.log(2) / per_token
+        return self.data.bits_per_byte(self.val_error) if self.data is not None else None
 
     @property
     def checkpoint(self) -> Path | None:

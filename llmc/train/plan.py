@@ -24,6 +24,7 @@ from llmc.paths import (
 from llmc.report import SILENT, Report
 from llmc.setting import every_seconds
 from llmc.train import mixture as mixing
+from llmc.train import recipe
 from llmc.train import record as records
 from llmc.train import resume as resuming
 from llmc.train.folder import new_run, newest_step, saved_weights
@@ -180,8 +181,9 @@ class RunPlan:
                 f"the text has {have} of {self.settings.seq_len:,} tokens: an update "
                 f"of {rows:,} rows repeats them"
             )
-        if self.record is None and (words := muon_cost(self.preset.model, self.settings)):
-            report.note(words)
+        costs = muon_cost(self.preset.model, self.settings)
+        if self.record is None and costs and self.preset.name != recipe.NAME:  # it knows
+            report.note(costs)
         report.note(f"settings: {self.preset.name}; threads: {threads}; run: {shown(self.folder)}")
 
     def note_differences(self, workspace: Workspace, setup: Setup, report: Report) -> None:

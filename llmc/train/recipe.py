@@ -10,6 +10,8 @@ from typing import Any
 
 from llmc.model import ModelConfig, parameter_count
 
+NAME = "dial"  # of the presets that follow from it
+
 # Layers and channels, from the smallest to GPT-2's own.
 SIZES = (
     (2, 64),
@@ -27,13 +29,21 @@ SIZES = (
 HEAD, LARGE_HEAD, LARGE = 32, 64, 512  # channels of a head; of one in LARGE channels or more
 MOST_CONTEXT = 256
 
-# Loss in nats per token above the least possible, over parameters N and tokens D:
-# ((A / N)**RATIO + B / D)**BETA, the form of Kaplan et al. (2020), equation 1.5. B is Muon's.
-A, RATIO, B, BETA = 2.39e7, 0.808, 5.2e7, 0.234
+NEW, FINETUNING = "muon", "adamw"  # the optimizers
+
+# Loss in nats per token over parameters N and tokens D, with the optimizer's B:
+# LEAST + ((A / N)**RATIO + B / D)**BETA, the form of Kaplan et al. (2020), equation 1.5.
+LEAST, A, RATIO, BETA = 1.03, 2.39e7, 0.808, 0.234
+B = {"muon": 5.2e7, "adamw": 1.01e8}
+# A nat of it in bits per byte: its text has 3.15 bytes in a token.
+BITS_PER_BYTE = 0.457
+# By what texts were off: English in reStructuredText, plays and code.
+LOWEST, HIGHEST = 0.95, 1.25
 # Passes over a text after which another makes the model worse: PASSES * (U / N)**FIT, for U tokens
-# and N parameters in the blocks. A pass is worth 1/e of a new text after REST of these: the form
-# of Muennighoff et al. (2023), equation 5.
-PASSES, FIT, REST = 11.0, 0.25, 0.75
+# and N parameters in the blocks. A pass is worth 1/e of a new text after REST * U**FIT of them: the
+# form of Muennighoff et al. (2023), equation 5. Then no size is much better on a small text.
+PASSES = {"muon": 11.0, "adamw": 20.0}
+FIT, REST = 0.25, 0.207
 MOST_PASSES, FINETUNING_PASSES = 30, 3
 
 # The peak rates at so many channels; they fall with the width.
@@ -57,44 +67,59 @@ def context_of(tokens: float) -> int:
     return 64 if tokens < 5e6 else 128 if tokens < 5e7 else MOST_CONTEXT
 
 
-def _passes(shape: ModelConfig, unique: int) -> float:
-    in_blocks = 12 * shape.layers * shape.channels**2
-    return PASSES * math.pow(unique / in_blocks, FIT)
-
-
-def most_passes(shape: ModelConfig, unique: int, *, trained: bool = False) -> int:
+def most_passes(
+    shape: ModelConfig, unique: int, *, trained: bool = False, optimizer: str = NEW
+) -> int:
     """Return after how many passes over so many tokens more make a model worse."""
     if trained:
         return FINETUNING_PASSES
-    passes = _passes(shape, unique)
+    in_blocks = 12 * shape.layers * shape.channels**2
+    passes = PASSES[optimizer] * math.pow(unique / in_blocks, FIT)
     return int(min(max(passes, 1), MOST_PASSES))
 
 
-def worth(shape: ModelConfig, tokens: float, unique: int) -> float:
+def worth(tokens: float, unique: int) -> float:
     """Return how many new tokens so many are worth, of which only ``unique`` are different."""
-    rest = REST * _passes(shape, unique)
+    rest = REST * math.pow(unique, FIT)
     again = max(tokens / unique - 1, 0)
     return min(tokens, unique) + unique * rest * (1 - math.exp(-again / rest))
 
 
-def expected_loss(shape: ModelConfig, tokens: float, unique: int) -> float:
-    """Return the loss above the least possible, in nats per token, by which shapes compare."""
+def expected_loss(shape: ModelConfig, tokens: float, unique: int, *, optimizer: str = NEW) -> float:
+    """Return the loss by which shapes compare, in nats per token of the text it is measured on."""
     of_size = math.pow(A / parameter_count(shape), RATIO)
-    return math.pow(of_size + B / max(worth(shape, tokens, unique), 1), BETA)
+    return LEAST + math.pow(of_size + B[optimizer] / max(worth(tokens, unique), 1), BETA)
+
+
+def expected_bits_per_byte(loss: float) -> tuple[float, float]:
+    """Return between which bits per byte a text is likely to end, by :func:`expected_loss`."""
+    return loss * BITS_PER_BYTE * LOWEST, loss * BITS_PER_BYTE * HIGHEST
+
+
+def optimizer_for(*, trained: bool) -> str:
+    """Return the optimizer of new models, or of trained weights."""
+    return FINETUNING if trained else NEW
 
 
 def settings_for(
-    shape: ModelConfig, tokens: float, *, trained: bool = False, optimizer: str | None = None
+    shape: ModelConfig,
+    tokens: float,
+    *,
+    trained: bool = False,
+    optimizer: str | None = None,
+    spare: bool = False,
 ) -> dict[str, Any]:
     """Return the training settings for so many tokens, but for what ends the run.
 
     ``trained`` weights are finetuned: in longer windows, at a small part of the rate. The optimizer
-    is Muon, and AdamW for trained weights, unless it is named.
+    is Muon, and AdamW for trained weights, unless it is named. With time to ``spare``, updates are
+    of half as many tokens: a text teaches more in more of them, and each takes its time.
     """
-    optimizer = optimizer or ("adamw" if trained else "muon")
+    optimizer = optimizer or optimizer_for(trained=trained)
     T = min(shape.context, MOST_CONTEXT if trained else context_of(tokens))
     few = max(_power_of_2(tokens / FEW_UPDATES), LEAST_OF_FEW)
     whole = max(_power_of_2(tokens / UPDATES), min(few, LEAST_UPDATE))
+    whole = whole // 2 if spare else whole
     update = max(min(whole, MOST_UPDATE) // T, 1) * T
     rows = min(update // T, 16)
     steps = tokens / update

@@ -21,7 +21,7 @@ from typing import Any
 from llmc import __version__
 from llmc.addresses import without_secrets
 from llmc.config import Preset, load_preset, preset_of
-from llmc.engine.machine import Threads
+from llmc.engine.machine import Threads, cpu_name
 from llmc.errors import BadData, MissingOutput
 from llmc.kinds import DAMAGE, reason_of
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
@@ -118,6 +118,7 @@ def _session(setup: Setup) -> Record:
         "llmc": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cpu": cpu_name(),
         "engine": setup.binary.parent.name,
         "isa": setup.isa,
         "threads": setup.threads.most,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -64,6 +65,12 @@ class Data:
             of_text = sum(int(sizes[ids].sum()) for ids in files)
             per_token += share * of_text / sum(len(ids) for ids in files)
         return per_token or None
+
+    def bits_per_byte(self, nats: float | None) -> float | None:
+        """Return a loss per validation token in bits per byte; None where that is not known."""
+        if nats is None or self.val_bytes_per_token is None:
+            return None
+        return nats / math.log(2) / self.val_bytes_per_token
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, or the ids themselves where the tokenizer is not known."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llmc.engine.build import ensure_native
 from llmc.engine.process import Engine
@@ -24,6 +26,7 @@ from llmc.weights.sources import FoundWeights, find_weights, random_weights
 # The names that llm.c's programs open.
 LLMC_FP32, LLMC_BF16 = "gpt2_124M.bin", "gpt2_124M_bf16.bin"
 LLMC_TOKENIZER, LLMC_STATE = "gpt2_tokenizer.bin", "gpt2_124M_debug_state.bin"
+CARD = "README.md"  # the model card
 STATE_BATCH, STATE_TOKENS = 4, 64  # llm.c's own debug state has 4 rows of 64 tokens
 OTHER_FILES_BYTES = 16 << 20  # tokenizers and the like, beside the weights
 
@@ -44,7 +47,7 @@ TARGETS = {
         ("fp32", "bf16", "f16"),
         "-hf",
         (
-            *("config.json", "generation_config.json", "model.safetensors"),
+            *(CARD, "config.json", "generation_config.json", "model.safetensors"),
             *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
         ),
     ),
@@ -77,6 +80,14 @@ class Export:
         return sum(file.stat().st_size for file in files if file.is_file())
 
 
+@dataclass(frozen=True)
+class Described:
+    """What is said of a model beside its weights."""
+
+    card: str  # Markdown, with a table of YAML before it
+    sampling: Mapping[str, Any] | None = None  # settings; None: the other program's own
+
+
 def export_weights(
     workspace: Workspace,
     source: str,
@@ -90,6 +101,7 @@ def export_weights(
     tokenizer: str | Tokenizer | None = None,
     data: Path | None = None,
     last: bool = False,
+    describe: Callable[[Export], Described] | None = None,
     report: Report = SILENT,
 ) -> Export:
     """Write the weights of ``source`` to a file or folder.
@@ -107,6 +119,7 @@ def export_weights(
         tokenizer: the model's tokenizer, by name or file. Default: the recorded one.
         data: a token file whose first batch makes llm.c's debug state.
         last: export a run's last weights instead of its best.
+        describe: returns what ``hf`` has beside the weights, in ``README.md``.
         report: takes progress.
 
     Raises:
@@ -115,13 +128,11 @@ def export_weights(
         BadData: the weights are damaged or not GPT-2's, their tokenizer is not known or the format
             cannot hold it, or the disk is full.
     """
-    if data is not None and to != "llm.c":
-        raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
     found = _found(workspace, source, shape or {}, seed, last=last, report=report)
     weights, config = found.weights, found.weights.config
     for note in weights.notes:
         report.note(f"{source}: {note}")
-    _check_target(to, dtype, config)
+    _check_target(to, dtype, config, data)
     path = out or workspace.models / f"{found.name}{TARGETS[to].ending}"
     _check_place(path, weights.path, target_bytes(to, dtype, config))
     known = _tokenizer(workspace, found, tokenizer, needed=to != "llmc")
@@ -132,7 +143,7 @@ def export_weights(
         write_checkpoint(path, config, weights.slices(), dtype=dtype, **vars(export.origin))
         _keep_tokenizer(workspace, export, report)
     else:
-        _write_for_others(export, data, report)
+        _write_for_others(export, data, describe, report)
     report.note(f"{source}: {config.shown}: {export.parameters:,} parameters")
     report.note(f"wrote {workspace.shown(path)} ({dtype}, {export.bytes:,} bytes)")
     return export
@@ -188,8 +199,10 @@ def _found(
     return find_weights(workspace, source, last=last, heads=given.get("heads"), report=report)
 
 
-def _check_target(to: str, dtype: str, config: ModelConfig) -> None:
-    """Refuse a dtype that the format cannot hold."""
+def _check_target(to: str, dtype: str, config: ModelConfig, data: Path | None) -> None:
+    """Refuse a dtype that the format cannot hold, and data that it has no use for."""
+    if data is not None and to != "llm.c":
+        raise Usage(f"--data makes llm.c's debug state: leave it out with --to {to}")
     dtypes = TARGETS[to].dtypes
     if dtype not in dtypes:
         raise Usage(f"--to {to} takes --dtype {' or '.join(dtypes)}, not {dtype}")
@@ -259,7 +272,12 @@ def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> Non
         report.note(f"wrote {workspace.shown(path)}, its tokenizer")
 
 
-def _write_for_others(export: Export, data: Path | None, report: Report) -> None:
+def _write_for_others(
+    export: Export,
+    data: Path | None,
+    describe: Callable[[Export], Described] | None,
+    report: Report,
+) -> None:
     """Write the files of llm.c, Hugging Face or llama.cpp, with their tokenizer if it is known."""
     path, weights, kind = export.path, export.found.weights, KINDS[export.dtype]
     known, vocabulary, table = export.tokenizer, None, None
@@ -284,16 +302,47 @@ def _write_for_others(export: Export, data: Path | None, report: Report) -> None
         from llmc.weights.huggingface import write_hf_folder
 
         eot = vocabulary.eot if vocabulary is not None else None
+        check_card(path / CARD)
+        described = describe(export) if describe is not None else None
         with folder_written_whole(path, TARGETS["hf"].files) as folder:
             if vocabulary is not None:
                 write_tokenizer_json(folder, vocabulary, weights.config.context, table)
-            write_hf_folder(folder, weights, kind, eot=eot, origin=export.origin)
+            about: dict[str, Any] = {"eot": eot, "origin": export.origin}
+            if described is not None:
+                about["sampling"] = described.sampling
+                (folder / CARD).write_text(signed(described.card), encoding="utf-8")
+            write_hf_folder(folder, weights, kind, **about)
     elif vocabulary is not None:
         from llmc.weights.gguf import write_gguf
 
         with written_whole(path) as partial:
             name = export.found.name
             write_gguf(partial, weights, kind, vocabulary, name=name, origin=export.origin)
+
+
+def signed(card: str) -> str:
+    """Return a card with a last line by which an edited one is told from it."""
+    digest = hashlib.sha256(card.encode()).hexdigest()[:32]
+    return f"{card}\n<!-- written by llmc export-weights, {digest} -->\n"
+
+
+def check_card(path: Path) -> None:
+    """Refuse to replace a card that somebody wrote or edited.
+
+    Raises:
+        Usage: there is such a card.
+        BadData: it cannot be read.
+    """
+    if not path.is_file():
+        return
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror}") from error
+    if signed(text[: text.rfind("\n<!-- ")]) != text:
+        raise Usage(
+            f"{path} has been edited, and would be replaced: choose another --out, or move it away"
+        )
 
 
 def _write_llm_c(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.kinds import HEAD_BYTES, not_data
@@ -252,13 +252,19 @@ def derived_config(path: Path, entries: Mapping[str, Tensor], heads: int | None)
 
 
 def write_hf_folder(
-    folder: Path, weights: Weights, kind: str, *, eot: int | None, origin: Origin
+    folder: Path,
+    weights: Weights,
+    kind: str,
+    *,
+    eot: int | None,
+    origin: Origin,
+    sampling: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config.json, generation_config.json and model.safetensors into a folder.
 
     The weights are one file, as in every GPT-2 that OpenAI published, the largest included. They
     are stored as ``kind``: ``F32``, ``F16`` or ``BF16``. ``eot`` is the id that begins and ends a
-    text; None if the tokenizer is not known.
+    text; None if the tokenizer is not known. ``sampling`` are llmc's settings for the model.
 
     Raises:
         BadData: a number is too large for F16.
@@ -266,9 +272,29 @@ def write_hf_folder(
     """
     settings: dict[str, object] = {"bos_token_id": eot, "eos_token_id": eot}
     _write_json(folder / CONFIG_FILE, _config(weights.config, kind) | settings)
-    _write_json(folder / GENERATION_FILE, settings | {"_from_model_config": True})
+    chosen = _generation(sampling, weights.config.context, eot) if sampling is not None else {}
+    _write_json(folder / GENERATION_FILE, settings | (chosen or {"_from_model_config": True}))
     metadata = {"format": "pt", **origin.metadata()}  # transformers requires the format
     write_safetensors(folder / SAFETENSORS, _plan(weights, kind), metadata)
+
+
+def _generation(sampling: Mapping[str, Any], context: int, eot: int | None) -> dict[str, object]:
+    """Return sampling settings as transformers names them.
+
+    It fails beyond the last position, so a text ends there. Its own default is the 50 likeliest
+    tokens, so 0, which is all of them, is said too.
+    """
+    is_random = sampling["temperature"] > 0
+    chosen = {name: sampling[name] for name in ("temperature", "top_k", "top_p")}
+    if sampling["min_p"] > 0:
+        chosen["min_p"] = sampling["min_p"]
+    return {
+        "pad_token_id": eot,
+        "do_sample": is_random,
+        "max_length": context,
+        "repetition_penalty": sampling["repetition_penalty"],
+        **(chosen if is_random else {}),
+    }
 
 
 def _config(config: ModelConfig, kind: str) -> dict[str, object]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from llmc.cli.context import Context
 from llmc.cli.options import LAST_HELP, argument, in_group
 from llmc.cli.tokenizing import with_pattern
+from llmc.errors import Usage
 from llmc.model import DIMENSIONS
-from llmc.weights.export import Export
+from llmc.train.card import describe, said_of
+from llmc.weights.export import CARD, Export
 from llmc.weights.export import export_weights as write_export
 from llmc.weights.random import MOST_SEED
 
@@ -52,6 +55,18 @@ Tokenizer = Annotated[
         "Tokenizer the weights were trained with. Default: the recorded one.", "gpt2|byte|FILE"
     ),
 ]
+License = Annotated[
+    str | None,
+    of_output(
+        "With --to hf: the licence that the model card names, as the hub does: apache-2.0, mit, "
+        "cc-by-4.0 …",
+        "ID",
+    ),
+]
+Language = Annotated[
+    str | None,
+    of_output("With --to hf: the language of the text, for the model card.", "en|en,de|code"),
+]
 Last = Annotated[bool, of_output(LAST_HELP, names=("--last",))]
 Pattern = Annotated[
     str | None,
@@ -85,6 +100,8 @@ def export_weights(
     tokenizer: Tokenizer = None,
     pattern: Pattern = None,
     data: Data = None,
+    license: License = None,
+    language: Language = None,
     last: Last = False,
     layers: Layers = None,
     heads: Heads = None,
@@ -101,6 +118,9 @@ def export_weights(
     ctx: Context = typer_context.obj
     dimensions = (layers, heads, channels, context, vocab_size)
     shape = zip(DIMENSIONS, dimensions, strict=True)
+    if to != "hf" and (license is not None or language is not None):
+        raise Usage(f"--license and --language are for the model card of --to hf, not of {to}")
+    said = said_of(license, language)
     export = write_export(
         ctx.workspace,
         source,
@@ -112,24 +132,38 @@ def export_weights(
         tokenizer=with_pattern(tokenizer, pattern),
         data=data,
         last=last,
+        describe=partial(describe, ctx.workspace, said),
         report=ctx.ui,
     )
-    fingerprint = export.origin.tokenizer
-    ctx.ui.result(
-        {
-            "model": str(export.path),
-            "source": source,
-            "to": to,
-            "dtype": dtype,
-            "parameters": export.parameters,
-            "bytes": export.bytes,
-            "tokenizer": fingerprint.hex() if fingerprint else None,
-        }
-    )
+    ctx.ui.result(_fields(export, source))
     if to == "llmc":
         kind, _, preset = source.partition(":")
         is_preset = kind == "random" and preset and not any(dimensions[:-1])
         ctx.ui.next(_next(ctx, export, preset if is_preset else ""))
+    elif to == "hf":
+        _offer_upload(ctx, export, license)
+
+
+def _fields(export: Export, source: str) -> dict[str, Any]:
+    """Return the result, for ``--json``."""
+    fingerprint = export.origin.tokenizer
+    return {
+        "model": str(export.path),
+        "source": source,
+        "to": export.to,
+        "dtype": export.dtype,
+        "parameters": export.parameters,
+        "bytes": export.bytes,
+        "tokenizer": fingerprint.hex() if fingerprint else None,
+    }
+
+
+def _offer_upload(ctx: Context, export: Export, license: str | None) -> None:
+    """Print the command that uploads a folder, and what its reader has to fill in."""
+    if license is None:
+        ctx.ui.note(f"{CARD} names no licence: --license apache-2.0, or another, names one")
+    ctx.ui.note("after 'hf auth login', and with your USER and a NAME for the model:")
+    ctx.ui.next(shlex.join(["hf", "upload", "USER/NAME", ctx.workspace.shown(export.path)]))
 
 
 def _next(ctx: Context, export: Export, preset: str) -> str:
