@@ -48,9 +48,9 @@ class Masks:
         """Return the factors of x (B,T,C), whose rows are its last dimension, or (B,NH,T,T)."""
         update = mix64(mix64(self.seed) + self.step & BITS_64)
         key = mix64(mix64(update + layer & BITS_64) + place & BITS_64)
-        i = np.arange(x.shape[-1], dtype=np.uint32)
+        i: Words = np.arange(x.shape[-1], dtype=np.uint32)
         if place == ATTENTION:
-            i = ((i << 16)[:, None] + i).ravel()
+            i = ((i << np.uint32(16))[:, None] + i).ravel()
         keys = [mix64(key + row & BITS_64) for row in range(x.numel() // i.size)]
         words = np.stack([random_words(each, i) for each in keys])
         kept = torch.from_numpy(words >= np.uint32(int(self.rate * 2**32)))
@@ -65,7 +65,8 @@ def attention(masks: Masks, layer: int, heads: int, qkv: Tensor) -> Tensor:
     later = torch.ones(T, T, dtype=torch.bool).triu(1)
     weights = scores.masked_fill(later, -math.inf).softmax(-1)
     y = (weights * masks.of(ATTENTION, layer, weights)) @ v
-    return y.transpose(1, 2).reshape(B, T, C3 // 3)
+    out: Tensor = y.transpose(1, 2).reshape(B, T, C3 // 3)
+    return out
 
 
 def drop_in(model: GPT2, train: TrainConfig) -> Masks:
