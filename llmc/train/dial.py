@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ NOMINAL_RATE = 3e10
 SAMPLE = SampleConfig(tokens=200, temperature=0.7, top_k=40)
 SPARE = 0.5  # a run that the text ends in less of the time has time to spare
 USED = 0.95  # of the time; the rest is for loading, and for a speed that was measured too high
+CLOSE = 0.02  # nats by which a smaller model may be worse, and still be the choice
 MOST_MEASURED = 6  # shapes that are measured, at about two seconds each
 
 
@@ -65,6 +67,7 @@ class Choice:
     budget: str  # the time, as it was given
     chosen: Candidate | None = None  # None: the weights or the preset were given
     others: tuple[Candidate, ...] = ()  # all that were compared, the smallest first
+    doubled: Candidate | None = None  # the best in twice the time
 
 
 def budget_of(workspace: Workspace, inputs: Inputs, given: Mapping[str, Any]) -> str | None:
@@ -134,7 +137,8 @@ def choose(
     for line in _said(budget, found, overridden(preset.train, given), trial):
         report.note(line)
     chosen = replace(inputs, config=preset, model=model)
-    return Choice(chosen, budget, found, tuple(trial.candidates()))
+    others = tuple(trial.candidates())
+    return Choice(chosen, budget, found, others, trial.doubled())
 
 
 def _timed(preset: Preset, budget: str) -> Preset:
@@ -208,8 +212,14 @@ class _Trial:
         """Return what the time is enough for with every shape."""
         return [self.candidate(shape) for shape in self.shapes()]
 
+    def doubled(self) -> Candidate:
+        """Return the candidate with the lowest expected loss in twice the time, measured or not."""
+        trial = copy(self)
+        trial.seconds *= 2
+        return min(trial.candidates(), key=lambda each: each.loss)
+
     def best(self) -> Candidate:
-        """Return the candidate with the lowest expected loss, its speed measured.
+        """Return the candidate with the lowest expected loss or close to it, its speed measured.
 
         Its neighbours are measured too: small models keep fewer threads busy than large ones.
         """
@@ -222,7 +232,9 @@ class _Trial:
             if not unknown:
                 break
             self.rates[unknown[0]] = self._measured(unknown[0])
-        return min(map(self.candidate, self.rates), key=lambda each: each.loss)
+        measured = sorted(map(self.candidate, self.rates), key=lambda each: each.parameters)
+        least = min(each.loss for each in measured)
+        return next(each for each in measured if each.loss <= least + CLOSE)
 
     def settings(self, found: Candidate) -> TrainConfig:
         """Return all training settings of a candidate."""
