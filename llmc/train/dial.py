@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.config import DEFAULT_BUDGET, Preset, SampleConfig, TrainConfig, overridden
-from llmc.engine.machine import available_cpus
+from llmc.engine.machine import available_cpus, other_load
 from llmc.errors import Usage
 from llmc.model import DIMENSIONS, ModelConfig, flops_per_token, parameter_count
 from llmc.paths import Workspace
@@ -170,6 +170,7 @@ class _Trial:
 
     def __post_init__(self) -> None:
         self.seconds = seconds_of(self.budget)
+        self.load = other_load()  # before the trials, which are load too
         self.unique = sum(text.tokens for text in self.data.train)
         self.rates: dict[ModelConfig, float] = {}  # tokens a second, as measured
         self.fixed = self._fixed()
@@ -258,8 +259,10 @@ class _Trial:
         size = self.data.val_bytes_per_token
         if size is None:
             return None
-        bits = recipe.expected_bits_per_byte(found.loss)
-        low, high = (each * size * math.log(2) for each in bits)
+        nat = size * math.log(2)  # of a token, in bits per byte
+        most = math.log(found.shape.vocab_size) / nat  # before it has learnt anything
+        bits = [min(each, most) for each in recipe.expected_bits_per_byte(found.loss)]
+        low, high = (each * nat for each in bits)
         return (
             f"expected at the end, on English or code: a validation loss of {low:.1f} to "
             f"{high:.1f}, {bits[0]:.1f} to {bits[1]:.1f} bits per byte"
@@ -304,6 +307,11 @@ def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -
         f"this machine trains it on about {found.rate:,.0f} tokens a second: "
         f"{short(found.tokens)} tokens, {found.passes:.2g} passes over the text"
     )
+    if trial.load is not None:
+        yield (
+            f"other programs slow this machine down (a load of {trial.load:.1f}): the choice is "
+            "for the speed it has now"
+        )
     yield (
         f"updates of {settings.tokens_per_step:,} tokens at --lr {settings.lr:g}, which sinks in "
         f"the last {settings.decay:.0%}; windows of {settings.seq_len} tokens"
