@@ -106,7 +106,10 @@ def test_a_preset_that_changed_makes_another_model(llmc: Llmc) -> None:
 def test_a_model_of_one_s_own(llmc: Llmc) -> None:
     trained(llmc, run="mine")
     done = ok(llmc("prepare", "texts", "--tokenizer", "byte", "--model", "runs/mine/model.bin"))
-    assert "ready to train" in done.stderr
+    assert "next: llmc train --for 10m\n" in done.stderr  # it has been trained: finetune it
+    again = ok(llmc("prepare", "texts", *FLAGS)).stderr
+    assert "next: llmc train --config tiny.toml\n" in again
+    ok(llmc("prepare", "texts", "--tokenizer", "byte", "--model", "runs/mine/model.bin"))
     assert "model: runs/mine/model.bin\n" in ok(llmc("train", "--steps", "1")).stderr
 
 

@@ -12,7 +12,9 @@ from llmc.cli.context import Context
 from llmc.cli.options import SourceOption, argument, option
 from llmc.cli.tokenizing import options_of, with_tokenizing
 from llmc.config import DEFAULT_BUDGET
+from llmc.fetch.registry import NAMES
 from llmc.train import prepare as stages
+from llmc.train.dial import is_trained
 
 Inputs = Annotated[
     list[str],
@@ -70,7 +72,14 @@ def prepare(
         }
     )
     settings = ["--config", done.config] if done.config is not None else []
-    settings += ["--for", DEFAULT_BUDGET] if done.model is None else []
+    settings += ["--for", DEFAULT_BUDGET] if _is_chosen(done) else []
     if made.folder.resolve().parent != ctx.workspace.data.resolve():
         settings += ["--data", ctx.workspace.shown(made.folder)]
     ctx.ui.next(shlex.join(["llmc", "train", *settings]), "llmc sample --decode")
+
+
+def _is_chosen(done: stages.Prepared) -> bool:
+    """Return whether the settings are best chosen: for a new model, or to finetune on own text."""
+    if done.model is None or done.config is not None or done.manifest.dataset in NAMES:
+        return done.model is None
+    return is_trained(done.model)
