@@ -34,6 +34,18 @@ class Threads(NamedTuple):
         return ["--threads", str(self.most), *(["--fewer-threads", "1"] if self.fewer else [])]
 
 
+def other_load() -> float | None:
+    """Return how many processes want to run, on average over a minute, if more than there are CPUs.
+
+    In a container they are the host's, as the CPUs are.
+    """
+    try:
+        load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    except (AttributeError, OSError):  # Windows has no such number
+        return None
+    return load if load > cpus else None
+
+
 def training_threads(given: int | None) -> Threads:
     """Return the threads of a training run: those given, or the default, which may become fewer.
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmc.config import DEFAULT_BUDGET, Preset, SampleConfig, TrainConfig, overridden
-from llmc.engine.machine import available_cpus
+from llmc.engine.machine import available_cpus, other_load
 from llmc.errors import Usage
 from llmc.model import DIMENSIONS, ModelConfig, flops_per_token, parameter_count
 from llmc.paths import Workspace
@@ -37,6 +38,7 @@ NOMINAL_RATE = 3e10
 SAMPLE = SampleConfig(tokens=200, temperature=0.7, top_k=40)
 SPARE = 0.5  # a run that the text ends in less of the time has time to spare
 USED = 0.95  # of the time; the rest is for loading, and for a speed that was measured too high
+CLOSE = 0.02  # nats by which a smaller model may be worse, and still be the choice
 MOST_MEASURED = 6  # shapes that are measured, at about two seconds each
 
 
@@ -65,6 +67,7 @@ class Choice:
     budget: str  # the time, as it was given
     chosen: Candidate | None = None  # None: the weights or the preset were given
     others: tuple[Candidate, ...] = ()  # all that were compared, the smallest first
+    doubled: Candidate | None = None  # the best in twice the time
 
 
 def budget_of(workspace: Workspace, inputs: Inputs, given: Mapping[str, Any]) -> str | None:
@@ -134,7 +137,8 @@ def choose(
     for line in _said(budget, found, overridden(preset.train, given), trial):
         report.note(line)
     chosen = replace(inputs, config=preset, model=model)
-    return Choice(chosen, budget, found, tuple(trial.candidates()))
+    others = tuple(trial.candidates())
+    return Choice(chosen, budget, found, others, trial.doubled())
 
 
 def _timed(preset: Preset, budget: str) -> Preset:
@@ -166,6 +170,7 @@ class _Trial:
 
     def __post_init__(self) -> None:
         self.seconds = seconds_of(self.budget)
+        self.load = other_load()  # before the trials, which are load too
         self.unique = sum(text.tokens for text in self.data.train)
         self.rates: dict[ModelConfig, float] = {}  # tokens a second, as measured
         self.fixed = self._fixed()
@@ -208,8 +213,14 @@ class _Trial:
         """Return what the time is enough for with every shape."""
         return [self.candidate(shape) for shape in self.shapes()]
 
+    def doubled(self) -> Candidate:
+        """Return the candidate with the lowest expected loss in twice the time, measured or not."""
+        trial = copy(self)
+        trial.seconds *= 2
+        return min(trial.candidates(), key=lambda each: each.loss)
+
     def best(self) -> Candidate:
-        """Return the candidate with the lowest expected loss, its speed measured.
+        """Return the candidate with the lowest expected loss or close to it, its speed measured.
 
         Its neighbours are measured too: small models keep fewer threads busy than large ones.
         """
@@ -222,7 +233,9 @@ class _Trial:
             if not unknown:
                 break
             self.rates[unknown[0]] = self._measured(unknown[0])
-        return min(map(self.candidate, self.rates), key=lambda each: each.loss)
+        measured = sorted(map(self.candidate, self.rates), key=lambda each: each.parameters)
+        least = min(each.loss for each in measured)
+        return next(each for each in measured if each.loss <= least + CLOSE)
 
     def settings(self, found: Candidate) -> TrainConfig:
         """Return all training settings of a candidate."""
@@ -246,8 +259,10 @@ class _Trial:
         size = self.data.val_bytes_per_token
         if size is None:
             return None
-        bits = recipe.expected_bits_per_byte(found.loss)
-        low, high = (each * size * math.log(2) for each in bits)
+        nat = size * math.log(2)  # of a token, in bits per byte
+        most = math.log(found.shape.vocab_size) / nat  # before it has learnt anything
+        bits = [min(each, most) for each in recipe.expected_bits_per_byte(found.loss)]
+        low, high = (each * nat for each in bits)
         return (
             f"expected at the end, on English or code: a validation loss of {low:.1f} to "
             f"{high:.1f}, {bits[0]:.1f} to {bits[1]:.1f} bits per byte"
@@ -292,6 +307,11 @@ def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -
         f"this machine trains it on about {found.rate:,.0f} tokens a second: "
         f"{short(found.tokens)} tokens, {found.passes:.2g} passes over the text"
     )
+    if trial.load is not None:
+        yield (
+            f"other programs slow this machine down (a load of {trial.load:.1f}): the choice is "
+            "for the speed it has now"
+        )
     yield (
         f"updates of {settings.tokens_per_step:,} tokens at --lr {settings.lr:g}, which sinks in "
         f"the last {settings.decay:.0%}; windows of {settings.seq_len} tokens"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmc.train.dial import Choice
+from llmc.train.dial import Candidate, Choice
 from llmc.train.dry_run import Estimate, PlannedWork, total_seconds
 from llmc.train.metrics import Event, Progress
 from llmc.train.mixture import seen
@@ -47,35 +47,46 @@ def print_choice(choice: Choice) -> None:
         table.add_column(name, justify="right")
     best = choice.chosen.loss if choice.chosen is not None else 0.0
     for each in choice.others:
-        shape, about = each.shape, "" if each.measured else "about "
-        chosen = choice.chosen is not None and shape == choice.chosen.shape
-        table.add_row(
-            f"{shape.layers} layers of {shape.channels}",
-            short(each.parameters),
-            f"{about}{each.rate:,.0f}",
-            short(each.tokens),
-            f"{each.passes:.2g}",
-            "the lowest" if chosen else f"{each.loss - best:+.2f}",
-            style="bold" if chosen else None,
-        )
+        chosen = choice.chosen is not None and each.shape == choice.chosen.shape
+        cells = _cells(each, "chosen" if chosen else f"{each.loss - best:+.2f}")
+        table.add_row(*cells, style="bold" if chosen else None)
+    if choice.doubled is not None:
+        shape, *cells = _cells(choice.doubled, f"{choice.doubled.loss - best:+.2f}")
+        table.add_section()
+        table.add_row(f"2 × {choice.budget}: {shape}", *cells)
     _print(table, "")
+
+
+def _cells(each: Candidate, loss: str) -> list[str]:
+    """Return the row of a candidate."""
+    about = "" if each.measured else "about "
+    return [
+        f"{each.shape.layers} layers of {each.shape.channels}",
+        short(each.parameters),
+        f"{about}{each.rate:,.0f}",
+        short(each.tokens),
+        f"{each.passes:.2g}",
+        loss,
+    ]
 
 
 def choice_fields(choice: Choice) -> dict[str, Any]:
     """Return what was compared, for ``--json``."""
-    compared = [
-        {
-            **vars(each.shape),
-            "parameters": each.parameters,
-            "tokens_per_second": each.rate,
-            "measured": each.measured,
-            "tokens": each.tokens,
-            "passes": each.passes,
-            "expected_loss": each.loss,
-        }
-        for each in choice.others
-    ]
-    return {"for": choice.budget, "compared": compared}
+    compared = [_candidate_fields(each) for each in choice.others]
+    doubled = _candidate_fields(choice.doubled) if choice.doubled is not None else None
+    return {"for": choice.budget, "compared": compared, "in_twice_the_time": doubled}
+
+
+def _candidate_fields(each: Candidate) -> dict[str, Any]:
+    return {
+        **vars(each.shape),
+        "parameters": each.parameters,
+        "tokens_per_second": each.rate,
+        "measured": each.measured,
+        "tokens": each.tokens,
+        "passes": each.passes,
+        "expected_loss": each.loss,
+    }
 
 
 def _print(*parts: Table | str) -> None:

@@ -56,7 +56,8 @@ def plain_lines(event: Event, progress: Progress) -> str:
             f"isa: {event['isa']}, threads: {event['threads']}, dtype: {precision(event)}\n"
         )
     if event["event"] == "sample":
-        return f"generating:\n---\n{progress.sample}\n---\n"
+        shown = printable(progress.sample, keep="\n\t", instead="�")
+        return f"generating:\n---\n{shown}\n---\n"
     return _notice(event)
 
 

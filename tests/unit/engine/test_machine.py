@@ -112,6 +112,15 @@ def test_only_the_default_may_become_fewer(monkeypatch: pytest.MonkeyPatch) -> N
     assert training_threads(None) == Threads(2)
 
 
+def test_other_load_is_more_than_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for load, found in ((0.0, None), (4.0, None), (4.5, 4.5)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert machine.other_load() == found
+    monkeypatch.delattr(os, "getloadavg")
+    assert machine.other_load() is None
+
+
 def test_a_cpu_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr("platform.machine", lambda: "abacus")
