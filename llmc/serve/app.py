@@ -98,6 +98,16 @@ def _open_routes(completions: Completions) -> APIRouter:
     return routes
 
 
+async def _refuse_chat() -> Response:
+    """Refuse a conversation, which many clients ask for first."""
+    raise Refused(
+        400,
+        "The model continues texts and was not trained on conversations: send a prompt to "
+        "/v1/completions",
+        code="no_chat_template",
+    )
+
+
 def _keyed_routes(
     served: ServedModel, completions: Completions, metrics: ServerMetrics
 ) -> APIRouter:
@@ -133,6 +143,8 @@ def _keyed_routes(
         response_model=None,
         responses=answers | UNAVAILABLE,
     )(complete)
+
+    routes.post("/v1/chat/completions", include_in_schema=False)(_refuse_chat)
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:

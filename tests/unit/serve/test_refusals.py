@@ -165,11 +165,20 @@ def test_who_leaves_in_the_middle_of_asking_is_no_news(server: Served) -> None:
 
 
 def test_unknown_places_and_methods(server: Served) -> None:
-    assert error(server.get("/v1/chat/completions"), 404)["code"] == "unknown_url"
+    assert error(server.get("/v1/embeddings"), 404)["code"] == "unknown_url"
     answer = server.client.delete("/v1/models")
     error(answer, 405)
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
     assert server.client.head("/").headers["content-length"] != "0"
+
+
+def test_a_conversation_is_led_to_completions(server: Served) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    for body in (b"", json.dumps({"messages": messages, "stream": True}).encode()):
+        answer = server.client.post("/v1/chat/completions", content=body)
+        refusal = error(answer, 400)
+        assert refusal["code"] == "no_chat_template"
+        assert "/v1/completions" in refusal["message"]
 
 
 def test_only_this_machine_s_names_are_answered(server: Served) -> None:
