@@ -298,7 +298,10 @@ def _generation(sampling: Mapping[str, Any], context: int, eot: int | None) -> d
 
 
 def _config(config: ModelConfig, kind: str) -> dict[str, object]:
-    """Return the fields of ``GPT2Config``; llmc trains without dropout."""
+    """Return the fields of ``GPT2Config``.
+
+    Dropout is 0: its rate is a setting of a run, and whoever finetunes the weights chooses it anew.
+    """
     return {
         "activation_function": "gelu_new",
         "architectures": ["GPT2LMHeadModel"],

@@ -99,10 +99,9 @@ static void decode_linear(const struct Workers *w, struct DecodeLinear a) {
   book((struct ProfileCall){"decode_linear", a.weight.data, a.M, a.N, a.K, bytes, 0}, started);
 }
 
-static void attention_forward(const struct Workers *w, struct Array out, float *lse, struct ArrayView qkv, size_t B,
-                              size_t T, size_t C, size_t NH) {
+static void attention_forward(const struct Workers *w, struct AttentionForward a) {
   const double started = clock_seconds();
-  inner->attention_forward(w, out, lse, qkv, B, T, C, NH);
+  inner->attention_forward(w, a);
   book((struct ProfileCall){.operation = "attention_forward"}, started);
 }
 

@@ -8,6 +8,8 @@
  * Where the CPU multiplies pairs of BF16, a model in BF16 has its factors packed in pairs, weights included: a
  * weight's row is paired with the next as it leaves the exponential. Scores and sums are floats in any case.
  *
+ * With dropout the weights that are multiplied by values are not those that are summed up: the softmax is over all.
+ *
  * The work is claimed by (batch, head) pairs, or by parts of them where they would not keep the threads busy (claims.h).
  */
 
@@ -22,6 +24,7 @@ struct Attention {
   float *dqkv;             // backward writes (B, T, 3C)
   struct ArrayView out_read;  // and reads (B, T, C)
   const float *dout, *lse_read;
+  struct Dropout dropout;     // of the weights
   size_t B, T, C, NH, HS;
   size_t first;            // position of the first query: those before it are in a cache
 };
@@ -50,11 +53,11 @@ INLINE float array_dot(struct ArrayView a, const float *b, size_t n) {
   return vsum(sums) + tail;
 }
 
-/* So many vectors of queries, from position q0 on, of one head; lse may be NULL. keys: left panels (HS, T); values:
- * for each tile of keys, left panels (keys of the tile, HS), the tiles one after the other. */
+/* So many vectors of queries, from position q0 on, of one head; lse may be NULL, and the head's dropout too. keys: left
+ * panels (HS, T); values: for each tile of keys, left panels (keys of the tile, HS), the tiles one after the other. */
 INLINE void attention_strip(const struct Attention *at, struct Array out, float *lse, struct ArrayView q,
                             const float *keys, const float *values, float *scratch, size_t q0, size_t vectors,
-                            const bool pairs) {
+                            const bool pairs, const struct Dropout *dropout) {
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, width = vectors * VL;
   const size_t group = pack_group(pairs);
   const float scale = 1 / sqrtf((float)HS);
@@ -85,9 +88,13 @@ INLINE void attention_strip(const struct Attention *at, struct Array out, float 
         for (size_t i = 0; i < group; i++) {
           weight[i] = i == 0 || k + i < used ? vexp(vload(w + i * width) - top) : (vf){0};
         }
-        pack_rows(packed, k, v * VL, width, weight, pairs);
 #pragma GCC unroll 2
         for (size_t i = 0; i < group; i += 2) sum += pairs ? weight[i] + weight[i + 1] : weight[i];
+#pragma GCC unroll 4
+        for (size_t i = 0; dropout != NULL && i < group; i++) {
+          weight[i] *= vdropout_factor(dropout, dropout->key, ((vu)query << 16) + (uint32_t)(k0 + k + i));
+        }
+        pack_rows(packed, k, v * VL, width, weight, pairs);
       }
       const vf shrink = vexp(max[v] - top);
       max[v] = top;
@@ -126,7 +133,8 @@ INLINE void attention_pack(float *keys, float *values, struct ArrayView k, struc
   }
 }
 
-INLINE void attention_forward_heads(const struct Attention *at, int thread, int threads, const bool pairs) {
+INLINE void attention_forward_heads(const struct Attention *at, int thread, int threads, const bool pairs,
+                                    const bool drops) {
   const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C, vectors = strip_vectors(T);
   const size_t width = vectors * VL;
   const struct AttentionClaims claims = attention_forward_claims(at->B * NH, ceil_div(T, width), (size_t)threads);
@@ -135,13 +143,14 @@ INLINE void attention_forward_heads(const struct Attention *at, int thread, int 
   for (size_t i; (i = pool_claim(at->workers->pool)) < attention_claims_all(&claims);) {
     const struct AttentionClaim claim = attention_claimed(&claims, i, false);
     const size_t b = claim.head / NH, h = claim.head % NH;
+    const struct Dropout dropout = dropout_head(&at->dropout, claim.head);
     const struct ArrayView q = view_at(at->qkv, b * T * stride + h * HS), k = view_at(q, C), v = view_at(k, C);
     /* As many whole tiles of keys as the part's last strip sees. */
     const size_t seen = size_min(T, round_up(attention_seen(&claims, claim, T, width), TILE));
     attention_pack(keys, values, k, v, stride, seen, HS, pairs);
     for (size_t q0 = claim.part * width; q0 < T; q0 += claims.key_parts * width) {
       attention_strip(at, array_at(at->out, b * T * C + h * HS), at->lse + claim.head * T, q, keys, values, scratch, q0,
-                      vectors, pairs);
+                      vectors, pairs, drops ? &dropout : NULL);
     }
   }
 }
@@ -152,20 +161,26 @@ INLINE void attention_forward_heads(const struct Attention *at, int thread, int 
 
 static void attention_forward_task(void *argument, int thread, int threads) {
   const struct Attention *at = argument;
+  const bool drops = at->dropout.below > 0;
 #if TILES
-  if (at->workers->dtype == BF16) {
+  if (at->workers->dtype == BF16 && !drops) {  // tiles know no dropout
     attention_tiles_forward_task(argument, thread, threads);
     return;
   }
 #endif
-  if (PAIRS && at->workers->dtype == BF16) attention_forward_heads(at, thread, threads, true);
-  else attention_forward_heads(at, thread, threads, false);
+  if (PAIRS && at->workers->dtype == BF16) {
+    if (drops) attention_forward_heads(at, thread, threads, true, true);
+    else attention_forward_heads(at, thread, threads, true, false);
+  } else if (drops) {
+    attention_forward_heads(at, thread, threads, false, true);
+  } else {
+    attention_forward_heads(at, thread, threads, false, false);
+  }
 }
 
-static void attention_forward(const struct Workers *workers, struct Array out, float *lse, struct ArrayView qkv,
-                              size_t B, size_t T, size_t C, size_t NH) {
-  struct Attention at = {.workers = workers, .out = out, .lse = lse, .qkv = qkv,
-                         .B = B, .T = T, .C = C, .NH = NH, .HS = C / NH};
+static void attention_forward(const struct Workers *workers, struct AttentionForward a) {
+  struct Attention at = {.workers = workers, .out = a.out, .lse = a.lse, .qkv = a.qkv, .dropout = a.dropout,
+                         .B = a.B, .T = a.T, .C = a.C, .NH = a.NH, .HS = a.C / a.NH};
   pool_run(workers->pool, "attention_forward", attention_forward_task, &at);
 }
 
@@ -215,7 +230,8 @@ INLINE struct Head attention_pack_head(const struct Attention *at, float *own, s
  * complete after it, dq collects one strip's part. Of these the share may have one or the other. */
 INLINE void attention_backward_strip(const struct Attention *at, const struct Head *head,
                                      const struct AttentionShare *share, float *dk, float *dv, struct ArrayView k,
-                                     struct ArrayView v, size_t k0, size_t vectors, const bool pairs) {
+                                     struct ArrayView v, size_t k0, size_t vectors, const bool pairs,
+                                     const struct Dropout *dropout) {
   const enum Dtype factors = factors_as(pairs);
   const size_t group = pack_group(pairs);
   const size_t HS = at->HS, T = at->T, stride = 3 * at->C, width = vectors * VL;
@@ -257,8 +273,14 @@ INLINE void attention_backward_strip(const struct Attention *at, const struct He
           const size_t query = q0 + t + i, row = (t + i) * width + j * VL;
           weight[i] = vexp(scale * vload(weights + row) - head->lse[query]);
           if (query < k0 + width) weight[i] = vselect(key > (int32_t)query, (vf){0}, weight[i]);
-          dscore[i] = scale * weight[i] * (vload(dscores + row) - head->dy_y[query]);
+          vf dweight = vload(dscores + row), factor = {0};
+          if (dropout != NULL) {
+            factor = vdropout_factor(dropout, dropout->key, (vu)key + dropout_weight(query, 0));
+            dweight *= factor;
+          }
+          dscore[i] = scale * weight[i] * (dweight - head->dy_y[query]);
           vstore(dscores + row, dscore[i]);
+          if (dropout != NULL) weight[i] *= factor;
         }
         pack_rows(packed, t, j * VL, width, weight, pairs);
         if (pairs) pack_rows(paired, t, j * VL, width, dscore, true);
@@ -283,7 +305,8 @@ INLINE void attention_backward_strip(const struct Attention *at, const struct He
   strip_store_turned(array_of(dv + k0 * stride), stride, dv_strip, width, count, HS);
 }
 
-INLINE void attention_backward_heads(const struct Attention *at, int thread, int threads, const bool pairs) {
+INLINE void attention_backward_heads(const struct Attention *at, int thread, int threads, const bool pairs,
+                                     const bool drops) {
   const size_t T = at->T, C = at->C, HS = at->HS, NH = at->NH, stride = 3 * C;
   const size_t vectors = strip_vectors(T), width = vectors * VL, dq_width = strip_vectors(HS) * VL;
   const struct AttentionClaims claims =
@@ -293,11 +316,12 @@ INLINE void attention_backward_heads(const struct Attention *at, int thread, int
     const struct AttentionClaim claim = attention_claimed(&claims, i, true);
     const struct AttentionShare share = attention_share(&claims, claim, width);
     const size_t b = claim.head / NH, h = claim.head % NH, offset = b * T * stride + h * HS;
+    const struct Dropout dropout = dropout_head(&at->dropout, claim.head);
     const struct Head head = attention_pack_head(at, own, b, h, &share, pairs);
     const struct ArrayView k = view_at(at->qkv, offset + C), v = view_at(k, C);
     float *dq = at->dqkv + offset, *dk = dq + C, *dv = dk + C;
     for (size_t k0 = share.first; k0 < share_end(&share, T, TILE); k0 += share.strips * width) {
-      attention_backward_strip(at, &head, &share, dk, dv, k, v, k0, vectors, pairs);
+      attention_backward_strip(at, &head, &share, dk, dv, k, v, k0, vectors, pairs, drops ? &dropout : NULL);
     }
     for (size_t j = 0; share.queries && j < HS; j += dq_width) {
       for (size_t t = 0; t < T; t++) {
@@ -311,18 +335,26 @@ INLINE void attention_backward_heads(const struct Attention *at, int thread, int
 
 static void attention_backward_task(void *argument, int thread, int threads) {
   const struct Attention *at = argument;
+  const bool drops = at->dropout.below > 0;
 #if TILES
-  if (at->workers->dtype == BF16) {
+  if (at->workers->dtype == BF16 && !drops) {
     attention_tiles_backward_task(argument, thread, threads);
     return;
   }
 #endif
-  if (PAIRS && at->workers->dtype == BF16) attention_backward_heads(at, thread, threads, true);
-  else attention_backward_heads(at, thread, threads, false);
+  if (PAIRS && at->workers->dtype == BF16) {
+    if (drops) attention_backward_heads(at, thread, threads, true, true);
+    else attention_backward_heads(at, thread, threads, true, false);
+  } else if (drops) {
+    attention_backward_heads(at, thread, threads, false, true);
+  } else {
+    attention_backward_heads(at, thread, threads, false, false);
+  }
 }
 
 static void attention_backward(const struct Workers *workers, struct AttentionBackward a) {
   struct Attention at = {.workers = workers, .dqkv = a.dqkv, .dout = a.dout, .qkv = a.qkv, .out_read = a.out,
-                         .lse_read = a.lse, .B = a.B, .T = a.T, .C = a.C, .NH = a.NH, .HS = a.C / a.NH};
+                         .lse_read = a.lse, .dropout = a.dropout,
+                         .B = a.B, .T = a.T, .C = a.C, .NH = a.NH, .HS = a.C / a.NH};
   pool_run(workers->pool, "attention_backward", attention_backward_task, &at);
 }

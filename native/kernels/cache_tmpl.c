@@ -153,7 +153,7 @@ static void attention_prompt_task(void *argument, int thread, int threads) {
     attention_pack(packed_keys, packed_values, view(keys), view(values), row, T, HS, false);
     for (size_t q0 = first; q0 < T; q0 += vectors * VL) {
       attention_strip(&at, array_of(c->out + h * HS), NULL, view_of(q), packed_keys, packed_values, scratch, q0,
-                      vectors, false);
+                      vectors, false, NULL);
     }
   }
 }

@@ -30,6 +30,14 @@ static inline uint64_t dropout_row(const struct Dropout *dropout, size_t n) {
   return mix64(dropout->key + dropout->first + n);
 }
 
+/* The same for the n-th head alone, whose weights are one row: its key is the row's. */
+static inline struct Dropout dropout_head(const struct Dropout *dropout, size_t n) {
+  return (struct Dropout){dropout_row(dropout, n), 0, dropout->below, dropout->scale};
+}
+
+/* The place of a weight of attention in its head: no two share one in up to 65536 positions. */
+static inline uint32_t dropout_weight(size_t query, size_t key) { return (uint32_t)(query << 16) + (uint32_t)key; }
+
 /* What number i of a row is multiplied by. */
 static inline float dropout_factor(const struct Dropout *dropout, uint64_t row, size_t i) {
   return moments_random(row, i) < dropout->below ? 0 : dropout->scale;

@@ -116,11 +116,20 @@ struct DecodeLinear {
   size_t M, N, K;
 };
 
+struct AttentionForward {
+  struct Array out;                   // (B, T, C)
+  float *lse;                         // (B, NH, T)
+  struct ArrayView qkv;               // (B, T, 3C)
+  struct Dropout dropout;             // of the weights; a row is a head
+  size_t B, T, C, NH;
+};
+
 struct AttentionBackward {
   float *dqkv;                        // (B, T, 3C)
   const float *dout;                  // (B, T, C)
   struct ArrayView qkv, out;          // (B, T, 3C), (B, T, C)
   const float *lse;                   // (B, NH, T)
+  struct Dropout dropout;
   size_t B, T, C, NH;
 };
 
@@ -177,8 +186,7 @@ struct Kernels {
 
   /* Causal self-attention. qkv (B, T, 3C): query, key, value, each NH heads of HS = C / NH.
    * out (B, T, C);  lse (B, NH, T): the log of the sum of exponentials of each row of scores. */
-  void (*attention_forward)(const struct Workers *, struct Array out, float *lse, struct ArrayView qkv,
-                            size_t B, size_t T, size_t C, size_t NH);
+  void (*attention_forward)(const struct Workers *, struct AttentionForward);
   /* dqkv (B, T, 3C) = the gradient of qkv */
   void (*attention_backward)(const struct Workers *, struct AttentionBackward);
   /* Attention of M tokens that follow each other in one slot, the first of them as `first` says: their keys and

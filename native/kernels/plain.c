@@ -212,7 +212,7 @@ static float dot(struct ArrayView a, struct ArrayView b, size_t n) {
  * of the sum of exponentials. The softmax runs online: when a larger score turns up, what was summed
  * so far is scaled down (Milakov, Gimelshein 2018). So no row of scores is ever stored. */
 float plain_attend(struct Array out, struct ArrayView q, struct ArrayView keys, struct ArrayView values,
-                    size_t stride, size_t T, size_t HS) {
+                    size_t stride, size_t T, size_t HS, const struct Dropout *head) {
   enum { CHUNK = 64 };  // outputs at a time; their sums are floats, whatever out is
   float scale = 1 / sqrtf((float)HS);
   float max = -INFINITY, total = 0;
@@ -230,6 +230,7 @@ float plain_attend(struct Array out, struct ArrayView q, struct ArrayView keys, 
       }
       float weight = expf(score - max);
       total += weight;
+      if (head != NULL) weight *= dropout_factor(head, head->key, dropout_weight(T - 1, t));
       for (size_t i = 0; i < n; i++) sums[i] += weight * view_get(values, t * stride + i0 + i);
     }
     for (size_t i = 0; i < n; i++) array_set(out, i0 + i, sums[i] / total);
@@ -237,16 +238,17 @@ float plain_attend(struct Array out, struct ArrayView q, struct ArrayView keys, 
   return max + logf(total);
 }
 
-static void attention_forward(const struct Workers *workers, struct Array out, float *lse,
-                              struct ArrayView qkv, size_t B, size_t T, size_t C, size_t NH) {
+static void attention_forward(const struct Workers *workers, struct AttentionForward a) {
   (void)workers;
-  size_t HS = C / NH;
+  const size_t B = a.B, T = a.T, C = a.C, NH = a.NH, HS = C / NH;
   for (size_t b = 0; b < B; b++) {
     for (size_t h = 0; h < NH; h++) {
-      struct ArrayView q = view_at(qkv, b * T * 3 * C + h * HS);
+      const struct ArrayView q = view_at(a.qkv, b * T * 3 * C + h * HS), k = view_at(q, C), v = view_at(k, C);
+      const struct Dropout head = dropout_head(&a.dropout, b * NH + h);
       for (size_t t = 0; t < T; t++) {
-        lse[(b * NH + h) * T + t] = plain_attend(array_at(out, (b * T + t) * C + h * HS), view_at(q, t * 3 * C),
-                                           view_at(q, C), view_at(q, 2 * C), 3 * C, t + 1, HS);
+        a.lse[(b * NH + h) * T + t] =
+            plain_attend(array_at(a.out, (b * T + t) * C + h * HS), view_at(q, t * 3 * C), k, v, 3 * C, t + 1, HS,
+                         head.below > 0 ? &head : NULL);
       }
     }
   }
@@ -263,15 +265,17 @@ static void attention_backward(const struct Workers *workers, struct AttentionBa
       size_t head = b * T * stride + h * HS;
       struct ArrayView q = view_at(a.qkv, head), k = view_at(q, C), v = view_at(q, 2 * C);
       float *dq = dqkv + head, *dk = dq + C, *dv = dq + 2 * C;
+      const struct Dropout dropout = dropout_head(&a.dropout, b * NH + h);
       for (size_t t = 0; t < T; t++) {
         const float *dy = a.dout + (b * T + t) * C + h * HS;
         float dy_y = dot(view_of(dy), view_at(a.out, (b * T + t) * C + h * HS), HS);
         for (size_t s = 0; s <= t; s++) {
           float score = scale * dot(view_at(q, t * stride), view_at(k, s * stride), HS);
           float p = expf(score - a.lse[(b * NH + h) * T + t]);
-          float dscore = scale * p * (dot(view_of(dy), view_at(v, s * stride), HS) - dy_y);
+          float factor = dropout.below > 0 ? dropout_factor(&dropout, dropout.key, dropout_weight(t, s)) : 1;
+          float dscore = scale * p * (factor * dot(view_of(dy), view_at(v, s * stride), HS) - dy_y);
           for (size_t i = 0; i < HS; i++) {
-            dv[s * stride + i] += p * dy[i];
+            dv[s * stride + i] += factor * p * dy[i];
             dq[t * stride + i] += dscore * view_get(k, s * stride + i);
             dk[s * stride + i] += dscore * view_get(q, t * stride + i);
           }

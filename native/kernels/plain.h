@@ -11,9 +11,9 @@ float plain_operand(const struct Workers *workers, float x);
 float plain_gelu(float x);
 
 /* One query against the keys and values of positions 0 … T-1, `stride` numbers apart; returns the log of the
- * sum of exponentials. */
+ * sum of exponentials. The head's dropout may be NULL. */
 float plain_attend(struct Array out, struct ArrayView q, struct ArrayView keys, struct ArrayView values, size_t stride,
-                       size_t T, size_t HS);
+                   size_t T, size_t HS, const struct Dropout *head);
 
 void plain_weights_store(const struct Workers *workers, struct Weights out, const float *weight, size_t N,
                          size_t K);

@@ -98,7 +98,7 @@ void plain_attention_forward_cached(const struct Workers *workers, float *out, c
       const struct Array keys = cached(cache, cache.keys, at.slot, 0, h, NH, HS);
       const struct Array values = cached(cache, cache.values, at.slot, 0, h, NH, HS);
       plain_attend(array_of(out + m * C + h * HS), view_of(q), view(keys), view(values), row,
-                   at.position + 1, HS);
+                   at.position + 1, HS, NULL);
     }
   }
 }

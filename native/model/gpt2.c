@@ -35,13 +35,15 @@ struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l) {
 }
 
 /* Where numbers are dropped, as in GPT-2. */
-enum DropoutPlace { DROPOUT_EMBEDDING, DROPOUT_ATTPROJ, DROPOUT_FCPROJ };
+enum DropoutPlace { DROPOUT_EMBEDDING, DROPOUT_ATTPROJ, DROPOUT_FCPROJ, DROPOUT_ATTENTION };
 
-/* Of a place in block l, the embedding's being in block 0; rows count through the update, whatever parts it has. */
+/* Of a place in block l, the embedding's being in block 0. Its rows, in attention the heads of all sequences, count
+ * through the update, whatever parts that has. */
 static struct Dropout dropout_at(const struct Gpt2 *model, enum DropoutPlace place, size_t l) {
   const struct DropoutState *d = &model->dropout;
   const uint64_t update = mix64(mix64(d->seed) + d->step);
-  return dropout_of(d->on ? d->rate : 0, mix64(mix64(update + l) + place), d->part * model->B * model->T);
+  const size_t rows = model->B * (place == DROPOUT_ATTENTION ? model->config.NH : model->T);
+  return dropout_of(d->on ? d->rate : 0, mix64(mix64(update + l) + place), d->part * rows);
 }
 
 /* out (BT, C) = residual + dropout(inp), without the residual where it is NULL. */
@@ -85,7 +87,8 @@ static void block_before_last(struct Gpt2 *model, size_t l, const float *residua
       .out = a.ln1, .mean = a.ln1_mean, .rstd = a.ln1_rstd, .inp = residual1, .weight = p.ln1w, .bias = p.ln1b});
   k->linear_forward(w, (struct Linear){.M = BT, .N = 3 * C, .K = C,
       .out = a.qkv, .inp = view(a.ln1), .weight = p.qkvw, .bias = p.qkvb});
-  k->attention_forward(w, a.att, a.lse, view(a.qkv), B, T, C, model->config.NH);
+  k->attention_forward(w, (struct AttentionForward){.B = B, .T = T, .C = C, .NH = model->config.NH,
+      .out = a.att, .lse = a.lse, .qkv = view(a.qkv), .dropout = dropout_at(model, DROPOUT_ATTENTION, l)});
   add_branch(model, (struct Linear){.M = BT, .N = C, .K = C,
       .out = array_of(a.residual2), .residual = residual1, .inp = view(a.att), .weight = p.attprojw,
       .bias = p.attprojb}, dropout_at(model, DROPOUT_ATTPROJ, l));
@@ -192,7 +195,8 @@ static void block_backward(struct Gpt2 *model, size_t l, const float *residual1,
       .dweight = g.attprojw, .dbias = g.attprojb, .dout = dattproj, .inp = view(a.att), .add = add});
   k->linear_backward_input(w, d->branch, dattproj, p.attprojw, BT, C, C);
   k->attention_backward(w, (struct AttentionBackward){.B = B, .T = T, .C = C, .NH = model->config.NH,
-      .dqkv = d->qkv, .dout = d->branch, .qkv = view(a.qkv), .out = view(a.att), .lse = a.lse});
+      .dqkv = d->qkv, .dout = d->branch, .qkv = view(a.qkv), .out = view(a.att), .lse = a.lse,
+      .dropout = dropout_at(model, DROPOUT_ATTENTION, l)});
   k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = BT, .N = 3 * C, .K = C,
       .dweight = g.qkvw, .dbias = g.qkvb, .dout = d->qkv, .inp = view(a.ln1), .add = add});
   k->linear_backward_input(w, d->branch, d->qkv, p.qkvw, BT, 3 * C, C);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from llmc.check.torch_model import GPT2, Block
 from llmc.config import TrainConfig
 
-EMBEDDING, ATTPROJ, FCPROJ = range(3)  # the places, as the engine numbers them
+EMBEDDING, ATTPROJ, FCPROJ, ATTENTION = range(4)  # the places, as the engine numbers them
 BITS_32, BITS_64 = 2**32 - 1, 2**64 - 1
 
 Words = NDArray[np.uint32]
@@ -43,15 +45,28 @@ class Masks:
         self.rate, self.seed, self.step = train.dropout, train.seed, 0
 
     def of(self, place: int, layer: int, x: Tensor) -> Tensor:
-        """Return the factors of x, whose last dimension is a row."""
+        """Return the factors of x (B,T,C), whose rows are its last dimension, or (B,NH,T,T)."""
         update = mix64(mix64(self.seed) + self.step & BITS_64)
         key = mix64(mix64(update + layer & BITS_64) + place & BITS_64)
-        width = x.shape[-1]
-        i = np.arange(width, dtype=np.uint32)
-        keys = [mix64(key + row & BITS_64) for row in range(x.numel() // width)]
+        i: Words = np.arange(x.shape[-1], dtype=np.uint32)
+        if place == ATTENTION:
+            i = ((i << np.uint32(16))[:, None] + i).ravel()
+        keys = [mix64(key + row & BITS_64) for row in range(x.numel() // i.size)]
         words = np.stack([random_words(each, i) for each in keys])
         kept = torch.from_numpy(words >= np.uint32(int(self.rate * 2**32)))
         return kept.reshape(x.shape).to(x.dtype) / (1 - self.rate)
+
+
+def attention(masks: Masks, layer: int, heads: int, qkv: Tensor) -> Tensor:
+    """Return causal attention (B,T,C) with dropped weights; see Block.attention."""
+    B, T, C3 = qkv.shape
+    q, k, v = qkv.view(B, T, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    later = torch.ones(T, T, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(later, -math.inf).softmax(-1)
+    y = (weights * masks.of(ATTENTION, layer, weights)) @ v
+    out: Tensor = y.transpose(1, 2).reshape(B, T, C3 // 3)
+    return out
 
 
 def drop_in(model: GPT2, train: TrainConfig) -> Masks:
@@ -67,6 +82,8 @@ def drop_in(model: GPT2, train: TrainConfig) -> Masks:
                 return x * masks.of(place, layer, x)
 
             module.register_forward_hook(of_branch)
+
+        block.__dict__["attention"] = partial(attention, masks, layer, model.config.heads)
 
     def of_embedding(_: Any, inputs: tuple[Tensor]) -> Any:
         return inputs[0] * masks.of(EMBEDDING, 0, inputs[0])

@@ -92,7 +92,8 @@ static const struct Kernels *table_named(const char *name) {
 }
 
 static void call_attention(const struct Kernels *k, const struct Workers *w, const struct Case *c, const struct Memory *out) {
-  k->attention_forward(w, out[0].array, out[1].data, view(c->in[0].array), c->B, c->T, c->C, c->NH);
+  k->attention_forward(w, (struct AttentionForward){.out = out[0].array, .lse = out[1].data,
+      .qkv = view(c->in[0].array), .B = c->B, .T = c->T, .C = c->C, .NH = c->NH});
   k->attention_backward(w, (struct AttentionBackward){
       .dqkv = out[2].data, .dout = c->in[1].data, .qkv = view(c->in[0].array), .out = view(out[0].array),
       .lse = out[1].data, .B = c->B, .T = c->T, .C = c->C, .NH = c->NH});

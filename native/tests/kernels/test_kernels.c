@@ -127,23 +127,27 @@ static void check_linears(void) {
 
 static void call_attention_forward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                    const struct Memory *out) {
-  k->attention_forward(w, out[0].array, out[1].data, view(c->in[0].array), c->B, c->T, c->C, c->NH);
+  k->attention_forward(w, (struct AttentionForward){.out = out[0].array, .lse = out[1].data,
+      .qkv = view(c->in[0].array), .dropout = c->dropout, .B = c->B, .T = c->T, .C = c->C, .NH = c->NH});
 }
 
 static void call_attention_backward(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                                     const struct Memory *out) {
   k->attention_backward(w, (struct AttentionBackward){
       .dqkv = out[0].data, .dout = c->in[0].data, .qkv = view(c->in[1].array),
-      .out = view(c->in[2].array), .lse = c->in[3].data, .B = c->B, .T = c->T, .C = c->C, .NH = c->NH});
+      .out = view(c->in[2].array), .lse = c->in[3].data, .dropout = c->dropout,
+      .B = c->B, .T = c->T, .C = c->C, .NH = c->NH});
 }
 
-static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype dtype) {
+/* All tables drop the same weights: other ones would be far more than rounding. */
+static void check_attention_with(size_t B, size_t T, size_t HS, size_t NH, enum Dtype dtype, double rate) {
   const size_t C = NH * HS;
-  const struct Case shape = {.B = B, .T = T, .C = C, .NH = NH, .dtype = dtype};
+  const struct Dropout dropout = dropout_of(rate, mix64(T), B);
+  const struct Case shape = {.B = B, .T = T, .C = C, .NH = NH, .dtype = dtype, .dropout = dropout};
   struct Case c = shape;
   c.op = "attention_forward", c.call = call_attention_forward;
   case_array(&c, B * T * 3 * C, 0.1, dtype);
-  const double within = dtype == BF16 ? PAIRED : SOFTMAX;
+  const double within = dtype == BF16 ? (rate > 0 ? 2 : 1) * PAIRED : SOFTMAX;
   case_result(&c, "out", B * T * C, OVERWRITTEN, within, dtype), case_output(&c, "lse", B * NH * T, OVERWRITTEN, SOFTMAX);
   case_check(&c);
 
@@ -151,9 +155,14 @@ static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype
   case_input(&c, B * T * C, 0.1);
   const struct Array qkv = case_array(&c, B * T * 3 * C, 0.1, dtype), out = case_array(&c, B * T * C, 0, dtype);
   float *lse = case_input(&c, B * NH * T, 0);
-  if (!left_out) kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, out, lse, view(qkv), B, T, C, NH);
+  if (!left_out) kernels_at(0)->attention_forward(&(struct Workers){.pool = pools[0]}, (struct AttentionForward){
+      .out = out, .lse = lse, .qkv = view(qkv), .dropout = dropout, .B = B, .T = T, .C = C, .NH = NH});
   case_output(&c, "dqkv", B * T * 3 * C, OVERWRITTEN, within);
   case_check(&c);
+}
+
+static void check_attention(size_t B, size_t T, size_t HS, size_t NH, enum Dtype dtype) {
+  check_attention_with(B, T, HS, NH, dtype, 0);
 }
 
 static void check_attentions(void) {
@@ -169,6 +178,11 @@ static void check_attentions(void) {
   check_attention(1, 300, 24, 2, FP32), check_attention(1, 257, 64, 1, BF16);
   check_attention(1, 33, 1, 3, FP32);
   check_attention(2, 70, 13, 1, FP32), check_attention(2, 70, 13, 1, BF16);
+  for (size_t t = 0; t < TIMES; t++) {
+    const enum Dtype dtype = t % 3 ? FP32 : BF16;
+    check_attention_with(1 + t % 2, times[t], head_sizes[t % HEAD_SIZES], 1 + t % 3, dtype, t % 2 ? 0.2 : 0.5);
+  }
+  check_attention_with(1, 300, 24, 2, FP32, 0.1), check_attention_with(1, 257, 64, 1, BF16, 0.1);
   check_attention(1, 1, 1, 1, BF16), check_attention(1, 33, 1, 3, BF16), check_attention(2, 1, 8, 1, BF16);
 }
 
