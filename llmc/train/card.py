@@ -170,8 +170,8 @@ class _Card:
     def _training(self) -> Rows:
         run, step = self.run, self.export.origin.step
         assert run is not None
-        for manifest in self._manifests():
-            yield "text", _text(manifest)
+        for text in self._texts():
+            yield "text", text
         if (start := self._start()) is not None:
             yield "weights at the start", start
         if run.done:
@@ -179,7 +179,7 @@ class _Card:
             yield "steps", f"{run.done:,}{chosen}"
         if run.tokens_per_step:
             tokens = step * run.tokens_per_step
-            unique = sum(_tokens(manifest, "train") for manifest in self._manifests())
+            unique = self._tokens("train")
             passes = f": {tokens / unique:.2g} passes" if unique else ""
             yield "tokens", f"{tokens:,}{passes}"
         if run.seconds:
@@ -220,10 +220,34 @@ class _Card:
         return found
 
     def _manifests(self) -> list[Mapping[str, Any]]:
-        """Return what is recorded of the texts; none of one that had no manifest."""
+        """Return what is recorded of each text; nothing of one that had no manifest."""
         found = self.record.get("manifest")
         listed = found if isinstance(found, list) else [found]
-        return [each for each in listed if isinstance(each, dict)]
+        return [each if isinstance(each, dict) else {} for each in listed]
+
+    def _texts(self) -> Iterator[str]:
+        """Yield the name and size of each text; its weight in a mixture."""
+        manifests = self._manifests()
+        for part, manifest in enumerate(manifests, 1):
+            name = manifest.get("dataset") or (self.run.dataset if self.run is not None else None)
+            size = manifest.get("text_bytes")
+            known = isinstance(size, int) and size > 0
+            parts = [f"{size:,} bytes ({megabytes(size or 0)})"] if known else []
+            train, val = (self._tokens(split, part) for split in ("train", "val"))
+            parts += [f"{train:,} tokens to train on"] if train else []
+            parts += [f"{val:,} to validate on"] if val else []
+            with suppress(*DAMAGE):
+                weighed = self.record["data"] if len(manifests) > 1 else []
+                parts += [f"weight {each['weight']}" for each in weighed[part - 1 : part]]
+            if name is not None:
+                yield f"{name}: {', '.join(parts)}"
+
+    def _tokens(self, split: str, part: int | None = None) -> int:
+        """Return the tokens of a split, of one text or all; 0 where they are not recorded."""
+        with suppress(*DAMAGE):
+            shards = self.record["files"][split]
+            return sum(int(e["tokens"]) for e in shards if part in (None, e.get("part", 1)))
+        return 0
 
     def _start(self) -> str | None:
         """Return what the run started from, where that can be told."""
@@ -238,23 +262,6 @@ class _Card:
 def _table(rows: Rows) -> str:
     cells = [(name, printable(value).replace("|", "\\|")) for name, value in rows]
     return "\n".join(["| | |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in cells)]) + "\n"
-
-
-def _text(manifest: Mapping[str, Any]) -> str:
-    """Return a text's name and size."""
-    size = manifest.get("text_bytes")
-    parts = [f"{size:,} bytes ({megabytes(size)})"] if isinstance(size, int) and size else []
-    parts.append(f"{_tokens(manifest, 'train'):,} tokens to train on")
-    if validated := _tokens(manifest, "val"):
-        parts.append(f"{validated:,} to validate on")
-    return f"{manifest.get('dataset')}: {', '.join(parts)}"
-
-
-def _tokens(manifest: Mapping[str, Any], split: str) -> int:
-    """Return the tokens of a split; 0 where the record does not have them."""
-    with suppress(*DAMAGE):
-        return sum(int(shard["tokens"]) for shard in manifest[split])
-    return 0
 
 
 def _hubs(manifest: Mapping[str, Any]) -> list[str]:

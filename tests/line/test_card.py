@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
+import shutil
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +17,9 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 
 from llmc.config import preset_of
+from llmc.tokens.files import read_tokens
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.workspace import copy_of, metrics, ok
+from tests.helpers.workspace import copy_of, metrics, ok, write_texts
 
 FLAGS = [
     *("--config", "tiny.toml", "--run", "poet", "--patience", "4", "--lr", "3e-3"),
@@ -230,3 +233,23 @@ def test_the_next_command_uploads_the_folder(llmc: Llmc, monkeypatch: pytest.Mon
     assert (uploaded["repo_id"], uploaded["path_in_repo"]) == ("USER/NAME", ".")
     assert (Path(uploaded["folder_path"]) / "model.safetensors").is_file()
     assert uploaded["repo_type"] == "model"
+
+
+def test_each_text_of_a_mixture_is_named(llmc: Llmc) -> None:
+    write_texts(llmc.workspace / "more", 30)
+    ok(llmc("tokenize", "more", "--tokenizer", "byte"))
+    data = ("--data", "data/texts", "--data", "data/more:0.5")
+    ok(llmc("train", "--config", "tiny.toml", *data, "--run", "both"))
+    text = card(llmc, "both").text
+    for name, weight in (("texts", "1"), ("more", "0.5")):
+        manifest = json.loads((llmc.workspace / f"data/{name}/manifest.json").read_text())
+        (line,) = re.findall(rf"^\| text \| {name}: (.*) \|$", text, re.M)
+        assert f"{manifest['train'][0]['tokens']:,} tokens to train on" in line
+        assert line.endswith(f"weight {weight}")
+
+
+def test_tokens_without_a_manifest_have_a_name_and_a_size(llmc: Llmc) -> None:
+    file = shutil.copy(llmc.workspace / "data/texts/train.bin", llmc.workspace / "bare.bin")
+    ok(llmc("train", "--config", "tiny.toml", "--data", "bare.bin", "--run", "bare"))
+    tokens = len(read_tokens(Path(file)))
+    assert rows(card(llmc, "bare"))["text"] == f"bare: {tokens:,} tokens to train on"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import signal
@@ -18,10 +17,11 @@ import pytest
 from tests.conftest import Llmc
 from tests.helpers.workspace import empty_workspace, metrics, ok, write_texts
 
-SECONDS = 6
+SECONDS = 8
 RUN = ("--run", "killed", "--threads", "1")
-# When it is killed: parts of the time, and then of the steps in which the rate sinks.
-BEFORE, AFTER = (0.1, 0.25, 0.4), (0.2, 0.5)
+# When it is killed: seconds after its first step, and then parts of the steps in which the rate
+# sinks.
+BEFORE, AFTER = (0.6, 1.2, 0.9), (0.1, 0.35)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -31,16 +31,28 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole]
 
 
-def is_due(folder: Path, moment: float, *, before: bool) -> bool:
-    """Return whether a part of the time, or of the steps after the plan, has passed."""
+def sinking(folder: Path) -> float:
+    """Return which part of the steps in which the rate sinks was made."""
     done = lines(folder)
-    if before:
-        return math.fsum(line.get("step_ms", 0) for line in done) > SECONDS * moment * 1e3
     plan = next((line for line in done if line.get("event") == "planned"), None)
     if plan is None:
-        return False
-    steps: int = plan["steps"] - plan["step"]
-    return any(line["step"] > plan["step"] + moment * steps for line in done[-1:])
+        return 0.0
+    return float(done[-1]["step"] - plan["step"]) / float(plan["steps"] - plan["step"])
+
+
+def await_moment(
+    process: subprocess.Popen[Any], folder: Path, moment: float, *, after: bool
+) -> None:
+    """Wait until a trainer is to be killed, or has ended."""
+    before, since = len(lines(folder)), 0.0
+    while process.poll() is None:
+        if after and sinking(folder) > moment:
+            return
+        if not since and len(lines(folder)) != before:  # a resume cuts off some first
+            since = time.monotonic()
+        if not after and since and time.monotonic() - since > moment:
+            return
+        time.sleep(0.01)
 
 
 def kill(process: subprocess.Popen[Any], *, engine_first: bool) -> None:
@@ -69,9 +81,9 @@ def test_killed_five_times(tmp_path: Path, cache: Path) -> None:
         moment = part * chance.uniform(0.8, 1.2)
         with llmc.start(*words, start_new_session=True) as process:
             try:
-                while process.poll() is None and not is_due(folder, moment, before=part in BEFORE):
-                    time.sleep(0.01)
+                await_moment(process, folder, moment, after=n >= len(BEFORE))
                 assert process.poll() is None, process.communicate()
+                assert (sinking(folder) > 0) == (n >= len(BEFORE))
             finally:
                 kill(process, engine_first=n % 2 == 0)
         words = ["train", "--resume", *RUN]
