@@ -92,7 +92,8 @@ def why_left_out(name: str, split: str | None, advice: str) -> str | None:
 def alike_splits(names: Mapping[Key, str]) -> dict[Key, str]:
     """Return the split of files whose names differ in its word and in numbers alone.
 
-    They are called like ``wiki.train.txt`` and ``wiki.valid.txt``.
+    They are called like ``wiki.train.txt`` and ``wiki.valid.txt``. Where most files are called
+    otherwise, the words are about what is in them: ``on-training.md``, ``on-evaluation.md``.
     """
     found: dict[str, dict[Key, str]] = defaultdict(dict)
     for file, name in names.items():
@@ -103,7 +104,8 @@ def alike_splits(names: Mapping[Key, str]) -> dict[Key, str]:
                 found[NUMBER.sub("", rest)][file] = split
                 break
     several = (files for files in found.values() if len({*files.values()}) > 1)
-    return {file: split for files in several for file, split in files.items()}
+    alike = {file: split for files in several for file, split in files.items()}
+    return alike if 2 * len(alike) >= len(names) else {}
 
 
 def _stem(path: PurePosixPath) -> str:

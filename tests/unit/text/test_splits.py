@@ -155,6 +155,7 @@ def test_names_that_differ_in_the_split_alone(train: str, val: str, test: str) -
         ("a-dev.txt", "a-test.txt"),
         ("trains.txt", "tests.txt"),
         ("trainer", "tester"),
+        ("on-training.md", "on-evaluation.md", "intro.md", "models.md", "plans.md"),
     ],
 )
 def test_other_names_are_one_text(names: tuple[str, ...]) -> None:
