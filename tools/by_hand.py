@@ -149,16 +149,41 @@ def measure(workspace: Path, data: Manifest, key: Run, run: Run, results: Result
     return speed
 
 
+def shown(run: Run) -> str:
+    """Return the loss of a run, and its settings."""
+    layers, channels = run["shape"]
+    words = [f"{run['best']:.3f}: {layers} layers of {channels}", f"{run['lr']:g}"]
+    words += ["Muon" if run.get("optimizer") == "muon" else "AdamW"]
+    return ", ".join(words + ([f"{run['passes']} passes"] if "passes" in run else []))
+
+
+def table(results: list[Run]) -> list[str]:
+    """Return docs/guide/dial.md's table: for each text the dial, the best by hand, and how many."""
+    lines = []
+    for dial in (run for run in results if run["by"] == "dial"):
+        same = {"text": dial["text"], "seconds": dial["seconds"], "by": "hand"}
+        hand = [run for run in results if same.items() <= run.items()]
+        best = min(hand, key=lambda run: run["best"])
+        lines.append(
+            f"| {dial['text']} | {dial['seconds']} s | {shown(dial)}, after "
+            f"{dial['seconds_taken']} s | {shown(best)} | {len(hand)} |"
+        )
+    return lines
+
+
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("workspace", type=Path)
-    parser.add_argument("text", type=Path)
+    parser.add_argument("workspace", type=Path, nargs="?")
+    parser.add_argument("text", type=Path, nargs="?", help="without it, the table is printed")
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--only", choices=("dial", "rates"), help="what needs a quiet machine")
     arguments = parser.parse_args()
-    data = dataset(arguments.workspace, arguments.text)
     results = Results()
+    if arguments.text is None:
+        print("\n".join(table(results.all)))
+        return
+    data = dataset(arguments.workspace, arguments.text)
     key = {"text": arguments.text.stem, "seconds": arguments.seconds}
     planned = runs(data.text_bytes)
     if arguments.only != "dial":
