@@ -36,7 +36,7 @@ ENDS = ("steps", "max_time", "max_tokens", "epochs")
 NOMINAL_RATE = 3e10
 # A small model writes better where it is surer.
 SAMPLE = SampleConfig(tokens=200, temperature=0.7, top_k=40)
-SPARE = 0.5  # a run that the text ends in less of the time has time to spare
+SPARE = 0.5  # where the usual passes take less of the time, there is time to spare
 USED = 0.95  # of the time; the rest is for loading, and for a speed that was measured too high
 CLOSE = 0.02  # nats by which a smaller model may be worse, and still be the choice
 MOST_MEASURED = 6  # shapes that are measured, at about two seconds each
@@ -202,7 +202,7 @@ class _Trial:
     def candidate(self, shape: ModelConfig) -> Candidate:
         """Return what the time is enough for with a shape."""
         rate = self.rates.get(shape) or self._by_operations(shape)
-        tokens = min(USED * rate * self.seconds, self.passes(shape) * self.unique)
+        tokens = min(USED * rate * self.seconds, self.passes(shape, rate) * self.unique)
         loss = recipe.expected_loss(shape, tokens, self.unique, optimizer=self.optimizer)
         T = self.given.get("seq_len") or recipe.context_of(tokens)
         T = shape.context if self.fixed is not None else T
@@ -244,12 +244,28 @@ class _Trial:
             found.tokens,
             trained=self.trained,
             optimizer=self.optimizer,
-            spare=not self.trained and found.tokens < SPARE * found.rate * self.seconds,
+            spare=self.has_spare(found.shape, found.rate),
+            dropout=self.dropout(found.shape, found.rate),
         )
-        return TrainConfig(max_time=self.budget, epochs=self.passes(found.shape), **chosen)
+        epochs = self.passes(found.shape, found.rate)
+        return TrainConfig(max_time=self.budget, epochs=epochs, **chosen)
 
-    def passes(self, shape: ModelConfig) -> int:
+    def passes(self, shape: ModelConfig, rate: float) -> int:
         """Return after how many passes more make a model of a shape worse."""
+        return self._most(shape) * (recipe.DROPOUT_PASSES if self.dropout(shape, rate) else 1)
+
+    def dropout(self, shape: ModelConfig, rate: float) -> float:
+        """Return the dropout for a shape: some, where the text and the time allow more passes."""
+        if (given := self.given.get("dropout")) is not None:
+            return float(given)
+        return recipe.dropout_for(self.unique) if self.has_spare(shape, rate) else 0.0
+
+    def has_spare(self, shape: ModelConfig, rate: float) -> bool:
+        """Return whether the usual passes leave much of the time."""
+        usual = self._most(shape) * self.unique
+        return not self.trained and usual < SPARE * rate * self.seconds
+
+    def _most(self, shape: ModelConfig) -> int:
         return recipe.most_passes(
             shape, self.unique, trained=self.trained, optimizer=self.optimizer
         )

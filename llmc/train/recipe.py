@@ -45,6 +45,9 @@ LOWEST, HIGHEST = 0.95, 1.25
 PASSES = {"muon": 11.0, "adamw": 20.0}
 FIT, REST = 0.25, 0.207
 MOST_PASSES, FINETUNING_PASSES = 30, 3
+# With time to spare, on so many different tokens: dropout, with which a model bears so many times
+# the passes, and ends lower.
+DROPOUT, DROPOUT_FROM, DROPOUT_PASSES = 0.1, 20_000, 2
 
 # The peak rates at so many channels; they fall with the width.
 RATES, RATE_CHANNELS = {"muon": 2.7e-3, "adamw": 1.8e-3}, 128
@@ -96,6 +99,14 @@ def expected_bits_per_byte(loss: float) -> tuple[float, float]:
     return loss * BITS_PER_BYTE * LOWEST, loss * BITS_PER_BYTE * HIGHEST
 
 
+def dropout_for(unique: int) -> float:
+    """Return the dropout on so many different tokens, where there is time to spare.
+
+    The passes are then ``DROPOUT_PASSES`` times as many.
+    """
+    return DROPOUT if unique >= DROPOUT_FROM else 0.0
+
+
 def optimizer_for(*, trained: bool) -> str:
     """Return the optimizer of new models, or of trained weights."""
     return FINETUNING if trained else NEW
@@ -108,16 +119,19 @@ def settings_for(
     trained: bool = False,
     optimizer: str | None = None,
     spare: bool = False,
+    dropout: float = 0.0,
 ) -> dict[str, Any]:
     """Return the training settings for so many tokens, but for what ends the run.
 
     ``trained`` weights are finetuned: in longer windows, at a small part of the rate. The optimizer
     is Muon, and AdamW for trained weights, unless it is named. With time to ``spare``, updates are
     of half as many tokens: a text teaches more in more of them, and each takes its time.
+    ``dropout`` is that of :func:`dropout_for`.
     """
     optimizer = optimizer or optimizer_for(trained=trained)
     T = min(shape.context, MOST_CONTEXT if trained else context_of(tokens))
-    few = max(_power_of_2(tokens / FEW_UPDATES), LEAST_OF_FEW)
+    usual = tokens / DROPOUT_PASSES if dropout else tokens
+    few = max(_power_of_2(usual / FEW_UPDATES), LEAST_OF_FEW)
     whole = max(_power_of_2(tokens / UPDATES), min(few, LEAST_UPDATE))
     whole = whole // 2 if spare else whole
     update = max(min(whole, MOST_UPDATE) // T, 1) * T
@@ -128,6 +142,7 @@ def settings_for(
         "seq_len": T,
         "total_batch_size": update if update > rows * T else 0,
         "optimizer": optimizer,
+        "dropout": dropout,
         "lr": float(f"{rate_of(shape, optimizer) * (FINETUNED if trained else 1):.1e}"),
         "schedule": "wsd",
         "decay": 0.4,
