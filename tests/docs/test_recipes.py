@@ -108,3 +108,22 @@ def test_the_time_to_a_loss_is_the_measured_one() -> None:
             assert found.replace("loss ", "loss of ") in section, found
     assert f"`--steps {result['train']['steps']}`" in section
     assert statistics.median(result["ratios"]["eager"]) >= 2
+
+
+def test_the_comparison_with_nanogpt_is_the_measured_one() -> None:
+    result = json.loads((ROOT / "docs/measured/against_nanogpt.json").read_text("utf-8"))
+    section = " ".join(PAGE[PAGE.index("`tools/against_nanogpt.py`") :].split())
+    ratios = sorted(result["ratios"])
+    assert f"{statistics.median(ratios):.1f} times sooner" in section
+    assert f"({ratios[0]:.1f} to {ratios[-1]:.1f}," in section
+    assert ratios[0] >= 5
+    for side in ("llmc", "nanoGPT"):
+        least = min(pair[side]["bits_per_byte"] for pair in result["pairs"])
+        assert f"ended at {least:.2f}" in section
+    assert all(
+        pair["llmc"]["bits_per_byte"] < pair["nanoGPT"]["bits_per_byte"] for pair in result["pairs"]
+    )
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    middle = statistics.median(pair["llmc"]["bits_per_byte"] for pair in result["pairs"])
+    assert f"to {middle:.2f} bits per byte" in readme
+    assert f"{statistics.median(ratios):.1f} times as long" in readme
