@@ -90,9 +90,11 @@ INLINE void attention_strip(const struct Attention *at, struct Array out, float 
         }
 #pragma GCC unroll 2
         for (size_t i = 0; i < group; i += 2) sum += pairs ? weight[i] + weight[i + 1] : weight[i];
+        if (dropout != NULL) {
 #pragma GCC unroll 4
-        for (size_t i = 0; dropout != NULL && i < group; i++) {
-          weight[i] *= vdropout_factor(dropout, dropout->key, ((vu)query << 16) + (uint32_t)(k0 + k + i));
+          for (size_t i = 0; i < group; i++) {
+            weight[i] *= vdropout_factor(dropout, dropout->key, ((vu)query << 16) + (uint32_t)(k0 + k + i));
+          }
         }
         pack_rows(packed, k, v * VL, width, weight, pairs);
       }
