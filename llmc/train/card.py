@@ -20,11 +20,11 @@ from llmc.fetch.registry import FETCHED
 from llmc.kinds import DAMAGE
 from llmc.paths import Workspace
 from llmc.terminal import printable
-from llmc.train.dial import is_trained
 from llmc.train.folder import read_record, setting_lines
 from llmc.train.history import RunHistory, read_run
 from llmc.train.record import recorded_data, run_settings, weights_checksum
 from llmc.units import clock, megabytes, plus_minus
+from llmc.weights.checkpoint import is_trained
 from llmc.weights.export import Described, Export
 from llmc.weights.random import RandomModel
 

@@ -28,7 +28,7 @@ from llmc.train.mixture import named
 from llmc.train.plan import Inputs
 from llmc.train.start import Data, find_data
 from llmc.units import duration, seconds_of, short
-from llmc.weights.checkpoint import CheckpointModel, read_header
+from llmc.weights.checkpoint import is_trained, read_header
 from llmc.weights.export import write_random
 
 ENDS = ("steps", "max_time", "max_tokens", "epochs")
@@ -147,16 +147,6 @@ def _timed(preset: Preset, budget: str) -> Preset:
     return replace(preset, names_steps=False, train=settings)
 
 
-def is_trained(model: Path) -> bool:
-    """Return whether weights have been trained: new ones scale by exactly 1 in every layernorm.
-
-    Raises:
-        BadData: they cannot be read.
-    """
-    scales = CheckpointModel(model).stored("lnfw")
-    return any(bool((block != 1).any()) for block in scales.blocks())
-
-
 @dataclass
 class _Trial:
     """Finds the shape for a text and a time; measures how fast some are."""
@@ -252,7 +242,8 @@ class _Trial:
 
     def passes(self, shape: ModelConfig, rate: float) -> int:
         """Return after how many passes more make a model of a shape worse."""
-        return self._most(shape) * (recipe.DROPOUT_PASSES if self.dropout(shape, rate) else 1)
+        bears_more = not self.trained and self.dropout(shape, rate) > 0
+        return self._most(shape) * (recipe.DROPOUT_PASSES if bears_more else 1)
 
     def dropout(self, shape: ModelConfig, rate: float) -> float:
         """Return the dropout for a shape: some, where the text and the time allow more passes."""
@@ -328,9 +319,10 @@ def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -
             f"other programs slow this machine down (a load of {trial.load:.1f}): the choice is "
             "for the speed it has now"
         )
+    dropout = f"; --dropout {settings.dropout:g}" if settings.dropout else ""
     yield (
         f"updates of {settings.tokens_per_step:,} tokens at --lr {settings.lr:g}, which sinks in "
-        f"the last {settings.decay:.0%}; windows of {settings.seq_len} tokens"
+        f"the last {settings.decay:.0%}; windows of {settings.seq_len} tokens{dropout}"
     )
     if not trial.trained and (loss := trial.expected(found)) is not None:
         yield loss

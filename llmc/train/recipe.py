@@ -1,6 +1,6 @@
 """The recipe for a model: its shape and its settings, by the text and the work there is time for.
 
-The numbers come from runs of this engine, which ``docs/guide/recipes.md`` shows.
+The numbers come from runs of this engine, which ``docs/guide/dial.md`` shows.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def settings_for(
     """
     optimizer = optimizer or optimizer_for(trained=trained)
     T = min(shape.context, MOST_CONTEXT if trained else context_of(tokens))
-    usual = tokens / DROPOUT_PASSES if dropout else tokens
+    usual = tokens / DROPOUT_PASSES if dropout and not trained else tokens
     few = max(_power_of_2(usual / FEW_UPDATES), LEAST_OF_FEW)
     whole = max(_power_of_2(tokens / UPDATES), min(few, LEAST_UPDATE))
     whole = whole // 2 if spare else whole

@@ -357,3 +357,13 @@ def _packed(header: CheckpointHeader) -> bytes:
             4, "little"
         )
     return packed.ljust(HEADER_BYTES, b"\0")
+
+
+def is_trained(model: Path) -> bool:
+    """Return whether weights have been trained: new ones scale by exactly 1 in every layernorm.
+
+    Raises:
+        BadData: they cannot be read.
+    """
+    scales = CheckpointModel(model).stored("lnfw")
+    return any(bool((block != 1).any()) for block in scales.blocks())

@@ -300,7 +300,7 @@ def _generation(sampling: Mapping[str, Any], context: int, eot: int | None) -> d
 def _config(config: ModelConfig, kind: str) -> dict[str, object]:
     """Return the fields of ``GPT2Config``.
 
-    Dropout is 0: its rate is a setting of a run, and whoever finetunes the weights chooses it anew.
+    Dropout is 0. Its rate belongs to a training run, not to the weights.
     """
     return {
         "activation_function": "gelu_new",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llmc.train.dial import CLOSE
+from llmc.train.recipe import FINETUNING_PASSES
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.workspace import empty_workspace, ok, prepared_workspace
@@ -131,7 +132,9 @@ def test_trained_weights_are_finetuned_and_random_ones_are_not(prepared: Llmc) -
     assert config(prepared, "scratch")["model"]["channels"] != 16  # prepared, but not trained
     small = ("--model", "models/tiny-texts.bin")
     ok(prepared("train", *TIME, *small, "--run", "small"))
-    ok(prepared("train", *TIME, "--model", "runs/small/model.bin", "--run", "more"))
+    trained = ("--model", "runs/small/model.bin", "--dropout", "0.1")
+    ok(prepared("train", *TIME, *trained, "--run", "more"))
     first, more = (config(prepared, run) for run in ("small", "more"))
     assert first["model"] == more["model"]
     assert more["train"]["lr"] < first["train"]["lr"] / 5
+    assert more["train"]["epochs"] == FINETUNING_PASSES  # dropout makes them no more

@@ -14,7 +14,7 @@ from llmc.cli.tokenizing import options_of, with_tokenizing
 from llmc.config import DEFAULT_BUDGET
 from llmc.fetch.registry import NAMES
 from llmc.train import prepare as stages
-from llmc.train.dial import is_trained
+from llmc.weights.checkpoint import is_trained
 
 Inputs = Annotated[
     list[str],
@@ -80,6 +80,7 @@ def prepare(
 
 def _is_chosen(done: stages.Prepared) -> bool:
     """Return whether the settings are best chosen: for a new model, or to finetune on own text."""
-    if done.model is None or done.config is not None or done.manifest.dataset in NAMES:
-        return done.model is None
-    return is_trained(done.model)
+    if done.model is None:
+        return True
+    is_own_text = done.config is None and done.manifest.dataset not in NAMES
+    return is_own_text and is_trained(done.model)
