@@ -22,7 +22,8 @@ from llmc.kinds import HEAD_BYTES, not_data, read_strictly
 from llmc.parsing import from_json_file, read_limited
 from llmc.paths import write_json
 from llmc.tokens.files import TokenFile, is_file_name, payload_sha256, read_tokens
-from llmc.tokens.tokenizer import Tokenizer, file_of, load_recorded
+from llmc.tokens.recorded import file_of, load_recorded
+from llmc.tokens.tokenizer import Tokenizer
 
 FILENAME = "manifest.json"
 FORMAT = 2

@@ -35,7 +35,8 @@ from llmc.terminal import printable
 from llmc.tokens import tokenizer as tokenizers
 from llmc.tokens import vocabulary
 from llmc.tokens.manifest import load_manifest
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.tokens.recorded import recorded_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.train.mixture import Named, recorded
 from llmc.weights.sources import run_weights
 from llmc.weights.tokenizer import tokenizer_of

@@ -18,7 +18,8 @@ from llmc.errors import LlmcError
 from llmc.tokens.files import HEADER_BYTES, MAGIC16, MAGIC32, TokenLayout, scan_tokens
 from llmc.tokens.manifest import FILENAME, SPLITS, Shard, scan_manifest
 from llmc.tokens.prepared import FILENAME as PREPARED
-from llmc.tokens.tokenizer import Tokenizer, load_recorded
+from llmc.tokens.recorded import load_recorded
+from llmc.tokens.tokenizer import Tokenizer
 
 FIRST_TOKENS = 64
 FREQUENT = 12
