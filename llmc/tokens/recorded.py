@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from llmc.parsing import read_json
 from llmc.paths import write_json, written_whole
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.files import is_file_name
+from llmc.tokens.template import TEMPLATES
 from llmc.tokens.tokenizer import WITHOUT_FILE, Tokenizer, load_tokenizer
 from llmc.tokens.vocabulary import TOKENIZER_FILE, file_form
 
@@ -45,10 +47,13 @@ def file_of(tokenizer: Tokenizer) -> str | None:
     return None if tokenizer.name in WITHOUT_FILE else TOKENIZER_FILE
 
 
-def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -> Tokenizer:
+def load_recorded(
+    folder: Path, name: str, fingerprint: str, file: str | None, template: str | None = None
+) -> Tokenizer:
     """Load the tokenizer that a manifest or a run in ``folder`` recorded.
 
-    ``file`` is the tokenizer's file in ``folder``, None for ``gpt2`` and ``byte``.
+    ``file`` is the tokenizer's file in ``folder``, None for ``gpt2`` and ``byte``; ``template`` the
+    name of its chat template.
 
     Raises:
         BadData: the file is gone or is not the one that was recorded.
@@ -66,7 +71,20 @@ def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -
             f"the tokenizer {spec} is not the one that {folder} was made with (its fingerprint "
             "differs): run 'llmc tokenize PATH' again"
         )
-    return tokenizer
+    return with_template(tokenizer, template, folder)
+
+
+def with_template(tokenizer: Tokenizer, name: str | None, where: Path) -> Tokenizer:
+    """Return a tokenizer with the chat template that was recorded with it ``where``.
+
+    Raises:
+        BadData: the template is not known.
+    """
+    if name is None:
+        return tokenizer
+    if name not in TEMPLATES:
+        raise BadData(f"{where} has the chat template {name!r}, which this llmc does not know")
+    return replace(tokenizer, template=TEMPLATES[name])
 
 
 def record_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -90,7 +108,9 @@ def recorded_tokenizer(folder: Path) -> Tokenizer | None:
     record = read_record(folder / RECORD_FILE)
     if record is None:
         return None
-    return load_recorded(folder, record["name"], record["fingerprint"], record["file"])
+    return load_recorded(
+        folder, record["name"], record["fingerprint"], record["file"], record.get("template")
+    )
 
 
 def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
@@ -99,6 +119,8 @@ def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
         "fingerprint": tokenizer.fingerprint,
         "file": file,
     }
+    if tokenizer.template is not None:
+        record["template"] = tokenizer.template.name
     if not tokenizer.is_plain and tokenizer.document is None:
         special = dict(tokenizer.special_tokens)
         record |= {"pattern": tokenizer.pattern, "special_tokens": special}
@@ -114,6 +136,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
         file = record["file"]
         if not isinstance(record["name"], str) or not isinstance(record["fingerprint"], str):
             raise TypeError("name and fingerprint should be strings")
+        if not isinstance(record.get("template", ""), str):
+            raise TypeError("template should be a string")
         if file is not None and not is_file_name(file):
             raise ValueError(f"{file!r} should lie beside it")
         if "pattern" in record:

@@ -26,6 +26,7 @@ from llmc.errors import BadData, Usage
 from llmc.kinds import is_failure
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens import vocabulary
+from llmc.tokens.template import Template, template_of
 from llmc.tokens.vocabulary import PATTERNS, TOKENIZER_FILE, encoding_names, file_form, ranks_of
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Tokenizer:
     ends: bool = True  # whether ``eot`` ends a text
     # What defines a tokenizer that is held as a document; None for others.
     document: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    # How the messages of a conversation become tokens; None: it is not for conversations.
+    template: Template | None = None
 
     @property
     def end(self) -> int | None:
@@ -273,4 +276,5 @@ def assembled(
         pattern=pattern,
         special_tokens=dict(in_order),
         ranks=ranks,
+        template=template_of(special_tokens),
     )
