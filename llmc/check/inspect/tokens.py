@@ -15,8 +15,9 @@ from llmc.check.inspect.description import Description, quoted, safe_text
 from llmc.check.inspect.reading import Options, kind_of, read_bytes, read_json
 from llmc.check.inspect.statistics import MOST_IDS, TokenCounts
 from llmc.errors import LlmcError
-from llmc.tokens.files import HEADER_BYTES, MAGIC16, MAGIC32, TokenLayout, scan_tokens
+from llmc.tokens.files import MAGIC16, MAGIC32, TokenLayout, scan_tokens
 from llmc.tokens.manifest import FILENAME, SPLITS, Shard, scan_manifest
+from llmc.tokens.masks import HEADER_BYTES
 from llmc.tokens.prepared import FILENAME as PREPARED
 from llmc.tokens.recorded import load_recorded
 from llmc.tokens.tokenizer import Tokenizer
