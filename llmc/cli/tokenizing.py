@@ -14,8 +14,8 @@ from llmc.text.encodings import encoding_named
 from llmc.text.reading import Reading
 from llmc.text.source import VAL_FRACTION
 from llmc.tokens import tokenizer as tokenizers
-from llmc.tokens.dataset import DEFAULT_TOKENIZER, TokenizeOptions
 from llmc.tokens.merge import read_shard
+from llmc.tokens.options import DEFAULT_TOKENIZER, TokenizeOptions
 from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS
 
 of_tokens = in_group("Tokens")

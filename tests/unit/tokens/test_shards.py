@@ -25,9 +25,10 @@ from llmc.cli.context import Context
 from llmc.errors import BadData
 from llmc.text.source import Part, Source
 from llmc.tokens import dataset as dataset_making
-from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.dataset import tokenize
 from llmc.tokens.files import TokenFile, read_tokens, write_tokens
 from llmc.tokens.manifest import Manifest, Split, load_manifest, verify
+from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.shards import SHARD_TOKENS, Cut
 from tests.conftest import Llmc, assert_one_sentence
 
