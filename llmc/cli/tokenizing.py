@@ -17,6 +17,7 @@ from llmc.tokens import tokenizer as tokenizers
 from llmc.tokens.merge import read_shard
 from llmc.tokens.options import DEFAULT_TOKENIZER, TokenizeOptions
 from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS
+from llmc.tokens.template import TEMPLATES
 
 of_tokens = in_group("Tokens")
 of_reading = in_group("What is read")
@@ -87,6 +88,13 @@ Field = Annotated[
         "NAME",
     ),
 ]
+Template = Annotated[
+    str | None,
+    of_reading(
+        "Chat template of conversations. Default: the tokenizer's, else chatml.",
+        "|".join(TEMPLATES),
+    ),
+]
 Encoding = Annotated[
     str | None,
     of_reading(
@@ -129,6 +137,7 @@ OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "exclude": (Exclude, None),
     "documents": (Documents, None),
     "field": (Field, None),
+    "template": (Template, None),
     "encoding": (Encoding, None),
     "newlines": (Newlines, "lf"),
     "any_ratio": (AnyRatio, False),

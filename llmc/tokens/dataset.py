@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from llmc.report import SILENT, Report
 from llmc.text.examine import lines_of
 from llmc.text.source import Source, open_source
 from llmc.tokens import shards
+from llmc.tokens.added import for_chat
 from llmc.tokens.bpe import tokenizer_for, train_bpe
-from llmc.tokens.encode import HeldEncoder, choose_encoder, cuts_of
+from llmc.tokens.chat import chat_encoder, chat_tokenizer, learnt_texts, template_for
+from llmc.tokens.encode import Encode, HeldEncoder, choose_encoder, cuts_of
 from llmc.tokens.existing import check_replaced, intact_dataset
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
 from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, SplitRecord
@@ -35,6 +38,7 @@ from llmc.tokens.options import (
 from llmc.tokens.pipeline import Feed, text_tasks
 from llmc.tokens.shards import Cut
 from llmc.tokens.split import Joined
+from llmc.tokens.template import Template
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
 
@@ -76,6 +80,7 @@ def tokenize(
     if options.merge or of_token_files:
         for option in options.reading.record():
             refuse(option, f"--{option}", "token files: it is for text")
+        refuse(options.template, "--template", "token files: it is for conversations")
     if options.merge:
         refuse(options.tokenizer, "--tokenizer", "--merge: the parts have theirs")
         refuse(options.part, "--shard", "--merge")
@@ -103,16 +108,18 @@ def find_tokenized(
         return None
     source = open_source(workspace, inputs, options.reading)
     folder = options.out or workspace.data / source.name
-    tokenizer = _spec(options, source)
-    made = intact_dataset(folder, source.records, tokenizer, source.older)
+    template = template_for(source, options)
+    tokenizer = _spec(options, source, template)
+    name = template.name if template is not None else None
+    made = intact_dataset(folder, source.records, tokenizer, source.older, name)
     wanted = options.val_tokens, options.val_fraction
     return made if wanted == (None, None) or made is None else None
 
 
-def _spec(options: TokenizeOptions, source: Source) -> str | Tokenizer:
-    """Return the tokenizer of a text, or what names it."""
+def _spec(options: TokenizeOptions, source: Source, template: Template | None) -> str | Tokenizer:
+    """Return the tokenizer of a text, or what names it; of conversations with their template."""
     spec = options.tokenizer or DEFAULT_TOKENIZER
-    return tokenizer_for(source.train_bytes) if spec == AUTO else spec
+    return chat_tokenizer(tokenizer_for(source.train_bytes) if spec == AUTO else spec, template)
 
 
 def _of_token_files(inputs: list[str], options: TokenizeOptions) -> bool:
@@ -133,13 +140,17 @@ def _tokenize_text(
     source = open_source(workspace, inputs, options.reading, report=report)
     for note in (*source.notes, *lines_of(source.left_out)):
         report.note(note)
-    spec = _spec(options, source)
+    template = template_for(source, options)
+    spec = _spec(options, source, template)
     _note_tokenizer(options, spec, report)
+    if template is not None:
+        report.note(f"conversations: template {template.name} (--template); the answers count")
     vocab_size = bpe_vocab_size(spec)
     has_own_val, first = source.val_parts is not None, is_registered(source.records)
     folder = options.out or workspace.data / source.name
     if part is None:
-        check_replaced(folder, source.records, spec, source.older, force=options.force)
+        name = template.name if template is not None else None
+        check_replaced(folder, source.records, spec, source.older, name, force=options.force)
     record = None
     if part is None:
         cut = cut_of(
@@ -155,28 +166,61 @@ def _tokenize_text(
             val_parts=range_of(source.val_parts, *part) if source.val_parts is not None else None,
         )
     if vocab_size is not None:
-        report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
-        texts = (text for part in source.parts for text in part.texts())
-        tokenizer = train_bpe(texts, vocab_size, total=source.train_bytes, report=report)
+        tokenizer = _trained(source, vocab_size, template, report)
     else:
         tokenizer = load_tokenizer(spec)
-    chosen = choose_encoder(tokenizer, source.parts, fast=options.fast, special=options.special)
-    if chosen.note:
-        report.note(chosen.note)
-    cuts = cuts_of(tokenizer, special=options.special)
-    feeds: dict[str, Feed] = {"train": partial(text_tasks, source.parts, chosen.encode, cuts)}
+    encode, cuts = _encoding(source, tokenizer, template, options, report)
+    feeds: dict[str, Feed] = {"train": partial(text_tasks, source.parts, encode, cuts)}
     if source.val_parts is not None:
-        feeds["val"] = partial(text_tasks, source.val_parts, chosen.encode, cuts)
+        feeds["val"] = partial(text_tasks, source.val_parts, encode, cuts)
     made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
     left_out = tuple(file.record() for file in source.left_out)
     made = replace(made, special=options.special, part=record, left_out=left_out)
     size = source.total_bytes
-    done = _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
-    if isinstance(chosen.encode, HeldEncoder) and (lost := chosen.encode.lost_bytes):
+    done = _write(
+        made,
+        feeds,
+        tokenizer,
+        size=size,
+        masked=template is not None,
+        cut=cut,
+        options=options,
+        report=report,
+    )
+    if isinstance(encode, HeldEncoder) and (lost := encode.lost_bytes):
         report.note(f"{lost:,} bytes of the text have no token in this tokenizer: left out")
     if source.line_ends_changed:
         report.note("line ends CR LF and CR became LF (--newlines keep keeps them)")
     return done
+
+
+def _trained(
+    source: Source, vocab_size: int, template: Template | None, report: Report
+) -> Tokenizer:
+    """Train a BPE on a text, with the tokens of a template among its ``vocab_size``."""
+    report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
+    added = len(template.tokens) if template is not None else 0
+    texts = learnt_texts(source.parts, template)
+    made = train_bpe(texts, vocab_size - added, total=source.train_bytes, report=report)
+    return made if template is None else for_chat(made, template)
+
+
+def _encoding(
+    source: Source,
+    tokenizer: Tokenizer,
+    template: Template | None,
+    options: TokenizeOptions,
+    report: Report,
+) -> tuple[Encode, re.Pattern[str] | None]:
+    """Return the encoder of a text, and where its documents may be cut."""
+    if template is not None:
+        if options.fast:
+            raise Usage("--fast cannot encode conversations: leave it out")
+        return chat_encoder(tokenizer, template), None
+    chosen = choose_encoder(tokenizer, source.parts, fast=options.fast, special=options.special)
+    if chosen.note:
+        report.note(chosen.note)
+    return chosen.encode, cuts_of(tokenizer, special=options.special)
 
 
 def _import_tokens(
@@ -264,12 +308,14 @@ def _merge_parts(
 def _note_tokenizer(options: TokenizeOptions, spec: str | Tokenizer, report: Report) -> None:
     if options.tokenizer in (None, AUTO):
         why = "the default" if options.tokenizer is None else "fits the size of the text"
-        report.note(f"tokenizer: {spec} ({why}; --tokenizer names another)")
+        shown = spec if isinstance(spec, str) else spec.name
+        report.note(f"tokenizer: {shown} ({why}; --tokenizer names another)")
 
 
 def _key(made: Manifest, options: TokenizeOptions) -> str:
     """Return a hash of everything that decides which tokens go into which shard."""
     facts = [made.source, made.tokenizer.fingerprint, options.shard_tokens, options.special]
+    facts.append(made.tokenizer.template)
     text = json.dumps(
         [shards.JOURNAL_FORMAT, Manifest.created_by, *facts, options.part], sort_keys=True
     )
@@ -281,6 +327,7 @@ def _write(
     feeds: dict[str, Feed],
     tokenizer: Tokenizer,
     *,
+    masked: bool = False,
     size: int | None,
     cut: Cut,
     options: TokenizeOptions,
@@ -299,6 +346,7 @@ def _write(
                     name,
                     feed,
                     vocab_size=tokenizer.vocab_size,
+                    masked=masked,
                     shard_tokens=options.shard_tokens,
                     workers=options.workers or available_cpus(),
                     advance=advance,

@@ -29,6 +29,8 @@ class TokenizeOptions:
     out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
     force: bool = False  # replace a dataset there that was made from other text or tokens
     reading: Reading = AS_USUAL  # which files are read, and how they are cut into documents
+    # The chat template of conversations: chatml or plain; None: the tokenizer's, else chatml.
+    template: str | None = None
     special: bool = False  # the text of a special token in a document becomes that token
     shard_tokens: int = SHARD_TOKENS  # maximum number of tokens in one file
     workers: int | None = None  # threads; None: one per core; any number gives the same tokens

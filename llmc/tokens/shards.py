@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, pairwise
@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING
 from llmc.errors import BadData
 from llmc.parsing import read_json
 from llmc.paths import link_or_copy, write_json
-from llmc.tokens import files as token_files
 from llmc.tokens import manifest as manifests
 from llmc.tokens import split as splits
 from llmc.tokens.files import MIN_TOKENS, TokenFile, payload_sha256, read_tokens, write_tokens
 from llmc.tokens.manifest import Manifest, Shard, Split, SplitRecord, shard_names
+from llmc.tokens.masks import mask_path
 from llmc.tokens.pipeline import Feed, Position, Stream
 from llmc.tokens.recorded import RECORD_FILE, save_tokenizer
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.vocabulary import TOKENIZER_FILE
 
 if TYPE_CHECKING:
-    from llmc.tokens.files import Ids
+    from llmc.tokens.masks import Marked
     from llmc.tokens.split import Sample
 
 SCRATCH = ".tokenizing"
@@ -43,7 +43,7 @@ SHARD_TOKENS = 100_000_000  # as llm.c's FineWeb script cuts
 # A fraction of a large set is more than a validation ever reads.
 MOST_VAL_TOKENS = 10_000_000
 SLICE = 1 << 20
-OUR_FILES = re.compile(r"(train|val)(_\d{6,})?\.bin")
+OUR_FILES = re.compile(r"(train|val)(_\d{6,})?\.(bin|mask)")
 
 
 @dataclass
@@ -92,6 +92,7 @@ class Scratch:
     def remove_unfinished(self) -> None:
         """Keep the finished shards and the journal, and remove everything else."""
         known = {file.path.name for file in self._finished()}
+        known |= {mask_path(file.path).name for file in self._finished() if file.mask_sha256}
         if not known:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
@@ -113,8 +114,7 @@ class Scratch:
             streams = {}
             for name, stage in journal["stages"].items():
                 files = [
-                    TokenFile(self.folder / file["file"], file["tokens"], file["sha256"])
-                    for file in stage["files"]
+                    TokenFile(self.folder / file.pop("file"), **file) for file in stage["files"]
                 ]
                 position = Position(**stage["position"])
                 streams[name] = StreamState(files, position, stage["text_bytes"], stage["complete"])
@@ -129,7 +129,9 @@ class Scratch:
 
 
 def _is_intact(file: TokenFile) -> bool:
-    return len(read_tokens(file.path)) == file.tokens and payload_sha256(file.path) == file.sha256
+    same = len(read_tokens(file.path)) == file.tokens and payload_sha256(file.path) == file.sha256
+    mask = file.mask_sha256
+    return same and (mask is None or payload_sha256(mask_path(file.path)) == mask)
 
 
 @contextmanager
@@ -187,11 +189,12 @@ def write_stream(
     feed: Feed,
     *,
     vocab_size: int,
+    masked: bool,
     shard_tokens: int,
     workers: int,
     advance: Callable[[int], object],
 ) -> StreamState:
-    """Write a stream's tokens in shards, after those that are finished.
+    """Write a stream's tokens in shards, after those that are finished; ``masked`` with masks.
 
     Raises:
         LlmcError: what reading the source raises; the disk is full.
@@ -204,12 +207,13 @@ def write_stream(
     try:
         while not state.complete:
             path = scratch.folder / f"{name}_{len(state.files) + 1:06}.bin"
-            made = write_tokens(path, stream.take(shard_tokens), vocab_size)
+            made = _written(path, stream.take(shard_tokens), vocab_size, masked=masked)
             state.complete = not stream.more()
             if made.tokens:
                 state.files.append(made)
             else:
                 path.unlink()
+                mask_path(path).unlink(missing_ok=True)
             state.position = stream.position
             state.text_bytes = before + (
                 stream.all_text_bytes if state.complete else stream.text_bytes
@@ -218,6 +222,14 @@ def write_stream(
     finally:
         stream.close()
     return state
+
+
+def _written(path: Path, chunks: Iterable[Marked], vocab_size: int, *, masked: bool) -> TokenFile:
+    """Write ids, or with ``masked`` records of ids and mask, as a token file."""
+    if masked:
+        pairs = ((chunk["id"], chunk["mask"]) for chunk in chunks)
+        return write_tokens(path, pairs, vocab_size, masked=True)
+    return write_tokens(path, chunks, vocab_size)
 
 
 @dataclass(frozen=True)
@@ -253,14 +265,14 @@ class Cut:
 def _nearest(
     files: Sequence[TokenFile], token: int, target: int, low: int, high: int
 ) -> int | None:
-    """Return the position in low … high - 1 that holds ``token`` and is nearest to ``target``.
+    """Return the position in low … high - 1 of a document's start that is nearest to ``target``.
 
     The search widens from the target outwards: it seldom goes far. Of two as near, the first.
     """
     joined, reach = splits.Joined(files), SLICE
     while low < high:
         start, end = max(low, target - reach), min(high, target + reach + 1)
-        places = joined.positions(token, start, end)
+        places = joined.documents(token, start, end)
         if len(places):
             return int(places[abs(places - target).argmin()])
         if (start, end) == (low, high):
@@ -269,9 +281,9 @@ def _nearest(
     return None
 
 
-def _slices(path: Path, start: int, end: int) -> Iterator[Ids]:
-    # A new map for each slice: pages that were read count as this process's memory.
-    return (read_tokens(path)[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
+def _slices(file: TokenFile, start: int, end: int) -> Iterator[Marked]:
+    ids = splits.tokens_in(file)
+    return (ids[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
 
 
 def cut_stream(
@@ -292,8 +304,9 @@ def cut_stream(
             ends = ((val, "val", 0, at), (train, "train", at, file.tokens))
             for split, name, start, end in ends:
                 path = scratch.folder / f"cut_{name}.bin"
-                slices = _slices(file.path, start, end)
-                split.append(write_tokens(path, slices, tokenizer.vocab_size))
+                slices = _slices(file, start, end)
+                masked = file.mask_sha256 is not None
+                split.append(_written(path, slices, tokenizer.vocab_size, masked=masked))
         else:
             train.append(file)
         at = max(0, at - file.tokens)
@@ -322,20 +335,22 @@ def divide(
         return [], list(files), SplitRecord("none")
     starts = list(accumulate((file.tokens for file in files), initial=0))
 
-    def ids(number: int, of: Sample, *, within: bool) -> Iterator[Ids]:
+    def ids(number: int, of: Sample, *, within: bool) -> Iterator[Marked]:
         bounds = of.of(starts[number], starts[number + 1])
-        return splits.tokens_of(token_files.FreshTokens(files[number].path), bounds, within=within)
+        return splits.tokens_of(splits.tokens_in(files[number]), bounds, within=within)
 
+    masked = files[0].mask_sha256 is not None
     size, train = tokenizer.vocab_size, list(files)
     val: list[TokenFile] = []
     touched = [n for n, ends in enumerate(pairwise(starts)) if len(sample.of(*ends))]
     for part in sample.parts(shard_tokens):
         path = scratch.folder / f"sample_val_{len(val):06}.bin"
         pieces = (piece for number in touched for piece in ids(number, part, within=True))
-        val.append(write_tokens(path, pieces, size))
+        val.append(_written(path, pieces, size, masked=masked))
     for number in touched:
         path = scratch.folder / f"sample_train_{number:06}.bin"
-        train[number] = write_tokens(path, ids(number, sample, within=False), size)
+        rest = ids(number, sample, within=False)
+        train[number] = _written(path, rest, size, masked=masked)
     runs = len(sample.bounds) - sample.documents
     record = SplitRecord("sample", splits.SEED, sample.documents, runs)
     return val, [file for file in train if file.tokens], record
@@ -380,7 +395,9 @@ def publish(
         shards = []
         for name, file in zip(shard_names(split, len(files)), files, strict=True):
             link_or_copy(file.path, folder / name)
-            shards.append(Shard(name, file.tokens, file.sha256))
+            if file.mask_sha256 is not None:
+                link_or_copy(mask_path(file.path), mask_path(folder / name))
+            shards.append(Shard(name, file.tokens, file.sha256, file.mask_sha256))
         splits[split] = Split(tuple(shards))
     if made.tokenizer.file is not None:
         save_tokenizer(tokenizer, folder / made.tokenizer.file)
