@@ -14,9 +14,10 @@ from llmc.text.encodings import encoding_named
 from llmc.text.reading import Reading
 from llmc.text.source import VAL_FRACTION
 from llmc.tokens import tokenizer as tokenizers
+from llmc.tokens.divide import MOST_VAL_TOKENS
 from llmc.tokens.merge import read_shard
 from llmc.tokens.options import DEFAULT_TOKENIZER, TokenizeOptions
-from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS
+from llmc.tokens.shards import SHARD_TOKENS
 from llmc.tokens.template import TEMPLATES
 
 of_tokens = in_group("Tokens")

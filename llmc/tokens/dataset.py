@@ -19,6 +19,7 @@ from llmc.tokens import shards
 from llmc.tokens.added import for_chat
 from llmc.tokens.bpe import tokenizer_for, train_bpe
 from llmc.tokens.chat import chat_encoder, chat_tokenizer, learnt_texts, template_for
+from llmc.tokens.divide import Cut, check_enough, divide
 from llmc.tokens.encode import Encode, HeldEncoder, choose_encoder, cuts_of
 from llmc.tokens.existing import check_replaced, intact_dataset
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
@@ -36,7 +37,6 @@ from llmc.tokens.options import (
     refuse,
 )
 from llmc.tokens.pipeline import Feed, text_tasks
-from llmc.tokens.shards import Cut
 from llmc.tokens.split import Joined
 from llmc.tokens.template import Template
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
@@ -129,22 +129,13 @@ def _of_token_files(inputs: list[str], options: TokenizeOptions) -> bool:
 def _tokenize_text(
     workspace: Workspace, inputs: list[str], options: TokenizeOptions, report: Report
 ) -> TokenizedDataset:
-    part, named = options.part, options.tokenizer
-    if part is not None and (options.val_tokens is not None or options.val_fraction is not None):
-        raise Usage("a part has no validation split: give --val-tokens to --merge")
-    if part is not None and (named == AUTO or bpe_vocab_size(named or DEFAULT_TOKENIZER)):
-        raise Usage(
-            f"each part would train its own {named}: train one tokenizer first, on all or some of "
-            "the text, and name its dataset's folder with --tokenizer"
-        )
+    part = options.part
     source = open_source(workspace, inputs, options.reading, report=report)
     for note in (*source.notes, *lines_of(source.left_out)):
         report.note(note)
     template = template_for(source, options)
     spec = _spec(options, source, template)
-    _note_tokenizer(options, spec, report)
-    if template is not None:
-        report.note(f"conversations: template {template.name} (--template); the answers count")
+    _note_tokenizer(options, spec, template, report)
     vocab_size = bpe_vocab_size(spec)
     has_own_val, first = source.val_parts is not None, is_registered(source.records)
     folder = options.out or workspace.data / source.name
@@ -165,10 +156,11 @@ def _tokenize_text(
             parts=range_of(source.parts, *part),
             val_parts=range_of(source.val_parts, *part) if source.val_parts is not None else None,
         )
-    if vocab_size is not None:
-        tokenizer = _trained(source, vocab_size, template, report)
-    else:
-        tokenizer = load_tokenizer(spec)
+    tokenizer = (
+        load_tokenizer(spec)
+        if vocab_size is None
+        else _trained(source, vocab_size, template, report)
+    )
     encode, cuts = _encoding(source, tokenizer, template, options, report)
     feeds: dict[str, Feed] = {"train": partial(text_tasks, source.parts, encode, cuts)}
     if source.val_parts is not None:
@@ -236,7 +228,7 @@ def _import_tokens(
         report.note(f"tokenizer: {meta}, which is beside the token files")
         spec = str(meta)
     else:
-        _note_tokenizer(options, spec, report)
+        _note_tokenizer(options, spec, None, report)
     tokenizer = load_tokenizer(spec)
     records = source_records(paths, dtype)
     feeds: dict[str, Feed] = {"train": partial(token_tasks, paths, dtype, tokenizer)}
@@ -295,21 +287,23 @@ def _merge_parts(
     with shards.scratch_for(folder, key="merge") as scratch:
         made_by = SplitRecord("own")
         if not own_val:
-            val, train, made_by = shards.divide(
-                scratch, train, cut, tokenizer, options.shard_tokens
-            )
+            val, train, made_by = divide(scratch, train, cut, tokenizer, options.shard_tokens)
         made = replace(made, split=made_by)
-        shards.check_enough(scratch, first.dataset, train, val, cut)
+        check_enough(scratch, first.dataset, train, val, cut)
         made = shards.publish(made, tokenizer, train, val)
     report.note("the folders of the parts are no longer needed")
     return TokenizedDataset(made)
 
 
-def _note_tokenizer(options: TokenizeOptions, spec: str | Tokenizer, report: Report) -> None:
+def _note_tokenizer(
+    options: TokenizeOptions, spec: str | Tokenizer, template: Template | None, report: Report
+) -> None:
     if options.tokenizer in (None, AUTO):
         why = "the default" if options.tokenizer is None else "fits the size of the text"
         shown = spec if isinstance(spec, str) else spec.name
         report.note(f"tokenizer: {shown} ({why}; --tokenizer names another)")
+    if template is not None:
+        report.note(f"conversations: template {template.name} (--template); the answers count")
 
 
 def _key(made: Manifest, options: TokenizeOptions) -> str:
@@ -358,11 +352,9 @@ def _write(
         if made.part is None:
             made_by = SplitRecord("own")
             if "val" not in streams:
-                val, train, made_by = shards.divide(
-                    scratch, train, cut, tokenizer, options.shard_tokens
-                )
+                val, train, made_by = divide(scratch, train, cut, tokenizer, options.shard_tokens)
             made = replace(made, split=made_by)
-            shards.check_enough(scratch, made.dataset, train, val, cut)
+            check_enough(scratch, made.dataset, train, val, cut)
             if not val and cut.tokens != 0:
                 report.note("too little text for a validation split: all of it is to train on")
         made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))

@@ -10,9 +10,10 @@ from typing import Any
 from llmc.errors import Usage
 from llmc.report import Report
 from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading
+from llmc.tokens.divide import MOST_VAL_TOKENS, Cut
 from llmc.tokens.files import MAX_TOKENS, MIN_TOKENS
-from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS, Cut
-from llmc.tokens.tokenizer import Tokenizer
+from llmc.tokens.shards import SHARD_TOKENS
+from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size
 
 DEFAULT_TOKENIZER = "gpt2"
 AUTO = "auto"  # the tokenizer of a model from scratch: :func:`tokenizer_for`
@@ -51,6 +52,7 @@ def check_options(options: TokenizeOptions) -> None:
         Usage: one of them is out of range, or two exclude each other.
     """
     tokens, fraction = options.val_tokens, options.val_fraction
+    part, named = options.part, options.tokenizer
     if tokens is not None and fraction is not None:
         raise Usage("--val-tokens and --val-fraction exclude each other: give one")
     if tokens is not None and 0 != tokens < MIN_TOKENS:
@@ -58,6 +60,13 @@ def check_options(options: TokenizeOptions) -> None:
     if fraction is not None and not 0 < fraction < 1:
         none = "; --val-tokens 0 makes no validation split" if fraction == 0 else ""
         raise Usage(f"--val-fraction must lie between 0 and 1, not be {fraction:g}{none}")
+    if part and (tokens is not None or fraction is not None):
+        raise Usage("a part has no validation split: give --val-tokens to --merge")
+    if part and (named == AUTO or bpe_vocab_size(named or DEFAULT_TOKENIZER)):
+        raise Usage(
+            f"each part would train its own {named}: train one tokenizer first, on all or some of "
+            "the text, and name its dataset's folder with --tokenizer"
+        )
     if not MIN_TOKENS <= options.shard_tokens <= MAX_TOKENS:
         raise Usage(f"--shard-tokens must lie between {MIN_TOKENS} and {MAX_TOKENS:,}")
 

@@ -137,7 +137,7 @@ def test_copying_in_slices_changes_nothing(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch, slices: int
 ) -> None:
     whole = tokenized(here, corpus)
-    monkeypatch.setattr("llmc.tokens.shards.SLICE", slices)
+    monkeypatch.setattr("llmc.tokens.divide.SLICE", slices)
     monkeypatch.setattr("llmc.tokens.split.SLICE", slices)
     assert tokenized(here, corpus) == whole
     payload = read_tokens(whole.train_path).tobytes()
