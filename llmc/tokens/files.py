@@ -4,29 +4,40 @@ The layout is written down in ``native/files/format.h``: magic 20240520, version
 tokens; magic 20240801, version 7 for uint32 tokens, which vocabularies over 65,536 need. Files
 without a header, as nanoGPT (uint16) and llm.c's first release (int32) wrote them, say nothing
 about themselves: the caller has to name their type.
+
+A token file may have a companion, its mask: a byte for each token, which says whether the loss
+counts there and whether a conversation or a turn begins.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmc.errors import BadData
 from llmc.kinds import not_data, read_strictly, unreadable_explained
 from llmc.paths import written_whole
+from llmc.tokens.masks import (
+    AGAIN,
+    HEADER,
+    HEADER_BYTES,
+    MaskWriter,
+    checked_mask,
+    mask_path,
+    mask_problems,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Ids = NDArray[np.integer[Any]]  # (n,)
+    from llmc.tokens.masks import Mask
 
-HEADER_BYTES = 1024
-HEADER = struct.Struct("<3I")  # magic, version, count; zeros follow
 MAGIC16, VERSION16 = 20240520, 1
 MAGIC32, VERSION32 = 20240801, 7
 KINDS = {MAGIC16: ("uint16", VERSION16), MAGIC32: ("uint32", VERSION32)}
@@ -35,7 +46,6 @@ UINT16_VOCAB = 65536
 MAX_TOKENS = 2**32 - 1
 LONGEST_NAME = 255  # bytes, on every system
 MIN_TOKENS = 2  # an input and its target
-_AGAIN = "make it with 'llmc tokenize PATH'"
 WIDTHS = {"uint16": 2, "int32": 4, "uint32": 4}  # bytes of a token
 HEADERLESS = {"uint16": "<u2", "int32": "<i4"}  # nanoGPT's, llm.c's first release's
 
@@ -47,6 +57,7 @@ class TokenFile:
     path: Path
     tokens: int
     sha256: str
+    mask_sha256: str | None = None  # of all that follows the header of its mask; None: no mask
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -54,21 +65,37 @@ def token_dtype(vocab_size: int) -> str:
     return "<u2" if vocab_size <= UINT16_VOCAB else "<u4"
 
 
-def write_tokens(path: Path, chunks: Iterable[Ids], vocab_size: int) -> TokenFile:
+def write_tokens(
+    path: Path,
+    chunks: Iterable[Ids] | Iterable[tuple[Ids, Mask]],
+    vocab_size: int,
+    *,
+    masked: bool = False,
+) -> TokenFile:
     """Write ``chunks`` of token ids, one after the other and one in memory, as one token file.
+
+    Args:
+        path: the file.
+        chunks: ids (n,), or with ``masked`` pairs of ids (n,) and their mask (n,).
+        vocab_size: ids must be below it.
+        masked: write the mask's file too; both are written whole or not at all.
 
     Raises:
         BadData: an id lies outside the vocabulary, there are over 2**32 - 1 tokens, or the disk
             is full.
+        ValueError: a mask has another length than its ids, or unknown bits.
     """
     import numpy as np
 
     dtype = token_dtype(vocab_size)
     count = 0
     digest = hashlib.sha256()
-    with written_whole(path) as partial, partial.open("wb") as file:
+    with ExitStack() as stack:
+        partial = stack.enter_context(written_whole(path))
+        mask = stack.enter_context(MaskWriter(mask_path(path))) if masked else None
+        file = stack.enter_context(partial.open("wb"))
         file.write(bytes(HEADER_BYTES))
-        for chunk in chunks:
+        for chunk in _ids_of(chunks, mask):
             if not chunk.size:
                 continue
             low, high = int(chunk.min()), int(chunk.max())
@@ -88,8 +115,20 @@ def write_tokens(path: Path, chunks: Iterable[Ids], vocab_size: int) -> TokenFil
             )
         magic, version = (MAGIC16, VERSION16) if dtype == "<u2" else (MAGIC32, VERSION32)
         file.seek(0)
-        file.write(HEADER.pack(magic, version, count))
-    return TokenFile(path, count, digest.hexdigest())
+        file.write(HEADER.pack(magic, version, count, mask is not None))
+    return TokenFile(path, count, digest.hexdigest(), mask.sha256 if mask else None)
+
+
+def _ids_of(
+    chunks: Iterable[Ids] | Iterable[tuple[Ids, Mask]], mask: MaskWriter | None
+) -> Iterator[Ids]:
+    """Yield the ids of each chunk; pass its mask on."""
+    if mask is None:
+        yield from cast("Iterable[Ids]", chunks)
+        return
+    for ids, marks in cast("Iterable[tuple[Ids, Mask]]", chunks):
+        mask.add(ids, marks)
+        yield ids
 
 
 def write_rows(path: Path, rows: Iterable[tuple[int, int, int]]) -> None:
@@ -104,7 +143,7 @@ def write_rows(path: Path, rows: Iterable[tuple[int, int, int]]) -> None:
     import numpy as np
 
     table = np.array(list(rows), dtype="<u4").reshape(-1, 3)
-    header = HEADER.pack(ROWS_MAGIC, ROWS_VERSION, len(table)).ljust(HEADER_BYTES, b"\0")
+    header = HEADER.pack(ROWS_MAGIC, ROWS_VERSION, len(table), 0).ljust(HEADER_BYTES, b"\0")
     with written_whole(path) as partial:
         partial.write_bytes(header + table.tobytes())
 
@@ -118,6 +157,7 @@ class TokenLayout:
     count: int  # the tokens that the file promises
     there: int  # the tokens that it holds
     version: int = 0  # of the header; 0 without one
+    masked: bool = False  # the file has a companion, its mask
 
     @property
     def width(self) -> int:
@@ -126,7 +166,7 @@ class TokenLayout:
 
 
 def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[str]]:
-    """Read the header of a token file as far as it goes.
+    """Read the header of a token file, and that of its mask, as far as they go.
 
     Returns:
         The layout, or None without a whole header; and the problems of ``name``, a sentence each.
@@ -137,7 +177,7 @@ def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[
     with path.open("rb") as file:
         raw = file.read(HEADER_BYTES)
         size = file.seek(0, 2)
-    magic, version, count = HEADER.unpack(raw[: HEADER.size].ljust(HEADER.size, b"\0"))
+    magic, version, count, masked = HEADER.unpack(raw[: HEADER.size].ljust(HEADER.size, b"\0"))
     if magic not in KINDS:
         other = (
             f"{name} is not a token file: it starts with {magic}, not {MAGIC16} or {MAGIC32}; "
@@ -147,26 +187,30 @@ def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[
         return None, [not_data(raw, name) or other]
     if len(raw) < HEADER_BYTES:
         return None, [
-            f"{name} is cut short: it has {len(raw)} bytes of its header's {HEADER_BYTES}; {_AGAIN}"
+            f"{name} is cut short: it has {len(raw)} bytes of its header's {HEADER_BYTES}; {AGAIN}"
         ]
     problems = []
     dtype, wanted = KINDS[magic]
     if version != wanted:
         problems.append(
             f"{name} is a token file of version {version}, and only version {wanted} is known; "
-            f"{_AGAIN}"
+            f"{AGAIN}"
         )
     width = WIDTHS[dtype]
     expected = HEADER_BYTES + count * width
     promised = f"its header promises {count:,} tokens in {expected:,} bytes, and"
     if size < expected:
         problems.append(
-            f"{name} is cut short: {promised} {expected - size:,} bytes are missing; {_AGAIN}"
+            f"{name} is cut short: {promised} {expected - size:,} bytes are missing; {AGAIN}"
         )
     elif size > expected:
-        problems.append(f"{name} is too long: {promised} {size - expected:,} more follow; {_AGAIN}")
+        problems.append(f"{name} is too long: {promised} {size - expected:,} more follow; {AGAIN}")
+    if masked > 1:
+        problems.append(f"{name} is damaged: int 3 of its header is {masked}, not 0 or 1; {AGAIN}")
+    elif masked:
+        problems += mask_problems(path, name, count)
     there = min(count, (size - HEADER_BYTES) // width)
-    return TokenLayout(dtype, HEADER_BYTES, count, there, version), problems
+    return TokenLayout(dtype, HEADER_BYTES, count, there, version, masked == 1), problems
 
 
 def scan_headerless(path: Path, dtype: str, name: str = "it") -> tuple[TokenLayout, list[str]]:
@@ -194,11 +238,28 @@ def read_tokens(path: Path) -> NDArray[np.unsignedinteger[Any]]:
     """
     import numpy as np
 
-    layout = read_strictly(scan_tokens, path, advice=_AGAIN)
+    layout = read_strictly(scan_tokens, path, advice=AGAIN)
     dtype = np.dtype(layout.dtype).newbyteorder("<")
     if not layout.count:
         return np.empty(0, dtype)
     return np.memmap(path, dtype, mode="r", offset=layout.start, shape=(layout.count,))
+
+
+def has_mask(path: Path) -> bool:
+    """Return whether a token file has a mask; errors as in :func:`read_tokens`."""
+    return read_strictly(scan_tokens, path, advice=AGAIN).masked
+
+
+def read_mask(path: Path) -> Mask:
+    """Map the mask (n,) uint8 of the token file ``path``, and compare it with its checksum.
+
+    Raises:
+        BadData: as :func:`read_tokens`; the file has no mask, or one that is damaged.
+    """
+    layout = read_strictly(scan_tokens, path, advice=AGAIN)
+    if not layout.masked:
+        raise BadData(f"{path} has no mask: its loss counts everywhere; {AGAIN}")
+    return checked_mask(path, layout.count)
 
 
 class FreshTokens:
@@ -263,6 +324,6 @@ def payload_sha256(path: Path) -> str:
     Raises:
         BadData: the file cannot be read.
     """
-    with unreadable_explained(path, _AGAIN), path.open("rb") as file:
+    with unreadable_explained(path, AGAIN), path.open("rb") as file:
         file.seek(HEADER_BYTES)
         return hashlib.file_digest(file, "sha256").hexdigest()

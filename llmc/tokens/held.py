@@ -23,6 +23,7 @@ from llmc.errors import BadData
 from llmc.kinds import is_failure
 from llmc.text.utf8 import well_formed
 from llmc.tokens.byte_level import BYTES, unspelled
+from llmc.tokens.template import template_of
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.vocabulary import check_ids
 
@@ -211,6 +212,7 @@ def held_tokenizer(table: Mapping[str, Any], eot: str | int | None) -> Tokenizer
         ranks=ranks,
         ends=ends,
         document=document,
+        template=template_of(special),
     )
 
 

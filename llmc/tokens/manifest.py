@@ -22,7 +22,8 @@ from llmc.kinds import HEAD_BYTES, not_data, read_strictly
 from llmc.parsing import from_json_file, read_limited
 from llmc.paths import write_json
 from llmc.tokens.files import TokenFile, is_file_name, payload_sha256, read_tokens
-from llmc.tokens.tokenizer import Tokenizer, file_of, load_recorded
+from llmc.tokens.recorded import file_of, load_recorded
+from llmc.tokens.tokenizer import Tokenizer
 
 FILENAME = "manifest.json"
 FORMAT = 2
@@ -60,6 +61,7 @@ class TokenizerRecord:
     vocab_size: int
     eot: int
     file: str | None
+    template: str | None = None  # the name of its chat template; None: the text is no conversations
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,10 @@ class Manifest:
     ) -> Manifest:
         """Return the manifest of a dataset whose token files are still to be written."""
         made, file = tokenizer, file_of(tokenizer)
-        record = TokenizerRecord(made.name, made.fingerprint, made.vocab_size, made.eot, file)
+        template = made.template.name if made.template is not None else None
+        record = TokenizerRecord(
+            made.name, made.fingerprint, made.vocab_size, made.eot, file, template
+        )
         return cls(folder, dataset, record, Split(()), Split(()), source, text_bytes=0)
 
     @property
@@ -147,7 +152,9 @@ class Manifest:
             BadData: its file is gone or changed.
         """
         record = self.tokenizer
-        return load_recorded(self.folder, record.name, record.fingerprint, record.file)
+        return load_recorded(
+            self.folder, record.name, record.fingerprint, record.file, record.template
+        )
 
     def fields(self) -> dict[str, Any]:
         """Return what the file holds."""

@@ -28,7 +28,8 @@ from llmc.tokens import split as splits
 from llmc.tokens.files import MIN_TOKENS, TokenFile, payload_sha256, read_tokens, write_tokens
 from llmc.tokens.manifest import Manifest, Shard, Split, SplitRecord, shard_names
 from llmc.tokens.pipeline import Feed, Position, Stream
-from llmc.tokens.tokenizer import RECORD_FILE, Tokenizer, save_tokenizer
+from llmc.tokens.recorded import RECORD_FILE, save_tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.vocabulary import TOKENIZER_FILE
 
 if TYPE_CHECKING:

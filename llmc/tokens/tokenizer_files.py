@@ -16,15 +16,13 @@ from llmc.text.documents import ENDOFTEXT
 from llmc.tokens import tokenizer_json
 from llmc.tokens.held import MARK, from_document
 from llmc.tokens.nanogpt import META, read_meta
+from llmc.tokens.recorded import RECORD_FILE, read_record, recorded_tokenizer
 from llmc.tokens.tokenizer import (
-    RECORD_FILE,
     Tokenizer,
     assembled,
     load_tokenizer,
     named_if_known,
     plain_tokenizer,
-    read_record,
-    recorded_tokenizer,
 )
 from llmc.tokens.vocabulary import PATTERNS, PUBLISHED_FILES, read_ranks
 

@@ -15,7 +15,8 @@ from llmc.model import ModelConfig, parameter_count
 from llmc.paths import Workspace, folder_written_whole, free_bytes, written_whole
 from llmc.report import SILENT, Report
 from llmc.tokens.byte_level import Vocabulary
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from llmc.tokens.recorded import save_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_json import Unheld
 from llmc.weights import tokenizer as tokenizers
 from llmc.weights.base import Origin

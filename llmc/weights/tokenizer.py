@@ -11,7 +11,8 @@ from llmc.paths import Workspace
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.tokens.held import HUGGINGFACE
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.tokens.recorded import recorded_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_json import (
     Unheld,
     tokenizer_of_vocabulary,

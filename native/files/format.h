@@ -10,12 +10,22 @@
 enum { HEADER_INTS = 256, HEADER_BYTES = 4 * HEADER_INTS };
 
 /* Token file (train.bin, val.bin). The size of the file must be exactly header + count * width.
- *   [0] magic   [1] version   [2] number of tokens (unsigned)
+ *   [0] magic   [1] version   [2] number of tokens (unsigned)   [3] 1: it has a mask, 0: it has none
  *   20240520, version 1: uint16 tokens;   20240801, version 7: uint32 tokens                       */
 enum {
   TOKENS16_MAGIC = 20240520, TOKENS16_VERSION = 1,
   TOKENS32_MAGIC = 20240801, TOKENS32_VERSION = 7,
-  TOKENS_MAGIC_AT = 0, TOKENS_VERSION_AT = 1, TOKENS_COUNT_AT = 2,
+  TOKENS_MAGIC_AT = 0, TOKENS_VERSION_AT = 1, TOKENS_COUNT_AT = 2, TOKENS_MASK_AT = 3,
+};
+
+/* Mask of a token file (train.mask beside train.bin: .mask replaces .bin, or is added to another name). A byte
+ * for each token says: 1 the loss counts where this token is predicted, 2 a conversation begins at it, 4 a turn
+ * begins at it. Without a mask all tokens count. The size must be exactly header + count.
+ *   [0] magic   [1] version 1   [2] number of tokens, the token file's (unsigned)   [3] CRC-32 of the payload */
+enum {
+  MASK_MAGIC = 20261128, MASK_VERSION = 1,
+  MASK_MAGIC_AT = 0, MASK_VERSION_AT = 1, MASK_COUNT_AT = 2, MASK_CRC_AT = 3,
+  MASK_COUNTS = 1, MASK_CONVERSATION = 2, MASK_TURN = 4,
 };
 
 /* Model checkpoint (model.bin). The payload is the tensors of gpt2.h, in that order, nothing between.

@@ -13,6 +13,7 @@ import pytest
 from llmc.check import debug_state
 from llmc.model import tensor_shapes
 from llmc.tokens import files as tokens
+from llmc.tokens import masks
 from llmc.weights import checkpoint
 from llmc.weights.checkpoint import CheckpointHeader
 from tests.helpers.engine import (
@@ -47,9 +48,11 @@ def test_token_files(tmp_path: Path, enums: dict[str, int]) -> None:
     assert number(rows["uint32"][1]) == enums["TOKENS32_MAGIC"] == tokens.MAGIC32
     assert number(rows["uint32"][2]) == enums["TOKENS32_VERSION"] == tokens.VERSION32
     assert {name.removeprefix("headerless ") for name in rows} == set(tokens.WIDTHS)
-    places = {f"TOKENS_{name}_AT": at for at, name in enumerate(("MAGIC", "VERSION", "COUNT"))}
+    places = {
+        f"TOKENS_{name}_AT": at for at, name in enumerate(("MAGIC", "VERSION", "COUNT", "MASK"))
+    }
     assert {name: enums[name] for name in places} == places
-    assert list(ints("of a token file")) == [0, 1, 2]
+    assert list(ints("of a token file")) == [0, 1, 2, 3]
     for name, vocabulary in (("uint16", 65536), ("uint32", 65537)):
         path = save_tokens(tmp_path / name, np.array([5, 6, vocabulary - 1]), vocabulary)
         _, magic, version, header_bytes, width, _ = rows[name]
@@ -58,6 +61,27 @@ def test_token_files(tmp_path: Path, enums: dict[str, int]) -> None:
         assert not any(header[3:])
         payload = path.read_bytes()[number(header_bytes) :]
         assert np.frombuffer(payload, f"<u{int(width[4:]) // 8}").tolist() == [5, 6, vocabulary - 1]
+
+
+def test_masks(tmp_path: Path, enums: dict[str, int]) -> None:
+    said = ints("of a mask's header")
+    assert said[0] == f"magic {enums['MASK_MAGIC']}"
+    assert said[1] == f"version {enums['MASK_VERSION']}"
+    assert (enums["MASK_MAGIC"], enums["MASK_VERSION"]) == (masks.MASK_MAGIC, masks.MASK_VERSION)
+    places = {f"MASK_{name}_AT": at for at, name in enumerate(("MAGIC", "VERSION", "COUNT", "CRC"))}
+    assert {name: enums[name] for name in places} == places
+    bits = [int(row[0]) for row in table("bit | of a token's byte")]
+    assert bits == [enums[f"MASK_{name}"] for name in ("COUNTS", "CONVERSATION", "TURN")]
+    assert bits == [masks.COUNTS, masks.CONVERSATION, masks.TURN]
+    path = tmp_path / "train.bin"
+    chunks = [(np.array([5, 6, 7]), np.array([6, 0, 1], "u1"))]
+    tokens.write_tokens(path, chunks, 257, masked=True)
+    assert raw_header(path)[2:5] == [3, 1, 0]
+    payload = bytes([6, 0, 1])
+    assert raw_header(tmp_path / "train.mask")[:5] == [
+        enums["MASK_MAGIC"], 1, 3, zlib.crc32(payload), 0
+    ]  # fmt: skip
+    assert (tmp_path / "train.mask").read_bytes()[1024:] == payload
 
 
 # Checkpoints

@@ -17,7 +17,8 @@ from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.dataset import TokenizeOptions, tokenize
-from llmc.tokens.tokenizer import Tokenizer, record_tokenizer
+from llmc.tokens.recorded import record_tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.folder import newest_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
 

@@ -15,7 +15,8 @@ from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
-from llmc.tokens.tokenizer import load_tokenizer, save_tokenizer
+from llmc.tokens.recorded import save_tokenizer
+from llmc.tokens.tokenizer import load_tokenizer
 from tests.helpers.engine import (
     ALL_ISAS,
     Flags,

@@ -20,7 +20,7 @@ from llmc.tokens.bpe import train_bpe
 from llmc.tokens.dataset import TokenizeOptions, tokenize
 from llmc.tokens.held import character_tokenizer
 from llmc.tokens.prepared import record_prepared
-from llmc.tokens.tokenizer import save_tokenizer
+from llmc.tokens.recorded import save_tokenizer
 from llmc.weights.state import FIELDS, HEADER_BYTES, MAGIC, VERSION
 from tests.helpers.archives import member, tarred, zipped, zstd
 from tests.helpers.engine import save_model, save_tokens
