@@ -7,15 +7,48 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from llmc.errors import BadData
+from llmc.tokens.added import with_tokens
+from llmc.tokens.tokenizer import Tokenizer
+from llmc.tokens.tokenizer_json import Unheld
 from llmc.weights.base import Weights
 from llmc.weights.number_types import Stored
+from llmc.weights.sources import FoundWeights
+from llmc.weights.tokenizer import carried_tokenizer
 
 if TYPE_CHECKING:
     from llmc.weights.number_types import Floats
+
+
+def grown(
+    found: FoundWeights, tokenizer: Tokenizer | None, names: Sequence[str]
+) -> tuple[FoundWeights, Tokenizer]:
+    """Return a model and its tokenizer with the special tokens ``names``.
+
+    ``tokenizer`` is the model's; None if it is not known. Files of ``NAME`` are called
+    ``NAME-chatml`` if the tokens are those of that chat template, else ``NAME-grown``.
+
+    Raises:
+        Usage: a name is empty or is a token already.
+        BadData: the tokenizer is not known, is a table of characters, or llmc cannot hold it.
+    """
+    if tokenizer is None:
+        if isinstance(own := carried_tokenizer(found), Unheld):
+            raise BadData(f"llmc cannot hold the tokenizer of {found.name}: {own.reason}")
+        raise BadData(
+            f"the tokenizer of {found.name} is not known, and tokens are added to it: name it with "
+            "--tokenizer"
+        )
+    made = with_tokens(tokenizer, names)
+    if made.template is None:
+        made = replace(made, template=tokenizer.template)
+    weights = GrownWeights(found.weights, tokenizer.vocab_size, made.vocab_size)
+    ending = made.template.name if made.template not in (None, tokenizer.template) else "grown"
+    return replace(found, name=f"{found.name}-{ending}", weights=weights), made
 
 
 class GrownWeights(Weights):

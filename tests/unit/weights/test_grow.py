@@ -10,19 +10,31 @@ import pytest
 
 from llmc.check.debug_state import read_debug_state
 from llmc.cli.context import Context
+from llmc.cli.ui import Ui
+from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig
+from llmc.paths import Workspace
+from llmc.tokens.bpe import train_bpe
+from llmc.tokens.held import character_tokenizer
+from llmc.tokens.recorded import record_tokenizer
+from llmc.tokens.template import CHATML, IM_END, IM_START, PLAIN
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
+from llmc.tokens.tokenizer_json import read_folder
 from llmc.weights.checkpoint import (
     FP32_UNPADDED,
     HEADER_BYTES,
     CheckpointHeader,
     CheckpointModel,
     read_checkpoint,
+    read_header,
     write_checkpoint,
 )
 from llmc.weights.checkpoint import _packed as packed
 from llmc.weights.grow import GrownWeights
 from llmc.weights.number_types import from_bf16, to_bf16
-from llmc.weights.sources import open_weights
+from llmc.weights.sources import find_weights, open_weights
+from llmc.weights.tokenizer import find_tokenizer, tokenizer_of
+from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers import engine
 from tests.helpers.export import export
 
@@ -123,3 +135,148 @@ def test_weights_of_other_formats_grow_too(to: str, dtype: str, here: Context) -
         np.testing.assert_array_equal(found[name][: len(values)], values)
     mean = weights.read("wte").mean(axis=0)
     np.testing.assert_allclose(found["wte"][V:], np.tile(mean, (3, 1)), rtol=1e-4, atol=1e-8)
+
+
+BOTH = (IM_START, IM_END)
+TEXT = "she sells sea shells by the sea shore; größer, naïve, 日本 🙂 \n\n" * 40
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return train_bpe([TEXT], 290)
+
+
+def a_run(
+    here: Context, tokenizer: Tokenizer, config: ModelConfig = PADDED, dtype: str = "fp32"
+) -> Path:
+    """Write a run's folder, as training leaves it."""
+    folder = here.workspace.runs / "poet"
+    folder.mkdir(parents=True)
+    tensors = engine.some_tensors(config).items()
+    fingerprint = bytes.fromhex(tokenizer.fingerprint)
+    path = folder / "model.bin"
+    write_checkpoint(path, config, tensors, dtype=dtype, step=12, tokenizer=fingerprint)
+    record_tokenizer(tokenizer, folder)
+    return path
+
+
+def held(folder: Path) -> Tokenizer:
+    """Return a tokenizer that is held as a document: one whose first token is a special one."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.ByteLevelBPETokenizer()
+    made.train_from_iterator([TEXT], 280, special_tokens=["<|endoftext|>"])
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    found = read_folder(folder)
+    assert isinstance(found, Tokenizer) and found.document is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte", "held"])
+@pytest.mark.parametrize("to", ["llmc", "hf", "gguf"])
+def test_added_tokens_go_with_the_model_into_any_format(
+    kind: str, to: str, here: Context, bpe: Tokenizer, tmp_path: Path
+) -> None:
+    given = {"bpe": bpe, "byte": load_tokenizer("byte")}
+    ours = given[kind] if kind in given else held(tmp_path / "held")
+    a_run(here, ours)
+    path = export(here, "poet", to=to, add_tokens=BOTH)
+    ending = {"llmc": ".bin", "hf": "-hf", "gguf": ".gguf"}[to]
+    assert path == here.workspace.models / f"poet-chatml{ending}"
+    found = find_weights(here.workspace, str(path))
+    tokenizer = find_tokenizer(here.workspace, found)
+    assert tokenizer is not None
+    assert found.weights.origin.tokenizer == bytes.fromhex(tokenizer.fingerprint)
+    V = ours.vocab_size
+    assert [tokenizer.special_tokens[name] for name in BOTH] == [V, V + 1]
+    assert tokenizer.template == CHATML
+    assert tokenizer.eot == ours.eot
+    assert tokenizer.encode("sea <|im_end|>") == ours.encode("sea <|im_end|>")
+    assert tokenizer.encode("sea <|im_end|>", special=True)[-1] == V + 1
+    rows = found.weights.read("wte")
+    np.testing.assert_allclose(rows[V], rows[:V].mean(axis=0), rtol=1e-4, atol=1e-8)
+
+
+def test_a_grown_model_goes_round_all_formats(here: Context, bpe: Tokenizer) -> None:
+    a_run(here, bpe)
+    first = export(here, "poet", add_tokens=BOTH)
+    assert find_tokenizer(here.workspace, find_weights(here.workspace, str(first)))
+    source = str(first)
+    for to in ("hf", "gguf"):
+        source = str(export(here, source, to=to, out=here.workspace.root / f"out-{to}"))
+    back = export(here, source, out=here.workspace.root / "back.bin")
+    assert back.read_bytes() == first.read_bytes()
+    found = tokenizer_of(here.workspace, back)
+    assert found is not None and found.template == CHATML
+
+
+def test_a_published_model_grows(here: Context, gpt2: Tokenizer) -> None:
+    config = ModelConfig(1, 1, 32, 8, 50257)
+    path = engine.save_model(here.workspace.root / "gpt2.bin", config)
+    made = export(here, str(path), add_tokens=BOTH)
+    header = read_header(made)
+    assert header.config.vocab_size == 50259
+    assert made.stat().st_size == path.stat().st_size  # its padding rows are enough
+    tokenizer = tokenizer_of(here.workspace, made)
+    assert tokenizer is not None
+    assert tokenizer.special_tokens == {"<|endoftext|>": 50256, IM_START: 50257, IM_END: 50258}
+
+
+def test_other_tokens_are_added_to_one_with_a_template(here: Context, bpe: Tokenizer) -> None:
+    a_run(here, replace(bpe, template=PLAIN))
+    made = export(here, "poet", add_tokens=["<|tool|>"])
+    assert made.name == "poet-grown.bin"
+    tokenizer = tokenizer_of(here.workspace, made)
+    assert tokenizer is not None
+    assert tokenizer.template == PLAIN
+    assert tokenizer.special_tokens["<|tool|>"] == bpe.vocab_size
+
+
+@pytest.mark.parametrize("template", [None, PLAIN])
+def test_a_plain_template_goes_with_a_checkpoint(
+    template: object, here: Context, bpe: Tokenizer
+) -> None:
+    """It is no part of the fingerprint, so that a record beside the checkpoint holds it."""
+    path = a_run(here, replace(bpe, template=template))
+    out = export(here, "poet", out=here.workspace.models / "poet.bin")
+    record_tokenizer(bpe, path.parent)  # forget it there
+    found = tokenizer_of(here.workspace, out)
+    assert found is not None and found.template == template
+    if template is not None:  # what is written again without one has none
+        export(here, "poet", out=out)
+        found = tokenizer_of(here.workspace, out)
+        assert found is not None and found.template is None
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [(["<|endoftext|>"], "already"), (["sea", "sea"], "twice"), ([""], "cannot be a token")],
+)
+def test_what_is_no_new_token_is_refused(
+    names: list[str], reason: str, here: Context, bpe: Tokenizer
+) -> None:
+    a_run(here, bpe)
+    with pytest.raises(Usage, match=reason):
+        export(here, "poet", add_tokens=names)
+    assert not here.workspace.models.exists()
+
+
+def test_a_model_without_a_known_tokenizer_is_refused(here: Context, tmp_path: Path) -> None:
+    path = engine.save_model(tmp_path / "model.bin", PADDED)
+    with pytest.raises(BadData, match="is not known"):
+        export(here, str(path), add_tokens=BOTH)
+    letters = character_tokenizer({"a": 0, "b": 1, "\n": 2})
+    a_run(here, letters)
+    with pytest.raises(BadData, match="characters"):
+        export(here, "poet", add_tokens=BOTH)
+
+
+def test_the_command_adds_tokens(llmc: Llmc, bpe: Tokenizer) -> None:
+    here = Context(Workspace(llmc.workspace), Ui(quiet=True))
+    a_run(here, bpe)
+    done = llmc("export-weights", "poet", "--add-tokens", IM_START, "--add-tokens", IM_END)
+    assert done.returncode == 0, done.stderr
+    assert "models/poet-chatml.bin" in done.stderr
+    assert read_header(llmc.workspace / "models/poet-chatml.bin").config.vocab_size == 301
+    source = "models/poet-chatml.bin"
+    assert_one_sentence(llmc("export-weights", source, "--add-tokens", IM_END), 2)
