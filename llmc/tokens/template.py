@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import Usage
 from llmc.text.conversations import ASSISTANT, Message
+from llmc.tokens.masks import CONVERSATION, COUNTS, TURN
 
 if TYPE_CHECKING:
     from llmc.tokens.tokenizer import Tokenizer
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
-COUNTS, CONVERSATION, TURN = 1, 2, 4
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from llmc.fetch.named import fetch_named
 from llmc.fetch.registry import FETCHED, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
-from llmc.tokens.dataset import AUTO, TokenizeOptions, find_tokenized, tokenize
+from llmc.tokens.dataset import find_tokenized, tokenize
 from llmc.tokens.existing import dataset_named
 from llmc.tokens.manifest import Manifest, verify
+from llmc.tokens.options import AUTO, TokenizeOptions
 from llmc.tokens.prepared import prepared_model, record_prepared
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 from llmc.tokens.tokenizer_json import Unheld

@@ -204,7 +204,7 @@ size_t run_write(struct Run *run, size_t count) {
   int token = (int)(eot < INT32_MAX ? eot : run->model.config.V - 1);
   const struct Request request = {.sampling = run->sampling, .eot = -1, .count = 1, .prompt = &token,
                                   .tokens = size_min(count, run->batch.decoder.positions)};
-  run->batch.listener = (struct Listener){run, on_token, on_end};
+  run->batch.listener = (struct Listener){run, NULL, on_token, on_end};
   batch_begin(&run->batch, &request);
   while (run->batch.active > 0 && !run_asked_to_stop(run)) batch_turn(&run->batch);
   if (run->batch.active > 0) batch_cancel(&run->batch, run->batch.texts);

@@ -17,8 +17,9 @@ import pytest
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.dataset import tokenize
 from llmc.tokens.held import character_tokenizer
+from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.prepared import record_prepared
 from llmc.tokens.recorded import save_tokenizer
 from llmc.weights.state import FIELDS, HEADER_BYTES, MAGIC, VERSION

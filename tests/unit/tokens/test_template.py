@@ -10,7 +10,8 @@ from llmc.text.conversations import Message
 from llmc.tokens.added import for_chat, with_tokens
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.held import character_tokenizer
-from llmc.tokens.template import CHATML, CONVERSATION, COUNTS, PLAIN, TEMPLATES, TURN, Template
+from llmc.tokens.masks import CONVERSATION, COUNTS, TURN
+from llmc.tokens.template import CHATML, PLAIN, TEMPLATES, Template
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 
 TALK = (
