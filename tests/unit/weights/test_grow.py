@@ -17,7 +17,7 @@ from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.held import character_tokenizer
 from llmc.tokens.recorded import record_tokenizer
-from llmc.tokens.template import CHATML, IM_END, IM_START, PLAIN
+from llmc.tokens.template import CHATML, IM_END, IM_START, PLAIN, Template
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_json import read_folder
 from llmc.weights.checkpoint import (
@@ -234,7 +234,7 @@ def test_other_tokens_are_added_to_one_with_a_template(here: Context, bpe: Token
 
 @pytest.mark.parametrize("template", [None, PLAIN])
 def test_a_plain_template_goes_with_a_checkpoint(
-    template: object, here: Context, bpe: Tokenizer
+    template: Template | None, here: Context, bpe: Tokenizer
 ) -> None:
     """It is no part of the fingerprint, so that a record beside the checkpoint holds it."""
     path = a_run(here, replace(bpe, template=template))
