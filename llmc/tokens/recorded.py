@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from llmc.tokens.vocabulary import TOKENIZER_FILE, file_form
 
 RECORD_FILE = "tokenizer.json"
 HELD_FILE = "tokenizer.held.json"  # a tokenizer that is held as a document
+# Of the files of NAME.bin's tokenizer.
+TOKENS_SUFFIX, RECORD_SUFFIX = ".tiktoken", ".tokenizer.json"
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
@@ -30,14 +33,43 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
         BadData: the place cannot be written.
     """
     if tokenizer.document is not None:
+        template = {"template": tokenizer.template.name} if tokenizer.template is not None else {}
         with written_whole(path) as partial:
-            text = json.dumps(tokenizer.document, ensure_ascii=False)
+            text = json.dumps({**tokenizer.document, **template}, ensure_ascii=False)
             partial.write_text(text + "\n", encoding="utf-8")
         return
     with written_whole(path) as partial:
         partial.write_bytes(file_form(tokenizer.ranks))
     if not tokenizer.is_plain:
-        _write_record(tokenizer, path.name, path.with_name(RECORD_FILE))
+        write_record(tokenizer, path.name, path.with_name(RECORD_FILE))
+
+
+def keep_beside(tokenizer: Tokenizer, checkpoint: Path) -> Path | None:
+    """Write the tokenizer of ``NAME.bin`` beside it; return its file.
+
+    It is ``NAME.tiktoken`` or a document, ``NAME.tokenizer.json``. Where tokens alone do not define
+    it, ``NAME.tokenizer.json`` is a record of it. Returns None for ``gpt2`` and ``byte``, whose
+    name is enough.
+
+    Raises:
+        BadData: the place cannot be written.
+    """
+    tokens, record = (checkpoint.with_suffix(end) for end in (TOKENS_SUFFIX, RECORD_SUFFIX))
+    if tokenizer.document is not None:
+        save_tokenizer(tokenizer, record)
+        return record
+    is_named = tokenizer.name in WITHOUT_FILE
+    if not is_named:
+        with written_whole(tokens) as partial:
+            partial.write_bytes(file_form(tokenizer.ranks))
+    if tokenizer.is_plain and tokenizer.template is None:
+        with suppress(BadData):  # it is no record
+            before = read_record(record)  # of a checkpoint that this one replaced
+            if before is not None and before["file"] in (None, tokens.name):
+                record.unlink()
+        return None if is_named else tokens
+    write_record(tokenizer, None if is_named else tokens.name, record)
+    return record if is_named else tokens
 
 
 def file_of(tokenizer: Tokenizer) -> str | None:
@@ -96,7 +128,7 @@ def record_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     file = file_of(tokenizer)
     if file is not None:
         save_tokenizer(tokenizer, folder / file)
-    _write_record(tokenizer, file, folder / RECORD_FILE)
+    write_record(tokenizer, file, folder / RECORD_FILE)
 
 
 def recorded_tokenizer(folder: Path) -> Tokenizer | None:
@@ -105,15 +137,29 @@ def recorded_tokenizer(folder: Path) -> Tokenizer | None:
     Raises:
         BadData: the record is broken, or the tokenizer is gone or changed.
     """
-    record = read_record(folder / RECORD_FILE)
+    return tokenizer_in(folder / RECORD_FILE)
+
+
+def tokenizer_in(path: Path) -> Tokenizer | None:
+    """Load the tokenizer of a record; None if there is no such file.
+
+    Raises:
+        BadData: the record is broken, or the tokenizer is gone or changed.
+    """
+    record = read_record(path)
     if record is None:
         return None
     return load_recorded(
-        folder, record["name"], record["fingerprint"], record["file"], record.get("template")
+        path.parent, record["name"], record["fingerprint"], record["file"], record.get("template")
     )
 
 
-def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
+def write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
+    """Write what a tokenizer is, and the name of its file in the same folder, if it needs one.
+
+    Raises:
+        BadData: the place cannot be written.
+    """
     record: dict[str, Any] = {
         "name": tokenizer.name,
         "fingerprint": tokenizer.fingerprint,
@@ -128,7 +174,7 @@ def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Read what :func:`_write_record` wrote and check its types; None if there is no file."""
+    """Read what :func:`write_record` wrote and check its types; None if there is no file."""
     if not path.exists():
         return None
     with broken_explained(path, "name the tokenizer with --tokenizer"):
