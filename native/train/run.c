@@ -113,12 +113,14 @@ bool run_needs_gradients(const struct RunOptions *o) {
   return o->grad_clip > 0 || o->skip_loss_z > 0 || o->skip_grad_z > 0 || o->parts > 1;
 }
 
-static double gradients(struct Run *run, size_t step) {
+/* Of an update in which so many targets count. */
+static double gradients(struct Run *run, size_t step, size_t counted) {
   const size_t parts = run->options.parts;
   double loss = 0;
   for (size_t i = 0; i < parts; i++) {
     mixture_batch(&run->train, step * parts + i, run->tokens, run->targets);
-    loss += gpt2_gradients(&run->model, run->tokens, run->targets, (struct BatchPart){i, parts}) / (double)parts;
+    loss += gpt2_gradients(&run->model, run->tokens, run->targets, (struct BatchPart){i, parts, counted}) /
+            (double)parts;
   }
   return loss;
 }
@@ -135,6 +137,9 @@ static bool stands_out(struct Run *run, struct StepMetrics *m) {
 }
 
 static void make_step(struct Run *run, const struct UpdateConfig *update, struct StepMetrics *m) {
+  const size_t rows = run->options.parts * run->options.batch_size;
+  const size_t counted = mixture_counted(&run->train, m->step * rows, rows);
+  if (mixture_masked(&run->train)) m->counted = counted;
   run->model.dropout.step = m->step;
   if (run->model.update_in_backward) {
     mixture_batch(&run->train, m->step, run->tokens, run->targets);
@@ -142,7 +147,7 @@ static void make_step(struct Run *run, const struct UpdateConfig *update, struct
     m->train_loss = result.loss, m->grad_norm = result.norm;
     return;
   }
-  m->train_loss = gradients(run, m->step);
+  m->train_loss = gradients(run, m->step, counted);
   m->skipped = stands_out(run, m);
   if (m->skipped) run->skipped++;
   else m->grad_norm = gpt2_update(&run->model, update, m->step + 1);

@@ -179,6 +179,7 @@ int command_train(int argc, char **argv) {
   run.train.shuffle = o->shuffle;
   run.train.seed = o->seed;
   mixture_check_rows(&run.train);
+  mixture_cut(&run.train);
   run.model.config = *config;
   if (o->val_data.count > 0) {
     mixture_open(&run.val, &o->val_data, o->val_weights, config->V);

@@ -274,17 +274,37 @@ static void call_crossentropy(const struct Kernels *k, const struct Workers *w, 
   k->crossentropy(w, out[0].data, out[1].data, c->ids, 0.25f, c->N, c->V, c->Vp);
 }
 
+/* A target of -1 has loss 0 and no gradient, whatever its logits are. */
+static void check_uncounted(struct Case *c, size_t row) {
+  if (left_out || row >= c->N) return;
+  for (int t = 0; kernels_at(t) != NULL; t++) {
+    struct Memory got[2];
+    if (!kernels_runnable(kernels_at(t))) continue;
+    case_run(c, kernels_at(t), 1, got);
+    check(got[0].data[row] == 0, "%s: a target that does not count has loss %g", now, (double)got[0].data[row]);
+    for (size_t v = 0; v < c->Vp; v++) {
+      const double g = (double)got[1].data[row * c->Vp + v];
+      check(g == 0, "%s: a target that does not count has gradient %g", now, g);
+    }
+    for (int o = 0; o < 2; o++) memory_free(&got[o]);
+  }
+}
+
 static void check_crossentropy(size_t N, size_t V, size_t Vp) {
   int *targets = calloc(N, sizeof *targets);
   for (size_t n = 0; n < N; n++) targets[n] = (int)random_below(V);
+  const size_t uncounted = N > 1 ? V % N : N;
+  if (uncounted < N) targets[uncounted] = -1;
   struct Case c = {.op = "crossentropy", .call = call_crossentropy, .ids = targets, .N = N, .V = V, .Vp = Vp};
   case_output(&c, "losses", N, OVERWRITTEN, SOFTMAX);
   float *logits = case_output(&c, "logits", N * Vp, ADDED_TO, SOFTMAX);
   case_compare(&c, CLOSE);
+  check_uncounted(&c, uncounted);
 
   /* Odd values, each in a row of its own: the other rows stay as they are, and the loss of that one is
    * what the formula says. Behind V nothing counts. */
-  const size_t row = random_below(N), other = row * Vp + ((size_t)targets[row] + 1) % V, target = row * Vp + (size_t)targets[row];
+  const size_t drawn = random_below(N), row = drawn == uncounted ? (drawn + 1) % N : drawn;
+  const size_t other = row * Vp + ((size_t)targets[row] + 1) % V, target = row * Vp + (size_t)targets[row];
   static const float odd[] = {NAN, INFINITY, -INFINITY, 1e30f, -1e30f, 100};
   for (size_t i = 0; V > 1 && !left_out && i < 2 * sizeof odd / sizeof *odd; i++) {
     const size_t at = i % 2 ? other : target;
