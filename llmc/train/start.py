@@ -44,6 +44,8 @@ class Data:
     # Of all datasets that the files belong to, those to train on first.
     manifests: tuple[Manifest, ...] = ()
     tokenizer: Tokenizer | None = None  # what made them; None where that is not known
+    sample_prompt: tuple[int, ...] = ()  # ids that samples during training follow; (): end-of-text
+    sample_stop: int | None = None  # the id that ends such a sample, written too; None: none does
 
     @property
     def folder(self) -> Path:

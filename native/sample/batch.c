@@ -123,8 +123,10 @@ static struct Text *next_to_read(struct Batch *batch) {
 }
 
 static void read_chunk(struct Batch *batch, struct Text *text) {
-  const size_t count = size_min(text->length - text->read, DECODER_CHUNK);
-  decoder_read(&batch->decoder, text->slot, text->tokens + text->read, text->read, count);
+  struct Decoder *decoder = &batch->decoder;
+  const size_t count = decoder->rows == 1 ? 1 : size_min(text->length - text->read, DECODER_CHUNK);
+  if (count > 1) decoder_read(decoder, text->slot, text->tokens + text->read, text->read, count);
+  else decoder_step(decoder, &(struct Feed){text->slot, text->read, text->tokens[text->read]}, 1);
   text->read += count;
   if (text->read < text->length) return;
   batch->feeds[0].slot = text->slot;

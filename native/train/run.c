@@ -12,11 +12,13 @@ void run_layout(struct Run *run, struct Arena *arena) {
   gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
   mixture_layout(&run->train, arena);
   if (o->val_data.count > 0) mixture_layout(&run->val, arena);
-  decoder_layout_beside(&run->batch.decoder, arena, &run->model, size_min(o->sample_tokens, run->model.config.maxT));
+  const size_t maxT = run->model.config.maxT, prompted = o->sample_prompt != NULL ? run->prompt_count : 0;
+  decoder_layout_beside(&run->batch.decoder, arena, &run->model, size_min(prompted + o->sample_tokens, maxT));
   batch_layout(&run->batch, arena);
   run->tokens = arena_alloc(arena, BT, sizeof(int));
   run->targets = arena_alloc(arena, BT, sizeof(int));
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
+  run->prompt = arena_alloc(arena, run->prompt_count, sizeof(int));
 }
 
 static const double MOST_TIMED_DECAY = 0.9;
@@ -205,10 +207,14 @@ static void on_end(void *context, const struct Text *text, enum TextEnd ending) 
 }
 
 size_t run_write(struct Run *run, size_t count) {
-  const size_t eot = run->options.eot;
-  int token = (int)(eot < INT32_MAX ? eot : run->model.config.V - 1);
-  const struct Request request = {.sampling = run->sampling, .eot = -1, .count = 1, .prompt = &token,
-                                  .tokens = size_min(count, run->batch.decoder.positions)};
+  const struct RunOptions *o = &run->options;
+  const size_t V = run->model.config.V, positions = run->batch.decoder.positions;
+  const size_t prompted = prompt_parse("sample-prompt", o->sample_prompt, V, (int)(o->eot < INT32_MAX ? o->eot : V - 1),
+                                       run->prompt);
+  const size_t kept = request_context(prompted, positions);
+  const struct Request request = {.sampling = run->sampling, .eot = o->sample_stop < INT32_MAX ? (int)o->sample_stop : -1,
+                                  .count = kept, .prompt = run->prompt + prompted - kept,
+                                  .tokens = size_min(count, positions)};
   run->batch.listener = (struct Listener){run, on_token, on_end};
   batch_begin(&run->batch, &request);
   while (run->batch.active > 0 && !run_asked_to_stop(run)) batch_turn(&run->batch);

@@ -135,99 +135,6 @@ static void check_whole(size_t count, size_t B, size_t T) {
   arena_free(&arena);
 }
 
-enum { MOST_SHARDS = 3 };
-
-static char masks[] = "/tmp/llmc_test_masks_XXXXXX";
-
-static void shard_name(char name[64], size_t shard, const char *ending) {
-  snprintf(name, 64, "%s/train_%zu.%s", masks, shard, ending);
-}
-
-/* Token i of the stream is i, cut into shards, each with its mask. */
-static void write_masked(size_t count, size_t shards, const unsigned char *marks) {
-  static uint32_t tokens[MOST];
-  char name[64];
-  for (size_t shard = 0; shard < MOST_SHARDS; shard++) {
-    shard_name(name, shard, "bin"), unlink(name);
-    shard_name(name, shard, "mask"), unlink(name);
-  }
-  for (size_t shard = 0; shard < shards; shard++) {
-    const size_t first = count * shard / shards, some = count * (shard + 1) / shards - first;
-    for (size_t i = 0; i < some; i++) tokens[i] = (uint32_t)(first + i);
-    shard_name(name, shard, "bin");
-    write_tokens(name, some, 2, tokens);
-    FILE *file = fopen(name, "r+b");
-    const int32_t masked = 1;
-    fseek(file, 4 * TOKENS_MASK_AT, SEEK_SET);
-    fwrite(&masked, sizeof masked, 1, file);
-    fclose(file);
-    const int32_t header[HEADER_INTS] = {MASK_MAGIC, MASK_VERSION, (int32_t)some,
-                                         (int32_t)crc32_update(0, marks + first, some)};
-    shard_name(name, shard, "mask");
-    file = fopen(name, "wb");
-    fwrite(header, sizeof header, 1, file);
-    fwrite(marks + first, 1, some, file);
-    fclose(file);
-  }
-}
-
-/* Each token that counts is a target once an epoch, in the one window that it lies in; all other targets are -1. */
-static void check_masked(size_t count, size_t T, size_t shards, uint64_t seed) {
-  static unsigned char marks[MOST];
-  for (size_t i = 0; i < count; i++) {
-    const uint64_t random = mix64(seed * MOST + i), every = 2 + seed % 50;
-    marks[i] = (unsigned char)((random % 3 == 0 ? MASK_COUNTS : 0) | (random / 3 % every == 0 ? MASK_CONVERSATION : 0) |
-                               (random / 300 % 5 == 0 ? MASK_TURN : 0));
-  }
-  marks[count - 1] |= MASK_COUNTS;
-  write_masked(count, shards, marks);
-  char pattern[64];
-  snprintf(pattern, sizeof pattern, "%s/train_*.bin", masks);
-  struct DataLoader loader;
-  struct Arena arena = {0};
-  dataloader_open(&loader, pattern, 1, 1, count);
-  dataloader_cut(&loader, T);
-  loader.shuffle = seed % 2;
-  loader.places = 1 + seed % 3;
-  dataloader_layout(&loader, &arena);
-  arena_take(&arena);
-  dataloader_layout(&loader, &arena);
-  static int tokens[MOST], targets[MOST];
-  static unsigned seen[MOST];
-  memset(seen, 0, sizeof seen);
-  for (uint64_t visit = 0; visit < dataloader_windows(&loader); visit++) {
-    size_t counted = 0;
-    dataloader_window(&loader, visit, tokens, targets);
-    const size_t p = (size_t)tokens[0];
-    check(p == 0 || (marks[p] & (MASK_CONVERSATION | MASK_TURN)) != 0 || p >= T, "a window of %zu begins at %zu", T, p);
-    for (size_t t = 0; t < T; t++) {
-      check(tokens[t] == (int)((p + t) % count), "the window at %zu holds %d at place %zu", p, tokens[t], t);
-      if (targets[t] < 0) continue;
-      counted++, seen[targets[t]]++;
-      check(targets[t] == (int)(p + t + 1), "the window at %zu has target %d at place %zu", p, targets[t], t);
-    }
-    check(counted > 0 && counted == dataloader_counted(&loader, visit), "the window at %zu counts %zu targets, and says %zu",
-          p, counted, dataloader_counted(&loader, visit));
-  }
-  for (size_t i = 1; i < count; i++) {
-    check(seen[i] == (marks[i] & MASK_COUNTS), "%zu tokens by %zu in %zu shards: token %zu counts %u times", count, T, shards,
-          i, seen[i]);
-  }
-  dataloader_close(&loader);
-  arena_free(&arena);
-}
-
-static void check_masks(void) {
-  const size_t lengths[] = {1, 2, 7, 16, 100, 3999};
-  for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
-    for (uint64_t seed = 0; seed < 6; seed++) {
-      check_masked(2 + (size_t)(mix64(seed) % 900), lengths[i], 1 + seed % MOST_SHARDS, seed);
-    }
-  }
-  write_masked(0, 0, NULL);
-  rmdir(masks);
-}
-
 static void open_laid_out(struct DataLoader *loader, struct Arena *arena, const char *name, size_t B, size_t T,
                           size_t V) {
   *arena = (struct Arena){0};
@@ -414,11 +321,6 @@ int main(void) {
   check_shards(many, 50, 3, 11, 4);
   check_literal();
   check_large();
-  if (mkdtemp(masks) == NULL) {
-    perror(masks);
-    return 1;
-  }
-  check_masks();
   const size_t counts[] = {2, 3, 10, 41, 64, 65, 574, 1000}, lengths[] = {1, 2, 7, 64, 400};
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
     for (size_t j = 0; j < sizeof lengths / sizeof *lengths; j++) {

