@@ -279,7 +279,9 @@ def _weights(workspace: Workspace, model: str, manifest: Manifest, report: Repor
     if kind == "random":
         return _random(workspace, preset, manifest, report)
     exported = None
-    if model in PUBLISHED:
+    if Path(model).suffix == ".bin":
+        read_header(Path(model))
+    elif model in PUBLISHED:
         fetch_named(workspace, model, report=report)
         out = workspace.models / f"{model}.bin"
         exported = out if _whole(out) is not None else None

@@ -111,13 +111,22 @@ def test_training_names_the_command_that_adds_the_tokens(llmc: Llmc) -> None:
     ok(llmc(*run, "--model", GROWN))
 
 
-def test_gpt2_gets_them_where_its_weights_are_there(llmc: Llmc, gpt2: Tokenizer) -> None:
+@pytest.mark.parametrize("named", [["--model", "models/gpt2.bin"], ["--model", "gpt2"], []])
+def test_gpt2_gets_them_where_its_weights_are_there(
+    named: list[str], llmc: Llmc, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmc.train.prepare.fetch_named", lambda *_, **__: None)
     config = ModelConfig(1, 1, 8, 64, 50257)
     path = llmc.workspace / "models" / "gpt2.bin"
     fingerprint = bytes.fromhex(gpt2.fingerprint)
     write_checkpoint(path, config, some_tensors(config).items(), tokenizer=fingerprint)
-    ok(llmc("prepare", "chat.jsonl", "--model", "models/gpt2.bin"))
-    header = read_header(llmc.workspace / "models/gpt2-chatml.bin")
+    ok(llmc("prepare", "chat.jsonl", *named))
+    grown = llmc.workspace / "models/gpt2-chatml.bin"
+    header = read_header(grown)
     assert header.config == replace(config, vocab_size=50259)
     special = load_manifest(llmc.workspace / "data/chat").load_tokenizer().special_tokens
     assert (special[IM_START], special[IM_END]) == (50257, 50258)
+    (llmc.workspace / "data/chat/prepared.json").unlink()
+    before = grown.stat().st_mtime_ns
+    assert "gpt2-chatml.bin" in ok(llmc("prepare", "data/chat", "--tokenizer", "gpt2")).stderr
+    assert grown.stat().st_mtime_ns == before
