@@ -78,8 +78,8 @@ load: setup-dev
 proof: setup-dev
 	$(BIN)/python -m tests.programs.torture --proof
 
-# lm-evaluation-harness measures an export.
-LM_EVAL := lm_eval accelerate
+# lm-evaluation-harness measures an export and a served model.
+LM_EVAL := lm_eval[api] accelerate
 
 $(VENV)/installed-lm-eval: $(VENV)/installed-dev
 	$(PIP) $(LM_EVAL)

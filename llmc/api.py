@@ -26,8 +26,9 @@ from llmc.text.encodings import encoding_named
 from llmc.text.reading import KEEP, Reading
 from llmc.text.source import AS_USUAL
 from llmc.tokens import dataset
-from llmc.tokens.dataset import TokenizedDataset, TokenizeOptions
+from llmc.tokens.dataset import TokenizedDataset
 from llmc.tokens.manifest import load_manifest
+from llmc.tokens.options import TokenizeOptions
 from llmc.train import dial, loop
 from llmc.train import sweep as sweeps
 from llmc.train.loop import TrainResult
@@ -53,7 +54,7 @@ def tokenize(
         inputs: files, folders, glob patterns, addresses, or a dataset such as ``"stdlib"``.
         workspace: the dataset's folder is ``data/<name>`` in it.
         report: receives notes and progress.
-        options: fields of :class:`llmc.tokens.dataset.TokenizeOptions`, such as
+        options: fields of :class:`llmc.tokens.options.TokenizeOptions`, such as
             ``tokenizer="bpe:4096"``, and of :class:`llmc.text.reading.Reading`, such as
             ``field="messages"`` or ``encoding="auto"``. Default tokenizer: GPT-2's.
 

@@ -14,9 +14,11 @@ from llmc.text.encodings import encoding_named
 from llmc.text.reading import Reading
 from llmc.text.source import VAL_FRACTION
 from llmc.tokens import tokenizer as tokenizers
-from llmc.tokens.dataset import DEFAULT_TOKENIZER, TokenizeOptions
+from llmc.tokens.divide import MOST_VAL_TOKENS
 from llmc.tokens.merge import read_shard
-from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS
+from llmc.tokens.options import DEFAULT_TOKENIZER, TokenizeOptions
+from llmc.tokens.shards import SHARD_TOKENS
+from llmc.tokens.template import TEMPLATES
 
 of_tokens = in_group("Tokens")
 of_reading = in_group("What is read")
@@ -87,6 +89,13 @@ Field = Annotated[
         "NAME",
     ),
 ]
+Template = Annotated[
+    str | None,
+    of_reading(
+        "Chat template of conversations. Default: the tokenizer's, else chatml.",
+        "|".join(TEMPLATES),
+    ),
+]
 Encoding = Annotated[
     str | None,
     of_reading(
@@ -129,6 +138,7 @@ OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "exclude": (Exclude, None),
     "documents": (Documents, None),
     "field": (Field, None),
+    "template": (Template, None),
     "encoding": (Encoding, None),
     "newlines": (Newlines, "lf"),
     "any_ratio": (AnyRatio, False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from llmc.errors import LlmcError, Usage
 
 NO_TOKEN = -1  # as an end-of-text token: no token ends the text
 MOST_ALTERNATIVES = 20
+MOST_BIASES = 300
 LONGEST_LINE = 1 << 20  # bytes of a request, with its newline
 REASONS = ("length", "stop", "cancelled", "error")
 
@@ -24,6 +25,11 @@ class Request:
     settings: SampleConfig = field(default_factory=SampleConfig)
     eot: int = NO_TOKEN  # the token that ends the text; :data:`NO_TOKEN` for none
     logprobs: int = 0  # number of most likely tokens to report at each position, at most 20
+    # Subtracted from the logit of a token: for each time that it was written, and once if it was.
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    bias: Mapping[int, float] = field(default_factory=dict)  # added to the logit of each token
+    echo: bool = False  # report the prompt's tokens, from the second on, as :class:`PromptToken`
 
     def __post_init__(self) -> None:
         """Check what the engine would refuse.
@@ -39,7 +45,7 @@ class Request:
     def line(self, identity: str) -> str:
         """Return the request as a line for the engine."""
         chosen = self.settings
-        words = {
+        words: dict[str, object] = {
             "tokens": chosen.tokens,
             "temperature": chosen.temperature,
             "top-k": chosen.top_k,
@@ -49,8 +55,15 @@ class Request:
             "seed": chosen.seed,
             "eot": self.eot,
             "logprobs": self.logprobs,
-            "prompt": ",".join(map(str, self.prompt)),
         }
+        if self.frequency_penalty or self.presence_penalty:
+            words["frequency-penalty"] = self.frequency_penalty
+            words["presence-penalty"] = self.presence_penalty
+        if self.bias:
+            words["bias"] = ",".join(f"{token}:{added}" for token, added in self.bias.items())
+        if self.echo:
+            words["echo"] = 1
+        words["prompt"] = ",".join(map(str, self.prompt))
         return f"request {identity} " + " ".join(f"{key} {value}" for key, value in words.items())
 
 
@@ -64,6 +77,11 @@ class Token:
     logprob: float
     # The most likely tokens at its position with their logprobs, most likely first.
     top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptToken(Token):
+    """A token of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +127,10 @@ def event_of(found: dict[str, Any]) -> Ready | Token | End:
     kind = found["event"]
     if kind == "ready":
         return Ready(**{each.name: found[each.name] for each in fields(Ready)})
-    if kind == "token":
+    if kind in ("token", "prompt"):
         top = tuple((int(token), float(logprob)) for token, logprob in found.get("top", ()))
-        return Token(int(found["token"]), float(found["logprob"]), top)
+        made = Token if kind == "token" else PromptToken
+        return made(int(found["token"]), float(found["logprob"]), top)
     if kind != "end" or found["reason"] not in REASONS:
         raise KeyError(kind)
     known = {each.name for each in fields(End)} - {"failure"}

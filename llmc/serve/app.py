@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException as RoutingError
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmc import __version__
@@ -75,7 +76,16 @@ def make_app(
     app.include_router(needs_key, dependencies=keyed)
     routes = (*app.routes, *opened.routes, *needs_key.routes)
     paths = {path for route in routes if (path := getattr(route, "path", None))}
-    return Front(app, guard, metrics, log, paths)
+    guarded: ASGIApp = Guarded(app, guard)
+    if guard.origins:
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=guard.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
+    return Front(guarded, metrics, log, paths)
 
 
 def _open_routes(completions: Completions) -> APIRouter:
@@ -164,14 +174,28 @@ def _keyed_routes(
     return routes
 
 
-class Front:
-    """What stands before the application of the routes ``paths``: guard, headers, counters, log."""
+class Guarded:
+    """Answers the requests that the guard allows."""
 
-    def __init__(
-        self, app: ASGIApp, guard: Guard, metrics: ServerMetrics, log: Log, paths: set[str]
-    ) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app = app
         self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer or refuse one request."""
+        headers = Headers(scope=scope)
+        try:
+            self._guard.check(scope["path"], headers)
+            await self._app(scope, limited(receive, headers), send)
+        except Refused as refused:
+            await refused.response()(scope, receive, send)
+
+
+class Front:
+    """What stands before the application of the routes ``paths``: headers, counters, log."""
+
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, log: Log, paths: set[str]) -> None:
+        self._app = app
         self._metrics = metrics
         self._log = log
         self._paths = paths
@@ -192,14 +216,11 @@ class Front:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        path, headers = scope["path"], Headers(scope=scope)
+        path = scope["path"]
         # The server drops the body of an answer to HEAD.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            self._guard.check(path, headers)
-            await self._app(inner, limited(receive, headers), send_safely)
-        except Refused as refused:
-            await refused.response()(scope, receive, send_safely)
+            await self._app(inner, receive, send_safely)
         finally:
             seconds = time.monotonic() - started
             self._metrics.answered(self._route(path), status, seconds)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from llmc.engine.protocol import End, Token
+from llmc.engine.protocol import End, PromptToken, Token
 from llmc.sample.streaming import TextPiece, TextStream
 from llmc.serve.refusals import BROKEN, Refused
 from llmc.tokens.tokenizer import Tokenizer
@@ -22,16 +23,21 @@ class ChoiceWriter:
     index: int  # its place in the answer
     stream: TextStream  # turns its tokens into text, and ends it at a stop string
     spell: Speller  # :func:`speller` of the tokenizer
-    eot: int  # the token that ends the text and is not part of it
+    ends: frozenset[int]  # the tokens that end the text and are not part of it
     alternatives: int | None  # the number per token; None: no log probabilities
     text: str  # what was not flushed yet; the prompt, where the text begins with it
+    # Turns the prompt's tokens into text, where they are reported like those that are written.
+    prompt: TextStream | None = None
     reason: str | None = None  # ``length`` or ``stop`` once the text has ended, None before
     tokens: int = 0  # tokens written so far
     _waiting: dict[int, Token] = field(default_factory=dict)  # by position; not in the text yet
     _done: list[tuple[Token, int]] = field(default_factory=list)
+    _logprobs: list[float] = field(default_factory=list)  # of what was written
 
     def __post_init__(self) -> None:
         self._offset = len(self.text)
+        self._echoes = self.prompt is not None
+        self._given = 0  # tokens of the prompt
 
     def take(self, event: Token | End) -> None:
         """Handle an event of a text that has not ended.
@@ -39,19 +45,44 @@ class ChoiceWriter:
         Raises:
             Refused: the engine failed.
         """
+        if isinstance(event, PromptToken):
+            if self.prompt is not None:
+                self._waiting[self._given] = event
+                self._given += 1
+                self._add(self.prompt.feed(event.token))
+            return
+        if self.prompt is not None:
+            self._add(self.prompt.finish())
+            self.prompt = None
         if isinstance(event, Token):
-            if event.token != self.eot:
-                self._waiting[self.tokens] = event
-                self.tokens += 1
-                self._add(self.stream.feed(event.token))
+            self._take(event)
         elif event.reason in ("length", "stop"):
-            self._add(self.stream.finish())
-            self.reason = event.reason
+            self._end(event.reason)
         else:
             why = event.message or "the text was cancelled"
             raise Refused(503, why, kind=BROKEN, code="engine_failed")
+
+    def _take(self, token: Token) -> None:
+        self._logprobs.append(token.logprob)
+        if token.token in self.ends:
+            self._end("stop")
+            if self._echoes:  # then clients expect every token that was written
+                self._done.append((token, self._offset))
+            return
+        self._waiting[self.tokens] = token
+        self.tokens += 1
+        self._add(self.stream.feed(token.token))
         if self.stream.stopped is not None:
             self.reason = "stop"
+
+    def _end(self, reason: str) -> None:
+        self._add(self.stream.finish())
+        self.reason = "stop" if self.stream.stopped is not None else reason
+
+    @property
+    def mean_logprob(self) -> float:
+        """The mean log probability of what was written."""
+        return math.fsum(self._logprobs) / len(self._logprobs) if self._logprobs else -math.inf
 
     def flush(self) -> dict[str, Any]:
         """Return the choice with what came since the last call, as OpenAI's clients expect it."""
@@ -60,7 +91,7 @@ class ChoiceWriter:
         return {
             "index": self.index,
             "text": text,
-            "logprobs": self._logprobs(done) if self.alternatives is not None else None,
+            "logprobs": self._table(done) if self.alternatives is not None else None,
             "finish_reason": self.reason,
         }
 
@@ -77,18 +108,25 @@ class ChoiceWriter:
             self.text += piece.text
             self._offset += len(piece.text)
 
-    def _logprobs(self, done: list[tuple[Token, int]]) -> dict[str, Any]:
+    def _table(self, done: list[tuple[Token, int]]) -> dict[str, Any]:
         return {
             "tokens": [self.spell(token.token) for token, _ in done],
-            "token_logprobs": [token.logprob for token, _ in done],
+            "token_logprobs": [_known(token.logprob) for token, _ in done],
             "top_logprobs": [self._top(token) for token, _ in done] if self.alternatives else None,
             "text_offset": [offset for _, offset in done],
         }
 
-    def _top(self, token: Token) -> dict[str, float]:
+    def _top(self, token: Token) -> dict[str, float] | None:
         """Return the alternatives, most likely first, and the token itself if it is not one."""
+        if _known(token.logprob) is None:
+            return None
         top = {self.spell(other): logprob for other, logprob in token.top}
         return top | {self.spell(token.token): token.logprob}
+
+
+def _known(logprob: float) -> float | None:
+    """Return a log probability; None for a prompt's first token, which has none."""
+    return None if math.isnan(logprob) else logprob
 
 
 def speller(tokenizer: Tokenizer) -> Speller:

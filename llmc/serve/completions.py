@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from llmc.config import SampleConfig
-from llmc.engine.protocol import NO_TOKEN, Request
+from llmc.engine.protocol import NO_TOKEN, PromptToken, Request
 from llmc.errors import BadData
 from llmc.sample.streaming import TextStream
 from llmc.serve.batch import EngineBatch, Job
@@ -62,27 +63,13 @@ class Completions:
         """
         if asked.model != self.model:
             raise self.unknown(asked.model)
-        count = len(asked.prompts) * asked.n
-        if count > self.limits.choices:
-            raise Refused(
-                400,
-                f"{len(asked.prompts)} prompts × n = {asked.n} are {count} completions, and one "
-                f"request to this server may ask for {self.limits.choices}",
-                param="n",
-            )
+        self._check(asked)
         prompts = [await self._ids(each, asked) for each in asked.prompts]
         tokenizer = self._tokenizer
         eot = NO_TOKEN if asked.ignore_eos or not tokenizer.ends else tokenizer.eot
         choices = [
-            ChoiceWriter(
-                index,
-                TextStream(self._tokenizer, asked.stops),
-                self._spell,
-                eot,
-                asked.logprobs,
-                self._text(asked.prompts[index // asked.n]) if asked.echo else "",
-            )
-            for index in range(count)
+            self._choice(asked, index, prompts[index // asked.candidates], eot)
+            for index in range(len(prompts) * asked.candidates)
         ]
         job = self.batch.submit(self._requests(asked, prompts, eot))
         head = {
@@ -92,7 +79,16 @@ class Completions:
             "model": self.model,
         }
         with_usage = bool(asked.stream_options.include_usage)
-        answer = Answer(head, choices, job, sum(map(len, prompts)), with_usage, self._metrics)
+        answer = Answer(
+            head,
+            choices,
+            asked.n,
+            asked.candidates,
+            job,
+            sum(map(len, prompts)),
+            with_usage,
+            self._metrics,
+        )
         if asked.stream:
             return _Stream(answer)
         try:
@@ -109,6 +105,48 @@ class Completions:
             param="model",
         )
 
+    def _check(self, asked: CompletionRequest) -> None:
+        """Check what depends on several parameters, or on the vocabulary.
+
+        Raises:
+            Refused: there would be too many completions, or a biased token does not exist.
+        """
+        prompts, count = len(asked.prompts), len(asked.prompts) * asked.candidates
+        if count > self.limits.choices:
+            name = "n" if asked.best_of is None else "best_of"
+            raise Refused(
+                400,
+                f"{prompts} prompts × {name} = {asked.candidates} are {count} completions, and one "
+                f"request to this server may ask for {self.limits.choices}",
+                param=name,
+            )
+        if (token := max(asked.bias, default=0)) >= self.limits.vocab_size:
+            raise Refused(
+                400,
+                f"'logit_bias' names the token {token}, and this model's tokens are below "
+                f"{self.limits.vocab_size}",
+                param="logit_bias",
+            )
+
+    def _choice(
+        self, asked: CompletionRequest, index: int, ids: list[int], eot: int
+    ) -> ChoiceWriter:
+        """Return the writer of one text; with ``echo`` it begins with the prompt, of ``ids``."""
+        given = asked.prompts[index // asked.candidates]
+        tells = asked.echo and asked.logprobs is not None and bool(given)
+        choice = ChoiceWriter(
+            index,
+            TextStream(self._tokenizer, asked.stops),
+            self._spell,
+            frozenset({eot}),
+            asked.logprobs,
+            self._text(given) if asked.echo and not tells else "",
+            TextStream(self._tokenizer) if tells else None,
+        )
+        if tells:
+            choice.take(PromptToken(ids[0], math.nan))
+        return choice
+
     def _requests(
         self, asked: CompletionRequest, prompts: list[list[int]], eot: int
     ) -> list[Request]:
@@ -124,12 +162,16 @@ class Completions:
         seed = asked.seed if asked.seed is not None else secrets.randbelow(SEEDS)
         return [
             Request(
-                prompts[index // asked.n],
+                prompts[index // asked.candidates],
                 replace(settings, seed=(seed + index) % SEEDS),
                 eot,
                 asked.logprobs or 0,
+                asked.frequency_penalty,
+                asked.presence_penalty,
+                asked.bias,
+                asked.echo and asked.logprobs is not None,
             )
-            for index in range(len(prompts) * asked.n)
+            for index in range(len(prompts) * asked.candidates)
         ]
 
     async def _ids(self, prompt: str | list[int], asked: CompletionRequest) -> list[int]:
@@ -180,7 +222,9 @@ class Answer:
     """The answer to one request while its job is written."""
 
     head: dict[str, Any]  # the fields that every part of it begins with
-    choices: list[ChoiceWriter]
+    choices: list[ChoiceWriter]  # ``candidates`` for each prompt, of which it has the best ``n``
+    n: int
+    candidates: int
     job: Job
     prompt_tokens: int
     with_usage: bool  # a stream ends with the usage
@@ -195,8 +239,20 @@ class Answer:
         """
         async for _ in self._changes():
             pass
-        choices = [choice.flush() for choice in self.choices]
+        choices = [choice.flush() for choice in self._best()]
         return {**self.head, "choices": choices, "usage": self._usage()}
+
+    def _best(self) -> list[ChoiceWriter]:
+        """Return the choices of the answer, numbered."""
+        if self.n == self.candidates:
+            return self.choices
+        best = []
+        for first in range(0, len(self.choices), self.candidates):
+            group = self.choices[first : first + self.candidates]
+            best += sorted(group, key=lambda choice: -choice.mean_logprob)[: self.n]
+        for index, choice in enumerate(best):
+            choice.index = index
+        return best
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the answer as server-sent events, each with the text since the last one."""

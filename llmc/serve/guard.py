@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -20,6 +21,8 @@ SHORTEST_KEY = 16
 MOST_BODY_BYTES = 1 << 20
 BODY_SECONDS = 20.0
 CLOSE = {"Connection": "close"}
+ANY_ORIGIN = "*"
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 # Paths that need no key.
 OPEN = ("/", "/health", "/openapi.json")
 
@@ -30,6 +33,7 @@ class Guard:
 
     host: str  # the name or address the server listens on
     key: str | None  # the key required in ``Authorization: Bearer``; None: no key
+    origins: tuple[str, ...] = ()  # whose pages may use the server; :data:`ANY_ORIGIN` for all
 
     def check(self, path: str, headers: Headers) -> None:
         """Check a request by its path and headers.
@@ -50,9 +54,12 @@ class Guard:
                     code="wrong_host",
                 )
             origin = headers.get("origin")
-            if origin is not None and origin.partition("://")[2].lower() != headers["host"].lower():
+            if origin is not None and not self._is_allowed(origin, headers["host"]):
                 raise Refused(
-                    403, "Pages of other origins may not use this server", code="wrong_origin"
+                    403,
+                    "Pages of other origins may not use this server, except those that it was "
+                    "started with (--cors)",
+                    code="wrong_origin",
                 )
         elif path not in OPEN and not self._is_key(headers.get("authorization", "")):
             raise Refused(
@@ -62,6 +69,10 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
+    def _is_allowed(self, origin: str, host: str) -> bool:
+        is_own = origin.partition("://")[2].lower() == host.lower()
+        return is_own or ANY_ORIGIN in self.origins or origin in self.origins
+
     def _is_key(self, authorization: str) -> bool:
         scheme, _, key = authorization.partition(" ")
         sent, expected = key.strip().encode(errors="surrogateescape"), (self.key or "").encode()
@@ -69,11 +80,14 @@ class Guard:
         return scheme.lower() == "bearer" and hmac.compare_digest(sent, expected)
 
 
-def guard_for(host: str) -> Guard:
+def guard_for(host: str, origins: Sequence[str] = ()) -> Guard:
     """Return the rules for an address to listen on, with the key from the environment.
 
+    Pages of the ``origins`` may use the server too.
+
     Raises:
-        Usage: other machines could connect and there is no key, or the key is not usable.
+        Usage: other machines could connect and there is no key, the key is not usable, or an
+            origin is none.
     """
     key = os.environ.get(KEY_VARIABLE)
     if key is None and not is_loopback(host):
@@ -86,7 +100,13 @@ def guard_for(host: str) -> Guard:
             f"{KEY_VARIABLE} must be {SHORTEST_KEY} or more printable ASCII characters, no spaces; "
             "such as what 'openssl rand -hex 16' prints"
         )
-    return Guard(host, key)
+    for origin in origins:
+        if origin != ANY_ORIGIN and not ORIGIN.fullmatch(origin):
+            raise Usage(
+                f"--cors takes an origin as browsers send it, such as https://example.org or "
+                f"http://localhost:3000, in lower case and without a path, or *; not '{origin}'"
+            )
+    return Guard(host, key, tuple(origins))
 
 
 def is_loopback(host: str) -> bool:

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from llmc.config import SAMPLE_SETTINGS
-from llmc.engine.protocol import MOST_ALTERNATIVES
+from llmc.engine.protocol import MOST_ALTERNATIVES, MOST_BIASES
 from llmc.serve.refusals import Refused, printable
 
 MAX_CHOICES, MAX_STOPS, MAX_STOP_CHARACTERS = 128, 4, 256
@@ -67,6 +67,21 @@ NULL = {"type": "null"}
 Number = Annotated[float, Strict()]
 Characters = Annotated[StrictStr, AfterValidator(_no_surrogate)]
 StopString = Annotated[Characters, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+BIAS_ID = "^(0|[1-9][0-9]{0,8})$"
+BiasId = Annotated[StrictStr, Field(pattern=BIAS_ID)]
+BiasNumber = Annotated[Number, Field(ge=-100, le=100)]
+Biases = Annotated[
+    dict[BiasId, BiasNumber],
+    Field(max_length=MOST_BIASES),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": BIAS_ID},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": MOST_BIASES,
+        }
+    ),
+]
 Stops = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
 
 
@@ -112,12 +127,6 @@ class StreamOptions(BaseModel):
 # What the fields' own schemas do not express.
 CONDITIONS: list[Any] = [
     {
-        "not": {
-            "properties": {"echo": {"const": True}, "logprobs": {"type": "integer"}},
-            "required": ["echo", "logprobs"],
-        }
-    },
-    {
         "anyOf": [
             {"properties": {"stream_options": NULL}},
             {"properties": {"stream": {"const": True}}, "required": ["stream"]},
@@ -149,17 +158,21 @@ class CompletionRequest(BaseModel):
     logprobs: _integer(0, MOST_ALTERNATIVES) = _field(  # type: ignore[valid-type]
         None, "Return the log probability of each token and of this many alternatives."
     )
-    echo: StrictBool = _field(False, "Begin the text with the prompt; not with logprobs.")
+    echo: StrictBool = _field(False, "Begin the text with the prompt; logprobs tell of it too.")
+    best_of: int | None = None
+    frequency_penalty: Number = _field(
+        0.0, "Subtracted from a token's logit each time that it was written.", -2, 2
+    )
+    presence_penalty: Number = _field(
+        0.0, "Subtracted from a token's logit once if it was written.", -2, 2
+    )
+    logit_bias: Biases = _field({}, "Added to the logits of these token ids.")
     stream: StrictBool = _field(False, "Answer with server-sent events while the text is written.")
     stream_options: StreamOptions = _field(StreamOptions(), "Only with stream.")
     ignore_eos: StrictBool = _field(False, "Continue after the end of a document.")
     special: StrictBool = _field(False, "<|endoftext|> and the like in a prompt are tokens.")
     truncate_prompt_tokens: int | None = None
     user: StrictStr = _field("", "Accepted and ignored.")
-    best_of: _unsupported(1)  # type: ignore[valid-type]
-    frequency_penalty: _unsupported(0)  # type: ignore[valid-type]
-    presence_penalty: _unsupported(0)  # type: ignore[valid-type]
-    logit_bias: _unsupported({})  # type: ignore[valid-type]
     suffix: _unsupported()  # type: ignore[valid-type]
 
     @model_validator(mode="before")
@@ -173,12 +186,17 @@ class CompletionRequest(BaseModel):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> CompletionRequest:
-        if self.echo and self.logprobs is not None:
+        if self.candidates < self.n:
             raise PydanticCustomError(
-                "unsupported_parameter",
-                "'echo' and 'logprobs' exclude each other: probabilities of a prompt are not "
-                "computed",
-                {"param": "echo"},
+                "invalid_value",
+                "'best_of' must not be less than 'n', which are chosen from them",
+                {"param": "best_of"},
+            )
+        if self.candidates > self.n and self.stream:
+            raise PydanticCustomError(
+                "invalid_value",
+                "'best_of' chooses from whole texts and cannot be streamed: leave out 'stream'",
+                {"param": "best_of"},
             )
         if "stream_options" in self.model_fields_set and not self.stream:
             raise PydanticCustomError(
@@ -193,6 +211,16 @@ class CompletionRequest(BaseModel):
         """The prompts: texts or lists of ids."""
         several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
         return self.prompt if several else [self.prompt]
+
+    @property
+    def candidates(self) -> int:
+        """How many completions are written for each prompt."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def bias(self) -> dict[int, float]:
+        """What is added to the logits, by token id."""
+        return {int(token): added for token, added in self.logit_bias.items()}
 
     @property
     def stops(self) -> Sequence[str]:
@@ -219,6 +247,10 @@ def request_type(model: str, limits: RequestLimits) -> type[CompletionRequest]:
         "prompt": (texts | ids | Annotated[list[ids], up_to], _field("", prompts)),
         "max_tokens": (_integer(0, limits.max_tokens), _field(16, _help("tokens"))),
         "n": (_integer(1, limits.choices), _field(1, "Completions per prompt.")),
+        "best_of": (
+            _integer(1, limits.choices),
+            _field(None, "Write this many completions per prompt and return the n likeliest."),
+        ),
         "top_k": (_integer(0, limits.vocab_size), _field(0, _help("top_k"))),
         "truncate_prompt_tokens": (_integer(1, most), _field(None, last)),
     }
@@ -268,8 +300,8 @@ class Logprobs(BaseModel):
     """Log probabilities of the tokens of a text."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from llmc.errors import BadData
 from llmc.fetch.compression import check_growth
 from llmc.installation import install_command
-from llmc.text.fields import NoField, NoText, first_step, listed, missing, text_of
+from llmc.text.conversations import DEFAULT_FIELDS, document_of, fields_of_conversation
+from llmc.text.fields import NoField, NoText, first_step, listed, missing
 from llmc.text.utf8 import Unreadable
 
 if TYPE_CHECKING:
@@ -63,13 +64,12 @@ def column_documents(
     file = _opened(stream, form, name)
     found = _columns(file.schema_arrow, fields, name)
     columns = list(dict.fromkeys(column for column, _ in found))
-    paths = [path for _, path in found]
     row = 0
     try:
         for batch in _batches(file, columns, groups):
             for record in zip(*(batch.column(c).to_pylist() for c in columns), strict=True):
                 row += 1
-                text = text_of(dict(zip(columns, _decoded(record), strict=True)), paths)
+                text = document_of(dict(zip(columns, _decoded(record), strict=True)), fields)
                 if text:
                     yield text
     except NoText as error:
@@ -149,6 +149,8 @@ def _opened(stream: BinaryIO, form: str, name: str) -> pq.ParquetFile | _Arrow:
 
 def _columns(schema: Any, fields: Sequence[str], name: str) -> list[tuple[str, str]]:
     """Return those of ``fields`` that are there: the column of each, and its path."""
+    if tuple(fields) == DEFAULT_FIELDS and DEFAULT_FIELDS[0] not in schema.names:
+        fields = fields_of_conversation(schema.names) or fields
     found = [(first_step(field, schema.names), field) for field in fields]
     found = [(column, field) for column, field in found if column in schema.names]
     if not found:

@@ -9,8 +9,9 @@ from typing import Any
 
 from llmc.errors import BadData
 from llmc.parsing import record_from_json
+from llmc.text.conversations import document_of
 from llmc.text.documents import LINE, MAX_DOCUMENT, cut
-from llmc.text.fields import NoField, NoText, text_of
+from llmc.text.fields import NoField, NoText
 from llmc.text.utf8 import Decoder, well_formed
 
 WHITESPACE = " \t\r\n"
@@ -22,7 +23,7 @@ UNFINISHED = 16
 def jsonl_documents(
     chunks: Iterable[bytes], fields: Sequence[str], name: str, lines_before: Callable[[], int] = int
 ) -> Iterator[str]:
-    """Yield the documents of JSON Lines: strings, or objects with their text in a field.
+    """Yield the documents of JSON Lines: strings, or objects with a text or a conversation.
 
     ``chunks`` are the lines, split anywhere. ``lines_before`` counts the lines of the file before
     them, for messages, which call the file ``name``.
@@ -34,7 +35,7 @@ def jsonl_documents(
         if not line.strip():
             continue
         try:
-            text = text_of(record_from_json(line)[0], fields)
+            text = document_of(record_from_json(line)[0], fields)
         except NoText as error:
             raise NoField(f"{name}, line {number + lines_before():,}: {error}") from error
         except ValueError as error:
@@ -52,7 +53,7 @@ def json_documents(chunks: Iterable[bytes], fields: Sequence[str], name: str) ->
     """
     for number, value in enumerate(_JsonStream(chunks, name).values(), 1):
         try:
-            text = text_of(value, fields)
+            text = document_of(value, fields)
         except NoText as error:
             raise NoField(f"{name}, record {number:,}: {error}") from error
         if text:

@@ -4,55 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from llmc.engine.machine import available_cpus
 from llmc.errors import Usage
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text.examine import lines_of
-from llmc.text.source import AS_USUAL, VAL_FRACTION, Reading, Source, open_source
+from llmc.text.source import Source, open_source
 from llmc.tokens import shards
+from llmc.tokens.added import for_chat
 from llmc.tokens.bpe import tokenizer_for, train_bpe
-from llmc.tokens.encode import HeldEncoder, choose_encoder, cuts_of
+from llmc.tokens.chat import chat_encoder, chat_tokenizer, learnt_texts, template_for
+from llmc.tokens.divide import Cut, check_enough, divide
+from llmc.tokens.encode import Encode, HeldEncoder, choose_encoder, cuts_of
 from llmc.tokens.existing import check_replaced, intact_dataset
-from llmc.tokens.files import MAX_TOKENS, MIN_TOKENS
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
 from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, SplitRecord
 from llmc.tokens.merge import find_parts, folder_name, range_of
 from llmc.tokens.nanogpt import META
+from llmc.tokens.options import (
+    AS_DEFAULT,
+    AUTO,
+    DEFAULT_TOKENIZER,
+    TokenizeOptions,
+    check_options,
+    cut_of,
+    is_registered,
+    refuse,
+)
 from llmc.tokens.pipeline import Feed, text_tasks
-from llmc.tokens.shards import MOST_VAL_TOKENS, SHARD_TOKENS, Cut
 from llmc.tokens.split import Joined
+from llmc.tokens.template import Template
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
-
-DEFAULT_TOKENIZER = "gpt2"
-AUTO = "auto"  # the tokenizer of a model from scratch: :func:`tokenizer_for`
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizeOptions:
-    """How :func:`tokenize` turns its inputs into a dataset."""
-
-    # gpt2, byte, bpe:N (to train), auto (which of these fits the text), or what names one.
-    tokenizer: str | Tokenizer | None = None
-    val_tokens: int | None = None  # validate on about N tokens; 0: on none
-    val_fraction: float | None = None  # validate on about this fraction of the tokens
-    out: Path | None = None  # the dataset's folder; None: data/<name> in the workspace
-    force: bool = False  # replace a dataset there that was made from other text or tokens
-    reading: Reading = AS_USUAL  # which files are read, and how they are cut into documents
-    special: bool = False  # the text of a special token in a document becomes that token
-    shard_tokens: int = SHARD_TOKENS  # maximum number of tokens in one file
-    workers: int | None = None  # threads; None: one per core; any number gives the same tokens
-    fast: bool | None = None  # encode with gigatoken; None: if it is installed
-    dtype: str | None = None  # the inputs are headerless token files, of uint16 or int32
-    val_data: str | None = None  # the inputs are token files, and this file or pattern validates
-    part: tuple[int, int] | None = None  # (I, N): tokenize the I-th of N parts, into its own folder
-    merge: bool = False  # the inputs are the folders of such parts: merge them
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,7 @@ class TokenizedDataset:
 def tokenize(
     workspace: Workspace,
     inputs: list[str],
-    options: TokenizeOptions = TokenizeOptions(),
+    options: TokenizeOptions = AS_DEFAULT,
     *,
     report: Report = SILENT,
 ) -> TokenizedDataset:
@@ -88,18 +75,19 @@ def tokenize(
         MissingOutput: the dataset has not been fetched, or a part is missing.
         BadData: a file is damaged or not text, there is too little text, or the disk is full.
     """
-    _check(options)
+    check_options(options)
     of_token_files = _of_token_files(inputs, options)
     if options.merge or of_token_files:
         for option in options.reading.record():
-            _refuse(option, f"--{option}", "token files: it is for text")
+            refuse(option, f"--{option}", "token files: it is for text")
+        refuse(options.template, "--template", "token files: it is for conversations")
     if options.merge:
-        _refuse(options.tokenizer, "--tokenizer", "--merge: the parts have theirs")
-        _refuse(options.part, "--shard", "--merge")
-        _refuse(options.dtype or options.val_data, "--dtype and --val-data", "--merge")
+        refuse(options.tokenizer, "--tokenizer", "--merge: the parts have theirs")
+        refuse(options.part, "--shard", "--merge")
+        refuse(options.dtype or options.val_data, "--dtype and --val-data", "--merge")
         return _merge_parts(workspace, inputs, options, report)
     if of_token_files:
-        _refuse(options.part, "--shard", "token files")
+        refuse(options.part, "--shard", "token files")
         return _import_tokens(workspace, inputs, options, report)
     return _tokenize_text(workspace, inputs, options, report)
 
@@ -120,64 +108,43 @@ def find_tokenized(
         return None
     source = open_source(workspace, inputs, options.reading)
     folder = options.out or workspace.data / source.name
-    tokenizer = _spec(options, source)
-    made = intact_dataset(folder, source.records, tokenizer, source.older)
+    template = template_for(source, options)
+    tokenizer = _spec(options, source, template)
+    name = template.name if template is not None else None
+    made = intact_dataset(folder, source.records, tokenizer, source.older, name)
     wanted = options.val_tokens, options.val_fraction
     return made if wanted == (None, None) or made is None else None
 
 
-def _spec(options: TokenizeOptions, source: Source) -> str | Tokenizer:
-    """Return the tokenizer of a text, or what names it."""
+def _spec(options: TokenizeOptions, source: Source, template: Template | None) -> str | Tokenizer:
+    """Return the tokenizer of a text, or what names it; of conversations with their template."""
     spec = options.tokenizer or DEFAULT_TOKENIZER
-    return tokenizer_for(source.train_bytes) if spec == AUTO else spec
+    return chat_tokenizer(tokenizer_for(source.train_bytes) if spec == AUTO else spec, template)
 
 
 def _of_token_files(inputs: list[str], options: TokenizeOptions) -> bool:
     return bool(options.dtype or options.val_data) or are_token_files(inputs)
 
 
-def _check(options: TokenizeOptions) -> None:
-    tokens, fraction = options.val_tokens, options.val_fraction
-    if tokens is not None and fraction is not None:
-        raise Usage("--val-tokens and --val-fraction exclude each other: give one")
-    if tokens is not None and 0 != tokens < MIN_TOKENS:
-        raise Usage(f"--val-tokens must be 0 (none) or at least {MIN_TOKENS}, not {tokens}")
-    if fraction is not None and not 0 < fraction < 1:
-        none = "; --val-tokens 0 makes no validation split" if fraction == 0 else ""
-        raise Usage(f"--val-fraction must lie between 0 and 1, not be {fraction:g}{none}")
-    if not MIN_TOKENS <= options.shard_tokens <= MAX_TOKENS:
-        raise Usage(f"--shard-tokens must lie between {MIN_TOKENS} and {MAX_TOKENS:,}")
-
-
-def _refuse(given: object, flags: str, beside: str) -> None:
-    if given is not None:
-        raise Usage(f"{flags} makes no sense with {beside}; leave it out")
-
-
 def _tokenize_text(
     workspace: Workspace, inputs: list[str], options: TokenizeOptions, report: Report
 ) -> TokenizedDataset:
-    part, named = options.part, options.tokenizer
-    if part is not None and (options.val_tokens is not None or options.val_fraction is not None):
-        raise Usage("a part has no validation split: give --val-tokens to --merge")
-    if part is not None and (named == AUTO or bpe_vocab_size(named or DEFAULT_TOKENIZER)):
-        raise Usage(
-            f"each part would train its own {named}: train one tokenizer first, on all or some of "
-            "the text, and name its dataset's folder with --tokenizer"
-        )
+    part = options.part
     source = open_source(workspace, inputs, options.reading, report=report)
     for note in (*source.notes, *lines_of(source.left_out)):
         report.note(note)
-    spec = _spec(options, source)
-    _note_tokenizer(options, spec, report)
+    template = template_for(source, options)
+    spec = _spec(options, source, template)
+    _note_tokenizer(options, spec, template, report)
     vocab_size = bpe_vocab_size(spec)
-    has_own_val, first = source.val_parts is not None, _is_registered(source.records)
+    has_own_val, first = source.val_parts is not None, is_registered(source.records)
     folder = options.out or workspace.data / source.name
     if part is None:
-        check_replaced(folder, source.records, spec, source.older, force=options.force)
+        name = template.name if template is not None else None
+        check_replaced(folder, source.records, spec, source.older, name, force=options.force)
     record = None
     if part is None:
-        cut = _cut_of(
+        cut = cut_of(
             options, source.name, report, source.val_tokens, has_own_val=has_own_val, first=first
         )
     else:
@@ -189,29 +156,63 @@ def _tokenize_text(
             parts=range_of(source.parts, *part),
             val_parts=range_of(source.val_parts, *part) if source.val_parts is not None else None,
         )
-    if vocab_size is not None:
-        report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
-        texts = (text for part in source.parts for text in part.texts())
-        tokenizer = train_bpe(texts, vocab_size, total=source.train_bytes, report=report)
-    else:
-        tokenizer = load_tokenizer(spec)
-    chosen = choose_encoder(tokenizer, source.parts, fast=options.fast, special=options.special)
-    if chosen.note:
-        report.note(chosen.note)
-    cuts = cuts_of(tokenizer, special=options.special)
-    feeds: dict[str, Feed] = {"train": partial(text_tasks, source.parts, chosen.encode, cuts)}
+    tokenizer = (
+        load_tokenizer(spec)
+        if vocab_size is None
+        else _trained(source, vocab_size, template, report)
+    )
+    encode, cuts = _encoding(source, tokenizer, template, options, report)
+    feeds: dict[str, Feed] = {"train": partial(text_tasks, source.parts, encode, cuts)}
     if source.val_parts is not None:
-        feeds["val"] = partial(text_tasks, source.val_parts, chosen.encode, cuts)
+        feeds["val"] = partial(text_tasks, source.val_parts, encode, cuts)
     made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
     left_out = tuple(file.record() for file in source.left_out)
     made = replace(made, special=options.special, part=record, left_out=left_out)
     size = source.total_bytes
-    done = _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
-    if isinstance(chosen.encode, HeldEncoder) and (lost := chosen.encode.lost_bytes):
+    done = _write(
+        made,
+        feeds,
+        tokenizer,
+        size=size,
+        masked=template is not None,
+        cut=cut,
+        options=options,
+        report=report,
+    )
+    if isinstance(encode, HeldEncoder) and (lost := encode.lost_bytes):
         report.note(f"{lost:,} bytes of the text have no token in this tokenizer: left out")
     if source.line_ends_changed:
         report.note("line ends CR LF and CR became LF (--newlines keep keeps them)")
     return done
+
+
+def _trained(
+    source: Source, vocab_size: int, template: Template | None, report: Report
+) -> Tokenizer:
+    """Train a BPE on a text, with the tokens of a template among its ``vocab_size``."""
+    report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
+    added = len(template.tokens) if template is not None else 0
+    texts = learnt_texts(source.parts, template)
+    made = train_bpe(texts, vocab_size - added, total=source.train_bytes, report=report)
+    return made if template is None else for_chat(made, template)
+
+
+def _encoding(
+    source: Source,
+    tokenizer: Tokenizer,
+    template: Template | None,
+    options: TokenizeOptions,
+    report: Report,
+) -> tuple[Encode, re.Pattern[str] | None]:
+    """Return the encoder of a text, and where its documents may be cut."""
+    if template is not None:
+        if options.fast:
+            raise Usage("--fast cannot encode conversations: leave it out")
+        return chat_encoder(tokenizer, template), None
+    chosen = choose_encoder(tokenizer, source.parts, fast=options.fast, special=options.special)
+    if chosen.note:
+        report.note(chosen.note)
+    return chosen.encode, cuts_of(tokenizer, special=options.special)
 
 
 def _import_tokens(
@@ -227,14 +228,14 @@ def _import_tokens(
         report.note(f"tokenizer: {meta}, which is beside the token files")
         spec = str(meta)
     else:
-        _note_tokenizer(options, spec, report)
+        _note_tokenizer(options, spec, None, report)
     tokenizer = load_tokenizer(spec)
     records = source_records(paths, dtype)
     feeds: dict[str, Feed] = {"train": partial(token_tasks, paths, dtype, tokenizer)}
     stem = paths[0].stem
     name = paths[0].resolve().parent.name if stem in ("train", "val") else stem
     if options.val_data is None:
-        cut = _cut_of(options, name, report)
+        cut = cut_of(options, name, report)
     else:
         if options.val_tokens is not None or options.val_fraction is not None:
             raise Usage(
@@ -268,13 +269,13 @@ def _merge_parts(
     first, record = parts[0], parts[0].part
     assert record is not None
     own_val = record.own_val
-    cut = _cut_of(
+    cut = cut_of(
         options,
         first.dataset,
         report,
         record.val_tokens,
         has_own_val=own_val,
-        first=_is_registered(first.source),
+        first=is_registered(first.source),
     )
     folder = options.out
     if folder is None:
@@ -286,68 +287,29 @@ def _merge_parts(
     with shards.scratch_for(folder, key="merge") as scratch:
         made_by = SplitRecord("own")
         if not own_val:
-            val, train, made_by = shards.divide(
-                scratch, train, cut, tokenizer, options.shard_tokens
-            )
+            val, train, made_by = divide(scratch, train, cut, tokenizer, options.shard_tokens)
         made = replace(made, split=made_by)
-        shards.check_enough(scratch, first.dataset, train, val, cut)
+        check_enough(scratch, first.dataset, train, val, cut)
         made = shards.publish(made, tokenizer, train, val)
     report.note("the folders of the parts are no longer needed")
     return TokenizedDataset(made)
 
 
-def _note_tokenizer(options: TokenizeOptions, spec: str | Tokenizer, report: Report) -> None:
+def _note_tokenizer(
+    options: TokenizeOptions, spec: str | Tokenizer, template: Template | None, report: Report
+) -> None:
     if options.tokenizer in (None, AUTO):
         why = "the default" if options.tokenizer is None else "fits the size of the text"
-        report.note(f"tokenizer: {spec} ({why}; --tokenizer names another)")
-
-
-def _is_registered(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell from the records of a text whether it is a registered dataset, which has a name."""
-    return bool(records) and "name" in records[0]
-
-
-def _cut_of(
-    options: TokenizeOptions,
-    name: str,
-    report: Report,
-    default: int | None = None,
-    *,
-    has_own_val: bool = False,
-    first: bool = False,
-) -> Cut:
-    """Return how to make the validation split of the dataset ``name``; report a default.
-
-    ``default`` is the dataset's own number of validation tokens. If it has a validation text, the
-    cut is not used, and options that ask for one are refused. With ``first`` the split is the
-    first tokens, else a sample.
-    """
-    tokens, fraction = options.val_tokens, options.val_fraction
-    if has_own_val and (tokens is not None or fraction is not None):
-        raise Usage(
-            f"{name} has a validation text of its own: leave out --val-tokens and --val-fraction"
-        )
-    if has_own_val:
-        report.note(f"validation: {name}'s own validation text")
-        return Cut()
-    if fraction is not None:
-        return Cut(fraction=fraction, first=first)
-    if tokens is not None:
-        return Cut(tokens, first=first)
-    if default is not None:
-        report.note(f"validation: the first {default:,} tokens (--val-tokens)")
-        return Cut(default, first=first)
-    what = "the first" if first else "a sample of documents,"
-    report.note(
-        f"validation: {what} {VAL_FRACTION:.0%} of the tokens, at most {MOST_VAL_TOKENS:,} "
-        "(--val-fraction)"
-    )
-    return Cut(fraction=VAL_FRACTION, most=MOST_VAL_TOKENS, first=first)
+        shown = spec if isinstance(spec, str) else spec.name
+        report.note(f"tokenizer: {shown} ({why}; --tokenizer names another)")
+    if template is not None:
+        report.note(f"conversations: template {template.name} (--template); the answers count")
 
 
 def _key(made: Manifest, options: TokenizeOptions) -> str:
     """Return a hash of everything that decides which tokens go into which shard."""
     facts = [made.source, made.tokenizer.fingerprint, options.shard_tokens, options.special]
+    facts.append(made.tokenizer.template)
     text = json.dumps(
         [shards.JOURNAL_FORMAT, Manifest.created_by, *facts, options.part], sort_keys=True
     )
@@ -359,6 +321,7 @@ def _write(
     feeds: dict[str, Feed],
     tokenizer: Tokenizer,
     *,
+    masked: bool = False,
     size: int | None,
     cut: Cut,
     options: TokenizeOptions,
@@ -377,6 +340,7 @@ def _write(
                     name,
                     feed,
                     vocab_size=tokenizer.vocab_size,
+                    masked=masked,
                     shard_tokens=options.shard_tokens,
                     workers=options.workers or available_cpus(),
                     advance=advance,
@@ -388,11 +352,9 @@ def _write(
         if made.part is None:
             made_by = SplitRecord("own")
             if "val" not in streams:
-                val, train, made_by = shards.divide(
-                    scratch, train, cut, tokenizer, options.shard_tokens
-                )
+                val, train, made_by = divide(scratch, train, cut, tokenizer, options.shard_tokens)
             made = replace(made, split=made_by)
-            shards.check_enough(scratch, made.dataset, train, val, cut)
+            check_enough(scratch, made.dataset, train, val, cut)
             if not val and cut.tokens != 0:
                 report.note("too little text for a validation split: all of it is to train on")
         made = replace(made, text_bytes=sum(state.text_bytes for state in streams.values()))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.installation import install_command
 from llmc.kinds import is_failure
+from llmc.text.conversations import is_packed
 from llmc.text.documents import ENDOFTEXT
 from llmc.text.source import Part
 from llmc.text.utf8 import well_formed
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import tiktoken
 
     from llmc.tokens.files import Ids
+    from llmc.tokens.masks import Marked
 
 BATCH_CHARACTERS = 1 << 18
 
@@ -56,7 +58,8 @@ Batch = list[tuple[bool, str]]
 class Encoded:
     """An encoded batch: ids (n,), and the number of bytes of its text in UTF-8."""
 
-    ids: Ids
+    # Integers, or of conversations records of an id and its byte of the mask.
+    ids: Marked
     text_bytes: int
 
 
@@ -75,6 +78,19 @@ def batches(texts: Texts, cuts: re.Pattern[str] | None) -> Iterator[Batch]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def check_text(batch: Batch) -> None:
+    """Refuse conversations, which an encoder of text would read as JSON.
+
+    Raises:
+        BadData: a document is a conversation.
+    """
+    if any(start and is_packed(text) for start, text in batch):
+        raise BadData(
+            "the text holds conversations among other records: name the files of one kind, or the "
+            "field of the text with --field"
+        )
 
 
 def pieces(texts: Texts, cuts: re.Pattern[str] | None, size: int) -> Iterator[tuple[bool, str]]:
@@ -179,6 +195,7 @@ class HeldEncoder:
         """
         import numpy as np
 
+        check_text(batch)
         coder = self._tokenizer.encoding
         assert isinstance(coder, HuggingFaceCoder | CharacterCoder)
         batch = [(start, well_formed(text)) for start, text in batch]
@@ -249,6 +266,7 @@ def _encoder(
     dtype = token_dtype(tokenizer.vocab_size)
 
     def encode(batch: Batch) -> Encoded:
+        check_text(batch)
         try:
             size = _utf8_length(batch)
         except UnicodeEncodeError:

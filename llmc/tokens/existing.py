@@ -18,6 +18,7 @@ def intact_dataset(
     source: Sequence[dict[str, Any]],
     tokenizer: str | Tokenizer,
     older: Mapping[str, str] = NO_OLDER,
+    template: str | None = None,
 ) -> Manifest | None:
     """Return the dataset in ``folder`` if it is undamaged and was made of this.
 
@@ -26,6 +27,7 @@ def intact_dataset(
         source: the records of the text.
         tokenizer: a tokenizer, or what names one.
         older: a hash in the records -> what older versions recorded.
+        template: the name of the chat template; None: the text holds no conversations.
 
     Raises:
         Usage: the tokenizer is unknown.
@@ -37,7 +39,7 @@ def intact_dataset(
     except LlmcError:
         return None
     whole = not made.special and made.part is None
-    return made if whole and _difference(made, source, tokenizer, older) is None else None
+    return made if whole and _difference(made, source, tokenizer, older, template) is None else None
 
 
 def check_replaced(
@@ -45,6 +47,7 @@ def check_replaced(
     source: Sequence[dict[str, Any]],
     tokenizer: str | Tokenizer,
     older: Mapping[str, str] = NO_OLDER,
+    template: str | None = None,
     *,
     force: bool,
 ) -> None:
@@ -55,6 +58,7 @@ def check_replaced(
         source: the records of its text.
         tokenizer: a tokenizer, or what names one.
         older: a hash in the records -> what older versions recorded.
+        template: the name of the chat template; None: the text holds no conversations.
         force: replace it all the same.
 
     Raises:
@@ -66,7 +70,7 @@ def check_replaced(
         made = load_manifest(folder)
     except LlmcError:
         return  # damaged: nothing is lost
-    if (difference := _difference(made, source, tokenizer, older)) is not None:
+    if (difference := _difference(made, source, tokenizer, older, template)) is not None:
         raise Usage(
             f"{folder} is a dataset made {difference}, and runs may refer to it: "
             "replace it with --force, or name another folder with --out"
@@ -78,6 +82,7 @@ def _difference(
     source: Sequence[dict[str, Any]],
     tokenizer: str | Tokenizer,
     older: Mapping[str, str],
+    template: str | None,
 ) -> str | None:
     """Return what a dataset was made of instead, or None."""
     if _texts(made.source) not in (_texts(source), _texts(source, older)):
@@ -87,8 +92,13 @@ def _difference(
     if vocab_size is not None:
         same = (there.name, there.vocab_size) == ("bpe", vocab_size)
     else:
-        same = there.fingerprint == load_tokenizer(tokenizer).fingerprint
-    return None if same else f"with another tokenizer ({there.name})"
+        loaded = load_tokenizer(tokenizer)
+        same = there.fingerprint == loaded.fingerprint
+        if template is None and loaded.template is not None:
+            template = loaded.template.name
+    if not same:
+        return f"with another tokenizer ({there.name})"
+    return None if there.template == template else f"with the chat template {there.template}"
 
 
 def _texts(

@@ -11,7 +11,7 @@ from llmc.errors import BadData, Usage
 from llmc.fetch.cache import file_sha256
 from llmc.paths import expanded
 from llmc.tokens.encode import Encoded
-from llmc.tokens.files import has_header, read_headerless, read_tokens, token_dtype
+from llmc.tokens.files import has_header, has_mask, read_headerless, read_tokens, token_dtype
 from llmc.tokens.pipeline import Position, Task
 from llmc.tokens.tokenizer import Tokenizer
 
@@ -49,6 +49,11 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
                 "name their type, --dtype uint16 (nanoGPT's) or int32 (llm.c's first)"
             )
         _tokens_of(path, dtype)
+        if dtype is None and has_mask(path):
+            raise Usage(
+                f"{path} is part of a dataset of conversations, with a mask: train on its folder "
+                "with 'llmc train --data'"
+            )
     return paths
 
 

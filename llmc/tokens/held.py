@@ -7,8 +7,9 @@ Text goes in as it is: normalizers, which change it, and vocabularies that are n
 vocabulary: an id for every character.
 
 The document is a JSON object: ``llmc_tokenizer`` 1, ``kind``, ``eot``, ``ends`` (whether eot ends a
-text), and ``tokenizer`` (a Hugging Face ``tokenizer.json``) or ``characters`` (text -> id). The
-fingerprint is the SHA-256 of the facts in it that decide ids, as JSON with sorted keys.
+text), and ``tokenizer`` (a Hugging Face ``tokenizer.json``) or ``characters`` (text -> id);
+``template`` is the name of its chat template, if it has one. The fingerprint is the SHA-256 of the
+facts in it that decide ids, as JSON with sorted keys.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData
 from llmc.kinds import is_failure
 from llmc.text.utf8 import well_formed
 from llmc.tokens.byte_level import BYTES, unspelled
+from llmc.tokens.template import TEMPLATES, template_of
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.vocabulary import check_ids
 
@@ -211,6 +214,7 @@ def held_tokenizer(table: Mapping[str, Any], eot: str | int | None) -> Tokenizer
         ranks=ranks,
         ends=ends,
         document=document,
+        template=template_of(special),
     )
 
 
@@ -320,7 +324,11 @@ def from_document(document: Mapping[str, Any]) -> Tokenizer:
         raise ValueError(f"its kind {document['kind']!r} is unknown")
     if (reason := why_not_held(document["tokenizer"])) is not None:
         raise ValueError(reason)
-    return held_tokenizer(document["tokenizer"], document["eot"] if document["ends"] else None)
+    made = held_tokenizer(document["tokenizer"], document["eot"] if document["ends"] else None)
+    template = document.get("template", made.template.name if made.template is not None else None)
+    if template is not None and template not in TEMPLATES:
+        raise ValueError(f"its chat template {template!r} is unknown")
+    return replace(made, template=TEMPLATES.get(template))
 
 
 def _document(kind: str, eot: int, *, ends: bool) -> dict[str, Any]:

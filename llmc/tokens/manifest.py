@@ -21,8 +21,10 @@ from llmc.errors import BadData
 from llmc.kinds import HEAD_BYTES, not_data, read_strictly
 from llmc.parsing import from_json_file, read_limited
 from llmc.paths import write_json
-from llmc.tokens.files import TokenFile, is_file_name, payload_sha256, read_tokens
-from llmc.tokens.tokenizer import Tokenizer, file_of, load_recorded
+from llmc.tokens.files import TokenFile, has_mask, is_file_name, payload_sha256, read_tokens
+from llmc.tokens.masks import mask_path
+from llmc.tokens.recorded import file_of, load_recorded
+from llmc.tokens.tokenizer import Tokenizer
 
 FILENAME = "manifest.json"
 FORMAT = 2
@@ -37,6 +39,7 @@ class Shard:
     file: str
     tokens: int
     sha256: str
+    mask_sha256: str | None = None  # of the payload of its mask; None: it has none
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class TokenizerRecord:
     vocab_size: int
     eot: int
     file: str | None
+    template: str | None = None  # the name of its chat template; None: the text is no conversations
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,10 @@ class Manifest:
     ) -> Manifest:
         """Return the manifest of a dataset whose token files are still to be written."""
         made, file = tokenizer, file_of(tokenizer)
-        record = TokenizerRecord(made.name, made.fingerprint, made.vocab_size, made.eot, file)
+        template = made.template.name if made.template is not None else None
+        record = TokenizerRecord(
+            made.name, made.fingerprint, made.vocab_size, made.eot, file, template
+        )
         return cls(folder, dataset, record, Split(()), Split(()), source, text_bytes=0)
 
     @property
@@ -138,7 +145,10 @@ class Manifest:
     def token_files(self, split: str) -> list[TokenFile]:
         """Return the token files of ``train`` or ``val``, in order."""
         shards = (self.train if split == "train" else self.val).shards
-        return [TokenFile(self.folder / each.file, each.tokens, each.sha256) for each in shards]
+        return [
+            TokenFile(self.folder / each.file, each.tokens, each.sha256, each.mask_sha256)
+            for each in shards
+        ]
 
     def load_tokenizer(self) -> Tokenizer:
         """Return the tokenizer that made the tokens.
@@ -147,13 +157,22 @@ class Manifest:
             BadData: its file is gone or changed.
         """
         record = self.tokenizer
-        return load_recorded(self.folder, record.name, record.fingerprint, record.file)
+        return load_recorded(
+            self.folder, record.name, record.fingerprint, record.file, record.template
+        )
 
     def fields(self) -> dict[str, Any]:
         """Return what the file holds."""
         fields = {"format": FORMAT, **asdict(self)}
         del fields["folder"]
-        return fields | {"train": fields["train"]["shards"], "val": fields["val"]["shards"]}
+        if self.tokenizer.template is None:
+            del fields["tokenizer"]["template"]
+        for split in SPLITS:
+            fields[split] = fields[split]["shards"]
+            for shard in fields[split]:
+                if shard["mask_sha256"] is None:
+                    del shard["mask_sha256"]
+        return fields
 
 
 def write_manifest(manifest: Manifest) -> None:
@@ -292,10 +311,17 @@ def verify(manifest: Manifest) -> None:
 
     def check(file: TokenFile) -> None:
         tokens = len(read_tokens(file.path))
-        if tokens != file.tokens or payload_sha256(file.path) != file.sha256:
+        mask = file.mask_sha256
+        same = tokens == file.tokens and payload_sha256(file.path) == file.sha256
+        if not same or has_mask(file.path) != (mask is not None):
             raise BadData(
                 f"{file.path} is not the file its manifest describes ({tokens:,} tokens, "
                 f"{file.tokens:,} in the manifest, or other ones): run 'llmc tokenize PATH' again"
+            )
+        if mask is not None and payload_sha256(mask_path(file.path)) != mask:
+            raise BadData(
+                f"{mask_path(file.path)} is not the mask that its manifest describes: run 'llmc "
+                "tokenize PATH' again"
             )
 
     # Hashing releases Python's lock.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Mask = NDArray[np.uint8]  # (n,), a byte for each token
+    Marked = NDArray[Any]  # (n,): integers, or records of MARKED
 
 HEADER_BYTES = 1024
 HEADER = struct.Struct("<4I")  # magic, version, count and what int 3 says; zeros follow
@@ -29,6 +30,7 @@ MASK_MAGIC, MASK_VERSION = 20261128, 1
 # The bits of a token's byte: the loss counts where this token is predicted; a conversation begins
 # at it; a turn begins at it.
 COUNTS, CONVERSATION, TURN = 1, 2, 4
+MARKED = [("id", "<u4"), ("mask", "u1")]  # an id and its byte, as one record of numpy
 AGAIN = "make it with 'llmc tokenize PATH'"
 
 

@@ -20,7 +20,7 @@ from llmc.tokens.encode import Batch, Encode, Encoded, batches
 from llmc.tokens.runs import Unencodable, naming
 
 if TYPE_CHECKING:
-    from llmc.tokens.files import Ids
+    from llmc.tokens.masks import Marked
 
 # The workers read parts up to this size, several in one task. Larger parts are read on the calling
 # thread, a batch for each task, so that one large file keeps all workers busy.
@@ -151,7 +151,7 @@ class Stream:
         self._advance = advance
         self._current: Encoded | None = None
 
-    def take(self, most: int) -> Iterator[Ids]:
+    def take(self, most: int) -> Iterator[Marked]:
         """Yield arrays (n,) of ids, at most ``most`` ids in all; raise what a reader raises."""
         while most > 0 and self.more():
             assert self._current is not None

@@ -8,17 +8,19 @@ of its tokens from several places. The rest trains, in the order of the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmc.tokens.files import MIN_TOKENS, FreshTokens, TokenFile
+from llmc.tokens.masks import CONVERSATION, HEADER_BYTES, MARKED, mask_path
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from llmc.tokens.files import Ids
+    from llmc.tokens.masks import Marked
 
     Bounds = NDArray[np.int64]  # (n, 2): where ranges of tokens begin and end
 
@@ -60,6 +62,25 @@ class Sample:
         return clipped[clipped[:, 0] < clipped[:, 1]]
 
 
+class MarkedTokens(FreshTokens):
+    """The tokens of a file with their mask, as records of ``MARKED``."""
+
+    def __getitem__(self, part: Any) -> Any:
+        """Return the records of a slice or at positions, (n,)."""
+        import numpy as np
+
+        ids = super().__getitem__(part)
+        found = np.empty(ids.shape, MARKED)
+        mask = np.memmap(mask_path(self._path), "u1", mode="r", offset=HEADER_BYTES)
+        found["id"], found["mask"] = ids, mask[part]
+        return found
+
+
+def tokens_in(file: TokenFile) -> FreshTokens:
+    """Return the tokens of a file, with their mask if it has one."""
+    return FreshTokens(file.path) if file.mask_sha256 is None else MarkedTokens(file.path)
+
+
 class Joined:
     """Token files as one stream; a broken one raises BadData."""
 
@@ -67,17 +88,38 @@ class Joined:
         import numpy as np
 
         self.files = [FreshTokens(file.path) for file in files]
+        self._marked = [tokens_in(file) for file in files if file.mask_sha256 is not None]
         self.starts = np.cumsum([0, *map(len, self.files)])
 
     def positions(self, token: int, low: int, high: int) -> NDArray[np.int64]:
         """Return where ``token`` is from ``low`` to ``high``."""
+        return self._where(self.files, lambda ids: ids == token, low, high)
+
+    def documents(self, eot: int, low: int, high: int) -> NDArray[np.int64]:
+        """Return where documents begin from ``low`` to ``high``: at each ``eot``.
+
+        With masks they are conversations, in which ``eot`` may end an answer too: the mask says
+        where they begin.
+        """
+        if not self._marked:
+            return self.positions(eot, low, high)
+        return self._where(self._marked, lambda ids: ids["mask"] & CONVERSATION != 0, low, high)
+
+    def _where(
+        self,
+        files: Sequence[FreshTokens],
+        test: Callable[[Any], NDArray[np.bool_]],
+        low: int,
+        high: int,
+    ) -> NDArray[np.int64]:
+        """Return where a test of the tokens is true from ``low`` to ``high``."""
         import numpy as np
 
         found = [np.empty(0, np.int64)]
-        for first, ids in zip(self.starts, self.files, strict=False):
+        for first, ids in zip(self.starts, files, strict=False):
             begin, end = max(low - first, 0), min(high - first, len(ids))
             for at in range(begin, end, SLICE):
-                found.append(np.flatnonzero(ids[at : min(at + SLICE, end)] == token) + first + at)
+                found.append(np.flatnonzero(test(ids[at : min(at + SLICE, end)])) + first + at)
         return np.concatenate(found)
 
     def holds(self, token: int) -> bool:
@@ -140,7 +182,7 @@ def _draw_from(
     long = np.flatnonzero(is_long)
     is_whole = ~is_long
     # A document that goes on outside of the stretch is not whole here.
-    is_whole[0] &= low == 0 or bool(joined.at(bounds[:1, 0])[0] == eot)
+    is_whole[0] &= low == 0 or len(joined.documents(eot, low, low + 1)) > 0
     is_whole[-1] &= high == joined.starts[-1]
     whole = np.flatnonzero(is_whole)
     runs: list[tuple[int, int]] = []
@@ -161,7 +203,7 @@ def document_bounds(joined: Joined, stretch: tuple[int, int], eot: int) -> Bound
     import numpy as np
 
     low, high = stretch
-    starts = joined.positions(eot, low, high)
+    starts = joined.documents(eot, low, high)
     if not len(starts) or starts[0] > low:
         starts = np.concatenate([[low], starts])
     return np.stack([starts, np.append(starts[1:], high)], axis=1)
@@ -221,7 +263,7 @@ def _mixed(*values: Any) -> NDArray[np.uint64]:
     return state
 
 
-def tokens_of(ids: Ids | FreshTokens, bounds: Bounds, *, within: bool) -> Iterator[Ids]:
+def tokens_of(ids: Ids | FreshTokens, bounds: Bounds, *, within: bool) -> Iterator[Marked]:
     """Yield the tokens within ``bounds``, or outside of them, in order, in pieces."""
     import numpy as np
 

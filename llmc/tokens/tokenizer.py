@@ -16,7 +16,6 @@ text, a space, its id and a newline. Equal fingerprints mean equal ids for every
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,12 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmc.errors import BadData, Usage
-from llmc.kinds import broken_explained, is_failure
-from llmc.parsing import read_json
-from llmc.paths import write_json, written_whole
+from llmc.kinds import is_failure
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens import vocabulary
-from llmc.tokens.files import is_file_name
+from llmc.tokens.template import Template, template_of
 from llmc.tokens.vocabulary import PATTERNS, TOKENIZER_FILE, encoding_names, file_form, ranks_of
 
 if TYPE_CHECKING:
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
 
 PATTERN = PATTERNS["gpt2"]
 
-RECORD_FILE = "tokenizer.json"
-HELD_FILE = "tokenizer.held.json"  # a tokenizer that is held as a document
 GPT2_NAMES = ("gpt2", "r50k_base")  # the same vocabulary and pattern
 WITHOUT_FILE = ("gpt2", "byte")  # they can be had again by name
 KNOWN = {  # fingerprint -> name
@@ -84,6 +79,8 @@ class Tokenizer:
     ends: bool = True  # whether ``eot`` ends a text
     # What defines a tokenizer that is held as a document; None for others.
     document: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    # How the messages of a conversation become tokens; None: it is not for conversations.
+    template: Template | None = None
 
     @property
     def end(self) -> int | None:
@@ -225,112 +222,6 @@ def bpe_vocab_size(spec: str | Tokenizer) -> int | None:
     return int(number)
 
 
-def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write a tokenizer's file, and a record beside tokens whose pattern is not GPT-2's.
-
-    It is the document of a tokenizer that is held as one, else tokens in tiktoken's text form.
-
-    Raises:
-        BadData: the place cannot be written.
-    """
-    if tokenizer.document is not None:
-        with written_whole(path) as partial:
-            text = json.dumps(tokenizer.document, ensure_ascii=False)
-            partial.write_text(text + "\n", encoding="utf-8")
-        return
-    with written_whole(path) as partial:
-        partial.write_bytes(file_form(tokenizer.ranks))
-    if not tokenizer.is_plain:
-        _write_record(tokenizer, path.name, path.with_name(RECORD_FILE))
-
-
-def file_of(tokenizer: Tokenizer) -> str | None:
-    """Return the name of the tokenizer's file; None if its name is enough to load it."""
-    if tokenizer.document is not None:
-        return HELD_FILE
-    return None if tokenizer.name in WITHOUT_FILE else TOKENIZER_FILE
-
-
-def load_recorded(folder: Path, name: str, fingerprint: str, file: str | None) -> Tokenizer:
-    """Load the tokenizer that a manifest or a run in ``folder`` recorded.
-
-    ``file`` is the tokenizer's file in ``folder``, None for ``gpt2`` and ``byte``.
-
-    Raises:
-        BadData: the file is gone or is not the one that was recorded.
-    """
-    from llmc.tokens.tokenizer_files import recorded_file
-
-    if file is not None and not (folder / file).is_file():
-        raise BadData(f"{folder / file} is gone: run 'llmc tokenize PATH' again")
-    if file is None and name not in WITHOUT_FILE:
-        raise BadData(f"{folder} names no file for its tokenizer '{name}': tokenize again")
-    spec = str(folder / file) if file is not None else name
-    tokenizer = recorded_file(folder / file) if file is not None else load_tokenizer(name)
-    if tokenizer.fingerprint != fingerprint:
-        raise BadData(
-            f"the tokenizer {spec} is not the one that {folder} was made with (its fingerprint "
-            "differs): run 'llmc tokenize PATH' again"
-        )
-    return tokenizer
-
-
-def record_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a run's tokenizer into ``folder``: tokenizer.json and, if needed, the tokens.
-
-    Raises:
-        BadData: the place cannot be written.
-    """
-    file = file_of(tokenizer)
-    if file is not None:
-        save_tokenizer(tokenizer, folder / file)
-    _write_record(tokenizer, file, folder / RECORD_FILE)
-
-
-def recorded_tokenizer(folder: Path) -> Tokenizer | None:
-    """Load the tokenizer that :func:`record_tokenizer` wrote into ``folder``; None: there is none.
-
-    Raises:
-        BadData: the record is broken, or the tokenizer is gone or changed.
-    """
-    record = read_record(folder / RECORD_FILE)
-    if record is None:
-        return None
-    return load_recorded(folder, record["name"], record["fingerprint"], record["file"])
-
-
-def _write_record(tokenizer: Tokenizer, file: str | None, path: Path) -> None:
-    record: dict[str, Any] = {
-        "name": tokenizer.name,
-        "fingerprint": tokenizer.fingerprint,
-        "file": file,
-    }
-    if not tokenizer.is_plain and tokenizer.document is None:
-        special = dict(tokenizer.special_tokens)
-        record |= {"pattern": tokenizer.pattern, "special_tokens": special}
-    write_json(path, record)
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Read what :func:`_write_record` wrote and check its types; None if there is no file."""
-    if not path.exists():
-        return None
-    with broken_explained(path, "name the tokenizer with --tokenizer"):
-        record: dict[str, Any] = read_json(path)
-        file = record["file"]
-        if not isinstance(record["name"], str) or not isinstance(record["fingerprint"], str):
-            raise TypeError("name and fingerprint should be strings")
-        if file is not None and not is_file_name(file):
-            raise ValueError(f"{file!r} should lie beside it")
-        if "pattern" in record:
-            special = record["special_tokens"]
-            if not isinstance(record["pattern"], str) or ENDOFTEXT not in special:
-                raise TypeError(f"pattern should be a string, {ENDOFTEXT} a special token")
-            if not all(type(rank) is int and 0 <= rank < 2**31 for rank in special.values()):
-                raise ValueError("special_tokens should be ids")
-    return record
-
-
 def _named(name: str) -> Tokenizer:
     found = vocabulary.named_encoding(name)
     if ENDOFTEXT not in found.special_tokens_set:
@@ -385,4 +276,5 @@ def assembled(
         pattern=pattern,
         special_tokens=dict(in_order),
         ranks=ranks,
+        template=template_of(special_tokens),
     )

@@ -16,15 +16,19 @@ from llmc.text.documents import ENDOFTEXT
 from llmc.tokens import tokenizer_json
 from llmc.tokens.held import MARK, from_document
 from llmc.tokens.nanogpt import META, read_meta
-from llmc.tokens.tokenizer import (
+from llmc.tokens.recorded import (
     RECORD_FILE,
+    RECORD_SUFFIX,
+    read_record,
+    recorded_tokenizer,
+    tokenizer_in,
+)
+from llmc.tokens.tokenizer import (
     Tokenizer,
     assembled,
     load_tokenizer,
     named_if_known,
     plain_tokenizer,
-    read_record,
-    recorded_tokenizer,
 )
 from llmc.tokens.vocabulary import PATTERNS, PUBLISHED_FILES, read_ranks
 
@@ -146,16 +150,18 @@ def decoding_tokenizer(spec: str) -> Tokenizer:
 
 def _by_record(path: Path) -> Tokenizer | None:
     """Return tokens with the pattern that the record beside them holds; None if none does."""
-    record_path = path.with_name(RECORD_FILE)
-    record = read_record(record_path) if _is_record(record_path) else None
-    if record is None or record["file"] != path.name or "pattern" not in record:
+    for place in (path.with_name(RECORD_FILE), path.with_suffix(RECORD_SUFFIX)):
+        record = read_record(place) if _is_record(place) else None
+        if record is not None and record["file"] == path.name and "pattern" in record:
+            break
+    else:
         return None
     ranks = read_ranks(path, gaps=True)
     try:
         return assembled(record["name"], ranks, record["pattern"], record["special_tokens"])
     except ValueError as error:
         raise BadData(
-            f"{path} and {RECORD_FILE} beside it make no tokenizer ({error}): "
+            f"{path} and {place.name} beside it make no tokenizer ({error}): "
             "run 'llmc tokenize PATH' again"
         ) from error
 
@@ -207,8 +213,8 @@ def _of_json(path: Path) -> Tokenizer:
             raise TypeError("it is not a JSON object")
         if MARK in table:
             return from_document(table)
-    if _is_record(path) and path.name == RECORD_FILE:
-        recorded = recorded_tokenizer(path.parent)
+    if _is_record(path):
+        recorded = tokenizer_in(path)
         assert recorded is not None
         return recorded
     if "model" not in table:

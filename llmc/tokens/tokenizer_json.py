@@ -17,6 +17,7 @@ from llmc.errors import BadData
 from llmc.kinds import broken_explained
 from llmc.parsing import read_json, read_limited
 from llmc.text.documents import ENDOFTEXT
+from llmc.tokens.added import with_tokens
 from llmc.tokens.byte_level import Vocabulary, merges_of, unspelled
 from llmc.tokens.held import ADDED_FACTS, held_tokenizer, merges_in, why_not_held
 from llmc.tokens.tokenizer import Tokenizer, named_if_known, plain_tokenizer
@@ -157,14 +158,22 @@ def vocabulary_of_table(tokenizer: Tokenizer) -> Vocabulary:
     assert tokenizer.document is not None
     table = tokenizer.document["tokenizer"]
     added = {item["id"]: item for item in table.get("added_tokens") or ()}
+    whole = sorted(token for token, item in added.items() if not item.get("special"))
+    return vocabulary_with(tokenizer, tuple(merges_in(table["model"])), tuple(whole))
+
+
+def vocabulary_with(
+    tokenizer: Tokenizer, merges: tuple[str, ...], whole: tuple[int, ...] = ()
+) -> Vocabulary:
+    """Return the tokens of a tokenizer by their ids, with these merges."""
     by_id = {token: data for data, token in tokenizer.ranks.items()}
     by_id |= {token: name.encode() for name, token in tokenizer.special_tokens.items()}
     return Vocabulary(
         tuple(by_id.get(index, b"") for index in range(tokenizer.vocab_size)),
         tuple(sorted(tokenizer.special_tokens.values())),
-        tuple(merges_in(table["model"])),
-        tokenizer.eot if tokenizer.ends else None,
-        tuple(sorted(token for token, item in added.items() if not item.get("special"))),
+        merges,
+        tokenizer.end,
+        whole,
     )
 
 
@@ -274,7 +283,7 @@ def tokenizer_of_table(table: dict[str, Any], eot: str | int | None) -> Tokenize
     reason = why_not_held(table)
     if reason is None:
         try:
-            return _plain(table) or held_tokenizer(table, eot)
+            return _plain(table, eot) or held_tokenizer(table, eot)
         except BadData as error:
             reason = str(error)
     facts = [table.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")]
@@ -282,8 +291,11 @@ def tokenizer_of_table(table: dict[str, Any], eot: str | int | None) -> Tokenize
     return Unheld(reason, hashlib.sha256(text.encode()).hexdigest())
 
 
-def _plain(table: dict[str, Any]) -> Tokenizer | None:
-    """Return a tokenizer that its list of tokens defines; None if more is needed."""
+def _plain(table: dict[str, Any], eot: str | int | None) -> Tokenizer | None:
+    """Return a tokenizer that its tokens define: GPT-2's kind, with special ones after the last.
+
+    Returns None if more is needed.
+    """
     model, splitter = table["model"], table["pre_tokenizer"]
     if (
         splitter.get("type") != "ByteLevel"
@@ -292,20 +304,33 @@ def _plain(table: dict[str, Any]) -> Tokenizer | None:
         or model.get("ignore_merges", False)
     ):
         return None
-    added = {item["content"]: item["id"] for item in table.get("added_tokens") or ()}
-    ids = model["vocab"] | added
+    added = {item["content"]: item for item in table.get("added_tokens") or ()}
+    ids = model["vocab"] | {name: item["id"] for name, item in added.items()}
     names = sorted(ids, key=ids.__getitem__)
-    if names[-1:] != [ENDOFTEXT] or [ids[name] for name in names] != list(range(len(names))):
+    if ENDOFTEXT not in ids or [ids[name] for name in names] != list(range(len(names))):
         return None
-    if not added.keys() <= {ENDOFTEXT}:
+    count = ids[ENDOFTEXT]
+    later = names[count + 1 :]
+    if (
+        not added.keys() <= {ENDOFTEXT, *later}
+        or not all(map(_is_special, map(added.get, later)))
+        or (later and eot not in (None, ENDOFTEXT, count))
+    ):
         return None
     try:
-        tokens = [unspelled(name) for name in names[:-1]]
+        tokens = [unspelled(name) for name in names[:count]]
         if not set(tokens) >= set(single_bytes()) or merges_of(tokens) != tuple(merges_in(model)):
             return None
     except BadData:  # a token that is no merge, or is not spelled in bytes
         return None
-    return named_if_known(plain_tokenizer("bpe", ranks_of(tokens)))
+    return with_tokens(named_if_known(plain_tokenizer("bpe", ranks_of(tokens))), later)
+
+
+def _is_special(added: Mapping[str, Any] | None) -> bool:
+    """Tell whether a token was added as special, and is found wherever its text stands."""
+    return added is not None and [bool(added.get(fact)) for fact in ADDED_FACTS] == [
+        fact == "special" for fact in ADDED_FACTS
+    ]
 
 
 def _settings(folder: Path, name: str) -> dict[str, Any]:

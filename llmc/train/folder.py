@@ -32,10 +32,10 @@ from llmc.paths import (
 )
 from llmc.report import SILENT, Report
 from llmc.terminal import printable
-from llmc.tokens import tokenizer as tokenizers
 from llmc.tokens import vocabulary
 from llmc.tokens.manifest import load_manifest
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.tokens.recorded import HELD_FILE, RECORD_FILE, recorded_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.train.mixture import Named, recorded
 from llmc.weights.sources import run_weights
 from llmc.weights.tokenizer import tokenizer_of
@@ -115,7 +115,7 @@ def discard_run(folder: Path) -> None:
     if is_running(folder):
         return
     with suppress(OSError):
-        of_tokenizer = (tokenizers.RECORD_FILE, tokenizers.HELD_FILE, vocabulary.TOKENIZER_FILE)
+        of_tokenizer = (RECORD_FILE, HELD_FILE, vocabulary.TOKENIZER_FILE)
         for name in (CONFIG, METRICS, RECORD, *of_tokenizer):
             (folder / name).unlink(missing_ok=True)
         if (folder / CHECKPOINTS).exists():

@@ -16,7 +16,7 @@ from llmc.errors import Interrupted, Killed, LlmcError, LossNotFinite
 from llmc.paths import CHECKPOINT, METRICS, Workspace
 from llmc.report import SILENT, Report
 from llmc.setting import flags_of
-from llmc.tokens.tokenizer import record_tokenizer
+from llmc.tokens.recorded import record_tokenizer
 from llmc.train import folder as folders
 from llmc.train import record as records
 from llmc.train import resume as resuming

@@ -28,7 +28,7 @@ from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
 from llmc.report import SILENT, Report
 from llmc.tokens.files import has_mask, payload_sha256, read_tokens
 from llmc.tokens.masks import mask_path
-from llmc.tokens.tokenizer import file_of, recorded_tokenizer
+from llmc.tokens.recorded import file_of, recorded_tokenizer
 from llmc.train.folder import newest_run, next_order, read_record, similar_run
 from llmc.train.git import head_commit
 from llmc.train.mixture import Named, Portion, place_of, recorded, whole_weights

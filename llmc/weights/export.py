@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from llmc.model import ModelConfig, parameter_count
 from llmc.paths import Workspace, folder_written_whole, free_bytes, written_whole
 from llmc.report import SILENT, Report
 from llmc.tokens.byte_level import Vocabulary
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from llmc.tokens.recorded import keep_beside
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_json import Unheld
 from llmc.weights import tokenizer as tokenizers
 from llmc.weights.base import Origin
 from llmc.weights.checkpoint import checkpoint_bytes, write_checkpoint
+from llmc.weights.grow import grown
 from llmc.weights.number_types import KINDS, stored_bytes
 from llmc.weights.sources import FoundWeights, find_weights, random_weights
 
@@ -99,6 +101,7 @@ def export_weights(
     seed: int = 1337,
     fingerprint: bytes | None = None,
     tokenizer: str | Tokenizer | None = None,
+    add_tokens: Sequence[str] = (),
     data: Path | None = None,
     last: bool = False,
     describe: Callable[[Export], Described] | None = None,
@@ -117,6 +120,7 @@ def export_weights(
         seed: the seed of a random model.
         fingerprint: the 32-byte fingerprint of the model's tokenizer, if known.
         tokenizer: the model's tokenizer, by name or file. Default: the recorded one.
+        add_tokens: special tokens to add, each with a row of its own (:mod:`llmc.weights.grow`).
         data: a token file whose first batch makes llm.c's debug state.
         last: export a run's last weights instead of its best.
         describe: returns what ``hf`` has beside the weights, in ``README.md``.
@@ -129,22 +133,21 @@ def export_weights(
             cannot hold it, or the disk is full.
     """
     found = _found(workspace, source, shape or {}, seed, last=last, report=report)
-    weights, config = found.weights, found.weights.config
-    for note in weights.notes:
+    _check_target(to, dtype, found.weights.config, data)
+    for note in found.weights.notes:
         report.note(f"{source}: {note}")
-    _check_target(to, dtype, config, data)
-    path = out or workspace.models / f"{found.name}{TARGETS[to].ending}"
-    _check_place(path, weights.path, target_bytes(to, dtype, config))
-    known = _tokenizer(workspace, found, tokenizer, needed=to != "llmc")
+    found, known = _with_tokenizer(workspace, found, tokenizer, to, add_tokens)
+    weights, path = found.weights, out or workspace.models / f"{found.name}{TARGETS[to].ending}"
+    _check_place(path, weights.path, target_bytes(to, dtype, weights.config))
     own = bytes.fromhex(known.fingerprint) if known is not None else fingerprint
     fingerprint = own or tokenizers.fingerprint_of(found)
     export = Export(found, path, to, dtype, known, replace(weights.origin, tokenizer=fingerprint))
     if to == "llmc":
-        write_checkpoint(path, config, weights.slices(), dtype=dtype, **vars(export.origin))
+        write_checkpoint(path, weights.config, weights.slices(), dtype=dtype, **vars(export.origin))
         _keep_tokenizer(workspace, export, report)
     else:
         _write_for_others(export, data, describe, report)
-    report.note(f"{source}: {config.shown}: {export.parameters:,} parameters")
+    report.note(f"{source}: {weights.config.shown}: {export.parameters:,} parameters")
     report.note(f"wrote {workspace.shown(path)} ({dtype}, {export.bytes:,} bytes)")
     return export
 
@@ -236,14 +239,18 @@ def _check_place(path: Path, source: Path, size: int) -> None:
         )
 
 
-def _tokenizer(
-    workspace: Workspace, found: FoundWeights, spec: str | Tokenizer | None, *, needed: bool
-) -> Tokenizer | None:
-    """Return the named tokenizer, or the weights' own where the format carries one."""
+def _with_tokenizer(
+    workspace: Workspace,
+    found: FoundWeights,
+    spec: str | Tokenizer | None,
+    to: str,
+    add_tokens: Sequence[str],
+) -> tuple[FoundWeights, Tokenizer | None]:
+    """Return the weights and the named tokenizer, or their own where it is needed, both grown."""
     chosen: Tokenizer | None = None
     if spec is not None:
         chosen = load_tokenizer(spec)
-    elif needed:
+    elif to != "llmc" or add_tokens:
         chosen = tokenizers.find_tokenizer(workspace, found)
     size = found.weights.config.vocab_size
     if chosen is not None and chosen.vocab_size > size:
@@ -251,7 +258,7 @@ def _tokenizer(
             f"the tokenizer {chosen.name} has {chosen.vocab_size:,} tokens, the model {size:,}: "
             "name the one it was trained with (--tokenizer)"
         )
-    return chosen
+    return grown(found, chosen, add_tokens) if add_tokens else (found, chosen)
 
 
 def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> None:
@@ -264,11 +271,7 @@ def _keep_tokenizer(workspace: Workspace, export: Export, report: Report) -> Non
         )
     elif own is None or export.origin.tokenizer != bytes.fromhex(own.fingerprint):
         return
-    elif (own.is_plain and own.name == "bpe") or own.document is not None:
-        held = own.document is not None
-        suffix = tokenizers.HELD_SUFFIX if held else tokenizers.TOKENIZER_SUFFIX
-        path = export.path.with_suffix(suffix)
-        save_tokenizer(own, path)
+    elif (path := keep_beside(own, export.path)) is not None:
         report.note(f"wrote {workspace.shown(path)}, its tokenizer")
 
 

@@ -8,24 +8,22 @@ from pathlib import Path
 
 from llmc.errors import BadData, LlmcError
 from llmc.paths import Workspace
-from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.tokens.held import HUGGINGFACE
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, recorded_tokenizer
+from llmc.tokens.recorded import RECORD_SUFFIX, TOKENS_SUFFIX, recorded_tokenizer
+from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_json import (
     Unheld,
     tokenizer_of_vocabulary,
     vocabulary_of_table,
+    vocabulary_with,
 )
 from llmc.weights.checkpoint import read_header
 from llmc.weights.random import RandomModel
 from llmc.weights.sources import FoundWeights
 
 GPT2_VOCAB_SIZE = 50257
-# The tokenizer of NAME.bin is NAME.tiktoken or NAME.tokenizer.json.
-TOKENIZER_SUFFIX = ".tiktoken"
-HELD_SUFFIX = ".tokenizer.json"  # of one that is held as a document
-TOKENIZER_SUFFIXES = (TOKENIZER_SUFFIX, HELD_SUFFIX)
+TOKENIZER_SUFFIXES = (RECORD_SUFFIX, TOKENS_SUFFIX)  # a record names the tokens beside it
 
 
 def tokenizer_of(workspace: Workspace, checkpoint: Path) -> Tokenizer | None:
@@ -66,9 +64,9 @@ def _candidates(workspace: Workspace, beside: Path) -> Iterator[Tokenizer]:
     records = workspace.runs.glob("*/tokenizer.json")
     exported = [path for end in TOKENIZER_SUFFIXES for path in workspace.models.glob(f"*{end}")]
     places: list[Callable[[], Tokenizer | None]] = [
-        partial(load_tokenizer, "byte"),
         *(partial(load_tokenizer, str(beside.with_suffix(end))) for end in TOKENIZER_SUFFIXES),
         partial(recorded_tokenizer, beside.parent),
+        partial(load_tokenizer, "byte"),
         *(partial(load_tokenizer, str(path.parent)) for path in manifests),
         *(partial(recorded_tokenizer, path.parent) for path in records),
         *(partial(load_tokenizer, str(path)) for path in exported),
@@ -110,10 +108,14 @@ def carried_tokenizer(found: FoundWeights) -> Tokenizer | Unheld | None:
     """
     if found.folder is not None:
         return recorded_tokenizer(found.folder)
+    weights = found.weights
+    fingerprint = weights.origin.tokenizer
     for suffix in TOKENIZER_SUFFIXES:
-        if (beside := found.weights.path.with_suffix(suffix)).is_file():
-            return load_tokenizer(str(beside))
-    return found.weights.tokenizer()
+        if (beside := weights.path.with_suffix(suffix)).is_file():
+            tokenizer = load_tokenizer(str(beside))
+            if fingerprint is None or tokenizer.fingerprint == fingerprint.hex():
+                return tokenizer
+    return weights.tokenizer()
 
 
 def fingerprint_of(found: FoundWeights) -> bytes | None:
@@ -153,13 +155,14 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     """
     if tokenizer.name == HUGGINGFACE:
         return vocabulary_of_table(tokenizer)
-    if not tokenizer.is_plain:
+    tokens, special = tokenizer.tokens(), sorted(tokenizer.special_tokens.values())
+    in_order = special == list(range(tokenizer.eot, tokenizer.eot + len(special)))
+    if tokenizer.pattern != PATTERN or not in_order or tokenizer.eot != len(tokens):
         raise BadData(
             f"the tokenizer {tokenizer.name} splits text by a rule of its own, which llmc "
             "cannot write for other programs: export with --to llmc"
         )
-    tokens = tokenizer.tokens()
-    return Vocabulary((*tokens, ENDOFTEXT.encode()), (tokenizer.eot,), merges_of(tokens))
+    return vocabulary_with(tokenizer, merges_of(tokens))
 
 
 def gguf_vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:

@@ -15,7 +15,7 @@ int command_debug_filter(int argc, char **argv) {
   const struct Arg args[] = {
       {"logits", ARG_TEXT, &path, 0, 0, "file of rows of V float32, without a header"},
       {"vocab-size", ARG_COUNT, &V, 1, 1 << 24, "V"},
-      {"request", ARG_TEXT, &line, 0, 0, "as generate takes it; its prompt is what the text holds"},
+      {"request", ARG_TEXT, &line, 0, 0, "as generate takes it; its prompt is what the text holds, and what was written"},
       {"out", ARG_TEXT, &out, 0, 0, "file to write the rows' probabilities to, float32"},
   };
   args_parse("debug-filter", args, sizeof args / sizeof *args, argc, argv);
@@ -32,22 +32,24 @@ int command_debug_filter(int argc, char **argv) {
   struct Request request = {0};
   float *logits = NULL;
   uint8_t *seen = NULL;
+  uint32_t *written = NULL;
   for (int pass = 0; pass < 2; pass++) {  // measure, take, lay out
     if (pass == 1) arena_take(&arena);
     sampler_layout(&sampler, &arena, kernels_best(), V, 1);
     logits = arena_alloc(&arena, V, sizeof *logits);
     seen = arena_alloc(&arena, V, 1);
+    written = arena_alloc(&arena, V, sizeof *written);
     request.prompt = arena_alloc(&arena, length, sizeof *request.prompt);
   }
   char message[256];
   if (request_parse(&request, line, length, V, length, message) != ASKED_REQUEST) die(EXIT_USAGE, "%s", message);
-  for (size_t i = 0; i < request.count; i++) seen[request.prompt[i]] = 1;
+  for (size_t i = 0; i < request.count; i++) seen[request.prompt[i]] = 1, written[request.prompt[i]]++;
 
   struct FileWriter writer = {0};
   file_writer_open(&writer, out);
   for (uint64_t at = 0; at < size; at += V * sizeof *logits) {
     file_read(file, path, logits, V * sizeof *logits, at);
-    const double sum = sampler_filter(&sampler, &request.sampling, logits, seen, V);
+    const double sum = sampler_filter(&sampler, &request.sampling, logits, (struct Past){seen, written}, V);
     for (size_t v = 0; v < V; v++) sampler.weights[v] = (float)((double)sampler.weights[v] / sum);
     file_writer_write(&writer, sampler.weights, V * sizeof *sampler.weights);
   }

@@ -14,6 +14,7 @@ void batch_layout(struct Batch *batch, struct Arena *arena) {
   batch->texts = arena_alloc(arena, slots, sizeof *batch->texts);
   batch->tokens = arena_alloc(arena, size_product(slots, positions), sizeof *batch->tokens);
   batch->seen = arena_alloc(arena, size_product(slots, V), 1);
+  batch->times = arena_alloc(arena, size_product(slots, V), sizeof *batch->times);
 }
 
 static void end(struct Batch *batch, struct Text *text, enum TextEnd ending) {
@@ -29,12 +30,13 @@ void batch_begin(struct Batch *batch, const struct Request *request) {
   struct Text *text = &batch->texts[slot];
   *text = (struct Text){.request = *request, .slot = slot, .active = true, .order = batch->arrived++,
                         .tokens = batch->tokens + slot * batch->decoder.positions, .length = request->count,
-                        .seen = batch->seen + slot * V, .started = clock_seconds()};
+                        .seen = batch->seen + slot * V, .times = batch->times + slot * V, .started = clock_seconds()};
   memcpy(text->tokens, request->prompt, request->count * sizeof *text->tokens);
   memset(text->seen, 0, V);
+  memset(text->times, 0, V * sizeof *text->times);
   for (size_t i = 0; i < text->length; i++) text->seen[text->tokens[i]] = 1;
   batch->active++;
-  if (request->tokens == 0) end(batch, text, ENDED_LENGTH);
+  if (request->tokens == 0 && !request->echo) end(batch, text, ENDED_LENGTH);
 }
 
 struct Text *batch_find(struct Batch *batch, const char *id) {
@@ -66,8 +68,8 @@ static void choose(const struct Batch *batch, struct Sampler *sampler, const str
   sampler_exclude(logits, batch->unused);
   told->log_sum = sampler_log_sum(sampler, logits, V);
   if (!isfinite(told->log_sum)) return;
-  const uint8_t *seen = request->sampling.repetition_penalty != 1 ? text->seen : NULL;
-  told->token = sampler_draw(sampler, &request->sampling, logits, seen, V, request->sampling.draws + text->written);
+  told->token = sampler_draw(sampler, &request->sampling, logits, (struct Past){text->seen, text->times}, V,
+                             request->sampling.draws + text->written);
   told->logprob = (double)logits[told->token] - told->log_sum;
   told->tops = sampler_top(told->top, request->logprobs, logits, V);
 }
@@ -96,8 +98,13 @@ static void tell(struct Batch *batch, struct Text *text, const struct Told *told
     end(batch, text, ENDED_ERROR);
     return;
   }
+  if (request->tokens == 0) {  // the prompt was all that was asked for
+    end(batch, text, ENDED_LENGTH);
+    return;
+  }
   if (text->written == 0) text->prompt_ms = 1e3 * (clock_seconds() - text->started);
   text->seen[told->token] = 1;
+  text->times[told->token]++;
   text->written++;
   batch->listener.token(batch->listener.context, text, told);
   if (told->token == request->eot) end(batch, text, ENDED_STOP);
@@ -122,11 +129,38 @@ static struct Text *next_to_read(struct Batch *batch) {
   return first;
 }
 
+/* Tells which probability each token of the prompt had after those before it; `count` tokens have just been read.
+ * False where that is no number. */
+static bool tell_prompt(struct Batch *batch, const struct Text *text, size_t count) {
+  struct Decoder *d = &batch->decoder;
+  const size_t V = d->config.V, most = size_min(d->slots, DECODE_ROWS);
+  for (size_t first = 0; first < count; first += most) {
+    const size_t rows = size_min(most, count - first);
+    decoder_logits(d, first, rows);
+    for (size_t i = 0; i < rows && text->read + first + i + 1 < text->length; i++) {
+      float *logits = d->logits + i * d->config.Vp;
+      struct Told told = {.token = text->tokens[text->read + first + i + 1]};
+      sampler_exclude(logits, batch->unused);
+      told.log_sum = sampler_log_sum(&batch->sampler, logits, V);
+      if (!isfinite(told.log_sum)) return false;
+      told.logprob = (double)logits[told.token] - told.log_sum;
+      told.tops = sampler_top(told.top, text->request.logprobs, logits, V);
+      batch->listener.prompt(batch->listener.context, text, &told);
+    }
+  }
+  decoder_logits(d, count - 1, 1);  // as decoder_read left them
+  return true;
+}
+
 static void read_chunk(struct Batch *batch, struct Text *text) {
   struct Decoder *decoder = &batch->decoder;
   const size_t count = decoder->rows == 1 ? 1 : size_min(text->length - text->read, DECODER_CHUNK);
-  if (count > 1) decoder_read(decoder, text->slot, text->tokens + text->read, text->read, count);
-  else decoder_step(decoder, &(struct Feed){text->slot, text->read, text->tokens[text->read]}, 1);
+  if (decoder->rows == 1) decoder_step(decoder, &(struct Feed){text->slot, text->read, text->tokens[text->read]}, 1);
+  else decoder_read(decoder, text->slot, text->tokens + text->read, text->read, count);
+  if (text->request.echo && text->written == 0 && !tell_prompt(batch, text, count)) {
+    end(batch, text, ENDED_ERROR);
+    return;
+  }
   text->read += count;
   if (text->read < text->length) return;
   batch->feeds[0].slot = text->slot;

@@ -15,7 +15,7 @@
 
 enum TextEnd { ENDED_LENGTH, ENDED_STOP, ENDED_CANCELLED, ENDED_ERROR };
 
-/* A token that was written. */
+/* A token that was written, or one of the prompt. */
 struct Told {
   int token;
   double logprob;         // of the model's own distribution, at temperature 1
@@ -33,12 +33,14 @@ struct Text {
   size_t length, read;     // of the context, of which the cache holds so many
   size_t written;
   uint8_t *seen;           // (V) of prompt and text
+  uint32_t *times;         // (V) how often each token was written
   double started, prompt_ms;
 };
 
 /* Who hears what is written. After `end` the slot is free. */
 struct Listener {
   void *context;
+  void (*prompt)(void *context, const struct Text *text, const struct Told *told);  // of requests with echo
   void (*token)(void *context, const struct Text *text, const struct Told *told);
   void (*end)(void *context, const struct Text *text, enum TextEnd ending);
 };
@@ -53,6 +55,7 @@ struct Batch {
   struct Told *told;    // (S) what they lead to
   int *tokens;          // (S, positions)
   uint8_t *seen;        // (S, V)
+  uint32_t *times;      // (S, V)
   size_t active;
   uint64_t arrived;
 };

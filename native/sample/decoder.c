@@ -180,6 +180,10 @@ void decoder_read(struct Decoder *d, size_t slot, const int *tokens, size_t posi
   head(d, d->logits, d->x + (count - 1) * d->config.C, 1);
 }
 
+void decoder_logits(struct Decoder *d, size_t first, size_t count) {
+  head(d, d->logits, d->x + first * d->config.C, count);
+}
+
 void decoder_step(struct Decoder *d, const struct Feed *feeds, size_t count) {
   const size_t most = size_min(d->rows, DECODE_ROWS);  // more would be taken for a prompt, with other bits
   for (size_t first = 0; first < count; first += most) {

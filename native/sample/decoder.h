@@ -43,6 +43,10 @@ void decoder_load(struct Decoder *decoder, int file, const char *path, const str
  * the last into row 0. At most DECODER_CHUNK tokens. */
 void decoder_read(struct Decoder *decoder, size_t slot, const int *tokens, size_t position, size_t count);
 
+/* Puts the logits after `count` tokens of the last decoder_read, from its `first` on, into rows 0, 1, …: at most as
+ * many as there are slots, and DECODE_ROWS. */
+void decoder_logits(struct Decoder *decoder, size_t first, size_t count);
+
 /* Feeds one token to each of `count` different slots; row i of the logits then holds what follows feeds[i].
  * A row's bits do not depend on the others. */
 void decoder_step(struct Decoder *decoder, const struct Feed *feeds, size_t count);

@@ -90,16 +90,23 @@ static void tell_ready(struct Generate *g, const struct Arena *arena) {
   flush(g);
 }
 
-static void tell_token(void *context, const struct Text *text, const struct Told *told) {
-  struct Generate *g = context;
+static void tell(struct Generate *g, const char *event, const struct Text *text, const struct Told *told) {
   begin_event(g);
-  add(g, "{\"event\":\"token\",\"id\":\"%s\",\"token\":%d,\"logprob\":%.8g", text->request.id, told->token,
+  add(g, "{\"event\":\"%s\",\"id\":\"%s\",\"token\":%d,\"logprob\":%.8g", event, text->request.id, told->token,
       told->logprob);
   for (size_t i = 0; i < told->tops; i++) {
     add(g, "%s[%d,%.8g]", i == 0 ? ",\"top\":[" : ",", told->top[i].token,
         (double)told->top[i].number - told->log_sum);
   }
   add(g, told->tops > 0 ? "]}\n" : "}\n");
+}
+
+static void tell_prompt(void *context, const struct Text *text, const struct Told *told) {
+  tell(context, "prompt", text, told);
+}
+
+static void tell_token(void *context, const struct Text *text, const struct Told *told) {
+  tell(context, "token", text, told);
 }
 
 static void tell_end(void *context, const struct Text *text, enum TextEnd ending) {
@@ -250,7 +257,7 @@ int command_generate(int argc, char **argv) {
   *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_best(), .dtype = o->dtype};
   decoder->workers.pool = pool_create((int)o->threads);
   g.batch.unused = o->unused;
-  g.batch.listener = (struct Listener){&g, tell_token, tell_end};
+  g.batch.listener = (struct Listener){&g, tell_prompt, tell_token, tell_end};
 
   struct Arena arena = {0};
   layout(&g, &arena);

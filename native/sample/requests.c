@@ -8,7 +8,7 @@
 
 #include "base/util.h"
 
-enum { MESSAGE = 256, WORD = 40 };
+enum { MESSAGE = 256, WORD = 40, MOST_ADDED = 1000000 };
 
 static bool letter_of_id(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
@@ -129,6 +129,33 @@ static bool read_prompt(struct Request *request, struct Word word, size_t V, siz
   return true;
 }
 
+/* Pairs of a token id and what is added to its logit, TOKEN:NUMBER, with commas between them. */
+static bool read_biases(struct Sampling *sampling, struct Word word, size_t V, char *message) {
+  const char *end = word.at + word.length;
+  for (const char *from = word.at; from <= end;) {
+    const char *comma = memchr(from, ',', (size_t)(end - from));
+    const struct Word pair = {from, (size_t)((comma != NULL ? comma : end) - from)};
+    const char *colon = memchr(pair.at, ':', pair.length);
+    const size_t digits = colon != NULL ? (size_t)(colon - pair.at) : pair.length;
+    uint64_t token;
+    double added;
+    char text[WORD];
+    if (colon == NULL || !read_whole((struct Word){pair.at, digits}, &token) || token >= V ||
+        !read_number((struct Word){colon + 1, pair.length - digits - 1}, &added) || fabs(added) > MOST_ADDED) {
+      snprintf(message, MESSAGE, "bias takes pairs ID:NUMBER with commas between them, ids below %zu and numbers from "
+               "-%d to %d, not '%s'", V, MOST_ADDED, MOST_ADDED, shown(pair, text));
+      return false;
+    }
+    if (sampling->bias_count == MOST_BIASES) {
+      snprintf(message, MESSAGE, "bias takes at most %d pairs", MOST_BIASES);
+      return false;
+    }
+    sampling->biases[sampling->bias_count++] = (struct Bias){(int)token, (float)added};
+    from = pair.at + pair.length + 1;
+  }
+  return true;
+}
+
 /* What a key's value may be. */
 struct Key {
   const char *name;
@@ -154,7 +181,7 @@ static bool read_value(const struct Key *key, struct Word word, char *message) {
 static bool read_keys(struct Request *request, const char *rest, const char *end, size_t V, size_t positions,
                       char *message) {
   struct Sampling *s = &request->sampling;
-  uint64_t tokens = 128, top_k = 0, eot = 0, logprobs = 0;
+  uint64_t tokens = 128, top_k = 0, eot = 0, logprobs = 0, echo = 0;
   const struct Key keys[] = {
       {"tokens", NULL, &tokens, 0, 1e9},
       {"temperature", &s->temperature, NULL, 0, 1e6},
@@ -165,8 +192,12 @@ static bool read_keys(struct Request *request, const char *rest, const char *end
       {"seed", NULL, &s->seed, 0, 0x1p64},
       {"eot", NULL, &eot, 0, (double)V - 1},
       {"logprobs", NULL, &logprobs, 0, REQUEST_LOGPROBS},
+      {"frequency-penalty", &s->frequency_penalty, NULL, -MOST_ADDED, MOST_ADDED},
+      {"presence-penalty", &s->presence_penalty, NULL, -MOST_ADDED, MOST_ADDED},
+      {"echo", NULL, &echo, 0, 1},
+      {"bias", NULL, NULL, 0, 0},
   };
-  enum { KEYS = sizeof keys / sizeof *keys, EOT = 7 };
+  enum { KEYS = sizeof keys / sizeof *keys, EOT = 7, BIAS = KEYS - 1 };
   unsigned seen = 0;
   struct Word name, value;
   bool prompted = false;
@@ -177,7 +208,8 @@ static bool read_keys(struct Request *request, const char *rest, const char *end
     prompted = i == KEYS && is(name, "prompt");
     if (i == KEYS && !prompted) {
       snprintf(message, MESSAGE, "a request has no '%s'; it has tokens, temperature, top-k, top-p, min-p, "
-               "repetition-penalty, seed, eot, logprobs and, last, prompt", shown(name, text));
+               "repetition-penalty, frequency-penalty, presence-penalty, bias, seed, eot, logprobs, echo and, last, "
+               "prompt", shown(name, text));
       return false;
     }
     if (!next_word(&rest, end, &value)) {
@@ -194,7 +226,7 @@ static bool read_keys(struct Request *request, const char *rest, const char *end
       seen |= 1u << KEYS;  // none
       continue;
     }
-    if (!read_value(&keys[i], value, message)) return false;
+    if (!(i == BIAS ? read_biases(s, value, V, message) : read_value(&keys[i], value, message))) return false;
   }
   if (!prompted || rest <= end) {
     snprintf(message, MESSAGE, "a request ends with its prompt: prompt 1,2,3");
@@ -204,6 +236,7 @@ static bool read_keys(struct Request *request, const char *rest, const char *end
   s->top_k = top_k;
   request->eot = seen & 1u << EOT && !(seen & 1u << KEYS) ? (int)eot : -1;
   request->logprobs = logprobs;
+  request->echo = echo != 0;
   return read_prompt(request, value, V, positions, message);
 }
 

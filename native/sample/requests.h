@@ -12,6 +12,7 @@ struct Request {
   size_t tokens;         // to write
   int eot;               // the token to stop after, -1: none
   size_t logprobs;       // likely tokens to tell with each token, at most REQUEST_LOGPROBS
+  bool echo;             // tell the prompt's tokens too
   size_t prompt_tokens;  // of the prompt as it came
   size_t count;          // of those below
   int *prompt;           // (positions) the end of the prompt that the context holds

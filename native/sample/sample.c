@@ -82,7 +82,7 @@ int command_sample(int argc, char **argv) {
   const size_t prompt_length = prompt_parse("prompt", o.prompt, V, eot, NULL);
 
   struct Arena arena = {0};
-  struct Batch batch = {.listener = {&o, print_token, check_end}};
+  struct Batch batch = {.listener = {&o, NULL, print_token, check_end}};
   struct Decoder *decoder = &batch.decoder;
   *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_best(), .dtype = o.dtype};
   decoder->workers.pool = pool_create((int)o.threads);

@@ -170,18 +170,30 @@ static void keep_top_p(struct Sampler *sampler, size_t V, double p) {
 }
 
 /* A token that was seen becomes less likely, on either side of zero (Keskar et al. 2019). */
-static void penalize(float *scores, const float *logits, const uint8_t *seen, size_t V, float penalty) {
+static void penalize_seen(float *scores, const uint8_t *seen, size_t V, float penalty) {
   for (size_t v = 0; v < V; v++) {
-    const float x = logits[v];
-    scores[v] = !seen[v] ? x : x < 0 ? x * penalty : x / penalty;
+    const float x = scores[v];
+    if (seen[v]) scores[v] = x < 0 ? x * penalty : x / penalty;
+  }
+}
+
+/* A token that was written becomes less likely, once and each time (OpenAI's API). */
+static void penalize_written(float *scores, const uint32_t *written, size_t V, double presence, double frequency) {
+  for (size_t v = 0; v < V; v++) {
+    if (written[v] > 0) scores[v] -= (float)(presence + frequency * written[v]);
   }
 }
 
 static const float *scores_of(struct Sampler *sampler, const struct Sampling *sampling, const float *logits,
-                              const uint8_t *seen, size_t V) {
-  if (seen == NULL || sampling->repetition_penalty == 1) return logits;
-  penalize(sampler->scores, logits, seen, V, (float)sampling->repetition_penalty);
-  return sampler->scores;
+                              struct Past past, size_t V) {
+  const bool repeats = sampling->repetition_penalty != 1;
+  const bool counts = sampling->frequency_penalty != 0 || sampling->presence_penalty != 0;
+  if (!repeats && !counts && sampling->bias_count == 0) return logits;
+  float *scores = memcpy(sampler->scores, logits, V * sizeof *scores);
+  for (size_t i = 0; i < sampling->bias_count; i++) scores[sampling->biases[i].token] += sampling->biases[i].added;
+  if (repeats) penalize_seen(scores, past.seen, V, (float)sampling->repetition_penalty);
+  if (counts) penalize_written(scores, past.written, V, sampling->presence_penalty, sampling->frequency_penalty);
+  return scores;
 }
 
 /* In four parts, which wait for each other less. */
@@ -192,8 +204,8 @@ static double sum_of(const float *weights, size_t n) {
 }
 
 double sampler_filter(struct Sampler *sampler, const struct Sampling *sampling, const float *logits,
-                      const uint8_t *seen, size_t V) {
-  const float *scores = scores_of(sampler, sampling, logits, seen, V);
+                      struct Past past, size_t V) {
+  const float *scores = scores_of(sampler, sampling, logits, past, V);
   float *weights = sampler->weights;
   if (sampling->temperature == 0) {
     memset(weights, 0, V * sizeof *weights);
@@ -221,10 +233,10 @@ static double uniform(uint64_t seed, uint64_t draw) {
 }
 
 int sampler_draw(struct Sampler *sampler, const struct Sampling *sampling, const float *logits,
-                 const uint8_t *seen, size_t V, uint64_t draw) {
-  if (sampling->temperature == 0) return most_likely(sampler, scores_of(sampler, sampling, logits, seen, V), V);
+                 struct Past past, size_t V, uint64_t draw) {
+  if (sampling->temperature == 0) return most_likely(sampler, scores_of(sampler, sampling, logits, past, V), V);
   enum { RUN = 512 };  // tokens to skip at once
-  double left = uniform(sampling->seed, draw) * sampler_filter(sampler, sampling, logits, seen, V), run;
+  double left = uniform(sampling->seed, draw) * sampler_filter(sampler, sampling, logits, past, V), run;
   const float *weights = sampler->weights;
   size_t begin = 0;
   for (; begin + RUN < V && (run = sum_of(weights + begin, RUN)) <= left; begin += RUN) left -= run;

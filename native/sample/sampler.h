@@ -1,8 +1,9 @@
 /* From logits to a token: what may be drawn, and a seeded draw from it.
  *
- * The filters and their order are those of transformers' generate(): repetition penalty, temperature, top-k,
- * top-p, min-p (generation/logits_process.py); each works on what the one before it left. docs/reference/generate.md
- * has their edge cases.
+ * First biases are added to the logits, and penalties taken from them, as OpenAI describes them. The filters and their
+ * order are those of transformers' generate(): repetition penalty, temperature, top-k, top-p, min-p
+ * (generation/logits_process.py); each works on what the one before it left. docs/reference/generate.md has their edge
+ * cases.
  */
 #ifndef LLMC_SAMPLER_H
 #define LLMC_SAMPLER_H
@@ -13,6 +14,14 @@
 #include "base/arena.h"
 #include "kernels/kernels.h"
 
+/* What is added to the logit of a token. */
+struct Bias {
+  int token;
+  float added;
+};
+
+enum { MOST_BIASES = 300 };
+
 /* How a text wants its tokens drawn. */
 struct Sampling {
   double temperature;         // 0: the most likely token, always
@@ -20,7 +29,17 @@ struct Sampling {
   double top_p;               // 1: no limit
   double min_p;               // 0: no limit
   double repetition_penalty;  // 1: none
+  double frequency_penalty;   // taken from a token's logit each time that it was written; 0: none
+  double presence_penalty;    // taken from it once if it was written; 0: none
   uint64_t seed, draws;       // draws of that seed which are used up already
+  size_t bias_count;
+  struct Bias biases[MOST_BIASES];
+};
+
+/* What a text holds already. */
+struct Past {
+  const uint8_t *seen;      // (V) not 0 for the tokens of prompt and text
+  const uint32_t *written;  // (V) how often each token was written; the prompt does not count
 };
 
 struct Candidate {
@@ -31,7 +50,7 @@ struct Candidate {
 /* What a draw works with and in. */
 struct Sampler {
   const struct Kernels *kernels;
-  float *scores;                 // (V) logits, after the penalty
+  float *scores;                 // (V) logits, after biases and penalties
   float *weights;                // (V) of the tokens that may be drawn, 0 of the others
   struct Candidate *candidates;  // (V)
   size_t V;
@@ -45,14 +64,13 @@ void sampler_layout(struct Sampler *sampler, struct Arena *arena, const struct K
 struct Sampler sampler_at(const struct Sampler *all, int thread);
 
 /* Fills sampler->weights with numbers in proportion to the probability that each token is drawn with, and
- * returns their sum. `seen` (V) is not 0 for the tokens that the text holds; NULL without a repetition
- * penalty. The logits are finite. */
+ * returns their sum. The logits are finite. */
 double sampler_filter(struct Sampler *sampler, const struct Sampling *sampling, const float *logits,
-                      const uint8_t *seen, size_t V);
+                      struct Past past, size_t V);
 
 /* Draw number `draw` with that seed: nothing else that was drawn matters. */
 int sampler_draw(struct Sampler *sampler, const struct Sampling *sampling, const float *logits,
-                 const uint8_t *seen, size_t V, uint64_t draw);
+                 struct Past past, size_t V, uint64_t draw);
 
 /* The `count` most likely tokens and their logits, the most likely first and the lower among equals. Returns
  * how many there are. */

@@ -215,7 +215,7 @@ size_t run_write(struct Run *run, size_t count) {
   const struct Request request = {.sampling = run->sampling, .eot = o->sample_stop < INT32_MAX ? (int)o->sample_stop : -1,
                                   .count = kept, .prompt = run->prompt + prompted - kept,
                                   .tokens = size_min(count, positions)};
-  run->batch.listener = (struct Listener){run, on_token, on_end};
+  run->batch.listener = (struct Listener){run, NULL, on_token, on_end};
   batch_begin(&run->batch, &request);
   while (run->batch.active > 0 && !run_asked_to_stop(run)) batch_turn(&run->batch);
   if (run->batch.active > 0) batch_cancel(&run->batch, run->batch.texts);

@@ -17,6 +17,7 @@ from tests.helpers.engine import (
     must_run,
     refused,
     save_model,
+    succeeded,
 )
 from tests.helpers.generate import generate, line
 
@@ -91,6 +92,102 @@ def test_unused_ids_that_are_no_ranges_are_refused(
     done = native("generate", model=model, unused_ids=ranges)
     assert done.returncode == 2
     assert "--unused-ids" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with 20 symbols: 20 alternatives are all of the distribution."""
+    config = ModelConfig(layers=2, heads=2, channels=16, context=64, vocab_size=20)
+    return save_model(tmp_path_factory.mktemp("few") / "model.bin", config)
+
+
+PENALTIES: list[Flags] = [
+    {"frequency_penalty": 0.3},
+    {"presence_penalty": 0.7},
+    {"frequency_penalty": -0.05, "presence_penalty": 2},
+    {"bias": "3:0.5,7:-0.25,18:-100"},
+    {"frequency_penalty": 0.2, "presence_penalty": 0.1, "bias": "5:0.8"},
+]
+
+
+@pytest.mark.parametrize("flags", PENALTIES)
+def test_penalties_and_biases_are_openai_s(native: Native, few: Path, flags: Flags) -> None:
+    """The likeliest token by its formula, from the distributions that were told.
+
+    The prompt's own tokens do not count.
+    """
+    asked = {"tokens": 60, "temperature": 0, "logprobs": 20}
+    events = generate(native, few, [line("a", [3, 3, 3], **asked, **flags)]).of("a")
+    pairs = str(flags.get("bias", "")).split(",") if "bias" in flags else []
+    bias = np.zeros(20)
+    for token, added in (pair.split(":") for pair in pairs):
+        bias[int(token)] = float(added)
+    times = np.zeros(20)
+    for event in events:
+        scores = np.empty(20)
+        for token, logprob in event["top"]:
+            scores[token] = logprob
+        assert event["logprob"] == scores[event["token"]]  # the model's own
+        scores += bias
+        scores -= float(flags.get("frequency_penalty", 0)) * times
+        scores -= float(flags.get("presence_penalty", 0)) * (times > 0)
+        assert event["token"] == np.argmax(scores)
+        times[event["token"]] += 1
+    plain = generate(native, few, [line("a", [3, 3, 3], **asked)]).tokens("a")
+    assert [event["token"] for event in events] != plain
+
+
+def test_what_a_token_is_drawn_with(native: Native, tmp_path: Path) -> None:
+    """Biases, penalties and the temperature in numpy; the prompt stands for what was written."""
+    logits = (3 * np.random.default_rng(1).standard_normal((4, 50))).astype(np.float32)
+    (tmp_path / "logits").write_bytes(logits.tobytes())
+    text = [7, 7, 7, 8, 49]
+    request = line(
+        "a", text, temperature=0.7, frequency_penalty=0.5, presence_penalty=-0.3, bias="0:2,7:1.5"
+    )
+    flags: Flags = {"logits": tmp_path / "logits", "out": tmp_path / "out"}
+    succeeded(native("debug-filter", vocab_size=50, request=request.strip(), **flags))
+    scores = logits.astype(np.float64)
+    scores[:, 0] += 2
+    scores[:, 7] += 1.5 - 3 * 0.5
+    scores[:, [8, 49]] -= 0.5
+    scores[:, [7, 8, 49]] += 0.3
+    weights = np.exp(scores / 0.7)
+    got = np.fromfile(tmp_path / "out", np.float32).reshape(logits.shape)
+    np.testing.assert_allclose(got, weights / weights.sum(1, keepdims=True), rtol=1e-5, atol=1e-9)
+
+
+def test_no_penalty_and_no_bias_change_nothing(native: Native, few: Path) -> None:
+    asked = {"tokens": 50, "seed": 3, "logprobs": 3}
+    zeros = {"frequency_penalty": 0, "presence_penalty": 0, "echo": 0}
+    said = generate(native, few, [line("a", [1], **asked), line("b", [1], **zeros, **asked)])
+    told = [[{**event, "id": ""} for event in said.of(name)] for name in "ab"]
+    assert told[0] == told[1]
+
+
+def test_the_probabilities_of_a_prompt(native: Native, model: Path) -> None:
+    """They are those the tokens had when they were written, however many slots there are."""
+    asked = {"temperature": 0, "logprobs": 4}
+    written = generate(native, model, [line("a", [9], tokens=POSITIONS - 1, **asked)]).of("a")
+    text = [9, *(event["token"] for event in written)]
+    told = []
+    for slots in (1, 3, 8):
+        requests = [
+            line("b", text, tokens=0, echo=1, **asked),
+            line("c", text[:20], tokens=2, echo=1, **asked),
+        ]
+        said = generate(native, model, requests, slots=slots, threads=2)
+        events = [event for event in said.events if event["event"] == "prompt"]
+        told.append({name: [e for e in events if e["id"] == name] for name in "bc"})
+        assert said.tokens("b") == []
+        assert (said.end("b")["reason"], said.end("b")["tokens"]) == ("length", 0)
+        assert said.tokens("c") == text[20:22]
+    assert told[0] == told[1] == told[2]
+    for name, length in (("b", len(text)), ("c", 20)):
+        assert [event["token"] for event in told[0][name]] == text[1:length]
+        for event, before in zip(told[0][name], written, strict=False):
+            assert event["logprob"] == pytest.approx(before["logprob"], abs=1e-5)
+            assert dict(event["top"]) == pytest.approx(dict(before["top"]), abs=1e-5)
 
 
 def test_it_stops_after_end_of_text(native: Native, model: Path) -> None:

@@ -68,6 +68,16 @@ V = RAGGED.vocab_size
         ("request a eot 301 prompt 1", "a", "eot"),
         ("request a eot -2 prompt 1", "a", "eot"),
         ("request a logprobs 21 prompt 1", "a", "from 0 to 20"),
+        ("request a echo 2 prompt 1", "a", "echo takes a whole number"),
+        ("request a frequency-penalty x prompt 1", "a", "frequency-penalty"),
+        ("request a presence-penalty 1e7 prompt 1", "a", "presence-penalty"),
+        ("request a bias 5 prompt 1", "a", "bias takes pairs"),
+        ("request a bias 301:1 prompt 1", "a", "ids below 301"),
+        ("request a bias 5:nan prompt 1", "a", "not '5:nan'"),
+        ("request a bias 5:1e7 prompt 1", "a", "not '5:1e7'"),
+        ("request a bias 5:1, prompt 1", "a", "bias takes pairs"),
+        ("request a bias 5:1 bias 6:1 prompt 1", "a", "bias is given twice"),
+        ("request a bias " + ",".join(["5:1"] * 301) + " prompt 1", "a", "at most 300 pairs"),
         ('request a temperature "\\\x01\x7f prompt 1', "a", "not '????'"),
         ("cancel", "", "an id is a word"),
         ("cancel a b", "a", "has an id and no more"),
@@ -225,7 +235,8 @@ def test_logits_that_are_no_numbers(native: Native, tmp_path: Path) -> None:
 
 WORDS = (
     "request cancel a b prompt tokens temperature top-k top-p min-p seed eot logprobs "
-    "repetition-penalty 0 1 -1 0.5 1e-9 1e400 3,4 ,, 299 301 18446744073709551615"
+    "repetition-penalty frequency-penalty presence-penalty echo bias 3:1 4:-1e2,5:1 5: :5 "
+    "0 1 -1 0.5 1e-9 1e400 3,4 ,, 299 301 18446744073709551615"
 )
 
 PIECES = st.one_of(
@@ -240,7 +251,7 @@ LINES = st.lists(
             lambda key, value, prompt: (
                 f"request a {key} {value} prompt {','.join(map(str, prompt))}"
             ),
-            st.sampled_from(["tokens", "top-k", "seed", "temperature", "top-p", "min-p", "eot"]),
+            st.sampled_from(["tokens", "top-k", "seed", "temperature", "min-p", "eot", "echo"]),
             st.one_of(st.integers(-2, 40), st.floats(allow_nan=True)),
             st.lists(st.integers(-1, V), max_size=100),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Flags:
     return flags | {"steps": 2, "sample_every": 2, "sample_tokens": 12, "events": "json"}
 
 
-def sampled(native: Native, **flags: object) -> list[int]:
+def sampled(native: Native, **flags: Any) -> list[int]:
     lines = json_lines(succeeded(native("train", **flags)).stdout)
     (sample,) = [line for line in lines if line.get("event") == "sample"]
     tokens: list[int] = sample["tokens"]

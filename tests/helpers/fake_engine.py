@@ -1,7 +1,8 @@
 """A stand-in for ``llmc-native generate``: the same lines, from a model that repeats its prompt.
 
-The k-th token it writes is the k-th of the prompt, over and over; its logprob is -k/8. Requests
-beyond the slots wait. ``--fault`` makes it fail in the ways an engine may.
+The k-th token it writes is the k-th of the prompt, over and over; its logprob is -k/8.
+The k-th token of a prompt has the logprob -k. Requests beyond the slots wait. ``--fault`` makes it
+fail in the ways an engine may.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def parse(line: str) -> dict[str, Any]:
         request[name] = [int(token) for token in value.split(",")] if name == "prompt" else value
     for name in ("tokens", "eot", "logprobs"):
         request[name] = int(request[name])
+    for at, token in enumerate(request["prompt"][1:] if "echo" in fields else [], 1):
+        top = {"top": [[token, -at]]} if request["logprobs"] else {}
+        say(event="prompt", id=words[1], token=token, logprob=-at, **top)
     return request | {"written": 0, "fields": fields}
 
 

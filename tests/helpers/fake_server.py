@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=100_000)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--cors", action="append", default=[])
     parser.add_argument("--patience", type=float, default=None)
     args, rest = parser.parse_known_args()
     if args.patience is not None:
@@ -47,7 +48,7 @@ def main() -> None:
                 bound,
                 generator,
                 served,
-                guard.guard_for(args.host),
+                guard.guard_for(args.host, args.cors),
                 queue=args.queue,
                 max_tokens=args.max_tokens,
                 ready=lambda: print(server.address_of(bound, args.host), flush=True),

@@ -11,6 +11,7 @@ import pytest
 from llmc.fetch.registry import EVALUATIONS, HELLASWAG
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.engine import RAGGED, save_model
+from tests.helpers.served import served
 from tests.helpers.workspace import PRESET, copy_of, ok
 from tests.unit.evaluate.test_hellaswag import PUBLISHED, write
 
@@ -60,6 +61,28 @@ def test_what_it_has_learned_by_heart_it_knows(template: Llmc) -> None:
     assert asked(template, "--data", "right.jsonl", "--max-examples", "2")["examples"] == 2
     narrow = asked(template, "--data", "right.jsonl", "--dtype", "int8")
     assert (narrow["acc"], narrow["acc_norm"], narrow["dtype"]) == (1, 1, "int8")
+
+
+def test_a_served_model_s_echo_scores_it_too(template: Llmc) -> None:
+    """By the requests of lm-evaluation-harness's ``local-completions``."""
+    argv = [*template.command, "serve", "--port", "0"]
+    lines = (template.workspace / "right.jsonl").read_text().splitlines()
+    with served(argv, template.env(), template.workspace) as server:
+        hits = 0
+        for item in map(json.loads, lines):
+            context = [*item["ctx"].encode()]
+            rows = [[*context, *f" {ending}".encode()] for ending in item["endings"]]
+            answer = server.complete(
+                model="parrot", prompt=rows, temperature=0, max_tokens=1, logprobs=1, seed=1234,
+                echo=True,
+            ).json()  # fmt: skip
+            scores = []
+            for choice, row in zip(answer["choices"], rows, strict=True):
+                told = choice["logprobs"]["token_logprobs"]
+                assert len(told) == len(row) + 1
+                scores.append(sum(told[len(context) : -1]))
+            hits += scores.index(max(scores)) == item["label"]
+    assert hits / len(lines) == asked(template, "--data", "right.jsonl")["acc"] == 1
 
 
 def test_what_a_person_sees(llmc: Llmc) -> None:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,39 @@ def test_choices_count_on_from_the_seed(server: Served) -> None:
     assert len(set(alone)) == 3
     unseeded = {server.complete(**ask).json()["choices"][0]["text"] for _ in range(3)}
     assert len(unseeded) == 3
+
+
+def test_best_of_is_the_likeliest_of_several(server: Served) -> None:
+    ask = {"prompt": ["das", "of"], "max_tokens": 12, "temperature": 1.0, "seed": 5, "logprobs": 0}
+    every = server.complete(**ask, n=5).json()["choices"]
+    best = server.complete(**ask, n=2, best_of=5).json()
+    for prompt in (0, 1):
+        group = every[5 * prompt : 5 * prompt + 5]
+        means = [sum(told) / len(told) for each in group if (told := logprobs_of(each))]
+        order = sorted(range(5), key=lambda at: -means[at])[:2]
+        chosen = best["choices"][2 * prompt : 2 * prompt + 2]
+        assert [each["text"] for each in chosen] == [group[at]["text"] for at in order]
+    assert [each["index"] for each in best["choices"]] == [0, 1, 2, 3]
+    assert best["usage"]["completion_tokens"] >= 10
+
+
+def logprobs_of(choice: dict[str, Any]) -> list[float]:
+    found: list[float] = choice["logprobs"]["token_logprobs"]
+    return found
+
+
+def test_penalties_and_biases_reach_the_engine(server: Served) -> None:
+    """Also in a stream, and with several choices."""
+    ask = {"prompt": "the", "max_tokens": 30, "temperature": 0, "logprobs": 0, "ignore_eos": True}
+    (plain,) = server.complete(**ask).json()["choices"]
+    tokens = plain["logprobs"]["tokens"]
+    assert len(set(tokens)) < 30
+    for penalty in ("frequency_penalty", "presence_penalty"):
+        for choice in server.complete(**ask, **{penalty: 2.0}, n=2).json()["choices"]:
+            assert len(set(choice["logprobs"]["tokens"])) > len(set(tokens))
+    answer = server.complete(**ask, logit_bias={"33": 100}, stream=True)
+    parts = [json.loads(event[6:]) for event in answer.text.split("\n\n")[:-2]]
+    assert {token for part in parts for token in part["choices"][0]["logprobs"]["tokens"]} == {"!"}
 
 
 def test_many_clients_at_once_all_get_their_text(server: Served) -> None:

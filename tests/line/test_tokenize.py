@@ -10,9 +10,10 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.tokens.dataset import TokenizeOptions, find_tokenized, tokenize
+from llmc.tokens.dataset import find_tokenized, tokenize
 from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import Manifest, load_manifest, verify
+from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.workspace import ok
@@ -136,7 +137,7 @@ def test_copying_in_slices_changes_nothing(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch, slices: int
 ) -> None:
     whole = tokenized(here, corpus)
-    monkeypatch.setattr("llmc.tokens.shards.SLICE", slices)
+    monkeypatch.setattr("llmc.tokens.divide.SLICE", slices)
     monkeypatch.setattr("llmc.tokens.split.SLICE", slices)
     assert tokenized(here, corpus) == whole
     payload = read_tokens(whole.train_path).tobytes()

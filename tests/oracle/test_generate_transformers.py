@@ -15,7 +15,8 @@ from llmc.cli.context import Context
 from llmc.cli.ui import Ui
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
-from llmc.tokens.tokenizer import load_tokenizer, save_tokenizer
+from llmc.tokens.recorded import save_tokenizer
+from llmc.tokens.tokenizer import load_tokenizer
 from tests.helpers.engine import (
     ALL_ISAS,
     Flags,
@@ -144,6 +145,20 @@ def test_logits_with_the_cache_are_those_without(
         for token, logprob in event["top"]:
             assert abs(logprob - logprobs[n - 1, token]) <= 1e-5 * size, n
             assert abs(logprob - told.get(token, logprob)) <= 1e-5 * size, n
+
+
+def test_the_probabilities_of_a_prompt_are_transformers(
+    native: Native, model: Path, tmp_path: Path
+) -> None:
+    text = sentences(600, CONFIG.vocab_size, 3)
+    with torch.no_grad():
+        logits = in_transformers(model, tmp_path).double()(torch.tensor(text[None])).logits[0]
+    expected = torch.log_softmax(logits, -1).numpy()[np.arange(599), text[1:]]
+    request = line("a", text, tokens=0, echo=1)
+    told = [e for e in generate(native, model, [request]).events if e["event"] == "prompt"]
+    assert [event["token"] for event in told] == text[1:].tolist()
+    size = float(logits.abs().max())
+    np.testing.assert_allclose([e["logprob"] for e in told], expected, rtol=0, atol=1e-5 * size)
 
 
 class Processors:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Llmc
+from tests.helpers.served import served
 from tests.helpers.workspace import ok, prepared_workspace
 
 torch = pytest.importorskip("torch")
@@ -91,3 +92,52 @@ def test_lm_eval_measures_the_loss_of_the_model(shared: Llmc) -> None:
         nats += losses.item() * (len(ids) - 1)
     size = sum(len(text.encode()) for text in TEXTS)
     assert measured == pytest.approx(nats / size / math.log(2), rel=1e-5)
+
+
+QUESTIONS = """\
+task: questions
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    validation: questions.jsonl
+validation_split: validation
+output_type: multiple_choice
+doc_to_text: "{{ctx}}"
+doc_to_choice: "{{endings}}"
+doc_to_target: "{{label}}"
+metric_list:
+  - metric: acc
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm_eval is not installed")
+def test_lm_eval_scores_a_served_model_as_eval_does(shared: Llmc) -> None:
+    """Questions in HellaSwag's form, in a local file."""
+    here = shared.workspace
+    (here / "served").mkdir()
+    (here / "served/questions.yaml").write_text(QUESTIONS)
+    words = ["the of", "und das", "of the of", "Größe"]
+    items = [
+        {"ctx": f"{words[at % 4]} {words[at // 4]}", "endings": words, "label": at * 7 % 4}
+        for at in range(16)
+    ]
+    (here / "questions.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    flags = ["--task", "hellaswag", "--data", "questions.jsonl", "--json"]
+    expected = json.loads(ok(shared("eval", "poet", *flags)).stdout)["acc"]
+    with served([*shared.command, "serve", "--port", "0"], shared.env(), here) as server:
+        model = f"base_url={server.url}v1/completions,model=poet,tokenizer=shared"
+        model += ",tokenizer_backend=huggingface,max_length=63,max_retries=1"
+        argv = ["--model", "local-completions", "--model_args", model, "--batch_size", "4"]
+        argv += ["--include_path", "served", "--tasks", "questions", "--output_path", "answers"]
+        home = {"HF_HOME": str(here / "home"), "HF_HUB_OFFLINE": "1"}
+        subprocess.run(
+            [sys.executable, "-m", "lm_eval", *argv],
+            cwd=here,
+            env={**os.environ, **home},
+            check=True,
+            timeout=600,
+        )
+    (result,) = (here / "answers").rglob("results_*.json")
+    measured = json.loads(result.read_text())["results"]["questions"]["acc,none"]
+    assert measured == pytest.approx(expected)

@@ -17,10 +17,11 @@ import pytest
 from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.dataset import tokenize
 from llmc.tokens.held import character_tokenizer
+from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.prepared import record_prepared
-from llmc.tokens.tokenizer import save_tokenizer
+from llmc.tokens.recorded import save_tokenizer
 from llmc.weights.state import FIELDS, HEADER_BYTES, MAGIC, VERSION
 from tests.helpers.archives import member, tarred, zipped, zstd
 from tests.helpers.engine import save_model, save_tokens

@@ -14,7 +14,7 @@ from llmc.check.inspect.tokens import describe_dataset
 from llmc.errors import Usage
 from llmc.paths import CHECKPOINT, CONFIG, METRICS
 from llmc.tokens.manifest import FILENAME as MANIFEST
-from llmc.tokens.tokenizer import RECORD_FILE
+from llmc.tokens.recorded import RECORD_FILE
 
 
 def describe(path: Path, options: Options) -> Description:

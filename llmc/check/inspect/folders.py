@@ -17,7 +17,7 @@ from llmc.model import parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import SPLITS, scan_manifest
-from llmc.tokens.tokenizer import RECORD_FILE
+from llmc.tokens.recorded import RECORD_FILE
 from llmc.train.folder import read_record
 from llmc.train.history import read_run
 from llmc.train.metrics import Metrics

@@ -19,7 +19,8 @@ from llmc.tokens.files import MAGIC16, MAGIC32, TokenLayout, scan_tokens
 from llmc.tokens.manifest import FILENAME, SPLITS, Shard, scan_manifest
 from llmc.tokens.masks import HEADER_BYTES
 from llmc.tokens.prepared import FILENAME as PREPARED
-from llmc.tokens.tokenizer import Tokenizer, load_recorded
+from llmc.tokens.recorded import load_recorded
+from llmc.tokens.tokenizer import Tokenizer
 
 FIRST_TOKENS = 64
 FREQUENT = 12
@@ -101,9 +102,9 @@ def _say_tokenizer(
 
 def say_recorded(made: Description, folder: Path, record: object) -> Tokenizer | None:
     """Add the tokenizer that a manifest or a run records, and return it."""
-    name, fingerprint, file = (
+    name, fingerprint, file, template = (
         record.get(key) if isinstance(record, dict) else None
-        for key in ("name", "fingerprint", "file")
+        for key in ("name", "fingerprint", "file", "template")
     )
     if not isinstance(name, str) or not isinstance(fingerprint, str):
         made.say("tokenizer", None, "not named as llmc names one")
@@ -114,7 +115,7 @@ def say_recorded(made: Description, folder: Path, record: object) -> Tokenizer |
     shown = f"{safe_text(name)}, fingerprint {safe_text(fingerprint[:16])}…"
     made.note(tokenizer_fingerprint=fingerprint)
     try:
-        tokenizer = load_recorded(folder, name, fingerprint, file)
+        tokenizer = load_recorded(folder, name, fingerprint, file, template)
     except LlmcError as error:
         made.say("tokenizer", name, f"{shown}, which cannot be loaded")
         if file is None and name == "gpt2":
@@ -124,6 +125,8 @@ def say_recorded(made: Description, folder: Path, record: object) -> Tokenizer |
         return None
     vocabulary = f"{tokenizer.vocab_size:,} tokens, the last <|endoftext|>"
     made.say("tokenizer", name, f"{shown}, found: {vocabulary}")
+    if tokenizer.template is not None:
+        made.say("template", tokenizer.template.name, tokenizer.template.name)
     return tokenizer
 
 

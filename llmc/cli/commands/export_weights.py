@@ -55,6 +55,15 @@ Tokenizer = Annotated[
         "Tokenizer the weights were trained with. Default: the recorded one.", "gpt2|byte|FILE"
     ),
 ]
+AddTokens = Annotated[
+    list[str] | None,
+    of_output(
+        "Add a special token, with a row in the model: the mean of its rows. Repeatable. The "
+        "default name ends with -chatml where <|im_start|> and <|im_end|> are added, else with "
+        "-grown.",
+        "TOKEN",
+    ),
+]
 License = Annotated[
     str | None,
     of_output(
@@ -102,6 +111,7 @@ def export_weights(
     data: Data = None,
     license: License = None,
     language: Language = None,
+    add_tokens: AddTokens = None,
     last: Last = False,
     layers: Layers = None,
     heads: Heads = None,
@@ -130,6 +140,7 @@ def export_weights(
         shape=dict(shape),
         seed=seed,
         tokenizer=with_pattern(tokenizer, pattern),
+        add_tokens=add_tokens or (),
         data=data,
         last=last,
         describe=partial(describe, ctx.workspace, said),

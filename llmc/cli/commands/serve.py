@@ -47,6 +47,14 @@ Queue = Annotated[
 MaxTokens = Annotated[
     int, of_server(f"Most tokens per completion ({MAX_TOKENS}).", "N", 1, max=1_000_000)
 ]
+Cors = Annotated[
+    list[str] | None,
+    of_server(
+        "Web pages of this origin may use the server, such as http://localhost:3000; repeatable. "
+        "*: the pages of any site.",
+        "ORIGIN",
+    ),
+]
 Log = Annotated[bool, of_server("Log each request on stderr, without its text.", names=("--log",))]
 
 
@@ -63,6 +71,7 @@ def serve(
     queue: Queue = QUEUE,
     max_tokens: MaxTokens = MAX_TOKENS,
     threads: ThreadsOption = None,
+    cors: Cors = None,
     log: Log = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI's API and a web page.
@@ -75,10 +84,13 @@ def serve(
         if find_spec(package) is None:
             raise MissingOutput(f"serving needs the package {package}: {install_command('serve')}")
     from llmc.serve import server
-    from llmc.serve.guard import guard_for
+    from llmc.serve.guard import ANY_ORIGIN, guard_for
     from llmc.serve.served import served_model
 
-    guard = guard_for(host)
+    guard = guard_for(host, cors or ())
+    if ANY_ORIGIN in guard.origins:
+        needs = "with its key" if guard.key is not None else "while it runs"
+        ctx.ui.note(f"web pages of any site may use this server {needs} (--cors '*')")
     chosen = find_model(ctx.workspace, run, model, last=last, needs_tokenizer=True, report=ctx.ui)
     served = served_model(chosen)
     binary = ensure_native(report=ctx.ui)

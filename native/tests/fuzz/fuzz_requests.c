@@ -2,6 +2,8 @@
  * stand in a line of JSON. */
 #include "fuzz.h"
 
+#include <math.h>
+
 #include "sample/requests.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
@@ -22,6 +24,10 @@ static void check(const char *line, size_t length, size_t V, size_t positions, i
     }
     if (!(s->temperature >= 0 && s->temperature <= 1e6) || !(s->top_p >= 0 && s->top_p <= 1)) abort();
     if (!(s->min_p >= 0 && s->min_p <= 1) || !(s->repetition_penalty > 0)) abort();
+    if (s->bias_count > MOST_BIASES) abort();
+    for (size_t i = 0; i < s->bias_count; i++) {
+      if (s->biases[i].token < 0 || (size_t)s->biases[i].token >= V || !(fabsf(s->biases[i].added) <= 1e6f)) abort();
+    }
     if (request.logprobs > REQUEST_LOGPROBS || request.eot < -1 || request.eot >= (int)V) abort();
   }
   if (asked == ASKED_NONSENSE) {

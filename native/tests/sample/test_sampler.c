@@ -8,12 +8,13 @@ enum { MOST_V = 400, DRAWS = 4000 };
 
 struct Setting {
   size_t V, top_k;
-  double temperature, top_p, min_p, penalty;
+  double temperature, top_p, min_p, penalty, frequency, presence, bias;  // the bias of token 0
 };
 
 static int table;  // of those that this CPU can run
 static float logits[MOST_V], scores[MOST_V];
 static uint8_t seen[MOST_V];
+static uint32_t written[MOST_V];
 static size_t order[MOST_V];
 
 static int compare_by_score(const void *a, const void *b) {
@@ -25,8 +26,9 @@ static int compare_by_score(const void *a, const void *b) {
 /* The probability of every token, by sorting: plain, and nothing like buckets. */
 static void expected_distribution(const struct Setting *s, double *p) {
   for (size_t v = 0; v < s->V; v++) {
-    const double penalty = seen[v] ? s->penalty : 1;
-    scores[v] = (float)(logits[v] < 0 ? (double)logits[v] * penalty : (double)logits[v] / penalty);
+    const double penalty = seen[v] ? s->penalty : 1, biased = (double)logits[v] + (v == 0 ? s->bias : 0);
+    scores[v] = (float)(biased < 0 ? biased * penalty : biased / penalty);
+    scores[v] -= (float)(written[v] * s->frequency + (written[v] > 0) * s->presence);
     order[v] = v, p[v] = 0;
   }
   qsort(order, s->V, sizeof *order, compare_by_score);
@@ -54,8 +56,10 @@ static struct Sampler *scratch(void) {
 
 static int draw(const struct Setting *s, uint64_t seed, size_t i) {
   const struct Sampling sampling = {.temperature = s->temperature, .top_k = s->top_k, .top_p = s->top_p,
-                                    .min_p = s->min_p, .repetition_penalty = s->penalty, .seed = seed};
-  return sampler_draw(scratch(), &sampling, logits, seen, s->V, i);
+                                    .min_p = s->min_p, .repetition_penalty = s->penalty, .seed = seed,
+                                    .frequency_penalty = s->frequency, .presence_penalty = s->presence,
+                                    .bias_count = s->bias != 0, .biases = {{0, (float)s->bias}}};
+  return sampler_draw(scratch(), &sampling, logits, (struct Past){seen, written}, s->V, i);
 }
 
 static void check_setting(const struct Setting *s, uint64_t seed) {
@@ -110,6 +114,7 @@ static void check_told(size_t V) {
 static void check_table(void) {
   static const size_t sizes[] = {1, 2, 3, 10, 127, 301};
   static const double temperatures[] = {0.5, 1, 2}, min_ps[] = {0, 0, 0.05, 0.5, 1}, penalties[] = {1, 1.3};
+  static const double frequencies[] = {0, 0.5, -0.2}, presences[] = {0, 0.3, 0, -1}, biases[] = {0, 0, 0, 3, -100};
   static const size_t top_ks[] = {0, 1, 2, 7, 1000};
   static const double top_ps[] = {0, 0.1, 0.5, 0.95, 1};
   uint64_t seed = 1;
@@ -117,12 +122,13 @@ static void check_table(void) {
     for (size_t v = 0; v < sizes[i]; v++) {
       logits[v] = (float)(mix64(seed * 1000 + v) % 1000) / 200 - 1;
       seen[v] = mix64(seed * 1000 + v) % 3 == 0;
+      written[v] = seen[v] ? (uint32_t)(v % 3) : 0;
     }
     if (sizes[i] > 5) logits[3] = logits[4] = logits[5];  // equals
     for (size_t k = 0; k < sizeof top_ks / sizeof *top_ks; k++) {
       for (size_t p = 0; p < sizeof top_ps / sizeof *top_ps; p++) {
         const struct Setting s = {sizes[i], top_ks[k], temperatures[seed % 3], top_ps[p], min_ps[seed / 3 % 5],
-                                  penalties[seed % 2]};
+                                  penalties[seed % 2], frequencies[seed % 3], presences[seed % 4], biases[seed % 5]};
         if (table == 0 || (int)(seed % 6) == table) check_setting(&s, seed);
         seed++;
       }
@@ -138,7 +144,7 @@ static void check_table(void) {
   for (size_t v = 0; v < 50; v++) logits[v] = v == 17 ? 3e38f : -3e38f;
   static const double extremes[] = {1e-300, 0.01, 1, 1e6};
   for (size_t i = 0; i < 4; i++) {
-    const struct Setting s = {50, 0, extremes[i], 0.9, 0.1, 1};
+    const struct Setting s = {50, 0, extremes[i], 0.9, 0.1, 1, 0, 0, 0};
     check_number(draw(&s, 1, i), 17, "a token of logit 3e38");
   }
   check(isfinite(sampler_log_sum(scratch(), logits, 50)), "the log-sum overflows");

@@ -19,7 +19,8 @@ from llmc.check.inspect.describe import describe
 from llmc.errors import Usage
 from llmc.model import ModelConfig
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.tokenizer import Tokenizer, save_tokenizer
+from llmc.tokens.recorded import save_tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 from tests.conftest import Llmc
 from tests.helpers.engine import save_model, save_tokens
 from tests.helpers.examples import examples

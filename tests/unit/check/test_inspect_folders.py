@@ -20,7 +20,8 @@ from llmc.model import ModelConfig
 from llmc.paths import CHECKPOINT
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.files import read_tokens
-from llmc.tokens.tokenizer import Tokenizer, record_tokenizer, save_tokenizer
+from llmc.tokens.recorded import record_tokenizer, save_tokenizer
+from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
 from llmc.weights.checkpoint import read_header, write_checkpoint
 from llmc.weights.gguf import GgufModel

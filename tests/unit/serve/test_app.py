@@ -109,8 +109,52 @@ def test_several_prompts_are_answered_in_order(server: Served) -> None:
 def test_a_text_may_begin_with_its_prompt(server: Served) -> None:
     done = server.complete(prompt="abc", max_tokens=2, echo=True).json()
     assert done["choices"][0]["text"] == "abcab"
-    assert error(server.complete(prompt="abc", echo=True, logprobs=1), 400)["param"] == "echo"
     assert server.complete(prompt=[97], max_tokens=0, echo=True).json()["choices"][0]["text"] == "a"
+
+
+def test_the_probabilities_of_a_prompt_are_told_with_echo(client: openai.OpenAI) -> None:
+    """As lm-eval asks for them; the first token has none."""
+    done = client.completions.create(
+        model="parrot", prompt=["hé日", "a"], max_tokens=1, echo=True, logprobs=1
+    )
+    told = done.choices[0].logprobs
+    assert told is not None and told.token_logprobs is not None
+    assert done.choices[0].text == "hé日h"
+    assert told.tokens == ["h", *(rf"bytes:\x{byte:02x}" for byte in "é日".encode()), "h"]
+    assert told.token_logprobs == [None, -1, -2, -3, -4, -5, 0]
+    assert told.text_offset == [0, 1, 1, 2, 2, 2, 3]
+    assert told.top_logprobs is not None
+    assert told.top_logprobs[0] is None
+    assert told.top_logprobs[-1] == {"h": 0}
+    alone = done.choices[1].logprobs
+    assert alone is not None
+    assert (alone.tokens, alone.token_logprobs) == (["a", "a"], [None, 0])
+    assert done.usage is not None and done.usage.completion_tokens == 2
+
+
+def test_an_echo_without_more_is_the_prompt_s_probabilities(server: Served) -> None:
+    """Also of an incomplete character, and piece by piece; a stop string is not sought in it."""
+    ask = {"prompt": [97, 0xC3], "max_tokens": 0, "echo": True, "logprobs": 0, "stop": "a"}
+    (choice,) = server.complete(**ask).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("a\ufffd", "length")
+    assert choice["logprobs"]["token_logprobs"] == [None, -1]
+    assert choice["logprobs"]["top_logprobs"] is None
+    parts = [
+        json.loads(line[6:])["choices"][0]
+        for line in server.complete(**ask, stream=True).text.split("\n\n")[:-2]
+    ]
+    assert "".join(part["text"] for part in parts) == "a\ufffd"
+    told = [value for part in parts for value in part["logprobs"]["token_logprobs"]]
+    assert told == [None, -1]
+
+
+def test_the_token_that_ends_an_echo_is_told(server: Served) -> None:
+    """Clients that score a prompt expect one token behind it, whichever it is."""
+    ask = {"prompt": "<|endoftext|>a", "special": True, "max_tokens": 1, "logprobs": 1}
+    (choice,) = server.complete(**ask, echo=True).json()["choices"]
+    assert choice["logprobs"]["tokens"] == ["<|endoftext|>", "a", "<|endoftext|>"]
+    assert (choice["text"], choice["finish_reason"]) == ("<|endoftext|>a", "stop")
+    assert server.complete(**ask).json()["choices"][0]["logprobs"]["tokens"] == []
 
 
 def test_special_tokens_in_a_prompt_are_tokens_where_asked(server: Served) -> None:

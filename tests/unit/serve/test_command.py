@@ -28,6 +28,14 @@ def test_flags_that_exclude_each_other(llmc: Llmc) -> None:
     assert "'--port'" in assert_one_sentence(llmc("serve", "--port", "65536"), 2)
 
 
+def test_an_origin_is_one(llmc: Llmc) -> None:
+    for origin in ("example.org", "https://example.org/", "https://a.org/x", "HTTPS://A.ORG", ""):
+        said = assert_one_sentence(llmc("serve", "--cors", origin, "--quiet"), 2)
+        assert "--cors takes an origin" in said
+    done = llmc("serve", "--cors", "http://a.org:8080", "--cors", "*")
+    assert done.returncode == 3 and "pages of any site may use this server" in done.stderr
+
+
 def test_a_missing_package_is_named(llmc: Llmc) -> None:
     script = (
         "import sys; sys.modules['uvicorn'] = None; sys.argv = ['llmc', 'serve']\n"

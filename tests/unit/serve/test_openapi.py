@@ -50,9 +50,16 @@ def test_every_operation_is_tried(document: Any) -> None:
 
 
 def fits(case: schemathesis.Case[Any]) -> bool:
-    """Say whether a request asks for no more than there is room: no schema can multiply."""
+    """Say whether a request is one that is answered: no schema can multiply or compare numbers."""
     body = case.body if isinstance(case.body, dict) else {}
-    prompt, n = body.get("prompt", ""), body.get("n")
+    prompt, n, best = body.get("prompt", ""), body.get("n"), body.get("best_of")
+    if isinstance(best, int | float):
+        if best < (n if isinstance(n, int | float) else 1) or body.get("stream"):
+            return False
+        n = best
+    bias = body.get("logit_bias")
+    if isinstance(bias, dict) and any(each.isdecimal() and int(each) > 256 for each in bias):
+        return False
     texts = prompt if isinstance(prompt, list) else [prompt]
     long = any(isinstance(text, str) and len(text.encode()) > 63 for text in texts)
     return not long and not (isinstance(n, int | float) and n * len(texts) > 128)

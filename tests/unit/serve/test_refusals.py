@@ -49,11 +49,20 @@ from tests.helpers.serving import KEY, error
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": ["a"] * 11}, "prompt"),
         ({"user": 3}, "user"),
-        ({"best_of": 2}, "best_of"),
+        ({"best_of": 0}, "best_of"),
         ({"best_of": True}, "best_of"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"logit_bias": {"50256": -100}}, "logit_bias"),
+        ({"best_of": 11}, "best_of"),
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"best_of": 6, "prompt": ["a", "b"]}, "best_of"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": "0"}, "frequency_penalty"),
+        ({"logit_bias": {"257": -100}}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {str(token): 1 for token in range(301)}}, "logit_bias"),
+        ({"logit_bias": [5]}, "logit_bias"),
         ({"suffix": "end"}, "suffix"),
         ({"messages": []}, "messages"),
     ],
@@ -192,6 +201,61 @@ def test_only_this_machine_s_names_are_answered(server: Served) -> None:
     for origin in ("https://evil.example", "null", "http://localhost:1"):
         answer = server.client.post("/v1/completions", json={}, headers={"Origin": origin})
         assert error(answer, 403)["code"] == "wrong_origin"
+
+
+PAGE, OTHER = "https://page.example", "https://other.example"
+ASKS = {
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "x-any, content-type",
+}
+
+
+def test_pages_of_no_origin_get_cors_headers_by_default(server: Served) -> None:
+    answer = server.client.options("/v1/completions", headers={"Origin": PAGE, **ASKS})
+    assert error(answer, 403)["code"] == "wrong_origin"
+    assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_pages_of_an_origin_may_be_let_in(folder: Path, key: str | None) -> None:
+    """Its preflight needs no key; the request itself does. Others are as they were."""
+    env = {} if key is None else {"LLMC_API_KEY": key}
+    with fake_server(folder, "--cors", PAGE, "--cors", "http://a.example", env=env) as server:
+        preflight = server.client.options("/v1/completions", headers={"Origin": PAGE, **ASKS})
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == PAGE
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+        assert "x-any" in preflight.headers["access-control-allow-headers"]
+        other = server.client.options("/v1/completions", headers={"Origin": OTHER, **ASKS})
+        assert other.status_code == 400
+        assert "access-control-allow-origin" not in other.headers
+        sent = {"Authorization": f"Bearer {key}"} if key else {}
+        body = {"prompt": "ab", "max_tokens": 2}
+        for origin in (PAGE, "http://a.example"):
+            headers = {"Origin": origin, **sent}
+            answer = server.client.post("/v1/completions", json=body, headers=headers)
+            assert answer.json()["choices"][0]["text"] == "ab"
+            assert answer.headers["access-control-allow-origin"] == origin
+            assert "Origin" in answer.headers["vary"]
+        headers = {"Origin": OTHER, **sent}
+        answer = server.client.post("/v1/completions", json=body, headers=headers)
+        assert "access-control-allow-origin" not in answer.headers
+        if key is None:
+            assert error(answer, 403)["code"] == "wrong_origin"
+        else:
+            answer = server.client.post("/v1/completions", json=body, headers={"Origin": PAGE})
+            assert error(answer, 401)["code"] == "invalid_api_key"
+            assert answer.headers["access-control-allow-origin"] == PAGE  # so the page can read it
+
+
+def test_pages_of_any_origin_may_be_let_in(folder: Path) -> None:
+    with fake_server(folder, "--cors", "*") as server:
+        for origin in (PAGE, "null"):
+            answer = server.client.post("/v1/completions", json={}, headers={"Origin": origin})
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == "*"
+        wrong = {"Origin": PAGE, "Host": "evil.example"}
+        assert error(server.get("/health", headers=wrong), 421)["code"] == "wrong_host"
 
 
 def test_a_key_is_asked_for_where_there_is_one(folder: Path) -> None:

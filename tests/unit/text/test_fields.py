@@ -11,6 +11,7 @@ import pytest
 
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
+from llmc.text.conversations import messages_of, packed
 from llmc.text.fields import NoText, text_of
 from llmc.text.reading import Reading
 from llmc.text.source import open_source
@@ -86,8 +87,10 @@ def test_nested_columns_of_parquet_are_those_of_json(here: Path) -> None:
         wanted = opened("x.jsonl", Reading(field=field))
         assert opened("x.parquet", Reading(field=field)) == wanted
         assert len(wanted) == 3
-    with pytest.raises(BadData, match=r"no column 'text'.*'meta\.text', 'messages'"):
-        opened("x.parquet")
+    assert opened("x.parquet") == opened("x.jsonl") == [packed(messages_of(CHAT["messages"]))] * 3
+    pq.write_table(pa.Table.from_pylist([{"meta": {"text": "t"}, "id": 1}]), "y.parquet")
+    with pytest.raises(BadData, match=r"no column 'text'.*'meta\.text', 'id'"):
+        opened("y.parquet")
 
 
 @pytest.mark.parametrize(

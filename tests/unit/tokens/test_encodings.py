@@ -15,14 +15,8 @@ import tiktoken.load
 import tiktoken.registry
 
 from llmc.errors import BadData, Usage
-from llmc.tokens.tokenizer import (
-    Tokenizer,
-    load_recorded,
-    load_tokenizer,
-    record_tokenizer,
-    recorded_tokenizer,
-    save_tokenizer,
-)
+from llmc.tokens.recorded import load_recorded, record_tokenizer, recorded_tokenizer, save_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_files import decoding_tokenizer
 from llmc.tokens.vocabulary import PATTERNS, PUBLISHED_FILES
 from tests.helpers.awkward import AWKWARD, SOURCES

@@ -9,7 +9,8 @@ import pytest
 
 from llmc.errors import Usage
 from llmc.paths import Workspace
-from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.dataset import tokenize
+from llmc.tokens.options import TokenizeOptions
 
 
 @pytest.mark.parametrize(

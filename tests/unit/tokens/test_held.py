@@ -13,16 +13,15 @@ from tokenizers import Tokenizer as Library
 import llmc.tokens.tokenizer as under_test
 from llmc.errors import BadData
 from llmc.tokens.encode import batches, cuts_of, exact_encoder
-from llmc.tokens.tokenizer import (
+from llmc.tokens.recorded import (
     HELD_FILE,
-    Tokenizer,
     file_of,
     load_recorded,
-    load_tokenizer,
     record_tokenizer,
     recorded_tokenizer,
     save_tokenizer,
 )
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_json import Unheld, read_folder
 
 TEXT = "\n".join(path.read_text() for path in Path(under_test.__file__).parent.glob("t*.py"))

@@ -19,9 +19,10 @@ from llmc.text.documents import ENDOFTEXT
 from llmc.text.source import Part
 from llmc.tokens import encode, runs
 from llmc.tokens.byte_level import Vocabulary
-from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.dataset import tokenize
 from llmc.tokens.encode import choose_encoder, exact_encoder, fast_encoder
 from llmc.tokens.held import held_tokenizer
+from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.runs import Unencodable, encode_carefully
 from llmc.tokens.tokenizer import Tokenizer, assembled, load_tokenizer
 from llmc.tokens.tokenizer_json import table_of

@@ -25,10 +25,12 @@ from llmc.cli.context import Context
 from llmc.errors import BadData
 from llmc.text.source import Part, Source
 from llmc.tokens import dataset as dataset_making
-from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.dataset import tokenize
+from llmc.tokens.divide import Cut
 from llmc.tokens.files import TokenFile, read_tokens, write_tokens
 from llmc.tokens.manifest import Manifest, Split, load_manifest, verify
-from llmc.tokens.shards import SHARD_TOKENS, Cut
+from llmc.tokens.options import TokenizeOptions
+from llmc.tokens.shards import SHARD_TOKENS
 from tests.conftest import Llmc, assert_one_sentence
 
 EOT = 256
@@ -157,7 +159,7 @@ def test_a_fraction_is_cut_at_the_nearest_document_across_shards(
         for n, (a, b) in enumerate(pairwise(ends))
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmc.tokens.shards.SLICE", reach)
+        patch.setattr("llmc.tokens.divide.SLICE", reach)
         assert Cut(fraction=fraction).at(files, EOT) == old_cut(ids, fraction)
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from llmc.paths import Workspace
 from llmc.tokens import split
-from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.dataset import tokenize
 from llmc.tokens.files import TokenFile, read_tokens, write_tokens
+from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.split import draw, tokens_of
 
 EOT, V = 0, 60_000

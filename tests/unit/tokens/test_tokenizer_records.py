@@ -15,15 +15,8 @@ import tiktoken.registry
 
 from llmc.errors import BadData
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.tokenizer import (
-    PATTERN,
-    Tokenizer,
-    load_recorded,
-    load_tokenizer,
-    record_tokenizer,
-    recorded_tokenizer,
-    save_tokenizer,
-)
+from llmc.tokens.recorded import load_recorded, record_tokenizer, recorded_tokenizer, save_tokenizer
+from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer
 from tests.helpers.awkward import SOURCES
 
 

@@ -11,7 +11,8 @@ import pytest
 from llmc.cli.context import Context
 from llmc.config import TrainConfig, load_preset
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.dataset import tokenize
+from llmc.tokens.options import TokenizeOptions
 from llmc.train.mixture import (
     MOST_WEIGHT,
     Named,

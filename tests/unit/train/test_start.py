@@ -9,7 +9,8 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.errors import BadData, LlmcError
-from llmc.tokens.dataset import TokenizeOptions, tokenize
+from llmc.tokens.dataset import tokenize
+from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.tokenizer import load_tokenizer
 from llmc.train.start import check_match, find_data
 from llmc.weights.checkpoint import CheckpointHeader, read_header

@@ -17,7 +17,8 @@ from llmc.errors import BadData, LlmcError, Usage
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.paths import CHECKPOINT, Workspace
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.tokenizer import Tokenizer, load_tokenizer, record_tokenizer
+from llmc.tokens.recorded import record_tokenizer
+from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_bin import read_tokenizer_bin
 from llmc.weights.checkpoint import HEADER_BYTES, read_checkpoint, read_header, write_checkpoint
 from llmc.weights.export import TARGETS

@@ -1,0 +1,200 @@
+"""Conversations: messages of a system, a user and an assistant, in the forms datasets have.
+
+A conversation passes through the readers as one document, like any other text: a record separator
+(U+001E, which RFC 7464 puts before a JSON text) and the messages as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmc.parsing import record_from_json
+from llmc.text.fields import NoText, text_of
+from llmc.text.utf8 import unix_text
+
+MARK = "\x1e"
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+ROLES = {  # as datasets and programs name them
+    "system": SYSTEM,
+    "developer": SYSTEM,
+    "user": USER,
+    "human": USER,
+    "prompter": USER,
+    "assistant": ASSISTANT,
+    "gpt": ASSISTANT,
+    "bot": ASSISTANT,
+    "chatbot": ASSISTANT,
+    "model": ASSISTANT,
+}
+LISTS = ("messages", "conversations", "conversation")  # fields that hold a list of messages
+PAIRS = (  # fields of a question and its answer
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+)
+OTHERS = ("input", "system")  # fields that belong to a pair
+DEFAULT_FIELDS = ("text",)  # the fields of a record that no option names
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side says in a conversation."""
+
+    role: str  # system, user or assistant
+    content: str
+    # Whether training learns to write it; of the assistant's messages only.
+    counts: bool = True
+
+
+Conversation = tuple[Message, ...]
+
+
+def document_of(record: Any, fields: Sequence[str]) -> str:
+    """Return a record as a document: its text, or the conversation in it.
+
+    Where no option names a field and the record has no ``text``, it may be a conversation.
+
+    Raises:
+        NoText: it has neither, or the conversation is broken; the message says how.
+    """
+    is_asked = tuple(fields) != DEFAULT_FIELDS
+    if is_asked or not isinstance(record, dict) or DEFAULT_FIELDS[0] in record:
+        return text_of(record, fields)
+    found = conversation_in(record)
+    return text_of(record, fields) if found is None else packed(found)
+
+
+def fields_of_conversation(there: Sequence[str]) -> tuple[str, ...]:
+    """Return those of a record's fields that make a conversation; empty: they make none."""
+    for name in LISTS:
+        if name in there:
+            return (name,)
+    for pair in PAIRS:
+        if all(name in there for name in pair):
+            return (*pair, *(name for name in OTHERS if name in there))
+    return ()
+
+
+def conversation_in(record: Mapping[str, Any]) -> Conversation | None:
+    """Return the conversation in a record; None if it has no field of one.
+
+    The forms are a list of messages (``messages`` with ``role`` and ``content``, ShareGPT's
+    ``conversations`` with ``from`` and ``value``), and a pair (``prompt`` and ``completion``;
+    Alpaca's ``instruction``, ``input`` and ``output``; others in ``PAIRS``).
+
+    Raises:
+        NoText: the conversation is broken, or has no answer to learn.
+    """
+    fields = fields_of_conversation([*record])
+    if not fields:
+        return None
+    if len(fields) == 1:
+        messages = messages_of(record[fields[0]], fields[0])
+    else:
+        messages = _of_pair(record, fields)
+    if not any(message.role == ASSISTANT and message.counts for message in messages):
+        raise NoText("the conversation has no answer of an assistant to learn")
+    return messages
+
+
+def messages_of(value: Any, name: str = "messages") -> Conversation:
+    """Return a list of messages as programs write it.
+
+    A message is an object with ``role`` and ``content``, or ``from`` and ``value``. The content is
+    a text, or a list of parts of the type ``text``. ``weight`` 0, as in OpenAI's files, makes an
+    answer that is not learnt.
+
+    Raises:
+        NoText: it is no such list.
+    """
+    if not isinstance(value, list) or not value:
+        raise NoText(f"'{name}' should be a list of messages")
+    return tuple(_message(item, f"{name}[{at}]") for at, item in enumerate(value))
+
+
+def _message(item: Any, where: str) -> Message:
+    if not isinstance(item, dict):
+        raise NoText(f"{where} should be an object with 'role' and 'content'")
+    named = item.get("role", item.get("from"))
+    if not isinstance(named, str) or named.lower() not in ROLES:
+        raise NoText(f"{where} has the role {named!r}, not system, user or assistant")
+    role = ROLES[named.lower()]
+    content = _content(item.get("content", item.get("value", item.get("text"))), where)
+    weight = item.get("weight", 1)
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise NoText(f"{where} has the weight {weight!r}, not 0 or 1")
+    return Message(role, content, counts=role == ASSISTANT and weight != 0)
+
+
+def _content(value: Any, where: str) -> str:
+    if isinstance(value, list):
+        texts = [_text_of_part(part) for part in value]
+        known = [text for text in texts if text is not None]
+        if len(known) < len(texts):
+            raise NoText(f"{where} has content that is not text")
+        return unix_text("".join(known))
+    if not isinstance(value, str):
+        raise NoText(f"{where} has no text in 'content'")
+    return unix_text(value)
+
+
+def _text_of_part(part: Any) -> str | None:
+    """Return the text of a part of a message's content; None if it is something else."""
+    if isinstance(part, dict) and part.get("type", "text") == "text":
+        part = part.get("text")
+    return part if isinstance(part, str) else None
+
+
+def _of_pair(record: Mapping[str, Any], fields: Sequence[str]) -> Conversation:
+    """Return the conversation of a question and its answer, either as text or as messages."""
+    asked, answered = (
+        _side(record[name], name, role)
+        for name, role in zip(fields, (USER, ASSISTANT), strict=False)
+    )
+    extra = record.get("input")
+    if extra is not None and not isinstance(extra, str):
+        raise NoText("'input' is not text")
+    if extra and len(asked) == 1:
+        asked = (Message(USER, f"{asked[0].content}\n\n{unix_text(extra)}", counts=False),)
+    system = record.get("system")
+    if system is not None and not isinstance(system, str):
+        raise NoText("'system' is not text")
+    before = (Message(SYSTEM, unix_text(system), counts=False),) if system else ()
+    return (*before, *asked, *answered)
+
+
+def _side(value: Any, name: str, role: str) -> Conversation:
+    if isinstance(value, list):
+        return messages_of(value, name)
+    if not isinstance(value, str):
+        raise NoText(f"'{name}' is not text")
+    return (Message(role, unix_text(value), counts=role == ASSISTANT),)
+
+
+def packed(messages: Iterable[Message]) -> str:
+    """Return a conversation as a document."""
+    table = [[m.role, m.content, int(m.counts)] for m in messages]
+    return MARK + json.dumps(table, ensure_ascii=False, separators=(",", ":"))
+
+
+def is_packed(document: str) -> bool:
+    """Return whether a document is a conversation."""
+    return document.startswith(MARK + '[["')
+
+
+def unpacked(document: str) -> Conversation:
+    """Return the conversation that :func:`packed` made into a document."""
+    table, _ = record_from_json(document, len(MARK))
+    return tuple(Message(role, content, bool(counts)) for role, content, counts in table)
+
+
+def plain_text(document: str) -> str:
+    """Return a document's text: of a conversation, what its messages say."""
+    if not is_packed(document):
+        return document
+    return "\n".join(message.content for message in unpacked(document))

@@ -1,0 +1,101 @@
+"""Records become conversations: each form, and what a broken one says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmc.text.conversations import (
+    Message,
+    document_of,
+    fields_of_conversation,
+    is_packed,
+    packed,
+    plain_text,
+    unpacked,
+)
+from llmc.text.fields import NoText
+
+HI = (Message("user", "Hi", counts=False), Message("assistant", "Hello"))
+RECORDS: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+    {"prompt": "Hi", "completion": "Hello"},
+    {
+        "prompt": [{"role": "user", "content": "Hi"}],
+        "completion": [{"role": "assistant", "content": "Hello"}],
+    },
+    {"instruction": "Hi", "input": "", "output": "Hello", "score": 3},
+    {"question": "Hi", "answer": "Hello"},
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+            {"role": "assistant", "content": "Hello", "weight": 1},
+        ]
+    },
+]
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_every_form_is_the_same_conversation(record: dict[str, Any]) -> None:
+    document = document_of(record, ("text",))
+    assert is_packed(document) and unpacked(document) == HI
+    assert plain_text(document) == "Hi\nHello"
+    assert set(fields_of_conversation([*record])) <= record.keys()
+
+
+def test_more_of_the_forms() -> None:
+    alpaca = {"system": "Be kind", "instruction": "Sum", "input": "1\r\n2", "output": "3"}
+    assert unpacked(document_of(alpaca, ("text",))) == (
+        Message("system", "Be kind", counts=False),
+        Message("user", "Sum\n\n1\n2", counts=False),
+        Message("assistant", "3"),
+    )
+    weighted = {
+        "messages": [
+            {"role": "developer", "content": "s"},
+            {"role": "assistant", "content": "a", "weight": 0},
+            {"role": "assistant", "content": "b\ud800"},
+        ]
+    }
+    found = unpacked(document_of(weighted, ("text",)))
+    assert [message.role for message in found] == ["system", "assistant", "assistant"]
+    assert [message.counts for message in found] == [False, False, True]
+
+
+def test_text_stays_text() -> None:
+    talk = RECORDS[0]
+    assert document_of("User: Hi", ("text",)) == "User: Hi"
+    assert document_of(talk | {"text": "plain"}, ("text",)) == "plain"
+    assert document_of(talk, ("messages",)) == "Hi\nHello"
+    assert plain_text("plain") == "plain"
+    with pytest.raises(NoText, match="there: 'body'"):
+        document_of({"body": "x"}, ("text",))
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"messages": []}, "list of messages"),
+        ({"messages": "Hi"}, "list of messages"),
+        ({"messages": ["Hi"]}, r"messages\[0\] should be an object"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, r"messages\[0\].*'tool'"),
+        ({"messages": [{"content": "x"}]}, "None, not system"),
+        ({"messages": [{"role": "user", "content": None}]}, "no text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "not text"),
+        ({"messages": [{"role": "assistant", "content": "x", "weight": 2}]}, "weight 2"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "no answer"),
+        ({"prompt": 3, "completion": "x"}, "'prompt' is not text"),
+        ({"instruction": "x", "input": 3, "output": "y"}, "'input' is not text"),
+        ({"prompt": "x", "completion": "y", "system": 1}, "'system' is not text"),
+    ],
+)
+def test_a_broken_conversation_says_what_is_wrong(record: dict[str, Any], said: str) -> None:
+    with pytest.raises(NoText, match=said):
+        document_of(record, ("text",))
+
+
+def test_a_conversation_survives_packing() -> None:
+    talk = (Message("user", 'a"b\n\x1e[["', counts=False), Message("assistant", "ü", counts=True))
+    assert unpacked(packed(talk)) == talk
