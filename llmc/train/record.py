@@ -157,7 +157,7 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
         BadData: a file cannot be read, or is no token file.
     """
     known = {
-        manifest.folder / shard.file: asdict(shard)
+        manifest.folder / shard.file: _without_none(asdict(shard))
         for manifest in data.manifests
         for shard in (*manifest.train.shards, *manifest.val.shards)
     }
@@ -176,6 +176,10 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
         ]
         for split, portions in (("train", data.train), ("val", data.val))
     }
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def write_record(folder: Path, record: Record) -> None:
