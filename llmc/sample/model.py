@@ -134,6 +134,23 @@ def find_model(
     return _opened(workspace, found, report, needs_tokenizer=needs_tokenizer)
 
 
+def model_at(
+    workspace: Workspace,
+    run_or_file: str | Path | None = None,
+    *,
+    last: bool = False,
+    report: Report = SILENT,
+) -> SampleModel:
+    """Return the model of a run, named or by its folder, or of a file; of the newest run if None.
+
+    Raises:
+        MissingOutput: there is no such model.
+        BadData: a file is damaged, or the model's tokenizer is unknown.
+    """
+    found = find_checkpoint(workspace, run_or_file, last=last, report=report)
+    return _opened(workspace, found, report, needs_tokenizer=True)
+
+
 def _opened(
     workspace: Workspace, found: FoundCheckpoint, report: Report, *, needs_tokenizer: bool
 ) -> SampleModel:
@@ -290,8 +307,7 @@ def load(
         BadData: a file is damaged, or the model's tokenizer is unknown.
         LlmcError: the engine cannot be started.
     """
-    found = find_checkpoint(workspace, run_or_file, last=last, report=report)
-    model = _opened(workspace, found, report, needs_tokenizer=True)
+    model = model_at(workspace, run_or_file, last=last, report=report)
     binary = ensure_native(report=report)
     argv = model.argv(binary, dtype=dtype, threads=threads)
     return LoadedModel(model, Generator(argv).__enter__())

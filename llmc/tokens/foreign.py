@@ -52,7 +52,7 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
         if dtype is None and has_mask(path):
             raise Usage(
                 f"{path} is part of a dataset of conversations, with a mask: train on its folder "
-                "with 'llmc train --data'"
+                "with 'llmc train --data FOLDER'"
             )
     return paths
 
