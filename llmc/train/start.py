@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from llmc.errors import BadData, LlmcError, MissingOutput
-from llmc.paths import Workspace, expanded
+from llmc.paths import BEST, CHECKPOINT, Workspace, expanded
+from llmc.tokens.added import added_to
 from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
@@ -27,6 +29,7 @@ from llmc.train.mixture import (
     shares,
 )
 from llmc.weights.checkpoint import CheckpointHeader, read_header
+from llmc.weights.tokenizer import tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -263,8 +266,9 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
         )
     for each in models:
         with suppress(LlmcError):
-            check_match(workspace, data, each, read_header(each))
-            return each
+            header = read_header(each)
+            if not any(_fault(header, manifest) for manifest in data.manifests):
+                return each
     return models[0]  # its misfit is named next
 
 
@@ -294,6 +298,27 @@ def _fault(header: CheckpointHeader, made: Manifest) -> str | None:
     return "vocabulary" if made.tokenizer.vocab_size > header.config.vocab_size else None
 
 
+def lacking_tokens(workspace: Workspace, path: Path, made: Manifest) -> tuple[str, ...]:
+    """Return the tokens that a dataset's tokenizer has after those of a model's.
+
+    They are none if the two differ in anything else, or one is not known.
+    """
+    with suppress(LlmcError):
+        if (own := tokenizer_of(workspace, path)) is not None:
+            return added_to(own, made.load_tokenizer()) or ()
+    return ()
+
+
+def _growing_command(workspace: Workspace, path: Path, names: Sequence[str]) -> str:
+    """Return the command that writes a copy of a model with more tokens."""
+    of_run = path.resolve().parent.parent == workspace.runs.resolve()
+    source = path.parent.name if of_run else workspace.shown(path)
+    words = ["llmc", "export-weights", source]
+    if of_run and path.name == CHECKPOINT and path.with_name(BEST).is_file():
+        words.append("--last")
+    return shlex.join(words + [word for name in names for word in ("--add-tokens", name)])
+
+
 def check_match(workspace: Workspace, data: Data, path: Path, header: CheckpointHeader) -> None:
     """Refuse data and a model with different tokens.
 
@@ -305,6 +330,11 @@ def check_match(workspace: Workspace, data: Data, path: Path, header: Checkpoint
     for manifest in data.manifests:
         tokenizer, folder = manifest.tokenizer, workspace.shown(manifest.folder)
         fault = _fault(header, manifest)
+        if fault is not None and (lacking := lacking_tokens(workspace, path, manifest)):
+            raise BadData(
+                f"{shown} lacks the tokens {', '.join(lacking)} of {folder}: run "
+                f'"{_growing_command(workspace, path, lacking)}" and take the file that it writes'
+            )
         if fault == "tokenizer":
             raise BadData(
                 f"{shown} was made for another tokenizer than {folder} ({tokenizer.name}): {advice}"

@@ -36,7 +36,7 @@ Model = Annotated[
     option(
         "Weights to start from. Default: random ones, of a shape that training chooses; "
         "gpt2 for tinyshakespeare and tinystories, and for any text once its weights are there.",
-        "gpt2|FILE|random[:PRESET]",
+        "gpt2|RUN|FILE|random[:PRESET]",
     ),
 ]
 
