@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llmc.config import SampleConfig
 from llmc.engine.generator import Generator
@@ -14,7 +14,8 @@ from llmc.engine.protocol import Request
 from llmc.errors import BadData, Usage
 from llmc.sample.model import SampleModel
 from llmc.sample.text import Sample, SampledToken
-from llmc.text.conversations import ASSISTANT, SYSTEM, USER, Message
+from llmc.text.conversations import ASSISTANT, SYSTEM, USER, Message, messages_of
+from llmc.text.fields import NoText
 from llmc.text.utf8 import as_read
 from llmc.tokens.template import Template
 from llmc.tokens.tokenizer import Tokenizer
@@ -113,6 +114,17 @@ class Chat:
         self._unix = model.unix
         self._talker = chat_model(model)
         self._generator = generator
+
+    def take(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the conversation by objects with ``role`` and ``content``.
+
+        Raises:
+            Usage: they are none.
+        """
+        try:
+            self.messages = [*messages_of([*map(dict, messages)])]
+        except NoText as error:
+            raise Usage(str(error)) from error
 
     def say(self, text: str) -> None:
         """Add a message of the user."""

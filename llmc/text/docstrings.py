@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from llmc.text.conversations import ASSISTANT, USER, Message, packed
 
 SHORTEST, LONGEST = 12, 240  # characters of an answer
+SOURCE_BYTES = 14  # for each byte of a conversation, about
 Defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 

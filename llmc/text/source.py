@@ -23,7 +23,7 @@ from llmc.fetch.registry import DOCSTRINGS, NAMES, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text import opening
-from llmc.text.docstrings import docstring_documents, module_name
+from llmc.text.docstrings import SOURCE_BYTES, docstring_documents, module_name
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
 from llmc.text.examine import LeftOut
 from llmc.text.folders import files_named, start_of
@@ -124,10 +124,10 @@ def _docstrings_source() -> Source:
         path = Path(part.name)
         if (module := module_name(PurePosixPath(path.relative_to(folder)))) is not None:
             read = partial(docstring_documents, path, module)
-            parts.append(Part(f"{DOCSTRINGS}:{module}", part.bytes, read))
+            size = (part.bytes or 0) // SOURCE_BYTES
+            parts.append(Part(f"{DOCSTRINGS}:{module}", size, read))
     records = ({**library.records[0], "name": DOCSTRINGS},)
-    kinds = frozenset({Kind("jsonl")})
-    return replace(library, name=DOCSTRINGS, parts=tuple(parts), records=records, kinds=kinds)
+    return Source(DOCSTRINGS, tuple(parts), records, kinds=frozenset({Kind("jsonl")}))
 
 
 def _fetched(path: Path, boundary: Boundary, dataset: str) -> Source:

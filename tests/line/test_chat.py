@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from llmc import load
+from llmc.errors import Usage
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.terminal import typing
 from tests.helpers.workspace import ok
@@ -61,6 +63,17 @@ def test_every_line_of_a_pipe_is_a_message(talking: Llmc) -> None:
     assert first["message"] == {"role": "assistant", "content": "apple."}
     assert first["reason"] == "end-of-text" and first["dropped_messages"] == 0
     assert lines[1]["prompt_tokens"] > first["prompt_tokens"]
+
+
+def test_python_answers_the_same(talking: Llmc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMC_CACHE_DIR", str(talking.cache))
+    with load("fruit", workspace=talking.workspace) as model:
+        talk = [{"role": "user", "content": "red?"}]
+        assert model.chat(talk, temperature=0.0, tokens=20) == "apple."
+        with pytest.raises(Usage, match=r"messages\[0\]"):
+            model.chat([{"role": "nobody", "content": "x"}])
+        with pytest.raises(Usage, match="no list|list of messages"):
+            model.chat([])
 
 
 def test_old_turns_leave_the_context(talking: Llmc) -> None:

@@ -23,6 +23,7 @@ from llmc.cli.views.training import choose_view, summary
 from llmc.cli.views.watched import Watched
 from llmc.config import DATA, LENGTH, MACHINE, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted, Usage
+from llmc.tokens.recorded import recorded_tokenizer
 from llmc.train.dial import Choice, budget_of, choose
 from llmc.train.dry_run import dry_run as estimate
 from llmc.train.folder import newest_step
@@ -168,7 +169,9 @@ def train(
     ui.result(result_fields(result))
     if result.interrupted:
         raise _interrupted(ctx, result)
-    commands = ["llmc sample --decode"]
+    own = recorded_tokenizer(result.folder)
+    talks = own is not None and own.template is not None
+    commands = ["llmc chat" if talks else "llmc sample --decode"]
     if result.longer:
         ui.note("nothing to do: the run had ended before")
         given = {name: value for name, value in settings.items() if value is not None}
@@ -176,7 +179,9 @@ def train(
         more = [*result.longer, *typed(given)]
         commands.append(resume_command(ctx.workspace, result.folder, *more))
     else:
-        commands.append(f"llmc sample --decode --run {result.folder.name} --temperature 0.8")
+        name = result.folder.name
+        named = f"chat {name}" if talks else f"sample --decode --run {name}"
+        commands.append(f"llmc {named} --temperature 0.8")
     ui.next(*commands)
 
 
