@@ -72,7 +72,7 @@ def test_python_answers_the_same(talking: Llmc, monkeypatch: pytest.MonkeyPatch)
         assert model.chat(talk, temperature=0.0, tokens=20) == "apple."
         with pytest.raises(Usage, match=r"messages\[0\]"):
             model.chat([{"role": "nobody", "content": "x"}])
-        with pytest.raises(Usage, match="no list|list of messages"):
+        with pytest.raises(Usage, match="list of messages"):
             model.chat([])
 
 
