@@ -169,9 +169,7 @@ def train(
     ui.result(result_fields(result))
     if result.interrupted:
         raise _interrupted(ctx, result)
-    own = recorded_tokenizer(result.folder)
-    talks = own is not None and own.template is not None
-    commands = ["llmc chat" if talks else "llmc sample --decode"]
+    commands, again = _after(result)
     if result.longer:
         ui.note("nothing to do: the run had ended before")
         given = {name: value for name, value in settings.items() if value is not None}
@@ -179,10 +177,16 @@ def train(
         more = [*result.longer, *typed(given)]
         commands.append(resume_command(ctx.workspace, result.folder, *more))
     else:
-        name = result.folder.name
-        named = f"chat {name}" if talks else f"sample --decode --run {name}"
-        commands.append(f"llmc {named} --temperature 0.8")
+        commands.append(again)
     ui.next(*commands)
+
+
+def _after(result: TrainResult) -> tuple[list[str], str]:
+    """Return the command that uses a run's model, and the same with more of its options."""
+    own, name = recorded_tokenizer(result.folder), result.folder.name
+    if own is not None and own.template is not None:
+        return ["llmc chat"], f"llmc chat {name} --temperature 0.8"
+    return ["llmc sample --decode"], f"llmc sample --decode --run {name} --temperature 0.8"
 
 
 def _check_new(given: dict[str, bool]) -> None:
