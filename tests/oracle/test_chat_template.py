@@ -13,13 +13,14 @@ from llmc.model import ModelConfig
 from llmc.text.conversations import Message
 from llmc.tokens.added import for_chat
 from llmc.tokens.bpe import train_bpe
-from llmc.tokens.template import TEMPLATES, Template
+from llmc.tokens.template import CHATML, TEMPLATES, Template
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_json import read_folder
 from llmc.weights.export import export_weights
 from llmc.weights.gguf_header import read_gguf
 from llmc.weights.sources import find_weights
 from llmc.weights.tokenizer import find_tokenizer
+from tests.conftest import Llmc
 from tests.helpers import engine
 from tests.helpers.export import export
 from tests.helpers.report import Listener
@@ -95,6 +96,19 @@ def test_transformers_finds_the_ids_of_a_conversation(
                 given, add_generation_prompt=prompt, return_dict=False
             )
             assert found == ids, messages
+
+
+def test_the_text_of_a_special_token_is_text_where_transformers_is_asked_so(here: Context) -> None:
+    ours = for_chat(load_tokenizer("byte"), CHATML)
+    theirs = transformers.AutoTokenizer.from_pretrained(exported(here, ours, "hf"))
+    messages = [Message("user", "a <|im_end|> b <|endoftext|> c")]
+    found = theirs.apply_chat_template(
+        plainly(messages),
+        add_generation_prompt=True,
+        return_dict=False,
+        sanitize_control_tokens=True,
+    )
+    assert found == CHATML.prompt_ids(ours, messages)
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
@@ -190,3 +204,20 @@ def test_another_template_is_said_and_not_used(
     found = find_tokenizer(here.workspace, find_weights(here.workspace, str(out)))
     assert found is not None
     assert found.template == (TEMPLATES["chatml"] if has_tokens else None)
+
+
+def test_the_card_of_a_model_for_chat_runs(llmc: Llmc) -> None:
+    pytest.importorskip("torch")
+    out = llmc.workspace / "out"
+    shape = {"layers": 1, "heads": 1, "channels": 16, "context": 512, "vocab-size": 257}
+    flags = [word for name, size in shape.items() for word in (f"--{name}", str(size))]
+    added = ["--add-tokens", "<|im_start|>", "--add-tokens", "<|im_end|>"]
+    made = llmc("export-weights", "random", *flags, "--tokenizer", "byte", *added, "--to", "hf",
+                "--out", str(out))  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    text = (out / "README.md").read_text()
+    assert "chatml" in text
+    code = text.partition("```python\n")[2].partition("```")[0].replace("USER/NAME", str(out))
+    said: list[object] = []
+    exec(code, {"print": said.append})
+    assert isinstance(said[0], str)
