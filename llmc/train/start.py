@@ -9,13 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, LlmcError, MissingOutput
 from llmc.paths import BEST, CHECKPOINT, Workspace, expanded
 from llmc.tokens.added import added_to
-from llmc.tokens.files import read_tokens
+from llmc.tokens.files import has_mask, read_mask, read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
+from llmc.tokens.masks import COUNTS
 from llmc.tokens.prepared import prepared_model
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.mixture import (
@@ -31,6 +33,9 @@ from llmc.train.mixture import (
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 from llmc.weights.tokenizer import tokenizer_of
 
+if TYPE_CHECKING:
+    from llmc.tokens.files import Ids
+
 
 @dataclass(frozen=True)
 class Data:
@@ -42,6 +47,8 @@ class Data:
     # Of all datasets that the files belong to, those to train on first.
     manifests: tuple[Manifest, ...] = ()
     tokenizer: Tokenizer | None = None  # what made them; None where that is not known
+    sample_prompt: tuple[int, ...] = ()  # ids that samples during training follow; (): end-of-text
+    sample_stop: int | None = None  # the id that ends such a sample, written too; None: none does
 
     @property
     def folder(self) -> Path:
@@ -55,7 +62,7 @@ class Data:
 
     @cached_property
     def val_bytes_per_token(self) -> float | None:
-        """The bytes of text in a validation token, on average; None where they are not known.
+        """The bytes of a validation token that counts, on average; None: they are not known.
 
         Of a mixture it is the mean by the weights of its texts, as its loss is.
         """
@@ -64,7 +71,7 @@ class Data:
         sizes = self.tokenizer.byte_lengths()
         per_token = 0.0
         for text, share in zip(self.val, shares(self.val), strict=True):
-            files = [read_tokens(file) for file in expanded(text.path)]
+            files = [_counted(file) for file in expanded(text.path)]
             of_text = sum(int(sizes[ids].sum()) for ids in files)
             per_token += share * of_text / sum(len(ids) for ids in files)
         return per_token or None
@@ -81,6 +88,12 @@ class Data:
             return " ".join(map(str, ids))
         known = [token for token in ids if token < self.tokenizer.vocab_size]
         return self.tokenizer.detokenize(known).decode(errors="replace")
+
+
+def _counted(file: Path) -> Ids:
+    """Return the tokens of a file at which the loss counts, (n,)."""
+    tokens = read_tokens(file)
+    return tokens[read_mask(file) & COUNTS != 0] if has_mask(file) else tokens
 
 
 def find_data(workspace: Workspace, data: Wanted = None, val_data: Wanted = None) -> Data:

@@ -153,8 +153,10 @@ static bool tell_prompt(struct Batch *batch, const struct Text *text, size_t cou
 }
 
 static void read_chunk(struct Batch *batch, struct Text *text) {
-  const size_t count = size_min(text->length - text->read, DECODER_CHUNK);
-  decoder_read(&batch->decoder, text->slot, text->tokens + text->read, text->read, count);
+  struct Decoder *decoder = &batch->decoder;
+  const size_t count = decoder->rows == 1 ? 1 : size_min(text->length - text->read, DECODER_CHUNK);
+  if (decoder->rows == 1) decoder_step(decoder, &(struct Feed){text->slot, text->read, text->tokens[text->read]}, 1);
+  else decoder_read(decoder, text->slot, text->tokens + text->read, text->read, count);
   if (text->request.echo && text->written == 0 && !tell_prompt(batch, text, count)) {
     end(batch, text, ENDED_ERROR);
     return;
