@@ -12,7 +12,7 @@ from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.fetch.named import fetch_named
-from llmc.fetch.registry import FETCHED, STDLIB
+from llmc.fetch.registry import DOCSTRINGS, FETCHED, LOCAL, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.added import added_to, for_chat
@@ -72,7 +72,9 @@ def recipe_of(inputs: list[str]) -> Recipe:
     if inputs == [STDLIB]:
         preset = load_preset("python-stdlib")
         return Recipe(preset.tokenizer or GPT2, f"random:{preset.name}", preset.name)
-    return Recipe() if any(name in FETCHED or name == STDLIB for name in inputs) else SCRATCH
+    if inputs == [DOCSTRINGS]:
+        return SCRATCH
+    return Recipe() if any(name in FETCHED or name in LOCAL for name in inputs) else SCRATCH
 
 
 def _finetunes(workspace: Workspace, inputs: list[str], options: TokenizeOptions) -> bool:
@@ -259,7 +261,7 @@ def _dataset(
     source: str | None,
     report: Report,
 ) -> Manifest:
-    names = [name for name in inputs if name in FETCHED or name == STDLIB]
+    names = [name for name in inputs if name in FETCHED or name in LOCAL]
     if source is not None and not names:
         raise Usage(
             f"--source is a copy of a named dataset, and {inputs[0]} is a path: leave it out"

@@ -75,7 +75,8 @@ def prepare(
     settings += ["--for", DEFAULT_BUDGET] if _is_chosen(done) else []
     if made.folder.resolve().parent != ctx.workspace.data.resolve():
         settings += ["--data", ctx.workspace.shown(made.folder)]
-    ctx.ui.next(shlex.join(["llmc", "train", *settings]), "llmc sample --decode")
+    after = "llmc sample --decode" if made.tokenizer.template is None else "llmc chat"
+    ctx.ui.next(shlex.join(["llmc", "train", *settings]), after)
 
 
 def _is_chosen(done: stages.Prepared) -> bool:
