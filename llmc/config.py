@@ -191,15 +191,15 @@ class TrainConfig(Checked):
 
     def planned_steps(self, windows: int) -> int:
         """Return how many updates a run has whose epoch is so many rows; time may end it before."""
-        rows = self.tokens_per_step // self.seq_len
         limits = [self.steps]
         limits += [-(-self.max_tokens // self.tokens_per_step)] if self.max_tokens else []
-        limits += [-(-self.epochs * windows // rows)] if self.epochs else []
+        limits += [-(-self.epochs * windows // self.rows_per_step)] if self.epochs else []
         return min(limits)
 
-    def windows_of(self, tokens: int) -> tuple[int, int]:
-        """Return the windows of a text of so many tokens, and the windows in one update."""
-        return max(-(-(tokens - 1) // self.seq_len), 1), self.tokens_per_step // self.seq_len
+    @property
+    def rows_per_step(self) -> int:
+        """The rows, each a window, in one update."""
+        return self.tokens_per_step // self.seq_len
 
 
 @dataclass(frozen=True)

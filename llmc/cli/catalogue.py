@@ -42,6 +42,13 @@ COMMANDS = {
         ("llmc sample --decode --prompt 'def '", "continue a prompt"),
         ("llmc sample -i", "ask for prompts until Ctrl-D"),
     ),
+    "chat": About(
+        MAIN,
+        "Talk with a model that was trained on conversations.",
+        "guide/chat.md",
+        ("llmc chat", "ask the newest run, until Ctrl-D"),
+        ("llmc chat --prompt 'What does os.getcwd do?'", "one question"),
+    ),
     "serve": About(
         MAIN,
         "Serve a model over HTTP: OpenAI's API and a web page.",

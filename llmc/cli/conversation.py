@@ -44,6 +44,8 @@ class Conversation:
         stops: strings that end a text.
         ids: the last text with its prompt, which an empty prompt continues.
         view: shows the texts.
+        commands: what a line that begins with a slash can be, by its name.
+        keys: keys of the prompt, and what they do.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Conversation:
         self.settings = settings
         self.stops = list(stops)
         self.ids: list[int] = []
+        self.commands = COMMANDS
+        self.keys = KEYS
         self._ui = ui
         self._generator = generator
         self._sampled = model
@@ -74,7 +78,7 @@ class Conversation:
         Raises:
             LlmcError: the engine has ended.
         """
-        session = _session(self._toolbar)
+        session = _session(self._toolbar, [f"/{name}" for name in self.commands])
         self._ui.note(f"{self._model()}; /help lists the commands, Ctrl-D leaves")
         if first is not None:
             self.answer(first)
@@ -122,22 +126,26 @@ class Conversation:
         warning = prompt_note(len(self.ids), self._sampled.config.context) if prompt else None
         if warning is not None:
             self._ui.note(warning)
-        with _interrupts(sample.cancel), self.view:
+        with interrupts(sample.cancel), self.view:
             if prompt:
                 self.view.prompt(self.ids, prompt)
             for token in sample:
                 self.view.show(token)
         self.ids += sample.ids
         self.settings = replace(self.settings, seed=(self.settings.seed + 1) % 2**53)
+        self.say_summary(sample)
+
+    def say_summary(self, sample: Sample) -> None:
+        """Print the statistics of a text that has ended."""
         self._ui.console.print(f"{summary([sample], 0)}; seed {sample.seed}", style="dim")
         if self.view.colours:
             self._ui.console.print(legend())
 
     def _command(self, name: str, rest: str) -> bool:
         """Run a command; return False after /quit."""
-        command = COMMANDS.get(name)
+        command = self.commands.get(name)
         if command is None:
-            known = nearest(f"/{name}", [f"/{known}" for known in COMMANDS])
+            known = nearest(f"/{name}", [f"/{known}" for known in self.commands])
             raise Usage(f"there is no /{name}{known} (type // for a prompt that begins with /)")
         if rest.strip() and " " not in command.usage:
             raise Usage(f"{command.usage} takes nothing after it")
@@ -184,9 +192,9 @@ class Conversation:
 
     def help(self, command: PromptCommand, rest: str) -> None:
         """List the commands and keys."""
-        width = max(len(each.usage) for each in COMMANDS.values()) + 2
-        lines = [(each.usage, each.help) for each in COMMANDS.values()]
-        for name, text in (*lines, *KEYS):
+        width = max(len(each.usage) for each in self.commands.values()) + 2
+        lines = [(each.usage, each.help) for each in self.commands.values()]
+        for name, text in (*lines, *self.keys):
             self._ui.note(f"{name:<{width}}{text}")
 
     def quit(self, command: PromptCommand, rest: str) -> None:
@@ -221,7 +229,7 @@ class PromptCommand:
     usage: str  # the command with an example; one word if it takes no value
     help: str  # what it does, for ``/help``
     # Runs it, with the text after the command.
-    run: Callable[[Conversation, PromptCommand, str], None]
+    run: Callable[[Any, PromptCommand, str], None]
     setting: str = ""  # the setting that it changes, if any
 
 
@@ -229,7 +237,7 @@ def _setting(usage: str, name: str) -> PromptCommand:
     return PromptCommand(usage, SAMPLE_SETTINGS[name].help, Conversation.set, name)
 
 
-_COMMANDS = (
+SETTINGS_COMMANDS = (
     _setting("/temp 0.7", "temperature"),
     _setting("/top-k 40", "top_k"),
     _setting("/top-p 0.9", "top_p"),
@@ -243,7 +251,14 @@ _COMMANDS = (
     PromptCommand("/help", "List the commands", Conversation.help),
     PromptCommand("/quit", "Leave; Ctrl-D does too", Conversation.quit),
 )
-COMMANDS = {command.usage.split()[0].removeprefix("/"): command for command in _COMMANDS}
+
+
+def by_name(commands: Sequence[PromptCommand]) -> dict[str, PromptCommand]:
+    """Return commands by what follows their slash."""
+    return {command.usage.split()[0].removeprefix("/"): command for command in commands}
+
+
+COMMANDS = by_name(SETTINGS_COMMANDS)
 ALIASES = {"temperature": "temp", "repetition-penalty": "penalty", "exit": "quit"}
 
 
@@ -276,7 +291,7 @@ def _unescaped(text: str) -> str:
 
 
 @contextmanager
-def _interrupts(call: Callable[[], object]) -> Iterator[None]:
+def interrupts(call: Callable[[], object]) -> Iterator[None]:
     """Call a function on the first Ctrl-C; a second one interrupts the program."""
     before = signal.getsignal(signal.SIGINT)
 
@@ -291,7 +306,7 @@ def _interrupts(call: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _session(toolbar: Callable[[], str]) -> PromptSession[str]:
+def _session(toolbar: Callable[[], str], commands: list[str]) -> PromptSession[str]:
     """Return the line editor, with the history of prompts and completion of commands."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
@@ -314,7 +329,7 @@ def _session(toolbar: Callable[[], str]) -> PromptSession[str]:
 
     return PromptSession(
         history=history,
-        completer=WordCompleter([f"/{name}" for name in COMMANDS], sentence=True),
+        completer=WordCompleter(commands, sentence=True),
         complete_while_typing=False,
         key_bindings=keys,
         bottom_toolbar=toolbar,

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmc.errors import BadData
 from llmc.units import finite
@@ -102,21 +102,24 @@ class Tally:
         self._ended = True
         self._has_gaps = bool(self._rows)
 
-    def add(self, targets: NDArray[np.integer[Any]], losses: Sequence[float]) -> None:
-        """Add a row: the predicted tokens, (n,), and their losses.
+    def add(self, targets: NDArray[np.integer[Any]], losses: Sequence[float | None]) -> None:
+        """Add a row: the predicted tokens, (n,), and their losses; None: it does not count.
 
         Raises:
             BadData: a token is not in the vocabulary.
         """
         import numpy as np
 
-        nats, sizes = np.array(losses), self._bytes(targets)
+        nats = np.array(losses, float)  # None becomes NaN
+        counts = ~np.isnan(nats)
+        nats, sizes = np.where(counts, nats, 0), self._bytes(targets) * counts
         ends = np.flatnonzero(targets == self.eot) + 1 if self.eot is not None else ()
-        self._rows.append((float(nats.sum()), float(len(nats)), float(sizes.sum())))
+        self._rows.append((float(nats.sum()), float(counts.sum()), float(sizes.sum())))
         for begin, end in pairwise([0, *ends, len(nats)]):
             if begin == end:
                 continue  # the row ends with a document
-            part = float(nats[begin:end].sum()), float(end - begin), float(sizes[begin:end].sum())
+            each = (values[begin:end].sum() for values in (nats, counts, sizes))
+            part = cast("Sums", tuple(map(float, each)))
             if self._ended:
                 self._documents.append(part)
             else:

@@ -12,7 +12,7 @@ from llmc.errors import BadData, Usage
 from llmc.fetch.cache import file_sha256
 from llmc.fetch.download import copy, download, download_from_hub
 from llmc.fetch.network import is_url
-from llmc.fetch.registry import STDLIB, Dataset, RemoteFile, registered, stdlib_folder
+from llmc.fetch.registry import LOCAL, Dataset, RemoteFile, registered, stdlib_folder
 from llmc.fetch.unpack import is_archive, unpack
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
@@ -38,7 +38,7 @@ def fetch_named(
         BadData: a file cannot be had or is not the right one.
         Interrupted: Ctrl-C during a download; what has arrived is kept.
     """
-    if name == STDLIB:
+    if name in LOCAL:
         if source is not None:
             raise Usage(
                 "stdlib is read from the Python that runs llmc, without --source: "

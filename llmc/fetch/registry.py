@@ -60,8 +60,10 @@ HELLASWAG = Dataset(
     ),
 )
 FETCHED = {dataset.name: dataset for dataset in (TINYSHAKESPEARE, TINYSTORIES)}
-STDLIB = "stdlib"
-NAMES = (*FETCHED, STDLIB)
+STDLIB = "stdlib"  # the sources of Python's standard library
+DOCSTRINGS = "docstrings"  # questions and answers made of its docstrings
+LOCAL = (STDLIB, DOCSTRINGS)  # texts that this machine has already
+NAMES = (*FETCHED, *LOCAL)
 # Evaluations: questions, not training text.
 EVALUATIONS = {HELLASWAG.name: HELLASWAG}
 

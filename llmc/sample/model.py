@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,6 +134,23 @@ def find_model(
     return _opened(workspace, found, report, needs_tokenizer=needs_tokenizer)
 
 
+def model_at(
+    workspace: Workspace,
+    run_or_file: str | Path | None = None,
+    *,
+    last: bool = False,
+    report: Report = SILENT,
+) -> SampleModel:
+    """Return the model of a run, named or by its folder, or of a file; of the newest run if None.
+
+    Raises:
+        MissingOutput: there is no such model.
+        BadData: a file is damaged, or the model's tokenizer is unknown.
+    """
+    found = find_checkpoint(workspace, run_or_file, last=last, report=report)
+    return _opened(workspace, found, report, needs_tokenizer=True)
+
+
 def _opened(
     workspace: Workspace, found: FoundCheckpoint, report: Report, *, needs_tokenizer: bool
 ) -> SampleModel:
@@ -249,16 +266,37 @@ class LoadedModel:
         """Start a sample, with ids and log probabilities; arguments as in :meth:`sample`."""
         model, settings = self.model, dict[str, Any](options)
         assert model.tokenizer is not None
-        stop, ignore_eot = settings.pop("stop", ()), settings.pop("ignore_eot", False)
-        special = settings.pop("special", False)
-        unknown = settings.keys() - {*vars(model.settings)} | settings.keys() & {"dtype"}
+        ignore_eot, special = (settings.pop(name, False) for name in ("ignore_eot", "special"))
+        chosen, stops = self._chosen(settings)
+        ids = model.ids(prompt, special=special) or [model.eot]
+        request = Request(ids, chosen, NO_TOKEN if ignore_eot else model.end)
+        return Sample(self._generator, model.tokenizer, request, stops)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[SampleOptions]) -> str:
+        """Return the assistant's answer to a conversation.
+
+        ``messages`` are objects with ``role`` and ``content``, as in OpenAI's API; old turns that
+        do not fit the context are left out.
+
+        Raises:
+            BadData: the model was not trained on conversations.
+            Usage: ``messages`` are none; or as :meth:`sample`.
+            LlmcError: the engine failed.
+        """
+        from llmc.sample.chat import Chat
+
+        settings, stops = self._chosen(dict(options))
+        talk = Chat(self.model, self._generator, settings, stops=stops)
+        talk.take(messages)
+        return _valid(talk.answer().finished().text).strip()
+
+    def _chosen(self, settings: dict[str, Any]) -> tuple[SampleConfig, Sequence[str]]:
+        """Return the sampling settings of some options, and the stop strings."""
+        stop = settings.pop("stop", ())
+        unknown = settings.keys() - {*vars(self.model.settings)} | settings.keys() & {"dtype"}
         if unknown:
             raise Usage(f"unknown sampling setting '{min(unknown)}'")
-        ids = model.ids(prompt, special=special) or [model.eot]
-        eot = NO_TOKEN if ignore_eot else model.end
-        request = Request(ids, replace(model.settings, **settings), eot)
-        stops = [stop] if isinstance(stop, str) else stop
-        return Sample(self._generator, model.tokenizer, request, stops)
+        return replace(self.model.settings, **settings), [stop] if isinstance(stop, str) else stop
 
 
 def _valid(text: str) -> str:
@@ -290,8 +328,7 @@ def load(
         BadData: a file is damaged, or the model's tokenizer is unknown.
         LlmcError: the engine cannot be started.
     """
-    found = find_checkpoint(workspace, run_or_file, last=last, report=report)
-    model = _opened(workspace, found, report, needs_tokenizer=True)
+    model = model_at(workspace, run_or_file, last=last, report=report)
     binary = ensure_native(report=report)
     argv = model.argv(binary, dtype=dtype, threads=threads)
     return LoadedModel(model, Generator(argv).__enter__())

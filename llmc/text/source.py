@@ -1,8 +1,9 @@
 """Open text by name or place: input -> source -> parts -> a stream of documents.
 
 In a dataset an ``<|endoftext|>`` token separates documents. Registered names are
-``tinyshakespeare`` and ``tinystories``, which ``llmc fetch`` downloads into the workspace, and
-``stdlib``, the sources of the running Python's standard library. Anything else is a path, a pattern
+``tinyshakespeare`` and ``tinystories``, which ``llmc fetch`` downloads into the workspace;
+``stdlib``, the sources of the running Python's standard library, and ``docstrings``, conversations
+made of its docstrings. Anything else is a path, a pattern
 or an address.
 """
 
@@ -11,16 +12,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from llmc.config import nearest
 from llmc.errors import BadData, Usage
 from llmc.fetch import registry
 from llmc.fetch.network import is_url
-from llmc.fetch.registry import NAMES, STDLIB
+from llmc.fetch.registry import DOCSTRINGS, NAMES, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.text import opening
+from llmc.text.docstrings import SOURCE_BYTES, docstring_documents, module_name
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary
 from llmc.text.examine import LeftOut
 from llmc.text.folders import files_named, start_of
@@ -83,6 +86,8 @@ def open_source(
             raise Usage(f"'{named[0]}' is always read in the same way: leave out {options}")
     if inputs == [STDLIB]:
         return _stdlib_source()
+    if inputs == [DOCSTRINGS]:
+        return _docstrings_source()
     if inputs == [registry.TINYSHAKESPEARE.name]:
         return _tinyshakespeare_source(workspace)
     if inputs == [registry.TINYSTORIES.name]:
@@ -109,6 +114,20 @@ def _stdlib_source() -> Source:
     kept = whole.record()
     record = {key: value for key, value in opened.records[0].items() if key not in kept}
     return replace(opened, records=(record,))
+
+
+def _docstrings_source() -> Source:
+    """Return the conversations of the standard library's docstrings, a part for each module."""
+    library, folder = _stdlib_source(), registry.stdlib_folder()
+    parts = []
+    for part in library.parts:
+        path = Path(part.name)
+        if (module := module_name(PurePosixPath(path.relative_to(folder)))) is not None:
+            read = partial(docstring_documents, path, module)
+            size = (part.bytes or 0) // SOURCE_BYTES
+            parts.append(Part(f"{DOCSTRINGS}:{module}", size, read))
+    records = ({**library.records[0], "name": DOCSTRINGS},)
+    return Source(DOCSTRINGS, tuple(parts), records, kinds=frozenset({Kind("jsonl")}))
 
 
 def _fetched(path: Path, boundary: Boundary, dataset: str) -> Source:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from llmc.errors import BadData, Usage
+from llmc.errors import BadData, LlmcError, Usage
 from llmc.tokens.held import CHARACTERS, HUGGINGFACE, held_tokenizer
 from llmc.tokens.template import Template
 from llmc.tokens.tokenizer import WITHOUT_FILE, Tokenizer, assembled
@@ -42,6 +42,22 @@ def with_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
     name = f"{tokenizer.name}+{len(names)}" if tokenizer.name in WITHOUT_FILE else tokenizer.name
     special = {**tokenizer.special_tokens, **ids}
     return assembled(name, tokenizer.ranks, tokenizer.pattern, special)
+
+
+def added_to(own: Tokenizer, other: Tokenizer) -> tuple[str, ...] | None:
+    """Return the special tokens that ``other`` has after those of ``own``.
+
+    They are none if the two are the same. Returns None if they differ in anything else.
+    """
+    if own.fingerprint == other.fingerprint:
+        return ()
+    later = sorted((token, name) for name, token in other.special_tokens.items())
+    names = tuple(name for token, name in later if token >= own.vocab_size)
+    try:
+        same = with_tokens(own, names).fingerprint == other.fingerprint
+    except LlmcError:
+        return None
+    return names if same else None
 
 
 def for_chat(tokenizer: Tokenizer, template: Template) -> Tokenizer:

@@ -51,8 +51,8 @@ def find_token_files(inputs: Sequence[str], dtype: str | None) -> list[Path]:
         _tokens_of(path, dtype)
         if dtype is None and has_mask(path):
             raise Usage(
-                f"{path} is part of a dataset of conversations, with a mask: train on its folder "
-                "with 'llmc train --data'"
+                f"{path} has a mask, which belongs to its dataset of conversations: train on it "
+                f"with --data {path.parent}"
             )
     return paths
 

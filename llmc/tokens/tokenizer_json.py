@@ -20,10 +20,16 @@ from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.added import with_tokens
 from llmc.tokens.byte_level import Vocabulary, merges_of, unspelled
 from llmc.tokens.held import ADDED_FACTS, held_tokenizer, merges_in, why_not_held
+from llmc.tokens.template_files import (
+    CHAT_TEMPLATE,
+    CONFIG,
+    chat_template_of,
+    with_chat_template,
+)
 from llmc.tokens.tokenizer import Tokenizer, named_if_known, plain_tokenizer
 from llmc.tokens.vocabulary import check_ids, ranks_of, single_bytes
 
-TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"
 SPECIALS = "special_tokens_map.json"
 SPECIAL_KEYS = tuple(f"{key}_token" for key in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # of any tokenizer.json
@@ -39,19 +45,25 @@ MERGES_HEADER, MERGES_START = "#version: 0.2", b"#version"
 
 
 def write_tokenizer_json(
-    folder: Path, vocabulary: Vocabulary, context: int, table: Mapping[str, Any] | None = None
+    folder: Path,
+    vocabulary: Vocabulary,
+    context: int,
+    table: Mapping[str, Any] | None = None,
+    chat_template: str | None = None,
 ) -> None:
-    """Write the four files into ``folder``.
+    """Write the four files into ``folder``, and the chat template if there is one.
 
     ``context`` is the model's number of positions, beyond which ``AutoTokenizer`` warns. The
-    ``tokenizer.json`` is ``table``. Default: one with GPT-2's split pattern.
+    ``tokenizer.json`` is ``table``. Default: one with GPT-2's split pattern. The chat template is
+    Jinja's; older versions of transformers read it in ``tokenizer_config.json``.
 
     Raises:
         OSError: the disk is full.
     """
     from tokenizers import Tokenizer as Library
 
-    ids = {name: index for index, name in enumerate(vocabulary.names()) if name}
+    names = vocabulary.names()
+    ids = {name: index for index, name in enumerate(names) if name}
     table = table if table is not None else table_of(vocabulary)
     made = Library.from_str(json.dumps(table))
     (folder / TOKENIZER).write_text(made.to_str(pretty=True) + "\n", encoding="utf-8")
@@ -66,10 +78,15 @@ def write_tokenizer_json(
         "tokenizer_class": "GPT2Tokenizer" if splitter_is_gpt2s(table) else TOKENIZER_CLASS,
     }
     if vocabulary.eot is not None:
-        end = vocabulary.names()[vocabulary.eot]
+        end = names[vocabulary.eot]
         settings |= {"bos_token": end, "eos_token": end, "unk_token": end}
+    if more := [names[index] for index in vocabulary.specials if index != vocabulary.eot]:
+        settings["additional_special_tokens"] = more
     if (unknown := table["model"].get("unk_token")) is not None:
         settings["unk_token"] = unknown
+    if chat_template is not None:
+        settings["chat_template"] = chat_template
+        (folder / CHAT_TEMPLATE).write_text(chat_template, encoding="utf-8")
     ordered = dict(sorted(settings.items()))
     (folder / CONFIG).write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
 
@@ -188,9 +205,19 @@ class Unheld:
 def read_folder(folder: Path) -> Tokenizer | Unheld | None:
     """Return the tokenizer of a Hugging Face folder; None if it has no file of one.
 
+    It has the folder's chat template if that is one of llmc's.
+
     Raises:
         BadData: its file is damaged.
     """
+    found = _in_folder(folder)
+    if isinstance(found, Tokenizer):
+        return with_chat_template(found, chat_template_of(folder))
+    return found
+
+
+def _in_folder(folder: Path) -> Tokenizer | Unheld | None:
+    """Return the tokenizer of a Hugging Face folder, but for its chat template."""
     if (folder / TOKENIZER).is_file():
         return read_file(folder / TOKENIZER)
     for vocab, merges in PAIRS:

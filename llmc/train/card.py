@@ -139,11 +139,15 @@ class _Card:
 
     def _use(self) -> str:
         context = self.export.found.weights.config.context
+        call = 'write("The")[0]["generated_text"]'
+        if self.export.tokenizer is not None and self.export.tokenizer.template is not None:
+            said = 'write([{"role": "user", "content": "Hello"}])'
+            call = f'{said}[0]["generated_text"][-1]["content"]'
         return (
             "```python\n"
             "from transformers import pipeline\n\n"
             'write = pipeline("text-generation", model="USER/NAME")  # or the path of this folder\n'
-            'print(write("The")[0]["generated_text"])\n'
+            f"print({call})\n"
             "```\n\n"
             f"Prompt and text together have at most {context:,} tokens. "
             "`generation_config.json` has the sampling settings.\n"
@@ -157,8 +161,12 @@ class _Card:
         yield "context", f"{shape.context:,} tokens"
         named = ""
         if tokenizer is not None:
-            named = f": {NAMED_TOKENIZERS.get(tokenizer.name, tokenizer.name)}"
+            name, plus, count = tokenizer.name.partition("+")
+            more = f", and {count} tokens more" if plus else ""
+            named = f": {NAMED_TOKENIZERS.get(name, name)}{more}"
         yield "vocabulary", f"{shape.vocab_size:,}{named}"
+        if tokenizer is not None and tokenizer.template is not None:
+            yield "chat template", f"{tokenizer.template.name}, in `chat_template.jinja`"
         yield "stored as", self.export.dtype
         if self.run is None and isinstance(self.export.found.weights, RandomModel):
             yield "weights", "random: it has not been trained"

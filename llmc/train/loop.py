@@ -185,6 +185,10 @@ def engine_arguments(
         unused = data.tokenizer.ids_without_token(rows)
         argv += ["--eot", str(data.tokenizer.eot)]
         argv += ["--unused-ids", unused] if unused else []
+    if data.sample_prompt:
+        argv += ["--sample-prompt", ",".join(map(str, data.sample_prompt))]
+    if data.sample_stop is not None:
+        argv += ["--sample-stop", str(data.sample_stop)]
     return argv + flags_of(settings)
 
 

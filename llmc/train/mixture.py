@@ -21,6 +21,7 @@ from llmc.paths import Workspace, expanded
 from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest
+from llmc.tokens.windows import count_windows
 from llmc.units import number_of
 
 MOST_WEIGHT = 2**32 - 1  # the sum of the engine's weights
@@ -47,6 +48,10 @@ class Portion:
     def tokens(self) -> int:
         """The tokens of all files."""
         return sum(len(read_tokens(file)) for file in expanded(self.path))
+
+    def windows(self, seq_len: int) -> int:
+        """Return the windows of so many tokens that make an epoch, as the engine counts them."""
+        return count_windows(expanded(self.path), self.tokens, seq_len)
 
     @property
     def folder(self) -> Path:
@@ -235,7 +240,7 @@ def planned_steps(portions: Sequence[Portion], settings: TrainConfig) -> int:
     An epoch of a mixture ends when every text was passed once: mixture_epoch in the engine.
     """
     weights = whole_weights(portions)
-    windows = [settings.windows_of(portion.tokens)[0] for portion in portions]
+    windows = [portion.windows(settings.seq_len) for portion in portions]
     rows = [-(-n * sum(weights) // weight) for n, weight in zip(windows, weights, strict=True)]
     return settings.planned_steps(max(rows))
 
@@ -244,8 +249,7 @@ def seen(portions: Sequence[Portion], settings: TrainConfig) -> list[Seen]:
     """Return what a run sees of each text, early stopping aside."""
     end, found = planned_steps(portions, settings), []
     for portion, share in zip(portions, shares(portions), strict=True):
-        windows, rows = settings.windows_of(portion.tokens)
-        steps = windows / share / rows
+        steps = portion.windows(settings.seq_len) / share / settings.rows_per_step
         found.append(Seen(portion, share, steps, end / steps if end < MOST_STEPS else None))
     return found
 

@@ -12,21 +12,29 @@ from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.fetch.named import fetch_named
-from llmc.fetch.registry import FETCHED, STDLIB
+from llmc.fetch.registry import DOCSTRINGS, FETCHED, LOCAL, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
+from llmc.tokens.added import added_to, for_chat
 from llmc.tokens.dataset import find_tokenized, tokenize
 from llmc.tokens.existing import dataset_named
 from llmc.tokens.manifest import Manifest, verify
 from llmc.tokens.options import AUTO, TokenizeOptions
 from llmc.tokens.prepared import prepared_model, record_prepared
+from llmc.tokens.template import template_named
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 from llmc.tokens.tokenizer_json import Unheld
 from llmc.train.mixture import Portion
 from llmc.train.start import Data, check_match
-from llmc.weights.checkpoint import CheckpointHeader, read_header, verify_checksum
+from llmc.weights.checkpoint import (
+    CheckpointHeader,
+    CheckpointModel,
+    read_header,
+    verify_checksum,
+)
 from llmc.weights.export import export_weights, write_random
-from llmc.weights.sources import DEFAULT_PRESET, PUBLISHED, find_weights
+from llmc.weights.grow import grown
+from llmc.weights.sources import DEFAULT_PRESET, PUBLISHED, FoundWeights, find_weights
 from llmc.weights.tokenizer import carried_tokenizer, find_tokenizer
 
 DEFAULTS = TokenizeOptions()
@@ -64,7 +72,9 @@ def recipe_of(inputs: list[str]) -> Recipe:
     if inputs == [STDLIB]:
         preset = load_preset("python-stdlib")
         return Recipe(preset.tokenizer or GPT2, f"random:{preset.name}", preset.name)
-    return Recipe() if any(name in FETCHED or name == STDLIB for name in inputs) else SCRATCH
+    if inputs == [DOCSTRINGS]:
+        return SCRATCH
+    return Recipe() if any(name in FETCHED or name in LOCAL for name in inputs) else SCRATCH
 
 
 def _finetunes(workspace: Workspace, inputs: list[str], options: TokenizeOptions) -> bool:
@@ -165,10 +175,7 @@ def _completed(
     if made.part is not None:
         raise Usage(f"{shown} is a part of a dataset: run 'llmc tokenize --merge FOLDER' first")
     asked = options.tokenizer
-    if asked is not None and (
-        bpe_vocab_size(asked) is not None
-        or load_tokenizer(asked).fingerprint != made.tokenizer.fingerprint
-    ):
+    if asked is not None and not _is_made_with(asked, made):
         raise Usage(
             f"{own}, with the tokenizer {made.tokenizer.name}: leave out --tokenizer, or name its "
             "text with another --out"
@@ -178,10 +185,32 @@ def _completed(
     recipe = recipe_of([made.dataset])
     if model is None:
         before = prepared_model(workspace, made.folder)
-        model = str(before) if before is not None else _model(recipe, made.tokenizer.name)
+        model = (
+            str(before)
+            if before is not None
+            else _model(recipe, GPT2 if _is_gpt2s(made) else made.tokenizer.name)
+        )
         if model is not None:
             report.note(f"model: {model} (the default; --model names another)")
     return _with_model(workspace, made, model, report)
+
+
+def _is_made_with(asked: str | Tokenizer, made: Manifest) -> bool:
+    """Return whether a dataset has this tokenizer, or it with the tokens of its chat template."""
+    if bpe_vocab_size(asked) is not None:
+        return False
+    named, name = load_tokenizer(asked), made.tokenizer.template
+    whole = named if name is None else for_chat(named, template_named(name))
+    return whole.fingerprint == made.tokenizer.fingerprint
+
+
+def _is_gpt2s(made: Manifest) -> bool:
+    """Return whether a dataset's tokens are GPT-2's, and perhaps more after them."""
+    name = made.tokenizer.name
+    return name == GPT2 or (
+        name.startswith(f"{GPT2}+")
+        and added_to(load_tokenizer(GPT2), made.load_tokenizer()) is not None
+    )
 
 
 def _with_model(
@@ -191,7 +220,7 @@ def _with_model(
     if model is None:
         record_prepared(workspace, manifest.folder, None)
         return Prepared(manifest, None, ensure_native(report=report), None)
-    if model in PUBLISHED and manifest.tokenizer.name != GPT2:
+    if model in PUBLISHED and not _is_gpt2s(manifest):
         raise Usage(
             f"{model} was trained on GPT-2's tokens, not on {manifest.tokenizer.name}'s: "
             "choose another --model, such as random:gpt2-124m"
@@ -232,7 +261,7 @@ def _dataset(
     source: str | None,
     report: Report,
 ) -> Manifest:
-    names = [name for name in inputs if name in FETCHED or name == STDLIB]
+    names = [name for name in inputs if name in FETCHED or name in LOCAL]
     if source is not None and not names:
         raise Usage(
             f"--source is a copy of a named dataset, and {inputs[0]} is a path: leave it out"
@@ -248,18 +277,66 @@ def _dataset(
 
 def _weights(workspace: Workspace, model: str, manifest: Manifest, report: Report) -> Path:
     """Return the checkpoint that ``model`` names, exported unless it is there."""
-    if Path(model).suffix == ".bin":
-        read_header(Path(model))
-        return Path(model)
     kind, _, preset = model.partition(":")
     if kind == "random":
         return _random(workspace, preset, manifest, report)
-    if model in PUBLISHED:
+    exported = None
+    if Path(model).suffix == ".bin":
+        read_header(Path(model))
+    elif model in PUBLISHED:
         fetch_named(workspace, model, report=report)
-        if _whole(out := workspace.models / f"{model}.bin") is not None:
-            report.note(f"{workspace.shown(out)} is exported and whole")
-            return out
+        out = workspace.models / f"{model}.bin"
+        exported = out if _whole(out) is not None else None
+    source = str(exported or model)
+    if (made := _with_more_tokens(workspace, source, manifest, report)) is not None:
+        return made
+    if Path(model).suffix == ".bin":
+        return Path(model)
+    if exported is not None:
+        report.note(f"{workspace.shown(exported)} is exported and whole")
+        return exported
     return export_weights(workspace, model, report=report).path
+
+
+def _with_more_tokens(
+    workspace: Workspace, source: str, manifest: Manifest, report: Report
+) -> Path | None:
+    """Return a copy of a model with the tokens that a dataset has after those of the model.
+
+    It is written unless it is there. Returns None if that is not how the two differ.
+    """
+    found, wanted = find_weights(workspace, source), manifest.tokenizer.fingerprint
+    known = found.weights.origin.tokenizer
+    if known is not None and known.hex() == wanted:
+        return None
+    own = find_tokenizer(workspace, found)
+    names = added_to(own, manifest.load_tokenizer()) if own is not None else None
+    if own is None or not names:
+        return None
+    copy, _ = grown(found, own, names)
+    out = workspace.models / f"{copy.name}.bin"
+    if _is_copy(out, copy, wanted):
+        report.note(f"{workspace.shown(out)} is exported and whole")
+        return out
+    report.note(f"{source} lacks the tokens {', '.join(names)} of the data: a copy gets them")
+    is_file = isinstance(found.weights, CheckpointModel) and found.folder is None
+    dtype = read_header(found.weights.path).dtype if is_file else "fp32"
+    return export_weights(
+        workspace, source, out=out, dtype=dtype, tokenizer=own, add_tokens=names, report=report
+    ).path
+
+
+def _is_copy(path: Path, found: FoundWeights, fingerprint: str) -> bool:
+    """Return whether a checkpoint is whole and has these weights, by tensors of every position."""
+    import numpy as np
+
+    header = _whole(path)
+    if header is None or header.tokenizer != bytes.fromhex(fingerprint):
+        return False
+    there, weights = CheckpointModel(path), found.weights
+    return header.config == weights.config and all(
+        np.array_equal(there.read(name), weights.read(name)) for name in ("wpe", "lnfw", "lnfb")
+    )
 
 
 def _random(workspace: Workspace, preset: str, manifest: Manifest, report: Report) -> Path:

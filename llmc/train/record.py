@@ -26,7 +26,8 @@ from llmc.errors import BadData, MissingOutput
 from llmc.kinds import DAMAGE, reason_of
 from llmc.paths import CONFIG, RECORD, Workspace, expanded, write_json
 from llmc.report import SILENT, Report
-from llmc.tokens.files import payload_sha256, read_tokens
+from llmc.tokens.files import has_mask, payload_sha256, read_tokens
+from llmc.tokens.masks import mask_path
 from llmc.tokens.recorded import file_of, recorded_tokenizer
 from llmc.train.folder import newest_run, next_order, read_record, similar_run
 from llmc.train.git import head_commit
@@ -36,7 +37,7 @@ from llmc.weights.checkpoint import read_header
 
 Record = Mapping[str, Any]
 Texts = tuple[Named, ...] | None
-Hash = tuple[int, str, int]  # tokens, SHA-256, the number of its text
+Hash = tuple[int, str, int, str | None]  # tokens, SHA-256, number of its text, the mask's SHA-256
 Hashes = dict[str, list[Hash]]
 DONE_ON = {"train": "trained", "val": "validated"}
 PLACES = ("data", "val_data")
@@ -156,14 +157,16 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
         BadData: a file cannot be read, or is no token file.
     """
     known = {
-        manifest.folder / shard.file: asdict(shard)
+        manifest.folder / shard.file: _without_none(asdict(shard))
         for manifest in data.manifests
         for shard in (*manifest.train.shards, *manifest.val.shards)
     }
 
     def fingerprint(path: Path) -> dict[str, Any]:
         tokens = len(read_tokens(path))
-        return {"file": path.name, "tokens": tokens, "sha256": payload_sha256(path)}
+        found = {"file": path.name, "tokens": tokens, "sha256": payload_sha256(path)}
+        mask = {"mask_sha256": payload_sha256(mask_path(path))} if has_mask(path) else {}
+        return found | mask
 
     return {
         split: [
@@ -173,6 +176,10 @@ def fingerprints(data: Data) -> dict[str, list[dict[str, Any]]]:
         ]
         for split, portions in (("train", data.train), ("val", data.val))
     }
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -318,6 +325,9 @@ def _recorded_hashes(record: Record) -> Hashes:
 def _hashes(files: Record) -> Hashes:
     """Return the sizes and hashes of each split's token files, and the text that each is of."""
     return {
-        split: [(shard["tokens"], shard["sha256"], shard.get("part", 1)) for shard in shards]
+        split: [
+            (each["tokens"], each["sha256"], each.get("part", 1), each.get("mask_sha256"))
+            for each in shards
+        ]
         for split, shards in files.items()
     }

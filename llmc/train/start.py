@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, LlmcError, MissingOutput
-from llmc.paths import Workspace, expanded
-from llmc.tokens.files import read_tokens
+from llmc.paths import BEST, CHECKPOINT, Workspace, expanded
+from llmc.tokens.added import added_to
+from llmc.tokens.files import has_mask, read_mask, read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
+from llmc.tokens.masks import COUNTS
 from llmc.tokens.prepared import prepared_model
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.train.mixture import (
@@ -27,6 +31,10 @@ from llmc.train.mixture import (
     shares,
 )
 from llmc.weights.checkpoint import CheckpointHeader, read_header
+from llmc.weights.tokenizer import tokenizer_of
+
+if TYPE_CHECKING:
+    from llmc.tokens.files import Ids
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Data:
     # Of all datasets that the files belong to, those to train on first.
     manifests: tuple[Manifest, ...] = ()
     tokenizer: Tokenizer | None = None  # what made them; None where that is not known
+    sample_prompt: tuple[int, ...] = ()  # ids that samples during training follow; (): end-of-text
+    sample_stop: int | None = None  # the id that ends such a sample, written too; None: none does
 
     @property
     def folder(self) -> Path:
@@ -52,7 +62,7 @@ class Data:
 
     @cached_property
     def val_bytes_per_token(self) -> float | None:
-        """The bytes of text in a validation token, on average; None where they are not known.
+        """The bytes of a validation token that counts, on average; None: they are not known.
 
         Of a mixture it is the mean by the weights of its texts, as its loss is.
         """
@@ -61,7 +71,7 @@ class Data:
         sizes = self.tokenizer.byte_lengths()
         per_token = 0.0
         for text, share in zip(self.val, shares(self.val), strict=True):
-            files = [read_tokens(file) for file in expanded(text.path)]
+            files = [_counted(file) for file in expanded(text.path)]
             of_text = sum(int(sizes[ids].sum()) for ids in files)
             per_token += share * of_text / sum(len(ids) for ids in files)
         return per_token or None
@@ -78,6 +88,12 @@ class Data:
             return " ".join(map(str, ids))
         known = [token for token in ids if token < self.tokenizer.vocab_size]
         return self.tokenizer.detokenize(known).decode(errors="replace")
+
+
+def _counted(file: Path) -> Ids:
+    """Return the tokens of a file at which the loss counts, (n,)."""
+    tokens = read_tokens(file)
+    return tokens[read_mask(file) & COUNTS != 0] if has_mask(file) else tokens
 
 
 def find_data(workspace: Workspace, data: Wanted = None, val_data: Wanted = None) -> Data:
@@ -263,8 +279,9 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
         )
     for each in models:
         with suppress(LlmcError):
-            check_match(workspace, data, each, read_header(each))
-            return each
+            header = read_header(each)
+            if not any(_fault(header, manifest) for manifest in data.manifests):
+                return each
     return models[0]  # its misfit is named next
 
 
@@ -294,6 +311,27 @@ def _fault(header: CheckpointHeader, made: Manifest) -> str | None:
     return "vocabulary" if made.tokenizer.vocab_size > header.config.vocab_size else None
 
 
+def lacking_tokens(workspace: Workspace, path: Path, made: Manifest) -> tuple[str, ...]:
+    """Return the tokens that a dataset's tokenizer has after those of a model's.
+
+    They are none if the two differ in anything else, or one is not known.
+    """
+    with suppress(LlmcError):
+        if (own := tokenizer_of(workspace, path)) is not None:
+            return added_to(own, made.load_tokenizer()) or ()
+    return ()
+
+
+def _growing_command(workspace: Workspace, path: Path, names: Sequence[str]) -> str:
+    """Return the command that writes a copy of a model with more tokens."""
+    of_run = path.resolve().parent.parent == workspace.runs.resolve()
+    source = path.parent.name if of_run else workspace.shown(path)
+    words = ["llmc", "export-weights", source]
+    if of_run and path.name == CHECKPOINT and path.with_name(BEST).is_file():
+        words.append("--last")
+    return shlex.join(words + [word for name in names for word in ("--add-tokens", name)])
+
+
 def check_match(workspace: Workspace, data: Data, path: Path, header: CheckpointHeader) -> None:
     """Refuse data and a model with different tokens.
 
@@ -305,6 +343,11 @@ def check_match(workspace: Workspace, data: Data, path: Path, header: Checkpoint
     for manifest in data.manifests:
         tokenizer, folder = manifest.tokenizer, workspace.shown(manifest.folder)
         fault = _fault(header, manifest)
+        if fault is not None and (lacking := lacking_tokens(workspace, path, manifest)):
+            raise BadData(
+                f"{shown} lacks the tokens {', '.join(lacking)} of {folder}: run "
+                f'"{_growing_command(workspace, path, lacking)}" and take the file that it writes'
+            )
         if fault == "tokenizer":
             raise BadData(
                 f"{shown} was made for another tokenizer than {folder} ({tokenizer.name}): {advice}"

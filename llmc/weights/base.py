@@ -145,6 +145,10 @@ class Weights(ABC):
         """
         return None
 
+    def chat_template(self) -> str | None:
+        """Return the text of the chat template that came with the weights; None if none did."""
+        return None
+
     def read(self, name: str, layer: int = 0) -> Floats:
         """Return one tensor of one layer as float32, memory-mapped if it is stored as float32."""
         stored = self.stored(name, layer)

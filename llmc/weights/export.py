@@ -51,6 +51,7 @@ TARGETS = {
         (
             *(CARD, "config.json", "generation_config.json", "model.safetensors"),
             *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
+            "chat_template.jinja",
         ),
     ),
     "gguf": Target(("fp32", "bf16", "f16", "q8_0"), ".gguf"),
@@ -134,7 +135,7 @@ def export_weights(
     """
     found = _found(workspace, source, shape or {}, seed, last=last, report=report)
     _check_target(to, dtype, found.weights.config, data)
-    for note in found.weights.notes:
+    for note in (*found.weights.notes, *tokenizers.template_notes(found)):
         report.note(f"{source}: {note}")
     found, known = _with_tokenizer(workspace, found, tokenizer, to, add_tokens)
     weights, path = found.weights, out or workspace.models / f"{found.name}{TARGETS[to].ending}"
@@ -300,6 +301,9 @@ def _write_for_others(
         _write_llm_c(export, vocabulary, data, report)
         return
     weights.verify()
+    template = known.template if known is not None else None
+    jinja = template.jinja(known) if template is not None and known is not None else None
+    stops = template.stop_ids(known) if template is not None and known is not None else ()
     if export.to == "hf":
         from llmc.tokens.tokenizer_json import write_tokenizer_json
         from llmc.weights.huggingface import write_hf_folder
@@ -309,8 +313,8 @@ def _write_for_others(
         described = describe(export) if describe is not None else None
         with folder_written_whole(path, TARGETS["hf"].files) as folder:
             if vocabulary is not None:
-                write_tokenizer_json(folder, vocabulary, weights.config.context, table)
-            about: dict[str, Any] = {"eot": eot, "origin": export.origin}
+                write_tokenizer_json(folder, vocabulary, weights.config.context, table, jinja)
+            about: dict[str, Any] = {"eot": eot, "stops": stops, "origin": export.origin}
             if described is not None:
                 about["sampling"] = described.sampling
                 (folder / CARD).write_text(signed(described.card), encoding="utf-8")
@@ -319,8 +323,9 @@ def _write_for_others(
         from llmc.weights.gguf import write_gguf
 
         with written_whole(path) as partial:
-            name = export.found.name
-            write_gguf(partial, weights, kind, vocabulary, name=name, origin=export.origin)
+            about = {"name": export.found.name, "origin": export.origin, "chat_template": jinja}
+            about["end_of_turn"] = stops[0] if stops else None
+            write_gguf(partial, weights, kind, vocabulary, **about)
 
 
 def signed(card: str) -> str:

@@ -18,6 +18,7 @@ from llmc.errors import BadData, Usage
 from llmc.kinds import broken_explained
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.byte_level import Vocabulary, unspelled
+from llmc.tokens.template_files import with_chat_template
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.tokenizer_json import Unheld, tokenizer_of_vocabulary
 from llmc.weights.base import NamedWeights, Origin, Weights, layer_shapes
@@ -33,6 +34,7 @@ READABLE = ("F32", "F16", "BF16", "Q8_0")
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # of tokenizer.ggml.token_type
 TOKENIZER = "tokenizer.ggml."  # begins the keys of its tokenizer
+CHAT_TEMPLATE = "tokenizer.chat_template"
 VOCABULARY = ("tokens", "token_type", "merges")
 MATRICES = ("wte", "qkvw", "attprojw", "fcw", "fcprojw")
 # llama.cpp requires a list of merges, and the gguf package writes no empty list. This merge never
@@ -105,12 +107,20 @@ class GgufModel(NamedWeights):
             found, known = self._vocabulary(), self.origin.tokenizer or b""
             with broken_explained(f"the tokenizer in {self.path}", "get the file again"):
                 eot = kept.get(f"{TOKENIZER}eos_token_id")
-                return tokenizer_of_vocabulary(found, eot, known.hex() or None)
+                made = tokenizer_of_vocabulary(found, eot, known.hex() or None)
+            if isinstance(made, Unheld):
+                return made
+            return with_chat_template(made, self.chat_template())
         facts = {
             key: list(value.items) if isinstance(value, GgufArray) else value
             for key, value in sorted(kept.items())
         }
         return Unheld(reason, hashlib.sha256(repr(facts).encode()).hexdigest())
+
+    def chat_template(self) -> str | None:
+        """Return the text of the file's chat template; None if it has none."""
+        found = self.metadata.get(CHAT_TEMPLATE)
+        return found if isinstance(found, str) else None
 
     def _unlike_gpt2(self, kept: Mapping[str, object]) -> str | None:
         """Return why llmc cannot hold the file's tokenizer; None if it can."""
@@ -200,12 +210,21 @@ def check_kind(config: ModelConfig, kind: str) -> None:
 
 
 def write_gguf(
-    path: Path, weights: Weights, kind: str, vocabulary: Vocabulary, *, name: str, origin: Origin
+    path: Path,
+    weights: Weights,
+    kind: str,
+    vocabulary: Vocabulary,
+    *,
+    name: str,
+    origin: Origin,
+    chat_template: str | None = None,
+    end_of_turn: int | None = None,
 ) -> None:
     """Write a GGUF file with its tokenizer, for llama.cpp; an existing file is overwritten.
 
     Matrices are stored as ``kind``: ``F32``, ``F16``, ``BF16`` or ``Q8_0``. ``name`` is the model's
-    name in the file. Tokens of the model beyond the vocabulary are marked unused.
+    name in the file. Tokens of the model beyond the vocabulary are marked unused. The chat template
+    is Jinja's; ``end_of_turn`` is the id that ends an answer in it.
 
     Raises:
         BadData: a number is too large for F16.
@@ -220,6 +239,10 @@ def write_gguf(
     writer.add_name(name)
     _add_model(writer, config, kind)
     _add_tokenizer(writer, config, vocabulary)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+    if end_of_turn is not None:
+        writer.add_eot_token_id(end_of_turn)
     for key, value in origin.metadata().items():
         kinds = {int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32, str: GGUFValueType.STRING}
         writer.add_key_value(key, value, kinds[type(value)])

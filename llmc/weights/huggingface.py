@@ -7,7 +7,7 @@ four kinds of them are transposed. ``attn.bias`` and ``attn.masked_bias`` are ma
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +16,7 @@ from llmc.errors import BadData, MissingOutput, Usage
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.parsing import from_json_file, read_limited
+from llmc.tokens.template_files import chat_template_of
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.tokenizer_json import Unheld, read_folder
 from llmc.weights.base import UNSTACKED, NamedWeights, Origin, Tensor, Weights, layer_shapes
@@ -192,6 +193,10 @@ class HuggingFaceModel(HuggingFaceNames):
         """Return the tokenizer in the folder; errors as in the base class."""
         return read_folder(self.path.parent)
 
+    def chat_template(self) -> str | None:
+        """Return the text of the folder's chat template; None if it has none."""
+        return chat_template_of(self.path.parent)
+
 
 def read_config(path: Path) -> ModelConfig:
     """Return the shape in a ``config.json``.
@@ -257,6 +262,7 @@ def write_hf_folder(
     kind: str,
     *,
     eot: int | None,
+    stops: Sequence[int] = (),
     origin: Origin,
     sampling: Mapping[str, Any] | None = None,
 ) -> None:
@@ -264,7 +270,8 @@ def write_hf_folder(
 
     The weights are one file, as in every GPT-2 that OpenAI published, the largest included. They
     are stored as ``kind``: ``F32``, ``F16`` or ``BF16``. ``eot`` is the id that begins and ends a
-    text; None if the tokenizer is not known. ``sampling`` are llmc's settings for the model.
+    text; None if the tokenizer is not known. ``stops`` are the ids that end an answer, where there
+    is a chat template. ``sampling`` are llmc's settings for the model.
 
     Raises:
         BadData: a number is too large for F16.
@@ -273,6 +280,8 @@ def write_hf_folder(
     settings: dict[str, object] = {"bos_token_id": eot, "eos_token_id": eot}
     _write_json(folder / CONFIG_FILE, _config(weights.config, kind) | settings)
     chosen = _generation(sampling, weights.config.context, eot) if sampling is not None else {}
+    if len(stops) > 1:
+        settings["eos_token_id"] = [*stops]
     _write_json(folder / GENERATION_FILE, settings | (chosen or {"_from_model_config": True}))
     metadata = {"format": "pt", **origin.metadata()}  # transformers requires the format
     write_safetensors(folder / SAFETENSORS, _plan(weights, kind), metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from llmc.paths import Workspace
 from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.tokens.held import HUGGINGFACE
 from llmc.tokens.recorded import RECORD_SUFFIX, TOKENS_SUFFIX, recorded_tokenizer
+from llmc.tokens.template_files import with_chat_template
 from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_json import (
     Unheld,
@@ -116,6 +118,22 @@ def carried_tokenizer(found: FoundWeights) -> Tokenizer | Unheld | None:
             if fingerprint is None or tokenizer.fingerprint == fingerprint.hex():
                 return tokenizer
     return weights.tokenizer()
+
+
+def template_notes(found: FoundWeights) -> tuple[str, ...]:
+    """Return a sentence about a chat template beside weights that is not one of llmc's.
+
+    Raises:
+        BadData: a recorded tokenizer is broken.
+    """
+    text = found.weights.chat_template()
+    own = carried_tokenizer(found) if text is not None else None
+    if not isinstance(own, Tokenizer):
+        return ()
+    if with_chat_template(replace(own, template=None), text).template is not None:
+        return ()
+    used = f": {own.template.name} is used, whose tokens it has" if own.template else ""
+    return (f"its chat template is none of llmc's, and is left out{used}",)
 
 
 def fingerprint_of(found: FoundWeights) -> bytes | None:

@@ -68,7 +68,7 @@ static void step(struct Run *run, size_t number) {
   struct Gpt2 *model = &run->bench.gpt2;
   bench_tokens(&run->bench, number);
   profile_reset();
-  gpt2_gradients(model, run->bench.tokens, run->bench.targets, (struct BatchPart){0, 1});
+  gpt2_gradients(model, run->bench.tokens, run->bench.targets, gpt2_whole(model, run->bench.targets));
   gpt2_update(model, &update, number + 1);
 }
 

@@ -57,6 +57,7 @@ int command_debug_state(int argc, char **argv) {
   }
   struct DataLoader loader;
   dataloader_open(&loader, data, B, T, checkpoint.config.V);
+  dataloader_cut(&loader, T);
   struct Gpt2 model = {.config = checkpoint.config, .kernels = kernels_choose(dtype), .dtype = dtype,
                        .recompute = recompute, .dropout = {.rate = dropout, .seed = seed}};
   model.workers.pool = pool_create((int)threads);
@@ -73,7 +74,7 @@ int command_debug_state(int argc, char **argv) {
   }
   checkpoint_read(file, path, &checkpoint, model.params.first);
   dataloader_batch(&loader, 0, tokens, targets);
-  const float loss = (float)gpt2_gradients(&model, tokens, targets, (struct BatchPart){0, 1});
+  const float loss = (float)gpt2_gradients(&model, tokens, targets, gpt2_whole(&model, targets));
 
   int32_t header[HEADER_INTS] = {0};
   header[DEBUG_MAGIC_AT] = DEBUG_MAGIC;

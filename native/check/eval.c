@@ -3,7 +3,8 @@
  * A row is a piece of the token file. The model reads all but its last token, and it prints the losses
  * of the tokens from `from` on. Without --rows, the rows are windows of T tokens (files/windows.h), the
  * last one shorter: every token but the first is predicted once, or with --max-tokens so many, spread over all. A
- * run's validation measures the same ones.
+ * run's validation measures the same ones. Of a file with a mask they are cut windows (files/cuts.h), and a token that
+ * does not count has the loss null. With --rows, a mask plays no part.
  *
  * A batch is as wide as its longest row. Shorter ones are filled up behind their end, where no printed
  * loss depends on it: attention looks back only.
@@ -125,7 +126,14 @@ static void windows_open(struct Eval *eval) {
         o->model);
   }
   eval->rows_file = -1;
-  eval->windows = windows_spread(eval->loader.count - 1, o->max_tokens, o->seq_len > 0 ? o->seq_len : maxT);
+  const size_t T = o->seq_len > 0 ? o->seq_len : maxT;
+  const uint64_t targets = eval->loader.count - 1;
+  if (eval->loader.masked) {
+    dataloader_cut(&eval->loader, targets < T ? (size_t)targets : T);
+    eval->windows = windows_of_cuts(&eval->loader.cuts, o->max_tokens, eval->loader.T);
+  } else {
+    eval->windows = windows_spread(targets, o->max_tokens, T);
+  }
   eval->predicted = eval->windows.predicted;
   eval->T = eval->windows.T;
   eval->rows = eval->windows.count;
@@ -258,10 +266,11 @@ static void tell_start(struct Eval *eval, const struct Arena *arena, size_t avai
   say(eval);
 }
 
-/* A row's losses, the first of them that of the token at position start + from. Returns their sum. */
-static double tell_row(struct Eval *eval, size_t i, const struct Row *row, const float *losses) {
+/* A row's losses, the first of them that of the token at position start + from, and null where the target is -1. Returns
+ * their sum. */
+static double tell_row(struct Eval *eval, size_t i, const struct Row *row, const float *losses, const int *targets) {
   const size_t count = row->length - row->from, at = (size_t)row->start + row->from;
-  losses += row->from - 1;
+  losses += row->from - 1, targets += row->from - 1;
   if (json(eval)) add(eval, "{\"event\":\"row\",\"row\":%zu,\"at\":%zu,\"losses\":[", i, at);
   double sum = 0;
   for (size_t t = 0; t < count; t++) {
@@ -269,7 +278,9 @@ static double tell_row(struct Eval *eval, size_t i, const struct Row *row, const
       die(EXIT_NOT_FINITE, "%s gives token %zu of %s the loss %g: its weights are NaN, infinite or far too "
           "large; use another", eval->options.model, at + t, eval->options.data, unsigned_nan((double)losses[t]));
     }
-    if (json(eval)) add(eval, "%s%.9g", t > 0 ? "," : "", (double)losses[t]);
+    if (json(eval) && t > 0) add(eval, ",");
+    if (json(eval) && targets[t] < 0) add(eval, "null");
+    else if (json(eval)) add(eval, "%.9g", (double)losses[t]);
     sum += (double)losses[t];
   }
   if (json(eval)) {
@@ -296,6 +307,7 @@ static void fill_batch(struct Eval *eval, size_t first, size_t n) {
   for (size_t b = 0; b < n; b++) {
     dataloader_run(&eval->loader, eval->batch[b].start, eval->batch[b].length - 1, eval->tokens + b * T,
                    eval->targets + b * T);
+    if (eval->rows_file < 0) dataloader_uncount(&eval->loader, windows_at(&eval->windows, first + b), eval->targets + b * T);
   }
   eval->model.B = n, eval->model.T = T;  // less than was laid out, at most
 }
@@ -326,7 +338,8 @@ static void evaluate(struct Eval *eval) {
     if (decodes(eval)) decode_losses(eval);
     else gpt2_loss(&eval->model, eval->tokens, eval->targets);
     for (size_t b = 0; b < n; b++) {
-      sum += tell_row(eval, first + b, &eval->batch[b], eval->losses + b * eval->model.T);
+      const size_t at = b * eval->model.T;
+      sum += tell_row(eval, first + b, &eval->batch[b], eval->losses + at, eval->targets + at);
     }
   }
   if (json(eval)) return;

@@ -9,11 +9,13 @@
 
 #include "files/file.h"
 #include "files/format.h"
+#include "files/mask.h"
 #include "base/util.h"
 
 struct Found {
   size_t width;
   uint64_t count;
+  bool masked;
 };
 
 /* Opens one token file and holds its size against its header. */
@@ -36,6 +38,11 @@ static int shard_open(const char *path, struct Found *found) {
         "make it with 'llmc tokenize PATH', from tokens without a header with its --dtype uint16 or int32",
         path, magic, version, TOKENS16_MAGIC, TOKENS16_VERSION, TOKENS32_MAGIC, TOKENS32_VERSION);
   }
+  if (header[TOKENS_MASK_AT] != 0 && header[TOKENS_MASK_AT] != 1) {
+    die(EXIT_BAD_DATA, "%s is damaged: int %d of its header is %d, not 0 or 1; make it again with 'llmc tokenize PATH'", path,
+        TOKENS_MASK_AT, header[TOKENS_MASK_AT]);
+  }
+  found->masked = header[TOKENS_MASK_AT] == 1;
   found->count = (uint32_t)header[TOKENS_COUNT_AT];
   const uint64_t expected = HEADER_BYTES + found->count * found->width;
   if (size != expected) {
@@ -53,7 +60,16 @@ static void add_shard(struct DataLoader *loader, const char *path) {
     die(EXIT_BAD_DATA, "%s holds tokens of %zu bytes, %s of %zu: they are of different datasets; name one",
         path, found.width, loader->shards[0].path, loader->width);
   }
-  loader->width = found.width;
+  if (loader->shard_count > 0 && found.masked != loader->masked) {
+    die(EXIT_BAD_DATA, "%s has a mask, and %s has none: they are of different datasets; name one",
+        found.masked ? path : loader->shards[0].path, found.masked ? loader->shards[0].path : path);
+  }
+  if (found.masked) {
+    const int mask = mask_open(path, found.count);
+    mask_check(mask, path, found.count);
+    close(mask);
+  }
+  loader->width = found.width, loader->masked = found.masked;
   struct Shard *shard = &loader->shards[loader->shard_count++];
   *shard = (struct Shard){.path = strdup(path), .first = loader->count, .count = found.count};
   if (shard->path == NULL) die(EXIT_BAD_DATA, "no memory for the names of the token files");
@@ -62,7 +78,7 @@ static void add_shard(struct DataLoader *loader, const char *path) {
 
 void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size_t T, size_t V) {
   *loader = (struct DataLoader){.path = path, .B = B, .T = T, .V = V, .places = OPEN_SHARDS};
-  for (size_t i = 0; i < OPEN_SHARDS; i++) loader->open[i].file = -1;
+  for (size_t i = 0; i < OPEN_SHARDS; i++) loader->open[i].file = loader->open[i].mask = -1;
   struct stat status;
   glob_t matches = {0};
   const bool literal = stat(path, &status) == 0 || strpbrk(path, "*?[") == NULL;
@@ -86,6 +102,7 @@ void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size
 
 void dataloader_layout(struct DataLoader *loader, struct Arena *arena) {
   loader->buffer = arena_alloc(arena, loader->B * loader->T + 1, loader->width);
+  if (loader->cuts.items != NULL) loader->marks = arena_alloc(arena, loader->T, 1);
 }
 
 size_t dataloader_batches(const struct DataLoader *loader) {
@@ -93,6 +110,7 @@ size_t dataloader_batches(const struct DataLoader *loader) {
 }
 
 uint64_t dataloader_windows(const struct DataLoader *loader) {
+  if (loader->cuts.items != NULL) return loader->cuts.count;
   const uint64_t targets = loader->count - 1, windows = targets / loader->T;
   return windows == 0 || (loader->whole && targets % loader->T != 0) ? windows + 1 : windows;
 }
@@ -107,7 +125,9 @@ static uint64_t window_start(const struct DataLoader *loader, uint64_t window) {
 void dataloader_close(struct DataLoader *loader) {
   for (size_t i = 0; i < OPEN_SHARDS; i++) {
     if (loader->open[i].file >= 0) close(loader->open[i].file);
+    if (loader->open[i].mask >= 0) close(loader->open[i].mask);
   }
+  cuts_free(&loader->cuts);
   for (size_t i = 0; i < loader->shard_count; i++) free(loader->shards[i].path);
   free(loader->shards);
   *loader = (struct DataLoader){0};
@@ -144,26 +164,28 @@ static size_t shard_at(const struct DataLoader *loader, uint64_t position) {
   return low;
 }
 
-/* An open file of a shard; where all places are taken, the one used longest ago is closed for it. */
-static int shard_file(struct DataLoader *loader, size_t index) {
+/* The open files of a shard; where all places are taken, those used longest ago are closed for them. */
+static const struct OpenShard *shard_files(struct DataLoader *loader, size_t index) {
   struct OpenShard *place = &loader->open[0];
   loader->reads++;
   for (size_t i = 0; i < loader->places; i++) {
     struct OpenShard *open = &loader->open[i];
     if (open->file >= 0 && open->shard == index) {
       open->used = loader->reads;
-      return open->file;
+      return open;
     }
     if (open->used < place->used) place = open;
   }
   if (place->file >= 0) close(place->file);
+  if (place->mask >= 0) close(place->mask);
   const struct Shard *shard = &loader->shards[index];
   struct Found found;
-  *place = (struct OpenShard){.file = shard_open(shard->path, &found), .shard = index, .used = loader->reads};
-  if (found.width != loader->width || found.count != shard->count) {
+  *place = (struct OpenShard){.file = shard_open(shard->path, &found), .mask = -1, .shard = index, .used = loader->reads};
+  if (found.width != loader->width || found.count != shard->count || found.masked != loader->masked) {
     die(EXIT_BAD_DATA, "%s was changed while it was trained on; make it again with 'llmc tokenize PATH'", shard->path);
   }
-  return place->file;
+  if (found.masked) place->mask = mask_open(shard->path, found.count);
+  return place;
 }
 
 /* Fills the buffer with `count` tokens from a position on, from as many shards as they lie in. After the last
@@ -176,10 +198,44 @@ static void read_tokens(struct DataLoader *loader, uint64_t position, size_t cou
     if (shard->count == 0) continue;
     const uint64_t within = position - shard->first, left = shard->count - within;
     const size_t taken = left < count ? (size_t)left : count;
-    file_read(shard_file(loader, index), shard->path, to, taken * loader->width,
+    file_read(shard_files(loader, index)->file, shard->path, to, taken * loader->width,
               HEADER_BYTES + within * loader->width);
     to += taken * loader->width, position += taken, count -= taken;
   }
+}
+
+/* Fills marks with the masks' bytes of `count` tokens from a position on. */
+static void read_marks(void *context, uint64_t position, size_t count, unsigned char *marks) {
+  struct DataLoader *loader = context;
+  for (size_t index = shard_at(loader, position); count > 0; index++) {
+    const struct Shard *shard = &loader->shards[index];
+    const uint64_t within = position - shard->first, left = shard->count - within;
+    const size_t taken = left < count ? (size_t)left : count;
+    if (taken == 0) continue;
+    file_read(shard_files(loader, index)->mask, shard->path, marks, taken, HEADER_BYTES + within);
+    marks += taken, position += taken, count -= taken;
+  }
+}
+
+void dataloader_cut(struct DataLoader *loader, size_t T) {
+  if (!loader->masked) return;
+  loader->T = T;
+  cuts_make(&loader->cuts, loader->count, T, read_marks, loader);
+  if (loader->cuts.count == 0) {
+    die(EXIT_BAD_DATA, "%s has a mask, and the loss counts at none of its tokens; name another text", loader->path);
+  }
+}
+
+void dataloader_uncount(struct DataLoader *loader, struct Window window, int *targets) {
+  if (loader->cuts.items == NULL) return;
+  size_t counted = 0;
+  read_marks(loader, window.start + 1, window.length, loader->marks);
+  for (size_t i = 0; i < window.length; i++) {
+    if (loader->marks[i] & MASK_COUNTS) counted++;
+    else targets[i] = -1;
+  }
+  if (counted == window.counted) return;
+  die(EXIT_BAD_DATA, "the mask of %s was changed while it was read; make it again with 'llmc tokenize PATH'", loader->path);
 }
 
 void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets) {
@@ -205,11 +261,26 @@ void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int
   }
 }
 
+/* Which window a visit sees. */
+static uint64_t window_of(const struct DataLoader *loader, uint64_t visit) {
+  const uint64_t windows = dataloader_windows(loader), epoch = visit / windows, window = visit % windows;
+  return loader->shuffle ? permute(window, windows, mix64(loader->seed) + epoch * 0x10001) : window;
+}
+
+size_t dataloader_counted(const struct DataLoader *loader, uint64_t visit) {
+  return loader->cuts.items != NULL ? loader->cuts.items[window_of(loader, visit)].counted : loader->T;
+}
+
 void dataloader_window(struct DataLoader *loader, uint64_t visit, int *tokens, int *targets) {
-  const uint64_t windows = dataloader_windows(loader), epoch = visit / windows;
-  uint64_t window = visit % windows;
-  if (loader->shuffle) window = permute(window, windows, mix64(loader->seed) + epoch * 0x10001);
-  dataloader_run(loader, window_start(loader, window), loader->T, tokens, targets);
+  const uint64_t window = window_of(loader, visit);
+  if (loader->cuts.items == NULL) {
+    dataloader_run(loader, window_start(loader, window), loader->T, tokens, targets);
+    return;
+  }
+  const struct Cut *cut = &loader->cuts.items[window];
+  dataloader_run(loader, cut->start, loader->T, tokens, targets);
+  for (size_t i = cut->length; i < loader->T; i++) targets[i] = -1;
+  dataloader_uncount(loader, (struct Window){cut->start, cut->length, cut->counted}, targets);
 }
 
 void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *targets) {

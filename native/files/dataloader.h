@@ -6,6 +6,8 @@
  * end is less than a window: with `whole` the last window begins earlier, so that it ends with the stream, and
  * overlaps the one before; without, as older versions had it, the rest is not read. A stream that is shorter than
  * one window is read again from its beginning until the window is full.
+ * A stream with a mask has other windows: they are cut where conversations begin (cuts.h), and what does not count in a
+ * window is target -1.
  * The windows are visited one after the other, epoch after epoch, each once an epoch: in order, or shuffled in an order that is a function of the seed and the epoch
  * alone. Row b of step i is visit i·B + b. So the batches follow from the step number, there is no state to
  * save, and B only says how many visits make a batch: an epoch may end within one.
@@ -18,8 +20,9 @@
 #include <stdint.h>
 
 #include "base/arena.h"
+#include "files/windows.h"
 
-enum { OPEN_SHARDS = 16 };  // file descriptors in use at most
+enum { OPEN_SHARDS = 16 };  // shards that are open at most
 
 struct Shard {
   char *path;
@@ -28,7 +31,7 @@ struct Shard {
 };
 
 struct OpenShard {
-  int file;                // -1: none
+  int file, mask;          // -1: none
   size_t shard;
   uint64_t used;           // when, counted in reads
 };
@@ -39,20 +42,27 @@ struct DataLoader {
   size_t shard_count;
   size_t width;            // bytes of a token
   uint64_t count;          // tokens in all
+  bool masked;             // every shard has a mask
+  struct Cuts cuts;        // of a stream with a mask, once dataloader_cut has made them
   size_t V;                // tokens must be below it
   size_t B, T;
   bool shuffle, whole;
   uint64_t seed;
   unsigned char *buffer;   // (B * T + 1) tokens as they are in the files
+  unsigned char *marks;    // (T) bytes of a mask, where the windows are cut
   struct OpenShard open[OPEN_SHARDS];
   size_t places;           // of these that it may use; at least 1
   uint64_t reads;
 };
 
-/* Opens one token file, or all that a glob pattern finds (what exists is no pattern), and checks them.
+/* Opens one token file, or all that a glob pattern finds (what exists is no pattern), and checks them and their masks.
  * The table of shards is taken here, once. Dies with EXIT_MISSING or EXIT_BAD_DATA; also when they hold
  * less than one batch. */
 void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size_t T, size_t V);
+
+/* Cuts the windows of a stream with a mask into T tokens each, once; others stay as they are. Dies with EXIT_BAD_DATA
+ * where no token counts. */
+void dataloader_cut(struct DataLoader *loader, size_t T);
 
 void dataloader_layout(struct DataLoader *loader, struct Arena *arena);
 
@@ -69,9 +79,16 @@ void dataloader_batch(struct DataLoader *loader, size_t step, int *tokens, int *
 /* Fills tokens (T) and targets (T) with the window of a visit, counted from 0. Dies as dataloader_batch. */
 void dataloader_window(struct DataLoader *loader, uint64_t visit, int *tokens, int *targets);
 
+/* The targets that count in the window of a visit. */
+size_t dataloader_counted(const struct DataLoader *loader, uint64_t visit);
+
 /* Fills tokens and targets (count) from the count + 1 tokens at position `first`: what a caller needs that
  * chooses its own windows. They must be in the file, and count at most B * T. Dies as dataloader_batch. */
 void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets);
+
+/* Makes -1 of those of the targets (window.length) that do not count, where the windows are cut. */
+void dataloader_uncount(struct DataLoader *loader, struct Window window, int *targets);
+
 /* Closes the files and gives the table back. */
 void dataloader_close(struct DataLoader *loader);
 

@@ -98,14 +98,25 @@ void mixture_check_rows(const struct Mixture *m) {
   }
 }
 
+void mixture_cut(struct Mixture *m) {
+  for (size_t i = 0; i < m->count; i++) dataloader_cut(&m->parts[i], m->T);
+}
+
+bool mixture_masked(const struct Mixture *m) {
+  bool masked = false;
+  for (size_t i = 0; i < m->count; i++) masked |= m->parts[i].masked;
+  return masked;
+}
+
 void mixture_layout(struct Mixture *m, struct Arena *arena) {
   m->buffer = arena_alloc(arena, m->B * m->T + 1, m->parts[0].width);
+  if (mixture_masked(m)) m->marks = arena_alloc(arena, m->T, 1);
 }
 
 /* Part i with the mixture's settings. Its seed is output number i of SplitMix64, seeded with the mixture's. */
 static struct DataLoader *part_of(struct Mixture *m, size_t i) {
   struct DataLoader *part = &m->parts[i];
-  part->T = m->T, part->buffer = m->buffer;
+  part->T = m->T, part->buffer = m->buffer, part->marks = m->marks;
   part->shuffle = m->shuffle, part->whole = m->whole;
   part->seed = m->seed + i * 0x9E3779B97F4A7C15;
   return part;
@@ -133,8 +144,22 @@ void mixture_batch(struct Mixture *m, size_t step, int *tokens, int *targets) {
   }
 }
 
-void mixture_run(struct Mixture *m, size_t part, uint64_t first, size_t count, int *tokens, int *targets) {
-  dataloader_run(part_of(m, part), first, count, tokens, targets);
+uint64_t mixture_counted(struct Mixture *m, uint64_t first, uint64_t rows) {
+  if (!mixture_masked(m)) return rows * m->T;
+  seek(m, first);
+  struct Cursor at = m->cursor;
+  uint64_t counted = 0, visit;
+  for (uint64_t row = 0; row < rows; row++) {
+    const size_t part = take_row(m, &at, &visit);
+    counted += dataloader_counted(part_of(m, part), visit);
+  }
+  return counted;
+}
+
+void mixture_run(struct Mixture *m, size_t part, struct Window window, int *tokens, int *targets) {
+  struct DataLoader *loader = part_of(m, part);
+  dataloader_run(loader, window.start, window.length, tokens, targets);
+  dataloader_uncount(loader, window, targets);
 }
 
 void mixture_close(struct Mixture *m) {

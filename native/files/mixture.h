@@ -42,7 +42,7 @@ struct Mixture {
   size_t B, T;
   bool shuffle, whole;     // of every part
   uint64_t seed;           // of the first part
-  unsigned char *buffer;   // that all parts read into
+  unsigned char *buffer, *marks;  // that all parts read into
   struct Cursor cursor;    // at the first row of the newest batch
 };
 
@@ -54,6 +54,9 @@ void mixture_open(struct Mixture *mixture, const struct ArgList *paths, const ch
 /* Dies with EXIT_BAD_DATA where a part of several is too small for a row of T tokens. */
 void mixture_check_rows(const struct Mixture *mixture);
 
+/* Cuts the windows of the parts that have masks, once; T is set. Dies as dataloader_cut. */
+void mixture_cut(struct Mixture *mixture);
+
 /* After B and T are set. */
 void mixture_layout(struct Mixture *mixture, struct Arena *arena);
 
@@ -64,11 +67,18 @@ uint64_t mixture_epoch(struct Mixture *mixture);
  * cursor's, or a later one. */
 size_t mixture_row(struct Mixture *mixture, uint64_t row, uint64_t *visit);
 
+/* The targets that count in `rows` rows from number `first` on. */
+uint64_t mixture_counted(struct Mixture *mixture, uint64_t first, uint64_t rows);
+
 /* Fills tokens (B, T) and targets (B, T) for a step, counted from 0. Dies as dataloader_batch. */
 void mixture_batch(struct Mixture *mixture, size_t step, int *tokens, int *targets);
 
-/* dataloader_run of one part. */
-void mixture_run(struct Mixture *mixture, size_t part, uint64_t first, size_t count, int *tokens, int *targets);
+/* Fills tokens and targets with a window of one part, and makes -1 of targets that do not count: dataloader_run and
+ * dataloader_uncount. */
+void mixture_run(struct Mixture *mixture, size_t part, struct Window window, int *tokens, int *targets);
+
+/* Whether a part has a mask. */
+bool mixture_masked(const struct Mixture *mixture);
 
 /* A part's share of some tokens: that of its weight, rounded up. */
 uint64_t mixture_share(const struct Mixture *mixture, size_t part, uint64_t tokens);

@@ -5,21 +5,28 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "files/cuts.h"
+
 struct Windows {
-  uint64_t targets;    // tokens of the stream that have one before them
+  uint64_t targets;    // tokens of the stream that have one before them; of cut windows, those that count
   uint64_t predicted;  // of them, in all windows
-  size_t T;            // of each window but the last, which may be shorter
+  size_t T;            // of each window but the last, which may be shorter; of cut ones the most
   uint64_t count;      // windows
+  const struct Cuts *cuts;  // of which these are some, or NULL
 };
 
 struct Window {
   uint64_t start;  // of its first input; its first target is one further on
   size_t length;   // inputs, and targets
+  size_t counted;  // of the targets
 };
 
 /* Windows of T tokens, or of all of them where there are fewer, that predict `most` of the targets; 0: all.
  * No target is in two windows. What is left out is divided evenly between them. */
 struct Windows windows_spread(uint64_t targets, uint64_t most, size_t T);
+
+/* Of the cut windows of T tokens, so many that they read `most` tokens, spread over all; 0: all. The table outlives them. */
+struct Windows windows_of_cuts(const struct Cuts *cuts, uint64_t most, size_t T);
 
 struct Window windows_at(const struct Windows *windows, uint64_t index);
 

@@ -2,7 +2,7 @@
 
 struct CrossEntropy {
   float *losses, *logits;   // (N), (N, Vp)
-  const int *targets;       // (N)
+  const int *targets;       // (N); -1: it does not count
   float scale;
   size_t N, V, Vp;
 };
@@ -10,6 +10,11 @@ struct CrossEntropy {
 static void crossentropy_row(const struct CrossEntropy *ce, size_t n) {
   const size_t V = ce->V, whole = V / VL * VL, rest = V - whole;
   float *row = ce->logits + n * ce->Vp;
+  if (ce->targets[n] < 0) {
+    ce->losses[n] = 0;
+    memset(row, 0, ce->Vp * sizeof(float));
+    return;
+  }
   const size_t target = (size_t)ce->targets[n];
   const float target_logit = row[target];
   vf top = rest > 0 ? vload_part(row + whole, rest, -INFINITY) : vsplat(-INFINITY);

@@ -199,7 +199,7 @@ struct Kernels {
                            const struct Feed *feeds, size_t M, size_t C, size_t NH);
 
   /* losses (N) = -log softmax(logits)[target], over the first V columns;
-   * logits (N, Vp) = scale * d losses / d logits, the columns from V on zero. */
+   * logits (N, Vp) = scale * d losses / d logits, the columns from V on zero. Where a target is -1, both are 0. */
   void (*crossentropy)(const struct Workers *, float *losses, float *logits, const int *targets,
                        float scale, size_t N, size_t V, size_t Vp);
 

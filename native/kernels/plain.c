@@ -292,6 +292,11 @@ static void crossentropy(const struct Workers *workers, float *losses, float *lo
   (void)workers;
   for (size_t n = 0; n < N; n++) {
     float *row = logits + n * Vp;
+    if (targets[n] < 0) {
+      losses[n] = 0;
+      memset(row, 0, Vp * sizeof(float));
+      continue;
+    }
     float max = -INFINITY;
     for (size_t v = 0; v < V; v++) max = fmaxf(max, row[v]);
     double sum = 0;

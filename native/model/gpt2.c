@@ -132,7 +132,7 @@ static double head(struct Gpt2 *model, const int *targets, bool training, struct
     const struct ArrayView lnf = view(array_at(a->lnf, row * C));
     k->linear_forward(w, (struct Linear){.M = rows, .N = Vp, .K = C,
         .out = array_of(a->logits), .inp = lnf, .weight = model->params.wte});
-    k->crossentropy(w, a->losses + row, a->logits, targets + row, 1 / (float)(BT * part.count), rows, V, Vp);
+    k->crossentropy(w, a->losses + row, a->logits, targets + row, 1 / (float)part.counted, rows, V, Vp);
     if (training) {
       k->linear_backward_input(w, model->dacts.branch + row * C, a->logits, model->params.wte, rows, Vp, C);
       k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = rows, .N = Vp, .K = C,
@@ -141,7 +141,7 @@ static double head(struct Gpt2 *model, const int *targets, bool training, struct
   }
   double sum = 0;
   for (size_t row = 0; row < BT; row++) sum += (double)a->losses[row];
-  return sum / (double)BT;
+  return sum / ((double)part.counted / (double)part.count);
 }
 
 static void trunk_forward(struct Gpt2 *model, const int *tokens) {
@@ -151,9 +151,15 @@ static void trunk_forward(struct Gpt2 *model, const int *tokens) {
   for (size_t l = 0; l < model->config.L; l++) block_forward(model, l, block_input(model, l));
 }
 
+struct BatchPart gpt2_whole(const struct Gpt2 *model, const int *targets) {
+  size_t counted = 0;
+  for (size_t i = 0; i < model->B * model->T; i++) counted += targets[i] >= 0;
+  return (struct BatchPart){0, 1, size_max(counted, 1)};
+}
+
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets) {
   trunk_forward(model, tokens);
-  return head(model, targets, false, (struct BatchPart){0, 1});
+  return head(model, targets, false, gpt2_whole(model, targets));
 }
 
 /* ---- backward ----------------------------------------------------------------------------------- */
@@ -312,6 +318,6 @@ double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets,
 struct StepResult gpt2_step(struct Gpt2 *model, const int *tokens, const int *targets,
                             const struct UpdateConfig *update, size_t step) {
   double squares = 0;
-  const double loss = backward(model, tokens, targets, (struct BatchPart){0, 1}, update, step, &squares);
+  const double loss = backward(model, tokens, targets, gpt2_whole(model, targets), update, step, &squares);
   return (struct StepResult){loss, sqrt(squares)};
 }

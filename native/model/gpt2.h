@@ -196,14 +196,18 @@ struct Activations gpt2_block_activations(const struct Gpt2 *model, size_t l);
 /* The model in the shape of its `look`, for gpt2_loss; what the last batch has kept is lost by that. */
 struct Gpt2 gpt2_looking(const struct Gpt2 *model);
 
-/* The mean loss of predicting targets (B, T) from tokens (B, T), both below V. Each one's is in acts.losses. */
+/* The mean loss of predicting targets (B, T) from tokens (B, T), both below V. Each one's is in acts.losses. A target that
+ * is -1 does not count: its loss is 0, and the mean is over the others. */
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets);
 
 /* A batch may be too large for the activations: it is then cut into `count` parts of (B, T), of which this
- * is number `at`. The gradient of the whole is the mean of theirs. */
-struct BatchPart { size_t at, count; };
+ * is number `at`. `counted` of the whole's targets are not -1. The gradient of the whole is the mean of theirs. */
+struct BatchPart { size_t at, count, counted; };
 
-/* The loss of a part, and its share of the batch's gradient in model->grads: written by the first part,
+/* A batch as a whole, of which these are the targets (B, T). */
+struct BatchPart gpt2_whole(const struct Gpt2 *model, const int *targets);
+
+/* The sum of a part's losses over the mean number of targets that count in a part, and its share of the batch's gradient in model->grads: written by the first part,
  * added to by the others. Not for a model with update_in_backward. */
 double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets, struct BatchPart part);
 

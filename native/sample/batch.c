@@ -192,9 +192,12 @@ static void take_shared(struct Batch *batch, struct Text *text) {
 
 static void read_chunk(struct Batch *batch, struct Text *text) {
   if (!text->begun) take_shared(batch, text);
-  if (text->length - text->read == 1) return;  // batch_turn reads a last one
-  const size_t count = size_min(text->length - text->read, DECODER_CHUNK - text->read % DECODER_CHUNK);
-  decoder_read(&batch->decoder, text->slot, text->tokens + text->read, text->read, count);
+  const size_t left = text->length - text->read;
+  if (left == 1) return;  // batch_turn reads a last one
+  struct Decoder *decoder = &batch->decoder;
+  const size_t count = decoder->rows == 1 ? 1 : size_min(left, DECODER_CHUNK - text->read % DECODER_CHUNK);
+  if (decoder->rows == 1) decoder_step(decoder, &(struct Feed){text->slot, text->read, text->tokens[text->read]}, 1);
+  else decoder_read(decoder, text->slot, text->tokens + text->read, text->read, count);
   if (text->request.echo && text->written == 0 && !tell_prompt(batch, text, count)) {
     end(batch, text, ENDED_ERROR);
     return;

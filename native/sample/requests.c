@@ -80,6 +80,26 @@ static bool read_whole(struct Word word, uint64_t *whole) {
   return true;
 }
 
+size_t prompt_parse(const char *flag, const char *prompt, size_t V, int eot, int *ids) {
+  if (prompt == NULL || *prompt == '\0') {
+    if (ids != NULL) ids[0] = eot;
+    return 1;
+  }
+  size_t count = 0;
+  for (const char *at = prompt;; at++) {
+    char *end;
+    errno = 0;
+    unsigned long id = strtoul(at, &end, 10);
+    if (end == at || *at == '-' || errno != 0 || id >= V || (*end != ',' && *end != '\0')) {
+      die(EXIT_USAGE, "--%s takes token ids below %zu, separated by commas, not '%s'", flag, V, prompt);
+    }
+    if (ids != NULL) ids[count] = (int)id;
+    count++;
+    if (*end == '\0') return count;
+    at = end;
+  }
+}
+
 size_t request_context(size_t count, size_t positions) {
   if (count <= positions) return count;
   const size_t kept = positions / 2;  // after each slide; a slide makes room for positions - kept tokens

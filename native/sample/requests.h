@@ -27,6 +27,10 @@ enum Asked { ASKED_REQUEST, ASKED_CANCEL, ASKED_NONSENSE };
 enum Asked request_parse(struct Request *request, const char *line, size_t length, size_t V, size_t positions,
                          char *message);
 
+/* Reads the token ids below V of a flag, with commas between them, into ids; `eot` where there are none. Returns how
+ * many. With ids NULL it only counts and checks. Dies with EXIT_USAGE. */
+size_t prompt_parse(const char *flag, const char *prompt, size_t V, int eot, int *ids);
+
 /* Of `count` tokens that were read one by one, how many the context still holds: when it is full, its newer
  * half is kept. */
 size_t request_context(size_t count, size_t positions);

@@ -2,7 +2,6 @@
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -54,28 +53,6 @@ static struct Options read_options(int argc, char **argv) {
   return o;
 }
 
-/* Token ids of the prompt into ids, end-of-text where there are none; returns how many. With ids NULL it only counts
- * and checks. */
-static size_t parse_prompt(const char *prompt, size_t V, int eot, int *ids) {
-  if (prompt == NULL || *prompt == '\0') {
-    if (ids != NULL) ids[0] = eot;
-    return 1;
-  }
-  size_t count = 0;
-  for (const char *at = prompt;; at++) {
-    char *end;
-    errno = 0;
-    unsigned long id = strtoul(at, &end, 10);
-    if (end == at || *at == '-' || errno != 0 || id >= V || (*end != ',' && *end != '\0')) {
-      die(EXIT_USAGE, "--prompt takes token ids below %zu, separated by commas, not '%s'", V, prompt);
-    }
-    if (ids != NULL) ids[count] = (int)id;
-    count++;
-    if (*end == '\0') return count;
-    at = end;
-  }
-}
-
 /* One id a line; where there are several samples, the sample's number before it. */
 static void print_token(void *context, const struct Text *text, const struct Told *told) {
   const struct Options *o = context;
@@ -102,7 +79,7 @@ int command_sample(int argc, char **argv) {
   const size_t V = checkpoint.config.V, maxT = checkpoint.config.maxT;
   if (o.eot != INT32_MAX && o.eot >= V) die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o.eot, V, o.model);
   const int eot = (int)(o.eot < INT32_MAX ? o.eot : V - 1);
-  const size_t prompt_length = parse_prompt(o.prompt, V, eot, NULL);
+  const size_t prompt_length = prompt_parse("prompt", o.prompt, V, eot, NULL);
 
   struct Arena arena = {0};
   struct Batch batch = {.listener = {&o, NULL, print_token, check_end}};
@@ -122,7 +99,7 @@ int command_sample(int argc, char **argv) {
   }
   decoder_load(decoder, file, o.model, &checkpoint);
 
-  parse_prompt(o.prompt, V, eot, prompt);
+  prompt_parse("prompt", o.prompt, V, eot, prompt);
   const size_t count = request_context(prompt_length, positions);
   struct Request request = {.sampling = o.sampling, .tokens = o.tokens, .count = count,
                             .prompt_tokens = prompt_length, .prompt = prompt + prompt_length - count,

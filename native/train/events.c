@@ -192,8 +192,9 @@ static void tell_skipped(struct Events *events, const struct StepMetrics *m) {
 void events_step(struct Events *events, const struct StepMetrics *m) {
   struct Line line = {.length = 0};
   add(&line, "{\"step\":%zu,\"train_loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"step_ms\":%.3f,"
-      "\"tokens_per_second\":%.1f}\n", m->step, m->train_loss, m->lr, m->grad_norm, m->step_ms,
-      m->tokens_per_second);
+      "\"tokens_per_second\":%.1f", m->step, m->train_loss, m->lr, m->grad_norm, m->step_ms, m->tokens_per_second);
+  if (m->counted > 0) add(&line, ",\"counted\":%zu", m->counted);
+  add(&line, "}\n");
   record(events, &line);
   if (!events->json) {
     line.length = 0;

@@ -27,6 +27,7 @@ struct Events {
 struct StepMetrics {
   size_t step;
   double train_loss, lr, grad_norm, step_ms, tokens_per_second;
+  size_t counted;        // targets that the loss is the mean of, where there is a mask; else 0
   bool skipped;          // it stood out by these scores: no update was made
   struct Scores scores;
 };

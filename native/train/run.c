@@ -12,11 +12,13 @@ void run_layout(struct Run *run, struct Arena *arena) {
   gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
   mixture_layout(&run->train, arena);
   if (o->val_data.count > 0) mixture_layout(&run->val, arena);
-  decoder_layout_beside(&run->batch.decoder, arena, &run->model, size_min(o->sample_tokens, run->model.config.maxT));
+  const size_t maxT = run->model.config.maxT, prompted = o->sample_prompt != NULL ? run->prompt_count : 0;
+  decoder_layout_beside(&run->batch.decoder, arena, &run->model, size_min(prompted + o->sample_tokens, maxT));
   batch_layout(&run->batch, arena);
   run->tokens = arena_alloc(arena, BT, sizeof(int));
   run->targets = arena_alloc(arena, BT, sizeof(int));
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
+  run->prompt = arena_alloc(arena, run->prompt_count, sizeof(int));
 }
 
 static const double MOST_TIMED_DECAY = 0.9;
@@ -113,12 +115,14 @@ bool run_needs_gradients(const struct RunOptions *o) {
   return o->grad_clip > 0 || o->skip_loss_z > 0 || o->skip_grad_z > 0 || o->parts > 1;
 }
 
-static double gradients(struct Run *run, size_t step) {
+/* Of an update in which so many targets count. */
+static double gradients(struct Run *run, size_t step, size_t counted) {
   const size_t parts = run->options.parts;
   double loss = 0;
   for (size_t i = 0; i < parts; i++) {
     mixture_batch(&run->train, step * parts + i, run->tokens, run->targets);
-    loss += gpt2_gradients(&run->model, run->tokens, run->targets, (struct BatchPart){i, parts}) / (double)parts;
+    loss += gpt2_gradients(&run->model, run->tokens, run->targets, (struct BatchPart){i, parts, counted}) /
+            (double)parts;
   }
   return loss;
 }
@@ -135,6 +139,9 @@ static bool stands_out(struct Run *run, struct StepMetrics *m) {
 }
 
 static void make_step(struct Run *run, const struct UpdateConfig *update, struct StepMetrics *m) {
+  const size_t rows = run->options.parts * run->options.batch_size;
+  const size_t counted = mixture_counted(&run->train, m->step * rows, rows);
+  if (mixture_masked(&run->train)) m->counted = counted;
   run->model.dropout.step = m->step;
   if (run->model.update_in_backward) {
     mixture_batch(&run->train, m->step, run->tokens, run->targets);
@@ -142,7 +149,7 @@ static void make_step(struct Run *run, const struct UpdateConfig *update, struct
     m->train_loss = result.loss, m->grad_norm = result.norm;
     return;
   }
-  m->train_loss = gradients(run, m->step);
+  m->train_loss = gradients(run, m->step, counted);
   m->skipped = stands_out(run, m);
   if (m->skipped) run->skipped++;
   else m->grad_norm = gpt2_update(&run->model, update, m->step + 1);
@@ -200,10 +207,14 @@ static void on_end(void *context, const struct Text *text, enum TextEnd ending) 
 }
 
 size_t run_write(struct Run *run, size_t count) {
-  const size_t eot = run->options.eot;
-  int token = (int)(eot < INT32_MAX ? eot : run->model.config.V - 1);
-  const struct Request request = {.sampling = run->sampling, .eot = -1, .count = 1, .prompt = &token,
-                                  .tokens = size_min(count, run->batch.decoder.positions)};
+  const struct RunOptions *o = &run->options;
+  const size_t V = run->model.config.V, positions = run->batch.decoder.positions;
+  const size_t prompted = prompt_parse("sample-prompt", o->sample_prompt, V, (int)(o->eot < INT32_MAX ? o->eot : V - 1),
+                                       run->prompt);
+  const size_t kept = request_context(prompted, positions);
+  const struct Request request = {.sampling = run->sampling, .eot = o->sample_stop < INT32_MAX ? (int)o->sample_stop : -1,
+                                  .count = kept, .prompt = run->prompt + prompted - kept,
+                                  .tokens = size_min(count, positions)};
   run->batch.listener = (struct Listener){run, NULL, on_token, on_end};
   batch_begin(&run->batch, &request);
   while (run->batch.active > 0 && !run_asked_to_stop(run)) batch_turn(&run->batch);

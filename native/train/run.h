@@ -21,10 +21,11 @@
 struct RunOptions {
   struct ArgList data, val_data;
   const char *planned_out;  // where a dry run would write
+  const char *sample_prompt;  // token ids with commas between them; NULL: end-of-text
   const char *weights, *val_weights, *model, *out, *events, *unused;
   struct Limits limits;
   size_t batch_size, seq_len, total_batch_size, threads, seed;
-  size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, keep, eot;
+  size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, sample_stop, keep, eot;
   struct ArgEvery save_every;
   struct Schedule schedule;  // its steps are those of the run
   double lr, lr_final, beta1, beta2, eps, weight_decay, dropout, grad_clip, skip_loss_z, skip_grad_z;
@@ -52,7 +53,8 @@ struct Run {
   struct Sampling sampling;
   struct Events events;
   int *tokens, *targets, *written;  // (B, T) of the model or of its look, twice; (sample_tokens)
-  size_t written_count;
+  int *prompt;                      // (prompt_count) of samples
+  size_t prompt_count, written_count;
   struct Saver saver;
   struct Pace pace;
   size_t first_step, alone;         // from which this trainer goes on; 1 + the step of weights that were saved alone
@@ -105,9 +107,9 @@ double run_seconds(const struct Run *run);
 /* Whether the run is to stop: a signal has asked for it, or the program that started the run to listen to it was killed. */
 bool run_asked_to_stop(const struct Run *run);
 
-/* Writes from the end-of-text token on, the vocabulary's last unless the options name it; at most `count`
- * tokens, into run->written. Returns how many fit into the model's context, or were written until it was asked to
- * stop. */
+/* Writes what follows the options' prompt, or the end-of-text token, the vocabulary's last unless the options name it;
+ * at most `count` tokens, into run->written. Returns how many fit into the model's context, or were written until the
+ * options' stop token was, or until it was asked to stop. */
 size_t run_write(struct Run *run, size_t count);
 
 /* A step's validation and its sample, where they are due, told when both are done. False where it was asked to stop

@@ -18,6 +18,7 @@ static struct RunOptions read_options(int argc, char **argv) {
   struct RunOptions o = {
       .events = "text", .limits = {.steps = 40}, .batch_size = 4, .seq_len = 64, .threads = 1, .seed = 1337,
       .val_every = 10, .val_tokens = 20480, .sample_every = 20, .sample_tokens = 64, .keep = 1, .eot = INT32_MAX,
+      .sample_stop = INT32_MAX,
       .lr = 1e-4, .schedule = {.decay = 0.2}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .shuffle = true,
       .resume_from = MOST_STEPS, .save_every = {.seconds = 600},
   };
@@ -77,6 +78,9 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"sample-tokens", ARG_COUNT, &o.sample_tokens, 1, 1024, "tokens in a sample"},
       {"eot", ARG_COUNT, &o.eot, 0, INT32_MAX,
        "end-of-text token, with which samples begin; 2147483647: the vocabulary's last"},
+      {"sample-prompt", ARG_TEXT, &o.sample_prompt, 0, 0,
+       "token ids that samples follow, separated by commas; default: end-of-text"},
+      {"sample-stop", ARG_COUNT, &o.sample_stop, 0, INT32_MAX, "token that ends a sample; 2147483647: none"},
       {"unused-ids", ARG_TEXT, &o.unused, 0, 0, "ids that samples never hold, as ranges: 500-511,600-600"},
       {"save-every", ARG_EVERY, &o.save_every, 0, most,
        "steps between checkpoints, or at most so much time, such as 10m; 0: only at the end"},
@@ -173,12 +177,17 @@ int command_train(int argc, char **argv) {
   if (o->eot != INT32_MAX && o->eot >= config->V) {
     die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o->eot, config->V, o->model);
   }
+  if (o->sample_stop != INT32_MAX && o->sample_stop >= config->V) {
+    die(EXIT_USAGE, "--sample-stop %zu is not below the %zu tokens of %s", o->sample_stop, config->V, o->model);
+  }
+  run.prompt_count = prompt_parse("sample-prompt", o->sample_prompt, config->V, 0, NULL);
   mixture_open(&run.train, &o->data, o->weights, config->V);
   run.train.B = o->batch_size, run.train.T = o->seq_len;
   run.train.whole = !goes_on || resumed.whole;
   run.train.shuffle = o->shuffle;
   run.train.seed = o->seed;
   mixture_check_rows(&run.train);
+  mixture_cut(&run.train);
   run.model.config = *config;
   if (o->val_data.count > 0) {
     mixture_open(&run.val, &o->val_data, o->val_weights, config->V);

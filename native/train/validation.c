@@ -13,12 +13,22 @@ static void choose_batches(struct Run *run) {
   const struct RunOptions *o = &run->options;
   struct DataLoader *val = &run->val.parts[0];
   if (run->val.count > 1) die(EXIT_USAGE, "--val-batches measures one text; give --val-tokens for several");
+  if (val->masked) die(EXIT_USAGE, "--val-batches measures no text with a mask; give --val-tokens for %s", val->path);
   run->val.B = val->B = o->batch_size, run->val.T = val->T = o->seq_len;
   if (val->count <= (uint64_t)size_product(val->B, val->T)) {
     die(EXIT_BAD_DATA, "%s holds %llu tokens, less than one batch of %zu x %zu and the token after it; "
         "use a smaller --batch-size or --seq-len, or more text", val->path, (unsigned long long)val->count, val->B,
         val->T);
   }
+}
+
+/* Windows of a text that read `most` tokens; 0: all. */
+static struct Windows choose_windows(struct DataLoader *part, uint64_t most, size_t maxT) {
+  const uint64_t targets = part->count - 1;
+  if (!part->masked) return windows_spread(targets, most, maxT);
+  const size_t T = targets < maxT ? (size_t)targets : maxT;
+  dataloader_cut(part, T);
+  return windows_of_cuts(&part->cuts, most, T);
 }
 
 void validation_choose(struct Run *run) {
@@ -32,7 +42,7 @@ void validation_choose(struct Run *run) {
   uint64_t most = 0;
   for (size_t i = 0; i < val->count; i++) {
     struct Windows *windows = &run->validations[i].windows;
-    *windows = windows_spread(val->parts[i].count - 1, mixture_share(val, i, o->val_tokens), run->model.config.maxT);
+    *windows = choose_windows(&val->parts[i], mixture_share(val, i, o->val_tokens), run->model.config.maxT);
     T = size_max(T, windows->T);
     if (windows->count > most) most = windows->count;
   }
@@ -67,14 +77,14 @@ static void measure(struct Run *run, size_t part, size_t i) {
   memset(run->targets, 0, n * T * sizeof(int));
   for (size_t b = 0; b < n; b++) {
     const struct Window w = windows_at(&v->windows, first + b);
-    mixture_run(&run->val, part, w.start, w.length, run->tokens + b * T, run->targets + b * T);
+    mixture_run(&run->val, part, w, run->tokens + b * T, run->targets + b * T);
   }
   gpt2_loss(&looking, run->tokens, run->targets);
   for (size_t b = 0; b < n; b++) {
-    const size_t length = windows_at(&v->windows, first + b).length;
-    double sum = 0;
-    for (size_t t = 0; t < length; t++) sum += (double)looking.acts.losses[b * T + t];
-    add_window(v, sum, (double)length);
+    const struct Window w = windows_at(&v->windows, first + b);
+    double sum = 0;  // where a target does not count, its loss is 0
+    for (size_t t = 0; t < w.length; t++) sum += (double)looking.acts.losses[b * T + t];
+    add_window(v, sum, (double)w.counted);
   }
 }
 

@@ -4,6 +4,9 @@
  * split: files/windows.h. llmc eval measures the same ones. With --val-batches it is the first batches of
  * (B, T), as runs of older versions go on measuring.
  *
+ * Of a text with a mask they are cut windows (files/cuts.h), as many as read so many tokens, and the loss is the mean of
+ * the tokens that count.
+ *
  * Of a mixture, each part is measured on its share of the tokens, or on all that it has, and the loss is the mean of the
  * parts' losses by weight: it does not depend on how many tokens a part has.
  */

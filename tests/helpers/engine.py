@@ -38,7 +38,10 @@ ALL_ISAS = ("plain", "generic", "neon", "neonbf16", "bfmmla", "sme", "avx2", "av
 
 @dataclass(frozen=True)
 class Native:
-    """Runs the engine; every flag is a keyword, with underscores for dashes."""
+    """Runs the engine; every flag is a keyword, with underscores for dashes.
+
+    A list gives a flag several times.
+    """
 
     binary: Path
     emulator: tuple[str, ...] = ()
@@ -46,7 +49,8 @@ class Native:
     def argv(self, subcommand: str, **flags: object) -> list[str]:
         words = [*self.emulator, str(self.binary), subcommand]
         for name, value in flags.items():
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            for each in value if isinstance(value, list) else [value]:
+                words += [f"--{name.replace('_', '-')}", str(each)]
         return words
 
     def __call__(

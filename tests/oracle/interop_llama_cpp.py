@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import pytest
 from llmc.check.debug_state import read_debug_state
 from llmc.cli.context import Context
 from llmc.model import ModelConfig
+from llmc.tokens.added import for_chat
 from llmc.tokens.bpe import train_bpe
+from llmc.tokens.template import TEMPLATES, Template
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.helpers import engine
 from tests.helpers.export import export
+from tests.oracle.test_chat_template import conversations, plainly
 from tests.oracle.test_weights_transformers import hostile_texts
 
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -90,3 +94,24 @@ def test_its_tokenizer_gives_our_ids(name: str, here: Context) -> None:
 
 def test_its_gpt2_tokenizer_gives_our_ids(here: Context, gpt2: Tokenizer) -> None:
     same_ids(gpt2, here, ModelConfig(1, 1, 32, 8, 50257))
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_its_chat_template_gives_our_ids(template: Template, here: Context) -> None:
+    text = Path(random.__file__).read_text()
+    ours = for_chat(train_bpe([text], 500), template)
+    config = replace(engine.SMALL, context=512)
+    model = engine.save_model(here.workspace.root / "model.bin", config)
+    path = export(here, str(model), to="gguf", tokenizer=ours)
+    llama = opened(path, vocab_only=True)
+    formatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter(
+        template=llama.metadata["tokenizer.chat_template"],
+        eos_token=ours.detokenize([llama.token_eos()]).decode(),
+        bos_token=ours.detokenize([llama.token_bos()]).decode(),
+    )
+    for messages in conversations():
+        shown = formatter(messages=plainly(messages)).prompt
+        ids = llama.tokenize(shown.encode(), add_bos=False, special=True)
+        assert ids == template.prompt_ids(ours, messages), messages
+    for token in template.stop_ids(ours):
+        assert llama_cpp.llama_vocab_is_eog(llama_cpp.llama_model_get_vocab(llama.model), token)

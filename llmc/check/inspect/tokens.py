@@ -17,7 +17,7 @@ from llmc.check.inspect.statistics import MOST_IDS, TokenCounts
 from llmc.errors import LlmcError
 from llmc.tokens.files import MAGIC16, MAGIC32, TokenLayout, scan_tokens
 from llmc.tokens.manifest import FILENAME, SPLITS, Shard, scan_manifest
-from llmc.tokens.masks import HEADER_BYTES
+from llmc.tokens.masks import CONVERSATION, COUNTS, HEADER_BYTES, TURN, checked_mask
 from llmc.tokens.prepared import FILENAME as PREPARED
 from llmc.tokens.recorded import load_recorded
 from llmc.tokens.tokenizer import Tokenizer
@@ -55,6 +55,8 @@ def say_tokens(made: Description, layout: TokenLayout | None, options: Options) 
         made.problems += [difference] if difference else []
     _say_first(made, path, layout, tokenizer)
     _say_counts(made, counts, layout.there, tokenizer)
+    if layout.masked and not made.problems:
+        _say_mask(made, path, layout, options)
     if tokenizer is None and counts.largest == GPT2_EOT and not counts.beyond:
         width = f" --dtype {options.dtype}" if options.dtype is not None else ""
         made.hints.append(f"llmc inspect {shlex.quote(str(path))}{width} --tokenizer gpt2")
@@ -240,6 +242,25 @@ def _say_counts(
         "text": lambda text: quoted(text) if text is not None else "",
     }
     made.table("most frequent", columns, rows, forms=forms)
+
+
+def _say_mask(made: Description, path: Path, layout: TokenLayout, options: Options) -> None:
+    """Add how many tokens count by the mask beside a token file, and what begins in it."""
+    if not options.may_read(layout.count):
+        made.say("counted", None, f"not known: {NOT_READ}")
+        return
+    try:
+        mask = checked_mask(path, layout.count)
+    except LlmcError as error:
+        made.wrong(safe_text(str(error), None))
+        return
+    counted, begun, turns = (
+        int(np.count_nonzero(mask & bit)) for bit in (COUNTS, CONVERSATION, TURN)
+    )
+    share = counted / max(layout.count, 1)
+    made.say("counted", counted, f"{counted:,} tokens, {share:.1%}: the loss counts there")
+    made.say("conversations", begun)
+    made.say("turns", turns)
 
 
 def describe_dataset(folder: Path, options: Options) -> Description:

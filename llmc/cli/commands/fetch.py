@@ -9,7 +9,7 @@ import typer
 from llmc.cli.context import Context
 from llmc.cli.options import SourceOption, argument, flag
 from llmc.fetch.named import fetch_named
-from llmc.fetch.registry import EVALUATIONS, KNOWN, STDLIB, WEIGHTS
+from llmc.fetch.registry import EVALUATIONS, KNOWN, LOCAL, WEIGHTS
 
 
 def fetch(
@@ -28,7 +28,7 @@ def fetch(
     """
     ctx: Context = context.obj
     folder = fetch_named(ctx.workspace, name, source=source, force=force, report=ctx.ui)
-    files = sorted(path.name for path in folder.iterdir()) if name != STDLIB else []
+    files = sorted(path.name for path in folder.iterdir()) if name not in LOCAL else []
     ctx.ui.result({"name": name, "folder": str(folder), "files": files})
     if name in WEIGHTS:
         ctx.ui.next(f"llmc export-weights {name}")

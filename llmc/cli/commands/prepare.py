@@ -36,7 +36,7 @@ Model = Annotated[
     option(
         "Weights to start from. Default: random ones, of a shape that training chooses; "
         "gpt2 for tinyshakespeare and tinystories, and for any text once its weights are there.",
-        "gpt2|FILE|random[:PRESET]",
+        "gpt2|RUN|FILE|random[:PRESET]",
     ),
 ]
 
@@ -75,7 +75,8 @@ def prepare(
     settings += ["--for", DEFAULT_BUDGET] if _is_chosen(done) else []
     if made.folder.resolve().parent != ctx.workspace.data.resolve():
         settings += ["--data", ctx.workspace.shown(made.folder)]
-    ctx.ui.next(shlex.join(["llmc", "train", *settings]), "llmc sample --decode")
+    after = "llmc sample --decode" if made.tokenizer.template is None else "llmc chat"
+    ctx.ui.next(shlex.join(["llmc", "train", *settings]), after)
 
 
 def _is_chosen(done: stages.Prepared) -> bool:

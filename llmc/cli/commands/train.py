@@ -23,6 +23,7 @@ from llmc.cli.views.training import choose_view, summary
 from llmc.cli.views.watched import Watched
 from llmc.config import DATA, LENGTH, MACHINE, SAVING, TRAIN_SETTINGS
 from llmc.errors import Interrupted, Usage
+from llmc.tokens.recorded import recorded_tokenizer
 from llmc.train.dial import Choice, budget_of, choose
 from llmc.train.dry_run import dry_run as estimate
 from llmc.train.folder import newest_step
@@ -168,7 +169,7 @@ def train(
     ui.result(result_fields(result))
     if result.interrupted:
         raise _interrupted(ctx, result)
-    commands = ["llmc sample --decode"]
+    commands, again = _after(result)
     if result.longer:
         ui.note("nothing to do: the run had ended before")
         given = {name: value for name, value in settings.items() if value is not None}
@@ -176,8 +177,16 @@ def train(
         more = [*result.longer, *typed(given)]
         commands.append(resume_command(ctx.workspace, result.folder, *more))
     else:
-        commands.append(f"llmc sample --decode --run {result.folder.name} --temperature 0.8")
+        commands.append(again)
     ui.next(*commands)
+
+
+def _after(result: TrainResult) -> tuple[list[str], str]:
+    """Return the command that uses a run's model, and the same with more of its options."""
+    own, name = recorded_tokenizer(result.folder), result.folder.name
+    if own is not None and own.template is not None:
+        return ["llmc chat"], f"llmc chat {name} --temperature 0.8"
+    return ["llmc sample --decode"], f"llmc sample --decode --run {name} --temperature 0.8"
 
 
 def _check_new(given: dict[str, bool]) -> None:

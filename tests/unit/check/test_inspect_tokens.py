@@ -18,6 +18,8 @@ from llmc.check.inspect.description import quoted, safe_text
 from llmc.check.inspect.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.cli.views.inspection import plain_lines
 from llmc.errors import Usage
+from llmc.tokens.files import write_tokens
+from llmc.tokens.masks import mask_path
 from llmc.tokens.tokenizer import Tokenizer
 from tests.helpers.engine import random_tokens, save_tokens
 from tests.helpers.examples import examples
@@ -49,6 +51,17 @@ def test_a_token_file_in_full(tmp_path: Path, byte: Tokenizer) -> None:
     frequent = [(row["id"], row["times"]) for row in told["most_frequent"]]
     assert frequent == sorted(Counter(ids).items(), key=lambda item: (-item[1], item[0]))[:12]
     assert told["most_frequent"][0]["text"] == bytes([frequent[0][0]]).decode()
+
+
+def test_a_mask_says_where_the_loss_counts(tmp_path: Path) -> None:
+    path, mask = tmp_path / "t.bin", np.array([6, 0, 1, 1, 4, 1], "u1")
+    write_tokens(path, [(np.arange(6), mask)], 10, masked=True)
+    told = looked_at(path)
+    assert (told["counted"], told["conversations"], told["turns"]) == (3, 1, 2)
+    raw = mask_path(path).read_bytes()
+    mask_path(path).write_bytes(raw[:-1] + b"\0")
+    (problem,) = looked_at(path)["problems"]
+    assert str(mask_path(path)) in problem
 
 
 def test_text_does_nothing_to_a_terminal(tmp_path: Path, byte: Tokenizer) -> None:

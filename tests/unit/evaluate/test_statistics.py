@@ -92,6 +92,24 @@ def test_windows_with_gaps_between_them_are_units() -> None:
     assert (unit, units[:, 0].tolist()) == ("windows", [6.0] * 12)
 
 
+def test_only_tokens_that_count_are_measured() -> None:
+    generator = np.random.default_rng(4)
+    ids, losses = generator.integers(0, 10, 900), generator.random(900)
+    counts = generator.random(900) < 0.3
+    tally = Tally(eot=9, sizes=np.array([2] * 9 + [0]))
+    for at in range(0, 900, 50):
+        part = zip(losses[at : at + 50].tolist(), counts[at : at + 50], strict=True)
+        tally.add(ids[at : at + 50], [loss if counted else None for loss, counted in part])
+    found = score(tally, 10)
+    assert found.loss.value == pytest.approx(losses[counts].mean(), rel=1e-12)
+    assert found.tokens == counts.sum()
+    size = 2 * int((ids[counts] != 9).sum())
+    assert found.text_bytes == size
+    assert found.bits_per_byte is not None
+    expected = losses[counts].sum() / math.log(2) / size
+    assert found.bits_per_byte.value == pytest.approx(expected, rel=1e-12)
+
+
 def test_bytes_are_those_of_the_text_whatever_the_tokenizer() -> None:
     texts = [
         "Größe, für 日本 🙂 and the rest of it\n\n",

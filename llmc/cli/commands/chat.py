@@ -1,0 +1,125 @@
+"""``llmc chat``: talk with a model that was trained on conversations."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from llmc.cli.context import Context
+from llmc.cli.options import (
+    DtypeOption,
+    LastOption,
+    ThreadsOption,
+    argument,
+    in_group,
+    with_settings,
+)
+from llmc.cli.views.sampling import ByteView
+from llmc.config import SAMPLE_SETTINGS, overridden
+from llmc.engine.build import ensure_native
+from llmc.engine.generator import Generator
+from llmc.errors import BadData
+from llmc.sample.chat import Chat
+from llmc.sample.model import SampleModel, model_at
+from llmc.text.documents import unescaped
+
+of_talk = in_group("Conversation")
+
+Run = Annotated[
+    str | None,
+    argument("RUN", "A run, or a checkpoint's file. Default: the newest run."),
+]
+System = Annotated[str, of_talk("Message of the system, before the conversation.", "TEXT")]
+Prompt = Annotated[
+    str | None, of_talk("Answer one message and leave. Default: ask for messages.", "TEXT")
+]
+Stop = Annotated[
+    list[str] | None,
+    of_talk("End an answer before this text, in which \\n is a newline. Can be repeated.", "TEXT"),
+]
+
+
+@with_settings(SAMPLE_SETTINGS)
+def chat(
+    context: typer.Context,
+    *,
+    run: Run = None,
+    last: LastOption = False,
+    dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
+    system: System = "",
+    prompt: Prompt = None,
+    stop: Stop = None,
+    **settings: Any,
+) -> None:
+    """Talk with a model that was trained on conversations.
+
+    In a pipe, every line of stdin is a message. Other settings come from the run's config.
+    """
+    ctx: Context = context.obj
+    model = model_at(ctx.workspace, run, last=last, report=ctx.ui)
+    _check(ctx, model, run)
+    if settings.get("tokens") is None:
+        settings["tokens"] = max(1, model.config.context // 2)
+    chosen = overridden(model.settings, {**settings, "dtype": dtype})
+    argv = model.argv(ensure_native(report=ctx.ui), dtype=chosen.dtype, threads=threads)
+    stops = [*map(unescaped, stop or [])]
+    with Generator(argv) as generator:
+        if prompt is None and sys.stdin.isatty() and sys.stdout.isatty() and not ctx.ui.json:
+            from llmc.cli.chatting import ChatPrompt
+
+            ChatPrompt(ctx.ui, generator, model, chosen, stops=stops, system=system).run()
+            return
+        talk = Chat(model, generator, chosen, stops=stops)
+        talk.set_system(system)
+        _answer_all(ctx, talk, [prompt] if prompt is not None else sys.stdin)
+
+
+def _check(ctx: Context, model: SampleModel, run: str | None) -> None:
+    """Refuse a model that was not trained on conversations, and name what it can do."""
+    if model.tokenizer is not None and model.tokenizer.template is not None:
+        return
+    named: list[str] = []
+    if run is not None:
+        named = ["--run" if (ctx.workspace.runs / run).is_dir() else "--model", run]
+    command = shlex.join(["llmc", "sample", "-i", *named])
+    raise BadData(
+        f"{ctx.workspace.shown(model.checkpoint)} was not trained on conversations and has no chat "
+        f"template; it continues text: '{command}'"
+    )
+
+
+def _answer_all(ctx: Context, talk: Chat, lines: Iterable[str]) -> None:
+    """Answer messages that are not typed, each in the same conversation; empty ones are skipped."""
+    view = ByteView()
+    for line in lines:
+        if not line.strip():
+            continue
+        talk.say(line.rstrip("\r\n"))
+        sample = talk.answer()
+        for token in talk.tokens(sample):
+            if not ctx.ui.json:
+                view.show(token)
+        talk.keep(sample)
+        if not ctx.ui.json:
+            print(flush=True)
+            continue
+        answer = talk.messages[-1]
+        end = sample.end
+        assert end is not None
+        ctx.ui.result(
+            {
+                "message": {"role": answer.role, "content": answer.content},
+                "reason": sample.reason,
+                "seed": sample.seed,
+                "dropped_messages": talk.dropped,
+                "prompt_tokens": end.prompt_tokens,
+                "tokens": len(sample.ids),
+                "prompt_ms": end.prompt_ms,
+                "ms": end.ms,
+            }
+        )

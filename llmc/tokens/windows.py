@@ -1,0 +1,100 @@
+"""Windows of a text whose mask says where conversations begin: the engine's rule.
+
+``native/files/cuts.h`` states it. A window that begins at token p predicts p + 1 … p + T; the next
+one begins at the last token of these where a conversation begins, else the last where a turn
+begins, else at p + T. Targets count in the window that ends with or after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from llmc.errors import BadData
+from llmc.tokens.files import has_mask, read_mask
+from llmc.tokens.masks import CONVERSATION, COUNTS, TURN
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llmc.tokens.masks import Mask
+
+
+class CutWindow(NamedTuple):
+    """A window: its first token, its targets (start + 1 … start + length), those that count."""
+
+    start: int
+    length: int
+    counted: int
+
+
+def cut_windows(mask: Mask, T: int) -> Iterator[CutWindow]:
+    """Yield the windows of a stream (n,) that have a target that counts, in order."""
+    import numpy as np
+
+    conversations, turns = np.flatnonzero(mask & CONVERSATION), np.flatnonzero(mask & TURN)
+    counts = (mask & COUNTS).astype(bool)
+    start, last = 0, len(mask) - 1
+    while start < last:
+        end = min(start + T, last)
+        if end < last:
+            begun = (_last_in(places, start, end) for places in (conversations, turns))
+            end = next((place for place in begun if place is not None), end)
+        counted = int(np.count_nonzero(counts[start + 1 : end + 1]))
+        if counted:
+            yield CutWindow(start, end - start, counted)
+        start = end
+
+
+def _last_in(places: NDArray[np.intp], after: int, until: int) -> int | None:
+    """Return the last of the sorted places with ``after`` < place <= ``until``."""
+    import numpy as np
+
+    at = int(np.searchsorted(places, until, "right"))
+    return int(places[at - 1]) if at and places[at - 1] > after else None
+
+
+def mask_of(files: Sequence[Path]) -> Mask | None:
+    """Return the mask (n,) of a stream of token files; None: all tokens count.
+
+    Raises:
+        BadData: some files have a mask and others have none, or a file is damaged.
+    """
+    import numpy as np
+
+    masked = {file: has_mask(file) for file in files}
+    if not any(masked.values()):
+        return None
+    if not all(masked.values()):
+        with_mask, without = (next(f for f in files if masked[f] is kind) for kind in (True, False))
+        raise BadData(
+            f"{with_mask} has a mask, and {without} has none: they are of different datasets; "
+            "name one"
+        )
+    return np.concatenate([read_mask(file) for file in files])
+
+
+def count_windows(files: Sequence[Path], tokens: int, T: int) -> int:
+    """Return the windows of T tokens in a stream of token files: those of an epoch, at least 1.
+
+    Raises:
+        BadData: as in :func:`mask_of`, or no token counts.
+    """
+    if not any(map(has_mask, files)):
+        return max(-(-(tokens - 1) // T), 1)
+    return _count_cut(tuple((file, file.stat().st_mtime_ns) for file in files), T)
+
+
+@lru_cache(maxsize=64)
+def _count_cut(files: tuple[tuple[Path, int], ...], T: int) -> int:
+    names = [file for file, _ in files]
+    mask = mask_of(names)
+    windows = 0 if mask is None else sum(1 for _ in cut_windows(mask, T))
+    if not windows:
+        raise BadData(
+            f"{names[0]} has a mask, and the loss counts at none of its tokens: name another text"
+        )
+    return windows
