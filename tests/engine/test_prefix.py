@@ -157,11 +157,12 @@ def test_a_text_that_was_cancelled_is_reused(native: Native, model: Path) -> Non
 def test_texts_at_once_share_what_is_read_once(native: Native, model: Path) -> None:
     """Several of one prompt, and others that begin as it does: also while it is being written."""
     head = ids(400)
-    asked: list[tuple[list[int], dict[str, object]]] = [
-        *((head, {"tokens": 40, "seed": seed}) for seed in range(3)),
-        *((head[:350] + ids(60, seed), {"tokens": 40, "seed": seed}) for seed in range(3)),
-        (ids(90, 5), {"tokens": 40}),
-        (ids(10, 6), {"tokens": 40}),
+    seeds: list[dict[str, object]] = [{"tokens": 40, "seed": seed} for seed in range(3)]
+    asked = [
+        *((head, keys) for keys in seeds),
+        *((head[:350] + ids(60, at), keys) for at, keys in enumerate(seeds)),
+        (ids(90, 5), seeds[0]),
+        (ids(10, 6), seeds[0]),
     ]
     with engine(native, model, slots=5, threads=2) as kept:
         for _ in range(2):
