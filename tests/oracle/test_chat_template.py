@@ -85,12 +85,12 @@ def plainly(messages: list[Message]) -> list[dict[str, str]]:
 def test_transformers_finds_the_ids_of_a_conversation(
     kind: str, template: Template, here: Context, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    given = of_kind(kind, tmp_path / "held", request)
+    base = of_kind(kind, tmp_path / "held", request)
     if kind == "prefix" and not template.tokens:
         with pytest.raises(BadData, match="puts a space before a text"):
-            for_chat(given, template)
+            for_chat(base, template)
         return
-    ours = for_chat(given, template)
+    ours = for_chat(base, template)
     folder = exported(here, ours, "hf")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert len(theirs) == ours.vocab_size
