@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmc.errors import BadData
-from llmc.tokens.files import has_mask, read_mask
+from llmc.tokens.files import has_mask, read_mask, read_tokens
 from llmc.tokens.masks import CONVERSATION, COUNTS, TURN
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmc.tokens.masks import Mask
+
+TRIED, SHORT = 64, 48  # conversations that are looked at, and tokens of a short question
 
 
 class CutWindow(NamedTuple):
@@ -98,3 +100,24 @@ def _count_cut(files: tuple[tuple[Path, int], ...], T: int) -> int:
             f"{names[0]} has a mask, and the loss counts at none of its tokens: name another text"
         )
     return windows
+
+
+def sample_question(files: Sequence[Path]) -> tuple[int, ...]:
+    """Return the tokens of a conversation before its first answer, to show what a model answers.
+
+    It is the first of a text, or the first that is short; empty without conversations.
+    """
+    import numpy as np
+
+    if not files or not has_mask(files[0]):
+        return ()
+    ids, mask = read_tokens(files[0]), read_mask(files[0])
+    counted = np.flatnonzero(mask & COUNTS)
+    questions = []
+    for start in np.flatnonzero(mask & CONVERSATION)[:TRIED]:
+        at = np.searchsorted(counted, start)
+        if at < len(counted) and counted[at] > start + 1:
+            questions.append((int(start), int(counted[at])))
+    short = [each for each in questions if each[1] - each[0] <= SHORT]
+    start, end = next(iter(short or questions), (0, 0))
+    return tuple(ids[start:end].tolist())
