@@ -36,9 +36,9 @@ def exported(folder: Path, dtypes: list[str]) -> None:
             subprocess.run([*base, model, *flags], check=True)
 
 
-def prompt_of(length: int) -> list[int]:
+def prompt_of(length: int, first: int = 1) -> list[int]:
     """Return as many different tokens."""
-    return [(7919 * i + 1) % 50257 for i in range(length)]
+    return [(7919 * i + first) % 50257 for i in range(length)]
 
 
 def rates(prompt: int, prompt_s: float, tokens: int, decode_s: float) -> Rates:
@@ -53,8 +53,12 @@ def ours(folder: Path, dtype: str, threads: int, prompt: int, tokens: int) -> Ra
     binary = ensure_native()
     flags = {"slots": 1, "positions": prompt + tokens, "threads": threads, "dtype": dtype}
     words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-    ids = ",".join(map(str, prompt_of(prompt)))
-    lines = [f"request {name} tokens {tokens} temperature 0 eot -1 prompt {ids}" for name in "ab"]
+    # Two prompts: the engine would not read the same one again.
+    lines = [
+        f"request {name} tokens {tokens} temperature 0 eot -1 "
+        f"prompt {','.join(map(str, prompt_of(prompt, first)))}"
+        for name, first in (("a", 2), ("b", 1))
+    ]
     done = subprocess.run(
         [binary, "generate", "--model", folder / "random.bin", *words],
         input="".join(f"{line}\n" for line in lines),

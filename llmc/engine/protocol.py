@@ -77,6 +77,8 @@ class Token:
     logprob: float
     # The most likely tokens at its position with their logprobs, most likely first.
     top: tuple[tuple[int, float], ...] = ()
+    # Of a text's first token: how many of the prompt's tokens were in the cache.
+    cached: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def event_of(found: dict[str, Any]) -> Ready | Token | End:
     if kind in ("token", "prompt"):
         top = tuple((int(token), float(logprob)) for token, logprob in found.get("top", ()))
         made = Token if kind == "token" else PromptToken
-        return made(int(found["token"]), float(found["logprob"]), top)
+        cached = int(found.get("cached", 0))
+        return made(int(found["token"]), float(found["logprob"]), top, cached)
     if kind != "end" or found["reason"] not in REASONS:
         raise KeyError(kind)
     known = {each.name for each in fields(End)} - {"failure"}

@@ -30,6 +30,7 @@ class ChoiceWriter:
     prompt: TextStream | None = None
     reason: str | None = None  # ``length`` or ``stop`` once the text has ended, None before
     tokens: int = 0  # tokens written so far
+    cached: int = 0  # tokens of its prompt that were in the prefix cache
     _waiting: dict[int, Token] = field(default_factory=dict)  # by position; not in the text yet
     _done: list[tuple[Token, int]] = field(default_factory=list)
     _logprobs: list[float] = field(default_factory=list)  # of what was written
@@ -63,6 +64,7 @@ class ChoiceWriter:
             raise Refused(503, why, kind=BROKEN, code="engine_failed")
 
     def _take(self, token: Token) -> None:
+        self.cached = self.cached or token.cached
         self._logprobs.append(token.logprob)
         if token.token in self.ends:
             self._end("stop")

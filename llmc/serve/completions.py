@@ -275,7 +275,7 @@ class Answer:
         if not self.left:
             self.left = True
             self.job.cancel()
-            self.metrics.completed(self.prompt_tokens, self._written)
+            self.metrics.completed(self.prompt_tokens, self._cached, self._written)
 
     async def _changes(self) -> AsyncIterator[list[ChoiceWriter]]:
         """Handle events until all texts have ended; yield the choices that changed."""
@@ -296,14 +296,19 @@ class Answer:
             yield list(changed.values())
 
     @property
+    def _cached(self) -> int:
+        return sum(choice.cached for choice in self.choices[:: self.candidates])
+
+    @property
     def _written(self) -> int:
         return sum(choice.tokens for choice in self.choices)
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self._written,
             "total_tokens": self.prompt_tokens + self._written,
+            "prompt_tokens_details": {"cached_tokens": self._cached},
         }
 
 

@@ -44,6 +44,11 @@ class ServerMetrics:
             registry=registry,
         )
         self._prompts = Counter("llmc_prompt_tokens", "Tokens of prompts.", registry=registry)
+        self._cached = Counter(
+            "llmc_prompt_tokens_cached",
+            "Tokens of prompts that were in the prefix cache.",
+            registry=registry,
+        )
         self._written = Counter("llmc_completion_tokens", "Tokens written.", registry=registry)
         ProcessCollector(registry=registry)
 
@@ -71,9 +76,10 @@ class ServerMetrics:
         """Count a request's first token."""
         self._first.observe(seconds)
 
-    def completed(self, prompt_tokens: int, written: int) -> None:
-        """Count the tokens of a request that has ended."""
+    def completed(self, prompt_tokens: int, cached: int, written: int) -> None:
+        """Count the tokens of a request that has ended; ``cached`` are those of the prompt."""
         self._prompts.inc(prompt_tokens)
+        self._cached.inc(cached)
         self._written.inc(written)
 
     def text(self) -> bytes:

@@ -314,12 +314,19 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
+class PromptDetails(BaseModel):
+    """Of the prompts' tokens."""
+
+    cached_tokens: int  # that were in the prefix cache
+
+
 class TokenUsage(BaseModel):
     """Counted tokens."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
 
 
 class Completion(BaseModel):

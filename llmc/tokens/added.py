@@ -64,13 +64,19 @@ def for_chat(tokenizer: Tokenizer, template: Template) -> Tokenizer:
     """Return a tokenizer with a chat template, and with the special tokens of it that it lacks.
 
     Raises:
-        BadData: nothing ends a text in it, so that nothing could end an answer; or as
+        BadData: nothing ends a text in it, so that nothing could end an answer; it puts a space
+            before a text, which without special tokens depends on where a message is cut; or as
             :func:`with_tokens`.
     """
     if not tokenizer.ends:
         raise BadData(
             f"the tokenizer {tokenizer.name} has no token that ends a text, which a conversation "
             "needs: choose another one (--tokenizer)"
+        )
+    if not template.tokens and tokenizer.detokenize(tokenizer.encode("a")) != b"a":
+        raise BadData(
+            f"the tokenizer {tokenizer.name} puts a space before a text, which the template "
+            f"{template.name} cannot have: choose --template chatml"
         )
     lacking = [name for name in template.tokens if name not in tokenizer.special_tokens]
     return replace(with_tokens(tokenizer, lacking), template=template)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmc.errors import BadData
-from llmc.tokens.files import FreshTokens, has_mask, read_mask
+from llmc.tokens.files import FreshTokens, has_mask, read_mask, read_tokens
 from llmc.tokens.masks import CONVERSATION, COUNTS, TURN
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from llmc.tokens.masks import Mask
 
-
 PIECE = 1 << 24  # tokens that are searched at a time
+TRIED, SHORT = 64, 48  # conversations that are looked at, and tokens of a short question
 
 
 class CutWindow(NamedTuple):
@@ -128,3 +128,24 @@ def _places(files: Sequence[Path], token: int) -> tuple[NDArray[np.intp], int]:
             found.append(np.flatnonzero(tokens[at : at + PIECE] == token) + (count + at))
         count += len(tokens)
     return np.concatenate(found), count
+
+
+def sample_question(files: Sequence[Path]) -> tuple[int, ...]:
+    """Return the tokens of a conversation before its first answer, to show what a model answers.
+
+    It is the first of a text, or the first that is short; empty without conversations.
+    """
+    import numpy as np
+
+    if not files or not has_mask(files[0]):
+        return ()
+    ids, mask = read_tokens(files[0]), read_mask(files[0])
+    counted = np.flatnonzero(mask & COUNTS)
+    questions = []
+    for start in np.flatnonzero(mask & CONVERSATION)[:TRIED]:
+        at = np.searchsorted(counted, start)
+        if at < len(counted) and counted[at] > start + 1:
+            questions.append((int(start), int(counted[at])))
+    short = [each for each in questions if each[1] - each[0] <= SHORT]
+    start, end = next(iter(short or questions), (0, 0))
+    return tuple(ids[start:end].tolist())

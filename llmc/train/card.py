@@ -161,9 +161,15 @@ class _Card:
         yield "context", f"{shape.context:,} tokens"
         named = ""
         if tokenizer is not None:
-            name, plus, count = tokenizer.name.partition("+")
-            more = f", and {count} tokens more" if plus else ""
-            named = f": {NAMED_TOKENIZERS.get(name, name)}{more}"
+            base = tokenizer.name.partition("+")[0]
+            named = f": {NAMED_TOKENIZERS.get(base, tokenizer.name)}"
+            added = [
+                f"`{name}`"
+                for name, token in tokenizer.special_tokens.items()
+                if token > tokenizer.eot
+            ]
+            if base in NAMED_TOKENIZERS and added:
+                named += f", with {', '.join(added)}"
         yield "vocabulary", f"{shape.vocab_size:,}{named}"
         if tokenizer is not None and tokenizer.template is not None:
             yield "chat template", f"{tokenizer.template.name}, in `chat_template.jinja`"

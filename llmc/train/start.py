@@ -20,6 +20,7 @@ from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.masks import COUNTS
 from llmc.tokens.prepared import prepared_model
 from llmc.tokens.tokenizer import Tokenizer
+from llmc.tokens.windows import sample_question
 from llmc.train.mixture import (
     Named,
     Portion,
@@ -83,10 +84,16 @@ class Data:
         return nats / math.log(2) / self.val_bytes_per_token
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids``, or the ids themselves where the tokenizer is not known."""
+        """Return the text of a sample, or its ids where the tokenizer is not known.
+
+        Of conversations it is the prompt and the answer, without special tokens.
+        """
         if self.tokenizer is None:
             return " ".join(map(str, ids))
         known = [token for token in ids if token < self.tokenizer.vocab_size]
+        if self.sample_prompt:
+            special = {*self.tokenizer.special_tokens.values()}
+            known = [token for token in (*self.sample_prompt, *known) if token not in special]
         return self.tokenizer.detokenize(known).decode(errors="replace")
 
 
@@ -126,7 +133,12 @@ def find_data(workspace: Workspace, data: Wanted = None, val_data: Wanted = None
         name = joined_name(text.name for text in train)
     else:
         name = first.dataset if first is not None else _stem(train[0].path)
-    return Data(name, train, val, manifests, tokenizer)
+    made = Data(name, train, val, manifests, tokenizer)
+    question = sample_question([file for text in val or train for file in expanded(text.path)])
+    if tokenizer is None or tokenizer.template is None or not question:
+        return made
+    stop = tokenizer.template.stop_ids(tokenizer)[0]
+    return replace(made, sample_prompt=question, sample_stop=stop)
 
 
 def _each(workspace: Workspace, wanted: Wanted) -> tuple[Named, ...]:

@@ -23,12 +23,36 @@ static void end(struct Batch *batch, struct Text *text, enum TextEnd ending) {
   batch->active--;
 }
 
+/* Tokens at the beginning of the prompt whose keys and values a slot has: none where it is not worth the while. */
+static size_t shared_tokens(const struct Batch *batch, const struct Text *held, const int *prompt, size_t count) {
+  const size_t most = size_min(held->firm, count - 1);  // the last one is read, for its logits
+  size_t same = 0;
+  while (same < most && held->tokens[same] == prompt[same]) same++;
+  same = batch->reuses ? decoder_resume(count, same) : 0;
+  return same < PROMPT_ROWS ? 0 : same;
+}
+
+/* The free slot for a prompt: the one that shares most of it, unless that would lose more than it saves; then the one
+ * that was used longest ago. */
+static size_t choose_slot(const struct Batch *batch, const struct Request *request) {
+  const struct Text *oldest = NULL, *best = NULL;
+  size_t most = 0;
+  for (size_t s = 0; s < batch->decoder.slots; s++) {
+    const struct Text *text = &batch->texts[s];
+    if (text->active) continue;
+    if (oldest == NULL || text->order < oldest->order) oldest = text;
+    const size_t shared = request->echo ? 0 : shared_tokens(batch, text, request->prompt, request->count);
+    if (shared > most && 2 * shared >= text->firm) best = text, most = shared;
+  }
+  return (size_t)((best != NULL ? best : oldest) - batch->texts);
+}
+
 void batch_begin(struct Batch *batch, const struct Request *request) {
-  const size_t V = batch->decoder.config.V;
-  size_t slot = 0;
-  while (batch->texts[slot].active) slot++;
+  const size_t V = batch->decoder.config.V, slot = choose_slot(batch, request);
   struct Text *text = &batch->texts[slot];
-  *text = (struct Text){.request = *request, .slot = slot, .active = true, .order = batch->arrived++,
+  const size_t shared = text->firm == 0 || request->echo ? 0 : shared_tokens(batch, text, request->prompt, request->count);
+  *text = (struct Text){.request = *request, .slot = slot, .active = true, .order = ++batch->arrived,
+                        .read = shared, .firm = shared, .cached = shared,
                         .tokens = batch->tokens + slot * batch->decoder.positions, .length = request->count,
                         .seen = batch->seen + slot * V, .times = batch->times + slot * V, .started = clock_seconds()};
   memcpy(text->tokens, request->prompt, request->count * sizeof *text->tokens);
@@ -55,7 +79,7 @@ static void append(struct Text *text, int token, size_t positions) {
     const size_t kept = positions / 2;
     memmove(text->tokens, text->tokens + positions - kept, kept * sizeof *text->tokens);
     text->length = kept;
-    text->read = 0;
+    text->read = text->firm = 0;
   }
   text->tokens[text->length++] = token;
 }
@@ -152,9 +176,26 @@ static bool tell_prompt(struct Batch *batch, const struct Text *text, size_t cou
   return true;
 }
 
+/* Takes over what another slot has of the prompt: only now, because the texts before this one have read theirs. */
+static void take_shared(struct Batch *batch, struct Text *text) {
+  text->begun = true;
+  const struct Text *best = text;
+  size_t most = text->read;
+  for (size_t s = 0; s < batch->decoder.slots && !text->request.echo; s++) {
+    const size_t shared = s == text->slot ? 0 : shared_tokens(batch, &batch->texts[s], text->tokens, text->length);
+    if (shared > most) best = &batch->texts[s], most = shared;
+  }
+  if (best == text) return;
+  decoder_copy(&batch->decoder, text->slot, best->slot, text->read, most);
+  text->read = text->firm = text->cached = most;
+}
+
 static void read_chunk(struct Batch *batch, struct Text *text) {
+  if (!text->begun) take_shared(batch, text);
+  const size_t left = text->length - text->read;
+  if (left == 1) return;  // batch_turn reads a last one
   struct Decoder *decoder = &batch->decoder;
-  const size_t count = decoder->rows == 1 ? 1 : size_min(text->length - text->read, DECODER_CHUNK);
+  const size_t count = decoder->rows == 1 ? 1 : size_min(left, DECODER_CHUNK - text->read % DECODER_CHUNK);
   if (decoder->rows == 1) decoder_step(decoder, &(struct Feed){text->slot, text->read, text->tokens[text->read]}, 1);
   else decoder_read(decoder, text->slot, text->tokens + text->read, text->read, count);
   if (text->request.echo && text->written == 0 && !tell_prompt(batch, text, count)) {
@@ -162,6 +203,7 @@ static void read_chunk(struct Batch *batch, struct Text *text) {
     return;
   }
   text->read += count;
+  if (count >= PROMPT_ROWS) text->firm = text->read;
   if (text->read < text->length) return;
   batch->feeds[0].slot = text->slot;
   write_tokens(batch, 1);
@@ -180,4 +222,25 @@ void batch_turn(struct Batch *batch) {
   decoder_step(&batch->decoder, batch->feeds, count);
   for (size_t i = 0; i < count; i++) batch->texts[batch->feeds[i].slot].read++;
   write_tokens(batch, count);
+}
+
+/* Too few of them are not worth reading again. */
+static bool settled(const struct Text *text) { return text->read < text->firm + PROMPT_ROWS; }
+
+bool batch_unsettled(const struct Batch *batch) {
+  size_t s = 0;
+  while (s < batch->decoder.slots && settled(&batch->texts[s])) s++;
+  return batch->reuses && s < batch->decoder.slots;
+}
+
+bool batch_settle(struct Batch *batch) {
+  struct Text *last = NULL;
+  for (size_t s = 0; s < batch->decoder.slots; s++) {
+    struct Text *text = &batch->texts[s];
+    if (!settled(text) && (last == NULL || text->order > last->order)) last = text;
+  }
+  if (!batch->reuses || last == NULL) return false;
+  decoder_read(&batch->decoder, last->slot, last->tokens + last->firm, last->firm, PROMPT_ROWS);
+  last->firm += PROMPT_ROWS;
+  return true;
 }

@@ -6,6 +6,10 @@
  *
  * The model knows no position past its context. When a text has filled it (`positions` tokens) the older half
  * is forgotten, and the newer half is read again, from position 0 on.
+ *
+ * A slot keeps the tokens of its last text, with their keys and values. With `reuses`, a prompt that begins as another
+ * one did is read only from where they differ, with the same bits: what was read as a prompt is the same whoever read
+ * it. What was written has other bits, those of decoding's product, so it is read once more while there is time.
  */
 #ifndef LLMC_BATCH_H
 #define LLMC_BATCH_H
@@ -31,6 +35,9 @@ struct Text {
   uint64_t order;          // of arrival
   int *tokens;             // (positions) the context
   size_t length, read;     // of the context, of which the cache holds so many
+  size_t firm;             // of those, the first ones that were read as a prompt, and can be reused
+  size_t cached;           // tokens of the prompt that were not read because the cache had them
+  bool begun;              // to read the prompt
   size_t written;
   uint8_t *seen;           // (V) of prompt and text
   uint32_t *times;         // (V) how often each token was written
@@ -47,6 +54,7 @@ struct Listener {
 
 struct Batch {
   struct Listener listener;
+  bool reuses;          // keys and values of one text serve the next; the weights must stay as they are
   struct Decoder decoder;
   struct Sampler sampler;
   const char *unused;   // ids that are never drawn, as sampler_exclude takes them; NULL: none
@@ -73,5 +81,12 @@ void batch_cancel(struct Batch *batch, struct Text *text);
 
 /* One turn, for all texts. */
 void batch_turn(struct Batch *batch);
+
+/* Reads a few tokens that were written again, as those of a prompt; there are no active texts. False where there is
+ * nothing to do. */
+bool batch_settle(struct Batch *batch);
+
+/* Whether batch_settle has something to do. */
+bool batch_unsettled(const struct Batch *batch);
 
 #endif

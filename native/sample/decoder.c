@@ -51,8 +51,6 @@ static void buffers_alloc(struct Decoder *d, struct Arena *arena, size_t slots, 
   d->logits = floats(arena, slots, d->config.Vp);
 }
 
-enum { PROMPT_ROWS = 16 };  // from which on the product of training is the faster way to read a prompt
-
 enum { READ_FLOATS = 1 << 16 };  // that come from a checkpoint at a time, unless a row is longer
 
 void decoder_layout(struct Decoder *d, struct Arena *arena, size_t slots, size_t positions) {
@@ -178,6 +176,26 @@ void decoder_read(struct Decoder *d, size_t slot, const int *tokens, size_t posi
   embed(d, feeds, count);
   blocks(d, feeds, count, true);
   head(d, d->logits, d->x + (count - 1) * d->config.C, 1);
+}
+
+size_t decoder_resume(size_t count, size_t held) {
+  const size_t first = held - held % DECODER_CHUNK, end = size_min(first + DECODER_CHUNK, count);
+  if (end - first < PROMPT_ROWS) return first;  // the last piece of such a prompt is read as decoder_step does
+  return size_min(held, end - PROMPT_ROWS);
+}
+
+void decoder_copy(struct Decoder *d, size_t to, size_t from, size_t first, size_t end) {
+  const size_t NH = d->config.NH, P = d->positions, row = round_up(d->config.C / NH, CACHE_LANES);
+  const struct Array kept[] = {d->cache.keys, d->cache.values};
+  for (size_t i = 0; i < 2; i++) {
+    const size_t bytes = row * dtype_size(kept[i].dtype);
+    for (size_t l = 0; l < d->config.L; l++) {
+      for (size_t h = 0; h < NH; h++) {
+        char *slots = (char *)kept[i].data + (l * d->slots * NH + h) * P * bytes;  // head h of the layer's first slot
+        memcpy(slots + (to * NH * P + first) * bytes, slots + (from * NH * P + first) * bytes, (end - first) * bytes);
+      }
+    }
+  }
 }
 
 void decoder_logits(struct Decoder *d, size_t first, size_t count) {

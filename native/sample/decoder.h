@@ -28,6 +28,7 @@ struct Decoder {
 };
 
 enum { DECODER_CHUNK = 256 };  // tokens that decoder_read takes at most
+enum { PROMPT_ROWS = 16 };     // tokens from which on it uses the product of training: the bits differ from decoder_step's
 
 /* Lays out weights, cache and scratch; config, kernels, dtype and workers.pool are set before. */
 void decoder_layout(struct Decoder *decoder, struct Arena *arena, size_t slots, size_t positions);
@@ -42,6 +43,14 @@ void decoder_load(struct Decoder *decoder, int file, const char *path, const str
 /* Feeds `count` tokens to a slot from `position` on, all before which have been fed, and puts the logits after
  * the last into row 0. At most DECODER_CHUNK tokens. */
 void decoder_read(struct Decoder *decoder, size_t slot, const int *tokens, size_t position, size_t count);
+
+/* From where a prompt of `count` tokens is to be read, of which the slot holds the first `held` (fewer than `count`) as
+ * reads of PROMPT_ROWS tokens or more have left them: so that in pieces that end at multiples of DECODER_CHUNK the rest
+ * has the bits that it would have if all were read. */
+size_t decoder_resume(size_t count, size_t held);
+
+/* Copies keys and values of the tokens `first` … `end` - 1 from one slot to another. */
+void decoder_copy(struct Decoder *decoder, size_t to, size_t from, size_t first, size_t end);
 
 /* Puts the logits after `count` tokens of the last decoder_read, from its `first` on, into rows 0, 1, …: at most as
  * many as there are slots, and DECODE_ROWS. */

@@ -20,7 +20,7 @@
 #include "base/util.h"
 #include "sample/batch.h"
 
-enum { MOST_WAITING = 1024, LINE_BYTES = 1 << 20, OUTPUT_BYTES = 1 << 16, EVENT_BYTES = 2048, MESSAGE_BYTES = 256 };
+enum { MOST_WAITING = 1024, LINE_BYTES = 1 << 20, OUTPUT_BYTES = 1 << 16, EVENT_BYTES = 2048, MESSAGE_BYTES = 256, CALM_MS = 100 };
 
 struct Options {
   const char *model, *unused;
@@ -37,6 +37,7 @@ struct Generate {
   char *input;                  // (LINE_BYTES + 1) what has come of the lines that are not done
   size_t held;
   bool skipping, at_end;        // the rest of a line that is too long; no more input comes
+  bool settling;                // nothing was asked for a while
   char *output;                 // (OUTPUT_BYTES) events of this turn
   size_t length;
 };
@@ -94,6 +95,7 @@ static void tell(struct Generate *g, const char *event, const struct Text *text,
   begin_event(g);
   add(g, "{\"event\":\"%s\",\"id\":\"%s\",\"token\":%d,\"logprob\":%.8g", event, text->request.id, told->token,
       told->logprob);
+  if (text->written == 1) add(g, ",\"cached\":%zu", text->cached);
   for (size_t i = 0; i < told->tops; i++) {
     add(g, "%s[%d,%.8g]", i == 0 ? ",\"top\":[" : ",", told->top[i].token,
         (double)told->top[i].number - told->log_sum);
@@ -204,11 +206,14 @@ static void take_lines(struct Generate *g) {
   if (g->at_end && g->held > 0 && !g->skipping) take_line(g, g->input, g->held);
 }
 
-/* Takes what input there is; with nothing to write, waits for it. */
+/* Takes what input there is; with nothing to write, waits for it, and after a while puts the cache in order. */
 static void listen(struct Generate *g) {
-  const bool idle = g->batch.active == 0 && g->count == 0;
+  const bool idle = g->batch.active == 0 && g->count == 0, unsettled = idle && batch_unsettled(&g->batch);
   struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
-  if (g->at_end || poll(&in, 1, idle ? -1 : 0) < 1) return;  // interrupted: the next turn asks again
+  if (g->at_end) return;
+  const int ready = poll(&in, 1, !idle || (unsettled && g->settling) ? 0 : unsettled ? CALM_MS : -1);
+  g->settling = idle && ready == 0 && batch_settle(&g->batch);
+  if (ready < 1) return;  // interrupted: the next turn asks again
   const ssize_t got = read(STDIN_FILENO, g->input + g->held, LINE_BYTES - g->held);
   if (got < 0 && (errno == EINTR || errno == EAGAIN)) return;
   if (got < 0) die(EXIT_BAD_DATA, "cannot read stdin: %s", strerror(errno));
@@ -257,6 +262,7 @@ int command_generate(int argc, char **argv) {
   *decoder = (struct Decoder){.config = checkpoint.config, .kernels = kernels_best(), .dtype = o->dtype};
   decoder->workers.pool = pool_create((int)o->threads);
   g.batch.unused = o->unused;
+  g.batch.reuses = true;
   g.batch.listener = (struct Listener){&g, tell_prompt, tell_token, tell_end};
 
   struct Arena arena = {0};

@@ -24,7 +24,9 @@ class Answers:
         self.ready = events[0]
 
     def of(self, name: str) -> list[dict[str, Any]]:
-        return [e for e in self.events if e.get("id") == name and e["event"] == "token"]
+        """Return the tokens of a text; what other texts had left in the cache is no part of it."""
+        found = [e for e in self.events if e.get("id") == name and e["event"] == "token"]
+        return [{key: e[key] for key in e if key != "cached"} for e in found]
 
     def tokens(self, name: str) -> list[int]:
         return [event["token"] for event in self.of(name)]

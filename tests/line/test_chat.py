@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ def talking(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
     shape = ("--layers", "2", "--heads", "2", "--channels", "48", "--context", "96")
     random = ("export-weights", "random", *shape, "--vocab-size", "259")
     ok(llmc(*random, "--tokenizer", str(llmc.workspace / "data/fruit")))
-    flags = ("--batch-size", "8", "--seq-len", "64", "--lr", "0.004", "--steps", "600")
-    ok(llmc("train", "--val-every", "0", "--run", "fruit", *flags))
-    return llmc
+    flags = ("--batch-size", "8", "--seq-len", "64", "--lr", "0.004", "--steps", "400")
+    told = ok(llmc("train", "--val-every", "0", "--sample-every", "400", "--run", "fruit", *flags))
+    return replace(llmc, environment={"SAID": told.stdout})
 
 
 def asked(llmc: Llmc, *args: str, stdin: str = "") -> str:
@@ -52,6 +53,11 @@ def test_a_question_is_answered(talking: Llmc) -> None:
     for colour, fruit in ANSWERS.items():
         assert asked(talking, "--prompt", f"{colour}?") == f"{fruit}.\n"
     assert asked(talking, "fruit", "--prompt", "red?", "--stop", "ple") == "ap\n"
+
+
+def test_samples_during_training_answer_a_question(talking: Llmc) -> None:
+    said = talking.environment["SAID"]
+    assert any(f"user\n{each}?\nassistant\n{ANSWERS[each]}." in said for each in ANSWERS)
 
 
 def test_every_line_of_a_pipe_is_a_message(talking: Llmc) -> None:
@@ -113,6 +119,8 @@ def test_a_conversation_in_a_terminal(talking: Llmc) -> None:
         typist.wait("took back")
         typist.type("/system Be kind\r")
         typist.wait("system: Be kind")
+        typist.type("/system\r")
+        typist.wait("system: none")
         typist.type("blue?\r")
         typist.wait("plum")
         typist.type("/nonsense\r")

@@ -160,6 +160,20 @@ def test_many_clients_at_once_all_get_their_text(server: Served) -> None:
     assert server.becomes("llmc_completions_running", 0)
 
 
+def test_the_next_turn_reads_only_what_is_new(server: Served) -> None:
+    """What was read is counted once for all choices."""
+    head = "naïve of the 日本 of und das of."
+    before = server.metric("llmc_prompt_tokens_cached_total")
+    first, second = (
+        server.complete(prompt=prompt, max_tokens=4, n=n, seed=3).json()["usage"]
+        for prompt, n in ((head, 1), (head + "und", 2))
+    )
+    assert first["prompt_tokens_details"]["cached_tokens"] == 0
+    cached = second["prompt_tokens_details"]["cached_tokens"]
+    assert second["prompt_tokens"] - 16 <= cached < second["prompt_tokens"]
+    assert server.becomes("llmc_prompt_tokens_cached_total", before + cached)
+
+
 def test_clients_that_leave_take_nothing_with_them(server: Served) -> None:
     """A third leave in the middle of their text; the others get all of theirs."""
 

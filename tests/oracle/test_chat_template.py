@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmc.cli.context import Context
+from llmc.errors import BadData
 from llmc.model import ModelConfig
 from llmc.text.conversations import Message
 from llmc.tokens.added import for_chat
@@ -29,7 +30,19 @@ from tests.oracle.test_weights_transformers import hostile_texts
 transformers = pytest.importorskip("transformers")
 
 TEXT = Path(random.__file__).read_text() + "größer, naïve, 日本語 🙂\n" * 50
-KINDS = ("byte", "bpe", "gpt2", "held")
+KINDS = ("byte", "bpe", "gpt2", "held", "prefix")
+
+
+def held(folder: Path, *, prefix_space: bool = False) -> Tokenizer:
+    """Return a tokenizer that is held as a document: its first token is a special one."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.ByteLevelBPETokenizer(add_prefix_space=prefix_space)
+    made.train_from_iterator([TEXT], 400, special_tokens=["<s>", "<|endoftext|>"])
+    folder.mkdir(parents=True)
+    made.save(str(folder / "tokenizer.json"))
+    found = read_folder(folder)
+    assert isinstance(found, Tokenizer) and found.document is not None
+    return found
 
 
 def of_kind(kind: str, folder: Path, request: pytest.FixtureRequest) -> Tokenizer:
@@ -40,14 +53,7 @@ def of_kind(kind: str, folder: Path, request: pytest.FixtureRequest) -> Tokenize
         return load_tokenizer("byte")
     if kind == "bpe":
         return train_bpe([TEXT], 500)
-    tokenizers = pytest.importorskip("tokenizers")
-    made = tokenizers.ByteLevelBPETokenizer()
-    made.train_from_iterator([TEXT], 400, special_tokens=["<s>", "<|endoftext|>"])
-    folder.mkdir(parents=True)
-    made.save(str(folder / "tokenizer.json"))
-    held = read_folder(folder)
-    assert isinstance(held, Tokenizer) and held.document is not None
-    return held
+    return held(folder, prefix_space=kind == "prefix")
 
 
 def exported(here: Context, tokenizer: Tokenizer, to: str) -> Path:
@@ -79,7 +85,12 @@ def plainly(messages: list[Message]) -> list[dict[str, str]]:
 def test_transformers_finds_the_ids_of_a_conversation(
     kind: str, template: Template, here: Context, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    ours = for_chat(of_kind(kind, tmp_path / "held", request), template)
+    base = of_kind(kind, tmp_path / "held", request)
+    if kind == "prefix" and not template.tokens:
+        with pytest.raises(BadData, match="puts a space before a text"):
+            for_chat(base, template)
+        return
+    ours = for_chat(base, template)
     folder = exported(here, ours, "hf")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert len(theirs) == ours.vocab_size

@@ -28,6 +28,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "generation_config.json",
+    "chat_template.jinja",
 )
 MOST_FILES = 1000
 SHOWN_KEYS = (

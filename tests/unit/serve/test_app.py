@@ -31,6 +31,7 @@ def test_openai_s_client_gets_completions(client: openai.OpenAI) -> None:
         "prompt_tokens": 6,
         "completion_tokens": 14,
         "total_tokens": 20,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     told = done.choices[0].logprobs
     assert told is not None

@@ -19,6 +19,7 @@ from llmc.tokens.held import character_tokenizer
 from llmc.tokens.recorded import record_tokenizer
 from llmc.tokens.template import CHATML, IM_END, IM_START, PLAIN, Template
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
+from llmc.tokens.tokenizer_bin import read_tokenizer_bin
 from llmc.tokens.tokenizer_json import read_folder
 from llmc.weights.checkpoint import (
     FP32_UNPADDED,
@@ -280,3 +281,20 @@ def test_the_command_adds_tokens(llmc: Llmc, bpe: Tokenizer) -> None:
     assert read_header(llmc.workspace / "models/poet-chatml.bin").config.vocab_size == 301
     source = "models/poet-chatml.bin"
     assert_one_sentence(llmc("export-weights", source, "--add-tokens", IM_END), 2)
+
+
+def test_a_published_models_folder_grows_by_its_name(here: Context, gpt2: Tokenizer) -> None:
+    config = ModelConfig(1, 1, 64, 8, 50257)
+    model = engine.save_model(here.workspace.root / "model.bin", config)
+    export(here, str(model), to="hf", out=here.workspace.models / "gpt2", tokenizer=gpt2)
+    made = export(here, "gpt2", add_tokens=BOTH)
+    assert made == here.workspace.models / "gpt2-chatml.bin"
+    assert read_header(made).config.vocab_size == 50259
+
+
+def test_llm_cs_files_have_the_tokens(here: Context, bpe: Tokenizer) -> None:
+    a_run(here, bpe)
+    folder = export(here, "poet", to="llm.c", add_tokens=BOTH)
+    tokens = read_tokenizer_bin(folder / "gpt2_tokenizer.bin").tokens
+    assert tokens[-3:] == (b"<|endoftext|>", b"<|im_start|>", b"<|im_end|>")
+    assert read_header(folder / "gpt2_124M.bin").config.vocab_size == PADDED.vocab_size
