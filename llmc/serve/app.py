@@ -17,6 +17,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmc import __version__
+from llmc.serve.chat import ChatCompletions, no_template
+from llmc.serve.chat_schema import ChatCompletion, ChatRequest, chat_request_type
 from llmc.serve.completions import Completions
 from llmc.serve.guard import Guard, limited
 from llmc.serve.metrics import CONTENT_TYPE, ServerMetrics
@@ -52,13 +54,19 @@ UNAVAILABLE: Answers = {
 
 
 def make_app(
-    served: ServedModel, completions: Completions, guard: Guard, metrics: ServerMetrics, log: Log
+    served: ServedModel,
+    completions: Completions,
+    chats: ChatCompletions,
+    guard: Guard,
+    metrics: ServerMetrics,
+    *,
+    log: Log,
 ) -> ASGIApp:
     """Return the application; ``log`` takes a line for each answer."""
     app = FastAPI(
         title="llmc",
         version=__version__,
-        description="A model trained with llmc, for clients of OpenAI's completions.",
+        description="A model trained with llmc, for clients of OpenAI's API.",
         docs_url=None,
         redoc_url=None,
         responses=REFUSED,
@@ -72,6 +80,10 @@ def make_app(
     # The guard checks the key; this only publishes that there is one.
     keyed = [Depends(HTTPBearer(auto_error=False))] if guard.key is not None else []
     opened, needs_key = _open_routes(completions), _keyed_routes(served, completions, metrics)
+    if chats.template is not None:
+        needs_key.include_router(_chat_routes(chats))
+    else:
+        needs_key.post("/v1/chat/completions", include_in_schema=False)(_refuse_chat)
     app.include_router(opened)
     app.include_router(needs_key, dependencies=keyed)
     routes = (*app.routes, *opened.routes, *needs_key.routes)
@@ -109,13 +121,28 @@ def _open_routes(completions: Completions) -> APIRouter:
 
 
 async def _refuse_chat() -> Response:
-    """Refuse a conversation, which many clients ask for first."""
-    raise Refused(
-        400,
-        "The model continues texts and was not trained on conversations: send a prompt to "
-        "/v1/completions",
-        code="no_chat_template",
-    )
+    raise no_template()
+
+
+def _chat_routes(chats: ChatCompletions) -> APIRouter:
+    """Return the route of a model that was trained on conversations."""
+    routes = APIRouter()
+
+    async def chat(request: Request, asked: ChatRequest) -> Response:
+        """Answer the last message of a conversation; with stream as server-sent events."""
+        answer = await unless_left(request, chats.answer(asked))
+        return answer if answer is not None else Response(status_code=CLIENT_LEFT)
+
+    chat.__annotations__["asked"] = chat_request_type(chats.model, chats.limits)
+    answers: Answers = {200: {"model": ChatCompletion, "content": {"text/event-stream": {}}}}
+    routes.post(
+        "/v1/chat/completions",
+        name="chat completions",
+        response_class=JSONResponse,
+        response_model=None,
+        responses=answers | UNAVAILABLE,
+    )(chat)
+    return routes
 
 
 def _keyed_routes(
@@ -153,8 +180,6 @@ def _keyed_routes(
         response_model=None,
         responses=answers | UNAVAILABLE,
     )(complete)
-
-    routes.post("/v1/chat/completions", include_in_schema=False)(_refuse_chat)
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -13,7 +12,28 @@ from llmc.sample.streaming import TextPiece, TextStream
 from llmc.serve.refusals import BROKEN, Refused
 from llmc.tokens.tokenizer import Tokenizer
 
-Speller = Callable[[int], str]
+
+class Speller:
+    """Spells tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._spelled = lru_cache(maxsize=1 << 16)(self._spell)
+
+    def __call__(self, token: int) -> str:
+        """Return a token's text, by its bytes if it is not UTF-8, as OpenAI does."""
+        return self._spelled(token)
+
+    def bytes_of(self, token: int) -> list[int]:
+        """Return a token's bytes."""
+        return list(self._tokenizer.detokenize([token]))
+
+    def _spell(self, token: int) -> str:
+        data = self._tokenizer.detokenize([token])
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 @dataclass
@@ -22,7 +42,7 @@ class ChoiceWriter:
 
     index: int  # its place in the answer
     stream: TextStream  # turns its tokens into text, and ends it at a stop string
-    spell: Speller  # :func:`speller` of the tokenizer
+    spell: Speller
     ends: frozenset[int]  # the tokens that end the text and are not part of it
     alternatives: int | None  # the number per token; None: no log probabilities
     text: str  # what was not flushed yet; the prompt, where the text begins with it
@@ -92,10 +112,17 @@ class ChoiceWriter:
         done, self._done = self._done, []
         return {
             "index": self.index,
-            "text": text,
+            **self._content(text),
             "logprobs": self._table(done) if self.alternatives is not None else None,
             "finish_reason": self.reason,
         }
+
+    def whole(self) -> dict[str, Any]:
+        """Return the whole choice, of which nothing was flushed before."""
+        return self.flush()
+
+    def _content(self, text: str) -> dict[str, Any]:
+        return {"text": text}
 
     @property
     def has_news(self) -> bool:
@@ -129,17 +156,3 @@ class ChoiceWriter:
 def _known(logprob: float) -> float | None:
     """Return a log probability; None for a prompt's first token, which has none."""
     return None if math.isnan(logprob) else logprob
-
-
-def speller(tokenizer: Tokenizer) -> Speller:
-    """Return a function that spells a token, by its bytes if it is not UTF-8, as OpenAI does."""
-
-    @lru_cache(maxsize=1 << 16)
-    def spell(token: int) -> str:
-        data = tokenizer.detokenize([token])
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-    return spell

@@ -48,7 +48,7 @@ def _whole(value: Any) -> Any:
     return int(value) if type(value) is float and value.is_integer() else value
 
 
-def _no_surrogate(text: str) -> str:
+def no_surrogate(text: str) -> str:
     """Refuse half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise PydanticCustomError("no_character", "half of a surrogate pair is not a character")
@@ -65,7 +65,7 @@ def _nullable(schema: dict[str, Any]) -> None:
 
 NULL = {"type": "null"}
 Number = Annotated[float, Strict()]
-Characters = Annotated[StrictStr, AfterValidator(_no_surrogate)]
+Characters = Annotated[StrictStr, AfterValidator(no_surrogate)]
 StopString = Annotated[Characters, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 BIAS_ID = "^(0|[1-9][0-9]{0,8})$"
 BiasId = Annotated[StrictStr, Field(pattern=BIAS_ID)]
@@ -85,23 +85,26 @@ Biases = Annotated[
 Stops = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
 
 
-def _help(setting: str) -> str:
+def help_of(setting: str) -> str:
+    """Return what a sampling setting does, as in the command line's help."""
     return f"{SAMPLE_SETTINGS[setting].help}."
 
 
-def _integer(low: int, high: int) -> Any:
+def integer(low: int, high: int) -> Any:
+    """Return the type of whole numbers from ``low`` to ``high``."""
     return Annotated[int, Field(ge=low, le=high), Strict(), BeforeValidator(_whole)]
 
 
-def _field(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+def described(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    """Return a field with a description, and bounds; null stands for its default."""
     return Field(default, ge=low, le=high, description=text, json_schema_extra=_nullable)
 
 
-def _unsupported(*neutral: Any) -> Any:
+def unsupported(*neutral: Any) -> Any:
     """Return a field that may only have values that change nothing."""
 
     def check(value: Any) -> None:
-        if type(value) is bool or value not in neutral:
+        if not any(type(value) is type(each) and value == each for each in neutral):
             raise PydanticCustomError(
                 "unsupported_parameter", "not supported by this server: leave it out"
             )
@@ -135,57 +138,105 @@ CONDITIONS: list[Any] = [
 ]
 
 
-class CompletionRequest(BaseModel):
-    """A request for completions. :func:`request_type` adds the bounds of one server."""
+class Nullable(BaseModel):
+    """A model whose fields may be null, which stands for the default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        nulls = {key for key in cls.model_fields if fields.get(key, 0) is None}
+        return {key: value for key, value in fields.items() if key not in nulls}
+
+
+class TextRequest(Nullable):
+    """What all requests for texts have."""
 
     model_config = ConfigDict(
         extra="forbid", allow_inf_nan=False, json_schema_extra={"allOf": CONDITIONS}
     )
 
     model: StrictStr = ""
-    prompt: Any = ""
-    max_tokens: int = 16
     n: int = 1
-    temperature: Number = _field(1.0, _help("temperature"), 0, 2)
-    top_p: Number = _field(1.0, _help("top_p"), 0, 1)
+    temperature: Number = described(1.0, help_of("temperature"), 0, 2)
+    top_p: Number = described(1.0, help_of("top_p"), 0, 1)
     top_k: int = 0
-    min_p: Number = _field(0.0, _help("min_p"), 0, 1)
-    repetition_penalty: Number = _field(1.0, _help("repetition_penalty"), 0.1, 10)
-    seed: _integer(-(1 << 63), 1 << 63) = _field(  # type: ignore[valid-type]
-        None, f"{_help('seed')} Default: a random one."
+    min_p: Number = described(0.0, help_of("min_p"), 0, 1)
+    repetition_penalty: Number = described(1.0, help_of("repetition_penalty"), 0.1, 10)
+    seed: integer(-(1 << 63), 1 << 63) = described(  # type: ignore[valid-type]
+        None, f"{help_of('seed')} Default: a random one."
     )
-    stop: StopString | Stops = _field([], "The text ends before the first of these strings.")
-    logprobs: _integer(0, MOST_ALTERNATIVES) = _field(  # type: ignore[valid-type]
-        None, "Return the log probability of each token and of this many alternatives."
-    )
-    echo: StrictBool = _field(False, "Begin the text with the prompt; logprobs tell of it too.")
-    best_of: int | None = None
-    frequency_penalty: Number = _field(
+    stop: StopString | Stops = described([], "The text ends before the first of these strings.")
+    frequency_penalty: Number = described(
         0.0, "Subtracted from a token's logit each time that it was written.", -2, 2
     )
-    presence_penalty: Number = _field(
+    presence_penalty: Number = described(
         0.0, "Subtracted from a token's logit once if it was written.", -2, 2
     )
-    logit_bias: Biases = _field({}, "Added to the logits of these token ids.")
-    stream: StrictBool = _field(False, "Answer with server-sent events while the text is written.")
-    stream_options: StreamOptions = _field(StreamOptions(), "Only with stream.")
-    ignore_eos: StrictBool = _field(False, "Continue after the end of a document.")
-    special: StrictBool = _field(False, "<|endoftext|> and the like in a prompt are tokens.")
-    truncate_prompt_tokens: int | None = None
-    user: StrictStr = _field("", "Accepted and ignored.")
-    suffix: _unsupported()  # type: ignore[valid-type]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, fields: Any) -> Any:
-        """Null stands for the default."""
-        if not isinstance(fields, dict):
-            return fields
-        nulls = {key for key in cls.model_fields if fields.get(key, 0) is None}
-        return {key: value for key, value in fields.items() if key not in nulls}
+    logit_bias: Biases = described({}, "Added to the logits of these token ids.")
+    stream: StrictBool = described(
+        False, "Answer with server-sent events while the text is written."
+    )
+    stream_options: StreamOptions = described(StreamOptions(), "Only with stream.")
+    ignore_eos: StrictBool = described(False, "Continue after the end of a document.")
+    user: StrictStr = described("", "Accepted and ignored.")
 
     @model_validator(mode="after")
-    def _check_combinations(self) -> CompletionRequest:
+    def _check_stream(self) -> TextRequest:
+        if "stream_options" in self.model_fields_set and not self.stream:
+            raise PydanticCustomError(
+                "invalid_value",
+                "'stream_options' needs 'stream': true",
+                {"param": "stream_options"},
+            )
+        return self
+
+    @property
+    def candidates(self) -> int:
+        """How many texts are written for each prompt."""
+        return self.n
+
+    @property
+    def bias(self) -> dict[int, float]:
+        """What is added to the logits, by token id."""
+        return {int(token): added for token, added in self.logit_bias.items()}
+
+    @property
+    def stops(self) -> Sequence[str]:
+        """The stop strings."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+def bounded_fields(model: str, limits: RequestLimits) -> dict[str, Any]:
+    """Return the fields of all requests that depend on the server's model and limits."""
+    named: Any = {"type": ["string", "null"], "enum": [model, None]}
+    return {
+        "model": (
+            Annotated[StrictStr, WithJsonSchema(named)],
+            described(model, "The served model."),
+        ),
+        "n": (integer(1, limits.choices), described(1, "Completions per prompt.")),
+        "top_k": (integer(0, limits.vocab_size), described(0, help_of("top_k"))),
+    }
+
+
+class CompletionRequest(TextRequest):
+    """A request for completions. :func:`request_type` adds the bounds of one server."""
+
+    prompt: Any = ""
+    max_tokens: int = 16
+    best_of: int | None = None
+    logprobs: integer(0, MOST_ALTERNATIVES) = described(  # type: ignore[valid-type]
+        None, "Return the log probability of each token and of this many alternatives."
+    )
+    echo: StrictBool = described(False, "Begin the text with the prompt; logprobs tell of it too.")
+    special: StrictBool = described(False, "<|endoftext|> and the like in a prompt are tokens.")
+    truncate_prompt_tokens: int | None = None
+    suffix: unsupported()  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _check_best_of(self) -> CompletionRequest:
         if self.candidates < self.n:
             raise PydanticCustomError(
                 "invalid_value",
@@ -197,12 +248,6 @@ class CompletionRequest(BaseModel):
                 "invalid_value",
                 "'best_of' chooses from whole texts and cannot be streamed: leave out 'stream'",
                 {"param": "best_of"},
-            )
-        if "stream_options" in self.model_fields_set and not self.stream:
-            raise PydanticCustomError(
-                "invalid_value",
-                "'stream_options' needs 'stream': true",
-                {"param": "stream_options"},
             )
         return self
 
@@ -217,42 +262,25 @@ class CompletionRequest(BaseModel):
         """How many completions are written for each prompt."""
         return self.n if self.best_of is None else self.best_of
 
-    @property
-    def bias(self) -> dict[int, float]:
-        """What is added to the logits, by token id."""
-        return {int(token): added for token, added in self.logit_bias.items()}
-
-    @property
-    def stops(self) -> Sequence[str]:
-        """The stop strings."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop
-
 
 def request_type(model: str, limits: RequestLimits) -> type[CompletionRequest]:
     """Return the type of requests to a server with one model and limits."""
     most = limits.positions - 1
-    token: Any = _integer(0, limits.vocab_size - 1)
+    token: Any = integer(0, limits.vocab_size - 1)
     # Completions refuses longer lists, with a code of its own.
     ids: Any = Annotated[list[token], Field(min_length=1, json_schema_extra={"maxItems": most})]
     up_to: Any = Field(min_length=1, max_length=limits.choices)
     texts: Any = Characters | Annotated[list[Characters], up_to]
-    named: Any = {"type": ["string", "null"], "enum": [model, None]}
     prompts = "Text, token ids, or a list of either. Default: a new document."
     last = "Keep only this many last tokens of a prompt."
-    fields: dict[str, Any] = {
-        "model": (
-            Annotated[StrictStr, WithJsonSchema(named)],
-            _field(model, "The served model."),
-        ),
-        "prompt": (texts | ids | Annotated[list[ids], up_to], _field("", prompts)),
-        "max_tokens": (_integer(0, limits.max_tokens), _field(16, _help("tokens"))),
-        "n": (_integer(1, limits.choices), _field(1, "Completions per prompt.")),
+    fields = bounded_fields(model, limits) | {
+        "prompt": (texts | ids | Annotated[list[ids], up_to], described("", prompts)),
+        "max_tokens": (integer(0, limits.max_tokens), described(16, help_of("tokens"))),
         "best_of": (
-            _integer(1, limits.choices),
-            _field(None, "Write this many completions per prompt and return the n likeliest."),
+            integer(1, limits.choices),
+            described(None, "Write this many completions per prompt and return the n likeliest."),
         ),
-        "top_k": (_integer(0, limits.vocab_size), _field(0, _help("top_k"))),
-        "truncate_prompt_tokens": (_integer(1, most), _field(None, last)),
+        "truncate_prompt_tokens": (integer(1, most), described(None, last)),
     }
     return create_model("CompletionRequest", __base__=CompletionRequest, **fields)
 

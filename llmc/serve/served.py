@@ -52,7 +52,7 @@ class ServedModel:
 
     def facts(self, ready: Ready) -> dict[str, Any]:
         """Return the facts that the page shows: shape, size, training, and the engine's memory."""
-        header = read_header(self.checkpoint)
+        header, template = read_header(self.checkpoint), self.tokenizer.template
         run = read_run(self.run) if self.run is not None else None
         return {
             "model": self.name,
@@ -60,6 +60,7 @@ class ServedModel:
             "parameters": parameter_count(header.config),
             **asdict(header.config),
             "tokenizer": self.tokenizer.name,
+            "chat_template": template.name if template is not None else None,
             "step": header.step,
             "val_loss": finite(header.val_loss),
             "dataset": run.dataset if run is not None else None,

@@ -16,6 +16,7 @@ from llmc.engine.generator import Generator
 from llmc.errors import Interrupted, LlmcError, Usage
 from llmc.serve.app import Log, make_app
 from llmc.serve.batch import EngineBatch
+from llmc.serve.chat import ChatCompletions
 from llmc.serve.completions import Completions
 from llmc.serve.connection import Connection
 from llmc.serve.guard import Guard
@@ -92,7 +93,8 @@ def serve(
             choices=min(batch.capacity, MAX_CHOICES),
         )
         completions = Completions(served, limits, batch, metrics)
-        app = make_app(served, completions, guard, metrics, log)
+        chats = ChatCompletions(served, limits, batch, metrics)
+        app = make_app(served, completions, chats, guard, metrics, log=log)
         try:
             await _Server(_config(app), batch, ready, say, signals).serve(sockets=[bound])
             failure = batch.failure

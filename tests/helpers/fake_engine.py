@@ -2,7 +2,8 @@
 
 The k-th token it writes is the k-th of the prompt, over and over; its logprob is -k/8.
 The k-th token of a prompt has the logprob -k. Requests beyond the slots wait. ``--fault`` makes it
-fail in the ways an engine may.
+fail in the ways an engine may. With ``--chat`` it begins behind the last "user" and a newline or a
+colon: with what the user said.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-V = 257
+V = 257  # and the template's tokens, with --chat
 
 
 def say(**fields: Any) -> None:
@@ -36,7 +37,7 @@ def parse(line: str) -> dict[str, Any]:
     for at, token in enumerate(request["prompt"][1:] if "echo" in fields else [], 1):
         top = {"top": [[token, -at]]} if request["logprobs"] else {}
         say(event="prompt", id=words[1], token=token, logprob=-at, **top)
-    return request | {"written": 0, "fields": fields}
+    return request | {"written": 0, "start": 0, "fields": fields}
 
 
 def end(request: dict[str, Any], reason: str, **more: Any) -> None:
@@ -50,7 +51,7 @@ def step(request: dict[str, Any]) -> bool:
         end(request, "length")
         return False
     at = request["written"]
-    token = request["prompt"][at % len(request["prompt"])]
+    token = request["prompt"][(request["start"] + at) % len(request["prompt"])]
     top = [[(token + k) % 257, -at / 8 - k] for k in range(request["logprobs"])]
     say(
         event="token",
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--fault", default="")
+    parser.add_argument("--chat", action="store_true")
     parser.add_argument("--step-seconds", type=float, default=0)
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -86,7 +88,8 @@ def main() -> None:
         time.sleep(600)
     if args.fault == "garbage":
         print("hello", flush=True)
-    facts = {"dtype": args.dtype, "isa": "none", "memory_bytes": 1 << 20, "vocab_size": V}
+    size = V + 2 * args.chat
+    facts = {"dtype": args.dtype, "isa": "none", "memory_bytes": 1 << 20, "vocab_size": size}
     say(event="ready", slots=args.slots, positions=args.positions, **facts)
     if args.fault == "deaf":
         time.sleep(600)
@@ -103,7 +106,7 @@ def serve(args: argparse.Namespace) -> None:
             listening = bool(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
             for line in map(bytes.decode, lines):
-                take(line, args.fault, active, waiting)
+                take(line, args, active, waiting)
         while waiting and len(active) < args.slots:
             active.append(waiting.pop(0))
         active = [request for request in active if step(request)]
@@ -111,8 +114,12 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def take(
-    line: str, fault: str, active: list[dict[str, Any]], waiting: list[dict[str, Any]]
+    line: str,
+    args: argparse.Namespace,
+    active: list[dict[str, Any]],
+    waiting: list[dict[str, Any]],
 ) -> None:
+    fault = args.fault
     if fault == "strange":
         say(event="weather", id=line.split()[1], outlook="fine")
     elif fault == "die":
@@ -126,7 +133,10 @@ def take(
                 end(request, "cancelled")
     else:
         request = parse(line)
-        if max(request["prompt"]) >= V:
+        if args.chat:
+            said = bytes(min(token, 255) for token in request["prompt"])
+            request["start"] = max(said.rfind(b"user\n") + 5, said.rfind(b"User: ") + 6)
+        if max(request["prompt"]) >= V + 2 * args.chat:
             end(request, "error", message=f"token {max(request['prompt'])} is not below {V}")
         else:
             waiting.append(request)

@@ -33,6 +33,14 @@ def document(server: Served) -> Any:
     return schemathesis.openapi.from_url(f"{server.url}openapi.json")
 
 
+@pytest.fixture(scope="module")
+def chat_document(folder: Path) -> Iterator[Any]:
+    flags = ["--chat", "chatml", "--positions", "1000000", "--max-tokens", "32", "--queue", "126"]
+    with fake_server(folder, *flags, env={"LLMC_API_KEY": KEY}) as running:
+        yield schemathesis.openapi.from_url(f"{running.url}openapi.json")
+        assert running.end() == (0, "")
+
+
 OPERATIONS = [
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{model}"),
@@ -57,6 +65,8 @@ def fits(case: schemathesis.Case[Any]) -> bool:
         if best < (n if isinstance(n, int | float) else 1) or body.get("stream"):
             return False
         n = best
+    if body.get("top_logprobs") is not None and not body.get("logprobs"):
+        return False
     bias = body.get("logit_bias")
     if isinstance(bias, dict) and any(each.isdecimal() and int(each) > 256 for each in bias):
         return False
@@ -72,11 +82,18 @@ def fits(case: schemathesis.Case[Any]) -> bool:
 )
 def test_the_document_is_kept(document: Any, method: str, path: str, mode: GenerationMode) -> None:
     """What it allows, and what it does not."""
-    operation = document[path][method]
+    hold(document[path][method], mode)
 
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_the_document_of_chat_is_kept(chat_document: Any, mode: GenerationMode) -> None:
+    hold(chat_document["/v1/chat/completions"]["POST"], mode)
+
+
+def hold(operation: Any, mode: GenerationMode) -> None:
     @settings(max_examples=examples(80), derandomize=True, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode).filter(fits))
-    def hold(case: schemathesis.Case[Any]) -> None:
+    def answered(case: schemathesis.Case[Any]) -> None:
         case.call_and_validate(headers={"Authorization": f"Bearer {KEY}"})
 
-    hold()
+    answered()
