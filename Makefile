@@ -10,11 +10,12 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # The demo's own workspace.
 DEMO   := build/demo
 
-.PHONY: demo test test-full test-interop fuzz torture proof load lint native setup setup-dev clean help
+.PHONY: demo demo-chat test test-full test-interop fuzz torture proof load lint native setup setup-dev clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo          train a small GPT on Python's standard library and generate text (minutes)"
+	@echo "make demo-chat     train the demo's model on questions and answers, and ask it (2 minutes)"
 	@echo "make test          linters, types, imports, C tests, Python tests"
 	@echo "make test-full     the same, the slow oracles and sweeps, and make fuzz"
 	@echo "make fuzz          fuzz the engine's readers, SECONDS=60 each (needs clang with libFuzzer)"
@@ -47,6 +48,14 @@ demo: setup
 	$(BIN)/llmc --workspace $(DEMO) sample --decode --prompt "$$(printf 'class Reader:\n    def __init__(self')"
 	@echo
 	@echo "In a browser: $(BIN)/llmc --workspace $(DEMO) serve"
+
+demo-chat: setup
+	@test -e $(DEMO)/runs/stdlib-1/model.bin || $(MAKE) demo
+	$(BIN)/llmc --workspace $(DEMO) prepare docstrings --model stdlib-1 --force
+	$(BIN)/llmc --workspace $(DEMO) train --for 90s
+	$(BIN)/llmc --workspace $(DEMO) chat --prompt 'What does shutil.copy(src, dst) do?'
+	@echo
+	@echo "Ask more: $(BIN)/llmc --workspace $(DEMO) chat"
 
 # Files begin in the order of their folders: the engine's, which take longest, before the units.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder

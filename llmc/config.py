@@ -23,6 +23,7 @@ from llmc.setting import BELOW_1, MOST, Checked, OnResume, make_setting, setting
 from llmc.units import seconds_of
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
+WINDOWS = ("packed", "aligned")  # how windows lie in the text
 MOST_STEPS = 10**9  # means no limit, here and in the engine
 MOST_Z = 11.2  # a score in a window of 128 is at most 127 / sqrt(128)
 OPTIMIZERS = ("adamw", "muon")
@@ -38,6 +39,7 @@ SAMPLING = "Sampling"
 
 # What older versions allowed where the range is narrower now.
 WIDER = (0.0, MOST)
+_data = partial(make_setting, DATA)
 _length = partial(make_setting, LENGTH, resume=OnResume.FREE)
 _optimizer = partial(make_setting, OPTIMIZER, resume=OnResume.RECORDED)
 _memory = partial(make_setting, MEMORY)
@@ -128,8 +130,9 @@ class TrainConfig(Checked):
         older=WIDER,
     )
     seed: int = make_setting(MACHINE, 1337, "Random seed", high=2**53)
-    shuffle: bool = make_setting(
-        DATA, True, "Visit windows of T tokens in random order, not in text order"
+    shuffle: bool = _data(True, "Visit windows of T tokens in random order, not in text order")
+    windows: str = _data(
+        "packed", "Begin windows with documents where they fit: aligned", "NAME", choices=WINDOWS
     )
     dtype: str = _memory(
         "fp32",

@@ -1,4 +1,4 @@
-"""Windows of a text whose mask says where conversations begin: the engine's rule.
+"""Windows that begin with conversations, or aligned ones with documents: the engine's rule.
 
 ``native/files/cuts.h`` states it. A window that begins at token p predicts p + 1 … p + T; the next
 one begins at the last token of these where a conversation begins, else the last where a turn
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmc.errors import BadData
-from llmc.tokens.files import has_mask, read_mask, read_tokens
+from llmc.tokens.files import FreshTokens, has_mask, read_mask, read_tokens
 from llmc.tokens.masks import CONVERSATION, COUNTS, TURN
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from llmc.tokens.masks import Mask
 
+PIECE = 1 << 24  # tokens that are searched at a time
 TRIED, SHORT = 64, 48  # conversations that are looked at, and tokens of a short question
 
 
@@ -37,17 +38,26 @@ def cut_windows(mask: Mask, T: int) -> Iterator[CutWindow]:
     """Yield the windows of a stream (n,) that have a target that counts, in order."""
     import numpy as np
 
-    conversations, turns = np.flatnonzero(mask & CONVERSATION), np.flatnonzero(mask & TURN)
+    begun = [np.flatnonzero(mask & bit) for bit in (CONVERSATION, TURN)]
     counts = (mask & COUNTS).astype(bool)
-    start, last = 0, len(mask) - 1
+    for start, length in _cuts(len(mask), begun, T):
+        counted = int(np.count_nonzero(counts[start + 1 : start + length + 1]))
+        if counted:
+            yield CutWindow(start, length, counted)
+
+
+def _cuts(count: int, begun: Sequence[NDArray[np.intp]], T: int) -> Iterator[tuple[int, int]]:
+    """Yield the start and the targets of each window of a stream, counted or not.
+
+    ``begun`` are the sorted places where conversations begin, then those where turns do.
+    """
+    start, last = 0, count - 1
     while start < last:
         end = min(start + T, last)
         if end < last:
-            begun = (_last_in(places, start, end) for places in (conversations, turns))
-            end = next((place for place in begun if place is not None), end)
-        counted = int(np.count_nonzero(counts[start + 1 : end + 1]))
-        if counted:
-            yield CutWindow(start, end - start, counted)
+            found = (_last_in(places, start, end) for places in begun)
+            end = next((place for place in found if place is not None), end)
+        yield start, end - start
         start = end
 
 
@@ -79,27 +89,45 @@ def mask_of(files: Sequence[Path]) -> Mask | None:
     return np.concatenate([read_mask(file) for file in files])
 
 
-def count_windows(files: Sequence[Path], tokens: int, T: int) -> int:
+def count_windows(files: Sequence[Path], tokens: int, T: int, eot: int | None = None) -> int:
     """Return the windows of T tokens in a stream of token files: those of an epoch, at least 1.
+
+    With ``eot``, which begins documents, a text without a mask has aligned windows.
 
     Raises:
         BadData: as in :func:`mask_of`, or no token counts.
     """
-    if not any(map(has_mask, files)):
+    if eot is None and not any(map(has_mask, files)):
         return max(-(-(tokens - 1) // T), 1)
-    return _count_cut(tuple((file, file.stat().st_mtime_ns) for file in files), T)
+    return _count_cut(tuple((file, file.stat().st_mtime_ns) for file in files), T, eot)
 
 
 @lru_cache(maxsize=64)
-def _count_cut(files: tuple[tuple[Path, int], ...], T: int) -> int:
+def _count_cut(files: tuple[tuple[Path, int], ...], T: int, eot: int | None) -> int:
     names = [file for file, _ in files]
     mask = mask_of(names)
+    if mask is None and eot is not None:
+        documents, count = _places(names, eot)
+        return sum(1 for _ in _cuts(count, [documents], T))
     windows = 0 if mask is None else sum(1 for _ in cut_windows(mask, T))
     if not windows:
         raise BadData(
             f"{names[0]} has a mask, and the loss counts at none of its tokens: name another text"
         )
     return windows
+
+
+def _places(files: Sequence[Path], token: int) -> tuple[NDArray[np.intp], int]:
+    """Return the places (k,) of a token in a stream of token files, and the stream's tokens."""
+    import numpy as np
+
+    found, count = [], 0
+    for file in files:
+        tokens = FreshTokens(file)
+        for at in range(0, len(tokens), PIECE):
+            found.append(np.flatnonzero(tokens[at : at + PIECE] == token) + (count + at))
+        count += len(tokens)
+    return np.concatenate(found), count
 
 
 def sample_question(files: Sequence[Path]) -> tuple[int, ...]:

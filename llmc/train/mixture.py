@@ -49,9 +49,21 @@ class Portion:
         """The tokens of all files."""
         return sum(len(read_tokens(file)) for file in expanded(self.path))
 
-    def windows(self, seq_len: int) -> int:
-        """Return the windows of so many tokens that make an epoch, as the engine counts them."""
-        return count_windows(expanded(self.path), self.tokens, seq_len)
+    def windows(self, settings: TrainConfig) -> int:
+        """Return the windows that make an epoch, as the engine counts them.
+
+        Raises:
+            Usage: they are aligned, and it is not known where documents begin.
+        """
+        eot = None
+        if settings.windows == "aligned":
+            if self.manifest is None:
+                raise Usage(
+                    f"{self.path} belongs to no dataset, so it is not known where its documents "
+                    "begin: leave out --windows aligned, or name a dataset's folder"
+                )
+            eot = self.manifest.tokenizer.eot
+        return count_windows(expanded(self.path), self.tokens, settings.seq_len, eot)
 
     @property
     def folder(self) -> Path:
@@ -240,7 +252,7 @@ def planned_steps(portions: Sequence[Portion], settings: TrainConfig) -> int:
     An epoch of a mixture ends when every text was passed once: mixture_epoch in the engine.
     """
     weights = whole_weights(portions)
-    windows = [portion.windows(settings.seq_len) for portion in portions]
+    windows = [portion.windows(settings) for portion in portions]
     rows = [-(-n * sum(weights) // weight) for n, weight in zip(windows, weights, strict=True)]
     return settings.planned_steps(max(rows))
 
@@ -249,7 +261,7 @@ def seen(portions: Sequence[Portion], settings: TrainConfig) -> list[Seen]:
     """Return what a run sees of each text, early stopping aside."""
     end, found = planned_steps(portions, settings), []
     for portion, share in zip(portions, shares(portions), strict=True):
-        steps = portion.windows(settings.seq_len) / share / settings.rows_per_step
+        steps = portion.windows(settings) / share / settings.rows_per_step
         found.append(Seen(portion, share, steps, end / steps if end < MOST_STEPS else None))
     return found
 

@@ -174,7 +174,7 @@ class RunPlan:
         for line in (*lines, *mixing.validation_said(workspace, data.train, data.val)):
             report.note(line)
         report.note(f"model: {shown(self.model)}")
-        windows = data.train[0].windows(self.settings.seq_len)
+        windows = data.train[0].windows(self.settings)
         rows = self.settings.rows_per_step
         if rows > windows and len(data.train) == 1:
             have = f"{windows:,} window{'s' if windows > 1 else ''}"

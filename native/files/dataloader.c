@@ -102,7 +102,7 @@ void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size
 
 void dataloader_layout(struct DataLoader *loader, struct Arena *arena) {
   loader->buffer = arena_alloc(arena, loader->B * loader->T + 1, loader->width);
-  if (loader->cuts.items != NULL) loader->marks = arena_alloc(arena, loader->T, 1);
+  if (loader->masked) loader->marks = arena_alloc(arena, loader->T, 1);
 }
 
 size_t dataloader_batches(const struct DataLoader *loader) {
@@ -188,10 +188,8 @@ static const struct OpenShard *shard_files(struct DataLoader *loader, size_t ind
   return place;
 }
 
-/* Fills the buffer with `count` tokens from a position on, from as many shards as they lie in. After the last
- * token comes the first. */
-static void read_tokens(struct DataLoader *loader, uint64_t position, size_t count) {
-  unsigned char *to = loader->buffer;
+/* Copies `count` tokens from a position on, from as many shards as they lie in. After the last token comes the first. */
+static void read_tokens(struct DataLoader *loader, uint64_t position, size_t count, unsigned char *to) {
   for (size_t index = shard_at(loader, position); count > 0; index++) {
     if (index == loader->shard_count) index = 0, position = 0;
     const struct Shard *shard = &loader->shards[index];
@@ -201,6 +199,30 @@ static void read_tokens(struct DataLoader *loader, uint64_t position, size_t cou
     file_read(shard_files(loader, index)->file, shard->path, to, taken * loader->width,
               HEADER_BYTES + within * loader->width);
     to += taken * loader->width, position += taken, count -= taken;
+  }
+}
+
+/* Token number i of those that were read. */
+static uint32_t token_at(const struct DataLoader *loader, const unsigned char *read, size_t i) {
+  uint16_t narrow;
+  uint32_t token;
+  if (loader->width == 4) memcpy(&token, read + 4 * i, 4);
+  else memcpy(&narrow, read + 2 * i, 2), token = narrow;
+  return token;
+}
+
+/* Fills marks as a mask would have them that counts everywhere, and whose conversations are documents. */
+static void mark_documents(void *context, uint64_t position, size_t count, unsigned char *marks) {
+  struct DataLoader *loader = context;
+  enum { PIECE = 1 << 10 };
+  unsigned char piece[4 * PIECE];
+  for (size_t at = 0; at < count; at += PIECE) {
+    const size_t some = size_min(count - at, PIECE);
+    read_tokens(loader, position + at, some, piece);
+    for (size_t i = 0; i < some; i++) {
+      const bool begins = token_at(loader, piece, i) == loader->eot;
+      marks[at + i] = (unsigned char)(MASK_COUNTS | (begins ? MASK_CONVERSATION : 0));
+    }
   }
 }
 
@@ -218,16 +240,16 @@ static void read_marks(void *context, uint64_t position, size_t count, unsigned 
 }
 
 void dataloader_cut(struct DataLoader *loader, size_t T) {
-  if (!loader->masked) return;
+  if (!loader->masked && !loader->aligned) return;
   loader->T = T;
-  cuts_make(&loader->cuts, loader->count, T, read_marks, loader);
+  cuts_make(&loader->cuts, loader->count, T, loader->masked ? read_marks : mark_documents, loader);
   if (loader->cuts.count == 0) {
     die(EXIT_BAD_DATA, "%s has a mask, and the loss counts at none of its tokens; name another text", loader->path);
   }
 }
 
 void dataloader_uncount(struct DataLoader *loader, struct Window window, int *targets) {
-  if (loader->cuts.items == NULL) return;
+  if (!loader->masked || loader->cuts.items == NULL) return;
   size_t counted = 0;
   read_marks(loader, window.start + 1, window.length, loader->marks);
   for (size_t i = 0; i < window.length; i++) {
@@ -239,16 +261,9 @@ void dataloader_uncount(struct DataLoader *loader, struct Window window, int *ta
 }
 
 void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets) {
-  read_tokens(loader, first, count + 1);
+  read_tokens(loader, first, count + 1, loader->buffer);
   for (size_t i = 0; i <= count; i++) {
-    uint32_t token;
-    if (loader->width == 2) {
-      uint16_t narrow;
-      memcpy(&narrow, loader->buffer + 2 * i, 2);
-      token = narrow;
-    } else {
-      memcpy(&token, loader->buffer + 4 * i, 4);
-    }
+    const uint32_t token = token_at(loader, loader->buffer, i);
     if (token >= loader->V) {
       const uint64_t place = (first + i) % loader->count;
       const struct Shard *shard = &loader->shards[shard_at(loader, place)];

@@ -7,7 +7,7 @@
  * overlaps the one before; without, as older versions had it, the rest is not read. A stream that is shorter than
  * one window is read again from its beginning until the window is full.
  * A stream with a mask has other windows: they are cut where conversations begin (cuts.h), and what does not count in a
- * window is target -1.
+ * window is target -1. `aligned` cuts the windows of others likewise, where documents begin: at each `eot`.
  * The windows are visited one after the other, epoch after epoch, each once an epoch: in order, or shuffled in an order that is a function of the seed and the epoch
  * alone. Row b of step i is visit i·B + b. So the batches follow from the step number, there is no state to
  * save, and B only says how many visits make a batch: an epoch may end within one.
@@ -43,13 +43,14 @@ struct DataLoader {
   size_t width;            // bytes of a token
   uint64_t count;          // tokens in all
   bool masked;             // every shard has a mask
-  struct Cuts cuts;        // of a stream with a mask, once dataloader_cut has made them
+  struct Cuts cuts;        // of a stream with a mask or of an aligned one, once dataloader_cut has made them
   size_t V;                // tokens must be below it
   size_t B, T;
-  bool shuffle, whole;
+  bool shuffle, whole, aligned;
+  uint32_t eot;            // with which documents begin
   uint64_t seed;
   unsigned char *buffer;   // (B * T + 1) tokens as they are in the files
-  unsigned char *marks;    // (T) bytes of a mask, where the windows are cut
+  unsigned char *marks;    // (T) bytes of a mask
   struct OpenShard open[OPEN_SHARDS];
   size_t places;           // of these that it may use; at least 1
   uint64_t reads;
@@ -60,8 +61,8 @@ struct DataLoader {
  * less than one batch. */
 void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size_t T, size_t V);
 
-/* Cuts the windows of a stream with a mask into T tokens each, once; others stay as they are. Dies with EXIT_BAD_DATA
- * where no token counts. */
+/* Cuts the windows of a stream with a mask, or of an aligned one, into T tokens each, once; others stay as they are. Dies
+ * with EXIT_BAD_DATA where no token counts. */
 void dataloader_cut(struct DataLoader *loader, size_t T);
 
 void dataloader_layout(struct DataLoader *loader, struct Arena *arena);

@@ -64,7 +64,7 @@ enum {
  * begins a block anew. With Muon the matrices of the blocks have no v.
  *   [0] magic: the bytes "LLMS"   [1] version 3   [2] CRC-32 of the payload
  *   [3] flags: 1 = the data is shuffled, 2 = the step's validation and sample are in metrics.jsonl,
- *   4 = the windows cover the whole text
+ *   4 = the windows cover the whole text, 8 = they are cut where documents begin
  *   two ints each, the lower half first: [4] updates made   [6] bytes of metrics.jsonl   [8] random numbers
  *   that samples used up   [10] seed   [12] T   [14] tokens in an update   [16] lowest validation loss of a
  *   checkpoint, a float64, infinity where there was none   [18] seconds trained, a float64   [20] validation
@@ -79,7 +79,7 @@ enum {
   STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16, STATE_SECONDS_AT = 18, STATE_TO_BEAT_AT = 20,
   STATE_WAITED_AT = 22, STATE_SKIPPED_AT = 24, STATE_JUDGED_AT = 26, STATE_MOMENTS_AT = 28,
   STATE_HEADER_CRC_AT = 29, STATE_PLANNED_AT = 30, STATE_OPTIMIZER_AT = 32,
-  STATE_SHUFFLED = 1, STATE_TOLD = 2, STATE_WHOLE = 4,
+  STATE_SHUFFLED = 1, STATE_TOLD = 2, STATE_WHOLE = 4, STATE_ALIGNED = 8,
 };
 
 /* What one batch does (debug_state.bin), for comparison with another implementation.

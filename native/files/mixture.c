@@ -99,18 +99,21 @@ void mixture_check_rows(const struct Mixture *m) {
 }
 
 void mixture_cut(struct Mixture *m) {
-  for (size_t i = 0; i < m->count; i++) dataloader_cut(&m->parts[i], m->T);
+  for (size_t i = 0; i < m->count; i++) {
+    m->parts[i].aligned = m->aligned, m->parts[i].eot = m->eot;
+    dataloader_cut(&m->parts[i], m->T);
+  }
 }
 
-bool mixture_masked(const struct Mixture *m) {
-  bool masked = false;
-  for (size_t i = 0; i < m->count; i++) masked |= m->parts[i].masked;
-  return masked;
+bool mixture_is_cut(const struct Mixture *m) {
+  bool cut = false;
+  for (size_t i = 0; i < m->count; i++) cut |= m->parts[i].cuts.items != NULL;
+  return cut;
 }
 
 void mixture_layout(struct Mixture *m, struct Arena *arena) {
   m->buffer = arena_alloc(arena, m->B * m->T + 1, m->parts[0].width);
-  if (mixture_masked(m)) m->marks = arena_alloc(arena, m->T, 1);
+  if (mixture_is_cut(m)) m->marks = arena_alloc(arena, m->T, 1);
 }
 
 /* Part i with the mixture's settings. Its seed is output number i of SplitMix64, seeded with the mixture's. */
@@ -145,7 +148,7 @@ void mixture_batch(struct Mixture *m, size_t step, int *tokens, int *targets) {
 }
 
 uint64_t mixture_counted(struct Mixture *m, uint64_t first, uint64_t rows) {
-  if (!mixture_masked(m)) return rows * m->T;
+  if (!mixture_is_cut(m)) return rows * m->T;
   seek(m, first);
   struct Cursor at = m->cursor;
   uint64_t counted = 0, visit;

@@ -40,7 +40,8 @@ struct Mixture {
   size_t count;
   uint64_t weights[MOST_PARTS], weight;  // each part's; their sum, W
   size_t B, T;
-  bool shuffle, whole;     // of every part
+  bool shuffle, whole, aligned;  // of every part
+  uint32_t eot;            // likewise
   uint64_t seed;           // of the first part
   unsigned char *buffer, *marks;  // that all parts read into
   struct Cursor cursor;    // at the first row of the newest batch
@@ -54,7 +55,7 @@ void mixture_open(struct Mixture *mixture, const struct ArgList *paths, const ch
 /* Dies with EXIT_BAD_DATA where a part of several is too small for a row of T tokens. */
 void mixture_check_rows(const struct Mixture *mixture);
 
-/* Cuts the windows of the parts that have masks, once; T is set. Dies as dataloader_cut. */
+/* Cuts the windows of the parts that have masks, or that are aligned, once; T is set. Dies as dataloader_cut. */
 void mixture_cut(struct Mixture *mixture);
 
 /* After B and T are set. */
@@ -77,8 +78,8 @@ void mixture_batch(struct Mixture *mixture, size_t step, int *tokens, int *targe
  * dataloader_uncount. */
 void mixture_run(struct Mixture *mixture, size_t part, struct Window window, int *tokens, int *targets);
 
-/* Whether a part has a mask. */
-bool mixture_masked(const struct Mixture *mixture);
+/* Whether the windows of a part are cut. */
+bool mixture_is_cut(const struct Mixture *mixture);
 
 /* A part's share of some tokens: that of its weight, rounded up. */
 uint64_t mixture_share(const struct Mixture *mixture, size_t part, uint64_t tokens);

@@ -6,6 +6,8 @@
 #include "base/util.h"
 #include "train/validation.h"
 
+const char *const WINDOWS_NAMES[] = {"packed", "aligned", NULL};
+
 void run_layout(struct Run *run, struct Arena *arena) {
   const struct RunOptions *o = &run->options;
   const size_t BT = size_max(o->batch_size * o->seq_len, run->model.look.B * run->model.look.T);
@@ -141,7 +143,7 @@ static bool stands_out(struct Run *run, struct StepMetrics *m) {
 static void make_step(struct Run *run, const struct UpdateConfig *update, struct StepMetrics *m) {
   const size_t rows = run->options.parts * run->options.batch_size;
   const size_t counted = mixture_counted(&run->train, m->step * rows, rows);
-  if (mixture_masked(&run->train)) m->counted = counted;
+  if (mixture_is_cut(&run->train)) m->counted = counted;
   run->model.dropout.step = m->step;
   if (run->model.update_in_backward) {
     mixture_batch(&run->train, m->step, run->tokens, run->targets);
@@ -261,6 +263,10 @@ static void check_same(const struct RunOptions *o, const struct State *state) {
     die(EXIT_USAGE, "the run in %s has --%s %llu, not %llu, and the order of its data follows from it; leave it as "
         "it was, or start a new run from its weights", o->out, settings[i].name, (unsigned long long)settings[i].was,
         (unsigned long long)settings[i].is);
+  }
+  if (state->aligned != (o->windows == WINDOWS_ALIGNED)) {
+    die(EXIT_USAGE, "the run in %s has --windows %s, not %s, and the order of its data follows from it; leave it as it was, "
+        "or start a new run from its weights", o->out, WINDOWS_NAMES[state->aligned], WINDOWS_NAMES[o->windows]);
   }
   if (state->optimizer != o->optimizer) {
     die(EXIT_USAGE, "the run in %s has --optimizer %s, not %s, and its training state is of use to that one alone; leave it "

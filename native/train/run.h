@@ -18,6 +18,10 @@
 #include "train/threads.h"
 #include "sample/batch.h"
 
+/* How windows lie in the text: one after the other, or cut where documents begin. */
+enum { WINDOWS_PACKED, WINDOWS_ALIGNED };
+extern const char *const WINDOWS_NAMES[];  // in this order
+
 struct RunOptions {
   struct ArgList data, val_data;
   const char *planned_out;  // where a dry run would write
@@ -30,6 +34,7 @@ struct RunOptions {
   struct Schedule schedule;  // its steps are those of the run
   double lr, lr_final, beta1, beta2, eps, weight_decay, dropout, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run, forget_best, new_schedule, fewer_threads;
+  unsigned windows;
   enum Dtype dtype;
   enum Optimizer optimizer;
   enum MomentsType optimizer_state;

@@ -174,7 +174,8 @@ static bool try_to_save(struct Run *run, size_t step, bool told, bool may_be_bes
   const struct State state = {
       .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampling.draws,
       .best_val_loss = best, .seed = o->seed, .seq_len = o->seq_len,
-      .update_tokens = run_update_tokens(o), .shuffle = o->shuffle, .whole = run->train.whole, .told = told,
+      .update_tokens = run_update_tokens(o), .shuffle = o->shuffle, .whole = run->train.whole,
+      .aligned = run->train.aligned, .told = told,
       .seconds = run_seconds(run), .planned = run->planned,
       .skipped = run->skipped, .patience = run->patience, .outliers = run->outliers};
   run->checkpoint.step = (uint32_t)step;

@@ -41,7 +41,7 @@ void state_write(struct FileWriter *writer, const struct State *state, const str
   const uint32_t crc = crc32_update(windows_checksum(&state->outliers), moments->m, model->m_bytes);
   header[STATE_CRC_AT] = (int32_t)crc32_update(crc, moments->v, model->v_bytes);
   header[STATE_FLAGS_AT] = (state->shuffle ? STATE_SHUFFLED : 0) | (state->told ? STATE_TOLD : 0) |
-                           (state->whole ? STATE_WHOLE : 0);
+                           (state->whole ? STATE_WHOLE : 0) | (state->aligned ? STATE_ALIGNED : 0);
   put(header, STATE_STEP_AT, state->step);
   put(header, STATE_METRICS_AT, state->metrics_bytes);
   put(header, STATE_DRAWS_AT, state->draws);
@@ -110,7 +110,8 @@ int state_open(const char *path, struct State *state, const struct Config *confi
       .draws = get(header, STATE_DRAWS_AT), .seed = get(header, STATE_SEED_AT),
       .seq_len = get(header, STATE_SEQ_LEN_AT), .update_tokens = get(header, STATE_UPDATE_TOKENS_AT),
       .shuffle = (header[STATE_FLAGS_AT] & STATE_SHUFFLED) != 0, .told = (header[STATE_FLAGS_AT] & STATE_TOLD) != 0,
-      .whole = (header[STATE_FLAGS_AT] & STATE_WHOLE) != 0};
+      .whole = (header[STATE_FLAGS_AT] & STATE_WHOLE) != 0,
+      .aligned = (header[STATE_FLAGS_AT] & STATE_ALIGNED) != 0};
   state->optimizer = optimizer, state->moments = (enum MomentsType)moments;
   state->best_val_loss = get_double(header, STATE_BEST_AT);
   state->seconds = get_double(header, STATE_SECONDS_AT);

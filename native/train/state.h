@@ -23,7 +23,7 @@ struct State {
   struct Outliers outliers;
   /* What the order of the data follows from: a run goes on with these only. */
   uint64_t seed, seq_len, update_tokens;
-  bool shuffle, whole;
+  bool shuffle, whole, aligned;
   enum Optimizer optimizer;
   enum MomentsType moments;  // how its moments are stored
   bool told;  // the validation and the sample of this step came before the checkpoint

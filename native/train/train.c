@@ -70,6 +70,8 @@ static struct RunOptions read_options(int argc, char **argv) {
        "number type of the optimizer's moments: fp32, bf16 or 8bit"},
       {"seed", ARG_COUNT, &o.seed, 0, 0x1p53, "random seed"},
       {"shuffle", ARG_SWITCH, &o.shuffle, 0, 1, "1: shuffle the windows of the training tokens; 0: in order"},
+      {"windows", ARG_CHOICE, &(struct Choice){&o.windows, WINDOWS_NAMES}, 0, 0,
+       "packed: windows of the training tokens follow each other; aligned: they begin where documents do"},
       {"val-every", ARG_COUNT, &o.val_every, 0, most, "steps between validations; 0: never"},
       {"val-tokens", ARG_COUNT, &o.val_tokens, 0, 0x1p53, "validation tokens, spread over all there are; 0: all"},
       {"val-batches", ARG_COUNT, &o.val_batches, 0, most,
@@ -186,6 +188,8 @@ int command_train(int argc, char **argv) {
   run.train.whole = !goes_on || resumed.whole;
   run.train.shuffle = o->shuffle;
   run.train.seed = o->seed;
+  run.train.aligned = o->windows == WINDOWS_ALIGNED;
+  run.train.eot = (uint32_t)(o->eot < INT32_MAX ? o->eot : config->V - 1);
   mixture_check_rows(&run.train);
   mixture_cut(&run.train);
   run.model.config = *config;

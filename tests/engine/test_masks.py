@@ -335,3 +335,50 @@ def test_an_epoch_is_what_python_plans(native: Native, run: Flags) -> None:
     start = json.loads(succeeded(native("train", **flags)).stdout.splitlines()[0])
     windows = len([*cut_windows(mask, 24)])
     assert start["steps"] == -(-3 * windows // 4)
+
+
+@pytest.fixture
+def aligned(model: Path, tmp_path: Path) -> Flags:
+    """A run on documents of about 20 tokens that begin with the vocabulary's last id."""
+    tokens = random_tokens(COUNT, V - 1)
+    tokens[np.random.default_rng(5).random(COUNT) < 1 / 20] = V - 1
+    flags: Flags = {"model": model, "data": save_tokens(tmp_path / "a.bin", tokens, V)}
+    flags |= {"batch_size": 2, "seq_len": 24, "steps": 6, "sample_every": 0, "windows": "aligned"}
+    return flags | {"tokens": tokens}
+
+
+def test_aligned_windows_are_those_of_a_mask_whose_conversations_are_documents(
+    aligned: Flags, native: Native, tmp_path: Path
+) -> None:
+    tokens = aligned.pop("tokens")
+    assert isinstance(tokens, np.ndarray)
+    mask = np.where(tokens == V - 1, 3, 1).astype("u1")
+    masked = {**aligned, "data": save_masked(tmp_path / "m.bin", tokens, mask)}
+    for parts in (1, 2):
+        total = parts * 2 * 24
+        lines = [
+            trained(native, tmp_path / f"{name}{parts}", **flags, total_batch_size=total)
+            for name, flags in (
+                ("a", aligned),
+                ("m", masked),
+                ("p", masked | {"windows": "packed"}),
+            )
+        ]
+        assert lines[0] == lines[1] == lines[2]
+        assert any(line["counted"] < total for line in lines[0] if "counted" in line)
+    packed = trained(native, tmp_path / "packed", **{**aligned, "windows": "packed"})
+    assert packed != lines[0]
+
+
+def test_a_resume_keeps_the_windows(aligned: Flags, native: Native, tmp_path: Path) -> None:
+    del aligned["tokens"]
+    whole = trained(native, tmp_path / "whole", **aligned)
+    trained(native, tmp_path / "cut", **{**aligned, "steps": 3})
+    said = refused(
+        native("train", out=tmp_path / "cut", resume=1, **{**aligned, "windows": "packed"}), 2
+    )
+    assert "--windows aligned, not packed" in said
+    cut = trained(native, tmp_path / "cut", resume=1, **aligned)
+    assert [x for x in cut if "train_loss" in x] == [x for x in whole if "train_loss" in x]
+    models = [(tmp_path / name / "model.bin").read_bytes() for name in ("whole", "cut")]
+    assert models[0] == models[1]

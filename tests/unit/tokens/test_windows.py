@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,14 @@ def test_all_files_of_a_text_have_a_mask_or_none(tmp_path: Path) -> None:
     assert count_windows(files, 18, 4) == 2
     with pytest.raises(BadData, match="counts at none"):
         count_windows(files[:1], 9, 4)
+
+
+@given(MASKS, st.integers(1, 40))
+def test_aligned_windows_begin_where_documents_do(bytes_: list[int], T: int) -> None:
+    tokens = np.array([9 if byte == 2 else 1 for byte in bytes_])
+    mask = np.where(tokens == 9, 3, 1).astype("u1")
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / "a.bin", Path(folder) / "b.bin"]
+        for file, part in zip(files, np.array_split(tokens, 2), strict=True):
+            write_tokens(file, [part], 10)
+        assert count_windows(files, len(tokens), T, 9) == len([*cut_windows(mask, T)])
