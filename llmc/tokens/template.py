@@ -56,7 +56,7 @@ class Template:
             BadData: the tokenizer cannot encode a message.
         """
         ids, _ = self.marked_ids(tokenizer, messages)
-        return ids + self._opening(tokenizer) + tokenizer.encode(self.header(ASSISTANT))
+        return ids + self._opening(tokenizer) + tokenizer.known_ids(self.header(ASSISTANT))
 
     def conversation_ids(self, tokenizer: Tokenizer, messages: Iterable[Message]) -> list[int]:
         """Return the ids of a whole conversation, as training reads them."""
@@ -84,19 +84,22 @@ class Template:
         """Add a message to the ids and marks of a conversation."""
         end = self._closing(tokenizer, message.role)
         content = message.content.strip()
-        before = tokenizer.encode(self.header(message.role))
+        header = self.header(message.role)
+        before = tokenizer.known_ids(header)
         body = content if self.is_chatml else f" {content}"
         after = "" if end else "\n"
-        text = tokenizer.encode(self.header(message.role) + body + after)
+        text = tokenizer.encode(header + body + after)
         # The header's tokens, unless the message changes them.
-        same = next((at for at, id in enumerate(before) if text[at : at + 1] != [id]), len(before))
+        same = len(before)
+        while text[:same] != before[:same]:
+            same -= 1
         counted = COUNTS if message.role == ASSISTANT and message.counts else 0
         for part, mark in (
             (self._opening(tokenizer), 0),
             (text[:same], 0),
             (text[same:], counted),
             (end, counted),
-            (tokenizer.encode("\n") if end else [], 0),
+            (tokenizer.known_ids("\n") if end else [], 0),
         ):
             ids += part
             marks += bytes([mark]) * len(part)

@@ -109,6 +109,16 @@ class Tokenizer:
 
         return encoded(self, text, set(self.special_tokens) if special else set())
 
+    def known_ids(self, text: str) -> list[int]:
+        """Return the ids of a text that comes often; they are remembered."""
+        if text not in self._known:
+            self._known[text] = self.encode(text)
+        return self._known[text]
+
+    @cached_property
+    def _known(self) -> dict[str, list[int]]:
+        return {}
+
     def text_sizes(self) -> dict[int, int]:
         """Return id -> bytes of text, of every token but the special ones."""
         sizes = {rank: len(token) for token, rank in self.ranks.items()}

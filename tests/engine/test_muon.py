@@ -158,7 +158,13 @@ def left(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "model.bin").read_bytes(), (folder / "state.bin").read_bytes()[MOMENTS_AT:]
 
 
-@pytest.mark.parametrize("isa", ALL_ISAS)
+SLOW = ("plain", "generic")  # instruction sets without vectors take several times as long
+
+
+@pytest.mark.parametrize(
+    "isa",
+    [pytest.param(isa, marks=pytest.mark.full) if isa in SLOW else isa for isa in ALL_ISAS],
+)
 def test_the_same_bits_for_any_number_of_threads(
     isa: str, native: Native, isas: list[str], tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ def flags(tmp_path: Path) -> Flags:
     return {**settings(tmp_path, 12), "threads": 2}
 
 
-@pytest.mark.parametrize("times", [10, pytest.param(40, marks=pytest.mark.full)])
+@pytest.mark.parametrize("times", [5, pytest.param(40, marks=pytest.mark.full)])
 def test_a_run_killed_many_times_ends_like_an_uninterrupted_one(
     times: int, native: Native, tmp_path: Path
 ) -> None:

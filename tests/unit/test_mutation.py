@@ -152,7 +152,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "datasets": datasets,
     "texts": texts,
 }
-FEW, MANY = 4, 1500
+FEW, MANY = 2, 1500
 
 
 def attack(folder: Path, count: int) -> set[str]:
