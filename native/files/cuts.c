@@ -1,6 +1,7 @@
 #include "files/cuts.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/util.h"
 #include "files/format.h"
@@ -39,16 +40,23 @@ static struct Cut cut_at(struct Marks *m, uint64_t p, size_t T) {
   return conversation.length > 0 ? conversation : turn.length > 0 ? turn : all;
 }
 
+/* Gives a full table twice the room, and returns it. */
+static size_t grow(struct Cuts *cuts) {
+  const size_t room = cuts->count > 0 ? 2 * (size_t)cuts->count : 1024;
+  struct Cut *items = calloc(room, sizeof *items);
+  if (items == NULL) die(EXIT_BAD_DATA, "no memory for a table of %zu windows", room);
+  if (cuts->count > 0) memcpy(items, cuts->items, cuts->count * sizeof *items);
+  free(cuts->items);
+  cuts->items = items;
+  return room;
+}
+
 void cuts_make(struct Cuts *cuts, uint64_t tokens, size_t T, ReadMarks *read, void *context) {
   struct Marks marks = {.read = read, .context = context, .tokens = tokens};
-  uint64_t room = 1024;
+  size_t room = 0;
   *cuts = (struct Cuts){0};
   for (uint64_t p = 0; p < tokens - 1;) {
-    if (cuts->items == NULL || cuts->count == room) {
-      if (cuts->items != NULL) room *= 2;
-      cuts->items = realloc(cuts->items, size_product(room, sizeof *cuts->items));
-      if (cuts->items == NULL) die(EXIT_BAD_DATA, "no memory for a table of %llu windows", (unsigned long long)room);
-    }
+    if (cuts->count == room) room = grow(cuts);
     const struct Cut cut = cut_at(&marks, p, T);
     if (cut.counted > 0) cuts->items[cuts->count++] = cut;
     p += cut.length;

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from llmc.model import ModelConfig
+from llmc.tokens.files import write_tokens
+from llmc.tokens.masks import mask_path
 from tests.helpers.engine import (
     Flags,
     Native,
@@ -25,7 +27,7 @@ from tests.programs.fuzz import SEEDS
 
 HEADER_BYTES = 1024
 MODEL = ModelConfig(layers=1, heads=2, channels=4, context=8, vocab_size=20)
-TOKEN_INTS, MODEL_INTS, STATE_INTS = 3, 24, 64
+TOKEN_INTS, MASK_INTS, MODEL_INTS, STATE_INTS = 3, 4, 24, 64
 MODEL_SUMS, STATE_SUMS = (10, 22), (2, 29)  # the ints of checksums: of the payload, of the header
 ROWS_MAGIC = 20250917
 FITTING, NO_CHECKSUMS, LIST = 16, 64, 32  # options of the harnesses
@@ -109,6 +111,31 @@ def texts(folder: Path) -> None:
         put("eval", name, [options], counted(tokens(70)))
 
 
+def masks(folder: Path) -> None:
+    """Write seeds of token files with masks, of streams of them, and of aligned windows."""
+    V = MODEL.vocab_size
+
+    def shard(count: int, *, masked: bool = True) -> bytes:
+        path, random = folder / f"masked-{count}.bin", np.random.default_rng(count)
+        mask = random.choice(np.array([0, 1, 1, 1, 3, 5, 7], "u1"), count)
+        tokens = random_tokens(count, V, seed=count)
+        write_tokens(path, [(tokens, mask)] if masked else [tokens], V, masked=masked)
+        files = [path, mask_path(path)] if masked else [path]
+        pieces = [counted(cut(file.read_bytes(), MASK_INTS)) for file in files]
+        return b"".join(pieces if masked else [*pieces, counted(b"")])
+
+    for name, options in (
+        ("one", 0),
+        ("shuffled", 1),
+        ("changing", 4),
+        ("unchecked", NO_CHECKSUMS),
+    ):
+        put("masks", name, [7, V - 1, 0, options, 0], shard(90), bytes(40))
+    put("masks", "list", [4, V - 1, 0, 1, 2], shard(40), shard(1), shard(55))
+    put("masks", "fitting", [4, V - 1, 0, FITTING | NO_CHECKSUMS, 1], shard(40), shard(33))
+    put("masks", "aligned", [9, V - 1, 0, 2, 1], *(shard(n, masked=False) for n in (70, 41)))
+
+
 def checkpoints(native: Native, folder: Path) -> None:
     """Write seeds of runs to go on with, of each type of AdamW's moments."""
     model = save_model(folder / "start.bin", MODEL)
@@ -183,6 +210,7 @@ def main() -> None:
         folder = Path(name)
         models(folder)
         texts(folder)
+        masks(folder)
         checkpoints(build(folder / "cache"), folder)
         lines()
     sizes = [path.stat().st_size for path in SEEDS.rglob("*") if path.is_file()]
