@@ -87,8 +87,8 @@ load: setup-dev
 proof: setup-dev
 	$(BIN)/python -m tests.programs.torture --proof
 
-# lm-evaluation-harness measures an export and a served model.
-LM_EVAL := lm_eval[api] accelerate
+# lm-evaluation-harness measures an export and a served model; the others are clients of the server.
+LM_EVAL := lm_eval[api] accelerate langchain-openai litellm llm
 
 $(VENV)/installed-lm-eval: $(VENV)/installed-dev
 	$(PIP) $(LM_EVAL)

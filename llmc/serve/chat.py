@@ -25,6 +25,7 @@ class ChatWriter(ChoiceWriter):
     """An answer while it is written, in the form of chat completions."""
 
     begun: bool = field(default=False, init=False)  # the role was told
+    spoken: bool = field(default=False, init=False)  # something besides white space was told
 
     def whole(self) -> dict[str, Any]:
         """Return the whole answer as a message."""
@@ -40,6 +41,9 @@ class ChatWriter(ChoiceWriter):
     def _content(self, text: str) -> dict[str, Any]:
         first = {} if self.begun else {"role": "assistant", "content": ""}
         self.begun = True
+        if not self.spoken:  # a template may have a space there, which is no part of the message
+            text = text.lstrip()
+            self.spoken = bool(text)
         return {"delta": first | ({"content": text} if text else {})}
 
     def _table(self, done: list[tuple[Token, int]]) -> dict[str, Any]:

@@ -135,7 +135,10 @@ def take(
         request = parse(line)
         if args.chat:
             said = bytes(min(token, 255) for token in request["prompt"])
-            request["start"] = max(said.rfind(b"user\n") + 5, said.rfind(b"User: ") + 6)
+            behind = [
+                said.rfind(mark) + len(mark) for mark in (b"user\n", b"User: ") if mark in said
+            ]
+            request["start"] = max(behind, default=0)
         if max(request["prompt"]) >= V + 2 * args.chat:
             end(request, "error", message=f"token {max(request['prompt'])} is not below {V}")
         else:
