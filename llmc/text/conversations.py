@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,16 +58,23 @@ Conversation = tuple[Message, ...]
 def document_of(record: Any, fields: Sequence[str]) -> str:
     """Return a record as a document: its text, or the conversation in it.
 
-    Where no option names a field and the record has no ``text``, it may be a conversation.
+    Where no option names a field and the record has no ``text``, it may be a conversation; one
+    whose answers are empty is no text.
 
     Raises:
         NoText: it has neither, or the conversation is broken; the message says how.
     """
     is_asked = tuple(fields) != DEFAULT_FIELDS
-    if is_asked or not isinstance(record, dict) or DEFAULT_FIELDS[0] in record:
+    if is_asked or not isinstance(record, dict) or record.get(DEFAULT_FIELDS[0]):
         return text_of(record, fields)
     found = conversation_in(record)
-    return text_of(record, fields) if found is None else packed(found)
+    if found is None:
+        return text_of(record, fields)
+    return packed(found) if any(_is_learnt(message) for message in found) else ""
+
+
+def _is_learnt(message: Message) -> bool:
+    return message.counts and bool(message.content.strip())
 
 
 def fields_of_conversation(there: Sequence[str]) -> tuple[str, ...]:
@@ -94,12 +102,20 @@ def conversation_in(record: Mapping[str, Any]) -> Conversation | None:
     if not fields:
         return None
     if len(fields) == 1:
-        messages = messages_of(record[fields[0]], fields[0])
+        messages = messages_of(_from_json(record[fields[0]]), fields[0])
     else:
         messages = _of_pair(record, fields)
     if not any(message.role == ASSISTANT and message.counts for message in messages):
         raise NoText("the conversation has no answer of an assistant to learn")
     return messages
+
+
+def _from_json(value: Any) -> Any:
+    """Return messages that are written as JSON in a text, as in a table; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError):
+            return record_from_json(value.lstrip())[0]
+    return value
 
 
 def messages_of(value: Any, name: str = "messages") -> Conversation:

@@ -25,7 +25,7 @@ from llmc.text.files import Stretch
 from llmc.text.opening import Source
 from llmc.text.parts import Part, Pieces, documents_of, parts_of
 from llmc.text.piece import Seen
-from llmc.text.reading import Reading, kind_of
+from llmc.text.reading import RECORDS, Reading, kind_of
 from llmc.text.split_names import FORMATS, TRAIN, VALIDATION, format_of, split_of_path
 
 PREFIX = "hf:"
@@ -108,8 +108,15 @@ def open_hub(text: str, reading: Reading) -> Source:
 
 
 def _parts(files: list[ListedFile], reading: Reading, seen: Seen) -> tuple[Part, ...]:
+    # The files of a split are alike: the first tells what they hold, and others are not downloaded.
     return tuple(
-        Part(_shown(file), file.bytes, partial(_documents, file, reading, seen)) for file in files
+        Part(
+            _shown(file),
+            file.bytes,
+            partial(_documents, file, reading, seen),
+            tells_records=file is files[0] and kind_of(file.path, reading).format in RECORDS,
+        )
+        for file in files
     )
 
 

@@ -31,6 +31,7 @@ from llmc.text.parts import Part, Pieces, parts_of
 from llmc.text.piece import Seen
 from llmc.text.reading import ARCHIVES, DEFAULT_FIELD, Kind, Reading, kind_of
 from llmc.text.split_names import TRAIN
+from llmc.text.tables import CONVERSATION
 from llmc.text.utf8 import LEAVE, UTF8, Unreadable
 
 STDIN = "-"
@@ -110,7 +111,7 @@ def open_file(
             f"{shown} is split into documents at its lines of {ENDOFTEXT} "
             "(--documents file makes it one document)",
         )
-    if (column := used.kind.field) not in (None, DEFAULT_FIELD, *reading.fields):
+    if (column := used.kind.field) not in (None, CONVERSATION, DEFAULT_FIELD, *reading.fields):
         record["field"] = column
         notes += (f"{shown}: the text is in the column '{column}' (--field names another)",)
     if reading.encoding == AUTO and used.kind.encoding != UTF8:

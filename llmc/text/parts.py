@@ -33,7 +33,17 @@ from llmc.text.piece import (
     plain_chunks,
     spooled,
 )
-from llmc.text.reading import ARCHIVES, BINARY, COLUMNAR, PAGES, TEXTUAL, Kind, Reading, kind_of
+from llmc.text.reading import (
+    ARCHIVES,
+    BINARY,
+    COLUMNAR,
+    PAGES,
+    RECORDS,
+    TEXTUAL,
+    Kind,
+    Reading,
+    kind_of,
+)
 from llmc.text.split_names import TRAIN, VALIDATION, splits_by_name, why_left_out
 from llmc.text.utf8 import LEAVE, UTF8, Unreadable
 
@@ -53,6 +63,8 @@ class Part:
     # Makes an iterator over a single document in chunks, each with whether it begins the document;
     # None: the part is not a single document.
     stream: Callable[[], Iterator[tuple[bool, str]]] | None = None
+    # Its first document tells what records it, and the parts of the same file, hold.
+    tells_records: bool = False
 
     def texts(self) -> Iterator[str | tuple[bool, str]]:
         """Yield the documents; a single document in chunks, so that memory stays bounded."""
@@ -260,6 +272,7 @@ def parts_of(pieces: Iterable[Piece]) -> tuple[Part, ...]:
             piece.bytes,
             partial(documents_of_piece, piece),
             partial(chunks_of_piece, piece) if piece.kind.boundary == FILE else None,
+            tells_records=piece.begins and piece.kind.format in RECORDS | ARCHIVES,
         )
         for piece in pieces
     )

@@ -65,6 +65,11 @@ class Piece:
         return self.stretch.size if self.column_bytes is None else self.column_bytes
 
     @property
+    def begins(self) -> bool:
+        """Whether it begins its file or archive member."""
+        return self.stretch.start == self.whole.start and not (self.groups and self.groups.start)
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """The fields of a record that may hold its text."""
         return fields_of(self.reading)

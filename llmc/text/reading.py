@@ -108,7 +108,8 @@ class Kind:
     codec: str = ""  # how it is compressed; empty if it is not
     boundary: Boundary | None = None  # where documents of a text end; None: its start decides
     encoding: str = UTF8  # of the bytes of a text
-    field: str | None = None  # the column of a table; None: its header decides
+    # The column of a table; empty: its rows are conversations; None: its header decides.
+    field: str | None = None
 
 
 def kind_of(name: str, reading: Reading, *, outright: bool = True) -> Kind:

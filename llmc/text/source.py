@@ -125,7 +125,7 @@ def _docstrings_source() -> Source:
         if (module := module_name(PurePosixPath(path.relative_to(folder)))) is not None:
             read = partial(docstring_documents, path, module)
             size = (part.bytes or 0) // SOURCE_BYTES
-            parts.append(Part(f"{DOCSTRINGS}:{module}", size, read))
+            parts.append(Part(f"{DOCSTRINGS}:{module}", size, read, tells_records=True))
     records = ({**library.records[0], "name": DOCSTRINGS},)
     return Source(DOCSTRINGS, tuple(parts), records, kinds=frozenset({Kind("jsonl")}))
 

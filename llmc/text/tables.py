@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from llmc.errors import BadData
+from llmc.text.conversations import DEFAULT_FIELDS, document_of, fields_of_conversation
 from llmc.text.documents import MAX_DOCUMENT
-from llmc.text.fields import NoField, listed, missing
+from llmc.text.fields import NoField, NoText, listed, missing
 from llmc.text.reading import DEFAULT_FIELD
 from llmc.text.utf8 import CHUNK, Decoder
 
 DELIMITERS = ",;\t|"  # the one that the first row has most often
+CONVERSATION = ""  # in place of a column: every row is one
 LOOKED_AT = 100  # rows by which the column that holds text is recognised
 SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # the first line, for Excel
 # In the first row, what is no column's name but data: a number, or a sentence.
@@ -26,7 +28,7 @@ def column_of(head: bytes, form: str, fields: Sequence[str], name: str) -> str:
     """Return the column that holds the text of a table that begins with ``head``, in UTF-8.
 
     It is the first of ``fields`` that is there. By default it is ``text``, or the only column, or
-    the only one that holds more than numbers.
+    the only one that holds more than numbers. Empty: every row is a conversation.
 
     Raises:
         NoField: there is none; the message names the columns.
@@ -34,7 +36,7 @@ def column_of(head: bytes, form: str, fields: Sequence[str], name: str) -> str:
     rows = _rows(io.StringIO(head.decode(errors="ignore"), newline=""), form, name)
     found: list[list[str]] = []
     try:
-        found += islice(rows, LOOKED_AT)
+        found += (row for _, row in islice(rows, LOOKED_AT))
     except BadData:
         if len(head) < CHUNK:  # else its last row is cut
             raise
@@ -55,6 +57,8 @@ def column_of(head: bytes, form: str, fields: Sequence[str], name: str) -> str:
 def _usual(names: list[str], rows: list[list[str]], name: str) -> str:
     if usual := [each for each in names if each.strip().lower() == DEFAULT_FIELD]:
         return usual[0]
+    if fields_of_conversation(_lowered(names)):
+        return CONVERSATION
     prose = [
         each
         for at, each in enumerate(names)
@@ -73,24 +77,46 @@ def _usual(names: list[str], rows: list[list[str]], name: str) -> str:
     )
 
 
+def _lowered(names: list[str]) -> list[str]:
+    return [each.strip().lower() for each in names]
+
+
 def table_documents(chunks: Iterable[bytes], form: str, column: str, name: str) -> Iterator[str]:
     """Yield the texts in the column ``column`` of a table in UTF-8, without the empty ones.
 
+    With ``CONVERSATION``, the conversations in its rows.
+
     Raises:
-        BadData: a row is not CSV, or has more or fewer columns than the first.
+        BadData: a row is not CSV, or has more or fewer columns than the first; or the conversation
+            in it is broken.
     """
     rows = _rows(_lines(chunks, name), form, name)
-    names = next(rows, [])
+    _, names = next(rows, (0, []))
+    if column == CONVERSATION:
+        yield from _conversations(rows, _lowered(names), name)
+        return
     if column not in names:
         raise NoField(f"{name} has {missing([column], names, 'column')}")
     at = names.index(column)
-    for row in rows:
+    for _, row in rows:
         if row[at]:
             yield row[at]
 
 
-def _rows(lines: Iterable[str], form: str, name: str) -> Iterator[list[str]]:
-    """Yield the rows, the names of the columns first; empty lines are left out."""
+def _conversations(
+    rows: Iterable[tuple[int, list[str]]], names: list[str], name: str
+) -> Iterator[str]:
+    for line, row in rows:
+        try:
+            text = document_of(dict(zip(names, row, strict=True)), DEFAULT_FIELDS)
+        except NoText as error:
+            raise NoField(f"{name}, line {line:,}: {error}") from error
+        if text:
+            yield text
+
+
+def _rows(lines: Iterable[str], form: str, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row with its last line, the names of the columns first, without empty lines."""
     csv.field_size_limit(MAX_DOCUMENT)
     first, lines = _first_of(lines)
     if said := SEPARATOR.fullmatch(first):
@@ -119,7 +145,7 @@ def _rows(lines: Iterable[str], form: str, name: str) -> Iterator[list[str]]:
                 f"{name}, line {reader.line_num:,}: a row of {len(row)} columns, where the first "
                 f"row has {columns}; mend it, or read it as plain text with --documents line"
             )
-        yield row
+        yield reader.line_num, row
 
 
 def _first_of(lines: Iterable[str]) -> tuple[str, Iterator[str]]:

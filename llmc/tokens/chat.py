@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import Usage
 from llmc.text.conversations import is_packed, plain_text, unpacked
-from llmc.text.reading import ARCHIVES, RECORDS, Reading, kind_of
 from llmc.text.source import Part, Source
 from llmc.tokens.added import for_chat
 from llmc.tokens.encode import Batch, Encode, Encoded, Texts
@@ -20,7 +19,7 @@ from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 if TYPE_CHECKING:
     from llmc.tokens.masks import Marked
 
-PEEKED = 64  # parts whose first document is looked at, evenly spaced
+PEEKED = 1024  # parts whose first document is looked at, evenly spaced
 
 
 def template_for(source: Source, options: TokenizeOptions) -> Template | None:
@@ -50,15 +49,7 @@ def template_for(source: Source, options: TokenizeOptions) -> Template | None:
 
 def _holds_conversations(source: Source) -> bool:
     """Return whether any part of a text begins with a conversation."""
-    formats = {kind.format for kind in source.kinds}
-    if formats.isdisjoint(RECORDS | ARCHIVES):
-        return False
-    usual = Reading()
-    records = [
-        part
-        for part in source.parts
-        if ":" in part.name or kind_of(part.name, usual).format in RECORDS | ARCHIVES
-    ]
+    records = [part for part in source.parts if part.tells_records]
     looked_at = records[:: max(1, len(records) // PEEKED)]
     return any(is_packed(text) for part in looked_at for text in islice(part.read(), 1))
 

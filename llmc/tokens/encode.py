@@ -25,7 +25,7 @@ from llmc.text.utf8 import well_formed
 from llmc.tokens.byte_level import merges_of
 from llmc.tokens.files import token_dtype
 from llmc.tokens.held import CharacterCoder, HuggingFaceCoder
-from llmc.tokens.runs import encode_carefully, failures_explained, naming
+from llmc.tokens.runs import Unencodable, encode_carefully, failures_explained, naming
 from llmc.tokens.tokenizer import PATTERN, Tokenizer
 from llmc.tokens.vocabulary import PATTERNS, TOKENIZER_FILE, file_form
 
@@ -80,17 +80,20 @@ def batches(texts: Texts, cuts: re.Pattern[str] | None) -> Iterator[Batch]:
         yield batch
 
 
+class Conversations(Unencodable):
+    """A text that holds conversations among other records."""
+
+    advice = "name the files of one kind, or the field of the text with --field"
+
+
 def check_text(batch: Batch) -> None:
     """Refuse conversations, which an encoder of text would read as JSON.
 
     Raises:
-        BadData: a document is a conversation.
+        Conversations: a document is one.
     """
     if any(start and is_packed(text) for start, text in batch):
-        raise BadData(
-            "the text holds conversations among other records: name the files of one kind, or the "
-            "field of the text with --field"
-        )
+        raise Conversations("it holds conversations after other text")
 
 
 def pieces(texts: Texts, cuts: re.Pattern[str] | None, size: int) -> Iterator[tuple[bool, str]]:

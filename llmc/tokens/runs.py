@@ -32,6 +32,8 @@ NEWLINES = re.compile(r"[\r\n]*")
 class Unencodable(BadData):
     """A text that the tokenizer's library cannot encode."""
 
+    advice = "leave it out, or choose another --tokenizer"
+
 
 @contextmanager
 def failures_explained(name: str) -> Iterator[None]:
@@ -61,7 +63,7 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except Unencodable as error:
-        raise BadData(f"{name}: {error}; leave it out, or choose another --tokenizer") from error
+        raise BadData(f"{name}: {error}; {error.advice}") from error
 
 
 def encode_carefully(

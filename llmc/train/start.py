@@ -74,7 +74,7 @@ class Data:
         for text, share in zip(self.val, shares(self.val), strict=True):
             files = [_counted(file) for file in expanded(text.path)]
             of_text = sum(int(sizes[ids].sum()) for ids in files)
-            per_token += share * of_text / sum(len(ids) for ids in files)
+            per_token += share * of_text / max(sum(len(ids) for ids in files), 1)
         return per_token or None
 
     def bits_per_byte(self, nats: float | None) -> float | None:

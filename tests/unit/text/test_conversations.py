@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -62,6 +63,21 @@ def test_more_of_the_forms() -> None:
     found = unpacked(document_of(weighted, ("text",)))
     assert [message.role for message in found] == ["system", "assistant", "assistant"]
     assert [message.counts for message in found] == [False, False, True]
+
+
+def test_messages_may_be_json_in_a_text() -> None:
+    written = {"messages": json.dumps(RECORDS[0]["messages"])}
+    assert unpacked(document_of(written, ("text",))) == HI
+
+
+def test_an_empty_text_beside_a_conversation_is_none() -> None:
+    for text in (None, ""):
+        assert unpacked(document_of(RECORDS[0] | {"text": text}, ("text",))) == HI
+
+
+def test_a_conversation_with_empty_answers_is_no_text() -> None:
+    assert document_of({"prompt": "Hi", "completion": " "}, ("text",)) == ""
+    assert is_packed(document_of({"prompt": "", "completion": "Hello"}, ("text",)))
 
 
 def test_text_stays_text() -> None:

@@ -16,6 +16,9 @@ from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
 from llmc.text.hub import HubName, parse_name
 from llmc.text.source import AS_USUAL, Reading, Source, documents_of, open_source
+from llmc.tokens.chat import template_for
+from llmc.tokens.options import TokenizeOptions
+from llmc.tokens.template import CHATML
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.hub import Hub, serving
 from tests.helpers.workspace import ok
@@ -71,6 +74,19 @@ def parquet(*texts: str, field: str = "text") -> bytes:
 )
 def test_names_are_taken_apart(text: str, name: HubName) -> None:
     assert parse_name(text) == name
+
+
+def test_the_first_file_says_whether_they_hold_conversations(hub: Hub) -> None:
+    talk = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    lines = "".join(json.dumps(each) + "\n" for each in talk).encode()
+    hub.put_dataset(REPO, {f"train-{n}.jsonl": lines for n in range(3)})
+    source = opened(REPO)
+    assert template_for(source, TokenizeOptions()) == CHATML
+    hub.put_dataset(REPO, {f"train-{n}.jsonl": jsonl("a") for n in range(3)})
+    before = len(hub.asked_of(REPO))
+    assert template_for(opened(REPO), TokenizeOptions()) is None
+    asked = [each for each in hub.asked_of(REPO)[before:] if "train-" in each]
+    assert asked and all("train-0" in each for each in asked)
 
 
 @pytest.mark.parametrize("text", ["hf:", "hf:b", "hf:a/b/c", "hf:a/b:c:d:e", "hf:a/b:", "hf:a b/c"])

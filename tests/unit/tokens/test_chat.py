@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ import pytest
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
 from llmc.text.conversations import Message
+from llmc.text.source import Reading
 from llmc.tokens.dataset import find_tokenized, tokenize
 from llmc.tokens.files import read_mask, read_tokens
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.masks import CONVERSATION, COUNTS
 from llmc.tokens.options import TokenizeOptions
 
+TABLES = ("csv", "tsv")
 TALKS = [(f"What is {n} + {n}?", f"It is {2 * n}, said {'slowly ' * (n % 7)}.") for n in range(80)]
 
 
@@ -87,6 +91,16 @@ def test_records_of_every_kind_give_the_same_tokens(tmp_path: Path) -> None:
         ],
     ]
     hashes = set()
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "Question", "Answer"), *((0, *t) for t in TALKS)])
+    with (tmp_path / "table.tsv").open("w", newline="") as file:
+        rows = [("messages",), *((json.dumps(messages(talk)),) for talk in TALKS)]
+        csv.writer(file, delimiter="\t").writerows(rows)
+    lines = write(tmp_path / "lines.txt", forms[0])
+    for text, kind in ((lines, "record"), *((str(tmp_path / f"table.{e}"), None) for e in TABLES)):
+        options = TokenizeOptions(tokenizer="byte", reading=Reading(documents=kind))
+        manifest = tokenize(Workspace(tmp_path), [text], replace(options, force=True)).manifest
+        hashes.add((manifest.train.shards[0].sha256, manifest.train.shards[0].mask_sha256))
     for number, records in enumerate(forms):
         pq.write_table(pa.Table.from_pylist(records), tmp_path / f"{number}.parquet")
         (tmp_path / f"{number}.json").write_text(json.dumps(records))
@@ -134,9 +148,18 @@ def test_text_beside_conversations_counts_everywhere(tmp_path: Path) -> None:
     assert marks[0] == CONVERSATION and set(marks[1:]) == {COUNTS}
 
 
-def test_a_field_makes_text_of_conversations(tmp_path: Path) -> None:
-    from llmc.text.source import Reading
+def test_one_file_of_conversations_among_many_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(150):
+        write(folder / f"{number:03}.jsonl", [{"text": "a text"}])
+    write(folder / "077-talk.jsonl", [{"messages": messages(talk)} for talk in TALKS])
+    options = TokenizeOptions(tokenizer="byte")
+    manifest = tokenize(Workspace(tmp_path), [str(folder)], options).manifest
+    assert manifest.tokenizer.template == "chatml"
 
+
+def test_a_field_makes_text_of_conversations(tmp_path: Path) -> None:
     records = [{"messages": messages(talk)} for talk in TALKS]
     manifest = made(tmp_path, records, reading=Reading(field="messages"))
     assert manifest.train.shards[0].mask_sha256 is None and manifest.tokenizer.template is None
@@ -147,8 +170,11 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     broken = {"messages": [{"role": "user"}, {"role": "assistant", "content": "x"}]}
     with pytest.raises(BadData, match=r"talk\.jsonl, line 2: messages\[0\] has no text"):
         made(tmp_path, [talk, broken])
-    with pytest.raises(BadData, match="conversations among other records"):
+    with pytest.raises(BadData, match=r"talk\.jsonl: it holds conversations after other text"):
         made(tmp_path, [{"text": "a text"}, talk])
+    (tmp_path / "broken.csv").write_text("prompt,messages\n,x\n")
+    with pytest.raises(BadData, match=r"broken\.csv, line 2: 'messages' should be"):
+        tokenize(Workspace(tmp_path), [str(tmp_path / "broken.csv")], TokenizeOptions())
     with pytest.raises(Usage, match="--template is for conversations"):
         made(tmp_path, [{"text": "a text"}] * 40, template="chatml")
     with pytest.raises(Usage, match="no chat template 'llama'"):
