@@ -9,6 +9,7 @@
 
 #include "base/pool.h"
 #include "base/util.h"
+#include "model/counted.h"
 
 /* ---- forward ------------------------------------------------------------------------------------ */
 
@@ -115,8 +116,8 @@ static const float *block_input(const struct Gpt2 *model, size_t l) {
   return l == 0 ? a->encoded : a->residual3 + (l - 1) * model->B * model->T * model->config.C;
 }
 
-/* From the last residual to the mean loss, gpt2_head_rows at a time. With `training`, each chunk of
- * logits turns into its gradient in place and is used up at once, for dlnf (in dacts.branch) and dwte. */
+/* From the last residual to the mean loss, over the rows that count, gpt2_head_rows at a time. With `training`, each chunk
+ * of logits turns into its gradient in place and is used up at once, for dlnf (in dacts.branch) and dwte. */
 static double head(struct Gpt2 *model, const int *targets, bool training, struct BatchPart part) {
   const struct Kernels *k = model->kernels;
   const struct Workers *w = &model->workers;
@@ -126,19 +127,21 @@ static double head(struct Gpt2 *model, const int *targets, bool training, struct
   k->layernorm_forward(w, (struct LayerNormForward){.N = BT, .C = C,
       .out = a->lnf, .mean = a->lnf_mean, .rstd = a->lnf_rstd, .inp = block_input(model, model->config.L),
       .weight = model->params.lnfw, .bias = model->params.lnfb});
-  const size_t chunk = gpt2_head_rows(model);
-  for (size_t row = 0; row < BT; row += chunk) {
-    const size_t rows = size_min(chunk, BT - row);
+  const size_t N = counted_pack(a->lnf, C, targets, a->counted, BT), chunk = gpt2_head_rows(model);
+  for (size_t row = 0; row < N; row += chunk) {
+    const size_t rows = size_min(chunk, N - row);
     const struct ArrayView lnf = view(array_at(a->lnf, row * C));
     k->linear_forward(w, (struct Linear){.M = rows, .N = Vp, .K = C,
         .out = array_of(a->logits), .inp = lnf, .weight = model->params.wte});
-    k->crossentropy(w, a->losses + row, a->logits, targets + row, 1 / (float)part.counted, rows, V, Vp);
+    k->crossentropy(w, a->losses + row, a->logits, a->counted + row, 1 / (float)part.counted, rows, V, Vp);
     if (training) {
       k->linear_backward_input(w, model->dacts.branch + row * C, a->logits, model->params.wte, rows, Vp, C);
       k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = rows, .N = Vp, .K = C,
           .dweight = model->grads.wte, .dout = a->logits, .inp = lnf, .add = row > 0 || part.at > 0});
     }
   }
+  counted_unpack(a->losses, 1, targets, BT);
+  if (training) counted_unpack(model->dacts.branch, C, targets, BT);
   double sum = 0;
   for (size_t row = 0; row < BT; row++) sum += (double)a->losses[row];
   return sum / ((double)part.counted / (double)part.count);

@@ -107,6 +107,7 @@ struct Activations {
   float *lnf_mean, *lnf_rstd;   // (BT)
   float *logits;                // (gpt2_head_rows, Vp)  a chunk of rows, then its gradient
   float *losses;                // (BT)
+  int *counted;                 // (BT)  the targets that count, one after the other
 };
 
 /* What backward works in; one layer's worth, used again by the next. */

@@ -92,6 +92,7 @@ static void activations_alloc(struct Gpt2 *model, struct Arena *arena, bool trai
   acts->lnf_mean = floats(arena, BT, 1), acts->lnf_rstd = floats(arena, BT, 1);
   acts->logits = floats(arena, size_min(BT, gpt2_head_rows(model)), config->Vp);
   acts->losses = floats(arena, BT, 1);
+  acts->counted = arena_alloc(arena, BT, sizeof(int));
   if (training) {
     struct ActivationGradients *dacts = &model->dacts;
     dacts->residual = floats(arena, BT, C), dacts->branch = floats(arena, BT, C);

@@ -28,7 +28,7 @@ static size_t shared_tokens(const struct Batch *batch, const struct Text *held, 
   const size_t most = size_min(held->firm, count - 1);  // the last one is read, for its logits
   size_t same = 0;
   while (same < most && held->tokens[same] == prompt[same]) same++;
-  same = batch->reuses ? decoder_resume(count, same) : 0;
+  same = batch->reuses ? decoder_resume(&batch->decoder, count, same) : 0;
   return same < PROMPT_ROWS ? 0 : same;
 }
 
@@ -203,7 +203,7 @@ static void read_chunk(struct Batch *batch, struct Text *text) {
     return;
   }
   text->read += count;
-  if (count >= PROMPT_ROWS) text->firm = text->read;
+  if (count >= decoder_piece(decoder)) text->firm = text->read;
   if (text->read < text->length) return;
   batch->feeds[0].slot = text->slot;
   write_tokens(batch, 1);
@@ -224,23 +224,25 @@ void batch_turn(struct Batch *batch) {
   write_tokens(batch, count);
 }
 
-/* Too few of them are not worth reading again. */
-static bool settled(const struct Text *text) { return text->read < text->firm + PROMPT_ROWS; }
+/* Fewer than a piece of tokens cannot be read again. */
+static bool settled(const struct Text *text, size_t piece) { return text->read < text->firm + piece; }
 
 bool batch_unsettled(const struct Batch *batch) {
+  const size_t piece = decoder_piece(&batch->decoder);
   size_t s = 0;
-  while (s < batch->decoder.slots && settled(&batch->texts[s])) s++;
+  while (s < batch->decoder.slots && settled(&batch->texts[s], piece)) s++;
   return batch->reuses && s < batch->decoder.slots;
 }
 
 bool batch_settle(struct Batch *batch) {
+  const size_t piece = decoder_piece(&batch->decoder);
   struct Text *last = NULL;
   for (size_t s = 0; s < batch->decoder.slots; s++) {
     struct Text *text = &batch->texts[s];
-    if (!settled(text) && (last == NULL || text->order > last->order)) last = text;
+    if (!settled(text, piece) && (last == NULL || text->order > last->order)) last = text;
   }
   if (!batch->reuses || last == NULL) return false;
-  decoder_read(&batch->decoder, last->slot, last->tokens + last->firm, last->firm, PROMPT_ROWS);
-  last->firm += PROMPT_ROWS;
+  decoder_read(&batch->decoder, last->slot, last->tokens + last->firm, last->firm, piece);
+  last->firm += piece;
   return true;
 }

@@ -178,10 +178,15 @@ void decoder_read(struct Decoder *d, size_t slot, const int *tokens, size_t posi
   head(d, d->logits, d->x + (count - 1) * d->config.C, 1);
 }
 
-size_t decoder_resume(size_t count, size_t held) {
+size_t decoder_piece(const struct Decoder *d) {
+  return strcmp(d->kernels->name, "blas") == 0 && d->dtype == FP32 ? DECODER_CHUNK : PROMPT_ROWS;
+}
+
+size_t decoder_resume(const struct Decoder *d, size_t count, size_t held) {
+  const size_t piece = decoder_piece(d);
   const size_t first = held - held % DECODER_CHUNK, end = size_min(first + DECODER_CHUNK, count);
-  if (end - first < PROMPT_ROWS) return first;  // the last piece of such a prompt is read as decoder_step does
-  return size_min(held, end - PROMPT_ROWS);
+  if (end - first < piece) return first;  // the last piece of such a prompt has other bits
+  return size_min(held, end - piece);
 }
 
 void decoder_copy(struct Decoder *d, size_t to, size_t from, size_t first, size_t end) {

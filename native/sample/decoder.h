@@ -44,10 +44,14 @@ void decoder_load(struct Decoder *decoder, int file, const char *path, const str
  * the last into row 0. At most DECODER_CHUNK tokens. */
 void decoder_read(struct Decoder *decoder, size_t slot, const int *tokens, size_t position, size_t count);
 
+/* The fewest tokens of a decoder_read that leave each of them as any such read would: PROMPT_ROWS. A BLAS promises
+ * that for products of the same size only: DECODER_CHUNK. */
+size_t decoder_piece(const struct Decoder *decoder);
+
 /* From where a prompt of `count` tokens is to be read, of which the slot holds the first `held` (fewer than `count`) as
- * reads of PROMPT_ROWS tokens or more have left them: so that in pieces that end at multiples of DECODER_CHUNK the rest
- * has the bits that it would have if all were read. */
-size_t decoder_resume(size_t count, size_t held);
+ * reads of decoder_piece tokens or more have left them: so that in pieces that end at multiples of DECODER_CHUNK the
+ * rest has the bits that it would have if all were read. */
+size_t decoder_resume(const struct Decoder *decoder, size_t count, size_t held);
 
 /* Copies keys and values of the tokens `first` … `end` - 1 from one slot to another. */
 void decoder_copy(struct Decoder *decoder, size_t to, size_t from, size_t first, size_t end);

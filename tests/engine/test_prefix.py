@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmc.model import ModelConfig
@@ -124,6 +125,31 @@ def test_a_next_turn_has_the_same_bits(
                 # What is read: the rest, at most 16 tokens before it, or a last short piece.
                 computed = len(turn) - cached
                 assert computed <= more + 16 + (16 if waits else 30 + 16), (first, more, waits)
+
+
+def test_with_a_blas_whole_pieces_are_reused(
+    native: Native, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits of its products depend on their size."""
+    blas = next((Path(np.__file__).parents[1] / "numpy.libs").glob("*openblas*"), None)
+    if blas is None:
+        pytest.skip("this numpy brings no OpenBLAS")
+    monkeypatch.setenv("LLMC_BLAS", str(blas))
+    for waits in (False, True):
+        with engine(native, model, slots=2, threads=2, isa="blas") as kept:
+            for first, more, expected in (
+                (300, 30, 256),
+                (240, 30, 256 * waits),
+                (500, 60, 256 + 256 * waits),
+            ):
+                prompt = ids(first, first)
+                answer, _ = kept.write(prompt, tokens=30)
+                if waits:
+                    time.sleep(SETTLE_SECONDS)
+                turn = [*prompt, *(event["token"] for event in answer), *ids(more, 50)]
+                again, cached = kept.write(turn, tokens=12)
+                assert cached == expected
+                assert again == fresh(native, model, turn, tokens=12, isa="blas")
 
 
 def test_texts_that_overflow_the_context(native: Native, model: Path) -> None:

@@ -118,6 +118,7 @@ def readers() -> dict[str, tuple[Callable[[Path], object], ...]]:
     from llmc.tokens.prepared import prepared_model
     from llmc.tokens.tokenizer import load_tokenizer
     from llmc.tokens.tokenizer_bin import read_tokenizer_bin
+    from llmc.tokens.windows import cut_windows, mask_of
     from llmc.train.git import head_commit
     from llmc.train.history import read_run
     from llmc.train.record import resumable, run_settings
@@ -160,6 +161,10 @@ def readers() -> dict[str, tuple[Callable[[Path], object], ...]]:
         run_settings(path.parent)
         resumable(Workspace(path.parent.parent.parent), path.parent.name)
 
+    def cut(path: Path) -> None:
+        if (mask := mask_of([path])) is not None:
+            list(cut_windows(mask, 7))
+
     def text(path: Path) -> None:
         for _ in documents_of(open_source(Workspace(path.parent), [str(path)]).parts):
             pass
@@ -174,6 +179,8 @@ def readers() -> dict[str, tuple[Callable[[Path], object], ...]]:
     packed = ("txt.gz", "txt.zst", "txt.xz", "txt.bz2", "jsonl.gz")
     found: dict[str, tuple[Callable[[Path], object], ...]] = {
         "tokens.bin": (read_tokens, inspect),
+        "masked.bin": (cut, inspect),
+        "masked.mask": (lambda path: cut(path.with_suffix(".bin")), inspect),
         "model.bin": (weights, inspect),
         "state.bin": (read_training_state, inspect),
         "debug.bin": (lambda path: read_debug_state(path, SMALL), inspect),

@@ -132,6 +132,6 @@ def test_the_page_runs(
 ) -> None:
     monkeypatch.chdir(workspace)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     exec("\n".join(blocks), {"__name__": "page"})
     assert "notes-1" in capsys.readouterr().out

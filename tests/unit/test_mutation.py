@@ -18,6 +18,7 @@ from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.dataset import tokenize
+from llmc.tokens.files import write_tokens
 from llmc.tokens.held import character_tokenizer
 from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.prepared import record_prepared
@@ -75,6 +76,8 @@ def datasets(folder: Path) -> None:
     made = tokenize(Workspace(folder), [str(folder / "a.txt")], options)
     record_prepared(Workspace(folder), made.folder, folder / "a.txt")
     save_tokens(folder / "tokens.bin", np.arange(40), 300)
+    mask = np.resize(np.array([7, 0, 1], "u1"), 40)
+    write_tokens(folder / "masked.bin", [(np.arange(40), mask)], 300, masked=True)
     a_past_run(folder / "runs", "r", steps=6)
     (folder / "hellaswag.jsonl").write_text(
         "\n".join(json.dumps({"ctx": "he", "endings": [*"abcd"], "label": 1}) for _ in range(3))
