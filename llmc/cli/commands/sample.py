@@ -146,8 +146,8 @@ def sample(
             ctx.ui.note(warning)
         _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
     if chosen.tokenizer is not None and chosen.tokenizer.template is not None:
-        named = [each for each in (run, model) if each is not None]
-        ctx.ui.next(shlex.join(["llmc", "chat", *map(str, named), *(["--last"] if last else [])]))
+        given_model = [str(each) for each in (run, model) if each is not None]
+        ctx.ui.next(shlex.join(["llmc", "chat", *given_model, *(["--last"] if last else [])]))
     elif chosen.tokenizer is not None:
         named = ["--run", run] if run is not None else ["--model", str(model)] if model else []
         flags = ["-i" if decode else "--decode", *named, *(["--last"] if last else [])]
