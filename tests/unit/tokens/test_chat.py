@@ -63,6 +63,9 @@ def test_the_splits_hold_every_conversation_whole(
     manifest = made(tmp_path, records, template=template, shard_tokens=shard_tokens)
     verify(manifest)
     assert load_manifest(manifest.folder) == manifest
+    written = json.loads((manifest.folder / "manifest.json").read_text())
+    assert written["tokenizer"]["template"] == template
+    assert all(len(shard["mask_sha256"]) == 64 for shard in written["train"] + written["val"])
     tokenizer = manifest.load_tokenizer()
     assert tokenizer.template is not None and tokenizer.template.name == template
     found = [each for split in ("train", "val") for each in conversations(manifest, split)]
