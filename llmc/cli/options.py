@@ -147,8 +147,8 @@ def with_options(command: Any, options: Mapping[str, tuple[Any, Any]]) -> Any:
     return command
 
 
-def option_of(setting: Setting) -> Any:
-    """Return a setting's option as the annotation of a parameter."""
+def option_of(setting: Setting, said: str | None = None) -> Any:
+    """Return a setting's option as the annotation of a parameter, perhaps with another help."""
     default = setting.shown_default
     kind: Any = type(setting.default)
     shown: dict[str, Any] = {"group": setting.group, "metavar": setting.metavar}
@@ -162,7 +162,7 @@ def option_of(setting: Setting) -> Any:
         shown["parser"] = _parser(setting)
     text = f"{setting.help}: {', '.join(setting.choices)}" if setting.choices else setting.help
     text = f"{text}." if f"({default}: " in setting.help else f"{text} ({default})."
-    return Annotated[kind | None, option(text, **shown)]
+    return Annotated[kind | None, option(said or text, **shown)]
 
 
 def list_option_of(setting: Setting) -> Any:

@@ -79,6 +79,10 @@ def test_what_is_no_message_is_refused(talking: Llmc) -> None:
     assert b"line 2 of stdin is not UTF-8" in done.stderr
 
 
+def test_the_help_says_how_long_an_answer_may_be(talking: Llmc) -> None:
+    assert "half of the context" in " ".join(ok(talking("chat", "--help")).stdout.split())
+
+
 def test_sample_names_the_command_for_a_conversation(talking: Llmc) -> None:
     assert "next: llmc chat fruit" in ok(talking("sample", "--run", "fruit", "--decode")).stderr
 

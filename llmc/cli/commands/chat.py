@@ -16,6 +16,7 @@ from llmc.cli.options import (
     ThreadsOption,
     argument,
     in_group,
+    option_of,
     with_settings,
 )
 from llmc.cli.views.sampling import ByteView
@@ -41,6 +42,9 @@ Stop = Annotated[
     list[str] | None,
     of_talk("End an answer before this text, in which \\n is a newline. Can be repeated.", "TEXT"),
 ]
+Tokens = option_of(
+    SAMPLE_SETTINGS["tokens"], "Tokens of an answer, at most. Default: half of the context."
+)
 
 
 @with_settings(SAMPLE_SETTINGS)
@@ -54,6 +58,7 @@ def chat(
     system: System = "",
     prompt: Prompt = None,
     stop: Stop = None,
+    tokens: Tokens = None,
     **settings: Any,
 ) -> None:
     """Talk with a model that was trained on conversations.
@@ -65,9 +70,8 @@ def chat(
         raise Usage("--prompt is empty: give it a message, or leave it out")
     model = model_at(ctx.workspace, run, last=last, report=ctx.ui)
     _check(ctx, model, run)
-    if settings.get("tokens") is None:
-        settings["tokens"] = max(1, model.config.context // 2)
-    chosen = overridden(model.settings, {**settings, "dtype": dtype})
+    most = max(1, model.config.context // 2) if tokens is None else tokens
+    chosen = overridden(model.settings, {**settings, "tokens": most, "dtype": dtype})
     argv = model.argv(ensure_native(report=ctx.ui), dtype=chosen.dtype, threads=threads)
     stops = [*map(unescaped, stop or [])]
     with Generator(argv) as generator:
@@ -76,6 +80,8 @@ def chat(
 
             ChatPrompt(ctx.ui, generator, model, chosen, stops=stops, system=system).run()
             return
+        if prompt is None and sys.stdin.isatty():
+            ctx.ui.note("every line is a message; Ctrl-D ends")
         talk = Chat(model, generator, chosen, stops=stops)
         talk.set_system(system)
         _answer_all(ctx, talk, [prompt] if prompt is not None else _typed_lines())
