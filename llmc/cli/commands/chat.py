@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +22,7 @@ from llmc.cli.views.sampling import ByteView
 from llmc.config import SAMPLE_SETTINGS, overridden
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
-from llmc.errors import BadData
+from llmc.errors import BadData, Usage
 from llmc.sample.chat import Chat
 from llmc.sample.model import SampleModel, model_at
 from llmc.text.documents import unescaped
@@ -61,6 +61,8 @@ def chat(
     In a pipe, every line of stdin is a message. Other settings come from the run's config.
     """
     ctx: Context = context.obj
+    if prompt is not None and not prompt.strip():
+        raise Usage("--prompt is empty: give it a message, or leave it out")
     model = model_at(ctx.workspace, run, last=last, report=ctx.ui)
     _check(ctx, model, run)
     if settings.get("tokens") is None:
@@ -76,7 +78,7 @@ def chat(
             return
         talk = Chat(model, generator, chosen, stops=stops)
         talk.set_system(system)
-        _answer_all(ctx, talk, [prompt] if prompt is not None else sys.stdin)
+        _answer_all(ctx, talk, [prompt] if prompt is not None else _typed_lines())
 
 
 def _check(ctx: Context, model: SampleModel, run: str | None) -> None:
@@ -93,6 +95,21 @@ def _check(ctx: Context, model: SampleModel, run: str | None) -> None:
     )
 
 
+def _typed_lines() -> Iterator[str]:
+    """Yield the lines of stdin as they come.
+
+    Raises:
+        BadData: one is not UTF-8.
+    """
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise BadData(
+                f"line {number:,} of stdin is not UTF-8 text (byte {error.start:,}): convert it"
+            ) from error
+
+
 def _answer_all(ctx: Context, talk: Chat, lines: Iterable[str]) -> None:
     """Answer messages that are not typed, each in the same conversation; empty ones are skipped."""
     view = ByteView()
@@ -100,7 +117,10 @@ def _answer_all(ctx: Context, talk: Chat, lines: Iterable[str]) -> None:
         if not line.strip():
             continue
         talk.say(line.rstrip("\r\n"))
+        before = talk.dropped
         sample = talk.answer()
+        if talk.dropped and not before:
+            ctx.ui.note("the first messages are beyond the context now")
         for token in talk.tokens(sample):
             if not ctx.ui.json:
                 view.show(token)
