@@ -147,8 +147,8 @@ def with_options(command: Any, options: Mapping[str, tuple[Any, Any]]) -> Any:
     return command
 
 
-def option_of(setting: Setting, said: str | None = None) -> Any:
-    """Return a setting's option as the annotation of a parameter, perhaps with another help."""
+def option_of(setting: Setting) -> Any:
+    """Return a setting's option as the annotation of a parameter."""
     default = setting.shown_default
     kind: Any = type(setting.default)
     shown: dict[str, Any] = {"group": setting.group, "metavar": setting.metavar}
@@ -159,15 +159,15 @@ def option_of(setting: Setting, said: str | None = None) -> Any:
     elif setting.choices:
         kind = Literal[setting.choices]
     else:
-        shown["parser"] = _parser(setting)
+        shown["parser"] = parser_of(setting)
     text = f"{setting.help}: {', '.join(setting.choices)}" if setting.choices else setting.help
     text = f"{text}." if f"({default}: " in setting.help else f"{text} ({default})."
-    return Annotated[kind | None, option(said or text, **shown)]
+    return Annotated[kind | None, option(text, **shown)]
 
 
 def list_option_of(setting: Setting) -> Any:
     """Return the option of a setting that takes several values, with commas between them."""
-    one = _parser(setting)
+    one = parser_of(setting)
 
     def parse(text: Any) -> tuple[Any, ...]:
         return tuple(one(each) for each in str(text).split(","))
@@ -178,7 +178,8 @@ def list_option_of(setting: Setting) -> Any:
     return Annotated[Any, option(f"{setting.help}{choices}.", f"{metavar},…", **shown)]
 
 
-def _parser(setting: Setting) -> Callable[[Any], Any]:
+def parser_of(setting: Setting) -> Callable[[Any], Any]:
+    """Return what reads a setting that a person typed."""
     kinds: dict[type, Callable[[str], Any]] = {
         int: count_of,
         float: number_of,

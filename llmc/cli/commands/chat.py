@@ -16,7 +16,8 @@ from llmc.cli.options import (
     ThreadsOption,
     argument,
     in_group,
-    option_of,
+    option,
+    parser_of,
     with_settings,
 )
 from llmc.cli.views.sampling import ByteView
@@ -42,9 +43,15 @@ Stop = Annotated[
     list[str] | None,
     of_talk("End an answer before this text, in which \\n is a newline. Can be repeated.", "TEXT"),
 ]
-Tokens = option_of(
-    SAMPLE_SETTINGS["tokens"], "Tokens of an answer, at most. Default: half of the context."
-)
+Tokens = Annotated[
+    int | None,
+    option(
+        "Tokens of an answer, at most. Default: half of the context.",
+        "N",
+        group=SAMPLE_SETTINGS["tokens"].group,
+        parser=parser_of(SAMPLE_SETTINGS["tokens"]),
+    ),
+]
 
 
 @with_settings(SAMPLE_SETTINGS)
