@@ -14,7 +14,7 @@ from llmc.tokens.encode import Batch, Encode, Encoded, Texts
 from llmc.tokens.masks import CONVERSATION, COUNTS, MARKED
 from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.template import CHATML, Template, template_named
-from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
+from llmc.tokens.tokenizer import SMALLEST_BPE, Tokenizer, bpe_vocab_size, load_tokenizer
 
 if TYPE_CHECKING:
     from llmc.tokens.masks import Marked
@@ -55,8 +55,20 @@ def _holds_conversations(source: Source) -> bool:
 
 
 def chat_tokenizer(spec: str | Tokenizer, template: Template | None) -> str | Tokenizer:
-    """Return a tokenizer with the tokens of a template, or ``bpe:N``, which is to be trained."""
-    if template is None or bpe_vocab_size(spec) is not None:
+    """Return a tokenizer with the tokens of a template, or ``bpe:N``, which is to be trained.
+
+    Raises:
+        Usage: N is too small for them.
+        BadData: as :func:`for_chat`.
+    """
+    if template is None:
+        return spec
+    if (size := bpe_vocab_size(spec)) is not None:
+        if size < (least := SMALLEST_BPE + len(template.tokens)):
+            raise Usage(
+                f"bpe:{size} has no room for the tokens of the template {template.name}: take "
+                f"bpe:{least} or more, or --template plain"
+            )
         return spec
     return for_chat(load_tokenizer(spec), template)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PATTERN = PATTERNS["gpt2"]
 
 GPT2_NAMES = ("gpt2", "r50k_base")  # the same vocabulary and pattern
+SMALLEST_BPE = 258  # the bytes, one merge and end-of-text
 WITHOUT_FILE = ("gpt2", "byte")  # they can be had again by name
 KNOWN = {  # fingerprint -> name
     "dab4dab7b732ef20044345d12d29e641ff9d3854aea11b42cbabdfc623c6a90c": "gpt2",
@@ -224,10 +225,10 @@ def bpe_vocab_size(spec: str | Tokenizer) -> int | None:
     if isinstance(spec, Tokenizer) or not spec.startswith("bpe:"):
         return None
     number = spec.removeprefix("bpe:")
-    if not number.isdecimal() or not 258 <= int(number) <= 2**24:
+    if not number.isdecimal() or not SMALLEST_BPE <= int(number) <= 2**24:
         raise Usage(
             f"'{spec}' is not a tokenizer: N in bpe:N is the size of the vocabulary, "
-            "258 (the bytes, one merge, <|endoftext|>) or more, such as bpe:2048"
+            f"{SMALLEST_BPE} (the bytes, one merge, <|endoftext|>) or more, such as bpe:2048"
         )
     return int(number)
 

@@ -134,6 +134,8 @@ def test_a_trained_vocabulary_has_the_tokens_of_the_template(tmp_path: Path) -> 
     assert manifest.tokenizer.vocab_size == tokenizer.vocab_size == 300
     assert [*tokenizer.special_tokens] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     assert len(tokenizer.encode("assistant\n")) < 4
+    with pytest.raises(Usage, match="bpe:260 or more"):
+        made(tmp_path, records, tokenizer="bpe:259", force=True)
 
 
 def test_the_same_conversations_are_found_again(tmp_path: Path) -> None:
