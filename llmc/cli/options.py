@@ -159,7 +159,7 @@ def option_of(setting: Setting) -> Any:
     elif setting.choices:
         kind = Literal[setting.choices]
     else:
-        shown["parser"] = _parser(setting)
+        shown["parser"] = parser_of(setting)
     text = f"{setting.help}: {', '.join(setting.choices)}" if setting.choices else setting.help
     text = f"{text}." if f"({default}: " in setting.help else f"{text} ({default})."
     return Annotated[kind | None, option(text, **shown)]
@@ -167,7 +167,7 @@ def option_of(setting: Setting) -> Any:
 
 def list_option_of(setting: Setting) -> Any:
     """Return the option of a setting that takes several values, with commas between them."""
-    one = _parser(setting)
+    one = parser_of(setting)
 
     def parse(text: Any) -> tuple[Any, ...]:
         return tuple(one(each) for each in str(text).split(","))
@@ -178,7 +178,8 @@ def list_option_of(setting: Setting) -> Any:
     return Annotated[Any, option(f"{setting.help}{choices}.", f"{metavar},…", **shown)]
 
 
-def _parser(setting: Setting) -> Callable[[Any], Any]:
+def parser_of(setting: Setting) -> Callable[[Any], Any]:
+    """Return what reads a setting that a person typed."""
     kinds: dict[type, Callable[[str], Any]] = {
         int: count_of,
         float: number_of,

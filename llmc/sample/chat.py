@@ -54,7 +54,8 @@ class ChatModel:
             if len(ids) <= most:
                 return Fitted(ids, start - first)
         raise Usage(
-            f"the message has {len(ids):,} tokens, and the model reads {most:,}: shorten it"
+            f"the message has {len(ids):,} tokens with the template, and the model's context has "
+            f"room for {most:,} besides the answer: shorten it"
         )
 
     @property

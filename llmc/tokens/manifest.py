@@ -142,6 +142,11 @@ class Manifest:
         """Every token file, those to train on first."""
         return [file.path for file in (*self.token_files("train"), *self.token_files("val"))]
 
+    @property
+    def masked(self) -> bool:
+        """Whether token files have masks, as those of conversations."""
+        return any(shard.mask_sha256 for split in (self.train, self.val) for shard in split.shards)
+
     def token_files(self, split: str) -> list[TokenFile]:
         """Return the token files of ``train`` or ``val``, in order."""
         shards = (self.train if split == "train" else self.val).shards

@@ -105,6 +105,32 @@ def _bad_mask(name: str | Path, mask: Path, why: str) -> str:
     return f"{name} counts the loss only where its mask says, and {mask} {why}; {AGAIN}"
 
 
+def scan_mask(mask: Path) -> tuple[int | None, list[str]]:
+    """Read the header of a mask by itself.
+
+    Returns:
+        The tokens that it is for, None without a whole header; and the problems, a sentence each.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with mask.open("rb") as file:
+        raw = file.read(HEADER_BYTES)
+        size = file.seek(0, 2)
+    if len(raw) < HEADER_BYTES:
+        return None, [f"it is cut short: it has {len(raw)} bytes of its header's {HEADER_BYTES}"]
+    _, version, count, _ = HEADER.unpack(raw[: HEADER.size])
+    problems = []
+    if version != MASK_VERSION:
+        problems.append(f"it is a mask of version {version}, and only {MASK_VERSION} is known")
+    if size != HEADER_BYTES + count:
+        problems.append(
+            f"it is for {count:,} tokens and has {size:,} bytes, not {HEADER_BYTES + count:,}; "
+            f"{AGAIN}"
+        )
+    return count, problems
+
+
 def checked_mask(path: Path, count: int) -> Mask:
     """Map the mask (n,) of the token file ``path``, whose header is checked, of ``count`` tokens.
 
@@ -114,15 +140,30 @@ def checked_mask(path: Path, count: int) -> Mask:
     import numpy as np
 
     mask = mask_path(path)
-    with unreadable_explained(mask, AGAIN), mask.open("rb") as file:
+    with unreadable_explained(mask, AGAIN):
+        why = damage(mask)
+    if why is not None:
+        raise BadData(_bad_mask(path, mask, why))
+    if not count:
+        return np.empty(0, "u1")
+    return np.memmap(mask, "u1", mode="r", offset=HEADER_BYTES, shape=(count,))
+
+
+def damage(mask: Path) -> str | None:
+    """Return what is wrong with the bytes of a mask whose header is checked; None: nothing.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    import numpy as np
+
+    with mask.open("rb") as file:
         said, crc, seen = HEADER.unpack(file.read(HEADER_BYTES)[: HEADER.size])[3], 0, 0
         while piece := file.read(1 << 20):
             crc = zlib.crc32(piece, crc)
             seen |= int(np.bitwise_or.reduce(np.frombuffer(piece, "u1")))
     if crc != said:
-        raise BadData(_bad_mask(path, mask, "is damaged: its checksum is not the header's"))
+        return "is damaged: its checksum is not the header's"
     if seen > COUNTS | CONVERSATION | TURN:
-        raise BadData(_bad_mask(path, mask, f"is damaged: it has unknown bits ({seen:#x})"))
-    if not count:
-        return np.empty(0, "u1")
-    return np.memmap(mask, "u1", mode="r", offset=HEADER_BYTES, shape=(count,))
+        return f"is damaged: it has unknown bits ({seen:#x})"
+    return None

@@ -101,6 +101,7 @@ def find_parts(folders: Sequence[Path]) -> list[Manifest]:
             ("number of parts", made.part.of, first.part.of),
             ("text", made.source, first.source),
             ("tokenizer", made.tokenizer.fingerprint, first.tokenizer.fingerprint),
+            ("chat template", made.tokenizer.template, first.tokenizer.template),
             ("treatment of special tokens", made.special, first.special),
             ("dataset", made.dataset, first.dataset),
         ):

@@ -3,7 +3,8 @@
 Documents are drawn by a seeded hash of their own tokens, not of their place: file names do not
 decide what is measured, equal documents are in the same split, and a document stays in its split
 when others are added. A document too long for that, such as a text that is a single one, gives runs
-of its tokens from several places. The rest trains, in the order of the text.
+of its tokens from several places; a conversation gives none. The rest trains, in the order of the
+text.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmc.tokens.files import MIN_TOKENS, FreshTokens, TokenFile
-from llmc.tokens.masks import CONVERSATION, HEADER_BYTES, MARKED, mask_path
+from llmc.tokens.masks import CONVERSATION, HEADER_BYTES, MARKED, TURN, mask_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +106,10 @@ class Joined:
             return self.positions(eot, low, high)
         return self._where(self._marked, lambda ids: ids["mask"] & CONVERSATION != 0, low, high)
 
+    def turns(self, low: int, high: int) -> NDArray[np.int64]:
+        """Return where turns of conversations begin from ``low`` to ``high``."""
+        return self._where(self._marked, lambda ids: ids["mask"] & TURN != 0, low, high)
+
     def _where(
         self,
         files: Sequence[FreshTokens],
@@ -179,7 +184,10 @@ def _draw_from(
     bounds = document_bounds(joined, stretch, eot)
     lengths = bounds[:, 1] - bounds[:, 0]
     is_long = (2 * lengths > 3 * target) | (len(bounds) == 1)
-    long = np.flatnonzero(is_long)
+    turns = joined.turns(low, high)
+    is_talk = np.diff(np.searchsorted(turns, bounds)).ravel() > 0
+    long = np.flatnonzero(is_long & ~is_talk)
+    share = target / (high - low)
     is_whole = ~is_long
     # A document that goes on outside of the stretch is not whole here.
     is_whole[0] &= low == 0 or len(joined.documents(eot, low, low + 1)) > 0
@@ -187,12 +195,14 @@ def _draw_from(
     whole = np.flatnonzero(is_whole)
     runs: list[tuple[int, int]] = []
     taken = 0
-    ends = np.cumsum(lengths[long]) * (target / (high - low)) + 0.5
+    ends = np.cumsum(lengths[long]) * share + 0.5
     for at, end in zip(long, ends.astype(np.int64), strict=True):
         runs += _runs(bounds[at], int(end) - taken, seed)
         taken = int(end)
+    unsampled = round(float(lengths[is_long & is_talk].sum() * share))
     hashes = _hashes(joined, bounds[whole], seed)
-    nearest = _nearest_sum(hashes, lengths[whole], target - taken, leaves_one=not len(long))
+    left = target - taken - unsampled
+    nearest = _nearest_sum(hashes, lengths[whole], left, leaves_one=not is_long.any())
     chosen = whole[nearest]
     found = np.concatenate([bounds[chosen], np.array(runs, np.int64).reshape(-1, 2)])
     return Sample(found[np.argsort(found[:, 0])], len(chosen))

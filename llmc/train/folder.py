@@ -194,7 +194,7 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
         MissingOutput: there is none.
     """
     if name is None:
-        otherwise = ", or name weights with --model FILE"
+        otherwise = ", or name a checkpoint's file"
         return newest_run(workspace, CHECKPOINT, "trained model", otherwise)
     folder = workspace.runs / name
     if not (folder / CHECKPOINT).is_file():

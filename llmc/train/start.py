@@ -19,6 +19,7 @@ from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.masks import COUNTS
 from llmc.tokens.prepared import prepared_model
+from llmc.tokens.template import Template, template_named
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.tokens.windows import sample_question
 from llmc.train.mixture import (
@@ -112,7 +113,8 @@ def find_data(workspace: Workspace, data: Wanted = None, val_data: Wanted = None
 
     Raises:
         MissingOutput: there is none.
-        BadData: a file is not what its manifest says, or two have different tokenizers.
+        BadData: a file is not what its manifest says, or two have different tokenizers or chat
+            templates.
         Usage: a file is named twice.
     """
     vouching: dict[Path, Manifest] = {}
@@ -129,6 +131,8 @@ def find_data(workspace: Workspace, data: Wanted = None, val_data: Wanted = None
     _check_one_tokenizer(manifests)
     first = next((portion.manifest for portion in train if portion.manifest is not None), None)
     tokenizer = first.load_tokenizer() if first is not None else None
+    if tokenizer is not None and (template := _one_template(manifests)) is not None:
+        tokenizer = replace(tokenizer, template=template)
     if len(train) > 1:
         name = joined_name(text.name for text in train)
     else:
@@ -241,6 +245,23 @@ def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
                 f"{mine.vocab_size:,} tokens, {theirs.name} of {theirs.vocab_size:,}): name data "
                 "of one tokenizer, or tokenize the texts again with one --tokenizer"
             )
+
+
+def _one_template(manifests: Sequence[Manifest]) -> Template | None:
+    """Return the template of all conversations among the data; None if there are none.
+
+    Raises:
+        BadData: two datasets have different ones.
+    """
+    talks = [made for made in manifests if made.masked and made.tokenizer.template is not None]
+    for other in talks[1:]:
+        if other.tokenizer.template != talks[0].tokenizer.template:
+            raise BadData(
+                f"{talks[0].folder} and {other.folder} have different chat templates "
+                f"({talks[0].tokenizer.template}, {other.tokenizer.template}): name data of one, "
+                "or tokenize the conversations again with one --template"
+            )
+    return template_named(talks[0].tokenizer.template or "") if talks else None
 
 
 def _check_files(manifest: Manifest) -> None:

@@ -74,7 +74,7 @@ def test_the_parts_are_what_the_formulas_say(
 
     def kept(BT: int, K: int) -> list[int]:
         of_layers = [*[K * BT * C] * 4, K * BT * 3 * C, *[K * BT * 4 * C] * 2, *[K * BT] * 4]
-        head = [BT * C, BT, BT, min(BT, 256) * Vp, BT]
+        head = [BT * C, BT, BT, min(BT, 256) * Vp, BT, BT]
         return [BT * C, L * BT * C, K * BT * NH, *of_layers, *head]
 
     # A validation takes windows of the context, about 1,024 tokens at a time, over the same memory:

@@ -71,6 +71,22 @@ def test_every_line_of_a_pipe_is_a_message(talking: Llmc) -> None:
     assert lines[1]["prompt_tokens"] > first["prompt_tokens"]
 
 
+def test_what_is_no_message_is_refused(talking: Llmc) -> None:
+    assert "--prompt" in assert_one_sentence(talking("chat", "--prompt", " "), 2)
+    asked = ("chat", "fruit", "--temperature", "0")
+    done = talking.raw(*asked, stdin=b"red?\na \xff\n")
+    assert (done.returncode, done.stdout) == (1, b"apple.\n")
+    assert b"line 2 of stdin is not UTF-8" in done.stderr
+
+
+def test_the_help_says_how_long_an_answer_may_be(talking: Llmc) -> None:
+    assert "half of the context" in " ".join(ok(talking("chat", "--help")).stdout.split())
+
+
+def test_sample_names_the_command_for_a_conversation(talking: Llmc) -> None:
+    assert "next: llmc chat fruit" in ok(talking("sample", "--run", "fruit", "--decode")).stderr
+
+
 def test_python_answers_the_same(talking: Llmc, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMC_CACHE_DIR", str(talking.cache))
     with load("fruit", workspace=talking.workspace) as model:
@@ -86,6 +102,8 @@ def test_old_turns_leave_the_context(talking: Llmc) -> None:
     done = asked(talking, "--json", "--tokens", "10", stdin="red?\n" * 4)
     dropped = [json.loads(line)["dropped_messages"] for line in done.splitlines()]
     assert dropped[0] == 0 and dropped[-1] > 0
+    told = ok(talking("chat", "fruit", "--tokens", "10", stdin="red?\n" * 4)).stderr
+    assert told.count("beyond the context") == 1
     refused = talking("chat", "--prompt", "red? " * 40)
     assert "shorten" in assert_one_sentence(refused, 2)
 

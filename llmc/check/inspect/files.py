@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmc.check import debug_state
-from llmc.check.inspect import checkpoints, foreign, texts, tokens, vocabularies
+from llmc.check.inspect import checkpoints, foreign, masks, texts, tokens, vocabularies
 from llmc.check.inspect.description import Description, byte_count
 from llmc.check.inspect.reading import Options, kind_of, read_bytes
 from llmc.errors import Usage
 from llmc.kinds import HEAD_BYTES
 from llmc.tokens import files as token_files
+from llmc.tokens import masks as token_masks
 from llmc.tokens.tokenizer_bin import scan_tokenizer_bin
 from llmc.weights import checkpoint, gguf_header, safetensors, state
 from llmc.weights.foreign import foreign_file
@@ -31,6 +32,9 @@ class Format(NamedTuple):
 
 FORMATS = {
     "tokens": Format("token file", token_files.scan_tokens, tokens.say_tokens),
+    "mask": Format(
+        "mask of a token file: where its loss counts", token_masks.scan_mask, masks.say_mask
+    ),
     "checkpoint": Format(
         "model checkpoint, llm.c's format", checkpoint.scan_header, checkpoints.say_checkpoint
     ),

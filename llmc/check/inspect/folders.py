@@ -107,7 +107,8 @@ def _add_checkpoint(
         )
     if not made.all_problems():
         offered = shlex.quote(str(run_weights(made.path)))
-        made.hints.append(f"llmc sample --decode --model {offered}")
+        talks = made.known("template") is not None
+        made.hints.append(f"llmc {'chat' if talks else 'sample --decode --model'} {offered}")
 
 
 def describe_workspace(folder: Path, _options: Options) -> Description:

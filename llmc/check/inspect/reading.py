@@ -21,18 +21,21 @@ from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens import files as token_files
 from llmc.tokens import tokenizer_bin
+from llmc.tokens.masks import MASK_MAGIC
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights import checkpoint
 from llmc.weights import state as training_state
 
 WHOLE_BYTES = 8 * 10**9  # under half a minute on a disk of today
 PIECE = 1 << 23
+NOT_READ = "the file is large; --full reads all of it"
 SHORT = 1 << 26  # a stretch that is read before anybody could see a bar
 
 # Formats that begin with one of llm.c's numbers, little-endian.
 MAGICS = {
     token_files.MAGIC16: "tokens",
     token_files.MAGIC32: "tokens",
+    MASK_MAGIC: "mask",
     checkpoint.MAGIC: "checkpoint",
     debug_state.MAGIC: "debug_state",
     tokenizer_bin.MAGIC: "tokenizer.bin",

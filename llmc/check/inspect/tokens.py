@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from llmc.check.inspect.description import Description, quoted, safe_text
-from llmc.check.inspect.reading import Options, kind_of, read_bytes, read_json
+from llmc.check.inspect.masks import MaskCounts
+from llmc.check.inspect.reading import NOT_READ, Options, kind_of, read_bytes, read_json
 from llmc.check.inspect.statistics import MOST_IDS, TokenCounts
 from llmc.errors import LlmcError
 from llmc.tokens.files import MAGIC16, MAGIC32, TokenLayout, scan_tokens
 from llmc.tokens.manifest import FILENAME, SPLITS, Shard, scan_manifest
-from llmc.tokens.masks import CONVERSATION, COUNTS, HEADER_BYTES, TURN, checked_mask
+from llmc.tokens.masks import HEADER_BYTES
 from llmc.tokens.prepared import FILENAME as PREPARED
 from llmc.tokens.recorded import load_recorded
 from llmc.tokens.tokenizer import Tokenizer
@@ -26,7 +27,6 @@ FIRST_TOKENS = 64
 FREQUENT = 12
 SAMPLES, SAMPLE_BYTES = 64, 1 << 21
 GPT2_EOT = 50256
-NOT_READ = "the file is large; --full reads all of it"
 
 
 def say_tokens(made: Description, layout: TokenLayout | None, options: Options) -> None:
@@ -55,8 +55,10 @@ def say_tokens(made: Description, layout: TokenLayout | None, options: Options) 
         made.problems += [difference] if difference else []
     _say_first(made, path, layout, tokenizer)
     _say_counts(made, counts, layout.there, tokenizer)
-    if layout.masked and not made.problems:
-        _say_mask(made, path, layout, options)
+    if not made.problems:
+        masks = MaskCounts()
+        masks.take(made, path, layout, shard, options)
+        masks.say(made)
     if tokenizer is None and counts.largest == GPT2_EOT and not counts.beyond:
         width = f" --dtype {options.dtype}" if options.dtype is not None else ""
         made.hints.append(f"llmc inspect {shlex.quote(str(path))}{width} --tokenizer gpt2")
@@ -244,25 +246,6 @@ def _say_counts(
     made.table("most frequent", columns, rows, forms=forms)
 
 
-def _say_mask(made: Description, path: Path, layout: TokenLayout, options: Options) -> None:
-    """Add how many tokens count by the mask beside a token file, and what begins in it."""
-    if not options.may_read(layout.count):
-        made.say("counted", None, f"not known: {NOT_READ}")
-        return
-    try:
-        mask = checked_mask(path, layout.count)
-    except LlmcError as error:
-        made.wrong(safe_text(str(error), None))
-        return
-    counted, begun, turns = (
-        int(np.count_nonzero(mask & bit)) for bit in (COUNTS, CONVERSATION, TURN)
-    )
-    share = counted / max(layout.count, 1)
-    made.say("counted", counted, f"{counted:,} tokens, {share:.1%}: the loss counts there")
-    made.say("conversations", begun)
-    made.say("turns", turns)
-
-
 def describe_dataset(folder: Path, options: Options) -> Description:
     """Describe the dataset whose manifest lies in ``folder``; compare every file with it."""
     made = Description(folder, "dataset", "dataset")
@@ -313,10 +296,11 @@ def _describe_split(
     made.note(split=split)
     made.say("tokens", sum(shard.tokens for shard in shards))
     counts = TokenCounts(eot=tokenizer.eot if tokenizer is not None else None)
+    masks = MaskCounts()
     states: list[str] = []
     there, first = 0, None
     for shard in shards:
-        layout, state = _checked(made, folder / shard.file, shard, counts, options)
+        layout, state = _checked(made, folder / shard.file, shard, counts, masks, options=options)
         states.append(state)
         if layout is not None:
             there += layout.there
@@ -333,11 +317,18 @@ def _describe_split(
     if first is not None:
         _say_first(made, *first, tokenizer)
         _say_counts(made, counts, there, tokenizer)
+        masks.say(made)
     return made
 
 
 def _checked(
-    made: Description, path: Path, shard: Shard, counts: TokenCounts, options: Options
+    made: Description,
+    path: Path,
+    shard: Shard,
+    counts: TokenCounts,
+    masks: MaskCounts,
+    *,
+    options: Options,
 ) -> tuple[TokenLayout | None, str]:
     """Count the tokens of one file; return its layout and how it compares with its entry."""
     try:
@@ -359,5 +350,7 @@ def _checked(
     difference = _difference(path, layout, sha256, shard)
     if difference is not None and not problems:
         made.wrong(difference)
+    if not problems:
+        masks.take(made, path, layout, shard, options)
     verified = "verified" if sha256 is not None else f"not verified: {NOT_READ}"
     return layout, "differs" if difference is not None else verified

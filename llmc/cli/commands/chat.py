@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -16,13 +16,15 @@ from llmc.cli.options import (
     ThreadsOption,
     argument,
     in_group,
+    option,
+    parser_of,
     with_settings,
 )
 from llmc.cli.views.sampling import ByteView
 from llmc.config import SAMPLE_SETTINGS, overridden
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
-from llmc.errors import BadData
+from llmc.errors import BadData, Usage
 from llmc.sample.chat import Chat
 from llmc.sample.model import SampleModel, model_at
 from llmc.text.documents import unescaped
@@ -41,6 +43,15 @@ Stop = Annotated[
     list[str] | None,
     of_talk("End an answer before this text, in which \\n is a newline. Can be repeated.", "TEXT"),
 ]
+Tokens = Annotated[
+    int | None,
+    option(
+        "Tokens of an answer, at most. Default: half of the context.",
+        "N",
+        group=SAMPLE_SETTINGS["tokens"].group,
+        parser=parser_of(SAMPLE_SETTINGS["tokens"]),
+    ),
+]
 
 
 @with_settings(SAMPLE_SETTINGS)
@@ -54,6 +65,7 @@ def chat(
     system: System = "",
     prompt: Prompt = None,
     stop: Stop = None,
+    tokens: Tokens = None,
     **settings: Any,
 ) -> None:
     """Talk with a model that was trained on conversations.
@@ -61,11 +73,12 @@ def chat(
     In a pipe, every line of stdin is a message. Other settings come from the run's config.
     """
     ctx: Context = context.obj
+    if prompt is not None and not prompt.strip():
+        raise Usage("--prompt is empty: give it a message, or leave it out")
     model = model_at(ctx.workspace, run, last=last, report=ctx.ui)
     _check(ctx, model, run)
-    if settings.get("tokens") is None:
-        settings["tokens"] = max(1, model.config.context // 2)
-    chosen = overridden(model.settings, {**settings, "dtype": dtype})
+    most = max(1, model.config.context // 2) if tokens is None else tokens
+    chosen = overridden(model.settings, {**settings, "tokens": most, "dtype": dtype})
     argv = model.argv(ensure_native(report=ctx.ui), dtype=chosen.dtype, threads=threads)
     stops = [*map(unescaped, stop or [])]
     with Generator(argv) as generator:
@@ -74,9 +87,11 @@ def chat(
 
             ChatPrompt(ctx.ui, generator, model, chosen, stops=stops, system=system).run()
             return
+        if prompt is None and sys.stdin.isatty():
+            ctx.ui.note("every line is a message; Ctrl-D ends")
         talk = Chat(model, generator, chosen, stops=stops)
         talk.set_system(system)
-        _answer_all(ctx, talk, [prompt] if prompt is not None else sys.stdin)
+        _answer_all(ctx, talk, [prompt] if prompt is not None else _typed_lines())
 
 
 def _check(ctx: Context, model: SampleModel, run: str | None) -> None:
@@ -93,6 +108,21 @@ def _check(ctx: Context, model: SampleModel, run: str | None) -> None:
     )
 
 
+def _typed_lines() -> Iterator[str]:
+    """Yield the lines of stdin as they come.
+
+    Raises:
+        BadData: one is not UTF-8.
+    """
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise BadData(
+                f"line {number:,} of stdin is not UTF-8 text (byte {error.start:,}): convert it"
+            ) from error
+
+
 def _answer_all(ctx: Context, talk: Chat, lines: Iterable[str]) -> None:
     """Answer messages that are not typed, each in the same conversation; empty ones are skipped."""
     view = ByteView()
@@ -100,7 +130,10 @@ def _answer_all(ctx: Context, talk: Chat, lines: Iterable[str]) -> None:
         if not line.strip():
             continue
         talk.say(line.rstrip("\r\n"))
+        before = talk.dropped
         sample = talk.answer()
+        if talk.dropped and not before:
+            ctx.ui.note("the first messages are beyond the context now")
         for token in talk.tokens(sample):
             if not ctx.ui.json:
                 view.show(token)

@@ -185,7 +185,10 @@ def _next(ctx: Context, export: Export, preset: str) -> str:
 
     shown, header = ctx.workspace.shown(export.path), read_header(export.path)
     if (data := dataset_for(ctx.workspace, header)) is None:
-        decode = ["--decode"] if tokenizer_of(ctx.workspace, export.path) is not None else []
+        own = tokenizer_of(ctx.workspace, export.path)
+        if own is not None and own.template is not None:
+            return shlex.join(["llmc", "chat", shown])
+        decode = ["--decode"] if own is not None else []
         return shlex.join(["llmc", "sample", "--model", shown, *decode])
     words = ["llmc", "train", "--model", shown, *(["--config", preset] if preset else [])]
     if data != ctx.workspace.newest_dataset():

@@ -145,7 +145,10 @@ def sample(
         if (warning := prompt_note(len(job.ids), chosen.config.context)) is not None:
             ctx.ui.note(warning)
         _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
-    if chosen.tokenizer is not None:
+    if chosen.tokenizer is not None and chosen.tokenizer.template is not None:
+        given_model = [str(each) for each in (run, model) if each is not None]
+        ctx.ui.next(shlex.join(["llmc", "chat", *given_model, *(["--last"] if last else [])]))
+    elif chosen.tokenizer is not None:
         named = ["--run", run] if run is not None else ["--model", str(model)] if model else []
         flags = ["-i" if decode else "--decode", *named, *(["--last"] if last else [])]
         ctx.ui.next(shlex.join(["llmc", "sample", *flags]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import tracemalloc
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,15 @@ from llmc.check.inspect.description import quoted, safe_text
 from llmc.check.inspect.statistics import MOST_IDS, Moments, TokenCounts
 from llmc.cli.views.inspection import plain_lines
 from llmc.errors import Usage
+from llmc.paths import Workspace
+from llmc.tokens.dataset import tokenize
 from llmc.tokens.files import write_tokens
 from llmc.tokens.masks import mask_path
+from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.tokenizer import Tokenizer
 from tests.helpers.engine import random_tokens, save_tokens
 from tests.helpers.examples import examples
-from tests.helpers.inspecting import asked, documents, looked_at
+from tests.helpers.inspecting import asked, documents, looked_at, told_problem
 
 TEXT = "one two\nthree \x1b[31mred\x1b[0m ünï 日本 \u202e\n"
 
@@ -62,6 +67,34 @@ def test_a_mask_says_where_the_loss_counts(tmp_path: Path) -> None:
     mask_path(path).write_bytes(raw[:-1] + b"\0")
     (problem,) = looked_at(path)["problems"]
     assert str(mask_path(path)) in problem
+
+
+def test_a_mask_by_itself(tmp_path: Path) -> None:
+    path, mask = tmp_path / "t.bin", np.array([6, 0, 1, 1, 4, 1], "u1")
+    write_tokens(path, [(np.arange(6), mask)], 10, masked=True)
+    told = looked_at(mask_path(path))
+    assert (told["kind"], told["tokens"], told["token_file"]) == ("mask", 6, "t.bin")
+    assert (told["counted"], told["conversations"], told["turns"]) == (3, 1, 2)
+    raw = mask_path(path).read_bytes()
+    for broken in (raw[:-1], raw[:-1] + b"\0", raw[:4] + b"\2" + raw[5:], raw[:600]):
+        mask_path(path).write_bytes(broken)
+        assert looked_at(mask_path(path))["problems"]
+
+
+def test_a_dataset_is_as_whole_as_its_masks(tmp_path: Path) -> None:
+    lines = [{"prompt": f"{n}?", "completion": f"It is {n}"} for n in range(40)]
+    text = tmp_path / "talk.jsonl"
+    text.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = tokenize(Workspace(tmp_path), [str(text)], TokenizeOptions(tokenizer="byte"))
+    train, _ = looked_at(made.folder)["parts"]
+    assert train["conversations"] * 2 > train["turns"] > 0 < train["counted"]
+    mask = made.folder / "train.mask"
+    raw = mask.read_bytes()
+    other = bytes([raw[1024] ^ 1]) + raw[1025:]
+    mask.write_bytes(raw[:1024] + other)
+    assert str(mask) in told_problem(made.folder)
+    mask.write_bytes(raw[:12] + zlib.crc32(other).to_bytes(4, "little") + raw[16:1024] + other)
+    assert "manifest" in told_problem(made.folder)
 
 
 def test_text_does_nothing_to_a_terminal(tmp_path: Path, byte: Tokenizer) -> None:

@@ -80,6 +80,18 @@ def test_the_splits_hold_every_conversation_whole(
     assert manifest.text_bytes == sum(len(a) + len(b) + 1 for a, b in TALKS)
 
 
+def test_no_conversation_is_cut_for_validation(tmp_path: Path) -> None:
+    few = [{"messages": messages(talk)} for talk in TALKS[:3]]
+    manifest = made(tmp_path, few)
+    assert len(conversations(manifest, "train")) == 3 and not manifest.val.shards
+    long = [{"messages": messages((asked * 900, answer))} for asked, answer in TALKS[:1]]
+    manifest = made(tmp_path, [*few * 20, *long], force=True)
+    found = [each for split in ("train", "val") for each in conversations(manifest, split)]
+    assert len(found) == 61 and 0 < manifest.val.tokens < manifest.train.tokens / 9
+    assert all(marks.count(0) > 4 and marks[0] & CONVERSATION for _, marks in found)
+    assert len(conversations(manifest, "train")) > 50
+
+
 def test_records_of_every_kind_give_the_same_tokens(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

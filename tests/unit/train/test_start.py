@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from llmc.cli.context import Context
 from llmc.errors import BadData, LlmcError
 from llmc.tokens.dataset import tokenize
 from llmc.tokens.options import TokenizeOptions
+from llmc.tokens.template import PLAIN
 from llmc.tokens.tokenizer import load_tokenizer
+from llmc.train.mixture import Named
 from llmc.train.start import check_match, find_data
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 from llmc.weights.export import export_weights
@@ -132,3 +136,20 @@ def test_a_file_that_its_folder_s_manifest_does_not_name_is_refused(
     shutil.copy(data / "c" / "train.bin", stray)
     with pytest.raises(LlmcError, match=r"stray\.bin"):
         find_data(here.workspace, data / "b" if val else stray, stray if val else None)
+
+
+def test_conversations_of_two_templates_are_refused(
+    here: Context, data: Path, tmp_path: Path
+) -> None:
+    lines = [{"prompt": f"{n}?", "completion": f"It is {n}"} for n in range(40)]
+    text = tmp_path / "talk.jsonl"
+    text.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, template in (("chatml", "chatml"), ("plain", "plain"), ("other", "plain")):
+        tokenizer = "byte" if name != "other" else str(data / "chatml")
+        chosen = replace(options(here, name, tokenizer), template=template)
+        tokenize(here.workspace, [str(text)], chosen)
+    with pytest.raises(BadData, match="different chat templates"):
+        find_data(here.workspace, (Named(data / "chatml"), Named(data / "other")))
+    for names in (("a", "plain"), ("plain", "a")):
+        found = find_data(here.workspace, tuple(Named(data / name) for name in names))
+        assert found.tokenizer is not None and found.tokenizer.template == PLAIN
