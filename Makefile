@@ -53,7 +53,7 @@ demo-chat: setup
 	@test -e $(DEMO)/runs/stdlib-1/model.bin || $(MAKE) demo
 	$(BIN)/llmc --workspace $(DEMO) prepare docstrings --model stdlib-1 --force
 	$(BIN)/llmc --workspace $(DEMO) train --for 90s
-	$(BIN)/llmc --workspace $(DEMO) chat --prompt 'What does shutil.copy(src, dst) do?'
+	$(BIN)/llmc --workspace $(DEMO) chat --temperature 0 --prompt 'What does shutil.copy(src, dst) do?'
 	@echo
 	@echo "Ask more: $(BIN)/llmc --workspace $(DEMO) chat"
 
