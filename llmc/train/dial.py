@@ -19,9 +19,11 @@ from llmc.config import DEFAULT_BUDGET, Preset, SampleConfig, TrainConfig, overr
 from llmc.engine.machine import available_cpus, other_load
 from llmc.errors import Usage
 from llmc.model import DIMENSIONS, ModelConfig, flops_per_token, parameter_count
-from llmc.paths import Workspace
+from llmc.paths import Workspace, expanded
 from llmc.report import SILENT, Report
+from llmc.tokens.files import has_mask
 from llmc.tokens.prepared import awaits_model, prepared_model
+from llmc.tokens.windows import count_windows
 from llmc.train import recipe
 from llmc.train.dry_run import dry_run
 from llmc.train.mixture import named
@@ -192,12 +194,21 @@ class _Trial:
     def candidate(self, shape: ModelConfig) -> Candidate:
         """Return what the time is enough for with a shape."""
         rate = self.rates.get(shape) or self._by_operations(shape)
-        tokens = min(USED * rate * self.seconds, self.passes(shape, rate) * self.unique)
+        most, time = self.passes(shape, rate), USED * rate * self.seconds
+        T = self.given.get("seq_len") or recipe.context_of(min(time, most * self.unique))
+        read = self.read_in_pass(self.given.get("seq_len") or shape.context if self.fixed else T)
+        tokens = min(time, most * read)
         loss = recipe.expected_loss(shape, tokens, self.unique, optimizer=self.optimizer)
-        T = self.given.get("seq_len") or recipe.context_of(tokens)
-        T = shape.context if self.fixed is not None else T
-        sized = replace(shape, context=T)
-        return Candidate(sized, tokens, tokens / self.unique, loss, rate, shape in self.rates)
+        sized = replace(shape, context=shape.context if self.fixed is not None else T)
+        return Candidate(sized, tokens, tokens / read, loss, rate, shape in self.rates)
+
+    def read_in_pass(self, T: int) -> int:
+        """Return the tokens that a pass over the text reads: windows of conversations overlap."""
+        return sum(
+            count_windows(files, text.tokens, T) * T if any(map(has_mask, files)) else text.tokens
+            for text in self.data.train
+            for files in [expanded(text.path)]
+        )
 
     def candidates(self) -> list[Candidate]:
         """Return what the time is enough for with every shape."""
@@ -326,7 +337,7 @@ def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -
     )
     if not trial.trained and (loss := trial.expected(found)) is not None:
         yield loss
-    if found.tokens >= 0.99 * settings.epochs * trial.unique:
+    if found.passes >= 0.99 * settings.epochs:
         yield (
             f"it ends after {settings.epochs} passes, in about "
             f"{duration(found.tokens / found.rate)}: more would only learn the text by heart"

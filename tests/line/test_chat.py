@@ -11,6 +11,8 @@ import pytest
 
 from llmc import load
 from llmc.errors import Usage
+from llmc.tokens.files import read_tokens
+from llmc.tokens.windows import count_windows
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.terminal import typing
 from tests.helpers.workspace import ok
@@ -81,6 +83,15 @@ def test_what_is_no_message_is_refused(talking: Llmc) -> None:
 
 def test_the_help_says_how_long_an_answer_may_be(talking: Llmc) -> None:
     assert "half of the context" in " ".join(ok(talking("chat", "--help")).stdout.split())
+
+
+def test_a_time_is_planned_with_the_windows_of_conversations(talking: Llmc) -> None:
+    flags = ("--model", "runs/fruit/model.bin", "--data", "data/fruit", "--seq-len", "32")
+    done = ok(talking("--json", "train", "--for", "10m", "--dry-run", *flags))
+    (found,) = json.loads(done.stdout)["compared"]
+    files = [talking.workspace / "data/fruit/train.bin"]
+    windows = count_windows(files, len(read_tokens(files[0])), 32)
+    assert found["tokens"] == found["passes"] * windows * 32
 
 
 def test_sample_names_the_command_for_a_conversation(talking: Llmc) -> None:
