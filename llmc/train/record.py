@@ -302,9 +302,16 @@ def _of(part: int, hashes: Sequence[Hash]) -> list[Hash]:
 
 
 def _check_tokenizer(workspace: Workspace, folder: Path, data: Data) -> None:
-    """Refuse other data than the run's whose tokenizer is another one, too."""
+    """Refuse other data than the run's whose tokenizer or chat template is another one, too."""
     own = recorded_tokenizer(folder)
-    if own is None or data.tokenizer is None or own.fingerprint == data.tokenizer.fingerprint:
+    if own is None or data.tokenizer is None:
+        return
+    if own.fingerprint == data.tokenizer.fingerprint:
+        if any(made.masked for made in data.manifests) and own.template != data.tokenizer.template:
+            raise BadData(
+                f"the conversations of {workspace.shown(data.folder)} have another chat template "
+                f"than {workspace.shown(folder)}: start a new run from its weights with --model"
+            )
         return
     file = file_of(own)
     spec = own.name if file is None else workspace.shown(folder / file)

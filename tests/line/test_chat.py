@@ -101,6 +101,14 @@ def test_a_card_counts_no_passes_over_conversations(talking: Llmc) -> None:
     assert "passes" not in line
 
 
+def test_a_run_goes_on_with_its_own_template_alone(talking: Llmc) -> None:
+    text, own = str(talking.workspace / "fruit.jsonl"), str(talking.workspace / "data/fruit")
+    to = ("--out", str(talking.workspace / "data/other"))
+    ok(talking("tokenize", text, "--tokenizer", own, "--template", "plain", *to))
+    more = ("--resume", "--run", "fruit", "--data", "data/other", "--steps", "401")
+    assert "chat template" in assert_one_sentence(talking("train", *more), 1)
+
+
 def test_sample_names_the_command_for_a_conversation(talking: Llmc) -> None:
     assert "next: llmc chat fruit" in ok(talking("sample", "--run", "fruit", "--decode")).stderr
 
