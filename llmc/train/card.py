@@ -193,7 +193,7 @@ class _Card:
             yield "steps", f"{run.done:,}{chosen}"
         if run.tokens_per_step:
             tokens = step * run.tokens_per_step
-            unique = self._tokens("train")
+            unique = 0 if self._has_masks() else self._tokens("train")
             passes = f": {tokens / unique:.2g} passes" if unique else ""
             yield "tokens", f"{tokens:,}{passes}"
         if run.seconds:
@@ -262,6 +262,12 @@ class _Card:
             shards = self.record["files"][split]
             return sum(int(e["tokens"]) for e in shards if part in (None, e.get("part", 1)))
         return 0
+
+    def _has_masks(self) -> bool:
+        """Return whether a pass reads more tokens than the text has: windows overlap."""
+        with suppress(*DAMAGE):
+            return any("mask_sha256" in each for each in self.record["files"]["train"])
+        return False
 
     def _start(self) -> str | None:
         """Return what the run started from, where that can be told."""

@@ -94,6 +94,13 @@ def test_a_time_is_planned_with_the_windows_of_conversations(talking: Llmc) -> N
     assert found["tokens"] == found["passes"] * windows * 32
 
 
+def test_a_card_counts_no_passes_over_conversations(talking: Llmc) -> None:
+    out = talking.workspace / "card"
+    ok(talking("export-weights", "fruit", "--to", "hf", "--out", str(out)))
+    (line,) = (each for each in (out / "README.md").read_text().split("\n") if "| tokens |" in each)
+    assert "passes" not in line
+
+
 def test_sample_names_the_command_for_a_conversation(talking: Llmc) -> None:
     assert "next: llmc chat fruit" in ok(talking("sample", "--run", "fruit", "--decode")).stderr
 
