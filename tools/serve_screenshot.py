@@ -2,7 +2,8 @@
 
 make demo setup-dev && .venv/bin/python tools/serve_screenshot.py build/demo
 
-It takes Debian's chromium (apt-get install chromium) and serves the workspace's newest run.
+It takes Debian's chromium (apt-get install chromium) and serves the workspace's newest run. If that
+is one for conversations, as after make demo-chat, it draws docs/measured/chat.png.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-OUT = Path(__file__).resolve().parents[1] / "docs" / "measured" / "serve.png"
+MEASURED = Path(__file__).resolve().parents[1] / "docs" / "measured"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PROMPT = "class Reader:\n    def __init__(self"
 SEED, TOKENS, WORD = 11, 120, 70
+QUESTION = "What does shutil.copy(src, dst) do?"
 
 
 def main() -> None:
@@ -27,18 +29,26 @@ def main() -> None:
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            photograph(server.stdout.readline().strip())
+            out = photograph(server.stdout.readline().strip())
         finally:
             server.send_signal(signal.SIGTERM)
-    print(f"wrote {OUT}, {OUT.stat().st_size} bytes")
+    print(f"wrote {out}, {out.stat().st_size} bytes")
 
 
-def photograph(url: str) -> None:
-    """Open the page at ``url`` and draw it with a text."""
+def photograph(url: str) -> Path:
+    """Open the page at ``url``, draw it with a text or a conversation, and return the picture."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1080, "height": 800}, color_scheme="light")
         page.goto(url)
+        page.wait_for_selector("#main:visible")
+        if page.locator("#views").is_visible():
+            page.locator("#temperature").fill("0")
+            page.locator("#say").fill(QUESTION)
+            page.locator("#send").click()
+            page.wait_for_selector("#send:enabled")
+            page.screenshot(path=MEASURED / "chat.png")
+            return MEASURED / "chat.png"
         page.get_by_label("another seed each time").uncheck()
         page.get_by_label("Seed", exact=True).fill(str(SEED))
         page.get_by_label("Tokens", exact=True).fill(str(TOKENS))
@@ -46,8 +56,8 @@ def photograph(url: str) -> None:
         page.get_by_role("button", name="Write").click()
         page.wait_for_selector("#write:enabled")
         page.hover(f".t >> nth={WORD}")
-        page.screenshot(path=OUT)
-        browser.close()
+        page.screenshot(path=MEASURED / "serve.png")
+        return MEASURED / "serve.png"
 
 
 if __name__ == "__main__":
