@@ -21,12 +21,12 @@ from llmc.weights.state import (
     training_state_bytes,
 )
 from tests.helpers.engine import (
-    ALL_ISAS,
     BATCH,
     RAGGED,
     Flags,
     Floats,
     Native,
+    isas_but_the_slow,
     json_lines,
     must_run,
     refused,
@@ -158,13 +158,7 @@ def left(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "model.bin").read_bytes(), (folder / "state.bin").read_bytes()[MOMENTS_AT:]
 
 
-SLOW = ("plain", "generic")  # instruction sets without vectors take several times as long
-
-
-@pytest.mark.parametrize(
-    "isa",
-    [pytest.param(isa, marks=pytest.mark.full) if isa in SLOW else isa for isa in ALL_ISAS],
-)
+@pytest.mark.parametrize("isa", isas_but_the_slow())
 def test_the_same_bits_for_any_number_of_threads(
     isa: str, native: Native, isas: list[str], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from llmc.model import ModelConfig
-from tests.helpers.engine import ALL_ISAS, Native, environment, must_run, save_model
+from tests.helpers.engine import Native, environment, isas_but_the_slow, must_run, save_model
 from tests.helpers.generate import line
 
 CONFIG = ModelConfig(layers=2, heads=2, channels=32, context=700, vocab_size=301)
@@ -104,7 +104,7 @@ TURNS = ((16, 3), (17, 40), (40, 1), (200, 30), (255, 2), (256, 1), (256, 16), (
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("isa", ALL_ISAS)
+@pytest.mark.parametrize("isa", isas_but_the_slow())
 def test_a_next_turn_has_the_same_bits(
     isa: str, dtype: str, native: Native, isas: list[str], model: Path
 ) -> None:

@@ -33,7 +33,14 @@ RAGGED = ModelConfig(layers=3, heads=5, channels=40, context=41, vocab_size=301)
 # A batch of several sizes, and a run that does all that a run can do.
 BATCH: Flags = {"batch_size": 3, "seq_len": 37}
 ALL_EVENTS: Flags = {"val_every": 1, "sample_every": 1, "save_every": 1, "sample_tokens": 16}
+SLOW_ISAS = ("plain", "generic")  # without vectors: they take several times as long
 ALL_ISAS = ("plain", "generic", "neon", "neonbf16", "bfmmla", "sme", "avx2", "avx512", "avx512bf16")
+
+
+def isas_but_the_slow() -> list[Any]:
+    """Return parameters for all instruction sets; only make test-full takes the slow ones."""
+    full = pytest.mark.full
+    return [pytest.param(isa, marks=full) if isa in SLOW_ISAS else isa for isa in ALL_ISAS]
 
 
 @dataclass(frozen=True)

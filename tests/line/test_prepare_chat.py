@@ -111,7 +111,14 @@ def test_training_names_the_command_that_adds_the_tokens(llmc: Llmc) -> None:
     ok(llmc(*run, "--model", GROWN))
 
 
-@pytest.mark.parametrize("named", [["--model", "models/gpt2.bin"], ["--model", "gpt2"], []])
+@pytest.mark.parametrize(
+    "named",
+    [
+        pytest.param(["--model", "models/gpt2.bin"], marks=pytest.mark.full),
+        pytest.param(["--model", "gpt2"], marks=pytest.mark.full),
+        [],
+    ],
+)
 def test_gpt2_gets_them_where_its_weights_are_there(
     named: list[str], llmc: Llmc, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
