@@ -12,7 +12,7 @@ from llmc.cli.context import Context
 from llmc.cli.options import SourceOption, argument, option
 from llmc.cli.tokenizing import options_of, with_tokenizing
 from llmc.config import DEFAULT_BUDGET
-from llmc.fetch.registry import NAMES
+from llmc.fetch.registry import FETCHED, STDLIB
 from llmc.train import prepare as stages
 from llmc.weights.checkpoint import is_trained
 
@@ -83,5 +83,5 @@ def _is_chosen(done: stages.Prepared) -> bool:
     """Return whether the settings are best chosen: for a new model, or to finetune on own text."""
     if done.model is None:
         return True
-    is_own_text = done.config is None and done.manifest.dataset not in NAMES
-    return is_own_text and is_trained(done.model)
+    has_defaults = done.config is not None or done.manifest.dataset in (*FETCHED, STDLIB)
+    return not has_defaults and is_trained(done.model)
