@@ -321,7 +321,7 @@ def faults_after(change: tuple[str, str, str], tiles: list[Tile], scratch: Path)
 @pytest.mark.parametrize(
     "isa",
     [
-        pytest.param(isa, marks=full_unless_quick(isa))
+        pytest.param(isa, marks=pytest.mark.full)
         for isa in ("avx2", "avx512bf16", "neonbf16", "bfmmla")
     ],
 )

@@ -129,7 +129,8 @@ def run(arguments: list[str]) -> int:
 
     if "--for" in arguments:
         arguments = [*arguments]
-        arguments[arguments.index("--for") + 1] = "2s"
+        at = arguments.index("--for") + 1
+        arguments[at] = "1s" if arguments[at] == "1s" else "2s"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["llmc", *arguments])
         try:
