@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmc.cli.conversation import (
     SETTINGS_COMMANDS,
-    Conversation,
+    Prompt,
     PromptCommand,
     by_name,
     interrupts,
@@ -28,7 +28,7 @@ KEYS = (
 )
 
 
-class ChatPrompt(Conversation):
+class ChatPrompt(Prompt):
     """An interactive conversation.
 
     Attributes:
@@ -50,9 +50,7 @@ class ChatPrompt(Conversation):
         Raises:
             BadData: the model was not trained on conversations.
         """
-        super().__init__(ui, generator, model, settings, stops=stops, eot=model.end)
-        self.commands = COMMANDS
-        self.keys = KEYS
+        super().__init__(ui, generator, model, settings, stops=stops, commands=COMMANDS, keys=KEYS)
         self.chat = Chat(model, generator, settings)
         self.chat.set_system(system)
 

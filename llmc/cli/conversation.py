@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
@@ -36,13 +37,12 @@ KEYS = (
 )
 
 
-class Conversation:
-    """An interactive session.
+class Prompt(ABC):
+    """An interactive session: lines in, texts out. What a line means is a subclass's.
 
     Attributes:
         settings: settings of the next text; the seed increases by 1 after each text.
         stops: strings that end a text.
-        ids: the last text with its prompt, which an empty prompt continues.
         view: shows the texts.
         commands: what a line that begins with a slash can be, by its name.
         keys: keys of the prompt, and what they do.
@@ -55,22 +55,26 @@ class Conversation:
         model: SampleModel,
         settings: SampleConfig,
         *,
-        stops: Sequence[str] = (),
-        eot: int,
-        special: bool = False,
+        stops: Sequence[str],
+        commands: Mapping[str, PromptCommand],
+        keys: Sequence[tuple[str, str]],
     ) -> None:
-        """Begin; ``eot`` ends a text, and with ``special`` special tokens in prompts are tokens."""
         self.settings = settings
         self.stops = list(stops)
-        self.ids: list[int] = []
-        self.commands = COMMANDS
-        self.keys = KEYS
+        self.commands = commands
+        self.keys = keys
         self._ui = ui
         self._generator = generator
         self._sampled = model
-        self._eot = eot
-        self._special = special
         self.view = TerminalView()
+
+    @abstractmethod
+    def answer(self, prompt: str) -> None:
+        """Write the text for a line that is no command.
+
+        Raises:
+            LlmcError: the engine has ended.
+        """
 
     def run(self, first: str | None = None) -> None:
         """Ask for prompts and answer them, ``first`` too, until Ctrl-D or ``/quit``.
@@ -93,7 +97,7 @@ class Conversation:
                 return
 
     def take(self, line: str) -> bool:
-        """Run a command or continue a prompt; return False after /quit.
+        """Run a command or answer a line; return False after /quit.
 
         Raises:
             LlmcError: the engine has ended.
@@ -107,33 +111,6 @@ class Conversation:
         except Usage as error:
             self._ui.error(str(error))
             return True
-
-    def answer(self, prompt: str) -> None:
-        """Continue a prompt, or the last text if it is empty. Ctrl-C ends the text.
-
-        Raises:
-            LlmcError: the engine has ended.
-        """
-        assert self._sampled.tokenizer is not None
-        if prompt:
-            self.ids = self._sampled.ids(prompt, special=self._special)
-        request = Request(self.ids or [self._sampled.eot], self.settings, self._eot)
-        try:
-            sample = Sample(self._generator, self._sampled.tokenizer, request, self.stops)
-        except Usage as error:
-            self._ui.error(str(error))
-            return
-        warning = prompt_note(len(self.ids), self._sampled.config.context) if prompt else None
-        if warning is not None:
-            self._ui.note(warning)
-        with interrupts(sample.cancel), self.view:
-            if prompt:
-                self.view.prompt(self.ids, prompt)
-            for token in sample:
-                self.view.show(token)
-        self.ids += sample.ids
-        self.settings = replace(self.settings, seed=(self.settings.seed + 1) % 2**53)
-        self.say_summary(sample)
 
     def say_summary(self, sample: Sample) -> None:
         """Print the statistics of a text that has ended."""
@@ -197,7 +174,7 @@ class Conversation:
         for name, text in (*lines, *self.keys):
             self._ui.note(f"{name:<{width}}{text}")
 
-    def quit(self, command: PromptCommand, rest: str) -> None:
+    def quit(self, command: PromptCommand, rest: str) -> None:  # noqa: B027
         """Do nothing: the session ends after this command."""
 
     def _stops(self) -> str:
@@ -222,6 +199,58 @@ class Conversation:
         return " · ".join([*parts, "/help"])
 
 
+class Conversation(Prompt):
+    """A session of ``llmc sample -i``, which continues prompts.
+
+    Attributes:
+        ids: the last text with its prompt, which an empty prompt continues.
+    """
+
+    def __init__(
+        self,
+        ui: Ui,
+        generator: Generator,
+        model: SampleModel,
+        settings: SampleConfig,
+        *,
+        stops: Sequence[str] = (),
+        eot: int,
+        special: bool = False,
+    ) -> None:
+        """Begin; ``eot`` ends a text, and with ``special`` special tokens in prompts are tokens."""
+        super().__init__(ui, generator, model, settings, stops=stops, commands=COMMANDS, keys=KEYS)
+        self.ids: list[int] = []
+        self._eot = eot
+        self._special = special
+
+    def answer(self, prompt: str) -> None:
+        """Continue a prompt, or the last text if it is empty. Ctrl-C ends the text.
+
+        Raises:
+            LlmcError: the engine has ended.
+        """
+        assert self._sampled.tokenizer is not None
+        if prompt:
+            self.ids = self._sampled.ids(prompt, special=self._special)
+        request = Request(self.ids or [self._sampled.eot], self.settings, self._eot)
+        try:
+            sample = Sample(self._generator, self._sampled.tokenizer, request, self.stops)
+        except Usage as error:
+            self._ui.error(str(error))
+            return
+        warning = prompt_note(len(self.ids), self._sampled.config.context) if prompt else None
+        if warning is not None:
+            self._ui.note(warning)
+        with interrupts(sample.cancel), self.view:
+            if prompt:
+                self.view.prompt(self.ids, prompt)
+            for token in sample:
+                self.view.show(token)
+        self.ids += sample.ids
+        self.settings = replace(self.settings, seed=(self.settings.seed + 1) % 2**53)
+        self.say_summary(sample)
+
+
 @dataclass(frozen=True)
 class PromptCommand:
     """A command of the prompt."""
@@ -234,7 +263,7 @@ class PromptCommand:
 
 
 def _setting(usage: str, name: str) -> PromptCommand:
-    return PromptCommand(usage, SAMPLE_SETTINGS[name].help, Conversation.set, name)
+    return PromptCommand(usage, SAMPLE_SETTINGS[name].help, Prompt.set, name)
 
 
 SETTINGS_COMMANDS = (
@@ -245,11 +274,11 @@ SETTINGS_COMMANDS = (
     _setting("/penalty 1.1", "repetition_penalty"),
     _setting("/tokens 200", "tokens"),
     _setting("/seed 7", "seed"),
-    PromptCommand("/stop TEXT", "End before this text; /stop: no such text", Conversation.set_stop),
-    PromptCommand("/probs on", "Colour tokens by probability", Conversation.set_colours),
-    PromptCommand("/show", "List the settings and the model", Conversation.show),
-    PromptCommand("/help", "List the commands", Conversation.help),
-    PromptCommand("/quit", "Leave; Ctrl-D does too", Conversation.quit),
+    PromptCommand("/stop TEXT", "End before this text; /stop: no such text", Prompt.set_stop),
+    PromptCommand("/probs on", "Colour tokens by probability", Prompt.set_colours),
+    PromptCommand("/show", "List the settings and the model", Prompt.show),
+    PromptCommand("/help", "List the commands", Prompt.help),
+    PromptCommand("/quit", "Leave; Ctrl-D does too", Prompt.quit),
 )
 
 

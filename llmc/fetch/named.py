@@ -29,23 +29,23 @@ def fetch_named(
     """Fetch the dataset, evaluation or weights called ``name``; return the folder of the files.
 
     The folder is ``data/<name>`` for a dataset or an evaluation, ``models/<name>`` for weights, and
-    the standard library itself for ``stdlib``. ``source`` is a local file, folder or archive, or a
-    mirror's address; by default the files come from where they are published. ``force`` fetches
-    files again that are there already.
+    the standard library itself for ``stdlib`` and ``docstrings``. ``source`` is a local file,
+    folder or archive, or a mirror's address; by default the files come from where they are
+    published. ``force`` fetches files again that are there already.
 
     Raises:
-        Usage: nothing has that name, or ``stdlib`` is given a source.
+        Usage: nothing has that name, or a text of this machine is given a source.
         BadData: a file cannot be had or is not the right one.
         Interrupted: Ctrl-C during a download; what has arrived is kept.
     """
     if name in LOCAL:
         if source is not None:
             raise Usage(
-                "stdlib is read from the Python that runs llmc, without --source: "
+                f"{name} is read from the Python that runs llmc, without --source: "
                 f"for another folder, run 'llmc tokenize {source}'"
             )
         folder = stdlib_folder()
-        report.note(f"stdlib is on this machine already: {folder}")
+        report.note(f"{name} is on this machine already: {folder}")
         return folder
     dataset = registered(name)
     folder = dataset.folder(workspace)

@@ -13,6 +13,7 @@ from llmc.engine.generator import Generator
 from llmc.engine.protocol import Request
 from llmc.errors import BadData, Usage
 from llmc.sample.model import SampleModel
+from llmc.sample.streaming import valid
 from llmc.sample.text import Sample, SampledToken
 from llmc.text.conversations import ASSISTANT, SYSTEM, USER, Message, messages_of
 from llmc.text.fields import NoText
@@ -27,7 +28,7 @@ class Fitted(NamedTuple):
     """The prompt of a conversation, cut to what the context holds."""
 
     ids: list[int]
-    dropped: int  # messages that were left out, the oldest first
+    dropped: int  # how many of the oldest messages were left out
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,8 @@ class ChatModel:
     @property
     def stops(self) -> list[str]:
         """Texts that end an answer besides its last token: of other special tokens."""
-        end, *others = self.template.stop_ids(self.tokenizer)
-        names = {token: name for name, token in self.tokenizer.special_tokens.items()}
-        opening = [name for name in self.template.tokens if names.get(end) != name]
-        return [*(names[token] for token in others if token in names), *opening]
+        others = self.template.end_ids(self.tokenizer) - {self.end}
+        return [name for name, token in self.tokenizer.special_tokens.items() if token in others]
 
     @property
     def end(self) -> int:
@@ -120,22 +119,23 @@ class Chat:
         """Replace the conversation by objects with ``role`` and ``content``.
 
         Raises:
-            Usage: they are none.
+            Usage: one is not such an object, or there is none.
         """
+        found = [dict(each) if isinstance(each, Mapping) else each for each in messages]
         try:
-            self.messages = [*messages_of([*map(dict, messages)])]
+            self.messages = [*messages_of(found)]
         except NoText as error:
             raise Usage(str(error)) from error
 
     def say(self, text: str) -> None:
         """Add a message of the user."""
-        self.messages.append(Message(USER, as_read(text, unix=self._unix), counts=False))
+        self.messages.append(Message(USER, as_read(text, unix=self._unix)))
 
     def set_system(self, text: str) -> None:
         """Set the system's message; an empty text removes it."""
         self.messages = [message for message in self.messages if message.role != SYSTEM]
         if text:
-            self.messages.insert(0, Message(SYSTEM, as_read(text, unix=self._unix), counts=False))
+            self.messages.insert(0, Message(SYSTEM, as_read(text, unix=self._unix)))
 
     def answer(self) -> Sample:
         """Start the assistant's answer to the last message; :meth:`keep` adds it.
@@ -166,8 +166,7 @@ class Chat:
 
     def keep(self, sample: Sample) -> None:
         """Add a finished answer to the conversation."""
-        text = sample.text.encode(errors="surrogateescape").decode(errors="replace").strip()
-        self.messages.append(Message(ASSISTANT, text))
+        self.messages.append(Message(ASSISTANT, valid(sample.text).strip()))
         self.settings = replace(self.settings, seed=(self.settings.seed + 1) % 2**53)
 
     def undo(self) -> bool:

@@ -17,7 +17,7 @@ from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CONFIG, RECORD, Workspace, expanded
 from llmc.report import SILENT, Report
-from llmc.sample.streaming import KEPT
+from llmc.sample.streaming import KEPT, valid
 from llmc.sample.text import Sample
 from llmc.text.reading import KEEP
 from llmc.text.utf8 import as_read
@@ -255,12 +255,12 @@ class LoadedModel:
             Usage: an option is unknown or out of range, or a stop string is empty.
             LlmcError: the engine failed.
         """
-        return _valid(self.start(prompt, **options).finished().text)
+        return valid(self.start(prompt, **options).finished().text)
 
     def stream(self, prompt: str = "", **options: Unpack[SampleOptions]) -> Iterator[str]:
         """Yield the continuation piece by piece; arguments and errors as in :meth:`sample`."""
         for token in self.start(prompt, **options):
-            yield _valid(token.text)
+            yield valid(token.text)
 
     def start(self, prompt: str = "", **options: Unpack[SampleOptions]) -> Sample:
         """Start a sample, with ids and log probabilities; arguments as in :meth:`sample`."""
@@ -280,7 +280,8 @@ class LoadedModel:
 
         Raises:
             BadData: the model was not trained on conversations.
-            Usage: ``messages`` are none; or as :meth:`sample`.
+            Usage: one of ``messages`` is not such an object, or there is none; or as
+                :meth:`sample`.
             LlmcError: the engine failed.
         """
         from llmc.sample.chat import Chat
@@ -288,7 +289,7 @@ class LoadedModel:
         settings, stops = self._chosen(dict(options))
         talk = Chat(self.model, self._generator, settings, stops=stops)
         talk.take(messages)
-        return _valid(talk.answer().finished().text).strip()
+        return valid(talk.answer().finished().text).strip()
 
     def _chosen(self, settings: dict[str, Any]) -> tuple[SampleConfig, Sequence[str]]:
         """Return the sampling settings of some options, and the stop strings."""
@@ -297,11 +298,6 @@ class LoadedModel:
         if unknown:
             raise Usage(f"unknown sampling setting '{min(unknown)}'")
         return replace(self.model.settings, **settings), [stop] if isinstance(stop, str) else stop
-
-
-def _valid(text: str) -> str:
-    """Return a text with U+FFFD for bytes that are not UTF-8."""
-    return text.encode(errors=KEPT).decode(errors="replace")
 
 
 def load(

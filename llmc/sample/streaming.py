@@ -19,6 +19,11 @@ from llmc.tokens.tokenizer import Tokenizer
 KEPT: Final = "surrogateescape"
 
 
+def valid(text: str) -> str:
+    """Return a text with U+FFFD for bytes that are not UTF-8."""
+    return text.encode(errors=KEPT).decode(errors="replace")
+
+
 class TextPiece(NamedTuple):
     """The text that one token adds."""
 

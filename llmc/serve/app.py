@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException as RoutingError
 from starlette.middleware.cors import CORSMiddleware
@@ -35,7 +36,6 @@ from llmc.serve.schema import (
 )
 from llmc.serve.served import ServedModel
 
-T = TypeVar("T")
 Log = Callable[[str], object]
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -130,19 +130,29 @@ def _chat_routes(chats: ChatCompletions) -> APIRouter:
 
     async def chat(request: Request, asked: ChatRequest) -> Response:
         """Answer the last message of a conversation; with stream as server-sent events."""
-        answer = await unless_left(request, chats.answer(asked))
-        return answer if answer is not None else Response(status_code=CLIENT_LEFT)
+        return await _unless_left(request, chats.answer(asked))
 
     chat.__annotations__["asked"] = chat_request_type(chats.model, chats.limits)
-    answers: Answers = {200: {"model": ChatCompletion, "content": {"text/event-stream": {}}}}
+    _add_writing(routes, "/v1/chat/completions", "chat completions", chat, ChatCompletion)
+    return routes
+
+
+def _add_writing(
+    routes: APIRouter,
+    path: str,
+    name: str,
+    write: Callable[..., Coroutine[Any, Any, Response]],
+    whole: type[BaseModel],
+) -> None:
+    """Add an endpoint that writes texts; ``whole`` is its answer where it is not a stream."""
+    answers: Answers = {200: {"model": whole, "content": {"text/event-stream": {}}}}
     routes.post(
-        "/v1/chat/completions",
-        name="chat completions",
+        path,
+        name=name,
         response_class=JSONResponse,
         response_model=None,
         responses=answers | UNAVAILABLE,
-    )(chat)
-    return routes
+    )(write)
 
 
 def _keyed_routes(
@@ -168,18 +178,10 @@ def _keyed_routes(
 
     async def complete(request: Request, asked: CompletionRequest) -> Response:
         """Continue a prompt; with stream as server-sent events."""
-        answer = await unless_left(request, completions.answer(asked))
-        return answer if answer is not None else Response(status_code=CLIENT_LEFT)
+        return await _unless_left(request, completions.answer(asked))
 
     complete.__annotations__["asked"] = request_type(served.name, limits)
-    answers: Answers = {200: {"model": Completion, "content": {"text/event-stream": {}}}}
-    routes.post(
-        "/v1/completions",
-        name="completions",
-        response_class=JSONResponse,
-        response_model=None,
-        responses=answers | UNAVAILABLE,
-    )(complete)
+    _add_writing(routes, "/v1/completions", "completions", complete, Completion)
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
@@ -260,8 +262,8 @@ class Front:
         return path if path in self._paths else "other"
 
 
-async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return the result of ``work``; cancel it and return None if the client disconnects first."""
+async def _unless_left(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """Return the answer that ``work`` makes; cancel it if the client disconnects first."""
 
     async def left() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -270,7 +272,7 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T | Non
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(left())
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
+        return task.result() if task.done() else Response(status_code=CLIENT_LEFT)
     finally:
         task.cancel()
         gone.cancel()

@@ -41,7 +41,7 @@ class ChatWriter(ChoiceWriter):
     def _content(self, text: str) -> dict[str, Any]:
         first = {} if self.begun else {"role": "assistant", "content": ""}
         self.begun = True
-        if not self.spoken:  # a template may have a space there, which is no part of the message
+        if not self.spoken:  # the template plain puts a space before a message
             text = text.lstrip()
             self.spoken = bool(text)
         return {"delta": first | ({"content": text} if text else {})}
@@ -79,8 +79,7 @@ class ChatCompletions(Endpoint):
         ids = await self._ids(template, asked)
         room = self.limits.positions - len(ids)
         stops = template.stop_ids(self.tokenizer)
-        marks = (self.tokenizer.special_tokens[name] for name in template.tokens)
-        ends = frozenset() if asked.ignore_eos else frozenset((*stops, *marks))
+        ends = frozenset() if asked.ignore_eos else template.end_ids(self.tokenizer)
         choices: list[ChoiceWriter] = [
             ChatWriter(
                 index,
@@ -104,9 +103,7 @@ class ChatCompletions(Endpoint):
 
     async def _ids(self, template: Template, asked: ChatRequest) -> list[int]:
         """Return the ids of a conversation up to where the answer begins."""
-        messages = [
-            Message(each.role, self.read(each.content), counts=False) for each in asked.conversation
-        ]
+        messages = [Message(each.role, self.read(each.content)) for each in asked.conversation]
         characters = sum(len(message.content) for message in messages)
         if characters > self.most_characters:
             count = f"{characters} characters, more than {self.most} tokens have"

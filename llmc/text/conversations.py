@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmc.parsing import record_from_json
-from llmc.text.fields import NoText, text_of
+from llmc.text.fields import DEFAULT_FIELD, NoText, text_of
 from llmc.text.utf8 import unix_text
 
 MARK = "\x1e"
@@ -39,7 +39,6 @@ PAIRS = (  # fields of a question and its answer
     ("question", "answer"),
 )
 OTHERS = ("input", "system")  # fields that belong to a pair
-DEFAULT_FIELDS = ("text",)  # the fields of a record that no option names
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,12 @@ class Message:
 
     role: str  # system, user or assistant
     content: str
-    # Whether training learns to write it; of the assistant's messages only.
-    counts: bool = True
+    counts: bool = True  # training learns to write it: false for all but the assistant's
+
+    def __post_init__(self) -> None:
+        """Nobody learns what others say."""
+        if self.role != ASSISTANT:
+            object.__setattr__(self, "counts", False)
 
 
 Conversation = tuple[Message, ...]
@@ -64,8 +67,8 @@ def document_of(record: Any, fields: Sequence[str]) -> str:
     Raises:
         NoText: it has neither, or the conversation is broken; the message says how.
     """
-    is_asked = tuple(fields) != DEFAULT_FIELDS
-    if is_asked or not isinstance(record, dict) or record.get(DEFAULT_FIELDS[0]):
+    is_asked = tuple(fields) != (DEFAULT_FIELD,)
+    if is_asked or not isinstance(record, dict) or record.get(DEFAULT_FIELD):
         return text_of(record, fields)
     found = conversation_in(record)
     if found is None:
@@ -105,7 +108,7 @@ def conversation_in(record: Mapping[str, Any]) -> Conversation | None:
         messages = messages_of(_from_json(record[fields[0]]), fields[0])
     else:
         messages = _of_pair(record, fields)
-    if not any(message.role == ASSISTANT and message.counts for message in messages):
+    if not any(message.counts for message in messages):
         raise NoText("the conversation has no answer of an assistant to learn")
     return messages
 
@@ -144,7 +147,7 @@ def _message(item: Any, where: str) -> Message:
     weight = item.get("weight", 1)
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
         raise NoText(f"{where} has the weight {weight!r}, not 0 or 1")
-    return Message(role, content, counts=role == ASSISTANT and weight != 0)
+    return Message(role, content, counts=weight != 0)
 
 
 def _content(value: Any, where: str) -> str:
@@ -176,11 +179,11 @@ def _of_pair(record: Mapping[str, Any], fields: Sequence[str]) -> Conversation:
     if extra is not None and not isinstance(extra, str):
         raise NoText("'input' is not text")
     if extra and len(asked) == 1:
-        asked = (Message(USER, f"{asked[0].content}\n\n{unix_text(extra)}", counts=False),)
+        asked = (Message(USER, f"{asked[0].content}\n\n{unix_text(extra)}"),)
     system = record.get("system")
     if system is not None and not isinstance(system, str):
         raise NoText("'system' is not text")
-    before = (Message(SYSTEM, unix_text(system), counts=False),) if system else ()
+    before = (Message(SYSTEM, unix_text(system)),) if system else ()
     return (*before, *asked, *answered)
 
 
@@ -189,7 +192,7 @@ def _side(value: Any, name: str, role: str) -> Conversation:
         return messages_of(value, name)
     if not isinstance(value, str):
         raise NoText(f"'{name}' is not text")
-    return (Message(role, unix_text(value), counts=role == ASSISTANT),)
+    return (Message(role, unix_text(value)),)
 
 
 def packed(messages: Iterable[Message]) -> str:

@@ -61,4 +61,4 @@ def _answered(question: str, node: ast.Module | Defined) -> Iterator[str]:
     paragraph = inspect.cleandoc(ast.get_docstring(node) or "").partition("\n\n")[0]
     answer = " ".join(paragraph.split())
     if SHORTEST <= len(answer) <= LONGEST and answer.endswith((".", "!")) and ">>>" not in answer:
-        yield packed((Message(USER, question, counts=False), Message(ASSISTANT, answer)))
+        yield packed((Message(USER, question), Message(ASSISTANT, answer)))

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmc.errors import BadData
 
+DEFAULT_FIELD = "text"  # of a record, where no option names another
 # Where the text of an object in a list is: of a chat's turn, in the usual forms.
 TURN = ("content", "value", "text")
 MOST_SHOWN = 20  # fields in a message

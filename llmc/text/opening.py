@@ -26,10 +26,11 @@ from llmc.report import SILENT, Report
 from llmc.text.documents import AT_ENDOFTEXT, ENDOFTEXT
 from llmc.text.encodings import AUTO
 from llmc.text.examine import LeftOut, examine, left_out, sentence_of
+from llmc.text.fields import DEFAULT_FIELD
 from llmc.text.files import Stretch
 from llmc.text.parts import Part, Pieces, parts_of
 from llmc.text.piece import Seen
-from llmc.text.reading import ARCHIVES, DEFAULT_FIELD, Kind, Reading, kind_of
+from llmc.text.reading import ARCHIVES, Kind, Reading, kind_of
 from llmc.text.split_names import TRAIN
 from llmc.text.tables import CONVERSATION
 from llmc.text.utf8 import LEAVE, UTF8, Unreadable

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from llmc.errors import BadData
 from llmc.fetch.compression import check_growth
 from llmc.installation import install_command
-from llmc.text.conversations import DEFAULT_FIELDS, document_of, fields_of_conversation
-from llmc.text.fields import NoField, NoText, first_step, listed, missing
+from llmc.text.conversations import document_of, fields_of_conversation
+from llmc.text.fields import DEFAULT_FIELD, NoField, NoText, first_step, listed, missing
 from llmc.text.utf8 import Unreadable
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _opened(stream: BinaryIO, form: str, name: str) -> pq.ParquetFile | _Arrow:
 
 def _columns(schema: Any, fields: Sequence[str], name: str) -> list[tuple[str, str]]:
     """Return those of ``fields`` that are there: the column of each, and its path."""
-    if tuple(fields) == DEFAULT_FIELDS and DEFAULT_FIELDS[0] not in schema.names:
+    if tuple(fields) == (DEFAULT_FIELD,) and DEFAULT_FIELD not in schema.names:
         fields = fields_of_conversation(schema.names) or fields
     found = [(first_step(field, schema.names), field) for field in fields]
     found = [(column, field) for column, field in found if column in schema.names]

@@ -16,13 +16,13 @@ from llmc.text.archives import Member, tar_members, zip_members
 from llmc.text.documents import cut
 from llmc.text.encodings import in_utf8
 from llmc.text.examine import settled
+from llmc.text.fields import DEFAULT_FIELD
 from llmc.text.files import Stretch, chunks_of, opened
 from llmc.text.pages import page_text
 from llmc.text.parquet import column_documents
 from llmc.text.reading import (
     ARCHIVES,
     COLUMNAR,
-    DEFAULT_FIELD,
     PAGES,
     TEXTUAL,
     Kind,

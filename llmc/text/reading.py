@@ -12,7 +12,6 @@ from llmc.fetch.compression import CODECS, TARS
 from llmc.text.documents import FILE, RECORD, Boundary, boundary_named
 from llmc.text.utf8 import UTF8
 
-DEFAULT_FIELD = "text"
 KEEP = "keep"  # of --newlines
 
 # The format of a file by the suffix of its name, without that of the compression.

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from llmc.errors import BadData
-from llmc.text.conversations import DEFAULT_FIELDS, document_of, fields_of_conversation
+from llmc.text.conversations import document_of, fields_of_conversation
 from llmc.text.documents import MAX_DOCUMENT
-from llmc.text.fields import NoField, NoText, listed, missing
-from llmc.text.reading import DEFAULT_FIELD
+from llmc.text.fields import DEFAULT_FIELD, NoField, NoText, listed, missing
 from llmc.text.utf8 import CHUNK, Decoder
 
 DELIMITERS = ",;\t|"  # the one that the first row has most often
@@ -108,7 +107,7 @@ def _conversations(
 ) -> Iterator[str]:
     for line, row in rows:
         try:
-            text = document_of(dict(zip(names, row, strict=True)), DEFAULT_FIELDS)
+            text = document_of(dict(zip(names, row, strict=True)), (DEFAULT_FIELD,))
         except NoText as error:
             raise NoField(f"{name}, line {line:,}: {error}") from error
         if text:

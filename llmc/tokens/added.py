@@ -47,7 +47,7 @@ def with_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
 def added_to(own: Tokenizer, other: Tokenizer) -> tuple[str, ...] | None:
     """Return the special tokens that ``other`` has after those of ``own``.
 
-    They are none if the two are the same. Returns None if they differ in anything else.
+    Empty if the two are the same; None if they differ in anything else.
     """
     if own.fingerprint == other.fingerprint:
         return ()

@@ -93,7 +93,7 @@ class Template:
         same = len(before)
         while text[:same] != before[:same]:
             same -= 1
-        counted = COUNTS if message.role == ASSISTANT and message.counts else 0
+        counted = COUNTS if message.counts else 0
         for part, mark in (
             (self._opening(tokenizer), 0),
             (text[:same], 0),
@@ -116,6 +116,11 @@ class Template:
         """Return the ids that end an answer, the usual one first."""
         ends = self._closing(tokenizer, ASSISTANT)
         return tuple(dict.fromkeys([*ends, tokenizer.eot]))
+
+    def end_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """Return the ids that no answer has in it: those that end one or begin a message."""
+        marks = (tokenizer.special_tokens[name] for name in self.tokens)
+        return frozenset((*self.stop_ids(tokenizer), *marks))
 
     def jinja(self, tokenizer: Tokenizer) -> str:
         """Return the template as transformers and llama.cpp read it."""

@@ -18,7 +18,7 @@ from typing import Any
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.errors import BadData, Usage
 from llmc.paths import Workspace, expanded
-from llmc.tokens.files import read_tokens
+from llmc.tokens.files import has_mask, read_tokens
 from llmc.tokens.manifest import FILENAME as MANIFEST
 from llmc.tokens.manifest import Manifest
 from llmc.tokens.windows import count_windows
@@ -49,6 +49,11 @@ class Portion:
         """The tokens of all files."""
         return sum(len(read_tokens(file)) for file in expanded(self.path))
 
+    @cached_property
+    def masked(self) -> bool:
+        """Whether masks say where its windows begin."""
+        return any(map(has_mask, expanded(self.path)))
+
     def windows(self, settings: TrainConfig) -> int:
         """Return the windows that make an epoch, as the engine counts them.
 
@@ -56,7 +61,7 @@ class Portion:
             Usage: they are aligned, and it is not known where documents begin.
         """
         eot = None
-        if settings.windows == "aligned":
+        if settings.windows == "aligned" and not self.masked:
             if self.manifest is None:
                 raise Usage(
                     f"{self.path} belongs to no dataset, so it is not known where its documents "
@@ -154,6 +159,19 @@ def share_of_tokens(portions: Sequence[Portion], tokens: int) -> list[int]:
     """Return how many of so many tokens are measured on each text, as the engine rounds them."""
     weights = whole_weights(portions)
     return [-(-tokens * weight // sum(weights)) for weight in weights]
+
+
+def check_windows(portions: Sequence[Portion], settings: TrainConfig) -> None:
+    """Refuse ``--windows aligned`` where it changes nothing.
+
+    Raises:
+        Usage: every text has a mask, which says where windows begin.
+    """
+    if settings.windows == "aligned" and all(portion.masked for portion in portions):
+        raise Usage(
+            f"{portions[0].path} holds conversations, and its mask says where windows begin: leave "
+            "out --windows aligned"
+        )
 
 
 def check_distinct(portions: Sequence[Portion]) -> None:

@@ -230,6 +230,7 @@ def start(
     header = read_header(weights)
     check_match(workspace, plan.data, weights, header)
     if plan.record is None:
+        mixing.check_windows(plan.data.train, plan.settings)
         _check_shape(workspace, plan, inputs, header.config)
         plan = _with_shape(plan, header.config, given, report)
         plan = _with_warmup(plan, inputs, given, report)

@@ -12,7 +12,7 @@ from llmc.config import load_preset, overridden
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.fetch.named import fetch_named
-from llmc.fetch.registry import DOCSTRINGS, FETCHED, LOCAL, STDLIB
+from llmc.fetch.registry import FETCHED, LOCAL, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.tokens.added import added_to, for_chat
@@ -66,15 +66,13 @@ class Prepared:
 def recipe_of(inputs: list[str]) -> Recipe:
     """Return the defaults of a dataset.
 
-    The named ones finetune GPT-2, but for ``stdlib``, which a small model learns from scratch, as
-    any other text is learnt.
+    Those that are fetched finetune GPT-2. A small model learns ``stdlib`` from scratch, as it does
+    any other text.
     """
     if inputs == [STDLIB]:
         preset = load_preset("python-stdlib")
         return Recipe(preset.tokenizer or GPT2, f"random:{preset.name}", preset.name)
-    if inputs == [DOCSTRINGS]:
-        return SCRATCH
-    return Recipe() if any(name in FETCHED or name in LOCAL for name in inputs) else SCRATCH
+    return Recipe() if any(name in FETCHED for name in inputs) else SCRATCH
 
 
 def _finetunes(workspace: Workspace, inputs: list[str], options: TokenizeOptions) -> bool:

@@ -248,7 +248,7 @@ def _check_one_tokenizer(manifests: Sequence[Manifest]) -> None:
 
 
 def _one_template(manifests: Sequence[Manifest]) -> Template | None:
-    """Return the template of all conversations among the data; None if there are none.
+    """Return the template of the conversations in the data; None if it has no conversations.
 
     Raises:
         BadData: two datasets have different ones.
@@ -347,7 +347,7 @@ def _fault(header: CheckpointHeader, made: Manifest) -> str | None:
 def lacking_tokens(workspace: Workspace, path: Path, made: Manifest) -> tuple[str, ...]:
     """Return the tokens that a dataset's tokenizer has after those of a model's.
 
-    They are none if the two differ in anything else, or one is not known.
+    Empty if the two tokenizers differ in anything else, or one is not known.
     """
     with suppress(LlmcError):
         if (own := tokenizer_of(workspace, path)) is not None:

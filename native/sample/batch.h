@@ -7,9 +7,10 @@
  * The model knows no position past its context. When a text has filled it (`positions` tokens) the older half
  * is forgotten, and the newer half is read again, from position 0 on.
  *
- * A slot keeps the tokens of its last text, with their keys and values. With `reuses`, a prompt that begins as another
- * one did is read only from where they differ, with the same bits: what was read as a prompt is the same whoever read
- * it. What was written has other bits, those of decoding's product, so it is read once more while there is time.
+ * A slot keeps the tokens of its last text, with their keys and values. With `reuses`, a prompt that begins with the same
+ * tokens is read from the first one that differs. The bits do not change: a token of a prompt has the same keys and values
+ * in every text. Those of a written token come from decoding's product and differ, so it is read again as a prompt when
+ * there is no other work.
  */
 #ifndef LLMC_BATCH_H
 #define LLMC_BATCH_H

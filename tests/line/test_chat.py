@@ -122,6 +122,8 @@ def test_python_answers_the_same(talking: Llmc, monkeypatch: pytest.MonkeyPatch)
             model.chat([{"role": "nobody", "content": "x"}])
         with pytest.raises(Usage, match="list of messages"):
             model.chat([])
+        with pytest.raises(Usage, match=r"messages\[0\] should be an object"):
+            model.chat(["red?"])  # type: ignore[list-item]
 
 
 def test_old_turns_leave_the_context(talking: Llmc) -> None:

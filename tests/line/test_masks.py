@@ -12,7 +12,7 @@ from llmc.config import TrainConfig
 from llmc.tokens.files import read_mask, read_tokens, write_tokens
 from llmc.tokens.windows import cut_windows
 from llmc.train.mixture import Portion, planned_steps
-from tests.conftest import Llmc
+from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.workspace import copy_of, metrics, ok
 
 
@@ -46,6 +46,13 @@ def test_a_run_counts_where_the_mask_says(llmc: Llmc) -> None:
     done = llmc("train", "--run", "m", "--resume", "--steps", "6")
     assert done.returncode == 1
     assert "train_m.bin" in done.stderr
+
+
+def test_aligned_windows_are_refused_where_masks_say_where_windows_begin(llmc: Llmc) -> None:
+    refused = llmc(*START, "--steps", "2", "--windows", "aligned")
+    assert "--windows aligned" in assert_one_sentence(refused, 2)
+    mixed = [word.replace("train_m.bin", "train_m.bin:0.5") for word in START]
+    ok(llmc(*mixed, "--data", "data/texts", "--steps", "2", "--windows", "aligned", "--run", "x"))
 
 
 def test_a_dry_run_plans_the_windows_of_the_mask(llmc: Llmc) -> None:
