@@ -57,10 +57,19 @@ static void must_be(float is, int rank, size_t at) {
       rank, is, float_of(rank, at));
 }
 
+/* The longest of all ranks' times; also, no rank goes on from here before all have come. */
+static double longest(const struct Ranks *ranks, double seconds) {
+  double all[RANKS_MOST];
+  all[ranks->rank] = seconds;
+  ranks_gather(ranks, all, sizeof *all);
+  for (int r = 0; r < ranks->count; r++) seconds = fmax(seconds, all[r]);
+  return seconds;
+}
+
 /* Each rank gets its run of every rank's floats, as gradients travel; the seconds that it took. */
 static double exchange(const struct Ranks *ranks, float *to, const float *from, const size_t *cuts, size_t most) {
   const size_t begin = cuts[ranks->rank];
-  double seconds = 0;
+  double seconds = longest(ranks, 0);
   for (size_t first = 0; first < cuts[1] + 1; first += most) {  // no run is longer than the first one and 1
     const double start = clock_seconds();
     const size_t row = ranks_exchange(ranks, to, from, cuts, first, most);
@@ -69,14 +78,15 @@ static double exchange(const struct Ranks *ranks, float *to, const float *from, 
       for (size_t i = 0; i < row; i++) must_be(to[(size_t)q * most + i], q, begin + first + i);
     }
   }
-  return seconds;
+  return longest(ranks, seconds);
 }
 
 /* All ranks get the run of each, as weights travel. */
 static double gather(const struct Ranks *ranks, float *floats, const size_t *cuts) {
+  longest(ranks, 0);
   const double start = clock_seconds();
   ranks_gather_floats(ranks, floats, cuts);
-  const double seconds = clock_seconds() - start;
+  const double seconds = longest(ranks, clock_seconds() - start);
   for (int r = 0; r < ranks->count; r++) {
     for (size_t i = cuts[r]; i < cuts[r + 1]; i++) must_be(floats[i], r, i);
   }
