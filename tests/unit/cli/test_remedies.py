@@ -58,6 +58,7 @@ COMMANDS_IN_MESSAGES = {
     "llmc tokenize … --shard I/{}": "run by tests/unit/tokens/test_merge.py",
     "llmc train": WALKED,
     "llmc train --data FILE": "run by tests/line/test_foreign_tokenizers.py",
+    "llmc train --resume": "run by tests/line/test_resume.py; here after a silence",
     "llmc train --run {}": WALKED,
 }
 
