@@ -71,8 +71,18 @@ class Launch:
         return tuple(int(number) for number in numbers if number.isdecimal() and _open(int(number)))
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of a program that is started so."""
-        return dict(os.environ) if self.several else alone(os.environ)
+        """Return the environment of a program that is started so.
+
+        The engine finds the MPI library beside the first mpirun of PATH: a launcher's own.
+        """
+        if not self.several:
+            return alone(os.environ)
+        known = dict(os.environ)
+        found = shutil.which(self.command[0]) if self.command else None
+        if found is not None:
+            folder = os.path.dirname(os.path.abspath(found))  # noqa: PTH100, PTH120 -- links stay
+            known["PATH"] = f"{folder}{os.pathsep}{known.get('PATH', '')}"
+        return known
 
 
 ALONE = Launch()  # one process
@@ -147,11 +157,8 @@ def end_all(code: int) -> None:
     MPICH's launchers do it when they are asked; the others where a process ends with a failure.
     """
     descriptor = os.environ.get("PMI_FD", "")
-    if not descriptor.isdecimal():
+    if not descriptor.isdecimal() or "MPI_LOCALNRANKS" not in os.environ:  # srun speaks otherwise
         return
     with suppress(OSError, ValueError):
-        os.write(int(descriptor), b"cmd=init pmi_version=1 pmi_subversion=1\n")
-        if select.select([int(descriptor)], [], [], ANSWER_SECONDS)[0]:
-            os.read(int(descriptor), 1 << 10)
         os.write(int(descriptor), b"cmd=abort exitcode=%d\n" % code)
         select.select([int(descriptor)], [], [], ANSWER_SECONDS)  # until it ends this one too

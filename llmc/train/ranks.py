@@ -53,14 +53,18 @@ def with_shares(settings: TrainConfig, start: Start) -> TrainConfig:
 
 
 def recorded_ranks(start: Start, launch: Launch) -> dict[str, Any]:
-    """Return what a run's record holds of a start with ranks; of one process their numbers only."""
-    ranks = ranks_in(start)
-    fields: dict[str, Any] = {"processes": len(ranks) or 1, "shares": start.get("shares", 1)}
-    if ranks:
-        command = without_secrets(shlex.join(launch.command)) if launch.command else None
-        fields |= {"machines": machines_in(start), "mpi": start.get("mpi"), "launch": command}
-        fields |= {"isa": start["isa"], "threads": threads_in(start)}
-    return fields
+    """Return what a run's record holds of a start that the engine has made."""
+    command = without_secrets(shlex.join(launch.command)) if launch.command else None
+    ranks = len(ranks_in(start))
+    return {
+        "isa": start["isa"],
+        "threads": threads_in(start),
+        "processes": ranks or 1,
+        "shares": start.get("shares", 1),
+        "machines": machines_in(start),
+        "mpi": start.get("mpi"),
+        "launch": command if ranks else None,
+    }
 
 
 def counted(binary: Callable[[], Path], launch: Launch) -> int:

@@ -85,8 +85,8 @@ def resumed_record(
     ``changes`` are what it continues with that it did not have before.
     """
     now = {**_session(setup, preset.train), "changes": changes}
-    names = ("engine", "isa", "threads", "processes", "shares") if step is None else ()
-    anew = {name: now[name] for name in names if name in now}
+    names = ("engine", "isa", "threads", "processes", "shares", "machines", "mpi", "launch")
+    anew = {name: now[name] for name in names} if step is None else {}
     resumes = [*record.get("resumes", []), {**now, "step": step or 0}]
     return {**record, **anew, "settings": _settings(preset), "resumes": resumes}
 
@@ -141,7 +141,11 @@ def _session(setup: Setup, settings: TrainConfig) -> Record:
         "engine": setup.binary.parent.name,
         "isa": setup.isa,
         "threads": setup.threads.most,
-        **({} if setup.launch.several else {"processes": 1, "shares": max(settings.shares, 1)}),
+        "processes": 1,  # until the engine tells
+        "shares": max(settings.shares, 1),
+        "machines": {},
+        "mpi": None,
+        "launch": None,
     }
 
 
