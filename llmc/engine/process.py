@@ -277,14 +277,14 @@ class Engine:
         """Let a paused engine go on."""
         self._send(signal.SIGCONT)
 
-    def stop(self) -> None:
-        """End the engine: SIGTERM, then SIGKILL after :data:`GRACE_SECONDS`.
+    def stop(self, seconds: float = GRACE_SECONDS) -> None:
+        """End the engine: SIGTERM, then SIGKILL where it has not ended after so many seconds.
 
         The iteration then raises Interrupted, in whatever thread it runs.
         """
         self._forwarded = signal.SIGTERM  # also for a child that is being started
         if self._child is not None:
-            self._end()
+            self._end(seconds)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None:
@@ -334,10 +334,10 @@ class Engine:
         os.kill(os.getpid(), signal.SIGSTOP)
         self._send(signal.SIGCONT)
 
-    def _end(self) -> None:
+    def _end(self, grace: float = GRACE_SECONDS) -> None:
         """End a child that still runs: ask it, and kill it where that does not help."""
         child = self._running()
-        steps = [(self._wish(signal.SIGTERM), GRACE_SECONDS)]
+        steps = [(self._wish(signal.SIGTERM), grace)]
         if self._launch.command:
             steps.append((signal.SIGTERM, LAUNCHER_SECONDS))
         for number, seconds in steps:

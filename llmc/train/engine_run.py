@@ -56,11 +56,7 @@ def engine_arguments(
         argv += ["--sample-prompt", ",".join(map(str, data.sample_prompt))]
     if data.sample_stop is not None:
         argv += ["--sample-stop", str(data.sample_stop)]
-    flags = flags_of(settings)
-    if not settings.shares:  # the engine's own default
-        at = flags.index("--shares")
-        del flags[at : at + 2]
-    return argv + flags
+    return argv + flags_of(settings)
 
 
 def run_engine(
