@@ -167,6 +167,17 @@ static void choose_threads(struct Run *run, double step_ms) {
   }
 }
 
+/* Ranks wait for each other as long as an update takes, and a slower one may take longer. */
+static void watch_ranks(struct Run *run, double seconds) {
+  enum { LEAST = 60, UPDATES = 20 };
+  snprintf(run->advice, sizeof run->advice, "Ctrl-C ends all ranks, and no checkpoint is there to go on from");
+  if (run->saver.count > 0) {
+    snprintf(run->advice, sizeof run->advice, "Ctrl-C ends all ranks, and a resume goes on from step %zu",
+             saver_step(&run->saver));
+  }
+  ranks_watch(&run->team.ranks, fmax(LEAST, UPDATES * seconds), run->events.json, run->advice);
+}
+
 struct StepMetrics run_step(struct Run *run, size_t step) {
   const struct RunOptions *o = &run->options;
   const double started = clock_seconds(), lr = schedule_lr(&o->schedule, step);
@@ -184,6 +195,7 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   m.step_ms = 1e3 * seconds;
   const bool several = run->team.ranks.count > 1;
   if (several) m.exchange_ms = 1e3 * run->team.exchanging;
+  if (several) watch_ranks(run, seconds);
   choose_threads(run, several ? 1e3 * run->team.computing : m.step_ms);
   m.tokens_per_second = (double)run_update_tokens(o) / seconds;
   return m;

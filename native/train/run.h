@@ -76,6 +76,8 @@ struct Run {
   struct ThreadTrial thread_trial;
   size_t skipped;                   // updates that were not made
   size_t shares_before;             // of an update, until the checkpoint from which the run goes on
+  const struct Kernels *own_kernels; // that this machine would take, if it were alone
+  char advice[96];                  // to a person, where the other ranks do not answer
   double began, seconds_before;     // when this trainer did; what the trainers before it took
 };
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/args.h"
+#include "base/cores.h"
 #include "commands.h"
 #include "base/interrupts.h"
 #include "base/memory.h"
@@ -197,7 +198,8 @@ static void set_model(struct Run *run) {
   const struct RunOptions *o = &run->options;
   struct Gpt2 *model = &run->model;
   team_call(&run->team);
-  model->kernels = kernels_among(run->team.tables, kernels_choose(o->dtype));
+  run->own_kernels = kernels_choose(o->dtype);
+  model->kernels = kernels_among(run->team.tables, run->own_kernels);
   model->dtype = o->dtype;
   model->recompute = o->recompute;
   model->dropout = (struct DropoutState){.rate = o->dropout, .seed = o->seed};
@@ -244,6 +246,20 @@ static void take_memory(struct Run *run, struct Arena *arena, const struct Resum
   arena_take(arena);
   run_layout(run, arena);
   gpt2_first_touch(&run->model, arena);
+}
+
+/* What a person may not expect of the ranks. */
+static void tell_ranks(struct Run *run) {
+  const struct Ranks *ranks = &run->team.ranks;
+  const char *isa = run->model.kernels->name, *own = run->own_kernels->name;
+  if (ranks->count == 1) return;
+  if (strcmp(isa, own) != 0) {
+    events_note(&run->events, "not every machine can run %s: all ranks compute with %s, whose rounding differs", own, isa);
+  }
+  if (cores_allowed() == 1 && cores_there() >= 2 * ranks->here) {
+    events_note(&run->events, "a rank may use 1 of %d cores: mpirun bound it; mpirun --bind-to none lets it use all",
+                cores_there());
+  }
 }
 
 /* Of a new run. */
@@ -296,6 +312,7 @@ int command_train(int argc, char **argv) {
   else read_weights(&run, file);
   open_metrics(&run);
   if (goes_on) shares_tell(&run, resumed.step);
+  tell_ranks(&run);
 
   run.began = clock_seconds();
   run.first_step = resumed.step;

@@ -32,7 +32,7 @@ void team_call(struct Team *team) {
     team->tables &= calls[r].tables;
     sharing += calls[r].cores == self->cores && strcmp(calls[r].machine, self->machine) == 0;
   }
-  team->threads = size_min(size_max(cores_available() / size_max(sharing, 1), 1), POOL_MAX_THREADS);
+  team->threads = size_min(size_max((size_t)cores_physical() / sharing, 1), POOL_MAX_THREADS);
 }
 
 void team_plan(const struct Team *team, struct TeamPlan *plan) { ranks_broadcast(&team->ranks, plan, sizeof *plan); }
