@@ -35,7 +35,7 @@ from llmc.units import seconds_of
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 WINDOWS = ("packed", "aligned")  # how windows lie in the text
 MOST_STEPS = 10**9  # means no limit, here and in the engine
-MOST_SHARES = 65536
+MOST_SHARES = 256  # as many as ranks
 MOST_Z = 11.2  # a score in a window of 128 is at most 127 / sqrt(128)
 OPTIMIZERS = ("adamw", "muon")
 OPTIMIZER_STATES = ("fp32", "bf16", "8bit")

@@ -165,8 +165,6 @@ def flags_of(settings: Checked) -> list[str]:
     """Return every setting as the engine takes it: ``--val-every``, ``10``."""
     words = []
     for name, value in vars(settings).items():
-        if (name, value) == ("shares", 0):
-            continue
         shown = int(value) if isinstance(value, bool) else value
         words += [f"--{name.replace('_', '-')}", str(shown)]
     return words
