@@ -103,7 +103,7 @@ def train(
         resume: continue the run, or the newest one, from its newest checkpoint.
         resume_from: resume from the checkpoint of this step, or from ``"best"``.
         threads: threads; the result does not depend on it. Default: one per physical core.
-        launch: a launcher's command, such as ``"mpirun -n 4"``, that starts several ranks.
+        launch: what starts several ranks, such as ``"mpirun -n 4"``.
         workspace: the run's folder is ``runs/<run>`` in it.
         report: receives notes.
         settings: training settings, put over the preset's: ``steps=200``, ``lr=1e-3``;
@@ -124,14 +124,12 @@ def train(
         run=run,
         resume_from=back,
     )
+    shared: dict[str, Any] = {"threads": threads, "launch": how, "report": report}
     if budget is not None:
         if resume or back is not None:
             raise Usage("budget is for a new run: leave out budget, or resume and resume_from")
-        shared: dict[str, Any] = {"threads": threads, "launch": how, "report": report}
         inputs = dial.choose(place, budget, settings, inputs, **shared).inputs
-    return loop.train(
-        place, settings, inputs, resume=resume, threads=threads, launch=how, report=report
-    )
+    return loop.train(place, settings, inputs, resume=resume, **shared)
 
 
 def sweep(

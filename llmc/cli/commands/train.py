@@ -170,17 +170,9 @@ def train(
     elif (choice := _choice(ctx, inputs, settings, budget, threads=threads, how=how)) is not None:
         inputs = choice.inputs
     shown = choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every)
+    given: dict[str, Any] = {"resume": resume, "threads": threads, "launch": how, "report": ui}
     with Watched(shown) as view:
-        result = run_train(
-            ctx.workspace,
-            settings,
-            inputs,
-            resume=resume,
-            threads=threads,
-            launch=how,
-            report=ui,
-            on_event=view.update,
-        )
+        result = run_train(ctx.workspace, settings, inputs, on_event=view.update, **given)
     for line in summary(ctx.workspace, result, chart=not ui.quiet and not view.has_chart):
         ui.note(line)
     ui.result(result_fields(result))
@@ -189,9 +181,9 @@ def train(
     commands, again = _after(result)
     if result.longer:
         ui.note("nothing to do: the run had ended before")
-        given = {name: value for name, value in settings.items() if value is not None}
-        given.pop(result.longer[0][2:].replace("-", "_"), None)
-        more = [*result.longer, *typed(given)]
+        asked = {name: value for name, value in settings.items() if value is not None}
+        asked.pop(result.longer[0][2:].replace("-", "_"), None)
+        more = [*result.longer, *typed(asked)]
         commands.append(resume_command(ctx.workspace, result.folder, *more, launch=how))
     else:
         commands.append(again)
