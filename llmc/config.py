@@ -55,6 +55,7 @@ _length = partial(make_setting, LENGTH, resume=OnResume.FREE)
 _optimizer = partial(make_setting, OPTIMIZER, resume=OnResume.RECORDED)
 _memory = partial(make_setting, MEMORY)
 _saving = partial(make_setting, SAVING, resume=OnResume.FREE)
+_machine = partial(make_setting, MACHINE, resume=OnResume.RECORDED)
 _sampling = partial(make_setting, SAMPLING)
 
 
@@ -145,14 +146,15 @@ class TrainConfig(Checked):
         high=MOST_Z,
         older=WIDER,
     )
-    seed: int = make_setting(MACHINE, 1337, "Random seed", high=2**53)
-    shares: int = make_setting(
-        MACHINE,
+    seed: int = _machine(1337, "Random seed", high=2**53, resume=OnResume.REFUSED)
+    shares: int = _machine(
         0,
         "Parts in which an update's gradient is summed, on up to as many ranks (0: one for each)",
         unit="shares",
         high=MOST_SHARES,
-        resume=OnResume.RECORDED,
+    )
+    exchange_dtype: str = _machine(
+        "fp32", "Type of the shares: bf16 halves what ranks exchange", "TYPE", choices=DTYPES
     )
     shuffle: bool = _data(True, "Visit windows of T tokens in random order, not in text order")
     windows: str = _data(
