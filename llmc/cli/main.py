@@ -226,7 +226,8 @@ def _code_of_command(args: list[str], ui: Ui) -> int:
     except LlmcError as error:
         # How the command ended and what continues it is printed even when quiet.
         ui.quiet = False
-        (ui.note if isinstance(error, Interrupted) else ui.error)(str(error))
+        if message := str(error):  # else the engine has said it
+            (ui.note if isinstance(error, Interrupted) else ui.error)(message)
         ui.next(*error.commands)
         return error.exit_code
     except KeyboardInterrupt:

@@ -145,8 +145,8 @@ def launch_of(command: str | None) -> Launch:
         raise Usage(f"--launch cannot be read ({error}): {command}") from error
     if shutil.which(words[0]) is None:
         raise Usage(
-            f"--launch {words[0]}: there is no such program; give its path, or get MPICH's with "
-            f"'{install_command('mpi')}'"
+            f"--launch {words[0]}: there is no such program; give its path, or install MPICH: "
+            + install_command("mpi")
         )
     return Launch(tuple(words))
 

@@ -5,7 +5,8 @@ which forwards it and keeps reading, so that the engine can finish its step and 
 (SIGTSTP) stops both, and the shell's ``fg`` lets both go on. No child process is ever left behind.
 
 Several ranks are asked to stop by SIGUSR1: most launchers kill them on any other signal. One that
-joins the ranks of this process' own launcher stays in its group, which the launcher ends.
+joins the ranks of this process' own launcher stays in its group, which the launcher ends. It writes
+to stderr itself: where it fails, the launcher may have killed this process before it could.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from llmc.engine.launcher import ALONE, Launch
 from llmc.errors import (
     BadData,
     CompileFailed,
+    ExitCode,
     Interrupted,
     LlmcError,
     LossNotFinite,
@@ -139,7 +141,7 @@ class Engine:
                 env=self._env,
                 stdin=subprocess.PIPE if self._has_stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=None if self._launch.joins else subprocess.PIPE,
                 pass_fds=self._launch.descriptors,
                 # Without a terminal ssh asks for no password, but fails and says so.
                 start_new_session=bool(self._launch.command),
@@ -161,7 +163,7 @@ class Engine:
         """End the engine if it still runs."""
         try:
             child = self._running()
-            assert child.stdout is not None and child.stderr is not None
+            assert child.stdout is not None
             # A child that blocks on a full pipe would not handle the signal; closing it wakes it.
             child.stdout.close()
             self._end()
@@ -169,7 +171,8 @@ class Engine:
                 with contextlib.suppress(OSError):  # what it has not read is lost
                     child.stdin.close()
             self._reader.join()
-            child.stderr.close()
+            if child.stderr is not None:
+                child.stderr.close()
         finally:
             self._release_signals()
 
@@ -292,8 +295,7 @@ class Engine:
         return self._child
 
     def _read_stderr(self, child: subprocess.Popen[bytes]) -> None:
-        assert child.stderr is not None
-        for line in child.stderr:
+        for line in child.stderr or ():
             words = line.decode(errors="replace").rstrip()
             self.stderr.append(words)
             if (sentence := endings.sentence_of(words)) is not None:
@@ -372,6 +374,8 @@ class Engine:
         if code < 0 and asked and (launcher is not None or -code == asked):
             return Interrupted(f"interrupted by {signal.Signals(asked).name}")
         known = endings.Ended(code, self._sentences, self.stderr, ERRORS.get(code, LlmcError))
+        if self._launch.joins and code in ERRORS and code != ExitCode.INTERRUPTED:
+            return ERRORS[code]()  # it has said why
         if launcher is None:
             return endings.of_engine(self._name, known)
         return endings.of_launcher(
