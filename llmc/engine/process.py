@@ -170,8 +170,8 @@ class Engine:
             if child.stdin is not None:
                 with contextlib.suppress(OSError):  # what it has not read is lost
                     child.stdin.close()
-            self._reader.join()
-            if child.stderr is not None:
+            self._reader.join(LAUNCHER_SECONDS)
+            if child.stderr is not None and not self._reader.is_alive():
                 child.stderr.close()
         finally:
             self._release_signals()
@@ -192,7 +192,7 @@ class Engine:
 
     def _check(self, code: int) -> None:
         """Raise the error of a run that has ended with an exit code, if it failed."""
-        self._reader.join()
+        self._reader.join(LAUNCHER_SECONDS)
         if code != 0:
             raise self._failure(code)
 
@@ -244,6 +244,8 @@ class Engine:
             ready.register(child.stdout, selectors.EVENT_READ)
             while True:
                 if not ready.select(seconds):
+                    if child.poll() is not None:  # what it started holds its stdout, and is stuck
+                        break
                     yield None
                     continue
                 if not (chunk := os.read(child.stdout.fileno(), 1 << 16)):

@@ -169,6 +169,7 @@ def test_a_run_s_config_repeats_the_run(llmc: Llmc) -> None:
         and k not in ("max_time", "max_tokens", "epochs", "patience", "min_delta")  # its ends
         and not k.startswith("skip_")  # windows of 128 steps
         and k not in ("lr_final", "decay", "total_batch_size")  # of a schedule, or of another batch
+        and k != "exchange_dtype"  # of several shares
     ],
 )
 def test_each_setting_changes_what_is_learned(llmc: Llmc, flag: str, baseline: list[float]) -> None:
