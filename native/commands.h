@@ -10,6 +10,7 @@ int command_eval(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_init(int argc, char **argv);
 int command_isa(int argc, char **argv);
+int command_ranks(int argc, char **argv);
 int command_memory(int argc, char **argv);
 int command_bench_kernels(int argc, char **argv);
 int command_bench_decode(int argc, char **argv);

@@ -19,6 +19,7 @@ static const struct {
     {"init", command_init, "write random initial weights, for training from scratch"},
     {"isa", command_isa, "list the instruction sets of this build, and the one chosen here"},
     {"memory", command_memory, "print how much memory a run may take here"},
+    {"ranks", command_ranks, "list the ranks that mpirun or srun started, and time their messages"},
     {"bench-kernels", command_bench_kernels, "time every operation of training steps"},
     {"bench-decode", command_bench_decode, "time the linear layers of decoding, and reading their weights"},
     {"debug-filter", command_debug_filter, "print the probabilities that tokens are sampled with"},

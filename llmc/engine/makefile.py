@@ -11,7 +11,15 @@ import shlex
 import sys
 from pathlib import Path
 
-from llmc.engine.toolchain import Compiler, Mode, c_compiler, engine_files, plan, probed
+from llmc.engine.toolchain import (
+    TELLS_SOURCES,
+    Compiler,
+    Mode,
+    c_compiler,
+    engine_files,
+    plan,
+    probed,
+)
 
 
 def makefile(compiler: Compiler, native: Path, out: Path, mode: Mode = Mode.RELEASE) -> str:
@@ -20,8 +28,9 @@ def makefile(compiler: Compiler, native: Path, out: Path, mode: Mode = Mode.RELE
     Raises:
         CompileFailed: as :func:`sources`.
     """
-    included = (path for path in engine_files(native) if path.name.endswith((".h", "_tmpl.c")))
-    headers = " ".join(map(str, included))
+    files = list(engine_files(native))
+    every = " ".join(map(str, files))
+    headers = " ".join(str(path) for path in files if path.name.endswith((".h", "_tmpl.c")))
     engine = plan(compiler, native, out, mode=mode)
     programs = plan(compiler, native, out, mode=mode, tests=True)
     steps = {step.output: step for step in (*engine.objects, *programs.objects)}
@@ -33,7 +42,10 @@ def makefile(compiler: Compiler, native: Path, out: Path, mode: Mode = Mode.RELE
     ]
     for step in (*steps.values(), *links):
         inputs = [word for word in step.argv if word.endswith(".o") and word != str(step.output)]
-        needs = f"{step.source} {headers}" if step.source else " ".join(inputs)
+        if step.source == native / TELLS_SOURCES:
+            needs = every
+        else:
+            needs = f"{step.source} {headers}" if step.source else " ".join(inputs)
         lines += [f"{step.output}: {needs}", f"\t@mkdir -p {out}", f"\t{shlex.join(step.argv)}"]
     return "\n".join(lines) + "\n"
 

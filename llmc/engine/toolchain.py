@@ -102,6 +102,9 @@ UNUSUAL = {"plain.c": ("-O2",), "plain_decode.c": ("-O2",)}
 # Every machine has to make the same bits of these: a product and a sum are rounded one by one.
 EXACT = {"random.c": ("-ffp-contract=off",)}
 
+# This file is told what the engine was compiled from: ranks of one run must agree about it.
+TELLS_SOURCES = Path("ranks", "ranks.c")
+
 WARNINGS = (
     "-Wall",
     "-Wextra",
@@ -310,12 +313,15 @@ def plan(
         *(f"-DLLMC_HAVE_{name.upper()}" for name in tables),
     )
 
+    told = sources_hash(native)
+
     def compiled(source: Path) -> Step:
         name = source.relative_to(native).with_suffix(".o").as_posix().replace("/", "_")
         isa = source.stem if source.parent.name == "isa" else "generic"
         flags = (
             *(UNUSUAL.get(source.name, ()) if mode is Mode.RELEASE else ()),
             *EXACT.get(source.name, ()),
+            *((f"-DLLMC_SOURCES=0x{told}u",) if source == native / TELLS_SOURCES else ()),
             *compiler.isa(isa),
             *compiler.extra,
         )
@@ -363,6 +369,16 @@ def build_key(
     for path in sorted(native.rglob("*.[ch]")) if tests else engine_files(native):
         add(path.relative_to(native).as_posix(), path.read_bytes())
     return digest.hexdigest()[:32]
+
+
+def sources_hash(native: Path) -> str:
+    """Return 16 hexadecimal digits, a hash of the engine's sources and headers."""
+    digest = hashlib.sha256()
+    for path in engine_files(native):
+        data = path.read_bytes()
+        name = path.relative_to(native).as_posix()
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()[:16]
 
 
 def engine_files(native: Path) -> Iterator[Path]:

@@ -10,14 +10,23 @@
 #include <string.h>
 #include <time.h>
 
+enum ExitCode exit_code;
+
+static void (*name_speaker)(char *who, size_t room);
+
+void die_names(void (*name)(char *who, size_t room)) { name_speaker = name; }
+
 void die(enum ExitCode code, const char *format, ...) {
+  char who[128] = "";
+  if (name_speaker != NULL) name_speaker(who, sizeof who);
   va_list arguments;
   va_start(arguments, format);
   fflush(stdout);
-  fputs("error: ", stderr);
+  fprintf(stderr, "error: %s", who);
   vfprintf(stderr, format, arguments);
   fputc('\n', stderr);
   va_end(arguments);
+  exit_code = code;
   exit((int)code);
 }
 

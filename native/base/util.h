@@ -21,6 +21,12 @@ enum ExitCode {
 /* Says "error: …" on stderr, one sentence, and ends the program. */
 _Noreturn void die(enum ExitCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* die() calls this before it speaks: what it writes into `who` stands behind "error: ". It may wait. */
+void die_names(void (*name)(char *who, size_t room));
+
+/* What die() ends the program with, for functions that exit() calls. */
+extern enum ExitCode exit_code;
+
 /* a * b; dies with EXIT_BAD_DATA when the product does not fit. */
 size_t size_product(size_t a, size_t b);
 

@@ -8,6 +8,7 @@
 #ifndef LLMC_RANKS_H
 #define LLMC_RANKS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum { RANKS_MOST = 256, RANKS_NAME = 64 };
@@ -23,8 +24,13 @@ struct Ranks {
  * MPI library, where it belongs to another MPI than the launcher, or where the ranks run different builds. */
 void ranks_open(struct Ranks *ranks);
 
-/* Waits for the others and leaves. */
+/* Waits for the others and leaves. A program that ends without it, by die() or exit(), ends all ranks with its exit code.
+ * Of an error that all ranks meet only rank 0 speaks. The sentence of another one begins with its rank and machine. */
 void ranks_close(struct Ranks *ranks);
+
+/* Where rank 0 waits for the others longer than `seconds`, it says so, and again each time the wait has doubled: on stderr,
+ * or where `json` as an event "note" on stdout. `advice` ends the sentence: what to do. It has no quotes and stays valid. */
+void ranks_watch(const struct Ranks *ranks, double seconds, bool json, const char *advice);
 
 /* Rank 0's bytes, to all. */
 void ranks_broadcast(const struct Ranks *ranks, void *bytes, size_t count);
