@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.helpers.engine import Flags, Native, build, environment, succeeded
+from tests.helpers.mpi import NAMES, Launcher, launcher
 from tests.programs.ends import engines, small_disk, steps_told, wait_for_steps
 from tests.programs.torture import ending, settings
 
@@ -89,14 +89,14 @@ class Hosts:
         """Pull the cable of a machine ("down"), or put it back ("up")."""
         ip("link", "set", f"{LINK}{number}", state)
 
-    def launch(self, mpirun: Path, *, count: int) -> list[str]:
+    def launch(self, front: Launcher, count: int) -> list[str]:
         """Return what starts a rank on each of the first ``count`` machines."""
         hosts = ",".join(self.names[:count])
-        words = ["-launcher-exec", str(self.ssh), "-hosts", hosts, "-ppn", "1", "-n", str(count)]
-        if is_open_mpi(mpirun):
+        words = ["-launcher-exec", str(self.ssh), "-hosts", hosts, "-ppn", "1"]
+        if front.name != "MPICH":
             words = ["--prtemca", "plm_ssh_agent", str(self.ssh), "--host", hosts]
-            words += ["--bind-to", "none", "-n", str(count)]
-        return [str(self.inside), self.names[0], str(mpirun), *words]
+        mpirun, *options = front.argv
+        return [str(self.inside), self.names[0], mpirun, *words, *options]
 
 
 @contextmanager
@@ -111,16 +111,11 @@ def hosts_up(count: int, rate: str) -> Iterator[Hosts]:
             hosts.down()
 
 
-def is_open_mpi(mpirun: Path) -> bool:
-    said = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False)
-    return "Open MPI" in said.stdout
-
-
 class Trials:
     """An undisturbed run of one process, and runs over machines that must end like it."""
 
-    def __init__(self, native: Native, folder: Path, hosts: Hosts, mpirun: Path) -> None:
-        self.native, self.folder, self.hosts, self.mpirun = native, folder, hosts, mpirun
+    def __init__(self, native: Native, folder: Path, hosts: Hosts, mpi: str) -> None:
+        self.native, self.folder, self.hosts, self.mpi = native, folder, hosts, mpi
         self.flags: Flags = {**settings(folder, 160), "shares": 4, "threads": 1}
         succeeded(native("train", out=folder / "calm", **self.flags))
         self.calm = ending(folder / "calm")
@@ -128,14 +123,15 @@ class Trials:
     @contextmanager
     def started(self, out: Path, *, count: int = 2) -> Iterator[subprocess.Popen[str]]:
         """Start the run over machines, or go on with it."""
+        front = launcher(self.mpi, count)
+        if front is None:
+            raise SystemExit(f"{self.mpi} is not here: 'make setup-dev' installs its wheel")
         argv = self.native.argv("train", out=out, resume=1, **self.flags)
         # Namespaces share memory; two machines do not.
-        env = environment(env={"UCX_TLS": "tcp,self", "OMPI_MCA_btl": "tcp,self"})
-        for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
-            env[name] = "1"
+        network = {"UCX_TLS": "tcp,self", "OMPI_MCA_btl": "tcp,self"}
         with subprocess.Popen(
-            [*self.hosts.launch(self.mpirun, count=count), *argv],
-            env=env,
+            [*self.hosts.launch(front, count), *argv],
+            env=environment(env={**front.env, **network}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -234,7 +230,7 @@ class Trials:
 def main() -> None:
     """Try everything, and say how it ended."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--mpirun", type=Path, default=Path(sys.executable).with_name("mpirun"))
+    parser.add_argument("--mpi", choices=NAMES, default=NAMES[0])
     parser.add_argument("--rate", default="1gbit", help="of each machine's network (1gbit)")
     parser.add_argument("--patience", type=float, default=70, help="seconds of a long silence")
     options = parser.parse_args()
@@ -246,7 +242,7 @@ def main() -> None:
         if "LLMC_TEST_ENGINES" in os.environ:
             cache.mkdir()
             (cache / "native").symlink_to(os.environ["LLMC_TEST_ENGINES"])
-        trials = Trials(build(cache), Path(name), hosts, options.mpirun)
+        trials = Trials(build(cache), Path(name), hosts, options.mpi)
         for count in (2, 3):
             trials.same_bits(count)
             print(f"{count} machines: the same bits as one process", flush=True)

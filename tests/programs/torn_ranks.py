@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.engine import Flags, Native, environment, succeeded
-from tests.helpers.mpi import launchers
+from tests.helpers.mpi import launcher, launchers
 from tests.programs.ends import SECONDS, engines
 from tests.programs.torture import Ending, ending, settings
 
@@ -41,7 +41,9 @@ class TornRanks:
     def __init__(self, native: Native, folder: Path) -> None:
         self.native, self.folder = native, folder
         self.flags: Flags = {**settings(folder, STEPS), "shares": SHARES}
-        self.launchers = launchers()
+        self.mpis = [found.name for found in launchers()]
+        if not self.mpis:
+            raise SystemExit("ranks need mpirun, which is not installed")
         self.calm: dict[int, Ending] = {}
 
     def undisturbed(self, variant: int) -> Ending:
@@ -70,16 +72,17 @@ class TornRanks:
         Raises:
             AssertionError: it failed, or something of it is left.
         """
-        launcher = chance.choice(self.launchers)
         count, threads = chance.randrange(5), chance.choice((1, 2, 3))
+        front = launcher(chance.choice(self.mpis), count)
+        assert front is not None
         flags = {**self.flags, **VARIANTS[variant], "threads": threads, "out": out, "resume": 1}
         words = self.native.argv("train", **flags)
-        argv = [*launcher.argv(count), *words] if count else words
+        argv = [*front.argv, *words] if count else words
         with subprocess.Popen(
             argv,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(env=launcher.env),
+            env=environment(env=front.env),
             start_new_session=True,
         ) as process:
             if dies:
