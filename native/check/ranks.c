@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/args.h"
 #include "base/cores.h"
@@ -19,7 +20,7 @@ enum { ISA_ROOM = 16, MOST_EACH = 1 << 20, MOST_IN_ALL = 1 << 24 };
 /* What each rank tells about itself. */
 struct Report {
   char machine[RANKS_NAME], isa[ISA_ROOM];
-  int32_t cores, cores_there, here;
+  int32_t process, cores, cores_there, here;
   uint64_t memory;  // SIZE_MAX: not known
 };
 
@@ -38,7 +39,8 @@ static struct Report *reports_gather(const struct Ranks *ranks) {
   if (reports == NULL) die(EXIT_BAD_DATA, "out of memory");
   memcpy(own->machine, ranks->machine, sizeof own->machine);
   snprintf(own->isa, sizeof own->isa, "%s", kernels_choose(FP32)->name);
-  own->cores = cores_allowed(), own->cores_there = cores_there(), own->here = ranks->here;
+  own->process = (int32_t)getpid(), own->here = ranks->here;
+  own->cores = cores_allowed(), own->cores_there = cores_there();
   own->memory = memory_available();
   ranks_gather(ranks, reports, sizeof *reports);
   return reports;
@@ -118,38 +120,40 @@ static void tell_json(const struct Ranks *ranks, const struct Report *reports, c
     const struct Report *report = &reports[r];
     printf("%s{\"rank\":%d,\"machine\":", r > 0 ? "," : "", r);
     print_text(report->machine);
-    printf(",\"cores\":%d,\"cores_there\":%d,\"isa\":\"%s\",\"memory\":", report->cores, report->cores_there, report->isa);
+    printf(",\"process\":%d,\"cores\":%d,\"cores_there\":%d,\"isa\":\"%s\",\"memory\":", report->process, report->cores,
+           report->cores_there, report->isa);
     if (report->memory == SIZE_MAX) printf("null}");
     else printf("%llu}", (unsigned long long)report->memory);
   }
   printf("]");
-  if (ranks->count > 1) {
+  if (rates != NULL) {
     printf(",\"exchange_bytes_per_second\":%.4g,\"gather_bytes_per_second\":%.4g", rates->exchange, rates->gather);
   }
   printf("}\n");
 }
 
-static void tell(const struct Ranks *ranks, const struct Report *reports, const struct Rates *rates, size_t floats) {
-  bool bound = false;
+static void tell_reports(const struct Ranks *ranks, const struct Report *reports) {
+  const struct Report *bound = NULL;
   for (int r = 0; r < ranks->count; r++) {
     const struct Report *report = &reports[r];
-    printf("rank %d of %d on %s: may use %d of %d cores, %s", r, ranks->count, report->machine, report->cores,
-           report->cores_there, report->isa);
+    printf("rank %d of %d on %s, process %d: may use %d of %d cores, %s", r, ranks->count, report->machine, report->process,
+           report->cores, report->cores_there, report->isa);
     if (report->memory != SIZE_MAX) printf(", %.1f GB of memory available", 1e-9 * (double)report->memory);
     printf("\n");
-    bound = bound || (report->cores == 1 && report->cores_there >= 2 * report->here);
+    if (report->cores == 1 && report->cores_there >= 2 * report->here) bound = report;
   }
-  if (ranks->count == 1) {
-    printf("alone: no launcher started several ranks, as 'mpirun -n 2 llmc-native ranks' does\n");
-    return;
+  if (ranks->library != NULL) printf("MPI: %s\n", ranks->library);
+  else printf("alone: no launcher started several ranks, as 'mpirun -n 2 llmc-native ranks' does\n");
+  if (bound != NULL && ranks->library != NULL) {
+    printf("note: each rank may use 1 of %d cores: mpirun bound it; --bind-to none lets it use all\n", bound->cores_there);
   }
-  printf("MPI: %s\n", ranks->library);
-  printf("exchange of %.0f MB: each rank sends %.2f GB/s\n", 4e-6 * (double)floats, 1e-9 * rates->exchange);
-  printf("gather of %.0f MB: each rank sends %.2f GB/s\n", 4e-6 * (double)floats, 1e-9 * rates->gather);
-  if (bound) {
-    printf("note: a rank may use 1 of %d cores: mpirun bound it; mpirun --bind-to none lets it use all\n",
-           reports[0].cores_there);
-  }
+  fflush(stdout);
+}
+
+static void tell_rates(const struct Rates *rates, size_t floats) {
+  const double megabytes = 1e-6 * sizeof(float) * (double)floats;
+  printf("exchange of %.4g MB: each rank sends %.2f GB/s\n", megabytes, 1e-9 * rates->exchange);
+  printf("gather of %.4g MB: each rank sends %.2f GB/s\n", megabytes, 1e-9 * rates->gather);
 }
 
 int command_ranks(int argc, char **argv) {
@@ -158,7 +162,7 @@ int command_ranks(int argc, char **argv) {
   unsigned form = 0;
   const struct Arg args[] = {
       {"floats", ARG_COUNT, &options.floats, 1, 1 << 30, "how many the timed messages have"},
-      {"repeats", ARG_COUNT, &options.repeats, 1, 1 << 30, "how often they are sent; the fastest counts"},
+      {"repeats", ARG_COUNT, &options.repeats, 0, 1 << 30, "how often they are sent; the fastest counts; 0: never"},
       {"patience", ARG_TIME, &options.patience, 0.1, 1e9, "report a wait for other ranks that is longer than this"},
       {"events", ARG_CHOICE, &(struct Choice){&form, forms}, 0, 0, "how it is told: text or json, one object"},
   };
@@ -169,9 +173,12 @@ int command_ranks(int argc, char **argv) {
   ranks_broadcast(&ranks, &options, sizeof options);
   ranks_watch(&ranks, options.patience, options.json, "Ctrl-C ends all");
   struct Report *reports = reports_gather(&ranks);
-  const struct Rates rates = ranks.count > 1 ? measure(&ranks, &options) : (struct Rates){0};
-  if (ranks.rank == 0 && options.json) tell_json(&ranks, reports, &rates);
-  else if (ranks.rank == 0) tell(&ranks, reports, &rates, options.floats);
+  if (ranks.rank == 0 && !options.json) tell_reports(&ranks, reports);
+  const bool timed = ranks.count > 1 && options.repeats > 0;
+  struct Rates rates;
+  if (timed) rates = measure(&ranks, &options);
+  if (ranks.rank == 0 && options.json) tell_json(&ranks, reports, timed ? &rates : NULL);
+  else if (ranks.rank == 0 && timed) tell_rates(&rates, options.floats);
   free(reports);
   fflush(stdout);
   ranks_close(&ranks);

@@ -64,14 +64,12 @@ struct Pieces {
   int counts[RANKS_MOST], at[RANKS_MOST];
 };
 
-static struct Pieces pieces_of(const struct Ranks *ranks, const size_t *cuts, size_t first, size_t most) {
-  struct Pieces pieces;
+static void cut(struct Pieces *pieces, const struct Ranks *ranks, const size_t *cuts, size_t first, size_t most) {
   for (int r = 0; r < ranks->count; r++) {
     const size_t own = cuts[r + 1] - cuts[r];
-    pieces.counts[r] = first < own ? (int)size_min(most, own - first) : 0;
-    pieces.at[r] = first < own ? int_of(cuts[r] + first) : 0;
+    pieces->counts[r] = first < own ? (int)size_min(most, own - first) : 0;
+    pieces->at[r] = first < own ? int_of(cuts[r] + first) : 0;
   }
-  return pieces;
 }
 
 void ranks_gather_floats(const struct Ranks *ranks, float *floats, const size_t *cuts) {
@@ -79,7 +77,8 @@ void ranks_gather_floats(const struct Ranks *ranks, float *floats, const size_t 
   size_t longest = 0;
   for (int r = 0; r < ranks->count; r++) longest = size_max(longest, cuts[r + 1] - cuts[r]);
   for (size_t first = 0; ranks->count > 1 && first < longest; first += PIECE_FLOATS) {
-    const struct Pieces pieces = pieces_of(ranks, cuts, first, PIECE_FLOATS);
+    struct Pieces pieces;
+    cut(&pieces, ranks, cuts, first, PIECE_FLOATS);
     watch_begin();
     sent(mpi->Allgatherv(mpi->in_place, 0, mpi->float32, floats, pieces.counts, pieces.at, mpi->float32, mpi->world),
          "Allgatherv");
@@ -88,13 +87,13 @@ void ranks_gather_floats(const struct Ranks *ranks, float *floats, const size_t 
 
 size_t ranks_exchange(const struct Ranks *ranks, float *to, const float *from, const size_t *cuts, size_t first, size_t most) {
   const struct Mpi *mpi = &ranks_mpi;
-  const struct Pieces out = pieces_of(ranks, cuts, first, most);
+  struct Pieces out, in;
+  cut(&out, ranks, cuts, first, most);
   const int mine = out.counts[ranks->rank];
   if (ranks->count == 1) {
     memcpy(to, from + out.at[0], (size_t)mine * sizeof *to);
     return (size_t)mine;
   }
-  struct Pieces in;
   for (int r = 0; r < ranks->count; r++) in.counts[r] = mine, in.at[r] = int_of((size_t)r * most);
   watch_begin();
   sent(mpi->Alltoallv(from, out.counts, out.at, mpi->float32, to, in.counts, in.at, mpi->float32, mpi->world), "Alltoallv");
