@@ -78,12 +78,23 @@ class Hosts:
 
     def down(self) -> None:
         """Take away whatever is there of them."""
+        links = [f"{LINK}{number}" for number in range(1, len(self.names) + 1)]
+        for link in (*links, BRIDGE):
+            subprocess.run(["ip", "link", "del", link], capture_output=True, check=False)
         with suppress(OSError):
             for name in self.names:
+                self.end_all(name)
                 subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
                 shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
-            subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
             Path("/etc/netns").rmdir()
+
+    def end_all(self, name: str) -> None:
+        """Kill what works on a machine."""
+        argv = ["ip", "netns", "pids", name]
+        found = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+        for pid in found.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
     def cable(self, number: int, state: str) -> None:
         """Pull the cable of a machine ("down"), or put it back ("up")."""
@@ -116,12 +127,13 @@ class Trials:
 
     def __init__(self, native: Native, folder: Path, hosts: Hosts, mpi: str) -> None:
         self.native, self.folder, self.hosts, self.mpi = native, folder, hosts, mpi
+        self.said = folder / "said"  # the last run's stderr
         self.flags: Flags = {**settings(folder, 160), "shares": 4, "threads": 1}
         succeeded(native("train", out=folder / "calm", **self.flags))
         self.calm = ending(folder / "calm")
 
     @contextmanager
-    def started(self, out: Path, *, count: int = 2) -> Iterator[subprocess.Popen[str]]:
+    def started(self, out: Path, *, count: int = 2) -> Iterator[subprocess.Popen[bytes]]:
         """Start the run over machines, or go on with it."""
         front = launcher(self.mpi, count)
         if front is None:
@@ -129,29 +141,31 @@ class Trials:
         argv = self.native.argv("train", out=out, resume=1, **self.flags)
         # Namespaces share memory; two machines do not.
         network = {"UCX_TLS": "tcp,self", "OMPI_MCA_btl": "tcp,self"}
-        with subprocess.Popen(
-            [*self.hosts.launch(front, count), *argv],
-            env=environment(env={**front.env, **network}),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process:
+        # Not a pipe: what is left on a machine that nobody reaches would keep it open.
+        with (
+            self.said.open("wb") as said,
+            subprocess.Popen(
+                [*self.hosts.launch(front, count), *argv],
+                env=environment(env={**front.env, **network}),
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+            ) as process,
+        ):
             try:
                 yield process
             finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                for engine in engines(out):
-                    os.kill(engine, signal.SIGKILL)
+                for name in self.hosts.names:
+                    self.hosts.end_all(name)
 
-    def finished(self, process: subprocess.Popen[str], out: Path) -> str:
+    def finished(self, process: subprocess.Popen[bytes], out: Path) -> str:
         """Wait for the end, compare, delete the run; return what was said.
 
         Raises:
             AssertionError: it failed, or does not end like the undisturbed one.
         """
-        said = process.communicate(timeout=SECONDS)[1]
+        process.wait(SECONDS)
+        said = self.said.read_text()
         assert process.returncode == 0, (process.returncode, said)
         assert ending(out) == self.calm
         shutil.rmtree(out)
@@ -177,24 +191,27 @@ class Trials:
             self.finished(process, out)
 
     def long_cut(self, patience: float) -> str:
-        """Pull the cable for good; return what is said. End the run, and resume it."""
+        """Pull the cable for good; return what is said. End the run by Ctrl-C, and resume it."""
         out = self.folder / "cut"
         with self.started(out) as process:
             wait_for_steps(out, 20, None)
             self.hosts.cable(2, "down")
             time.sleep(patience)
             assert process.poll() is None
-            began = time.monotonic()
-            for _ in range(2):
+            wishes, began = 0, time.monotonic()
+            while process.poll() is None and wishes < 3:
                 process.send_signal(signal.SIGINT)
-                time.sleep(1)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            ended = process.poll()
-            os.killpg(process.pid, signal.SIGKILL)
-            said = process.communicate()[1]
-            print(f"   after Ctrl-C twice: {ended}, {time.monotonic() - began:.1f} s", flush=True)
-        self.hosts.cable(2, "up")
+                wishes += 1
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
+            seconds = time.monotonic() - began
+            print(f"Ctrl-C {wishes} times: code {process.poll()} after {seconds:.1f} s", flush=True)
+            time.sleep(5)
+            print(f"5 s later {len(engines(out))} of 2 ranks are there", flush=True)
+            self.hosts.cable(2, "up")
+            time.sleep(30)
+            print(f"30 s after the cable is back {len(engines(out))} are there", flush=True)
+            said = self.said.read_text()
         with self.started(out) as process:
             self.finished(process, out)
         return said
@@ -214,16 +231,18 @@ class Trials:
             return self.finished(process, out)
 
     def full_disk(self) -> str:
-        """Give rank 0 a disk that is too small, and make it larger; return what is said."""
+        """Fill the disk of rank 0 for some seconds; return what is said."""
         place = self.folder / "disk"
         place.mkdir()
-        model = (self.folder / "calm" / "model.bin").stat().st_size
-        with small_disk(place, 4 * model) as grow:
-            out = place / "run"
+        with small_disk(place, 100 << 20):
+            out, filler = place / "run", place / "filler"
             with self.started(out) as process:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(8)
-                grow()
+                wait_for_steps(out, 20, None)
+                with suppress(OSError):
+                    filler.write_bytes(bytes(100 << 20))
+                time.sleep(5)
+                assert process.poll() is None
+                filler.unlink()
                 return self.finished(process, out)
 
 
