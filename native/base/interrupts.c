@@ -48,6 +48,8 @@ void interrupts_on_leave(void (*leave)(void)) { leaving = leave; }
 
 bool interrupted_by_hand(void) { return typed > 0; }
 
+void interrupts_wish(void) { wished = 1; }
+
 bool interrupted(void) { return wished != 0; }
 
 bool orphaned(void) { return getppid() != parent; }

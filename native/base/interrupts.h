@@ -13,6 +13,9 @@ void interrupts_catch(void);
 /* A second Ctrl-C calls this before it leaves, in its handler; a third one does not wait for it. */
 void interrupts_on_leave(void (*leave)(void));
 
+/* Another process that works on the run has such a wish. */
+void interrupts_wish(void);
+
 /* Whether there was one. */
 bool interrupted(void);
 

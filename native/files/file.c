@@ -106,6 +106,11 @@ void file_writer_write(struct FileWriter *writer, const void *bytes, size_t coun
   if (writer->fault == 0 && !file_write(writer->file, bytes, count)) writer_fail(writer);
 }
 
+void file_writer_write_front(struct FileWriter *writer, const void *bytes, size_t count) {
+  if (writer->fault != 0) return;
+  if (lseek(writer->file, 0, SEEK_SET) != 0 || !file_write(writer->file, bytes, count)) writer_fail(writer);
+}
+
 void file_writer_commit(struct FileWriter *writer) {
   if (writer->fault != 0) return;
   const bool synced = file_sync(writer->file);

@@ -43,6 +43,8 @@ struct FileWriter {
 void file_writer_open(struct FileWriter *writer, const char *path);
 /* When the disk refuses, these remove the partial file, and die with EXIT_BAD_DATA unless the writer survives. */
 void file_writer_write(struct FileWriter *writer, const void *bytes, size_t count);
+/* Writes over the file's first bytes. */
+void file_writer_write_front(struct FileWriter *writer, const void *bytes, size_t count);
 void file_writer_commit(struct FileWriter *writer);
 /* Removes the partial file. */
 void file_writer_abandon(struct FileWriter *writer);

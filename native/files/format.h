@@ -71,14 +71,15 @@ enum {
  *   loss that the next must be below, a float64   [22] validations since that one   [24] updates skipped
  *   [26] losses and norms ever judged   [28] how m and v are stored   [29] CRC-32 of the header's 1,024
  *   bytes, this int taken as 0. Version 2 is the same without [29].   [30] two ints: steps that a run of
- *   --max-time ends after, once they are known; else 0   [32] the optimizer: 0 AdamW, 1 Muon            */
+ *   --max-time ends after, once they are known; else 0   [32] the optimizer: 0 AdamW, 1 Muon
+ * Version 4 is the same with [33] shares in which the gradient of an update is added up, 2 or more  */
 enum {
-  STATE_MAGIC = 0x534D4C4C, STATE_VERSION = 3, STATE_VERSION_BARE = 2,
+  STATE_MAGIC = 0x534D4C4C, STATE_VERSION_BARE = 2, STATE_VERSION = 3, STATE_VERSION_SHARES = 4,
   STATE_MAGIC_AT = 0, STATE_VERSION_AT = 1, STATE_CRC_AT = 2, STATE_FLAGS_AT = 3, STATE_STEP_AT = 4,
   STATE_METRICS_AT = 6, STATE_DRAWS_AT = 8, STATE_SEED_AT = 10, STATE_SEQ_LEN_AT = 12,
   STATE_UPDATE_TOKENS_AT = 14, STATE_BEST_AT = 16, STATE_SECONDS_AT = 18, STATE_TO_BEAT_AT = 20,
   STATE_WAITED_AT = 22, STATE_SKIPPED_AT = 24, STATE_JUDGED_AT = 26, STATE_MOMENTS_AT = 28,
-  STATE_HEADER_CRC_AT = 29, STATE_PLANNED_AT = 30, STATE_OPTIMIZER_AT = 32,
+  STATE_HEADER_CRC_AT = 29, STATE_PLANNED_AT = 30, STATE_OPTIMIZER_AT = 32, STATE_SHARES_AT = 33,
   STATE_SHUFFLED = 1, STATE_TOLD = 2, STATE_WHOLE = 4, STATE_ALIGNED = 8,
 };
 

@@ -89,7 +89,7 @@ static void adamw_block(const struct AdamWTask *task, size_t begin, size_t end) 
     const struct Moments moments = moments_at(task->moments, i);
     moments_load(m, v, moments, n);
     adamw_floats(task->params + i, m, v, task->grads + i, task->adamw, n);
-    moments_store(moments, m, v, task->adamw->key, i, n);
+    moments_store(moments, m, v, task->adamw->key, task->adamw->first + i, n);
   }
 }
 

@@ -211,6 +211,21 @@ int kernels_runnable(const struct Kernels *kernels) {
   return 0;
 }
 
+uint64_t kernels_runnable_set(void) {
+  uint64_t set = 0;
+  for (int i = 0; i < TABLES; i++) set |= (uint64_t)(tables[i].runnable() != 0) << i;
+  return set;
+}
+
+const struct Kernels *kernels_among(uint64_t set, const struct Kernels *chosen) {
+  for (int i = 0; i < TABLES; i++) {
+    if (tables[i].kernels == chosen && (set >> i & 1) != 0) return chosen;
+  }
+  int best = TABLES - 1;
+  while (best > 0 && (tables[best].taken != IN_TURN || (set >> best & 1) == 0)) best--;
+  return tables[best].kernels;
+}
+
 double kernels_rate(const struct Kernels *kernels, enum Dtype dtype) {
   struct Workers workers = {.pool = pool_create(1), .dtype = dtype};
   const double rate = peak_measure(kernels, &workers).best;

@@ -35,6 +35,7 @@ struct AdamW {
   double correction1, correction2;  // 1 - beta^t, by which the moments are divided
   double scale;                     // of the gradient: below 1 where its norm is clipped
   uint64_t key;                     // of the random bits that round the moments
+  size_t first;                     // the place in their tensor of the first number, by which these bits are told apart
 };
 
 /* A token of a text: where its keys and values are kept. */
@@ -235,5 +236,11 @@ double kernels_rate(const struct Kernels *kernels, enum Dtype dtype);
 /* The i-th table in the binary, best last, whether or not this machine can run it; NULL after the last. */
 const struct Kernels *kernels_at(int i);
 int kernels_runnable(const struct Kernels *kernels);
+
+/* A bit for every table that this machine can run, bit i for the i-th. */
+uint64_t kernels_runnable_set(void);
+
+/* `chosen`, or where the set lacks it, the best table of the set that is taken without being measured. */
+const struct Kernels *kernels_among(uint64_t set, const struct Kernels *chosen);
 
 #endif

@@ -333,7 +333,7 @@ static double adamw_update(const struct Workers *workers, float *params, struct 
       v[i] = (float)square;
       params[at + i] = (float)(params[at + i] - adamw->lr * step);
     }
-    moments_store(moments_at(moments, at), m, v, adamw->key, at, block);
+    moments_store(moments_at(moments, at), m, v, adamw->key, adamw->first + at, block);
   }
   return sum_squares(workers, grads, n);
 }

@@ -10,6 +10,7 @@
 #include "base/pool.h"
 #include "base/util.h"
 #include "model/counted.h"
+#include "model/update.h"
 
 /* ---- forward ------------------------------------------------------------------------------------ */
 
@@ -137,7 +138,7 @@ static double head(struct Gpt2 *model, const int *targets, bool training, struct
     if (training) {
       k->linear_backward_input(w, model->dacts.branch + row * C, a->logits, model->params.wte, rows, Vp, C);
       k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = rows, .N = Vp, .K = C,
-          .dweight = model->grads.wte, .dout = a->logits, .inp = lnf, .add = row > 0 || part.at > 0});
+          .dweight = model->grads.wte, .dout = a->logits, .inp = lnf, .add = row > 0 || part.adds});
     }
   }
   counted_unpack(a->losses, 1, targets, BT);
@@ -157,7 +158,7 @@ static void trunk_forward(struct Gpt2 *model, const int *tokens) {
 struct BatchPart gpt2_whole(const struct Gpt2 *model, const int *targets) {
   size_t counted = 0;
   for (size_t i = 0; i < model->B * model->T; i++) counted += targets[i] >= 0;
-  return (struct BatchPart){0, 1, size_max(counted, 1)};
+  return (struct BatchPart){.count = 1, .counted = size_max(counted, 1)};
 }
 
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets) {
@@ -214,72 +215,6 @@ static void block_backward(struct Gpt2 *model, size_t l, const float *residual1,
       .mean = a.ln1_mean, .rstd = a.ln1_rstd, .weight = p.ln1w});
 }
 
-/* ---- update ------------------------------------------------------------------------------------- */
-
-/* By what the gradient is scaled so that its norm is at most `most`, as torch.nn.utils.clip_grad_norm_ does. */
-static double clip_scale(const struct Gpt2 *model, double most) {
-  if (most == 0) return 1;
-  const double norm = sqrt(model->kernels->sum_squares(&model->workers, model->grads.first, model->count));
-  return fmin(1, most / (norm + 1e-6));
-}
-
-/* A tensor that is updated, or one block's part of it. */
-struct Updated {
-  const struct Tensor *tensor;
-  float *params, *grads;
-  struct Moments moments;
-  uint64_t key;
-};
-
-static double muon_part(struct Gpt2 *model, const struct UpdateConfig *update, double scale, const struct Updated *u) {
-  const struct Muon muon = {update->lr, update->weight_decay, scale, u->key};
-  const size_t rows = u->tensor->rows, C = model->config.C, count = rows == 3 * C ? 3 : 1;  // qkvw is three matrices
-  return muon_update(model->kernels, &model->workers, model->muon, u->params, u->moments, u->grads, &muon,
-                     (struct Matrices){count, rows / count, u->tensor->columns});
-}
-
-static double adamw_part(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
-                         const struct Updated *u) {
-  const struct AdamW adamw = {.lr = update->lr, .beta1 = update->beta1, .beta2 = update->beta2, .eps = update->eps,
-                              .weight_decay = u->tensor->kind == MATRIX ? update->weight_decay : 0,
-                              .correction1 = 1 - pow(update->beta1, (double)step),
-                              .correction2 = 1 - pow(update->beta2, (double)step), .scale = scale, .key = u->key};
-  return model->kernels->adamw_update(&model->workers, u->params, u->moments, u->grads, &adamw,
-                                      gpt2_tensor_count(u->tensor, 1));
-}
-
-/* The optimizer on the model's own tensors, with l = 0, or on block l's. Returns the sum of the gradient's squares. */
-static double update_part(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
-                          enum TensorPlace place, size_t l) {
-  struct Tensor tensors[GPT2_TENSOR_COUNT];
-  gpt2_tensors(&model->config, tensors);
-  double squares = 0;
-  size_t p = 0, g = 0, m = 0, v = 0;  // in front of the tensor: numbers of params and grads, bytes of moments
-  for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
-    const size_t n = gpt2_tensor_count(tensor, 1), bytes = moments_bytes(model->moments.type, n);
-    const size_t blocks = tensor->place == BLOCK ? model->config.L : 1, kept = size_min(blocks, model->grads.blocks);
-    const bool muon = optimizer_is_muon(model->optimizer, tensor);
-    if (tensor->place == place) {
-      const size_t own = m + l * bytes;
-      const struct Updated u = {
-          tensor, model->params.first + p + l * n, model->grads.first + g + l % kept * n,
-          {model->moments.type, model->moments.m + own, muon ? NULL : model->moments.v + v + l * bytes},
-          mix64(mix64(mix64(update->seed) + step) + own)};
-      squares += muon ? muon_part(model, update, scale, &u) : adamw_part(model, update, step, scale, &u);
-    }
-    p += blocks * n, g += kept * n, m += blocks * bytes;
-    if (!muon) v += blocks * bytes;
-  }
-  return squares;
-}
-
-double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step) {
-  const double scale = clip_scale(model, update->max_norm);
-  double squares = 0;
-  for (size_t l = model->config.L; l-- > 0;) squares += update_part(model, update, step, scale, BLOCK, l);
-  return sqrt(squares + update_part(model, update, step, scale, MODEL, 0));
-}
-
 /* ---- a step ------------------------------------------------------------------------------------- */
 
 /* With an update, each block's parameters change as soon as its gradients are there: nothing above it reads
@@ -292,7 +227,7 @@ static double backward(struct Gpt2 *model, const int *tokens, const int *targets
   model->dropout.on = true, model->dropout.part = part.at;
   trunk_forward(model, tokens);
   const double loss = head(model, targets, true, part);
-  const bool add = part.at > 0;
+  const bool add = part.adds;
 
   if (!add) zeros_for_layernorm(model->grads.lnfw, model->grads.lnfb, C);
   pool_zero(w->pool, model->dacts.residual, B * T * C * sizeof(float));
@@ -304,12 +239,12 @@ static double backward(struct Gpt2 *model, const int *tokens, const int *targets
     /* The last block's are still there. */
     if (model->recompute && l + 1 < L) block_before_last(model, l, block_input(model, l));
     block_backward(model, l, block_input(model, l), add);
-    if (update != NULL) *squares += update_part(model, update, step, 1, BLOCK, l);
+    if (update != NULL) *squares += update_tensors(model, update, step, 1, BLOCK, l);
   }
   if (!add) pool_zero(w->pool, model->grads.wpe, model->config.maxT * C * sizeof(float));
   embedding_dropout(model, model->dacts.residual);
   k->encoder_backward(w, model->grads.wte, model->grads.wpe, model->dacts.residual, tokens, B, T, C);
-  if (update != NULL) *squares += update_part(model, update, step, 1, MODEL, 0);
+  if (update != NULL) *squares += update_tensors(model, update, step, 1, MODEL, 0);
   model->dropout.on = false;
   return loss;
 }

@@ -137,6 +137,12 @@ struct DropoutState {
   bool on;
 };
 
+/* A place in the parameters where the run of a rank begins: what is in front of it. */
+struct Border {
+  size_t piece, floats;  // pieces (pieces.h); parameters
+  size_t m, v;           // bytes of the moments
+};
+
 struct Gpt2 {
   struct Config config;
   size_t B, T;
@@ -151,7 +157,10 @@ struct Gpt2 {
   struct Parameters params, grads;
   enum Optimizer optimizer;
   struct Moments moments;         // of each block's tensors one after the other, as in params
-  size_t m_bytes, v_bytes;
+  size_t rank, ranks;             // which of the ranks that divide the moments this is; 0 ranks: alone
+  struct Border own[2];              // where the run begins and ends whose moments are here
+  bool adds_apart;                // gradients are added up in `total`
+  float *total;                   // (own) with adds_apart
   struct MuonScratch muon;
   struct Activations acts;
   struct ActivationGradients dacts;
@@ -180,7 +189,7 @@ size_t gpt2_m_bytes(const struct Config *config, enum MomentsType type);
 size_t gpt2_v_bytes(const struct Config *config, enum MomentsType type, enum Optimizer optimizer);
 
 /* Lays the model out in the arena (see arena.h: called twice); config, kernels, dtype, recompute, optimizer,
- * moments.type and the pool are set before. B = 0 is for decoding only; without `training` there are no gradients and no
+ * moments.type, rank, ranks, adds_apart and the pool are set before. B = 0 is for decoding only; without `training` there are no gradients and no
  * optimizer state. */
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training);
 
@@ -202,14 +211,18 @@ struct Gpt2 gpt2_looking(const struct Gpt2 *model);
 double gpt2_loss(struct Gpt2 *model, const int *tokens, const int *targets);
 
 /* A batch may be too large for the activations: it is then cut into `count` parts of (B, T), of which this
- * is number `at`. `counted` of the whole's targets are not -1. The gradient of the whole is the mean of theirs. */
-struct BatchPart { size_t at, count, counted; };
+ * is number `at`. `counted` of the whole's targets are not -1. The gradient of the whole is the mean of theirs. A part
+ * that `adds` is added to the gradients that are there. */
+struct BatchPart {
+  size_t at, count, counted;
+  bool adds;
+};
 
 /* A batch as a whole, of which these are the targets (B, T). */
 struct BatchPart gpt2_whole(const struct Gpt2 *model, const int *targets);
 
-/* The sum of a part's losses over the mean number of targets that count in a part, and its share of the batch's gradient in model->grads: written by the first part,
- * added to by the others. Not for a model with update_in_backward. */
+/* The sum of a part's losses over the mean number of targets that count in a part, and its part of the batch's gradient in
+ * model->grads. Not for a model with update_in_backward. */
 double gpt2_gradients(struct Gpt2 *model, const int *tokens, const int *targets, struct BatchPart part);
 
 struct UpdateConfig {

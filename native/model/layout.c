@@ -3,6 +3,7 @@
 
 #include "base/pool.h"
 #include "base/util.h"
+#include "model/pieces.h"
 
 void gpt2_tensors(const struct Config *config, struct Tensor tensors[GPT2_TENSOR_COUNT]) {
   const size_t maxT = config->maxT, Vp = config->Vp, C = config->C;
@@ -120,6 +121,14 @@ static void all_activations_alloc(struct Gpt2 *model, struct Arena *arena, bool 
   arena->used = size_max(arena->used, end);
 }
 
+static const struct Border *cut_own(struct Gpt2 *model) {
+  const size_t ranks = size_max(model->ranks, 1);
+  for (size_t end = 0; end < 2; end++) {
+    model->own[end] = pieces_border(&model->config, model->moments.type, model->optimizer, model->rank + end, ranks);
+  }
+  return model->own;
+}
+
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training) {
   const struct Config *config = &model->config;
   struct Workers *workers = &model->workers;
@@ -132,11 +141,11 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   model->plan.parameters = arena_since(arena, &mark);
   if (training) {
     model->grads = parameters_alloc(config, arena, model->update_in_backward ? 1 : config->L);
+    const struct Border *own = cut_own(model);
+    model->total = model->adds_apart ? floats(arena, own[1].floats - own[0].floats, 1) : NULL;
     model->plan.gradients = arena_since(arena, &mark);
-    model->m_bytes = gpt2_m_bytes(config, model->moments.type);
-    model->v_bytes = gpt2_v_bytes(config, model->moments.type, model->optimizer);
-    model->moments.m = arena_alloc(arena, model->m_bytes, 1);
-    model->moments.v = arena_alloc(arena, model->v_bytes, 1);
+    model->moments.m = arena_alloc(arena, own[1].m - own[0].m, 1);
+    model->moments.v = arena_alloc(arena, own[1].v - own[0].v, 1);
     model->plan.optimizer = arena_since(arena, &mark);
   }
   all_activations_alloc(model, arena, training);
@@ -173,9 +182,11 @@ static char *touch_parameters(const struct Gpt2 *model, void *first, size_t bloc
 void gpt2_first_touch(const struct Gpt2 *model, const struct Arena *arena) {
   char *rest = touch_parameters(model, model->params.first, model->params.blocks, MOMENTS_FP32, ADAMW);
   if (model->grads.first != NULL) {
-    touch_parameters(model, model->grads.first, model->grads.blocks, MOMENTS_FP32, ADAMW);
-    touch_parameters(model, model->moments.m, model->config.L, model->moments.type, ADAMW);
-    rest = touch_parameters(model, model->moments.v, model->config.L, model->moments.type, model->optimizer);
+    rest = touch_parameters(model, model->grads.first, model->grads.blocks, MOMENTS_FP32, ADAMW);
+    if (model->ranks <= 1 && !model->adds_apart) {
+      touch_parameters(model, model->moments.m, model->config.L, model->moments.type, ADAMW);
+      rest = touch_parameters(model, model->moments.v, model->config.L, model->moments.type, model->optimizer);
+    }
   }
   const struct Workers *w = &model->workers;
   char *own = (char *)w->own, *behind = (char *)(w->own + (size_t)pool_threads(w->pool) * w->own_floats);

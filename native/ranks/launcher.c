@@ -86,7 +86,7 @@ void launcher_library(const struct Launcher *launcher, struct Mpi *mpi, char *pa
 
 void launcher_abort(enum ExitCode code) {
   const char *descriptor = getenv("PMI_FD");
-  if (descriptor == NULL || getenv("HYDI_CONTROL_FD") == NULL) return;
+  if (descriptor == NULL || getenv("MPI_LOCALNRANKS") == NULL) return;  // srun has the one and not the other
   const int file = atoi(descriptor);
   struct stat is;
   if (fstat(file, &is) == 0 && S_ISSOCK(is.st_mode)) dprintf(file, "cmd=abort exitcode=%d\n", (int)code);

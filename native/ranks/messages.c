@@ -59,16 +59,21 @@ void ranks_scatter(const struct Ranks *ranks, void *mine, const void *all, size_
   sent(mpi->Scatter(all, int_of(each), mpi->byte, mine, int_of(each), mpi->byte, 0, mpi->world), "Scatter");
 }
 
-/* Of rank r's floats those from its `first` on, at most `most`. */
+/* How many of rank r's floats there are from its `first` on, at most `most`. */
+static int piece_of(const size_t *cuts, int r, size_t first, size_t most) {
+  const size_t own = cuts[r + 1] - cuts[r];
+  return first < own ? int_of(size_min(most, own - first)) : 0;
+}
+
+/* Those pieces of all ranks, as MPI takes them. */
 struct Pieces {
   int counts[RANKS_MOST], at[RANKS_MOST];
 };
 
 static void cut(struct Pieces *pieces, const struct Ranks *ranks, const size_t *cuts, size_t first, size_t most) {
   for (int r = 0; r < ranks->count; r++) {
-    const size_t own = cuts[r + 1] - cuts[r];
-    pieces->counts[r] = first < own ? (int)size_min(most, own - first) : 0;
-    pieces->at[r] = first < own ? int_of(cuts[r] + first) : 0;
+    pieces->counts[r] = piece_of(cuts, r, first, most);
+    pieces->at[r] = pieces->counts[r] > 0 ? int_of(cuts[r] + first) : 0;
   }
 }
 
@@ -87,13 +92,13 @@ void ranks_gather_floats(const struct Ranks *ranks, float *floats, const size_t 
 
 size_t ranks_exchange(const struct Ranks *ranks, float *to, const float *from, const size_t *cuts, size_t first, size_t most) {
   const struct Mpi *mpi = &ranks_mpi;
-  struct Pieces out, in;
-  cut(&out, ranks, cuts, first, most);
-  const int mine = out.counts[ranks->rank];
+  const int mine = piece_of(cuts, ranks->rank, first, most);
   if (ranks->count == 1) {
-    memcpy(to, from + out.at[0], (size_t)mine * sizeof *to);
+    memcpy(to, from + cuts[0] + first, (size_t)mine * sizeof *to);
     return (size_t)mine;
   }
+  struct Pieces out, in;
+  cut(&out, ranks, cuts, first, most);
   for (int r = 0; r < ranks->count; r++) in.counts[r] = mine, in.at[r] = int_of((size_t)r * most);
   watch_begin();
   sent(mpi->Alltoallv(from, out.counts, out.at, mpi->float32, to, in.counts, in.at, mpi->float32, mpi->world), "Alltoallv");

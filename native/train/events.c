@@ -132,8 +132,36 @@ static const char *known_steps(char text[24], size_t steps) {
   return steps < MOST_STEPS ? text : "null";
 }
 
+/* The ranks of a start, as JSON has them, or in lines. */
+static void add_ranks(struct Events *events, struct Line *line, const struct Team *team) {
+  const bool json = events->json;
+  if (json) {
+    add(line, ",\"update_tokens\":%zu,\"shares\":%zu", team->parts * team->B * team->T, team->shares);
+  } else if (team->shares > 1) {
+    add(line, "shares of an update: %zu\n", team->shares);
+  }
+  if (team->ranks.count == 1) return;
+  add(line, json ? ",\"mpi\":" : "ranks: %d, by %s\n", team->ranks.count, team->ranks.library);
+  if (json) add_text(line, team->ranks.library);
+  for (int r = 0; r < team->ranks.count; r++) {
+    const struct Member *m = &team->members[r];
+    if (line->length > sizeof line->text / 2) say(events, line), line->length = 0;  // the rest follows
+    if (!json) {
+      add(line, "rank %d on %s: isa: %s, threads: %zu, memory: %.1f MB\n", r, m->machine, m->isa, m->threads,
+          (double)m->memory / 1e6);
+      continue;
+    }
+    add(line, r == 0 ? ",\"ranks\":[{\"machine\":" : ",{\"machine\":");
+    add_text(line, m->machine);
+    add(line, ",\"threads\":%zu,\"isa\":\"%s\",\"memory\":%zu,\"memory_available\":", m->threads, m->isa, m->memory);
+    if (m->available == SIZE_MAX) add(line, "null}");
+    else add(line, "%zu}", m->available);
+  }
+  if (json) add(line, "]");
+}
+
 void events_start(struct Events *events, const struct Gpt2 *model, const struct Arena *arena, size_t available,
-                  size_t recompute_saves, const struct Beginning *at) {
+                  size_t recompute_saves, const struct Beginning *at, const struct Team *team) {
   const struct MemoryPlan *plan = &model->plan;
   const struct Config *config = &model->config;
   const struct Kernels *kernels = model->kernels;
@@ -154,8 +182,10 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
         pool_threads(model->workers.pool), at->step, known_steps((char[24]){0}, at->steps), at->lr, at->seconds,
         at->peak_flops, total, plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch,
         buffers, rounding);
-    if (available == SIZE_MAX) add(&line, "null}\n");
-    if (available != SIZE_MAX) add(&line, "%zu}\n", available);
+    if (available == SIZE_MAX) add(&line, "null");
+    if (available != SIZE_MAX) add(&line, "%zu", available);
+    add_ranks(events, &line, team);
+    add(&line, "}\n");
   } else {
     add(&line, "[GPT-2]\nmax_seq_len: %zu\nvocab_size: %zu\nnum_layers: %zu\nnum_heads: %zu\n"
         "channels: %zu\nnum_parameters: %zu\n", config->maxT, config->V, config->L, config->NH,
@@ -172,6 +202,7 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
         pool_threads(model->workers.pool), optimizer_name(model->optimizer), moments_name(model->moments.type),
         dtype_name(model->dtype),
         model->dtype == BF16 && !kernels->multiplies_bf16 ? " (multiplied as floats: this CPU has no bf16)" : "");
+    add_ranks(events, &line, team);
   }
   say(events, &line);
 }
@@ -194,6 +225,7 @@ void events_step(struct Events *events, const struct StepMetrics *m) {
   add(&line, "{\"step\":%zu,\"train_loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"step_ms\":%.3f,"
       "\"tokens_per_second\":%.1f", m->step, m->train_loss, m->lr, m->grad_norm, m->step_ms, m->tokens_per_second);
   if (m->counted > 0) add(&line, ",\"counted\":%zu", m->counted);
+  if (m->exchange_ms > 0) add(&line, ",\"exchange_ms\":%.3f", m->exchange_ms);
   add(&line, "}\n");
   record(events, &line);
   if (!events->json) {
@@ -282,10 +314,13 @@ void events_measured(struct Events *events, const struct Measured *m) {
   struct Line line = {.length = 0};
   if (events->json) {
     add(&line, "{\"event\":\"measured\",\"steps\":%zu,\"step_ms\":%.3f,\"val_batches\":%zu,"
-        "\"val_batch_ms\":%.3f,\"sample_tokens\":%zu,\"token_ms\":%.3f}\n", m->steps, m->step_ms,
+        "\"val_batch_ms\":%.3f,\"sample_tokens\":%zu,\"token_ms\":%.3f", m->steps, m->step_ms,
         m->val_batches, m->val_batch_ms, m->sample_tokens, m->token_ms);
+    if (m->exchange_ms > 0) add(&line, ",\"exchange_ms\":%.3f", m->exchange_ms);
+    add(&line, "}\n");
   } else {
     add(&line, "a step takes %.3f ms (median of %zu)\n", m->step_ms, m->steps);
+    if (m->exchange_ms > 0) add(&line, "of it, messages between ranks take %.3f ms\n", m->exchange_ms);
     if (m->val_batches > 0) add(&line, "a validation batch takes %.3f ms\n", m->val_batch_ms);
     if (m->sample_tokens > 0) add(&line, "a sampled token takes %.3f ms\n", m->token_ms);
     add(&line, "nothing was written\n");

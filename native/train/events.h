@@ -14,6 +14,7 @@
 #include "model/gpt2.h"
 #include "train/outliers.h"
 #include "train/stopping.h"
+#include "train/team.h"
 
 struct Events {
   bool json;     // stdout carries one JSON object a line
@@ -27,6 +28,7 @@ struct Events {
 struct StepMetrics {
   size_t step;
   double train_loss, lr, grad_norm, step_ms, tokens_per_second;
+  double exchange_ms;    // of step_ms, in messages between ranks and waiting for them; 0 of a single process
   size_t counted;        // targets that the loss is the mean of, where there is a mask; else 0
   bool skipped;          // it stood out by these scores: no update was made
   struct Scores scores;
@@ -61,7 +63,7 @@ struct Ending {
 /* What a rehearsal found out. Of what the run will not do there are 0. */
 struct Measured {
   size_t steps;                       // that were timed
-  double step_ms;                     // their median
+  double step_ms, exchange_ms;        // their medians
   size_t val_batches, sample_tokens;  // in one validation, in one sample
   double val_batch_ms, token_ms;      // of one
 };
@@ -80,9 +82,9 @@ size_t events_recorded(const struct Events *);
 
 /* The plan, by parts that add up to the whole of the measured arena: the model's own, `buffers` for all
  * that was laid out after it, and what rounding up to huge pages adds. `available` is SIZE_MAX where it
- * is not known. */
+ * is not known. With several ranks, what each of them takes, too. */
 void events_start(struct Events *, const struct Gpt2 *model, const struct Arena *arena, size_t available,
-                  size_t recompute_saves, const struct Beginning *at);
+                  size_t recompute_saves, const struct Beginning *at, const struct Team *team);
 void events_step(struct Events *, const struct StepMetrics *metrics);
 void events_validation(struct Events *, size_t step, const struct ValLosses *losses);
 void events_sample(struct Events *, size_t step, const int *tokens, size_t count);

@@ -35,6 +35,7 @@ static size_t footprint(const struct Run *run, struct Change change) {
   /* Of a total batch a smaller (B, T) is a part, and parts are added up in gradients that are kept. */
   if (o->total_batch_size > 0 && change.B * change.T < o->batch_size * o->seq_len) {
     trial.model.update_in_backward = false;
+    trial.options.parts = o->total_batch_size / (change.B * change.T);
   }
   run_layout(&trial, &arena);
   return arena_footprint(&arena);
@@ -167,54 +168,55 @@ static double median(double *values, size_t count) {
   return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
-/* The median of some steps of `parts` batches, in milliseconds. The first warms up and is dropped, unless it
+/* The medians of some steps of `parts` batches, in milliseconds. The first warms up and is dropped, unless it
  * alone takes as long as a rehearsal may. */
-static double rehearse_steps(struct Run *run, size_t parts, size_t *steps) {
+static struct Measured rehearse_steps(struct Run *run, size_t parts) {
   enum { STEPS = 5 };
   const double ends = clock_seconds() + 10;
-  const size_t given = run->options.parts;
-  double step_ms[1 + STEPS];
+  const size_t given = run->team.parts;
+  double step_ms[1 + STEPS], exchange_ms[1 + STEPS];
   size_t count = 0;
-  run->options.parts = parts;
+  run->team.parts = run->options.parts = parts;
   do {
-    step_ms[count] = run_step(run, count).step_ms;
+    const struct StepMetrics m = run_step(run, count);
+    step_ms[count] = m.step_ms, exchange_ms[count] = m.exchange_ms;
     count++;
   } while (count < 1 + STEPS && clock_seconds() < ends);
-  run->options.parts = given;
-  const size_t dropped = count > 1;
-  *steps = count - dropped;
-  return median(step_ms + dropped, *steps);
+  run->team.parts = run->options.parts = given;
+  const size_t dropped = count > 1, steps = count - dropped;
+  return (struct Measured){.steps = steps, .step_ms = median(step_ms + dropped, steps),
+                           .exchange_ms = median(exchange_ms + dropped, steps)};
 }
 
-/* A step of many batches may take an hour: what two take more than one, each of the others takes. */
-static double rehearse_parts(struct Run *run, size_t *steps) {
-  const size_t parts = run->options.parts;
-  if (parts <= 2) return rehearse_steps(run, parts, steps);
-  const double two = rehearse_steps(run, 2, steps), one = rehearse_steps(run, 1, steps);
-  const double more = fmin(fmax(two - one, 0), one);
-  return one + (double)(parts - 1) * more;
+/* A step of many batches may take an hour: what two of each share take more than one, each of the others takes. */
+static struct Measured rehearse_parts(struct Run *run) {
+  const size_t parts = run->options.parts, shares = run->options.shares;
+  if (parts <= 2 * shares) return rehearse_steps(run, parts);
+  const double two = rehearse_steps(run, 2 * shares).step_ms;
+  struct Measured one = rehearse_steps(run, shares);
+  one.step_ms += (double)(parts / shares - 1) * fmin(fmax(two - one.step_ms, 0), one.step_ms);
+  return one;
 }
 
 /* Before the steps are timed, they find out with how many threads; not where each takes seconds. */
 static void rehearse_threads(struct Run *run) {
   const size_t parts = run->options.parts;
-  run->options.parts = 1;
+  run->team.parts = run->options.parts = run->options.shares;
   while (!run->thread_trial.settled) run->thread_trial.settled |= run_step(run, 0).step_ms > 1000;
-  run->options.parts = parts;
+  run->team.parts = run->options.parts = parts;
 }
 
 void plan_rehearse(struct Run *run) {
   enum { TOKENS = 8 };
   const struct RunOptions *o = &run->options;
-  struct Measured measured = {0};
   rehearse_threads(run);
-  measured.step_ms = rehearse_parts(run, &measured.steps);
+  struct Measured measured = rehearse_parts(run);
 
   if (o->val_data.count > 0) {
     const double started = clock_seconds();
-    validation_batch(run, 0);
+    validation_turn(run, 0, 0);
     measured.val_batch_ms = 1e3 * (clock_seconds() - started);
-    measured.val_batches = validation_batches(run);
+    measured.val_batches = validation_turns(run);
   }
   if (o->sample_every > 0) {
     const double started = clock_seconds();

@@ -4,21 +4,31 @@
 #include <stdio.h>
 
 #include "base/util.h"
+#include "train/shares.h"
 #include "train/validation.h"
 
 const char *const WINDOWS_NAMES[] = {"packed", "aligned", NULL};
 
+static void set_team(struct Run *run) {
+  const struct RunOptions *o = &run->options;
+  struct Team *team = &run->team;
+  struct Gpt2 *model = &run->model;
+  team->shares = o->shares, team->parts = o->parts, team->B = o->batch_size, team->T = o->seq_len;
+  team->look_B = model->look.B, team->look_T = model->look.T;
+  model->rank = (size_t)team->ranks.rank, model->ranks = (size_t)team->ranks.count;
+  model->adds_apart = team_adds_apart(team);
+}
+
 void run_layout(struct Run *run, struct Arena *arena) {
   const struct RunOptions *o = &run->options;
-  const size_t BT = size_max(o->batch_size * o->seq_len, run->model.look.B * run->model.look.T);
+  set_team(run);
   gpt2_layout(&run->model, arena, o->batch_size, o->seq_len, true);
+  team_layout(&run->team, arena, &run->model);
   mixture_layout(&run->train, arena);
   if (o->val_data.count > 0) mixture_layout(&run->val, arena);
   const size_t maxT = run->model.config.maxT, prompted = o->sample_prompt != NULL ? run->prompt_count : 0;
   decoder_layout_beside(&run->batch.decoder, arena, &run->model, size_min(prompted + o->sample_tokens, maxT));
   batch_layout(&run->batch, arena);
-  run->tokens = arena_alloc(arena, BT, sizeof(int));
-  run->targets = arena_alloc(arena, BT, sizeof(int));
   run->written = arena_alloc(arena, o->sample_tokens, sizeof(int));
   run->prompt = arena_alloc(arena, run->prompt_count, sizeof(int));
 }
@@ -117,24 +127,12 @@ bool run_needs_gradients(const struct RunOptions *o) {
   return o->grad_clip > 0 || o->skip_loss_z > 0 || o->skip_grad_z > 0 || o->parts > 1;
 }
 
-/* Of an update in which so many targets count. */
-static double gradients(struct Run *run, size_t step, size_t counted) {
-  const size_t parts = run->options.parts;
-  double loss = 0;
-  for (size_t i = 0; i < parts; i++) {
-    mixture_batch(&run->train, step * parts + i, run->tokens, run->targets);
-    loss += gpt2_gradients(&run->model, run->tokens, run->targets, (struct BatchPart){i, parts, counted}) /
-            (double)parts;
-  }
-  return loss;
-}
+static bool judges(const struct RunOptions *o) { return o->skip_loss_z > 0 || o->skip_grad_z > 0; }
 
 /* Judges the step that the gradients are of; true if its update is to be skipped. */
 static bool stands_out(struct Run *run, struct StepMetrics *m) {
   const struct RunOptions *o = &run->options;
-  const struct Gpt2 *model = &run->model;
-  if (o->skip_loss_z == 0 && o->skip_grad_z == 0) return false;
-  m->grad_norm = sqrt(model->kernels->sum_squares(&model->workers, model->grads.first, model->count));
+  if (!judges(o)) return false;
   m->scores = outliers_take(&run->outliers, m->train_loss, m->grad_norm);
   return (o->skip_loss_z > 0 && m->scores.loss > o->skip_loss_z) ||
          (o->skip_grad_z > 0 && m->scores.norm > o->skip_grad_z);
@@ -144,17 +142,20 @@ static void make_step(struct Run *run, const struct UpdateConfig *update, struct
   const size_t rows = run->options.parts * run->options.batch_size;
   const size_t counted = mixture_counted(&run->train, m->step * rows, rows);
   if (mixture_is_cut(&run->train)) m->counted = counted;
-  run->model.dropout.step = m->step;
+  struct Team *team = &run->team;
+  team_clock(team);
   if (run->model.update_in_backward) {
-    mixture_batch(&run->train, m->step, run->tokens, run->targets);
-    const struct StepResult result = gpt2_step(&run->model, run->tokens, run->targets, update, m->step + 1);
+    run->model.dropout.step = m->step;
+    mixture_batch(&run->train, m->step, team->tokens, team->targets);
+    const struct StepResult result = gpt2_step(&run->model, team->tokens, team->targets, update, m->step + 1);
     m->train_loss = result.loss, m->grad_norm = result.norm;
     return;
   }
-  m->train_loss = gradients(run, m->step, counted);
+  m->train_loss = team_gradients(team, &run->model, &run->train, m->step, counted);
+  if (team->shares > 1 || judges(&run->options)) m->grad_norm = team_norm(team, &run->model);
   m->skipped = stands_out(run, m);
   if (m->skipped) run->skipped++;
-  else m->grad_norm = gpt2_update(&run->model, update, m->step + 1);
+  else m->grad_norm = team_update(team, &run->model, update, m->step + 1, m->grad_norm);
 }
 
 static void choose_threads(struct Run *run, double step_ms) {
@@ -164,6 +165,17 @@ static void choose_threads(struct Run *run, double step_ms) {
   if (trial->settled && trial->best > 0) {
     events_threads(&run->events, threads_halved(trial->given, trial->best), trial->given);
   }
+}
+
+/* Ranks wait for each other as long as an update takes, and a slower one may take longer. */
+static void watch_ranks(struct Run *run, double seconds) {
+  enum { LEAST = 60, UPDATES = 20 };
+  snprintf(run->advice, sizeof run->advice, "Ctrl-C ends all ranks, and no checkpoint is there to go on from");
+  if (run->saver.count > 0) {
+    snprintf(run->advice, sizeof run->advice, "Ctrl-C ends all ranks, and a resume goes on from step %zu",
+             saver_step(&run->saver));
+  }
+  ranks_watch(&run->team.ranks, fmax(LEAST, UPDATES * seconds), run->events.json, run->advice);
 }
 
 struct StepMetrics run_step(struct Run *run, size_t step) {
@@ -181,7 +193,10 @@ struct StepMetrics run_step(struct Run *run, size_t step) {
   run->checkpoint.has_val_loss = false;  // it was the weights' before this update
   const double seconds = clock_seconds() - started;
   m.step_ms = 1e3 * seconds;
-  choose_threads(run, m.step_ms);
+  const bool several = run->team.ranks.count > 1;
+  if (several) m.exchange_ms = 1e3 * run->team.exchanging;
+  if (several) watch_ranks(run, seconds);
+  choose_threads(run, several ? 1e3 * run->team.computing : m.step_ms);
   m.tokens_per_second = (double)run_update_tokens(o) / seconds;
   return m;
 }
@@ -286,6 +301,7 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
   struct State state;
   resumed->model = checkpoint_open(resumed->model_path, &run->checkpoint);
   resumed->state = state_open(resumed->state_path, &state, &run->checkpoint.config);
+  shares_settle(run, &state);
   check_same(o, &state);
   if (state.step != resumed->step || run->checkpoint.step != resumed->step) {
     die(EXIT_BAD_DATA, "%s or the file beside it is not of step %zu; delete their folder to go on from the "
@@ -307,11 +323,14 @@ bool run_find(struct Run *run, struct Resumed *resumed) {
   return true;
 }
 
+uint64_t run_state_key(const struct Run *run, const struct Resumed *resumed) { return run->options.seed + resumed->step; }
+
 void run_restore(struct Run *run, const struct Resumed *resumed) {
   const struct Gpt2 *model = &run->model;
   checkpoint_read(resumed->model, resumed->model_path, &run->checkpoint, model->params.first);
+  ranks_broadcast(&run->team.ranks, model->params.first, model->count * sizeof(float));
   state_read(resumed->state, resumed->state_path, resumed->moments, &run->outliers, model,
-             run->options.seed + resumed->step);
+             run_state_key(run, resumed), &run->team.ranks);
   if (run->options.forget_best) run->checkpoint.has_val_loss = false;
   if (saver_finish(&run->saver, resumed->is_best)) return;
   /* The best weights came later: of those before them, these are left. */

@@ -15,6 +15,8 @@
 #include "train/saving.h"
 #include "train/schedule.h"
 #include "train/stopping.h"
+#include "train/state.h"
+#include "train/team.h"
 #include "train/threads.h"
 #include "sample/batch.h"
 
@@ -39,7 +41,7 @@ struct RunOptions {
   enum Optimizer optimizer;
   enum MomentsType optimizer_state;
   size_t resume_from;  // the step; MOST_STEPS: the newest
-  size_t parts;  // batches of (B, T) whose gradients make one update
+  size_t shares, parts;  // of an update: in which it is added up; batches of (B, T)
 };
 
 /* Of one text: the validation tokens that are measured, and sums over the windows of them that were. */
@@ -52,12 +54,13 @@ struct Run {
   struct RunOptions options;
   struct Checkpoint checkpoint;
   struct Gpt2 model;
+  struct Team team;
   struct Mixture train, val;
   struct Validation validations[MOST_PARTS];  // of each part of val
   struct Batch batch;
   struct Sampling sampling;
   struct Events events;
-  int *tokens, *targets, *written;  // (B, T) of the model or of its look, twice; (sample_tokens)
+  int *written;                     // (sample_tokens)
   int *prompt;                      // (prompt_count) of samples
   size_t prompt_count, written_count;
   struct Saver saver;
@@ -72,6 +75,9 @@ struct Run {
   struct Outliers outliers;
   struct ThreadTrial thread_trial;
   size_t skipped;                   // updates that were not made
+  size_t shares_before;             // of an update, until the checkpoint from which the run goes on
+  const struct Kernels *own_kernels; // that this machine would take, if it were alone
+  char advice[96];                  // to a person, where the other ranks do not answer
   double began, seconds_before;     // when this trainer did; what the trainers before it took
 };
 
@@ -137,6 +143,9 @@ struct Resumed {
 /* Opens the checkpoint of the run's folder that the options name, or the newest; false where there is none. Dies with
  * EXIT_USAGE when the one named is not there, or the data would come in another order. */
 bool run_find(struct Run *run, struct Resumed *resumed);
+
+/* The key of the random bits that round its moments where they are stored otherwise from now on. */
+uint64_t run_state_key(const struct Run *run, const struct Resumed *resumed);
 
 /* Reads it into the arena; what was saved after it is removed. */
 void run_restore(struct Run *run, const struct Resumed *resumed);

@@ -243,8 +243,8 @@ static void start_thread(struct Saver *saver) {
   atexit(finish);
 }
 
-void saver_open(struct Saver *saver, const char *out, size_t keep) {
-  *saver = (struct Saver){.out = out, .keep = keep, .best = SAVER_NO_STEP, .lock = -1, .metrics = -1};
+void saver_open(struct Saver *saver, const char *out, size_t keep, struct Team *team) {
+  *saver = (struct Saver){.out = out, .keep = keep, .team = team, .best = SAVER_NO_STEP, .lock = -1, .metrics = -1};
   if (out == NULL) return;
   if (strlen(out) >= SAVER_PATH - 64) die(EXIT_USAGE, "the path %s is too long", out);
   make_folder(out);
@@ -318,7 +318,7 @@ static bool write_part(struct Saver *saver, const struct Checkpoint *checkpoint,
   checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
   if (saver->model.fault != 0) return fail(saver, saver->model_path, saver->model.fault);
   file_writer_open(&saver->state, saver->state_path);
-  state_write(&saver->state, state, model);
+  state_write(&saver->state, state, model, saver->team);
   if (saver->state.fault == 0) return true;
   file_writer_abandon(&saver->model);
   return fail(saver, saver->state_path, saver->state.fault);

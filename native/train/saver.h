@@ -42,6 +42,7 @@ struct SaverFault {
 struct Saver {
   const char *out;                  // the run's folder; NULL: nothing is saved
   size_t keep;                      // checkpoints to keep
+  struct Team *team;                // of the run
   int lock, metrics;                // file descriptors; metrics.jsonl is on the disk before a checkpoint is
   int unlocked;                     // errno where the file system has no locks
   size_t keys[SAVER_MOST_KEPT + 2], count;  // twice the step, + 1 if told: those that are there, in order
@@ -61,7 +62,7 @@ struct Saver {
 
 /* Makes the run's folder, takes its lock, finds the checkpoints that are there and starts the thread. Dies
  * with EXIT_USAGE when another trainer holds the lock, with EXIT_BAD_DATA when the folder cannot be made. */
-void saver_open(struct Saver *saver, const char *out, size_t keep);
+void saver_open(struct Saver *saver, const char *out, size_t keep, struct Team *team);
 
 /* The paths of the newest checkpoint's two files. False where there is none. */
 bool saver_newest(const struct Saver *saver, char model[SAVER_PATH], char state[SAVER_PATH]);

@@ -87,8 +87,9 @@ bool saving_due(struct Run *run, size_t step) {
 /* The update before may have broken the weights, which nothing but a loss of theirs shows. */
 static void check_weights(struct Run *run, size_t step) {
   if (run->checkpoint.has_val_loss) return;
-  mixture_batch(&run->train, step * run->options.parts, run->tokens, run->targets);
-  const double loss = gpt2_loss(&run->model, run->tokens, run->targets);
+  const struct Team *team = &run->team;
+  mixture_batch(&run->train, step * run->options.parts, team->tokens, team->targets);
+  const double loss = gpt2_loss(&run->model, team->tokens, team->targets);
   if (isfinite(loss)) return;
   char numbers[64];
   snprintf(numbers, sizeof numbers, "the loss is %g", unsigned_nan(loss));
@@ -174,7 +175,7 @@ static bool try_to_save(struct Run *run, size_t step, bool told, bool may_be_bes
   const struct State state = {
       .step = step, .metrics_bytes = events_recorded(&run->events), .draws = run->sampling.draws,
       .best_val_loss = best, .seed = o->seed, .seq_len = o->seq_len,
-      .update_tokens = run_update_tokens(o), .shuffle = o->shuffle, .whole = run->train.whole,
+      .update_tokens = run_update_tokens(o), .shares = o->shares, .shuffle = o->shuffle, .whole = run->train.whole,
       .aligned = run->train.aligned, .told = told,
       .seconds = run_seconds(run), .planned = run->planned,
       .skipped = run->skipped, .patience = run->patience, .outliers = run->outliers};

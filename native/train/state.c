@@ -3,8 +3,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "files/format.h"
 #include "base/util.h"
+#include "files/format.h"
+#include "model/pieces.h"
 
 /* 64-bit numbers take two ints, the lower half first. */
 static void put(int32_t *header, int at, uint64_t value) { memcpy(header + at, &value, sizeof value); }
@@ -33,13 +34,29 @@ static uint32_t windows_checksum(const struct Outliers *outliers) {
   return crc32_update(crc32_update(0, outliers->losses, WINDOW_BYTES), outliers->norms, WINDOW_BYTES);
 }
 
-void state_write(struct FileWriter *writer, const struct State *state, const struct Gpt2 *model) {
-  const struct Moments *moments = &model->moments;
+/* Where moments are written, and the checksum of what was. */
+struct Written {
+  struct FileWriter *writer;
+  uint32_t crc;
+};
+
+static void write_moments(void *context, const void *bytes, size_t count) {
+  struct Written *written = context;
+  file_writer_write(written->writer, bytes, count);
+  written->crc = crc32_update(written->crc, bytes, count);
+}
+
+void state_write(struct FileWriter *writer, const struct State *state, const struct Gpt2 *model, struct Team *team) {
   int32_t header[HEADER_INTS] = {0};
+  file_writer_write(writer, header, HEADER_BYTES);
+  file_writer_write(writer, state->outliers.losses, WINDOW_BYTES);
+  file_writer_write(writer, state->outliers.norms, WINDOW_BYTES);
+  struct Written written = {writer, windows_checksum(&state->outliers)};
+  team_collect(team, model, write_moments, &written);
+
   header[STATE_MAGIC_AT] = STATE_MAGIC;
-  header[STATE_VERSION_AT] = STATE_VERSION;
-  const uint32_t crc = crc32_update(windows_checksum(&state->outliers), moments->m, model->m_bytes);
-  header[STATE_CRC_AT] = (int32_t)crc32_update(crc, moments->v, model->v_bytes);
+  header[STATE_VERSION_AT] = team->shares == 1 ? STATE_VERSION : STATE_VERSION_SHARES;
+  header[STATE_CRC_AT] = (int32_t)written.crc;
   header[STATE_FLAGS_AT] = (state->shuffle ? STATE_SHUFFLED : 0) | (state->told ? STATE_TOLD : 0) |
                            (state->whole ? STATE_WHOLE : 0) | (state->aligned ? STATE_ALIGNED : 0);
   put(header, STATE_STEP_AT, state->step);
@@ -54,15 +71,12 @@ void state_write(struct FileWriter *writer, const struct State *state, const str
   put(header, STATE_WAITED_AT, state->patience.waited);
   put(header, STATE_SKIPPED_AT, state->skipped);
   put(header, STATE_JUDGED_AT, state->outliers.count);
-  header[STATE_MOMENTS_AT] = (int32_t)moments->type;
+  header[STATE_MOMENTS_AT] = (int32_t)model->moments.type;
   put(header, STATE_PLANNED_AT, state->planned);
   header[STATE_OPTIMIZER_AT] = (int32_t)model->optimizer;
+  header[STATE_SHARES_AT] = team->shares == 1 ? 0 : (int32_t)team->shares;
   header[STATE_HEADER_CRC_AT] = (int32_t)file_header_checksum(header, STATE_HEADER_CRC_AT);
-  file_writer_write(writer, header, HEADER_BYTES);
-  file_writer_write(writer, state->outliers.losses, WINDOW_BYTES);
-  file_writer_write(writer, state->outliers.norms, WINDOW_BYTES);
-  file_writer_write(writer, moments->m, model->m_bytes);
-  file_writer_write(writer, moments->v, model->v_bytes);
+  file_writer_write_front(writer, header, HEADER_BYTES);
 }
 
 static void check_header(const char *path, const int32_t *header) {
@@ -71,13 +85,13 @@ static void check_header(const char *path, const int32_t *header) {
     die(EXIT_BAD_DATA, "%s is not a training state that this llmc knows; delete its folder to go on from the "
         "checkpoint before it", path);
   }
-  if (version != STATE_VERSION && version != STATE_VERSION_BARE) {
+  if (version < STATE_VERSION_BARE || version > STATE_VERSION_SHARES) {
     die(EXIT_BAD_DATA, "%s is a training state of version %d, and this llmc goes on with version %d; go on with the "
-        "llmc that wrote it, or start a new run from the weights beside it", path, version, STATE_VERSION);
+        "llmc that wrote it, or start a new run from the weights beside it", path, version, STATE_VERSION_SHARES);
   }
   const uint32_t crc = file_header_checksum(header, STATE_HEADER_CRC_AT), told = (uint32_t)header[STATE_HEADER_CRC_AT];
   const int32_t moments = header[STATE_MOMENTS_AT], optimizer = header[STATE_OPTIMIZER_AT];
-  if (told != (version == STATE_VERSION ? crc : 0)) {
+  if (told != (version == STATE_VERSION_BARE ? 0 : crc)) {
     die(EXIT_BAD_DATA, "%s is damaged: its header has checksum %08x and says %08x; delete its folder to go on from "
         "the checkpoint before it", path, crc, told);
   }
@@ -118,75 +132,123 @@ int state_open(const char *path, struct State *state, const struct Config *confi
   state->patience = (struct Patience){get_double(header, STATE_TO_BEAT_AT), get(header, STATE_WAITED_AT)};
   state->skipped = get(header, STATE_SKIPPED_AT);
   state->planned = get(header, STATE_PLANNED_AT);
+  state->shares = (size_t)size_max((uint32_t)header[STATE_SHARES_AT], 1);
   state->outliers.count = get(header, STATE_JUDGED_AT);
   return file;
 }
 
-enum { PIECE = 64 * MOMENTS_BLOCK };  // numbers that are converted at a time
+/* ---- reading moments ------------------------------------------------------------------------------ */
 
-/* Reads n numbers of m and v, stored from these bytes of the file on, into `to`; without v where to.v is NULL. */
-static void convert(int file, const char *path, size_t m_at, size_t v_at, enum MomentsType stored, struct Moments to,
-                    size_t n, uint64_t key) {
-  static float m_raw[PIECE], v_raw[PIECE], none[MOMENTS_BLOCK];  // as stored, in at most 4 bytes a number
+/* The file, or rank 0's file for another rank. */
+struct Source {
+  int file;
+  const char *path;
+  const struct Ranks *ranks;  // NULL: the file itself
+};
+
+/* What a rank wants of the file; nothing: it has all. */
+struct Want {
+  uint64_t count, offset;
+};
+
+enum { ROOM = 1 << 20 };  // bytes in a message
+static char room[ROOM];
+
+static void read_source(const struct Source *source, void *bytes, size_t count, uint64_t offset) {
+  if (source->ranks == NULL) {
+    file_read(source->file, source->path, bytes, count, offset);
+    return;
+  }
+  for (size_t at = 0; at < count; at += ROOM) {
+    const struct Want want = {size_min(ROOM, count - at), offset + at};
+    ranks_send(source->ranks, 0, &want, sizeof want);
+    ranks_receive(source->ranks, 0, (char *)bytes + at, want.count);
+  }
+}
+
+/* Gives a rank what it wants of the file. */
+static void serve(const struct Ranks *ranks, int rank, int file, const char *path) {
+  for (struct Want want;;) {
+    ranks_receive(ranks, rank, &want, sizeof want);
+    if (want.count == 0) return;
+    file_read(file, path, room, want.count, want.offset);
+    ranks_send(ranks, rank, room, want.count);
+  }
+}
+
+enum { PART = 64 * MOMENTS_BLOCK };  // numbers that are converted at a time
+
+/* Reads a piece's m and v, stored from these bytes on, into `to`; without v where to.v is NULL. */
+static void convert(const struct Source *source, uint64_t m_at, uint64_t v_at, enum MomentsType stored, struct Moments to,
+                    const struct Piece *piece, uint64_t key) {
+  static float m_raw[PART], v_raw[PART], none[MOMENTS_BLOCK];  // as stored, in at most 4 bytes a number
   float m[MOMENTS_BLOCK], v[MOMENTS_BLOCK];
-  for (size_t first = 0; first < n; first += PIECE) {
-    const size_t count = size_min(PIECE, n - first), from = moments_bytes(stored, first);
-    file_read(file, path, m_raw, moments_bytes(stored, count), m_at + from);
-    if (to.v != NULL) file_read(file, path, v_raw, moments_bytes(stored, count), v_at + from);
+  for (size_t first = 0; first < piece->n; first += PART) {
+    const size_t count = size_min(PART, piece->n - first), from = moments_bytes(stored, first);
+    read_source(source, m_raw, moments_bytes(stored, count), m_at + from);
+    if (to.v != NULL) read_source(source, v_raw, moments_bytes(stored, count), v_at + from);
     const struct Moments raw = {stored, (char *)m_raw, (char *)v_raw};
     for (size_t i = 0; i < count; i += MOMENTS_BLOCK) {
       const size_t some = size_min(MOMENTS_BLOCK, count - i);
       const size_t at = moments_bytes(to.type, first + i);
       const struct Moments part = {to.type, to.m + at, to.v != NULL ? to.v + at : (char *)none};
       moments_load(m, v, moments_at(raw, i), some);
-      moments_store(part, m, v, key, first + i, some);
+      moments_store(part, m, v, key, piece->first + first + i, some);
     }
   }
 }
 
-static void convert_all(int file, const char *path, enum MomentsType stored, const struct Gpt2 *model, uint64_t key) {
-  struct Tensor tensors[GPT2_TENSOR_COUNT];
-  gpt2_tensors(&model->config, tensors);
-  const enum MomentsType type = model->moments.type;
-  size_t m_at = MOMENTS_AT, v_at = MOMENTS_AT + gpt2_m_bytes(&model->config, stored), m_to = 0, v_to = 0;
-  for (const struct Tensor *tensor = tensors; tensor < tensors + GPT2_TENSOR_COUNT; tensor++) {
-    const size_t n = size_product(tensor->rows, tensor->columns);
-    const bool has_v = !optimizer_is_muon(model->optimizer, tensor);
-    for (size_t l = 0; l < (tensor->place == BLOCK ? model->config.L : 1); l++) {
-      const struct Moments moments = {type, model->moments.m + m_to, has_v ? model->moments.v + v_to : NULL};
-      convert(file, path, m_at, v_at, stored, moments, n, mix64(key + m_to));
-      m_at += moments_bytes(stored, n), m_to += moments_bytes(type, n);
-      if (has_v) v_at += moments_bytes(stored, n), v_to += moments_bytes(type, n);
-    }
+/* The own moments, of a file in which m takes so many bytes. */
+static void read_own(const struct Source *source, enum MomentsType stored, const struct Gpt2 *model, uint64_t key) {
+  const struct Config *config = &model->config;
+  const struct Moments *moments = &model->moments;
+  const struct Border *own = model->own;
+  const uint64_t m_at = MOMENTS_AT, v_at = m_at + gpt2_m_bytes(config, stored);
+  if (stored == moments->type) {
+    read_source(source, moments->m, own[1].m - own[0].m, m_at + own[0].m);
+    read_source(source, moments->v, own[1].v - own[0].v, v_at + own[0].v);
+    return;
   }
+  struct Pieces pieces = pieces_of(config, moments->type, model->optimizer);
+  struct Pieces in_file = pieces_of(config, stored, model->optimizer);
+  for (struct Piece piece, from; pieces_next(&pieces, &piece) && pieces_next(&in_file, &from);) {
+    if (piece.number < own[0].piece || piece.number >= own[1].piece) continue;
+    const struct Moments to = {moments->type, moments->m + (piece.at.m - own[0].m),
+                               piece.muon ? NULL : moments->v + (piece.at.v - own[0].v)};
+    convert(source, m_at + from.at.m, v_at + from.at.v, stored, to, &piece, mix64(key + piece.tensor_m));
+  }
+}
+
+void state_receive(const struct Ranks *ranks, enum MomentsType stored, const struct Gpt2 *model, uint64_t key) {
+  const struct Want nothing = {0, 0};
+  read_own(&(struct Source){.file = -1, .ranks = ranks}, stored, model, key);
+  ranks_send(ranks, 0, &nothing, sizeof nothing);
 }
 
 /* Of the moments as the file has them, m and v together so many bytes. */
 static uint32_t stored_checksum(int file, const char *path, uint32_t crc, size_t bytes) {
-  static char piece[PIECE];
-  for (size_t at = 0; at < bytes; at += PIECE) {
-    const size_t some = size_min(PIECE, bytes - at);
-    file_read(file, path, piece, some, MOMENTS_AT + at);
-    crc = crc32_update(crc, piece, some);
+  for (size_t at = 0; at < bytes; at += ROOM) {
+    const size_t some = size_min(ROOM, bytes - at);
+    file_read(file, path, room, some, MOMENTS_AT + at);
+    crc = crc32_update(crc, room, some);
   }
   return crc;
 }
 
 void state_read(int file, const char *path, enum MomentsType stored, struct Outliers *outliers,
-                const struct Gpt2 *model, uint64_t key) {
+                const struct Gpt2 *model, uint64_t key, const struct Ranks *ranks) {
   int32_t header[HEADER_INTS];
   const struct Moments *moments = &model->moments;
   file_read(file, path, header, HEADER_BYTES, 0);
   file_read(file, path, outliers->losses, WINDOW_BYTES, HEADER_BYTES);
   file_read(file, path, outliers->norms, WINDOW_BYTES, HEADER_BYTES + WINDOW_BYTES);
   uint32_t crc = windows_checksum(outliers);
-  if (stored == moments->type) {
-    file_read(file, path, moments->m, model->m_bytes, MOMENTS_AT);
-    file_read(file, path, moments->v, model->v_bytes, MOMENTS_AT + model->m_bytes);
-    crc = crc32_update(crc32_update(crc, moments->m, model->m_bytes), moments->v, model->v_bytes);
+  read_own(&(struct Source){.file = file, .path = path}, stored, model, key);
+  for (int rank = 1; rank < ranks->count; rank++) serve(ranks, rank, file, path);
+  if (stored == moments->type && ranks->count == 1) {
+    crc = crc32_update(crc32_update(crc, moments->m, model->own[1].m), moments->v, model->own[1].v);
   } else {
     crc = stored_checksum(file, path, crc, state_bytes(&model->config, stored, model->optimizer) - MOMENTS_AT);
-    convert_all(file, path, stored, model, key);
   }
   close(file);
   if (crc != (uint32_t)header[STATE_CRC_AT]) {

@@ -1,9 +1,11 @@
 /* llmc-native train: its flags, and what a run does when. */
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/args.h"
+#include "base/cores.h"
 #include "commands.h"
 #include "base/interrupts.h"
 #include "base/memory.h"
@@ -11,6 +13,7 @@
 #include "train/plan.h"
 #include "base/pool.h"
 #include "train/run.h"
+#include "train/shares.h"
 #include "train/validation.h"
 #include "base/util.h"
 
@@ -61,7 +64,11 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"skip-loss-z", ARG_NUMBER, &o.skip_loss_z, 0, older ? most : OUTLIERS_MOST_Z, "skip updates whose loss z-score exceeds this; 0: never"},
       {"skip-grad-z", ARG_NUMBER, &o.skip_grad_z, 0, older ? most : OUTLIERS_MOST_Z,
        "skip updates whose gradient norm z-score exceeds this; 0: never"},
-      {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
+      {"shares", ARG_COUNT, &o.shares, 0, RANKS_MOST,
+       "shares in which an update's gradient is added up, which decide its rounding; 0: one for each rank, or those that "
+       "the resumed run had"},
+      {"threads", ARG_COUNT, &o.threads, 0, POOL_MAX_THREADS,
+       "number of threads; 0: one for each core that this process may use"},
       {"fewer-threads", ARG_SWITCH, &o.fewer_threads, 0, 1, "1: fewer threads where the first steps are no slower with them"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
        "number type that linear layers multiply: fp32 or bf16"},
@@ -99,7 +106,6 @@ static struct RunOptions read_options(int argc, char **argv) {
     die(EXIT_USAGE, "--total-batch-size %zu is not a multiple of %zu x %zu tokens; use %zu or another multiple",
         o.total_batch_size, o.batch_size, o.seq_len, size_max(o.total_batch_size / BT, 1) * BT);
   }
-  o.parts = size_max(o.total_batch_size / BT, 1);
   o.schedule.lr = o.lr, o.schedule.least = o.lr_final * o.lr;
   const bool bounded = o.limits.seconds > 0 || o.limits.tokens > 0 || o.limits.epochs > 0;
   if (bounded && !args_given("steps", argc, argv)) o.limits.steps = MOST_STEPS;
@@ -153,87 +159,160 @@ static int loop(struct Run *run, const struct Resumed *resumed) {
   }
 }
 
-int command_train(int argc, char **argv) {
-  static struct Run run;  // static: too large to be anyone's stack frame
-  struct Arena arena = {0};
-  memset(&run, 0, sizeof run);  // all of its pages, now, and none when it first saves
-  run.options = read_options(argc, argv);
-  const struct RunOptions *o = &run.options;
-
-  run.best_val_loss = run.patience.best = INFINITY;
-  run.sampling = (struct Sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = o->seed};
-  run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
-  struct Resumed resumed = {0};
-  if (o->resume) saver_open(&run.saver, o->out, o->keep);
-  const bool goes_on = o->resume && run_find(&run, &resumed);
-  const int file = goes_on ? resumed.model : checkpoint_open(o->model, &run.checkpoint);
-  if (!goes_on) run.checkpoint.has_val_loss = false;  // the starting model's, on other data perhaps
-  const struct Config *config = &run.checkpoint.config;
+/* Refuses what the options ask of a model of another shape. */
+static void check_options(const struct RunOptions *o, const struct Config *config) {
   if (o->seq_len > config->maxT) {
     die(EXIT_USAGE, "--seq-len %zu is more than the %zu positions of %s; use at most that", o->seq_len,
         config->maxT, o->model);
   }
   const char *fault = sampler_unused_fault(o->unused, config->V);
   if (fault != NULL) die(EXIT_USAGE, "--unused-ids takes ranges of ids below %zu, not '%s'", config->V, fault);
-  run.batch.unused = o->unused;
   if (o->eot != INT32_MAX && o->eot >= config->V) {
     die(EXIT_USAGE, "--eot %zu is not below the %zu tokens of %s", o->eot, config->V, o->model);
   }
   if (o->sample_stop != INT32_MAX && o->sample_stop >= config->V) {
     die(EXIT_USAGE, "--sample-stop %zu is not below the %zu tokens of %s", o->sample_stop, config->V, o->model);
   }
-  run.prompt_count = prompt_parse("sample-prompt", o->sample_prompt, config->V, 0, NULL);
-  mixture_open(&run.train, &o->data, o->weights, config->V);
-  run.train.B = o->batch_size, run.train.T = o->seq_len;
-  run.train.whole = !goes_on || resumed.whole;
-  run.train.shuffle = o->shuffle;
-  run.train.seed = o->seed;
-  run.train.aligned = o->windows == WINDOWS_ALIGNED;
-  run.train.eot = (uint32_t)(o->eot < INT32_MAX ? o->eot : config->V - 1);
-  mixture_check_rows(&run.train);
-  mixture_cut(&run.train);
-  run.model.config = *config;
-  if (o->val_data.count > 0) {
-    mixture_open(&run.val, &o->val_data, o->val_weights, config->V);
-    validation_choose(&run);
-  }
-  run.model.kernels = kernels_choose(o->dtype);
-  run.model.dtype = o->dtype;
-  run.model.recompute = o->recompute;
-  run.model.dropout = (struct DropoutState){.rate = o->dropout, .seed = o->seed};
-  run.model.update_in_backward = !run_needs_gradients(o);
-  run.model.optimizer = o->optimizer;
-  run.model.moments.type = o->optimizer_state;
-  run.model.workers.pool = pool_create((int)o->threads);
-  run.model.workers.dtype = o->dtype;
-  run.thread_trial.settled = !o->fewer_threads;
-  run_count_steps(&run);
+}
 
-  run_layout(&run, &arena);
+static void open_data(struct Run *run, bool whole) {
+  const struct RunOptions *o = &run->options;
+  const size_t V = run->model.config.V;
+  mixture_open(&run->train, &o->data, o->weights, V);
+  run->train.B = o->batch_size, run->train.T = o->seq_len;
+  run->train.whole = whole;
+  run->train.shuffle = o->shuffle;
+  run->train.seed = o->seed;
+  run->train.aligned = o->windows == WINDOWS_ALIGNED;
+  run->train.eot = (uint32_t)(o->eot < INT32_MAX ? o->eot : V - 1);
+  mixture_check_rows(&run->train);
+  mixture_cut(&run->train);
+  if (o->val_data.count > 0) {
+    mixture_open(&run->val, &o->val_data, o->val_weights, V);
+    validation_choose(run);
+  }
+}
+
+/* The kernels, the threads and all that the layout asks for. */
+static void set_model(struct Run *run) {
+  const struct RunOptions *o = &run->options;
+  struct Gpt2 *model = &run->model;
+  team_call(&run->team);
+  run->own_kernels = kernels_choose(o->dtype);
+  model->kernels = kernels_among(run->team.tables, run->own_kernels);
+  model->dtype = o->dtype;
+  model->recompute = o->recompute;
+  model->dropout = (struct DropoutState){.rate = o->dropout, .seed = o->seed};
+  model->update_in_backward = !run_needs_gradients(o);
+  model->optimizer = o->optimizer;
+  model->moments.type = o->optimizer_state;
+  model->workers.pool = pool_create((int)(o->threads > 0 ? o->threads : run->team.threads));
+  model->workers.dtype = o->dtype;
+  run->thread_trial.settled = !o->fewer_threads;
+}
+
+/* Tells the other ranks how the model is made. */
+static void tell_plan(struct Run *run, bool goes_on, const struct Resumed *resumed) {
+  const struct RunOptions *o = &run->options;
+  const struct Gpt2 *model = &run->model;
+  struct TeamPlan plan = {
+      .config = model->config, .B = o->batch_size, .T = o->seq_len, .look_B = model->look.B, .look_T = model->look.T,
+      .shares = o->shares, .parts = o->parts, .threads = o->threads, .dtype = o->dtype, .optimizer = o->optimizer,
+      .moments = o->optimizer_state, .stored = resumed->moments, .recompute = o->recompute,
+      .fewer_threads = o->fewer_threads, .goes_on = goes_on, .dropout = o->dropout, .seed = o->seed,
+      .key = run_state_key(run, resumed)};
+  snprintf(plan.isa, sizeof plan.isa, "%s", model->kernels->name);
+  team_plan(&run->team, &plan);
+}
+
+/* Tells what the run will take, refuses it where that is not there, and takes it. */
+static void take_memory(struct Run *run, struct Arena *arena, const struct Resumed *resumed) {
+  const struct RunOptions *o = &run->options;
+  run_layout(run, arena);
   const size_t available = memory_available();
-  const struct Beginning at = {.step = resumed.step, .steps = run.steps, .seconds = run.seconds_before,
-                               .lr = schedule_lr(&o->schedule, resumed.step),
-                               .peak_flops = peak_measure(run.model.kernels, &run.model.workers).best};
+  const struct Beginning at = {.step = resumed->step, .steps = run->steps, .seconds = run->seconds_before,
+                               .lr = schedule_lr(&o->schedule, resumed->step),
+                               .peak_flops = peak_measure(run->model.kernels, &run->model.workers).best};
+  team_muster(&run->team, &run->model, arena_footprint(arena), available);
   if (!o->dry_run) interrupts_catch();  // before anybody hears of the run, and could want it to stop
-  events_start(&run.events, &run.model, &arena, available, plan_recompute_saves(&run), &at);
-  plan_check(&run, arena_footprint(&arena), available);
-  plan_check_disk(&run);
-  if (!o->resume) saver_open(&run.saver, o->out, o->keep);
-  if (!o->resume && run.saver.count > 0) {
+  events_start(&run->events, &run->model, arena, available, plan_recompute_saves(run), &at, &run->team);
+  plan_check(run, arena_footprint(arena), available);
+  plan_check_disk(run);
+  if (!o->resume) saver_open(&run->saver, o->out, o->keep, &run->team);
+  if (!o->resume && run->saver.count > 0) {
     die(EXIT_USAGE, "%s holds a run already; go on with it by --resume 1, or choose another --out", o->out);
   }
   stack_touch();
-  arena_take(&arena);
-  run_layout(&run, &arena);
-  gpt2_first_touch(&run.model, &arena);
-  if (goes_on) run_restore(&run, &resumed);
-  else checkpoint_read(file, o->model, &run.checkpoint, run.model.params.first);
-  if (o->out != NULL) events_open_metrics(&run.events, o->out);
-  run.saver.metrics = run.events.metrics;
-  if (run.saver.unlocked != 0) {
-    events_note(&run.events, "%s cannot be locked (%s): see to it that no other llmc trains in it", o->out,
-                strerror(run.saver.unlocked));
+  arena_take(arena);
+  run_layout(run, arena);
+  gpt2_first_touch(&run->model, arena);
+}
+
+/* What a person may not expect of the ranks. */
+static void tell_ranks(struct Run *run) {
+  const struct Ranks *ranks = &run->team.ranks;
+  const char *isa = run->model.kernels->name, *own = run->own_kernels->name;
+  if (ranks->count == 1) return;
+  if (strcmp(isa, own) != 0) {
+    events_note(&run->events, "not every machine can run %s: all ranks compute with %s, whose rounding differs", own, isa);
   }
+  if (cores_allowed() == 1 && cores_there() >= 2 * ranks->here) {
+    events_note(&run->events, "a rank may use 1 of %d cores: mpirun bound it; mpirun --bind-to none lets it use all",
+                cores_there());
+  }
+}
+
+/* Of a new run. */
+static void read_weights(struct Run *run, int file) {
+  const struct Gpt2 *model = &run->model;
+  checkpoint_read(file, run->options.model, &run->checkpoint, model->params.first);
+  ranks_broadcast(&run->team.ranks, model->params.first, model->count * sizeof(float));
+}
+
+static void open_metrics(struct Run *run) {
+  const struct RunOptions *o = &run->options;
+  if (o->out != NULL) events_open_metrics(&run->events, o->out);
+  run->saver.metrics = run->events.metrics;
+  if (run->saver.unlocked != 0) {
+    events_note(&run->events, "%s cannot be locked (%s): see to it that no other llmc trains in it", o->out,
+                strerror(run->saver.unlocked));
+  }
+}
+
+int command_train(int argc, char **argv) {
+  static struct Run run;  // static: too large to be anyone's stack frame
+  struct Arena arena = {0};
+  memset(&run, 0, sizeof run);  // all of its pages, now, and none when it first saves
+  ranks_open(&run.team.ranks);
+  if (run.team.ranks.rank > 0) return team_work(&run.team);
+  run.options = read_options(argc, argv);
+  struct RunOptions *o = &run.options;
+
+  run.best_val_loss = run.patience.best = INFINITY;
+  run.sampling = (struct Sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = o->seed};
+  run.events = (struct Events){.json = strcmp(o->events, "json") == 0, .metrics = -1};
+  struct Resumed resumed = {0};
+  if (o->resume) saver_open(&run.saver, o->out, o->keep, &run.team);
+  const bool goes_on = o->resume && run_find(&run, &resumed);
+  if (!goes_on) shares_settle(&run, NULL);
+  const int file = goes_on ? resumed.model : checkpoint_open(o->model, &run.checkpoint);
+  if (!goes_on) run.checkpoint.has_val_loss = false;  // the starting model's, on other data perhaps
+  const struct Config *config = &run.checkpoint.config;
+  check_options(o, config);
+  run.batch.unused = o->unused;
+  run.prompt_count = prompt_parse("sample-prompt", o->sample_prompt, config->V, 0, NULL);
+  run.model.config = *config;
+  open_data(&run, !goes_on || resumed.whole);
+  set_model(&run);
+  run_count_steps(&run);
+
+  tell_plan(&run, goes_on, &resumed);
+  take_memory(&run, &arena, &resumed);
+  if (goes_on) run_restore(&run, &resumed);
+  else read_weights(&run, file);
+  open_metrics(&run);
+  if (goes_on) shares_tell(&run, resumed.step);
+  tell_ranks(&run);
 
   run.began = clock_seconds();
   run.first_step = resumed.step;
@@ -241,6 +320,7 @@ int command_train(int argc, char **argv) {
   int code = EXIT_OK;
   if (o->dry_run) plan_rehearse(&run);
   else code = loop(&run, &resumed);
+  team_end(&run.team);
   saver_close(&run.saver);
   mixture_close(&run.train);
   if (o->val_data.count > 0) mixture_close(&run.val);

@@ -56,10 +56,10 @@ static size_t batches_of(const struct Run *run, size_t part) {
   return ceil_div(run->validations[part].windows.count, run->model.look.B);
 }
 
-size_t validation_batches(const struct Run *run) {
-  size_t batches = 0;
-  for (size_t i = 0; i < run->val.count; i++) batches += batches_of(run, i);
-  return batches;
+size_t validation_turns(const struct Run *run) {
+  size_t turns = 0;
+  for (size_t i = 0; i < run->val.count; i++) turns += ceil_div(batches_of(run, i), (size_t)run->team.ranks.count);
+  return turns;
 }
 
 /* A window's sum of losses, into the sums that mean and error follow from. */
@@ -68,35 +68,56 @@ static void add_window(struct Validation *v, double sum, double size) {
   v->loss2 += sum * sum, v->loss_tokens += sum * size, v->tokens2 += size * size;
 }
 
-static void measure(struct Run *run, size_t part, size_t i) {
-  struct Validation *v = &run->validations[part];
-  struct Gpt2 looking = gpt2_looking(&run->model);
-  const size_t T = looking.T, first = i * looking.B;
-  const size_t n = looking.B = size_min(looking.B, v->windows.count - first);
-  memset(run->tokens, 0, n * T * sizeof(int));
-  memset(run->targets, 0, n * T * sizeof(int));
+/* One of the parts, whose batches are measured. */
+struct Reader {
+  struct Run *run;
+  size_t part;
+};
+
+static void read_batch(void *context, size_t batch, int *tokens, int *targets) {
+  const struct Reader *reader = context;
+  mixture_batch(&reader->run->val, batch, tokens, targets);
+}
+
+static size_t windows_in(const struct Run *run, size_t part, size_t batch) {
+  const size_t B = run->model.look.B;
+  return size_min(B, run->validations[part].windows.count - batch * B);
+}
+
+static void read_windows(void *context, size_t batch, int *tokens, int *targets) {
+  const struct Reader *reader = context;
+  struct Run *run = reader->run;
+  const size_t B = run->model.look.B, T = run->model.look.T, n = windows_in(run, reader->part, batch);
+  memset(tokens, 0, n * T * sizeof(int));
+  memset(targets, 0, n * T * sizeof(int));
   for (size_t b = 0; b < n; b++) {
-    const struct Window w = windows_at(&v->windows, first + b);
-    mixture_run(&run->val, part, w, run->tokens + b * T, run->targets + b * T);
+    const struct Window w = windows_at(&run->validations[reader->part].windows, batch * B + b);
+    mixture_run(&run->val, reader->part, w, tokens + b * T, targets + b * T);
   }
-  gpt2_loss(&looking, run->tokens, run->targets);
+}
+
+/* Adds the windows of a batch, whose losses these are. */
+static void add_windows(struct Run *run, size_t part, size_t batch, const float *losses) {
+  struct Validation *v = &run->validations[part];
+  const size_t B = run->model.look.B, T = run->model.look.T, n = windows_in(run, part, batch);
   for (size_t b = 0; b < n; b++) {
-    const struct Window w = windows_at(&v->windows, first + b);
+    const struct Window w = windows_at(&v->windows, batch * B + b);
     double sum = 0;  // where a target does not count, its loss is 0
-    for (size_t t = 0; t < w.length; t++) sum += (double)looking.acts.losses[b * T + t];
+    for (size_t t = 0; t < w.length; t++) sum += (double)losses[b * T + t];
     add_window(v, sum, (double)w.counted);
   }
 }
 
-void validation_batch(struct Run *run, size_t i) {
-  if (by_batches(run)) {
-    mixture_batch(&run->val, i, run->tokens, run->targets);
-    add_window(&run->validations[0], gpt2_loss(&run->model, run->tokens, run->targets), 1);
-    return;
+size_t validation_turn(struct Run *run, size_t part, size_t first) {
+  struct Reader reader = {run, part};
+  struct TeamLook look = {.first = first, .count = batches_of(run, part)};
+  if (!by_batches(run)) look.windows = run->validations[part].windows.count;
+  const size_t count = team_look(&run->team, &run->model, look, by_batches(run) ? read_batch : read_windows, &reader);
+  for (size_t i = 0; i < count; i++) {
+    if (by_batches(run)) add_window(&run->validations[0], run->team.means[i], 1);
+    else add_windows(run, part, first + i, run->team.row_losses + i * run->model.look.B * run->model.look.T);
   }
-  size_t part = 0;
-  for (; i >= batches_of(run, part); part++) i -= batches_of(run, part);
-  measure(run, part, i);
+  return count;
 }
 
 /* The error of a ratio of sums over windows, drawn independently: Cochran, Sampling Techniques (1977), chapter 6. */
@@ -118,13 +139,15 @@ static struct ValLoss mean_of(const struct Mixture *val, const struct ValLoss *p
 }
 
 bool validation_loss(struct Run *run, struct ValLosses *losses) {
-  const size_t batches = validation_batches(run), parts = run->val.count;
+  const size_t parts = run->val.count;
   for (size_t i = 0; i < parts; i++) {
     run->validations[i] = (struct Validation){.windows = run->validations[i].windows};
   }
-  for (size_t i = 0; i < batches; i++) {
-    validation_batch(run, i);
-    if (run_asked_to_stop(run)) return false;
+  for (size_t i = 0; i < parts; i++) {
+    for (size_t first = 0; first < batches_of(run, i);) {
+      first += validation_turn(run, i, first);
+      if (run_asked_to_stop(run)) return false;
+    }
   }
   losses->count = parts;
   for (size_t i = 0; i < parts; i++) {

@@ -19,11 +19,12 @@
  * be measured in batches. */
 void validation_choose(struct Run *run);
 
-/* Batches of windows in a validation. */
-size_t validation_batches(const struct Run *run);
+/* Turns in which a validation is measured: a batch of windows for each rank. */
+size_t validation_turns(const struct Run *run);
 
-/* Measures batch `i` and adds it to the run's validation. */
-void validation_batch(struct Run *run, size_t i);
+/* Measures batch `first` of one part's windows, and those that follow, and adds them to the run's validation. Returns how
+ * many. */
+size_t validation_turn(struct Run *run, size_t part, size_t first);
 
 /* The loss of the weights. False when asked to stop before the last batch. */
 bool validation_loss(struct Run *run, struct ValLosses *losses);

@@ -147,7 +147,11 @@ MODES: dict[str, tuple[ModelConfig, Flags]] = {
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("mode", MODES)
 def test_the_plan_is_the_resident_set(mode: str, native: Native, tmp_path: Path) -> None:
-    """To two parts in a hundred, at its peak, after steps, validations and samples."""
+    """To two parts in a hundred, at its peak, after steps, validations and samples.
+
+    Beside the plan there are the program itself and the stacks of its threads.
+    """
+    program = 3e6
     config, more = MODES[mode]
     V = config.vocab_size
     flags: Flags = {
@@ -172,7 +176,7 @@ def test_the_plan_is_the_resident_set(mode: str, native: Native, tmp_path: Path)
                 break
         child.kill()
     assert start["memory"] > 100e6
-    assert peak == pytest.approx(start["memory"], rel=0.02)
+    assert peak == pytest.approx(program + start["memory"], rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ int kernels_runnable(const struct Kernels *kernels) {{ return kernels != NULL; }
 const struct Kernels *kernels_choose(enum Dtype dtype) {{ (void)dtype; return &kernels_plain; }}
 const struct Kernels *kernels_best(void) {{ return &kernels_plain; }}
 double kernels_rate(const struct Kernels *k, enum Dtype dtype) {{ return k == NULL ? 0 : dtype; }}
+uint64_t kernels_runnable_set(void) {{ return 0; }}
+const struct Kernels *kernels_among(uint64_t s, const struct Kernels *k) {{ return s ? NULL : k; }}
 """
 
 # A vector that is not where its type says traps, as a whole one of 64 bytes would on its own CPU.

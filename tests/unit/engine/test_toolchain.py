@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ CC = toolchain.c_compiler("gcc", "-Werror")
 def native(tmp_path: Path) -> Path:
     """A folder of C sources with everything that needs telling apart."""
     folder = tmp_path / "native"
-    for name in ("kernels/isa", "tests"):
+    for name in ("kernels/isa", "ranks", "tests"):
         (folder / name).mkdir(parents=True)
     (folder / "main.c").write_text(
         "#ifndef LLMC_HAVE_GENERIC\n#error no generic table\n#endif\n"
@@ -32,6 +33,7 @@ def native(tmp_path: Path) -> Path:
     (folder / "other.h").write_text("int other(void);\n")
     (folder / "other.c").write_text('#include "other.h"\nint other(void) { return 0; }\n')
     (folder / "plain.c").write_text("typedef int nothing;\n")
+    (folder / "ranks" / "ranks.c").write_text("typedef int nothing;\n")
     for isa in toolchain.ISAS:
         (folder / "kernels" / "isa" / f"{isa}.c").write_text("typedef int nothing;\n")
     (folder / "kernels" / "gemm_tmpl.c").write_text("#error a template is never compiled alone\n")
@@ -155,6 +157,32 @@ def test_the_key_follows_what_the_binary_is_made_of(native: Path, tmp_path: Path
     assert toolchain.build_key(ZIG, moved) == keys[3]
 
 
+def told(native: Path, compiler: Compiler = ZIG) -> str:
+    """Return the number that the engine has for its sources."""
+    steps = objects(native, compiler, toolchain.host_machine())
+    having = {
+        name: word
+        for name, step in steps.items()
+        for word in step.argv
+        if word.startswith("-DLLMC_SOURCES=")
+    }
+    assert list(having) == ["ranks/ranks.c"]
+    return having["ranks/ranks.c"]
+
+
+def test_the_engine_knows_what_it_was_compiled_from(native: Path) -> None:
+    numbers = [told(native)]
+    assert numbers == [told(native, CC)] and numbers[0].endswith("u")
+    (native / "tests" / "test_other.c").write_text("int main(void) { return 1; }\n")
+    assert numbers == [told(native)]
+    for name in ("other.h", "kernels/gemm_tmpl.c"):
+        (native / name).write_text("int new_one(void);\n")
+        numbers.append(told(native))
+    (native / "plain.c").rename(native / "plainer.c")
+    numbers.append(told(native))
+    assert len(set(numbers)) == 4
+
+
 def test_a_machine_of_another_kind_has_another_key(native: Path) -> None:
     other = replace(ZIG, machine="riscv64")
     assert ZIG.machine == toolchain.host_machine() != other.machine
@@ -185,6 +213,9 @@ def test_make_builds_with_the_systems_compiler(native: Path, tmp_path: Path) -> 
     ).stdout
     make = ["make", "-s", "-f", "-", "native", "native-tests"]
     subprocess.run(make, input=rules, text=True, check=True)
+    every = {str(path) for path in toolchain.engine_files(native)}
+    (needs,) = re.findall(r"ranks_ranks\.o: (.*)", rules)
+    assert set(needs.split()) == every  # it holds a hash of them all
     assert subprocess.run([out / "llmc-native"], check=False).returncode == 0
     assert subprocess.run([out / "test_other"], check=False).returncode == 0
 
