@@ -18,15 +18,15 @@ from llmc.model import HIDDEN_MATRICES, ModelConfig, tensor_shapes
 from llmc.weights import base
 
 HEADER_BYTES = 1024
-MAGIC, VERSION, VERSION_BARE = 0x534D4C4C, 3, 2
+MAGIC, VERSION_BARE, VERSION, VERSION_SHARES = 0x534D4C4C, 2, 3, 4
 HEADER_CRC_AT = 29  # an int; version 2 has none
 WINDOW = 128  # losses and gradient norms, float64, before the optimizer's moments
 MOMENTS_AT = HEADER_BYTES + 2 * WINDOW * 8
 SHUFFLED, VALIDATED = 1, 2  # flags
 # Magic, version, CRC-32, flags; STORED_FIELDS, where a loss that is infinite does not exist; how
 # the moments are stored, an index into MOMENTS; the header's CRC-32, the planned steps; the
-# optimizer, an index into OPTIMIZERS.
-FIELDS = struct.Struct("<IIII6Q3d3QIIQI")
+# optimizer, an index into OPTIMIZERS; the shares, 0 before version 4.
+FIELDS = struct.Struct("<IIII6Q3d3QIIQII")
 # How moments are stored: the name, the values in a block, and the bytes of a block.
 MOMENTS = (("fp32", 1, 4), ("bf16", 1, 2), ("8bit", 256, 260))
 
@@ -51,6 +51,7 @@ class TrainingState:
     skipped: int  # skipped updates
     judged: int  # steps whose loss and norm are in the windows
     optimizer: str  # adamw or muon
+    shares: int  # in which the gradient of an update is added up
     optimizer_state: str  # how m and v are stored: fp32, bf16 or 8bit
     # Of the model, from the size of the file; for 8bit, at most this. None: a state of Muon, whose
     # size depends on the model's shape too.
@@ -84,10 +85,12 @@ def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | N
         return None, [sentence]
     if len(raw) < HEADER_BYTES:
         return None, [f"{name} is cut short: {len(raw)} of the header's {HEADER_BYTES} bytes"]
-    magic, version, crc, flags, *numbers, stored_as, _, _, trained_by = FIELDS.unpack_from(raw)
-    if magic != MAGIC or version not in (VERSION, VERSION_BARE):
-        return None, [f"{name} is not a training state of version {VERSION_BARE} or {VERSION}"]
-    problem = base.header_problem(raw, HEADER_CRC_AT, has_one=version == VERSION)
+    magic, version, crc, flags, *numbers, stored_as, _, _, trained_by, shares = FIELDS.unpack_from(raw)
+    if magic != MAGIC or not VERSION_BARE <= version <= VERSION_SHARES:
+        return None, [
+            f"{name} is not a training state of version {VERSION_BARE} to {VERSION_SHARES}"
+        ]
+    problem = base.header_problem(raw, HEADER_CRC_AT, has_one=version > VERSION_BARE)
     if problem is not None or stored_as >= len(MOMENTS):
         return None, [f"{name} {problem or 'has moments of an unknown type'}"]
     if trained_by >= len(OPTIMIZERS):
@@ -106,6 +109,7 @@ def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | N
         told=bool(flags & VALIDATED),
         **fields,
         optimizer=OPTIMIZERS[trained_by],
+        shares=max(shares, 1),
         optimizer_state=optimizer_state,
         parameters=None if muon else max(0, values * blocks),
     )

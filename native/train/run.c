@@ -14,7 +14,7 @@ static void set_team(struct Run *run) {
   struct Team *team = &run->team;
   struct Gpt2 *model = &run->model;
   team->shares = o->shares, team->parts = o->parts, team->B = o->batch_size, team->T = o->seq_len;
-  team->look_B = model->look.B, team->look_T = model->look.T;
+  team->look_B = model->look.B, team->look_T = model->look.T, team->exchange_dtype = o->exchange_dtype;
   model->rank = (size_t)team->ranks.rank, model->ranks = (size_t)team->ranks.count;
   model->adds_apart = team_adds_apart(team);
 }

@@ -37,7 +37,7 @@ struct RunOptions {
   double lr, lr_final, beta1, beta2, eps, weight_decay, dropout, grad_clip, skip_loss_z, skip_grad_z;
   bool shuffle, recompute, resume, dry_run, forget_best, new_schedule, fewer_threads;
   unsigned windows;
-  enum Dtype dtype;
+  enum Dtype dtype, exchange_dtype;
   enum Optimizer optimizer;
   enum MomentsType optimizer_state;
   size_t resume_from;  // the step; MOST_STEPS: the newest

@@ -34,6 +34,10 @@ void shares_settle(struct Run *run, const struct State *state) {
         o->shares, o->shares, ranks, ranks, o->shares);
   }
   if (o->shares == 0) o->shares = size_max(had, ranks);
+  if (o->exchange_dtype == BF16 && o->shares == 1) {
+    die(EXIT_USAGE, "--exchange-dtype bf16 is for gradients that are added up in several shares, and there is 1; give --shares, "
+        "start several ranks, or leave it out");
+  }
   run->shares_before = had;
   const size_t BT = o->batch_size * o->seq_len, total = o->total_batch_size;
   if (total > 0) o->parts = parts_of(o, total);

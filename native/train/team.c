@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "model/pieces.h"
 #include "model/update.h"
+#include "train/exchange.h"
 #include "train/orders.h"
 
 /* ---- memory ------------------------------------------------------------------------------------- */
@@ -47,7 +48,7 @@ void team_layout(struct Team *team, struct Arena *arena, const struct Gpt2 *mode
   }
   if (N == 1) return;
   team->row_losses = arena_alloc(arena, N * team->look_B * team->look_T, sizeof(float));
-  team->received = arena_alloc(arena, N * TEAM_PIECE, sizeof(float));
+  exchange_layout(team, arena);
   for (int i = 0; i < 2 && team->ranks.rank == 0; i++) team->hand[i] = arena_alloc(arena, N * dealt, sizeof(int));
 }
 
@@ -69,50 +70,6 @@ static void give_order(struct Team *team, struct Order *order) {
 }
 
 /* ---- the gradient ------------------------------------------------------------------------------- */
-
-/* Of one round: the sum of the shares before it, and the rows of a piece that the ranks have sent, in order. */
-struct Addition {
-  float *sum;
-  const float *rows;
-  size_t stride, count, n;  // of the rows; numbers in each
-  bool begins;              // with the first row: there is no sum yet
-};
-
-static void add_task(void *argument, int thread, int threads) {
-  enum { STRIP = 1024 };  // floats that stay in the first cache while the rows are added
-  const struct Addition *a = argument;
-  size_t begin, end;
-  pool_part(a->n, 16, thread, threads, &begin, &end);
-  for (size_t at = begin; at < end; at += STRIP) {
-    const size_t n = size_min(STRIP, end - at);
-    float sum[STRIP];
-    memcpy(sum, a->begins ? a->rows + at : a->sum + at, n * sizeof *sum);
-    for (size_t row = a->begins; row < a->count; row++) {
-      const float *restrict from = a->rows + row * a->stride + at;
-      for (size_t i = 0; i < n; i++) sum[i] += from[i];
-    }
-    memcpy(a->sum + at, sum, n * sizeof *sum);
-  }
-}
-
-/* Adds the shares from `first` on, one of each rank, to what the own run has of those before. */
-static void add_shares(struct Team *team, struct Gpt2 *model, size_t first) {
-  const size_t N = ranks_of(team), own = model->own[1].floats - model->own[0].floats;
-  float *sum = model->total != NULL ? model->total : model->grads.first + model->own[0].floats;
-  struct Addition addition = {.count = size_min(N, team->shares - first), .begins = first == 0};
-  if (N == 1) {
-    addition.sum = sum, addition.rows = model->grads.first, addition.n = own;
-    if (model->total != NULL) pool_run(model->workers.pool, "shares", add_task, &addition);
-    return;
-  }
-  size_t longest = 0;
-  for (size_t r = 0; r < N; r++) longest = size_max(longest, team->cuts[r + 1] - team->cuts[r]);
-  for (size_t at = 0; at < longest; at += TEAM_PIECE) {
-    addition.n = ranks_exchange(&team->ranks, team->received, model->grads.first, team->cuts, at, TEAM_PIECE);
-    addition.sum = sum + at, addition.rows = team->received, addition.stride = TEAM_PIECE;
-    if (addition.n > 0) pool_run(model->workers.pool, "shares", add_task, &addition);
-  }
-}
 
 /* Deals out the batches of a round's shares. */
 static void deal(struct Team *team, const struct Order *order, struct Mixture *data, size_t first) {
@@ -161,7 +118,7 @@ double order_gradients(struct Team *team, struct Gpt2 *model, const struct Order
       else team->losses[rank * losses_each(team, order->parts) + round * k + i] = of_part;
     }
     team->computing += passed(&clock);
-    if (team->shares > 1) add_shares(team, model, round * N);
+    if (team->shares > 1) exchange_shares(team, model, order->step, round * N);
     team->exchanging += passed(&clock);
   }
   if (team->shares > 1) loss = gather_losses(team, order);

@@ -20,8 +20,6 @@
 #include "model/gpt2.h"
 #include "ranks/ranks.h"
 
-enum { TEAM_PIECE = 1 << 18 };  // floats that a rank gets of another at a time
-
 /* What each rank is and takes. */
 struct Member {
   char machine[RANKS_NAME], isa[16];
@@ -43,7 +41,9 @@ struct Team {
   int *hand[2];          // (ranks, as many) tokens and targets, rank 0's
   double *losses;        // (ranks, parts of its shares + 1)
   float *row_losses;     // (ranks, look_B, look_T)
-  float *received;       // (ranks, TEAM_PIECE)
+  enum Dtype exchange_dtype;  // of the shares' gradients, when they are added up
+  float *received;       // (ranks, EXCHANGE_PIECE) of that type
+  float *packed;         // (ranks, EXCHANGE_PIECE) of BF16, to be sent
   double *squares;       // (pieces) of the gradient
   double exchanging;     // seconds of messages and of waiting for them, since team_clock
   double computing;      // seconds of gradients and losses
@@ -98,6 +98,7 @@ struct TeamPlan {
   enum Optimizer optimizer;
   enum MomentsType moments, stored;  // stored: of a checkpoint
   bool recompute, fewer_threads, goes_on;
+  enum Dtype exchange_dtype;
   double dropout;
   uint64_t seed, key;
 };

@@ -72,6 +72,8 @@ static struct RunOptions read_options(int argc, char **argv) {
       {"fewer-threads", ARG_SWITCH, &o.fewer_threads, 0, 1, "1: fewer threads where the first steps are no slower with them"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
        "number type that linear layers multiply: fp32 or bf16"},
+      {"exchange-dtype", ARG_CHOICE, &(struct Choice){&o.exchange_dtype, DTYPE_NAMES}, 0, 0,
+       "number type of the shares that are added up: fp32, or bf16, half the bytes between ranks"},
       {"recompute", ARG_SWITCH, &o.recompute, 0, 1, "1: recompute activations in the backward pass, to save memory"},
       {"optimizer-state", ARG_CHOICE, &(struct Choice){&o.optimizer_state, MOMENTS_NAMES}, 0, 0,
        "number type of the optimizer's moments: fp32, bf16 or 8bit"},
@@ -218,7 +220,7 @@ static void tell_plan(struct Run *run, bool goes_on, const struct Resumed *resum
   struct TeamPlan plan = {
       .config = model->config, .B = o->batch_size, .T = o->seq_len, .look_B = model->look.B, .look_T = model->look.T,
       .shares = o->shares, .parts = o->parts, .threads = o->threads, .dtype = o->dtype, .optimizer = o->optimizer,
-      .moments = o->optimizer_state, .stored = resumed->moments, .recompute = o->recompute,
+      .exchange_dtype = o->exchange_dtype, .moments = o->optimizer_state, .stored = resumed->moments, .recompute = o->recompute,
       .fewer_threads = o->fewer_threads, .goes_on = goes_on, .dropout = o->dropout, .seed = o->seed,
       .key = run_state_key(run, resumed)};
   snprintf(plan.isa, sizeof plan.isa, "%s", model->kernels->name);

@@ -58,7 +58,7 @@ static void make_model(struct Gpt2 *model, struct Team *team, const struct TeamP
                          .look = {.B = plan->look_B, .T = plan->look_T}, .optimizer = plan->optimizer,
                          .dropout = {.rate = plan->dropout, .seed = plan->seed}, .rank = (size_t)team->ranks.rank,
                          .ranks = (size_t)team->ranks.count};
-  team->shares = plan->shares, team->parts = plan->parts;
+  team->shares = plan->shares, team->parts = plan->parts, team->exchange_dtype = plan->exchange_dtype;
   team->B = plan->B, team->T = plan->T, team->look_B = plan->look_B, team->look_T = plan->look_T;
   model->adds_apart = team_adds_apart(team);
   model->moments.type = plan->moments;

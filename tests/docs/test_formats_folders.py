@@ -113,6 +113,7 @@ def test_training_state(line: Llmc, enums: dict[str, int]) -> None:
         "HEADER_CRC",
         "PLANNED",
         "OPTIMIZER",
+        "SHARES",
     )
     places = [enums[f"STATE_{name}_AT"] for name in (*names, *more)]
     assert list(said) == places

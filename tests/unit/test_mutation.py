@@ -47,7 +47,7 @@ def weights(folder: Path) -> None:
     write_gguf(folder / "model.gguf", TINY, quantize="fcw")
     if importlib.util.find_spec("torch"):
         torch_files(folder)
-    state = FIELDS.pack(MAGIC, VERSION, 0, 0, *[1] * 6, 2.0, 1.0, 2.0, 0, 0, 0, 0, 0, 0, 0)
+    state = FIELDS.pack(MAGIC, VERSION, 0, 0, *[1] * 6, 2.0, 1.0, 2.0, 0, 0, 0, 0, 0, 0, 0, 0)
     (folder / "state.bin").write_bytes(state.ljust(HEADER_BYTES, b"\0") + bytes(2048 + 800))
 
 

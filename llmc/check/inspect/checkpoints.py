@@ -168,6 +168,7 @@ def say_training_state(
         optimizer="",
         optimizer_state="",
         update_tokens="{:,} tokens an update",
+        shares="",
         seq_len="",
         seed="",
         shuffled="",
