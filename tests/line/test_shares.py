@@ -71,10 +71,16 @@ def masked(folder: Path) -> Flags:
 
 
 class Runs:
-    """The runs of one variant, whose ends must be equal."""
+    """The runs of one variant, whose ends must be equal.
 
-    def __init__(self, native: Native, folder: Path, name: str, steps: int) -> None:
-        self.native, self.out = native, folder / "run"
+    They share an instruction set: that of bf16 is chosen by a measurement when a run starts, and
+    another one rounds otherwise.
+    """
+
+    def __init__(
+        self, native: Native, folder: Path, name: str, steps: int, isa: str | None = None
+    ) -> None:
+        self.native, self.out, self.isa = native, folder / "run", isa
         self.flags = {**training_files(folder, RAGGED), **COMMON, **VARIANTS[name], "steps": steps}
         if name in ("masks", "everything"):
             self.flags |= masked(folder)
@@ -87,15 +93,17 @@ class Runs:
             front = launcher(mpi, ranks)
             assert front is not None
             native, env = replace(native, emulator=front.argv), front.env
-        succeeded(native("train", env=env, **flags))
+        succeeded(native("train", isa=self.isa, env=env, **flags))
         found = ending(self.out)
         shutil.rmtree(self.out)
         return found
 
 
 @pytest.mark.parametrize("name", ["fp32", "small muon", "everything"])
-def test_two_ranks_are_one_process(native: Native, tmp_path: Path, name: str) -> None:
-    runs = Runs(native, tmp_path, name, 24)
+def test_two_ranks_are_one_process(
+    native: Native, isas: list[str], tmp_path: Path, name: str
+) -> None:
+    runs = Runs(native, tmp_path, name, 24, isas[-1])
     alone = runs.end(None, 1, 2)
     mpis = [found.name for found in launchers()]
     for mpi, threads in zip(mpis, (1, 2), strict=False):
@@ -106,9 +114,11 @@ def test_two_ranks_are_one_process(native: Native, tmp_path: Path, name: str) ->
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", VARIANTS)
-def test_any_ranks_and_threads_are_one_process(native: Native, tmp_path: Path, name: str) -> None:
+def test_any_ranks_and_threads_are_one_process(
+    native: Native, isas: list[str], tmp_path: Path, name: str
+) -> None:
     """200 updates, enough to fill the windows of the outliers."""
-    runs = Runs(native, tmp_path, name, 200)
+    runs = Runs(native, tmp_path, name, 200, isas[-1])
     alone = runs.end(None, 1, 1)
     skipped = sum(line.get("event") == "skipped" for line in alone.metrics)
     assert skipped > 0 or name != "skip"

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.engine import Flags, Native, environment, succeeded
+from tests.helpers.engine import Flags, Native, environment, runnable_isas, succeeded
 from tests.helpers.mpi import launcher, launchers
 from tests.programs.ends import SECONDS, engines
 from tests.programs.torture import Ending, ending, settings
@@ -44,6 +44,8 @@ class TornRanks:
         self.mpis = [found.name for found in launchers()]
         if not self.mpis:
             raise SystemExit("ranks need mpirun, which is not installed")
+        # That of bf16 is chosen by a measurement when a run starts.
+        self.isa = runnable_isas(native, folder)[-1]
         self.calm: dict[int, Ending] = {}
 
     def undisturbed(self, variant: int) -> Ending:
@@ -51,7 +53,7 @@ class TornRanks:
         if variant not in self.calm:
             out = self.folder / f"calm-{variant}"
             flags = {**self.flags, **VARIANTS[variant], "threads": 2}
-            succeeded(self.native("train", out=out, **flags))
+            succeeded(self.native("train", isa=self.isa, out=out, **flags))
             self.calm[variant] = ending(out)
         return self.calm[variant]
 
@@ -82,7 +84,7 @@ class TornRanks:
             argv,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(env=front.env),
+            env=environment(self.isa, front.env),
             start_new_session=True,
         ) as process:
             if dies:
