@@ -12,7 +12,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import TRAIN_SETTINGS, nearest
+from llmc.config import TRAIN_SETTINGS
+from llmc.engine.launcher import Launch, launch_of
 from llmc.errors import Usage
 from llmc.evaluate import loss
 from llmc.evaluate.loss import LossResult
@@ -22,6 +23,7 @@ from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.sample import model as sampling
 from llmc.sample.model import LoadedModel
+from llmc.setting import nearest
 from llmc.text.encodings import encoding_named
 from llmc.text.reading import KEEP, Reading
 from llmc.text.source import AS_USUAL
@@ -79,6 +81,7 @@ def train(
     resume: bool = False,
     resume_from: str | int | None = None,
     threads: int | None = None,
+    launch: str | None = None,
     workspace: Place = HERE,
     report: Report = SILENT,
     **settings: Any,
@@ -100,6 +103,7 @@ def train(
         resume: continue the run, or the newest one, from its newest checkpoint.
         resume_from: resume from the checkpoint of this step, or from ``"best"``.
         threads: threads; the result does not depend on it. Default: one per physical core.
+        launch: what starts several ranks, such as ``"mpirun -n 4"``.
         workspace: the run's folder is ``runs/<run>`` in it.
         report: receives notes.
         settings: training settings, put over the preset's: ``steps=200``, ``lr=1e-3``;
@@ -112,6 +116,7 @@ def train(
         LossNotFinite: the loss became infinite or not a number.
     """
     _check(settings, threads)
+    how = _launch(launch)
     place = Workspace(Path(workspace))
     back = None if resume_from is None else str(resume_from)
     inputs = replace(
@@ -119,12 +124,12 @@ def train(
         run=run,
         resume_from=back,
     )
+    shared: dict[str, Any] = {"threads": threads, "launch": how, "report": report}
     if budget is not None:
         if resume or back is not None:
             raise Usage("budget is for a new run: leave out budget, or resume and resume_from")
-        chosen = dial.choose(place, budget, settings, inputs, threads=threads, report=report)
-        inputs = chosen.inputs
-    return loop.train(place, settings, inputs, resume=resume, threads=threads, report=report)
+        inputs = dial.choose(place, budget, settings, inputs, **shared).inputs
+    return loop.train(place, settings, inputs, resume=resume, **shared)
 
 
 def sweep(
@@ -251,8 +256,18 @@ def evaluate(
 def _check(settings: dict[str, Any], threads: int | None) -> None:
     for name in settings.keys() - TRAIN_SETTINGS.keys():
         raise Usage(f"unknown training setting '{name}'{nearest(name, list(TRAIN_SETTINGS))}")
-    if threads is not None and threads < 1:
-        raise Usage(f"threads must be at least 1, not {threads}")
+    if threads is not None and threads < 0:
+        raise Usage(f"threads must be at least 0, not {threads}")
+
+
+def _launch(command: str | None) -> Launch:
+    """Return how the engine is started; each rank of a launcher would train a run of its own."""
+    if (how := launch_of(command)).joins:
+        raise Usage(
+            "a launcher has started this Python as one of several, each of which would train a run "
+            "of its own: start it alone, and give the launcher's command as launch"
+        )
+    return how
 
 
 def _inputs(

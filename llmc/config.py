@@ -8,23 +8,34 @@ without its ending (``gpt2-124m``), or is any TOML file by path. Its tables are 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from llmc import parsing, setting
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig
 from llmc.paths import shipped_dir
-from llmc.setting import BELOW_1, MOST, Checked, OnResume, make_setting, settings_table, take_texts
+from llmc.setting import (
+    BELOW_1,
+    MOST,
+    Checked,
+    OnResume,
+    T,
+    make_setting,
+    nearest,
+    overridden,
+    settings_table,
+    take_texts,
+)
 from llmc.units import seconds_of
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 WINDOWS = ("packed", "aligned")  # how windows lie in the text
 MOST_STEPS = 10**9  # means no limit, here and in the engine
+MOST_SHARES = 256  # as many as ranks
 MOST_Z = 11.2  # a score in a window of 128 is at most 127 / sqrt(128)
 OPTIMIZERS = ("adamw", "muon")
 OPTIMIZER_STATES = ("fp32", "bf16", "8bit")
@@ -44,7 +55,13 @@ _length = partial(make_setting, LENGTH, resume=OnResume.FREE)
 _optimizer = partial(make_setting, OPTIMIZER, resume=OnResume.RECORDED)
 _memory = partial(make_setting, MEMORY)
 _saving = partial(make_setting, SAVING, resume=OnResume.FREE)
+_machine = partial(make_setting, MACHINE, resume=OnResume.RECORDED)
 _sampling = partial(make_setting, SAMPLING)
+
+
+def update_tokens(B: int, T: int, total: int = 0, shares: int = 0) -> int:
+    """Return the tokens in an update: ``total``, or a batch of (B, T) in each of its shares."""
+    return total or max(shares, 1) * B * T
 
 
 @dataclass(frozen=True)
@@ -79,7 +96,7 @@ class TrainConfig(Checked):
     seq_len: int = _memory(64, "T, tokens in a row", "TOKENS", low=1, high=2**24)
     total_batch_size: int = _memory(
         0,
-        "Tokens in an update, a multiple of B x T, by gradient accumulation (0: B x T)",
+        "Tokens in an update, a multiple of shares x B x T, by gradient accumulation (0: that)",
         "TOKENS",
         high=10**12,
     )
@@ -129,7 +146,16 @@ class TrainConfig(Checked):
         high=MOST_Z,
         older=WIDER,
     )
-    seed: int = make_setting(MACHINE, 1337, "Random seed", high=2**53)
+    seed: int = _machine(1337, "Random seed", high=2**53, resume=OnResume.REFUSED)
+    shares: int = _machine(
+        0,
+        "Parts in which an update's gradient is summed, on up to as many ranks (0: one for each)",
+        unit="shares",
+        high=MOST_SHARES,
+    )
+    exchange_dtype: str = _machine(
+        "fp32", "Type of the shares: bf16 halves what ranks exchange", "TYPE", choices=DTYPES
+    )
     shuffle: bool = _data(True, "Visit windows of T tokens in random order, not in text order")
     windows: str = _data(
         "packed", "Begin windows with documents where they fit: aligned", "NAME", choices=WINDOWS
@@ -190,7 +216,7 @@ class TrainConfig(Checked):
     @property
     def tokens_per_step(self) -> int:
         """The number of tokens in one update."""
-        return self.total_batch_size or self.batch_size * self.seq_len
+        return update_tokens(self.batch_size, self.seq_len, self.total_batch_size, self.shares)
 
     def planned_steps(self, windows: int) -> int:
         """Return how many updates a run has whose epoch is so many rows; time may end it before."""
@@ -256,9 +282,6 @@ class Preset:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-
-
-T = TypeVar("T")
 
 
 def preset_names() -> list[str]:
@@ -327,17 +350,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise Usage(f"{path} is not valid TOML: {error}") from error
 
 
-def overridden(settings: T, flags: Mapping[str, Any]) -> T:
-    """Return ``settings`` with every flag that was given (is not None) put over it."""
-    return replace(settings, **{k: v for k, v in flags.items() if v is not None})  # type: ignore[type-var]
-
-
-def differing(old: T, new: T) -> dict[str, list[Any]]:
-    """Return the settings that differ, by name: the old value, and the new one."""
-    before, after = vars(old), vars(new)
-    return {name: [before[name], after[name]] for name in before if before[name] != after[name]}
-
-
 def settings_of(preset: Preset, flags: Mapping[str, Any]) -> TrainConfig:
     """Return a preset's training settings with the flags that were given put over them.
 
@@ -365,17 +377,6 @@ def in_val_tokens(settings: TrainConfig, flags: Mapping[str, Any]) -> TrainConfi
     if tokens is None and settings.val_batches:
         tokens = settings.val_batches * settings.batch_size * settings.seq_len
     return overridden(settings, {"val_tokens": tokens, "val_batches": 0})
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"``, or the list of words when none is near."""
-    return did_you_mean(word, words) or f"; known: {', '.join(words)}"
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"``, or nothing when none is near."""
-    match = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean '{match[0]}'?" if match else ""
 
 
 def _updated(settings: T, table: object, where: str) -> T:

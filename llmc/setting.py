@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llmc.errors import Usage
 from llmc.units import seconds_of
@@ -13,6 +15,7 @@ from llmc.units import seconds_of
 MOST = 1e9  # the largest value of most settings
 STEPS_OR_TIME = "STEPS|TIME"  # a metavar: a number of steps, or a time with its unit
 BELOW_1 = 1 - 2.0**-53
+T = TypeVar("T")
 
 
 class OnResume(Enum):
@@ -189,3 +192,25 @@ def take_texts(values: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
     if not whole or (found and not texts):
         raise Usage(f'{path}: {key} must be a text or a list such as ["A", "B:0.3"]')
     return tuple(texts)
+
+
+def overridden(settings: T, flags: Mapping[str, Any]) -> T:
+    """Return ``settings`` with every flag that was given (is not None) put over it."""
+    return replace(settings, **{k: v for k, v in flags.items() if v is not None})  # type: ignore[type-var]
+
+
+def differing(old: T, new: T) -> dict[str, list[Any]]:
+    """Return the settings that differ, by name: the old value, and the new one."""
+    before, after = vars(old), vars(new)
+    return {name: [before[name], after[name]] for name in before if before[name] != after[name]}
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"``, or the list of words when none is near."""
+    return did_you_mean(word, words) or f"; known: {', '.join(words)}"
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"``, or nothing when none is near."""
+    match = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean '{match[0]}'?" if match else ""

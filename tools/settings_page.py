@@ -24,7 +24,13 @@ a preset too: `data = ["A", "B:0.3"]` [mixes texts](../guide/data-order.md#mix-t
 The last column says whether `llmc train --resume` accepts a new value. *Yes, with other bits*: the
 steps to come are not, bit for bit, those of an undisturbed run; this is said, and recorded with the
 step. *No*: the order of the data follows from it. A resume keeps the tokens of an update: another
-`--batch-size` must divide its rows.
+`--batch-size`, or other `--shares`, must divide its rows.
+
+`--threads` and `--launch COMMAND` belong to the machines and not to the run: no preset holds them,
+and each resume takes its own. `--launch` (or the variable `LLMC_LAUNCH`) starts several ranks, each
+with as many threads as its share of its machine has cores. An update is summed in `--shares` parts,
+which decide its bits: with 4 shares, 4 ranks, 2 or one compute the same. Without
+`--total-batch-size` it has a batch of B x T tokens for each share.
 """
 
 

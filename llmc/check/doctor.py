@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from llmc import __version__
+from llmc.check import mpi
 from llmc.check.known_answers import distances, known_answers
 from llmc.check.tolerances import (
     AFTER_TEN_STEPS,
@@ -24,10 +25,11 @@ from llmc.check.tolerances import (
 from llmc.check.trial import BEST, BUG, THREADS, trial
 from llmc.engine import machine, toolchain
 from llmc.engine.build import build_native
+from llmc.engine.launcher import Launch
 from llmc.engine.machine import instruction_sets
 from llmc.engine.process import run_quietly
 from llmc.errors import CompileFailed, ExitCode, Interrupted, LlmcError
-from llmc.installation import DISTRIBUTION, other_llmc, pip_install
+from llmc.installation import DISTRIBUTION, install_command, other_llmc, pip_install
 from llmc.paths import Workspace, cache_dir, free_bytes
 from llmc.report import SILENT, Report
 from llmc.units import megabytes
@@ -67,6 +69,7 @@ class Exam:
 
     workspace: Workspace  # where datasets and runs go
     report: Report = SILENT  # shows the progress of compiling
+    launch: Launch | None = None  # a cluster's launcher; None: the one on this machine is tried
     binary: Path | None = None  # the engine, once there is one
     # The instruction sets that it can use on this machine, slowest first.
     isas: list[str] = field(default_factory=lambda: [BEST])
@@ -89,19 +92,24 @@ ALLOWED = {"fp32": (FORWARD_AND_BACKWARD, AFTER_TEN_STEPS), "bf16": (BF16_STEP, 
 
 
 def examine(
-    workspace: Workspace, names: Iterable[str] = (), *, report: Report = SILENT
+    workspace: Workspace,
+    names: Iterable[str] = (),
+    *,
+    launch: Launch | None = None,
+    report: Report = SILENT,
 ) -> Iterator[tuple[str, Finding]]:
     """Run checks and yield the name and the result of each; a failure stops no other check.
 
     Args:
         workspace: where datasets and runs go.
         names: of :data:`CHECKS`, in their order, since some need earlier ones. Default: all.
+        launch: what starts the ranks of a cluster, to check them too.
         report: shows the progress of compiling.
 
     Raises:
         Interrupted: Ctrl-C while the engine ran.
     """
-    exam = Exam(workspace, report)
+    exam = Exam(workspace, report, launch)
     for name in names or CHECKS:
         try:
             yield name, CHECKS[name](exam)
@@ -300,6 +308,35 @@ def _files(exam: Exam) -> Finding:
     return Finding(State.OK, "checkpoints and tokens come back from the engine bit for bit")
 
 
+def _mpi(exam: Exam) -> Finding:
+    launch = exam.launch or mpi.local_launch()
+    if launch is None:
+        only = f"needed only for several ranks: {install_command('mpi')}"
+        return Finding(State.OK, f"none found ({only})")
+    seconds = mpi.SECONDS if exam.launch is None else mpi.CLUSTER_SECONDS
+    try:
+        told = mpi.try_ranks(exam.engine, launch, seconds)
+    except Interrupted:
+        raise
+    except LlmcError as error:
+        if exam.launch is not None:
+            raise
+        advice = (
+            "only training on several ranks needs it; 'llmc doctor --launch COMMAND' tries another"
+        )
+        return Finding(State.WARNING, f"{launch.command[0]}: {error}", advice)
+    found = f"{told.library} by {launch.command[0]}: {len(told.ranks)} ranks, "
+    found += f"{1e-9 * told.rate:.2f} GB/s from each"
+    found += "".join(f"; {each}" for each in told.machines) if exam.launch is not None else ""
+    if exam.launch is not None and told.bound is not None:
+        advice = (
+            f"each rank may use 1 of {told.bound} cores, since the launcher binds it: "
+            "mpirun --bind-to none lets it use all"
+        )
+        return Finding(State.WARNING, found, advice)
+    return Finding(State.OK, found)
+
+
 CHECKS: dict[str, Callable[[Exam], Finding]] = {
     "system": _system,
     "package": _package,
@@ -320,4 +357,5 @@ CHECKS: dict[str, Callable[[Exam], Finding]] = {
     **{f"parity {name}": partial(_parity, dtype=name) for name in ALLOWED},
     "threads": _threads,
     "files": _files,
+    "mpi": _mpi,
 }

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmc.cli.ui import Ui
 from llmc.cli.views.sampling import TerminalView, legend, prompt_note, summary
-from llmc.config import SAMPLE_SETTINGS, SampleConfig, nearest
+from llmc.config import SAMPLE_SETTINGS, SampleConfig
 from llmc.engine.generator import Generator
 from llmc.engine.protocol import Request
 from llmc.errors import Usage
 from llmc.paths import cache_dir
 from llmc.sample.model import SampleModel
 from llmc.sample.text import Sample
+from llmc.setting import nearest
 from llmc.text.documents import unescaped
 from llmc.units import megabytes
 

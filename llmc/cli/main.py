@@ -24,6 +24,7 @@ from llmc.cli.catalogue import COMMANDS
 from llmc.cli.completion import add_completion, command_items
 from llmc.cli.context import Context
 from llmc.cli.help import GLOBAL, command_page, main_page
+from llmc.cli.ranks import leave, take_part
 from llmc.cli.streams import Output, discard, open_closed_streams
 from llmc.cli.suggestions import nearest_flag
 from llmc.cli.ui import Ui
@@ -197,8 +198,9 @@ def main() -> None:
     open_closed_streams()
     output, ui = Output(), Ui()
     code: int = ExitCode.OK
+    args = globals_first(sys.argv[1:]) or ["--help"]
     try:
-        code = _code_of_command(ui)
+        code = _code_of_command(args, ui)
     except SystemExit as end:  # Typer's, where the reader of stdout has left
         code = int(end.code or 0) if output.failure() is None else code
     except Exception as error:
@@ -206,13 +208,14 @@ def main() -> None:
             code = _code_of_bug(ui, error)
     if (reason := output.failure()) is not None:
         code = code or _code_of_output(ui, reason)
+    leave(args, code)
     sys.exit(code)
 
 
-def _code_of_command(ui: Ui) -> int:
+def _code_of_command(args: list[str], ui: Ui) -> int:
     """Run the command; return its exit code, after an error has been printed."""
     try:
-        args = globals_first(sys.argv[1:]) or ["--help"]
+        take_part(args)
         code = app(args=args, prog_name="llmc", standalone_mode=False, obj=ui)
         if code == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt  # Typer made an exit code of it
@@ -223,7 +226,8 @@ def _code_of_command(ui: Ui) -> int:
     except LlmcError as error:
         # How the command ended and what continues it is printed even when quiet.
         ui.quiet = False
-        (ui.note if isinstance(error, Interrupted) else ui.error)(str(error))
+        if message := str(error):  # else the engine has said it
+            (ui.note if isinstance(error, Interrupted) else ui.error)(message)
         ui.next(*error.commands)
         return error.exit_code
     except KeyboardInterrupt:

@@ -117,11 +117,18 @@ def build_native(
     check_private(cache_dir() / "zig")
     if binary.is_file() and not force:
         return Built(binary, compiled=False)
+    with _only_one(binary.parent):
+        if binary.is_file() and not force:  # another process has built it meanwhile
+            return Built(binary, compiled=False)
+        return _build(binary, compiler_for(cpu, target), mode, native, report)
+
+
+def _build(binary: Path, compiler: Compiler, mode: Mode, native: Path, report: Report) -> Built:
     report.note("building the engine, once per version …")
     start = time.monotonic()
     with _scratch(binary.parent) as scratch:
         (built,) = build_programs(
-            scratch, compiler=compiler_for(cpu, target), mode=mode, native=native, report=report
+            scratch, compiler=compiler, mode=mode, native=native, report=report
         )
         # The rename replaces in one step whatever another build has put there meanwhile, and a
         # running program keeps its file.
@@ -210,16 +217,41 @@ def check_private(path: Path) -> None:
 
 
 @contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Let one process at a time build a folder's engine; a launcher starts many at once.
+
+    Raises:
+        BadData: the folder's place cannot be written.
+    """
+    from filelock import FileLock  # most commands find the engine built
+
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except NotImplementedError:  # without locks each builds, and the last one's engine stays
+        pass
+    except OSError as error:
+        raise _cannot_write(folder.parent, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
     """Make ``beside`` and yield a temporary folder in the same place; BadData if it cannot be."""
     try:
         beside.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".build-", dir=beside))
     except OSError as error:
-        raise BadData(
-            f"cannot write {beside}: {error.strerror}; set LLMC_CACHE_DIR to another folder"
-        ) from error
+        raise _cannot_write(beside, error) from error
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _cannot_write(place: Path, error: OSError) -> BadData:
+    return BadData(f"cannot write {place}: {error.strerror}; set LLMC_CACHE_DIR to another folder")

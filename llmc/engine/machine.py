@@ -24,10 +24,15 @@ def available_cpus() -> int:
 class Threads(NamedTuple):
     """The threads of a training run."""
 
-    most: int  # threads that the engine starts with
+    most: int  # threads that the engine starts with; 0: as many as its machine has cores for it
     # The engine times its first steps with fewer threads too, and keeps the smallest number that is
     # as fast.
     fewer: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The number, or how each rank finds it."""
+        return str(self.most or "one for each core of a rank's share of its machine")
 
     def flags(self) -> list[str]:
         """Return them as flags of the engine's ``train``."""
@@ -46,14 +51,18 @@ def other_load() -> float | None:
     return load if load > cpus else None
 
 
-def training_threads(given: int | None) -> Threads:
+def training_threads(given: int | None, *, several: bool = False) -> Threads:
     """Return the threads of a training run: those given, or the default, which may become fewer.
+
+    Of ``several`` ranks, which are on any machines, each finds its own number by default.
 
     Raises:
         Usage: ``OMP_NUM_THREADS`` is not a number of threads.
     """
     if given:
         return Threads(given)
+    if several and (given == 0 or not os.environ.get("OMP_NUM_THREADS", "").strip()):
+        return Threads(0)
     return Threads(default_threads(), fewer=not os.environ.get("OMP_NUM_THREADS", "").strip())
 
 

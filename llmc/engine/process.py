@@ -3,12 +3,17 @@
 The engine runs in a process group of its own. A terminal's Ctrl-C therefore reaches Python alone,
 which forwards it and keeps reading, so that the engine can finish its step and save. Ctrl-Z
 (SIGTSTP) stops both, and the shell's ``fg`` lets both go on. No child process is ever left behind.
+
+Several ranks are asked to stop by SIGUSR1: most launchers kill them on any other signal. One that
+joins the ranks of this process' own launcher stays in its group, which the launcher ends. It writes
+to stderr itself: where it fails, the launcher may have killed this process before it could.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import threading
@@ -17,11 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
+from llmc.engine import endings
+from llmc.engine.launcher import ALONE, Launch
 from llmc.errors import (
     BadData,
     CompileFailed,
+    ExitCode,
     Interrupted,
-    Killed,
     LlmcError,
     LossNotFinite,
     MissingOutput,
@@ -36,7 +43,16 @@ ERRORS: dict[int, type[LlmcError]] = {
 # Batch systems announce the end of a job by the last two.
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 GRACE_SECONDS = 30.0  # a step to finish and a checkpoint to write
+LAUNCHER_SECONDS = 5.0  # for a launcher to end its ranks
+WISH = signal.SIGUSR1  # to stop: the one that every launcher hands on
 KEPT_LINES = 50
+
+_JOINED: list[int] = []  # the engines that have joined the ranks of this process' launcher
+
+
+def has_joined() -> bool:
+    """Return whether an engine of this process has joined the ranks of its launcher."""
+    return bool(_JOINED)
 
 
 class Finished(NamedTuple):
@@ -91,16 +107,22 @@ class Engine:
         *,
         name: str = "the engine",
         has_stdin: bool = False,
+        launch: Launch = ALONE,
     ) -> None:
         """Prepare a run of ``argv`` with more environment variables; nothing is started yet.
 
         Error messages call the program ``name``. With ``has_stdin``, :meth:`send` can be used;
-        otherwise stdin is empty.
+        otherwise stdin is empty. ``launch`` says how it is started, and whether it sees the
+        variables of the launcher that started this process.
         """
-        self._argv = list(argv)
-        self._env = {**os.environ, **(env or {})}
+        self._argv = [*launch.command, *argv]
+        self._program = argv[0]
+        self._env = {**launch.environment(), **(env or {})}
         self._name = name
         self._has_stdin = has_stdin
+        self._launch = launch
+        self._reason: str | None = None  # the engine's own, of the run's end
+        self._sentences: deque[str] = deque(maxlen=KEPT_LINES)  # of errors
         self.stderr: deque[str] = deque(maxlen=KEPT_LINES)
         self._child: subprocess.Popen[bytes] | None = None
         self._forwarded: int | None = None
@@ -119,16 +141,20 @@ class Engine:
                 env=self._env,
                 stdin=subprocess.PIPE if self._has_stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                process_group=0,
+                stderr=None if self._launch.joins else subprocess.PIPE,
+                pass_fds=self._launch.descriptors,
+                # Without a terminal ssh asks for no password, but fails and says so.
+                start_new_session=bool(self._launch.command),
+                process_group=None if self._launch.several else 0,
             )
         except OSError as error:
             self._release_signals()
-            raise LlmcError(
-                f"cannot start {self._argv[0]}: {error.strerror}; run 'llmc build --force'"
-            ) from error
+            advice = "" if self._launch.command else "; run 'llmc build --force'"
+            raise LlmcError(f"cannot start {self._argv[0]}: {error.strerror}{advice}") from error
         if self._forwarded is not None:  # it came while the child was being started
-            _send(self._child, self._forwarded)
+            self._send(self._wish(self._forwarded))
+        if self._launch.joins:
+            _JOINED.append(self._child.pid)
         self._reader = threading.Thread(target=self._read_stderr, args=(self._child,), daemon=True)
         self._reader.start()
         return self
@@ -137,15 +163,16 @@ class Engine:
         """End the engine if it still runs."""
         try:
             child = self._running()
-            assert child.stdout is not None and child.stderr is not None
+            assert child.stdout is not None
             # A child that blocks on a full pipe would not handle the signal; closing it wakes it.
             child.stdout.close()
-            _end(child)
+            self._end()
             if child.stdin is not None:
                 with contextlib.suppress(OSError):  # what it has not read is lost
                     child.stdin.close()
-            self._reader.join()
-            child.stderr.close()
+            self._reader.join(LAUNCHER_SECONDS)
+            if child.stderr is not None and not self._reader.is_alive():
+                child.stderr.close()
         finally:
             self._release_signals()
 
@@ -161,7 +188,11 @@ class Engine:
         for line in child.stdout:
             yield line.decode(errors="replace").rstrip("\n")
         code = child.wait()
-        self._reader.join()
+        self._check(code)
+
+    def _check(self, code: int) -> None:
+        """Raise the error of a run that has ended with an exit code, if it failed."""
+        self._reader.join(LAUNCHER_SECONDS)
         if code != 0:
             raise self._failure(code)
 
@@ -179,6 +210,51 @@ class Engine:
             if not isinstance(event, dict):
                 raise self.not_an_event(line)
             yield event
+
+    def watched_events(self, seconds: float) -> Iterator[dict[str, Any] | None]:
+        """Yield events as :meth:`events` does, and None after every so many seconds without one.
+
+        What a launcher prints on stdout is no event: it counts as a line of stderr.
+
+        Raises:
+            LlmcError: the engine or its launcher failed.
+        """
+        for line in self._lines(seconds):
+            if line is None:
+                yield None
+                continue
+            try:
+                event = from_json(line[max(line.find("{"), 0) :])
+            except ValueError:
+                event = None
+            if isinstance(event, dict):
+                if event.get("event") == "end":
+                    self._reason = event.get("reason")
+                yield event
+            elif self._launch.several:
+                self.stderr.append(line)
+            else:
+                raise self.not_an_event(line)
+
+    def _lines(self, seconds: float) -> Iterator[str | None]:
+        """Yield lines of stdout as they come, and None after so many seconds without one."""
+        child, rest = self._running(), b""
+        assert child.stdout is not None
+        with selectors.DefaultSelector() as ready:
+            ready.register(child.stdout, selectors.EVENT_READ)
+            while True:
+                if not ready.select(seconds):
+                    if child.poll() is not None:  # what it started holds its stdout, and is stuck
+                        break
+                    yield None
+                    continue
+                if not (chunk := os.read(child.stdout.fileno(), 1 << 16)):
+                    break
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+        if rest:
+            yield rest.decode(errors="replace")
+        self._check(child.wait())
 
     def not_an_event(self, line: object) -> LlmcError:
         """Return the error for a line that is not an event."""
@@ -200,20 +276,20 @@ class Engine:
 
     def pause(self) -> None:
         """Take the processor from the engine and its own children, until :meth:`resume`."""
-        _send(self._running(), signal.SIGSTOP)
+        self._send(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let a paused engine go on."""
-        _send(self._running(), signal.SIGCONT)
+        self._send(signal.SIGCONT)
 
-    def stop(self) -> None:
-        """End the engine: SIGTERM, then SIGKILL after :data:`GRACE_SECONDS`.
+    def stop(self, seconds: float = GRACE_SECONDS) -> None:
+        """End the engine: SIGTERM, then SIGKILL where it has not ended after so many seconds.
 
         The iteration then raises Interrupted, in whatever thread it runs.
         """
         self._forwarded = signal.SIGTERM  # also for a child that is being started
         if self._child is not None:
-            _end(self._child)
+            self._end(seconds)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None:
@@ -221,9 +297,11 @@ class Engine:
         return self._child
 
     def _read_stderr(self, child: subprocess.Popen[bytes]) -> None:
-        assert child.stderr is not None
-        for line in child.stderr:
-            self.stderr.append(line.decode(errors="replace").rstrip())
+        for line in child.stderr or ():
+            words = line.decode(errors="replace").rstrip()
+            self.stderr.append(words)
+            if (sentence := endings.sentence_of(words)) is not None:
+                self._sentences.append(sentence)
 
     def _catch_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -240,60 +318,68 @@ class Engine:
         self._handlers.clear()
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        self._forwarded = number
-        if self._child is not None:
-            _send(self._child, number)
+        again, self._forwarded = self._forwarded is not None, number
+        if again and self._launch.command:
+            self._send(signal.SIGTERM)
+            # Ranks that wait for a machine that is gone end with their launcher only.
+            killer = threading.Timer(LAUNCHER_SECONDS, self._send, (signal.SIGKILL,))
+            killer.daemon = True
+            killer.start()
+        else:
+            self._send(number if again else self._wish(number))
+
+    def _wish(self, number: int) -> int:
+        """Return the signal that asks the engine to stop as ``number`` does."""
+        return WISH if self._launch.several else number
 
     def _stand_still(self, number: int, frame: FrameType | None) -> None:
         """Stop the engine and this process, as the signal would; go on when SIGCONT comes."""
-        if self._child is not None:
-            _send(self._child, signal.SIGTSTP)  # a trainer stops its clock too
+        self._send(signal.SIGTSTP)  # a trainer stops its clock too
         os.kill(os.getpid(), signal.SIGSTOP)
-        if self._child is not None:
-            _send(self._child, signal.SIGCONT)
+        self._send(signal.SIGCONT)
+
+    def _end(self, grace: float = GRACE_SECONDS) -> None:
+        """End a child that still runs: ask it, and kill it where that does not help."""
+        child = self._running()
+        steps = [(self._wish(signal.SIGTERM), grace)]
+        if self._launch.command:
+            steps.append((signal.SIGTERM, LAUNCHER_SECONDS))
+        for number, seconds in steps:
+            if child.poll() is not None:
+                return
+            self._send(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(seconds)
+        if child.poll() is None:
+            self._send(signal.SIGKILL)
+            child.wait()
+
+    def _send(self, number: int) -> None:
+        """Signal a child and its own children (a compiler that PyTorch called) while it runs.
+
+        A launcher gets it alone, since it hands signals on; so does what is in this process' group.
+        """
+        child = self._child
+        if child is None or child.poll() is not None:
+            return
+        # macOS raises PermissionError for a group that has just ended.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self._launch.several:
+                child.send_signal(number)
+            else:
+                os.killpg(child.pid, number)
 
     def _failure(self, code: int) -> LlmcError:
         """Return the error of a run that ended with a code, or with minus a signal's number."""
-        kind = ERRORS.get(code, LlmcError)
-        sentences = [line.removeprefix("error: ") for line in self.stderr if line[:7] == "error: "]
-        if code < 0:
-            end = signal.Signals(-code).name
-            if -code == self._forwarded:
-                return Interrupted(f"interrupted by {end}")
-            if -code == signal.SIGKILL:
-                return Killed(
-                    f"{self._name} was killed (SIGKILL), most likely because memory ran out: "
-                    "close other programs, or use a smaller model or batch"
-                )
-        elif sentences:
-            return kind(sentences[-1])
-        elif kind is Interrupted:
-            return Interrupted("interrupted")
-        else:
-            end = f"exit code {code}"
-        # A sanitizer's finding comes first and its stack trace after it.
-        findings = [line for line in self.stderr if "panic: " in line or "runtime error: " in line]
-        words = (findings or list(self.stderr))[-3:]
-        output = f", after printing: {' / '.join(words)}" if words else ""
-        return kind(
-            f"{self._name} ended with {end}{output}; this is a bug in llmc, please report it"
+        launcher = self._launch.name if self._launch.command else None
+        asked = self._forwarded
+        if code < 0 and asked and (launcher is not None or -code == asked):
+            return Interrupted(f"interrupted by {signal.Signals(asked).name}")
+        known = endings.Ended(code, self._sentences, self.stderr, ERRORS.get(code, LlmcError))
+        if self._launch.joins and code in ERRORS and code != ExitCode.INTERRUPTED:
+            return ERRORS[code]()  # it has said why
+        if launcher is None:
+            return endings.of_engine(self._name, known)
+        return endings.of_launcher(
+            launcher, known, self._program, reason=self._reason, asked=asked is not None
         )
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a child that still runs."""
-    if child.poll() is None:
-        _send(child, signal.SIGTERM)
-        try:
-            child.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            _send(child, signal.SIGKILL)
-            child.wait()
-
-
-def _send(child: subprocess.Popen[bytes], number: int) -> None:
-    """Signal a child and its own children (a compiler that PyTorch called), unless it has ended."""
-    if child.poll() is None:
-        # macOS raises PermissionError for a group that has just ended.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, number)

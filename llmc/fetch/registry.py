@@ -6,9 +6,9 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.config import nearest
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.paths import Workspace
+from llmc.setting import nearest
 
 
 @dataclass(frozen=True)

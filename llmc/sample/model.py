@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from llmc.config import SampleConfig, differing
+from llmc.config import SampleConfig
 from llmc.engine import machine
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
@@ -19,6 +19,7 @@ from llmc.paths import CONFIG, RECORD, Workspace, expanded
 from llmc.report import SILENT, Report
 from llmc.sample.streaming import KEPT, valid
 from llmc.sample.text import Sample
+from llmc.setting import differing
 from llmc.text.reading import KEEP
 from llmc.text.utf8 import as_read
 from llmc.tokens.manifest import FILENAME, load_manifest

@@ -15,13 +15,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from llmc.config import nearest
 from llmc.errors import BadData, Usage
 from llmc.fetch import registry
 from llmc.fetch.network import is_url
 from llmc.fetch.registry import DOCSTRINGS, NAMES, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
+from llmc.setting import nearest
 from llmc.text import opening
 from llmc.text.docstrings import SOURCE_BYTES, docstring_documents, module_name
 from llmc.text.documents import AT_ENDOFTEXT, BLANK_LINE, FILE, Boundary

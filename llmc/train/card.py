@@ -201,6 +201,9 @@ class _Card:
             where = ", ".join(str(name) for name in names if name)
             threads = self.record.get("threads")
             on = f" on {threads} {'thread' if threads == 1 else 'threads'}" if threads else ""
+            processes = self.record.get("processes")
+            if on and isinstance(processes, int) and processes > 1:
+                on += f" of {processes} processes"
             machine = f" of {where}" if where and on else ""
             yield "time", f"{clock(run.seconds_before([step])[0])}{on}{machine}"
         for _, name, value, error in self._score() or ():

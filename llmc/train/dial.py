@@ -12,15 +12,19 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmc.config import DEFAULT_BUDGET, Preset, SampleConfig, TrainConfig, overridden
+from llmc.config import DEFAULT_BUDGET, Preset, SampleConfig, TrainConfig
+from llmc.engine.build import ensure_native
+from llmc.engine.launcher import ALONE, Launch
 from llmc.engine.machine import available_cpus, other_load
 from llmc.errors import Usage
 from llmc.model import DIMENSIONS, ModelConfig, flops_per_token, parameter_count
 from llmc.paths import Workspace, expanded
 from llmc.report import SILENT, Report
+from llmc.setting import overridden
 from llmc.tokens.files import has_mask
 from llmc.tokens.prepared import awaits_model, prepared_model
 from llmc.tokens.windows import count_windows
@@ -28,6 +32,7 @@ from llmc.train import recipe
 from llmc.train.dry_run import dry_run
 from llmc.train.mixture import named
 from llmc.train.plan import Inputs
+from llmc.train.ranks import counted
 from llmc.train.start import Data, find_data
 from llmc.units import duration, seconds_of, short
 from llmc.weights.checkpoint import is_trained, read_header
@@ -95,6 +100,7 @@ def choose(
     *,
     models: Path | None = None,
     threads: int | None = None,
+    launch: Launch = ALONE,
     report: Report = SILENT,
 ) -> Choice:
     """Choose a recipe for a text and a time; a random model of its shape is written.
@@ -106,6 +112,7 @@ def choose(
         inputs: the data; a model or a preset, if the shape is not to be chosen.
         models: the folder for the random model. Default: the workspace's.
         threads: as of :func:`llmc.train.loop.train`.
+        launch: likewise; every trial starts all ranks.
         report: takes what was chosen, and why.
 
     Raises:
@@ -120,7 +127,8 @@ def choose(
     if inputs.config is not None:
         return Choice(replace(inputs, config=_timed(inputs.preset, budget)), budget)
     data = find_data(workspace, named(workspace, inputs.data), named(workspace, inputs.val_data))
-    trial = _Trial(workspace, data, given, inputs, budget, threads)
+    ranks = counted(partial(ensure_native, report=report), launch)
+    trial = _Trial(workspace, data, given, inputs, budget, threads, launch, ranks)
     found = trial.best()
     preset = Preset(
         recipe.NAME,
@@ -159,6 +167,8 @@ class _Trial:
     inputs: Inputs
     budget: str
     threads: int | None
+    launch: Launch
+    ranks: int
 
     def __post_init__(self) -> None:
         self.seconds = seconds_of(self.budget)
@@ -248,6 +258,7 @@ class _Trial:
             spare=self.has_spare(found.shape, found.rate),
             dropout=self.dropout(found.shape, found.rate),
         )
+        chosen |= recipe.over_ranks(chosen, self.ranks)
         epochs = self.passes(found.shape, found.rate)
         return TrainConfig(max_time=self.budget, epochs=epochs, **chosen)
 
@@ -290,7 +301,7 @@ class _Trial:
         """Return the tokens a second by the operations, and by the nearest shape measured."""
         flops = flops_per_token(shape, shape.context)
         if not self.rates:
-            return NOMINAL_RATE * (self.threads or available_cpus()) / flops
+            return NOMINAL_RATE * self.ranks * (self.threads or available_cpus()) / flops
         near = min(
             self.rates,
             key=lambda each: abs(math.log(flops_per_token(each, each.context) / flops)),
@@ -310,7 +321,8 @@ class _Trial:
                 fingerprint = self.data.fingerprint
                 write_random(self.workspace, found.shape, model, fingerprint=fingerprint)
             trial = replace(self.inputs, model=model, config=preset)
-            estimate = dry_run(self.workspace, self.given, trial, threads=self.threads)
+            how: dict[str, Any] = {"threads": self.threads, "launch": self.launch}
+            estimate = dry_run(self.workspace, self.given, trial, **how)
         return estimate.work[0].count * estimate.settings.tokens_per_step / estimate.seconds
 
 
@@ -321,8 +333,9 @@ def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -
         f"--for {budget} on {trial.unique:,} tokens: {parts} of {short(found.parameters)} "
         f"parameters ({found.shape.shown})"
     )
+    who = "this machine trains" if trial.ranks == 1 else f"{trial.ranks} ranks train"
     yield (
-        f"this machine trains it on about {found.rate:,.0f} tokens a second: "
+        f"{who} it on about {found.rate:,.0f} tokens a second: "
         f"{short(found.tokens)} tokens, {found.passes:.2g} passes over the text"
     )
     if trial.load is not None:

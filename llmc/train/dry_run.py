@@ -5,18 +5,22 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llmc.config import MOST_STEPS, TrainConfig
 from llmc.engine.build import ensure_native
+from llmc.engine.launcher import ALONE, Launch
 from llmc.engine.machine import training_threads
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
 from llmc.train.arrival import late
-from llmc.train.loop import OnEvent, engine_arguments, ignore, run_engine
+from llmc.train.engine_run import OnEvent, engine_arguments, ignore, run_engine
 from llmc.train.metrics import Event, Progress
 from llmc.train.mixture import Portion
 from llmc.train.plan import Inputs, Storage, start
+from llmc.train.ranks import counted, ranks_in, tokens_for_tenth, with_shares
+from llmc.train.record import Setup
 from llmc.units import seconds_of
 
 
@@ -60,6 +64,18 @@ class Estimate:
         return late(self.settings, self.start["steps"], self.work[0].count)
 
     @property
+    def exchange_ms(self) -> float | None:
+        """The part of a step in messages, in milliseconds; None of one process."""
+        return self.measured.get("exchange_ms") if ranks_in(self.start) else None
+
+    @property
+    def tokens_for_tenth(self) -> int | None:
+        """The tokens in an update with which messages take a tenth; None of one process."""
+        if self.exchange_ms is None:
+            return None
+        return tokens_for_tenth(self.settings, self.measured["step_ms"], self.exchange_ms)
+
+    @property
     def tokens_per_second(self) -> float:
         """The speed of the measured training steps."""
         return float(1e3 * self.settings.tokens_per_step / self.measured["step_ms"])
@@ -71,6 +87,7 @@ def dry_run(
     inputs: Inputs | None = None,
     *,
     threads: int | None = None,
+    launch: Launch = ALONE,
     report: Report = SILENT,
     on_event: OnEvent = ignore,
 ) -> Estimate:
@@ -81,24 +98,30 @@ def dry_run(
     Raises:
         LlmcError: an input is missing or damaged, a setting makes no sense, or the engine failed.
     """
-    chosen = training_threads(threads)
-    plan = start(workspace, settings or {}, inputs or Inputs())
-    binary = ensure_native(report=report)
-    plan.note_choices(workspace, chosen.most, report)
+    build = partial(ensure_native, report=report)
+    plan = start(
+        workspace, settings or {}, inputs or Inputs(), ranks=lambda: counted(build, launch)
+    )
+    setup = Setup(build(), "", training_threads(threads, several=launch.several), launch)
+    plan.note_choices(workspace, setup, report)
     argv = engine_arguments(
-        plan.data, plan.model, plan.folder, plan.settings, chosen, rows=plan.rows
+        plan.data, plan.model, plan.folder, plan.settings, setup.threads, rows=plan.rows
     )
     events: dict[str, Event] = {}
 
     def keep(event: Event, progress: Progress) -> None:
         events[event["event"]] = event
+        if event["event"] == "note":
+            report.note(str(event["text"]))
         on_event(event, progress)
 
-    argv = [str(binary), "train", *argv, "--dry-run", "1"]
-    run_engine(argv, plan.progress(), plan.data.detokenize, keep)
+    argv = [str(setup.binary), "train", *argv, "--dry-run", "1"]
+    how: dict[str, Any] = {"launch": launch, "on_silence": report.note}
+    run_engine(argv, plan.progress(), plan.data.detokenize, keep, **how)
     found = events["start"], events["measured"]
-    seconds = total_seconds(planned_work(plan.settings, found[0]["steps"], found[1]))
-    return Estimate(plan.settings, *found, plan.storage(seconds), plan.data.train)
+    known = with_shares(plan.settings, found[0])
+    seconds = total_seconds(planned_work(known, found[0]["steps"], found[1]))
+    return Estimate(known, *found, plan.storage(seconds), plan.data.train)
 
 
 def planned_work(settings: TrainConfig, steps: int | None, measured: Event) -> list[PlannedWork]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from llmc import __version__
 from llmc.addresses import without_secrets
-from llmc.config import Preset, did_you_mean
+from llmc.config import Preset
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.parsing import read_json
 from llmc.paths import (
@@ -31,6 +31,7 @@ from llmc.paths import (
     written_whole,
 )
 from llmc.report import SILENT, Report
+from llmc.setting import did_you_mean
 from llmc.terminal import printable
 from llmc.tokens import vocabulary
 from llmc.tokens.manifest import load_manifest

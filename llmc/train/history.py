@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from llmc.config import MOST_STEPS, read_toml
+from llmc.config import MOST_STEPS, read_toml, update_tokens
 from llmc.errors import LlmcError, MissingOutput
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD, Workspace
@@ -74,7 +74,8 @@ class RunHistory(Metrics):
     def tokens_per_step(self) -> int | None:
         """How many tokens make one update, if known."""
         B, T = self._setting("batch_size"), self._setting("seq_len")
-        return self._setting("total_batch_size") or (B * T if B and T else None)
+        total, shares = self._setting("total_batch_size") or 0, self._setting("shares") or 0
+        return update_tokens(B or 0, T or 0, total, shares) or None
 
     @property
     def tokens(self) -> int | None:

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from llmc.config import TrainConfig
 from llmc.engine.build import ensure_native
-from llmc.engine.machine import Threads, chosen_isa, training_threads
-from llmc.engine.process import Engine
+from llmc.engine.launcher import ALONE, Launch
+from llmc.engine.machine import chosen_isa, training_threads
 from llmc.errors import Interrupted, Killed, LlmcError, LossNotFinite
 from llmc.paths import CHECKPOINT, METRICS, Workspace
 from llmc.report import SILENT, Report
-from llmc.setting import flags_of
-from llmc.tokens.recorded import record_tokenizer
 from llmc.train import folder as folders
 from llmc.train import record as records
 from llmc.train import resume as resuming
-from llmc.train.arrival import TRIAL_SECONDS, Watch
-from llmc.train.metrics import Event, Metrics, Point, Progress, further
-from llmc.train.mixture import whole_weights
+from llmc.train.engine_run import OnEvent, ignore
+from llmc.train.follow import Followed
+from llmc.train.metrics import Point, Progress, further
 from llmc.train.plan import Inputs, RunPlan, start
+from llmc.train.ranks import counted
 from llmc.train.record import Setup
 from llmc.train.resume import resume_command
 from llmc.train.start import Data
 from llmc.weights.checkpoint import read_header
 from llmc.weights.sources import run_weights
-
-SAMPLE_TOKENS = 64
-
-OnEvent = Callable[[Event, Progress], None]
-
-
-def ignore(event: Event, progress: Progress) -> None:
-    """Show nothing of an event."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +122,7 @@ def train(
     *,
     resume: bool = False,
     threads: int | None = None,
+    launch: Launch = ALONE,
     report: Report = SILENT,
     on_event: OnEvent = ignore,
 ) -> TrainResult:
@@ -142,87 +134,29 @@ def train(
         inputs: the run's name, preset, data and model, where the defaults are not meant.
         resume: continue a run, from its newest checkpoint or ``inputs.resume_from``.
         threads: threads; the result does not depend on it. Default: one per physical core, and
-            fewer where the first steps are no slower with them.
+            fewer where the first steps are no slower with them; with a launcher, as many as each
+            machine has cores, divided by its ranks. 0: the default.
+        launch: how the engine is started: alone, or as several ranks by a launcher.
         report: takes notes about what was chosen.
         on_event: takes every event of the engine, and the numbers so far.
 
     Raises:
         LlmcError: an input is missing or damaged, a setting makes no sense, or the engine failed.
     """
-    chosen = training_threads(threads)
-    plan = start(workspace, settings or {}, inputs or Inputs(), resume=resume, report=report)
-    binary = ensure_native(report=report)
-    setup = Setup(binary, chosen_isa(binary, plan.settings.dtype), chosen)
+    chosen = training_threads(threads, several=launch.several)
+    build = partial(ensure_native, report=report)
+    plan = start(
+        workspace,
+        settings or {},
+        inputs or Inputs(),
+        resume=resume,
+        ranks=lambda: counted(build, launch),
+        report=report,
+    )
+    binary = build()
+    setup = Setup(binary, chosen_isa(binary, plan.settings.dtype), chosen, launch)
     name = inputs.run if inputs is not None else None
     return run_training(workspace, plan, setup, run=name, report=report, on_event=on_event)
-
-
-def engine_arguments(
-    data: Data,
-    model: Path,
-    folder: Path,
-    settings: TrainConfig,
-    threads: Threads,
-    *,
-    rows: int = 0,
-) -> list[str]:
-    """Return the flags of the engine's ``train``: every setting under its own name.
-
-    ``rows`` are the model's: ids that no token of the data's tokenizer has are never sampled.
-    """
-    argv = ["--model", str(model)]
-    for flag, weights, texts in (
-        ("--data", "--weights", data.train),
-        ("--val-data", "--val-weights", data.val),
-    ):
-        argv += [word for text in texts for word in (flag, str(text.path))]
-        if len(texts) > 1:
-            argv += [weights, ",".join(map(str, whole_weights(texts)))]
-    argv += ["--out", str(folder)]
-    argv += [*threads.flags(), "--events", "json"]
-    argv += ["--sample-tokens", str(SAMPLE_TOKENS)]
-    if data.tokenizer is not None:
-        unused = data.tokenizer.ids_without_token(rows)
-        argv += ["--eot", str(data.tokenizer.eot)]
-        argv += ["--unused-ids", unused] if unused else []
-    if data.sample_prompt:
-        argv += ["--sample-prompt", ",".join(map(str, data.sample_prompt))]
-    if data.sample_stop is not None:
-        argv += ["--sample-stop", str(data.sample_stop)]
-    return argv + flags_of(settings)
-
-
-def run_engine(
-    argv: Sequence[str],
-    progress: Progress,
-    detokenize: Callable[[Sequence[int]], str],
-    on_event: OnEvent = ignore,
-    *,
-    earlier: Metrics | None = None,
-    on_first: Callable[[], None] | None = None,
-) -> None:
-    """Run the engine to its end; ``progress`` and ``on_event`` take each event as it comes.
-
-    Args:
-        argv: the engine's command line.
-        progress: collects the numbers.
-        detokenize: turns the ids of a sample into text.
-        on_event: takes each event and the numbers so far.
-        earlier: what a resumed run recorded before; what belongs to the steps kept is counted.
-        on_first: called once, at the first loss: nothing can refuse the run after that.
-
-    Raises:
-        LlmcError: the engine failed or was interrupted.
-    """
-    with Engine(argv) as engine:
-        for event in engine.events():
-            if event.get("event") == "start" and earlier is not None:
-                progress.resume(earlier, event["step"])
-            if on_first is not None and ("train_loss" in event or "val_loss" in event):
-                on_first()
-                on_first = None
-            progress.add(event, detokenize)
-            on_event(event, progress)
 
 
 def run_training(
@@ -249,27 +183,32 @@ def run_training(
     else:
         record = records.resumed_record(plan.record, plan.step, setup, plan.preset, plan.changes)
     progress = plan.progress()
+    followed = Followed(workspace, plan, record, setup, progress, report, on_event)
     result = TrainResult(plan.folder, plan.settings, progress, resumed, data=plan.data)
     try:
-        plan.note_choices(workspace, setup.threads.most, report)
+        plan.note_choices(workspace, setup, report)
         if resumed:
             plan.note_differences(workspace, setup, report)
-        _follow(workspace, plan, record, setup, progress, report=report, on_event=on_event)
+        followed.run()
     except (LlmcError, KeyboardInterrupt) as error:
         made = progress.train or progress.val
         if not resumed and not made and folders.newest_step(plan.folder) is None:
             folders.discard_run(plan.folder)
             raise
         if isinstance(error, Interrupted):
-            return replace(result, interrupted=True)
+            return replace(result, interrupted=True, settings=followed.plan.settings)
         if made:
-            raise _with_way_out(workspace, plan, progress, error) from error
+            raise _with_way_out(workspace, followed.plan, setup, progress, error) from error
         raise
-    return result
+    return replace(result, settings=followed.plan.settings)
 
 
 def _with_way_out(
-    workspace: Workspace, plan: RunPlan, progress: Progress, error: BaseException
+    workspace: Workspace,
+    plan: RunPlan,
+    setup: Setup,
+    progress: Progress,
+    error: BaseException,
 ) -> BaseException:
     """Return the error that ends a run, with the commands that continue the run."""
     if not isinstance(error, LlmcError):
@@ -281,63 +220,15 @@ def _with_way_out(
         ways += resuming.less_memory(plan.settings, progress.start)
         step = folders.newest_step(plan.folder)
         saved = f"step {step:,} is saved" if step is not None else "no checkpoint was saved yet"
+        what = "the engine was killed (SIGKILL)"
+        why = ", most likely because memory ran out"
+        if setup.launch.command:  # it names the machine
+            what, why = str(error), ""
         error = Killed(
-            f"the engine was killed (SIGKILL) after {progress.done:,} steps, most likely because "
-            f"memory ran out; {saved}. Close other programs and resume, or resume with less memory"
+            f"{what} after {progress.done:,} steps{why}; {saved}. Close other programs and "
+            "resume, or resume with less memory"
         )
-    error.commands = tuple(resume_command(workspace, plan.folder, *flags) for flags in ways)
+    error.commands = tuple(
+        resume_command(workspace, plan.folder, *flags, launch=setup.launch) for flags in ways
+    )
     return error
-
-
-def _follow(
-    workspace: Workspace,
-    plan: RunPlan,
-    record: records.Record,
-    setup: Setup,
-    progress: Progress,
-    *,
-    report: Report,
-    on_event: OnEvent,
-) -> None:
-    """Write the run's files and run the engine; ``record`` is the content of ``run.json``."""
-    folder, data = plan.folder, plan.data
-
-    def write() -> None:
-        records.write_record(folder, record)  # first: config.toml is compared with it
-        folders.write_config(folder, plan.preset)
-        if data.tokenizer is not None:
-            record_tokenizer(data.tokenizer, folder)
-
-    settings = plan.settings
-    watch = Watch(settings, wait=TRIAL_SECONDS if setup.threads.fewer else 0.0)
-    earlier = Metrics()
-
-    def said(event: Event, progress: Progress) -> str | None:
-        if event.get("event") == "note":
-            return str(event["text"])
-        if event.get("event") != "start" or plan.record is None:
-            return watch.take(event, progress)
-        parts: dict[str, Any] = {"changes": plan.changes, "earlier": earlier, "start": event}
-        return resuming.rate_jump(workspace, folder, settings, **parts)
-
-    def heard(event: Event, progress: Progress) -> None:
-        if (sentence := said(event, progress)) is not None:
-            report.note(sentence)
-        on_event(event, progress)
-
-    if plan.record is not None:  # an update keeps its tokens, whatever the engine proposes
-        settings = replace(settings, total_batch_size=settings.tokens_per_step)
-    argv = [str(setup.binary), "train"]
-    argv += engine_arguments(data, plan.model, folder, settings, setup.threads, rows=plan.rows)
-    if plan.record is None:
-        write()
-        run_engine(argv, progress, data.detokenize, heard)
-        return
-    if (folder / METRICS).is_file():
-        earlier.read(folder / METRICS)
-    # The engine may still refuse the run, or another process hold it: its folder stays as it is.
-    argv += ["--resume", "1"]
-    argv += ["--resume-from", str(plan.step)] if plan.back else []
-    argv += ["--new-schedule", "1"] if resuming.plans_anew(plan.changes, settings) else []
-    argv += ["--forget-best", "1"] if resuming.validates_otherwise(plan.changes) else []
-    run_engine(argv, progress, data.detokenize, heard, earlier=earlier, on_first=write)

@@ -169,6 +169,9 @@ class Progress:
     before: int = 0  # training steps made before the run was resumed
     val_since: int = -1  # the step at which the validation became another one; -1: never
     skipped: int = 0  # steps whose update was skipped as an outlier
+    # Of the steps with several ranks: their seconds, and those in messages or waiting for others.
+    shared_seconds: float = 0.0
+    exchange_seconds: float = 0.0
     end: Event = field(default_factory=dict)  # the engine's last event: why the run ended
 
     @property
@@ -193,6 +196,9 @@ class Progress:
             self.train.append((event["step"], event["train_loss"]))
             self.last = event
             self.seconds += event["step_ms"] / 1e3
+            if "exchange_ms" in event:
+                self.shared_seconds += event["step_ms"] / 1e3
+                self.exchange_seconds += event["exchange_ms"] / 1e3
         elif "val_loss" in event:
             self.val.append((event["step"], event["val_loss"]))
             if "val_error" in event:
@@ -201,6 +207,7 @@ class Progress:
         elif event["event"] == "start":
             self.start = event
             self.steps = event["steps"]
+            self.tokens_per_step = event.get("update_tokens", self.tokens_per_step)
         elif event["event"] == "planned":
             self.steps, self.max_seconds = event["steps"], 0.0
         elif event["event"] == "threads":
@@ -228,6 +235,11 @@ class Progress:
     def tokens_per_second(self) -> float:
         """Tokens trained on over the training time; 0 before the first step."""
         return len(self.train) * self.tokens_per_step / self.seconds if self.seconds else 0.0
+
+    @property
+    def share_of_messages(self) -> float | None:
+        """The part of the steps' time that went into messages; None of one process."""
+        return self.exchange_seconds / self.shared_seconds if self.shared_seconds else None
 
     @property
     def share_of_peak(self) -> float | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import Preset, TrainConfig, differing, in_val_tokens, load_preset, settings_of
+from llmc.config import Preset, TrainConfig, in_val_tokens, load_preset, settings_of
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.model import ModelConfig, flops_per_token, muon_flops
 from llmc.paths import (
@@ -22,7 +22,7 @@ from llmc.paths import (
     free_bytes,
 )
 from llmc.report import SILENT, Report
-from llmc.setting import every_seconds
+from llmc.setting import differing, every_seconds
 from llmc.train import mixture as mixing
 from llmc.train import recipe
 from llmc.train import record as records
@@ -108,7 +108,7 @@ def muon_cost(config: ModelConfig, settings: TrainConfig) -> str | None:
     share = muon_flops(config) / (tokens * rest)
     if settings.optimizer != "muon" or share <= most:
         return None
-    batch = settings.batch_size * settings.seq_len
+    batch = max(settings.shares, 1) * settings.batch_size * settings.seq_len
     enough = math.ceil(muon_flops(config) / (most * rest * batch)) * batch
     return (
         f"--optimizer muon takes {share:.0%} more operations for an update of {tokens:,} tokens: "
@@ -167,7 +167,7 @@ class RunPlan:
             max_seconds=seconds_of(self.settings.max_time),
         )
 
-    def note_choices(self, workspace: Workspace, threads: int, report: Report) -> None:
+    def note_choices(self, workspace: Workspace, setup: Setup, report: Report) -> None:
         """Report what the run uses, chosen or by default."""
         shown, data = workspace.shown, self.data
         lines = mixing.said(workspace, data.train, self.settings)
@@ -185,7 +185,10 @@ class RunPlan:
         costs = muon_cost(self.preset.model, self.settings)
         if self.record is None and costs and self.preset.name != recipe.NAME:  # it knows
             report.note(costs)
+        threads = setup.threads.shown
         report.note(f"settings: {self.preset.name}; threads: {threads}; run: {shown(self.folder)}")
+        if setup.launch.command:
+            report.note(f"launch: {shlex.join(setup.launch.command)}")
 
     def note_differences(self, workspace: Workspace, setup: Setup, report: Report) -> None:
         """Report where a resumed run does not continue as expected."""
@@ -199,13 +202,18 @@ class RunPlan:
                 f"what {workspace.shown(self.folder)} saved and measured after step {self.step:,} "
                 "is removed when training starts"
             )
-        began_with = self.record.get("isa") if self.record is not None else None
         if self.step is None:
             report.note(f"{workspace.shown(self.folder)} has no checkpoint: it starts from step 0")
-        elif began_with not in (None, setup.isa):
+        if not setup.launch.several:  # several ranks agree on one
+            self.note_isa(setup.isa, report)
+
+    def note_isa(self, isa: str, report: Report) -> None:
+        """Report that a resumed run continues with another instruction set than it began with."""
+        began_with = self.record.get("isa") if self.record is not None else None
+        if self.step is not None and began_with not in (None, isa):
             report.note(
-                f"the run began with the instruction set {began_with} and continues with "
-                f"{setup.isa}: its numbers will not be bit for bit those of an uninterrupted run"
+                f"the run began with the instruction set {began_with} and continues with {isa}: "
+                "its numbers will not be bit for bit those of an uninterrupted run"
             )
 
 
@@ -215,9 +223,12 @@ def start(
     inputs: Inputs,
     *,
     resume: bool = False,
+    ranks: Callable[[], int] = lambda: 1,
     report: Report = SILENT,
 ) -> RunPlan:
     """Find and check all that a run starts from; nothing is written.
+
+    ``ranks`` counts the ranks of a new run; it is called where its settings depend on that.
 
     Raises:
         LlmcError: an input is missing or damaged, or a setting makes no sense.
@@ -225,7 +236,7 @@ def start(
     if resume or inputs.resume_from is not None:
         plan = _start_resumed(workspace, given, inputs, report)
     else:
-        plan = _start_new(workspace, given, inputs)
+        plan = _start_new(workspace, given, inputs, ranks)
     weights = _weights(plan.folder, plan.model, plan.step)
     header = read_header(weights)
     check_match(workspace, plan.data, weights, header)
@@ -313,9 +324,14 @@ def _named(workspace: Workspace, inputs: Inputs, preset: Preset) -> tuple[Texts,
     )
 
 
-def _start_new(workspace: Workspace, given: Mapping[str, Any], inputs: Inputs) -> RunPlan:
+def _start_new(
+    workspace: Workspace, given: Mapping[str, Any], inputs: Inputs, ranks: Callable[[], int]
+) -> RunPlan:
     preset = inputs.preset
-    preset = replace(preset, train=settings_of(preset, given))
+    settings = settings_of(preset, given)
+    if not settings.total_batch_size and not settings.shares and (count := ranks()) > 1:
+        settings = replace(settings, shares=count)  # an update has a batch of each
+    preset = replace(preset, train=settings)
     data = find_data(workspace, *_named(workspace, inputs, preset))
     model = find_model(workspace, inputs.model, data)
     return RunPlan(new_run(workspace, inputs.run, data.name), preset, data, model)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmc.config import load_preset, overridden
+from llmc.config import load_preset
 from llmc.engine.build import ensure_native
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.fetch.named import fetch_named
 from llmc.fetch.registry import FETCHED, LOCAL, STDLIB
 from llmc.paths import Workspace
 from llmc.report import SILENT, Report
+from llmc.setting import overridden
 from llmc.tokens.added import added_to, for_chat
 from llmc.tokens.dataset import find_tokenized, tokenize
 from llmc.tokens.existing import dataset_named

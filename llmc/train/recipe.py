@@ -6,6 +6,7 @@ The numbers come from runs of this engine, which ``docs/guide/dial.md`` shows.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from llmc.model import ModelConfig, parameter_count
@@ -55,6 +56,7 @@ FINETUNED = 0.15  # of that rate, for trained weights
 UPDATES = 8000  # of a run, about, unless that makes an update smaller or larger than
 LEAST_UPDATE, MOST_UPDATE = 1024, 16384  # tokens
 FEW_UPDATES, LEAST_OF_FEW = 250, 128  # a run has that many at least, of so many tokens at least
+MOST_ROWS = 16  # of a batch
 VALIDATIONS = 10
 
 
@@ -135,7 +137,7 @@ def settings_for(
     whole = max(_power_of_2(tokens / UPDATES), min(few, LEAST_UPDATE))
     whole = whole // 2 if spare else whole
     update = max(min(whole, MOST_UPDATE) // T, 1) * T
-    rows = min(update // T, 16)
+    rows = min(update // T, MOST_ROWS)
     steps = tokens / update
     return {
         "batch_size": rows,
@@ -155,6 +157,20 @@ def settings_for(
         "sample_every": max(round(steps / 5), 1),
         "patience": VALIDATIONS,  # ends no run, but keeps the best weights
     }
+
+
+def over_ranks(settings: Mapping[str, Any], ranks: int) -> dict[str, Any]:
+    """Return the batch of each rank, and the tokens of an update, which stay about as many.
+
+    An update has a row for each rank at least. One process keeps what it has.
+    """
+    if ranks == 1:
+        return {}
+    T = settings["seq_len"]
+    rows = (settings["total_batch_size"] or settings["batch_size"] * T) // T
+    each = max(round(rows / ranks), 1)
+    size = next(size for size in range(min(each, MOST_ROWS), 0, -1) if each % size == 0)
+    return {"batch_size": size, "total_batch_size": each * ranks * T}
 
 
 def _power_of_2(number: float) -> int:

@@ -20,7 +20,8 @@ from typing import Any
 
 from llmc import __version__
 from llmc.addresses import without_secrets
-from llmc.config import Preset, load_preset, preset_of
+from llmc.config import Preset, TrainConfig, load_preset, preset_of
+from llmc.engine.launcher import ALONE, Launch
 from llmc.engine.machine import Threads, cpu_name
 from llmc.errors import BadData, MissingOutput
 from llmc.kinds import DAMAGE, reason_of
@@ -50,6 +51,7 @@ class Setup:
     binary: Path
     isa: str
     threads: Threads
+    launch: Launch = ALONE
 
 
 def new_record(
@@ -61,7 +63,7 @@ def new_record(
         BadData: a token file cannot be read.
     """
     return {
-        **_session(setup),
+        **_session(setup, preset.train),
         "dtype": preset.train.dtype,
         "git": {"commit": commit} if (commit := head_commit(workspace.root)) else None,
         "recipe": preset.name,
@@ -82,10 +84,26 @@ def resumed_record(
 
     ``changes`` are what it continues with that it did not have before.
     """
-    now = {**_session(setup), "changes": changes}
-    anew = {name: now[name] for name in ("engine", "isa", "threads")} if step is None else {}
+    now = {**_session(setup, preset.train), "changes": changes}
+    names = ("engine", "isa", "threads", "processes", "shares", "machines", "mpi", "launch")
+    anew = {name: now[name] for name in names} if step is None else {}
     resumes = [*record.get("resumes", []), {**now, "step": step or 0}]
     return {**record, **anew, "settings": _settings(preset), "resumes": resumes}
+
+
+def started_record(
+    record: Record, preset: Preset, ranks: Record, changes: Record | None, *, anew: bool = False
+) -> Record:
+    """Return the ``run.json`` of a run that the engine has started with these ``ranks``.
+
+    ``changes`` are those of a resume, ``anew`` one that begins again; None: the run is new.
+    """
+    settings = {"settings": _settings(preset)}
+    if changes is None:
+        return {**record, **ranks, **settings}
+    *before, last = record["resumes"]
+    resumes = [*before, {**last, **ranks, "changes": changes}]
+    return {**record, **(ranks if anew else {}), **settings, "resumes": resumes}
 
 
 def _settings(preset: Preset) -> Record:
@@ -111,7 +129,7 @@ def run_settings(folder: Path, record: Record | None = None) -> tuple[Preset, Pr
     return preset_of(file.stem, tables, str(folder / RECORD)), told
 
 
-def _session(setup: Setup) -> Record:
+def _session(setup: Setup, settings: TrainConfig) -> Record:
     """Return what is recorded of every start and resume."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -123,6 +141,11 @@ def _session(setup: Setup) -> Record:
         "engine": setup.binary.parent.name,
         "isa": setup.isa,
         "threads": setup.threads.most,
+        "processes": 1,  # until the engine tells
+        "shares": max(settings.shares, 1),
+        "machines": {},
+        "mpi": None,
+        "launch": None,
     }
 
 

@@ -14,17 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import (
-    TRAIN_SETTINGS,
-    Preset,
-    TrainConfig,
-    differing,
-    in_val_tokens,
-    overridden,
-)
+from llmc.config import TRAIN_SETTINGS, Preset, TrainConfig, in_val_tokens
+from llmc.engine.launcher import ALONE, Launch
 from llmc.errors import MissingOutput, Usage
 from llmc.paths import BEST, CONFIG, RECORD, Workspace
-from llmc.setting import OnResume
+from llmc.setting import OnResume, differing, overridden
 from llmc.train.folder import newest_run, saved_steps
 from llmc.train.metrics import Event, Metrics
 from llmc.train.mixture import spelled
@@ -58,19 +52,39 @@ def resumed_settings(settings: TrainConfig, given: Mapping[str, Any]) -> TrainCo
                 f"the run has {setting.flag} {old or tokens}, and {reason} follows from it: leave "
                 f"out {setting.flag}, or start a new run from its weights with --model"
             )
+    given = {name: value for name, value in given.items() if (name, value) != ("shares", 0)}
     resumed = overridden(settings, given)
-    if resumed.batch_size != settings.batch_size:
-        rows = tokens // settings.seq_len
-        if rows % resumed.batch_size:
-            fitting = ", ".join(str(size) for size in range(1, rows + 1) if rows % size == 0)
-            raise Usage(
-                f"the run has {rows} rows in an update, which --batch-size {resumed.batch_size} "
-                f"does not divide: use one of {fitting}"
-            )
+    if (resumed.batch_size, resumed.shares) != (settings.batch_size, settings.shares):
+        rows, shares = tokens // settings.seq_len, max(resumed.shares, 1)
+        if rows % (shares * resumed.batch_size):
+            raise Usage(_undivided(rows, resumed))
         batches = -(-resumed.val_batches * settings.batch_size // resumed.batch_size)
         resumed = replace(resumed, total_batch_size=tokens, val_batches=batches)
     by_batches = settings.val_batches and given.get("val_tokens") is None
     return resumed if by_batches else in_val_tokens(resumed, given)
+
+
+def _undivided(rows: int, settings: TrainConfig) -> str:
+    """Return what to say of an update of so many rows that shares of batches do not divide."""
+    if settings.shares <= 1:
+        fitting = ", ".join(map(str, fitting_batches(rows)))
+        return (
+            f"the run has {rows} rows in an update, which --batch-size {settings.batch_size} does "
+            f"not divide: use one of {fitting}"
+        )
+    sizes = fitting_batches(rows, settings.shares)
+    advice = "use fewer shares"
+    if sizes:
+        advice = f"with so many shares use --batch-size {', '.join(map(str, sizes))}"
+    return (
+        f"the run has {rows} rows in an update, which {settings.shares} shares of --batch-size "
+        f"{settings.batch_size} do not divide: {advice}"
+    )
+
+
+def fitting_batches(rows: int, shares: int = 1) -> list[int]:
+    """Return the batch sizes with which an update of so many rows is cut into so many shares."""
+    return [size for size in range(1, rows + 1) if rows % (max(shares, 1) * size) == 0]
 
 
 def plans_anew(changes: Changes, settings: TrainConfig) -> bool:
@@ -197,11 +211,11 @@ def typed(given: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def resume_command(workspace: Workspace, folder: Path, *flags: str) -> str:
+def resume_command(workspace: Workspace, folder: Path, *flags: str, launch: Launch = ALONE) -> str:
     """Return the command that resumes a run, as it is typed; ``flags`` are added."""
     newest = newest_run(workspace, RECORD) == folder
     named = [] if newest and not flags else ["--run", folder.name]
-    return shlex.join(["llmc", "train", "--resume", *named, *flags])
+    return shlex.join(["llmc", "train", "--resume", *named, *launch.flags, *flags])
 
 
 def check_steps(
@@ -267,7 +281,8 @@ def less_memory(settings: TrainConfig, start: Event) -> list[list[str]]:
     if settings.optimizer_state != "8bit":
         ways.append(["--optimizer-state", "8bit"])
     rows = settings.tokens_per_step // settings.seq_len
-    sizes = [size for size in range(1, settings.batch_size // 2 + 1) if rows % size == 0]
+    fitting = fitting_batches(rows, settings.shares)
+    sizes = [size for size in fitting if size <= settings.batch_size // 2]
     parts = start.get("memory_parts", {})
     if sizes:
         saved = parts.get("activations", 0) * (1 - sizes[-1] / settings.batch_size)

@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmc.config import MOST_STEPS, TRAIN_SETTINGS, TrainConfig, differing
+from llmc.config import MOST_STEPS, TRAIN_SETTINGS, TrainConfig
 from llmc.errors import Interrupted, LossNotFinite, Usage
 from llmc.paths import CONFIG, Workspace
 from llmc.report import SILENT, Report
-from llmc.setting import typed_number
+from llmc.setting import differing, typed_number
 from llmc.train import record as records
+from llmc.train.engine_run import OnEvent
 from llmc.train.folder import read_record
 from llmc.train.history import RunHistory, read_run
-from llmc.train.loop import OnEvent, train
+from llmc.train.loop import train
 from llmc.train.metrics import Event, Progress
 from llmc.train.plan import Inputs, RunPlan, start
 from llmc.train.resume import typed

@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.config import load_preset, nearest, overridden
+from llmc.config import load_preset
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.fetch.registry import WEIGHTS
 from llmc.kinds import HEAD_BYTES, not_data
 from llmc.paths import BEST, CHECKPOINT, Workspace
 from llmc.report import SILENT, Report
+from llmc.setting import nearest, overridden
 from llmc.weights.base import Weights
 from llmc.weights.checkpoint import MAGIC, TOKEN_MAGICS, CheckpointModel, read_header
 from llmc.weights.foreign import foreign_file

@@ -85,7 +85,9 @@ def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | N
         return None, [sentence]
     if len(raw) < HEADER_BYTES:
         return None, [f"{name} is cut short: {len(raw)} of the header's {HEADER_BYTES} bytes"]
-    magic, version, crc, flags, *numbers, stored_as, _, _, trained_by, shares = FIELDS.unpack_from(raw)
+    magic, version, crc, flags, *numbers, stored_as, _, _, trained_by, shares = FIELDS.unpack_from(
+        raw
+    )
     if magic != MAGIC or not VERSION_BARE <= version <= VERSION_SHARES:
         return None, [
             f"{name} is not a training state of version {VERSION_BARE} to {VERSION_SHARES}"

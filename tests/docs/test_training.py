@@ -19,7 +19,7 @@ GUIDE = ROOT / "docs" / "guide"
 TEXT = "\n".join((GUIDE / name).read_text("utf-8") for name in ("training.md", "resume.md"))
 NOT_SETTINGS = {
     *("data", "val_data", "model", "config", "run", "threads", "resume", "resume_from", "dry_run"),
-    "budget",
+    *("budget", "launch"),
 }
 
 

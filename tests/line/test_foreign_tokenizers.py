@@ -16,7 +16,7 @@ from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import load_manifest
-from llmc.train.loop import engine_arguments
+from llmc.train.engine_run import engine_arguments
 from llmc.train.start import find_data
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc

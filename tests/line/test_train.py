@@ -17,7 +17,7 @@ from llmc.engine.build import ensure_native
 from llmc.engine.machine import Threads
 from llmc.model import ModelConfig
 from llmc.tokens.files import read_tokens, write_tokens
-from llmc.train.loop import engine_arguments, run_engine
+from llmc.train.engine_run import engine_arguments, run_engine
 from llmc.train.metrics import Event, Progress
 from llmc.train.mixture import Portion
 from llmc.train.start import Data
@@ -59,6 +59,8 @@ FLAGS: dict[str, Any] = {
     "skip_loss_z": 4.0,
     "skip_grad_z": 5.0,
     "seed": 7,
+    "shares": 2,
+    "exchange_dtype": "bf16",
     "shuffle": False,
     "windows": "aligned",
     "dtype": "bf16",
@@ -90,7 +92,17 @@ def words(flags: dict[str, Any]) -> list[str]:
 
 def test_every_flag_is_in_the_help(llmc: Llmc) -> None:
     shown = ok(llmc("train", "--help")).stdout
-    flags = [*FLAGS, "no_shuffle", "data", "val_data", "model", "config", "threads", "run"]
+    flags = [
+        *FLAGS,
+        "no_shuffle",
+        "data",
+        "val_data",
+        "model",
+        "config",
+        "threads",
+        "launch",
+        "run",
+    ]
     for flag in flags:
         assert re.search(rf"--{flag.replace('_', '-')}\b", shown), flag
 
@@ -104,7 +116,8 @@ def test_the_defaults_are_llm_c_s(llmc: Llmc) -> None:
         "schedule": "constant", "warmup": 0, "lr_final": 0.0, "decay": 0.2,
         "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
         "weight_decay": 0.0, "grad_clip": 0.0, "skip_loss_z": 0.0, "skip_grad_z": 0.0,
-        "dropout": 0.0, "seed": 1337, "shuffle": True, "windows": "packed",
+        "dropout": 0.0, "seed": 1337, "shares": 0, "exchange_dtype": "fp32",
+        "shuffle": True, "windows": "packed",
         "dtype": "fp32", "recompute": False, "optimizer_state": "fp32",
         "val_every": 10, "val_tokens": 20480, "val_batches": 0,
         "sample_every": 20, "save_every": "10m", "keep": 1,
@@ -156,6 +169,7 @@ def test_a_run_s_config_repeats_the_run(llmc: Llmc) -> None:
         and k not in ("max_time", "max_tokens", "epochs", "patience", "min_delta")  # its ends
         and not k.startswith("skip_")  # windows of 128 steps
         and k not in ("lr_final", "decay", "total_batch_size")  # of a schedule, or of another batch
+        and k != "exchange_dtype"  # of several shares
     ],
 )
 def test_each_setting_changes_what_is_learned(llmc: Llmc, flag: str, baseline: list[float]) -> None:

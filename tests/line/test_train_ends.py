@@ -163,11 +163,11 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(
     plan = RunPlan(Path(), preset, data, start)
     for stop in (KeyboardInterrupt, Interrupted):
 
-        def stopped(*_: object, stop: type[BaseException] = stop) -> None:
+        def stopped(*_: object, stop: type[BaseException] = stop, **__: object) -> None:
             assert runs(llmc) == ["a"]
             raise stop("interrupted")
 
-        monkeypatch.setattr("llmc.train.loop.run_engine", stopped)
+        monkeypatch.setattr("llmc.train.follow.run_engine", stopped)
         with pytest.raises(stop):
             run_training(here.workspace, plan, Setup(Path("x"), "none", Threads(1)), run="a")
         assert runs(llmc) == []

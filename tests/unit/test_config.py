@@ -5,18 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from llmc.config import (
-    Preset,
-    SampleConfig,
-    TrainConfig,
-    load_preset,
-    nearest,
-    overridden,
-    preset_names,
-)
+from llmc.config import Preset, SampleConfig, TrainConfig, load_preset, preset_names
 from llmc.errors import Usage
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import shipped_dir
+from llmc.setting import nearest, overridden
 
 
 def test_every_preset_that_comes_with_llmc_loads() -> None:

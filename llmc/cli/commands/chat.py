@@ -21,12 +21,13 @@ from llmc.cli.options import (
     with_settings,
 )
 from llmc.cli.views.sampling import ByteView
-from llmc.config import SAMPLE_SETTINGS, overridden
+from llmc.config import SAMPLE_SETTINGS
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
 from llmc.errors import BadData, Usage
 from llmc.sample.chat import Chat
 from llmc.sample.model import SampleModel, model_at
+from llmc.setting import overridden
 from llmc.text.documents import unescaped
 
 of_talk = in_group("Conversation")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmc.check.doctor import CHECKS, Finding, State, examine
 from llmc.cli.context import Context
+from llmc.cli.options import option
+from llmc.engine.launcher import launch_of
 from llmc.engine.process import ERRORS
 from llmc.errors import LlmcError
 
@@ -27,7 +29,13 @@ MARK_WIDTH = 6
 NAME_WIDTH = max(map(len, CHECKS)) + 2
 
 
-def doctor(context: typer.Context) -> None:
+LaunchCommand = Annotated[
+    str | None,
+    option("Check the ranks that this command starts too, such as 'mpirun -n 4'.", "COMMAND"),
+]
+
+
+def doctor(context: typer.Context, launch: LaunchCommand = None) -> None:
     """Check this machine and this installation.
 
     The checks compile the engine if it is not there yet, train a tiny model on every instruction
@@ -41,7 +49,8 @@ def doctor(context: typer.Context) -> None:
     start = time.monotonic()
     console = Console(highlight=False)
     findings = {}
-    for name, finding in examine(ctx.workspace, report=ctx.ui):
+    how = launch_of(launch) if launch is not None else None
+    for name, finding in examine(ctx.workspace, launch=how, report=ctx.ui):
         findings[name] = finding
         if not ctx.ui.json:
             # Not printed by rich itself, which would turn a closed pipe into a failure.

@@ -25,7 +25,7 @@ from llmc.cli.options import (
     with_settings,
 )
 from llmc.cli.views.sampling import TerminalView, View, choose_view, legend, prompt_note, summary
-from llmc.config import SAMPLE_SETTINGS, SampleConfig, overridden
+from llmc.config import SAMPLE_SETTINGS, SampleConfig
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
 from llmc.engine.protocol import NO_TOKEN, Request
@@ -33,6 +33,7 @@ from llmc.errors import BadData, Usage
 from llmc.sample.model import SampleModel, find_model
 from llmc.sample.streaming import KEPT
 from llmc.sample.text import Sample, SampledToken
+from llmc.setting import overridden
 from llmc.text.documents import unescaped
 
 MOST_SAMPLES = 1024

@@ -22,12 +22,14 @@ from llmc.cli.views.result import result_fields
 from llmc.cli.views.training import choose_view, summary
 from llmc.cli.views.watched import Watched
 from llmc.config import DATA, LENGTH, MACHINE, SAVING, TRAIN_SETTINGS
+from llmc.engine.launcher import Launch, launch_of
 from llmc.errors import Interrupted, Usage
 from llmc.tokens.recorded import recorded_tokenizer
 from llmc.train.dial import Choice, budget_of, choose
 from llmc.train.dry_run import dry_run as estimate
+from llmc.train.engine_run import ignore
 from llmc.train.folder import newest_step
-from llmc.train.loop import TrainResult, ignore
+from llmc.train.loop import TrainResult
 from llmc.train.loop import train as run_train
 from llmc.train.plan import Inputs
 from llmc.train.resume import resume_command, typed
@@ -103,10 +105,22 @@ Threads = Annotated[
     int | None,
     option(
         "Threads; the result does not depend on it. Default: one per physical core, fewer where "
-        "the first steps are no slower with them.",
+        "the first steps are no slower with them. 0, the default of several ranks: each takes its "
+        "share of the cores of its machine.",
         "N",
-        1,
+        0,
         group=MACHINE,
+    ),
+]
+LaunchCommand = Annotated[
+    str | None,
+    option(
+        "Train on several ranks, which this command starts, such as 'mpirun -n 4'; it stands "
+        "before the engine's own.",
+        "COMMAND",
+        group=MACHINE,
+        names=("--launch",),
+        envvar="LLMC_LAUNCH",
     ),
 ]
 DryRun = Annotated[
@@ -133,6 +147,7 @@ def train(
     resume_from: ResumeFrom = None,
     log_every: LogEvery = 0,
     threads: Threads = None,
+    launch: LaunchCommand = None,
     dry_run: DryRun = False,
     **settings: Any,
 ) -> None:
@@ -146,36 +161,30 @@ def train(
     ctx: Context = context.obj
     ui = ctx.ui
     inputs = Inputs(run, config, data, val_data, model, resume_from)
+    how = launch_of(launch)
     if resume or resume_from is not None:
         _check_new({"--dry-run": dry_run, "--for": budget is not None})
     elif dry_run:
-        _dry_run(context, settings, inputs, budget, threads)
+        _dry_run(context, settings, inputs, budget, threads=threads, how=how)
         return
-    elif (choice := _choice(ctx, inputs, settings, budget, threads=threads)) is not None:
+    elif (choice := _choice(ctx, inputs, settings, budget, threads=threads, how=how)) is not None:
         inputs = choice.inputs
     shown = choose_view(json=ui.json, quiet=ui.quiet, log_every=log_every)
+    given: dict[str, Any] = {"resume": resume, "threads": threads, "launch": how, "report": ui}
     with Watched(shown) as view:
-        result = run_train(
-            ctx.workspace,
-            settings,
-            inputs,
-            resume=resume,
-            threads=threads,
-            report=ui,
-            on_event=view.update,
-        )
+        result = run_train(ctx.workspace, settings, inputs, on_event=view.update, **given)
     for line in summary(ctx.workspace, result, chart=not ui.quiet and not view.has_chart):
         ui.note(line)
     ui.result(result_fields(result))
     if result.interrupted:
-        raise _interrupted(ctx, result)
+        raise _interrupted(ctx, result, how)
     commands, again = _after(result)
     if result.longer:
         ui.note("nothing to do: the run had ended before")
-        given = {name: value for name, value in settings.items() if value is not None}
-        given.pop(result.longer[0][2:].replace("-", "_"), None)
-        more = [*result.longer, *typed(given)]
-        commands.append(resume_command(ctx.workspace, result.folder, *more))
+        asked = {name: value for name, value in settings.items() if value is not None}
+        asked.pop(result.longer[0][2:].replace("-", "_"), None)
+        more = [*result.longer, *typed(asked)]
+        commands.append(resume_command(ctx.workspace, result.folder, *more, launch=how))
     else:
         commands.append(again)
     ui.next(*commands)
@@ -202,14 +211,25 @@ def _choice(
     budget: str | None,
     *,
     threads: int | None,
+    how: Launch,
     models: Path | None = None,
 ) -> Choice | None:
-    """Return what is chosen for a time; None: there is no time, or nothing to choose."""
+    """Return what is chosen for a time; None: there is no time, or nothing to choose.
+
+    Raises:
+        Usage: the choice needs rehearsals, and these ranks can start the engine once only.
+    """
     if budget is None and (budget := budget_of(ctx.workspace, inputs, settings)) is not None:
         ctx.ui.note(f"--for {budget} (the default; the data was prepared without a model)")
     if budget is None:
         return None
-    where: dict[str, Any] = {"models": models, "threads": threads, "report": ctx.ui}
+    if how.joins:
+        raise Usage(
+            "--for rehearses with several models, and ranks that mpirun or srun has started can "
+            "start the engine once only: use llmc train --launch 'mpirun -n N', which starts them"
+        )
+    where: dict[str, Any] = {"models": models, "threads": threads, "launch": how}
+    where["report"] = ctx.ui
     return choose(ctx.workspace, budget, settings, inputs, **where)
 
 
@@ -218,20 +238,23 @@ def _dry_run(
     settings: dict[str, Any],
     inputs: Inputs,
     budget: str | None,
+    *,
     threads: int | None,
+    how: Launch,
 ) -> None:
     ctx: Context = context.obj
     ui = ctx.ui
     shown = not ui.quiet and not ui.json
     on_event = print_memory if shown else ignore
     with TemporaryDirectory() as models:
-        choice = _choice(ctx, inputs, settings, budget, threads=threads, models=Path(models))
+        where: dict[str, Any] = {"threads": threads, "how": how, "models": Path(models)}
+        choice = _choice(ctx, inputs, settings, budget, **where)
         if choice is not None:
             inputs = choice.inputs
             if shown:
                 print_choice(choice)
-        given: dict[str, Any] = {"threads": threads, "report": ui, "on_event": on_event}
-        found = estimate(ctx.workspace, settings, inputs, **given)
+        given: dict[str, Any] = {"report": ui, "on_event": on_event}
+        found = estimate(ctx.workspace, settings, inputs, threads=threads, launch=how, **given)
     if shown:
         print_estimate(found)
     chosen = choice_fields(choice) if choice is not None else {}
@@ -239,7 +262,7 @@ def _dry_run(
     ui.next(without_dry_run(context))
 
 
-def _interrupted(ctx: Context, result: TrainResult) -> Interrupted:
+def _interrupted(ctx: Context, result: TrainResult, how: Launch) -> Interrupted:
     """Return the failure that an interrupted run ends with: how far it is, how to resume it."""
     saved = "not saved"
     if newest_step(result.folder) is not None and result.checkpoint is not None:
@@ -247,7 +270,7 @@ def _interrupted(ctx: Context, result: TrainResult) -> Interrupted:
     planned = result.progress.steps
     done = f"{result.steps:,}" + (f" of {planned:,}" if planned is not None else "")
     message = f"interrupted after {done} steps; {saved}"
-    return Interrupted(message, resume_command(ctx.workspace, result.folder))
+    return Interrupted(message, resume_command(ctx.workspace, result.folder, launch=how))
 
 
 def without_dry_run(context: typer.Context) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from llmc.train.dial import Candidate, Choice
 from llmc.train.dry_run import Estimate, PlannedWork, total_seconds
 from llmc.train.metrics import Event, Progress
 from llmc.train.mixture import seen
+from llmc.train.ranks import ranks_in
 from llmc.units import clock, megabytes, short
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ def print_memory(event: Event, progress: Progress) -> None:
         saves, verb = event["recompute_saves"], "saves" if event["recompute"] else "would save"
         sentence = f"--recompute {verb} {saves:,} bytes ({megabytes(saves)})"
         _print(_memory_table(event), sentence)
+        if ranks := ranks_in(event):
+            _print("", _ranks_table(ranks))
 
 
 def print_estimate(estimate: Estimate) -> None:
@@ -32,8 +36,23 @@ def print_estimate(estimate: Estimate) -> None:
         f"{disk}; {megabytes(storage.free)} are free",
         f"an estimate from {steps} measured step{'s' if steps > 1 else ''} "
         f"({estimate.tokens_per_second:,.0f} tokens/s); saving is not included",
+        *_messages(estimate),
         *filter(None, [storage.warning, estimate.warning]),
     )
+
+
+def _messages(estimate: Estimate) -> Iterator[str]:
+    """Yield what several ranks spend in messages, and with which updates it would be a tenth."""
+    exchange, enough = estimate.exchange_ms, estimate.tokens_for_tenth
+    if exchange is None or enough is None:
+        return
+    step_ms, tokens = estimate.measured["step_ms"], estimate.settings.tokens_per_step
+    yield f"messages take {exchange:,.1f} ms of a step ({exchange / step_ms:.0%})"
+    if enough > tokens:
+        yield (
+            f"with updates of {enough:,} tokens instead of {tokens:,} they would take a tenth: "
+            f"--total-batch-size {enough}"
+        )
 
 
 def print_choice(choice: Choice) -> None:
@@ -124,7 +143,37 @@ def estimate_fields(estimate: Estimate) -> dict[str, Any]:
             for part in estimate.work
         },
         "seconds": estimate.seconds,
+        **_rank_fields(estimate),
     }
+
+
+def _rank_fields(estimate: Estimate) -> dict[str, Any]:
+    """Return what is known of several ranks; nothing of one process."""
+    start = estimate.start
+    if not ranks_in(start):
+        return {}
+    return {
+        "ranks": ranks_in(start),
+        "mpi": start["mpi"],
+        "shares": start["shares"],
+        "update_tokens": estimate.settings.tokens_per_step,
+        "exchange_ms": estimate.exchange_ms,
+        "tokens_for_tenth_in_messages": estimate.tokens_for_tenth,
+    }
+
+
+def _ranks_table(ranks: list[dict[str, Any]]) -> Table:
+    """Return where each rank is, and its memory."""
+    from rich.table import Table
+
+    table = Table("rank", "machine", box=None, pad_edge=False)
+    for name in ("threads", "isa", "memory", "available"):
+        table.add_column(name, justify="right")
+    for number, rank in enumerate(ranks):
+        sizes = (rank["memory"], rank["memory_available"])
+        shown = ["–" if size is None else megabytes(size) for size in sizes]
+        table.add_row(str(number), rank["machine"], str(rank["threads"]), rank["isa"], *shown)
+    return table
 
 
 def _memory_table(start: Event) -> Table:

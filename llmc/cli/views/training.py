@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from llmc.cli.views.lines import plain_lines, precision, ranks_at_work
 from llmc.paths import BEST, Workspace
 from llmc.terminal import printable
 from llmc.train.curves import Line, Trace, chart, curve, moving_mean, sparkline
 from llmc.train.loop import TrainResult
 from llmc.train.metrics import Event, Progress, ending
+from llmc.train.ranks import memory_of, ranks_in
 from llmc.units import clock, duration, megabytes, plus_minus
 
 if TYPE_CHECKING:
@@ -29,48 +31,6 @@ CURVE_COLUMNS = 76  # of the curve that follows a run
 CURVE_LINES = (5, 14)  # a lower chart shows no more than a sparkline
 LEAST_SAMPLE = 2  # lines that a chart leaves to the sample
 MEAN_OF = 30  # the curve is made of means over a thirtieth of the steps
-
-
-def precision(start: Event) -> str:
-    """Return the type of matrix products, and whether this CPU has instructions for it."""
-    dtype = str(start["dtype"])
-    if dtype == "bf16" and not start["multiplies_bf16"]:
-        return "bf16, multiplied as floats: this CPU has no bf16 instructions"
-    return dtype
-
-
-def plain_lines(event: Event, progress: Progress) -> str:
-    """Return the lines that llm.c prints for an event."""
-    if "train_loss" in event:
-        return (
-            f"step {event['step']}: train loss {event['train_loss']:.6f} "
-            f"(took {event['step_ms']:.3f} ms)\n"
-        )
-    if "val_loss" in event:
-        error = f" ± {event['val_error']:.6f}" if "val_error" in event else ""
-        return f"val loss {event['val_loss']:.6f}{error}\n"
-    if event["event"] == "start":
-        return (
-            f"num_parameters: {event['parameters']}\n"
-            f"memory: {megabytes(event['memory'])}\n"
-            f"isa: {event['isa']}, threads: {event['threads']}, dtype: {precision(event)}\n"
-        )
-    if event["event"] == "sample":
-        shown = printable(progress.sample, keep="\n\t", instead="�")
-        return f"generating:\n---\n{shown}\n---\n"
-    return _notice(event)
-
-
-def _notice(event: Event) -> str:
-    """Return the line about what happened beside the steps, or nothing."""
-    if event["event"] == "threads":
-        return f"threads: {event['threads']} of {event['given']}; more make the steps no faster\n"
-    if event["event"] == "skipped":
-        return (
-            f"step {event['step']}: update skipped (z-score {event['loss_z']:.2f} of the loss, "
-            f"{event['grad_z']:.2f} of the gradient's norm)\n"
-        )
-    return ""
 
 
 class PlainView:
@@ -200,7 +160,9 @@ class LiveView(PlainView):
         if lines and room > 0:
             text = "\n".join(lines[: min(room, SAMPLE_LINES)])
             parts.append(Text(text, style="italic", overflow="ellipsis", no_wrap=True))
-        title = Text(f"llmc train · {progress.run}")
+        title = Text(
+            " · ".join(filter(None, ["llmc train", progress.run, ranks_at_work(progress)]))
+        )
         return Panel(Group(*parts), title=title, title_align="left", width=width)
 
     def losses(self, progress: Progress, width: int, room: int) -> list[Text]:
@@ -273,7 +235,7 @@ def _cells(progress: Progress, elapsed: float) -> list[tuple[str, str]]:
         ("ETA", clock(left) if left is not None else "–"),
         ("grad norm", f"{last['grad_norm']:.3f}" if last else "–"),
         ("lr", f"{last['lr']:.2e}" if last else "–"),
-        ("memory", megabytes(progress.start.get("memory", 0))),
+        ("memory", megabytes(memory_of(progress.start))),
         ("time", clock(progress.seconds)),
     ]
     if (share := progress.share_of_peak) is not None:
@@ -331,8 +293,11 @@ def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterat
     if result.val_loss is not None:
         numbers.append(f"val loss {plus_minus(result.val_loss, result.val_error)}")
     numbers.append(f"{progress.tokens_per_second:,.0f} tokens/s")
-    numbers.append(megabytes(progress.start.get("memory", 0)))
+    each = " a rank" if ranks_in(progress.start) else ""
+    numbers.append(megabytes(memory_of(progress.start)) + each)
     yield f"{result.steps:,} steps in {duration(progress.seconds)}: {', '.join(numbers)}"
+    if (ranks := ranks_at_work(progress)) is not None:
+        yield ranks
     if result.bits_per_byte is not None:
         yield f"bits per byte: {plus_minus(result.bits_per_byte, result.bits_error)}"
     if parts := [f"{name} {loss:.4f}" for name, loss in result.val_parts.items()]:

@@ -35,6 +35,7 @@ NETWORK = "not run: it downloads"
 COMMANDS_IN_MESSAGES = {
     "llmc build --force": "not run: it compiles for minutes, after an engine that does not start",
     "llmc decode --tokenizer NAME": "run by tests/line/test_decode.py",
+    "llmc doctor --launch COMMAND": "run by tests/line/test_launch.py",
     "llmc doctor --json": "run by tests/line/test_doctor.py; here after a bug of llmc",
     "llmc export-weights MODEL": WALKED,
     "llmc export-weights MODEL --heads N": "run by tests/unit/weights",
@@ -58,6 +59,7 @@ COMMANDS_IN_MESSAGES = {
     "llmc tokenize … --shard I/{}": "run by tests/unit/tokens/test_merge.py",
     "llmc train": WALKED,
     "llmc train --data FILE": "run by tests/line/test_foreign_tokenizers.py",
+    "llmc train --resume": "run by tests/line/test_resume.py; here after a silence",
     "llmc train --run {}": WALKED,
 }
 

@@ -10,6 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions
 
+from llmc.cli.views.lines import plain_lines
 from llmc.cli.views.training import (
     CURVE_LINES,
     SAMPLE_LINES,
@@ -17,7 +18,6 @@ from llmc.cli.views.training import (
     PlainView,
     SilentView,
     choose_view,
-    plain_lines,
     seconds_left,
 )
 from llmc.train.curves import BARS

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llmc.config import TrainConfig
 from llmc.engine.machine import Threads
-from llmc.train.loop import engine_arguments
+from llmc.train.engine_run import engine_arguments
 from llmc.train.mixture import Portion
 from llmc.train.start import Data
 
