@@ -33,8 +33,10 @@ VARIANTS: dict[str, Flags] = {
     "8bit": {"shares": 4, "optimizer_state": "8bit", "grad_clip": 0.5},
     "bf16 state": {"shares": 3, "optimizer_state": "bf16", "recompute": 1},
     "muon": {"shares": 4, "optimizer": "muon", "grad_clip": 0.5},
+    "bf16 exchange": {"shares": 4, "exchange_dtype": "bf16", "total_batch_size": 8 * 57},
     "small muon": {
         "shares": 2,
+        "exchange_dtype": "bf16",
         "optimizer": "muon",
         "optimizer_state": "8bit",
         "dtype": "bf16",
