@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # The demo's own workspace.
 DEMO   := build/demo
 
-.PHONY: demo demo-chat test test-full test-interop fuzz torture proof load lint native setup setup-dev clean help
+.PHONY: demo demo-chat test test-full test-interop test-hosts fuzz torture proof load lint native setup setup-dev clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -21,7 +21,8 @@ help:
 	@echo "make fuzz          fuzz the engine's readers, SECONDS=60 each (needs clang with libFuzzer)"
 	@echo "make test-interop  open llmc's exports with llama.cpp (builds it: 10 minutes, C++ and cmake)"
 	@echo "make torture       kill a training run 1,000 times; its result must not change. MODE=signals,"
-	@echo "                   hangups, faults or disks disturbs it in other ways, COUNT=1000 times"
+	@echo "                   hangups, faults, disks or ranks disturbs it in other ways, COUNT=1000 times"
+	@echo "make test-hosts    train over three machines that are network namespaces (needs root; 5 minutes)"
 	@echo "make proof         kill 2,000 steps of the demo's model some 30 times; its memory must not grow"
 	@echo "make load          serve the demo's model to 1 client, then to 64; report tokens per second"
 	@echo "make native        build the engine with another C compiler: make native CC=cc"
@@ -80,13 +81,16 @@ test-full: lint $(VENV)/installed-lm-eval
 fuzz: setup-dev
 	$(BIN)/python -m tests.programs.fuzz --seconds $(SECONDS)
 
-# MODE: kills, signals, hangups, faults (needs strace) or disks.
+# MODE: kills, signals, hangups, faults (needs strace), disks or ranks (needs mpirun).
 MODE  := kills
 COUNT := 1000
 SEED  := 1
 
 torture: setup-dev
 	$(BIN)/python -m tests.programs.torture --mode $(MODE) --count $(COUNT) --seed $(SEED)
+
+test-hosts: setup-dev
+	$(BIN)/python -m tests.programs.hosts
 
 load: setup-dev
 	$(BIN)/python -m tests.programs.load --workspace $(DEMO) --slots 32

@@ -170,9 +170,9 @@ static void choose_threads(struct Run *run, double step_ms) {
 /* Ranks wait for each other as long as an update takes, and a slower one may take longer. */
 static void watch_ranks(struct Run *run, double seconds) {
   enum { LEAST = 60, UPDATES = 20 };
-  snprintf(run->advice, sizeof run->advice, "Ctrl-C ends all ranks, and no checkpoint is there to go on from");
+  snprintf(run->advice, sizeof run->advice, "Ctrl-C twice ends all ranks, and no checkpoint is there to go on from");
   if (run->saver.count > 0) {
-    snprintf(run->advice, sizeof run->advice, "Ctrl-C ends all ranks, and a resume goes on from step %zu",
+    snprintf(run->advice, sizeof run->advice, "Ctrl-C twice ends all ranks, and a resume goes on from step %zu",
              saver_step(&run->saver));
   }
   ranks_watch(&run->team.ranks, fmax(LEAST, UPDATES * seconds), run->events.json, run->advice);

@@ -17,6 +17,7 @@ from tests.helpers.places import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARKS = ("network", "slow", "skip:")
+MPI = "mpi"  # the mark of a block that runs where mpirun is installed
 FENCE = re.compile(
     r"^(?:<!-- (skip: [^\n]*) -->\n)?( *)```(\w*)[ ]?([^\n]*)\n(.*?)^\2```$", re.M | re.S
 )
@@ -39,6 +40,11 @@ class Block:
     def marked(self) -> bool:
         """Whether the block is not to be run: it needs a network, or much time, or more."""
         return self.words.startswith(MARKS)
+
+    @property
+    def needs_mpi(self) -> bool:
+        """Whether the block runs only where mpirun is installed."""
+        return self.words == MPI
 
     def commands(self) -> list[str]:
         """Return the commands; lines that a backslash joins are one, comments are none."""

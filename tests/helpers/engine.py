@@ -219,8 +219,8 @@ def without_times(text: str) -> list[dict[str, Any]]:
     """Return events without what may differ between two runs of the same training."""
     lines = json_lines(text)
     for line in lines:
-        for name in ("step_ms", "tokens_per_second", "threads", "seconds", "peak_flops"):
+        for name in ("step_ms", "exchange_ms", "tokens_per_second", "threads", "seconds"):
             line.pop(name, None)
-        for name in ("memory", "memory_parts", "memory_available", "recompute_saves"):
+        for name in ("peak_flops", "memory", "memory_parts", "memory_available", "recompute_saves"):
             line.pop(name, None)
     return lines

@@ -9,6 +9,8 @@
 ``disks``
     the disk is too small for the run: a tmpfs where mounting is allowed, else a limit of the size
     of files. It grows while the run waits, or after the run was ended.
+``ranks``
+    a random one of several ranks is killed: :mod:`tests.programs.torn_ranks`.
 
 Trial ``i`` of a seed always does the same: ``--seed S --first i --count 1`` repeats it.
 """
@@ -368,7 +370,7 @@ def disks(native: Native, folder: Path) -> Trial:
     return trial
 
 
-MODES = ("signals", "hangups", "faults", "disks")
+MODES = ("signals", "hangups", "faults", "disks", "ranks")
 
 
 def run_mode(
@@ -379,12 +381,16 @@ def run_mode(
     Raises:
         AssertionError: one ended otherwise; what is printed repeats it.
     """
+    from tests.programs.torn_ranks import TornRanks
+
     if mode == "faults" and shutil.which("strace") is None:
         raise SystemExit("faults need strace, which is not installed")
     happened: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         if mode in ("signals", "hangups"):
             trial = (signals if mode == "signals" else hangups)(Path(name), cache)
+        elif mode == "ranks":
+            trial = TornRanks(native, Path(name)).trial
         else:
             trial = (faults if mode == "faults" else disks)(native, Path(name))
         for number in range(first, first + count):
