@@ -282,10 +282,10 @@ class Engine:
         """Let a paused engine go on."""
         self._send(signal.SIGCONT)
 
-    def stop(self, seconds: float = GRACE_SECONDS) -> None:
+    def stop(self, seconds: float | None = None) -> None:
         """End the engine: SIGTERM, then SIGKILL where it has not ended after so many seconds.
 
-        The iteration then raises Interrupted, in whatever thread it runs.
+        Without ``seconds`` that is :data:`GRACE_SECONDS`. The iteration then raises Interrupted, in whatever thread it runs.
         """
         self._forwarded = signal.SIGTERM  # also for a child that is being started
         if self._child is not None:
@@ -338,10 +338,10 @@ class Engine:
         os.kill(os.getpid(), signal.SIGSTOP)
         self._send(signal.SIGCONT)
 
-    def _end(self, grace: float = GRACE_SECONDS) -> None:
+    def _end(self, grace: float | None = None) -> None:
         """End a child that still runs: ask it, and kill it where that does not help."""
         child = self._running()
-        steps = [(self._wish(signal.SIGTERM), grace)]
+        steps = [(self._wish(signal.SIGTERM), GRACE_SECONDS if grace is None else grace)]
         if self._launch.command:
             steps.append((signal.SIGTERM, LAUNCHER_SECONDS))
         for number, seconds in steps:

@@ -41,8 +41,19 @@ def talking(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Llmc:
     shape = ("--layers", "2", "--heads", "2", "--channels", "48", "--context", "96")
     random = ("export-weights", "random", *shape, "--vocab-size", "259")
     ok(llmc(*random, "--tokenizer", str(llmc.workspace / "data/fruit")))
-    flags = ("--batch-size", "8", "--seq-len", "64", "--lr", "0.004", "--steps", "400")
-    told = ok(llmc("train", "--val-every", "0", "--sample-every", "400", "--run", "fruit", *flags))
+    flags = (
+        "--batch-size",
+        "8",
+        "--seq-len",
+        "64",
+        "--lr",
+        "0.002",
+        "--warmup",
+        "50",
+        "--steps",
+        "600",
+    )
+    told = ok(llmc("train", "--val-every", "0", "--sample-every", "600", "--run", "fruit", *flags))
     return replace(llmc, environment={"SAID": told.stdout})
 
 

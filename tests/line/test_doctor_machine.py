@@ -38,7 +38,8 @@ def test_a_broken_compiler(llmc: Llmc, broken_zig: dict[str, str]) -> None:
     assert done.returncode == ExitCode.COMPILE
     marks = states(done.stdout)
     assert [name for name, mark in marks.items() if mark == "FAIL"] == ["compiler", "engine"]
-    assert [name for name, mark in marks.items() if mark == "skip"] == OF_THE_ENGINE
+    skipped = [name for name, mark in marks.items() if mark == "skip"]
+    assert [name for name in skipped if name != "mpi"] == OF_THE_ENGINE  # there may be no mpirun
     assert "zig does not run: error: no room on this planet" in done.stdout
     assert "did not compile: error: no room on this planet" in done.stdout
     assert done.stdout.count("pip install --force-reinstall ziglang") == 2

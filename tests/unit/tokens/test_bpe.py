@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 
@@ -93,7 +95,10 @@ def test_a_process_that_fails_is_an_error(
 
 def test_ctrl_c_ends_the_training_at_once(llmc: Llmc) -> None:
     text = llmc.workspace / "text.txt"
-    text.write_text("".join(DOCUMENTS) * 20)
+    letters = random.Random(1)  # so many words that training takes many seconds
+    text.write_text(
+        "\n".join("".join(letters.choices(ascii_lowercase, k=9)) for _ in range(400_000))
+    )
     with subprocess.Popen(
         [*llmc.command, "tokenize", "text.txt", "--tokenizer", "bpe:60000"],
         cwd=llmc.workspace,
