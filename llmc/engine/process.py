@@ -285,7 +285,8 @@ class Engine:
     def stop(self, seconds: float | None = None) -> None:
         """End the engine: SIGTERM, then SIGKILL where it has not ended after so many seconds.
 
-        Without ``seconds`` that is :data:`GRACE_SECONDS`. The iteration then raises Interrupted, in whatever thread it runs.
+        Without ``seconds`` that is :data:`GRACE_SECONDS`. The iteration then raises
+        Interrupted, in whatever thread it runs.
         """
         self._forwarded = signal.SIGTERM  # also for a child that is being started
         if self._child is not None:
