@@ -116,7 +116,7 @@ def test_a_run_goes_on_with_its_own_template_alone(talking: Llmc) -> None:
     text, own = str(talking.workspace / "fruit.jsonl"), str(talking.workspace / "data/fruit")
     to = ("--out", str(talking.workspace / "data/other"))
     ok(talking("tokenize", text, "--tokenizer", own, "--template", "plain", *to))
-    more = ("--resume", "--run", "fruit", "--data", "data/other", "--steps", "401")
+    more = ("--resume", "--run", "fruit", "--data", "data/other", "--steps", "1001")
     assert "chat template" in assert_one_sentence(talking("train", *more), 1)
 
 
