@@ -141,9 +141,12 @@ def flops_per_token(config: ModelConfig, T: int) -> float:
 def muon_flops(config: ModelConfig) -> float:
     """Return the operations with which Muon orthogonalises the update of all hidden matrices.
 
-    Of a matrix (m, n) whose smaller side is m, each of five steps takes two products of m m n and
-    one of m m m.
+    ``native/model/muon.c``: of a symmetric product, half. A square matrix takes five steps with a
+    Gram matrix, its square and one more product; of the others, three and two steps at once take
+    nine and five small products, a Gram matrix and one more product.
     """
     C = config.channels
-    steps = [5 * (2 * gemm_flops(C, C, n) + gemm_flops(C, C, C)) for n in (C, 4 * C)]
-    return config.layers * (4 * steps[0] + 2 * steps[1])
+    square = 5 * (gemm_flops(C, C, C) / 2 + gemm_flops(C, C, C) / 2 + gemm_flops(C, C, C))
+    small = (9 + 5) * gemm_flops(C, C, C) / 2
+    long = small + 2 * (gemm_flops(C, C, 4 * C) / 2 + gemm_flops(C, C, 4 * C))
+    return config.layers * (4 * square + 2 * long)

@@ -16,13 +16,13 @@
 enum { SPINS_BEFORE_SLEEP = 2000 };
 
 struct Worker {
-  struct Pool *pool;
+  struct Pool *pool, *alone;
   pthread_t handle;
   int thread;
 };
 
 struct Pool {
-  int threads;
+  int threads, created;  // now, and at first
   struct Worker *workers;
 
   PoolTask *task;
@@ -117,26 +117,33 @@ static void start_helpers(struct Pool *pool, int threads) {
   atomic_store(&pool->region, 0);  // each counts the regions from its start
   for (int thread = 1; thread < threads; thread++) {
     struct Worker *worker = &pool->workers[thread];
-    *worker = (struct Worker){.pool = pool, .thread = thread};
+    worker->pool = pool, worker->thread = thread;
     if (pthread_create(&worker->handle, NULL, worker_main, worker) != 0) {
       die(EXIT_BAD_DATA, "the system refuses thread %d of %d; use fewer --threads", thread, threads);
     }
   }
 }
 
-struct Pool *pool_create(int threads) {
-  if (threads < 1 || threads > POOL_MAX_THREADS) {
-    die(EXIT_USAGE, "--threads must be between 1 and %d, not %d", POOL_MAX_THREADS, threads);
-  }
+static struct Pool *pool_empty(int threads) {
   struct Pool *pool = aligned_alloc(64, round_up(sizeof *pool, 64));
   struct Worker *workers = calloc((size_t)threads, sizeof *workers);
   if (pool == NULL || workers == NULL) die(EXIT_BAD_DATA, "no memory left for %d threads", threads);
   memset(pool, 0, sizeof *pool);
   pool->workers = workers;
+  pool->created = threads;
   pthread_mutex_init(&pool->mutex, NULL);
   pthread_cond_init(&pool->changed, NULL);
-  flush_denormals();
   start_helpers(pool, threads);
+  return pool;
+}
+
+struct Pool *pool_create(int threads) {
+  if (threads < 1 || threads > POOL_MAX_THREADS) {
+    die(EXIT_USAGE, "--threads must be between 1 and %d, not %d", POOL_MAX_THREADS, threads);
+  }
+  flush_denormals();
+  struct Pool *pool = pool_empty(threads);
+  for (int thread = 0; thread < threads; thread++) pool->workers[thread].alone = pool_empty(1);
   return pool;
 }
 
@@ -155,7 +162,9 @@ void pool_resize(struct Pool *pool, int threads) {
 }
 
 void pool_destroy(struct Pool *pool) {
+  if (pool == NULL) return;
   stop_helpers(pool);
+  for (int thread = 0; thread < pool->created; thread++) pool_destroy(pool->workers[thread].alone);
   pthread_mutex_destroy(&pool->mutex);
   pthread_cond_destroy(&pool->changed);
   free(pool->workers);
@@ -163,6 +172,8 @@ void pool_destroy(struct Pool *pool) {
 }
 
 int pool_threads(const struct Pool *pool) { return pool->threads; }
+
+struct Pool *pool_alone(struct Pool *pool, int thread) { return pool->workers[thread].alone; }
 
 /* Labels are constants, so the same label is the same pointer, or at worst a second row. */
 static struct PoolProfile *find_profile(struct Pool *pool, const char *label) {

@@ -43,6 +43,10 @@ void pool_barrier(struct Pool *pool);
 /* Inside a region: the next number of 0, 1, 2, …, each given out once. */
 size_t pool_claim(struct Pool *pool);
 
+/* Inside a region: a pool of this thread alone, for regions within the region. With one thread that is not `pool`, whose
+ * region goes on. */
+struct Pool *pool_alone(struct Pool *pool, int thread);
+
 /* Fills `bytes` bytes with zero, each thread its own part: also the first touch of fresh pages. */
 void pool_zero(struct Pool *pool, void *memory, size_t bytes);
 

@@ -16,8 +16,11 @@ static double step_seconds(struct BenchModel *bench, size_t step) {
 }
 
 int command_bench(int argc, char **argv) {
-  struct BenchOptions o = bench_options("bench", DTYPE_NAMES, NULL, argc, argv);
+  enum Optimizer optimizer = ADAMW;
+  const struct Arg more = {"optimizer", ARG_CHOICE, &(struct Choice){&optimizer, OPTIMIZER_NAMES}, 0, 0, "its update"};
+  struct BenchOptions o = bench_options("bench", DTYPE_NAMES, &more, argc, argv);
   o.update_in_backward = true;
+  o.optimizer = optimizer;
   struct BenchModel bench;
   bench_model_create(&bench, &o);
   struct Pool *pool = bench.gpt2.workers.pool;

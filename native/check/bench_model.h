@@ -13,6 +13,7 @@ struct BenchOptions {
   size_t layers, heads, channels, context, vocab_size;
   size_t batch_size, seq_len, threads, steps, warmup;
   enum Dtype dtype;
+  enum Optimizer optimizer;
   bool recompute;
   bool update_in_backward;  // as a training run has it; not where gradients are looked at
 };

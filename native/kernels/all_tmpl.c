@@ -35,6 +35,7 @@
 #include "kernels/gelu_tmpl.c"
 #include "kernels/pack_tmpl.c"
 #include "kernels/quads_tmpl.c"
+#include "kernels/ahead_tmpl.c"
 #include "kernels/gemm_tmpl.c"
 #if TILES
 #include "kernels/amx.h"

@@ -8,7 +8,7 @@
  * and how the work was cut, changes nothing in its bits.
  */
 
-enum { MC = 1024 / MR * MR, CACHE_LINE = 64 };
+enum { MC = 1024 / MR * MR };
 
 enum Finish {
   STORE,            // out = product + bias
@@ -25,46 +25,13 @@ struct Gemm {
   size_t M, N, K;
   enum Finish finish;
   bool add;               // to what out holds
+  bool upper;             // out (M, M) is symmetric: no more is needed of it than the diagonal and what is right of it
   const float *bias;      // (N) or NULL
   struct ArrayView other; // (M, N) or NULL: the residual, or the slope of GELU to multiply by
   struct Array slope;     // (M, N) or NULL: the slope of GELU to write
   float *sums;            // (M, N): collects what the blocks of K add; out itself if that holds floats
   float *lane_sums;       // (M) or NULL: A, which then holds floats, lanes neighbours, summed over K; `add` as for out
 };
-
-/* Cache lines that will be wanted soon, in the order of memory: a few are asked for at a time, so that those of
- * the product itself never wait behind them. */
-struct Ahead {
-  const char *line;
-  size_t stride, left;       // bytes from one run of lines to the next, runs left
-  size_t length, at, share;  // bytes of a run, how far it is, bytes to ask for at a time
-};
-
-INLINE struct Ahead ahead_of(const void *first, size_t runs, size_t stride, size_t length, size_t times) {
-  const size_t bytes = runs * round_up(length, CACHE_LINE);
-  return (struct Ahead){.line = first, .stride = stride, .left = runs, .length = length,
-                        .share = ceil_div(bytes, times)};
-}
-
-INLINE struct Ahead ahead_of_rows(struct ArrayView array, size_t at, size_t rows, size_t N, size_t columns,
-                                  size_t times) {
-  const size_t size = dtype_size(array.dtype);
-  return ahead_of(view_at(array, at).data, rows, N * size, columns * size, times);
-}
-
-INLINE struct Ahead ahead_of_factor(struct Factor f, size_t lanes, size_t kc, size_t times) {
-  const size_t size = dtype_size(f.numbers.dtype);
-  if (f.step == 1) return ahead_of(f.numbers.data, lanes, f.lane * size, kc * size, times);
-  return ahead_of(f.numbers.data, kc, f.step * size, lanes * size, times);
-}
-
-INLINE void ahead_fetch(struct Ahead *ahead) {
-  for (size_t fetched = 0; fetched < ahead->share && ahead->left > 0; fetched += CACHE_LINE) {
-    __builtin_prefetch(ahead->line + ahead->at);
-    ahead->at += CACHE_LINE;
-    if (ahead->at >= ahead->length) ahead->at = 0, ahead->line += ahead->stride, ahead->left--;
-  }
-}
 
 /* What a tile fetches while it multiplies: where its results go, what finishes them, the next panel of B. */
 struct Fetches { struct Ahead out, other, panel; };
@@ -294,8 +261,10 @@ static void gemm_part(const struct Gemm *gemm, const float *a, float *b, struct 
   const bool pairs = pack_word(gemm->workers->dtype) > 1;
   const size_t tiles = ceil_div(part.rows, MR), steps = pack_steps(part.kc, gemm->workers->dtype);
   const size_t end = part.n + part.columns;
-  for (; part.n < end; part.n += NR) {
+  for (const size_t rows = part.rows; part.n < end; part.n += NR) {
     const size_t next = part.n + NR;
+    if (gemm->upper && next <= part.m) continue;
+    if (gemm->upper) part.rows = size_min(rows, next - part.m);
     struct Ahead ahead = {0};
     if (next < end) {
       ahead = ahead_of_factor(factor_at(gemm->b, next, part.k), size_min(NR, end - next), part.kc,

@@ -56,3 +56,31 @@ static void linear_backward_weight(const struct Workers *workers, struct LinearB
                            .b = {a.inp, 1, a.K}, .M = a.N, .N = a.K, .K = a.M, .add = a.add,
                            .lane_sums = a.dbias});
 }
+
+/* ---- a symmetric result ------------------------------------------------------------------------- */
+
+enum { MIRRORED = 32 };  // rows and columns that are mirrored at once, so that both sides stay in the cache
+
+/* What lies left of the diagonal, from what lies right of it. */
+static void mirror_task(void *argument, int thread, int threads) {
+  const struct Gemm *gemm = argument;
+  const size_t N = gemm->N, blocks = ceil_div(N, MIRRORED);
+  float *out = gemm->out.data;
+  for (size_t block = (size_t)thread; block < blocks; block += (size_t)threads) {
+    const size_t begin = block * MIRRORED, end = size_min(N, begin + MIRRORED);
+    for (size_t from = 0; from < end; from += MIRRORED) {
+      for (size_t i = begin; i < end; i++) {
+        for (size_t j = from; j < size_min(i, from + MIRRORED); j++) out[i * N + j] = out[j * N + i];
+      }
+    }
+  }
+}
+
+static void linear_symmetric(const struct Workers *workers, float *out, const float *a, const float *b, size_t N, size_t K,
+                             bool columns) {
+  const size_t lane = columns ? 1 : K, step = columns ? N : 1;
+  struct Gemm gemm = {.workers = workers, .out = array_of(out), .a = {view_of(a), lane, step},
+                      .b = {view_of(b), lane, step}, .M = N, .N = N, .K = K, .upper = true};
+  linear_run("linear_symmetric", gemm);
+  pool_run(workers->pool, "linear_symmetric", mirror_task, &gemm);
+}

@@ -188,6 +188,20 @@ static void linear_backward_weight(const struct Workers *workers, struct LinearB
   }
 }
 
+static void linear_symmetric(const struct Workers *workers, float *out, const float *a, const float *b, size_t N, size_t K,
+                             bool columns) {
+  const size_t lane = columns ? 1 : K, step = columns ? N : 1;
+  for (size_t i = 0; i < N; i++) {
+    for (size_t j = i; j < N; j++) {
+      float sum = 0;
+      for (size_t k = 0; k < K; k++) {
+        sum += plain_operand(workers, a[i * lane + k * step]) * plain_operand(workers, b[j * lane + k * step]);
+      }
+      out[i * N + j] = out[j * N + i] = sum;
+    }
+  }
+}
+
 static void dropout(const struct Workers *workers, struct DropoutRows a) {
   (void)workers;
   for (size_t n = 0; n < a.N; n++) {
@@ -363,6 +377,7 @@ const struct Kernels kernels_plain = {
     .linear_backward_input = linear_backward_input,
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
+    .linear_symmetric = linear_symmetric,
     .dropout = dropout,
     .decode_linear = plain_decode_linear,
     .prompt_linear = plain_prompt_linear,

@@ -43,6 +43,7 @@ const struct Kernels ISA_TABLE = {
     .linear_backward_input = linear_backward_input,
     .linear_backward_gelu = linear_backward_gelu,
     .linear_backward_weight = linear_backward_weight,
+    .linear_symmetric = linear_symmetric,
     .dropout = dropout,
     .decode_linear = decode_linear,
     .prompt_linear = prompt_linear,

@@ -154,7 +154,9 @@ void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bo
   workers->dtype = model->dtype;
   const size_t rows = size_max(size_product(B, T), model->look.B * model->look.T);
   if (model->dtype == BF16 && B > 0) workers->sums = floats(arena, rows, 4 * config->C);
-  if (training && model->optimizer == MUON) model->muon = muon_scratch(arena, config->C);
+  if (training && model->optimizer == MUON) {
+    model->muon = muon_scratch(arena, model->kernels, (size_t)pool_threads(workers->pool), config->C);
+  }
   workers->own_floats = model->kernels->own_floats(size_max(T, config->maxT), config->C / config->NH);
   const size_t largest = size_max(size_max(rows, 4 * config->C), config->Vp);
   workers->shared = floats(arena, model->kernels->shared_floats(largest), 1);

@@ -9,13 +9,20 @@ static const double MOMENTUM = 0.95, LEAST_NORM = 1e-7;
 /* Newton-Schulz: each singular value x becomes x (A + B x^2 + C x^4), STEPS times. Of a matrix of norm 1, those above 0.002
  * end between 0.68 and 1.21. */
 static const float A = 3.4445f, B = -4.7750f, C = 2.0315f;
-enum { STEPS = 5 };
+enum { STEPS = 5, STEPS_AT_ONCE = 3 };
 
-struct MuonScratch muon_scratch(struct Arena *arena, size_t channels) {
-  const size_t square = size_product(channels, channels);
-  return (struct MuonScratch){.next = arena_alloc(arena, size_product(4, square), sizeof(float)),
-                              .gram = arena_alloc(arena, square, sizeof(float)),
-                              .square = arena_alloc(arena, square, sizeof(float))};
+/* Numbers in the places of all threads, when each has its own. Then no thread waits for another within a matrix, which is
+ * faster wherever it was measured; but of large models on many threads it is too much memory. */
+enum { ALONE_FLOATS = 1 << 24 };
+
+static size_t room_floats(size_t channels) { return size_product(8, size_product(channels, channels)); }
+
+struct MuonScratch muon_scratch(struct Arena *arena, const struct Kernels *kernels, size_t threads, size_t channels) {
+  const bool alone = size_product(threads, room_floats(channels)) <= ALONE_FLOATS;
+  const size_t packed = alone ? kernels->shared_floats(4 * channels) : 0;
+  const size_t floats = round_up(room_floats(channels) + packed, 16);
+  float *first = arena_alloc(arena, size_product(alone ? threads : 1, floats), sizeof *first);
+  return (struct MuonScratch){first, channels, floats, alone};
 }
 
 /* ---- momentum ----------------------------------------------------------------------------------- */
@@ -53,7 +60,28 @@ static void momentum_task(void *argument, int thread, int threads) {
   }
 }
 
+double muon_momentum(const struct Kernels *kernels, const struct Workers *workers, struct Moments moments, float *grads,
+                     const struct Muon *muon, size_t n) {
+  const double squares = kernels->sum_squares(workers, grads, n);
+  pool_run(workers->pool, "muon_momentum", momentum_task, &(struct MomentumTask){grads, moments, muon, n});
+  return squares;
+}
+
 /* ---- orthogonalisation -------------------------------------------------------------------------- */
+
+/* Places in the scratch memory. */
+struct Room {
+  float *next;                      // (4C, C) or (C, 4C)
+  float *gram, *p, *q, *made;       // (C, C)
+  float *packed;                    // Workers.shared of a thread alone
+};
+
+static struct Room room_of(const struct MuonScratch *scratch, int thread) {
+  const size_t square = scratch->C * scratch->C;
+  float *at = scratch->first + (size_t)thread * scratch->floats;
+  return (struct Room){at, at + 4 * square, at + 5 * square, at + 6 * square, at + 7 * square,
+                       at + room_floats(scratch->C)};
+}
 
 /* out (n) = x_part * x + out_part * out; with out_part 0, out is only written */
 struct Combination {
@@ -78,50 +106,76 @@ static void combine(const struct Workers *workers, struct Combination combinatio
   pool_run(workers->pool, "muon_combine", combine_task, &combination);
 }
 
-/* out = (A + B G + C G G) x  with  G = x xᵀ, or where there are more rows than columns
- * out = x (A + B G + C G G)  with  G = xᵀ x, which is the smaller one then. */
-static void newton_schulz(const struct Kernels *k, const struct Workers *w, struct MuonScratch scratch, float *out,
-                          const float *x, size_t rows, size_t columns) {
-  const size_t least = size_min(rows, columns);
-  float *gram = scratch.gram, *square = scratch.square;
-  if (rows <= columns) {
-    k->linear_forward(w, (struct Linear){.M = rows, .N = rows, .K = columns,
-        .out = array_of(gram), .inp = view_of(x), .weight = x});
-  } else {
-    k->linear_backward_weight(w, (struct LinearBackwardWeight){.M = rows, .N = columns, .K = columns,
-        .dweight = gram, .dout = x, .inp = view_of(x)});
+/* So many steps. One makes p x of x, with p = A + B G + C G G and G = x xᵀ, and thereby p G p of G. So G and the product
+ * q of the p are followed alone, in small matrices, and q x is made once. Where there are more rows than columns,
+ * G = xᵀ x is the smaller one, and the result x q. */
+static void newton_schulz(const struct Kernels *k, const struct Workers *w, struct Room room, float *out,
+                          const float *x, size_t rows, size_t columns, int steps) {
+  const size_t n = size_min(rows, columns);
+  float *gram = room.gram, *p = room.p, *q = room.q, *made = room.made;
+  k->linear_symmetric(w, gram, x, x, n, size_max(rows, columns), rows > columns);
+  for (int step = 0; step < steps; step++) {
+    float *polynomial = step == 0 ? q : p;
+    k->linear_symmetric(w, polynomial, gram, gram, n, n, true);
+    combine(w, (struct Combination){polynomial, gram, B, C, n * n});
+    for (size_t i = 0; i < n; i++) polynomial[i * n + i] += A;
+    if (step > 0) {
+      k->linear_symmetric(w, made, q, p, n, n, true);
+      float *before = q;
+      q = made, made = before;
+    }
+    if (step + 1 == steps) break;
+    k->linear_symmetric(w, made, gram, polynomial, n, n, true);
+    k->linear_symmetric(w, gram, polynomial, made, n, n, true);
   }
-  k->linear_backward_input(w, square, gram, gram, least, least, least);
-  combine(w, (struct Combination){square, gram, B, C, least * least});
-  for (size_t i = 0; i < least; i++) square[i * least + i] += A;
-  if (rows <= columns) k->linear_backward_input(w, out, square, x, rows, rows, columns);
-  else k->linear_backward_input(w, out, x, square, rows, columns, columns);
+  if (rows <= columns) k->linear_backward_input(w, out, q, x, rows, rows, columns);
+  else k->linear_backward_input(w, out, x, q, rows, columns, columns);
 }
 
-/* One matrix, whose update before that is x. */
-static void orthogonal_update(const struct Kernels *k, const struct Workers *w, struct MuonScratch scratch, float *params,
-                              float *x, const struct Muon *muon, size_t rows, size_t columns) {
-  const size_t n = rows * columns;
-  const double norm = fmax(sqrt(k->sum_squares(w, x, n)), LEAST_NORM);
-  float *from = scratch.next, *to = x;
-  combine(w, (struct Combination){from, x, (float)(1 / norm), 0, n});
-  for (int step = 0; step < STEPS; step++) {
-    newton_schulz(k, w, scratch, to, from, rows, columns);
+static void orthogonal_update(const struct Kernels *k, const struct Workers *w, struct Room room, const struct Muon *muon,
+                              struct MuonMatrix a) {
+  const size_t n = a.rows * a.columns;
+  const double norm = fmax(sqrt(k->sum_squares(w, a.update, n)), LEAST_NORM);
+  float *from = room.next, *to = a.update;
+  combine(w, (struct Combination){from, a.update, (float)(1 / norm), 0, n});
+  const int most = a.rows == a.columns ? 1 : STEPS_AT_ONCE;
+  for (int left = STEPS, steps; left > 0; left -= steps) {
+    steps = left < most ? left : most;
+    newton_schulz(k, w, room, to, from, a.rows, a.columns, steps);
     float *made = to;
     to = from, from = made;
   }
-  const double size = 0.2 * sqrt((double)size_max(rows, columns));
-  combine(w, (struct Combination){params, from, (float)(-muon->lr * size), (float)(1 - muon->lr * muon->weight_decay), n});
+  const double size = 0.2 * sqrt((double)size_max(a.rows, a.columns));
+  combine(w, (struct Combination){a.params, from, (float)(-muon->lr * size), (float)(1 - muon->lr * muon->weight_decay), n});
 }
 
-double muon_update(const struct Kernels *kernels, const struct Workers *workers, struct MuonScratch scratch, float *params,
-                   struct Moments moments, float *grads, const struct Muon *muon, struct Matrices shape) {
-  const size_t each = shape.rows * shape.columns;
-  struct MomentumTask task = {grads, moments, muon, shape.count * each};
-  const double squares = kernels->sum_squares(workers, grads, task.n);
-  pool_run(workers->pool, "muon_momentum", momentum_task, &task);
-  for (size_t i = 0; i < shape.count; i++) {
-    orthogonal_update(kernels, workers, scratch, params + i * each, grads + i * each, muon, shape.rows, shape.columns);
+struct StepTask {
+  const struct Kernels *kernels;
+  const struct Workers *workers;
+  const struct MuonScratch *scratch;
+  const struct Muon *muon;
+  const struct MuonMatrix *matrices;
+  size_t count;
+};
+
+/* The last matrices of a block are the largest, so it goes from the last to the first. */
+static void step_task(void *argument, int thread, int threads) {
+  const struct StepTask *task = argument;
+  (void)threads;
+  struct Workers own = *task->workers;
+  const struct Room room = room_of(task->scratch, thread);
+  own.pool = pool_alone(own.pool, thread), own.shared = room.packed, own.own += (size_t)thread * own.own_floats;
+  for (size_t i; (i = pool_claim(task->workers->pool)) < task->count;) {
+    orthogonal_update(task->kernels, &own, room, task->muon, task->matrices[task->count - 1 - i]);
   }
-  return squares;
+}
+
+void muon_step(const struct Kernels *kernels, const struct Workers *workers, struct MuonScratch scratch,
+               const struct Muon *muon, const struct MuonMatrix *matrices, size_t count) {
+  struct StepTask task = {kernels, workers, &scratch, muon, matrices, count};
+  if (scratch.alone) {
+    pool_run(workers->pool, "muon", step_task, &task);
+    return;
+  }
+  for (size_t i = 0; i < count; i++) orthogonal_update(kernels, workers, room_of(&scratch, 0), muon, matrices[i]);
 }

@@ -20,23 +20,29 @@ struct Muon {
   uint64_t key;             // of the random bits that round the momentum
 };
 
-/* What the orthogonalisation works in. */
+/* Matrices whose update is to be made orthogonal. */
+struct MuonMatrix {
+  float *params, *update;   // (rows, columns); the update is overwritten
+  size_t rows, columns;
+};
+
+/* What the orthogonalisation works in: one place for all threads together, or one for each. */
 struct MuonScratch {
-  float *next;           // (4C, C) or (C, 4C)
-  float *gram, *square;  // (C, C)
+  float *first;
+  size_t C, floats;         // of the model; in a place
+  bool alone;               // there is a place for each, and each works on matrices of its own
 };
 
-/* Matrices of the same shape, one after the other. */
-struct Matrices {
-  size_t count, rows, columns;
-};
+/* Takes the scratch memory for the matrices of a model of C channels, (C, C), (4C, C) and (C, 4C). */
+struct MuonScratch muon_scratch(struct Arena *arena, const struct Kernels *kernels, size_t threads, size_t C);
 
-/* Takes the scratch memory for the matrices of a model of C channels. */
-struct MuonScratch muon_scratch(struct Arena *arena, size_t C);
+/* The first half of a step on n parameters: their gradient, which is overwritten, becomes the update that is to be made
+ * orthogonal, with the momentum in moments.m; moments.v is not used. Returns the sum of the gradient's squares. */
+double muon_momentum(const struct Kernels *kernels, const struct Workers *workers, struct Moments moments, float *grads,
+                     const struct Muon *muon, size_t n);
 
-/* One step on params (count, rows, columns), each matrix by itself, with the momentum (the same shape) in moments.m;
- * moments.v is not used. The gradients are overwritten. Returns the sum of their squares. */
-double muon_update(const struct Kernels *kernels, const struct Workers *workers, struct MuonScratch scratch, float *params,
-                   struct Moments moments, float *grads, const struct Muon *muon, struct Matrices shape);
+/* The second half, on each matrix by itself. */
+void muon_step(const struct Kernels *kernels, const struct Workers *workers, struct MuonScratch scratch,
+               const struct Muon *muon, const struct MuonMatrix *matrices, size_t count);
 
 #endif

@@ -18,11 +18,30 @@ static uint64_t key_of(const struct UpdateConfig *update, size_t step, size_t te
   return mix64(mix64(mix64(update->seed) + step) + tensor_m);
 }
 
-static double muon_part(struct Gpt2 *model, const struct UpdateConfig *update, double scale, const struct Updated *u) {
-  const struct Muon muon = {update->lr, update->weight_decay, scale, u->key};
-  const size_t rows = u->tensor->rows, C = model->config.C, count = rows == 3 * C ? 3 : 1;  // qkvw is three matrices
-  return muon_update(model->kernels, &model->workers, model->muon, u->params, u->moments, u->grads, &muon,
-                     (struct Matrices){count, rows / count, u->tensor->columns});
+/* Matrices whose momentum is ready. */
+struct Ready {
+  struct MuonMatrix matrices[64];
+  size_t count;
+};
+
+static void muon_ready(struct Gpt2 *model, const struct UpdateConfig *update, struct Ready *ready) {
+  if (ready->count == 0) return;
+  const struct Muon muon = {.lr = update->lr, .weight_decay = update->weight_decay};
+  muon_step(model->kernels, &model->workers, model->muon, &muon, ready->matrices, ready->count);
+  ready->count = 0;
+}
+
+static double muon_part(struct Gpt2 *model, const struct UpdateConfig *update, double scale, const struct Updated *u,
+                        struct Ready *ready) {
+  const struct Muon muon = {.scale = scale, .key = u->key};
+  const size_t rows = u->tensor->rows, columns = u->tensor->columns, C = model->config.C;
+  const size_t count = rows == 3 * C ? 3 : 1;  // qkvw is three matrices
+  const double squares = muon_momentum(model->kernels, &model->workers, u->moments, u->grads, &muon, rows * columns);
+  if (ready->count + count > sizeof ready->matrices / sizeof *ready->matrices) muon_ready(model, update, ready);
+  for (size_t i = 0, each = rows / count * columns; i < count; i++) {
+    ready->matrices[ready->count++] = (struct MuonMatrix){u->params + i * each, u->grads + i * each, rows / count, columns};
+  }
+  return squares;
 }
 
 static double adamw_part(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
@@ -35,8 +54,9 @@ static double adamw_part(struct Gpt2 *model, const struct UpdateConfig *update, 
   return model->kernels->adamw_update(&model->workers, u->params, u->moments, u->grads, &adamw, u->n);
 }
 
-double update_tensors(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
-                      enum TensorPlace place, size_t l) {
+/* update_tensors, but for the matrices that it leaves in `ready`. */
+static double update_into(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
+                          enum TensorPlace place, size_t l, struct Ready *ready) {
   struct Tensor tensors[GPT2_TENSOR_COUNT];
   gpt2_tensors(&model->config, tensors);
   double squares = 0;
@@ -51,11 +71,19 @@ double update_tensors(struct Gpt2 *model, const struct UpdateConfig *update, siz
           .tensor = tensor, .params = model->params.first + p + l * n, .grads = model->grads.first + g + l % kept * n,
           .moments = {model->moments.type, model->moments.m + own, muon ? NULL : model->moments.v + v + l * bytes},
           .key = key_of(update, step, own), .n = n};
-      squares += muon ? muon_part(model, update, scale, &u) : adamw_part(model, update, step, scale, &u);
+      squares += muon ? muon_part(model, update, scale, &u, ready) : adamw_part(model, update, step, scale, &u);
     }
     p += blocks * n, g += kept * n, m += blocks * bytes;
     if (!muon) v += blocks * bytes;
   }
+  return squares;
+}
+
+double update_tensors(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale,
+                      enum TensorPlace place, size_t l) {
+  struct Ready ready = {.count = 0};
+  const double squares = update_into(model, update, step, scale, place, l, &ready);
+  muon_ready(model, update, &ready);
   return squares;
 }
 
@@ -68,8 +96,11 @@ double update_norm(const struct Gpt2 *model) {
 double gpt2_update(struct Gpt2 *model, const struct UpdateConfig *update, size_t step) {
   const double scale = update->max_norm == 0 ? 1 : update_clip(update_norm(model), update->max_norm);
   double squares = 0;
-  for (size_t l = model->config.L; l-- > 0;) squares += update_tensors(model, update, step, scale, BLOCK, l);
-  return sqrt(squares + update_tensors(model, update, step, scale, MODEL, 0));
+  struct Ready ready = {.count = 0};
+  for (size_t l = model->config.L; l-- > 0;) squares += update_into(model, update, step, scale, BLOCK, l, &ready);
+  squares += update_into(model, update, step, scale, MODEL, 0, &ready);
+  muon_ready(model, update, &ready);
+  return sqrt(squares);
 }
 
 /* ---- pieces ------------------------------------------------------------------------------------- */
@@ -93,6 +124,7 @@ void update_squares(const struct Gpt2 *model, double *squares) {
 }
 
 void update_own(struct Gpt2 *model, const struct UpdateConfig *update, size_t step, double scale) {
+  struct Ready ready = {.count = 0};
   struct Pieces pieces = pieces_of(&model->config, model->moments.type, model->optimizer);
   for (struct Piece piece; pieces_next(&pieces, &piece);) {
     if (!is_own(model, &piece)) continue;
@@ -101,7 +133,8 @@ void update_own(struct Gpt2 *model, const struct UpdateConfig *update, size_t st
     const struct Updated u = {.tensor = piece.tensor, .params = model->params.first + piece.at.floats,
                               .grads = gradient_of(model, &piece), .moments = moments,
                               .key = key_of(update, step, piece.tensor_m), .first = piece.first, .n = piece.n};
-    if (piece.muon) muon_part(model, update, scale, &u);
+    if (piece.muon) muon_part(model, update, scale, &u, &ready);
     else adamw_part(model, update, step, scale, &u);
   }
+  muon_ready(model, update, &ready);
 }

@@ -37,7 +37,7 @@ def test_a_dimension_beyond_its_limit_is_refused(name: str) -> None:
 
 
 def test_the_operations_of_muon() -> None:
-    """Those of five steps on each matrix (m, n), the smaller side first."""
+    """Of each matrix (m, n), the smaller side first; a symmetric product is half of one."""
     config = ModelConfig(layers=3, heads=2, channels=8, context=4, vocab_size=10)
     expected = 0
     for name, (layers, rows, columns) in (
@@ -45,5 +45,9 @@ def test_the_operations_of_muon() -> None:
     ):
         count = layers * (3 if name == "qkvw" else 1)
         m, n = sorted((rows * layers // count, columns))
-        expected += count * 5 * (2 * (2 * m * m * n) + 2 * m * m * m)
+        if m == n:
+            expected += count * 5 * (m**3 + m**3 + 2 * m**3)  # five steps: x xT, its square, p x
+        else:  # steps 1 to 3, and 4 and 5: x xT and q x once, and two to four squares a step
+            expected += count * (3 * m * m * n + (2 + 4 + 3) * m**3)
+            expected += count * (3 * m * m * n + (2 + 3) * m**3)
     assert muon_flops(config) == expected

@@ -40,6 +40,18 @@ struct Region {
   atomic_int claimed[CLAIMS];      // how often each number was given out
 };
 
+struct Alone {
+  struct Pool *pool;
+  int *sum;
+};
+
+static void region_alone(void *argument, int thread, int threads) {
+  const struct Alone *alone = argument;
+  if (thread != 0 || threads != 1) return;
+  while (pool_claim(alone->pool) < CLAIMS) ++*alone->sum;
+  pool_barrier(alone->pool);
+}
+
 static void region(void *argument, int thread, int threads) {
   struct Region *r = argument;
   if (thread < 0 || thread >= threads || threads != pool_threads(r->pool)) {
@@ -48,6 +60,12 @@ static void region(void *argument, int thread, int threads) {
   }
   atomic_fetch_add(&r->ran[thread], 1);
   for (size_t number; (number = pool_claim(r->pool)) < CLAIMS;) atomic_fetch_add(&r->claimed[number], 1);
+  struct Pool *alone = pool_alone(r->pool, thread);
+  for (int round = 1; round <= 2; round++) {  // regions within this one
+    int within = thread;
+    pool_run(alone, "alone", region_alone, &(struct Alone){alone, &within});
+    if (within != thread + CLAIMS) atomic_fetch_add(&r->wrong, 1);
+  }
   for (int stage = 1; stage <= BARRIERS; stage++) {
     r->stage[thread] = stage;
     pool_barrier(r->pool);

@@ -47,6 +47,12 @@ static void call_backward_weight(const struct Kernels *k, const struct Workers *
       .inp = view(c->in[1].array), .add = c->add, .M = c->M, .N = c->N, .K = c->K});
 }
 
+/* A sum of products of any two factors: what lies right of the diagonal counts. */
+static void call_symmetric(const struct Kernels *k, const struct Workers *w, const struct Case *c,
+                           const struct Memory *out) {
+  k->linear_symmetric(w, out[0].data, c->in[0].data, c->in[1].data, c->N, c->K, c->add);
+}
+
 /* The next result, in the case's type. Where it is BF16, a sum that differs in its last bit can fall on the
  * other side of a rounding: seldom, so that over many results it hardly shows. */
 static void case_rounded(struct Case *c, const char *name, size_t n, double tolerance) {
@@ -97,6 +103,16 @@ static void check_linear(size_t M, size_t N, size_t K, enum Dtype dtype) {
   }
 }
 
+static void check_symmetric(size_t N, size_t K, enum Dtype dtype) {
+  for (int columns = 0; columns < 2; columns++) {
+    struct Case c = {.N = N, .K = K, .dtype = dtype, .op = columns ? "linear_symmetric of columns" : "linear_symmetric",
+                     .call = call_symmetric, .add = columns};
+    case_input(&c, N * K, 0), case_input(&c, N * K, 0);
+    case_output(&c, "out", N * N, OVERWRITTEN, SUMMED);
+    case_check(&c);
+  }
+}
+
 static void check_linears(void) {
   static const size_t sizes[] = {1, 2, 3, 5, 6, 7, 8, 13, 15, 16, 17, 31, 47, 48, 63, 97, 130, 257};
   enum { SIZES = sizeof sizes / sizeof *sizes };
@@ -105,6 +121,7 @@ static void check_linears(void) {
     for (size_t j = i % 3; j < SIZES; j += 3) {
       check_linear(sizes[i], sizes[j], sizes[(i + 2 * j) % SIZES], FP32);
       if (j % 2 == 0) check_linear(sizes[i], sizes[j], sizes[(i + 2 * j) % SIZES], BF16);
+      check_symmetric(sizes[i], sizes[j], j % 2 == 0 ? BF16 : FP32);
     }
   }
   for (size_t j = 0; j < SIZES; j++) {
