@@ -19,6 +19,7 @@ struct Worker {
   struct Pool *pool, *alone;
   pthread_t handle;
   int thread;
+  _Alignas(64) atomic_size_t claimed;  // of what it has to give
 };
 
 struct Pool {
@@ -33,6 +34,7 @@ struct Pool {
   _Alignas(64) atomic_uint arrived;      // threads waiting at the barrier
   _Alignas(64) atomic_uint generation;   // counts barriers passed
   _Alignas(64) atomic_size_t claimed;
+  _Alignas(64) atomic_bool owned;        // threads' own numbers were claimed in this region
 
   struct PoolProfile profiles[POOL_MAX_LABELS];
 
@@ -126,9 +128,10 @@ static void start_helpers(struct Pool *pool, int threads) {
 
 static struct Pool *pool_empty(int threads) {
   struct Pool *pool = aligned_alloc(64, round_up(sizeof *pool, 64));
-  struct Worker *workers = calloc((size_t)threads, sizeof *workers);
+  struct Worker *workers = aligned_alloc(64, (size_t)threads * sizeof *workers);
   if (pool == NULL || workers == NULL) die(EXIT_BAD_DATA, "no memory left for %d threads", threads);
   memset(pool, 0, sizeof *pool);
+  memset(workers, 0, (size_t)threads * sizeof *workers);
   pool->workers = workers;
   pool->created = threads;
   pthread_mutex_init(&pool->mutex, NULL);
@@ -188,11 +191,19 @@ static struct PoolProfile *find_profile(struct Pool *pool, const char *label) {
   return &pool->profiles[POOL_MAX_LABELS - 1];
 }
 
+static void forget_owned(struct Pool *pool) {
+  atomic_store_explicit(&pool->owned, false, memory_order_relaxed);
+  for (int thread = 0; thread < pool->created; thread++) {
+    atomic_store_explicit(&pool->workers[thread].claimed, 0, memory_order_relaxed);
+  }
+}
+
 void pool_run(struct Pool *pool, const char *label, PoolTask *task, void *argument) {
   const double started = clock_seconds();
   pool->task = task;
   pool->argument = argument;
   atomic_store_explicit(&pool->claimed, 0, memory_order_relaxed);
+  if (atomic_load_explicit(&pool->owned, memory_order_relaxed)) forget_owned(pool);
   advance(pool, &pool->region);
   task(argument, 0, pool->threads);
   pool_barrier(pool);
@@ -209,6 +220,17 @@ void pool_profile_reset(struct Pool *pool) { memset(pool->profiles, 0, sizeof po
 
 size_t pool_claim(struct Pool *pool) {
   return atomic_fetch_add_explicit(&pool->claimed, 1, memory_order_relaxed);
+}
+
+size_t pool_claim_of(struct Pool *pool, int owner, size_t most) {
+  if (!atomic_load_explicit(&pool->owned, memory_order_relaxed)) {
+    atomic_store_explicit(&pool->owned, true, memory_order_relaxed);
+  }
+  atomic_size_t *claimed = &pool->workers[owner].claimed;
+  size_t number = atomic_load_explicit(claimed, memory_order_relaxed);
+  while (number < most && !atomic_compare_exchange_weak_explicit(claimed, &number, number + 1, memory_order_relaxed,
+                                                                 memory_order_relaxed)) {}
+  return size_min(number, most);
 }
 
 void pool_part(size_t count, size_t grain, int thread, int threads, size_t *begin, size_t *end) {

@@ -43,6 +43,10 @@ void pool_barrier(struct Pool *pool);
 /* Inside a region: the next number of 0, 1, 2, …, each given out once. */
 size_t pool_claim(struct Pool *pool);
 
+/* Inside a region: the next number of 0, 1, 2, … below `most` that the thread `owner` has to give, each given out once in
+ * the region; `most` when there is none left. */
+size_t pool_claim_of(struct Pool *pool, int owner, size_t most);
+
 /* Inside a region: a pool of this thread alone, for regions within the region. With one thread that is not `pool`, whose
  * region goes on. */
 struct Pool *pool_alone(struct Pool *pool, int thread);

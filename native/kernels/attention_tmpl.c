@@ -142,7 +142,8 @@ INLINE void attention_forward_heads(const struct Attention *at, int thread, int 
   const struct AttentionClaims claims = attention_forward_claims(at->B * NH, ceil_div(T, width), (size_t)threads);
   float *keys = at->workers->own + (size_t)thread * at->workers->own_floats;
   float *values = keys + rows_left(T) * steps_most(HS), *scratch = values + rows_left(HS) * steps_most(T);
-  for (size_t i; (i = pool_claim(at->workers->pool)) < attention_claims_all(&claims);) {
+  struct Near near = attention_near(&claims, at->workers->pool, thread, threads);
+  for (size_t i; near_next(&near, &i);) {
     const struct AttentionClaim claim = attention_claimed(&claims, i, false);
     const size_t b = claim.head / NH, h = claim.head % NH;
     const struct Dropout dropout = dropout_head(&at->dropout, claim.head);
@@ -314,7 +315,8 @@ INLINE void attention_backward_heads(const struct Attention *at, int thread, int
   const struct AttentionClaims claims =
       attention_backward_claims(at->B * NH, ceil_div(T, width), ceil_div(T, TILE), (size_t)threads);
   float *own = at->workers->own + (size_t)thread * at->workers->own_floats;
-  for (size_t i; (i = pool_claim(at->workers->pool)) < attention_claims_all(&claims);) {
+  struct Near near = attention_near(&claims, at->workers->pool, thread, threads);
+  for (size_t i; near_next(&near, &i);) {
     const struct AttentionClaim claim = attention_claimed(&claims, i, true);
     const struct AttentionShare share = attention_share(&claims, claim, width);
     const size_t b = claim.head / NH, h = claim.head % NH, offset = b * T * stride + h * HS;

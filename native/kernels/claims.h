@@ -20,6 +20,25 @@ static inline struct Span span_part(size_t count, size_t grain, size_t part, siz
   return span;
 }
 
+/* Items that a thread works on first, because it has worked on the same rows before and finds them in its cache: its part
+ * of all. Then it takes what others have left. */
+struct Near {
+  struct Pool *pool;
+  size_t count;
+  int thread, threads, helped;
+};
+
+static inline bool near_next(struct Near *near, size_t *item) {
+  for (; near->helped < near->threads; near->helped++) {
+    const int owner = (near->thread + near->helped) % near->threads;
+    const struct Span part = span_part(near->count, 1, (size_t)owner, (size_t)near->threads);
+    const size_t most = part.end - part.begin, number = pool_claim_of(near->pool, owner, most);
+    *item = part.begin + number;
+    if (number < most) return true;
+  }
+  return false;
+}
+
 /* ---- products ------------------------------------------------------------------------------------ */
 
 /* What a table's products are made of. */
@@ -34,6 +53,7 @@ enum { CLAIM_PANELS = 4 };  // of columns, that a claim has at most
 struct ProductClaims {
   size_t rows, depth;         // of a block of A, but for the last one
   size_t chunks, pieces;      // claims of a block: so many chunks of columns, by so many pieces of rows
+  bool near;                  // a piece for each thread, which begins with the chunks of its own
 };
 
 /* What the busiest thread has to do, in tiles: with each claim it packs as many columns, which takes as long as a few
@@ -44,18 +64,26 @@ static inline size_t product_busiest(size_t chunks, size_t pieces, size_t panels
 }
 
 /* Blocks of equal height and depth. Claims as many for every thread, whose widths differ by a panel at most, so that
- * none waits long for the others. Where the columns do not go round, a claim is a panel, and a part of the rows. */
-static inline struct ProductClaims product_claims(size_t M, size_t N, size_t K, size_t threads, struct Tiling t) {
+ * none waits long for the others. Where the columns do not go round, a claim is a panel, and a part of the rows.
+ *
+ * `rows`: those of A and of the result are rows of the batch, which the operations before and after share out too. Then
+ * each thread has a piece of them, unless it would have to pack columns too often for that: what crosses from one core's
+ * cache to another's costs more than a few tiles, most of all where the cores have no cache in common. */
+static inline struct ProductClaims product_claims(size_t M, size_t N, size_t K, size_t threads, struct Tiling t, bool rows) {
   struct ProductClaims c = {.rows = round_up(ceil_div(M, ceil_div(M, t.block_rows)), t.rows),
                             .depth = round_up(ceil_div(K, ceil_div(K, t.depth)), t.grain)};
   const size_t panels = ceil_div(N, t.columns), tall = ceil_div(size_min(c.rows, M), t.rows);
   c.chunks = size_min(round_up(ceil_div(panels, CLAIM_PANELS), threads), panels);
   c.pieces = ceil_div(threads, c.chunks);
   size_t least = product_busiest(c.chunks, c.pieces, panels, tall, threads);
+  const size_t near = product_busiest(1, threads, panels, tall, threads);
   least -= least / 20;  // a narrow claim fetches nothing for the next one: it has to be worth it
   for (size_t pieces = 1; pieces <= tall; pieces++) {
     const size_t busiest = product_busiest(panels, pieces, panels, tall, threads);
     if (busiest < least) least = busiest, c.chunks = panels, c.pieces = pieces;
+  }
+  if (rows && threads > 1 && near <= least + least / 8) {
+    c.chunks = ceil_div(panels, CLAIM_PANELS), c.pieces = threads, c.near = true;
   }
   return c;
 }
@@ -116,7 +144,7 @@ static inline struct TiledClaims tiled_claims(size_t M, size_t N, size_t K, size
   least -= least / 20;
   for (size_t pieces = 1; pieces <= tall; pieces++) {
     for (size_t each = 1; each <= 4; each++) {
-      const struct ProductClaims other = {c->rows, c->depth, size_min(panels, ceil_div(each * threads, pieces)), pieces};
+      const struct ProductClaims other = {c->rows, c->depth, size_min(panels, ceil_div(each * threads, pieces)), pieces, false};
       const size_t busiest = tiled_busiest(&other, panels, tall, threads, packing);
       if (busiest >= least || (!claims.together && ceil_div(panels, other.chunks) > group)) continue;
       least = busiest, *c = other;
@@ -219,6 +247,12 @@ static inline bool share_sees(const struct AttentionShare *share, size_t q0, siz
 static inline size_t share_end(const struct AttentionShare *share, size_t T, size_t tile) {
   const size_t last = ceil_div(T, tile) - 1;
   return size_min(T, (last - (last + share->tiles - share->part) % share->tiles + 1) * tile);
+}
+
+/* Whole heads go to the thread that has their rows in the other operations; parts of heads to whoever is free. */
+static inline struct Near attention_near(const struct AttentionClaims *c, struct Pool *pool, int thread, int threads) {
+  const bool whole = c->key_parts == 1 && c->query_parts == 0;
+  return (struct Near){pool, attention_claims_all(c), whole ? thread : 0, whole ? threads : 1, 0};
 }
 
 /* ---- rows that are summed, and the update -------------------------------------------------------- */

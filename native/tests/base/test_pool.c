@@ -38,6 +38,7 @@ struct Region {
   int stage[MOST];                 // plain on purpose: barriers have to order these
   atomic_int behind;               // threads seen in another stage, after a barrier
   atomic_int claimed[CLAIMS];      // how often each number was given out
+  atomic_int given[MOST][CLAIMS];  // and each of a thread's own
 };
 
 struct Alone {
@@ -60,6 +61,12 @@ static void region(void *argument, int thread, int threads) {
   }
   atomic_fetch_add(&r->ran[thread], 1);
   for (size_t number; (number = pool_claim(r->pool)) < CLAIMS;) atomic_fetch_add(&r->claimed[number], 1);
+  for (int i = 0; i < threads; i++) {  // half of them first, as where a region is cut into blocks
+    const int owner = (thread + i) % threads;
+    for (size_t most = CLAIMS / 2; most <= CLAIMS; most += CLAIMS / 2) {
+      for (size_t number; (number = pool_claim_of(r->pool, owner, most)) < most;) atomic_fetch_add(&r->given[owner][number], 1);
+    }
+  }
   struct Pool *alone = pool_alone(r->pool, thread);
   for (int round = 1; round <= 2; round++) {  // regions within this one
     int within = thread;
@@ -94,6 +101,10 @@ static void check_region(int threads, bool sleeping) {
   for (int number = 0; number < CLAIMS; number++) {
     check(r.claimed[number] == rounds, "%d threads, claim %d: expected %d times, got %d", threads, number, rounds,
           r.claimed[number]);
+    for (int owner = 0; owner < threads; owner++) {
+      check(r.given[owner][number] == rounds, "%d threads, claim %d of thread %d: expected %d times, got %d", threads, number,
+            owner, rounds, r.given[owner][number]);
+    }
   }
   pool_destroy(pool);
 }
