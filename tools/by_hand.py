@@ -109,8 +109,10 @@ def train(
 
 
 def outcome(result: TrainResult) -> Run:
-    """Return the losses of a run, whose folder is removed."""
+    """Return the losses of a run, whose folder is removed; end the program if it was stopped."""
     shutil.rmtree(result.folder)
+    if result.interrupted:
+        raise SystemExit(130)
     losses = [[int(step), loss] for step, loss, *_ in result.progress.val]
     step, best = min(losses, key=lambda each: each[1])
     return {"steps": result.steps, "best": best, "best_step": step, "losses": losses}
@@ -201,8 +203,6 @@ def main() -> None:
         passes = run.get("passes")
         steps = most if passes is None else min(passes * data.train.tokens // UPDATE, most)
         result = train(arguments.workspace, data, run, max(steps, 10))
-        if result.interrupted:
-            return
         results.add({**key, "by": "hand", **run}, **outcome(result))
 
 
