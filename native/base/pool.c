@@ -19,7 +19,7 @@ struct Worker {
   struct Pool *pool, *alone;
   pthread_t handle;
   int thread;
-  _Alignas(64) atomic_size_t claimed;  // of what it has to give
+  _Alignas(64) _Atomic uint64_t given;  // the region, and how many of its own numbers are claimed in it
 };
 
 struct Pool {
@@ -34,7 +34,6 @@ struct Pool {
   _Alignas(64) atomic_uint arrived;      // threads waiting at the barrier
   _Alignas(64) atomic_uint generation;   // counts barriers passed
   _Alignas(64) atomic_size_t claimed;
-  _Alignas(64) atomic_bool owned;        // threads' own numbers were claimed in this region
 
   struct PoolProfile profiles[POOL_MAX_LABELS];
 
@@ -117,6 +116,7 @@ static void start_helpers(struct Pool *pool, int threads) {
   pool->threads = threads;
   pool->stop = false;
   atomic_store(&pool->region, 0);  // each counts the regions from its start
+  for (int thread = 0; thread < pool->created; thread++) atomic_store(&pool->workers[thread].given, 0);
   for (int thread = 1; thread < threads; thread++) {
     struct Worker *worker = &pool->workers[thread];
     worker->pool = pool, worker->thread = thread;
@@ -191,19 +191,11 @@ static struct PoolProfile *find_profile(struct Pool *pool, const char *label) {
   return &pool->profiles[POOL_MAX_LABELS - 1];
 }
 
-static void forget_owned(struct Pool *pool) {
-  atomic_store_explicit(&pool->owned, false, memory_order_relaxed);
-  for (int thread = 0; thread < pool->created; thread++) {
-    atomic_store_explicit(&pool->workers[thread].claimed, 0, memory_order_relaxed);
-  }
-}
-
 void pool_run(struct Pool *pool, const char *label, PoolTask *task, void *argument) {
   const double started = clock_seconds();
   pool->task = task;
   pool->argument = argument;
   atomic_store_explicit(&pool->claimed, 0, memory_order_relaxed);
-  if (atomic_load_explicit(&pool->owned, memory_order_relaxed)) forget_owned(pool);
   advance(pool, &pool->region);
   task(argument, 0, pool->threads);
   pool_barrier(pool);
@@ -222,15 +214,17 @@ size_t pool_claim(struct Pool *pool) {
   return atomic_fetch_add_explicit(&pool->claimed, 1, memory_order_relaxed);
 }
 
+/* A count of another region is none of this one, so that nobody has to set hundreds of them to zero. */
 size_t pool_claim_of(struct Pool *pool, int owner, size_t most) {
-  if (!atomic_load_explicit(&pool->owned, memory_order_relaxed)) {
-    atomic_store_explicit(&pool->owned, true, memory_order_relaxed);
+  const uint64_t region = atomic_load_explicit(&pool->region, memory_order_relaxed);
+  _Atomic uint64_t *given = &pool->workers[owner].given;
+  uint64_t count = atomic_load_explicit(given, memory_order_relaxed);
+  for (;;) {
+    const size_t number = count >> 32 == region ? (uint32_t)count : 0;
+    if (number >= most) return most;
+    if (atomic_compare_exchange_weak_explicit(given, &count, region << 32 | (number + 1), memory_order_relaxed,
+                                              memory_order_relaxed)) return number;
   }
-  atomic_size_t *claimed = &pool->workers[owner].claimed;
-  size_t number = atomic_load_explicit(claimed, memory_order_relaxed);
-  while (number < most && !atomic_compare_exchange_weak_explicit(claimed, &number, number + 1, memory_order_relaxed,
-                                                                 memory_order_relaxed)) {}
-  return size_min(number, most);
 }
 
 void pool_part(size_t count, size_t grain, int thread, int threads, size_t *begin, size_t *end) {
