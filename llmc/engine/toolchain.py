@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -247,10 +247,11 @@ def probed(compiler: Compiler) -> Compiler:
     """Return the compiler with the instruction sets that it lacks: it is run to find out."""
 
     def accepts(name: str) -> bool:
-        argv = [*compiler.command, *compiler.isa(name), *compiler.extra]
-        argv += ["-x", "c", "-c", "-o", os.devnull, "-"]
+        argv = [*compiler.command, *compiler.isa(name), *compiler.extra, "-x", "c", "-c"]
         probe = ISAS[name].probe.encode()
-        done = subprocess.run(argv, input=probe, capture_output=True, check=False)
+        with tempfile.TemporaryDirectory() as folder:  # zig writes beside it what is for /dev/null
+            argv += ["-o", f"{folder}/probe.o", "-"]
+            done = subprocess.run(argv, input=probe, capture_output=True, check=False)
         return done.returncode == 0
 
     mine = [name for name, isa in ISAS.items() if isa.machine == compiler.machine]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,3 +80,11 @@ def test_an_instruction_set_that_a_compiler_lacks_is_left_out(tmp_path: Path) ->
     refusing.chmod(0o755)
     compiler = probed(replace(c_compiler(str(refusing)), machine="x86_64"))
     assert compiler.lacks == {"avx2", "avx512", "avx512bf16", "amx", "amxfp32"}
+
+
+def test_a_compiler_is_asked_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = probed(replace(c_compiler(f"{sys.executable} -m ziglang cc"), machine="x86_64"))
+    assert not asked.lacks and not list(tmp_path.iterdir())
