@@ -146,7 +146,7 @@ def muon_flops(config: ModelConfig) -> float:
     nine and five small products, a Gram matrix and one more product.
     """
     C = config.channels
-    square = 5 * (gemm_flops(C, C, C) / 2 + gemm_flops(C, C, C) / 2 + gemm_flops(C, C, C))
+    square = 5 * 2 * gemm_flops(C, C, C)
     small = (9 + 5) * gemm_flops(C, C, C) / 2
     long = small + 2 * (gemm_flops(C, C, 4 * C) / 2 + gemm_flops(C, C, 4 * C))
     return config.layers * (4 * square + 2 * long)

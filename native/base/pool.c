@@ -126,7 +126,7 @@ static void start_helpers(struct Pool *pool, int threads) {
   }
 }
 
-static struct Pool *pool_empty(int threads) {
+static struct Pool *pool_start(int threads) {
   struct Pool *pool = aligned_alloc(64, round_up(sizeof *pool, 64));
   struct Worker *workers = aligned_alloc(64, (size_t)threads * sizeof *workers);
   if (pool == NULL || workers == NULL) die(EXIT_BAD_DATA, "no memory left for %d threads", threads);
@@ -145,8 +145,8 @@ struct Pool *pool_create(int threads) {
     die(EXIT_USAGE, "--threads must be between 1 and %d, not %d", POOL_MAX_THREADS, threads);
   }
   flush_denormals();
-  struct Pool *pool = pool_empty(threads);
-  for (int thread = 0; thread < threads; thread++) pool->workers[thread].alone = pool_empty(1);
+  struct Pool *pool = pool_start(threads);
+  for (int thread = 0; thread < threads; thread++) pool->workers[thread].alone = pool_start(1);
   return pool;
 }
 

@@ -47,8 +47,8 @@ size_t pool_claim(struct Pool *pool);
  * the region; `most` when there is none left. */
 size_t pool_claim_of(struct Pool *pool, int owner, size_t most);
 
-/* Inside a region: a pool of this thread alone, for regions within the region. With one thread that is not `pool`, whose
- * region goes on. */
+/* Inside a region: a pool of this thread alone, for regions within the region. It is another one than `pool` even where that
+ * has one thread, because a pool runs one region at a time. */
 struct Pool *pool_alone(struct Pool *pool, int thread);
 
 /* Fills `bytes` bytes with zero, each thread its own part: also the first touch of fresh pages. */

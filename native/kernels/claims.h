@@ -20,21 +20,23 @@ static inline struct Span span_part(size_t count, size_t grain, size_t part, siz
   return span;
 }
 
-/* Items that a thread works on first, because it has worked on the same rows before and finds them in its cache: its part
- * of all. Then it takes what others have left. */
+/* Items of a region. A thread begins with its own part of them: it has worked on the same rows in the operation before, and
+ * finds them in its cache. Then it takes items that other threads have left. */
 struct Near {
   struct Pool *pool;
-  size_t count;
-  int thread, threads, helped;
+  size_t count, turn;           // items; how often as many of this region are done already
+  int thread, threads, helped;  // helped: the threads whose parts were looked at
 };
 
 static inline bool near_next(struct Near *near, size_t *item) {
   for (; near->helped < near->threads; near->helped++) {
     const int owner = (near->thread + near->helped) % near->threads;
     const struct Span part = span_part(near->count, 1, (size_t)owner, (size_t)near->threads);
-    const size_t most = part.end - part.begin, number = pool_claim_of(near->pool, owner, most);
-    *item = part.begin + number;
-    if (number < most) return true;
+    const size_t each = part.end - part.begin, most = (near->turn + 1) * each;
+    const size_t number = pool_claim_of(near->pool, owner, most);
+    if (number == most) continue;
+    *item = part.begin + number % each;
+    return true;
   }
   return false;
 }
@@ -89,6 +91,11 @@ static inline struct ProductClaims product_claims(size_t M, size_t N, size_t K, 
 }
 
 static inline size_t product_claims_of_block(const struct ProductClaims *c) { return c->chunks * c->pieces; }
+
+/* The claims of a block, the block-th of the region. */
+static inline struct Near product_near(const struct ProductClaims *c, struct Pool *pool, size_t block, int thread, int threads) {
+  return (struct Near){pool, product_claims_of_block(c), block, c->near ? thread : 0, c->near ? threads : 1, 0};
+}
 
 /* The rows, of a block of `height`, and the columns, of N, of a block's claim; there may be no rows. */
 static inline void product_claimed(const struct ProductClaims *c, struct Tiling t, size_t claim, size_t height, size_t N,
@@ -249,10 +256,11 @@ static inline size_t share_end(const struct AttentionShare *share, size_t T, siz
   return size_min(T, (last - (last + share->tiles - share->part) % share->tiles + 1) * tile);
 }
 
-/* Whole heads go to the thread that has their rows in the other operations; parts of heads to whoever is free. */
+/* A whole head is one of the items of the thread that computes its rows in the other operations. Parts of heads are items of
+ * all threads alike. */
 static inline struct Near attention_near(const struct AttentionClaims *c, struct Pool *pool, int thread, int threads) {
   const bool whole = c->key_parts == 1 && c->query_parts == 0;
-  return (struct Near){pool, attention_claims_all(c), whole ? thread : 0, whole ? threads : 1, 0};
+  return (struct Near){pool, attention_claims_all(c), 0, whole ? thread : 0, whole ? threads : 1, 0};
 }
 
 /* ---- rows that are summed, and the update -------------------------------------------------------- */

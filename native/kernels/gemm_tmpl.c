@@ -332,18 +332,6 @@ INLINE void gemm_pack_part(const struct Gemm *gemm, float *a, struct Tiling tili
 /* What a claim covers: a is its rows of the packed block, own the thread's scratch memory. */
 typedef void MultiplyPart(const struct Gemm *gemm, const float *a, float *own, struct Part part);
 
-/* The next claim of a block, all of which are numbered through: of this thread's own piece of rows first, or of any. */
-INLINE bool gemm_claim(const struct ProductClaims *c, struct Pool *pool, size_t block, int thread, int threads, size_t *claim) {
-  const size_t each = c->near ? c->chunks : product_claims_of_block(c);
-  for (int owner = 0; owner < (c->near ? threads : 1); owner++) {
-    const int piece = c->near ? (thread + owner) % threads : 0;
-    const size_t number = pool_claim_of(pool, piece, (block + 1) * each);
-    *claim = (size_t)piece * each + number % each;
-    if (number < (block + 1) * each) return true;
-  }
-  return false;
-}
-
 INLINE void gemm_run(const struct Gemm *gemm, struct Tiling tiling, PackPanels *pack_panels_of, MultiplyPart *multiply,
                      int thread, int threads) {
   const struct Workers *workers = gemm->workers;
@@ -363,7 +351,8 @@ INLINE void gemm_run(const struct Gemm *gemm, struct Tiling tiling, PackPanels *
       float *a = workers->shared + block % 2 * claims.rows * pack_steps(claims.depth, workers->dtype);
       gemm_pack_part(gemm, a, tiling, pack_panels_of, m, mc, k, kc, thread, threads);
       pool_barrier(pool);
-      for (size_t claim; gemm_claim(&claims, pool, block, thread, threads, &claim);) {
+      struct Near near = product_near(&claims, pool, block, thread, threads);
+      for (size_t claim; near_next(&near, &claim);) {
         struct Span rows, columns;
         product_claimed(&claims, tiling, claim, mc, N, &rows, &columns);
         if (rows.begin == rows.end) continue;

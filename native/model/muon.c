@@ -30,7 +30,8 @@ struct MuonScratch muon_scratch(struct Arena *arena, const struct Kernels *kerne
 struct MomentumTask {
   float *grads;
   struct Moments moments;
-  const struct Muon *muon;
+  double scale;
+  uint64_t key;
   size_t n;
 };
 
@@ -55,15 +56,15 @@ static void momentum_task(void *argument, int thread, int threads) {
     const size_t n = size_min(MOMENTS_BLOCK, end - i);
     const struct Moments moments = {type, task->moments.m + moments_bytes(type, i), none};
     moments_load(m, zeros, moments, n);
-    momentum_floats(task->grads + i, m, task->muon->scale, n);
-    moments_store(moments, m, zeros, task->muon->key, i, n);
+    momentum_floats(task->grads + i, m, task->scale, n);
+    moments_store(moments, m, zeros, task->key, i, n);
   }
 }
 
 double muon_momentum(const struct Kernels *kernels, const struct Workers *workers, struct Moments moments, float *grads,
-                     const struct Muon *muon, size_t n) {
+                     double scale, uint64_t key, size_t n) {
   const double squares = kernels->sum_squares(workers, grads, n);
-  pool_run(workers->pool, "muon_momentum", momentum_task, &(struct MomentumTask){grads, moments, muon, n});
+  pool_run(workers->pool, "muon_momentum", momentum_task, &(struct MomentumTask){grads, moments, scale, key, n});
   return squares;
 }
 
@@ -132,8 +133,8 @@ static void newton_schulz(const struct Kernels *k, const struct Workers *w, stru
   else k->linear_backward_input(w, out, x, q, rows, columns, columns);
 }
 
-static void orthogonal_update(const struct Kernels *k, const struct Workers *w, struct Room room, const struct Muon *muon,
-                              struct MuonMatrix a) {
+static void orthogonal_update(const struct Kernels *k, const struct Workers *w, struct Room room, double lr,
+                              double weight_decay, struct MuonMatrix a) {
   const size_t n = a.rows * a.columns;
   const double norm = fmax(sqrt(k->sum_squares(w, a.update, n)), LEAST_NORM);
   float *from = room.next, *to = a.update;
@@ -146,14 +147,14 @@ static void orthogonal_update(const struct Kernels *k, const struct Workers *w, 
     to = from, from = made;
   }
   const double size = 0.2 * sqrt((double)size_max(a.rows, a.columns));
-  combine(w, (struct Combination){a.params, from, (float)(-muon->lr * size), (float)(1 - muon->lr * muon->weight_decay), n});
+  combine(w, (struct Combination){a.params, from, (float)(-lr * size), (float)(1 - lr * weight_decay), n});
 }
 
 struct StepTask {
   const struct Kernels *kernels;
   const struct Workers *workers;
   const struct MuonScratch *scratch;
-  const struct Muon *muon;
+  double lr, weight_decay;
   const struct MuonMatrix *matrices;
   size_t count;
 };
@@ -166,16 +167,17 @@ static void step_task(void *argument, int thread, int threads) {
   const struct Room room = room_of(task->scratch, thread);
   own.pool = pool_alone(own.pool, thread), own.shared = room.packed, own.own += (size_t)thread * own.own_floats;
   for (size_t i; (i = pool_claim(task->workers->pool)) < task->count;) {
-    orthogonal_update(task->kernels, &own, room, task->muon, task->matrices[task->count - 1 - i]);
+    orthogonal_update(task->kernels, &own, room, task->lr, task->weight_decay, task->matrices[task->count - 1 - i]);
   }
 }
 
 void muon_step(const struct Kernels *kernels, const struct Workers *workers, struct MuonScratch scratch,
-               const struct Muon *muon, const struct MuonMatrix *matrices, size_t count) {
-  struct StepTask task = {kernels, workers, &scratch, muon, matrices, count};
+               double lr, double weight_decay, const struct MuonMatrix *matrices, size_t count) {
+  struct StepTask task = {kernels, workers, &scratch, lr, weight_decay, matrices, count};
   if (scratch.alone) {
     pool_run(workers->pool, "muon", step_task, &task);
     return;
   }
-  for (size_t i = 0; i < count; i++) orthogonal_update(kernels, workers, room_of(&scratch, 0), muon, matrices[i]);
+  const struct Room room = room_of(&scratch, 0);
+  for (size_t i = 0; i < count; i++) orthogonal_update(kernels, workers, room, lr, weight_decay, matrices[i]);
 }

@@ -13,13 +13,6 @@
 #include "base/arena.h"
 #include "kernels/kernels.h"
 
-/* One step's constants. */
-struct Muon {
-  double lr, weight_decay;
-  double scale;             // of the gradient: below 1 where its norm is clipped
-  uint64_t key;             // of the random bits that round the momentum
-};
-
 /* Matrices whose update is to be made orthogonal. */
 struct MuonMatrix {
   float *params, *update;   // (rows, columns); the update is overwritten
@@ -37,12 +30,13 @@ struct MuonScratch {
 struct MuonScratch muon_scratch(struct Arena *arena, const struct Kernels *kernels, size_t threads, size_t C);
 
 /* The first half of a step on n parameters: their gradient, which is overwritten, becomes the update that is to be made
- * orthogonal, with the momentum in moments.m; moments.v is not used. Returns the sum of the gradient's squares. */
+ * orthogonal, with the momentum in moments.m; moments.v is not used. The gradient is scaled first, by less than 1 where
+ * its norm is clipped; key: of the random bits that round the momentum. Returns the sum of the gradient's squares. */
 double muon_momentum(const struct Kernels *kernels, const struct Workers *workers, struct Moments moments, float *grads,
-                     const struct Muon *muon, size_t n);
+                     double scale, uint64_t key, size_t n);
 
 /* The second half, on each matrix by itself. */
 void muon_step(const struct Kernels *kernels, const struct Workers *workers, struct MuonScratch scratch,
-               const struct Muon *muon, const struct MuonMatrix *matrices, size_t count);
+               double lr, double weight_decay, const struct MuonMatrix *matrices, size_t count);
 
 #endif

@@ -26,17 +26,16 @@ struct Ready {
 
 static void muon_ready(struct Gpt2 *model, const struct UpdateConfig *update, struct Ready *ready) {
   if (ready->count == 0) return;
-  const struct Muon muon = {.lr = update->lr, .weight_decay = update->weight_decay};
-  muon_step(model->kernels, &model->workers, model->muon, &muon, ready->matrices, ready->count);
+  muon_step(model->kernels, &model->workers, model->muon, update->lr, update->weight_decay, ready->matrices, ready->count);
   ready->count = 0;
 }
 
 static double muon_part(struct Gpt2 *model, const struct UpdateConfig *update, double scale, const struct Updated *u,
                         struct Ready *ready) {
-  const struct Muon muon = {.scale = scale, .key = u->key};
   const size_t rows = u->tensor->rows, columns = u->tensor->columns, C = model->config.C;
   const size_t count = rows == 3 * C ? 3 : 1;  // qkvw is three matrices
-  const double squares = muon_momentum(model->kernels, &model->workers, u->moments, u->grads, &muon, rows * columns);
+  const double squares = muon_momentum(model->kernels, &model->workers, u->moments, u->grads, scale, u->key,
+                                       rows * columns);
   if (ready->count + count > sizeof ready->matrices / sizeof *ready->matrices) muon_ready(model, update, ready);
   for (size_t i = 0, each = rows / count * columns; i < count; i++) {
     ready->matrices[ready->count++] = (struct MuonMatrix){u->params + i * each, u->grads + i * each, rows / count, columns};

@@ -308,3 +308,34 @@ def test_gradients_that_are_zero_move_nothing(native: Native, tmp_path: Path) ->
     _, saved = read_checkpoint(folder / "model.bin")
     assert all(np.isfinite(values).all() for values in saved.values())
     assert (saved["qkvw"] == 0.5).all()
+
+
+def five_steps(update: Any, cuts: tuple[int, ...], dtype: type[np.floating[Any]]) -> Any:
+    """Return five steps on a matrix (m, n), m the smaller side, cut as in native/model/muon.c.
+
+    So many steps as a cut has follow the Gram matrix alone, and multiply the matrix once.
+    """
+    x = (update / np.linalg.norm(update)).astype(dtype)
+    a, b, c = (dtype(number) for number in (3.4445, -4.7750, 2.0315))
+    eye = np.eye(len(x), dtype=dtype)
+    for steps in cuts:
+        gram, product = x @ x.T, eye
+        for _ in range(steps):
+            polynomial = a * eye + b * gram + c * (gram @ gram)
+            product = product @ polynomial
+            gram = polynomial @ (gram @ polynomial)
+        x = product @ x
+    return x
+
+
+@pytest.mark.parametrize("decay", [1, 2])
+def test_three_and_two_steps_at_once_lose_nothing_that_five_would(decay: int) -> None:
+    random = np.random.default_rng(0)
+    left, right = (np.linalg.qr(random.normal(size=(n, 96)))[0] for n in (96, 384))
+    update = (left * np.arange(1.0, 97) ** -decay) @ right.T
+    exact = five_steps(update, (1,) * 5, np.float64)
+    one_by_one, cut, at_once = (
+        np.linalg.norm(five_steps(update, cuts, np.float32) - exact) / np.linalg.norm(exact)
+        for cuts in ((1,) * 5, (3, 2), (5,))
+    )
+    assert max(one_by_one, cut) < 3e-5 < at_once < 2e-3

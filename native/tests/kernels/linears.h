@@ -39,7 +39,7 @@ static void call_backward_weight(const struct Kernels *k, const struct Workers *
       .inp = view(c->in[1].array), .add = c->add, .M = c->M, .N = c->N, .K = c->K});
 }
 
-/* A sum of products of any two factors: what lies right of the diagonal counts. */
+/* Of any two factors, as only what lies right of the diagonal is multiplied. c->add: of their columns. */
 static void call_symmetric(const struct Kernels *k, const struct Workers *w, const struct Case *c,
                            const struct Memory *out) {
   k->linear_symmetric(w, out[0].data, c->in[0].data, c->in[1].data, c->N, c->K, c->add);
