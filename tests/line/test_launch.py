@@ -118,7 +118,8 @@ def test_an_interrupt_ends_all_ranks_and_saves(
         llmc, "train", "--config", "tiny.toml", "--run", "long", *flags, *launch
     ) as process:
         assert process.stdout is not None
-        assert any(line.startswith("step 3:") for line in process.stdout)
+        begun = any(line.startswith("step 3:") for line in process.stdout)
+        assert begun, process.communicate(timeout=60)[1]
         send(process, llmc, number)
         _, err = process.communicate(timeout=60)
     steps = len(losses(llmc, "long"))
