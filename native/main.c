@@ -1,9 +1,9 @@
 /* llmc-native: the engine as a program of its own. */
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "commands.h"
+#include "base/start.h"
 #include "base/util.h"
 
 static const struct {
@@ -28,9 +28,7 @@ static const struct {
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 int main(int argc, char **argv) {
-  /* A closed pipe and a file that may not grow are errors of write(), met where they happen. */
-  signal(SIGPIPE, SIG_IGN);
-  signal(SIGXFSZ, SIG_IGN);
+  start(&argc, &argv);
   for (int i = 0; argc > 1 && i < COMMANDS; i++) {
     if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 2, argv + 2);
   }

@@ -40,8 +40,9 @@ def native_binary(
         CompileFailed: there is no compiler or no source.
     """
     native = native or shipped_dir("native")
-    key = toolchain.build_key(compiler_for(cpu or chosen_cpu(), target), native, mode)
-    return cache_dir() / "native" / key / toolchain.BINARY
+    compiler = compiler_for(cpu or chosen_cpu(), target)
+    key = toolchain.build_key(compiler, native, mode)
+    return cache_dir() / "native" / key / compiler.program(toolchain.BINARY)
 
 
 def compiler_for(cpu: Cpu, target: str | None = None) -> Compiler:

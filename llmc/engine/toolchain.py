@@ -31,6 +31,8 @@ Target = Literal[
     "aarch64-linux-gnu",
     "aarch64-linux-musl",
     "aarch64-macos",
+    "x86_64-windows-gnu",
+    "aarch64-windows-gnu",
 ]
 TARGETS: tuple[str, ...] = get_args(Target)
 
@@ -103,7 +105,7 @@ UNUSUAL = {"plain.c": ("-O2",), "plain_decode.c": ("-O2",)}
 EXACT = {"random.c": ("-ffp-contract=off",)}
 
 # This file is told what the engine was compiled from: ranks of one run must agree about it.
-TELLS_SOURCES = Path("ranks", "ranks.c")
+TELLS_SOURCES = Path("ranks", "ranks_posix.c")
 
 WARNINGS = (
     "-Wall",
@@ -132,6 +134,12 @@ class Mode(Enum):
     SANITIZE = "sanitize"
 
 
+def host_system() -> str:
+    """Return the machine's system: ``linux``, ``macos``, ``windows`` or another name."""
+    name = platform.system().lower()
+    return {"darwin": "macos"}.get(name, name)
+
+
 def host_machine() -> str:
     """Return the machine's architecture: ``x86_64``, ``aarch64`` or another name."""
     name = platform.machine().lower()
@@ -149,8 +157,14 @@ class Compiler:
     cpu: Cpu = Cpu.BASELINE  # whether it compiles for the whole family or for this machine's CPU
     # The family of CPUs that it compiles for, as :func:`host_machine` names them.
     machine: str = field(default_factory=host_machine)
+    system: str = field(default_factory=host_system)  # likewise, as :func:`host_system` names it
     # The instruction sets that it cannot compile, which its builds leave out.
     lacks: frozenset[str] = frozenset()
+
+    @property
+    def is_for_windows(self) -> bool:
+        """Whether its programs run on Windows."""
+        return self.system == "windows"
 
     @property
     def baseline(self) -> tuple[str, ...]:
@@ -192,7 +206,18 @@ class Compiler:
             "-fno-math-errno",
             *WARNINGS,
             *(("-Werror",) if self.is_zig else ()),
+            # mingw-w64's own printf: it rounds and prints as those of Linux and macOS do.
+            *(("-D__USE_MINGW_ANSI_STDIO=1",) if self.is_for_windows else ()),
         )
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The libraries of every program."""
+        return ("-lm", "-lpthread", "-lshell32" if self.is_for_windows else "-ldl")
+
+    def program(self, name: str) -> str:
+        """Return the file name of a program, such as the engine's (:data:`BINARY`)."""
+        return f"{name}.exe" if self.is_for_windows else name
 
 
 @dataclass(frozen=True)
@@ -229,8 +254,8 @@ def zig(target: str | None = None) -> Compiler:
                 here = Compiler((str(program), "cc"), is_zig=True, version=version)
                 if target is None:
                     return here
-                machine = target.partition("-")[0]
-                return replace(here, machine=machine, extra=("-target", target))
+                machine, system = target.split("-")[:2]
+                return replace(here, machine=machine, system=system, extra=("-target", target))
     raise CompileFailed(
         f"the C compiler is missing: run '{pip_install('ziglang')}', then try again"
     )
@@ -258,10 +283,22 @@ def probed(compiler: Compiler) -> Compiler:
     return replace(compiler, lacks=frozenset(name for name in mine if not accepts(name)))
 
 
+def is_for(path: Path, system: str) -> bool:
+    """Whether a C file is compiled for ``system``.
+
+    A fact that Windows has otherwise stands in two files, ``*_posix.c`` and ``*_win32.c``.
+    """
+    return not path.stem.endswith("_posix" if system == "windows" else "_win32")
+
+
 def sources(
-    native: Path, machine: str, cpu: Cpu = Cpu.BASELINE, lacks: frozenset[str] = frozenset()
+    native: Path,
+    machine: str,
+    cpu: Cpu = Cpu.BASELINE,
+    lacks: frozenset[str] = frozenset(),
+    system: str = "linux",
 ) -> list[Path]:
-    """Return the engine's compilation units: every ``.c`` file that ``machine`` compiles.
+    """Return the engine's compilation units: every ``.c`` file for ``machine`` and ``system``.
 
     Of ``native/kernels/isa/`` these are the tables of ``machine`` less those that the compiler
     lacks; for this CPU alone ``native.c`` stands for the instruction set that it has. ``*_tmpl.c``
@@ -283,7 +320,9 @@ def sources(
     found = [
         path
         for path in others
-        if not path.name.endswith("_tmpl.c") and path.parent != native / "kernels" / "isa"
+        if not path.name.endswith("_tmpl.c")
+        and path.parent != native / "kernels" / "isa"
+        and is_for(path, system)
     ] + isas
     if not found:
         raise CompileFailed(f"no C sources in {native}: reinstall llmc")
@@ -305,7 +344,7 @@ def plan(
     Raises:
         CompileFailed: as :func:`sources`.
     """
-    files = sources(native, compiler.machine, compiler.cpu, compiler.lacks)
+    files = sources(native, compiler.machine, compiler.cpu, compiler.lacks, compiler.system)
     tables = [path.stem for path in files if path.parent.name == "isa"]
     common = (
         *compiler.common,
@@ -332,14 +371,16 @@ def plan(
     def linked(name: str, objects: list[Step]) -> Step:
         flags = (*compiler.mode(mode), *compiler.baseline, "-pthread", *compiler.extra)
         inputs = (str(step.output) for step in objects)
-        ends = ("-o", str(out / name), "-lm", "-lpthread", "-ldl")
-        return Step(out / name, None, (*compiler.command, *flags, *inputs, *ends))
+        program = out / compiler.program(name)
+        ends = ("-o", str(program), *compiler.libraries)
+        return Step(program, None, (*compiler.command, *flags, *inputs, *ends))
 
     objects = [compiled(source) for source in files]
     if not tests:
         return Plan(tuple(objects), (linked(BINARY, objects),))
     shared = [step for step in objects if step.source != native / "main.c"]
-    programs = {path.stem: compiled(path) for path in sorted(native.glob("tests/**/test_*.c"))}
+    tested = (path for path in native.glob("tests/**/test_*.c") if is_for(path, compiler.system))
+    programs = {path.stem: compiled(path) for path in sorted(tested)}
     links = (linked(name, [*shared, step]) for name, step in programs.items())
     return Plan((*shared, *programs.values()), tuple(links))
 
@@ -362,7 +403,7 @@ def build_key(
             data = word.encode() if isinstance(word, str) else word
             digest.update(len(data).to_bytes(8, "little") + data)
 
-    add(platform.system(), compiler.machine, compiler.version, mode.name)
+    add(compiler.system, compiler.machine, compiler.version, mode.name)
     whole = plan(compiler, native, Path("out"), mode=mode, tests=tests)
     for step in (*whole.objects, *whole.links):
         words = step.argv[len(compiler.command) :]

@@ -1,9 +1,6 @@
-#define _DEFAULT_SOURCE  // MAP_ANONYMOUS, madvise
-#define _DARWIN_C_SOURCE
 #include "base/arena.h"
 
-#include <sys/mman.h>
-
+#include "base/pages.h"
 #include "base/util.h"
 
 enum { HUGE_PAGE = 2 << 20 };
@@ -25,18 +22,15 @@ size_t arena_footprint(const struct Arena *arena) {
 
 void arena_take(struct Arena *arena) {
   const size_t size = arena_footprint(arena);
-  void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) {
+  void *base = pages_take(size);
+  if (base == NULL) {
     die(EXIT_BAD_DATA, "the system has no %.2f GB of memory to give; use a smaller --batch-size, "
         "--seq-len or model", (double)size / 1e9);
   }
-#ifdef MADV_HUGEPAGE
-  madvise(base, size, MADV_HUGEPAGE);  // a wish: the run is right without it, only slower
-#endif
   *arena = (struct Arena){.base = base, .size = size, .used = 0};
 }
 
 void arena_free(struct Arena *arena) {
-  if (arena->base != NULL) munmap(arena->base, arena->size);
+  if (arena->base != NULL) pages_free(arena->base, arena->size);
   *arena = (struct Arena){0};
 }

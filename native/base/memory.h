@@ -11,8 +11,10 @@
  * cannot be known. Dies with EXIT_USAGE when LLMC_MEMORY is no number of bytes. */
 size_t memory_available(void);
 
-/* The same without LLMC_MEMORY, read from Linux's /proc and /sys, which lie under `root` ("" for those
- * of this machine). */
+/* The same without LLMC_MEMORY. */
+size_t memory_of_system(void);
+
+/* The same, read from Linux's /proc and /sys, which lie under `root` ("" for those of this machine). */
 size_t memory_available_linux(const char *root);
 
 /* Takes an arena's block as arena_take does, or refuses where there is not so much. `who` needs it, as a format, with

@@ -1,4 +1,3 @@
-#define _DEFAULT_SOURCE
 #include "base/pool.h"
 
 #include <pthread.h>
@@ -25,6 +24,7 @@ struct Worker {
 struct Pool {
   int threads, created;  // now, and at first
   struct Worker *workers;
+  void *block;           // that this and the workers lie in
 
   PoolTask *task;
   void *argument;
@@ -127,12 +127,14 @@ static void start_helpers(struct Pool *pool, int threads) {
 }
 
 static struct Pool *pool_start(int threads) {
-  struct Pool *pool = aligned_alloc(64, round_up(sizeof *pool, 64));
-  struct Worker *workers = aligned_alloc(64, (size_t)threads * sizeof *workers);
-  if (pool == NULL || workers == NULL) die(EXIT_BAD_DATA, "no memory left for %d threads", threads);
-  memset(pool, 0, sizeof *pool);
-  memset(workers, 0, (size_t)threads * sizeof *workers);
-  pool->workers = workers;
+  enum { LINE = 64 };
+  const size_t own = round_up(sizeof(struct Pool), LINE), workers = (size_t)threads * sizeof(struct Worker);
+  char *block = calloc(1, LINE + own + workers);  // Windows lacks C11's aligned_alloc
+  if (block == NULL) die(EXIT_BAD_DATA, "no memory left for %d threads", threads);
+  char *const at = block + LINE - (uintptr_t)block % LINE;
+  struct Pool *pool = (struct Pool *)(void *)at;
+  pool->workers = (struct Worker *)(void *)(at + own);
+  pool->block = block;
   pool->created = threads;
   pthread_mutex_init(&pool->mutex, NULL);
   pthread_cond_init(&pool->changed, NULL);
@@ -170,8 +172,7 @@ void pool_destroy(struct Pool *pool) {
   for (int thread = 0; thread < pool->created; thread++) pool_destroy(pool->workers[thread].alone);
   pthread_mutex_destroy(&pool->mutex);
   pthread_cond_destroy(&pool->changed);
-  free(pool->workers);
-  free(pool);
+  free(pool->block);
 }
 
 int pool_threads(const struct Pool *pool) { return pool->threads; }

@@ -1,14 +1,10 @@
-#define _POSIX_C_SOURCE 200809L  // clock_gettime
-#define _DARWIN_C_SOURCE
 #include "base/util.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum ExitCode exit_code;
 
@@ -36,28 +32,6 @@ size_t size_product(size_t a, size_t b) {
     die(EXIT_BAD_DATA, "a size of %zu x %zu does not fit in memory; the file is damaged", a, b);
   }
   return product;
-}
-
-#ifdef CLOCK_UPTIME_RAW
-static const clockid_t AWAKE = CLOCK_UPTIME_RAW;  // macOS's other clock goes on while the machine sleeps
-#else
-static const clockid_t AWAKE = CLOCK_MONOTONIC;
-#endif
-
-static _Atomic int64_t stood_still;  // nanoseconds
-
-static int64_t awake_ns(void) {
-  struct timespec now;
-  clock_gettime(AWAKE, &now);
-  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-double clock_seconds(void) { return 1e-9 * (double)(awake_ns() - stood_still); }
-
-void clock_stand_still(void) {
-  const int64_t stopped = awake_ns();
-  raise(SIGSTOP);
-  stood_still += awake_ns() - stopped;
 }
 
 /* The deepest calls, events and file names on their way to the disk, take less than half of this. */

@@ -33,8 +33,11 @@ size_t size_product(size_t a, size_t b);
 /* Seconds on a clock that never goes back, and stands still while the machine sleeps or the program does. */
 double clock_seconds(void);
 
-/* Stops the program until it is sent SIGCONT; may be called in a signal's handler. */
+/* Stops the program until it is sent SIGCONT; may be called in a signal's handler. Windows has nothing like it. */
 void clock_stand_still(void);
+
+/* Returns after so many milliseconds, or earlier where a signal came. May be called in its handler. */
+void clock_sleep(int ms);
 
 /* Makes the pages resident that the calling thread's stack will need, so that no later call takes new ones. */
 void stack_touch(void);

@@ -5,6 +5,7 @@
 #include "check/bench_model.h"
 #include "commands.h"
 #include "base/pool.h"
+#include "base/pages.h"
 #include "base/util.h"
 
 static double step_seconds(struct BenchModel *bench, size_t step) {
@@ -41,7 +42,7 @@ int command_bench(int argc, char **argv) {
     printf("{\"event\":\"kernel\",\"name\":\"%s\",\"calls\":%zu,\"seconds\":%.9f}\n", profile->label,
            profile->calls, profile->seconds);
   }
-  printf("{\"event\":\"end\",\"peak_memory_bytes\":%zu}\n", bench_peak_memory());
+  printf("{\"event\":\"end\",\"peak_memory_bytes\":%zu}\n", pages_peak());
   fflush(stdout);
   bench_model_free(&bench);
   return EXIT_OK;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/pool.h"
+#include "base/pages.h"
 #include "base/util.h"
 #include "check/bench_model.h"
 #include "check/profile.h"
@@ -160,7 +161,7 @@ int command_bench_decode(int argc, char **argv) {
     const double read = read_seconds(&run), total = step_seconds(&run, o.batch_size);
     if (step >= o.warmup) print_step(&run, total, read);
   }
-  printf("{\"event\":\"end\",\"peak_memory_bytes\":%zu}\n", bench_peak_memory());
+  printf("{\"event\":\"end\",\"peak_memory_bytes\":%zu}\n", pages_peak());
   fflush(stdout);
   pool_destroy(d->workers.pool);
   arena_free(&run.arena);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/pool.h"
+#include "base/pages.h"
 #include "base/util.h"
 #include "check/bench_model.h"
 #include "check/profile.h"
@@ -131,7 +132,7 @@ int command_bench_kernels(int argc, char **argv) {
     if (number > o.warmup) print_calls(&run), bench_print_peak(&run.bench);
     fflush(stdout);
   }
-  printf("{\"event\":\"end\",\"peak_memory_bytes\":%zu}\n", bench_peak_memory());
+  printf("{\"event\":\"end\",\"peak_memory_bytes\":%zu}\n", pages_peak());
   fflush(stdout);
   bench_model_free(&run.bench);
   return EXIT_OK;

@@ -1,13 +1,7 @@
-#ifdef __APPLE__
-#define _DARWIN_C_SOURCE  // ru_maxrss
-#else
-#define _POSIX_C_SOURCE 200809L
-#endif
 #include "check/bench_model.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "files/format.h"
 #include "base/memory.h"
@@ -96,14 +90,4 @@ void bench_print_peak(const struct BenchModel *bench) {
   const struct Workers *workers = &bench->gpt2.workers;
   printf("{\"event\":\"peak\",\"flops\":%.4g,\"round_trip\":%.3g}\n",
          peak_measure(bench->gpt2.kernels, workers).mean, round_trip_measure(workers->pool));
-}
-
-size_t bench_peak_memory(void) {
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-#ifdef __APPLE__
-  return (size_t)usage.ru_maxrss;
-#else
-  return (size_t)usage.ru_maxrss * 1024;
-#endif
 }

@@ -48,7 +48,4 @@ void bench_print_start(const struct BenchModel *bench);
 /* Prints the event of what the machine can do at this moment: on shared machines that changes within minutes. */
 void bench_print_peak(const struct BenchModel *bench);
 
-/* The largest resident set of this process, in bytes. */
-size_t bench_peak_memory(void);
-
 #endif

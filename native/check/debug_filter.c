@@ -1,12 +1,12 @@
 /* llmc-native debug-filter: the probabilities that tokens are drawn with, for comparison with another
  * implementation of the filters. */
 #include <string.h>
-#include <unistd.h>
 
 #include "base/args.h"
 #include "commands.h"
 #include "files/file.h"
 #include "sample/requests.h"
+#include "base/disk.h"
 #include "base/util.h"
 
 int command_debug_filter(int argc, char **argv) {
@@ -54,7 +54,7 @@ int command_debug_filter(int argc, char **argv) {
     file_writer_write(&writer, sampler.weights, V * sizeof *sampler.weights);
   }
   file_writer_commit(&writer);
-  close(file);
+  disk_close(file);
   arena_free(&arena);
   return EXIT_OK;
 }

@@ -12,15 +12,15 @@
  * INT8 is no type of training. With it the rows go through the decoder, a token of each at a time, and are predicted
  * by what a text would be written with.
  */
-#define _POSIX_C_SOURCE 200809L
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/args.h"
+#include "base/disk.h"
 #include "files/checkpoint.h"
 #include "commands.h"
 #include "files/dataloader.h"
@@ -232,10 +232,10 @@ static void add(struct Eval *eval, const char *format, ...) {
 
 /* A reader who has left has what he wanted. */
 static void say(struct Eval *eval) {
-  const bool said = file_write(STDOUT_FILENO, eval->line, eval->line_length);
+  const bool said = file_write(DISK_STDOUT, eval->line, eval->line_length);
   eval->line_length = 0;
   if (said) return;
-  if (errno == EPIPE) _exit(EXIT_OK);
+  if (errno == EPIPE) _Exit(EXIT_OK);
   die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
 }
 

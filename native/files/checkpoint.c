@@ -1,10 +1,10 @@
 #include "files/checkpoint.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include "files/file.h"
 #include "files/format.h"
+#include "base/disk.h"
 #include "base/util.h"
 
 /* Far beyond any GPT-2 and small enough that every product of two fits: what is larger is damage. */
@@ -141,7 +141,7 @@ void checkpoint_read_rows(int file, const char *path, const struct Checkpoint *c
       if (sink->done != NULL) sink->done(sink->context, &piece);
     }
   }
-  close(file);
+  disk_close(file);
   if (checkpoint->extended && crc != checkpoint->crc) {
     die(EXIT_BAD_DATA, "%s is damaged: its weights have checksum %08x, its header says %08x; "
         "make it again", path, crc, checkpoint->crc);

@@ -1,15 +1,13 @@
-#define _POSIX_C_SOURCE 200809L  // glob
+#define _POSIX_C_SOURCE 200809L  // strdup
 #include "files/dataloader.h"
 
-#include <glob.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "files/file.h"
 #include "files/format.h"
 #include "files/mask.h"
+#include "base/disk.h"
 #include "base/util.h"
 
 struct Found {
@@ -55,7 +53,7 @@ static int shard_open(const char *path, struct Found *found) {
 
 static void add_shard(struct DataLoader *loader, const char *path) {
   struct Found found;
-  close(shard_open(path, &found));
+  disk_close(shard_open(path, &found));
   if (loader->shard_count > 0 && found.width != loader->width) {
     die(EXIT_BAD_DATA, "%s holds tokens of %zu bytes, %s of %zu: they are of different datasets; name one",
         path, found.width, loader->shards[0].path, loader->width);
@@ -67,7 +65,7 @@ static void add_shard(struct DataLoader *loader, const char *path) {
   if (found.masked) {
     const int mask = mask_open(path, found.count);
     mask_check(mask, path, found.count);
-    close(mask);
+    disk_close(mask);
   }
   loader->width = found.width, loader->masked = found.masked;
   struct Shard *shard = &loader->shards[loader->shard_count++];
@@ -79,21 +77,17 @@ static void add_shard(struct DataLoader *loader, const char *path) {
 void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size_t T, size_t V) {
   *loader = (struct DataLoader){.path = path, .B = B, .T = T, .V = V, .places = OPEN_SHARDS};
   for (size_t i = 0; i < OPEN_SHARDS; i++) loader->open[i].file = loader->open[i].mask = -1;
-  struct stat status;
-  glob_t matches = {0};
-  const bool literal = stat(path, &status) == 0 || strpbrk(path, "*?[") == NULL;
+  struct DiskPaths matches = {0};
+  const bool literal = disk_there(path) || strpbrk(path, "*?[") == NULL;
   if (!literal) {
-    const int failure = glob(path, 0, NULL, &matches);  // sorted by the bytes of the names
-    if (failure == GLOB_NOMATCH) {
-      die(EXIT_MISSING, "there is no file %s; run 'llmc prepare NAME' first", path);
-    }
-    if (failure != 0) die(EXIT_BAD_DATA, "cannot look for the files %s", path);
+    if (!disk_match(path, &matches)) die(EXIT_BAD_DATA, "cannot look for the files %s", path);
+    if (matches.count == 0) die(EXIT_MISSING, "there is no file %s; run 'llmc prepare NAME' first", path);
   }
-  const size_t most = literal ? 1 : matches.gl_pathc;
+  const size_t most = literal ? 1 : matches.count;
   loader->shards = calloc(most, sizeof *loader->shards);
   if (loader->shards == NULL) die(EXIT_BAD_DATA, "no memory for a table of %zu token files", most);
-  for (size_t i = 0; i < most; i++) add_shard(loader, literal ? path : matches.gl_pathv[i]);
-  if (!literal) globfree(&matches);
+  for (size_t i = 0; i < most; i++) add_shard(loader, literal ? path : matches.items[i]);
+  disk_paths_free(&matches);
   if (loader->count < (uint64_t)size_product(B, T) + 1) {
     die(EXIT_BAD_DATA, "%s holds %llu tokens, less than one batch of %zu x %zu and the token after it; "
         "use a smaller --batch-size or --seq-len, or more text", path, (unsigned long long)loader->count, B, T);
@@ -124,8 +118,8 @@ static uint64_t window_start(const struct DataLoader *loader, uint64_t window) {
 
 void dataloader_close(struct DataLoader *loader) {
   for (size_t i = 0; i < OPEN_SHARDS; i++) {
-    if (loader->open[i].file >= 0) close(loader->open[i].file);
-    if (loader->open[i].mask >= 0) close(loader->open[i].mask);
+    if (loader->open[i].file >= 0) disk_close(loader->open[i].file);
+    if (loader->open[i].mask >= 0) disk_close(loader->open[i].mask);
   }
   cuts_free(&loader->cuts);
   for (size_t i = 0; i < loader->shard_count; i++) free(loader->shards[i].path);
@@ -176,8 +170,8 @@ static const struct OpenShard *shard_files(struct DataLoader *loader, size_t ind
     }
     if (open->used < place->used) place = open;
   }
-  if (place->file >= 0) close(place->file);
-  if (place->mask >= 0) close(place->mask);
+  if (place->file >= 0) disk_close(place->file);
+  if (place->mask >= 0) disk_close(place->mask);
   const struct Shard *shard = &loader->shards[index];
   struct Found found;
   *place = (struct OpenShard){.file = shard_open(shard->path, &found), .mask = -1, .shard = index, .used = loader->reads};

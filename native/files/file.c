@@ -1,37 +1,28 @@
-#define _POSIX_C_SOURCE 200809L
-#define _FILE_OFFSET_BITS 64
 #include "files/file.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "base/disk.h"
 #include "base/util.h"
 #include "files/format.h"
 
-enum { MOST_AT_ONCE = 1 << 30 };  // Linux and macOS move at most 2 GB in one call
-
 int file_open(const char *path, const char *maker, uint64_t *size) {
-  int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe is refused below, not waited for
+  const int file = disk_open(path);  // a pipe is refused below, not waited for
   if (file < 0 && errno == ENOENT) die(EXIT_MISSING, "there is no file %s; run '%s' first", path, maker);
-  struct stat status;
-  if (file < 0 || fstat(file, &status) != 0) {
-    die(EXIT_BAD_DATA, "cannot open %s: %s", path, strerror(errno));
-  }
-  if (!S_ISREG(status.st_mode)) die(EXIT_BAD_DATA, "%s is not a file; name a file", path);
-  *size = (uint64_t)status.st_size;
+  if (file < 0) die(EXIT_BAD_DATA, "cannot open %s: %s", path, strerror(errno));
+  if (!disk_is_file(file)) die(EXIT_BAD_DATA, "%s is not a file; name a file", path);
+  const int64_t bytes = disk_size(file);
+  if (bytes < 0) die(EXIT_BAD_DATA, "cannot open %s: %s", path, strerror(errno));
+  *size = (uint64_t)bytes;
   return file;
 }
 
 void file_read(int file, const char *path, void *bytes, size_t count, uint64_t offset) {
   char *at = bytes;
   while (count > 0) {
-    ssize_t got = pread(file, at, size_min(count, MOST_AT_ONCE), (off_t)offset);
-    if (got < 0 && errno == EINTR) continue;
+    const ptrdiff_t got = disk_read(file, at, count, (int64_t)offset);
     if (got < 0) die(EXIT_BAD_DATA, "cannot read %s: %s", path, strerror(errno));
     if (got == 0) die(EXIT_BAD_DATA, "%s became shorter while it was read; make it again", path);
     at += got, count -= (size_t)got, offset += (uint64_t)got;
@@ -43,22 +34,9 @@ bool file_write(int file, const void *bytes, size_t count) { return file_write_w
 bool file_write_within(int file, const void *bytes, size_t count, int patience_ms) {
   const char *at = bytes;
   while (count > 0) {
-    ssize_t put = write(file, at, size_min(count, MOST_AT_ONCE));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0 && errno == EAGAIN) {  // a pipe that its other end, or its starter, has made non-blocking
-      if (poll(&(struct pollfd){.fd = file, .events = POLLOUT}, 1, patience_ms) != 0) continue;
-      errno = EAGAIN;
-    }
+    const ptrdiff_t put = disk_write(file, at, count, patience_ms);
     if (put < 0) return false;
     at += put, count -= (size_t)put;
-  }
-  return true;
-}
-
-bool file_sync(int file) {
-  while (fsync(file) != 0) {
-    if (errno == EINVAL || errno == ENOTSUP || errno == EROFS) return true;  // it cannot say so, and need not
-    if (errno != EINTR) return false;
   }
   return true;
 }
@@ -70,12 +48,17 @@ uint32_t file_header_checksum(const int32_t header[HEADER_INTS], int at) {
   return crc32_update(0, bare, sizeof bare);
 }
 
-bool file_no_room(int reason) { return reason == ENOSPC || reason == EDQUOT || reason == EFBIG; }
+bool file_no_room(int reason) {
+#ifdef EDQUOT
+  if (reason == EDQUOT) return true;
+#endif
+  return reason == ENOSPC || reason == EFBIG;
+}
 
 void file_writer_abandon(struct FileWriter *writer) {
-  if (writer->file >= 0) close(writer->file);
+  if (writer->file >= 0) disk_close(writer->file);
   writer->file = -1;
-  unlink(writer->partial);
+  disk_remove(writer->partial);
 }
 
 static void writer_fail(struct FileWriter *writer) {
@@ -98,7 +81,7 @@ static void name_partial(struct FileWriter *writer, const char *path) {
 
 void file_writer_open(struct FileWriter *writer, const char *path) {
   name_partial(writer, path);
-  writer->file = open(writer->partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  writer->file = disk_create(writer->partial);
   if (writer->file < 0) writer_fail(writer);
 }
 
@@ -108,26 +91,26 @@ void file_writer_write(struct FileWriter *writer, const void *bytes, size_t coun
 
 void file_writer_write_front(struct FileWriter *writer, const void *bytes, size_t count) {
   if (writer->fault != 0) return;
-  if (lseek(writer->file, 0, SEEK_SET) != 0 || !file_write(writer->file, bytes, count)) writer_fail(writer);
+  if (!disk_go(writer->file, 0) || !file_write(writer->file, bytes, count)) writer_fail(writer);
 }
 
 void file_writer_commit(struct FileWriter *writer) {
   if (writer->fault != 0) return;
-  const bool synced = file_sync(writer->file);
+  const bool synced = disk_sync(writer->file);
   const int reason = errno, file = writer->file;
   writer->file = -1;
-  const bool closed = close(file) == 0;
+  const bool closed = disk_close(file);
   if (!synced) errno = reason;
-  if (!synced || !closed || rename(writer->partial, writer->path) != 0) writer_fail(writer);
+  if (!synced || !closed || !disk_rename(writer->partial, writer->path)) writer_fail(writer);
 }
 
 int file_link(const char *from, const char *to) {
   struct FileWriter writer = {.survives = true};
   name_partial(&writer, to);
-  unlink(writer.partial);
-  if (link(from, writer.partial) == 0) {
-    const int reason = rename(writer.partial, to) == 0 ? 0 : errno;
-    unlink(writer.partial);  // still there where both were the same file
+  disk_remove(writer.partial);
+  if (disk_link(from, writer.partial)) {
+    const int reason = disk_rename(writer.partial, to) ? 0 : errno;
+    disk_remove(writer.partial);  // still there where both were the same file
     return reason;
   }
   char piece[1 << 14];  // on a stack whose pages are there
@@ -139,7 +122,7 @@ int file_link(const char *from, const char *to) {
     file_read(file, from, piece, count, at);
     file_writer_write(&writer, piece, count);
   }
-  close(file);
+  disk_close(file);
   file_writer_commit(&writer);
   return writer.fault;
 }

@@ -8,7 +8,7 @@
 
 #include "files/format.h"
 
-/* Opens for reading and tells the size. Dies with EXIT_MISSING when there is no such file, saying that
+/* Opens for reading and tells the size; disk_close closes it. Dies with EXIT_MISSING when there is no such file, saying that
  * `maker` makes it, and with EXIT_BAD_DATA when it cannot be read. */
 int file_open(const char *path, const char *maker, uint64_t *size);
 
@@ -20,9 +20,6 @@ bool file_write(int file, const void *bytes, size_t count);
 
 /* The same, but false where a non-blocking file takes nothing for so many milliseconds; negative: it waits. */
 bool file_write_within(int file, const void *bytes, size_t count, int patience_ms);
-
-/* What was written is on the disk; false, with errno set, where it may not be. */
-bool file_sync(int file);
 
 /* CRC-32 of a header, the int at `at`, where the checksum stands, taken as 0. */
 uint32_t file_header_checksum(const int32_t header[HEADER_INTS], int at);

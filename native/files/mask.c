@@ -1,11 +1,10 @@
-#define _POSIX_C_SOURCE 200809L
 #include "files/mask.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/disk.h"
 #include "base/util.h"
 #include "files/file.h"
 #include "files/format.h"
@@ -24,10 +23,12 @@ static void name_mask(char name[MASK_PATH], const char *path) {
 int mask_open(const char *path, uint64_t count) {
   char name[MASK_PATH];
   name_mask(name, path);
-  if (access(name, R_OK) != 0) {
+  const int there = disk_open(name);
+  if (there < 0) {
     die(EXIT_BAD_DATA, "%s counts the loss only where its mask says, and %s cannot be read (%s); %s", path, name,
         strerror(errno), AGAIN);
   }
+  disk_close(there);
   uint64_t size;
   const int mask = file_open(name, "llmc tokenize PATH", &size);
   int32_t header[HEADER_INTS] = {0};

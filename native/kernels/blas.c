@@ -1,10 +1,9 @@
-#define _GNU_SOURCE  // setenv
 #include "kernels/blas.h"
 
-#include <dlfcn.h>
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "base/library.h"
 #include "base/util.h"
 
 /* cblas_sgemm, with integers of 32 bits or of 64. */
@@ -31,7 +30,7 @@ static struct {
 
 static void *symbol(void *library, const char *const *names) {
   void *found = NULL;
-  for (; *names != NULL && found == NULL; names++) found = dlsym(library, *names);
+  for (; *names != NULL && found == NULL; names++) found = library_symbol(library, *names);
   return found;
 }
 
@@ -44,11 +43,12 @@ bool blas_open(void) {
 #endif
   if (path == NULL || *path == '\0') return false;
   /* Read when the libraries are loaded; older versions of Accelerate know no other way. */
-  setenv("VECLIB_MAXIMUM_THREADS", "1", 1), setenv("OPENBLAS_NUM_THREADS", "1", 1);
-  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  library_setting("VECLIB_MAXIMUM_THREADS", "1"), library_setting("OPENBLAS_NUM_THREADS", "1");
+  char reason[512];
+  void *library = library_open(path, reason, sizeof reason);
   if (library == NULL) {
     if (path != named) return false;
-    die(EXIT_USAGE, "LLMC_BLAS=%s cannot be opened: %s", path, dlerror());
+    die(EXIT_USAGE, "LLMC_BLAS=%s cannot be opened: %s", path, reason);
   }
   *(void **)&blas.multiply32 = symbol(library, names32);
   *(void **)&blas.multiply64 = symbol(library, names64);

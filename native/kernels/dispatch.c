@@ -123,6 +123,15 @@ __attribute__((unused)) static int has_neonbf16(void) {
 }
 
 __attribute__((unused)) static int says_sme(void) { return has_feature("hw.optional.arm.FEAT_SME"); }
+#elif defined(_WIN32)
+#include <windows.h>
+
+/* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE and PF_ARM_V86_BF16_INSTRUCTIONS_AVAILABLE, which older headers do not name. */
+__attribute__((unused)) static int has_neonbf16(void) {
+  return IsProcessorFeaturePresent(43) && IsProcessorFeaturePresent(68);
+}
+
+__attribute__((unused)) static int says_sme(void) { return 0; }  // no Windows machine has it yet
 #else
 #include <sys/auxv.h>
 

@@ -2,16 +2,16 @@
  * line. docs/reference/generate.md describes both.
  *
  * It ends at the end of its input, when everything asked for is written, or at once when nobody listens. */
-#define _POSIX_C_SOURCE 200809L
 #include <errno.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/args.h"
+#include "base/disk.h"
+#include "base/input.h"
+#include "base/interrupts.h"
 #include "files/checkpoint.h"
 #include "commands.h"
 #include "files/file.h"
@@ -61,10 +61,10 @@ static struct Options read_options(int argc, char **argv) {
 /* ---- events ------------------------------------------------------------------------------------- */
 
 static void flush(struct Generate *g) {
-  const bool said = file_write(STDOUT_FILENO, g->output, g->length);
+  const bool said = file_write(DISK_STDOUT, g->output, g->length);
   g->length = 0;
   if (said) return;
-  if (errno == EPIPE) _exit(EXIT_OK);  // nobody listens
+  if (errno == EPIPE) _Exit(EXIT_OK);  // nobody listens
   die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
 }
 
@@ -209,13 +209,12 @@ static void take_lines(struct Generate *g) {
 /* Takes what input there is; with nothing to write, waits for it, and after a while puts the cache in order. */
 static void listen(struct Generate *g) {
   const bool idle = g->batch.active == 0 && g->count == 0, unsettled = idle && batch_unsettled(&g->batch);
-  struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
   if (g->at_end) return;
-  const int ready = poll(&in, 1, !idle || (unsettled && g->settling) ? 0 : unsettled ? CALM_MS : -1);
-  g->settling = idle && ready == 0 && batch_settle(&g->batch);
-  if (ready < 1) return;  // interrupted: the next turn asks again
-  const ssize_t got = read(STDIN_FILENO, g->input + g->held, LINE_BYTES - g->held);
-  if (got < 0 && (errno == EINTR || errno == EAGAIN)) return;
+  const bool ready = input_wait(!idle || (unsettled && g->settling) ? 0 : unsettled ? CALM_MS : -1);
+  g->settling = idle && !ready && batch_settle(&g->batch);
+  if (!ready) return;  // or a signal came: the next turn asks again
+  const ptrdiff_t got = input_read(g->input + g->held, LINE_BYTES - g->held);
+  if (got < 0 && errno == EAGAIN) return;
   if (got < 0) die(EXIT_BAD_DATA, "cannot read stdin: %s", strerror(errno));
   g->held += (size_t)got;
   g->at_end = got == 0;
@@ -272,7 +271,7 @@ int command_generate(int argc, char **argv) {
   layout(&g, &arena);
   decoder_load(decoder, file, o->model, &checkpoint);
   for (size_t i = 0; i <= MOST_WAITING; i++) g.waiting[i].prompt = g.prompts + i * o->positions;
-  signal(SIGINT, SIG_IGN);  // a terminal's Ctrl-C is for the parent process, which can cancel requests
+  interrupts_ignore();  // a terminal's Ctrl-C is for the parent process, which can cancel requests
   tell_ready(&g, &arena);
   loop(&g);
   pool_destroy(decoder->workers.pool);

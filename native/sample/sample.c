@@ -1,11 +1,11 @@
 /* llmc-native sample: token ids on stdout, one a line, as they are made. */
-#define _POSIX_C_SOURCE 200809L
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/args.h"
+#include "base/disk.h"
 #include "files/checkpoint.h"
 #include "commands.h"
 #include "files/file.h"
@@ -60,8 +60,8 @@ static void print_token(void *context, const struct Text *text, const struct Tol
   int length = 0;
   if (o->samples > 1) length = snprintf(line, sizeof line, "%zu ", text->slot);
   length += snprintf(line + length, sizeof line - (size_t)length, "%d\n", told->token);
-  if (file_write(STDOUT_FILENO, line, (size_t)length)) return;
-  if (errno == EPIPE) _exit(EXIT_OK);
+  if (file_write(DISK_STDOUT, line, (size_t)length)) return;
+  if (errno == EPIPE) _Exit(EXIT_OK);
   die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
 }
 

@@ -1,16 +1,13 @@
-#define _POSIX_C_SOURCE 200809L
 #include "train/events.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/disk.h"
 #include "base/interrupts.h"
 #include "files/file.h"
 #include "base/pool.h"
@@ -36,7 +33,7 @@ enum { PATIENCE_MS = 10000 };
 
 /* A reader that has left or does not read, a terminal that has closed and a full disk do not end the training. */
 static void say(struct Events *events, const struct Line *line) {
-  if (events->unheard || file_write_within(STDOUT_FILENO, line->text, line->length, PATIENCE_MS)) {
+  if (events->unheard || file_write_within(DISK_STDOUT, line->text, line->length, PATIENCE_MS)) {
     return;
   }
   events->unheard = true;
@@ -77,10 +74,10 @@ bool events_stop_wanted(const struct Events *events) {
 }
 
 static bool write_line(const struct Events *events, const struct Line *line) {
-  const off_t at = lseek(events->metrics, 0, SEEK_CUR);
+  const int64_t at = disk_at(events->metrics);
   if (file_write(events->metrics, line->text, line->length)) return true;
   const int reason = errno;
-  if (ftruncate(events->metrics, at) != 0 || lseek(events->metrics, at, SEEK_SET) != at) errno = reason;
+  disk_cut(events->metrics, at);
   errno = reason;
   return false;
 }
@@ -98,7 +95,7 @@ static void record(struct Events *events, const struct Line *line) {
                   "SIGTERM ends the run", strerror(errno));
     }
     events->waiting = true;
-    for (int i = 0; i < 10 && !events_stop_wanted(events); i++) poll(NULL, 0, 100);
+    for (int i = 0; i < 10 && !events_stop_wanted(events); i++) clock_sleep(100);
   }
   if (events->waiting) events_note(events, "training goes on");
   events->waiting = false;
@@ -107,20 +104,20 @@ static void record(struct Events *events, const struct Line *line) {
 void events_open_metrics(struct Events *events, const char *folder) {
   char path[1100];
   snprintf(path, sizeof path, "%s/metrics.jsonl", folder);
-  events->metrics = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  events->metrics = disk_open_to_change(path);
   if (events->metrics < 0) die(EXIT_BAD_DATA, "cannot write %s: %s", path, strerror(errno));
-  const off_t size = lseek(events->metrics, 0, SEEK_END), kept = (off_t)events->resume_at;
-  if (size < kept) {
+  const int64_t kept = (int64_t)events->resume_at;
+  if (disk_size(events->metrics) < kept) {
     die(EXIT_BAD_DATA, "%s was shortened: the run had told %zu bytes by its checkpoint; put it back, or start a "
         "new run from the weights", path, events->resume_at);
   }
-  if (ftruncate(events->metrics, kept) != 0 || lseek(events->metrics, kept, SEEK_SET) != kept) {
+  if (!disk_cut(events->metrics, kept)) {
     die(EXIT_BAD_DATA, "cannot cut %s to where the run was: %s", path, strerror(errno));
   }
 }
 
 size_t events_recorded(const struct Events *events) {
-  const off_t at = events->metrics >= 0 ? lseek(events->metrics, 0, SEEK_CUR) : 0;
+  const int64_t at = events->metrics >= 0 ? disk_at(events->metrics) : 0;
   return at > 0 ? (size_t)at : 0;
 }
 
@@ -280,7 +277,7 @@ bool events_end(struct Events *events, const struct Ending *e) {
   struct Line line = {.length = 0};
   add(&line, "{\"event\":\"end\",\"reason\":\"%s\",\"step\":%zu,\"steps\":%s,\"skipped\":%zu,\"seconds\":%.3f}\n",
       END_NAMES[e->reason], e->step, known_steps((char[24]){0}, e->steps), e->skipped, e->seconds);
-  const bool written = events->metrics < 0 || (write_line(events, &line) && file_sync(events->metrics));
+  const bool written = events->metrics < 0 || (write_line(events, &line) && disk_sync(events->metrics));
   const int reason = errno;
   if (!events->json) {
     line.length = 0;

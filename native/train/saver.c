@@ -1,20 +1,11 @@
-#define _DEFAULT_SOURCE  // flock
-#define _DARWIN_C_SOURCE
 #include "train/saver.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
+#include "base/disk.h"
 #include "base/interrupts.h"
 #include "base/util.h"
 #include "files/format.h"
@@ -35,20 +26,9 @@ static void name_of(char name[64], size_t key) {
 static size_t newest(const struct Saver *saver) { return saver->keys[saver->count - 1]; }
 
 static void make_folder(const char *path) {
-  if (mkdir(path, 0777) != 0 && errno != EEXIST) {
+  if (!disk_make_folder(path)) {
     die(EXIT_BAD_DATA, "cannot make the folder %s: %s; choose another --out", path, strerror(errno));
   }
-}
-
-/* A folder's entries are on the disk; false, with errno set, where they may not be. */
-static bool sync_folder(const char *path) {
-  const int folder = open(path, O_RDONLY | O_CLOEXEC);
-  if (folder < 0) return false;
-  const bool synced = file_sync(folder);
-  const int reason = errno;
-  close(folder);
-  errno = reason;
-  return synced;
 }
 
 /* Removes a folder of `checkpoints` that is no checkpoint: half of one, or what is left of one. */
@@ -56,8 +36,8 @@ static void remove_rest(const char *out, const char *name) {
   static const char *const files[] = {"model.bin", "state.bin", "model.bin.part", "state.bin.part"};
   char folder[64], path[SAVER_PATH];
   snprintf(folder, sizeof folder, "%s/%s", FOLDER, name);
-  for (size_t i = 0; i < sizeof files / sizeof *files; i++) path_of(path, out, folder, files[i]), unlink(path);
-  snprintf(path, sizeof path, "%s/%s", out, folder), rmdir(path);
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++) path_of(path, out, folder, files[i]), disk_remove(path);
+  snprintf(path, sizeof path, "%s/%s", out, folder), disk_remove_folder(path);
 }
 
 /* Takes a checkpoint's name away first, on the disk too: half of one is never found under it. */
@@ -66,9 +46,9 @@ static void remove_checkpoint(const char *out, const char *name) {
   remove_rest(out, OLD);
   snprintf(from, sizeof from, "%s/%s", out, name);
   path_of(to, out, FOLDER, OLD);
-  if (rename(from, to) != 0) return;
+  if (!disk_rename(from, to)) return;
   snprintf(to, sizeof to, "%s/%s", out, FOLDER);
-  sync_folder(to);
+  disk_sync_folder(to);
   remove_rest(out, OLD);
 }
 
@@ -112,7 +92,7 @@ static bool settle(struct Saver *saver) {
     if (reason == 0) saver->best = newest(saver) / 2;
   }
   if (reason != 0) return fail(saver, to, reason);
-  if (!sync_folder(saver->out)) return fail(saver, saver->out, errno);
+  if (!disk_sync_folder(saver->out)) return fail(saver, saver->out, errno);
   prune(saver);
   return true;
 }
@@ -121,7 +101,7 @@ static bool publish(struct Saver *saver) {
   char name[64], from[SAVER_PATH], to[SAVER_PATH];
   name_of(name, newest(saver));
   snprintf(to, sizeof to, "%s/metrics.jsonl", saver->out);
-  if (saver->metrics >= 0 && !file_sync(saver->metrics)) return fail(saver, to, errno);
+  if (saver->metrics >= 0 && !disk_sync(saver->metrics)) return fail(saver, to, errno);
   file_writer_commit(&saver->model);
   if (saver->model.fault != 0) file_writer_abandon(&saver->state);
   if (saver->model.fault != 0) return fail(saver, saver->model_path, saver->model.fault);
@@ -129,11 +109,11 @@ static bool publish(struct Saver *saver) {
   if (saver->state.fault != 0) return fail(saver, saver->state_path, saver->state.fault);
   path_of(from, saver->out, FOLDER, PART);
   snprintf(to, sizeof to, "%s/%s", saver->out, name);
-  if (!sync_folder(from)) return fail(saver, from, errno);
+  if (!disk_sync_folder(from)) return fail(saver, from, errno);
   remove_checkpoint(saver->out, name);  // of an attempt before, which failed after this
-  if (rename(from, to) != 0) return fail(saver, to, errno);
+  if (!disk_rename(from, to)) return fail(saver, to, errno);
   snprintf(to, sizeof to, "%s/%s", saver->out, FOLDER);
-  if (!sync_folder(to)) return fail(saver, to, errno);
+  if (!disk_sync_folder(to)) return fail(saver, to, errno);
   return settle(saver);
 }
 
@@ -175,9 +155,9 @@ static void leave(void) {
   int writes = SAVER_WRITES;
   if (saver == NULL) return;
   if (atomic_compare_exchange_strong(&saver->phase, &writes, SAVER_LEAVES)) {
-    unlink(saver->model.partial), unlink(saver->state.partial), rmdir(saver->part_path);
+    disk_remove(saver->model.partial), disk_remove(saver->state.partial), disk_remove_folder(saver->part_path);
   }
-  while (saver->phase == SAVER_WORKS) poll(NULL, 0, 10);
+  while (saver->phase == SAVER_WORKS) clock_sleep(10);
 }
 
 /* ---- the trainer's side --------------------------------------------------------------------------- */
@@ -187,21 +167,24 @@ static int by_number(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
+static void find_checkpoint(void *context, const char *name) {
+  struct Saver *saver = context;
+  char *end;
+  const uint64_t step = strtoull(name, &end, 10);
+  if (end < name + 8 || (*end != '\0' && strcmp(end, "i") != 0)) return;
+  if (saver->count > SAVER_MOST_KEPT) {
+    die(EXIT_BAD_DATA, "%s/%s holds more than %d checkpoints; delete some", saver->out, FOLDER, SAVER_MOST_KEPT);
+  }
+  saver->keys[saver->count++] = key_of(step, *end == '\0');
+}
+
 static void find_checkpoints(struct Saver *saver) {
   char path[SAVER_PATH];
   snprintf(path, sizeof path, "%s/%s", saver->out, FOLDER);
-  DIR *folder = opendir(path);
-  if (folder == NULL && errno == ENOENT) return;
-  if (folder == NULL) die(EXIT_BAD_DATA, "cannot read the folder %s: %s", path, strerror(errno));
-  for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
-    char *end;
-    const uint64_t step = strtoull(entry->d_name, &end, 10);
-    if (end < entry->d_name + 8 || (*end != '\0' && strcmp(end, "i") != 0)) continue;
-    if (saver->count > SAVER_MOST_KEPT) die(EXIT_BAD_DATA, "%s holds more than %d checkpoints; delete some", path,
-                                             SAVER_MOST_KEPT);
-    saver->keys[saver->count++] = key_of(step, *end == '\0');
+  if (!disk_each(path, find_checkpoint, saver)) {
+    if (errno == ENOENT) return;
+    die(EXIT_BAD_DATA, "cannot read the folder %s: %s", path, strerror(errno));
   }
-  closedir(folder);
   qsort(saver->keys, saver->count, sizeof *saver->keys, by_number);
   remove_rest(saver->out, PART), remove_rest(saver->out, OLD);
 }
@@ -211,33 +194,23 @@ static size_t step_of(const struct Saver *saver, const char *name) {
   char path[SAVER_PATH];
   int32_t header[HEADER_INTS] = {0};
   snprintf(path, sizeof path, "%s/%s", saver->out, name);
-  const int file = open(path, O_RDONLY | O_CLOEXEC);
+  const int file = disk_open(path);
   if (file < 0) return SAVER_NO_STEP;
-  const bool whole = read(file, header, HEADER_BYTES) == HEADER_BYTES && header[EXT_MAGIC_AT] == EXT_MAGIC;
-  close(file);
+  const bool whole = disk_read(file, header, HEADER_BYTES, 0) == HEADER_BYTES && header[EXT_MAGIC_AT] == EXT_MAGIC;
+  disk_close(file);
   return whole ? (uint32_t)header[EXT_STEP_AT] : SAVER_NO_STEP;
 }
 
-/* Who lists the runs holds the lock for an instant, to see whether it is free; a trainer holds it on. */
 static void take_lock(struct Saver *saver) {
-  for (int tries = 0; flock(saver->lock, LOCK_EX | LOCK_NB) != 0; tries++) {
-    if (errno != EWOULDBLOCK && errno != EINTR) {
-      saver->unlocked = errno;
-      return;
-    }
-    if (tries == 10) die(EXIT_USAGE, "another llmc trains in %s; wait for it, or choose another --run", saver->out);
-    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
-  }
+  saver->lock = disk_lock(saver->out, &saver->unlocked);
+  if (saver->lock >= 0) return;
+  if (errno == EWOULDBLOCK) die(EXIT_USAGE, "another llmc trains in %s; wait for it, or choose another --run", saver->out);
+  die(EXIT_BAD_DATA, "cannot open the folder %s: %s; choose another --out", saver->out, strerror(errno));
 }
 
 /* Signals go to the trainer's threads: one that waits for this thread would wait for itself. */
 static void start_thread(struct Saver *saver) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  const int failed = pthread_create(&saver->thread, NULL, work, saver);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (failed) die(EXIT_INTERNAL, "cannot start a thread");
+  if (!interrupts_elsewhere(&saver->thread, work, saver)) die(EXIT_INTERNAL, "cannot start a thread");
   working = saver;
   interrupts_on_leave(leave);
   atexit(finish);
@@ -248,10 +221,6 @@ void saver_open(struct Saver *saver, const char *out, size_t keep, struct Team *
   if (out == NULL) return;
   if (strlen(out) >= SAVER_PATH - 64) die(EXIT_USAGE, "the path %s is too long", out);
   make_folder(out);
-  saver->lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (saver->lock < 0) {
-    die(EXIT_BAD_DATA, "cannot open the folder %s: %s; choose another --out", out, strerror(errno));
-  }
   take_lock(saver);
   find_checkpoints(saver);
   saver->best = step_of(saver, "best.bin"), saver->alone = step_of(saver, "model.bin");
@@ -282,7 +251,7 @@ bool saver_finish(struct Saver *saver, bool is_best) {
   const bool lost = saver->best != SAVER_NO_STEP && saver->best > newest(saver) / 2;
   if (lost) {
     snprintf(best, sizeof best, "%s/best.bin", saver->out);
-    unlink(best);
+    disk_remove(best);
     saver->best = SAVER_NO_STEP;
   }
   saver->is_best = is_best;
@@ -302,15 +271,15 @@ bool saver_newest(const struct Saver *saver, char model[SAVER_PATH], char state[
 /* Enters or leaves a phase of the trainer's own; never again when a signal ends the program. */
 static void turn(struct Saver *saver, int from, int to) {
   if (atomic_compare_exchange_strong(&saver->phase, &from, to)) return;
-  for (;;) pause();
+  for (;;) clock_sleep(1000);
 }
 
 static bool write_part(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,
                        const struct Gpt2 *model) {
   char folder[SAVER_PATH], part[64];
   snprintf(folder, sizeof folder, "%s/%s", saver->out, FOLDER);
-  if (mkdir(folder, 0777) != 0 && errno != EEXIST) return fail(saver, folder, errno);
-  if (mkdir(saver->part_path, 0777) != 0 && errno != EEXIST) return fail(saver, saver->part_path, errno);
+  if (!disk_make_folder(folder)) return fail(saver, folder, errno);
+  if (!disk_make_folder(saver->part_path)) return fail(saver, saver->part_path, errno);
   snprintf(part, sizeof part, "%s/%s", FOLDER, PART);
   path_of(saver->model_path, saver->out, part, "model.bin");
   path_of(saver->state_path, saver->out, part, "state.bin");
@@ -353,7 +322,7 @@ bool saver_weights(struct Saver *saver, const struct Checkpoint *checkpoint, con
   saver->model.survives = true;
   checkpoint_write(&saver->model, saver->model_path, checkpoint, model->params.first);
   file_writer_commit(&saver->model);
-  const bool saved = saver->model.fault == 0 && sync_folder(saver->out);
+  const bool saved = saver->model.fault == 0 && disk_sync_folder(saver->out);
   if (saved) saver->alone = checkpoint->step;
   turn(saver, SAVER_WRITES, SAVER_IDLE);
   return saved;
@@ -384,5 +353,5 @@ void saver_close(struct Saver *saver) {
   pthread_cond_broadcast(&saver->changed);
   pthread_mutex_unlock(&saver->mutex);
   pthread_join(saver->thread, NULL);
-  close(saver->lock);
+  disk_close(saver->lock);
 }

@@ -6,7 +6,7 @@
  *   model.bin     the newest weights: the same file as there, linked; where the disk had no room for more, newer ones
  *   best.bin      the weights with the lowest validation loss of those that were saved
  *
- * While a trainer works on the run it holds a lock (flock) on the folder, where the file system has locks.
+ * While a trainer works on the run it holds the folder's lock (disk_lock), where the file system has locks.
  *
  * Training waits until the system has taken the bytes. A thread of the saver's own waits for the disk, and
  * then gives the folder its name: who finds a checkpoint under its name finds all of it, on the disk. Only then is it

@@ -1,13 +1,9 @@
-#define _POSIX_C_SOURCE 200809L
 #include "train/saving.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/disk.h"
 #include "base/interrupts.h"
@@ -206,15 +202,9 @@ void saving_save(struct Run *run, size_t step, bool told, bool may_be_best) {
   pace->now = false;
 }
 
-static bool on_terminal(void) {
-  const int terminal = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
-  if (terminal >= 0) close(terminal);
-  return terminal >= 0;
-}
-
 /* Waits a while at the end of a run that cannot be saved. False when it is to give up. */
 static bool wait_for_room(struct Run *run, size_t step, bool asked, int tries) {
-  const bool by_hand = asked && interrupted_by_hand() && on_terminal();
+  const bool by_hand = asked && interrupted_by_hand() && interrupts_at_terminal();
   if (asked && !by_hand && tries == 2) return false;
   if (tries == 0 && (by_hand || !asked)) {
     char reason[SAVER_PATH + 128];
@@ -222,7 +212,7 @@ static bool wait_for_room(struct Run *run, size_t step, bool asked, int tries) {
                 why(run, reason), step, asked ? "Ctrl-C again gives them up" : "Ctrl-C or SIGTERM gives them up");
   }
   for (int i = 0; i < 10; i++) {
-    poll(NULL, 0, 100);
+    clock_sleep(100);
     if (!asked && run_asked_to_stop(run)) return false;
   }
   return true;

@@ -1,8 +1,8 @@
 #include "train/state.h"
 
 #include <string.h>
-#include <unistd.h>
 
+#include "base/disk.h"
 #include "base/util.h"
 #include "files/format.h"
 #include "model/pieces.h"
@@ -250,7 +250,7 @@ void state_read(int file, const char *path, enum MomentsType stored, struct Outl
   } else {
     crc = stored_checksum(file, path, crc, state_bytes(&model->config, stored, model->optimizer) - MOMENTS_AT);
   }
-  close(file);
+  disk_close(file);
   if (crc != (uint32_t)header[STATE_CRC_AT]) {
     die(EXIT_BAD_DATA, "%s is damaged: its checksum is %08x, its header says %08x; delete its folder to go on from "
         "the checkpoint before it", path, crc, (uint32_t)header[STATE_CRC_AT]);

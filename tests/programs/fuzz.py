@@ -36,7 +36,7 @@ FLAGS = (
 )
 # What fuzz.h defines in place of the C library's: see there.
 RENAMED = (
-    *("exit", "atexit", "calloc", "aligned_alloc", "strdup", "free"),
+    *("exit", "atexit", "calloc", "strdup", "free"),
     *("pthread_create", "pthread_join"),
 )
 ENGINE_FLAGS = (*(f"-D{name}=fuzz_{name}" for name in RENAMED), "-D_exit=fuzz_exit")

@@ -1,9 +1,7 @@
 /* The thread pool: every region runs on every thread, barriers hold, numbers are given out once. */
-#define _DEFAULT_SOURCE  // usleep
 #include "base/pool.h"
 
 #include <stdatomic.h>
-#include <unistd.h>
 
 #include "tests/check.h"
 #include "base/util.h"
@@ -89,7 +87,7 @@ static void check_region(int threads, bool sleeping) {
   struct Region r = {.pool = pool};
   const int rounds = sleeping ? 20 : ROUNDS;
   for (int round = 0; round < rounds; round++) {
-    if (sleeping) usleep(2000);  // the helpers have given up spinning
+    if (sleeping) clock_sleep(2);  // the helpers have given up spinning
     pool_run(pool, "test", region, &r);
     for (int thread = 0; thread < threads; thread++) {
       check(r.ran[thread] == round + 1, "thread %d of %d: expected %d runs, got %d", thread, threads, round + 1,

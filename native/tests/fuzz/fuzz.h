@@ -35,7 +35,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
 void fuzz_exit(int code);
 int fuzz_atexit(void (*work)(void));
 void *fuzz_calloc(size_t count, size_t size);
-void *fuzz_aligned_alloc(size_t alignment, size_t size);
 char *fuzz_strdup(const char *text);
 void fuzz_free(void *block);
 int fuzz_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*work)(void *), void *argument);
@@ -77,8 +76,6 @@ void *fuzz_calloc(size_t count, size_t size) {
   if (size_product(count, size) > 1 << 26) abort();  // more than any input here justifies
   return fuzz_keep(calloc(count > 0 ? count : 1, size), 0);
 }
-
-void *fuzz_aligned_alloc(size_t alignment, size_t size) { return fuzz_keep(aligned_alloc(alignment, size), 0); }
 
 char *fuzz_strdup(const char *text) { return fuzz_keep(strdup(text), 0); }
 

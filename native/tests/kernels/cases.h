@@ -9,11 +9,11 @@
 #define LLMC_KERNEL_CASES_H
 
 #include <signal.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "tests/check.h"
 #include "kernels/kernels.h"
+#include "base/disk.h"
+#include "base/pages.h"
 #include "base/pool.h"
 #include "base/util.h"
 
@@ -63,11 +63,11 @@ static inline size_t random_below(size_t n) { return (size_t)(random_unit() * (d
 /* ---- memory -------------------------------------------------------------------------------------- */
 
 static inline struct Memory memory_take(size_t count, enum Dtype dtype) {
-  const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = count * dtype_size(dtype);
+  const size_t page = pages_size(), size = count * dtype_size(dtype);
   struct Memory m = {.count = count, .bytes = round_up(size + GUARD, page)};
-  m.pages = mmap(NULL, m.bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
-  if (m.pages == MAP_FAILED || mprotect(m.pages + m.bytes, page, PROT_NONE) != 0) {
-    perror("mmap");
+  m.pages = pages_take(m.bytes + page);
+  if (m.pages == NULL || !pages_guard(m.pages + m.bytes, page)) {
+    fputs("failed: the system has no memory for a case\n", stderr);
     exit(1);
   }
   m.array = (struct Array){m.pages + m.bytes - size, dtype};
@@ -76,7 +76,7 @@ static inline struct Memory memory_take(size_t count, enum Dtype dtype) {
 }
 
 static inline void memory_free(struct Memory *m) {
-  munmap(m->pages, m->bytes + (size_t)sysconf(_SC_PAGESIZE));
+  pages_free(m->pages, m->bytes + pages_size());
 }
 
 static inline void fill_nan(const struct Memory *m) {
@@ -112,11 +112,11 @@ static inline void describe(const struct Case *c, const char *table, int threads
 
 static inline void on_crash(int number) {
   static const char before[] = "failed: memory that is not its own was touched by ";
-  ssize_t ignored = write(STDERR_FILENO, before, sizeof before - 1);
-  ignored = write(STDERR_FILENO, now, strlen(now));
-  ignored = write(STDERR_FILENO, "\n", 1);
-  (void)ignored, (void)number;
-  _exit(1);
+  disk_write(DISK_STDERR, before, sizeof before - 1, -1);
+  disk_write(DISK_STDERR, now, strlen(now), -1);
+  disk_write(DISK_STDERR, "\n", 1, -1);
+  (void)number;
+  _Exit(1);
 }
 
 /* ---- building a case ----------------------------------------------------------------------------- */
@@ -286,7 +286,9 @@ static inline void case_check(struct Case *c) {
 
 static inline void cases_start(void) {
   signal(SIGSEGV, on_crash);
+#ifdef SIGBUS
   signal(SIGBUS, on_crash);
+#endif
   for (int i = 0; i < THREAD_COUNTS; i++) pools[i] = pool_create(thread_counts[i]);
   case_next();
 }

@@ -1,7 +1,5 @@
 /* Attention over a cache, in every table that this CPU can run: held against the plain loops, and those
  * against double. */
-#define _DEFAULT_SOURCE  // MAP_ANON
-#define _DARWIN_C_SOURCE
 #include "tests/kernels/cases.h"
 
 static const double SOFTMAX = 1e-5;  // ‖ours - expected‖ / ‖expected‖

@@ -1,7 +1,5 @@
 /* Decoding: how weights are stored, and their products with few rows and with many, in every table that this
  * CPU can run. The plain loops themselves are held against sums in double. */
-#define _DEFAULT_SOURCE  // MAP_ANON
-#define _DARWIN_C_SOURCE
 #include <float.h>
 
 #include "tests/kernels/cases.h"

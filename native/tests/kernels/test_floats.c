@@ -1,6 +1,4 @@
 /* Products of floats that are infinite, large or small, and how exact those of ordinary floats are. */
-#define _DEFAULT_SOURCE  // MAP_ANON
-#define _DARWIN_C_SOURCE
 #include "tests/kernels/cases.h"
 
 static const double SUMMED = 2e-6;  // ‖ours - plain‖ / ‖plain‖: both round

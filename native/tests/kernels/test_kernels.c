@@ -1,6 +1,4 @@
 /* Every operation of every table that this CPU can run, on ragged shapes, against the plain loops. */
-#define _DEFAULT_SOURCE  // MAP_ANON
-#define _DARWIN_C_SOURCE
 #include "tests/kernels/cases.h"
 
 /* How far a table may be from the plain loops: ‖ours - plain‖ / ‖plain‖. Both round: the longest

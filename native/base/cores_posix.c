@@ -19,7 +19,7 @@ int cores_there(void) {
 #ifdef __linux__
 enum { SETS = 8 };  // of 1024 CPUs each: one alone is refused by machines with more
 
-static int is_allowed(const cpu_set_t *sets, int cpu) { return CPU_ISSET_S(cpu, SETS * sizeof *sets, sets); }
+static int is_allowed(cpu_set_t *sets, int cpu) { return CPU_ISSET_S(cpu, SETS * sizeof *sets, sets); }
 
 static int read_allowed(cpu_set_t *sets) { return sched_getaffinity(0, SETS * sizeof *sets, sets) == 0; }
 

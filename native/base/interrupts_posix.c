@@ -1,6 +1,7 @@
 #define _XOPEN_SOURCE 700  // SIGXCPU
 #include "base/interrupts.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stddef.h>
 #include <unistd.h>
@@ -42,6 +43,23 @@ void interrupts_catch(void) {
   sigaction(SIGINT, &stop, NULL);
   for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) catch_signal(wishes[i], on_wish);
   catch_signal(SIGTSTP, on_stop);
+}
+
+bool interrupts_elsewhere(pthread_t *thread, void *(*work)(void *), void *argument) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int failed = pthread_create(thread, NULL, work, argument);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return !failed;
+}
+
+void interrupts_ignore(void) { signal(SIGINT, SIG_IGN); }
+
+bool interrupts_at_terminal(void) {
+  const int terminal = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
+  if (terminal >= 0) close(terminal);
+  return terminal >= 0;
 }
 
 void interrupts_on_leave(void (*leave)(void)) { leaving = leave; }
