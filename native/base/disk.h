@@ -65,7 +65,8 @@ bool disk_there(const char *path);
 /* Calls `visit` with the name of every entry of a folder, in any order. */
 bool disk_each(const char *path, void (*visit)(void *context, const char *name), void *context);
 
-/* The files whose paths match a pattern (* and ?; where the system has them, [ ] too), sorted by their bytes. Allocates. */
+/* The files whose paths match a pattern, sorted by their bytes; allocated. A pattern has *, ? and [ ]; on Windows * and ?
+ * in the name of a file alone, and false with EINVAL where a folder has them. */
 struct DiskPaths {
   char **items;
   size_t count;

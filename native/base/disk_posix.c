@@ -111,6 +111,7 @@ bool disk_match(const char *pattern, struct DiskPaths *paths) {
   *paths = (struct DiskPaths){0};
   const int failure = glob(pattern, 0, NULL, &found);  // sorted by the bytes of the names
   if (failure == GLOB_NOMATCH) return true;
+  if (failure != 0) errno = ENOMEM;
   if (failure != 0) return false;
   paths->items = calloc(found.gl_pathc, sizeof *paths->items);
   for (; paths->items != NULL && paths->count < found.gl_pathc; paths->count++) {

@@ -207,9 +207,12 @@ bool disk_match(const char *pattern, struct DiskPaths *paths) {
   char folder[WIDE_ROOM];
   struct Match m = {.paths = paths, .folder = pattern, .pattern = name, .folder_length = (int)(name - pattern)};
   snprintf(folder, sizeof folder, "%.*s", m.folder_length, pattern);
-  if (strpbrk(folder, "*?") != NULL) return false;  // only names have patterns here
+  if (strpbrk(folder, "*?") != NULL) {
+    errno = EINVAL;
+    return false;
+  }
   if (!disk_each(m.folder_length > 0 ? folder : ".", take_match, &m)) return errno == ENOENT;
-  if (m.failed) disk_paths_free(paths);
+  if (m.failed) disk_paths_free(paths), errno = ENOMEM;
   if (paths->count > 0) qsort(paths->items, paths->count, sizeof *paths->items, by_bytes);
   return !m.failed;
 }

@@ -1,6 +1,7 @@
 #define _POSIX_C_SOURCE 200809L  // strdup
 #include "files/dataloader.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,7 +81,10 @@ void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size
   struct DiskPaths matches = {0};
   const bool literal = disk_there(path) || strpbrk(path, "*?[") == NULL;
   if (!literal) {
-    if (!disk_match(path, &matches)) die(EXIT_BAD_DATA, "cannot look for the files %s", path);
+    if (!disk_match(path, &matches)) {
+      const char *folders = "on Windows patterns can be in the names of files alone, not of folders";
+      die(EXIT_BAD_DATA, "cannot look for the files %s: %s", path, errno == EINVAL ? folders : strerror(errno));
+    }
     if (matches.count == 0) die(EXIT_MISSING, "there is no file %s; run 'llmc prepare NAME' first", path);
   }
   const size_t most = literal ? 1 : matches.count;

@@ -131,7 +131,7 @@ __attribute__((unused)) static int has_neonbf16(void) {
   return IsProcessorFeaturePresent(43) && IsProcessorFeaturePresent(68);
 }
 
-__attribute__((unused)) static int says_sme(void) { return 0; }  // no Windows machine has it yet
+__attribute__((unused)) static int says_sme(void) { return 0; }  // not tried there
 #else
 #include <sys/auxv.h>
 

@@ -166,6 +166,7 @@ static void cancel(struct Generate *g, const char *id) {
 }
 
 static void take_line(struct Generate *g, const char *line, size_t length) {
+  if (length > 0 && line[length - 1] == '\r') length--;  // as programs on Windows end lines
   char message[MESSAGE_BYTES] = "";
   struct Request *request = waiting_at(g, g->count);  // behind the last
   switch (request_parse(request, line, length, g->batch.decoder.config.V, g->options.positions, message)) {

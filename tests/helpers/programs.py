@@ -43,7 +43,7 @@ def kept_programs(
                     build_programs(
                         scratch, compiler=compiler, mode=mode, native=native, tests=tests
                     )
-                for path in scratch.glob("*.o"):
+                for path in (*scratch.glob("*.o"), *scratch.glob("*.pdb")):
                     path.unlink()
                 scratch.rename(folder)
             finally:

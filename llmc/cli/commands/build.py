@@ -26,7 +26,7 @@ def build(
         Target | None,
         option(
             "Build for another machine or system and print where the program is: x86_64 or "
-            "aarch64, then -linux-gnu, -linux-musl or -macos.",
+            "aarch64, then -linux-gnu, -linux-musl, -macos or -windows-gnu.",
             "TARGET",
         ),
     ] = None,

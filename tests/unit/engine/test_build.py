@@ -234,12 +234,15 @@ def cli(tmp_path: Path, native: Path) -> Callable[..., subprocess.CompletedProce
     return run
 
 
-# What a program begins with: ELF and its machine (2 bytes at 18), or Mach-O of 64 bits and its CPU.
+# What a program begins with: ELF and its machine (2 bytes at 18), Mach-O of 64 bits and its CPU, or
+# MZ, and the machine behind the signature of PE that bytes 60 to 63 point to.
 MAGIC = {
     "x86_64-linux": (b"\x7fELF", 18, b"\x3e\x00"),
     "aarch64-linux": (b"\x7fELF", 18, b"\xb7\x00"),
     "x86_64-macos": (b"\xcf\xfa\xed\xfe", 4, b"\x07\x00\x00\x01"),
     "aarch64-macos": (b"\xcf\xfa\xed\xfe", 4, b"\x0c\x00\x00\x01"),
+    "x86_64-windows": (b"MZ", None, b"PE\x00\x00\x64\x86"),
+    "aarch64-windows": (b"MZ", None, b"PE\x00\x00\x64\xaa"),
 }
 
 
@@ -254,7 +257,10 @@ def test_a_build_for_another_target(target: str, native: Path) -> None:
     begin, at, machine = MAGIC["-".join(target.split("-")[:2])]
     binary = build_native(native=native, target=target).path
     assert binary != native_binary(native=native)
+    assert binary.name == ("llmc-native.exe" if "windows" in target else "llmc-native")
+    assert [path.name for path in binary.parent.iterdir()] == [binary.name]
     data = binary.read_bytes()
+    at = int.from_bytes(data[60:64], "little") if at is None else at
     assert data.startswith(begin) and data[at:].startswith(machine)
     with pytest.raises(Usage, match="--cpu baseline"):
         build_native(native=native, target=target, cpu=Cpu.NATIVE)

@@ -33,7 +33,8 @@ def native(tmp_path: Path) -> Path:
     (folder / "other.h").write_text("int other(void);\n")
     (folder / "other.c").write_text('#include "other.h"\nint other(void) { return 0; }\n')
     (folder / "plain.c").write_text("typedef int nothing;\n")
-    (folder / "ranks" / "ranks.c").write_text("typedef int nothing;\n")
+    (folder / "ranks" / "ranks_posix.c").write_text("typedef int nothing;\n")
+    (folder / "ranks" / "ranks_win32.c").write_text("#error only for Windows\n")
     for isa in toolchain.ISAS:
         (folder / "kernels" / "isa" / f"{isa}.c").write_text("typedef int nothing;\n")
     (folder / "kernels" / "gemm_tmpl.c").write_text("#error a template is never compiled alone\n")
@@ -80,6 +81,30 @@ def test_each_machine_gets_its_own_instruction_sets(native: Path) -> None:
     assert "-DLLMC_HAVE_NEON" not in x86["main.c"].argv
     assert "-DLLMC_HAVE_NEON" in arm["main.c"].argv
     assert "-DLLMC_HAVE_AVX2" not in arm["main.c"].argv
+
+
+def test_what_systems_differ_in_stands_in_two_files(native: Path) -> None:
+    (native / "tests" / "test_forks_posix.c").write_text("int main(void) { return 0; }\n")
+    for system, own, ending in (("linux", "posix", ""), ("windows", "win32", ".exe")):
+        compiler = replace(ZIG, system=system)
+        names = set(objects(native, compiler, "x86_64"))
+        assert {name for name in names if name.startswith("ranks")} == {f"ranks/ranks_{own}.c"}
+        (engine,) = toolchain.plan(compiler, native, Path("out")).links
+        assert engine.output == Path("out", f"llmc-native{ending}")
+        programs = toolchain.plan(compiler, native, Path("out"), tests=True).links
+        assert {step.output.stem for step in programs} == {
+            "test_other",
+            *(["test_forks_posix"] if system == "linux" else []),
+        }
+    windows = replace(ZIG, system="windows")
+    assert toolchain.build_key(ZIG, native) != toolchain.build_key(windows, native)
+
+
+def test_every_shipped_pair_has_both_of_its_files() -> None:
+    pairs = [p.relative_to(shipped_dir("native")) for p in shipped_dir("native").glob("base/*.c")]
+    posix = {str(path)[: -len("_posix.c")] for path in pairs if path.stem.endswith("_posix")}
+    win32 = {str(path)[: -len("_win32.c")] for path in pairs if path.stem.endswith("_win32")}
+    assert posix and win32 - posix == {"base/wide"} and not posix - win32
 
 
 def test_templates_and_test_programs_are_no_part_of_the_engine(native: Path) -> None:
@@ -166,8 +191,8 @@ def told(native: Path, compiler: Compiler = ZIG) -> str:
         for word in step.argv
         if word.startswith("-DLLMC_SOURCES=")
     }
-    assert list(having) == ["ranks/ranks.c"]
-    return having["ranks/ranks.c"]
+    assert list(having) == ["ranks/ranks_posix.c"]
+    return having["ranks/ranks_posix.c"]
 
 
 def test_the_engine_knows_what_it_was_compiled_from(native: Path) -> None:
@@ -214,7 +239,7 @@ def test_make_builds_with_the_systems_compiler(native: Path, tmp_path: Path) -> 
     make = ["make", "-s", "-f", "-", "native", "native-tests"]
     subprocess.run(make, input=rules, text=True, check=True)
     every = {str(path) for path in toolchain.engine_files(native)}
-    (needs,) = re.findall(r"ranks_ranks\.o: (.*)", rules)
+    (needs,) = re.findall(r"ranks_ranks_posix\.o: (.*)", rules)
     assert set(needs.split()) == every  # it holds a hash of them all
     assert subprocess.run([out / "llmc-native"], check=False).returncode == 0
     assert subprocess.run([out / "test_other"], check=False).returncode == 0
