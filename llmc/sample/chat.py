@@ -25,7 +25,7 @@ ROOM = 4  # old turns are left out until a fourth of the context is free for an 
 
 
 def room_for(tokens: int, positions: int) -> int:
-    """Return how much of a context of so many ``positions`` an answer of ``tokens`` has for sure."""
+    """Return how much of a context of so many ``positions`` is kept free for an answer."""
     return min(tokens, max(1, positions // ROOM))
 
 
