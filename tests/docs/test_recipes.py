@@ -19,14 +19,9 @@ from llmc.paths import shipped_dir
 from llmc.setting import flags_of
 from llmc.units import megabytes
 from tests.conftest import Llmc
-from tests.helpers.engine import (
-    Native,
-    environment,
-    hollow_model,
-    json_lines,
-    refused,
-    save_tokens,
-)
+from tests.helpers.engine import Native, environment, refused
+from tests.helpers.events import json_lines
+from tests.helpers.models import hollow_model, save_tokens
 from tests.helpers.places import ROOT
 from tests.helpers.workspace import ok
 
