@@ -22,8 +22,9 @@ from llmc.engine.build import ensure_native
 from llmc.errors import BadData
 from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
-from tests.helpers.engine import Native, build, runnable_isas
+from tests.helpers.engine import Native, build
 from tests.helpers.in_process import needs_process, run_in_process
+from tests.helpers.isas import runnable_isas
 from tests.helpers.places import ROOT
 from tests.helpers.web import Web, serving
 

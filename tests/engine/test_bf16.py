@@ -11,19 +11,15 @@ import pytest
 from llmc.check.tolerances import BF16_LOSS_CURVE, TIMES_AUTOCASTS
 from llmc.model import ModelConfig
 from llmc.weights.random import random_tensors
-from tests.helpers.engine import (
-    ALL_ISAS,
+from tests.helpers.engine import Flags, Native, succeeded
+from tests.helpers.events import json_lines, steps_of
+from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.models import (
     RAGGED,
     SMALL,
-    Flags,
-    Native,
-    json_lines,
-    must_run,
     random_tokens,
     save_model,
     save_tokens,
-    steps_of,
-    succeeded,
     training_files,
 )
 

@@ -12,21 +12,10 @@ import pytest
 from llmc.check.debug_state import read_debug_state
 from llmc.weights.checkpoint import read_checkpoint
 from llmc.weights.state import MOMENTS_AT
-from tests.helpers.engine import (
-    ALL_ISAS,
-    BATCH,
-    RAGGED,
-    Flags,
-    Native,
-    must_run,
-    random_tokens,
-    save_model,
-    save_tokens,
-    some_tensors,
-    steps_of,
-    succeeded,
-    without_times,
-)
+from tests.helpers.engine import BATCH, Flags, Native, succeeded
+from tests.helpers.events import steps_of, without_times
+from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.models import RAGGED, random_tokens, save_model, save_tokens, some_tensors
 from tests.programs.torture import settings
 
 ROWS = 3  # of an update

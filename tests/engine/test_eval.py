@@ -18,22 +18,10 @@ from torch.nn import functional
 
 from llmc.check.torch_model import GPT2
 from llmc.tokens.files import write_rows
-from tests.helpers.engine import (
-    ALL_ISAS,
-    RAGGED,
-    Flags,
-    Native,
-    build,
-    build_sanitized,
-    json_lines,
-    must_run,
-    random_tokens,
-    refused,
-    save_model,
-    save_tokens,
-    some_tensors,
-    succeeded,
-)
+from tests.helpers.engine import Flags, Native, build, build_sanitized, refused, succeeded
+from tests.helpers.events import json_lines
+from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.models import RAGGED, random_tokens, save_model, save_tokens, some_tensors
 
 V, CONTEXT = RAGGED.vocab_size, RAGGED.context
 COUNT = 7 * CONTEXT + 14  # the last window is shorter than the others

@@ -9,17 +9,10 @@ import numpy as np
 import pytest
 
 from llmc.model import ModelConfig
-from tests.helpers.engine import (
-    ALL_ISAS,
-    RAGGED,
-    Flags,
-    Native,
-    must_run,
-    refused,
-    save_model,
-    succeeded,
-)
+from tests.helpers.engine import Flags, Native, refused, succeeded
 from tests.helpers.generate import generate, line
+from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.models import RAGGED, save_model
 
 V = RAGGED.vocab_size
 POSITIONS = RAGGED.context

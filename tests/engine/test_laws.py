@@ -9,20 +9,10 @@ import pytest
 
 from llmc.paths import shipped_dir
 from llmc.weights.checkpoint import read_header
-from tests.helpers.engine import (
-    ALL_EVENTS,
-    ALL_ISAS,
-    BATCH,
-    RAGGED,
-    Flags,
-    Native,
-    json_lines,
-    must_run,
-    refused,
-    steps_of,
-    succeeded,
-    without_times,
-)
+from tests.helpers.engine import ALL_EVENTS, BATCH, Flags, Native, refused, succeeded
+from tests.helpers.events import json_lines, steps_of, without_times
+from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.models import RAGGED
 
 
 @pytest.mark.parametrize("isa", ALL_ISAS)

@@ -19,22 +19,10 @@ from llmc.config import TrainConfig
 from llmc.tokens.files import write_rows, write_tokens
 from llmc.tokens.windows import CutWindow, cut_windows
 from llmc.weights.checkpoint import read_checkpoint
-from tests.helpers.engine import (
-    ALL_ISAS,
-    RAGGED,
-    Flags,
-    Native,
-    json_lines,
-    must_run,
-    random_tokens,
-    refused,
-    save_model,
-    save_tokens,
-    some_tensors,
-    steps_of,
-    succeeded,
-    without_times,
-)
+from tests.helpers.engine import Flags, Native, refused, succeeded
+from tests.helpers.events import json_lines, steps_of, without_times
+from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.models import RAGGED, random_tokens, save_model, save_tokens, some_tensors
 from tests.programs.parity import distance
 
 V, CONTEXT = RAGGED.vocab_size, RAGGED.context

@@ -20,22 +20,10 @@ from llmc.weights.state import (
     scan_training_state,
     training_state_bytes,
 )
-from tests.helpers.engine import (
-    BATCH,
-    RAGGED,
-    Flags,
-    Floats,
-    Native,
-    isas_but_the_slow,
-    json_lines,
-    must_run,
-    refused,
-    save_model,
-    save_tokens,
-    succeeded,
-    with_header_crc,
-    without_times,
-)
+from tests.helpers.engine import BATCH, Flags, Native, refused, succeeded
+from tests.helpers.events import json_lines, without_times
+from tests.helpers.isas import isas_but_the_slow, must_run
+from tests.helpers.models import RAGGED, Floats, save_model, save_tokens, with_header_crc
 from tests.programs.torture import settings
 
 KINDS = ["fp32", "bf16", "8bit"]

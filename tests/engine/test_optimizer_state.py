@@ -15,20 +15,10 @@ from llmc.check.debug_state import read_debug_state
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.weights.checkpoint import read_checkpoint
 from llmc.weights.state import MOMENTS_AT, read_training_state, training_state_bytes
-from tests.helpers.engine import (
-    ALL_ISAS,
-    RAGGED,
-    Flags,
-    Floats,
-    Native,
-    json_lines,
-    must_run,
-    refused,
-    save_model,
-    save_tokens,
-    succeeded,
-    with_header_crc,
-)
+from tests.helpers.engine import Flags, Native, refused, succeeded
+from tests.helpers.events import json_lines
+from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.models import RAGGED, Floats, save_model, save_tokens, with_header_crc
 from tests.programs.torture import settings
 
 NARROW = ["bf16", "8bit"]

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from llmc.model import ModelConfig
-from tests.helpers.engine import Native, environment, isas_but_the_slow, must_run, save_model
+from tests.helpers.engine import Native, environment
 from tests.helpers.generate import line
+from tests.helpers.isas import isas_but_the_slow, must_run
+from tests.helpers.models import save_model
 
 CONFIG = ModelConfig(layers=2, heads=2, channels=32, context=700, vocab_size=301)
 V = CONFIG.vocab_size

@@ -17,17 +17,11 @@ from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.tokens.recorded import save_tokenizer
 from llmc.tokens.tokenizer import load_tokenizer
-from tests.helpers.engine import (
-    ALL_ISAS,
-    Flags,
-    Native,
-    must_run,
-    save_model,
-    save_tokens,
-    succeeded,
-)
+from tests.helpers.engine import Flags, Native, succeeded
 from tests.helpers.export import export
 from tests.helpers.generate import generate, line
+from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.models import save_model, save_tokens
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -20,14 +20,9 @@ from llmc.check.tolerances import (
     TORCHS_OWN_124M,
 )
 from llmc.model import tensor_shapes
-from tests.helpers.engine import (
-    ALL_ISAS,
-    RAGGED,
-    Native,
-    must_run,
-    save_model,
-    succeeded,
-)
+from tests.helpers.engine import Native, succeeded
+from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.models import RAGGED, save_model
 
 torch = pytest.importorskip("torch")
 from llmc.check.torch_model import GPT2  # noqa: E402
