@@ -58,6 +58,10 @@ class Template:
         ids, _ = self.marked_ids(tokenizer, messages)
         return ids + self._opening(tokenizer) + tokenizer.known_ids(self.header(ASSISTANT))
 
+    def conversation_ids(self, tokenizer: Tokenizer, messages: Iterable[Message]) -> list[int]:
+        """Return the ids of a whole conversation, as training reads them."""
+        return self.marked_ids(tokenizer, messages)[0]
+
     def marked_ids(
         self, tokenizer: Tokenizer, messages: Iterable[Message]
     ) -> tuple[list[int], bytearray]:

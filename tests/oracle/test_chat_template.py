@@ -101,7 +101,7 @@ def test_transformers_finds_the_ids_of_a_conversation(
         given = plainly(messages)
         for prompt, ids in (
             (True, template.prompt_ids(ours, messages)),
-            (False, template.marked_ids(ours, messages)[0]),
+            (False, template.conversation_ids(ours, messages)),
         ):
             found = theirs.apply_chat_template(
                 given, add_generation_prompt=prompt, return_dict=False

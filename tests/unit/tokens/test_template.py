@@ -39,7 +39,7 @@ def test_ids_are_those_of_the_rendered_template(name: str, template: Template) -
     messages = [{"role": message.role, "content": message.content} for message in TALK]
     whole = shown.render(messages=messages, add_generation_prompt=False)
     asked = shown.render(messages=messages, add_generation_prompt=True)
-    assert template.marked_ids(tokenizer, TALK)[0] == tokenizer.encode(whole, special=True)
+    assert template.conversation_ids(tokenizer, TALK) == tokenizer.encode(whole, special=True)
     assert template.prompt_ids(tokenizer, TALK) == tokenizer.encode(asked, special=True)
 
 
@@ -62,7 +62,7 @@ def test_answers_and_their_ends_count(template: Template) -> None:
 def test_a_prompt_is_the_beginning_of_what_is_learnt() -> None:
     tokenizer = for_chat(base("gpt2"), CHATML)
     prompt = CHATML.prompt_ids(tokenizer, TALK[:2])
-    whole = CHATML.marked_ids(tokenizer, TALK)[0]
+    whole = CHATML.conversation_ids(tokenizer, TALK)
     assert whole[: len(prompt)] == prompt
 
 
