@@ -164,7 +164,8 @@ def sweep(
 
     Raises:
         Interrupted: a signal stopped a run; the same sweep continues.
-        Usage: a setting is unknown or out of range, or nothing is compared.
+        Usage: a setting is unknown or out of range, nothing is compared, or a setting ends the
+            runs besides the budget.
         MissingOutput: there is no such dataset or model.
         BadData: a file is damaged, or the model has another tokenizer than the data.
     """
@@ -172,7 +173,7 @@ def sweep(
     place = Workspace(Path(workspace))
     return sweeps.sweep(
         place,
-        {key: _several(value) for key, value in settings.items()},
+        {key: _several(value) for key, value in settings.items() if value is not None},
         _inputs(place, data, val_data, model, config=config, report=report),
         name=name,
         seeds=seeds,

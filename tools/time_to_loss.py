@@ -4,12 +4,13 @@ make setup-dev && .venv/bin/llmc --workspace build/demo prepare stdlib
 .venv/bin/python tools/time_to_loss.py build/demo
 .venv/bin/python tools/time_to_loss.py build/demo --compiled     (torch.compile too)
 .venv/bin/python tools/time_to_loss.py build/demo --muon         (the recipe of llmc train --for)
+.venv/bin/python tools/time_to_loss.py build/demo --bf16         (PyTorch in fp32 and by autocast)
 
 Both sides begin with the same weights, see the same windows in the same order, at the same learning
 rates, validate on the same tokens at the same steps. Processes alternate. The clock begins before
 the first validation, when model and data are loaded, and runs over training and validations alike.
-Writes docs/measured/time_to_loss.json and draws docs/measured/time_to_loss.svg from it (with
-``--muon`` time_to_loss_muon.json and .svg); ``--draw`` only draws.
+Writes docs/measured/time_to_loss.json and draws docs/measured/time_to_loss.svg from it (``--muon``
+and ``--bf16`` add their names to the files'); ``--draw`` only draws.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MEASURED = Path(__file__).resolve().parents[1] / "docs" / "measured"
-NAMES = {"adamw": "time_to_loss", "muon": "time_to_loss_muon"}
 
 MODEL = ModelConfig(layers=6, heads=6, channels=192, context=64, vocab_size=2048)
 TRAIN = TrainConfig(
@@ -58,10 +58,12 @@ TRAIN = TrainConfig(
 )
 MUON_MODEL = ModelConfig(layers=3, heads=3, channels=96, context=64, vocab_size=2048)
 MUON_TOKENS = 1_024_000
-AGREE = 1e-4  # the losses of the first steps, over which rounding has not grown yet
+# The losses of the first steps, over which rounding has not grown yet.
+AGREE = {"fp32": 1e-4, "bf16": 2e-2}
 FIRST_STEPS = 20
 SIDES = {"llmc": "llmc", "eager": "PyTorch", "compiled": "PyTorch, torch.compile"}
-COLOURS = {"llmc": "#0072B2", "eager": "#D55E00", "compiled": "#CC79A7"}
+SIDES |= {"autocast": "PyTorch, autocast to bf16"}
+COLOURS = {"llmc": "#0072B2", "eager": "#D55E00", "compiled": "#CC79A7", "autocast": "#009E73"}
 
 Result = dict[str, Any]
 Curve = list[tuple[float, float]]  # seconds, validation loss
@@ -141,6 +143,7 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
     header, tensors = read_checkpoint(Path(files["model"]))
     model = GPT2(header.config).load(tensors)
     run = torch.compile(model) if compiled else model
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=train.dtype == "bf16")
     optimizers: list[Optimizer] = [model.adamw(train, fused=True)]
     if train.optimizer == "muon":
         optimizers = beside(optimizers[0], model, train)
@@ -157,7 +160,7 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
         print(json.dumps({**fields, "seconds": time.perf_counter() - began}), flush=True)
 
     def validate(step: int) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), autocast:
             losses = [run(x[:-1].view(B, T), x[1:].view(B, T))[1].item() for x in held_out]
         tell(step=step, val_loss=sum(losses) / len(losses))
 
@@ -168,7 +171,8 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
             group["lr"] = learning_rate(train, step)
         ids = next(order)
         model.zero_grad()
-        loss = run(ids[:, :-1], ids[:, 1:])[1]
+        with autocast:
+            loss = run(ids[:, :-1], ids[:, 1:])[1]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip, foreach=True)
         for optimizer in optimizers:
@@ -180,18 +184,18 @@ def train_in_torch(train: TrainConfig, files: dict[str, str], threads: int, comp
 # ---- both sides ---------------------------------------------------------------------------------
 
 
-def recipe_of(*, muon: bool, steps: int | None) -> tuple[ModelConfig, TrainConfig]:
+def recipe_of(*, muon: bool, dtype: str, steps: int | None) -> tuple[ModelConfig, TrainConfig]:
     """Return the model and the settings: AdamW's, or those of ``llmc train --for``."""
     from llmc.train.recipe import settings_for
 
     if not muon:
-        return MODEL, replace(TRAIN, steps=steps or TRAIN.steps)
+        return MODEL, replace(TRAIN, steps=steps or TRAIN.steps, dtype=dtype)
     chosen = settings_for(MUON_MODEL, MUON_TOKENS)
     update = chosen["total_batch_size"] or chosen["batch_size"] * chosen["seq_len"]
     rows = update // chosen["seq_len"]
     chosen |= {"batch_size": rows, "total_batch_size": 0, "sample_every": 0, "patience": 0}
     chosen |= {"val_tokens": 0, "val_batches": TRAIN.val_batches * TRAIN.batch_size // rows}
-    return MUON_MODEL, TrainConfig(steps=steps or MUON_TOKENS // update, **chosen)
+    return MUON_MODEL, TrainConfig(steps=steps or MUON_TOKENS // update, dtype=dtype, **chosen)
 
 
 def prepared(model_shape: ModelConfig, workspace: Path, scratch: Path) -> dict[str, str]:
@@ -234,7 +238,8 @@ def one_run(side: str, train: TrainConfig, files: dict[str, str], threads: int) 
         argv = [str(binary), "train", *(part for word in words for part in word.split("=", 1))]
         argv += ["--events", "json", "--threads", str(threads), *flags_of(train)]
     else:
-        request = {"train": asdict(train), "files": files, "threads": threads}
+        theirs = train if side == "autocast" else replace(train, dtype="fp32")
+        request = {"train": asdict(theirs), "files": files, "threads": threads}
         request |= {"compiled": side == "compiled"}
         argv = [sys.executable, __file__, "--torch", json.dumps(request)]
     lines = lines_of(argv)
@@ -284,7 +289,7 @@ def compare(
     apart = max(
         abs(a - b) for run in every for a, b in zip(run["first"], every[0]["first"], strict=True)
     )
-    if apart > AGREE:
+    if apart > AGREE[train.dtype]:
         raise SystemExit(
             f"the losses of the first steps are {apart:.1e} apart: not the same training"
         )
@@ -369,6 +374,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of each side (2)")
     parser.add_argument("--compiled", action="store_true", help="torch.compile too")
     parser.add_argument("--muon", action="store_true", help="the recipe of llmc train --for")
+    parser.add_argument(
+        "--bf16", action="store_true", help="llmc in bf16; PyTorch in fp32 and by autocast"
+    )
     parser.add_argument("--draw", action="store_true", help="draw what was measured, no more")
     parser.add_argument("--trial", action="store_true", help="keep nothing")
     parser.add_argument("--torch", help=argparse.SUPPRESS)
@@ -377,12 +385,14 @@ def main() -> None:
         request = json.loads(options.torch)
         train_in_torch(**{**request, "train": TrainConfig(**request["train"])})
         return
-    kept = MEASURED / f"{NAMES['muon' if options.muon else 'adamw']}.json"
+    words = ["time_to_loss", *["muon"] * options.muon, *["bf16"] * options.bf16]
+    kept = MEASURED / f"{'_'.join(words)}.json"
     if options.draw:
         result = json.loads(kept.read_text())
     else:
-        model, train = recipe_of(muon=options.muon, steps=options.steps)
-        sides = ["llmc", "eager"] + (["compiled"] if options.compiled else [])
+        dtype = "bf16" if options.bf16 else "fp32"
+        model, train = recipe_of(muon=options.muon, dtype=dtype, steps=options.steps)
+        sides = ["llmc", "eager", *["autocast"] * options.bf16, *["compiled"] * options.compiled]
         result = compare(
             options.workspace,
             sides,

@@ -1,4 +1,4 @@
-"""Muon in PyTorch: the formulas of torch.optim.Muon in the type of the weights, not in bfloat16."""
+"""Muon in PyTorch: the formulas of torch.optim.Muon, whose products are in ``train.dtype``."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Muon:
 
     def __init__(self, model: GPT2, train: TrainConfig) -> None:
         self.train = train
+        self.dtype = torch.bfloat16 if train.dtype == "bf16" else torch.float32
         self.param_groups: list[dict[str, Any]] = [{"lr": train.lr}]
         self.named = [(name, p) for name in HIDDEN_MATRICES for p in model.named(name)]
         self.momenta = [torch.zeros_like(p) for _, p in self.named]
@@ -65,7 +66,7 @@ class Muon:
             wanted = parameter.grad.lerp(momentum, MOMENTUM)
             parameter.mul_(1 - lr * decay)
             for part, x in zip(matrices(name, parameter), matrices(name, wanted), strict=True):
-                part.sub_(lr * scale(x) * orthogonal(x))
+                part.sub_(lr * scale(x) * orthogonal(x.to(self.dtype)))
 
 
 def beside(adamw: torch.optim.AdamW, model: GPT2, train: TrainConfig) -> list[Optimizer]:

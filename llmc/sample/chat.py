@@ -21,7 +21,12 @@ from llmc.text.utf8 import as_read
 from llmc.tokens.template import Template
 from llmc.tokens.tokenizer import Tokenizer
 
-ROOM = 4  # at least a fourth of the context is left for an answer
+ROOM = 4  # old turns are left out until a fourth of the context is free for an answer
+
+
+def room_for(tokens: int, positions: int) -> int:
+    """Return how much of a context of so many ``positions`` is kept free for an answer."""
+    return min(tokens, max(1, positions // ROOM))
 
 
 class Fitted(NamedTuple):
@@ -42,22 +47,23 @@ class ChatModel:
         """Return the prompt of a conversation with at most ``most`` tokens.
 
         Whole turns are left out from the front: a message of the user with what follows until the
-        next. Messages of the system before the first of them stay.
-
-        Raises:
-            Usage: the last turn alone is longer.
+        next. Messages of the system before the first of them stay, and so does the last turn,
+        which alone may be longer.
         """
-        turns = [at for at, message in enumerate(messages) if message.role == USER]
-        first = turns[0] if turns else 0
-        for start in turns or [0]:
-            kept = [*messages[:first], *messages[start:]]
-            ids = self.template.prompt_ids(self.tokenizer, kept)
-            if len(ids) <= most:
-                return Fitted(ids, start - first)
-        raise Usage(
-            f"the message has {len(ids):,} tokens with the template, and the model's context has "
-            f"room for {most:,} besides the answer: shorten it"
-        )
+        first, *later = [at for at, each in enumerate(messages) if each.role == USER] or [0]
+        begin, *opening = self.template.prompt_ids(self.tokenizer, [])
+        start = later[-1] if later else first
+        head, kept = self._ids(messages[:first]), self._ids(messages[start:])
+        for at in reversed([first, *later[:-1]]):
+            more = self._ids(messages[at:start])
+            if 1 + len(head) + len(more) + len(kept) + len(opening) > most:
+                break
+            start, kept = at, more + kept
+        return Fitted([begin, *head, *kept, *opening], start - first)
+
+    def _ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of messages without the one that begins a conversation."""
+        return self.template.conversation_ids(self.tokenizer, messages)[1:]
 
     @property
     def stops(self) -> list[str]:
@@ -145,8 +151,13 @@ class Chat:
             LlmcError: the engine has ended.
         """
         positions = self._generator.ready.positions
-        room = min(self.settings.tokens, max(1, positions // ROOM))
-        ids, self.dropped = self._talker.fitted(self.messages, positions - room)
+        most = positions - room_for(self.settings.tokens, positions)
+        ids, self.dropped = self._talker.fitted(self.messages, most)
+        if len(ids) > most:
+            raise Usage(
+                f"the message has {len(ids):,} tokens with the template, and the model's context "
+                f"has room for {most:,} besides the answer: shorten it"
+            )
         request = Request(ids, self.settings, self._talker.end)
         stops = [*self.stops, *self._talker.stops]
         return Sample(self._generator, self._talker.tokenizer, request, stops)

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from llmc.engine.protocol import NO_TOKEN, Token
 from llmc.errors import BadData
+from llmc.sample.chat import ChatModel, Fitted, room_for
 from llmc.sample.streaming import TextStream
 from llmc.serve.chat_schema import ChatRequest
 from llmc.serve.choices import ChoiceWriter
@@ -76,8 +77,7 @@ class ChatCompletions(Endpoint):
         if template is None:
             raise no_template()
         self.check(asked)
-        ids = await self._ids(template, asked)
-        room = self.limits.positions - len(ids)
+        ids, dropped = await self._fitted(ChatModel(self.tokenizer, template), asked)
         stops = template.stop_ids(self.tokenizer)
         ends = frozenset() if asked.ignore_eos else template.end_ids(self.tokenizer)
         choices: list[ChoiceWriter] = [
@@ -94,28 +94,35 @@ class ChatCompletions(Endpoint):
         requests = self.requests(
             asked,
             [ids],
-            tokens=min(asked.most_tokens or self.limits.max_tokens, room),
+            tokens=min(self._tokens(asked), self.limits.positions - len(ids)),
             eot=NO_TOKEN if asked.ignore_eos else stops[0],
             logprobs=asked.alternatives,
         )
         kind = "chat.completion.chunk" if asked.stream else "chat.completion"
-        return await self.respond(asked, ("chatcmpl", kind), choices, requests)
+        more = {"dropped_messages": dropped} if dropped else {}
+        return await self.respond(asked, ("chatcmpl", kind), choices, requests, more)
 
-    async def _ids(self, template: Template, asked: ChatRequest) -> list[int]:
-        """Return the ids of a conversation up to where the answer begins."""
-        messages = [Message(each.role, self.read(each.content)) for each in asked.conversation]
+    def _tokens(self, asked: ChatRequest) -> int:
+        return asked.most_tokens or self.limits.max_tokens
+
+    async def _fitted(self, talker: ChatModel, asked: ChatRequest) -> Fitted:
+        """Return the prompt of a conversation, without old turns where an answer needs the room."""
+        longest = self.most_characters + 1  # what has more than these is too long in any case
+        messages = [
+            Message(each.role, self.read(each.content).strip()[:longest])
+            for each in asked.conversation
+        ]
         characters = sum(len(message.content) for message in messages)
-        if characters > self.most_characters:
-            count = f"{characters} characters, more than {self.most} tokens have"
-            raise self.too_long(count, "messages")
+        most = self.limits.positions - room_for(self._tokens(asked), self.limits.positions)
         try:
-            encode = partial(template.prompt_ids, self.tokenizer, messages)
-            ids = await asyncio.to_thread(encode) if characters > LONG_TEXT else encode()
+            fit = partial(talker.fitted, messages, most)
+            found = await asyncio.to_thread(fit) if characters > LONG_TEXT else fit()
         except BadData as error:  # a character that the vocabulary lacks
             raise Refused(400, str(error), param="messages") from error
-        if len(ids) > self.most:
-            raise self.too_long(str(len(ids)), "messages")
-        return ids
+        if len(found.ids) > self.most:
+            count = str(len(found.ids)) if characters < longest else f"more than {self.most}"
+            raise self.too_long(count, "messages")
+        return found
 
 
 def no_template() -> Refused:

@@ -186,3 +186,6 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: TokenUsage
+    dropped_messages: int = Field(
+        0, description="The oldest messages that were left out, so that an answer has room."
+    )

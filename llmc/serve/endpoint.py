@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,10 +127,12 @@ class Endpoint:
         kind: tuple[str, str],
         choices: list[ChoiceWriter],
         requests: list[Request],
+        more: Mapping[str, Any] | None = None,
     ) -> Response:
         """Submit the requests and answer with their choices; a stream begins with the first event.
 
-        ``kind`` is the prefix of the answer's id, and what OpenAI calls it.
+        ``kind`` is the prefix of the answer's id, and what OpenAI calls it. ``more`` are further
+        fields of the answer.
 
         Raises:
             Refused: the engine does not take or answer the requests.
@@ -141,6 +143,7 @@ class Endpoint:
             "object": kind[1],
             "created": int(time.time()),
             "model": self.model,
+            **(more or {}),
         }
         answer = Answer(
             head,

@@ -47,6 +47,7 @@ SPARE = 0.5  # where the usual passes take less of the time, there is time to sp
 USED = 0.95  # of the time; the rest is for loading, and for a speed that was measured too high
 CLOSE = 0.02  # nats by which a smaller model may be worse, and still be the choice
 MOST_MEASURED = 6  # shapes that are measured, at about two seconds each
+FASTER = 1.1  # by which bf16 has to be faster than fp32 to be chosen
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,8 @@ class _Trial:
         self.load = other_load()  # before the trials, which are load too
         self.unique = sum(text.tokens for text in self.data.train)
         self.rates: dict[ModelConfig, float] = {}  # tokens a second, as measured
+        self.dtype = self.given.get("dtype") or "fp32"
+        self.gain: float | None = None  # of bf16 over fp32, where it was chosen
         self.fixed = self._fixed()
         self.trained = self.fixed is not None and is_trained(self.fixed)
         self.optimizer = self.given.get("optimizer") or recipe.optimizer_for(trained=self.trained)
@@ -243,7 +246,7 @@ class _Trial:
             unknown = [shape for shape in near if shape not in self.rates]
             if not unknown:
                 break
-            self.rates[unknown[0]] = self._measured(unknown[0])
+            self._measure(unknown[0])
         measured = sorted(map(self.candidate, self.rates), key=lambda each: each.parameters)
         least = min(each.loss for each in measured)
         return next(each for each in measured if each.loss <= least + CLOSE)
@@ -260,7 +263,7 @@ class _Trial:
         )
         chosen |= recipe.over_ranks(chosen, self.ranks)
         epochs = self.passes(found.shape, found.rate)
-        return TrainConfig(max_time=self.budget, epochs=epochs, **chosen)
+        return TrainConfig(max_time=self.budget, epochs=epochs, dtype=self.dtype, **chosen)
 
     def passes(self, shape: ModelConfig, rate: float) -> int:
         """Return after how many passes more make a model of a shape worse."""
@@ -308,6 +311,17 @@ class _Trial:
         )
         return self.rates[near] * flops_per_token(near, near.context) / flops
 
+    def _measure(self, shape: ModelConfig) -> None:
+        """Measure the speed of a shape; that of the first in bf16 too, which is taken if faster."""
+        rate = self.rates[shape] = self._measured(shape)
+        if len(self.rates) > 1 or self.given.get("dtype") is not None:
+            return
+        in_bf16 = copy(self)
+        in_bf16.dtype = "bf16"
+        gain = in_bf16._measured(shape) / rate
+        if gain >= FASTER:
+            self.dtype, self.gain, self.rates[shape] = "bf16", gain, gain * rate
+
     def _measured(self, shape: ModelConfig) -> float:
         """Return the tokens a second of a few real steps, validations and samples included."""
         found = self.candidate(shape)
@@ -334,8 +348,9 @@ def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -
         f"parameters ({found.shape.shown})"
     )
     who = "this machine trains" if trial.ranks == 1 else f"{trial.ranks} ranks train"
+    how = f" with --dtype bf16 ({trial.gain:.1f} times as fast as fp32)" if trial.gain else ""
     yield (
-        f"{who} it on about {found.rate:,.0f} tokens a second: "
+        f"{who} it on about {found.rate:,.0f} tokens a second{how}: "
         f"{short(found.tokens)} tokens, {found.passes:.2g} passes over the text"
     )
     if trial.load is not None:

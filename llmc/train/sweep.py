@@ -21,6 +21,7 @@ from llmc.paths import CONFIG, Workspace
 from llmc.report import SILENT, Report
 from llmc.setting import differing, typed_number
 from llmc.train import record as records
+from llmc.train.dial import ENDS
 from llmc.train.engine_run import OnEvent
 from llmc.train.folder import read_record
 from llmc.train.history import RunHistory, read_run
@@ -98,10 +99,18 @@ def trials(name: str, given: Mapping[str, Sequence[Any]], seeds: int) -> list[Tr
     return found
 
 
-def timed(budget: str | None) -> dict[str, tuple[Any, ...]]:
-    """Return the settings of trials that end with a time, unless others are given."""
+def timed(budget: str | None, given: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the settings of trials that end with a time; others may be ``given`` too.
+
+    Raises:
+        Usage: one of those ends the trials otherwise.
+    """
     if budget is None:
         return {}
+    for end in ENDS:
+        if end in given:
+            flag = TRAIN_SETTINGS[end].flag
+            raise Usage(f"--for and {flag} both say when a trial ends: give one")
     return {"schedule": ("wsd",), "steps": (MOST_STEPS,), "max_time": (budget,)}
 
 
@@ -130,11 +139,12 @@ def sweep(
 
     Raises:
         Interrupted: a signal stopped a trial; the same sweep continues.
-        Usage: nothing is compared, there is no validation, or a run of that name is another one.
+        Usage: nothing is compared, there is no validation, a setting ends the trials besides the
+            budget, or a run of that name is another one.
         LlmcError: as of :func:`llmc.train.loop.train`, except that a loss that is not finite is a
             result.
     """
-    planned = trials(name, {**timed(budget), **given}, seeds)
+    planned = trials(name, {**timed(budget, given), **given}, seeds)
     plan = start(workspace, planned[0].settings, inputs, report=report)
     if not plan.data.val or not plan.settings.val_every:
         raise Usage(

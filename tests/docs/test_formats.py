@@ -16,14 +16,7 @@ from llmc.tokens import files as tokens
 from llmc.tokens import masks
 from llmc.weights import checkpoint
 from llmc.weights.checkpoint import CheckpointHeader
-from tests.helpers.engine import (
-    Native,
-    random_tokens,
-    save_model,
-    save_tokens,
-    some_tensors,
-    succeeded,
-)
+from tests.helpers.engine import Native, succeeded
 from tests.helpers.formats_page import (
     GPT2,
     LETTERS,
@@ -36,6 +29,7 @@ from tests.helpers.formats_page import (
     raw_header,
     table,
 )
+from tests.helpers.models import random_tokens, save_model, save_tokens, some_tensors
 from tests.helpers.places import ROOT
 
 # Token files

@@ -21,13 +21,7 @@ from llmc.tokens.held import character_tokenizer
 from llmc.weights import state as training_state
 from llmc.weights.checkpoint import read_header as read_checkpoint_header
 from tests.conftest import Llmc
-from tests.helpers.engine import (
-    Native,
-    random_tokens,
-    save_model,
-    save_tokens,
-    succeeded,
-)
+from tests.helpers.engine import Native, succeeded
 from tests.helpers.formats_page import (
     PAGE,
     TINY,
@@ -35,6 +29,7 @@ from tests.helpers.formats_page import (
     raw_header,
     table,
 )
+from tests.helpers.models import random_tokens, save_model, save_tokens
 from tests.helpers.workspace import ok, prepared_workspace, trained
 
 

@@ -4,12 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.engine import (
-    RAGGED,
-    Flags,
-    save_model,
-    training_files,
-)
+from tests.helpers.engine import Flags
+from tests.helpers.models import RAGGED, save_model, training_files
 
 
 @pytest.fixture(scope="module")

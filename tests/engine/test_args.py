@@ -10,13 +10,8 @@ import pytest
 from llmc.config import TRAIN_SETTINGS
 from llmc.model import ModelConfig
 from llmc.setting import BELOW_1, Setting, typed_number
-from tests.helpers.engine import (
-    Flags,
-    Native,
-    refused,
-    succeeded,
-    training_files,
-)
+from tests.helpers.engine import Flags, Native, refused, succeeded
+from tests.helpers.models import training_files
 
 CONFIG = ModelConfig(layers=1, heads=2, channels=12, context=16, vocab_size=50)
 

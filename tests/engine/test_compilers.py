@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmc.engine.toolchain import BINARY, ISAS, Compiler, Mode, c_compiler, probed
-from tests.helpers.engine import json_lines
+from tests.helpers.events import json_lines
 from tests.helpers.programs import kept_programs
 
 NAMES = ["cc", "gcc", "clang"]

@@ -16,20 +16,15 @@ from llmc.model import ModelConfig
 from llmc.train.dry_run import planned_work
 from tests.conftest import Llmc
 from tests.helpers.dry_run import PARTS, rehearsed
-from tests.helpers.engine import (
+from tests.helpers.engine import Flags, Native, environment, plan_alone, refused, succeeded
+from tests.helpers.events import json_lines
+from tests.helpers.models import (
     RAGGED,
-    Flags,
-    Native,
-    environment,
     hollow_model,
-    json_lines,
-    plan_alone,
     random_tokens,
-    refused,
     save_model,
     save_tokens,
     some_tensors,
-    succeeded,
     training_files,
 )
 from tests.helpers.workspace import copy_of

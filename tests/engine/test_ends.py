@@ -15,22 +15,9 @@ import numpy as np
 import pytest
 
 from llmc.weights.checkpoint import read_header
-from tests.helpers.engine import (
-    BATCH,
-    RAGGED,
-    SMALL,
-    Flags,
-    Native,
-    environment,
-    json_lines,
-    random_tokens,
-    refused,
-    save_model,
-    save_tokens,
-    some_tensors,
-    steps_of,
-    succeeded,
-)
+from tests.helpers.engine import BATCH, Flags, Native, environment, refused, succeeded
+from tests.helpers.events import json_lines, steps_of
+from tests.helpers.models import RAGGED, SMALL, random_tokens, save_model, save_tokens, some_tensors
 
 
 @pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00001, 0x7F800000])

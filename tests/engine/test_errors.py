@@ -23,20 +23,16 @@ from llmc.model import ModelConfig
 from llmc.tokens.files import write_tokens
 from llmc.weights.checkpoint import write_checkpoint
 from tests.helpers.engine import (
-    SMALL,
     Flags,
     Native,
     build,
     build_sanitized,
     environment,
-    random_tokens,
     refused,
-    save_model,
-    save_tokens,
-    some_tensors,
     succeeded,
 )
 from tests.helpers.examples import examples
+from tests.helpers.models import SMALL, random_tokens, save_model, save_tokens, some_tensors
 
 CONFIG = ModelConfig(layers=2, heads=2, channels=12, context=16, vocab_size=50)
 BATCH: Flags = {"batch_size": 2, "seq_len": 8}

@@ -15,16 +15,9 @@ import pytest
 
 from llmc.check.tolerances import FORWARD_AND_BACKWARD
 from llmc.engine.toolchain import BINARY, host_machine, zig
-from tests.helpers.engine import (
-    RAGGED,
-    Flags,
-    Native,
-    build,
-    json_lines,
-    succeeded,
-    training_files,
-    without_times,
-)
+from tests.helpers.engine import Flags, Native, build, succeeded
+from tests.helpers.events import json_lines, without_times
+from tests.helpers.models import RAGGED, training_files
 from tests.helpers.programs import kept_programs
 
 # Those of each family that qemu knows, best last: for AVX2, 7.2 is its first version.

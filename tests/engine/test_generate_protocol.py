@@ -14,18 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.engine import (
-    RAGGED,
-    SMALL,
-    Native,
-    build_sanitized,
-    environment,
-    refused,
-    save_model,
-    some_tensors,
-)
+from tests.helpers.engine import Native, build_sanitized, environment, refused
 from tests.helpers.examples import examples
 from tests.helpers.generate import generate, line
+from tests.helpers.models import RAGGED, SMALL, save_model, some_tensors
 
 V = RAGGED.vocab_size
 

@@ -19,13 +19,12 @@ from tests.helpers.engine import (
     Flags,
     Native,
     environment,
-    hollow_model,
-    json_lines,
     plan_alone,
-    save_tokens,
     succeeded,
 )
+from tests.helpers.events import json_lines
 from tests.helpers.generate import line as request
+from tests.helpers.models import hollow_model, save_tokens
 from tests.programs.torture import watched
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or preloads a library")

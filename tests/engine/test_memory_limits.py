@@ -12,16 +12,9 @@ import pytest
 
 from llmc.train.metrics import Event
 from tests.helpers.dry_run import planned, rehearsed
-from tests.helpers.engine import (
-    SMALL,
-    Flags,
-    Native,
-    json_lines,
-    refused,
-    save_model,
-    succeeded,
-    training_files,
-)
+from tests.helpers.engine import Flags, Native, refused, succeeded
+from tests.helpers.events import json_lines
+from tests.helpers.models import SMALL, save_model, training_files
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,9 @@ from pathlib import Path
 import pytest
 
 from llmc.tokens.files import write_rows
-from tests.helpers.engine import (
-    SMALL,
-    Flags,
-    Native,
-    json_lines,
-    random_tokens,
-    refused,
-    save_model,
-    save_tokens,
-    steps_of,
-    succeeded,
-    without_times,
-)
+from tests.helpers.engine import Flags, Native, refused, succeeded
+from tests.helpers.events import json_lines, steps_of, without_times
+from tests.helpers.models import SMALL, random_tokens, save_model, save_tokens
 
 SIZES = (100, 333, 50)  # tokens of the texts
 T, SEED = 16, 7

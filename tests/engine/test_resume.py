@@ -16,17 +16,9 @@ import pytest
 
 from llmc.model import ModelConfig
 from llmc.weights.checkpoint import read_header
-from tests.helpers.engine import (
-    Flags,
-    Native,
-    environment,
-    random_tokens,
-    refused,
-    save_model,
-    save_tokens,
-    succeeded,
-    without_times,
-)
+from tests.helpers.engine import Flags, Native, environment, refused, succeeded
+from tests.helpers.events import without_times
+from tests.helpers.models import random_tokens, save_model, save_tokens
 from tests.programs.torture import ending, settings, torture
 
 

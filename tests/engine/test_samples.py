@@ -7,15 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.engine import (
-    RAGGED,
-    Flags,
-    Native,
-    json_lines,
-    refused,
-    succeeded,
-    training_files,
-)
+from tests.helpers.engine import Flags, Native, refused, succeeded
+from tests.helpers.events import json_lines
+from tests.helpers.models import RAGGED, training_files
 
 V, CONTEXT = RAGGED.vocab_size, RAGGED.context
 PROMPT = "3,1,4,1,5,9"

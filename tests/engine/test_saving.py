@@ -13,17 +13,10 @@ from typing import Any
 import pytest
 
 from llmc.weights.checkpoint import read_header
-from tests.helpers.engine import (
-    BATCH,
-    Flags,
-    Native,
-    environment,
-    json_lines,
-    refused,
-    succeeded,
-    training_files,
-)
-from tests.helpers.engine import SMALL as CONFIG
+from tests.helpers.engine import BATCH, Flags, Native, environment, refused, succeeded
+from tests.helpers.events import json_lines
+from tests.helpers.models import SMALL as CONFIG
+from tests.helpers.models import training_files
 from tests.programs.torture import ending, settings
 
 

@@ -13,15 +13,9 @@ import torch
 from torch.optim import lr_scheduler as schedulers
 
 from llmc.weights.checkpoint import read_checkpoint
-from tests.helpers.engine import (
-    RAGGED,
-    Flags,
-    Native,
-    refused,
-    steps_of,
-    succeeded,
-    training_files,
-)
+from tests.helpers.engine import Flags, Native, refused, succeeded
+from tests.helpers.events import steps_of
+from tests.helpers.models import RAGGED, training_files
 
 STEPS, LR = 23, 0.004
 

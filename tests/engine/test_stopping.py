@@ -14,15 +14,8 @@ from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 from llmc.weights.checkpoint import read_header
 from llmc.weights.state import read_training_state
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.engine import (
-    Flags,
-    Native,
-    json_lines,
-    refused,
-    steps_of,
-    succeeded,
-    without_times,
-)
+from tests.helpers.engine import Flags, Native, refused, succeeded
+from tests.helpers.events import json_lines, steps_of, without_times
 from tests.helpers.workspace import copy_of, metrics, ok
 from tests.programs.torture import ending, settings
 

@@ -5,15 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.engine import (
-    RAGGED,
-    Flags,
-    Native,
-    json_lines,
-    succeeded,
-    training_files,
-    without_times,
-)
+from tests.helpers.engine import Flags, Native, succeeded
+from tests.helpers.events import json_lines, without_times
+from tests.helpers.models import RAGGED, training_files
 
 GIVEN = 6
 

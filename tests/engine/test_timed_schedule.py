@@ -12,17 +12,9 @@ from typing import Any
 import pytest
 
 from llmc.weights.state import read_training_state
-from tests.helpers.engine import (
-    RAGGED,
-    Flags,
-    Native,
-    environment,
-    json_lines,
-    refused,
-    steps_of,
-    succeeded,
-    training_files,
-)
+from tests.helpers.engine import Flags, Native, environment, refused, succeeded
+from tests.helpers.events import json_lines, steps_of
+from tests.helpers.models import RAGGED, training_files
 from tests.helpers.workspace import metrics, ok, prepared_workspace
 
 SECONDS, DECAY = 1.0, 0.4

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llmc.train.metrics import Event
-from tests.helpers.engine import Native, json_lines, refused, succeeded
+from tests.helpers.engine import Native, refused, succeeded
+from tests.helpers.events import json_lines
 
 PARTS = [
     "parameters", "gradients", "optimizer", "activations", "scratch", "buffers", "rounding"

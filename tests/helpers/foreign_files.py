@@ -15,7 +15,7 @@ from llmc.model import ModelConfig
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights.gguf import NAMES as GGUF_NAMES
 from llmc.weights.huggingface import NAMES
-from tests.helpers.engine import some_tensors
+from tests.helpers.models import some_tensors
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 

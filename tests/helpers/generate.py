@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.engine import Native, environment, json_lines
+from tests.helpers.engine import Native, environment
+from tests.helpers.events import json_lines
 
 
 def line(name: str, prompt: Iterable[int], **keys: object) -> str:

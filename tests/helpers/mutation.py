@@ -124,7 +124,7 @@ def readers() -> dict[str, tuple[Callable[[Path], object], ...]]:
     from llmc.train.record import resumable, run_settings
     from llmc.weights.sources import open_weights
     from llmc.weights.state import read_training_state
-    from tests.helpers.engine import SMALL
+    from tests.helpers.models import SMALL
 
     def inspect(path: Path) -> None:
         json.dumps(describe(path, Options(Workspace(path.parent), tensors=True)).as_json())

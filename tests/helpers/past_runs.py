@@ -11,7 +11,7 @@ from llmc.config import TrainConfig
 from llmc.model import ModelConfig
 from llmc.paths import CHECKPOINT, CONFIG, METRICS, RECORD
 from llmc.weights.checkpoint import write_checkpoint
-from tests.helpers.engine import some_tensors
+from tests.helpers.models import some_tensors
 
 TINY = ModelConfig(layers=1, heads=1, channels=4, context=4, vocab_size=8)
 TINY_PARAMETERS = 8 * 4 + 4 * 4 + 12 * 4 * 4 + 13 * 4 + 2 * 4

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 
 from llmc.model import ModelConfig
-from tests.helpers.engine import save_model
+from tests.helpers.models import save_model
 
 FAKE = Path(__file__).with_name("fake_server.py")
 # What the stand-in for the engine says it has: bytes and end-of-text.

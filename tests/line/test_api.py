@@ -73,6 +73,10 @@ def test_a_sweep_compares_and_continues(workspace: Path) -> None:
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == written
     with pytest.raises(Usage, match="several values"):
         llmc.sweep(data, model=SHAPE, workspace=workspace, lr=1e-3)
+    ends: dict[str, Any] = {"steps": 4, "max_time": "5s", "max_tokens": [100, 200], "epochs": 1}
+    for name, value in ends.items():
+        with pytest.raises(Usage, match=f"--{name.replace('_', '-')} both say when a trial ends"):
+            llmc.sweep(data, workspace=workspace, budget="1s", lr=[1e-3, 1e-2], **{name: value})
 
 
 def test_failures_are_typed(workspace: Path) -> None:

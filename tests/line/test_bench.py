@@ -21,7 +21,8 @@ from llmc.engine.toolchain import ISAS
 from llmc.model import ModelConfig, gemm_flops
 from llmc.paths import shipped_dir
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.engine import Native, json_lines, refused, succeeded
+from tests.helpers.engine import Native, refused, succeeded
+from tests.helpers.events import json_lines
 
 TINY = ModelConfig(layers=2, heads=2, channels=32, context=64, vocab_size=256)
 WORK = Work(TINY, B=2, T=16, threads=1, steps=2)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from llmc.train.dial import CLOSE
+from llmc.paths import Workspace
+from llmc.report import Silent
+from llmc.setting import overridden
+from llmc.train.dial import CLOSE, choose
+from llmc.train.plan import Inputs
 from llmc.train.recipe import FINETUNING_PASSES
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence
@@ -81,6 +86,49 @@ def test_options_win_over_the_choice(chosen: Llmc) -> None:
     assert (settings["lr"], settings["decay"], settings["schedule"]) == (1e-4, 0.5, "wsd")
     assert (settings["seq_len"], made["model"]["context"]) == (32, 32)
     assert "--lr 0.0001, which sinks in the last 50%; windows of 32 tokens" in said
+
+
+@pytest.mark.parametrize(
+    ("gain", "given", "measured"),
+    [
+        (1.6, {}, ["fp32", "bf16"]),
+        (1.05, {}, ["bf16", "fp32"]),  # the one that is chosen comes last
+        (1.6, {"dtype": "fp32"}, ["fp32"]),
+        (0.5, {"dtype": "bf16"}, ["bf16"]),
+    ],
+)
+def test_bf16_is_chosen_where_it_is_measured_to_be_faster(
+    chosen: Llmc,
+    monkeypatch: pytest.MonkeyPatch,
+    gain: float,
+    given: dict[str, Any],
+    measured: list[str],
+) -> None:
+    wanted = measured[-1]
+    rates = {"fp32": 1e5, "bf16": gain * 1e5}
+    asked = []
+
+    def fixed_speed(workspace: Any, given: dict[str, Any], inputs: Inputs, **how: Any) -> Any:
+        """Return an estimate by a rate of each type, in place of real steps."""
+        settings = overridden(inputs.preset.train, given)
+        asked.append(settings.dtype)
+        work = SimpleNamespace(count=1)
+        seconds = settings.tokens_per_step / rates[settings.dtype]
+        return SimpleNamespace(work=[work], settings=settings, seconds=seconds)
+
+    monkeypatch.setattr("llmc.train.dial.dry_run", fixed_speed)
+    said: list[str] = []
+    report = Silent()
+    monkeypatch.setattr(report, "note", said.append)
+    workspace = Workspace(chosen.workspace)
+    models = chosen.workspace / "chosen"  # other tests count those in models/
+    choice = choose(workspace, "60s", given, Inputs(), models=models, report=report)
+    assert any("with --dtype bf16 (1.6 times as fast as fp32)" in line for line in said) == (
+        wanted == "bf16" and not given
+    )
+    assert overridden(choice.inputs.preset.train, given).dtype == wanted
+    assert set(asked) == set(measured)
+    assert choice.chosen is not None and choice.chosen.rate == pytest.approx(rates[wanted])
 
 
 def test_what_would_be_chosen_is_shown_and_nothing_written(chosen: Llmc) -> None:

@@ -21,7 +21,8 @@ from llmc.engine.build import Built
 from llmc.errors import ExitCode, Interrupted
 from tests.conftest import Llmc
 from tests.helpers.doctor import OF_THE_ENGINE, report, states
-from tests.helpers.engine import Native, json_lines, succeeded
+from tests.helpers.engine import Native, succeeded
+from tests.helpers.events import json_lines
 
 
 def test_a_healthy_machine(llmc: Llmc, native: Native, isas: list[str], tmp_path: Path) -> None:

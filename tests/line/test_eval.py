@@ -22,10 +22,7 @@ from llmc.paths import Workspace
 from llmc.tokens.files import read_tokens
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.engine import (
-    random_tokens,
-    save_tokens,
-)
+from tests.helpers.models import random_tokens, save_tokens
 from tests.helpers.workspace import copy_of, flip_a_bit, ok, prepared_workspace, trained
 
 FLAGS = ["data", "task", "split", "max-tokens", "max-examples", "seq-len", "batch-size", "dtype"]

@@ -10,7 +10,7 @@ import pytest
 
 from llmc.fetch.registry import EVALUATIONS, HELLASWAG
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.engine import RAGGED, save_model
+from tests.helpers.models import RAGGED, save_model
 from tests.helpers.served import served
 from tests.helpers.workspace import PRESET, copy_of, ok
 from tests.unit.evaluate.test_hellaswag import PUBLISHED, write

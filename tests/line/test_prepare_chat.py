@@ -16,7 +16,7 @@ from llmc.tokens.template import CHATML, IM_END, IM_START
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights.checkpoint import read_checkpoint, read_header, write_checkpoint
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.engine import some_tensors
+from tests.helpers.models import some_tensors
 from tests.helpers.workspace import copy_of, ok, trained
 
 GROWN = "models/run-chatml.bin"

@@ -17,9 +17,7 @@ import pytest
 from llmc.tokens.files import payload_sha256, read_tokens, write_tokens
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.engine import (
-    save_model,
-)
+from tests.helpers.models import save_model
 from tests.helpers.workspace import copy_of, metrics, ok
 
 

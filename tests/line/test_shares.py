@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from llmc.tokens.files import write_tokens
-from tests.helpers.engine import RAGGED, Flags, Native, random_tokens, succeeded, training_files
+from tests.helpers.engine import Flags, Native, succeeded
+from tests.helpers.models import RAGGED, random_tokens, training_files
 from tests.helpers.mpi import launcher, launchers
 from tests.programs.torture import Ending, ending
 

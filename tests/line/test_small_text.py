@@ -11,7 +11,7 @@ import pytest
 from llmc.tokens.files import write_tokens
 from llmc.tokens.manifest import load_manifest
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.engine import with_header_crc
+from tests.helpers.models import with_header_crc
 from tests.helpers.workspace import copy_of, losses, metrics, ok, trained
 
 FLAT = ["--no-shuffle", "--lr", "0", "--val-every", "0", "--batch-size", "1", "--seq-len", "40"]

@@ -129,6 +129,7 @@ def test_a_loss_that_is_not_finite_is_a_result(llmc: Llmc) -> None:
         (["--lr", "1e-3,1e-2", "--val-every", "0"], "measure none"),
         (["--lr", "1e-3,1e-2", "--seed", "1,2"], "--seeds N"),
         (["--lr", "1e-3,1e-2", "--for", "soon"], "--for"),
+        (["--lr", "1e-3,1e-2", "--for", "1s", "--steps", "4"], "--for and --steps"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(typed: list[str], said: str, llmc: Llmc) -> None:

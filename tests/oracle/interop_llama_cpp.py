@@ -20,7 +20,7 @@ from llmc.tokens.added import for_chat
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.template import TEMPLATES, Template
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
-from tests.helpers import engine
+from tests.helpers import engine, models
 from tests.helpers.export import export
 from tests.oracle.test_chat_template import conversations, plainly
 from tests.oracle.test_weights_transformers import hostile_texts
@@ -35,18 +35,18 @@ def opened(path: Path, **flags: Any) -> Any:
     return llama_cpp.Llama(str(path), n_ctx=T, n_batch=T, verbose=False, **flags)
 
 
-@pytest.mark.parametrize("config", [engine.SMALL, GPT2_SHAPED])
+@pytest.mark.parametrize("config", [models.SMALL, GPT2_SHAPED])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "f16", "q8_0"])
 def test_it_agrees_on_the_likeliest_token_everywhere(
     dtype: str, config: ModelConfig, here: Context, cache: Path
 ) -> None:
     """The engine computes with the rounded weights: read back from the GGUF file."""
     root = here.workspace.root
-    model = engine.save_model(root / "model.bin", config)
+    model = models.save_model(root / "model.bin", config)
     path = export(here, str(model), to="gguf", dtype=dtype, tokenizer="byte")
     rounded = export(here, str(path), out=root / "rounded.bin")
-    tokens = engine.random_tokens(B * T + 1, config.vocab_size)
-    data = engine.save_tokens(root / "tokens.bin", tokens, config.vocab_size)
+    tokens = models.random_tokens(B * T + 1, config.vocab_size)
+    data = models.save_tokens(root / "tokens.bin", tokens, config.vocab_size)
     state = root / "state.bin"
     files: engine.Flags = {"model": rounded, "data": data, "out": state}
     engine.succeeded(engine.build(cache)("debug-state", batch_size=B, seq_len=T, **files))
@@ -71,7 +71,7 @@ def test_it_agrees_on_the_likeliest_token_everywhere(
 
 
 def same_ids(ours: Tokenizer, here: Context, config: ModelConfig) -> None:
-    model = engine.save_model(here.workspace.root / "model.bin", config)
+    model = models.save_model(here.workspace.root / "model.bin", config)
     path = export(here, str(model), to="gguf", tokenizer=ours)
     llama = opened(path, vocab_only=True)
     assert llama.token_eos() == llama.token_bos() == ours.eot
@@ -89,7 +89,7 @@ def same_ids(ours: Tokenizer, here: Context, config: ModelConfig) -> None:
 def test_its_tokenizer_gives_our_ids(name: str, here: Context) -> None:
     text = Path(random.__file__).read_text() + "größer, naïve, 日本語 🙂\n" * 50
     ours = load_tokenizer("byte") if name == "byte" else train_bpe([text], 500)
-    same_ids(ours, here, engine.SMALL)
+    same_ids(ours, here, models.SMALL)
 
 
 def test_its_gpt2_tokenizer_gives_our_ids(here: Context, gpt2: Tokenizer) -> None:
@@ -100,8 +100,8 @@ def test_its_gpt2_tokenizer_gives_our_ids(here: Context, gpt2: Tokenizer) -> Non
 def test_its_chat_template_gives_our_ids(template: Template, here: Context) -> None:
     text = Path(random.__file__).read_text()
     ours = for_chat(train_bpe([text], 500), template)
-    config = replace(engine.SMALL, context=512)
-    model = engine.save_model(here.workspace.root / "model.bin", config)
+    config = replace(models.SMALL, context=512)
+    model = models.save_model(here.workspace.root / "model.bin", config)
     path = export(here, str(model), to="gguf", tokenizer=ours)
     llama = opened(path, vocab_only=True)
     formatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter(

@@ -22,7 +22,7 @@ from llmc.weights.gguf_header import read_gguf
 from llmc.weights.sources import find_weights
 from llmc.weights.tokenizer import find_tokenizer
 from tests.conftest import Llmc
-from tests.helpers import engine
+from tests.helpers import models
 from tests.helpers.export import export
 from tests.helpers.report import Listener
 from tests.oracle.test_weights_transformers import hostile_texts
@@ -58,7 +58,7 @@ def of_kind(kind: str, folder: Path, request: pytest.FixtureRequest) -> Tokenize
 
 def exported(here: Context, tokenizer: Tokenizer, to: str) -> Path:
     config = ModelConfig(1, 1, 32, 64, tokenizer.vocab_size)
-    model = engine.save_model(here.workspace.root / "model.bin", config)
+    model = models.save_model(here.workspace.root / "model.bin", config)
     return export(here, str(model), to=to, tokenizer=tokenizer)
 
 

@@ -15,7 +15,7 @@ from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from llmc.weights.huggingface import NAMES
-from tests.helpers import engine
+from tests.helpers import engine, models
 from tests.helpers.export import export
 
 torch = pytest.importorskip("torch")
@@ -49,16 +49,16 @@ def hostile_texts() -> Iterator[str]:
 
 
 def exported(here: Context, config: ModelConfig, tokenizer: Tokenizer, dtype: str = "fp32") -> Path:
-    model = engine.save_model(here.workspace.root / "model.bin", config)
+    model = models.save_model(here.workspace.root / "model.bin", config)
     return export(here, str(model), to="hf", dtype=dtype, tokenizer=tokenizer)
 
 
-@pytest.mark.parametrize("config", [engine.SMALL, engine.RAGGED])
+@pytest.mark.parametrize("config", [models.SMALL, models.RAGGED])
 def test_its_logits_are_the_engines(config: ModelConfig, here: Context, cache: Path) -> None:
     folder = exported(here, config, load_tokenizer("byte"))
     V = config.vocab_size
     root = here.workspace.root
-    data = engine.save_tokens(root / "tokens.bin", engine.random_tokens(200, V), V)
+    data = models.save_tokens(root / "tokens.bin", models.random_tokens(200, V), V)
     state = root / "state.bin"
     files: engine.Flags = {"model": root / "model.bin", "data": data, "out": state}
     engine.succeeded(engine.build(cache)("debug-state", batch_size=3, seq_len=37, **files))
@@ -75,7 +75,7 @@ def test_its_logits_are_the_engines(config: ModelConfig, here: Context, cache: P
 
 @pytest.mark.parametrize(("dtype", "theirs"), [("bf16", "bfloat16"), ("f16", "float16")])
 def test_a_smaller_type_is_opened_as_that(dtype: str, theirs: str, here: Context) -> None:
-    folder = exported(here, engine.SMALL, load_tokenizer("byte"), dtype)
+    folder = exported(here, models.SMALL, load_tokenizer("byte"), dtype)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert model.dtype == getattr(torch, theirs)
     assert model.config.eos_token_id == model.generation_config.eos_token_id == 256
@@ -131,7 +131,7 @@ def same_ids(ours: Tokenizer, folder: Path, texts: Iterator[str]) -> None:
 def test_its_tokenizer_gives_our_ids(name: str, here: Context) -> None:
     text = Path(random.__file__).read_text() + "größer, naïve, 日本語 🙂\n" * 50
     ours = load_tokenizer("byte") if name == "byte" else train_bpe([text], 500)
-    folder = exported(here, engine.SMALL, ours)
+    folder = exported(here, models.SMALL, ours)
     same_ids(ours, folder, hostile_texts())
     same_ids(ours, folder, iter([text]))
 

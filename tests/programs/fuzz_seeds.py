@@ -14,15 +14,8 @@ import numpy as np
 from llmc.model import ModelConfig
 from llmc.tokens.files import write_tokens
 from llmc.tokens.masks import mask_path
-from tests.helpers.engine import (
-    Flags,
-    Native,
-    build,
-    random_tokens,
-    save_model,
-    save_tokens,
-    succeeded,
-)
+from tests.helpers.engine import Flags, Native, build, succeeded
+from tests.helpers.models import random_tokens, save_model, save_tokens
 from tests.programs.fuzz import SEEDS
 
 HEADER_BYTES = 1024

@@ -28,19 +28,16 @@ from llmc.paths import cache_dir
 from llmc.weights.checkpoint import read_checkpoint
 from llmc.weights.random import random_tensors
 from tests.helpers.dropout import drop_in
-from tests.helpers.engine import (
+from tests.helpers.engine import Flags, Native, build, succeeded
+from tests.helpers.events import steps_of
+from tests.helpers.models import (
     RAGGED,
     SMALL,
-    Flags,
     Floats,
-    Native,
-    build,
     random_tokens,
     save_model,
     save_tokens,
     some_tensors,
-    steps_of,
-    succeeded,
 )
 
 Values = NDArray[np.floating]

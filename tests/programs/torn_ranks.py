@@ -18,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.engine import Flags, Native, environment, runnable_isas, succeeded
+from tests.helpers.engine import Flags, Native, environment, succeeded
+from tests.helpers.isas import runnable_isas
 from tests.helpers.mpi import launcher, launchers
 from tests.programs.ends import SECONDS, engines
 from tests.programs.torture import Ending, ending, settings

@@ -30,16 +30,9 @@ from pathlib import Path
 from llmc.config import load_preset
 from llmc.weights.checkpoint import read_header
 from llmc.weights.state import MOMENTS_AT
-from tests.helpers.engine import (
-    RAGGED,
-    Flags,
-    Native,
-    build,
-    environment,
-    succeeded,
-    training_files,
-    without_times,
-)
+from tests.helpers.engine import Flags, Native, build, environment, succeeded
+from tests.helpers.events import without_times
+from tests.helpers.models import RAGGED, training_files
 
 FILES = ("model.bin", "best.bin")
 MOST_RUNS = 20  # a killer who has not come often enough by the end of so many comes too late

@@ -25,8 +25,8 @@ from llmc.tokens.prepared import record_prepared
 from llmc.tokens.recorded import save_tokenizer
 from llmc.weights.state import FIELDS, HEADER_BYTES, MAGIC, VERSION
 from tests.helpers.archives import member, tarred, zipped, zstd
-from tests.helpers.engine import save_model, save_tokens
 from tests.helpers.foreign_files import write_gguf, write_huggingface, write_tokenizer_bin
+from tests.helpers.models import save_model, save_tokens
 from tests.helpers.mutation import readers
 from tests.helpers.past_runs import a_past_run
 from tests.helpers.places import ROOT

@@ -18,7 +18,8 @@ from llmc.check.timing import Timing, TorchProcess, attention_of, comparison, in
 from llmc.errors import BadData
 from llmc.model import ModelConfig, attention_flops, gemm_flops
 from llmc.units import milliseconds
-from tests.helpers.engine import json_lines, refused, succeeded
+from tests.helpers.engine import refused, succeeded
+from tests.helpers.events import json_lines
 
 TINY = ModelConfig(layers=2, heads=2, channels=32, context=64, vocab_size=256)
 WORK = Work(TINY, B=2, T=16, threads=1, steps=2)

@@ -10,15 +10,8 @@ import pytest
 from llmc.check.debug_state import read_debug_state
 from llmc.errors import BadData
 from llmc.model import tensor_shapes
-from tests.helpers.engine import (
-    SMALL,
-    Flags,
-    build,
-    random_tokens,
-    save_model,
-    save_tokens,
-    succeeded,
-)
+from tests.helpers.engine import Flags, build, succeeded
+from tests.helpers.models import SMALL, random_tokens, save_model, save_tokens
 
 
 @pytest.fixture(scope="module")

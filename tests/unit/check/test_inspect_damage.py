@@ -22,10 +22,10 @@ from llmc.tokens.bpe import train_bpe
 from llmc.tokens.recorded import save_tokenizer
 from llmc.tokens.tokenizer import Tokenizer
 from tests.conftest import Llmc
-from tests.helpers.engine import save_model, save_tokens
 from tests.helpers.examples import examples
 from tests.helpers.foreign_files import write_gguf, write_huggingface, write_tokenizer_bin
 from tests.helpers.inspecting import as_told, asked
+from tests.helpers.models import save_model, save_tokens
 
 # Damage
 

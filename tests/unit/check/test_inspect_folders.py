@@ -29,9 +29,9 @@ from llmc.weights.huggingface import HuggingFaceModel
 from llmc.weights.sources import open_weights
 from llmc.weights.state import read_training_state
 from tests.conftest import Llmc
-from tests.helpers.engine import save_tokens, some_tensors
 from tests.helpers.foreign_files import write_tokenizer_bin
 from tests.helpers.inspecting import TINY, as_told, asked, documents, looked_at, told_problem
+from tests.helpers.models import save_tokens, some_tensors
 from tests.helpers.workspace import copy_of
 
 

@@ -26,9 +26,9 @@ from llmc.tokens.files import write_tokens
 from llmc.tokens.masks import mask_path
 from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.tokenizer import Tokenizer
-from tests.helpers.engine import random_tokens, save_tokens
 from tests.helpers.examples import examples
 from tests.helpers.inspecting import asked, documents, looked_at, told_problem
+from tests.helpers.models import random_tokens, save_tokens
 
 TEXT = "one two\nthree \x1b[31mred\x1b[0m ünï 日本 \u202e\n"
 

@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Llmc
-from tests.helpers.engine import save_model, some_tensors
 from tests.helpers.foreign_files import write_gguf, write_huggingface
 from tests.helpers.inspecting import TINY, looked_at, told_problem
+from tests.helpers.models import save_model, some_tensors
 
 # Checkpoints
 

@@ -25,14 +25,9 @@ from llmc.evaluate.hellaswag import (
     write_row_files,
 )
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
-from tests.helpers.engine import (
-    RAGGED,
-    Native,
-    json_lines,
-    save_model,
-    some_tensors,
-    succeeded,
-)
+from tests.helpers.engine import Native, succeeded
+from tests.helpers.events import json_lines
+from tests.helpers.models import RAGGED, save_model, some_tensors
 
 # A line as it was published.
 PUBLISHED: Mapping[str, Any] = {

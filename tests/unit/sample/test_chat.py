@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from llmc.config import SampleConfig
 from llmc.errors import BadData, Usage
 from llmc.model import ModelConfig
-from llmc.sample.chat import ChatModel, chat_model
+from llmc.sample.chat import Chat, ChatModel, chat_model
 from llmc.sample.model import SampleModel
 from llmc.text.conversations import Message
 from llmc.tokens.added import for_chat
@@ -43,8 +45,18 @@ def test_whole_turns_leave_the_context_from_the_front(talker: ChatModel) -> None
     assert talker.fitted(messages, len(whole) - 1) == (shorter, 2)
     last = prompt([system, messages[-1]])
     assert talker.fitted(messages, len(last)) == (last, 4)
-    with pytest.raises(Usage, match="shorten"):
-        talker.fitted(messages, len(last) - 1)
+    assert talker.fitted(messages, len(last) - 1) == (last, 4)
+    assert talker.fitted(messages[:1], 1) == (prompt([system]), 0)
+
+
+def test_a_message_that_leaves_no_room_for_an_answer_is_refused(talker: ChatModel) -> None:
+    shape = ModelConfig(context=64, vocab_size=259, layers=1, heads=1, channels=8)
+    model = SampleModel(Path("m"), shape, talker.tokenizer, SampleConfig())
+    engine: Any = SimpleNamespace(ready=SimpleNamespace(positions=64))
+    chat = Chat(model, engine, SampleConfig())
+    chat.say("x" * 48)
+    with pytest.raises(Usage, match="room for 48 besides the answer: shorten"):
+        chat.answer()
 
 
 def test_any_special_token_ends_an_answer() -> None:
@@ -65,7 +77,6 @@ def test_a_model_of_text_is_refused() -> None:
 
 
 def test_saved_conversations_are_read_again(tmp_path: Path) -> None:
-    from llmc.sample.chat import Chat
     from llmc.text.conversations import document_of, unpacked
 
     shape = ModelConfig(context=8, vocab_size=259, layers=1, heads=1, channels=8)

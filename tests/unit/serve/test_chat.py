@@ -40,6 +40,12 @@ def ask(server: Served, messages: Any = HELLO, **body: Any) -> httpx2.Response:
     return server.client.post("/v1/chat/completions", json={"messages": messages, **body})
 
 
+def prompt_tokens(messages: Any) -> int:
+    """Return the tokens of a conversation, bytes and the special ones, up to its answer."""
+    said = "".join(f"*{each['role']}\n{each['content']}*\n" for each in messages)
+    return 1 + len(f"{said}*assistant\n".encode())
+
+
 def test_an_answer_ends_where_the_template_says(server: Served) -> None:
     done = ask(server).json()
     (choice,) = done["choices"]
@@ -117,6 +123,37 @@ def test_the_length_of_an_answer(chatml: Served) -> None:
     done = ask(chatml, [{"role": "user", "content": "x" * 150}], ignore_eos=True).json()
     assert done["usage"]["total_tokens"] == 200
     assert done["choices"][0]["finish_reason"] == "length"
+
+
+def test_old_turns_make_room_for_an_answer(chatml: Served, client: openai.OpenAI) -> None:
+    """A fourth of the context, 50 tokens, or what the request asks for if that is less."""
+    roles = ("user", "assistant")
+    talk: Any = [{"role": roles[at % 2], "content": f"{at}" * 30} for at in range(5)]
+    whole = ask(chatml, talk[2:]).json()
+    assert "dropped_messages" not in whole
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    done = ask(chatml, talk, ignore_eos=True).json()
+    assert done["dropped_messages"] == 2
+    assert done["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"]
+    assert (done["usage"]["total_tokens"], done["choices"][0]["finish_reason"]) == (200, "length")
+    talk = talk[:3]
+    talk[0]["content"] += "0" * (191 - prompt_tokens(talk))  # it leaves 9 tokens
+    for tokens, dropped in ((9, 0), (10, 2)):
+        stream = client.chat.completions.create(
+            model="parrot", messages=talk, max_tokens=tokens, stream=True
+        )
+        chunks = [chunk.model_dump() for chunk in stream]
+        assert {chunk.get("dropped_messages", 0) for chunk in chunks} == {dropped}
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_system_message_stays(chatml: Served) -> None:
+    system = {"role": "system", "content": "s" * 100}
+    turns = [{"role": "user", "content": letter * 30} for letter in "ab"]
+    done = ask(chatml, [system, *turns]).json()
+    assert done["dropped_messages"] == 1
+    assert done["usage"]["prompt_tokens"] == prompt_tokens([system, turns[1]])
+    assert done["choices"][0]["message"]["content"].startswith("b" * 30)
 
 
 def test_a_conversation_that_does_not_fit_is_refused(chatml: Served) -> None:

@@ -20,7 +20,7 @@ from llmc.weights.gguf_header import read_gguf
 from llmc.weights.huggingface import read_config
 from llmc.weights.safetensors import read_safetensors
 from llmc.weights.sources import open_weights
-from tests.helpers.engine import SMALL, some_tensors
+from tests.helpers.models import SMALL, some_tensors
 from tests.unit.weights.test_torch import ARGS, linear
 
 BEYOND = (2**31 - 1, 2**32, 2**40, 2**63)

@@ -24,8 +24,9 @@ from llmc.weights.checkpoint import HEADER_BYTES, read_checkpoint, read_header, 
 from llmc.weights.export import TARGETS
 from llmc.weights.sources import find_weights, open_weights
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.engine import RAGGED, SMALL, Flags, random_tokens, save_tokens, some_tensors
+from tests.helpers.engine import Flags
 from tests.helpers.export import export
+from tests.helpers.models import RAGGED, SMALL, random_tokens, save_tokens, some_tensors
 
 TEXT = "she sells sea shells by the sea shore; größer, naïve, 日本 🙂 \n\n" * 40
 

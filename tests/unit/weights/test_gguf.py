@@ -20,7 +20,7 @@ from llmc.weights.base import Origin
 from llmc.weights.checkpoint import CheckpointModel, write_checkpoint
 from llmc.weights.gguf import NAMES, GgufModel, gguf_bytes, write_gguf
 from llmc.weights.gguf_header import read_gguf
-from tests.helpers.engine import RAGGED, SMALL, some_tensors
+from tests.helpers.models import RAGGED, SMALL, some_tensors
 
 ORIGIN = Origin(7, 2.5, bytes(range(32)))
 KEYS: dict[str, Any] = {

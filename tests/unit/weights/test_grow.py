@@ -36,16 +36,16 @@ from llmc.weights.number_types import from_bf16, to_bf16
 from llmc.weights.sources import find_weights, open_weights
 from llmc.weights.tokenizer import find_tokenizer, tokenizer_of
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers import engine
+from tests.helpers import engine, models
 from tests.helpers.export import export
 
-FULL = engine.SMALL  # its rows are a multiple of 128: new ones make the file grow
-PADDED = engine.RAGGED  # its padding rows are enough
+FULL = models.SMALL  # its rows are a multiple of 128: new ones make the file grow
+PADDED = models.RAGGED  # its padding rows are enough
 
 
 def unpadded(path: Path, config: ModelConfig) -> Path:
     """Write llm.c's first version, which does not pad the vocabulary."""
-    tensors = engine.some_tensors(config)
+    tensors = models.some_tensors(config)
     tensors["wte"] = tensors["wte"][: config.vocab_size]
     header = CheckpointHeader(config, FP32_UNPADDED)
     path.write_bytes(packed(header) + b"".join(each.tobytes() for each in tensors.values()))
@@ -55,7 +55,7 @@ def unpadded(path: Path, config: ModelConfig) -> Path:
 def written(path: Path, config: ModelConfig, dtype: str) -> Path:
     if dtype == "version 1":
         return unpadded(path, config)
-    write_checkpoint(path, config, engine.some_tensors(config).items(), dtype=dtype, step=3)
+    write_checkpoint(path, config, models.some_tensors(config).items(), dtype=dtype, step=3)
     return path
 
 
@@ -95,10 +95,10 @@ def test_the_logits_of_the_tokens_that_it_knew_are_the_same(
     config: ModelConfig, tmp_path: Path, cache: Path
 ) -> None:
     V = config.vocab_size
-    path = engine.save_model(tmp_path / "model.bin", config)
+    path = models.save_model(tmp_path / "model.bin", config)
     grown = GrownWeights(CheckpointModel(path), V, V + 2)
     write_checkpoint(tmp_path / "grown.bin", grown.config, grown.slices())
-    data = engine.save_tokens(tmp_path / "tokens.bin", engine.random_tokens(200, V), V)
+    data = models.save_tokens(tmp_path / "tokens.bin", models.random_tokens(200, V), V)
     logits = []
     for name, shape in (("model", config), ("grown", grown.config)):
         state = tmp_path / f"{name}.state"
@@ -114,7 +114,7 @@ def test_the_logits_of_the_tokens_that_it_knew_are_the_same(
 
 def test_rows_without_a_token_are_used_before_new_ones(tmp_path: Path) -> None:
     """A model may have more rows than its tokenizer has tokens."""
-    path = engine.save_model(tmp_path / "model.bin", PADDED)
+    path = models.save_model(tmp_path / "model.bin", PADDED)
     _, ours = read_checkpoint(path)
     grown = GrownWeights(CheckpointModel(path), 290, 292)
     assert grown.config == PADDED
@@ -127,7 +127,7 @@ def test_rows_without_a_token_are_used_before_new_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("to", "dtype"), [("hf", "f16"), ("gguf", "q8_0"), ("gguf", "bf16")])
 def test_weights_of_other_formats_grow_too(to: str, dtype: str, here: Context) -> None:
-    model = engine.save_model(here.workspace.root / "model.bin", FULL)
+    model = models.save_model(here.workspace.root / "model.bin", FULL)
     weights = open_weights(export(here, str(model), to=to, dtype=dtype, tokenizer="byte"))
     V = FULL.vocab_size
     grown = GrownWeights(weights, V, V + 3)
@@ -153,7 +153,7 @@ def a_run(
     """Write a run's folder, as training leaves it."""
     folder = here.workspace.runs / "poet"
     folder.mkdir(parents=True)
-    tensors = engine.some_tensors(config).items()
+    tensors = models.some_tensors(config).items()
     fingerprint = bytes.fromhex(tokenizer.fingerprint)
     path = folder / "model.bin"
     write_checkpoint(path, config, tensors, dtype=dtype, step=12, tokenizer=fingerprint)
@@ -213,7 +213,7 @@ def test_a_grown_model_goes_round_all_formats(here: Context, bpe: Tokenizer) -> 
 
 def test_a_published_model_grows(here: Context, gpt2: Tokenizer) -> None:
     config = ModelConfig(1, 1, 32, 8, 50257)
-    path = engine.save_model(here.workspace.root / "gpt2.bin", config)
+    path = models.save_model(here.workspace.root / "gpt2.bin", config)
     made = export(here, str(path), add_tokens=BOTH)
     header = read_header(made)
     assert header.config.vocab_size == 50259
@@ -263,7 +263,7 @@ def test_what_is_no_new_token_is_refused(
 
 
 def test_a_model_without_a_known_tokenizer_is_refused(here: Context, tmp_path: Path) -> None:
-    path = engine.save_model(tmp_path / "model.bin", PADDED)
+    path = models.save_model(tmp_path / "model.bin", PADDED)
     with pytest.raises(BadData, match="is not known"):
         export(here, str(path), add_tokens=BOTH)
     letters = character_tokenizer({"a": 0, "b": 1, "\n": 2})
@@ -285,7 +285,7 @@ def test_the_command_adds_tokens(llmc: Llmc, bpe: Tokenizer) -> None:
 
 def test_a_published_models_folder_grows_by_its_name(here: Context, gpt2: Tokenizer) -> None:
     config = ModelConfig(1, 1, 64, 8, 50257)
-    model = engine.save_model(here.workspace.root / "model.bin", config)
+    model = models.save_model(here.workspace.root / "model.bin", config)
     export(here, str(model), to="hf", out=here.workspace.models / "gpt2", tokenizer=gpt2)
     made = export(here, "gpt2", add_tokens=BOTH)
     assert made == here.workspace.models / "gpt2-chatml.bin"

@@ -16,12 +16,12 @@ from llmc.errors import BadData, MissingOutput, Usage
 from llmc.model import ModelConfig
 from llmc.weights.base import Weights
 from llmc.weights.sources import open_weights
-from tests.helpers.engine import some_tensors
 from tests.helpers.foreign_files import (
     huggingface_tensors,
     write_huggingface,
     write_huggingface_config,
 )
+from tests.helpers.models import some_tensors
 
 torch = pytest.importorskip("torch")
 CONFIG = ModelConfig(2, 4, 64, 8, 20)

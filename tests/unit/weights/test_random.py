@@ -12,7 +12,8 @@ import pytest
 from llmc.model import ModelConfig
 from llmc.weights.checkpoint import read_checkpoint, write_checkpoint
 from llmc.weights.random import RESIDUAL, RandomModel, normals, random_tensors, splitmix64
-from tests.helpers.engine import RAGGED, SMALL, Flags, Native, refused, succeeded
+from tests.helpers.engine import Flags, Native, refused, succeeded
+from tests.helpers.models import RAGGED, SMALL
 
 SHAPES = [SMALL, RAGGED, ModelConfig(layers=1, heads=1, channels=1, context=1, vocab_size=2),
           ModelConfig(layers=7, heads=3, channels=96, context=130, vocab_size=1000)]  # fmt: skip

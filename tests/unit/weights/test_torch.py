@@ -15,7 +15,7 @@ from llmc.errors import BadData, LlmcError, Usage
 from llmc.model import ModelConfig
 from llmc.weights.huggingface import NAMES
 from llmc.weights.sources import open_weights
-from tests.helpers.engine import SMALL, some_tensors
+from tests.helpers.models import SMALL, some_tensors
 
 torch = pytest.importorskip("torch")
 
