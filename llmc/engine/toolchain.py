@@ -296,13 +296,14 @@ def sources(
     machine: str,
     cpu: Cpu = Cpu.BASELINE,
     lacks: frozenset[str] = frozenset(),
-    system: str = "linux",
+    system: str | None = None,
 ) -> list[Path]:
     """Return the engine's compilation units: every ``.c`` file for ``machine`` and ``system``.
 
     Of ``native/kernels/isa/`` these are the tables of ``machine`` less those that the compiler
     lacks; for this CPU alone ``native.c`` stands for the instruction set that it has. ``*_tmpl.c``
-    are templates, which the tables include; ``native/tests/`` holds programs of their own.
+    are templates, which the tables include; ``native/tests/`` holds programs of their own. The
+    default system is this machine's.
 
     Raises:
         CompileFailed: there are none, or an instruction set has no flags in this module's table.
@@ -322,7 +323,7 @@ def sources(
         for path in others
         if not path.name.endswith("_tmpl.c")
         and path.parent != native / "kernels" / "isa"
-        and is_for(path, system)
+        and is_for(path, system or host_system())
     ] + isas
     if not found:
         raise CompileFailed(f"no C sources in {native}: reinstall llmc")

@@ -39,10 +39,14 @@ RENAMED = (
     *("exit", "atexit", "calloc", "strdup", "free"),
     *("pthread_create", "pthread_join"),
 )
-ENGINE_FLAGS = (*(f"-D{name}=fuzz_{name}" for name in RENAMED), "-D_exit=fuzz_exit")
+ENGINE_FLAGS = (
+    *(f"-D{name}=fuzz_{name}" for name in RENAMED),
+    "-D_exit=fuzz_exit",
+    "-D_Exit=fuzz_exit",
+)
 OWN_FLAGS = {
     "util.c": ("-Dcrc32_update=fuzz_real_crc32_update",),
-    "ranks.c": ("-DLLMC_SOURCES=0",),
+    "ranks_posix.c": ("-DLLMC_SOURCES=0",),
     "pool.c": ("-Dpool_zero=fuzz_real_pool_zero",),
 }
 REPLACED = ("main.c", "base/arena.c", "kernels/peak.c")  # fuzz.h has what the commands need of them
