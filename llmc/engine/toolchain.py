@@ -20,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal, get_args
 
+from llmc.engine.isas import ISAS
 from llmc.errors import CompileFailed
 from llmc.installation import pip_install
 
@@ -36,68 +37,6 @@ Target = Literal[
 ]
 TARGETS: tuple[str, ...] = get_args(Target)
 
-
-@dataclass(frozen=True)
-class Isa:
-    """One file of ``native/kernels/isa/``: its machine, its flags for zig and for others."""
-
-    machine: str | None  # the family of CPUs; None: every one
-    zig: tuple[str, ...]  # the flags for ``zig cc``
-    cc: tuple[str, ...]  # the flags for gcc and clang
-    # C that a compiler must accept with these flags to compile the file.
-    probe: str = "typedef int nothing;"
-
-
-# zig spells CPU names with underscores and refuses gcc's -march. For x86-64-v4 the compiler prefers
-# half-width registers, so a flag asks for whole ones.
-AMX = Isa(
-    "x86_64",
-    (
-        "-mcpu=x86_64_v4+avx512bf16+avx512vnni+amx_tile+amx_bf16+amx_int8",
-        "-mprefer-vector-width=512",
-    ),
-    (
-        "-march=x86-64-v4",
-        *("-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
-        "-mprefer-vector-width=512",
-    ),
-    "#include <immintrin.h>\n__m512 f(__m512 s, __m512i a) { _tile_dpbf16ps(0, 1, 2); "
-    "return _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)a); }",
-)
-NEONBF16 = Isa(
-    "aarch64",
-    ("-mcpu=baseline+bf16+dotprod",),
-    ("-march=armv8.2-a+bf16+dotprod",),
-    "#include <arm_neon.h>\nfloat32x4_t f(float32x4_t s, int8x16_t a) "
-    "{ bfloat16x8_t b = (bfloat16x8_t)a; return vbfmmlaq_f32(vbfdotq_f32(s, b, b), b, b); }",
-)
-ISAS = {
-    "generic": Isa(None, (), ()),
-    "avx2": Isa("x86_64", ("-mcpu=x86_64_v3",), ("-march=x86-64-v3",)),
-    "avx512": Isa(
-        "x86_64",
-        ("-mcpu=x86_64_v4", "-mprefer-vector-width=512"),
-        ("-march=x86-64-v4", "-mprefer-vector-width=512"),
-    ),
-    "avx512bf16": Isa(
-        "x86_64",
-        ("-mcpu=x86_64_v4+avx512bf16+avx512vnni", "-mprefer-vector-width=512"),
-        ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"),
-        "#include <immintrin.h>\n__m512 f(__m512 s, __m512i a) "
-        "{ return _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)a); }",
-    ),
-    "amx": AMX,
-    "amxfp32": AMX,
-    "blas": Isa(None, (), ()),
-    "native": Isa(None, (), ()),
-    "neon": Isa("aarch64", (), ()),
-    "neonbf16": NEONBF16,
-    "bfmmla": NEONBF16,
-    "sme": replace(
-        NEONBF16,
-        probe='void f(void) { __asm__ volatile(".arch_extension sme\\nsmstart\\nsmstop"); }',
-    ),
-}
 
 # The plain loops that everything else is measured against: no clever reordering of loops.
 UNUSUAL = {"plain.c": ("-O2",), "plain_decode.c": ("-O2",)}
@@ -312,7 +251,7 @@ def sources(
     for path in sorted(native.glob("kernels/isa/*.c")):
         if path.stem not in ISAS:
             raise CompileFailed(
-                f"{path} has no row in the table ISAS of llmc/engine/toolchain.py: add one"
+                f"{path} has no row in the table ISAS of llmc/engine/isas.py: add one"
             )
         is_wanted = (path.stem == "native") == (cpu is Cpu.NATIVE) and path.stem not in lacks
         if is_wanted and ISAS[path.stem].machine in (None, machine):

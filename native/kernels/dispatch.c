@@ -124,7 +124,7 @@ __attribute__((unused)) static int has_neonbf16(void) {
 
 __attribute__((unused)) static int says_sme(void) { return has_feature("hw.optional.arm.FEAT_SME"); }
 #elif defined(_WIN32)
-#include <windows.h>
+int IsProcessorFeaturePresent(unsigned long feature);  // of kernel32; windows.h has an INT8 of its own
 
 /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE and PF_ARM_V86_BF16_INSTRUCTIONS_AVAILABLE, which older headers do not name. */
 __attribute__((unused)) static int has_neonbf16(void) {

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmc.engine.toolchain import BINARY, ISAS, Compiler, Mode, c_compiler, probed
+from llmc.engine.isas import ISAS
+from llmc.engine.toolchain import BINARY, Compiler, Mode, c_compiler, probed
 from tests.helpers.events import json_lines
 from tests.helpers.programs import kept_programs
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmc.engine.toolchain import ISAS, Mode, host_machine
+from llmc.engine.isas import ISAS
+from llmc.engine.toolchain import Mode, host_machine
 from llmc.paths import shipped_dir
 from tests.helpers.programs import kept_programs
 

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from llmc.check.tolerances import FORWARD_AND_BACKWARD
-from llmc.engine.toolchain import BINARY, ISAS, Step, host_machine, plan, zig
+from llmc.engine.isas import ISAS
+from llmc.engine.toolchain import BINARY, Step, host_machine, plan, zig
 from llmc.paths import shipped_dir
 from tests.helpers.engine import Flags, Native, environment, refused, succeeded
 from tests.helpers.events import json_lines, steps_of, without_times

@@ -17,7 +17,7 @@ import pytest
 
 from llmc.check.bench import Work
 from llmc.cli.commands import bench as command
-from llmc.engine.toolchain import ISAS
+from llmc.engine.isas import ISAS
 from llmc.model import ModelConfig, gemm_flops
 from llmc.paths import shipped_dir
 from tests.conftest import Llmc, assert_one_sentence

@@ -22,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.engine.toolchain import ISAS, engine_files, host_machine, sources
+from llmc.engine.isas import ISAS
+from llmc.engine.toolchain import engine_files, host_machine, sources
 
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "native"

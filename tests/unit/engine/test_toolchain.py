@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmc.engine import toolchain
+from llmc.engine.isas import ISAS
 from llmc.engine.toolchain import Compiler, Mode, Step
 from llmc.errors import CompileFailed
 from llmc.paths import shipped_dir
@@ -35,7 +36,7 @@ def native(tmp_path: Path) -> Path:
     (folder / "plain.c").write_text("typedef int nothing;\n")
     (folder / "ranks" / "ranks_posix.c").write_text("typedef int nothing;\n")
     (folder / "ranks" / "ranks_win32.c").write_text("#error only for Windows\n")
-    for isa in toolchain.ISAS:
+    for isa in ISAS:
         (folder / "kernels" / "isa" / f"{isa}.c").write_text("typedef int nothing;\n")
     (folder / "kernels" / "gemm_tmpl.c").write_text("#error a template is never compiled alone\n")
     (folder / "tests" / "test_other.c").write_text(
@@ -254,4 +255,4 @@ def test_make_builds_with_the_systems_compiler(native: Path, tmp_path: Path) -> 
 def test_every_shipped_instruction_set_has_flags() -> None:
     shipped = {path.stem for path in (shipped_dir("native") / "kernels" / "isa").glob("*.c")}
     assert "generic" in shipped
-    assert shipped <= set(toolchain.ISAS)
+    assert shipped <= set(ISAS)
