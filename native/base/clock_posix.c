@@ -30,4 +30,4 @@ void clock_stand_still(void) {
   stood_still += awake_ns() - stopped;
 }
 
-void clock_sleep(int ms) { poll(NULL, 0, ms); }
+void clock_wait(int ms) { poll(NULL, 0, ms); }

@@ -30,4 +30,4 @@ double clock_seconds(void) {
   return 1e-7 * (double)time;
 }
 
-void clock_sleep(int ms) { Sleep((DWORD)ms); }
+void clock_wait(int ms) { Sleep((DWORD)ms); }

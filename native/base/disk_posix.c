@@ -144,7 +144,7 @@ int disk_lock(const char *folder, int *unlocked) {
       errno = EWOULDBLOCK;
       return -1;
     }
-    clock_sleep(20);
+    clock_wait(20);
   }
   return file;
 }

@@ -100,7 +100,7 @@ static bool with_paths(const char *from, const char *to, BOOL (*call)(const wcha
     const DWORD error = GetLastError();
     wide_errno();
     if ((error != ERROR_SHARING_VIOLATION && error != ERROR_ACCESS_DENIED) || tries == TRIES) return false;
-    clock_sleep(MS);
+    clock_wait(MS);
   }
 }
 
@@ -237,7 +237,7 @@ int disk_lock(const char *folder, int *unlocked) {
     const int file = opened(path, GENERIC_WRITE | DELETE, 0, OPEN_ALWAYS, FILE_FLAG_DELETE_ON_CLOSE);
     if (file >= 0 || errno != EACCES) return file;
     if (tries == 10) break;
-    clock_sleep(20);
+    clock_wait(20);
   }
   errno = EWOULDBLOCK;
   return -1;

@@ -37,7 +37,7 @@ double clock_seconds(void);
 void clock_stand_still(void);
 
 /* Returns after so many milliseconds, or earlier where a signal came. May be called in its handler. */
-void clock_sleep(int ms);
+void clock_wait(int ms);
 
 /* Makes the pages resident that the calling thread's stack will need, so that no later call takes new ones. */
 void stack_touch(void);

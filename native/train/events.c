@@ -95,7 +95,7 @@ static void record(struct Events *events, const struct Line *line) {
                   "SIGTERM ends the run", strerror(errno));
     }
     events->waiting = true;
-    for (int i = 0; i < 10 && !events_stop_wanted(events); i++) clock_sleep(100);
+    for (int i = 0; i < 10 && !events_stop_wanted(events); i++) clock_wait(100);
   }
   if (events->waiting) events_note(events, "training goes on");
   events->waiting = false;

@@ -157,7 +157,7 @@ static void leave(void) {
   if (atomic_compare_exchange_strong(&saver->phase, &writes, SAVER_LEAVES)) {
     disk_remove(saver->model.partial), disk_remove(saver->state.partial), disk_remove_folder(saver->part_path);
   }
-  while (saver->phase == SAVER_WORKS) clock_sleep(10);
+  while (saver->phase == SAVER_WORKS) clock_wait(10);
 }
 
 /* ---- the trainer's side --------------------------------------------------------------------------- */
@@ -271,7 +271,7 @@ bool saver_newest(const struct Saver *saver, char model[SAVER_PATH], char state[
 /* Enters or leaves a phase of the trainer's own; never again when a signal ends the program. */
 static void turn(struct Saver *saver, int from, int to) {
   if (atomic_compare_exchange_strong(&saver->phase, &from, to)) return;
-  for (;;) clock_sleep(1000);
+  for (;;) clock_wait(1000);
 }
 
 static bool write_part(struct Saver *saver, const struct Checkpoint *checkpoint, const struct State *state,

@@ -212,7 +212,7 @@ static bool wait_for_room(struct Run *run, size_t step, bool asked, int tries) {
                 why(run, reason), step, asked ? "Ctrl-C again gives them up" : "Ctrl-C or SIGTERM gives them up");
   }
   for (int i = 0; i < 10; i++) {
-    clock_sleep(100);
+    clock_wait(100);
     if (!asked && run_asked_to_stop(run)) return false;
   }
   return true;

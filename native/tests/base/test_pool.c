@@ -87,7 +87,7 @@ static void check_region(int threads, bool sleeping) {
   struct Region r = {.pool = pool};
   const int rounds = sleeping ? 20 : ROUNDS;
   for (int round = 0; round < rounds; round++) {
-    if (sleeping) clock_sleep(2);  // the helpers have given up spinning
+    if (sleeping) clock_wait(2);  // the helpers have given up spinning
     pool_run(pool, "test", region, &r);
     for (int thread = 0; thread < threads; thread++) {
       check(r.ran[thread] == round + 1, "thread %d of %d: expected %d runs, got %d", thread, threads, round + 1,
