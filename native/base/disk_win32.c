@@ -236,11 +236,11 @@ int disk_lock(const char *folder, int *unlocked) {
   for (int tries = 0;; tries++) {
     const int file = opened(path, GENERIC_WRITE | DELETE, 0, OPEN_ALWAYS, FILE_FLAG_DELETE_ON_CLOSE);
     if (file >= 0 || errno != EACCES) return file;
-    if (tries == 10) break;
-    clock_wait(20);
+    const bool held = GetLastError() == ERROR_SHARING_VIOLATION;
+    if (tries == 10 && held) errno = EWOULDBLOCK;
+    if (tries == 10) return -1;
+    clock_wait(20);  // who asks whether it is free, or has just ended, holds it for an instant
   }
-  errno = EWOULDBLOCK;
-  return -1;
 }
 
 double disk_available(const char *path) {

@@ -1,13 +1,13 @@
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <windows.h>
 
 #include "base/library.h"
 #include "base/wide.h"
 
-void library_setting(const char *name, const char *value) { _putenv_s(name, value); }
+/* Not by _putenv_s: what getenv has returned before would be freed. OpenBLAS asks the system. */
+void library_setting(const char *name, const char *value) { SetEnvironmentVariableA(name, value); }
 
 /* What it needs itself is looked for beside it first. */
 void *library_open(const char *path, char *reason, size_t room) {
