@@ -12,6 +12,9 @@ from typing import TypeVar
 from llmc.errors import BadData, MissingOutput
 
 Contents = TypeVar("Contents")
+# Reads the file at a path, which messages call by a name, as far as it goes. Returns the contents,
+# None if they cannot be used, and the problems, a sentence each. Raises OSError: it cannot be read.
+Scan = Callable[[Path, str], tuple[Contents | None, list[str]]]
 
 # What code raises that takes damaged values for whole ones.
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -142,7 +145,7 @@ def not_data(head: bytes, name: str, *, page_is_fine: bool = False) -> str | Non
 
 
 def read_strictly(
-    scan: Callable[[Path, str], tuple[Contents | None, list[str]]],
+    scan: Scan[Contents],
     path: Path,
     name: str = "",
     *,
@@ -152,8 +155,7 @@ def read_strictly(
     """Return what ``scan`` reads of a file, or raise the first problem that it finds.
 
     Args:
-        scan: takes the file and its name for messages; returns the contents, None if they cannot
-            be read, and the problems, a sentence each.
+        scan: reads it.
         path: the file.
         name: how messages call the file; by default its path.
         missing: the message if there is no such file; by default it is an unreadable file.

@@ -34,16 +34,14 @@ def column_sizes(
     wanted = {column for column, _ in _columns(file.schema_arrow, fields, name)}
     if isinstance(file, _Arrow):
         return []
-    numbers = range(file.metadata.num_row_groups)
-    plain = sum(file.metadata.row_group(number).total_byte_size for number in numbers)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    plain = sum(group.total_byte_size for group in groups)
     check_growth(name, stream.seek(0, 2), plain, any_ratio=any_ratio)
-    groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
     return [
         sum(
-            int(group.column(index).total_uncompressed_size)
-            for index in range(group.num_columns)
-            if group.column(index).path_in_schema.partition(".")[0] in wanted
-            or group.column(index).path_in_schema in wanted
+            int(column.total_uncompressed_size)
+            for column in map(group.column, range(group.num_columns))
+            if {column.path_in_schema, column.path_in_schema.partition(".")[0]} & wanted
         )
         for group in groups
     ]
@@ -153,15 +151,14 @@ def _columns(schema: Any, fields: Sequence[str], name: str) -> list[tuple[str, s
         fields = fields_of_conversation(schema.names) or fields
     found = [(first_step(field, schema.names), field) for field in fields]
     found = [(column, field) for column, field in found if column in schema.names]
+    there = [path for field in schema for path in _paths(field)]
     if not found:
-        there = [path for field in schema for path in _paths(field)]
         raise NoField(f"{name} has {missing(fields, there, 'column')}")
     for column, field in found:
         if (count := schema.names.count(column)) > 1:
             raise NoField(f"{name} has {count} columns '{column}': rename one, or leave it out")
         kind = schema.field(column).type
         if column == field and not _may_be_text(kind):
-            there = [path for each in schema for path in _paths(each)]
             raise NoField(
                 f"{name}: the column '{column}' is {kind}, not text: name another --field "
                 f"(there: {listed(there)})"
