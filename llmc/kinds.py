@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from llmc.errors import BadData, MissingOutput
 
 Contents = TypeVar("Contents")
+Error = TypeVar("Error", bound=Exception)
 # Reads the file at a path, which messages call by a name, as far as it goes. Returns the contents,
 # None if they cannot be used, and the problems, a sentence each. Raises OSError: it cannot be read.
 Scan = Callable[[Path, str], tuple[Contents | None, list[str]]]
