@@ -71,9 +71,7 @@ def _usual(names: list[str], rows: list[list[str]], name: str) -> str:
         )
     if len(names) == 1 or len(prose) == 1:
         return (names if len(names) == 1 else prose)[0]
-    raise NoField(
-        f"{name} has no column '{DEFAULT_FIELD}': name one with --field (there: {listed(names)})"
-    )
+    raise NoField(f"{name} has {missing([DEFAULT_FIELD], names, 'column')}")
 
 
 def _lowered(names: list[str]) -> list[str]:
