@@ -5,13 +5,17 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from llmc.errors import BadData, MissingOutput
 
 Contents = TypeVar("Contents")
+Error = TypeVar("Error", bound=Exception)
+# Reads the file at a path, which messages call by a name, as far as it goes. Returns the contents,
+# None if they cannot be used, and the problems, a sentence each. Raises OSError: it cannot be read.
+Scan = Callable[[Path, str], tuple[Contents | None, list[str]]]
 
 # What code raises that takes damaged values for whole ones.
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -142,7 +146,7 @@ def not_data(head: bytes, name: str, *, page_is_fine: bool = False) -> str | Non
 
 
 def read_strictly(
-    scan: Callable[[Path, str], tuple[Contents | None, list[str]]],
+    scan: Scan[Contents],
     path: Path,
     name: str = "",
     *,
@@ -152,8 +156,7 @@ def read_strictly(
     """Return what ``scan`` reads of a file, or raise the first problem that it finds.
 
     Args:
-        scan: takes the file and its name for messages; returns the contents, None if they cannot
-            be read, and the problems, a sentence each.
+        scan: reads it.
         path: the file.
         name: how messages call the file; by default its path.
         missing: the message if there is no such file; by default it is an unreadable file.
@@ -185,28 +188,28 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error)[:LONGEST_REASON].split())
 
 
-@contextmanager
-def unreadable_explained(what: Path | str, advice: str) -> Iterator[None]:
-    """Turn an OSError of reading the file ``what`` into one sentence that ends in ``advice``.
+def unreadable_explained(what: Path | str, advice: str) -> AbstractContextManager[None]:
+    """Turn an OSError of reading the file ``what`` into a BadData that ends in ``advice``."""
 
-    Raises:
-        BadData: the block raised such an error.
-    """
+    def told(error: OSError) -> str:
+        return f"{what}: {error.strerror or error}; {advice}"
+
+    return _explained((OSError,), told)
+
+
+def broken_explained(what: Path | str, advice: str) -> AbstractContextManager[None]:
+    """Turn what reading a JSON file with missing or mistyped fields raises into a BadData."""
+
+    def told(error: Exception) -> str:
+        return f"{what} ({type(error).__name__}: {reason_of(error)}): {advice}"
+
+    return _explained((*DAMAGE, OSError), told)
+
+
+@contextmanager
+def _explained(kinds: tuple[type[Error], ...], told: Callable[[Error], str]) -> Iterator[None]:
+    """Turn errors of reading a file into one sentence."""
     try:
         yield
-    except OSError as error:
-        raise BadData(f"cannot read {what}: {error.strerror or error}; {advice}") from error
-
-
-@contextmanager
-def broken_explained(what: Path | str, advice: str) -> Iterator[None]:
-    """Turn what reading a JSON file with missing or mistyped fields raises into one sentence.
-
-    Raises:
-        BadData: the block raised such an error.
-    """
-    try:
-        yield
-    except (*DAMAGE, OSError) as error:
-        reason = f"{type(error).__name__}: {reason_of(error)}"
-        raise BadData(f"cannot read {what} ({reason}): {advice}") from error
+    except kinds as error:
+        raise BadData(f"cannot read {told(error)}") from error

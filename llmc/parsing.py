@@ -123,6 +123,15 @@ def read_json(path: Path) -> Any:
     return from_json_file(read_limited(path))
 
 
+def object_in(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if there is no such file or it is broken."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the tables of a TOML file.
 

@@ -24,7 +24,7 @@ from llmc.paths import Workspace
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.helpers.engine import Native, build
 from tests.helpers.in_process import needs_process, run_in_process
-from tests.helpers.isas import runnable_isas
+from tests.helpers.isas import ALL_ISAS, runnable_isas
 from tests.helpers.places import ROOT
 from tests.helpers.web import Web, serving
 
@@ -102,6 +102,15 @@ def native(cache: Path) -> Native:
 def isas(native: Native, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return the instruction sets that the engine has and this machine runs, worst first."""
     return runnable_isas(native, tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture(params=ALL_ISAS)
+def isa(request: pytest.FixtureRequest, isas: list[str]) -> str:
+    """Return each instruction set in turn; skip the test with one that cannot run here."""
+    name = str(request.param)
+    if name not in isas:
+        pytest.skip(f"this machine cannot run {name}, or the build does not have it")
+    return name
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llmc.errors import BadData
-from llmc.parsing import read_json
+from llmc.parsing import object_in
 from llmc.paths import cache_dir, write_json
 from llmc.report import Report
 
@@ -96,11 +96,11 @@ class Entry:
 
     def origin(self) -> dict[str, Any]:
         """Return where the whole file came from; empty where that is not known."""
-        return _read_record(self._beside(".json"))
+        return object_in(self._beside(".json"))
 
     def part_origin(self) -> dict[str, Any]:
         """Return where the part came from; empty where that is not known."""
-        return _read_record(self._beside(".part.json"))
+        return object_in(self._beside(".part.json"))
 
     def record(self, origin: dict[str, Any]) -> None:
         """Write where the whole file came from."""
@@ -164,11 +164,3 @@ class Entry:
             f"cannot write in the cache, {self.path.parent}: {error.strerror or error}; "
             "set LLMC_CACHE_DIR to another folder"
         )
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -41,7 +41,7 @@ def check_growth(name: str, packed: int, plain: int, *, any_ratio: bool = False)
         )
 
 
-class _Metered(io.RawIOBase):
+class Metered(io.RawIOBase):
     """A stream whose bytes are counted as they are read."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -49,19 +49,21 @@ class _Metered(io.RawIOBase):
         self.count = 0
 
     def readable(self) -> bool:
+        """Tell that it can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Read into ``buffer``; return the number of bytes."""
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         self.count += len(data)
         return len(data)
 
 
-class _Bounded(_Metered):
+class _Bounded(Metered):
     """A decompressed stream that grows no more than text does."""
 
-    def __init__(self, stream: IO[bytes], packed: _Metered, name: str) -> None:
+    def __init__(self, stream: IO[bytes], packed: Metered, name: str) -> None:
         super().__init__(stream)
         self._packed, self._name = packed, name
 
@@ -117,7 +119,7 @@ def decompressed(
     """
     if not codec:
         return cast(BinaryIO, stream)
-    packed = _Metered(stream)
+    packed = Metered(stream)
     source = io.BufferedReader(packed, CHUNK)
     opened: Any = _Xz(source) if codec == "xz" else import_module(MODULES[codec]).open(source)
     plain = opened if any_ratio else _Bounded(opened, packed, name)

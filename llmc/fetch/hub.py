@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ class HubFile:
         Raises:
             BadData: it cannot be reached or refuses.
         """
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         _quiet()
@@ -51,23 +51,12 @@ class HubFile:
         except ValueError as error:
             raise BadData(f"'{self.repo}' on the hub is not a repository: {error}") from error
         remote = Remote(url, self.name, hint, headers=build_hf_headers())
-        found = persistently(
-            lambda: _asked(remote, lambda: get_hf_file_metadata(url)),
-            report=report,
-            progress=lambda: 0,
-        )
+        found = persistently(lambda: _metadata(remote), report=report, progress=lambda: 0)
         commit = found.commit_hash
         url = hf_hub_url(self.repo, self.name, repo_type=self.repo_type, revision=commit)
         remote = replace(remote, url=url, pin=_pin(found.etag), size=found.size)
-        self._memo.record(
-            {
-                "repo": self.repo,
-                "name": self.name,
-                "commit": commit,
-                "hash": found.etag,
-                "key": remote.key,
-            }
-        )
+        memo = {"repo": self.repo, "name": self.name, "commit": commit, "hash": found.etag}
+        self._memo.record({**memo, "key": remote.key})
         return remote
 
     def remembered(self) -> tuple[Entry, Pin | None] | None:
@@ -165,8 +154,8 @@ def _quiet() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
-def _asked(remote: Remote, ask: Callable[[], Any]) -> Any:
-    """Ask the hub for ``remote``; turn what its client raises into one sentence.
+def _metadata(remote: Remote) -> Any:
+    """Ask the hub about ``remote``; turn what its client raises into one sentence.
 
     The network errors depend on the HTTP library that the client's version uses, so they have no
     common base class.
@@ -175,10 +164,11 @@ def _asked(remote: Remote, ask: Callable[[], Any]) -> Any:
         BadData: the hub refuses.
         Passing: the hub may answer differently later.
     """
+    from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return ask()
+        return get_hf_file_metadata(remote.url)
     except HfHubHTTPError as error:
         answer = error.response
         after = answer.headers.get("Retry-After")

@@ -8,7 +8,6 @@ bytes come, never taken from headers.
 
 from __future__ import annotations
 
-import gzip
 import io
 import lzma
 import posixpath
@@ -26,8 +25,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from llmc.errors import BadData
-from llmc.fetch.compression import ALLOWANCE, CODECS, MOST_RATIO, TARS, decompressed
-from llmc.kinds import HEAD_BYTES, codec_of_bytes
+from llmc.fetch.compression import ALLOWANCE, CODECS, MOST_RATIO, TARS, Metered, decompressed
+from llmc.kinds import DAMAGE, HEAD_BYTES, codec_of_bytes
 from llmc.paths import umask
 from llmc.units import megabytes
 
@@ -37,18 +36,9 @@ CHUNK = 1 << 18
 HEADER_LIMIT = 1 << 20  # a long name or a table of attributes; tarfile keeps it in memory
 
 BROKEN = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    gzip.BadGzipFile,
-    EOFError,
-    struct.error,
+    *DAMAGE,
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error),
     NotImplementedError,  # a compression that this Python does not know
-    RecursionError,  # headers of headers
-    LookupError,
-    ValueError,
-    OverflowError,
 )
 EXTENDED = (
     tarfile.XHDTYPE,
@@ -88,21 +78,17 @@ class StrictHeader(tarfile.TarInfo):
         return header
 
 
-class _Counted(io.RawIOBase):
-    """A stream whose bytes are counted as they are read."""
+class _Told(Metered):
+    """A stream that tells how many bytes are read from it."""
 
-    def __init__(self, plain: BinaryIO, count: Callable[[int], None]) -> None:
-        self._plain = plain
-        self._count = count
-
-    def readable(self) -> bool:
-        return True
+    def __init__(self, stream: BinaryIO, tell: Callable[[int], None]) -> None:
+        super().__init__(stream)
+        self._tell = tell
 
     def readinto(self, buffer: Any) -> int:
-        data = self._plain.read(len(buffer))
-        self._count(len(data))
-        buffer[: len(data)] = data
-        return len(data)
+        step = super().readinto(buffer)
+        self._tell(step)
+        return step
 
 
 @dataclass(frozen=True)
@@ -192,7 +178,7 @@ class _Unpacking:
             else:
                 file.seek(0)
                 with _decompressed(file, self.archive) as plain:
-                    self._untar_or_copy(io.BufferedReader(_Counted(plain, self._count), CHUNK))
+                    self._untar_or_copy(io.BufferedReader(_Told(plain, self._count), CHUNK))
         for name, target in self._links:
             if target not in self._files:
                 raise self._refused(f"the link {name!r} leads to {target!r}, no file in it")

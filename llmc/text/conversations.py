@@ -70,6 +70,9 @@ def document_of(record: Any, fields: Sequence[str]) -> str:
     is_asked = tuple(fields) != (DEFAULT_FIELD,)
     if is_asked or not isinstance(record, dict) or record.get(DEFAULT_FIELD):
         return text_of(record, fields)
+    there = fields_of_conversation([*record])
+    if DEFAULT_FIELD in record and not any(record[name] for name in there):
+        return ""  # neither: a table may have columns for both
     found = conversation_in(record)
     if found is None:
         return text_of(record, fields)

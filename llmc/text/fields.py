@@ -8,6 +8,8 @@ from typing import Any
 from llmc.errors import BadData
 
 DEFAULT_FIELD = "text"  # of a record, where no option names another
+# The usual fields of a conversation, which is read where no option names a field, as messages say.
+OF_CONVERSATION = "'messages', 'prompt' and 'completion', or 'instruction' and 'output'"
 # Where the text of an object in a list is: of a chat's turn, in the usual forms.
 TURN = ("content", "value", "text")
 MOST_SHOWN = 20  # fields in a message
@@ -61,6 +63,8 @@ def text_of(record: Any, fields: Sequence[str]) -> str:
 def missing(fields: Sequence[str], there: Sequence[str], what: str = "field") -> str:
     """Return what to say where none of ``fields`` is there."""
     wanted = " or ".join(f"'{field}'" for field in fields)
+    if tuple(fields) == (DEFAULT_FIELD,):
+        wanted += f", and none of a conversation ({OF_CONVERSATION})"
     return f"no {what} {wanted}: name one with --field (there: {listed(there)})"
 
 

@@ -34,16 +34,14 @@ def column_sizes(
     wanted = {column for column, _ in _columns(file.schema_arrow, fields, name)}
     if isinstance(file, _Arrow):
         return []
-    numbers = range(file.metadata.num_row_groups)
-    plain = sum(file.metadata.row_group(number).total_byte_size for number in numbers)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    plain = sum(group.total_byte_size for group in groups)
     check_growth(name, stream.seek(0, 2), plain, any_ratio=any_ratio)
-    groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
     return [
         sum(
-            int(group.column(index).total_uncompressed_size)
-            for index in range(group.num_columns)
-            if group.column(index).path_in_schema.partition(".")[0] in wanted
-            or group.column(index).path_in_schema in wanted
+            int(column.total_uncompressed_size)
+            for column in map(group.column, range(group.num_columns))
+            if {column.path_in_schema, column.path_in_schema.partition(".")[0]} & wanted
         )
         for group in groups
     ]
@@ -67,10 +65,9 @@ def column_documents(
     row = 0
     try:
         for batch in _batches(file, columns, groups):
-            for record in zip(*(batch.column(c).to_pylist() for c in columns), strict=True):
+            for record in _records(batch, columns, fields):
                 row += 1
-                text = document_of(dict(zip(columns, _decoded(record), strict=True)), fields)
-                if text:
+                if text := document_of(_decoded(record), fields):
                     yield text
     except NoText as error:
         raise NoField(f"{name}, row {row:,}: {error}") from error
@@ -78,6 +75,15 @@ def column_documents(
         raise BadData(f"{name}, row {row:,}: not UTF-8 text; mend it or leave it out") from error
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise BadData(f"{name} is damaged ({_reason(error)}): get it again") from error
+
+
+def _records(batch: Any, columns: list[str], fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows; of those that have a text the text alone, because the rest takes longer."""
+    has_rest = tuple(fields) == (DEFAULT_FIELD,) and columns[0] == DEFAULT_FIELD != columns[-1]
+    if has_rest and all(batch.column(DEFAULT_FIELD).to_pylist()):
+        columns = [DEFAULT_FIELD]
+    for row in zip(*(batch.column(each).to_pylist() for each in columns), strict=True):
+        yield dict(zip(columns, row, strict=True))
 
 
 def _decoded(values: Any) -> Any:
@@ -149,24 +155,40 @@ def _opened(stream: BinaryIO, form: str, name: str) -> pq.ParquetFile | _Arrow:
 
 def _columns(schema: Any, fields: Sequence[str], name: str) -> list[tuple[str, str]]:
     """Return those of ``fields`` that are there: the column of each, and its path."""
-    if tuple(fields) == (DEFAULT_FIELD,) and DEFAULT_FIELD not in schema.names:
-        fields = fields_of_conversation(schema.names) or fields
+    if tuple(fields) == (DEFAULT_FIELD,):
+        fields = _usual(schema)
     found = [(first_step(field, schema.names), field) for field in fields]
     found = [(column, field) for column, field in found if column in schema.names]
+    there = [path for field in schema for path in _paths(field)]
     if not found:
-        there = [path for field in schema for path in _paths(field)]
         raise NoField(f"{name} has {missing(fields, there, 'column')}")
     for column, field in found:
         if (count := schema.names.count(column)) > 1:
             raise NoField(f"{name} has {count} columns '{column}': rename one, or leave it out")
-        kind = schema.field(column).type
+        kind = _type(schema, column)
         if column == field and not _may_be_text(kind):
-            there = [path for each in schema for path in _paths(each)]
             raise NoField(
                 f"{name}: the column '{column}' is {kind}, not text: name another --field "
                 f"(there: {listed(there)})"
             )
     return found
+
+
+def _usual(schema: Any) -> tuple[str, ...]:
+    """Return what is read where no column is named: ``text``, and a conversation beside it.
+
+    A row without a text may be a conversation. A column that holds nothing counts as missing.
+    """
+    names = schema.names
+    talk = fields_of_conversation(names)
+    if DEFAULT_FIELD not in names or (talk and str(_type(schema, DEFAULT_FIELD)) == "null"):
+        return talk or (DEFAULT_FIELD,)
+    fits = all(names.count(each) == 1 and _may_be_text(_type(schema, each)) for each in talk)
+    return (DEFAULT_FIELD, *(talk if fits else ()))
+
+
+def _type(schema: Any, column: str) -> Any:
+    return schema.field(schema.names.index(column)).type
 
 
 def _paths(field: Any, before: str = "") -> list[str]:

@@ -28,7 +28,6 @@ from llmc.text.piece import (
     Seen,
     chunks_of_piece,
     documents_of_piece,
-    fields_of,
     members_of,
     plain_chunks,
     spooled,
@@ -237,7 +236,7 @@ def _examined(kind: Kind, member: Member, name: str, reading: Reading) -> tuple[
     if kind.format in BINARY and not kind.codec:
         with spooled(chain((head,), chunks)) as file:
             if kind.format in COLUMNAR:
-                column_sizes(file, kind.format, fields_of(reading), name, any_ratio=any_ratio)
+                column_sizes(file, kind.format, reading.text_fields, name, any_ratio=any_ratio)
             else:
                 page_text(file, kind.format, name, any_ratio=any_ratio)
     return kind, head
@@ -249,7 +248,7 @@ def _split(whole: Piece) -> list[Piece]:
     if kind.format in COLUMNAR and not kind.codec:
         with opened(stretch) as stream:
             any_ratio = whole.reading.any_ratio
-            name, fields = stretch.name, whole.fields
+            name, fields = stretch.name, whole.reading.text_fields
             sizes = column_sizes(stream, kind.format, fields, name, any_ratio=any_ratio)
         return _row_groups(whole, sizes) if sizes else [whole]
     is_cut = kind.format == "jsonl" or kind.boundary is not None

@@ -16,7 +16,6 @@ from llmc.text.archives import Member, tar_members, zip_members
 from llmc.text.documents import cut
 from llmc.text.encodings import in_utf8
 from llmc.text.examine import settled
-from llmc.text.fields import DEFAULT_FIELD
 from llmc.text.files import Stretch, chunks_of, opened
 from llmc.text.pages import page_text
 from llmc.text.parquet import column_documents
@@ -70,11 +69,6 @@ class Piece:
         return self.stretch.start == self.whole.start and not (self.groups and self.groups.start)
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        """The fields of a record that may hold its text."""
-        return fields_of(self.reading)
-
-    @property
     def decoder(self) -> Decoder:
         """A decoder for its bytes in UTF-8."""
         offset = self.stretch.start - self.whole.start
@@ -85,11 +79,6 @@ class Piece:
         before = replace(self.whole, end=self.stretch.start)
         with opened(before) as stream:
             return sum(chunk.count(b"\n") for chunk in chunks_of(stream, before.name, ""))
-
-
-def fields_of(reading: Reading) -> tuple[str, ...]:
-    """Return the fields of a record that may hold its text."""
-    return reading.fields or (DEFAULT_FIELD,)
 
 
 def documents_of_piece(piece: Piece) -> Iterator[str]:
@@ -109,7 +98,7 @@ def documents_of_piece(piece: Piece) -> Iterator[str]:
 def chunks_of_piece(piece: Piece) -> Iterator[tuple[bool, str]]:
     """Yield a text file that is one document in chunks, each with whether it is the first."""
     with opened(piece.stretch) as stream:
-        chunks = _utf8_chunks(piece, plain_chunks(piece, stream))
+        chunks = in_utf8(plain_chunks(piece, stream), piece.kind.encoding, piece.stretch.name)
         decoder, begins = piece.decoder, True
         for chunk in chain(chunks, (b"",)):
             if text := decoder.text(chunk, final=not chunk):
@@ -169,14 +158,14 @@ def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
         head = next(chunks, b"")
         piece = replace(piece, kind=settled(piece.kind, head, name, piece.reading))
         chunks = chain((head,), chunks)
-    chunks = _utf8_chunks(piece, chunks)
-    form = piece.kind.format
+    chunks = in_utf8(chunks, piece.kind.encoding, name)
+    form, fields = piece.kind.format, piece.reading.text_fields
     if form == "jsonl":
         is_start = piece.stretch.start == piece.whole.start
         before = int if is_start else piece.lines_before
-        yield from jsonl_documents(chunks, piece.fields, name, before)
+        yield from jsonl_documents(chunks, fields, name, before)
     elif form == "json":
-        yield from json_documents(chunks, piece.fields, name)
+        yield from json_documents(chunks, fields, name)
     elif piece.kind.field is not None:
         yield from table_documents(chunks, form, piece.kind.field, name)
     elif form in PAGES:
@@ -191,7 +180,8 @@ def _seekable(piece: Piece, stream: BinaryIO) -> Iterator[str]:
     name = piece.stretch.name
     form = piece.kind.format
     if form in COLUMNAR:
-        yield from column_documents(stream, form, piece.fields, name, piece.groups)
+        fields = piece.reading.text_fields
+        yield from column_documents(stream, form, fields, name, piece.groups)
     elif text := page_text(stream, form, name, any_ratio=piece.reading.any_ratio):
         yield text
 
@@ -213,10 +203,6 @@ def plain_chunks(piece: Piece, stream: BinaryIO) -> Iterator[bytes]:
     """Yield the bytes of a piece's stream, decompressed; errors as in :func:`chunks_of`."""
     any_ratio = piece.reading.any_ratio
     return chunks_of(stream, piece.stretch.name, piece.kind.codec, any_ratio=any_ratio)
-
-
-def _utf8_chunks(piece: Piece, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    return in_utf8(chunks, piece.kind.encoding, piece.stretch.name)
 
 
 @contextmanager

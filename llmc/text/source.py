@@ -33,7 +33,7 @@ from llmc.text.opening import STDIN, Source, open_file, open_files
 from llmc.text.parts import Part, documents_of
 from llmc.text.reading import KEEP, PACKED, RECORDS, TEXTUAL, Kind, Reading, kind_of
 from llmc.text.split_names import TRAIN, VALIDATION
-from llmc.text.splits import Splits, splits_of
+from llmc.text.splits import Splits, note_on_names, splits_of
 
 __all__ = ["AS_USUAL", "Part", "Reading", "Source", "documents_of", "open_source"]
 
@@ -240,6 +240,7 @@ def _opened_path(
         return []
     if path.is_dir() and (splits := splits_of(path, files)) is not None:
         return [_opened_splits(path, name, splits, found.left_out, reading)]
+    notes = note_on_names(path, files) if path.is_dir() else ()
     if len(files) == 1:
         file = files[0]
         origin = {"path": str(file.resolve())}
@@ -249,7 +250,8 @@ def _opened_path(
         return [replace(one, left_out=left_out, of_many=one.of_many or file != path)]
     where = path.resolve() if path.exists() else path.absolute()
     origin, root = {"path": str(where)}, path if path.is_dir() else start_of(text)
-    return [open_files(files, reading, origin, name, root=root, without=found.left_out)]
+    many = open_files(files, reading, origin, name, root=root, without=found.left_out)
+    return [replace(many, notes=(*many.notes, *notes))]
 
 
 def _advice(text: str, workspace: Workspace) -> str:

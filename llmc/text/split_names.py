@@ -95,6 +95,12 @@ def alike_splits(names: Mapping[Key, str]) -> dict[Key, str]:
     They are called like ``wiki.train.txt`` and ``wiki.valid.txt``. Where most files are called
     otherwise, the words are about what is in them: ``on-training.md``, ``on-evaluation.md``.
     """
+    alike = few_alike(names)
+    return alike if 2 * len(alike) >= len(names) else {}
+
+
+def few_alike(names: Mapping[Key, str]) -> dict[Key, str]:
+    """Return the same, however many files are called otherwise."""
     found: dict[str, dict[Key, str]] = defaultdict(dict)
     for file, name in names.items():
         folder, _, last = name.rpartition("/")
@@ -104,8 +110,7 @@ def alike_splits(names: Mapping[Key, str]) -> dict[Key, str]:
                 found[NUMBER.sub("", rest)][file] = split
                 break
     several = (files for files in found.values() if len({*files.values()}) > 1)
-    alike = {file: split for files in several for file, split in files.items()}
-    return alike if 2 * len(alike) >= len(names) else {}
+    return {file: split for files in several for file, split in files.items()}
 
 
 def _stem(path: PurePosixPath) -> str:

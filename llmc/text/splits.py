@@ -17,6 +17,7 @@ from llmc.text.split_names import (
     TRAIN,
     VALIDATION,
     alike_splits,
+    few_alike,
     format_of,
     split_of_path,
     strict_split,
@@ -24,6 +25,7 @@ from llmc.text.split_names import (
 )
 
 CARD = "README.md"
+SHOWN = 3  # files in a note
 # Keys of a dataset's card that the front matter of other pages has not.
 OF_CARD = {"configs", "dataset_info", "task_categories", "size_categories", "pretty_name"}
 
@@ -79,6 +81,20 @@ def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
         else:
             found.train.append(file)
     return found if found.train else None
+
+
+def note_on_names(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    """Return a sentence on files that are called like those of splits, if most are not."""
+    names = [file.relative_to(folder).as_posix() for file in files]
+    data = {name: name for name in names if format_of(name) in FORMATS}
+    alike = sorted(few_alike(data))
+    if not alike or alike_splits(data):
+        return ()
+    more = f" and {len(alike) - SHOWN:,} more" if len(alike) > SHOWN else ""
+    return (
+        f"{folder}: {', '.join(alike[:SHOWN])}{more} are called like files of splits, and most "
+        "files are not: all are read as text (--include chooses some)",
+    )
 
 
 def _card(path: Path) -> dict[str, Any] | None:

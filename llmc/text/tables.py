@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from llmc.errors import BadData
 from llmc.text.conversations import document_of, fields_of_conversation
@@ -71,9 +71,7 @@ def _usual(names: list[str], rows: list[list[str]], name: str) -> str:
         )
     if len(names) == 1 or len(prose) == 1:
         return (names if len(names) == 1 else prose)[0]
-    raise NoField(
-        f"{name} has no column '{DEFAULT_FIELD}': name one with --field (there: {listed(names)})"
-    )
+    raise NoField(f"{name} has {missing([DEFAULT_FIELD], names, 'column')}")
 
 
 def _lowered(names: list[str]) -> list[str]:
@@ -117,11 +115,12 @@ def _conversations(
 def _rows(lines: Iterable[str], form: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each row with its last line, the names of the columns first, without empty lines."""
     csv.field_size_limit(MAX_DOCUMENT)
-    first, lines = _first_of(lines)
+    lines = iter(lines)
+    first = next(lines, "")
     if said := SEPARATOR.fullmatch(first):
-        next(lines)
         delimiter = said[1]
     else:
+        lines = chain([first], lines)
         counts = [(first.count(each), -at, each) for at, each in enumerate(DELIMITERS)]
         delimiter = "\t" if form == "tsv" and "\t" in first else max(counts)[2]
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -145,18 +144,6 @@ def _rows(lines: Iterable[str], form: str, name: str) -> Iterator[tuple[int, lis
                 f"row has {columns}; mend it, or read it as plain text with --documents line"
             )
         yield reader.line_num, row
-
-
-def _first_of(lines: Iterable[str]) -> tuple[str, Iterator[str]]:
-    """Return the first line, and all lines."""
-    rest = iter(lines)
-    first = next(rest, "")
-
-    def all_lines() -> Iterator[str]:
-        yield first
-        yield from rest
-
-    return first, all_lines()
 
 
 def _lines(chunks: Iterable[bytes], name: str) -> Iterator[str]:

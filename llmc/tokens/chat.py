@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import Usage
 from llmc.text.conversations import is_packed, plain_text, unpacked
+from llmc.text.fields import OF_CONVERSATION
 from llmc.text.source import Part, Source
 from llmc.tokens.added import for_chat
 from llmc.tokens.encode import Batch, Encode, Encoded, Texts
@@ -37,8 +38,7 @@ def template_for(source: Source, options: TokenizeOptions) -> Template | None:
         if asked is not None:
             raise Usage(
                 f"--template is for conversations, and {source.name} holds none: leave it out, or "
-                "bring records with 'messages', 'prompt' and 'completion', or 'instruction' and "
-                "'output'"
+                f"bring records with {OF_CONVERSATION}"
             )
         return None
     if options.special:

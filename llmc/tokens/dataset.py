@@ -21,7 +21,7 @@ from llmc.tokens.bpe import tokenizer_for, train_bpe
 from llmc.tokens.chat import chat_encoder, chat_tokenizer, learnt_texts, template_for
 from llmc.tokens.divide import Cut, check_enough, divide
 from llmc.tokens.encode import Encode, HeldEncoder, choose_encoder, cuts_of
-from llmc.tokens.existing import check_replaced, intact_dataset
+from llmc.tokens.existing import Ingredients, check_replaced, intact_dataset
 from llmc.tokens.foreign import are_token_files, find_token_files, source_records, token_tasks
 from llmc.tokens.manifest import SPLITS, Manifest, PartRecord, SplitRecord
 from llmc.tokens.merge import find_parts, folder_name, range_of
@@ -109,11 +109,9 @@ def find_tokenized(
     source = open_source(workspace, inputs, options.reading)
     folder = options.out or workspace.data / source.name
     template = template_for(source, options)
-    tokenizer = _spec(options, source, template)
-    name = template.name if template is not None else None
-    made = intact_dataset(folder, source.records, tokenizer, source.older, name)
-    wanted = options.val_tokens, options.val_fraction
-    return made if wanted == (None, None) or made is None else None
+    spec = _spec(options, source, template)
+    made = intact_dataset(folder, Ingredients(source.records, spec, template, source.older))
+    return made if (options.val_tokens, options.val_fraction) == (None, None) else None
 
 
 def _spec(options: TokenizeOptions, source: Source, template: Template | None) -> str | Tokenizer:
@@ -139,11 +137,10 @@ def _tokenize_text(
     vocab_size = bpe_vocab_size(spec)
     has_own_val, first = source.val_parts is not None, is_registered(source.records)
     folder = options.out or workspace.data / source.name
-    if part is None:
-        name = template.name if template is not None else None
-        check_replaced(folder, source.records, spec, source.older, name, force=options.force)
     record = None
     if part is None:
+        wanted = Ingredients(source.records, spec, template, source.older)
+        check_replaced(folder, wanted, force=options.force)
         cut = cut_of(
             options, source.name, report, source.val_tokens, has_own_val=has_own_val, first=first
         )
@@ -168,16 +165,9 @@ def _tokenize_text(
     made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
     left_out = tuple(file.record() for file in source.left_out)
     made = replace(made, special=options.special, part=record, left_out=left_out)
-    size = source.total_bytes
+    masked, size = template is not None, source.total_bytes
     done = _write(
-        made,
-        feeds,
-        tokenizer,
-        size=size,
-        masked=template is not None,
-        cut=cut,
-        options=options,
-        report=report,
+        made, feeds, tokenizer, size=size, masked=masked, cut=cut, options=options, report=report
     )
     if isinstance(encode, HeldEncoder) and (lost := encode.lost_bytes):
         report.note(f"{lost:,} bytes of the text have no token in this tokenizer: left out")
@@ -248,7 +238,7 @@ def _import_tokens(
     made = Manifest.unwritten(options.out or workspace.data / name, name, tokenizer, records)
     if any(path.resolve().parent == made.folder.resolve() for path in paths):
         raise Usage(f"the token files are already in {made.folder}: choose another --out")
-    check_replaced(made.folder, records, tokenizer, force=options.force)
+    check_replaced(made.folder, Ingredients(records, tokenizer), force=options.force)
     size = sum(record["bytes"] for record in records)
     done = _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
     if not Joined(done.manifest.token_files("train")).holds(tokenizer.eot):
@@ -321,8 +311,8 @@ def _write(
     feeds: dict[str, Feed],
     tokenizer: Tokenizer,
     *,
-    masked: bool = False,
     size: int | None,
+    masked: bool = False,
     cut: Cut,
     options: TokenizeOptions,
     report: Report,

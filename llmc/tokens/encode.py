@@ -24,7 +24,7 @@ from llmc.text.source import Part
 from llmc.text.utf8 import well_formed
 from llmc.tokens.byte_level import merges_of
 from llmc.tokens.files import token_dtype
-from llmc.tokens.held import CharacterCoder, HuggingFaceCoder
+from llmc.tokens.held import CharacterCoder, HeldCoder, HuggingFaceCoder
 from llmc.tokens.runs import Unencodable, encode_carefully, failures_explained, naming
 from llmc.tokens.tokenizer import PATTERN, Tokenizer
 from llmc.tokens.vocabulary import PATTERNS, TOKENIZER_FILE, file_form
@@ -153,14 +153,7 @@ def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
     def joined_ids(text: str) -> Ids:
         return encoding_here().encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
 
-    def piece_by_piece(batch: Batch) -> Ids:
-        arrays = []
-        for start, text in batch:
-            arrays.append(np.full(int(start), tokenizer.eot, np.uint32))
-            arrays.append(encoding_here().encode_to_numpy(text, disallowed_special=()))
-        return np.concatenate(arrays)
-
-    def carefully(batch: Batch) -> Ids:
+    def one_by_one(batch: Batch) -> Ids:
         tokens = set(tokenizer.special_tokens) if special else set()
         arrays = [np.empty(0, np.uint32)]
         for start, text in batch:
@@ -168,7 +161,7 @@ def tiktoken_encoder(tokenizer: Tokenizer, *, special: bool = False) -> Encode:
             arrays.append(np.array([tokenizer.eot] * start + ids, np.uint32))
         return np.concatenate(arrays)
 
-    return _encoder(tokenizer, joined_ids, piece_by_piece, carefully, special=special)
+    return _encoder(tokenizer, joined_ids, one_by_one, special=special)
 
 
 class HeldEncoder:
@@ -200,7 +193,7 @@ class HeldEncoder:
 
         check_text(batch)
         coder = self._tokenizer.encoding
-        assert isinstance(coder, HuggingFaceCoder | CharacterCoder)
+        assert isinstance(coder, HeldCoder)
         batch = [(start, well_formed(text)) for start, text in batch]
         size = _utf8_length(batch)
         arrays = [np.empty(0, np.int64)]
@@ -246,25 +239,21 @@ def fast_encoder(tokenizer: Tokenizer, scheme: str, exact: Encode) -> Encode:
         (ids,) = backend.encode_batch([text.encode()], parallel=False)
         return np.asarray(ids)
 
-    def exactly(batch: Batch) -> Ids:
-        return exact(batch).ids
-
-    return _encoder(tokenizer, joined_ids, exactly, exactly)
+    return _encoder(tokenizer, joined_ids, lambda batch: exact(batch).ids)
 
 
 def _encoder(
     tokenizer: Tokenizer,
     joined_ids: Callable[[str], Ids],
     otherwise: Callable[[Batch], Ids],
-    carefully: Callable[[Batch], Ids],
     *,
     special: bool = False,
 ) -> Encode:
     """Return a function that encodes batches.
 
-    ``joined_ids`` encodes a batch as one text, in which ``<|endoftext|>`` begins each document;
-    ``otherwise``, unless ``special``, a batch whose documents contain ``<|endoftext|>``;
-    ``carefully`` one on which they fail.
+    ``joined_ids`` encodes a batch as one text, in which ``<|endoftext|>`` begins each document.
+    ``otherwise`` encodes one on which that fails and, unless ``special``, one whose documents
+    contain ``<|endoftext|>``.
     """
     dtype = token_dtype(tokenizer.vocab_size)
 
@@ -283,7 +272,7 @@ def _encoder(
         except BaseException as error:
             if not is_failure(error) or isinstance(error, LlmcError):
                 raise
-            ids = carefully(batch)
+            ids = otherwise(batch)
         return Encoded(ids.astype(dtype), size)
 
     return encode

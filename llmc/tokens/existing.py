@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmc.errors import LlmcError, Usage
 from llmc.tokens.manifest import FILENAME, Manifest, load_manifest, verify
+from llmc.tokens.template import Template
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 
-NO_OLDER: Mapping[str, str] = {}
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a dataset is made of."""
+
+    source: Sequence[dict[str, Any]]  # the records of the text
+    tokenizer: str | Tokenizer  # a tokenizer, or what names one
+    template: Template | None = None  # the chat template; None: the text holds no conversations
+    # A hash in the records -> what older versions recorded.
+    older: Mapping[str, str] = field(default_factory=dict)
 
 
-def intact_dataset(
-    folder: Path,
-    source: Sequence[dict[str, Any]],
-    tokenizer: str | Tokenizer,
-    older: Mapping[str, str] = NO_OLDER,
-    template: str | None = None,
-) -> Manifest | None:
+def intact_dataset(folder: Path, wanted: Ingredients) -> Manifest | None:
     """Return the dataset in ``folder`` if it is undamaged and was made of this.
-
-    Args:
-        folder: of the dataset.
-        source: the records of the text.
-        tokenizer: a tokenizer, or what names one.
-        older: a hash in the records -> what older versions recorded.
-        template: the name of the chat template; None: the text holds no conversations.
 
     Raises:
         Usage: the tokenizer is unknown.
@@ -39,27 +37,11 @@ def intact_dataset(
     except LlmcError:
         return None
     whole = not made.special and made.part is None
-    return made if whole and _difference(made, source, tokenizer, older, template) is None else None
+    return made if whole and _difference(made, wanted) is None else None
 
 
-def check_replaced(
-    folder: Path,
-    source: Sequence[dict[str, Any]],
-    tokenizer: str | Tokenizer,
-    older: Mapping[str, str] = NO_OLDER,
-    template: str | None = None,
-    *,
-    force: bool,
-) -> None:
+def check_replaced(folder: Path, wanted: Ingredients, *, force: bool) -> None:
     """Refuse to replace a dataset that was made of something else, because runs refer to it.
-
-    Args:
-        folder: where a dataset is to be written.
-        source: the records of its text.
-        tokenizer: a tokenizer, or what names one.
-        older: a hash in the records -> what older versions recorded.
-        template: the name of the chat template; None: the text holds no conversations.
-        force: replace it all the same.
 
     Raises:
         Usage: there is such a dataset in ``folder``, and not ``force``.
@@ -70,40 +52,32 @@ def check_replaced(
         made = load_manifest(folder)
     except LlmcError:
         return  # damaged: nothing is lost
-    if (difference := _difference(made, source, tokenizer, older, template)) is not None:
+    if (difference := _difference(made, wanted)) is not None:
         raise Usage(
             f"{folder} is a dataset made {difference}, and runs may refer to it: "
             "replace it with --force, or name another folder with --out"
         )
 
 
-def _difference(
-    made: Manifest,
-    source: Sequence[dict[str, Any]],
-    tokenizer: str | Tokenizer,
-    older: Mapping[str, str],
-    template: str | None,
-) -> str | None:
+def _difference(made: Manifest, wanted: Ingredients) -> str | None:
     """Return what a dataset was made of instead, or None."""
-    if _texts(made.source) not in (_texts(source), _texts(source, older)):
+    if _texts(made.source, {}) not in [_texts(wanted.source, old) for old in ({}, wanted.older)]:
         return "of other text"
-    vocab_size = bpe_vocab_size(tokenizer)
+    vocab_size, template = bpe_vocab_size(wanted.tokenizer), wanted.template
     there = made.tokenizer
     if vocab_size is not None:
         same = (there.name, there.vocab_size) == ("bpe", vocab_size)
     else:
-        loaded = load_tokenizer(tokenizer)
+        loaded = load_tokenizer(wanted.tokenizer)
         same = there.fingerprint == loaded.fingerprint
-        if template is None and loaded.template is not None:
-            template = loaded.template.name
+        template = template or loaded.template
     if not same:
         return f"with another tokenizer ({there.name})"
-    return None if there.template == template else f"with the chat template {there.template}"
+    name = template.name if template is not None else None
+    return None if there.template == name else f"with the chat template {there.template}"
 
 
-def _texts(
-    source: Sequence[Mapping[str, Any]], older: Mapping[str, str] = NO_OLDER
-) -> list[dict[str, Any]]:
+def _texts(source: Sequence[Mapping[str, Any]], older: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the records of a text without where it lies: a workspace may be moved or copied."""
 
     def known(value: Any) -> Any:

@@ -166,14 +166,7 @@ class TokenLayout:
 
 
 def scan_tokens(path: Path, name: str = "it") -> tuple[TokenLayout | None, list[str]]:
-    """Read the header of a token file, and that of its mask, as far as they go.
-
-    Returns:
-        The layout, or None without a whole header; and the problems of ``name``, a sentence each.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Read the header of a token file, and that of its mask: a :data:`llmc.kinds.Scan`."""
     with path.open("rb") as file:
         raw = file.read(HEADER_BYTES)
         size = file.seek(0, 2)

@@ -17,7 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +43,31 @@ SPLITTERS = ("Split", "Digits", "Punctuation", "ByteLevel")
 ADDED_FACTS = ("special", "single_word", "lstrip", "rstrip")
 
 
-class HuggingFaceCoder:
-    """The ``tokenizers`` library, with the special tokens as text or as tokens.
+class HeldCoder(ABC):
+    """Turns text into ids and back.
 
     Attributes:
         twins: id -> bytes of text, of ids whose bytes another id has too.
+    """
+
+    def __init__(self, by_id: Mapping[int, bytes]) -> None:
+        """Hold the bytes of every id."""
+        self._by_id = by_id
+        self.twins: dict[int, int] = {}
+
+    @abstractmethod
+    def many(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        """Return the ids of texts; with ``special`` the texts of special tokens are tokens."""
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Return the bytes of known ids."""
+        return b"".join(self._by_id[token] for token in ids)
+
+
+class HuggingFaceCoder(HeldCoder):
+    """The ``tokenizers`` library, with the special tokens as text or as tokens.
+
+    Attributes:
         splits_at_blanks: whether a text may be cut before a blank without changing its ids.
     """
 
@@ -58,10 +79,9 @@ class HuggingFaceCoder:
         """
         # Unset, a process started later (the compiler, the engine) makes the library warn.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        super().__init__(by_id)
         self._table = json.dumps(table)
         self._loaded: dict[bool, tokenizers.Tokenizer] = {}
-        self._by_id = by_id
-        self.twins: dict[int, int] = {}
         self.splits_at_blanks = _splits_at_blanks(table)
         self._library(special=False)
 
@@ -81,17 +101,6 @@ class HuggingFaceCoder:
             self._loaded[special] = made
         return self._loaded[special]
 
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of a text, in which special tokens are text."""
-        return self.many([text], special=False)[0]
-
-    def encode(
-        self, text: str, *, allowed_special: set[str], disallowed_special: Collection[str]
-    ) -> list[int]:
-        """Return the ids of a text, in which all special tokens are tokens, or none."""
-        del disallowed_special
-        return self.many([text], special=bool(allowed_special))[0]
-
     def many(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         """Return the ids of texts, without the tokens that a template would put around them."""
         library = self._library(special=special)
@@ -99,47 +108,28 @@ class HuggingFaceCoder:
         found = library.encode_batch_fast(whole, add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """Return the bytes of known ids."""
-        return b"".join(self._by_id[token] for token in ids)
 
-
-class CharacterCoder:
-    """A table of characters, each with its id."""
+class CharacterCoder(HeldCoder):
+    """A table of characters, each with its id; there are no special tokens."""
 
     def __init__(self, ids: Mapping[str, int]) -> None:
+        super().__init__({token: text.encode() for text, token in ids.items()})
         self._ids = ids
-        self._by_id = {token: text.encode() for text, token in ids.items()}
 
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of a text.
+    def many(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        """Return the ids of texts.
 
         Raises:
             BadData: a character has none.
         """
+        del special
         try:
-            return [self._ids[character] for character in text]
+            return [[self._ids[character] for character in text] for text in texts]
         except KeyError as error:
             raise BadData(
                 f"the text has the character {error.args[0]!r}, which is not among the "
                 f"{len(self._ids)} characters of the tokenizer: leave it out, or use another model"
             ) from error
-
-    def encode(
-        self, text: str, *, allowed_special: set[str], disallowed_special: Collection[str]
-    ) -> list[int]:
-        """Return the ids of a text; there are no special tokens."""
-        del allowed_special, disallowed_special
-        return self.encode_ordinary(text)
-
-    def many(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-        """Return the ids of texts."""
-        del special
-        return [self.encode_ordinary(text) for text in texts]
-
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """Return the bytes of known ids."""
-        return b"".join(self._by_id[token] for token in ids)
 
 
 def why_not_held(table: Mapping[str, Any]) -> str | None:

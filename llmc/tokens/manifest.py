@@ -216,15 +216,10 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def scan_manifest(path: Path, name: str = "it") -> tuple[dict[str, Any], list[str]]:
-    """Read a manifest as far as it goes.
+    """Read a manifest: a :data:`llmc.kinds.Scan`.
 
-    Returns:
-        The fields of the file as format 2 has them, empty if it is not a JSON object; and the
-        problems of ``name``, a sentence each. ``train`` and ``val`` are lists of whole entries;
-        others are left out, with a problem for each.
-
-    Raises:
-        OSError: the file cannot be read.
+    It returns the fields as format 2 has them, empty if the file is not a JSON object. ``train``
+    and ``val`` are lists of whole entries; others are left out, with a problem for each.
     """
     try:
         raw = read_limited(path)

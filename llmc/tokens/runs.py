@@ -20,6 +20,7 @@ from llmc.tokens.vocabulary import PATTERNS
 if TYPE_CHECKING:
     import tiktoken
 
+    from llmc.tokens.held import HeldCoder
     from llmc.tokens.tokenizer import Tokenizer
 
 # What \s means in tiktoken's regular expressions; Python's means more.
@@ -104,16 +105,17 @@ def encoded(tokenizer: Tokenizer, text: str, special: set[str]) -> list[int]:
         Unencodable: the library cannot encode it.
         BadData: a tokenizer of characters does not have one of them.
     """
-    if tokenizer.document is None:
-        try:
-            return tokenizer.encoding.encode(text, allowed_special=special, disallowed_special=())
-        except BaseException as error:
-            if not is_failure(error):
-                raise
-        encoding = cast("tiktoken.Encoding", tokenizer.encoding)
-        return encode_carefully(tokenizer, encoding, well_formed(text), special)
-    with failures_explained(tokenizer.name):
-        return tokenizer.encoding.encode(text, allowed_special=special, disallowed_special=())
+    if tokenizer.document is not None:
+        coder = cast("HeldCoder", tokenizer.encoding)
+        with failures_explained(tokenizer.name):
+            return coder.many([text], special=bool(special))[0]
+    encoding = cast("tiktoken.Encoding", tokenizer.encoding)
+    try:
+        return encoding.encode(text, allowed_special=special, disallowed_special=())
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+    return encode_carefully(tokenizer, encoding, well_formed(text), special)
 
 
 def _pieces(text: str, pattern: str) -> Iterator[tuple[bool, str]]:

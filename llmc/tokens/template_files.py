@@ -5,9 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from llmc.parsing import read_json, read_limited
+from llmc.parsing import object_in, read_limited
 from llmc.tokens.template import TEMPLATES
 from llmc.tokens.tokenizer import Tokenizer
 
@@ -19,9 +18,8 @@ def chat_template_of(folder: Path) -> str | None:
     """Return the text of a Hugging Face folder's chat template; None if it has none."""
     with suppress(OSError, ValueError):
         return read_limited(folder / CHAT_TEMPLATE).decode()
-    found: Any = None
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        found = read_json(folder / CONFIG)["chat_template"]
+    found = object_in(folder / CONFIG).get("chat_template")
+    with suppress(KeyError, TypeError):
         if isinstance(found, list):  # several, by name
             found = {each["name"]: each["template"] for each in found}["default"]
     return found if isinstance(found, str) else None

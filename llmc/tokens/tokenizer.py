@@ -16,7 +16,7 @@ text, a space, its id and a newline. Equal fingerprints mean equal ids for every
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,15 +45,7 @@ KNOWN = {  # fingerprint -> name
 
 
 class Coder(Protocol):
-    """Turns text into ids and back; a ``tiktoken.Encoding`` is one."""
-
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of a text, in which special tokens are text."""
-
-    def encode(
-        self, text: str, *, allowed_special: set[str], disallowed_special: Collection[str]
-    ) -> list[int]:
-        """Return the ids of a text, in which the ``allowed_special`` are tokens."""
+    """A ``tiktoken.Encoding`` or, for a document, a :class:`llmc.tokens.held.HeldCoder`."""
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """Return the bytes of known ids."""

@@ -61,15 +61,7 @@ def read_tokenizer_bin(path: Path) -> TokenTable:
 
 
 def scan_tokenizer_bin(path: Path, name: str = "it") -> tuple[TokenTable | None, list[str]]:
-    """Read a ``tokenizer.bin`` as far as it goes.
-
-    Returns:
-        The tokens that are there, None without a header; and the problems of ``name``, a sentence
-        each.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Read the tokens that are there: a :data:`llmc.kinds.Scan`."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)

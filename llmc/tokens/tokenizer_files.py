@@ -11,7 +11,7 @@ from typing import Any
 
 from llmc.errors import BadData, Usage
 from llmc.kinds import HEAD_BYTES, broken_explained, kind_of_bytes, not_data
-from llmc.parsing import read_json, read_limited
+from llmc.parsing import object_in, read_json, read_limited
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens import tokenizer_json
 from llmc.tokens.held import MARK, from_document
@@ -199,11 +199,7 @@ def _in_folder(folder: Path) -> Tokenizer:
 
 def _is_record(path: Path) -> bool:
     """Tell whether a tokenizer.json is llmc's record, not Hugging Face's tokenizer."""
-    try:
-        table = read_json(path)
-    except (OSError, ValueError):
-        return False
-    return isinstance(table, dict) and {"name", "fingerprint", "file"} <= table.keys()
+    return {"name", "fingerprint", "file"} <= object_in(path).keys()
 
 
 def _of_json(path: Path) -> Tokenizer:

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmc.errors import BadData
 from llmc.kinds import broken_explained
-from llmc.parsing import read_json, read_limited
+from llmc.parsing import object_in, read_json, read_limited
 from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.added import with_tokens
 from llmc.tokens.byte_level import Vocabulary, merges_of, unspelled
@@ -228,7 +228,7 @@ def _in_folder(folder: Path) -> Tokenizer | Unheld | None:
         with broken_explained(f"the tokenizer {other}", _ADVICE):
             digest = hashlib.sha256(b"another tokenizer\n" + read_limited(other))
         return Unheld(f"{other.name} is not a byte-level BPE's file", digest.hexdigest())
-    named = _settings(folder, CONFIG).get("tokenizer_class")
+    named = object_in(folder / CONFIG).get("tokenizer_class")
     if named in (None, "GPT2Tokenizer", "GPT2TokenizerFast"):
         return None
     digest = hashlib.sha256(f"another tokenizer\n{named}".encode())
@@ -280,7 +280,7 @@ def read_pair(vocab: Path, merges: Path) -> Tokenizer | Unheld:
         lines = lines[1:] if lines[0].startswith("#version") else lines
         pairs = [line.rstrip("\r") for line in lines if line.strip()]
         made = {pair.replace(" ", "") for pair in pairs}
-        added = _settings(folder, "added_tokens.json")
+        added = object_in(folder / "added_tokens.json")
         named = {*added, *_special_names(folder)}
         ids |= {name: token for name, token in added.items() if type(token) is int}
         odd = {name for name in ids if len(name) > 1 and name not in made}
@@ -295,7 +295,7 @@ def read_pair(vocab: Path, merges: Path) -> Tokenizer | Unheld:
         vocabulary = Vocabulary(
             tuple(bytes_of), tuple(sorted(ids[name] for name in special)), tuple(pairs)
         )
-        prefix = bool(_settings(folder, CONFIG).get("add_prefix_space", False))
+        prefix = bool(object_in(folder / CONFIG).get("add_prefix_space", False))
         return tokenizer_of_table(table_of(vocabulary, prefix_space=prefix), _declared_end(folder))
 
 
@@ -360,15 +360,6 @@ def _is_special(added: Mapping[str, Any] | None) -> bool:
     ]
 
 
-def _settings(folder: Path, name: str) -> dict[str, Any]:
-    """Return the object in a JSON file of a folder; empty if there is none or it is broken."""
-    try:
-        found = read_json(folder / name)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _name_of(value: object) -> str | None:
     """Return the text of a special token, which is written as text or as an object."""
     text = value.get("content") if isinstance(value, dict) else value
@@ -377,7 +368,7 @@ def _name_of(value: object) -> str | None:
 
 def _special_names(folder: Path) -> set[str]:
     """Return the special tokens that the files beside a vocabulary name."""
-    table, settings = _settings(folder, SPECIALS), _settings(folder, CONFIG)
+    table, settings = object_in(folder / SPECIALS), object_in(folder / CONFIG)
     values: list[object] = []
     for key in (*SPECIAL_KEYS, "additional_special_tokens"):
         for value in (table.get(key), settings.get(key)):
@@ -390,10 +381,10 @@ def _special_names(folder: Path) -> set[str]:
 def _declared_end(folder: Path) -> str | int | None:
     """Return the token that the files of a folder name as the end of a text; None if none does."""
     for file in (CONFIG, SPECIALS):
-        if (name := _name_of(_settings(folder, file).get("eos_token"))) is not None:
+        if (name := _name_of(object_in(folder / file).get("eos_token"))) is not None:
             return name
     for file in ("generation_config.json", "config.json"):
-        found = _settings(folder, file).get("eos_token_id")
+        found = object_in(folder / file).get("eos_token_id")
         found = found[0] if isinstance(found, list) and found else found
         if type(found) is int:
             return found

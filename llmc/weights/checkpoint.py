@@ -208,13 +208,7 @@ def read_header(path: Path) -> CheckpointHeader:
 
 
 def scan_header(path: Path, name: str = "it") -> tuple[CheckpointHeader | None, list[str]]:
-    """Return the header as far as it can be used, or None, and the problems, a sentence each.
-
-    ``name`` is how the problems call the file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Read the header of a checkpoint: a :data:`llmc.kinds.Scan`."""
     with path.open("rb") as file:
         raw = file.read(HEADER_BYTES)
         size = file.seek(0, 2)

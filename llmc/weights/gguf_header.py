@@ -65,13 +65,7 @@ def read_gguf(path: Path) -> GgufHeader:
 
 
 def scan_gguf(path: Path, name: str = "it") -> tuple[GgufHeader, list[str]]:
-    """Return the header as far as it can be read, and the problems, a sentence each.
-
-    ``name`` is how the problems call the file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Read the header of a GGUF file: a :data:`llmc.kinds.Scan`."""
     header = GgufHeader()
     with path.open("rb") as file:
         size = file.seek(0, 2)

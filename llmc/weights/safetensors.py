@@ -111,13 +111,7 @@ def read_parts(path: Path, read: Callable[[Path], Mapping[str, Item]]) -> dict[s
 
 
 def scan_safetensors(path: Path, name: str = "it") -> tuple[SafetensorsHeader | None, list[str]]:
-    """Return the header of a file, or None if it cannot be read, and the problems, a sentence each.
-
-    ``name`` is how the problems call the file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Read the header of one file: a :data:`llmc.kinds.Scan`."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)

@@ -71,13 +71,7 @@ def read_training_state(path: Path) -> TrainingState:
 
 
 def scan_training_state(path: Path, name: str = "it") -> tuple[TrainingState | None, list[str]]:
-    """Return the header, or None if it cannot be used, and the problems, a sentence each.
-
-    ``name`` is how the problems call the file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Read the header of a training state: a :data:`llmc.kinds.Scan`."""
     with path.open("rb") as file:
         raw = file.read(HEADER_BYTES)
         size = file.seek(0, 2)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from types import ModuleType
 
 import pytest
 
 from tests.helpers.places import ROOT
+from tests.helpers.tools import load_program
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ranks_bench", ROOT / "tools" / "ranks_bench.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:  # its dataclasses look it up
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-    return module
+    return load_program(ROOT / "tools" / "ranks_bench.py")
 
 
 def test_the_table_of_networks_is_the_formula(bench: ModuleType) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from types import ModuleType
@@ -10,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from tests.helpers.places import ROOT
+from tests.helpers.tools import load_program
 
 PAGE = (ROOT / "docs" / "guide" / "dial.md").read_text("utf-8")
 MOST = 0.05  # nats that the dial's loss may be above the best by hand
@@ -17,11 +17,7 @@ MOST = 0.05  # nats that the dial's loss may be above the best by hand
 
 @pytest.fixture(scope="module")
 def by_hand() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("by_hand", ROOT / "tools" / "by_hand.py")
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    return program
+    return load_program(ROOT / "tools" / "by_hand.py")
 
 
 def test_the_table_is_the_measured_one(by_hand: ModuleType) -> None:

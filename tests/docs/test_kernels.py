@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.places import ROOT
+from tests.helpers.tools import load_program
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 PAGE = ROOT / "docs" / "engine" / "kernels.md"
@@ -24,13 +24,9 @@ STEPS = PAGE.parent / "gemm"
 @pytest.fixture(scope="module")
 def program(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """Return docs/engine/gemm/run.py as a module that builds in a folder of the tests."""
-    spec = importlib.util.spec_from_file_location("gemm_run", STEPS / "run.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "gemm_run", module)  # where its dataclass looks for itself
         patch.setenv("OPENBLAS_NUM_THREADS", "1")  # as the program does, but undone
-        spec.loader.exec_module(module)
+        module = load_program(STEPS / "run.py")
         for kind in ("LOCAL", "GLOBAL"):
             patch.setenv(f"ZIG_{kind}_CACHE_DIR", str(cache / "zig"))
         patch.setattr(module, "BUILD", tmp_path_factory.mktemp("steps"))

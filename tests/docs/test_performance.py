@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 import sys
@@ -12,17 +11,12 @@ import pytest
 
 from llmc.cli.main import main
 from tests.helpers.places import ROOT
+from tests.helpers.tools import load_program
 
 
 @pytest.fixture(scope="module")
 def measure() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure", ROOT / "tools" / "measure.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:  # its dataclasses look it up
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-    return module
+    return load_program(ROOT / "tools" / "measure.py")
 
 
 def test_the_tables_are_the_measured_ones(measure: ModuleType) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import statistics
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from tests.helpers.engine import Native, environment, refused
 from tests.helpers.events import json_lines
 from tests.helpers.models import hollow_model, save_tokens
 from tests.helpers.places import ROOT
+from tests.helpers.tools import load_program
 from tests.helpers.workspace import ok
 
 PAGE = (ROOT / "docs" / "guide" / "recipes.md").read_text("utf-8")
@@ -92,12 +91,7 @@ def test_every_preset_says_what_it_is_for() -> None:
     [("time_to_loss", 2.5), ("time_to_loss_muon", 1.5), ("time_to_loss_muon_bf16", 2.5)],
 )
 def test_the_time_to_a_loss_is_the_measured_one(name: str, least: float) -> None:
-    spec = importlib.util.spec_from_file_location("time_to_loss", ROOT / "tools/time_to_loss.py")
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:  # its dataclasses look it up
-        patch.setitem(sys.modules, spec.name, program)
-        spec.loader.exec_module(program)
+    program = load_program(ROOT / "tools" / "time_to_loss.py")
     result = json.loads((program.MEASURED / f"{name}.json").read_text("utf-8"))
     section = " ".join(PAGE[PAGE.index("## Time to a loss") :].split())
     for line in program.summary(result).splitlines():

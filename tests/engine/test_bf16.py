@@ -13,7 +13,6 @@ from llmc.model import ModelConfig
 from llmc.weights.random import random_tensors
 from tests.helpers.engine import Flags, Native, succeeded
 from tests.helpers.events import json_lines, steps_of
-from tests.helpers.isas import ALL_ISAS, must_run
 from tests.helpers.models import (
     RAGGED,
     SMALL,
@@ -27,14 +26,12 @@ BATCHES = 4  # of one, chance moves a small tensor's distance by a third
 
 
 @pytest.mark.parametrize("name", ["small", "ragged"])
-@pytest.mark.parametrize("isa", ALL_ISAS)
 def test_gradients_are_as_near_as_autocasts(
-    isa: str, name: str, native: Native, isas: list[str], tmp_path: Path
+    isa: str, name: str, native: Native, tmp_path: Path
 ) -> None:
     torch = pytest.importorskip("torch")
     from tests.programs import parity
 
-    must_run(isa, isas)
     whole = {"small": parity.small, "ragged": parity.ragged}[name]()
     batch = whole.train.batch_size * whole.train.seq_len
     found: dict[str, list[tuple[float, float]]] = {}  # ours and autocast's distances, by tensor
@@ -74,11 +71,9 @@ def ragged(tmp_path_factory: pytest.TempPathFactory) -> Flags:
     return {**files, "batch_size": 3, "seq_len": 37, "steps": 4, "lr": 1e-3}
 
 
-@pytest.mark.parametrize("isa", ALL_ISAS)
 def test_the_same_bits_for_any_number_of_threads_and_with_recompute(
-    isa: str, native: Native, isas: list[str], ragged: Flags, tmp_path: Path
+    isa: str, native: Native, ragged: Flags, tmp_path: Path
 ) -> None:
-    must_run(isa, isas)
     for dtype in ("fp32", "bf16"):
         expected = None
         for threads, recompute in ((1, 0), (2, 0), (7, 0), (1, 1), (3, 1)):

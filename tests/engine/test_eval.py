@@ -20,7 +20,6 @@ from llmc.check.torch_model import GPT2
 from llmc.tokens.files import write_rows
 from tests.helpers.engine import Flags, Native, build, build_sanitized, refused, succeeded
 from tests.helpers.events import json_lines
-from tests.helpers.isas import ALL_ISAS, must_run
 from tests.helpers.models import RAGGED, random_tokens, save_model, save_tokens, some_tensors
 
 V, CONTEXT = RAGGED.vocab_size, RAGGED.context
@@ -90,11 +89,7 @@ def test_every_token_but_the_first_is_predicted_once_as_by_pytorch(
     assert said == f"loss {got.mean():.6f} over {COUNT - 1} tokens"
 
 
-@pytest.mark.parametrize("isa", ALL_ISAS)
-def test_threads_and_batches_change_no_bit(
-    isa: str, native: Native, isas: list[str], files: Files
-) -> None:
-    must_run(isa, isas)
+def test_threads_and_batches_change_no_bit(isa: str, native: Native, files: Files) -> None:
     for dtype in ("fp32", "bf16"):
         flags: Flags = {**files.flags, "dtype": dtype}
         expected = rows_of(native("eval", isa=isa, batch_size=1, **flags))
@@ -103,12 +98,8 @@ def test_threads_and_batches_change_no_bit(
             assert got == expected, (threads, B)
 
 
-@pytest.mark.parametrize("isa", ALL_ISAS)
-def test_int8_predicts_what_decoding_would(
-    isa: str, native: Native, isas: list[str], files: Files
-) -> None:
+def test_int8_predicts_what_decoding_would(isa: str, native: Native, files: Files) -> None:
     """Within half a percent of fp32's loss; the same bits for any threads and any batch."""
-    must_run(isa, isas)
     exact = rows_of(native("eval", isa=isa, **files.flags))
     expected = rows_of(native("eval", isa=isa, dtype="int8", batch_size=1, **files.flags))
     assert [(row["row"], row["at"]) for row in expected] == [(r["row"], r["at"]) for r in exact]

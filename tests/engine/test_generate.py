@@ -11,7 +11,7 @@ import pytest
 from llmc.model import ModelConfig
 from tests.helpers.engine import Flags, Native, refused, succeeded
 from tests.helpers.generate import generate, line
-from tests.helpers.isas import ALL_ISAS, must_run
+from tests.helpers.isas import ALL_ISAS
 from tests.helpers.models import RAGGED, save_model
 
 V = RAGGED.vocab_size
@@ -223,12 +223,8 @@ def texts(native: Native, model: Path, **flags: Any) -> dict[str, list[dict[str,
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("isa", ALL_ISAS)
-def test_a_text_is_its_requests_alone(
-    isa: str, dtype: str, native: Native, isas: list[str], model: Path
-) -> None:
+def test_a_text_is_its_requests_alone(isa: str, dtype: str, native: Native, model: Path) -> None:
     """Neither the other texts, nor their order, nor the threads change a bit of it."""
-    must_run(isa, isas)
     alone = texts(native, model, isa=isa, dtype=dtype)
     assert len({str(text) for text in alone.values()}) == len(alone)
     for flags in ({"slots": 8, "threads": 3}, {"slots": 3, "threads": 2}):

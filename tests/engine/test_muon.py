@@ -22,7 +22,7 @@ from llmc.weights.state import (
 )
 from tests.helpers.engine import BATCH, Flags, Native, refused, succeeded
 from tests.helpers.events import json_lines, without_times
-from tests.helpers.isas import isas_but_the_slow, must_run
+from tests.helpers.isas import isas_but_the_slow
 from tests.helpers.models import RAGGED, Floats, save_model, save_tokens, with_header_crc
 from tests.programs.torture import settings
 
@@ -146,11 +146,8 @@ def left(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "model.bin").read_bytes(), (folder / "state.bin").read_bytes()[MOMENTS_AT:]
 
 
-@pytest.mark.parametrize("isa", isas_but_the_slow())
-def test_the_same_bits_for_any_number_of_threads(
-    isa: str, native: Native, isas: list[str], tmp_path: Path
-) -> None:
-    must_run(isa, isas)
+@pytest.mark.parametrize("isa", isas_but_the_slow(), indirect=True)
+def test_the_same_bits_for_any_number_of_threads(isa: str, native: Native, tmp_path: Path) -> None:
     flags = {**settings(tmp_path, 3), "sample_every": 0}
     for more in ({}, {"optimizer_state": "8bit"}, {"dtype": "bf16", "grad_clip": 0.5}):
         outs = [tmp_path / f"{threads}{len(more)}{more.get('dtype')}" for threads in (1, 2, 3, 7)]

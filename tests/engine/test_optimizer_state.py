@@ -17,7 +17,6 @@ from llmc.weights.checkpoint import read_checkpoint
 from llmc.weights.state import MOMENTS_AT, read_training_state, training_state_bytes
 from tests.helpers.engine import Flags, Native, refused, succeeded
 from tests.helpers.events import json_lines
-from tests.helpers.isas import ALL_ISAS, must_run
 from tests.helpers.models import RAGGED, Floats, save_model, save_tokens, with_header_crc
 from tests.programs.torture import settings
 
@@ -231,11 +230,9 @@ def left(out: Path) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("kind", NARROW)
-@pytest.mark.parametrize("isa", ALL_ISAS)
 def test_the_same_bits_for_any_number_of_threads(
-    isa: str, kind: str, native: Native, isas: list[str], tmp_path: Path
+    isa: str, kind: str, native: Native, tmp_path: Path
 ) -> None:
-    must_run(isa, isas)
     flags = {**settings(tmp_path, 3), "optimizer_state": kind, "sample_every": 0}
     for threads in (1, 2, 3, 7):
         succeeded(native("train", isa=isa, out=tmp_path / f"{threads}", threads=threads, **flags))

@@ -16,7 +16,7 @@ import pytest
 from llmc.model import ModelConfig
 from tests.helpers.engine import Native, environment
 from tests.helpers.generate import line
-from tests.helpers.isas import isas_but_the_slow, must_run
+from tests.helpers.isas import isas_but_the_slow
 from tests.helpers.models import save_model
 
 CONFIG = ModelConfig(layers=2, heads=2, channels=32, context=700, vocab_size=301)
@@ -106,12 +106,9 @@ TURNS = ((16, 3), (17, 40), (40, 1), (200, 30), (255, 2), (256, 1), (256, 16), (
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("isa", isas_but_the_slow())
-def test_a_next_turn_has_the_same_bits(
-    isa: str, dtype: str, native: Native, isas: list[str], model: Path
-) -> None:
+@pytest.mark.parametrize("isa", isas_but_the_slow(), indirect=True)
+def test_a_next_turn_has_the_same_bits(isa: str, dtype: str, native: Native, model: Path) -> None:
     """At once and after a while, when what was written has been read again."""
-    must_run(isa, isas)
     flags: dict[str, Any] = {"isa": isa, "dtype": dtype}
     for waits in (False, True):
         with engine(native, model, slots=2, threads=2, **flags) as kept:

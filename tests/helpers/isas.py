@@ -17,15 +17,9 @@ ALL_ISAS = ("plain", "generic", "neon", "neonbf16", "bfmmla", "sme", "avx2", "av
 
 
 def isas_but_the_slow() -> list[Any]:
-    """Return parameters for all instruction sets; only make test-full takes the slow ones."""
+    """Return parameters of the fixture ``isa``: only make test-full takes the slow ones."""
     full = pytest.mark.full
     return [pytest.param(isa, marks=full) if isa in SLOW_ISAS else isa for isa in ALL_ISAS]
-
-
-def must_run(isa: str, isas: list[str]) -> None:
-    """Skip a test of an instruction set that is not among those that run here."""
-    if isa not in isas:
-        pytest.skip(f"this machine cannot run {isa}, or the build does not have it")
 
 
 def runnable_isas(native: Native, scratch: Path) -> list[str]:

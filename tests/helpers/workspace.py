@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,6 +14,8 @@ from random import Random
 from typing import Any
 
 from tests.conftest import Llmc
+from tests.helpers.events import json_lines
+from tests.helpers.places import ROOT
 
 WORDS = ("das", "Größe", "für", "élan", "naïve", "日本", "🙂", "und", "the", "of")
 PRESET = """\
@@ -100,6 +101,18 @@ def ok(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[st
     return done
 
 
+def without_package(folder: Path, name: str) -> dict[str, str]:
+    """Return the environment of a Python that finds a package only in ``folder``, broken."""
+    (folder / f"{name}.py").write_text(f"raise ImportError('no {name}')")
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def assert_no_complaint(errors: bytes) -> None:
+    """Hold the stderr of a command whose reader left early to a quiet end."""
+    for word in (b"Traceback", b"Exception ignored", b"error"):
+        assert word not in errors, errors
+
+
 def assert_left_in_peace(llmc: Llmc, *args: str) -> None:
     """Run a command whose stdout nobody reads: that is no error."""
     read, write = os.pipe()
@@ -123,8 +136,7 @@ def trained(llmc: Llmc, *flags: str | Path, run: str = "run") -> list[float]:
 
 
 def metrics(llmc: Llmc, run: str) -> list[dict[str, Any]]:
-    text = (llmc.workspace / "runs" / run / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    return json_lines((llmc.workspace / "runs" / run / "metrics.jsonl").read_text())
 
 
 def losses(llmc: Llmc, run: str) -> list[float]:

@@ -22,8 +22,7 @@ from llmc.train.plots import (
 )
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.past_runs import a_past_run, loss
-from tests.helpers.places import ROOT
-from tests.helpers.workspace import ok
+from tests.helpers.workspace import ok, without_package
 
 MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 
@@ -82,8 +81,7 @@ class Comments(HTMLParser):
 
 
 def test_without_matplotlib_a_picture_says_what_is_missing(two: Llmc, tmp_path: Path) -> None:
-    (tmp_path / "matplotlib.py").write_text("raise ImportError('no matplotlib')")
-    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    path = without_package(tmp_path, "matplotlib")
     error = assert_one_sentence(two("plot", "--out", "a.png", env=path), 2)
     assert re.search(r"pip install .*\[plot\]", error)
     assert not (two.workspace / "a.png").exists()

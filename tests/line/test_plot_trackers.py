@@ -15,8 +15,7 @@ import pytest
 
 from llmc.train.history import read_run
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.places import ROOT
-from tests.helpers.workspace import ok
+from tests.helpers.workspace import ok, without_package
 
 
 def test_tensorboard_reads_what_was_written(two: Llmc) -> None:
@@ -66,16 +65,14 @@ def float32(value: float) -> float:
 
 
 def test_a_missing_tensorboard_is_one_sentence(two: Llmc, tmp_path: Path) -> None:
-    (tmp_path / "tensorboard.py").write_text("raise ImportError('no tensorboard')")
-    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    path = without_package(tmp_path, "tensorboard")
     done = two("plot", "fast", "--tensorboard", "tb", env=path)
     assert "tensorboard" in assert_one_sentence(done, 2)
     assert not (two.workspace / "tb").exists()
 
 
 def test_a_missing_wandb_is_one_sentence(two: Llmc, tmp_path: Path) -> None:
-    (tmp_path / "wandb.py").write_text("raise ImportError('no wandb')")
-    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    path = without_package(tmp_path, "wandb")
     error = assert_one_sentence(two("plot", "--wandb", "w", env=path), 2)
     assert re.search(r"--wandb needs the package wandb: .*pip install wandb", error)
     assert not (two.workspace / "w").exists()

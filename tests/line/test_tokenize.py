@@ -10,37 +10,16 @@ import pytest
 
 from llmc.cli.context import Context
 from llmc.errors import BadData, MissingOutput, Usage
-from llmc.tokens.dataset import find_tokenized, tokenize
+from llmc.tokens.dataset import find_tokenized
 from llmc.tokens.files import read_tokens
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.options import TokenizeOptions
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.tokenizing import tokenized
 from tests.helpers.workspace import ok
 
 EOT = 256
-
-
-def tokenized(
-    here: Context,
-    *inputs: Path | str,
-    tokenizer: str | None = "byte",
-    val_tokens: int | None = None,
-    val_fraction: float | None = None,
-    out: Path | None = None,
-    force: bool = False,
-) -> Manifest:
-    """Tokenize and read what came of it."""
-    options = TokenizeOptions(
-        tokenizer=tokenizer,
-        val_tokens=val_tokens,
-        val_fraction=val_fraction,
-        out=out,
-        force=force,
-    )
-    manifest = tokenize(here.workspace, [str(path) for path in inputs], options).manifest
-    verify(manifest)
-    return manifest
 
 
 def text_of(manifest: Manifest) -> tuple[bytes, bytes]:
@@ -85,7 +64,7 @@ def test_tinyshakespeare_is_llm_c_s_to_the_bit(
 
 
 def test_documents_are_framed_and_split_between_them(here: Context, corpus: Path) -> None:
-    manifest = tokenized(here, corpus)
+    manifest = tokenized(here.workspace, corpus)
     val, train = text_of(manifest)
     begin = b"<|endoftext|>document"
     names = [split.split(begin)[1:] for split in (val, train)]
@@ -107,9 +86,9 @@ def test_documents_are_framed_and_split_between_them(here: Context, corpus: Path
 
 
 def test_val_tokens_are_whole_documents_or_none(here: Context, corpus: Path) -> None:
-    manifest = tokenized(here, corpus, val_tokens=13)
+    manifest = tokenized(here.workspace, corpus, val_tokens=13)
     assert (manifest.val.tokens, manifest.train.tokens) == (10, 190)
-    manifest = tokenized(here, corpus, val_tokens=0)
+    manifest = tokenized(here.workspace, corpus, val_tokens=0)
     assert (manifest.val.tokens, manifest.train.tokens) == (0, 200)
     assert manifest.val_path is None and not (manifest.folder / "val.bin").exists()
     assert manifest.split is not None and manifest.split.rule == "none"
@@ -121,12 +100,12 @@ def test_val_tokens_are_whole_documents_or_none(here: Context, corpus: Path) -> 
 def test_val_fraction_goes_to_the_nearest_document(
     here: Context, corpus: Path, fraction: float, documents: int
 ) -> None:
-    assert tokenized(here, corpus, val_fraction=fraction).val.tokens == 10 * documents
+    assert tokenized(here.workspace, corpus, val_fraction=fraction).val.tokens == 10 * documents
 
 
 def test_one_document_is_cut_where_the_fraction_falls(here: Context, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("0123456789" * 10)
-    manifest = tokenized(here, tmp_path / "one.txt", val_fraction=0.25)
+    manifest = tokenized(here.workspace, tmp_path / "one.txt", val_fraction=0.25)
     assert (manifest.val.tokens, manifest.train.tokens) == (25, 76)
     val, train = text_of(manifest)
     assert val in b"0123456789" * 10 and train.startswith(b"<|endoftext|>0")
@@ -136,23 +115,23 @@ def test_one_document_is_cut_where_the_fraction_falls(here: Context, tmp_path: P
 def test_copying_in_slices_changes_nothing(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch, slices: int
 ) -> None:
-    whole = tokenized(here, corpus)
+    whole = tokenized(here.workspace, corpus)
     monkeypatch.setattr("llmc.tokens.divide.SLICE", slices)
     monkeypatch.setattr("llmc.tokens.split.SLICE", slices)
-    assert tokenized(here, corpus) == whole
+    assert tokenized(here.workspace, corpus) == whole
     payload = read_tokens(whole.train_path).tobytes()
     assert whole.train.shards[0].sha256 == hashlib.sha256(payload).hexdigest()
 
 
 def test_the_default_tokenizer_is_gpt2(here: Context, corpus: Path, gpt2: Tokenizer) -> None:
-    manifest = tokenized(here, corpus, tokenizer=None)
+    manifest = tokenized(here.workspace, corpus, tokenizer=None)
     assert manifest.tokenizer.name == "gpt2"
     assert manifest.tokenizer.fingerprint == gpt2.fingerprint
     assert manifest.tokenizer.file is None
 
 
 def test_a_trained_tokenizer_travels_with_the_data(here: Context, corpus: Path) -> None:
-    manifest = tokenized(here, corpus, tokenizer="bpe:262")
+    manifest = tokenized(here.workspace, corpus, tokenizer="bpe:262")
     record = manifest.tokenizer
     assert (record.name, record.vocab_size, record.eot) == ("bpe", 262, 261)
     assert record.file == "tokenizer.tiktoken"
@@ -160,7 +139,7 @@ def test_a_trained_tokenizer_travels_with_the_data(here: Context, corpus: Path) 
     tokens = manifest.load_tokenizer().tokens()
     assert sorted(tokens[256:], key=len) == sorted(tokens[256:], key=tokens.index)
     other = tokenized(
-        here,
+        here.workspace,
         corpus,
         tokenizer=str(manifest.folder / "tokenizer.tiktoken"),
         out=here.workspace.data / "other",
@@ -174,13 +153,13 @@ def test_a_larger_vocabulary_than_uint16_is_written_as_uint32(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmc.tokens.files.UINT16_VOCAB", 256)
-    manifest = tokenized(here, corpus)
+    manifest = tokenized(here.workspace, corpus)
     assert read_tokens(manifest.train_path).dtype == np.uint32
 
 
 def test_another_tokenizer_leaves_no_file_of_the_last(here: Context, corpus: Path) -> None:
-    tokenized(here, corpus, tokenizer="bpe:262")
-    manifest = tokenized(here, corpus, tokenizer="byte", force=True)
+    tokenized(here.workspace, corpus, tokenizer="bpe:262")
+    manifest = tokenized(here.workspace, corpus, tokenizer="byte", force=True)
     assert not (manifest.folder / "tokenizer.tiktoken").exists()
 
 
@@ -189,16 +168,16 @@ def test_tinystories_keeps_its_own_validation_text(here: Context) -> None:
     folder.mkdir(parents=True)
     (folder / "TinyStoriesV2-GPT4-train.txt").write_text("\nOne.\n<|endoftext|>\nTwo.\n")
     (folder / "TinyStoriesV2-GPT4-valid.txt").write_text("Three.\n<|endoftext|>\n")
-    manifest = tokenized(here, "tinystories")
+    manifest = tokenized(here.workspace, "tinystories")
     assert text_of(manifest) == (b"<|endoftext|>Three.", b"<|endoftext|>One.<|endoftext|>Two.")
     assert (manifest.text_bytes, len(manifest.source)) == (14, 2)
     with pytest.raises(Usage, match="validation text of its own"):
-        tokenized(here, "tinystories", val_tokens=5)
+        tokenized(here.workspace, "tinystories", val_tokens=5)
 
 
 def test_endoftext_written_in_a_document_is_text(here: Context, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a<|endoftext|>b" * 4)
-    manifest = tokenized(here, tmp_path / "x.txt")
+    manifest = tokenized(here.workspace, tmp_path / "x.txt")
     ids = np.concatenate(
         [read_tokens(manifest.folder / "val.bin"), read_tokens(manifest.folder / "train.bin")]
     )
@@ -213,14 +192,14 @@ def test_too_little_text_is_refused_and_leaves_nothing(
 ) -> None:
     (tmp_path / "x.txt").write_text(text)
     with pytest.raises(BadData, match="'x' is too little text"):
-        tokenized(here, tmp_path / "x.txt", val_tokens=val_tokens)
+        tokenized(here.workspace, tmp_path / "x.txt", val_tokens=val_tokens)
     assert not (here.workspace.data / "x").exists()
 
 
 def test_a_failure_keeps_the_dataset_that_was_there(here: Context, corpus: Path) -> None:
-    before = tokenized(here, corpus)
+    before = tokenized(here.workspace, corpus)
     with pytest.raises(BadData):
-        tokenized(here, corpus, val_tokens=500)
+        tokenized(here.workspace, corpus, val_tokens=500)
     assert load_manifest(before.folder) == before
     verify(before)
     assert len(list(before.folder.iterdir())) == 3
@@ -229,21 +208,21 @@ def test_a_failure_keeps_the_dataset_that_was_there(here: Context, corpus: Path)
 def test_a_full_disk_leaves_no_manifest_that_lies(
     here: Context, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tokenized(here, corpus).folder
+    folder = tokenized(here.workspace, corpus).folder
 
     def full(*_args: object) -> None:
         raise BadData("the disk is full")
 
     monkeypatch.setattr("llmc.tokens.shards.save_tokenizer", full)
     with pytest.raises(BadData, match="the disk is full"):
-        tokenized(here, corpus, tokenizer="bpe:262", force=True)
+        tokenized(here.workspace, corpus, tokenizer="bpe:262", force=True)
     with pytest.raises(MissingOutput):
         load_manifest(folder)
 
 
 def test_out_that_is_a_file_is_refused(here: Context, corpus: Path) -> None:
     with pytest.raises(BadData, match=r"cannot write the dataset .*00\.txt"):
-        tokenized(here, corpus, out=corpus / "00.txt")
+        tokenized(here.workspace, corpus, out=corpus / "00.txt")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +241,7 @@ def test_flags_that_make_no_sense_are_usage_errors(
     here: Context, corpus: Path, flags: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(Usage, match=message):
-        tokenized(here, corpus, **flags)
+        tokenized(here.workspace, corpus, **flags)
     assert not here.workspace.data.exists()
 
 
@@ -297,16 +276,16 @@ def test_work_that_is_done_is_recognized(here: Context, corpus: Path) -> None:
         return made.folder if made is not None else None
 
     assert done("byte") is None
-    manifest = tokenized(here, corpus)
+    manifest = tokenized(here.workspace, corpus)
     assert done("byte") == manifest.folder
     assert done("bpe:262") is None
-    tokenized(here, corpus, tokenizer="bpe:262", force=True)
+    tokenized(here.workspace, corpus, tokenizer="bpe:262", force=True)
     assert done("bpe:262") == manifest.folder
     assert done("bpe:261") is None
     assert done("byte") is None
     (corpus / "00.txt").write_text("documentA")
     assert done("bpe:262") is None
-    manifest = tokenized(here, corpus, force=True)
+    manifest = tokenized(here.workspace, corpus, force=True)
     assert done("byte") == manifest.folder
     flip = manifest.folder / "val.bin"
     flip.write_bytes(flip.read_bytes()[:-1])
@@ -314,14 +293,14 @@ def test_work_that_is_done_is_recognized(here: Context, corpus: Path) -> None:
 
 
 def test_stdlib_needs_no_fetching(here: Context) -> None:
-    manifest = tokenized(here, "stdlib")
+    manifest = tokenized(here.workspace, "stdlib")
     share = manifest.val.tokens / (manifest.val.tokens + manifest.train.tokens)
     assert 0.05 < share < 0.15
     assert b"def __init__(self" in text_of(manifest)[0]
 
 
 def test_the_byte_tokenizer_is_its_own_record(here: Context, corpus: Path) -> None:
-    assert tokenized(here, corpus).load_tokenizer().fingerprint == (
+    assert tokenized(here.workspace, corpus).load_tokenizer().fingerprint == (
         load_tokenizer("byte").fingerprint
     )
 

@@ -21,7 +21,6 @@ from llmc.check.tolerances import (
 )
 from llmc.model import tensor_shapes
 from tests.helpers.engine import Native, succeeded
-from tests.helpers.isas import ALL_ISAS, must_run
 from tests.helpers.models import RAGGED, save_model
 
 torch = pytest.importorskip("torch")
@@ -64,11 +63,9 @@ def hold(
 
 
 @pytest.mark.parametrize(("name", "decay"), list(itertools.product(SETUPS, DECAYS)))
-@pytest.mark.parametrize("isa", ALL_ISAS)
-def test_a_step_and_ten_of_them(  # noqa: PLR0917 -- what pytest hands in
-    isa: str, name: str, decay: float, native: Native, isas: list[str], tmp_path: Path
+def test_a_step_and_ten_of_them(
+    isa: str, name: str, decay: float, native: Native, tmp_path: Path
 ) -> None:
-    must_run(isa, isas)
     mine = parity.ours(SETUPS[name](decay), native, tmp_path, isa=isa)
     single, double = (twin(name, decay, double=double) for double in (False, True))
     hold(
@@ -117,14 +114,10 @@ def test_gpt2_124m(native: Native, tmp_path_factory: pytest.TempPathFactory) -> 
     hold(mine.last, single.last, AFTER_TEN_STEPS, lambda tensor: TORCHS_OWN_124M.get(tensor, 0))
 
 
-@pytest.mark.parametrize("isa", ALL_ISAS)
 @pytest.mark.parametrize("prompt", [1, 30, 60])
-def test_greedy_tokens_are_the_twins(
-    prompt: int, isa: str, native: Native, isas: list[str], tmp_path: Path
-) -> None:
+def test_greedy_tokens_are_the_twins(prompt: int, isa: str, native: Native, tmp_path: Path) -> None:
     """The decoder with its cache of keys and values, and past the context, where it keeps the newer
     half and reads it again from position 0."""
-    must_run(isa, isas)
     config, tensors = RAGGED, parity.ragged().tensors
     model = save_model(tmp_path / "model.bin", config, tensors)
     ids = [(7 * i + 5) % config.vocab_size for i in range(prompt)]

@@ -19,6 +19,8 @@ from tests.helpers.workspace import ok, prepared_workspace
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="no lm_eval here")
+
 TEXTS = ("Größe und élan.\n", "the of the of\n")
 TASK = """\
 task: mine
@@ -61,16 +63,12 @@ def test_a_pipeline_stops_at_the_last_position(shared: Llmc) -> None:
     assert 6 < len(ids) <= 64
 
 
-@pytest.mark.full
-@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm_eval is not installed")
-def test_lm_eval_measures_the_loss_of_the_model(shared: Llmc) -> None:
-    """On a task that is a local file; each text fits into one window, after a bos token."""
-    here = shared.workspace
-    (here / "tasks").mkdir()
-    (here / "tasks/mine.yaml").write_text(TASK)
-    (here / "mine.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
-    words = ["--model", "hf", "--model_args", "pretrained=shared", "--device", "cpu"]
-    words += ["--include_path", "tasks", "--tasks", "mine", "--output_path", "out"]
+def lm_eval(here: Path, name: str, task: str, model: list[str]) -> dict[str, float]:
+    """Return what lm-evaluation-harness measures of a model on a task, offline."""
+    tasks, out = here / f"{name}-task", here / f"{name}-out"
+    tasks.mkdir()
+    (tasks / f"{name}.yaml").write_text(task)
+    words = [*model, "--include_path", str(tasks), "--tasks", name, "--output_path", str(out)]
     home = {"HF_HOME": str(here / "home"), "HF_HUB_OFFLINE": "1"}
     subprocess.run(
         [sys.executable, "-m", "lm_eval", *words, "--batch_size", "4"],
@@ -79,8 +77,19 @@ def test_lm_eval_measures_the_loss_of_the_model(shared: Llmc) -> None:
         check=True,
         timeout=600,
     )
-    (result,) = (here / "out").rglob("results_*.json")
-    measured = json.loads(result.read_text())["results"]["mine"]["bits_per_byte,none"]
+    (result,) = out.rglob("results_*.json")
+    measured: dict[str, float] = json.loads(result.read_text())["results"][name]
+    return measured
+
+
+@pytest.mark.full
+@needs_lm_eval
+def test_lm_eval_measures_the_loss_of_the_model(shared: Llmc) -> None:
+    """On a task that is a local file; each text fits into one window, after a bos token."""
+    here = shared.workspace
+    (here / "mine.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    words = ["--model", "hf", "--model_args", "pretrained=shared", "--device", "cpu"]
+    measured = lm_eval(here, "mine", TASK, words)["bits_per_byte,none"]
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(here / "shared")
     model = transformers.AutoModelForCausalLM.from_pretrained(here / "shared")
@@ -111,15 +120,13 @@ metric_list:
 
 
 @pytest.mark.full
-@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm_eval is not installed")
+@needs_lm_eval
 def test_lm_eval_scores_a_served_model_as_eval_does(shared: Llmc) -> None:
     """Questions in HellaSwag's form, in a local file."""
     here = shared.workspace
-    (here / "served").mkdir()
-    (here / "served/questions.yaml").write_text(QUESTIONS)
-    words = ["the of", "und das", "of the of", "Größe"]
+    endings = ["the of", "und das", "of the of", "Größe"]
     items = [
-        {"ctx": f"{words[at % 4]} {words[at // 4]}", "endings": words, "label": at * 7 % 4}
+        {"ctx": f"{endings[at % 4]} {endings[at // 4]}", "endings": endings, "label": at * 7 % 4}
         for at in range(16)
     ]
     (here / "questions.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
@@ -128,16 +135,6 @@ def test_lm_eval_scores_a_served_model_as_eval_does(shared: Llmc) -> None:
     with served([*shared.command, "serve", "--port", "0"], shared.env(), here) as server:
         model = f"base_url={server.url}v1/completions,model=poet,tokenizer=shared"
         model += ",tokenizer_backend=huggingface,max_length=63,max_retries=1"
-        argv = ["--model", "local-completions", "--model_args", model, "--batch_size", "4"]
-        argv += ["--include_path", "served", "--tasks", "questions", "--output_path", "answers"]
-        home = {"HF_HOME": str(here / "home"), "HF_HUB_OFFLINE": "1"}
-        subprocess.run(
-            [sys.executable, "-m", "lm_eval", *argv],
-            cwd=here,
-            env={**os.environ, **home},
-            check=True,
-            timeout=600,
-        )
-    (result,) = (here / "answers").rglob("results_*.json")
-    measured = json.loads(result.read_text())["results"]["questions"]["acc,none"]
+        words = ["--model", "local-completions", "--model_args", model]
+        measured = lm_eval(here, "questions", QUESTIONS, words)["acc,none"]
     assert measured == pytest.approx(expected)

@@ -24,10 +24,10 @@
 #include "base/arena.h"
 #include "base/pool.h"
 #include "base/util.h"
+#include "commands.h"
 #include "files/format.h"
 #include "kernels/peak.h"
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
 
 /* ---- the engine's exit, memory and threads ---------------------------------------------------------- */
@@ -228,6 +228,12 @@ static void fuzz_put_file(const char *name, struct Input piece, struct FuzzFile 
   fuzz_put(name, file, HEADER_BYTES + piece.left);
 }
 
+/* Writes a token file of a piece: the lowest bit of its magic tells how many bytes a token takes. */
+static void fuzz_put_shard(const char *name, struct Input piece, size_t ints, bool fitting) {
+  const size_t width = piece.left > 0 && (piece.at[0] & 1) ? 4 : 2;
+  fuzz_put_file(name, piece, (struct FuzzFile){ints, fitting, TOKENS_COUNT_AT, width});
+}
+
 /* Makes a folder of this program's own and works in it. A file of its own goes by its name alone. */
 static void fuzz_begin(void) {
   char folder[256];
@@ -263,5 +269,34 @@ static void fuzz_end(void) {
   } while (0)
 
 #define FUZZ_ARGC(argv) ((int)(sizeof(argv) / sizeof *(argv)))
+
+/* ---- before the first input ------------------------------------------------------------------------- */
+
+/* Writes tokens.bin: 200 tokens below V. */
+static void fuzz_put_tokens(size_t V) {
+  uint8_t tokens[HEADER_BYTES + 400] = {0};
+  const int32_t header[] = {TOKENS16_MAGIC, TOKENS16_VERSION, 200};
+  memcpy(tokens, header, sizeof header);
+  for (size_t i = 0; i < 200; i++) tokens[HEADER_BYTES + 2 * i] = (uint8_t)(i * 7 % V);
+  fuzz_put("tokens.bin", tokens, sizeof tokens);
+}
+
+/* Writes model.bin: random weights of a small model, V = 20. */
+static void fuzz_put_model(void) {
+  char *init[] = {"--out", "model.bin", "--layers", "1", "--heads", "2", "--channels", "4", "--context", "8",
+                  "--vocab-size", "20"};
+  FUZZ(command_init(FUZZ_ARGC(init), init));
+  fuzz_first_file = -1;  // libFuzzer opens its own afterwards
+}
+
+/* What a harness makes ready in its folder. */
+static void fuzz_prepare(void);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+  (void)argc, (void)argv;
+  fuzz_begin();
+  fuzz_prepare();
+  return 0;
+}
 
 #endif

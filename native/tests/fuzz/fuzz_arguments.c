@@ -5,15 +5,10 @@
 #include <math.h>
 
 #include "base/args.h"
-#include "commands.h"
 
 enum { MOST_WORDS = 100 };
 
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc, (void)argv;
-  fuzz_begin();
-  return 0;
-}
+static void fuzz_prepare(void) {}
 
 static void every_kind(int argc, char **argv) {
   static const char *const names[] = {"red", "green", "blue", NULL};

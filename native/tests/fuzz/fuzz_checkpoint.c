@@ -2,18 +2,7 @@
  * what its header says and nothing beyond the file is read. */
 #include "fuzz.h"
 
-#include "commands.h"
-
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc, (void)argv;
-  fuzz_begin();
-  uint8_t tokens[HEADER_BYTES + 400] = {0};
-  const int32_t header[] = {TOKENS16_MAGIC, TOKENS16_VERSION, 200};
-  memcpy(tokens, header, sizeof header);
-  for (size_t i = 0; i < 200; i++) tokens[HEADER_BYTES + 2 * i] = (uint8_t)(i % 3);
-  fuzz_put("tokens.bin", tokens, sizeof tokens);
-  return 0;
-}
+static void fuzz_prepare(void) { fuzz_put_tokens(3); }
 
 static void sample(uint8_t options) {
   static char *dtypes[] = {"fp32", "bf16", "int8", "fp32"};

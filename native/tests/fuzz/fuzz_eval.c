@@ -1,17 +1,7 @@
 /* `llmc-native eval` with any file of rows and any tokens: a row that is no piece of the tokens is refused. */
 #include "fuzz.h"
 
-#include "commands.h"
-
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc, (void)argv;
-  fuzz_begin();
-  char *init[] = {"--out", "model.bin", "--layers", "1", "--heads", "2", "--channels", "4", "--context", "8",
-                  "--vocab-size", "20"};
-  FUZZ(command_init(FUZZ_ARGC(init), init));
-  fuzz_first_file = -1;
-  return 0;
-}
+static void fuzz_prepare(void) { fuzz_put_model(); }
 
 static void eval(uint8_t options) {
   static char *dtypes[] = {"fp32", "bf16", "int8", "fp32"};
@@ -28,9 +18,7 @@ static void eval(uint8_t options) {
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
   struct Input input = {bytes, count};
   const uint8_t options = fuzz_byte(&input);
-  const struct Input tokens = fuzz_counted(&input);
-  const size_t width = tokens.left > 0 && (tokens.at[0] & 1) ? 4 : 2;
-  fuzz_put_file("tokens.bin", tokens, (struct FuzzFile){3, options & 16, TOKENS_COUNT_AT, width});
+  fuzz_put_shard("tokens.bin", fuzz_counted(&input), 3, options & 16);
   fuzz_put_file("rows.bin", input, (struct FuzzFile){3, options & 32, ROWS_COUNT_AT, 12});
   FUZZ(eval(options));
   return 0;

@@ -6,11 +6,7 @@
 
 enum { MOST_SHARDS = 3 };
 
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc, (void)argv;
-  fuzz_begin();
-  return 0;
-}
+static void fuzz_prepare(void) {}
 
 static void read_all(size_t T, size_t V, uint8_t options, struct Input changed) {
   struct DataLoader loader;
@@ -52,9 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
   for (unsigned i = 0; i < shards; i++) {
     char name[32];
     snprintf(name, sizeof name, "t_%u.bin", i);
-    const struct Input shard = fuzz_counted(&input);
-    const size_t width = shard.left > 0 && (shard.at[0] & 1) ? 4 : 2;  // the lowest bit tells the two magics apart
-    fuzz_put_file(name, shard, (struct FuzzFile){4, options & 16, TOKENS_COUNT_AT, width});
+    fuzz_put_shard(name, fuzz_counted(&input), 4, options & 16);
     snprintf(name, sizeof name, "t_%u.mask", i);
     fuzz_put_file(name, fuzz_counted(&input), (struct FuzzFile){4, options & 16, MASK_COUNT_AT, 1});
   }

@@ -11,9 +11,7 @@ static const char *const NAMES[] = {
 };
 enum { FILES = sizeof NAMES / sizeof *NAMES };
 
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc, (void)argv;
-  fuzz_begin();
+static void fuzz_prepare(void) {
   for (size_t i = 0; i < FILES; i++) {
     char path[64];
     for (const char *slash = NAMES[i]; (slash = strchr(slash, '/')) != NULL; slash++) {
@@ -21,7 +19,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
       mkdir(path, 0700);
     }
   }
-  return 0;
 }
 
 /* The files one after the other, with a byte 255 between them. */

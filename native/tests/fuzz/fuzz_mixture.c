@@ -6,11 +6,7 @@
 
 enum { PARTS = 4, V = 20 };
 
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc, (void)argv;
-  fuzz_begin();
-  return 0;
-}
+static void fuzz_prepare(void) {}
 
 /* Of the first n rows part i gives n · w(i) / W, up or down by less than one. */
 static void check_shares(struct Mixture *m) {
@@ -63,9 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
   memcpy(weights, text.at, text.left);
   for (size_t i = 0; i < paths.count; i++) {
     paths.items[i] = names[i];
-    const struct Input part = fuzz_counted(&input);
-    const size_t width = part.left > 0 && (part.at[0] & 1) ? 4 : 2;
-    fuzz_put_file(names[i], part, (struct FuzzFile){3, options & 16, TOKENS_COUNT_AT, width});
+    fuzz_put_shard(names[i], fuzz_counted(&input), 3, options & 16);
   }
   FUZZ(read_all(&paths, options & 4 ? NULL : weights, B, T, options));
   free(weights);

@@ -6,11 +6,7 @@
 
 #include "sample/requests.h"
 
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc, (void)argv;
-  fuzz_begin();
-  return 0;
-}
+static void fuzz_prepare(void) {}
 
 static void check(const char *line, size_t length, size_t V, size_t positions, int *prompt, char *message) {
   struct Request request = {.prompt = prompt};

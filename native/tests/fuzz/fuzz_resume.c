@@ -4,21 +4,9 @@
 
 #include <sys/stat.h>
 
-#include "commands.h"
-
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc, (void)argv;
-  fuzz_begin();
-  char *init[] = {"--out", "model.bin", "--layers", "1", "--heads", "2", "--channels", "4", "--context", "8",
-                  "--vocab-size", "20"};
-  FUZZ(command_init(FUZZ_ARGC(init), init));
-  fuzz_first_file = -1;
-  uint8_t tokens[HEADER_BYTES + 400] = {0};
-  const int32_t header[] = {TOKENS16_MAGIC, TOKENS16_VERSION, 200};
-  memcpy(tokens, header, sizeof header);
-  for (size_t i = 0; i < 200; i++) tokens[HEADER_BYTES + 2 * i] = (uint8_t)(i * 7 % 20);
-  fuzz_put("tokens.bin", tokens, sizeof tokens);
-  return 0;
+static void fuzz_prepare(void) {
+  fuzz_put_model();
+  fuzz_put_tokens(20);
 }
 
 /* The name of the checkpoint's folder: a name, not a path. */

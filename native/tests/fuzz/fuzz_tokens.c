@@ -6,11 +6,7 @@
 
 enum { MOST_SHARDS = 20 };
 
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc, (void)argv;
-  fuzz_begin();
-  return 0;
-}
+static void fuzz_prepare(void) {}
 
 static void read_all(const char *path, size_t B, size_t T, size_t V, uint8_t options, struct Input changed) {
   static const size_t steps[] = {0, 1, 2, 77, 1000000007, (size_t)1 << 40};
@@ -51,9 +47,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
     char name[32];
     snprintf(name, sizeof name, "t_%06u.bin", i);
     const struct Input shard = fuzz_counted(&input);
-    const size_t width = shard.left > 0 && (shard.at[0] & 1) ? 4 : 2;  // the lowest bit tells the two magics apart
     if (options & 8) fuzz_put(name, shard.at, shard.left);
-    else fuzz_put_file(name, shard, (struct FuzzFile){3, options & 16, TOKENS_COUNT_AT, width});
+    else fuzz_put_shard(name, shard, 3, options & 16);
   }
   const char *path = options & 32 ? "t_*.bin" : options & 64 ? "t_00000[0-9].bin" : "t_000000.bin";
   FUZZ(read_all(path, B, T, V, options, input));

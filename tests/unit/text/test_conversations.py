@@ -75,6 +75,17 @@ def test_an_empty_text_beside_a_conversation_is_none() -> None:
         assert unpacked(document_of(RECORDS[0] | {"text": text}, ("text",))) == HI
 
 
+def test_an_empty_text_beside_no_conversation_is_nothing() -> None:
+    assert document_of({"text": "", "messages": None}, ("text",)) == ""
+
+
+def test_a_record_of_another_form_is_told_the_forms() -> None:
+    with pytest.raises(NoText, match=r"'messages', 'prompt' and 'completion'.*'chosen', 'reje"):
+        document_of({"chosen": [], "rejected": []}, ("text",))
+    with pytest.raises(NoText, match=r"no field 'text' or 'body': name"):
+        document_of({"chosen": [], "rejected": []}, ("text", "body"))
+
+
 def test_a_conversation_with_empty_answers_is_no_text() -> None:
     assert document_of({"prompt": "Hi", "completion": " "}, ("text",)) == ""
     assert is_packed(document_of({"prompt": "", "completion": "Hello"}, ("text",)))

@@ -165,8 +165,8 @@ def test_the_obvious_column_of_a_table(here: Path, table: str, wanted: list[str]
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("id,title,body\n1,a,b\n", "no column 'text': .*'id', 'title', 'body'"),
-        ("a,b\n1,2\n", "no column 'text': .*'a', 'b'"),
+        ("id,title,body\n1,a,b\n", "no column 'text', .*'id', 'title', 'body'"),
+        ("a,b\n1,2\n", "no column 'text', .*'messages'.*'a', 'b'"),
         ("text,text\na,b\n", "has 2 columns 'text'"),
         ("It was a cold night.\nNobody came.\n", "looks like data.*add a row of names"),
         ("1,one two\n2,three\n", "looks like data.*'1', 'one two'"),

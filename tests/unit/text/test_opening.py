@@ -16,15 +16,7 @@ from llmc.paths import Workspace
 from llmc.text import parts as pieces
 from llmc.text.source import AS_USUAL, Reading, open_source
 from tests.conftest import Llmc, assert_one_sentence
-from tests.helpers.texts import (
-    COMPRESSORS,
-    TEXTS,
-    documents,
-    jsonl_of,
-    opened,
-    parquet_of,
-    tar_of,
-)
+from tests.helpers.texts import COMPRESSORS, TEXTS, documents, jsonl_of, opened, parquet_of, tar_of
 from tests.helpers.workspace import ok
 
 UNIX = [text.replace("\r\n", "\n") for text in TEXTS]

@@ -15,15 +15,7 @@ from llmc.errors import BadData, Usage
 from llmc.paths import Workspace
 from llmc.text import documents as boundaries
 from llmc.text.source import Reading, documents_of, open_source
-from tests.helpers.texts import (
-    COMPRESSORS,
-    TEXTS,
-    documents,
-    jsonl_of,
-    opened,
-    parquet_of,
-    tar_of,
-)
+from tests.helpers.texts import COMPRESSORS, TEXTS, documents, jsonl_of, opened, parquet_of, tar_of
 
 
 def test_members_that_are_no_text_are_passed_over(workspace: Workspace) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from llmc.errors import BadData
 from llmc.paths import Workspace
+from llmc.text.conversations import is_packed, plain_text
 from llmc.text.parquet import column_documents, column_sizes
 from llmc.text.source import documents_of, open_source
 
@@ -50,6 +51,32 @@ def test_a_parquet_column_is_named_where_it_is_not_there() -> None:
         list(column_documents(file, "parquet", ["text"], "x.parquet"))
     with pytest.raises(BadData, match="the column 'id' is int64, not text"):
         column_sizes(file, "parquet", ["id"], "x.parquet")
+
+
+def conversation(content: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]
+
+
+@pytest.mark.parametrize("kind", ["string", "null"])
+def test_a_column_without_text_leaves_conversations(kind: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    text = pa.array([None, None], kind)
+    file = parquet({"text": text, "messages": [conversation("a"), conversation("b")]})
+    assert sum(column_sizes(file, "parquet", ["text"], "x.parquet")) > 0
+    found = list(column_documents(file, "parquet", ["text"], "x.parquet"))
+    assert [plain_text(each) for each in found] == ["Hi\na", "Hi\nb"]
+    assert all(map(is_packed, found))
+
+
+def test_a_row_with_a_text_is_text_and_one_without_both_is_nothing() -> None:
+    talks = [conversation("a"), conversation("b"), None]
+    file = parquet({"text": ["t", "", None], "messages": talks})
+    assert list(map(plain_text, column_documents(file, "parquet", ["text"], "x.parquet"))) == [
+        "t",
+        "Hi\nb",
+    ]
+    broken: dict[str, Any] = {"text": ["t", "u"], "question": ["q", "q"], "answer": [1, 2]}
+    assert list(column_documents(parquet(broken), "parquet", ["text"], "x.parquet")) == ["t", "u"]
 
 
 def test_what_is_not_parquet_is_refused() -> None:

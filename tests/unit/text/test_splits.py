@@ -164,6 +164,19 @@ def test_other_names_are_one_text(names: tuple[str, ...]) -> None:
     assert found.val_parts is None
 
 
+def test_a_few_files_that_are_called_like_splits_are_named() -> None:
+    files = {f"{number}.md": "text" for number in range(9)}
+    plain = source(files)
+    few = {"sub/wiki.train.txt": "t", "sub/wiki.test.txt": "x", "sub/wiki.valid.txt": "v"}
+    made = source(few)
+    assert sorted(documents_of(made.parts)) == sorted([*files.values(), *few.values()])
+    assert plain.notes == ()
+    (note,) = made.notes
+    assert all(name in note for name in few) and "read as text" in note
+    (note,) = source({"sub/wiki.train_2.txt": "t"}).notes
+    assert "and 1 more" in note
+
+
 def test_what_save_to_disk_wrote() -> None:
     pa = pytest.importorskip("pyarrow")
     about = {"state.json": "{}", "dataset_info.json": "{}"}

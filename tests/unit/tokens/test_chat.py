@@ -21,6 +21,7 @@ from llmc.tokens.files import read_mask, read_tokens
 from llmc.tokens.manifest import Manifest, load_manifest, verify
 from llmc.tokens.masks import CONVERSATION, COUNTS
 from llmc.tokens.options import TokenizeOptions
+from tests.helpers.tokenizing import tokenized
 
 TABLES = ("csv", "tsv")
 TALKS = [(f"What is {n} + {n}?", f"It is {2 * n}, said {'slowly ' * (n % 7)}.") for n in range(80)]
@@ -40,8 +41,7 @@ def write(path: Path, records: list[Any]) -> str:
 
 def made(tmp_path: Path, records: list[Any], **options: Any) -> Manifest:
     text = write(tmp_path / "talk.jsonl", records)
-    chosen = TokenizeOptions(**{"tokenizer": "byte", **options})
-    return tokenize(Workspace(tmp_path), [text], chosen).manifest
+    return tokenized(Workspace(tmp_path), text, **options)
 
 
 def conversations(manifest: Manifest, split: str) -> list[tuple[list[int], list[int]]]:
@@ -61,7 +61,6 @@ def test_the_splits_hold_every_conversation_whole(
 ) -> None:
     records = [{"messages": messages(talk)} for talk in TALKS]
     manifest = made(tmp_path, records, template=template, shard_tokens=shard_tokens)
-    verify(manifest)
     assert load_manifest(manifest.folder) == manifest
     written = json.loads((manifest.folder / "manifest.json").read_text())
     assert written["tokenizer"]["template"] == template

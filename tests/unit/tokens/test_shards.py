@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,13 +26,11 @@ from llmc.cli.context import Context
 from llmc.errors import BadData
 from llmc.text.source import Part, Source
 from llmc.tokens import dataset as dataset_making
-from llmc.tokens.dataset import tokenize
 from llmc.tokens.divide import Cut
 from llmc.tokens.files import TokenFile, read_tokens, write_tokens
 from llmc.tokens.manifest import Manifest, Split, load_manifest, verify
-from llmc.tokens.options import TokenizeOptions
-from llmc.tokens.shards import SHARD_TOKENS
 from tests.conftest import Llmc, assert_one_sentence
+from tests.helpers.tokenizing import tokenized
 
 EOT = 256
 
@@ -50,25 +49,9 @@ def texts(folder: Path, count: int) -> Path:
     return folder
 
 
-def tokenized(
-    here: Context,
-    *inputs: Path | str,
-    out: str,
-    val_tokens: int | None = None,
-    workers: int | None = None,
-    shard_tokens: int = SHARD_TOKENS,
-) -> Manifest:
-    options = TokenizeOptions(
-        tokenizer="byte",
-        val_tokens=val_tokens,
-        out=here.workspace.data / out,
-        workers=workers,
-        shard_tokens=shard_tokens,
-        fast=False,
-    )
-    made = tokenize(here.workspace, [str(path) for path in inputs], options).manifest
-    verify(made)
-    return made
+def sharded(here: Context, *inputs: Path | str, out: str, **options: Any) -> Manifest:
+    """Tokenize into the dataset ``out``, without gigatoken."""
+    return tokenized(here.workspace, *inputs, out=here.workspace.data / out, fast=False, **options)
 
 
 def ids_of(made: Manifest, split: Split) -> list[int]:
@@ -83,8 +66,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("shard_tokens", [997, 5000, 10**6])
 def test_shards_are_the_same_stream(here: Context, tmp_path: Path, shard_tokens: int) -> None:
     corpus = texts(tmp_path / "corpus", 100)
-    whole = tokenized(here, corpus, out="whole")
-    made = tokenized(here, corpus, out="shards", shard_tokens=shard_tokens)
+    whole = sharded(here, corpus, out="whole")
+    made = sharded(here, corpus, out="shards", shard_tokens=shard_tokens)
     assert [path.name for path in whole.files] == ["train.bin", "val.bin"]
     for mine, other in ((made.train, whole.train), (made.val, whole.val)):
         assert ids_of(made, mine) == ids_of(whole, other)
@@ -105,18 +88,18 @@ def test_any_number_of_workers_writes_the_same(
     here: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     corpus = texts(tmp_path / "corpus", 60)
-    one = tokenized(here, corpus, out="one", workers=1, shard_tokens=1000)
+    one = sharded(here, corpus, out="one", workers=1, shard_tokens=1000)
     # Small tasks, so that there are many; a task of several parts, and parts of several tasks.
     monkeypatch.setattr("llmc.tokens.pipeline.UNIT_BYTES", 300)
     monkeypatch.setattr("llmc.tokens.encode.BATCH_CHARACTERS", 50)
-    made = tokenized(here, corpus, out="many", workers=workers, shard_tokens=1000)
+    made = sharded(here, corpus, out="many", workers=workers, shard_tokens=1000)
     assert contents(made.folder) == contents(one.folder)
 
 
 def test_fewer_shards_leave_none_of_the_last(here: Context, tmp_path: Path) -> None:
     corpus = texts(tmp_path / "corpus", 30)
-    tokenized(here, corpus, out="x", shard_tokens=500)
-    made = tokenized(here, corpus, out="x", shard_tokens=2000)
+    sharded(here, corpus, out="x", shard_tokens=500)
+    made = sharded(here, corpus, out="x", shard_tokens=2000)
     names = {path.name for path in made.folder.iterdir()}
     assert names == {*(path.name for path in made.files), "manifest.json"}
     assert len(made.train.shards) < 10
@@ -124,7 +107,7 @@ def test_fewer_shards_leave_none_of_the_last(here: Context, tmp_path: Path) -> N
 
 def test_a_sample_of_more_than_a_shard_has_several(here: Context, tmp_path: Path) -> None:
     corpus = texts(tmp_path / "corpus", 30)
-    made = tokenized(here, corpus, out="x", shard_tokens=700, val_tokens=1500)
+    made = sharded(here, corpus, out="x", shard_tokens=700, val_tokens=1500)
     assert [shard.tokens for shard in made.val.shards[:-1]] == [700] * (made.val.tokens // 700)
     assert abs(made.val.tokens - 1500) < 300
     assert made.train_path.name == "train_*.bin"
@@ -214,15 +197,15 @@ def test_a_failing_reader_ends_it_and_finished_shards_stay(
     patched.append(source_of(Part("a", 10**6, partial(iter, some)), Part("b", size, failing)))
     before = threading.active_count()
     with pytest.raises(BadData, match="the reader failed"):
-        tokenized(here, "some", out="x", shard_tokens=1000, val_tokens=0)
+        sharded(here, "some", out="x", shard_tokens=1000, val_tokens=0)
     assert threading.active_count() == before
     left = here.workspace.data / "x" / ".tokenizing"
     shards = sorted(path.name for path in left.glob("*.bin"))
     assert shards and not list(left.glob("*.part"))
     stamps = [(left / name).stat().st_mtime_ns for name in shards]
     cured.touch()
-    made = tokenized(here, "some", out="x", shard_tokens=1000, val_tokens=0)
-    clean = tokenized(here, "some", out="clean", shard_tokens=1000, val_tokens=0)
+    made = sharded(here, "some", out="x", shard_tokens=1000, val_tokens=0)
+    clean = sharded(here, "some", out="clean", shard_tokens=1000, val_tokens=0)
     assert contents(made.folder) == contents(clean.folder)
     kept = {path.stat().st_mtime_ns for path in made.files}
     assert set(stamps) <= kept
@@ -234,12 +217,12 @@ def test_what_is_left_of_other_work_is_thrown_away(
     failing = Failing(tuple(documents(100, 3)), 60, tmp_path / "never")
     patched.append(source_of(Part("a", None, failing)))
     with pytest.raises(BadData):
-        tokenized(here, "some", out="x", shard_tokens=500)
+        sharded(here, "some", out="x", shard_tokens=500)
     whole = Part("a", None, partial(iter, documents(100, 4)))
     patched.append(source_of(whole, sha256="1"))
-    made = tokenized(here, "some", out="x", shard_tokens=500)
+    made = sharded(here, "some", out="x", shard_tokens=500)
     assert contents(made.folder) == contents(
-        tokenized(here, "some", out="y", shard_tokens=500).folder
+        sharded(here, "some", out="y", shard_tokens=500).folder
     )
 
 
@@ -251,14 +234,14 @@ def test_a_damaged_shard_or_journal_is_not_gone_on_from(
     for name in ("train_000002.bin", "journal.json"):
         cured.unlink(missing_ok=True)
         with pytest.raises(BadData, match="the reader failed"):
-            tokenized(here, "some", out="x", shard_tokens=500)
+            sharded(here, "some", out="x", shard_tokens=500)
         path = here.workspace.data / "x" / ".tokenizing" / name
         data = bytearray(path.read_bytes())
         data[-3] ^= 1
         path.write_bytes(data)
         cured.touch()
-        made = tokenized(here, "some", out="x", shard_tokens=500)
-        clean = tokenized(here, "some", out="clean", shard_tokens=500)
+        made = sharded(here, "some", out="x", shard_tokens=500)
+        clean = sharded(here, "some", out="clean", shard_tokens=500)
         assert contents(made.folder) == contents(clean.folder)
 
 
@@ -270,10 +253,10 @@ def test_another_process_on_the_same_dataset_is_refused(here: Context, tmp_path:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(BadData, match="another llmc is writing"):
-            tokenized(here, corpus, out="x")
+            sharded(here, corpus, out="x")
     finally:
         os.close(handle)
-    assert tokenized(here, corpus, out="x").train.tokens > 0
+    assert sharded(here, corpus, out="x").train.tokens > 0
 
 
 FLAGS = ("--tokenizer", "byte", "--shard-tokens", "20000", "--workers", "2")
