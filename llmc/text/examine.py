@@ -15,15 +15,7 @@ from llmc.text.encodings import AUTO, damaged_utf8, declared_encoding, encoding_
 from llmc.text.reading import TEXTUAL, Kind, Reading
 from llmc.text.records import is_one_json
 from llmc.text.tables import column_of
-from llmc.text.utf8 import (
-    CHUNK,
-    LEAVE,
-    UTF8,
-    Decoder,
-    NotText,
-    Unreadable,
-    escaped_encoding,
-)
+from llmc.text.utf8 import CHUNK, LEAVE, UTF8, Decoder, NotText, Unreadable, escaped_encoding
 
 SHOWN = 10  # files that are left out, on a terminal
 

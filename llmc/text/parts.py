@@ -10,15 +10,7 @@ from itertools import chain
 from llmc.errors import BadData
 from llmc.text.archives import Member
 from llmc.text.documents import FILE, LINE, starts
-from llmc.text.examine import (
-    Check,
-    LeftOut,
-    encoded_kind,
-    left_out,
-    sentence_of,
-    settled,
-    stand_in,
-)
+from llmc.text.examine import Check, LeftOut, encoded_kind, left_out, sentence_of, settled, stand_in
 from llmc.text.fields import NoField
 from llmc.text.files import Stretch, chunks_of, opened
 from llmc.text.pages import page_text

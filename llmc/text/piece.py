@@ -19,15 +19,7 @@ from llmc.text.examine import settled
 from llmc.text.files import Stretch, chunks_of, opened
 from llmc.text.pages import page_text
 from llmc.text.parquet import column_documents
-from llmc.text.reading import (
-    ARCHIVES,
-    COLUMNAR,
-    PAGES,
-    TEXTUAL,
-    Kind,
-    Reading,
-    kind_of,
-)
+from llmc.text.reading import ARCHIVES, COLUMNAR, PAGES, TEXTUAL, Kind, Reading, kind_of
 from llmc.text.records import json_documents, jsonl_documents
 from llmc.text.tables import table_documents
 from llmc.text.utf8 import MARK, UTF8, Decoder, unix_text

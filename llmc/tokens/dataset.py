@@ -241,7 +241,8 @@ def _import_tokens(
     check_replaced(made.folder, Ingredients(records, tokenizer), force=options.force)
     size = sum(record["bytes"] for record in records)
     done = _write(made, feeds, tokenizer, size=size, cut=cut, options=options, report=report)
-    if not Joined(done.manifest.token_files("train")).holds(tokenizer.eot):
+    train = [file.path for file in done.manifest.token_files("train")]
+    if not Joined(train).holds(tokenizer.eot):
         report.note(
             "the tokens to train on have no end-of-text, with which a sample without a prompt "
             "begins: give samples a --prompt"

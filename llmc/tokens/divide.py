@@ -60,7 +60,7 @@ def _nearest(
 
     The search widens from the target outwards: it seldom goes far. Of two as near, the first.
     """
-    joined, reach = splits.Joined(files), SLICE
+    joined, reach = splits.Joined([file.path for file in files]), SLICE
     while low < high:
         start, end = max(low, target - reach), min(high, target + reach + 1)
         places = joined.documents(token, start, end)
@@ -73,7 +73,7 @@ def _nearest(
 
 
 def _slices(file: TokenFile, start: int, end: int) -> Iterator[Marked]:
-    ids = splits.tokens_in(file)
+    ids = splits.tokens_in(file.path)
     return (ids[at : min(at + SLICE, end)] for at in range(start, end, SLICE))
 
 
@@ -128,7 +128,7 @@ def divide(
 
     def ids(number: int, of: Sample, *, within: bool) -> Iterator[Marked]:
         bounds = of.of(starts[number], starts[number + 1])
-        return splits.tokens_of(splits.tokens_in(files[number]), bounds, within=within)
+        return splits.tokens_of(splits.tokens_in(files[number].path), bounds, within=within)
 
     masked = files[0].mask_sha256 is not None
     size, train = tokenizer.vocab_size, list(files)

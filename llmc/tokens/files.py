@@ -12,7 +12,7 @@ counts there and whether a conversation or a turn begins.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,19 +95,22 @@ def write_tokens(
         mask = stack.enter_context(MaskWriter(mask_path(path))) if masked else None
         file = stack.enter_context(partial.open("wb"))
         file.write(bytes(HEADER_BYTES))
-        for chunk in _ids_of(chunks, mask):
-            if not chunk.size:
+        for chunk in cast("Iterable[Any]", chunks):
+            if mask is not None:
+                mask.add(*chunk)
+            ids: Ids = chunk if mask is None else chunk[0]
+            if not ids.size:
                 continue
-            low, high = int(chunk.min()), int(chunk.max())
+            low, high = int(ids.min()), int(ids.max())
             if low < 0 or high >= vocab_size:
                 raise BadData(
                     f"{path} was not written: token {low if low < 0 else high} lies outside the "
                     f"vocabulary of {vocab_size}; tokenize again with the tokenizer the data is for"
                 )
-            payload = np.ascontiguousarray(chunk.astype(dtype, copy=False)).data
+            payload = np.ascontiguousarray(ids.astype(dtype, copy=False)).data
             digest.update(payload)
             file.write(payload)
-            count += chunk.size
+            count += ids.size
         if count > MAX_TOKENS:
             raise BadData(
                 f"{path} was not written: a token file holds at most {MAX_TOKENS:,} tokens, "
@@ -117,18 +120,6 @@ def write_tokens(
         file.seek(0)
         file.write(HEADER.pack(magic, version, count, mask is not None))
     return TokenFile(path, count, digest.hexdigest(), mask.sha256 if mask else None)
-
-
-def _ids_of(
-    chunks: Iterable[Ids] | Iterable[tuple[Ids, Mask]], mask: MaskWriter | None
-) -> Iterator[Ids]:
-    """Yield the ids of each chunk; pass its mask on."""
-    if mask is None:
-        yield from cast("Iterable[Ids]", chunks)
-        return
-    for ids, marks in cast("Iterable[tuple[Ids, Mask]]", chunks):
-        mask.add(ids, marks)
-        yield ids
 
 
 def write_rows(path: Path, rows: Iterable[tuple[int, int, int]]) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmc.tokens.files import MIN_TOKENS, FreshTokens, TokenFile
+from llmc.tokens.files import MIN_TOKENS, FreshTokens, TokenFile, has_mask
 from llmc.tokens.masks import CONVERSATION, HEADER_BYTES, MARKED, TURN, mask_path
 
 if TYPE_CHECKING:
@@ -77,19 +78,19 @@ class MarkedTokens(FreshTokens):
         return found
 
 
-def tokens_in(file: TokenFile) -> FreshTokens:
+def tokens_in(path: Path) -> FreshTokens:
     """Return the tokens of a file, with their mask if it has one."""
-    return FreshTokens(file.path) if file.mask_sha256 is None else MarkedTokens(file.path)
+    return MarkedTokens(path) if has_mask(path) else FreshTokens(path)
 
 
 class Joined:
     """Token files as one stream; a broken one raises BadData."""
 
-    def __init__(self, files: Sequence[TokenFile]) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         import numpy as np
 
-        self.files = [FreshTokens(file.path) for file in files]
-        self._marked = [tokens_in(file) for file in files if file.mask_sha256 is not None]
+        self.files = [FreshTokens(path) for path in paths]
+        self._marked = [MarkedTokens(path) for path in paths if has_mask(path)]
         self.starts = np.cumsum([0, *map(len, self.files)])
 
     def positions(self, token: int, low: int, high: int) -> NDArray[np.int64]:
@@ -160,7 +161,7 @@ def draw(files: Sequence[TokenFile], eot: int, target: int, seed: int = SEED) ->
     """
     import numpy as np
 
-    joined = Joined(files)
+    joined = Joined([file.path for file in files])
     total = int(joined.starts[-1])
     if total <= STRETCHES * STRETCH or target > STRETCHES * STRETCH // 2:
         return _draw_from(joined, (0, total), eot, target, seed)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PATTERN = PATTERNS["gpt2"]
 
 GPT2_NAMES = ("gpt2", "r50k_base")  # the same vocabulary and pattern
+GPT2_VOCAB_SIZE = 50257
 SMALLEST_BPE = 258  # the bytes, one merge and end-of-text
 WITHOUT_FILE = ("gpt2", "byte")  # they can be had again by name
 KNOWN = {  # fingerprint -> name

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from llmc.errors import BadData
 from llmc.kinds import HEAD_BYTES, not_data, read_strictly
+from llmc.tokens.tokenizer import GPT2_VOCAB_SIZE
 
 HEADER_BYTES = 1024
 MAGIC, VERSION = 20240328, 2
 HEADER = struct.Struct("<4I")
 LONGEST = 255
 LARGEST_FILE = 1 << 26  # bytes, and tokens
-OLD_VERSION, OLD_VOCAB_SIZE = 1, 50257  # version 1 is GPT-2's alone and does not name its end
+OLD_VERSION = 1  # of GPT-2's tokenizer alone; it does not name its end
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def scan_tokenizer_bin(path: Path, name: str = "it") -> tuple[TokenTable | None,
         return None, [
             f"{name} is damaged: {count:,} tokens in {size:,} bytes are more than any tokenizer has"
         ]
-    eot = OLD_VOCAB_SIZE - 1 if version == OLD_VERSION else eot
+    eot = GPT2_VOCAB_SIZE - 1 if version == OLD_VERSION else eot
     problems = []
     if not 0 <= eot < count:
         problems.append(

@@ -20,12 +20,7 @@ from llmc.text.documents import ENDOFTEXT
 from llmc.tokens.added import with_tokens
 from llmc.tokens.byte_level import Vocabulary, merges_of, unspelled
 from llmc.tokens.held import ADDED_FACTS, held_tokenizer, merges_in, why_not_held
-from llmc.tokens.template_files import (
-    CHAT_TEMPLATE,
-    CONFIG,
-    chat_template_of,
-    with_chat_template,
-)
+from llmc.tokens.template_files import CHAT_TEMPLATE, CONFIG, chat_template_of, with_chat_template
 from llmc.tokens.tokenizer import Tokenizer, named_if_known, plain_tokenizer
 from llmc.tokens.vocabulary import check_ids, ranks_of, single_bytes
 

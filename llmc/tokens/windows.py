@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmc.errors import BadData
-from llmc.tokens.files import FreshTokens, has_mask, read_mask, read_tokens
+from llmc.tokens.files import has_mask, read_mask, read_tokens
 from llmc.tokens.masks import CONVERSATION, COUNTS, TURN
+from llmc.tokens.split import Joined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from llmc.tokens.masks import Mask
 
-PIECE = 1 << 24  # tokens that are searched at a time
 TRIED, SHORT = 64, 48  # conversations that are looked at, and tokens of a short question
 
 
@@ -107,27 +107,15 @@ def _count_cut(files: tuple[tuple[Path, int], ...], T: int, eot: int | None) -> 
     names = [file for file, _ in files]
     mask = mask_of(names)
     if mask is None and eot is not None:
-        documents, count = _places(names, eot)
-        return sum(1 for _ in _cuts(count, [documents], T))
+        joined = Joined(names)
+        count = int(joined.starts[-1])
+        return sum(1 for _ in _cuts(count, [joined.positions(eot, 0, count)], T))
     windows = 0 if mask is None else sum(1 for _ in cut_windows(mask, T))
     if not windows:
         raise BadData(
             f"{names[0]} has a mask, and the loss counts at none of its tokens: name another text"
         )
     return windows
-
-
-def _places(files: Sequence[Path], token: int) -> tuple[NDArray[np.intp], int]:
-    """Return the places (k,) of a token in a stream of token files, and the stream's tokens."""
-    import numpy as np
-
-    found, count = [], 0
-    for file in files:
-        tokens = FreshTokens(file)
-        for at in range(0, len(tokens), PIECE):
-            found.append(np.flatnonzero(tokens[at : at + PIECE] == token) + (count + at))
-        count += len(tokens)
-    return np.concatenate(found), count
 
 
 def sample_question(files: Sequence[Path]) -> tuple[int, ...]:

@@ -23,16 +23,11 @@ from llmc.train.record import Record, Setup
 
 @dataclass
 class Followed:
-    """A run whose folder is made.
-
-    Attributes:
-        plan: the run; its settings become those that the engine has found.
-        record: the content of ``run.json``.
-    """
+    """A run whose folder is made."""
 
     workspace: Workspace
-    plan: RunPlan
-    record: Record
+    plan: RunPlan  # its settings become those that the engine has found
+    record: Record  # the content of ``run.json``
     setup: Setup
     progress: Progress
     report: Report
@@ -65,7 +60,6 @@ class Followed:
         run_engine(argv, self.progress, plan.data.detokenize, self._heard, **how)
 
     def _arguments(self) -> Sequence[str]:
-        """Return the engine's flags."""
         plan, settings = self.plan, self.plan.settings
         if self.resumed:  # an update keeps its tokens, whatever the engine proposes
             settings = replace(settings, total_batch_size=settings.tokens_per_step)

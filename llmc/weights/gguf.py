@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, Usage
 from llmc.kinds import broken_explained
-from llmc.model import ModelConfig, tensor_shapes
+from llmc.model import HIDDEN_MATRICES, ModelConfig, tensor_shapes
 from llmc.tokens.byte_level import Vocabulary, unspelled
 from llmc.tokens.template_files import with_chat_template
 from llmc.tokens.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # of tokenizer.ggml.token_ty
 TOKENIZER = "tokenizer.ggml."  # begins the keys of its tokenizer
 CHAT_TEMPLATE = "tokenizer.chat_template"
 VOCABULARY = ("tokens", "token_type", "merges")
-MATRICES = ("wte", "qkvw", "attprojw", "fcw", "fcprojw")
+MATRICES = ("wte", *HIDDEN_MATRICES)
 # llama.cpp requires a list of merges, and the gguf package writes no empty list. This merge never
 # happens, because no text begins with the token's spelling as a single symbol.
 NO_MERGE = "<|endoftext|> <|endoftext|>"

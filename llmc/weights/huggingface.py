@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from llmc.errors import BadData, MissingOutput, Usage
 from llmc.kinds import HEAD_BYTES, not_data
-from llmc.model import ModelConfig, tensor_shapes
+from llmc.model import HIDDEN_MATRICES, ModelConfig, tensor_shapes
 from llmc.parsing import from_json_file, read_limited
 from llmc.tokens.template_files import chat_template_of
-from llmc.tokens.tokenizer import Tokenizer
+from llmc.tokens.tokenizer import GPT2_VOCAB_SIZE, Tokenizer
 from llmc.tokens.tokenizer_json import Unheld, read_folder
 from llmc.weights.base import UNSTACKED, NamedWeights, Origin, Tensor, Weights, layer_shapes
 from llmc.weights.foreign import foreign_folder
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from llmc.weights.number_types import Floats
 
 HEAD_SIZE = 64  # in every GPT-2 that OpenAI published
-PADDED, GPT2_VOCAB_SIZE = 50304, 50257  # nanoGPT's default rows, and the tokens among them
+PADDED = 50304  # nanoGPT's default rows, of which GPT2_VOCAB_SIZE are tokens
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 SUFFIX = ".safetensors"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -43,25 +43,27 @@ TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # In a folder, the first of these is the model.
 FILES = (SAFETENSORS, SAFETENSORS + INDEX_SUFFIX, PICKLE, PICKLE + INDEX_SUFFIX)
 
-# Ours -> theirs, and whether theirs is a Conv1D. A "{}" takes the layer.
+# Ours -> theirs; a "{}" takes the layer.
 NAMES = {
-    "wte": ("wte.weight", False),
-    "wpe": ("wpe.weight", False),
-    "ln1w": ("h.{}.ln_1.weight", False),
-    "ln1b": ("h.{}.ln_1.bias", False),
-    "qkvw": ("h.{}.attn.c_attn.weight", True),
-    "qkvb": ("h.{}.attn.c_attn.bias", False),
-    "attprojw": ("h.{}.attn.c_proj.weight", True),
-    "attprojb": ("h.{}.attn.c_proj.bias", False),
-    "ln2w": ("h.{}.ln_2.weight", False),
-    "ln2b": ("h.{}.ln_2.bias", False),
-    "fcw": ("h.{}.mlp.c_fc.weight", True),
-    "fcb": ("h.{}.mlp.c_fc.bias", False),
-    "fcprojw": ("h.{}.mlp.c_proj.weight", True),
-    "fcprojb": ("h.{}.mlp.c_proj.bias", False),
-    "lnfw": ("ln_f.weight", False),
-    "lnfb": ("ln_f.bias", False),
+    "wte": "wte.weight",
+    "wpe": "wpe.weight",
+    "ln1w": "h.{}.ln_1.weight",
+    "ln1b": "h.{}.ln_1.bias",
+    "qkvw": "h.{}.attn.c_attn.weight",
+    "qkvb": "h.{}.attn.c_attn.bias",
+    "attprojw": "h.{}.attn.c_proj.weight",
+    "attprojb": "h.{}.attn.c_proj.bias",
+    "ln2w": "h.{}.ln_2.weight",
+    "ln2b": "h.{}.ln_2.bias",
+    "fcw": "h.{}.mlp.c_fc.weight",
+    "fcb": "h.{}.mlp.c_fc.bias",
+    "fcprojw": "h.{}.mlp.c_proj.weight",
+    "fcprojb": "h.{}.mlp.c_proj.bias",
+    "lnfw": "ln_f.weight",
+    "lnfb": "ln_f.bias",
 }
+
+CONV1D = HIDDEN_MATRICES  # theirs are (in, out)
 
 # The values in config.json that llmc supports.
 REQUIRED: dict[str, tuple[object, ...]] = {
@@ -86,7 +88,7 @@ class HuggingFaceNames(NamedWeights):
         linear: whether the matrices are Linear's.
     """
 
-    names: ClassVar = {ours: theirs for ours, (theirs, _) in NAMES.items()}
+    names = NAMES
     head = HEAD
     readable = READABLE
     layers_in = "its configuration has"
@@ -120,14 +122,14 @@ class HuggingFaceNames(NamedWeights):
         found = super().stored(name, layer)
         if name == "wte":
             return Stored(found.kind, found.values[: self.config.vocab_size])
-        is_turned = NAMES[name][1] and not self.linear
+        is_turned = name in CONV1D and not self.linear
         return Stored(found.kind, found.values.T) if is_turned else found
 
     def stored_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape in the file: Conv1D's is (in, out); the vocabulary may be padded."""
         if name == "wte":
             return (self._rows, *shape[1:])
-        return shape[::-1] if NAMES[name][1] and not self.linear else shape
+        return shape[::-1] if name in CONV1D and not self.linear else shape
 
 
 def is_linear(entries: Mapping[str, Tensor]) -> bool:
@@ -338,21 +340,17 @@ def _config(config: ModelConfig, kind: str) -> dict[str, object]:
 def _plan(weights: Weights, kind: str) -> Iterator[Planned]:
     """Yield the tensors in the model's order, Conv1D as (in, out), without the tied head."""
     for name, layer, shape in layer_shapes(weights.config):
-        theirs, conv1d = NAMES[name]
-        yield Planned(
-            PREFIX + theirs.format(layer),
-            kind,
-            shape[::-1] if conv1d else shape,
-            _blocks(weights, name, layer, transposed=conv1d),
-        )
+        stored = shape[::-1] if name in CONV1D else shape
+        blocks = _blocks(weights, name, layer)
+        yield Planned(PREFIX + NAMES[name].format(layer), kind, stored, blocks)
 
 
-def _blocks(weights: Weights, name: str, layer: int, *, transposed: bool) -> Iterator[Floats]:
+def _blocks(weights: Weights, name: str, layer: int) -> Iterator[Floats]:
     """Yield a tensor's blocks; the tensor is opened when the first is needed."""
     import numpy as np
 
     blocks = weights.stored(name, layer).blocks()
-    if transposed:
+    if name in CONV1D:
         yield np.concatenate(list(blocks)).T
     else:
         yield from blocks

@@ -13,7 +13,7 @@ from llmc.tokens.byte_level import Vocabulary, merges_of
 from llmc.tokens.held import HUGGINGFACE
 from llmc.tokens.recorded import RECORD_SUFFIX, TOKENS_SUFFIX, recorded_tokenizer
 from llmc.tokens.template_files import with_chat_template
-from llmc.tokens.tokenizer import PATTERN, Tokenizer, load_tokenizer
+from llmc.tokens.tokenizer import GPT2_VOCAB_SIZE, PATTERN, Tokenizer, load_tokenizer
 from llmc.tokens.tokenizer_json import (
     Unheld,
     tokenizer_of_vocabulary,
@@ -24,7 +24,6 @@ from llmc.weights.checkpoint import read_header
 from llmc.weights.random import RandomModel
 from llmc.weights.sources import FoundWeights
 
-GPT2_VOCAB_SIZE = 50257
 TOKENIZER_SUFFIXES = (RECORD_SUFFIX, TOKENS_SUFFIX)  # a record names the tokens beside it
 
 
@@ -151,12 +150,7 @@ def fingerprint_of(found: FoundWeights) -> bytes | None:
         return weights.origin.tokenizer
     if (own := carried_tokenizer(found)) is not None:
         return bytes.fromhex(own.fingerprint)
-    return gpt2_fingerprint(weights.config.vocab_size)
-
-
-def gpt2_fingerprint(vocab_size: int) -> bytes | None:
-    """Return the fingerprint of GPT-2's tokenizer if a model has its vocabulary, else None."""
-    if vocab_size != GPT2_VOCAB_SIZE:
+    if weights.config.vocab_size != GPT2_VOCAB_SIZE:
         return None
     try:
         return bytes.fromhex(load_tokenizer("gpt2").fingerprint)

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from llmc.model import ModelConfig
 from llmc.tokens.tokenizer import Tokenizer
 from llmc.weights.gguf import NAMES as GGUF_NAMES
-from llmc.weights.huggingface import NAMES
+from llmc.weights.huggingface import CONV1D, NAMES
 from tests.helpers.models import some_tensors
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
@@ -67,7 +67,7 @@ def huggingface_tensors(config: ModelConfig) -> dict[str, Any]:
     """Return a GPT-2 under Hugging Face's names, with the prefix."""
     found = {}
     for name, values in some_tensors(config).items():
-        theirs, conv1d = NAMES[name]
+        theirs, conv1d = NAMES[name], name in CONV1D
         if "{}" not in theirs:
             found[f"transformer.{theirs}"] = (
                 values[: config.vocab_size] if name == "wte" else values

@@ -14,7 +14,7 @@ from llmc.cli.context import Context
 from llmc.errors import BadData, LlmcError, MissingOutput, Usage
 from llmc.model import ModelConfig
 from llmc.weights.checkpoint import read_checkpoint, read_header
-from llmc.weights.huggingface import NAMES
+from llmc.weights.huggingface import CONV1D, NAMES
 from llmc.weights.random import random_tensors
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.export import export
@@ -27,7 +27,7 @@ def hugging_face(folder: Path, config: ModelConfig) -> Path:
     """Write random weights as Hugging Face would."""
     arrays = {}
     for name, values in random_tensors(config, 5):
-        theirs, conv1d = NAMES[name]
+        theirs, conv1d = NAMES[name], name in CONV1D
         for layer in range(config.layers if "{}" in theirs else 1):
             one = values[layer] if "{}" in theirs else values
             arrays[theirs.format(layer)] = np.ascontiguousarray(one.T if conv1d else one)

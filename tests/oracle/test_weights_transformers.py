@@ -14,7 +14,7 @@ from llmc.cli.context import Context
 from llmc.model import ModelConfig, tensor_shapes
 from llmc.tokens.bpe import train_bpe
 from llmc.tokens.tokenizer import Tokenizer, load_tokenizer
-from llmc.weights.huggingface import NAMES
+from llmc.weights.huggingface import CONV1D, NAMES
 from tests.helpers import engine, models
 from tests.helpers.export import export
 
@@ -103,7 +103,7 @@ def test_what_transformers_saves_is_read(here: Context, tmp_path: Path) -> None:
     found = np.frombuffer(made[0], "<f4", offset=1024)
     state = model.state_dict()
     for name, shape in tensor_shapes(config).items():
-        theirs, conv1d = NAMES[name]
+        theirs, conv1d = NAMES[name], name in CONV1D
         layers = range(2) if "{}" in theirs else range(1)
         for layer in layers:
             values = state[f"transformer.{theirs.format(layer)}"].numpy()

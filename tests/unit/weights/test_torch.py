@@ -13,7 +13,7 @@ import pytest
 
 from llmc.errors import BadData, LlmcError, Usage
 from llmc.model import ModelConfig
-from llmc.weights.huggingface import NAMES
+from llmc.weights.huggingface import CONV1D, NAMES
 from llmc.weights.sources import open_weights
 from tests.helpers.models import SMALL, some_tensors
 
@@ -37,7 +37,7 @@ def linear(prefix: str = "transformer.", *, bias: bool = True) -> dict[str, Any]
         prefix + theirs.format(layer): torch.from_numpy(ours[name][layer].copy())
         if "{}" in theirs
         else torch.from_numpy(ours[name].copy())
-        for name, (theirs, _) in NAMES.items()
+        for name, theirs in NAMES.items()
         for layer in range(SMALL.layers if "{}" in theirs else 1)
     }
     state[prefix.removesuffix("transformer.") + "lm_head.weight"] = state[f"{prefix}wte.weight"]
@@ -46,7 +46,7 @@ def linear(prefix: str = "transformer.", *, bias: bool = True) -> dict[str, Any]
 
 def conv1d() -> dict[str, Any]:
     """Return them as Hugging Face does: Conv1D, (in, out)."""
-    wanted = {theirs.split("{}")[-1] for theirs, transposed in NAMES.values() if transposed}
+    wanted = {NAMES[name].split("{}")[-1] for name in CONV1D}
     return {
         name: value.T.contiguous() if any(name.endswith(end) for end in wanted) else value
         for name, value in linear().items()
