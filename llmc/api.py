@@ -149,15 +149,11 @@ def sweep(
     """Compare training settings in short runs, one after the other; the lowest loss comes first.
 
     Args:
-        data: as of :func:`train`.
-        model: as of :func:`train`.
-        config: as of :func:`train`.
-        val_data: as of :func:`train`.
+        data, model, config, val_data, threads: as of :func:`train`.
         name: of the sweep, with which the names of its runs begin. The same sweep continues, or
             reads its runs back.
         seeds: runs of each combination.
         budget: the time of each run, such as ``"2m"``, in place of the preset's steps.
-        threads: as of :func:`train`.
         workspace: the runs' folders are in ``runs/`` in it.
         report: receives notes, and a progress bar for each run.
         settings: training settings; of a list every value is compared: ``lr=[1e-3, 2e-3]``.
@@ -200,8 +196,9 @@ def load(
     Args:
         run_or_file: a run's name, its folder, or a checkpoint file. Default: the newest run.
         last: load a run's last weights instead of its best.
-        dtype: type of the weights in memory: ``fp32``, ``bf16`` or ``int8``.
-        threads: threads; the text does not depend on it.
+        dtype: type of the weights in memory: ``fp32``, ``bf16`` or ``int8``. Default: the run's.
+        threads: threads; the text does not depend on it. Default: one per 4 million parameters, at
+            most one per core.
         workspace: where runs are.
         report: receives notes.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from llmc.errors import BadData, MissingOutput
 
 Contents = TypeVar("Contents")
+Error = TypeVar("Error", bound=Exception)
 # Reads the file at a path, which messages call by a name, as far as it goes. Returns the contents,
 # None if they cannot be used, and the problems, a sentence each. Raises OSError: it cannot be read.
 Scan = Callable[[Path, str], tuple[Contents | None, list[str]]]
@@ -187,28 +188,28 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error)[:LONGEST_REASON].split())
 
 
-@contextmanager
-def unreadable_explained(what: Path | str, advice: str) -> Iterator[None]:
-    """Turn an OSError of reading the file ``what`` into one sentence that ends in ``advice``.
+def unreadable_explained(what: Path | str, advice: str) -> AbstractContextManager[None]:
+    """Turn an OSError of reading the file ``what`` into a BadData that ends in ``advice``."""
 
-    Raises:
-        BadData: the block raised such an error.
-    """
+    def told(error: OSError) -> str:
+        return f"{what}: {error.strerror or error}; {advice}"
+
+    return _explained((OSError,), told)
+
+
+def broken_explained(what: Path | str, advice: str) -> AbstractContextManager[None]:
+    """Turn what reading a JSON file with missing or mistyped fields raises into a BadData."""
+
+    def told(error: Exception) -> str:
+        return f"{what} ({type(error).__name__}: {reason_of(error)}): {advice}"
+
+    return _explained((*DAMAGE, OSError), told)
+
+
+@contextmanager
+def _explained(kinds: tuple[type[Error], ...], told: Callable[[Error], str]) -> Iterator[None]:
+    """Turn errors of reading a file into one sentence."""
     try:
         yield
-    except OSError as error:
-        raise BadData(f"cannot read {what}: {error.strerror or error}; {advice}") from error
-
-
-@contextmanager
-def broken_explained(what: Path | str, advice: str) -> Iterator[None]:
-    """Turn what reading a JSON file with missing or mistyped fields raises into one sentence.
-
-    Raises:
-        BadData: the block raised such an error.
-    """
-    try:
-        yield
-    except (*DAMAGE, OSError) as error:
-        reason = f"{type(error).__name__}: {reason_of(error)}"
-        raise BadData(f"cannot read {what} ({reason}): {advice}") from error
+    except kinds as error:
+        raise BadData(f"cannot read {told(error)}") from error

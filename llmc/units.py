@@ -12,9 +12,9 @@ def megabytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def plus_minus(value: float, error: float | None) -> str:
+def plus_minus(value: float, error: float | None, digits: int = 4) -> str:
     """Return a value with its standard error, where that is known: ``4.1234 ± 0.0210``."""
-    return f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "")
 
 
 def finite(number: float | None) -> float | None:

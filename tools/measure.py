@@ -80,6 +80,14 @@ def seconds(ms: float) -> str:
     return f"{ms / 1e3:.2f} s" if ms >= 1e3 else f"{ms:.3g} ms"
 
 
+def compared_cells(a: Result) -> str:
+    """Return a comparison with PyTorch as cells: both times, their ratio and its bounds."""
+    return (
+        f"{seconds(a['ours_ms'])} | {seconds(a['theirs_ms'])} | **{a['ratio']:.2f}** | "
+        f"{a['ratio_min']:.2f} to {a['ratio_max']:.2f}"
+    )
+
+
 def steps_table(results: dict[str, Result]) -> list[str]:
     """Return the table of whole steps."""
     lines = [
@@ -93,10 +101,9 @@ def steps_table(results: dict[str, Result]) -> list[str]:
                 continue
             a = r["against"]
             lines.append(
-                f"| {name} {rival} | {seconds(a['ours_ms'])} | {seconds(a['theirs_ms'])} | "
-                f"**{a['ratio']:.2f}** | {a['ratio_min']:.2f} to {a['ratio_max']:.2f} | "
-                f"{r['share_of_peak']:.0%} | {r['memory_bytes'] / 1e9:.2f} of "
-                f"{a['memory_bytes'] / 1e9:.2f} GB, {a['memory_ratio']:.2f} |"
+                f"| {name} {rival} | {compared_cells(a)} | {r['share_of_peak']:.0%} | "
+                f"{r['memory_bytes'] / 1e9:.2f} of {a['memory_bytes'] / 1e9:.2f} GB, "
+                f"{a['memory_ratio']:.2f} |"
             )
     return lines
 
@@ -154,10 +161,7 @@ def attention_table(results: dict[str, Result]) -> list[str]:
     for shape, name in SHAPES.items():
         for dtype in DTYPES:
             a = results[kernels_command(shape, dtype)]["against"]
-            lines.append(
-                f"| {name} {dtype} | {seconds(a['ours_ms'])} | {seconds(a['theirs_ms'])} | "
-                f"**{a['ratio']:.2f}** | {a['ratio_min']:.2f} to {a['ratio_max']:.2f} |"
-            )
+            lines.append(f"| {name} {dtype} | {compared_cells(a)} |")
     return lines
 
 

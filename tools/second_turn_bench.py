@@ -21,7 +21,8 @@ from typing import Any
 from llmc.config import SampleConfig
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator, generate_argv
-from llmc.engine.protocol import Request, Token
+from llmc.engine.protocol import Request
+from llmc.sample.text import Sample
 
 PROMPT, ANSWER, MORE, CONTEXT, V = 900, 60, 20, 1024, 50257
 
@@ -34,10 +35,10 @@ def ids(length: int, seed: int) -> list[int]:
 def turn(generator: Generator, prompt: list[int], tokens: int) -> tuple[float, list[int]]:
     """Return the seconds to the first token, and all tokens."""
     began, first, answer = time.monotonic(), 0.0, []
-    for event in generator.write(Request(prompt, SampleConfig(tokens=tokens, temperature=0))):
-        if isinstance(event, Token):
-            first = first or time.monotonic() - began
-            answer.append(event.token)
+    request = Request(prompt, SampleConfig(tokens=tokens, temperature=0))
+    for sampled in Sample(generator, None, request):
+        first = first or time.monotonic() - began
+        answer.append(sampled.token)
     return first, answer
 
 

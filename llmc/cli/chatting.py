@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from llmc.cli.conversation import (
     SETTINGS_COMMANDS,
     Prompt,
     PromptCommand,
+    Session,
     by_name,
     interrupts,
 )
-from llmc.cli.ui import Ui
-from llmc.config import SampleConfig
-from llmc.engine.generator import Generator
 from llmc.errors import LlmcError, Usage
 from llmc.sample.chat import Chat
-from llmc.sample.model import SampleModel
 from llmc.text.conversations import USER
 
 KEYS = (
@@ -35,23 +31,14 @@ class ChatPrompt(Prompt):
         chat: what was said, and the model that answers.
     """
 
-    def __init__(
-        self,
-        ui: Ui,
-        generator: Generator,
-        model: SampleModel,
-        settings: SampleConfig,
-        *,
-        stops: Sequence[str] = (),
-        system: str = "",
-    ) -> None:
+    def __init__(self, session: Session, *, system: str = "") -> None:
         """Begin a conversation, with the message ``system`` if it is not empty.
 
         Raises:
             BadData: the model was not trained on conversations.
         """
-        super().__init__(ui, generator, model, settings, stops=stops, commands=COMMANDS, keys=KEYS)
-        self.chat = Chat(model, generator, settings)
+        super().__init__(session, commands=COMMANDS, keys=KEYS)
+        self.chat = Chat(session.model, session.generator, session.settings)
         self.chat.set_system(system)
 
     def answer(self, prompt: str) -> None:

@@ -38,6 +38,17 @@ KEYS = (
 )
 
 
+@dataclass(frozen=True)
+class Session:
+    """What an interactive session begins with."""
+
+    ui: Ui
+    generator: Generator
+    model: SampleModel
+    settings: SampleConfig  # of the first text
+    stops: Sequence[str] = ()  # strings that end a text
+
+
 class Prompt(ABC):
     """An interactive session: lines in, texts out. What a line means is a subclass's.
 
@@ -51,22 +62,18 @@ class Prompt(ABC):
 
     def __init__(
         self,
-        ui: Ui,
-        generator: Generator,
-        model: SampleModel,
-        settings: SampleConfig,
+        session: Session,
         *,
-        stops: Sequence[str],
         commands: Mapping[str, PromptCommand],
         keys: Sequence[tuple[str, str]],
     ) -> None:
-        self.settings = settings
-        self.stops = list(stops)
+        self.settings = session.settings
+        self.stops = list(session.stops)
         self.commands = commands
         self.keys = keys
-        self._ui = ui
-        self._generator = generator
-        self._sampled = model
+        self._ui = session.ui
+        self._generator = session.generator
+        self._sampled = session.model
         self.view = TerminalView()
 
     @abstractmethod
@@ -207,19 +214,9 @@ class Conversation(Prompt):
         ids: the last text with its prompt, which an empty prompt continues.
     """
 
-    def __init__(
-        self,
-        ui: Ui,
-        generator: Generator,
-        model: SampleModel,
-        settings: SampleConfig,
-        *,
-        stops: Sequence[str] = (),
-        eot: int,
-        special: bool = False,
-    ) -> None:
+    def __init__(self, session: Session, *, eot: int, special: bool = False) -> None:
         """Begin; ``eot`` ends a text, and with ``special`` special tokens in prompts are tokens."""
-        super().__init__(ui, generator, model, settings, stops=stops, commands=COMMANDS, keys=KEYS)
+        super().__init__(session, commands=COMMANDS, keys=KEYS)
         self.ids: list[int] = []
         self._eot = eot
         self._special = special

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -15,7 +14,9 @@ from llmc.errors import Usage
 from llmc.setting import STEPS_OR_TIME, Setting, every_seconds
 from llmc.units import count_of, number_of, seconds_of
 
-GROUPS = (DATA, LENGTH, OPTIMIZER, MEMORY, SAVING, SAMPLING, MACHINE)
+MODEL = "Model"  # the heading of what chooses one
+LAST_HELP = "Use the run's last weights, not those with the lowest validation loss."
+GROUPS = (MODEL, DATA, LENGTH, OPTIMIZER, MEMORY, SAVING, SAMPLING, MACHINE)
 
 
 def option(
@@ -47,40 +48,10 @@ def argument(metavar: str | None, help: str) -> Any:
     return typer.Argument(metavar=metavar, help=help)
 
 
-of_model = in_group("Model")
-
-RunOption = Annotated[str | None, of_model("Run to use. Default: the newest.", "NAME")]
-ModelOption = Annotated[Path | None, of_model("Checkpoint to use, not a run's.", "FILE")]
-LAST_HELP = "Use the run's last weights, not those with the lowest validation loss."
-LastOption = Annotated[bool, of_model(LAST_HELP, names=("--last",))]
-DtypeOption = Annotated[
-    Literal["fp32", "bf16", "int8"] | None,
-    of_model("Type of the weights in memory; smaller is faster. Default: the run's."),
-]
-ThreadsOption = Annotated[
-    int | None,
-    of_model(
-        "Threads. Default: one per 4 million parameters, at most one per core. "
-        "The text does not depend on it.",
-        "N",
-        1,
-    ),
-]
 SourceOption = Annotated[
     str | None,
     option("A local copy (file, folder or archive), or a mirror's address.", "PATH|URL"),
 ]
-
-
-def check_one_model(run: str | None, model: Path | None, *, last: bool) -> None:
-    """Refuse a run, or the choice of a run's weights, together with a checkpoint.
-
-    Raises:
-        Usage: both are given.
-    """
-    if model is not None and (run is not None or last):
-        other = "--run" if run is not None else "--last"
-        raise Usage(f"{other} and --model exclude each other: give one")
 
 
 def parsed(kind: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -131,13 +102,17 @@ def with_lists(table: Mapping[str, Setting]) -> Callable[[Callable[..., None]], 
     return partial(with_options, options=options)
 
 
-def with_options(command: Any, options: Mapping[str, tuple[Any, Any]]) -> Any:
+def with_options(
+    command: Any, options: Mapping[str, tuple[Any, Any]], *, instead_of: str | None = None
+) -> Any:
     """Give a command options, each with its annotation and its default.
 
-    An option that the command declares itself is kept. All are put in the order of their groups.
+    An option that the command declares itself is kept, but for the one that they stand
+    ``instead_of``. All are put in the order of their groups.
     """
     signature = inspect.signature(command, eval_str=True)
     found = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD}
+    found.pop(instead_of or "", None)
     for name, (kind, default) in options.items():
         made = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         found.setdefault(name, made.replace(annotation=kind))
@@ -208,9 +183,9 @@ def _switch(text: str) -> bool:
 
 
 def _rank(parameter: inspect.Parameter) -> int:
-    """Return the place of a parameter's group; the context comes first."""
+    """Return the place of a parameter's group; a group of the command's own is among the first."""
     for item in getattr(parameter.annotation, "__metadata__", ()):
         group = getattr(item, "rich_help_panel", None)
         if group in GROUPS:
             return GROUPS.index(group)
-    return 0
+    return GROUPS.index(DATA)

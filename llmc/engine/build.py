@@ -7,7 +7,6 @@ date.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tempfile
 import time
@@ -126,9 +125,16 @@ def build_native(
 def _build(binary: Path, compiler: Compiler, mode: Mode, native: Path, report: Report) -> Built:
     report.note("building the engine, once per version …")
     start = time.monotonic()
-    with _scratch(binary.parent) as scratch:
+    try:
+        binary.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(
+            prefix=".build-", dir=binary.parent, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise _cannot_write(binary.parent, error) from error
+    with scratch as folder:
         (built,) = build_programs(
-            scratch, compiler=compiler, mode=mode, native=native, report=report
+            Path(folder), compiler=compiler, mode=mode, native=native, report=report
         )
         # The rename replaces in one step whatever another build has put there meanwhile, and a
         # running program keeps its file.
@@ -195,8 +201,6 @@ def check_private(path: Path) -> None:
     Raises:
         BadData: another user can.
     """
-    if not hasattr(os, "getuid"):
-        return
     own = (0, os.getuid())
     for place in dict.fromkeys(
         each for start in (path.absolute(), path.resolve()) for each in (start, *start.parents)
@@ -237,20 +241,6 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _scratch(beside: Path) -> Iterator[Path]:
-    """Make ``beside`` and yield a temporary folder in the same place; BadData if it cannot be."""
-    try:
-        beside.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".build-", dir=beside))
-    except OSError as error:
-        raise _cannot_write(beside, error) from error
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _cannot_write(place: Path, error: OSError) -> BadData:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -30,8 +30,8 @@ class Generator:
     ::
 
         with Generator(generate_argv(binary, model, slots=8)) as generator:
-            for event in generator.write(Request(prompt)):
-                …
+            generator.submit(Request(prompt), deliver)
+            …
 
     Leaving the block ends the engine at once; open texts end with an error.
 
@@ -117,10 +117,6 @@ class Generator:
         """Cancel a text, unless it has ended. Safe in a signal handler."""
         self._lines.put(f"cancel {identity}")
 
-    def write(self, request: Request) -> Writing:
-        """Submit a request, as :meth:`submit` does, and return an iterator over its events."""
-        return Writing(self, request)
-
     def close(self) -> None:
         """End the engine at once. A second call does nothing."""
         with self._lock:
@@ -190,34 +186,6 @@ class Generator:
             with self._lock:
                 self._open.pop(identity, None)
             self.cancel(identity)
-
-
-class Writing:
-    """An iterator over the events of one text, the last one an :class:`End`.
-
-    Attributes:
-        identity: the text's name in the engine.
-    """
-
-    def __init__(self, generator: Generator, request: Request) -> None:
-        self._generator = generator
-        self._events: SimpleQueue[Token | End] = SimpleQueue()
-        self.identity = generator.submit(request, self._events.put)
-
-    def __iter__(self) -> Iterator[Token | End]:
-        """Yield each event as it comes.
-
-        Raises:
-            LlmcError: the engine ended, or refused the request.
-        """
-        while isinstance(event := self._events.get(), Token):
-            yield event
-        event.raise_failure()
-        yield event
-
-    def cancel(self) -> None:
-        """End the text early; its last event is still an :class:`End`. Safe in a signal handler."""
-        self._generator.cancel(self.identity)
 
 
 def generate_argv(

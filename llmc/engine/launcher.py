@@ -3,7 +3,7 @@
 Either llmc runs the launcher (``--launch``), which then starts the engines; or the launcher has
 started llmc itself several times, and the engine of each joins those of the others. The variables
 that a launcher sets tell a process which rank it is. Whoever has them takes part, so that every
-other program that this process starts must not see them (:func:`alone`).
+other program that this process starts must not see them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import select
 import shlex
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -75,9 +74,9 @@ class Launch:
 
         The engine finds the MPI library beside the first mpirun of PATH: a launcher's own.
         """
-        if not self.several:
-            return alone(os.environ)
         known = dict(os.environ)
+        if not self.several:
+            return {name: value for name, value in known.items() if not name.startswith(MARKS)}
         found = shutil.which(self.command[0]) if self.command else None
         if found is not None:
             folder = os.path.dirname(os.path.abspath(found))  # noqa: PTH100, PTH120 -- links stay
@@ -95,24 +94,18 @@ def _open(descriptor: int) -> bool:
     return False
 
 
-def alone(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what makes a process one of a launcher's ranks."""
-    return {name: value for name, value in environment.items() if not name.startswith(MARKS)}
-
-
-def this_rank(environment: Mapping[str, str] | None = None) -> Rank | None:
+def this_rank() -> Rank | None:
     """Return which rank this process is; None where no launcher started it as one of several.
 
     Raises:
         Usage: srun started several processes, and no MPI connects them.
     """
-    known = os.environ if environment is None else environment
     for number, count in NUMBERED:
-        if number in known:
-            most = _number(known, count)
-            by = "srun" if "SLURM_STEP_ID" in known else "mpirun"
-            return Rank(_number(known, number), most, by) if most != 1 else None
-    if (tasks := _number(known, "SLURM_STEP_NUM_TASKS")) > 1:
+        if number in os.environ:
+            most = _number(count)
+            by = "srun" if "SLURM_STEP_ID" in os.environ else "mpirun"
+            return Rank(_number(number), most, by) if most != 1 else None
+    if (tasks := _number("SLURM_STEP_NUM_TASKS")) > 1:
         raise Usage(
             f"srun started {tasks} tasks without MPI, and each would be a run of its own: use srun "
             "--mpi=pmix or --mpi=pmi2 ('srun --mpi=list' tells which there are), or srun -n 1"
@@ -120,8 +113,8 @@ def this_rank(environment: Mapping[str, str] | None = None) -> Rank | None:
     return None
 
 
-def _number(known: Mapping[str, str], name: str) -> int:
-    value = known.get(name, "")
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
     return int(value) if value.isdecimal() else 0
 
 

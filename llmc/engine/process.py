@@ -183,18 +183,7 @@ class Engine:
             LlmcError: the engine failed; the class is that of its exit code, the message the last
                 line of stderr that begins with "error: ".
         """
-        child = self._running()
-        assert child.stdout is not None
-        for line in child.stdout:
-            yield line.decode(errors="replace").rstrip("\n")
-        code = child.wait()
-        self._check(code)
-
-    def _check(self, code: int) -> None:
-        """Raise the error of a run that has ended with an exit code, if it failed."""
-        self._reader.join(LAUNCHER_SECONDS)
-        if code != 0:
-            raise self._failure(code)
+        return (line for line in self._lines() if line is not None)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield the JSON object of each line of stdout as it comes.
@@ -202,16 +191,9 @@ class Engine:
         Raises:
             LlmcError: the engine failed, or printed a line that is not a JSON object.
         """
-        for line in self:
-            try:
-                event = from_json(line)
-            except ValueError:
-                event = None
-            if not isinstance(event, dict):
-                raise self.not_an_event(line)
-            yield event
+        return (event for event in self.watched_events() if event is not None)
 
-    def watched_events(self, seconds: float) -> Iterator[dict[str, Any] | None]:
+    def watched_events(self, seconds: float | None = None) -> Iterator[dict[str, Any] | None]:
         """Yield events as :meth:`events` does, and None after every so many seconds without one.
 
         What a launcher prints on stdout is no event: it counts as a line of stderr.
@@ -223,8 +205,10 @@ class Engine:
             if line is None:
                 yield None
                 continue
+            # A launcher may put the rank in front of a line.
+            found = line[max(line.find("{"), 0) :] if self._launch.several else line
             try:
-                event = from_json(line[max(line.find("{"), 0) :])
+                event = from_json(found)
             except ValueError:
                 event = None
             if isinstance(event, dict):
@@ -236,7 +220,7 @@ class Engine:
             else:
                 raise self.not_an_event(line)
 
-    def _lines(self, seconds: float) -> Iterator[str | None]:
+    def _lines(self, seconds: float | None = None) -> Iterator[str | None]:
         """Yield lines of stdout as they come, and None after so many seconds without one."""
         child, rest = self._running(), b""
         assert child.stdout is not None
@@ -254,7 +238,10 @@ class Engine:
                 yield from (line.decode(errors="replace") for line in lines)
         if rest:
             yield rest.decode(errors="replace")
-        self._check(child.wait())
+        code = child.wait()
+        self._reader.join(LAUNCHER_SECONDS)
+        if code != 0:
+            raise self._failure(code)
 
     def not_an_event(self, line: object) -> LlmcError:
         """Return the error for a line that is not an event."""

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from llmc.errors import BadData
-from llmc.units import finite
+from llmc.units import finite, plus_minus
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +31,8 @@ class Ratio:
 
     def shown(self, scale: float = 1, digits: int = 4) -> str:
         """Return ``value ± error`` times ``scale``, or the value alone."""
-        error = f" ± {scale * self.error:.{digits}f}" if self.error is not None else ""
-        return f"{scale * self.value:.{digits}f}{error}"
+        error = scale * self.error if self.error is not None else None
+        return plus_minus(scale * self.value, error, digits)
 
 
 def ratio(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> Ratio:

@@ -310,20 +310,10 @@ def load(
     threads: int | None = None,
     report: Report = SILENT,
 ) -> LoadedModel:
-    """Load a model into an engine of its own.
-
-    Args:
-        workspace: where runs are.
-        run_or_file: a run's name, its folder, or a checkpoint file. Default: the newest run.
-        last: load a run's last weights instead of its best.
-        dtype: type of the weights in memory, fp32, bf16 or int8. Default: that of the run.
-        threads: threads. Default: one per 4 million parameters, at most one per core.
-        report: takes notes.
+    """Load a model into an engine of its own; arguments and errors are those of ``llmc.load``.
 
     Raises:
-        MissingOutput: there is no such model.
-        BadData: a file is damaged, or the model's tokenizer is unknown.
-        LlmcError: the engine cannot be started.
+        LlmcError: also where the engine cannot be started.
     """
     model = model_at(workspace, run_or_file, last=last, report=report)
     binary = ensure_native(report=report)

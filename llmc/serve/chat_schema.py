@@ -29,6 +29,7 @@ from llmc.serve.schema import (
     bounded_fields,
     described,
     integer,
+    invalid,
     no_surrogate,
     unsupported,
 )
@@ -105,11 +106,7 @@ class ChatRequest(TextRequest):
     @model_validator(mode="after")
     def _check_logprobs(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
-            raise PydanticCustomError(
-                "invalid_value",
-                "'top_logprobs' needs 'logprobs': true",
-                {"param": "top_logprobs"},
-            )
+            raise invalid("top_logprobs", "'top_logprobs' needs 'logprobs': true")
         return self
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +53,11 @@ def no_surrogate(text: str) -> str:
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise PydanticCustomError("no_character", "half of a surrogate pair is not a character")
     return text
+
+
+def invalid(param: str, message: LiteralString) -> PydanticCustomError:
+    """Return the error of a parameter that does not fit the others."""
+    return PydanticCustomError("invalid_value", message, {"param": param})
 
 
 def _nullable(schema: dict[str, Any]) -> None:
@@ -185,11 +190,7 @@ class TextRequest(Nullable):
     @model_validator(mode="after")
     def _check_stream(self) -> TextRequest:
         if "stream_options" in self.model_fields_set and not self.stream:
-            raise PydanticCustomError(
-                "invalid_value",
-                "'stream_options' needs 'stream': true",
-                {"param": "stream_options"},
-            )
+            raise invalid("stream_options", "'stream_options' needs 'stream': true")
         return self
 
     @property
@@ -238,16 +239,12 @@ class CompletionRequest(TextRequest):
     @model_validator(mode="after")
     def _check_best_of(self) -> CompletionRequest:
         if self.candidates < self.n:
-            raise PydanticCustomError(
-                "invalid_value",
-                "'best_of' must not be less than 'n', which are chosen from them",
-                {"param": "best_of"},
-            )
+            message = "'best_of' must not be less than 'n', which are chosen from them"
+            raise invalid("best_of", message)
         if self.candidates > self.n and self.stream:
-            raise PydanticCustomError(
-                "invalid_value",
+            raise invalid(
+                "best_of",
                 "'best_of' chooses from whole texts and cannot be streamed: leave out 'stream'",
-                {"param": "best_of"},
             )
         return self
 

@@ -204,10 +204,8 @@ def smoothed(points: Sequence[Point], count: int) -> list[Point]:
     """Return at most ``count`` points, each the mean of neighbours: what a noisy curve does."""
     if len(points) <= count:
         return list(points)
-    means = []
-    for part in _stretches(points, count):
-        means.append((part[-1][0], sum(y for _, y in part) / len(part)))
-    return means
+    parts = _stretches(points, count)
+    return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in parts]
 
 
 def _stretches(points: Sequence[Point], count: int) -> Iterator[Sequence[Point]]:

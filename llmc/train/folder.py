@@ -178,14 +178,9 @@ def saved_weights(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def saved_steps(folder: Path) -> list[int]:
-    """Return the steps of the checkpoints from which a run can be resumed, in order."""
-    return list(saved_weights(folder))
-
-
 def newest_step(folder: Path) -> int | None:
     """Return the step of a run's newest checkpoint, from which it would be resumed, or None."""
-    return max(saved_steps(folder), default=None)
+    return max(saved_weights(folder), default=None)
 
 
 def find_run(workspace: Workspace, name: str | None) -> Path:

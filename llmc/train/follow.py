@@ -23,16 +23,11 @@ from llmc.train.record import Record, Setup
 
 @dataclass
 class Followed:
-    """A run whose folder is made.
-
-    Attributes:
-        plan: the run; its settings become those that the engine has found.
-        record: the content of ``run.json``.
-    """
+    """A run whose folder is made."""
 
     workspace: Workspace
-    plan: RunPlan
-    record: Record
+    plan: RunPlan  # its settings become those that the engine has found
+    record: Record  # the content of ``run.json``
     setup: Setup
     progress: Progress
     report: Report

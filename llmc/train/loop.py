@@ -197,22 +197,16 @@ def run_training(
             raise
         if isinstance(error, Interrupted):
             return replace(result, interrupted=True, settings=followed.plan.settings)
-        if made:
+        if made and isinstance(error, LlmcError):
             raise _with_way_out(workspace, followed.plan, setup, progress, error) from error
         raise
     return replace(result, settings=followed.plan.settings)
 
 
 def _with_way_out(
-    workspace: Workspace,
-    plan: RunPlan,
-    setup: Setup,
-    progress: Progress,
-    error: BaseException,
-) -> BaseException:
+    workspace: Workspace, plan: RunPlan, setup: Setup, progress: Progress, error: LlmcError
+) -> LlmcError:
     """Return the error that ends a run, with the commands that continue the run."""
-    if not isinstance(error, LlmcError):
-        return error
     ways: list[list[str]] = [[]]
     if isinstance(error, LossNotFinite):
         ways = resuming.calmer(plan.settings)

@@ -39,31 +39,22 @@ P = TypeVar("P", bound=Point)
 
 @dataclass
 class Metrics:
-    """What a metrics.jsonl holds.
+    """What a metrics.jsonl holds."""
 
-    Attributes:
-        steps: the training steps, in order. A step's numbers are those after that many updates.
-        measured: for every name in ``MEASURED`` one number per step; NaN where a step lacks it.
-        val: (step, validation loss) pairs, in order.
-        val_errors: the standard error of the validation losses that have one, by step.
-        skipped: the steps whose update was skipped.
-        end: the line about the end of the run; None if it is running or was killed.
-        lines: the number of lines read.
-        cut: the last line is half a line.
-        problem: what is wrong, as a sentence without its full stop, or None.
-    """
-
+    # The training steps, in order. A step's numbers are those after that many updates.
     steps: list[int] = field(default_factory=list)
+    # For every name in ``MEASURED`` one number per step; NaN where a step lacks it.
     measured: dict[str, list[float]] = field(
         default_factory=lambda: {name: [] for name in MEASURED}
     )
-    val: list[tuple[int, float]] = field(default_factory=list)
+    val: list[tuple[int, float]] = field(default_factory=list)  # (step, validation loss) pairs
+    # The standard error of the validation losses that have one, by step.
     val_errors: dict[int, float] = field(default_factory=dict)
-    skipped: list[int] = field(default_factory=list)
-    end: Event | None = None
-    lines: int = 0
-    cut: bool = False
-    problem: str | None = None
+    skipped: list[int] = field(default_factory=list)  # the steps whose update was skipped
+    end: Event | None = None  # the line about the end of the run; None if it runs or was killed
+    lines: int = 0  # that were read
+    cut: bool = False  # the last line is half a line
+    problem: str | None = None  # what is wrong, as a sentence without its full stop
 
     @property
     def done(self) -> int:

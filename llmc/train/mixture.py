@@ -230,18 +230,12 @@ def joined_name(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a run sees of a text.
-
-    Attributes:
-        share: the part of all rows that it gives.
-        steps: the updates in which all of it is seen once, on average.
-        epochs: how often the run sees it; None if nothing says when the run ends.
-    """
+    """What a run sees of a text."""
 
     portion: Portion
-    share: float
-    steps: float
-    epochs: float | None
+    share: float  # the part of all rows that it gives
+    steps: float  # the updates in which all of it is seen once, on average
+    epochs: float | None  # how often the run sees it; None if nothing says when the run ends
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -327,7 +321,7 @@ def validation_said(
 
 def place_of(workspace: Workspace, portions: Sequence[Portion]) -> Any:
     """Return texts as ``run.json`` names them: a path, a list of paths with weights, or null."""
-    paths = [_relative(workspace, portion.path) for portion in portions]
+    paths = [os.path.relpath(portion.path, workspace.root) for portion in portions]
     if len(paths) < 2:
         return paths[0] if paths else None
     weights = [_number(portion.weight) for portion in portions]
@@ -354,10 +348,6 @@ def spelled(place: Any) -> str:
     if isinstance(place, str) or place is None:
         return str(place)
     return " ".join(f"{each['path']}:{each['weight']}" for each in place)
-
-
-def _relative(workspace: Workspace, path: Path) -> str:
-    return os.path.relpath(path, workspace.root)
 
 
 def _number(weight: Fraction) -> float:

@@ -144,8 +144,9 @@ def _tokenizer(
         if recipe.tokenizer != AUTO:
             report.note(f"tokenizer: {recipe.tokenizer} (the default; --tokenizer names another)")
         return recipe.tokenizer
-    if _has_any_tokenizer(model):
-        own = load_preset(model.partition(":")[2] or DEFAULT_PRESET).tokenizer
+    kind, _, preset = model.partition(":")
+    if kind == "random":  # it is made for any tokenizer
+        own = load_preset(preset or DEFAULT_PRESET).tokenizer
         return own or (recipe.tokenizer if recipe.model is not None else AUTO)
     chosen = _tokenizer_of(workspace, model)
     report.note(f"tokenizer: {load_tokenizer(chosen).name}, of {model}")
@@ -231,11 +232,6 @@ def _with_model(
     kind, _, preset = model.partition(":")
     config = preset if kind == "random" and preset else None
     return Prepared(manifest, weights, ensure_native(report=report), config)
-
-
-def _has_any_tokenizer(model: str) -> bool:
-    """Return whether a model can be made for any tokenizer, as random ones are."""
-    return model.partition(":")[0] == "random"
 
 
 def _tokenizer_of(workspace: Workspace, model: str) -> str | Tokenizer:

@@ -78,9 +78,8 @@ def counted(binary: Callable[[], Path], launch: Launch) -> int:
         return max(rank.of, 1) if rank is not None else 1
     if not launch.command:
         return 1
-    found = 0
     with Engine([str(binary()), "memory"], launch=launch) as engine:
-        found += sum(event is not None for event in engine.watched_events(1.0))
+        found = sum(event is not None for event in engine.watched_events(1.0))
     if not found:
         raise Usage(f"{launch.name} started no engine: does it start a program by its path?")
     return found

@@ -19,7 +19,7 @@ from llmc.engine.launcher import ALONE, Launch
 from llmc.errors import MissingOutput, Usage
 from llmc.paths import BEST, CONFIG, RECORD, Workspace
 from llmc.setting import OnResume, differing, overridden
-from llmc.train.folder import newest_run, saved_steps
+from llmc.train.folder import newest_run, saved_weights
 from llmc.train.metrics import Event, Metrics
 from llmc.train.mixture import spelled
 from llmc.weights.checkpoint import read_header
@@ -168,7 +168,7 @@ def chosen_step(workspace: Workspace, folder: Path, wanted: str | None) -> int |
         Usage: ``wanted`` is neither a number nor ``best``.
         MissingOutput: that checkpoint is not kept.
     """
-    steps = saved_steps(folder)
+    steps = list(saved_weights(folder))
     if wanted is None:
         return max(steps, default=None)
     shown, best = workspace.shown(folder), folder / BEST

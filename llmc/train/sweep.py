@@ -127,15 +127,8 @@ def sweep(
 ) -> list[Compared]:
     """Run the trials that have not ended yet; return all combinations, the lowest loss first.
 
-    Args:
-        workspace: where data, models and runs lie.
-        given: the values of each training setting; those with more than one are compared.
-        inputs: the preset, data and model of all trials.
-        name: the sweep's, with which the names of its runs begin.
-        seeds: runs of each combination.
-        budget: the time of each trial, in place of the preset's steps; its rate sinks at the end.
-        threads: as of :func:`llmc.train.loop.train`.
-        report: takes notes and a progress bar for each trial.
+    ``given`` are the values of each training setting, ``inputs`` the preset, data and model of all
+    trials; the other arguments are those of ``llmc.sweep``.
 
     Raises:
         Interrupted: a signal stopped a trial; the same sweep continues.

@@ -11,6 +11,7 @@ import pytest
 from tests.helpers.engine import Native
 from tests.programs import ends
 from tests.programs.ends import run_mode
+from tests.programs.trials import Trial
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the system calls fail")
@@ -36,7 +37,7 @@ def test_a_trial_is_the_same_every_time(
     """What a trial does follows from mode, seed and number; a failure prints them."""
     drawn: list[float] = []
 
-    def draws(*_: object) -> ends.Trial:
+    def draws(*_: object) -> Trial:
         def trial(chance: Random) -> str:
             drawn.append(chance.random())
             return "drawn"
@@ -49,7 +50,7 @@ def test_a_trial_is_the_same_every_time(
     run_mode("faults", native, cache, count=1, seed=9, first=2)
     assert drawn[4] == drawn[2] and len(set(drawn[:4])) == 4
 
-    def fails(*_: object) -> ends.Trial:
+    def fails(*_: object) -> Trial:
         def trial(_: Random) -> str:
             raise AssertionError("not the same")
 

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from tests.helpers.engine import Flags, Native, build, environment, succeeded
 from tests.helpers.mpi import NAMES, Launcher, launcher
-from tests.programs.ends import engines, small_disk, steps_told, wait_for_steps
+from tests.programs.engine_ends import small_disk
 from tests.programs.torture import ending, settings
+from tests.programs.trials import engines, steps_told, wait_for_steps
 
 BRIDGE, HOST, LINK = "llmcbridge", "llmc-h", "llmcv"  # names that nobody else has
 NETWORK = "10.77.0"

@@ -21,8 +21,8 @@ from typing import Any
 from tests.helpers.engine import Flags, Native, environment, succeeded
 from tests.helpers.isas import runnable_isas
 from tests.helpers.mpi import launcher, launchers
-from tests.programs.ends import SECONDS, engines
 from tests.programs.torture import Ending, ending, settings
+from tests.programs.trials import SECONDS, engines
 
 VARIANTS: tuple[Flags, ...] = (
     {},

@@ -15,14 +15,20 @@ from llmc import installation
 from tests.helpers.places import ROOT
 
 
+def put_program(path: Path) -> Path:
+    """Write a program that a shell can run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\necho ran\n")
+    path.chmod(0o755)
+    return path
+
+
 @pytest.fixture
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An environment's folder of programs, below the current folder and not on PATH."""
     folder = tmp_path / ".venv" / "bin"
-    folder.mkdir(parents=True)
     for name in ("llmc", "pip"):
-        (folder / name).write_text("#!/bin/sh\necho ran\n")
-        (folder / name).chmod(0o755)
+        put_program(folder / name)
     monkeypatch.setattr("sysconfig.get_path", lambda _name: str(folder))
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
@@ -50,10 +56,7 @@ def test_a_program_off_path_is_its_file(scripts: Path) -> None:
 def test_another_program_of_the_name_is_not_taken(
     scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = tmp_path / "other" / "llmc"
-    other.parent.mkdir()
-    other.write_text("#!/bin/sh\n")
-    other.chmod(0o755)
+    other = put_program(tmp_path / "other" / "llmc")
     monkeypatch.setenv("PATH", str(other.parent))
     assert installation.program() == ".venv/bin/llmc"
     other.unlink()
@@ -64,9 +67,7 @@ def test_another_program_of_the_name_is_not_taken(
 def test_elsewhere_the_file_is_named_in_full_and_quoted(
     scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spaced = tmp_path / "a b" / "llmc"
-    spaced.parent.mkdir()
-    spaced.write_text("")
+    spaced = put_program(tmp_path / "a b" / "llmc")
     monkeypatch.setattr("sysconfig.get_path", lambda _name: str(spaced.parent))
     monkeypatch.chdir(scripts)
     assert shlex.split(installation.program()) == [str(spaced)]

@@ -1,4 +1,4 @@
-"""Modules and functions stay short enough to be read in one go."""
+"""Modules and functions stay short enough to be read in one go; modules of tests too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import llmc
+from tests.helpers.places import ROOT
 
 PACKAGE = Path(llmc.__file__).parent
 MODULE_LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 20
@@ -25,3 +26,9 @@ def test_no_module_and_no_function_is_long() -> None:
                     where = f"{path.name}, {node.name}"
                     long.append(f"{where}: {lines} lines, {parameters} parameters")
     assert long == []
+
+
+def test_no_module_of_tests_is_long() -> None:
+    lengths = {path: path.read_text("utf-8").count("\n") for path in (ROOT / "tests").rglob("*.py")}
+    assert len(lengths) > 100
+    assert {path.name: n for path, n in lengths.items() if n > MODULE_LINES} == {}

@@ -9,17 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from llmc.cli.choosing import DtypeOption, LastOption, ThreadsOption
 from llmc.cli.context import Context
-from llmc.cli.options import (
-    DtypeOption,
-    LastOption,
-    ThreadsOption,
-    argument,
-    in_group,
-    option,
-    parser_of,
-    with_settings,
-)
+from llmc.cli.options import argument, in_group, option, parser_of, with_settings
 from llmc.cli.views.sampling import ByteView
 from llmc.config import SAMPLE_SETTINGS
 from llmc.engine.build import ensure_native
@@ -85,8 +77,10 @@ def chat(
     with Generator(argv) as generator:
         if prompt is None and sys.stdin.isatty() and sys.stdout.isatty() and not ctx.ui.json:
             from llmc.cli.chatting import ChatPrompt
+            from llmc.cli.conversation import Session
 
-            ChatPrompt(ctx.ui, generator, model, chosen, stops=stops, system=system).run()
+            session = Session(ctx.ui, generator, model, chosen, stops)
+            ChatPrompt(session, system=system).run()
             return
         if prompt is None and sys.stdin.isatty():
             ctx.ui.note("every line is a message; Ctrl-D ends")

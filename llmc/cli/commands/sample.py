@@ -13,24 +13,16 @@ from typing import Annotated, Any
 
 import typer
 
+from llmc.cli.choosing import ModelChoice, with_model
 from llmc.cli.context import Context
-from llmc.cli.options import (
-    DtypeOption,
-    LastOption,
-    ModelOption,
-    RunOption,
-    ThreadsOption,
-    check_one_model,
-    in_group,
-    with_settings,
-)
+from llmc.cli.options import in_group, with_settings
 from llmc.cli.views.sampling import TerminalView, View, choose_view, legend, prompt_note, summary
 from llmc.config import SAMPLE_SETTINGS, SampleConfig
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
 from llmc.engine.protocol import NO_TOKEN, Request
 from llmc.errors import BadData, Usage
-from llmc.sample.model import SampleModel, find_model
+from llmc.sample.model import SampleModel
 from llmc.sample.streaming import KEPT
 from llmc.sample.text import Sample, SampledToken
 from llmc.setting import overridden
@@ -96,14 +88,11 @@ class _Job:
 
 
 @with_settings(SAMPLE_SETTINGS)
+@with_model
 def sample(
     context: typer.Context,
     *,
-    run: RunOption = None,
-    model: ModelOption = None,
-    last: LastOption = False,
-    dtype: DtypeOption = None,
-    threads: ThreadsOption = None,
+    chosen: ModelChoice,
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
     special: Special = False,
@@ -121,38 +110,33 @@ def sample(
     than the context continues from its newer half. Other settings come from the run's config.
     """
     ctx: Context = context.obj
-    check_one_model(run, model, last=last)
     if interactive:
         _check_interactive(ctx, num_samples, prompt, prompt_file)
     decode = decode or show_probs
     given = read_prompt(prompt, prompt_file)
     _check_texts(stop, special=special, has_prompt=interactive or given is not None)
     needs_text = decode or interactive or bool(stop) or given is not None
-    chosen = find_model(
-        ctx.workspace, run, model, last=last, needs_tokenizer=needs_text, report=ctx.ui
-    )
+    model = chosen.find(ctx, needs_tokenizer=needs_text)
     job = _Job(
-        chosen,
-        overridden(chosen.settings, {**settings, "dtype": dtype}),
-        _prompt_ids(ctx, chosen, given or "", special=special),
-        NO_TOKEN if ignore_eot else chosen.end,
+        model,
+        overridden(model.settings, {**settings, "dtype": chosen.dtype}),
+        _prompt_ids(ctx, model, given or "", special=special),
+        NO_TOKEN if ignore_eot else model.end,
         [*map(unescaped, stop or [])],
         num_samples,
     )
-    with Generator(_argv(ctx, job, threads, interactive=interactive)) as generator:
+    with Generator(_argv(ctx, job, chosen.threads, interactive=interactive)) as generator:
         if interactive:
             _talk(ctx, generator, job, given, special=special, colours=show_probs)
             return
-        if (warning := prompt_note(len(job.ids), chosen.config.context)) is not None:
+        if (warning := prompt_note(len(job.ids), model.config.context)) is not None:
             ctx.ui.note(warning)
         _write(ctx, generator, job, choose_view(decode=decode, show_probs=show_probs))
-    if chosen.tokenizer is not None and chosen.tokenizer.template is not None:
-        given_model = [str(each) for each in (run, model) if each is not None]
-        ctx.ui.next(shlex.join(["llmc", "chat", *given_model, *(["--last"] if last else [])]))
-    elif chosen.tokenizer is not None:
-        named = ["--run", run] if run is not None else ["--model", str(model)] if model else []
-        flags = ["-i" if decode else "--decode", *named, *(["--last"] if last else [])]
-        ctx.ui.next(shlex.join(["llmc", "sample", *flags]))
+    if model.tokenizer is not None and model.tokenizer.template is not None:
+        ctx.ui.next(shlex.join(["llmc", "chat", *chosen.words()]))
+    elif model.tokenizer is not None:
+        again = "-i" if decode else "--decode"
+        ctx.ui.next(shlex.join(["llmc", "sample", again, *chosen.words(options=True)]))
 
 
 def _check_texts(stop: list[str] | None, *, special: bool, has_prompt: bool) -> None:
@@ -172,17 +156,10 @@ def _talk(
     colours: bool,
 ) -> None:
     """Ask for prompts until the person ends the session."""
-    from llmc.cli.conversation import Conversation
+    from llmc.cli.conversation import Conversation, Session
 
-    talk = Conversation(
-        ctx.ui,
-        generator,
-        job.model,
-        job.settings,
-        stops=job.stops,
-        eot=job.eot,
-        special=special,
-    )
+    session = Session(ctx.ui, generator, job.model, job.settings, job.stops)
+    talk = Conversation(session, eot=job.eot, special=special)
     talk.view.colours = colours
     talk.run(first)
 

@@ -8,22 +8,14 @@ from typing import Annotated
 
 import typer
 
+from llmc.cli.choosing import ModelChoice, with_model
 from llmc.cli.context import Context
-from llmc.cli.options import (
-    DtypeOption,
-    LastOption,
-    ModelOption,
-    RunOption,
-    ThreadsOption,
-    check_one_model,
-    in_group,
-)
+from llmc.cli.options import in_group
 from llmc.cli.ui import Ui
 from llmc.engine.build import ensure_native
 from llmc.engine.generator import Generator
 from llmc.errors import MissingOutput
 from llmc.installation import install_command
-from llmc.sample.model import find_model
 
 SLOTS, QUEUE, MAX_TOKENS = 8, 64, 4096
 
@@ -58,19 +50,16 @@ Cors = Annotated[
 Log = Annotated[bool, of_server("Log each request on stderr, without its text.", names=("--log",))]
 
 
+@with_model
 def serve(
     context: typer.Context,
     *,
-    run: RunOption = None,
-    model: ModelOption = None,
-    last: LastOption = False,
+    chosen: ModelChoice,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    dtype: DtypeOption = None,
     slots: Slots = SLOTS,
     queue: Queue = QUEUE,
     max_tokens: MaxTokens = MAX_TOKENS,
-    threads: ThreadsOption = None,
     cors: Cors = None,
     log: Log = False,
 ) -> None:
@@ -79,7 +68,6 @@ def serve(
     Ctrl-C or SIGTERM finishes the running completions and ends the server. Needs the extra 'serve'.
     """
     ctx: Context = context.obj
-    check_one_model(run, model, last=last)
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(package) is None:
             raise MissingOutput(f"serving needs the package {package}: {install_command('serve')}")
@@ -91,10 +79,10 @@ def serve(
     if ANY_ORIGIN in guard.origins:
         needs = "with its key" if guard.key is not None else "while it runs"
         ctx.ui.note(f"web pages of any site may use this server {needs} (--cors '*')")
-    chosen = find_model(ctx.workspace, run, model, last=last, needs_tokenizer=True, report=ctx.ui)
-    served = served_model(chosen)
+    model = chosen.find(ctx, needs_tokenizer=True)
+    served = served_model(model)
     binary = ensure_native(report=ctx.ui)
-    argv = chosen.argv(binary, slots=slots, dtype=dtype, threads=threads)
+    argv = model.argv(binary, slots=slots, dtype=chosen.dtype, threads=chosen.threads)
     with server.listen(host, port) as bound, Generator(argv) as generator:
         server.serve(
             bound,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmc.cli.conversation import COMMANDS, Conversation, changed
+from llmc.cli.conversation import COMMANDS, Conversation, Session, changed
 from llmc.cli.ui import Ui
 from llmc.config import SampleConfig
 from llmc.engine.generator import Generator, generate_argv
@@ -34,7 +34,8 @@ def fake(*flags: str) -> Generator:
 def conversation(generator: Generator, eot: int = EOT) -> Conversation:
     model = ModelConfig(1, 1, 4, 64, 257)
     weights = SampleModel(Path("model.bin"), model, load_tokenizer("byte"), SampleConfig())
-    return Conversation(Ui(), generator, weights, SampleConfig(tokens=6), eot=eot)
+    session = Session(Ui(), generator, weights, SampleConfig(tokens=6))
+    return Conversation(session, eot=eot)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -36,8 +37,22 @@ def generator() -> Iterator[Generator]:
         yield running
 
 
+class Writing:
+    """The events of one text, as they come; the last one is its end."""
+
+    def __init__(self, generator: Generator, request: Request) -> None:
+        self.events: SimpleQueue[Token | End] = SimpleQueue()
+        self.name = generator.submit(request, self.events.put)
+
+    def __iter__(self) -> Iterator[Token | End]:
+        while isinstance(event := self.events.get(), Token):
+            yield event
+        event.raise_failure()
+        yield event
+
+
 def read(generator: Generator, request: Request) -> tuple[list[int], End]:
-    *tokens, last = generator.write(request)
+    *tokens, last = Writing(generator, request)
     assert isinstance(last, End)
     return [event.token for event in tokens if isinstance(event, Token)], last
 
@@ -53,7 +68,7 @@ def test_it_says_what_it_loaded(generator: Generator) -> None:
 
 
 def test_a_text_comes_with_its_events(generator: Generator) -> None:
-    assert list(generator.write(asked(3, 5, 6, logprobs=2))) == [
+    assert list(Writing(generator, asked(3, 5, 6, logprobs=2))) == [
         Token(5, 0.0, ((5, 0.0), (6, -1.0))),
         Token(6, -0.125, ((6, -0.125), (7, -1.125))),
         Token(5, -0.25, ((5, -0.25), (6, -1.25))),
@@ -116,22 +131,22 @@ def test_texts_are_written_together() -> None:
 
 
 def test_a_text_can_be_cancelled_while_others_go_on(generator: Generator) -> None:
-    writing = generator.write(asked(10**9, 1))
-    other = generator.write(asked(50, 2))
+    writing = Writing(generator, asked(10**9, 1))
+    other = Writing(generator, asked(50, 2))
     events = iter(writing)
     assert next(events) == Token(1, 0.0)
-    writing.cancel()
+    generator.cancel(writing.name)
     *_, last = events
     assert isinstance(last, End)
     assert last.reason == "cancelled"
     assert len(list(other)) == 51
-    writing.cancel()  # there is nothing to cancel any more
+    generator.cancel(writing.name)  # there is nothing to cancel any more
     generator.cancel("nobody")
     assert len(read(generator, asked(3, 1))[0]) == 3
 
 
 def test_one_bad_request_is_an_error_of_its_own(generator: Generator) -> None:
-    writing = generator.write(asked(5, 300))
+    writing = Writing(generator, asked(5, 300))
     with pytest.raises(LlmcError, match="token 300 is not below 257"):
         list(writing)
     ends: list[Token | End] = []
@@ -207,13 +222,13 @@ def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_prompt_that_the_engine_would_not_read_is_refused(generator: Generator) -> None:
     with pytest.raises(Usage, match="600,000 tokens is more than the engine reads"):
-        generator.write(Request([1] * 600_000))
+        generator.submit(Request([1] * 600_000), print)
 
 
 @pytest.mark.parametrize(("fault", "kind"), [("die", LossNotFinite), ("strange", LlmcError)])
 def test_when_the_engine_dies_everybody_is_told(fault: str, kind: type[LlmcError]) -> None:
     with fake("--fault", fault) as generator:
-        writing = generator.write(asked(5, 1))
+        writing = Writing(generator, asked(5, 1))
         with pytest.raises(kind) as caught:
             list(writing)
         assert type(caught.value) is kind
@@ -224,7 +239,7 @@ def test_when_the_engine_dies_everybody_is_told(fault: str, kind: type[LlmcError
 
 def test_a_killed_engine_makes_one_think_of_memory() -> None:
     with fake("--step-seconds", "0.01") as generator:
-        events = iter(generator.write(asked(10**6, 1)))
+        events = iter(Writing(generator, asked(10**6, 1)))
         next(events)
         os.kill(pid_of(generator), signal.SIGKILL)
         with pytest.raises(LlmcError, match="memory"):
@@ -235,7 +250,7 @@ def test_closing_ends_the_engine_and_what_it_writes() -> None:
     generator = fake("--step-seconds", "0.01")
     with generator:
         pid = pid_of(generator)
-        events = iter(generator.write(asked(10**6, 1)))
+        events = iter(Writing(generator, asked(10**6, 1)))
         next(events)
     with pytest.raises(LlmcError, match="closed"):
         list(events)
