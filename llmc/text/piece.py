@@ -150,7 +150,7 @@ def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
         piece = replace(piece, kind=settled(piece.kind, head, name, piece.reading))
         chunks = chain((head,), chunks)
     chunks = in_utf8(chunks, piece.kind.encoding, name)
-    form, fields = piece.kind.format, piece.reading.text_fields
+    form, fields = piece.kind.format, piece.reading.fields
     if form == "jsonl":
         yield from jsonl_documents(chunks, fields, name, piece.lines_before)
     elif form == "json":
@@ -169,7 +169,7 @@ def _seekable(piece: Piece, stream: BinaryIO) -> Iterator[str]:
     name = piece.stretch.name
     form = piece.kind.format
     if form in COLUMNAR:
-        fields = piece.reading.text_fields
+        fields = piece.reading.fields
         yield from column_documents(stream, form, fields, name, piece.groups)
     elif text := page_text(stream, form, name, any_ratio=piece.reading.any_ratio):
         yield text
