@@ -301,9 +301,8 @@ def load_preset(name_or_path: str) -> Preset:
         if not path.is_file():
             raise Usage(f"no preset '{name_or_path}'{nearest(name_or_path, preset_names())}")
     values = read_toml(path)
-    texts = {key: take_texts(values, key, path) for key in TEXTS}
-    preset = preset_of(path.stem, values, str(path))
-    return replace(preset, data=texts["data"], val_data=texts["val_data"])
+    texts: dict[str, Any] = {key: take_texts(values, key, path) for key in TEXTS}
+    return replace(preset_of(path.stem, values, str(path)), **texts)
 
 
 def preset_of(name: str, values: Mapping[str, Any], where: str) -> Preset:

@@ -107,7 +107,6 @@ class TextStream:
         return pieces if self.stopped is not None else [*pieces, *self._take(end)]
 
     def _search(self, text: str) -> list[TextPiece]:
-        """Search new text for a stop string."""
         for char in text:
             self._length += 1
             self.stopped = self._stops.feed(char)

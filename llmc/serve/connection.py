@@ -35,7 +35,7 @@ class Connection(H11Protocol):
         # Data that is not sent at once counts as unread.
         transport.set_write_buffer_limits(high=0)
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._expect_head()
+        self._start("head", HEAD_SECONDS, self._headless)
         self.idle_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -55,32 +55,30 @@ class Connection(H11Protocol):
             self._stop("head")
             if self.conn.their_state is not h11.SEND_BODY:
                 self.idle_since = None
-        elif "head" not in self._timers and self.conn.trailing_data[0]:
-            self._expect_head()
+        elif self.conn.trailing_data[0]:
+            self._start("head", HEAD_SECONDS, self._headless)
 
     def on_response_complete(self) -> None:
         """Start the timer for the rest of a body: its bytes would keep the connection open."""
         super().on_response_complete()
         if self.conn.their_state is h11.IDLE:
             self.idle_since = self.loop.time()
-        if self.conn.their_state is h11.SEND_BODY and "unread" not in self._timers:
-            close = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
-            self._timers["unread"] = close
+        if self.conn.their_state is h11.SEND_BODY:
+            self._start("unread", UNREAD_SECONDS, self.transport.abort)
 
     def pause_writing(self) -> None:
         """Start the timer for a client that does not read."""
         super().pause_writing()
-        if "stall" not in self._timers:
-            abort = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
-            self._timers["stall"] = abort
+        self._start("stall", STALLED_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Stop the timer: everything was read."""
         self._stop("stall")
         super().resume_writing()
 
-    def _expect_head(self) -> None:
-        self._timers["head"] = self.loop.call_later(HEAD_SECONDS, self._headless)
+    def _start(self, name: str, seconds: float, then: Callable[[], object]) -> None:
+        if name not in self._timers:
+            self._timers[name] = self.loop.call_later(seconds, then)
 
     def _stop(self, name: str) -> None:
         if name in self._timers:

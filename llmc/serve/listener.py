@@ -91,7 +91,6 @@ class Listener:
                 await self._closed.wait()
 
     async def _accept(self) -> None:
-        """Accept one connection."""
         loop = asyncio.get_running_loop()
         while True:
             try:

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -149,12 +150,10 @@ class _Server(uvicorn.Server):
         await self.lifespan.startup()
         self.servers = []  # uvicorn's own would accept whatever comes
         (bound,) = sockets or []
-        self._listener = Listener(bound, self._connection, room(), self._say)
+        make = partial(Connection, self.config, self.server_state, self.lifespan.state)
+        self._listener = Listener(bound, make, room(), self._say)
         self.started = True
         self._ready()
-
-    def _connection(self) -> Connection:
-        return Connection(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Finish on the first signal, cancel on a second Ctrl-C, drop everything on a third."""

@@ -93,18 +93,14 @@ def claim_run(workspace: Workspace, name: str | None, dataset: str) -> Path:
 
 def is_running(folder: Path) -> bool:
     """Return whether a trainer works on the run, and so holds its lock."""
-    try:
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
     return False
 
 
@@ -243,15 +239,13 @@ def find_checkpoint(
         MissingOutput: there is none.
         Usage: ``last`` is asked of a file.
     """
-    runs = [find_run(workspace, None)] if target is None else [workspace.runs / target]
     if target is None:
-        report.note(f"run: {workspace.shown(runs[0])} (the newest)")
-    else:
-        runs.append(Path(target))
-    for run in runs:
+        run = find_run(workspace, None)
+        report.note(f"run: {workspace.shown(run)} (the newest)")
+        return FoundCheckpoint(run_weights(run, last=last, report=report), run)
+    for run in (workspace.runs / target, Path(target)):
         if (run / CHECKPOINT).is_file():
             return FoundCheckpoint(run_weights(run, last=last, report=report), run)
-    assert target is not None
     if not Path(target).is_file():
         raise MissingOutput(
             f"there is no run and no checkpoint '{target}': train one with 'llmc train', "

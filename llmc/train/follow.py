@@ -60,7 +60,6 @@ class Followed:
         run_engine(argv, self.progress, plan.data.detokenize, self._heard, **how)
 
     def _arguments(self) -> Sequence[str]:
-        """Return the engine's flags."""
         plan, settings = self.plan, self.plan.settings
         if self.resumed:  # an update keeps its tokens, whatever the engine proposes
             settings = replace(settings, total_batch_size=settings.tokens_per_step)
