@@ -61,14 +61,13 @@ Conversation = tuple[Message, ...]
 def document_of(record: Any, fields: Sequence[str]) -> str:
     """Return a record as a document: its text, or the conversation in it.
 
-    Where no option names a field and the record has no ``text``, it may be a conversation; one
+    Where no option names ``fields`` and the record has no ``text``, it may be a conversation; one
     whose answers are empty is no text.
 
     Raises:
         NoText: it has neither, or the conversation is broken; the message says how.
     """
-    is_asked = tuple(fields) != (DEFAULT_FIELD,)
-    if is_asked or not isinstance(record, dict) or record.get(DEFAULT_FIELD):
+    if fields or not isinstance(record, dict) or record.get(DEFAULT_FIELD):
         return text_of(record, fields)
     there = fields_of_conversation([*record])
     if DEFAULT_FIELD in record and not any(record[name] for name in there):

@@ -28,9 +28,10 @@ class NoField(BadData):
 def text_of(record: Any, fields: Sequence[str]) -> str:
     """Return the text of a record: a string, or the first of an object's ``fields`` that has one.
 
-    A field is a key, or a path: ``a.b`` is in an object, ``a[].b`` in the objects of a list. The
-    texts of a list are joined by newlines; of an object in a list, such as a chat's turn, the text
-    is in ``content``, ``value`` or ``text``. Null is no text; the result is then empty.
+    Without ``fields`` it is in ``text``. A field is a key, or a path: ``a.b`` is in an object,
+    ``a[].b`` in the objects of a list. The texts of a list are joined by newlines; of an object in
+    a list, such as a chat's turn, the text is in ``content``, ``value`` or ``text``. Null is no
+    text; the result is then empty.
 
     Raises:
         NoText: there is none; the message lists the fields.
@@ -41,7 +42,7 @@ def text_of(record: Any, fields: Sequence[str]) -> str:
         raise NoText(f"a record must be an object or a string, not {_shown(record)}")
     fault = ""
     is_there = False
-    for field in fields:
+    for field in fields or (DEFAULT_FIELD,):
         value = _found(record, field)
         if value is _ABSENT:
             continue
@@ -61,10 +62,10 @@ def text_of(record: Any, fields: Sequence[str]) -> str:
 
 
 def missing(fields: Sequence[str], there: Sequence[str], what: str = "field") -> str:
-    """Return what to say where none of ``fields`` is there."""
+    """Return what to say where none of ``fields``, or of the usual ones, is there."""
     wanted = " or ".join(f"'{field}'" for field in fields)
-    if tuple(fields) == (DEFAULT_FIELD,):
-        wanted += f", and none of a conversation ({OF_CONVERSATION})"
+    if not fields:
+        wanted = f"'{DEFAULT_FIELD}', and none of a conversation ({OF_CONVERSATION})"
     return f"no {what} {wanted}: name one with --field (there: {listed(there)})"
 
 

@@ -77,7 +77,7 @@ def _beneath(folder: Path, reading: Reading) -> Found:
         place = Path(error.filename)
         if place == folder:
             raise BadData(f"cannot read {folder}: {error.strerror}; name another") from error
-        found.leave_out(place, f"cannot be entered ({error.strerror})")
+        _unentered(found, error)
 
     for place, folders, files in os.walk(folder, onerror=unreadable):
         parent = Path(place)

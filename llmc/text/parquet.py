@@ -79,7 +79,7 @@ def column_documents(
 
 def _records(batch: Any, columns: list[str], fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows; of those that have a text the text alone, because the rest takes longer."""
-    has_rest = tuple(fields) == (DEFAULT_FIELD,) and columns[0] == DEFAULT_FIELD != columns[-1]
+    has_rest = not fields and columns[0] == DEFAULT_FIELD != columns[-1]
     if has_rest and all(batch.column(DEFAULT_FIELD).to_pylist()):
         columns = [DEFAULT_FIELD]
     for row in zip(*(batch.column(each).to_pylist() for each in columns), strict=True):
@@ -155,9 +155,8 @@ def _opened(stream: BinaryIO, form: str, name: str) -> pq.ParquetFile | _Arrow:
 
 def _columns(schema: Any, fields: Sequence[str], name: str) -> list[tuple[str, str]]:
     """Return those of ``fields`` that are there: the column of each, and its path."""
-    if tuple(fields) == (DEFAULT_FIELD,):
-        fields = _usual(schema)
-    found = [(first_step(field, schema.names), field) for field in fields]
+    wanted = fields or _usual(schema)
+    found = [(first_step(field, schema.names), field) for field in wanted]
     found = [(column, field) for column, field in found if column in schema.names]
     there = [path for field in schema for path in _paths(field)]
     if not found:

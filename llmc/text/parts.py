@@ -228,7 +228,7 @@ def _examined(kind: Kind, member: Member, name: str, reading: Reading) -> tuple[
     if kind.format in BINARY and not kind.codec:
         with spooled(chain((head,), chunks)) as file:
             if kind.format in COLUMNAR:
-                column_sizes(file, kind.format, reading.text_fields, name, any_ratio=any_ratio)
+                column_sizes(file, kind.format, reading.fields, name, any_ratio=any_ratio)
             else:
                 page_text(file, kind.format, name, any_ratio=any_ratio)
     return kind, head
@@ -240,7 +240,7 @@ def _split(whole: Piece) -> list[Piece]:
     if kind.format in COLUMNAR and not kind.codec:
         with opened(stretch) as stream:
             any_ratio = whole.reading.any_ratio
-            name, fields = stretch.name, whole.reading.text_fields
+            name, fields = stretch.name, whole.reading.fields
             sizes = column_sizes(stream, kind.format, fields, name, any_ratio=any_ratio)
         return _row_groups(whole, sizes) if sizes else [whole]
     is_cut = kind.format == "jsonl" or kind.boundary is not None

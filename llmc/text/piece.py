@@ -101,15 +101,14 @@ def chunks_of_piece(piece: Piece) -> Iterator[tuple[bool, str]]:
 
 def members_of(archive: Piece, stream: BinaryIO) -> Iterator[tuple[int, Member]]:
     """Yield the wanted members of an archive with their numbers."""
-    name = archive.stretch.name
+    name, any_ratio = archive.stretch.name, archive.reading.any_ratio
     if archive.kind.format == "zip" and archive.kind.codec:
         with spooled(plain_chunks(archive, stream)) as plain:
             yield from members_of(replace(archive, kind=Kind("zip")), plain)
         return
     if archive.kind.format == "zip":
-        found = zip_members(stream, name, any_ratio=archive.reading.any_ratio)
+        found = zip_members(stream, name, any_ratio=any_ratio)
     else:
-        any_ratio = archive.reading.any_ratio
         found = tar_members(stream, name, archive.kind.codec, any_ratio=any_ratio)
     for index, member in enumerate(found):
         if archive.reading.wants(member.name):
@@ -151,11 +150,9 @@ def _streamed(piece: Piece, stream: BinaryIO) -> Iterator[str]:
         piece = replace(piece, kind=settled(piece.kind, head, name, piece.reading))
         chunks = chain((head,), chunks)
     chunks = in_utf8(chunks, piece.kind.encoding, name)
-    form, fields = piece.kind.format, piece.reading.text_fields
+    form, fields = piece.kind.format, piece.reading.fields
     if form == "jsonl":
-        is_start = piece.stretch.start == piece.whole.start
-        before = int if is_start else piece.lines_before
-        yield from jsonl_documents(chunks, fields, name, before)
+        yield from jsonl_documents(chunks, fields, name, piece.lines_before)
     elif form == "json":
         yield from json_documents(chunks, fields, name)
     elif piece.kind.field is not None:
@@ -172,7 +169,7 @@ def _seekable(piece: Piece, stream: BinaryIO) -> Iterator[str]:
     name = piece.stretch.name
     form = piece.kind.format
     if form in COLUMNAR:
-        fields = piece.reading.text_fields
+        fields = piece.reading.fields
         yield from column_documents(stream, form, fields, name, piece.groups)
     elif text := page_text(stream, form, name, any_ratio=piece.reading.any_ratio):
         yield text

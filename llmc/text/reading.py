@@ -10,7 +10,6 @@ from typing import Any
 from llmc.errors import Usage
 from llmc.fetch.compression import CODECS, TARS
 from llmc.text.documents import FILE, RECORD, Boundary, boundary_named
-from llmc.text.fields import DEFAULT_FIELD
 from llmc.text.utf8 import UTF8
 
 KEEP = "keep"  # of --newlines
@@ -63,13 +62,8 @@ class Reading:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that may hold a record's text, in order of preference; empty: ``text``."""
+        """The fields that may hold a record's text, in order of preference; empty if not named."""
         return (self.field,) if isinstance(self.field, str) else self.field or ()
-
-    @property
-    def text_fields(self) -> tuple[str, ...]:
-        """The same with ``text`` where no option names a field."""
-        return self.fields or (DEFAULT_FIELD,)
 
     @property
     def unix(self) -> bool:

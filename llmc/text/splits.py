@@ -10,6 +10,7 @@ from typing import Any
 
 from llmc.errors import Usage
 from llmc.text.examine import LeftOut
+from llmc.text.fields import listed
 from llmc.text.hub import declared_splits, fits
 from llmc.text.split_names import (
     ABOUT,
@@ -25,7 +26,6 @@ from llmc.text.split_names import (
 )
 
 CARD = "README.md"
-SHOWN = 3  # files in a note
 # Keys of a dataset's card that the front matter of other pages has not.
 OF_CARD = {"configs", "dataset_info", "task_categories", "size_categories", "pretty_name"}
 
@@ -90,10 +90,9 @@ def note_on_names(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
     alike = sorted(few_alike(data))
     if not alike or alike_splits(data):
         return ()
-    more = f" and {len(alike) - SHOWN:,} more" if len(alike) > SHOWN else ""
     return (
-        f"{folder}: {', '.join(alike[:SHOWN])}{more} are called like files of splits, and most "
-        "files are not: all are read as text (--include chooses some)",
+        f"{folder}: {listed(alike)} are called like files of splits, and most files are not: "
+        "all are read as text (--include chooses some)",
     )
 
 

@@ -54,10 +54,11 @@ def column_of(head: bytes, form: str, fields: Sequence[str], name: str) -> str:
 
 
 def _usual(names: list[str], rows: list[list[str]], name: str) -> str:
-    if usual := [each for each in names if each.strip().lower() == DEFAULT_FIELD]:
+    usual = [each for each in names if each.strip().lower() == DEFAULT_FIELD]
+    if fields_of_conversation(_lowered(names)) and usual in ([], [DEFAULT_FIELD]):
+        return CONVERSATION  # a row may have a text all the same
+    if usual:
         return usual[0]
-    if fields_of_conversation(_lowered(names)):
-        return CONVERSATION
     prose = [
         each
         for at, each in enumerate(names)
@@ -71,7 +72,7 @@ def _usual(names: list[str], rows: list[list[str]], name: str) -> str:
         )
     if len(names) == 1 or len(prose) == 1:
         return (names if len(names) == 1 else prose)[0]
-    raise NoField(f"{name} has {missing([DEFAULT_FIELD], names, 'column')}")
+    raise NoField(f"{name} has {missing([], names, 'column')}")
 
 
 def _lowered(names: list[str]) -> list[str]:
@@ -105,7 +106,7 @@ def _conversations(
 ) -> Iterator[str]:
     for line, row in rows:
         try:
-            text = document_of(dict(zip(names, row, strict=True)), (DEFAULT_FIELD,))
+            text = document_of(dict(zip(names, row, strict=True)), ())
         except NoText as error:
             raise NoField(f"{name}, line {line:,}: {error}") from error
         if text:

@@ -88,7 +88,7 @@ def load_recorded(
     name of its chat template.
 
     Raises:
-        BadData: the file is gone or is not the one that was recorded.
+        BadData: the file is gone or is not the one that was recorded, or the template is unknown.
     """
     from llmc.tokens.tokenizer_files import recorded_file
 
@@ -103,20 +103,11 @@ def load_recorded(
             f"the tokenizer {spec} is not the one that {folder} was made with (its fingerprint "
             "differs): run 'llmc tokenize PATH' again"
         )
-    return with_template(tokenizer, template, folder)
-
-
-def with_template(tokenizer: Tokenizer, name: str | None, where: Path) -> Tokenizer:
-    """Return a tokenizer with the chat template that was recorded with it ``where``.
-
-    Raises:
-        BadData: the template is not known.
-    """
-    if name is None:
+    if template is None:
         return tokenizer
-    if name not in TEMPLATES:
-        raise BadData(f"{where} has the chat template {name!r}, which this llmc does not know")
-    return replace(tokenizer, template=TEMPLATES[name])
+    if template not in TEMPLATES:
+        raise BadData(f"{folder} has the chat template {template!r}, which this llmc does not know")
+    return replace(tokenizer, template=TEMPLATES[template])
 
 
 def record_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

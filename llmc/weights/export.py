@@ -161,14 +161,9 @@ def write_random(
     fingerprint: str | None,
     report: Report = SILENT,
 ) -> Path:
-    """Write a model of a shape with random weights; return the checkpoint.
+    """Write a checkpoint ``out`` with random weights of a shape; return it.
 
-    Args:
-        workspace: of the run to come.
-        shape: the model's, with the vocabulary of the data.
-        out: the checkpoint.
-        fingerprint: of the data's tokenizer, in hexadecimal, if known.
-        report: takes notes.
+    ``fingerprint`` is the tokenizer's, in hexadecimal, if known.
 
     Raises:
         BadData: the place cannot be written.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import BadData, Usage
 from llmc.kinds import broken_explained
-from llmc.model import HIDDEN_MATRICES, ModelConfig, tensor_shapes
+from llmc.model import HIDDEN_MATRICES, ModelConfig
 from llmc.tokens.byte_level import Vocabulary, unspelled
 from llmc.tokens.template_files import with_chat_template
 from llmc.tokens.tokenizer import Tokenizer
@@ -189,11 +189,8 @@ def tensor_kind(name: str, kind: str) -> str:
 
 def gguf_bytes(config: ModelConfig, kind: str) -> int:
     """Return the size of all tensors in bytes."""
-    total = 0
-    for name, shape in tensor_shapes(config).items():
-        rows = (config.vocab_size, *shape[1:]) if name == "wte" else shape
-        total += stored_bytes(math.prod(rows), tensor_kind(name, kind))
-    return total
+    shapes = layer_shapes(config)
+    return sum(stored_bytes(math.prod(shape), tensor_kind(name, kind)) for name, _, shape in shapes)
 
 
 def check_kind(config: ModelConfig, kind: str) -> None:

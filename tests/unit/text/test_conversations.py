@@ -40,7 +40,7 @@ RECORDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_every_form_is_the_same_conversation(record: dict[str, Any]) -> None:
-    document = document_of(record, ("text",))
+    document = document_of(record, ())
     assert is_packed(document) and unpacked(document) == HI
     assert plain_text(document) == "Hi\nHello"
     assert set(fields_of_conversation([*record])) <= record.keys()
@@ -48,7 +48,7 @@ def test_every_form_is_the_same_conversation(record: dict[str, Any]) -> None:
 
 def test_more_of_the_forms() -> None:
     alpaca = {"system": "Be kind", "instruction": "Sum", "input": "1\r\n2", "output": "3"}
-    assert unpacked(document_of(alpaca, ("text",))) == (
+    assert unpacked(document_of(alpaca, ())) == (
         Message("system", "Be kind", counts=False),
         Message("user", "Sum\n\n1\n2", counts=False),
         Message("assistant", "3"),
@@ -60,45 +60,51 @@ def test_more_of_the_forms() -> None:
             {"role": "assistant", "content": "b\ud800"},
         ]
     }
-    found = unpacked(document_of(weighted, ("text",)))
+    found = unpacked(document_of(weighted, ()))
     assert [message.role for message in found] == ["system", "assistant", "assistant"]
     assert [message.counts for message in found] == [False, False, True]
 
 
 def test_messages_may_be_json_in_a_text() -> None:
     written = {"messages": json.dumps(RECORDS[0]["messages"])}
-    assert unpacked(document_of(written, ("text",))) == HI
+    assert unpacked(document_of(written, ())) == HI
 
 
 def test_an_empty_text_beside_a_conversation_is_none() -> None:
     for text in (None, ""):
-        assert unpacked(document_of(RECORDS[0] | {"text": text}, ("text",))) == HI
+        assert unpacked(document_of(RECORDS[0] | {"text": text}, ())) == HI
 
 
 def test_an_empty_text_beside_no_conversation_is_nothing() -> None:
-    assert document_of({"text": "", "messages": None}, ("text",)) == ""
+    assert document_of({"text": "", "messages": None}, ()) == ""
 
 
 def test_a_record_of_another_form_is_told_the_forms() -> None:
     with pytest.raises(NoText, match=r"'messages', 'prompt' and 'completion'.*'chosen', 'reje"):
-        document_of({"chosen": [], "rejected": []}, ("text",))
+        document_of({"chosen": [], "rejected": []}, ())
     with pytest.raises(NoText, match=r"no field 'text' or 'body': name"):
         document_of({"chosen": [], "rejected": []}, ("text", "body"))
 
 
+def test_a_named_field_is_text_beside_a_conversation_too() -> None:
+    assert document_of(RECORDS[0] | {"text": ""}, ("text",)) == ""
+    with pytest.raises(NoText, match=r"no field 'text': name"):
+        document_of(RECORDS[0], ("text",))
+
+
 def test_a_conversation_with_empty_answers_is_no_text() -> None:
-    assert document_of({"prompt": "Hi", "completion": " "}, ("text",)) == ""
-    assert is_packed(document_of({"prompt": "", "completion": "Hello"}, ("text",)))
+    assert document_of({"prompt": "Hi", "completion": " "}, ()) == ""
+    assert is_packed(document_of({"prompt": "", "completion": "Hello"}, ()))
 
 
 def test_text_stays_text() -> None:
     talk = RECORDS[0]
-    assert document_of("User: Hi", ("text",)) == "User: Hi"
-    assert document_of(talk | {"text": "plain"}, ("text",)) == "plain"
+    assert document_of("User: Hi", ()) == "User: Hi"
+    assert document_of(talk | {"text": "plain"}, ()) == "plain"
     assert document_of(talk, ("messages",)) == "Hi\nHello"
     assert plain_text("plain") == "plain"
     with pytest.raises(NoText, match="there: 'body'"):
-        document_of({"body": "x"}, ("text",))
+        document_of({"body": "x"}, ())
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ def test_text_stays_text() -> None:
 )
 def test_a_broken_conversation_says_what_is_wrong(record: dict[str, Any], said: str) -> None:
     with pytest.raises(NoText, match=said):
-        document_of(record, ("text",))
+        document_of(record, ())
 
 
 def test_a_conversation_survives_packing() -> None:

@@ -155,6 +155,7 @@ def test_csv_that_python_writes(here: Path, delimiter: str, end: str, quoting: A
         ("sep=;\nid;text\n1;a, b\n", ["a, b"]),
         ("\ufeffsep=\t\r\nid\ttext\r\n1\ta\r\n", ["a"]),
         (",joke\n0,a\n", ["a"]),
+        ("text,question,answer\na,b,c\n,,\n", ["a"]),
     ],
 )
 def test_the_obvious_column_of_a_table(here: Path, table: str, wanted: list[str]) -> None:

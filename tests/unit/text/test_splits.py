@@ -173,8 +173,6 @@ def test_a_few_files_that_are_called_like_splits_are_named() -> None:
     assert plain.notes == ()
     (note,) = made.notes
     assert all(name in note for name in few) and "read as text" in note
-    (note,) = source({"sub/wiki.train_2.txt": "t"}).notes
-    assert "and 1 more" in note
 
 
 def test_what_save_to_disk_wrote() -> None:
