@@ -127,7 +127,7 @@ def test_it_trains_as_the_host_does(
     succeeded(windows("train", out=moved, isa="plain", **longer))
     losses = [[step["train_loss"] for step in steps_of(out)] for out in (moved, here)]
     assert len(losses[0]) == 9
-    np.testing.assert_allclose(*losses, rtol=FORWARD_AND_BACKWARD)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=FORWARD_AND_BACKWARD)
 
 
 @needs_wine
