@@ -12,20 +12,18 @@
  * INT8 is no type of training. With it the rows go through the decoder, a token of each at a time, and are predicted
  * by what a text would be written with.
  */
-#include <errno.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/args.h"
-#include "base/disk.h"
 #include "files/checkpoint.h"
 #include "commands.h"
 #include "files/dataloader.h"
 #include "sample/decoder.h"
 #include "files/file.h"
+#include "files/line.h"
 #include "files/format.h"
 #include "files/windows.h"
 #include "base/memory.h"
@@ -60,8 +58,7 @@ struct Eval {
   int *tokens, *targets;   // (B, T)
   float *losses;           // (B, T)
   float *column;           // (B), with INT8
-  char *line;              // (line_size)
-  size_t line_size, line_length;
+  struct Line line;
 };
 
 static struct Options read_options(int argc, char **argv) {
@@ -189,8 +186,8 @@ static void layout(struct Eval *eval, struct Arena *arena, size_t B) {
   eval->batch = arena_alloc(arena, B, sizeof(struct Row));
   eval->tokens = arena_alloc(arena, B * T, sizeof(int));
   eval->targets = arena_alloc(arena, B * T, sizeof(int));
-  eval->line_size = 512 + 20 * T;  // a loss with its comma takes 16 bytes at most
-  eval->line = arena_alloc(arena, eval->line_size, 1);
+  const size_t size = 512 + 20 * T;  // a loss with its comma takes 16 bytes at most
+  eval->line = (struct Line){arena_alloc(arena, size, 1), size, 0};
 }
 
 static size_t footprint(const struct Eval *eval, size_t B) {
@@ -219,51 +216,31 @@ static void choose_batch(struct Eval *eval, struct Arena *arena, size_t availabl
 
 /* ---- what is told ------------------------------------------------------------------------------- */
 
-static void add(struct Eval *eval, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void add(struct Eval *eval, const char *format, ...) {
-  const size_t room = eval->line_size - eval->line_length;
-  va_list arguments;
-  va_start(arguments, format);
-  const int length = vsnprintf(eval->line + eval->line_length, room, format, arguments);
-  va_end(arguments);
-  if (length < 0 || (size_t)length >= room) die(EXIT_INTERNAL, "a row is too long for its line");
-  eval->line_length += (size_t)length;
-}
-
-/* A reader who has left has what he wanted. */
-static void say(struct Eval *eval) {
-  const bool said = file_write(DISK_STDOUT, eval->line, eval->line_length);
-  eval->line_length = 0;
-  if (said) return;
-  if (errno == EPIPE) _Exit(EXIT_OK);
-  die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
-}
-
 static bool json(const struct Eval *eval) { return strcmp(eval->options.events, "json") == 0; }
 
 /* The plan, before the memory is taken: so its line is not in the arena. */
 static void tell_start(struct Eval *eval, const struct Arena *arena, size_t available) {
   char line[1024];
-  eval->line = line, eval->line_size = sizeof line;
+  eval->line = (struct Line){line, sizeof line, 0};
   const struct Gpt2 *model = &eval->model;
   const struct Config *config = &model->config;
   const size_t parameters = gpt2_count(config) - (config->Vp - config->V) * config->C;
   const char *dtype = dtype_name(eval->options.dtype);
   const int threads = pool_threads(model->workers.pool);
   if (json(eval)) {
-    add(eval, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
+    line_add(&eval->line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
         "\"threads\":%d,\"batch_size\":%zu,\"seq_len\":%zu,\"rows\":%zu,\"tokens\":%zu,\"memory\":%zu,"
         "\"memory_available\":", parameters, model->kernels->name, dtype,
         model->kernels->multiplies_bf16 ? "true" : "false", threads, eval->B, eval->T, eval->rows,
         eval->predicted, arena_footprint(arena));
-    if (available == SIZE_MAX) add(eval, "null}\n");
-    if (available != SIZE_MAX) add(eval, "%zu}\n", available);
+    if (available == SIZE_MAX) line_add(&eval->line, "null}\n");
+    if (available != SIZE_MAX) line_add(&eval->line, "%zu}\n", available);
   } else {
-    add(eval, "memory: %.1f MB\nisa: %s, threads: %d, dtype: %s\n%zu tokens in %zu rows, %zu x %zu at a time\n",
+    line_add(&eval->line, "memory: %.1f MB\nisa: %s, threads: %d, dtype: %s\n%zu tokens in %zu rows, %zu x %zu at a time\n",
         (double)arena_footprint(arena) / 1e6, model->kernels->name, threads, dtype,
         eval->predicted, eval->rows, eval->B, eval->T);
   }
-  say(eval);
+  line_say(&eval->line);
 }
 
 /* A row's losses, the first of them that of the token at position start + from, and null where the target is -1. Returns
@@ -271,24 +248,24 @@ static void tell_start(struct Eval *eval, const struct Arena *arena, size_t avai
 static double tell_row(struct Eval *eval, size_t i, const struct Row *row, const float *losses, const int *targets) {
   const size_t count = row->length - row->from, at = (size_t)row->start + row->from;
   losses += row->from - 1, targets += row->from - 1;
-  if (json(eval)) add(eval, "{\"event\":\"row\",\"row\":%zu,\"at\":%zu,\"losses\":[", i, at);
+  if (json(eval)) line_add(&eval->line, "{\"event\":\"row\",\"row\":%zu,\"at\":%zu,\"losses\":[", i, at);
   double sum = 0;
   for (size_t t = 0; t < count; t++) {
     if (!isfinite(losses[t])) {
       die(EXIT_NOT_FINITE, "%s gives token %zu of %s the loss %g: its weights are NaN, infinite or far too "
           "large; use another", eval->options.model, at + t, eval->options.data, unsigned_nan((double)losses[t]));
     }
-    if (json(eval) && t > 0) add(eval, ",");
-    if (json(eval) && targets[t] < 0) add(eval, "null");
-    else if (json(eval)) add(eval, "%.9g", (double)losses[t]);
+    if (json(eval) && t > 0) line_add(&eval->line, ",");
+    if (json(eval) && targets[t] < 0) line_add(&eval->line, "null");
+    else if (json(eval)) line_add(&eval->line, "%.9g", (double)losses[t]);
     sum += (double)losses[t];
   }
   if (json(eval)) {
-    add(eval, "]}\n");
+    line_add(&eval->line, "]}\n");
   } else if (eval->rows_file >= 0) {
-    add(eval, "row %zu: loss %f over %zu tokens\n", i, sum / (double)count, count);
+    line_add(&eval->line, "row %zu: loss %f over %zu tokens\n", i, sum / (double)count, count);
   }
-  say(eval);
+  line_say(&eval->line);
   return sum;
 }
 
@@ -343,8 +320,8 @@ static void evaluate(struct Eval *eval) {
     }
   }
   if (json(eval)) return;
-  add(eval, "loss %f over %zu tokens\n", sum / (double)eval->predicted, eval->predicted);
-  say(eval);
+  line_add(&eval->line, "loss %f over %zu tokens\n", sum / (double)eval->predicted, eval->predicted);
+  line_say(&eval->line);
 }
 
 int command_eval(int argc, char **argv) {

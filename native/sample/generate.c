@@ -3,18 +3,16 @@
  *
  * It ends at the end of its input, when everything asked for is written, or at once when nobody listens. */
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/args.h"
-#include "base/disk.h"
 #include "base/input.h"
 #include "base/interrupts.h"
 #include "files/checkpoint.h"
 #include "commands.h"
-#include "files/file.h"
+#include "files/line.h"
 #include "base/memory.h"
 #include "base/pool.h"
 #include "base/util.h"
@@ -38,8 +36,7 @@ struct Generate {
   size_t held;
   bool skipping, at_end;        // the rest of a line that is too long; no more input comes
   bool settling;                // nothing was asked for a while
-  char *output;                 // (OUTPUT_BYTES) events of this turn
-  size_t length;
+  struct Line output;           // events of this turn
 };
 
 static struct Options read_options(int argc, char **argv) {
@@ -60,47 +57,28 @@ static struct Options read_options(int argc, char **argv) {
 
 /* ---- events ------------------------------------------------------------------------------------- */
 
-static void flush(struct Generate *g) {
-  const bool said = file_write(DISK_STDOUT, g->output, g->length);
-  g->length = 0;
-  if (said) return;
-  if (errno == EPIPE) _Exit(EXIT_OK);  // nobody listens
-  die(EXIT_BAD_DATA, "cannot write to stdout: %s", strerror(errno));
-}
-
-static void add(struct Generate *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void add(struct Generate *g, const char *format, ...) {
-  const size_t room = OUTPUT_BYTES - g->length;
-  va_list arguments;
-  va_start(arguments, format);
-  const int length = vsnprintf(g->output + g->length, room, format, arguments);
-  va_end(arguments);
-  if (length < 0 || (size_t)length >= room) die(EXIT_INTERNAL, "an event is too long for its line");
-  g->length += (size_t)length;
-}
-
 static void begin_event(struct Generate *g) {
-  if (g->length + EVENT_BYTES > OUTPUT_BYTES) flush(g);
+  if (g->output.length + EVENT_BYTES > OUTPUT_BYTES) line_say(&g->output);
 }
 
 static void tell_ready(struct Generate *g, const struct Arena *arena) {
   const struct Decoder *d = &g->batch.decoder;
-  add(g, "{\"event\":\"ready\",\"slots\":%zu,\"positions\":%zu,\"vocab_size\":%zu,\"dtype\":\"%s\",\"isa\":\"%s\","
+  line_add(&g->output, "{\"event\":\"ready\",\"slots\":%zu,\"positions\":%zu,\"vocab_size\":%zu,\"dtype\":\"%s\",\"isa\":\"%s\","
       "\"threads\":%d,\"memory_bytes\":%zu}\n", d->slots, d->positions, d->config.V,
       dtype_name(g->options.dtype), d->kernels->name, pool_threads(d->workers.pool), arena_footprint(arena));
-  flush(g);
+  line_say(&g->output);
 }
 
 static void tell(struct Generate *g, const char *event, const struct Text *text, const struct Told *told) {
   begin_event(g);
-  add(g, "{\"event\":\"%s\",\"id\":\"%s\",\"token\":%d,\"logprob\":%.8g", event, text->request.id, told->token,
+  line_add(&g->output, "{\"event\":\"%s\",\"id\":\"%s\",\"token\":%d,\"logprob\":%.8g", event, text->request.id, told->token,
       told->logprob);
-  if (text->written == 1) add(g, ",\"cached\":%zu", text->cached);
+  if (text->written == 1) line_add(&g->output, ",\"cached\":%zu", text->cached);
   for (size_t i = 0; i < told->tops; i++) {
-    add(g, "%s[%d,%.8g]", i == 0 ? ",\"top\":[" : ",", told->top[i].token,
+    line_add(&g->output, "%s[%d,%.8g]", i == 0 ? ",\"top\":[" : ",", told->top[i].token,
         (double)told->top[i].number - told->log_sum);
   }
-  add(g, told->tops > 0 ? "]}\n" : "}\n");
+  line_add(&g->output, told->tops > 0 ? "]}\n" : "}\n");
 }
 
 static void tell_prompt(void *context, const struct Text *text, const struct Told *told) {
@@ -115,23 +93,23 @@ static void tell_end(void *context, const struct Text *text, enum TextEnd ending
   static const char *const reasons[] = {"length", "stop", "cancelled", "error"};
   struct Generate *g = context;
   begin_event(g);
-  add(g, "{\"event\":\"end\",\"id\":\"%s\",\"reason\":\"%s\",\"prompt_tokens\":%zu,\"tokens\":%zu,"
+  line_add(&g->output, "{\"event\":\"end\",\"id\":\"%s\",\"reason\":\"%s\",\"prompt_tokens\":%zu,\"tokens\":%zu,"
       "\"prompt_ms\":%.3f,\"ms\":%.3f", text->request.id, reasons[ending], text->request.prompt_tokens, text->written,
       text->prompt_ms, 1e3 * (clock_seconds() - text->started));
   if (ending == ENDED_ERROR) {
-    add(g, ",\"message\":\"the model computes no finite logits: its weights are NaN, infinite or far too large\"");
+    line_add(&g->output, ",\"message\":\"the model computes no finite logits: its weights are NaN, infinite or far too large\"");
   }
-  add(g, "}\n");
+  line_add(&g->output, "}\n");
 }
 
 /* The end of what was never begun; an id's letters and messages need no escapes. */
 static void tell_unwritten(struct Generate *g, const struct Request *request, const char *reason,
                            const char *message) {
   begin_event(g);
-  add(g, "{\"event\":\"end\",\"id\":\"%s\",\"reason\":\"%s\",\"prompt_tokens\":%zu,\"tokens\":0,\"prompt_ms\":0,"
+  line_add(&g->output, "{\"event\":\"end\",\"id\":\"%s\",\"reason\":\"%s\",\"prompt_tokens\":%zu,\"tokens\":0,\"prompt_ms\":0,"
       "\"ms\":0", request->id, reason, request->prompt_tokens);
-  if (message != NULL) add(g, ",\"message\":\"%s\"", message);
-  add(g, "}\n");
+  if (message != NULL) line_add(&g->output, ",\"message\":\"%s\"", message);
+  line_add(&g->output, "}\n");
 }
 
 /* ---- requests ----------------------------------------------------------------------------------- */
@@ -230,7 +208,7 @@ static void loop(struct Generate *g) {
       g->first = (g->first + 1) % (MOST_WAITING + 1);
     }
     batch_turn(&g->batch);
-    if (g->length > 0) flush(g);
+    if (g->output.length > 0) line_say(&g->output);
   }
 }
 
@@ -243,7 +221,7 @@ static void layout(struct Generate *g, struct Arena *arena) {
   g->waiting = arena_alloc(arena, MOST_WAITING + 1, sizeof *g->waiting);
   g->prompts = arena_alloc(arena, size_product(MOST_WAITING + 1, positions), sizeof *g->prompts);
   g->input = arena_alloc(arena, LINE_BYTES + 1, 1);
-  g->output = arena_alloc(arena, OUTPUT_BYTES, 1);
+  g->output = (struct Line){arena_alloc(arena, OUTPUT_BYTES, 1), OUTPUT_BYTES, 0};
 }
 
 int command_generate(int argc, char **argv) {

@@ -10,26 +10,11 @@
 #include "base/disk.h"
 #include "base/interrupts.h"
 #include "files/file.h"
+#include "files/line.h"
 #include "base/pool.h"
 #include "base/util.h"
 
-struct Line {
-  char text[1 << 14];
-  size_t length;
-};
-
-static void add(struct Line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void add(struct Line *line, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  size_t room = sizeof line->text - line->length;
-  int length = vsnprintf(line->text + line->length, room, format, arguments);
-  va_end(arguments);
-  if (length < 0 || (size_t)length >= room) die(EXIT_INTERNAL, "an event is too long for its line");
-  line->length += (size_t)length;
-}
-
-enum { PATIENCE_MS = 10000 };
+enum { PATIENCE_MS = 10000, LINE_BYTES = 1 << 14 };
 
 /* A reader that has left or does not read, a terminal that has closed and a full disk do not end the training. */
 static void say(struct Events *events, const struct Line *line) {
@@ -39,17 +24,6 @@ static void say(struct Events *events, const struct Line *line) {
   events->unheard = true;
   fprintf(stderr, "cannot write to stdout: %s; training goes on%s\n", strerror(errno),
           events->metrics >= 0 ? ", and metrics.jsonl has its numbers" : "");
-}
-
-/* A text as JSON has it. */
-static void add_text(struct Line *line, const char *text) {
-  add(line, "\"");
-  for (const unsigned char *at = (const unsigned char *)text; *at != '\0'; at++) {
-    if (*at == '"' || *at == '\\') add(line, "\\%c", *at);
-    else if (*at < ' ') add(line, "\\u%04x", *at);
-    else add(line, "%c", *at);
-  }
-  add(line, "\"");
 }
 
 void events_note(struct Events *events, const char *format, ...) {
@@ -62,10 +36,11 @@ void events_note(struct Events *events, const char *format, ...) {
     fprintf(stderr, "%s\n", text);
     return;
   }
-  struct Line line = {.length = 0};
-  add(&line, "{\"event\":\"note\",\"text\":");
-  add_text(&line, text);
-  add(&line, "}\n");
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
+  line_add(&line, "{\"event\":\"note\",\"text\":");
+  line_add_text(&line, text);
+  line_add(&line, "}\n");
   say(events, &line);
 }
 
@@ -133,28 +108,28 @@ static const char *known_steps(char text[24], size_t steps) {
 static void add_ranks(struct Events *events, struct Line *line, const struct Team *team) {
   const bool json = events->json;
   if (json) {
-    add(line, ",\"update_tokens\":%zu,\"shares\":%zu", team->parts * team->B * team->T, team->shares);
+    line_add(line, ",\"update_tokens\":%zu,\"shares\":%zu", team->parts * team->B * team->T, team->shares);
   } else if (team->shares > 1) {
-    add(line, "shares of an update: %zu\n", team->shares);
+    line_add(line, "shares of an update: %zu\n", team->shares);
   }
   if (team->ranks.count == 1) return;
-  add(line, json ? ",\"mpi\":" : "ranks: %d, by %s\n", team->ranks.count, team->ranks.library);
-  if (json) add_text(line, team->ranks.library);
+  line_add(line, json ? ",\"mpi\":" : "ranks: %d, by %s\n", team->ranks.count, team->ranks.library);
+  if (json) line_add_text(line, team->ranks.library);
   for (int r = 0; r < team->ranks.count; r++) {
     const struct Member *m = &team->members[r];
-    if (line->length > sizeof line->text / 2) say(events, line), line->length = 0;  // the rest follows
+    if (line->length > line->size / 2) say(events, line), line->length = 0;  // the rest follows
     if (!json) {
-      add(line, "rank %d on %s: isa: %s, threads: %zu, memory: %.1f MB\n", r, m->machine, m->isa, m->threads,
+      line_add(line, "rank %d on %s: isa: %s, threads: %zu, memory: %.1f MB\n", r, m->machine, m->isa, m->threads,
           (double)m->memory / 1e6);
       continue;
     }
-    add(line, r == 0 ? ",\"ranks\":[{\"machine\":" : ",{\"machine\":");
-    add_text(line, m->machine);
-    add(line, ",\"threads\":%zu,\"isa\":\"%s\",\"memory\":%zu,\"memory_available\":", m->threads, m->isa, m->memory);
-    if (m->available == SIZE_MAX) add(line, "null}");
-    else add(line, "%zu}", m->available);
+    line_add(line, r == 0 ? ",\"ranks\":[{\"machine\":" : ",{\"machine\":");
+    line_add_text(line, m->machine);
+    line_add(line, ",\"threads\":%zu,\"isa\":\"%s\",\"memory\":%zu,\"memory_available\":", m->threads, m->isa, m->memory);
+    if (m->available == SIZE_MAX) line_add(line, "null}");
+    else line_add(line, "%zu}", m->available);
   }
-  if (json) add(line, "]");
+  if (json) line_add(line, "]");
 }
 
 void events_start(struct Events *events, const struct Gpt2 *model, const struct Arena *arena, size_t available,
@@ -165,11 +140,12 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
   const size_t total = arena_footprint(arena), rounding = total - arena->used;
   const size_t buffers = arena->used - plan->parameters - plan->gradients - plan->optimizer -
                          plan->activations - plan->scratch;
-  struct Line line = {.length = 0};
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
   /* V rather than Vp rows of wte count: the padding is no parameter. */
   size_t parameters = model->count - (config->Vp - config->V) * config->C;
   if (events->json) {
-    add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
+    line_add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"
         "\"recompute\":%s,\"recompute_saves\":%zu,\"optimizer\":\"%s\",\"optimizer_state\":\"%s\",\"threads\":%d,"
         "\"step\":%zu,\"steps\":%s,\"lr\":%.9g,\"seconds\":%.3f,\"peak_flops\":%.4g,\"memory\":%zu,\"memory_parts\":{"
         "\"parameters\":%zu,\"gradients\":%zu,\"optimizer\":%zu,"
@@ -179,23 +155,23 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
         pool_threads(model->workers.pool), at->step, known_steps((char[24]){0}, at->steps), at->lr, at->seconds,
         at->peak_flops, total, plan->parameters, plan->gradients, plan->optimizer, plan->activations, plan->scratch,
         buffers, rounding);
-    if (available == SIZE_MAX) add(&line, "null");
-    if (available != SIZE_MAX) add(&line, "%zu", available);
+    if (available == SIZE_MAX) line_add(&line, "null");
+    if (available != SIZE_MAX) line_add(&line, "%zu", available);
     add_ranks(events, &line, team);
-    add(&line, "}\n");
+    line_add(&line, "}\n");
   } else {
-    add(&line, "[GPT-2]\nmax_seq_len: %zu\nvocab_size: %zu\nnum_layers: %zu\nnum_heads: %zu\n"
+    line_add(&line, "[GPT-2]\nmax_seq_len: %zu\nvocab_size: %zu\nnum_layers: %zu\nnum_heads: %zu\n"
         "channels: %zu\nnum_parameters: %zu\n", config->maxT, config->V, config->L, config->NH,
         config->C, parameters);
-    add(&line, "memory: %.1f MB (parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, "
+    line_add(&line, "memory: %.1f MB (parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, "
         "scratch %.1f, buffers %.1f, rounding %.1f)\n", (double)total / 1e6,
         (double)plan->parameters / 1e6, (double)plan->gradients / 1e6, (double)plan->optimizer / 1e6,
         (double)plan->activations / 1e6, (double)plan->scratch / 1e6, (double)buffers / 1e6,
         (double)rounding / 1e6);
-    if (available != SIZE_MAX) add(&line, "available: %.1f MB\n", (double)available / 1e6);
-    if (at->step > 0) add(&line, "going on from step %zu\n", at->step);
-    if (model->recompute) add(&line, "recompute saves: %.1f MB\n", (double)recompute_saves / 1e6);
-    add(&line, "isa: %s, threads: %d, optimizer: %s, optimizer state: %s, dtype: %s%s\n", kernels->name,
+    if (available != SIZE_MAX) line_add(&line, "available: %.1f MB\n", (double)available / 1e6);
+    if (at->step > 0) line_add(&line, "going on from step %zu\n", at->step);
+    if (model->recompute) line_add(&line, "recompute saves: %.1f MB\n", (double)recompute_saves / 1e6);
+    line_add(&line, "isa: %s, threads: %d, optimizer: %s, optimizer state: %s, dtype: %s%s\n", kernels->name,
         pool_threads(model->workers.pool), optimizer_name(model->optimizer), moments_name(model->moments.type),
         dtype_name(model->dtype),
         model->dtype == BF16 && !kernels->multiplies_bf16 ? " (multiplied as floats: this CPU has no bf16)" : "");
@@ -205,84 +181,90 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
 }
 
 static void tell_skipped(struct Events *events, const struct StepMetrics *m) {
-  struct Line line = {.length = 0};
-  add(&line, "{\"event\":\"skipped\",\"step\":%zu,\"loss_z\":%.9g,\"grad_z\":%.9g}\n", m->step, m->scores.loss,
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
+  line_add(&line, "{\"event\":\"skipped\",\"step\":%zu,\"loss_z\":%.9g,\"grad_z\":%.9g}\n", m->step, m->scores.loss,
       m->scores.norm);
   record(events, &line);
   if (!events->json) {
     line.length = 0;
-    add(&line, "update skipped: z-score %.2f of the loss, %.2f of the gradient's norm\n", m->scores.loss,
+    line_add(&line, "update skipped: z-score %.2f of the loss, %.2f of the gradient's norm\n", m->scores.loss,
         m->scores.norm);
   }
   say(events, &line);
 }
 
 void events_step(struct Events *events, const struct StepMetrics *m) {
-  struct Line line = {.length = 0};
-  add(&line, "{\"step\":%zu,\"train_loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"step_ms\":%.3f,"
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
+  line_add(&line, "{\"step\":%zu,\"train_loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"step_ms\":%.3f,"
       "\"tokens_per_second\":%.1f", m->step, m->train_loss, m->lr, m->grad_norm, m->step_ms, m->tokens_per_second);
-  if (m->counted > 0) add(&line, ",\"counted\":%zu", m->counted);
-  if (m->exchange_ms > 0) add(&line, ",\"exchange_ms\":%.3f", m->exchange_ms);
-  add(&line, "}\n");
+  if (m->counted > 0) line_add(&line, ",\"counted\":%zu", m->counted);
+  if (m->exchange_ms > 0) line_add(&line, ",\"exchange_ms\":%.3f", m->exchange_ms);
+  line_add(&line, "}\n");
   record(events, &line);
   if (!events->json) {
     line.length = 0;
-    add(&line, "step %zu: train loss %f (took %f ms)\n", m->step, m->train_loss, m->step_ms);
+    line_add(&line, "step %zu: train loss %f (took %f ms)\n", m->step, m->train_loss, m->step_ms);
   }
   say(events, &line);
   if (m->skipped) tell_skipped(events, m);
 }
 
 void events_validation(struct Events *events, size_t step, const struct ValLosses *losses) {
-  struct Line line = {.length = 0};
-  add(&line, "{\"step\":%zu,\"val_loss\":%.9g", step, losses->all.mean);
-  if (isfinite(losses->all.error)) add(&line, ",\"val_error\":%.3g", losses->all.error);
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
+  line_add(&line, "{\"step\":%zu,\"val_loss\":%.9g", step, losses->all.mean);
+  if (isfinite(losses->all.error)) line_add(&line, ",\"val_error\":%.3g", losses->all.error);
   for (size_t i = 0; losses->count > 1 && i < losses->count; i++) {
-    add(&line, "%s%.9g", i == 0 ? ",\"val_parts\":[" : ",", losses->parts[i].mean);
+    line_add(&line, "%s%.9g", i == 0 ? ",\"val_parts\":[" : ",", losses->parts[i].mean);
   }
-  add(&line, losses->count > 1 ? "]}\n" : "}\n");
+  line_add(&line, losses->count > 1 ? "]}\n" : "}\n");
   record(events, &line);
   if (!events->json) {
     line.length = 0;
-    add(&line, "val loss %f\n", losses->all.mean);
+    line_add(&line, "val loss %f\n", losses->all.mean);
   }
   say(events, &line);
 }
 
 void events_sample(struct Events *events, size_t step, const int *tokens, size_t count) {
-  struct Line line = {.length = 0};
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
   if (events->json) {
-    add(&line, "{\"event\":\"sample\",\"step\":%zu,\"tokens\":[", step);
+    line_add(&line, "{\"event\":\"sample\",\"step\":%zu,\"tokens\":[", step);
   } else {
-    add(&line, "generating:\n---\n");
+    line_add(&line, "generating:\n---\n");
   }
   for (size_t i = 0; i < count; i++) {
-    add(&line, "%s%d", i == 0 ? "" : events->json ? "," : " ", tokens[i]);
+    line_add(&line, "%s%d", i == 0 ? "" : events->json ? "," : " ", tokens[i]);
   }
-  add(&line, events->json ? "]}\n" : "\n---\n");
+  line_add(&line, events->json ? "]}\n" : "\n---\n");
   say(events, &line);
 }
 
 void events_saved(struct Events *events, size_t step, const char *folder) {
-  struct Line line = {.length = 0};
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
   if (events->json) {
-    add(&line, "{\"event\":\"saved\",\"step\":%zu}\n", step);
+    line_add(&line, "{\"event\":\"saved\",\"step\":%zu}\n", step);
   } else {
-    add(&line, "saved step %zu in %s\n", step, folder);
+    line_add(&line, "saved step %zu in %s\n", step, folder);
   }
   say(events, &line);
 }
 
 bool events_end(struct Events *events, const struct Ending *e) {
-  struct Line line = {.length = 0};
-  add(&line, "{\"event\":\"end\",\"reason\":\"%s\",\"step\":%zu,\"steps\":%s,\"skipped\":%zu,\"seconds\":%.3f}\n",
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
+  line_add(&line, "{\"event\":\"end\",\"reason\":\"%s\",\"step\":%zu,\"steps\":%s,\"skipped\":%zu,\"seconds\":%.3f}\n",
       END_NAMES[e->reason], e->step, known_steps((char[24]){0}, e->steps), e->skipped, e->seconds);
   const bool written = events->metrics < 0 || (write_line(events, &line) && disk_sync(events->metrics));
   const int reason = errno;
   if (!events->json) {
     line.length = 0;
-    add(&line, "ended after %zu steps: %s\n", e->step, END_NAMES[e->reason]);
-    if (e->skipped > 0) add(&line, "%zu of them skipped their update\n", e->skipped);
+    line_add(&line, "ended after %zu steps: %s\n", e->step, END_NAMES[e->reason]);
+    if (e->skipped > 0) line_add(&line, "%zu of them skipped their update\n", e->skipped);
   }
   say(events, &line);
   errno = reason;
@@ -290,37 +272,40 @@ bool events_end(struct Events *events, const struct Ending *e) {
 }
 
 void events_planned(struct Events *events, size_t step, size_t steps) {
-  struct Line line = {.length = 0};
-  add(&line, "{\"event\":\"planned\",\"step\":%zu,\"steps\":%zu}\n", step, steps);
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
+  line_add(&line, "{\"event\":\"planned\",\"step\":%zu,\"steps\":%zu}\n", step, steps);
   record(events, &line);
   if (!events->json) {
     line.length = 0;
-    add(&line, "planned: the learning rate decays from step %zu on, and the run ends after %zu steps\n", step, steps);
+    line_add(&line, "planned: the learning rate decays from step %zu on, and the run ends after %zu steps\n", step, steps);
   }
   say(events, &line);
 }
 
 void events_threads(struct Events *events, int threads, int given) {
-  struct Line line = {.length = 0};
-  add(&line, events->json ? "{\"event\":\"threads\",\"threads\":%d,\"given\":%d}\n"
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
+  line_add(&line, events->json ? "{\"event\":\"threads\",\"threads\":%d,\"given\":%d}\n"
                           : "threads: %d of %d; more make the steps no faster\n", threads, given);
   say(events, &line);
 }
 
 void events_measured(struct Events *events, const struct Measured *m) {
-  struct Line line = {.length = 0};
+  char bytes[LINE_BYTES];
+  struct Line line = {bytes, sizeof bytes, 0};
   if (events->json) {
-    add(&line, "{\"event\":\"measured\",\"steps\":%zu,\"step_ms\":%.3f,\"val_batches\":%zu,"
+    line_add(&line, "{\"event\":\"measured\",\"steps\":%zu,\"step_ms\":%.3f,\"val_batches\":%zu,"
         "\"val_batch_ms\":%.3f,\"sample_tokens\":%zu,\"token_ms\":%.3f", m->steps, m->step_ms,
         m->val_batches, m->val_batch_ms, m->sample_tokens, m->token_ms);
-    if (m->exchange_ms > 0) add(&line, ",\"exchange_ms\":%.3f", m->exchange_ms);
-    add(&line, "}\n");
+    if (m->exchange_ms > 0) line_add(&line, ",\"exchange_ms\":%.3f", m->exchange_ms);
+    line_add(&line, "}\n");
   } else {
-    add(&line, "a step takes %.3f ms (median of %zu)\n", m->step_ms, m->steps);
-    if (m->exchange_ms > 0) add(&line, "of it, messages between ranks take %.3f ms\n", m->exchange_ms);
-    if (m->val_batches > 0) add(&line, "a validation batch takes %.3f ms\n", m->val_batch_ms);
-    if (m->sample_tokens > 0) add(&line, "a sampled token takes %.3f ms\n", m->token_ms);
-    add(&line, "nothing was written\n");
+    line_add(&line, "a step takes %.3f ms (median of %zu)\n", m->step_ms, m->steps);
+    if (m->exchange_ms > 0) line_add(&line, "of it, messages between ranks take %.3f ms\n", m->exchange_ms);
+    if (m->val_batches > 0) line_add(&line, "a validation batch takes %.3f ms\n", m->val_batch_ms);
+    if (m->sample_tokens > 0) line_add(&line, "a sampled token takes %.3f ms\n", m->token_ms);
+    line_add(&line, "nothing was written\n");
   }
   say(events, &line);
 }
