@@ -67,7 +67,7 @@ def _recorded(workspace: Path) -> list[tuple[float, list[Row]]]:
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", LINES, COLUMNS, 0, 0))
     env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
     command = [sys.executable, "-m", "llmc", "--workspace", str(workspace), "train"]
-    command += ["--config", PRESET]
+    command += ["--config", PRESET, "--data", "stdlib"]
     process = subprocess.Popen(
         command, stdin=follower, stdout=follower, stderr=subprocess.DEVNULL,
         env={**env, "TERM": "xterm-256color"},

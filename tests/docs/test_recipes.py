@@ -88,7 +88,12 @@ def test_every_preset_says_what_it_is_for() -> None:
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("time_to_loss", 2.5), ("time_to_loss_muon", 1.5), ("time_to_loss_muon_bf16", 2.5)],
+    [
+        ("time_to_loss", 2.5),
+        ("time_to_loss_bf16", 2.0),
+        ("time_to_loss_muon", 1.5),
+        ("time_to_loss_muon_bf16", 2.5),
+    ],
 )
 def test_the_time_to_a_loss_is_the_measured_one(name: str, least: float) -> None:
     program = load_program(ROOT / "tools" / "time_to_loss.py")
