@@ -30,6 +30,7 @@ PIPE_SECONDS = 5.0  # between two lines about steps in a pipe
 CURVE_COLUMNS = 76  # of the curve that follows a run
 CURVE_LINES = (5, 14)  # a lower chart shows no more than a sparkline
 LEAST_SAMPLE = 2  # lines that a chart leaves to the sample
+GAP = 2  # between two columns of numbers
 MEAN_OF = 30  # the curve is made of means over a thirtieth of the steps
 
 
@@ -151,7 +152,7 @@ class LiveView(PlainView):
         each = 4 if width >= 76 else 2
         rows = min(-(-len(cells) // each), max(room - 1, 1))
         room -= rows
-        grid = _grid(cells[: rows * each], each)
+        grid = _grid(cells[: rows * each], each, width - 4)
         parts: list[RenderableType] = [_bar(progress, elapsed), grid]
         losses = self.losses(progress, width - 4, room)
         parts += losses[: max(room, 0)]
@@ -210,14 +211,23 @@ def _bar(progress: Progress, elapsed: float) -> RenderableType:
     return bar
 
 
-def _grid(cells: Sequence[tuple[str, str]], columns: int) -> RenderableType:
-    """Return (label, value) pairs in rows, under each other."""
+def _grid(cells: Sequence[tuple[str, str]], columns: int, width: int) -> RenderableType:
+    """Return (label, value) pairs in rows, under each other; without errors where they do not fit.
+
+    Columns share the width by their longest pair.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2), expand=True)
-    for _ in range(columns):
-        grid.add_column(ratio=1, no_wrap=True)
+    def longest(cells: Sequence[tuple[str, str]]) -> list[int]:
+        sizes = [len(label) + 1 + len(value) for label, value in cells]
+        return [max(sizes[column::columns], default=1) for column in range(columns)]
+
+    if sum(longest(cells)) + GAP * (columns - 1) > width:
+        cells = [(label, value.partition(" ± ")[0]) for label, value in cells]
+    grid = Table.grid(padding=(0, GAP), expand=True)
+    for size in longest(cells):
+        grid.add_column(ratio=size, no_wrap=True)
     texts = [Text.assemble((f"{label} ", "dim"), value) for label, value in cells]
     for start in range(0, len(texts), columns):
         grid.add_row(*texts[start : start + columns])

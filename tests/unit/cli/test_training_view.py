@@ -85,6 +85,20 @@ NUMBERS: tuple[str, ...] = ("train loss 3.5050", "val loss 3.5000", "tokens/s 12
 NUMBERS += ("grad norm 12.346", "lr 1.00e-03", "memory 2.21 GB", "time 30:52")
 
 
+@pytest.mark.parametrize("width", [60, 80, 88, 120])
+@pytest.mark.parametrize("seconds", [30.0, 40000.0])
+def test_no_number_is_cut_off(width: int, seconds: float) -> None:
+    """The validation loss is shown without its error where the row is too narrow."""
+    progress = a_run()
+    progress.add({**step(1500, 3.5), "step_ms": 1e3 * seconds}, str)
+    progress.add({"step": 1501, "val_loss": 10.5, "val_error": 0.0322}, str)
+    lines = drawn(progress, width)
+    numbers = [line for line in lines if "loss" in line or "memory" in line or "ETA" in line]
+    assert not any("…" in line for line in numbers)
+    has_room = width != 80 or seconds < 3600
+    assert ("val loss 10.5000 ± 0.0322" in " ".join(numbers)) == has_room
+
+
 def test_the_loss_is_seen_to_fall() -> None:
     line = next(line for line in drawn(a_run(), 80, 14) if "loss █" in line)
     bars = [BARS.index(char) for char in line if char in BARS]
