@@ -89,7 +89,7 @@ def test_saved_conversations_are_read_again(tmp_path: Path) -> None:
     chat.save(tmp_path / "talks.jsonl")
     lines = (tmp_path / "talks.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 2
-    assert list(unpacked(document_of(json.loads(lines[1]), ("text",)))) == chat.messages
+    assert list(unpacked(document_of(json.loads(lines[1]), ()))) == chat.messages
     assert chat.undo() and not chat.undo()
     assert [message.role for message in chat.messages] == ["system"]
     chat.clear()
