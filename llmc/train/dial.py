@@ -211,7 +211,7 @@ class _Trial:
         T = self.given.get("seq_len") or recipe.context_of(min(time, most * self.unique))
         read = self.read_in_pass(self.given.get("seq_len") or shape.context if self.fixed else T)
         tokens = min(time, most * read)
-        loss = recipe.expected_loss(shape, tokens, self.unique, optimizer=self.optimizer)
+        loss = recipe.expected_loss(shape, tokens, self.unique, optimizer=self.optimizer, T=T)
         sized = replace(shape, context=shape.context if self.fixed is not None else T)
         return Candidate(sized, tokens, tokens / read, loss, rate, shape in self.rates)
 

@@ -36,6 +36,8 @@ NEW, FINETUNING = "muon", "adamw"  # the optimizers
 # LEAST + ((A / N)**RATIO + B / D)**BETA, the form of Kaplan et al. (2020), equation 1.5.
 LEAST, A, RATIO, BETA = 1.03, 2.39e7, 0.808, 0.234
 B = {"muon": 5.2e7, "adamw": 1.01e8}
+# In windows of 64 tokens; in windows twice as long it is lower by so much.
+WINDOW, LONGER = 64, 0.1
 # A nat of it in bits per byte: its text has 3.15 bytes in a token.
 BITS_PER_BYTE = 0.457
 # By what texts were off: English in reStructuredText, plays and code.
@@ -90,10 +92,14 @@ def worth(tokens: float, unique: int) -> float:
     return min(tokens, unique) + unique * rest * (1 - math.exp(-again / rest))
 
 
-def expected_loss(shape: ModelConfig, tokens: float, unique: int, *, optimizer: str = NEW) -> float:
+def expected_loss(
+    shape: ModelConfig, tokens: float, unique: int, *, optimizer: str = NEW, T: int = WINDOW
+) -> float:
     """Return the loss by which shapes compare, in nats per token of the text it is measured on."""
     of_size = math.pow(A / parameter_count(shape), RATIO)
-    return LEAST + math.pow(of_size + B[optimizer] / max(worth(tokens, unique), 1), BETA)
+    of_text = B[optimizer] / max(worth(tokens, unique), 1)
+    of_window = LONGER * math.log2(min(T, MOST_CONTEXT) / WINDOW)
+    return LEAST + math.pow(of_size + of_text, BETA) - of_window
 
 
 def expected_bits_per_byte(loss: float) -> tuple[float, float]:

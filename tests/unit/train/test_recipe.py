@@ -11,7 +11,9 @@ from llmc.model import parameter_count
 from llmc.train.recipe import (
     DROPOUT,
     DROPOUT_PASSES,
+    LONGER,
     SIZES,
+    context_of,
     dropout_for,
     expected_bits_per_byte,
     expected_loss,
@@ -138,3 +140,12 @@ def test_the_rate_falls_with_the_width_and_for_finetuning() -> None:
     assert finetuned < rates[-1] / 5
     # Twice AdamW's best rate was worse by far.
     assert settings_for(SHAPES[2], 1e6, optimizer="adamw")["lr"] < 2e-3 < rates[2]
+
+
+def test_windows_of_twice_the_tokens_end_lower() -> None:
+    """So a model that there is time to train in longer windows is not taken for a worse one."""
+    small, large = (shape_of(size, 2048, 256) for size in ((3, 96), (4, 128)))
+    unique = 2_800_000
+    short, long = (expected_loss(small, 9.8e6, unique, T=T) for T in (64, 128))
+    assert long == pytest.approx(short - LONGER)
+    assert long < expected_loss(large, 4.3e6, unique, T=context_of(4.3e6)) < short
