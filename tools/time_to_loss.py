@@ -61,9 +61,13 @@ MUON_TOKENS = 1_024_000
 # The losses of the first steps, over which rounding has not grown yet.
 AGREE = {"fp32": 1e-4, "bf16": 2e-2}
 FIRST_STEPS = 20
-SIDES = {"llmc": "llmc", "eager": "PyTorch", "compiled": "PyTorch, torch.compile"}
-SIDES |= {"autocast": "PyTorch, autocast to bf16"}
-COLOURS = {"llmc": "#0072B2", "eager": "#D55E00", "compiled": "#CC79A7", "autocast": "#009E73"}
+SIDES = {
+    "llmc": "llmc",
+    "eager": "PyTorch",
+    "autocast": "PyTorch, autocast to bf16",
+    "compiled": "PyTorch, torch.compile",
+}
+COLOURS = {"llmc": "#0072B2", "eager": "#D55E00", "autocast": "#009E73", "compiled": "#CC79A7"}
 
 Result = dict[str, Any]
 Curve = list[tuple[float, float]]  # seconds, validation loss

@@ -95,10 +95,14 @@ def worth(tokens: float, unique: int) -> float:
 def expected_loss(
     shape: ModelConfig, tokens: float, unique: int, *, optimizer: str = NEW, T: int = WINDOW
 ) -> float:
-    """Return the loss by which shapes compare, in nats per token of the text it is measured on."""
+    """Return the loss by which shapes compare, in nats per token of the text it is measured on.
+
+    ``tokens`` are trained on, of which ``unique`` are different, in windows of T tokens or of the
+    shape's context if that is less.
+    """
     of_size = math.pow(A / parameter_count(shape), RATIO)
     of_text = B[optimizer] / max(worth(tokens, unique), 1)
-    of_window = LONGER * math.log2(min(T, MOST_CONTEXT) / WINDOW)
+    of_window = LONGER * math.log2(min(T, shape.context, MOST_CONTEXT) / WINDOW)
     return LEAST + math.pow(of_size + of_text, BETA) - of_window
 
 
