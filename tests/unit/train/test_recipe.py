@@ -149,5 +149,6 @@ def test_windows_of_twice_the_tokens_end_lower() -> None:
     unique = 2_800_000
     short, long = (expected_loss(small, 9.8e6, unique, T=T) for T in (64, 128))
     assert long == pytest.approx(short - LONGER)
-    assert expected_loss(replace(small, context=64), 9.8e6, unique, T=128) == short
+    cut = replace(small, context=64)  # whose windows are never longer
+    assert expected_loss(cut, 9.8e6, unique, T=128) == expected_loss(cut, 9.8e6, unique, T=64)
     assert long < expected_loss(large, 4.3e6, unique, T=context_of(4.3e6)) < short
