@@ -8,10 +8,15 @@ other program that this process starts must not see them.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import shlex
 import shutil
+import stat
+import struct
+import termios
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -148,10 +153,23 @@ def end_all(code: int) -> None:
     """End the other ranks, which wait for an engine of this one that will not come.
 
     MPICH's launchers do it when they are asked; the others where a process ends with a failure.
+    They drop the output that they have not read by then, and with it the reason for the end.
     """
     descriptor = os.environ.get("PMI_FD", "")
     if not descriptor.isdecimal() or "MPI_LOCALNRANKS" not in os.environ:  # srun speaks otherwise
         return
+    latest = time.monotonic() + ANSWER_SECONDS
+    while any(map(_unread, (1, 2))) and time.monotonic() < latest:
+        time.sleep(0.001)
     with suppress(OSError, ValueError):
         os.write(int(descriptor), b"cmd=abort exitcode=%d\n" % code)
         select.select([int(descriptor)], [], [], ANSWER_SECONDS)  # until it ends this one too
+
+
+def _unread(descriptor: int) -> bool:
+    """Whether there is output in a pipe that its reader has not read."""
+    with suppress(OSError):
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            (count,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
+            return bool(count)
+    return False

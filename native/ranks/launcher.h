@@ -23,6 +23,9 @@ const struct Launcher *launcher_find(size_t *count, int *rank);
  * none. */
 void launcher_library(const struct Launcher *launcher, struct Mpi *mpi, char *path, size_t room);
 
+/* Waits until the launcher has read what this process has written: it drops the rest when it ends the processes. */
+void launcher_hear(void);
+
 /* Asks the launcher to end all processes with this exit code, before MPI has begun. Only MPICH's and Intel MPI's have to be
  * asked, as they let the others wait in MPI_Init for a process that has ended. */
 void launcher_abort(enum ExitCode code);

@@ -2,10 +2,13 @@
 #define _DARWIN_C_SOURCE  // S_ISSOCK
 #include "ranks/launcher.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/util.h"
 
@@ -18,6 +21,9 @@
 #endif
 
 enum { PATH_ROOM = 4096, REASON_ROOM = 512 };
+
+/* How long a launcher gets to read a pipe, and where it cannot be seen whether it has read. */
+enum { MS_TO_READ = 2000, MS_UNSEEN = 200 };
 
 /* Intel MPI and others have MPICH's variables and names. srun --mpi=pmix sets PMIX_RANK and no number of processes. */
 static const struct Launcher launchers[] = {
@@ -82,6 +88,21 @@ void launcher_library(const struct Launcher *launcher, struct Mpi *mpi, char *pa
   }
   die(EXIT_USAGE, "%s started several processes, and its MPI library cannot be opened (%s); name it: "
       "LLMC_MPI=/path/to/%s", launcher->name, first, launcher->libraries[0]);
+}
+
+/* How many bytes of this output are unread; -1 where that cannot be seen, as it is no pipe. */
+static int unread(int output) {
+  struct stat is;
+  int count = 0;
+  return fstat(output, &is) == 0 && S_ISFIFO(is.st_mode) && ioctl(output, FIONREAD, &count) == 0 ? count : -1;
+}
+
+void launcher_hear(void) {
+  const bool seen = unread(STDERR_FILENO) >= 0;
+  for (int ms = 0; ms < (seen ? MS_TO_READ : MS_UNSEEN); ms++) {
+    if (seen && unread(STDERR_FILENO) == 0 && unread(STDOUT_FILENO) <= 0) return;
+    poll(NULL, 0, 1);
+  }
 }
 
 void launcher_abort(enum ExitCode code) {

@@ -4,7 +4,6 @@
 
 #include <fcntl.h>
 #include <fenv.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -34,9 +33,6 @@ static const char FAMILY[] = "other";
  * as a bad flag, the first one has reported, and MPI_Abort has ended the others. */
 enum { SECONDS_TO_SPEAK = 2, SECONDS_TO_ANSWER = 60 };
 
-/* A launcher may end the ranks before it has read their last words. */
-enum { MS_TO_BE_HEARD = 200 };
-
 /* What ranks tell each other first. Every version of this program sends the same bytes, in this order. */
 struct Hello {
   char machine[RANKS_NAME];
@@ -65,7 +61,7 @@ static void name_rank(char *who, size_t room) {
 static void end_all(void) {
   if (self.apart) return;
   fflush(stdout);
-  poll(NULL, 0, MS_TO_BE_HEARD);
+  launcher_hear();
   if (!self.joined) {
     launcher_abort(exit_code);
     return;
