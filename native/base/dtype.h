@@ -65,12 +65,15 @@ static inline void array_set(struct Array a, size_t i, float x) {
   else ((float *)a.data)[i] = x;
 }
 
-/* The matrix of a linear layer as decoding keeps it: (N, K), row-major. INT8 counts in units of its block's
- * scale, which is a 127th of the block's largest magnitude; a row's last block may be shorter. */
+/* The matrix of a linear layer as decoding keeps it: (N, K), row-major unless it is INT8.
+ *
+ * INT8 counts in units of its block's scale, which is a 127th of the block's largest magnitude. It lies as it is
+ * multiplied, in panels of 16 rows: [panel][block of 32 numbers][quad of 4][row][number], and the scales
+ * [panel][block][row]. What a last panel or block lacks is there, and does not count. */
 struct Weights {
   enum Dtype dtype;
-  void *data;     // (N, K)
-  float *scales;  // (N, weights_blocks(K)); NULL unless INT8
+  void *data;     // weights_count(…) numbers
+  float *scales;  // weights_scales(…); NULL unless INT8
 };
 
 /* Weights that are only read. */
@@ -84,20 +87,69 @@ static inline struct WeightsView weights_view(struct Weights w) {
   return (struct WeightsView){w.dtype, w.data, w.scales};
 }
 
-enum { WEIGHTS_BLOCK = 32 };  // neighbours in a row that share a scale
+enum {
+  WEIGHTS_BLOCK = 32,  // neighbours in a row that share a scale
+  WEIGHTS_QUAD = 4,    // neighbours in a row that are neighbours in memory
+  WEIGHTS_PANEL = 16,  // rows
+};
 
-/* Scales of a row. */
+/* Blocks of a row. */
 static inline size_t weights_blocks(size_t K) { return (K + WEIGHTS_BLOCK - 1) / WEIGHTS_BLOCK; }
+
+/* Scales of N rows. */
+static inline size_t weights_scales(enum Dtype dtype, size_t N, size_t K) {
+  const size_t rows = (N + WEIGHTS_PANEL - 1) / WEIGHTS_PANEL * WEIGHTS_PANEL;
+  return dtype == INT8 ? rows * weights_blocks(K) : 0;
+}
+
+/* Numbers of N rows. */
+static inline size_t weights_count(enum Dtype dtype, size_t N, size_t K) {
+  return dtype == INT8 ? weights_scales(dtype, N, K) * WEIGHTS_BLOCK : N * K;
+}
+
+/* The matrix that follows so many others of N rows. */
+static inline struct Weights weights_at(struct Weights w, size_t matrices, size_t N, size_t K) {
+  w.data = (char *)w.data + matrices * weights_count(w.dtype, N, K) * dtype_size(w.dtype);
+  if (w.dtype == INT8) w.scales += matrices * weights_scales(w.dtype, N, K);
+  return w;
+}
+
+/* Where INT8 weights have the scale of a block of row n. */
+static inline size_t weights_scale_place(size_t n, size_t block, size_t K) {
+  return (n / WEIGHTS_PANEL * weights_blocks(K) + block) * WEIGHTS_PANEL + n % WEIGHTS_PANEL;
+}
+
+/* And the first number of a quad of that block. */
+static inline size_t weights_quad_place(size_t n, size_t block, size_t quad, size_t K) {
+  const size_t at = (n / WEIGHTS_PANEL * weights_blocks(K) + block) * (WEIGHTS_BLOCK / WEIGHTS_QUAD) + quad;
+  return (at * WEIGHTS_PANEL + n % WEIGHTS_PANEL) * WEIGHTS_QUAD;
+}
 
 /* The number in row n and column k. */
 static inline float weights_get(struct WeightsView w, size_t n, size_t k, size_t K) {
-  const size_t i = n * K + k;
+  const size_t block = k / WEIGHTS_BLOCK, quad = k % WEIGHTS_BLOCK / WEIGHTS_QUAD;
   switch (w.dtype) {
-    case FP32: return ((const float *)w.data)[i];
-    case BF16: return bf16_to_float(((const uint16_t *)w.data)[i]);
-    case INT8: return (float)((const int8_t *)w.data)[i] * w.scales[n * weights_blocks(K) + k / WEIGHTS_BLOCK];
+    case FP32: return ((const float *)w.data)[n * K + k];
+    case BF16: return bf16_to_float(((const uint16_t *)w.data)[n * K + k]);
+    case INT8: return (float)((const int8_t *)w.data)[weights_quad_place(n, block, quad, K) + k % WEIGHTS_QUAD] *
+                      w.scales[weights_scale_place(n, block, K)];
   }
   return 0;
+}
+
+/* The bytes of a block of row n, in the order of K. */
+static inline void weights_get_block(int8_t bytes[WEIGHTS_BLOCK], struct WeightsView w, size_t n, size_t block, size_t K) {
+  for (size_t quad = 0; quad < WEIGHTS_BLOCK / WEIGHTS_QUAD; quad++) {
+    memcpy(bytes + quad * WEIGHTS_QUAD, (const int8_t *)w.data + weights_quad_place(n, block, quad, K), WEIGHTS_QUAD);
+  }
+}
+
+static inline void weights_set_block(struct Weights w, size_t n, size_t block, size_t K, const int8_t bytes[WEIGHTS_BLOCK],
+                                     float scale) {
+  w.scales[weights_scale_place(n, block, K)] = scale;
+  for (size_t quad = 0; quad < WEIGHTS_BLOCK / WEIGHTS_QUAD; quad++) {
+    memcpy((int8_t *)w.data + weights_quad_place(n, block, quad, K), bytes + quad * WEIGHTS_QUAD, WEIGHTS_QUAD);
+  }
 }
 
 #endif

@@ -20,8 +20,8 @@ struct Run {
   uint64_t read;       // the sum of all weights, so that the reading loop is not left out
 };
 
-static size_t tensor_rows(const struct Run *run, int i) {
-  return (run->tensors[i].place == BLOCK ? run->decoder.config.L : 1) * run->tensors[i].rows;
+static size_t matrices_of(const struct Run *run, int i) {
+  return run->tensors[i].place == BLOCK ? run->decoder.config.L : 1;
 }
 
 static void layout(struct Run *run, const struct BenchOptions *o) {
@@ -33,14 +33,9 @@ static void layout(struct Run *run, const struct BenchOptions *o) {
 static void fill(struct Run *run) {
   struct Decoder *d = &run->decoder;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    const size_t K = run->tensors[i].columns, N = tensor_rows(run, i), room = size_max(1, 4 * d->config.C / K);
-    const struct Weights all = d->params.tensors[i];
+    const size_t K = run->tensors[i].columns, N = matrices_of(run, i) * run->tensors[i].rows, room = size_max(1, 4 * d->config.C / K);
     bench_fill(d->rows_read, room * K, 0.035f);
-    for (size_t n = 0; n < N; n += room) {
-      const struct Weights to = {all.dtype, (char *)all.data + n * K * dtype_size(all.dtype),
-                                 all.dtype == INT8 ? all.scales + n * weights_blocks(K) : NULL};
-      d->kernels->weights_store(&d->workers, to, d->rows_read, size_min(room, N - n), K);
-    }
+    for (size_t n = 0; n < N; n += room) decoder_store(d, i, n, size_min(room, N - n), d->rows_read);
   }
 }
 
@@ -68,9 +63,10 @@ static void read_task(void *argument, int thread, int threads) {
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
     if (run->tensors[i].kind == VECTOR || strcmp(run->tensors[i].name, "wpe") == 0) continue;
     const struct Weights w = run->decoder.params.tensors[i];
-    const size_t rows = tensor_rows(run, i), K = run->tensors[i].columns;
+    const size_t N = run->tensors[i].rows, K = run->tensors[i].columns, matrices = matrices_of(run, i);
     const void *parts[] = {w.data, w.scales};
-    const size_t bytes[] = {rows * K * dtype_size(w.dtype), w.scales == NULL ? 0 : rows * weights_blocks(K) * 4};
+    const size_t bytes[] = {matrices * weights_count(w.dtype, N, K) * dtype_size(w.dtype),
+                            matrices * weights_scales(w.dtype, N, K) * sizeof(float)};
     for (int part = 0; part < 2; part++) {
       size_t begin, end;
       pool_part(bytes[part], 4096, thread, threads, &begin, &end);

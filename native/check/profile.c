@@ -92,8 +92,9 @@ static void linear_backward_weight(const struct Workers *w, struct LinearBackwar
 }
 
 static void decode_linear(const struct Workers *w, struct DecodeLinear a) {
-  const size_t scales = a.weight.dtype == INT8 ? a.N * weights_blocks(a.K) * sizeof(float) : 0;
-  const size_t bytes = a.N * a.K * dtype_size(a.weight.dtype) + scales;
+  const enum Dtype dtype = a.weight.dtype;
+  const size_t scales = weights_scales(dtype, a.N, a.K) * sizeof(float);
+  const size_t bytes = weights_count(dtype, a.N, a.K) * dtype_size(dtype) + scales;
   const double started = clock_seconds();
   inner->decode_linear(w, a);
   book((struct ProfileCall){"decode_linear", a.weight.data, a.M, a.N, a.K, bytes, 0}, started);

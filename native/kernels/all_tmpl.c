@@ -53,6 +53,8 @@ static PoolTask *const product_task = gemm_task;
 #endif
 #include "kernels/linear_tmpl.c"
 #include "kernels/decode_tmpl.c"
+#include "kernels/decode_int8_tmpl.c"
+#include "kernels/decode_linear_tmpl.c"
 #include "kernels/strip_tmpl.c"
 #include "kernels/attention_tmpl.c"
 #include "kernels/cache_tmpl.c"

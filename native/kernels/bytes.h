@@ -1,94 +1,79 @@
-/* Numbers of eight bits: how blocks of them are made of floats, and how two blocks are multiplied.
+/* Numbers of eight bits: how blocks of them are made of floats, and how they are multiplied four by four.
  *
- * A group is what one vector of sums takes in: a block, or two of them where the CPU multiplies 64 bytes at
- * once. The sums are of integers, exact and in any order; each lane belongs to one block.
+ * Every lane of a vector has four numbers of an output's weights, a quad, and meets the same four of the input. The
+ * sums are of integers, exact and in any order.
  */
 #include <float.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#endif
-
-#if VL == 16 && defined(__AVX512VNNI__)
-enum { GROUP_BLOCKS = 2, GROUP_PARTS = 1, GROUP_CORRECTED = 1 };
-#elif VL == 4 && defined(__ARM_NEON)
+#elif defined(__ARM_NEON)
 #include <arm_neon.h>
-enum { GROUP_BLOCKS = 1, GROUP_PARTS = 2, GROUP_CORRECTED = 0 };
-#else
-enum { GROUP_BLOCKS = 1, GROUP_PARTS = 16 / VL, GROUP_CORRECTED = 0 };  // widened to 16 bits
 #endif
-enum { GROUP = GROUP_BLOCKS * WEIGHTS_BLOCK };
 
-/* The numbers of a group, as they are multiplied. */
-struct Group {
-  vi part[GROUP_PARTS];
-};
-
+/* QUAD_WORDS: words in which a quad of the input is prepared. QUAD_INSTRUCTION: whether one instruction adds up a quad. */
 #if VL == 16 && defined(__AVX512VNNI__)
-INLINE struct Group group_load(const int8_t *at) {
-  struct Group group;
-  memcpy(&group, at, GROUP);
-  return group;
-}
+enum { QUAD_WORDS = 1, QUAD_INSTRUCTION = 1 };
 
 /* vpdpbusd multiplies bytes without a sign by bytes with one. A weight w is given to it as w + 128, which is its
- * highest bit turned, so that every sum of four products starts at -128 times the sum of the four inputs. */
-INLINE vi group_correction(struct Group x) {
-  const vi offsets = (vi){0} + (int32_t)0x80808080;
-  return -(vi)_mm512_dpbusd_epi32((__m512i)(vi){0}, (__m512i)offsets, (__m512i)x.part[0]);
+ * highest bit turned, so that the sums of a block start at -128 times the sum of its input. */
+struct QuadWeights { vi word; };
+
+INLINE struct QuadWeights quad_weights(vi w) { return (struct QuadWeights){w ^ ((vi){0} + (int32_t)0x80808080)}; }
+INLINE void quad_prepare(float *to, const int8_t x[WEIGHTS_QUAD]) { memcpy(to, x, WEIGHTS_QUAD); }
+
+INLINE int32_t quad_start(const int8_t x[WEIGHTS_BLOCK]) {
+  int32_t sum = 0;
+  for (int i = 0; i < WEIGHTS_BLOCK; i++) sum += x[i];
+  return -128 * sum;
 }
 
-INLINE vi group_dot(struct Group w, struct Group x, vi correction) {
-  const vi offsets = (vi){0} + (int32_t)0x80808080;
-  return (vi)_mm512_dpbusd_epi32((__m512i)correction, (__m512i)(w.part[0] ^ offsets), (__m512i)x.part[0]);
-}
-
-/* Each scale in the lanes of its block. */
-INLINE vf group_scale(const float *scales, bool both) {
-  vf first = vsplat(scales[0]), second = vsplat(both ? scales[1] : 0);
-  return SHUFFLE(vi, first, second, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31);
+/* sum + the four products of every lane */
+INLINE vi quad_add(vi sum, struct QuadWeights w, const float *x) {
+  return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w.word, (__m512i)vsplat_word(x));
 }
 
 #elif VL == 4 && defined(__ARM_NEON)
-INLINE struct Group group_load(const int8_t *at) {
-  struct Group group;
-  memcpy(&group, at, GROUP);
-  return group;
-}
+struct QuadWeights { vi word; };
+
+INLINE struct QuadWeights quad_weights(vi w) { return (struct QuadWeights){w}; }
+INLINE void quad_prepare(float *to, const int8_t x[WEIGHTS_QUAD]) { memcpy(to, x, WEIGHTS_QUAD); }
+INLINE int32_t quad_start(const int8_t x[WEIGHTS_BLOCK]) { return (void)x, 0; }
 
 #if defined(__ARM_FEATURE_DOTPROD)
-INLINE vi group_dot(struct Group w, struct Group x, vi correction) {
-  (void)correction;
-  int32x4_t sum = vdotq_s32(vdupq_n_s32(0), (int8x16_t)w.part[0], (int8x16_t)x.part[0]);
-  return (vi)vdotq_s32(sum, (int8x16_t)w.part[1], (int8x16_t)x.part[1]);
+enum { QUAD_WORDS = 1, QUAD_INSTRUCTION = 1 };
+
+INLINE vi quad_add(vi sum, struct QuadWeights w, const float *x) {
+  return (vi)vdotq_s32((int32x4_t)sum, (int8x16_t)w.word, (int8x16_t)vsplat_word(x));
 }
 #else
-/* Two products fit into 16 bits, since none of the bytes is -128 in both factors. */
-INLINE int16x8_t group_products(vi w, vi x) {
-  int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8((int8x16_t)x));
-  return vmlal_s8(low, vget_high_s8((int8x16_t)w), vget_high_s8((int8x16_t)x));
-}
+enum { QUAD_WORDS = 1, QUAD_INSTRUCTION = 0 };
 
-INLINE vi group_dot(struct Group w, struct Group x, vi correction) {
-  (void)correction;
-  int32x4_t sum = vpaddlq_s16(group_products(w.part[0], x.part[0]));
-  return (vi)vpadalq_s16(sum, group_products(w.part[1], x.part[1]));
+/* Two products fit into 16 bits, since none of the bytes is -128 in both factors. */
+INLINE vi quad_add(vi sum, struct QuadWeights w, const float *x) {
+  const int8x16_t left = (int8x16_t)w.word, right = (int8x16_t)vsplat_word(x);
+  const int16x8_t low = vmull_s8(vget_low_s8(left), vget_low_s8(right)), high = vmull_high_s8(left, right);
+  return (vi)vpadalq_s16((int32x4_t)sum, vpaddq_s16(low, high));
 }
 #endif
 
 #else
-INLINE struct Group group_load(const int8_t *at) {
-  typedef int8_t bytes __attribute__((vector_size(2 * VL)));
-  typedef int16_t wide __attribute__((vector_size(4 * VL)));
-  struct Group group;
-#pragma GCC unroll 4
-  for (int i = 0; i < GROUP_PARTS; i++) {
-    bytes narrow;
-    memcpy(&narrow, at + i * 2 * VL, sizeof narrow);
-    group.part[i] = (vi)__builtin_convertvector(narrow, wide);
-  }
-  return group;
+enum { QUAD_WORDS = 2, QUAD_INSTRUCTION = 0 };
+
+/* Numbers 0 and 2 of a quad, and 1 and 3, each as 16 bits. */
+struct QuadWeights { vi even, odd; };
+
+INLINE struct QuadWeights quad_weights(vi w) {
+  typedef int16_t halves __attribute__((vector_size(4 * VL)));
+  return (struct QuadWeights){(vi)((halves)w << 8 >> 8), (vi)((halves)w >> 8)};
 }
+
+INLINE void quad_prepare(float *to, const int8_t x[WEIGHTS_QUAD]) {
+  const int16_t halves[WEIGHTS_QUAD] = {x[0], x[2], x[1], x[3]};
+  memcpy(to, halves, sizeof halves);
+}
+
+INLINE int32_t quad_start(const int8_t x[WEIGHTS_BLOCK]) { return (void)x, 0; }
 
 /* a[0] * b[0] + a[1] * b[1] in every lane, each word of a and b a pair of 16-bit numbers. */
 INLINE vi add_products(vi a, vi b) {
@@ -103,18 +88,9 @@ INLINE vi add_products(vi a, vi b) {
 #endif
 }
 
-INLINE vi group_dot(struct Group w, struct Group x, vi correction) {
-  (void)correction;
-  vi sum = add_products(w.part[0], x.part[0]);
-#pragma GCC unroll 4
-  for (int i = 1; i < GROUP_PARTS; i++) sum += add_products(w.part[i], x.part[i]);
-  return sum;
+INLINE vi quad_add(vi sum, struct QuadWeights w, const float *x) {
+  return sum + (add_products(w.even, (vi)vsplat_word(x)) + add_products(w.odd, (vi)vsplat_word(x + 1)));
 }
-#endif
-
-#if !(VL == 16 && defined(__AVX512VNNI__))
-INLINE vi group_correction(struct Group x) { return (void)x, (vi){0}; }
-INLINE vf group_scale(const float *scales, bool both) { return (void)both, vsplat(scales[0]); }
 #endif
 
 /* A block of `count` numbers, and zeros up to a whole one: to bytes, and their scale. Magnitudes are compared as

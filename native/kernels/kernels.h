@@ -180,14 +180,15 @@ struct Kernels {
   /* out (M, N) = finish(inp (M, K) · weightᵀ + bias);  weight (N, K) of any type, bias (N) or NULL.
    * Up to DECODE_ROWS rows: with INT8 weights the input is made INT8 too, in blocks of 32 (as weights_store does
    * it), else both factors are multiplied in the weights' type; a row's bits do not depend on M. Beyond that:
-   * the product of training, where INT8 is made float or, if the CPU multiplies it, BF16.
+   * the product of training, where INT8 is made float or BF16, unless the CPU multiplies INT8 faster.
    * workers->dtype does not count. Scratch: shared_floats(…), own_floats(1, 1). */
   void (*decode_linear)(const struct Workers *, struct DecodeLinear);
   /* The same for any number of rows by the product of training: faster from some dozen rows on, other bits. */
   void (*prompt_linear)(const struct Workers *, struct DecodeLinear);
-  /* out (N, K) = weight (N, K), stored in its type; scales are written for INT8 only.
-   * A block with a NaN gets a scale that is NaN. */
-  void (*weights_store)(const struct Workers *, struct Weights out, const float *weight, size_t N, size_t K);
+  /* Rows first … first + count of out (…, K) = weight (count, K), stored in its type. A block with a NaN gets a scale
+   * that is NaN. */
+  void (*weights_store)(const struct Workers *, struct Weights out, const float *weight, size_t first, size_t count,
+                        size_t K);
 
   /* Causal self-attention. qkv (B, T, 3C): query, key, value, each NH heads of HS = C / NH.
    * out (B, T, C);  lse (B, NH, T): the log of the sum of exponentials of each row of scores. */

@@ -237,12 +237,7 @@ INLINE void pack_panels_int8(uint32_t *to, struct WeightsView weight, size_t n, 
     for (size_t begin = k; begin < k + kc; begin += PANEL_STEP, to += 2 * PANEL_TILE) {
       float floats[PANEL * WEIGHTS_BLOCK] = {0};
       const size_t count = size_min(WEIGHTS_BLOCK, k + kc - begin);
-      for (size_t i = 0; i < size_min(PANEL, lanes - l); i++) {
-        const size_t row = n + l + i;
-        const int8_t *bytes = (const int8_t *)weight.data + row * K + begin;
-        const float scale = weight.scales[row * weights_blocks(K) + begin / WEIGHTS_BLOCK];
-        pack_floats(floats + i * WEIGHTS_BLOCK, bytes, scale, count);
-      }
+      pack_int8_floats(floats, weight, n + l, size_min(PANEL, lanes - l), begin, count, K);
       struct Range range = {{0}};  // not asked for
       pack_step((vi_unaligned *)(void *)to, (struct Factor){view_of(floats), WEIGHTS_BLOCK, 1}, true, true, &range, 1);
     }

@@ -303,8 +303,9 @@ INLINE void pack_floats(float *to, const int8_t *bytes, float scale, size_t coun
 INLINE void pack_int8_floats(float *floats, struct WeightsView weight, size_t n, size_t lanes, size_t begin, size_t count,
                              size_t K) {
   for (size_t i = 0; i < lanes; i++) {
-    const int8_t *bytes = (const int8_t *)weight.data + (n + i) * K + begin;
-    const float scale = weight.scales[(n + i) * weights_blocks(K) + begin / WEIGHTS_BLOCK];
+    int8_t bytes[WEIGHTS_BLOCK];
+    weights_get_block(bytes, weight, n + i, begin / WEIGHTS_BLOCK, K);
+    const float scale = weight.scales[weights_scale_place(n + i, begin / WEIGHTS_BLOCK, K)];
     pack_floats(floats + i * WEIGHTS_BLOCK, bytes, scale, count);
   }
 }

@@ -15,8 +15,8 @@ float plain_gelu(float x);
 float plain_attend(struct Array out, struct ArrayView q, struct ArrayView keys, struct ArrayView values, size_t stride,
                    size_t T, size_t HS, const struct Dropout *head);
 
-void plain_weights_store(const struct Workers *workers, struct Weights out, const float *weight, size_t N,
-                         size_t K);
+void plain_weights_store(const struct Workers *workers, struct Weights out, const float *weight, size_t first,
+                         size_t count, size_t K);
 void plain_decode_linear(const struct Workers *workers, struct DecodeLinear linear);
 void plain_prompt_linear(const struct Workers *workers, struct DecodeLinear linear);
 void plain_attention_forward_cached(const struct Workers *workers, float *out, const float *qkv,

@@ -16,34 +16,38 @@ static int8_t quantised(float x, float scale) {
   return scale > 0 && isfinite(scale) ? (int8_t)rintf(x / scale) : 0;
 }
 
-void plain_weights_store(const struct Workers *workers, struct Weights out, const float *weight, size_t N,
-                         size_t K) {
+static void store_block(struct Weights out, const float *numbers, size_t n, size_t block, size_t K) {
+  const size_t begin = block * WEIGHTS_BLOCK, size = K - begin < WEIGHTS_BLOCK ? K - begin : WEIGHTS_BLOCK;
+  const float scale = block_scale(numbers + begin, size);
+  int8_t bytes[WEIGHTS_BLOCK] = {0};
+  for (size_t k = 0; k < size; k++) bytes[k] = quantised(numbers[begin + k], scale);
+  weights_set_block(out, n, block, K, bytes, scale);
+}
+
+void plain_weights_store(const struct Workers *workers, struct Weights out, const float *weight, size_t first,
+                         size_t count, size_t K) {
   (void)workers;
-  for (size_t n = 0; n < N; n++) {
-    for (size_t k = 0; k < K; k++) {
-      const size_t i = n * K + k, block = n * weights_blocks(K) + k / WEIGHTS_BLOCK;
-      if (out.dtype != INT8) {
-        array_set((struct Array){out.data, out.dtype}, i, weight[i]);
-        continue;
-      }
-      if (k % WEIGHTS_BLOCK == 0) {
-        out.scales[block] = block_scale(weight + i, K - k < WEIGHTS_BLOCK ? K - k : WEIGHTS_BLOCK);
-      }
-      ((int8_t *)out.data)[i] = quantised(weight[i], out.scales[block]);
+  for (size_t n = 0; n < count; n++) {
+    if (out.dtype == INT8) {
+      for (size_t block = 0; block < weights_blocks(K); block++) store_block(out, weight + n * K, first + n, block, K);
+    } else {
+      const struct Array to = {out.data, out.dtype};
+      for (size_t k = 0; k < K; k++) array_set(to, (first + n) * K + k, weight[n * K + k]);
     }
   }
 }
 
 /* A row of the input times row n of INT8 weights: sums of integers, block by block. */
 static float decode_int8(const float *inp, struct WeightsView weight, size_t n, size_t K) {
-  const int8_t *row = (const int8_t *)weight.data + n * K;
   float sum = 0;
-  for (size_t begin = 0; begin < K; begin += WEIGHTS_BLOCK) {
-    const size_t size = K - begin < WEIGHTS_BLOCK ? K - begin : WEIGHTS_BLOCK;
-    const float scale = block_scale(inp + begin, size);
+  for (size_t block = 0; block < weights_blocks(K); block++, inp += WEIGHTS_BLOCK) {
+    const size_t left = K - block * WEIGHTS_BLOCK, size = left < WEIGHTS_BLOCK ? left : WEIGHTS_BLOCK;
+    const float scale = block_scale(inp, size);
+    int8_t bytes[WEIGHTS_BLOCK];
     int products = 0;
-    for (size_t k = begin; k < begin + size; k++) products += quantised(inp[k], scale) * row[k];
-    sum += (float)products * (scale * weight.scales[n * weights_blocks(K) + begin / WEIGHTS_BLOCK]);
+    weights_get_block(bytes, weight, n, block, K);
+    for (size_t k = 0; k < size; k++) products += quantised(inp[k], scale) * bytes[k];
+    sum += (float)products * (scale * weight.scales[weights_scale_place(n, block, K)]);
   }
   return sum;
 }

@@ -9,7 +9,8 @@ static size_t shared_floats(size_t largest) {
 #elif SME
   block = size_max(block, sme_block_floats(largest));
 #endif
-  return size_max(size_max(2 * block, 2 * SQUARES_PARTS), decode_row_floats(INT8, largest));
+  const size_t decoded = size_max(decode_row_floats(largest), INT8_ROWS * int8_row_floats(largest));
+  return size_max(size_max(2 * block, 2 * SQUARES_PARTS), decoded);
 }
 
 static size_t own_floats(size_t T, size_t HS) {

@@ -16,22 +16,11 @@ static enum Dtype kept_as(const struct Decoder *decoder, const struct Tensor *te
   return tensor->kind == MATRIX && strcmp(tensor->name, "wpe") != 0 ? decoder->dtype : FP32;
 }
 
-static size_t tensor_rows(const struct Config *config, const struct Tensor *tensor) {
-  return size_product(tensor->place == BLOCK ? config->L : 1, tensor->rows);
-}
-
 static struct Weights weights_alloc(const struct Decoder *decoder, struct Arena *arena, const struct Tensor *tensor) {
-  const size_t rows = tensor_rows(&decoder->config, tensor);
+  const size_t matrices = tensor->place == BLOCK ? decoder->config.L : 1, N = tensor->rows, K = tensor->columns;
   struct Weights weights = {.dtype = kept_as(decoder, tensor)};
-  weights.data = arena_alloc(arena, size_product(rows, tensor->columns), dtype_size(weights.dtype));
-  if (weights.dtype == INT8) weights.scales = floats(arena, rows, weights_blocks(tensor->columns));
-  return weights;
-}
-
-/* Rows `row` … of a tensor with K columns. */
-static struct Weights weights_at(struct Weights weights, size_t row, size_t K) {
-  weights.data = (char *)weights.data + row * K * dtype_size(weights.dtype);
-  if (weights.dtype == INT8) weights.scales += row * weights_blocks(K);
+  weights.data = arena_alloc(arena, size_product(matrices, weights_count(weights.dtype, N, K)), dtype_size(weights.dtype));
+  if (weights.dtype == INT8) weights.scales = floats(arena, matrices, weights_scales(INT8, N, K));
   return weights;
 }
 
@@ -79,6 +68,17 @@ void decoder_layout_beside(struct Decoder *d, struct Arena *arena, const struct 
 
 /* ---- loading ------------------------------------------------------------------------------------ */
 
+void decoder_store(struct Decoder *d, int tensor, size_t first, size_t count, const float *rows) {
+  struct Tensor tensors[GPT2_TENSOR_COUNT];
+  gpt2_tensors(&d->config, tensors);
+  const size_t N = tensors[tensor].rows, K = tensors[tensor].columns;
+  for (const size_t end = first + count; first < end; first += count, rows += count * K) {
+    count = size_min(end - first, N - first % N);
+    const struct Weights to = weights_at(d->params.tensors[tensor], first / N, N, K);
+    d->kernels->weights_store(&d->workers, to, rows, first % N, count, K);
+  }
+}
+
 static float *place_rows(void *context, const struct CheckpointRows *rows) {
   struct Decoder *d = context;
   (void)rows;
@@ -87,8 +87,7 @@ static float *place_rows(void *context, const struct CheckpointRows *rows) {
 
 static void keep_rows(void *context, const struct CheckpointRows *rows) {
   struct Decoder *d = context;
-  const struct Weights to = weights_at(d->params.tensors[rows->tensor], rows->first, rows->columns);
-  d->kernels->weights_store(&d->workers, to, d->rows_read, rows->count, rows->columns);
+  decoder_store(d, rows->tensor, rows->first, rows->count, d->rows_read);
 }
 
 void decoder_load(struct Decoder *d, int file, const char *path, const struct Checkpoint *checkpoint) {
@@ -131,7 +130,7 @@ static void linear(struct Decoder *d, struct BlockLinear a, size_t l, size_t n, 
   const struct Kernels *k = d->kernels;
   (prompt && n >= PROMPT_ROWS ? k->prompt_linear : k->decode_linear)(
       &d->workers, (struct DecodeLinear){.out = a.out, .inp = a.inp,
-                                         .weight = weights_view(weights_at(a.weight, l * a.N, a.K)),
+                                         .weight = weights_view(weights_at(a.weight, l, a.N, a.K)),
                                          .bias = (const float *)a.bias.data + l * a.N, .finish = a.finish,
                                          .M = n, .N = a.N, .K = a.K});
 }

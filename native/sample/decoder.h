@@ -40,6 +40,9 @@ void decoder_layout_beside(struct Decoder *decoder, struct Arena *arena, const s
 /* Reads the weights into it as they are to be kept, a few rows at a time, and closes the file. */
 void decoder_load(struct Decoder *decoder, int file, const char *path, const struct Checkpoint *checkpoint);
 
+/* Keeps rows first … first + count of a tensor, those of all layers stacked: (count, columns) floats. */
+void decoder_store(struct Decoder *decoder, int tensor, size_t first, size_t count, const float *rows);
+
 /* Feeds `count` tokens to a slot from `position` on, all before which have been fed, and puts the logits after
  * the last into row 0. At most DECODER_CHUNK tokens. */
 void decoder_read(struct Decoder *decoder, size_t slot, const int *tokens, size_t position, size_t count);

@@ -15,11 +15,10 @@ static void case_weights(struct Case *c, size_t N, size_t K) {
   struct Memory floats = memory_take(N * K, FP32);
   struct Memory *data = &c->in[c->inputs++], *scales = &c->in[c->inputs++];
   for (size_t i = 0; i < N * K; i++) floats.data[i] = (float)(2 * random_unit() - 1);
-  *data = memory_take(N * K, c->dtype);
-  *scales = memory_take(N * weights_blocks(K), FP32);
-  for (size_t i = 0; i < scales->count; i++) scales->data[i] = 0;
+  *data = memory_take(weights_count(c->dtype, N, K), c->dtype);
+  *scales = memory_take(size_max(1, weights_scales(c->dtype, N, K)), FP32);  // any input may get a NaN
   const struct Weights weights = {c->dtype, data->array.data, scales->data};
-  kernels_at(0)->weights_store(NULL, weights, floats.data, N, K);
+  kernels_at(0)->weights_store(NULL, weights, floats.data, 0, N, K);
   memory_free(&floats);
 }
 
@@ -139,31 +138,39 @@ static void check_rows(size_t N, size_t K, enum Dtype dtype) {
 
 /* ---- storing ------------------------------------------------------------------------------------- */
 
-/* Every table stores the same bytes; each is within half a step of the number it stands for. */
+/* Every table stores the same numbers, in two parts that begin anywhere; each is within half a step of the number it stands
+ * for. */
 static void check_store(size_t N, size_t K, enum Dtype dtype, float magnitude) {
-  const size_t blocks = weights_blocks(K);
   struct Memory from = memory_take(N * K, FP32), data[2], scales[2];
+  struct Weights stored[2];
   for (size_t i = 0; i < N * K; i++) from.data[i] = (float)(2 * random_unit() - 1) * magnitude;
-  for (int i = 0; i < 2; i++) data[i] = memory_take(N * K, dtype), scales[i] = memory_take(N * blocks, FP32);
-  const struct Weights plain = {dtype, data[0].array.data, scales[0].data};
-  kernels_at(0)->weights_store(NULL, plain, from.data, N, K);
+  for (int i = 0; i < 2; i++) {
+    data[i] = memory_take(weights_count(dtype, N, K), dtype), scales[i] = memory_take(weights_scales(dtype, N, K), FP32);
+    stored[i] = (struct Weights){dtype, data[i].array.data, scales[i].data};
+  }
+  kernels_at(0)->weights_store(NULL, stored[0], from.data, 0, N, K);
   for (size_t i = 0; i < N * K; i++) {
-    const double x = from.data[i], got = weights_get(weights_view(plain), i / K, i % K, K);
-    const size_t block = i / K * blocks + i % K / WEIGHTS_BLOCK;
-    const double most = dtype == INT8 ? 0.5001 * scales[0].data[block] : fabs(x) / 256;
+    const double x = from.data[i], got = weights_get(weights_view(stored[0]), i / K, i % K, K);
+    const double step = dtype == INT8 ? scales[0].data[weights_scale_place(i / K, i % K / WEIGHTS_BLOCK, K)] : 0;
+    const double most = dtype == INT8 ? 0.5001 * step : fabs(x) / 256;
     check(dtype == FP32 ? got == x : fabs(got - x) <= most + FLT_MIN,
           "weights_store in %s: expected %g within %g, got %g", dtype_name(dtype), x, most, got);
   }
   for (int t = 1; kernels_at(t) != NULL; t++) {
     if (!kernels_runnable(kernels_at(t))) continue;
-    const int pool = t % THREAD_COUNTS;
+    const struct Workers workers = {.pool = pools[t % THREAD_COUNTS]};
+    const size_t cut = random_below(N);
     guard_write(&data[1]), guard_write(&scales[1]);
-    kernels_at(t)->weights_store(&(struct Workers){.pool = pools[pool]},
-                                 (struct Weights){dtype, data[1].array.data, scales[1].data}, from.data, N, K);
-    const bool same = memcmp(data[0].array.data, data[1].array.data, N * K * dtype_size(dtype)) == 0 &&
-                      (dtype != INT8 || memcmp(scales[0].data, scales[1].data, N * blocks * sizeof(float)) == 0);
+    kernels_at(t)->weights_store(&workers, stored[1], from.data, 0, cut, K);
+    kernels_at(t)->weights_store(&workers, stored[1], from.data + cut * K, cut, N - cut, K);
+    bool same = true;
+    for (size_t i = 0; i < N * K; i++) {
+      const float a = weights_get(weights_view(stored[0]), i / K, i % K, K);
+      const float b = weights_get(weights_view(stored[1]), i / K, i % K, K);
+      same &= memcmp(&a, &b, sizeof a) == 0;
+    }
     check(same && guard_holds(&data[1]) && guard_holds(&scales[1]),
-          "weights_store of %s in %s, N=%zu K=%zu, up to %g: expected the bytes of the plain loops, got others",
+          "weights_store of %s in %s, N=%zu K=%zu, up to %g: expected the numbers of the plain loops, got others",
           kernels_at(t)->name, dtype_name(dtype), N, K, (double)magnitude);
   }
   memory_free(&from);
@@ -172,18 +179,21 @@ static void check_store(size_t N, size_t K, enum Dtype dtype, float magnitude) {
 
 /* A block in which something is no number is none itself; its neighbours are as they were. */
 static void check_store_odd(float odd) {
+  enum { K = 3 * WEIGHTS_BLOCK };
   for (int t = 0; kernels_at(t) != NULL; t++) {
     if (!kernels_runnable(kernels_at(t))) continue;
-    float weight[3 * WEIGHTS_BLOCK], scales[3];
-    int8_t data[3 * WEIGHTS_BLOCK];
-    for (size_t i = 0; i < 3 * WEIGHTS_BLOCK; i++) weight[i] = 1;
+    float weight[K], scales[3 * WEIGHTS_PANEL] = {0};
+    int8_t data[WEIGHTS_PANEL * K] = {0};
+    for (size_t i = 0; i < K; i++) weight[i] = 1;
     weight[WEIGHTS_BLOCK + random_below(WEIGHTS_BLOCK)] = odd;
     const struct Workers workers = {.pool = pools[0]};
-    kernels_at(t)->weights_store(&workers, (struct Weights){INT8, data, scales}, weight, 1, 3 * WEIGHTS_BLOCK);
-    check(!isfinite(scales[1]) && isnan(scales[1]) == isnan(odd) && scales[0] == 1 / 127.0f && data[0] == 127 &&
-          scales[2] == scales[0] && data[2 * WEIGHTS_BLOCK] == 127,
+    const struct Weights stored = {INT8, data, scales};
+    kernels_at(t)->weights_store(&workers, stored, weight, 0, 1, K);
+    const float of_odd = scales[weights_scale_place(0, 1, K)];
+    const float before = weights_get(weights_view(stored), 0, 0, K), after = weights_get(weights_view(stored), 0, K - 1, K);
+    check(!isfinite(of_odd) && isnan(of_odd) == isnan(odd) && before == 127 * (1 / 127.0f) && after == before,
           "weights_store of %s: expected a scale of %g, between those of ones, got %g", kernels_at(t)->name,
-          (double)odd, (double)scales[1]);
+          (double)odd, (double)of_odd);
   }
 }
 
