@@ -33,7 +33,8 @@ static void layout(struct Run *run, const struct BenchOptions *o) {
 static void fill(struct Run *run) {
   struct Decoder *d = &run->decoder;
   for (int i = 0; i < GPT2_TENSOR_COUNT; i++) {
-    const size_t K = run->tensors[i].columns, N = matrices_of(run, i) * run->tensors[i].rows, room = size_max(1, 4 * d->config.C / K);
+    const size_t K = run->tensors[i].columns, N = matrices_of(run, i) * run->tensors[i].rows;
+    const size_t room = size_max(1, 4 * d->config.C / K);
     bench_fill(d->rows_read, room * K, 0.035f);
     for (size_t n = 0; n < N; n += room) decoder_store(d, i, n, size_min(room, N - n), d->rows_read);
   }
