@@ -35,7 +35,7 @@ from llmc.text.reading import (
     Reading,
     kind_of,
 )
-from llmc.text.split_names import TRAIN, VALIDATION, splits_by_name, why_left_out
+from llmc.text.split_names import TRAIN, VALIDATION, note_on_few, splits_by_name, why_left_out
 from llmc.text.utf8 import LEAVE, UTF8, Unreadable
 
 # A large file is split into parts of about this size.
@@ -183,6 +183,7 @@ class Pieces:
         """
         splits = splits_by_name(names)
         if not splits:
+            self.notes += note_on_few(archive, names.values())
             return dict.fromkeys(names, TRAIN)
         found = {}
         for index, name in names.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from llmc.text.fields import listed
 from llmc.text.reading import Reading, kind_of
 
 Key = TypeVar("Key", bound=Hashable)  # a file: its path, or its number in an archive
@@ -33,6 +34,10 @@ SPLIT_WORDS = {
     VALIDATION: "validation|valid|dev|val",
     "test": "test|testing|eval|evaluation",
 }
+
+# Files with the words as their names are splits if they are so large a part of those with their
+# suffix. A folder of notes has a ``training.md``; a dataset has little beside its splits.
+LEAST_NAMED = 1 / 4
 
 
 def format_of(path: str) -> str | None:
@@ -63,18 +68,45 @@ def strict_split(name: str) -> str | None:
     for split, words in SPLIT_WORDS.items():
         if re.fullmatch(rf"({words})([-_.]?\d.*|[-_.]?(set|split|data))?", _stem(path), re.I):
             return split
-        folder = re.compile(rf"(split=)?({words})", re.IGNORECASE)
-        if any(folder.fullmatch(part) for part in path.parts[:-1]):
+        if _is_in_folder_of(words, path):
             return split
     return None
+
+
+def strict_splits(names: Mapping[Key, str]) -> dict[Key, str]:
+    """Return the strict split of each file that has one, where such files are not few.
+
+    Below ``LEAST_NAMED`` of the files with their suffix, ``training.md`` and ``eval.md`` are names
+    of what is in them. A folder called ``train`` or ``test`` is a split however few its files are.
+    """
+    strict = all_strict(names)
+    of_suffix = Counter(_suffix(name) for name in names.values())
+    named = Counter(_suffix(names[file]) for file in strict)
+    any_words = "|".join(SPLIT_WORDS.values())
+    found = {}
+    for file, split in strict.items():
+        suffix = _suffix(names[file])
+        is_in_folder = _is_in_folder_of(any_words, PurePosixPath(names[file]))
+        if is_in_folder or named[suffix] >= LEAST_NAMED * of_suffix[suffix]:
+            found[file] = split
+    return found
+
+
+def all_strict(names: Mapping[Key, str]) -> dict[Key, str]:
+    """Return the same, however many files are called otherwise."""
+    return {file: split for file, name in names.items() if (split := strict_split(name))}
 
 
 def splits_by_name(names: Mapping[Key, str]) -> dict[Key, str]:
     """Return the splits that the names of files say; empty unless train and another are there."""
     data = {file: name for file, name in names.items() if format_of(name) in FORMATS}
-    strict = {file: split for file, name in data.items() if (split := strict_split(name))}
-    found = strict | alike_splits(data)
-    return found if TRAIN in found.values() and len({*found.values()}) > 1 else {}
+    found = strict_splits(data) | alike_splits(data)
+    return found if has_several(found) else {}
+
+
+def has_several(splits: Mapping[Key, str]) -> bool:
+    """Return whether train and another split are there."""
+    return TRAIN in splits.values() and len({*splits.values()}) > 1
 
 
 def why_left_out(name: str, split: str | None, advice: str) -> str | None:
@@ -113,5 +145,32 @@ def few_alike(names: Mapping[Key, str]) -> dict[Key, str]:
     return {file: split for files in several for file, split in files.items()}
 
 
+def note_on_few(place: object, names: Iterable[str]) -> tuple[str, ...]:
+    """Return a sentence on files in a folder or archive that are called like those of splits.
+
+    It is for where they are so few that all files are text.
+    """
+    data = {name: name for name in names if format_of(name) in FORMATS}
+    strict = all_strict(data)
+    few = sorted((strict if has_several(strict) else {}) | few_alike(data))
+    if not few or alike_splits(data):
+        return ()
+    return (
+        f"{place}: {listed(few)} are called like files of splits, and most files are not: "
+        "all are read as text (--include chooses some)",
+    )
+
+
+def _is_in_folder_of(words: str, path: PurePosixPath) -> bool:
+    folder = re.compile(rf"(split=)?({words})", re.IGNORECASE)
+    return any(folder.fullmatch(part) for part in path.parts[:-1])
+
+
 def _stem(path: PurePosixPath) -> str:
     return path.name.partition(".")[0]
+
+
+def _suffix(name: str) -> str:
+    """Return the last suffix of a name, before that of its compression."""
+    path = PurePosixPath(name.lower())
+    return PurePosixPath(path.stem).suffix if kind_of(name, Reading()).codec else path.suffix

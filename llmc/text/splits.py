@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmc.errors import Usage
 from llmc.text.examine import LeftOut
-from llmc.text.fields import listed
 from llmc.text.hub import declared_splits, fits
 from llmc.text.split_names import (
     ABOUT,
@@ -18,10 +17,12 @@ from llmc.text.split_names import (
     TRAIN,
     VALIDATION,
     alike_splits,
-    few_alike,
+    all_strict,
     format_of,
+    has_several,
+    note_on_few,
     split_of_path,
-    strict_split,
+    strict_splits,
     why_left_out,
 )
 
@@ -44,8 +45,8 @@ def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
 
     It has splits if its card says so (``README.md`` with the hub's fields), or if files or folders
     are called ``train`` and ``test`` or ``validation``, or names of files differ in these words
-    alone. What has no such name is training text. A dataset that ``save_to_disk`` wrote (.arrow) is
-    the training split.
+    alone; few files among many others say nothing by their names. What has no such name is training
+    text. A dataset that ``save_to_disk`` wrote (.arrow) is the training split.
 
     Raises:
         Usage: the card declares several subsets.
@@ -56,14 +57,16 @@ def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
     of_split = _declared(folder, card, names) if card is not None else {}
     # A card often names the training files alone; the names of the others say what they are.
     lenient = card is not None and not of_split
-    split_named: Callable[[str], str | None] = split_of_path if lenient else strict_split
-    by_name = {f: split for f in data if (split := split_named(names[f])) is not None}
-    by_name |= {} if lenient else alike_splits({file: names[file] for file in data})
+    of_data = {file: names[file] for file in data}
+    if lenient:
+        by_name = {file: split_of_path(name) for file, name in of_data.items()}
+    else:  # what has a card is a dataset, however few of its files are called like splits
+        strict = strict_splits if card is None else all_strict
+        by_name = strict(of_data) | alike_splits(of_data)
     if not by_name:
         by_name = {file: TRAIN for file, form in data.items() if form == "arrow"}
     of_split = by_name | of_split
-    has_several = TRAIN in of_split.values() and len({*of_split.values()}) > 1
-    if not (has_several or (of_split and (card is not None or "arrow" in data.values()))):
+    if not (has_several(of_split) or (of_split and (card is not None or "arrow" in data.values()))):
         return None
     form = next((f for f in FORMATS if f in {data.get(file) for file in of_split}), None)
     found = Splits()
@@ -85,15 +88,7 @@ def splits_of(folder: Path, files: Sequence[Path]) -> Splits | None:
 
 def note_on_names(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
     """Return a sentence on files that are called like those of splits, if most are not."""
-    names = [file.relative_to(folder).as_posix() for file in files]
-    data = {name: name for name in names if format_of(name) in FORMATS}
-    alike = sorted(few_alike(data))
-    if not alike or alike_splits(data):
-        return ()
-    return (
-        f"{folder}: {listed(alike)} are called like files of splits, and most files are not: "
-        "all are read as text (--include chooses some)",
-    )
+    return note_on_few(folder, [file.relative_to(folder).as_posix() for file in files])
 
 
 def _card(path: Path) -> dict[str, Any] | None:

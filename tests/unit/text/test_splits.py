@@ -175,6 +175,67 @@ def test_a_few_files_that_are_called_like_splits_are_named() -> None:
     assert all(name in note for name in few) and "read as text" in note
 
 
+MANY = {f"{number}.md": "n" for number in range(30)}
+
+
+@pytest.mark.parametrize(
+    "few",
+    [
+        ("training.md", "eval.md"),
+        ("training.md", "test.txt"),
+        ("Training.txt", "testing.md"),
+        ("train.md", "valid.md", "test.md"),
+        ("ml/training.md", "ml/eval.md"),
+        ("training-2.md", "test-data.md", "plans.txt"),
+    ],
+)
+def test_a_few_notes_with_the_names_of_splits_are_notes(few: tuple[str, ...]) -> None:
+    files = MANY | {name: f"of {name}" for name in few}
+    made = source(files)
+    assert sorted(documents_of(made.parts)) == sorted(files.values())
+    assert (made.left_out, made.val_parts) == ((), None)
+    (note,) = made.notes
+    assert few[0] in note and few[1] in note and "read as text" in note
+    Path("d.zip").write_bytes(zip_of({name: text.encode() for name, text in files.items()}))
+    packed = open_source(Workspace(Path()), ["d.zip"])
+    assert sorted(documents_of(packed.parts)) == sorted(files.values())
+    assert (packed.left_out, packed.val_parts) == ((), None)
+    assert any(few[1] in note and "read as text" in note for note in packed.notes)
+
+
+@pytest.mark.parametrize(
+    ("files", "others"),
+    [
+        ({"train.txt": "t", "valid.txt": "v", "test.txt": "x"}, MANY),
+        ({"train.txt.gz": "t", "valid.txt.gz": "v", "test.txt.gz": "x"}, MANY),
+        ({"train.jsonl": row("t"), "valid.jsonl": row("v"), "test.jsonl": row("x")},
+         {f"notes/{number}.txt": "n" for number in range(30)}),
+        ({"train/1.txt": "t", "valid/1.txt": "v", "test/1.txt": "x"},
+         {f"raw/{number}.txt": "n" for number in range(30)}),
+        ({"train.txt": "t", "valid.txt": "v", "test.txt": "x"},
+         {f"words-{number}.txt": "n" for number in range(9)}),
+        ({f"train/{number}.txt": "t" for number in range(30)} | {"valid.txt": "v", "test.txt": "x"},
+         {}),
+    ],
+)  # fmt: skip
+def test_splits_stay_apart_among_other_files(files: dict[str, str], others: dict[str, str]) -> None:
+    made = source(files | others)
+    assert sorted({*documents_of(made.parts)}) == sorted({*others.values()} | {"t"})
+    assert list(documents_of(made.val_parts or ())) == ["v"]
+    (left_out,) = made.left_out
+    assert "test" in left_out.name and "split test" in left_out.reason
+
+
+def test_a_dataset_with_a_card_may_have_few_files_of_other_splits() -> None:
+    files = {f"raw/a{number}.jsonl": row("t") for number in range(30)}
+    card = CARD.partition("  - split: validation")[0] + "---\n# Card\n"
+    made = source(
+        {**files, "validation.jsonl": row("v"), "test.jsonl": row("x"), "README.md": card}
+    )
+    assert len(list(documents_of(made.parts))) == 30
+    assert list(documents_of(made.val_parts or ())) == ["v"]
+
+
 def test_what_save_to_disk_wrote() -> None:
     pa = pytest.importorskip("pyarrow")
     about = {"state.json": "{}", "dataset_info.json": "{}"}
