@@ -57,6 +57,23 @@ INLINE vi quad_add(vi sum, struct QuadWeights w, const float *x) {
 }
 #endif
 
+#elif VL == 8 && defined(__AVX2__)
+enum { QUAD_WORDS = 1, QUAD_INSTRUCTION = 0 };
+
+/* vpmaddubsw multiplies bytes without a sign by bytes with one: magnitudes of weights by what has the sign of the product.
+ * Two products fit into 16 bits, since none of the bytes is -128. */
+struct QuadWeights { vi word, magnitudes; };
+
+INLINE struct QuadWeights quad_weights(vi w) { return (struct QuadWeights){w, (vi)_mm256_abs_epi8((__m256i)w)}; }
+INLINE void quad_prepare(float *to, const int8_t x[WEIGHTS_QUAD]) { memcpy(to, x, WEIGHTS_QUAD); }
+INLINE int32_t quad_start(const int8_t x[WEIGHTS_BLOCK]) { return (void)x, 0; }
+
+INLINE vi quad_add(vi sum, struct QuadWeights w, const float *x) {
+  const __m256i signs = _mm256_sign_epi8((__m256i)vsplat_word(x), (__m256i)w.word);
+  const __m256i pairs = _mm256_maddubs_epi16((__m256i)w.magnitudes, signs);
+  return sum + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
 #else
 enum { QUAD_WORDS = 2, QUAD_INSTRUCTION = 0 };
 
@@ -79,8 +96,6 @@ INLINE int32_t quad_start(const int8_t x[WEIGHTS_BLOCK]) { return (void)x, 0; }
 INLINE vi add_products(vi a, vi b) {
 #if VL == 16 && defined(__AVX512BW__)
   return (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif VL == 8 && defined(__AVX2__)
-  return (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif VL == 4 && defined(__SSE2__)
   return (vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else

@@ -16,6 +16,7 @@ enum {
   INT8_START,                            // and what its sums start at
   INT8_PREPARED,                         // words of a prepared block
   INT8_ROWS_AT_ONCE = 128,               // prepared rows that a second cache has room for
+  INT8_AHEAD = 4096,                     // bytes
 };
 
 /* Prepared rows lie in tiles: [tile][block][row][word]. */
@@ -53,7 +54,7 @@ INLINE void int8_block(vf sum[INT8_ROWS][INT8_VECTORS], const int8_t *bytes, con
 #pragma GCC unroll 4
     for (size_t j = 0; j < INT8_VECTORS; j++) products[i][j] = (vi)vsplat_word(x + i * INT8_PREPARED + INT8_START);
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 1
   for (size_t q = 0; q < INT8_QUADS; q++) {
 #pragma GCC unroll 4
     for (size_t j = 0; j < INT8_VECTORS; j++) {
@@ -77,7 +78,20 @@ INLINE void int8_block(vf sum[INT8_ROWS][INT8_VECTORS], const int8_t *bytes, con
   }
 }
 
-/* Outputs n … n + count of a panel, of `rows` rows of the input from row m on. */
+/* With many rows, a part of the next panel with every block. A panel that is used once is wanted at once, by the first
+ * cache. */
+INLINE void int8_fetch(struct DecodeAhead *ahead, const int8_t *bytes) {
+  if (ahead != NULL) {
+    decode_fetch(ahead, 1);
+    return;
+  }
+#pragma GCC unroll 8
+  for (size_t line = 0; line < WEIGHTS_PANEL * WEIGHTS_BLOCK; line += CACHE_LINE) {
+    __builtin_prefetch(bytes + INT8_AHEAD + line, 0, 3);
+  }
+}
+
+/* Outputs n … n + count of a panel, of `rows` rows of the input from row m on; `ahead` is NULL if those are all. */
 INLINE void int8_tile(const struct DecodeTask *d, size_t n, size_t count, size_t m, struct DecodeAhead *ahead,
                       const size_t rows) {
   const size_t blocks = weights_blocks(d->a.K);
@@ -85,7 +99,7 @@ INLINE void int8_tile(const struct DecodeTask *d, size_t n, size_t count, size_t
   const float *scales = d->a.weight.scales + n * blocks, *x = int8_prepared(d, m, 0);
   vf sum[INT8_ROWS][INT8_VECTORS] = {0};
   for (size_t block = 0; block < blocks; block++) {
-    decode_fetch(ahead, 1);
+    int8_fetch(ahead, bytes);
     int8_block(sum, bytes, scales, x, rows);
     bytes += WEIGHTS_PANEL * WEIGHTS_BLOCK, scales += WEIGHTS_PANEL, x += INT8_ROWS * INT8_PREPARED;
   }
@@ -119,7 +133,7 @@ static void int8_linear_task(void *argument, int thread, int threads) {
       const size_t next = n + WEIGHTS_PANEL;
       struct DecodeAhead ahead = {.line = data + next * row, .end = data + size_min(next + WEIGHTS_PANEL, end) * row,
                                   .share = ceil_div(WEIGHTS_PANEL * WEIGHTS_BLOCK, tiles)};
-      int8_panel(d, n, size_min(WEIGHTS_PANEL, N - n), &ahead);
+      int8_panel(d, n, size_min(WEIGHTS_PANEL, N - n), tiles == 1 ? NULL : &ahead);
     }
   }
 }
