@@ -25,6 +25,14 @@ def test_every_preset_that_comes_with_llmc_loads() -> None:
         assert preset.train.seq_len <= preset.model.context
 
 
+@pytest.mark.parametrize("name", ["python-stdlib", "stories-1m", "stories-3m", "stories-15m"])
+def test_small_models_start_from_scratch_with_muon(name: str) -> None:
+    train = load_preset(name).train
+    assert (train.optimizer, train.schedule, train.decay) == ("muon", "wsd", 0.4)
+    assert 2048 <= train.tokens_per_step <= 16384  # smaller updates leave Muon less time
+    assert 0.018 < train.warmup / train.steps < 0.022
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
