@@ -136,27 +136,30 @@ def _quota_of(folder: str, *, v2: bool) -> float:
 
 
 def instruction_sets(
-    binary: Path, dtype: str = "fp32", *, rates: bool = False
+    binary: Path, dtype: str = "fp32", *, rates: bool = False, preferred: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield the events of ``llmc-native isa``: every kernel table, then the one for ``dtype`` here.
 
     With ``rates`` a table has what one thread multiplies: ``fp32_flops`` and ``bf16_flops``, per
-    second.
+    second. ``preferred`` is taken if it is among those of which the fastest is measured.
 
     Raises:
         LlmcError: the engine failed, or LLMC_ISA names one that cannot run; the tables come before.
     """
-    with Engine([str(binary), "isa", "--dtype", dtype, "--rates", str(int(rates))]) as engine:
+    argv = [str(binary), "isa", "--dtype", dtype, "--rates", str(int(rates))]
+    with Engine([*argv, *(["--prefer-isa", preferred] if preferred else [])]) as engine:
         yield from engine.events()
 
 
-def chosen_isa(binary: Path, dtype: str) -> str:
+def chosen_isa(binary: Path, dtype: str, preferred: str | None = None) -> str:
     """Return the instruction set that the engine multiplies ``dtype`` with on this machine.
+
+    ``preferred`` is taken if it is among those of which the fastest is measured.
 
     Raises:
         LlmcError: the engine failed, or LLMC_ISA names one that cannot run.
     """
-    *_, chosen = instruction_sets(binary, dtype)
+    *_, chosen = instruction_sets(binary, dtype, preferred=preferred)
     return str(chosen["isa"])
 
 

@@ -68,6 +68,8 @@ class Followed:
         argv = engine_arguments(
             plan.data, plan.model, plan.folder, settings, self.setup.threads, rows=plan.rows
         )
+        if not self.setup.launch.several:  # else rank 0 chooses, perhaps on another machine
+            argv += ["--prefer-isa", self.setup.isa]
         if not self.resumed:
             return argv
         argv += ["--resume", "1"]

@@ -154,7 +154,8 @@ def train(
         report=report,
     )
     binary = build()
-    setup = Setup(binary, chosen_isa(binary, plan.settings.dtype), chosen, launch)
+    isa = chosen_isa(binary, plan.settings.dtype, plan.began_with)
+    setup = Setup(binary, isa, chosen, launch)
     name = inputs.run if inputs is not None else None
     return run_training(workspace, plan, setup, run=name, report=report, on_event=on_event)
 

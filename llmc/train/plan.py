@@ -207,13 +207,17 @@ class RunPlan:
         if not setup.launch.several:  # several ranks agree on one
             self.note_isa(setup.isa, report)
 
+    @property
+    def began_with(self) -> str | None:
+        """The instruction set of a run that is resumed, if it is known."""
+        return self.record.get("isa") if self.record is not None and self.step is not None else None
+
     def note_isa(self, isa: str, report: Report) -> None:
         """Report that a resumed run continues with another instruction set than it began with."""
-        began_with = self.record.get("isa") if self.record is not None else None
-        if self.step is not None and began_with not in (None, isa):
+        if self.began_with not in (None, isa):
             report.note(
-                f"the run began with the instruction set {began_with} and continues with {isa}: "
-                "its numbers will not be bit for bit those of an uninterrupted run"
+                f"the run began with the instruction set {self.began_with} and continues with "
+                f"{isa}: its numbers will not be bit for bit those of an uninterrupted run"
             )
 
 

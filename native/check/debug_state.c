@@ -58,7 +58,7 @@ int command_debug_state(int argc, char **argv) {
   struct DataLoader loader;
   dataloader_open(&loader, data, B, T, checkpoint.config.V);
   dataloader_cut(&loader, T);
-  struct Gpt2 model = {.config = checkpoint.config, .kernels = kernels_choose(dtype), .dtype = dtype,
+  struct Gpt2 model = {.config = checkpoint.config, .kernels = kernels_choose(dtype, NULL), .dtype = dtype,
                        .recompute = recompute, .dropout = {.rate = dropout, .seed = seed}};
   model.workers.pool = pool_create((int)threads);
   struct Arena arena = {0};

@@ -330,7 +330,7 @@ int command_eval(int argc, char **argv) {
   struct Checkpoint checkpoint;
   const int file = checkpoint_open(o->model, &checkpoint);
   dataloader_open(&eval.loader, o->data, 1, 1, checkpoint.config.V);
-  eval.model = (struct Gpt2){.config = checkpoint.config, .kernels = kernels_choose(o->dtype), .dtype = o->dtype,
+  eval.model = (struct Gpt2){.config = checkpoint.config, .kernels = kernels_choose(o->dtype, NULL), .dtype = o->dtype,
                              .recompute = true};  // one layer's activations are enough: nothing goes back
   if (o->rows != NULL) rows_open(&eval);
   else windows_open(&eval);

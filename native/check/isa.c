@@ -9,8 +9,10 @@
 int command_isa(int argc, char **argv) {
   enum Dtype dtype = FP32;
   bool rates = false;
+  const char *prefer = NULL;
   const struct Arg args[] = {
       {"dtype", ARG_CHOICE, &(struct Choice){&dtype, DTYPE_NAMES}, 0, 0, "the type that is multiplied"},
+      {"prefer-isa", ARG_TEXT, &prefer, 0, 0, "instruction set to take if it is among those of which the fastest is measured"},
       {"rates", ARG_SWITCH, &rates, 0, 1, "1: measure how fast one thread of each table multiplies"},
   };
   args_parse("isa", args, sizeof args / sizeof *args, argc, argv);
@@ -24,6 +26,6 @@ int command_isa(int argc, char **argv) {
     printf("}\n");
   }
   /* Last: it dies when LLMC_ISA names a table that cannot run, and the tables are known all the same. */
-  printf("{\"event\":\"chosen\",\"isa\":\"%s\"}\n", kernels_choose(dtype)->name);
+  printf("{\"event\":\"chosen\",\"isa\":\"%s\"}\n", kernels_choose(dtype, prefer)->name);
   return EXIT_OK;
 }

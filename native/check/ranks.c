@@ -38,7 +38,7 @@ static struct Report *reports_gather(const struct Ranks *ranks) {
   struct Report *reports = calloc(RANKS_MOST, sizeof *reports), *own = &reports[ranks->rank];
   if (reports == NULL) die(EXIT_BAD_DATA, "out of memory");
   memcpy(own->machine, ranks->machine, sizeof own->machine);
-  snprintf(own->isa, sizeof own->isa, "%s", kernels_choose(FP32)->name);
+  snprintf(own->isa, sizeof own->isa, "%s", kernels_choose(FP32, NULL)->name);
   own->process = (int32_t)getpid(), own->here = ranks->here;
   own->cores = cores_allowed(), own->cores_there = cores_there();
   own->memory = memory_available();

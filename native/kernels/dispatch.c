@@ -249,20 +249,58 @@ static const struct Kernels *best_runnable(void) {
   return tables[best].kernels;
 }
 
-/* The fastest in BF16: of those that multiply it, and of the last one that multiplies floats alone. */
-static const struct Kernels *fastest_bf16(void) {
-  const struct Kernels *best = NULL;
-  double most = 0;
+/* A table that may be the fastest, and the type that it multiplies. */
+struct Candidate {
+  const struct Kernels *kernels;
+  enum Dtype dtype;
+};
+
+enum { TURNS = 5 };
+static const double FASTER = 1.15;
+
+/* The first one, unless another is faster by that factor. They are measured by turns, the best of each counts: who is
+ * kept waiting by another program would look slow. Most often the first turn shows enough. */
+static const struct Kernels *fastest(const struct Candidate *candidates, int count, const char *preferred) {
+  double rates[TABLES] = {0};
+  for (int i = 0; i < count && preferred != NULL; i++) {
+    if (strcmp(candidates[i].kernels->name, preferred) == 0) return candidates[i].kernels;
+  }
+  int best = 0;
+  for (int turn = 0; turn < TURNS && count > 1 && (turn == 0 || best > 0); turn++) {
+    for (int i = 0; i < count; i++) {
+      const double rate = kernels_rate(candidates[i].kernels, candidates[i].dtype);
+      if (rate > rates[i]) rates[i] = rate;
+    }
+    best = 0;
+    for (int i = 1; i < count; i++) {
+      if (rates[i] > rates[best] * (best == 0 ? FASTER : 1)) best = i;
+    }
+  }
+  return candidates[best].kernels;
+}
+
+/* Of BF16: those that multiply it, the last one first, and the last one that multiplies floats alone. */
+static int bf16_candidates(struct Candidate candidates[TABLES]) {
+  int count = 0;
   for (int i = TABLES - 1; i >= 0; i--) {
     const struct Kernels *kernels = tables[i].kernels;
-    const bool wanted = tables[i].taken == IN_TURN || (tables[i].taken == WHEN_FASTER && kernels->multiplies_bf16);
+    const bool multiplies = kernels->multiplies_bf16;
+    const bool wanted = tables[i].taken == IN_TURN || (tables[i].taken == WHEN_FASTER && multiplies);
     if (!wanted || !tables[i].runnable()) continue;
-    if (best == NULL && !kernels->multiplies_bf16) return kernels;  // there is nothing to compare
-    const double rate = kernels_rate(kernels, kernels->multiplies_bf16 ? BF16 : FP32);
-    if (rate > most) best = kernels, most = rate;
-    if (!kernels->multiplies_bf16) break;
+    candidates[count++] = (struct Candidate){kernels, multiplies ? BF16 : FP32};
+    if (!multiplies) break;
   }
-  return best;
+  return count;
+}
+
+/* Of FP32: the last table, and what needs a library or a mode of its own. */
+static int fp32_candidates(struct Candidate candidates[TABLES]) {
+  int count = 0;
+  candidates[count++] = (struct Candidate){best_runnable(), FP32};
+  for (int i = 0; i < TABLES; i++) {
+    if (tables[i].taken == WHEN_FASTER && tables[i].runnable()) candidates[count++] = (struct Candidate){tables[i].kernels, FP32};
+  }
+  return count;
 }
 
 /* The table that LLMC_ISA names, or NULL where it names none. */
@@ -289,17 +327,10 @@ const struct Kernels *kernels_best(void) {
   return forced != NULL ? forced : best_runnable();
 }
 
-const struct Kernels *kernels_choose(enum Dtype dtype) {
+const struct Kernels *kernels_choose(enum Dtype dtype, const char *preferred) {
   const struct Kernels *forced = forced_table();
   if (forced != NULL) return forced;
-  if (dtype == BF16) return fastest_bf16();
-  const struct Kernels *best = best_runnable();
-  double most = 0;
-  for (int i = 0; i < TABLES; i++) {
-    if (tables[i].taken != WHEN_FASTER || !tables[i].runnable()) continue;
-    if (most == 0) most = kernels_rate(best, FP32);
-    const double rate = kernels_rate(tables[i].kernels, FP32);
-    if (rate > most) best = tables[i].kernels, most = rate;
-  }
-  return best;
+  struct Candidate candidates[TABLES];
+  const int count = dtype == BF16 ? bf16_candidates(candidates) : fp32_candidates(candidates);
+  return fastest(candidates, count, preferred);
 }

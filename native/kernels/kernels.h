@@ -232,8 +232,9 @@ const struct Kernels *kernels_best(void);
 
 /* The same for training in this type, after measuring the machine for some milliseconds: BF16 takes the table whose
  * instructions for BF16 are fastest, or one that multiplies floats where that is faster still; FP32 takes a BLAS or
- * a matrix unit that is faster than the best table. */
-const struct Kernels *kernels_choose(enum Dtype dtype);
+ * a matrix unit that is faster than the best table. Of the tables that would be measured, the one named `preferred`, unless
+ * that is NULL: what a run began with decides its bits. */
+const struct Kernels *kernels_choose(enum Dtype dtype, const char *preferred);
 
 /* Operations a second of one thread's multipliers, in products of this type. */
 double kernels_rate(const struct Kernels *kernels, enum Dtype dtype);

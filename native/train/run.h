@@ -28,7 +28,7 @@ struct RunOptions {
   struct ArgList data, val_data;
   const char *planned_out;  // where a dry run would write
   const char *sample_prompt;  // token ids with commas between them; NULL: end-of-text
-  const char *weights, *val_weights, *model, *out, *events, *unused;
+  const char *weights, *val_weights, *model, *out, *events, *unused, *prefer_isa;
   struct Limits limits;
   size_t batch_size, seq_len, total_batch_size, threads, seed;
   size_t val_every, val_tokens, val_batches, sample_every, sample_tokens, sample_stop, keep, eot;

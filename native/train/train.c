@@ -69,6 +69,7 @@ static struct RunOptions read_options(int argc, char **argv) {
        "the resumed run had"},
       {"threads", ARG_COUNT, &o.threads, 0, POOL_MAX_THREADS,
        "number of threads; 0: one for each core that this process may use"},
+      {"prefer-isa", ARG_TEXT, &o.prefer_isa, 0, 0, "instruction set to take if it is among those of which the fastest is measured"},
       {"fewer-threads", ARG_SWITCH, &o.fewer_threads, 0, 1, "1: fewer threads where the first steps are no slower with them"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, DTYPE_NAMES}, 0, 0,
        "number type that linear layers multiply: fp32 or bf16"},
@@ -200,7 +201,7 @@ static void set_model(struct Run *run) {
   const struct RunOptions *o = &run->options;
   struct Gpt2 *model = &run->model;
   team_call(&run->team);
-  run->own_kernels = kernels_choose(o->dtype);
+  run->own_kernels = kernels_choose(o->dtype, o->prefer_isa);
   model->kernels = kernels_among(run->team.tables, run->own_kernels);
   model->dtype = o->dtype;
   model->recompute = o->recompute;

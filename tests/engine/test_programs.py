@@ -23,7 +23,9 @@ extern const struct Kernels kernels_plain, {tables};
 static const struct Kernels *const tables[] = {{&kernels_plain, {pointers}, NULL}};
 const struct Kernels *kernels_at(int i) {{ return tables[i]; }}
 int kernels_runnable(const struct Kernels *kernels) {{ return kernels != NULL; }}
-const struct Kernels *kernels_choose(enum Dtype dtype) {{ (void)dtype; return &kernels_plain; }}
+const struct Kernels *kernels_choose(enum Dtype dtype, const char *preferred) {{
+  return dtype == FP32 || preferred == NULL ? &kernels_plain : NULL;
+}}
 const struct Kernels *kernels_best(void) {{ return &kernels_plain; }}
 double kernels_rate(const struct Kernels *k, enum Dtype dtype) {{ return k == NULL ? 0 : dtype; }}
 uint64_t kernels_runnable_set(void) {{ return 0; }}

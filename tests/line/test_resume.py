@@ -117,6 +117,21 @@ def test_every_resume_is_recorded_and_another_instruction_set_reported(llmc: Llm
     assert (record["isa"], record["threads"], record["resumes"][2]["step"]) == ("generic", 1, 0)
 
 
+def test_a_run_goes_on_with_the_instruction_set_that_was_measured_first(
+    llmc: Llmc, isas: list[str]
+) -> None:
+    """A measurement on a busy machine may end otherwise another time, and the bits with it."""
+    floats = [isa for isa in isas if isa in ("avx512", "avx2", "neon")][-1]
+    for run, steps in (("whole", "4"), ("parts", "2")):
+        flags = ("--run", run, "--steps", steps, "--dtype", "bf16")
+        ok(llmc(*TRAIN, *flags, env={"LLMC_ISA": floats}))
+    assert "instruction set" not in ok(llmc("train", "--resume", "--steps", "4")).stderr
+    record = record_of(llmc, "parts")
+    assert [record["isa"], record["resumes"][0]["isa"]] == [floats, floats]
+    runs = llmc.workspace / "runs"
+    assert (runs / "parts/model.bin").read_bytes() == (runs / "whole/model.bin").read_bytes()
+
+
 def test_no_steps_that_were_made_are_taken_back(llmc: Llmc) -> None:
     ok(llmc(*TRAIN, "--run", "a", "--steps", "4"))
     run = llmc.workspace / "runs" / "a"
