@@ -5,7 +5,7 @@
 TEXT is a folder of text; docs/guide/dial.md used the ``.rst.txt`` sources of Python 3.11's
 documentation. Each run is kept in docs/measured/recipe.json as soon as it ends, so that a stopped
 call continues when it is repeated. A loss does not depend on the machine or on its load, the
-seconds do. All runs together take about an hour of one core.
+seconds do. All runs together take about three hours of one core.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ def of(layers: int, channels: int, tokens: int, lr: float, **other: Any) -> Run:
     return {**USUAL, "layers": layers, "channels": channels, "tokens": tokens, "lr": lr, **other}
 
 
+def by_muon(layers: int, channels: int, tokens: int, lr: float, **other: Any) -> Run:
+    """Return a run with Muon in bf16, in updates of 1,024 tokens."""
+    usual: Run = {"optimizer": "muon", "dtype": "bf16", "update": 1024, "val_tokens": 81920}
+    return of(layers, channels, tokens, lr, **{**usual, **other})
+
+
 RUNS = [
     # Learning rates.
     *(of(2, 64, PASS, lr) for lr in (2e-3, 4e-3, 8e-3)),
@@ -51,6 +57,17 @@ RUNS = [
     of(4, 128, PASS, 2e-3, decay=0.7),
     of(4, 128, PASS, 2e-3, T=128),
     *(of(3, 96, 2 * PASS, 2.4e-3, tokenizer=name) for name in ("bpe:2048", "bpe:4096")),
+    # Muon's rates.
+    *(by_muon(2, 64, 2_048_000, lr) for lr in (5.4e-3, 8e-3, 1.2e-2, 1.8e-2)),
+    *(by_muon(3, 96, 2_048_000, lr) for lr in (3.6e-3, 5.4e-3, 8e-3, 1.2e-2)),
+    *(by_muon(3, 96, 1_024_000, lr, update=256) for lr in (3.6e-3, 5e-3)),
+    *(by_muon(3, 96, 5_120_000, lr, T=128) for lr in (3.6e-3, 5e-3)),
+    *(by_muon(4, 128, 1_638_400, lr) for lr in (2.7e-3, 4e-3, 6e-3)),
+    *(by_muon(4, 128, 4_096_000, lr) for lr in (2.7e-3, 3.8e-3)),
+    *(by_muon(6, 192, 1_024_000, lr) for lr in (1.8e-3, 3e-3, 4.5e-3)),
+    *(by_muon(6, 192, 2_048_000, lr) for lr in (1.8e-3, 4.5e-3)),
+    *(by_muon(6, 256, 716_800, lr) for lr in (1.35e-3, 5e-3)),
+    *(by_muon(8, 320, 409_600, lr) for lr in (1.1e-3, 5e-3)),
 ]
 
 
@@ -66,7 +83,7 @@ def train(workspace: Path, data: Path, run: Run) -> tuple[TrainResult, int]:
     """Train one model from scratch; return its result and its parameters."""
     T, update, steps = run["T"], run["update"], run["tokens"] // run["update"]
     vocab_size = json.loads((data / "manifest.json").read_text())["tokenizer"]["vocab_size"]
-    heads = run["channels"] // 32
+    heads, muon = run["channels"] // 32, run.get("optimizer") == "muon"
     shape = ModelConfig(run["layers"], heads, run["channels"], T, vocab_size)
     result = llmc.train(
         data,
@@ -78,12 +95,14 @@ def train(workspace: Path, data: Path, run: Run) -> tuple[TrainResult, int]:
         lr=run["lr"],
         schedule="wsd",
         decay=run["decay"],
-        warmup=min(60, steps // 10),
+        warmup=max(steps // 50, 10) if muon else min(60, steps // 10),
+        optimizer=run.get("optimizer", "adamw"),
+        dtype=run.get("dtype", "fp32"),
         beta2=0.99,
         weight_decay=0.1,
         grad_clip=1.0,
         val_every=steps // 10,
-        val_tokens=40960,
+        val_tokens=run.get("val_tokens", 40960),
         sample_every=0,
         save_every=0,
     )

@@ -52,8 +52,10 @@ MOST_PASSES, FINETUNING_PASSES = 30, 3
 # the passes, and ends lower.
 DROPOUT, DROPOUT_FROM, DROPOUT_PASSES = 0.1, 20_000, 2
 
-# The peak rates at so many channels; they fall with the width.
-RATES, RATE_CHANNELS = {"muon": 2.7e-3, "adamw": 1.8e-3}, 128
+# The peak rates: Muon's of so many updates, which falls with this power of more, whatever the
+# width; AdamW's at so many channels, which falls with the width.
+MUON_RATE, MUON_UPDATES, MUON_FALL = 5e-3, 2000, 0.4
+ADAMW_RATE, RATE_CHANNELS = 1.8e-3, 128
 FINETUNED = 0.15  # of that rate, for trained weights
 UPDATES = 8000  # of a run, about, unless that makes an update smaller or larger than
 LEAST_UPDATE, MOST_UPDATE = 1024, 16384  # tokens
@@ -155,7 +157,7 @@ def settings_for(
         "total_batch_size": update if update > rows * T else 0,
         "optimizer": optimizer,
         "dropout": dropout,
-        "lr": float(f"{rate_of(shape, optimizer) * (FINETUNED if trained else 1):.1e}"),
+        "lr": float(f"{rate_of(shape, optimizer, steps) * (FINETUNED if trained else 1):.1e}"),
         "schedule": "wsd",
         "decay": 0.4,
         "warmup": min(max(round(0.02 * steps), 10), 200),
@@ -187,6 +189,8 @@ def _power_of_2(number: float) -> int:
     return int(2 ** round(math.log2(max(number, 1))))
 
 
-def rate_of(shape: ModelConfig, optimizer: str) -> float:
-    """Return the peak learning rate of a model that is trained from scratch."""
-    return RATES[optimizer] * RATE_CHANNELS / shape.channels
+def rate_of(shape: ModelConfig, optimizer: str, updates: float) -> float:
+    """Return the peak learning rate of a model that is trained from scratch in so many updates."""
+    if optimizer == "muon":
+        return MUON_RATE * min(math.pow(MUON_UPDATES / updates, MUON_FALL), 1)
+    return ADAMW_RATE * RATE_CHANNELS / shape.channels
