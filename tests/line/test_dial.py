@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from llmc.model import ModelConfig
 from llmc.paths import Workspace
 from llmc.report import Silent
 from llmc.setting import overridden
 from llmc.train.dial import CLOSE, choose
 from llmc.train.plan import Inputs
-from llmc.train.recipe import FINETUNING_PASSES
+from llmc.train.recipe import FINETUNED, FINETUNING, FINETUNING_PASSES, NEW, rate_of
 from llmc.weights.checkpoint import read_header
 from tests.conftest import Llmc, assert_one_sentence
 from tests.helpers.workspace import empty_workspace, ok, prepared_workspace
@@ -184,5 +185,7 @@ def test_trained_weights_are_finetuned_and_random_ones_are_not(prepared: Llmc) -
     ok(prepared("train", *TIME, *trained, "--run", "more"))
     first, more = (config(prepared, run) for run in ("small", "more"))
     assert first["model"] == more["model"]
-    assert more["train"]["lr"] < first["train"]["lr"] / 5
+    assert [each["train"]["optimizer"] for each in (first, more)] == [NEW, FINETUNING]
+    from_scratch = rate_of(ModelConfig(**more["model"]), FINETUNING, 1)
+    assert more["train"]["lr"] == pytest.approx(from_scratch * FINETUNED, rel=0.05)
     assert more["train"]["epochs"] == FINETUNING_PASSES  # dropout makes them no more
