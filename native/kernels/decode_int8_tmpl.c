@@ -16,7 +16,7 @@ enum {
   INT8_START,                            // and what its sums start at
   INT8_PREPARED,                         // words of a prepared block
   INT8_ROWS_AT_ONCE = 128,               // prepared rows that a second cache has room for
-  INT8_AHEAD = 4096,                     // bytes
+  INT8_AHEAD = 4096,                     // bytes from what is multiplied to what is fetched, of a panel used once
 };
 
 /* Prepared rows lie in tiles: [tile][block][row][word]. */

@@ -47,24 +47,30 @@ struct WeightsStore {
   size_t first, count, K;
 };
 
+static void weights_store_row(struct Weights out, size_t row, const float *from, size_t K) {
+  const struct Array to = {out.data, out.dtype};
+  size_t k = 0;
+  for (; k + VL <= K; k += VL) vstore_array(to, row * K + k, vload(from + k));
+  for (; k < K; k++) array_set(to, row * K + k, from[k]);
+}
+
+static void weights_store_int8(struct Weights out, size_t row, const float *from, size_t K) {
+  for (size_t block = 0; block < weights_blocks(K); block++, from += WEIGHTS_BLOCK) {
+    int8_t bytes[WEIGHTS_BLOCK];
+    const float scale = block_quantise(bytes, from, size_min(WEIGHTS_BLOCK, K - block * WEIGHTS_BLOCK));
+    weights_set_block(out, row, block, K, bytes, scale);
+  }
+}
+
 static void weights_store_task(void *argument, int thread, int threads) {
   const struct WeightsStore *store = argument;
-  const size_t K = store->K, blocks = weights_blocks(K);
-  const struct Array to = {store->out.data, store->out.dtype};
+  const size_t K = store->K;
   size_t begin, end;
   pool_part(store->count, 1, thread, threads, &begin, &end);
   for (size_t n = begin; n < end; n++) {
     const float *from = store->weight + n * K;
-    const size_t row = store->first + n;
-    size_t k = 0;
-    for (size_t block = 0; store->out.dtype == INT8 && block < blocks; block++, from += WEIGHTS_BLOCK) {
-      int8_t bytes[WEIGHTS_BLOCK];
-      const float scale = block_quantise(bytes, from, size_min(WEIGHTS_BLOCK, K - block * WEIGHTS_BLOCK));
-      weights_set_block(store->out, row, block, K, bytes, scale);
-    }
-    if (store->out.dtype == INT8) continue;
-    for (; k + VL <= K; k += VL) vstore_array(to, row * K + k, vload(from + k));
-    for (; k < K; k++) array_set(to, row * K + k, from[k]);
+    if (store->out.dtype == INT8) weights_store_int8(store->out, store->first + n, from, K);
+    else weights_store_row(store->out, store->first + n, from, K);
   }
 }
 

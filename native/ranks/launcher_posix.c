@@ -22,8 +22,8 @@
 
 enum { PATH_ROOM = 4096, REASON_ROOM = 512 };
 
-/* How long a launcher gets to read a pipe, and where it cannot be seen whether it has read. */
-enum { MS_TO_READ = 2000, MS_UNSEEN = 200 };
+/* How long a launcher gets to read a pipe and to pass on what it has read: at most, and at least. */
+enum { MS_TO_READ = 2000, MS_TO_PASS_ON = 200 };
 
 /* Intel MPI and others have MPICH's variables and names. srun --mpi=pmix sets PMIX_RANK and no number of processes. */
 static const struct Launcher launchers[] = {
@@ -90,17 +90,16 @@ void launcher_library(const struct Launcher *launcher, struct Mpi *mpi, char *pa
       "LLMC_MPI=/path/to/%s", launcher->name, first, launcher->libraries[0]);
 }
 
-/* How many bytes of this output are unread; -1 where that cannot be seen, as it is no pipe. */
-static int unread(int output) {
+/* Whether there is output in a pipe that its reader has not read. */
+static bool unread(int output) {
   struct stat is;
   int count = 0;
-  return fstat(output, &is) == 0 && S_ISFIFO(is.st_mode) && ioctl(output, FIONREAD, &count) == 0 ? count : -1;
+  return fstat(output, &is) == 0 && S_ISFIFO(is.st_mode) && ioctl(output, FIONREAD, &count) == 0 && count > 0;
 }
 
 void launcher_hear(void) {
-  const bool seen = unread(STDERR_FILENO) >= 0;
-  for (int ms = 0; ms < (seen ? MS_TO_READ : MS_UNSEEN); ms++) {
-    if (seen && unread(STDERR_FILENO) == 0 && unread(STDOUT_FILENO) <= 0) return;
+  for (int ms = 0; ms < MS_TO_READ; ms++) {
+    if (ms >= MS_TO_PASS_ON && !unread(STDERR_FILENO) && !unread(STDOUT_FILENO)) return;
     poll(NULL, 0, 1);
   }
 }
