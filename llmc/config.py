@@ -16,7 +16,7 @@ from typing import Any
 
 from llmc import parsing, setting
 from llmc.errors import BadData, Usage
-from llmc.model import ModelConfig
+from llmc.model import LARGEST, ModelConfig
 from llmc.paths import shipped_dir
 from llmc.setting import (
     BELOW_1,
@@ -93,7 +93,7 @@ class TrainConfig(Checked):
     batch_size: int = _memory(
         4, "B, rows in a batch", "ROWS", low=1, high=65536, resume=OnResume.RECORDED
     )
-    seq_len: int = _memory(64, "T, tokens in a row", "TOKENS", low=1, high=2**24)
+    seq_len: int = _memory(64, "T, tokens in a row", "TOKENS", low=1, high=LARGEST["context"])
     total_batch_size: int = _memory(
         0,
         "Tokens in an update, a multiple of shares x B x T, by gradient accumulation (0: that)",

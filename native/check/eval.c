@@ -69,7 +69,7 @@ static struct Options read_options(int argc, char **argv) {
       {"rows", ARG_TEXT, &o.rows, 0, 0, "file of rows; without it, windows of T tokens"},
       {"events", ARG_TEXT, &o.events, 0, 0, "format of stdout: text or json"},
       {"batch-size", ARG_COUNT, &o.batch_size, 0, 65536, "B, rows in a batch, 0: what fits"},
-      {"seq-len", ARG_COUNT, &o.seq_len, 0, 1 << 24, "T, tokens in a window, 0: the model's context"},
+      {"seq-len", ARG_COUNT, &o.seq_len, 0, MOST_CONTEXT, "T, tokens in a window, 0: the model's context"},
       {"max-tokens", ARG_COUNT, &o.max_tokens, 0, 0x1p53, "tokens to predict, spread over all, 0: all"},
       {"threads", ARG_COUNT, &o.threads, 1, POOL_MAX_THREADS, "number of threads"},
       {"dtype", ARG_CHOICE, &(struct Choice){&o.dtype, WEIGHT_NAMES}, 0, 0,

@@ -87,7 +87,7 @@ size_t dataloader_counted(const struct DataLoader *loader, uint64_t visit);
  * chooses its own windows. They must be in the file, and count at most B * T. Dies as dataloader_batch. */
 void dataloader_run(struct DataLoader *loader, uint64_t first, size_t count, int *tokens, int *targets);
 
-/* Makes -1 of those of the targets (window.length) that do not count, where the windows are cut. */
+/* Sets the targets (window.length) that do not count to -1, where the windows are cut. */
 void dataloader_uncount(struct DataLoader *loader, struct Window window, int *targets);
 
 /* Closes the files and gives the table back. */

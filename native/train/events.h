@@ -1,4 +1,4 @@
-/* What a run tells the world: lines on stdout, for a person or as JSON, and metrics.jsonl.
+/* What a run reports: lines on stdout, for a person or as JSON, and metrics.jsonl.
  *
  * A step's numbers are measured after that many updates: the training loss of step 0 and the first
  * validation loss are both the untrained model's. Losses are printed with the 9 digits that give back
@@ -60,7 +60,7 @@ struct Ending {
   double seconds;      // trained, over all resumes
 };
 
-/* What a rehearsal found out. Of what the run will not do there are 0. */
+/* What a dry run measured; 0 for what the run will not do. */
 struct Measured {
   size_t steps;                       // that were timed
   double step_ms, exchange_ms;        // their medians

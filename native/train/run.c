@@ -14,7 +14,7 @@ static void set_team(struct Run *run) {
   struct Team *team = &run->team;
   struct Gpt2 *model = &run->model;
   team->shares = o->shares, team->parts = o->parts, team->B = o->batch_size, team->T = o->seq_len;
-  team->look_B = model->look.B, team->look_T = model->look.T, team->exchange_dtype = o->exchange_dtype;
+  team->eval_B = model->eval.B, team->eval_T = model->eval.T, team->exchange_dtype = o->exchange_dtype;
   model->rank = (size_t)team->ranks.rank, model->ranks = (size_t)team->ranks.count;
   model->adds_apart = team_adds_apart(team);
 }
@@ -239,7 +239,7 @@ size_t run_write(struct Run *run, size_t count) {
   return run->written_count;
 }
 
-bool run_look(struct Run *run, size_t step, bool validates, bool samples) {
+bool run_evaluate(struct Run *run, size_t step, bool validates, bool samples) {
   struct ValLosses losses = {0};
   if (validates && !validate(run, step, &losses)) return false;
   const double loss = losses.all.mean;

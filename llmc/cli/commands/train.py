@@ -217,7 +217,7 @@ def _choice(
     """Return what is chosen for a time; None: there is no time, or nothing to choose.
 
     Raises:
-        Usage: the choice needs rehearsals, and these ranks can start the engine once only.
+        Usage: the choice needs trial runs, and these ranks can start the engine once only.
     """
     if budget is None and (budget := budget_of(ctx.workspace, inputs, settings)) is not None:
         ctx.ui.note(f"--for {budget} (the default; the data was prepared without a model)")
@@ -225,8 +225,8 @@ def _choice(
         return None
     if how.joins:
         raise Usage(
-            "--for rehearses with several models, and ranks that mpirun or srun has started can "
-            "start the engine once only: use llmc train --launch 'mpirun -n N', which starts them"
+            "--for times several models, and ranks that mpirun or srun has started can start the "
+            "engine once only: use llmc train --launch 'mpirun -n N', which starts them"
         )
     where: dict[str, Any] = {"models": models, "threads": threads, "launch": how}
     where["report"] = ctx.ui
