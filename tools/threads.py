@@ -19,9 +19,9 @@ from typing import Any
 
 from llmc.check.bench import Work
 from llmc.check.timing import Timing, TorchProcess, comparison, in_pairs
-from llmc.config import load_preset
 from llmc.engine.build import ensure_native
 from llmc.engine.machine import cpu_name
+from llmc.preset import load_preset
 
 KEPT = Path(__file__).resolve().parents[1] / "docs" / "measured" / "threads.json"
 SHAPES = ((4, 64), (1, 1024))

@@ -247,7 +247,7 @@ def _code_of_bug(ui: Ui, error: Exception) -> int:
 
 
 def _code_of_output(ui: Ui, reason: OSError) -> int:
-    """Return the exit code where stdout cannot be written; a reader that left is no error."""
+    """Return the exit code where stdout cannot be written; a reader that left is not an error."""
     if isinstance(reason, BrokenPipeError):
         return ExitCode.OK
     why = "it is closed" if reason.errno == errno.EBADF else reason.strerror

@@ -208,7 +208,7 @@ def memory(binary: Path) -> Memory:
     The second respects the control groups of a container, and ``LLMC_MEMORY``.
 
     Raises:
-        LlmcError: the engine failed, or LLMC_MEMORY is no number.
+        LlmcError: the engine failed, or LLMC_MEMORY is not a number.
     """
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with Engine([str(binary), "memory"]) as engine:

@@ -189,14 +189,14 @@ class Engine:
         """Yield the JSON object of each line of stdout as it comes.
 
         Raises:
-            LlmcError: the engine failed, or printed a line that is not a JSON object.
+            LlmcError: the engine failed, or printed a line that is not JSON object.
         """
         return (event for event in self.watched_events() if event is not None)
 
     def watched_events(self, seconds: float | None = None) -> Iterator[dict[str, Any] | None]:
         """Yield events as :meth:`events` does, and None after every so many seconds without one.
 
-        What a launcher prints on stdout is no event: it counts as a line of stderr.
+        What a launcher prints on stdout is not an event: it counts as a line of stderr.
 
         Raises:
             LlmcError: the engine or its launcher failed.

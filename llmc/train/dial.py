@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmc.config import DEFAULT_BUDGET, Preset, SampleConfig, TrainConfig
+from llmc.config import DEFAULT_BUDGET, SampleConfig, TrainConfig
 from llmc.engine.build import ensure_native
 from llmc.engine.launcher import ALONE, Launch
 from llmc.engine.machine import available_cpus, other_load
 from llmc.errors import Usage
 from llmc.model import DIMENSIONS, ModelConfig, flops_per_token, parameter_count
 from llmc.paths import Workspace, expanded
+from llmc.preset import Preset
 from llmc.report import SILENT, Report
 from llmc.setting import overridden
 from llmc.tokens.files import has_mask

@@ -24,7 +24,7 @@ static void on_interrupt(int signal) {
   if (typed > 1) _exit(EXIT_INTERRUPTED);
 }
 
-/* Ctrl-Z: the time until SIGCONT is no training time. */
+/* Ctrl-Z: the time until SIGCONT is not training time. */
 static void on_stop(int signal) {
   (void)signal;
   clock_stand_still();

@@ -8,7 +8,7 @@
 
 /* Bytes that this program may take without swapping: LLMC_MEMORY if it is set, else
  * what the system has free or can free, and no more than the control group allows. SIZE_MAX where that
- * cannot be known. Dies with EXIT_USAGE when LLMC_MEMORY is no number of bytes. */
+ * cannot be known. Dies with EXIT_USAGE when LLMC_MEMORY is not a number of bytes. */
 size_t memory_available(void);
 
 /* The same without LLMC_MEMORY. */

@@ -11,7 +11,7 @@
 enum { WIDE_ROOM = 2048 };
 
 /* A path as Windows takes it, on the caller's stack. Long ones get the prefix without which 260 characters are the most.
- * False, with errno set, where it is no UTF-8 or too long. */
+ * False, with errno set, where it is not UTF-8 or too long. */
 bool wide_path(wchar_t wide[WIDE_ROOM], const char *path);
 
 /* UTF-8 of what Windows says, allocated; NULL, with errno set, where it fails. */

@@ -9,7 +9,7 @@
  * A batch is as wide as its longest row. Shorter ones are filled up behind their end, where no printed
  * loss depends on it: attention looks back only.
  *
- * INT8 is no type of training. With it the rows go through the decoder, a token of each at a time, and are predicted
+ * INT8 is not a type of training. With it the rows go through the decoder, a token of each at a time, and are predicted
  * by what a text would be written with.
  */
 #include <math.h>
@@ -104,7 +104,7 @@ static struct Row row_at(const struct Eval *eval, size_t i) {
   file_read(eval->rows_file, path, words, sizeof words, HEADER_BYTES + i * sizeof words);
   const struct Row row = {words[0], words[1], words[2]};
   if (row.from < 1 || row.from >= row.length || row.start + row.length > eval->loader.count) {
-    die(EXIT_BAD_DATA, "row %zu of %s is %u, %u, %u, which is no piece of the %zu tokens of %s; make the rows "
+    die(EXIT_BAD_DATA, "row %zu of %s is %u, %u, %u, which is not a piece of the %zu tokens of %s; make the rows "
         "for this file", i, path, words[0], row.length, row.from, (size_t)eval->loader.count, eval->loader.path);
   }
   if (row.length - 1 > maxT) {
@@ -143,12 +143,12 @@ static void rows_open(struct Eval *eval) {
   int32_t header[HEADER_INTS];
   eval->rows_file = file_open(path, "llmc eval", &size);
   if (size < HEADER_BYTES) {
-    die(EXIT_BAD_DATA, "%s is no file of rows: it has %llu bytes, less than a header", path,
+    die(EXIT_BAD_DATA, "%s is not a file of rows: it has %llu bytes, less than a header", path,
         (unsigned long long)size);
   }
   file_read(eval->rows_file, path, header, HEADER_BYTES, 0);
   if (header[ROWS_MAGIC_AT] != ROWS_MAGIC || header[ROWS_VERSION_AT] != ROWS_VERSION) {
-    die(EXIT_BAD_DATA, "%s is no file of rows: it begins with %d, %d, not %d, %d", path, header[ROWS_MAGIC_AT],
+    die(EXIT_BAD_DATA, "%s is not a file of rows: it begins with %d, %d, not %d, %d", path, header[ROWS_MAGIC_AT],
         header[ROWS_VERSION_AT], ROWS_MAGIC, ROWS_VERSION);
   }
   eval->rows = (uint32_t)header[ROWS_COUNT_AT];

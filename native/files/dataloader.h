@@ -56,7 +56,7 @@ struct DataLoader {
   uint64_t reads;
 };
 
-/* Opens one token file, or all that a glob pattern finds (what exists is no pattern), and checks them and their masks.
+/* Opens one token file, or all that a glob pattern finds (what exists is not a pattern), and checks them and their masks.
  * The table of shards is taken here, once. Dies with EXIT_MISSING or EXIT_BAD_DATA; also when they hold
  * less than one batch. */
 void dataloader_open(struct DataLoader *loader, const char *path, size_t B, size_t T, size_t V);

@@ -107,7 +107,7 @@ bool run_end(struct Run *run, size_t step, enum EndReason reason) {
   return events_end(&run->events, &ending);
 }
 
-/* Ends a run whose loss is no number. The weights in memory are lost, those on the disk are not. */
+/* Ends a run whose loss is not a number. The weights in memory are lost, those on the disk are not. */
 void run_end_not_finite(struct Run *run, size_t step, const char *numbers) {
   char saved[80] = "no weights were saved";
   run_end(run, step, END_NOT_FINITE);

@@ -106,7 +106,7 @@ enum EndReason run_ends(const struct Run *run, size_t step);
  * so. */
 bool run_end(struct Run *run, size_t step, enum EndReason reason);
 
-/* Ends a run whose loss is no number. The weights in memory are lost, those on the disk are not. */
+/* Ends a run whose loss is not a number. The weights in memory are lost, those on the disk are not. */
 _Noreturn void run_end_not_finite(struct Run *run, size_t step, const char *numbers);
 
 /* Tokens in an update. */

@@ -36,7 +36,7 @@ def constant(path: str, name: str) -> float:
     """Return a number that an enum or a ``#define`` names: ``20``, ``11.2`` or ``1 << 20``."""
     found = re.search(rf"\b{name}(?: = | )([\d.]+)(?: << (\d+))?", source(path))
     assert found, f"{path} does not define {name}"
-    return float(found[1]) * 2 ** int(found[2] or 0)
+    return float(found[1]) * (1 << int(found[2] or 0))
 
 
 def names(path: str, table: str) -> tuple[str, ...]:

@@ -153,10 +153,10 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C finishes the step and saves.
 
-    --for TIME chooses everything. Without it the defaults are llm.c's, and the model is the one
-    prepared with the data. The run's folder gets the resolved config, metrics.jsonl and the
-    checkpoint. A run that needs more memory than there is, or than LLMC_MEMORY allows in bytes, is
-    refused.
+    --for TIME chooses the model and every setting. A dataset that was prepared without a model is
+    trained with --for 10m. Otherwise the defaults are llm.c's, and the model is the one prepared
+    with the data. The run's folder gets the resolved config, metrics.jsonl and the checkpoint. A
+    run that needs more memory than there is, or than LLMC_MEMORY allows in bytes, is refused.
     """
     ctx: Context = context.obj
     ui = ctx.ui
