@@ -361,7 +361,7 @@ def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -
         )
     dropout = f"; --dropout {settings.dropout:g}" if settings.dropout else ""
     yield (
-        f"updates of {settings.tokens_per_step:,} tokens at --lr {settings.lr:g}, which sinks in "
+        f"updates of {settings.tokens_per_step:,} tokens at --lr {settings.lr:g}, which decays in "
         f"the last {settings.decay:.0%}; windows of {settings.seq_len} tokens{dropout}"
     )
     if not trial.trained and (loss := trial.expected(found)) is not None:

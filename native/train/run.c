@@ -65,7 +65,7 @@ void run_count_steps(struct Run *run) {
   run->steps = stopping_steps(&o->limits, &update, &run->steps_reason);
   const bool timed = o->schedule.shape == WSD && o->limits.seconds > 0;
   if (run->steps == MOST_STEPS && o->schedule.shape != CONSTANT && !timed) {
-    die(EXIT_USAGE, "--schedule %s sinks towards the last step, and nothing says which that is; give --steps, "
+    die(EXIT_USAGE, "--schedule %s decays towards the last step, and nothing says which step that is; give --steps, "
         "--max-tokens or --epochs too, or --schedule wsd with --max-time", SCHEDULE_NAMES[o->schedule.shape]);
   }
   o->schedule.steps = run->steps;
