@@ -44,8 +44,8 @@ void bench_model_create(struct BenchModel *bench, const struct BenchOptions *o) 
   *bench = (struct BenchModel){
       .gpt2 = {.config = {.maxT = o->context, .V = o->vocab_size, .Vp = round_up(o->vocab_size, VOCAB_MULTIPLE),
                           .L = o->layers, .NH = o->heads, .C = o->channels},
-               .kernels = kernels_choose(o->dtype, NULL), .dtype = o->dtype, .optimizer = o->optimizer, .recompute = o->recompute,
-               .update_in_backward = o->update_in_backward}};
+               .kernels = kernels_choose(o->dtype, NULL), .dtype = o->dtype,
+               .optimizer = o->optimizer, .recompute = o->recompute, .update_in_backward = o->update_in_backward}};
   struct Gpt2 *model = &bench->gpt2;
   struct Arena *arena = &bench->arena;
   model->workers.pool = pool_create((int)o->threads);

@@ -194,8 +194,8 @@ size_t gpt2_m_bytes(const struct Config *config, enum MomentsType type);
 size_t gpt2_v_bytes(const struct Config *config, enum MomentsType type, enum Optimizer optimizer);
 
 /* Lays the model out in the arena (see arena.h: called twice); config, kernels, dtype, recompute, optimizer,
- * moments.type, rank, ranks, adds_apart and the pool are set before. B = 0 is for decoding only; without `training` there are no gradients and no
- * optimizer state. */
+ * moments.type, rank, ranks, adds_apart and the pool are set before. B = 0 is for decoding only; without `training` there
+ * are no gradients and no optimizer state. */
 void gpt2_layout(struct Gpt2 *model, struct Arena *arena, size_t B, size_t T, bool training);
 
 /* Fills the arena with zero, after the model has been laid out in it: each thread the part of every tensor

@@ -18,7 +18,8 @@
 #include "base/util.h"
 #include "sample/batch.h"
 
-enum { MOST_WAITING = 1024, LINE_BYTES = 1 << 20, OUTPUT_BYTES = 1 << 16, EVENT_BYTES = 2048, MESSAGE_BYTES = 256, CALM_MS = 100 };
+enum { MOST_WAITING = 1024, LINE_BYTES = 1 << 20, OUTPUT_BYTES = 1 << 16, EVENT_BYTES = 2048, MESSAGE_BYTES = 256 };
+enum { CALM_MS = 100 };
 
 struct Options {
   const char *model, *unused;
@@ -157,7 +158,6 @@ static void take_line(struct Generate *g, const char *line, size_t length) {
     request->id[0] = '\0';  // the end of that id would be taken for the end of the other
     tell_unwritten(g, request, "error", message);
   } else if (g->count == MOST_WAITING) {
-    char message[MESSAGE_BYTES];
     snprintf(message, sizeof message, "%d requests are waiting already; ask again when some have ended", MOST_WAITING);
     tell_unwritten(g, request, "error", message);
   } else {
