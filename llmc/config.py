@@ -82,13 +82,13 @@ class TrainConfig(Checked):
     seq_len: int = _memory(64, "T, tokens in a row", "TOKENS", low=1, high=LARGEST["context"])
     total_batch_size: int = _memory(
         0,
-        "Tokens in an update, by gradient accumulation; a multiple of shares x B x T (0: one such)",
+        "Tokens in an update, by gradient accumulation (0: shares x B x T, else a multiple of it)",
         "TOKENS",
         high=10**12,
     )
     optimizer: str = _optimizer(
         "adamw",
-        "Optimizer of the weight matrices in the layers; AdamW updates all other weights",
+        "Optimizer of the matrices in the layers; AdamW updates all other weights",
         "NAME",
         choices=OPTIMIZERS,
         resume=OnResume.REFUSED,
@@ -141,14 +141,14 @@ class TrainConfig(Checked):
     )
     exchange_dtype: str = _machine(
         "fp32",
-        "Type of the gradients that ranks exchange; bf16 halves them",
+        "Type of the gradients that ranks exchange",
         "TYPE",
         choices=DTYPES,
     )
     shuffle: bool = _data(True, "Visit windows of T tokens in random order, not in text order")
     windows: str = _data(
         "packed",
-        "packed: one after the other; aligned: begin with documents where they fit",
+        "How windows lie in the text; aligned ones begin with documents where they fit",
         "NAME",
         choices=WINDOWS,
     )

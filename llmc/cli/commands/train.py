@@ -48,7 +48,8 @@ Data = Annotated[
 ValData = Annotated[
     list[str] | None,
     of_data(
-        "Token file, pattern or dataset to validate on, likewise. Default: those of --data.",
+        "Token file, pattern or dataset to validate on; several are mixed. Default: those of "
+        "--data.",
         "PATH[:WEIGHT]",
     ),
 ]
@@ -115,8 +116,8 @@ Threads = Annotated[
 LaunchCommand = Annotated[
     str | None,
     option(
-        "Train on several ranks, which this command starts, such as 'mpirun -n 4'; it stands "
-        "before the engine's own.",
+        "Command that starts several ranks, such as 'mpirun -n 4'; the engine's command is added "
+        "to it.",
         "COMMAND",
         group=MACHINE,
         names=("--launch",),
