@@ -324,7 +324,7 @@ def test_the_default_number_of_steps_is_for_a_run_that_nothing_else_ends(llmc: L
     [
         (["--max-time", "soon"], "'soon' is not a time: write it as 2h"),
         (["--max-tokens", "1.5"], "'1.5' is not a whole number"),
-        (["--max-tokens", "-1"], "no whole number"),
+        (["--max-tokens", "-1"], "not a whole number"),
         (["--epochs", "0.5"], "--epochs"),
         (["--patience", "2", "--val-every", "0"], "--patience counts validations"),
         (["--skip-loss-z", "-1"], "--skip-loss-z"),
