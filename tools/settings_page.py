@@ -23,8 +23,8 @@ takes plain numbers, and times as text. A preset may also name
 
 The last column says whether `llmc train --resume` accepts a new value. *Yes, with other bits*: the
 steps to come are not, bit for bit, those of an undisturbed run. A note says so, and `run.json`
-records the change with its step. *No*: the order of the data follows from it. A resume keeps the tokens of an update: another
-`--batch-size`, or other `--shares`, must divide its rows.
+records the change with its step. *No*: the order of the data follows from it. A resume keeps the
+tokens of an update: another `--batch-size`, or other `--shares`, must divide its rows.
 
 `--threads` and `--launch COMMAND` belong to the machines and not to the run: no preset holds them,
 and each resume takes its own. `--launch` (or the variable `LLMC_LAUNCH`) starts several ranks, each
