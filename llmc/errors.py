@@ -10,6 +10,8 @@ from enum import IntEnum
 
 from llmc.addresses import without_secrets
 
+BUG = "this is a bug in llmc, please report it"
+
 
 class ExitCode(IntEnum):
     """Exit codes; ``native/base/util.h`` has all but COMPILE, which the engine has no use for."""

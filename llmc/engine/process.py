@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from llmc.engine import endings
 from llmc.engine.launcher import ALONE, Launch
 from llmc.errors import (
+    BUG,
     BadData,
     CompileFailed,
     ExitCode,
@@ -245,10 +246,7 @@ class Engine:
 
     def not_an_event(self, line: object) -> LlmcError:
         """Return the error for a line that is not an event."""
-        return LlmcError(
-            f"{self._name} printed a line that is not an event ({line!r:.80}); this is a bug in "
-            "llmc, please report it"
-        )
+        return LlmcError(f"{self._name} printed a line that is not an event ({line!r:.80}); {BUG}")
 
     def send(self, line: str) -> None:
         """Write one line to the engine's stdin; blocks while the engine does not read.
