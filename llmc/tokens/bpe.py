@@ -24,7 +24,7 @@ LONGEST_WORD = 1 << 18  # a longer run without a space is cut
 SMALL = 1 << 20  # so many characters take less time than starting a process
 
 # The bytes of text from which on a vocabulary of so many tokens is the best.
-VOCABULARIES = ((20_000, 512), (200_000, 1024), (1_000_000, 2048), (5_000_000, 4096))
+VOCABULARIES = ((20_000, 512), (400_000, 1024), (1_000_000, 2048), (5_000_000, 4096))
 MOST_BYTES = VOCABULARIES[-1][0]  # more make no difference
 
 
