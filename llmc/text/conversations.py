@@ -204,8 +204,7 @@ def _text_of_part(part: Any) -> str | None:
 def _of_pair(record: Mapping[str, Any], pair: Sequence[str]) -> Conversation:
     """Return the conversation of a question and its answer, either as text or as messages."""
     asked, answered = (
-        _side(record[name], name, role)
-        for name, role in zip(pair, (USER, ASSISTANT), strict=True)
+        _side(record[name], name, role) for name, role in zip(pair, (USER, ASSISTANT), strict=True)
     )
     *before, last = asked
     about = filter(None, (_text_beside(record, name) for name in INPUTS))
