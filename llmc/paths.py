@@ -196,7 +196,7 @@ def folder_written_whole(path: Path, names: Collection[str]) -> Iterator[Path]:
         BadData: the disk is full, or the place cannot be written.
     """
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise Usage(f"{path} is there already and is no folder: choose another --out")
+        raise Usage(f"{path} is there already and is not a folder: choose another --out")
     if path.exists() and (others := sorted({each.name for each in path.iterdir()} - {*names})):
         raise Usage(
             f"{path} is there already and holds something else ({others[0]}): choose another --out"

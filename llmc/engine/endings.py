@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from llmc.errors import Interrupted, Killed, LlmcError, LossNotFinite
+from llmc.errors import BUG, Interrupted, Killed, LlmcError, LossNotFinite
 
 # A launcher may put the rank in front of a line: "[1,0]<stderr>: ", "[0] ", "0: ".
 SENTENCE = re.compile(r"^(?:\[[^\]]*\](?:<\w+>)?:?\s*|\s*\d+:\s*)?error: (.*)")
@@ -68,7 +68,7 @@ def of_engine(name: str, ended: Ended) -> LlmcError:
     findings = [line for line in lines if "panic: " in line or "runtime error: " in line]
     words = (findings or list(lines))[-3:]
     output = f", after printing: {' / '.join(words)}" if words else ""
-    return kind(f"{name} ended with {end}{output}; this is a bug in llmc, please report it")
+    return kind(f"{name} ended with {end}{output}; {BUG}")
 
 
 def of_launcher(

@@ -270,7 +270,7 @@ def dimensions(raw: bytes) -> tuple[int, dict[str, int], int]:
 
 
 def _other_file(raw: bytes, name: str) -> str:
-    """Return a sentence about a file that is no checkpoint."""
+    """Return a sentence about a file that is not a checkpoint."""
     if int.from_bytes(raw[:4], "little") in TOKEN_MAGICS:
         return f"{name} holds tokens, not a model: it is for --data"
     found = "GGUF" if raw[:4] == b"GGUF" else f"the bytes {raw[:4].hex(' ') or '(none)'}"

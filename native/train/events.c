@@ -142,7 +142,7 @@ void events_start(struct Events *events, const struct Gpt2 *model, const struct 
                          plan->activations - plan->scratch;
   char bytes[LINE_BYTES];
   struct Line line = {bytes, sizeof bytes, 0};
-  /* V rather than Vp rows of wte count: the padding is no parameter. */
+  /* V rather than Vp rows of wte count: the padding is not a parameter. */
   size_t parameters = model->count - (config->Vp - config->V) * config->C;
   if (events->json) {
     line_add(&line, "{\"event\":\"start\",\"parameters\":%zu,\"isa\":\"%s\",\"dtype\":\"%s\",\"multiplies_bf16\":%s,"

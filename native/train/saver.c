@@ -31,7 +31,7 @@ static void make_folder(const char *path) {
   }
 }
 
-/* Removes a folder of `checkpoints` that is no checkpoint: half of one, or what is left of one. */
+/* Removes a folder of `checkpoints` that is not a checkpoint: half of one, or what is left of one. */
 static void remove_rest(const char *out, const char *name) {
   static const char *const files[] = {"model.bin", "state.bin", "model.bin.part", "state.bin.part"};
   char folder[64], path[SAVER_PATH];

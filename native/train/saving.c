@@ -26,7 +26,7 @@ size_t saving_least(const struct Run *run) {
 
 /* ---- when ----------------------------------------------------------------------------------------- */
 
-void saving_begin(struct Run *run) { run->pace.last = run->pace.looked = clock_seconds(); }
+void saving_begin(struct Run *run) { run->pace.last = run->pace.asked = clock_seconds(); }
 
 /* Seconds until the run ends, as far as its steps and its time say. */
 static double seconds_left(const struct Run *run, size_t step) {
@@ -72,8 +72,8 @@ bool saving_due(struct Run *run, size_t step) {
   if (every->steps > 0) return step % every->steps == 0;
   if (every->seconds <= 0) return false;
   announce(run, step);
-  pace->longest = fmax(now - pace->looked, 0.9 * pace->longest);
-  pace->looked = now;
+  pace->longest = fmax(now - pace->asked, 0.9 * pace->longest);
+  pace->asked = now;
   pace->now = step > run->first_step && now - pace->last + pace->longest > every->seconds;
   return pace->now;
 }
@@ -148,7 +148,7 @@ static void refused(struct Run *run, size_t step) {
               file_no_room(fault.reason) ? ": free some space" : "");
 }
 
-void saving_look(struct Run *run, size_t step) {
+void saving_report(struct Run *run, size_t step) {
   switch (saver_news(&run->saver)) {
     case SAVER_NO_NEWS: return;
     case SAVER_FAILED:
@@ -187,7 +187,7 @@ void saving_save(struct Run *run, size_t step, bool told, bool may_be_best) {
   if (run->options.out == NULL) return;
   const double began = clock_seconds();
   saver_wait(&run->saver);
-  saving_look(run, step);
+  saving_report(run, step);
   check_weights(run, step);
   /* What fails for another reason than room may not fail again. */
   if (!try_to_save(run, step, told, may_be_best) &&
@@ -223,7 +223,7 @@ bool saving_last(struct Run *run, size_t step, bool told) {
   if (run->options.out == NULL) return true;
   const bool asked = run_asked_to_stop(run);
   saver_wait(saver);
-  saving_look(run, step);
+  saving_report(run, step);
   check_weights(run, step);
   for (int tries = 0;; tries++) {
     if (!run->events.lost && try_to_save(run, step, told, true)) {

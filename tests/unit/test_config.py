@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from llmc.config import Preset, SampleConfig, TrainConfig, load_preset, preset_names
+from llmc.config import SampleConfig, TrainConfig
 from llmc.errors import Usage
 from llmc.model import ModelConfig, parameter_count
 from llmc.paths import shipped_dir
+from llmc.preset import Preset, load_preset, preset_names
 from llmc.setting import nearest, overridden
 
 
