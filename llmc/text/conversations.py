@@ -65,7 +65,7 @@ def document_of(record: Any, fields: Sequence[str]) -> str:
     """Return a record as a document: its text, or the conversation in it.
 
     Where no option names ``fields``, a record without ``text`` may be a conversation, and so may
-    one whose text only renders its conversation. A conversation whose answers are empty is not text.
+    one whose text only renders its conversation. One whose answers are empty is not text.
 
     Raises:
         NoText: it has neither, or the conversation is broken; the message says how.
