@@ -89,6 +89,8 @@ def preset_of(name: str, values: Mapping[str, Any], where: str) -> Preset:
     Raises:
         Usage: an unknown key, a wrong type, or a value out of its range.
     """
+    if not isinstance(values, Mapping):
+        raise Usage(f"{where} has no settings: it has {values!r:.40} in their place")
     _check_keys(values, ("tokenizer", "model", "train", "sample"), where)
     tokenizer = values.get("tokenizer")
     if not isinstance(tokenizer, str | None):

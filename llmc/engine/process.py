@@ -150,8 +150,7 @@ class Engine:
             )
         except OSError as error:
             self._release_signals()
-            advice = "" if self._launch.command else "; run 'llmc build --force'"
-            raise LlmcError(f"cannot start {self._argv[0]}: {error.strerror}{advice}") from error
+            raise endings.not_started(self._argv[0], error, self._launch.command) from error
         if self._forwarded is not None:  # it came while the child was being started
             self._send(self._wish(self._forwarded))
         if self._launch.joins:

@@ -62,6 +62,9 @@ bool disk_make_folder(const char *path);
 /* Whether a file or a folder exists. */
 bool disk_there(const char *path);
 
+/* Whether a path names a device or a pipe: something that a file must not take the place of. */
+bool disk_is_device(const char *path);
+
 /* Calls `visit` with the name of every entry of a folder, in any order. */
 bool disk_each(const char *path, void (*visit)(void *context, const char *name), void *context);
 

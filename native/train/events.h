@@ -19,7 +19,8 @@
 struct Events {
   bool json;     // stdout carries one JSON object a line
   int metrics;   // file descriptor of metrics.jsonl, or -1
-  bool lost;     // metrics.jsonl lacks its last lines: the disk was full when the run was asked to stop
+  bool lost;     // metrics.jsonl lacks its last lines: it could not be written when the run was asked to stop
+  int reason;    // the errno of that
   bool waiting;  // for room in metrics.jsonl
   bool unheard;  // stdout cannot be written: nothing more is said there
   size_t resume_at;  // bytes of metrics.jsonl to keep: what was told before the step that the run goes on from

@@ -92,14 +92,16 @@ static void check_weights(struct Run *run, size_t step) {
   run_end_not_finite(run, step, numbers);
 }
 
+static int fault_of(const struct Run *run) {
+  return run->events.lost ? run->events.reason : run->saver.fault.reason;
+}
+
 static const char *why(const struct Run *run, char text[SAVER_PATH + 128]) {
-  if (run->events.lost) {
-    snprintf(text, SAVER_PATH + 128, "the disk has no room for %s/metrics.jsonl", run->options.out);
-    return text;
-  }
-  const struct SaverFault *fault = &run->saver.fault;
-  const char *words = file_no_room(fault->reason) ? "the disk has no room for" : "cannot write";
-  snprintf(text, SAVER_PATH + 128, "%s %s (%s)", words, fault->path, strerror(fault->reason));
+  const int reason = fault_of(run);
+  const char *words = file_no_room(reason) ? "the disk has no room for" : "cannot write";
+  const char *place = run->events.lost ? run->options.out : run->saver.fault.path;
+  snprintf(text, SAVER_PATH + 128, "%s %s%s (%s)", words, place, run->events.lost ? "/metrics.jsonl" : "",
+           strerror(reason));
   return text;
 }
 
@@ -113,17 +115,17 @@ static bool save_alone(struct Run *run, size_t step) {
 
 void saving_die(struct Run *run, size_t step) {
   char reason[SAVER_PATH + 128], before[96] = "no checkpoint is there to resume from";
-  const char *out = run->options.out;
-  if (run->saver.count > 0) {
+  char model[SAVER_PATH], state[SAVER_PATH];
+  const char *out = run->options.out, *advice = file_remedy(fault_of(run));
+  if (saver_newest(&run->saver, model, state) && disk_there(state)) {  // the folder may be gone
     snprintf(before, sizeof before, "a resume goes on from step %zu", saver_step(&run->saver));
   }
   why(run, reason);
-  const char *advice = run->events.lost || file_no_room(run->saver.fault.reason) ? "free some space; " : "";
   if (run->alone == step + 1) {
-    die(EXIT_BAD_DATA, "%s: the weights of step %zu are saved alone, in %s/model.bin; %s%s", reason, step, out, advice,
+    die(EXIT_BAD_DATA, "%s: the weights of step %zu are saved alone, in %s/model.bin; %s; %s", reason, step, out, advice,
         before);
   }
-  die(EXIT_BAD_DATA, "%s: the weights of step %zu are not saved; %s%s", reason, step, advice, before);
+  die(EXIT_BAD_DATA, "%s: the weights of step %zu are not saved; %s; %s", reason, step, advice, before);
 }
 
 /* A limit of the process itself does not go away, nor does a folder in a file's place. */
@@ -143,9 +145,8 @@ static void refused(struct Run *run, size_t step) {
   if (!waits) saving_die(run, step);
   run->pace.again = clock_seconds() + (file_no_room(fault.reason) ? AGAIN_SECONDS : 0);
   if (!first) return;
-  events_note(&run->events, "%s; %s; training goes on and tries again%s", reason,
-              alone ? "the weights are saved alone, in model.bin" : "this step is not saved",
-              file_no_room(fault.reason) ? ": free some space" : "");
+  events_note(&run->events, "%s; %s; training goes on and tries again: %s", reason,
+              alone ? "the weights are saved alone, in model.bin" : "this step is not saved", file_remedy(fault.reason));
 }
 
 void saving_report(struct Run *run, size_t step) {
@@ -208,8 +209,9 @@ static bool wait_for_room(struct Run *run, size_t step, bool asked, int tries) {
   if (asked && !by_hand && tries == 2) return false;
   if (tries == 0 && (by_hand || !asked)) {
     char reason[SAVER_PATH + 128];
-    events_note(&run->events, "%s: the weights of step %zu are in memory alone. Free some space: llmc waits for it. %s",
-                why(run, reason), step, asked ? "Ctrl-C again gives them up" : "Ctrl-C or SIGTERM gives them up");
+    events_note(&run->events, "%s: the weights of step %zu are in memory alone. llmc tries again until it can save them: "
+                "%s. %s", why(run, reason), step, file_remedy(fault_of(run)),
+                asked ? "Ctrl-C again gives them up" : "Ctrl-C or SIGTERM gives them up");
   }
   for (int i = 0; i < 10; i++) {
     clock_wait(100);

@@ -265,8 +265,10 @@ def _dry_run(
 
 def _interrupted(ctx: Context, result: TrainResult, how: Launch) -> Interrupted:
     """Return the failure that an interrupted run ends with: how far it is, how to resume it."""
-    saved = "not saved"
-    if newest_step(result.folder) is not None and result.checkpoint is not None:
+    saved, step = "not saved", newest_step(result.folder)
+    if step is not None and step < result.steps:  # a second Ctrl-C
+        saved = f"step {step:,} is saved, and what came after it is lost"
+    elif step is not None and result.checkpoint is not None:
         saved = f"saved {ctx.workspace.shown(result.checkpoint)}"
     planned = result.progress.steps
     done = f"{result.steps:,}" + (f" of {planned:,}" if planned is not None else "")
