@@ -81,14 +81,14 @@ def test_the_system_may_stand_in_a_field_beside_either_form(name: str) -> None:
 
 def test_what_a_question_is_about_belongs_to_it() -> None:
     for name in ("input", "context"):
-        record = {"question": "When?", name: "In 2000.", "answer": "2000"}
-        assert unpacked(document_of(record, ()))[0].content == "When?\n\nIn 2000."
+        about = {"question": "When?", name: "In 2000.", "answer": "2000"}
+        assert unpacked(document_of(about, ()))[0].content == "When?\n\nIn 2000."
     asked = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "c"},
     ]
-    record = {"prompt": asked, "context": "d", "completion": "e"}
+    record: dict[str, Any] = {"prompt": asked, "context": "d", "completion": "e"}
     assert [each.content for each in unpacked(document_of(record, ()))] == ["a", "b", "c\n\nd", "e"]
 
 
@@ -145,7 +145,8 @@ def test_a_text_that_renders_the_conversation_beside_it_is_not_read() -> None:
 def test_any_other_text_beside_a_conversation_is_read() -> None:
     passage = {"question": "When?", "answer": "2000", "text": "It began in 2000."}
     assert document_of(passage, ()) == "It began in 2000."
-    for odd in ({"messages": 12}, {"messages": []}, {"question": "Hi", "answer": None}):
+    others: list[Any] = [{"messages": 12}, {"messages": []}, {"question": "Hi", "answer": None}]
+    for odd in others:
         assert document_of({"text": "Hi"} | odd, ()) == "Hi"
 
 
