@@ -180,19 +180,23 @@ def cpu_identity() -> str:
     return f"{cpu_name()} {match[1] if match else ''}"
 
 
+def has_amx() -> bool:
+    """Return whether this CPU has AMX and the system passes it on."""
+    return "amx_tile" in _cpuinfo("flags").split()
+
+
 def hidden_amx() -> bool:
     """Return whether this CPU has AMX, and the system or the virtual machine hides it.
 
     The models are those of Sapphire, Emerald and Granite Rapids (Linux, ``intel-family.h``).
     """
-    info = _text("/proc/cpuinfo")
-    found = {
-        name: match[1] if (match := re.search(rf"^{name}\s*:\s*(.*)$", info, re.MULTILINE)) else ""
-        for name in ("vendor_id", "cpu family", "model", "flags")
-    }
-    rapids = found["model"] in {"143", "207", "173", "174"} and found["cpu family"] == "6"
-    intel = found["vendor_id"] == "GenuineIntel"
-    return intel and rapids and "amx_tile" not in found["flags"].split()
+    rapids = _cpuinfo("model") in {"143", "207", "173", "174"} and _cpuinfo("cpu family") == "6"
+    return _cpuinfo("vendor_id") == "GenuineIntel" and rapids and not has_amx()
+
+
+def _cpuinfo(name: str) -> str:
+    match = re.search(rf"^{name}\s*:\s*(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return match[1] if match else ""
 
 
 class Memory(NamedTuple):
