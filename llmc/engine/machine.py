@@ -219,6 +219,12 @@ def hidden_amx() -> bool:
     return cpu_generation() in _WITH_AMX and not has_amx()
 
 
+def _cpu_info(key: str) -> str:
+    """Return what Linux says of the first CPU under a key, empty where it says nothing."""
+    match = re.search(rf"^{key}[ \t]*:[ \t]*(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return match[1].strip() if match else ""
+
+
 class Memory(NamedTuple):
     """Memory in bytes: of the machine; and what a run may take, None where that is not known."""
 
