@@ -177,7 +177,8 @@ struct PackClaims {
 
 /* `whole`: panels cannot be sliced, because they are summed over too. `across`: a share is as many neighbouring panels as
  * it can be, where a slice of them is one run of memory. */
-static inline struct PackClaims pack_claims(size_t lanes, size_t depth, size_t threads, struct Tiling t, bool whole, bool across) {
+static inline struct PackClaims pack_claims(size_t lanes, size_t depth, size_t threads, struct Tiling t, bool whole,
+                                            bool across) {
   enum { LEAST_DEPTH = 64, WORDS = 16 };  // words are turned eight by eight
   struct PackClaims c = {ceil_div(lanes, t.rows), 1, depth, size_max(WORDS, t.grain), across};
   if (whole || c.panels >= 4 * threads) return c;

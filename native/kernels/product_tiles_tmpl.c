@@ -350,12 +350,12 @@ INLINE void tiled_multiply_floats(const struct Gemm *gemm, const struct ProductC
   tiled_part(gemm, claims, block, own, part, FLOAT_PARTS);
 }
 
-INLINE void product_tiles_run(const struct Gemm *gemm, PackBlock *pack_block, MultiplyPart *multiply, int thread, int threads,
+INLINE void product_tiles_run(const struct Gemm *gemm, PackBlock *pack_share_of, MultiplyPart *multiply, int thread, int threads,
                               const int parts) {
   const struct ProductClaims claims = tiled_claims(gemm->M, gemm->N, gemm->K, (size_t)threads, (size_t)parts,
                                                    gemm->scales != NULL, gemm_by_rows(gemm));
   amx_begin();
-  gemm_run(gemm, &claims, tiled_block_floats(), pack_block, multiply, thread, threads);
+  gemm_run(gemm, &claims, tiled_block_floats(), pack_share_of, multiply, thread, threads);
   stores_end();
   amx_end();
 }

@@ -44,7 +44,7 @@ typedef void MultiplyPart(const struct Gemm *gemm, const struct ProductClaims *c
                           struct Part part);
 
 /* block_floats: of a packed block. */
-INLINE void gemm_run(const struct Gemm *gemm, const struct ProductClaims *claims, size_t block_floats, PackBlock *pack_block,
+INLINE void gemm_run(const struct Gemm *gemm, const struct ProductClaims *claims, size_t block_floats, PackBlock *pack_share_of,
                      MultiplyPart *multiply, int thread, int threads) {
   const struct Workers *workers = gemm->workers;
   float *own = workers->own + (size_t)thread * workers->own_floats;
@@ -57,7 +57,7 @@ INLINE void gemm_run(const struct Gemm *gemm, const struct ProductClaims *claims
     for (size_t k = 0; k < K; k += claims->depth, turn++) {
       const struct Block block = {workers->shared + turn % 2 * block_floats, m, size_min(claims->rows, M - m), k,
                                   size_min(claims->depth, K - k)};
-      pack_block(gemm, claims, block, thread, threads);
+      pack_share_of(gemm, claims, block, thread, threads);
       pool_barrier(workers->pool);
       struct Near near = product_near(claims, workers->pool, turn, thread, threads);
       for (size_t claim; near_next(&near, &claim);) {
@@ -75,13 +75,13 @@ INLINE void gemm_run(const struct Gemm *gemm, const struct ProductClaims *claims
 INLINE bool gemm_by_rows(const struct Gemm *gemm) { return gemm->a.step == 1 && !gemm->upper; }
 
 /* By a table of whose blocks one holds at most so many rows, and of whose tiles one is rows x columns. */
-INLINE void gemm_run_tiles(const struct Gemm *gemm, size_t rows, size_t columns, size_t block_rows, PackBlock *pack_block,
+INLINE void gemm_run_tiles(const struct Gemm *gemm, size_t rows, size_t columns, size_t block_rows, PackBlock *pack_share_of,
                            MultiplyPart *multiply, int thread, int threads) {
   const enum Dtype dtype = gemm->workers->dtype;
   const size_t grain = gemm->scales != NULL ? (size_t)WEIGHTS_BLOCK : pack_word(dtype);
   const struct ProductClaims claims = product_claims(gemm->M, gemm->N, gemm->K, (size_t)threads,
                                                      (struct Tiling){rows, columns, block_rows, KC, grain}, gemm_by_rows(gemm));
-  gemm_run(gemm, &claims, claims.rows * pack_steps(claims.depth, dtype), pack_block, multiply, thread, threads);
+  gemm_run(gemm, &claims, claims.rows * pack_steps(claims.depth, dtype), pack_share_of, multiply, thread, threads);
 }
 
 INLINE void gemm_pack_left(const struct Gemm *gemm, const struct ProductClaims *claims, struct Block block, int thread,
