@@ -263,6 +263,8 @@ class _Trial:
             dropout=self.dropout(found.shape, found.rate),
         )
         chosen |= recipe.over_ranks(chosen, self.ranks)
+        if not self.data.val:
+            chosen |= {"val_every": 0, "val_tokens": 0, "patience": 0}
         epochs = self.passes(found.shape, found.rate)
         return TrainConfig(max_time=self.budget, epochs=epochs, dtype=self.dtype, **chosen)
 
@@ -338,7 +340,9 @@ class _Trial:
             trial = replace(self.inputs, model=model, config=preset)
             how: dict[str, Any] = {"threads": self.threads, "launch": self.launch}
             estimate = dry_run(self.workspace, self.given, trial, **how)
-        return estimate.work[0].count * estimate.settings.tokens_per_step / estimate.seconds
+        if not (steps := estimate.work[0].count):  # one takes longer than there is time
+            return estimate.tokens_per_second
+        return steps * estimate.settings.tokens_per_step / estimate.seconds
 
 
 def _said(budget: str, found: Candidate, settings: TrainConfig, trial: _Trial) -> Iterator[str]:

@@ -307,8 +307,8 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
     )
     if not models:
         raise MissingOutput(
-            f"no model in {workspace.shown(workspace.models)}: give --for TIME, which chooses one, "
-            "run 'llmc export-weights random' first, or name one with --model"
+            f"no model in {workspace.shown(workspace.models)}: run 'llmc train --for TIME', which "
+            "chooses one, or 'llmc export-weights random' first, or name one with --model"
         )
     for each in models:
         with suppress(LlmcError):

@@ -189,3 +189,29 @@ def test_trained_weights_are_finetuned_and_random_ones_are_not(prepared: Llmc) -
     from_scratch = rate_of(ModelConfig(**more["model"]), FINETUNING, 1)
     assert more["train"]["lr"] == pytest.approx(from_scratch * FINETUNED, rel=0.05)
     assert more["train"]["epochs"] == FINETUNING_PASSES  # dropout makes them no more
+
+
+def test_a_text_without_a_validation_split_is_trained_on(tmp_path: Path, cache: Path) -> None:
+    llmc = empty_workspace(tmp_path / "workspace", cache)
+    ok(llmc("tokenize", "texts", "--tokenizer", "byte", "--val-tokens", "0"))
+    small = ("--model", "models/small.bin")
+    ok(llmc("export-weights", "random:tiny.toml", "--tokenizer", "byte", "--out", small[1]))
+    result = json.loads(ok(llmc("train", *TIME, *small, "--json")).stdout.splitlines()[-1])
+    assert result.get("val_loss") is None
+    made = config(llmc, result["run"])["train"]
+    assert (made.get("val_every"), made.get("patience", 0)) == (0, 0)
+
+
+def test_a_step_that_takes_longer_than_the_time_is_measured(
+    chosen: Llmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then no step fits, and the speed is that of the steps that were made."""
+
+    def too_slow(workspace: Any, given: dict[str, Any], inputs: Inputs, **how: Any) -> Any:
+        settings = overridden(inputs.preset.train, given)
+        work = [SimpleNamespace(count=0)]
+        return SimpleNamespace(work=work, settings=settings, seconds=0.0, tokens_per_second=9.0)
+
+    monkeypatch.setattr("llmc.train.dial.dry_run", too_slow)
+    choice = choose(Workspace(chosen.workspace), "3s", {}, Inputs(), models=chosen.workspace / "m")
+    assert choice.chosen is not None and choice.chosen.rate == 9.0
