@@ -43,6 +43,7 @@ def train_bpe(
     texts: Iterable[str | tuple[bool, str]],
     vocab_size: int,
     *,
+    or_fewer: bool = False,
     total: int | None = None,
     report: Report = SILENT,
 ) -> Tokenizer:
@@ -52,10 +53,11 @@ def train_bpe(
     ``<|endoftext|>``.
 
     ``texts`` are documents, or their pieces, each with whether it begins a document; ``total`` is
-    their size in bytes, for progress.
+    their size in bytes, for progress. With ``or_fewer``, a text that is too uniform for so many
+    tokens gives as many as it yields.
 
     Raises:
-        BadData: the text is too small or too uniform for so many tokens.
+        BadData: the text is too small or too uniform for so many tokens, without ``or_fewer``.
     """
     stream = _words(texts)
     first: list[str] = []
@@ -68,7 +70,7 @@ def train_bpe(
     else:
         learnt = _learn_in_child(chain(first, stream), vocab_size - 1, total, report)
     tokens = single_bytes() + [token for token in map(unspelled, learnt) if len(token) > 1]
-    if len(tokens) < vocab_size - 1:
+    if len(tokens) < vocab_size - 1 and not or_fewer:
         raise BadData(
             f"the text yields a vocabulary of {len(tokens) + 1}, not {vocab_size}: "
             f"choose a smaller one (--tokenizer bpe:{max(258, len(tokens) + 1)}, or byte), "

@@ -110,7 +110,9 @@ def find_tokenized(
     folder = options.out or workspace.data / source.name
     template = template_for(source, options)
     spec = _spec(options, source, template)
-    made = intact_dataset(folder, Ingredients(source.records, spec, template, source.older))
+    or_fewer = options.tokenizer == AUTO
+    wanted = Ingredients(source.records, spec, template, or_fewer, source.older)
+    made = intact_dataset(folder, wanted)
     return made if (options.val_tokens, options.val_fraction) == (None, None) else None
 
 
@@ -134,12 +136,12 @@ def _tokenize_text(
     template = template_for(source, options)
     spec = _spec(options, source, template)
     _note_tokenizer(options, spec, template, report)
-    vocab_size = bpe_vocab_size(spec)
+    vocab_size, or_fewer = bpe_vocab_size(spec), options.tokenizer == AUTO
     has_own_val, first = source.val_parts is not None, is_registered(source.records)
     folder = options.out or workspace.data / source.name
     record = None
     if part is None:
-        wanted = Ingredients(source.records, spec, template, source.older)
+        wanted = Ingredients(source.records, spec, template, or_fewer, source.older)
         check_replaced(folder, wanted, force=options.force)
         cut = cut_of(
             options, source.name, report, source.val_tokens, has_own_val=has_own_val, first=first
@@ -156,13 +158,14 @@ def _tokenize_text(
     tokenizer = (
         load_tokenizer(spec)
         if vocab_size is None
-        else _trained(source, vocab_size, template, report)
+        else _trained(source, vocab_size, template, report, or_fewer=or_fewer)
     )
+    asked = vocab_size if vocab_size not in (None, tokenizer.vocab_size) else None
     encode, cuts = _encoding(source, tokenizer, template, options, report)
     feeds: dict[str, Feed] = {"train": partial(text_tasks, source.parts, encode, cuts)}
     if source.val_parts is not None:
         feeds["val"] = partial(text_tasks, source.val_parts, encode, cuts)
-    made = Manifest.unwritten(folder, source.name, tokenizer, source.records)
+    made = Manifest.unwritten(folder, source.name, tokenizer, source.records, asked)
     left_out = tuple(file.record() for file in source.left_out)
     made = replace(made, special=options.special, part=record, left_out=left_out)
     masked, size = template is not None, source.total_bytes
@@ -177,14 +180,23 @@ def _tokenize_text(
 
 
 def _trained(
-    source: Source, vocab_size: int, template: Template | None, report: Report
+    source: Source,
+    vocab_size: int,
+    template: Template | None,
+    report: Report,
+    *,
+    or_fewer: bool,
 ) -> Tokenizer:
     """Train a BPE on a text, with the tokens of a template among its ``vocab_size``."""
     report.note(f"training a tokenizer of {vocab_size:,} tokens on {source.name}")
     added = len(template.tokens) if template is not None else 0
     texts = learnt_texts(source.parts, template)
-    made = train_bpe(texts, vocab_size - added, total=source.train_bytes, report=report)
-    return made if template is None else for_chat(made, template)
+    size, total = vocab_size - added, source.train_bytes
+    made = train_bpe(texts, size, or_fewer=or_fewer, total=total, report=report)
+    whole = made if template is None else for_chat(made, template)
+    if whole.vocab_size < vocab_size:
+        report.note(f"the text repeats itself: it yields {whole.vocab_size:,} tokens")
+    return whole
 
 
 def _encoding(
