@@ -319,7 +319,7 @@ def summary(workspace: Workspace, result: TrainResult, *, chart: bool) -> Iterat
     if progress.skipped:
         yield f"updates skipped: {progress.skipped:,}"
     if progress.start.get("dtype") == "bf16":
-        yield precision(progress.start)
+        yield f"dtype: {precision(progress.start)}"
     if result.checkpoint is not None:
         saved = "" if result.interrupted else f"saved {shown(result.checkpoint)}; "
         yield f"{saved}metrics in {shown(result.metrics)}"
