@@ -28,11 +28,12 @@ from llmc.train import recipe
 from llmc.train import record as records
 from llmc.train import resume as resuming
 from llmc.train.folder import new_run, newest_step, saved_weights
+from llmc.train.match import check_match, find_model
 from llmc.train.metrics import Progress
 from llmc.train.mixture import Spec
 from llmc.train.record import Record, Setup, Texts
 from llmc.train.resume import Changes
-from llmc.train.start import Data, check_match, find_data, find_model
+from llmc.train.start import Data, find_data
 from llmc.units import megabytes, seconds_of
 from llmc.weights.checkpoint import checkpoint_bytes, read_header
 from llmc.weights.state import training_state_bytes

@@ -25,8 +25,9 @@ from llmc.tokens.prepared import prepared_model, record_prepared
 from llmc.tokens.template import template_named
 from llmc.tokens.tokenizer import Tokenizer, bpe_vocab_size, load_tokenizer
 from llmc.tokens.tokenizer_json import Unheld
+from llmc.train.match import check_match
 from llmc.train.mixture import Portion
-from llmc.train.start import Data, check_match
+from llmc.train.start import Data
 from llmc.weights.checkpoint import (
     CheckpointHeader,
     CheckpointModel,
