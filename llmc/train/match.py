@@ -17,12 +17,16 @@ from llmc.train.start import Data
 from llmc.weights.checkpoint import CheckpointHeader, read_header
 from llmc.weights.tokenizer import tokenizer_of
 
+SMALL = "stories-1m"  # the preset of a model for a dataset that has none
 
-def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
+
+def find_model(
+    workspace: Workspace, model: Path | None, data: Data, preset: str | None = None
+) -> Path:
     """Return the checkpoint to start from: named, prepared with the data, or the newest that fits.
 
     Raises:
-        MissingOutput: there is none.
+        MissingOutput: there is none; the command that makes one has the shape of ``preset``.
     """
     if model is not None:
         if not model.is_file():
@@ -36,17 +40,35 @@ def find_model(workspace: Workspace, model: Path | None, data: Data) -> Path:
     models = sorted(
         workspace.models.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns, reverse=True
     )
-    if not models:
-        raise MissingOutput(
-            f"no model in {workspace.shown(workspace.models)}: give --for TIME, which chooses one, "
-            "run 'llmc export-weights random' first, or name one with --model"
-        )
+    misfits = []
     for each in models:
         with suppress(LlmcError):
             header = read_header(each)
             if not any(_fault(header, manifest) for manifest in data.manifests):
                 return each
-    return models[0]  # its misfit is named next
+            misfits.append(each)
+    for each in misfits:
+        if any(lacking_tokens(workspace, each, manifest) for manifest in data.manifests):
+            return each  # what it lacks is named next
+    if models and not misfits:
+        return models[0]  # its damage is named next
+    raise _no_model(workspace, data, preset or SMALL, there_are_others=bool(models))
+
+
+def _no_model(
+    workspace: Workspace, data: Data, preset: str, *, there_are_others: bool
+) -> MissingOutput:
+    where, ways = workspace.shown(workspace.models), "give --for TIME, which chooses one"
+    if not data.manifests:  # nothing is known of the tokens
+        return MissingOutput(
+            f"no model in {where}: {ways}, run 'llmc export-weights random' first, or name one "
+            "with --model"
+        )
+    folder = workspace.shown(data.manifests[0].folder)
+    fits = f" has the tokenizer of {folder}" if there_are_others else ""
+    error = MissingOutput(f"no model in {where}{fits}: {ways}, name one with --model, or make one")
+    error.commands = (shlex.join(["llmc", "prepare", folder, "--model", f"random:{preset}"]),)
+    return error
 
 
 def dataset_for(workspace: Workspace, header: CheckpointHeader) -> Path | None:

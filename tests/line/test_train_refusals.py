@@ -30,7 +30,7 @@ def llmc(template: Llmc, tmp_path: Path) -> Llmc:
     ("missing", "flags", "command"),
     [
         ("data", [], "llmc prepare NAME"),
-        ("models", [], "llmc export-weights random"),
+        ("models", [], "llmc prepare data/texts --model random:"),
         ("", ["--data", "nowhere"], "llmc prepare NAME"),
         ("", ["--data", "texts"], "llmc tokenize NAME"),
         ("", ["--val-data", "nowhere.bin"], "llmc tokenize PATH"),
